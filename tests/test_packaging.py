@@ -199,7 +199,11 @@ def test_no_file_starts_a_module_by_its_old_name() -> None:
     """In lists of words, pages, recipes and messages."""
     tops = ("open_diht", "benchmarks", "deploy", "examples", "tests", "docs", "*")
     paths = {Path(path) for top in tops for path in glob(f"{REPOSITORY}/{top}/**", recursive=top != "*")}
-    paths = {path for path in paths if path.is_file() and path.suffix not in (".npz", ".jpg", ".png", ".tsv", ".pyc")}
+    paths = {
+        path
+        for path in paths
+        if path.is_file() and path.suffix not in (".npz", ".parquet", ".jpg", ".png", ".tsv", ".pyc")
+    }
     old = re.compile(rf"""(?:-m["']?,?\s+(?:- )?["']?|run_module\(")(?:{"|".join(FOLDERS)})\b(?![/-])""")
     assert len(paths) > 800
     assert not [path for path in paths if old.search(path.read_text(encoding="utf-8"))]

@@ -60,7 +60,7 @@ def sampled(name: str, memo: Memo, items: int = ITEMS, **changes: Any) -> tuple[
 def test_the_reference_encoder_knows_clothes_and_the_untrained_one_does_not(
     tmp_path: Any, memo: Memo, cache: FeatureCache, tiny: Any
 ) -> None:
-    task, data = sampled("fashion_mnist", memo)
+    task, data = sampled("fashion_mnist", memo, 2 * ITEMS)
     found = {}
     for one in (cache, FeatureCache(tmp_path / "f", tiny)):
         outcome: Any = evaluate_classification(task, data, one)
@@ -68,7 +68,7 @@ def test_the_reference_encoder_knows_clothes_and_the_untrained_one_does_not(
     assert found["reference"].low > 0.1, "better than chance, with its interval"
     assert found["reference"].value > found[tiny.name].value
     assert found[tiny.name].value < 0.25
-    assert found["reference"].n == ITEMS
+    assert found["reference"].n == 2 * ITEMS
 
 
 @pytest.mark.slow
@@ -93,7 +93,7 @@ def test_the_reference_encoder_chooses_captions_of_stamps(memo: Memo, cache: Fea
 
 @pytest.mark.slow
 def test_few_shots_of_clothes_teach_the_reference_encoder(tmp_path: Any, memo: Memo, cache: FeatureCache) -> None:
-    task, data = sampled("fashion_mnist", memo)
+    task, data = sampled("fashion_mnist", memo, 2 * ITEMS)
     shots = Shots(counts=(1, 4), seeds=(0,))
     found = evaluate_few_shot(
         task, data, cache, shots, root=data_root(), memo=memo, output=tmp_path / "out", group=Ranks()

@@ -275,7 +275,8 @@ def test_of_no_rows_a_share_is_none(
     source = _manifest(tmp_path / "a.parquet", [None] * 6)
     asked = preset(f"{{keep: 0.5, negatives: {NEGATIVES}}}")
     result = filtering(source, tmp_path / "out", stages=STAGES, score=model, preset=asked)
-    assert result.status == 0 and set(result.verdicts().values()) == {"not_scored", "caption_length"}
+    assert result.status == 1 and set(result.verdicts().values()) == {"not_scored", "caption_length"}
+    assert "not_scored" in result.said[-1], "no row had an image"
 
 
 def test_the_pilot_counts_as_many_comparisons_as_the_whole_takes(

@@ -178,7 +178,7 @@ def stubbed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SpotterSettings:
     """Settings whose child process has a stub for an engine; needs neither PaddleOCR nor weights."""
     stub_worker(tmp_path, CRASHES_ON_WIDE)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(TextSpotter, "_check_installed", lambda self: None)
+    monkeypatch.setattr(TextSpotter, "check_installed", lambda self: None)
     return SpotterSettings(timeout_s=2.0)
 
 
@@ -254,7 +254,7 @@ def test_no_orphan_stays_when_the_parent_is_killed(stubbed: SpotterSettings, tmp
 import sys, threading, time
 from pathlib import Path
 from open_diht.filters.spotting.spotter import SpotterSettings, TextSpotter
-TextSpotter._check_installed = lambda self: None
+TextSpotter.check_installed = lambda self: None
 spotter = TextSpotter(SpotterSettings(timeout_s=500.0)).__enter__()
 print(spotter.pid, flush=True)
 list(spotter.spot([Path({str(image)!r}).read_bytes()]))
@@ -273,7 +273,7 @@ time.sleep(600)
 DAEMON = """
 import multiprocessing, sys
 from open_diht.filters.spotting.spotter import SpotterSettings, TextSpotter
-TextSpotter._check_installed = lambda self: None
+TextSpotter.check_installed = lambda self: None
 
 def work(results):
     with TextSpotter(SpotterSettings()) as spotter:

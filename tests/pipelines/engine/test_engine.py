@@ -18,6 +18,7 @@ from open_diht.pipelines.datasets import Dataset, load_dataset
 from open_diht.pipelines.engine.engine import Engine, _Counter
 from open_diht.pipelines.engine.progress import Count, Heartbeat
 from open_diht.pipelines.engine.stage import TRIES, Done, DoUnit, Stage
+from open_diht.pipelines.plan import keep_plan, make_plan
 from open_diht.pipelines.runners import Backend, Direct
 from open_diht.pipelines.runners.fork_server import ForkServer
 from open_diht.pipelines.runners.workers import WorkerDied
@@ -192,6 +193,8 @@ def test_a_unit_set_aside_leaves_the_run_whole_and_is_the_only_one_retried(
     pairs: Path, paper: Any, tmp_path: Path, filtering: Callable[..., Any]
 ) -> None:
     """A folder in the place of a unit's file: nobody can write there, and it can be taken away again."""
+    layout = Layout(tmp_path / "out")
+    keep_plan(layout.plan, make_plan(str(pairs), load_dataset("custom"), 1, 15, layout.root))
     obstacle = tmp_path / "out" / "work" / "captions" / "data" / "00000-00001.parquet"
     obstacle.mkdir(parents=True)
     result = filtering(pairs, tmp_path / "out", unit_rows=15)

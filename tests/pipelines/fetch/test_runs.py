@@ -371,7 +371,7 @@ def test_an_outage_is_seen_over_units_of_few_urls(web: Any, make_jpeg: Callable[
         with no_network():
             down = runs(manifest, output, unit_rows=3)
         if count == 4:
-            assert down.status == 0 and down.funnel["rejected"] == {"dns_failed": 4}
+            assert down.status == 1 and down.funnel["rejected"] == {"dns_failed": 4}
             assert any("none of the 4 urls was reached" in line and "work/download" in line for line in down.said)
             shutil.rmtree(runs.records(output))
         else:
@@ -387,7 +387,8 @@ def test_a_dead_link_of_many_rows_is_no_outage(web: Any, runs: Runs) -> None:
     manifest = runs.manifest(rows)
     with no_network():
         result = runs(manifest)
-    assert result.status == 0 and result.funnel["rejected"] == {"dns_failed": 12}
+    assert result.status == 1 and result.funnel["rejected"] == {"dns_failed": 12}
+    assert result.funnel["not_decided"]["units"] == 0
 
 
 def test_rows_that_share_a_url_share_its_image(
