@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import re
+import select
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,8 @@ _STDERR_TAIL: Final = 4000
 _CONTROL: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """Colours, and what else terminals obey; the message goes into a table."""
 _CLOSE_GRACE_S: Final = 5.0
+_LOOK_S: Final = 10.0
+"""Between looks at a process that is starting, which takes one or two seconds."""
 _THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -52,14 +55,27 @@ class Child:
             settings_to_json(settings),
             str(os.getpid()),
         ]
+        # In a process group of its own: when this process ends, however it does, the kernel wakes a stopped child with
+        # SIGHUP and SIGCONT, as it does for every group that it orphans. One that runs ends itself, see worker.py.
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, env=_environment(), cwd="/"
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            env=_environment(),
+            cwd="/",
+            process_group=0,
         )
         assert self._process.stdin is not None and self._process.stdout is not None  # both are pipes
         self._requests, self._answers = self._process.stdin.fileno(), self._process.stdout.fileno()
         os.set_blocking(self._requests, False)
         os.set_blocking(self._answers, False)
-        self._receive(time.monotonic() + settings.start_timeout_s)
+        try:
+            self._await_start(settings.start_timeout_s)
+        except BaseException:  # Ctrl-C, too
+            self._process.kill()
+            self._process.wait()
+            raise
 
     @property
     def pid(self) -> int:
@@ -94,6 +110,20 @@ class Child:
             self._process.wait()
         self._stderr.close()
 
+    def _await_start(self, timeout_s: float) -> None:
+        """Wait until the models are loaded. Report a slow start, and give up a process that is stopped."""
+        began = time.monotonic()
+        poll = select.poll()
+        poll.register(self._answers, select.POLLIN)
+        while not poll.poll(1000 * min(_LOOK_S, timeout_s)):
+            waited = time.monotonic() - began
+            is_stopped = os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
+            if is_stopped or waited >= timeout_s:
+                raise self._timed_out(f"was {'stopped' if is_stopped else 'still starting'} after {waited:.0f} s")
+            line = f"the OCR process {self.pid} has been starting for {waited:.0f} s, of {timeout_s:.0f} s at most"
+            print(line, file=sys.stderr, flush=True)
+        self._receive(began + timeout_s)
+
     def _receive(self, deadline: float) -> dict[str, Any]:
         try:
             reply: dict[str, Any] = json.loads(read_frame(self._answers, deadline))
@@ -112,12 +142,12 @@ class Child:
         cause = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
         return ChildDied(f"the OCR process {cause}; the end of its stderr:\n{tail}")
 
-    def _timed_out(self) -> ChildTimeout:
+    def _timed_out(self, how: str = "did not answer in time") -> ChildTimeout:
         self._process.kill()
         self._process.wait()
         tail = self._tail()
         self.close()
-        return ChildTimeout(f"the OCR process did not answer in time and was killed; the end of its stderr:\n{tail}")
+        return ChildTimeout(f"the OCR process {how} and was killed; the end of its stderr:\n{tail}")
 
     def _tail(self) -> str:
         size = self._stderr.seek(0, os.SEEK_END)

@@ -3,7 +3,7 @@
 Started by `child.py` as `python -m open_diht.filters.spotting.worker SETTINGS PARENT`: the JSON of `SpotterSettings`,
 and a process id. Messages are frames (frames.py): in come a number of images and the bytes of each, out goes JSON. It
 never outlives its parent: it ends when stdin ends, when its parent changes, and, should an image hang it in native
-code, by the kernel's alarm clock.
+code, by the kernel's alarm clock. The kernel wakes it where it is stopped then, see child.py.
 """
 
 from __future__ import annotations

@@ -270,6 +270,75 @@ time.sleep(600)
     assert alive == []
 
 
+STOPS = """
+import os, signal, sys
+if "open_diht.filters.spotting.worker" in sys.orig_argv and "stopped" not in os.listdir({folder!r}):
+    open(os.path.join({folder!r}, "stopped"), "x").close()
+    os.kill(os.getpid(), signal.SIGSTOP)
+class Engine:
+    def __init__(self, settings): pass
+    def find(self, image): return image.width
+    def read(self, widths): return [[] for _ in widths]
+"""
+"""The first process that loads this engine stops."""
+
+
+@pytest.fixture
+def stops_once(stubbed: SpotterSettings, tmp_path: Path) -> SpotterSettings:
+    """Settings whose first child process is stopped while it starts."""
+    stub_worker(tmp_path, STOPS.format(folder=str(tmp_path)))
+    return stubbed
+
+
+def test_a_process_that_is_stopped_while_it_starts_is_killed_and_replaced(
+    stops_once: SpotterSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("open_diht.filters.spotting.child._LOOK_S", 0.3)
+    with pytest.raises(SpotterError, match="was stopped after"), TextSpotter(stops_once):
+        pass
+    assert psutil.Process().children() == []
+    with TextSpotter(stops_once) as spotter:
+        assert [result.width for result in spotter.spot([image_of_width(10)]) if isinstance(result, Spotting)] == [10]
+
+
+def test_a_slow_start_is_reported_and_has_an_end(
+    stubbed: SpotterSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stub_worker(tmp_path, "import time\ntime.sleep(600)\n")
+    monkeypatch.setattr("open_diht.filters.spotting.child._LOOK_S", 0.2)
+    with (
+        pytest.raises(SpotterError, match="was still starting after"),
+        TextSpotter(replace(stubbed, start_timeout_s=0.5)),
+    ):
+        pass
+    assert "has been starting for" in capsys.readouterr().err
+    assert psutil.Process().children() == []
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_no_process_that_is_stopped_while_it_starts_outlives_its_parent(
+    stops_once: SpotterSettings, tmp_path: Path, end: signal.Signals
+) -> None:
+    program = """
+from open_diht.filters.spotting.spotter import SpotterSettings, TextSpotter
+TextSpotter.check_installed = lambda self: None
+TextSpotter(SpotterSettings()).__enter__()
+"""
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True) as parent:
+        children: list[psutil.Process] = []
+        while not children or children[0].status() != psutil.STATUS_STOPPED:
+            assert parent.poll() is None
+            time.sleep(0.05)
+            children = psutil.Process(parent.pid).children()
+        parent.send_signal(end)
+    _, alive = psutil.wait_procs(children, timeout=30)
+    for process in alive:
+        process.kill()
+    assert alive == []
+
+
 DAEMON = """
 import multiprocessing, sys
 from open_diht.filters.spotting.spotter import SpotterSettings, TextSpotter
