@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from typing import Any
 
 RENEW_S, AGAIN_S, VALID_S = 10.0, 5.0, 45.0
 """Between renewals, after one that failed, and how long a lease counts."""
+SLOW_S = 4.0
+"""A renewal that takes longer is reported: what else waits for the store then is silent, for minutes."""
 _KEPT_S = 3600.0
 """A lease that was not renewed for so long is removed; long after it ceased to count, for its holder may have slept."""
 _PAUSES_S = (2.0, 4.0, 8.0)
@@ -54,10 +57,11 @@ class Lease:
         folder: path of the folder of leases in it; nothing else lies there.
         of: what the lease is of, for messages.
         shard: what the others see of this one in `at_work`.
+        say: gets a line for people where the store does not answer while the lease is held.
     """
 
-    def __init__(self, fs: Any, folder: str, of: str, shard: str = ""):
-        self._fs, self._folder, self._of, self._shard = fs, folder.rstrip("/"), of, shard
+    def __init__(self, fs: Any, folder: str, of: str, shard: str = "", say: Callable[[str], None] = lambda line: None):
+        self._fs, self._folder, self._of, self._shard, self._say = fs, folder.rstrip("/"), of, shard, say
         self._name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._path, self._shared = f"{self._folder}/{self._name}.json", True
         self._renewed = 0.0  # by this machine's monotonic clock
@@ -165,6 +169,11 @@ class Lease:
     def _renew(self) -> None:
         pause = RENEW_S
         while not self._stop.wait(pause):
+            slow = threading.Timer(
+                SLOW_S, self._say, [f"still waiting for the store of {self._of}, which does not answer ..."]
+            )
+            slow.daemon = True
+            slow.start()
             try:
                 gone = not self._fs.exists(self._path)  # taken for that of a killed run, at the moment of its renewal
                 late = time.monotonic() - self._renewed > VALID_S
@@ -174,3 +183,5 @@ class Lease:
                 pause = RENEW_S
             except Exception:  # every store has errors of its own; what fails now may pass before the lease runs out
                 pause = AGAIN_S
+            finally:
+                slow.cancel()

@@ -109,7 +109,7 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> in
         settings.output.mkdir(parents=True, exist_ok=True)
     asked = fingerprint_of(settings.teacher.identity(), settings.min_count, settings.max_size)
     name = shard_name(settings.shard, asked) if settings.shard else ""
-    with output_lock(layout, settings.shard is not None, name) as lock:
+    with output_lock(layout, settings.shard is not None, name, say) as lock:
         if sees is not None:
             settle(layout, settings.teacher, settings.precision, extraction.device, sees)
             extraction = Extraction(settings, layout)

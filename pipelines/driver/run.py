@@ -119,7 +119,7 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
         if settings.publisher:
             settings.publisher.check(plan.fingerprint, len(plan.units))
     try:
-        with _explained(layout), output_lock(layout, settings.shard is not None, _name(settings)) as lock:
+        with _explained(layout), output_lock(layout, settings.shard is not None, _name(settings), say) as lock:
             plan = keep_plan(layout.plan, plan)
             engine = Engine(layout, settings.workers, say, backend=settings.backend)
             with _explained(layout, planned=True):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
@@ -73,13 +73,16 @@ def _is_held(path: Path) -> bool:
 
 
 @contextmanager
-def output_lock(layout: Layout, shared: bool, shard: str = "") -> Iterator[FileLock | Lease]:
+def output_lock(
+    layout: Layout, shared: bool, shard: str = "", say: Callable[[str], None] = lambda line: None
+) -> Iterator[FileLock | Lease]:
     """Holds an output folder while the `with` block runs; shards share it.
 
     Args:
         layout: of the folder.
         shared: whether others may work there too that say the same.
         shard: what the others see of this one in `at_work`, until the block ends; a name for a file.
+        say: gets a line for people where a store does not answer while the block runs.
 
     Raises:
         Busy: another run is working there.
@@ -88,7 +91,7 @@ def output_lock(layout: Layout, shared: bool, shard: str = "") -> Iterator[FileL
     work = layout.work
     if not is_local(work):
         leases = work / "leases"
-        lease = Lease(leases.fs, leases.path, str(layout.root), shard)
+        lease = Lease(leases.fs, leases.path, str(layout.root), shard, say)
         if not lease.take(shared):
             who = next((f" ({other['holder']})" for other in lease.others()), "")
             raise Busy(f"{_busy(layout, who)}. (A run that was killed counts for {VALID_S:.0f} seconds.)")

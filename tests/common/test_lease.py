@@ -207,3 +207,23 @@ def test_a_lease_is_renewed_also_after_a_failure(leases: Any, monkeypatch: pytes
         time.sleep(0.01)
     assert next(failures, None) is None
     lease.release()
+
+
+def test_a_store_that_does_not_answer_is_reported(leases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it is waited for."""
+    for name, seconds in {"RENEW_S": 0.01, "AGAIN_S": 0.01, "SLOW_S": 0.05}.items():
+        monkeypatch.setattr(module, name, seconds)
+    answers, reported = threading.Event(), threading.Event()
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        reported.set()
+
+    lease = Lease(leases, FOLDER, "memory://locking", say=say)
+    assert lease.take(shared=True)
+    pipe_file = MemoryFileSystem.pipe_file
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", lambda self, *more: answers.wait(60) and pipe_file(self, *more))
+    assert reported.wait(60) and "memory://locking" in said[0]
+    answers.set()
+    lease.release()
