@@ -16,7 +16,7 @@ from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.manifests import FileChanged, UnreadableFile
 from open_diht.pipelines.plan import Plan, Unit
 from open_diht.pipelines.stages.columns import annotated_rows
-from open_diht.pipelines.stages.decisions import DEAD, CaptionVerdict, cascade, judge_captions
+from open_diht.pipelines.stages.decisions import DEAD, KEPT, CaptionVerdict, cascade, judge_captions
 from open_diht.pipelines.stages.downloads import images_of
 from open_diht.pipelines.stages.image_records import image_records
 from open_diht.pipelines.stages.judge import Judge, MeasuringJudge
@@ -66,9 +66,10 @@ def collect_examples(
         for ordinal, reason in mine:
             one = rows.slice(place_of[ordinal], 1)
             verdict = judge_captions(one, preset, "captions" in stages)
-            example = example_of(one, preset, verdict, record_of.get(ordinal))
+            passed = verdict.reasons[0] == KEPT  # else only earlier runs can have read or measured its image
+            example = example_of(one, preset, verdict, record_of.get(ordinal) if passed else None)
             example["image"] = images.get(ordinal)
-            example["measured"] = measured.get(ordinal, {})
+            example["measured"] = measured.get(ordinal, {}) if passed else {}
             examples[reason].append(example)
     return {("dead_letter" if reason == DEAD else reason): rows for reason, rows in examples.items()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import tempfile
 from collections import Counter
@@ -89,3 +90,44 @@ def test_workers_and_units_with_images(pairs: Path, paper: Any, tmp_path: Path, 
     two = filtering(pairs, tmp_path / "out", workers=2, unit_rows=23)
     assert two.tables() == paper.tables()
     assert (two.output / "subset.npy").read_bytes() == (paper.output / "subset.npy").read_bytes()
+
+
+def _funnel(output: Path) -> dict[str, Any]:
+    """Return what funnel.json says, without the times that the stages took and what the file was made of."""
+    said: dict[str, Any] = json.loads((output / "funnel.json").read_text())
+    return {name: value for name, value in said.items() if name not in ("seconds", "fingerprint", "files")}
+
+
+def test_funnel_does_not_depend_on_which_images_earlier_runs_read(
+    tmp_path: Path,
+    filtering: Callable[..., Any],
+    with_images: Callable[..., Any],
+    tsv: Callable[..., Path],
+    ocr_models: None,
+) -> None:
+    source = tsv(tmp_path / "pairs.tsv", with_images(tmp_path / "images", 12))
+    filtering(source, tmp_path / "walk", stages=("spotting",))
+    for number, stages in enumerate([("captions", "spotting"), ("captions", "dedup")]):
+        filtering(source, tmp_path / "walk", stages=stages)
+        filtering(source, tmp_path / f"fresh{number}", stages=stages)
+        assert _funnel(tmp_path / "walk") == _funnel(tmp_path / f"fresh{number}"), stages
+
+
+def test_funnel_does_not_depend_on_units_that_failed_before(
+    tmp_path: Path, filtering: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = _write(tmp_path / "a.parquet", [f"A dog {n}" for n in range(70)], list(range(70)), 10)
+    process = caption_stage.CaptionStage.process
+
+    def fails_at_the_last(self: Any, unit: str, *more: Any) -> Any:
+        if unit.endswith("-00006"):
+            raise OSError("a disk that fails")
+        return process(self, unit, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(caption_stage.CaptionStage, "process", fails_at_the_last)
+        failed = filtering(source, tmp_path / "out", stages=("captions",), unit_rows=10)
+        assert failed.funnel["not_decided"]["units"] == 1
+    filtering(source, tmp_path / "out", stages=("captions",), unit_rows=10)
+    filtering(source, tmp_path / "fresh", stages=("captions",), unit_rows=10)
+    assert _funnel(tmp_path / "out") == _funnel(tmp_path / "fresh")

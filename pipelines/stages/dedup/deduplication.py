@@ -45,7 +45,7 @@ from open_diht.pipelines.stages.judge import Judge
 from open_diht.pipelines.stages.score.stage import IMAGES, NAME
 from open_diht.pipelines.store.fingerprints import Fingerprints, fingerprint_of
 
-VERSION = 2  # raise it when equal survivors may be compared otherwise
+VERSION = 3  # raise it when equal survivors may be compared otherwise
 MEMORY = 512 * 2**20
 """Bytes that a range of keys or an average group of clusters may take."""
 _ROWS_PER_WORKER = 500_000  # below, starting a worker takes longer than the keys

@@ -50,10 +50,12 @@ from open_diht.pipelines.stages.downloads import images_of
 from open_diht.pipelines.stages.image_records import image_records
 from open_diht.pipelines.stages.judge import Judge
 from open_diht.pipelines.stages.spotting import load_records
+from open_diht.pipelines.stages.survivors import Survivors
 from open_diht.pipelines.stages.verdicts import judge
 from open_diht.pipelines.store.commit import publish_bytes, read_json
 from open_diht.pipelines.store.fingerprints import Fingerprints
 from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.names import image_unit_name
 from open_diht.pipelines.store.storage import read_range, row_groups
 
 
@@ -165,20 +167,26 @@ class KeyStage(Stage):
         for read in annotated_rows(self.layout, unit, self.preset):
             verdict = judge(read, records, self.preset, self.stages, self.layout, unit, self.judges)
             kept.add(read.select(ROW.names).filter(pa.array(verdict.reasons == KEPT)))
-        return key_records(self._keys(unit, kept), kept.ordinals, halves_of_uids(kept.uids))
+        keys = kept.keys(unit, self._digests(unit, list(kept.bare)))
+        return key_records(keys, kept.ordinals, halves_of_uids(kept.uids))
 
     def _of_uids(self, unit: str) -> NDArray[np.void]:
         every = Pairs()
         for rows in row_groups(self.layout.data("captions", unit), ROW.names):
             every.add(rows)
-        pairs = spread(self._keys(unit, every))
+        digests = self._digests(unit, self._spotted(unit)) if every.bare and "spotting" in self.stages else {}
+        pairs = spread(every.keys(unit, digests))
         known = _read_keys(self.layout, PAIR, unit, 0, PARTS)  # of the survivors, whose images were read where needed
         places = np.searchsorted(every.ordinals, known["ordinal"])
         pairs[places] = np.stack([known["high"], known["low"]], axis=1)
         return key_records(halves_of_uids(every.uids), every.ordinals, pairs)
 
-    def _keys(self, unit: str, rows: Pairs) -> Halves:
-        return rows.keys(unit, self._digests(unit, list(rows.bare)) if rows.bare else {})
+    def _spotted(self, unit: str) -> list[int]:
+        """Return the ordinals of the rows whose images stage `spotting` reads; earlier runs may have read others."""
+        wanted = Survivors(self.preset, "captions" in self.stages, annotations="")
+        names = [image_unit_name(unit, number) for number in self._image_units(unit)]
+        rows = [wanted.ordinals(self.layout, name, self._plan.image_rows).tolist() for name in names]
+        return [ordinal for some in rows for ordinal in some]
 
     def _of_images(self, unit: str) -> NDArray[np.void]:
         rows = competitors(self.layout, unit, self._plan.number(unit), self.before, self._entries)
@@ -193,9 +201,12 @@ class KeyStage(Stage):
         return self._plan.image_units(read)
 
     def _digests(self, unit: str, ordinals: list[int]) -> dict[int, bytes]:
-        """SHA-256 of the images that spotting has read, whether or not it decides in this run; of the rows `ordinals`
-        also of those that are to be read for it."""
+        """Return the SHA-256 of the images of these rows: where this run reads them, whatever earlier runs have read.
+        Those that an earlier run has read are not read again."""
+        if not ordinals or not (self.read_missing or "spotting" in self.stages):
+            return {}
         records = load_records(self.layout, unit, self._image_units(unit))
+        records = records.filter(np.isin(np.asarray(records["ordinal"]), ordinals))
         pairs = zip(records["ordinal"].to_pylist(), records["sha256"].to_pylist(), strict=True)
         digests = {ordinal: digest for ordinal, digest in pairs if digest is not None}
         missing = [ordinal for ordinal in ordinals if ordinal not in digests]
