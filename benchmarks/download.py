@@ -33,9 +33,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from open_diht.common.run_command import ONE_THREAD
+
 SIDES = ("plain img2dataset", "ours")
 SIZES = ((320, 240), (480, 360), (640, 480), (800, 600), (1280, 960))
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 def photo(size: tuple[int, int], seed: int) -> Image.Image:

@@ -44,6 +44,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.rendered_text import photographs, render_onto_photo  # noqa: E402
 from open_diht.common.image_formats import EXTENSIONS  # noqa: E402
+from open_diht.common.run_command import ONE_THREAD  # noqa: E402
 from open_diht.filters.spotting.decode import DecodeLimits, UnreadableImage, decode_image  # noqa: E402
 from open_diht.filters.spotting.overlap import PAPER, TOLERANT, OverlapRule, SpottedText, overlap  # noqa: E402
 from open_diht.filters.spotting.precision import resolved  # noqa: E402
@@ -52,7 +53,6 @@ from open_diht.filters.spotting.weights import ModelSize, find_models  # noqa: E
 
 SAMPLE = ROOT / "data" / "sample" / "images"
 WORDS = "Carlsberg brewery, Wivenhoe Park, no parking at any time, Las Vegas 1998, keep calm, summer sale, Wartburg 353"
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 Strings = list[list[SpottedText]]
 
 

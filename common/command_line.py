@@ -104,10 +104,11 @@ def exit_status(
 def _unprinted(message: str) -> bool:
     """Return whether neither another rank on this machine nor an earlier attempt of the same torchrun has printed the
     message. Torchrun restarts its ranks whatever their exit status, so each would print it again each time."""
-    error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")  # of this rank: RUN/attempt_N/RANK/error.json
-    if not error_file:
+    # Of this rank: RUN/attempt_N/RANK/error.json. A user may have set the variable to another place.
+    folders = Path(os.environ.get("TORCHELASTIC_ERROR_FILE", "")).absolute().parents
+    if "TORCHELASTIC_RUN_ID" not in os.environ or len(folders) < 3 or not folders[1].name.startswith("attempt_"):
         return True
-    printed = Path(error_file).absolute().parents[2] / f"printed-{hashlib.sha256(message.encode()).hexdigest()[:16]}"
+    printed = folders[2] / f"printed-{hashlib.sha256(message.encode()).hexdigest()[:16]}"
     try:
         printed.touch(exist_ok=False)
     except FileExistsError:

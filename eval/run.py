@@ -126,6 +126,8 @@ def _evaluated(
     outcome = KINDS[task.kind].measure(task, content, cache, group, options)
     rules = {"rules": KINDS[task.kind].rules}
     results = [dataclasses.replace(result, protocol={**rules, **result.protocol}) for result in outcome.results]
+    if group.first and outcome.items is not None:  # before the numbers that they belong to
+        outcome.items.write(output / "items" / f"{task.name}.npz")
     tell(results)
     if options.linear_probe:
         results += evaluate_linear_probe(task, content, cache, root=data, memo=memo, group=group)
@@ -136,8 +138,6 @@ def _evaluated(
     taken = {"seconds": round(time.perf_counter() - began, 1), "ranks": group.world}
     results = [dataclasses.replace(result, protocol={**rules, **result.protocol, **taken}) for result in results]
     if group.first:
-        if outcome.items is not None:
-            outcome.items.write(output / "items" / f"{task.name}.npz")
         if not any(result.value is None for result in results):  # data that was not at hand may be there next time
             files = {name: sha256_file(output / name) for name in _files_of(task) if (output / name).is_file()}
             publish_json(record, {"key": key, "files": files, "results": [result.row() for result in results]})

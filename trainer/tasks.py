@@ -118,19 +118,24 @@ def _drop_features(cache: Path) -> None:
 
 
 def _read(output: Path, code: int) -> Evaluated:
+    log = output / LOG
+    text = log.read_text(encoding="utf-8", errors="replace")
     try:
         rows = json.loads((output / RESULTS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        log = output / LOG
-        why = f"status {code}: {_last_line(log.read_text(encoding='utf-8', errors='replace'))}"
-        said = f"check.tasks failed, {why}; see {log}; the training goes on"
-        return Evaluated(values={}, lines=[said], failed=why)
+        rows = None
+    # Results are written task by task, so a file of them does not show that the evaluation came to its end. Status 1
+    # also means that a task has no data; an evaluation that failed ends with a line of its error.
+    failed = rows is None or code not in (0, 1) or text.strip().rpartition("\n")[2].startswith("error: ")
+    why = f"status {code}: {_last_line(text)}" if failed else ""
+    said = [f"check.tasks failed, {why}; see {log}; the training continues"] if failed else []
+    rows = rows or []
     values: dict[str, float] = {}
     for row in rows:
         name = f"tasks/{row['task']}/{row['metric']}"
         found = {name: row["value"], f"{name}_low": row["low"], f"{name}_high": row["high"]}
         values |= {key: value for key, value in found.items() if value is not None}
-    return Evaluated(values=values, lines=[_line(row) for row in rows])
+    return Evaluated(values=values, lines=[*map(_line, rows), *said], failed=why)
 
 
 def _line(row: Mapping[str, Any]) -> str:

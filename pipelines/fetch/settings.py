@@ -18,11 +18,11 @@ Threads = Annotated[int, Range(at_least=1, at_most=4096)]
 Patience = Annotated[float, Range(at_least=0.01, at_most=_DAY_S)]
 Wait = Annotated[float, Range(at_least=0, at_most=_DAY_S)]
 Repeats = Annotated[int, Range(at_least=0, at_most=1000)]
-_UNREACHED = (Reason.DNS_FAILED, Reason.CONNECT_FAILED, Reason.TIMEOUT)
+UNREACHED = (Reason.DNS_FAILED, Reason.CONNECT_FAILED, Reason.TIMEOUT)
 _MAY_LIFT = {
-    "timeout": _UNREACHED,
-    "connect_timeout": _UNREACHED,
-    "retries": (*_UNREACHED, Reason.HTTP_STATUS, Reason.BAD_RESPONSE),
+    "timeout": UNREACHED,
+    "connect_timeout": UNREACHED,
+    "retries": (*UNREACHED, Reason.HTTP_STATUS, Reason.BAD_RESPONSE),
     "max_wait": (Reason.HTTP_STATUS,),
     "max_redirects": (Reason.TOO_MANY_REDIRECTS,),
     "max_bytes": (Reason.TOO_LARGE, Reason.BAD_RESPONSE),

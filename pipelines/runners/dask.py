@@ -28,6 +28,7 @@ import apache_beam as beam
 import distributed
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.dask.dask_runner import DaskRunner, DaskRunnerResult
+from distributed.comm.core import CommClosedError
 from distributed.scheduler import KilledWorker
 from distributed.versions import VersionMismatchWarning
 
@@ -315,4 +316,5 @@ def _ask(client: distributed.Client, function: Callable[..., Any], *arguments: A
     """Return the answer of each worker by its address, an exception where it fails. A worker that dies meanwhile has
     none: its connection breaks, and Dask replaces it."""
     answers: dict[str, Any] = client.run(function, *arguments, on_error="return")
-    return {worker: answer for worker, answer in answers.items() if not isinstance(answer, OSError)}
+    broken = (CommClosedError, ConnectionError, TimeoutError)
+    return {worker: answer for worker, answer in answers.items() if not isinstance(answer, broken)}

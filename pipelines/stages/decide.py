@@ -121,7 +121,10 @@ class DecideStage(Stage):
                 for batch in read(span, self.dataset, batch_rows=BATCH_ROWS, images=True):
                     rows, passed = annotations.take(batch.ordinals)
                     if rows.num_rows < len(batch.ordinals):
-                        raise RuntimeError(f"{span.path}: rows were read that are not annotated")
+                        raise RuntimeError(
+                            f"{span.path}: rows were read that are not annotated; remove "
+                            f"{self.layout.commit('captions', unit)} and run the same command again"
+                        )
                     if passed.num_rows:
                         lost.append(passed)
                     done += len(batch.ordinals)
@@ -239,6 +242,7 @@ class Decisions:
             self.settings.preset.filters_fingerprint,
             VERSION,
             [stage for stage in self.settings.stages if stage not in ("dedup", "export")],
+            self.settings.dataset.images_root,
             *(one.fingerprint for one in self.judges),
         )
         return {unit: fingerprint_of(base, parts) for unit, parts in sources.items()}

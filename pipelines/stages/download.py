@@ -30,6 +30,7 @@ from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Stage, failure, set_aside
 from open_diht.pipelines.fetch import DownloadSettings, Fetcher, Reason
 from open_diht.pipelines.fetch.records import ASKED, FETCHED, OK
+from open_diht.pipelines.fetch.settings import UNREACHED
 from open_diht.pipelines.fetch.shard import fetch_shard
 from open_diht.pipelines.fetch.tool import load_tool
 from open_diht.pipelines.manifests import Span, info_of, read
@@ -44,7 +45,7 @@ from open_diht.pipelines.store.names import unit_of
 from open_diht.pipelines.store.storage import StorePath
 
 BATCH_ROWS = 2_000
-UNREACHABLE = (Reason.DNS_FAILED, Reason.CONNECT_FAILED, Reason.TIMEOUT, Reason.UNEXPECTED_ERROR)
+UNREACHABLE = (*UNREACHED, Reason.UNEXPECTED_ERROR)
 """Reasons that may lie with this machine: where almost every url has one, they do."""
 OUTAGE = (10, 0.9)
 """So many urls, and such a proportion of unreachable ones, say more of this machine's network than of the web."""
@@ -107,7 +108,9 @@ class DownloadStage(GenerationStage):
         if known is None or (records := load_downloads(self.layout, unit)) is None:
             return wanted
         lifted = pc.is_in(records["status"], pa.array(self.lifted(known), pa.string()))
-        return wanted[~np.isin(wanted, np.asarray(records.filter(pc.invert(lifted))["ordinal"]))]
+        new = wanted[~np.isin(wanted, np.asarray(records["ordinal"]))]
+        # Also rows that this preset does not ask for: the record states one set of limits for the whole unit.
+        return np.union1d(new, np.asarray(records.filter(lifted)["ordinal"]))
 
     def lifted(self, record: dict[str, Any]) -> Counter[str]:
         """Return how many rows of a unit earlier settings refused that these may not, by reason."""

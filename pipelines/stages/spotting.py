@@ -108,17 +108,16 @@ class SpottingStage(GenerationStage):
 
     def seen(self, unit: str, generation: str, record: dict[str, Any]) -> NDArray[np.int64]:
         done = read_table(self.layout.data(self.name, generation), columns=["ordinal", "status"])
-        absent = {NOT_AT_HAND} if record["downloads"] != downloaded_state(self.layout, unit) else set()
-        if record.get("root") != self.dataset.images_root:  # images are looked for in another folder now
-            absent = {NOT_AT_HAND, "image_outside_root", "image_missing"}
-        if absent:
-            done = done.filter(pc.invert(pc.is_in(done["status"], value_set=pa.array(sorted(absent)))))
+        if record["downloads"] != downloaded_state(self.layout, unit):  # those that were not at hand may be now
+            done = done.filter(pc.not_equal(done["status"], NOT_AT_HAND))
         return np.asarray(done["ordinal"])
 
     def current(self, unit: str, record: dict[str, Any] | None) -> dict[str, Any] | None:
         known = super().current(unit, record)
         replaced = known and _replaced(known["downloads"], downloaded_state(self.layout, unit))
-        return None if replaced else known
+        # The same relative path is another file below another folder.
+        moved = known and known["root"] != self.dataset.images_root
+        return None if replaced or moved else known
 
     def add(
         self, unit: str, name: str, ordinals: NDArray[np.int64], record: dict[str, Any], heartbeat: Heartbeat
@@ -191,10 +190,13 @@ class SpottingAnnotation(GenerationAnnotator):
         assert isinstance(stage, SpottingStage)
         if record is None or not stage.survivors.are_covered(record, stage.fingerprint):
             return False
-        same_root = record.get("root") == stage.dataset.images_root
+        same_root = record["root"] == stage.dataset.images_root
         return same_root and bool(record["downloads"] == self._downloads.get(unit))
 
     def announce(self, stage: Stage, todo: Sequence[str], records: Sequence[dict[str, Any]], of: int) -> str | None:
+        assert isinstance(stage, SpottingStage)
+        if moved := sum(record["root"] != stage.dataset.images_root for record in records):
+            return f"{moved:,} of {counted(of, 'unit')} will be read again: --images-root names another folder"
         if outdated := sum(record["fingerprint"] != stage.fingerprint for record in records):
             return f"read anew: {outdated:,} of {counted(of, 'unit')}, read by another version, engine or setting"
         if not records or self.work.engine.seconds.get(STAGE):

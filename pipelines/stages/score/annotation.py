@@ -91,7 +91,7 @@ class ScoreAnnotation(GenerationAnnotator):
 
     @cached_property
     def _fingerprint(self) -> str:
-        return fingerprint_of(VERSION, self._identity, self._precision)
+        return fingerprint_of(VERSION, self._identity, self._precision, self.settings.dataset.images_root)
 
     @property
     def _before(self) -> tuple[str, ...]:
