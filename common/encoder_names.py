@@ -10,7 +10,8 @@ Nothing is downloaded.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -94,3 +95,20 @@ def check_pinned(encoder: str, path: Path, sha256: str) -> None:
             f"{encoder}: {path} has sha256 {digest_of(path)}, and {sha256} is known; remove the package that holds it "
             "and install it again"
         )
+
+
+@contextmanager
+def no_hub() -> Iterator[None]:
+    """Forbid the hub's client any request while the `with` block loads a model: a configuration may name a tokenizer.
+    No longer than for a load, since other parts of the process may use a hub."""
+    try:
+        from huggingface_hub import constants
+    except ImportError:
+        yield
+        return
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before

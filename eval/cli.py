@@ -7,6 +7,7 @@ gives the reason), or features are no numbers; 2 wrong use, or a model that does
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,6 +78,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
 
     def run() -> int:
         options = _parser(prog).parse_args(arguments)
+        logging.basicConfig(level=logging.ERROR)  # open_clip warns of random weights even where others replace them
         try:
             return _list() if options.list else _bench(options)
         except OSError as error:  # a full disk, a folder that may not be written, a file that went away

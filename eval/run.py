@@ -137,10 +137,10 @@ def _evaluated(
         )
     taken = {"seconds": round(time.perf_counter() - began, 1), "ranks": group.world}
     results = [dataclasses.replace(result, protocol={**rules, **result.protocol, **taken}) for result in results]
-    if group.first:
-        if not any(result.value is None for result in results):  # data that was not at hand may be there next time
-            files = {name: sha256_file(output / name) for name in _files_of(task) if (output / name).is_file()}
-            publish_json(record, {"key": key, "files": files, "results": [result.row() for result in results]})
+    # Data that is not available now may be there next time.
+    if group.first and not any(result.value is None for result in results):
+        files = {name: sha256_file(output / name) for name in _files_of(task) if (output / name).is_file()}
+        publish_json(record, {"key": key, "files": files, "results": [result.row() for result in results]})
     return results
 
 

@@ -16,7 +16,7 @@ import subprocess
 import sys
 from typing import Any
 
-from deploy.dask.cluster import ONE_THREAD
+from open_diht.common.run_command import ONE_THREAD
 
 
 def main() -> int:

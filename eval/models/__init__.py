@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import os
 from pathlib import Path
-
-# Before any hub client is imported: an evaluation downloads nothing, whatever a configuration asks for.
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 
 import open_clip
 
 from open_diht.common.data_root import REFERENCE
+from open_diht.common.encoder_names import no_hub
 from open_diht.eval.errors import ModelError, WrongUse
 from open_diht.eval.models.model import Model
 from open_diht.eval.models.open_clip_model import (
@@ -32,6 +28,7 @@ RANDOM = "random"
 CONFIG = "open_clip_config.json"
 
 
+@no_hub()  # an evaluation downloads nothing, whatever a configuration asks for
 def load_model(
     word: str,
     *,

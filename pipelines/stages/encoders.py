@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +31,7 @@ from open_diht.common.encoder_names import (
     check_installed,
     check_pinned,
     local_weights,
+    no_hub,
     packaged_weights,
     parse_encoder_name,
 )
@@ -125,23 +125,6 @@ class Network:
     """What cosines are divided by before a softmax."""
 
 
-@contextmanager
-def _no_hub() -> Iterator[None]:
-    """Within it the hub's client asks for nothing: tokenizers might have it do so. No longer than for a load, since
-    INPUT and OUTPUT may lie on a hub."""
-    try:
-        from huggingface_hub import constants
-    except ImportError:
-        yield
-        return
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
-
-
 class Encoder:
     """Images, and texts where the model has that side, to embeddings of length 1 in half precision, in evaluation mode;
     on a processor with one thread."""
@@ -171,7 +154,7 @@ class Encoder:
         self._torch: Any = torch
         self._bf16, self._fixed, self._most = precision == "bf16", batch is not None, batch or BATCH
         try:
-            with _no_hub():
+            with no_hub():
                 self._network = _LOADERS[encoder.name.library](encoder.name.model, encoder.weights)
         except (RuntimeError, KeyError, ValueError, TypeError, OSError) as error:
             raise EncoderError(f"{whose} does not load: {type(error).__name__}: {error}") from error
