@@ -24,6 +24,7 @@ from open_diht.trainer.checkpoint import Checkpoint, Checkpoints
 from open_diht.trainer.config import CheckpointSettings, ConceptSettings, ModelSettings, OptimizerSettings
 from open_diht.trainer.model import build_student
 from open_diht.trainer.optim import build_optimizer
+from open_diht.trainer.stores import LocalStore
 
 
 def trained(model: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     model, training = trained(options.model)
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
-        checkpoints = Checkpoints(Path(name) / "ours", CheckpointSettings(keep_last=1))
+        checkpoints = Checkpoints(LocalStore(Path(name) / "ours"), CheckpointSettings(keep_last=1))
         steps = iter(range(1, 1000))
 
         def save() -> None:
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             times["ours"].append(seconds(save))
             times["torch.save"].append(seconds(bare))
             times["load, verified"].append(seconds(checkpoints.newest))
-        size = sum(file.stat().st_size for file in checkpoints.path(checkpoints.steps()[-1]).iterdir())
+        size = sum(file.stat().st_size for file in Path(checkpoints.place(checkpoints.steps()[-1])).iterdir())
     print(
         f"{options.model} with two heads of 10,000: {size / 2**20:,.0f} MiB per checkpoint; {options.repeats} repeats"
     )

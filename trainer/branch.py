@@ -6,6 +6,7 @@ continue. A branch with the settings of its parent takes the parent's own steps,
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from open_diht.common.ranks import Ranks
 from open_diht.trainer.assembly import Parts
 from open_diht.trainer.checkpoint import Checkpoint, CheckpointError, step_of
 from open_diht.trainer.data.store import is_remote
-from open_diht.trainer.workdir import CHECKPOINTS, checkpoints_at
+from open_diht.trainer.workdir import CHECKPOINTS, checkpoints_at, spool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +52,12 @@ def adopt(path: str, parts: Parts, ranks: Ranks) -> Parent:
         found = checkpoints.load(step)
     except CheckpointError as error:
         raise CheckpointError(f"branch.path {path}: {error}; take another checkpoint, or a good copy of it") from error
-    parent = Parent(path=checkpoints.name(step), step=step, samples=found.samples, sha256=checkpoints.digest(step))
+    parent = Parent(path=checkpoints.place(step), step=step, samples=found.samples, sha256=checkpoints.digest(step))
     _require_time_left(found, parts)
     _take_over(found, parts)
     ranks.barrier()
-    checkpoints.let_go()
+    if is_remote(folder):
+        shutil.rmtree(spool(folder, cache), ignore_errors=True)
     return parent
 
 

@@ -3,19 +3,18 @@
 A checkpoint is a folder `step-000000001000` with `model.safetensors` (the dual encoder by open_clip's names),
 `training.pt` (everything else that the next step depends on) and `manifest.json` (sizes and SHA-256 of both, and the
 SHA-256 of its own values). It is written under a temporary name, flushed to disk and renamed; on loading every byte is
-compared with the manifest, and a damaged checkpoint is set aside for the one before it.
+compared with the manifest, and a damaged checkpoint is renamed, for the one before it to be used.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pickle
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +23,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from open_diht.common.files import published_folder, remove_temporaries, sha256_file, temporary_beside
+from open_diht.common.files import sha256_file
 from open_diht.trainer.config import CheckpointSettings
+from open_diht.trainer.stores import Store
+from open_diht.trainer.uploads import Uploads
 
 MODEL, TRAINING, MANIFEST = "model.safetensors", "training.pt", "manifest.json"
 CANNOT_WRITE = (OSError, RuntimeError, SafetensorError)
 """What Python, torch and safetensors raise where a disk is full."""
 _PREFIX, _DAMAGED = "step-", "damaged-"
+_WORTH_A_LINE_S = 1.0
 
 
 class CheckpointError(RuntimeError):
@@ -67,180 +69,188 @@ def step_of(name: str) -> int | None:
 
 
 class Checkpoints:
-    """The checkpoints of one run, in one folder. Only the first rank saves; every rank may load."""
+    """The checkpoints of one run. Only the first rank saves; every rank may load.
 
-    def __init__(self, folder: Path, settings: CheckpointSettings | None = None):
-        self.folder = folder
+    Args:
+        store: where they are.
+        settings: which ones are kept.
+        uploads: copies what is saved to a store behind a URL; None if the store is on a disk.
+        say: gets a line if the training waited for an upload.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        settings: CheckpointSettings | None = None,
+        uploads: Uploads | None = None,
+        say: Callable[[str], None] = lambda line: None,
+    ):
+        self.store, self._uploads, self._say = store, uploads, say
         self._settings = settings or CheckpointSettings()
 
     def steps(self) -> list[int]:
-        """Steps of the checkpoints that are there, oldest first; not verified."""
-        return sorted(step for name in self._names() if (step := step_of(name)) is not None)
+        """Return the steps of all whole checkpoints, not verified, oldest first."""
+        steps = map(step_of, self.store.names(MANIFEST))
+        return sorted(step for step in steps if step is not None)
 
-    def path(self, step: int) -> Path:
-        """The folder of a step."""
-        return self.folder / name_of(step)
-
-    def name(self, step: int) -> str:
-        """What people call it."""
-        return str(self.path(step))
+    def place(self, step: int) -> str:
+        """Return the path or URL of a step's folder."""
+        return f"{self.store}/{name_of(step)}"
 
     def digest(self, step: int) -> str:
-        """SHA-256 of the manifest of a step, which has those of its files."""
-        return hashlib.sha256(self._manifest_bytes(step)).hexdigest()
+        """Return the SHA-256 of a step's manifest, which holds those of its files."""
+        return hashlib.sha256(self.store.read(f"{name_of(step)}/{MANIFEST}")).hexdigest()
 
-    def save(self, checkpoint: Checkpoint) -> Path:
-        """Publish a checkpoint and remove those that need not be kept: before it where it does not fit beside them,
-        else after it. Raises `CheckpointError` where it cannot be written; the newest one before stays as it was."""
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Publish a checkpoint, and remove those that need not be kept.
+
+        A store behind a URL gets it in the background: when this returns, its files are on this
+        machine's disk, and the checkpoint before it is in the store.
+
+        Raises:
+            CheckpointError: this one, or the one before it, could not be written. The newest
+                checkpoint in the store stays.
+        """
+        about = replace(checkpoint, model={}, training={})
+        if self._uploads is None:
+            self._publish(about, lambda: self._staged(checkpoint))
+            return
+        waited_s = self._uploads.wait()
+        if waited_s > _WORTH_A_LINE_S:
+            self._say(f"step {about.step:,}: waited {waited_s:.0f} s for the previous upload")
         try:
-            self._write(checkpoint)
+            staged = self._staged(checkpoint)
         except CANNOT_WRITE as error:
-            if not self._prune(checkpoint):
-                raise self._cannot_write(checkpoint, error) from error
-            try:
-                self._write(checkpoint)
-            except CANNOT_WRITE as again:
-                raise self._cannot_write(checkpoint, again) from again
-        self._prune()
-        return self.path(checkpoint.step)
+            raise CheckpointError(
+                f"the checkpoint of step {about.step} could not be written to this machine's disk on "
+                f"its way to {self.store}: {error}; make room on the disk or set data.cache_folder, "
+                "and run the same command to resume from the checkpoint before"
+            ) from error
+        self._uploads.submit(lambda: self._publish(about, lambda: staged))
 
-    def _write(self, checkpoint: Checkpoint) -> None:
-        with published_folder(self.path(checkpoint.step)) as temporary:
+    def _publish(self, about: Checkpoint, stage: Callable[[], Path]) -> None:
+        """Put a checkpoint into the store; if it fails, first make room by the policy."""
+        for again in (False, True):
+            try:
+                self.store.put(stage(), name_of(about.step), MANIFEST)
+                break
+            except CANNOT_WRITE as error:
+                if again or not self._prune(about):
+                    raise CheckpointError(
+                        f"the checkpoint of step {about.step} could not be written to {self.store}: "
+                        f"{error}; make room there, and run the same command to resume from the "
+                        "checkpoint before"
+                    ) from error
+        self._prune()
+
+    def _staged(self, checkpoint: Checkpoint) -> Path:
+        """Write the files of a checkpoint to a folder that the store can take."""
+        folder = self.store.stage(name_of(checkpoint.step))
+        try:
             tensors = {name: tensor.contiguous() for name, tensor in checkpoint.model.items()}
-            save_file(tensors, temporary / MODEL, metadata={"format": "pt"})
-            torch.save(_on_cpu(checkpoint.training), temporary / TRAINING)
+            save_file(tensors, folder / MODEL, metadata={"format": "pt"})
+            torch.save(_on_cpu(checkpoint.training), folder / TRAINING)
             manifest: dict[str, Any] = {
                 "step": checkpoint.step,
                 "samples": checkpoint.samples,
                 "metric": checkpoint.metric,
-                "files": {name: _describe(temporary / name) for name in (MODEL, TRAINING)},
+                "files": {name: _describe(folder / name) for name in (MODEL, TRAINING)},
             }
             manifest["sha256"] = content_digest(manifest)
-            (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-
-    def _cannot_write(self, checkpoint: Checkpoint, error: Exception) -> CheckpointError:
-        return CheckpointError(
-            f"the checkpoint of step {checkpoint.step} could not be written to {self}: {error}; make room "
-            "there, and the same command goes on from the one before"
-        )
+            (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        except BaseException:
+            shutil.rmtree(folder)
+            raise
+        return folder
 
     def load(self, step: int) -> Checkpoint:
-        """The checkpoint of a step, verified. Raises `Damaged`."""
-        manifest = self._manifest(step)
-        path = self._at_hand(step)
-        for name, said in manifest["files"].items():
-            file = path / name
+        """Return the checkpoint of a step, verified. Raises `Damaged`."""
+        manifest, place = self._manifest(step), self.place(step)
+        folder = self.store.get(name_of(step), MANIFEST)
+        for name, expected in manifest["files"].items():
+            file = folder / name
             if not file.is_file():
-                raise Damaged(f"{self.name(step)}/{name} is missing")
+                raise Damaged(f"{place}/{name} is missing")
             found = _describe(file)
-            if found != said:
+            if found != expected:
                 raise Damaged(
-                    f"{self.name(step)}/{name} has {found['bytes']} bytes and SHA-256 {found['sha256'][:12]}..., not "
-                    f"{said['bytes']} and {said['sha256'][:12]}... of its manifest"
+                    f"{place}/{name} has {found['bytes']} bytes and SHA-256 {found['sha256'][:12]}..., "
+                    f"not {expected['bytes']} and {expected['sha256'][:12]}... as in its manifest"
                 )
         try:
-            model = load_file(path / MODEL)
-            training = torch.load(path / TRAINING, map_location="cpu", weights_only=True)
+            model = load_file(folder / MODEL)
+            training = torch.load(folder / TRAINING, map_location="cpu", weights_only=True)
         except (RuntimeError, pickle.UnpicklingError, ValueError, SafetensorError) as error:
-            raise Damaged(f"{self.name(step)} matches its manifest but cannot be read: {error}") from error
+            raise Damaged(f"{place} matches its manifest but cannot be read: {error}") from error
         return Checkpoint(
             step=step, samples=manifest["samples"], model=model, training=training, metric=manifest["metric"]
         )
 
-    def let_go(self) -> None:
-        """Remove from this machine what was only fetched to be read."""
+    def newest(self) -> Checkpoint | None:
+        """Return the newest checkpoint that verifies, or None if there is none at all.
 
-    def newest(self, say: Callable[[str], None] = lambda line: None) -> Checkpoint | None:
-        """The newest checkpoint that verifies; damaged ones are renamed and said. None where there is none at all;
-        raises `CheckpointError` where all are damaged, found so now or at an earlier start."""
-        self._sweep()
+        Damaged ones are renamed and reported.
+
+        Raises:
+            CheckpointError: all are damaged, found so now or at an earlier start.
+        """
+        self.store.sweep(lambda name: step_of(name) is not None, MANIFEST)
         for step in reversed(self.steps()):
             try:
                 return self.load(step)
             except Damaged as error:
-                aside = f"{_DAMAGED}{self.path(step).name}-{uuid.uuid4().hex[:8]}"
-                self._set_aside(step, aside)
-                say(f"checkpoint of step {step} is damaged, now {aside}: {error}")
-        damaged = [name for name in self._names() if name.startswith(_DAMAGED)]
+                renamed = f"{_DAMAGED}{name_of(step)}-{uuid.uuid4().hex[:8]}"
+                self.store.rename(name_of(step), renamed, MANIFEST)
+                self._say(f"checkpoint of step {step} is damaged, now {renamed}: {error}")
+        damaged = [name for name in self.store.names(MANIFEST) if name.startswith(_DAMAGED)]
         if damaged:
             raise CheckpointError(
-                f"no checkpoint in {self} verifies, and {len(damaged)} are set aside as damaged ({damaged[-1]} "
-                "is the newest): put a copy of a good one there to go on from it; to start from the beginning take "
-                "another WORKDIR, or remove that folder"
+                f"no checkpoint in {self.store} verifies, and {len(damaged)} were renamed as damaged "
+                f"({damaged[-1]} is the newest): put a copy of a good one there to resume from it; to "
+                "start from the beginning, take another WORKDIR or remove that folder"
             )
         return None
 
     def _manifest(self, step: int) -> dict[str, Any]:
-        file = f"{self.name(step)}/{MANIFEST}"
+        file = f"{self.place(step)}/{MANIFEST}"
         try:
-            manifest = dict(json.loads(self._manifest_bytes(step)))
+            manifest = dict(json.loads(self.store.read(f"{name_of(step)}/{MANIFEST}")))
             if manifest.pop("sha256", None) != content_digest(manifest):
                 raise Damaged(f"{file} does not match its own SHA-256")
             if manifest["step"] != step:
-                raise Damaged(f"{file} is of another checkpoint")
+                raise Damaged(f"{file} belongs to another checkpoint")
             return manifest
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise Damaged(f"{file} cannot be read: {error}") from error
 
     def _prune(self, coming: Checkpoint | None = None) -> bool:
-        """Remove what the policy does not keep, as if `coming` were written already; whether there was any. The newest
-        stays in any case: until `coming` is there, it is all that a run can go on from."""
+        """Remove what the policy does not keep, and return whether there was any.
+
+        With `coming` the policy counts a checkpoint that is not written yet. Until it is, a run can
+        resume from the newest one only, which stays in any case.
+        """
         there = self.steps()
         steps = there if coming is None else [*there, coming.step]
         kept = {*steps[-self._settings.keep_last :], *there[-1:]}
-        every = self._settings.keep_every_samples
-        best: tuple[float, int] | None = None
-        previous = 0
+        every, previous = self._settings.keep_every_samples, 0
+        measured: list[tuple[float, int]] = []
         for step in steps:
             try:
-                samples, metric = self._about(step, coming)
+                manifest = vars(coming) if coming and step == coming.step else self._manifest(step)
             except Damaged:
-                continue  # it is found, and said, when a checkpoint is looked for
+                continue  # `newest` finds and reports it
+            samples, metric = manifest["samples"], manifest["metric"]
             if every is not None and samples // every > previous // every:
                 kept.add(step)
                 previous = samples
             if metric is not None:
-                best = max(best or (metric, step), (metric, step))
-        if self._settings.keep_best and best is not None:
-            kept.add(best[1])
+                measured.append((metric, step))
+        if self._settings.keep_best and measured:
+            kept.add(max(measured)[1])
         gone = set(there) - kept
         for step in gone:
-            self._remove(step)
+            self.store.remove(name_of(step), MANIFEST)
         return bool(gone)
-
-    def _about(self, step: int, coming: Checkpoint | None) -> tuple[int, float | None]:
-        """Samples and metric of a checkpoint, from its manifest where it is not the one to come."""
-        if coming is not None and step == coming.step:
-            return coming.samples, coming.metric
-        manifest = self._manifest(step)
-        return manifest["samples"], manifest["metric"]
-
-    # -- what differs where they lie elsewhere -----------------------------------------------------------------------
-
-    def __str__(self) -> str:
-        return str(self.folder)
-
-    def _names(self) -> list[str]:
-        return sorted(path.name for path in self.folder.glob("*") if path.is_dir())
-
-    def _manifest_bytes(self, step: int) -> bytes:
-        return (self.path(step) / MANIFEST).read_bytes()
-
-    def _at_hand(self, step: int) -> Path:
-        """Its folder on this machine."""
-        return self.path(step)
-
-    def _set_aside(self, step: int, name: str) -> None:
-        os.rename(self.path(step), self.folder / name)
-
-    def _remove(self, step: int) -> None:
-        aside = temporary_beside(self.folder / f"gone-{self.path(step).name}")
-        os.rename(self.path(step), aside)
-        shutil.rmtree(aside)
-
-    def _sweep(self) -> None:
-        """Remove what a kill left of those that were being written or removed."""
-        remove_temporaries(self.folder)
 
 
 def content_digest(manifest: Mapping[str, Any]) -> str:

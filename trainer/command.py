@@ -13,8 +13,8 @@ from open_diht.trainer.export import CannotExport
 from open_diht.trainer.logs import MissingTracker
 from open_diht.trainer.loop import train
 from open_diht.trainer.memory import OutOfMemory
-from open_diht.trainer.remote import StoreError
 from open_diht.trainer.step import Diverged
+from open_diht.trainer.stores import StoreError
 from open_diht.trainer.warm_start import BadWeights
 
 

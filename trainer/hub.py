@@ -14,7 +14,7 @@ from pathlib import Path
 from open_diht.common.command_line import OK, Parser, WrongUse, exit_status, say
 from open_diht.common.hub_address import parse_address
 from open_diht.trainer.export import CARD, DESCRIPTION, WEIGHTS
-from open_diht.trainer.remote import StoreError, on_disk
+from open_diht.trainer.stores import StoreError, on_disk
 
 
 class CannotPush(RuntimeError):

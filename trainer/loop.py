@@ -139,7 +139,7 @@ class _Run:
         prepare_torch(self.config)
         same_on_all(ranks, "the configuration", plain(self.config))
         self.checkpoints = workdir.checkpoints(self.config.checkpoint, say)
-        found = self.checkpoints.newest(say) if ranks.first else None
+        found = self.checkpoints.newest() if ranks.first else None
         if ranks.first and found is None:
             workdir.require_unused()
         begun = ranks.share({key: found.training[key] for key in ("config", "shards", "world")} if found else None)
@@ -330,8 +330,8 @@ class _Run:
         if self.ranks.first:
             self._export(self.workdir.folder / EXPORT)
             self.workdir.publish(EXPORT, last=DESCRIPTION)
-            call = loaded_by(self.parts.architecture, self.workdir.exported)
-            self.say(f"model in {self.workdir.place(EXPORT)}/, for {call}")
+            call = loaded_by(self.parts.architecture, self._exported())
+            self.say(f"model in {self.workdir}/{EXPORT}/, for {call}")
         self.ranks.barrier()
         return self._outcome(finished=True)
 
@@ -358,8 +358,12 @@ class _Run:
             finished=finished,
             signal=self.wish.signal,
             checks=self.measured if finished else {},
-            export=self.workdir.exported if finished else None,
+            export=self._exported() if finished else None,
         )
+
+    def _exported(self) -> Path | None:
+        """Return the folder of the exported model, None if WORKDIR is a URL."""
+        return self.workdir.folder / EXPORT if self.workdir.store is None else None
 
     def close(self) -> None:
         """End workers, close files."""

@@ -1,72 +1,67 @@
-"""What is brought to a store while the training goes on: one job after the other, in a thread of its own."""
+"""Copying to a store in the background."""
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections.abc import Callable
 
-from open_diht.trainer.checkpoint import CheckpointError
-from open_diht.trainer.remote import StoreError
+from open_diht.common.lease import Lease
 
 PAUSES_S = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
-"""Before what has failed is tried again, beyond what the store's client tries itself: two minutes."""
+"""Pauses before a failed job is tried again, beyond what the store's client tries: two minutes."""
 
 
 class Uploads:
-    """The first job that fails for good is the last one: its error is raised by whoever asks next. The thread ends with
-    its process, in the midst of a job if need be."""
+    """An executor of one job after the other, which stops at the first that fails for good.
+
+    The next call raises its error. The threads are daemons, unlike those of a ThreadPoolExecutor,
+    for which Python waits when it exits: a second Ctrl-C ends the process in the middle of a job.
+    """
+
+    lease: Lease | None = None
+    """Checked before each try of a job: a run must not write to a store that another took over."""
 
     def __init__(self) -> None:
-        self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self._error: Exception | None = None
-        self._thread: threading.Thread | None = None
+        self._newest: threading.Thread | None = None
 
     @property
     def idle(self) -> bool:
-        """Nothing is left to do."""
-        return self._jobs.unfinished_tasks == 0
+        """All jobs are done."""
+        return self._newest is None or not self._newest.is_alive()
 
-    def later(self, job: Callable[[], None]) -> None:
-        """Do it after what was asked for before. A job may be done again where it has failed."""
-        self._check()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="uploads", daemon=True)
-            self._thread.start()
-        self._jobs.put(job)
+    def submit(self, job: Callable[[], None]) -> None:
+        """Run a job after those submitted before. A job that raises RuntimeError is tried again."""
+        self._raise_error()
+        self._newest = threading.Thread(target=self._run, args=(job, self._newest), daemon=True)
+        self._newest.start()
 
     def wait(self) -> float:
-        """Until all is done; the seconds that took."""
+        """Wait until all jobs are done, and return the seconds that took."""
         began = time.monotonic()
-        self._jobs.join()
-        self._check()
+        if self._newest is not None:
+            self._newest.join()
+        self._raise_error()
         return time.monotonic() - began
 
-    def end(self) -> None:
-        """Nothing more comes; does not wait."""
-        if self._thread is not None:
-            self._jobs.put(None)
-
-    def _check(self) -> None:
+    def _raise_error(self) -> None:
         if self._error is not None:
             raise self._error
 
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            try:
-                if self._error is None:
-                    _tried(job)
-            except Exception as error:  # of another thread: it is raised in that of the training
-                self._error = error
-            finally:
-                self._jobs.task_done()
-
-
-def _tried(job: Callable[[], None]) -> None:
-    for pause_s in PAUSES_S:
+    def _run(self, job: Callable[[], None], before: threading.Thread | None) -> None:
+        if before is not None:
+            before.join()
+        pauses = iter(PAUSES_S)
         try:
-            return job()
-        except (StoreError, CheckpointError):
-            time.sleep(pause_s)
-    job()
+            while self._error is None:
+                if self.lease is not None:
+                    self.lease.check()
+                try:
+                    return job()
+                except RuntimeError:
+                    if (pause_s := next(pauses, None)) is None:
+                        raise
+                time.sleep(pause_s)
+        except Exception as error:  # raised again in the thread of the training
+            self._error = error

@@ -18,6 +18,7 @@ from open_diht.common.files import sha256_file
 from open_diht.trainer.checkpoint import Checkpoint, CheckpointError, Checkpoints
 from open_diht.trainer.data import BadSource
 from open_diht.trainer.loop import train
+from open_diht.trainer.stores import LocalStore
 
 SECTIONS: dict[str, Any] = {
     "data": {"split": {"holdout": 0.1}},
@@ -36,7 +37,7 @@ def parent(tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def last(workdir: Path, step: int = 10) -> Checkpoint:
-    return Checkpoints(workdir / "checkpoints").load(step)
+    return Checkpoints(LocalStore(workdir / "checkpoints")).load(step)
 
 
 def equal(one: Any, other: Any) -> bool:
@@ -76,13 +77,13 @@ def test_the_child_records_its_parent_and_does_without_it(parent: Path, tiny_con
     known = {"path": str(path), "step": 10, "samples": 160, "sha256": sha256_file(path / "manifest.json")}
     outcome = train(config, tmp_path / "child")
     shutil.rmtree(gone)
-    child = Checkpoints(tmp_path / "child" / "checkpoints")
+    child = Checkpoints(LocalStore(tmp_path / "child" / "checkpoints"))
     assert child.steps() == [10, 12] and all(child.load(step).training["parent"] == known for step in child.steps())
     events = [json.loads(line) for line in (tmp_path / "child" / "log.jsonl").read_text().splitlines()]
     assert events[0]["event"] == "branched" and events[0]["parent_sha256"] == known["sha256"]
     assert outcome.export is not None and str(path) in (outcome.export / "README.md").read_text()
     again: list[str] = []
-    shutil.rmtree(child.path(12))
+    shutil.rmtree(child.place(12))
     assert train(config, tmp_path / "child", again.append).finished
     assert any(text.startswith("a branch of") for text in again)
 
@@ -98,7 +99,7 @@ def test_other_settings_with_the_moments_of_the_parent_resume_bit_by_bit(
     }
     config = tiny_config(**{**SECTIONS, **other}, branch=at_step(parent, 9))
     train(config, tmp_path / "calm")
-    begun = Checkpoints(tmp_path / "calm" / "checkpoints").load(18)
+    begun = Checkpoints(LocalStore(tmp_path / "calm" / "checkpoints")).load(18)
     assert equal(begun.training["optimizer"]["state"], last(parent, 9).training["optimizer"]["state"])
     assert {group["base_lr"] for group in begun.training["optimizer"]["param_groups"]} == {1e-3}
     killed = Path(shutil.copytree(tmp_path / "calm", tmp_path / "killed"))
@@ -146,15 +147,15 @@ def test_settings_that_came_later_do_not_keep_a_run_from_going_on(
     parent: Path, tiny_config: Config, tmp_path: Path
 ) -> None:
     copy = Path(shutil.copytree(parent, tmp_path / "copy"))
-    checkpoints = Checkpoints(copy / "checkpoints")
+    checkpoints = Checkpoints(LocalStore(copy / "checkpoints"))
     found = checkpoints.load(9)
     del found.training["config"]["schedule"]["shape"], found.training["config"]["branch"]
-    shutil.rmtree(checkpoints.folder)
+    shutil.rmtree(copy / "checkpoints")
     checkpoints.save(found)
     assert train(tiny_config(**SECTIONS), copy).step == 10
     assert same_state(last(copy), last(parent))
     found.training["config"]["schedule"]["long_gone"] = 3
-    shutil.rmtree(checkpoints.folder)
+    shutil.rmtree(copy / "checkpoints")
     checkpoints.save(found)
     with pytest.raises(WrongUse, match=r"another .*schedule\.long_gone"):
         train(tiny_config(**SECTIONS), copy)

@@ -1,23 +1,31 @@
-"""Checkpoints: complete or absent, verified, retained by policy, with one in reserve."""
+"""Checkpoints, on a disk and in a store: complete or absent, verified, retained by policy, with one in reserve."""
 
 from __future__ import annotations
 
 import json
 import os
 import resource
-import shutil
-from collections.abc import Iterator
+import threading
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fsspec  # type: ignore[import-untyped, unused-ignore]
 import pytest
 import torch
 
+from open_diht.common.lease import LeaseLost
 from open_diht.trainer import checkpoint as module
+from open_diht.trainer import uploads
 from open_diht.trainer.checkpoint import Checkpoint, CheckpointError, Checkpoints, Damaged
 from open_diht.trainer.config import CheckpointSettings
+from open_diht.trainer.stores import FsspecStore, LocalStore, StoreError
+from open_diht.trainer.uploads import Uploads
+
+FILES = ["model.safetensors", "training.pt", "manifest.json"]
 
 
 def made(step: int, metric: float | None = None) -> Checkpoint:
@@ -27,64 +35,108 @@ def made(step: int, metric: float | None = None) -> Checkpoint:
     )
 
 
-def kept(folder: Path, **settings: Any) -> Checkpoints:
-    return Checkpoints(folder, CheckpointSettings(**settings))
+class Run:
+    """The checkpoints of a run, at a path or a URL; `disk` is the folder on this machine for those at a URL."""
+
+    def __init__(self, url: str, disk: Path, **settings: Any):
+        self.url, self.disk, self.said = url, disk, list[str]()
+        self.fs, self.path = fsspec.core.url_to_fs(url)
+        self.uploads = Uploads() if "://" in url else None
+        self.store = FsspecStore(url, disk) if self.uploads else LocalStore(Path(url))
+        self.checkpoints = Checkpoints(self.store, CheckpointSettings(**settings), self.uploads, self.said.append)
+
+    def save(self, *steps: int, metric: float | None = None) -> None:
+        """Until they are there."""
+        for step in steps:
+            self.checkpoints.save(made(step, metric))
+            if self.uploads is not None:
+                self.uploads.wait()
+
+    def newest(self) -> int | None:
+        """The step that a run would resume from."""
+        found = self.checkpoints.newest()
+        assert found is None or torch.equal(found.model["w"], made(found.step).model["w"])
+        return found.step if found else None
+
+    def names(self) -> set[str]:
+        """What is in the folder."""
+        return {path.removeprefix(f"{self.path}/").partition("/")[0] for path in self.fs.find(self.path)}
 
 
-def test_round_trip(tmp_path: Path) -> None:
-    checkpoints = kept(tmp_path)
-    checkpoints.save(made(7, 0.5))
-    found = checkpoints.newest()
+Begin = Callable[..., Run]
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Begin:
+    """Makes runs with one folder on a disk."""
+    return lambda **settings: Run(str(tmp_path), tmp_path, **settings)
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Begin:
+    """Makes runs with one folder in a store, as on several machines; what fails is not tried again."""
+    monkeypatch.setattr(uploads, "PAUSES_S", ())
+    url = f"memory://{uuid.uuid4().hex}/checkpoints"
+    return lambda **settings: Run(url, tmp_path / uuid.uuid4().hex, **settings)
+
+
+@pytest.fixture(params=["disk", "store"])
+def run(request: pytest.FixtureRequest) -> Begin:
+    """Both."""
+    return request.getfixturevalue(request.param)  # type: ignore[no-any-return]
+
+
+def test_round_trip(run: Begin) -> None:
+    run().save(7, metric=0.5)
+    found = run().checkpoints.newest()
     assert found is not None and (found.step, found.samples, found.metric) == (7, 70, 0.5)
     assert torch.equal(found.model["w"], torch.full((3, 2), 7.0))
     assert found.training["step"].item() == 7 and found.training["groups"] == [{"betas": (0.9, 0.98)}]
 
 
-def test_nothing_there(tmp_path: Path) -> None:
-    assert kept(tmp_path / "none").newest() is None
+def test_nothing_there(run: Begin) -> None:
+    assert run().newest() is None
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "training.pt", "manifest.json"])
+@pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("harm", ["cut", "flip", "remove"])
-def test_damage_falls_back_to_the_one_before(file: str, harm: str, tmp_path: Path) -> None:
-    checkpoints = kept(tmp_path)
-    checkpoints.save(made(1))
-    path = checkpoints.save(made(2)) / file
-    content = bytearray(path.read_bytes())
+def test_damage_falls_back_to_the_one_before(file: str, harm: str, run: Begin) -> None:
+    first = run()
+    first.save(1, 2)
+    path = f"{first.path}/step-000000000002/{file}"
+    content = bytearray(first.fs.cat_file(path))
     if harm == "remove":
-        path.unlink()
+        first.fs.rm_file(path)
     elif harm == "cut":
-        path.write_bytes(content[: len(content) // 2])
+        first.fs.pipe_file(path, bytes(content[: len(content) // 2]))
     else:
         content[0 if file == "manifest.json" else len(content) // 2] ^= 1
-        path.write_bytes(content)
-    said: list[str] = []
-    found = checkpoints.newest(said.append)
-    assert found is not None and found.step == 1
-    assert len(said) == 1 and "checkpoint of step 2 is damaged" in said[0] and file in said[0]
-    assert checkpoints.steps() == [1]
-    checkpoints.save(made(2))  # its place is free again
-    found = checkpoints.newest()
-    assert found is not None and found.step == 2
+        first.fs.pipe_file(path, bytes(content))
+    again = run()
+    assert again.newest() == 1 and again.checkpoints.steps() == [1]
+    if first.uploads is None or (file, harm) != ("manifest.json", "remove"):  # in a store it makes a checkpoint whole
+        assert "step 2 is damaged, now damaged-step-000000000002-" in again.said[0] and len(again.said) == 1
+        assert f"{first.url}/step-000000000002/{file}" in again.said[0]
+    again.save(2)  # its place is free again
+    assert run().newest() == 2
 
 
 @pytest.mark.parametrize("key", ["samples", "sha256"])
-def test_a_manifest_that_says_less_is_damage(key: str, tmp_path: Path) -> None:
-    checkpoints = kept(tmp_path)
-    checkpoints.save(made(1))
-    manifest = checkpoints.save(made(2)) / "manifest.json"
+def test_a_manifest_that_says_less_is_damage(key: str, disk: Begin, tmp_path: Path) -> None:
+    kept = disk()
+    kept.save(1, 2)
+    manifest = tmp_path / "step-000000000002" / "manifest.json"
     content = json.loads(manifest.read_text())
     del content[key]
     manifest.write_text(json.dumps(content))
-    said: list[str] = []
-    found = checkpoints.newest(said.append)
-    assert found is not None and found.step == 1 and "manifest.json" in said[0]
+    assert kept.newest() == 1 and "manifest.json" in kept.said[0]
 
 
-def test_every_flipped_bit_of_a_manifest_is_found_or_harmless(tmp_path: Path) -> None:
-    checkpoints = kept(tmp_path)
-    checkpoints.save(made(1))
-    manifest = checkpoints.save(made(2, 0.25)) / "manifest.json"
+def test_every_flipped_bit_of_a_manifest_is_found_or_harmless(disk: Begin, tmp_path: Path) -> None:
+    kept = disk()
+    kept.save(1)
+    kept.save(2, metric=0.25)
+    manifest = tmp_path / "step-000000000002" / "manifest.json"
     good = manifest.read_bytes()
     passed = []
     for bit in range(8 * len(good)):
@@ -92,7 +144,7 @@ def test_every_flipped_bit_of_a_manifest_is_found_or_harmless(tmp_path: Path) ->
         content[bit // 8] ^= 1 << bit % 8
         manifest.write_bytes(content)
         try:
-            found = checkpoints.load(2)
+            found = kept.checkpoints.load(2)
         except Damaged:
             continue
         passed.append((found.step, found.samples, found.metric))
@@ -100,57 +152,98 @@ def test_every_flipped_bit_of_a_manifest_is_found_or_harmless(tmp_path: Path) ->
     content = bytearray(good)
     content[good.index(b'"bytes"') + 1] ^= 1
     manifest.write_bytes(content)
-    before = checkpoints.newest()
-    assert before is not None and before.step == 1
+    assert kept.newest() == 1
 
 
 @pytest.mark.parametrize("name", ["step-2", "step-x", "step-000000000002-copy", "step-\N{SUPERSCRIPT TWO}", "notes"])
-def test_a_folder_of_another_name_is_no_checkpoint(name: str, tmp_path: Path) -> None:
-    checkpoints = kept(tmp_path, keep_last=1)
-    shutil.copytree(checkpoints.save(made(1)), tmp_path / name)
-    found = checkpoints.newest()
-    assert found is not None and found.step == 1
-    checkpoints.save(made(3))
-    assert checkpoints.steps() == [3] and (tmp_path / name).is_dir()
+def test_a_folder_of_another_name_is_no_checkpoint(name: str, run: Begin) -> None:
+    kept = run(keep_last=1)
+    kept.save(1)
+    kept.fs.makedirs(f"{kept.path}/{name}")
+    kept.fs.makedirs(f"{kept.path}/{name}-begun")
+    for file in FILES:
+        kept.fs.pipe_file(f"{kept.path}/{name}/{file}", kept.fs.cat_file(f"{kept.path}/step-000000000001/{file}"))
+    kept.fs.pipe_file(f"{kept.path}/{name}-begun/mine", b"no manifest, and never swept")
+    assert kept.newest() == 1
+    kept.save(3)
+    assert kept.checkpoints.steps() == [3] and kept.names() == {"step-000000000003", name, f"{name}-begun"}
 
 
-def test_all_damaged_is_an_error_not_a_new_beginning(tmp_path: Path) -> None:
-    checkpoints = kept(tmp_path)
-    (checkpoints.save(made(1)) / "training.pt").write_bytes(b"")
-    for _ in range(2):  # the second start finds nothing but what the first one set aside
-        with pytest.raises(CheckpointError, match=r"1 are set aside as damaged \(damaged-step-0+1-.* another WORKDIR"):
-            checkpoints.newest()
-    checkpoints.save(made(2))  # a good copy
-    found = checkpoints.newest()
-    assert found is not None and found.step == 2
+def test_all_damaged_is_an_error_not_a_new_beginning(run: Begin) -> None:
+    first = run()
+    first.save(1)
+    first.fs.pipe_file(f"{first.path}/step-000000000001/training.pt", b"")
+    for _ in range(2):  # the second start finds only what the first one renamed
+        with pytest.raises(CheckpointError, match=r"damaged \(damaged-step-0+1-.* another WORKDIR") as caught:
+            run().newest()
+        assert first.url in str(caught.value)
+    run().save(2)  # a good copy
+    assert run().newest() == 2
 
 
-def test_on_a_disk_with_room_for_those_that_are_kept_the_oldest_goes_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    checkpoints, room, save_file = kept(tmp_path, keep_last=2), [2], vars(module)["save_file"]
+def test_retention(run: Begin) -> None:
+    kept = run(keep_last=2, keep_every_samples=40)
+    metrics = {3: 0.2, 5: 0.9, 7: 0.4, 10: 0.3}
+    for step in range(1, 11):
+        kept.save(step, metric=metrics.get(step))
+    # 4 and 8 pass multiples of 40 samples, 5 is the best, 9 and 10 the newest.
+    assert kept.checkpoints.steps() == [4, 5, 8, 9, 10]
 
-    def small_disk(*arguments: Any, **options: Any) -> None:
-        if len(list(tmp_path.glob("step-*"))) >= room[0]:
-            raise OSError(28, "No space left on device")
-        save_file(*arguments, **options)
 
-    monkeypatch.setattr(module, "save_file", small_disk)
+def test_retention_without_the_best(disk: Begin) -> None:
+    kept = disk(keep_last=1, keep_best=False)
     for step in (1, 2, 3):
-        checkpoints.save(made(step))
-    assert checkpoints.steps() == [2, 3]
+        kept.save(step, metric=1.0 / step)
+    assert kept.checkpoints.steps() == [3]
+
+
+def test_with_room_for_those_that_are_kept_the_oldest_goes_first(run: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, room = run(keep_last=2), [2]
+
+    def small(call: Callable[..., None], error: Exception) -> Callable[..., None]:
+        def writing(*arguments: Any, **options: Any) -> None:
+            there = kept.checkpoints.steps() if kept.uploads is None else kept.names() - {str(arguments[-1])[:17]}
+            if len(there) >= room[0]:
+                raise error
+            call(*arguments, **options)
+
+        return writing
+
+    if isinstance(kept.store, LocalStore):
+        monkeypatch.setattr(module, "save_file", small(vars(module)["save_file"], OSError(28, "no room left")))
+    else:
+        full = small(kept.store.upload, StoreError("no room left"))
+        monkeypatch.setattr(FsspecStore, "upload", lambda store, *arguments: full(*arguments))
+    kept.save(1, 2, 3)
+    assert kept.checkpoints.steps() == [2, 3]
     room[0] = 1
-    with pytest.raises(CheckpointError, match="step 4 could not be written"):
-        kept(tmp_path, keep_last=1).save(made(4))
-    assert checkpoints.steps() == [3]  # not given up for one that may never be
+    with pytest.raises(CheckpointError, match=r"step 4 could not be written to .*no room left.* make room"):
+        run(keep_last=1).save(4)
+    assert kept.newest() == 3  # not given up for one that may never be
+
+
+def test_nothing_but_plain_values_is_unpickled(disk: Begin, tmp_path: Path) -> None:
+    kept = disk()
+    kept.save(1)
+    path = tmp_path / "step-000000000001"
+    torch.save({"path": Path("x")}, path / "training.pt")
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["files"]["training.pt"] = module._describe(path / "training.pt")
+    del manifest["sha256"]
+    (path / "manifest.json").write_text(json.dumps({**manifest, "sha256": module.content_digest(manifest)}))
+    with pytest.raises(Damaged, match=r"matches its manifest but cannot be read"):
+        kept.checkpoints.load(1)
+
+
+# -- on a disk -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("call", ["save_file", "save", "rename"])
 def test_a_failure_while_saving_leaves_what_was_there(
-    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    call: str, disk: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpoints = kept(tmp_path)
-    checkpoints.save(made(1))
+    kept = disk()
+    kept.save(1)
 
     def full(*arguments: Any, **options: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -158,11 +251,10 @@ def test_a_failure_while_saving_leaves_what_was_there(
     owner = {"save_file": module, "save": torch, "rename": os}[call]
     monkeypatch.setattr(owner, call, full)
     with pytest.raises(CheckpointError, match=r"step 2 could not be written to .*: .*No space left"):
-        checkpoints.save(made(2))
+        kept.save(2)
     monkeypatch.undo()
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000000001"]
-    found = checkpoints.newest()
-    assert found is not None and found.step == 1
+    assert kept.newest() == 1
 
 
 @contextmanager
@@ -178,48 +270,128 @@ def small_disk() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("large", ["model", "training"])
-def test_a_disk_that_is_full_ends_the_run_with_one_line(large: str, tmp_path: Path) -> None:
-    checkpoints = kept(tmp_path)
-    checkpoints.save(made(1))
+def test_a_disk_that_is_full_ends_the_run_with_one_line(large: str, disk: Begin, tmp_path: Path) -> None:
+    kept = disk()
+    kept.save(1)
     much: dict[str, Any] = {large: {"w": torch.zeros(100_000)}}
-    says = r"step 2 could not be written to .*; make room there, and the same"
-    with pytest.raises(CheckpointError, match=says), small_disk():
-        checkpoints.save(replace(made(2), **much))
+    with pytest.raises(CheckpointError, match=r"step 2 could not be written to .*; make room there"), small_disk():
+        kept.checkpoints.save(replace(made(2), **much))
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000000001"]
 
 
-def test_what_a_kill_left_is_swept(tmp_path: Path) -> None:
-    checkpoints = kept(tmp_path)
-    checkpoints.save(made(1))
+def test_what_a_kill_left_is_swept(disk: Begin, tmp_path: Path) -> None:
+    kept = disk()
+    kept.save(1)
     (tmp_path / ".tmp-diht-step-000000000002-01234567").mkdir()
-    found = checkpoints.newest()
-    assert found is not None and found.step == 1
+    assert kept.newest() == 1
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000000001"]
 
 
-def test_retention(tmp_path: Path) -> None:
-    checkpoints = kept(tmp_path, keep_last=2, keep_every_samples=40)
-    metrics = {3: 0.2, 5: 0.9, 7: 0.4, 10: 0.3}
-    for step in range(1, 11):
-        checkpoints.save(made(step, metrics.get(step)))
-    # 4 and 8 pass multiples of 40 samples, 5 is the best, 9 and 10 the newest.
-    assert checkpoints.steps() == [4, 5, 8, 9, 10]
+# -- in a store ------------------------------------------------------------------------------------------------------
 
 
-def test_retention_without_the_best(tmp_path: Path) -> None:
-    checkpoints = kept(tmp_path, keep_last=1, keep_best=False)
-    for step in (1, 2, 3):
-        checkpoints.save(made(step, 1.0 / step))
-    assert checkpoints.steps() == [3]
+def broken(monkeypatch: pytest.MonkeyPatch, *, takes: int = 0, fails: int | None = None) -> None:
+    """Stores take that many files more; then they fail, for good or that many times."""
+    upload, left = FsspecStore.upload, [takes, fails]
+
+    def failing(store: FsspecStore, file: Path, path: str) -> None:
+        taken, failures = left
+        if not taken and failures != 0:
+            left[1] = None if failures is None else failures - 1
+            raise StoreError(f"{path}: full")
+        left[0] = max(0, (taken or 0) - 1)
+        upload(store, file, path)
+
+    monkeypatch.setattr(FsspecStore, "upload", failing)
 
 
-def test_nothing_but_plain_values_is_unpickled(tmp_path: Path) -> None:
-    checkpoints = kept(tmp_path)
-    path = checkpoints.save(made(1))
-    torch.save({"path": Path("x")}, path / "training.pt")
-    manifest = json.loads((path / "manifest.json").read_text())
-    manifest["files"]["training.pt"] = module._describe(path / "training.pt")
-    del manifest["sha256"]
-    (path / "manifest.json").write_text(json.dumps({**manifest, "sha256": module.content_digest(manifest)}))
-    with pytest.raises(Damaged, match=r"matches its manifest but cannot be read"):
-        checkpoints.load(1)
+@pytest.mark.parametrize("files", [0, 1, 2])
+def test_an_upload_that_was_cut_short_is_no_checkpoint(
+    files: int, store: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = store()
+    first.save(1)
+    with monkeypatch.context() as patch:
+        broken(patch, takes=files)
+        with pytest.raises(CheckpointError, match=r"step 2 could not be written to memory://.*: .* full; make room"):
+            first.save(2)
+    again = store()
+    assert again.checkpoints.steps() == [1] and again.newest() == 1 and not again.said
+    assert again.names() == {"step-000000000001"}, "it was swept"
+    again.save(2)
+    assert store().newest() == 2
+
+
+def test_the_training_goes_on_while_one_is_brought_and_waits_for_it_before_the_next(
+    store: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload, may = FsspecStore.upload, threading.Event()
+
+    def slow(store: FsspecStore, file: Path, path: str) -> None:
+        assert may.wait(60)
+        upload(store, file, path)
+
+    monkeypatch.setattr(FsspecStore, "upload", slow)
+    monkeypatch.setattr(module, "_WORTH_A_LINE_S", 0.0)
+    kept = store()
+    kept.checkpoints.save(made(1))  # comes back
+    assert kept.uploads is not None and not kept.uploads.idle and kept.checkpoints.steps() == []
+    threading.Timer(0.2, may.set).start()
+    kept.checkpoints.save(made(2))
+    assert kept.checkpoints.steps()[0] == 1 and kept.said[-1].startswith("step 2: waited 0 s")
+    kept.uploads.wait()
+    assert store().newest() == 2
+
+
+def test_what_fails_for_a_moment_is_tried_again(store: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "PAUSES_S", (0.0, 0.0))
+    broken(monkeypatch, fails=2)
+    store().save(1)
+    assert store().newest() == 1
+
+
+def test_what_fails_for_good_ends_the_run_at_its_next_checkpoint(store: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken(monkeypatch)
+    kept = store()
+    kept.checkpoints.save(made(1))
+    with pytest.raises(CheckpointError, match="step 1 could not be written"):
+        kept.checkpoints.save(made(2))
+
+
+def test_nothing_is_written_to_a_store_that_is_another_runs_by_now(store: Begin) -> None:
+    class Lost:
+        def check(self) -> None:
+            raise LeaseLost("another run works there since")
+
+    kept = store()
+    assert kept.uploads is not None
+    kept.uploads.lease = Lost()  # type: ignore[assignment]
+    with pytest.raises(LeaseLost):
+        kept.save(1)
+    assert kept.names() == set()
+
+
+def test_one_checkpoint_at_a_time_is_on_the_disk(store: Begin) -> None:
+    kept = store()
+
+    def folders() -> list[str]:
+        return [path.name.partition("-00")[0] for path in kept.disk.iterdir() if path.is_dir()]
+
+    kept.save(1, 2)
+    assert folders() == [".tmp-diht-step"]
+    assert kept.newest() == 2
+    kept.checkpoints.load(1)
+    assert folders() == ["step"] and (kept.disk / "step-000000000001").is_dir()
+    kept.save(3)
+    assert folders() == [".tmp-diht-step"]
+
+
+def test_a_disk_that_is_full_is_named(store: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: Any, **options: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "save_file", full)
+    kept = store()
+    with pytest.raises(CheckpointError, match=r"way to memory://.*No space.*set data.cache_folder"):
+        kept.checkpoints.save(made(1))
+    assert not list(kept.disk.iterdir())

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from open_diht.trainer.hub import main
-from open_diht.trainer.remote import RemoteFolder
+from open_diht.trainer.stores import FsspecStore
 from tests.hub_server import Hub
 
 FILES = {"open_clip_model.safetensors": b"\x01\x00\xff" * 50, "open_clip_config.json": b"{}", "README.md": b"# Card\n"}
@@ -38,7 +38,7 @@ def test_all_files_come_in_one_commit(hub: Hub, folder: Path, capsys: pytest.Cap
 
 
 def test_a_model_in_a_store(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
-    store = RemoteFolder("memory://run/export")
+    store = FsspecStore("memory://run/export")
     for name, content in FILES.items():
         store.write(content, name)
     assert main([str(store), "hf://me/small"]) == 0

@@ -22,7 +22,7 @@ from open_diht.common import lease
 from open_diht.trainer.checkpoint import Checkpoint, Checkpoints
 from open_diht.trainer.cli import main
 from open_diht.trainer.loop import train
-from open_diht.trainer.remote import RemoteFolder
+from open_diht.trainer.stores import FsspecStore
 from open_diht.trainer.workdir import checkpoints_at
 from tests.forks import Forks
 from tests.trainer.kill_runs import same_bits
@@ -70,7 +70,7 @@ def calm(settings: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workdir
 
 
-def assert_equal(store: RemoteFolder, calm: Path, ignoring: tuple[str, ...] = ()) -> None:
+def assert_equal(store: FsspecStore, calm: Path, ignoring: tuple[str, ...] = ()) -> None:
     """What lies in the store is what lies on the disk: names, losses, the bits of model and checkpoints."""
     on_disk = {str(path.relative_to(calm)) for path in calm.rglob("*") if path.is_file()} - {"lock"}
     found = [path for path in store.files() if not path.startswith(ignoring)]
@@ -97,11 +97,11 @@ def test_it_holds_what_a_folder_holds(there: tuple[str, Any, list[str]], setting
     url, outcome, said = there
     assert outcome.finished and outcome.export is None
     assert said[-1].startswith(f"model in {url}/export/, for open_clip.create_model_and_transforms('local-dir:")
-    assert_equal(RemoteFolder(url), calm)
+    assert_equal(FsspecStore(url), calm)
     assert not list(Path(settings.data.cache_folder).glob("workdirs/*")), "nothing stays on the disk"
     again = train(settings, url, said.append)
     assert again.finished and "going on after step 12 of 12" in "\n".join(said)
-    assert_equal(RemoteFolder(url), calm)
+    assert_equal(FsspecStore(url), calm)
 
 
 # -- stopped and killed ----------------------------------------------------------------------------------------------
@@ -147,12 +147,12 @@ def wait_for(step: int, said: Path, checkpoints: Checkpoints) -> None:
         time.sleep(0.05)
 
 
-def harm(store: RemoteFolder) -> None:
+def harm(store: FsspecStore) -> None:
     """Damage the newest whole checkpoint, whose manifest comes last, and leave the beginning of another one."""
     newest, _ = max(path.split("/") for path in store.files("checkpoints") if path.endswith("manifest.json"))
-    content = store.read("checkpoints", newest, "training.pt")
-    store.write(content[: len(content) // 2], "checkpoints", newest, "training.pt")
-    store.write(b"torn", "checkpoints", "step-000000000099", "model.safetensors")
+    content = store.read(f"checkpoints/{newest}/training.pt")
+    store.write(content[: len(content) // 2], f"checkpoints/{newest}/training.pt")
+    store.write(b"torn", "checkpoints/step-000000000099/model.safetensors")
 
 
 @pytest.mark.kill
@@ -163,7 +163,7 @@ def test_killed_at_random_moments_it_ends_with_the_bits_of_an_undisturbed_run(
     """Also in an upload; then with a checkpoint that is damaged and one that was torn. Nothing is on the disk of the
     machine that goes on."""
     url, draw = f"{bucket}/killed", random.Random(SEED)
-    store, whole = RemoteFolder(url), checkpoints_at(f"{url}/checkpoints", settings.data.cache_folder)
+    store, whole = FsspecStore(url), checkpoints_at(f"{url}/checkpoints", settings.data.cache_folder)
     for kill, step in enumerate((draw.randint(7, 9), draw.randint(10, 11))):
         process, said = begin(settings, url)
         wait_for(step, said, whole)
@@ -205,7 +205,7 @@ def test_ranks_stop_and_go_on_together(bucket: str, settings: Any, on_ranks: Any
             on_ranks(__file__, "ranks_begin", 2, folder)
     said = (tmp_path / "remote" / "said-by-0-of-2.txt").read_text()
     assert "stopped after step 4 of 12" in said and "going on after step 4 of 12" in said
-    assert_equal(RemoteFolder(f"{bucket}/ranks"), tmp_path / "w")
+    assert_equal(FsspecStore(f"{bucket}/ranks"), tmp_path / "w")
 
 
 def test_a_branch_of_a_run_in_the_store(
@@ -221,6 +221,7 @@ def test_a_branch_of_a_run_in_the_store(
         )
         to = f"{bucket}/child-{len(found)}"
         train(child, to, lambda text: None)
+        assert not list(Path(settings.data.cache_folder).glob("workdirs/*")), "nothing of the parent stays on the disk"
         found.append(checkpoints_at(f"{to}/checkpoints", str(tmp_path)).load(14))
     remote, local = found
     assert remote.training["parent"]["path"] == f"{url}/checkpoints/step-000000000012"

@@ -17,13 +17,13 @@ from open_diht.common.command_line import WrongUse
 from open_diht.common.lease import Lease
 from open_diht.common.ranks import Ranks
 from open_diht.trainer import uploads
-from open_diht.trainer.remote import RemoteFolder, StoreError
-from open_diht.trainer.workdir import RemoteWorkdir, _leased, opened, spool
+from open_diht.trainer.stores import FsspecStore, StoreError
+from open_diht.trainer.workdir import Workdir, _leased, opened, spool
 
 
 @pytest.fixture
-def store() -> RemoteFolder:
-    return RemoteFolder(f"memory://{uuid.uuid4().hex}/run")
+def store() -> FsspecStore:
+    return FsspecStore(f"memory://{uuid.uuid4().hex}/run")
 
 
 class Clock:
@@ -36,76 +36,76 @@ class Clock:
 
 
 @pytest.fixture
-def begun(store: RemoteFolder, tmp_path: Path) -> Callable[..., tuple[RemoteWorkdir, Clock]]:
+def begun(store: FsspecStore, tmp_path: Path) -> Callable[..., tuple[Workdir, Clock]]:
     """A run's WORKDIR, as on a machine that never had it, and its clock."""
 
-    def begin() -> tuple[RemoteWorkdir, Clock]:
+    def begin() -> tuple[Workdir, Clock]:
         clock = Clock()
-        workdir = RemoteWorkdir(store, tmp_path / uuid.uuid4().hex, clock)
-        workdir.begin(lambda: None)
+        workdir = Workdir(tmp_path / uuid.uuid4().hex, store, clock)
+        workdir.restore()
         return workdir, clock
 
     return begin
 
 
-def write(workdir: RemoteWorkdir, line: str) -> None:
+def write(workdir: Workdir, line: str) -> None:
     with open(workdir.folder / "log.jsonl", "a") as file:
         file.write(f"{line}\n")
 
 
-def test_files_of_others_in_a_store_are_not_written_over(begun: Callable[..., Any], store: RemoteFolder) -> None:
-    store.write(b"mine", "export", "notes.txt")
-    with pytest.raises(WrongUse, match=r"memory://.* holds export, which no run here has written"):
+def test_files_of_others_in_a_store_are_not_written_over(begun: Callable[..., Any], store: FsspecStore) -> None:
+    store.write(b"mine", "export/notes.txt")
+    with pytest.raises(WrongUse, match=r"memory://.* holds export .*another WORKDIR, or move it away"):
         begun()[0].require_unused()
     store.write(b"", "log.jsonl")
     begun()[0].require_unused()
 
 
-def test_a_log_is_brought_now_and_then_and_before_a_checkpoint(begun: Callable[..., Any], store: RemoteFolder) -> None:
+def test_a_log_is_brought_now_and_then_and_before_a_checkpoint(begun: Callable[..., Any], store: FsspecStore) -> None:
     workdir, clock = begun()
     write(workdir, "one")
     workdir.grown()
     assert store.files() == []
     clock.now = 10.0
     workdir.grown()
-    workdir._uploads.wait()
+    workdir.uploads.wait()
     assert store.read("log.jsonl") == b"one\n"
     write(workdir, "two")
     workdir.grown()
-    workdir._uploads.wait()
+    workdir.uploads.wait()
     assert store.read("log.jsonl") == b"one\n"
     workdir.grown(now=True)
-    workdir._uploads.wait()
+    workdir.uploads.wait()
     assert store.read("log.jsonl") == b"one\ntwo\n"
 
 
-def test_a_log_is_continued_on_another_machine_never_cut(begun: Callable[..., Any], store: RemoteFolder) -> None:
+def test_a_log_is_continued_on_another_machine_never_cut(begun: Callable[..., Any], store: FsspecStore) -> None:
     workdir, _ = begun()
     write(workdir, "one")
     (workdir.folder / "wandb_id").write_text("abc")
-    workdir.complete()
+    assert workdir.incomplete() is None
     again, _ = begun()
     assert (again.folder / "wandb_id").read_text() == "abc"
     write(again, "two")
-    again.complete()
+    assert again.incomplete() is None
     assert store.read("log.jsonl") == b"one\ntwo\n"
 
 
-def test_what_did_not_change_is_not_brought_again(begun: Callable[..., Any], store: RemoteFolder) -> None:
+def test_what_did_not_change_is_not_brought_again(begun: Callable[..., Any], store: FsspecStore) -> None:
     """Curves of each run are files of their own, and stay."""
     for number in (1, 2):
         workdir, _ = begun()
         (workdir.folder / "config.yaml").write_text("a: 1")
         (workdir.folder / "tensorboard").mkdir()
         (workdir.folder / "tensorboard" / f"events-{number}").write_text("curve")
-        workdir.complete()
-        store.remove("config.yaml")
-        workdir.complete()
+        assert workdir.incomplete() is None
+        store.delete("config.yaml")
+        assert workdir.incomplete() is None
     assert store.files() == ["tensorboard/events-1", "tensorboard/events-2"]
 
 
 def test_a_folder_is_whole_or_not_known(
-    begun: Callable[..., Any], store: RemoteFolder, monkeypatch: pytest.MonkeyPatch
+    begun: Callable[..., Any], store: FsspecStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model is replaced; who loads it meanwhile never meets weights of one beside the description of the other."""
     workdir, _ = begun()
@@ -115,34 +115,33 @@ def test_a_folder_is_whole_or_not_known(
     for name in ("config.json", "weights", "card"):
         (folder / name).write_text(name)
     workdir.publish("export", last="config.json")
-    workdir._uploads.wait()
+    workdir.uploads.wait()
     upload = store.upload
 
-    def watched(file: Path, *names: str) -> None:
+    def watched(file: Path, path: str) -> None:
         seen.append(store.files("export"))
-        upload(file, *names)
+        upload(file, path)
 
     monkeypatch.setattr(store, "upload", watched)
     workdir.publish("export", last="config.json")
-    workdir._uploads.wait()
+    workdir.uploads.wait()
     assert seen == [["card", "weights"]] * 3
     assert store.files("export") == ["card", "config.json", "weights"]
 
 
 def test_an_error_of_the_store_is_the_runs(
-    begun: Callable[..., Any], store: RemoteFolder, monkeypatch: pytest.MonkeyPatch
+    begun: Callable[..., Any], store: FsspecStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(uploads, "PAUSES_S", ())
 
-    def forbidden(content: bytes, *names: str) -> None:
+    def forbidden(content: bytes, path: str) -> None:
         raise StoreError("PermissionError: access denied")
 
     monkeypatch.setattr(store, "write", forbidden)
     workdir, _ = begun()
     write(workdir, "one")
     workdir.grown(now=True)
-    with pytest.raises(StoreError, match="access denied"):
-        workdir.complete()
+    assert "access denied" in str(workdir.incomplete())
 
 
 # -- one run at a time -----------------------------------------------------------------------------------------------
@@ -161,13 +160,13 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
     return happen
 
 
-def other_lease(store: RemoteFolder, renewed: float) -> None:
+def other_lease(store: FsspecStore, renewed: float) -> None:
     content = {"holder": "other", "shared": False, "renewed": renewed}
-    store.write(json.dumps(content).encode(), "lease", "other.json")
+    store.write(json.dumps(content).encode(), "lease/other.json")
 
 
 def test_after_a_kill_it_waits_until_the_lease_has_run_out(
-    store: RemoteFolder, pauses: list[Callable[[], None]], monkeypatch: pytest.MonkeyPatch
+    store: FsspecStore, pauses: list[Callable[[], None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pod that was evicted is started again at once."""
     said: list[str] = []
@@ -175,10 +174,10 @@ def test_after_a_kill_it_waits_until_the_lease_has_run_out(
     pauses += [lambda: None, lambda: monkeypatch.setattr(lease_module, "VALID_S", 0.0)]
     with _leased(store, said.append):
         assert len(store.files("lease")) == 2
-    assert not pauses and len(said) == 1 and "waiting up to 45 s for whether that run was killed" in said[0]
+    assert not pauses and len(said) == 1 and "waiting up to 45 s" in said[0]
 
 
-def test_a_run_that_renews_its_lease_keeps_others_out(store: RemoteFolder, pauses: list[Callable[[], None]]) -> None:
+def test_a_run_that_renews_its_lease_keeps_others_out(store: FsspecStore, pauses: list[Callable[[], None]]) -> None:
     began = time.time()
     other_lease(store, began)
     pauses += [lambda: other_lease(store, began + 3), lambda: other_lease(store, began + 10)]
@@ -187,7 +186,7 @@ def test_a_run_that_renews_its_lease_keeps_others_out(store: RemoteFolder, pause
     assert store.files("lease") == ["other.json"]
 
 
-def test_a_run_that_ended_leaves_nothing_to_wait_for(store: RemoteFolder) -> None:
+def test_a_run_that_ended_leaves_nothing_to_wait_for(store: FsspecStore) -> None:
     for _ in range(2):
         with _leased(store, lambda text: None) as lease:
             assert isinstance(lease, Lease)
@@ -197,7 +196,7 @@ def test_a_run_that_ended_leaves_nothing_to_wait_for(store: RemoteFolder) -> Non
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("memory://run", r"WORKDIR memory://run is the memory of this process"),
+        ("memory://run", r"WORKDIR memory://run is this process's memory.* take a folder"),
         ("/", r"WORKDIR / is the root of the file system"),
         ("nostore://bucket/run", r"nostore://bucket/run cannot be used: Protocol not known: nostore"),
     ],
