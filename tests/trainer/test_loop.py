@@ -395,7 +395,7 @@ def test_files_of_others_are_not_written_over(name: str, tiny_config: Callable[.
     theirs = tmp_path / name
     theirs.parent.mkdir(exist_ok=True)
     theirs.write_text("mine")
-    says = rf"holds {theirs.relative_to(tmp_path).parts[0]}, which no run here has written .* WORKDIR, or move it away"
+    says = rf"holds {theirs.relative_to(tmp_path).parts[0]} but no log.jsonl: .* WORKDIR, or move it away"
     with pytest.raises(WrongUse, match=says):
         train(tiny_config(), tmp_path)
     assert theirs.read_text() == "mine" and not (tmp_path / "log.jsonl").exists()
