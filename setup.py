@@ -45,7 +45,9 @@ EXTRAS = {
         "scipy",  # quantiles of Student's t
         "scikit-learn",  # the full linear probe
         "transformers",  # the text side of the offline reference encoder
-        "requests",  # `open-diht bench-data`
+        "huggingface_hub>=2.4,<3",  # this and the next two fetch data: `open-diht bench-data`
+        "pooch>=1.9,<2",
+        "requests",
         "av",  # UCF101's frames: `open-diht bench-data --task ucf101`
     ],
     "view": ["starlette>=1,<2", "uvicorn>=0.34,<1"],

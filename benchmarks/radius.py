@@ -2,8 +2,9 @@
 
     python -m benchmarks.radius [--seeds 8] [--data DIR] [--cache DIR]
 
-On labelled images of the `demo` suite (`make bench-data TASK=demo`) with the reference encoder: Fashion-MNIST, and
-Tux Paint's stamps, one half of them to draw shots from and the other to test on, and the other way round. The rule of
+On labelled images of the `demo` suite with the reference encoder: Fashion-MNIST (all of it, as
+`make study-data ARGS="fashion_mnist reference"` fetches it), and Tux Paint's stamps,
+one half of them to draw shots from and the other to test on, and the other way round. The rule of
 one standard error against the best candidate of cross-validation, with and without the floor that one shot sets, all
 on the shots alone; beside them the probe that is blind to the text and chooses by the same rule, and the choice between
 the two by held-out cross-entropy (text-or-zero). One shot per class leaves nothing to validate on: every radius there

@@ -6,7 +6,7 @@
     laion-captions.parquet             alt texts of LAION (column TEXT), which become noise beside images of the web
     grocery-{train,test}.tar, grocery-classes.txt    photographs of 81 kinds of groceries (webdataset: jpg, cls)
 
-CIFAR-10, Fashion-MNIST and the reference encoder are read where the evaluation has them (`make bench-data`).
+CIFAR-10, Fashion-MNIST and the reference encoder are read where the evaluation has them (`make study-data`).
 
 Image features are those of the product's own teacher at 128 pixels, computed once. Nothing here downloads.
 """
@@ -109,7 +109,7 @@ SETS = {
     "fashion_mnist": _Set(
         ("torchvision/fashion_mnist",),
         "few-shot on Fashion-MNIST",
-        "make bench-data TASK=fashion_mnist",
+        "make study-data ARGS=fashion_mnist",
         of_evaluation=True,
         tracks=(CPU,),
     ),

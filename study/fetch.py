@@ -21,12 +21,15 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 
 from open_diht.common.command_line import OK, Parser, WrongUse, complain, exit_status, number, say
+from open_diht.common.data_root import data_root
 from open_diht.common.fields import Positive
 from open_diht.common.files import publish_bytes, published, sha256_file
 from open_diht.eval.errors import FetchFailed
+from open_diht.eval.fetch.__main__ import fetch_torchvision
 from open_diht.eval.fetch.__main__ import main as fetch_for_evaluation
 from open_diht.eval.fetch.download import download
 from open_diht.eval.fetch.writing import Sample, jpeg, write_tar
+from open_diht.eval.tasks import choose_tasks
 from open_diht.study.images import opened
 from open_diht.study.web import make_web
 
@@ -59,6 +62,7 @@ ABOUT = {
     "web": f"about 2 GB and some hours: images of the first {ROWS:,} urls of CC3M's TSV, which Google's page hands out "
     "(--manifest); they belong to their owners",
     "cifar10": "170 MB, as `python -m open_diht.eval.fetch --task cifar10`",
+    "fashion_mnist": "31 MB, 70,000 images of Fashion-MNIST (Xiao et al. 2017), as torchvision fetches them; MIT",
     "reference": "110 MB, the reference encoder, as `python -m open_diht.eval.fetch --task reference`",
 }
 """What there is, how large it is, and under which terms."""
@@ -93,9 +97,18 @@ def fetch(options: argparse.Namespace, places: Places) -> int:
         "flickr8k": lambda: fetch_flickr8k(folder, places.flickr8k),
         "grocery": lambda: fetch_grocery(folder, places.grocery),
         "laion": lambda: fetch_laion(folder, places.laion),
+        "fashion_mnist": fetch_fashion,
         "web": lambda: make_web(options.manifest, options.rows, folder, say),
     }
     return max([_tried(name, how.get(name)) for name in wanted], default=OK)
+
+
+def fetch_fashion() -> int:
+    """Fetch all of Fashion-MNIST to where the evaluation looks first; return its images. Raises `FetchFailed`."""
+    (task,) = choose_tasks("fashion_mnist").tasks
+    for source in (task.sources[0], task.support[0]):
+        fetch_torchvision(task.name, source, data_root())
+    return 70_000
 
 
 def fetch_laion(folder: Path, url: str) -> int:

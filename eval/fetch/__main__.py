@@ -11,8 +11,7 @@ from open_diht.common.command_line import OK, Parser, WrongUse, complain, exit_s
 from open_diht.eval.data import data_root, place_of
 from open_diht.eval.data.torchvision_sets import torchvision_set
 from open_diht.eval.errors import FetchFailed
-from open_diht.eval.fetch.demo import fetch_fashion, fetch_stamps
-from open_diht.eval.fetch.fetcher import Fetcher
+from open_diht.eval.fetch.download import Fetcher
 from open_diht.eval.fetch.files import fetch_files
 from open_diht.eval.fetch.hub import fetch_webdataset
 from open_diht.eval.fetch.reference import fetch_reference
@@ -21,8 +20,6 @@ from open_diht.eval.fetch.weights import fetch_weights
 from open_diht.eval.tasks import Source, Task, choose_tasks
 
 REFERENCE = "reference"
-PACKAGES = {"fashion": ("Fashion-MNIST", 31_000_000), "stamps": ("Tux Paint stamps", 81_000_000)}
-"""Debian packages of the demo suite, and about how large they are."""
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.eval.fetch") -> int:
@@ -32,7 +29,6 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
     parser.add_argument("--task", help="suites and tasks, comma-separated; `reference` is the reference encoder")
     parser.add_argument("--weights", help="NAME:TAG, weights that open_clip knows how to get")
     parser.add_argument("--data", help="folder of the data sets (default: $DIHT_BENCH_DATA, else ~/.cache/diht/bench)")
-    parser.add_argument("--debs", type=Path, help="folder with Debian packages that were downloaded by hand")
     parser.add_argument("--wheels", type=Path, help="folder with wheels that were downloaded by hand")
     parser.add_argument("--videos", type=Path, help="folder with UCF101's videos and lists, unpacked by hand")
     parser.add_argument("--zero-shot", action="store_true", help="no training splits, which few-shot alone uses")
@@ -69,8 +65,7 @@ def _weights(word: str, fetcher: Fetcher) -> None:
 
 def _what(task: Task) -> str:
     """The same for tasks that one download serves."""
-    shared = task.fetch.get("what") or task.fetch.get("name") or task.fetch.get("files")
-    return str(shared or task.name)
+    return str(task.fetch.get("name") or task.fetch.get("files") or task.name)
 
 
 def _tried(what: Callable[[], None]) -> int:
@@ -90,8 +85,6 @@ def _fetch(task: Task, fetcher: Fetcher, options: argparse.Namespace) -> None:
             say(f"{task.name}: not to be had by a program. {task.get}")
         case "repository":
             say(f"{task.name}: comes with the repository")
-        case "demo":
-            _demo(str(how["what"]), fetcher, options.debs)
         case "hub":
             found = [source for source in sources if source.layout == "webdataset"]
             splits = list(dict.fromkeys(source.split for source in found))
@@ -105,27 +98,24 @@ def _fetch(task: Task, fetcher: Fetcher, options: argparse.Namespace) -> None:
             if fetcher.announce(task.title, size, "from its authors, checked by torchvision; or at hand"):
                 for source in sources:
                     if source.layout == "torchvision":
-                        _torchvision(task, source, root)
+                        fetch_torchvision(task.name, source, root)
 
 
-def _demo(what: str, fetcher: Fetcher, debs: Path | None) -> None:
-    title, size = PACKAGES[what]
-    if not fetcher.announce(title, size, "a Debian package, checked by apt; or at hand"):
-        return
-    if what == "fashion":
-        fetch_fashion(fetcher.root / "torchvision" / "fashion_mnist", say, debs)
-    else:
-        fetch_stamps(fetcher.root / "demo", say, debs)
+def fetch_torchvision(name: str, source: Source, root: Path) -> None:
+    """Download the split that `source` reads, by torchvision, which checks it. Raises `FetchFailed`.
 
-
-def _torchvision(task: Task, source: Source, root: Path) -> None:
+    Args:
+        name: The name of the task, for messages.
+        source: A source with the layout `torchvision`.
+        root: The data folder.
+    """
     folder = place_of(source, root)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         data = torchvision_set(folder, source.split, source.options, download=True)
     except (OSError, RuntimeError) as error:
-        raise FetchFailed(f"{task.name}: torchvision could not fetch it ({error})") from None
-    say(f"{task.name}, {source.split}: {len(data):,} images in {folder}")
+        raise FetchFailed(f"{name}: torchvision could not fetch it ({error})") from None
+    say(f"{name}, {source.split}: {len(data):,} images in {folder}")
 
 
 if __name__ == "__main__":

@@ -1,114 +1,195 @@
-"""Downloading a file so that it is whole or absent: in pieces, continued where it broke off, checked, and published
-at the end."""
+"""Download files so that each is whole, checked and recorded, with the sizes printed first."""
 
 from __future__ import annotations
 
+import hashlib
 import os
-import time
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import pooch
 import requests
 
+from open_diht.common.files import publish_bytes, sync
 from open_diht.eval.errors import FetchFailed
-from open_diht.eval.fetch.checksums import digest_of
 
-TRIES = 4
-PIECE = 1 << 16  # of a transfer that breaks off, the piece it was in is lost
+Say = Callable[[str], None]
+SUMS = "SHA256SUMS"
+RETRIES = 3
 WAIT_S = 30.0
-Sleep = Callable[[float], None]
+LINES = 20
+"""About how many lines report the progress of a set of many files."""
+PLAIN = {"Accept-Encoding": "identity"}  # else lengths and contents are those of the compressed form
+
+pooch.get_logger().setLevel("WARNING")
 
 
-class NotThere(FetchFailed):
-    """The server says that there is no such file."""
+@dataclass(frozen=True, kw_only=True)
+class Remote:
+    """A file on a server, and where it goes."""
+
+    url: str
+    path: Path
+    size: int | None = None
+    """Bytes; None where the server has to be asked."""
+    digest: str | None = None
+    """`sha256:hex`, `md5:hex` or `git:hex` that the source publishes or we know; None where there is none."""
+    transfer: Callable[[Path], Path] | None = None
+    """Downloads the file into a folder and returns its path there; None downloads `url` with pooch."""
 
 
-def download(
-    url: str, path: Path, *, digest: str | None = None, token: str | None = None, sleep: Sleep = time.sleep
-) -> bool:
-    """Fetch `url` to `path`; returns False where it is there already.
+def download(url: str, path: Path, digest: str | None = None, transfer: Callable[[Path], Path] | None = None) -> None:
+    """Download a file to `path`, unless it exists. It appears there whole and checked, or not at all.
 
-    What arrived of a broken transfer waits under `<path>.part` and is continued, also by the next run. Raises
-    `NotThere` for a 404, `FetchFailed` for content that has not the `digest` (`sha256:...`, `md5:...`, `git:...`), of
-    which nothing is kept, for a web page in place of the file, and for everything else that several tries do not mend.
+    Args:
+        url: The address, for messages alone where `transfer` is given.
+        path: Where the file goes. It arrives in the folder `<path>.part`, which no reader takes for a file.
+        digest: The expected hash, as in `Remote`.
+        transfer: As in `Remote`.
+
+    Raises:
+        FetchFailed: The file cannot be downloaded, has another hash, or is a web page in place of a file.
     """
     if path.exists():
-        return False
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    trouble = ""
-    for attempt in range(TRIES):
-        if attempt:
-            sleep(2.0**attempt)
-        try:
-            if _continue(url, part, token):
-                _check(url, part, digest)
-                os.replace(part, path)
-                return True
-            trouble = "the connection ended early"
-        except requests.RequestException as error:
-            trouble = f"{type(error).__name__}: {error}"
-    raise FetchFailed(f"{url} could not be fetched in {TRIES} tries ({trouble}); run the same command again")
-
-
-def size_of(url: str, token: str | None = None) -> int | None:
-    """Bytes of the file as its server says; None where it does not. Raises `NotThere` and `FetchFailed`."""
+        return
+    folder = path.with_name(f"{path.name}.part")
+    shutil.rmtree(folder, ignore_errors=True)  # what a killed run left
     try:
-        answer = requests.head(url, headers=_headers(token), allow_redirects=True, timeout=WAIT_S)
+        folder.mkdir(parents=True)
+        arrived = transfer(folder) if transfer else _from_url(url, path, folder)
+        if digest is not None and (found := digest_of(arrived, digest.partition(":")[0])) != digest:
+            raise FetchFailed(
+                f"{url}: {found} arrived and {digest} is expected; nothing was kept. Run the same command again; if it "
+                "stays so, the file was changed at its source"
+            )
+        sync(arrived)
+        os.replace(arrived, path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _from_url(url: str, path: Path, folder: Path) -> Path:
+    def refuse(answer: requests.Response, **_: Any) -> None:
+        _refuse_status(url, answer)
+        kind = answer.headers.get("Content-Type", "")
+        if answer.ok and not answer.is_redirect and kind.startswith("text/html"):  # as Google Drive does
+            raise FetchFailed(
+                f"{url} gives a web page instead of the file: too many have asked for it, or it was moved. Save it "
+                f"with a browser as {path} and run the same command again"
+            )
+
+    source = pooch.create(folder, "", registry={path.name: None}, urls={path.name: url}, retry_if_failed=RETRIES)
+    transfer = pooch.HTTPDownloader(timeout=WAIT_S, headers=PLAIN, hooks={"response": refuse})
+    try:
+        return Path(source.fetch(path.name, downloader=transfer))
     except requests.RequestException as error:
-        raise FetchFailed(f"{url} could not be asked for its size ({type(error).__name__}: {error})") from None
-    _refused(url, answer.status_code)
+        raise FetchFailed(f"{url} could not be fetched ({_line(error)}); run the same command again") from None
+
+
+def size_of(url: str) -> int | None:
+    """Return the bytes of the file as its server states them, None where it does not. Raises `FetchFailed`."""
+    try:
+        answer = requests.head(url, headers=PLAIN, allow_redirects=True, timeout=WAIT_S)
+    except requests.RequestException as error:
+        raise FetchFailed(f"{url} could not be asked for its size ({_line(error)})") from None
+    _refuse_status(url, answer)
     return int(answer.headers["Content-Length"]) if answer.ok and "Content-Length" in answer.headers else None
 
 
-def _check(url: str, part: Path, digest: str | None) -> None:
-    if digest is not None and (found := digest_of(part, digest.partition(":")[0])) != digest:
-        part.unlink()
-        raise FetchFailed(
-            f"{url}: {found} arrived and {digest} is expected; nothing was kept. Run the same command again; if it "
-            "stays so, the file was changed at its source"
-        )
+def _refuse_status(url: str, answer: requests.Response) -> None:
+    if answer.status_code in (401, 403, 404):
+        what = "does not exist" if answer.status_code == 404 else "is not open to all"
+        raise FetchFailed(f"{url} {what} ({answer.status_code})")
 
 
-def _headers(token: str | None) -> dict[str, str]:
-    headers = {"Accept-Encoding": "identity"}  # else lengths are those of the compressed form
-    return headers | ({"Authorization": f"Bearer {token}"} if token else {})
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _refused(url: str, status: int) -> None:
-    if status == 404:
-        raise NotThere(f"{url} does not exist (404)")
-    if status in (401, 403):
-        raise FetchFailed(f"{url} is not open to all ({status}): accept its terms and set HF_TOKEN")
+def digest_of(path: Path, algorithm: str) -> str:
+    """Return `algorithm:hex` of a file: sha256, md5, or `git`, git's name of the content (sha1 behind a header)."""
+    started = hashlib.sha1(f"blob {path.stat().st_size}\0".encode()) if algorithm == "git" else hashlib.new(algorithm)
+    with path.open("rb") as content:
+        return f"{algorithm}:{hashlib.file_digest(content, lambda: started).hexdigest()}"
 
 
-def _continue(url: str, part: Path, token: str | None) -> bool:
-    """Append what is missing to `part`; whether it is whole then."""
-    have = part.stat().st_size if part.exists() else 0
-    headers = _headers(token)
-    if have:
-        headers["Range"] = f"bytes={have}-"
-    with requests.get(url, headers=headers, stream=True, timeout=WAIT_S) as answer:
-        _refused(url, answer.status_code)
-        if answer.ok and answer.headers.get("Content-Type", "").startswith("text/html"):  # as Google Drive does
-            raise FetchFailed(
-                f"{url} gives a web page instead of the file: too many have asked for it, or it was moved. Save it "
-                f"with a browser as {part.with_suffix('')} and run the same command again"
-            )
-        if answer.status_code == 416:  # nothing is missing, or the file on the server has changed
-            total = answer.headers.get("Content-Range", "").rpartition("/")[2]
-            if total == str(have):
-                return True
-            part.unlink()
+class Fetcher:
+    """Downloads files into the data folder `root`; with `sizes_only` it prints sizes and downloads nothing.
+
+    `root`/SHA256SUMS records every file that was downloaded, also those that were unpacked and removed since:
+    `sha256sum --check --ignore-missing SHA256SUMS` checks what is left.
+    """
+
+    def __init__(self, root: Path, say: Say, *, sizes_only: bool = False, zero_shot: bool = False):
+        self.root, self.say, self.sizes_only, self.zero_shot = root, say, sizes_only, zero_shot
+        lines = (root / SUMS).read_text(encoding="utf-8").splitlines() if (root / SUMS).is_file() else []
+        self._sums = {name: f"sha256:{found}" for found, _, name in (line.partition("  ") for line in lines)}
+
+    def announce(self, what: str, size: int | None, how: str) -> bool:
+        """Print what other means than `get` would fetch; return whether to do so."""
+        self.say(f"{what}: {'size not published' if size is None else _bytes(size)}, {how}")
+        return not self.sizes_only
+
+    def get(self, what: str, remotes: Sequence[Remote]) -> bool:
+        """Download the files that are missing.
+
+        Args:
+            what: The name of the set, for messages.
+            remotes: All files of the set.
+
+        Returns:
+            Whether all files are there now. False means that only sizes were asked for.
+
+        Raises:
+            FetchFailed: A file cannot be downloaded. Where the disk is too small, nothing was begun.
+        """
+        missing = [one for one in remotes if not one.path.exists()]
+        if not missing:
+            return not self.sizes_only
+        missing = [replace(one, size=size_of(one.url)) if one.size is None else one for one in missing]
+        total, free = sum(one.size or 0 for one in missing), _free(self.root)
+        unknown = sum(one.size is None for one in missing)
+        more = f" and {unknown} whose server states no size" if unknown else ""
+        self.say(f"{what}: {_count(len(missing))}, {_bytes(total)}{more}, into {self.root} ({_bytes(free)} free)")
+        if self.sizes_only:
             return False
-        answer.raise_for_status()
-        fresh = answer.status_code != 206
-        expected = int(answer.headers["Content-Length"]) if "Content-Length" in answer.headers else None
-        with part.open("wb" if fresh else "ab") as out:
-            written = 0
-            for piece in answer.iter_content(PIECE):
-                out.write(piece)
-                written += len(piece)
-            out.flush()
-            os.fsync(out.fileno())
-    return expected is None or written == expected
+        if total > free:
+            raise FetchFailed(
+                f"{what}: {_bytes(total)} to fetch, {_bytes(free)} free in {self.root}; name another --data"
+            )
+        unchecked = 0
+        for number, one in enumerate(missing, start=1):
+            name = str(one.path.relative_to(self.root) if one.path.is_relative_to(self.root) else one.path)
+            known = self._sums.get(name)
+            unchecked += one.digest is None and known is None
+            download(one.url, one.path, one.digest or known, one.transfer)
+            self._record(what, name, known, digest_of(one.path, "sha256"))
+            if number < len(missing) and number % max(1, len(missing) // LINES) == 0:
+                self.say(f"{what}: {number} of {_count(len(missing))}")
+        kept = f"; no hash is published for {unchecked}, kept in {SUMS} to compare with later" if unchecked else ""
+        self.say(f"{what}: {_count(len(missing))} fetched, {len(missing) - unchecked} checked by hash{kept}")
+        return True
+
+    def _record(self, what: str, name: str, known: str | None, found: str) -> None:
+        if known not in (None, found):
+            self.say(f"{what}: {name} is another file than when it was first fetched; so is its published hash")
+        self._sums[name] = found
+        lines = [f"{digest.removeprefix('sha256:')}  {file}\n" for file, digest in sorted(self._sums.items())]
+        publish_bytes(self.root / SUMS, "".join(lines).encode())
+
+
+def _free(folder: Path) -> int:
+    """Return the free bytes on the disk of a folder that may not exist yet."""
+    return shutil.disk_usage(next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())).free
+
+
+def _count(files: int) -> str:
+    return f"{files:,} file{'s' if files != 1 else ''}"
+
+
+def _bytes(size: int) -> str:
+    unit, name = (1e9, "GB") if size >= 1e9 else (1e6, "MB") if size >= 1e6 else (1e3, "kB")
+    return f"{size / unit:.1f} {name}"

@@ -11,7 +11,7 @@ from typing import Any
 from open_diht.common.fields import BadValue, Positive, converted
 from open_diht.eval.errors import FetchFailed, WrongUse
 from open_diht.eval.fetch.archives import below, unpack
-from open_diht.eval.fetch.fetcher import Fetcher, Remote
+from open_diht.eval.fetch.download import Fetcher, Remote
 from open_diht.eval.fetch.hub import HubSet
 from open_diht.eval.fetch.parquet_rows import write_rows
 

