@@ -41,6 +41,7 @@ $(foreach name,$(VARIABLES),$(if $(filter-out file,$(origin $(name))),$(eval ove
 
 PY := .venv/bin/python
 INSTALL := @deploy/install.sh base
+export PYTHON
 quote = '$(subst ','\'',$(1))'
 option = $(if $($(word 2,$(1))), --$(word 1,$(1))=$(call quote,$($(word 2,$(1)))))
 # $(call run,COMMAND,EXTRA ...,option=VARIABLE ...): install what the command needs, then run it.
@@ -79,12 +80,12 @@ bench: ## Evaluate a model; nothing is downloaded (MODEL TASKS OUTPUT)
 bench-data: ## Fetch evaluation data, as far as it may be fetched (TASK)
 	$(call run,bench-data,eval,task=TASK)
 compare: ## Test two models against each other on the same items (A B)
+	$(if $(A),$(if $(B),,$(error B is missing; give two folders of make bench: make compare A=one B=other)),$(error A is missing; give two folders of make bench: make compare A=one B=other))
 	$(call run,compare $(call quote,$(A)) $(call quote,$(B)),eval)
 study: ## Does it help? The paper's claims in miniature (STUDY TRACK DATA OUTPUT)
 	$(call run,study,download train eval,study=STUDY track=TRACK data=DATA output=OUTPUT)
 study-data: ## Fetch the data of the study, as far as a program may (DATA)
 	$(call run,study-data,download train eval,data=DATA)
-
 ##@ Clusters
 dask-up dask-down flink-up flink-down: ## Start, or stop, a cluster here for RUNNER=dask or flink
 	@$(if $(filter %-up,$@),deploy/install.sh base$(if $(filter dask-up,$@),$(comma)dask) &&) \
@@ -93,7 +94,6 @@ prism: ## Build Prism into .prism, for RUNNER=prism (needs Go)
 	@[ "$$(cat .prism/version 2>/dev/null)" = "$(BEAM)" ] || { echo "Building Prism $(BEAM) ..."; GOBIN="$$(pwd)/.prism" \
 	  go install github.com/apache/beam/sdks/v2/go/cmd/prism@v$(BEAM) && echo "$(BEAM)" > .prism/version; } || \
 	  { echo "error: Prism could not be built from Beam's Go module; it needs Go 1.21 or newer and a network" >&2; exit 1; }
-
 ##@ Development
 setup: ## Install everything that development needs (EXTRAS)
 	$(INSTALL),$(EXTRAS)

@@ -30,7 +30,8 @@ if ! $python -c 'import sys' 2>/dev/null; then
     "$found" -c "$supported" 2>/dev/null && break
     found=
   done
-  [ -n "$found" ] || fail "Python 3.11, 3.12 or 3.13 was not found; install it, or name it: make PYTHON=/path/to/python3"
+  [ -n "$found" ] || fail "${PYTHON:+PYTHON=$PYTHON is not one: }Python 3.11, 3.12 or 3.13 is needed" \
+    "and was not found; install it, or name it: make PYTHON=/path/to/python3"
   "$found" -c 'import ensurepip, venv' 2>/dev/null ||
     fail "$found has no venv module; on Debian and Ubuntu: apt-get install python3-venv"
   rm -rf .venv
@@ -40,15 +41,19 @@ fi
 case $1 in *train* | *eval* | *score* | *dev*) size="8 GB on disk" ;; *) size="1 GB on disk" ;; esac
 echo "Installing Open DiHT ($1; $size) into .venv ..."
 log=.venv/install.log
-if ! {
-  [ -x .venv/bin/uv ] || .venv/bin/pip install --quiet --disable-pip-version-check --no-input uv==0.13.9
+install() {
+  [ -x .venv/bin/uv ] ||
+    .venv/bin/pip install --quiet --disable-pip-version-check --no-input uv==0.13.9 || return
   .venv/bin/uv pip install --python $python --editable ".[$1]" --constraint requirements.lock
-} >$log 2>&1; then
-  reason=$(grep -iE '^ *(error|× |╰─▶|cause|caused by)' $log | tail -n 1 | sed 's/^[ ×╰─▶]*//')
-  if grep -qiE 'dns error|failed to fetch|name resolution|connection (refused|reset)|timed out|unreachable' $log; then
+}
+if ! install "$1" >$log 2>&1; then
+  away='dns error|failed to fetch|name resolution|connection (refused|reset)|timed out|unreachable|network was disabled'
+  if grep -qiE "$away" $log; then
     fail "no package index answered; check the network and run the same command again (details: $log)"
   fi
-  fail "the installation failed: ${reason:-see the log}. requirements.lock is for Linux and macOS and Python 3.11 to 3.13 (details: $log)"
+  reason=$(grep -iE 'error|cause' $log | tail -n 1 | sed 's/^[^a-zA-Z]*//; s/^cause: //; s/\.*$//')
+  fail "the installation failed: ${reason:-no reason is given}. Read $log; requirements.lock holds versions" \
+    "for Linux and Python 3.11 to 3.13"
 fi
 mkdir -p "$markers"
 for extra in $extras; do : >"$markers/$extra"; done

@@ -82,7 +82,16 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    try:
+        found = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    except ModuleNotFoundError as error:
+        extra = {"trainer": "train", "eval": "eval"}.get(_MODULES[name].partition(".")[0])
+        if extra is None or (error.name or "").partition(".")[0] == __name__:
+            raise
+        remedy = import_module(f"{__name__}.common.installation").remedy(extra)
+        raise ModuleNotFoundError(
+            f"{name} needs {error.name}, which is not installed: {remedy}", name=error.name
+        ) from error
     globals()[name] = found
     return found
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped, unused-ignore]
 
+from open_diht.common.installation import remedy
 from open_diht.common.naming import nearest
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.datasets.naming import listing
@@ -86,6 +87,8 @@ def _expand(item: str, dataset: Dataset) -> list[str]:
 def _remedy(item: str, error: UnreadableFile) -> str:
     if not is_url(item):
         return ""
+    if error.error == "ImportError":
+        return f". Install the client: {remedy('cloud')}"
     if error.error != "ValueError":
         return ". See to its name, and to the credentials and rights that you have there"
     return ". Give a file, a folder, or an address such as s3://bucket/folder or gs://bucket/folder"
