@@ -11,6 +11,7 @@ cd "$(dirname "$0")/.."
 fail() { echo "error: $*" >&2; exit 1; }
 
 python=.venv/bin/python
+wanted=$(echo "$1" | sed 's/^base,*//')
 extras=$(echo "$1" | tr , ' ')
 # A checkout that was moved, or whose requirements have changed, is installed again.
 markers=.venv/installed/$({ cat setup.py requirements.lock; pwd; } | cksum | tr -d ' ')
@@ -20,6 +21,12 @@ missing() {
   return 1
 }
 
+version='import sys; print(*sys.version_info[:2], sep=".")'
+if [ -n "${PYTHON:-}" ] && [ -x $python ]; then
+  asked=$("$PYTHON" -c "$version" 2>/dev/null) || asked=another
+  has=$($python -c "$version")
+  [ "$asked" = "$has" ] || fail ".venv has Python $has, not that of PYTHON=$PYTHON; remove it first: make clean"
+fi
 missing || exit 0
 if command -v flock >/dev/null; then exec 9<requirements.lock; flock 9; fi
 missing || exit 0
@@ -44,9 +51,9 @@ log=.venv/install.log
 install() {
   [ -x .venv/bin/uv ] ||
     .venv/bin/pip install --quiet --disable-pip-version-check --no-input uv==0.13.9 || return
-  .venv/bin/uv pip install --python $python --editable ".[$1]" --constraint requirements.lock
+  .venv/bin/uv pip install --python $python --editable ".${wanted:+[$wanted]}" --constraint requirements.lock
 }
-if ! install "$1" >$log 2>&1; then
+if ! install >$log 2>&1; then
   away='dns error|failed to fetch|name resolution|connection (refused|reset)|timed out|unreachable|network was disabled'
   if grep -qiE "$away" $log; then
     fail "no package index answered; check the network and run the same command again (details: $log)"
