@@ -33,7 +33,7 @@ def program(path: Path, text: str) -> None:
 
 def install(checkout: Path, extras: str, **given: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHON"} | given
-    command = [checkout / "deploy" / "install.sh", extras]
+    command = [str(checkout / "deploy" / "install.sh"), extras]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
