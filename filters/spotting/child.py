@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
 import select
@@ -22,6 +23,7 @@ from open_diht.filters.spotting.frames import PipeClosed, PipeTimeout, read_fram
 from open_diht.filters.spotting.settings import SpotterSettings
 from open_diht.filters.spotting.worker import COUNT, settings_to_json
 
+_log = logging.getLogger(__name__)
 _IMPORT_ROOT: Final = Path(__file__).parents[3]  # not resolved: in a checkout open_diht/ holds links
 _STDERR_TAIL: Final = 4000
 _CONTROL: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -120,8 +122,9 @@ class Child:
             is_stopped = os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
             if is_stopped or waited >= timeout_s:
                 raise self._timed_out(f"was {'stopped' if is_stopped else 'still starting'} after {waited:.0f} s")
-            line = f"the OCR process {self.pid} has been starting for {waited:.0f} s, of {timeout_s:.0f} s at most"
-            print(line, file=sys.stderr, flush=True)
+            _log.warning(
+                "the OCR process %d has been starting for %.0f s, of %.0f s at most", self.pid, waited, timeout_s
+            )
         self._receive(began + timeout_s)
 
     def _receive(self, deadline: float) -> dict[str, Any]:

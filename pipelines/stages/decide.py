@@ -263,7 +263,7 @@ class Decisions:
             self.settings.preset,
             self.settings.stages,
             Fingerprints.published(self.work.layout, "decide", fingerprints),
-            examples=max(1, min(12, 48 // len(self.work.plan.units))),  # not of those alive: they differ by run
+            examples=max(1, min(12, 48 // max(1, len(self.work.plan.units)))),  # not of those alive: they differ by run
             duplicate_files=findings.files,
             judges=self.judges,
         )

@@ -139,6 +139,7 @@ def refuse(message: str) -> int:
 def test_ranks_and_attempts_of_a_torchrun_print_a_wrong_use_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     for message in ("a", "b"):
         for attempt in range(4):
             for rank in range(2):
@@ -147,3 +148,5 @@ def test_ranks_and_attempts_of_a_torchrun_print_a_wrong_use_once(
                 monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(folder / "error.json"))
                 assert exit_status(partial(refuse, message)) == 2
     assert capsys.readouterr().err == "error: a\nerror: b\n"
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", "/error.json")  # a user's own
+    assert exit_status(partial(refuse, "a")) == 2 and capsys.readouterr().err == "error: a\n"

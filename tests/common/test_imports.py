@@ -9,7 +9,11 @@ from tests.imports import packages
 
 ROOT = Path(__file__).resolve().parents[2] / "common"
 LITTLE = {"common", "yaml", "jinja2", "markupsafe", "PIL", "numpy", "tqdm"}
-MORE = {"ranks.py": {"torch"}, "reference_encoder.py": {"torch", "timm", "transformers", "open_clip"}}
+MORE = {
+    "encoder_names.py": {"huggingface_hub"},
+    "ranks.py": {"torch"},
+    "reference_encoder.py": {"torch", "timm", "transformers", "open_clip"},
+}
 """Files that nobody imports who does without these."""
 
 

@@ -443,4 +443,4 @@ def test_a_worker_without_this_project_is_refused_by_its_address(
         said, _ = run.communicate(timeout=100)
     assert run.returncode == 2 and said.count("\n") == 1, said
     assert "error: the Dask worker tcp://127.0.0.1:" in said and "cannot import this program" in said
-    assert "No module named 'pipelines'" in said and not (tmp_path / "out").exists()
+    assert "No module named 'open_diht'" in said and not (tmp_path / "out").exists()
