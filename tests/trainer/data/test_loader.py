@@ -602,8 +602,10 @@ def test_a_shard_that_goes_from_cache_and_store_while_it_is_read_is_replaced(rem
         path.unlink()
     remote.memory.rm(f"/{remote.folder.parent.name}/shards/{shard:05d}.tar")
     rest = keys(list(batches))
-    assert len(rest) == 44 and not {*rest} & {tars.key(number) for number in range(8 * shard, 8 * shard + 8)}
-    assert loader.counts == {"ok": 48, "missing_shard": 4}
+    # Threads may have read some of its other half before it went.
+    ahead = len({*rest} & {tars.key(number) for number in range(8 * shard, 8 * shard + 8)})
+    assert len(rest) == 44 and ahead < 4
+    assert loader.counts == {"ok": 48, "missing_shard": 4 - ahead}
 
 
 def test_an_index_beside_remote_shards_is_used(remote: Remote, fetched: list[str], tmp_path: Path) -> None:
