@@ -33,7 +33,6 @@ from open_diht.eval.tasks import load_suite
 from open_diht.filters.presets import load_preset
 from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.runners.beam_options import check_beam_options
-from tests.forks import Forks
 from tests.pipelines.conftest import filter_manifest
 
 pytestmark = pytest.mark.usefixtures("commands_in_process")
@@ -264,9 +263,7 @@ def filtered_sample(tmp_path_factory: pytest.TempPathFactory, ocr_models: None) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("block", RUN, ids=ids(RUN))
-def test_examples_print_what_is_shown(
-    block: Block, tmp_path: Path, forks: Forks, ocr_models: None, request: pytest.FixtureRequest
-) -> None:
+def test_examples_print_what_is_shown(block, tmp_path, forks, ocr_models, request):
     (tmp_path / "data").symlink_to(REPOSITORY / "data")
     if "out/sample" in block.text:  # the tutorial, which has filtered the sample by then
         (tmp_path / "out").symlink_to(request.getfixturevalue("filtered_sample").parent)

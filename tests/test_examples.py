@@ -84,9 +84,7 @@ def test_filter_from_python(sample: Path, started: Callable[..., str]) -> None:
 
 
 @pytest.mark.slow
-def test_cat_in_your_own_beam_pipeline(
-    sample: Path, filtered: Filtered, started: Callable[..., str], tmp_path: Path
-) -> None:
+def test_cat_in_your_own_beam_pipeline(sample, filtered, started, tmp_path):
     started("cat_in_your_own_beam_pipeline.py", "--manifest", sample, "--output", tmp_path)
     tables = {kind: pq.read_table(tmp_path / kind).to_pylist() for kind in ("kept", "rejected", "dead_letter")}
     assert sum(map(len, tables.values())) == ROWS
@@ -124,9 +122,7 @@ def test_the_notebook_is_one() -> None:
 
 
 @pytest.mark.slow
-def test_the_notebook_shows_a_filtered_data_set(
-    filtered: Filtered, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_notebook_shows_a_filtered_data_set(filtered, monkeypatch, capsys):
     monkeypatch.chdir(filtered.output.parents[1])
     names: dict[str, Any] = {}
     for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]:

@@ -56,9 +56,7 @@ def test_importing_loads_no_library_and_changes_nothing() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", open_diht.__all__)
-def test_each_name_is_described_and_its_example_runs(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> None:
+def test_each_name_is_described_and_its_example_runs(name, tmp_path, monkeypatch, request):
     if name in NEEDS:
         pytest.importorskip(NEEDS[name])
     if name in READS_IMAGES:

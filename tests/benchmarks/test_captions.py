@@ -9,9 +9,7 @@ import pytest
 from benchmarks import captions, data_juicer
 
 
-def test_data_juicer_is_left_out_with_a_line_where_it_is_missing(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_data_juicer_is_left_out_with_a_line_where_it_is_missing(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "data_juicer", None)
     assert captions.data_juicer_side() == {}
     assert capsys.readouterr().out == "data-juicer: not installed\n"

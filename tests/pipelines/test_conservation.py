@@ -288,9 +288,7 @@ FILES: dict[str, tuple[str, Callable[[Path], bytes], bool]] = {
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_a_broken_file_costs_that_file_and_no_other(
-    kind: str, tmp_path: Path, filtering: Callable[..., Any], tsv: Callable[..., Path], ocr_models: None
-) -> None:
+def test_a_broken_file_costs_that_file_and_no_other(kind, tmp_path, filtering, tsv, ocr_models):
     name, content, partly = FILES[kind]
     (tmp_path / "in").mkdir()
     broken = tmp_path / "in" / name
@@ -317,9 +315,7 @@ def test_a_broken_file_costs_that_file_and_no_other(
     assert again.status == 1 and again.tables() == result.tables()
 
 
-def test_spoiled_pages_of_images_cost_their_rows(
-    tmp_path: Path, filtering: Callable[..., Any], ocr_models: None
-) -> None:
+def test_spoiled_pages_of_images_cost_their_rows(tmp_path, filtering, ocr_models):
     """The captions can be read, the images beside them cannot."""
     path = tmp_path / "rows.parquet"
     table = pa.table({"caption": [f"{SENTENCE} {n}" for n in range(40)], "n": range(40), "image": [_JPEG] * 40})
@@ -336,9 +332,7 @@ def test_spoiled_pages_of_images_cost_their_rows(
 
 
 @pytest.mark.parametrize("damaged", ["caption", "image", "both"])
-def test_a_damaged_row_group_costs_its_own_rows(
-    tmp_path: Path, filtering: Callable[..., Any], ocr_models: None, damaged: str
-) -> None:
+def test_a_damaged_row_group_costs_its_own_rows(tmp_path, filtering, ocr_models, damaged):
     """The groups behind it are read, all in one unit of several image units."""
     path = tmp_path / "rows.parquet"
     captions = [f"{SENTENCE} {n}" for n in range(480)]

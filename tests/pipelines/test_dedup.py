@@ -120,9 +120,7 @@ def _subset(output: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("own", [list(range(6)), [f"{n:032x}" for n in range(6)], [f"row {n}" for n in range(6)]])
-def test_equal_pairs_are_duplicates_whatever_ids_they_have(
-    own: list[Any], tmp_path: Path, filtering: Filtering
-) -> None:
+def test_equal_pairs_are_duplicates_whatever_ids_they_have(own, tmp_path, filtering):
     pair = ("https://example.org/x.jpg", GOOD.format(0))
     source = _urls(tmp_path / "a.parquet", [(*pair, one) for one in own], "id")
     result = filtering(source, tmp_path / "out", stages=(*TEXT, "export"), unit_rows=2)
@@ -187,9 +185,7 @@ def test_without_stage_dedup_they_are_found_and_stay(tmp_path: Path, filtering: 
     assert {row["duplicate_of"] for row in result.rows("rejected")} == {None}
 
 
-def test_what_is_rejected_can_change_without_a_new_parse(
-    tmp_path: Path, filtering: Filtering, preset: Callable[[str], str]
-) -> None:
+def test_what_is_rejected_can_change_without_a_new_parse(tmp_path, filtering, preset):
     source, expected = _pairs(tmp_path / "in")
     output = tmp_path / "out"
     first = filtering(source, output, stages=TEXT, unit_rows=20)
@@ -240,9 +236,7 @@ def test_rejected_rows_take_nobodys_place(tmp_path: Path, filtering: Filtering, 
     assert result.funnel["duplicates"]["image"] == {"compared": 4, "found": 2, "rejected": True}
 
 
-def test_a_duplicate_pair_takes_nobodys_place(
-    tmp_path: Path, filtering: Filtering, preset: Callable[[str], str]
-) -> None:
+def test_a_duplicate_pair_takes_nobodys_place(tmp_path, filtering, preset):
     """A pair that occurs again with another image is a duplicate pair; whoever else has that image stays."""
     a, b = _image(1), _image(2)
     table = pa.table(
@@ -259,9 +253,7 @@ def test_a_duplicate_pair_takes_nobodys_place(
     assert result.verdicts() == {0: "kept", 1: "duplicate_pair", 2: "kept", 3: "duplicate_image"}
 
 
-def test_spotting_remembers_the_digest_of_images(
-    tmp_path: Path, filtering: Filtering, preset: Callable[[str], str], ocr_models: None
-) -> None:
+def test_spotting_remembers_the_digest_of_images(tmp_path, filtering, preset, ocr_models):
     a, b = _image(1), _image(2)
     rows = [(GOOD.format(n), image) for n, image in enumerate([a, b, a, a, b"<html>", b"<html>", None])]
     source, output = _with_images(tmp_path / "a.parquet", rows), tmp_path / "out"

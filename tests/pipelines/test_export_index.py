@@ -70,9 +70,7 @@ def sample(key: str, caption: str, image: bytes, text: str | None = None) -> Mem
 
 
 @pytest.fixture(scope="module")
-def source(
-    tmp_path_factory: pytest.TempPathFactory, captions: Callable[[], list[str]], draw: Callable[..., Path]
-) -> Path:
+def source(tmp_path_factory, captions, draw) -> Path:
     """Tars of 40, 12 and 3 samples; do not change them."""
     folder = tmp_path_factory.mktemp("source")
     texts, numbers = captions, iter(range(60))
@@ -148,9 +146,7 @@ def exported(filtering: Any, source: Path, tmp_path_factory: pytest.TempPathFact
     return filtering(source, tmp_path_factory.mktemp("exported") / "out", stages=CAPTIONS, unit_rows=9)
 
 
-def test_a_training_reads_the_kept_samples_and_no_others(
-    left: Any, exported: Any, source: Path, tmp_path: Path
-) -> None:
+def test_a_training_reads_the_kept_samples_and_no_others(left, exported, source, tmp_path):
     outputs = (left.output, exported.output)
     of_left, of_new = (samples_of(output, tmp_path) for output in outputs)
     assert of_left == of_new and 10 < len(of_left) < 55
@@ -173,9 +169,7 @@ def test_it_says_what_it_left_and_what_is_named(left: Any, source: Path) -> None
     assert said in (left.output / "report.html").read_text(encoding="utf-8") and f"the {kept} of their samples" in said
 
 
-def test_other_thresholds_choose_again_and_read_no_tar(
-    filtering: Any, left: Any, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_thresholds_choose_again_and_read_no_tar(filtering, left, source, tmp_path, monkeypatch):
     output = tmp_path / "out"
     shutil.copytree(left.output, output)
     before = {path: path.stat().st_mtime_ns for path in (output / "work" / "index").rglob("*.npz")}
@@ -244,9 +238,7 @@ def test_odd_samples(filtering: Any, draw: Callable[..., Path], tmp_path: Path) 
     assert run.funnel["kept"] == 6 and any("--export shards writes that one" in line for line in run.said)
 
 
-def test_an_index_beside_a_tar_is_taken(
-    filtering: Any, exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_index_beside_a_tar_is_taken(filtering, exported, tmp_path, monkeypatch):
     """As beside the shards of `make filter`, which are then read by nobody but the filters."""
     monkeypatch.setattr(tar_indexes, "scan", None)
     shards = exported.output / "shards"
@@ -258,9 +250,7 @@ def test_an_index_beside_a_tar_is_taken(
     ("name", "why"),
     [("tsv", "it is tsv"), ("gz", "it is compressed"), ("no text", "no .txt"), ("twice", "it has the name of")],
 )
-def test_what_a_training_could_not_read_is_refused(
-    filtering: Any, source: Path, pairs: Path, tmp_path: Path, name: str, why: str
-) -> None:
+def test_what_a_training_could_not_read_is_refused(filtering, source, pairs, tmp_path, name, why):
     given = tmp_path / "in"
     given.mkdir()
     if name == "tsv":
@@ -342,9 +332,7 @@ def runs(forks: Forks, tmp_path: Path) -> Iterator[ForkedStarter]:
         yield made
 
 
-def test_a_pilot_forecasts_indexes_in_place_of_shards(
-    source: Path, tmp_path: Path, here: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_pilot_forecasts_indexes_in_place_of_shards(source, tmp_path, here, capsys):
     """A tar is read whole for any sampled unit of it, which is charged with its part of that."""
     words = ["--dataset", "custom", "--input", str(source / "00000.tar"), "--output", str(tmp_path), *WORDS]
     assert pilot([*words, "--workers", "1", "--units", "2"]) == 0, capsys.readouterr().err
@@ -370,9 +358,7 @@ def test_what_needs_new_shards_says_so(left: Any, source: Path, capsys: pytest.C
 
 @pytest.mark.kill
 @pytest.mark.slow
-def test_killed_and_started_again_equals_undisturbed(
-    left: Any, source: Path, tmp_path: Path, runs: ForkedStarter
-) -> None:
+def test_killed_and_started_again_equals_undisturbed(left, source, tmp_path, runs):
     output = tmp_path / "out"
     moments = [("captions", 4), ("index", 1), ("index", 3), ("export", 1), ("export", 3)]
     hits = [kill_at(runs.start(source, output, *WORDS), output, *moment, 0.0) for moment in moments]
@@ -393,9 +379,7 @@ def test_two_shards_at_once_share_the_tars(left: Any, source: Path, tmp_path: Pa
 
 
 @pytest.mark.store
-def test_tars_and_output_in_an_object_store(
-    filtering: Any, left: Any, source: Path, bucket: str, tmp_path: Path
-) -> None:
+def test_tars_and_output_in_an_object_store(filtering, left, source, bucket, tmp_path):
     import s3fs
 
     s3fs.S3FileSystem().put(f"{source}/*.tar", "bucket/left-tars/")

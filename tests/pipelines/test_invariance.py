@@ -35,9 +35,7 @@ def texts(captions: list[str]) -> list[str | None]:
 
 
 @pytest.fixture(scope="module")
-def whole(
-    texts: list[str | None], tmp_path_factory: pytest.TempPathFactory, filtering: Callable[..., Any]
-) -> dict[int, dict[str, Any]]:
+def whole(texts, tmp_path_factory, filtering) -> dict[int, dict[str, Any]]:
     """All rows as one unit, in order: everything that is said of each."""
     folder = tmp_path_factory.mktemp("whole")
     source = _write(folder / "a.parquet", texts, list(range(ROWS)), ROWS)
@@ -57,15 +55,7 @@ def _said_of_rows(result: Any) -> dict[int, dict[str, Any]]:
     group=st.integers(5, 90),
     seed=st.integers(0, 2**16),
 )
-def test_batches_units_and_order(
-    batch: int,
-    unit: int,
-    group: int,
-    seed: int,
-    texts: list[str | None],
-    whole: dict[int, dict[str, Any]],
-    filtering: Callable[..., Any],
-) -> None:
+def test_batches_units_and_order(batch, unit, group, seed, texts, whole, filtering):
     order = list(range(ROWS))
     random.Random(seed).shuffle(order)
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
@@ -76,9 +66,7 @@ def test_batches_units_and_order(
         assert _said_of_rows(result) == whole
 
 
-def test_one_file_or_many(
-    texts: list[str | None], whole: dict[int, dict[str, Any]], tmp_path: Path, filtering: Callable[..., Any]
-) -> None:
+def test_one_file_or_many(texts, whole, tmp_path, filtering):
     (tmp_path / "in").mkdir()
     for part in range(4):
         _write(tmp_path / "in" / f"{part}.parquet", texts, list(range(part, ROWS, 4)), 50)
@@ -98,13 +86,7 @@ def _funnel(output: Path) -> dict[str, Any]:
     return {name: value for name, value in said.items() if name not in ("seconds", "fingerprint", "files")}
 
 
-def test_funnel_does_not_depend_on_which_images_earlier_runs_read(
-    tmp_path: Path,
-    filtering: Callable[..., Any],
-    with_images: Callable[..., Any],
-    tsv: Callable[..., Path],
-    ocr_models: None,
-) -> None:
+def test_funnel_does_not_depend_on_which_images_earlier_runs_read(tmp_path, filtering, with_images, tsv, ocr_models):
     source = tsv(tmp_path / "pairs.tsv", with_images(tmp_path / "images", 12))
     filtering(source, tmp_path / "walk", stages=("spotting",))
     for number, stages in enumerate([("captions", "spotting"), ("captions", "dedup")]):
@@ -113,9 +95,7 @@ def test_funnel_does_not_depend_on_which_images_earlier_runs_read(
         assert _funnel(tmp_path / "walk") == _funnel(tmp_path / f"fresh{number}"), stages
 
 
-def test_funnel_does_not_depend_on_units_that_failed_before(
-    tmp_path: Path, filtering: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_funnel_does_not_depend_on_units_that_failed_before(tmp_path, filtering, monkeypatch):
     source = _write(tmp_path / "a.parquet", [f"A dog {n}" for n in range(70)], list(range(70)), 10)
     process = caption_stage.CaptionStage.process
 

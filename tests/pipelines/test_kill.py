@@ -28,12 +28,7 @@ def runs(forks: Forks, tmp_path: Path) -> Iterator[ForkedStarter]:
 
 
 @pytest.fixture(scope="module")
-def manifest(
-    tmp_path_factory: pytest.TempPathFactory,
-    with_images: Callable[..., list[dict[str, Any]]],
-    tsv: Callable[..., Path],
-    ocr_models: None,
-) -> Path:
+def manifest(tmp_path_factory, with_images, tsv, ocr_models) -> Path:
     """Rows with images, some of them missing, an empty caption, and two lines that are no rows."""
     folder = tmp_path_factory.mktemp("manifest")
     rows = with_images(folder / "images", ROWS)
@@ -75,9 +70,7 @@ def assert_equal(one: Path, other: Path, tables_of: Callable[[Path], dict[str, A
 @pytest.mark.kill
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_killed_in_every_stage_and_started_again_equals_undisturbed(
-    tmp_path: Path, manifest: Path, undisturbed: Path, runs: ForkedStarter, tables_of: Callable[[Path], dict[str, Any]]
-) -> None:
+def test_killed_in_every_stage_and_started_again_equals_undisturbed(tmp_path, manifest, undisturbed, runs, tables_of):
     killed, dice = tmp_path / "killed", random.Random(SEED)
     units, image_units = committed(undisturbed, "captions"), committed(undisturbed, "spotting")
     assert units >= 20
@@ -104,9 +97,7 @@ def test_killed_in_every_stage_and_started_again_equals_undisturbed(
 @pytest.mark.kill
 @pytest.mark.soak
 @pytest.mark.timeout(3000)
-def test_twenty_kills_at_random_moments_of_the_whole_run(
-    tmp_path: Path, manifest: Path, runs: ForkedStarter, tables_of: Callable[[Path], dict[str, Any]]
-) -> None:
+def test_twenty_kills_at_random_moments_of_the_whole_run(tmp_path, manifest, runs, tables_of):
     """The moments are drawn over the time that an undisturbed run takes; what is done stays done, so that twenty kills
     walk through all stages."""
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
@@ -133,9 +124,7 @@ def test_twenty_kills_at_random_moments_of_the_whole_run(
 @pytest.mark.kill
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_four_shards_at_once_two_killed_one_started_twice(
-    tmp_path: Path, manifest: Path, undisturbed: Path, runs: ForkedStarter, tables_of: Callable[[Path], dict[str, Any]]
-) -> None:
+def test_four_shards_at_once_two_killed_one_started_twice(tmp_path, manifest, undisturbed, runs, tables_of):
     """On one shared folder, started at the same moment, with different WORKERS; a plain run finishes what the killed
     ones left."""
     shared, dice = tmp_path / "shared", random.Random(SEED)

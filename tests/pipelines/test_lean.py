@@ -78,9 +78,7 @@ def test_a_lean_run_takes_what_is_annotated_in_full(run: Run, full: Any, tmp_pat
 
 
 @pytest.mark.parametrize("stages", [("captions", "spotting"), ("export",), ("captions", "download", "export")])
-def test_only_on_captions_alone(
-    manifest: Path, filtering: Callable[..., Any], tmp_path: Path, stages: tuple[str, ...]
-) -> None:
+def test_only_on_captions_alone(manifest, filtering, tmp_path, stages):
     with pytest.raises(WrongUse, match="captions alone"):
         filtering(manifest, tmp_path / "out", stages=stages, lean=True)
     assert not (tmp_path / "out").exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,6 @@ from open_diht.pipelines.store.locking import Busy, output_lock
 from open_diht.pipelines.store.names import generation_name, image_unit_name
 from open_diht.pipelines.store.storage import stamps, store_path
 from open_diht.pipelines.view import cli as view
-from tests.forks import Forks
 from tests.pipelines.processes import Forked
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -172,15 +171,7 @@ def test_a_killed_runs_lease_runs_out(bucket: str, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.slow
-def test_a_run_in_the_store_equals_one_on_disk(
-    bucket: str,
-    pairs: Path,
-    paper: Any,
-    tables_of: Callable[[Path], Any],
-    command: Callable[..., Any],
-    forks: Forks,
-    tmp_path: Path,
-) -> None:
+def test_a_run_in_the_store_equals_one_on_disk(bucket, pairs, paper, tables_of, command, forks, tmp_path):
     manifest = store_path(f"{bucket}/in/pairs.tsv")
     for path in (pairs, *(pairs.parent / "images").iterdir()):
         (manifest.parent / path.relative_to(pairs.parent).as_posix()).write_bytes(path.read_bytes())
@@ -212,9 +203,7 @@ def test_a_run_in_the_store_equals_one_on_disk(
     assert again.returncode == 0 and "nothing is left to do" in again.stdout
 
 
-def test_a_store_that_cannot_be_reached_is_wrong_use(
-    bucket: str, pairs: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_that_cannot_be_reached_is_wrong_use(bucket, pairs, command, monkeypatch):
     for output, word in (("s3://no-such-bucket/out", "not writable"), ("sftpx://host/out", "cannot be used")):
         done = command("--dataset", "custom", "--input", pairs, "--output", output)
         assert done.returncode == 2 and word in done.stderr and "Traceback" not in done.stderr, done.stderr
@@ -238,15 +227,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_wrong_credentials_or_endpoint_are_one_line(
-    bucket: str,
-    other_clients: None,
-    kind: str,
-    pairs: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_wrong_credentials_or_endpoint_are_one_line(bucket, other_clients, kind, pairs, tmp_path, monkeypatch, capsys):
     """Where INPUT lies in the store, where OUTPUT does, and where an output there is looked at."""
     environment, says = WRONG[kind]
     away = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "/none", "AWS_SHARED_CREDENTIALS_FILE": "/none"}

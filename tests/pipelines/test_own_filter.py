@@ -62,9 +62,7 @@ def test_a_filter_of_ones_own_rejects_and_is_explained(own: Path, command: Comma
     assert MANY in pq.read_table(output / "kept")["caption"].to_pylist()
 
 
-def test_a_section_for_an_unknown_filter_and_a_plugin_that_is_not_there_are_refused(
-    own: Path, command: Command
-) -> None:
+def test_a_section_for_an_unknown_filter_and_a_plugin_that_is_not_there_are_refused(own, command):
     arguments = ["--output", "out", "--dataset", "custom", "--input", "rows.tsv", "--preset", "mine.yaml"]
     without = command(*arguments, cwd=own)
     assert without.returncode == 2 and "unknown key many_objects" in without.stderr

@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,9 +13,7 @@ DOG = "a brown dog runs"
 CAPTIONS = (DOG, "\u00fc\u00f6\u00e4 a dog runs", "two cats sleep on a red sofa", "SALE NOW", DOG)
 
 
-def test_a_stage_of_ones_own_annotates_decides_and_is_resumed(
-    tmp_path: Path, command: Callable[..., "subprocess.CompletedProcess[str]"]
-) -> None:
+def test_a_stage_of_ones_own_annotates_decides_and_is_resumed(tmp_path, command):
     def run(*more: str) -> subprocess.CompletedProcess[str]:
         words = ["--dataset", "custom", "--input", "rows.tsv", "--output", "out", "--workers", "2", "--unit-rows", "2"]
         return command(*words, *more, cwd=tmp_path)

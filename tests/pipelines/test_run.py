@@ -117,9 +117,7 @@ def test_original_columns_with_our_names_are_kept(tmp_path: Path, filtering: Cal
     assert _schema(result.output, "kept").items() >= ANNOTATIONS.items()
 
 
-def test_tars_keep_the_manifests_columns(
-    tmp_path: Path, filtering: Callable[..., Any], draw: Callable[..., Path]
-) -> None:
+def test_tars_keep_the_manifests_columns(tmp_path, filtering, draw):
     """Whatever JSON can hold; the user's ids, too."""
     content = draw(tmp_path / "a.png").read_bytes()
     given = {
@@ -224,9 +222,7 @@ def test_shards_feed_the_loaders_of_open_clip(paper: Any, training: bool) -> Non
     assert found == sorted(tuple(row) for row in tokenizer([row["caption"] for row in kept]).tolist())
 
 
-def test_a_shard_has_the_image_of_the_row_that_was_kept(
-    tmp_path: Path, bytes_of: list[bytes], filtering: Callable[..., Any], ocr_models: None
-) -> None:
+def test_a_shard_has_the_image_of_the_row_that_was_kept(tmp_path, bytes_of, filtering, ocr_models):
     """Of two rows with the same caption and uid the first is rejected for the text in its image."""
     caption, spoilt, clean = INPUT_CAPTIONS[3], bytes_of[3], bytes_of[0]
     table = pa.table({"uid": ["0" * 31 + "1"] * 2, "caption": [caption] * 2, "image": [spoilt, clean]})
@@ -239,9 +235,7 @@ def test_a_shard_has_the_image_of_the_row_that_was_kept(
 
 
 @pytest.mark.parametrize("form", ["GIF", "BMP"])
-def test_images_that_loaders_do_not_know_become_png(
-    form: str, tmp_path: Path, filtering: Callable[..., Any], ocr_models: None
-) -> None:
+def test_images_that_loaders_do_not_know_become_png(form, tmp_path, filtering, ocr_models):
     image = Image.effect_noise((40, 30), 60).convert("RGB").quantize(32).convert("RGB")
     content = io.BytesIO()
     image.save(content, form)
@@ -298,9 +292,7 @@ def _annotations(output: Path) -> dict[str, tuple[int, bytes]]:
     return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
-def test_another_preset_needs_no_parse_and_no_ocr(
-    pairs: Path, paper: Any, strict: Any, tmp_path: Path, filtering: Callable[..., Any]
-) -> None:
+def test_another_preset_needs_no_parse_and_no_ocr(pairs, paper, strict, tmp_path, filtering):
     def out(preset: str) -> Any:
         return filtering(pairs, tmp_path / "out", unit_rows=15, preset=preset)
 
@@ -326,9 +318,7 @@ def test_another_preset_needs_no_parse_and_no_ocr(
     assert custom.funnel["preset"] == "own"
 
 
-def test_a_preset_that_lets_more_through_reads_only_what_is_missing(
-    pairs: Path, paper: Any, tmp_path: Path, filtering: Callable[..., Any]
-) -> None:
+def test_a_preset_that_lets_more_through_reads_only_what_is_missing(pairs, paper, tmp_path, filtering):
     narrow = tmp_path / "narrow.yaml"
     narrow.write_text("captions: {min_complexity: 3, max_chars: 60}\n")
     first = filtering(pairs, tmp_path / "out", unit_rows=15, preset=str(narrow))
@@ -341,9 +331,7 @@ def test_a_preset_that_lets_more_through_reads_only_what_is_missing(
     assert filtering(pairs, tmp_path / "out", unit_rows=15, preset=str(narrow)).tables() == first.tables()
 
 
-def test_longer_captions_let_through_are_looked_at(
-    pairs: Path, tmp_path: Path, filtering: Callable[..., Any], ocr_models: None
-) -> None:
+def test_longer_captions_let_through_are_looked_at(pairs, tmp_path, filtering, ocr_models):
     """The length is decided whatever the stages; images of rows that were too long before must still be read."""
     short = tmp_path / "short.yaml"
     short.write_text("captions: {max_chars: 40}\n")
@@ -358,9 +346,7 @@ def test_longer_captions_let_through_are_looked_at(
     )
 
 
-def test_captions_alone_decide_nothing_about_images(
-    pairs: Path, paper: Any, tmp_path: Path, filtering: Callable[..., Any]
-) -> None:
+def test_captions_alone_decide_nothing_about_images(pairs, paper, tmp_path, filtering):
     result = filtering(pairs, tmp_path / "out", stages=("captions",), unit_rows=15)
     assert set(result.verdicts().values()) == {"kept", "complexity", "action"}
     for n, verdict in paper.verdicts().items():
@@ -370,9 +356,7 @@ def test_captions_alone_decide_nothing_about_images(
     assert not (tmp_path / "out" / "report.html").exists() and not (tmp_path / "out" / "shards").exists()
 
 
-def test_spotting_alone_decides_nothing_about_captions(
-    pairs: Path, paper: Any, tmp_path: Path, filtering: Callable[..., Any]
-) -> None:
+def test_spotting_alone_decides_nothing_about_captions(pairs, paper, tmp_path, filtering):
     result = filtering(pairs, tmp_path / "out", stages=("spotting",), unit_rows=15)
     assert set(result.verdicts().values()) == {"kept", "text_spotting"}
     for n, verdict in paper.verdicts().items():
@@ -384,9 +368,7 @@ def test_spotting_alone_decides_nothing_about_captions(
     assert filtering(pairs, tmp_path / "out", unit_rows=15).tables() == paper.tables()
 
 
-def test_results_of_other_decisions_do_not_stay(
-    pairs: Path, paper: Any, tmp_path: Path, filtering: Callable[..., Any]
-) -> None:
+def test_results_of_other_decisions_do_not_stay(pairs, paper, tmp_path, filtering):
     """What export wrote of an earlier decision would contradict kept/."""
     filtering(pairs, tmp_path / "out", unit_rows=15)
     filtering(pairs, tmp_path / "out", unit_rows=15, stages=("captions",))
@@ -472,9 +454,7 @@ def _text(path: Path, text: str) -> Path:
 
 
 @pytest.mark.parametrize("form", ["bytes", "struct", "webdataset", "tsv without header", "jsonl.gz"])
-def test_every_form_of_input_gives_the_same_decisions(
-    form: str, tmp_path: Path, bytes_of: list[bytes], filtering: Callable[..., Any], ocr_models: None
-) -> None:
+def test_every_form_of_input_gives_the_same_decisions(form, tmp_path, bytes_of, filtering, ocr_models):
     dataset = load_dataset("custom")
     rows = _files(tmp_path, bytes_of)
     lines = ["\t".join(row.values()) for row in rows]
@@ -497,9 +477,7 @@ def test_every_form_of_input_gives_the_same_decisions(
     assert shards["samples"] == 2
 
 
-def test_several_files_of_several_forms(
-    tmp_path: Path, bytes_of: list[bytes], filtering: Callable[..., Any], ocr_models: None
-) -> None:
+def test_several_files_of_several_forms(tmp_path, bytes_of, filtering, ocr_models):
     rows = _files(tmp_path, bytes_of)
     _csv(tmp_path, [{**row, "n": f"csv {row['n']}"} for row in rows])
     _text(tmp_path / "a.jsonl", "".join(json.dumps({**row, "n": f"json {row['n']}"}) + "\n" for row in rows))
@@ -510,9 +488,7 @@ def test_several_files_of_several_forms(
     assert result.verdicts() == expected
 
 
-def test_results_in_a_folder_of_manifests_are_no_input(
-    tmp_path: Path, tsv: Callable[..., Path], filtering: Callable[..., Any]
-) -> None:
+def test_results_in_a_folder_of_manifests_are_no_input(tmp_path, tsv, filtering):
     """The folder is searched to its depths, where the results of the first run are when the second one looks."""
     (tmp_path / "in" / "deep").mkdir(parents=True)
     tsv(tmp_path / "in" / "deep" / "a.tsv", [{"n": n, "caption": f"{SENTENCE} {n}"} for n in range(6)])
@@ -527,9 +503,7 @@ def test_results_in_a_folder_of_manifests_are_no_input(
     assert len(other.rows("kept")) == 6
 
 
-def test_weights_that_cannot_be_had_stop_a_run_before_its_first_stage(
-    tmp_path: Path, pairs: Path, filtering: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_that_cannot_be_had_stop_a_run_before_its_first_stage(tmp_path, pairs, filtering, monkeypatch):
     def offline(target: Any = None, say: Any = None) -> None:
         raise WeightsMissing("no network")
 
@@ -540,13 +514,7 @@ def test_weights_that_cannot_be_had_stop_a_run_before_its_first_stage(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_fetches_the_weights_once_and_only_where_images_are_read(
-    tmp_path: Path,
-    pairs: Path,
-    tsv: Callable[..., Path],
-    filtering: Callable[..., Any],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_run_fetches_the_weights_once_and_only_where_images_are_read(tmp_path, pairs, tsv, filtering, monkeypatch):
     class Fetched(Exception):
         pass
 

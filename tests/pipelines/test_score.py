@@ -120,9 +120,7 @@ def test_a_threshold_rejects_with_the_score_as_evidence_and_another_one_encodes_
     assert "clip_score" not in off.rows("kept")[0], "without the stage nothing is decided by it"
 
 
-def test_what_is_stored_is_the_similarity_of_what_is_stored(
-    tmp_path: Path, filtering: Filtering, source: Path, model: ScoreSettings, preset: Callable[..., str]
-) -> None:
+def test_what_is_stored_is_the_similarity_of_what_is_stored(tmp_path, filtering, source, model, preset):
     result = filtering(source, tmp_path / "out", stages=STAGES, score=model, preset=preset("{}"))
     table = pq.read_table(tmp_path / "out" / "work" / "score" / "data")
     assert table.schema.field("image_embedding").type == pa.list_(pa.float16(), 32)
@@ -179,22 +177,14 @@ def test_the_corrected_score_equals_the_textbook_and_a_share_keeps_the_highest(
     assert {n for n in scores if verdicts[n] == "neg_clip_loss"} == set(enough) - set(best)
 
 
-def test_decisions_do_not_depend_on_units(
-    tmp_path: Path, filtering: Filtering, source: Path, model: ScoreSettings, preset: Callable[..., str]
-) -> None:
+def test_decisions_do_not_depend_on_units(tmp_path, filtering, source, model, preset):
     asked = preset(f"{{keep: 0.7, negatives: {NEGATIVES}}}")
     one = filtering(source, tmp_path / "one", stages=STAGES, score=model, preset=asked)
     other = filtering(source, tmp_path / "other", stages=STAGES, score=model, preset=asked, unit_rows=7)
     assert one.tables() == other.tables(), "scores too, to the last bit"
 
 
-def test_shards_end_as_one_run(
-    tmp_path: Path,
-    filtering: Filtering,
-    source: Path,
-    model: ScoreSettings,
-    preset: Callable[..., str],
-) -> None:
+def test_shards_end_as_one_run(tmp_path, filtering, source, model, preset):
     asked = preset(f"{{negatives: {NEGATIVES}}}")
     how = {"stages": STAGES, "score": model, "preset": asked, "unit_rows": 10}
     one = filtering(source, tmp_path / "one", **how)
@@ -204,14 +194,7 @@ def test_shards_end_as_one_run(
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_whatever_commits_are_lost_the_result_is_the_same(
-    seed: int,
-    tmp_path: Path,
-    filtering: Filtering,
-    source: Path,
-    model: ScoreSettings,
-    preset: Callable[..., str],
-) -> None:
+def test_whatever_commits_are_lost_the_result_is_the_same(seed, tmp_path, filtering, source, model, preset):
     how = {"stages": STAGES, "score": model, "preset": preset(f"{{keep: 0.8, negatives: {NEGATIVES}}}")}
     tables = filtering(source, tmp_path / "out", **how, unit_rows=10).tables()
     dice = random.Random(seed)
@@ -224,9 +207,7 @@ def test_whatever_commits_are_lost_the_result_is_the_same(
     assert "nothing is left to do" in filtering(source, tmp_path / "out", **how, unit_rows=10).said[0]
 
 
-def test_a_preset_that_lets_more_through_scores_only_these_and_alike(
-    tmp_path: Path, filtering: Filtering, source: Path, model: ScoreSettings, preset: Callable[..., str]
-) -> None:
+def test_a_preset_that_lets_more_through_scores_only_these_and_alike(tmp_path, filtering, source, model, preset):
     how = {"stages": STAGES, "score": model, "unit_rows": 15}
     filtering(source, tmp_path / "out", **how, preset=preset(f"{{negatives: {NEGATIVES}}}"))
     stored = _written(tmp_path / "out", "score")
@@ -240,9 +221,7 @@ def test_a_preset_that_lets_more_through_scores_only_these_and_alike(
     assert fresh.tables() == more.tables()
 
 
-def test_semantic_duplicates_are_found_by_the_embeddings_of_the_same_model(
-    tmp_path: Path, filtering: Filtering, model: ScoreSettings, preset: Callable[..., str]
-) -> None:
+def test_semantic_duplicates_are_found_by_the_embeddings_of_the_same_model(tmp_path, filtering, model, preset):
     pytest.importorskip("faiss", reason="faiss is not installed: pip install '.[score]'")
     images = _images(20)
     images[16] = images[11]
@@ -256,9 +235,7 @@ def test_semantic_duplicates_are_found_by_the_embeddings_of_the_same_model(
     assert not (tmp_path / "other" / "work" / "embeddings").exists(), "no image is encoded twice"
 
 
-def test_another_model_scores_anew_and_says_so(
-    tmp_path: Path, filtering: Filtering, source: Path, model: ScoreSettings, preset: Callable[..., str]
-) -> None:
+def test_another_model_scores_anew_and_says_so(tmp_path, filtering, source, model, preset):
     filtering(source, tmp_path / "out", stages=STAGES, score=model, preset=preset("{}"))
     other = ScoreSettings(model=f"local-dir:{write_tiny(tmp_path / 'other', seed=1)}", device="cpu", batch_size=4)
     again = filtering(source, tmp_path / "out", stages=STAGES, score=other, preset=preset("{}"))
@@ -269,9 +246,7 @@ def test_another_model_scores_anew_and_says_so(
     assert known["model"] == other.model and known["precision"] in ("fp32", "bf16")
 
 
-def test_of_no_rows_a_share_is_none(
-    tmp_path: Path, filtering: Filtering, model: ScoreSettings, preset: Callable[..., str]
-) -> None:
+def test_of_no_rows_a_share_is_none(tmp_path, filtering, model, preset):
     source = _manifest(tmp_path / "a.parquet", [None] * 6)
     asked = preset(f"{{keep: 0.5, negatives: {NEGATIVES}}}")
     result = filtering(source, tmp_path / "out", stages=STAGES, score=model, preset=asked)
@@ -279,9 +254,7 @@ def test_of_no_rows_a_share_is_none(
     assert "not_scored" in result.said[-1], "no row had an image"
 
 
-def test_the_pilot_counts_as_many_comparisons_as_the_whole_takes(
-    tmp_path: Path, filtering: Filtering, source: Path, model: ScoreSettings, preset: Callable[..., str]
-) -> None:
+def test_the_pilot_counts_as_many_comparisons_as_the_whole_takes(tmp_path, filtering, source, model, preset):
     asked = preset("{negatives: {batch_size: 100, batches: 3}}")
     filtering(source, tmp_path / "out", stages=STAGES, score=model, preset=asked)
     layout = Layout(tmp_path / "out")
@@ -298,9 +271,7 @@ def test_the_pilot_counts_as_many_comparisons_as_the_whole_takes(
 
 
 @pytest.mark.usefixtures("here")
-def test_a_preset_that_asks_for_scores_needs_a_model(
-    tmp_path: Path, source: Path, capfd: pytest.CaptureFixture[str], preset: Callable[..., str]
-) -> None:
+def test_a_preset_that_asks_for_scores_needs_a_model(tmp_path, source, capfd, preset):
     words = ["--dataset", "custom", "--input", str(source), "--output", str(tmp_path / "out"), "--workers", "1"]
     asked = ["--preset", preset("{min: 0.3}")]
     for more, message in (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,7 @@ def _resident(process: psutil.Process) -> int:
 
 @pytest.mark.soak
 @pytest.mark.timeout(3000)
-def test_ten_thousand_images_in_flat_memory(
-    tmp_path: Path, runs: Starter, tsv: Callable[..., Path], ocr_models: None
-) -> None:
+def test_ten_thousand_images_in_flat_memory(tmp_path, runs, tsv, ocr_models):
     with open(SAMPLE / "manifest.tsv", encoding="utf-8") as file:
         given = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     usable = [row for row in given if row["caption"].strip() and "broken" not in row["image_path"]]

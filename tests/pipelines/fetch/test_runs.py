@@ -97,16 +97,7 @@ def numbered(urls: Iterable[str]) -> Rows:
     return [{"n": n, "caption": f"{SENTENCE}, number {n}", "url": url} for n, url in enumerate(urls)]
 
 
-def test_urls_give_what_images_at_hand_give(
-    web: Any,
-    polite: DownloadSettings,
-    captions: list[str],
-    draw: Callable[..., Path],
-    tsv: Callable[..., Path],
-    tmp_path: Path,
-    filtering: Callable[..., Any],
-    ocr_models: None,
-) -> None:
+def test_urls_give_what_images_at_hand_give(web, polite, captions, draw, tsv, tmp_path, filtering, ocr_models):
     """Also where a run without the stage came before, and one without it comes after."""
     (tmp_path / "images").mkdir()
     rows: Rows = []
@@ -229,13 +220,7 @@ def test_failures_are_rejects_with_a_reason(web: Any, draw: Callable[..., Path],
     assert json.loads((tmp_path / "out" / "run.json").read_text())["models"]["download"]["allow"] == [web.place]
 
 
-def test_a_preset_that_lets_more_through_downloads_only_what_is_missing(
-    web: Any,
-    captions: list[str],
-    make_jpeg: Callable[..., bytes],
-    tmp_path: Path,
-    runs: Runs,
-) -> None:
+def test_a_preset_that_lets_more_through_downloads_only_what_is_missing(web, captions, make_jpeg, tmp_path, runs):
     rows = [{"n": n, "caption": captions[n], "url": web.page(f"/{n}", make_jpeg())} for n in range(40)]
     rows.append({"n": 40, "caption": SENTENCE, "url": web.url("/gone")})
     manifest = runs.manifest(rows)
@@ -273,9 +258,7 @@ def test_other_sizes_are_downloaded_anew(web: Any, make_jpeg: Callable[..., byte
     assert len(web.asked) == 2
 
 
-def test_rows_that_settings_refused_are_asked_again(
-    web: Any, make_jpeg: Callable[..., bytes], tmp_path: Path, runs: Runs
-) -> None:
+def test_rows_that_settings_refused_are_asked_again(web, make_jpeg, tmp_path, runs):
     """Images fetched already are not, and the result is that of a run with the later settings alone."""
     large = make_jpeg(size=(900, 900))
     urls = [web.page("/small", make_jpeg()), web.page("/large", large), web.url("/gone"), "http://127.0.0.2:9/x"]
@@ -321,13 +304,7 @@ def test_dead_links_that_are_asked_again_are_no_outage(web: Any, make_jpeg: Call
 
 
 @pytest.mark.slow
-def test_what_is_fetched_anew_is_judged_anew(
-    web: Any,
-    draw: Callable[..., Path],
-    tmp_path: Path,
-    runs: Runs,
-    ocr_models: None,
-) -> None:
+def test_what_is_fetched_anew_is_judged_anew(web, draw, tmp_path, runs, ocr_models):
     """The web changes: what was read of an image that is another one now does not stay."""
     blank, text = (_drawn(draw, tmp_path / f"{n}.jpg", text) for n, text in enumerate(("", "brown dog runs")))
     rows = numbered(web.page(f"/{n}", blank) for n in range(3))
@@ -391,12 +368,7 @@ def test_a_dead_link_of_many_rows_is_no_outage(web: Any, runs: Runs) -> None:
     assert result.funnel["not_decided"]["units"] == 0
 
 
-def test_rows_that_share_a_url_share_its_image(
-    web: Any,
-    make_jpeg: Callable[..., bytes],
-    tmp_path: Path,
-    runs: Runs,
-) -> None:
+def test_rows_that_share_a_url_share_its_image(web, make_jpeg, tmp_path, runs):
     """A unit asks once for all its rows; what becomes of each row is its own affair."""
     body = make_jpeg()
     urls = {"shared": web.page("/shared", body), "gone": web.url("/gone"), "own": web.page("/own", body + b"!")}
@@ -419,9 +391,7 @@ def test_rows_that_share_a_url_share_its_image(
     assert len(web.asked) == 6, "a unit without a commit is fetched anew, each url once"
 
 
-def test_without_img2dataset_nothing_is_written(
-    web: Any, tsv: Callable[..., Path], tmp_path: Path, filtering: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_img2dataset_nothing_is_written(web, tsv, tmp_path, filtering, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     manifest = tsv(tmp_path / "urls.tsv", [{"caption": SENTENCE, "url": web.url("/a")}])
     with pytest.raises(WrongUse, match=r"img2dataset.*pip install.*STAGES=captions,export"):
@@ -440,9 +410,7 @@ def test_without_img2dataset_nothing_is_written(
         ("--download-timeout", "nan", "timeout is nan"),
     ],
 )
-def test_wrong_options(
-    option: str, value: str, said: str, tsv: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_options(option, value, said, tsv, tmp_path, capsys):
     from open_diht.pipelines.cli import main
 
     manifest = tsv(tmp_path / "urls.tsv", [{"caption": SENTENCE, "url": "http://example.org/a"}])
@@ -455,15 +423,7 @@ def test_wrong_options(
 
 @pytest.mark.kill
 @pytest.mark.slow
-def test_killed_and_started_again_equals_undisturbed(
-    web: Any,
-    polite: DownloadSettings,
-    captions: list[str],
-    make_jpeg: Callable[..., bytes],
-    tsv: Callable[..., Path],
-    tmp_path: Path,
-    filtering: Callable[..., Any],
-) -> None:
+def test_killed_and_started_again_equals_undisturbed(web, polite, captions, make_jpeg, tsv, tmp_path, filtering):
     """No url of a committed unit is asked again, whether it succeeded or failed."""
     rows = [{"n": n, "caption": captions[n % len(captions)], "url": web.url(f"/{n}.jpg")} for n in range(240)]
     body, gate = make_jpeg(), threading.Event()
