@@ -55,10 +55,10 @@ WHERE := runner=RUNNER workers=WORKERS shard=SHARD
 WHAT := dataset=DATASET input=INPUT output=OUTPUT preset=PRESET stages=STAGES $(WHERE)
 BEAM = $(shell sed -n 's/.*"apache-beam==\([0-9.]*\)".*/\1/p' setup.py)
 CODE := open_diht benchmarks deploy examples tests setup.py docs/hooks.py
-SUITE_filter := captions verifier spotting text_shapes overlap_false_positives dedup download
-SUITE_scale := scale many_units on_paper
+SUITE_filter := captions verifier spotting overlap_false_positives dedup download
+SUITE_scale := scale
 SUITE_train := losses train_step checkpoints loader
-SUITE_eval := evaluation probe coverage
+SUITE_eval := evaluation coverage
 
 ##@ Everyday
 help: ## List the commands and variables

@@ -93,11 +93,6 @@ EXTRAS = {
         "clip-benchmark==1.6.2",  # an oracle of the tests, and the peer of `make bench-eval`
         "paddleocr==3.7.0",  # an oracle of the tests; its paddlex pins PyYAML, numpy and an OpenCV that needs libGL
         "faster-paddle",  # a peer of benchmarks/spotting.py
-        "font-caladea",  # these five are for benchmarks/text_shapes.py
-        "font-fredoka-one",
-        "font-lato",
-        "font-roboto",
-        "font-source-serif-pro",
     ],
 }
 

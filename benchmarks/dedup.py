@@ -13,68 +13,27 @@ we find.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
+from benchmarks.measuring import apart, memory_mib, parser_of, print_table
 from open_diht.pipelines.stages.dedup.clusters import assign, train, unit_length
+from open_diht.pipelines.stages.dedup.exact import duplicates, ranges_of
+from open_diht.pipelines.stages.dedup.keys import KEY, PARTS, key_parts, key_records
 from open_diht.pipelines.stages.dedup.semantic import near_copies
+from open_diht.pipelines.stages.dedup.slices import pack, read_slice
 
 UNIT = 100_000
-EXACT = """
-import sys, time
-from pathlib import Path
-import numpy as np
-from benchmarks import dedup
-import pyarrow as pa
-from open_diht.pipelines.stages.dedup.exact import duplicates, ranges_of
-from open_diht.pipelines.stages.dedup.keys import KEY, PARTS, key_parts, key_records, halves_of_digests
-from open_diht.pipelines.stages.dedup.slices import pack, read_slice
-pa.set_cpu_count(1)
-side, keys, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
-def peak():
-    return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))) // 1024
-for _ in dedup.units(dedup.UNIT):  # what making the keys takes is no part of either side
-    pass
-bare, seconds, found = peak(), 0.0, 0
-if side == "ours":
-    for unit, (numbers, ordinals) in enumerate(dedup.units(keys)):
-        began = time.perf_counter()
-        records = key_records(numbers, ordinals, numbers)
-        (folder / str(unit)).write_bytes(pack(records, key_parts(records), PARTS))
-        seconds += time.perf_counter() - began
-    began = time.perf_counter()
-    ranges = ranges_of(keys, 64 * 2**20)
-    def part(unit, cut):
-        with open(folder / str(unit), "rb") as file:
-            def read(start, stop):
-                file.seek(start)
-                return file.read(stop - start)
-            return read_slice(read, KEY, PARTS, cut * PARTS // ranges, (cut + 1) * PARTS // ranges, str(unit))
-    count = -(-keys // dedup.UNIT)
-    for cut in range(ranges):
-        found += sum(table.num_rows for table in duplicates((unit, part(unit, cut)) for unit in range(count)))
-    seconds += time.perf_counter() - began
-else:
-    first = {}
-    for unit, (numbers, ordinals) in enumerate(dedup.units(keys)):
-        digests = [row.tobytes() for row in numbers]
-        began = time.perf_counter()
-        for ordinal, key in enumerate(digests):
-            if key in first:
-                found += 1
-            else:
-                first[key] = (unit, ordinal)
-        seconds += time.perf_counter() - began
-print(found, seconds, peak() - bare)
-"""
+RANGE_BYTES = 64 * 2**20
+CLUSTERS = (1, 10, 50, 250)
 
 
 def units(keys: int) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int64]]]:
@@ -88,26 +47,77 @@ def units(keys: int) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int64]]]:
         yield pair, np.arange(len(numbers))
 
 
+def ours(keys: int, folder: Path) -> tuple[int, float]:
+    """Write the keys of each unit, then find the duplicates of each range; return their number and the seconds."""
+    seconds = 0.0
+    for unit, (numbers, ordinals) in enumerate(units(keys)):
+        began = time.perf_counter()
+        records = key_records(numbers, ordinals, numbers)
+        (folder / str(unit)).write_bytes(pack(records, key_parts(records), PARTS))
+        seconds += time.perf_counter() - began
+    began, ranges = time.perf_counter(), ranges_of(keys, RANGE_BYTES)
+
+    def part(unit: int, cut: int) -> NDArray[np.void]:
+        with open(folder / str(unit), "rb") as file:
+
+            def read(start: int, stop: int) -> bytes:
+                file.seek(start)
+                return file.read(stop - start)
+
+            return read_slice(read, KEY, PARTS, cut * PARTS // ranges, (cut + 1) * PARTS // ranges, str(unit))
+
+    count = -(-keys // UNIT)
+    tables = (table for cut in range(ranges) for table in duplicates((n, part(n, cut)) for n in range(count)))
+    return sum(table.num_rows for table in tables), seconds + time.perf_counter() - began
+
+
+def a_set(keys: int, folder: Path) -> tuple[int, float]:
+    """Put every key into one dict; return the number of duplicates and the seconds."""
+    first: dict[bytes, tuple[int, int]] = {}
+    seconds, found = 0.0, 0
+    for unit, (numbers, _) in enumerate(units(keys)):
+        digests = [row.tobytes() for row in numbers]
+        began = time.perf_counter()
+        for ordinal, key in enumerate(digests):
+            if key in first:
+                found += 1
+            else:
+                first[key] = (unit, ordinal)
+        seconds += time.perf_counter() - began
+    return found, seconds
+
+
+SIDES = {"ours": ours, "a set": a_set}
+
+
+def measure(side: str, keys: int) -> tuple[int, float, float]:
+    """Return the duplicates, the seconds and the MiB of one side in this process."""
+    pa.set_cpu_count(1)
+    for _ in units(UNIT):  # the memory for making keys counts for no side
+        pass
+    bare = memory_mib()
+    with tempfile.TemporaryDirectory() as folder:
+        found, seconds = SIDES[side](keys, Path(folder))
+    return found, seconds, memory_mib() - bare
+
+
 def exact(keys: int, repeats: int) -> None:
     """Print keys per second and memory of both sides."""
-    sides: dict[str, list[tuple[int, float, int]]] = {"ours": [], "a set": []}
+    runs: dict[str, list[tuple[int, float, float]]] = {side: [] for side in SIDES}
     for _ in range(repeats):
-        for side, runs in sides.items():
-            with tempfile.TemporaryDirectory() as folder:
-                said = subprocess.run(
-                    [sys.executable, "-c", EXACT, side, str(keys), folder], check=True, capture_output=True, text=True
-                ).stdout.split()
-                size = sum(path.stat().st_size for path in Path(folder).iterdir())
-            runs.append((int(said[0]), float(said[1]), int(said[2])))
-            if side == "ours":
-                disk = size
-    found = {run[0] for runs in sides.values() for run in runs}
-    print(f"exact, {keys:,} keys: {found.pop():,} duplicates on both sides, {disk / keys:.0f} bytes a key on disk")
-    if found:
+        for side, done in runs.items():
+            done.append(json.loads(apart("-m", "benchmarks.dedup", "--side", side, "--keys", keys)))
+    found = {run[0] for done in runs.values() for run in done}
+    if len(found) > 1:
         raise SystemExit(f"the sides disagree: {found}")
-    for side, runs in sides.items():
-        seconds = statistics.median(run[1] for run in runs)
-        print(f"  {side:<6} {keys / seconds:>12,.0f} keys/s {max(run[2] for run in runs):>8,} MiB")
+    print(f"exact, {keys:,} keys, {found.pop():,} duplicates on both sides\n")
+    print_table(
+        ["side", "keys per second", "memory, MiB"],
+        (
+            [side, f"{keys / statistics.median(run[1] for run in done):,.0f}", f"{max(run[2] for run in done):,.0f}"]
+            for side, done in runs.items()
+        ),
+    )
 
 
 def semantic(rows: int, repeats: int) -> None:
@@ -118,29 +128,28 @@ def semantic(rows: int, repeats: int) -> None:
     copies = originals[dice.integers(0, len(originals), rows - len(originals))]
     vectors = unit_length(np.concatenate([originals, copies + 0.1 * dice.normal(size=copies.shape)]))
     stored = vectors[dice.permutation(rows)].astype(np.float16)
-    print(f"semantic, {rows:,} embeddings, eps 0.03; the times of clusters include training and assignment")
-    times: dict[int, list[float]] = {}
+    print(f"\nsemantic, {rows:,} embeddings, eps 0.03; the times include training and assignment\n")
     found: dict[int, NDArray[np.bool_]] = {}
-    for _ in range(repeats):
-        for clusters in (1, 10, 50, 250):
+
+    def cells(clusters: int) -> list[str]:
+        seconds = []
+        for _ in range(repeats):
             began = time.perf_counter()
             found[clusters] = _found(stored, clusters)
-            times.setdefault(clusters, []).append(time.perf_counter() - began)
-    brute = found[1]
-    for clusters, seconds in times.items():
-        recall = (found[clusters] & brute).sum() / brute.sum()
-        name = "brute force" if clusters == 1 else f"{clusters} clusters"
-        print(
-            f"  {name:<12} {statistics.median(seconds):>8.2f} s  {found[clusters].sum():>7,} found  recall {recall:.4f}"
-        )
+            seconds.append(time.perf_counter() - began)
+        recall = (found[clusters] & found[1]).sum() / found[1].sum()
+        name = "brute force" if clusters == 1 else str(clusters)
+        return [name, f"{statistics.median(seconds):.2f}", f"{found[clusters].sum():,}", f"{recall:.4f}"]
+
+    print_table(["clusters", "seconds", "found", "recall"], map(cells, CLUSTERS))
 
 
 def _found(vectors: NDArray[np.float16], clusters: int) -> NDArray[np.bool_]:
     full = unit_length(vectors)
-    places, _ = assign(full, train(full[:: max(1, len(full) // (64 * clusters))], clusters, seed=0))
+    indices, _ = assign(full, train(full[:: max(1, len(full) // (64 * clusters))], clusters, seed=0))
     found = np.zeros(len(vectors), bool)
     for cluster in range(clusters):
-        members = np.flatnonzero(places == cluster)
+        members = np.flatnonzero(indices == cluster)
         if len(members) > 1:
             found[members] = near_copies(vectors[members], np.arange(len(members)), 0.03, "kept")[0] >= 0
     return found
@@ -148,13 +157,17 @@ def _found(vectors: NDArray[np.float16], clusters: int) -> NDArray[np.bool_]:
 
 def main() -> None:
     """Run both."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("benchmarks.dedup", __doc__)
     parser.add_argument("--keys", type=int, default=2_000_000)
     parser.add_argument("--semantic", type=int, default=20_000)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    exact(options.keys, options.repeats)
-    semantic(options.semantic, options.repeats)
+    if options.side:
+        print(json.dumps(measure(options.side, options.keys)))
+    else:
+        exact(options.keys, options.repeats)
+        semantic(options.semantic, options.repeats)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,6 @@
 A server on this machine, a process of its own, answers from memory. Each side is a process of its own with one
 download unit as a worker has it; the sides take turns, and the table has the medians. Both reduce to 512 pixels on the
 longest side and leave small JPEGs as they are. CPU time is the side's own, without the server's.
-
-The second table asks what the sides store of images that are not what they seem: cut off, turned by their EXIF
-orientation, in CMYK, HTML, and those whose server says noai.
 """
 
 from __future__ import annotations
@@ -16,15 +13,11 @@ import argparse
 import asyncio
 import io
 import json
-import os
-import random
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +26,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from open_diht.common.run_command import ONE_THREAD
+from benchmarks.measuring import apart, memory_mib, parser_of, print_table
 
 SIDES = ("plain img2dataset", "ours")
+KINDS = 25
 SIZES = ((320, 240), (480, 360), (640, 480), (800, 600), (1280, 960))
 
 
@@ -47,42 +41,26 @@ def photo(size: tuple[int, int], seed: int) -> Image.Image:
     return Image.fromarray((np.asarray(small) + grain).clip(0, 255).astype(np.uint8))
 
 
-def _saved(image: Image.Image, kind: str = "JPEG", **more: Any) -> bytes:
-    out = io.BytesIO()
-    image.save(out, kind, **more)
-    return out.getvalue()
-
-
-def pages() -> dict[str, tuple[bytes, str]]:
-    """Body and more headers by name."""
-    found = {f"good-{n}": (_saved(photo(SIZES[n % len(SIZES)], n), quality=85), "") for n in range(25)}
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    whole = _saved(photo((640, 480), 99))
-    return {
-        **found,
-        "cut off": (whole[: len(whole) // 2], ""),
-        "turned": (_saved(photo((640, 480), 99), exif=exif), ""),
-        "cmyk": (_saved(photo((640, 480), 99).convert("CMYK"), "TIFF"), ""),
-        "gif": (_saved(photo((320, 240), 99).convert("P"), "GIF"), ""),
-        "html": (b"<!DOCTYPE html><html></html>", ""),
-        "noai": (whole, "X-Robots-Tag: noai\r\n"),
-        "noai for us": (whole, "X-Robots-Tag: otherbot: noindex, img2dataset: noai\r\n"),
-    }
+def bodies() -> list[bytes]:
+    """JPEGs of several sizes."""
+    found = []
+    for seed in range(KINDS):
+        photo(SIZES[seed % len(SIZES)], seed).save(out := io.BytesIO(), "JPEG", quality=85)
+        found.append(out.getvalue())
+    return found
 
 
 async def serve() -> None:
     """Answers from memory until standard input is closed; says its port."""
-    answers = {
-        name: f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n{more}Connection: close\r\n\r\n".encode() + body
-        for name, (body, more) in pages().items()
-    }
+    answers = [
+        f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body
+        for body in bodies()
+    ]
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             head = await reader.readuntil(b"\r\n\r\n")
-            name = head.split(b" ", 2)[1].decode()[1:].partition("?")[0].replace("%20", " ")
-            writer.write(answers[name])
+            writer.write(answers[int(head.split(b" ", 2)[1][1:]) % KINDS])
             await writer.drain()
         except (OSError, asyncio.IncompleteReadError):
             pass
@@ -109,19 +87,19 @@ def download(side: str, urls: list[str], folder: Path, threads: int, place: str)
     if side == "ours":
         settings = DownloadSettings(threads=threads, allow=(place,))
         records, _ = fetch_shard(table, folder, "unit", settings, Fetcher(settings))
-        statuses = records["status"].to_pylist()
+        stored = records["status"].to_pylist().count("ok")
     else:
-        statuses = plain(table.select(["ordinal", "uid", "caption", "url"]), folder, threads)
+        stored = plain(table.select(["ordinal", "uid", "caption", "url"]), folder, threads)
     return {
         "seconds": time.monotonic() - began,
         "cpu_s": time.process_time() - cpu,
-        "rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "statuses": statuses,
+        "rss_mib": memory_mib(),
+        "stored": stored,
     }
 
 
-def plain(table: pa.Table, folder: Path, threads: int) -> list[str]:
-    """img2dataset as its command line sets it up, opt-out headers obeyed."""
+def plain(table: pa.Table, folder: Path, threads: int) -> int:
+    """Download by img2dataset as its command line sets it up, opt-out headers obeyed; return how many are stored."""
     from img2dataset.downloader import Downloader
     from img2dataset.resizer import Resizer
     from img2dataset.writer import WebDatasetSampleWriter
@@ -146,32 +124,21 @@ def plain(table: pa.Table, folder: Path, threads: int) -> list[str]:
         user_agent_token="img2dataset",
         disallowed_header_directives=["noai", "noimageai", "noindex", "noimageindex"],
     ).download_shard((0, str(folder / "asked.arrow")))
-    written = pq.read_table(folder / "00000.parquet").sort_by("ordinal").to_pylist()
-    return [
-        f"stored {row['width']}x{row['height']}" if row["status"] == "success" else row["status"] for row in written
-    ]
+    return int(pq.read_table(folder / "00000.parquet")["status"].to_pylist().count("success"))
 
 
 def run_side(side: str, urls: list[str], threads: int, place: str) -> dict[str, Any]:
     """One side in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.download", "--side", side, "--place", place]
-    command += ["--threads", str(threads)]
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(
-            [*command, "--folder", folder],
-            input="\n".join(urls),
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-            env={**os.environ, **ONE_THREAD},
-        )
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        words = ["--side", side, "--place", place, "--threads", threads, "--folder", folder]
+        said = apart("-m", "benchmarks.download", *words, given="\n".join(urls))
+    answer: dict[str, Any] = json.loads(said.splitlines()[-1])
     return answer
 
 
 def main() -> None:
     """See the module."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("benchmarks.download", __doc__)
     parser.add_argument("--images", type=int, default=1_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=32)
@@ -189,38 +156,33 @@ def main() -> None:
 
 
 def compare(images: int, repeats: int, threads: int) -> None:
-    """Prints both tables."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.download", "--serve"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as server:
+    """Print the table."""
+    command = [sys.executable, "-m", "benchmarks.download", "--serve"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None and server.stdin is not None
         place = f"127.0.0.1:{int(server.stdout.readline())}"
-        urls = [f"http://{place}/good-{n % 25}?{n}" for n in range(images)]
+        urls = [f"http://{place}/{n}" for n in range(images)]
         runs: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
-        for repeat in range(repeats):
-            for side in random.Random(repeat).sample(SIDES, len(SIDES)):
-                runs[side].append(run_side(side, urls, threads, place))
-        print(f"{images} images, {threads} threads, median of {repeats} runs")
-        print(f"{'side':<20}{'stored':>8}{'images/s':>12}{'per core-s':>12}{'ratio':>8}{'peak MiB':>10}")
+        for _ in range(repeats):
+            for side, done in runs.items():
+                done.append(run_side(side, urls, threads, place))
         base = statistics.median(run["cpu_s"] for run in runs[SIDES[0]])
-        for side, done in runs.items():
-            seconds, cpu, rss = (
-                statistics.median(run[name] for run in done) for name in ("seconds", "cpu_s", "rss_mib")
-            )
-            stored = Counter(status == "ok" or status.startswith("stored") for status in done[0]["statuses"])[True]
-            rates = f"{images / seconds:>12.0f}{images / cpu:>12.0f}{base / cpu:>8.2f}"
-            print(f"{side:<20}{stored:>8}{rates}{rss:>10.0f}")
-        odd = [name for name in pages() if not name.startswith("good")]
-        verdicts = {
-            side: run_side(side, [f"http://{place}/{name}".replace(" ", "%20") for name in odd], 4, place)
-            for side in SIDES
-        }
-        print(f"\n{'an image that is':<20}{SIDES[0]:>24}{SIDES[1]:>20}")
-        for name, *theirs in zip(odd, *(verdicts[side]["statuses"] for side in SIDES), strict=True):
-            print(f"{name:<20}{theirs[0]:>24}{theirs[1]:>20}")
+
+        def cells(side: str) -> list[str]:
+            names = ("seconds", "cpu_s", "rss_mib")
+            seconds, cpu, rss = (statistics.median(run[name] for run in runs[side]) for name in names)
+            stored = sum(status == "ok" or status.startswith("stored") for status in runs[side][0]["statuses"])
+            return [
+                side,
+                str(stored),
+                f"{images / seconds:.0f}",
+                f"{images / cpu:.0f}",
+                f"{base / cpu:.2f}",
+                f"{rss:.0f}",
+            ]
+
+        print(f"{images} images, {threads} threads, median of {repeats} runs\n")
+        print_table(["side", "stored", "images/s", "per core-second", "ratio", "peak, MiB"], map(cells, SIDES))
         server.stdin.close()
 
 

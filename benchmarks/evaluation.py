@@ -12,11 +12,9 @@ import contextlib
 import dataclasses
 import io
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,15 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from benchmarks.measuring import (
+    apart,
+    in_turn,
+    memory_mib,
+    parser_of,
+    print_table,
+    ratios,
+    start_peak,
+)
 from open_diht.common.ranks import Ranks
 from open_diht.eval.data import DataSet, Memo
 from open_diht.eval.features import FeatureCache
@@ -60,14 +67,14 @@ TOLD = dataclasses.replace(
 
 def main() -> int:
     """Print the tables; 1 where the two sides disagree on a number."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.evaluation", description=__doc__)
+    parser = parser_of("benchmarks.evaluation", __doc__)
     parser.add_argument("--model", default="ViT-S-32-alt", help="architecture of open_clip, random weights")
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--workers", type=int, default=1, help="loader processes of both sides")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--captions", default="5000,25000,100000", help="counts of the memory table")
+    parser.add_argument("--captions", type=int, nargs="+", default=[5_000, 25_000, 100_000], help="of the memory table")
     parser.add_argument("--only", choices=("speed", "memory"))
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -78,7 +85,7 @@ def main() -> int:
     if options.only != "memory":
         agree = speed(options)
     if options.only != "speed":
-        memory([int(count) for count in options.captions.split(",")])
+        memory(options.captions)
     return 0 if agree else 1
 
 
@@ -89,8 +96,6 @@ def speed(options: argparse.Namespace) -> bool:
 
     model = load_model(options.model, data=Path("."), pretrained="random")
     assert isinstance(model, OpenClipModel)
-    seconds: dict[str, list[float]] = {}
-    found: dict[str, set[float]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         templates = look_up("templates", "clip_benchmark:cifar10")
@@ -112,48 +117,41 @@ def speed(options: argparse.Namespace) -> bool:
             with contextlib.redirect_stderr(io.StringIO()):  # its progress bars
                 return evaluate(model._model, loader, model._tokenizer, device="cpu", amp=False, **arguments)
 
-        def cache(repeat: int) -> FeatureCache:
-            folder = Path(tempfile.mkdtemp(dir=root))
-            return FeatureCache(folder, model, batch=options.batch, workers=options.workers)
+        def cache() -> FeatureCache:
+            return FeatureCache(Path(tempfile.mkdtemp(dir=root)), model, batch=options.batch, workers=options.workers)
 
-        sides: dict[str, dict[str, Callable[[int], float]]] = {
-            "zero-shot classification": {
-                "ours": lambda repeat: evaluate_classification(TASK, task, cache(repeat)).results[0].value or 0.0,
-                "clip-benchmark": lambda repeat: theirs(
-                    "classes", zeroshot_classification.evaluate, classnames=names, templates=templates
-                )["acc1"],
-            },
-            "retrieval": {
-                "ours": lambda repeat: evaluate_retrieval(TOLD, told, cache(repeat), Ranks()).results[0].value or 0.0,
-                "clip-benchmark": lambda repeat: theirs("captions", zeroshot_retrieval.evaluate, recall_k_list=[1])[
-                    "image_retrieval_recall@1"
-                ],
-            },
+        works: dict[tuple[str, str], Callable[[], float]] = {
+            ("zero-shot classification", "ours"): lambda: (
+                evaluate_classification(TASK, task, cache()).results[0].value or 0.0
+            ),
+            ("zero-shot classification", "clip-benchmark"): lambda: theirs(
+                "classes", zeroshot_classification.evaluate, classnames=names, templates=templates
+            )["acc1"],
+            ("retrieval", "ours"): lambda: evaluate_retrieval(TOLD, told, cache(), Ranks()).results[0].value or 0.0,
+            ("retrieval", "clip-benchmark"): lambda: theirs("captions", zeroshot_retrieval.evaluate, recall_k_list=[1])[
+                "image_retrieval_recall@1"
+            ],
         }
-        for repeat in range(options.repeats):
-            for what, pair in sides.items():
-                for side, work in pair.items():
-                    began = time.perf_counter()
-                    value = work(repeat)
-                    seconds.setdefault(f"{what}, {side}", []).append(time.perf_counter() - began)
-                    found.setdefault(what, set()).add(round(value, 4))
-        kept = cache(0)
+        found: dict[str, set[float]] = {what: set() for what, _ in works}
+
+        def run(what: str, side: str) -> None:
+            found[what].add(round(works[what, side](), 4))
+
+        times = in_turn({", ".join(each): partial(run, *each) for each in works}, options.repeats)
+        kept = cache()
         evaluate_classification(TASK, task, kept)
-        began = time.perf_counter()
-        evaluate_classification(TASK, task, kept)
-        again = time.perf_counter() - began
+        (again,) = in_turn({"again": lambda: evaluate_classification(TASK, task, kept)}, 1)["again"]
     print(
         f"\n{options.model}, {options.images} images, {len(names)} classes x {len(templates)} templates, "
         f"{CAPTIONS} captions an image, batch {options.batch}, {options.workers} loader process(es), "
-        f"{torch.get_num_threads()} threads, median of {options.repeats} in turn\n"
+        f"{torch.get_num_threads()} threads, median of {options.repeats} in turn, from images on disk to the number\n"
     )
-    print("| task, from images on disk to the number | side | images per second | ratio |\n|---|---|---|---|")
-    for what in sides:
-        times = {side: statistics.median(seconds[f"{what}, {side}"]) for side in ("ours", "clip-benchmark")}
-        for side, value in times.items():
-            ratio = times["clip-benchmark"] / value
-            print(f"| {what} | {side} | {options.images / value:.1f} | {ratio:.2f} |")
-    print(f"| zero-shot classification, features kept | ours | {options.images / again:.1f} | |")
+    rows = []
+    for name, seconds in times.items():
+        anchor = times[name.replace("ours", "clip-benchmark")]
+        rows.append([name, f"{options.images / statistics.median(seconds):.1f}", f"{ratios(anchor, seconds)[1]:.2f}"])
+    rows.append(["zero-shot classification, features kept, ours", f"{options.images / again:.1f}", ""])
+    print_table(["task and side", "images/s", "ratio"], rows)
     agree = all(len(values) == 1 for values in found.values())
     print(f"\nnumbers of both sides: {'equal' if agree else f'DIFFERENT: {found}'}")
     return agree
@@ -182,16 +180,16 @@ def captioned(count: int) -> Iterator[Sample]:
 IMAGES = 1000
 
 
-def memory(counts: list[int]) -> None:
-    """The table of peak memory: retrieval both ways, features included, each side in a process of its own."""
-    print(f"\n| captions, {IMAGES:,} images, width {WIDTH} | ours, MiB | clip-benchmark, MiB |\n|---|---|---|")
-    for count in counts:
-        peaks = []
-        for side in ("ours", "clip-benchmark"):
-            command = [sys.executable, "-m", "benchmarks.evaluation", "--measure", side, str(count)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            peaks.append(float(done.stdout.split()[-1]))
-        print(f"| {count:,} | {peaks[0]:.0f} | {peaks[1]:.0f} |", flush=True)
+def memory(counts: Sequence[int]) -> None:
+    """Print the peak memory of retrieval both ways, features included, each side in a process of its own."""
+    sides = ("ours", "clip-benchmark")
+
+    def cells(count: int) -> list[str]:
+        said = (apart("-m", "benchmarks.evaluation", "--measure", side, count) for side in sides)
+        return [f"{count:,}", *(f"{float(text.split()[-1]):.0f}" for text in said)]
+
+    print(f"\nMiB, {IMAGES:,} images, width {WIDTH}\n")
+    print_table(["captions", *sides], map(cells, counts))
 
 
 def vectors(start: int, stop: int) -> torch.Tensor:
@@ -212,7 +210,7 @@ def peak_of(side: str, count: int) -> float:
         data = DataSet(images=_Numbered(), layout="webdataset", place="captions", captions=captions)
         with tempfile.TemporaryDirectory() as scratch:
             cache = FeatureCache(Path(scratch), _Told())
-            before = _settle()
+            before = settled_mib()
             values = [
                 evaluate_retrieval(dataclasses.replace(TOLD, direction=way), data, cache, Ranks()).results[1].value
                 for way in ("text_to_image", "image_to_text")
@@ -225,11 +223,11 @@ def peak_of(side: str, count: int) -> float:
             for start in range(0, IMAGES, 50)
         ]
         model = _Waves(per_image)
-        before = _settle()
+        before = settled_mib()
         given = zeroshot_retrieval.evaluate(model, batches, model.tokens, device="cpu", amp=False, recall_k_list=[5])
         values = list(given.values())
     print("recall@5", values)
-    return _peak() - before
+    return memory_mib() - before
 
 
 class _Numbered:
@@ -281,24 +279,10 @@ class _Waves:
     encode_text = encode_image
 
 
-def _settle() -> float:
-    """Resident size of this process now, MiB, from where its peak counts anew."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
-
-
-def _peak() -> float:
-    """Largest resident size of this process since `_settle`, MiB. Not getrusage: that starts at the peak of the process
-    which started this one."""
-    return _status("VmHWM")
-
-
-def _status(field: str) -> float:
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        name, _, value = line.partition(":")
-        if name == field:
-            return int(value.split()[0]) / 1024
-    raise RuntimeError(f"/proc/self/status has no {field}; memory is measured on Linux")
+def settled_mib() -> float:
+    """Begin to count the peak of this process; return its memory now."""
+    start_peak()
+    return memory_mib("VmRSS")
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from typing import Any
 import torch
 
 from benchmarks import gpu_parts
+from benchmarks.measuring import parser_of
 
 LIMIT_S = 600
 Row = dict[str, Any]
@@ -91,7 +92,7 @@ def _cell(value: Any) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; exit status 1 where a part failed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("benchmarks.gpu", __doc__)
     parser.add_argument("--parts", nargs="+", choices=list(gpu_parts.PARTS), default=list(gpu_parts.PARTS))
     parser.add_argument("--output", type=Path, help="file for the results as JSON")
     parser.add_argument("--tiny", action="store_true", help="sizes that a CPU does in a minute")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import shutil
 import statistics
 import tempfile
 import time
@@ -24,6 +25,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from benchmarks.loader import write_shards
+from benchmarks.measuring import in_turn
 from benchmarks.train_step import ours, pairs, stepper_of, theirs
 from open_diht.common.fields import build
 from open_diht.common.ranks import _Gather, begin_group, joined_ranks
@@ -79,24 +81,20 @@ SMALL: dict[str, Any] = {
 
 def timed(call: Callable[[], Any], device: str, repeats: int) -> tuple[float, int]:
     """Median seconds of a call, and its peak of memory above what was there (0 on a CPU)."""
+    on_gpu = device == "cuda"
+
+    def clock() -> float:
+        if on_gpu:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
     call()
-    if device == "cpu":
-        seconds = []
-        for _ in range(repeats):
-            began = time.perf_counter()
-            call()
-            seconds.append(time.perf_counter() - began)
-        return statistics.median(seconds), 0
-    torch.cuda.synchronize()
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    seconds = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        call()
-        torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds), torch.cuda.max_memory_allocated() - before
+    clock()
+    before = torch.cuda.memory_allocated() if on_gpu else 0
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    seconds = in_turn({"call": call}, repeats, clock)["call"]
+    return statistics.median(seconds), torch.cuda.max_memory_allocated() - before if on_gpu else 0
 
 
 def freed() -> None:
@@ -353,9 +351,7 @@ def resume(size: Sizes) -> list[Row]:
             if halves == 2:  # as after a kill: the newest checkpoints and the export have not been written
                 steps_taken = sorted((workdir / "checkpoints").glob("step-*"))
                 for late in steps_taken[len(steps_taken) // 2 :]:
-                    for file in late.iterdir():
-                        file.unlink()
-                    late.rmdir()
+                    shutil.rmtree(late)
                 outcome = _trained(folder / "shards", workdir, few, run=run, checkpoint=checkpoint)
             assert outcome.export is not None
             found.append((outcome.export / "open_clip_model.safetensors").read_bytes())

@@ -16,7 +16,6 @@ do not depend on what else the machine does.
 
 from __future__ import annotations
 
-import argparse
 import io
 import random
 import tarfile
@@ -36,6 +35,7 @@ import torch
 from open_clip_train import data as open_clip_data
 from PIL import Image
 
+from benchmarks.measuring import parser_of, print_table
 from open_diht.trainer.config import TransformSettings
 from open_diht.trainer.data import DataSettings, ShardLoader, Source
 from open_diht.trainer.data.sources import find_shards
@@ -91,7 +91,7 @@ def drained(batches: Iterator[Any], images: Callable[[Any], torch.Tensor]) -> tu
 
 def main() -> None:
     """Print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("benchmarks.loader", __doc__)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--samples", type=int, default=2_000)
     parser.add_argument("--side", type=int, default=256, help="longest side of the images")
@@ -107,19 +107,16 @@ def main() -> None:
             write_shards(Path(folder), options.samples, options.side, max(4, *options.workers))
         urls = find_shards(options.data or folder).urls
         print(
-            f"{len(urls)} shards, batch {options.batch_size}, {options.image_size} px; "
-            f"torch {torch.__version__}, webdataset {version('webdataset')}, {options.repeats} repeats in turn"
+            f"{len(urls)} shards, batch {options.batch_size}, {options.image_size} px, torch {torch.__version__}, "
+            f"webdataset {version('webdataset')}, median of {options.repeats} in turn; ratios to the first side\n"
         )
-        print(
-            f"{'workers':>7}  {'side':<24} {'samples/s':>10} {'IQR':>13} {'ratio':>6} "
-            f"{'samples/cpu-s':>16} {'ratio':>6}"
-        )
-        for workers in options.workers:
-            measure(options, urls, workers, transform, tokenizer)
+        head = ["workers", "side", "samples/s", "ratio", "samples/CPU-s", "ratio of CPU time"]
+        rows = (row for workers in options.workers for row in measure(options, urls, workers, transform, tokenizer))
+        print_table(head, rows)
 
 
-def measure(options: Any, urls: list[str], workers: int, transform: Any, tokenizer: Any) -> None:
-    """All sides with one number of workers."""
+def measure(options: Any, urls: list[str], workers: int, transform: Any, tokenizer: Any) -> Iterator[list[str]]:
+    """The rows of all sides with one number of workers."""
     folder = str(Path(urls[0]).parent)
 
     def ours(to_pixels: Any, **settings: Any) -> ShardLoader:
@@ -168,12 +165,9 @@ def measure(options: Any, urls: list[str], workers: int, transform: Any, tokeniz
                 rates[side].append(rate)
     anchor = np.median(rates["open_clip webdataset"], axis=0)
     for side, values in rates.items():
-        low, high = np.percentile(values, [25, 75], axis=0)[:, 0]
         wall, processor = np.median(values, axis=0)
-        print(
-            f"{workers:>7}  {side:<24} {wall:>10.0f} {low:>6.0f}-{high:<6.0f} {wall / anchor[0]:>6.2f} "
-            f"{processor:>16.0f} {processor / anchor[1]:>6.2f}"
-        )
+        compared = f"{wall / anchor[0]:.2f}", f"{processor:.0f}", f"{processor / anchor[1]:.2f}"
+        yield [str(workers), side, f"{wall:.0f}", *compared]
     for loader in (plain, as_bytes, reduced):
         loader.close()
 

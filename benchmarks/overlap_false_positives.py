@@ -1,52 +1,27 @@
 """How often the overlap rule is wrong, in both directions: the plain window rule of the paper beside ours.
 
-    python benchmarks/overlap_false_positives.py [--captions FILE ...] [--rendered 200]
+    python -m benchmarks.overlap_false_positives [--captions FOLDER]
 
 1. Strings of one row against the caption of another row: every match is an accident.
 2. A piece of the caption with the errors OCR makes (joined, cut, one or two wrong letters): every miss is a loss.
-3. A piece of the caption rendered onto a photograph and read by the real spotter, by text height.
 
-Captions come from files (.parquet with a column TEXT, .tsv with the caption first, .txt): one caption per row. Only odd
-rows are used, because the table of common words was counted on the even rows of these samples.
+Only odd rows of the caption samples are used, because the table of common words was counted on the even ones.
 """
 
 from __future__ import annotations
 
-import argparse
 import random
 import string
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from benchmarks.label_set import cc3m_captions, laion_captions, samples_folder
+from benchmarks.measuring import parser_of, print_table
+from open_diht.filters.spotting.folding import fold
+from open_diht.filters.spotting.overlap import PAPER, TOLERANT, OverlapRule, SpottedText, overlap_lengths
 
-from benchmarks.rendered_text import photographs, render_onto_photo  # noqa: E402
-from open_diht.filters.spotting.folding import fold  # noqa: E402
-from open_diht.filters.spotting.overlap import PAPER, TOLERANT, OverlapRule, SpottedText, overlap_lengths  # noqa: E402
-from open_diht.filters.spotting.spotter import SpotterError, Spotting, TextSpotter  # noqa: E402
-from open_diht.filters.spotting.weights import WeightsMissing  # noqa: E402
-
-SAMPLES = ROOT.parent / "shared" / "samples"
-DEFAULT_CAPTIONS = (
-    SAMPLES / "img2dataset" / "test_10000.parquet",
-    SAMPLES / "cc3m_validation" / "Validation_GCC-1.1.0-Validation.tsv",
-)
 RULES: dict[str, OverlapRule] = {"plain": PAPER, "ours": TOLERANT}
 SCORE = 0.95
 LEAST_PIECE = 8  # letters and digits of the shortest piece of a caption that counts as overlapping text
-
-
-def read_captions(path: Path) -> list[str]:
-    """The captions of the odd rows, white space made single."""
-    if path.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        rows = pq.read_table(path)["TEXT"].to_pylist()
-    else:
-        rows = [line.split("\t")[0] for line in path.read_text(encoding="utf-8").splitlines()]
-    return [" ".join(row.split()) for row in rows[1::2] if row]
 
 
 def rate(captions: Sequence[str], spotted: Sequence[Sequence[SpottedText]], rule: OverlapRule) -> float:
@@ -96,12 +71,6 @@ ERRORS: dict[str, Callable[[str, random.Random], str]] = {
 }
 
 
-def print_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    print(f"\n{title}\n\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
-    for row in rows:
-        print(f"| {' | '.join(row)} |")
-
-
 def false_positives(samples: dict[str, list[str]], rng: random.Random) -> None:
     """Table 1."""
     texts = next(iter(samples.values()))
@@ -114,8 +83,9 @@ def false_positives(samples: dict[str, list[str]], rng: random.Random) -> None:
             ]
             pairs = [(caption, lines) for caption, lines in pairs if lines]
             columns = [caption for caption, _ in pairs], [lines for _, lines in pairs]
-            rows.append([name, amount, str(len(pairs)), *(f"{rate(*columns, rule):.2f} %" for rule in RULES.values())])
-    print_table("Accidents: text of other rows", ["captions", "text in the image", "rows", *RULES], rows)
+            rows.append([name, amount, str(len(pairs)), *(f"{rate(*columns, rule):.2f}" for rule in RULES.values())])
+    print("Accidents, in percent: text of other rows\n")
+    print_table(["captions", "text in the image", "rows", *RULES], rows)
 
 
 def synthetic_hits(captions: Sequence[str], rng: random.Random) -> None:
@@ -124,64 +94,26 @@ def synthetic_hits(captions: Sequence[str], rng: random.Random) -> None:
     rows = []
     for name, damage in ERRORS.items():
         spotted = [[(damage(piece, rng), SCORE)] for _, piece in pieces]
-        rates = [f"{rate([caption for caption, _ in pieces], spotted, rule):.1f} %" for rule in RULES.values()]
+        rates = [f"{rate([caption for caption, _ in pieces], spotted, rule):.1f}" for rule in RULES.values()]
         rows.append([name, str(len(pieces)), *rates])
-    print_table("Hits: a piece of the caption with errors", ["errors", "rows", *RULES], rows)
+    print("\nHits, in percent: a piece of the caption with errors\n")
+    print_table(["errors", "rows", *RULES], rows)
 
 
-def rendered_hits(captions: Sequence[str], count: int, rng: random.Random) -> None:
-    """Table 3, and its strings against the captions of other rows."""
-    photos = photographs()
-    rows, all_captions, all_spotted = [], [], []
-    with TextSpotter() as spotter:
-        for height in (10, 14, 20, 32):
-            pairs = []
-            for caption in rng.sample(list(captions), len(captions)):
-                piece = piece_of(caption, rng)
-                image = render_onto_photo(piece, height, rng.choice((512, 640)), rng, photos) if piece else None
-                if image:
-                    pairs.append((caption, image))
-                if len(pairs) == max(1, count // 4):
-                    break
-            spotted = [
-                [(line.text, line.score) for line in result.spotted] if isinstance(result, Spotting) else []
-                for result in spotter.spot(image.data for _, image in pairs)
-            ]
-            texts = [caption for caption, _ in pairs]
-            rows.append(
-                [f"{height} px", str(len(pairs)), *(f"{rate(texts, spotted, rule):.1f} %" for rule in RULES.values())]
-            )
-            all_captions += texts
-            all_spotted += spotted
-    print_table("Hits: rendered and read by the real spotter", ["text height", "images", *RULES], rows)
-    others = [rng.choice(captions) for _ in range(40 * len(all_spotted))]
-    rates = [f"{rate(others, all_spotted * 40, rule):.2f} %" for rule in RULES.values()]
-    print_table("Accidents: the strings read, other captions", ["pairs", *RULES], [[str(len(others)), *rates]])
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """0, also where the captions are not at hand: then it says so and measures nothing."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--captions", type=Path, nargs="+", default=DEFAULT_CAPTIONS, help="caption files")
-    parser.add_argument("--rendered", type=int, default=200, help="images to render and read; 0 skips the OCR part")
+def main() -> None:
+    """Print both tables."""
+    parser = parser_of("benchmarks.overlap_false_positives", __doc__)
+    parser.add_argument("--captions", help="folder of the caption samples")
     parser.add_argument("--seed", type=int, default=1)
-    options = parser.parse_args(arguments)
-    missing = [str(path) for path in options.captions if not path.is_file()]
-    if missing:
-        print(f"skipped: no captions at {', '.join(missing)}; name your own with --captions FILE")
-        return 0
-    rng = random.Random(options.seed)
-    samples = {path.name: read_captions(path) for path in options.captions}
-    first = next(iter(samples.values()))
+    options = parser.parse_args()
+    folder, rng = samples_folder(options.captions), random.Random(options.seed)
+    samples = {
+        name: [" ".join(caption.split()) for caption in captions[1::2] if caption]
+        for name, captions in (("LAION", laion_captions(folder)), ("CC3M", cc3m_captions(folder)))
+    }
     false_positives(samples, rng)
-    synthetic_hits(first, rng)
-    if options.rendered:
-        try:
-            rendered_hits(first, options.rendered, rng)
-        except (ImportError, WeightsMissing, SpotterError) as error:
-            print(f"\nskipped the rendered part: {error}")
-    return 0
+    synthetic_hits(samples["LAION"], rng)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

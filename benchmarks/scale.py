@@ -13,28 +13,27 @@ does all the rows; captions are LAION's, each copy made distinct by a number so 
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.label_set import laion_captions, samples_folder
+from benchmarks.measuring import apart, parser_of, print_table, ratios
 from deploy.dask.cluster import Cluster
 from open_diht.filters.captions.annotate import provenance
 from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.engine.jobs import run_units, worker_log
 from open_diht.pipelines.engine.stage import DoUnit
 from open_diht.pipelines.plan import keep_plan, make_plan
-from open_diht.pipelines.runners import Workers, make_backend
+from open_diht.pipelines.runners import Backend, Workers, make_backend
 from open_diht.pipelines.runners.prism import BUILT
 from open_diht.pipelines.stages.captions import CaptionStage
 from open_diht.pipelines.store.layout import Layout
@@ -42,15 +41,20 @@ from open_diht.pipelines.store.layout import Layout
 UNIT_ROWS = 2_000
 PLAIN = """
 import sys
-import benchmarks  # first: one thread, as in a run
 from pathlib import Path
+from benchmarks.measuring import memory_mib
 from benchmarks.scale import stage_of
 stage = stage_of(Path(sys.argv[1]))
 stage.setup()
 for unit in sys.argv[2:]:
     stage.do(unit)
-# Not ru_maxrss: a child inherits its parent's.
-print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+print(memory_mib())
+"""
+SHARD = """
+import sys
+from pathlib import Path
+from benchmarks.scale import run_beam
+run_beam(Path(sys.argv[1]), sys.argv[2:], 1)
 """
 
 
@@ -73,43 +77,16 @@ def units_of(manifest: Path, output: Path, unit_rows: int) -> list[str]:
     return [unit.name for unit in plan.units]
 
 
-def run_plain(output: Path, units: list[str], processes: int) -> list[int]:
-    """Do the units in plain processes; the peak memory of each in MiB."""
-    parts = [units[part::processes] for part in range(processes)]
-    command = [sys.executable, "-c", PLAIN, str(output)]
-    running = [subprocess.Popen([*command, *part], stdout=subprocess.PIPE, text=True) for part in parts]
-    return [int(process.communicate()[0]) // 1024 for process in running]
+def in_processes(code: str, output: Path, units: list[str], processes: int) -> list[str]:
+    """Run a program on parts of the units in processes at the same time; return what each printed."""
+    with ThreadPoolExecutor(processes) as pool:
+        return list(pool.map(lambda part: apart("-c", code, output, *units[part::processes]), range(processes)))
 
 
-SHARD = """
-import sys
-import benchmarks  # first: one thread, as in a run
-from pathlib import Path
-from benchmarks.scale import run_beam
-run_beam(Path(sys.argv[1]), sys.argv[2:], 1)
-"""
-
-
-def run_shards(output: Path, units: list[str], shards: int) -> None:
-    """Do the units through Beam in as many invocations, each with one worker."""
-    command = [sys.executable, "-c", SHARD, str(output)]
-    running = [subprocess.Popen([*command, *units[shard::shards]]) for shard in range(shards)]
-    if any(process.wait() for process in running):
-        raise RuntimeError("a shard failed")
-
-
-def run_prism(output: Path, units: list[str]) -> None:
-    """Do the units through Beam's portable runner: Job API, staged artefacts, one worker process."""
-    stage = DoUnit(stage_of(output))
+def run_beam(output: Path, units: list[str], workers: int, backend: Backend | None = None) -> None:
+    """Do the units through Beam: Prism with one worker process, Dask on a cluster that is up, or FnApiRunner."""
     with worker_log(output / "workers.log"):
-        run_units("captions", units, stage, 1, backend=make_backend("prism"), todo=output)
-
-
-def run_dask(output: Path, units: list[str], scheduler: str) -> None:
-    """Do the units through Beam's DaskRunner, on a cluster that is up."""
-    backend = make_backend("dask", workers=Workers(scheduler=scheduler))
-    with worker_log(output / "workers.log"):
-        run_units("captions", units, DoUnit(stage_of(output)), 2, backend=backend)
+        run_units("captions", units, DoUnit(stage_of(output)), workers, backend=backend, todo=output)
 
 
 @contextlib.contextmanager
@@ -127,24 +104,19 @@ def dask_cluster() -> Iterator[str]:
             cluster.down()
 
 
-def run_beam(output: Path, units: list[str], workers: int) -> None:
-    """Do the units through Beam."""
-    with worker_log(output / "workers.log"):
-        run_units("captions", units, DoUnit(stage_of(output)), workers)
-
-
 def compare(captions: list[str], rows: int, repeats: int, scheduler: str) -> None:
     """Print the table of rates; `scheduler` is the address of Dask's."""
+    dask = make_backend("dask", workers=Workers(scheduler=scheduler))
     sides: dict[str, Callable[[Path, list[str]], object]] = {
-        "1 plain process": lambda output, units: run_plain(output, units, 1),
+        "1 plain process": lambda output, units: in_processes(PLAIN, output, units, 1),
         "Beam, 1 worker": lambda output, units: run_beam(output, units, 1),
-        "2 plain processes": lambda output, units: run_plain(output, units, 2),
+        "2 plain processes": lambda output, units: in_processes(PLAIN, output, units, 2),
         "Beam, 2 workers": lambda output, units: run_beam(output, units, 2),
-        "2 shards of Beam, 1 worker each": lambda output, units: run_shards(output, units, 2),
-        "Dask, 2 workers": lambda output, units: run_dask(output, units, scheduler),
+        "2 shards of Beam, 1 worker each": lambda output, units: in_processes(SHARD, output, units, 2),
+        "Dask, 2 workers": lambda output, units: run_beam(output, units, 2, dask),
     }
     if BUILT.exists():
-        sides["Prism, its 1 worker"] = run_prism
+        sides["Prism, its 1 worker"] = lambda output, units: run_beam(output, units, 1, make_backend("prism"))
     else:
         print("Prism is not there (`make prism` builds it): its row is left out\n")
     seconds: dict[str, list[float]] = {name: [] for name in sides}
@@ -159,31 +131,33 @@ def compare(captions: list[str], rows: int, repeats: int, scheduler: str) -> Non
                 work(output, units)
                 seconds[name].append(time.perf_counter() - began)
     print(f"{rows:,} captions in units of {UNIT_ROWS:,}, {repeats} repeats in turn, wall time with start-up\n")
-    print("| side | captions per second | share of as many plain processes |\n|---|---|---|")
-    rate = {name: rows / statistics.median(times) for name, times in seconds.items()}
-    for name, value in rate.items():
-        plain = "2 plain processes" if "2" in name else "1 plain process"
-        # Of each repeat its own ratio: what else the machine does changes from one to the next.
-        shares = sorted(other / own for own, other in zip(seconds[name], seconds[plain], strict=True))
-        print(f"| {name} | {value:,.0f} | {statistics.median(shares):.0%} ({shares[0]:.0%} to {shares[-1]:.0%}) |")
+
+    def cells(name: str) -> list[str]:
+        plain = seconds["2 plain processes" if "2" in name else "1 plain process"]
+        low, middle, high = ratios(plain, seconds[name])
+        return [name, f"{rows / statistics.median(seconds[name]):,.0f}", f"{middle:.0%}", f"{low:.0%}", f"{high:.0%}"]
+
+    print_table(["side", "captions per second", "of plain processes", "least", "most"], map(cells, sides))
 
 
 def memory(captions: list[str], counts: list[int]) -> None:
     """Print the table of peak memory."""
-    print("| rows in one process | peak memory, MiB | captions per second |\n|---|---|---|")
-    for rows in counts:
+
+    def cells(rows: int) -> list[str]:
         with tempfile.TemporaryDirectory() as folder:
             manifest, output = Path(folder) / "manifest.parquet", Path(folder) / "out"
             write_manifest(manifest, captions, rows)
             units = units_of(manifest, output, 50_000)
             began = time.perf_counter()
-            (peak,) = run_plain(output, units, 1)
-            print(f"| {rows:,} | {peak:,} | {rows / (time.perf_counter() - began):,.0f} |", flush=True)
+            (peak,) = in_processes(PLAIN, output, units, 1)
+            return [f"{rows:,}", f"{float(peak):,.0f}", f"{rows / (time.perf_counter() - began):,.0f}"]
+
+    print_table(["rows in one process", "peak memory, MiB", "captions per second"], map(cells, counts))
 
 
 def main() -> None:
     """Command line; see the module's docstring."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = parser_of("benchmarks.scale", __doc__)
     arguments.add_argument("--captions", help="folder of the caption samples")
     arguments.add_argument("--rows", type=int, default=40_000)
     arguments.add_argument("--repeats", type=int, default=3)

@@ -23,10 +23,8 @@ import csv
 import json
 import os
 import random
-import resource
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -39,20 +37,15 @@ from typing import Any
 
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from benchmarks.measuring import apart, memory_mib, parser_of, print_table, ratios
+from open_diht.common.image_formats import EXTENSIONS
+from open_diht.filters.spotting.decode import DecodeLimits, UnreadableImage, decode_image
+from open_diht.filters.spotting.overlap import PAPER, TOLERANT, OverlapRule, SpottedText, overlap
+from open_diht.filters.spotting.precision import resolved
+from open_diht.filters.spotting.spotter import SpotterSettings, Spotting, TextSpotter
+from open_diht.filters.spotting.weights import ModelSize, find_models
 
-from benchmarks.rendered_text import photographs, render_onto_photo  # noqa: E402
-from open_diht.common.image_formats import EXTENSIONS  # noqa: E402
-from open_diht.common.run_command import ONE_THREAD  # noqa: E402
-from open_diht.filters.spotting.decode import DecodeLimits, UnreadableImage, decode_image  # noqa: E402
-from open_diht.filters.spotting.overlap import PAPER, TOLERANT, OverlapRule, SpottedText, overlap  # noqa: E402
-from open_diht.filters.spotting.precision import resolved  # noqa: E402
-from open_diht.filters.spotting.spotter import SpotterSettings, Spotting, TextSpotter  # noqa: E402
-from open_diht.filters.spotting.weights import ModelSize, find_models  # noqa: E402
-
-SAMPLE = ROOT / "data" / "sample" / "images"
-WORDS = "Carlsberg brewery, Wivenhoe Park, no parking at any time, Las Vegas 1998, keep calm, summer sale, Wartburg 353"
+SAMPLE = Path(__file__).resolve().parents[1] / "data" / "sample" / "images"
 Strings = list[list[SpottedText]]
 
 
@@ -63,7 +56,7 @@ class Side:
     read: Callable[[Sequence[Path]], Strings]
     clock: Callable[[], float] = time.process_time
     """CPU time of all of its processes, in seconds."""
-    peak: Callable[[], float] = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak: Callable[[], float] = memory_mib
     """Resident memory of all of its processes, in MiB."""
     warm: int | None = 8
     """How many images it reads before it is measured; None: all, where shapes are compiled as they come."""
@@ -147,7 +140,7 @@ def ours(settings: SpotterSettings) -> Iterator[Side]:
             ]
 
         def peak() -> float:
-            return peak_rss_mib(pid) + resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            return memory_mib(process=pid) + memory_mib()
 
         yield Side(
             read, lambda: time.process_time() + cpu_seconds(pid), peak, None if settings.engine == "openvino" else 8
@@ -158,12 +151,6 @@ def cpu_seconds(pid: int) -> float:
     """User and system time of a running process (Linux)."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def peak_rss_mib(pid: int) -> float:
-    """Peak resident memory of a running process (Linux)."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
 
 
 SIDES: dict[str, Callable[[], AbstractContextManager[Side]]] = {
@@ -195,15 +182,15 @@ def measure(name: str, groups: dict[str, list[str]]) -> dict[str, Any]:
 
 def run_side(name: str, groups: dict[str, list[Path]]) -> dict[str, Any]:
     """`measure` in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, __file__, "--side", name],
-        input=json.dumps(groups, default=str),
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        env={**os.environ, **ONE_THREAD, "PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK": "True"},
+    said = apart(
+        "-m",
+        "benchmarks.spotting",
+        "--side",
+        name,
+        given=json.dumps(groups, default=str),
+        PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK="True",
     )
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])  # PaddleX prints before it
+    answer: dict[str, Any] = json.loads(said.splitlines()[-1])  # PaddleX prints before it
     return answer
 
 
@@ -221,19 +208,6 @@ def readable(folder: Path) -> list[Path]:
 
     files = sorted(path for path in folder.iterdir() if path.suffix.lower().removeprefix(".") in EXTENSIONS)
     return [path for path in files if path.stat().st_size and cv2.imread(str(path)) is not None]
-
-
-def made_images(folder: Path) -> list[Path]:
-    """Where there is no folder of images: photographs without text, and as many with a rendered line."""
-    rng = random.Random(3)
-    photos = photographs()
-    texts = WORDS.split(", ")
-    for number in range(40):
-        text = texts[number % len(texts)] if number % 2 else ""
-        image = render_onto_photo(text, rng.choice((16, 24, 40)), rng.choice((512, 640, 1000)), rng, photos)
-        if image:
-            (folder / f"{number:03}.jpg").write_bytes(image.data)
-    return sorted(folder.iterdir())
 
 
 def captions_of(files: Sequence[Path]) -> dict[str, list[str]]:
@@ -260,31 +234,31 @@ def decisions(files: Sequence[Path], strings: Strings, reference: Strings, rule:
 
 
 def report(groups: dict[str, list[Path]], runs: dict[str, list[dict[str, Any]]]) -> None:
-    """A table of some groups of the runs."""
+    """Print a table of some groups of the runs."""
     files = [file for some in groups.values() for file in some]
     reference = joined(runs[REFERENCE][0]["strings"], groups)
-    print(f"\n{', '.join(f'{len(some)} {group}' for group, some in groups.items())}\n")
-    print("| side | " + " | ".join(f"ms, {group}" for group in groups) + " | images per core-second of the mix | ratio "
-          "| equal, plain rule | equal, our rule | peak RSS |")  # fmt: skip
-    print("|---" * (len(groups) + 6) + "|")
     mixed = {name: [mix_ms(run, groups) for run in side] for name, side in runs.items()}
-    for name, side in runs.items():
-        cost = {
-            group: 1e3 * statistics.median(run["cpu_s"][group] for run in side) / len(some)
+
+    def cells(name: str) -> list[str]:
+        side = runs[name]
+        cost = [
+            f"{1e3 * statistics.median(run['cpu_s'][group] for run in side) / len(some):.1f}"
             for group, some in groups.items()
-        }
+        ]
         equal = []
         for rule in (PAPER, TOLERANT):
             given = decisions(files, joined(side[0]["strings"], groups), reference, rule)
             expected = decisions(files, reference, reference, rule)
-            same = sum(a == b for a, b in zip(expected, given, strict=True))
-            equal.append(f"{same} of {len(expected)} ({sum(given)} dropped)")
-        memory = max(run["rss_mib"] for run in side)
-        shown = " | ".join(f"{value:.1f}" for value in cost.values())
+            equal.append(f"{sum(a == b for a, b in zip(expected, given, strict=True))} of {len(expected)}")
+        low, middle, high = ratios(mixed[REFERENCE], mixed[name])
         rate = 1e3 / statistics.median(mixed[name])
-        ratios = [known / own for known, own in zip(mixed[REFERENCE], mixed[name], strict=True)]
-        ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        print(f"| {name} | {shown} | {rate:.1f} | {ratio} | {' | '.join(equal)} | {memory:.0f} MiB |", flush=True)
+        speed = [f"{rate:.1f}", f"{middle:.2f} ({low:.2f} to {high:.2f})"]
+        return [name, *cost, *speed, *equal, f"{max(run['rss_mib'] for run in side):.0f}"]
+
+    print(f"\n{', '.join(f'{len(some)} {group}' for group, some in groups.items())}\n")
+    costs = (f"ms, {group}" for group in groups)
+    head = ["side", *costs, "images/CPU-s of the mix", "ratio", "equal, plain rule", "equal, our rule", "MiB"]
+    print_table(head, map(cells, runs))
 
 
 def mix_ms(run: dict[str, Any], groups: dict[str, list[Path]]) -> float:
@@ -328,9 +302,10 @@ def enlarged(files: Sequence[Path], folder: Path) -> list[Path]:
     return written
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, help="folder of images (default: data/sample/images, else made ones)")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the tables, or what one side has read as JSON."""
+    parser = parser_of("benchmarks.spotting", __doc__)
+    parser.add_argument("--images", type=Path, default=SAMPLE, help="folder of images (default: data/sample/images)")
     parser.add_argument("--count", type=int, default=40, help="most images without text, and most with text")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--sides", nargs="+", default=installed(), choices=SIDES, help="what to compare")
@@ -338,29 +313,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.side:
         print(json.dumps(measure(options.side, json.load(sys.stdin))))
-        return 0
+        return
     with tempfile.TemporaryDirectory() as folder:
-        given = options.images or (SAMPLE if SAMPLE.is_dir() else None)
-        files = readable(given) if given else made_images(Path(folder))
-        if not files:
-            print(f"no readable images in {options.images}", file=sys.stderr)
-            return 2
-        groups = {name: drawn(some, options.count) for name, some in split(files).items()}
+        groups = {name: drawn(some, options.count) for name, some in split(readable(options.images)).items()}
         if not all(groups.values()):
-            print("there must be images with text and images without", file=sys.stderr)
-            return 2
+            parser.error(f"{options.images} must hold images with text and images without")
         large = {f"{name}, enlarged": enlarged(some, Path(folder) / "enlarged") for name, some in groups.items()}
-        names = list(dict.fromkeys([REFERENCE, *options.sides]))
-        runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+        runs: dict[str, list[dict[str, Any]]] = {name: [] for name in dict.fromkeys([REFERENCE, *options.sides])}
         for _ in range(options.repeats):
-            for name in names:
-                runs[name].append(run_side(name, {**groups, **large}))
+            for name, done in runs.items():
+                done.append(run_side(name, {**groups, **large}))
         precision = resolved(SpotterSettings(engine="openvino")).precision
         print(f"{options.repeats} runs a side, one core, CPU time without loading the models\n{processor()}")
         print(f"ONNX Runtime and PaddleOCR in f32, OpenVINO in {precision} unless said otherwise")
         report(groups, runs)
         report(large, runs)
-    return 0
 
 
 def installed() -> list[str]:
@@ -371,4 +338,4 @@ def installed() -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

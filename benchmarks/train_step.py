@@ -5,9 +5,8 @@
 Ours: HN-NCE, both concept heads (`--concepts` classes each, top 10), gradient norm, check for non-finite values, AdamW
 with the heads' own group, clamp of the scale, through the `Stepper` that trains. Theirs: `open_clip.create_model`,
 ClipLoss, AdamW with open_clip's two groups, clamp, as open_clip_train's loop has it (without its logging). Same random
-pairs, same precision, steps in turn; the result is the median of the ratios of neighbouring steps, with the quartiles.
-Further rows:
-our step with InfoNCE and no heads, which shows what the heads and HN-NCE cost, and with two micro-batches.
+pairs, same precision, steps in turn; the result is the median of the ratios of neighbouring steps. Further rows: our
+step with InfoNCE and no heads, which shows what the heads and HN-NCE cost, and with two micro-batches.
 
 On a CPU a ViT-B/32 step of few pairs is dominated by AdamW's pass over 151 M weights on both sides; `--batch 32` and
 more shift it to the encoders.
@@ -15,7 +14,6 @@ more shift it to the encoders.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +24,7 @@ import torch
 from open_clip.loss import ClipLoss
 from torch import nn
 
+from benchmarks.measuring import in_turn, parser_of, print_table, ratios
 from open_diht.common.fields import build
 from open_diht.common.ranks import Ranks
 from open_diht.trainer.config import Config, TransformSettings
@@ -37,6 +36,7 @@ from open_diht.trainer.pixels import Pixels
 from open_diht.trainer.step import Stepper, losses_of
 
 Step = Callable[[], None]
+ANCHOR = "open_clip, ClipLoss"
 
 
 def pairs(model: str, batch: int, concepts: int, device: str, side: int | None = None) -> Batch:
@@ -128,22 +128,9 @@ def theirs(model: str, batch: Batch, device: str, precision: str, compiled: bool
     return step
 
 
-def seconds(step: Step, device: str) -> float:
-    """Of one step: processor time on a CPU, elapsed time on a GPU."""
-    if device == "cpu":  # processor time of all threads: what else the machine does is not in it
-        began = time.process_time()
-        step()
-        return time.process_time() - began
-    torch.cuda.synchronize()
-    began = time.perf_counter()
-    step()
-    torch.cuda.synchronize()
-    return time.perf_counter() - began
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table."""
+    parser = parser_of("benchmarks.train_step", __doc__)
     parser.add_argument("--model", default="ViT-B-32")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--concepts", type=int, default=10_000, help="of each head")
@@ -155,31 +142,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     common = (options.device, options.precision)
     batch = pairs(options.model, options.batch, options.concepts, options.device)
     steps: dict[str, Step] = {
-        "open_clip, ClipLoss": theirs(options.model, batch, *common),
+        ANCHOR: theirs(options.model, batch, *common),
         "ours, HN-NCE + both heads": ours(options.model, batch, options.concepts, *common),
     }
     if options.all:
         steps["ours, InfoNCE, no heads"] = ours(options.model, batch, 0, *common, loss={"name": "infonce"})
         two: dict[str, Any] = {"schedule": {"micro_batches": 2}}
         steps["ours, two micro-batches"] = ours(options.model, batch, options.concepts, *common, **two)
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for step in steps.values():
-        seconds(step, options.device)  # warm
-    for _ in range(options.repeats):
-        for name, step in steps.items():
-            times[name].append(seconds(step, options.device))
+
+    def on_gpu() -> float:
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    times = in_turn(steps, options.repeats, time.process_time if options.device == "cpu" else on_gpu, warm=True)
     clock = "processor" if options.device == "cpu" else "elapsed"
     print(
-        f"seconds of {clock} time, {options.model}, batch {options.batch}, {options.device} {options.precision}, "
-        f"{torch.get_num_threads()} threads, {options.repeats} repeats; torch {torch.__version__}"
+        f"{clock} time, {options.model}, batch {options.batch}, {options.device} {options.precision}, "
+        f"{torch.get_num_threads()} threads, median of {options.repeats}; torch {torch.__version__}\n"
     )
-    anchor = times["open_clip, ClipLoss"]
-    for name, values in times.items():
-        low, middle, high = statistics.quantiles([a / b for a, b in zip(values, anchor, strict=True)], n=4)
-        speed = options.batch / statistics.median(values)
-        print(f"{name:<28}{statistics.median(values):>8.3f} s{speed:>8.1f}/s{middle:>8.3f} x  ({low:.3f}-{high:.3f})")
-    return 0
+
+    def cells(name: str) -> list[str]:
+        low, middle, high = ratios(times[name], times[ANCHOR])
+        seconds = statistics.median(times[name])
+        return [name, f"{seconds:.3f}", f"{options.batch / seconds:.1f}", f"{middle:.3f}", f"{low:.3f}", f"{high:.3f}"]
+
+    print_table(["side", "seconds", "pairs/s", "ratio", "least", "most"], map(cells, steps))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

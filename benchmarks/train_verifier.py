@@ -12,7 +12,6 @@ rounds). Deterministic.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,6 +25,7 @@ from sklearn.feature_extraction import DictVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from benchmarks.label_set import Labelled, cc3m_labels, laion_labels, samples_folder, written_labels
+from benchmarks.measuring import parser_of
 from open_diht.filters.captions import verifier
 from open_diht.filters.captions.encoder import Floats
 from open_diht.filters.captions.feature_names import Features
@@ -164,7 +164,7 @@ def _fit(
 
 def main() -> None:
     """Command line; see the module's docstring."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = parser_of("benchmarks.train_verifier", __doc__)
     arguments.add_argument("--captions", help="folder of the caption samples")
     arguments.add_argument("--out", type=Path, default=Path(verifier.__file__).with_name(verifier.WEIGHTS))
     arguments.add_argument("--train-part", action="store_true", help="leave the development and test parts out")

@@ -10,7 +10,6 @@ its own; rows on which its two readers differ are left out of that column.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -28,6 +27,7 @@ from benchmarks.label_set import (
     samples_folder,
     truths,
 )
+from benchmarks.measuring import parser_of
 from benchmarks.train_verifier import graphs_of, train
 from open_diht.filters.captions.annotate import table_of
 from open_diht.filters.captions.graph import CaptionGraph
@@ -88,7 +88,7 @@ def agreement(readings: Sequence[tuple[bool, ...]]) -> str:
 
 def main() -> None:
     """Print the tables."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = parser_of("benchmarks.verifier", __doc__)
     arguments.add_argument("--captions", help="folder of the caption samples")
     arguments.add_argument("--part", choices=("development", "test"), default="test")
     arguments.add_argument("--weights", type=Path, help="of `train_verifier --train-part`, in place of training here")

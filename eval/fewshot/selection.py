@@ -7,7 +7,7 @@ beforehand.
 
 A fold's classifier has fewer shots than the final one, so the choice errs on the cautious side. Therefore no rule of
 one standard error on top, which stays so near the text that the shots are all but ignored; and several shots get no
-less freedom than one does (`floor`). benchmarks/radius.py has the figures.
+less freedom than one does (`floor`). benchmarks/RESULTS.md has the figures.
 
 Cross-entropy and not hits: with 20 held-out shots hits are too coarse to choose by, and the choice jumps between draws.
 """

@@ -8,7 +8,7 @@ score and choose nothing.
 Sets of photographs of groceries: `grocery-inside`, the kinds that are classes of ImageNet, on which the image encoder
 was trained; `grocery-packages`, cartons and bottles of one shelf, whose names say little of how they look;
 `grocery-produce`, the fruit and vegetables that are no classes of ImageNet. Then CIFAR-10, and Fashion-MNIST, with
-which the rule for the radius was settled (benchmarks/radius.py).
+which the rule for the radius was settled (benchmarks/RESULTS.md).
 """
 
 from __future__ import annotations

@@ -1,41 +1,86 @@
-"""Runs that are killed in every pass of a stage, and end as if nothing had happened."""
+"""Kill a run at chosen moments, start it again until it ends, and compare it with an undisturbed run."""
 
 from __future__ import annotations
 
-import contextlib
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from tests.forks import Forks
+from open_diht.common.shard_index import load
 from tests.pipelines.conftest import sorted_tables
-from tests.pipelines.processes import ForkedStarter, kill_at
+from tests.pipelines.processes import ForkedStarter, committed, kill_at
 
 SEED = random.SystemRandom().randrange(10**6)
 
 
-def killed_in_every_pass(
-    folder: Path,
-    forks: Forks,
-    manifest: Path,
+@dataclass(frozen=True)
+class Moment:
+    """When a run is killed: once a stage has committed some of its units, and a random time later."""
+
+    stage: str
+    """`*` counts the units of all stages."""
+    after: int | tuple[float, float] = 1
+    """Units, or the fractions of the stage's units between which their number is drawn."""
+    seconds: float = 0.05
+    """The longest time from the last commit to the kill."""
+
+    def kill(self, runs: ForkedStarter, given: Path, output: Path, options: Sequence[str], calm: Path) -> bool:
+        """Start a run and kill it at this moment. False: it had ended before."""
+        dice = random.Random(f"{SEED} {self}")
+        units, after = committed(calm, self.stage), self.after
+        if isinstance(after, tuple):
+            after = dice.randrange(int(after[0] * units), max(int(after[1] * units), 1))
+        return kill_at(runs.start(given, output, *options), output, self.stage, after, self.seconds * dice.random())
+
+
+def left_by(output: Path) -> dict[str, Any]:
+    """Return the rows, the subset and the shards of an output, and of indexes all but the shards' times of change."""
+    files = [
+        path for name in ("subset.npy", "index/*.json", "shards/*") for path in output.glob(name) if path.is_file()
+    ]
+    indexes = {path.name: load(path) for name in ("shards/.index", "index") for path in output.glob(f"{name}/*.npz")}
+    return {
+        **sorted_tables(output),
+        **{str(path.relative_to(output)): path.read_bytes() for path in files},
+        **{name: (index.identity, index.sha256, index.keys, index.rows.tolist()) for name, index in indexes.items()},
+    }
+
+
+def check_kills(
+    runs: ForkedStarter,
+    given: Path,
     options: Sequence[str],
-    passes: Sequence[str],
+    moments: Sequence[Moment],
     *,
+    calm: Path,
+    killed: Path,
     hits: int,
-    calm: int = 2,
-) -> set[str]:
-    """Kill a run of two workers once in each pass, at least `hits` times before it has ended; then let it end, and find
-    in it what a run of `calm` workers holds that nobody killed. Returns the reasons of what both have rejected."""
-    undisturbed, killed, dice = folder / "undisturbed", folder / "killed", random.Random(SEED)
-    with contextlib.closing(ForkedStarter(forks, folder)) as runs:
-        runs.finish(manifest, undisturbed, *options, workers=calm)
-        hit = [kill_at(runs.start(manifest, killed, *options), killed, one, 1, 0.05 * dice.random()) for one in passes]
-        assert sum(hit) >= hits, (SEED, hit)
-        runs.finish(manifest, killed, *options)
-        expected = sorted_tables(undisturbed)
-        assert sorted_tables(killed) == expected, SEED
-        subsets = [[path.read_bytes() for path in output.glob("subset.npy")] for output in (killed, undisturbed)]
-        assert subsets[0] == subsets[1], SEED
-        assert not list(killed.rglob(".tmp-*")), SEED
-        assert "nothing is left to do" in runs.finish(manifest, killed, *options)
-    return {row["reason"] for row in expected["rejected"]}
+    before_resume: Callable[[], None] = lambda: None,
+    read: Callable[[Path], Any] = left_by,
+) -> Any:
+    """Kill a run at each moment, resume it, and compare its output with that of an undisturbed run.
+
+    Args:
+        runs: starts the command.
+        given: the input of the command.
+        options: more words of the command.
+        moments: when it is killed, one run each.
+        calm: the output of the undisturbed run.
+        killed: the output of the killed runs.
+        hits: at least so many runs must be killed before they end.
+        before_resume: called after the last kill.
+        read: what is compared of an output.
+
+    Returns:
+        What `read` gives of both outputs.
+    """
+    hit = [moment.kill(runs, given, killed, options, calm) for moment in moments]
+    assert sum(hit) >= hits, (SEED, hit)
+    before_resume()
+    runs.finish(given, killed, *options)
+    expected = read(calm)
+    assert read(killed) == expected, SEED
+    assert not list(killed.rglob(".tmp-*")), SEED
+    return expected

@@ -25,23 +25,39 @@ _MARK = "FILTERS_TEST_KILL"
 
 def command(words: list[str], folder: str, said: str, errors: str) -> None:
     """`python -m open_diht.pipelines` with these words, in a folder. Runs in a process of its own."""
+    enter(folder, said, errors)
+    sys.argv = ["pipelines", *words]
+    runpy.run_module("open_diht.pipelines", run_name="__main__")
+
+
+def enter(folder: str, said: str, errors: str) -> None:
+    """Begin a session of its own in a folder, with output and errors in files."""
     os.setsid()
     os.chdir(folder)
     sys.path.insert(0, folder)
     for descriptor, path in ((1, said), (2, errors)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
-    sys.argv = ["pipelines", *words]
-    runpy.run_module("open_diht.pipelines", run_name="__main__")
+
+
+COMMAND = (__file__, "command")
 
 
 class Forked:
-    """The command in a fork, and what of `Popen` is needed of it."""
+    """The command in a fork, with the methods of `Popen` that tests need."""
 
-    def __init__(self, forks: Forks, words: list[str], folder: Path, said: Path, errors: Path):
+    def __init__(
+        self,
+        forks: Forks,
+        words: list[str],
+        folder: Path,
+        said: Path,
+        errors: Path,
+        program: tuple[str, str] = COMMAND,
+    ):
         self._forks, self._said = forks, said
         self.returncode: int | None = None
         arguments = (words, str(folder), str(said), str(errors))
-        self.pid = forks.start(__file__, "command", *arguments, said=errors, **os.environ)
+        self.pid = forks.start(*program, *arguments, said=errors, **os.environ)
 
     def poll(self) -> int | None:
         if self.returncode is None:
@@ -73,15 +89,21 @@ def words_for(manifest: Path, output: Path, *more: str, workers: int) -> list[st
 class ForkedStarter:
     """Starts the command in forks."""
 
+    program = COMMAND
+    """File and function of what the forks do."""
+
     def __init__(self, forks: Forks, folder: Path):
         self._forks, self._folder = forks, folder
         self._started: list[Forked] = []
 
     def start(self, manifest: Path, output: Path, *more: str, workers: int = 2) -> Forked:
         said = self._folder / f"said-{len(self._started)}.txt"
-        words = words_for(manifest, output, *more, workers=workers)
-        self._started.append(Forked(self._forks, words, REPOSITORY, said, said))
+        words = self.words(manifest, output, *more, workers=workers)
+        self._started.append(Forked(self._forks, words, REPOSITORY, said, said, self.program))
         return self._started[-1]
+
+    def words(self, manifest: Path, output: Path, *more: str, workers: int) -> list[str]:
+        return words_for(manifest, output, *more, workers=workers)
 
     def finish(self, manifest: Path, output: Path, *more: str, workers: int = 2) -> str:
         """A run to its end, which must be good. Returns what it said."""
@@ -147,7 +169,7 @@ def starter(mark: str) -> Iterator[Starter]:
 
 def committed(output: Path, stage: str) -> int:
     """Units of a stage that are done."""
-    return sum(1 for _ in (output / "work" / stage / "commits").glob("[!.]*.json"))
+    return sum(1 for _ in output.glob(f"work/{stage}/commits/[!.]*.json"))
 
 
 def kill_at(process: Forked, output: Path, stage: str, commits: int, delay: float) -> bool:

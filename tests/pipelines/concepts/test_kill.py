@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import random
-import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -18,79 +13,41 @@ import torch  # noqa: F401
 
 from open_diht.pipelines.concepts import cli
 from open_diht.pipelines.runners import Direct
-from tests.forks import Forks
 from tests.pipelines.conftest import Here
+from tests.pipelines.kills import Moment, check_kills
+from tests.pipelines.processes import ForkedStarter, enter
 
-SEED = random.SystemRandom().randrange(10**6)
 
-
-def make_targets(words: list[str]) -> None:
+def make_targets(words: list[str], *where: str) -> None:
     """The command, which does its units itself: a worker would take seconds to import torch. Runs in a process of its
     own."""
+    enter(*where)
     with patch.object(Direct, "run", Here.run):
         raise SystemExit(cli.main(words))
 
 
-class Runs:
-    """Runs of the command, one at a time."""
+class Runs(ForkedStarter):
+    """Runs of the command."""
 
-    def __init__(self, words: list[str], forks: Forks, log: Path):
-        self._words, self._forks, self.log = words, forks, log
-        self._process: int | None = None
+    program = (__file__, "make_targets")
 
-    def start(self, output: Path) -> None:
-        words = [*self._words, "--output", str(output)]
-        self._process = self._forks.start(__file__, "make_targets", words, said=self.log)
-
-    def kill(self) -> None:
-        assert self._process
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._process, signal.SIGKILL)
-
-    def status(self) -> int:
-        assert self._process
-        process, self._process = self._process, None
-        return self._forks.wait(process)
-
-    def close(self) -> None:
-        if self._process:
-            self.kill()
-            self.status()
+    def words(self, given: Path, output: Path, *more: str, workers: int) -> list[str]:
+        return ["--data", str(given), "--output", str(output), "--workers", "1", "--batch-size", "8", *more]
 
 
 @pytest.fixture
-def runs(tmp_path: Path, forks: Forks, filtered: Any, tiny: tuple[str, str]) -> Iterator[Runs]:
-    data = filtered.write([24] * 4, lambda n, m: [(m[0][0], b"<html>"), *m[1:]] if n % 30 == 7 else m)
-    words = ["--data", str(data), "--teacher", tiny[0], "--weights", tiny[1], "--workers", "1", "--batch-size", "8"]
-    with contextlib.closing(Runs(words, forks, tmp_path / "log")) as runs:
-        yield runs
-
-
-def _done(output: Path) -> int:
-    """Committed units of all stages so far, of twelve."""
-    return sum(1 for _ in output.glob("work/*/commits/[!.]*.json"))
+def runs(tmp_path, forks) -> Iterator[Runs]:
+    with contextlib.closing(Runs(forks, tmp_path)) as made:
+        yield made
 
 
 @pytest.mark.kill
 @pytest.mark.slow
-def test_killed_and_started_again_equals_undisturbed(tmp_path: Path, runs: Runs, made: Any) -> None:
-    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    runs.start(undisturbed)
-    assert runs.status() == 0, runs.log.read_text()
-    dice, hits = random.Random(SEED), 0
-    for done in (dice.randrange(0, 6), dice.randrange(6, 12)):
-        runs.start(killed)
-        deadline = time.monotonic() + 120
-        while _done(killed) < done and time.monotonic() < deadline:
-            time.sleep(0.002)
-        time.sleep(0.1 * dice.random())
-        runs.kill()
-        hits += runs.status() == -signal.SIGKILL
-    assert hits, SEED
-    runs.start(killed)
-    assert runs.status() == 0, (SEED, runs.log.read_text())
-    expected = made(undisturbed)
-    assert len(expected) == 4 * 3 + 1
-    assert made(killed) == expected, SEED
-    assert not [path for path in killed.rglob(".tmp-*")], SEED
-    assert not [*(killed / "work" / "features" / "begun").glob("*")], SEED
+def test_killed_and_started_again_equals_undisturbed(tmp_path, runs, filtered, tiny, made):
+    data = filtered.write([24] * 4, lambda n, m: [(m[0][0], b"<html>"), *m[1:]] if n % 30 == 7 else m)
+    options, calm, killed = ["--teacher", tiny[0], "--weights", tiny[1]], tmp_path / "calm", tmp_path / "killed"
+    runs.finish(data, calm, *options)
+    moments = [Moment("*", (0, 0.5), 0.1), Moment("*", (0.5, 1), 0.1)]
+    left = check_kills(runs, data, options, moments, calm=calm, killed=killed, hits=1, read=made)
+    assert len(left) == 4 * 3 + 1
+    assert not [*(killed / "work" / "features" / "begun").glob("*")]

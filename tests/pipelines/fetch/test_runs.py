@@ -7,14 +7,9 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
 import shutil
-import signal
 import socket
-import subprocess
-import sys
 import tarfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -29,10 +24,11 @@ from PIL import Image
 from open_diht.common.command_line import WrongUse
 from open_diht.pipelines.fetch import DownloadSettings
 from open_diht.pipelines.settings import STAGES
+from tests.pipelines.kills import Moment, check_kills
+from tests.pipelines.processes import ForkedStarter
 
 pytest.importorskip("img2dataset", reason="img2dataset is not installed: pip install '.[download]'")
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 SENTENCE = "A brown dog runs after a red ball"
 WITHOUT_OCR = ("captions", "download", "export")
 Rows = list[dict[str, Any]]
@@ -423,38 +419,30 @@ def test_wrong_options(option, value, said, tsv, tmp_path, capsys):
 
 @pytest.mark.kill
 @pytest.mark.slow
-def test_killed_and_started_again_equals_undisturbed(web, polite, captions, make_jpeg, tsv, tmp_path, filtering):
+def test_killed_and_started_again_equals_undisturbed(web, captions, make_jpeg, forks, tsv, tmp_path):
     """No url of a committed unit is asked again, whether it succeeded or failed."""
-    rows = [{"n": n, "caption": captions[n % len(captions)], "url": web.url(f"/{n}.jpg")} for n in range(240)]
-    body, gate = make_jpeg(), threading.Event()
+    body = make_jpeg()
 
     def slow(handler: Any) -> None:
-        gate.wait(0.05)
-        number = int(handler.path[1:].partition(".")[0])
-        handler.reply(body if number % 7 else b"", status=200 if number % 7 else 404)
+        time.sleep(0.02)
+        failed = int(handler.path[1:].partition(".")[0]) % 7 == 0
+        handler.reply(b"" if failed else body, status=404 if failed else 200)
 
     web.pages["*"] = slow
-    manifest = tsv(tmp_path / "urls.tsv", rows)
-    arguments = ["--dataset", "custom", "--input", manifest, "--output", tmp_path / "killed", "--workers", "1"]
-    arguments += ["--stages", ",".join(WITHOUT_OCR), "--unit-rows", "30", "--download-allow", web.place]
-    command = [sys.executable, "-m", "open_diht.pipelines", *map(str, arguments), "--download-threads", "4"]
-    commits = tmp_path / "killed" / "work" / "download" / "commits"
-    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT) as driver:
-        while sum(1 for _ in commits.glob("[!.]*.json")) < 3:
-            assert driver.poll() is None, "it ended before it was killed"
-            time.sleep(0.01)
-        os.kill(driver.pid, signal.SIGKILL)
-    done = {path.stem for path in commits.glob("[!.]*.json")}
-    assert 3 <= len(done) < 8
-    tables = [commits.parent / "data" / f"{name}.g0.parquet" for name in done]
-    committed = {url.removeprefix(web.url("")) for path in tables for url in pq.read_table(path)["url"].to_pylist()}
-    before = len(web.asked)
-    gate.set()
-    more = {"stages": WITHOUT_OCR, "unit_rows": 30, "download": polite}
-    killed = filtering(manifest, tmp_path / "killed", **more)
-    assert committed and not committed & set(web.asked[before:])
-    undisturbed = filtering(manifest, tmp_path / "undisturbed", **more)
-    assert killed.tables() == undisturbed.tables() and killed.rows("kept")
-    assert {row["reason"] for row in killed.rows("rejected")} >= {"http_status"}
-    assert _shards(killed.output) == _shards(undisturbed.output)
-    assert not list(killed.output.rglob(".tmp-*"))
+    rows = [{"n": n, "caption": captions[n % len(captions)], "url": web.url(f"/{n}.jpg")} for n in range(240)]
+    manifest, calm, killed = tsv(tmp_path / "urls.tsv", rows), tmp_path / "calm", tmp_path / "killed"
+    words = ["--stages", ",".join(WITHOUT_OCR), "--download-allow", web.place, "--download-threads", "4"]
+    committed: set[str] = set()
+
+    def look() -> None:
+        names = {path.stem for path in killed.glob("work/download/commits/[!.]*.json")}
+        tables = [pq.read_table(killed / "work" / "download" / "data" / f"{name}.g0.parquet") for name in names]
+        committed.update(url.removeprefix(web.url("")) for table in tables for url in table["url"].to_pylist())
+        web.asked.clear()
+
+    with contextlib.closing(ForkedStarter(forks, tmp_path)) as runs:
+        runs.finish(manifest, calm, *words)
+        moments = [Moment("download", 3, 0)]
+        left = check_kills(runs, manifest, words, moments, calm=calm, killed=killed, hits=1, before_resume=look)
+    assert committed and web.asked and not committed & set(web.asked)
+    assert left["kept"] and {row["reason"] for row in left["rejected"]} >= {"http_status"}
