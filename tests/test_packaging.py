@@ -182,7 +182,7 @@ def test_a_folder_that_was_left_out_is_left_out_of_the_copy_for_workers(checkout
     assert run(sys.executable, "setup.py", "--version", folder=tree).stdout.strip()
 
 
-def test_no_file_imports_a_folder_by_its_old_name() -> None:
+def test_no_file_imports_a_folder_by_a_second_name() -> None:
     tops = ("open_diht", "benchmarks", "deploy", "examples", "tests", "docs")
     paths = [path for top in tops for path in glob(f"{REPOSITORY}/{top}/**/*.py", recursive=True)]
     assert len(paths) > 700
@@ -193,20 +193,6 @@ def test_no_file_imports_a_folder_by_its_old_name() -> None:
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
             found += [f"{path}: {name}" for name in names if name.partition(".")[0] in FOLDERS]
     assert not found
-
-
-def test_no_file_starts_a_module_by_its_old_name() -> None:
-    """In lists of words, pages, recipes and messages."""
-    tops = ("open_diht", "benchmarks", "deploy", "examples", "tests", "docs", "*")
-    paths = {Path(path) for top in tops for path in glob(f"{REPOSITORY}/{top}/**", recursive=top != "*")}
-    paths = {
-        path
-        for path in paths
-        if path.is_file() and path.suffix not in (".npz", ".parquet", ".jpg", ".png", ".tsv", ".pyc")
-    }
-    old = re.compile(rf"""(?:-m["']?,?\s+(?:- )?["']?|run_module\(")(?:{"|".join(FOLDERS)})\b(?![/-])""")
-    assert len(paths) > 800
-    assert not [path for path in paths if old.search(path.read_text(encoding="utf-8"))]
 
 
 @pytest.mark.slow
@@ -224,13 +210,3 @@ def test_no_module_is_there_under_two_names() -> None:
         f"assert len(ours) > 100 and len(ours) == len(set(ours)) and not {{*{FOLDERS!r}}} & sys.modules.keys()"
     )
     run(sys.executable, "-c", code, folder=REPOSITORY)
-
-
-def test_importing_the_parts_changes_no_environment() -> None:
-    code = (
-        "import os; before = dict(os.environ)\n"
-        "import open_diht.pipelines, open_diht.filters, open_diht.common, open_diht.trainer, open_diht.study\n"
-        "assert dict(os.environ) == before, set(os.environ) - set(before)"
-    )
-    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
-    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, env=environment, check=True)

@@ -24,7 +24,7 @@ RADII = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 30.0, math.inf)
 """By how many logits scores may move, from the zero-shot classifier to the ordinary probe: delta is this over the logit
 scale, relative to ||W_0||_F, so that it is comparable between tasks of 10 and 1000 classes and between models."""
 RADIUS_OF_ONE_SHOT = RADII.index(8.0)
-"""Also the least of several shots. It was found on the few-shot sets of benchmarks/RESULTS.md and flatters them a little."""
+"""Also the least of several shots. It was found on the few-shot sets of benchmarks/RESULTS.md, which flatters them."""
 PENALTIES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 3e-4, 1e-4, 3e-5, 1e-5)
 """L2 weights relative to the squared logit scale."""
 PENALTY_OF_ONE_SHOT = PENALTIES.index(0.01)

@@ -6,13 +6,15 @@ import csv
 import functools
 import io
 import subprocess
-from collections.abc import Callable, Sequence
+import tarfile
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from apache_beam.internal import pickler
@@ -34,6 +36,7 @@ from tests.pipelines.processes import Forked
 REPOSITORY = Path(__file__).resolve().parents[2]
 SAMPLE = REPOSITORY / "data" / "sample"
 KINDS = ("kept", "rejected", "dead_letter")
+NOTHING_LEFT = "nothing is left to do"
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,11 @@ class Filtered:
     def funnel(self) -> FunnelRecord:
         assert self.outcome.funnel is not None
         return self.outcome.funnel
+
+    @property
+    def did_nothing(self) -> bool:
+        """Whether it found everything done."""
+        return any(NOTHING_LEFT in line for line in self.said)
 
     def rows(self, kind: str) -> list[dict[str, Any]]:
         return read_rows(self.output, kind)
@@ -176,6 +184,37 @@ def sample_captions() -> list[str]:
 def write_tsv(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
     lines = ["\t".join(rows[0]), *("\t".join(map(str, row.values())) for row in rows)]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def tar_of(path: Path, members: Iterable[tuple[str, bytes]]) -> Path:
+    """A tar with these members, by name and content."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def members_of(path: Path) -> dict[str, bytes]:
+    """The members of a tar, by name."""
+    with tarfile.open(path) as tar:
+        return {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+
+
+def pairs_of(path: Path, captions: Sequence[str], images: Sequence[bytes | None], group: int, **more: Any) -> Path:
+    """A Parquet manifest of pairs in row groups of some rows, with numbers, urls of their own and the images in it."""
+    urls = [f"https://example.org/{n}" for n in range(len(captions))]
+    table = {
+        "n": range(len(captions)),
+        "url": urls,
+        "caption": captions,
+        "image": pa.array(images, pa.binary()),
+        **more,
+    }
+    pq.write_table(pa.table(table), path, row_group_size=group)
     return path
 
 

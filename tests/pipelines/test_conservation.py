@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import io
-import json
 import struct
-import tarfile
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -20,6 +17,7 @@ import pytest
 from PIL import Image
 
 from tests.common.hostile_images import chunk, encode
+from tests.pipelines.conftest import members_of, tar_of
 
 SENTENCE = "A brown dog runs after a red ball"
 REASONS = {
@@ -241,14 +239,12 @@ def test_lines_of_text(folder: Path, filtering: Callable[..., Any]) -> None:
 
 
 def _tar(path: Path, samples: int, first: int = 0) -> bytes:
-    with tarfile.open(path, "w") as tar:
-        for n in range(first, first + samples):
-            meta = json.dumps({"n": n}).encode()
-            for ending, content in (("jpg", _JPEG), ("txt", SENTENCE.encode()), ("json", meta)):
-                info = tarfile.TarInfo(f"{n:05d}.{ending}")
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
-    return path.read_bytes()
+    members = (
+        (f"{n:05d}.{ending}", content)
+        for n in range(first, first + samples)
+        for ending, content in (("jpg", _JPEG), ("txt", SENTENCE.encode()), ("json", b'{"n": %d}' % n))
+    )
+    return tar_of(path, members).read_bytes()
 
 
 def _cut_parquet(path: Path) -> bytes:
@@ -357,8 +353,8 @@ def test_a_damaged_row_group_costs_its_own_rows(tmp_path, filtering, ocr_models,
     assert undecided == {"caption": 160, "image": 0, "both": 32}[damaged]
     assert any("row group 1 is damaged" in row["message"] for row in result.rows("dead_letter"))
     stored = sorted(path.name for path in (tmp_path / "out" / "shards").glob("*.tar"))
-    with tarfile.open(tmp_path / "out" / "shards" / stored[0]) as tar:
-        assert sum(name.endswith(".jpg") for name in tar.getnames()) == result.funnel["kept"]
+    names = members_of(tmp_path / "out" / "shards" / stored[0])
+    assert sum(name.endswith(".jpg") for name in names) == result.funnel["kept"]
 
 
 def test_nothing_but_a_broken_file(tmp_path: Path, filtering: Callable[..., Any]) -> None:

@@ -18,7 +18,7 @@ import yaml
 from PIL import Image, ImageDraw
 
 from open_diht.pipelines.manifests import make_uid
-from tests.pipelines.conftest import encoded_again
+from tests.pipelines.conftest import encoded_again, pairs_of
 
 Filtering = Callable[..., Any]
 SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample" / "images"
@@ -65,17 +65,9 @@ def _image(seed: int) -> bytes:
     return content.getvalue()
 
 
-def _with_images(path: Path, rows: list[tuple[str, bytes | None]], group: int = 4) -> Path:
-    table = pa.table(
-        {
-            "n": list(range(len(rows))),
-            "url": [f"https://example.org/{n}" for n in range(len(rows))],
-            "caption": [caption for caption, _ in rows],
-            "image": pa.array([image for _, image in rows], pa.binary()),
-        }
-    )
-    pq.write_table(table, path, row_group_size=group)
-    return path
+def _with_images(path: Path, rows: list[tuple[str, bytes | None]]) -> Path:
+    captions, images = zip(*rows, strict=True)
+    return pairs_of(path, captions, images, 4)
 
 
 @pytest.fixture
@@ -181,7 +173,6 @@ def test_without_stage_dedup_they_are_found_and_stay(tmp_path: Path, filtering: 
     result = filtering(source, tmp_path / "out", stages=("captions",))
     found = sum(uid is not None for uid in expected.values())
     assert result.funnel["duplicates"]["pair"]["found"] == found and not _copies(result)
-    assert any(f"found and kept: {found} identical pairs" in line for line in result.said)
     assert {row["duplicate_of"] for row in result.rows("rejected")} == {None}
 
 
@@ -198,7 +189,7 @@ def test_what_is_rejected_can_change_without_a_new_parse(tmp_path, filtering, pr
     again = filtering(source, output, stages=TEXT, unit_rows=20)
     assert again.tables() == tables
     assert all(path.stat().st_mtime_ns == moment for path, moment in (annotations | keys).items())
-    assert "nothing is left to do" in filtering(source, output, stages=TEXT, unit_rows=20).said[0]
+    assert filtering(source, output, stages=TEXT, unit_rows=20).did_nothing
 
 
 @pytest.mark.parametrize("seed", range(3))

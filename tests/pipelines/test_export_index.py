@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import os
 import shutil
-import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -30,6 +28,7 @@ from open_diht.pipelines.stages.tar_indexes import KeptIndexStage
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import store_path
 from tests.forks import Forks
+from tests.pipelines.conftest import NOTHING_LEFT, tar_of
 from tests.pipelines.kills import Moment, check_kills, left_by
 from tests.pipelines.processes import ForkedStarter
 
@@ -48,16 +47,6 @@ Members = list[tuple[str, bytes]]
 def png(draw: Callable[..., Path], folder: Path, number: int) -> bytes:
     """An image that no other number has."""
     return draw(folder / "image.png", size=(32 + number % 8, 32 + number // 8)).read_bytes()
-
-
-def write_tar(path: Path, members: Members) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for name, content in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return path
 
 
 def sample(key: str, caption: str, image: bytes, text: str | None = None) -> Members:
@@ -80,7 +69,7 @@ def source(tmp_path_factory, captions, draw) -> Path:
         for place in range(size):
             number = next(numbers)
             members += sample(f"{name}{place:04d}", texts[number], png(draw, folder, number))  # type: ignore[index]
-        write_tar(folder / "tars" / f"{name}.tar", members)
+        tar_of(folder / "tars" / f"{name}.tar", members)
     return folder / "tars"
 
 
@@ -186,7 +175,7 @@ def test_other_thresholds_choose_again_and_read_no_tar(filtering, left, source, 
     assert {uid for uid, _, _ in found} == {row["uid"] for row in strict.rows("kept")}
     assert found != samples_of(left.output, tmp_path / "cache")
     monkeypatch.setattr(KeptIndexStage, "process", scan)
-    assert any("nothing is left to do" in line for line in filtering(source, output, preset="strict", **options).said)
+    assert filtering(source, output, preset="strict", **options).did_nothing
 
 
 def test_another_choice_of_as_many_samples_is_another_shard(left: Any, source: Path, tmp_path: Path) -> None:
@@ -229,14 +218,14 @@ def test_odd_samples(filtering: Any, draw: Callable[..., Path], tmp_path: Path) 
         *sample("0", f"{caption} 6", image[6]),
         *sample("7", f" {caption} 7\n", image[4], text=f"{caption} 7"),
     ]
-    write_tar(tmp_path / "in" / "a.tar", members)
+    tar_of(tmp_path / "in" / "a.tar", members)
     run = filtering(tmp_path / "in", tmp_path / "out", stages=CAPTIONS, unit_rows=3, export=INDEX)
     found = samples_of(run.output, tmp_path / "cache")
     assert {(text, content) for _, text, content in found} == {
         (f"{caption} {number}", image[place]) for number, place in ((0, 0), (3, 3), (7, 4))
     }
     assert run.funnel["left"] == {"shards": 1, "samples": 3, "left_out": {"other_caption": 1, "unusable": 2}}
-    assert run.funnel["kept"] == 6 and any("--export shards writes that one" in line for line in run.said)
+    assert run.funnel["kept"] == 6 and any("--export shards" in line for line in run.said)
 
 
 def test_an_index_beside_a_tar_is_taken(filtering, exported, tmp_path, monkeypatch):
@@ -259,7 +248,7 @@ def test_what_a_training_could_not_read_is_refused(filtering, source, pairs, tmp
     elif name == "gz":
         (given / "a.tar.gz").write_bytes(gzip.compress((source / "00002.tar").read_bytes()))
     elif name == "no text":
-        write_tar(given / "a.tar", sample("0", "A dog runs", b"image")[:2])
+        tar_of(given / "a.tar", sample("0", "A dog runs", b"image")[:2])
     else:
         for folder in ("a", "b"):
             (given / folder).mkdir()
@@ -355,7 +344,7 @@ def test_what_needs_new_shards_says_so(left: Any, source: Path, capsys: pytest.C
 def test_killed_and_started_again_equals_undisturbed(left, source, tmp_path, runs):
     moments = [Moment(*each, 0) for each in (("captions", 4), ("index", 1), ("index", 3), ("export", 1), ("export", 3))]
     check_kills(runs, source, WORDS, moments, calm=left.output, killed=tmp_path / "out", hits=2)
-    assert "nothing is left to do" in runs.finish(source, tmp_path / "out", *WORDS)
+    assert NOTHING_LEFT in runs.finish(source, tmp_path / "out", *WORDS)
 
 
 @pytest.mark.slow
@@ -364,7 +353,6 @@ def test_two_shards_at_once_share_the_tars(left: Any, source: Path, tmp_path: Pa
     shards = [runs.start(source, output, *WORDS, "--shard", f"{i}/2", workers=1) for i in range(2)]
     said = [shard.communicate()[0] for shard in shards]
     assert [shard.returncode for shard in shards] == [0, 0], said
-    assert sum("is the last one, and finishes" in text for text in said) == 1
     assert left_by(output) == left_by(left.output)
 
 

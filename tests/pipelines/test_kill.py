@@ -12,11 +12,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from tests.pipelines.conftest import SAMPLE, encoded_again, image_rows, write_tsv
+from tests.pipelines.conftest import NOTHING_LEFT, SAMPLE, encoded_again, image_rows, pairs_of, write_tsv
 from tests.pipelines.kills import SEED, Moment, check_kills, left_by
 from tests.pipelines.processes import ForkedStarter, committed
 from tests.tiny_clip import write_tiny
@@ -48,13 +46,6 @@ def damaged(folder: Path) -> tuple[Path, list[str]]:
     return path, []
 
 
-def with_images(path: Path, images: list[bytes], captions: list[str], urls: list[str]) -> Path:
-    """A manifest whose images lie in it."""
-    table = {"n": range(len(images)), "url": urls, "caption": captions, "image": pa.array(images, pa.binary())}
-    pq.write_table(pa.table(table), path, row_group_size=25 if len(images) > 50 else 10)
-    return path
-
-
 def repeated(folder: Path) -> tuple[Path, list[str]]:
     """Images of the sample with repeated pairs, repeated images and images encoded again."""
     dice = random.Random(1)
@@ -63,7 +54,7 @@ def repeated(folder: Path) -> tuple[Path, list[str]]:
     chosen = [dice.randrange(len(images)) for _ in range(100)]
     captions = [f"A brown dog runs on the beach {dice.randrange(3)}" for _ in chosen]
     urls = [f"https://example.org/{n}" for n in chosen]
-    path = with_images(folder / "a.parquet", [images[n] for n in chosen], captions, urls)
+    path = pairs_of(folder / "a.parquet", captions, [images[n] for n in chosen], 25, url=urls)
     return path, ["--preset", "paper-dedup", "--stages", "captions,dedup,export"]
 
 
@@ -71,7 +62,7 @@ def scored(folder: Path) -> tuple[Path, list[str]]:
     """Images of the sample for a tiny model."""
     images = [file.read_bytes() for file in sorted(SAMPLE.glob("images/00[0-4]*.jpg"))]
     captions = [f"A brown dog runs on the beach {n}" for n in range(len(images))]
-    path = with_images(folder / "a.parquet", images, captions, [f"https://example.org/{n}" for n in range(len(images))])
+    path = pairs_of(folder / "a.parquet", captions, images, 10)
     (folder / "mine.yaml").write_text(PRESET)
     asked = ["--preset", str(folder / "mine.yaml"), "--stages", "score,dedup", "--score-device", "cpu"]
     return path, [*asked, "--score-model", f"local-dir:{write_tiny(folder / 'tiny')}", "--score-batch", "8"]
@@ -156,7 +147,7 @@ def test_killed_in_every_stage_and_started_again_equals_undisturbed(name, tmp_pa
     assert left["dead_letter"] or name != "stages"
 
     before = {path: path.stat().st_mtime_ns for path in killed.rglob("*") if path.name not in ("lock", "subset.npy")}
-    assert "nothing is left to do" in runs.finish(given, killed, *options)
+    assert NOTHING_LEFT in runs.finish(given, killed, *options)
     # Indexes are written again with equal content.
     rewritten = ("manifest.json", "sizes.json", "exported.json", "fingerprints.json")
     changed = {path.name for path, moment in before.items() if path.is_file() and path.stat().st_mtime_ns != moment}

@@ -28,6 +28,7 @@ from open_diht.pipelines.store.locking import Busy, output_lock
 from open_diht.pipelines.store.names import generation_name, image_unit_name
 from open_diht.pipelines.store.storage import stamps, store_path
 from open_diht.pipelines.view import cli as view
+from tests.pipelines.conftest import NOTHING_LEFT
 from tests.pipelines.processes import Forked
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -200,7 +201,7 @@ def test_a_run_in_the_store_equals_one_on_disk(bucket, pairs, paper, tables_of, 
             assert load(file).sha256 == hashlib.sha256(shards[name]).hexdigest()
     assert (output / "report.html").exists() and (output / "run.json").exists()
     again = command(*arguments)
-    assert again.returncode == 0 and "nothing is left to do" in again.stdout
+    assert again.returncode == 0 and NOTHING_LEFT in again.stdout
 
 
 def test_a_store_that_cannot_be_reached_is_wrong_use(bucket, pairs, command, monkeypatch):

@@ -14,6 +14,7 @@ import pytest
 from open_diht.common.plugins import PluginError, load_plugin
 from open_diht.filters.base import ImageEvidence
 from open_diht.filters.presets import load_preset
+from tests.pipelines.conftest import NOTHING_LEFT
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 PAGE = (Path(__file__).parents[2] / "docs" / "extend" / "filter.md").read_text(encoding="utf-8")
@@ -54,7 +55,7 @@ def test_a_filter_of_ones_own_rejects_and_is_explained(own: Path, command: Comma
     assert "many_objects" in done.stdout
 
     again = command(*arguments, cwd=own)
-    assert "nothing is left to do" in again.stdout
+    assert NOTHING_LEFT in again.stdout
 
     (own / "mine.yaml").write_text("many_objects: {max_objects: 20}\n", encoding="utf-8")
     looser = command(*arguments, cwd=own)

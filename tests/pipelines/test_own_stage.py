@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from tests.pipelines.conftest import NOTHING_LEFT
+
 PAGE = Path(__file__).parents[2] / "docs" / "extend" / "stage.md"
 (MODULE,) = re.findall(r"```{.python .compile}\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 DOG = "a brown dog runs"
@@ -36,7 +38,7 @@ def test_a_stage_of_ones_own_annotates_decides_and_is_resumed(tmp_path, command)
     assert "ascii" in done.stderr, "it has a progress line of its own"
 
     again = run("--plugin", "my_stage", "--stages", "captions,ascii,dedup,export")
-    assert "nothing is left to do" in again.stdout
+    assert NOTHING_LEFT in again.stdout
     next((output / "work" / "ascii" / "data").glob("*.parquet")).unlink()
     mended = run("--plugin", "my_stage", "--stages", "captions,ascii,dedup,export")
     assert mended.returncode == 0 and "are gone or damaged, and are made again" in mended.stdout

@@ -9,7 +9,6 @@ import io
 import json
 import shutil
 import socket
-import tarfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +23,7 @@ from PIL import Image
 from open_diht.common.command_line import WrongUse
 from open_diht.pipelines.fetch import DownloadSettings
 from open_diht.pipelines.settings import STAGES
+from tests.pipelines.conftest import members_of
 from tests.pipelines.kills import Moment, check_kills
 from tests.pipelines.processes import ForkedStarter
 
@@ -47,18 +47,9 @@ def _drawn(draw: Callable[..., Path], path: Path, text: str, size: tuple[int, in
 
 def _shards(output: Path) -> dict[str, bytes]:
     """The images of all shards by uid."""
-    found: dict[str, bytes] = {}
-    for path in (output / "shards").glob("*.tar"):
-        with tarfile.open(path) as tar:
-            members = {member.name: tar.extractfile(member) for member in tar}
-        with tarfile.open(path) as tar:
-            for name in members:
-                key, ending = name.rsplit(".", 1)
-                content = tar.extractfile(name)
-                assert content is not None
-                if ending not in ("txt", "json"):
-                    found[key.partition("-")[0]] = content.read()
-    return found
+    tars = map(members_of, (output / "shards").glob("*.tar"))
+    named = (member for tar in tars for member in tar.items() if not member[0].endswith((".txt", ".json")))
+    return {name.partition("-")[0]: content for name, content in named}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +108,6 @@ def test_urls_give_what_images_at_hand_give(web, polite, captions, draw, tsv, tm
     assert any("STAGES with download" in line for line in before.said)
 
     result = filtering(urls, tmp_path / "out", **more)
-    assert any(line.startswith("download: the manifests have urls and no images") for line in result.said)
     assert result.verdicts() == at_hand.verdicts() and result.verdicts()["7"] == "kept"
     assert {"kept", "text_spotting", "action"} <= set(result.verdicts().values())
     kept = [{k: v for k, v in row.items() if k != "image_path"} for row in at_hand.rows("kept") if row["n"] != "7"]
@@ -136,7 +126,7 @@ def test_urls_give_what_images_at_hand_give(web, polite, captions, draw, tsv, tm
     assert result.funnel["seconds"].keys() >= {"download"}
 
     again = filtering(urls, tmp_path / "out", **more)
-    assert any("nothing is left to do" in line for line in again.said)
+    assert again.did_nothing
     offline = filtering(urls, tmp_path / "out", stages=("captions", "spotting", "export"), **more)
     assert offline.verdicts() == result.verdicts() and offline.rows("kept") == result.rows("kept")
     assert len(web.asked) == len(passed), "what was downloaded is at hand"
@@ -160,7 +150,7 @@ def test_only_files_without_images(web: Any, draw: Callable[..., Path], tmp_path
     runs.manifest(paths, "in/a.tsv")
     runs.manifest([{"n": 2, "caption": f"{SENTENCE} 2", "url": web.url("/2")}], "in/b.tsv")
     result = runs(tmp_path / "in")
-    assert web.asked == ["/2"] and any("1 of 2 units have urls and no images" in line for line in result.said)
+    assert web.asked == ["/2"]
     assert result.verdicts() == {"0": "kept", "1": "kept", "2": "kept"}
     assert len(_shards(tmp_path / "out")) == 2, "of the images at hand"
 
@@ -233,7 +223,6 @@ def test_a_preset_that_lets_more_through_downloads_only_what_is_missing(web, cap
     assert asked and then and not set(asked) & set(then)
     assert sorted(asked + then) == sorted(at_once)
     assert wide.tables() == fresh.tables() and _shards(tmp_path / "out") == _shards(tmp_path / "fresh")
-    assert any("only the images of rows that no run has asked for" in line for line in wide.said)
     back, nothing = run("out", str(narrow))
     assert back.tables() == first.tables() and not nothing
 
@@ -275,7 +264,6 @@ def test_rows_that_settings_refused_are_asked_again(web, make_jpeg, tmp_path, ru
     web.asked.clear()
     last = runs(manifest, download=opened)
     assert web.asked == ["/large"]
-    assert any("1 row" in line and "too_large 1" in line for line in last.said)
     (record,) = (json.loads(path.read_text()) for path in (runs.records() / "commits").glob("*.json"))
     assert record["statuses"] == {"blocked_port": 1, "http_status": 1, "ok": 2} and record["urls"] == 4
     fresh = runs(manifest, "fresh", download=opened)
@@ -296,7 +284,6 @@ def test_dead_links_that_are_asked_again_are_no_outage(web: Any, make_jpeg: Call
     assert Counter(first.verdicts().values()) == {"kept": 12, "connect_failed": 12}
     again = runs(manifest, download=dataclasses.replace(settings, connect_timeout=11.0))
     assert again.status == 0 and again.tables() == first.tables() and len(web.asked) == 12
-    assert any("connect_failed 12" in line for line in again.said)
 
 
 @pytest.mark.slow
@@ -329,7 +316,6 @@ def test_an_outage_is_no_verdict(web: Any, make_jpeg: Callable[..., bytes], runs
     with no_network():
         down = runs(manifest)
     assert down.status == 1 and down.funnel["rows_in"] == down.funnel["not_decided"]["rows"] == 12
-    assert any("12 of 12 urls were unreachable" in line for line in down.said)
     assert not list(runs.records().rglob("*.tar"))
     up = runs(manifest)
     assert up.status == 0 and len(up.rows("kept")) == 12
@@ -345,12 +331,11 @@ def test_an_outage_is_seen_over_units_of_few_urls(web: Any, make_jpeg: Callable[
             down = runs(manifest, output, unit_rows=3)
         if count == 4:
             assert down.status == 1 and down.funnel["rejected"] == {"dns_failed": 4}
-            assert any("none of the 4 urls was reached" in line and "work/download" in line for line in down.said)
+            assert any("work/download" in line for line in down.said), "the remedy"
             shutil.rmtree(runs.records(output))
         else:
             assert down.status == 1 and down.funnel["not_decided"] == {"rows": 12, "units": 4, "uncounted": 0}
             assert down.funnel["rows_in"] == 12 and len(down.funnel["set_aside"]) == 4
-            assert any("NetworkDown: 12 of 12 urls were unreachable (in all units)" in line for line in down.said)
         up = runs(manifest, output, unit_rows=3)
         assert up.status == 0 and len(up.rows("kept")) == count
 
