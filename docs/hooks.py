@@ -14,7 +14,7 @@ import os
 import posixpath
 import re
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from importlib import import_module
 from pathlib import Path
@@ -48,32 +48,9 @@ BESIDE = (
     "trainer/README.md",
 )
 """Pages that live outside `docs/`; in the site they are below `project/`."""
-LATER = {
-    "Extend": (
-        "extend/dataset.md",
-        "extend/filter.md",
-        "extend/stage.md",
-        "extend/format.md",
-        "extend/loss.md",
-        "extend/task.md",
-    )
-}
-"""Pages that are in the navigation where they are there."""
 _LINK = re.compile(r"(!?\[[^\]]*\]\()([^)\s#]+)(#[^)\s]*)?(\))")
 _FENCE = re.compile(r"^(```.*?^```[^\n]*$)", re.MULTILINE | re.DOTALL)
 _DIRECTIVE = re.compile(r"^<!-- (\w+)(?:: (.+?))? -->$", re.MULTILINE)
-
-
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Fill the sections of the navigation that `LATER` names."""
-    for entry in config.nav or ():
-        if isinstance(entry, dict):
-            entry.update({section: _present(config, LATER[section]) for section in LATER.keys() & entry.keys()})
-    return config
-
-
-def _present(config: MkDocsConfig, pages: Sequence[str]) -> list[str]:
-    return [page for page in pages if Path(config.docs_dir, page).is_file()]
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -120,8 +97,6 @@ def _linked(found: re.Match[str], where: str, files: Files) -> str:
 
 def _make(found: re.Match[str], where: str) -> str:
     name, argument = found.groups()
-    if name == "seam":  # a note to those who write here
-        return ""
     if name not in MAKERS:
         raise PluginError(f"{where}: nothing makes {found.group(0)!r}; there are {', '.join(MAKERS)}")
     return "\n".join(MAKERS[name](argument) if argument else MAKERS[name]())
