@@ -279,7 +279,7 @@ def memory(size: Sizes) -> list[Row]:
         batch = pairs(model, size.batch * 2, 10_000, size.device)
         stepper = stepper_of(model, len(batch), 10_000, size.device, precision)
         shape, tokens = tuple(batch.images.shape[1:]), tokenizer(open_clip.get_model_config(model))(["a caption"])
-        needed = need(stepper.student, shape, tokens, len(batch), 1, stepper.autocast)
+        needed = need(stepper.student, shape, tokens, len(batch), 1)
         for parts in (1, 2):
             schedule = replace(stepper.config.schedule, micro_batches=parts)
             stepper.config = replace(stepper.config, schedule=schedule)

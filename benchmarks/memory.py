@@ -12,16 +12,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from functools import partial
 
-import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from open_diht.trainer.architecture import input_shape, tokenizer
 from open_diht.trainer.config_files import load_config
 from open_diht.trainer.memory import DoesNotFit, need
 from open_diht.trainer.model import build_student
-from open_diht.trainer.step import autocast
 
 CONFIGS = ("vit-b-32", "vit-b-16", "vit-l-14", "vit-l-14-336")
 GPUS_GIB = (24, 40, 80, 141)
@@ -33,10 +30,12 @@ def row(name: str) -> str:
     config = load_config(name, ["data.sources=[{path: none}]"])
     pairs = config.schedule.batch_size // RANKS
     with FakeTensorMode(allow_non_fake_inputs=True):
-        student, architecture, _ = build_student(config.model, config.concepts, {})
+        student, architecture, _ = build_student(
+            config.model, config.concepts, {}, config.transform, config.run.precision
+        )
         student.train()
         shape, tokens = input_shape(student.clip, architecture), tokenizer(architecture)(["a caption"])
-        needed = need(student, shape, tokens, pairs, RANKS, partial(autocast, config, torch.device("cpu")))
+        needed = need(student, shape, tokens, pairs, RANKS)
     weights = 4 * sum(parameter.numel() for parameter in student.parameters())
     cells = []
     for gib in GPUS_GIB:

@@ -31,9 +31,8 @@ from open_diht.trainer.config import Config, TransformSettings
 from open_diht.trainer.config_files import merged
 from open_diht.trainer.data.batch import Batch
 from open_diht.trainer.model import build_student
-from open_diht.trainer.optim import build_optimizer
-from open_diht.trainer.pixels import Pixels
-from open_diht.trainer.step import Stepper, losses_of
+from open_diht.trainer.step import Stepper
+from open_diht.trainer.transforms import Pixels
 
 Step = Callable[[], None]
 ANCHOR = "open_clip, ClipLoss"
@@ -68,19 +67,11 @@ def stepper_of(name: str, batch: int, concepts: int, device: str, precision: str
     config = build(Config, merged(base, changes))
     torch.manual_seed(0)
     sizes = {"objects": concepts, "attributes": concepts} if concepts else {}
-    student, _, _ = build_student(config.model, config.concepts, sizes)
+    student, _, _ = build_student(config.model, config.concepts, sizes, config.transform, precision)
     student.to(device).train()
     if config.model.compile:
         student.compile()
-    return Stepper(
-        student=student,
-        module=student,
-        optimizer=build_optimizer(student, config.optimizer, config.concepts),
-        losses=losses_of(config),
-        config=config,
-        ranks=Ranks(),
-        device=torch.device(device),
-    )
+    return Stepper(student, config, Ranks(), torch.device(device))
 
 
 def ours(name: str, batch: Batch, concepts: int, device: str, precision: str, **changes: Any) -> Step:
@@ -100,7 +91,7 @@ def theirs(model: str, batch: Batch, device: str, precision: str, compiled: bool
     """A step as open_clip_train takes it, on images that its loader has normalised."""
     torch.manual_seed(0)
     net = open_clip.create_model(model).to(device).train()
-    images = Pixels(TransformSettings(), device)(batch.images)
+    images = Pixels(TransformSettings()).to(device)(batch.images)
     named = list(net.named_parameters())
 
     def no_decay(name: str, p: nn.Parameter) -> bool:

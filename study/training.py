@@ -22,10 +22,9 @@ from open_diht.trainer.config import Config
 from open_diht.trainer.config_files import load_config, merged
 from open_diht.trainer.export import load
 from open_diht.trainer.loop import train
-from open_diht.trainer.pixels import Pixels
 from open_diht.trainer.towers import is_own
 from open_diht.trainer.towers.words import frequent_words
-from open_diht.trainer.transforms import StoredTransform
+from open_diht.trainer.transforms import Pixels, StoredTransform
 
 FILE = "pairs.npz"
 """The file that an arm's pairs become."""
@@ -150,7 +149,7 @@ def trained(
         shape = input_shape(clip, architecture(settings.model))
     device = torch.device(device_type(settings))
     transform = StoredTransform(settings.transform, shape, training=False)
-    return Trained(clip.to(device), tokenize, transform, Pixels(settings.transform, device), device)
+    return Trained(clip.to(device), tokenize, transform, Pixels(settings.transform).to(device), device)
 
 
 def _settings(config: Path, given: Mapping[str, Any], words: Path) -> Config:

@@ -9,10 +9,11 @@ last part.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +22,12 @@ from open_diht.common.ranks import Ranks
 from open_diht.trainer.data.batch import Batch
 from open_diht.trainer.losses import Loss, Statistics, concept_loss
 from open_diht.trainer.losses.concepts import has_concepts
-from open_diht.trainer.model import Encoded, Student
+from open_diht.trainer.model import Encoded
 
 
 @dataclass(frozen=True, kw_only=True)
 class Losses:
-    """What a batch is scored by."""
+    """The losses of a batch."""
 
     contrastive: Loss
     concepts: Mapping[str, float] = field(default_factory=dict)
@@ -45,103 +46,86 @@ class BatchLoss:
 
 def backward(
     module: nn.Module,
-    student: Student,
     batch: Batch,
     losses: Losses,
     *,
     parts: int = 1,
+    seeds: Sequence[int] | None = None,
     ranks: Ranks | None = None,
-    seed_part: Callable[[int], None] = lambda part: None,
     scaler: torch.amp.GradScaler | None = None,
-    autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
-    pixels: Callable[[Tensor], Tensor] = lambda images: images,
 ) -> BatchLoss:
     """Add the gradient of the batch's loss to the parameters.
 
-    `module` is `student` or DDP around it; `batch` is this rank's, on the device of the student, of the same size on
-    all ranks; `seed_part` seeds the random numbers of a part; `pixels` makes the encoder's input of its images, so that
-    no others are there in float32. With a scaler the gradients are scaled. Raises ValueError where the batch cannot be
-    cut into `parts` parts.
+    Args:
+        module: the student, or DDP around it.
+        batch: this rank's pairs, on the device of the student; the same number on all ranks.
+        losses: of the batch.
+        parts: how many parts the batch is computed in, at most one per pair.
+        seeds: seeds torch's random numbers before each part.
+        ranks: of the run; None: this process alone.
+        scaler: scales the gradients, if given.
+
+    Raises:
+        ValueError: the batch cannot be cut into so many parts, or has no targets for a head.
     """
     ranks = ranks or Ranks()
     if not 1 <= parts <= len(batch):
         raise ValueError(f"a batch of {len(batch)} pairs on this rank cannot be computed in {parts} parts")
+    student: Any = module.module if isinstance(module, nn.parallel.DistributedDataParallel) else module
+    slices = [slice(*ends) for ends in pairwise(len(batch) * part // parts for part in range(parts + 1))]
     scale = scaler.scale if scaler is not None else lambda tensor: tensor
-    hashes, counts = batch.hashes, _counts(batch, losses, ranks)
+    counts = _counts(batch, losses, ranks)
+
+    def encode(encoder: nn.Module, part: int) -> Encoded:
+        if seeds is not None:
+            torch.manual_seed(seeds[part])
+        encoded: Encoded = encoder(batch.images[slices[part]], batch.texts[slices[part]])
+        return encoded
+
+    def concept_losses(encoded: Encoded, part: int) -> dict[str, Tensor]:
+        targets = {head: [values[slices[part]] for values in batch.concepts[head]] for head in losses.concepts}
+        return {head: concept_loss(encoded.concepts[head], *of, counts[head]) for head, of in targets.items()}
+
     if parts == 1:
-        seed_part(0)
-        with autocast():
-            encoded: Encoded = module(pixels(batch.images), batch.texts)
+        encoded = encode(module, 0)
         value, statistics = losses.contrastive(
-            encoded.image, encoded.text, encoded.scale, bias=encoded.bias, hashes=hashes, ranks=ranks
+            encoded.image, encoded.text, encoded.scale, bias=encoded.bias, hashes=batch.hashes, ranks=ranks
         )
-        of_concepts = _concept_losses(encoded, batch, slice(None), losses, counts)
+        of_concepts = concept_losses(encoded, 0)
         total = value + sum(losses.concepts[head] * loss for head, loss in of_concepts.items())
         scale(total).backward()
         concepts = {head: loss.detach() for head, loss in of_concepts.items()}
         return BatchLoss(total=total.detach(), contrastive=value.detach(), concepts=concepts, statistics=statistics)
 
-    slices = _cut(len(batch), parts)
-    features = _features(student, batch, slices, seed_part, autocast, pixels)
+    with torch.no_grad():
+        kept = [(e.image.float(), e.text.float()) for e in (encode(student, part) for part in range(parts))]
+    image, text = (torch.cat(features).requires_grad_() for features in zip(*kept, strict=True))
     factor = student.clip.logit_scale.detach().exp().requires_grad_()
     bias = None if student.clip.logit_bias is None else student.clip.logit_bias.detach().clone().requires_grad_()
-    value, statistics = losses.contrastive(*features, factor, bias=bias, hashes=hashes, ranks=ranks)
+    value, statistics = losses.contrastive(image, text, factor, bias=bias, hashes=batch.hashes, ranks=ranks)
     scale(value).backward()
-    learned = [leaf for leaf in (factor, bias) if leaf is not None]
+    leaves = [leaf for leaf in (factor, bias) if leaf is not None]
+    image_grad, text_grad = image.grad, text.grad
+    assert image_grad is not None and text_grad is not None
     sums: dict[str, Tensor] = {}
-    for number, rows in enumerate(slices):
-        last = number == parts - 1
+    for part, rows in enumerate(slices):
+        last = part == parts - 1
         with nullcontext() if last or module is student else module.no_sync():  # type: ignore[operator]
-            seed_part(number)
-            with autocast():
-                encoded = module(pixels(batch.images[rows]), batch.texts[rows])
-            of_concepts = _concept_losses(encoded, batch, rows, losses, counts)
-            pushed = _push(encoded, features, rows, [leaf.grad if last else torch.zeros_like(leaf) for leaf in learned])
+            encoded = encode(module, part)
+            of_concepts = concept_losses(encoded, part)
+            # A scalar whose gradient is that of the contrastive loss through this part.
+            pushed = (encoded.image.float() * image_grad[rows]).sum() + (encoded.text.float() * text_grad[rows]).sum()
+            learned = [value for value in (encoded.scale, encoded.bias) if value is not None]
+            for of_part, leaf in zip(learned, leaves, strict=True):
+                gradient = leaf.grad if last else torch.zeros_like(leaf)
+                assert gradient is not None
+                pushed = pushed + of_part * gradient
             weighted = [losses.concepts[head] * loss for head, loss in of_concepts.items()]
             (pushed + scale(torch.stack(weighted).sum()) if weighted else pushed).backward()
         for head, loss in of_concepts.items():
             sums[head] = sums.get(head, 0) + loss.detach()
     total = value.detach() + sum(losses.concepts[head] * loss for head, loss in sums.items())
     return BatchLoss(total=total, contrastive=value.detach(), concepts=sums, statistics=statistics)
-
-
-def _cut(size: int, parts: int) -> list[slice]:
-    edges = [size * part // parts for part in range(parts + 1)]
-    return [slice(a, b) for a, b in pairwise(edges)]
-
-
-@torch.no_grad()
-def _features(
-    student: Student,
-    batch: Batch,
-    slices: Sequence[slice],
-    seed_part: Callable[[int], None],
-    autocast: Callable[[], AbstractContextManager[None]],
-    pixels: Callable[[Tensor], Tensor],
-) -> tuple[Tensor, Tensor]:
-    images, texts = [], []
-    for number, rows in enumerate(slices):
-        seed_part(number)
-        with autocast():
-            encoded = student(pixels(batch.images[rows]), batch.texts[rows])
-        images.append(encoded.image.float())
-        texts.append(encoded.text.float())
-    return torch.cat(images).requires_grad_(), torch.cat(texts).requires_grad_()
-
-
-def _push(
-    encoded: Encoded, features: tuple[Tensor, Tensor], rows: slice, of_learned: Sequence[Tensor | None]
-) -> Tensor:
-    """A scalar whose gradient is that of the contrastive loss through this part; `of_learned`: with respect to the
-    scale and, where there is one, the bias."""
-    image, text = (feature.grad for feature in features)
-    assert image is not None and text is not None
-    pushed = (encoded.image.float() * image[rows]).sum() + (encoded.text.float() * text[rows]).sum()
-    learned = [value for value in (encoded.scale, encoded.bias) if value is not None]
-    for value, gradient in zip(learned, of_learned, strict=True):
-        assert gradient is not None
-        pushed = pushed + value * gradient
-    return pushed
 
 
 def _counts(batch: Batch, losses: Losses, ranks: Ranks) -> dict[str, Tensor]:
@@ -153,13 +137,3 @@ def _counts(batch: Batch, losses: Losses, ranks: Ranks) -> dict[str, Tensor]:
         raise ValueError(f"the batch has no targets for {', '.join(missing)}")
     mine = torch.stack([has_concepts(batch.concepts[head][1]).sum() for head in losses.concepts]).float()
     return dict(zip(losses.concepts, ranks.sum(mine) / ranks.world, strict=True))
-
-
-def _concept_losses(
-    encoded: Encoded, batch: Batch, rows: slice, losses: Losses, counts: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    result = {}
-    for head in losses.concepts:
-        ids, probabilities = batch.concepts[head]
-        result[head] = concept_loss(encoded.concepts[head], ids[rows], probabilities[rows], counts[head])
-    return result

@@ -13,6 +13,7 @@ import open_clip
 from open_clip.model import CLIP, CustomTextCLIP
 from torch import nn
 
+from open_diht.common.command_line import WrongUse
 from open_diht.trainer.config import ModelSettings
 from open_diht.trainer.towers import BadTower, WordTokenizer, is_own, read_words
 from open_diht.trainer.towers.pair import TowerPair
@@ -20,7 +21,7 @@ from open_diht.trainer.towers.pair import TowerPair
 DualEncoder: TypeAlias = "CLIP | CustomTextCLIP | TowerPair"
 
 
-class BadArchitecture(ValueError):
+class BadArchitecture(WrongUse):
     """An architecture cannot be built; the message names what is wrong."""
 
 

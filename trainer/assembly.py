@@ -1,74 +1,117 @@
-"""The parts of a run, from its configuration: model, data, optimiser, in the state before the first step."""
+"""The parts of a run, assembled from its configuration in the state before the first step."""
 
 from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.ranks import Ranks
 from open_diht.trainer.architecture import input_shape, tokenizer
-from open_diht.trainer.checks import ZeroShotData, read_zero_shot
-from open_diht.trainer.concepts import ConceptTargets
 from open_diht.trainer.config import Config
 from open_diht.trainer.data import Loader, ShardFacts
-from open_diht.trainer.distillation import concept_targets
-from open_diht.trainer.ema import WeightAverage
+from open_diht.trainer.data.files import read_zero_shot
 from open_diht.trainer.hardness import about_scale
-from open_diht.trainer.memory import DoesNotFit, free_bytes, need
+from open_diht.trainer.inputs import concept_targets, open_pairs
+from open_diht.trainer.memory import DoesNotFit, Need, free_bytes, need
 from open_diht.trainer.model import Student, build_student
-from open_diht.trainer.optim import build_optimizer
-from open_diht.trainer.pairs import open_pairs
-from open_diht.trainer.randomness import Purpose, seed_torch
-from open_diht.trainer.step import Stepper, autocast, losses_of
+from open_diht.trainer.step import Purpose, Stepper, seed_for
 from open_diht.trainer.utilisation import flops_per_pair, peak_flops
 
 
-@dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What a run is made of."""
+    """The parts of a run, on every rank with the same weights.
 
-    config: Config
-    ranks: Ranks
-    device: torch.device
-    student: Student
-    architecture: dict[str, Any]
-    """In open_clip's form."""
-    tokenize: Any
-    shape: tuple[int, ...]
-    """Of what the image tower takes: (3, side, side), or (d,) of features."""
-    loader: Loader
-    targets: list[ConceptTargets]
-    """One per data source, or none."""
-    zero_shot: ZeroShotData | None
-    optimizer: torch.optim.Optimizer
-    average: WeightAverage | None
-    stepper: Stepper
-    total_samples: int
-    total_steps: int
-    full_speed: float | None
-    """Images/s of all devices at an MFU of 1; None: their peak is not known."""
-    said: list[str]
-    """Lines about the warm start, what was left to the program, and what is ill-advised."""
+    Args:
+        config: of the run, `concepts.path` resolved.
+        ranks: of the run.
+        device: of this rank.
+        begun: the shards of each source with which a resumed run began.
+
+    Raises:
+        WrongUse, BadArchitecture, BadWeights, DataError, BadZeroShotFolder: see their messages.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        ranks: Ranks,
+        device: torch.device,
+        begun: Sequence[Sequence[ShardFacts]] | None = None,
+    ):
+        self.ranks, self.device = ranks, device
+        pairs = _pairs_per_rank(config, ranks)
+        check = config.check
+        self.zero_shot = read_zero_shot(Path(check.zero_shot)) if check.zero_shot else None
+        self.targets = concept_targets(config)
+        """One per data source, or none."""
+        heads = {name: self.targets[0].heads[name] for name in config.concepts.weights} if self.targets else {}
+        torch.manual_seed(seed_for(config.run.seed, Purpose.WEIGHTS))
+        self.student, self.architecture, started = build_student(
+            config.model, config.concepts, heads, config.transform, config.run.precision
+        )
+        self.student.to(device)
+        self.tokenize = tokenizer(self.architecture)
+        self.shape = input_shape(self.student.clip, self.architecture)
+        """Of the image tower's input: (3, side, side), or (d,) of features."""
+        self.loader = open_pairs(
+            config.data,
+            config.transform,
+            self.shape,
+            training=True,
+            concepts=self.targets,
+            begun=begun,
+            batch_size=pairs,
+            rank=ranks.rank,
+            world=ranks.world,
+            seed=config.run.seed,
+            tokenizer=self.tokenize,
+            device=device,
+        )
+        _check_holdout(config, self.loader)
+        config = replace(config, data=replace(config.data, streams=self.loader.streams))
+        self.stepper = Stepper(self.student, config, ranks, device)
+        tokens, remarks = self.tokenize(["a caption"]), []
+        if config.schedule.micro_batches == "auto":
+            needed = need(self.student.train(), self.shape, tokens, pairs, ranks.world)
+            parts, text = _fitting(needed, pairs, min(ranks.collect(free_bytes(device))))
+            config = replace(config, schedule=replace(config.schedule, micro_batches=parts))
+            remarks.append(text)
+        self.config = self.stepper.config = config
+        """With the choices that were left to the program."""
+        schedule = config.schedule
+        samples = schedule.samples or math.ceil((schedule.epochs or 0) * self.loader.samples_per_epoch)
+        self.total_samples, self.total_steps = samples, math.ceil(samples / schedule.batch_size)
+        remarks += [
+            about_scale(config, self.total_steps) or "",
+            _about_precision(config, device),
+            config.loss.remark(device),
+        ]
+        rounds = config.run.precision == "fp32" and config.run.tf32
+        peak = peak_flops(device, "tf32" if rounds else config.run.precision, config.log.peak_tflops)
+        self.full_speed: float | None = None
+        """Images/s of all devices at an MFU of 1; None: their peak is not known."""
+        if peak is not None:
+            self.full_speed = ranks.world * peak / flops_per_pair(self.student.train(), self.shape, tokens)
+        if config.model.compile:
+            self.student.compile()
+        self.stepper.settle(pairs, self.shape, tokens)
+        self.said = [*(f"warm start: {text}" for text in started), *filter(None, remarks), *self.loader.remarks]
+        """Lines to report before the first step."""
 
     @property
     def judged(self) -> Student:
-        """The weights that are measured and exported: the average where there is one."""
-        return self.student if self.average is None else self.average.student
+        """The student that is measured and exported: the average if there is one."""
+        return self.student if self.stepper.average is None else self.stepper.average.student
 
 
 def device_type(config: Config) -> str:
-    """cpu or cuda. Raises `WrongUse` where a GPU is asked for and not there."""
+    """Return cpu or cuda. Raises `WrongUse` if a GPU is asked for and there is none."""
     if config.run.device == "cuda" and not torch.cuda.is_available():
         raise WrongUse("run.device is cuda, but torch sees no GPU; set run.device=cpu, or auto")
     if config.run.device == "auto":
@@ -77,7 +120,7 @@ def device_type(config: Config) -> str:
 
 
 def prepare_torch(config: Config) -> None:
-    """Threads, determinism and precision of this process."""
+    """Set threads, determinism and precision of this process."""
     run = config.run
     if run.threads is not None:
         torch.set_num_threads(run.threads)
@@ -89,93 +132,8 @@ def prepare_torch(config: Config) -> None:
     torch.backends.cudnn.allow_tf32 = run.tf32  # torch's own choice is to round in convolutions
 
 
-def assemble(
-    config: Config, ranks: Ranks, device: torch.device, begun: Sequence[Sequence[ShardFacts]] | None = None
-) -> Parts:
-    """The parts, on every rank the same weights. `concepts.path` is resolved; `begun` are the shards of a run that is
-    resumed. In the configuration of the parts stands what was left to the program.
-
-    Raises `WrongUse`, `BadArchitecture`, `BadWeights`, `DataError`, `BadZeroShotFolder`.
-    """
-    per_rank = _pairs_per_rank(config, ranks)
-    _check_model(config, ranks)
-    zero_shot = read_zero_shot(Path(config.check.zero_shot)) if config.check.zero_shot else None
-    targets = concept_targets(config)
-    heads = {name: targets[0].heads[name] for name in config.concepts.weights} if targets else {}
-    seed_torch(config.run.seed, Purpose.WEIGHTS)
-    student, architecture, said = build_student(config.model, config.concepts, heads)
-    student.to(device)
-    shape, tokenize = input_shape(student.clip, architecture), tokenizer(architecture)
-    loader = open_pairs(
-        config.data,
-        config.transform,
-        shape,
-        training=True,
-        concepts=targets,
-        begun=begun,
-        batch_size=per_rank,
-        rank=ranks.rank,
-        world=ranks.world,
-        seed=config.run.seed,
-        tokenizer=tokenize,
-        device=device,
-    )
-    _check_holdout(config, loader)
-    config = replace(config, data=replace(config.data, streams=loader.streams))
-    optimizer = build_optimizer(student, config.optimizer, config.concepts)
-    average = WeightAverage(student, config.run.ema) if config.run.ema else None
-    chosen = []
-    if config.schedule.micro_batches == "auto":
-        parts, text = _fitting(student, config, ranks, device, shape, tokenize, per_rank)
-        config = replace(config, schedule=replace(config.schedule, micro_batches=parts))
-        chosen.append(text)
-    schedule = config.schedule
-    samples = schedule.samples or math.ceil((schedule.epochs or 0) * loader.samples_per_epoch)
-    steps = math.ceil(samples / schedule.batch_size)
-    remarks = (about_scale(config, steps), _about_precision(config, device), config.loss.remark(device))
-    chosen += [remark for remark in remarks if remark]
-    rounds = config.run.precision == "fp32" and config.run.tf32
-    peak = peak_flops(device, "tf32" if rounds else config.run.precision, config.log.peak_tflops)
-    full_speed = None
-    if peak is not None:
-        student.train()
-        full_speed = ranks.world * peak / flops_per_pair(student, shape, tokenize(["a caption"]))
-    if config.model.compile:
-        student.compile()
-    stepper = Stepper(
-        student=student,
-        module=_parallel(student, ranks, device),
-        optimizer=optimizer,
-        losses=losses_of(config),
-        config=config,
-        ranks=ranks,
-        device=device,
-        average=average,
-    )
-    stepper.settle(per_rank, shape, tokenize(["a caption"]))
-    return Parts(
-        config=config,
-        ranks=ranks,
-        device=device,
-        student=student,
-        architecture=architecture,
-        tokenize=tokenize,
-        shape=shape,
-        loader=loader,
-        targets=targets,
-        zero_shot=zero_shot,
-        optimizer=optimizer,
-        average=average,
-        stepper=stepper,
-        total_samples=samples,
-        total_steps=steps,
-        full_speed=full_speed,
-        said=[*(f"warm start: {text}" for text in said), *chosen, *loader.remarks],
-    )
-
-
 def _about_precision(config: Config, device: torch.device) -> str:
-    """A line where a GPU does not compute in the precision itself."""
+    """Return a line if the GPU only emulates the precision."""
     if device.type != "cuda" or config.run.precision != "bf16":
         return ""
     if torch.cuda.is_bf16_supported(including_emulation=False):
@@ -184,6 +142,7 @@ def _about_precision(config: Config, device: torch.device) -> str:
 
 
 def _pairs_per_rank(config: Config, ranks: Ranks) -> int:
+    """Return the pairs of a batch on each rank. Raises `WrongUse` if settings contradict each other."""
     size, parts = config.schedule.batch_size, config.schedule.micro_batches
     if size % ranks.world:
         raise WrongUse(f"schedule.batch_size {size} cannot be divided over {ranks.world} ranks")
@@ -191,11 +150,6 @@ def _pairs_per_rank(config: Config, ranks: Ranks) -> int:
         raise WrongUse("data.drop_last is false: all ranks need batches of one size, so leave it true")
     if parts != "auto" and parts > size // ranks.world:
         raise WrongUse(f"schedule.micro_batches {parts} is more than the {size // ranks.world} pairs of a rank")
-    return size // ranks.world
-
-
-def _check_model(config: Config, ranks: Ranks) -> None:
-    """Raises `WrongUse` where settings of the model do not go with others."""
     if config.model.batch_norm == "batch" and (ranks.world > 1 or config.schedule.micro_batches != 1):
         raise WrongUse(
             f"model.batch_norm is batch, with {ranks.world} ranks and schedule.micro_batches "
@@ -203,10 +157,11 @@ def _check_model(config: Config, ranks: Ranks) -> None:
         )
     if config.check.zero_shot and config.data.features:
         raise WrongUse(f"check.zero_shot {config.check.zero_shot} needs images; leave it out with data.features")
+    return size // ranks.world
 
 
 def _check_holdout(config: Config, loader: Loader) -> None:
-    """Raises `WrongUse` where a check would find no held-out pairs of a source, after hours."""
+    """Raise `WrongUse` if a check would find no held-out pairs of a source, after hours."""
     split = config.data.split
     if not config.check.retrieval_samples or not split.holdout or split.part != "train":
         return
@@ -220,19 +175,11 @@ def _check_holdout(config: Config, loader: Loader) -> None:
         )
 
 
-def _fitting(
-    student: Student,
-    config: Config,
-    ranks: Ranks,
-    device: torch.device,
-    shape: tuple[int, ...],
-    tokenize: Any,
-    pairs: int,
-) -> tuple[int, str]:
-    """The micro-batches that fit on all ranks, and a line that says why. Raises `WrongUse`."""
-    student.train()
-    needed = need(student, shape, tokenize(["a caption"]), pairs, ranks.world, partial(autocast, config, device))
-    free = min(ranks.collect(free_bytes(device)))
+def _fitting(needed: Need, pairs: int, free: int) -> tuple[int, str]:
+    """Return the micro-batches in which a rank's pairs fit into `free` bytes, and a line about them.
+
+    Raises `WrongUse` where not even one pair fits.
+    """
     try:
         parts = needed.parts(pairs, free)
     except DoesNotFit as error:
@@ -243,17 +190,8 @@ def _fitting(
     )
 
 
-def _parallel(student: Student, ranks: Ranks, device: torch.device) -> nn.Module:
-    if ranks.world == 1:
-        return student
-    ids = [ranks.local_rank] if device.type == "cuda" else None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # newer torch would call it forward_sync_buffers
-        return DistributedDataParallel(student, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
-
-
 def introduction(parts: Parts) -> str:
-    """One line about a run."""
+    """Return one line about a run."""
     config, loader = parts.config, parts.loader
     trained = sum(p.numel() for p in parts.student.parameters() if p.requires_grad)
     everything = sum(p.numel() for p in parts.student.parameters())

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from open_diht.common.files import sha256_file
 from open_diht.trainer.config import CheckpointSettings
-from open_diht.trainer.stores import Store
-from open_diht.trainer.uploads import Uploads
+from open_diht.trainer.errors import TrainingError
+from open_diht.trainer.stores import Store, Uploads
 
 MODEL, TRAINING, MANIFEST = "model.safetensors", "training.pt", "manifest.json"
 CANNOT_WRITE = (OSError, RuntimeError, SafetensorError)
@@ -35,7 +35,7 @@ _PREFIX, _DAMAGED = "step-", "damaged-"
 _WORTH_A_LINE_S = 1.0
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(TrainingError):
     """No checkpoint can be used, or one could not be written; the message names it and the remedy."""
 
 

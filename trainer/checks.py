@@ -1,41 +1,34 @@
-"""Quality while training: retrieval among held-out pairs, zero-shot classification. On all ranks, each its share.
+"""Quality while training: retrieval among held-out pairs and zero-shot classification, on all ranks.
 
-These numbers guide a run. What one publishes comes from the evaluation, which states protocol and data sets.
+These numbers guide a run. Numbers to publish come from the evaluation, which states protocol and data sets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from open_diht.common.image_formats import EXTENSIONS
 from open_diht.common.ranks import Ranks
 from open_diht.common.statistics import chance_of_hit, wilson
-from open_diht.trainer.data import DataSettings, Loader
+from open_diht.trainer.assembly import Parts
+from open_diht.trainer.data import Batch, Loader
 from open_diht.trainer.data.feed import Feed
 from open_diht.trainer.data.files import ImageFiles
+from open_diht.trainer.inputs import open_pairs
 from open_diht.trainer.model import Student
+from open_diht.trainer.transforms import transform
 
 KS = (1, 5, 10)
 _TILE = 1024
-Autocast = Callable[[], AbstractContextManager[None]]
-
-
-class BadZeroShotFolder(ValueError):
-    """A folder of classes cannot be used; the message says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """One measured share."""
+    """A measured fraction."""
 
     value: float
     low: float
@@ -44,29 +37,131 @@ class Share:
     n: int
     """Queries."""
     chance: float
-    """What guessing gives."""
+    """Expected when guessing."""
 
     def __str__(self) -> str:
         return f"{self.value:.1%} ({self.low:.1%} to {self.high:.1%}; chance {self.chance:.1%})"
 
 
+def measure(parts: Parts, say: Callable[[str], None]) -> dict[str, Share]:
+    """Measure held-out retrieval (`retrieval/...`) and zero-shot accuracy (`zero_shot/...`), as far as they are
+    configured.
+
+    Args:
+        parts: those of the run.
+        say: gets a line where held-out pairs could not be read.
+
+    Returns:
+        Each measure by its name.
+    """
+    found: dict[str, Share] = {}
+    settings, split = parts.config.check, parts.config.data.split
+    if settings.retrieval_samples and split.holdout and split.part == "train":
+        loader = _holdout(parts)
+        try:
+            pairs = retrieval(parts.judged, loader.epoch(0), parts.ranks, parts.device)
+            (unread,) = parts.ranks.total(loader.lost)
+        finally:
+            loader.close()
+        if unread:
+            of = loader.samples_per_epoch
+            say(f"{unread:,} of {of:,} held-out pairs could not be read; other held-out pairs replace them")
+        found.update({f"retrieval/{name}": share for name, share in pairs.items()})
+    if parts.zero_shot is not None:
+        found["zero_shot/accuracy"] = zero_shot(parts)
+    parts.student.train()
+    return found
+
+
+def metric(found: Mapping[str, Share]) -> float | None:
+    """Return the mean of all recalls, by which checkpoints are compared; None without held-out pairs."""
+    recalls = [share.value for name, share in found.items() if name.startswith("retrieval/")]
+    return sum(recalls) / len(recalls) if recalls else None
+
+
+def values(found: Mapping[str, Share]) -> dict[str, float]:
+    """Return plain numbers for the log."""
+    numbers: dict[str, float] = {}
+    for name, share in found.items():
+        numbers |= {name: share.value, f"{name}_low": share.low, f"{name}_high": share.high}
+        numbers[f"{name}_chance"] = share.chance
+    return numbers
+
+
+def lines(found: Mapping[str, Share]) -> list[str]:
+    """Return a line about each measure."""
+    said = []
+    for direction in ("image_to_text", "text_to_image"):
+        shares = {k: found.get(f"retrieval/{direction}_r{k}") for k in KS}
+        present = {k: share for k, share in shares.items() if share is not None}
+        if present:
+            n, words = next(iter(present.values())).n, direction.replace("_", " ")
+            recalls = ", ".join(f"R@{k} {share}" for k, share in present.items())
+            said.append(f"held-out retrieval, {n} pairs, {words}: {recalls}")
+    if "zero_shot/accuracy" in found:
+        share = found["zero_shot/accuracy"]
+        said.append(f"zero-shot, {share.n} images: accuracy {share}")
+    return said
+
+
+def _holdout(parts: Parts) -> Loader:
+    """Return the held-out pairs, in a fixed order, without concepts.
+
+    They come from the shards that the training has open: without those that `data.skip` leaves out. Pairs that cannot
+    be read are replaced, however many: the training's own loader decides when too much of the data is bad.
+    """
+    data = parts.config.data
+    settings = replace(
+        data,
+        sources=tuple(replace(source, weight=None) for source in data.sources),
+        split=replace(data.split, part="holdout"),
+        captions="first",
+        shuffle=0,
+        streams=1,
+        drop_last=False,
+        max_bad_share=1.0,
+        samples_per_epoch=min(parts.config.check.retrieval_samples, parts.loader.held_out),
+    )
+    return open_pairs(
+        settings,
+        parts.config.transform,
+        parts.shape,
+        training=False,
+        opened=[source.other_part for source in parts.loader.sources],
+        batch_size=parts.config.check.batch_size,
+        rank=parts.ranks.rank,
+        world=parts.ranks.world,
+        tokenizer=parts.tokenize,
+        device=parts.device,
+    )
+
+
 @torch.no_grad()
-def retrieval(
-    student: Student,
-    loader: Loader,
-    ranks: Ranks,
-    device: torch.device,
-    autocast: Autocast = nullcontext,
-    *,
-    pixels: Callable[[Tensor], Tensor],
-) -> dict[str, Share]:
-    """Recall at 1, 5 and 10 in both directions among all pairs of the loader's first epoch, whose images `pixels` makes
-    the encoder's input of.
+def retrieval(student: Student, batches: Iterable[Batch], ranks: Ranks, device: torch.device) -> dict[str, Share]:
+    """Measure recall at 1, 5 and 10 among pairs, in both directions.
 
     A query counts as found at k when one of the pairs with its own caption is among the k most similar; similarity ties
-    count against it. Keys: `image_to_text_r1` and so on.
+    count against it.
+
+    Args:
+        student: encodes the pairs; it is left in evaluation mode.
+        batches: the pairs of this rank, which may have none.
+        ranks: of the run.
+        device: of the student.
+
+    Returns:
+        Shares by name, `image_to_text_r1` and so on.
     """
-    images, texts, hashes = _encode_pairs(student, loader, device, autocast, pixels)
+    student.eval()
+    encoded: list[tuple[Tensor, Tensor, Tensor]] = []
+    for batch in filter(len, batches):
+        batch = batch.to(device)
+        image, text = student(batch.images, batch.texts)[:2]
+        encoded.append((_unit(image), _unit(text), batch.caption_hash))
+    if not encoded:  # fewer pairs than ranks
+        empty = torch.zeros(0, 0, device=device)
+        encoded.append((empty, empty, torch.zeros(0, dtype=torch.int64, device=device)))
+    images, texts, hashes = (torch.cat(each) for each in zip(*encoded, strict=True))
     all_images, all_texts, all_hashes = (_gather_uneven(part, ranks) for part in (images, texts, hashes))
     result = {}
     for name, queries, candidates in (("image_to_text", images, all_texts), ("text_to_image", texts, all_images)):
@@ -76,35 +171,6 @@ def retrieval(
         for k, hit in zip(KS, hits, strict=True):
             result[f"{name}_r{k}"] = _share(hit, len(candidates), _mean_chance(all_hashes, k))
     return result
-
-
-def mean_recall(shares: dict[str, Share]) -> float:
-    """The mean of all recalls: one number to compare checkpoints by."""
-    return sum(share.value for share in shares.values()) / len(shares)
-
-
-def _encode_pairs(
-    student: Student,
-    loader: Loader,
-    device: torch.device,
-    autocast: Autocast,
-    pixels: Callable[[Tensor], Tensor],
-) -> tuple[Tensor, Tensor, Tensor]:
-    student.eval()
-    images, texts, hashes = [], [], []
-    for batch in loader.epoch(0):
-        if not len(batch):
-            continue
-        batch = batch.to(device)
-        with autocast():
-            encoded = student(pixels(batch.images), batch.texts)
-        images.append(normalize(encoded.image.float(), dim=-1))
-        texts.append(normalize(encoded.text.float(), dim=-1))
-        hashes.append(batch.caption_hash)
-    if not hashes:  # fewer pairs than ranks
-        empty = torch.zeros(0, 0, device=device)
-        return empty, empty, torch.zeros(0, dtype=torch.int64, device=device)
-    return torch.cat(images), torch.cat(texts), torch.cat(hashes)
 
 
 def _gather_uneven(part: Tensor, ranks: Ranks) -> Tensor:
@@ -145,89 +211,32 @@ def _share(hits: float, n: int, chance: float) -> Share:
     return Share(value=hits / n, low=low, high=high, n=n, chance=chance)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ZeroShotData:
-    """Images by class."""
-
-    names: tuple[str, ...]
-    images: tuple[tuple[Path, int], ...]
-    """Path and class, in a fixed order."""
-
-
-def read_zero_shot(folder: Path) -> ZeroShotData:
-    """A folder with one folder of images per class. Class names are the folders' with blanks for underscores, or the
-    lines of `classnames.txt`. Raises `BadZeroShotFolder`."""
-    classes = sorted(path for path in folder.glob("*") if path.is_dir()) if folder.is_dir() else []
-    if len(classes) < 2:
-        raise BadZeroShotFolder(
-            f"check.zero_shot {folder} holds {len(classes)} folders of classes; at least two are needed"
-        )
-    names = tuple(path.name.replace("_", " ") for path in classes)
-    listed = folder / "classnames.txt"
-    if listed.is_file():
-        names = tuple(line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip())
-        if len(names) != len(classes):
-            raise BadZeroShotFolder(f"{listed} names {len(names)} classes; there are {len(classes)} folders")
-    images = tuple(
-        (file, number)
-        for number, path in enumerate(classes)
-        for file in sorted(path.iterdir())
-        if file.suffix.lower().removeprefix(".") in EXTENSIONS
-    )
-    if not images:
-        raise BadZeroShotFolder(f"check.zero_shot {folder} holds no images ({', '.join(EXTENSIONS)})")
-    return ZeroShotData(names=names, images=images)
-
-
 @torch.no_grad()
-def zero_shot(
-    student: Student,
-    data: ZeroShotData,
-    templates: Sequence[str],
-    *,
-    transform: Callable[[Image.Image], Tensor],
-    pixels: Callable[[Tensor], Tensor],
-    tokenizer: Any,
-    batch_size: int,
-    settings: DataSettings,
-    ranks: Ranks,
-    device: torch.device,
-    autocast: Autocast = nullcontext,
-) -> dict[str, Share]:
-    """Top-1 accuracy over images: `accuracy`. Rank r takes images r, r + world, ..., and reads them with the workers of
-    `settings`; `transform` and then, on the device, `pixels` make the encoder's input of them."""
+def zero_shot(parts: Parts) -> Share:
+    """Measure top-1 accuracy over the images of `check.zero_shot`. Rank r takes images r, r + world, ..."""
+    student, data, check, ranks = parts.judged, parts.zero_shot, parts.config.check, parts.ranks
+    assert data is not None
     student.eval()
-    weights = _classifier(student, data.names, templates, tokenizer, batch_size, device, autocast)
+    # (classes, d): the normalized mean of each class's normalized prompts.
+    prompts = [template.format(name) for name in data.names for template in check.templates]
+    tokens = (
+        parts.tokenize(prompts[start : start + check.batch_size]) for start in range(0, len(prompts), check.batch_size)
+    )
+    features = torch.cat([_unit(student.encode_text(each.to(parts.device))) for each in tokens])
+    weights = normalize(features.reshape(len(data.names), len(check.templates), -1).mean(dim=1), dim=-1)
     mine = data.images[ranks.rank :: ranks.world]
-    files = ImageFiles([path for path, _ in mine], batch_size, transform)
-    feed, guesses = Feed(files, settings, device), []
+    prepare = transform(parts.config.transform, parts.shape[1], training=False)
+    files = ImageFiles([path for path, _ in mine], check.batch_size, prepare)
+    feed, guesses = Feed(files, parts.config.data, parts.device), []
     try:
         for images, _ in feed(0, 0, files.batches):
-            with autocast():
-                features = student.clip.encode_image(pixels(images))
-            guesses.append((normalize(features.float(), dim=-1) @ weights.T).argmax(dim=1))
+            guesses.append((_unit(student.encode_image(images)) @ weights.T).argmax(dim=1))
     finally:
         feed.close()
-    labels = torch.tensor([label for _, label in mine], device=device)
-    hits = (torch.cat(guesses) == labels).sum() if guesses else torch.zeros((), device=device)
-    total = float(ranks.sum(hits.double()))
-    return {"accuracy": _share(total, len(data.images), 1 / len(data.names))}
+    labels = torch.tensor([label for _, label in mine], device=parts.device)
+    hits = (torch.cat(guesses) == labels).sum() if guesses else torch.zeros((), device=parts.device)
+    return _share(float(ranks.sum(hits.double())), len(data.images), 1 / len(data.names))
 
 
-def _classifier(
-    student: Student,
-    names: Sequence[str],
-    templates: Sequence[str],
-    tokenizer: Any,
-    batch_size: int,
-    device: torch.device,
-    autocast: Autocast,
-) -> Tensor:
-    """(classes, d): the normalised mean of each class's normalised prompts."""
-    prompts = [template.format(name) for name in names for template in templates]
-    features = []
-    for start in range(0, len(prompts), batch_size):
-        with autocast():
-            encoded = student.clip.encode_text(tokenizer(prompts[start : start + batch_size]).to(device))
-        features.append(normalize(encoded.float(), dim=-1))
-    return normalize(torch.cat(features).reshape(len(names), len(templates), -1).mean(dim=1), dim=-1)
+def _unit(features: Tensor) -> Tensor:
+    return normalize(features.float(), dim=-1)

@@ -1,4 +1,4 @@
-"""Command line of `make train`: words to a configuration, errors to one line and an exit status.
+"""Command line of `open-diht train`.
 
 Exit status: 0 trained to the end; 1 a failed run; 2 wrong use; 130 or 143 stopped by SIGINT or SIGTERM, saved.
 """
@@ -9,8 +9,10 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from open_diht.common.command_line import Parser, exit_status
+from open_diht.common.command_line import OK, Parser, exit_status, say
+from open_diht.common.lease import LeaseLost
 from open_diht.trainer.config_files import BadConfig, config_names, load_config
+from open_diht.trainer.errors import TrainingError
 
 
 def _parser(prog: str, defaults: Mapping[str, str]) -> argparse.ArgumentParser:
@@ -32,24 +34,31 @@ def _parser(prog: str, defaults: Mapping[str, str]) -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.trainer", **defaults: str) -> int:
-    """Run the command line; returns the exit status. `prog` is what the command is called in its help, `defaults` are
-    options that need not be given."""
+    """Run the command line.
+
+    Args:
+        arguments: the words; None: those of the process.
+        prog: the name of the command in its help.
+        defaults: options that need not be given.
+
+    Returns:
+        The exit status.
+    """
 
     def run() -> int:
         options = _parser(prog, defaults).parse_args(arguments)
-        config = load_config(options.config, options.overrides, _base(options.data))
-        from open_diht.trainer.command import run_training  # takes seconds: a slip of the keyboard is answered before
+        base: dict[str, Any] = {}
+        if options.data is not None:
+            base = {"data": {"sources": [{"path": path} for path in options.data.split(",") if path]}}
+        config = load_config(options.config, options.overrides, base)
+        from open_diht.trainer.loop import train  # takes seconds: a typing error is reported before
 
-        return run_training(config, options.workdir)
+        outcome = train(config, options.workdir, say)
+        return OK if outcome.finished else 128 + (outcome.signal or 15)
 
     return exit_status(
         run,
         wrong_use=(BadConfig,),
+        failed=(TrainingError, LeaseLost),
         stopped="stopped at once; the same command goes on from the last checkpoint",
     )
-
-
-def _base(data: str | None) -> dict[str, Any]:
-    if data is None:
-        return {}
-    return {"data": {"sources": [{"path": path} for path in data.split(",") if path]}}

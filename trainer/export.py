@@ -1,24 +1,33 @@
-"""A trained model as others use it: a folder that `open_clip.create_model_and_transforms("local-dir:...")` loads, or,
-where a tower is none of open_clip's, `load`."""
+"""An exported model: a folder that `open_clip.create_model_and_transforms("local-dir:...")` loads, or `load` if a tower
+is none of open_clip's."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from open_diht.common.files import published_folder
 from open_diht.trainer.architecture import DualEncoder, build, has_own_tower, tokenizer
 from open_diht.trainer.checkpoint import CANNOT_WRITE
+from open_diht.trainer.config import Config
+from open_diht.trainer.config_files import plain
+from open_diht.trainer.errors import TrainingError
 
 WEIGHTS, DESCRIPTION, CARD = "open_clip_model.safetensors", "open_clip_config.json", "README.md"
+_OPEN_CLIP = """import open_clip
+model, _, preprocess = open_clip.create_model_and_transforms("local-dir:PATH_OF_THIS_FOLDER")
+tokenizer = open_clip.get_tokenizer("local-dir:PATH_OF_THIS_FOLDER")"""
+_OWN = """from open_diht.trainer.export import load
+model, tokenizer = load("PATH_OF_THIS_FOLDER")"""
 
 
-class CannotExport(RuntimeError):
+class CannotExport(TrainingError):
     """The folder could not be written; the message says why."""
 
 
@@ -29,10 +38,20 @@ def export(
     preprocessing: Mapping[str, Any],
     card: str,
 ) -> Path:
-    """Publish weights, description, preprocessing and model card as `folder`, which is replaced as a whole.
+    """Publish a model as a folder, which is replaced as a whole.
 
-    `architecture` is open_clip's `model_cfg`, `weights` the dual encoder's state by open_clip's names. Raises
-    `CannotExport`; what was there before then stays.
+    Args:
+        folder: to write.
+        architecture: open_clip's `model_cfg`.
+        weights: the dual encoder's state by open_clip's names.
+        preprocessing: open_clip's `preprocess_cfg`.
+        card: Markdown.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CannotExport: the folder could not be written; the one before stays.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     description = {"model_cfg": _for_inference(architecture), "preprocess_cfg": dict(preprocessing)}
@@ -47,7 +66,7 @@ def export(
 
 
 def loaded_by(architecture: Mapping[str, Any], folder: Path | None) -> str:
-    """The call that loads an exported model, or a copy of it where `folder` is None."""
+    """Return the call that loads an exported model, or a copy of it if `folder` is None."""
     own, folder = has_own_tower(dict(architecture)), folder or Path("PATH_OF_A_COPY")
     return (
         f"open_diht.trainer.export.load('{folder}')"
@@ -57,8 +76,7 @@ def loaded_by(architecture: Mapping[str, Any], folder: Path | None) -> str:
 
 
 def load(folder: Path | str) -> tuple[DualEncoder, Any]:
-    """An exported model in evaluation mode, and what turns captions into its ids. Raises OSError, ValueError and
-    `BadArchitecture` for what is no such folder."""
+    """Load an exported model in evaluation mode, and its tokenizer. Raises OSError and ValueError for other folders."""
     model = json.loads((Path(folder) / DESCRIPTION).read_text(encoding="utf-8"))["model_cfg"]
     clip = build(model, temperature=1.0)
     clip.load_state_dict(load_file(Path(folder) / WEIGHTS))
@@ -69,3 +87,88 @@ def _for_inference(architecture: Mapping[str, Any]) -> dict[str, Any]:
     model = json.loads(json.dumps(architecture))
     model["vision_cfg"].pop("patch_dropout", None)  # of training only
     return dict(model)
+
+
+def model_card(
+    config: Config,
+    *,
+    samples: int,
+    steps: int,
+    skipped: int,
+    pairs: int,
+    results: Sequence[str],
+    versions: Mapping[str, str],
+    parent: str | None,
+    own: bool,
+) -> str:
+    """Describe a model: what it was trained on and how, and its quality on held-out pairs.
+
+    Args:
+        config: of the run.
+        samples: seen.
+        steps: taken.
+        skipped: steps that were not finite.
+        pairs: training pairs of an epoch.
+        results: lines about checks.
+        versions: package to version.
+        parent: the checkpoint that the run is a branch of, if any.
+        own: a tower is none of open_clip's.
+
+    Returns:
+        Markdown with the header of the Hugging Face hub.
+    """
+    losses = config.loss.describe()
+    if config.concepts.path:
+        losses += (
+            " and concept distillation (" + ", ".join(f"{k} x{v:g}" for k, v in config.concepts.weights.items()) + ")"
+        )
+    model = "an architecture of its own" if config.model.architecture else config.model.name
+    sources = "\n".join(f"- `{place}`" for place in config.data.places)
+    start = [getattr(config.model, key) for key in ("warm_start", "warm_start_image", "warm_start_text")]
+    started = parent or ", ".join(part for part in start if part) or "random numbers"
+    averaged = f" They are an average over steps (EMA, decay {config.run.ema:g})." if config.run.ema else ""
+    measured = "\n".join(f"- {line}" for line in results) or "- nothing was held out"
+    library = "open_diht" if own else "open_clip"
+    return f"""---
+library_name: {library}
+pipeline_tag: zero-shot-image-classification
+tags:
+- clip
+- diht
+---
+# Dual encoder trained with DiHT's losses
+
+{model}, {losses}, {samples:,} samples seen in {steps:,} steps of {config.schedule.batch_size:,} ({skipped} skipped as
+not finite), {pairs:,} training pairs. Weights started from: {started}.{averaged}
+
+This is not one of the authors' models. It follows *Filtering, Distillation, and Hard Negatives for Vision-Language
+Pre-Training* (Radenovic et al., CVPR 2023) in an independent implementation. Batch size, learning rate, warm-up and
+decay of the paper are not published; defaults are those of SemDeDup's CLIP ViT-B/16 on the same data (LAION-CAT-440M),
+not the paper's. alpha, beta and the weights of the concept losses follow the paper to the best of our knowledge
+(unverified). The program has been tested on CPUs only: no GPU had run it when it was written.
+
+## Use
+
+```python
+{_OWN if own else _OPEN_CLIP}
+```
+
+## Data
+
+{sources}
+
+## Measured while training
+
+Pairs held out from the same data ({config.data.split.holdout:.0%}, by {config.data.split.by}); 95
+% Wilson intervals.
+They guide a run and compare with nothing else.
+
+{measured}
+
+## Configuration
+
+```yaml
+{yaml.safe_dump(plain(config), sort_keys=False).strip()} ```
+
+Versions: {", ".join(f"{name} {version}" for name, version in versions.items())}.
+"""

@@ -1,54 +1,67 @@
-"""What a run says and writes down: a line for people, `log.jsonl` for programs, TensorBoard, Weights & Biases."""
+"""The log of a run: a progress line, `log.jsonl`, TensorBoard, Weights & Biases, and the speed that they report."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import os
+import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.installation import install_command
+from open_diht.common.progress import duration
 from open_diht.trainer.config import LogSettings
+from open_diht.trainer.step import StepResult
+
+_COMMON = ("loss", "contrastive", "accuracy", "hardest")
 
 
-class MissingTracker(RuntimeError):
+class MissingTracker(WrongUse):
     """A tracker that was asked for is not installed, or takes nothing."""
 
 
 class RunLog:
-    """Writes values by step. The log is only ever continued: the steps after the one resumed from appear again, after a
-    line of kind `event`, `resumed`. The last line of a step is the one that counts."""
+    """Writes values by step.
+
+    The log is only ever continued: the steps after the one resumed from appear again, after a line of kind `event`,
+    `resumed`. The last line of a step is the one that counts.
+
+    Args:
+        workdir: the folder that has the log and the curves.
+        settings, config: the section `log`, and the whole configuration as plain values.
+        resumed_at: the step that the run resumes from; 0: it begins.
+        grown: is called when files have grown, with `now` before a checkpoint.
+
+    Raises:
+        WrongUse: the log cannot be written.
+        MissingTracker: a tracker that was asked for is not installed, or takes nothing.
+    """
 
     def __init__(
         self,
         workdir: Path,
         settings: LogSettings,
         config: Mapping[str, Any],
-        say: Callable[[str], None],
         resumed_at: int,
         grown: Callable[..., None] = lambda now=False: None,
     ):
-        """`grown` is told, with `now` before a checkpoint, that files in `workdir` have grown."""
-        self._say, self._grown = say, grown
+        self._grown = grown
         self._path = workdir / "log.jsonl"
         try:
-            _drop_torn_line(self._path)
+            _drop_partial_line(self._path)
             self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 open for the length of the run
         except OSError as error:
             raise WrongUse(f"the log cannot be written ({error}): move it away, or take another WORKDIR") from error
         self._board = _tensorboard(workdir, resumed_at) if settings.tensorboard else None
         self._wandb = _wandb(workdir, settings.wandb, config) if settings.wandb else None
 
-    def say(self, line: str) -> None:
-        """A line for people."""
-        self._say(line)
-
     def write(self, kind: str, step: int, samples: int, values: Mapping[str, Any]) -> None:
-        """Record values of a step, under `kind`: step, check or event."""
+        """Record the values of a step; `kind` is step, check or event."""
         self._file.write(json.dumps({"kind": kind, "step": step, "samples": samples, **values}) + "\n")
         self._file.flush()
         numbers = {f"{kind}/{key}": value for key, value in values.items() if isinstance(value, int | float)}
@@ -60,7 +73,7 @@ class RunLog:
         self._grown()
 
     def sync(self) -> None:
-        """Bring to disk what was written; called before a checkpoint is published."""
+        """Flush to the disk, before a checkpoint is published."""
         self._file.flush()
         os.fsync(self._file.fileno())
         if self._board is not None:
@@ -76,8 +89,8 @@ class RunLog:
             self._wandb.finish()
 
 
-def _drop_torn_line(path: Path) -> None:
-    """What a kill left of a line that was being written; its step is taken again."""
+def _drop_partial_line(path: Path) -> None:
+    """Remove the part of a line that a kill left; its step is taken again."""
     if path.exists():
         content = path.read_bytes()
         os.truncate(path, content.rfind(b"\n") + 1)
@@ -110,3 +123,89 @@ def _wandb(workdir: Path, project: str, config: Mapping[str, Any]) -> Any:
             f"log.wandb {project} cannot be reported to ({' '.join(str(error).split())}): set it right, or WANDB_MODE="
             "offline, or log.wandb=''"
         ) from error
+
+
+class TrainingProgress:
+    """Measures one window of steps after the other.
+
+    Args:
+        total_steps, batch_size: of the run.
+        step: where it begins.
+        clock: returns seconds.
+        full_speed: images/s of devices that did nothing but the model's own arithmetic, if known.
+    """
+
+    def __init__(
+        self,
+        total_steps: int,
+        batch_size: int,
+        step: int,
+        clock: Callable[[], float] = time.perf_counter,
+        full_speed: float | None = None,
+    ):
+        self._full_speed = full_speed
+        self._total, self._batch, self._clock = total_steps, batch_size, clock
+        self._began, self._from, self._waited = clock(), step, 0.0
+        self._first, self._aside = step, 0.0
+
+    def speed(self, step: int, waited_s: float) -> dict[str, float]:
+        """Return the speed since the last call.
+
+        Args:
+            step: steps taken.
+            waited_s: seconds waited for batches since the start.
+
+        Returns:
+            samples_per_s over all ranks; data_wait, the fraction of the time spent waiting; eta_s, which includes
+            checks and checkpoints; mfu if the full speed is known.
+        """
+        now = self._clock()
+        spent = max(now - self._began, 1e-9)
+        steps = step - self._from
+        speed = {
+            "samples_per_s": steps * self._batch / spent,
+            "data_wait": min(1.0, (waited_s - self._waited) / spent),
+            "eta_s": (self._total - step) * (spent / max(steps, 1) + self._aside / max(step - self._first, 1)),
+        }
+        if self._full_speed is not None:
+            speed["mfu"] = speed["samples_per_s"] / self._full_speed
+        self._began, self._from, self._waited = now, step, waited_s
+        return speed
+
+    @contextmanager
+    def not_counted(self) -> Iterator[None]:
+        """Exclude the time of the `with` block, of a check or a checkpoint, from the speed."""
+        began = self._clock()
+        yield
+        aside = self._clock() - began
+        self._began += aside
+        self._aside += aside
+
+
+def line(step: int, total: int, result: StepResult, speed: dict[str, float], rate: float, skipped: int) -> str:
+    """Return the progress line.
+
+    Args:
+        step, total: steps taken, and of the run.
+        result: of the last step.
+        speed: of `TrainingProgress`, and peak_memory_gib.
+        rate: the learning rate.
+        skipped: steps that were not finite.
+    """
+    values = result.values
+    heads = [f"{name} {value:.3f}" for name, value in values.items() if name not in _COMMON]
+    parts = [
+        f"step {step:,}/{total:,}",
+        f"loss {values['loss']:.4f}",
+        *([f"contrastive {values['contrastive']:.4f}", *heads] if heads else []),
+        *([f"accuracy {values['accuracy']:.1%}"] if "accuracy" in values else []),
+        f"scale {result.scale:.2f}",
+        f"grad {result.gradient_norm:.3g}",
+        f"lr {rate:.2e}",
+        f"{speed['samples_per_s']:,.0f} images/s",
+        *([f"MFU {speed['mfu']:.1%}"] if "mfu" in speed else []),
+        f"peak {speed['peak_memory_gib']:.1f} GiB",
+        f"data wait {speed['data_wait']:.0%}",
+        f"ETA {duration(speed['eta_s'])}",
+    ]
+    return "  ".join(parts + ([f"skipped {skipped}"] if skipped else []))

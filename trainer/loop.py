@@ -18,33 +18,29 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
 
 from open_diht.common.ranks import Ranks, joined_ranks, same_on_all
-from open_diht.trainer import quality
+from open_diht.trainer import checks
 from open_diht.trainer.architecture import has_own_tower
-from open_diht.trainer.assembly import assemble, device_type, introduction, prepare_torch
-from open_diht.trainer.branch import Parent, adopt
+from open_diht.trainer.assembly import Parts, device_type, introduction, prepare_torch
 from open_diht.trainer.checkpoint import Checkpoint, name_of
 from open_diht.trainer.checks import Share
 from open_diht.trainer.config import Config
 from open_diht.trainer.config_files import plain
 from open_diht.trainer.data import Batch, ShardFacts
-from open_diht.trainer.distillation import resolved
-from open_diht.trainer.export import DESCRIPTION, export, loaded_by
-from open_diht.trainer.logs import RunLog
+from open_diht.trainer.export import DESCRIPTION, export, loaded_by, model_card
+from open_diht.trainer.inputs import resolved
+from open_diht.trainer.logs import RunLog, TrainingProgress, line
 from open_diht.trainer.memory import remedy
-from open_diht.trainer.model_card import model_card
 from open_diht.trainer.optim import rate_factor
-from open_diht.trainer.progress import TrainingProgress, line
-from open_diht.trainer.resume import as_begun, fingerprint, take_over, training_state
+from open_diht.trainer.resume import Parent, adopt, as_begun, fingerprint, take_over, training_state
 from open_diht.trainer.step import StepResult
 from open_diht.trainer.stopping import StopWish, stop_wish
 from open_diht.trainer.tasks import RESULTS, evaluate, require_tasks
@@ -106,7 +102,7 @@ def train(config: Config, workdir: Path | str, say: Callable[[str], None] = _log
     """
     kind = device_type(config)
     with joined_ranks(kind, config.run.timeout_s) as ranks, stop_wish(ranks.first) as wish:
-        quiet: Callable[[str], None] = say if ranks.first else _nothing
+        quiet: Callable[[str], None] = say if ranks.first else lambda text: None
         with opened(workdir, config.data.cache_folder, ranks, quiet) as place:
             device = torch.device(kind, ranks.local_rank) if kind == "cuda" else torch.device("cpu")
             run = _Run(config, place, quiet, ranks, wish, device)
@@ -146,7 +142,7 @@ class _Run:
         if begun is not None:
             self.config = as_begun(self.config, begun["config"], begun["world"] == ranks.world, str(workdir))
         facts = None if begun is None else [[ShardFacts(*fact) for fact in shards] for shards in begun["shards"]]
-        self.parts = assemble(self.config, ranks, device, facts)
+        self.parts = Parts(self.config, ranks, device, facts)
         self.config = self.parts.config
         self.data = fingerprint(self.parts)
         same_on_all(ranks, "the training data", self.data)
@@ -176,19 +172,14 @@ class _Run:
         if self.parent is not None:
             self.say(f"a branch of {self.parent}")
         if self.ranks.first:
-            self.log = RunLog(
-                self.workdir.folder,
-                self.config.log,
-                plain(self.config),
-                self.say,
-                self.step,
-                grown=self.workdir.grown,
-            )
-            (self.workdir.folder / CONFIG).write_text(yaml.safe_dump(plain(self.config), sort_keys=False))
+            workdir, config = self.workdir, plain(self.config)
+            self.log = RunLog(workdir.folder, self.config.log, config, self.step, grown=workdir.grown)
+            (workdir.folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
             if step is not None:
                 self.log.write("event", self.step, self._samples(), {"event": "resumed"})
             elif self.parent is not None:
-                self.log.write("event", self.step, self._samples(), {"event": "branched", **self._parent()})
+                about = {f"parent_{name}": value for name, value in asdict(self.parent).items()}
+                self.log.write("event", self.step, self._samples(), {"event": "branched", **about})
         self.ranks.barrier()
 
     def go(self) -> TrainingOutcome:
@@ -213,7 +204,7 @@ class _Run:
             if self.step >= self.parts.total_steps:
                 return False
             counted = loader.read.copy(), loader.lost
-            batch = self._next(batches)
+            batch = None if self.wish.asked else next(batches)
             asked, lost, self.bad = self.ranks.total(
                 batch is None, loader.lost, loader.read.total() - loader.read["ok"]
             )
@@ -224,10 +215,6 @@ class _Run:
             assert batch is not None
             self._one_step(batch, epoch, number)
         return False
-
-    def _next(self, batches: Iterator[Batch]) -> Batch | None:
-        """A batch, None when asked to stop."""
-        return None if self.wish.asked else next(batches)
 
     def _one_step(self, batch: Batch, epoch: int, number: int) -> None:
         factor = rate_factor(self.config.schedule, self._samples(), self.parts.total_samples)
@@ -247,9 +234,6 @@ class _Run:
             if last or self._passes(self.config.checkpoint.every_samples):
                 self._save()
 
-    def _parent(self) -> dict[str, Any]:
-        return {} if self.parent is None else {f"parent_{name}": value for name, value in self.parent.record().items()}
-
     def _samples(self) -> int:
         return self.step * self.config.schedule.batch_size
 
@@ -264,7 +248,7 @@ class _Run:
         speed["peak_memory_gib"] = max(self.ranks.collect(peak_memory(self.parts.device))) / 2**30
         if self.log is None:
             return
-        self.log.say(line(self.step, self.parts.total_steps, result, speed, rate, skipped))
+        self.say(line(self.step, self.parts.total_steps, result, speed, rate, skipped))
         values = {**result.values, "scale": result.scale, "gradient_norm": result.gradient_norm, "learning_rate": rate}
         plain_values = {key: value if math.isfinite(value) else str(value) for key, value in values.items()}
         counts = {"skipped": skipped, "bad_samples": loader.indexed.total() + self.bad}
@@ -272,11 +256,11 @@ class _Run:
 
     def _check(self) -> dict[str, Share]:
         with remedy(lambda: "a check needs more memory than there is: lower check.batch_size"):
-            found = quality.measure(self.parts, self.say)
+            found = checks.measure(self.parts, self.say)
         if found and self.log is not None:
-            for text in quality.lines(found):
-                self.log.say(f"step {self.step:,}: {text}")
-            self.log.write("check", self.step, self._samples(), quality.values(found))
+            for text in checks.lines(found):
+                self.say(f"step {self.step:,}: {text}")
+            self.log.write("check", self.step, self._samples(), checks.values(found))
         return found
 
     def _evaluate(self) -> None:
@@ -294,7 +278,7 @@ class _Run:
             return
         self.workdir.publish(f"tasks/{name}", last=RESULTS)
         for text in found.lines:
-            self.log.say(f"step {self.step:,}: {text}")
+            self.say(f"step {self.step:,}: {text}")
         if found.failed:
             event = {"event": "tasks_failed", "why": found.failed}
             self.log.write("event", self.step, self._samples(), event)
@@ -311,14 +295,8 @@ class _Run:
                     step=self.step,
                     samples=self._samples(),
                     model=self.parts.student.clip.state_dict(),
-                    training=training_state(
-                        self.parts,
-                        self.data,
-                        sum(read, Counter()),
-                        lost,
-                        None if self.parent is None else self.parent.record(),
-                    ),
-                    metric=quality.metric(self.measured),
+                    training=training_state(self.parts, self.data, sum(read, Counter()), lost, self.parent),
+                    metric=checks.metric(self.measured),
                 )
             )
         self.saved = self.step
@@ -342,7 +320,7 @@ class _Run:
             steps=self.step,
             skipped=self.parts.stepper.skipped.total,
             pairs=self.parts.loader.samples_per_epoch,
-            results=quality.lines(self.measured),
+            results=checks.lines(self.measured),
             versions={name: version(name) for name in ("torch", "open_clip_torch", "timm")},
             parent=None if self.parent is None else str(self.parent),
             own=has_own_tower(self.parts.architecture),
@@ -370,7 +348,3 @@ class _Run:
         self.parts.loader.close()
         if self.log is not None:
             self.log.close()
-
-
-def _nothing(text: str) -> None:
-    pass

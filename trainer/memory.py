@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from open_diht.trainer.errors import TrainingError
 from open_diht.trainer.model import Encoded, Student, clip_width
 
 USED = 0.8
@@ -28,7 +29,7 @@ _SHORT = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALL
 """What says it where torch has no class for it: the allocator of the CPU, and libraries with memory of their own."""
 
 
-class OutOfMemory(RuntimeError):
+class OutOfMemory(TrainingError):
     """A step or a check needs more memory than there is; the message names the setting."""
 
 
@@ -38,7 +39,7 @@ class DoesNotFit(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Need:
-    """What a rank needs, in bytes."""
+    """The memory that a rank needs, in bytes."""
 
     fixed: int
     """Gradients, moments of AdamW, the rank's batch, and its features: whatever the number of parts."""
@@ -46,7 +47,7 @@ class Need:
     """Kept from the forward to the backward pass, for each pair of a part."""
 
     def parts(self, pairs: int, free: int) -> int:
-        """The fewest parts in which that many pairs fit. Raises `DoesNotFit`."""
+        """Return the fewest parts in which that many pairs fit into `free` bytes. Raises `DoesNotFit`."""
         at_once = min(pairs, int(USED * free - self.fixed) // max(self.per_pair, 1))
         if at_once < 1:
             raise DoesNotFit(
@@ -57,52 +58,65 @@ class Need:
         return -(-pairs // at_once)
 
 
-def need(
-    student: Student,
-    shape: tuple[int, ...],
-    tokens: Tensor,
-    pairs: int,
-    world: int,
-    autocast: Callable[[], AbstractContextManager[None]],
-) -> Need:
-    """What a rank with `pairs` pairs needs, from two probes of a few. `shape`: of what the image tower takes; `tokens`
-    (1, context): of any caption. Random numbers and gradients are as before."""
+def need(student: Student, shape: tuple[int, ...], tokens: Tensor, pairs: int, world: int) -> Need:
+    """Probe what a rank needs. Random numbers and gradients stay as they are.
+
+    Args:
+        student: in training mode, on its device.
+        shape: of the image tower's input.
+        tokens: (1, context), of any caption.
+        pairs: of the rank.
+        world: number of ranks.
+    """
     trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
     d = clip_width(student.clip)
     # Of this batch, and of the next one that is copied meanwhile: bytes of pixels, or features in float32.
     batch = 2 * pairs * math.prod(shape) * (1 if len(shape) == 3 else 4)
     features = 2 * 4 * d * pairs * (2 + 3 * world)  # of images and texts: own with gradient; gathered, with theirs
-    return Need(fixed=3 * 4 * trained + batch + features, per_pair=_bytes_per_pair(student, shape, tokens, autocast))
 
-
-def _bytes_per_pair(
-    student: Student, shape: tuple[int, ...], tokens: Tensor, autocast: Callable[[], AbstractContextManager[None]]
-) -> int:
     def slope() -> int:
-        small, large = (_kept(student, n, shape, tokens, autocast) for n in (_PAIRS, 2 * _PAIRS))
+        small, large = (_kept(student, n, shape, tokens) for n in (_PAIRS, 2 * _PAIRS))
         return (large - small) // _PAIRS  # what does not grow with the pairs, such as weights in bf16, drops out
 
-    found = slope()
-    if any(getattr(module, "grad_checkpointing", False) for module in student.modules()):
-        # Autograd keeps the inputs of blocks; the backward pass has the activations of one block at a time as well.
-        clip: Any = student.clip
+    per_pair = slope()
+    with without_checkpointing(student) as checkpointed:
+        if checkpointed:
+            # Autograd keeps the inputs of blocks; the backward pass has the activations of one block at a time as well.
+            per_pair += slope() // _blocks(student.clip.visual)
+    return Need(fixed=3 * 4 * trained + batch + features, per_pair=per_pair)
+
+
+@contextmanager
+def without_checkpointing(student: Student) -> Iterator[bool]:
+    """Switch gradient checkpointing off for the `with` block, and yield whether it was on."""
+    clip: Any = student.clip
+    checkpointed = any(getattr(module, "grad_checkpointing", False) for module in student.modules())
+    if checkpointed:
         clip.set_grad_checkpointing(False)
-        try:
-            found += slope() // _blocks(student.clip.visual)
-        finally:
+    try:
+        yield checkpointed
+    finally:
+        if checkpointed:
             clip.set_grad_checkpointing(True)
-    return found
 
 
-def _kept(
-    student: Student,
-    pairs: int,
-    shape: tuple[int, ...],
-    tokens: Tensor,
-    autocast: Callable[[], AbstractContextManager[None]],
-) -> int:
-    """Bytes that autograd keeps of a forward pass, weights apart."""
+@contextmanager
+def probe(student: Student, pairs: int, shape: tuple[int, ...], tokens: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield inputs for `pairs` pairs on the student's device; random numbers stay as they are.
+
+    Args:
+        student: takes the inputs.
+        pairs: how many.
+        shape: of the image tower's input.
+        tokens: (1, context), of any caption.
+    """
     device = student.clip.logit_scale.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield torch.zeros(pairs, *shape, device=device), tokens.to(device).expand(pairs, -1)
+
+
+def _kept(student: Student, pairs: int, shape: tuple[int, ...], tokens: Tensor) -> int:
+    """Bytes that autograd keeps of a forward pass, without the weights."""
     own = {tensor.untyped_storage()._cdata for tensor in (*student.parameters(), *student.buffers())}
     kept: dict[int, int] = {}
 
@@ -112,28 +126,25 @@ def _kept(
             kept[storage._cdata] = storage.nbytes()
         return tensor
 
-    images = torch.zeros(pairs, *shape, device=device)
-    texts = tokens.to(device).expand(pairs, -1)
     with (
-        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        probe(student, pairs, shape, tokens) as inputs,
         torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
-        autocast(),
     ):
-        encoded: Encoded = student(images, texts)  # held until the bytes are summed: no handle is used twice
+        encoded: Encoded = student(*inputs)  # held until the bytes are summed: no handle is used twice
         total = sum(kept.values())
         del encoded
     return total
 
 
 def _blocks(tower: nn.Module) -> int:
-    """How many blocks of about the same size a tower has: its longest list of modules."""
+    """Return the number of blocks of about the same size in a tower: its longest list of modules."""
     return max(
         (len(module) for module in tower.modules() if isinstance(module, nn.ModuleList | nn.Sequential)), default=1
     )
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that this rank may use: of its GPU; or its share of what this machine, or its control group, has left."""
+    """Return the bytes that this rank may use of its GPU, or of what this machine or its control group has left."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -165,7 +176,7 @@ def _available(proc: Path = Path("/proc"), mount: Path = Path("/sys/fs/cgroup"))
 
 @contextmanager
 def remedy(text: Callable[[], str]) -> Iterator[None]:
-    """Where memory is short in the `with` block, the error says what to do about it. Raises `OutOfMemory`."""
+    """Turn an error about short memory in the `with` block into `OutOfMemory` with `text`, the remedy."""
     try:
         yield
     except RuntimeError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -12,9 +13,12 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from open_diht.trainer.architecture import BadArchitecture, DualEncoder, architecture, build, is_batch_norm
-from open_diht.trainer.config import ConceptSettings, ModelSettings
+from open_diht.trainer.config import ConceptSettings, ModelSettings, TransformSettings
 from open_diht.trainer.towers.pair import TowerPair
+from open_diht.trainer.transforms import Pixels
 from open_diht.trainer.warm_start import warm_start
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Encoded(NamedTuple):
@@ -33,9 +37,20 @@ class Encoded(NamedTuple):
 
 
 class Student(nn.Module):
-    """Dual encoder `clip` and heads. In training mode frozen towers and batch norms stay in evaluation mode: their
-    statistics would make a step depend on how its batch is spread over ranks and micro-batches. With
-    `batch_statistics` norms that are trained use those of the batch, and learn their average."""
+    """A dual encoder and its concept heads.
+
+    In training mode, frozen towers and batch norms stay in evaluation mode: their statistics would make
+    a step depend on how its batch is spread over ranks and micro-batches.
+
+    Args:
+        clip: the dual encoder.
+        vocabularies: head name to its number of concepts.
+        features: what the heads see, `concepts.features`.
+        max_scale: upper limit of the factor of the cosine.
+        batch_statistics: trained batch norms use the statistics of the batch, and learn their average.
+        transform: how pixels are normalized.
+        precision: autocast of the encoders, `run.precision`.
+    """
 
     def __init__(
         self,
@@ -45,11 +60,15 @@ class Student(nn.Module):
         *,
         max_scale: float = 100.0,
         batch_statistics: bool = False,
+        transform: TransformSettings | None = None,
+        precision: str = "fp32",
     ):
         super().__init__()
         self.batch_statistics = batch_statistics
         self.clip = clip
         self.features = features
+        self.pixels = Pixels(transform or TransformSettings())
+        self.dtype = _DTYPES.get(precision)
         self.max_log_scale = float(torch.tensor(max_scale).log())
         width = _projection_input(clip) if features == "pre_projection" else clip_width(clip)
         self.heads = nn.ModuleDict({name: nn.Linear(width, size) for name, size in vocabularies.items()})
@@ -68,20 +87,42 @@ class Student(nn.Module):
         norms = [module for module in self.modules() if is_batch_norm(module) and module.training]
         return [buffer for norm in norms for buffer in norm.buffers()]
 
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Return embeddings (b, d), not normalized, of images as `forward` takes them."""
+        with self._autocast(images):
+            return self.clip.encode_image(self.pixels(images))
+
+    def encode_text(self, texts: Tensor) -> Tensor:
+        """Return embeddings (b, d), not normalized, of ids (b, context)."""
+        with self._autocast(texts):
+            return self.clip.encode_text(texts)
+
     def forward(self, images: Tensor, texts: Tensor) -> Encoded:
-        """`images` (b, 3, h, w) float32, or what else the image tower takes, `texts` (b, context) int64."""
-        if self.features == "pre_projection":
-            seen, image = _encode_image_twice(self.clip.visual, images)
-        else:
-            image = self.clip.encode_image(images)
-            seen = image
-        text = self.clip.encode_text(texts)
+        """Encode pairs.
+
+        Args:
+            images: (b, 3, h, w) uint8 pixels, or what else the image tower takes.
+            texts: (b, context) int64.
+
+        Returns:
+            Embeddings, scale and the float32 logits of the heads.
+        """
+        with self._autocast(images):
+            images = self.pixels(images)
+            if self.features == "pre_projection":
+                seen, image = _encode_image_twice(self.clip.visual, images)
+            else:
+                seen = image = self.clip.encode_image(images)
+            text = self.clip.encode_text(texts)
         with torch.autocast(images.device.type, enabled=False):
             seen = seen.float()
             if self.features == "normalized":
                 seen = normalize(seen, dim=-1)
             logits = {name: head(seen) for name, head in self.heads.items()}
         return Encoded(image, text, self.clip.logit_scale.exp(), logits, self.clip.logit_bias)
+
+    def _autocast(self, inputs: Tensor) -> AbstractContextManager[None]:
+        return nullcontext() if self.dtype is None else torch.autocast(inputs.device.type, dtype=self.dtype)
 
     @torch.no_grad()
     def clamp_scale(self) -> None:
@@ -125,12 +166,24 @@ def _encode_image_twice(visual: Any, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def build_student(
-    settings: ModelSettings, concepts: ConceptSettings, vocabularies: Mapping[str, int]
+    settings: ModelSettings,
+    concepts: ConceptSettings,
+    vocabularies: Mapping[str, int],
+    transform: TransformSettings | None = None,
+    precision: str = "fp32",
 ) -> tuple[Student, dict[str, Any], list[str]]:
-    """The student before its first step, its architecture in open_clip's form, and lines about its warm start.
+    """Build the student before its first step. Random weights are a function of torch's seed.
 
-    `vocabularies`: head name to number of concepts. Random weights are a function of torch's seed. Raises
-    `BadArchitecture` and `BadWeights`.
+    Args:
+        settings, concepts, transform: sections of the configuration.
+        vocabularies: head name to its number of concepts.
+        precision: `run.precision`.
+
+    Returns:
+        The student, its architecture in open_clip's form, and lines about its warm start.
+
+    Raises:
+        BadArchitecture, BadWeights: see their messages.
     """
     model = architecture(settings)
     clip = build(model, settings.temperature)
@@ -149,6 +202,8 @@ def build_student(
         concepts.features,
         max_scale=settings.max_scale,
         batch_statistics=settings.batch_norm == "batch",
+        transform=transform,
+        precision=precision,
     )
     if not any(parameter.requires_grad for name, parameter in student.named_parameters() if "logit_" not in name):
         raise BadArchitecture("model.freeze_image and freeze_text leave nothing to train")

@@ -1,7 +1,8 @@
-"""AdamW with its parameter groups, and the learning rate as a function of samples seen."""
+"""AdamW with its parameter groups, the learning rate as a function of samples seen, and the average of the weights."""
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -12,8 +13,11 @@ from open_diht.trainer.model import Student
 
 
 def build_optimizer(student: Student, settings: OptimizerSettings, concepts: ConceptSettings) -> torch.optim.AdamW:
-    """AdamW, in torch's fused form, over what is trained: matrices with decay, vectors and scalars (biases, norms,
-    temperature) without, and the concept heads the same with a learning rate and decay of their own."""
+    """Build AdamW, in torch's fused form, for the trained parameters.
+
+    Matrices are decayed, vectors and scalars (biases, norms, temperature) are not. Concept heads have a learning rate
+    and a decay of their own.
+    """
     heads = {id(parameter) for parameter in student.heads.parameters()}
     trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
     groups = []
@@ -30,8 +34,10 @@ def build_optimizer(student: Student, settings: OptimizerSettings, concepts: Con
 
 
 def rate_factor(settings: ScheduleSettings, seen: int, total: int) -> float:
-    """Proportion of the peak learning rate for the step that starts after `seen` samples of `total`: linear warm-up,
-    then a cosine down to `final_learning_rate`; or the peak, and at the end a line down to it."""
+    """Return the fraction of the peak learning rate for the step that starts after `seen` samples of `total`.
+
+    A linear warm-up, then a cosine down to `final_learning_rate`; or the peak, and a line down to it at the end.
+    """
     warmup = min(settings.warmup_samples, total)
     if seen < warmup:
         return min(1.0, (seen + settings.batch_size) / warmup)
@@ -44,11 +50,28 @@ def rate_factor(settings: ScheduleSettings, seen: int, total: int) -> float:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Scale every group's own peak rate."""
+    """Set the rate of every group to `factor` times its peak."""
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
 
 
 def gradient_norm(parameters: list[nn.Parameter], clip_at: float | None) -> torch.Tensor:
-    """Norm of all gradients together, before they are scaled down to `clip_at`."""
+    """Scale the gradients down to the norm `clip_at`, and return their norm before."""
     return torch.nn.utils.clip_grad_norm_(parameters, math.inf if clip_at is None else clip_at)
+
+
+class WeightAverage:
+    """Float32 average of a student's weights, updated after each step: a <- decay a + (1 - decay) w."""
+
+    def __init__(self, student: Student, decay: float):
+        self.decay = decay
+        self.student = copy.deepcopy(student).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def update(self, student: Student) -> None:
+        """Update the average with the weights after a step."""
+        averages = [p.data for p in self.student.parameters()]
+        weights = [p.detach() for p in student.parameters()]
+        torch._foreach_lerp_(averages, weights, 1 - self.decay)
+        for mine, theirs in zip(self.student.buffers(), student.buffers(), strict=True):
+            mine.copy_(theirs)

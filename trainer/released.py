@@ -7,7 +7,6 @@ CC-BY-NC-4.0; treat the weights alike). They are bare state dicts under the name
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -101,26 +100,27 @@ def assert_exact_gelu(clip: nn.Module, model: dict[str, Any]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; 0, 1 where the folder could not be written, or 2 for wrong use."""
+    """Run the command line and return 0, 1 if the folder could not be written, or 2 for wrong use."""
     parser = Parser(prog="python -m open_diht.trainer.released", description=__doc__ or "")
     parser.add_argument("name", help=", ".join(RELEASED))
     parser.add_argument("file", type=Path, help="the downloaded checkpoint")
     parser.add_argument("--output", type=Path, required=True, help="folder to write, in open_clip's form")
-    return exit_status(lambda: _release(parser.parse_args(arguments)), wrong_use=(BadWeights,), failed=(CannotExport,))
 
+    def run() -> int:
+        options = parser.parse_args(arguments)
+        clip, model = load_released(options.name, options.file)
+        card = (
+            f"# {options.name}\n\nThe authors' released checkpoint, {options.file.name}, in open_clip's form; "
+            "weights unchanged.\n"
+            "Terms: those of the authors' repository (CC-BY-NC-4.0 for its code; the weights have no statement of "
+            "their own).\n"
+        )
+        size = RELEASED[options.name].image_size
+        export(options.output, model, clip.state_dict(), preprocessing(TransformSettings(), size), card)
+        say(f"{options.output} loads with open_clip.create_model_and_transforms('local-dir:{options.output}')")
+        return OK
 
-def _release(options: argparse.Namespace) -> int:
-    clip, model = load_released(options.name, options.file)
-    size = RELEASED[options.name].image_size
-    card = (
-        f"# {options.name}\n\nThe authors' released checkpoint, {options.file.name}, in open_clip's form; "
-        "weights unchanged.\n"
-        "Terms: those of the authors' repository (CC-BY-NC-4.0 for its code; the weights have no statement of "
-        "their own).\n"
-    )
-    export(options.output, model, clip.state_dict(), preprocessing(TransformSettings(), size), card)
-    say(f"{options.output} loads with open_clip.create_model_and_transforms('local-dir:{options.output}')")
-    return OK
+    return exit_status(run, failed=(CannotExport,))
 
 
 if __name__ == "__main__":

@@ -1,21 +1,33 @@
-"""What a checkpoint holds besides the encoders, and how a run goes on from it: first the configuration, which says what
-the parts are, then their state."""
+"""The state of a run in a checkpoint: how a run resumes from its own, and a branch begins with another run's.
+
+A branch is a new run with the weights and the optimizer of its parent, and other settings from there on. Samples seen
+are those of the parent and of the child, so schedules and the order of the data continue. A branch with the settings of
+its parent takes the parent's own steps, bit by bit.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.fields import BadValue, build
+from open_diht.common.ranks import Ranks
 from open_diht.trainer.assembly import Parts
-from open_diht.trainer.checkpoint import Checkpoint
+from open_diht.trainer.checkpoint import Checkpoint, CheckpointError, step_of
 from open_diht.trainer.config import Config
 from open_diht.trainer.config_files import differences, plain
+from open_diht.trainer.data.store import is_remote
 from open_diht.trainer.step import Skipped
+from open_diht.trainer.workdir import CHECKPOINTS, checkpoints_at, spool
 
 MAY_CHANGE = (
     "data.sources", "data.features", "data.subset", "data.skip", "data.workers", "data.prefetch", "data.stall_s",
@@ -29,7 +41,7 @@ MAY_CHANGE = (
 
 
 def fingerprint(parts: Parts) -> str:
-    """Of the data, their order and weights, and the concept targets."""
+    """Return the SHA-256 of the data, their order and weights, and the concept targets."""
     digest = hashlib.sha256()
     for line in parts.loader.contents:
         digest.update(f"{line}\n".encode())
@@ -38,11 +50,33 @@ def fingerprint(parts: Parts) -> str:
     return digest.hexdigest()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Parent:
+    """The checkpoint that a branch began with."""
+
+    path: str
+    """Folder of the checkpoint, or its URL."""
+    step: int
+    samples: int
+    sha256: str
+    """Of its manifest, which has those of weights and state."""
+
+    def __str__(self) -> str:
+        return f"{self.path}, step {self.step:,}, {self.samples:,} samples (SHA-256 {self.sha256[:12]}...)"
+
+
 def training_state(
-    parts: Parts, data: str, read: Mapping[str, int], lost: int, parent: Mapping[str, Any] | None
+    parts: Parts, data: str, read: Mapping[str, int], lost: int, parent: Parent | None
 ) -> dict[str, Any]:
-    """Everything that the next step depends on, except the encoders. `data`: the fingerprint; `read`: samples by what
-    became of them, on all ranks; `lost`: the bad ones of this epoch; `parent`: what the run is a branch of."""
+    """Return everything that the next step depends on, except the encoders.
+
+    Args:
+        parts: of the run.
+        data: the fingerprint.
+        read: samples by kind, on all ranks.
+        lost: bad samples of this epoch, on all ranks.
+        parent: the checkpoint that the run is a branch of, if any.
+    """
     return {
         "config": plain(parts.config),
         "data": data,
@@ -50,24 +84,32 @@ def training_state(
         "read": {str(kind): count for kind, count in read.items()},  # nothing but plain values is read back
         "lost": lost,
         "world": parts.ranks.world,
-        "parent": None if parent is None else dict(parent),
+        "parent": None if parent is None else asdict(parent),
         "heads": parts.student.heads.state_dict(),
-        "optimizer": parts.optimizer.state_dict(),
+        "optimizer": parts.stepper.optimizer.state_dict(),
         "scaler": parts.stepper.scaler.state_dict(),
         "skipped": vars(parts.stepper.skipped),
-        "average": parts.average.student.state_dict() if parts.average is not None else None,
+        "average": parts.stepper.average.student.state_dict() if parts.stepper.average is not None else None,
     }
 
 
 def as_begun(config: Config, begun: Mapping[str, Any], same_ranks: bool, workdir: str) -> Config:
-    """The configuration of a run that is resumed: what it leaves to the program is what that chose at the beginning.
-    `begun`: the plain configuration of the checkpoint; `same_ranks`: there are as many as then. Raises `WrongUse` where
-    it is another run's."""
+    """Return the configuration of a resumed run, with the choices that the program made at the beginning.
+
+    Args:
+        config: as it is given now.
+        begun: the plain configuration of the checkpoint.
+        same_ranks: there are as many ranks as then.
+        workdir: for messages.
+
+    Raises:
+        WrongUse: the checkpoint is of a run with other settings.
+    """
     if config.data.streams is None:
         config = replace(config, data=replace(config.data, streams=begun["data"]["streams"]))
     if config.schedule.micro_batches == "auto" and same_ranks:
         config = replace(config, schedule=replace(config.schedule, micro_batches=begun["schedule"]["micro_batches"]))
-    changed = [name for name in differences(_of_today(begun), plain(config)) if not name.startswith(MAY_CHANGE)]
+    changed = [name for name in differences(_with_defaults(begun), plain(config)) if not name.startswith(MAY_CHANGE)]
     if changed:
         raise WrongUse(
             f"{workdir} holds a run with another {', '.join(changed)}; give it the same, or start in another WORKDIR"
@@ -75,27 +117,39 @@ def as_begun(config: Config, begun: Mapping[str, Any], same_ranks: bool, workdir
     return config
 
 
-def _of_today(begun: Mapping[str, Any]) -> Any:
-    """With the settings that there were not when the run began: their defaults are what it did then."""
+def _with_defaults(begun: Mapping[str, Any]) -> Any:
+    """Add the settings that did not exist when the run began; it behaved as their defaults say."""
     try:
         return plain(build(Config, begun))
     except BadValue:
-        return begun  # what is not known any more is named as a difference
+        return begun  # settings that no longer exist are reported as differences
 
 
 def take_over(found: Checkpoint, parts: Parts, data: str, workdir: str) -> list[str]:
-    """Bring the parts to the state of a checkpoint; lines that say so. Raises `WrongUse` where the data are not those
-    of the run."""
+    """Bring the parts of a resumed run to the state of its checkpoint.
+
+    Args:
+        found: the checkpoint.
+        parts: in the state before the first step.
+        data: the fingerprint.
+        workdir: for messages.
+
+    Returns:
+        Lines to report.
+
+    Raises:
+        WrongUse: the data are not those that the run began with.
+    """
     state = found.training
     if state["data"] != data:
         raise WrongUse(f"the data are not those that the run in {workdir} began with; start in another WORKDIR")
     parts.student.clip.load_state_dict(found.model)
     parts.student.heads.load_state_dict(state["heads"])
-    parts.optimizer.load_state_dict(state["optimizer"])
+    parts.stepper.optimizer.load_state_dict(state["optimizer"])
     parts.stepper.scaler.load_state_dict(state["scaler"])
     parts.stepper.skipped = Skipped(**state["skipped"])
-    if parts.average is not None:
-        parts.average.student.load_state_dict(state["average"])
+    if parts.stepper.average is not None:
+        parts.stepper.average.student.load_state_dict(state["average"])
     if parts.ranks.first:  # the counts are of all ranks
         epoch, batch = divmod(found.step, parts.loader.batches_per_epoch)
         parts.loader.take_over(state["read"], epoch, state["lost"] if batch else 0)
@@ -106,7 +160,7 @@ def take_over(found: Checkpoint, parts: Parts, data: str, workdir: str) -> list[
 
 
 def left_out(parts: Parts) -> list[str]:
-    """A line about the shards that stand in the order of the run and are left out, if there are any."""
+    """Return a line about the shards that are in the order of the run and left out, if there are any."""
     shards = [shard for source in parts.loader.sources for shard in source.shards]
     gone = [shard for shard in shards if shard.left_out]
     if not gone:
@@ -117,3 +171,85 @@ def left_out(parts: Parts) -> list[str]:
         "the shards after them stand in, all other samples come when they would have come; not bit-equal to a run that "
         "still has these shards, but to one that left them out at the same step"
     ]
+
+
+def adopt(path: str, parts: Parts, ranks: Ranks) -> Parent:
+    """Bring the parts to the state of a checkpoint of another run, on all ranks.
+
+    Args:
+        path: `branch.path`, a checkpoint or a WORKDIR.
+        parts: in the state before the first step.
+        ranks: of the run.
+
+    Raises:
+        WrongUse: there is no checkpoint, it is of another model, or no samples are left to see.
+        CheckpointError: it is damaged.
+    """
+    cache = parts.config.data.cache_folder
+    folder, step = ranks.share(_named(path, cache) if ranks.first else None)
+    checkpoints = checkpoints_at(folder, cache)
+    try:
+        found = checkpoints.load(step)
+    except CheckpointError as error:
+        raise CheckpointError(f"branch.path {path}: {error}; take another checkpoint, or a good copy of it") from error
+    parent = Parent(path=checkpoints.place(step), step=step, samples=found.samples, sha256=checkpoints.digest(step))
+    batch = parts.config.schedule.batch_size
+    if found.samples % batch:
+        raise WrongUse(
+            f"the parent has seen {found.samples:,} samples, which is no number of batches of schedule.batch_size "
+            f"{batch:,}: take another batch size"
+        )
+    if found.samples >= parts.total_samples:
+        raise WrongUse(
+            f"the parent has seen {found.samples:,} samples, and schedule.samples, which counts them, is "
+            f"{parts.total_samples:,}: raise it"
+        )
+    state, student = found.training, parts.student
+    _load(student.clip, found.model, "weights")
+    _load(student.heads, state["heads"], "concept heads")
+    _load_moments(parts.stepper.optimizer, state["optimizer"])
+    if parts.stepper.scaler.is_enabled() and state["scaler"]:
+        parts.stepper.scaler.load_state_dict(state["scaler"])
+    if parts.stepper.average is not None:
+        parts.stepper.average.student.load_state_dict(state["average"] or student.state_dict())
+    ranks.barrier()
+    if is_remote(folder):
+        shutil.rmtree(spool(folder, cache), ignore_errors=True)
+    return parent
+
+
+def _named(path: str, cache_folder: str | None) -> tuple[str, int]:
+    """Return folder and step of the checkpoint that `branch.path` names: itself, or the newest one of a WORKDIR."""
+    named = path.rstrip("/") if is_remote(path) else str(Path(path).absolute())
+    folder, _, name = named.rpartition("/")
+    step = step_of(name)
+    if step is not None and step in checkpoints_at(folder, cache_folder).steps():
+        return folder, step
+    folder = f"{named}/{CHECKPOINTS}"
+    steps = checkpoints_at(folder, cache_folder).steps()
+    if not steps:
+        raise WrongUse(f"branch.path {path} is neither a checkpoint, step-..., nor a WORKDIR with one")
+    return folder, steps[-1]
+
+
+def _load(module: nn.Module, found: Mapping[str, Tensor], what: str) -> None:
+    shapes = {name: tuple(value.shape) for name, value in found.items()}
+    wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    if shapes != wanted:
+        name = sorted(set(shapes.items()) ^ set(wanted.items()))[0][0]
+        raise WrongUse(
+            f"the parent has other {what} than this run: {name} is {shapes.get(name, 'not there')}, "
+            f"not {wanted.get(name, 'there')}; a branch keeps model and concept heads (model.warm_start takes weights "
+            "of another form, without the optimiser)"
+        )
+    module.load_state_dict(dict(found))
+
+
+def _load_moments(optimizer: torch.optim.Optimizer, found: Mapping[str, Any]) -> None:
+    """Load the moments of the parent; rates, decay and the rest are those of the child."""
+    mine = optimizer.state_dict()
+    if [len(group["params"]) for group in mine["param_groups"]] != [
+        len(group["params"]) for group in found["param_groups"]
+    ]:
+        raise WrongUse("the parent trained other weights than this run: leave model.freeze_image and freeze_text alike")
+    optimizer.load_state_dict({"state": found["state"], "param_groups": mine["param_groups"]})

@@ -1,12 +1,18 @@
-"""One training step: gradients, the check that they are finite, the update."""
+"""One training step: gradients, the check that they are finite, the update.
+
+Random numbers are a function of where they are used, so a resumed run draws those of an undisturbed one. No generator
+state is kept: before each use, torch's generators are seeded from (seed, purpose, epoch, batch, rank, part).
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,17 +20,26 @@ from open_diht.common.ranks import Ranks
 from open_diht.trainer.accumulation import BatchLoss, Losses, backward
 from open_diht.trainer.config import Config
 from open_diht.trainer.data.batch import Batch
-from open_diht.trainer.ema import WeightAverage
+from open_diht.trainer.errors import TrainingError
 from open_diht.trainer.memory import remedy
 from open_diht.trainer.model import Encoded, Student
-from open_diht.trainer.optim import gradient_norm, set_rate
-from open_diht.trainer.pixels import Pixels
-from open_diht.trainer.randomness import Purpose, seed_torch
-
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+from open_diht.trainer.optim import WeightAverage, build_optimizer, gradient_norm, set_rate
 
 
-class Diverged(RuntimeError):
+class Purpose(IntEnum):
+    """Independent streams of random numbers."""
+
+    WEIGHTS = 0
+    STEP = 1
+
+
+def seed_for(seed: int, purpose: Purpose, *position: int) -> int:
+    """Return a 63-bit seed for a position, such as (epoch, batch, rank, part)."""
+    low, high = np.random.SeedSequence((seed, int(purpose), *position)).generate_state(2)
+    return (int(high) << 32 | int(low)) & (2**63 - 1)
+
+
+class Diverged(TrainingError):
     """Too many steps in a row were not finite."""
 
 
@@ -49,69 +64,75 @@ class Skipped:
     in_a_row: int = 0
 
 
-def losses_of(config: Config) -> Losses:
-    """The losses a configuration asks for; concept heads where targets are given."""
-    return Losses(
-        contrastive=config.loss,
-        concepts=config.concepts.weights if config.concepts.path not in ("", "auto") else {},
-    )
-
-
-def autocast(config: Config, device: torch.device) -> AbstractContextManager[None]:
-    """The encoders' precision."""
-    dtype = _DTYPES.get(config.run.precision)
-    return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
-
-
-@dataclass(kw_only=True)
 class Stepper:
-    """Takes steps. `module` is the student, or DDP around it."""
+    """Takes steps.
 
-    student: Student
-    module: nn.Module
-    optimizer: torch.optim.Optimizer
-    losses: Losses
-    config: Config
-    ranks: Ranks
-    device: torch.device
-    average: WeightAverage | None = None
-    skipped: Skipped = field(default_factory=Skipped)
+    Args:
+        student: on the device.
+        config: of the run, `concepts.path` resolved. `schedule.micro_batches` may be set later, before the first step.
+        ranks: of the run.
+        device: of this rank.
+    """
 
-    def __post_init__(self) -> None:
-        self.parameters = [p for p in self.student.parameters() if p.requires_grad]
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.config.run.precision == "fp16")
-        self.pixels = Pixels(self.config.transform, self.device)
-        """Images of batches to the encoder's input."""
-
-    def autocast(self) -> AbstractContextManager[None]:
-        """The encoders' precision."""
-        return autocast(self.config, self.device)
+    def __init__(self, student: Student, config: Config, ranks: Ranks, device: torch.device):
+        self.student, self.config, self.ranks, self.device = student, config, ranks, device
+        self.module: nn.Module = student
+        """The student; with several ranks, DDP around it after `settle`."""
+        concepts = config.concepts.weights if config.concepts.path not in ("", "auto") else {}
+        self.losses = Losses(contrastive=config.loss, concepts=concepts)
+        self.optimizer = build_optimizer(student, config.optimizer, config.concepts)
+        self.average = WeightAverage(student, config.run.ema) if config.run.ema else None
+        self.parameters = [p for p in student.parameters() if p.requires_grad]
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.run.precision == "fp16")
+        self.skipped = Skipped()
 
     def settle(self, pairs: int, shape: Sequence[int], tokens: Tensor) -> None:
-        """Have DDP arrange its buckets before the first step, of `pairs` pairs on this rank; `shape`: of what the image
-        tower takes; `tokens` (1, context): of any caption.
+        """With several ranks, wrap the student in DDP, and make DDP arrange its buckets before the first step.
 
-        DDP fills buckets in the order in which gradients came in its first backward pass, from the second one on, and
-        in which order ranks are summed depends on the place in a bucket. After this all steps sum alike, also the first
-        one after a resume. Raises `OutOfMemory`.
+        From its second backward pass on, DDP fills buckets in the order in which gradients came in the first one, and
+        the order in which ranks are summed depends on the position in a bucket. After this call all steps sum alike,
+        also the first one after a resume.
+
+        Args:
+            pairs: of this rank's batch.
+            shape: of the image tower's input.
+            tokens: (1, context), of any caption.
+
+        Raises:
+            OutOfMemory: the batch is too large.
         """
-        if self.module is self.student:
+        if self.ranks.world == 1:
             return
+        ids = [self.ranks.local_rank] if self.device.type == "cuda" else None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # newer torch would call it forward_sync_buffers
+            self.module = nn.parallel.DistributedDataParallel(
+                self.student, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
         of_part = pairs // self._parts
         with remedy(lambda: self._too_large(pairs)):
-            images = torch.zeros(of_part, *shape, device=self.device)
-            with self.autocast():
-                found: Encoded = self.module(images, tokens.to(self.device).expand(of_part, -1))
+            kind = torch.uint8 if len(shape) == 3 else torch.float32  # as batches have it: what is compiled serves both
+            images = torch.zeros(of_part, *shape, dtype=kind, device=self.device)
+            found: Encoded = self.module(images, tokens.to(self.device).expand(of_part, -1))
             outputs = [found.image, found.text, found.scale, *found.concepts.values()]
             outputs += [] if found.bias is None else [found.bias]
             torch.stack([output.float().sum() for output in outputs]).sum().backward()
         self.optimizer.zero_grad(set_to_none=True)
 
     def step(self, batch: Batch, epoch: int, number: int, rate: float) -> StepResult:
-        """One step on batch `number` of an epoch, this rank's part of it, with `rate` times the peak learning rates.
+        """Take one step.
 
-        Raises `Diverged` when `run.max_nonfinite` steps in a row had a loss or gradient that was not finite, and
-        `OutOfMemory`.
+        Args:
+            batch: this rank's part of batch `number` of the epoch.
+            epoch, number: the position of the batch.
+            rate: factor of the peak learning rates.
+
+        Returns:
+            Losses and statistics of the step.
+
+        Raises:
+            Diverged: `run.max_nonfinite` steps in a row had a loss or gradient that was not finite.
+            OutOfMemory: the batch is too large.
         """
         with remedy(lambda: self._too_large(len(batch))):
             return self._step(batch, epoch, number, rate)
@@ -121,17 +142,15 @@ class Stepper:
         statistics = self.student.statistics()
         before = [buffer.clone() for buffer in statistics]
         self.optimizer.zero_grad(set_to_none=True)
+        position = (self.config.run.seed, Purpose.STEP, epoch, number)
         loss = backward(
             self.module,
-            self.student,
             batch.to(self.device, non_blocking=True),
             self.losses,
             parts=self._parts,
+            seeds=[seed_for(*position, self.ranks.rank, part) for part in range(self._parts)],
             ranks=self.ranks,
-            seed_part=self._seeder(epoch, number),
             scaler=self.scaler,
-            autocast=self.autocast,
-            pixels=self.pixels,
         )
         self.scaler.unscale_(self.optimizer)
         gradient = gradient_norm(self.parameters, self.config.optimizer.max_gradient_norm)
@@ -163,12 +182,6 @@ class Stepper:
             f"{self._parts}: set schedule.micro_batches={min(pairs, 2 * self._parts)}, or lower schedule.batch_size; "
             "the same command goes on from the last checkpoint"
         )
-
-    def _seeder(self, epoch: int, number: int) -> Callable[[int], None]:
-        def seed(part: int) -> None:
-            seed_torch(self.config.run.seed, Purpose.STEP, epoch, number, self.ranks.rank, part)
-
-        return seed
 
     def _read(self, loss: BatchLoss, gradient: Tensor, scale: Tensor) -> tuple[float, float, dict[str, float]]:
         """Norm of the gradient, scale, and the means over ranks of the losses: the one time that a step waits for its

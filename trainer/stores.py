@@ -1,8 +1,8 @@
-"""Stores of folders: on a disk, or behind an fsspec URL.
+"""Stores of files and folders, on a disk or behind an fsspec URL, and uploading in the background.
 
-A folder is put into a store whole or not at all, even if the process is killed. An object store
-cannot rename a folder at once, so there one of its files is the *last*: it is written last and
-removed first, and a folder without it was left by a killed run.
+A file, or a folder, is put into a store whole or not at all, even if the process is killed. An
+object store cannot rename a folder at once, so there one of its files is the *last*: it is written
+last and removed first, and a folder without it was left by a killed run.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import fcntl
 import os
 import shutil
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,17 +21,23 @@ from typing import Any, TypeAlias
 import fsspec  # type: ignore[import-untyped, unused-ignore]
 
 from open_diht.common.command_line import WrongUse
-from open_diht.common.files import published_folder, remove_temporaries, temporary_beside
+from open_diht.common.files import publish_bytes, published_folder, remove_temporaries, temporary_beside
+from open_diht.common.lease import Lease
 from open_diht.common.store_errors import in_words
 from open_diht.trainer.data.store import is_remote
+from open_diht.trainer.errors import TrainingError
+
+PAUSES_S = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+"""Pauses before a failed upload is tried again, beyond what the store's client tries: two minutes."""
+_READ_PAUSES_S = (1.0, 2.0, 4.0)
 
 
-class StoreError(RuntimeError):
+class StoreError(TrainingError):
     """An object store failed; the message names the object and quotes the store's client."""
 
 
 class LocalStore:
-    """A folder of folders on a disk."""
+    """A folder on a disk."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -37,13 +45,34 @@ class LocalStore:
     def __str__(self) -> str:
         return str(self.folder)
 
+    def local(self, path: str) -> Path | None:
+        """Return the path on this machine's disk; None if there is none."""
+        return self.folder / path
+
+    def exists(self, path: str) -> bool:
+        """Return whether there is a file or folder."""
+        return (self.folder / path).exists()
+
+    def files(self, name: str = "") -> list[str]:
+        """Return the paths of all files in the folder `name`, relative to it."""
+        folder = self.folder / name
+        return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+    def read(self, path: str) -> bytes:
+        """Return the content of a file, or raise FileNotFoundError."""
+        return (self.folder / path).read_bytes()
+
+    def write(self, content: bytes, path: str) -> None:
+        """Make or replace a file."""
+        publish_bytes(self.folder / path, content)
+
+    def delete(self, path: str) -> None:
+        """Delete a file if it exists."""
+        (self.folder / path).unlink(missing_ok=True)
+
     def names(self, last: str) -> list[str]:
         """Return the names of all folders: each was renamed when it was whole."""
         return sorted(path.name for path in self.folder.glob("*") if path.is_dir())
-
-    def read(self, path: str) -> bytes:
-        """Return the content of a file."""
-        return (self.folder / path).read_bytes()
 
     def stage(self, name: str) -> Path:
         """Return an empty folder on the same disk."""
@@ -78,9 +107,7 @@ class LocalStore:
 
 
 class FsspecStore:
-    """A folder of folders behind an fsspec URL, and of files, each whole or absent.
-
-    Its methods raise `StoreError`.
+    """A folder behind an fsspec URL. Its methods raise `StoreError`.
 
     Args:
         url: names the folder in the store.
@@ -94,26 +121,50 @@ class FsspecStore:
     def __init__(self, url: str, disk: Path = Path(os.devnull)):
         self.url, self._disk = url.rstrip("/"), disk
         try:
-            fs, path = fsspec.core.url_to_fs(self.url)
+            self._fs, path = fsspec.core.url_to_fs(self.url)
         except (ImportError, ValueError) as error:
             raise WrongUse(f"{url} cannot be used: {error}") from error
-        self.fs: Any = fs
         self.path: str = path.rstrip("/")
+        self._process = os.getpid()
 
     def __str__(self) -> str:
         return self.url
+
+    @property
+    def fs(self) -> Any:
+        """The file system: made again in a forked process, as fsspec's clients do not survive that."""
+        if self._process != os.getpid():
+            self._fs, self._process = fsspec.core.url_to_fs(self.url)[0], os.getpid()
+        return self._fs
+
+    def local(self, path: str) -> Path | None:
+        """Return None: the files are not on this machine's disk."""
+        return None
+
+    def exists(self, path: str) -> bool:
+        """Return whether there is a file or folder."""
+        with self._asking(path) as inside:
+            self.fs.invalidate_cache()  # fsspec remembers listings
+            return bool(self.fs.exists(inside) or self.fs.isdir(inside))
 
     def files(self, name: str = "") -> list[str]:
         """Return the paths of all files in the folder `name`, relative to it."""
         folder = f"{self.path}/{name}".rstrip("/")
         with self._asking(name):
-            self.fs.invalidate_cache()  # fsspec remembers listings
+            self.fs.invalidate_cache()
             return sorted(path.removeprefix(folder).lstrip("/") for path in self.fs.find(folder))
 
     def read(self, path: str) -> bytes:
-        """Return the content of a file, or raise FileNotFoundError."""
-        with self._asking(path) as inside:
-            return bytes(self.fs.cat_file(inside))
+        """Return the content of a file, or raise FileNotFoundError. A failure is tried again for some seconds."""
+        for pause_s in (*_READ_PAUSES_S, None):
+            try:
+                with self._asking(path) as inside:
+                    return bytes(self.fs.cat_file(inside))
+            except StoreError:
+                if pause_s is None:
+                    raise
+                time.sleep(pause_s)
+        raise AssertionError("the last try returns or raises")
 
     def write(self, content: bytes, path: str) -> None:
         """Make or replace a file."""
@@ -206,6 +257,13 @@ class FsspecStore:
 Store: TypeAlias = LocalStore | FsspecStore
 
 
+def store_at(place: Path | str) -> Store:
+    """Return the store at a path or URL."""
+    if is_remote(url := str(place)):
+        return FsspecStore(url)
+    return LocalStore(Path(url.removeprefix("file://").removeprefix("local://")))
+
+
 def _made(folder: Path) -> Path:
     folder.mkdir(parents=True)
     return folder
@@ -220,3 +278,58 @@ def on_disk(folder: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="diht-") as copy:
         FsspecStore(folder).download("", Path(copy))
         yield Path(copy)
+
+
+class Uploads:
+    """An executor of one job after the other, which stops at the first that fails for good.
+
+    The next call raises its error. The threads are daemons, unlike those of a ThreadPoolExecutor,
+    for which Python waits when it exits: a second Ctrl-C ends the process in the middle of a job.
+    """
+
+    lease: Lease | None = None
+    """Checked before each try of a job: a run must not write to a store that another took over."""
+
+    def __init__(self) -> None:
+        self._error: Exception | None = None
+        self._newest: threading.Thread | None = None
+
+    @property
+    def idle(self) -> bool:
+        """All jobs are done."""
+        return self._newest is None or not self._newest.is_alive()
+
+    def submit(self, job: Callable[[], None]) -> None:
+        """Run a job after those submitted before. A job that raises RuntimeError is tried again."""
+        self._raise_error()
+        self._newest = threading.Thread(target=self._run, args=(job, self._newest), daemon=True)
+        self._newest.start()
+
+    def wait(self) -> float:
+        """Wait until all jobs are done, and return the seconds that took."""
+        began = time.monotonic()
+        if self._newest is not None:
+            self._newest.join()
+        self._raise_error()
+        return time.monotonic() - began
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _run(self, job: Callable[[], None], before: threading.Thread | None) -> None:
+        if before is not None:
+            before.join()
+        pauses = iter(PAUSES_S)
+        try:
+            while self._error is None:
+                if self.lease is not None:
+                    self.lease.check()
+                try:
+                    return job()
+                except RuntimeError:
+                    if (pause_s := next(pauses, None)) is None:
+                        raise
+                time.sleep(pause_s)
+        except Exception as error:  # raised again in the thread of the training
+            self._error = error

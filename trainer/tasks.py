@@ -68,8 +68,12 @@ def evaluate(
                 return None if process is None else _read(output, code or 0)
     finally:
         if process is not None:
-            _end(process)
-            _drop_features(output.parent / "cache")
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)  # its workers too
+                process.wait()
+            # No other checkpoint can use the features, whose names open_diht.eval.features gives. Hashes of data stay.
+            for path in (output.parent / "cache").glob("[0-9a-f]" * 32):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _start(tasks: str, model: Path, output: Path, device: torch.device) -> subprocess.Popen[bytes]:
@@ -103,18 +107,6 @@ def _ended(process: subprocess.Popen[bytes]) -> int | None:
     with suppress(subprocess.TimeoutExpired):
         return process.wait(_PAUSE_S)
     return None
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)  # its workers too
-        process.wait()
-
-
-def _drop_features(cache: Path) -> None:
-    """Delete the features, which no other checkpoint can use. The hashes of the data stay."""
-    for path in cache.glob("[0-9a-f]" * 32):  # the names that open_diht.eval.features gives
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def _read(output: Path, code: int) -> Evaluated:

@@ -1,5 +1,8 @@
-"""Images, or what was stored of them, to pixels of the model's size: open_clip's transforms up to where they become
-floats (`pixels` goes on)."""
+"""Turn images, or what was stored of them, into the encoder's input, as open_clip's transforms do.
+
+Workers hand out uint8 pixels of the model's size, a quarter of float32 in shared memory and on the way to a GPU.
+`Pixels` does the rest of the arithmetic on the device.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.transforms import (
     CenterCrop,
     Compose,
@@ -25,8 +28,7 @@ from open_diht.trainer.config import TransformSettings
 
 
 def preprocessing(settings: TransformSettings, size: int) -> dict[str, Any]:
-    """What evaluation does to an image, in open_clip's form: shortest side to `size` (bicubic), centre crop,
-    normalise."""
+    """Return open_clip's `preprocess_cfg`: shortest side to `size` (bicubic), center crop, normalization."""
     return {
         "size": size,
         "mode": "RGB",
@@ -39,8 +41,13 @@ def preprocessing(settings: TransformSettings, size: int) -> dict[str, Any]:
 
 
 def transform(settings: TransformSettings, size: int, *, training: bool) -> Callable[[Image.Image], Tensor]:
-    """An image (PIL, RGB) to (3, size, size) uint8: with a random crop, and flipped as often as the settings say, while
-    training, a centre crop otherwise."""
+    """Return a function from an image (PIL, RGB) to (3, size, size) uint8.
+
+    Args:
+        settings: random crop and flip.
+        size: of the square, in pixels.
+        training: crop and flip at random; else crop the center.
+    """
     bicubic = InterpolationMode.BICUBIC
     if not training:
         return Compose([Resize(size, interpolation=bicubic), CenterCrop(size), PILToTensor()])
@@ -50,22 +57,24 @@ def transform(settings: TransformSettings, size: int, *, training: bool) -> Call
 
 
 class StoredTransform:
-    """What is stored of images, (b, d) float32 or (b, 3, h, w) uint8, to what the tower takes before `pixels`. Features
-    stay as they are. Images that are stored larger than the tower's are cropped to it: at random while training, where
-    they are flipped as well as often as the settings say, else in the middle."""
+    """Turns stored inputs, (b, d) float32 or (b, 3, h, w) uint8, into the tower's input.
+
+    Features stay as they are. Images larger than the tower's are cropped to it: at random while training, when they are
+    also flipped, else in the center.
+    """
 
     def __init__(self, settings: TransformSettings, shape: Sequence[int], *, training: bool):
         self._shape, self._training, self._flip = tuple(shape), training, settings.flip
 
     def takes(self, stored: Sequence[int]) -> bool:
-        """Whether inputs stored in this shape become inputs of the tower."""
+        """Return whether inputs stored in this shape fit the tower."""
         found = tuple(stored)
         if len(found) == 1:
             return found == self._shape
         return len(self._shape) == 3 and all(a >= b for a, b in zip(found, self._shape, strict=True))
 
     def __call__(self, stored: Tensor, draws: npt.NDArray[np.float64]) -> Tensor:
-        """`draws` (b, 3) in [0, 1): where the crop begins, from above and from the left, and whether it is flipped."""
+        """Crop and flip by `draws` (b, 3) in [0, 1): top and left of the crop, and the flip."""
         return stored if stored.dim() == 2 else self._cropped(stored, draws)
 
     def _cropped(self, images: Tensor, draws: npt.NDArray[np.float64]) -> Tensor:
@@ -79,3 +88,22 @@ class StoredTransform:
             mirrored = torch.from_numpy(np.flatnonzero(draws[:, 2] < self._flip))
             result[mirrored] = result[mirrored].flip(3)
         return result
+
+
+class Pixels(nn.Module):
+    """Normalizes images with the bits of torchvision's `ToTensor` and `Normalize`, operation by operation."""
+
+    def __init__(self, settings: TransformSettings):
+        super().__init__()
+        for name in ("mean", "std"):
+            values = torch.tensor(getattr(settings, name), dtype=torch.float32)[:, None, None]
+            self.register_buffer(name, values, persistent=False)
+        # A tensor: CUDA multiplies by the reciprocal of a plain number, which rounds differently.
+        self.register_buffer("white", torch.tensor(255.0), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return (b, 3, h, w) float32, contiguous, of uint8 pixels in any layout, and any other tensor as it is."""
+        if images.dtype != torch.uint8:
+            return images
+        scaled = images.to(torch.float32, memory_format=torch.contiguous_format).div_(self.white)
+        return scaled.sub_(self.mean).div_(self.std)

@@ -8,13 +8,13 @@ in it. What is computed twice to save memory (gradient checkpointing, micro-batc
 from __future__ import annotations
 
 import resource
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from open_diht.trainer.memory import probe, without_checkpointing
 from open_diht.trainer.model import Student
 
 _PAIRS = 2
@@ -40,48 +40,44 @@ precision, from the makers' data sheets: `run.precision`, or tf32 for fp32 with 
 
 
 def peak_flops(device: torch.device, precision: str, told: float | None = None) -> float | None:
-    """FLOP/s of a device; `told`: `log.peak_tflops`, in units of 1e12. None where it is not known."""
+    """Return the FLOP/s of a device; `told` is `log.peak_tflops`, in units of 1e12. None if unknown."""
     if told is not None:
         return told * _T
     return peak_of(torch.cuda.get_device_name(device), precision) if device.type == "cuda" else None
 
 
 def peak_of(name: str, precision: str) -> float | None:
-    """FLOP/s of a device of that name."""
+    """Return the FLOP/s of a device of that name, None if unknown."""
     words = f" {name.replace('-', ' ')} "
     return next((peaks.get(precision) for known, peaks in PEAKS.items() if f" {known} " in words), None)
 
 
 def flops_per_pair(student: Student, shape: tuple[int, ...], tokens: Tensor) -> float:
-    """FLOPs of the encoders for one pair, forward and backward, as a step needs them: none for the backward pass of
-    what is frozen, fewer with patch dropout. `shape`: of what the image tower takes; `tokens` (1, context): of any
-    caption. Random numbers and gradients are as before."""
-    clip: Any = student.clip
-    device = clip.logit_scale.device
-    checkpointed = any(getattr(module, "grad_checkpointing", False) for module in student.modules())
+    """Count the FLOPs of the encoders for one pair, forward and backward, as a step needs them.
+
+    The backward pass of frozen weights needs none; patch dropout needs fewer. Random numbers and gradients stay as they
+    are.
+
+    Args:
+        student: in training mode.
+        shape: of the image tower's input.
+        tokens: (1, context), of any caption.
+    """
     trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
-    images = torch.zeros(_PAIRS, *shape, device=device)
-    texts = tokens.to(device).expand(_PAIRS, -1)
-    if checkpointed:
-        clip.set_grad_checkpointing(False)
-    try:
-        with (
-            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-            sdpa_kernel(SDPBackend.MATH),  # of others, not all are counted
-            FlopCounterMode(display=False) as counter,
-        ):
-            encoded = student(images, texts)
-            total = sum(logits.sum() for logits in encoded.concepts.values()) + encoded.image.sum() + encoded.text.sum()
-            torch.autograd.grad(total, trained, allow_unused=True)
-    finally:
-        if checkpointed:
-            clip.set_grad_checkpointing(True)
+    with (
+        without_checkpointing(student),
+        probe(student, _PAIRS, shape, tokens) as inputs,
+        sdpa_kernel(SDPBackend.MATH),  # of others, not all are counted
+        FlopCounterMode(display=False) as counter,
+    ):
+        encoded = student(*inputs)
+        total = sum(logits.sum() for logits in encoded.concepts.values()) + encoded.image.sum() + encoded.text.sum()
+        torch.autograd.grad(total, trained, allow_unused=True)
     return counter.get_total_flops() / _PAIRS
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes that this process has used so far: of its GPU, as torch's allocator counts them, or of the
-    machine's memory, without workers."""
+    """Return the peak bytes of this process, of its GPU (torch's allocator) or of the machine without workers."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

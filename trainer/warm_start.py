@@ -16,6 +16,7 @@ from open_clip.model import resize_pos_embed, resize_text_pos_embed
 from safetensors import SafetensorError
 from torch import Tensor
 
+from open_diht.common.command_line import WrongUse
 from open_diht.common.data_root import REFERENCE_IMAGES
 from open_diht.common.installation import install_command
 from open_diht.common.pinned import LITE0_WEIGHTS, is_pinned
@@ -39,7 +40,7 @@ _UNREADABLE = (
 """What torch, safetensors and open_clip raise for a file that is not what they take it for."""
 
 
-class BadWeights(ValueError):
+class BadWeights(WrongUse):
     """Weights are missing or do not fit; the message names the file and the remedy."""
 
 

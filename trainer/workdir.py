@@ -24,8 +24,7 @@ from open_diht.common.store_errors import in_words
 from open_diht.trainer.checkpoint import Checkpoints
 from open_diht.trainer.config import CheckpointSettings
 from open_diht.trainer.data.store import default_cache, is_remote
-from open_diht.trainer.stores import FsspecStore, LocalStore, StoreError
-from open_diht.trainer.uploads import Uploads
+from open_diht.trainer.stores import FsspecStore, LocalStore, StoreError, Uploads
 
 CHECKPOINTS, EXPORT, LOG, CURVES, CONFIG = "checkpoints", "export", "log.jsonl", "tensorboard", "config.yaml"
 _EVERY_S = 10.0  # the pause between uploads of log and curves, except before a checkpoint

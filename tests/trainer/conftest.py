@@ -6,6 +6,8 @@ import hashlib
 import io
 import json
 import math
+import os
+import signal
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +31,25 @@ def entries(workdir: Path, kind: str) -> list[dict[str, Any]]:
     """The lines of a kind in the log of a run."""
     lines = [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
     return [line for line in lines if line["kind"] == kind]
+
+
+def interrupted(config: Any, workdir: Path, at: int) -> tuple[Any, list[str]]:
+    """A run that gets SIGTERM when it reports step `at`."""
+    from open_diht.trainer.loop import train
+
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        said.append(text)
+        if text.startswith(f"step {at}/"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return train(config, workdir, say), said
+
+
+def losses(workdir: Path) -> list[float]:
+    """The loss of each logged step of a run."""
+    return [line["loss"] for line in entries(workdir, "step")]
 
 
 @pytest.fixture(autouse=True)

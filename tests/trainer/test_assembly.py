@@ -23,9 +23,7 @@ def flags() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("tf32", [False, True])
-def test_float32_is_rounded_where_it_is_asked_for_alone(
-    tf32: bool, flags: None, tiny_config: Callable[..., Any]
-) -> None:
+def test_float32_is_rounded_where_it_is_asked_for_alone(tf32, flags, tiny_config):
     """torch's own choice would round in convolutions, those of the patches too."""
     prepare_torch(tiny_config(run={"tf32": tf32}))
     assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == (tf32, tf32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 
 from open_diht.common.command_line import WrongUse
@@ -19,6 +17,8 @@ from open_diht.trainer.checkpoint import Checkpoint, CheckpointError, Checkpoint
 from open_diht.trainer.data import BadSource
 from open_diht.trainer.loop import train
 from open_diht.trainer.stores import LocalStore
+from tests.trainer.conftest import entries
+from tests.trainer.kill_runs import same_bits
 
 SECTIONS: dict[str, Any] = {
     "data": {"split": {"holdout": 0.1}},
@@ -40,29 +40,19 @@ def last(workdir: Path, step: int = 10) -> Checkpoint:
     return Checkpoints(LocalStore(workdir / "checkpoints")).load(step)
 
 
-def equal(one: Any, other: Any) -> bool:
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(equal, one, other))
-    return bool(one == other)
-
-
 def same_state(one: Checkpoint, other: Checkpoint) -> bool:
     """Weights, heads, moments, average."""
     kept = ("heads", "optimizer", "average", "scaler")
-    return equal(one.model, other.model) and all(equal(one.training[name], other.training[name]) for name in kept)
+    return same_bits(one.model, other.model) and all(
+        same_bits(one.training[name], other.training[name]) for name in kept
+    )
 
 
 def at_step(parent: Path, step: int) -> dict[str, str]:
     return {"path": str(parent / "checkpoints" / f"step-{step:012d}")}
 
 
-def test_with_the_settings_of_its_parent_it_takes_the_parents_steps(
-    parent: Path, tiny_config: Config, tmp_path: Path
-) -> None:
+def test_with_the_settings_of_its_parent_it_takes_the_parents_steps(parent, tiny_config, tmp_path):
     said: list[str] = []
     outcome = train(tiny_config(**SECTIONS, branch=at_step(parent, 6)), tmp_path / "child", said.append)
     assert (outcome.step, outcome.samples) == (10, 160)
@@ -79,7 +69,7 @@ def test_the_child_records_its_parent_and_does_without_it(parent: Path, tiny_con
     shutil.rmtree(gone)
     child = Checkpoints(LocalStore(tmp_path / "child" / "checkpoints"))
     assert child.steps() == [10, 12] and all(child.load(step).training["parent"] == known for step in child.steps())
-    events = [json.loads(line) for line in (tmp_path / "child" / "log.jsonl").read_text().splitlines()]
+    events = entries(tmp_path / "child", "event")
     assert events[0]["event"] == "branched" and events[0]["parent_sha256"] == known["sha256"]
     assert outcome.export is not None and str(path) in (outcome.export / "README.md").read_text()
     again: list[str] = []
@@ -88,9 +78,7 @@ def test_the_child_records_its_parent_and_does_without_it(parent: Path, tiny_con
     assert any(text.startswith("a branch of") for text in again)
 
 
-def test_other_settings_with_the_moments_of_the_parent_resume_bit_by_bit(
-    parent: Path, tiny_config: Config, tmp_path: Path, shards: Path
-) -> None:
+def test_other_settings_with_the_moments_of_the_parent_resume_bit_by_bit(parent, tiny_config, tmp_path, shards):
     """Another rate that cools down, longer, on other data, with another batch."""
     other = {
         "data": {"sources": [{"path": f"{shards}/0000[01].tar"}], "split": {"holdout": 0.1}},
@@ -100,18 +88,14 @@ def test_other_settings_with_the_moments_of_the_parent_resume_bit_by_bit(
     config = tiny_config(**{**SECTIONS, **other}, branch=at_step(parent, 9))
     train(config, tmp_path / "calm")
     begun = Checkpoints(LocalStore(tmp_path / "calm" / "checkpoints")).load(18)
-    assert equal(begun.training["optimizer"]["state"], last(parent, 9).training["optimizer"]["state"])
+    assert same_bits(begun.training["optimizer"]["state"], last(parent, 9).training["optimizer"]["state"])
     assert {group["base_lr"] for group in begun.training["optimizer"]["param_groups"]} == {1e-3}
     killed = Path(shutil.copytree(tmp_path / "calm", tmp_path / "killed"))
     assert last(killed, 24).samples == 192
     shutil.rmtree(killed / "checkpoints" / "step-000000000024")
     assert train(config, killed).step == 24
     assert same_state(last(killed, 24), last(tmp_path / "calm", 24))
-    rates = {}
-    for line in (tmp_path / "calm" / "log.jsonl").read_text().splitlines():
-        entry = json.loads(line)
-        if entry["kind"] == "step":
-            rates[entry["step"]] = entry["learning_rate"]
+    rates = {line["step"]: line["learning_rate"] for line in entries(tmp_path / "calm", "step")}
     assert rates[19] == 1e-3 and rates[24] == pytest.approx(1e-3 * 8 / 48)
 
 
@@ -124,9 +108,7 @@ def test_other_settings_with_the_moments_of_the_parent_resume_bit_by_bit(
         ({"schedule": {"samples": 300}, "model": {"freeze_text": True}}, "leave model.freeze_image and freeze_text"),
     ],
 )
-def test_what_a_branch_cannot_change(
-    sections: dict[str, Any], message: str, parent: Path, tiny_config: Config, tmp_path: Path
-) -> None:
+def test_what_a_branch_cannot_change(sections, message, parent, tiny_config, tmp_path):
     with pytest.raises(WrongUse, match=message):
         train(tiny_config(**{**sections, "branch": {"path": str(parent)}}), tmp_path / "child")
 
@@ -143,9 +125,7 @@ def test_a_parent_that_is_none(parent: Path, tiny_config: Config, tmp_path: Path
     assert not list(damaged.rglob("damaged-*")), "what belongs to another run is left alone"
 
 
-def test_settings_that_came_later_do_not_keep_a_run_from_going_on(
-    parent: Path, tiny_config: Config, tmp_path: Path
-) -> None:
+def test_settings_that_came_later_do_not_keep_a_run_from_going_on(parent, tiny_config, tmp_path):
     copy = Path(shutil.copytree(parent, tmp_path / "copy"))
     checkpoints = Checkpoints(LocalStore(copy / "checkpoints"))
     found = checkpoints.load(9)

@@ -85,9 +85,7 @@ def test_it_learns_and_the_export_says_how_to_load_it(config: Callable[..., Conf
     assert "from open_diht.trainer.export import load" in (tmp_path / "run/export/README.md").read_text()
 
 
-def test_a_stopped_run_ends_with_the_bits_of_an_undisturbed_one(
-    config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_run_ends_with_the_bits_of_an_undisturbed_one(config, tmp_path, monkeypatch):
     train(config(), tmp_path / "calm", _unheard)
 
     def stop_at(line: str) -> None:
@@ -112,9 +110,7 @@ def test_other_features_are_another_run(config: Callable[..., Config], tmp_path:
 
 
 @pytest.mark.parametrize("kind", ["images"], indirect=True)
-def test_a_step_that_is_not_finite_leaves_statistics_as_they_were(
-    config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_that_is_not_finite_leaves_statistics_as_they_were(config, tmp_path, monkeypatch):
     from open_diht.trainer import transforms
 
     def infinite(self: Any, stored: Any, draws: Any) -> Any:
@@ -140,9 +136,7 @@ def test_a_step_that_is_not_finite_leaves_statistics_as_they_were(
         ),
     ],
 )
-def test_what_does_not_fit_is_refused(
-    sections: Any, error: Any, message: str, config: Callable[..., Config], tmp_path: Path
-) -> None:
+def test_what_does_not_fit_is_refused(sections, error, message, config, tmp_path):
     with pytest.raises(error, match=message):
         train(config(**sections), tmp_path / "run", _unheard)
 

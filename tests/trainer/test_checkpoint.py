@@ -19,11 +19,10 @@ import torch
 
 from open_diht.common.lease import LeaseLost
 from open_diht.trainer import checkpoint as module
-from open_diht.trainer import uploads
+from open_diht.trainer import stores
 from open_diht.trainer.checkpoint import Checkpoint, CheckpointError, Checkpoints, Damaged
 from open_diht.trainer.config import CheckpointSettings
-from open_diht.trainer.stores import FsspecStore, LocalStore, StoreError
-from open_diht.trainer.uploads import Uploads
+from open_diht.trainer.stores import FsspecStore, LocalStore, StoreError, Uploads
 
 FILES = ["model.safetensors", "training.pt", "manifest.json"]
 
@@ -75,7 +74,7 @@ def disk(tmp_path: Path) -> Begin:
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Begin:
     """Makes runs with one folder in a store, as on several machines; what fails is not tried again."""
-    monkeypatch.setattr(uploads, "PAUSES_S", ())
+    monkeypatch.setattr(stores, "PAUSES_S", ())
     url = f"memory://{uuid.uuid4().hex}/checkpoints"
     return lambda **settings: Run(url, tmp_path / uuid.uuid4().hex, **settings)
 
@@ -239,9 +238,7 @@ def test_nothing_but_plain_values_is_unpickled(disk: Begin, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("call", ["save_file", "save", "rename"])
-def test_a_failure_while_saving_leaves_what_was_there(
-    call: str, disk: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failure_while_saving_leaves_what_was_there(call, disk, tmp_path, monkeypatch):
     kept = disk()
     kept.save(1)
 
@@ -306,9 +303,7 @@ def broken(monkeypatch: pytest.MonkeyPatch, *, takes: int = 0, fails: int | None
 
 
 @pytest.mark.parametrize("files", [0, 1, 2])
-def test_an_upload_that_was_cut_short_is_no_checkpoint(
-    files: int, store: Begin, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_upload_that_was_cut_short_is_no_checkpoint(files, store, monkeypatch):
     first = store()
     first.save(1)
     with monkeypatch.context() as patch:
@@ -322,9 +317,7 @@ def test_an_upload_that_was_cut_short_is_no_checkpoint(
     assert store().newest() == 2
 
 
-def test_the_training_goes_on_while_one_is_brought_and_waits_for_it_before_the_next(
-    store: Begin, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_training_goes_on_while_one_is_brought_and_waits_for_it_before_the_next(store, monkeypatch):
     upload, may = FsspecStore.upload, threading.Event()
 
     def slow(store: FsspecStore, file: Path, path: str) -> None:
@@ -344,7 +337,7 @@ def test_the_training_goes_on_while_one_is_brought_and_waits_for_it_before_the_n
 
 
 def test_what_fails_for_a_moment_is_tried_again(store: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploads, "PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(stores, "PAUSES_S", (0.0, 0.0))
     broken(monkeypatch, fails=2)
     store().save(1)
     assert store().newest() == 1

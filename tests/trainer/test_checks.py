@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from torchvision.transforms import PILToTensor
 
 from open_diht.common.ranks import Ranks, joined_ranks
 from open_diht.trainer import checks
+from open_diht.trainer.config import CheckSettings, TransformSettings
 from open_diht.trainer.data import DataSettings, Source
 from open_diht.trainer.data.batch import Batch
+from open_diht.trainer.data.files import BadZeroShotFolder, ZeroShotData, read_zero_shot
 
 
 class Told:
@@ -24,15 +25,18 @@ class Told:
 
     def __init__(self, images: Any, texts: Any):
         self.images, self.texts = images, texts
-        self.clip = SimpleNamespace(
-            encode_image=lambda x: self.images[x[:, 0, 0, 0].long()], encode_text=lambda t: self.texts[t[:, 0]]
-        )
 
     def eval(self) -> None:
         pass
 
+    def encode_image(self, images: Any) -> Any:
+        return self.images[images[:, 0, 0, 0].long()]
+
+    def encode_text(self, texts: Any) -> Any:
+        return self.texts[texts[:, 0]]
+
     def __call__(self, images: Any, texts: Any) -> Any:
-        return SimpleNamespace(image=self.clip.encode_image(images), text=self.clip.encode_text(texts))
+        return self.encode_image(images), self.encode_text(texts)
 
 
 class Pairs:
@@ -53,13 +57,9 @@ class Pairs:
             if (part := list(mine[start : start + 2]))
         ]
 
-    def epoch(self, epoch: int) -> Any:
-        return iter(self.batches)
-
 
 def retrieved(student: Any, loader: Any, ranks: Ranks | None = None) -> dict[str, checks.Share]:
-    cpu = torch.device("cpu")
-    return checks.retrieval(student, loader, ranks or Ranks(), cpu, pixels=lambda images: images)
+    return checks.retrieval(student, loader.batches, ranks or Ranks(), torch.device("cpu"))
 
 
 def recalls(images: Any, texts: Any, hashes: Any = None) -> dict[str, float]:
@@ -109,21 +109,27 @@ def ranks_agree(folder: Path) -> None:
             mine: Any = Pairs(n, None, ranks.rank, ranks.world)
             found = retrieved(Told(x, x + y), mine, ranks)
             assert found == expected
-        data = checks.ZeroShotData(names=("a", "b"), images=tuple((folder / f"{i}.png", i % 2) for i in range(5)))
+        data = ZeroShotData(names=("a", "b"), images=tuple((folder / f"{i}.png", i % 2) for i in range(5)))
         if ranks.first:
             for i in range(5):
                 Image.new("RGB", (2, 2), (i, 0, 0)).save(folder / f"{i}.png")
         ranks.barrier()
         told: Any = Told(torch.eye(2)[torch.tensor([0, 1, 0, 0, 0])], torch.eye(2))
-        options: dict[str, Any] = {
-            "transform": PILToTensor(),
-            "pixels": torch.Tensor.float,
-            "settings": DataSettings(sources=(Source(path="none"),), workers=1),
-            "tokenizer": lambda prompts: torch.tensor([[int("b" in prompt)] for prompt in prompts]),
-            "batch_size": 2,
-            "device": torch.device("cpu"),
+        sections: dict[str, Any] = {
+            "check": CheckSettings(templates=("{}",), batch_size=2),
+            "transform": TransformSettings(),
+            "data": DataSettings(sources=(Source(path="none"),), workers=1),
         }
-        share = checks.zero_shot(told, data, ("{}",), ranks=ranks, **options)["accuracy"]
+        parts: Any = SimpleNamespace(
+            judged=told,
+            zero_shot=data,
+            config=SimpleNamespace(**sections),
+            shape=(3, 2, 2),
+            tokenize=lambda prompts: torch.tensor([[int("b" in prompt)] for prompt in prompts]),
+            ranks=ranks,
+            device=torch.device("cpu"),
+        )
+        share = checks.zero_shot(parts)
         assert (share.value, share.n, share.chance) == (0.8, 5, 0.5)
 
 
@@ -136,18 +142,18 @@ def test_zero_shot_folders(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         Image.new("RGB", (4, 4)).save(tmp_path / name / "1.png")
         (tmp_path / name / "notes.txt").touch()
-    data = checks.read_zero_shot(tmp_path)
+    data = read_zero_shot(tmp_path)
     assert data.names == ("blue square", "red circle") and [label for _, label in data.images] == [0, 1]
     (tmp_path / "classnames.txt").write_text("a square\na circle\n")
-    assert checks.read_zero_shot(tmp_path).names == ("a square", "a circle")
+    assert read_zero_shot(tmp_path).names == ("a square", "a circle")
     (tmp_path / "classnames.txt").write_text("one\n")
-    with pytest.raises(checks.BadZeroShotFolder, match="names 1 classes; there are 2 folders"):
-        checks.read_zero_shot(tmp_path)
+    with pytest.raises(BadZeroShotFolder, match="names 1 classes; there are 2 folders"):
+        read_zero_shot(tmp_path)
     (tmp_path / "classnames.txt").unlink()
     for image in tmp_path.rglob("*.png"):
         image.unlink()
-    with pytest.raises(checks.BadZeroShotFolder, match="holds no images"):
-        checks.read_zero_shot(tmp_path)
+    with pytest.raises(BadZeroShotFolder, match="holds no images"):
+        read_zero_shot(tmp_path)
 
 
 def test_zero_shot_while_training(tiny_config: Callable[..., Any], tmp_path: Path) -> None:
@@ -170,4 +176,5 @@ def test_zero_shot_while_training(tiny_config: Callable[..., Any], tmp_path: Pat
 
 def test_mean_recall() -> None:
     share = checks.Share(value=0.25, low=0, high=1, n=4, chance=0.1)
-    assert checks.mean_recall({"a": share, "b": replace(share, value=0.75)}) == 0.5
+    found = {"retrieval/a": share, "retrieval/b": replace(share, value=0.75), "zero_shot/accuracy": share}
+    assert checks.metric(found) == 0.5 and checks.metric({}) is None

@@ -6,7 +6,6 @@ import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import open_clip
 import pytest
@@ -42,13 +41,7 @@ def losses(workdir: Path) -> list[float]:
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=[pytest.mark.soak, needs_compiler])])
-def test_a_compiled_run_is_the_run_and_its_files_have_plain_names(
-    backend: str,
-    tiny_values: Callable[..., dict[str, Any]],
-    targets: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_compiled_run_is_the_run_and_its_files_have_plain_names(backend, tiny_values, targets, tmp_path, monkeypatch):
     """What is ours are graphs, forward and backward, names and files; the code that torch generates of graphs takes a
     minute, and is for test-all."""
     monkeypatch.setattr(torch.nn.Module, "compile", functools.partialmethod(torch.nn.Module.compile, backend=backend))
@@ -79,7 +72,7 @@ def test_dropped_patches_are_the_same_in_both_passes_of_a_batch_in_parts() -> No
     """Features are made without gradient first, then with it: two graphs, whose random numbers must agree."""
     from open_diht.trainer.architecture import build as built
     from open_diht.trainer.model import Student
-    from open_diht.trainer.randomness import Purpose, seed_torch
+    from open_diht.trainer.step import Purpose, seed_for
 
     torch.manual_seed(0)
     vision = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8, "patch_dropout": 0.5}
@@ -89,11 +82,11 @@ def test_dropped_patches_are_the_same_in_both_passes_of_a_batch_in_parts() -> No
     images, texts = torch.randn(3, 3, 32, 32), torch.randint(1, 40, (3, 8))
     found = []
     for graded in (False, True):
-        seed_torch(0, Purpose.STEP, 1, 2)
+        torch.manual_seed(seed_for(0, Purpose.STEP, 1, 2))
         with torch.set_grad_enabled(graded):
             found.append(student(images, texts).image.detach())
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
-    seed_torch(0, Purpose.STEP, 1, 3)
+    torch.manual_seed(seed_for(0, Purpose.STEP, 1, 3))
     assert not torch.allclose(student(images, texts).image, found[0], atol=1e-3)
 
 
@@ -105,9 +98,7 @@ def compiled_over_ranks(folder: Path) -> None:
 
 @pytest.mark.soak
 @needs_compiler
-def test_over_ranks(
-    tiny_values: Callable[..., dict[str, Any]], targets: Path, on_ranks: Callable[..., None], tmp_path: Path
-) -> None:
+def test_over_ranks(tiny_values, targets, on_ranks, tmp_path):
     values = tiny_values(
         schedule={"samples": 4 * 16, "micro_batches": 2},
         concepts={"path": str(targets)},

@@ -25,12 +25,10 @@ from open_diht.trainer.accumulation import Losses, backward
 from open_diht.trainer.config import Config
 from open_diht.trainer.config_files import load_config
 from open_diht.trainer.data.batch import Batch
-from open_diht.trainer.ema import WeightAverage
 from open_diht.trainer.loop import train
 from open_diht.trainer.losses import HnNce, loss_of
 from open_diht.trainer.model import Encoded, build_student
-from open_diht.trainer.optim import build_optimizer
-from open_diht.trainer.step import Stepper, StepResult, losses_of
+from open_diht.trainer.step import Stepper, StepResult
 
 CASES: dict[str, dict[str, Any]] = {
     "hn_nce": {"loss": {"beta": 0.5}},
@@ -120,7 +118,7 @@ def one_step(case: dict[str, Any], student: Any, module: Any, batch: Batch, rank
         concepts={"objects": 1.0, "attributes": 0.5} if case.get("concepts") else {},
     )
     optimizer = torch.optim.AdamW(student.parameters(), lr=0.1, weight_decay=0.2)
-    found = backward(module, student, batch, losses, parts=parts, ranks=ranks)
+    found = backward(module, batch, losses, parts=parts, ranks=ranks)
     gradients = {name: p.grad.clone() for name, p in student.named_parameters()}
     optimizer.step()
     mean = (
@@ -180,29 +178,19 @@ def helpers_work(folder: Path) -> None:
 
 def steppers(config: Any, ranks: Ranks) -> tuple[Stepper, Stepper]:
     """Real students: over ranks with what saves memory, and alone without it."""
-    from open_diht.trainer.assembly import _parallel
-
-    made = []
+    config, made = replace(config, run=replace(config.run, ema=0.5)), []
     for spread in (True, False):
         torch.manual_seed(3)
         model = replace(config.model, gradient_checkpointing=spread)
-        student, _, _ = build_student(model, config.concepts, {"objects": VOCABULARY, "attributes": VOCABULARY})
+        heads = {"objects": VOCABULARY, "attributes": VOCABULARY}
+        student, _, _ = build_student(model, config.concepts, heads, config.transform, config.run.precision)
         student.train()
         if not spread:
             config = replace(config, schedule=replace(config.schedule, micro_batches=1))
-        known = ranks if spread else Ranks()
-        made.append(
-            Stepper(
-                student=student,
-                module=_parallel(student, known, torch.device("cpu")),
-                optimizer=build_optimizer(student, config.optimizer, config.concepts),
-                losses=losses_of(config),
-                config=config,
-                ranks=known,
-                device=torch.device("cpu"),
-                average=WeightAverage(student, 0.5),
-            )
-        )
+        stepper = Stepper(student, config, ranks if spread else Ranks(), torch.device("cpu"))
+        stepper.settle(N // ranks.world, (3, 16, 16), torch.ones(1, 8, dtype=torch.int64))
+        assert all(p.grad is None for p in stepper.parameters)
+        made.append(stepper)
     return made[0], made[1]
 
 
@@ -276,13 +264,7 @@ def a_resume_sums_as_before(folder: Path) -> None:
         b = N // ranks.world
         mine = part_of(images_and_tokens(), slice(b * ranks.rank, b * ranks.rank + b))
 
-        def begun() -> Stepper:
-            made = steppers(settings(precision="fp32"), ranks)[0]
-            made.settle(len(mine), mine.images.shape[1:], mine.texts[:1])
-            assert all(p.grad is None for p in made.parameters)
-            return made
-
-        calm, resumed = begun(), begun()
+        calm, resumed = (steppers(settings(precision="fp32"), ranks)[0] for _ in range(2))
         calm.step(mine, 0, 0, 1.0)
         resumed.student.load_state_dict(calm.student.state_dict())
         resumed.optimizer.load_state_dict(copy.deepcopy(calm.optimizer.state_dict()))
@@ -328,9 +310,7 @@ def one_rank_is_asked_to_stop(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_all_ranks_stop_where_one_is_asked_to(
-    on_ranks: Callable[..., None], tiny_values: Callable[..., dict[str, Any]], tmp_path: Path
-) -> None:
+def test_all_ranks_stop_where_one_is_asked_to(on_ranks, tiny_values, tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(tiny_values(checkpoint={"every_samples": 10_000})))
     on_ranks(__file__, "one_rank_is_asked_to_stop", 2, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "w" / "log.jsonl").read_text().splitlines()]
@@ -408,10 +388,7 @@ def test_parts_draw_the_same_random_numbers_twice() -> None:
     student.heads = nn.ModuleDict()
     losses = Losses(contrastive=HnNce(beta=0.5, mask_duplicates=False))
 
-    def seed(part: int) -> None:
-        torch.manual_seed(100 + part)
-
-    backward(student, student, batch, losses, parts=4, seed_part=seed)
+    backward(student, batch, losses, parts=4, seeds=range(100, 104))
     found = {name: p.grad.clone() for name, p in student.named_parameters()}
     masked = []
     for part in range(4):
@@ -426,7 +403,7 @@ def test_parts_draw_the_same_random_numbers_twice() -> None:
         image_hash=batch.image_hash,
         keys=batch.keys,
     )
-    backward(plain, plain, whole, losses)
+    backward(plain, whole, losses)
     for name, parameter in plain.named_parameters():
         torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-6)
 
@@ -435,11 +412,11 @@ def test_more_parts_than_pairs() -> None:
     case = CASES["hn_nce"]
     student = toy(case)
     with pytest.raises(ValueError, match=r"16 pairs on this rank cannot be computed in 17 parts"):
-        backward(student, student, whole_batch(case), Losses(contrastive=HnNce()), parts=17)
+        backward(student, whole_batch(case), Losses(contrastive=HnNce()), parts=17)
 
 
 def test_missing_targets() -> None:
     case = CASES["hn_nce"]
     student = toy(case)
     with pytest.raises(ValueError, match=r"no targets for colours"):
-        backward(student, student, whole_batch(case), Losses(contrastive=HnNce(), concepts={"colours": 1.0}))
+        backward(student, whole_batch(case), Losses(contrastive=HnNce(), concepts={"colours": 1.0}))

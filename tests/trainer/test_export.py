@@ -15,8 +15,7 @@ from PIL import Image
 from open_diht.trainer.architecture import architecture, build
 from open_diht.trainer.config import ModelSettings, TransformSettings
 from open_diht.trainer.export import CannotExport, export
-from open_diht.trainer.pixels import Pixels
-from open_diht.trainer.transforms import preprocessing, transform
+from open_diht.trainer.transforms import Pixels, preprocessing, transform
 
 SHAPES: dict[str, dict[str, Any]] = {
     "vit": {
@@ -48,7 +47,7 @@ def test_round_trip_through_open_clip(name: str, bias: float | None, tmp_path: P
     loaded, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     loaded.eval()
     noise = Image.effect_noise((50, 70), 90).convert("RGB")
-    image = Pixels(own, "cpu")(transform(own, size, training=False)(noise))
+    image = Pixels(own)(transform(own, size, training=False)(noise))
     assert torch.equal(preprocess(noise), image)
     texts = open_clip.get_tokenizer(f"local-dir:{folder}")(["a dog", "two cats on a mat"])
     assert texts.shape == (2, 12)

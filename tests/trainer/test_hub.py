@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -58,9 +57,7 @@ def test_a_model_in_a_store(hub: Hub, capsys: pytest.CaptureFixture[str]) -> Non
         ("hf://me/small", "", "HF_TOKEN is not set"),
     ],
 )
-def test_wrong_words(
-    target: str, token: str, says: str, hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
+def test_wrong_words(target, token, says, hub, folder, monkeypatch, capsys):
     monkeypatch.setenv("HF_TOKEN", token)
     assert main([str(folder), target]) == 2
     assert says in capsys.readouterr().err and not hub.repositories
@@ -72,9 +69,7 @@ def test_a_folder_that_is_no_export(hub: Hub, folder: Path, capsys: pytest.Captu
     assert "README.md is missing; name the folder WORKDIR/export" in capsys.readouterr().err
 
 
-def test_a_token_that_may_not_and_a_hub_that_is_not_there(
-    hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_token_that_may_not_and_a_hub_that_is_not_there(hub, folder, monkeypatch, capsys):
     monkeypatch.setenv("HF_TOKEN", "hf_bad")
     assert main([str(folder), "hf://me/small"]) == 1
     said = capsys.readouterr().err

@@ -10,18 +10,15 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-import torch
 
 from open_diht.common.command_line import WrongUse
 from open_diht.trainer.config import LogSettings
-from open_diht.trainer.logs import MissingTracker, RunLog
-from open_diht.trainer.progress import TrainingProgress, line
-from open_diht.trainer.randomness import Purpose, seed_for, seed_torch
-from open_diht.trainer.step import StepResult
+from open_diht.trainer.logs import MissingTracker, RunLog, TrainingProgress, line
+from open_diht.trainer.step import Purpose, StepResult, seed_for
 
 
 def opened(workdir: Path, resumed_at: int = 0, **settings: object) -> RunLog:
-    return RunLog(workdir, LogSettings(tensorboard=False, **settings), {}, lambda line: None, resumed_at)  # type: ignore[arg-type]
+    return RunLog(workdir, LogSettings(tensorboard=False, **settings), {}, resumed_at)  # type: ignore[arg-type]
 
 
 def test_a_log_is_continued_never_cut(tmp_path: Path) -> None:
@@ -97,7 +94,7 @@ def test_weights_and_biases_that_takes_nothing_is_one_line(tmp_path: Path, monke
 
 def test_tensorboard_has_the_curves(tmp_path: Path) -> None:
     loading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    log = RunLog(tmp_path, LogSettings(), {}, lambda line: None, 0)
+    log = RunLog(tmp_path, LogSettings(), {}, 0)
     for step in (1, 2):
         log.write("step", step, 10 * step, {"loss": 1 / step})
     log.close()
@@ -136,8 +133,3 @@ def test_random_numbers_are_a_function_of_the_place() -> None:
     ]
     assert len({seed_for(*place) for place in places}) == len(places)
     assert all(0 <= seed_for(*place) < 2**63 for place in places)
-    seed_torch(7, Purpose.STEP, 3, 4)
-    one = torch.rand(3)
-    torch.rand(5)
-    seed_torch(7, Purpose.STEP, 3, 4)
-    assert torch.equal(torch.rand(3), one)

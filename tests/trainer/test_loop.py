@@ -20,17 +20,18 @@ from safetensors.torch import load_file
 from open_diht.common import shard_index
 from open_diht.common.command_line import WrongUse
 from open_diht.common.fields import build
-from open_diht.trainer import quality
+from open_diht.trainer import checks
 from open_diht.trainer.checkpoint import Checkpoints
 from open_diht.trainer.cli import main
 from open_diht.trainer.config import Config
 from open_diht.trainer.config_files import merged, plain
-from open_diht.trainer.data import BadSource, TooManyBad, streams
+from open_diht.trainer.data import BadSource, TooManyBad
+from open_diht.trainer.data import shards as sources
 from open_diht.trainer.loop import train
 from open_diht.trainer.step import Stepper
 from open_diht.trainer.stopping import stop_wish
 from tests.forks import Forks
-from tests.trainer.conftest import entries
+from tests.trainer.conftest import entries, interrupted, losses
 
 Values = Callable[..., dict[str, Any]]
 
@@ -128,18 +129,6 @@ def test_a_finished_run_trains_no_further(finished: tuple[Path, Any, list[str]],
     assert any("going on after step 10 of 10" in text for text in said)
 
 
-def interrupted(config: Any, workdir: Path, at: int) -> tuple[Any, list[str]]:
-    """A run that gets SIGTERM when it reports step `at`."""
-    said: list[str] = []
-
-    def say(text: str) -> None:
-        said.append(text)
-        if text.startswith(f"step {at}/"):
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    return train(config, workdir, say), said
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_sigterm_saves_and_the_same_call_goes_on(workers: int, tiny_config: Callable[..., Any], tmp_path: Path) -> None:
     config = tiny_config(data={"workers": workers}, checkpoint={"every_samples": 10_000})
@@ -150,8 +139,7 @@ def test_sigterm_saves_and_the_same_call_goes_on(workers: int, tiny_config: Call
     assert signal.getsignal(signal.SIGTERM) is before
     assert train(config, tmp_path / "a", said.append).finished
     train(config, tmp_path / "b", said.append)
-    losses = [[line["loss"] for line in entries(tmp_path / run, "step")] for run in "ab"]
-    assert len(losses[0]) == 10 and losses[0] == losses[1]
+    assert len(losses(tmp_path / "a")) == 10 and losses(tmp_path / "a") == losses(tmp_path / "b")
     models = [(tmp_path / run / "export" / "open_clip_model.safetensors").read_bytes() for run in "ab"]
     assert models[0] == models[1]
 
@@ -174,13 +162,9 @@ def test_the_bias_of_siglip_is_trained_resumed_and_exported(tiny_config: Callabl
 
 
 @pytest.mark.parametrize("moment", ["a step", "a check", "a save"])
-def test_a_signal_to_all_processes_ends_no_worker_and_loses_no_step(
-    moment: str, tiny_config: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_signal_to_all_processes_ends_no_worker_and_loses_no_step(moment, tiny_config, tmp_path, monkeypatch):
     """As from torchrun or `scancel`, and twice, because the one passes on what the other has sent already."""
-    owner, name = {"a step": (Stepper, "step"), "a check": (quality, "measure"), "a save": (Checkpoints, "save")}[
-        moment
-    ]
+    owner, name = {"a step": (Stepper, "step"), "a check": (checks, "measure"), "a save": (Checkpoints, "save")}[moment]
     done, calls = getattr(owner, name), []
 
     def disturbed(*arguments: Any) -> Any:
@@ -220,9 +204,7 @@ def test_a_stop_request_is_answered_at_once_and_once(number: int, capfd: pytest.
             signal.signal(each, handler)
 
 
-def test_a_second_ctrl_c_ends_it_at_once_and_a_second_sigterm_does_not(
-    tiny_config: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_a_second_ctrl_c_ends_it_at_once_and_a_second_sigterm_does_not(tiny_config, tmp_path):
     def say(text: str) -> None:
         if text.startswith("step 2/"):
             for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
@@ -263,9 +245,7 @@ def test_other_data_are_refused(tiny_values: Values, shards: Path, tmp_path: Pat
         train(build(Config, there), tmp_path / "w")
 
 
-def test_a_run_goes_on_without_a_lost_shard_where_it_is_told_to(
-    tiny_values: Values, shards: Path, tmp_path: Path
-) -> None:
+def test_a_run_goes_on_without_a_lost_shard_where_it_is_told_to(tiny_values, shards, tmp_path):
     data = Path(shutil.copytree(shards, tmp_path / "data"))
     values = merged(tiny_values(), {"data": {"sources": [{"path": str(data)}], "max_bad_share": 0.4}})
     interrupted(build(Config, values), tmp_path / "w", 4)
@@ -279,8 +259,7 @@ def test_a_run_goes_on_without_a_lost_shard_where_it_is_told_to(
     assert any(
         "leaves out 1 shards with 32 of 96 samples (33.33%): others of the shards after" in text for text in said
     )
-    losses = [[line["loss"] for line in entries(tmp_path / run, "step")] for run in ("w", "again")]
-    assert losses[0] == losses[1]
+    assert losses(tmp_path / "w") == losses(tmp_path / "again")
     assert entries(tmp_path / "w", "step")[-1]["bad_samples"] == 32
 
 
@@ -305,9 +284,7 @@ def test_checks_leave_a_lost_shard_out_as_the_training_does(tiny_values: Values,
     assert outcome.checks[name].n == whole.checks[name].n > 0
 
 
-def test_a_shard_that_goes_before_a_check_costs_the_check_its_pairs_alone(
-    tiny_values: Values, shards: Path, tmp_path: Path
-) -> None:
+def test_a_shard_that_goes_before_a_check_costs_the_check_its_pairs_alone(tiny_values, shards, tmp_path):
     data = Path(shutil.copytree(shards, tmp_path / "data"))
     values = merged(
         tiny_values(),
@@ -325,9 +302,7 @@ def test_a_shard_that_goes_before_a_check_costs_the_check_its_pairs_alone(
     assert len(lost) == 1 and int(lost[0].split()[0]) >= 1
 
 
-def test_a_check_opens_no_index_but_those_of_the_pairs_it_measures(
-    tiny_config: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_check_opens_no_index_but_those_of_the_pairs_it_measures(tiny_config, tmp_path, monkeypatch):
     opened: list[str] = []
     load = shard_index.load
 
@@ -336,7 +311,7 @@ def test_a_check_opens_no_index_but_those_of_the_pairs_it_measures(
         return load(path)
 
     monkeypatch.setattr(shard_index, "load", counted)
-    measure = quality.measure
+    measure = checks.measure
     by_check: list[list[str]] = []
 
     def measured(*arguments: Any) -> Any:
@@ -345,25 +320,22 @@ def test_a_check_opens_no_index_but_those_of_the_pairs_it_measures(
         by_check.append(opened[before:])
         return found
 
-    monkeypatch.setattr(quality, "measure", measured)
+    monkeypatch.setattr(checks, "measure", measured)
     settings = {"every_samples": 80, "retrieval_samples": 4}
     train(tiny_config(data={"split": {"holdout": 0.25}}, check=settings), tmp_path, lambda text: None)
     assert by_check == [["00000.tar.npz"]] * 2
 
 
-def test_what_the_program_chose_stays_for_the_run(
-    tiny_config: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_the_program_chose_stays_for_the_run(tiny_config, tmp_path, monkeypatch):
     """The number of streams is derived from the data: another version may derive another one."""
     config = tiny_config()
     _, said = interrupted(config, tmp_path / "w", 4)
     assert any("from 2 streams" in text for text in said)
-    monkeypatch.setattr(streams, "MOST", 1)
+    monkeypatch.setattr(sources, "MOST_STREAMS", 1)
     train(config, tmp_path / "w", said.append)
     assert any("from 2 streams" in text for text in said[-12:])
     train(tiny_config(data={"streams": 2}), tmp_path / "calm", lambda text: None)
-    losses = [[line["loss"] for line in entries(tmp_path / run, "step")] for run in ("w", "calm")]
-    assert losses[0] == losses[1]
+    assert losses(tmp_path / "w") == losses(tmp_path / "calm")
 
 
 def test_bad_samples_are_counted_over_a_whole_run(tiny_values: Values, shards: Path, tmp_path: Path) -> None:
@@ -444,9 +416,7 @@ def test_wrong_use(sections: dict[str, Any], message: str, tiny_config: Callable
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_a_run_that_diverges_ends_and_keeps_its_last_good_checkpoint(
-    tiny_values: Values, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_that_diverges_ends_and_keeps_its_last_good_checkpoint(tiny_values, shards, tmp_path, capsys):
     import yaml
 
     values = tiny_values(
@@ -497,20 +467,20 @@ def test_a_run_that_was_asked_to_stop_says_so_by_its_status(
 ) -> None:
     import yaml
 
-    from open_diht.trainer import command
+    from open_diht.trainer import cli
 
     def say(text: str) -> None:
         print(text)
         if text.startswith("step 3/"):
             os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(command, "say", say)
+    monkeypatch.setattr(cli, "say", say)
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(tiny_values(checkpoint={"every_samples": 10_000})))
     words = ["--data", str(shards), "--config", str(tmp_path / "mine.yaml"), "--workdir", str(tmp_path / "w")]
     assert main(words) == status
     assert "stopped after step 3 of 10; the same command goes on from there" in capsys.readouterr().out
     assert [path.name for path in (tmp_path / "w" / "checkpoints").iterdir()] == ["step-000000000003"]
-    monkeypatch.setattr(command, "say", print)
+    monkeypatch.setattr(cli, "say", print)
     assert main(words) == 0
     assert "going on after step 3 of 10" in capsys.readouterr().out
 
@@ -525,9 +495,7 @@ def test_a_run_that_was_asked_to_stop_says_so_by_its_status(
         (["--workdir", "w", "--data", "x", "los.beta=1"], r"unknown key los \(did you mean 'loss'\?\)"),
     ],
 )
-def test_wrong_words_are_one_line_and_status_2(
-    words: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wrong_words_are_one_line_and_status_2(words, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(words) == 2
     err = capsys.readouterr().err

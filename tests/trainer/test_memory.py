@@ -3,11 +3,6 @@ setting."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +16,7 @@ from open_diht.trainer.config import ConceptSettings, ModelSettings
 from open_diht.trainer.loop import train
 from open_diht.trainer.memory import DoesNotFit, Need, OutOfMemory, need, remedy
 from open_diht.trainer.model import Student, build_student
+from tests.trainer.conftest import interrupted, losses
 
 MIB = 2**20
 
@@ -45,13 +41,13 @@ def tiny(**changes: Any) -> Student:
 
 
 def per_pair(student: Student) -> int:
-    return need(student, (3, 32, 32), torch.ones(1, 16, dtype=torch.int64), 8, 1, nullcontext).per_pair
+    return need(student, (3, 32, 32), torch.ones(1, 16, dtype=torch.int64), 8, 1).per_pair
 
 
 def test_what_a_pair_keeps_is_what_autograd_holds() -> None:
     """Growing a batch by a pair grows what is kept by as much, whatever its size; what saves memory is seen."""
     student, tokens = tiny(), torch.ones(1, 16, dtype=torch.int64)
-    kept = [memory._kept(student, pairs, (3, 32, 32), tokens, nullcontext) for pairs in (3, 8)]
+    kept = [memory._kept(student, pairs, (3, 32, 32), tokens) for pairs in (3, 8)]
     plain = per_pair(student)
     assert kept[1] - kept[0] == 5 * plain > 5 * 4 * 17 * 64 * 4 * 4  # 17 tokens of width 64 in 4 blocks, several times
     assert per_pair(tiny(patch_dropout=0.5)) < 0.7 * plain
@@ -71,27 +67,17 @@ def test_a_probe_leaves_no_trace() -> None:
     assert all(parameter.grad is None for parameter in student.parameters())
 
 
-def test_auto_is_said_and_stays_for_the_run(
-    tiny_config: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_is_said_and_stays_for_the_run(tiny_config, tmp_path, monkeypatch):
     """Bit-equal to a run with that number, also where there is more memory when it is resumed."""
-    said: list[str] = []
-
-    def stop(text: str) -> None:
-        said.append(text)
-        if text.startswith("step 4/"):
-            os.kill(os.getpid(), signal.SIGTERM)
-
     auto = tiny_config(schedule={"micro_batches": "auto"}, model={"patch_dropout": 0.5})
     monkeypatch.setattr(Need, "parts", lambda self, pairs, free: 3)
-    assert not train(auto, tmp_path / "w", stop).finished
+    stopped, said = interrupted(auto, tmp_path / "w", 4)
+    assert not stopped.finished
     assert any(text.startswith("schedule.micro_batches auto: 3 of 6 pairs on each rank; a pair keeps") for text in said)
     monkeypatch.setattr(Need, "parts", lambda self, pairs, free: 1)
     assert train(auto, tmp_path / "w", said.append).finished
     train(tiny_config(schedule={"micro_batches": 3}, model={"patch_dropout": 0.5}), tmp_path / "calm", said.append)
-    logs = [(tmp_path / run / "log.jsonl").read_text().splitlines() for run in ("w", "calm")]
-    losses = [[line["loss"] for line in map(json.loads, lines) if line["kind"] == "step"] for lines in logs]
-    assert len(losses[0]) == 10 and losses[0] == losses[1]
+    assert len(losses(tmp_path / "w")) == 10 and losses(tmp_path / "w") == losses(tmp_path / "calm")
     assert yaml.safe_load((tmp_path / "w" / "config.yaml").read_text())["schedule"]["micro_batches"] == 3
 
 
@@ -102,9 +88,7 @@ def test_where_no_pair_fits(tiny_values: Any, tmp_path: Path, monkeypatch: Any, 
     assert "error: schedule.micro_batches auto: of 9.31e-07 GiB of free memory 80% are used" in capsys.readouterr().err
 
 
-def test_a_step_that_is_too_large_names_the_setting(
-    tiny_values: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
+def test_a_step_that_is_too_large_names_the_setting(tiny_values, tmp_path, monkeypatch, capsys):
     def backward(*arguments: Any, **options: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nMore")
 

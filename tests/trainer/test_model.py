@@ -17,9 +17,8 @@ from safetensors.torch import save_file
 
 from open_diht.trainer.architecture import BadArchitecture, architecture, build
 from open_diht.trainer.config import ConceptSettings, ModelSettings, OptimizerSettings, ScheduleSettings
-from open_diht.trainer.ema import WeightAverage
 from open_diht.trainer.model import build_student
-from open_diht.trainer.optim import build_optimizer, rate_factor
+from open_diht.trainer.optim import WeightAverage, build_optimizer, rate_factor
 from open_diht.trainer.warm_start import BadWeights
 
 TINY: dict[str, Any] = {

@@ -157,9 +157,7 @@ def harm(store: FsspecStore) -> None:
 
 @pytest.mark.kill
 @pytest.mark.slow
-def test_killed_at_random_moments_it_ends_with_the_bits_of_an_undisturbed_run(
-    bucket: str, settings: Any, calm: Path, begin: Begin, forks: Forks
-) -> None:
+def test_killed_at_random_moments_it_ends_with_the_bits_of_an_undisturbed_run(bucket, settings, calm, begin, forks):
     """Also in an upload; then with a checkpoint that is damaged and one that was torn. Nothing is on the disk of the
     machine that goes on."""
     url, draw = f"{bucket}/killed", random.Random(SEED)
@@ -208,9 +206,7 @@ def test_ranks_stop_and_go_on_together(bucket: str, settings: Any, on_ranks: Any
     assert_equal(FsspecStore(f"{bucket}/ranks"), tmp_path / "w")
 
 
-def test_a_branch_of_a_run_in_the_store(
-    there: tuple[str, Any, list[str]], bucket: str, settings: Any, calm: Path, tmp_path: Path
-) -> None:
+def test_a_branch_of_a_run_in_the_store(there, bucket, settings, calm, tmp_path):
     url = there[0]
     found: list[Checkpoint] = []
     for parent in (url, str(calm / "checkpoints" / "step-000000000012")):

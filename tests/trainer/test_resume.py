@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.forks import Forks
-
 SCRIPT = Path(__file__).with_name("kill_runs.py")
 SEED = random.SystemRandom().randrange(10**6)
 
@@ -32,9 +30,7 @@ def settings(tiny_values: Callable[..., dict[str, Any]], targets: Path, workers:
 
 
 @pytest.fixture
-def killed_and_calm(
-    tiny_values: Callable[..., dict[str, Any]], targets: Path, tmp_path: Path, forks: Forks
-) -> Callable[..., dict[str, Any]]:
+def killed_and_calm(tiny_values, targets, tmp_path, forks):
     """Runs `kill_runs.py`; returns what it found."""
 
     def compare(world: int, workers: int, kills: int, how: str) -> dict[str, Any]:
@@ -57,9 +53,7 @@ def equal(found: dict[str, Any]) -> bool:
 @pytest.mark.kill
 @pytest.mark.slow
 @pytest.mark.parametrize(("world", "workers"), [(1, 2), (2, 0)])
-def test_killed_at_a_random_step_with_a_torn_checkpoint(
-    world: int, workers: int, killed_and_calm: Callable[..., dict[str, Any]]
-) -> None:
+def test_killed_at_a_random_step_with_a_torn_checkpoint(world, workers, killed_and_calm):
     """It goes on from the checkpoint before, across the border of an epoch at step 5 or 10. The test that kills again
     and again has all four pairs of numbers."""
     found = killed_and_calm(world, workers, 1, "tear")
@@ -80,9 +74,7 @@ def test_killed_again_and_again(world: int, workers: int, killed_and_calm: Calla
 @pytest.mark.kill
 @pytest.mark.slow
 @pytest.mark.parametrize(("world", "workers"), [(1, 0), (2, 2)])
-def test_asked_to_stop_at_random_moments(
-    world: int, workers: int, killed_and_calm: Callable[..., dict[str, Any]]
-) -> None:
+def test_asked_to_stop_at_random_moments(world, workers, killed_and_calm):
     """All processes get the signal, as from a launcher; it may come in a step, a check or a save. No step is lost."""
     found = killed_and_calm(world, workers, 3, "stop")
     assert equal(found) and found["lost"] == 0, (SEED, found)

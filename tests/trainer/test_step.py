@@ -15,10 +15,8 @@ from open_diht.common.ranks import Ranks
 from open_diht.trainer.architecture import tokenizer
 from open_diht.trainer.config import ConceptSettings
 from open_diht.trainer.data.batch import Batch
-from open_diht.trainer.ema import WeightAverage
 from open_diht.trainer.model import build_student
-from open_diht.trainer.optim import build_optimizer
-from open_diht.trainer.step import Diverged, Stepper, StepResult, losses_of
+from open_diht.trainer.step import Diverged, Stepper, StepResult
 
 SHAPE: dict[str, Any] = {
     "embed_dim": 32,
@@ -50,14 +48,11 @@ def stepper(config: Any, heads: bool = False) -> Stepper:
     concepts = ConceptSettings(path="somewhere" if heads else "")
     config = replace(config, concepts=concepts)
     sizes = {"objects": 32, "attributes": 32} if heads else {}
-    student, _, _ = build_student(replace(config.model, architecture=SHAPE), concepts, sizes)
+    student, _, _ = build_student(
+        replace(config.model, architecture=SHAPE), concepts, sizes, config.transform, config.run.precision
+    )
     student.train()
-    optimizer = build_optimizer(student, config.optimizer, concepts)
-    average = WeightAverage(student, config.run.ema) if config.run.ema else None
-    return Stepper(
-        student=student, module=student, optimizer=optimizer, losses=losses_of(config), config=config, ranks=Ranks(),
-        device=torch.device("cpu"), average=average,
-    )  # fmt: skip
+    return Stepper(student, config, Ranks(), torch.device("cpu"))
 
 
 CASES: dict[str, dict[str, Any]] = {
@@ -132,9 +127,7 @@ class Reads(TorchDispatchMode):
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("parts", [1, 2])
-def test_a_step_waits_for_its_device_once(
-    precision: str, parts: int, tiny_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_waits_for_its_device_once(precision, parts, tiny_config, monkeypatch):
     config = tiny_config(
         run={"precision": precision, "ema": 0.5},
         schedule={"micro_batches": parts},
@@ -153,7 +146,7 @@ def test_bytes_and_floats_take_the_same_step(tiny_config: Callable[..., Any]) ->
     for parts in (1, 3):
         one, other = (stepper(tiny_config(schedule={"micro_batches": parts})) for _ in range(2))
         one.step(given, 0, 0, 1.0)
-        other.step(replace(given, images=other.pixels(given.images)), 0, 0, 1.0)
+        other.step(replace(given, images=other.student.pixels(given.images)), 0, 0, 1.0)
         assert all(torch.equal(a, b) for a, b in zip(bits(one), bits(other), strict=True))
 
 
@@ -205,9 +198,7 @@ def test_gradients_are_clipped(tiny_config: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("clip_at", [None, 1e-2])
-def test_scaled_gradients_are_unscaled_before_they_are_clipped(
-    parts: int, clip_at: float | None, tiny_config: Callable[..., Any]
-) -> None:
+def test_scaled_gradients_are_unscaled_before_they_are_clipped(parts, clip_at, tiny_config):
     """fp16 with its scaler has the gradient, its norm and its clipping of float32; in parts and with heads too."""
     found = {}
     for precision in ("fp32", "fp16"):

@@ -55,9 +55,7 @@ def config(tiny_config: Callable[..., Any], names: str) -> Any:
     return tiny_config(check={"every_samples": 32, "tasks": names}, schedule={"samples": 48})
 
 
-def test_results_are_said_and_logged_by_task_at_each_check(
-    stand_in: None, tiny_config: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_results_are_said_and_logged_by_task_at_each_check(stand_in, tiny_config, tmp_path):
     said: list[str] = []
     workdir = tmp_path / "w"
     assert train(config(tiny_config, "pets,few"), workdir, said.append).finished
@@ -74,26 +72,20 @@ def test_results_are_said_and_logged_by_task_at_each_check(
     assert [path.name for path in (workdir / "tasks" / "cache").iterdir()] == ["hashes"], "features do not pile up"
 
 
-def test_a_failure_is_said_and_the_training_goes_on(
-    stand_in: None, tiny_config: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_a_failure_is_said_and_the_training_goes_on(stand_in, tiny_config, tmp_path):
     said: list[str] = []
     assert train(config(tiny_config, "broken"), tmp_path / "w", said.append).finished
     assert any("check.tasks failed, status 1: it does not load; see" in text for text in said)
     assert [line["event"] for line in entries(tmp_path / "w", "event")] == ["tasks_failed"] * 2
 
 
-def test_an_unknown_task_is_refused_at_the_start(
-    stand_in: None, tiny_config: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_an_unknown_task_is_refused_at_the_start(stand_in, tiny_config, tmp_path):
     with pytest.raises(WrongUse, match="nonesuch: unknown task 'nonesuch'"):
         train(config(tiny_config, "nonesuch"), tmp_path / "w")
     assert not (tmp_path / "w" / "config.yaml").exists()
 
 
-def test_who_is_asked_to_stop_does_not_wait_for_it(
-    stand_in: None, tiny_config: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_is_asked_to_stop_does_not_wait_for_it(stand_in, tiny_config, tmp_path, monkeypatch):
     output, ended = tmp_path / "w" / "tasks" / "step-000000000002", tasks._ended
 
     def asked(process: Any) -> int | None:
@@ -109,9 +101,7 @@ def test_who_is_asked_to_stop_does_not_wait_for_it(
 
 
 @pytest.mark.slow
-def test_the_evaluation_itself_loads_the_model(
-    tiny_config: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_evaluation_itself_loads_the_model(tiny_config, tmp_path, monkeypatch):
     """Without data: each task says how to get its own."""
     monkeypatch.setenv("DIHT_BENCH_DATA", str(tmp_path / "none"))
     said: list[str] = []

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from open_diht.trainer.config import TransformSettings
-from open_diht.trainer.pixels import Pixels
-from open_diht.trainer.transforms import preprocessing, transform
+from open_diht.trainer.transforms import Pixels, preprocessing, transform
 
 OWN = TransformSettings(crop_scale=(0.4, 0.9), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.7))
 
@@ -35,16 +34,14 @@ def peer(own: TransformSettings, size: int, training: bool) -> Any:
     width=st.integers(1, 90), height=st.integers(1, 90), size=st.integers(1, 48), training=st.booleans(),
     own=st.sampled_from([TransformSettings(), OWN]), seed=st.integers(0, 2**31),
 )  # fmt: skip
-def test_the_bits_are_those_of_open_clip(
-    width: int, height: int, size: int, training: bool, own: TransformSettings, seed: int
-) -> None:
+def test_the_bits_are_those_of_open_clip(width, height, size, training, own, seed):
     image = noise(width, height)
     torch.manual_seed(seed)
     expected = peer(own, size, training)(image)
     torch.manual_seed(seed)
     found = transform(own, size, training=training)(image)
     assert found.dtype == torch.uint8
-    assert torch.equal(Pixels(own, "cpu")(found[None])[0], expected)
+    assert torch.equal(Pixels(own)(found[None])[0], expected)
 
 
 def test_every_byte_in_every_layout_becomes_the_same_float() -> None:
@@ -52,7 +49,7 @@ def test_every_byte_in_every_layout_becomes_the_same_float() -> None:
     images = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).expand(2, 3, -1, -1).contiguous()
     expected = torch.stack([(images[:, c].float() / 255 - own.mean[c]) / own.std[c] for c in range(3)], dim=1)
     for layout in (torch.contiguous_format, torch.channels_last):
-        found = Pixels(own, "cpu")(images.contiguous(memory_format=layout))
+        found = Pixels(own)(images.contiguous(memory_format=layout))
         assert torch.equal(found, expected) and found.is_contiguous()
     assert images.dtype == torch.uint8 and int(images[0, 0, 15, 15]) == 255  # they are not written to
 
@@ -60,7 +57,7 @@ def test_every_byte_in_every_layout_becomes_the_same_float() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_a_transform_of_ones_own_has_made_stays(dtype: torch.dtype) -> None:
     images = torch.rand(2, 3, 4, 4).to(dtype)
-    assert Pixels(TransformSettings(), "cpu")(images) is images
+    assert Pixels(TransformSettings())(images) is images
 
 
 def test_training_draws_from_torch() -> None:

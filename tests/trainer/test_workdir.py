@@ -16,7 +16,7 @@ from open_diht.common import lease as lease_module
 from open_diht.common.command_line import WrongUse
 from open_diht.common.lease import Lease
 from open_diht.common.ranks import Ranks
-from open_diht.trainer import uploads
+from open_diht.trainer import stores
 from open_diht.trainer.stores import FsspecStore, StoreError
 from open_diht.trainer.workdir import Workdir, _leased, opened, spool
 
@@ -104,9 +104,7 @@ def test_what_did_not_change_is_not_brought_again(begun: Callable[..., Any], sto
     assert store.files() == ["tensorboard/events-1", "tensorboard/events-2"]
 
 
-def test_a_folder_is_whole_or_not_known(
-    begun: Callable[..., Any], store: FsspecStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_is_whole_or_not_known(begun, store, monkeypatch):
     """A model is replaced; who loads it meanwhile never meets weights of one beside the description of the other."""
     workdir, _ = begun()
     folder = workdir.folder / "export"
@@ -129,10 +127,8 @@ def test_a_folder_is_whole_or_not_known(
     assert store.files("export") == ["card", "config.json", "weights"]
 
 
-def test_an_error_of_the_store_is_the_runs(
-    begun: Callable[..., Any], store: FsspecStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(uploads, "PAUSES_S", ())
+def test_an_error_of_the_store_is_the_runs(begun, store, monkeypatch):
+    monkeypatch.setattr(stores, "PAUSES_S", ())
 
     def forbidden(content: bytes, path: str) -> None:
         raise StoreError("PermissionError: access denied")
@@ -165,9 +161,7 @@ def other_lease(store: FsspecStore, renewed: float) -> None:
     store.write(json.dumps(content).encode(), "lease/other.json")
 
 
-def test_after_a_kill_it_waits_until_the_lease_has_run_out(
-    store: FsspecStore, pauses: list[Callable[[], None]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_after_a_kill_it_waits_until_the_lease_has_run_out(store, pauses, monkeypatch):
     """A pod that was evicted is started again at once."""
     said: list[str] = []
     other_lease(store, time.time())

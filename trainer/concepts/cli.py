@@ -6,10 +6,12 @@ Exit status: 0 all is well; 1 the folder cannot be used; 2 wrong use, nothing wa
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -19,16 +21,21 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from open_diht.common.command_line import OK, Parser, WrongUse, exit_status, say
-from open_diht.trainer.concepts.folder import AtWork, Folder
-from open_diht.trainer.concepts.heads import Head, HeadSettings, HeadTrainer
+from open_diht.common.files import remove_temporaries
+from open_diht.trainer.concepts.heads import Head, HeadProgress, HeadSettings, HeadTrainer
 from open_diht.trainer.concepts.predict import write_targets
-from open_diht.trainer.concepts.progress import HeadProgress
 from open_diht.trainer.concepts.store import ConceptStore, Unfinished
 from open_diht.trainer.data import DataError
+from open_diht.trainer.errors import TrainingError
+from open_diht.trainer.stores import LocalStore, Store
 
 HEADS = "heads.safetensors"
 VERSION = 2  # raise it when equal data and settings give other heads, or other figures of them
 FEW = 100  # tested samples below which figures are called rough
+
+
+class AtWork(DataError):
+    """Another process works in the folder."""
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
@@ -49,7 +56,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.trainer.concepts") -> int:
-    """Run the command line; returns the exit status. `prog` is what the command is called in its help."""
+    """Run the command line and return the exit status. `prog` is the name of the command in its help."""
 
     def make() -> int:
         options = _parser(prog).parse_args(arguments)
@@ -67,18 +74,44 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
             say(f"shard {options.shard}: heads and targets are left to the one that finishes ({error})")
         return OK
 
-    return exit_status(make, failed=(DataError,))
+    return exit_status(make, failed=(TrainingError,))
 
 
 def make_targets(folder: str | Path, settings: HeadSettings, k: int) -> dict[str, Any]:
-    """Heads and targets of a folder or URL of `python -m open_diht.pipelines.concepts`; what is there already is kept,
-    and a training that was stopped goes on. Returns the manifest of the targets. Raises `BadConcepts`, and `DataError`
-    where another run works in the folder."""
+    """Train the heads and store the targets. Existing ones are kept, and a training that was stopped resumes.
+
+    Args:
+        folder: path or URL that `python -m open_diht.pipelines.concepts` wrote.
+        settings: of the heads.
+        k: concepts kept per image and head.
+
+    Returns:
+        The manifest of the targets.
+
+    Raises:
+        BadConcepts: the folder cannot be used.
+        AtWork: another process works in it.
+    """
     store = ConceptStore(folder)
-    with store.folder.alone("work", "heads.lock"):
-        for names in ((), ("targets",), ("work", "heads")):
-            store.folder.sweep(*names)
+    with _alone(store.folder):
         return _make_targets(store, settings, k)
+
+
+@contextmanager
+def _alone(folder: Store) -> Iterator[None]:
+    """Lock a local folder, and remove what killed runs left there. Raises `AtWork` if another process has the lock."""
+    if not isinstance(folder, LocalStore):
+        yield
+        return
+    (folder.folder / "work").mkdir(parents=True, exist_ok=True)
+    with open(folder.folder / "work" / "heads.lock", "a", encoding="ascii") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise AtWork(f"another run is working in {folder}; wait for it") from error
+        for name in ("", "targets", "work/heads"):
+            remove_temporaries(folder.folder / name)
+        yield
 
 
 def _make_targets(store: ConceptStore, settings: HeadSettings, k: int) -> dict[str, Any]:
@@ -101,12 +134,12 @@ def _make_targets(store: ConceptStore, settings: HeadSettings, k: int) -> dict[s
     manifest = write_targets(store, heads, heads_hash=fingerprint, k=k, device=settings.device)
     say(
         f"targets: {manifest['samples']:,} images in {len(manifest['shards'])} shards, {k} of each head, "
-        f"in {store.folder.url('targets')} ({time.time() - began:.0f} s)"
+        f"in {store.folder}/targets ({time.time() - began:.0f} s)"
     )
     return manifest
 
 
-def _kept(folder: Folder, fingerprint: str) -> dict[str, Head] | None:
+def _kept(folder: Store, fingerprint: str) -> dict[str, Head] | None:
     try:
         about = json.loads(folder.read("heads.json"))
         content = folder.read(HEADS)
@@ -121,7 +154,7 @@ def _kept(folder: Folder, fingerprint: str) -> dict[str, Head] | None:
     }
 
 
-def _keep(folder: Folder, fingerprint: str, made_from: dict[str, Any], heads: dict[str, Head]) -> None:
+def _keep(folder: Store, fingerprint: str, made_from: dict[str, Any], heads: dict[str, Head]) -> None:
     tensors: dict[str, Tensor] = {}
     for name, head in heads.items():
         tensors |= {f"{name}.weight": head.weight.contiguous(), f"{name}.bias": head.bias.contiguous()}
@@ -132,12 +165,12 @@ def _keep(folder: Folder, fingerprint: str, made_from: dict[str, Any], heads: di
         "metrics": {name: head.metrics for name, head in heads.items()},
         **made_from,
     }
-    folder.publish(content, HEADS)
-    folder.publish((json.dumps(about, indent=1) + "\n").encode(), "heads.json")
+    folder.write(content, HEADS)
+    folder.write((json.dumps(about, indent=1) + "\n").encode(), "heads.json")
 
 
 def table(heads: dict[str, Head]) -> list[str]:
-    """What the heads do on test samples, which chose nothing; in brackets, guessing by frequency."""
+    """Return lines on how the heads do on test samples, which chose nothing; in brackets, guessing by frequency."""
     lines = [
         f"{'head':<11} {'concepts':>8} {'trained':>11} {'chosen by':>9} {'tested':>7}  {'loss':>13}  {'top-1':>34}  "
         f"{'recall@10':>15}  {'per concept':>15}   (in brackets: guessing by frequency)"

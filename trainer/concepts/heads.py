@@ -10,10 +10,13 @@ and number of threads, also where the training was stopped and went on.
 
 from __future__ import annotations
 
+import io
 import logging
 import math
+import pickle
 import time
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,12 +26,14 @@ import torch
 from torch import Tensor
 
 from open_diht.trainer.concepts.measure import mean_loss, metrics, soft_cross_entropy
-from open_diht.trainer.concepts.progress import HeadProgress
 from open_diht.trainer.concepts.samples import HeadSamples, Part, Samples, Statistics
 from open_diht.trainer.concepts.store import BadConcepts, ConceptStore
+from open_diht.trainer.stores import Store
 
 _log = logging.getLogger(__name__)
 SAY_S = 10.0  # between lines on how far it is
+EVERY_S = 60.0  # between states that are kept
+_UNREADABLE = (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +81,51 @@ class Head:
     """On the test samples, see `measure.metrics`."""
 
 
+class HeadProgress:
+    """The states of heads under training, which a killed run resumes from.
+
+    `work/heads/<head>.pt` is written at most once in `EVERY_S` seconds, between pools of samples, and
+    when a head is done. A file of other data or settings, or one that cannot be read, counts as none.
+
+    Args:
+        folder: of `make concepts`.
+        fingerprint: of everything that the heads depend on.
+    """
+
+    def __init__(self, folder: Store, fingerprint: str):
+        self._folder, self._fingerprint = folder, fingerprint
+        self._kept = time.monotonic()
+
+    def load(self, head: str) -> dict[str, Any] | None:
+        """Return the state of a head, None if there is none."""
+        try:
+            content = self._folder.read(f"work/heads/{head}.pt")
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            return dict(state["state"]) if state["fingerprint"] == self._fingerprint else None
+        except (FileNotFoundError, *_UNREADABLE):
+            return None
+
+    @property
+    def due(self) -> bool:
+        """Whether the last one was kept long enough ago."""
+        return time.monotonic() - self._kept >= EVERY_S
+
+    def keep(self, head: str, state: Mapping[str, Any]) -> None:
+        """Publish the state of a head."""
+        content = io.BytesIO()
+        torch.save({"fingerprint": self._fingerprint, "state": dict(state)}, content)
+        self._folder.write(content.getvalue(), f"work/heads/{head}.pt")
+        self._kept = time.monotonic()
+
+    def forget(self) -> None:
+        """Remove all states: the heads are done."""
+        for name in self._folder.files("work/heads"):
+            if name.endswith(".pt"):
+                self._folder.delete(f"work/heads/{name}")
+
+
 class HeadTrainer:
-    """Trains the heads of a store; with `progress` on from where an earlier call of the same was stopped."""
+    """Trains the heads of a store. With `progress`, it resumes where an earlier call was stopped."""
 
     def __init__(
         self,
@@ -90,7 +138,7 @@ class HeadTrainer:
         self._said = time.monotonic()
 
     def train(self) -> dict[str, Head]:
-        """All heads.
+        """Train all heads.
 
         Raises:
             BadConcepts: a head has no sample to train on, to choose by, or to test on; or it did not learn.
@@ -98,7 +146,7 @@ class HeadTrainer:
         return {head: self._train(self.samples(head)) for head in self._store.heads}
 
     def samples(self, head: str) -> HeadSamples:
-        """The samples of a head, as the settings part and repeat them."""
+        """Return the samples of a head, split and repeated by the settings."""
         settings, number = self._settings, list(self._store.heads).index(head)
         return HeadSamples(
             self._store,
@@ -137,7 +185,7 @@ class HeadTrainer:
         return Head(fit.best_weight.cpu(), fit.best_bias.cpu(), found)
 
     def _epoch(self, fit: _Fit, samples: HeadSamples, known: Statistics, validation: Samples, epochs: int) -> None:
-        """The rest of an epoch; what it learnt is compared with the best so far."""
+        """Train the rest of an epoch, and compare the head with the best so far."""
         for number, batches in samples.pools(fit.epoch, self._settings.batch_size, known.frequencies, fit.pool):
             for features, ids, weights in batches:
                 fit.step(features, ids, weights)
@@ -176,7 +224,7 @@ class _Fit:
     def step(
         self, features: npt.NDArray[np.float16], ids: npt.NDArray[np.int64], weights: npt.NDArray[np.float32]
     ) -> None:
-        """One step of AdamW on samples (n, d), ids and weights (n, m)."""
+        """Take a step of AdamW on features (n, d), ids and weights (n, m)."""
         rate = 0.5 * (1 + math.cos(math.pi * min(1, self.steps_done / self.steps)))
         for group in self.optimizer.param_groups:
             group["lr"] = self._settings.learning_rate * rate
@@ -188,7 +236,7 @@ class _Fit:
         self.steps_done += 1
 
     def end_epoch(self, validation: Samples) -> None:
-        """Keep the head where it is the best one so far, and go on to the next epoch."""
+        """Keep the head if it is the best so far, and begin the next epoch."""
         weight, bias = self._folded()
         loss = mean_loss(weight, bias, validation)
         if loss < self.best_loss:
@@ -196,7 +244,7 @@ class _Fit:
         self.epoch, self.pool = self.epoch + 1, 0
 
     def state(self) -> dict[str, Any]:
-        """Plain values and tensors, from which `take_over` goes on."""
+        """Return plain values and tensors, from which `take_over` resumes."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -205,7 +253,7 @@ class _Fit:
         }
 
     def take_over(self, state: dict[str, Any] | None) -> None:
-        """Go on from a state; None: begin."""
+        """Resume from a state; None: begin."""
         if state is None:
             return
         self.model.load_state_dict(state["model"])
@@ -215,7 +263,7 @@ class _Fit:
         self.best_weight, self.best_bias = (each.to(self._settings.device) for each in (weight, bias))
 
     def _folded(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias for features that are not standardised."""
+        """Return weight and bias for features that are not standardized."""
         weight = self.model.weight.detach() * self._scale
         return weight, self.model.bias.detach() - weight @ self._centre
 

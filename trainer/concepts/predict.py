@@ -11,10 +11,10 @@ import numpy.typing as npt
 import torch
 
 from open_diht.common.progress import ProgressBar
-from open_diht.trainer.concepts.folder import Folder
 from open_diht.trainer.concepts.heads import Head
-from open_diht.trainer.concepts.store import ConceptStore, ShardConcepts
+from open_diht.trainer.concepts.store import ConceptStore
 from open_diht.trainer.concepts.targets import MANIFEST, VERSION, ShardTargets, about, packed
+from open_diht.trainer.stores import store_at
 
 ROWS_AT_ONCE = 1024
 
@@ -22,8 +22,18 @@ ROWS_AT_ONCE = 1024
 def top_k(
     head: Head, features: npt.NDArray[np.float16], k: int, device: str = "cpu"
 ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float16]]:
-    """ids (n, k), likeliest first, and their probabilities (n, k), renormalised to sum to 1. Where a head has fewer
-    than k concepts the rest is id 0 with probability 0."""
+    """Return the k most probable concepts of each image.
+
+    Args:
+        head: of the teacher.
+        features: (n, d) float16.
+        k: how many.
+        device: torch device.
+
+    Returns:
+        ids (n, k), the most probable first, and their probabilities (n, k), renormalized to sum to 1. If a head has
+        fewer than k concepts, the rest is id 0 with probability 0.
+    """
     n, kept = len(features), min(k, len(head.bias))
     ids, probabilities = np.zeros((n, k), np.uint32), np.zeros((n, k), np.float16)
     weight, bias = head.weight.to(device), head.bias.to(device)
@@ -36,15 +46,6 @@ def top_k(
     return ids, probabilities
 
 
-def shard_targets(name: str, shard: ShardConcepts, heads: dict[str, Head], k: int, device: str) -> ShardTargets:
-    """The targets of one shard; zeros for images without features."""
-    ids, probabilities = {}, {}
-    for head, classifier in heads.items():
-        ids[head], probabilities[head] = top_k(classifier, shard.features, k, device)
-        ids[head][~shard.good], probabilities[head][~shard.good] = 0, 0
-    return ShardTargets(name, tuple(shard.keys), ids, probabilities)
-
-
 def write_targets(
     store: ConceptStore,
     heads: dict[str, Head],
@@ -53,8 +54,19 @@ def write_targets(
     k: int,
     device: str = "cpu",
 ) -> dict[str, Any]:
-    """Write the targets of all shards that are not there yet, then the manifest. Returns the manifest."""
-    folder = Folder(store.folder.url("targets"))
+    """Write the missing targets of all shards, then the manifest.
+
+    Args:
+        store: features and labels.
+        heads: name to head.
+        heads_hash: fingerprint of the heads.
+        k: concepts kept per image and head.
+        device: torch device.
+
+    Returns:
+        The manifest.
+    """
+    folder = store_at(f"{store.folder}/targets")
     entries = []
     for entry in ProgressBar(store.shards, desc="targets", unit="shards"):
         name = f"{entry['unit']}.npz"
@@ -65,10 +77,18 @@ def write_targets(
             "heads": heads_hash,
             "k": k,
         }
-        content = _current(folder, name, made_from)
-        if content is None:
-            content = packed(shard_targets(entry["shard"], store.load(entry), heads, k, device), made_from)
-            folder.publish(content, name)
+        try:
+            content = folder.read(name)
+        except FileNotFoundError:
+            content = b""
+        known = about(content)
+        if not made_from.items() <= known.items() or known.get("version") != VERSION:
+            shard, ids, probabilities = store.load(entry), {}, {}
+            for head, classifier in heads.items():
+                ids[head], probabilities[head] = top_k(classifier, shard.features, k, device)
+                ids[head][~shard.good], probabilities[head][~shard.good] = 0, 0
+            content = packed(ShardTargets(entry["shard"], tuple(shard.keys), ids, probabilities), made_from)
+            folder.write(content, name)
         entries.append(
             {
                 "shard": entry["shard"],
@@ -88,17 +108,8 @@ def write_targets(
         "samples": sum(entry["samples"] for entry in entries),
         "shards": entries,
     }
-    folder.publish((json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode(), MANIFEST)
-    for stale in {*folder.names(ending=".npz")} - {entry["file"] for entry in entries}:
-        folder.remove(stale)
+    folder.write((json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode(), MANIFEST)
+    for name in {*folder.files()} - {MANIFEST} - {entry["file"] for entry in entries}:
+        if name.endswith(".npz"):
+            folder.delete(name)
     return manifest
-
-
-def _current(folder: Folder, name: str, made_from: dict[str, Any]) -> bytes | None:
-    """The content of a targets file that is there already and made from the same things."""
-    try:
-        content = folder.read(name)
-    except FileNotFoundError:
-        return None
-    known = about(content)
-    return content if made_from.items() <= known.items() and known.get("version") == VERSION else None

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from open_diht.trainer.concepts.folder import Folder
 from open_diht.trainer.data.errors import UNREADABLE, DataError
+from open_diht.trainer.stores import store_at
 
 VERSION = 1
 
@@ -78,8 +78,8 @@ class ConceptStore:
         BadConcepts: it is none, or is unfinished.
     """
 
-    def __init__(self, folder: str | Path | Folder):
-        self.folder = folder if isinstance(folder, Folder) else Folder(str(folder))
+    def __init__(self, folder: str | Path):
+        self.folder = store_at(folder)
         try:
             self.about: dict[str, Any] = json.loads(self.folder.read("concepts.json"))
             self.vocabulary: dict[str, Any] = json.loads(self.folder.read("vocabulary.json"))
@@ -124,18 +124,18 @@ class ConceptStore:
             where = next((i for i, (a, b) in enumerate(zip(keys, labelled, strict=False)) if a != b), "the end")
             raise BadConcepts(
                 f"shard {entry['shard']}: features and labels are of different samples from {where} on; "
-                f"remove {self.folder.url('work')} and run `make concepts` again"
+                f"remove {self.folder}/work and run `make concepts` again"
             )
         return ShardConcepts(keys, good, labels, lambda: self._features(entry, good))
 
     def _data(self, stage: str, name: str) -> bytes:
-        return self.folder.read("work", stage, "data", name)
+        return self.folder.read(f"work/{stage}/data/{name}")
 
     def _features(self, entry: dict[str, Any], good: npt.NDArray[np.bool_]) -> npt.NDArray[np.float16]:
         if not good.any():  # nothing told the first half how wide they are
             return np.zeros((len(good), self.width), np.float16)
         name = f"{entry['unit']}.npy"
-        path = self.folder.local("work", "features", "data", name)
+        path = self.folder.local(f"work/features/data/{name}")
         try:
             found: npt.NDArray[np.float16] = (
                 np.load(path, mmap_mode="r") if path else np.load(io.BytesIO(self._data("features", name)))
@@ -145,7 +145,7 @@ class ConceptStore:
         if found.shape != (len(good), self.width):
             raise BadConcepts(
                 f"shard {entry['shard']}: features of shape {found.shape}, not {(len(good), self.width)}; "
-                f"remove {self.folder.url('work')} and run `make concepts` again"
+                f"remove {self.folder}/work and run `make concepts` again"
             )
         return found
 

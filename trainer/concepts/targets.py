@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from open_diht.trainer.concepts.folder import Folder
 from open_diht.trainer.data.errors import ConceptMismatch
+from open_diht.trainer.stores import Store, store_at
 
 VERSION = 1
 MANIFEST = "manifest.json"
@@ -43,7 +43,7 @@ class ShardTargets:
     """Head to (n, k), each row sums to 1 (as far as float16 goes) or is zero."""
 
     def rows(self, keys: Sequence[str]) -> Ids:
-        """The row of each key.
+        """Return the row of each key.
 
         Raises:
             ConceptMismatch: a key is not there.
@@ -58,16 +58,16 @@ class ShardTargets:
             ) from error
 
     def head(self, name: str, rows: Ids) -> tuple[Ids, Probabilities]:
-        """ids and probabilities (len(rows), k) of one head; probabilities sum to 1 in float32, or are zero."""
+        """Return ids and probabilities (len(rows), k) of one head; probabilities sum to 1 in float32, or are zero."""
         probabilities = self.probabilities[name][rows].astype(np.float32)
         total = probabilities.sum(axis=1, keepdims=True)
         return self.ids[name][rows].astype(np.int64), probabilities / np.where(total > 0, total, 1)
 
 
 class ConceptTargets:
-    """The targets of a data set. See `open_targets`."""
+    """The targets of a data set, as `open_targets` returns them."""
 
-    def __init__(self, folder: Folder, manifest: dict[str, Any]):
+    def __init__(self, folder: Store, manifest: dict[str, Any]):
         self._folder = folder
         self.manifest = manifest
         """What manifest.json says: vocabulary hash, teacher, k, counts."""
@@ -84,12 +84,12 @@ class ConceptTargets:
         return int(self.manifest["k"])
 
     def missing(self, shards: Mapping[str, str]) -> list[str]:
-        """Which of these shards (name to SHA-256) have no targets: from the manifest and the names of the files alone.
+        """Return which of these shards (name to SHA-256) have no targets. Reads names of files only.
 
         Raises:
             ConceptMismatch: targets are of another tar of that name.
         """
-        files = set(self._folder.names(ending=".npz"))
+        files = set(self._folder.files())
         for name, sha256 in shards.items():
             self._check_tar(name, sha256)
         return [name for name in shards if name not in self._shards or self._shards[name]["file"] not in files]
@@ -103,7 +103,7 @@ class ConceptTargets:
             )
 
     def shard(self, name: str, sha256: str = "") -> ShardTargets | None:
-        """The targets of a shard; None where there are none.
+        """Return the targets of a shard, None if there are none.
 
         Args:
             name: file name of the tar.
@@ -121,32 +121,31 @@ class ConceptTargets:
         except FileNotFoundError:
             return None
         if hashlib.sha256(content).hexdigest() != entry["sha256"]:
-            path = self._folder.url(entry["file"])
+            path = f"{self._folder}/{entry['file']}"
             raise ConceptMismatch(f"{path} is damaged (SHA-256 differs from {MANIFEST}); run `make concepts` again")
         return unpacked(content)
 
 
 def open_targets(folder: str | Path) -> ConceptTargets:
-    """Targets by the output folder of `make concepts`, or its `targets/`; local or an fsspec URL.
+    """Open targets by the output folder of `make concepts`, or its `targets/`; local or an fsspec URL.
 
     Raises:
         ConceptMismatch: there are none, or they are of another version of this program.
     """
-    root = Folder(str(folder))
-    place = Folder(root.url("targets")) if root.exists("targets") else root
+    place = store_at(f"{folder}/targets" if store_at(folder).exists("targets") else folder)
     try:
         manifest = json.loads(place.read(MANIFEST))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ConceptMismatch(f"{folder} holds no concept targets; make them with `make concepts`") from error
     except ValueError as error:
-        raise ConceptMismatch(f"{place.url(MANIFEST)} cannot be read: {error}; run `make concepts` again") from error
+        raise ConceptMismatch(f"{place}/{MANIFEST} cannot be read: {error}; run `make concepts` again") from error
     if manifest.get("version") != VERSION:
         raise ConceptMismatch(f"{place} is of another version of this program; run `make concepts` again")
     return ConceptTargets(place, manifest)
 
 
 def packed(targets: ShardTargets, about: Mapping[str, Any]) -> bytes:
-    """The bytes of a targets file; equal targets give equal bytes."""
+    """Return the bytes of a targets file. Equal targets have equal bytes."""
     texts = {
         "about": json.dumps({**about, "version": VERSION, "shard": targets.shard}, sort_keys=True),
         "keys": "\n".join(targets.keys),
@@ -162,7 +161,7 @@ def packed(targets: ShardTargets, about: Mapping[str, Any]) -> bytes:
 
 
 def about(content: bytes) -> dict[str, Any]:
-    """What a targets file says it was made from; empty where it cannot be read."""
+    """Return the provenance in a targets file, empty if it cannot be read."""
     try:
         with np.load(io.BytesIO(content)) as arrays:
             found: dict[str, Any] = json.loads(arrays["about"].tobytes())
@@ -172,7 +171,7 @@ def about(content: bytes) -> dict[str, Any]:
 
 
 def unpacked(content: bytes) -> ShardTargets:
-    """A targets file read back."""
+    """Return the targets in the bytes of a file."""
     with np.load(io.BytesIO(content)) as arrays:
         keys = arrays["keys"].tobytes().decode("utf-8", "surrogateescape")
         heads = [name.removesuffix(".ids") for name in arrays.files if name.endswith(".ids")]

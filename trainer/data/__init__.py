@@ -1,7 +1,6 @@
 """Webdataset shards, or cached features, to batches: exact positions, deterministic order, counted errors. See
-`loader` and `feature_loader`."""
+`loader` and `features`."""
 
-from open_diht.trainer.data.base import Loader
 from open_diht.trainer.data.batch import Batch
 from open_diht.trainer.data.errors import (
     BadSource,
@@ -14,8 +13,8 @@ from open_diht.trainer.data.errors import (
     ShardUnavailable,
     TooManyBad,
 )
-from open_diht.trainer.data.feature_loader import FeatureLoader
-from open_diht.trainer.data.loader import ShardLoader
+from open_diht.trainer.data.features import FeatureLoader
+from open_diht.trainer.data.loader import Loader, ShardLoader
 from open_diht.trainer.data.settings import DataSettings, Source, Split
 from open_diht.trainer.data.shards import ShardFacts
 

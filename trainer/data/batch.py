@@ -14,8 +14,8 @@ class Batch:
     """b pairs."""
 
     images: Tensor
-    """(b, 3, h, w) uint8 pixels, in any layout in memory, which `open_diht.trainer.pixels` normalises on the device; or
-    what a transform of one's own made of them."""
+    """(b, 3, h, w) uint8 pixels, in any layout in memory, which the student normalizes on the device; or what
+    a transform of one's own returned."""
     texts: Tensor
     """(b, context) int64, token ids."""
     caption_hash: Tensor
@@ -37,25 +37,17 @@ class Batch:
         return len(self.keys)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """The batch with its tensors on another device."""
-
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=non_blocking)
-
-        return self._each(move)
+        """Return the batch with its tensors on another device."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
-        """The batch in page-locked memory, from which `to(..., non_blocking=True)` copies while the GPU computes."""
+        """Return the batch in page-locked memory, from which a copy does not block."""
         return self._each(Tensor.pin_memory)
 
     def record_stream(self, stream: torch.Stream) -> None:
-        """Its memory is used on that CUDA stream too."""
-
-        def used(tensor: Tensor) -> Tensor:
+        """Keep the memory until that CUDA stream is done with it."""
+        for tensor in (self.images, self.texts, self.caption_hash, self.image_hash, *sum(self.concepts.values(), ())):
             tensor.record_stream(stream)
-            return tensor
-
-        self._each(used)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         return Batch(

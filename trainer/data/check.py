@@ -16,9 +16,8 @@ from multiprocessing import get_context
 from open_diht.common.command_line import OK, Parser, complain, exit_status, say
 from open_diht.trainer.data.decode import UndecodableImage, decode
 from open_diht.trainer.data.errors import DataError, Kind
-from open_diht.trainer.data.index import load
 from open_diht.trainer.data.settings import DataSettings, Source
-from open_diht.trainer.data.shards import OpenSource, Shard, open_source, store_of
+from open_diht.trainer.data.shards import OpenSource, Shard, load, open_source, store_of
 
 _NAMED = 20  # bad samples named
 

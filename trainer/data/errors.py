@@ -5,7 +5,9 @@ from __future__ import annotations
 import zipfile
 from enum import StrEnum
 
+from open_diht.common.command_line import WrongUse
 from open_diht.common.shard_index import Defect
+from open_diht.trainer.errors import TrainingError
 
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 """What NumPy raises where arrays in a file are damaged, or are none."""
@@ -25,11 +27,11 @@ class Kind(StrEnum):
     MISSING_CONCEPTS = "missing_concepts"  # its shard has no file of concept targets
 
 
-class DataError(RuntimeError):
+class DataError(TrainingError):
     """Training data cannot be used as asked; the message names shard, key and remedy where there are any."""
 
 
-class BadSource(DataError):
+class BadSource(DataError, WrongUse):
     """A source names no shards, shards in a form that cannot be read, or not those that the run began with."""
 
 
@@ -37,7 +39,7 @@ class ShardMismatch(DataError):
     """Shards differ from what their manifest, or the run's index, says about them."""
 
 
-class ConceptMismatch(DataError):
+class ConceptMismatch(DataError, WrongUse):
     """Concept targets do not belong to the samples they are joined to."""
 
 

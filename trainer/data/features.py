@@ -1,4 +1,5 @@
 """Pairs whose images are computed once: features, or small images, with captions, in `.npz` files held in memory.
+`FeatureLoader` makes batches of them by a few gathers: no worker, no decoding.
 
     features  (n, d) float16 or float32; or int8, then `scale` (d,) float32 is what they are multiplied by
     images    (n, h, w, 3) uint8, in place of features
@@ -11,10 +12,10 @@ Several captions of an image are several pairs, which know that their image is t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +24,21 @@ from torch import Tensor
 
 from open_diht.common.files import sha256_file
 from open_diht.common.shard_index import caption_hash, hash64
-from open_diht.trainer.data.errors import UNREADABLE, BadSource
-from open_diht.trainer.data.settings import Split
+from open_diht.trainer.data.batch import Batch
+from open_diht.trainer.data.errors import UNREADABLE, BadSource, ConceptMismatch
+from open_diht.trainer.data.feed import CPU
+from open_diht.trainer.data.loader import Loader
+from open_diht.trainer.data.order import EpochOrder, RankBatches
+from open_diht.trainer.data.reader import Bad, Tokenizer
+from open_diht.trainer.data.settings import DataSettings, Split
 from open_diht.trainer.data.shards import on_side
+
+if TYPE_CHECKING:
+    from open_diht.trainer.concepts.targets import ConceptTargets
+
+InputTransform = Callable[[Tensor, npt.NDArray[np.float64]], Tensor]
+"""Stored inputs (b, ...) and draws (b, 3), uniform in [0, 1), of each sample, to what the image tower takes."""
+_DRAWS = 3
 
 
 @dataclass(frozen=True)
@@ -50,7 +63,7 @@ class FeatureFile:
 
 
 def read_features(place: str, split: Split) -> list[FeatureFile]:
-    """The files of `data.features`, a file or a folder of `.npz`, by name. Raises `BadSource`."""
+    """Read `data.features`, an `.npz` file or a folder of them, by name. Raises `BadSource`."""
     path = Path(place)
     files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
     if not files or not files[0].is_file():
@@ -126,3 +139,100 @@ def _check(images: int, captions: Sequence[str], rows: npt.NDArray[np.int64], ke
 def _made_keys(path: Path, pairs: int) -> list[str]:
     stem = path.stem
     return [f"{stem}-{row:09d}" for row in range(pairs)]
+
+
+class FeatureLoader(Loader):
+    """Batches of cached features.
+
+    Args:
+        settings: what is read; of the order `shuffle` says whether there is one other than that of the files, all of
+            them in one window.
+        batch_size: samples of a batch on each rank.
+        rank, world: which rank of how many this is.
+        seed: of order and augmentation.
+        transform: stored inputs of a batch, and three random numbers of each sample, to inputs of the image tower.
+        tokenizer: captions to (n, context) int64.
+        concepts: concept targets of the files, which then name all pairs.
+        device: where batches are handed out; for a GPU the next one is copied while one is computed.
+
+    Raises:
+        BadSource, ConceptMismatch: the data cannot be used as asked.
+    """
+
+    def __init__(
+        self,
+        settings: DataSettings,
+        *,
+        batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        seed: int = 0,
+        transform: InputTransform,
+        tokenizer: Tokenizer,
+        concepts: ConceptTargets | None = None,
+        device: torch.device = CPU,
+    ):
+        part = RankBatches(batch_size=batch_size, rank=rank, world=world, seed=seed)
+        self._files = read_features(settings.features, settings.split)
+        pairs = sum(len(file) for file in self._files)
+        self.held_out = sum(file.others for file in self._files)
+        window = pairs if settings.shuffle else 0
+        self._order = EpochOrder(
+            [[pairs]], weights=None, total=settings.samples_per_epoch, seed=seed, window=window, streams=1
+        )
+        super().__init__(replace(settings, workers=0), part, self._order.samples, self, device)
+        self._transform = transform
+        self.state: Callable[[str], None] = lambda text: None
+        before = np.cumsum([0, *(len(file.inputs) for file in self._files)])
+        self._rows = np.concatenate([file.rows + at for file, at in zip(self._files, before, strict=False)])
+        self._inputs = (
+            torch.cat([file.inputs for file in self._files]) if len(self._files) > 1 else self._files[0].inputs
+        )
+        self._keys = [key for file in self._files for key in file.keys]
+        self._texts = tokenizer([text for file in self._files for text in file.captions])
+        self._caption_hash, self._image_hash = (
+            torch.from_numpy(np.concatenate([getattr(file, name) for file in self._files]))
+            for name in ("caption_hash", "image_hash")
+        )
+        self._concepts = _joined(self._files, concepts) if concepts is not None else {}
+
+    @property
+    def stored(self) -> tuple[int, ...]:
+        """Shape of the inputs: (d,), or (3, h, w)."""
+        return tuple(self._inputs.shape[1:])
+
+    @property
+    def contents(self) -> Sequence[str]:
+        """SHA-256 and pairs of each file."""
+        return [f"features {file.sha256} {len(file)}" for file in self._files]
+
+    def batch(self, epoch: int, number: int) -> tuple[Batch, list[Bad]]:
+        """Return a batch of an epoch. Nothing in memory is bad."""
+        first, last, mine = self._part.rows(number, self._order.samples)
+        places = self._order.batch(epoch, first, last)[2][mine]
+        draws = np.random.default_rng((self._part.seed, epoch, number)).random((last - first, _DRAWS))[mine]
+        at = torch.from_numpy(places)
+        return Batch(
+            images=self._transform(self._inputs[torch.from_numpy(self._rows[places])], draws),
+            texts=self._texts[at],
+            caption_hash=self._caption_hash[at],
+            image_hash=self._image_hash[at],
+            keys=[self._keys[place] for place in places.tolist()],
+            concepts={head: (ids[at], values[at]) for head, (ids, values) in self._concepts.items()},
+        ), []
+
+
+def _joined(files: Sequence[FeatureFile], concepts: ConceptTargets) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return ids and probabilities of all pairs, by head. Raises ConceptMismatch if a file has no targets."""
+    parts: dict[str, list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]] = {}
+    for file in files:
+        targets = concepts.shard(file.name, file.sha256)
+        if targets is None:
+            raise ConceptMismatch(f"there are no concept targets of {file.name}, of data.features; make them again")
+        rows = targets.rows(file.keys)
+        for head in concepts.heads:
+            parts.setdefault(head, []).append(targets.head(head, rows))
+    return {
+        head: (torch.from_numpy(np.concatenate(ids)), torch.from_numpy(np.concatenate(probabilities)))
+        for head, (ids, probabilities) in ((head, zip(*found, strict=True)) for head, found in parts.items())
+    }

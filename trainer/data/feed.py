@@ -1,44 +1,165 @@
 """Batches by position, one after the other: made in this process or in workers, handed out on the device that computes.
 
-Workers are torch's; they take whole batches and hand them back in order.
+Workers are torch's; they take whole batches and return them in order. A batch for a GPU comes in page-locked memory and
+is copied on a stream of its own while the one before it is trained on.
+
+A launcher (torchrun, `scancel`) signals every process of a run, workers too, and a trainer without workers cannot end
+its step or write its checkpoint. So workers ignore signals until the trainer has dismissed them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Generic, TypeVar
+import atexit
+import multiprocessing
+import os
+import signal
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from open_diht.trainer.data.ahead import Movable, ToDevice
-from open_diht.trainer.data.errors import DataError, LoaderStalled
+from open_diht.trainer.data.errors import LoaderStalled
 from open_diht.trainer.data.settings import DataSettings
-from open_diht.trainer.data.workers import Batches, Makes
+from open_diht.trainer.errors import TrainingError
 
 CPU = torch.device("cpu")
-Made = TypeVar("Made", bound=Movable)
+Item = TypeVar("Item")
+_STATE_BYTES = 512
+_STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
-class Feed(Generic[Made]):
-    """Calls for batches, with what was bad on the way to each.
+class Makes(Protocol):
+    """Makes batches by position, the same whatever it made before."""
+
+    state: Callable[[str], None]
+    """Takes a line on what is being done, for the watchdog."""
+
+    def batch(self, epoch: int, number: int) -> tuple[Any, Any]:
+        """Return a batch, and the bad samples met on the way."""
+
+
+class Batches(Dataset[tuple[Any, Any]]):
+    """Batches by (epoch, number), made in this process or in workers."""
+
+    def __init__(self, maker: Makes, workers: int):
+        self._maker = maker
+        self._board = torch.zeros(max(workers, 1), _STATE_BYTES, dtype=torch.uint8).share_memory_()
+        self._since = torch.zeros(max(workers, 1), dtype=torch.float64).share_memory_()
+        self._pids = torch.zeros(max(workers, 1), dtype=torch.int64).share_memory_()
+        self._dismissed = torch.zeros(1, dtype=torch.bool).share_memory_()
+        _ALL.add(self)
+
+    def __getitem__(self, position: tuple[int, int]) -> tuple[Any, Any]:
+        try:
+            item = self._maker.batch(*position)
+        except TrainingError as error:
+            return error, None  # raised, torch would hand it over with the lines of the worker's stack in its message
+        self._maker.state("idle")
+        return item
+
+    def begin(self, worker: int) -> None:
+        """Called in each worker before its first batch."""
+        self._pids[worker] = os.getpid()
+        self._maker.state = _Writer(self._board.numpy()[worker], self._since.numpy(), worker)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self._end_where_dismissed)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+
+    @contextmanager
+    def starting(self) -> Iterator[None]:
+        """Workers are started meanwhile: they inherit that signals wait, until `begin` says what these do."""
+        self._dismissed[0] = False
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def dismiss(self) -> None:
+        """The workers are needed no more: from now on SIGTERM, which torch sends to those that are late, ends them."""
+        self._dismissed[0] = True
+
+    def end_workers(self) -> None:
+        """End the workers: torch would wait five seconds for each that hangs."""
+        self.dismiss()
+        mine = set(self._pids.tolist())
+        for child in multiprocessing.active_children():
+            if child.pid in mine:
+                child.terminate()
+
+    def _end_where_dismissed(self, number: int, frame: FrameType | None) -> None:
+        if self._dismissed[0]:
+            os._exit(0)
+
+    def states(self) -> str:
+        """One line on what the workers are doing."""
+        now = time.time()
+        lines = []
+        for worker, (text, since) in enumerate(zip(self._board.numpy(), self._since.tolist(), strict=True)):
+            said = text.tobytes().rstrip(b"\0").decode("utf-8", "replace") or "starting"
+            lines.append(f"worker {worker}: {said}" + (f" for {now - since:.0f} s" if since else ""))
+        return "; ".join(lines)
+
+
+class _Writer:
+    """Writes one worker's line on the board."""
+
+    def __init__(self, line: Any, since: Any, worker: int):
+        self._line, self._since, self._worker = line, since, worker
+
+    def __call__(self, text: str) -> None:
+        said = np.frombuffer(text.encode("utf-8", "replace")[:_STATE_BYTES], np.uint8)
+        self._line[: len(said)], self._line[len(said) :] = said, 0
+        self._since[self._worker] = time.time()
+
+
+_ALL: weakref.WeakSet[Batches] = weakref.WeakSet()
+
+
+@atexit.register  # after multiprocessing's own, so before it: that one waits for ever for children that hang
+def _end_all() -> None:
+    for batches in _ALL:
+        batches.end_workers()
+
+
+class Feed:
+    """Yields batches, each with a list of the bad samples met on the way.
 
     Args:
-        maker: makes a batch of its epoch and number.
+        maker: makes a batch, or a tensor, from its epoch and number.
         settings: `workers`, `prefetch` and `stall_s` of them.
         device: where batches are handed out.
     """
 
-    def __init__(self, maker: Makes[Made], settings: DataSettings, device: torch.device = CPU):
+    def __init__(self, maker: Makes, settings: DataSettings, device: torch.device = CPU):
         self._maker, self._settings, self._pin = maker, settings, device.type == "cuda"
-        self._to_device = ToDevice(device)
+        self._device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._batches = Batches(maker, settings.workers)
         self._positions = _Positions()
         self._workers: DataLoader[Any] | None = None
 
-    def __call__(self, epoch: int, start: int, end: int) -> Iterator[tuple[Made, Any]]:
-        """Batches start to end - 1 of an epoch. Raises `LoaderStalled`, and what `maker` does."""
-        return self._to_device((self._from_workers if self._settings.workers else self._here)(epoch, start, end))
+    def __call__(self, epoch: int, start: int, end: int) -> Iterator[tuple[Any, Any]]:
+        """Yield batches start to end - 1 of an epoch, on the device. Raises `LoaderStalled` and the maker's errors."""
+        items = (self._from_workers if self._settings.workers else self._here)(epoch, start, end)
+        return items if self._stream is None else one_ahead(items, self._begin_copy, self._wait_for_copy)
+
+    def _begin_copy(self, item: tuple[Any, Any]) -> tuple[Any, Any]:
+        with torch.cuda.stream(self._stream):
+            return item[0].to(self._device, non_blocking=True), item[1]
+
+    def _wait_for_copy(self, item: tuple[Any, Any]) -> None:
+        """Let the computation wait for the copy; this process does not wait."""
+        assert self._stream is not None
+        computing = torch.cuda.current_stream(self._device)
+        computing.wait_stream(self._stream)
+        item[0].record_stream(computing)
 
     def _here(self, epoch: int, start: int, end: int) -> Iterator[tuple[Any, Any]]:
         for number in range(start, end):
@@ -57,7 +178,7 @@ class Feed(Generic[Made]):
                 persistent_workers=True,
                 timeout=self._settings.stall_s,
                 pin_memory=self._pin,
-                collate_fn=_as_it_is,
+                collate_fn=_unchanged,
                 worker_init_fn=self._batches.begin,
                 generator=torch.Generator(),  # its seed would else be drawn from the generator of the training
             )
@@ -79,7 +200,7 @@ class Feed(Generic[Made]):
                 raise RuntimeError(
                     f"a worker ended while it handed over batch {number} of epoch {epoch}; {self._batches.states()}"
                 ) from error
-            if isinstance(item[0], DataError):
+            if isinstance(item[0], TrainingError):
                 raise item[0]
             yield item
 
@@ -89,8 +210,18 @@ class Feed(Generic[Made]):
         self._workers = None
 
 
+def one_ahead(items: Iterable[Item], begin: Callable[[Item], Item], wait: Callable[[Item], None]) -> Iterator[Item]:
+    """Yield items, each after `begin` and `wait`. The next item has begun before one is yielded. None is no item."""
+    begun = map(begin, items)
+    ahead = next(begun, None)
+    while ahead is not None:
+        wait(ahead)
+        item, ahead = ahead, next(begun, None)
+        yield item
+
+
 class _Positions(torch.utils.data.Sampler[tuple[int, int]]):
-    """(epoch, batch) in order; set anew for every epoch."""
+    """(epoch, batch) in order; set again for every epoch."""
 
     def __init__(self) -> None:
         self._epoch, self._range = 0, range(0)
@@ -105,5 +236,5 @@ class _Positions(torch.utils.data.Sampler[tuple[int, int]]):
         return len(self._range)
 
 
-def _as_it_is(item: Any) -> Any:
+def _unchanged(item: Any) -> Any:
     return item

@@ -1,18 +1,61 @@
-"""Images that lie in files, in batches: what checks look at besides pairs."""
+"""Images in files, in batches: the input of zero-shot checks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL.Image import Image
 from torch import Tensor
 
+from open_diht.common.command_line import WrongUse
+from open_diht.common.image_formats import EXTENSIONS
 from open_diht.common.images import ImageLimits
 from open_diht.trainer.data.decode import UndecodableImage, decode
 from open_diht.trainer.data.errors import DataError
-from open_diht.trainer.data.images import Images
-from open_diht.trainer.data.reader import Transform
+from open_diht.trainer.data.reader import Images, Transform
+
+
+class BadZeroShotFolder(WrongUse):
+    """A folder of classes cannot be used; the message says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroShotData:
+    """Images by class."""
+
+    names: tuple[str, ...]
+    images: tuple[tuple[Path, int], ...]
+    """Path and class, in a fixed order."""
+
+
+def read_zero_shot(folder: Path) -> ZeroShotData:
+    """Read a folder with one folder of images per class.
+
+    Class names are the folders' with blanks for underscores, or the lines of `classnames.txt`. Raises
+    `BadZeroShotFolder`.
+    """
+    classes = sorted(path for path in folder.glob("*") if path.is_dir()) if folder.is_dir() else []
+    if len(classes) < 2:
+        raise BadZeroShotFolder(
+            f"check.zero_shot {folder} holds {len(classes)} folders of classes; at least two are needed"
+        )
+    names = tuple(path.name.replace("_", " ") for path in classes)
+    listed = folder / "classnames.txt"
+    if listed.is_file():
+        names = tuple(line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip())
+        if len(names) != len(classes):
+            raise BadZeroShotFolder(f"{listed} names {len(names)} classes; there are {len(classes)} folders")
+    images = tuple(
+        (file, number)
+        for number, path in enumerate(classes)
+        for file in sorted(path.iterdir())
+        if file.suffix.lower().removeprefix(".") in EXTENSIONS
+    )
+    if not images:
+        raise BadZeroShotFolder(f"check.zero_shot {folder} holds no images ({', '.join(EXTENSIONS)})")
+    return ZeroShotData(names=names, images=images)
 
 
 class ImageFiles:
@@ -31,7 +74,7 @@ class ImageFiles:
         self.state: Callable[[str], None] = _say_nothing
 
     def batch(self, epoch: int, number: int) -> tuple[Tensor, tuple[()]]:
-        """Batch `number`, whatever the epoch: (b, 3, h, w). Raises `DataError` for a file that is no image."""
+        """Return batch `number` of any epoch, (b, 3, h, w). Raises `DataError` for a file that is no image."""
         paths = self._paths[number * self._size : (number + 1) * self._size]
         images = Images(len(paths))
         for path in paths:

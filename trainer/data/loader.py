@@ -1,33 +1,170 @@
-"""`ShardLoader`: an epoch's batches for one rank, from any position.
+"""Loaders: an epoch's batches for one rank, from any position. `ShardLoader` reads shards.
 
 Every batch is a function of (seed, epoch, number of the batch, global batch size): the order is arithmetic (`order`),
-a sample is read by its place in the tar (`index`), and its augmentation is seeded by its position. So resume is a start
-at another number; neither workers nor ranks change what a global batch holds; and a worker that dies loses nothing but
-time. `feed` has the workers.
+a sample is read by its position in the tar, and its augmentation is seeded by its position in the epoch. So a resume is
+a start at another number; neither workers nor ranks change what a global batch holds; and a worker that dies loses
+nothing but time. `feed` has the workers.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from open_diht.trainer.data.base import Loader, check_place
 from open_diht.trainer.data.batch import Batch
-from open_diht.trainer.data.errors import BadSource, Kind, TooManyBad
-from open_diht.trainer.data.feed import CPU, Feed
-from open_diht.trainer.data.order import EpochOrder
-from open_diht.trainer.data.prefetch import Prefetch
-from open_diht.trainer.data.reader import Bad, Concepts, Reader, Tokenizer, Transform, heads_of
+from open_diht.trainer.data.errors import BadSource, DataError, Kind, TooManyBad
+from open_diht.trainer.data.feed import CPU, Feed, Makes
+from open_diht.trainer.data.order import EpochOrder, RankBatches
+from open_diht.trainer.data.reader import Reader, Tokenizer, Transform, heads_of
 from open_diht.trainer.data.settings import DataSettings
-from open_diht.trainer.data.shards import OpenSource, ShardFacts, open_source
-from open_diht.trainer.data.streams import bytes_in_use, default_streams
+from open_diht.trainer.data.shards import OpenSource, ShardFacts, bytes_in_use, default_streams, open_source
 from open_diht.trainer.data.subset import Found, Subset, open_subset
+
+if TYPE_CHECKING:
+    from open_diht.trainer.concepts.targets import ConceptTargets
+
+
+class Loader(ABC):
+    """An epoch's batches for one rank, from any position, with counts of what was read and what was bad.
+
+    Args:
+        settings: what is read, and how.
+        part: which part of each batch this rank reads.
+        samples: of an epoch, before the last batch is dropped.
+        maker: makes the batches.
+        device: where batches are handed out; for a GPU the next one is copied while one is computed.
+
+    Raises:
+        BadSource: the samples do not fill a batch.
+    """
+
+    sources: tuple[OpenSource, ...] = ()
+    """The shards of each source; none if nothing is read from shards."""
+    held_out: int = 0
+    """Samples of the other part of the split: the held-out ones, if the loader reads those to train on."""
+    streams: int | None = None
+    """Stretches of the shards that are read side by side."""
+
+    def __init__(
+        self, settings: DataSettings, part: RankBatches, samples: int, maker: Makes, device: torch.device = CPU
+    ):
+        self._settings, self._part = settings, part
+        self._feed = Feed(maker, settings, device)
+        self._prefetch: Prefetch | None = None
+        # With drop_last an epoch has floor(samples / (b world)) batches.
+        batches = samples // part.whole if settings.drop_last else -(-samples // part.whole)
+        if not batches:
+            raise BadSource(
+                f"an epoch of {samples:,} samples does not fill one global batch of {part.batch_size} x {part.world}"
+                ": lower the batch size, or read more data"
+            )
+        self.batches_per_epoch = batches
+        self.samples_per_epoch = batches * part.whole if settings.drop_last else samples
+        self.problems: list[str] = []
+        """The first errors in words."""
+        self.indexed: Counter[str] = Counter()
+        """Samples that are left out from the start, by kind; for all ranks."""
+        self.read: Counter[str] = Counter({"ok": 0})
+        """Samples that this loader has handed out (`ok`), and those that were replaced, by kind."""
+        self.lost = 0
+        """Samples of this epoch that were replaced."""
+        self.waited_s = 0.0
+        """Seconds in which the caller waited for batches."""
+        self._resumed: tuple[int, int] | None = None
+        self._turn = 0
+
+    @property
+    @abstractmethod
+    def contents(self) -> Sequence[str]:
+        """Lines that tell the data from others: hashes and sizes, in the order in which they are read."""
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """Lines to report before the run begins."""
+        return []
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Samples by kind, `ok` or an error (see `Kind`): those left out and those read."""
+        return dict(self.read + self.indexed) | {"ok": self.read["ok"]}
+
+    def take_over(self, read: Mapping[str, int], epoch: int, lost: int) -> None:
+        """Continue the counts of an earlier loader.
+
+        Args:
+            read: its counts.
+            epoch: the epoch that is resumed.
+            lost: bad samples of that epoch.
+        """
+        self.read, self.lost, self._resumed = Counter(read), lost, (epoch, lost)
+
+    def check_lost(self, epoch: int, lost: int) -> None:
+        """Raise `TooManyBad` if `lost` bad samples of an epoch, of all ranks, are more than max_bad_share."""
+        if lost > self._settings.max_bad_share * self.samples_per_epoch:
+            last = f"; last: {self.problems[-1]}" if self.problems else ""
+            raise TooManyBad(
+                f"epoch {epoch}: {lost:,} bad samples, more than data.max_bad_share "
+                f"{self._settings.max_bad_share:.2%} of its {self.samples_per_epoch:,}{last}"
+            )
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield batches `start`, `start + 1`, ... of an epoch for this rank.
+
+        Only one epoch at a time: a new call ends the iterator of the one before.
+
+        Raises:
+            TooManyBad: this rank met more bad samples than max_bad_share of the epoch (`check_lost` for all ranks).
+            LoaderStalled: a worker did not answer in time.
+            ShardUnavailable, ShardMismatch, ConceptMismatch: a shard has gone or changed, targets do not belong to it.
+        """
+        if epoch < 0 or not 0 <= start <= self.batches_per_epoch:
+            raise ValueError(f"epoch {epoch}, batch {start}: an epoch has {self.batches_per_epoch} batches")
+        self._stop()
+        return self._epoch(epoch, start, self._turn)
+
+    def _epoch(self, epoch: int, start: int, turn: int) -> Iterator[Batch]:
+        self.lost = self._resumed[1] if self._resumed is not None and self._resumed[0] == epoch else 0
+        self._resumed = None
+        number = start
+        batches = self._feed(epoch, start, self.batches_per_epoch)
+        while True:
+            if turn != self._turn:
+                raise RuntimeError(f"epoch {epoch} was left for another one; this iterator cannot go on")
+            began = time.perf_counter()
+            item = next(batches, None)
+            if self._prefetch is not None:
+                self._prefetch.at(epoch, number)  # begins after the workers are forked: it is a thread
+            self.waited_s += time.perf_counter() - began
+            if item is None:
+                return
+            batch, bad = item
+            self.read["ok"] += len(batch)
+            self.lost += len(bad)
+            for kind, message in bad:
+                self.read[kind] += 1
+                if len(self.problems) < 1000:
+                    self.problems.append(f"{kind}: {message}")
+            self.check_lost(epoch, self.lost)
+            number += 1
+            yield batch
+
+    def _stop(self) -> None:
+        self._turn += 1
+        if self._prefetch is not None:
+            self._prefetch.stop()
+
+    def close(self) -> None:
+        """End the workers; nothing is read any more."""
+        self._stop()
+        self._feed.close()
 
 
 class ShardLoader(Loader):
@@ -61,12 +198,12 @@ class ShardLoader(Loader):
         seed: int = 0,
         transform: Transform,
         tokenizer: Tokenizer,
-        concepts: Concepts | Sequence[Concepts | None] | None = None,
+        concepts: ConceptTargets | Sequence[ConceptTargets | None] | None = None,
         begun: Sequence[Sequence[ShardFacts]] | None = None,
         opened: Sequence[OpenSource] = (),
         device: torch.device = CPU,
     ):
-        check_place(batch_size, rank, world, seed)
+        part = RankBatches(batch_size=batch_size, rank=rank, world=world, seed=seed)
         self.subset = open_subset(settings.subset) if settings.subset else None
         """The uids that are read; None: all."""
         self.found = Found(self.subset) if self.subset is not None and not opened else None
@@ -84,29 +221,24 @@ class ShardLoader(Loader):
             window=settings.shuffle,
             streams=self.streams,
         )
-        super().__init__(settings, batch_size=batch_size, world=world, samples=order.samples)
         joined = _per_source(concepts, len(self.sources))
-        self.heads = heads_of(joined)
-        """Head of the concept targets to the number of its concepts."""
-        self.problems += [problem for source in self.sources for problem in source.problems]
-        self.problems += _missing_targets(self.sources, joined, settings.max_bad_share)
         self._reader = Reader(
             settings,
             self.sources,
             joined,
             order,
-            batch_size=batch_size,
-            rank=rank,
-            world=world,
-            seed=seed,
+            part,
             transform=transform,
             tokenizer=tokenizer,
             subset=self.subset,
         )
+        super().__init__(settings, part, order.samples, self._reader, device)
+        self.heads = heads_of(joined)
+        """Head of the concept targets to the number of its concepts."""
+        self.problems += [problem for source in self.sources for problem in source.problems]
+        self.problems += _missing_targets(self.sources, joined, settings.max_bad_share)
         self.indexed = sum((Counter(source.bad) for source in self.sources), Counter[str]())
         self._prefetch = Prefetch(self._reader, self.batches_per_epoch)
-        self._feed = Feed(self._reader, settings, device)
-        self._turn = 0
 
     @property
     def contents(self) -> Sequence[str]:
@@ -122,54 +254,59 @@ class ShardLoader(Loader):
         """How many of the uids that are asked for are in the shards."""
         return [] if self.found is None else [f"data.subset {self._settings.subset}: {self.found}"]
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Batches `start`, `start + 1`, ... of an epoch for this rank. Only one epoch at a time: a new call ends the
-        iterator of the one before.
-
-        Raises:
-            TooManyBad: this rank met more bad samples than max_bad_share of the epoch (`check_lost` for all ranks).
-            LoaderStalled: a worker did not answer in time.
-            ShardUnavailable, ShardMismatch, ConceptMismatch: a shard has gone or changed, targets do not belong to it.
-        """
-        self._check_position(epoch, start)
-        self._turn += 1
-        self._prefetch.stop()
-        return self._epoch(epoch, start, self._turn)
-
-    def _epoch(self, epoch: int, start: int, turn: int) -> Iterator[Batch]:
-        self.lost = self._resumed[1] if self._resumed is not None and self._resumed[0] == epoch else 0
-        self._resumed = None
-        number = start
-        batches = self._feed(epoch, start, self.batches_per_epoch)
-        while True:
-            if turn != self._turn:
-                raise RuntimeError(f"epoch {epoch} was left for another one; this iterator cannot go on")
-            began = time.perf_counter()
-            item = next(batches, None)
-            self._prefetch.at(epoch, number)  # begins after the workers are forked: it is a thread
-            self.waited_s += time.perf_counter() - began
-            if item is None:
-                return
-            batch, bad = item
-            self.read["ok"] += len(batch)
-            self._note(bad)
-            self.check_lost(epoch, self.lost)
-            number += 1
-            yield batch
-
-    def _note(self, bad: Sequence[Bad]) -> None:
-        self.lost += len(bad)
-        for kind, message in bad:
-            self.read[kind] += 1
-            if len(self.problems) < 1000:
-                self.problems.append(f"{kind}: {message}")
-
     def close(self) -> None:
         """End the workers and close the shards."""
-        self._turn += 1
-        self._prefetch.stop()
-        self._feed.close()
+        super().close()
         self._reader.close()
+
+
+class Prefetch:
+    """A thread that fetches the remote shards of the next window of the shuffle while this one is read.
+
+    Without it all workers would wait at every border of a window, where new shards come up all at once. The cache must
+    then hold two windows. There is no thread if all shards are local.
+    """
+
+    def __init__(self, reader: Reader, batches: int):
+        self._batches = batches
+        self._reader = reader.clone() if reader.reads_remote else None
+        self._moved = threading.Condition()
+        self._now: int | None = None  # the batch last handed out; None: stop
+        self._thread: threading.Thread | None = None
+
+    def at(self, epoch: int, number: int) -> None:
+        """Batch `number` of `epoch` has been handed out."""
+        if self._reader is None:
+            return
+        with self._moved:
+            self._now = number
+            self._moved.notify_all()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, args=(self._reader, epoch, number), daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; `at` starts a new one."""
+        with self._moved:
+            self._now = None
+            self._moved.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _run(self, reader: Reader, epoch: int, first: int) -> None:
+        known: set[tuple[int, int]] = set()
+        for number in range(first, self._batches):
+            with self._moved:
+                self._moved.wait_for(lambda: self._now is None or number <= self._now + reader.window_batches)  # noqa: B023
+                if self._now is None:
+                    return
+            for source, shard in sorted(reader.remote_shards(epoch, number) - known):
+                known.add((source, shard))
+                try:
+                    reader.fetch(source, shard)
+                except DataError:
+                    return  # the worker that needs it will say so
 
 
 def _weights(settings: DataSettings) -> list[float] | None:
@@ -206,7 +343,7 @@ def _require_cache(settings: DataSettings, sources: Sequence[OpenSource], stream
 
 
 def _missing_targets(
-    sources: Sequence[OpenSource], concepts: Sequence[Concepts | None], max_bad_share: float
+    sources: Sequence[OpenSource], concepts: Sequence[ConceptTargets | None], max_bad_share: float
 ) -> list[str]:
     """Shards without concept targets, in words. Raises TooManyBad where they hold more of a source than allowed,
     ConceptMismatch where targets are of other shards."""
@@ -227,7 +364,7 @@ def _missing_targets(
     return found
 
 
-def _per_source(concepts: Any, sources: int) -> list[Concepts | None]:
+def _per_source(concepts: Any, sources: int) -> list[ConceptTargets | None]:
     if concepts is None:
         return [None] * sources
     joined = list(concepts) if isinstance(concepts, (list, tuple)) else [concepts]

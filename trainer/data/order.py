@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -24,17 +25,53 @@ Integers = npt.NDArray[np.int64]
 
 
 def permutation(n: int, *seed: int) -> Integers:
-    """A permutation of 0 .. n-1, a function of `seed` alone."""
+    """Return a permutation of 0 .. n-1, a function of `seed` alone."""
     bits = np.random.PCG64(np.random.SeedSequence(seed)).random_raw(n)
     return np.argsort(bits, kind="stable").astype(np.int64)
 
 
 def mixed(value: int) -> int:
-    """SplitMix64: a well-spread 63-bit number."""
+    """Return a well-spread 63-bit number (SplitMix64)."""
     value = (value + 0x9E3779B97F4A7C15) & (2**64 - 1)
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
     return (value ^ (value >> 31)) >> 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankBatches:
+    """The part of each global batch that a rank reads.
+
+    Raises:
+        ValueError: there is no such batch size, rank or seed.
+    """
+
+    batch_size: int
+    """Samples of a batch on each rank."""
+    rank: int
+    world: int
+    seed: int
+    """Of order and augmentation."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or not 0 <= self.rank < self.world:
+            raise ValueError(
+                f"batch size {self.batch_size}, rank {self.rank} of {self.world}: need batch size >= 1, "
+                "0 <= rank < world"
+            )
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed {self.seed} is not in [0, 2^63)")
+
+    @property
+    def whole(self) -> int:
+        """Samples of a global batch."""
+        return self.batch_size * self.world
+
+    def rows(self, number: int, samples: int) -> tuple[int, int, slice]:
+        """Return where global batch `number` begins and ends in an epoch of `samples`, and the rank's rows of it."""
+        first = number * self.whole
+        size = min(self.whole, samples - first)
+        return first, first + size, slice(size * self.rank // self.world, size * (self.rank + 1) // self.world)
 
 
 class _Recent:
@@ -72,7 +109,7 @@ class SourceOrder:
         self._shards, self._windows = _Recent(4), _Recent(2 * self._streams + 2)
 
     def draw(self, draws: Integers) -> tuple[Integers, Integers, Integers]:
-        """Shard, row in it and stream of draws (counted over all passes)."""
+        """Return shard, row in it and stream of draws (counted over all passes)."""
         shards, rows = np.empty_like(draws), np.empty_like(draws)
         passes, places = np.divmod(draws, self.size)
         streams, offsets = places % self._streams, places // self._streams
@@ -108,7 +145,7 @@ class SourceOrder:
 
 
 def apportion(sizes: Sequence[int], weights: Sequence[float] | None, total: int | None) -> list[int]:
-    """How many samples of each source an epoch takes.
+    """Return how many samples of each source an epoch takes.
 
     Without weights in proportion to the sizes, so with `total` None exactly the sizes; else in proportion to the
     weights. Rounded by largest remainder, so the sum is exact.
@@ -125,7 +162,7 @@ def apportion(sizes: Sequence[int], weights: Sequence[float] | None, total: int 
 
 
 def interleave(counts: Sequence[int], positions: Integers) -> tuple[Integers, Integers]:
-    """Which source stands at each position of an epoch, and the how-manieth of that source it is.
+    """Return the source of each position of an epoch, and the index among the samples of that source.
 
     Of any first p positions, source 0 holds floor(p counts[0] / sum); the rest is divided among the other sources in
     the same way. Every source gets exactly its count, and no stretch of the epoch lacks one.
@@ -170,7 +207,7 @@ class EpochOrder:
             raise ValueError(f"an epoch of {self.samples:,} samples: set data.samples_per_epoch to at most 2^31")
 
     def batch(self, epoch: int, first: int, last: int) -> tuple[Integers, Integers, Integers, Integers]:
-        """Source, shard, row and position of the samples at positions first .. last-1 of an epoch.
+        """Return source, shard, row and position of the samples at positions first .. last-1 of an epoch.
 
         Samples of one stream stand together, so that the ranks' slices share as few shards as possible.
         """

@@ -4,75 +4,106 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import os
 import random
 import resource
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
-from open_diht.common.shard_index import ShardIndex
+from open_diht.common.shard_index import ShardIndex, caption_hash
 from open_diht.trainer.data.batch import Batch
-from open_diht.trainer.data.captions import drawn
 from open_diht.trainer.data.decode import UndecodableImage, decode
 from open_diht.trainer.data.errors import ConceptMismatch, Kind, ShardLost, ShardMismatch, TooManyBad
-from open_diht.trainer.data.images import Images
-from open_diht.trainer.data.index import load
-from open_diht.trainer.data.order import EpochOrder, mixed
+from open_diht.trainer.data.order import EpochOrder, RankBatches, mixed
 from open_diht.trainer.data.settings import DataSettings
-from open_diht.trainer.data.shards import OpenSource, Shard, selected, store_of
+from open_diht.trainer.data.shards import OpenSource, Shard, load, selected, shards_in_use, store_of
 from open_diht.trainer.data.store import is_remote
-from open_diht.trainer.data.streams import shards_in_use
 from open_diht.trainer.data.subset import Subset
+
+if TYPE_CHECKING:
+    from open_diht.trainer.concepts.targets import ConceptTargets, ShardTargets
 
 _OPEN_SHARDS = 256  # kept open by one worker at least, with their indexes in memory (1.7 MB for 10,000 samples)
 _NEIGHBOURS = 4  # shards that are asked for a sample, the own one first
 _TRIES = 8  # samples of each
+_CAPTIONS = 0x6361_7074_696F_6E73  # sets the stream of captions apart from others of the same seed
 
 Transform = Callable[[Image.Image], Tensor]
 Tokenizer = Callable[[list[str]], Tensor]
 
 
-class ShardConcepts(Protocol):
-    """Concept targets of one shard."""
+class Images:
+    """The images of a batch, in one tensor with the shape, type and layout in memory of the first.
 
-    def rows(self, keys: Sequence[str]) -> npt.NDArray[np.int64]:
-        """The row of each key; raises ConceptMismatch where one is not there."""
+    Each is copied while it is still in the processor's cache. In a worker the tensor lies in shared memory, which is
+    how it gets to the training: stacked elsewhere it would be copied once more.
+    """
 
-    def head(self, name: str, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """ids and probabilities, (n, k) each."""
+    def __init__(self, n: int):
+        self._n, self._filled = n, 0
+        self.tensor: Tensor | None = None
+        """(n, channels, height, width); None before the first image."""
+
+    def add(self, image: Tensor) -> None:
+        """Copy the next image (channels, height, width). Raises ValueError for another shape or type."""
+        if self.tensor is None:
+            self.tensor = _room(self._n, image)
+        if image.shape != self.tensor.shape[1:] or image.dtype != self.tensor.dtype:
+            raise ValueError(
+                f"the transform gave {tuple(image.shape)} {image.dtype} after {tuple(self.tensor.shape[1:])} "
+                f"{self.tensor.dtype}; images of a batch must be alike"
+            )
+        self.tensor[self._filled] = image
+        self._filled += 1
 
 
-class Concepts(Protocol):
-    """Concept targets of a source, see `open_diht.trainer.concepts.targets`."""
+def _room(n: int, like: Tensor) -> Tensor:
+    """Return an empty tensor. Decoded pixels come with the channels last; each image stays one run of bytes."""
+    size, strides = (n, *like.shape), (like.numel(), *torch.empty_like(like).stride())
+    if get_worker_info() is None:
+        return torch.empty_strided(size, strides, dtype=like.dtype)
+    storage = torch.UntypedStorage._new_shared(n * like.numel() * like.element_size())  # as torch's own collation does
+    return like.new_empty(0).set_(storage, 0, size, strides)  # type: ignore[call-overload]
 
-    @property
-    def heads(self) -> dict[str, int]:
-        """Head to the number of its concepts."""
 
-    @property
-    def k(self) -> int:
-        """Targets kept per sample and head."""
+def drawn_caption(content: bytes, field: str, seed: int) -> tuple[str, int] | None:
+    """Return one of several captions of an image.
 
-    def shard(self, name: str, sha256: str) -> ShardConcepts | None:
-        """The targets of a shard, None where there is no file; raises ConceptMismatch where it is of another tar."""
+    Args:
+        content: the sample's JSON.
+        field: of the list of texts.
+        seed: chooses the text, each with the same probability.
 
-    def missing(self, shards: Mapping[str, str]) -> list[str]:
-        """Which of these shards (name to SHA-256) have no targets; raises ConceptMismatch where they are of another
-        tar. Reads no targets."""
+    Returns:
+        The text and its hash; None if there is no such list, or nothing but blanks in it.
+    """
+    try:
+        found = json.loads(content)[field]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    if not isinstance(found, list):
+        return None
+    texts = [text.strip() for text in found if isinstance(text, str) and text.strip()]
+    if not texts:
+        return None
+    text = texts[mixed(seed ^ _CAPTIONS) % len(texts)]
+    return text, caption_hash(text.encode("utf-8", "replace"))
 
 
 class Bad(NamedTuple):
-    """A sample that was replaced, or lacks its concepts."""
+    """A sample that was replaced, or has no concepts."""
 
     kind: str
     message: str
@@ -90,7 +121,7 @@ class _Opened:
     index: ShardIndex
     rows: npt.NDArray[np.int64]
     """Rows of the index that belong to the part of the split that is read."""
-    concepts: ShardConcepts | None
+    concepts: ShardTargets | None
     concept_rows: npt.NDArray[np.int64] | None
     """Row in `concepts` of each row of the index."""
 
@@ -118,25 +149,21 @@ class Reader:
         self,
         settings: DataSettings,
         sources: Sequence[OpenSource],
-        concepts: Sequence[Concepts | None],
+        concepts: Sequence[ConceptTargets | None],
         order: EpochOrder,
+        part: RankBatches,
         *,
-        batch_size: int,
-        rank: int,
-        world: int,
-        seed: int,
         transform: Transform,
         tokenizer: Tokenizer,
         subset: Subset | None = None,
     ):
         self._subset = subset
         self._settings, self._sources, self._concepts, self._order = settings, sources, concepts, order
-        self._batch_size, self._rank, self._world, self._seed = batch_size, rank, world, seed
-        self._transform, self._tokenizer = transform, tokenizer
+        self._part, self._transform, self._tokenizer = part, transform, tokenizer
         self._heads = next((list(known.heads) for known in concepts if known), [])
         self._k = next((known.k for known in concepts if known), 0)
         self._store = store_of(settings)
-        self._most_open = _most_open(settings, sources, world)
+        self._most_open = _most_open(settings, sources, part.world)
         self._opened: OrderedDict[tuple[int, int], _Opened] = OrderedDict()
         self._lost: dict[tuple[int, int], ShardLost] = {}
         self._there = [
@@ -147,7 +174,7 @@ class Reader:
         self.state: Callable[[str], None] = lambda text: None
 
     def batch(self, epoch: int, number: int) -> tuple[Batch, list[Bad]]:
-        """Batch `number` of an epoch for this rank, and what was bad on the way."""
+        """Return batch `number` of an epoch for this rank, and the bad samples met on the way."""
         bad: list[Bad] = []
         sources, shards, rows, positions = (each.tolist() for each in self._slice(epoch, number))
         samples, images = [], Images(len(positions))
@@ -160,7 +187,7 @@ class Reader:
         return (self._collate(samples, images.tensor) if images.tensor is not None else self._empty()), bad
 
     def remote_shards(self, epoch: int, number: int) -> set[tuple[int, int]]:
-        """(source, shard) of the remote shards that a batch needs."""
+        """Return (source, shard) of the remote shards that a batch needs."""
         sources, shards, _, _ = self._slice(epoch, number)
         return {
             (source, shard)
@@ -170,13 +197,13 @@ class Reader:
         }
 
     def clone(self) -> Reader:
-        """The same for another thread: orders remember what they made."""
+        """Return a copy for another thread, with an order of its own."""
         other = copy.copy(self)
         other._order = copy.deepcopy(self._order)
         return other
 
     def fetch(self, source: int, shard: int) -> None:
-        """Have a remote shard in the cache."""
+        """Fetch a remote shard into the cache."""
         self._store.fetch(self._sources[source].shards[shard].file)
 
     @property
@@ -187,19 +214,14 @@ class Reader:
     @property
     def window_batches(self) -> int:
         """Batches in which one window of the shuffle is used up."""
-        return -(-self._settings.shuffle * (self._settings.streams or 1) // (self._batch_size * self._world))
+        return -(-self._settings.shuffle * (self._settings.streams or 1) // self._part.whole)
 
-    def _slice(self, epoch: int, number: int) -> tuple[npt.NDArray[np.int64], ...]:
-        whole = self._batch_size * self._world
-        first = number * whole
-        last = min(first + whole, self._order.samples)
-        begin = (last - first) * self._rank // self._world
-        end = (last - first) * (self._rank + 1) // self._world
-        sources, shards, rows, positions = self._order.batch(epoch, first, last)
-        return sources[begin:end], shards[begin:end], rows[begin:end], positions[begin:end]
+    def _slice(self, epoch: int, number: int) -> list[npt.NDArray[np.int64]]:
+        first, last, mine = self._part.rows(number, self._order.samples)
+        return [each[mine] for each in self._order.batch(epoch, first, last)]
 
     def _sample_seed(self, epoch: int, position: int) -> int:
-        return mixed(mixed(mixed(self._seed) ^ epoch) ^ position)
+        return mixed(mixed(mixed(self._part.seed) ^ epoch) ^ position)
 
     def _sample(self, source: int, shard: int, row: int, seed: int, bad: list[Bad]) -> tuple[_Sample, Tensor]:
         """Return a sample, or another one where its image is bad or its shard has gone.
@@ -260,14 +282,14 @@ class Reader:
                 return
 
     def _read(self, opened: _Opened, place: int, seed: int) -> tuple[Image.Image, tuple[str, int]]:
-        """The image, and the caption with its hash."""
+        """Return the image, and the caption with its hash."""
         with self._descriptor(opened) as tar:
             content, caption = _bytes(opened, tar, place, "image"), self._caption(opened, tar, place, seed)
         return decode(content, self._settings.max_pixels, self._settings.decode_side), caption
 
     def _caption(self, opened: _Opened, tar: int, place: int, seed: int) -> tuple[str, int]:
         if self._settings.captions == "random":
-            one = drawn(_bytes(opened, tar, place, "json"), self._settings.captions_field, seed)
+            one = drawn_caption(_bytes(opened, tar, place, "json"), self._settings.captions_field, seed)
             if one is not None:
                 return one
         text = _bytes(opened, tar, place, "caption").decode("utf-8", "replace").strip()
@@ -340,7 +362,7 @@ class Reader:
         )
 
     def _empty(self) -> Batch:
-        """The share of a rank that has none of a smaller last batch: shapes as ever, no rows."""
+        """Return the part of a rank that has no row of a smaller last batch."""
         blank = self._transform(Image.new("RGB", (64, 64)))
         return Batch(
             images=blank.new_zeros((0, *blank.shape)),
@@ -383,7 +405,7 @@ def _most_open(settings: DataSettings, sources: Sequence[OpenSource], world: int
 
 
 def _bytes(opened: _Opened, tar: int, place: int, part: str) -> bytes:
-    """The bytes of a sample's image, caption or json."""
+    """Return the bytes of a sample's image, caption or json."""
     entry = opened.index.rows[place]
     at, size = int(entry[f"{part}_at"]), int(entry[f"{part}_size"])
     content = os.pread(tar, size, at)
@@ -394,8 +416,7 @@ def _bytes(opened: _Opened, tar: int, place: int, part: str) -> bytes:
 
 @contextlib.contextmanager
 def _own_random_state() -> Iterator[None]:
-    """Augmentation draws from the global generators of torch, Python and NumPy: put them back, so that training in
-    this process draws the same whoever decodes."""
+    """Restore the global generators of torch, Python and NumPy, which augmentation draws from."""
     torch_state, python_state, numpy_state = torch.get_rng_state(), random.getstate(), np.random.get_state()
     try:
         yield
@@ -405,8 +426,8 @@ def _own_random_state() -> Iterator[None]:
         np.random.set_state(numpy_state)
 
 
-def heads_of(concepts: Sequence[Concepts | None]) -> dict[str, int]:
-    """The heads that all sources agree on; raises ConceptMismatch where they do not."""
+def heads_of(concepts: Sequence[ConceptTargets | None]) -> dict[str, int]:
+    """Return the heads that all sources agree on. Raises ConceptMismatch if they do not."""
     known = [each for each in concepts if each is not None]
     for other in known[1:]:
         if other.heads != known[0].heads or other.k != known[0].k:

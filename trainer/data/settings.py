@@ -106,11 +106,6 @@ class DataSettings:
     the figure."""
 
     @property
-    def reads_json(self) -> bool:
-        """Whether something is asked for that stands in the JSON of samples."""
-        return bool(self.subset) or self.captions == "random"
-
-    @property
     def places(self) -> tuple[str, ...]:
         """Where the pairs lie: the path of each source, or that of the features."""
         return (self.features,) if self.features else tuple(source.path for source in self.sources)

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import io
+import math
 import multiprocessing
 import os
 from collections import Counter
@@ -14,21 +15,24 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import fsspec  # type: ignore[import-untyped, unused-ignore]
 import numpy as np
 import numpy.typing as npt
 
 from open_diht.common import shard_index
-from open_diht.common.shard_index import ShardIndex, hash64, is_current, place_beside, save, scan, stamp_of
+from open_diht.common.shard_index import BadIndex, ShardIndex, hash64, is_current, place_beside, save, scan, stamp_of
 from open_diht.trainer.data.errors import BadSource, Kind, ShardMismatch, TooManyBad
-from open_diht.trainer.data.index import load
 from open_diht.trainer.data.settings import DataSettings, Source, Split
 from open_diht.trainer.data.sources import MANIFEST, FoundShards, find_shards, name_of
 from open_diht.trainer.data.store import ShardFile, ShardStore, default_cache, is_remote
 from open_diht.trainer.data.subset import Found, Subset
 
+MOST_STREAMS = 64
+"""A worker keeps the shards open that are in use, with their indexes in memory: about three a stream at the default
+window."""
+_WINDOWS = 2  # the one that is read, and the next one, which is fetched meanwhile
 _FEW = 8  # up to that many shards are indexed in this process
 _NO_GUARD = (
     "the processes that index shards ended by themselves: they begin by importing the script that started them, so "
@@ -53,7 +57,7 @@ class Shard:
 
 
 class ShardFacts(NamedTuple):
-    """What a run remembers of a shard, for when it is resumed."""
+    """The facts of a shard that a checkpoint holds."""
 
     name: str
     """File name of the tar."""
@@ -87,7 +91,7 @@ class OpenSource:
 
     @property
     def facts(self) -> list[ShardFacts]:
-        """What a run remembers of its shards, in their order."""
+        """The facts that a checkpoint holds, in the order of the shards."""
         return [ShardFacts(shard.file.name, shard.sha256, shard.samples) for shard in self.shards]
 
 
@@ -160,7 +164,7 @@ def open_source(
 
 
 def _as_begun(path: str, found: Sequence[Shard], begun: Sequence[ShardFacts], skip: Sequence[str]) -> list[Shard]:
-    """The shards of a run that is resumed: all that it began with, except those that it is told to leave out."""
+    """Return the shards of a resumed run: all that it began with, except those in `data.skip`."""
     there, result = {shard.file.name: shard for shard in found}, []
     for fact in begun:
         shard = there.pop(fact.name, None)
@@ -187,13 +191,78 @@ def _as_begun(path: str, found: Sequence[Shard], begun: Sequence[ShardFacts], sk
     return result
 
 
+def default_streams(sources: Sequence[OpenSource], window: int, cache_bytes: int) -> int:
+    """Choose how many stretches of a source are read side by side.
+
+    Args:
+        sources: what is read.
+        window: samples of a window; 0: the shards are read in their order.
+        cache_bytes: bound on remote shards on the disk.
+
+    Returns:
+        A power of two: at most `MOST_STREAMS` and the shards of the largest source, and so few that the cache holds two
+        windows of each.
+    """
+    if not window:
+        return 1  # in the order of the shards
+    shards = max(sum(shard.samples > 0 for shard in source.shards) for source in sources)
+    streams = min(MOST_STREAMS, 1 << (shards.bit_length() - 1))
+    while streams > 1 and bytes_in_use(sources, window, streams) > cache_bytes:
+        streams //= 2
+    return streams
+
+
+def shards_in_use(sources: Sequence[OpenSource], window: int, streams: int, share: float = 1.0) -> int:
+    """Return how many shards the windows touch that are read at a time.
+
+    Args:
+        sources: what is read.
+        window: samples of a window.
+        streams: ranges of a source that are read side by side.
+        share: fraction of the streams that the caller reads.
+
+    Returns:
+        The shards of all sources together.
+    """
+    total, streams = 0, streams if window else 1
+    for source in sources:
+        sizes = [shard.samples for shard in source.shards if shard.samples]
+        if sizes:
+            per_stream = math.ceil(min(window, sum(sizes) / streams) * len(sizes) / sum(sizes)) + 1
+            total += min(len(sizes), math.ceil(share * streams) * per_stream)
+    return total
+
+
+def bytes_in_use(sources: Sequence[OpenSource], window: int, streams: int, share: float = 1.0) -> int:
+    """Return the bytes of remote shards in use while a window of every stream is read and the next one fetched.
+
+    Arguments are those of `shards_in_use`.
+    """
+    total = 0.0
+    for source in sources:
+        held = [shard for shard in source.shards if shard.samples and not shard.left_out and is_remote(shard.file.url)]
+        samples, size = sum(shard.samples for shard in held), sum(shard.file.bytes or 0 for shard in held)
+        if held:
+            per_stream = min(window, samples / streams) + samples / len(held)  # it begins and ends inside a shard
+            total += size * min(1.0, _WINDOWS * share * streams * per_stream / samples)
+    return int(total)
+
+
+def load(path: Path | IO[bytes]) -> ShardIndex:
+    """Load a kept index. Raises `ShardMismatch` if it is missing or cannot be read."""
+    try:
+        return shard_index.load(path)
+    except BadIndex as error:
+        raise ShardMismatch(str(error)) from error
+
+
 def selected(index: ShardIndex, split: Split) -> npt.NDArray[np.bool_]:
-    """Which samples of a shard belong to the part that is read."""
+    """Return the mask (n,) of samples of a shard in the part of the split that is read."""
     return on_side(split, index.rows["image_hash"], index.keys)
 
 
 def on_side(split: Split, image_hash: npt.NDArray[Any], keys: Sequence[str]) -> npt.NDArray[np.bool_]:
-    """Which samples, with these unsigned hashes of their images and these keys, belong to the part that is read."""
+    """Return the mask (n,) of samples in the part of the split that is read, from their image hashes and keys."""
     if split.part == "all" or not split.holdout:
         return np.ones(len(keys), np.bool_)
     if split.by == "image":
@@ -205,13 +274,13 @@ def on_side(split: Split, image_hash: npt.NDArray[Any], keys: Sequence[str]) -> 
 
 
 def store_of(settings: DataSettings) -> ShardStore:
-    """The store that the settings ask for."""
+    """Return the store that the settings ask for."""
     folder = Path(settings.cache_folder) if settings.cache_folder else default_cache()
     return ShardStore(folder, settings.cache_bytes)
 
 
 def _losses(index: ShardIndex, url: str, sha256: str | None, expected: int | None) -> dict[str, int]:
-    """What a shard lost. The manifest's count tells how much a truncated or empty one did."""
+    """Count the samples that a shard lost; the manifest tells how many a truncated or empty one had."""
     losses = dict(index.bad)
     broken = [kind for kind in (Kind.EMPTY_TAR, Kind.TRUNCATED_TAR, Kind.NOT_A_TAR) if kind in losses]
     if broken and expected is not None:
@@ -224,7 +293,7 @@ def _losses(index: ShardIndex, url: str, sha256: str | None, expected: int | Non
 
 
 def _index_folder(found: FoundShards, settings: DataSettings) -> Path:
-    """Where indexes are kept that a training has made, or has seen to be of the tars that are there."""
+    """Return the folder of indexes that a training has made or verified."""
     parent = found.urls[0].rsplit("/", 1)[0]
     beside = not found.indexes and not is_remote(parent) and os.access(parent, os.W_OK)
     if settings.index_folder is None and beside:
@@ -235,7 +304,7 @@ def _index_folder(found: FoundShards, settings: DataSettings) -> Path:
 
 
 def _stamp(url: str) -> str | None:
-    """What tells this file from another one of its name; None where there is none."""
+    """Return a stamp that changes with the file, None if there is no file."""
     try:
         if not is_remote(url):
             if Path(url).is_dir():
@@ -340,7 +409,7 @@ def _index_beside(url: str, stamp: str) -> ShardIndex | None:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """One process of a machine indexes; the others wait and find it done."""
+    """Let one process of a machine index; the others wait."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / ".lock", "w")  # noqa: SIM115 closed below

@@ -51,14 +51,16 @@ class Passes(Protocol):
 
     @staticmethod
     def sums(tile: Tile, beta: float) -> tuple[Tensor, Tensor, Tensor]:
-        """The largest s_ij of each row's negatives, and S(1 + beta), S(beta), each (c,); all of them -inf for a row
-        without negatives. S(beta) is not read where beta is 0."""
+        """Return the largest s_ij of each row's negatives, S(1 + beta) and S(beta), each (c,).
+
+        All are -inf for a row without negatives. S(beta) is not read if beta is 0.
+        """
 
     @staticmethod
     def gradient(
         tile: Tile, beta: float, constant: bool, omega: Tensor, sum_hard: Tensor, sum_weights: Tensor
     ) -> Tensor:
-        """(c, n) dL/ds from omega, S(1 + beta) and S(beta) of the rows; `constant`: w is held constant."""
+        """Return dL/ds (c, n) from omega, S(1 + beta) and S(beta) of the rows; `constant`: w is held constant."""
 
 
 class _Options(NamedTuple):
@@ -71,7 +73,7 @@ class _Options(NamedTuple):
 
 
 def tile_rows(b: int, n: int, elements: int | None = None) -> int:
-    """Rows of a tile of at most that many similarities, `TILE_ELEMENTS` if not said."""
+    """Return the rows of a tile of at most `elements` similarities, `TILE_ELEMENTS` by default."""
     return max(1, min(b, (elements or TILE_ELEMENTS) // max(n, 1)))
 
 
@@ -128,7 +130,7 @@ def hn_nce_rows_chunked(
     chunk: int | None = None,
     passes: type[Passes] = TorchPasses,
 ) -> RowLosses:
-    """`hn_nce_rows` in tiles of `chunk` rows (None: tiles of 32 MiB); arguments, errors and result are the same."""
+    """Compute `hn_nce_rows` in tiles of `chunk` rows (None: tiles of 32 MiB), with the same arguments and result."""
     check_constants(alpha, beta)
     chunk = tile_rows(len(x_bd), len(y_nd)) if chunk is None else chunk
     if chunk < 1:

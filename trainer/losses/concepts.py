@@ -12,16 +12,19 @@ from torch import Tensor
 
 
 def has_concepts(probabilities_bk: Tensor) -> Tensor:
-    """(b,) bool: the sample has a target."""
+    """Return the mask (b,) of samples that have a target."""
     return probabilities_bk.sum(dim=1) > 0
 
 
 def concept_loss(logits_bc: Tensor, ids_bk: Tensor, probabilities_bk: Tensor, count: Tensor | float) -> Tensor:
-    """Sum of the losses of the samples that have concepts, divided by `count`; 0 where none has.
+    """Compute the sum of the losses of samples with concepts, divided by `count`; 0 if there are none.
 
-    `logits_bc` head logits, computed in float32; `ids_bk` int64 concept ids, `probabilities_bk` their probabilities,
-    each row summing to 1 or to 0. `count`: number of samples with concepts in the whole batch (over all micro-batches),
-    divided by the number of ranks, so that gradients averaged over ranks are those of the global mean.
+    Args:
+        logits_bc: of the head; the loss is computed in float32 (or float64).
+        ids_bk: int64 concept ids.
+        probabilities_bk: of the concepts, each row summing to 1 or to 0.
+        count: samples with concepts in the whole batch (over all micro-batches), divided by the number of ranks, so
+            that gradients averaged over ranks are those of the global mean.
     """
     logits_bc = logits_bc if logits_bc.dtype == torch.float64 else logits_bc.float()
     probabilities_bk = probabilities_bk.to(logits_bc.dtype)

@@ -27,8 +27,10 @@ _NONE = tl.constexpr(-math.inf)
 
 
 def hn_nce_rows_fused(x_bd: Tensor, y_nd: Tensor, scale: Tensor, *, chunk: int | None, **options: Any) -> RowLosses:
-    """`hn_nce_rows` in tiles of `chunk` rows (None: tiles of 128 MiB); arguments, errors and result are the same.
-    Raises ValueError for what is not on a GPU."""
+    """Compute `hn_nce_rows` in tiles of `chunk` rows (None: tiles of 128 MiB), with the same arguments and result.
+
+    Raises ValueError for features that are not on a GPU.
+    """
     if not x_bd.is_cuda and not _INTERPRETED:
         raise ValueError(
             f"loss.implementation is triton, but the features are on {x_bd.device.type}: set it to auto, or train on "

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,45 +25,46 @@ Statistics = Mapping[str, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Loss(ABC):
-    """What pairs are scored by. The fields of a loss are its settings: the keys of a configuration's section `loss`. A
-    loss says what a row costs; the base knows of ranks, directions and precision."""
+    """A loss over pairs. Its fields are its settings, the keys of a configuration's section `loss`.
+
+    A subclass computes the loss of a row; the base handles ranks, directions and precision.
+    """
 
     name: str
-    """What `loss.name` selects it by."""
+    """Value of `loss.name` that selects it."""
+    symmetric: ClassVar[bool] = False
+    """The mean over rows is the same in both directions, so images against captions are enough."""
+    biased: ClassVar[bool] = False
+    """The model learns a bias of the logits: `rows` then has a keyword `bias`, a scalar. `model.bias` is its start."""
 
     @abstractmethod
     def rows(
         self, x_bd: Tensor, y_nd: Tensor, scale: Tensor, *, offset: int, mine: Tensor | None, all_of: Tensor | None
     ) -> tuple[Tensor, Statistics]:
-        """(b,) differentiable losses of rows x against columns y, and statistics of the rows, each (b,).
+        """Compute the losses of rows x against columns y.
 
-        `x_bd` and `y_nd` are L2-normalised float32 or float64 features, row i belongs to column `offset` + i, `scale`
-        is exp of the learned temperature; `mine` (b, k) and `all_of` (n, k) are k hashes of each pair, of its caption
-        and its image: pairs that share one of them are duplicates, see `rows.duplicates`.
+        Args:
+            x_bd, y_nd: L2-normalized float32 or float64 features.
+            scale: factor of the cosine, exp of the learned temperature.
+            offset: row i belongs to column `offset` + i.
+            mine, all_of: (b, k) and (n, k) hashes of caption and image; pairs that share one are duplicates, see
+                `rows.duplicates`.
+
+        Returns:
+            Differentiable losses (b,), and statistics of the rows, each (b,).
         """
 
     @property
     def tells_duplicates(self) -> bool:
-        """It needs to know which captions and images are equal; without it `mine` and `all_of` are None."""
+        """Whether it uses hashes of captions and images; if not, `mine` and `all_of` are None."""
         return True
 
-    @property
-    def symmetric(self) -> bool:
-        """The mean over rows is the same in both directions, so that images against captions are enough."""
-        return False
-
-    @property
-    def biased(self) -> bool:
-        """The model learns a bias of the logits with it: `rows` then has a keyword `bias`, a scalar. The configuration
-        has to say where it starts, `model.bias`."""
-        return False
-
     def remark(self, device: torch.device) -> str:
-        """What people should know about how it is computed on a device; empty: nothing."""
+        """Return a line to report about how it is computed on a device; empty: none."""
         return ""
 
     def describe(self) -> str:
-        """A few words for the model card."""
+        """Return a few words for the model card."""
         return self.name
 
     def __call__(
@@ -76,12 +77,17 @@ class Loss(ABC):
         hashes: Tensor | None = None,
         ranks: Ranks | None = None,
     ) -> tuple[Tensor, Statistics]:
-        """Loss of this rank's rows, mean over rows and directions (one if `symmetric`), and means of its statistics.
+        """Compute the loss of this rank's rows, in float32 (or float64) outside autocast.
 
-        `image_bd`, `text_bd`: features of this rank, as the encoders give them (they are normalised here), the same b
-        on all ranks; `scale`: exp of the learned temperature; `bias`: the learned bias of a loss that is `biased`;
-        `hashes` (b, k): pairs that share one are duplicates. Everything is computed in float32 (or float64)
-        outside autocast.
+        Args:
+            image_bd, text_bd: features of this rank, normalized here; the same b on all ranks.
+            scale: factor of the cosine, exp of the learned temperature.
+            bias: the learned bias of a loss that is `biased`.
+            hashes: (b, k); pairs that share one are duplicates.
+            ranks: of the run; None: this process alone.
+
+        Returns:
+            The mean over rows and directions (one if `symmetric`), and the means of the statistics.
         """
         ranks = ranks or Ranks()
         hashes = hashes if self.tells_duplicates else None

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from open_diht.common.fields import converted, one_of
-from open_diht.trainer.losses.hn_nce import HnNce
-from open_diht.trainer.losses.infonce import InfoNce
+from open_diht.trainer.losses.hn_nce import HnNce, InfoNce
 from open_diht.trainer.losses.loss import Loss
 from open_diht.trainer.losses.siglip import SigLip
 
@@ -16,7 +15,7 @@ LOSSES: dict[str, type[Loss]] = {loss.name: loss for loss in (HnNce, InfoNce, Si
 
 
 def register(loss: type[Loss]) -> type[Loss]:
-    """Make a loss known by its name; also as a decorator. Raises ValueError where the name is missing or taken."""
+    """Register a loss by its name; also as a decorator. Raises ValueError if the name is missing or taken."""
     name = getattr(loss, "name", None)
     if not name:
         raise ValueError(f"the loss {loss.__name__} has no name: give it a field `name` with a default")
@@ -27,9 +26,9 @@ def register(loss: type[Loss]) -> type[Loss]:
 
 
 def loss_of(values: Loss | Mapping[str, Any]) -> Loss:
-    """The loss that `name` asks for (hn_nce where nothing does), with the other values as its settings.
+    """Return the loss called `name` (default hn_nce), with the other values as its settings.
 
-    Raises `BadValue` for what is no section, a name that nobody registered, and settings that do not fit.
+    Raises `BadValue` for anything but a section, an unknown name, and settings that do not fit.
     """
     if isinstance(values, Loss):
         return values

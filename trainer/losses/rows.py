@@ -35,7 +35,7 @@ class RowLosses(NamedTuple):
     hit: Tensor
     """(b,) bool: the positive is more similar than every negative; ties are misses."""
     hardest: Tensor
-    """(b,) share of the hardest negative in the weighted sum over negatives, 0 to 1; 0 for a row without negatives."""
+    """(b,) fraction of the weighted sum that the hardest negative has; 0 for a row without negatives."""
 
 
 def check_constants(alpha: float, beta: float) -> None:
@@ -47,8 +47,12 @@ def check_constants(alpha: float, beta: float) -> None:
 
 
 def duplicates(mine: Tensor, all_of: Tensor) -> Tensor:
-    """(b, n) bool: the column shares a hash with the row, which is a duplicate of itself. `mine` (b, k), `all_of`
-    (n, k), or (b,) and (n,) of one hash."""
+    """Return the mask (b, n) of columns that share a hash with the row. A row is a duplicate of itself.
+
+    Args:
+        mine: (b, k) hashes of the rows, or (b,).
+        all_of: (n, k) hashes of the columns, or (n,).
+    """
     same = None
     for row, column in zip(_by_kind(mine), _by_kind(all_of), strict=True):
         equal = row[:, None] == column[None, :]
@@ -58,8 +62,10 @@ def duplicates(mine: Tensor, all_of: Tensor) -> Tensor:
 
 
 def negatives_per_row(b: int, n: int, mine: Tensor | None, all_of: Tensor | None, device: torch.device) -> Tensor:
-    """(b,) number of negatives: n - 1, less the duplicates of the row's own sample. Those of several kinds are counted
-    by inclusion and exclusion, in memory O(n)."""
+    """Count the negatives of each row (b,): n - 1, less the duplicates of the row's own sample.
+
+    Duplicates of several kinds are counted by inclusion and exclusion, in memory O(n).
+    """
     if mine is None or all_of is None:
         return torch.full((b,), n - 1, device=device)
     left = torch.full((b,), n, device=device)
@@ -78,7 +84,7 @@ def _by_kind(hashes: Tensor) -> tuple[Tensor, ...]:
 
 
 def _joint(hashes: Sequence[Tensor]) -> Tensor:
-    """One hash, equal where all of these are."""
+    """Return one hash, equal where all of these are."""
     joint = hashes[0]
     for other in hashes[1:]:
         joint = joint * _ODD + other
@@ -95,7 +101,7 @@ def require_negatives(count: Tensor, alpha: float) -> None:
 
 
 def row_losses(positive: Tensor, negatives: Tensor, alpha: float) -> Tensor:
-    """(b,) losses from s_ii and N_i. N_i = -inf (no negatives) gives log(alpha)."""
+    """Return the losses (b,) from s_ii and N_i. N_i = -inf (no negatives) gives log(alpha)."""
     if alpha == 0:
         return negatives - positive
     return math.log(alpha) - logsigmoid(positive + math.log(alpha) - negatives)
@@ -113,13 +119,24 @@ def hn_nce_rows(
     mine: Tensor | None = None,
     all_of: Tensor | None = None,
 ) -> RowLosses:
-    """HN-NCE of rows x against columns y, in memory O(b n); the oracle of the chunked form.
+    """Compute HN-NCE of rows x against columns y, in memory O(b n); the oracle of the chunked form.
 
-    `x_bd` and `y_nd` are L2-normalised float32 or float64 features, row i belongs to column `offset` + i, `scale` is
-    the factor of the cosine (exp of the learned temperature). `detach_weights` keeps the gradient out of w. `mine`
-    (b, k) and `all_of` (n, k) are hashes: columns that share one with the row are no negatives, and n-1 becomes the
-    number of negatives left. Raises ValueError for constants out of range and, with alpha = 0, for a row without
-    negatives.
+    Args:
+        x_bd, y_nd: L2-normalized float32 or float64 features.
+        scale: factor of the cosine, exp of the learned temperature.
+        alpha: weight of the positive in the denominator, 0 to 1.
+        beta: hardness, at least 0.
+        detach_weights: keep the gradient out of w.
+        offset: row i belongs to column `offset` + i.
+        mine: (b, k) hashes of the rows.
+        all_of: (n, k) hashes of the columns; those that share one with the row are no negatives, and n-1 becomes the
+            number of negatives left.
+
+    Returns:
+        Loss and statistics of each row.
+
+    Raises:
+        ValueError: a constant is out of range, or alpha is 0 and a row has no negatives.
     """
     check_constants(alpha, beta)
     b, n = len(x_bd), len(y_nd)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,6 +30,8 @@ class SigLip(Loss):
     computes again. Statistics: `accuracy`, the proportion of images whose caption is more similar than all others;
     `bias`."""
 
+    symmetric: ClassVar[bool] = True
+    biased: ClassVar[bool] = True
     name: str = "siglip"
     """siglip: the pairwise sigmoid loss, with a learned bias that starts at `model.bias`. (SigLIP's paper)"""
     mask_duplicates: bool = True
@@ -38,22 +41,12 @@ class SigLip(Loss):
         check_fields(self)
 
     @property
-    def biased(self) -> bool:
-        """Always."""
-        return True
-
-    @property
-    def symmetric(self) -> bool:
-        """Both directions sum the same matrix."""
-        return True
-
-    @property
     def tells_duplicates(self) -> bool:
-        """Where they are masked."""
+        """Whether duplicates are masked."""
         return self.mask_duplicates
 
     def describe(self) -> str:
-        """As it is called."""
+        """Return the name."""
         return "SigLIP"
 
     def rows(
@@ -67,7 +60,7 @@ class SigLip(Loss):
         all_of: Tensor | None,
         bias: Tensor | None = None,
     ) -> tuple[Tensor, Statistics]:
-        """By tiles. Raises ValueError without a bias."""
+        """Compute the rows by tiles. Raises ValueError without a bias."""
         if bias is None:
             raise ValueError("the loss siglip needs the model's logit bias: set model.bias=-10")
         b, size = len(x_bd), tile_rows(len(x_bd), len(y_nd))

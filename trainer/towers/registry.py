@@ -19,8 +19,7 @@ from typing import Any
 from torch import nn
 
 from open_diht.common.naming import nearest
-from open_diht.trainer.towers.convnet import ConvNet
-from open_diht.trainer.towers.feature_mlp import FeatureMlp
+from open_diht.trainer.towers.image import ConvNet, FeatureMlp
 from open_diht.trainer.towers.text import BagOfWords, WordTransformer
 
 TOWERS: dict[str, type[nn.Module]] = {

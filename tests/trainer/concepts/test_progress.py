@@ -13,12 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from open_diht.trainer.concepts import progress as module
+from open_diht.trainer.concepts import heads as module
 from open_diht.trainer.concepts import samples
 from open_diht.trainer.concepts.cli import make_targets
-from open_diht.trainer.concepts.folder import Folder
-from open_diht.trainer.concepts.heads import HeadSettings, HeadTrainer
-from open_diht.trainer.concepts.progress import HeadProgress
+from open_diht.trainer.concepts.heads import HeadProgress, HeadSettings, HeadTrainer
+from open_diht.trainer.stores import Store, store_at
 
 SETTINGS = HeadSettings(epochs=6, min_steps=1, batch_size=32)
 SEED = random.SystemRandom().randrange(10**6)
@@ -37,7 +36,7 @@ class Stopped(Exception):
 class Stopping(HeadProgress):
     """Stops after some states were kept."""
 
-    def __init__(self, folder: Folder, after: int):
+    def __init__(self, folder: Store, after: int):
         super().__init__(folder, "x")
         self.left = after
 
@@ -65,7 +64,7 @@ def test_stopped_after_every_pool_it_ends_with_the_same_bits(store: Any) -> None
 
 
 def test_states_of_something_else_and_torn_ones_count_as_none(tmp_path: Path) -> None:
-    folder = Folder(str(tmp_path))
+    folder = store_at(tmp_path)
     HeadProgress(folder, "x").keep("objects", {"a": torch.ones(2)})
     found = HeadProgress(folder, "x").load("objects")
     assert found is not None and torch.equal(found["a"], torch.ones(2))
@@ -81,7 +80,7 @@ def test_a_state_is_kept_now_and_then(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(module, "EVERY_S", 60.0)
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    progress = HeadProgress(Folder(str(tmp_path)), "x")
+    progress = HeadProgress(store_at(tmp_path), "x")
     assert not progress.due
     now[0] = 61.0
     assert progress.due

@@ -83,9 +83,7 @@ def test_a_run_writes_all_shards_and_keeps_them(store: Any, tmp_path: Path, caps
     assert np.flatnonzero(probabilities.sum(1) == 0).tolist() == [7, 27, 47, 67, 87, 107]  # the bad images
 
 
-def test_one_run_at_a_time_and_what_a_killed_one_left_is_swept(
-    store: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_run_at_a_time_and_what_a_killed_one_left_is_swept(store, tmp_path, capsys):
     folder = store().folder
     words = ["--concepts", str(tmp_path), "--epochs", "1", "--min-steps", "1"]
     with folder.alone("work", "heads.lock"):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from open_diht.common.shard_index import ShardIndex, is_current, part_of, save, scan
 from open_diht.trainer.data.errors import ShardMismatch
-from open_diht.trainer.data.index import load
+from open_diht.trainer.data.shards import load
 
 
 def index_of(content: Path | bytes) -> ShardIndex:
@@ -81,9 +81,7 @@ def test_what_webdataset_and_other_tars_hold(tars: Any, tmp_path: Path) -> None:
         ("000000017", None, ""),
     ],
 )
-def test_the_uid_is_the_one_of_the_json_else_of_the_key(
-    tars: Any, tmp_path: Path, key: str, content: Any, uid: str
-) -> None:
+def test_the_uid_is_the_one_of_the_json_else_of_the_key(tars, tmp_path, key, content, uid):
     members = [(f"{key}.jpg", b"x"), (f"{key}.txt", b"x")]
     members += [] if content is None else [(f"{key}.json", json.dumps(content).encode())]
     path = tars.write(tmp_path / "a.tar", members)
@@ -117,9 +115,7 @@ def test_of_several_images_the_first_by_kind_counts(tars: Any, tmp_path: Path) -
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(kinds=st.lists(st.sampled_from(["good", "no image", "no text", "again"]), min_size=1), data=st.data())
-def test_each_sample_of_a_stretch_is_found_or_said_to_be_unusable(
-    tars: Any, tmp_path: Path, kinds: list[str], data: st.DataObject
-) -> None:
+def test_each_sample_of_a_stretch_is_found_or_said_to_be_unusable(tars, tmp_path, kinds, data):
     """However a tar is cut at beginnings of samples; the places go on from stretch to stretch."""
     content: list[tuple[str, bytes]] = []
     for number, kind in enumerate(kinds):

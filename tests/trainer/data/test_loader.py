@@ -56,9 +56,7 @@ def test_a_batch_is_what_the_shards_hold(tars: Any, load: Any, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("world", "workers", "streams"), [(1, 0, 1), (2, 2, 1), (3, 1, 3), (4, 0, 2)])
-def test_every_sample_once_per_epoch_over_ranks_and_workers(
-    tars: Any, load: Any, tmp_path: Path, world: int, workers: int, streams: int
-) -> None:
+def test_every_sample_once_per_epoch_over_ranks_and_workers(tars, load, tmp_path, world, workers, streams):
     folder = tars.folder(tmp_path / "d", [11, 7, 20, 1, 9])  # 48 samples; more workers than shards is no matter
     seen: Counter[str] = Counter()
     for rank in range(world):
@@ -221,9 +219,7 @@ def test_a_shard_without_one_good_image_is_no_endless_loop(tars: Any, load: Any,
     assert "\n" not in str(found.value), "nothing of the worker's stack"
 
 
-def test_a_shard_is_opened_once_while_the_windows_in_use_lie_in_it(
-    tars: Any, load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_shard_is_opened_once_while_the_windows_in_use_lie_in_it(tars, load, tmp_path, monkeypatch):
     """Every batch reads all streams, however many there are."""
     folder = tars.folder(tmp_path / "d", [4] * 24)
     monkeypatch.setattr("open_diht.trainer.data.reader._OPEN_SHARDS", 4)
@@ -255,9 +251,7 @@ def test_where_no_sample_of_a_shard_is_good_its_neighbours_stand_in(tars: Any, l
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_shard_that_goes_while_it_is_read_is_counted_and_replaced(
-    workers: int, tars: Any, load: Any, tmp_path: Path
-) -> None:
+def test_a_shard_that_goes_while_it_is_read_is_counted_and_replaced(workers, tars, load, tmp_path):
     folder = tars.folder(tmp_path / "d", [4, 8, 36])
     loader = load(folder, max_bad_share=0.1, workers=workers)
     strict = load(folder, max_bad_share=0.05, workers=workers)

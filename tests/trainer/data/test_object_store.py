@@ -40,9 +40,7 @@ def same(one: Batch, other: Batch) -> bool:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_batches_are_those_of_local_files(
-    bucket: str, shards: Path, targets: Path, tmp_path: Path, workers: int
-) -> None:
+def test_batches_are_those_of_local_files(bucket, shards, targets, tmp_path, workers):
     """With workers: forks of a process that has talked to the store, as of one that has indexed its shards."""
     import s3fs
 

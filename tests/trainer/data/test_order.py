@@ -41,9 +41,7 @@ def everything(sizes: list[list[int]]) -> list[tuple[int, int, int]]:
     epoch=st.integers(0, 3),
     seed=st.integers(0, 2**63 - 1),
 )
-def test_an_epoch_holds_every_sample_once(
-    sizes: list[list[int]], window: int, streams: int, epoch: int, seed: int
-) -> None:
+def test_an_epoch_holds_every_sample_once(sizes, window, streams, epoch, seed):
     order = epoch_order(sizes, window=window, streams=streams, seed=seed)
     assert sorted(drawn(order, epoch)) == everything(sizes)
 

@@ -21,8 +21,8 @@ from open_diht.trainer.concepts import open_targets
 from open_diht.trainer.config import TransformSettings
 from open_diht.trainer.data import BadSource, Batch, DataSettings, ShardLoader, Source, Split
 from open_diht.trainer.data import shards as module
-from open_diht.trainer.data.index import load as read_index
 from open_diht.trainer.data.reader import Bad
+from open_diht.trainer.data.shards import load as read_index
 from open_diht.trainer.transforms import transform
 
 ROOT = Path(__file__).parents[3]
@@ -67,9 +67,7 @@ def test_spawned_workers_hand_out_the_same(shards: Path, targets: Path, spawning
 
 
 @pytest.mark.slow
-def test_many_shards_are_indexed_in_parallel_to_the_same(
-    tars: Any, load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_shards_are_indexed_in_parallel_to_the_same(tars, load, tmp_path, monkeypatch):
     made = []
     for name, few in (("parallel", 8), ("alone", 100)):
         folder = tars.folder(tmp_path / name, [3] * 20)
@@ -88,9 +86,7 @@ def test_many_shards_are_indexed_in_parallel_to_the_same(
     assert made[0] == made[1]
 
 
-def test_indexing_processes_that_die_are_no_riddle(
-    tars: Any, load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_indexing_processes_that_die_are_no_riddle(tars, load, tmp_path, monkeypatch):
     class Pool:
         def __init__(self, *arguments: Any):
             pass

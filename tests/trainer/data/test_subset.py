@@ -41,9 +41,7 @@ def index_of(uids: list[int]) -> ShardIndex:
 
 
 @given(chosen=st.lists(UIDS, min_size=1), others=st.lists(UIDS), data=st.data())
-def test_a_uid_is_found_where_it_is_and_nowhere_else(
-    chosen: list[int], others: list[int], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_a_uid_is_found_where_it_is_and_nowhere_else(chosen, others, data, tmp_path_factory):
     """Whatever the order in the file, with uids twice in it, and near misses."""
     path = tmp_path_factory.getbasetemp() / "chosen.npy"
     np.save(path, pairs(chosen))

@@ -59,10 +59,7 @@ def fused(child: ProcessPoolExecutor) -> Evaluated:
     ("alpha", "beta", "scale", "detach"),
     [(1, 0, 14.3, False), (1, 0.25, 100, False), (0.999, 0.5, 14.3, True), (0, 4, 50, False)],
 )
-def test_equals_the_textbook(
-    n: int, chunk: int | None, alpha: float, beta: float, scale: float, detach: bool,
-    fused: Evaluated, textbook: Any, features: Any, relative_error: Any,
-) -> None:  # fmt: skip
+def test_equals_the_textbook(n, chunk, alpha, beta, scale, detach, fused, textbook, features, relative_error):
     x, y = features(n, seed=n)
     expected = evaluated(textbook, x, y, scale, torch.float64, alpha=alpha, beta=beta, detach=detach)
     for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 2e-4)):

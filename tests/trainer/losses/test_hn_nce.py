@@ -19,9 +19,7 @@ FORMS: list[dict[str, Any]] = [EAGER, {"chunk": 5}]
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
-def test_infonce_without_masks_is_the_loss_of_clip(
-    dtype: torch.dtype, tolerance: float, form: Any, features: Any, relative_error: Any
-) -> None:
+def test_infonce_without_masks_is_the_loss_of_clip(dtype, tolerance, form, features, relative_error):
     """open_clip's, with its gradients, also where captions are equal; the mask makes it another one."""
     pair = features(33, 16)
     equal = torch.zeros(33, 2, dtype=torch.int64)
@@ -51,9 +49,7 @@ def test_features_are_normalised_here(features: Any) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("scale", [14.3, 100.0])
-def test_half_precision_features_are_computed_in_float32(
-    form: Any, scale: float, features: Any, relative_error: Any
-) -> None:
+def test_half_precision_features_are_computed_in_float32(form, scale, features, relative_error):
     """What enters as bfloat16, under autocast, gives the loss and gradient of its float64 value."""
     x, y = (values.bfloat16() for values in features(33, 16))
     loss = HnNce(beta=0.25, **form)

@@ -6,7 +6,7 @@ import importlib.util
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from open_diht.trainer import loop
 from open_diht.trainer.config_files import BadConfig, load_config, plain
 from open_diht.trainer.losses import LOSSES, HnNce, InfoNce, Loss, loss_of, register
+from tests.trainer.conftest import entries
 
 PAGE = Path(__file__).parents[3] / "docs" / "extend" / "loss.md"
 
@@ -43,9 +44,7 @@ def triplet(tmp_path: Path) -> Iterator[type[Any]]:
 
 
 @pytest.mark.parametrize("parts", [1, 2])
-def test_a_loss_from_outside_is_trained_and_in_the_log(
-    parts: int, triplet: Any, tiny_config: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_a_loss_from_outside_is_trained_and_in_the_log(parts, triplet, tiny_config, tmp_path):
     config = tiny_config(
         loss={"name": "triplet", "margin": 0.3},
         schedule={"samples": 640, "micro_batches": parts},
@@ -54,8 +53,7 @@ def test_a_loss_from_outside_is_trained_and_in_the_log(
     assert config.loss == triplet(margin=0.3)
     said: list[str] = []
     outcome = loop.train(config, tmp_path / "run", said.append)
-    steps = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    first, *_, last = [line for line in steps if line["kind"] == "step"]
+    first, *_, last = entries(tmp_path / "run", "step")
     assert first["contrastive"] > last["contrastive"] > 0 and first["inside_margin"] > 0.9
     assert set(first).isdisjoint({"hardest"}) and {"loss", "accuracy"} <= set(first)
     assert any("inside_margin" in line for line in said)

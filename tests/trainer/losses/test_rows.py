@@ -63,18 +63,7 @@ def test_equals_the_textbook(rows: Rows, detach: bool, textbook: Rows, features:
     seed=st.integers(0, 999),
     chunk=st.integers(1, 30),
 )
-def test_any_setting_equals_the_textbook(
-    n: int,
-    d: int,
-    alpha: float,
-    beta: float,
-    scale: float,
-    noise: float,
-    seed: int,
-    chunk: int,
-    textbook: Rows,
-    features: Any,
-) -> None:
+def test_any_setting_equals_the_textbook(n, d, alpha, beta, scale, noise, seed, chunk, textbook, features):
     x, y = features(n, d, noise, seed)
     expected = evaluated(textbook, x, y, scale, torch.float64, alpha=alpha, beta=beta)
     for form in (hn_nce_rows, lambda *a, **k: hn_nce_rows_chunked(*a, chunk=chunk, **k)):
@@ -238,9 +227,7 @@ def test_tiles_need_a_row(features: Any) -> None:
         hn_nce_rows_chunked(x, y, torch.tensor(1.0), chunk=0)
 
 
-def test_gradients_of_easy_pairs_are_nearer_to_the_truth_than_those_of_cross_entropy(
-    rows: Rows, features: Any, relative_error: Any
-) -> None:
+def test_gradients_of_easy_pairs_are_nearer_to_the_truth_than_those_of_cross_entropy(rows, features, relative_error):
     """The gradient p - 1 of the positive cancels in cross_entropy; the closed form in float64 sums the negatives."""
     x, y = (values.float() for values in features(64, 64, noise=0.05))
     scale = 14.3

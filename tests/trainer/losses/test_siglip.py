@@ -55,9 +55,7 @@ def tiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.usefixtures("tiled")
 @pytest.mark.parametrize("oracle", [textbook, SigLipLoss()], ids=["textbook", "open_clip"])
 @pytest.mark.parametrize(("scale", "bias"), [(10.0, -10.0), (100.0, 3.0), (1.0, 0.0)])
-def test_equals_the_textbook_and_open_clip(
-    scale: float, bias: float, oracle: Any, features: Any, relative_error: Any
-) -> None:
+def test_equals_the_textbook_and_open_clip(scale, bias, oracle, features, relative_error):
     x, y = features(17, seed=1)
     expected = evaluated(of_unit_vectors(oracle), x, y, scale, bias, torch.float64)
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):

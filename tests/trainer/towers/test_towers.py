@@ -54,9 +54,7 @@ def words(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("image", IMAGES)
-def test_a_pair_of_towers_is_a_dual_encoder_that_exports_and_loads(
-    image: str, text: str, words: Path, tmp_path: Path
-) -> None:
+def test_a_pair_of_towers_is_a_dual_encoder_that_exports_and_loads(image, text, words, tmp_path):
     torch.manual_seed(0)
     tower, shape = IMAGES[image]
     model = architecture(settings(words, tower, TEXTS[text]))

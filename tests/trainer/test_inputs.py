@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from open_diht.common.fields import build
 from open_diht.trainer.config import Config
 from open_diht.trainer.config_files import load_config
 from open_diht.trainer.data import ConceptMismatch
-from open_diht.trainer.distillation import concept_targets, resolved
+from open_diht.trainer.inputs import concept_targets, resolved
 from open_diht.trainer.loop import train
 
 
@@ -64,9 +63,7 @@ def test_what_was_asked_for_must_be_there(targets: Path, tmp_path: Path) -> None
     assert one.heads == {"objects": 4}
 
 
-def test_a_run_learns_them_and_exports_no_head(
-    tiny_values: Callable[..., dict[str, Any]], targets: Path, tmp_path: Path
-) -> None:
+def test_a_run_learns_them_and_exports_no_head(tiny_values, targets, tmp_path):
     values = tiny_values(
         concepts={"path": str(targets)}, schedule={"samples": 16 * 60}, optimizer={"learning_rate": 2e-3}
     )

@@ -1,0 +1,5 @@
+"""The base of the errors that end a training."""
+
+
+class TrainingError(RuntimeError):
+    """A run cannot continue (exit status 1). The message names the remedy."""

@@ -1,0 +1,91 @@
+"""What a run reads: pairs from shards or from features in memory, and concept targets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from open_diht.trainer.concepts import ConceptTargets, open_targets
+from open_diht.trainer.config import Config, TransformSettings
+from open_diht.trainer.data import (
+    BadSource,
+    ConceptMismatch,
+    DataSettings,
+    FeatureLoader,
+    Loader,
+    ShardFacts,
+    ShardLoader,
+)
+from open_diht.trainer.data.shards import OpenSource
+from open_diht.trainer.stores import store_at
+from open_diht.trainer.transforms import StoredTransform, transform
+
+
+def open_pairs(
+    data: DataSettings,
+    transforms: TransformSettings,
+    shape: tuple[int, ...],
+    *,
+    training: bool,
+    concepts: Sequence[ConceptTargets] = (),
+    begun: Sequence[Sequence[ShardFacts]] | None = None,
+    opened: Sequence[OpenSource] = (),
+    **options: Any,
+) -> Loader:
+    """Open the loader that `data` asks for.
+
+    Args:
+        data, transforms: sections of the configuration.
+        shape: of the image tower's input.
+        training: augment the images.
+        concepts: targets of each source.
+        begun, opened: see `ShardLoader`.
+        options: go to the loader: batch_size, rank, world, seed, tokenizer, device.
+
+    Raises:
+        DataError: the data cannot be used as asked.
+    """
+    if data.features:
+        prepare = StoredTransform(transforms, shape, training=training)
+        loader = FeatureLoader(data, transform=prepare, concepts=next(iter(concepts), None), **options)
+        if not prepare.takes(loader.stored):
+            raise BadSource(f"data.features holds inputs of shape {loader.stored}; the image tower takes {shape}")
+        return loader
+    if len(shape) != 3:
+        raise BadSource(f"the image tower takes features of shape {shape}: set data.features, not data.sources")
+    prepared = transform(transforms, shape[1], training=training)
+    return ShardLoader(data, transform=prepared, concepts=concepts or None, begun=begun, opened=opened, **options)
+
+
+def resolved(config: Config) -> tuple[Config, str]:
+    """Return the configuration with `concepts.path` auto replaced by its meaning, and a line that reports it."""
+    path = config.concepts.path
+    line = f"concept targets: {path}" if path else "no concept distillation asked for"
+    if path == "auto":
+        folders = [f"{place.rstrip('/')}/concepts" for place in config.data.places]
+        path = ",".join(folders) if all(store_at(folder).exists("targets") for folder in folders) else ""
+        line = f"concept targets: {path}"
+        if not path:
+            line = f"no concept targets in {folders[0]}: training without distillation (`make concepts` makes them)"
+    return replace(config, concepts=replace(config.concepts, path=path)), line
+
+
+def concept_targets(config: Config) -> list[ConceptTargets]:
+    """Open the stored predictions for each data source; none without distillation. `concepts.path` is resolved.
+
+    Raises `ConceptMismatch` where they are missing, or lack a head that `concepts` asks for.
+    """
+    paths = [path for path in config.concepts.path.split(",") if path]
+    if not paths or not config.concepts.weights:
+        return []
+    if len(paths) != len(config.data.places):
+        raise ConceptMismatch(f"concepts.path names {len(paths)} folders for {len(config.data.places)} data sources")
+    targets = [open_targets(path) for path in paths]
+    for path, each in zip(paths, targets, strict=True):
+        missing = [name for name in config.concepts.weights if name not in each.heads]
+        if missing:
+            raise ConceptMismatch(
+                f"concepts asks for {', '.join(missing)}; {path} has {', '.join(each.heads) or 'no heads'}"
+            )
+    return targets
