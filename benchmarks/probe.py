@@ -26,7 +26,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from open_diht.eval.fewshot.probe import Probe, absolute_radius, fit_around, fit_probe
-from open_diht.eval.fewshot.solver import Ridge
+from open_diht.eval.fewshot.solver import Ridge, SoftmaxLoss
 
 SCALE = 100.0
 CLOSE = 1e-4
@@ -105,7 +105,7 @@ def measure_l2(world: World, shots: int, penalty: float, repeats: int) -> str:
     blind = torch.zeros_like(world.classifier)
 
     def ours() -> Probe:
-        return fit_around(features, labels, blind, SCALE, Ridge(penalty), tolerance=CLOSE)
+        return fit_around(SoftmaxLoss(features, labels, blind, SCALE), Ridge(penalty), tolerance=CLOSE)
 
     fitted = ours()
     goal = objective(features, labels, fitted.weight, SCALE * fitted.bias, penalty)
@@ -129,7 +129,7 @@ def measure_ball(world: World, shots: int, logits: float, repeats: int) -> str:
     radius = absolute_radius(logits / SCALE, world.classifier)
 
     def ours() -> Probe:
-        return fit_probe(features, labels, world.classifier, SCALE, radius)
+        return fit_probe(SoftmaxLoss(features, labels, world.classifier, SCALE), radius)
 
     (seconds,) = medians([ours], repeats)
     fitted = ours()
@@ -158,7 +158,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     world = make_world(options.classes, options.width, max(options.shots))
-    zero_shot = fit_probe(world.train, world.labels, world.classifier, SCALE, 0.0)
+    zero_shot = fit_probe(SoftmaxLoss(world.train, world.labels, world.classifier, SCALE), 0.0)
     print(
         f"{options.classes} classes, {options.width} dimensions, {torch.get_num_threads()} torch threads, numpy "
         f"{np.__version__}; zero-shot {accuracy(zero_shot, world):.1f} %; medians of {options.repeats}, in seconds"

@@ -26,13 +26,14 @@ import torch
 from open_diht.eval.data import DataSet, Memo, class_names, data_root, open_support, templates
 from open_diht.eval.errors import EvalError
 from open_diht.eval.features import FeatureCache
-from open_diht.eval.fewshot import FewShotSettings, draw_shots, run
+from open_diht.eval.fewshot import Encoded, FewShotSettings, draw_shots, run
 from open_diht.eval.fewshot.methods import RADII
 from open_diht.eval.fewshot.probe import absolute_radius, fit_probe
+from open_diht.eval.fewshot.solver import SoftmaxLoss
 from open_diht.eval.metrics.classification import lowest_best, mean_per_class
 from open_diht.eval.models import load_model
+from open_diht.eval.session import open_task
 from open_diht.eval.tasks import Task, load_suite
-from open_diht.eval.tasks.opening import open_task
 from open_diht.eval.zeroshot import zero_shot_classifier
 
 SHOTS = (1, 2, 4, 5, 8, 16)
@@ -118,16 +119,15 @@ def rules(pool: Pool, seeds: int) -> None:
             standard_errors=errors,
             floor=floor,
         )
-        found = run(
-            pool.train,
-            pool.train_labels,
-            pool.keys,
-            pool.test,
-            pool.test_labels,
-            pool.classifier,
-            pool.scale,
-            settings,
+        encoded = Encoded(
+            train=pool.train,
+            train_labels=pool.train_labels,
+            train_keys=pool.keys,
+            test=pool.test,
+            classifier=pool.classifier,
+            logit_scale=pool.scale,
         )
+        found = run(encoded, pool.test_labels, settings)
         for method in settings.methods:
             values = [found.point(method, k) for k in SHOTS]
             cells = " | ".join(f"{100 * one.value:.1f} +- {100 * (one.std or 0.0):.1f}" for one in values)
@@ -143,7 +143,7 @@ def one_shot(pool: Pool, seeds: int) -> None:
         features, labels = torch.from_numpy(pool.train[rows]), torch.from_numpy(pool.train_labels[rows])
         for index, logits in enumerate(RADII):
             radius = absolute_radius(logits / pool.scale, weight)
-            probe = fit_probe(features, labels, weight, pool.scale, radius)
+            probe = fit_probe(SoftmaxLoss(features, labels, weight, pool.scale), radius)
             hits = lowest_best(probe.scores(test)).numpy() == pool.test_labels
             values[seed, index] = mean_per_class(hits.astype(np.float64), pool.test_labels)
     print(f"\n| radius at one shot, logits | {' | '.join(str(one) for one in RADII)} |\n|---|{'--:|' * len(RADII)}")

@@ -99,7 +99,7 @@ def test_importing_parts_of_the_pipelines_changes_nothing() -> None:
     )
 
 
-@pytest.mark.parametrize("package", ["open_diht.common", "open_diht.eval", "open_diht.trainer"])
+@pytest.mark.parametrize("package", ["open_diht.common", "open_diht.eval", "open_diht.study", "open_diht.trainer"])
 def test_importing_any_module_changes_nothing(package: str) -> None:
     """What libraries change when they are imported is theirs."""
     assert (
