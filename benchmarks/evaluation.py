@@ -13,7 +13,7 @@ import dataclasses
 import io
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
+from webdataset import ShardWriter
 
 from benchmarks.measuring import (
     apart,
@@ -32,14 +33,13 @@ from benchmarks.measuring import (
     ratios,
     start_peak,
 )
-from open_diht.common.ranks import Ranks
 from open_diht.eval.data import DataSet, Memo
 from open_diht.eval.features import FeatureCache
-from open_diht.eval.fetch.writing import Sample, jpeg, write_webdataset
+from open_diht.eval.fetch.writing import Sample, jpeg
 from open_diht.eval.models import Model, OpenClipModel, load_model
 from open_diht.eval.retrieval import evaluate_retrieval
+from open_diht.eval.session import open_task
 from open_diht.eval.tasks import Source, Task
-from open_diht.eval.tasks.opening import open_task
 from open_diht.eval.templates import look_up
 from open_diht.eval.zeroshot import evaluate_classification
 
@@ -89,6 +89,17 @@ def main() -> int:
     return 0 if agree else 1
 
 
+def write_set(folder: Path, samples: Iterable[Sample], lists: Mapping[str, Sequence[str]]) -> None:
+    """Write samples and lists of lines in CLIP_benchmark's webdataset layout."""
+    (folder / "test").mkdir(parents=True)
+    with ShardWriter(str(folder / "test" / "%d.tar"), maxcount=1000, verbose=0) as writer:
+        for key, members in samples:
+            writer.write({"__key__": key, **members})
+    shards = len(list((folder / "test").iterdir()))
+    for name, lines in {"test/nshards.txt": [str(shards)], **lists}.items():
+        (folder / name).write_text("\n".join(lines), encoding="utf-8")
+
+
 def speed(options: argparse.Namespace) -> bool:
     """The table of rates; whether both sides found the same numbers."""
     from clip_benchmark.datasets.builder import build_wds_dataset
@@ -100,13 +111,12 @@ def speed(options: argparse.Namespace) -> bool:
         root = Path(scratch)
         templates = look_up("templates", "clip_benchmark:cifar10")
         names = look_up("class_names", "clip_benchmark:imagenet1k")[: options.classes]
-        write_webdataset(
-            root / "classes",
-            ((key, {"jpg": shot, "cls": str(i % len(names))}) for i, (key, shot) in enumerate(shots(options.images))),
-            class_names=names,
-            templates=templates,
+        labelled = (
+            (key, {"jpg": shot, "cls": str(i % len(names))}) for i, (key, shot) in enumerate(shots(options.images))
         )
-        write_webdataset(root / "captions", captioned(options.images), kind="retrieval")
+        lists = {"classnames.txt": names, "zeroshot_classification_templates.txt": templates}
+        write_set(root / "classes", labelled, lists)
+        write_set(root / "captions", captioned(options.images), {"dataset_type.txt": ["retrieval"]})
         task, told = (open_task(one, root, Memo(root / "hashes")) for one in (TASK, TOLD))
 
         def theirs(name: str, evaluate: Callable[..., dict[str, float]], **arguments: Any) -> dict[str, float]:
@@ -127,7 +137,7 @@ def speed(options: argparse.Namespace) -> bool:
             ("zero-shot classification", "clip-benchmark"): lambda: theirs(
                 "classes", zeroshot_classification.evaluate, classnames=names, templates=templates
             )["acc1"],
-            ("retrieval", "ours"): lambda: evaluate_retrieval(TOLD, told, cache(), Ranks()).results[0].value or 0.0,
+            ("retrieval", "ours"): lambda: evaluate_retrieval(TOLD, told, cache()).results[0].value or 0.0,
             ("retrieval", "clip-benchmark"): lambda: theirs("captions", zeroshot_retrieval.evaluate, recall_k_list=[1])[
                 "image_retrieval_recall@1"
             ],
@@ -212,7 +222,7 @@ def peak_of(side: str, count: int) -> float:
             cache = FeatureCache(Path(scratch), _Told())
             before = settled_mib()
             values = [
-                evaluate_retrieval(dataclasses.replace(TOLD, direction=way), data, cache, Ranks()).results[1].value
+                evaluate_retrieval(dataclasses.replace(TOLD, direction=way), data, cache).results[1].value
                 for way in ("text_to_image", "image_to_text")
             ]
     else:

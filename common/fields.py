@@ -15,6 +15,7 @@ import reprlib
 import textwrap
 import types
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import MISSING, dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -93,19 +94,39 @@ def check_fields(instance: Any) -> None:
 
 
 def converted(hint: Any, value: Any, where: str) -> Any:
-    """The value as the type `hint` wants it: integers as floats, lists as tuples, mappings as dataclasses; nothing else
-    is converted. Raises `BadValue`, which calls the value `where`."""
+    """Return the value as the type `hint` wants it: integers as floats, lists as tuples, mappings as dataclasses.
+    Nothing else is converted.
+
+    Args:
+        hint: The type of a field.
+        value: What a file or a program says.
+        where: What errors call the value.
+
+    Raises:
+        BadValue: The value is of another type, or out of range.
+    """
     origin, inner = get_origin(hint), get_args(hint)
     if hint is Any:
         return value
     if origin is Annotated:
-        return _in_range(converted(inner[0], value, where), inner[1:], where)
+        value = converted(inner[0], value, where)
+        for mark in inner[1:]:
+            if isinstance(mark, Range) and value not in mark:
+                raise BadValue(f"{where} is {shown(value)}; it must be {mark}")
+        return value
     if origin in (Union, types.UnionType):
-        return _of_union(inner, value, where)
+        if value is None and type(None) in inner:
+            return None
+        *others, last = (kind for kind in inner if kind is not type(None))
+        for kind in others:
+            with suppress(BadValue):
+                return converted(kind, value, where)
+        return converted(last, value, where)
     if origin is Literal:
         return one_of(inner, value, where)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        return value if isinstance(value, hint) else _section(hint, value, where)
+        given = {} if value is None else value
+        return value if isinstance(value, hint) else build(hint, _mapping(given, where), f"{where}.")
     if origin is tuple:
         return _of_tuple(inner, value, where)
     if isinstance(origin, type) and issubclass(origin, Mapping):
@@ -141,29 +162,6 @@ def field_docstrings(kind: type[Any]) -> dict[str, str]:
 def _hints(kind: type[Any]) -> dict[str, Any]:
     hints = get_type_hints(kind, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
-
-
-def _in_range(value: Any, marks: tuple[Any, ...], where: str) -> Any:
-    for mark in marks:
-        if isinstance(mark, Range) and value not in mark:
-            raise BadValue(f"{where} is {shown(value)}; it must be {mark}")
-    return value
-
-
-def _of_union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
-    if value is None and type(None) in kinds:
-        return None
-    *others, last = (kind for kind in kinds if kind is not type(None))
-    for kind in others:
-        try:
-            return converted(kind, value, where)
-        except BadValue:
-            continue
-    return converted(last, value, where)
-
-
-def _section(kind: type[Any], value: Any, where: str) -> Any:
-    return build(kind, {} if value is None else _mapping(value, where), f"{where}.")
 
 
 def _mapping(value: Any, where: str) -> Mapping[Any, Any]:

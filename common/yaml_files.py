@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from open_diht.common.fields import BadValue
+from open_diht.common.naming import nearest
 
 _REMEDY = "write `key: value`, indent with blanks, and quote a text that holds : # { or ["
 
@@ -52,6 +58,41 @@ _Loader.add_implicit_resolver(
     ),
     list("-+0123456789."),
 )
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """YAML files of one kind: those of a folder, known by their names, and any other by its path."""
+
+    folder: Path
+    what: str
+    """What messages call such a file, for example "preset"."""
+    error: type[Exception]
+    """Raised for one that cannot be used."""
+
+    def names(self) -> list[str]:
+        """Return the names of the files in the folder, sorted."""
+        return sorted(path.stem for path in self.folder.glob("*.yaml"))
+
+    def path(self, name: str) -> Path:
+        """Return the path of the file of that name, or `name` where it ends in .yaml or .yml. Raises `error`."""
+        if name.endswith((".yaml", ".yml")):
+            return Path(name)
+        if name not in (known := self.names()):
+            raise self.error(
+                f"unknown {self.what} {name!r}{nearest(name, known)}; choose {', '.join(known)}, or a .yaml file"
+            )
+        return self.folder / f"{name}.yaml"
+
+    @contextmanager
+    def explained(self, path: Path) -> Iterator[None]:
+        """Raise `error` with the name of the file in place of `BadYaml`, `BadValue` and an `error` without it."""
+        try:
+            yield
+        except BadYaml as error:
+            raise self.error(f"{self.what} file {error}") from error
+        except (BadValue, self.error) as error:
+            raise self.error(f"{self.what} file {path}: {error}") from error
 
 
 def read_yaml(path: Path) -> Any:

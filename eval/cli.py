@@ -18,8 +18,7 @@ from open_diht.common.fields import Count, Positive
 from open_diht.eval.errors import EvalError, ModelError
 
 if TYPE_CHECKING:
-    from open_diht.eval.options import Shots
-    from open_diht.eval.task import Task
+    from open_diht.eval.task import Shots, Task
 
 # Ranks wait for the slowest at the end of a set; with uneven images that can be long and is no failure.
 PATIENCE_S = 12 * 3600.0
@@ -114,10 +113,10 @@ def _bench(options: argparse.Namespace) -> int:
     from open_diht.eval.data import Memo, data_root
     from open_diht.eval.features import FeatureCache
     from open_diht.eval.models import load_model
-    from open_diht.eval.options import Options
     from open_diht.eval.report import write_report
-    from open_diht.eval.report.collect import collect_examples
-    from open_diht.eval.run import run_tasks, sampled
+    from open_diht.eval.run import collect_examples, run_tasks, sampled
+    from open_diht.eval.session import Session
+    from open_diht.eval.task import Options
 
     suite = sampled(suite, options.sample)
     data, shots = data_root(options.data), _shots(options.shots, options.seeds)
@@ -139,7 +138,6 @@ def _bench(options: argparse.Namespace) -> int:
     except ModelError as error:
         raise WrongUse(str(error)) from None
     with joined_ranks("cpu", PATIENCE_S) as group:
-        memo = Memo(folder / "hashes")
         cores, on_cpu = len(os.sched_getaffinity(0)), model.record["device"] == "cpu"
         cache = FeatureCache(
             folder,
@@ -152,20 +150,17 @@ def _bench(options: argparse.Namespace) -> int:
         )
         tell = say if group.first else _nothing
         tell(f"{model.name}: {len(suite.tasks)} tasks, results in {output}/")
-        run = run_tasks(
-            suite,
-            cache,
-            data=data,
+        session = Session(
+            cache=cache,
+            root=data,
+            memo=Memo(folder / "hashes"),
             output=output,
-            memo=memo,
-            group=group,
             options=Options(strict_ties=options.strict_ties, shots=shots, linear_probe=options.linear_probe),
-            say=tell,
         )
-        rows = [result.row() for result in run.results]
-        examples = collect_examples(suite.tasks, rows, cache, data=data, memo=memo, output=output, group=group)
+        run = run_tasks(suite, session, tell)
+        examples = collect_examples(suite.tasks, run.results, session)
         if group.first:
-            write_report(rows, output, examples=examples)
+            write_report([result.row() for result in run.results], output, examples=examples)
         measured = {result.task for result in run.results if result.value is not None}
         counted = f"{len(measured)} of {len(suite.tasks)} tasks measured"
         tell(f"{counted}; results.json, results.md and report.html in {output}/")
@@ -212,7 +207,7 @@ def _device(asked: str | None) -> str:
 
 
 def _shots(text: str, seeds: int) -> Shots | None:
-    from open_diht.eval.options import Shots
+    from open_diht.eval.task import Shots
 
     if text.strip() == "0":
         return None

@@ -16,11 +16,18 @@ import numpy as np
 
 from open_diht.eval.errors import DataBroken, WrongUse
 from open_diht.eval.fewshot.comparison import FewShotComparison, compare_few_shot
-from open_diht.eval.items import estimate_of, is_mean, read_items
-from open_diht.eval.pairing import Compared, why_not_comparable
 from open_diht.eval.records import read_written
 from open_diht.eval.report.data import checked
-from open_diht.eval.results import Items, cautions, images_of
+from open_diht.eval.results import (
+    Compared,
+    Items,
+    cautions,
+    estimate_of,
+    images_of,
+    is_mean,
+    read_items,
+    why_not_comparable,
+)
 from open_diht.eval.statistics import (
     Estimate,
     Paired,
@@ -184,16 +191,7 @@ def _paired(a: Path, b: Path, task: str) -> tuple[Items, Items]:
         only_a = len(set(first.keys.tolist()) - set(second.keys.tolist()))
         only_b = len(set(second.keys.tolist()) - set(first.keys.tolist()))
         raise _OtherItems(f"not the same items: {only_a} only in A, {only_b} only in B")
-    place = {key: index for index, key in enumerate(second.keys.tolist())}
-    order = np.array([place[key] for key in first.keys.tolist()])
-    return first, Items(
-        keys=second.keys[order],
-        hits=second.hits[order],
-        clusters=second.clusters[order],
-        predicted=second.predicted[order],
-        label=second.label[order],
-        extra={name: array[order] if len(array) == len(order) else array for name, array in second.extra.items()},
-    )
+    return first, second.ordered(first.keys)
 
 
 def _compare_task(

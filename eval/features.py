@@ -52,8 +52,6 @@ class Features:
     """Names of the rows; for texts, the texts."""
     truncated: int
     """Texts of which the model reads only the beginning."""
-    key: str
-    """What they are kept under."""
     places: np.ndarray | None = None
     """(n,) row on disk of each, where some are the same; None: as they come."""
 
@@ -106,10 +104,18 @@ class FeatureCache:
         workers: int = 0,
         progress: bool = False,
     ):
-        """`batch` and `text_batch` are what the encoders get at once, and what an interruption can lose; `workers`
-        loader processes read and preprocess images beside the encoder, 0 does it in this process; `progress` shows
-        how far they are."""
-        self._folder, self.model, self._group = folder, model, group or Ranks()
+        """Open the folder; the ranks of `group` share the encoding.
+
+        Args:
+            folder: Where the features of all models lie.
+            model: The model that encodes.
+            group: The ranks, all of which see the folder.
+            batch: Images that the encoder gets at once, and that an interruption can lose.
+            text_batch: The same of texts.
+            workers: Processes that read and preprocess images next to the encoder; 0 does it in this process.
+            progress: Whether to show how far it is.
+        """
+        self._folder, self.model, self.group = folder, model, group or Ranks()
         self._batch, self._text_batch, self._workers = batch, text_batch, workers
         self._progress = progress
 
@@ -155,27 +161,25 @@ class FeatureCache:
             raise DataBroken(f"{what}: nothing to encode")
         folder = self._folder / key[:32]
         # The leader says what is missing: ranks that looked themselves would see each other's work in progress.
-        missing = self._group.share(_missing(folder, len(keys), batch) if self._group.first else None)
-        mine = [missing[index] for index in self._group.part(len(missing))]
+        missing = self.group.share(_missing(folder, len(keys), batch) if self.group.first else None)
+        mine = [missing[index] for index in self.group.part(len(missing))]
         error: EvalError | None = None
         try:
             done = len(keys) - sum(len(part) for part in missing)
             with ProgressBar(desc=what, total=len(keys), initial=done, disable=not self._progress) as bar:
                 for part, features in zip(mine, encode(mine), strict=True):
                     _write(folder, part, features)
-                    bar.update(min(len(part) * self._group.world, len(keys) - bar.n))
+                    bar.update(min(len(part) * self.group.world, len(keys) - bar.n))
         except EvalError as caught:
             error = caught
-        self._group.all_or_error(error)
-        if self._group.first:
+        self.group.all_or_error(error)
+        if self.group.first:
             _complete(folder, key, what, len(keys), truncated)
-        self._group.collect(None)
+        self.group.collect(None)
         meta = read_record(folder / "meta.json", "width", "truncated")
         if meta is None:
-            raise EvalError(f"rank {self._group.rank} does not see {folder}: the ranks must share one cache folder")
-        return Features(
-            folder=folder, count=len(keys), width=meta["width"], keys=keys, truncated=meta["truncated"], key=key
-        )
+            raise EvalError(f"rank {self.group.rank} does not see {folder}: the ranks must share one cache folder")
+        return Features(folder=folder, count=len(keys), width=meta["width"], keys=keys, truncated=meta["truncated"])
 
 
 def _write(folder: Path, rows: range, features: np.ndarray) -> None:

@@ -13,7 +13,6 @@ import hashlib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,11 +20,11 @@ from numpy.typing import NDArray
 
 from open_diht.common.ranks import Ranks
 from open_diht.eval import protocol
-from open_diht.eval.data import DataSet, Memo, class_names
-from open_diht.eval.features import FeatureCache
+from open_diht.eval.data import DataSet, class_names
 from open_diht.eval.fewshot.curves import estimate
 from open_diht.eval.probing import support_record, training_split
 from open_diht.eval.results import Result, measured, missing
+from open_diht.eval.session import Session
 from open_diht.eval.task import Task
 
 if TYPE_CHECKING:
@@ -55,12 +54,11 @@ class LinearProbe:
     converged: bool
 
 
-def evaluate_linear_probe(
-    task: Task, data: DataSet, cache: FeatureCache, *, root: Path, memo: Memo, group: Ranks
-) -> list[Result]:
-    """The row of the full linear probe of `task` on the test images `data`; a training split that is not at hand is a
-    row that says so, a task that has none has no row. To be called on all ranks, which share the search."""
-    support, absent = training_split(task, data, root, memo, "linear probe")
+def evaluate_linear_probe(task: Task, data: DataSet, session: Session) -> list[Result]:
+    """Return the row of the full linear probe of `task` on the test images `data`; a training split that is missing is
+    a row that states it, a task that has none has no row. To be called on all ranks, which share the search."""
+    cache, group = session.cache, session.cache.group
+    support, absent = training_split(task, data, session, "linear probe")
     if support is None:
         return absent
     assert support.labels is not None and data.labels is not None  # `training_split` saw to it
@@ -93,7 +91,7 @@ def evaluate_linear_probe(
         },
     }
     name = f"{metric}, linear probe"
-    return list(group.share([measured(task, name, found.value, found.interval(), len(right), record)]))
+    return list(group.share([measured(task, name, found, len(right), record)]))
 
 
 def fit_linear_probe(features: Floats, labels: Labels, keys: Sequence[str], group: Ranks | None = None) -> LinearProbe:

@@ -5,12 +5,13 @@ Most failures to reproduce a published number come down to one of these fields.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from open_diht.eval.data import DataSet
 from open_diht.eval.hashes import sha256_texts
 from open_diht.eval.models import Model
+from open_diht.eval.results import INTERVAL, Items, Result, TaskOutcome
 from open_diht.eval.task import Source, Task
 from open_diht.eval.versions import software
 
@@ -21,8 +22,7 @@ numbers: models measured by different ones are not compared."""
 
 
 def base(task: Task, data: DataSet, model: Model) -> dict[str, Any]:
-    """Data, model and software; what a kind of task adds to it comes from `open_diht.eval.zeroshot` and its
-    siblings."""
+    """Return data, model and software; `open_diht.eval.zeroshot` and its siblings add what their kind needs."""
     return {
         "task_version": task.version,
         "data": data_record(task, data),
@@ -64,3 +64,25 @@ def split_of(sources: Sequence[Source], data: DataSet) -> str:
 def texts_record(texts: Sequence[str], source: str) -> dict[str, Any]:
     """Where a list of templates or class names comes from, how many there are, and their hash."""
     return {"source": source, "count": len(texts), "sha256": sha256_texts(texts)}
+
+
+def by_template(
+    task: Task, data: DataSet, model: Model, measure: Callable[[str, str, dict[str, Any]], tuple[list[Result], Items]]
+) -> TaskOutcome:
+    """Measure a task with every caption template that it names; the first one gives its own numbers.
+
+    Args:
+        task: The task.
+        data: Its data.
+        model: The model that is measured.
+        measure: Takes a template, what its numbers add to the name of their metric, and the start of their record.
+    """
+    results: list[Result] = []
+    items: Items | None = None
+    for template in task.caption_templates:
+        suffix = "" if template == task.caption_templates[0] else f" ({template})"
+        record = {**base(task, data, model), "caption_template": template, "interval": INTERVAL}
+        found, outcome = measure(template, suffix, record)
+        results += found
+        items = items or outcome
+    return TaskOutcome(tuple(results), items)

@@ -1,9 +1,13 @@
-"""What comes out of a task: numbers with their intervals and protocol, and what happened to every item."""
+"""What comes out of a task: numbers with their intervals and protocol, and what happened to every item.
+
+Averages and comparisons of two models are computed from the items, read back.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from open_diht.common.files import published
-from open_diht.common.statistics import Interval
+from open_diht.eval import estimates
 from open_diht.eval.errors import DataBroken
+from open_diht.eval.statistics import Estimate
 from open_diht.eval.task import Task
 
 
@@ -62,6 +67,13 @@ class Items:
     extra: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Further arrays, such as the scores behind an AUC."""
 
+    def ordered(self, keys: np.ndarray) -> Items:
+        """Return the same items in the order of `keys`. Raises KeyError for one that is not here."""
+        place = {key: index for index, key in enumerate(self.keys.tolist())}
+        order = np.array([place[key] for key in keys.tolist()])
+        extra = {name: array[order] if len(array) == len(order) else array for name, array in self.extra.items()}
+        return Items(**{name: getattr(self, name)[order] for name in NEEDED}, extra=extra)
+
     def write(self, path: Path) -> None:
         """As .npz."""
         arrays: dict[str, Any] = {
@@ -89,15 +101,23 @@ OVER_CLASSES = f"{INTERVAL}, by strata of classes of like size, combined by reco
 TOO_FEW = "none: too few items to say"
 
 
-def measured(
-    task: Task, metric: str, value: float, interval: Interval | None, n: int, record: Mapping[str, Any]
-) -> Result:
-    """The row of a number of a task; `record` is its protocol. Without an interval the record says that there is
-    none."""
+def measured(task: Task, metric: str, found: Estimate, n: int, record: Mapping[str, Any]) -> Result:
+    """Return the row of a number of a task.
+
+    Args:
+        task: The task.
+        metric: The name of the number.
+        found: The number; where it has no interval, the record states that.
+        n: The items it was measured on.
+        record: Its protocol.
+    """
+    interval = found.interval()
     low, high = interval or (None, None)
     if interval is None:
         record = {**record, "interval": TOO_FEW}
-    return Result(task=task.name, kind=task.kind, metric=metric, value=value, low=low, high=high, n=n, protocol=record)
+    return Result(
+        task=task.name, kind=task.kind, metric=metric, value=found.value, low=low, high=high, n=n, protocol=record
+    )
 
 
 def missing(task: str, kind: str, metric: str, reason: str) -> Result:
@@ -132,11 +152,105 @@ def images_of(task: str, record: Mapping[str, Any]) -> str:
 
 
 def rules_of(record: Mapping[str, Any]) -> int:
-    """By which version of the rules of its kind a number was measured; in records from before each kind had its own, by
-    which version of all."""
-    return int(record.get("rules", record.get("software", {}).get("rules", 1)))
+    """Return the version of the rules of its kind by which a number was measured."""
+    return int(record.get("rules", 1))
 
 
 def version_of(record: Mapping[str, Any]) -> int:
-    """By which version of its task a number was measured; records from before tasks had one are of the first."""
+    """Return the version of its task by which a number was measured."""
     return int(record.get("task_version", 1))
+
+
+SAME_DATA = ("images_sha256", "labels_sha256")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """A number of B against that of A."""
+
+    task: str
+    metric: str = ""
+    a: float | None = None
+    b: float | None = None
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    p_holm: float | None = None
+    detectable: float | None = None
+    """The difference that another sample of this kind and size shows in 80 % of cases."""
+    n: int = 0
+    note: str = ""
+    """Why there is no test, or what differs between the two protocols."""
+
+
+def why_not_comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
+    """What forbids to compare the numbers of two protocol records: other rules, another version of the task, or other
+    data; empty where nothing does."""
+    rules_a, rules_b = rules_of(a), rules_of(b)
+    if rules_a != rules_b:
+        older = "A" if rules_a < rules_b else "B"
+        return f"measured by other rules (A: {rules_a}, B: {rules_b}); run `make bench` for {older} again"
+    version_a, version_b = version_of(a), version_of(b)
+    if version_a != version_b:
+        older = "A" if version_a < version_b else "B"
+        return f"other versions of the task (A: {version_a}, B: {version_b}); run `make bench` for {older} again"
+    differing = [
+        f"{part}.{name}"
+        for part, names in (("data", SAME_DATA), ("support", ("images_sha256",)))
+        for name in names
+        if a.get(part, {}).get(name) != b.get(part, {}).get(name)
+    ]
+    return f"not the same data: {', '.join(differing)} differ" if differing else ""
+
+
+AGAIN = "remove it and run the evaluation again"
+NEEDED = ("keys", "hits", "clusters", "predicted", "label")
+MEANS = ("top1", "top5", "recall@", "soft_accuracy", "accuracy", "text_score", "image_score", "group_score", "jaccard")
+
+
+def read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return the arrays of an .npz that this program wrote. Raises `FileNotFoundError`, and `DataBroken` for another
+    content, or where one of `names` is missing."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+    except FileNotFoundError:
+        raise
+    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+        raise DataBroken(f"{path} holds no arrays ({error}); {AGAIN}") from None
+    if lacking := [name for name in names if name not in arrays]:
+        raise DataBroken(f"{path} lacks {', '.join(lacking)}; {AGAIN}")
+    return arrays
+
+
+def read_items(path: Path) -> Items:
+    """Return items as `Items.write` left them. Raises as `read_arrays`."""
+    arrays = read_arrays(path, NEEDED)
+    if len({len(arrays[name]) for name in NEEDED}) != 1:
+        raise DataBroken(f"{path} has arrays of different lengths; {AGAIN}")
+    extra = {name: array for name, array in arrays.items() if name not in NEEDED}
+    return Items(**{name: arrays[name] for name in NEEDED}, extra=extra)
+
+
+def is_mean(metric: str) -> bool:
+    """Whether the metric is the mean of the items' hits."""
+    return metric.startswith(MEANS)
+
+
+def estimate_of(items: Items, metric: str) -> Estimate | None:
+    """The metric with each image's part in it; None where these items do not carry what it needs."""
+    name = metric.partition(" ")[0]  # what follows is a caption template
+    if is_mean(name):
+        return estimates.mean(items.hits, items.clusters)
+    if name in ("mean_per_class", "mean_per_category"):
+        return estimates.mean_per_class(items.hits, items.label, items.clusters)
+    if name == "macro_f1":
+        return estimates.macro_f1(items.predicted, items.label, items.clusters)
+    if name.startswith("worst_group_"):
+        groups = items.extra.get("groups")
+        return None if groups is None else estimates.worst_group(items.hits, groups, items.clusters)
+    scores, labels = items.extra.get("scores"), items.label if name == "roc_auc" else items.extra.get("labels")
+    if name not in estimates.METRICS or scores is None or labels is None:
+        return None
+    return estimates.METRICS[name](scores, labels)

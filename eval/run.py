@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from open_diht.common.files import publish_json, sha256_file
-from open_diht.common.ranks import Ranks
 from open_diht.eval import protocol
-from open_diht.eval.data import DataSet, Memo, open_support
+from open_diht.eval.data import DataSet, open_support
 from open_diht.eval.errors import DataBroken, DataMissing
-from open_diht.eval.features import FeatureCache
+from open_diht.eval.examples import Example
 from open_diht.eval.hashes import sha256_of
 from open_diht.eval.linear_probe import LINEAR_PROBE_RULES, evaluate_linear_probe
-from open_diht.eval.options import Options
 from open_diht.eval.probing import FEW_SHOT_RULES, evaluate_few_shot
 from open_diht.eval.records import read_record
-from open_diht.eval.results import Result, broken_data, cautions, is_broken, missing
+from open_diht.eval.results import Result, broken_data, cautions, is_broken, missing, read_items
+from open_diht.eval.session import Session, open_task
 from open_diht.eval.task import Suite, Task
 from open_diht.eval.tasks.kinds import KINDS
-from open_diht.eval.tasks.opening import open_task
 from open_diht.eval.versions import software
 
 Say = Callable[[str], None]
 TOLD = ("paper", "get", "fetch")
-"""What a task says to people: it stands beside no number and changes none."""
+"""Fields of a task that are for people and change no number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,22 +48,17 @@ def sampled(suite: Suite, count: int | None) -> Suite:
     return dataclasses.replace(suite, tasks=tasks)
 
 
-def run_tasks(
-    suite: Suite,
-    cache: FeatureCache,
-    *,
-    data: Path,
-    output: Path,
-    memo: Memo,
-    group: Ranks,
-    options: Options,
-    say: Say,
-) -> Run:
-    """Evaluate all tasks of `suite` with the model of `cache` on the data below `data`.
+def run_tasks(suite: Suite, session: Session, say: Say) -> Run:
+    """Evaluate all tasks of a suite.
 
-    The leading rank writes `output`/items, `output`/tasks and `output`/results.json. The last is written again as soon
-    as a task has its main numbers, before its probes, so a run that is stopped leaves what it had measured. May be
-    called from a training run, on all its ranks.
+    The leading rank writes items/, tasks/ and results.json into the output. The last is written again as soon as a task
+    has its main numbers, before its probes, so a run that is stopped leaves what it had measured. May be called from a
+    training run, on all its ranks.
+
+    Args:
+        suite: The tasks.
+        session: The model, its data and where the results go.
+        say: Prints a line for each task.
     """
     results: list[Result] = []
     absent: set[str] = set()
@@ -74,12 +66,11 @@ def run_tasks(
 
     def tell(found: list[Result]) -> None:
         say(line(found[0]))
-        if group.first:
-            publish_json(output / "results.json", [result.row() for result in [*results, *found]])
+        _write(session, [*results, *found])
 
     for task in suite.tasks:
         try:
-            found = _evaluated(task, cache, data, output, memo, group, options, tell)
+            found = _evaluated(task, session, tell)
             broken += any(is_broken(result) for result in found)
         except DataMissing as error:
             found = [missing(task.name, task.kind, task.metric, str(error))]
@@ -90,67 +81,71 @@ def run_tasks(
             broken += 1
             tell(found)
         results += found
-    if group.first:
-        publish_json(output / "results.json", [result.row() for result in results])
+    _write(session, results)
     return Run(results=tuple(results), absent=frozenset(absent), broken=broken)
 
 
-def _evaluated(
-    task: Task,
-    cache: FeatureCache,
-    data: Path,
-    output: Path,
-    memo: Memo,
-    group: Ranks,
-    options: Options,
-    tell: Callable[[list[Result]], None],
-) -> list[Result]:
-    """The results of one task, taken from `output`/tasks where they were measured before on the same things; `tell`
-    gets those that are there first."""
+def _write(session: Session, results: list[Result]) -> None:
+    if session.cache.group.first:
+        publish_json(session.output / "results.json", [result.row() for result in results])
+
+
+def _evaluated(task: Task, session: Session, tell: Callable[[list[Result]], None]) -> list[Result]:
+    """The results of one task, taken from the output where they were measured before on the same things; `tell` gets
+    those that are there first."""
+    cache, group, output, options = session.cache, session.cache.group, session.output, session.options
     found, shots, error = None, None, None
     try:
         # The leader first: the others then find the hashes of large files already computed.
-        found = open_task(task, data, memo) if group.first else None
-        shots = _support_hash(task, found, data, memo, options) if found is not None else None
+        found = open_task(task, session.root, session.memo) if group.first else None
+        shots = _support_hash(task, found, session) if found is not None else None
     except (DataMissing, DataBroken) as caught:
         error = caught
     group.all_or_error(error)
-    content = open_task(task, data, memo) if found is None else found
-    key = _key(task, content, group.share(shots), cache, options)
+    data = open_task(task, session.root, session.memo) if found is None else found
+    kind = KINDS[task.kind]
+    key = sha256_of(
+        [
+            {name: value for name, value in dataclasses.asdict(task).items() if name not in TOLD},
+            data.images.fingerprint,
+            data.label_hash,
+            data.class_names,
+            data.templates,
+            group.share(shots),
+            cache.model.fingerprint,
+            dataclasses.asdict(options),
+            software(),
+            [protocol.SHARED_RULES, kind.rules, FEW_SHOT_RULES, LINEAR_PROBE_RULES],
+        ]
+    )
     record = output / "tasks" / f"{task.name}.json"
     kept = group.share(_kept(record, key, output) if group.first else None)
     if kept is not None:
         tell(kept)
         return kept
     began = time.perf_counter()
-    outcome = KINDS[task.kind].measure(task, content, cache, group, options)
-    rules = {"rules": KINDS[task.kind].rules}
+    outcome = kind.measure(task, data, cache, options)
+    rules = {"rules": kind.rules}
     results = [dataclasses.replace(result, protocol={**rules, **result.protocol}) for result in outcome.results]
     if group.first and outcome.items is not None:  # before the numbers that they belong to
         outcome.items.write(output / "items" / f"{task.name}.npz")
     tell(results)
     if options.linear_probe:
-        results += evaluate_linear_probe(task, content, cache, root=data, memo=memo, group=group)
+        results += evaluate_linear_probe(task, data, session)
     if options.shots is not None:
-        results += evaluate_few_shot(
-            task, content, cache, options.shots, root=data, memo=memo, output=output, group=group
-        )
+        results += evaluate_few_shot(task, data, session, options.shots)
     taken = {"seconds": round(time.perf_counter() - began, 1), "ranks": group.world}
     results = [dataclasses.replace(result, protocol={**rules, **result.protocol, **taken}) for result in results]
     # Data that is not available now may be there next time.
     if group.first and not any(result.value is None for result in results):
-        files = {name: sha256_file(output / name) for name in _files_of(task) if (output / name).is_file()}
+        left = (f"items/{task.name}.npz", f"few_shot/{task.name}.json", f"few_shot/{task.name}.npz")
+        files = {name: sha256_file(output / name) for name in left if (output / name).is_file()}
         publish_json(record, {"key": key, "files": files, "results": [result.row() for result in results]})
     return results
 
 
-def _files_of(task: Task) -> list[str]:
-    """What a task may leave in the output besides its numbers."""
-    return [f"items/{task.name}.npz", f"few_shot/{task.name}.json", f"few_shot/{task.name}.npz"]
-
-
 def _kept(record: Path, key: str, output: Path) -> list[Result] | None:
-    """The results of a task that was measured before on the same things, with all that it left beside them as it was;
+    """The results of a task that was measured before on the same things, with all that it left next to them as it was;
     None where it has to be measured again."""
     found = read_record(record, "key", "files", "results")
     if found is None or found["key"] != key:
@@ -161,31 +156,38 @@ def _kept(record: Path, key: str, output: Path) -> list[Result] | None:
     return [Result(**row) for row in found["results"]]
 
 
-def _support_hash(task: Task, test: DataSet, data: Path, memo: Memo, options: Options) -> str | None:
-    """sha256 of the training split that probes are fitted on; None where none is asked for, at hand, or usable."""
-    if (options.shots is None and not options.linear_probe) or not task.support:
+def _support_hash(task: Task, test: DataSet, session: Session) -> str | None:
+    """sha256 of the training split that probes are fitted on; None where no probe is measured, or the split is missing
+    or not usable."""
+    if (session.options.shots is None and not session.options.linear_probe) or not task.support:
         return None
     try:
-        support = open_support(task, test, data, memo)
+        support = open_support(task, test, session.root, session.memo)
     except (DataMissing, DataBroken):
         return None  # a row will say so
     return sha256_of([support.images.fingerprint, support.label_hash])
 
 
-def _key(task: Task, content: DataSet, shots: str | None, cache: FeatureCache, options: Options) -> str:
-    parts: list[Any] = [
-        {name: value for name, value in dataclasses.asdict(task).items() if name not in TOLD},
-        content.images.fingerprint,
-        content.label_hash,
-        content.class_names,
-        content.templates,
-        shots,
-        cache.model.fingerprint,
-        dataclasses.asdict(options),
-        software(),
-        [protocol.SHARED_RULES, KINDS[task.kind].rules, FEW_SHOT_RULES, LINEAR_PROBE_RULES],
-    ]
-    return sha256_of(parts)
+def collect_examples(tasks: Sequence[Task], results: Sequence[Result], session: Session) -> dict[str, list[Example]]:
+    """Return examples of every measured task by its name, from the items that were kept and features that are cached:
+    nothing is encoded.
+
+    To be called on all ranks, as features are shared; the leading one reads the items.
+
+    Args:
+        tasks: Those that were measured, with their samples.
+        results: Their results.
+        session: That of the run.
+    """
+    measured = {result.task for result in results if result.kind != "few_shot" and result.value is not None}
+    group, examples = session.cache.group, {}
+    for task in tasks:
+        path = session.output / "items" / f"{task.name}.npz"
+        items = group.share(read_items(path) if group.first and path.is_file() else None)
+        if task.name in measured and items is not None:
+            data = open_task(task, session.root, session.memo)
+            examples[task.name] = list(KINDS[task.kind].examples(task, data, items, session.cache))
+    return {name: found for name, found in examples.items() if found}
 
 
 def line(result: Result) -> str:

@@ -1,4 +1,4 @@
-"""What a task is: where its data lies, what is asked of it, and how its number is computed."""
+"""What a task is: where its data lies, what is asked of it, how its number is computed, and choices of a run."""
 
 from __future__ import annotations
 
@@ -97,3 +97,25 @@ class Suite:
     """In the order of the report."""
     average: tuple[str | tuple[str, ...], ...] = ()
     """Tasks whose plain mean is the suite's average; those of a list of their own count as one. Empty: it has none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shots:
+    """Which few-shot points are measured."""
+
+    counts: tuple[int, ...] = (1, 2, 4, 5, 8, 16)
+    """Shots per class."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Draws."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Choices of a run that change numbers; a finished task is kept under them."""
+
+    strict_ties: bool = False
+    """Retrieval: count every equal score against the model."""
+    shots: Shots | None = field(default_factory=Shots)
+    """Few-shot points of the tasks that have a training split; None measures none."""
+    linear_probe: bool = False
+    """Also fit a probe on all of the training split."""

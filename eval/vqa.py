@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from open_diht.common.ranks import Ranks
 from open_diht.eval import estimates, protocol
 from open_diht.eval.data import DataSet, Question
 from open_diht.eval.data.questions import SNLI_VE
@@ -28,11 +27,10 @@ BLOCK = 1024
 """Questions whose features are in memory at once, at most."""
 
 
-def evaluate_vqa(task: Task, data: DataSet, cache: FeatureCache, group: Ranks | None = None) -> TaskOutcome:
-    """Accuracy over all questions, and of each kind of question."""
-    questions = data.questions
+def evaluate_vqa(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
+    """Return the accuracy over all questions, and that of each kind of question."""
+    questions, group = data.questions, cache.group
     assert questions is not None  # `open_task` saw to it
-    group = group or Ranks()
     images = cache.images(data.images, task.name)
     rows: dict[str, int] = {}
     choices = [[rows.setdefault(_said(q, answer), len(rows)) for answer in q.candidates] for q in questions]
@@ -62,9 +60,9 @@ def evaluate_vqa(task: Task, data: DataSet, cache: FeatureCache, group: Ranks | 
         parts += [(f"{task.metric} ({kind})", asked == kind) for kind in kinds]
     results = []
     for metric, part in parts:
-        ends = estimates.mean(values[part], clusters[part]).interval()
         detail = {**record, "metric": metric, "chance": float(chance[part].mean())}
-        results.append(measured(task, metric, float(values[part].mean()), ends, int(part.sum()), detail))
+        found = estimates.mean(values[part], clusters[part])
+        results.append(measured(task, metric, found, int(part.sum()), detail))
     items = Items(
         keys=np.array([question.key for question in questions]),
         hits=values,
@@ -98,8 +96,8 @@ def _answered(
     return found
 
 
-def answers(data: DataSet, items: Items) -> list[Answered]:
-    """Questions that were answered wrong, and some that were answered right."""
+def answers(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> list[Answered]:
+    """Return questions that were answered wrong, and some that were answered right."""
     questions = data.questions or ()
     found: list[Answered] = []
     for index in chosen(items.hits):

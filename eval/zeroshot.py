@@ -13,13 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from open_diht.common.ranks import Ranks
 from open_diht.eval import estimates, protocol
 from open_diht.eval.data import DataSet, class_names, templates
 from open_diht.eval.errors import DataBroken
 from open_diht.eval.examples import MOST, Confusion
 from open_diht.eval.features import FeatureCache, Features
-from open_diht.eval.groups import group_results
 from open_diht.eval.metrics.classification import label_ranks, logits_in_tiles
 from open_diht.eval.metrics.rows import tiles
 from open_diht.eval.results import INTERVAL, OVER_CLASSES, Items, Result, TaskOutcome, measured, missing
@@ -28,6 +26,15 @@ from open_diht.eval.task import Task
 from open_diht.eval.templates import fill
 
 F1_INTERVAL = f"{OVER_CLASSES}; for sets with as many images of each class"
+WORST = "worst_group_"
+LARGE = 30
+"""Images of a group that is large enough."""
+GROUPS = 20
+"""Up to so many groups have numbers of their own."""
+GROUP_INTERVAL = (
+    "images drawn anew within each group, 95 %: from the lowest of the groups' lower ends to the lowest of upper ends "
+    "that hold together"
+)
 
 
 def prompt_texts(names: Sequence[str], prompts: Sequence[str]) -> list[str]:
@@ -46,124 +53,141 @@ def zero_shot_classifier(cache: FeatureCache, names: Sequence[str], prompts: Seq
     return classifier
 
 
-def evaluate_classification(task: Task, data: DataSet, cache: FeatureCache, group: Ranks | None = None) -> TaskOutcome:
-    """The numbers of a classification task. Raises `DataBroken` where its metric does not fit its labels."""
+def evaluate_classification(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
+    """Return the numbers of a classification task. Raises `DataBroken` where its metric does not fit its labels."""
     named, prompted = class_names(task, data), templates(task, data)
     names, prompts = named.texts, prompted.texts
     assert data.labels is not None  # `open_task` saw to it
     if (data.labels.ndim == 2) != task.metric.startswith("map"):
         raise DataBroken(f"{data.place}: metric {task.metric} does not fit labels of shape {data.labels.shape}")
-    if task.metric.startswith("worst_group") and data.groups is None:
+    if task.metric.startswith(WORST) and data.groups is None:
         raise DataBroken(f"{data.place} does not say to which groups its images belong, and {task.metric} needs that")
     features = cache.images(data.images, task.name)
     classifier = zero_shot_classifier(cache, names, prompts)
-    record = protocol.base(task, data, cache.model)
-    record["class_names"] = protocol.texts_record(names, named.source)
-    record["templates"] = protocol.texts_record(prompts, prompted.source)
-    record["truncated_texts"] = cache.texts(prompt_texts(names, prompts), "prompts").truncated
-    record["ties"] = "lowest class index"
-    scale = cache.model.logit_scale
+    record = {
+        **protocol.base(task, data, cache.model),
+        "class_names": protocol.texts_record(names, named.source),
+        "templates": protocol.texts_record(prompts, prompted.source),
+        "truncated_texts": cache.texts(prompt_texts(names, prompts), "prompts").truncated,
+        "ties": "lowest class index",
+    }
     if data.labels.ndim == 2:
         scores = [logits.numpy() for _, logits in logits_in_tiles(features, classifier, 1.0)]
-        return _multi_label(task, data, np.concatenate(scores), record)
-    return _single_label(task, data, features, classifier, scale, record, group or Ranks())
+        results, items = _multi_label(task, data, np.concatenate(scores), record)
+    else:
+        if data.bursts is not None:
+            record["bursts"] = len(np.unique(data.bursts))
+        results, items = _single_label(task, data, _label_ranks(cache, features, classifier, data.labels), record)
+    if task.metric not in {result.metric for result in results}:
+        raise DataBroken(f"{data.place}: metric {task.metric} needs another number of classes than {len(names)}")
+    return TaskOutcome(tuple(sorted(results, key=lambda result: result.metric != task.metric)), items)
+
+
+def _label_ranks(cache: FeatureCache, features: Features, classifier: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(n, 3): the rank of each label, the predicted class, and by how much class 1 is ahead of class 0 where there are
+    these two. The ranks of the cache share the images."""
+    classes, group = classifier.shape[1], cache.group
+    blocks = tiles(len(labels), classes)
+    mine = [blocks[index] for index in group.part(len(blocks))]
+    found = [np.empty((0, 3))]
+    for rows, logits in logits_in_tiles(features, classifier, cache.model.logit_scale, mine):
+        ahead = logits[:, 1] - logits[:, 0] if classes == 2 else torch.zeros(len(logits))
+        found.append(np.stack([*label_ranks(logits, labels[rows]), ahead.numpy()], axis=1))
+    return group.in_order(blocks, np.concatenate(found))
 
 
 def _single_label(
-    task: Task,
-    data: DataSet,
-    features: Features,
-    classifier: np.ndarray,
-    scale: float,
-    record: dict[str, Any],
-    group: Ranks,
-) -> TaskOutcome:
-    labels = data.labels
+    task: Task, data: DataSet, table: np.ndarray, record: Mapping[str, Any]
+) -> tuple[list[Result], Items]:
+    """Every metric that these labels have, from the (n, 3) of `_label_ranks`."""
+    labels, bursts, classes = data.labels, data.bursts, record["class_names"]["count"]
     assert labels is not None
-    classes, n = classifier.shape[1], len(labels)
-    blocks = tiles(n, classes)
-    # Rank of the label, predicted class, and by how much class 1 is ahead of class 0.
-    found = [np.empty((0, 3))]
-    for rows, logits in logits_in_tiles(features, classifier, scale, [blocks[i] for i in group.part(len(blocks))]):
-        ahead = logits[:, 1] - logits[:, 0] if classes == 2 else torch.zeros(len(logits))
-        found.append(np.stack([*label_ranks(logits, labels[rows]), ahead.numpy()], axis=1))
-    table = group.in_order(blocks, np.concatenate(found))
     ranks, predicted, margin = table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2]
-    hits = {f"top{k}": (ranks < k).astype(np.float64) for k in ((1, 5) if classes > 5 else (1,))}
-    extra: dict[str, np.ndarray] = {}
-    if classes == 2:
-        extra["scores"] = margin.astype(np.float32)
-    if data.groups is not None:
-        extra["groups"] = np.array(data.groups)
-    if data.bursts is not None:
-        record["bursts"] = len(np.unique(data.bursts))
-    results = _numbers(task, data, hits, predicted, margin, {**record, "chance": 1 / classes}, classes)
-    if task.metric not in {result.metric for result in results}:
-        raise DataBroken(f"{data.place}: metric {task.metric} needs another number of classes than {classes}")
-    results.sort(key=lambda result: result.metric != task.metric)
-    items = Items(
-        keys=np.array(data.images.keys),
-        hits=hits["top5" if task.metric.endswith("top5") else "top1"],
-        clusters=np.arange(n) if data.bursts is None else data.bursts,
-        predicted=predicted,
-        label=labels,
-        extra=extra,
-    )
-    return TaskOutcome(tuple(results), items)
-
-
-def _numbers(
-    task: Task,
-    data: DataSet,
-    hits: Mapping[str, np.ndarray],
-    predicted: np.ndarray,
-    margin: np.ndarray,
-    record: Mapping[str, Any],
-    classes: int,
-) -> list[Result]:
-    """Every metric that these labels have; `hits` are those of top-1 and, of more than five classes, top-5."""
-    labels, bursts = data.labels, data.bursts
-    assert labels is not None
     n = len(labels)
+    hits = {f"top{k}": (ranks < k).astype(np.float64) for k in ((1, 5) if classes > 5 else (1,))}
 
-    def share(metric: str, right: np.ndarray, guesses: int) -> Result:
-        return estimated(metric, estimates.mean(right, bursts), chance=guesses / classes)
+    def result(metric: str, found: Estimate, **more: Any) -> Result:
+        detail = {**record, "chance": 1 / classes, "metric": metric, "interval": INTERVAL, **more}
+        return measured(task, metric, found, n, detail)
 
-    def estimated(metric: str, found: Estimate, **more: Any) -> Result:
-        detail = {**record, "metric": metric, "interval": INTERVAL, **more}
-        return measured(task, metric, found.value, found.interval(), n, detail)
-
-    results = [share(name, right, int(name.removeprefix("top"))) for name, right in hits.items()]
+    results = [
+        result(name, estimates.mean(right, bursts), chance=int(name.removeprefix("top")) / classes)
+        for name, right in hits.items()
+    ]
     of_classes = estimates.mean_per_class(hits["top1"], labels, bursts)
-    results.append(estimated("mean_per_class", of_classes, interval=OVER_CLASSES))
+    results.append(result("mean_per_class", of_classes, interval=OVER_CLASSES))
     if task.metric == "macro_f1":
         sizes = np.unique(labels, return_counts=True)[1]
         guessed = float(np.mean(2 * sizes / (n + classes * sizes)))
         found = estimates.macro_f1(predicted, labels, bursts)
-        results.append(estimated("macro_f1", found, interval=F1_INTERVAL, chance=guessed))
+        results.append(result("macro_f1", found, interval=F1_INTERVAL, chance=guessed))
     if data.groups is not None:
-        results += group_results(task, np.array(data.groups), hits, bursts, record)
+        results += _group_results(task, np.array(data.groups), hits, bursts, record)
     if classes == 2 and 0 < labels.sum() < n:
-        results.append(estimated("roc_auc", estimates.roc_auc(margin, labels)))
+        results.append(result("roc_auc", estimates.roc_auc(margin, labels)))
     elif task.metric == "roc_auc" and classes == 2:
         reason = f"ROC-AUC needs items of both classes; all {n} are of class {labels[0]}"
         results.append(missing(task.name, task.kind, "roc_auc", reason))
+    extra = {"scores": margin.astype(np.float32)} if classes == 2 else {}
+    return results, Items(
+        keys=np.array(data.images.keys),
+        hits=hits["top5" if task.metric.endswith("top5") else "top1"],
+        clusters=np.arange(n) if bursts is None else bursts,
+        predicted=predicted,
+        label=labels,
+        extra=extra if data.groups is None else {**extra, "groups": np.array(data.groups)},
+    )
+
+
+def _group_results(
+    task: Task,
+    groups: np.ndarray,
+    hits: Mapping[str, np.ndarray],
+    bursts: np.ndarray | None,
+    record: Mapping[str, Any],
+) -> list[Result]:
+    """The worst group's number for each of `hits`, top-1 and top-5, and each group's for the task's own of them;
+    `groups` (n,) are names, regions of the world for example.
+
+    The worst of many groups is as low as its smallest ones are uncertain. So next to it stands the worst of those that
+    are large enough to be taken at their word."""
+    names, counts = np.unique(groups, return_counts=True)
+    sizes = dict(zip(names.tolist(), counts.tolist(), strict=True))
+    record = {**record, "chance": None}
+    clusters = np.arange(len(groups)) if bursts is None else bursts
+    large = np.isin(groups, names[counts >= LARGE])
+    parts = {"": np.ones(len(groups), dtype=bool)}
+    if 0 < large.sum() < len(groups):
+        parts[f" (groups of {LARGE} images or more)"] = large
+    results = []
+    for name, right in hits.items():
+        for suffix, part in parts.items():
+            found: Estimate = estimates.worst_group(right[part], groups[part], clusters[part])
+            detail = {**record, "metric": f"{WORST}{name}", "interval": GROUP_INTERVAL, "groups": sizes}
+            results.append(measured(task, f"{WORST}{name}{suffix}", found, int(part.sum()), detail))
+    own = task.metric.removeprefix(WORST)
+    if task.metric.startswith(WORST) and own in hits and len(names) <= GROUPS:
+        for group in names.tolist():
+            part = groups == group
+            found = estimates.mean(hits[own][part], clusters[part])
+            detail = {**record, "metric": own, "interval": INTERVAL}
+            results.append(measured(task, f"{own} ({group})", found, int(part.sum()), detail))
     return results
 
 
-def _multi_label(task: Task, data: DataSet, scores: np.ndarray, record: dict[str, Any]) -> TaskOutcome:
+def _multi_label(
+    task: Task, data: DataSet, scores: np.ndarray, record: Mapping[str, Any]
+) -> tuple[list[Result], Items]:
     labels = data.labels
     assert labels is not None
-    record["chance"] = float(labels.mean())
-    record["ties"] = "wrong ones first"
+    record = {**record, "chance": float(labels.mean()), "ties": "wrong ones first"}
+    record["interval"] = f"{INTERVAL}; for sets of as many images"
     results = []
     for metric in ("map_11point", "map"):
         found = estimates.METRICS[metric](scores, labels)
-        detail = {**record, "metric": metric, "interval": f"{INTERVAL}; for sets of as many images"}
-        results.append(measured(task, metric, found.value, found.interval(), len(labels), detail))
-    results.sort(key=lambda result: result.metric != task.metric)
+        results.append(measured(task, metric, found, len(labels), {**record, "metric": metric}))
     best = scores.argmax(axis=1)
-    items = Items(
+    return results, Items(
         keys=np.array(data.images.keys),
         hits=labels[np.arange(len(labels)), best].astype(np.float64),
         clusters=np.arange(len(labels)),
@@ -171,11 +195,10 @@ def _multi_label(task: Task, data: DataSet, scores: np.ndarray, record: dict[str
         label=np.full(len(labels), -1),
         extra={"scores": scores, "labels": labels},
     )
-    return TaskOutcome(tuple(results), items)
 
 
-def confusions(task: Task, data: DataSet, items: Items) -> list[Confusion]:
-    """The most frequent confusions of two classes, each with the first image it befell."""
+def confusions(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> list[Confusion]:
+    """Return the most frequent confusions of two classes, each with the first image it befell."""
     if data.labels is None or data.labels.ndim != 1:
         return []
     names = class_names(task, data).texts

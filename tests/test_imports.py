@@ -105,6 +105,7 @@ def changed_by(code: str) -> str:
 WALK = "[each.name for each in pkgutil.walk_packages(importlib.import_module({0!r}).__path__, '{0}.'){1}]"
 LIBRARIES = "import open_clip, PIL.Image, pyarrow, scipy.stats, spacy, torchvision\n"
 BEAM = "import apache_beam.runners.worker.sdk_worker_main, numpy, PIL.Image, pyarrow, spacy\n"
+WALKED = ("common", "eval", "study", "trainer")
 OF_PIPELINES = WALK.format("open_diht.pipelines", " if each.ispkg")
 
 
@@ -113,9 +114,9 @@ OF_PIPELINES = WALK.format("open_diht.pipelines", " if each.ispkg")
     [
         f"compare(*{PUBLIC})",
         f"{BEAM}compare(*{OF_PIPELINES}, 'open_diht.pipelines.cli', 'open_diht.pipelines.driver.run')",
-        *(f"{LIBRARIES}compare(*{WALK.format(f'open_diht.{name}', '')})" for name in ("common", "eval", "trainer")),
+        *(f"{LIBRARIES}compare(*{WALK.format(f'open_diht.{name}', '')})" for name in WALKED),
     ],
-    ids=["packages", "pipelines", "common", "eval", "trainer"],
+    ids=["packages", "pipelines", *WALKED],
 )
 def test_importing_changes_nothing(code: str) -> None:
     """What libraries change when they are imported is theirs: the code of all but the packages imports them before."""

@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from open_diht.common.fields import BadValue, build
-from open_diht.common.naming import nearest
-from open_diht.common.yaml_files import BadYaml, parse_yaml, read_yaml
+from open_diht.common.yaml_files import BadYaml, Shelf, parse_yaml, read_yaml
 from open_diht.trainer.config import Config
-
-FOLDER = Path(__file__).with_name("configs")
 
 
 class BadConfig(ValueError):
     """A configuration cannot be used; the message names key, value and remedy."""
 
 
+SHELF = Shelf(Path(__file__).with_name("configs"), "configuration", BadConfig)
+
+
 def config_names() -> list[str]:
     """Names of the configurations that come with the trainer."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    return SHELF.names()
 
 
 def load_config(name: str, overrides: Sequence[str] = (), base: Mapping[str, Any] | None = None) -> Config:
@@ -48,7 +48,7 @@ def load_config(name: str, overrides: Sequence[str] = (), base: Mapping[str, Any
     Raises:
         BadConfig: there is no such configuration, or a key or a value of it is wrong.
     """
-    values = merged(_read(_path(name)), base or {})
+    values = merged(_read(Path(name) if "/" in name else SHELF.path(name)), base or {})
     for word in overrides:
         key, equals, text = word.partition("=")
         if not equals or not key:
@@ -68,25 +68,9 @@ def parse_value(text: str, where: str) -> Any:
         raise BadConfig(str(error)) from error
 
 
-def _path(name: str) -> Path:
-    if name.endswith((".yaml", ".yml")) or "/" in name:
-        if not Path(name).is_file():
-            raise BadConfig(f"there is no configuration file {name}")
-        return Path(name)
-    path = FOLDER / f"{name}.yaml"
-    if not path.is_file():
-        known = config_names()
-        raise BadConfig(
-            f"unknown configuration {name!r}{nearest(name, known)}; choose {', '.join(known)}, or a YAML file"
-        )
-    return path
-
-
 def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
-    try:
+    with SHELF.explained(path):
         values = read_yaml(path)
-    except BadYaml as error:
-        raise BadConfig(str(error)) from error
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -96,7 +80,7 @@ def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
         return values
     parent_path = path.parent / f"{parent}.yaml" if "/" not in str(parent) else path.parent / str(parent)
     if not parent_path.is_file() and parent in config_names():
-        parent_path = FOLDER / f"{parent}.yaml"
+        parent_path = SHELF.path(parent)
     if not parent_path.is_file():
         raise BadConfig(f"{path} extends {parent!r}, but there is no file {parent_path}")
     if parent_path.resolve() in (chain := (*below, path.resolve())):

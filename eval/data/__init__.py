@@ -53,10 +53,17 @@ class Listed(NamedTuple):
 
 
 def read_task(task: Task, needs: Annotation, root: Path, memo: Memo) -> DataSet:
-    """The data of `task` from the first of its sources that is at hand, checked against what the task says of it; the
-    field `needs` is filled.
+    """Read the data of a task from the first of its sources that is there, checked against what the task says of it.
 
-    Raises `DataMissing` where none is, with how to get it, and `DataBroken` where one is there and not as promised.
+    Args:
+        task: The task.
+        needs: The field that is filled.
+        root: The folder of the data sets.
+        memo: Hashes of their files.
+
+    Raises:
+        DataMissing: No source is there; the message names how to get the data.
+        DataBroken: A source is there, and not what it should be.
     """
     data = _first(task, task.sources, needs, root, memo)
     if task.sample is not None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -18,6 +18,7 @@ from open_diht.eval.hashes import sha256_of, sha256_texts
 Annotation = Literal["labels", "captions", "questions", "choices", "pairs", "associations"]
 """What may be known of the images: fields of a `DataSet`."""
 
+A = TypeVar("A", Question, Choice, Pair, Association)
 _LIMITS = ImageLimits()
 _FORMATS = (*FORMATS, "PPM")  # older sets have it; it is too simple to hold a surprise
 
@@ -105,54 +106,43 @@ class DataSet:
         """The images at `indices` with their annotations; questions, choices, pairs and associations keep those whose
         images stay."""
         position = {index: place for place, index in enumerate(indices)}
-        questions, choices, pairs, associations = None, None, None, None
-        if self.questions is not None:
-            questions = tuple(
-                replace(question, image=position[question.image])
-                for question in self.questions
-                if question.image in position
-            )
-        if self.choices is not None:
-            choices = tuple(
-                replace(choice, image=position[choice.image]) for choice in self.choices if choice.image in position
-            )
-        if self.pairs is not None:
-            pairs = tuple(
-                replace(pair, images=(position[pair.images[0]], position[pair.images[1]]))
-                for pair in self.pairs
-                if pair.images[0] in position and pair.images[1] in position
-            )
-        if self.associations is not None:
-            associations = tuple(
-                replace(one, images=tuple(position[image] for image in one.images))
-                for one in self.associations
-                if all(image in position for image in one.images)
-            )
+
+        def kept(annotations: tuple[A, ...] | None) -> tuple[A, ...] | None:
+            staying = (one for one in annotations or () if all(image in position for image in _shown(one)))
+            return None if annotations is None else tuple(_moved(one, position) for one in staying)
+
         return replace(
             self,
             images=_Taken(self.images, tuple(indices)),
             labels=None if self.labels is None else self.labels[list(indices)],
             captions=None if self.captions is None else tuple(self.captions[index] for index in indices),
-            questions=questions,
-            choices=choices,
-            pairs=pairs,
-            associations=associations,
+            questions=kept(self.questions),
+            choices=kept(self.choices),
+            pairs=kept(self.pairs),
+            associations=kept(self.associations),
             groups=None if self.groups is None else tuple(self.groups[index] for index in indices),
             bursts=None if self.bursts is None else self.bursts[list(indices)],
         )
 
     def sampled(self, count: int) -> DataSet:
         """`count` of the `items`, drawn by seed 0, with the images that they need."""
-        if self.choices is not None:
-            kept = [self.choices[one] for one in sample_indices([choice.key for choice in self.choices], count)]
-            return replace(self, choices=tuple(kept)).take(sorted({choice.image for choice in kept}))
-        if self.pairs is not None:
-            drawn = [self.pairs[one] for one in sample_indices([pair.key for pair in self.pairs], count)]
-            return replace(self, pairs=tuple(drawn)).take(sorted({image for pair in drawn for image in pair.images}))
-        if self.associations is not None:
-            cues = [self.associations[one] for one in sample_indices([one.key for one in self.associations], count)]
-            return replace(self, associations=tuple(cues)).take(sorted({image for one in cues for image in one.images}))
+        for name in ("choices", "pairs", "associations"):
+            annotations = getattr(self, name)
+            if annotations is not None:
+                drawn = tuple(annotations[one] for one in sample_indices([one.key for one in annotations], count))
+                return replace(self, **{name: drawn}).take(sorted({image for one in drawn for image in _shown(one)}))
         return self.take(sample_indices(self.images.keys, count))
+
+
+def _shown(one: Question | Choice | Pair | Association) -> tuple[int, ...]:
+    """The indices of the images that an annotation is about."""
+    return (one.image,) if isinstance(one, Question | Choice) else one.images
+
+
+def _moved(one: A, position: Mapping[int, int]) -> A:
+    """The same annotation of images that have other indices."""
+    images = tuple(position[image] for image in _shown(one))
+    return replace(one, image=images[0]) if isinstance(one, Question | Choice) else replace(one, images=images)
 
 
 class _Taken:

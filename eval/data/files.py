@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -80,7 +80,7 @@ def _groups(path: Path, names: Sequence[str], place: str) -> tuple[str, ...]:
         raise DataMissing(f"{place}/{path.name} is not there")
     place = f"{place}/{path.name}"
     try:
-        found = {str(row["image"]): str(row["group"]) for row in _rows(path, place)}
+        found = {str(row["image"]): str(row["group"]) for row in read_rows(path, place, csv.QUOTE_NONE)}
     except KeyError as error:
         raise DataBroken(f"{place} has no column {error}") from None
     lacking = [name for name in names if not found.get(name)]
@@ -110,7 +110,7 @@ def read_manifest(path: Path, options: Mapping[str, Any], memo: Memo, place: str
     leave_out = {str(name) for name in options.get("leave_out", ())}
     column = options.get("caption") or options.get("label")
     found: dict[str, list[Any]] = {}
-    for number, row in enumerate(_rows(path, place), start=1):
+    for number, row in enumerate(read_rows(path, place, csv.QUOTE_NONE), start=1):
         try:
             name, value = str(options["image"]).format_map(row), row[str(column)]
         except (KeyError, ValueError, IndexError) as error:
@@ -179,16 +179,35 @@ def _labels(found: Mapping[str, Sequence[Any]], place: str) -> np.ndarray:
     return np.array(labels, dtype=np.int64)
 
 
-def _rows(path: Path, place: str) -> Iterator[Mapping[str, Any]]:
-    with path.open(encoding="utf-8", newline="") as lines:
-        if path.suffix == ".jsonl":
-            for number, line in enumerate(lines, start=1):
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise DataBroken(f"{place}, line {number} is no JSON: {error}") from None
+def read_rows(path: Path, place: str, quoting: Literal[0, 3] = csv.QUOTE_MINIMAL) -> Iterator[Any]:
+    """Yield the rows of a file, objects or lists.
+
+    Args:
+        path: A .tsv, .csv or .jsonl, or a .json with a list or an object of rows.
+        place: Its name in messages.
+        quoting: How a .tsv or .csv quotes, as the csv module names it.
+
+    Raises:
+        DataBroken: The file holds something else.
+        WrongUse: Its name ends otherwise.
+    """
+    if path.suffix not in (".tsv", ".csv", ".jsonl", ".json"):
+        raise WrongUse(f"{place}: a file of rows ends in .tsv, .csv, .jsonl or .json")
+    number = 1
+    try:
+        with path.open(encoding="utf-8", newline="") as lines:
+            rows: Iterable[Any]
+            if path.suffix == ".jsonl":
+                rows = (json.loads(line) for line in lines if line.strip())
+            elif path.suffix == ".json":
+                read = json.load(lines)
+                rows = read.values() if isinstance(read, dict) else read
+            else:
+                rows = csv.DictReader(lines, delimiter="\t" if path.suffix == ".tsv" else ",", quoting=quoting)
+            for row in rows:
+                if not isinstance(row, dict | list):
+                    raise ValueError("its rows are neither objects nor lists")
                 yield row
-        elif path.suffix == ".tsv":
-            yield from csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-        else:
-            raise WrongUse(f"{place}: a manifest ends in .tsv or .jsonl")
+                number += 1
+    except (ValueError, TypeError, csv.Error) as error:
+        raise DataBroken(f"{place} is no {path.suffix} file of rows (row {number}: {error})") from None

@@ -11,7 +11,7 @@ from typing import Any
 
 from open_diht.eval.data.annotations import Question
 from open_diht.eval.data.dataset import DataSet
-from open_diht.eval.data.files import FileImages
+from open_diht.eval.data.files import FileImages, read_rows
 from open_diht.eval.data.json_stream import elements
 from open_diht.eval.data.memo import Memo
 from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
@@ -100,7 +100,7 @@ def read_snli_ve(folder: Path, options: Mapping[str, Any], memo: Memo, place: st
         raise DataMissing(f"{place}/{options['file']} is not there")
     images: dict[str, int] = {}
     questions = []
-    for number, row in _lines(path, place):
+    for number, row in enumerate(read_rows(path, f"{place}/{path.name}"), start=1):
         if row["gold_label"] == "-":
             continue
         if row["gold_label"] not in ENTAILMENT:
@@ -133,13 +133,3 @@ def _with_images(
         place=place,
         questions=tuple(questions),
     )
-
-
-def _lines(path: Path, place: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """The objects of a .jsonl with their line numbers, from 1."""
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                yield number, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataBroken(f"{place}/{path.name}, line {number} is no JSON: {error}") from None

@@ -7,7 +7,6 @@ place.
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from PIL import Image
 
 from open_diht.eval.data.annotations import Association, Choice, Pair
 from open_diht.eval.data.dataset import DataSet
-from open_diht.eval.data.files import FileImages
+from open_diht.eval.data.files import FileImages, read_rows
 from open_diht.eval.data.memo import Memo
 from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
 from open_diht.eval.hashes import sha256_of
@@ -170,32 +169,11 @@ def _rows(folder: Path, files: Sequence[str], place: str) -> list[_Row]:
         path = folder / name
         if not path.is_file():
             raise DataMissing(f"{place}/{name} is not there")
-        try:
-            content = _content(path)
-        except (ValueError, csv.Error) as error:
-            raise DataBroken(f"{place}/{name} is no {path.suffix} file of rows: {error}") from None
-        found += [_Row(row, path.stem, f"{place}/{name}, row {number}") for number, row in enumerate(content, start=1)]
+        rows = enumerate(read_rows(path, f"{place}/{name}"), start=1)
+        found += [_Row(row, path.stem, f"{place}/{name}, row {number}") for number, row in rows]
     if not found:
         raise DataBroken(f"{place}: no rows in {', '.join(files)}")
     return found
-
-
-def _content(path: Path) -> list[Any]:
-    """Raises ValueError for what is no list of rows."""
-    with path.open(encoding="utf-8", newline="") as file:
-        match path.suffix:
-            case ".json":
-                read = json.load(file)
-                rows = list(read.values()) if isinstance(read, dict) else read
-            case ".jsonl":
-                rows = [json.loads(line) for line in file if line.strip()]
-            case ".csv" | ".tsv":
-                rows = list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
-            case _:
-                raise ValueError("known are .json, .jsonl, .csv and .tsv")
-    if not isinstance(rows, list) or not all(isinstance(row, dict | list) for row in rows):
-        raise ValueError("its rows are neither objects nor lists")
-    return rows
 
 
 class _Listed:

@@ -16,7 +16,6 @@ from open_diht.eval.fetch.files import fetch_files
 from open_diht.eval.fetch.hub import fetch_webdataset
 from open_diht.eval.fetch.reference import fetch_reference
 from open_diht.eval.fetch.ucf101 import fetch_ucf101
-from open_diht.eval.fetch.weights import fetch_weights
 from open_diht.eval.tasks import Source, Task, choose_tasks
 
 REFERENCE = "reference"
@@ -48,7 +47,7 @@ def _fetch_all(options: argparse.Namespace) -> int:
     if REFERENCE in words or "demo" in words:
         wanted.append(functools.partial(_reference, fetcher, options.wheels))
     if options.weights:
-        wanted.append(functools.partial(_weights, options.weights, fetcher))
+        wanted.append(functools.partial(fetch_weights, options.weights, fetcher))
     wanted += [functools.partial(_fetch, task, fetcher, options) for task in {_what(t): t for t in tasks}.values()]
     return max([_tried(what) for what in wanted], default=OK)
 
@@ -58,9 +57,23 @@ def _reference(fetcher: Fetcher, wheels: Path | None) -> None:
         fetch_reference(data_root(), say, wheels)
 
 
-def _weights(word: str, fetcher: Fetcher) -> None:
-    if fetcher.announce(f"weights {word}", None, "from where open_clip knows them"):
-        fetch_weights(word, data_root(), say)
+def fetch_weights(word: str, fetcher: Fetcher) -> None:
+    """Download the weights `NAME:TAG` into weights/NAME/TAG of the default data folder. Raises `WrongUse` for a pair
+    that open_clip does not know, `FetchFailed`."""
+    from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
+
+    if not fetcher.announce(f"weights {word}", None, "from where open_clip knows them"):
+        return
+    name, _, tag = word.partition(":")
+    settings = get_pretrained_cfg(name, tag)
+    if not settings:
+        tags = ", ".join(list_pretrained_tags_by_model(name)) or "none: the name is unknown too"
+        raise WrongUse(f"open_clip knows no weights {tag!r} of {name!r}; there are {tags}")
+    try:
+        path = download_pretrained(settings, cache_dir=str(data_root() / "weights" / name / tag))
+    except (OSError, RuntimeError) as error:
+        raise FetchFailed(f"weights {word} could not be fetched ({' '.join(str(error).split())[:300]})") from None
+    say(f"weights {word}: {path}")
 
 
 def _what(task: Task) -> str:

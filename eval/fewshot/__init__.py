@@ -1,10 +1,10 @@
 """Few-shot probing on cached features: the paper's probe, its baselines, and curves over the number of shots.
 
-result = run(train_features, train_labels, train_keys, test_features, test_labels, classifier, logit_scale)
+result = run(Encoded(train=..., test=..., ...), test_labels)
 result.point("probe", 5).value
 """
 
-from open_diht.eval.fewshot.curves import Choice, CurvePoint, FewShotResult, FewShotSettings, run
+from open_diht.eval.fewshot.curves import Choice, CurvePoint, Encoded, FewShotResult, FewShotSettings, run
 from open_diht.eval.fewshot.methods import METHODS
 from open_diht.eval.fewshot.probe import Probe, fit_probe
 from open_diht.eval.fewshot.shots import ShotsMissing, draw_shots
@@ -13,6 +13,7 @@ __all__ = [
     "METHODS",
     "Choice",
     "CurvePoint",
+    "Encoded",
     "FewShotResult",
     "FewShotSettings",
     "Probe",

@@ -17,8 +17,8 @@ import numpy as np
 from open_diht.eval.errors import DataBroken
 from open_diht.eval.fewshot.curves import estimate
 from open_diht.eval.fewshot.predictions import Predictions, read_predictions
-from open_diht.eval.pairing import Compared, why_not_comparable
 from open_diht.eval.records import read_written
+from open_diht.eval.results import Compared, why_not_comparable
 from open_diht.eval.statistics import FEWEST, crossed_difference
 
 TEXT_ALONE = "zero-shot"

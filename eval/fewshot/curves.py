@@ -65,6 +65,24 @@ class FewShotSettings:
             raise ValueError(f"few-shot metric {self.metric!r}: top1 or mean_per_class")
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Encoded:
+    """A data set as a model encodes it; features are L2-normalized."""
+
+    train: ArrayLike | Tensor
+    """(n, d) features of the training samples, from which shots come."""
+    train_labels: ArrayLike
+    """(n,) class indices."""
+    train_keys: Sequence[str]
+    """(n,) names, by which shots are drawn."""
+    test: NDArray[np.float32] | Tensor
+    """(m, d) features of the test images."""
+    classifier: ArrayLike | Tensor
+    """(d, C) the zero-shot classifier, with unit columns."""
+    logit_scale: float
+    """That of the model, 100 for example."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Choice:
     """What one method chose for one support set, and from what."""
@@ -117,10 +135,6 @@ class FewShotResult:
             if (point.method, point.shots) == (method, shots):
                 return point
         raise KeyError(f"no point of {method!r} at {shots} shots")
-
-    def curve(self) -> dict[str, Any]:
-        """What the report draws: settings and points as JSON."""
-        return {"metric": self.settings.metric, "n": self.n, "points": [asdict(point) for point in self.points]}
 
     def rows(self, task: str, protocol: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Rows of results.json, one per point; `protocol` is the task's, each row adds its own choices.
@@ -187,35 +201,30 @@ class FewShotResult:
 
 
 def run(
-    train_features: ArrayLike | Tensor,
-    train_labels: ArrayLike,
-    train_keys: Sequence[str],
-    test_features: ArrayLike | Tensor,
+    encoded: Encoded,
     test_labels: ArrayLike,
-    classifier: ArrayLike | Tensor,
-    logit_scale: float,
     settings: FewShotSettings | None = None,
     group: Ranks | None = None,
 ) -> FewShotResult:
-    """Few-shot curves from cached features.
+    """Draw few-shot curves from cached features.
 
-    Features (n, d) are L2-normalised, labels (n,) class indices, the classifier (d, C) is the zero-shot one with unit
-    columns, `logit_scale` the model's (100, say). Shots come from the training samples, by their keys.
-    To be called on all ranks of `group` with the same arguments; the result is the same on each.
+    Args:
+        encoded: The training samples, from which shots come, the test images and the zero-shot classifier.
+        test_labels: (m,) class indices.
+        settings: What is tried.
+        group: The ranks that share the work. All call this with the same arguments and get the same result.
 
-    Raises ValueError for shapes that do not fit, features that are not normalised, a repeated key; ShotsMissing (a
-    ValueError) for a class without a training sample."""
+    Raises:
+        ValueError: Shapes do not fit, features are not normalized, or a key is repeated.
+        ShotsMissing: A class has no training sample (a ValueError).
+    """
     settings = settings or FewShotSettings()
-    test_classes = np.asarray(test_labels)
-    test = _tensor(test_features, settings.device)
-    if test_classes.shape != (len(test),) or not len(test):
-        raise ValueError(f"{len(test)} test features, labels of shape {test_classes.shape}: expected one each")
-    _check_normalised(test, "test")
-    draws, choices, predicted = predict_curves(
-        train_features, train_labels, train_keys, test, classifier, logit_scale, settings, group
-    )
+    labels = np.asarray(test_labels)
+    if labels.shape != (len(encoded.test),) or not len(encoded.test):
+        raise ValueError(f"{len(encoded.test)} test features, labels of shape {labels.shape}: expected one each")
+    draws, choices, predicted = predict_curves(encoded, settings, group)
     points = tuple(
-        _point(method, k, {seed: predicted[method, k, seed] for seed in settings.seeds}, test_classes, settings)
+        _point(method, k, {seed: predicted[method, k, seed] for seed in settings.seeds}, labels, settings)
         for method in settings.methods
         for k in settings.shots
     )
@@ -225,34 +234,31 @@ def run(
         choices=choices,
         shots={seed: shots.keys for seed, shots in draws.items()},
         short_classes={k: tuple(next(iter(draws.values())).short_classes(k)) for k in settings.shots},
-        n=len(test),
+        n=len(labels),
         predicted=predicted,
     )
 
 
 def predict_curves(
-    train_features: ArrayLike | Tensor,
-    train_labels: ArrayLike,
-    train_keys: Sequence[str],
-    test: Tensor,
-    classifier: ArrayLike | Tensor,
-    logit_scale: float,
-    settings: FewShotSettings,
-    group: Ranks | None,
+    encoded: Encoded, settings: FewShotSettings, group: Ranks | None
 ) -> tuple[dict[int, Shots], tuple[Choice, ...], dict[Cell, NDArray[np.int64]]]:
-    """Shots by seed, choices, and the predictions of every cell for the test features: all without test labels. Support
-    sets, and methods that do not ask each other, are shared over the ranks of `group`, to all of which everything is
-    returned."""
+    """Return shots by seed, choices, and the predictions of every cell for the test features: all without test labels.
+
+    The ranks of `group` share support sets, and methods that do not ask each other; all get everything.
+    """
     group = group or Ranks()
-    weight = _tensor(classifier, settings.device).T.contiguous()
-    labels = np.asarray(train_labels)
-    train = torch.as_tensor(train_features)
+    test = _tensor(encoded.test, settings.device)
+    _check_normalised(test, "test")
+    weight = _tensor(encoded.classifier, settings.device).T.contiguous()
+    labels = np.asarray(encoded.train_labels)
+    train = torch.as_tensor(encoded.train)
     if train.ndim != 2 or train.shape[1] != weight.shape[1] or test.shape[1] != weight.shape[1]:
         raise ValueError(
             f"train features {tuple(train.shape)}, test features {tuple(test.shape)}, classifier "
             f"{tuple(weight.T.shape)}: expected (n, d), (m, d), (d, C)"
         )
-    draws = {seed: draw_shots(train_keys, labels, len(weight), max(settings.shots), seed) for seed in settings.seeds}
+    most = max(settings.shots)
+    draws = {seed: draw_shots(encoded.train_keys, labels, len(weight), most, seed) for seed in settings.seeds}
     # The most shots first: what is left at the end is short.
     parts = fitted_together(settings.methods)
     work = list(itertools.product(sorted(settings.shots, reverse=True), parts, settings.seeds))
@@ -266,7 +272,7 @@ def predict_curves(
             torch.as_tensor(labels[rows], dtype=torch.int64, device=settings.device),
             draws[seed].places(k),
             weight,
-            logit_scale,
+            encoded.logit_scale,
             standard_errors=settings.standard_errors,
             floor=settings.floor,
         )

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from open_diht.eval.fewshot.probe import Probe, absolute_radius, fit_around, fit_probe, zero_shot_probe
 from open_diht.eval.fewshot.selection import FIXED, Selection, Support, select
-from open_diht.eval.fewshot.solver import Ridge
+from open_diht.eval.fewshot.solver import Ridge, SoftmaxLoss
 
 NOTHING = "nothing to choose"
 RADII = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 30.0, math.inf)
@@ -158,21 +158,16 @@ def _delta(support: Support, logits: float) -> float:
     return absolute_radius(logits / support.logit_scale, support.classifier)
 
 
+def _loss(support: Support) -> SoftmaxLoss:
+    return SoftmaxLoss(support.features, support.labels, support.classifier, support.logit_scale)
+
+
 def _probe_at(support: Support, logits: float, start: Tensor | None = None, tolerance: float = _TOLERANCE) -> Probe:
-    return fit_probe(
-        support.features,
-        support.labels,
-        support.classifier,
-        support.logit_scale,
-        _delta(support, logits),
-        start=start,
-        tolerance=tolerance,
-    )
+    return fit_probe(_loss(support), _delta(support, logits), start=start, tolerance=tolerance)
 
 
 def _l2_at(support: Support, penalty: float, start: Tensor | None = None, tolerance: float = _TOLERANCE) -> Probe:
-    term = Ridge(penalty * support.logit_scale**2)
-    return fit_around(support.features, support.labels, support.classifier, support.logit_scale, term, start, tolerance)
+    return fit_around(_loss(support), Ridge(penalty * support.logit_scale**2), start=start, tolerance=tolerance)
 
 
 def _path_scores(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from open_diht.common.files import published
 from open_diht.eval.errors import DataBroken
+from open_diht.eval.results import read_arrays
 
 NAMES = ("keys", "label", "methods", "shots", "seeds", "predicted")
 
@@ -61,15 +61,9 @@ class Predictions:
 
 
 def read_predictions(path: Path) -> Predictions:
-    """Predictions as they were written. Raises DataBroken for anything else, FileNotFoundError for no file."""
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in NAMES}
-    except FileNotFoundError:
-        raise
-    except (ValueError, OSError, KeyError, zipfile.BadZipFile, EOFError) as error:
-        raise DataBroken(f"{path} holds no predictions ({error}); remove it and run the evaluation again") from None
-    found = Predictions(**arrays)
+    """Return predictions as they were written. Raises as `read_arrays`."""
+    arrays = read_arrays(path, NAMES)
+    found = Predictions(**{name: arrays[name] for name in NAMES})
     shape = tuple(len(arrays[name]) for name in ("methods", "shots", "seeds", "keys"))
     if found.predicted.shape != shape or found.label.shape != found.keys.shape:
         raise DataBroken(f"{path} has predictions of shape {found.predicted.shape}, expected {shape}")

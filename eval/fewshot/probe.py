@@ -41,48 +41,33 @@ class Probe:
 
 
 def fit_probe(
-    features: Tensor,
-    labels: Tensor,
-    classifier: Tensor,
-    logit_scale: float,
-    radius: float,
-    bias_radius: float | None = None,
-    *,
-    rows: bool = False,
-    start: Tensor | None = None,
-    tolerance: float = 1e-3,
-    max_steps: int = 1000,
+    loss: SoftmaxLoss, radius: float, *, start: Tensor | None = None, tolerance: float = 1e-3, max_steps: int = 1000
 ) -> Probe:
-    """Fit on features (n, d), L2-normalised, with labels (n,) around the classifier (C, d), of one dtype and device.
+    """Fit the probe of a loss on a ball; the bias has a tenth of the radius, in units of the cosine.
 
-    `radius` is delta, an absolute Frobenius norm (with `rows`: of every class's row); `bias_radius` is in units of the
-    cosine, by default a tenth of delta. `tolerance` bounds the distance of the mean loss to its optimum, in nats.
-    `start` are offsets (C, d + 1) to begin at; the answer does not depend on them.
+    Args:
+        loss: The support set and the classifier.
+        radius: delta, an absolute Frobenius norm.
+        start: (C, d + 1) offsets to begin at. The answer does not depend on them.
+        tolerance: How far the mean loss may be from its optimum, in nats.
+        max_steps: Steps after which the solver gives up.
 
-    Raises ValueError for negative radii."""
-    bias_radius = radius / 10 if bias_radius is None else bias_radius
-    if not (radius >= 0 and bias_radius >= 0):
-        raise ValueError(f"radius {radius}, bias radius {bias_radius}: norms are not negative")
-    if radius == 0 and bias_radius == 0:
-        return zero_shot_probe(classifier, logit_scale)
-    ball = Ball(radius, bias_radius, rows)
-    return fit_around(features, labels, classifier, logit_scale, ball, start, tolerance, max_steps)
+    Raises:
+        ValueError: The radius is negative.
+    """
+    if not radius >= 0:
+        raise ValueError(f"radius {radius}: norms are not negative")
+    if radius == 0:
+        return zero_shot_probe(loss.classifier, loss.scale)
+    return fit_around(loss, Ball(radius, radius / 10), start=start, tolerance=tolerance, max_steps=max_steps)
 
 
 def fit_around(
-    features: Tensor,
-    labels: Tensor,
-    classifier: Tensor,
-    logit_scale: float,
-    term: Term,
-    start: Tensor | None = None,
-    tolerance: float = 1e-3,
-    max_steps: int = 1000,
+    loss: SoftmaxLoss, term: Term, *, start: Tensor | None = None, tolerance: float = 1e-3, max_steps: int = 1000
 ) -> Probe:
-    """The same under any term: a ball or an L2 penalty."""
-    loss = SoftmaxLoss(features, labels, classifier, logit_scale)
+    """Fit the probe under any term, a ball or an L2 penalty. The other arguments are those of `fit_probe`."""
     solution = solve(loss, term, start=start, tolerance=tolerance, max_steps=max_steps)
-    return Probe(classifier + solution.offsets[:, :-1], solution.offsets[:, -1], logit_scale, solution)
+    return Probe(loss.classifier + solution.offsets[:, :-1], solution.offsets[:, -1], loss.scale, solution)
 
 
 def zero_shot_probe(classifier: Tensor, logit_scale: float) -> Probe:

@@ -34,15 +34,14 @@ class Term(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ball:
-    """||W||_F <= radius and ||b|| <= bias_radius; with `rows` the first holds for the row of every class."""
+    """||W||_F <= radius and ||b|| <= bias_radius."""
 
     radius: float
     bias_radius: float
-    rows: bool = False
 
     def step(self, offsets: Tensor, step: float) -> Tensor:
         weight, bias = offsets[:, :-1], offsets[:, -1:]
-        return torch.cat([_project(weight, self.radius, self.rows), _project(bias, self.bias_radius, False)], dim=1)
+        return torch.cat([_project(weight, self.radius), _project(bias, self.bias_radius)], dim=1)
 
     def value(self, offsets: Tensor) -> float:
         return 0.0
@@ -50,7 +49,7 @@ class Ball:
     def gap(self, offsets: Tensor, gradient: Tensor) -> float:
         """Frank-Wolfe: <G, D> + radius ||G||. Where the radius is inf: ||G||, a bound for offsets that are off by 1."""
         gradient = gradient.double()  # the two terms all but cancel
-        weight_norm = _norms(gradient[:, :-1], self.rows).sum().item()
+        weight_norm = gradient[:, :-1].norm().item()
         bias_norm = gradient[:, -1].norm().item()
         inside = gradient * offsets
         gap = 0.0
@@ -101,7 +100,7 @@ class SoftmaxLoss:
 
     def __init__(self, features: Tensor, labels: Tensor, classifier: Tensor, scale: float) -> None:
         self.features = torch.cat([features, torch.ones_like(features[:, :1])], dim=1)
-        self.labels = labels[:, None]
+        self.labels, self.classifier = labels[:, None], classifier
         self.scale = scale
         self.base = scale * (features @ classifier.T)
         self.shape = (classifier.shape[0], classifier.shape[1] + 1)
@@ -170,17 +169,11 @@ def solve(
     raise AssertionError("unreachable: the last step returns")
 
 
-def _norms(matrix: Tensor, rows: bool) -> Tensor:
-    """(rows or 1, 1) norms, summed in float64: squares of the entries of a tiny ball underflow in float32."""
-    wide = matrix.double()
-    norms = wide.norm(dim=1, keepdim=True) if rows else wide.norm().reshape(1, 1)
-    return norms.to(matrix.dtype)
-
-
-def _project(matrix: Tensor, radius: float, rows: bool) -> Tensor:
+def _project(matrix: Tensor, radius: float) -> Tensor:
     if math.isinf(radius):
         return matrix
     smallest = torch.finfo(matrix.dtype).tiny  # a matrix of zeros stays one
     if radius * torch.finfo(matrix.dtype).eps < smallest:  # points that the type cannot tell apart
         return torch.zeros_like(matrix)
-    return matrix * (radius / _norms(matrix, rows).clamp(min=smallest)).clamp(max=1.0)
+    norm = matrix.double().norm().to(matrix.dtype)  # squares of the entries of a tiny ball underflow in float32
+    return matrix * (radius / norm.clamp(min=smallest)).clamp(max=1.0)

@@ -47,19 +47,6 @@ def mean_per_class(hits: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean(sums[present] / counts[present]))
 
 
-def roc_auc(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Area under the ROC curve of scores (n,) for the class 1 of 0/1 labels: the proportion of (1, 0) pairs in the
-    right order, an equal pair counting half. Raises ValueError where a class does not occur."""
-    positives = int(labels.sum())
-    negatives = len(labels) - positives
-    if positives == 0 or negatives == 0:
-        raise ValueError("ROC-AUC needs items of both classes")
-    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    ranks = (last - (counts - 1) / 2.0)[place]  # mean rank of equal scores, from 1
-    return float((ranks[labels.astype(bool)].sum() - positives * (positives + 1) / 2) / (positives * negatives))
-
-
 def average_precision(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """(c,) average precision of each class: mean of the precision at every positive, positives of equal score last.
 

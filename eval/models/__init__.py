@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
 import open_clip
 
 from open_diht.common.data_root import REFERENCE
 from open_diht.common.encoder_names import no_hub
+from open_diht.common.naming import nearest
 from open_diht.eval.errors import ModelError, WrongUse
 from open_diht.eval.models.model import Model
 from open_diht.eval.models.open_clip_model import (
@@ -91,9 +91,10 @@ def load_model(
         return _load_released(word, _weights_file(word, pretrained, data), device, precision)
     known = [*open_clip.list_models(), *released, REFERENCE]
     if word not in known:
-        near = difflib.get_close_matches(word, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "name a folder, an architecture of open_clip, or reference"
-        raise WrongUse(f"model {word!r} is neither a folder nor a known name; {hint}")
+        raise WrongUse(
+            f"model {word!r} is neither a folder nor a known name{nearest(word, known)}; name a folder, an "
+            "architecture of open_clip, or reference"
+        )
     if pretrained == RANDOM:
         return load_architecture(word, None, device, precision)
     return load_architecture(word, _weights_file(word, pretrained, data), device, precision)

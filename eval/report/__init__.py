@@ -10,8 +10,7 @@ from pathlib import Path
 
 from open_diht.common.files import publish_bytes, publish_json
 from open_diht.eval.examples import Answered, ComparedPair, Confusion, Example, FoundImages, FoundTexts
-from open_diht.eval.report.across import across
-from open_diht.eval.report.averages import averages
+from open_diht.eval.report.across import across, averages
 from open_diht.eval.report.data import Row, checked, group_few_shot, group_tasks
 from open_diht.eval.report.markdown import render_markdown
 from open_diht.eval.report.page import render

@@ -1,4 +1,7 @@
-"""Numbers over several tasks: effective robustness, and the averages that suites define."""
+"""Numbers over several tasks: averages over the tasks of a kind, those that suites define, effective robustness.
+
+Intervals come from the items that were kept; the images of one set count once, however many tasks ask about them.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from open_diht.eval.items import estimate_of, read_items
+from open_diht.common.statistics import Interval
 from open_diht.eval.report.data import TaskRows
-from open_diht.eval.results import images_of
+from open_diht.eval.results import estimate_of, images_of, read_items
 from open_diht.eval.robustness import effective_robustness
-from open_diht.eval.statistics import Estimate, average
+from open_diht.eval.statistics import Averaged, average
 from open_diht.eval.task import Suite
 from open_diht.eval.tasks import load_suite, suite_names
 
 
+@dataclass(frozen=True, slots=True)
+class AverageRow:
+    """Plain average of the tasks' own numbers."""
+
+    kind: str
+    tasks: int
+    missing: int
+    """Tasks of this kind without a number; they are not counted."""
+    value: float
+    low: float | None
+    """None where the items of a task are not kept, or too few."""
+    high: float | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Across:
-    """One number; shares."""
+    """One number over several tasks; a fraction."""
 
     name: str
     """A task's, or a suite's."""
@@ -26,11 +43,25 @@ class Across:
     low: float | None
     high: float | None
     how: str
-    """What a reader has to know beside it."""
+    """What a reader has to know next to it."""
+
+
+def averages(tasks: Sequence[TaskRows], folder: Path) -> list[AverageRow]:
+    """Average every kind with two measured tasks or more; items are read from `folder`/items."""
+    found = []
+    for kind in dict.fromkeys(task.kind for task in tasks):
+        of_kind = [task for task in tasks if task.kind == kind]
+        measured = [task for task in of_kind if not task.missing]
+        if len(measured) < 2:
+            continue
+        value = sum(task.main["value"] for task in measured) / len(measured)
+        low, high = _interval(_average(measured, folder))
+        found.append(AverageRow(kind, len(measured), len(of_kind) - len(measured), value, low, high))
+    return found
 
 
 def across(tasks: Sequence[TaskRows], folder: Path) -> list[Across]:
-    """What the tasks of a run say together; items are read from `folder`/items."""
+    """Return what the tasks of a run say together; items are read from `folder`/items."""
     found = []
     for one in effective_robustness({task.task: task.main for task in tasks}):
         beyond = "; ImageNet accuracy beyond that of these models" if one.beyond else ""
@@ -55,7 +86,9 @@ def _of_suite(suite: Suite, tasks: Sequence[TaskRows], folder: Path) -> Across |
         return None
     value = sum(sum(by_name[name].main["value"] for name in part) / len(part) for part in measured) / len(measured)
     lacking = ["/".join(part) for part in parts if part not in measured]
-    low, high = _interval([[by_name[name] for name in part] for part in measured], folder) or (None, None)
+    of_parts = [("/".join(part), _average([by_name[name] for name in part], folder)) for part in measured]
+    known = [(name, found) for name, found in of_parts if found is not None]
+    low, high = _interval(average(known) if len(known) == len(of_parts) else None)
     return Across(
         name=suite.name,
         metric=f"average of {len(measured)} of {len(parts)}" if lacking else f"average of {len(parts)}",
@@ -66,15 +99,17 @@ def _of_suite(suite: Suite, tasks: Sequence[TaskRows], folder: Path) -> Across |
     )
 
 
-def _interval(parts: Sequence[Sequence[TaskRows]], folder: Path) -> tuple[float, float] | None:
-    estimates = []
-    for part in parts:
-        of_part: list[tuple[str, Estimate]] = []
-        for task in part:
-            path = folder / "items" / f"{task.task}.npz"
-            found = estimate_of(read_items(path), task.main["metric"]) if path.is_file() else None
-            if found is None:
-                return None
-            of_part.append((images_of(task.task, task.main["protocol"]), found))
-        estimates.append(("/".join(task.task for task in part), average(of_part)))
-    return average(estimates).interval()
+def _average(tasks: Sequence[TaskRows], folder: Path) -> Averaged | None:
+    """The average of the tasks' items; None where those of a task are not kept."""
+    found = []
+    for task in tasks:
+        path = folder / "items" / f"{task.task}.npz"
+        estimate = estimate_of(read_items(path), task.main["metric"]) if path.is_file() else None
+        if estimate is None:
+            return None
+        found.append((images_of(task.task, task.main["protocol"]), estimate))
+    return average(found)
+
+
+def _interval(found: Averaged | None) -> Interval | tuple[None, None]:
+    return (None if found is None else found.interval()) or (None, None)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from open_diht.common.html import plain
-from open_diht.eval.report.across import Across
-from open_diht.eval.report.averages import AverageRow
+from open_diht.eval.report.across import Across, AverageRow
 from open_diht.eval.report.data import FewShotTable, Row, TaskRows, heading
 from open_diht.eval.report.references import few_shot_references, references
-from open_diht.eval.report.text import ACROSS, AVERAGES, CAUTION, FEW_SHOT, cell, percent, shots_said
+from open_diht.eval.report.text import ACROSS, AVERAGES, CAUTION, FEW_SHOT, cell, ends, percent, shots_said
 from open_diht.eval.results import cautions
 
 
@@ -54,11 +53,11 @@ def _kind_table(tasks: Sequence[TaskRows], average: AverageRow | None) -> list[s
             name = cell(f"{task.task} ({said})" if said else task.task) if index == 0 else ""
             value = f"**{percent(row['value'])}**" if index == 0 else percent(row["value"])
             lines.append(
-                f"| {name} | {cell(row['metric'])} | {value} | {_ends(row['low'], row['high'])} | {row['n']:,} |"
+                f"| {name} | {cell(row['metric'])} | {value} | {ends(row['low'], row['high'])} | {row['n']:,} |"
             )
     if average is not None:
-        ends = _ends(average.low, average.high)
-        lines.append(f"| average of {average.tasks} | | **{percent(average.value)}** | {ends} | |")
+        between = ends(average.low, average.high)
+        lines.append(f"| average of {average.tasks} | | **{percent(average.value)}** | {between} | |")
     for task in tasks:
         if task.missing:
             lines.append(f"| {cell(task.task)} | {cell(task.main['metric'])} | \u2013 | {cell(task.missing)} | |")
@@ -68,13 +67,11 @@ def _kind_table(tasks: Sequence[TaskRows], average: AverageRow | None) -> list[s
 def _across_table(found: Sequence[Across]) -> list[str]:
     lines = ["| over | what | % | 95 % interval | |", "|---|---|--:|---|---|"]
     for one in found:
-        ends = _ends(one.low, one.high)
-        lines.append(f"| {cell(one.name)} | {cell(one.metric)} | **{percent(one.value)}** | {ends} | {cell(one.how)} |")
+        between = ends(one.low, one.high)
+        lines.append(
+            f"| {cell(one.name)} | {cell(one.metric)} | **{percent(one.value)}** | {between} | {cell(one.how)} |"
+        )
     return lines
-
-
-def _ends(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f"{percent(low)} \u2013 {percent(high)}"
 
 
 def _few_shot_table(table: FewShotTable) -> list[str]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from open_diht.common.html import render_page
 from open_diht.eval.examples import Example
-from open_diht.eval.report.across import Across
-from open_diht.eval.report.averages import AverageRow
-from open_diht.eval.report.charts import draw_curves
+from open_diht.eval.report.across import Across, AverageRow
+from open_diht.eval.report.charts import draw_curves, interval_bar
 from open_diht.eval.report.data import FewShotTable, Row, TaskRows, heading
 from open_diht.eval.report.examples import draw_examples
-from open_diht.eval.report.tables import draw_across, draw_few_shot_table, draw_references, draw_tasks
-from open_diht.eval.report.text import ACROSS, AVERAGES, CAUTION, FEW_SHOT
+from open_diht.eval.report.references import few_shot_references, references
+from open_diht.eval.report.text import ACROSS, AVERAGES, CAUTION, FEW_SHOT, ends, percent, shots_said
+from open_diht.eval.results import cautions
 
 
 def render(
@@ -24,53 +27,115 @@ def render(
     of_several: Sequence[Across],
     examples: Mapping[str, Sequence[Example]],
 ) -> str:
-    """The report as HTML that loads nothing."""
+    """Return the report as HTML that loads nothing."""
     titles = {task.task: task.title for task in tasks}
+    average = {one.kind: one for one in of_kinds}
+    names = dict.fromkeys(str(row["protocol"]["model"]["name"]) for row in rows if "model" in row["protocol"])
+    software: Mapping[str, object] = next(
+        (row["protocol"]["software"] for row in rows if "software" in row["protocol"]), {}
+    )
+    measured = sum(not task.missing for task in tasks)
+    summary = f"{measured} {'task' if measured == 1 else 'tasks'} measured" if tasks else "no zero-shot tasks"
     return render_page(
         __package__,
         "report.html.j2",
-        model=_model(rows),
-        summary=_summary(tasks),
+        model=", ".join(names) or "no model",
+        summary=summary + (f", {len(tasks) - measured} without a number" if measured < len(tasks) else ""),
         caution=CAUTION,
         averages=AVERAGES,
         few_shot=FEW_SHOT,
-        across=draw_across(of_several),
+        across=of_several,
         across_said=ACROSS,
-        kinds=[_kind(kind, tasks, of_kinds) for kind in dict.fromkeys(task.kind for task in tasks)],
-        curves=[
-            {"title": table.title, "task": table.task, "drawing": draw_curves(table) + draw_few_shot_table(table)}
-            for table in tables
+        kinds=[
+            {
+                "name": kind,
+                "title": heading(kind),
+                "tasks": [task for task in tasks if task.kind == kind],
+                "average": average.get(kind),
+            }
+            for kind in dict.fromkeys(task.kind for task in tasks)
         ],
+        tables=tables,
         unshot=unshot,
-        published=draw_references(tasks, tables),
+        published=list(_published(tasks)),
+        published_few_shot=list(_published_few_shot(tables)),
         examples=[
             {"title": titles.get(task, task), "task": task, "drawing": draw_examples(found)}
             for task, found in examples.items()
         ],
-        versions=_versions(rows),
+        versions=", ".join(f"{name} {value}" for name, value in software.items() if value is not None),
+        cautions=cautions,
+        choices_of=lambda table: list(_choices(table)),
+        draw_curves=draw_curves,
+        ends=ends,
+        few_shot_ends=_few_shot_ends,
+        few_shot_protocol=_few_shot_protocol,
+        interval_bar=interval_bar,
+        percent=percent,
+        protocols=_protocols,
+        shots_said=shots_said,
     )
 
 
-def _kind(kind: str, tasks: Sequence[TaskRows], of_kinds: Sequence[AverageRow]) -> dict[str, object]:
-    average = next((found for found in of_kinds if found.kind == kind), None)
-    table = draw_tasks([task for task in tasks if task.kind == kind], average)
-    return {"name": kind, "title": heading(kind), "table": table, "averaged": average is not None}
+def _protocols(rows: Sequence[Row]) -> tuple[dict[str, str], list[dict[str, str]]]:
+    """What the records of a task's numbers share, and what is each number's own."""
+    flat = [dict(flatten(row["protocol"])) for row in rows]
+    shared = {name: value for name, value in flat[0].items() if all(one.get(name) == value for one in flat)}
+    return shared, [{name: value for name, value in one.items() if name not in shared} for one in flat]
 
 
-def _summary(tasks: Sequence[TaskRows]) -> str:
-    measured = sum(not task.missing for task in tasks)
-    absent = len(tasks) - measured
-    said = f"{measured} {'task' if measured == 1 else 'tasks'} measured" if tasks else "no zero-shot tasks"
-    return said + (f", {absent} without a number" if absent else "")
+def flatten(value: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    """Yield nested names joined by dots, with values as JSON writes them and strings without quotes."""
+    for name, inner in value.items():
+        if isinstance(inner, Mapping):
+            yield from flatten(inner, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", inner if isinstance(inner, str) else json.dumps(inner, ensure_ascii=False)
 
 
-def _model(rows: Sequence[Row]) -> str:
-    names = dict.fromkeys(str(row["protocol"]["model"]["name"]) for row in rows if "model" in row["protocol"])
-    return ", ".join(names) or "no model"
+def _few_shot_protocol(table: FewShotTable) -> dict[str, str]:
+    shared = {name: value for name, value in table.protocol.items() if name != "few_shot"}
+    own = {name: table.protocol["few_shot"].get(name) for name in ("seeds", "interval", "classes_with_fewer_shots")}
+    return dict(flatten({**shared, "few_shot": own}))
 
 
-def _versions(rows: Sequence[Row]) -> str:
-    software: Mapping[str, object] = next(
-        (row["protocol"]["software"] for row in rows if "software" in row["protocol"]), {}
-    )
-    return ", ".join(f"{name} {value}" for name, value in software.items() if value is not None)
+def _few_shot_ends(row: Row) -> str:
+    return f"{_interval(row) or 'too few draws of the shots for an interval'}, n = {row['n']:,}"
+
+
+def _interval(row: Row) -> str:
+    return "" if row["low"] is None else f"95 % interval {percent(row['low'])} to {percent(row['high'])}"
+
+
+def _choices(table: FewShotTable) -> Iterator[dict[str, Any]]:
+    """The radius, penalty or temperature of every method, number of shots and seed, and what it was chosen on."""
+    for method, k in itertools.product(table.methods, table.shots):
+        row = table.of(method, k)
+        for choice in row["protocol"]["few_shot"].get("choices", ()) if row is not None else ():
+            chosen = ", ".join(
+                f"{name} {f'{one:.4g}' if isinstance(one, float) else one}" for name, one in choice["chosen"].items()
+            )
+            on = choice["selected_on"] + ("" if choice["converged"] else "; stopped before it had converged")
+            if chosen:
+                yield {"method": method, "shots": k, "seed": choice["seed"], "chosen": chosen, "on": on}
+
+
+def _published(tasks: Sequence[TaskRows]) -> Iterator[dict[str, Any]]:
+    """Every number that has published ones, with these."""
+    for task in tasks:
+        for row in task.rows:
+            found = references(task.task, task.kind, row["metric"])
+            if found and row["value"] is not None:
+                values = [one.value for one in found]
+                title = (
+                    f"{task.title}, {row['metric']}: {percent(row['value'])} here, {len(values)} published from "
+                    f"{min(values):.1f} to {max(values):.1f}"
+                )
+                yield {"title": title, "ours": row["value"], "interval": _interval(row), "found": found}
+
+
+def _published_few_shot(tables: Sequence[FewShotTable]) -> Iterator[dict[str, Any]]:
+    for table in tables:
+        if found := few_shot_references(table.task):
+            shots = sorted({k for one in found for k in one.shots} | set(table.shots))
+            yield {"table": table, "found": found, "shots": shots}

@@ -57,3 +57,8 @@ def cell(text: str) -> str:
 def percent(value: float | None, digits: int = 1) -> str:
     """A proportion in percent: "68.0"; a dash where there is none."""
     return "\u2013" if value is None else f"{100 * value:.{digits}f}"
+
+
+def ends(low: float | None, high: float | None) -> str:
+    """Both ends of an interval in percent; empty where there is none."""
+    return "" if low is None or high is None else f"{percent(low)} \u2013 {percent(high)}"

@@ -5,182 +5,78 @@ One of your own: a subclass of `Kind`, and `register(YourKind())` before the tas
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:  # torch comes when something is measured, not when a suite is read
-    from open_diht.common.ranks import Ranks
     from open_diht.eval.data import Annotation, DataSet
     from open_diht.eval.examples import Example
     from open_diht.eval.features import FeatureCache
-    from open_diht.eval.options import Options
     from open_diht.eval.results import Items, TaskOutcome
-    from open_diht.eval.task import Task
+    from open_diht.eval.task import Options, Task
 
 
 class Kind(ABC):
     """A kind of task."""
 
-    name: ClassVar[str]
+    name: str
     """What `kind` of a task selects it by."""
-    heading: ClassVar[str]
-    """Of its section in the report."""
-    metrics: ClassVar[tuple[str, ...]]
+    heading: str
+    """The heading of its section in the report."""
+    metrics: tuple[str, ...]
     """What may be the metric of a task."""
-    needs: ClassVar[Annotation]
+    needs: Annotation
     """The field of a `DataSet` that is filled; with labels come class names."""
-    rules: ClassVar[int] = 1
+    rules: int = 1
     """Raised when a change of the code changes the numbers of this kind: they are then measured again, and not compared
     with older ones."""
 
     @abstractmethod
-    def measure(self, task: Task, data: DataSet, cache: FeatureCache, group: Ranks, options: Options) -> TaskOutcome:
-        """The numbers, the task's own first, and what happened to each item. Called on all ranks of `group`, of which
-        the first one's outcome is written. Raises `DataBroken` where the data does not fit."""
+    def measure(self, task: Task, data: DataSet, cache: FeatureCache, options: Options) -> TaskOutcome:
+        """Return the numbers, the task's own first, and what happened to each item.
+
+        Called on all ranks of `cache.group`, of which the first one's outcome is written.
+
+        Args:
+            task: The task.
+            data: Its data, with the field that this kind needs.
+            cache: The model and its features.
+            options: Choices of the run.
+
+        Raises:
+            DataBroken: The data does not fit.
+        """
 
     def examples(self, task: Task, data: DataSet, items: Items, cache: FeatureCache) -> Sequence[Example]:
-        """What the report shows of single items; none where a kind has nothing to show."""
+        """Return what the report shows of single items; nothing where a kind has nothing to show."""
         return ()
 
 
-class Classification(Kind):
-    """Zero-shot classification by prompts."""
+class Shipped(Kind):
+    """A kind that comes with the program. Its module loads torch, so it is imported when something is measured."""
 
-    name = "classification"
-    heading = "Zero-shot classification"
-    metrics = (
-        "top1",
-        "top5",
-        "mean_per_class",
-        "macro_f1",
-        "worst_group_top1",
-        "worst_group_top5",
-        "roc_auc",
-        "map",
-        "map_11point",
-    )
-    needs = "labels"
-    rules = 2
+    def __init__(
+        self, name: str, heading: str, needs: Annotation, metrics: str, measure: str, examples: str, rules: int = 1
+    ):
+        """`metrics` are words; `measure` and `examples` are functions of `open_diht.eval`, "module.function"."""
+        self.name, self.heading, self.needs, self.metrics = name, heading, needs, tuple(metrics.split())
+        self.rules, self._measure, self._examples = rules, measure, examples
 
-    def measure(self, task: Task, data: DataSet, cache: FeatureCache, group: Ranks, options: Options) -> TaskOutcome:
-        """See `open_diht.eval.zeroshot`."""
-        from open_diht.eval.zeroshot import evaluate_classification
-
-        return evaluate_classification(task, data, cache, group)
+    def measure(self, task: Task, data: DataSet, cache: FeatureCache, options: Options) -> TaskOutcome:
+        """Call the function of the kind's module."""
+        more = {"strict": options.strict_ties} if self.name == "retrieval" else {}
+        return _imported(self._measure)(task, data, cache, **more)
 
     def examples(self, task: Task, data: DataSet, items: Items, cache: FeatureCache) -> Sequence[Example]:
-        """Classes that are confused."""
-        from open_diht.eval.zeroshot import confusions
-
-        return confusions(task, data, items)
+        """Call the function of the kind's module."""
+        return _imported(self._examples)(task, data, items, cache)
 
 
-class Retrieval(Kind):
-    """Cross-modal retrieval in one direction."""
-
-    name = "retrieval"
-    heading = "Retrieval"
-    metrics = ("recall@1", "recall@5", "recall@10")
-    needs = "captions"
-    rules = 2
-
-    def measure(self, task: Task, data: DataSet, cache: FeatureCache, group: Ranks, options: Options) -> TaskOutcome:
-        """See `open_diht.eval.retrieval`."""
-        from open_diht.eval.retrieval import evaluate_retrieval
-
-        return evaluate_retrieval(task, data, cache, group, options.strict_ties)
-
-    def examples(self, task: Task, data: DataSet, items: Items, cache: FeatureCache) -> Sequence[Example]:
-        """Queries and what was found."""
-        from open_diht.eval.retrieval import queries
-
-        return queries(task, data, items, cache)
-
-
-class VisualQuestionAnswering(Kind):
-    """The statement nearest to the image is the answer."""
-
-    name = "vqa"
-    heading = "Visual question answering"
-    metrics = ("soft_accuracy", "accuracy")
-    needs = "questions"
-    rules = 4
-
-    def measure(self, task: Task, data: DataSet, cache: FeatureCache, group: Ranks, options: Options) -> TaskOutcome:
-        """See `open_diht.eval.vqa`."""
-        from open_diht.eval.vqa import evaluate_vqa
-
-        return evaluate_vqa(task, data, cache, group)
-
-    def examples(self, task: Task, data: DataSet, items: Items, cache: FeatureCache) -> Sequence[Example]:
-        """Questions and their answers."""
-        from open_diht.eval.vqa import answers
-
-        return answers(data, items)
-
-
-class CaptionSelection(Kind):
-    """Right captions against hard negatives."""
-
-    name = "caption_selection"
-    heading = "Caption selection"
-    metrics = ("accuracy", "mean_per_category")
-    needs = "choices"
-
-    def measure(self, task: Task, data: DataSet, cache: FeatureCache, group: Ranks, options: Options) -> TaskOutcome:
-        """See `open_diht.eval.caption_selection`."""
-        from open_diht.eval.caption_selection import evaluate_caption_selection
-
-        return evaluate_caption_selection(task, data, cache, group)
-
-    def examples(self, task: Task, data: DataSet, items: Items, cache: FeatureCache) -> Sequence[Example]:
-        """Images with the captions offered."""
-        from open_diht.eval.caption_selection import selections
-
-        return selections(task, data, items, cache)
-
-
-class PairSelection(Kind):
-    """Two images and two captions."""
-
-    name = "pair_selection"
-    heading = "Pair selection"
-    metrics = ("text_score", "image_score", "group_score")
-    needs = "pairs"
-
-    def measure(self, task: Task, data: DataSet, cache: FeatureCache, group: Ranks, options: Options) -> TaskOutcome:
-        """See `open_diht.eval.pair_selection`."""
-        from open_diht.eval.pair_selection import evaluate_pair_selection
-
-        return evaluate_pair_selection(task, data, cache)
-
-    def examples(self, task: Task, data: DataSet, items: Items, cache: FeatureCache) -> Sequence[Example]:
-        """Pairs with their four cosines."""
-        from open_diht.eval.pair_selection import compared_pairs
-
-        return compared_pairs(task, data, items, cache)
-
-
-class Associating(Kind):
-    """Of some images, those that go with a cue."""
-
-    name = "association"
-    heading = "Association"
-    metrics = ("jaccard",)
-    needs = "associations"
-
-    def measure(self, task: Task, data: DataSet, cache: FeatureCache, group: Ranks, options: Options) -> TaskOutcome:
-        """See `open_diht.eval.association`."""
-        from open_diht.eval.association import evaluate_association
-
-        return evaluate_association(task, data, cache)
-
-    def examples(self, task: Task, data: DataSet, items: Items, cache: FeatureCache) -> Sequence[Example]:
-        """Cues with the images offered."""
-        from open_diht.eval.association import cues
-
-        return cues(task, data, items, cache)
+def _imported(name: str) -> Any:
+    module, _, function = name.partition(".")
+    return getattr(importlib.import_module(f"open_diht.eval.{module}"), function)
 
 
 K = TypeVar("K", bound=Kind)
@@ -197,11 +93,51 @@ def register(kind: K) -> K:
 
 
 for _kind in (
-    Classification(),
-    Retrieval(),
-    VisualQuestionAnswering(),
-    CaptionSelection(),
-    PairSelection(),
-    Associating(),
+    Shipped(
+        "classification",
+        "Zero-shot classification",
+        "labels",
+        "top1 top5 mean_per_class macro_f1 worst_group_top1 worst_group_top5 roc_auc map map_11point",
+        "zeroshot.evaluate_classification",
+        "zeroshot.confusions",
+        rules=2,
+    ),
+    Shipped(
+        "retrieval",
+        "Retrieval",
+        "captions",
+        "recall@1 recall@5 recall@10",
+        "retrieval.evaluate_retrieval",
+        "retrieval.queries",
+        rules=2,
+    ),
+    Shipped(
+        "vqa",
+        "Visual question answering",
+        "questions",
+        "soft_accuracy accuracy",
+        "vqa.evaluate_vqa",
+        "vqa.answers",
+        rules=4,
+    ),
+    Shipped(
+        "caption_selection",
+        "Caption selection",
+        "choices",
+        "accuracy mean_per_category",
+        "selection.evaluate_caption_selection",
+        "selection.selections",
+    ),
+    Shipped(
+        "pair_selection",
+        "Pair selection",
+        "pairs",
+        "text_score image_score group_score",
+        "selection.evaluate_pair_selection",
+        "selection.compared_pairs",
+    ),
+    Shipped(
+        "association", "Association", "associations", "jaccard", "selection.evaluate_association", "selection.cues"
+    ),
 ):
     register(_kind)

@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from open_diht.common.fields import BadValue, build, converted, one_of
-from open_diht.common.yaml_files import BadYaml, read_yaml
+from open_diht.common.naming import nearest
+from open_diht.common.yaml_files import Shelf, read_yaml
 from open_diht.eval.errors import WrongUse
 from open_diht.eval.task import DIRECTIONS, Suite, Task
 from open_diht.eval.tasks.kinds import KINDS
-from open_diht.eval.templates import Texts, check_templates, named
+from open_diht.eval.templates import check_templates, named
 
-_FOLDER = Path(__file__).parents[1] / "suites"
+_SHELF = Shelf(Path(__file__).parents[1] / "suites", "suite", WrongUse)
 
 
 def suite_names() -> list[str]:
-    """Names of the suites that come with the program."""
-    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
+    """Return the names of the suites that come with the program."""
+    return _SHELF.names()
 
 
 def load_suite(name: str) -> Suite:
-    """The suite of that name, or of that YAML file. Raises `WrongUse`."""
-    if name.endswith((".yaml", ".yml")):
-        return _suite(Path(name))
-    if name not in suite_names():
-        raise WrongUse(f"unknown suite {name!r}; there are {', '.join(suite_names())}, or a YAML file")
-    return _shipped(name)
-
-
-@functools.cache
-def _shipped(name: str) -> Suite:
-    return _suite(_FOLDER / f"{name}.yaml")
+    """Return the suite of that name, or of that YAML file. Raises `WrongUse`."""
+    path = _SHELF.path(name)
+    return _shipped(path) if path.parent == _SHELF.folder else _suite(path)
 
 
 def choose_tasks(words: str) -> Suite:
@@ -57,87 +48,76 @@ def choose_tasks(words: str) -> Suite:
         elif word in by_name:
             chosen[word] = by_name[word]
         else:
-            near = difflib.get_close_matches(word, [*suites, *by_name], n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; suites: {', '.join(suites)}"
-            raise WrongUse(f"unknown task {word!r}{hint}")
+            raise WrongUse(f"unknown task {word!r}{nearest(word, [*suites, *by_name])}; suites: {', '.join(suites)}")
     return Suite(name=",".join(asked), about=" ".join(about), tasks=tuple(chosen.values()))
+
+
+@functools.cache
+def _shipped(path: Path) -> Suite:
+    return _suite(path)
 
 
 def _suite(path: Path) -> Suite:
     """The suite of a YAML file. Raises `WrongUse` for anything it does not understand."""
-    place = f"suite file {path}"
-    try:
+    with _SHELF.explained(path):
         raw = read_yaml(path)
         entries = raw.get("tasks") if isinstance(raw, dict) else None
         if not isinstance(entries, list) or not entries:
             raise BadValue("a suite file must have keys and values, and under `tasks` a list of tasks")
-        suite = build(Suite, {**raw, "tasks": [_task(entry, place) for entry in entries]})
-    except BadYaml as error:
-        raise WrongUse(f"suite file {error}") from None
-    except BadValue as error:
-        raise WrongUse(f"{place}: {error}") from None
-    names = [task.name for task in suite.tasks]
-    for name in names:
-        if names.count(name) > 1:
-            raise WrongUse(f"{place}: two tasks are named {name!r}")
-    for name in (one for part in suite.average for one in ([part] if isinstance(part, str) else part)):
-        if name not in names:
-            raise WrongUse(f"{place}: average names {name!r}, which is none of its tasks")
-    return suite
+        suite = build(Suite, {**raw, "tasks": [_task(entry) for entry in entries]})
+        names = [task.name for task in suite.tasks]
+        for name in names:
+            if names.count(name) > 1:
+                raise WrongUse(f"two tasks are named {name!r}")
+        for name in (one for part in suite.average for one in ([part] if isinstance(part, str) else part)):
+            if name not in names:
+                raise WrongUse(f"average names {name!r}, which is none of its tasks")
+        return suite
 
 
-def _task(entry: Any, place: str) -> Task:
+def _task(entry: Any) -> Task:
     """The checked task of an entry of `tasks`: what it says, or one of another suite, `suite:task`."""
     if isinstance(entry, str):
-        return _borrowed(entry, place)
-    name = entry.get("name", "?") if isinstance(entry, dict) else "?"
-    place = f"{place}, task {name}"
+        return _borrowed(entry)
     try:
         task: Task = converted(Task, entry, "task")
         one_of(KINDS, task.kind, "task.kind")
         one_of(KINDS[task.kind].metrics, task.metric, "task.metric")
-    except BadValue as error:
-        raise WrongUse(f"{place}: {error}") from None
-    _check(task, place)
+        _check(task)
+    except (BadValue, WrongUse) as error:
+        raise WrongUse(f"task {entry.get('name', '?') if isinstance(entry, dict) else '?'}: {error}") from None
     return task
 
 
-def _borrowed(words: str, place: str) -> Task:
+def _borrowed(words: str) -> Task:
     suite, _, wanted = words.partition(":")
     if suite not in suite_names():
-        raise WrongUse(f"{place}: {words!r} names no suite; write suite:task, of {', '.join(suite_names())}")
-    found = {task.name: task for task in _shipped(suite).tasks}
+        raise WrongUse(f"{words!r} names no suite; write suite:task, of {', '.join(suite_names())}")
+    found = {task.name: task for task in load_suite(suite).tasks}
     if wanted not in found:
-        near = difflib.get_close_matches(wanted, found, n=1)
-        raise WrongUse(f"{place}: suite {suite} has no task {wanted!r}{f'; did you mean {near[0]!r}?' if near else ''}")
+        raise WrongUse(f"suite {suite} has no task {wanted!r}{nearest(wanted, found)}")
     return found[wanted]
 
 
-def _check(task: Task, place: str) -> None:
+def _check(task: Task) -> None:
+    """Raise `WrongUse` for what a task's fields say together."""
     if not task.sources:
-        raise WrongUse(f"{place}: no sources")
+        raise WrongUse("no sources")
     for source in (*task.sources, *task.support):
         if ".." in Path(source.path).parts:
-            raise WrongUse(f"{place}: path {source.path!r} leads out of the data folder; write it as an absolute one")
+            raise WrongUse(f"path {source.path!r} leads out of the data folder; write it as an absolute one")
     for sources in (task.sources, task.support):
         if len({(one.layout, one.path) for one in sources}) != len(sources):
-            raise WrongUse(f"{place}: two sources have the same layout and path")
+            raise WrongUse("two sources have the same layout and path")
     if task.name != task.name.strip() or any(mark in task.name for mark in ",/ "):
-        raise WrongUse(f"{place}: a task's name has no blanks, commas or slashes")
+        raise WrongUse("a task's name has no blanks, commas or slashes")
     if (task.kind == "retrieval") != (task.direction is not None):
-        raise WrongUse(f"{place}: direction ({' or '.join(DIRECTIONS)}) belongs to retrieval, and to it alone")
-    check_templates(task.caption_templates, f"{place}, caption_templates")
+        raise WrongUse(f"direction ({' or '.join(DIRECTIONS)}) belongs to retrieval, and to it alone")
+    check_templates(task.caption_templates, "caption_templates")
     if task.kind == "classification":
         if task.templates != "dataset":
-            check_templates(_looked_up("templates", task.templates, place), f"{place}, templates")
+            check_templates(named("templates", task.templates), "templates")
         if task.class_names != "dataset":
-            names = _looked_up("class_names", task.class_names, place)
+            names = named("class_names", task.class_names)
             if task.classes is not None and len(names) != task.classes:
-                raise WrongUse(f"{place}: {len(names)} class names for {task.classes} classes")
-
-
-def _looked_up(kind: Texts, value: str | Iterable[str], place: str) -> list[str]:
-    try:
-        return named(kind, value)
-    except WrongUse as error:
-        raise WrongUse(f"{place}: {error}") from None
+                raise WrongUse(f"{len(names)} class names for {task.classes} classes")

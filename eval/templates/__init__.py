@@ -6,13 +6,13 @@ A name is `clip_benchmark:cifar10` or `openai_clip:ucf101`. A template has one s
 
 from __future__ import annotations
 
-import difflib
 import functools
 import json
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from typing import Literal
 
+from open_diht.common.naming import nearest
 from open_diht.eval.errors import WrongUse
 
 Texts = Literal["templates", "class_names"]
@@ -34,9 +34,7 @@ def look_up(kind: Texts, name: str) -> list[str]:
     """The list that `source:set` names. Raises `WrongUse` for a name that is not there."""
     source, _, key = name.partition(":")
     if source not in SOURCES or kind not in _table(source).get(key, {}):
-        near = difflib.get_close_matches(name, known(kind), n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise WrongUse(f"no {kind.replace('_', ' ')} under the name {name!r}{hint}")
+        raise WrongUse(f"no {kind.replace('_', ' ')} under the name {name!r}{nearest(name, known(kind))}")
     return list(_table(source)[key][kind])
 
 

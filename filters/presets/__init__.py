@@ -12,7 +12,7 @@ from typing import Any
 
 from open_diht.common.fields import BadValue, Count, build, check_fields, converted, one_of
 from open_diht.common.naming import nearest
-from open_diht.common.yaml_files import BadYaml, read_yaml
+from open_diht.common.yaml_files import Shelf, read_yaml
 from open_diht.filters.base import CaptionFilter, Filter, ImageFilter, registered_filters
 from open_diht.filters.captions.filters import Action, CaptionLength, Complexity, NoCaption
 from open_diht.filters.captions.rules import CaptionRule
@@ -22,13 +22,15 @@ from open_diht.filters.score import CLIP_SCORE, NEG_CLIP_LOSS, NOT_SCORED, Score
 from open_diht.filters.spotting.filters import ImageTooSmall, TextSpotting
 from open_diht.filters.spotting.overlap import OverlapRule
 
-_FOLDER = Path(__file__).parent
 _SECTIONS = ("captions", "columns", "images", "text_spotting", "score", "dedup", "foresee")
 """Of a preset's file, beside those of filters that are registered."""
 
 
 class BadPreset(ValueError):
     """A preset that cannot be used; the message names the file, the setting and the remedy."""
+
+
+_SHELF = Shelf(Path(__file__).parent, "preset", BadPreset)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +137,7 @@ def _content(path: Path) -> dict[str, Any]:
         raise BadValue(f"a preset must map sections ({', '.join(_SECTIONS)}) to settings")
     if "base" not in content:
         return content
-    base = _content(_FOLDER / f"{one_of(preset_names(), content.pop('base'), 'base')}.yaml")
+    base = _content(_SHELF.path(one_of(preset_names(), content.pop("base"), "base")))
     both = [name for name in content if isinstance(content[name], dict) and isinstance(base.get(name), dict)]
     return {**base, **content, **{name: {**base[name], **content[name]} for name in both}}
 
@@ -151,7 +153,7 @@ def _check_reasons(preset: Preset) -> None:
 
 def preset_names() -> list[str]:
     """The presets that ship with the package."""
-    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
+    return _SHELF.names()
 
 
 def build_preset(name: str, content: Mapping[str, Any]) -> Preset:
@@ -203,22 +205,9 @@ def load_preset(name: str) -> Preset:
     Raises:
         BadPreset: no such preset or file, not YAML, unknown settings or values out of range.
     """
-    if name in preset_names():
-        path = _FOLDER / f"{name}.yaml"
-    elif name.endswith((".yaml", ".yml")):
-        path = Path(name)
-    else:
-        raise BadPreset(
-            f"unknown preset {name!r}{nearest(name, preset_names())}; choose "
-            f"{', '.join(preset_names())}, or a .yaml file"
-        )
-    try:
-        content = _content(path)
-        preset = build_preset(path.stem, content)
-    except BadYaml as error:
-        raise BadPreset(f"preset {error}") from error
-    except BadValue as error:
-        raise BadPreset(f"preset {path}: {error}") from error
-    if unknown := sorted(set(preset.foresee) - set(preset_names())):
-        raise BadPreset(f"preset {path}: foresee names {', '.join(unknown)}; choose from {', '.join(preset_names())}")
+    path = _SHELF.path(name)
+    with _SHELF.explained(path):
+        preset = build_preset(path.stem, _content(path))
+        if unknown := sorted(set(preset.foresee) - set(preset_names())):
+            raise BadValue(f"foresee names {', '.join(unknown)}; choose from {', '.join(preset_names())}")
     return preset

@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 
 from open_diht.eval.data import DataSet, Memo, class_names, data_root, open_support, templates
 from open_diht.eval.features import FeatureCache
-from open_diht.eval.fewshot import FewShotResult, FewShotSettings, draw_shots
+from open_diht.eval.fewshot import Encoded, FewShotResult, FewShotSettings, draw_shots
 from open_diht.eval.fewshot import run as run_curves
 from open_diht.eval.metrics.classification import mean_per_class
 from open_diht.eval.models import Model, load_model
+from open_diht.eval.session import open_task
 from open_diht.eval.tasks import choose_tasks
-from open_diht.eval.tasks.opening import open_task
 from open_diht.eval.zeroshot import zero_shot_classifier
 from open_diht.study.data import Data
 from open_diht.study.rows import ZERO_SHOT, Arm
@@ -64,15 +64,10 @@ GROCERIES: dict[str, Callable[[str], bool]] = {
 class Pool:
     """A set with its features."""
 
-    train: NDArray[np.float32]
-    """(n, d) unit vectors of the images from which shots are drawn."""
-    train_labels: NDArray[np.int64]
-    keys: tuple[str, ...]
-    test: NDArray[np.float32]
+    encoded: Encoded
+    """Among its training samples are all that become shots."""
     labels: NDArray[np.int64]
-    classifier: NDArray[np.float32]
-    """(d, C), zero-shot."""
-    scale: float
+    """(m,) the classes of the test images."""
 
 
 def arms(track: str, scale: str, data: Data) -> list[Arm]:
@@ -107,7 +102,7 @@ def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]]
         "chosen": dict(choice.chosen),
         "selected_on": choice.selected_on,
         "converged": choice.converged,
-        "classes": pool.classifier.shape[1],
+        "classes": np.shape(pool.encoded.classifier)[1],
         "classes_with_fewer_shots": len(found.short_classes[k]) if arm.budget else 0,
         "shots": sum(min(len(keys), k) for keys in found.shots[arm.seed]) if arm.budget else 0,
     }
@@ -117,8 +112,7 @@ def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]]
 @lru_cache(maxsize=1)  # the arms of one draw follow each other, and `text-or-zero` asks for both others
 def _curves(pool: str, data: Data, k: int, seed: int, methods: tuple[str, ...]) -> FewShotResult:
     of = open_pool(pool, data)
-    settings = FewShotSettings(shots=(k,), seeds=(seed,), methods=methods)
-    return run_curves(of.train, of.train_labels, of.keys, of.test, of.labels, of.classifier, of.scale, settings)
+    return run_curves(of.encoded, of.labels, FewShotSettings(shots=(k,), seeds=(seed,), methods=methods))
 
 
 @lru_cache
@@ -133,15 +127,15 @@ def open_pool(name: str, data: Data) -> Pool:
     most, draws = max(SHOTS["full"]), range(max(FEW["full"], DRAWS["full"].get(name, 0)))
     drawn = [draw_shots(keys, labels, len(names), most, seed).indices(most) for seed in draws]
     chosen = sorted({int(index) for one in drawn for index in one})
-    return Pool(
+    encoded = Encoded(
         train=cache.images(train.take(chosen).images, f"{name} shots").all(),
         train_labels=labels[chosen],
-        keys=tuple(keys[index] for index in chosen),
+        train_keys=[keys[index] for index in chosen],
         test=cache.images(test.images, f"{name} test").all(),
-        labels=test.labels,
         classifier=zero_shot_classifier(cache, names, prompts),
-        scale=model.logit_scale,
+        logit_scale=model.logit_scale,
     )
+    return Pool(encoded, test.labels)
 
 
 @lru_cache(maxsize=1)

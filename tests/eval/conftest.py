@@ -39,11 +39,12 @@ from PIL import Image  # noqa: E402
 
 from open_diht.eval.data import Memo  # noqa: E402
 from open_diht.eval.features import FeatureCache  # noqa: E402
-from open_diht.eval.fetch.writing import jpeg, write_webdataset  # noqa: E402
+from open_diht.eval.fetch.writing import jpeg  # noqa: E402
 from open_diht.eval.models import load_model  # noqa: E402
 from open_diht.eval.models.model import Model  # noqa: E402
 from open_diht.eval.tasks import Source, Task  # noqa: E402
 from tests.tiny_clip import write_tiny  # noqa: E402
+from tests.webdatasets import write_webdataset  # noqa: E402
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220)}
 

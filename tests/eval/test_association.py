@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from sklearn.metrics import jaccard_score
 
-from open_diht.eval.association import evaluate_association, prompt
 from open_diht.eval.data import DataSet, Memo
 from open_diht.eval.errors import DataBroken, DataMissing
 from open_diht.eval.features import FeatureCache
-from open_diht.eval.items import estimate_of
 from open_diht.eval.report import write_report
+from open_diht.eval.results import estimate_of
+from open_diht.eval.selection import evaluate_association, prompt
+from open_diht.eval.session import open_task
 from open_diht.eval.tasks import KINDS, Source, load_suite
-from open_diht.eval.tasks.opening import open_task
 from tests.eval.conftest import COLOURS, a_task, image
 from tests.eval.test_zeroshot import collapsed
 

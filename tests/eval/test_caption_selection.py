@@ -16,13 +16,13 @@ import pytest
 from open_diht.common.ranks import Ranks
 from open_diht.eval import estimates
 from open_diht.eval.blind import blind_accuracy
-from open_diht.eval.caption_selection import evaluate_caption_selection
 from open_diht.eval.data import Choice, DataSet, Memo
 from open_diht.eval.examples import FoundTexts
 from open_diht.eval.features import FeatureCache
-from open_diht.eval.items import estimate_of, read_items
+from open_diht.eval.results import estimate_of, read_items
+from open_diht.eval.selection import evaluate_caption_selection
+from open_diht.eval.session import open_task
 from open_diht.eval.tasks import KINDS, Source, load_suite
-from open_diht.eval.tasks.opening import open_task
 from tests.eval.conftest import COLOURS, a_task, image
 from tests.eval.test_zeroshot import collapsed
 
@@ -128,6 +128,9 @@ def test_ranks_get_what_one_process_gets(cache: FeatureCache, data: DataSet) -> 
     shares: list[Any] = []
 
     class Two(Ranks):
+        def share(self, value: Any) -> Any:
+            return [] if value is None else value
+
         def collect(self, value: Any) -> list[Any]:
             if isinstance(value, np.ndarray):
                 shares.append(value)
@@ -135,7 +138,8 @@ def test_ranks_get_what_one_process_gets(cache: FeatureCache, data: DataSet) -> 
             return [value, value]
 
     for rank in (0, 1):
-        found = evaluate_caption_selection(TASK, data, cache, Two(rank, 2))
+        cache.group = Two(rank, 2)
+        found = evaluate_caption_selection(TASK, data, cache)
     assert whole.items is not None and found.items is not None
     assert np.array_equal(whole.items.hits, found.items.hits)
 

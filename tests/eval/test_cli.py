@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from open_diht.eval import cli, compare
-from open_diht.eval.fetch.writing import jpeg, questions_member, write_webdataset
+from open_diht.eval.fetch.writing import jpeg
 from open_diht.eval.fewshot import METHODS
 from tests.eval.conftest import COLOURS, image
 from tests.tiny_clip import write_tiny
+from tests.webdatasets import questions_member, write_webdataset
 
 SUITE = """
 name: mine

@@ -18,15 +18,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from open_diht.common.ranks import Ranks
 from open_diht.eval.data import DataSet, Memo
 from open_diht.eval.features import FeatureCache
-from open_diht.eval.fetch.writing import write_webdataset
 from open_diht.eval.retrieval import evaluate_retrieval
+from open_diht.eval.session import open_task
 from open_diht.eval.task import Task
-from open_diht.eval.tasks.opening import open_task
 from open_diht.eval.zeroshot import evaluate_classification
 from tests.eval.conftest import a_task, image, needed
+from tests.webdatasets import write_webdataset
 
 NAMES = ("cat", "dog", "fire truck", "tea cup", "green field", "old map", "violin")
 TEMPLATES = ("a photo of a {c}.", "{c}!")
@@ -110,7 +109,7 @@ def ours(tmp_path: Path, cache: FeatureCache, memo: Memo) -> Callable[..., dict[
     def run(task: Task) -> dict[str, float | None]:
         data: DataSet = open_task(task, tmp_path, memo)
         if task.kind == "retrieval":
-            outcome = evaluate_retrieval(task, data, cache, Ranks())
+            outcome = evaluate_retrieval(task, data, cache)
         else:
             outcome = evaluate_classification(task, data, cache)
         return {one.metric: one.value for one in outcome.results}

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from open_diht.eval import estimates
 from open_diht.eval.compare import main
 from open_diht.eval.comparison import NOT_SEED_NOISE, compare
 from open_diht.eval.errors import DataBroken, WrongUse
-from open_diht.eval.items import estimate_of, read_items
-from open_diht.eval.metrics.classification import mean_per_class, roc_auc
-from open_diht.eval.results import Items
+from open_diht.eval.metrics.classification import mean_per_class
+from open_diht.eval.results import Items, estimate_of, read_items
 from open_diht.eval.statistics import mcnemar
 
 Rows = list[dict[str, Any]]
@@ -271,7 +271,7 @@ class TestItems:
             ("top1", 0.5),
             ("recall@1 (a photo of {}.)", 0.5),
             ("mean_per_class", mean_per_class(kept.hits, label)),
-            ("roc_auc", roc_auc(kept.extra["scores"], label)),
+            ("roc_auc", estimates.roc_auc(kept.extra["scores"], label).value),
         ):
             found = estimate_of(kept, metric)
             assert found is not None and found.value == pytest.approx(value)

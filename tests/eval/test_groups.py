@@ -16,13 +16,13 @@ from open_diht.eval.comparison import compare
 from open_diht.eval.data import DataSet, Memo
 from open_diht.eval.errors import DataBroken, DataMissing
 from open_diht.eval.features import FeatureCache
-from open_diht.eval.fetch.writing import jpeg, write_webdataset
-from open_diht.eval.items import estimate_of, read_items
-from open_diht.eval.results import INTERVAL
+from open_diht.eval.fetch.writing import jpeg
+from open_diht.eval.results import INTERVAL, estimate_of, read_items
+from open_diht.eval.session import open_task
 from open_diht.eval.tasks import Source, Task, load_suite
-from open_diht.eval.tasks.opening import open_task
 from open_diht.eval.zeroshot import evaluate_classification
 from tests.eval.conftest import COLOURS, a_task, image
+from tests.webdatasets import write_webdataset
 
 REGIONS = ("region 0", "region 1", "region 2")
 

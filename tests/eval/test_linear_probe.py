@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 
 from open_diht.common.ranks import Ranks
 from open_diht.eval.features import FeatureCache
-from open_diht.eval.fetch.writing import jpeg, write_webdataset
+from open_diht.eval.fetch.writing import jpeg
 from open_diht.eval.linear_probe import (
     COARSE,
     DECADE,
@@ -23,9 +23,10 @@ from open_diht.eval.linear_probe import (
     search,
 )
 from open_diht.eval.results import is_broken
+from open_diht.eval.session import Session, open_task
 from open_diht.eval.tasks import Source
-from open_diht.eval.tasks.opening import open_task
 from tests.eval.conftest import COLOURS, a_task, image
+from tests.webdatasets import write_webdataset
 
 TASK = a_task(
     "colours", "classification", "top1", support=(Source(layout="webdataset", path="training", split="train"),)
@@ -38,7 +39,8 @@ def write_training(root: Any, names: Any = tuple(COLOURS), kinds: int = 3) -> No
 
 
 def probed(task: Any, root: Any, memo: Any, cache: Any) -> Any:
-    return evaluate_linear_probe(task, open_task(task, root, memo), cache, root=root, memo=memo, group=Ranks())
+    session = Session(cache=cache, root=root, memo=memo, output=root / "out")
+    return evaluate_linear_probe(task, open_task(task, root, memo), session)
 
 
 def test_the_probe_is_one_more_number_of_its_task_with_its_choices(

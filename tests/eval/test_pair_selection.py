@@ -13,10 +13,10 @@ import pytest
 from open_diht.eval.data import DataSet, Memo, Pair
 from open_diht.eval.examples import ComparedPair
 from open_diht.eval.features import FeatureCache
-from open_diht.eval.pair_selection import clusters_of, evaluate_pair_selection
 from open_diht.eval.report import write_report
+from open_diht.eval.selection import clusters_of, evaluate_pair_selection
+from open_diht.eval.session import open_task
 from open_diht.eval.tasks import KINDS, Source
-from open_diht.eval.tasks.opening import open_task
 from tests.eval.conftest import COLOURS, a_task, image
 from tests.eval.test_zeroshot import collapsed
 

@@ -42,3 +42,14 @@ def test_the_command_says_it_and_measures_nothing(capsys: Any, tmp_path: Any) ->
 def test_a_worst_group_has_no_number_as_nobody_knows_its_size_before() -> None:
     lines = {line.split()[0]: line.split()[1:] for line in power_table(load_suite("datacomp38")).splitlines() if line}
     assert lines["fmow"] == ["-"] * 4 and lines["winogavil"][0] == "854" and lines["iwildcam"][0] == "42,791"
+
+
+@pytest.mark.parametrize("words", [["--power", "--tasks", "demo"], ["--list"]])
+def test_a_full_standard_output_is_reported_as_such(words: list[str], monkeypatch: Any, capfd: Any) -> None:
+    with open("/dev/full", "w", encoding="utf-8") as full, pytest.raises(SystemExit) as ended:
+        monkeypatch.setattr("sys.stdout", full)
+        cli.main(words)
+    assert ended.value.code == 1
+    assert capfd.readouterr().err == (
+        "error: standard output cannot be written (No space left on device); make room there\n"
+    )

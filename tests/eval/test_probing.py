@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 
-from open_diht.common.ranks import Ranks
 from open_diht.eval.data import open_support
 from open_diht.eval.features import FeatureCache
-from open_diht.eval.fetch.writing import jpeg, write_webdataset
+from open_diht.eval.fetch.writing import jpeg
 from open_diht.eval.fewshot import METHODS, draw_shots
-from open_diht.eval.options import Shots
 from open_diht.eval.probing import evaluate_few_shot
 from open_diht.eval.results import cautions, is_broken
+from open_diht.eval.session import Session, open_task
+from open_diht.eval.task import Shots
 from open_diht.eval.tasks import Source, Task
-from open_diht.eval.tasks.opening import open_task
 from tests.eval.conftest import COLOURS, a_task, image
 from tests.eval.test_features import counted_model
 from tests.eval.test_zeroshot import collapsed
+from tests.webdatasets import write_webdataset
 
 TASK = a_task(
     "colours", "classification", "top1", support=(Source(layout="webdataset", path="training", split="train"),)
@@ -37,9 +37,8 @@ def root(colour_set: Any) -> Any:
 
 
 def rows(task: Task, root: Any, memo: Any, cache: FeatureCache, tmp_path: Any, shots: Shots) -> Any:
-    return evaluate_few_shot(
-        task, open_task(task, root, memo), cache, shots, root=root, memo=memo, output=tmp_path / "out", group=Ranks()
-    )
+    session = Session(cache=cache, root=root, memo=memo, output=tmp_path / "out")
+    return evaluate_few_shot(task, open_task(task, root, memo), session, shots)
 
 
 def test_the_shots_are_those_of_the_whole_split_and_nothing_else_is_encoded(

@@ -10,17 +10,16 @@ from typing import Any
 
 import pytest
 
-from open_diht.common.ranks import Ranks
-from open_diht.eval.caption_selection import evaluate_caption_selection
 from open_diht.eval.data import Memo, data_root
 from open_diht.eval.errors import DataMissing, ModelError
 from open_diht.eval.features import FeatureCache
 from open_diht.eval.models import load_model
-from open_diht.eval.options import Shots
 from open_diht.eval.probing import evaluate_few_shot
 from open_diht.eval.retrieval import evaluate_retrieval
+from open_diht.eval.selection import evaluate_caption_selection
+from open_diht.eval.session import Session, open_task
+from open_diht.eval.task import Shots
 from open_diht.eval.tasks import load_suite
-from open_diht.eval.tasks.opening import open_task
 from open_diht.eval.vqa import evaluate_vqa
 from open_diht.eval.zeroshot import evaluate_classification
 from tests.eval.conftest import not_at_hand
@@ -74,7 +73,7 @@ def test_the_reference_encoder_knows_clothes_and_the_untrained_one_does_not(
 @pytest.mark.slow
 def test_the_reference_encoder_finds_stamps_by_what_is_said_of_them(memo: Memo, cache: FeatureCache) -> None:
     task, data = sampled("stamps_t2i", memo)
-    recall = {one.metric: one for one in evaluate_retrieval(task, data, cache, Ranks()).results}
+    recall = {one.metric: one for one in evaluate_retrieval(task, data, cache).results}
     assert recall["recall@10"].low > recall["recall@10"].protocol["chance"] == pytest.approx(10 / ITEMS)
     task, data = sampled("stamps_questions", memo, 40)
     answers = evaluate_vqa(task, data, cache).results[0]
@@ -96,9 +95,8 @@ def test_the_reference_encoder_chooses_captions_of_stamps(memo: Memo, cache: Fea
 def test_few_shots_of_clothes_teach_the_reference_encoder(tmp_path: Any, memo: Memo, cache: FeatureCache) -> None:
     task, data = sampled("fashion_mnist", memo, 2 * ITEMS)
     shots = Shots(counts=(1, 4), seeds=(0,))
-    found = evaluate_few_shot(
-        task, data, cache, shots, root=data_root(), memo=memo, output=tmp_path / "out", group=Ranks()
-    )
+    session = Session(cache=cache, root=data_root(), memo=memo, output=tmp_path / "out")
+    found = evaluate_few_shot(task, data, session, shots)
     value = {row.metric: row.value or 0.0 for row in found}
     assert value["top1, probe, 4 shots"] > value["top1, zero-shot, 4 shots"]
     assert value["top1, probe, 4 shots"] > value["top1, random-init, 1 shots"]

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from open_diht.common.ranks import Ranks
 from open_diht.eval.features import FeatureCache
-from open_diht.eval.fetch.writing import jpeg, write_webdataset
+from open_diht.eval.fetch.writing import jpeg
 from open_diht.eval.retrieval import evaluate_retrieval
-from open_diht.eval.tasks.opening import open_task
+from open_diht.eval.session import open_task
 from tests.eval.conftest import a_task, image
 from tests.eval.test_zeroshot import collapsed
 from tests.forks import Forks
+from tests.webdatasets import write_webdataset
 
 TASK = a_task("told", "retrieval", "recall@1", direction="image_to_text")
 
@@ -35,7 +35,7 @@ def test_recall_at_1_5_and_10_with_and_without_the_caption_template(
     cache: Any, data: Any, direction: Any, n: Any
 ) -> None:
     task = dataclasses.replace(TASK, direction=direction, caption_templates=("{}", "a photo of {}."))
-    outcome: Any = evaluate_retrieval(task, data, cache, Ranks())
+    outcome: Any = evaluate_retrieval(task, data, cache)
     bare = [f"recall@{k}" for k in (1, 5, 10)]
     assert [result.metric for result in outcome.results] == bare + [f"{name} (a photo of {{}}.)" for name in bare]
     assert {result.n for result in outcome.results} == {n}
@@ -47,7 +47,7 @@ def test_recall_at_1_5_and_10_with_and_without_the_caption_template(
 
 def test_only_the_first_captions_of_an_image_are_kept_where_the_task_says_so(cache: Any, data: Any) -> None:
     task = dataclasses.replace(TASK, direction="text_to_image", captions_per_image=2)
-    outcome: Any = evaluate_retrieval(task, data, cache, Ranks())
+    outcome: Any = evaluate_retrieval(task, data, cache)
     assert outcome.results[0].n == 40 and outcome.results[0].protocol["captions_per_image"] == 2
 
 
@@ -57,7 +57,7 @@ def test_a_collapsed_model_scores_chance_and_strictly_nothing(
     tmp_path: Any, tiny: Any, data: Any, direction: Any, strict: Any, share: Any
 ) -> None:
     cache = FeatureCache(tmp_path / "f", collapsed(tiny, texts=True))
-    outcome: Any = evaluate_retrieval(dataclasses.replace(TASK, direction=direction), data, cache, Ranks(), strict)
+    outcome: Any = evaluate_retrieval(dataclasses.replace(TASK, direction=direction), data, cache, strict)
     assert outcome.results[0].value == pytest.approx(share)
     assert outcome.results[0].protocol["chance"] == pytest.approx(1 / 20)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from open_diht.eval.cli import main
-from open_diht.eval.pairing import why_not_comparable
+from open_diht.eval.results import why_not_comparable
 
 SUITE = """
 name: two

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 
 from open_diht.eval.features import FeatureCache
-from open_diht.eval.fetch.writing import jpeg, questions_member, write_webdataset
+from open_diht.eval.fetch.writing import jpeg
+from open_diht.eval.session import open_task
 from open_diht.eval.statements import judgement, statement
-from open_diht.eval.tasks.opening import open_task
 from open_diht.eval.vqa import evaluate_vqa
 from tests.eval.conftest import a_task, image
 from tests.eval.test_zeroshot import collapsed
+from tests.webdatasets import questions_member, write_webdataset
 
 
 @pytest.mark.parametrize(

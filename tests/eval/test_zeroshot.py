@@ -12,7 +12,7 @@ import torch
 
 from open_diht.eval.errors import DataBroken
 from open_diht.eval.features import FeatureCache
-from open_diht.eval.tasks.opening import open_task
+from open_diht.eval.session import open_task
 from open_diht.eval.templates import look_up
 from open_diht.eval.zeroshot import evaluate_classification, zero_shot_classifier
 from tests.eval.conftest import a_task

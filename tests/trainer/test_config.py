@@ -101,7 +101,7 @@ def test_words_keep_their_types() -> None:
 def test_unknown_names(tmp_path: Path) -> None:
     with pytest.raises(BadConfig, match=r"unknown configuration 'tinny' \(did you mean 'tiny'\?\)"):
         load_config("tinny")
-    with pytest.raises(BadConfig, match=r"there is no configuration file nowhere.yaml"):
+    with pytest.raises(BadConfig, match=r"configuration file nowhere.yaml: No such file"):
         load_config("nowhere.yaml")
     bad = tmp_path / "bad.yaml"
     bad.write_text("loss: [")

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from open_diht.eval.session import open_task
 from open_diht.eval.tasks import load_suite
-from open_diht.eval.tasks.opening import open_task
 
 DEMO = {task.name: task for task in load_suite("demo").tasks}
 FOLDER = Path(__file__).resolve().parents[3] / "data" / "demo"

@@ -14,8 +14,8 @@ import pytest
 from open_diht.eval.data import class_names, open_support, sample_indices, shared_images, templates
 from open_diht.eval.errors import DataBroken, DataMissing
 from open_diht.eval.fetch.writing import jpeg
+from open_diht.eval.session import open_task
 from open_diht.eval.tasks import Source, Task
-from open_diht.eval.tasks.opening import open_task
 from tests.eval.conftest import a_task, image
 
 TASK = a_task(

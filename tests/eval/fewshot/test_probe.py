@@ -19,6 +19,10 @@ from tests.eval.fewshot.conftest import World
 INF = math.inf
 
 
+def loss_of(world: World, dtype: torch.dtype = torch.float64) -> SoftmaxLoss:
+    return SoftmaxLoss(world.train.to(dtype), world.train_labels, world.classifier.to(dtype), world.scale)
+
+
 def probabilities(scores: torch.Tensor) -> np.ndarray:
     return torch.softmax(scores, dim=1).numpy()
 
@@ -28,20 +32,12 @@ class TestEnds:
     def test_no_radius_is_zero_shot_bit_for_bit(self, world: World, dtype: torch.dtype) -> None:
         classifier, test = world.classifier.to(dtype, copy=True), world.test.to(dtype)
         classifier[0, 0] = -0.0
-        probe = fit_probe(world.train.to(dtype), world.train_labels, classifier, world.scale, radius=0)
+        probe = fit_probe(SoftmaxLoss(world.train.to(dtype), world.train_labels, classifier, world.scale), 0)
         assert probe.weight.numpy().tobytes() == classifier.numpy().tobytes()
         assert probe.scores(test).numpy().tobytes() == (world.scale * (test @ classifier.T)).numpy().tobytes()
 
     def test_infinite_radius_is_logistic_regression(self, blurred: World) -> None:
-        probe = fit_probe(
-            blurred.train,
-            blurred.train_labels,
-            blurred.classifier,
-            blurred.scale,
-            INF,
-            tolerance=1e-9,
-            max_steps=20_000,
-        )
+        probe = fit_probe(loss_of(blurred), INF, tolerance=1e-9, max_steps=20_000)
         theirs = LogisticRegression(C=np.inf, tol=1e-10, max_iter=10_000)
         theirs.fit(blurred.train.numpy() * blurred.scale, blurred.train_labels.numpy())
         ours = probabilities(probe.scores(blurred.test))
@@ -51,15 +47,8 @@ class TestEnds:
 
     @pytest.mark.parametrize("penalty", [0.3, 10.0])
     def test_l2_without_text_is_sklearns(self, world: World, penalty: float) -> None:
-        probe = fit_around(
-            world.train,
-            world.train_labels,
-            torch.zeros_like(world.classifier),
-            world.scale,
-            Ridge(penalty),
-            tolerance=1e-9,
-            max_steps=20_000,
-        )
+        blind = SoftmaxLoss(world.train, world.train_labels, torch.zeros_like(world.classifier), world.scale)
+        probe = fit_around(blind, Ridge(penalty), tolerance=1e-9, max_steps=20_000)
         # penalty / 2 ||W||^2 beside a mean, against 1/2 ||W||^2 beside C times a sum.
         theirs = LogisticRegression(C=1 / (penalty * len(world.train)), tol=1e-10, max_iter=10_000)
         theirs.fit(world.train.numpy() * world.scale, world.train_labels.numpy())
@@ -69,20 +58,9 @@ class TestEnds:
 
 class TestOptimum:
     @pytest.mark.parametrize("radius", [0.05, 0.3, 1.0])
-    @pytest.mark.parametrize("rows", [False, True])
-    def test_no_other_solver_finds_less(self, world: World, radius: float, rows: bool) -> None:
-        probe = fit_probe(
-            world.train,
-            world.train_labels,
-            world.classifier,
-            world.scale,
-            radius,
-            rows=rows,
-            tolerance=1e-8,
-            max_steps=20_000,
-        )
-        loss = SoftmaxLoss(world.train, world.train_labels, world.classifier, world.scale)
-        groups = 1 if not rows else len(world.classifier)
+    def test_no_other_solver_finds_less(self, world: World, radius: float) -> None:
+        loss = loss_of(world)
+        probe = fit_probe(loss, radius, tolerance=1e-8, max_steps=20_000)
 
         def value(flat: np.ndarray) -> tuple[float, np.ndarray]:
             scores = loss.scores(torch.tensor(flat.reshape(loss.shape)))
@@ -90,8 +68,8 @@ class TestOptimum:
 
         def room(flat: np.ndarray) -> np.ndarray:
             offsets = flat.reshape(loss.shape)
-            lengths = (offsets[:, :-1].reshape(groups, -1) ** 2).sum(axis=1)
-            return np.append(radius**2 - lengths, (radius / 10) ** 2 - (offsets[:, -1] ** 2).sum())
+            lengths = (offsets[:, :-1] ** 2).sum(), (offsets[:, -1] ** 2).sum()
+            return np.array([radius**2 - lengths[0], (radius / 10) ** 2 - lengths[1]])
 
         start = np.zeros(math.prod(loss.shape))
         theirs = minimize(
@@ -107,7 +85,7 @@ class TestOptimum:
         assert probe.solution.objective == pytest.approx(theirs.fun, abs=2e-5)
 
     def test_the_start_has_no_say(self, world: World) -> None:
-        loss = SoftmaxLoss(world.train, world.train_labels, world.classifier, world.scale)
+        loss = loss_of(world)
         starts = [None, torch.ones(loss.shape, dtype=torch.float64), torch.randn(loss.shape, dtype=torch.float64)]
         found = [solve(loss, Ball(0.5, 0.05), start=start, tolerance=1e-9, max_steps=20_000) for start in starts]
         assert max(one.objective for one in found) - min(one.objective for one in found) < 1e-8
@@ -116,67 +94,54 @@ class TestOptimum:
 
     @pytest.mark.parametrize("radius", [0.05, 0.5])
     def test_the_gap_bounds_the_distance_to_the_optimum(self, world: World, radius: float) -> None:
-        loss = SoftmaxLoss(world.train, world.train_labels, world.classifier, world.scale)
+        loss = loss_of(world)
         best = solve(loss, Ball(radius, radius / 10), tolerance=1e-10, max_steps=20_000).objective
         for steps in (1, 3, 8, 20):
             early = solve(loss, Ball(radius, radius / 10), tolerance=0.0, max_steps=steps)
             assert -1e-9 <= early.objective - best <= early.gap + 1e-9
 
     def test_running_out_of_steps_is_said(self, world: World) -> None:
-        probe = fit_probe(
-            world.train, world.train_labels, world.classifier, world.scale, 1.0, tolerance=1e-12, max_steps=2
-        )
-        assert not probe.converged
+        assert not fit_probe(loss_of(world), 1.0, tolerance=1e-12, max_steps=2).converged
 
     def test_a_larger_ball_never_fits_worse(self, world: World) -> None:
         objectives = []
         for radius in (0.01, 0.1, 0.5, 2.0, INF):
-            probe = fit_probe(world.train, world.train_labels, world.classifier, world.scale, radius, tolerance=1e-6)
+            probe = fit_probe(loss_of(world), radius, tolerance=1e-6)
             assert probe.solution is not None
             objectives.append(probe.solution.objective)
         assert objectives == sorted(objectives, reverse=True)
 
     def test_single_precision_finds_the_same(self, world: World) -> None:
-        both = [
-            fit_probe(
-                world.train.to(dtype), world.train_labels, world.classifier.to(dtype), world.scale, 0.3, tolerance=1e-5
-            )
-            for dtype in (torch.float32, torch.float64)
-        ]
+        both = [fit_probe(loss_of(world, dtype), 0.3, tolerance=1e-5) for dtype in (torch.float32, torch.float64)]
         assert torch.allclose(both[0].weight.double(), both[1].weight, atol=5e-3)
 
 
 class TestBall:
     @settings(max_examples=30, deadline=None)
-    @given(st.floats(1e-3, 3), st.floats(0, 1), st.booleans(), st.integers(0, 99))
-    @example(1.0, 1.3e-20, False, 0)
-    @example(1.0, 1e-44, False, 0)
-    def test_the_answer_lies_in_the_ball(self, radius: float, bias_radius: float, rows: bool, seed: int) -> None:
+    @given(st.floats(1e-3, 3), st.floats(0, 1), st.integers(0, 99))
+    @example(1.0, 1.3e-20, 0)
+    @example(1.0, 1e-44, 0)
+    def test_the_answer_lies_in_the_ball(self, radius: float, bias_radius: float, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
         features = torch.nn.functional.normalize(torch.randn(12, 4, generator=generator), dim=1)
         classifier = torch.nn.functional.normalize(torch.randn(3, 4, generator=generator), dim=1)
-        probe = fit_probe(
-            features, torch.arange(12) % 3, classifier, 30.0, radius, bias_radius, rows=rows, max_steps=50
-        )
-        assert probe.solution is not None
-        offsets = probe.solution.offsets.double()  # squares of 1e-20 are no float32
-        weight, bias = offsets[:, :-1], offsets[:, -1]
-        norm = weight.norm(dim=1).max() if rows else weight.norm()
-        assert norm <= radius * (1 + 1e-6) and bias.norm() <= bias_radius * (1 + 1e-6)
+        loss = SoftmaxLoss(features, torch.arange(12) % 3, classifier, 30.0)
+        offsets = solve(loss, Ball(radius, bias_radius), max_steps=50).offsets.double()  # 1e-40 is no float32
+        assert offsets[:, :-1].norm() <= radius * (1 + 1e-6) and offsets[:, -1].norm() <= bias_radius * (1 + 1e-6)
 
     def test_relative_radius(self) -> None:
         classifier = torch.eye(4)  # ||W_0||_F = 2
         assert absolute_radius(0.1, classifier) == pytest.approx(0.2)
         assert absolute_radius(INF, classifier) == INF
 
-    @pytest.mark.parametrize(("radius", "bias"), [(-1.0, None), (1.0, -0.1), (math.nan, None)])
-    def test_refuses_what_is_no_radius(self, world: World, radius: float, bias: float | None) -> None:
+    @pytest.mark.parametrize("radius", [-1.0, math.nan])
+    def test_refuses_what_is_no_radius(self, world: World, radius: float) -> None:
         with pytest.raises(ValueError, match="norms are not negative"):
-            fit_probe(world.train, world.train_labels, world.classifier, world.scale, radius, bias)
+            fit_probe(loss_of(world), radius)
 
 
 def test_the_gradient_is_the_gradient(world: World) -> None:
-    loss = SoftmaxLoss(world.train, world.train_labels, world.classifier, world.scale)
+    loss = loss_of(world)
     offsets = 0.1 * torch.randn(loss.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     offsets.requires_grad_()
     scores = loss.scores(offsets)
@@ -186,7 +151,7 @@ def test_the_gradient_is_the_gradient(world: World) -> None:
 
 
 def test_the_curvature_bounds_the_hessian(world: World) -> None:
-    loss = SoftmaxLoss(world.train, world.train_labels, world.classifier, world.scale)
+    loss = loss_of(world)
 
     def of(flat: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.cross_entropy(loss.scores(flat.reshape(loss.shape)), world.train_labels)

@@ -14,13 +14,13 @@ from tests.eval.conftest import needed
 
 sklearn = needed("sklearn.metrics")
 
+from open_diht.eval import estimates  # noqa: E402
 from open_diht.eval.metrics.classification import (  # noqa: E402
     average_precision,
     average_precision_11point,
     label_ranks,
     logits_in_tiles,
     mean_per_class,
-    roc_auc,
 )
 from open_diht.eval.metrics.rows import ArrayRows, tiles  # noqa: E402
 
@@ -62,12 +62,12 @@ def test_roc_auc_equals_sklearns_also_with_equal_scores(seed: Any, n: Any, coars
     labels[:2] = 0, 1
     scores = generator.normal(size=n)
     scores = np.round(scores) if coarse else scores
-    assert roc_auc(scores, labels) == pytest.approx(sklearn.roc_auc_score(labels, scores))
+    assert estimates.roc_auc(scores, labels).value == pytest.approx(sklearn.roc_auc_score(labels, scores))
 
 
 def test_roc_auc_of_one_class_is_an_error() -> None:
     with pytest.raises(ValueError, match="both classes"):
-        roc_auc(np.array([0.1, 0.2]), np.array([1, 1]))
+        estimates.roc_auc(np.array([0.1, 0.2]), np.array([1, 1]))
 
 
 @settings(max_examples=20, deadline=None)

@@ -8,19 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from open_diht.common.ranks import Ranks
 from open_diht.eval.data import Memo
 from open_diht.eval.examples import MOST, Answered, Confusion, FoundImages, FoundTexts, chosen
 from open_diht.eval.features import FeatureCache
-from open_diht.eval.fetch.writing import jpeg, questions_member, write_webdataset
-from open_diht.eval.report.collect import collect_examples
+from open_diht.eval.fetch.writing import jpeg
 from open_diht.eval.results import Items
 from open_diht.eval.retrieval import NEAREST, evaluate_retrieval
+from open_diht.eval.run import collect_examples
+from open_diht.eval.session import Session, open_task
 from open_diht.eval.tasks import KINDS
-from open_diht.eval.tasks.opening import open_task
 from open_diht.eval.vqa import evaluate_vqa
 from open_diht.eval.zeroshot import evaluate_classification
 from tests.eval.conftest import COLOURS, a_task, image
+from tests.webdatasets import questions_member, write_webdataset
 
 
 def items_of(kept: Items | None) -> Items:
@@ -64,7 +64,7 @@ def captioned(tmp_path: Path) -> Path:
 def test_retrieval_shows_what_was_nearest(cache: FeatureCache, captioned: Path, memo: Memo, direction: str) -> None:
     things = a_task("things", "retrieval", "recall@1", direction=direction)
     data = open_task(things, captioned, memo)
-    items = items_of(evaluate_retrieval(things, data, cache, Ranks()).items)
+    items = items_of(evaluate_retrieval(things, data, cache).items)
     found = KINDS[things.kind].examples(things, data, items, cache)
     assert len(found) == MOST
     for one in found:
@@ -108,10 +108,8 @@ def test_only_measured_tasks_have_examples(
     root = colour_set(n=24)
     outcome = evaluate_classification(colours, open_task(colours, root, memo), cache)
     items_of(outcome.items).write(tmp_path / "out" / "items" / "colours.npz")
-    rows = [result.row() for result in outcome.results]
-    found = collect_examples(
-        [colours, other], rows, cache, data=root, memo=memo, output=tmp_path / "out", group=Ranks()
-    )
+    session = Session(cache=cache, root=root, memo=memo, output=tmp_path / "out")
+    found = collect_examples([colours, other], outcome.results, session)
     assert list(found) == ["colours"]
 
 

@@ -48,7 +48,7 @@ def test_laion_swaps_height_and_width() -> None:
 
 
 def test_an_unknown_name_is_met_with_the_nearest() -> None:
-    with pytest.raises(DatasetError, match=r"did you mean 'laion400m'.*known: .*coyo700m"):
+    with pytest.raises(DatasetError, match=r"did you mean 'laion400m'.*choose .*coyo700m"):
         load_dataset("LAION-400M")
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from open_diht.eval.fewshot import Encoded
 from open_diht.study.claims import fewshot
 from open_diht.study.claims.fewshot import GROCERIES, METHODS, Pool
 from open_diht.study.data import Data, SetMissing
@@ -27,15 +29,15 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Data:
     labels = np.repeat(np.arange(CLASSES), 20)
     images = unit(centres[labels] + 0.8 * generator.normal(size=(len(labels), WIDTH)))
     text = unit(centres + generator.normal(size=centres.shape)).T
-    pool = Pool(
+    encoded = Encoded(
         train=images[::2],
         train_labels=labels[::2],
-        keys=tuple(str(number) for number in range(30)),
+        train_keys=[str(number) for number in range(30)],
         test=images[1::2],
-        labels=labels[1::2],
         classifier=text,
-        scale=20.0,
+        logit_scale=20.0,
     )
+    pool = Pool(encoded, labels[1::2])
     monkeypatch.setattr(fewshot, "open_pool", lambda name, data: pool)
     fewshot._curves.cache_clear()
     return Data(tmp_path, tmp_path / "cache")
@@ -55,7 +57,8 @@ def test_every_arm_says_which_images_it_gets_right(data: Data) -> None:
 
 def test_zero_shot_takes_no_shots(data: Data) -> None:
     _, items, notes = fewshot.run(arm("zero-shot", 0), data)
-    scores = fewshot.open_pool("shapes", data).test @ fewshot.open_pool("shapes", data).classifier
+    encoded: Any = fewshot.open_pool("shapes", data).encoded
+    scores = encoded.test @ encoded.classifier
     expected = scores.argmax(axis=1) == np.repeat(np.arange(CLASSES), 10)
     assert items["shapes-test/correct"].tolist() == expected.tolist()
     assert notes["shots"] == 0

@@ -1,0 +1,268 @@
+"""Hard negatives: captions chosen for an image, pairs of both kept apart, images chosen for a cue.
+
+Caption selection: are the right captions of an image ahead of all wrong ones, as SugarCrepe, ARO and What'sUp ask?
+Pair selection: two images and two captions that are easily taken for each other, as in Winoground, MMVP-VLM and
+ColorSwap; text, image and group score. Association: as many images as people chose for a cue, the nearest ones, as
+WinoGAViL asks; the Jaccard index of both sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from open_diht.eval import estimates, protocol
+from open_diht.eval.blind import blind_accuracy
+from open_diht.eval.data import Association, Choice, DataSet, Pair
+from open_diht.eval.examples import ComparedPair, FoundImages, FoundTexts, chosen
+from open_diht.eval.features import FeatureCache, Features
+from open_diht.eval.metrics.selection import (
+    CHANCE_OF_PAIR,
+    alike,
+    all_ahead,
+    chance,
+    jaccard,
+    jaccard_chance,
+    pair_scores,
+)
+from open_diht.eval.results import OVER_CLASSES, Items, Result, TaskOutcome, measured
+from open_diht.eval.task import Task
+from open_diht.eval.templates import fill
+
+BLOCK = 4096
+"""Questions whose features are in memory at once, at most."""
+CATEGORIES = 20
+"""Up to so many categories have numbers of their own."""
+
+
+def evaluate_caption_selection(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
+    """Return the accuracy over all questions, its mean over categories, and that of each category."""
+    choices = data.choices
+    assert choices is not None  # `open_task` saw to it
+    images = cache.images(data.images, task.name)
+    blind = {name: round(value, 4) for name, value in blind_accuracy(choices).items()}
+    clusters = np.array([choice.cluster for choice in choices])
+    names, category = np.unique([choice.category for choice in choices], return_inverse=True)
+    guessed = np.array([chance(len(choice.captions), choice.right) for choice in choices])
+
+    def measure(template: str, suffix: str, record: dict[str, Any]) -> tuple[list[Result], Items]:
+        texts = cache.texts(_captions(choices, template), f"{task.name} captions")
+        table = _answered(choices, images, texts, cache)
+        hits = table[:, 0]
+        record |= {"captions": texts.count, "truncated_texts": texts.truncated, "ties": "wrong", "blind": blind}
+
+        def accuracy(metric: str, right: np.ndarray, part: np.ndarray) -> Result:
+            found = estimates.mean(right[part], clusters[part])
+            detail = {**record, "metric": metric, "chance": float(guessed[part].mean())}
+            return measured(task, f"{metric}{suffix}", found, int(part.sum()), detail)
+
+        results = [accuracy("accuracy", hits, np.ones(len(choices), dtype=bool))]
+        of_category = [category == number for number in range(len(names))]
+        by_chance = float(np.mean([guessed[part].mean() for part in of_category]))
+        detail = {**record, "metric": "mean_per_category", "chance": by_chance, "interval": OVER_CLASSES}
+        found = estimates.mean_per_class(hits, category, clusters)
+        results.append(measured(task, f"mean_per_category{suffix}", found, len(choices), detail))
+        if 1 < len(names) <= CATEGORIES:
+            results += [accuracy(f"accuracy ({name})", hits, of) for name, of in zip(names, of_category, strict=True)]
+        if (several := np.array([choice.right > 1 for choice in choices])).any():
+            results.append(accuracy("text_only", table[:, 1], several))
+        results.sort(key=lambda one: one.metric != f"{task.metric}{suffix}")
+        items = Items(
+            keys=np.array([choice.key for choice in choices]),
+            hits=hits,
+            clusters=clusters,
+            predicted=table[:, 2].astype(np.int64),
+            label=category.astype(np.int64),
+        )
+        return results, items
+
+    return protocol.by_template(task, data, cache.model, measure)
+
+
+def _captions(choices: Sequence[Choice], template: str) -> list[str]:
+    return [fill(template, caption) for choice in choices for caption in choice.captions]
+
+
+def _answered(choices: Sequence[Choice], images: Features, texts: Features, cache: FeatureCache) -> np.ndarray:
+    """(q, 3): whether the right captions are ahead, whether they are alike without the image (0 where one is right),
+    and the index of the nearest caption. The ranks of the cache share the questions."""
+    starts = np.concatenate([[0], np.cumsum([len(choice.captions) for choice in choices])])
+    size = min(BLOCK, -(-len(choices) // cache.group.world))
+    blocks = [range(start, min(start + size, len(choices))) for start in range(0, len(choices), size)]
+    found = [np.empty((0, 3))]
+    for index in cache.group.part(len(blocks)):
+        block = blocks[index]
+        own = images.take(np.array([choices[one].image for one in block]))
+        said = texts.rows(int(starts[block.start]), int(starts[block.stop]))
+        rows = np.empty((len(block), 3))
+        for place, one in enumerate(block):
+            captions = said[starts[one] - starts[block.start] : starts[one + 1] - starts[block.start]]
+            scores, right = np.einsum("cd,d->c", captions, own[place]), choices[one].right
+            rows[place] = all_ahead(scores, right), right > 1 and alike(captions, right), scores.argmax()
+        found.append(rows)
+    return cache.group.in_order(blocks, np.concatenate(found))
+
+
+def selections(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> list[FoundTexts]:
+    """Return images for which a wrong caption was ahead, and some for which none was, with the captions offered."""
+    choices = data.choices
+    assert choices is not None  # `open_task` saw to it
+    images = cache.images(data.images, task.name)
+    texts = cache.texts(_captions(choices, task.caption_templates[0]), f"{task.name} captions")
+    starts = np.concatenate([[0], np.cumsum([len(choice.captions) for choice in choices])])
+    found: list[FoundTexts] = []
+    for index in chosen(items.hits):
+        choice = choices[index]
+        scores = texts.rows(int(starts[index]), int(starts[index + 1])) @ images.take(np.array([choice.image]))[0]
+        order = np.argsort(-scores, kind="stable").tolist()
+        last = max(place for place, one in enumerate(order) if one < choice.right)
+        found.append(
+            FoundTexts(
+                image=data.images.open(choice.image),
+                key=f"{choice.category}, {choice.key}",
+                texts=[(choice.captions[one], float(scores[one]), one < choice.right) for one in order],
+                rank=last + 2 - choice.right,
+            )
+        )
+    return found
+
+
+def evaluate_pair_selection(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
+    """Return text, image and group score over all pairs, and the task's own of each category."""
+    pairs = data.pairs
+    assert pairs is not None  # `open_task` saw to it
+    clusters, category = clusters_of(pairs), np.array([pair.category for pair in pairs])
+    names = np.unique(category)
+
+    def measure(template: str, suffix: str, record: dict[str, Any]) -> tuple[list[Result], Items]:
+        scores, truncated = _pair_cosines(task, data, pairs, cache, template)
+        found = pair_scores(scores)
+        record |= {"truncated_texts": truncated, "ties": "wrong"}
+
+        def result(metric: str, shown: str, part: np.ndarray) -> Result:
+            detail = {**record, "metric": shown, "chance": CHANCE_OF_PAIR[metric]}
+            of_part = estimates.mean(found[metric][part], clusters[part])
+            return measured(task, f"{shown}{suffix}", of_part, int(part.sum()), detail)
+
+        results = [result(metric, metric, np.ones(len(pairs), dtype=bool)) for metric in found]
+        results.sort(key=lambda one: one.metric != f"{task.metric}{suffix}")
+        if 1 < len(names) <= CATEGORIES:
+            results += [result(task.metric, f"{task.metric} ({name})", category == name) for name in names]
+        items = Items(
+            keys=np.array([pair.key for pair in pairs]),
+            hits=found[task.metric],
+            clusters=clusters,
+            predicted=found[task.metric].astype(np.int64),
+            label=np.ones(len(pairs), dtype=np.int64),
+        )
+        return results, items
+
+    return protocol.by_template(task, data, cache.model, measure)
+
+
+def _pair_cosines(
+    task: Task, data: DataSet, pairs: Sequence[Pair], cache: FeatureCache, template: str
+) -> tuple[np.ndarray, int]:
+    """(n, 2, 2) cosines of each pair's images by its captions, and how many captions were cut."""
+    images = cache.images(data.images, task.name)
+    texts = cache.texts([fill(template, text) for pair in pairs for text in pair.captions], f"{task.name} captions")
+    left = images.take(np.array([image for pair in pairs for image in pair.images])).reshape(len(pairs), 2, -1)
+    right = texts.all().reshape(len(pairs), 2, -1)
+    return np.einsum("npd,ncd->npc", left, right), texts.truncated
+
+
+def clusters_of(pairs: Sequence[Pair]) -> np.ndarray:
+    """(n,) the lowest index of an image that each pair is connected with: pairs that share an image, also by way of
+    others, are one observation."""
+    lowest: dict[int, int] = {}
+
+    def root(image: int) -> int:
+        while (above := lowest.setdefault(image, image)) != image:
+            image = above
+        return image
+
+    for pair in pairs:
+        one, other = sorted((root(pair.images[0]), root(pair.images[1])))
+        lowest[other] = one
+    return np.array([root(pair.images[0]) for pair in pairs], dtype=np.int64)
+
+
+def compared_pairs(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> list[ComparedPair]:
+    """Return pairs that were mixed up, and some that were not, with the four cosines."""
+    assert data.pairs is not None  # `open_task` saw to it
+    scores, _ = _pair_cosines(task, data, data.pairs, cache, task.caption_templates[0])
+    return [
+        ComparedPair(
+            images=(data.images.open(pair.images[0]), data.images.open(pair.images[1])),
+            key=f"{pair.category}, {pair.key}",
+            captions=pair.captions,
+            cosines=((float(of[0, 0]), float(of[0, 1])), (float(of[1, 0]), float(of[1, 1]))),
+        )
+        for pair, of in ((data.pairs[index], scores[index]) for index in chosen(items.hits))
+    ]
+
+
+def evaluate_association(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
+    """Return the mean Jaccard index over all cues."""
+    associations = data.associations
+    assert associations is not None  # `open_task` saw to it
+    clusters = np.array([one.cluster for one in associations])
+    guessed = float(np.mean([jaccard_chance(len(one.images), one.right) for one in associations]))
+
+    def measure(template: str, suffix: str, record: dict[str, Any]) -> tuple[list[Result], Items]:
+        scores, truncated = _cue_cosines(task, data, associations, cache, template)
+        found = np.array([jaccard(of, one.right) for of, one in zip(scores, associations, strict=True)])
+        record |= {
+            "metric": task.metric,
+            "truncated_texts": truncated,
+            "ties": "wrong",
+            "chance": guessed,
+            "clusters": f"{len(np.unique(clusters))} sets of images that cues are asked about",
+        }
+        items = Items(
+            keys=np.array([one.key for one in associations]),
+            hits=found,
+            clusters=clusters,
+            predicted=np.array([of.argmax() for of in scores], dtype=np.int64),
+            label=np.full(len(found), -1),
+        )
+        return [measured(task, f"{task.metric}{suffix}", estimates.mean(found, clusters), len(found), record)], items
+
+    return protocol.by_template(task, data, cache.model, measure)
+
+
+def prompt(template: str, cue: str) -> str:
+    """Return the cue in lower case in the slot of the template; "{a}" before the slot is "a" or "an", by the cue's
+    first letter, and "{A}" the same in upper case."""
+    lower = cue.lower()
+    article = "an" if lower[:1] in set("aeiou") else "a"
+    return fill(template.replace("{a}", article).replace("{A}", article.capitalize()), lower)
+
+
+def _cue_cosines(
+    task: Task, data: DataSet, associations: Sequence[Association], cache: FeatureCache, template: str
+) -> tuple[list[np.ndarray], int]:
+    """The cosines of each cue with its images, and how many cues were cut."""
+    images = cache.images(data.images, task.name)
+    texts = cache.texts([prompt(template, one.cue) for one in associations], f"{task.name} cues")
+    scores = [
+        np.einsum("cd,d->c", images.take(np.array(one.images)), texts.rows(number, number + 1)[0])
+        for number, one in enumerate(associations)
+    ]
+    return scores, texts.truncated
+
+
+def cues(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> list[FoundImages]:
+    """Return cues for which wrong images were chosen, and some for which few were, with the images offered."""
+    associations = data.associations
+    assert associations is not None  # `open_task` saw to it
+    scores, _ = _cue_cosines(task, data, associations, cache, task.caption_templates[0])
+    found = []
+    for one, of in ((associations[index], scores[index]) for index in chosen(items.hits)):
+        order = np.argsort(-of, kind="stable").tolist()
+        shown = [(data.images.open(one.images[place]), float(of[place]), place < one.right) for place in order]
+        rank = 1 + max(place for place, index in enumerate(order) if index < one.right)
+        found.append(FoundImages(text=one.cue, images=shown, rank=rank, right=one.right))
+    return found

@@ -1,0 +1,32 @@
+"""What the tasks of a run have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from open_diht.eval.data import DataSet, Memo, read_task
+from open_diht.eval.features import FeatureCache
+from open_diht.eval.task import Options, Task
+from open_diht.eval.tasks.kinds import KINDS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """One model on the data of one folder."""
+
+    cache: FeatureCache
+    """The model and its features; its ranks work together."""
+    root: Path
+    """The folder of the data sets."""
+    memo: Memo
+    """Hashes of their files."""
+    output: Path
+    """The folder of the results."""
+    options: Options = field(default_factory=Options)
+    """Choices that change numbers."""
+
+
+def open_task(task: Task, root: Path, memo: Memo) -> DataSet:
+    """Return the data of `task` below `root`, read for what its kind needs. Raises as `read_task`."""
+    return read_task(task, KINDS[task.kind].needs, root, memo)
