@@ -133,10 +133,10 @@ def command_parser(prog: str, description: str) -> Parser:
     )
     parser.add_argument(
         "--ocr-engine",
-        choices=("onnxruntime", "openvino", "cuda"),
+        choices=("onnxruntime", "openvino"),
         default="onnxruntime",
-        help="what reads the images: openvino (package openvino) is faster where the processor has bf16, cuda wants "
-        "onnxruntime-gpu and has not been tried; another engine reads all images anew (default onnxruntime)",
+        help="what reads the images: openvino (package openvino) is faster where the processor has bf16; another "
+        "engine reads all images again (default onnxruntime)",
     )
     columns = parser.add_argument_group("columns of the manifest (default: found by name)")
     for role in _COLUMNS:

@@ -1,14 +1,17 @@
-"""The names of features: each function says a group of them, and its arguments alone decide which.
+"""The names of features, in groups. A group is a function: its arguments decide which features it gives.
 
-Where an argument is None, because there is no such word, its group says nothing, or that there is none. No two groups
-of a candidate say the same name.
+Most groups are templates, which name one feature each. A group of templates gives nothing where its first argument is
+None, because the caption has no such word. No two groups of a candidate give the same name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Set
+import re
+from collections.abc import Callable, Set
+from typing import Any, Final
 
 Features = dict[str, float]
+Make = Callable[..., Features]
 
 START, END = "START", "END"
 """In place of the tags before and behind a caption."""
@@ -17,88 +20,77 @@ PREPOSITIONS = frozenset({"prep", "agent"})
 """Labels of the arcs to prepositions."""
 
 
-def _named(*names: str) -> Features:
-    return dict.fromkeys(names, 1.0)
+def _named(arguments: str, *templates: str) -> Make:
+    """Return a function of `arguments`, a list of names, that fills them into the templates. Each value is 1."""
+    places = {name: place for place, name in enumerate(arguments.split())}
+    fills = [re.sub(r"\{(\w+)", lambda name: f"{{{places[name[1]]}", template).format for template in templates]
+
+    def make(*values: Any) -> Features:
+        return {} if values[0] is None else dict.fromkeys([fill(*values) for fill in fills], 1.0)
+
+    return make
 
 
-# Of an action.
+# Of an action. Ratings (visible, shop, other_word; acts and page of a noun) are those of the lexicon, `before` and
+# `after` are tags of neighbors, `form` is the verb's inflection, `then` is the noun behind it.
 
-
-def verb(visible: int, shop: int, other_word: int, tag: str) -> Features:
-    """The ratings of the verb."""
-    return _named(
-        f"visible {visible}",
-        f"shop word {shop}",
-        f"other word {other_word}",
-        f"visible {visible} as {tag}",
-        f"other word {other_word} as {tag}",
-    )
-
-
-def word(word: str, lemma: str, form: str) -> Features:
-    """The verb itself."""
-    return _named(f"word {word}", f"verb {lemma}", f"ending {word[-3:]}", f"{lemma} {form}")
-
-
-def before(tag: str, two_before: str) -> Features:
-    """The tags of the two words before."""
-    return _named(f"before {tag}", f"two before {two_before}")
-
-
-def after(tag: str, two_after: str) -> Features:
-    """The tags of the two words behind."""
-    return _named(f"after {tag}", f"two after {two_after}")
-
-
-def word_before(word: str | None) -> Features:
-    """The word before."""
-    return {} if word is None else _named(f"word before {word}")
-
-
-def word_after(word: str | None) -> Features:
-    """The word behind."""
-    return {} if word is None else _named(f"word after {word}")
-
-
-def form_between(before: str, form: str, after: str) -> Features:
-    """The inflection between the tags of its neighbours."""
-    return _named(f"{before} {form} {after}")
-
-
-def role(role: str, head: str) -> Features:
-    """Its arc, and the tag of its head."""
-    return _named(f"role {role}", f"head {head}")
-
-
-def tag(tag: str, title_case: bool) -> Features:
-    """Its tag."""
-    return _named(f"tag {tag}", f"tag {tag}, title case {title_case:d}")
-
+VERB: Final = _named(
+    "visible shop other_word tag",
+    "visible {visible}",
+    "shop word {shop}",
+    "other word {other_word}",
+    "visible {visible} as {tag}",
+    "other word {other_word} as {tag}",
+)
+WORD: Final = _named("word ending lemma form", "word {word}", "verb {lemma}", "ending {ending}", "{lemma} {form}")
+BEFORE: Final = _named("tag two_before", "before {tag}", "two before {two_before}")
+AFTER: Final = _named("tag two_after", "after {tag}", "two after {two_after}")
+WORD_BEFORE: Final = _named("word", "word before {word}")
+WORD_AFTER: Final = _named("word", "word after {word}")
+FORM_BETWEEN: Final = _named("before form after", "{before} {form} {after}")
+ROLE: Final = _named("role head", "role {role}", "head {head}")
+TAG: Final = _named("tag title_case", "tag {tag}", "tag {tag}, title case {title_case:d}")
+THEN: Final = _named(
+    "acts page form order",
+    "then acts {acts}, page word {page}",
+    "{form}, then acts {acts}, page word {page}",
+    "{order} word {form}, then acts {acts}, page word {page}",
+)
+THEN_WORD: Final = _named("word", "then {word}")
+PREPOSITION: Final = _named("word", "with {word}")
+SAID_OF: Final = _named("word", "said of {word}")
+TIE: Final = _named("tie tag", "tie {tie}", "tie {tie} as {tag}")
+ACTS: Final = _named(
+    "tie acts visible",
+    "subject acts {acts}",
+    "tie {tie}, subject acts {acts}",
+    "subject acts {acts}, visible {visible}",
+    "tie {tie}, subject acts {acts}, visible {visible}",
+)
 
 # The verb's inflection with what stands around it is the ground on which disguised verbs are told from nouns.
 
-
-def form_before(form: str, before: str, acts: int | None) -> Features:
-    """The inflection, with the tag of the word before and whether that can act."""
-    return _named(form, f"{form}, {before} before", f"{form}, acts {acts} before")
-
-
-def form_after(form: str, after: str) -> Features:
-    """The inflection, with the tag of the word behind."""
-    return _named(f"{form}, {after} after")
-
-
-def then(form: str, is_first: bool, acts: int | None, page: int | None) -> Features:
-    """The inflection, with the ratings of the noun behind."""
-    if acts is None:
-        return {}
-    said = f"then acts {acts}, page word {page}"
-    return _named(said, f"{form}, {said}", f"first word {form}, {said}" if is_first else f"later word {form}, {said}")
-
-
-def then_word(word: str | None) -> Features:
-    """The noun behind."""
-    return {} if word is None else _named(f"then {word}")
+FORM_BEFORE: Final = _named("form before acts", "{form}", "{form}, {before} before", "{form}, acts {acts} before")
+FORM_AFTER: Final = _named("form after", "{form}, {after} after")
+FORM_VISIBLE: Final = _named(
+    "form visible before after",
+    "{form}, visible {visible}",
+    "{form}, visible {visible}, behind {before}",
+    "{form}, visible {visible}, before {after}",
+)
+NAMES_BEFORE: Final = _named(
+    "form names is_last",
+    "{form}, {names} names before",
+    "{names} names before",
+    "{names} names before, last word {is_last:d}",
+)
+SUBJECT_ACTS: Final = _named(
+    "form acts then_acts visible",
+    "{form}, subject acts {acts}",
+    "acts {acts}, then acts {then_acts}",
+    "{form}, acts {acts}, then acts {then_acts}",
+    "visible {visible}, acts {acts}, then acts {then_acts}",
+)
 
 
 def visible(rating: int, is_short: bool, actor_before: bool) -> Features:
@@ -130,65 +122,38 @@ def complement(tag: str, roles: Set[str]) -> Features:
     return {
         "with an object": float(has_object),
         "with a preposition": float(has_preposition),
-        **_named(f"{tag} {both}", *(f"has {role}" for role in roles)),
+        **dict.fromkeys([f"{tag} {both}", *(f"has {role}" for role in roles)], 1.0),
     }
-
-
-def preposition(word: str | None) -> Features:
-    """Its first preposition."""
-    return {} if word is None else _named(f"with {word}")
-
-
-def said_of(word: str | None) -> Features:
-    """Of whom it is said."""
-    return _named("said of nobody" if word is None else f"said of {word}")
 
 
 def subject(tag: str, page: int | None, before: str) -> Features:
     """The subject: its tag, its rating as a page word, the tag of the word before."""
     if page is None:
         return {}
-    said = _named(f"said of a {tag}", f"subject page word {page}")
-    return said if before == START else said | _named(f"before the subject {before}")
+    said = {f"said of a {tag}": 1.0, f"subject page word {page}": 1.0}
+    return said if before == START else said | {f"before the subject {before}": 1.0}
 
 
-def tie(tie: str | None, tag: str) -> Features:
-    """How it is tied to its subject."""
-    return {} if tie is None else _named(f"tie {tie}", f"tie {tie} as {tag}")
+# Of a detail: an attribute of an object (its owner), or a relation between two (the owner and the target).
 
-
-def acts(tie: str | None, acts: int | None, visible: int) -> Features:
-    """Whether the subject can act."""
-    if tie is None:
-        return {}
-    return _named(
-        f"subject acts {acts}",
-        f"tie {tie}, subject acts {acts}",
-        f"subject acts {acts}, visible {visible}",
-        f"tie {tie}, subject acts {acts}, visible {visible}",
-    )
-
-
-def form_visible(form: str, visible: int, before: str, after: str) -> Features:
-    """The inflection of a verb so visible, with the tags of its neighbours."""
-    said = f"{form}, visible {visible}"
-    return _named(said, f"{said}, behind {before}", f"{said}, before {after}")
-
-
-def names_before(form: str, names: int, is_last: bool) -> Features:
-    """How many names stand right before the inflection."""
-    return _named(
-        f"{form}, {names} names before", f"{names} names before", f"{names} names before, last word {is_last:d}"
-    )
-
-
-def subject_acts(form: str, acts: int | None, then_acts: int | None, visible: int) -> Features:
-    """Whether its subject can act and the noun behind, whatever ties them."""
-    said = f"acts {acts}, then acts {then_acts}"
-    return _named(f"{form}, subject acts {acts}", said, f"{form}, {said}", f"visible {visible}, {said}")
-
-
-# Of a detail: an attribute of an object or a relation between two.
+WHAT_WORD: Final = _named("what word", "{what}, {word}")
+OWNER: Final = _named(
+    "what tag kind acts page",
+    "{what} of {kind}",
+    "owner is a {tag}",
+    "owner acts {acts}",
+    "owner page word {page}",
+    "{what}, owner acts {acts}",
+)
+OWNER_WORD: Final = _named("word ending", "owner {word}", "owner ..{ending}")
+BETWEEN: Final = _named("before after", "before {before}", "after {after}")
+DESCRIPTOR: Final = _named("kind group side", "group {group}", "{kind}, group {group}", "{kind}, {side}")
+DESCRIBES: Final = _named("word ending", "describes {word}", "describes ..{ending}")
+PLACE: Final = _named("kind mark after", "{kind}, behind {mark}", "{kind}, before {after}")
+TARGET: Final = _named("kind acts page", "target is a {kind}", "target acts {acts}", "target page word {page}")
+TARGET_WORD: Final = _named("word", "target {word}")
+ENDS: Final = _named("text source target", "{text} {target}", "{text} between {source} and {target}")
+ENDS_ACT: Final = _named("text source target", "{text} from {source} to {target}")
 
 
 def what(what: str, tag: str, title_case: bool, is_capitalised: bool) -> Features:
@@ -199,64 +164,3 @@ def what(what: str, tag: str, title_case: bool, is_capitalised: bool) -> Feature
         f"{what}, title case {title_case:d}": 1.0,
         "capitalised": float(is_capitalised),
     }
-
-
-def what_word(what: str, word: str) -> Features:
-    """Its word."""
-    return _named(f"{what}, {word}")
-
-
-def owner(what: str, tag: str, kind: str, acts: int, page: int) -> Features:
-    """The object of which it is said."""
-    return _named(
-        f"{what} of {kind}",
-        f"owner is a {tag}",
-        f"owner acts {acts}",
-        f"owner page word {page}",
-        f"{what}, owner acts {acts}",
-    )
-
-
-def owner_word(word: str) -> Features:
-    """That object's word."""
-    return _named(f"owner {word}", f"owner ..{word[-3:]}")
-
-
-def between(before: str, after: str) -> Features:
-    """The tags of its neighbours."""
-    return _named(f"before {before}", f"after {after}")
-
-
-def descriptor(kind: str, group: str, side: str) -> Features:
-    """What sort of word describes, and on which side of its object."""
-    return _named(f"group {group}", f"{kind}, group {group}", f"{kind}, {side}")
-
-
-def describes(word: str) -> Features:
-    """The word that describes."""
-    return _named(f"describes {word}", f"describes ..{word[-3:]}")
-
-
-def place(kind: str, mark: str, after: str) -> Features:
-    """What stands before it, and the tag behind."""
-    return _named(f"{kind}, behind {mark}", f"{kind}, before {after}")
-
-
-def target(kind: str, acts: int, page: int) -> Features:
-    """The second object of a relation."""
-    return _named(f"target is a {kind}", f"target acts {acts}", f"target page word {page}")
-
-
-def target_word(word: str) -> Features:
-    """That object's word."""
-    return _named(f"target {word}")
-
-
-def ends(text: str, source: str, target: str) -> Features:
-    """The kinds of both objects of a relation."""
-    return _named(f"{text} {target}", f"{text} between {source} and {target}")
-
-
-def ends_act(text: str, source: int, target: int) -> Features:
-    """Whether they can act."""
-    return _named(f"{text} from {source} to {target}")

@@ -9,7 +9,7 @@ they are kept apart because they are weighed once. Names are readable, so that a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import lt
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from open_diht.filters.captions import feature_names as say
-from open_diht.filters.captions.feature_names import END, PREPOSITIONS, START, Features
+from open_diht.filters.captions.feature_names import END, PREPOSITIONS, START, Features, Make
 from open_diht.filters.captions.graph import (
     ATTRIBUTE_KINDS,
     NAME_TAGS,
@@ -36,7 +36,6 @@ from open_diht.filters.captions.words import ACTOR, PERSON, UNKNOWN, UNRATED, kn
 T = TypeVar("T")
 Column = Sequence[Any]
 Places = Sequence[int]
-Make = Callable[..., Features]
 Group = tuple[Make, *tuple[Column, ...]]
 """A function and the columns of its arguments, which decide the features that it gives."""
 
@@ -171,30 +170,30 @@ class Captions:
         landmarks = {caption: self._landmarks(caption) for caption in dict.fromkeys(captions)}
         actor, name, separator, last_separator = _unzipped([landmarks[caption] for caption in captions], 4)
         groups: list[Group] = [
-            (say.verb, visible, shop, other_word, tag),
-            (say.word, word, lemma, form),
-            (say.before, before, _at(self._tags, at, -2)),
-            (say.after, after, _at(self._tags, at, 2)),
-            (say.word_before, _at(self._lower, at, -1)),
-            (say.word_after, _at(self._lower, at, 1)),
-            (say.role, _at(self._deps, at), head),
-            (say.tag, tag, _at(self._title_case, captions)),
-            (say.form_between, before, form, after),
-            (say.form_before, what, before, [acts for acts, _ in _at(self._nouns, at, -1)]),
-            (say.form_after, what, after),
+            (say.VERB, visible, shop, other_word, tag),
+            (say.WORD, word, _endings(word), lemma, form),
+            (say.BEFORE, before, _at(self._tags, at, -2)),
+            (say.AFTER, after, _at(self._tags, at, 2)),
+            (say.WORD_BEFORE, _at(self._lower, at, -1)),
+            (say.WORD_AFTER, _at(self._lower, at, 1)),
+            (say.ROLE, _at(self._deps, at), head),
+            (say.TAG, tag, _at(self._title_case, captions)),
+            (say.FORM_BETWEEN, before, form, after),
+            (say.FORM_BEFORE, what, before, [acts for acts, _ in _at(self._nouns, at, -1)]),
+            (say.FORM_AFTER, what, after),
             (say.visible, visible, is_short, _are_less(actor, at)),
             (say.standing, self._are_capitalised(at), to_head, is_first, is_last),
-            (say.then, form, is_first, then_acts, then_page),
-            (say.then_word, _at(self._lower, then)),
+            (say.THEN, then_acts, then_page, form, ["first" if one else "later" for one in is_first]),
+            (say.THEN_WORD, _at(self._lower, then)),
             (say.complement, tag, roles),
-            (say.preposition, preposition),
-            (say.said_of, _at(self._lower, subject)),
+            (say.PREPOSITION, preposition),
+            (say.SAID_OF, [one or "nobody" for one in _at(self._lower, subject)]),
             (say.subject, _at(self._tags, subject), page, _at(self._tags, subject, -1)),
-            (say.tie, tie, tag),
-            (say.acts, tie, acts, visible),
-            (say.form_visible, form, visible, before, after),
-            (say.names_before, form, [self._names_before(place) for place in at], is_last),
-            (say.subject_acts, form, acts, then_acts, visible),
+            (say.TIE, tie, tag),
+            (say.ACTS, tie, acts, visible),
+            (say.FORM_VISIBLE, form, visible, before, after),
+            (say.NAMES_BEFORE, form, [self._names_before(place) for place in at], is_last),
+            (say.SUBJECT_ACTS, form, acts, then_acts, visible),
         ]
         values = {
             "first name before": np.array(_are_less(name, at), np.float64),
@@ -269,9 +268,9 @@ class Captions:
         kind, word = [one.kind for one in attributes], _at(self._lower, at)
         groups: list[Group] = [
             *self._ties(captions, at, owners, owners_at, [_ATTRIBUTE[one] for one in kind], word),
-            (say.descriptor, kind, list(map(_descriptor_group, word)), list(map(_side, at, owners_at))),
-            (say.describes, word),
-            (say.place, kind, list(map(_mark, _at(self._lower, at, -1))), _at(self._tags, at, 1)),
+            (say.DESCRIPTOR, kind, list(map(_descriptor_group, word)), list(map(_side, at, owners_at))),
+            (say.DESCRIBES, word, _endings(word)),
+            (say.PLACE, kind, list(map(_mark, _at(self._lower, at, -1))), _at(self._tags, at, 1)),
         ]
         return Columns(captions, groups, self._standing(captions, at))
 
@@ -290,10 +289,10 @@ class Captions:
         source_kind, target_kind = [one.kind for one in sources], [one.kind for one in targets]
         groups: list[Group] = [
             *self._ties(captions, at, sources, sources_at, ["relation"] * len(at), text),
-            (say.target, target_kind, acts, page),
-            (say.target_word, _at(self._lower, targets_at)),
-            (say.ends, text, source_kind, target_kind),
-            (say.ends_act, text, source_acts, acts),
+            (say.TARGET, target_kind, acts, page),
+            (say.TARGET_WORD, _at(self._lower, targets_at)),
+            (say.ENDS, text, source_kind, target_kind),
+            (say.ENDS_ACT, text, source_acts, acts),
         ]
         return Columns(captions, groups, self._standing(captions, at))
 
@@ -309,12 +308,13 @@ class Captions:
         """What attributes and relations share."""
         tag, before, after = (_at(self._tags, at, by) for by in (0, -1, 1))
         acts, page = _unzipped(_at(self._nouns, owners_at), 2)
+        owners_word = _at(self._lower, owners_at)
         return [
             (say.what, what, tag, _at(self._title_case, captions), self._are_capitalised(at)),
-            (say.what_word, what, word),
-            (say.owner, what, _at(self._tags, owners_at), [owner.kind for owner in owners], acts, page),
-            (say.owner_word, _at(self._lower, owners_at)),
-            (say.between, before, after),
+            (say.WHAT_WORD, what, word),
+            (say.OWNER, what, _at(self._tags, owners_at), [owner.kind for owner in owners], acts, page),
+            (say.OWNER_WORD, owners_word, _endings(owners_word)),
+            (say.BETWEEN, before, after),
         ]
 
     def _places(self, captions: Places, tokens: Places) -> list[int]:
@@ -358,6 +358,11 @@ def _at(column: Column, places: Places, by: int = 0) -> list[Any]:
 def _unzipped(rows: Sequence[Sequence[Any]], width: int) -> list[Column]:
     """The columns of rows, of which there may be none."""
     return list(zip(*rows, strict=True)) if rows else [()] * width
+
+
+def _endings(words: Column) -> list[str]:
+    """The last three letters of each word."""
+    return [word[-3:] for word in words]
 
 
 def _are_less(some: Places, others: Places) -> list[bool]:

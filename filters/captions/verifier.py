@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from open_diht.filters.captions.encoder import Floats
-from open_diht.filters.captions.feature_names import Features
-from open_diht.filters.captions.features import Captions, Columns, Make
+from open_diht.filters.captions.feature_names import Features, Make
+from open_diht.filters.captions.features import Captions, Columns
 from open_diht.filters.captions.graph import CaptionGraph
 
 Odds = NDArray[np.float64]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from open_diht.common.fields import Above0, BadValue, Positive, Share, check_fields
 from open_diht.filters.spotting.decode import DecodeLimits
 from open_diht.filters.spotting.weights import ModelSize
 
-EngineName = Literal["onnxruntime", "openvino", "cuda", "paddle"]
+EngineName = Literal["onnxruntime", "openvino", "paddle"]
 Precision = Literal["auto", "bf16", "f32"]
 Alphabet = Literal["latin", "all"]
 Box = tuple[tuple[float, float], ...]
@@ -43,63 +44,57 @@ class SpotterSettings:
     """How to read images."""
 
     engine: EngineName = "onnxruntime"
-    """What runs PaddleOCR's models: ONNX Runtime on the processor; OpenVINO (package `openvino`), faster where the
-    processor has bf16; `cuda`, ONNX Runtime on an accelerator with onnxruntime-gpu, which nobody has tried yet; or
-    `paddle`, PaddleOCR's own pipeline on paddlepaddle (packages `paddleocr` and
-    `paddlepaddle`)."""
+    """What runs PaddleOCR's models: ONNX Runtime; OpenVINO (package `openvino`), faster where the processor has bf16;
+    or `paddle`, PaddleOCR's own pipeline on ONNX Runtime (package `paddleocr`)."""
     precision: Precision = "auto"
     """Of OpenVINO: bf16 or f32; `auto`: bf16 where the processor of the machine that starts the run has AVX512-BF16 or
     AMX. Its workers must have it, too; all other engines compute in f32."""
     model: ModelSize = "tiny"
-    """Size of the PP-OCRv6 detector and recogniser (not of `paddle`)."""
+    """Size of the PP-OCRv6 detector and recogniser."""
     alphabet: Alphabet = "latin"
     """The characters that lines are read as (not of `paddle`): `latin` saves time; `all` reads Chinese, Japanese and
     Greek too, which English captions have no use for."""
     reread: ModelSize | None = "small"
     """Size of the recogniser that reads doubtful lines once more; None or the same as `model`: no second reading."""
-    reread_below: float = 0.85
+    reread_below: Share = 0.85
     """Lines with a lower score are read once more, and the second reading counts."""
-    turn_below: float = 0.9
+    turn_below: Share = 0.9
     """Lines that may stand on their heads, taller than wide or along an arc, are read both ways if they have a lower
     score, and the better reading counts; 0 switches that off."""
     reread_chars: int = 5
     """Lines shorter than this are not read once more: they are too short to overlap a caption anyway."""
     models: str | None = None
     """Folder of the installed models; None: $DIHT_OCR_MODELS, else the user's cache (see weights.py)."""
-    paddle_detection: str = ""
-    """Folder of a Paddle text detector with inference.yml; needed by engine `paddle` only."""
-    paddle_recognition: str = ""
-    """Folder of a Paddle text recogniser with inference.yml; needed by engine `paddle` only."""
-    batch: int = 32
+    batch: Positive = 32
     """Images that are handed to the OCR process at a time, which reads their lines together."""
-    lines_at_once: int = 8
+    lines_at_once: Positive = 8
     """Most lines that are read in one go."""
-    limit_side: int = 384
+    limit_side: Positive = 384
     """Images are reduced to this longest side, in pixels, before text is searched; found lines are read at the
     decoded resolution. Text 14 pixels high in an image of 512 to 640 is still found, 10 pixels high in three of four
     images; 512 finds nearly all of that, for half as much time again."""
-    pixel_threshold: float = 0.2
+    pixel_threshold: Share = 0.2
     """Detector: least probability of a text pixel; PP-OCRv6's own, as `unclip_ratio` is."""
-    box_threshold: float = 0.5
+    box_threshold: Share = 0.5
     """Detector: least mean probability within a box. PP-OCRv6's own 0.4 finds the same text and reads more junk."""
-    unclip_ratio: float = 1.4
+    unclip_ratio: Above0 = 1.4
     """Detector: how far a box is grown beyond its text pixels, as a proportion of area by perimeter."""
-    min_score: float = 0.5
+    min_score: Share = 0.5
     """Lines recognised with a lower score are not returned; the T rule applies its own, higher threshold later."""
     limits: DecodeLimits = field(default_factory=lambda: DecodeLimits(decode_side=512))
     """How large an image may be. From 1,024 pixels on they are decoded at a half, a quarter or an eighth: text that is
     large enough to be found is large enough to be read there, too."""
-    recycle_after: int = 5000
+    recycle_after: Positive = 5000
     """The OCR process is replaced after this many images, because OCR engines leak."""
-    recycle_rss_mib: int = 2048
+    recycle_rss_mib: Positive = 2048
     """The OCR process is replaced when its resident memory passes this, in MiB."""
-    timeout_s: float = 60.0
+    timeout_s: Above0 = 60.0
     """Longest time for an image, and for a batch of them, in seconds; a normal image takes some hundredths."""
-    start_timeout_s: float = 300.0
+    start_timeout_s: Above0 = 300.0
     """Longest time for the OCR process to load its models, in seconds."""
-    attempts: int = 2
+    attempts: Positive = 2
     """How often an image is tried when the OCR process dies on it: the kernel may have killed an innocent one."""
-    crashes_in_a_row: int = 10
+    crashes_in_a_row: Positive = 10
     """After so many images lost one after another to crashes the environment is to blame: `SpotterError`."""
 
     @property
@@ -109,39 +104,10 @@ class SpotterSettings:
 
     @property
     def sizes(self) -> tuple[ModelSize, ...]:
-        """The model sizes that must be installed; none for engine `paddle`, which brings its own folders."""
-        if self.engine == "paddle":
-            return ()
+        """The model sizes that must be installed."""
         return (self.model, self.second_reader) if self.second_reader else (self.model,)
 
     def __post_init__(self) -> None:
-        for name, value, choices in (
-            ("engine", self.engine, ("onnxruntime", "openvino", "cuda", "paddle")),
-            ("precision", self.precision, ("auto", "bf16", "f32") if self.engine == "openvino" else ("auto", "f32")),
-            ("model", self.model, ("small", "tiny")),
-            ("alphabet", self.alphabet, ("latin", "all")),
-            ("reread", self.reread, ("small", "tiny", None)),
-        ):
-            if value not in choices:
-                raise ValueError(f"SpotterSettings.{name} is {value!r}; choose one of {choices}")
-        for name in (
-            "limit_side",
-            "batch",
-            "lines_at_once",
-            "recycle_after",
-            "recycle_rss_mib",
-            "attempts",
-            "crashes_in_a_row",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"SpotterSettings.{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("min_score", "turn_below", "reread_below", "pixel_threshold", "box_threshold"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"SpotterSettings.{name} is {getattr(self, name)}; it must lie between 0 and 1")
-        for name in ("timeout_s", "start_timeout_s", "unclip_ratio"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"SpotterSettings.{name} is {getattr(self, name)}; it must be positive")
-        if self.engine == "paddle" and not (self.paddle_detection and self.paddle_recognition):
-            raise ValueError(
-                "SpotterSettings.engine is 'paddle': set paddle_detection and paddle_recognition to model folders"
-            )
+        check_fields(self)
+        if self.precision == "bf16" and self.engine != "openvino":
+            raise BadValue(f"precision is 'bf16', and engine {self.engine} computes in f32; choose auto or f32")

@@ -23,19 +23,12 @@ BATCH_BYTES: Final = 32 * 2**20
 PROCESSING: Final = "5"
 """Version of what `engine` does around the networks, raised where it reads otherwise. 1 was PaddleOCR's own; 2 read the
 letters of columns one by one; 3 rounded otherwise in the detector; 4 turned large lines at their full size."""
-_PACKAGES: Final[Mapping[EngineName, Mapping[str, str]]] = {
-    "onnxruntime": {"onnxruntime": "onnxruntime"},
-    "openvino": {"openvino": "openvino"},
-    "cuda": {"onnxruntime-gpu": "onnxruntime"},
-    "paddle": {"paddleocr": "paddleocr", "paddlex": "paddlex", "paddlepaddle": "paddle"},
-}
-"""Engine -> the packages that decide what it reads, each with a module of it."""
-_INSTALLED_BY: Final[Mapping[EngineName, Sequence[str]]] = {
+_PACKAGES: Final[Mapping[EngineName, Sequence[str]]] = {
+    "onnxruntime": ("onnxruntime",),
     "openvino": ("openvino",),
-    "cuda": ("onnxruntime-gpu",),
-    "paddle": ("paddleocr", "paddlepaddle"),
+    "paddle": ("paddleocr", "paddlex"),
 }
-"""Engine -> what pip installs for it; others come with this distribution."""
+"""Engine -> the packages that decide what it reads; each has a module of its name, and the first brings the others."""
 
 
 class SpotterError(RuntimeError):
@@ -170,13 +163,11 @@ class TextSpotter:
             SpotterError: a package is missing.
             WeightsMissing, WeightsDamaged: of the models.
         """
-        for package, module in _PACKAGES[self.settings.engine].items():
-            if importlib.util.find_spec(module) is None:
-                packages = _INSTALLED_BY.get(self.settings.engine)
-                raise SpotterError(
-                    f"OCR engine {self.settings.engine!r} needs the package {package}: "
-                    f"{install_command(*packages) if packages else remedy()}"
-                )
+        engine = self.settings.engine
+        for package in _PACKAGES[engine]:
+            if importlib.util.find_spec(package) is None:
+                command = remedy() if engine == "onnxruntime" else install_command(_PACKAGES[engine][0])
+                raise SpotterError(f"OCR engine {engine!r} needs the package {package}: {command}")
         for size in self.settings.sizes:
             find_models(size, self.settings.models)
 

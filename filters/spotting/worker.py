@@ -20,6 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Protocol
 
+from open_diht.common.fields import build
 from open_diht.filters.spotting.decode import (
     DecodedImage,
     DecodeLimits,
@@ -54,8 +55,7 @@ def settings_to_json(settings: SpotterSettings) -> str:
 
 def settings_from_json(text: str) -> SpotterSettings:
     """Inverse of `settings_to_json`."""
-    fields: dict[str, Any] = json.loads(text)
-    return SpotterSettings(**{**fields, "limits": DecodeLimits(**fields["limits"])})
+    return build(SpotterSettings, json.loads(text))
 
 
 def answers(
@@ -141,9 +141,9 @@ def _load(settings: SpotterSettings) -> Reader:
         from open_diht.filters.spotting.ocr.paddle import PaddleEngine
 
         return PaddleEngine(settings)
-    from open_diht.filters.spotting.ocr import engine
+    from open_diht.filters.spotting.ocr.engine import Engine
 
-    return engine.BatchedEngine(settings) if settings.engine == "cuda" else engine.Engine(settings)
+    return Engine(settings)
 
 
 def _follow_parent(parent: int) -> None:

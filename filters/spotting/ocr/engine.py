@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import cv2
-import numpy as np
 
 from open_diht.filters.spotting.decode import DecodedImage
 from open_diht.filters.spotting.ocr.alphabets import load_recogniser
@@ -181,23 +180,3 @@ class _Recogniser:
 
 def _corners(box: Quad, across: float, down: float) -> Any:
     return tuple((round(float(x) * across, 1), round(float(y) * down, 1)) for x, y in box)
-
-
-class BatchedEngine(Engine):
-    """For accelerators: the detector, too, looks at many images at once, those that are of one size for it. Their
-    pixels wait for one another, a megabyte or two each."""
-
-    def find(self, image: DecodedImage) -> DecodedImage:  # type: ignore[override]
-        return image
-
-    def read(self, found: Sequence[DecodedImage]) -> list[list[Spotted]]:  # type: ignore[override]
-        inputs = [detector_input(image.pixels, self.settings.limit_side) for image in found]
-        by_shape: dict[tuple[int, ...], list[int]] = {}
-        for index, one in enumerate(inputs):
-            by_shape.setdefault(one.shape, []).append(index)
-        lines: list[list[Line]] = [[] for _ in found]
-        for indices in by_shape.values():
-            maps = self._detect(np.concatenate([inputs[index] for index in indices]))
-            for index, (probabilities,) in zip(indices, maps, strict=True):
-                lines[index] = self._lines(found[index], probabilities)
-        return super().read(lines)

@@ -1,52 +1,41 @@
-"""PP-OCRv6's networks on what runs them: ONNX Runtime on one thread or on an accelerator, or OpenVINO."""
+"""PP-OCRv6's networks on what runs them: ONNX Runtime or OpenVINO, on one thread."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Collection
+from typing import Any
 
-from open_diht.common.installation import install_command
 from open_diht.filters.spotting.ocr.detection import Floats
-from open_diht.filters.spotting.settings import EngineName, SpotterSettings
+from open_diht.filters.spotting.settings import SpotterSettings
 
 Network = Callable[[Floats], Floats]
 """float32 of a batch to float32; any batch and size that the network takes."""
-_PROVIDERS: Final[Mapping[EngineName, str]] = {
-    "onnxruntime": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-}
 
 
 def load_network(model: bytes, settings: SpotterSettings, fixed: Collection[tuple[int, ...]] = ()) -> Network:
-    """A network of one input and one output.
+    """Load a network of one input and one output.
 
     Args:
-        model: an ONNX file.
+        model: the content of an ONNX file.
         settings: what runs it, and in which precision.
-        fixed: shapes of the input that come often; OpenVINO takes 25 MiB for each that it meets, and is a quarter
-            faster.
+        fixed: shapes of the input that come often. OpenVINO compiles the network once more for each of them that it
+            meets, which takes 25 MiB and saves a quarter of the time.
 
     Raises:
-        RuntimeError: this machine has not what the settings ask for.
+        RuntimeError: the processor does not compute in the precision that the settings name.
     """
-    return _OpenVino(model, settings, fixed) if settings.engine == "openvino" else _OnnxRuntime(model, settings)
+    return _OpenVino(model, settings, fixed) if settings.engine == "openvino" else _OnnxRuntime(model)
 
 
 class _OnnxRuntime:
-    def __init__(self, model: bytes, settings: SpotterSettings) -> None:
+    def __init__(self, model: bytes) -> None:
         import onnxruntime
 
-        provider = _PROVIDERS[settings.engine]
-        if provider not in onnxruntime.get_available_providers():
-            raise RuntimeError(
-                f"engine {settings.engine} needs {provider}, which this onnxruntime has not; "
-                f"remove onnxruntime, then {install_command('onnxruntime-gpu')}"
-            )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.enable_mem_pattern = False  # a plan of memory for every shape it meets would never be given back
-        self._session = onnxruntime.InferenceSession(model, options, providers=[provider])
+        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._input = self._session.get_inputs()[0].name
 
     def __call__(self, batch: Floats) -> Floats:

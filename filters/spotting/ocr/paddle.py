@@ -1,4 +1,4 @@
-"""PaddleOCR's own pipeline: what runs where paddlepaddle does, and the reference that `engine.Engine` is compared with.
+"""PaddleOCR's own pipeline on the same networks: the reference that `engine.Engine` is compared with.
 
 Importing it takes a second and 300 MB.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import cv2
 
@@ -19,12 +19,6 @@ with without(*FRAMEWORKS):
 from open_diht.filters.spotting.decode import DecodedImage
 from open_diht.filters.spotting.settings import Spotted, SpotterSettings
 from open_diht.filters.spotting.weights import find_models
-
-_ONNX: Final = {
-    "engine": "onnxruntime",
-    "engine_config": {"intra_op_num_threads": 1, "inter_op_num_threads": 1},
-    "device": "cpu",
-}
 
 
 @dataclass(frozen=True)
@@ -40,9 +34,15 @@ class PaddleEngine:
 
     def __init__(self, settings: SpotterSettings) -> None:
         cv2.setNumThreads(1)
-        self.settings = settings
+        models = find_models(settings.model, settings.models)
         self.pipeline = PaddleOCR(
-            **_models(settings),
+            engine="onnxruntime",
+            engine_config={"intra_op_num_threads": 1, "inter_op_num_threads": 1},
+            device="cpu",
+            text_detection_model_name=models.detection_name,
+            text_detection_model_dir=str(models.detection),
+            text_recognition_model_name=models.recognition_name,
+            text_recognition_model_dir=str(models.recognition),
             # The orientation and unwarping models are in no package; text is read as it stands.
             use_doc_orientation_classify=False,
             use_doc_unwarping=False,
@@ -72,39 +72,6 @@ class PaddleEngine:
 
     def read(self, found: Sequence[Read]) -> list[list[Spotted]]:
         return [one.lines for one in found]
-
-
-def _models(settings: SpotterSettings) -> dict[str, Any]:
-    if settings.engine != "paddle":
-        models = find_models(settings.model, settings.models)
-        return {
-            **_ONNX,
-            "text_detection_model_name": models.detection_name,
-            "text_detection_model_dir": str(models.detection),
-            "text_recognition_model_name": models.recognition_name,
-            "text_recognition_model_dir": str(models.recognition),
-        }
-    return {
-        "engine": "paddle",
-        "device": "cpu",
-        "cpu_threads": 1,
-        "enable_mkldnn": False,  # paddlepaddle 3.3.1 crashes with oneDNN (PaddlePaddle/Paddle #77340)
-        "text_detection_model_name": _model_name(settings.paddle_detection),
-        "text_detection_model_dir": settings.paddle_detection,
-        "text_recognition_model_name": _model_name(settings.paddle_recognition),
-        "text_recognition_model_dir": settings.paddle_recognition,
-    }
-
-
-def _model_name(folder: str) -> str:
-    """The name the folder gives itself; PaddleX refuses any other."""
-    import yaml  # type: ignore[import-untyped, unused-ignore]  # comes with PaddleX
-
-    with open(f"{folder}/inference.yml", encoding="utf-8") as file:
-        name = yaml.safe_load(file)["Global"]["model_name"]
-    if not isinstance(name, str):
-        raise ValueError(f"{folder}/inference.yml has no text under Global.model_name but {name!r}")
-    return name
 
 
 def _corners(polygon: Any, across: float, down: float) -> tuple[tuple[float, float], ...]:

@@ -16,7 +16,7 @@ def test_which_models_must_be_installed() -> None:
     assert SpotterSettings().sizes == ("tiny", "small")
     assert SpotterSettings(reread=None).sizes == ("tiny",)
     assert SpotterSettings(model="small").sizes == ("small",)
-    assert SpotterSettings(engine="paddle", paddle_detection="/d", paddle_recognition="/r").sizes == ()
+    assert SpotterSettings(engine="paddle").sizes == ("tiny",)
 
 
 @pytest.mark.parametrize(
@@ -33,8 +33,3 @@ def test_which_models_must_be_installed() -> None:
 def test_wrong_settings_are_named(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=field):
         SpotterSettings(**{field: value})  # type: ignore[arg-type]
-
-
-def test_the_paddle_engine_needs_its_folders() -> None:
-    with pytest.raises(ValueError, match="paddle_detection"):
-        SpotterSettings(engine="paddle")

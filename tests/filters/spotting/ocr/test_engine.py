@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from open_diht.filters.spotting.decode import DecodedImage, DecodeLimits, decode_image
 from open_diht.filters.spotting.ocr import recognition
-from open_diht.filters.spotting.ocr.engine import BatchedEngine, Engine
+from open_diht.filters.spotting.ocr.engine import Engine
 from open_diht.filters.spotting.precision import has_bf16
 from open_diht.filters.spotting.settings import Precision, Spotted, SpotterSettings
 
@@ -99,13 +99,6 @@ def test_results_do_not_depend_on_neighbours(engine: Engine) -> None:
         assert engine.read(found) == alone
     finally:
         engine.settings = SpotterSettings()
-
-
-def test_an_accelerators_batches_of_images_change_nothing(engine: Engine) -> None:
-    images = [*PAGES, *sample()]
-    batched = BatchedEngine(SpotterSettings())
-    given = batched.read([batched.find(image) for image in images])
-    assert given == engine.read([engine.find(image) for image in images])
 
 
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
