@@ -26,7 +26,7 @@ from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, Stage
 from open_diht.pipelines.manifests import Batch, FileInfo, UnreadableFile, info_of, read
 from open_diht.pipelines.stages.annotator import Annotator
-from open_diht.pipelines.stages.decisions import cascade
+from open_diht.pipelines.stages.cascade import cascade
 from open_diht.pipelines.store.commit import TableFile
 from open_diht.pipelines.store.fingerprints import fingerprint_of
 from open_diht.pipelines.store.layout import Layout
