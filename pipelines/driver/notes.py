@@ -20,7 +20,7 @@ def all_notes(funnel: FunnelRecord) -> list[str]:
 
 def types_that_differ(infos: Sequence[FileInfo]) -> str | None:
     """What to tell a person whose manifests give a column several types; it shows in all results, so before the run."""
-    differing = [found for found in check_consistent(infos) if found.expected and found.found]
+    differing = check_consistent(infos)
     if not differing:
         return None
     more = f" (and {len(differing) - 1:,} more)" if len(differing) > 1 else ""
