@@ -203,7 +203,7 @@ def reasons() -> Iterator[str]:
     """Why a row can be rejected, in the order in which it is asked, under the preset that asks most."""
     from open_diht.filters.presets import load_preset
     from open_diht.filters.score import NegativesRule, ScoreRule
-    from open_diht.pipelines.stages.decisions import cascade
+    from open_diht.pipelines.stages.cascade import cascade
 
     yield from ("", "| stage | reason | meaning |", "|---|---|---|")
     score = ScoreRule(min=0.0, negatives=NegativesRule(min=0.0))

@@ -29,7 +29,6 @@ from open_diht.pipelines.manifests import (
     check_consistent,
     check_images_root,
     expand_inputs,
-    has_images,
     in_words,
     inspect,
     inspections,
@@ -132,7 +131,7 @@ def make_plan(
             f"the first: {in_words(unreadable[0])}. Leave --format out, or name the format they have"
         )
     # Roles are resolved file by file; only a column that means the same and is of another type is a mistake.
-    disagreeing = [d for d in check_consistent(infos) if d.role and d.expected and d.found]
+    disagreeing = [difference for difference in check_consistent(infos) if difference.role]
     if disagreeing:
         more = f" (and {len(disagreeing) - 1} more)" if len(disagreeing) > 1 else ""
         raise BadSchema(
@@ -151,12 +150,12 @@ def make_plan(
         for part, span in enumerate(spans)
     ]
     for entry, info in zip(files, infos, strict=True):
-        entry["urls_only"] = info.roles.url is not None and not has_images(info, dataset)
+        entry["urls_only"] = info.roles.url is not None and not info.images
     return Plan(
         fingerprint=fingerprint,
         units=tuple(units),
         image_rows=_size(rows, 2 * cores, IMAGE_ROWS),
-        images=any(has_images(info, dataset) for info in infos),
+        images=any(info.images for info in infos),
         unreadable=tuple(unreadable),
         rows=rows,
         files=tuple(files),

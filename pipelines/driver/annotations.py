@@ -9,9 +9,9 @@ from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.settings import STAGES, RunSettings
 from open_diht.pipelines.stages.annotator import Annotator, registered_annotators
 from open_diht.pipelines.stages.captions import CaptionAnnotation
+from open_diht.pipelines.stages.cascade import StageFilter
 from open_diht.pipelines.stages.columns import ColumnAnnotation
 from open_diht.pipelines.stages.download import DownloadAnnotation
-from open_diht.pipelines.stages.judge import Judge
 from open_diht.pipelines.stages.score.annotation import ScoreAnnotation
 from open_diht.pipelines.stages.spotting import SpottingAnnotation
 
@@ -55,7 +55,7 @@ class Annotations:
         found = {unit for one in self._annotators for unit in one.undone(units)}
         return [unit for unit in units if unit in found]
 
-    def judges(self) -> tuple[Judge, ...]:
+    def judges(self) -> tuple[StageFilter, ...]:
         """What decides by annotations that the cascade does not know, once all units are annotated."""
         running = [one for one in self._annotators if one.runs]
         sources = self.sources([unit.name for unit in self._work.units()])

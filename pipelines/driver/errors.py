@@ -19,8 +19,8 @@ from open_diht.pipelines.manifests import Broken
 from open_diht.pipelines.manifests.images import MissingReason, image_folders
 from open_diht.pipelines.plan import Plan
 from open_diht.pipelines.settings import RunSettings
+from open_diht.pipelines.stages.cascade import NOT_AT_HAND
 from open_diht.pipelines.stages.decide import broken_unit
-from open_diht.pipelines.stages.decisions import NOT_AT_HAND
 
 
 def errors_of(work: Work, funnel: FunnelRecord | None, settings: RunSettings) -> tuple[str, ...]:

@@ -15,12 +15,19 @@ from open_diht.filters.spotting.overlap import overlap
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.manifests import FileChanged, UnreadableFile
 from open_diht.pipelines.plan import Plan, Unit
+from open_diht.pipelines.stages.cascade import (
+    DEAD,
+    KEPT,
+    Decisions,
+    MeasuringFilter,
+    NotLookedAt,
+    StageFilter,
+    apply_caption_filters,
+    cascade,
+)
 from open_diht.pipelines.stages.columns import annotated_rows
-from open_diht.pipelines.stages.decisions import DEAD, KEPT, CaptionVerdict, cascade, judge_captions
 from open_diht.pipelines.stages.downloads import images_of
 from open_diht.pipelines.stages.image_records import image_records
-from open_diht.pipelines.stages.judge import Judge, MeasuringJudge
-from open_diht.pipelines.stages.verdicts import NotLookedAt
 from open_diht.pipelines.store.commit import read_json
 from open_diht.pipelines.store.layout import Layout
 
@@ -38,7 +45,7 @@ def collect_examples(
     dataset: Dataset,
     preset: Preset,
     stages: Sequence[str],
-    judges: Sequence[Judge] = (),
+    judges: Sequence[StageFilter] = (),
 ) -> dict[str, list[dict[str, Any]]]:
     """Up to `EXAMPLES` rows of each reason with all evidence, from the first units that offer them."""
     wanted: dict[str, list[tuple[str, int]]] = {}
@@ -65,19 +72,21 @@ def collect_examples(
         images = _images(images_of(layout, name, spans[name], plan.image_rows, dataset, asked))
         for ordinal, reason in mine:
             one = rows.slice(place_of[ordinal], 1)
-            verdict = judge_captions(one, preset, "captions" in stages)
-            passed = verdict.reasons[0] == KEPT  # else only earlier runs can have read or measured its image
-            example = example_of(one, preset, verdict, record_of.get(ordinal) if passed else None)
+            decisions = apply_caption_filters(one, preset, "captions" in stages)
+            passed = decisions.reasons[0] == KEPT  # else only earlier runs can have read or measured its image
+            example = example_of(one, preset, decisions, record_of.get(ordinal) if passed else None)
             example["image"] = images.get(ordinal)
             example["measured"] = measured.get(ordinal, {}) if passed else {}
             examples[reason].append(example)
     return {("dead_letter" if reason == DEAD else reason): rows for reason, rows in examples.items()}
 
 
-def _measured(layout: Layout, unit: str, rows: pa.Table, judges: Sequence[Judge]) -> dict[int, dict[str, float | None]]:
+def _measured(
+    layout: Layout, unit: str, rows: pa.Table, judges: Sequence[StageFilter]
+) -> dict[int, dict[str, float | None]]:
     """By ordinal the numbers that judges go by, of rows that they have looked at."""
     found: dict[int, dict[str, float | None]] = {}
-    for one in (one for one in judges if isinstance(one, MeasuringJudge)):
+    for one in (one for one in judges if isinstance(one, MeasuringFilter)):
         for ordinal in rows["ordinal"].to_pylist():
             with contextlib.suppress(NotLookedAt):
                 mine = rows.filter(pa.array(np.asarray(rows["ordinal"]) == ordinal))
@@ -118,11 +127,11 @@ def _with_reasons(row: dict[str, Any]) -> tuple[list[dict[str, Any]], ...]:
 
 
 def example_of(
-    one_row: pa.Table, preset: Preset, verdict: CaptionVerdict, record: dict[str, Any] | None
+    one_row: pa.Table, preset: Preset, decisions: Decisions, record: dict[str, Any] | None
 ) -> dict[str, Any]:
     """A row as the report shows it: its caption's graph, what was spotted, what overlaps."""
     row = one_row.to_pylist()[0]
-    decided = verdict.decisions if verdict.asked[0] else None
+    decided = decisions.counts if decisions.asked[0] else None
     if decided is None:  # whether it was parsed depends on the presets and stages of earlier runs
         row = {name: row[name] for name in ("uid", "caption")}
     accepted = decided.accepted[0].as_py() if decided else []

@@ -11,8 +11,7 @@ from open_diht.pipelines.manifests import in_words
 from open_diht.pipelines.plan import Plan, Unit
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.captions import CaptionRecord
-from open_diht.pipelines.stages.decisions import DEAD, NOT_AT_HAND, NOT_DECIDED, Step, cascade
-from open_diht.pipelines.stages.judge import Judge, conditions_of, steps_of
+from open_diht.pipelines.stages.cascade import DEAD, NOT_AT_HAND, NOT_DECIDED, StageFilter, Step, cascade, conditions_of
 from open_diht.pipelines.stages.tally import DecideRecord
 from open_diht.pipelines.store.commit import read_json
 from open_diht.pipelines.store.layout import Layout
@@ -92,7 +91,7 @@ class FunnelRecord(TypedDict):
 
 
 def summarise(
-    layout: Layout, units: Sequence[Unit], plan: Plan, settings: RunSettings, judges: Sequence[Judge] = ()
+    layout: Layout, units: Sequence[Unit], plan: Plan, settings: RunSettings, judges: Sequence[StageFilter] = ()
 ) -> FunnelRecord:
     """The funnel of the decisions; duplicates, units that are set aside and seconds are added when they are known.
 
@@ -125,7 +124,7 @@ def summarise(
         lost.update(decided["lost"])
         for name, counts in decided["histograms"].items():
             histograms.setdefault(name, Counter()).update({int(k): n for k, n in counts.items()})
-    stages, known = list(settings.stages), cascade(settings.preset, steps_of(judges))
+    stages, known = list(settings.stages), cascade(settings.preset, judges)
     not_decided = _not_decided(layout, plan, units)
     not_decided["rows"] += unread
     rows += not_decided["rows"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from open_diht.common.naming import counted
 from open_diht.pipelines.driver.funnel import FunnelRecord
 from open_diht.pipelines.manifests import FileInfo, check_consistent
-from open_diht.pipelines.stages.decisions import NOT_AT_HAND
+from open_diht.pipelines.stages.cascade import NOT_AT_HAND
 from open_diht.pipelines.stages.dedup.findings import UID
 from open_diht.pipelines.stages.tar_indexes import OTHER_CAPTION, UNUSABLE
 
@@ -20,7 +20,7 @@ def all_notes(funnel: FunnelRecord) -> list[str]:
 
 def types_that_differ(infos: Sequence[FileInfo]) -> str | None:
     """What to tell a person whose manifests give a column several types; it shows in all results, so before the run."""
-    differing = [found for found in check_consistent(infos) if found.expected and found.found]
+    differing = check_consistent(infos)
     if not differing:
         return None
     more = f" (and {len(differing) - 1:,} more)" if len(differing) > 1 else ""

@@ -20,7 +20,7 @@ from open_diht.pipelines.plan import Plan, Unit
 from open_diht.pipelines.report import write_report
 from open_diht.pipelines.report.dataset_card import CARD
 from open_diht.pipelines.settings import RunSettings
-from open_diht.pipelines.stages.judge import Judge
+from open_diht.pipelines.stages.cascade import StageFilter
 from open_diht.pipelines.store.commit import publish_bytes, publish_json, retract
 from open_diht.pipelines.store.fingerprints import fingerprint_of
 from open_diht.pipelines.store.layout import Layout
@@ -40,7 +40,7 @@ class Results:
     """What each stage worked with, for the provenance."""
     seconds: dict[str, float]
     """How long each stage took in this run."""
-    judges: Sequence[Judge] = ()
+    judges: Sequence[StageFilter] = ()
     """What decided beside the cascade."""
 
     def publish(self, funnel: FunnelRecord, decided: dict[str, str], began: float, say: Callable[[str], None]) -> None:

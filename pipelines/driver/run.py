@@ -32,13 +32,13 @@ from open_diht.pipelines.manifests import check_image_paths
 from open_diht.pipelines.plan import Plan, keep_plan, make_plan
 from open_diht.pipelines.settings import STAGES, RunSettings
 from open_diht.pipelines.stages.captions import check_lean
+from open_diht.pipelines.stages.cascade import StageFilter
 from open_diht.pipelines.stages.columns import check_columns
-from open_diht.pipelines.stages.decide import Decisions
+from open_diht.pipelines.stages.decide import Deciding
 from open_diht.pipelines.stages.dedup.deduplication import Deduplication, check_semantic
 from open_diht.pipelines.stages.dedup.findings import Findings
 from open_diht.pipelines.stages.downloads import STAGE, images_at_hand
 from open_diht.pipelines.stages.export import Export
-from open_diht.pipelines.stages.judge import Judge
 from open_diht.pipelines.stages.score.annotation import check_score, without_model
 from open_diht.pipelines.stages.tar_indexes import check_export
 from open_diht.pipelines.store.commit import RunFailed, publish_table, remove
@@ -195,10 +195,10 @@ class _Run:
         self.work.sharing = None
         return sharing.take_alone()
 
-    def _decide(self) -> tuple[dict[str, str], Findings, tuple[Judge, ...]]:
+    def _decide(self) -> tuple[dict[str, str], Findings, tuple[StageFilter, ...]]:
         """Decide what is not. Returns for each unit what its decisions depend on, the duplicates, and the judges."""
         settings, work, judges = self.settings, self.work, self.annotations.judges()
-        decisions = Decisions(settings, work, judges)
+        decisions = Deciding(settings, work, judges)
         survivors = decisions.survivors(self.annotations.sources([unit.name for unit in work.units()]))
         findings = Deduplication(settings, work, judges).find(survivors)
         return decisions.make(survivors, findings), findings, judges

@@ -12,16 +12,15 @@ from open_diht.pipelines.manifests.images import MissingImage, check_images_root
 from open_diht.pipelines.manifests.inputs import expand_inputs, input_items
 from open_diht.pipelines.manifests.reader import (
     check_image_paths,
-    has_images,
     info_of,
     inspect,
     read,
     read_images,
+    read_rows,
     split,
     whole_file,
 )
 from open_diht.pipelines.manifests.schema import Difference, check_consistent
-from open_diht.pipelines.manifests.tables import read_rows
 from open_diht.pipelines.manifests.types import (
     BadRow,
     BadSchema,
@@ -57,7 +56,6 @@ __all__ = [
     "check_image_paths",
     "check_images_root",
     "expand_inputs",
-    "has_images",
     "in_words",
     "info_of",
     "input_items",

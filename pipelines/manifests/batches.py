@@ -27,6 +27,7 @@ from open_diht.pipelines.manifests.types import (
 )
 
 _FLUSH_BYTES = 64 * 2**20
+_LISTS = ("captions", "urls", "uids", "own_uids", "pairs")
 _HEX = re.compile(r"[0-9a-fA-F]{32}")
 
 
@@ -226,17 +227,13 @@ def _join(parts: list[Batch]) -> Batch:
     return Batch(
         ordinals=np.concatenate([part.ordinals for part in parts]),
         table=pa.concat_tables([part.table for part in parts]).combine_chunks(),
-        captions=[caption for part in parts for caption in part.captions],
-        urls=[url for part in parts for url in part.urls],
-        uids=[uid for part in parts for uid in part.uids],
-        own_uids=[own for part in parts for own in part.own_uids],
-        pairs=[pair for part in parts for pair in part.pairs],
         bad=[row for part in parts for row in part.bad],
+        **{name: [value for part in parts for value in getattr(part, name)] for name in _LISTS},
     )
 
 
 def _cut(batch: Batch, batch_rows: int) -> list[Batch]:
-    """Cuts a batch into pieces of `batch_rows` rows, good and bad together; the last one may have fewer."""
+    """Cut a batch into pieces of `batch_rows` rows, good and bad together; the last one may have fewer."""
     if batch.rows <= batch_rows:
         return [batch]
     bad_ordinals = np.array([row.ordinal for row in batch.bad], dtype=np.int64)
@@ -249,12 +246,8 @@ def _cut(batch: Batch, batch_rows: int) -> list[Batch]:
             Batch(
                 ordinals=batch.ordinals[good],
                 table=batch.table.slice(good.start, good.stop - good.start),
-                captions=batch.captions[good],
-                urls=batch.urls[good],
-                uids=batch.uids[good],
-                own_uids=batch.own_uids[good],
-                pairs=batch.pairs[good],
                 bad=batch.bad[bad],
+                **{name: getattr(batch, name)[good] for name in _LISTS},
             )
         )
     return pieces

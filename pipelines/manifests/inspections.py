@@ -1,4 +1,4 @@
-"""What was seen of files, as a plan keeps it. The files of a manifest mostly have the same columns: these come once."""
+"""What was seen of files, as a plan keeps it: columns that several files have once."""
 
 from __future__ import annotations
 
@@ -15,38 +15,33 @@ _ELSEWHERE = ("path", "rows", "bytes", "fingerprint")
 
 
 def to_json(infos: Sequence[FileInfo]) -> dict[str, Any]:
-    """Returns what is not in `files`, see `from_json`, as plain values for JSON."""
+    """Return what is not in `files`, see `from_json`, as plain values for JSON."""
     alike: dict[tuple[Any, ...], int] = {}
-    files = []
+    shared, files = [], []
     for info in infos:
         number = alike.setdefault(tuple(getattr(info, name) for name in _SHARED), len(alike))
+        if number == len(shared):
+            plain = asdict(info)
+            shared.append({name: plain[name] for name in _SHARED})
         files.append({"alike": number} | {name: getattr(info, name) for name in _OWN})
-    return {"alike": [_plain(dict(zip(_SHARED, values, strict=True))) for values in alike], "files": files}
+    return {"alike": shared, "files": files}
 
 
 def from_json(content: Mapping[str, Any], files: Sequence[Mapping[str, Any]]) -> tuple[FileInfo, ...]:
-    """Returns what was kept.
+    """Return what was kept.
 
     Args:
         content: from `to_json`.
         files: path, rows, bytes and fingerprint of each, in the same order.
     """
     alike = [
-        {
-            **shared,
-            "columns": tuple(Column(**column) for column in shared["columns"]),
-            "roles": Roles(**shared["roles"]),
-        }
-        for shared in content["alike"]
+        {**one, "columns": tuple(Column(**column) for column in one["columns"]), "roles": Roles(**one["roles"])}
+        for one in content["alike"]
     ]
     infos = []
     for entry, own in zip(files, content["files"], strict=True):
-        stamp = None if own["stamp"] is None else (own["stamp"][0], tuple(own["stamp"][1]))
-        rest = {"stamp": stamp, "row_groups": tuple(own["row_groups"])}
-        known = {name: entry[name] for name in _ELSEWHERE}
-        infos.append(FileInfo(**{**alike[own["alike"]], **known, **{name: own[name] for name in _OWN}, **rest}))
+        known = {**alike[own["alike"]], **{name: entry[name] for name in _ELSEWHERE}, **{n: own[n] for n in _OWN}}
+        known["row_groups"] = tuple(own["row_groups"])
+        known["stamp"] = None if own["stamp"] is None else (own["stamp"][0], tuple(own["stamp"][1]))
+        infos.append(FileInfo(**known))
     return tuple(infos)
-
-
-def _plain(shared: dict[str, Any]) -> dict[str, Any]:
-    return {**shared, "columns": [asdict(column) for column in shared["columns"]], "roles": asdict(shared["roles"])}

@@ -10,10 +10,12 @@ from shlex import quote
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
 from open_diht.common.naming import counted
 from open_diht.pipelines.datasets import Dataset
-from open_diht.pipelines.manifests.batches import batches
+from open_diht.pipelines.manifests.batches import batches, to_batch
+from open_diht.pipelines.manifests.columns import column_of, plain
 from open_diht.pipelines.manifests.files import file_size, fingerprint, reading, stamp, telling, unchanged
 from open_diht.pipelines.manifests.formats import detect, format_named, versions
 from open_diht.pipelines.manifests.images import (
@@ -25,7 +27,8 @@ from open_diht.pipelines.manifests.images import (
     inside,
     is_file_path,
 )
-from open_diht.pipelines.manifests.types import Batch, FileInfo, NoInput, Span, UnreadableFile
+from open_diht.pipelines.manifests.schema import resolve_roles
+from open_diht.pipelines.manifests.types import Batch, Chunk, FileInfo, NoInput, Span, UnreadableFile
 from open_diht.pipelines.store.fingerprints import fingerprint_of
 
 _CHECKED_ROWS = 1000
@@ -116,13 +119,14 @@ def read(
         yield from batches(chunks, info.roles, batch_rows)
 
 
-def has_images(info: FileInfo, dataset: Dataset) -> bool:
-    """Says whether images of the file's rows can be asked for: bytes, paths of files, or members of the tar.
+def read_rows(table: pa.Table, dataset: Dataset) -> Batch:
+    """Read a table as `read` reads a file: its rows, good and bad, with the same identities and captions.
 
-    Single rows may still lack theirs. A column of urls does not count: images are never fetched from the web here.
-    The data set adds nothing to what `inspect` saw; it is accepted so that all functions can be called alike.
+    Raises:
+        BadSchema: a needed column is missing, ambiguous, repeated or of the wrong type.
     """
-    return info.images
+    roles = resolve_roles([column_of(field.name, field.type) for field in table.schema], dataset, "the batch")
+    return to_batch(Chunk(ordinals=list(range(table.num_rows)), table=plain(table), bad=[]), roles)
 
 
 def read_images(
@@ -151,25 +155,18 @@ def read_images(
     if not wanted:
         return
     with _watched(info_or_span, dataset) as (info, span):
+        if not info.images:
+            why = "has only urls; download the images first" if info.roles.url else "names no images"
+            missing = MissingImage(reason="image_not_available", message=f"the manifest {why}")
+            yield from ((ordinal, missing) for ordinal in wanted)
+            return
         count = 0
-        for ordinal, image in _images(info, span, dataset, wanted, max_bytes):
+        for ordinal, image in format_named(info.format).images(info, span, dataset, wanted, max_bytes):
             yield ordinal, image
             count += 1
         if count < len(wanted):
             where = f"the span {span.start}-{span.stop} of {info.path}"
             raise ValueError(f"row {wanted[count]} is beyond the end of {where}")
-
-
-def _images(
-    info: FileInfo, span: Span, dataset: Dataset, wanted: list[int], max_bytes: int
-) -> Iterator[tuple[int, ImageOrMissing]]:
-    if info.images:
-        return format_named(info.format).images(info, span, dataset, wanted, max_bytes)
-    message = (
-        "the manifest has only urls; download the images first" if info.roles.url else "the manifest names no images"
-    )
-    missing = MissingImage(reason="image_not_available", message=message)
-    return ((ordinal, missing) for ordinal in wanted)
 
 
 def check_image_paths(infos: Sequence[FileInfo], dataset: Dataset) -> None:

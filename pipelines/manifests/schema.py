@@ -145,16 +145,15 @@ def _check_needs(found: dict[str, str], names: Sequence[str], dataset: Dataset, 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """A column in which a file differs from the first one."""
+    """A column whose type differs from that in the first file."""
 
     path: str
     """The file that differs."""
     column: str
-    """The column, as the file that has it spells it."""
-    expected: str | None
-    """Its type in the first file; None where that does not have it."""
-    found: str | None
-    """Its type in this file; None where it does not have it."""
+    expected: str
+    """Its type in the first file."""
+    found: str
+    """Its type in this file."""
     role: str | None
     """The role that the column plays in either file; None where it plays none."""
     first: str
@@ -162,40 +161,33 @@ class Difference:
 
     def __str__(self) -> str:
         role = f" ({self.role})" if self.role else ""
-        found, expected = self.found or "absent", self.expected or "absent"
-        return f"{self.path}: column '{self.column}'{role} is {found}, in {self.first} it is {expected}"
+        return f"{self.path}: column '{self.column}'{role} is {self.found}, in {self.first} it is {self.expected}"
 
 
 def check_consistent(infos: Sequence[FileInfo]) -> list[Difference]:
-    """Returns the columns in which files differ from the first one, in the order of the files; [] where all agree.
+    """Return the columns whose types differ from those in the first file, in the order of the files.
 
     Types of one family agree: int32 and int64, float and double, string and large_string and dictionary; an all-null
-    column agrees with any. The order of columns does not matter. Differences with a `role` are the ones that change
-    what is filtered.
+    column agrees with any. The order of columns does not matter, nor does a column that a file lacks. Differences with
+    a `role` change what is filtered.
     """
-    if not infos:
-        return []
-    first = infos[0]
-    return [difference for info in infos[1:] for difference in _differences(first, info)]
-
-
-def _differences(first: FileInfo, other: FileInfo) -> list[Difference]:
-    expected = {column.name: column for column in first.columns}
-    found = {column.name: column for column in other.columns}
-    roles = {name: role for info in (other, first) for role, name in info.roles.given().items()}
-    differing = []
-    for name in dict.fromkeys((*expected, *found)):
-        ours, theirs = expected.get(name), found.get(name)
-        if ours is not None and theirs is not None and (ours.kind == theirs.kind or "null" in (ours.kind, theirs.kind)):
-            continue
-        differing.append(
-            Difference(
-                path=other.path,
-                column=name,
-                expected=ours.type if ours else None,
-                found=theirs.type if theirs else None,
-                role=roles.get(name),
-                first=first.path,
+    found = []
+    for info in infos[1:]:
+        first = infos[0]
+        expected = {column.name: column for column in first.columns}
+        roles = {name: role for one in (info, first) for role, name in one.roles.given().items()}
+        for column in info.columns:
+            name, ours = column.name, expected.get(column.name)
+            if ours is None or ours.kind == column.kind or "null" in (ours.kind, column.kind):
+                continue
+            found.append(
+                Difference(
+                    path=info.path,
+                    column=name,
+                    expected=ours.type,
+                    found=column.type,
+                    role=roles.get(name),
+                    first=first.path,
+                )
             )
-        )
-    return differing
+    return found

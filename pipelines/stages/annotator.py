@@ -14,7 +14,7 @@ from open_diht.pipelines.engine.engine import Engine
 from open_diht.pipelines.engine.stage import Stage
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.settings import RunSettings
-from open_diht.pipelines.stages.judge import Judge
+from open_diht.pipelines.stages.cascade import StageFilter
 from open_diht.pipelines.store.names import unit_of
 from open_diht.pipelines.store.storage import stamps
 
@@ -73,7 +73,7 @@ class Annotator(ABC):
         """Find what only all units together say, once all are annotated; `sources` says what the annotations of each
         depend on."""
 
-    def judge(self) -> Judge | None:
+    def judge(self) -> StageFilter | None:
         """Decides by what was annotated, where the cascade does not do so already; asked after `conclude`."""
         return None
 

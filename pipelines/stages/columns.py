@@ -26,7 +26,7 @@ from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, Stage
 from open_diht.pipelines.manifests import Batch, FileInfo, UnreadableFile, info_of, read
 from open_diht.pipelines.stages.annotator import Annotator
-from open_diht.pipelines.stages.decisions import cascade
+from open_diht.pipelines.stages.cascade import cascade
 from open_diht.pipelines.store.commit import TableFile
 from open_diht.pipelines.store.fingerprints import fingerprint_of
 from open_diht.pipelines.store.layout import Layout
@@ -161,7 +161,10 @@ def check_columns(preset: Preset, infos: Sequence[FileInfo], dataset: Dataset) -
         names = [column.name for column in info.columns]
         places = columns_of(conditions, info.roles, dataset, names, info.path)
         if len(places) < len(conditions):
-            _check_identifier()
+            try:
+                language.check_identifier()
+            except ModuleNotFoundError as error:
+                raise WrongUse(str(error)) from error
         for one in [one for one in conditions if one.reason in places]:
             column = info.column(places[one.reason])
             kinds = ("integer", "floating", "text", "null") if one.numeric else None
@@ -200,10 +203,3 @@ def _column(name: str, roles: Roles, dataset: Dataset, columns: Sequence[str]) -
         return played
     same = [column for column in columns if column.casefold() == name.casefold()]
     return name if name in columns else same[0] if len(same) == 1 else None
-
-
-def _check_identifier() -> None:
-    try:
-        language.check_identifier()
-    except ModuleNotFoundError as error:
-        raise WrongUse(str(error)) from error

@@ -3,9 +3,10 @@ minute and core."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -18,19 +19,25 @@ from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, Stage
 from open_diht.pipelines.engine.work import Work
-from open_diht.pipelines.manifests import Batch, Broken, Span, UnreadableFile, info_of, read
+from open_diht.pipelines.manifests import Broken, UnreadableFile, info_of, read
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.captions import BATCH_ROWS, DEAD, CaptionRecord
+from open_diht.pipelines.stages.cascade import DEAD as DEAD_REASON
+from open_diht.pipelines.stages.cascade import (
+    KEPT,
+    NOT_READ,
+    Decisions,
+    StageFilter,
+    apply_cascade,
+    conditions_of,
+    stage_of,
+)
 from open_diht.pipelines.stages.columns import annotated_rows
-from open_diht.pipelines.stages.decisions import DEAD as DEAD_REASON
-from open_diht.pipelines.stages.decisions import KEPT, NOT_READ, Reasons, stage_of
 from open_diht.pipelines.stages.dedup.findings import DuplicateFiles, Duplicates, Entries, Findings, reject_duplicates
 from open_diht.pipelines.stages.image_records import image_records
-from open_diht.pipelines.stages.judge import Judge, conditions_of, steps_of
 from open_diht.pipelines.stages.output import output_rows, rejected_rows
 from open_diht.pipelines.stages.shards import remove_shards
 from open_diht.pipelines.stages.tally import Tally
-from open_diht.pipelines.stages.verdicts import Verdict, judge
 from open_diht.pipelines.store.commit import TableFile, publish_table, read_json, remove
 from open_diht.pipelines.store.fingerprints import Fingerprints, fingerprint_of
 from open_diht.pipelines.store.layout import KINDS, Layout
@@ -40,32 +47,26 @@ VERSION = 5  # raise it when equal annotations and thresholds may be decided oth
 
 
 class _Annotations:
-    """The annotated rows of a unit in order, read as they are asked for."""
+    """The annotated rows of a unit, in order."""
 
     def __init__(self, groups: Iterator[pa.Table]):
         self._groups = groups
         self._left = next(groups)
 
     def take(self, ordinals: NDArray[np.int64]) -> tuple[pa.Table, pa.Table]:
-        """Return the rows with these ordinals, and the rows up to the last of them that have others."""
+        """Return the rows with these ordinals, and the other rows up to the last of them."""
         last = ordinals[-1] if len(ordinals) else -1
-        parts: list[pa.Table] = []
-        while True:
-            count = int(np.searchsorted(np.asarray(self._left["ordinal"]), last, side="right"))
-            parts.append(self._left.slice(0, count))
-            self._left = self._left.slice(count)
-            group = None if self._left.num_rows else next(self._groups, None)
-            if group is None:
+        while not self._left.num_rows or self._left["ordinal"][-1].as_py() < last:
+            if (group := next(self._groups, None)) is None:
                 break
-            self._left = group
-        rows = pa.concat_tables(parts)
-        if np.array_equal(np.asarray(rows["ordinal"]), ordinals):
-            return rows, rows.slice(0, 0)
+            self._left = pa.concat_tables([self._left, group]) if self._left.num_rows else group
+        count = int(np.searchsorted(np.asarray(self._left["ordinal"]), last, side="right"))
+        rows, self._left = self._left.slice(0, count), self._left.slice(count)
         there = np.isin(np.asarray(rows["ordinal"]), ordinals)
-        return rows.filter(pa.array(there)), rows.filter(pa.array(~there))
+        return (rows, rows.slice(0, 0)) if there.all() else (rows.filter(there), rows.filter(~there))
 
     def rest(self) -> Iterator[pa.Table]:
-        """All rows that are left."""
+        """Yield all rows that are left."""
         yield self._left
         yield from self._groups
 
@@ -78,24 +79,20 @@ class DecideStage(Stage):
     dataset: Dataset
     preset: Preset
     stages: tuple[str, ...]
-    """Those that decide."""
+    """The stages that decide."""
     fingerprint: Fingerprints
     """Of each unit: changes with its annotations, the thresholds and the stages."""
     examples: int
-    """Examples a unit offers the report for each reason."""
+    """Most examples for each reason that a unit offers the report."""
     duplicate_files: tuple[DuplicateFiles, ...] = ()
-    """Of the kinds that were asked; only those that reject matter."""
-    judges: tuple[Judge, ...] = ()
-    """Of stages of the user's."""
+    """Of the kinds of duplicates that the run compares. The stage uses those that reject."""
+    own: tuple[StageFilter, ...] = ()
+    """Filters of the user's stages."""
     name: str = field(default="decide", init=False)
 
     @cached_property
-    def _captions_of(self) -> dict[str, str | None]:
-        return {}
-
-    @cached_property
     def _stage_of(self) -> dict[str, str]:
-        return stage_of(self.preset, steps_of(self.judges))
+        return stage_of(self.preset, self.own)
 
     @cached_property
     def _entries(self) -> Entries:
@@ -111,13 +108,18 @@ class DecideStage(Stage):
         tally, done, lost = Tally(), 0, list[pa.Table]()
         parts = [TableFile(self.layout.part(kind, unit)) for kind in KINDS]
         with parts[0] as kept, parts[1] as rejected, parts[2] as dead:
+
+            def lose(stage: str, dead_letters: pa.Table) -> None:
+                dead.write(dead_letters)
+                tally.lose(stage, dead_letters)
+
             if self.layout.dead(unit).exists():
                 for broken in row_groups(self.layout.dead(unit)):
-                    dead.write(broken)
-                    tally.lose("manifest", broken)
+                    lose("manifest", broken)
             if read_record["broken"]:
                 dead.write(broken_unit(read_record["broken"], unit))
             try:
+                caption_column = info_of(span, self.dataset).roles.caption
                 for batch in read(span, self.dataset, batch_rows=BATCH_ROWS, images=True):
                     rows, passed = annotations.take(batch.ordinals)
                     if rows.num_rows < len(batch.ordinals):
@@ -125,19 +127,28 @@ class DecideStage(Stage):
                             f"{span.path}: rows were read that are not annotated; remove "
                             f"{self.layout.commit('captions', unit)} and run the same command again"
                         )
-                    if passed.num_rows:
-                        lost.append(passed)
+                    lost.append(passed)
                     done += len(batch.ordinals)
-                    self._decide(batch, rows, records, span, unit, duplicates, (kept, rejected, dead), tally)
+                    decisions = apply_cascade(rows, records, self.preset, self.stages, self.own, self.layout, unit)
+                    reasons, found = decisions.reasons, decisions.found
+                    copies = reject_duplicates(rows, reasons, duplicates, unit)
+                    table = output_rows(batch.table, rows, records, decisions, caption_column)
+                    stay = pa.array(reasons == KEPT)
+                    kept.write(table.filter(stay))
+                    tally.kept += rows["ordinal"].filter(stay).to_pylist()
+                    rejected.write(rejected_rows(table, reasons, self._stage_of, copies))
+                    gone = np.flatnonzero(reasons == DEAD_REASON)
+                    if len(gone) and records is not None and found is not None:
+                        theirs = records.take(pa.array(found[gone]))
+                        why = zip(theirs["status"].to_pylist(), theirs["message"].to_pylist(), strict=True)
+                        lose("spotting", _dead_letters(rows.take(pa.array(gone)), span.path, unit, "spotting", why))
+                    self._count(tally, rows, decisions)
                     heartbeat.beat(done)
             except UnreadableFile as error:
-                # Images lie in pages of their own: these may be broken where the captions were not. Such rows cannot be
-                # written out.
+                # Images lie in pages of their own, which may be damaged where those of the captions are not.
                 for rest in (*lost, *annotations.rest()):
-                    why = (pa.array([text] * rest.num_rows, pa.string()) for text in (error.error, error.message))
-                    letters = _dead_letters(rest, error.path, unit, "manifest", *why)
-                    dead.write(letters)
-                    tally.lose("manifest", letters)
+                    why = repeat((error.error, error.message), rest.num_rows)
+                    lose("manifest", _dead_letters(rest, error.path, unit, "manifest", why))
             else:
                 if done != read_record["good"]:
                     raise RuntimeError(
@@ -147,93 +158,42 @@ class DecideStage(Stage):
         files = (*(self.layout.part(kind, unit) for kind in KINDS), self.layout.data(self.name, unit))
         return tally.record(), files
 
-    def _decide(
-        self,
-        batch: Batch,
-        rows: pa.Table,
-        records: pa.Table | None,
-        span: Span,
-        unit: str,
-        duplicates: Duplicates,
-        parts: tuple[TableFile, TableFile, TableFile],
-        tally: Tally,
-    ) -> None:
-        verdict = judge(rows, records, self.preset, self.stages, self.layout, unit, self.judges)
-        reasons, found = verdict.reasons, verdict.found
-        copies = reject_duplicates(rows, reasons, duplicates, unit)
-        table = output_rows(batch.table, rows, records, verdict, self._caption_column(span))
-        kept, rejected, dead = parts
-        stay = pa.array(reasons == KEPT)
-        kept.write(table.filter(stay))
-        tally.kept += rows["ordinal"].filter(stay).to_pylist()
-        rejected.write(rejected_rows(table, reasons, self._stage_of, copies))
-        gone = np.flatnonzero(reasons == DEAD_REASON)
-        if len(gone) and records is not None and found is not None:
-            theirs = records.take(pa.array(found[gone]))
-            dead_rows = rows.take(pa.array(gone))
-            dead_letters = _dead_letters(dead_rows, span.path, unit, "spotting", theirs["status"], theirs["message"])
-            dead.write(dead_letters)
-            tally.lose("spotting", dead_letters)
-        self._count(tally, rows, reasons, verdict)
-
-    def _caption_column(self, span: Span) -> str | None:
-        """The column of a file that is the caption."""
-        if self._captions_of.get(span.path) is None:
-            self._captions_of[span.path] = info_of(span, self.dataset).roles.caption
-        return self._captions_of[span.path]
-
-    def _count(self, tally: Tally, rows: pa.Table, reasons: Reasons, verdict: Verdict) -> None:
-        tally.rows.update(reasons.tolist())
-        captions, overlaps = verdict.captions, verdict.overlaps
-        if captions.decisions is not None:
-            tally.histograms["complexity"].update(captions.decisions.complexity[captions.decisions.parsed].tolist())
-            tally.histograms["actions"].update(captions.decisions.n_actions[captions.asked].tolist())
+    def _count(self, tally: Tally, rows: pa.Table, decisions: Decisions) -> None:
+        counts, overlaps, reasons = decisions.counts, decisions.overlaps, decisions.reasons.tolist()
+        tally.rows.update(reasons)
+        if counts is not None:
+            tally.histograms["complexity"].update(counts.complexity[counts.parsed].tolist())
+            tally.histograms["actions"].update(counts.n_actions[decisions.asked].tolist())
         for one in self.preset.columns:
-            name = STORED + one.reason
-            tally.histograms[name].update(one.places(rows[name]).tolist())
-        for one in conditions_of(self.judges):
-            tally.histograms[STORED + one.reason].update(one.places(verdict.measured[one.reason].drop_null()).tolist())
+            tally.histograms[STORED + one.reason].update(one.places(rows[STORED + one.reason]).tolist())
+        for one in conditions_of(self.own):
+            values = decisions.measured[one.reason].drop_null()
+            tally.histograms[STORED + one.reason].update(one.places(values).tolist())
         tally.histograms["overlap"].update(overlaps[overlaps != NOT_READ].tolist())
-        uids, ordinals = rows["uid"].to_pylist(), rows["ordinal"].to_pylist()
-        for reason, uid, ordinal in zip(reasons.tolist(), uids, ordinals, strict=True):
+        for reason, uid, ordinal in zip(reasons, rows["uid"].to_pylist(), rows["ordinal"].to_pylist(), strict=True):
             tally.example(reason, uid, ordinal, self.examples)
 
 
-def _dead_letters(rows: pa.Table, path: str, unit: str, stage: str, errors: pa.Array, messages: pa.Array) -> pa.Table:
-    """Dead letters of rows that were read, but cannot be judged or written out."""
-    n = rows.num_rows
-    columns = {
-        "file": pa.array([path] * n, pa.string()),
-        "unit": pa.array([unit] * n, pa.string()),
-        "ordinal": rows["ordinal"],
-        "uid": rows["uid"],
-        "caption": rows["caption"],
-        "stage": pa.array([stage] * n, pa.string()),
-        "error": errors,
-        "message": messages,
-        "raw": pa.nulls(n, pa.binary()),
-    }
-    return pa.table(columns, schema=DEAD)
+def _dead_letters(rows: pa.Table, path: str, unit: str, stage: str, why: Iterable[tuple[str, str]]) -> pa.Table:
+    """Return the dead letters of annotated rows that cannot be decided or written; `why`: error and message of each."""
+    known = rows.select(["ordinal", "uid", "caption"]).to_pylist()
+    where = {"file": path, "unit": unit, "stage": stage}
+    letters = [{**row, **where, "error": error, "message": text} for row, (error, text) in zip(known, why, strict=True)]
+    return pa.Table.from_pylist(letters, DEAD)
 
 
 def broken_unit(broken: Broken, unit: str | None, stage: str = "manifest") -> pa.Table:
-    """The dead letter of a unit or file that could not be read to its end: no ordinal, no row."""
-    row = {
-        "file": broken["path"],
-        "unit": unit,
-        "stage": stage,
-        "error": broken["error"],
-        "message": broken["message"],
-    }
-    return pa.Table.from_pylist([row], DEAD)
+    """Return the dead letter of a unit or file that could not be read to its end: it has no ordinal and no row."""
+    row = {"file": broken["path"], "unit": unit, "stage": stage}
+    return pa.Table.from_pylist([{**row, "error": broken["error"], "message": broken["message"]}], DEAD)
 
 
-class Decisions:
+class Deciding:
     """The stage's part in a run."""
 
-    def __init__(self, settings: RunSettings, work: Work, judges: tuple[Judge, ...]):
-        """`judges` are of stages of the user's."""
-        self.settings, self.work, self.judges = settings, work, judges
+    def __init__(self, settings: RunSettings, work: Work, own: tuple[StageFilter, ...]):
+        """`own`: filters of the user's stages."""
+        self.settings, self.work, self.own = settings, work, own
         self._only_decides = not work.engine.seconds  # nothing was annotated
 
     def survivors(self, sources: Mapping[str, Sequence[Any]]) -> dict[str, str]:
@@ -243,7 +203,7 @@ class Decisions:
             VERSION,
             [stage for stage in self.settings.stages if stage not in ("dedup", "export")],
             self.settings.dataset.images_root,
-            *(one.fingerprint for one in self.judges),
+            *(one.fingerprint for one in self.own),
         )
         return {unit: fingerprint_of(base, parts) for unit, parts in sources.items()}
 
@@ -265,7 +225,7 @@ class Decisions:
             Fingerprints.published(self.work.layout, "decide", fingerprints),
             examples=max(1, min(12, 48 // max(1, len(self.work.plan.units)))),  # not of those alive: they differ by run
             duplicate_files=findings.files,
-            judges=self.judges,
+            own=self.own,
         )
         self.work.do(stage, [unit for unit, _ in outdated], of=len(outdated))
         self.work.give_up_changed()

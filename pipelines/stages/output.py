@@ -9,9 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from open_diht.pipelines.stages.decisions import DEAD, KEPT, NOT_READ, Reasons
+from open_diht.pipelines.stages.cascade import DEAD, KEPT, NOT_READ, Decisions, Reasons
 from open_diht.pipelines.stages.dedup.findings import COPIES
-from open_diht.pipelines.stages.verdicts import Verdict
 
 SPOTTED = pa.list_(pa.struct([("text", pa.string()), ("score", pa.float32())]))
 PAIR = pa.struct([("object", pa.string()), ("attribute", pa.string())])
@@ -19,7 +18,7 @@ OURS = ("uid", "caption", "complexity", "actions", "objects", "attributes", "spo
 
 
 def output_rows(
-    original: pa.Table, rows: pa.Table, records: pa.Table | None, verdict: Verdict, caption_column: str | None
+    original: pa.Table, rows: pa.Table, records: pa.Table | None, decisions: Decisions, caption_column: str | None
 ) -> pa.Table:
     """Original columns and ours. An original column with one of our names makes way and is kept as original_<name>;
     only a `caption` that is the very text of ours is not kept twice.
@@ -27,17 +26,17 @@ def output_rows(
     Args:
         original: the rows as the manifest has them.
         rows: the same rows with `uid` and `caption`.
-        records: the spotting records that the verdict rests on.
-        verdict: on these rows.
+        records: the spotting records that the decisions rest on.
+        decisions: on these rows.
         caption_column: the original column that is the caption.
     """
     if caption_column == "caption" and pa.types.is_string(original["caption"].type):
         original = original.drop_columns("caption")
-    columns = making_way(original, (*OURS, *verdict.measured, "stage", "reason", *COPIES.names))
-    n, decided = rows.num_rows, verdict.captions.decisions
+    columns = making_way(original, (*OURS, *decisions.measured, "stage", "reason", *COPIES.names))
+    n, decided = rows.num_rows, decisions.counts
     texts, pairs = pa.list_(pa.string()), pa.list_(PAIR)
     # Of captions that were asked about and not parsed it is known that they state no action.
-    known, asked = decided.parsed if decided else None, verdict.captions.asked
+    known, asked = decided.parsed if decided else None, decisions.asked
     columns |= {
         "uid": rows["uid"],
         "caption": rows["caption"],
@@ -45,9 +44,9 @@ def output_rows(
         "actions": _where(asked, decided.actions.cast(texts)) if decided else pa.nulls(n, texts),
         "objects": _where(known, decided.objects.cast(texts)) if decided else pa.nulls(n, texts),
         "attributes": _where(known, decided.attributes.cast(pairs)) if decided else pa.nulls(n, pairs),
-        "spotted": _spotted(records, verdict, n),
-        "overlap": pa.array(verdict.overlaps, pa.int32(), mask=verdict.overlaps == NOT_READ),
-        **verdict.measured,
+        "spotted": _spotted(records, decisions, n),
+        "overlap": pa.array(decisions.overlaps, pa.int32(), mask=decisions.overlaps == NOT_READ),
+        **decisions.measured,
     }
     return pa.table(columns)
 
@@ -85,8 +84,8 @@ def rejected_rows(
     return table
 
 
-def _spotted(records: pa.Table | None, verdict: Verdict, n: int) -> pa.Array:
-    found = verdict.found
+def _spotted(records: pa.Table | None, decisions: Decisions, n: int) -> pa.Array:
+    found = decisions.found
     if records is None or found is None:
         return pa.nulls(n, SPOTTED)
     lines = records["spotted"].combine_chunks().take(pa.array(found, mask=found < 0)).to_pylist()

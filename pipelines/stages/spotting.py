@@ -26,7 +26,7 @@ from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Stage
 from open_diht.pipelines.manifests import MissingImage, UnreadableFile
 from open_diht.pipelines.stages.captions import survivors_of
-from open_diht.pipelines.stages.decisions import NOT_AT_HAND
+from open_diht.pipelines.stages.cascade import NOT_AT_HAND
 from open_diht.pipelines.stages.downloads import (
     STAGE,
     downloaded_state,

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from open_diht.filters.presets import Preset, load_preset
+from open_diht.pipelines.stages.cascade import KEPT, apply_caption_filters
 from open_diht.pipelines.stages.columns import annotated_rows
-from open_diht.pipelines.stages.decisions import KEPT, judge_captions
 from open_diht.pipelines.store.fingerprints import fingerprint_of
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.names import place_of
@@ -79,6 +79,6 @@ class Survivors:
             ordinals = np.asarray(rows["ordinal"]).astype(np.int64)
             survive = np.zeros(rows.num_rows, bool)
             for preset in self._presets:
-                survive |= judge_captions(rows, preset, self.captions_decide).reasons == KEPT
+                survive |= apply_caption_filters(rows, preset, self.captions_decide).reasons == KEPT
             found.append(ordinals[survive & (ordinals >= first) & (ordinals < stop)])
         return np.concatenate(found)

@@ -9,7 +9,7 @@ from typing import TypedDict
 
 import pyarrow as pa
 
-from open_diht.pipelines.stages.decisions import DEAD, KEPT
+from open_diht.pipelines.stages.cascade import DEAD, KEPT
 
 
 class DecideRecord(TypedDict):

@@ -36,12 +36,11 @@ from open_diht.pipelines.datasets.naming import listing
 from open_diht.pipelines.manifests import Batch, MissingImage, read_rows
 from open_diht.pipelines.manifests.columns import kind_of
 from open_diht.pipelines.stages.captions import identities
+from open_diht.pipelines.stages.cascade import DEAD, KEPT, NotLookedAt, apply_caption_filters, apply_cascade, stage_of
 from open_diht.pipelines.stages.columns import columns_of, values_of
-from open_diht.pipelines.stages.decisions import DEAD, KEPT, judge_captions, stage_of
 from open_diht.pipelines.stages.output import making_way, output_rows, rejected_rows
 from open_diht.pipelines.stages.spotting import SCHEMA as RECORD_SCHEMA
 from open_diht.pipelines.stages.spotting import read_texts
-from open_diht.pipelines.stages.verdicts import NotLookedAt, judge_by_filters
 from open_diht.pipelines.store.layout import KINDS
 
 ANNOTATIONS, SPOTTING = "annotations", "spotting"
@@ -130,7 +129,7 @@ class ApplyCat(beam.PTransform[Any, Any]):
 
     `kept` has the rows' own columns and `uid`, `caption`, `complexity`, `actions`, `objects`, `attributes`, `spotted`,
     `overlap`, as kept/ of a run; `rejected` also `stage` and `reason`, the first that applies. `dead_letter` has the
-    rows that cannot be judged, because their image or a text of theirs cannot be read: the rows' own columns and
+    rows that cannot be decided, because their image or a text of theirs cannot be read: the rows' own columns and
     `stage`, `error`, `message`. An own column with one of these names is kept as original_<name>.
 
     Args:
@@ -227,7 +226,7 @@ class _Spot(beam.DoFn):
         if self._preset is None:
             return np.arange(table.num_rows)
         batch, rows = _rows(table, self._dataset, self._preset, annotated=True)
-        passed = judge_captions(rows, self._preset, True).reasons == KEPT
+        passed = apply_caption_filters(rows, self._preset, True).reasons == KEPT
         return batch.ordinals[passed.astype(bool)]
 
 
@@ -251,23 +250,23 @@ class _Decide(beam.DoFn):
         # Records are found by place, and bad rows have none.
         rows = rows.set_column(0, "ordinal", pa.array(np.arange(rows.num_rows)))
         try:
-            verdict = judge_by_filters(rows, records, self._preset, self._stages, "of a batch")
+            decisions = apply_cascade(rows, records, self._preset, self._stages)
         except NotLookedAt as error:
             raise ValueError(
                 f"captions pass preset {self._preset.name} whose images SpotText has not read; give it the same preset"
             ) from error
-        output = output_rows(_own(batch.table), rows, records, verdict, self._dataset.roles.caption)
+        output = output_rows(_own(batch.table), rows, records, decisions, self._dataset.roles.caption)
         lost = [(row.ordinal, "manifest", str(row.error), row.message) for row in batch.bad]
-        dead = np.flatnonzero(verdict.reasons == DEAD)
-        if records is not None and verdict.found is not None:
-            theirs = records.select(["status", "message"]).take(pa.array(verdict.found[dead])).to_pylist()
+        dead = np.flatnonzero(decisions.reasons == DEAD)
+        if records is not None and decisions.found is not None:
+            theirs = records.select(["status", "message"]).take(pa.array(decisions.found[dead])).to_pylist()
             places = batch.ordinals[dead].tolist()
             lost += [
                 (place, "spotting", row["status"], row["message"]) for place, row in zip(places, theirs, strict=True)
             ]
         return {
-            "kept": output.filter(pa.array((verdict.reasons == KEPT).astype(bool))),
-            "rejected": rejected_rows(output, verdict.reasons, self._stage_of),
+            "kept": output.filter(pa.array((decisions.reasons == KEPT).astype(bool))),
+            "rejected": rejected_rows(output, decisions.reasons, self._stage_of),
             "dead_letter": _dead_letters(_own(table), lost),
         }
 
@@ -298,7 +297,7 @@ def _rows(table: pa.Table, dataset: Dataset, preset: Preset, *, annotated: bool)
 
 
 def _records(table: pa.Table) -> pa.Table:
-    """What `judge_by_filters` asks of images: rows of `stages.spotting.SCHEMA`, by place in the table."""
+    """What `apply_cascade` needs of images: rows of `stages.spotting.SCHEMA`, by place in the table."""
     _need(table, SPOTTING, 'put SpotText before, or say stages=["captions"]')
     column = table[SPOTTING]
     places = pa.array(np.arange(table.num_rows))

@@ -13,8 +13,8 @@ from open_diht.pipelines.driver.examples import example_of
 from open_diht.pipelines.manifests import FileChanged, ManifestError, MissingImage, UnreadableFile
 from open_diht.pipelines.report.data import Example, read_example
 from open_diht.pipelines.report.thumbnail import ImageNotShown, Thumbnail, shrink
+from open_diht.pipelines.stages.cascade import apply_caption_filters
 from open_diht.pipelines.stages.columns import annotated_rows
-from open_diht.pipelines.stages.decisions import judge_captions
 from open_diht.pipelines.stages.downloads import images_of
 from open_diht.pipelines.stages.image_records import image_records
 from open_diht.pipelines.store.layout import KINDS
@@ -55,8 +55,8 @@ def evidence_of(output: Output, place: Place) -> Example | None:
     if rows is None or ordinal is None:
         return None
     asked = "captions" in output.stages and "objects" in rows.column_names
-    verdict = judge_captions(rows, output.preset, asked)
-    found = example_of(rows, output.preset, verdict, _record(output, place.unit, ordinal))
+    decisions = apply_caption_filters(rows, output.preset, asked)
+    found = example_of(rows, output.preset, decisions, _record(output, place.unit, ordinal))
     try:
         image = image_of(output, place.unit, ordinal)
         found["image"] = f"data:application/octet-stream;base64,{base64.b64encode(image).decode()}"

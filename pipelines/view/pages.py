@@ -19,7 +19,7 @@ from open_diht.pipelines.report.charts import draw_column, draw_histogram, perce
 from open_diht.pipelines.report.data import Funnel
 from open_diht.pipelines.report.example_card import draw_card
 from open_diht.pipelines.report.page import CHARTS
-from open_diht.pipelines.stages.decisions import cascade
+from open_diht.pipelines.stages.cascade import cascade
 from open_diht.pipelines.stages.tally import DecideRecord
 from open_diht.pipelines.store.storage import each
 from open_diht.pipelines.view.controls import as_yaml, controls_of, moved

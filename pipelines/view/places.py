@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from open_diht.pipelines.stages.decisions import KEPT, Reasons
+from open_diht.pipelines.stages.cascade import KEPT, Reasons
 from open_diht.pipelines.store.storage import read_table, row_count
 from open_diht.pipelines.view.output import UNDECIDED, Output
 

@@ -18,8 +18,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from open_diht.filters.base import Bools
+from open_diht.pipelines.stages.cascade import KEPT, UNREAD, Reasons
 from open_diht.pipelines.stages.columns import annotated_rows
-from open_diht.pipelines.stages.decisions import KEPT, UNREAD, Reasons
 from open_diht.pipelines.stages.image_records import image_records
 from open_diht.pipelines.stages.spotting import SCHEMA
 from open_diht.pipelines.store.storage import each

@@ -18,17 +18,17 @@ from numpy.typing import NDArray
 from open_diht.filters.base import Bools
 from open_diht.filters.presets import Preset
 from open_diht.pipelines.pilot.estimate import Estimate, share
-from open_diht.pipelines.stages.decisions import (
+from open_diht.pipelines.stages.cascade import (
     DUPLICATE_IMAGE,
     DUPLICATE_PAIR,
     DUPLICATE_SEMANTIC,
     KEPT,
     Reasons,
+    apply_cascade,
     cascade,
 )
 from open_diht.pipelines.stages.dedup.exact_stages import Pairs
 from open_diht.pipelines.stages.dedup.keys import Halves
-from open_diht.pipelines.stages.verdicts import judge_by_filters
 from open_diht.pipelines.view.output import Output
 from open_diht.pipelines.view.sample import Piece, Sample
 
@@ -85,10 +85,7 @@ def decide(output: Output, sample: Sample, preset: Preset) -> Decided:
     """What a preset makes of a sample."""
     found = Decided(
         sample,
-        tuple(
-            judge_by_filters(piece.rows, piece.records, preset, output.stages, piece.unit).reasons.copy()
-            for piece in sample.pieces
-        ),
+        tuple(apply_cascade(piece.rows, piece.records, preset, output.stages).reasons for piece in sample.pieces),
     )
     asked = "dedup" in output.stages
     rejects = {

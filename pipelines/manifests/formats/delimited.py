@@ -7,7 +7,6 @@ import csv
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from open_diht.pipelines.datasets import Dataset, Roles
 from open_diht.pipelines.datasets.naming import listing
@@ -16,9 +15,7 @@ from open_diht.pipelines.manifests.formats.base import Fault, Good, register_for
 from open_diht.pipelines.manifests.formats.lines import Head, Line, LineFormat, empty, mean
 from open_diht.pipelines.manifests.schema import COLUMNS
 from open_diht.pipelines.manifests.types import (
-    MAX_RAW_BYTES,
     MAX_ROW_BYTES,
-    BadReason,
     BadSchema,
     Column,
     FileInfo,
@@ -27,32 +24,17 @@ from open_diht.pipelines.manifests.types import (
 )
 
 _SCAN_BYTES = 2**20
-_Why = tuple[BadReason | None, str]
-"""What is wrong with a record, as a code and for people."""
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One row: fields, or the reason why there are none. Not keyword-only, since millions are made."""
-
-    raw: bytes
-    """Its lines, joined by line feeds; cut to MAX_RAW_BYTES where it is bad."""
-    fields: list[str]
-    """Its fields; empty where it is bad."""
-    end: int
-    """Offset of the first byte after it in the uncompressed stream."""
-    error: BadReason | None = None
-    """Why it is bad; None where it is good."""
-    message: str = ""
-    """The same for people."""
+Record = tuple[bytes, int, list[str] | Fault]
+"""One row: its lines joined by line feeds, the offset of the first byte after it in the uncompressed stream, and its
+fields or what is wrong with it."""
 
 
 class _Delimited(LineFormat):
-    """What both have in common: a header, or names that the data set gives, and fields."""
+    """Rows of fields, with a header or with names that the data set gives."""
 
     @abstractmethod
     def records(self, lines: Iterator[Line], dataset: Dataset) -> Iterator[Record]:
-        """Yields the records of consecutive lines; empty lines are none."""
+        """Yield the records of consecutive lines; empty lines are none."""
 
     def head(self, lines: list[Line], path: str, dataset: Dataset) -> Head:
         if len(lines) == 1 and b"\r" in lines[0].raw.rstrip(b"\r"):
@@ -61,18 +43,18 @@ class _Delimited(LineFormat):
         found = list(self.records(iter(lines), dataset))
         if not found:
             raise empty(path)
+        data_start, names = 0, list(dataset.columns)
         if dataset.header:
-            first, *rest = found
-            if first.error is not None:
+            (_, data_start, first), *found = found
+            if isinstance(first, Fault):
                 raise UnreadableFile(path, "NotText", f"its header cannot be read as {self.name}: {first.message}")
-            names, data_start = first.fields, first.end
+            names = first
         else:
-            rest, names, data_start = found, list(dataset.columns), 0
-            _check_first_row(rest, dataset, path, self.name)
+            _check_first_row([[] if isinstance(row, Fault) else row for _, _, row in found], dataset, path, self.name)
         return Head(
             columns=tuple(Column(name=name, type="string", kind="text") for name in names),
             data_start=data_start,
-            row_bytes=mean([len(record.raw) + 1 for record in rest]),
+            row_bytes=mean([len(raw) + 1 for raw, _, _ in found]),
         )
 
     def roles(self, columns: Sequence[Column], dataset: Dataset, path: str) -> Roles:
@@ -84,14 +66,13 @@ class _Delimited(LineFormat):
 
     def rows(self, lines: Iterator[Line], info: FileInfo, dataset: Dataset) -> Iterator[Good | Fault]:
         count = len(info.columns)
-        for record in self.records(lines, dataset):
-            if record.error is not None:
-                yield Fault(record.error, record.message, record.raw)
-            elif len(record.fields) != count:
-                message = f"{len(record.fields)} fields where the file has {count} columns"
-                yield Fault("field_count", message, record.raw)
+        for raw, _, fields in self.records(lines, dataset):
+            if isinstance(fields, Fault):
+                yield fields
+            elif len(fields) != count:
+                yield Fault("field_count", f"{len(fields)} fields where the file has {count} columns", raw)
             else:
-                yield Good(record.fields, len(record.raw))
+                yield Good(fields, len(raw))
 
 
 @register_format
@@ -103,12 +84,9 @@ class Tsv(_Delimited):
 
     def records(self, lines: Iterator[Line], dataset: Dataset) -> Iterator[Record]:
         for line in lines:
-            if line.raw in (b"", b"\r"):
-                continue
-            end = line.offset + line.size + 1
-            error, message = _oversized(line) if line.oversized else _checked(line.raw)
-            fields = [] if error else line.raw.removesuffix(b"\r").decode("utf-8").split("\t")
-            yield Record(line.raw, fields, end, error, message)
+            if line.raw not in (b"", b"\r"):
+                fault = _oversized(line) or _checked(line.raw)
+                yield line.raw, line.end, fault or line.raw.removesuffix(b"\r").decode("utf-8").split("\t")
 
 
 @register_format
@@ -119,7 +97,29 @@ class Csv(_Delimited):
     endings = (".csv",)
 
     def records(self, lines: Iterator[Line], dataset: Dataset) -> Iterator[Record]:
-        return csv_records(lines, dataset.delimiter)
+        """Yield the records of consecutive lines; empty lines are none.
+
+        After a quote that is out of place or never closed, the line where the record began is bad and reading continues
+        with the line after it, so that the damage is one line and not the rest of the file.
+        """
+        # The limit is global in the csv module, 128 KiB by default; no check here rests on it being lower.
+        csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_BYTES))
+        source = _Source(lines)
+        reader = csv.reader(source, delimiter=dataset.delimiter, strict=True)
+        while True:
+            source.taken.clear()
+            try:
+                fields = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                line = source.back_to_first()
+                wrong = Fault("quoting", f"{error}; double the quotes inside a quoted field", line.raw)
+                yield line.raw, line.end, _oversized(line) or wrong
+                continue
+            if fields:
+                raw = b"\n".join(line.raw for line in source.taken)
+                yield raw, source.taken[-1].end, _checked(raw) or fields
 
     def split(self, info: FileInfo, unit_rows: int) -> list[Span]:
         # Behind a quote a line end may belong to a field.
@@ -128,49 +128,8 @@ class Csv(_Delimited):
         return super().split(info, unit_rows)
 
 
-def csv_records(lines: Iterator[Line], delimiter: str) -> Iterator[Record]:
-    """Yields the records of consecutive lines; empty lines are none.
-
-    After a quote that is out of place or never closed, the line where the record began is bad and reading goes on with
-    the line after it, so that the damage is one line and not the rest of the file.
-    """
-    # The limit is the csv module's own and global; it is 128 KiB unless raised, and no check of ours rests on it being
-    # lower.
-    csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_BYTES))
-    source = _Source(lines)
-    reader = csv.reader(source, delimiter=delimiter, strict=True)
-    while True:
-        source.taken.clear()
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield _bad(source.back_to_first(), "quoting", f"{error}; double the quotes inside a quoted field")
-            continue
-        except _TooLong:
-            line = source.back_to_first()
-            if line.oversized:
-                yield _bad(line, *_oversized(line))
-            else:
-                yield _bad(line, "quoting", f"a quote that opens here is not closed within {MAX_ROW_BYTES} bytes")
-            continue
-        if fields:
-            last, raw = source.taken[-1], b"\n".join(line.raw for line in source.taken)
-            wrong = _checked(raw)
-            yield Record(raw, [] if wrong[0] else fields, last.offset + last.size + 1, *wrong)
-
-
-def _bad(line: Line, error: BadReason | None, message: str) -> Record:
-    return Record(line.raw[:MAX_RAW_BYTES], [], line.offset + line.size + 1, error, message)
-
-
-class _TooLong(Exception):
-    """The record under way grew past MAX_ROW_BYTES."""
-
-
 class _Source:
-    """Feeds lines to csv.reader and remembers which ones the current record took."""
+    """The lines that csv.reader asks for, and those that the current record took."""
 
     def __init__(self, lines: Iterator[Line]) -> None:
         self._lines = lines
@@ -186,31 +145,34 @@ class _Source:
         self._size = line.size + (self._size if self.taken else 0)
         self.taken.append(line)
         if self._size > MAX_ROW_BYTES:
-            raise _TooLong
-        # surrogateescape lets bytes that are no UTF-8 through to the check of the whole record, which has the raw
+            raise csv.Error(f"a quote that opens here is not closed within {MAX_ROW_BYTES} bytes")
+        # surrogateescape lets bytes that are not UTF-8 through to the check of the whole record, which has the raw
         # bytes.
         return line.raw.decode("utf-8", "surrogateescape") + "\n"
 
     def back_to_first(self) -> Line:
-        """Returns the record's first line and puts the others back to be read again."""
+        """Return the record's first line, and put the others back to be read again."""
         first, *rest = self.taken
         self._waiting.extendleft(reversed(rest))
         return first
 
 
-def _oversized(line: Line) -> _Why:
-    return "oversized", f"the line has {line.size} bytes, more than {MAX_ROW_BYTES}"
+def _oversized(line: Line) -> Fault | None:
+    message = f"the line has {line.size} bytes, more than {MAX_ROW_BYTES}"
+    return Fault("oversized", message, line.raw) if line.oversized else None
 
 
-def _checked(raw: bytes) -> _Why:
-    """Returns what is wrong with the bytes of a record; (None, "") where nothing is."""
+def _checked(raw: bytes) -> Fault | None:
+    """Return what is wrong with the bytes of a record, None where nothing is."""
     if b"\0" in raw:
-        return "nul_byte", f"byte {raw.index(0)} of the row is NUL; a damaged disk or UTF-16 leaves such bytes"
+        message = f"byte {raw.index(0)} of the row is NUL; a damaged disk or UTF-16 leaves such bytes"
+        return Fault("nul_byte", message, raw)
     try:
         raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        return "invalid_utf8", f"byte {error.start} of the row, {raw[error.start : error.start + 1]!r}, is no UTF-8"
-    return None, ""
+        message = f"byte {error.start} of the row, {raw[error.start : error.start + 1]!r}, is no UTF-8"
+        return Fault("invalid_utf8", message, raw)
+    return None
 
 
 def _has_quotes(info: FileInfo) -> bool:
@@ -222,15 +184,14 @@ def _has_quotes(info: FileInfo) -> bool:
     return False
 
 
-def _check_first_row(rows: list[Record], dataset: Dataset, path: str, format: str) -> None:
-    """Refuses a header-less file whose columns are in another order than expected: nothing else would notice."""
+def _check_first_row(rows: list[list[str]], dataset: Dataset, path: str, format: str) -> None:
+    """Refuse a header-less file whose columns are in another order than expected: nothing else would notice."""
     columns = dataset.columns
-    first = next((record.fields for record in rows if len(record.fields) == len(columns)), None)
+    first = next((fields for fields in rows if len(fields) == len(columns)), None)
     if first is None:
-        having = len(rows[0].fields)
         raise BadSchema(
             f"{path}: no line among the first {len(rows)} has {len(columns)} fields ({', '.join(columns)}); "
-            f"the first has {having}. Is it really {format}? Else name the columns: {COLUMNS}"
+            f"the first has {len(rows[0])}. Is it really {format}? Else name the columns: {COLUMNS}"
         )
     url = _url_column(dataset)
     if url is None or first[columns.index(url)].startswith("http"):

@@ -41,6 +41,11 @@ class Line:
     """Its length in bytes, line feed not counted."""
 
     @property
+    def end(self) -> int:
+        """Offset of the first byte after it, its line feed included."""
+        return self.offset + self.size + 1
+
+    @property
     def oversized(self) -> bool:
         """Whether the line is longer than MAX_ROW_BYTES, so that `raw` is only its beginning."""
         return self.size > MAX_ROW_BYTES
@@ -69,18 +74,6 @@ def lines(stream: IO[bytes], *, start: int = 0, stop: int | None = None) -> Iter
         kept = _keep(kept, chunk[begin:], size)
     if size:
         yield _line(offset, kept, size)
-
-
-def lines_of_range(stream: IO[bytes], *, start: int, stop: int) -> Iterator[Line]:
-    """Yields the lines of a seekable stream that begin in [start, stop), wherever `start` falls."""
-    if start == 0:
-        yield from lines(stream, stop=stop)
-        return
-    # From one byte earlier, the first "line" ends exactly where the first line that begins at or after `start` begins.
-    stream.seek(start - 1)
-    found = lines(stream, start=start - 1, stop=stop)
-    next(found, None)
-    yield from found
 
 
 def _keep(kept: bytes, more: bytes, size: int) -> bytes:
@@ -172,16 +165,22 @@ class LineFormat(Format):
 
 
 def span_lines(info: FileInfo, span: Span) -> Iterator[Line]:
-    """Yields the lines of a span of a text file after its header; raises UnreadableFile where the file breaks."""
+    """Yield the lines of a text file that begin in a span, after the header. Raise UnreadableFile where it breaks."""
     with reading(info.path):
         stream = open_stream(info.path, info.compression)
     with stream:
+        start = max(span.start, info.data_start)
         if info.compression:
             found = lines(stream)
+        elif start == 0:
+            found = lines(stream, stop=span.stop)
         else:
-            found = lines_of_range(stream, start=max(span.start, info.data_start), stop=span.stop)
+            # A span may begin inside a line: from one byte earlier, the first line found ends before the span's first.
+            with reading(info.path):
+                stream.seek(start - 1)
+            found = lines(stream, start=start - 1, stop=span.stop)
         for line in guarded(info.path, found):
-            if line.offset >= info.data_start:
+            if line.offset >= start:
                 yield line
 
 

@@ -16,6 +16,7 @@ from open_diht.filters.dedup import DedupRule
 from open_diht.pipelines.engine.stage import Stage
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.settings import RunSettings
+from open_diht.pipelines.stages.cascade import StageFilter
 from open_diht.pipelines.stages.dedup.clusters import faiss
 from open_diht.pipelines.stages.dedup.exact import ranges_of
 from open_diht.pipelines.stages.dedup.exact_stages import KeyStage, RangeStage, keys_stage
@@ -41,7 +42,6 @@ from open_diht.pipelines.stages.dedup.semantic_stages import (
 )
 from open_diht.pipelines.stages.downloads import images_at_hand
 from open_diht.pipelines.stages.encoders import find_encoder
-from open_diht.pipelines.stages.judge import Judge
 from open_diht.pipelines.stages.score.stage import IMAGES, NAME
 from open_diht.pipelines.store.fingerprints import Fingerprints, fingerprint_of
 
@@ -65,7 +65,7 @@ def check_semantic(rule: DedupRule) -> None:
 class Deduplication:
     """One run's search for duplicates."""
 
-    def __init__(self, settings: RunSettings, work: Work, judges: tuple[Judge, ...]):
+    def __init__(self, settings: RunSettings, work: Work, judges: tuple[StageFilter, ...]):
         """`judges` are of stages of the user's."""
         self.settings, self._work, self._judges = settings, work, judges
         self.layout, engine = work.layout, work.engine

@@ -23,8 +23,8 @@ from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, Stage
 from open_diht.pipelines.manifests import MissingImage, UnreadableFile
 from open_diht.pipelines.stages.captions import ROW
+from open_diht.pipelines.stages.cascade import KEPT, StageFilter, apply_cascade
 from open_diht.pipelines.stages.columns import annotated_rows
-from open_diht.pipelines.stages.decisions import KEPT
 from open_diht.pipelines.stages.dedup.exact import duplicates, shared
 from open_diht.pipelines.stages.dedup.findings import (
     IMAGE,
@@ -48,10 +48,8 @@ from open_diht.pipelines.stages.dedup.keys import (
 from open_diht.pipelines.stages.dedup.slices import pack, read_slice
 from open_diht.pipelines.stages.downloads import images_of
 from open_diht.pipelines.stages.image_records import image_records
-from open_diht.pipelines.stages.judge import Judge
 from open_diht.pipelines.stages.spotting import load_records
 from open_diht.pipelines.stages.survivors import Survivors
-from open_diht.pipelines.stages.verdicts import judge
 from open_diht.pipelines.store.commit import publish_bytes, read_json
 from open_diht.pipelines.store.fingerprints import Fingerprints
 from open_diht.pipelines.store.layout import Layout
@@ -145,7 +143,7 @@ class KeyStage(Stage):
     """Whether images whose digest nobody has taken yet are read for it."""
     fingerprint: Fingerprints
     """Of each unit: changes with the survivors and with what was found before."""
-    judges: tuple[Judge, ...] = ()
+    judges: tuple[StageFilter, ...] = ()
     """Of stages of the user's."""
     part_of = "dedup"
 
@@ -165,8 +163,8 @@ class KeyStage(Stage):
         records = image_records(self.layout, unit, self._image_units(unit), self.stages)
         kept = Pairs()
         for read in annotated_rows(self.layout, unit, self.preset):
-            verdict = judge(read, records, self.preset, self.stages, self.layout, unit, self.judges)
-            kept.add(read.select(ROW.names).filter(pa.array(verdict.reasons == KEPT)))
+            decisions = apply_cascade(read, records, self.preset, self.stages, self.judges, self.layout, unit)
+            kept.add(read.select(ROW.names).filter(pa.array(decisions.reasons == KEPT)))
         keys = kept.keys(unit, self._digests(unit, list(kept.bare)))
         return key_records(keys, kept.ordinals, halves_of_uids(kept.uids))
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from open_diht.pipelines.stages.decisions import KEPT, Reasons
+from open_diht.pipelines.stages.cascade import KEPT, Reasons
 from open_diht.pipelines.stages.dedup.entries import ENTRIES
 from open_diht.pipelines.store.commit import TableFile
 from open_diht.pipelines.store.layout import Layout

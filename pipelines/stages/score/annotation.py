@@ -17,14 +17,14 @@ from open_diht.pipelines.engine.stage import Stage
 from open_diht.pipelines.runners import Direct
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.captions import annotations_fingerprint
+from open_diht.pipelines.stages.cascade import StageFilter
 from open_diht.pipelines.stages.decide import VERSION as DECIDED
 from open_diht.pipelines.stages.downloads import STAGE as DOWNLOAD
 from open_diht.pipelines.stages.downloads import state_of
 from open_diht.pipelines.stages.encoders import BATCH, find_pair_encoder
 from open_diht.pipelines.stages.encoding import embedding_of
 from open_diht.pipelines.stages.generations import GenerationAnnotator
-from open_diht.pipelines.stages.judge import Judge
-from open_diht.pipelines.stages.score.judge import ScoreJudge
+from open_diht.pipelines.stages.score.judge import ScoreFilter
 from open_diht.pipelines.stages.score.negatives import BATCHES, BatchStage, NegativeStage
 from open_diht.pipelines.stages.score.rows import ROWS, RowStage
 from open_diht.pipelines.stages.score.settings import ScoreSettings
@@ -70,7 +70,7 @@ class ScoreAnnotation(GenerationAnnotator):
     """Images and captions of rows that pass captions and text-spotting are scored."""
 
     name = NAME
-    _judge: ScoreJudge
+    _judge: ScoreFilter
 
     @property
     def _settings(self) -> ScoreSettings:
@@ -178,9 +178,9 @@ class ScoreAnnotation(GenerationAnnotator):
         ]
         corrected = rule.negatives is not None
         about_all = fingerprint_of(sorted(asked.items()), corrected, seen)
-        self._judge = ScoreJudge(tuple(conditions), bool(asked), corrected, about_all)
+        self._judge = ScoreFilter(tuple(conditions), bool(asked), corrected, about_all)
 
-    def judge(self) -> Judge:
+    def judge(self) -> StageFilter:
         return self._judge
 
     def _rows(self, sources: Mapping[str, Sequence[Any]]) -> dict[str, str]:

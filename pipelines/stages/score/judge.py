@@ -13,17 +13,16 @@ import pyarrow.compute as pc
 from open_diht.filters.columns import ColumnCondition
 from open_diht.filters.score import CLIP_SCORE, NEG_CLIP_LOSS, NOT_SCORED
 from open_diht.pipelines.plan import load_plan
-from open_diht.pipelines.stages.decisions import KEPT, Reasons, Step
+from open_diht.pipelines.stages.cascade import KEPT, NotLookedAt, Reasons, Step
 from open_diht.pipelines.stages.encoding import OK
 from open_diht.pipelines.stages.score.stage import stored_scores
-from open_diht.pipelines.stages.verdicts import NotLookedAt
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import read_table
 
 
 @dataclass(frozen=True)
-class ScoreJudge:
-    """See `MeasuringJudge`."""
+class ScoreFilter:
+    """See `MeasuringFilter`."""
 
     conditions: Sequence[ColumnCondition]
     """In the order in which they are asked; thresholds are numbers by now, also those that a share of the rows made."""

@@ -17,14 +17,13 @@ from open_diht.filters.presets import Preset
 from open_diht.filters.score import CLIP_SCORE
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, Stage
+from open_diht.pipelines.stages.cascade import KEPT, apply_cascade
 from open_diht.pipelines.stages.columns import annotated_rows
-from open_diht.pipelines.stages.decisions import KEPT
 from open_diht.pipelines.stages.dedup.keys import halves_of_uids, spread
 from open_diht.pipelines.stages.dedup.slices import pack, read_slice
 from open_diht.pipelines.stages.encoding import OK
 from open_diht.pipelines.stages.image_records import image_records
 from open_diht.pipelines.stages.score.stage import stored_scores
-from open_diht.pipelines.stages.verdicts import judge_by_filters
 from open_diht.pipelines.store.commit import publish_bytes, read_json
 from open_diht.pipelines.store.fingerprints import Fingerprints
 from open_diht.pipelines.store.layout import Layout
@@ -58,9 +57,9 @@ class RowStage(Stage):
         images = image_records(self.layout, unit, image_units, self.before)
         parts = [np.empty(0, ROW)]
         for rows in annotated_rows(self.layout, unit, self.preset):
-            verdict = judge_by_filters(rows, images, self.preset, self.before, unit)
+            decisions = apply_cascade(rows, images, self.preset, self.before)
             ordinals = np.asarray(rows["ordinal"]).astype(np.int64)
-            mine = np.flatnonzero((verdict.reasons == KEPT) & np.isin(ordinals, scored))
+            mine = np.flatnonzero((decisions.reasons == KEPT) & np.isin(ordinals, scored))
             found = np.empty(len(mine), ROW)
             if len(mine):
                 keys = random_order(rows["uid"].take(pa.array(mine)).to_pylist(), self.seed)

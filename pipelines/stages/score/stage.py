@@ -22,12 +22,11 @@ from open_diht.filters.score import CLIP_SCORE
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.plan import Plan
+from open_diht.pipelines.stages.cascade import KEPT, apply_cascade
 from open_diht.pipelines.stages.columns import annotated_rows
-from open_diht.pipelines.stages.decisions import KEPT
 from open_diht.pipelines.stages.encoders import Encoder, find_pair_encoder
 from open_diht.pipelines.stages.encoding import OK, Encoded, EncodingStage, matrix, statuses, vectors
 from open_diht.pipelines.stages.image_records import image_records
-from open_diht.pipelines.stages.verdicts import judge_by_filters
 from open_diht.pipelines.store.commit import read_json
 from open_diht.pipelines.store.fingerprints import fingerprint_of
 from open_diht.pipelines.store.layout import Layout
@@ -94,8 +93,8 @@ class ScoreStage(EncodingStage):
             ordinals = np.asarray(rows["ordinal"]).astype(np.int64)
             inside = (ordinals >= first) & (ordinals < stop)
             mine = rows.filter(pa.array(inside))
-            verdict = judge_by_filters(mine, records, self.preset, self.before, parent)
-            found.append(ordinals[inside][verdict.reasons == KEPT])
+            decisions = apply_cascade(mine, records, self.preset, self.before)
+            found.append(ordinals[inside][decisions.reasons == KEPT])
         return np.concatenate(found)
 
     def add(

@@ -8,7 +8,7 @@ import pytest
 from open_diht.filters.captions.annotate import CaptionAnnotator
 from open_diht.filters.presets import load_preset
 from open_diht.pipelines.driver.examples import example_of
-from open_diht.pipelines.stages.decisions import judge_captions
+from open_diht.pipelines.stages.cascade import apply_caption_filters
 
 CAPTION = "a man riding a brown horse on the beach"
 
@@ -21,7 +21,7 @@ def rows() -> pa.Table:
 
 def example(rows: pa.Table) -> dict[str, Any]:
     preset = load_preset("strict")
-    return example_of(rows, preset, judge_captions(rows, preset, True), None)
+    return example_of(rows, preset, apply_caption_filters(rows, preset, True), None)
 
 
 def test_every_candidate_has_its_reasons(rows: pa.Table) -> None:

@@ -21,7 +21,6 @@ from open_diht.pipelines.manifests import (
     MissingImage,
     NoInput,
     check_image_paths,
-    has_images,
     inspect,
     read,
     read_images,
@@ -52,7 +51,7 @@ def test_a_bytes_column(tmp_path: Path) -> None:
     assert images(path, []) == {}
     assert images(path, [1], max_bytes=8) == {1: "image_too_large_file"}
     info = inspect(path, CUSTOM)
-    assert has_images(info, CUSTOM)
+    assert info.images
     for span in split(info, 4):
         found = list(read_images(span, CUSTOM, list(range(span.rows))))
         assert found == [(row - span.start, bytes([row]) * 9) for row in range(span.start, span.stop)]
@@ -231,7 +230,7 @@ def test_members_of_a_tar(write: Write, tar_of: TarOf) -> None:
 
 def test_urls_are_never_followed(write: Write) -> None:
     path = write("a.tsv", b"url\tcaption\nhttp://example.org/1.jpg\tx\n")
-    assert not has_images(inspect(path, CUSTOM), CUSTOM)
+    assert not inspect(path, CUSTOM).images
     assert images(path, [0]) == {0: "image_not_available"}
 
 

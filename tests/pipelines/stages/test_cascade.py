@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,15 @@ from open_diht.filters.base import Bools, ImageEvidence, ImageFilter
 from open_diht.filters.captions.annotate import SCHEMA as ANNOTATIONS
 from open_diht.filters.presets import load_preset, preset_names
 from open_diht.pipelines.datasets import load_dataset
-from open_diht.pipelines.stages.decisions import KEPT, cascade, judge_captions, judge_images, stage_of
+from open_diht.pipelines.stages.cascade import (
+    KEPT,
+    NotLookedAt,
+    apply_caption_filters,
+    apply_cascade,
+    apply_image_filters,
+    cascade,
+    stage_of,
+)
 from open_diht.pipelines.stages.spotting import SCHEMA as RECORDS
 
 SAMPLE = Path(__file__).resolve().parents[3] / "data" / "sample"
@@ -58,16 +68,16 @@ def test_first_reason_of_the_cascade_counts() -> None:
         _row("red dog", **_DOG, **_RED),
         _row("a dog runs", **_DOG, **_RUNS),
     )
-    asked = judge_captions(rows, PAPER, True)
+    asked = apply_caption_filters(rows, PAPER, True)
     assert asked.reasons.tolist() == ["no_caption", "caption_length", "complexity", "action", KEPT]
-    alone = judge_captions(rows, PAPER, False)
+    alone = apply_caption_filters(rows, PAPER, False)
     assert alone.reasons.tolist() == ["no_caption", "caption_length", KEPT, KEPT, KEPT]
-    assert alone.decisions is None
+    assert alone.counts is None
 
 
 def test_the_longest_caption_counts_characters_not_bytes() -> None:
     rows = _rows(_row("\U0001f415" * 4_096), _row("\U0001f415" * 4_097))
-    assert judge_captions(rows, PAPER, False).reasons.tolist() == [KEPT, "caption_length"]
+    assert apply_caption_filters(rows, PAPER, False).reasons.tolist() == [KEPT, "caption_length"]
 
 
 def _record(status: str = "ok", side: int = 100, *lines: tuple[str, float]) -> dict[str, Any]:
@@ -91,12 +101,12 @@ def test_images() -> None:
         _record("download:http_status"),
         _record("download:not_an_image"),
     ]
-    found = judge_images(["A brown dog runs"] * 10, pa.Table.from_pylist(records, RECORDS), PAPER)
+    reasons, overlaps = apply_image_filters(["A brown dog runs"] * 10, pa.Table.from_pylist(records, RECORDS), PAPER)
     expected = [KEPT, "text_spotting", KEPT, KEPT, "image_too_small", "image_not_available", "dead_letter"]
     expected += [KEPT, "http_status", "not_an_image"]
-    assert found.reasons.tolist() == expected
-    assert found.overlaps[1] >= 13 and found.overlaps[0] == found.overlaps[2] == 0
-    assert found.overlaps[7:].tolist() == [-1, -1, -1], "nobody looked"
+    assert reasons.tolist() == expected
+    assert overlaps[1] >= 13 and overlaps[0] == overlaps[2] == 0
+    assert overlaps[7:].tolist() == [-1, -1, -1], "no stage read these images"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,15 +123,31 @@ def test_an_image_filter_of_ones_own_sees_only_images_that_were_read() -> None:
     banner = {**_record(), "width": 500}
     records = [banner, _record(), {**banner, **_record("ok", 100, ("A brown dog runs", 0.95)), "width": 500}]
     records.append(_record("truncated"))
-    found = judge_images(["A brown dog runs"] * 4, pa.Table.from_pylist(records, RECORDS), preset)
-    assert found.reasons.tolist() == ["wide", KEPT, "text_spotting", "dead_letter"]
+    reasons, _ = apply_image_filters(["A brown dog runs"] * 4, pa.Table.from_pylist(records, RECORDS), preset)
+    assert reasons.tolist() == ["wide", KEPT, "text_spotting", "dead_letter"]
     assert preset.filters_fingerprint != PAPER.filters_fingerprint
     assert preset.captions_fingerprint == PAPER.captions_fingerprint, "the same captions survive"
 
 
 def test_no_rows() -> None:
-    assert judge_captions(_rows(), PAPER, True).reasons.tolist() == []
-    assert judge_images([], RECORDS.empty_table(), PAPER).reasons.tolist() == []
+    assert apply_caption_filters(_rows(), PAPER, True).reasons.tolist() == []
+    assert apply_image_filters([], RECORDS.empty_table(), PAPER)[0].tolist() == []
+
+
+def test_a_row_shows_evidence_up_to_the_filter_that_rejects_it() -> None:
+    rows = _rows(_row("a dog", **_DOG), _row("a dog runs", **_DOG, **_RUNS)).append_column("ordinal", pa.array([3, 7]))
+    records = [{**_record("ok", 100, ("A DOG", 0.9)), "ordinal": ordinal} for ordinal in (3, 7)]
+    table = pa.Table.from_pylist(records, RECORDS)
+    found = apply_cascade(rows, table, PAPER, ["captions", "spotting"])
+    assert found.reasons.tolist() == ["complexity", KEPT] and found.found is not None
+    assert found.found.tolist() == [-1, 1] and found.overlaps.tolist() == [-1, 4]
+    with pytest.raises(NotLookedAt):
+        apply_cascade(rows, table.slice(0, 1), PAPER, ["captions", "spotting"])
+
+
+def test_it_needs_no_beam() -> None:
+    code = "import sys, open_diht.pipelines.stages.cascade; assert 'apache_beam' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=SAMPLE.parents[1])
 
 
 def test_cascade_names_each_reason_once() -> None:

@@ -1,0 +1,289 @@
+"""The cascade: the ordered filters of a preset, which decide each row and name the reason of the first that rejects it.
+
+`apply_cascade` is a pure function of annotations and a preset. It needs no Beam, no file and no run:
+
+    annotations = CaptionAnnotator().annotate(captions)
+    rows = annotations.append_column("caption", pa.array(captions))
+    apply_cascade(rows, None, load_preset("paper"), ["captions"]).reasons
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from open_diht.filters.base import Bools, CaptionEvidence, ImageEvidence
+from open_diht.filters.captions.annotate import SCHEMA
+from open_diht.filters.captions.rules import CaptionDecisions, decide_captions
+from open_diht.filters.columns import ColumnCondition
+from open_diht.filters.presets import Preset
+from open_diht.filters.score import CLIP_SCORE, NEG_CLIP_LOSS, NOT_SCORED, ScoreRule
+from open_diht.filters.spotting.overlap import overlap_lengths
+from open_diht.pipelines.fetch.reasons import EXPLANATIONS
+
+if TYPE_CHECKING:
+    from open_diht.pipelines.store.layout import Layout
+
+NOT_AT_HAND = "image_not_available"
+DUPLICATE_PAIR, DUPLICATE_IMAGE, DUPLICATE_SEMANTIC = "duplicate_pair", "duplicate_image", "duplicate_semantic"
+
+KEPT = ""
+DEAD = "dead_letter"
+NOT_DECIDED = "not_decided"
+"""Rows of failed units. Like `DEAD` it is not a reason: the next run decides these rows."""
+UNREAD = "unread"
+"""Status of an available image where the run has no stage that reads it."""
+DOWNLOAD_FAILED = "download:"
+"""Prefix of the status of an image that was not fetched; the reason follows."""
+NOT_READ = -1
+"""Overlap of an image that was not read."""
+
+Reasons = NDArray[np.object_]
+
+_SCORES = {
+    CLIP_SCORE: "Image and caption are not alike enough, by the similarity of a model's embeddings",
+    NEG_CLIP_LOSS: "Image and caption are not more alike than they are to those of other rows, by the score corrected "
+    "for these",
+}
+
+
+class NotLookedAt(RuntimeError):
+    """Rows pass the filters so far, and the annotations that the next filter needs are missing."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One reason of the cascade."""
+
+    stage: str
+    """The stage that this step belongs to; a run without the stage skips the step."""
+    reason: str
+    explanation: str
+    always: bool = False
+    """Every run takes this step, whatever its stages."""
+    rare: bool = False
+    """The funnel shows this step only where it rejected a row."""
+
+
+class StageFilter(Protocol):
+    """The filter of a stage of your own: a small picklable object that decides by what the stage annotated."""
+
+    @property
+    def steps(self) -> Sequence[Step]:
+        """Its reasons, in the order of the cascade."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A text that changes with its thresholds."""
+
+    def reasons(self, layout: Layout, unit: str, rows: pa.Table) -> Reasons:
+        """Return the reason of each of some rows (`ordinal`, `uid`, `caption`, ...) of a unit, `KEPT` for none."""
+
+
+@runtime_checkable
+class MeasuringFilter(StageFilter, Protocol):
+    """A filter that shows its numbers: in columns of kept/ and rejected/, and in histograms of the report."""
+
+    @property
+    def conditions(self) -> Sequence[ColumnCondition]:
+        """The conditions on the numbers; the reason of each is the name of the column."""
+
+    def measured(self, layout: Layout, unit: str, rows: pa.Table) -> pa.Table:
+        """Return the numbers of some rows of a unit, by the names of the columns; null where there is none."""
+
+
+def cascade(preset: Preset, own: Sequence[StageFilter] = ()) -> tuple[Step, ...]:
+    """Return the steps of a preset, in order. It leaves out the duplicates that the preset keeps.
+
+    Args:
+        preset: the filters and their thresholds.
+        own: filters of the user's stages. They follow the filters of the preset.
+    """
+    dedup = preset.dedup
+    same_image = "The very same image is kept already, with another caption or from another url."
+    duplicates = (
+        (dedup.pairs, DUPLICATE_PAIR, "The same url with the same caption is kept already."),
+        (dedup.images, DUPLICATE_IMAGE, same_image),
+        (dedup.semantic, DUPLICATE_SEMANTIC, "An image whose embedding is almost the same is kept already."),
+    )
+    return (
+        *(
+            Step(
+                "columns" if isinstance(one, ColumnCondition) else "captions",
+                one.reason,
+                one.explanation,
+                always=not one.needs_annotations,
+            )
+            for one in preset.caption_filters
+        ),
+        *(Step("download", str(reason), text, rare=True) for reason, text in EXPLANATIONS.items()),
+        Step("spotting", NOT_AT_HAND, "There is no image for the row, so it cannot be checked for text."),
+        *(Step("spotting", one.reason, one.explanation) for one in preset.image_filters),
+        *_score_steps(preset.score),
+        *(step for one in own for step in one.steps),
+        *(Step("dedup", reason, text) for rejects, reason, text in duplicates if rejects),
+    )
+
+
+def _score_steps(rule: ScoreRule) -> Iterator[Step]:
+    if rule.thresholds:
+        absent = (
+            "There is no image for the row, or none that can be read, so there is nothing to compare with its caption."
+        )
+        yield Step("score", NOT_SCORED, absent, rare=True)
+    for reason, (least, keep) in rule.thresholds.items():
+        what = f"below {least:g}" if least is not None else f"not among the highest {keep:.4g} of all"
+        yield Step("score", reason, f"{_SCORES[reason]}: {what}.")
+
+
+def stage_of(preset: Preset, own: Sequence[StageFilter] = ()) -> dict[str, str]:
+    """Return the stage of each reason of the cascade; the arguments are those of `cascade`."""
+    return {step.reason: step.stage for step in cascade(preset, own)}
+
+
+def conditions_of(own: Sequence[StageFilter]) -> list[ColumnCondition]:
+    """Return the conditions of the filters that show their numbers."""
+    return [condition for one in own if isinstance(one, MeasuringFilter) for condition in one.conditions]
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """The decisions on a table of n annotated rows, each with its reason and evidence."""
+
+    reasons: Reasons
+    """(n,): the reason of each row; `KEPT` where no filter rejects it, `DEAD` where its image cannot be read."""
+    counts: CaptionDecisions | None
+    """What the preset counts in each caption; None where captions decide nothing."""
+    asked: Bools
+    """(n,): whether a row reached the caption filters, which the manifest's own columns had not rejected."""
+    overlaps: NDArray[np.int64]
+    """(n,): characters of the caption that the image repeats; `NOT_READ` where the image was not read."""
+    found: NDArray[np.int64] | None = None
+    """(n,): index of each row's record, -1 where an earlier filter rejects the row; None without records."""
+    measured: dict[str, pa.Array] = field(default_factory=dict)
+    """The numbers of `MeasuringFilter`s by column, (n,) each; null where an earlier filter rejects the row."""
+
+
+def apply_cascade(
+    rows: pa.Table,
+    records: pa.Table | None,
+    preset: Preset,
+    stages: Collection[str],
+    own: Sequence[StageFilter] = (),
+    layout: Layout | None = None,
+    unit: str = "",
+) -> Decisions:
+    """Apply the cascade to annotated rows, duplicates excepted: these need all rows of a data set.
+
+    Args:
+        rows: n rows with `caption`, the columns of `filters.captions.annotate.SCHEMA` where `stages` has "captions",
+            the values that the preset's conditions compare (`filters.columns.STORED`), and `ordinal` with records.
+        records: images by ascending `ordinal`, rows of `stages.spotting.SCHEMA`; None where images decide nothing.
+        preset: the filters and their thresholds.
+        stages: the stages that decide. The filters of the others decide nothing.
+        own: filters of the user's stages, which decide the rows that all others keep.
+        layout: the output folder that holds what `own` decides by.
+        unit: name of the unit of the rows, for `own`.
+
+    Returns:
+        The decisions and their evidence. A row shows evidence up to the filter that rejects it, and no more, so that
+        the result does not depend on what other presets annotated before.
+
+    Raises:
+        NotLookedAt: a row passes the caption filters and has no record.
+    """
+    decided = apply_caption_filters(rows, preset, "captions" in stages)
+    reasons, overlaps, found, measured = decided.reasons, decided.overlaps, None, dict[str, pa.Array]()
+    if records is not None:
+        alive = np.flatnonzero(reasons == KEPT)
+        found = np.full(len(reasons), -1, np.int64)
+        found[alive] = _indices(np.asarray(rows["ordinal"])[alive], np.asarray(records["ordinal"]))
+        if (found[alive] < 0).any():
+            raise NotLookedAt("rows pass their captions, and no spotting unit has looked at their images")
+        captions = rows["caption"].take(pa.array(alive)).to_pylist()
+        reasons[alive], overlaps[alive] = apply_image_filters(captions, records.take(pa.array(found[alive])), preset)
+    for one in own:
+        assert layout is not None
+        alive = np.flatnonzero(reasons == KEPT)
+        mine = rows.take(pa.array(alive))
+        reasons[alive] = one.reasons(layout, unit, mine)
+        if isinstance(one, MeasuringFilter):
+            indices = np.full(len(reasons), -1, np.int64)
+            indices[alive] = np.arange(len(alive))
+            values = one.measured(layout, unit, mine).take(pa.array(indices, mask=indices < 0))
+            measured |= {name: values[name].combine_chunks() for name in values.column_names}
+    return Decisions(reasons, decided.counts, decided.asked, overlaps, found, measured)
+
+
+def apply_caption_filters(rows: pa.Table, preset: Preset, annotated: bool) -> Decisions:
+    """Apply the filters on captions and on the manifest's own columns. Rows without a caption are always rejected.
+
+    Args:
+        rows: see `apply_cascade`.
+        preset: the filters and their thresholds.
+        annotated: whether filters that need annotations decide.
+    """
+    rejected = {one.reason: one.rejects(CaptionEvidence(rows, None)) for one in preset.columns}
+    asked = np.ones(rows.num_rows, bool)
+    for by_column in rejected.values():
+        asked &= ~by_column
+    if annotated and not asked.all():  # whether the others were parsed depends on the presets of earlier runs
+        kept = pa.array(np.arange(rows.num_rows), mask=~asked)
+        for name in SCHEMA.names:
+            column = rows[name].combine_chunks().take(kept)
+            rows = rows.set_column(rows.column_names.index(name), name, column)
+    evidence = CaptionEvidence(rows, decide_captions(rows, preset.captions) if annotated else None)
+    reasons: Reasons = np.full(rows.num_rows, KEPT, object)
+    for one in reversed(preset.caption_filters):  # the first of the cascade is written last
+        if annotated or not one.needs_annotations:
+            known = rejected.get(one.reason)
+            reasons[one.rejects(evidence) if known is None else known] = one.reason
+    return Decisions(reasons, evidence.decided, asked, np.full(rows.num_rows, NOT_READ, np.int64))
+
+
+def apply_image_filters(captions: list[str], records: pa.Table, preset: Preset) -> tuple[Reasons, NDArray[np.int64]]:
+    """Apply the filters on images.
+
+    Args:
+        captions: n captions.
+        records: n rows of `stages.spotting.SCHEMA`.
+        preset: the filters and their thresholds.
+
+    Returns:
+        (n,) reasons and (n,) overlaps, see `Decisions`.
+    """
+    reasons: Reasons = np.full(len(captions), DEAD, object)
+    overlaps = np.full(len(captions), NOT_READ, np.int64)
+    statuses = records["status"].to_pylist()
+    for index, status in enumerate(statuses):
+        if status == NOT_AT_HAND:
+            reasons[index] = NOT_AT_HAND
+        elif status == UNREAD:
+            reasons[index] = KEPT
+        elif status.startswith(DOWNLOAD_FAILED):
+            reasons[index] = status.removeprefix(DOWNLOAD_FAILED)
+    read = np.flatnonzero([status == "ok" for status in statuses])
+    records = records.take(pa.array(read))
+    mine = [captions[index] for index in read]
+    spotted = [[(line["text"], line["score"]) for line in lines or []] for lines in records["spotted"].to_pylist()]
+    evidence = ImageEvidence(
+        mine, records, np.array(overlap_lengths(mine, spotted, preset.text_spotting), np.int64).reshape(-1)
+    )
+    overlaps[read], reasons[read] = evidence.overlaps, KEPT
+    for one in reversed(preset.image_filters):
+        reasons[read[one.rejects(evidence)]] = one.reason
+    return reasons, overlaps
+
+
+def _indices(ordinals: NDArray[np.int64], known: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the index of each ordinal in ascending `known`, -1 where it is absent."""
+    if not len(known):
+        return np.full(len(ordinals), -1, np.int64)
+    indices = np.searchsorted(known, ordinals)
+    indices[indices == len(known)] = 0
+    return np.where(known[indices] == ordinals, indices, -1)
