@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from open_diht.pipelines import cli
+from open_diht.pipelines.options import filter_parser
 from tests.forks import Forks
 from tests.pipelines.processes import REPOSITORY, Forked
 
@@ -121,8 +122,7 @@ def test_wrong_use(kind: str, manifest: Path, tmp_path: Path, capfd: pytest.Capt
 def test_input_alone_means_custom(words: list[str], name: str, manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
     arguments = [word.format(manifest) for word in words]
-    parser = cli.command_parser("x", "")
-    settings = cli.settings_of(parser, parser.parse_args(arguments), [], arguments)
+    settings = cli.settings_of(filter_parser("x").parse_args(arguments), [], arguments)
     assert (settings.dataset.name, settings.output) == (name, Path("out") / name)
 
 
