@@ -70,7 +70,7 @@ WRONG: dict[str, tuple[Sequence[str], str]] = {
     "plugin, of Python": (["{good}", "--plugin", "json"], "--plugin json: a module of Python"),
     "worker python, no workers elsewhere": (
         ["{good}", "--worker-python", "python3"],
-        "leave it out with RUNNER=direct",
+        "leave it out with --runner direct",
     ),
     "shard, beyond all numbers": (["{good}", "--shard", f"0/{'9' * 9_999}"], "is not i/n"),
     "preset, a key twice": (["{good}", "--preset", "{tmp}/twice.yaml"], "key 'pairs' is given twice"),
