@@ -20,7 +20,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import distributions
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -100,13 +100,13 @@ class Dask(PortableBackend):
             return len(client.nthreads())
 
     def await_units(self, place: str, say: Callable[[str], None]) -> None:
+        said = False
         with self._cluster() as client:
-            at_work = _at_work(client, place)
-            if at_work:
-                say(f"waiting for {counted(len(at_work), 'Dask worker')} to end units of a run that was stopped")
-            while at_work:
+            while at_work := sum(there is True for there in _ask(client, is_at, place).values()):
+                if not said:
+                    say(f"waiting for {counted(at_work, 'Dask worker')} to end units of a run that was stopped")
+                said = True
                 time.sleep(POLL_SECONDS)
-                at_work = _at_work(client, place)
 
     def run(self, job: Job) -> None:
         try:
@@ -134,7 +134,7 @@ class Dask(PortableBackend):
 
     @contextlib.contextmanager
     def _cluster(self) -> Iterator[distributed.Client]:
-        """A connection. Raises RunnerError where no scheduler answers."""
+        """Connect to the scheduler. Raises RunnerError where none answers."""
         address = self.address()
         with _quiet():
             try:
@@ -166,8 +166,8 @@ class Dask(PortableBackend):
 
 
 async def _greet(address: str) -> None:
-    """Raises what comes of asking who is there, unless it is a scheduler: a client would wait without limit for the
-    greeting of a server that is none of Dask's."""
+    """Raise what comes of asking who is there, unless it is a scheduler: a client would wait without limit for the
+    greeting of a server that is not Dask's."""
     arguments = distributed.Security().get_connection_args("client")
     async with asyncio.timeout(CONNECT_SECONDS), distributed.rpc(address, connection_args=arguments) as there:
         kind = (await there.identity())["type"]
@@ -178,7 +178,9 @@ async def _greet(address: str) -> None:
 def _why(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return f"nothing of Dask's answers within {CONNECT_SECONDS:g} seconds"
-    return str(error) or "it speaks another protocol, as a dashboard does"  # MemoryError: its answer taken for a length
+    if isinstance(error, MemoryError):  # the first bytes of its answer were taken for a length
+        return "it speaks another protocol, as a dashboard does"
+    return str(error)
 
 
 @contextlib.contextmanager
@@ -242,15 +244,15 @@ def _let_end(client: distributed.Client) -> None:
             time.sleep(POLL_SECONDS)
 
 
-def _at_work(client: distributed.Client, place: str) -> list[str]:
-    return [worker for worker, there in _ask(client, is_at, place).items() if there is True]
-
-
 def versions() -> dict[str, str]:
-    """What driver and workers must agree on, here."""
-    installed = {found.name.lower().replace("_", "-"): found.version for found in distributions()}
-    python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    return {"Python": python, **{name: installed.get(name, "missing") for name in PACKAGES}, "open-diht": code_digest()}
+    """Return what driver and workers must agree on, as this process has it."""
+    found = {"Python": f"{sys.version_info.major}.{sys.version_info.minor}", "open-diht": code_digest()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "missing"
+    return found
 
 
 def _check_versions(client: distributed.Client) -> None:
@@ -270,7 +272,7 @@ def _check_versions(client: distributed.Client) -> None:
 
 
 def _check_seen(client: distributed.Client, what: str, place: str) -> None:
-    """Raises RunnerError where a worker does not see a place on a disk."""
+    """Raise RunnerError where a worker does not see a place on a disk."""
     if not on_this_machine(place):
         return
     path = store_path(place.rpartition("::")[2])

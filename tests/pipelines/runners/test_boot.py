@@ -108,7 +108,7 @@ def start(runner: Runner, tmp_path: Path) -> Callable[..., subprocess.CompletedP
             cwd=Path(__file__).parents[3],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=400,
             check=False,
         )
 
