@@ -29,10 +29,10 @@ EXTRAS  ?= train,eval,view,download,score,dask,dev#  what make setup installs [a
 comma := ,
 VARIABLES := $(shell sed -n 's/^\([A-Z]*\) *?=.*/\1/p' Makefile)
 TYPED := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
+meant = $(foreach word,$(shell python3 -c 'import difflib, sys; n = {w.lower(): w for w in sys.argv[2:]}; print(*(n[w] for w in difflib.get_close_matches(sys.argv[1].lower(), n, 1)))' '$(1)' $(2) 2>/dev/null), (did you mean $(word)?))
 UNKNOWN := $(firstword $(filter-out $(VARIABLES),$(TYPED)))
 ifneq ($(UNKNOWN),)
-  NEAREST := $(shell python3 -c 'import difflib, sys; print(*difflib.get_close_matches(sys.argv[1].upper(), sys.argv[2:], 1))' '$(UNKNOWN)' $(VARIABLES) 2>/dev/null)
-  $(error unknown variable $(UNKNOWN)$(if $(NEAREST), (did you mean $(NEAREST)?)); there are $(VARIABLES); see `make help`)
+  $(error unknown variable $(UNKNOWN)$(call meant,$(UNKNOWN),$(VARIABLES)); there are $(VARIABLES); see `make help`)
 endif
 # OUTPUT=$$UNSET of a script must not run into the default.
 $(foreach name,$(filter $(VARIABLES),$(TYPED)),$(if $(value $(name)),,$(error $(name) is empty; give it a value or leave it out)))
@@ -117,4 +117,7 @@ s3-server: ## Build versitygw into .tools, an S3 server that tests talk to (need
 	@[ -x .tools/versitygw ] || GOBIN="$$(pwd)/.tools" go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
 clean: ## Remove .venv and caches; results in out/ and the OCR weights stay
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
-.PHONY: $(shell sed -n 's/^\([a-z0-9 -]*\):.* \#\# .*/\1/p' Makefile)
+TARGETS := $(shell sed -n 's/^\([a-z0-9 -]*\):.* \#\# .*/\1/p' Makefile)
+.PHONY: $(TARGETS)
+.DEFAULT:
+	$(error unknown target $@$(call meant,$@,$(TARGETS)); see `make help`)

@@ -31,11 +31,20 @@ class Told(KeyboardInterrupt):
         self.number = number
 
 
-def run_command(module: str, *arguments: Any, **named: Any) -> NoReturn:
-    """Run `main` of a module, with the arguments, to its end as what this process is for; and before it `before_main`,
-    when everything is imported and nothing begun. A signal that comes while it is imported ends the process at once;
-    one that comes later is raised as KeyboardInterrupt, so that locks are given back and jobs ended, and a second one
-    does not wait for that."""
+def run_command(module: str, *arguments: Any, check: str | None = None, **named: Any) -> NoReturn:
+    """Run `main` of a module to its end as what this process is for, and before it the module's `before_main`, when
+    everything is imported and nothing begun.
+
+    A signal that comes during the imports ends the process at once; one that comes later is raised as
+    KeyboardInterrupt, so that locks are given back and jobs ended, and a second one does not wait for that.
+
+    Args:
+        module: its full name.
+        arguments: of `main`.
+        check: name of a light module, whose function `check` ends the process where the arguments are wrong, before
+            `module` is imported.
+        named: of `main`.
+    """
     global _terminal
     for variable, value in ONE_THREAD.items():
         os.environ.setdefault(variable, value)
@@ -45,6 +54,8 @@ def run_command(module: str, *arguments: Any, **named: Any) -> NoReturn:
     for number in asked:
         signal.signal(number, _end)
     logging.basicConfig(level=logging.ERROR)  # before Beam is imported: it warns about clouds that nobody asked for
+    if check is not None:
+        importlib.import_module(check).check(*arguments)
     command = importlib.import_module(module)
     command.before_main()
 

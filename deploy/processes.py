@@ -1,23 +1,27 @@
-"""Daemons that a script starts on this machine, and ends without touching anybody else's. Standard library only."""
+"""Clusters of daemons that a script starts on this machine, and ends without touching any other process. Standard
+library only."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+START_SECONDS = 90.0
 STOP_SECONDS = 30.0
 
 
 class ClusterError(RuntimeError):
-    """What was asked cannot be done; the message is one line and names the remedy."""
+    """The command cannot be done; the message is one line and names the remedy."""
 
 
 class LocalCluster(ABC):
@@ -25,30 +29,59 @@ class LocalCluster(ABC):
 
     name: str
     """What people call it."""
-    state: Path
+    sizes: str
+    """What its size counts, such as slots."""
+    daemons: tuple[str, ...]
+    """In the order in which they start."""
+
+    def __init__(self, state: Path, port: int, size: int):
+        self.state, self.port, self.size = state.resolve(), port, size
+        self.log = self.state / "log"
+        self._started: list[subprocess.Popen[bytes]] = []
 
     @abstractmethod
+    def start(self) -> None:
+        """Call `spawn` for each daemon. Raises ClusterError."""
+
+    @abstractmethod
+    def count(self) -> int:
+        """Return how many of `sizes` the cluster has, 0 where none answers."""
+
+    @property
+    @abstractmethod
+    def address(self) -> str:
+        """Where it answers, for people."""
+
     def up(self) -> str:
-        """Start what does not run; returns what to say. Raises ClusterError."""
-
-    @abstractmethod
-    def status(self) -> str:
-        """Raises ClusterError where it does not run."""
-
-    @abstractmethod
-    def _stop(self) -> list[str]:
-        """End this cluster's processes; returns what was ended."""
+        """Start what does not run; returns what to print. Raises ClusterError."""
+        with alone(self.state):
+            if len(self.running()) == len(self.daemons) and (there := self.count()):
+                return f"{self.name} runs already: {self._describe(there)}"
+            self._stop()
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    raise ClusterError(f"port {self.port} is taken by somebody else; choose another with --port")
+            self.log.mkdir(exist_ok=True)
+            self.start()
+            return f"{self.name} is up: {self._describe(self._await())}"
 
     def down(self) -> str:
-        """Stop what runs; returns what to say."""
+        """Stop what runs; returns what to print."""
         stopped = []
         if self.state.is_dir():
             with alone(self.state):
                 stopped = self._stop()
         return f"stopped {' and '.join(stopped)}" if stopped else f"no {self.name} runs from {self.state}"
 
+    def status(self) -> str:
+        """Return what to print. Raises ClusterError where it does not run."""
+        there = self.count() if self.running() else 0
+        if not there:
+            raise ClusterError(f"no {self.name} runs from {self.state}; start one with `make {self.name.lower()}-up`")
+        return f"{self.name} is up: {self._describe(there)}"
+
     def do(self, command: str) -> int:
-        """Do `up`, `down` or `status`, and say what came of it; returns the exit status."""
+        """Do `up`, `down` or `status`, and print what came of it; returns the exit status."""
         try:
             print({"up": self.up, "down": self.down, "status": self.status}[command]())
         except ClusterError as error:
@@ -56,10 +89,80 @@ class LocalCluster(ABC):
             return 2
         return 0
 
+    def running(self) -> dict[str, int]:
+        """Return process ids by daemon, only of this cluster's processes: a stale file may name any other."""
+        found = {}
+        for daemon in self.daemons:
+            file = self.state / f"{daemon}.pid"
+            text = file.read_text(encoding="ascii").strip() if file.is_file() else ""
+            if text.isdecimal() and f"{self.state}/" in command_line(int(text)):
+                found[daemon] = int(text)
+        return found
+
+    def spawn(self, daemon: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Start a daemon that outlives this process; its output goes to its log.
+
+        Args:
+            daemon: one of `daemons`.
+            command: it names a place in the state folder, by which `running` knows it.
+            environment: its variables.
+        """
+        with open(self.log / f"{daemon}.log", "wb") as log:
+            process = subprocess.Popen(
+                command,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        (self.state / f"{daemon}.pid").write_text(f"{process.pid}\n", encoding="ascii")
+        self._started.append(process)
+
+    def _describe(self, there: int) -> str:
+        return f"{there} {self.sizes}, {self.address} (logs in {self.log})"
+
+    def _await(self) -> int:
+        """Wait until all are there."""
+        deadline = time.monotonic() + START_SECONDS
+        # Not `running`: for a moment the system knows no command line of a process that has just begun.
+        while time.monotonic() < deadline and all(process.poll() is None for process in self._started):
+            if (there := self.count()) >= self.size:
+                return there
+            time.sleep(0.3)
+        why = self._last_error()
+        self._stop()
+        raise ClusterError(f"{self.name} did not come up with {self.size} {self.sizes}: {why} (logs in {self.log})")
+
+    def _last_error(self) -> str:
+        for daemon in self.daemons:
+            for line in reversed((self.log / f"{daemon}.log").read_text(errors="replace").splitlines()):
+                if any(word in line for word in ("Error", " ERROR ", "Exception")):
+                    return line.strip()[:300]
+        return "its logs name no error"
+
+    def _stop(self) -> list[str]:
+        """End this cluster's processes, the last daemon first; returns what was ended."""
+        found = self.running()
+        for daemon in reversed(self.daemons):
+            if daemon in found:
+                end(found[daemon])
+            (self.state / f"{daemon}.pid").unlink(missing_ok=True)
+        return [daemon for daemon in self.daemons if daemon in found]
+
+
+def options_of(cluster: str, state: str, port: int) -> argparse.ArgumentParser:
+    """Return the parser of a cluster's command line."""
+    parser = argparse.ArgumentParser(description=f"A {cluster} on this machine.", allow_abbrev=False)
+    parser.add_argument("command", choices=("up", "down", "status"))
+    parser.add_argument("--state", type=Path, default=Path(state), help=f"its folder ({state})")
+    parser.add_argument("--port", type=int, default=port, help=f"port that it answers on ({port})")
+    return parser
+
 
 @contextlib.contextmanager
 def alone(state: Path) -> Iterator[None]:
-    """One command at a time on a state folder, which is made where it is not there."""
+    """Let one command at a time use a state folder, which is made where it is not there."""
     state.mkdir(parents=True, exist_ok=True)
     with open(state / "lock", "a", encoding="ascii") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -67,11 +170,10 @@ def alone(state: Path) -> Iterator[None]:
 
 
 def command_line(pid: int) -> str:
-    """The command line of a process, empty where there is none. It tells whose a number in a stale file is."""
-    proc = Path("/proc")
-    if proc.joinpath("self").exists():
+    """Return the command line of a process, empty where there is none, or only a zombie."""
+    if os.path.exists("/proc/self"):
         try:
-            return (proc / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+            return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
         except OSError:
             return ""
     done = subprocess.run(["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
@@ -79,7 +181,7 @@ def command_line(pid: int) -> str:
 
 
 def end(pid: int) -> None:
-    """SIGTERM, and SIGKILL where that does not help in time."""
+    """Send SIGTERM, and SIGKILL where that does not help in time."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.kill(pid, number)
@@ -87,6 +189,6 @@ def end(pid: int) -> None:
             return
         deadline = time.monotonic() + STOP_SECONDS
         while time.monotonic() < deadline:
-            if not command_line(pid):  # gone, or a zombie of a container without init
+            if not command_line(pid):
                 return
             time.sleep(0.1)

@@ -36,17 +36,23 @@ class Command:
     """Those of the distribution that it needs."""
     defaults: tuple[tuple[str, str], ...] = ()
     """Options that need not be given here, though the module wants them."""
+    check: str | None = None
+    """A module that refuses wrong arguments before `module` is imported, see `run_command`."""
 
 
 COMMANDS = {
-    "filter": Command("filter a data set", "open_diht.pipelines.cli"),
+    "filter": Command("filter a data set", "open_diht.pipelines.cli", check="open_diht.pipelines.options"),
     "view": Command(
         "look at what was filtered: a local web page",
         "open_diht.pipelines.view.cli",
         ("view",),
         (("output", "out/sample"),),
     ),
-    "pilot": Command("filter a random sample, forecast the whole", "open_diht.pipelines.pilot.command"),
+    "pilot": Command(
+        "filter a random sample, forecast the whole",
+        "open_diht.pipelines.pilot.command",
+        check="open_diht.pipelines.pilot.options",
+    ),
     "concepts": Command(
         "make concept targets of filtered data; options after -- are for the heads (-- --help lists them)",
         "open_diht.pipelines.concepts.cli",
@@ -86,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if name == "concepts":
             return _concepts(command, rest)
-        return _run(command.module, rest, f"open-diht {name}", **dict(command.defaults))
+        return _run(command.module, rest, f"open-diht {name}", command.check, **dict(command.defaults))
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if not package or package == "open_diht" or find_spec(package):
@@ -112,14 +118,14 @@ def _usage() -> str:
     )
 
 
-def _run(module: str, arguments: Sequence[str], prog: str, **defaults: str) -> int:
+def _run(module: str, arguments: Sequence[str], prog: str, check: str | None = None, **defaults: str) -> int:
     """Run `main` of a module; where `python -m` would first arrange how it ends and forks, so does this."""
     if not module.startswith("open_diht.pipelines."):
         status: int = import_module(module).main(arguments, prog, **defaults)
         return status
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        import_module("open_diht.common.run_command").run_command(module, arguments, prog, **defaults)
+        import_module("open_diht.common.run_command").run_command(module, arguments, prog, check=check, **defaults)
     except SystemExit as ended:
         return int(ended.code or OK)
     finally:

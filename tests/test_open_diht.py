@@ -20,7 +20,7 @@ import pytest
 
 from open_diht import cli
 from open_diht.common.installation import remedy
-from open_diht.pipelines.runners.package import build_wheel
+from tests.wheel import build_wheel
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -187,8 +187,7 @@ def test_a_missing_extra_is_one_line_that_names_it(command: str, missing: str, e
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The command in an environment that holds our wheel, and the libraries of this one behind it."""
-    wheel = build_wheel()
-    assert wheel is not None
+    wheel = build_wheel(tmp_path_factory.mktemp("wheel") / "built")
     folder = tmp_path_factory.mktemp("installed")
     venv.create(folder, with_pip=False, symlinks=True)
     python = folder / "bin" / "python"

@@ -18,7 +18,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from open_diht.pipelines.runners.package import build_wheel, copy_tree
+from tests.wheel import build_wheel, copy_tree
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FOLDERS = ("common", "filters", "pipelines", "trainer", "eval", "study")
@@ -40,11 +40,9 @@ def run(
 
 
 @pytest.fixture(scope="module")
-def wheel() -> Path:
-    """The wheel that is also staged to workers."""
-    built = build_wheel()
-    assert built is not None
-    return built
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel that is published."""
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +175,7 @@ def test_a_folder_that_was_left_out_is_left_out_of_the_copy_for_workers(checkout
     tree = tmp_path / "tree"  # as images of the filters are built, without the trainer
     shutil.copytree(checkout, tree, symlinks=True, ignore=shutil.ignore_patterns("*.egg-info"))
     shutil.rmtree(tree / "trainer")
-    copy = copy_tree(tree, tmp_path / "copy")
+    copy = copy_tree(tmp_path / "copy", tree)
     assert (copy / "open_diht" / "filters").is_dir() and not (copy / "open_diht" / "trainer").exists()
     assert run(sys.executable, "setup.py", "--version", folder=tree).stdout.strip()
 

@@ -13,10 +13,11 @@ from open_diht.common.command_line import Parser, exit_status, number, refuse_em
 from open_diht.common.fields import Positive
 from open_diht.common.lease import LeaseLost
 from open_diht.filters.captions.parse import ModelMissing
-from open_diht.pipelines.cli import add_where, backend_of, shard_of
+from open_diht.pipelines.cli import backend_of, shard_of
 from open_diht.pipelines.concepts.run import ConceptSettings, run
 from open_diht.pipelines.concepts.teacher import DEFAULT, find_teacher, teacher_names
 from open_diht.pipelines.engine.devices import add_device_options
+from open_diht.pipelines.options import add_where, parse
 from open_diht.pipelines.runners import JobFailed, RunnerError
 from open_diht.pipelines.runners.fork_server import ForkServer
 from open_diht.pipelines.runners.workers import WorkerDied
@@ -76,8 +77,8 @@ def main(
 
     def concepts() -> int:
         parser = _parser(prog, defaults)
-        options, of_beam = parser.parse_known_args(arguments)
-        return run(_settings(parser, options, of_beam, arguments), say)
+        options, of_beam = parse(parser, arguments)
+        return run(_settings(options, of_beam, arguments), say)
 
     return exit_status(
         concepts,
@@ -87,9 +88,7 @@ def main(
     )
 
 
-def _settings(
-    parser: Parser, options: argparse.Namespace, of_beam: Sequence[str], arguments: Sequence[str]
-) -> ConceptSettings:
+def _settings(options: argparse.Namespace, of_beam: Sequence[str], arguments: Sequence[str]) -> ConceptSettings:
     refuse_empty(options, "data", "output")
     data = store_path(options.data)
     output = store_path(options.output) if options.output else data / "concepts"
@@ -103,7 +102,7 @@ def _settings(
         device=options.device,
         precision=options.precision,
         workers=options.workers,
-        backend=backend_of(parser, options, of_beam, [("OUTPUT", str(output)), ("DATA", str(data))]),
+        backend=backend_of(options, of_beam, [("OUTPUT", str(output)), ("DATA", str(data))]),
         shard=shard_of(options.shard),
         max_bad_share=options.max_bad_share,
         command=tuple(arguments),

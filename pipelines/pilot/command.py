@@ -7,21 +7,22 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 
-from open_diht.common.command_line import Parser, WrongUse, number, say
-from open_diht.common.fields import Count, NotNegative, Positive, Share
+from open_diht.common.command_line import WrongUse, say
 from open_diht.common.naming import counted
-from open_diht.pipelines.cli import command_parser, exit_status, settings_of, told
+from open_diht.pipelines.cli import exit_status, settings_of, told
 from open_diht.pipelines.concepts.run import ConceptSettings
 from open_diht.pipelines.concepts.teacher import Teacher, find_teacher
 from open_diht.pipelines.driver.funnel import FunnelRecord
 from open_diht.pipelines.driver.run import run
-from open_diht.pipelines.engine.devices import add_device_options, check_device
+from open_diht.pipelines.engine.devices import check_device
 from open_diht.pipelines.manifests import in_words
+from open_diht.pipelines.options import parse
 from open_diht.pipelines.pilot.forecast import Assumptions, Forecast, Measured, Prices, Whole, forecast
 from open_diht.pipelines.pilot.measure import measure, rows_of
-from open_diht.pipelines.pilot.sample import UNITS, Sampling, sampling
+from open_diht.pipelines.pilot.options import pilot_parser
+from open_diht.pipelines.pilot.sample import Sampling, sampling
 from open_diht.pipelines.pilot.table import render
-from open_diht.pipelines.pilot.teacher import IMAGES, TeacherCost, measure_teacher
+from open_diht.pipelines.pilot.teacher import TeacherCost, measure_teacher
 from open_diht.pipelines.plan import known_plan
 from open_diht.pipelines.runners.fork_server import ForkServer
 from open_diht.pipelines.settings import SHARDS, RunSettings
@@ -39,48 +40,16 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
     arguments = sys.argv[1:] if arguments is None else list(arguments)
 
     def pilot() -> int:
-        parser = _parser(prog)
-        options, of_beam = parser.parse_known_args(arguments)
+        options, of_beam = parse(pilot_parser(prog), arguments)
         if options.teacher and options.export != SHARDS:
             raise WrongUse(f"--teacher is asked about images of new shards, and --export {options.export} writes none")
         teacher = find_teacher(options.teacher, options.weights) if options.teacher else None
         if teacher is not None:
             check_device(options.device)
-        settings = settings_of(parser, options, of_beam, arguments)
+        settings = settings_of(options, of_beam, arguments)
         return _pilot(options, _elsewhere(settings, options.output), teacher, arguments, say)
 
     return exit_status(pilot)
-
-
-def _parser(prog: str) -> Parser:
-    parser = command_parser(prog, "Filter a random sample of units, and say what the whole data set will take.")
-    pilot = parser.add_argument_group("the sample")
-    pilot.add_argument(
-        "--units", type=number(Count), help=f"units to draw (default {UNITS}, or all where there are fewer)"
-    )
-    pilot.add_argument("--share", type=number(NotNegative), help="share of the units to draw, instead of their number")
-    pilot.add_argument("--seed", type=number(Count), default=0, help="of the draw (default 0)")
-    pilot.add_argument("--forecast-workers", help="numbers of workers to forecast hours for, comma-separated")
-    prices = parser.add_argument_group("prices, in any one currency (default 0: not given, and no cost is named)")
-    prices.add_argument("--price-core-hour", type=number(NotNegative), default=0.0, help="of a core for an hour")
-    prices.add_argument("--price-gpu-hour", type=number(NotNegative), default=0.0, help="of a GPU for an hour")
-    prices.add_argument("--price-gb-egress", type=number(NotNegative), default=0.0, help="of a GB of images fetched")
-    prices.add_argument("--price-gb-month", type=number(NotNegative), default=0.0, help="of a GB stored for a month")
-    prices.add_argument("--months", type=number(NotNegative), default=1.0, help="for how long it is stored (default 1)")
-    concepts = parser.add_argument_group("what `make concepts` takes, where a teacher is named")
-    concepts.add_argument("--teacher", help="as of `make concepts`; it is asked about images of the sample's shards")
-    concepts.add_argument("--weights", help="file of the teacher's weights")
-    concepts.add_argument(
-        "--teacher-images", type=number(Positive), default=IMAGES, help=f"images it is asked about (default {IMAGES})"
-    )
-    add_device_options(concepts, "teacher", batch="--batch-size")
-    assumed = parser.add_argument_group("what a pilot without images cannot measure (no default)")
-    assumed.add_argument("--image-bytes", type=number(NotNegative), help="bytes of an image")
-    assumed.add_argument(
-        "--seconds-per-image", type=number(NotNegative), help="core-seconds to look for text in an image"
-    )
-    assumed.add_argument("--image-keep-rate", type=number(Share), help="share kept of the images asked for")
-    return parser
 
 
 def _pilot(

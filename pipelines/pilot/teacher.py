@@ -13,9 +13,6 @@ from open_diht.pipelines.concepts.run import ConceptSettings, Extraction
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import StorePath
 
-IMAGES = 256
-"""How many are measured of the whole sample; at least a batch of each unit."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherCost:
@@ -43,7 +40,7 @@ def measure_teacher(
         layout: of the pilot.
         shards: names of each unit's tars.
         asked: teacher, device, precision and batch size.
-        most: images in all; see `IMAGES`.
+        most: images in all; see `options.IMAGES`.
     """
     extraction = Extraction(asked, layout)
     on_gpu = extraction.device != "cpu"

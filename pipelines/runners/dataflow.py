@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import time
 import urllib.parse
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import apache_beam as beam
@@ -15,8 +14,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from open_diht.common.installation import remedy
 from open_diht.pipelines.runners.beam_options import given, option_values
-from open_diht.pipelines.runners.errors import JobFailed, RunnerError, Staged
-from open_diht.pipelines.runners.job import QUIET, Job
+from open_diht.pipelines.runners.job import QUIET, Backend, Job, JobFailed, RunnerError, Staged, cancel
 from open_diht.pipelines.store.storage import on_this_machine
 
 WORKERS = 32
@@ -33,13 +31,12 @@ _LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True)
-class Dataflow:
+class Dataflow(Backend):
     """See `Backend`. Beam's own options say where and how: project, region, temp_location, sdk_container_image, ..."""
 
     flags: Sequence[str] = ()
-    name: str = field(default="dataflow", init=False)
-    takes_hints: bool = field(default=True, init=False)
-    by_partition: bool = field(default=False, init=False)
+    name = "dataflow"
+    takes_hints = True
 
     @property
     def detached(self) -> bool:
@@ -51,15 +48,16 @@ class Dataflow:
             from apache_beam.runners.dataflow.internal import apiclient  # noqa: F401
         except ImportError as error:
             raise RunnerError(
-                f"RUNNER=dataflow needs Beam's Google Cloud part ({error.name or error} is missing): {remedy('cloud')}"
+                f"--runner dataflow needs Beam's Google Cloud part ({error.name or error} is missing): "
+                f"{remedy('cloud')}"
             ) from error
         values = option_values(self.flags)
         for name in ("project", "region", "temp_location"):
             if not values[name]:
-                raise RunnerError(f"RUNNER=dataflow needs --{name}; see deploy/dataflow/README.md")
+                raise RunnerError(f"--runner dataflow needs --{name}; see deploy/dataflow/README.md")
         if not (values["sdk_container_image"] or values["setup_file"] or values["extra_packages"]):
             raise RunnerError(
-                "RUNNER=dataflow needs --sdk_container_image, an image with Beam, the filters and their models (see "
+                "--runner dataflow needs --sdk_container_image, an image with Beam, the filters and their models (see "
                 "deploy/dataflow/), for workers download nothing"
             )
         machine, experiments = str(values["machine_type"]), values["experiments"] or ()
@@ -75,7 +73,7 @@ class Dataflow:
         for what, place in (*places, *locations):
             if on_this_machine(place):
                 raise RunnerError(
-                    f"{what} {place} is on this machine; RUNNER=dataflow needs object storage, gs://..., since its "
+                    f"{what} {place} is on this machine; --runner dataflow needs object storage, gs://..., since its "
                     "workers are elsewhere"
                 )
 
@@ -88,9 +86,6 @@ class Dataflow:
     def default_workers(self) -> int:
         values = option_values(self.flags)
         return int(str(values["max_num_workers"] or values["num_workers"] or WORKERS))
-
-    def await_units(self, place: str, say: Callable[[str], None]) -> None:
-        pass  # nobody knows: the service tells of jobs and not of what they do
 
     def run(self, job: Job) -> None:
         from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner
@@ -114,8 +109,7 @@ class Dataflow:
         except RuntimeError as error:
             raise JobFailed(f"{job.label}: the Dataflow job failed: {str(error).strip()[-2_000:]}") from error
         except BaseException:
-            with contextlib.suppress(Exception):  # the error that brought us here is the one to show
-                result.cancel()
+            cancel(result)
             raise
 
     def job_flags(self, label: str) -> list[str]:

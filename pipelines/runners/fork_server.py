@@ -2,10 +2,12 @@
 there in milliseconds, and is a process of its own even where one is enough.
 
 It listens on a socket. A byte on it is an order, and comes with two descriptors: a connection, and the standard error
-of the worker-to-be. The worker reads from the connection what it is to be (`Order`); the server writes to it how the
-worker has ended. It has one thread and has opened nothing of gRPC, or a fork would not be safe.
+of the worker-to-be. The worker reads its environment, folder and import path from the connection; the server writes to
+it how the worker has ended. It has one thread and has opened nothing of gRPC, or a fork would not be safe.
 
 Nothing outlives the driver: however that ends, the socket closes and the server ends, and the kernel kills its workers.
+Unlike multiprocessing's forkserver it is forked from the driver, so nothing is imported twice and workers share the
+driver's memory, and it passes each worker's standard error on.
 """
 
 from __future__ import annotations
@@ -22,7 +24,6 @@ import signal
 import socket
 import sys
 import traceback
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar, NoReturn
 
@@ -32,17 +33,6 @@ ENDINGS = (signal.SIGINT, signal.SIGTERM)
 _IMPORT_ROOT = Path(__file__).parents[3]  # not resolved: in a checkout open_diht/ holds links
 _OOM_SCORE = Path("/proc/self/oom_score_adj")
 _MORE_LIKELY = 100  # of 1000: as if it held a tenth of the machine's memory more
-
-
-@dataclass(frozen=True)
-class Order:
-    """What a worker is to be."""
-
-    environment: dict[str, str]
-    folder: str
-    """It works there."""
-    path: list[str]
-    """Where it imports from."""
 
 
 class ForkServer:
@@ -105,7 +95,7 @@ class ForkServer:
         with contextlib.suppress(ConnectionError):  # the server was killed; `how_it_ended` reports it
             with theirs:
                 socket.send_fds(self._orders, [b"w"], [theirs.fileno(), 2])
-            connection.sendall(json.dumps(asdict(Order(environment, os.getcwd(), sys.path))).encode())
+            connection.sendall(json.dumps([environment, os.getcwd(), sys.path]).encode())
             connection.shutdown(socket.SHUT_WR)
         return connection
 
@@ -184,11 +174,11 @@ def _work(connection: socket.socket, errors: int) -> NoReturn:
         for output in (1, 2):  # what libraries print is no output of the command
             os.dup2(errors, output)
         with connection, connection.makefile("rb") as stream:
-            order = Order(**json.load(stream))
+            environment, folder, path = json.load(stream)
         os.environ.clear()
-        os.environ.update(order.environment)
-        os.chdir(order.folder)
-        sys.path[:] = order.path
+        os.environ.update(environment)
+        os.chdir(folder)
+        sys.path[:] = path
         _be_killed_first()
         from apache_beam.runners.worker import sdk_worker_main
 

@@ -6,7 +6,6 @@ import contextlib
 import os
 import threading
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -14,7 +13,7 @@ from apache_beam.internal import pickler
 
 _one_at_a_time = threading.Lock()
 _kept: tuple[str, beam.DoFn] | None = None
-"""Of which job, and its function."""
+"""Id of a job, and its function."""
 _place: str | None = None
 """Of the element that is under way."""
 
@@ -23,27 +22,33 @@ class OncePerProcess(beam.DoFn):
     """Calls `do`, of one job, which a process keeps until it is given another job's, or `let_go` is called.
 
     One element at a time in a process, whatever number of threads it has: parsers and OCR processes are not shared.
-    Relative paths start from the folder that this was made in, where the process sees it. `do` gives nothing on.
+    Relative paths start from the folder that this was made in, where the process sees it. `do` emits nothing.
     """
 
     def __init__(self, do: beam.DoFn, place: str = ""):
         """`place`: see `is_at`."""
-        # What a stage has read is of its job: in the next one, of equal bytes, a file may say something else.
+        # What a stage has read belongs to its job: in the next one, of equal bytes, a file may say something else.
         self._job = uuid.uuid4().hex
         self._pickled, self._folder, self._place = pickler.dumps(do), os.getcwd(), place
 
     def process(self, element: Any) -> None:
-        global _place
-        with _one_at_a_time, _inside(self._folder):
+        global _kept, _place
+        there = contextlib.chdir(self._folder) if os.path.isdir(self._folder) else contextlib.nullcontext()
+        with _one_at_a_time, there:
             _place = self._place
             try:
-                _set_up(self._job, self._pickled).process(element)
+                if _kept is None or _kept[0] != self._job:
+                    _take_down()
+                    do: beam.DoFn = pickler.loads(self._pickled)
+                    do.setup()
+                    _kept = self._job, do
+                _kept[1].process(element)
             finally:
                 _place = None
 
 
 def is_at(place: str) -> bool:
-    """Whether this process is at an element of a job of that place, of whatever run."""
+    """Return whether this process is at an element of a job of that place, of whatever run."""
     return _place == place
 
 
@@ -58,24 +63,8 @@ def let_go() -> bool:
     return True
 
 
-def _set_up(job: str, pickled: bytes) -> beam.DoFn:
-    global _kept
-    if _kept is None or _kept[0] != job:
-        _take_down()
-        do: beam.DoFn = pickler.loads(pickled)
-        do.setup()
-        _kept = job, do
-    return _kept[1]
-
-
 def _take_down() -> None:
     global _kept
     if _kept is not None:
         before, _kept = _kept[1], None
         before.teardown()
-
-
-@contextlib.contextmanager
-def _inside(folder: str) -> Iterator[None]:
-    with contextlib.chdir(folder) if os.path.isdir(folder) else contextlib.nullcontext():
-        yield

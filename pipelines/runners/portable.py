@@ -2,7 +2,7 @@
 
 Workers are processes started by boot.py (environment PROCESS, the default) and run the code that the driver stages, so
 the hosts of a cluster need Beam and the filters' libraries and not this project. A job whose workers cannot start waits
-for ever and says nothing; so the boot programs report here, and a job of which no worker has begun in time is ended.
+for ever and reports nothing; so the boot programs report here, and a job of which no worker has begun in time is ended.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,12 @@ from apache_beam.runners.portability.portable_runner import PortableRunner
 from apache_beam.runners.runner import PipelineResult
 
 from open_diht.common.run_command import ONE_THREAD
+from open_diht.pipelines.options import START_SECONDS
 from open_diht.pipelines.runners import boot
 from open_diht.pipelines.runners.beam_options import given, option_values
-from open_diht.pipelines.runners.errors import JobFailed, RunnerError
-from open_diht.pipelines.runners.job import QUIET, Job, cancel
+from open_diht.pipelines.runners.job import QUIET, Backend, Job, JobFailed, RunnerError, cancel
 from open_diht.pipelines.runners.package import build_wheel
 
-START_SECONDS = 600.0
-"""How long a job may go without a worker that has begun; big clusters take minutes to hand out slots."""
 POLL_SECONDS = 0.2
 _PASSED_ON = ("DIHT_OCR_MODELS",)
 """Variables of the driver that workers need."""
@@ -58,26 +56,30 @@ class Workers:
 
 
 @dataclass(frozen=True)
-class PortableBackend:
-    """What a `Backend` of these is made with. A job's host is not chosen by hints, and the driver waits for it."""
+class PortableBackend(Backend):
+    """What Prism's, Flink's and Dask's backends are made with."""
 
     flags: Sequence[str] = ()
     workers: Workers = field(default_factory=Workers)
-    takes_hints: bool = field(default=False, init=False)
-    detached: bool = field(default=False, init=False)
-    by_partition: bool = field(default=False, init=False)
 
-    def await_units(self, place: str, say: Callable[[str], None]) -> None:
-        pass  # workers end with their job, and this with its driver, unless that is killed
+
+class EndsItsServer(PortableRunner):
+    """Keeps the server that it submits a job to, which Beam would leave running until this process exits."""
+
+    server: Any = None
+
+    def default_job_server(self, options: PipelineOptions) -> Any:
+        self.server = super().default_job_server(options)
+        return self.server
 
 
 def environment_type(flags: Sequence[str]) -> str:
-    """PROCESS where the user chose none."""
+    """Return the environment type; PROCESS where the user chose none."""
     return str(option_values(flags)["environment_type"] or "PROCESS")
 
 
 def check_workers(workers: Workers, flags: Sequence[str]) -> None:
-    """Raises RunnerError where workers cannot be started on this machine though they are asked to."""
+    """Raise RunnerError where workers cannot be started on this machine though they are asked to."""
     kind = environment_type(flags)
     if kind not in ("PROCESS", "LOOPBACK", "EXTERNAL", "DOCKER"):
         raise RunnerError(f"unknown environment type {kind!r}; choose PROCESS, LOOPBACK, EXTERNAL or DOCKER")
@@ -87,7 +89,7 @@ def check_workers(workers: Workers, flags: Sequence[str]) -> None:
 
 
 def run(
-    runner: PortableRunner, job: Job, flags: Sequence[str], workers: Workers, *, end_seconds: float = math.inf
+    runner: EndsItsServer, job: Job, flags: Sequence[str], workers: Workers, *, end_seconds: float = math.inf
 ) -> None:
     """Run a job on a portable runner to its end.
 
@@ -102,59 +104,37 @@ def run(
     Raises:
         JobFailed: it did not end well, no worker could be started, none began in time, or one died and the job stayed.
     """
-    with _boot_folder() as folder, _own_python_first():
-        options = PipelineOptions([*QUIET, *_worker_flags(folder, flags, workers), *flags])
+    with tempfile.TemporaryDirectory(prefix="diht-job-", ignore_cleanup_errors=True) as folder, _own_python_first():
+        options = PipelineOptions([*QUIET, *_worker_flags(Path(folder), flags, workers), *flags])
         pipeline = beam.Pipeline(runner=runner, options=options)
         job.build(pipeline)
-        with contextlib.ExitStack() as stack:
-            stack.callback(_JobServer(runner).stop)
-            result = pipeline.run()
+        try:
+            result = _submit(pipeline, job)
             try:
-                _watch(result, job, folder, workers.start_seconds, end_seconds)
+                _watch(result, job, Path(folder), workers.start_seconds, end_seconds)
             except BaseException:
                 cancel(result)
                 raise
-
-
-class _JobServer:
-    """The server that a runner submits a job to, and no longer than for that: Beam would leave it until this process
-    exits in its own time. Nor is ^C Beam's, whose handler waits for itself where a second one comes."""
-
-    def __init__(self, runner: PortableRunner):
-        self._make = runner.default_job_server
-        self._server: Any = None
-        runner.default_job_server = self._made  # type: ignore[method-assign]
-
-    def _made(self, options: PipelineOptions) -> _JobServer:
-        self._server = self._make(options)
-        return self
-
-    def start(self) -> Any:
-        asked = signal.getsignal(signal.SIGINT)
-        try:
-            return self._server.start()
         finally:
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGINT, asked)
-
-    def stop(self) -> None:
-        if self._server is not None:
-            self._server.stop()
+            if runner.server is not None:
+                runner.server.stop()
 
 
-@contextlib.contextmanager
-def _boot_folder() -> Iterator[Path]:
-    """The folder of this job's boot programs: their launcher, their files, their reports."""
-    folder = Path(tempfile.mkdtemp(prefix="diht-job-"))
+def _submit(pipeline: beam.Pipeline, job: Job) -> PipelineResult:
+    """Submit a job. Beam's server takes ^C, with a handler that waits for itself where a second one comes."""
+    handler = signal.getsignal(signal.SIGINT)
     try:
-        yield folder
+        return pipeline.run()
+    except Exception as error:  # whatever stands in the way: no jar, no cluster any more
+        raise JobFailed(f"{job.label}: the job could not be submitted: {str(error).strip()[-2_000:]}") from error
     finally:
-        shutil.rmtree(folder, ignore_errors=True)  # a worker that is just ending may still write
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
 
 
 @contextlib.contextmanager
 def _own_python_first() -> Iterator[None]:
-    """Beam's worker pool of LOOPBACK starts whatever `python` is first on PATH: let it be this one."""
+    """Beam's worker pool of LOOPBACK starts the first `python` on PATH: let it be this one."""
     before = os.environ.get("PATH", "")
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), before])
     try:
@@ -173,13 +153,12 @@ def _worker_flags(folder: Path, flags: Sequence[str], workers: Workers) -> list[
             variables |= {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         config = {"command": workers.boot or str(_launcher(folder, workers.python)), "env": variables}
         found.append(f"--environment_config={json.dumps(config)}")
-    staged = given(flags, "setup_file") or given(flags, "extra_package") or given(flags, "sdk_container_image")
-    wheel = None if staged or kind == "LOOPBACK" else build_wheel()
-    return [*found, f"--extra_package={wheel}"] if wheel else found
+    staged = any(given(flags, name) for name in ("setup_file", "extra_package", "sdk_container_image"))
+    return found if staged or kind == "LOOPBACK" else [*found, f"--extra_package={build_wheel()}"]
 
 
 def _launcher(folder: Path, python: str) -> Path:
-    """One executable without arguments, which is all that an environment can name."""
+    """Write one executable without arguments, which is all that an environment can name."""
     path = folder / "boot"
     program = Path(boot.__file__).resolve()
     # -P: the folder of boot.py is not where its imports come from.
@@ -190,13 +169,12 @@ def _launcher(folder: Path, python: str) -> Path:
 
 def _watch(result: PipelineResult, job: Job, folder: Path, start_seconds: float, end_seconds: float) -> None:
     """Wait for the end of a job, for a report of a boot program, or for a start or an end that does not come."""
-    ended = threading.Event()
-    failure: list[BaseException] = []
+    ended, failure = threading.Event(), list[Exception]()
 
     def wait() -> None:
         try:
             result.wait_until_finish()
-        except Exception as error:  # Beam raises RuntimeError or a gRPC error; the driver says it in its own words
+        except Exception as error:  # Beam raises RuntimeError or a gRPC error
             failure.append(error)
         finally:
             ended.set()
@@ -209,8 +187,7 @@ def _watch(result: PipelineResult, job: Job, folder: Path, start_seconds: float,
         dead = list(folder.glob("died-*.txt"))
         reports = [*folder.glob("failed-*.txt"), *([] if started else dead)]
         if reports and not ended.wait(1.0):  # the runner may be about to tell it better
-            message = reports[0].read_text(encoding="utf-8")
-            raise JobFailed(f"{job.label}: a worker could not be started: {message}")
+            raise JobFailed(f"{job.label}: a worker could not be started: {reports[0].read_text(encoding='utf-8')}")
         if dead and time.time() - dead[0].stat().st_mtime > end_seconds:
             message = dead[0].read_text(encoding="utf-8")
             raise JobFailed(f"{job.label}: the job failed: {message} (the runner did not end it by itself)")

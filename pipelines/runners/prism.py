@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from apache_beam.runners.portability.prism_runner import PrismRunner
@@ -12,8 +12,7 @@ from apache_beam.version import __version__ as beam_version
 
 from open_diht.pipelines.runners import portable
 from open_diht.pipelines.runners.beam_options import option_values
-from open_diht.pipelines.runners.errors import RunnerError
-from open_diht.pipelines.runners.job import Job
+from open_diht.pipelines.runners.job import Job, RunnerError
 
 VARIABLE = "PRISM"
 BUILT = Path(".prism/prism")
@@ -23,32 +22,33 @@ END_SECONDS = 20.0
 BUILD = f"GOBIN=$PWD/.prism go install github.com/apache/beam/sdks/v2/go/cmd/prism@v{beam_version}"
 
 
+class _Runner(portable.EndsItsServer, PrismRunner):
+    pass
+
+
 @dataclass(frozen=True)
 class Prism(portable.PortableBackend):
     """See `Backend`. Prism runs all bundles in the threads of one worker process, whatever the number of workers."""
 
-    name: str = field(default="prism", init=False)
+    name = "prism"
 
     def check(self, places: Sequence[tuple[str, str]]) -> None:
         self._location()
         portable.check_workers(self.workers, self.flags)
 
-    def default_workers(self) -> int:
-        return 1
-
     def run(self, job: Job) -> None:
         own = ["--prism_log_level=warn", "--experiments=disable_prism_server_singleton"]
         flags = [f"--prism_location={self._location()}", *own, *self.flags]
-        portable.run(PrismRunner(), job, flags, self.workers, end_seconds=END_SECONDS)
+        portable.run(_Runner(), job, flags, self.workers, end_seconds=END_SECONDS)
 
     def _location(self) -> Path:
-        """The binary: the option, else the variable, else what `make prism` built. Never a download."""
-        asked = option_values(self.flags)["prism_location"] or os.environ.get(VARIABLE)
-        path = Path(str(asked)) if asked else BUILT
+        """Return the binary: the option, else the variable, else what `make prism` built. Never a download."""
+        named = option_values(self.flags)["prism_location"] or os.environ.get(VARIABLE)
+        path = Path(str(named)) if named else BUILT
         if not path.is_file() or not os.access(path, os.X_OK):
-            what = f"{path} is not there or not executable" if asked else f"neither ${VARIABLE} nor {BUILT} is there"
+            what = f"{path} is not there or not executable" if named else f"neither ${VARIABLE} nor {BUILT} is there"
             raise RunnerError(
-                f"RUNNER=prism needs the Prism binary ({what}); build it with `make prism` (that is `{BUILD}`), or "
+                f"--runner prism needs the Prism binary ({what}); build it with `make prism` (that is `{BUILD}`), or "
                 f"name it: {VARIABLE}=/path/to/prism"
             )
         return path.resolve()

@@ -22,6 +22,7 @@ from google.protobuf import json_format
 from open_diht.common.run_command import ONE_THREAD
 from open_diht.pipelines.runners.fork_server import ForkServer, how_it_ended
 
+_ANSWER_SECONDS = 0.1
 _deaths: list[str] = []
 
 
@@ -33,8 +34,6 @@ class _WatchedWorkerHandler(worker_handlers.SubprocessSdkWorkerHandler):
     """Beam's handler of a worker process, which answers for a dead one."""
 
     def start_worker(self) -> None:
-        self._push, self._is_dead = self.control_conn.push, False
-        self.control_conn.push = self._ask  # type: ignore[method-assign, assignment]
         options = json_format.MessageToJson(self.provision_info.provision_info.pipeline_options)
         connection = ForkServer.running().fork(
             {
@@ -45,6 +44,7 @@ class _WatchedWorkerHandler(worker_handlers.SubprocessSdkWorkerHandler):
                 "PIPELINE_OPTIONS": options,
             }
         )
+        self._stopped = threading.Event()
         self.worker_thread = threading.Thread(target=self._watch, args=(connection,), name="run_worker", daemon=True)
         self.worker_thread.start()
 
@@ -52,15 +52,9 @@ class _WatchedWorkerHandler(worker_handlers.SubprocessSdkWorkerHandler):
         if isinstance(sys.exception(), KeyboardInterrupt):  # nobody waits for the end of a unit then
             ForkServer.end()
         # Beam tells only workers that have connected; one that is still starting would wait for its first request.
-        self._push(worker_handlers.BeamFnControlServicer._DONE_MARKER)
+        self.control_conn.push(worker_handlers.BeamFnControlServicer._DONE_MARKER)
+        self._stopped.set()
         super().stop_worker()
-
-    def _ask(self, request: beam_fn_api_pb2.InstructionRequest) -> worker_handlers.ControlFuture | None:
-        """Beam's `push`, which a dead worker would leave without an answer."""
-        future = self._push(request)
-        if future is not None and self._is_dead:  # looked at after the future is known to `_watch`
-            future.set(_dead(future.instruction_id))
-        return future
 
     def _watch(self, connection: socket.socket) -> None:
         status = how_it_ended(connection)
@@ -70,13 +64,14 @@ class _WatchedWorkerHandler(worker_handlers.SubprocessSdkWorkerHandler):
             _deaths.append("the process that starts workers was killed")
         else:
             _deaths.append(f"killed by signal {-status}" if status < 0 else f"exit status {status}")
-        self._is_dead = True
-        for future in list(self.control_conn._futures_by_id.values()):
-            future.set(_dead(future.instruction_id))
-
-
-def _dead(instruction: str) -> beam_fn_api_pb2.InstructionResponse:
-    return beam_fn_api_pb2.InstructionResponse(instruction_id=instruction, error="the worker process died")
+        # Not Beam's `abort`: who waits for the data of an aborted request waits for ever.
+        while not self._stopped.wait(_ANSWER_SECONDS):  # Beam may still ask it for more
+            for future in list(self.control_conn._futures_by_id.values()):
+                future.set(
+                    beam_fn_api_pb2.InstructionResponse(
+                        instruction_id=future.instruction_id, error="the worker process died"
+                    )
+                )
 
 
 @contextmanager

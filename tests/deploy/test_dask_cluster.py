@@ -89,15 +89,15 @@ def alive(process: psutil.Process) -> bool:
         return False
 
 
-def test_a_process_id_that_belongs_to_somebody_else_is_left_alone(command: Any) -> None:
+@pytest.mark.parametrize(("cluster", "daemon"), [("dask", "worker"), ("flink", "taskmanager")])
+def test_a_process_id_that_belongs_to_somebody_else_is_left_alone(cluster: str, daemon: str, tmp_path: Path) -> None:
     """After a reboot a number in a stale file may be anybody's."""
-    state = command.cluster.state
-    state.mkdir()
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
-        (state / "worker.pid").write_text(f"{bystander.pid}\n", encoding="ascii")
-        down = command("down")
-        assert down.returncode == 0 and "no Dask runs" in down.stdout
+        (tmp_path / f"{daemon}.pid").write_text(f"{bystander.pid}\n", encoding="ascii")
+        command = [sys.executable, "-m", f"deploy.{cluster}.cluster", "down", f"--state={tmp_path}"]
+        down = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=200, check=False)
+        assert down.returncode == 0 and f"no {cluster.capitalize()} runs" in down.stdout
         assert bystander.poll() is None, "the bystander lives"
     finally:
         bystander.kill()

@@ -19,14 +19,14 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from deploy.dask import slurm
-from open_diht.pipelines import cli
+from open_diht.pipelines.options import filter_parser
 from open_diht.pipelines.runners.beam_options import check_beam_options
 from tests.imports import packages
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEPLOY = REPOSITORY / "deploy"
 BEAM = re.search(r'"apache-beam==([\d.]+)"', (REPOSITORY / "setup.py").read_text(encoding="utf-8"))[1]  # type: ignore[index]
-PARSER = cli.command_parser("make filter", "")
+PARSER = filter_parser("make filter")
 OURS = {name for action in PARSER._actions for name in action.option_strings}
 
 

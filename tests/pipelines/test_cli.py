@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from open_diht.pipelines import cli
+from open_diht.pipelines.options import filter_parser
 from tests.forks import Forks
 from tests.pipelines.processes import REPOSITORY, Forked
 
@@ -69,7 +70,7 @@ WRONG: dict[str, tuple[Sequence[str], str]] = {
     "plugin, of Python": (["{good}", "--plugin", "json"], "--plugin json: a module of Python"),
     "worker python, no workers elsewhere": (
         ["{good}", "--worker-python", "python3"],
-        "leave it out with RUNNER=direct",
+        "leave it out with --runner direct",
     ),
     "shard, beyond all numbers": (["{good}", "--shard", f"0/{'9' * 9_999}"], "is not i/n"),
     "preset, a key twice": (["{good}", "--preset", "{tmp}/twice.yaml"], "key 'pairs' is given twice"),
@@ -121,8 +122,7 @@ def test_wrong_use(kind: str, manifest: Path, tmp_path: Path, capfd: pytest.Capt
 def test_input_alone_means_custom(words: list[str], name: str, manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
     arguments = [word.format(manifest) for word in words]
-    parser = cli.command_parser("x", "")
-    settings = cli.settings_of(parser, parser.parse_args(arguments), [], arguments)
+    settings = cli.settings_of(filter_parser("x").parse_args(arguments), [], arguments)
     assert (settings.dataset.name, settings.output) == (name, Path("out") / name)
 
 

@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from tests.wheel import copy_tree
+
 REPOSITORY = Path(__file__).resolve().parents[3]
 OVERVIEW = {"taskmanagers": 1, "slots-total": 4, "slots-available": 4, "flink-version": "1.20.5"}
 
@@ -113,10 +115,9 @@ def flink_rest() -> Iterator[Callable[..., str]]:
 @pytest.fixture(scope="session")
 def project_copy(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Copies the project's sources, leaving out packages by name; returns the copy's setup.py."""
-    from open_diht.pipelines.runners.package import copy_tree
 
     def copy(*left_out: str) -> Path:
-        tree = copy_tree(REPOSITORY, tmp_path_factory.mktemp("project") / "tree")
+        tree = copy_tree(tmp_path_factory.mktemp("project") / "tree")
         for name in left_out:
             shutil.rmtree(tree.joinpath(*name.split(".")))
         return tree / "setup.py"

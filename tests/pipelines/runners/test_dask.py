@@ -54,10 +54,10 @@ def test_without_the_extra_one_line_names_it(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("name", "arguments", "scheduler", "message"),
     [
-        ("flink", [], "tcp://a:1", "--dask-scheduler is an option of RUNNER=dask, not of RUNNER=flink"),
+        ("flink", [], "tcp://a:1", "--dask-scheduler is an option of --runner dask, not of --runner flink"),
         ("dask", ["--dask-client-address=tcp://a:1"], None, "is set by this program; use --dask-scheduler"),
         ("dask", ["--dask_npartitions=4"], None, "--dask_npartitions is set by this program"),
-        ("dask", ["--flink_master=a:1"], None, "--flink_master is an option of RUNNER=flink, not of RUNNER=dask"),
+        ("dask", ["--flink_master=a:1"], None, "--flink_master is an option of --runner flink, not of --runner dask"),
     ],
 )
 def test_options_that_are_not_the_users_or_of_another_runner_are_refused(
@@ -102,7 +102,7 @@ def test_where_no_scheduler_answers_one_line_says_how_to_start_one(monkeypatch: 
     ("greeting", "why"),
     [
         (b"", r"nothing of Dask's answers within 0\.2 seconds"),
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "what is there speaks another protocol, as a dashboard does"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "it speaks another protocol, as a dashboard does"),
     ],
 )
 def test_a_port_of_something_else_is_told_from_a_schedulers_and_not_waited_for(

@@ -51,7 +51,7 @@ def with_gcp(monkeypatch: pytest.MonkeyPatch) -> None:
         (CLOUD[:1], "gs://bucket/out", "needs --region"),
         (CLOUD[:2], "gs://bucket/out", "needs --temp_location"),
         (CLOUD, "gs://bucket/out", "needs --sdk_container_image"),
-        ([*CLOUD, IMAGE], "out/sample", "OUTPUT out/sample is on this machine; RUNNER=dataflow needs object storage"),
+        ([*CLOUD, IMAGE], "out/sample", "OUTPUT out/sample is on this machine; --runner dataflow needs object storage"),
         ([*CLOUD[:2], "--temp_location=/tmp/x", IMAGE], "gs://bucket/out", "--temp_location /tmp/x is on this machine"),
         (
             [*CLOUD, IMAGE, "--template_location=gs://bucket/t.json"],

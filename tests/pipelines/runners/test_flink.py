@@ -25,16 +25,15 @@ from apache_beam.runners.portability.flink_runner import FlinkRunner
 
 from open_diht.pipelines.cli import main
 from open_diht.pipelines.runners import Job, JobFailed, RunnerError, Workers, make_backend
-from open_diht.pipelines.runners.flink import Flink
-from open_diht.pipelines.runners.job_server_jar import VARIABLE, published_name
+from open_diht.pipelines.runners.flink import JAR_VARIABLE, Flink, jar_name
 
 
 @pytest.fixture(autouse=True)
 def jar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    path = tmp_path / published_name("1.20")
+    path = tmp_path / jar_name("1.20")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a", "b")
-    monkeypatch.setenv(VARIABLE, str(path))
+    monkeypatch.setenv(JAR_VARIABLE, str(path))
     return path
 
 
@@ -181,7 +180,11 @@ def test_loopback_runs_the_units_in_processes_of_the_driver(
             ["--flink_version=1.20"],
             r"--flink_version=1\.20, but the cluster .* is Flink 2\.0",
         ),
-        ({"flink-version": "1.19.1"}, [], r"is for Flink 1\.20, the cluster is 1\.19"),
+        (
+            {"flink-version": "1.19.1"},
+            [],
+            r"does not fit this SDK, Beam .*, and Flink 1\.19; get .*-1\.19-",
+        ),
     ],
 )
 def test_a_cluster_of_another_line_is_refused(
@@ -208,12 +211,12 @@ def test_no_cluster_no_java_no_worker_python(
 def test_wrong_use_is_one_line_and_status_two_and_nothing_is_written(
     flink_rest: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(VARIABLE, str(tmp_path / "nothing.jar"))
+    monkeypatch.setenv(JAR_VARIABLE, str(tmp_path / "nothing.jar"))
     output = tmp_path / "out"
     status = main(["--runner", "flink", "--flink-master", flink_rest(), "--output", str(output)])
     printed = capsys.readouterr()
     assert status == 2 and printed.out == "" and not output.exists()
-    assert printed.err.count("\n") == 1 and VARIABLE in printed.err and published_name("1.20") in printed.err
+    assert printed.err.count("\n") == 1 and JAR_VARIABLE in printed.err and jar_name("1.20") in printed.err
 
 
 class _NeverStarting(_JobService):

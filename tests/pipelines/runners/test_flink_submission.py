@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from open_diht.pipelines.runners.job_server_jar import VARIABLE, published_name
+from open_diht.pipelines.runners.flink import JAR_VARIABLE, jar_name
 
 from .conftest import REPOSITORY
 
@@ -23,9 +23,9 @@ pytestmark = [
     pytest.mark.flink,
     pytest.mark.timeout(900),
     pytest.mark.skipif(
-        not os.environ.get(VARIABLE),
-        reason=f"NOT VERIFIED HERE: the submission to a real Flink. There is no job-server jar; set {VARIABLE} to "
-        f"{published_name('1.20')}",
+        not os.environ.get(JAR_VARIABLE),
+        reason=f"NOT VERIFIED HERE: the submission to a real Flink. There is no job-server jar; set {JAR_VARIABLE} to "
+        f"{jar_name('1.20')}",
     ),
 ]
 
@@ -51,7 +51,7 @@ def test_the_sample_runs_on_the_cluster(
     ocr_models: None,
     tmp_path: Path,
 ) -> None:
-    jar = {VARIABLE: os.environ[VARIABLE]}
+    jar = {JAR_VARIABLE: os.environ[JAR_VARIABLE]}
     how = ["--runner=flink", f"--flink_master={cluster}", f"--environment_type={environment}"]
     how += [f"--worker-python={bare_python}"] if environment == "PROCESS" else []
     done = filter_command("--unit-rows=30", f"--output={tmp_path}/flink", *how, **jar)

@@ -1,20 +1,25 @@
-"""What is staged to workers is the whole project."""
+"""What is staged to workers is all of the code that they run."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 from setuptools import find_namespace_packages
 
-from open_diht.pipelines.runners.package import checkout, copy_tree
+from open_diht.pipelines.runners.package import build_wheel, code_digest
+from tests.wheel import REPOSITORY
 
 
-def test_the_copy_has_every_package_that_setup_packs(tmp_path: Path) -> None:
-    source = checkout()
-    assert source is not None
-    copy = copy_tree(source, tmp_path / "tree")
-    assert not [path for path in copy.rglob("*") if path.is_symlink()]
-    left_out = ["*__pycache__*", "open_diht.study.results*"]
-    found = find_namespace_packages(str(source), include=["open_diht*"], exclude=left_out)
-    assert "open_diht.pipelines.runners" in found
-    assert set(found) == set(find_namespace_packages(str(copy), include=["open_diht*"], exclude=left_out))
+def test_the_wheel_installs_every_package_that_workers_run(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(tmp_path)]
+    subprocess.run([*command, "--disable-pip-version-check", str(build_wheel())], check=True)
+    tops = ["open_diht.common*", "open_diht.filters*", "open_diht.pipelines*"]
+    packages = find_namespace_packages(str(REPOSITORY), include=tops, exclude=["*__pycache__*"])
+    assert "open_diht.pipelines.runners" in packages
+    assert set(packages) == set(find_namespace_packages(str(tmp_path), include=tops, exclude=["*__pycache__*"]))
+    # A worker that has it is told to be of the driver's version.
+    code = "from open_diht.pipelines.runners.package import code_digest; print(code_digest())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == code_digest()

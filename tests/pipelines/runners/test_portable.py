@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -71,24 +70,24 @@ def test_a_job_that_ends_in_time_is_no_failure(running: Running, tmp_path: Path)
 class TakesInterrupts:
     """Beam's server that is stopped on ^C, by a handler of its own."""
 
-    def __init__(self) -> None:
-        self.stopped = False
-
-    def start(self) -> str:
-        signal.signal(signal.SIGINT, lambda number, frame: None)
-        return "localhost:1"
+    stopped = False
 
     def stop(self) -> None:
         self.stopped = True
 
 
+class Submits(portable.EndsItsServer):
+    """A runner whose server takes ^C, and no job."""
+
+    def run_pipeline(self, pipeline: Any, options: Any) -> Any:
+        self.server = TakesInterrupts()
+        signal.signal(signal.SIGINT, lambda number, frame: None)
+        raise RuntimeError("Unable to fetch remote job server jar")
+
+
 def test_the_server_of_a_job_leaves_interrupts_alone_and_ends_with_the_job() -> None:
-    beams = TakesInterrupts()
-    runner: Any = SimpleNamespace(default_job_server=lambda options: beams)
-    ours, before = portable._JobServer(runner), signal.getsignal(signal.SIGINT)
-    ours.stop()
-    assert not beams.stopped, "none was made"
-    assert runner.default_job_server(None).start() == "localhost:1"
+    before, runner = signal.getsignal(signal.SIGINT), Submits()
+    with pytest.raises(JobFailed, match="captions: the job could not be submitted: Unable to fetch remote"):
+        portable.run(runner, Job(label="captions", build=lambda pipeline: None, workers=1), [], portable.Workers())
     assert signal.getsignal(signal.SIGINT) is before
-    ours.stop()
-    assert beams.stopped
+    assert runner.server.stopped

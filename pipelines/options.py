@@ -1,0 +1,249 @@
+"""The options of `make filter`, which other commands add to. Importing this takes a fraction of a second, so a slip of
+the keyboard is answered, and `--help` printed, before Beam and spaCy are imported, which takes seconds."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+from open_diht.common.command_line import OK, Once, Parser, WrongUse, exit_status, number
+from open_diht.common.fields import Positive, Range, Share
+from open_diht.pipelines.datasets import dataset_names
+from open_diht.pipelines.engine.devices import add_device_options
+from open_diht.pipelines.fetch import DownloadSettings
+
+STAGES = ("captions", "download", "spotting", "score", "dedup", "export")
+SHARDS, INDEX = EXPORTS = ("shards", "index")
+"""How survivors with images are exported."""
+RUNNERS = ("direct", "prism", "dask", "flink", "dataflow")
+START_SECONDS = 600
+"""How long a job may go without a worker that has begun; big clusters take minutes to hand out slots."""
+FORMATS = ("parquet", "tsv", "csv", "jsonl", "webdataset")
+COLUMNS = ("caption", "url", "uid", "image", "image_path")
+"""Roles whose columns people may name."""
+WORK = "out/hub"
+"""Where runs work that publish on a hub, each in a folder of its own."""
+Workforce = Annotated[int, Range(at_least=1, at_most=10_000)]
+"""Units at a time: far more than a machine has cores, or a cluster that we know of has slots."""
+
+
+def check(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines") -> None:
+    """End the process where the arguments of `make filter` ask for help or hold a slip; see `run_command`."""
+    check_by(filter_parser(prog), arguments)
+
+
+def check_by(parser: Parser, arguments: Sequence[str] | None) -> None:
+    """Print help or the error that `parse` raises, and end the process; return where there is neither."""
+
+    def parsed() -> int:
+        parse(parser, sys.argv[1:] if arguments is None else arguments)
+        return OK
+
+    if status := exit_status(parsed, stopped=None):
+        raise SystemExit(status)
+
+
+def parse(parser: Parser, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Parse our own options, and refuse names that neither we nor Beam know, without importing Beam.
+
+    Args:
+        parser: the command's.
+        arguments: what the user typed.
+
+    Returns:
+        The values of our options, and the arguments that are left to Beam.
+
+    Raises:
+        WrongUse: an option is unknown; the message names the nearest one.
+    """
+    options, left = parser.parse_known_args(list(arguments))
+    ours = {underscored(name): name for action in parser._actions for name in action.option_strings}
+    beams = _beam_names()
+    for word in left:
+        name = underscored(word.partition("=")[0])
+        if not name.startswith("--") or name in beams or name.startswith("--dask_"):  # Beam's source is elsewhere
+            continue
+        if near := get_close_matches(name, [*ours, *beams], 1):
+            raise WrongUse(f"unknown argument {word!r}; did you mean {ours.get(near[0], near[0])}?")
+    return options, left
+
+
+def underscored(argument: str) -> str:
+    """Return an option as Beam spells it, with underscores in its name; other words as they are."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument[2:].partition("=")
+    return f"--{name.replace('-', '_')}{equals}{value}"
+
+
+@cache
+def _beam_names() -> frozenset[str]:
+    """Return the names of Beam's options as they stand in its source; importing it takes seconds."""
+    beam = find_spec("apache_beam")
+    folder = beam.submodule_search_locations[0] if beam and beam.submodule_search_locations else ""
+    source = Path(folder, "options", "pipeline_options.py")
+    text = source.read_text(encoding="utf-8") if source.is_file() else ""
+    return frozenset(re.findall(r"""['"](--\w+)['"]""", text))
+
+
+def _preset_names() -> list[str]:
+    """Return what `filters.presets.preset_names` does, without the filters."""
+    return sorted(path.stem for path in (Path(__file__).parents[1] / "filters" / "presets").glob("*.yaml"))
+
+
+def filter_parser(prog: str) -> Parser:
+    """The parser of `make filter`."""
+    return command_parser(prog, "CAT filters: Complexity, Action, Text-spotting.")
+
+
+def command_parser(prog: str, description: str) -> Parser:
+    """The options of a run; other commands add theirs."""
+    parser = Parser(prog=prog, description=description)
+    parser.add_argument(
+        "--dataset", help=f"one of {', '.join(dataset_names())} (default: custom with --input, else sample)"
+    )
+    parser.add_argument(
+        "--input", help="manifests: pattern, folder, file or comma-separated list (default: data/<dataset>/)"
+    )
+    parser.add_argument(
+        "--output",
+        help="folder for everything that is written, or hf://datasets/owner/name[@branch], where it is published in "
+        "the end (default: out/<dataset>)",
+    )
+    parser.add_argument(
+        "--work",
+        metavar="FOLDER",
+        help=f"with --output hf://...: where the run works, for all shards and workers (default: {WORK}/owner/name)",
+    )
+    parser.add_argument("--private", action="store_true", help="with --output hf://...: a repository made is private")
+    parser.add_argument("--licence", metavar="NAME", help="of the results, for the card: cc-by-4.0, ... (the source's)")
+    parser.add_argument(
+        "--preset", action=Once, default="paper", help=f"thresholds: {', '.join(_preset_names())}, or a YAML file"
+    )
+    parser.add_argument("--stages", help=f"comma-separated, of {','.join(STAGES)} (default: all that apply)")
+    parser.add_argument(
+        "--export",
+        choices=EXPORTS,
+        default=SHARDS,
+        help="survivors with images as new shards, or, where INPUT is webdataset tars, as an index of each tar, which "
+        f"stays as it is (default {SHARDS})",
+    )
+    parser.add_argument(
+        "--lean",
+        action="store_true",
+        help="parse only captions with a word that may be a verb; with --stages captions or captions,export",
+    )
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="a Python module with filters, stages or formats of your own",
+    )
+    add_where(parser)
+    parser.add_argument("--unit-rows", type=number(Positive), help="rows of a unit (default: by size and cores)")
+    parser.add_argument(
+        "--max-dead-share",
+        type=number(Share),
+        default=0.05,
+        help="proportion of dead letters above which the exit status is 1 (default 0.05)",
+    )
+    parser.add_argument(
+        "--ocr-engine",
+        choices=("onnxruntime", "openvino"),
+        default="onnxruntime",
+        help="what reads the images: openvino (package openvino) is faster where the processor has bf16; another "
+        "engine reads all images again (default onnxruntime)",
+    )
+    columns = parser.add_argument_group("columns of the manifest (default: found by name)")
+    for role in COLUMNS:
+        columns.add_argument(f"--{role.replace('_', '-')}-column", metavar="NAME")
+    columns.add_argument(
+        "--format",
+        metavar="NAME",
+        help=f"how the manifests are written: {', '.join(FORMATS)}, or one of your own",
+    )
+    columns.add_argument(
+        "--images-root",
+        metavar="FOLDER",
+        help="what image paths are relative to, and below which images are read, as they are below the manifest's "
+        "folder (default: that folder alone)",
+    )
+    columns.add_argument("--delimiter", help="what separates the fields of CSV files (default: comma)")
+    columns.add_argument("--columns", help="names of the columns of TSV or CSV files without header, comma-separated")
+    _add_score(parser)
+    _add_download(parser)
+    return parser
+
+
+def add_where(parser: argparse.ArgumentParser) -> None:
+    """The options that say where units are done, and which of them; see `backend_of`."""
+    parser.add_argument("--runner", default="direct", help=f"one of {', '.join(RUNNERS)}")
+    parser.add_argument(
+        "--workers", type=number(Workforce), help="units at a time (default: all cores, or a cluster's slots)"
+    )
+    parser.add_argument("--shard", help="i/n: do every n-th unit, i from 0; a run without it finishes")
+    portable = parser.add_argument_group(
+        "workers of prism, dask and flink",
+        "Beam's own options are taken by their names: --flink_master=host:8081, ...",
+    )
+    portable.add_argument("--worker-python", metavar="FILE", help="Python with Beam and the libraries (this one)")
+    portable.add_argument(
+        "--boot-command", metavar="FILE", help="boot program on hosts with other files, /opt/diht/boot in our image"
+    )
+    portable.add_argument(
+        "--start-timeout",
+        type=number(Positive),
+        default=START_SECONDS,
+        metavar="SECONDS",
+        help="end a job of which no worker has begun by then, or on dask when there was none for so long (default "
+        f"{START_SECONDS})",
+    )
+    portable.add_argument(
+        "--dask-scheduler",
+        metavar="ADDRESS",
+        help="of dask: tcp://host:8786, or the scheduler's file (default: DASK_SCHEDULER_ADDRESS, or that of `make "
+        "dask-up`)",
+    )
+
+
+def _add_score(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("scores: how alike image and caption are, where a model is named")
+    group.add_argument(
+        "--score-model",
+        metavar="NAME",
+        help="open_clip:<model>:<weights>, local-dir:<folder>, or reference (weak, offline); nothing is downloaded",
+    )
+    add_device_options(group, "score model", prefix="score-", batch="--score-batch")
+
+
+def _add_download(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("download of images, where a manifest has urls and no images")
+    known = DownloadSettings()
+    for name, kind, what in (
+        ("threads", int, "requests at a time in each worker"),
+        ("timeout", float, "seconds of an attempt, from name to last byte"),
+        ("retries", int, "further attempts where the failure may pass"),
+        ("max-bytes", int, "most bytes of an image"),
+        ("image-size", int, "longest side of stored images, in pixels"),
+        ("user-agent", str, "how servers know you; add an address where they can reach you"),
+    ):
+        default = getattr(known, name.replace("-", "_"))
+        group.add_argument(f"--download-{name}", type=kind, metavar="X", help=f"{what} (default: {default})")
+    group.add_argument(
+        "--download-allow",
+        metavar="ADDRESS:PORT,...",
+        help="addresses or networks that may be asked though they are not public (default: none)",
+    )
+    group.add_argument(
+        "--download-ignore-opt-out",
+        action="store_true",
+        help="take images whose server says noai, noindex ...; only where you have the right to",
+    )

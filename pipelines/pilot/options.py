@@ -1,0 +1,52 @@
+"""The options of `make pilot`, without importing what it runs; see `open_diht.pipelines.options`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from open_diht.common.command_line import Parser, number
+from open_diht.common.fields import Count, NotNegative, Positive, Share
+from open_diht.pipelines.engine.devices import add_device_options
+from open_diht.pipelines.options import check_by, command_parser
+
+UNITS = 20
+"""Units that are drawn where nobody says how many."""
+IMAGES = 256
+"""Images that a teacher is measured on, of the whole sample; at least a batch of each unit."""
+
+
+def check(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.pilot") -> None:
+    """End the process where the arguments of `make pilot` ask for help or hold a slip; see `run_command`."""
+    check_by(pilot_parser(prog), arguments)
+
+
+def pilot_parser(prog: str) -> Parser:
+    """The parser of `make pilot`."""
+    parser = command_parser(prog, "Filter a random sample of units, and say what the whole data set will take.")
+    pilot = parser.add_argument_group("the sample")
+    pilot.add_argument(
+        "--units", type=number(Count), help=f"units to draw (default {UNITS}, or all where there are fewer)"
+    )
+    pilot.add_argument("--share", type=number(NotNegative), help="share of the units to draw, instead of their number")
+    pilot.add_argument("--seed", type=number(Count), default=0, help="of the draw (default 0)")
+    pilot.add_argument("--forecast-workers", help="numbers of workers to forecast hours for, comma-separated")
+    prices = parser.add_argument_group("prices, in any one currency (default 0: not given, and no cost is named)")
+    prices.add_argument("--price-core-hour", type=number(NotNegative), default=0.0, help="of a core for an hour")
+    prices.add_argument("--price-gpu-hour", type=number(NotNegative), default=0.0, help="of a GPU for an hour")
+    prices.add_argument("--price-gb-egress", type=number(NotNegative), default=0.0, help="of a GB of images fetched")
+    prices.add_argument("--price-gb-month", type=number(NotNegative), default=0.0, help="of a GB stored for a month")
+    prices.add_argument("--months", type=number(NotNegative), default=1.0, help="for how long it is stored (default 1)")
+    concepts = parser.add_argument_group("what `make concepts` takes, where a teacher is named")
+    concepts.add_argument("--teacher", help="as of `make concepts`; it is asked about images of the sample's shards")
+    concepts.add_argument("--weights", help="file of the teacher's weights")
+    concepts.add_argument(
+        "--teacher-images", type=number(Positive), default=IMAGES, help=f"images it is asked about (default {IMAGES})"
+    )
+    add_device_options(concepts, "teacher", batch="--batch-size")
+    assumed = parser.add_argument_group("what a pilot without images cannot measure (no default)")
+    assumed.add_argument("--image-bytes", type=number(NotNegative), help="bytes of an image")
+    assumed.add_argument(
+        "--seconds-per-image", type=number(NotNegative), help="core-seconds to look for text in an image"
+    )
+    assumed.add_argument("--image-keep-rate", type=number(Share), help="share kept of the images asked for")
+    return parser
