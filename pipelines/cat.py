@@ -160,9 +160,9 @@ class Cat:
             image: column with the images; None decides about captions alone.
 
         Returns:
-            A picklable callable. Of a dict of lists or arrays, or of a `pyarrow.Table`, it returns the same kind with
-            the columns `cat_keep`, `cat_reason`, `cat_complexity`, `cat_actions`, `cat_objects`, `cat_attributes`,
-            `cat_spotted` and `cat_overlap` added.
+            A picklable callable. It takes a dict of lists or arrays, or a `pyarrow.Table`, and returns the same kind
+            with the columns `cat_keep`, `cat_reason`, `cat_complexity`, `cat_actions`, `cat_objects` and
+            `cat_attributes` added, and with images `cat_spotted` and `cat_overlap`.
 
         Example:
             >>> from open_diht import Cat
@@ -196,11 +196,19 @@ class Cat:
 
 @dataclass(frozen=True)
 class CatBatch:
-    """A function of batches, see `Cat.batch`."""
+    """A function of batches, see `Cat.batch`. Ray Data takes the class itself as an actor."""
 
     cat: Cat
-    caption: str
-    image: str | None
+    caption: str = "caption"
+    image: str | None = None
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The names and types of the columns that it adds; those of images only where it is given images."""
+        columns = TABLE if self.image is not None else TABLE[:-2]
+        table = self.cat([], [] if self.image is not None else None).table
+        added = [table.schema.field(name).with_name(PREFIX + name) for name in columns]
+        return pa.schema([pa.field(f"{PREFIX}keep", pa.bool_()), *added])
 
     def __call__(self, batch: Any) -> Any:
         """Return the batch with the columns of CAT, as many rows as came in.
@@ -211,18 +219,17 @@ class CatBatch:
         names = list(batch.column_names if isinstance(batch, pa.Table) else batch)
         for role, name in (("caption", self.caption), ("image", self.image)):
             if name is not None and name not in names:
-                raise KeyError(f"no column {name!r}, only {listing(names)}; name the column: batch({role}=...)")
-        asked = {name for one in self.cat.preset.columns for name in (one.reason,) if name in names}
-        columns = {name: batch[name] for name in asked}
+                raise KeyError(f"no column {name!r}, only {listing(names)}; name the right one: batch({role}=...)")
         images = None if self.image is None else _listed(batch[self.image])
-        decided = self.cat(_listed(batch[self.caption]), images, {k: _listed(v) for k, v in columns.items()})
+        columns = {one.reason: batch[one.reason] for one in self.cat.preset.columns if one.reason in names}
+        decided = self.cat(_listed(batch[self.caption]), images, columns)
         added = {f"{PREFIX}keep": pa.array(decided.keep, pa.bool_())}
-        added |= {f"{PREFIX}{name}": decided.table[name] for name in TABLE}
+        added |= {name: decided.table[name.removeprefix(PREFIX)] for name in self.schema.names[1:]}
         if isinstance(batch, pa.Table):
-            for name, values in added.items():
-                batch = batch.append_column(name, values)
-            return batch
-        return {**batch, **{name: values.to_pylist() for name, values in added.items()}}
+            return pa.table([*batch.columns, *added.values()], [*names, *added])
+        rows = {name: values.to_pylist() for name, values in added.items()}
+        # Hugging Face's lazy batches add what is returned; a copy of theirs would decode every image.
+        return rows if type(batch).__name__ == "LazyBatch" else {**batch, **rows}
 
 
 def image_file(image: Any) -> bytes | MissingImage:
