@@ -57,9 +57,8 @@ def ray_data(captions: Rows, images: list[bytes] | None, folder: Path) -> Rows:
     ray.init(num_cpus=2, include_dashboard=False, ignore_reinit_error=True, log_to_driver=False)
     try:
         columns = {"text": captions} | ({"jpg": images} if images else {})
-        rows = ray.data.from_items(
-            [{"id": i} | {name: values[i] for name, values in columns.items()} for i in range(len(captions))]
-        )
+        names, n = tuple(columns), len(captions)
+        rows = ray.data.from_items([{"id": row} | {name: columns[name][row] for name in names} for row in range(n)])
         arguments = {"cat": Cat(), "caption": "text", "image": "jpg" if images else None}
         decided = rows.map_batches(
             CatBatch, fn_constructor_kwargs=arguments, batch_format="pyarrow", batch_size=64, concurrency=1
