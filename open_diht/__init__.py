@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from open_diht.filters.presets import Preset, load_preset
     from open_diht.filters.spotting.overlap import overlap
     from open_diht.filters.spotting.spotter import TextSpotter
+    from open_diht.pipelines.cat import Cat
     from open_diht.pipelines.datasets import load_dataset
     from open_diht.pipelines.driver.run import run
     from open_diht.pipelines.settings import RunSettings
@@ -38,6 +39,7 @@ __all__ = [
     "CaptionAnnotator",
     "CaptionGraph",
     "CaptionParser",
+    "Cat",
     "Config",
     "HnNce",
     "Preset",
@@ -61,6 +63,7 @@ _MODULES = {
     "CaptionAnnotator": "filters.captions.annotate",
     "CaptionGraph": "filters.captions.graph",
     "CaptionParser": "filters.captions.parse",
+    "Cat": "pipelines.cat",
     "Config": "trainer.config",
     "HnNce": "trainer.losses",
     "Preset": "filters.presets",

@@ -1,0 +1,46 @@
+"""CAT as a class of Daft: one instance per worker, batches of rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import daft
+from daft import DataType
+
+from open_diht.pipelines.cat import Cat
+
+
+def cat_expression(
+    caption: daft.Expression, image: daft.Expression | None = None, *, preset: Any = "paper", batch_size: int = 256
+) -> daft.Expression:
+    """Return an expression with CAT's decisions: a struct of `cat_keep`, `cat_reason`, `cat_complexity`, ...
+
+    Args:
+        caption: column with the captions.
+        image: column with the bytes of image files; None decides about captions alone.
+        preset: see `Cat`.
+        batch_size: rows of a call.
+
+    Example:
+        >>> import daft
+        >>> from open_diht.integrations.daft import cat_expression
+        >>> rows = daft.from_pydict({"text": ["a brown dog catches a red ball", "IMG_2034.jpg"]})
+        >>> rows = rows.with_column("cat", cat_expression(daft.col("text")))
+        >>> rows.where(daft.col("cat").struct.get("cat_keep")).select("text").to_pydict()
+        {'text': ['a brown dog catches a red ball']}
+    """
+    function = Cat(preset).batch(caption="caption", image=None if image is None else "image")
+    types = {field.name: DataType.from_arrow_type(field.type) for field in function.schema}
+
+    @daft.cls
+    class DaftCat:
+        @daft.method.batch(return_dtype=DataType.struct(types), batch_size=batch_size)
+        def decide(self, captions: daft.Series, images: daft.Series | None = None) -> Any:
+            batch = {"caption": captions.to_pylist()}
+            if images is not None:
+                batch["image"] = images.to_pylist()
+            rows = function(batch)
+            return [dict(zip(types, row, strict=True)) for row in zip(*(rows[name] for name in types), strict=True)]
+
+    decide = DaftCat().decide
+    return decide(caption) if image is None else decide(caption, image)

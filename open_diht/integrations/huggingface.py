@@ -1,0 +1,65 @@
+"""CAT for Hugging Face `datasets`: add decisions as columns, or keep the rows that pass and count the reasons."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, TypeVar
+
+import datasets
+
+from open_diht.pipelines.cat import Cat
+
+AnyDataset = TypeVar("AnyDataset", datasets.Dataset, datasets.IterableDataset)
+
+
+def add_decisions(
+    dataset: AnyDataset, cat: Cat, *, caption: str, image: str | None = None, batch_size: int = 256, **options: Any
+) -> AnyDataset:
+    """Return the data set with the columns of CAT, as many rows as it has. Images are not decoded on the way.
+
+    Args:
+        dataset: a `Dataset`, or an `IterableDataset` that streams.
+        cat: decides.
+        caption: column with the captions.
+        image: column with the images; None decides about captions alone.
+        batch_size: rows of a call.
+        options: passed on to `map`, such as `num_proc`.
+
+    Raises:
+        KeyError: the data set lacks a column.
+
+    Example:
+        >>> import datasets
+        >>> from open_diht import Cat
+        >>> from open_diht.integrations.huggingface import add_decisions
+        >>> rows = datasets.Dataset.from_dict({"text": ["a brown dog catches a red ball", "IMG_2034.jpg"]})
+        >>> add_decisions(rows, Cat("paper"), caption="text")["cat_reason"][:]
+        [None, 'action']
+    """
+    function = cat.batch(caption=caption, image=image)
+    features = dataset.features
+    if features is not None:  # a streamed data set may not know its own
+        features = datasets.Features({**features, **datasets.Features.from_arrow_schema(function.schema)})
+    arrow = dataset.with_format("arrow")
+    mapped = arrow.map(function, batched=True, batch_size=batch_size, features=features, **options)
+    before = dataset.format["type"] if isinstance(dataset, datasets.Dataset) else None
+    return mapped.with_format(before)
+
+
+def keep(
+    dataset: datasets.Dataset, cat: Cat, *, caption: str, image: str | None = None, **options: Any
+) -> tuple[datasets.Dataset, Counter[str]]:
+    """Return the rows that pass, and how many rows each reason rejected.
+
+    Args:
+        dataset: not a streamed one, whose reasons can be counted only while it is read: use `add_decisions` there and
+            `filter(lambda row: row["cat_keep"])`.
+        cat: decides.
+        caption: column with the captions.
+        image: column with the images; None decides about captions alone.
+        options: passed on to `add_decisions`.
+    """
+    decided = add_decisions(dataset, cat, caption=caption, image=image, **options)
+    kept = decided.with_format("arrow")[:]["cat_keep"].to_numpy().nonzero()[0]
+    reasons = Counter(reason for reason in decided["cat_reason"] if reason is not None)
+    return decided.select(kept), reasons

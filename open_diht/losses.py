@@ -1,0 +1,5 @@
+"""Losses for trainers other than ours: `HnNceLoss` takes the place of open_clip's `ClipLoss`."""
+
+from open_diht.trainer.losses.module import HnNceLoss
+
+__all__ = ["HnNceLoss"]

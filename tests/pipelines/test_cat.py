@@ -1,0 +1,255 @@
+"""CAT as a function: the decisions of a run, for lists and batches of any engine."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from pyarrow import csv
+
+from open_diht import Cat
+from open_diht.filters.columns import ColumnCondition
+from open_diht.filters.presets import BadPreset, load_preset
+from open_diht.filters.score import ScoreRule
+from open_diht.filters.spotting.settings import SpotterSettings
+from open_diht.filters.spotting.spotter import TextSpotter
+from open_diht.pipelines.cat import TABLE
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SAMPLE = REPOSITORY / "data/sample"
+CC3M = REPOSITORY.parent / "shared/samples/cc3m_validation/Validation_GCC-1.1.0-Validation.tsv"
+DOG, NAME = "a brown dog catches a red ball", "IMG_2034.jpg"
+
+
+@pytest.fixture(scope="module")
+def sample() -> dict[str, list[Any]]:
+    """The sample's captions, paths and images."""
+    table = csv.read_csv(SAMPLE / "manifest.tsv", parse_options=csv.ParseOptions(delimiter="\t", quote_char=False))
+    paths, captions = (table[name].to_pylist() for name in ("image_path", "caption"))
+    images = [file.read_bytes() if (file := SAMPLE / path).is_file() else file for path in paths]
+    return {"path": paths, "caption": [caption or None for caption in captions], "image": images}
+
+
+def run(out: Path, *options: Any) -> list[dict[str, Any]]:
+    """What `open-diht filter` writes about each row, by the names that `Cat` uses."""
+    command = [sys.executable, "-m", "open_diht", "filter", "--output", out, *options]
+    subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
+    rows = [
+        row
+        for kind in ("kept", "rejected")
+        for file in (out / kind).glob("*")
+        for row in pq.read_table(file).to_pylist()
+    ]
+    dead = [row for file in (out / "dead_letter").glob("*") for row in pq.read_table(file).to_pylist()]
+    return rows + [{**row, "reason": row["error"]} for row in dead]
+
+
+def compared(row: dict[str, Any], names: Iterable[str] = TABLE) -> list[Any]:
+    return [row.get(name) for name in names]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["paper", "strict"])
+def test_it_decides_as_a_run_of_the_sample_does(
+    preset: str, sample: dict[str, list[Any]], ocr_models: None, tmp_path: Path
+) -> None:
+    written = {
+        (row["image_path"], row["caption"]): row
+        for row in run(tmp_path / "out", "--dataset", "sample", "--preset", preset, "--stages", "captions,spotting")
+        if "image_path" in row
+    }
+    decisions = Cat(preset)(sample["caption"], sample["image"])
+    assert len(decisions) == len(sample["path"])
+    found = zip(sample["path"], sample["caption"], decisions.table.to_pylist(), strict=True)
+    same = [
+        compared(row) == compared(written[path, caption]) for path, caption, row in found if (path, caption) in written
+    ]
+    assert len(same) > 280 and all(same)
+    assert decisions.keep == [reason is None for reason in decisions.reason]
+
+
+@pytest.mark.slow
+def test_it_decides_as_a_run_of_five_thousand_captions_does(tmp_path: Path) -> None:
+    if not CC3M.is_file():
+        pytest.skip(f"{CC3M} is missing")
+    captions = [line.split("\t")[0] for line in CC3M.read_text(encoding="utf-8").splitlines()[:5000]]
+    pq.write_table(pa.table({"caption": captions}), tmp_path / "in.parquet")
+    rows = run(tmp_path / "out", "--input", tmp_path / "in.parquet", "--stages", "captions", "--preset", "balanced")
+    written = {row["caption"]: row for row in rows}
+    table = Cat("balanced")(captions).table
+    assert all(
+        compared(row) == compared(written[caption]) for caption, row in zip(captions, table.to_pylist(), strict=True)
+    )
+
+
+def test_a_caption_that_cannot_be_used_costs_its_row() -> None:
+    captions = [DOG, None, 5, "x\ud800", "", "nan", "dog " * 250_000, b"dog", DOG]
+    decisions = Cat()(captions)
+    assert decisions.reason == [
+        None, "no_caption", "not_text", "not_text", "no_caption", "no_caption", "caption_length", "not_text", None,
+    ]  # fmt: skip
+    assert decisions.table["actions"].to_pylist()[0] == ["catches"] == decisions.table["actions"].to_pylist()[-1]
+    assert Cat()(["dog " * 5_000_000]).reason == ["oversized"]
+
+
+def test_an_image_that_cannot_be_used_costs_its_row(ocr_models: None, tmp_path: Path) -> None:
+    good = next((SAMPLE / "images").glob("0*.jpg"))
+    truncated = good.read_bytes()[:500]
+    bomb = io.BytesIO()
+    Image.new("1", (60_000, 60_000)).save(bomb, "PNG")
+    images = {
+        "bytes": (good.read_bytes(), None),
+        "path": (str(good), None),
+        "Path": (good, None),
+        "undecoded": ({"bytes": good.read_bytes(), "path": None}, None),
+        "of a path": ({"bytes": None, "path": str(good)}, None),
+        "PIL": (Image.open(good), None),
+        "none": (None, "image_not_available"),
+        "absent": (tmp_path / "absent.jpg", "image_missing"),
+        "folder": (tmp_path, "image_missing"),
+        "on the web": ("https://example.org/a.jpg", "image_not_available"),
+        "empty": (b"", "empty"),
+        "junk": (b"<html>" * 50, "not_an_image"),
+        "truncated": (truncated, "truncated"),
+        "truncated PIL": (Image.open(io.BytesIO(good.read_bytes()[:5000])), "image_unreadable"),
+        "bomb": (bomb.getvalue(), "too_many_pixels"),
+        "number": (3, "image_unreadable"),
+    }
+    decisions = Cat()([DOG] * len(images), [image for image, _ in images.values()])
+    assert dict(zip(images, decisions.reason, strict=True)) == {name: reason for name, (_, reason) in images.items()}
+
+
+STUB = """
+import os, signal, time
+class Engine:
+    def __init__(self, settings): pass
+    def find(self, image): return image.width
+    def read(self, widths):
+        if 13 in widths: os.kill(os.getpid(), signal.SIGSEGV)
+        if 14 in widths: time.sleep(600)
+        return [[] for _ in widths]
+"""
+
+
+def test_ocr_that_crashes_or_hangs_costs_one_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys, types\nname = 'open_diht.filters.spotting.ocr.engine'\nstub = types.ModuleType(name)\n"
+        f"exec({STUB!r}, stub.__dict__)\nsys.modules[name] = stub\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(TextSpotter, "check_installed", lambda self: None)
+    images = [Image.new("RGB", (width, 12)) for width in (20, 13, 21, 14, 22)]
+    reasons = Cat(ocr=SpotterSettings(timeout_s=1.0))([DOG] * 5, images).reason
+    assert reasons == [None, "ocr_crashed", None, "ocr_timeout", None]
+
+
+def test_only_images_whose_caption_passes_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def spot(self: TextSpotter, images: Iterable[bytes]) -> Any:
+        assert not list(images)
+        return iter(())
+
+    monkeypatch.setattr(TextSpotter, "spot", spot)
+    assert Cat()([NAME, None], [b"never decoded", b""]).reason == ["action", "no_caption"]
+
+
+def test_without_captions_there_are_no_decisions() -> None:
+    decisions = Cat()([])
+    assert (len(decisions), decisions.keep, decisions.table.num_rows) == (0, [], 0)
+    assert Cat()([], []).reason == []
+
+
+@pytest.mark.parametrize("values", [[DOG, NAME], pa.array([DOG, NAME]), np.array([DOG, NAME]), (DOG, NAME)])
+def test_captions_come_in_any_sequence(values: Any) -> None:
+    assert Cat()(values).keep == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "named"),
+    [
+        (lambda: Cat("papr"), BadPreset, "paper"),
+        (lambda: Cat(3), TypeError, "int"),  # type: ignore[arg-type]
+        (lambda: Cat()(DOG), TypeError, "list"),
+        (lambda: Cat()([5] * 20), TypeError, "int"),
+        (lambda: Cat()([DOG] * 20, [5] * 20), TypeError, "int"),
+        (lambda: Cat()([DOG], [None, None]), ValueError, "2"),
+        (lambda: Cat().batch(caption="texts")({"text": [DOG]}), KeyError, "text"),
+        (lambda: Cat().batch(caption="text", image="jpg")({"text": [DOG]}), KeyError, "image="),
+    ],
+)
+def test_a_wrong_argument_is_named(call: Any, error: type[Exception], named: str) -> None:
+    with pytest.raises(error, match=named):
+        call()
+
+
+def test_a_preset_may_have_conditions_on_columns() -> None:
+    preset = replace(load_preset("paper"), columns=(ColumnCondition(reason="similarity", min=0.3),))
+    assert Cat(preset)([DOG, DOG], columns={"similarity": [0.2, 0.4]}).reason == ["similarity", None]
+    rows = Cat(preset).batch(caption="text")({"text": [DOG, NAME], "similarity": [0.4, 0.4]})
+    assert rows["cat_reason"] == [None, "action"]
+    with pytest.raises(ValueError, match="similarity"):
+        Cat(preset)([DOG])
+
+
+def test_a_preset_with_scores_is_refused_with_the_command_that_computes_them() -> None:
+    with pytest.raises(ValueError, match="--score-model"):
+        Cat(replace(load_preset("paper"), score=ScoreRule(min=0.3)))
+
+
+def test_a_batch_keeps_its_kind_and_its_rows() -> None:
+    batch = {"text": [DOG, NAME], "id": [7, 8]}
+    function = pickle.loads(pickle.dumps(Cat().batch(caption="text")))
+    rows = function(batch)
+    assert rows["id"] == [7, 8] and rows["cat_keep"] == [True, False] and rows["cat_actions"] == [["catches"], []]
+    table = function(pa.table(batch))
+    assert table.column_names == ["text", "id", "cat_keep", *(f"cat_{name}" for name in TABLE)]
+    assert {name: table[name].to_pylist() for name in table.column_names} == rows
+    assert function(pa.table(batch).slice(0, 0)).schema == table.schema, "empty batches have the same types"
+
+
+def in_a_worker(function: Any, caption: str) -> Any:
+    return function({"text": [caption], "jpg": [None]})["cat_reason"]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_it_works_in_other_processes(method: str) -> None:
+    function = Cat().batch(caption="text", image="jpg")
+    assert in_a_worker(function, DOG) == ["image_not_available"], "models are loaded in this process"
+    context = multiprocessing.get_context(method)
+    with ProcessPoolExecutor(2, context) as pool:
+        reasons = list(pool.map(in_a_worker, [function] * 4, [DOG, NAME] * 2))
+    assert reasons == [["image_not_available"], ["action"]] * 2
+
+
+def test_a_forked_process_starts_an_ocr_process_of_its_own(ocr_models: None) -> None:
+    image = next((SAMPLE / "images").glob("0*.jpg"))
+    assert Cat()([DOG], [image]).keep == [True]
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(2, context) as pool:
+        kept = list(pool.map(Cat(), [[DOG]] * 4, [[image]] * 4))
+    assert all(decisions.keep == [True] for decisions in kept) and Cat()([DOG], [image]).keep == [True]
+
+
+def test_threads_share_it() -> None:
+    cat, captions = Cat(), [f"a {word} dog catches a red ball" for word in ("big", "small", "brown", "black")] * 8
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda caption: cat([caption]).table.to_pylist()[0], captions))
+    assert found == cat(captions).table.to_pylist()
+
+
+def test_it_imports_neither_beam_nor_torch() -> None:
+    code = "from open_diht import Cat; Cat()(['a dog runs'], [None]); import sys; print({'apache_beam', 'torch'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
