@@ -179,12 +179,15 @@ def collect_examples(tasks: Sequence[Task], results: Sequence[Result], session: 
         results: Their results.
         session: That of the run.
     """
-    measured = {result.task for result in results if result.kind != "few_shot" and result.value is not None}
+    main: dict[str, Result] = {}
+    for result in results:
+        if result.kind != "few_shot":
+            main.setdefault(result.task, result)
     group, examples = session.cache.group, {}
     for task in tasks:
         path = session.output / "items" / f"{task.name}.npz"
         items = group.share(read_items(path) if group.first and path.is_file() else None)
-        if task.name in measured and items is not None:
+        if items is not None and task.name in main and main[task.name].value is not None:
             data = open_task(task, session.root, session.memo)
             examples[task.name] = list(KINDS[task.kind].examples(task, data, items, session.cache))
     return {name: found for name, found in examples.items() if found}

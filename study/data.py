@@ -26,9 +26,8 @@ from numpy.typing import NDArray
 from open_diht.common.command_line import WrongUse
 from open_diht.eval.data import DataSet, data_root
 from open_diht.study.images import Floats, StoredImages, image_of, samples, standardised, tar_features, tar_pixels
-from open_diht.study.noise import drawn_verdicts, laion_captions, write_drawn
 from open_diht.study.rows import CPU, GPU, GPU_TINY, TRACKS
-from open_diht.study.verdicts import Decided
+from open_diht.study.verdicts import Decided, drawn_verdicts, laion_captions, write_drawn
 from open_diht.study.web import SHARDS, VERDICTS, pairs_of, shards_of
 
 DRAWN, SEED = 6000, 0

@@ -97,17 +97,18 @@ class Trained:
     def _unit(features: Tensor) -> Tensor:
         return normalize(features, dim=-1).cpu()
 
-    def retrieval(self, name: str, pairs: Pairs) -> tuple[dict[str, float], dict[str, NDArray[np.int64]]]:
-        """Metrics and 1-based ranks, under `NAME/t2i` and `NAME/i2t`; of equal scores all but the right are ahead."""
-        images, texts = (ArrayRows(each.numpy()) for each in (self.images(pairs.images), self.texts(pairs.captions)))
-        ranks = {
-            f"{name}/t2i": text_to_image_ranks(images, texts, pairs.image, strict=True) + 1,
-            f"{name}/i2t": image_to_text_ranks(images, texts, pairs.image, strict=True) + 1,
-        }
+    def retrieval(self, tests: Mapping[str, Pairs]) -> tuple[dict[str, float], dict[str, NDArray[np.int64]]]:
+        """Return metrics and 1-based ranks of test sets, under `NAME/t2i` and `NAME/i2t`. Of equal scores all but the
+        right ones are ahead."""
         metrics: dict[str, float] = {}
-        for items, found in ranks.items():
-            metrics |= {f"{items}/R@{k}": float(100 * hits(found - 1, k).mean()) for k in RECALLS}
-            metrics[f"{items}/gm_rank"] = float(np.exp(np.log(found).mean()))
+        ranks: dict[str, NDArray[np.int64]] = {}
+        for name, pairs in tests.items():
+            images, texts = (ArrayRows(one.numpy()) for one in (self.images(pairs.images), self.texts(pairs.captions)))
+            for direction, ranks_of in (("t2i", text_to_image_ranks), ("i2t", image_to_text_ranks)):
+                items, found = f"{name}/{direction}", ranks_of(images, texts, pairs.image, strict=True) + 1
+                metrics |= {f"{items}/R@{k}": float(100 * hits(found - 1, k).mean()) for k in RECALLS}
+                metrics[f"{items}/gm_rank"] = float(np.exp(np.log(found).mean()))
+                ranks[items] = found
         return metrics, ranks
 
 

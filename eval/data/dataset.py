@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -130,7 +130,8 @@ class DataSet:
             annotations = getattr(self, name)
             if annotations is not None:
                 drawn = tuple(annotations[one] for one in sample_indices([one.key for one in annotations], count))
-                return replace(self, **{name: drawn}).take(sorted({image for one in drawn for image in _shown(one)}))
+                changed: dict[str, Any] = {name: drawn}
+                return replace(self, **changed).take(sorted({image for one in drawn for image in _shown(one)}))
         return self.take(sample_indices(self.images.keys, count))
 
 
@@ -141,7 +142,7 @@ def _shown(one: Question | Choice | Pair | Association) -> tuple[int, ...]:
 
 def _moved(one: A, position: Mapping[int, int]) -> A:
     """The same annotation of images that have other indices."""
-    images = tuple(position[image] for image in _shown(one))
+    images: Any = tuple(position[image] for image in _shown(one))
     return replace(one, image=images[0]) if isinstance(one, Question | Choice) else replace(one, images=images)
 
 

@@ -29,7 +29,10 @@ def unpack(archive: Path, members: Mapping[str, Path]) -> None:
                 for inside, path in building.items():
                     if name == inside or (inside.endswith("/") and name.startswith(inside)):
                         found.add(inside)
-                        _copy(content, below(path, name.removeprefix(inside)) if inside.endswith("/") else path)
+                        target = below(path, name.removeprefix(inside)) if inside.endswith("/") else path
+                        target.parent.mkdir(parents=True, exist_ok=True)
+                        with target.open("wb") as out:
+                            shutil.copyfileobj(content, out)
         except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
             raise FetchFailed(
                 f"{archive} cannot be unpacked ({error}); remove it and run the same command again"
@@ -59,9 +62,3 @@ def _files(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
         for member in tarred:
             if member.isfile() and (found := tarred.extractfile(member)):
                 yield member.name.removeprefix("./"), found
-
-
-def _copy(content: IO[bytes], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as out:
-        shutil.copyfileobj(content, out)

@@ -47,16 +47,32 @@ class Listed:
     digest: str | None = None
     """`md5:...`, `sha256:...` or `git:...`, where it is known."""
 
+    def __post_init__(self) -> None:
+        if sum(map(bool, (self.to, self.unpack, self.rows))) != 1 or (self.many and self.unpack):
+            raise ValueError(f"{self.file} takes one of `to`, `unpack` and `rows`, and a folder no `unpack`")
+        if (self.file.endswith("/") or self.rows) and not self.hub:
+            raise ValueError(f"{self.file} stands for several files, which only a data set of the hub has")
+        if self.hub and self.drive:
+            raise ValueError(f"{self.file} lies on the hub or on Google Drive, not on both")
+
     @property
     def many(self) -> bool:
         """Whether it stands for several files."""
         return bool(self.each or self.rows) or self.file.endswith("/")
 
+    @property
+    def targets(self) -> list[str]:
+        """What it brings, below the data folder."""
+        return list(self.unpack.values()) or [self.to or self.rows]
+
 
 def fetch_files(name: str, entries: Sequence[Any], fetcher: Fetcher) -> None:
-    """What the task `name` lists. Raises `WrongUse` for an entry that says nothing, `FetchFailed`."""
-    listed = [_listed(name, entry) for entry in entries]
-    missing = [one for one in listed if not all((fetcher.root / target).exists() for target in _targets(one))]
+    """Download what the task `name` lists. Raises `WrongUse` for an entry that means nothing, `FetchFailed`."""
+    try:
+        listed: tuple[Listed, ...] = converted(tuple[Listed, ...], list(entries), "fetch.files")
+    except BadValue as error:
+        raise WrongUse(f"task {name}: {error}") from None
+    missing = [one for one in listed if not all((fetcher.root / target).exists() for target in one.targets)]
     if not missing:
         fetcher.say(f"{name}: at hand in {fetcher.root}")
         return
@@ -101,24 +117,6 @@ def _fetch_folder(name: str, one: Listed, hubs: Mapping[str, HubSet], fetcher: F
             shutil.rmtree(building)
         else:
             building.replace(target)
-
-
-def _listed(name: str, entry: Any) -> Listed:
-    try:
-        one: Listed = converted(Listed, entry, "fetch.files")
-    except BadValue as error:
-        raise WrongUse(f"task {name}: {error}") from None
-    if sum(map(bool, (one.to, one.unpack, one.rows))) != 1 or (one.many and one.unpack):
-        raise WrongUse(f"task {name}: {one.file} takes one of `to`, `unpack` and `rows`, and a folder no `unpack`")
-    if (one.file.endswith("/") or one.rows) and not one.hub:
-        raise WrongUse(f"task {name}: {one.file} stands for several files, which only a data set of the hub has")
-    if one.hub and one.drive:
-        raise WrongUse(f"task {name}: {one.file} lies on the hub or on Google Drive, not on both")
-    return one
-
-
-def _targets(one: Listed) -> list[str]:
-    return list(one.unpack.values()) or [one.to or one.rows]
 
 
 def _remote(one: Listed, hubs: Mapping[str, HubSet], root: Path) -> Remote:

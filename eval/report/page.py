@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from open_diht.common.html import render_page
+from PIL import Image
+
+from open_diht.common.html import attribute, render_page
 from open_diht.eval.examples import Example
 from open_diht.eval.report.across import Across, AverageRow
 from open_diht.eval.report.charts import draw_curves, interval_bar
 from open_diht.eval.report.data import FewShotTable, Row, TaskRows, heading
-from open_diht.eval.report.examples import draw_examples
 from open_diht.eval.report.references import few_shot_references, references
 from open_diht.eval.report.text import ACROSS, AVERAGES, CAUTION, FEW_SHOT, ends, percent, shots_said
 from open_diht.eval.results import cautions
+
+SIDE = 168
+"""Longest side of a thumbnail in pixels."""
 
 
 def render(
@@ -60,7 +66,7 @@ def render(
         published=list(_published(tasks)),
         published_few_shot=list(_published_few_shot(tables)),
         examples=[
-            {"title": titles.get(task, task), "task": task, "drawing": draw_examples(found)}
+            {"title": titles.get(task, task), "task": task, "shown": [(type(one).__name__, one) for one in found]}
             for task, found in examples.items()
         ],
         versions=", ".join(f"{name} {value}" for name, value in software.items() if value is not None),
@@ -74,6 +80,7 @@ def render(
         percent=percent,
         protocols=_protocols,
         shots_said=shots_said,
+        thumbnail=thumbnail,
     )
 
 
@@ -139,3 +146,17 @@ def _published_few_shot(tables: Sequence[FewShotTable]) -> Iterator[dict[str, An
         if found := few_shot_references(table.task):
             shots = sorted({k for one in found for k in one.shots} | set(table.shots))
             yield {"table": table, "found": found, "shots": shots}
+
+
+def thumbnail(image: Image.Image, name: str) -> str:
+    """Return the image as a small JPEG inside the page."""
+    small = image.convert("RGB")
+    small.thumbnail((SIDE, SIDE))
+    times = max(1, SIDE // 2 // max(small.size))  # smaller ones are shown enlarged to about half
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=80)
+    encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return (
+        f'<img src="data:image/jpeg;base64,{encoded}" width="{small.width * times}" height="{small.height * times}" '
+        f'alt="{attribute(name, 80)}">'
+    )

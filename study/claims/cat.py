@@ -48,16 +48,9 @@ def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]]
     pool, words = _pool(arm.pool, data, on.side)
     rows = chosen(pool.verdict, arm.arm, arm.seed)
     model = trained(on.trainer, pool.pairs.take(rows), words, budget=arm.budget, seed=arm.seed, changed={})
-    metrics: dict[str, float] = {}
-    items: dict[str, NDArray[Any]] = {}
     photographs = data.flickr8k("test", on.side)
-    for name, pairs in {
-        "flickr8k-test": Pairs.of_each(photographs.images, photographs.captions),
-        "web-held": web_held(data.web(on.side)),
-    }.items():
-        measured, ranks = model.retrieval(name, pairs)
-        metrics |= measured
-        items |= ranks
+    test = Pairs.of_each(photographs.images, photographs.captions)
+    metrics, items = model.retrieval({"flickr8k-test": test, "web-held": web_held(data.web(on.side))})
     return metrics, items, {"pairs": len(rows), "repeats": arm.budget / len(rows), **pool.about(rows)}
 
 

@@ -43,7 +43,7 @@ def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]]
     targets, about = (None, {}) if arm.arm == "none" else _targets(arm.arm, data)
     changed = {"concepts": {"attributes": 0.0}} if arm.arm == "imagenet" else {}
     model = trained(on.trainer, pairs, words, budget=arm.budget, seed=arm.seed, changed=changed, concepts=targets)
-    metrics, items = model.retrieval("flickr8k-test", test)
+    metrics, items = model.retrieval({"flickr8k-test": test})
     return metrics, items, {"pairs": len(pairs.captions), "photographs": len(pairs.images), **about}
 
 

@@ -77,12 +77,7 @@ def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]]
         photographs = data.flickr8k("test", on.side)
         test = Pairs.of_each(photographs.images, photographs.captions)
         measured = {"flickr8k-test": test, "web-held": web_held(web, 1)}
-    metrics: dict[str, float] = {}
-    items: dict[str, NDArray[Any]] = {}
-    for name, of in measured.items():
-        found, ranks = model.retrieval(name, of)
-        metrics |= found
-        items |= ranks
+    metrics, items = model.retrieval(measured)
     notes = {"pairs": len(pairs.captions), "last_scale": float(model.clip.logit_scale.detach().exp())}
     return metrics, items, notes
 
