@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from open_diht.common.html import render_page
+from open_diht.common.html.charts import Point, Series, line_chart
 from open_diht.eval.examples import Example
 from open_diht.eval.report.across import Across
 from open_diht.eval.report.averages import AverageRow
-from open_diht.eval.report.charts import draw_curves
 from open_diht.eval.report.data import FewShotTable, Row, TaskRows, heading
 from open_diht.eval.report.examples import draw_examples
 from open_diht.eval.report.tables import draw_across, draw_few_shot_table, draw_references, draw_tasks
@@ -55,6 +55,21 @@ def _kind(kind: str, tasks: Sequence[TaskRows], of_kinds: Sequence[AverageRow]) 
     average = next((found for found in of_kinds if found.kind == kind), None)
     table = draw_tasks([task for task in tasks if task.kind == kind], average)
     return {"name": kind, "title": heading(kind), "table": table, "averaged": average is not None}
+
+
+def draw_curves(table: FewShotTable) -> str:
+    """Return the mean over seeds against shots, a line for each method with bars of one standard deviation."""
+    series = [
+        Series(method, [_point(k, row) for k in table.shots if (row := table.of(method, k)) is not None])
+        for method in table.methods
+    ]
+    what = (f"{table.task}, few-shot", "shots per class", f"{table.metric}, %")
+    return line_chart(*what, series, table.shots, zero=False)
+
+
+def _point(shots: int, row: Row) -> Point:
+    value, spread = 100 * row["value"], 100 * (row["protocol"]["few_shot"].get("std_over_seeds") or 0.0)
+    return Point(shots, value, value - spread, value + spread)
 
 
 def _summary(tasks: Sequence[TaskRows]) -> str:

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from open_diht.common.html import attribute, show
+from open_diht.common.html.charts import interval_bar
 from open_diht.eval.report.across import Across
 from open_diht.eval.report.averages import AverageRow
-from open_diht.eval.report.charts import interval_bar
 from open_diht.eval.report.data import FewShotTable, Row, TaskRows
 from open_diht.eval.report.references import few_shot_references, references
 from open_diht.eval.report.text import percent, shots_said
