@@ -12,7 +12,7 @@ from open_diht.common.html.text import attribute, plain, text_width
 WIDE, HIGH = 720.0, 380.0
 """Size of a line chart."""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62.0, 176.0, 40.0, 52.0
-_COLORS = ("#74808a", "#2a8583", "#c2602a", "#8e62b8", "#4a7bc0", "#9a7a1a", "#c0558a")
+_COLORS = ("#2a8583", "#c2602a", "#8e62b8", "#4a7bc0", "#9a7a1a", "#c0558a", "#74808a")
 """Contrast of at least 3.9 on the light and on the dark page; further lines take them again."""
 _LABEL = 15.0  # between two names at the ends of lines
 _TICKS = 7
@@ -177,7 +177,8 @@ def line_chart(
     for number, (one, label) in enumerate(zip(drawn, labels, strict=True)):
         placed = [(across(point.x), down(point.y), point) for point in one.points]
         path = "L".join(f"{x:.1f} {y:.1f}" for x, y, _ in placed)
-        parts.append(f'<g stroke="{_COLORS[number % len(_COLORS)]}"><path d="M{path}" fill="none" stroke-width="2"/>')
+        color = _COLORS[number % len(_COLORS)]
+        parts.append(f'<g stroke="{color}" fill="{color}"><path d="M{path}" fill="none" stroke-width="2"/>')
         for x, y, point in placed:
             tip = attribute(f"{one.name}, {point.x:g}: {point.y:.1f} [{point.low:.1f}, {point.high:.1f}]")
             interval = f"M{x:.1f} {down(point.high):.1f}V{down(point.low):.1f}"
