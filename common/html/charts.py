@@ -47,9 +47,11 @@ def bar(parts: Iterable[tuple[str, float]]) -> str:
     """
     rects, begin = [], 0.0
     for css, fraction in parts:
-        width = 100 * min(max(fraction, 0.0), 1 - begin / 100)
-        rects.append(f'<rect class="{css}" x="{begin:.3f}" width="{width:.3f}" height="10"/>' if width else "")
-        begin += width
+        if fraction > 0:
+            width = max(0.3, min(100 * fraction, 100 - begin))  # a single row can be seen
+            begin = min(begin, 100 - width)
+            rects.append(f'<rect class="{css}" x="{begin:.3f}" width="{width:.3f}" height="10"/>')
+            begin += width
     return f'<svg class="bar" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">{"".join(rects)}</svg>'
 
 
