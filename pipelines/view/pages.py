@@ -21,7 +21,7 @@ from open_diht.pipelines.stages.tally import DecideRecord
 from open_diht.pipelines.store.storage import each
 from open_diht.pipelines.view.controls import as_yaml, controls_of, moved
 from open_diht.pipelines.view.forms import BadAddress, address_of, end_of, place_of, query_of
-from open_diht.pipelines.view.output import UNDECIDED, Output
+from open_diht.pipelines.view.output import UNDECIDED, UNREADABLE, Output
 from open_diht.pipelines.view.query import (
     NOT_OF_MANIFEST,
     Hit,
@@ -90,7 +90,7 @@ def rows(bench: Workbench, given: Mapping[str, str]) -> Shown:
     output = bench.output
     columns = numeric_columns(output)
     query, start = query_of(given, columns), place_of(given)
-    if start is not None and start.unit not in output.plan:
+    if start is not None and start.unit != UNREADABLE and start.unit not in output.plan:
         raise BadAddress(f"there is no unit {start.unit[:40]!r} in this output")
     page = search(output, query, start)
     return "rows.html.j2", {
@@ -102,7 +102,7 @@ def rows(bench: Workbench, given: Mapping[str, str]) -> Shown:
         "columns": columns,
         "more_filters": any((query.read, query.complexity, query.overlap, query.action, query.values)),
         "page": page,
-        "hits": [_hit(one, query) for one in page.hits],
+        "hits": [(one.place, one.row, _caption(one, query)) for one in page.hits],
         "next": address_of(query, page.after) if page.after else None,
         "first": address_of(query) if start else None,
         "random": address_of(query, random_place(output)),
@@ -129,22 +129,11 @@ def _ends(output: Output) -> list[tuple[str, str]]:
     return ends
 
 
-def _hit(hit: Hit, query: Query) -> dict[str, Any]:
-    row, caption = hit.row, hit.row.get("caption") or ""
+def _caption(hit: Hit, query: Query) -> str:
+    """Return the caption of a row as HTML, with the text that was searched for marked; "" where there is none."""
+    caption = hit.row.get("caption") or ""
     found = re.search(re.escape(query.caption), caption, re.IGNORECASE) if query.caption else None
-    spans = [TextSpan(found.start(), found.end(), "hit")] if found else []
-    verdict = {"kept": "kept", "dead_letter": "dead letter", UNDECIDED: "not decided"}.get(hit.place.end)
-    return {
-        "place": str(hit.place),
-        "end": hit.place.end,
-        "caption": marked(caption, spans, 300) if caption else "",
-        "verdict": verdict or words(row.get("reason") or ""),
-        "complexity": row.get("complexity"),
-        "actions": row.get("actions") or [],
-        "overlap": row.get("overlap"),
-        "read": [line["text"] for line in row.get("spotted") or []],
-        "error": row.get("error") or "",
-    }
+    return marked(caption, [TextSpan(*found.span(), "hit")] if found else [], 300) if caption else ""
 
 
 # ---- one row
