@@ -20,10 +20,10 @@ from typing import Any
 
 from open_diht.common.command_line import OK, Parser, WrongUse, exit_status, say
 from open_diht.common.html import render_page
+from open_diht.common.html.charts import interval_bar
 from open_diht.eval.comparison import main_rows, rows_of
 from open_diht.eval.errors import EvalError
 from open_diht.eval.report.across import across
-from open_diht.eval.report.charts import interval_bar
 from open_diht.eval.report.data import group_tasks
 from open_diht.eval.results import SAME_DATA, rules_of, version_of
 

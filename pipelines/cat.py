@@ -23,12 +23,11 @@ from open_diht.pipelines.datasets.naming import listing
 from open_diht.pipelines.manifests import MissingImage, read_rows
 from open_diht.pipelines.manifests.images import MAX_IMAGE_BYTES, read_image_file, within
 from open_diht.pipelines.stages.captions import identities
+from open_diht.pipelines.stages.cascade import DEAD, KEPT, apply_caption_filters, apply_cascade
 from open_diht.pipelines.stages.columns import columns_of, values_of
-from open_diht.pipelines.stages.decisions import DEAD, KEPT, judge_captions
 from open_diht.pipelines.stages.output import output_rows
 from open_diht.pipelines.stages.spotting import SCHEMA as RECORD_SCHEMA
 from open_diht.pipelines.stages.spotting import read_texts
-from open_diht.pipelines.stages.verdicts import judge_by_filters
 
 NOT_TEXT = "not_text"
 """Reason of a caption that is no text: a number, say, or half a character of a broken encoding."""
@@ -139,12 +138,12 @@ class Cat:
         ordinals, rows = self._annotated(pa.table({"caption": pa.array(texts, pa.string()), **given}), reasons)
         records = None if images is None else self._read([images[row] for row in ordinals], rows)
         stages = ("captions",) if images is None else ("captions", "spotting")
-        verdict = judge_by_filters(rows, records, self.preset, stages, "of a batch")
-        table = output_rows(rows.select([]), rows, records, verdict, None)
+        decided = apply_cascade(rows, records, self.preset, stages)
+        table = output_rows(rows.select([]), rows, records, decided, None)
         for index, row in enumerate(ordinals.tolist()):
-            reason = verdict.reasons[index]
-            if reason == DEAD and records is not None and verdict.found is not None:  # its status says why
-                reason = records["status"][int(verdict.found[index])].as_py()
+            reason = decided.reasons[index]
+            if reason == DEAD and records is not None and decided.found is not None:  # its status says why
+                reason = records["status"][int(decided.found[index])].as_py()
             if reason != KEPT:
                 reasons.setdefault(row, reason)
         where = np.full(n, -1)
@@ -189,7 +188,7 @@ class Cat:
 
     def _read(self, images: Sequence[Any], rows: pa.Table) -> pa.Table:
         """Return the spotting records of rows that pass their caption, a table of `RECORD_SCHEMA`."""
-        passed = np.flatnonzero(judge_captions(rows, self.preset, True).reasons == KEPT).tolist()
+        passed = np.flatnonzero(apply_caption_filters(rows, self.preset, True).reasons == KEPT).tolist()
         asked = ((row, image_file(images[row]), None) for row in passed)
         return pa.Table.from_pylist(list(read_texts(_Models.spotter(self.ocr), asked)), RECORD_SCHEMA)
 
@@ -222,9 +221,9 @@ class CatBatch:
                 raise KeyError(f"no column {name!r}, only {listing(names)}; name the right one: batch({role}=...)")
         images = None if self.image is None else _listed(batch[self.image])
         columns = {one.reason: batch[one.reason] for one in self.cat.preset.columns if one.reason in names}
-        decided = self.cat(_listed(batch[self.caption]), images, columns)
-        added = {f"{PREFIX}keep": pa.array(decided.keep, pa.bool_())}
-        added |= {name: decided.table[name.removeprefix(PREFIX)] for name in self.schema.names[1:]}
+        decisions = self.cat(_listed(batch[self.caption]), images, columns)
+        added = {f"{PREFIX}keep": pa.array(decisions.keep, pa.bool_())}
+        added |= {name: decisions.table[name.removeprefix(PREFIX)] for name in self.schema.names[1:]}
         if isinstance(batch, pa.Table):
             return pa.table([*batch.columns, *added.values()], [*names, *added])
         rows = {name: values.to_pylist() for name, values in added.items()}

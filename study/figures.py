@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from open_diht.study.charts import Point, Series, line_chart
+from open_diht.common.html.charts import Point, Series, line_chart
 from open_diht.study.comparison import RANK
 from open_diht.study.rows import TUNING, Row, Rows
 from open_diht.study.tables import Line

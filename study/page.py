@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from open_diht.common.files import publish_bytes
+from open_diht.common.html.charts import svg_file
 from open_diht.study.claims.negatives import ranks_by_scale
 from open_diht.study.figures import cat_figure, concepts_figure, fewshot_figure, negatives_figure
 from open_diht.study.rows import CLAIMS, CPU, TRACKS, Row, Rows
@@ -56,7 +57,7 @@ def _of_track(rows: Rows, found: dict[str, list[Row]], track: str) -> dict[str, 
         "verdicts": {name: verdicts_in_words(made) for name, made in compared.items() if made},
         "lines": compared,
         "made": {claim: _made(rows, each) for claim, each in of_track.items() if each},
-        "figures": {f"{claim}{suffix}": svg for claim, svg in plots.items()},
+        "figures": {f"{claim}{suffix}": svg_file(svg) for claim, svg in plots.items()},
         "suffix": suffix,
     }
 

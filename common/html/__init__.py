@@ -1,7 +1,18 @@
-"""One HTML kit for all reports: a page that loads and runs nothing, text of strangers made safe, one look."""
+"""One HTML kit for all reports: a page that loads and runs nothing, text of strangers made safe, charts, one look."""
 
-from open_diht.common.html.labels import apart
 from open_diht.common.html.page import render_page, style_sheet
-from open_diht.common.html.text import TextSpan, attribute, marked, plain, show, text_width
+from open_diht.common.html.text import TextSpan, anchor, attribute, marked, percent, plain, show, text_width, words
 
-__all__ = ["TextSpan", "apart", "attribute", "marked", "plain", "render_page", "show", "style_sheet", "text_width"]
+__all__ = [
+    "TextSpan",
+    "anchor",
+    "attribute",
+    "marked",
+    "percent",
+    "plain",
+    "render_page",
+    "show",
+    "style_sheet",
+    "text_width",
+    "words",
+]

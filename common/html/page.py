@@ -9,25 +9,27 @@ from typing import Any
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from open_diht.common.html.text import attribute, show
+from open_diht.common.html.charts import bar
+from open_diht.common.html.text import attribute, percent, show, words
 
 
-def render_page(package: str, template: str, **content: Any) -> str:
-    """A page as HTML.
+def render_page(package: str | tuple[str, ...], template: str, **content: Any) -> str:
+    """Return a page as HTML.
 
     Args:
-        package: where the template lies, beside style sheets of its own.
+        package: where the template lies, next to style sheets of its own; further ones have templates that it imports.
         template: its name. It extends `page.html.j2` and fills the blocks `title` and `body`. Values are escaped; what
             is HTML already goes through `|safe`, text of strangers through `|show`.
         content: what the template names.
     """
-    return _environment(package).get_template(template).render(**content)
+    packages = (package,) if isinstance(package, str) else package
+    return _environment(*packages).get_template(template).render(**content)
 
 
 @cache
-def _environment(package: str) -> Environment:
+def _environment(*packages: str) -> Environment:
     environment = Environment(
-        loader=ChoiceLoader([PackageLoader(package, ""), PackageLoader(__package__, "")]),
+        loader=ChoiceLoader([PackageLoader(package, "") for package in (*packages, __package__)]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -37,7 +39,9 @@ def _environment(package: str) -> Environment:
     environment.filters["show"] = lambda text, limit=400: Markup(show(text, limit))
     environment.filters["attribute"] = lambda text, limit=400: Markup(attribute(text, limit))
     environment.filters["thousands"] = lambda number: f"{number:,}"
-    environment.globals["style"] = Markup(style_sheet(package))
+    environment.filters |= {"percent": percent, "words": words}
+    environment.globals["bar"] = lambda parts: Markup(bar(parts))
+    environment.globals["style"] = Markup(style_sheet(packages[0]))
     return environment
 
 

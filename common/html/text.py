@@ -68,6 +68,23 @@ def marked(text: str, spans: Iterable[TextSpan], limit: int = 400) -> str:
     return f'<bdi dir="auto">{"".join(pieces)}</bdi>'
 
 
+def words(name: str) -> str:
+    """Return `text_spotting` as "text spotting"."""
+    return name.replace("_", " ")
+
+
+def percent(fraction: float | None) -> str:
+    """Return a fraction as people read it: "46.6 %", "n/a" where there is none."""
+    if fraction is None:
+        return "n/a"
+    return "< 0.1 %" if 0 < fraction < 0.0005 else f"{100 * fraction:.1f} %"
+
+
+def anchor(name: str) -> str:
+    """Return the id of the section with a name: letters, digits and hyphens only."""
+    return "r-" + "".join(char if char.isascii() and char.isalnum() else "-" for char in name)
+
+
 def text_width(text: str, size: float) -> float:
     """Roughly how wide `text` is in a sans-serif font of `size` pixels, on the generous side: no font is at hand."""
     return size * sum(_advance(char) for char in text)

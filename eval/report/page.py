@@ -12,9 +12,9 @@ from typing import Any
 from PIL import Image
 
 from open_diht.common.html import attribute, render_page
+from open_diht.common.html.charts import Point, Series, interval_bar, line_chart
 from open_diht.eval.examples import Example
 from open_diht.eval.report.across import Across, AverageRow
-from open_diht.eval.report.charts import draw_curves, interval_bar
 from open_diht.eval.report.data import FewShotTable, Row, TaskRows, heading
 from open_diht.eval.report.references import few_shot_references, references
 from open_diht.eval.report.text import ACROSS, AVERAGES, CAUTION, FEW_SHOT, ends, percent, shots_said
@@ -98,6 +98,21 @@ def flatten(value: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, st
             yield from flatten(inner, f"{above}{name}.")
         else:
             yield f"{above}{name}", inner if isinstance(inner, str) else json.dumps(inner, ensure_ascii=False)
+
+
+def draw_curves(table: FewShotTable) -> str:
+    """Return the mean over seeds against shots, a line for each method with bars of one standard deviation."""
+    series = [
+        Series(method, [_point(k, row) for k in table.shots if (row := table.of(method, k)) is not None])
+        for method in table.methods
+    ]
+    what = (f"{table.task}, few-shot", "shots per class", f"{table.metric}, %")
+    return line_chart(*what, series, table.shots, zero=False)
+
+
+def _point(shots: int, row: Row) -> Point:
+    value, spread = 100 * row["value"], 100 * (row["protocol"]["few_shot"].get("std_over_seeds") or 0.0)
+    return Point(shots, value, value - spread, value + spread)
 
 
 def _few_shot_protocol(table: FewShotTable) -> dict[str, str]:

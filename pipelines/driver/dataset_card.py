@@ -1,47 +1,72 @@
-"""The card of a run's results, of what the run knows."""
+"""README.md of an output folder: a data set card, as hubs show it, whose head tells loaders and viewers what to read.
+
+`datasets.load_dataset` of the folder, or of a repository with the same files, gives kept/; the other kinds are
+configurations by their names. All types stand there, so that parts of manifests with different columns are read as one
+table, null where a part has no such column.
+"""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 
 from open_diht.common.version import program_version
 from open_diht.pipelines.driver.funnel import FunnelRecord
 from open_diht.pipelines.plan import Plan, Unit
-from open_diht.pipelines.report.dataset_card import Config, Provenance, render_card
 from open_diht.pipelines.settings import RunSettings
-from open_diht.pipelines.store.layout import KINDS, Layout
+from open_diht.pipelines.store.layout import CARD_MARK, KINDS, Layout
 from open_diht.pipelines.store.storage import StorePath, each, open_parts
 
+LICENCES = (
+    *("cc0-1.0", "cc-by-2.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-4.0"),
+    *("cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-4.0", "odc-by", "odbl", "pddl", "apache-2.0", "mit"),
+)
+"""Names of licences that hubs know, those that data have. Others are `other` in the head, and in full in the text."""
 _OWN = "Image-text pairs of the publisher's own"
 """Title of data sets that have no home."""
 _NOT_STATED = ("", "unknown", "yours")
 """What descriptions of data sets say where they name no licence."""
+_MEANING = {
+    "uid": "128 bits in hex",
+    "caption": "the caption, unchanged",
+    "complexity": "most attributes, actions and relations counted on one object",
+    "actions": "what the caption states to be done",
+    "objects": "what it speaks of",
+    "attributes": "what it says of these",
+    "spotted": "text that was read in the image, with its score",
+    "overlap": "length of the longest match between caption and text in the image",
+    "stage": "where the row was rejected",
+    "reason": "why",
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """One kind of rows, a configuration of the data set."""
+
+    name: str
+    rows: int
+    schema: pa.Schema
+    """Of all its parts together."""
+    agrees: bool = True
+    """Whether no column has types that cannot be one in several parts."""
 
 
 def card_of(settings: RunSettings, layout: Layout, plan: Plan, units: Sequence[Unit], funnel: FunnelRecord) -> str:
-    """The card of the results of `units`."""
-    dataset = settings.dataset
-    provenance = Provenance(
-        title=dataset.title if dataset.homepage else _OWN,
-        homepage=dataset.homepage,
-        source_licence=None if dataset.licence in _NOT_STATED else dataset.licence,
-        licence=settings.licence,
-        input=settings.input,
-        commits=plan.pins,
-        preset=settings.preset.as_dict(),
-        stages=settings.stages,
-        version=program_version(),
-        plan=plan.fingerprint,
-    )
+    """Return the card of the results of some units."""
     kinds = (_config(layout, kind, units) for kind in KINDS)
-    return render_card(funnel, provenance, [kind for kind in kinds if kind is not None])
+    return render_card(funnel, settings, plan, [kind for kind in kinds if kind is not None])
 
 
 def _config(layout: Layout, kind: str, units: Sequence[Unit]) -> Config | None:
-    """A kind of rows, None where there are none. Parts of several files may have different columns."""
+    """Return a kind of rows, None where there are none. Parts of several files may have different columns."""
     paths = [layout.part(kind, name) for name in (*(unit.name for unit in units), "unreadable")]
     parts = [part for part in each(_footer, paths, layout.root) if part is not None]
     if not parts:
@@ -61,3 +86,158 @@ def _footer(path: StorePath) -> pq.FileMetaData | None:
             return pq.ParquetFile(file).metadata
     except FileNotFoundError:
         return None
+
+
+def render_card(funnel: FunnelRecord, settings: RunSettings, plan: Plan, configs: Sequence[Config]) -> str:
+    """Return the card.
+
+    Args:
+        funnel: what the run counted.
+        settings: of the run, with the licence that the publisher states.
+        plan: of the run.
+        configs: the kinds that have rows, the default first.
+    """
+    dataset, dead, rows_in, rate = settings.dataset, funnel["dead_letter"], funnel["rows_in"], funnel["keep_rate"]
+    source = dataset.title if dataset.homepage else _OWN
+    title = f"{source}, filtered"
+    source_licence = None if dataset.licence in _NOT_STATED else dataset.licence
+    head = {"pretty_name": title, **_licence_head(settings.licence, source_licence), "tags": ["image-text", "diht"]}
+    steps = [("", "rows in", "", f"{rows_in:,}")]
+    steps += [
+        (
+            _text(step["stage"]),
+            _text(step["reason"]),
+            f"{step['rejected'] + step.get('lost', 0):,}",
+            f"{step['left']:,}",
+        )
+        for step in funnel["steps"]
+    ]
+    steps += [("", "kept", "", f"{funnel['kept']:,}"), ("", "dead letter", f"{dead['rows']:,}", "")]
+    if waiting := funnel["not_decided"]["rows"]:
+        steps.append(("", "not decided", f"{waiting:,}", ""))
+    provenance = [
+        ("source", _text(f"{source}, {dataset.homepage}" if dataset.homepage else source)),
+        ("input", _code(settings.input)),
+        *((f"commit of {_code(name)}", _code(commit)) for name, commit in plan.pins.items()),
+        ("fingerprint of the input", _code(plan.fingerprint)),
+        ("stages", ", ".join(settings.stages)),
+        ("program", f"open-diht {program_version()}; `run.json` has all versions, models and files"),
+    ]
+    columns = []
+    for config in configs:
+        differ = " Types of columns differ between its files; read those that agree by themselves."
+        columns.append(f"`{config.name}`: {config.rows:,} rows.{'' if config.agrees else differ}")
+        fields = [(_code(one.name), _code(str(one.type)), _MEANING.get(one.name, "")) for one in config.schema]
+        columns.append(_table(("column", "type", "content"), fields))
+    preset = settings.preset.as_dict()
+    body = [
+        f"# {_text(title)}",
+        CARD_MARK,
+        f"{funnel['kept']:,} of {rows_in:,} image-text pairs{f' ({rate:.1%})' if rows_in else ''}, "
+        "kept by the CAT filters (Complexity, Action, Text-spotting) of open-diht, after "
+        "[DiHT](https://arxiv.org/abs/2301.02280) (CVPR 2023).",
+        "## Funnel",
+        _table(("stage", "reason", "rejected", "left"), steps),
+        "## Columns",
+        *columns,
+        "## Provenance",
+        _table(("", ""), provenance),
+        f"Thresholds, preset {_text(settings.preset.name)}:",
+        f"```yaml\n{_yaml(json.loads(json.dumps(preset))).strip()}\n```",
+        "## Licence",
+        _licence(settings.licence, source_licence, source),
+    ]
+    return f"---\n{_yaml(head | _configs_head(configs))}---\n\n" + "\n\n".join(body) + "\n"
+
+
+class _OneLine(yaml.SafeDumper):
+    """Writes every text on one line: a line of dashes in the name of a column must not end the head."""
+
+
+_OneLine.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style='"' if len(text.splitlines()) > 1 else None
+    ),
+)
+
+
+def _yaml(value: Any) -> str:
+    text: str = yaml.dump(value, Dumper=_OneLine, sort_keys=False, allow_unicode=True, width=float("inf"))
+    return text
+
+
+def _configs_head(configs: Sequence[Config]) -> dict[str, Any]:
+    if not configs:
+        return {}
+    files = [
+        {
+            "config_name": config.name,
+            **({"default": True} if config is configs[0] else {}),
+            "data_files": [{"split": "train", "path": f"{config.name}/*.parquet"}],
+        }
+        for config in configs
+    ]
+    known = [(config.name, features(config.schema)) for config in configs if config.agrees]
+    described = [{"config_name": name, "features": found} for name, found in known if found is not None]
+    return {"configs": files, **({"dataset_info": described} if described else {})}
+
+
+def _licence_head(licence: str | None, source: str | None) -> dict[str, str]:
+    if licence is None:
+        return {"license": "other", "license_name": "as-the-source"} if source else {"license": "unknown"}
+    if licence.lower() in LICENCES:
+        return {"license": licence.lower()}
+    return {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", licence.lower()).strip("-.") or "other"}
+
+
+def _licence(licence: str | None, source: str | None, title: str) -> str:
+    if licence:
+        stated = f"{_text(licence)}, as its publisher says."
+    elif source:
+        stated = "Its publisher has named no other than the source's."
+    else:
+        stated = "Unknown: its publisher has not said."
+    known = _text(source) if source else f"unknown: {_text(title)} states none"
+    return f"{stated} Licence of the source: {known}. Captions and images belong to their owners."
+
+
+def features(schema: pa.Schema) -> list[dict[str, Any]] | None:
+    """Return columns and their types in the words of a card's head; None where one has a type that these words lack."""
+    found = [_feature(field) for field in schema]
+    return None if any(one is None for one in found) else [one for one in found if one is not None]
+
+
+def _feature(field: pa.Field) -> dict[str, Any] | None:
+    kind = _kind(field.type)
+    return None if kind is None else {"name": field.name, **kind}
+
+
+def _kind(kind: pa.DataType) -> dict[str, Any] | None:
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        inner = _kind(kind.value_type)
+        return None if inner is None else {"list": inner.get("dtype") or inner.get("struct") or inner}
+    if pa.types.is_struct(kind):
+        fields = [_feature(kind.field(place)) for place in range(kind.num_fields)]
+        return None if None in fields else {"struct": fields}
+    plain = (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string, pa.types.is_boolean, pa.types.is_null)
+    if any(is_kind(kind) for is_kind in (*plain, pa.types.is_timestamp, pa.types.is_date)):
+        return {"dtype": str(kind).replace("date32[day]", "date32").replace("date64[ms]", "date64")}
+    named = {"halffloat": "float16", "float": "float32", "double": "float64"}
+    named |= {"binary": "binary", "large_binary": "large_binary"}
+    return {"dtype": named[str(kind)]} if str(kind) in named else None
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _code(text: str) -> str:
+    """Return foreign text as it is, in a table too."""
+    return f"`{' '.join(text.replace('`', chr(39)).split())}`".replace("|", "\\|")
+
+
+def _text(text: str) -> str:
+    """Return foreign text as one line in which Markdown and HTML see no marks of theirs."""
+    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", " ".join(text.split()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,8 @@ from open_diht.filters.spotting.overlap import overlap
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.manifests import FileChanged, UnreadableFile
 from open_diht.pipelines.plan import Plan, Unit
+from open_diht.pipelines.report.example import Example
 from open_diht.pipelines.stages.cascade import (
-    DEAD,
     KEPT,
     Decisions,
     MeasuringFilter,
@@ -46,8 +46,18 @@ def collect_examples(
     preset: Preset,
     stages: Sequence[str],
     judges: Sequence[StageFilter] = (),
-) -> dict[str, list[dict[str, Any]]]:
-    """Up to `EXAMPLES` rows of each reason with all evidence, from the first units that offer them."""
+) -> dict[str, list[Example]]:
+    """Return up to `EXAMPLES` rows of each reason with all evidence, from the first units that offer them.
+
+    Args:
+        layout: of the output folder.
+        plan: of the run.
+        units: those that were decided.
+        dataset: how the manifests are read.
+        preset: the thresholds.
+        stages: those that decide.
+        judges: what decides beside the cascade.
+    """
     wanted: dict[str, list[tuple[str, int]]] = {}
     for unit in units:
         for reason, ordinals in read_json(layout.commit("decide", unit.name))["examples"].items():
@@ -55,7 +65,7 @@ def collect_examples(
             wanted[reason] += [(unit.name, ordinal) for ordinal in ordinals[:room]]
         if len(wanted) > len(cascade(preset)) and all(len(rows) >= EXAMPLES for rows in wanted.values()):
             break
-    examples: dict[str, list[dict[str, Any]]] = {reason: [] for reason in wanted}
+    examples: dict[str, list[Example]] = {reason: [] for reason in wanted}
     spans = {unit.name: unit.span for unit in units}
     for name in sorted({unit for rows in wanted.values() for unit, _ in rows}):
         read = read_json(layout.commit("captions", name))
@@ -78,7 +88,7 @@ def collect_examples(
             example["image"] = images.get(ordinal)
             example["measured"] = measured.get(ordinal, {}) if passed else {}
             examples[reason].append(example)
-    return {("dead_letter" if reason == DEAD else reason): rows for reason, rows in examples.items()}
+    return examples
 
 
 def _measured(
@@ -104,39 +114,22 @@ def _images(images: Iterable[tuple[int, Any]]) -> dict[int, bytes]:
     return found
 
 
-def _with_reasons(row: dict[str, Any]) -> tuple[list[dict[str, Any]], ...]:
-    """The actions, attributes and relations of a row, each with the `reasons` for its score: texts, and the log odds
-    that they add. They are found anew; where that gives other scores than the row has, it was annotated by something
-    else, and nothing is said."""
-    stored = tuple(row.get(name) or [] for name in ("actions", "attributes", "relations"))
-    if not any(stored):
-        return stored
-    explained = explain(row["caption"])
-    found = (explained.actions, explained.attributes, explained.relations)
-    same = [len(one) == len(other) for one, other in zip(stored, found, strict=True)]
-    pairs = [pair for one, other in zip(stored, found, strict=True) for pair in zip(one, other, strict=False)]
-    if not all(same) or any(abs(one["score"] - evidence.score) > _SAME_SCORE for one, evidence in pairs):
-        return stored
-    return tuple(
-        [
-            {**one, "reasons": [[text, round(odds, 2)] for text, odds in evidence.reasons]}
-            for one, evidence in zip(ours, evidences, strict=True)
-        ]
-        for ours, evidences in zip(stored, found, strict=True)
-    )
+def example_of(one_row: pa.Table, preset: Preset, decisions: Decisions, record: Mapping[str, Any] | None) -> Example:
+    """Return a row as the report shows it: its caption's graph, what was spotted, what overlaps.
 
-
-def example_of(
-    one_row: pa.Table, preset: Preset, decisions: Decisions, record: dict[str, Any] | None
-) -> dict[str, Any]:
-    """A row as the report shows it: its caption's graph, what was spotted, what overlaps."""
+    Args:
+        one_row: the row with its annotations.
+        preset: the thresholds.
+        decisions: those of the caption filters about it.
+        record: what is known of its image, a row of `stages.spotting.SCHEMA`; None where no image was asked for.
+    """
     row = one_row.to_pylist()[0]
     decided = decisions.counts if decisions.asked[0] else None
     if decided is None:  # whether it was parsed depends on the presets and stages of earlier runs
         row = {name: row[name] for name in ("uid", "caption")}
     accepted = decided.accepted[0].as_py() if decided else []
     actions, attributes, relations = _with_reasons(row)
-    example = {
+    example: Example = {
         "uid": row["uid"],
         "caption": (row["caption"] or "")[:EXAMPLE_CHARS],
         "parsed": row.get("parsed") or "",
@@ -152,14 +145,37 @@ def example_of(
         "overlap": None,
         "overlap_text": "",
         "overlap_span": None,
-        "message": record["message"] if record else "",
+        "measured": {},
+        "message": (record["message"] or "") if record else "",
     }
     if record and record["status"] == "ok":
-        lines = [(line["text"], line["score"]) for line in record["spotted"] or []]
+        lines = [(line["text"], line["score"]) for line in example["spotted"]]
         best = overlap(example["caption"], lines, preset.text_spotting)
-        example |= {
-            "overlap": best.length,
-            "overlap_text": best.text,
-            "overlap_span": list(best.where) if best.where else None,
-        }
+        example |= {"overlap": best.length, "overlap_text": best.text, "overlap_span": best.where}
     return example
+
+
+def _with_reasons(row: Mapping[str, Any]) -> tuple[list[Any], ...]:
+    """Return the actions, attributes and relations of a row, each with the `reasons` for its score. They are computed
+    again; where that gives other scores than the row has, something else annotated it, and there are no reasons."""
+    stored = tuple(row.get(name) or [] for name in ("actions", "attributes", "relations"))
+    if not any(stored):
+        return stored
+    explained = explain(row["caption"])
+    found = (explained.actions, explained.attributes, explained.relations)
+    pairs = [
+        (one, other)
+        for ours, theirs in zip(stored, found, strict=True)
+        for one, other in zip(ours, theirs, strict=False)
+    ]
+    if [*map(len, stored)] != [*map(len, found)] or any(
+        abs(one["score"] - evidence.score) > _SAME_SCORE for one, evidence in pairs
+    ):
+        return stored
+    return tuple(
+        [
+            {**one, "reasons": [(text, round(odds, 2)) for text, odds in evidence.reasons]}
+            for one, evidence in zip(ours, theirs, strict=True)
+        ]
+        for ours, theirs in zip(stored, found, strict=True)
+    )

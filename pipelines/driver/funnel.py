@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
 
 from open_diht.filters.columns import MISSING_PLACE, STORED, ColumnCondition
+from open_diht.filters.presets import Preset
 from open_diht.pipelines.manifests import in_words
 from open_diht.pipelines.plan import Plan, Unit
 from open_diht.pipelines.settings import RunSettings
@@ -60,8 +61,7 @@ class ColumnHistogram(TypedDict):
 
 
 class FunnelRecord(TypedDict):
-    """What a run says of its rows; `funnel.json` is this with examples. `report.data.read_funnel` reads it back, of any
-    version."""
+    """What a run says of its rows; `funnel.json` is this with examples."""
 
     dataset: str
     preset: str
@@ -90,67 +90,103 @@ class FunnelRecord(TypedDict):
     """How long each stage took; of stages that had nothing to do, in the run before."""
 
 
+def unaccounted(funnel: FunnelRecord) -> int:
+    """Return rows in minus kept, rejected, dead letters and not decided: zero, or the run is not to be trusted."""
+    rejected, dead = sum(funnel["rejected"].values()), funnel["dead_letter"]["rows"]
+    return funnel["rows_in"] - funnel["kept"] - rejected - dead - funnel["not_decided"]["rows"]
+
+
+def reasons_of(funnel: FunnelRecord) -> list[str]:
+    """Return why rows were rejected, in the order of the cascade."""
+    return list(dict.fromkeys(step["reason"] for step in funnel["steps"] if not step.get("lost")))
+
+
 def summarise(
     layout: Layout, units: Sequence[Unit], plan: Plan, settings: RunSettings, judges: Sequence[StageFilter] = ()
 ) -> FunnelRecord:
-    """The funnel of the decisions; duplicates, units that are set aside and seconds are added when they are known.
+    """Return the funnel of the decisions; duplicates, quarantined units and seconds are added when they are known.
 
     Args:
+        layout: of the output folder.
         units: those that were decided.
-        plan: what there was to do; rows of other units count as not decided, and so do those that stand behind the
-            break of a unit that could not be read to its end, where the plan has counted them.
+        plan: what there was to do; rows of other units count as not decided, and so do those behind the break of a unit
+            that could not be read to its end, where the plan has counted them.
         settings: of the run.
         judges: what decides beside the cascade.
+    """
+    broken = [in_words(file) for file in plan.unreadable]
+    waiting = _not_decided(layout, plan, units)
+    unparsed = 0
+
+    def read(unit: Unit) -> tuple[CaptionRecord, DecideRecord]:
+        return read_json(layout.commit("captions", unit.name)), read_json(layout.commit("decide", unit.name))
+
+    def records() -> Iterator[tuple[int, DecideRecord]]:
+        nonlocal unparsed
+        for unit, (captions, decided) in zip(units, each(read, units, layout.root), strict=True):
+            unparsed += captions.get("unparsed", 0)
+            if captions["broken"] is not None:
+                broken.append(in_words(captions["broken"]))
+                waiting["rows"] += unit.span.rows - captions["rows"] if unit.span.exact else 0
+            yield captions["rows"], decided
+
+    steps, conditions = cascade(settings.preset, judges), conditions_of(judges)
+    funnel = count(records(), settings.preset, settings.stages, steps, conditions, waiting)
+    funnel["dataset"], funnel["unparsed"] = settings.dataset.name, unparsed
+    funnel["dead_letter"] |= {"units": len(broken), "first": next(iter(broken), None)}
+    return funnel
+
+
+def count(
+    records: Iterable[tuple[int, DecideRecord]],
+    preset: Preset,
+    stages: Sequence[str],
+    steps: Sequence[Step],
+    conditions: Sequence[ColumnCondition] = (),
+    waiting: NotDecided | None = None,
+) -> FunnelRecord:
+    """Return the funnel of commit records.
+
+    Args:
+        records: of each decided unit its rows and its record.
+        preset: the thresholds.
+        stages: those that decide.
+        steps: the cascade.
+        conditions: those of stages of the user's, next to the preset's.
+        waiting: rows that are not decided; it is looked at after all records.
     """
     rejected: Counter[str] = Counter()
     dead: Counter[str] = Counter()
     lost: Counter[str] = Counter()
     histograms: dict[str, Counter[int]] = {}
-    rows = kept = unread = unparsed = 0
-    broken = [in_words(file) for file in plan.unreadable]
-
-    def records(unit: Unit) -> tuple[CaptionRecord, DecideRecord]:
-        return read_json(layout.commit("captions", unit.name)), read_json(layout.commit("decide", unit.name))
-
-    for unit, (read, decided) in zip(units, each(records, units, layout.root), strict=True):
-        rows += read["rows"]
-        unparsed += read.get("unparsed", 0)
-        if read["broken"] is not None:
-            broken.append(in_words(read["broken"]))
-            unread += unit.span.rows - read["rows"] if unit.span.exact else 0
+    rows = kept = 0
+    for read, decided in records:
+        rows += read
         kept += decided["kept"]
         rejected.update(decided["rejected"])
         dead.update(decided["dead"])
         lost.update(decided["lost"])
         for name, counts in decided["histograms"].items():
-            histograms.setdefault(name, Counter()).update({int(k): n for k, n in counts.items()})
-    stages, known = list(settings.stages), cascade(settings.preset, judges)
-    not_decided = _not_decided(layout, plan, units)
-    not_decided["rows"] += unread
+            histograms.setdefault(name, Counter()).update({int(value): number for value, number in counts.items()})
+    not_decided: NotDecided = waiting or {"rows": 0, "units": 0, "uncounted": 0}
     rows += not_decided["rows"]
     return {
-        "dataset": settings.dataset.name,
-        "preset": settings.preset.name,
-        "stages": stages,
+        "dataset": "",
+        "preset": preset.name,
+        "stages": list(stages),
         "rows_in": rows,
-        "steps": _steps(known, settings.stages, rows, not_decided["rows"], lost, rejected),
-        "rejected": {reason: n for reason, n in sorted(rejected.items())},
-        "dead_letter": {
-            "rows": sum(dead.values()),
-            "units": len(broken),
-            "by_error": dict(sorted(dead.items())),
-            "first": next(iter(broken), None),
-        },
+        "steps": _steps(steps, stages, rows, not_decided["rows"], lost, rejected),
+        "rejected": dict(sorted(rejected.items())),
+        "dead_letter": {"rows": dead.total(), "units": 0, "by_error": dict(sorted(dead.items())), "first": None},
         "not_decided": not_decided,
         "kept": kept,
         "keep_rate": kept / rows if rows else 0.0,
-        "unparsed": unparsed,
+        "unparsed": 0,
         "histograms": {
-            name: {str(k): n for k, n in sorted(counts.items())} for name, counts in sorted(histograms.items())
+            name: {str(value): number for value, number in sorted(counts.items())}
+            for name, counts in sorted(histograms.items())
         },
-        "columns": {
-            STORED + one.reason: _drawn(one, histograms) for one in (*settings.preset.columns, *conditions_of(judges))
-        },
+        "columns": {STORED + one.reason: _drawn(one, histograms) for one in (*preset.columns, *conditions)},
         "duplicates": {},
         "left": {},
         "set_aside": {},
@@ -187,8 +223,8 @@ def _steps(
     lost: Mapping[str, int],
     rejected: Mapping[str, int],
 ) -> list[FunnelStep]:
-    """What was left after each step. Rows that a step did not reject, but that went to the dead letter or were not
-    decided there, are its `lost`."""
+    """Return what was left after each step. Rows that went to the dead letter at a step, or were not decided there, are
+    its `lost`. Reasons that no step has, of stages that are not loaded here, come last."""
     steps: list[FunnelStep] = []
 
     def lose(stage: str, reason: str, count: int) -> None:
@@ -199,7 +235,8 @@ def _steps(
 
     lose("set aside", NOT_DECIDED, not_decided)
     lose("manifest", DEAD, lost.get("manifest", 0))
-    for step in known:
+    others = sorted({*rejected} - {step.reason for step in known})
+    for step in (*known, *(Step("", reason, "", rare=True) for reason in others)):
         if step.reason == NOT_AT_HAND:  # the first that needs the images to have been read
             lose("spotting", DEAD, lost.get("spotting", 0))
         n = rejected.get(step.reason, 0)

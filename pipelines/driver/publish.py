@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -17,13 +16,12 @@ from open_diht.pipelines.driver.funnel import FunnelRecord
 from open_diht.pipelines.driver.notes import all_notes
 from open_diht.pipelines.driver.table import render_funnel
 from open_diht.pipelines.plan import Plan, Unit
-from open_diht.pipelines.report import write_report
-from open_diht.pipelines.report.dataset_card import CARD
+from open_diht.pipelines.report.page import render_report
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.cascade import StageFilter
 from open_diht.pipelines.store.commit import publish_bytes, publish_json, retract
 from open_diht.pipelines.store.fingerprints import fingerprint_of
-from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.layout import CARD, Layout
 from open_diht.pipelines.store.records import Vouched, publish_record
 
 
@@ -62,21 +60,14 @@ class Results:
             say(f"nothing is left to do: {root} holds the result of this run")
             say(render_funnel(funnel))
             return
-        examples = collect_examples(
-            self.layout,
-            self.plan,
-            self.units,
-            settings.dataset,
-            settings.preset,
-            stages,
-            self.judges,
-        )
+        preset, dataset = settings.preset, settings.dataset
+        examples = collect_examples(self.layout, self.plan, self.units, dataset, preset, stages, self.judges)
         notes = all_notes(funnel)
         retract(path)
         publish_json(root / "run.json", self._provenance(began))
         publish_bytes(root / CARD, card_of(settings, self.layout, self.plan, self.units, funnel).encode())
         if "export" in stages:
-            write_report({**funnel, "examples": _embedded(examples)}, report, notes=notes)
+            publish_bytes(report, render_report(funnel, examples, notes=notes).encode("utf-8", "replace"))
         slim = {reason: [{**row, "image": None} for row in rows] for reason, rows in examples.items()}
         files = [root / "run.json", root / CARD, *([report] if "export" in stages else [])]
         publish_record(self.layout, path, {**funnel, "examples": slim, "fingerprint": asked}, files)
@@ -110,12 +101,3 @@ class Results:
             "files": list(self.plan.files),
             "plan": {"fingerprint": self.plan.fingerprint, "units": len(self.plan.units)},
         }
-
-
-def _embedded(examples: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
-    """Images as data urls, as the report takes them."""
-
-    def url(image: bytes | None) -> str | None:
-        return None if image is None else "data:application/octet-stream;base64," + base64.b64encode(image).decode()
-
-    return {reason: [{**row, "image": url(row["image"])} for row in rows] for reason, rows in examples.items()}

@@ -7,8 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from open_diht.pipelines.report.dataset_card import CARD
-from open_diht.pipelines.store.layout import KINDS
+from open_diht.pipelines.store.layout import CARD, KINDS
 from open_diht.pipelines.store.storage import StorePath, is_local, size_of, sizes
 
 PUBLISHING = "publishing.json"

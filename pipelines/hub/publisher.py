@@ -24,8 +24,8 @@ from open_diht.common.naming import counted
 from open_diht.pipelines.hub.client import client, explained
 from open_diht.pipelines.hub.contents import PUBLISHING, RECORDS, Step, contents, is_ours, most_of_a_folder, steps
 from open_diht.pipelines.manifests.formats import known_endings
-from open_diht.pipelines.report.dataset_card import CARD, MARK
 from open_diht.pipelines.store.commit import RunFailed
+from open_diht.pipelines.store.layout import CARD, CARD_MARK
 from open_diht.pipelines.store.storage import StorePath, each, is_local, size_of
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class Publisher:
                 f"a folder of {root} holds {most:,} files, and a hub takes {FOLDER_FILES:,}; make larger units with "
                 "--unit-rows, in another --work"
             )
-        if CARD in there.files and CARD in files and MARK.encode() not in there.read(CARD):
+        if CARD in there.files and CARD in files and CARD_MARK.encode() not in there.read(CARD):
             del files[CARD]
             say(f"{self.target}: the {CARD} there is not of this program and stays; remove it to get a new one")
         return files

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 
 from open_diht.common.command_line import WrongUse, say
 from open_diht.common.naming import counted
@@ -86,18 +86,8 @@ def _pilot(
         stages=settings.stages,
         images_at_hand=whole_plan.images,
     )
-    assumed = Assumptions(
-        image_bytes=options.image_bytes,
-        seconds_per_image=options.seconds_per_image,
-        image_keep_rate=options.image_keep_rate,
-    )
-    prices = Prices(
-        core_hour=options.price_core_hour,
-        gpu_hour=options.price_gpu_hour,
-        gb_transfer=options.price_gb_egress,
-        gb_month=options.price_gb_month,
-        months=options.months,
-    )
+    assumed = Assumptions(**{one.name: getattr(options, one.name) for one in fields(Assumptions)})
+    prices = Prices(**{one.name: getattr(options, one.name) for one in fields(Prices)})
     took = None if teacher is None else _measured(options, layout, sample, teacher)
     found = forecast(sample, whole, assumed, prices, workers, took)
     notes = _notes(whole, chosen, len(sample), outcome.funnel, found)

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 
@@ -35,10 +34,6 @@ class Estimate:
         """The same in another unit, or of a total. `factor` is at least 0."""
         ends = (None if end is None else end * factor for end in (self.low, self.high))
         return Estimate(self.value * factor, *ends)
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
 
 
 def total(parts: Sequence[Estimate]) -> Estimate:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from open_diht.common.naming import counted
@@ -89,9 +89,13 @@ class ForecastLine:
     basis: Basis
     note: str = ""
 
+    def times(self, factor: float) -> ForecastLine:
+        """Return the same quantity in another unit."""
+        return ForecastLine(self.estimate and self.estimate.times(factor), self.basis, self.note)
+
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        numbers = self.estimate.as_dict() if self.estimate else {"value": None, "low": None, "high": None}
+        """Return the line for JSON."""
+        numbers = asdict(self.estimate) if self.estimate else {"value": None, "low": None, "high": None}
         return {**numbers, "basis": self.basis, **({"note": self.note} if self.note else {})}
 
 
@@ -113,10 +117,10 @@ class Forecast:
     cost: dict[str, ForecastLine] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the forecast for JSON."""
         sections = ("rows", "core_hours", "images", "stored", "hours", "concepts", "cost")
         lines = {name: {str(key): line.as_dict() for key, line in getattr(self, name).items()} for name in sections}
-        return {"rates": {name: rate.as_dict() for name, rate in self.rates.items()}, **lines}
+        return {"rates": {name: asdict(rate) for name, rate in self.rates.items()}, **lines}
 
 
 def forecast(
@@ -127,7 +131,7 @@ def forecast(
     workers: Sequence[int],
     teacher: TeacherCost | None = None,
 ) -> Forecast:
-    """The forecast. Intervals are of 95 % for each quantity by itself.
+    """Return the forecast. Intervals are of 95 % for each quantity by itself.
 
     Args:
         sample: what was measured, at least one unit.
@@ -143,145 +147,117 @@ def forecast(
     if not sample:
         raise ValueError("the pilot has no unit; there is nothing to forecast from")
     result = Forecast()
-    rows = [unit.rows for unit in sample]
-    outcomes = sorted({outcome for unit in sample for outcome in unit.outcomes} | {KEPT, DEAD})
-    for outcome in outcomes:
-        result.rates[outcome] = share([unit.outcomes.get(outcome, 0) for unit in sample], rows, whole.rows)
+    rows, stages = [unit.rows for unit in sample], {*whole.stages}
+    has_images = any(unit.images for unit in sample)
+
+    def rate(counts: Sequence[int]) -> Estimate:
+        return share(counts, rows, whole.rows)
+
+    def all_of(amounts: Sequence[float]) -> Estimate:
+        if whole.recut:
+            return recut(amounts, rows, whole.rows, whole.units)
+        return per_row(amounts, rows, whole.rows).times(whole.rows)
+
+    for outcome in sorted({outcome for unit in sample for outcome in unit.outcomes} | {KEPT, DEAD}):
+        result.rates[outcome] = rate([unit.outcomes.get(outcome, 0) for unit in sample])
         result.rows[outcome] = ForecastLine(result.rates[outcome].times(whole.rows), "measured")
-    looked_at = "spotting" not in whole.stages or any(unit.images for unit in sample)
-    fetch = share([unit.to_fetch for unit in sample], rows, whole.rows).times(whole.rows)
-    kept = _kept(result, fetch, assumed, looked_at)
-    _images(result, sample, whole, assumed, fetch)
-    _core_hours(result, sample, whole, assumed, fetch)
-    _stored(result, sample, whole, kept)
-    _hours(result, sample, whole, workers)
+    fetch = rate([unit.to_fetch for unit in sample]).times(whole.rows)
+    if "spotting" in stages and not has_images:
+        most = Estimate(fetch.value, 0.0, fetch.value if fetch.high is None else fetch.high)
+        result.rows[KEPT] = _assumed(
+            fetch, assumed.image_keep_rate, "survivors of the captions x --image-keep-rate"
+        ) or ForecastLine(most, "unknown", "at most the survivors of the captions")
+
+    if {"spotting", "download", "score", "dedup"} & stages:
+        result.images["read" if whole.images_at_hand else "fetched"] = ForecastLine(fetch, "measured")
+        result.images["bytes"] = _image_bytes(sample, fetch, assumed)
+
+    for stage in sorted({stage for unit in sample for stage in unit.seconds}, key=_order):
+        if stage != "spotting" or has_images:
+            seconds = all_of([unit.seconds.get(stage, 0.0) for unit in sample])
+            result.core_hours[stage] = ForecastLine(seconds.times(1 / 3600), "measured")
+    if "spotting" in stages and "spotting" not in result.core_hours:
+        each = None if assumed.seconds_per_image is None else assumed.seconds_per_image / 3600
+        result.core_hours["spotting"] = _assumed(fetch, each, "images x --seconds-per-image") or ForecastLine(
+            None, "unknown", "no image was read; give --seconds-per-image"
+        )
+    result.core_hours["all"] = _sum(result.core_hours.values())
+
+    for place in sorted({place for unit in sample for place in unit.stored}):
+        size = all_of([unit.stored.get(place, 0) for unit in sample])
+        result.stored[place] = ForecastLine(size, "measured")
+    if "export" in stages and not any(unit.stored.get("shards") for unit in sample):
+        kept, size_line = result.rows[KEPT], result.images.get("bytes")
+        if kept.basis == "assumed" and size_line and size_line.estimate and "fetched" in result.images:
+            of_image = size_line.estimate.value / max(fetch.value, 1)
+            result.stored["shards"] = replace(kept.times(of_image), note="kept x bytes of an image")
+        elif not whole.images_at_hand and result.images:
+            result.stored["shards"] = ForecastLine(None, "unknown", "give --image-bytes and --image-keep-rate")
+    result.stored["all"] = _sum(result.stored.values())
+
+    _hours(result, whole, workers, max(sum(unit.seconds.values()) for unit in sample) / 3600)
     if teacher is not None:
-        _concepts(result, sample, whole, teacher)
+        _concepts(result, teacher, all_of([unit.samples for unit in sample]))
     _cost(result, whole, prices)
     return result
 
 
-def _kept(result: Forecast, fetch: Estimate, assumed: Assumptions, looked_at: bool) -> ForecastLine:
-    if looked_at:
-        return result.rows[KEPT]
-    if assumed.image_keep_rate is not None:
-        line = ForecastLine(
-            fetch.times(assumed.image_keep_rate), "assumed", "survivors of the captions x --image-keep-rate"
-        )
-    else:
-        most = fetch.high if fetch.high is not None else fetch.value
-        line = ForecastLine(Estimate(fetch.value, 0.0, most), "unknown", "at most the survivors of the captions")
-    result.rows[KEPT] = line
-    return line
-
-
-def _images(result: Forecast, sample: Sequence[Measured], whole: Whole, assumed: Assumptions, fetch: Estimate) -> None:
-    if not {"spotting", "download", "score", "dedup"} & set(whole.stages):
-        return
-    result.images["read" if whole.images_at_hand else "fetched"] = ForecastLine(fetch, "measured")
-    read = [unit for unit in sample if unit.images]
-    asked = sum(unit.images for unit in sample)
-    if read and any(unit.image_bytes for unit in read):
-        all_images = round(fetch.value)
-        size = per_row([u.image_bytes for u in read], [u.images for u in read], max(all_images, asked))
-        line = ForecastLine(_product(fetch, size), "measured")
-    elif assumed.image_bytes is not None:
-        line = ForecastLine(fetch.times(assumed.image_bytes), "assumed", "images x --image-bytes")
-    else:
-        line = ForecastLine(None, "unknown", "no image was read; give --image-bytes")
-    result.images["bytes"] = line
-
-
-def _core_hours(
-    result: Forecast, sample: Sequence[Measured], whole: Whole, assumed: Assumptions, fetch: Estimate
-) -> None:
-    for stage in sorted({stage for unit in sample for stage in unit.seconds}, key=_order):
-        if stage == "spotting" and not any(unit.images for unit in sample):
-            continue
-        seconds = _of_whole([unit.seconds.get(stage, 0.0) for unit in sample], sample, whole)
-        result.core_hours[stage] = ForecastLine(seconds.times(1 / 3600), "measured")
-    if "spotting" in whole.stages and "spotting" not in result.core_hours:
-        if assumed.seconds_per_image is not None:
-            hours = fetch.times(assumed.seconds_per_image / 3600)
-            line = ForecastLine(hours, "assumed", "images x --seconds-per-image")
-        else:
-            line = ForecastLine(None, "unknown", "no image was read; give --seconds-per-image")
-        result.core_hours["spotting"] = line
-    result.core_hours["all"] = _sum(list(result.core_hours.values()))
-
-
-def _of_whole(amounts: Sequence[float], sample: Sequence[Measured], whole: Whole) -> Estimate:
-    """What the whole takes of what the units of the sample took."""
-    rows = [unit.rows for unit in sample]
-    if whole.recut:
-        return recut(amounts, rows, whole.rows, whole.units)
-    return per_row(amounts, rows, whole.rows).times(whole.rows)
-
-
-def _stored(result: Forecast, sample: Sequence[Measured], whole: Whole, kept: ForecastLine) -> None:
-    for place in sorted({place for unit in sample for place in unit.stored}):
-        size = _of_whole([unit.stored.get(place, 0) for unit in sample], sample, whole)
-        result.stored[place] = ForecastLine(size, "measured")
-    if "export" in whole.stages and not any(unit.stored.get("shards") for unit in sample):
-        size_line, fetched = result.images.get("bytes"), result.images.get("fetched")
-        if kept.basis == "assumed" and kept.estimate and size_line and size_line.estimate and fetched:
-            each = size_line.estimate.value / max(fetched.estimate.value, 1) if fetched.estimate else 0.0
-            line = ForecastLine(kept.estimate.times(each), "assumed", "kept x bytes of an image")
-            result.stored["shards"] = line
-        elif not whole.images_at_hand and result.images:
-            result.stored["shards"] = ForecastLine(None, "unknown", "give --image-bytes and --image-keep-rate")
-    result.stored["all"] = _sum(list(result.stored.values()))
-
-
-def _hours(result: Forecast, sample: Sequence[Measured], whole: Whole, workers: Sequence[int]) -> None:
-    everything = result.core_hours["all"]
-    longest = max(sum(unit.seconds.values()) for unit in sample) / 3600
+def _hours(result: Forecast, whole: Whole, workers: Sequence[int], longest: float) -> None:
+    """Add wall hours, at least those of the longest unit."""
     for count in workers:
-        if everything.estimate is None:
-            result.hours[count] = ForecastLine(None, everything.basis, everything.note)
-            continue
-        shared = everything.estimate.times(1 / min(count, whole.units))
-        ends = [None if end is None else max(end, longest) for end in (shared.low, shared.high)]
-        note = f"only {counted(whole.units, 'unit')} to share" if count > whole.units else ""
-        result.hours[count] = ForecastLine(
-            Estimate(max(shared.value, longest), ends[0], ends[1]), everything.basis, note
-        )
+        line = result.core_hours["all"].times(1 / min(count, whole.units))
+        if line.estimate is not None:
+            ends = [None if end is None else max(end, longest) for end in (line.estimate.low, line.estimate.high)]
+            note = f"only {counted(whole.units, 'unit')} to share" if count > whole.units else ""
+            line = ForecastLine(Estimate(max(line.estimate.value, longest), *ends), line.basis, note)
+        result.hours[count] = line
 
 
-def _concepts(result: Forecast, sample: Sequence[Measured], whole: Whole, teacher: TeacherCost) -> None:
+def _concepts(result: Forecast, teacher: TeacherCost, images: Estimate) -> None:
     if not sum(teacher.images):
         why = "no image of the sample is in a shard, so the teacher could not be measured"
         result.concepts[teacher.unit] = ForecastLine(None, "unknown", why)
         return
-    images = _of_whole([unit.samples for unit in sample], sample, whole)
-    each = per_row(teacher.seconds, teacher.images, round(images.value))
+    hours = _product(images, per_row(teacher.seconds, teacher.images, round(images.value))).times(1 / 3600)
     result.concepts["images"] = ForecastLine(images, "measured")
-    result.concepts[teacher.unit] = ForecastLine(_product(images, each).times(1 / 3600), "measured", teacher.said)
+    result.concepts[teacher.unit] = ForecastLine(hours, "measured", teacher.said)
 
 
 def _cost(result: Forecast, whole: Whole, prices: Prices) -> None:
-    transfer = None if whole.images_at_hand else result.images.get("bytes")
     parts = {
         "cores": (result.core_hours["all"], prices.core_hour),
-        "concepts": _priced(result.concepts, prices),
-        "transfer": (transfer, prices.gb_transfer / _GB),
+        "concepts": (
+            (result.concepts["GPU-hours"], prices.gpu_hour)
+            if "GPU-hours" in result.concepts
+            else (result.concepts.get("core-hours"), prices.core_hour)
+        ),
+        "transfer": (None if whole.images_at_hand else result.images.get("bytes"), prices.gb_transfer / _GB),
         "storage": (result.stored["all"], prices.gb_month * prices.months / _GB),
     }
-    for name, (line, price) in parts.items():
-        if price and line is not None:
-            estimate = line.estimate.times(price) if line.estimate else None
-            result.cost[name] = ForecastLine(estimate, line.basis, line.note)
+    result.cost = {name: line.times(price) for name, (line, price) in parts.items() if price and line is not None}
     if result.cost:
-        result.cost["all"] = _sum(list(result.cost.values()))
+        result.cost["all"] = _sum(result.cost.values())
 
 
-def _priced(concepts: Mapping[str, ForecastLine], prices: Prices) -> tuple[ForecastLine | None, float]:
-    on_gpu = concepts.get("GPU-hours")
-    return (on_gpu, prices.gpu_hour) if on_gpu else (concepts.get("core-hours"), prices.core_hour)
+def _image_bytes(sample: Sequence[Measured], fetch: Estimate, assumed: Assumptions) -> ForecastLine:
+    read = [unit for unit in sample if unit.images]
+    if any(unit.image_bytes for unit in read):
+        images = [unit.images for unit in read]
+        size = per_row([unit.image_bytes for unit in read], images, max(round(fetch.value), sum(images)))
+        return ForecastLine(_product(fetch, size), "measured")
+    return _assumed(fetch, assumed.image_bytes, "images x --image-bytes") or ForecastLine(
+        None, "unknown", "no image was read; give --image-bytes"
+    )
 
 
-def _sum(lines: list[ForecastLine]) -> ForecastLine:
-    """Of what is known; the weakest basis counts."""
+def _assumed(estimate: Estimate, factor: float | None, note: str) -> ForecastLine | None:
+    """Return an estimate times what a person says; None where nobody said anything."""
+    return None if factor is None else ForecastLine(estimate.times(factor), "assumed", note)
+
+
+def _sum(lines: Iterable[ForecastLine]) -> ForecastLine:
+    """Return the sum of what is known; the weakest basis counts."""
+    lines = list(lines)
     known = [line.estimate for line in lines if line.estimate is not None]
     bases = {line.basis for line in lines}
     basis: Basis = "unknown" if "unknown" in bases else "assumed" if "assumed" in bases else "measured"

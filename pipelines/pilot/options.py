@@ -31,10 +31,13 @@ def pilot_parser(prog: str) -> Parser:
     pilot.add_argument("--seed", type=number(Count), default=0, help="of the draw (default 0)")
     pilot.add_argument("--forecast-workers", help="numbers of workers to forecast hours for, comma-separated")
     prices = parser.add_argument_group("prices, in any one currency (default 0: not given, and no cost is named)")
-    prices.add_argument("--price-core-hour", type=number(NotNegative), default=0.0, help="of a core for an hour")
-    prices.add_argument("--price-gpu-hour", type=number(NotNegative), default=0.0, help="of a GPU for an hour")
-    prices.add_argument("--price-gb-egress", type=number(NotNegative), default=0.0, help="of a GB of images fetched")
-    prices.add_argument("--price-gb-month", type=number(NotNegative), default=0.0, help="of a GB stored for a month")
+    for name, dest, what in (
+        ("--price-core-hour", "core_hour", "of a core for an hour"),
+        ("--price-gpu-hour", "gpu_hour", "of a GPU for an hour"),
+        ("--price-gb-egress", "gb_transfer", "of a GB of images fetched"),
+        ("--price-gb-month", "gb_month", "of a GB stored for a month"),
+    ):
+        prices.add_argument(name, dest=dest, type=number(NotNegative), default=0.0, help=what)
     prices.add_argument("--months", type=number(NotNegative), default=1.0, help="for how long it is stored (default 1)")
     concepts = parser.add_argument_group("what `make concepts` takes, where a teacher is named")
     concepts.add_argument("--teacher", help="as of `make concepts`; it is asked about images of the sample's shards")

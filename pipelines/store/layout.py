@@ -13,6 +13,9 @@ from open_diht.pipelines.store.storage import StorePath, is_local
 
 KINDS = ("kept", "rejected", "dead_letter")
 """What becomes of rows: each kind has a part of every unit that has such rows."""
+CARD = "README.md"
+"""The data set card."""
+CARD_MARK = "<!-- A card of open-diht; without this line it is yours, and the next publication leaves it alone. -->"
 _OF_STAGES = ("commits", "data", "dead", "failed", "progress", "begun")
 """Folders that a stage may have in its folder of `work/`."""
 

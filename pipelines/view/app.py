@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 
 import pyarrow as pa
@@ -26,6 +27,7 @@ from open_diht.pipelines.view.forms import BadAddress
 from open_diht.pipelines.view.query import Place
 from open_diht.pipelines.view.workbench import Workbench
 
+_log = logging.getLogger(__name__)
 HOSTS = ("127.0.0.1", "localhost")
 """What a browser may call this server; a page of another name that leads here is refused (DNS rebinding)."""
 _HEADERS = {
@@ -38,9 +40,11 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-_PACKAGE = "open_diht.pipelines.view"
-_TOLD = (HTTPException, BadAddress, BadValue, WrongUse, RunFailed, ManifestError, FileNotFoundError, pa.ArrowException)
+_PACKAGES = ("open_diht.pipelines.view", "open_diht.pipelines.report")
+_SAID = (HTTPException, BadAddress, BadValue, WrongUse, RunFailed, ManifestError, FileNotFoundError, pa.ArrowException)
 """Errors that become a page with their words."""
+_DAMAGED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What code that reads a run's own files raises where somebody has changed them."""
 
 
 def make_app(bench: Workbench) -> Starlette:
@@ -49,7 +53,7 @@ def make_app(bench: Workbench) -> Starlette:
     def page(show: Callable[[Workbench, Mapping[str, str]], pages.Shown]) -> Callable[[Request], Response]:
         def answer(request: Request) -> Response:
             template, content = show(bench, {**request.query_params, **request.path_params})
-            return HTMLResponse(render_page(_PACKAGE, template, root=str(bench.output.layout.root), **content))
+            return HTMLResponse(render_page(_PACKAGES, template, root=str(bench.output.layout.root), **content))
 
         return answer
 
@@ -68,7 +72,7 @@ def make_app(bench: Workbench) -> Starlette:
 
     def failed(request: Request, error: Exception) -> Response:
         status, message = _told(error)
-        body = render_page(_PACKAGE, "error.html.j2", root=str(bench.output.layout.root), message=message, here="")
+        body = render_page(_PACKAGES, "error.html.j2", root=str(bench.output.layout.root), message=message, here="")
         return HTMLResponse(body, status_code=status)
 
     return Starlette(
@@ -80,11 +84,11 @@ def make_app(bench: Workbench) -> Starlette:
             Route("/image/{place}", image),
             Route("/thresholds", page(pages.thresholds)),
             Route("/thresholds/kept", page(pages.kept)),
-            Route("/style.css", _file(style_sheet("open_diht.pipelines.report", _PACKAGE), "text/css")),
+            Route("/style.css", _file(style_sheet(*reversed(_PACKAGES)), "text/css")),
             Route("/view.js", _file(pages.script(), "text/javascript")),
         ],
         middleware=[Middleware(_Guarded), Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False)],
-        exception_handlers=dict.fromkeys(_TOLD, failed),
+        exception_handlers=dict.fromkeys((*_SAID, *_DAMAGED), failed),
     )
 
 
@@ -96,14 +100,20 @@ def _place(request: Request) -> Place:
 
 
 def _told(error: Exception) -> tuple[int, str]:
-    """Status and words of an error."""
+    """Return status and words of an error."""
     if isinstance(error, HTTPException):
         return error.status_code, error.detail
     if isinstance(error, FileNotFoundError):
-        return 503, f"{error.filename or error} is not there; it may just be made anew. Try again in a moment."
+        return 503, f"{error.filename or error} is not there; a run may be writing it again. Try again in a moment."
     if isinstance(error, pa.ArrowException):
-        return 500, f"{error} Where the file is damaged, the same `make filter` makes it anew."
-    return (400, str(error)) if isinstance(error, BadAddress | BadValue) else (500, str(error))
+        return 500, f"{error} Where the file is damaged, the same `make filter` writes it again."
+    if isinstance(error, BadAddress | BadValue):
+        return 400, str(error)
+    if isinstance(error, _SAID):
+        return 500, str(error)
+    _log.error("a page failed", exc_info=error)
+    why = f"{type(error).__name__}: {error}"
+    return 500, f"A file of this output is not as a run writes it ({why}). Remove it: `make filter` writes it again."
 
 
 def _file(content: str, kind: str) -> Callable[[Request], Response]:

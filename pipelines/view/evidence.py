@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from open_diht.pipelines.driver.examples import example_of
 from open_diht.pipelines.manifests import FileChanged, ManifestError, MissingImage, UnreadableFile
-from open_diht.pipelines.report.data import Example, read_example
+from open_diht.pipelines.report.example import Example
 from open_diht.pipelines.report.thumbnail import ImageNotShown, Thumbnail, shrink
 from open_diht.pipelines.stages.cascade import apply_caption_filters
 from open_diht.pipelines.stages.columns import annotated_rows
@@ -48,8 +48,8 @@ def place_at(output: Output, unit: str, ordinal: int) -> Place | None:
 
 
 def evidence_of(output: Output, place: Place) -> Example | None:
-    """A row with all evidence, as the report shows it; None where none is kept of it, as of a row that could not be
-    read."""
+    """Return a row with all evidence, as the report shows it; None where none is kept of it, as of a row that could not
+    be read."""
     ordinal = ordinal_of(output, place)
     rows = None if ordinal is None else _annotated(output, place.unit, ordinal)
     if rows is None or ordinal is None:
@@ -57,12 +57,9 @@ def evidence_of(output: Output, place: Place) -> Example | None:
     asked = "captions" in output.stages and "objects" in rows.column_names
     decisions = apply_caption_filters(rows, output.preset, asked)
     found = example_of(rows, output.preset, decisions, _record(output, place.unit, ordinal))
-    try:
-        image = image_of(output, place.unit, ordinal)
-        found["image"] = f"data:application/octet-stream;base64,{base64.b64encode(image).decode()}"
-    except ImageNotShown:
-        found["image"] = None
-    return read_example(found)
+    with contextlib.suppress(ImageNotShown):
+        found["image"] = image_of(output, place.unit, ordinal)
+    return found
 
 
 def image_of(output: Output, unit: str, ordinal: int) -> bytes:

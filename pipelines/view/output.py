@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, NotRequired, TypedDict
 
 from open_diht.common.command_line import WrongUse
-from open_diht.filters.presets import Preset
-from open_diht.pipelines.datasets import Dataset
+from open_diht.common.fields import BadValue
+from open_diht.filters.presets import Preset, load_preset, recorded_preset
+from open_diht.pipelines.datasets import READ_AS, Dataset, DatasetError, load_dataset
+from open_diht.pipelines.driver.funnel import FunnelRecord
 from open_diht.pipelines.plan import Plan, PlanMismatch, load_plan
-from open_diht.pipelines.report.data import Funnel, read_funnel
 from open_diht.pipelines.stages.captions import CaptionRecord
+from open_diht.pipelines.stages.columns import NAME as COLUMNS
 from open_diht.pipelines.stages.downloads import STAGE as DOWNLOAD
 from open_diht.pipelines.stages.tally import DecideRecord
 from open_diht.pipelines.store.layout import KINDS, Layout
+from open_diht.pipelines.store.shapes import read_record
 from open_diht.pipelines.store.storage import StorePath, is_local, stamps
-from open_diht.pipelines.view.asked import asked_of, json_of, provenance
 
 UNREADABLE = "unreadable"
 """Stands for a unit where dead letters are of files that could not be read at all."""
@@ -26,7 +28,31 @@ UNDECIDED = "undecided"
 ENDS = (*KINDS, UNDECIDED)
 """Where rows are found."""
 _FRESH_S = 5.0
-"""A listing of commit records is taken anew after this time."""
+"""After this time commit records are listed again."""
+
+
+class _Source(TypedDict):
+    """How a run read its input."""
+
+    name: NotRequired[str]
+    roles: NotRequired[dict[str, str | None]]
+    read_as: NotRequired[dict[str, Any]]
+
+
+class _RunRecord(TypedDict):
+    """What the viewer reads of `run.json`."""
+
+    preset: dict[str, Any]
+    stages: list[str]
+    dataset: _Source
+    command: NotRequired[list[str]]
+    plugins: NotRequired[list[str]]
+
+
+class _ColumnRecord(TypedDict):
+    """What the viewer reads of a commit record of stage `columns`."""
+
+    kinds: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -47,102 +73,115 @@ class State:
     annotated: int
     """Units whose captions are annotated, decided ones among them."""
     finished: bool
-    """It came to its end, and nothing was done anew since."""
+    """It came to its end, and no unit was done again since."""
 
 
 class Output:
     """An output folder, opened for reading."""
 
     def __init__(self, root: StorePath, preset: str | None = None):
-        """`preset` is that of a run which has not said its own yet, or another one to begin with.
+        """Open an output.
+
+        Args:
+            root: its folder.
+            preset: that of a run which has not recorded its own yet, or another one to begin with.
 
         Raises:
-            WrongUse: there is no output there, or one that cannot be read.
+            WrongUse: there is no output there, a record of its run is damaged, or its preset cannot be read or asks for
+                columns that are not stored.
             BadPreset: no such preset.
         """
         self.layout = Layout(root)
         self.plan = _plan(self.layout)
         self._named = preset
-        self._record = provenance(self.layout)
-        self._asked = asked_of(self.layout, self._record, preset)
         self._listed: tuple[float, Listing] | None = None
+        self._read(read_record(root / "run.json", _RunRecord))
 
-    # ---- what the run was asked to do
-
-    @property
-    def preset(self) -> Preset:
-        """The thresholds that rows are shown with."""
-        return self._asked.preset
-
-    @property
-    def preset_from(self) -> str:
-        """Where they come from, for people."""
-        return self._asked.preset_from
-
-    @property
-    def dataset(self) -> Dataset:
+    def _read(self, record: _RunRecord | None) -> None:
+        """Take over what a run was asked to do; None: it has not recorded that yet."""
+        self._record = record
+        self.preset, self.preset_from = self._preset_of(record)
+        """The thresholds that rows are shown with, and where they come from, for people."""
+        self._check_columns()
+        self.dataset = _dataset(record["dataset"] if record else {})
         """How the manifests are read."""
-        return self._asked.dataset
-
-    @property
-    def command(self) -> tuple[str, ...]:
+        self.command = tuple(record.get("command", ())) if record else ()
         """The words that the run was started with, empty where it does not say."""
-        return self._asked.command
+
+    def _preset_of(self, record: _RunRecord | None) -> tuple[Preset, str]:
+        if self._named is not None:
+            return load_preset(self._named), "as --preset says"
+        if record is None:
+            return load_preset("paper"), "the default: this run has not said its own yet"
+        try:
+            return recorded_preset(record["preset"]), "the run's own"
+        except BadValue as error:
+            plugins = record.get("plugins", [])
+            remedy = f"--plugin {plugins[0]}" if plugins else "--preset with one that this version knows"
+            where = self.layout.root / "run.json"
+            raise WrongUse(f"{where}: its preset cannot be read here ({error}); give {remedy}") from error
+
+    def _check_columns(self) -> None:
+        asked = [one.reason for one in self.preset.columns]
+        first = next(iter(stamps(self.layout.commits(COLUMNS), ".json")), None) if asked else None
+        record = read_record(self.layout.commit(COLUMNS, first), _ColumnRecord) if first else None
+        for name in asked:
+            if record is None or name not in record["kinds"]:
+                raise WrongUse(
+                    f"preset {self.preset.name} asks for column {name}, which no run has read into {self.layout.root}; "
+                    "choose another preset, or run `make filter` with this one first"
+                )
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """Those that decide: the run's, or while it has not said, those that have committed anything."""
-        if self._asked.stages is not None:
-            return self._asked.stages
+        """Those that decide: the run's, or while it has not recorded them, those that have committed anything."""
+        if self._record is not None:
+            return tuple(self._record["stages"])
         first = next(iter(stamps(self.layout.commits("captions"), ".json")), None)
         record = self.captions_record(first) if first else None
         found = ["captions"] if record and record["annotated"] else []
         return (*found, *(name for name in (DOWNLOAD, "spotting") if stamps(self.layout.commits(name), ".json")))
 
-    # ---- what is there
-
     def state(self) -> State:
-        """How far the run has come."""
-        listing, units = self.listing(), len(self.plan.units)
-        funnel = json_of(self.layout.root / "funnel.json")
-        finished = bool(funnel) and len(listing.decided) + len(funnel.get("set_aside", ())) >= units
+        """Return how far the run has come."""
+        listing, units, funnel = self.listing(), len(self.plan.units), self.funnel()
+        finished = funnel is not None and len(listing.decided) + len(funnel["set_aside"]) >= units
         return State(units, len(listing.decided), len(listing.decided) + len(listing.undecided), finished)
 
     def order(self, unit: str) -> int:
-        """The place of a unit in the plan."""
+        """Return the place of a unit in the plan."""
         return self.plan.number(unit) if unit in self.plan else len(self.plan.units)
 
-    def funnel(self) -> Funnel | None:
-        """The funnel of the last run that came to its end, None before."""
-        found = json_of(self.layout.root / "funnel.json")
-        return read_funnel(found) if found else None
+    def funnel(self) -> FunnelRecord | None:
+        """Return the funnel of the last run that came to its end, None before."""
+        return read_record(self.layout.root / "funnel.json", FunnelRecord)
 
     def listing(self) -> Listing:
-        """The units that are committed, at most a few seconds ago."""
+        """Return the units that are committed, at most a few seconds ago."""
         now = time.monotonic()
         if self._listed is None or now - self._listed[0] > _FRESH_S:
-            self._listed = now, self._list()
-            if (record := provenance(self.layout)) != self._record:  # a run has come to its end
-                self._record, self._asked = record, asked_of(self.layout, record, self._named)
+            stages = ("decide", "captions")
+            decided, annotated = (set(filter(self.plan.__contains__, self._stamps(stage))) for stage in stages)
+            units = (tuple(sorted(some, key=self.order)) for some in (decided, annotated - decided))
+            self._listed = now, Listing(*units)
+            record = read_record(self.layout.root / "run.json", _RunRecord)
+            if record != self._record:  # a run has come to its end
+                self._read(record)
         return self._listed[1]
 
-    def _list(self) -> Listing:
-        decided = {name for name in stamps(self.layout.commits("decide"), ".json") if name in self.plan}
-        annotated = {name for name in stamps(self.layout.commits("captions"), ".json") if name in self.plan}
-        return Listing(*(tuple(sorted(units, key=self.order)) for units in (decided, annotated - decided)))
+    def _stamps(self, stage: str) -> Mapping[str, Any]:
+        return stamps(self.layout.commits(stage), ".json")
 
     def captions_record(self, unit: str) -> CaptionRecord | None:
-        """What stage `captions` says of a unit."""
-        found = json_of(self.layout.commit("captions", unit), annotated=bool, rows=int)
-        return cast(CaptionRecord, found) if found else None
+        """Return what stage `captions` says of a unit."""
+        return read_record(self.layout.commit("captions", unit), CaptionRecord)
 
     def decide_record(self, unit: str) -> DecideRecord | None:
-        """What stage `decide` says of a unit; None where it is not decided, or just being decided anew."""
-        found = json_of(self.layout.commit("decide", unit), kept=int, rejected=Counter, dead=Counter)
-        return cast(DecideRecord, found) if found else None
+        """Return what stage `decide` says of a unit; None where it is not decided, or just being decided again."""
+        return read_record(self.layout.commit("decide", unit), DecideRecord)
 
     def part(self, end: str, unit: str) -> StorePath:
-        """The file with the rows of a unit that have come to an end."""
+        """Return the file with the rows of a unit that have come to an end."""
         return self.layout.data("captions", unit) if end == UNDECIDED else self.layout.part(end, unit)
 
 
@@ -163,3 +202,12 @@ def _plan(layout: Layout) -> Plan:
         raise WrongUse(str(error)) from error
     except (KeyError, TypeError) as error:
         raise WrongUse(f"{layout.plan} is no plan of this version ({type(error).__name__}: {error})") from error
+
+
+def _dataset(source: _Source) -> Dataset:
+    try:
+        known = load_dataset(source.get("name", "custom"))
+    except DatasetError:  # one that was made in Python; how it reads is recorded
+        known = load_dataset("custom")
+    read_as = {name: value for name, value in source.get("read_as", {}).items() if name in READ_AS}
+    return known.with_roles(**source.get("roles", {}), **read_as)

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
 from starlette.exceptions import HTTPException
 
 from open_diht.common.fields import BadValue
-from open_diht.common.html import TextSpan, marked
+from open_diht.common.html import TextSpan, marked, words
 from open_diht.filters.presets import Preset
-from open_diht.pipelines.report.charts import draw_column, draw_histogram, percent, reason_name
-from open_diht.pipelines.report.data import Funnel
-from open_diht.pipelines.report.example_card import draw_card
-from open_diht.pipelines.report.page import CHARTS
-from open_diht.pipelines.stages.cascade import cascade
+from open_diht.pipelines.driver.funnel import FunnelRecord, count, reasons_of
+from open_diht.pipelines.report.card import draw_card
+from open_diht.pipelines.report.page import draw_histograms
+from open_diht.pipelines.stages.cascade import NOT_DECIDED, cascade
 from open_diht.pipelines.stages.tally import DecideRecord
 from open_diht.pipelines.store.storage import each
 from open_diht.pipelines.view.controls import as_yaml, controls_of, moved
 from open_diht.pipelines.view.forms import BadAddress, address_of, end_of, place_of, query_of
-from open_diht.pipelines.view.output import UNDECIDED, Output
+from open_diht.pipelines.view.output import UNDECIDED, UNREADABLE, Output
 from open_diht.pipelines.view.query import (
     NOT_OF_MANIFEST,
     Hit,
@@ -55,94 +52,34 @@ def script() -> str:
 # ---- overview
 
 
-@dataclass(frozen=True)
-class Line:
-    """A step of the funnel, or an end, with the rows that it took."""
-
-    stage: str
-    name: str
-    meaning: str
-    rows: int
-    share: str
-    width: float
-    """Of its bar, of 100."""
-    address: str
-
-
-@dataclass(frozen=True)
-class Totals:
-    """Where rows went: all of a finished run, else those of units that are decided."""
-
-    rows: int
-    kept: int
-    dead: int
-    rejected: Mapping[str, int]
-    units: int | None
-    """Units that were counted; None: all of a finished run."""
-
-
 def overview(bench: Workbench, given: Mapping[str, str]) -> Shown:
     """Where the rows went, with ways to them."""
     output, state = bench.output, bench.output.state()
-    funnel = output.funnel()
-    totals = _of_funnel(funnel) if funnel and state.finished else _counted(output)
+    funnel = output.funnel() if state.finished else None
+    units = None if funnel else output.listing().decided[:_UNITS_COUNTED]
 
-    def line(stage: str, name: str, meaning: str, rows: int, end: str, reason: str = "") -> Line:
-        share = percent(rows / totals.rows if totals.rows else None)
-        width = 100 * rows / max(totals.rows, 1)
-        return Line(stage, name, meaning, rows, share, width, address_of(Query(end=end, reason=reason)))
+    def link(reason: str) -> str:
+        end = reason if reason in ("kept", "dead_letter") else "rejected"
+        return address_of(Query(end=end, reason=reason if end == "rejected" else "")) if reason != NOT_DECIDED else ""
 
-    told = {step.reason: step for step in cascade(output.preset)}
-    order = dict.fromkeys([*told, *totals.rejected])
     return "overview.html.j2", {
         "here": "overview",
         "state": state,
-        "dataset": funnel.dataset if funnel else "",
+        "run": funnel or _counted(output, units or ()),
+        "link": link,
+        "counted": None if units is None else len(units),
         "preset": output.preset.name,
         "preset_from": output.preset_from,
         "stages": output.stages,
-        "totals": totals,
-        "kept": line("", "kept", "Rows that passed every step asked for.", totals.kept, "kept"),
-        "dead": line(
-            "", "dead letter", "Rows that could not be judged, each with its error.", totals.dead, "dead_letter"
-        ),
-        "steps": [
-            line(
-                told[reason].stage if reason in told else "",
-                reason,
-                told[reason].explanation if reason in told else "",
-                totals.rejected[reason],
-                "rejected",
-                reason,
-            )
-            for reason in order
-            if totals.rejected.get(reason)
-        ],
-        "reason_name": reason_name,
-        "histograms": _histograms(funnel) if funnel and state.finished else "",
+        "histograms": draw_histograms(funnel) if funnel else "",
     }
 
 
-def _of_funnel(funnel: Funnel) -> Totals:
-    rejected = {step.reason: step.rejected for step in funnel.steps if step.rejected}
-    return Totals(funnel.rows_in, funnel.kept, funnel.dead_rows, rejected, None)
-
-
-def _histograms(funnel: Funnel) -> str:
-    drawn = [draw_histogram(title, text, funnel.histograms.get(key, {})) for key, title, text in CHARTS]
-    return "".join([*drawn, *map(draw_column, funnel.columns)])
-
-
-def _counted(output: Output) -> Totals:
-    """The sums of the units that are decided, over the first of them."""
-    units = output.listing().decided[:_UNITS_COUNTED]
-    records: Iterator[DecideRecord | None] = each(output.decide_record, units, output.layout.root)
-    found = [record for record in records if record is not None]
-    rejected: Counter[str] = Counter()
-    for record in found:
-        rejected.update(record["rejected"])
-    kept, dead = sum(record["kept"] for record in found), sum(sum(record["dead"].values()) for record in found)
-    return Totals(kept + dead + rejected.total(), kept, dead, rejected, len(found))
+def _counted(output: Output, units: Sequence[str]) -> FunnelRecord:
+    """Return the funnel of some units that are decided."""
+    found: Iterator[DecideRecord | None] = each(output.decide_record, units, output.layout.root)
+    records = ((record["rows"], record) for record in found if record is not None)
+    return count(records, output.preset, output.stages, cascade(output.preset))
 
 
 # ---- rows
@@ -153,7 +90,7 @@ def rows(bench: Workbench, given: Mapping[str, str]) -> Shown:
     output = bench.output
     columns = numeric_columns(output)
     query, start = query_of(given, columns), place_of(given)
-    if start is not None and start.unit not in output.plan:
+    if start is not None and start.unit != UNREADABLE and start.unit not in output.plan:
         raise BadAddress(f"there is no unit {start.unit[:40]!r} in this output")
     page = search(output, query, start)
     return "rows.html.j2", {
@@ -165,12 +102,11 @@ def rows(bench: Workbench, given: Mapping[str, str]) -> Shown:
         "columns": columns,
         "more_filters": any((query.read, query.complexity, query.overlap, query.action, query.values)),
         "page": page,
-        "hits": [_hit(one, query) for one in page.hits],
+        "hits": [(one.place, one.row, _caption(one, query)) for one in page.hits],
         "next": address_of(query, page.after) if page.after else None,
         "first": address_of(query) if start else None,
         "random": address_of(query, random_place(output)),
         "state": output.state(),
-        "reason_name": reason_name,
     }
 
 
@@ -179,35 +115,25 @@ def _ends(output: Output) -> list[tuple[str, str]]:
     reasons = [step.reason for step in cascade(output.preset) if not step.rare]
     funnel = output.funnel()
     if funnel:
-        reasons = list(dict.fromkeys([*funnel.reasons, *reasons]))
+        reasons = list(dict.fromkeys([*reasons_of(funnel), *reasons]))
     ends = [("", "all rows"), ("kept", "kept"), ("rejected", "rejected")]
-    ends += [(end_of("rejected", reason), f"rejected: {reason_name(reason)}") for reason in reasons]
+    ends += [(end_of("rejected", reason), f"rejected: {words(reason)}") for reason in reasons]
     ends += [("dead_letter", "dead letter")]
     if funnel:
         ends += [
-            (end_of("dead_letter", error), f"dead letter: {reason_name(error)}") for error, _ in funnel.dead_by_error
+            (end_of("dead_letter", error), f"dead letter: {words(error)}")
+            for error in funnel["dead_letter"]["by_error"]
         ]
     if output.listing().undecided:
         ends.append((UNDECIDED, "not decided yet"))
     return ends
 
 
-def _hit(hit: Hit, query: Query) -> dict[str, Any]:
-    row, caption = hit.row, hit.row.get("caption") or ""
+def _caption(hit: Hit, query: Query) -> str:
+    """Return the caption of a row as HTML, with the text that was searched for marked; "" where there is none."""
+    caption = hit.row.get("caption") or ""
     found = re.search(re.escape(query.caption), caption, re.IGNORECASE) if query.caption else None
-    spans = [TextSpan(found.start(), found.end(), "hit")] if found else []
-    verdict = {"kept": "kept", "dead_letter": "dead letter", UNDECIDED: "not decided"}.get(hit.place.end)
-    return {
-        "place": str(hit.place),
-        "end": hit.place.end,
-        "caption": marked(caption, spans, 300) if caption else "",
-        "verdict": verdict or reason_name(row.get("reason") or ""),
-        "complexity": row.get("complexity"),
-        "actions": row.get("actions") or [],
-        "overlap": row.get("overlap"),
-        "read": [line["text"] for line in row.get("spotted") or []],
-        "error": row.get("error") or "",
-    }
+    return marked(caption, [TextSpan(*found.span(), "hit")] if found else [], 300) if caption else ""
 
 
 # ---- one row
@@ -230,7 +156,7 @@ def row(bench: Workbench, given: Mapping[str, str]) -> Shown:
         "here": "rows",
         "end": place.end,
         "place": str(place),
-        "reason": reason_name(reason),
+        "reason": words(reason),
         "explanation": told.get(reason, ""),
         "duplicate_of": found.get("duplicate_of") or "",
         "error": found.get("error") or "",
@@ -290,8 +216,6 @@ def kept(bench: Workbench, given: Mapping[str, str]) -> Shown:
         "pairs_known": pairs_are_known(output, sample) or "dedup" not in output.stages,
         "yaml": as_yaml(preset),
         "command": _command(output),
-        "percent": percent,
-        "reason_name": reason_name,
         "preset_name": output.preset.name,
         "preset_from": output.preset_from,
         "own_name": start.name,
@@ -337,7 +261,7 @@ def _changed(sample: Sample, before: Decided, now: Decided) -> list[dict[str, An
                         "kept": bool(new[place]),
                         "address": f"/at/{piece.unit}/{one['ordinal']}",
                         "caption": one["caption"] or "",
-                        "reason": reason_name(reason) or "its image is not looked at",
+                        "reason": words(reason) or "its image is not looked at",
                     }
                 )
     return found[True] + found[False]
@@ -345,9 +269,9 @@ def _changed(sample: Sample, before: Decided, now: Decided) -> list[dict[str, An
 
 def _command(output: Output) -> str:
     """How the run is told to take the preset, if the page is to be made true."""
-    words = list(output.command)
-    if "--preset" in words:
-        place = words.index("--preset")
-        words = [*words[:place], *words[place + 2 :]]
-    words = [word for word in words if not word.startswith("--preset=")]
-    return shlex.join(["open-diht", "filter", *words, "--preset", "mine.yaml"]) if words else ""
+    said = list(output.command)
+    if "--preset" in said:
+        place = said.index("--preset")
+        said = [*said[:place], *said[place + 2 :]]
+    said = [word for word in said if not word.startswith("--preset=")]
+    return shlex.join(["open-diht", "filter", *said, "--preset", "mine.yaml"]) if said else ""

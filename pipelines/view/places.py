@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from open_diht.pipelines.stages.cascade import KEPT, Reasons
-from open_diht.pipelines.store.storage import read_table, row_count
+from open_diht.pipelines.store.storage import StorePath, read_table, row_count
 from open_diht.pipelines.view.output import UNDECIDED, Output
 
 
 def ordinals_of(output: Output, unit: str, end: str) -> NDArray[np.int64]:
-    """For each row of a unit's file of an end its ordinal in the unit; -1 where it has none, as the dead letter of a
-    whole unit.
+    """Return the ordinal (n,) in the unit of each row of its file of an end; -1 where it has none, as the dead letter
+    of a whole unit.
+
+    Args:
+        output: the output that holds the unit.
+        unit: its name.
+        end: one of `ENDS`.
 
     Raises:
-        FileNotFoundError: the unit is being decided anew.
+        FileNotFoundError: a run is deciding the unit again at this moment.
     """
     if end == UNDECIDED:
-        return _annotated(output, unit)
+        return _column(output.layout.data("captions", unit))
     if end == "dead_letter":
         return _dead(output, unit)
-    kept = _kept(output, unit)
-    if end == "kept":
-        found = kept
-    else:
-        found = np.setdiff1d(_annotated(output, unit), np.concatenate([kept, _dead(output, unit)]))
+    found = kept = _column(output.layout.data("decide", unit))
+    if end == "rejected":
+        annotated = _column(output.layout.data("captions", unit))
+        found = np.setdiff1d(annotated, np.concatenate([kept, _dead(output, unit)]))
     if len(found) != row_count(output.part(end, unit)):
-        raise FileNotFoundError(f"unit {unit} as it was")  # it is decided anew at this moment
+        raise FileNotFoundError(f"unit {unit} as it was")  # a run is deciding it again at this moment
     return found
 
 
@@ -58,20 +61,12 @@ def reasons_of(output: Output, unit: str, ordinals: NDArray[np.int64]) -> Reason
     return found
 
 
-def _annotated(output: Output, unit: str) -> NDArray[np.int64]:
-    return _numbers(read_table(output.layout.data("captions", unit), ["ordinal"]))
-
-
-def _kept(output: Output, unit: str) -> NDArray[np.int64]:
-    return _numbers(read_table(output.layout.data("decide", unit), ["ordinal"]))
-
-
 def _dead(output: Output, unit: str) -> NDArray[np.int64]:
     try:
-        return _numbers(read_table(output.part("dead_letter", unit), ["ordinal"]))
+        return _column(output.part("dead_letter", unit))
     except FileNotFoundError:
         return np.empty(0, np.int64)
 
 
-def _numbers(table: pa.Table) -> NDArray[np.int64]:
-    return np.asarray(pc.fill_null(table["ordinal"], -1)).astype(np.int64)
+def _column(path: StorePath) -> NDArray[np.int64]:
+    return np.asarray(pc.fill_null(read_table(path, ["ordinal"])["ordinal"], -1)).astype(np.int64)

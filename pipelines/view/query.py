@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,7 +126,7 @@ class Page:
 def search(
     output: Output, query: Query, start: Place | None = None, rows: int = PAGE_ROWS, seconds: float = SECONDS
 ) -> Page:
-    """The next rows that fit.
+    """Return the next rows that fit.
 
     Args:
         output: where.
@@ -137,22 +137,22 @@ def search(
     """
     began, looked = time.monotonic(), 0
     hits: list[Hit] = []
-    for piece in _pieces(output, query, start):
-        for row, found in piece.hits(query):
+    for unit, end, first, stop, found in _pieces(output, query, start):
+        for hit in found:
             if len(hits) == rows:
-                looked += row - piece.begin - piece.skip
-                return Page(tuple(hits), looked, Place(piece.unit, piece.end, row), time.monotonic() - began)
-            hits.append(Hit(Place(piece.unit, piece.end, row), found))
-        looked += piece.rows
+                looked += hit.place.row - first
+                return Page(tuple(hits), looked, hit.place, time.monotonic() - began)
+            hits.append(hit)
+        looked += stop - first
         if time.monotonic() - began > seconds:
-            return Page(tuple(hits), looked, Place(piece.unit, piece.end, piece.stop), time.monotonic() - began)
+            return Page(tuple(hits), looked, Place(unit, end, stop), time.monotonic() - began)
     return Page(tuple(hits), looked, None, time.monotonic() - began)
 
 
 def numeric_columns(output: Output) -> list[str]:
-    """The manifest's own columns that hold numbers, as the first file of rows has them."""
-    listing = output.listing()
-    for path in (output.part(end, unit) for unit in listing.decided[:_LOOK] for end in ("kept", "rejected")):
+    """Return the manifest's own columns that hold numbers, as the first file of rows has them. Columns of texts, as in
+    a manifest of TSV, count where all texts are numbers."""
+    for path in (output.part(end, unit) for unit in output.listing().decided[:_LOOK] for end in ("kept", "rejected")):
         try:
             with open_parts(path) as source:
                 file = pq.ParquetFile(source)
@@ -160,20 +160,19 @@ def numeric_columns(output: Output) -> list[str]:
                 table = file.read_row_group(0, columns=names).slice(0, _PROBE)
         except FileNotFoundError:
             continue
-        return [name for name in names if _holds_numbers(table[name])]
+        numbers = {name: int(np.isfinite(_numbers(table[name])).sum()) for name in names}
+        known = {name: len(table) - table[name].null_count for name in names}
+        return [
+            name
+            for name in names
+            if _is_number(table[name].type)
+            or (pa.types.is_string(table[name].type) and numbers[name] == known[name] > 0)
+        ]
     return []
 
 
-def _holds_numbers(column: pa.ChunkedArray) -> bool:
-    """Whether it does; texts, as in a manifest of TSV, where all of them are numbers."""
-    if not pa.types.is_string(column.type):
-        return _is_number(column.type)
-    texts = pc.drop_null(column)
-    return len(texts) > 0 and bool(pc.all(pc.match_substring_regex(texts, _NUMBER)).as_py())
-
-
 def random_place(output: Output) -> Place | None:
-    """The first row of a random unit; None where there is none."""
+    """Return the first row of a random unit; None where there is none."""
     listing = output.listing()
     units = [*listing.decided, *listing.undecided]
     if not units:
@@ -183,23 +182,32 @@ def random_place(output: Output) -> Place | None:
 
 
 def row_at(output: Output, place: Place) -> dict[str, Any] | None:
-    """All columns of a row; None where there is none (any more)."""
+    """Return all columns of a row; None where there is none (any more)."""
     try:
         with open_parts(output.part(place.end, place.unit)) as source:
-            first, file = 0, pq.ParquetFile(source)
-            for group in range(file.num_row_groups):
-                count = file.metadata.row_group(group).num_rows
-                if place.row < first + count:
-                    (found,) = file.read_row_group(group).slice(place.row - first, 1).to_pylist()
-                    return dict(found)
-                first += count
+            found = _rows(pq.ParquetFile(source), np.array([place.row]), None)
+            return next((row for _, row in found), None)
     except FileNotFoundError:
         return None
-    return None
 
 
-def _pieces(output: Output, query: Query, start: Place | None) -> Iterator[_Piece]:
-    """What there is to look at, from `start` on."""
+def _rows(
+    file: pq.ParquetFile, places: NDArray[np.int64], columns: list[str] | None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield rows of a file with their places; only row groups that hold one are read."""
+    first = 0
+    for group in range(file.num_row_groups):
+        stop = first + file.metadata.row_group(group).num_rows
+        mine = places[(places >= first) & (places < stop)].tolist()
+        table = file.read_row_group(group, columns=columns) if mine else None
+        for place in mine:
+            (row,) = table.slice(place - first, 1).to_pylist()
+            yield place, row
+        first = stop
+
+
+def _pieces(output: Output, query: Query, start: Place | None) -> Iterator[tuple[str, str, int, int, Iterator[Hit]]]:
+    """Yield what there is to look at: unit, end, first and last row (exclusive) of a piece of a file, and its hits."""
     listing = output.listing()
     ends = {UNREADABLE: ("dead_letter",)} | dict.fromkeys(listing.decided, KINDS)
     ends |= dict.fromkeys(listing.undecided, (UNDECIDED,))
@@ -212,35 +220,31 @@ def _pieces(output: Output, query: Query, start: Place | None) -> Iterator[_Piec
             first = start.row if start and here == begin else 0
             if rows := _passed_over(output, query, unit, end):
                 if first < rows:
-                    yield _Piece(output, None, unit, end, [], 0, first, rows)
-            else:
-                yield from _of_file(output, query, unit, end, first)
+                    yield unit, end, first, rows, iter(())
+                continue
+            try:
+                with open_parts(output.part(end, unit)) as source:
+                    file = pq.ParquetFile(source)
+                    for groups, group_first, stop in _together(file):
+                        if stop > first:
+                            found = _hits(output, query, file, Place(unit, end, group_first), groups, first)
+                            yield unit, end, max(first, group_first), stop, found
+            except FileNotFoundError:  # a run is deciding the unit again at this moment
+                continue
 
 
 def _passed_over(output: Output, query: Query, unit: str, end: str) -> int:
-    """The rows of a unit that have come to an end, where its commit record says that none has the reason asked for."""
-    if not query.reason or end == UNDECIDED or unit == UNREADABLE:
-        return 0
-    record = output.decide_record(unit)
+    """Return the rows of a unit that have come to an end, where its commit record says that none has the reason asked
+    for."""
+    record = None if not query.reason or end == UNDECIDED or unit == UNREADABLE else output.decide_record(unit)
     if record is None:
         return 0
     counts = {"kept": {"": record["kept"]}, "rejected": record["rejected"], "dead_letter": record["dead"]}[end]
     return 0 if counts.get(query.reason) else sum(counts.values())
 
 
-def _of_file(output: Output, query: Query, unit: str, end: str, first: int) -> Iterator[_Piece]:
-    try:
-        with open_parts(output.part(end, unit)) as source:
-            file = pq.ParquetFile(source)
-            for groups, begin, rows in _together(file):
-                if begin + rows > first:
-                    yield _Piece(output, file, unit, end, groups, begin, max(first - begin, 0), rows)
-    except FileNotFoundError:  # decided anew at this moment
-        return
-
-
 def _together(file: pq.ParquetFile) -> Iterator[tuple[list[int], int, int]]:
-    """Row groups that are read together, the place of their first row, and how many rows they have."""
+    """Yield row groups that are read together, the place of their first row, and that behind their last."""
     caption = [file.schema.column(number).path for number in range(len(file.schema))].index("caption")
     groups: list[int] = []
     begin = rows = size = 0
@@ -248,118 +252,71 @@ def _together(file: pq.ParquetFile) -> Iterator[tuple[list[int], int, int]]:
         known = file.metadata.row_group(number)
         more = known.column(caption).total_uncompressed_size
         if groups and (rows + known.num_rows > _GROUP_ROWS or size + more > _GROUP_BYTES):
-            yield groups, begin, rows
+            yield groups, begin, begin + rows
             groups, begin, rows, size = [], begin + rows, 0, 0
         groups.append(number)
         rows, size = rows + known.num_rows, size + more
     if groups:
-        yield groups, begin, rows
+        yield groups, begin, begin + rows
 
 
-@dataclass(frozen=True)
-class _Piece:
-    """Some row groups of a file."""
-
-    output: Output
-    file: pq.ParquetFile | None
-    """None where the commit record says that no row fits."""
-    unit: str
-    end: str
-    groups: list[int]
-    begin: int
-    """Place of the first row in the file."""
-    skip: int
-    """Rows that were looked at before."""
-    all_rows: int
-
-    @property
-    def rows(self) -> int:
-        """How many are looked at."""
-        return self.all_rows - self.skip
-
-    @property
-    def stop(self) -> int:
-        """The place behind the last row."""
-        return self.begin + self.all_rows
-
-    def hits(self, query: Query) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Places and rows that fit."""
-        if self.file is None:
-            return
-        names = self.file.schema_arrow.names
-        asked = [name for name in _columns(query) if name in names]
-        if len(asked) < len(_columns(query)):
-            return  # what is asked of is not known of these rows
-        fits = np.ones(self.all_rows, bool)
-        fits[: self.skip] = False
-        if asked:
-            fits &= _fits(self.file.read_row_groups(self.groups, columns=asked), query)
-        if query.action and fits.any():
-            fits &= self._actions(query.action, fits)
-        places = np.flatnonzero(fits)
-        first = 0
-        for group in self.groups:
-            count = self.file.metadata.row_group(group).num_rows
-            mine = places[(places >= first) & (places < first + count)]
-            if len(mine):
-                shown = [name for name in _SHOWN if name in names]
-                table = self.file.read_row_group(group, columns=shown)
-                for place in mine.tolist():
-                    (row,) = table.slice(place - first, 1).to_pylist()
-                    yield self.begin + place, row
-            first += count
-
-    def _actions(self, bounds: Bounds, among: Bools) -> Bools:
-        """Of each row whether the best score of an action lies within the bounds."""
-        known = ordinals_of(self.output, self.unit, self.end)[self.begin : self.stop]
-        best = _best_scores(self.output, self.unit)
-        scores = np.full(self.all_rows, np.nan)
-        have = among & (known >= 0)
-        scores[have] = [best.get(ordinal, np.nan) for ordinal in known[have].tolist()]
-        return bounds.holds(scores)
+def _hits(
+    output: Output, query: Query, file: pq.ParquetFile, begin: Place, groups: list[int], first: int
+) -> Iterator[Hit]:
+    """Yield the rows of some row groups, which begin at a place, that fit a query, from row `first` on."""
+    conditions, names = _conditions(query), file.schema_arrow.names
+    if not {name for name, _ in conditions} <= {*names}:
+        return  # what is asked for is not known of these rows
+    rows = sum(file.metadata.row_group(group).num_rows for group in groups)
+    fits = np.arange(begin.row, begin.row + rows) >= first
+    if conditions:
+        table = file.read_row_groups(groups, columns=list(dict.fromkeys(name for name, _ in conditions)))
+        for name, holds in conditions:
+            fits &= holds(table[name])
+    if query.action and fits.any():
+        known = ordinals_of(output, begin.unit, begin.end)[begin.row : begin.row + rows]
+        best = _best_scores(output, begin.unit)
+        fits &= query.action.holds(np.array([best.get(ordinal, np.nan) for ordinal in known.tolist()]))
+    shown = [name for name in _SHOWN if name in names]
+    for place, row in _rows(file, np.flatnonzero(fits) + begin.row, shown):
+        yield Hit(Place(begin.unit, begin.end, place), row)
 
 
-def _columns(query: Query) -> list[str]:
-    wanted = {
-        "caption": query.caption,
-        "spotted": query.read,
-        "complexity": query.complexity,
-        "overlap": query.overlap,
-    }
-    found = [name for name, asked in wanted.items() if asked]
-    if query.column and query.values:
-        found.append(query.column)
-    if query.reason:
-        found.append("error" if query.end == "dead_letter" else "reason")
-    return found
+def _conditions(query: Query) -> list[tuple[str, Callable[[pa.ChunkedArray], Bools]]]:
+    """Return the columns that a query asks about, and for each of which rows a column of values holds."""
+
+    def equal(column: pa.ChunkedArray) -> Bools:
+        return _bools(pc.equal(column, query.reason))
+
+    def has_text(column: pa.ChunkedArray) -> Bools:
+        return _bools(pc.match_substring(column, query.caption, ignore_case=True))
+
+    def has_line(column: pa.ChunkedArray) -> Bools:
+        lengths, lines = _flat(column)
+        hit = _bools(pc.match_substring(pc.struct_field(lines, "text"), query.read, ignore_case=True))
+        return np.isin(np.arange(len(lengths)), np.repeat(np.arange(len(lengths)), lengths)[hit])
+
+    def within(bounds: Bounds) -> Callable[[pa.ChunkedArray], Bools]:
+        return lambda column: bounds.holds(_numbers(column))
+
+    numbers = {"complexity": query.complexity, "overlap": query.overlap, query.column: query.values}
+    asked = [
+        (query.reason, "error" if query.end == "dead_letter" else "reason", equal),
+        (query.caption, "caption", has_text),
+        (query.read, "spotted", has_line),
+        *((name and bounds, name, within(bounds)) for name, bounds in numbers.items()),
+    ]
+    return [(name, holds) for wanted, name, holds in asked if wanted]
 
 
-def _fits(table: pa.Table, query: Query) -> Bools:
-    fits = np.ones(table.num_rows, bool)
-    if query.reason:
-        name = "error" if query.end == "dead_letter" else "reason"
-        fits &= _bools(pc.equal(table[name], query.reason))
-    if query.caption:
-        fits &= _bools(pc.match_substring(table["caption"], query.caption, ignore_case=True))
-    for name, bounds in (("complexity", query.complexity), ("overlap", query.overlap), (query.column, query.values)):
-        if name and bounds:
-            fits &= bounds.holds(_numbers(table[name]))
-    if query.read:
-        fits &= _any_line(table["spotted"], query.read)
-    return fits
-
-
-def _any_line(spotted: pa.ChunkedArray, text: str) -> Bools:
-    lists = spotted.combine_chunks()
-    lengths = np.asarray(pc.fill_null(pc.list_value_length(lists), 0), np.int64)
-    lines = pc.list_flatten(lists)
-    hit = _bools(pc.match_substring(pc.struct_field(lines, "text"), text, ignore_case=True))
-    found = np.zeros(len(lengths), bool)
-    found[np.repeat(np.arange(len(lengths)), lengths)[hit]] = True
-    return found
+def _flat(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], pa.Array]:
+    """Return the lengths (n,) of lists, 0 where there is none, and their elements."""
+    lists = column.combine_chunks()
+    return np.asarray(pc.fill_null(pc.list_value_length(lists), 0), np.int64), pc.list_flatten(lists)
 
 
 def _numbers(column: pa.ChunkedArray) -> NDArray[np.float64]:
+    """Return the numbers (n,) of a column, NaN where there is none."""
     if pa.types.is_string(column.type):
         column = pc.if_else(pc.match_substring_regex(column, _NUMBER), column, pa.scalar(None, pa.string()))
     elif not _is_number(column.type):
@@ -376,7 +333,7 @@ def _bools(column: Any) -> Bools:
 
 
 def _best_scores(output: Output, unit: str) -> dict[int, float]:
-    """The best score of an action candidate by ordinal, of rows that have one."""
+    """Return the best score of an action candidate by ordinal, of rows that have one."""
     found: dict[int, float] = {}
     with open_parts(output.layout.data("captions", unit)) as source:
         file = pq.ParquetFile(source)
@@ -384,12 +341,10 @@ def _best_scores(output: Output, unit: str) -> dict[int, float]:
             return found
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, columns=["ordinal", "actions.list.element.score"])
-            lists = table["actions"].combine_chunks()
-            lengths = np.asarray(pc.fill_null(pc.list_value_length(lists), 0), np.int64)
+            lengths, actions = _flat(table["actions"])
             have = np.flatnonzero(lengths)
-            scores = np.asarray(pc.struct_field(pc.list_flatten(lists), "score"), np.float64)
             if len(have):
                 starts = np.concatenate([[0], np.cumsum(lengths[have])[:-1]])
-                best = np.maximum.reduceat(scores, starts)
+                best = np.maximum.reduceat(np.asarray(pc.struct_field(actions, "score"), np.float64), starts)
                 found.update(zip(np.asarray(table["ordinal"])[have].tolist(), best.tolist(), strict=True))
     return found

@@ -6,7 +6,7 @@ import threading
 from functools import cached_property
 
 from open_diht.filters.presets import Preset, load_preset, preset_names
-from open_diht.pipelines.report.data import Example
+from open_diht.pipelines.report.example import Example
 from open_diht.pipelines.view.evidence import evidence_of
 from open_diht.pipelines.view.output import Output
 from open_diht.pipelines.view.query import Place

@@ -250,6 +250,7 @@ def test_threads_share_it() -> None:
 
 
 def test_it_imports_neither_beam_nor_torch() -> None:
-    code = "from open_diht import Cat; Cat()(['a dog runs'], [None]); import sys; print({'apache_beam', 'torch'} & {*sys.modules})"
+    use = "import sys; from open_diht import Cat; Cat()(['a dog runs'], [None])"
+    code = f"{use}; print({{'apache_beam', 'torch'}} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -13,8 +13,8 @@ from PIL import Image
 
 from open_diht.common.html import attribute, plain
 from open_diht.eval.report import Answered, Confusion, FoundImages, FoundTexts, write_report
-from open_diht.eval.report.charts import MARKS, draw_curves, interval_bar
 from open_diht.eval.report.data import group_few_shot, group_tasks
+from open_diht.eval.report.page import draw_curves
 from open_diht.eval.report.references import few_shot_references, references
 from open_diht.eval.report.text import cell, percent
 from open_diht.eval.results import Items
@@ -173,17 +173,9 @@ class TestFewShot:
         assert "72.0 \u00b1 2.0" in tags.text and "delta 0.25" in tags.text and "support_cv" in tags.text
         assert sum(tag == "circle" for tag, _ in tags.tags) == 6
 
-    @pytest.mark.parametrize("count", [1, 3, MARKS + 2])
-    def test_names_do_not_cover_each_other(self, count: int) -> None:
-        ((table,), _) = group_few_shot(few_shot_rows(methods=tuple(f"m{number}" for number in range(count))))
-        for point in table.points.values():
-            point["value"] = 0.5  # type: ignore[index]
-        names = [float(y) for y in re.findall(r'c-name[^>]* y="([\d.]+)"', draw_curves(table))]
-        assert len(names) == count and np.diff(sorted(names)).min(initial=99) >= 14.9
-
     def test_points_lie_where_their_values_are(self) -> None:
         ((table,), _) = group_few_shot(few_shot_rows())
-        dots = re.findall(r'cx="([\d.]+)" cy="([\d.]+)" r="3.4"><title>probe', draw_curves(table))
+        dots = re.findall(r'cx="([\d.]+)" cy="([\d.]+)" r="3"><title>probe', draw_curves(table))
         xs, ys = [float(x) for x, _ in dots], [float(y) for _, y in dots]
         assert xs[1] - xs[0] == pytest.approx(xs[2] - xs[1], abs=0.2)  # 1, 4, 16 on a logarithmic axis
         assert ys == sorted(ys, reverse=True)
@@ -287,11 +279,6 @@ class TestText:
 
     def test_percent(self) -> None:
         assert (percent(0.1234), percent(None), percent(1.0, 0)) == ("12.3", "\u2013", "100")
-
-    def test_bars_stay_inside(self) -> None:
-        assert "left:100.00%" in interval_bar(1.0, 0.99, 1.0, None) and "chance" not in interval_bar(
-            0.5, None, None, None
-        )
 
 
 def test_grouping_keeps_the_order_of_the_run() -> None:

@@ -1,13 +1,12 @@
 """Examples carry the evidence for each candidate, where it is that of the stored score."""
 
-from typing import Any
-
 import pyarrow as pa
 import pytest
 
 from open_diht.filters.captions.annotate import CaptionAnnotator
 from open_diht.filters.presets import load_preset
 from open_diht.pipelines.driver.examples import example_of
+from open_diht.pipelines.report.example import Example
 from open_diht.pipelines.stages.cascade import apply_caption_filters
 
 CAPTION = "a man riding a brown horse on the beach"
@@ -19,7 +18,7 @@ def rows() -> pa.Table:
     return found.append_column("caption", pa.array([CAPTION])).append_column("uid", pa.array(["ab"]))
 
 
-def example(rows: pa.Table) -> dict[str, Any]:
+def example(rows: pa.Table) -> Example:
     preset = load_preset("strict")
     return example_of(rows, preset, apply_caption_filters(rows, preset, True), None)
 

@@ -13,7 +13,7 @@ from open_diht.common.command_line import WrongUse
 from open_diht.common.hub_address import HubAddress, parse_address
 from open_diht.pipelines.hub import contents
 from open_diht.pipelines.hub.publisher import CannotPublish, Publisher
-from open_diht.pipelines.report.dataset_card import MARK
+from open_diht.pipelines.store.layout import CARD_MARK as MARK
 from tests.hub_server import Files, Hub, Repository
 
 PLAN = "f00d"

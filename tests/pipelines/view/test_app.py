@@ -147,9 +147,9 @@ def test_files_that_are_gone_or_damaged_are_said(copied: Path, served: Any) -> N
     with served(Output(copied)) as site:
         status, text, _ = get(site + "/rows?end=kept")
         assert status == 500 and "This page cannot be shown" in text
-        assert "Where the file is damaged, the same `make filter` makes it anew" in text
+        assert "the same `make filter` writes it again" in text
         status, text, _ = get(f"{site}/row/{units[1]}.kept.0")
-        assert status == 503 and "it may just be made anew" in text
+        assert status == 503 and "Try again in a moment" in text
 
 
 KEEP_ALL = "base: paper\ncaptions: {min_complexity: 0, min_actions: 0}\ndedup: {pairs: false}\n"

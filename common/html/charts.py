@@ -1,0 +1,233 @@
+"""The charts of all reports: bars, histograms and lines, as HTML that loads nothing and that a screen reader names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from open_diht.common.html.text import attribute, plain, text_width
+
+WIDE, HIGH = 720.0, 380.0
+"""Size of a line chart."""
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62.0, 176.0, 40.0, 52.0
+_COLORS = ("#2a8583", "#c2602a", "#8e62b8", "#4a7bc0", "#9a7a1a", "#c0558a", "#74808a")
+"""Contrast of at least 3.9 on the light and on the dark page; further lines take them again."""
+_LABEL = 15.0  # between two names at the ends of lines
+_TICKS = 7
+_HISTOGRAM_WIDE, _HISTOGRAM_HIGH, _BASE = 340.0, 150.0, 18.0
+_MOST_COLUMNS, _FEWEST_COLUMNS = 16, 7
+
+
+@dataclass(frozen=True)
+class Point:
+    """A value and the ends of its interval, which may be the value itself."""
+
+    x: float
+    y: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a chart."""
+
+    name: str
+    points: Sequence[Point]
+    """In order of x."""
+
+
+def bar(parts: Iterable[tuple[str, float]]) -> str:
+    """Return a bar as wide as its cell.
+
+    Args:
+        parts: from the left, the class of each part (`left`, `took` or `dead`) and its fraction of the whole, 0 to 1.
+    """
+    rects, begin = [], 0.0
+    for css, fraction in parts:
+        if fraction > 0:
+            width = max(0.3, min(100 * fraction, 100 - begin))  # a single row can be seen
+            begin = min(begin, 100 - width)
+            rects.append(f'<rect class="{css}" x="{begin:.3f}" width="{width:.3f}" height="10"/>')
+            begin += width
+    return f'<svg class="bar" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">{"".join(rects)}</svg>'
+
+
+def interval_bar(value: float, low: float | None, high: float | None, chance: float | None) -> str:
+    """Return a track from 0 to 100 % with the value, its interval, and a tick where chance is.
+
+    Args:
+        value: a fraction, as all arguments.
+        low: lower end of the interval; None where there is none.
+        high: upper end.
+        chance: what guessing gives; None where that is not known.
+    """
+    parts, said = [], f"{100 * value:.1f} %"
+    if low is not None and high is not None:
+        parts.append(f'<i class="ci" style="left:{_at(low)}%;width:{100 * (high - low):.2f}%"></i>')
+        said += f", 95 % interval {100 * low:.1f} to {100 * high:.1f}"
+    if chance is not None:
+        parts.append(f'<i class="chance" style="left:{_at(chance)}%" title="chance {100 * chance:.1f} %"></i>')
+    parts.append(f'<i class="value" style="left:{_at(value)}%"></i>')
+    return f'<div class="track" role="img" aria-label="{said}">{"".join(parts)}</div>'
+
+
+def _at(fraction: float) -> str:
+    return f"{100 * min(1.0, max(0.0, fraction)):.2f}"
+
+
+def bin_counts(counts: dict[int, int]) -> list[tuple[str, int]]:
+    """Return a column for each value from the least (at most 0) to the largest; from 17 values on, for 0 and for ranges
+    of equal size."""
+    low, high = min(0, *counts), max(counts)
+    if high - low < _MOST_COLUMNS:
+        return [(str(value), counts.get(value, 0)) for value in range(low, high + 1)]
+    size = -(-high // (_MOST_COLUMNS - 1))
+    columns = [("0" if low == 0 else "\u2264 0", sum(count for value, count in counts.items() if value <= 0))]
+    for first in range(1, high + 1, size):
+        last = first + size - 1
+        label = str(first) if size == 1 else f"{first}\u2013{last}"
+        columns.append((label, sum(count for value, count in counts.items() if first <= value <= last)))
+    return columns
+
+
+def histogram(title: str, text: str, columns: Sequence[tuple[str, int]], marks: Sequence[int] = ()) -> str:
+    """Return a figure of columns with their counts.
+
+    Args:
+        title: its heading.
+        text: what is counted, a sentence below the heading.
+        columns: label and count of each, from the left; without any the figure says that nothing was measured.
+        marks: numbers of the columns before which a line is drawn.
+    """
+    head = f'<figure class="histogram"><h3>{attribute(title)}</h3><p class="quiet">{attribute(text)}</p>'
+    if not columns:
+        return f"{head}<p>Not measured.</p></figure>"
+    most = max(1, *(count for _, count in columns))
+    step = _HISTOGRAM_WIDE / max(len(columns), _FEWEST_COLUMNS)  # two or three columns need not be walls
+    every = max(1, max(len(label) for label, _ in columns) * 7 // int(step) + 1)
+    base = 16 + _HISTOGRAM_HIGH
+    parts = [f'<path class="h-axis" d="M0 {base:.1f}H{_HISTOGRAM_WIDE:.0f}"/>']
+    for index, (label, count) in enumerate(columns):
+        high = max(1.5, _HISTOGRAM_HIGH * count / most) if count else 0.0
+        x, y = index * step, base - high
+        middle = x + step / 2
+        parts.append(
+            f'<g><title>{attribute(label)}: {count:,}</title><rect class="h-bar" x="{x + step * 0.1:.1f}" y="{y:.1f}" '
+            f'width="{step * 0.8:.1f}" height="{high:.1f}"/>'
+        )
+        if count and len(f"{count:,}") * 6 <= step + 4:
+            parts.append(f'<text x="{middle:.1f}" y="{y - 4:.1f}" text-anchor="middle">{count:,}</text>')
+        if index % every == 0:
+            below = f'x="{middle:.1f}" y="{base + _BASE - 3:.1f}" text-anchor="middle"'
+            parts.append(f"<text {below}>{attribute(label)}</text>")
+        parts.append("</g>")
+    parts += [f'<path class="h-mark" d="M{mark * step:.1f} 4V{base:.1f}"/>' for mark in marks]
+    size = f'viewBox="0 0 {_HISTOGRAM_WIDE:.0f} {base + _BASE:.0f}"'
+    return f'{head}<svg role="img" aria-label="histogram: {attribute(title)}" {size}>{"".join(parts)}</svg></figure>'
+
+
+def line_chart(
+    title: str, x_label: str, y_label: str, series: Sequence[Series], x_ticks: Sequence[float], zero: bool = True
+) -> str:
+    """Return the SVG of lines over a logarithmic x axis, with a bar for each interval and names at the ends.
+
+    Args:
+        title: stands above the chart.
+        x_label: name of the x axis.
+        y_label: name of the y axis, with its unit.
+        series: the lines; those without points are left out.
+        x_ticks: values above 0 that the x axis shows.
+        zero: show the line y = 0, however far from it the values are.
+
+    Raises:
+        ValueError: no line has a point.
+    """
+    drawn = [one for one in series if one.points]
+    points = [point for one in drawn for point in one.points]
+    if not points:
+        raise ValueError(f"chart {title!r} has no points")
+    first, last = (end(*x_ticks, *(point.x for point in points)) for end in (min, max))
+    low, high = min(point.low for point in points), max(point.high for point in points)
+    low, high = (min(0.0, low), max(0.0, high)) if zero else (low, high)
+    if low == high:
+        low, high = low - 1, high + 1
+    right, base, middle = WIDE - _RIGHT, HIGH - _BOTTOM, (_LEFT + WIDE - _RIGHT) / 2
+
+    def across(x: float) -> float:
+        fraction = math.log(x / first) / math.log(last / first) if last > first else 0.5
+        return _LEFT + 14 + fraction * (right - _LEFT - 28)
+
+    def down(y: float) -> float:
+        return _TOP + 8 + (high - y) / (high - low) * (base - _TOP - 16)
+
+    parts = [f'<text x="{_LEFT}" y="22" font-weight="600">{attribute(title)}</text>']
+    for value in _ticks(low, high):
+        y, opacity = down(value), 1 if value == 0 else 0.2
+        parts.append(f'<path d="M{_LEFT} {y:.1f}H{right}" stroke="currentColor" stroke-opacity="{opacity}"/>')
+        parts.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')
+    for value in x_ticks:
+        x, shown = across(value), f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"
+        parts.append(f'<path d="M{x:.1f} {base}v5" stroke="currentColor"/>')
+        parts.append(f'<text x="{x:.1f}" y="{base + 19}" text-anchor="middle">{shown}</text>')
+    parts.append(f'<text x="{middle}" y="{HIGH - 10}" text-anchor="middle">{attribute(x_label)}</text>')
+    turned = f'x="16" y="{HIGH / 2}" text-anchor="middle" transform="rotate(-90 16 {HIGH / 2})"'
+    parts.append(f"<text {turned}>{attribute(y_label)}</text>")
+    labels = apart([down(one.points[-1].y) for one in drawn], _LABEL, base)
+    for number, (one, label) in enumerate(zip(drawn, labels, strict=True)):
+        placed = [(across(point.x), down(point.y), point) for point in one.points]
+        path = "L".join(f"{x:.1f} {y:.1f}" for x, y, _ in placed)
+        color = _COLORS[number % len(_COLORS)]
+        parts.append(f'<g stroke="{color}" fill="{color}"><path d="M{path}" fill="none" stroke-width="2"/>')
+        for x, y, point in placed:
+            tip = attribute(f"{one.name}, {point.x:g}: {point.y:.1f} [{point.low:.1f}, {point.high:.1f}]")
+            interval = f"M{x:.1f} {down(point.high):.1f}V{down(point.low):.1f}"
+            parts.append(f'<path d="{interval}" stroke-opacity=".55" stroke-width="1.5"/>')
+            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3"><title>{tip}</title></circle>')
+        x, y, _ = placed[-1]
+        parts.append(f'<path d="M{x + 5:.1f} {y:.1f}L{right + 6:.1f} {label:.1f}"/></g>')
+        name, room = plain(one.name), _RIGHT - 12
+        while text_width(name, 12) > room:
+            name = name[:-2].rstrip() + "\u2026"
+        parts.append(f'<text x="{right + 9:.1f}" y="{label + 4:.1f}">{attribute(name)}</text>')
+    return (
+        f'<svg class="lines" viewBox="0 0 {WIDE:.0f} {HIGH:.0f}" role="img" fill="currentColor" font-size="12" '
+        f'font-family="system-ui, sans-serif" aria-label="{attribute(f"{title}: {y_label} against {x_label}")}">\n'
+        f"{chr(10).join(parts)}\n</svg>\n"
+    )
+
+
+def svg_file(chart: str) -> str:
+    """Return a line chart as the content of an SVG file, on a light ground of its own."""
+    head, _, rest = chart.partition(">")
+    head = head.replace('class="lines"', 'xmlns="http://www.w3.org/2000/svg" color="#1d2328"')
+    return f'{head}>\n<rect width="{WIDE:.0f}" height="{HIGH:.0f}" fill="#fdfcfa"/>{rest}'
+
+
+def apart(heights: Sequence[float], gap: float, lowest: float) -> list[float]:
+    """Move the heights of labels as little as it takes for none to be nearer to another than a gap.
+
+    Args:
+        heights: they grow downwards, as in SVG.
+        gap: least distance of two labels.
+        lowest: no label is moved below it.
+    """
+    order = sorted(range(len(heights)), key=lambda place: heights[place])
+    placed = list(heights)
+    for before, here in pairwise(order):
+        placed[here] = max(placed[here], placed[before] + gap)
+    limit = lowest
+    for place in reversed(order):
+        placed[place] = min(placed[place], limit)
+        limit = placed[place] - gap
+    return placed
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Return round numbers from `low` to `high`, at most about seven."""
+    power = math.floor(math.log10((high - low) / _TICKS))
+    candidates = [step * 10.0**exponent for exponent in range(power, power + 3) for step in (1, 2, 5)]
+    step = next(step for step in candidates if (high - low) / step <= _TICKS)
+    return [number * step for number in range(math.ceil(low / step), math.floor(high / step + 1e-9) + 1)]

@@ -1,0 +1,93 @@
+"""A row with its evidence: the image and what was read in it, the caption and what was found in it."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from typing import Any
+
+from open_diht.common.html import TextSpan, marked, render_page
+from open_diht.pipelines.report.example import Example, Line, Reasons
+from open_diht.pipelines.report.graph import draw_graph
+from open_diht.pipelines.report.thumbnail import ImageNotShown, shrink
+
+_MAX_BOXES = 40
+_MAX_REASONS = 16
+"""Candidates of an example whose scores are explained."""
+_GOOD, _FAIR = 0.8, 0.5
+
+
+def draw_card(example: Example) -> str:
+    """Return an example as HTML: its image with boxes, its caption marked, the graph and what the verifier went by."""
+    photo, missing = None, ""
+    if example["image"] is not None:
+        try:
+            photo = shrink(example["image"])
+        except ImageNotShown as why:
+            missing = str(why)
+    spotted, more = example["spotted"][:_MAX_BOXES], len(example["spotted"][_MAX_BOXES:])
+    # Boxes are in pixels of the original; the image may have been reduced by the download.
+    width = example["width"] or (photo.original_width if photo else 1)
+    height = example["height"] or (photo.original_height if photo else 1)
+    unit = width / photo.width if photo else 1.0  # one pixel on the page
+    caption, parsed = _captions(example)
+    return render_page(
+        __package__,
+        "card.html.j2",
+        example=example,
+        photo=photo,
+        missing=missing,
+        jpeg=base64.b64encode(photo.data).decode() if photo else "",
+        width=width,
+        height=height,
+        unit=unit,
+        lines=[_line(number, line, 8 * unit, width, height) for number, line in enumerate(spotted, 1)],
+        more_lines=more,
+        caption=caption,
+        parsed=parsed,
+        graph=draw_graph(example),
+        reasons=list(_reasons(example))[:_MAX_REASONS],
+    )
+
+
+def _line(number: int, line: Line, chip: float, width: int, height: int) -> dict[str, Any]:
+    """Return what the template draws of a line of text; the chip with its number stays inside the image."""
+    box = line["box"] if len(line["box"]) >= 3 else []
+    return {
+        **line,
+        "number": number,
+        "grade": "good" if line["score"] >= _GOOD else "fair" if line["score"] >= _FAIR else "poor",
+        "points": " ".join(f"{x:.1f},{y:.1f}" for x, y in box),
+        "x": min(max(min((x for x, _ in box), default=0), chip), width - chip),
+        "y": min(max(min((y for _, y in box), default=0), chip), height - chip),
+    }
+
+
+def _captions(example: Example) -> tuple[str, str]:
+    """Return the caption with its overlap marked, and the parsed text, with its words marked."""
+    caption, parsed, span = example["caption"], example["parsed"], example["overlap_span"]
+    overlap = [TextSpan(*span, "overlap")] if span else []
+    words = [TextSpan(one["start"], one["end"], "t-object") for one in example["objects"]]
+    words += [
+        TextSpan(one["start"], one["end"], "t-action" if one["accepted"] else "t-off") for one in example["actions"]
+    ]
+    if not caption or not parsed:
+        return (marked(caption, overlap) if caption else "", "")
+    if parsed == caption:
+        return marked(caption, [*overlap, *words]), ""
+    return marked(caption, overlap), marked(parsed, words)
+
+
+def _reasons(example: Example) -> Iterator[tuple[str, float, Reasons]]:
+    """Yield each candidate whose score is explained: its words, its score and the reasons."""
+    names = dict(enumerate(one["text"] for one in example["objects"]))
+    for action in example["actions"]:
+        if reasons := action.get("reasons"):
+            yield action["verb"], action["score"], reasons
+    for attribute in example["attributes"]:
+        if reasons := attribute.get("reasons"):
+            yield f"{attribute['text']}, of {names.get(attribute['object'], '')}", attribute["score"], reasons
+    for relation in example["relations"]:
+        if reasons := relation.get("reasons"):
+            source, target = names.get(relation["source"], ""), names.get(relation["target"], "")
+            yield f"{source} {relation['text']} {target}", relation["score"], reasons

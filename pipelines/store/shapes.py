@@ -1,0 +1,62 @@
+"""Records in JSON files that somebody may have changed: read and checked against their type."""
+
+from __future__ import annotations
+
+import math
+from types import NoneType, UnionType
+from typing import Any, Literal, NotRequired, TypeVar, Union, cast, get_args, get_origin, get_type_hints, is_typeddict
+
+from open_diht.common.command_line import WrongUse
+from open_diht.pipelines.store.commit import Garbled, read_json
+from open_diht.pipelines.store.storage import StorePath
+
+T = TypeVar("T")
+
+
+def read_record(path: StorePath, kind: type[T]) -> T | None:
+    """Return the record in a JSON file; None where there is no file.
+
+    Args:
+        path: the file.
+        kind: a TypedDict.
+
+    Raises:
+        WrongUse: the file holds no JSON, or JSON of another shape.
+    """
+    try:
+        found = read_json(path)
+    except Garbled as error:
+        raise WrongUse(str(error)) from error
+    if found is not None and not conforms(found, kind):
+        raise WrongUse(
+            f"{path} is none that `make filter` has written; move it away, and the same `make filter` writes its own"
+        )
+    return cast(T | None, found)
+
+
+def conforms(value: object, kind: Any) -> bool:
+    """Return whether a value of JSON has a type: one of JSON, `Any`, a union, or a TypedDict, which may hold more keys.
+    Numbers are finite, and whole ones have at most 64 bits."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return True
+    if origin in (Union, UnionType):
+        return any(conforms(value, one) for one in inner)
+    if origin is Literal:
+        return value in inner
+    if origin is list:
+        return isinstance(value, list) and all(conforms(one, inner[0]) for one in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(conforms(one, inner[1]) for one in value.values())
+    if is_typeddict(kind):
+        return isinstance(value, dict) and all(
+            conforms(value[name], get_args(hint)[0] if get_origin(hint) is NotRequired else hint)
+            if name in value
+            else get_origin(hint) is NotRequired
+            for name, hint in get_type_hints(kind, include_extras=True).items()
+        )
+    if kind is int:
+        return isinstance(value, int) and abs(value) < 2**63
+    if kind is float:
+        return isinstance(value, int | float) and abs(value) < 2**63 and math.isfinite(value)
+    return isinstance(value, NoneType if kind is None else kind)
