@@ -166,31 +166,23 @@ def _rows_without_utf8(table: pa.Table, roles: Roles) -> dict[int, _Why]:
         column = table.column(name)
         if name == roles.image:
             continue  # a row must be good or bad whether or not its image is read along
-        if is_bytes(column.type):
-            if name in texts:
-                found |= {row: _not_utf8(name) for row, value in enumerate(column.to_pylist()) if not _is_utf8(value)}
+        encoded = is_bytes(column.type)
+        if encoded and name not in texts:
             continue
         try:
-            column.validate(full=True)
+            if not encoded:
+                column.validate(full=True)
+                continue
         except pa.ArrowInvalid:
-            # The check of a nested or dictionary column judges the whole, so the rows are tried one by one.
-            for row in range(table.num_rows):
-                try:
-                    column[row].as_py()
-                except UnicodeDecodeError:
-                    found[row] = _not_utf8(name)
+            pass  # somewhere in the column: the check of a nested or dictionary column does not say in which row
+        for row in range(table.num_rows):
+            try:
+                value = column[row].as_py()
+                if encoded and value is not None:
+                    value.decode("utf-8")
+            except UnicodeDecodeError:
+                found[row] = "invalid_utf8", f"column '{name}' holds bytes that are no UTF-8"
     return found
-
-
-def _not_utf8(name: str) -> _Why:
-    return "invalid_utf8", f"column '{name}' holds bytes that are no UTF-8"
-
-
-def _is_utf8(value: bytes | None) -> bool:
-    try:
-        return value is None or value.decode("utf-8") is not None
-    except UnicodeDecodeError:
-        return False
 
 
 def _printed(table: pa.Table, row: int) -> bytes:

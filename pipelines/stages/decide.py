@@ -147,8 +147,8 @@ class DecideStage(Stage):
             except UnreadableFile as error:
                 # Images lie in pages of their own, which may be damaged where those of the captions are not.
                 for rest in (*lost, *annotations.rest()):
-                    why = repeat((error.error, error.message), rest.num_rows)
-                    lose("manifest", _dead_letters(rest, error.path, unit, "manifest", why))
+                    same = repeat((error.error, error.message), rest.num_rows)
+                    lose("manifest", _dead_letters(rest, error.path, unit, "manifest", same))
             else:
                 if done != read_record["good"]:
                     raise RuntimeError(

@@ -285,22 +285,17 @@ def gather(
             ordinal += 1
         if not good and not bad:
             break
+        by_column = list(zip(*(row.cells for row in good), strict=True)) if good else [()] * len(columns)
+        arrays = [pa.array(values, type=_ARROW[column.type]) for values, column in zip(by_column, columns, strict=True)]
         yield Chunk(
             ordinals=ordinals,
-            table=table_of([row.cells for row in good], columns),
+            table=pa.Table.from_arrays(arrays, names=[column.name for column in columns]),
             bad=bad,
             captions=[row.caption for row in good] if captions else None,
             stand_ins=[row.stand_in for row in good] if stand_ins else None,
         )
     if broken is not None:
         raise broken
-
-
-def table_of(rows: Sequence[Sequence[Any]], columns: Sequence[Column]) -> pa.Table:
-    """Returns the rows, each with one cell a column, as a table."""
-    by_column = list(zip(*rows, strict=True)) if rows else [()] * len(columns)
-    arrays = [pa.array(values, type=_ARROW[column.type]) for values, column in zip(by_column, columns, strict=True)]
-    return pa.Table.from_arrays(arrays, names=[column.name for column in columns])
 
 
 def until_broken(items: Iterator[_T]) -> Iterator[_T]:

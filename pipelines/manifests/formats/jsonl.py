@@ -19,6 +19,7 @@ from open_diht.pipelines.manifests.types import MAX_ROW_BYTES, BadReason, BadSch
 
 EXTRA = "_extra"
 """Name of the column for what does not fit."""
+EXTRA_COLUMN = Column(name=EXTRA, type="string", kind="text")
 MAX_DEPTH = 100
 """Objects and lists in each other, the row's own counted. A row with more is bad: Python's own limit depends on who
 asks, so it would be met at another depth where a row is parsed, written out, or checked."""
@@ -48,7 +49,7 @@ class JsonLines(LineFormat):
                 f"{path}: these are no JSON lines, which hold one object a line: the file starts with {start!r}. "
                 "Convert an array or an object of lists, for example with jq -c '.[]'"
             )
-        columns = (*infer_columns(objects), extra_column())
+        columns = (*infer_columns(objects), EXTRA_COLUMN)
         return Head(columns=columns, row_bytes=mean([line.size + 1 for line in full]))
 
     def rows(self, lines: Iterator[Line], info: FileInfo, dataset: Dataset) -> Iterator[Good | Fault]:
@@ -151,11 +152,6 @@ def infer_columns(objects: Iterable[Mapping[str, Any]]) -> tuple[Column, ...]:
         for key, value in item.items():
             kinds.setdefault(key, set()).add(_class_of(value))
     return tuple(_column(key, seen - {"null"}) for key, seen in kinds.items())
-
-
-def extra_column() -> Column:
-    """Returns the description of the column `_extra`."""
-    return Column(name=EXTRA, type="string", kind="text")
 
 
 def cells(item: Mapping[str, Any], columns: Sequence[Column]) -> list[Any]:

@@ -24,8 +24,8 @@ from open_diht.pipelines.manifests.formats.base import (
 )
 from open_diht.pipelines.manifests.formats.jsonl import (
     EXTRA,
+    EXTRA_COLUMN,
     BadJson,
-    extra_column,
     infer_columns,
     json_row,
     parse_object,
@@ -220,7 +220,7 @@ def _columns_of(head: list[Sample]) -> tuple[Column, ...]:
     texts = (TEXT,) if any(TEXT in sample.contents for sample in head) else ()
     own = [column for column in infer_columns(objects) if column.name not in (KEY, *texts)]
     key, *text = (Column(name=name, type="string", kind="text") for name in (KEY, *texts))
-    return (key, *own, *text, extra_column())
+    return (key, *own, *text, EXTRA_COLUMN)
 
 
 def _rows(info: FileInfo, span: Span) -> Iterator[Good | Fault]:
