@@ -34,12 +34,12 @@ _FOUND_BY_ALIAS = (
 
 
 def remedy(role: str) -> str:
-    """Returns how to name the column of a role, for messages."""
+    """Return how to name the column of a role, for messages."""
     return f"name it: --{role.replace('_', '-')}-column NAME (in Python: with_roles({role}=...))"
 
 
 def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, images: bool = False) -> Roles:
-    """Returns the column of every role.
+    """Return the column of every role.
 
     A column named by the data set or the user comes first. Else the aliases are gone through in order; an alias matches
     in any case, its listed spelling before others, and two columns that match equally well are refused.

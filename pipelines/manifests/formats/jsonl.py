@@ -63,7 +63,7 @@ class JsonLines(LineFormat):
 def json_row(
     item: Mapping[str, Any], columns: Sequence[Column], roles: Roles, raw: bytes, stand_in: str | None = None
 ) -> Good | Fault:
-    """Returns an object as a row of `columns`, provided that the roles which are read as text hold text."""
+    """Return an object as a row of `columns`, provided that the roles which are read as text hold text."""
     try:
         caption = as_text(item.get(roles.caption), lists=True) if roles.caption is not None else None
         for role in (roles.url, roles.image_path):
@@ -75,7 +75,7 @@ def json_row(
 
 
 def _object_of(line: Line) -> dict[str, Any] | Fault:
-    """Returns the object that a line holds."""
+    """Return the object that a line holds."""
     if line.oversized:
         return Fault("oversized", f"the line has {line.size} bytes, more than {MAX_ROW_BYTES}", line.raw)
     if b"\0" in line.raw:
@@ -96,7 +96,7 @@ class BadJson(Exception):
 
 
 def parse_object(raw: bytes) -> dict[str, Any]:
-    """Returns the JSON object that `raw` holds. Raises BadJson."""
+    """Return the JSON object that `raw` holds. Raises BadJson."""
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -131,7 +131,7 @@ def _long(digits: str) -> int | str:
 
 
 def _is_deeper(value: dict[str, Any], depth: int) -> bool:
-    """Says whether objects and lists lie in each other more than `depth` deep. Without recursion."""
+    """Return whether objects and lists lie in each other more than `depth` deep. Without recursion."""
     level: list[Any] = [value]
     for _ in range(depth):
         items = (item for outer in level for item in (outer.values() if isinstance(outer, dict) else outer))
@@ -146,7 +146,7 @@ def _too_deep() -> BadJson:
 
 
 def infer_columns(objects: Iterable[Mapping[str, Any]]) -> tuple[Column, ...]:
-    """Returns the columns of objects, keys in the order of first sight, without the column `_extra`."""
+    """Return the columns of objects, keys in the order of first sight, without the column `_extra`."""
     kinds: dict[str, set[str]] = {}
     for item in objects:
         for key, value in item.items():
@@ -155,7 +155,7 @@ def infer_columns(objects: Iterable[Mapping[str, Any]]) -> tuple[Column, ...]:
 
 
 def cells(item: Mapping[str, Any], columns: Sequence[Column]) -> list[Any]:
-    """Returns the cells of an object for `columns`, the last of which is `_extra`."""
+    """Return the cells of an object for `columns`, the last of which is `_extra`."""
     rest = dict(item)
     row: list[Any] = []
     for column in columns[:-1]:
@@ -169,7 +169,7 @@ def cells(item: Mapping[str, Any], columns: Sequence[Column]) -> list[Any]:
 
 
 def as_text(value: Any, *, lists: bool = False) -> str | None:
-    """Returns a JSON value that should be text: itself, the first of a list where `lists`, None for null and NaN.
+    """Return a JSON value that should be text: itself, the first of a list where `lists`, None for null and NaN.
     Raises BadJson."""
     if lists and isinstance(value, list):
         value = value[0] if value else None
