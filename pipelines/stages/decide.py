@@ -62,8 +62,10 @@ class _Annotations:
             self._left = pa.concat_tables([self._left, group]) if self._left.num_rows else group
         count = int(np.searchsorted(np.asarray(self._left["ordinal"]), last, side="right"))
         rows, self._left = self._left.slice(0, count), self._left.slice(count)
+        if np.array_equal(np.asarray(rows["ordinal"]), ordinals):
+            return rows, rows.slice(0, 0)
         there = np.isin(np.asarray(rows["ordinal"]), ordinals)
-        return (rows, rows.slice(0, 0)) if there.all() else (rows.filter(there), rows.filter(~there))
+        return rows.filter(there), rows.filter(~there)
 
     def rest(self) -> Iterator[pa.Table]:
         """Yield all rows that are left."""
