@@ -94,7 +94,7 @@ class ColumnCondition(CaptionFilter):
 
     @property
     def numeric(self) -> bool:
-        """Whether numbers are compared, else words."""
+        """Return whether numbers are compared, else words."""
         return bool(self._bounds) or all(map(_is_number, self._listed))
 
     @property
@@ -149,7 +149,7 @@ class ColumnCondition(CaptionFilter):
         return np.asarray(pc.is_in(pc.add(values, 0.0), value_set=pc.add(known, 0.0)))
 
     def implies(self, other: ColumnCondition) -> bool:
-        """Whether each row that `other` rejects is rejected by this one, too."""
+        """Return whether each row that `other` rejects is rejected by this one, too."""
         return (
             (self.reason, self.numeric) == (other.reason, other.numeric)
             and (other.min is None or (self.min is not None and self.min >= other.min))

@@ -19,7 +19,7 @@ _NO_LANGUAGE = frozenset({"un", "zzp", "xxx", "tlh"})
 
 
 def is_installed() -> bool:
-    """Whether CLD2 is there; does not load it."""
+    """Return whether CLD2 is installed, without loading it."""
     return importlib.util.find_spec("pycld2") is not None
 
 

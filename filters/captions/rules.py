@@ -52,7 +52,7 @@ class CaptionRule:
         check_fields(self)
 
     def counts(self, kind: str, score: float) -> bool:
-        """Whether an attribute of this kind and score counts for complexity."""
+        """Return whether an attribute of this kind and score counts for complexity."""
         return kind in self.attribute_kinds and score >= self.min_attribute_score
 
 

@@ -32,7 +32,7 @@ _HEX = re.compile(r"[0-9a-fA-F]{32}")
 
 
 def batches(chunks: Iterator[Chunk], roles: Roles, batch_rows: int) -> Generator[Batch, None, None]:
-    """Yields the rows of consecutive chunks in batches of `batch_rows`, or of fewer where rows are large.
+    """Yield the rows of consecutive chunks in batches of `batch_rows`, or of fewer where rows are large.
 
     Which rows there are, good or bad, and their order do not depend on `batch_rows`. Where the chunks break off, the
     rows before are yielded first.
@@ -60,7 +60,7 @@ def batches(chunks: Iterator[Chunk], roles: Roles, batch_rows: int) -> Generator
 
 
 def to_batch(chunk: Chunk, roles: Roles) -> Batch:
-    """Returns the rows of a chunk: texts that are no text become bad rows, the others get captions, urls and uids."""
+    """Return the rows of a chunk: texts that are no text become bad rows, the others get captions, urls and uids."""
     table = chunk.table
     unreadable = _long_rows(table, roles) | _rows_without_utf8(table, roles)
     captions, stand_ins, ordinals = chunk.captions, chunk.stand_ins, chunk.ordinals
@@ -95,7 +95,7 @@ def to_batch(chunk: Chunk, roles: Roles) -> Batch:
 
 
 def _stand_ins(table: pa.Table, roles: Roles, stand_ins: list[str | None] | None) -> list[str | None]:
-    """Returns what tells images apart without their urls. Best first: what names the image, then what its bytes
+    """Return what tells images apart without their urls. Best first: what names the image, then what its bytes
     hash to."""
     sources = [_texts(table, roles.image_path), stand_ins or [], _texts(table, roles.sha256), _texts(table, roles.md5)]
     given = [source for source in sources if source]
@@ -103,7 +103,7 @@ def _stand_ins(table: pa.Table, roles: Roles, stand_ins: list[str | None] | None
 
 
 def _texts(table: pa.Table, name: str | None) -> list[str | None]:
-    """Returns a column as texts, whatever its type; None throughout where there is no such column."""
+    """Return a column as texts, whatever its type; None throughout where there is no such column."""
     if name is None:
         return [None] * int(table.num_rows)
     column = table.column(name)
@@ -132,7 +132,7 @@ _Why = tuple[BadReason, str]
 
 
 def _long_rows(table: pa.Table, roles: Roles) -> dict[int, _Why]:
-    """Returns the rows with a text that is longer than a row of text formats may be, or as large a value of bytes.
+    """Return the rows with a text that is longer than a row of text formats may be, or as large a value of bytes.
     Parquet knows no such limit."""
     found: dict[int, _Why] = {}
     texts = {roles.caption, roles.url, roles.uid}
@@ -149,7 +149,7 @@ def _long_rows(table: pa.Table, roles: Roles) -> dict[int, _Why]:
 
 
 def _lengths(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    """Returns the bytes of every value, 0 for null."""
+    """Return the bytes of every value, 0 for null."""
     lengths = []
     for chunk in column.chunks:
         values = chunk.dictionary if pa.types.is_dictionary(column.type) else chunk
@@ -159,42 +159,34 @@ def _lengths(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
 
 
 def _rows_without_utf8(table: pa.Table, roles: Roles) -> dict[int, _Why]:
-    """Returns the rows with text that is no UTF-8; Arrow readers do not check."""
+    """Return the rows with text that is no UTF-8; Arrow readers do not check."""
     found: dict[int, _Why] = {}
     texts = {roles.caption, roles.url, roles.uid}
     for name in table.column_names:
         column = table.column(name)
         if name == roles.image:
             continue  # a row must be good or bad whether or not its image is read along
-        if is_bytes(column.type):
-            if name in texts:
-                found |= {row: _not_utf8(name) for row, value in enumerate(column.to_pylist()) if not _is_utf8(value)}
+        encoded = is_bytes(column.type)
+        if encoded and name not in texts:
             continue
         try:
-            column.validate(full=True)
+            if not encoded:
+                column.validate(full=True)
+                continue
         except pa.ArrowInvalid:
-            # The check of a nested or dictionary column judges the whole, so the rows are tried one by one.
-            for row in range(table.num_rows):
-                try:
-                    column[row].as_py()
-                except UnicodeDecodeError:
-                    found[row] = _not_utf8(name)
+            pass  # somewhere in the column: the check of a nested or dictionary column does not say in which row
+        for row in range(table.num_rows):
+            try:
+                value = column[row].as_py()
+                if encoded and value is not None:
+                    value.decode("utf-8")
+            except UnicodeDecodeError:
+                found[row] = "invalid_utf8", f"column '{name}' holds bytes that are no UTF-8"
     return found
 
 
-def _not_utf8(name: str) -> _Why:
-    return "invalid_utf8", f"column '{name}' holds bytes that are no UTF-8"
-
-
-def _is_utf8(value: bytes | None) -> bool:
-    try:
-        return value is None or value.decode("utf-8") is not None
-    except UnicodeDecodeError:
-        return False
-
-
 def _printed(table: pa.Table, row: int) -> bytes:
-    """Returns a row as JSON, as far as it can be printed."""
+    """Return a row as JSON, as far as it can be printed."""
     shown = {}
     for name in table.column_names:
         column = table.column(name)
@@ -213,7 +205,7 @@ def _printed(table: pa.Table, row: int) -> bytes:
 
 
 def _without_stale_dictionaries(table: pa.Table) -> pa.Table:
-    """Drops dictionary entries that no row uses, since they would fail every later check of the column."""
+    """Drop dictionary entries that no row uses, since they would fail every later check of the column."""
     for index, field in enumerate(table.schema):
         if pa.types.is_dictionary(field.type):
             fresh = [used_entries(chunk) for chunk in table.column(index).chunks]
@@ -254,7 +246,7 @@ def _cut(batch: Batch, batch_rows: int) -> list[Batch]:
 
 
 def make_uid(*, url: str | None, caption: str | None, own: str | None = None, stand_in: str | None = None) -> str:
-    """Returns the uid of a row, 32 lower-case hex digits (128 bits).
+    """Return the uid of a row, 32 lower-case hex digits (128 bits).
 
     The manifest's own uid is used where it is 32 hex digits, so that subsets fit DataComp's. Another own id is hashed
     together with url and caption: ids such as row numbers repeat between files, and alone would make strangers equal.
@@ -273,14 +265,14 @@ def make_uid(*, url: str | None, caption: str | None, own: str | None = None, st
 
 
 def make_pair(*, url: str | None, caption: str | None, stand_in: str | None = None) -> str | None:
-    """Returns what is equal for equal pairs, whatever ids they have: the uid that the row would have without an own id.
+    """Return what is equal for equal pairs, whatever ids they have: the uid that the row would have without an own id.
     None where nothing names the image, so that only its bytes can tell. The arguments are those of `make_uid`."""
     name = url or stand_in
     return _digest(name, caption or "") if name else None
 
 
 def is_uid(own: str) -> bool:
-    """Says whether an own id of the manifest is the uid itself."""
+    """Return whether an own id of the manifest is the uid itself."""
     return _HEX.fullmatch(own) is not None
 
 

@@ -10,12 +10,12 @@ from open_diht.pipelines.manifests.types import Column, Kind
 
 
 def column_of(name: str, type: pa.DataType) -> Column:
-    """Returns the description of a column of the given Arrow type."""
+    """Return the description of a column of the given Arrow type."""
     return Column(name=name, type=str(type), kind=kind_of(type))
 
 
 def kind_of(type: pa.DataType) -> Kind:
-    """Returns the family of an Arrow type."""
+    """Return the family of an Arrow type."""
     if pa.types.is_dictionary(type):
         return kind_of(type.value_type)
     if pa.types.is_string(type) or pa.types.is_large_string(type) or pa.types.is_string_view(type):
@@ -37,7 +37,7 @@ def kind_of(type: pa.DataType) -> Kind:
 
 
 def is_bytes(type: pa.DataType) -> bool:
-    """Says whether values of this type are byte strings."""
+    """Return whether values of this type are byte strings."""
     return bool(
         pa.types.is_binary(type)
         or pa.types.is_large_binary(type)
@@ -47,7 +47,7 @@ def is_bytes(type: pa.DataType) -> bool:
 
 
 def plain(table: pa.Table) -> pa.Table:
-    """Returns the table with plain columns where it has views: most of Arrow's functions do not know these yet. They
+    """Return the table with plain columns where it has views: most of Arrow's functions do not know these yet. They
     are another layout in memory of the same values; in a file there is no difference."""
     schema = pa.schema([field.with_type(_plain(field.type)) for field in table.schema])
     if schema.types == table.schema.types:
@@ -71,7 +71,7 @@ def _converted(array: pa.Array, type: pa.DataType) -> pa.Array:
 
 
 def bytes_of(table: pa.Table) -> int:
-    """Returns about how many bytes the rows take once every row has its own value, dictionaries unpacked."""
+    """Return about how many bytes the rows take once every row has its own value, dictionaries unpacked."""
     return sum(max(column.nbytes, _unpacked(column)) for column in table.columns)
 
 
@@ -83,7 +83,7 @@ def _unpacked(column: pa.ChunkedArray) -> int:
 
 
 def used_entries(array: pa.DictionaryArray) -> pa.DictionaryArray:
-    """Returns the same values over a dictionary of the entries that are used."""
+    """Return the same values over a dictionary of the entries that are used."""
     indices = array.indices.cast(pa.int64())
     used = np.unique(np.asarray(indices.drop_null()))
     places = pa.array(np.searchsorted(used, np.asarray(indices.fill_null(0))), mask=np.asarray(indices.is_null()))

@@ -47,8 +47,7 @@ _OUTAGE_CODES = {"ExpiredToken", "RequestTimeTooSkewed"}
 
 
 def is_outage(path: str, error: Exception) -> bool:
-    """Whether an error is one of the network, of a store or of a hub, and no fault of the file, which who tries again
-    may have."""
+    """Return whether an error comes from the network, a store or a hub, and not from the file: a retry may succeed."""
     if may_pass(error) or is_of_client(error):
         return True
     if not is_url(path) or not isinstance(error, OSError):
@@ -61,7 +60,7 @@ def is_outage(path: str, error: Exception) -> bool:
 
 @contextmanager
 def reading(path: str) -> Iterator[None]:
-    """Turns what the libraries raise on a broken or absent file into `UnreadableFile`, and what clients raise on an
+    """Turn errors of the libraries on a broken or absent file into `UnreadableFile`, and errors of store clients on an
     outage into `Unreachable`."""
     try:
         yield
@@ -86,7 +85,7 @@ def _unreachable(path: str, error: Exception) -> Unreachable:
 
 
 def guarded(path: str, items: Iterator[_T]) -> Iterator[_T]:
-    """Yields the items; what breaks while one is fetched, and only that, becomes `UnreadableFile`."""
+    """Yield the items. An error while one is fetched, and no other error, becomes `UnreadableFile`."""
     while True:
         with reading(path):
             try:
@@ -97,24 +96,24 @@ def guarded(path: str, items: Iterator[_T]) -> Iterator[_T]:
 
 
 def is_url(path: str) -> bool:
-    """Says whether a path has a protocol (memory://, s3://, ...) and so is fsspec's; file:// counts as local."""
+    """Return whether a path has a protocol (memory://, s3://, ...) and so is fsspec's; file:// counts as local."""
     return "://" in path and not path.startswith("file://")
 
 
 def local_path(path: str) -> str:
-    """Returns a local path without file://, with ~ expanded, which a shell leaves alone in quotes, and absolute, since
+    """Return a local path without file://, with ~ expanded, which a shell leaves alone in quotes, and absolute, since
     workers may run in another folder."""
     return os.path.abspath(os.path.expanduser(path.removeprefix("file://")))
 
 
 def file_system(path: str) -> tuple[Any, str]:
-    """Returns the file system of a path or URL and the path inside it."""
+    """Return the file system of a path or URL and the path inside it."""
     fs, inside = fsspec.core.url_to_fs(path if is_url(path) else local_path(path))
     return fs, inside
 
 
 def open_file(path: str, *, parts: bool = False) -> IO[bytes]:
-    """Opens a file for reading and seeking; `parts`: nothing is fetched but what is asked for, and the same only once
+    """Open a file for reading and seeking; `parts`: nothing is fetched but what is asked for, and the same only once
     if it is asked for again soon. Raises what the file system raises: wrap it in `reading`."""
     if not is_url(path):
         return open(local_path(path), "rb")
@@ -161,7 +160,7 @@ class _Parts(io.RawIOBase):
         super().close()
 
     def _part(self, stop: int) -> tuple[int, bytes]:
-        """Returns a part that has the byte to be read next, and where it begins; where none is remembered, what is
+        """Return a part that has the byte to be read next, and where it begins; where none is remembered, what is
         missing before `stop` is fetched."""
         at = self._at
         for start, part in self._parts.items():
@@ -179,7 +178,7 @@ class _Parts(io.RawIOBase):
 
 
 def open_stream(path: str, compression: Compression) -> IO[bytes]:
-    """Opens a file for reading, uncompressed on the way. Wrap it, and reads from it, in `reading`."""
+    """Open a file for reading, uncompressed on the way. Wrap it, and reads from it, in `reading`."""
     handle = open_file(path)
     if not compression:
         return handle
@@ -206,7 +205,7 @@ class _Unpacked:
 
 
 def read_part(path: str, start: int, stop: int) -> bytes:
-    """Returns bytes [start, stop) of a file, fewer where it ends before. Raises what the file system raises."""
+    """Return bytes [start, stop) of a file, fewer where it ends before. Raises what the file system raises."""
     if is_url(path):
         fs, inside = file_system(path)
         content: bytes = fs.cat_file(inside, start=start, end=stop)
@@ -217,7 +216,7 @@ def read_part(path: str, start: int, stop: int) -> bytes:
 
 
 def file_size(path: str) -> int:
-    """Returns the size of a file in bytes. Raises UnreadableFile where it is absent, no file, or empty."""
+    """Return the size of a file in bytes. Raises UnreadableFile where it is absent, no file, or empty."""
     with reading(path):
         if is_url(path):
             fs, inside = file_system(path)
@@ -234,7 +233,7 @@ def file_size(path: str) -> int:
 
 
 def fingerprint(path: str, size: int) -> str:
-    """Returns "<size>-<16 hex digits>" from the first and last 64 KiB of a file of `size` bytes."""
+    """Return "<size>-<16 hex digits>" from the first and last 64 KiB of a file of `size` bytes."""
     digest = hashlib.sha256()
     with reading(path):
         digest.update(read_part(path, 0, _FINGERPRINT_BYTES))
@@ -244,7 +243,7 @@ def fingerprint(path: str, size: int) -> str:
 
 
 def stamp(path: str) -> Stamp | None:
-    """Returns what changes when a file is written to, by one request; None where there is no file. Raises Unreachable
+    """Return what changes when a file is written to, by one request; None where there is no file. Raises Unreachable
     where a store does not say, and what a disk raises."""
     try:
         if not is_url(path):
@@ -264,13 +263,13 @@ def stamp(path: str) -> Stamp | None:
 
 
 def telling(known: Stamp | None) -> Stamp | None:
-    """Returns a stamp that changes when the file does; None where a store says nothing but the size, which another
+    """Return a stamp that changes when the file does; None where a store says nothing but the size, which another
     file may have too."""
     return known if known is not None and any(part not in ("None", str(known[0])) for part in known[1]) else None
 
 
 def stamps_of(paths: Iterable[str]) -> dict[str, Stamp | None]:
-    """Returns the stamps of files by path."""
+    """Return the stamps of files by path."""
     known = list(paths)
     found = many_at_once(stamp, known) if any(map(is_url, known)) else map(stamp, known)
     return dict(zip(known, found, strict=True))
@@ -278,7 +277,7 @@ def stamps_of(paths: Iterable[str]) -> dict[str, Stamp | None]:
 
 @contextmanager
 def unchanged(span: Span) -> Iterator[bool]:
-    """Watches the file of a span while the `with` block reads it, and gives the block whether `span.info` holds. A span
+    """Watch the file of a span while the `with` block reads it, and give the block whether `span.info` holds. A span
     without fingerprint is not watched.
 
     Raises:
@@ -300,7 +299,7 @@ def unchanged(span: Span) -> Iterator[bool]:
 
 
 def difference(found: Stamp | None) -> str:
-    """Says how a file differs, for a message that begins with its path."""
+    """Return how a file differs, for a message that begins with its path."""
     return "is gone" if found is None else f"has changed while it was read (it has {found[0]:,} bytes now)"
 
 

@@ -90,12 +90,12 @@ def read_image_file(path: str | None, folders: Sequence[str], limit: int) -> Ima
 
 
 def within(data: bytes, limit: int) -> ImageOrMissing:
-    """Returns image bytes that came with the row, or that they are too many."""
+    """Return image bytes that came with the row, or that they are too many."""
     return data if len(data) <= limit else too_large("the image", len(data), limit)
 
 
 def too_large(what: str, size: int, limit: int) -> MissingImage:
-    """Returns that an image is larger than the limit."""
+    """Return that an image is larger than the limit."""
     return MissingImage(
         reason="image_too_large_file", message=f"{what} has {size} bytes, more than the limit of {limit}"
     )

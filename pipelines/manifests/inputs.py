@@ -46,7 +46,7 @@ class _LocalFiles(LocalFileSystem):  # type: ignore[misc, unused-ignore]
 
 
 def expand_inputs(pattern: str, dataset: Dataset) -> list[str]:
-    """Returns the manifest files that a pattern stands for, sorted, each once.
+    """Return the manifest files that a pattern stands for, sorted, each once.
 
     Args:
         pattern: a file, a folder (its files that match `dataset.default_glob`, or else all files below it with a known

@@ -17,7 +17,8 @@ _ELSEWHERE = ("path", "rows", "bytes", "fingerprint")
 def to_json(infos: Sequence[FileInfo]) -> dict[str, Any]:
     """Return what is not in `files`, see `from_json`, as plain values for JSON."""
     alike: dict[tuple[Any, ...], int] = {}
-    shared, files = [], []
+    shared: list[dict[str, Any]] = []
+    files: list[dict[str, Any]] = []
     for info in infos:
         number = alike.setdefault(tuple(getattr(info, name) for name in _SHARED), len(alike))
         if number == len(shared):

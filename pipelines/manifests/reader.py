@@ -37,7 +37,7 @@ VERSION = 1
 
 
 def inspect(path: str, dataset: Dataset, known: FileInfo | None = None) -> FileInfo:
-    """Looks at a manifest file: format, columns, roles, rows where cheap, fingerprint.
+    """Look at a manifest file: format, columns, roles, rows where cheap, fingerprint.
 
     Args:
         path: local path or fsspec URL.
@@ -58,13 +58,13 @@ def inspect(path: str, dataset: Dataset, known: FileInfo | None = None) -> FileI
 
 
 def info_of(span: Span, dataset: Dataset) -> FileInfo:
-    """Returns what is known of the file of a span; where nothing is, looks. Raises as `inspect`."""
+    """Return what was seen of the file of a span, or look at it. Raise as `inspect` does."""
     known = span.info is not None and span.info.read_as == _read_as(dataset, versions())
     return span.info if known and span.info is not None else _look(span.path, dataset)
 
 
 def split(info: FileInfo, unit_rows: int) -> list[Span]:
-    """Returns the spans of a file, in order; they tile it without gap or overlap. A file without rows has none. A pure
+    """Return the spans of a file, in order; they tile it without gap or overlap. A file without rows has none. A pure
     function of the file and the wished size, since a rerun must find the same units.
 
     Parquet: whole row groups while they fit into `unit_rows`; a larger row group is cut inside. Plain TSV, JSON lines
@@ -86,14 +86,14 @@ def split(info: FileInfo, unit_rows: int) -> list[Span]:
 
 
 def whole_file(info: FileInfo) -> Span:
-    """Returns the span of all rows of a file."""
+    """Return the span of all rows of a file."""
     return format_named(info.format).whole(info)
 
 
 def read(
     info_or_span: FileInfo | Span, dataset: Dataset, batch_rows: int = 1000, *, images: bool = False
 ) -> Generator[Batch, None, None]:
-    """Yields the rows of a file or span in batches. Every row is in exactly one, as good or bad, in the order of the
+    """Yield the rows of a file or span in batches. Every row is in exactly one, as good or bad, in the order of the
     file.
 
     Memory is bounded by `batch_rows`, and a batch of large rows is cut short; no file or row group is held whole.
@@ -136,7 +136,7 @@ def read_images(
     *,
     max_bytes: int = MAX_IMAGE_BYTES,
 ) -> Iterator[tuple[int, ImageOrMissing]]:
-    """Yields the images of chosen rows, in order: (ordinal, bytes as stored, not decoded), or why there are none.
+    """Yield the images of chosen rows, in order: (ordinal, bytes as stored, not decoded), or why there are none.
 
     Args:
         info_or_span: the file or span that the ordinals count in.

@@ -34,12 +34,12 @@ _FOUND_BY_ALIAS = (
 
 
 def remedy(role: str) -> str:
-    """Returns how to name the column of a role, for messages."""
+    """Return how to name the column of a role, for messages."""
     return f"name it: --{role.replace('_', '-')}-column NAME (in Python: with_roles({role}=...))"
 
 
 def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, images: bool = False) -> Roles:
-    """Returns the column of every role.
+    """Return the column of every role.
 
     A column named by the data set or the user comes first. Else the aliases are gone through in order; an alias matches
     in any case, its listed spelling before others, and two columns that match equally well are refused.
@@ -74,9 +74,20 @@ def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, ima
         if role not in found and (match := _by_alias(role, columns, dataset, path)) is not None:
             found[role] = match
             _check_kind(role, by_name[match], dataset, path)
-    if "width" not in found:
-        found |= _size(names)
-    _check_needs(found, names, dataset, path, images)
+    for family in SIZE_FAMILIES if "width" not in found else ():
+        pair = [[name for name in names if name.casefold() == wanted] for wanted in family]
+        if all(len(same) == 1 for same in pair):
+            found |= {"width": pair[0][0], "height": pair[1][0]}
+            break
+    for role in dataset.needs:
+        if role in found or (role == "url" and (images or "image" in found or "image_path" in found)):
+            continue
+        aliases = dataset.aliases_of(role)
+        guess = next((hint for alias in aliases if (hint := nearest(alias, names))), "")
+        raise BadSchema(
+            f"{path}: no column for the {role}: looked for {', '.join(aliases)}; "
+            f"the file has {listing(names)}{guess}; {remedy(role)}"
+        )
     return Roles(**found)
 
 
@@ -113,14 +124,6 @@ def _texts_named_image(columns: Sequence[Column]) -> list[str]:
     return [column.name for column in columns if column.name.casefold() == "image" and column.kind == "text"]
 
 
-def _size(names: Sequence[str]) -> dict[str, str]:
-    for family in SIZE_FAMILIES:
-        pair = [[name for name in names if name.casefold() == wanted] for wanted in family]
-        if all(len(found) == 1 for found in pair):
-            return {"width": pair[0][0], "height": pair[1][0]}
-    return {}
-
-
 def _check_kind(role: str, column: Column, dataset: Dataset, path: str) -> None:
     wanted = _KINDS.get(role)
     if role == "caption" and column.kind == "texts" and dataset.caption_list == "refuse":
@@ -129,18 +132,6 @@ def _check_kind(role: str, column: Column, dataset: Dataset, path: str) -> None:
         )
     if wanted is not None and column.kind not in wanted:
         raise BadSchema(f"{path}: column '{column.name}' is {column.type}, which cannot be the {role}; {remedy(role)}")
-
-
-def _check_needs(found: dict[str, str], names: Sequence[str], dataset: Dataset, path: str, images: bool) -> None:
-    for role in dataset.needs:
-        if role in found or (role == "url" and (images or "image" in found or "image_path" in found)):
-            continue
-        aliases = dataset.aliases_of(role)
-        guess = next((hint for alias in aliases if (hint := nearest(alias, names))), "")
-        raise BadSchema(
-            f"{path}: no column for the {role}: looked for {', '.join(aliases)}; "
-            f"the file has {listing(names)}{guess}; {remedy(role)}"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

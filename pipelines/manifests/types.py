@@ -70,7 +70,7 @@ class FileInfo:
         return round(max(self.bytes - self.data_start, 0) / self.row_bytes) if self.row_bytes else 0
 
     def column(self, name: str) -> Column:
-        """Returns the column of that name. Raises KeyError where there is none."""
+        """Return the column of that name. Raises KeyError where there is none."""
         for column in self.columns:
             if column.name == name:
                 return column

@@ -147,7 +147,7 @@ def values_of(batch: Batch, places: Mapping[str, str], conditions: Sequence[Colu
 
 
 def check_columns(preset: Preset, infos: Sequence[FileInfo], dataset: Dataset) -> None:
-    """Whether all files have the columns that a preset's conditions are on.
+    """Return whether all files have the columns that a preset's conditions are on.
 
     Raises:
         WrongUse: one has not, or a column holds what cannot be compared, or has the name of another reason.

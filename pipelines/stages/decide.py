@@ -62,8 +62,10 @@ class _Annotations:
             self._left = pa.concat_tables([self._left, group]) if self._left.num_rows else group
         count = int(np.searchsorted(np.asarray(self._left["ordinal"]), last, side="right"))
         rows, self._left = self._left.slice(0, count), self._left.slice(count)
+        if np.array_equal(np.asarray(rows["ordinal"]), ordinals):
+            return rows, rows.slice(0, 0)
         there = np.isin(np.asarray(rows["ordinal"]), ordinals)
-        return (rows, rows.slice(0, 0)) if there.all() else (rows.filter(there), rows.filter(~there))
+        return rows.filter(there), rows.filter(~there)
 
     def rest(self) -> Iterator[pa.Table]:
         """Yield all rows that are left."""
@@ -147,8 +149,8 @@ class DecideStage(Stage):
             except UnreadableFile as error:
                 # Images lie in pages of their own, which may be damaged where those of the captions are not.
                 for rest in (*lost, *annotations.rest()):
-                    why = repeat((error.error, error.message), rest.num_rows)
-                    lose("manifest", _dead_letters(rest, error.path, unit, "manifest", why))
+                    same = repeat((error.error, error.message), rest.num_rows)
+                    lose("manifest", _dead_letters(rest, error.path, unit, "manifest", same))
             else:
                 if done != read_record["good"]:
                     raise RuntimeError(

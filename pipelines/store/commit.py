@@ -26,7 +26,7 @@ from open_diht.pipelines.store.storage import StorePath, is_local, read_bytes
 
 @contextmanager
 def published(path: StorePath) -> Iterator[Path]:
-    """Yields a temporary local path to write to; on leaving, the file appears under `path` at once. On an error
+    """Yield a temporary local path to write to; on leaving, the file appears under `path` at once. On an error
     nothing appears, and an error of the disk names the file."""
     if is_local(path):
         with files.published(path) as temporary:

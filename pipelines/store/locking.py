@@ -76,7 +76,7 @@ def _is_held(path: Path) -> bool:
 def output_lock(
     layout: Layout, shared: bool, shard: str = "", say: Callable[[str], None] = lambda line: None
 ) -> Iterator[FileLock | Lease]:
-    """Holds an output folder while the `with` block runs; shards share it.
+    """Hold an output folder while the `with` block runs; shards share it.
 
     Args:
         layout: of the folder.

@@ -36,7 +36,7 @@ def removed(layout: Layout) -> str:
 
 
 class Vouched:
-    """Looks whether records hold: a listing of each folder, taken when it is first needed, not a request a file."""
+    """A check whether records hold, by a listing of each folder, taken when it is first needed."""
 
     def __init__(self, layout: Layout):
         self._layout = layout
@@ -51,7 +51,7 @@ class Vouched:
         return found if isinstance(found, dict) or found is None else {}
 
     def holds(self, record: Mapping[str, Any]) -> bool:
-        """Whether the files that a record vouches for are there, with the bytes they had."""
+        """Return whether the files that a record vouches for are there, with the bytes they had."""
         return "files" in record and all(self._is_there(name, size) for name, size in record["files"].items())
 
     def withdraw(self, path: StorePath, record: Mapping[str, Any]) -> bool:

@@ -54,12 +54,12 @@ def store_path(text: str | StorePath) -> StorePath:
 
 
 def is_local(path: StorePath) -> TypeIs[Path]:
-    """Whether a path is on a disk that this machine has mounted."""
+    """Return whether a path is on a disk that this machine has mounted."""
     return isinstance(path, Path)
 
 
 def is_gone(path: StorePath) -> bool:
-    """Whether there is no such file. A store that does not answer does not say so."""
+    """Return whether there is no such file. A store that does not answer does not say so."""
     try:
         return not path.exists()
     except Exception:  # every store has errors of its own
@@ -81,19 +81,19 @@ def asked(path: StorePath, error: type[Exception], then: str) -> Iterator[None]:
 
 
 def in_memory(path: StorePath) -> bool:
-    """Whether a path is in the memory of this process, which no worker sees and which goes with it."""
+    """Return whether a path is in the memory of this process, which no worker sees and which goes with it."""
     return not is_local(path) and path.protocol == "memory"
 
 
 def on_this_machine(address: str) -> bool:
-    """Whether an address, as a user types it, names what workers on other machines cannot be counted on to see: a disk,
-    or the memory of this process. Of a chain (`simplecache::s3://...`) the last link says where things are."""
+    """Return whether an address names a disk or the memory of this process, which other machines may not see. In a
+    chain (`simplecache::s3://...`) the last link counts."""
     protocol, found, _ = address.rpartition("::")[2].partition("://")
     return not found or protocol in ("file", "local", "memory")
 
 
 def open_parts(path: StorePath) -> IO[bytes]:
-    """Opens a file of which parts are read. Of a remote one nothing else is fetched; clients' own values (S3: 50 MB
+    """Open a file of which parts are read. Of a remote one nothing else is fetched; clients' own values (S3: 50 MB
     beyond each read) are for who reads a file to its end."""
     if is_local(path):
         return path.open("rb")

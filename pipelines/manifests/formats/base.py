@@ -55,7 +55,7 @@ class Format(ABC):
     """Raise it when a look at the same file tells something else; what older versions saw then counts no more."""
 
     def starts(self, head: bytes) -> bool:
-        """Says whether a file with these first 512 bytes, uncompressed, is surely written so; where its name does not
+        """Return whether a file with these first 512 bytes, uncompressed, is surely written so; where its name does not
         tell."""
         return False
 
@@ -64,7 +64,7 @@ class Format(ABC):
 
     @abstractmethod
     def look(self, path: str, size: int, compression: Compression, dataset: Dataset) -> FileInfo:
-        """Looks at a file of `size` bytes, and only at its beginning or footer: columns, roles (see `resolve_roles`),
+        """Look at a file of `size` bytes, and only at its beginning or footer: columns, roles (see `resolve_roles`),
         rows where that is cheap.
 
         Raises:
@@ -74,24 +74,24 @@ class Format(ABC):
 
     @abstractmethod
     def chunks(self, info: FileInfo, span: Span, dataset: Dataset, *, images: bool) -> Iterator[Chunk]:
-        """Yields the rows of a span in order, each once, as good or bad; with the bytes of the images only where
+        """Yield the rows of a span in order, each once, as good or bad; with the bytes of the images only where
         `images`. Memory is bounded, whatever the file; where it breaks, UnreadableFile comes after the rows before.
         """
 
     def whole(self, info: FileInfo) -> Span:
-        """Returns the span of all rows of a file."""
+        """Return the span of all rows of a file."""
         rows = info.estimated_rows
         return Span(path=info.path, format=self.name, start=0, stop=info.bytes, rows=rows, exact=info.rows is not None)
 
     def split(self, info: FileInfo, unit_rows: int) -> list[Span]:
-        """Returns the spans of a file that has rows, in order, of about `unit_rows` rows each: a pure function of the
+        """Return the spans of a file that has rows, in order, of about `unit_rows` rows each: a pure function of the
         file. One, where nothing tells where a row begins."""
         return [self.whole(info)]
 
     def images(
         self, info: FileInfo, span: Span, dataset: Dataset, wanted: list[int], max_bytes: int
     ) -> Iterator[tuple[int, ImageOrMissing]]:
-        """Yields the images of the rows with these ordinals, ascending; here those whose paths stand in a column."""
+        """Yield the images of the rows with these ordinals, ascending; here those whose paths stand in a column."""
         folders = image_folders(info.path, dataset)
         rest = set(wanted)
         chunks = self.chunks(info, span, dataset, images=False)
@@ -141,12 +141,12 @@ def register_format(kind: _Kind) -> _Kind:
 
 
 def format_names() -> tuple[str, ...]:
-    """Returns the names of the formats that there are."""
+    """Return the names of the formats that there are."""
     return tuple(_registered)
 
 
 def format_named(name: str) -> Format:
-    """Returns the format of that name. Raises BadSchema where there is none."""
+    """Return the format of that name. Raises BadSchema where there is none."""
     if name not in _registered:
         names = format_names()
         raise BadSchema(
@@ -157,17 +157,17 @@ def format_named(name: str) -> Format:
 
 
 def known_endings() -> tuple[str, ...]:
-    """Returns the endings that tell a format."""
+    """Return the endings that tell a format."""
     return tuple(ending for known in _registered.values() for ending in known.endings)
 
 
 def versions() -> tuple[tuple[str, int], ...]:
-    """Returns the name and version of each format."""
+    """Return the name and version of each format."""
     return tuple((name, known.version) for name, known in _registered.items())
 
 
 def format_of_name(path: str) -> Format | None:
-    """Returns the format that the ending of a name stands for, None where it stands for none."""
+    """Return the format that the ending of a name stands for, None where it stands for none."""
     name = path.lower()
     for ending in _COMPRESSED_ENDINGS:
         name = name.removesuffix(ending)
@@ -175,7 +175,7 @@ def format_of_name(path: str) -> Format | None:
 
 
 def detect(path: str, dataset: Dataset) -> tuple[Format, Compression]:
-    """Returns how a file is written and compressed.
+    """Return how a file is written and compressed.
 
     Raises:
         UnreadableFile: its first bytes contradict that (a web page saved under the name, UTF-16, another kind of file).
@@ -216,7 +216,7 @@ def check_plain(path: str, head: bytes, name: str) -> None:
 
 
 def hint(head: bytes) -> str:
-    """Returns what a file that starts so may be, for the end of a message; "" where nothing is known."""
+    """Return what a file that starts so may be, for the end of a message; "" where nothing is known."""
     start = head.lstrip().lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
         return " (a web page: a download that failed?)"
@@ -251,7 +251,7 @@ class Fault:
 def gather(
     rows: Iterator[Good | Fault], columns: Sequence[Column], *, captions: bool = False, stand_ins: bool = False
 ) -> Iterator[Chunk]:
-    """Yields the rows of a span, numbered from 0, in chunks that are bounded in rows and bytes.
+    """Yield the rows of a span, numbered from 0, in chunks that are bounded in rows and bytes.
 
     Args:
         rows: the rows of the span, in order. Where they break off, the rows before are yielded and then the break is
@@ -285,9 +285,11 @@ def gather(
             ordinal += 1
         if not good and not bad:
             break
+        by_column = list(zip(*(row.cells for row in good), strict=True)) if good else [()] * len(columns)
+        arrays = [pa.array(values, type=_ARROW[column.type]) for values, column in zip(by_column, columns, strict=True)]
         yield Chunk(
             ordinals=ordinals,
-            table=table_of([row.cells for row in good], columns),
+            table=pa.Table.from_arrays(arrays, names=[column.name for column in columns]),
             bad=bad,
             captions=[row.caption for row in good] if captions else None,
             stand_ins=[row.stand_in for row in good] if stand_ins else None,
@@ -296,15 +298,8 @@ def gather(
         raise broken
 
 
-def table_of(rows: Sequence[Sequence[Any]], columns: Sequence[Column]) -> pa.Table:
-    """Returns the rows, each with one cell a column, as a table."""
-    by_column = list(zip(*rows, strict=True)) if rows else [()] * len(columns)
-    arrays = [pa.array(values, type=_ARROW[column.type]) for values, column in zip(by_column, columns, strict=True)]
-    return pa.Table.from_arrays(arrays, names=[column.name for column in columns])
-
-
 def until_broken(items: Iterator[_T]) -> Iterator[_T]:
-    """Yields the items before a break, which reading will meet again; where there are none, raises it."""
+    """Yield the items before a break, which reading will meet again; where there are none, raises it."""
     seen = False
     try:
         for item in items:

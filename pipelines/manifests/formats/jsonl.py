@@ -19,6 +19,7 @@ from open_diht.pipelines.manifests.types import MAX_ROW_BYTES, BadReason, BadSch
 
 EXTRA = "_extra"
 """Name of the column for what does not fit."""
+EXTRA_COLUMN = Column(name=EXTRA, type="string", kind="text")
 MAX_DEPTH = 100
 """Objects and lists in each other, the row's own counted. A row with more is bad: Python's own limit depends on who
 asks, so it would be met at another depth where a row is parsed, written out, or checked."""
@@ -48,7 +49,7 @@ class JsonLines(LineFormat):
                 f"{path}: these are no JSON lines, which hold one object a line: the file starts with {start!r}. "
                 "Convert an array or an object of lists, for example with jq -c '.[]'"
             )
-        columns = (*infer_columns(objects), extra_column())
+        columns = (*infer_columns(objects), EXTRA_COLUMN)
         return Head(columns=columns, row_bytes=mean([line.size + 1 for line in full]))
 
     def rows(self, lines: Iterator[Line], info: FileInfo, dataset: Dataset) -> Iterator[Good | Fault]:
@@ -62,7 +63,7 @@ class JsonLines(LineFormat):
 def json_row(
     item: Mapping[str, Any], columns: Sequence[Column], roles: Roles, raw: bytes, stand_in: str | None = None
 ) -> Good | Fault:
-    """Returns an object as a row of `columns`, provided that the roles which are read as text hold text."""
+    """Return an object as a row of `columns`, provided that the roles which are read as text hold text."""
     try:
         caption = as_text(item.get(roles.caption), lists=True) if roles.caption is not None else None
         for role in (roles.url, roles.image_path):
@@ -74,7 +75,7 @@ def json_row(
 
 
 def _object_of(line: Line) -> dict[str, Any] | Fault:
-    """Returns the object that a line holds."""
+    """Return the object that a line holds."""
     if line.oversized:
         return Fault("oversized", f"the line has {line.size} bytes, more than {MAX_ROW_BYTES}", line.raw)
     if b"\0" in line.raw:
@@ -95,7 +96,7 @@ class BadJson(Exception):
 
 
 def parse_object(raw: bytes) -> dict[str, Any]:
-    """Returns the JSON object that `raw` holds. Raises BadJson."""
+    """Return the JSON object that `raw` holds. Raises BadJson."""
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -130,7 +131,7 @@ def _long(digits: str) -> int | str:
 
 
 def _is_deeper(value: dict[str, Any], depth: int) -> bool:
-    """Says whether objects and lists lie in each other more than `depth` deep. Without recursion."""
+    """Return whether objects and lists lie in each other more than `depth` deep. Without recursion."""
     level: list[Any] = [value]
     for _ in range(depth):
         items = (item for outer in level for item in (outer.values() if isinstance(outer, dict) else outer))
@@ -145,7 +146,7 @@ def _too_deep() -> BadJson:
 
 
 def infer_columns(objects: Iterable[Mapping[str, Any]]) -> tuple[Column, ...]:
-    """Returns the columns of objects, keys in the order of first sight, without the column `_extra`."""
+    """Return the columns of objects, keys in the order of first sight, without the column `_extra`."""
     kinds: dict[str, set[str]] = {}
     for item in objects:
         for key, value in item.items():
@@ -153,13 +154,8 @@ def infer_columns(objects: Iterable[Mapping[str, Any]]) -> tuple[Column, ...]:
     return tuple(_column(key, seen - {"null"}) for key, seen in kinds.items())
 
 
-def extra_column() -> Column:
-    """Returns the description of the column `_extra`."""
-    return Column(name=EXTRA, type="string", kind="text")
-
-
 def cells(item: Mapping[str, Any], columns: Sequence[Column]) -> list[Any]:
-    """Returns the cells of an object for `columns`, the last of which is `_extra`."""
+    """Return the cells of an object for `columns`, the last of which is `_extra`."""
     rest = dict(item)
     row: list[Any] = []
     for column in columns[:-1]:
@@ -173,7 +169,7 @@ def cells(item: Mapping[str, Any], columns: Sequence[Column]) -> list[Any]:
 
 
 def as_text(value: Any, *, lists: bool = False) -> str | None:
-    """Returns a JSON value that should be text: itself, the first of a list where `lists`, None for null and NaN.
+    """Return a JSON value that should be text: itself, the first of a list where `lists`, None for null and NaN.
     Raises BadJson."""
     if lists and isinstance(value, list):
         value = value[0] if value else None

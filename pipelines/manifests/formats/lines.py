@@ -47,12 +47,12 @@ class Line:
 
     @property
     def oversized(self) -> bool:
-        """Whether the line is longer than MAX_ROW_BYTES, so that `raw` is only its beginning."""
+        """Return whether the line is longer than MAX_ROW_BYTES, so that `raw` is only its beginning."""
         return self.size > MAX_ROW_BYTES
 
 
 def lines(stream: IO[bytes], *, start: int = 0, stop: int | None = None) -> Iterator[Line]:
-    """Yields the lines that begin in [start, stop). Lines end with a line feed; the last one may go without.
+    """Yield the lines that begin in [start, stop). Lines end with a line feed; the last one may go without.
 
     Args:
         stream: positioned at `start`, which is the beginning of a line.
@@ -108,7 +108,7 @@ class LineFormat(Format):
 
     @abstractmethod
     def head(self, lines: list[Line], path: str, dataset: Dataset) -> Head:
-        """Says what the first lines of a file tell, at least one that is not empty.
+        """Return what the first lines of a file tell, at least one that is not empty.
 
         Raises:
             UnreadableFile, BadSchema: see `Format.look`.
@@ -116,7 +116,7 @@ class LineFormat(Format):
 
     @abstractmethod
     def rows(self, lines: Iterator[Line], info: FileInfo, dataset: Dataset) -> Iterator[Good | Fault]:
-        """Yields the rows of consecutive lines after the header, each as `Good` or as `Fault`."""
+        """Yield the rows of consecutive lines after the header, each as `Good` or as `Fault`."""
 
     def check(self, path: str, head: bytes, compression: Compression) -> None:
         if compression:
@@ -145,7 +145,7 @@ class LineFormat(Format):
         )
 
     def roles(self, columns: Sequence[Column], dataset: Dataset, path: str) -> Roles:
-        """Returns the column of every role. Raises BadSchema."""
+        """Return the column of every role. Raises BadSchema."""
         return resolve_roles(columns, dataset, path)
 
     def chunks(self, info: FileInfo, span: Span, dataset: Dataset, *, images: bool) -> Iterator[Chunk]:
@@ -185,7 +185,7 @@ def span_lines(info: FileInfo, span: Span) -> Iterator[Line]:
 
 
 def head_lines(path: str, compression: Compression) -> list[Line]:
-    """Returns the first lines of a file, at most _HEAD_ROWS and about _HEAD_BYTES of them."""
+    """Return the first lines of a file, at most _HEAD_ROWS and about _HEAD_BYTES of them."""
     with reading(path):
         stream = open_stream(path, compression)
     head: list[Line] = []
@@ -198,10 +198,10 @@ def head_lines(path: str, compression: Compression) -> list[Line]:
 
 
 def empty(path: str) -> UnreadableFile:
-    """Returns what is wrong with a file that has no rows and no header."""
+    """Return what is wrong with a file that has no rows and no header."""
     return UnreadableFile(path, "EmptyFile", "the file has no line that is not empty")
 
 
 def mean(sizes: Sequence[int]) -> float:
-    """Returns the mean, 0 of nothing."""
+    """Return the mean, 0 of nothing."""
     return sum(sizes) / len(sizes) if sizes else 0.0

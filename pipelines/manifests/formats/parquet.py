@@ -197,7 +197,7 @@ def _of(group: int, message: str) -> str:
 def _of_group(
     opened: OpenParquet, path: str, group: int, begin: int, end: int, columns: Sequence[str], chunk_rows: int
 ) -> Iterator[pa.Table]:
-    """Yields rows of a row group as they are unpacked."""
+    """Yield rows of a row group as they are unpacked."""
     file = opened.file
     with reading(path):
         costs = column_costs(opened.handle, file.metadata, group)
@@ -217,7 +217,7 @@ def _of_group(
 
 
 def _chunked(tables: Iterator[pa.Table], chunk_rows: int) -> Iterator[pa.Table]:
-    """Yields tables put together; where they break off, the rows before first."""
+    """Yield tables put together; where they break off, the rows before first."""
     waiting: list[pa.Table] = []
     rows = size = 0
     broken: UnreadableFile | None = None
@@ -241,7 +241,7 @@ def _is_of(part: str, columns: Sequence[str]) -> bool:
 
 
 def _step(costs: Collection[ColumnCost]) -> int:
-    """Returns how many rows are unpacked at a time. It rests on all columns of the file, those that are not read
+    """Return how many rows are unpacked at a time. It rests on all columns of the file, those that are not read
     included, so that where a page is broken, the rows before it are the same with images and without."""
     rows = _CHUNK_ROWS
     while rows > 1 and sum(cost.of(rows) for cost in costs) > _STEP_BYTES:
@@ -262,13 +262,13 @@ def _check(costs: Sequence[ColumnCost], path: str, group: int) -> None:
 
 
 def _paths(images: pa.ChunkedArray) -> list[str | None]:
-    """Returns the paths of image structs. They only tell images apart, so bytes that are no UTF-8 do no harm."""
+    """Return the paths of image structs. They only tell images apart, so bytes that are no UTF-8 do no harm."""
     raw = images.combine_chunks().field("path").cast(pa.large_binary()).to_pylist()
     return [None if path is None else path.decode("utf-8", "surrogateescape") for path in raw]
 
 
 def _image_path(file: pq.ParquetFile, image: str | None) -> str | None:
-    """Returns the path part of an image struct, as pyarrow names it; it costs little and tells images apart."""
+    """Return the path part of an image struct, as pyarrow names it; it costs little and tells images apart."""
     if image is None:
         return None
     type = file.schema_arrow.field(image).type
@@ -276,7 +276,7 @@ def _image_path(file: pq.ParquetFile, image: str | None) -> str | None:
 
 
 def _runs(wanted: list[int], info: FileInfo, span: Span) -> Iterator[tuple[int, list[int]]]:
-    """Yields the first ordinal and the chosen ones of every row group that has any; others stay unread."""
+    """Yield the first ordinal and the chosen ones of every row group that has any; others stay unread."""
     first = 0
     for count in info.row_groups:
         low, high = max(first - span.start, 0), min(first + count, span.stop) - span.start

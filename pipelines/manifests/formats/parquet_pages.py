@@ -101,7 +101,7 @@ def _unpacked(page: Page, width: int, entry: int, byte_array: bool) -> int:
 
 
 def _pages(handle: IO[bytes], chunk: pq.ColumnChunkMetaData) -> Iterator[Page]:
-    """Yields the pages of a column chunk. What cannot be parsed ends them: the reader meets it there as well."""
+    """Yield the pages of a column chunk. What cannot be parsed ends them: the reader meets it there as well."""
     at = chunk.data_page_offset
     if chunk.has_dictionary_page and 0 < (first := chunk.dictionary_page_offset or 0) < at:
         at = first
@@ -156,7 +156,7 @@ def _largest_entry(handle: IO[bytes], chunk: pq.ColumnChunkMetaData, page: Page)
 
 
 class _Block:
-    """Reads a file at places that mostly lie close together, a block at a time."""
+    """A file that is read at offsets that mostly lie close together, a block at a time."""
 
     def __init__(self, handle: IO[bytes]) -> None:
         self._handle = handle
@@ -194,7 +194,7 @@ class _Thrift:
         self._at = 0
 
     def struct(self, depth: int = 0) -> tuple[dict[int, Any], int]:
-        """Returns the fields by number, and the offset after the struct."""
+        """Return the fields by number, and the offset after the struct."""
         if depth > self._MOST_DEPTH:
             raise ValueError("structs in structs")
         fields: dict[int, Any] = {}

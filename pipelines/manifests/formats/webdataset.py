@@ -24,8 +24,8 @@ from open_diht.pipelines.manifests.formats.base import (
 )
 from open_diht.pipelines.manifests.formats.jsonl import (
     EXTRA,
+    EXTRA_COLUMN,
     BadJson,
-    extra_column,
     infer_columns,
     json_row,
     parse_object,
@@ -150,7 +150,7 @@ class Sample:
     """Extension that occurs twice."""
 
     def image(self) -> str | None:
-        """Returns the extension of its image member, None where it has none."""
+        """Return the extension of its image member, None where it has none."""
         return next((extension for extension in EXTENSIONS if extension in self.sizes), None)
 
 
@@ -163,7 +163,7 @@ def samples(
     size: int,
     limit_of: Callable[[int, str], int],
 ) -> Generator[Sample, None, None]:
-    """Yields the samples that begin in [start, stop) of a tar.
+    """Yield the samples that begin in [start, stop) of a tar.
 
     Args:
         path: the tar.
@@ -210,7 +210,7 @@ def _text_limit(_: int, extension: str) -> int:
 
 
 def _columns_of(head: list[Sample]) -> tuple[Column, ...]:
-    """Returns the columns of samples: the key, those of their .json, `txt` for their .txt, and `_extra`."""
+    """Return the columns of samples: the key, those of their .json, `txt` for their .txt, and `_extra`."""
     objects = []
     for sample in head:
         try:
@@ -220,7 +220,7 @@ def _columns_of(head: list[Sample]) -> tuple[Column, ...]:
     texts = (TEXT,) if any(TEXT in sample.contents for sample in head) else ()
     own = [column for column in infer_columns(objects) if column.name not in (KEY, *texts)]
     key, *text = (Column(name=name, type="string", kind="text") for name in (KEY, *texts))
-    return (key, *own, *text, extra_column())
+    return (key, *own, *text, EXTRA_COLUMN)
 
 
 def _rows(info: FileInfo, span: Span) -> Iterator[Good | Fault]:
