@@ -37,7 +37,7 @@ _UNREADABLE = (
     AttributeError,
     AssertionError,
 )
-"""What torch, safetensors and open_clip raise for a file that is not what they take it for."""
+"""Errors of torch, safetensors and open_clip for a file of another kind."""
 
 
 class BadWeights(WrongUse):
