@@ -83,8 +83,11 @@ def backward(
         return encoded
 
     def concept_losses(encoded: Encoded, part: int) -> dict[str, Tensor]:
-        targets = {head: [values[slices[part]] for values in batch.concepts[head]] for head in losses.concepts}
-        return {head: concept_loss(encoded.concepts[head], *of, counts[head]) for head, of in targets.items()}
+        found = {}
+        for head in losses.concepts:
+            ids, probabilities = (values[slices[part]] for values in batch.concepts[head])
+            found[head] = concept_loss(encoded.concepts[head], ids, probabilities, counts[head])
+        return found
 
     if parts == 1:
         encoded = encode(module, 0)

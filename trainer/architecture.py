@@ -62,7 +62,7 @@ def architecture(settings: ModelSettings) -> dict[str, Any]:
 
 
 def build(model: dict[str, Any], temperature: float) -> DualEncoder:
-    """A dual encoder with random weights, a function of torch's seed. Nothing is downloaded."""
+    """Build a dual encoder with random weights, a function of torch's seed. Nothing is downloaded."""
     model = deepcopy(model)
     if has_own_tower(model):
         return _pair(model, temperature)
@@ -77,8 +77,7 @@ def build(model: dict[str, Any], temperature: float) -> DualEncoder:
 
 
 def has_own_tower(model: dict[str, Any]) -> bool:
-    """Whether a tower is one of `open_diht.trainer.towers`, or of the user: open_clip cannot load such a model by
-    itself."""
+    """Return whether a tower is one of this project or of the user, which open_clip cannot load."""
     return is_own(model["vision_cfg"]) or is_own(model["text_cfg"])
 
 
@@ -98,7 +97,7 @@ def _words(path: Path) -> list[str]:
 
 
 def input_shape(clip: DualEncoder, model: dict[str, Any]) -> tuple[int, ...]:
-    """Of what the image tower takes: (3, side, side), or (d,) of features."""
+    """Return the shape of the image tower's input: (3, side, side), or (d,) of features."""
     if is_own(model["vision_cfg"]):
         shape: tuple[int, ...] = clip.visual.input_shape
         return shape
@@ -117,7 +116,7 @@ def image_size(model: dict[str, Any]) -> int:
 
 
 def tokenizer(model: dict[str, Any]) -> Any:
-    """What turns a list of captions into (b, context) int64 ids."""
+    """Return a function from a list of captions to (b, context) int64 ids."""
     text = model["text_cfg"]
     context = text.get("context_length", 77)
     if "words" in text:
@@ -128,10 +127,10 @@ def tokenizer(model: dict[str, Any]) -> Any:
 
 
 def is_batch_norm(layer: nn.Module) -> bool:
-    """It normalises by statistics of a batch."""
+    """Return whether a layer normalizes by statistics of a batch."""
     return isinstance(layer, nn.modules.batchnorm._BatchNorm)
 
 
 def has_batch_norm(module: nn.Module) -> bool:
-    """Some layer is a batch norm."""
+    """Return whether a module has a batch norm."""
     return any(is_batch_norm(layer) for layer in module.modules())

@@ -30,7 +30,7 @@ from open_diht.trainer.stores import Store, Uploads
 
 MODEL, TRAINING, MANIFEST = "model.safetensors", "training.pt", "manifest.json"
 CANNOT_WRITE = (OSError, RuntimeError, SafetensorError)
-"""What Python, torch and safetensors raise where a disk is full."""
+"""Errors of Python, torch and safetensors for a full disk."""
 _PREFIX, _DAMAGED = "step-", "damaged-"
 _WORTH_A_LINE_S = 1.0
 
@@ -45,7 +45,7 @@ class Damaged(CheckpointError):
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """Where training stood after `step` steps."""
+    """The state of a run after `step` steps."""
 
     step: int
     samples: int

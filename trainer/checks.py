@@ -174,7 +174,7 @@ def retrieval(student: Student, batches: Iterable[Batch], ranks: Ranks, device: 
 
 
 def _gather_uneven(part: Tensor, ranks: Ranks) -> Tensor:
-    """The parts of all ranks, which may differ in length."""
+    """Gather the parts of all ranks, which may differ in length."""
     if ranks.world == 1:
         return part
     shapes = ranks.collect(tuple(part.shape))
@@ -188,7 +188,7 @@ def _gather_uneven(part: Tensor, ranks: Ranks) -> Tensor:
 
 
 def _places(queries: Tensor, candidates: Tensor, mine: Tensor, all_of: Tensor) -> Tensor:
-    """For each query the number of wrong candidates at least as similar as the best right one; by tiles."""
+    """Count, for each query, the wrong candidates at least as similar as the best right one; by tiles."""
     places = []
     for start in range(0, len(queries), _TILE):
         rows = slice(start, start + _TILE)

@@ -1,4 +1,4 @@
-"""A trained model to a hub: `python -m open_diht.trainer.hub WORKDIR/export hf://owner/name`.
+"""Publish a trained model on a hub: `python -m open_diht.trainer.hub WORKDIR/export hf://owner/name`.
 
 All files of the folder come in one commit, so nobody meets half a model; open_clip then loads `hf-hub:owner/name`. The
 token comes from the environment (`HF_TOKEN`), and so does the address of another hub (`HF_ENDPOINT`).

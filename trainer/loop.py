@@ -53,14 +53,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOutcome:
-    """How a call of `train` ended."""
+    """The result of a call of `train`."""
 
     step: int
     samples: int
     finished: bool
-    """All samples were seen; else it was asked to stop, and the same call goes on."""
+    """All samples were seen; if not, it was asked to stop, and the same call resumes."""
     signal: int | None
-    """What asked."""
+    """The stop request."""
     checks: dict[str, Share]
     """Held-out quality at the end; empty where it was stopped or nothing is held out."""
     export: Path | None

@@ -26,7 +26,7 @@ USED = 0.8
 _PAIRS = 2  # of the smaller probe
 _MIB, _GIB = 2**20, 2**30
 _SHORT = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-"""What says it where torch has no class for it: the allocator of the CPU, and libraries with memory of their own."""
+"""Words of errors that have no class in torch: of the CPU's allocator, and of libraries with memory of their own."""
 
 
 class OutOfMemory(TrainingError):
@@ -34,7 +34,7 @@ class OutOfMemory(TrainingError):
 
 
 class DoesNotFit(ValueError):
-    """Not even one pair at a time fits in memory; the message says what does not."""
+    """Not even one pair at a time fits in memory."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Encoded(NamedTuple):
-    """What one forward pass gives."""
+    """The result of a forward pass."""
 
     image: Tensor
     """(b, d) image embeddings, not normalised."""
@@ -83,7 +83,7 @@ class Student(nn.Module):
         return self
 
     def statistics(self) -> list[Tensor]:
-        """What a forward pass in training mode changes: buffers of batch norms."""
+        """Return the buffers of batch norms, which a forward pass in training mode changes."""
         norms = [module for module in self.modules() if is_batch_norm(module) and module.training]
         return [buffer for norm in norms for buffer in norm.buffers()]
 
@@ -131,7 +131,7 @@ class Student(nn.Module):
 
 
 def clip_width(clip: DualEncoder) -> int:
-    """Size d of the joint embedding."""
+    """Return the size d of the joint embedding."""
     visual = clip.visual
     if isinstance(clip, TowerPair):
         return clip.embed_dim
@@ -157,7 +157,7 @@ def _projection_input(clip: DualEncoder) -> int:
 
 
 def _encode_image_twice(visual: Any, images: Tensor) -> tuple[Tensor, Tensor]:
-    """What enters the projection, and what leaves it; both parts as open_clip's own forward runs them."""
+    """Return the input and the output of the projection, computed as open_clip's own forward does."""
     if isinstance(visual, VisionTransformer):
         pooled, _ = visual._pool(visual.transformer(visual._embeds(images)))
         return pooled, pooled @ visual.proj

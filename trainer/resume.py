@@ -37,7 +37,7 @@ MAY_CHANGE = (
     "run.threads", "run.timeout_s", "run.max_nonfinite", "run.tf32", "run.deterministic", "log.", "check.",
     "checkpoint.",
 )  # fmt: skip
-"""What may differ when a run is resumed. Data may have moved; that they are the same is seen from their hashes."""
+"""Settings that may differ when a run is resumed. Data may have moved; their hashes show that they are the same."""
 
 
 def fingerprint(parts: Parts) -> str:

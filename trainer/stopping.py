@@ -14,7 +14,7 @@ from types import FrameType
 
 
 class StopWish:
-    """Whether somebody asked."""
+    """A stop request, if there is one."""
 
     def __init__(self) -> None:
         self.signal: int | None = None

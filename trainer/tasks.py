@@ -32,12 +32,12 @@ RESULTS, LOG = "results.json", "log.txt"
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """What an evaluation found."""
+    """The results of an evaluation."""
 
     values: dict[str, float]
     """`tasks/<task>/<metric>`, with `_low` and `_high` where it has an interval."""
     lines: list[str]
-    """For people: one for each task, and for a failure."""
+    """One for each task, and for a failure."""
     failed: str = ""
     """Why there are no results; empty where there are."""
 
@@ -103,7 +103,7 @@ def _alone() -> dict[str, str]:
 
 
 def _ended(process: subprocess.Popen[bytes]) -> int | None:
-    """Its exit status; None where it still runs after a moment."""
+    """Return the exit status, None if it still runs after a moment."""
     with suppress(subprocess.TimeoutExpired):
         return process.wait(_PAUSE_S)
     return None

@@ -93,6 +93,10 @@ class StoredTransform:
 class Pixels(nn.Module):
     """Normalizes images with the bits of torchvision's `ToTensor` and `Normalize`, operation by operation."""
 
+    mean: Tensor
+    std: Tensor
+    white: Tensor
+
     def __init__(self, settings: TransformSettings):
         super().__init__()
         for name in ("mean", "std"):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -37,7 +37,7 @@ _UNREADABLE = (
     AttributeError,
     AssertionError,
 )
-"""What torch, safetensors and open_clip raise for a file that is not what they take it for."""
+"""Errors of torch, safetensors and open_clip for a file of another kind."""
 
 
 class BadWeights(WrongUse):
@@ -148,19 +148,12 @@ def _timm_names(state: State, wanted: State, path: Path) -> dict[str, Tensor]:
 
 
 def _load_text_tower(model: DualEncoder, path: Path) -> str:
-    state = read_weights(path)
-    if hasattr(model, "text"):
-        state = {name.removeprefix("text."): value for name, value in _text_part(state)}
-        resize_text_pos_embed({f"text.{name}": value for name, value in state.items()}, model)
-        return _load(model.text, state, path, optional=("proj", "text_projection"))
-    state = {name.removeprefix("text."): value for name, value in _text_part(state)}
+    state = {name.removeprefix("text."): value for name, value in read_weights(path).items() if _is_text(name)}
     resize_text_pos_embed(state, model)
+    if hasattr(model, "text"):
+        return _load(model.text, state, path, optional=("proj", "text_projection"))
     others = {name: value for name, value in model.state_dict().items() if not _is_text(name)}
     return _load(model, {**others, **state}, path, optional=("text_projection",))
-
-
-def _text_part(state: State) -> Iterable[tuple[str, Tensor]]:
-    return ((name, value) for name, value in state.items() if _is_text(name))
 
 
 def _is_text(name: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from open_diht.common.ranks import joined_ranks
 from open_diht.trainer.config import Config
 from open_diht.trainer.config_files import load_config, merged
 from open_diht.trainer.loop import train
+from tests.trainer.conftest import losses
 
 
 def has_compiler() -> bool:
@@ -32,12 +32,6 @@ def has_compiler() -> bool:
 
 pytestmark = pytest.mark.slow
 needs_compiler = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler for torch.compile")
-
-
-def losses(workdir: Path) -> list[float]:
-    """By step; of a step that was done again the last line counts."""
-    lines = [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
-    return list({line["step"]: line["loss"] for line in lines if line["kind"] == "step"}.values())
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=[pytest.mark.soak, needs_compiler])])

@@ -4,7 +4,6 @@ on gloo; also in parts (GradCache), with concepts, by tiles, with duplicates."""
 from __future__ import annotations
 
 import copy
-import json
 import os
 import signal
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from open_diht.trainer.loop import train
 from open_diht.trainer.losses import HnNce, loss_of
 from open_diht.trainer.model import Encoded, build_student
 from open_diht.trainer.step import Stepper, StepResult
+from tests.trainer.conftest import entries
 
 CASES: dict[str, dict[str, Any]] = {
     "hn_nce": {"loss": {"beta": 0.5}},
@@ -313,8 +313,7 @@ def one_rank_is_asked_to_stop(folder: Path) -> None:
 def test_all_ranks_stop_where_one_is_asked_to(on_ranks, tiny_values, tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(tiny_values(checkpoint={"every_samples": 10_000})))
     on_ranks(__file__, "one_rank_is_asked_to_stop", 2, tmp_path)
-    lines = [json.loads(line) for line in (tmp_path / "w" / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if line["kind"] == "step"] == list(range(1, 11))
+    assert [line["step"] for line in entries(tmp_path / "w", "step")] == list(range(1, 11))
 
 
 def test_a_group_of_gpus_gets_one_for_the_cpu_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from open_diht.trainer.config_files import load_config
 from open_diht.trainer.data import ConceptMismatch
 from open_diht.trainer.inputs import concept_targets, resolved
 from open_diht.trainer.loop import train
+from tests.trainer.conftest import entries
 
 
 def config_of(*paths: str, **concepts: Any) -> Config:
@@ -69,8 +70,8 @@ def test_a_run_learns_them_and_exports_no_head(tiny_values, targets, tmp_path):
     )
     said: list[str] = []
     outcome = train(build(Config, values), tmp_path / "w", said.append)
-    steps = [json.loads(line) for line in (tmp_path / "w" / "log.jsonl").read_text().splitlines()]
-    curves = {head: [step[head] for step in steps if step["kind"] == "step"] for head in ("objects", "attributes")}
+    steps = entries(tmp_path / "w", "step")
+    curves = {head: [step[head] for step in steps] for head in ("objects", "attributes")}
     assert all(len(curve) == 60 for curve in curves.values())
     colours = curves["attributes"]  # shapes take longer than this test
     assert sum(colours[-10:]) / 10 < 0.85 * sum(colours[:5]) / 5, (colours[:5], colours[-10:])

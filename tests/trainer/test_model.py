@@ -220,6 +220,14 @@ def test_position_embeddings_are_resized(tmp_path: Path) -> None:
     torch.testing.assert_close(student.clip.visual.positional_embedding[0], other.clip.visual.positional_embedding[0])
 
 
+@pytest.mark.parametrize("custom", [False, True])
+def test_a_text_tower_of_another_length_is_resized(custom: bool, tmp_path: Path) -> None:
+    path = written(tmp_path / "model.safetensors", student_of().clip.state_dict())
+    shape = {**TINY, "custom_text": custom, "text_cfg": {**TINY["text_cfg"], "context_length": 12}}
+    clip = student_of(shape, warm_start_text=path).clip
+    assert (clip.text if custom else clip).positional_embedding.shape == (12, 24)
+
+
 def test_towers_of_open_clip(tmp_path: Path) -> None:
     other = student_of()
     other.clip.visual.conv1.weight.data.fill_(0.5)

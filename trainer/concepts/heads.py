@@ -38,7 +38,7 @@ _UNREADABLE = (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueEr
 
 @dataclass(frozen=True, kw_only=True)
 class HeadSettings:
-    """How heads are trained."""
+    """Settings of the training of heads."""
 
     epochs: int = 10
     """Passes over the samples; the best one on the validation samples is kept."""

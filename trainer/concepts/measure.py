@@ -1,4 +1,4 @@
-"""How well a head predicts the concepts of captions it was not trained on, beside guessing by frequency."""
+"""The accuracy of a head on captions it was not trained on, compared with guessing by frequency."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _ROWS_AT_ONCE = 1024
 
 
 def soft_cross_entropy(logits: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-    """Mean over samples of logsumexp(v) - sum_k w_k v[id_k]; ids and weights (n, k), weights sum to 1 in each row."""
+    """Return the mean of logsumexp(v) - sum_k w_k v[id_k]; ids and weights (n, k), each row of weights sums to 1."""
     return (logits.logsumexp(1) - (weights * logits.gather(1, ids)).sum(1)).mean()
 
 
 def mean_loss(weight: Tensor, bias: Tensor, samples: Samples) -> float:
-    """Of logits = features @ weight.T + bias, on the device of `weight`."""
+    """Return the mean loss of logits = features @ weight.T + bias, on the device of `weight`."""
     total = 0.0
     for rows in _pieces(len(samples)):
         ids, weights = (torch.from_numpy(each).to(weight.device) for each in samples.labels.padded(rows))
@@ -31,7 +31,7 @@ def mean_loss(weight: Tensor, bias: Tensor, samples: Samples) -> float:
 
 
 def metrics(weight: Tensor, bias: Tensor, counts: npt.NDArray[np.int64], samples: Samples) -> dict[str, float]:
-    """Loss and hits on samples; `prior_...` are those of guessing by `counts` alone.
+    """Return loss and hits on samples; `prior_...` are those of guessing by `counts` alone.
 
     top1: proportion of samples whose first prediction is one of their concepts, with its 95 % interval (Wilson).
     recall_at_10: proportion of the samples' concepts among their first ten predictions, over all of them, and as the

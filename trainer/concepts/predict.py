@@ -1,4 +1,4 @@
-"""The teacher's predictions for every image, cut to the k likeliest concepts and stored beside the shards."""
+"""The teacher's predictions for every image, cut to the k most probable concepts and stored next to the shards."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ MOST_MEASURED = 50_000  # samples of validation, and of test
 
 
 class Part(StrEnum):
-    """What a sample is for."""
+    """The purpose of a sample."""
 
     TRAIN = "train"
     VALIDATION = "validation"  # chooses the epoch
@@ -78,7 +78,7 @@ class Statistics:
 
 
 def repeat_factors(labels: Labels, frequencies: npt.NDArray[np.float64], threshold: float) -> npt.NDArray[np.float64]:
-    """How often each sample occurs in an epoch, in expectation; 0 for samples without concept."""
+    """Return the expected occurrences of each sample in an epoch; 0 for samples without concept."""
     of_concept = np.maximum(1.0, np.sqrt(threshold / np.maximum(frequencies, 1e-12)))
     factors = np.zeros(len(labels.offsets) - 1)
     counts = labels.counts()
@@ -114,7 +114,7 @@ class HeadSamples:
             yield Usable(shard, rows, labels.of(rows))
 
     def statistics(self) -> Statistics:
-        """Of the training samples, in one pass."""
+        """Return the statistics of the training samples, in one pass."""
         samples, counts = 0, np.zeros(self.classes, np.int64)
         total, squares = np.zeros(self._store.width), np.zeros(self._store.width)
         for some in filter(len, self.usable(Part.TRAIN)):

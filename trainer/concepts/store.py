@@ -1,4 +1,4 @@
-"""What `python -m open_diht.pipelines.concepts` left for the teacher's heads: features and labels of every shard."""
+"""Features and labels of every shard, as `python -m open_diht.pipelines.concepts` stores them for the heads."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class Labels:
     ids: npt.NDArray[np.int32]
 
     def counts(self) -> npt.NDArray[np.int64]:
-        """How many concepts each sample has."""
+        """Return the number of concepts of each sample."""
         return np.diff(self.offsets)
 
     def of(self, rows: npt.NDArray[np.int64]) -> Labels:
-        """Those of some samples."""
+        """Return the labels of some samples."""
         ids = [self.ids[self.offsets[row] : self.offsets[row + 1]] for row in rows]
         offsets = np.concatenate([[0], np.cumsum([len(each) for each in ids], dtype=np.int64)])
         return Labels(offsets.astype(np.int64), np.concatenate(ids) if ids else np.zeros(0, np.int32))
@@ -156,6 +156,6 @@ def _keys(content: npt.NDArray[np.uint8]) -> list[str]:
 
 
 def concatenated(parts: Sequence[Labels]) -> Labels:
-    """The samples of several shards one after the other."""
+    """Concatenate the labels of several shards."""
     counts = np.concatenate([part.counts() for part in parts])
     return Labels(np.concatenate([[0], np.cumsum(counts)]), np.concatenate([part.ids for part in parts]))

@@ -1,4 +1,4 @@
-"""Stored predictions of the teacher: a few concepts with probabilities per image, one small file beside each shard.
+"""Stored predictions of the teacher: a few concepts with probabilities per image, one small file next to each shard.
 
     concepts/targets/manifest.json       vocabulary and teacher they were made from, k, and the SHA-256 of every file
     concepts/targets/<shard>.npz         keys, and for each head ids (n, k) uint32 and probabilities (n, k) float16

@@ -1,4 +1,4 @@
-"""What can be wrong with training data. Each error is one message, so that it survives the way out of a worker."""
+"""Errors of training data. Each has one message, so that it survives the way out of a worker."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from open_diht.common.shard_index import Defect
 from open_diht.trainer.errors import TrainingError
 
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
-"""What NumPy raises where arrays in a file are damaged, or are none."""
+"""Errors of NumPy for files whose arrays are damaged or missing."""
 
 
 class Kind(StrEnum):

@@ -207,7 +207,7 @@ class ShardLoader(Loader):
         self.subset = open_subset(settings.subset) if settings.subset else None
         """The uids that are read; None: all."""
         self.found = Found(self.subset) if self.subset is not None and not opened else None
-        """How many of them are in the shards."""
+        """Counts those in the shards."""
         self.sources = tuple(opened) or _open_sources(settings, begun, self.subset, self.found)
         self.held_out = sum(source.others for source in self.sources)
         self.streams = settings.streams or default_streams(self.sources, settings.shuffle, settings.cache_bytes)
@@ -242,7 +242,7 @@ class ShardLoader(Loader):
 
     @property
     def contents(self) -> Sequence[str]:
-        """Of each source its weight, and SHA-256 and samples of its shards; which of these are read."""
+        """Weight of each source, SHA-256 and samples of its shards, and the subset that is read."""
         return [
             line
             for setting, source in zip(self._settings.sources, self.sources, strict=True)
@@ -251,7 +251,7 @@ class ShardLoader(Loader):
 
     @property
     def remarks(self) -> Sequence[str]:
-        """How many of the uids that are asked for are in the shards."""
+        """A line on how many uids of the subset are in the shards."""
         return [] if self.found is None else [f"data.subset {self._settings.subset}: {self.found}"]
 
     def close(self) -> None:

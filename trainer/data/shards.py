@@ -85,7 +85,7 @@ class OpenSource:
 
     @property
     def other_part(self) -> OpenSource:
-        """The same shards, to be read for the other part of the split."""
+        """The source with the samples of the other part of the split."""
         shards = (replace(shard, samples=shard.others, others=shard.samples) for shard in self.shards)
         return replace(self, shards=tuple(shards))
 

@@ -1,4 +1,4 @@
-"""From the path of a source to its shards: by name, wherever they lie."""
+"""The shards at the path of a source, by name, wherever they are."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
 class FoundShards(NamedTuple):
-    """What lies at the path of a source."""
+    """The shards at the path of a source."""
 
     urls: list[str]
     """Paths or URLs of the tars in order of name, whether they are there or not."""

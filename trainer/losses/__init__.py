@@ -1,4 +1,4 @@
-"""What the model learns from: losses over pairs, by name, and the concept loss."""
+"""Losses over pairs, by name, and the concept loss."""
 
 from open_diht.trainer.losses.concepts import concept_loss
 from open_diht.trainer.losses.hn_nce import HnNce, InfoNce

@@ -78,7 +78,7 @@ def tile_rows(b: int, n: int, elements: int | None = None) -> int:
 
 
 class TorchPasses:
-    """By operations of torch, on any device."""
+    """The passes as operations of torch, on any device."""
 
     @staticmethod
     def sums(tile: Tile, beta: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -41,7 +41,7 @@ def hn_nce_rows_fused(x_bd: Tensor, y_nd: Tensor, scale: Tensor, *, chunk: int |
 
 
 class TritonPasses:
-    """By one kernel each."""
+    """The passes as one kernel each."""
 
     @staticmethod
     def sums(tile: Tile, beta: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -77,12 +77,12 @@ def _on(tensor: Tensor) -> Any:
 
 
 def _kinds(tile: Tile) -> int:
-    """How many hashes a pair has."""
+    """Return the number of hashes of a pair."""
     return 0 if tile.mine is None or tile.all_of is None else tile.mine[0].numel()
 
 
 def _hashes(tile: Tile) -> tuple[Tensor, Tensor]:
-    """Of rows and columns; where there are none anything, it is not read."""
+    """Return the hashes of rows and columns; if there are none, any tensor, which is not read."""
     if tile.mine is None or tile.all_of is None:
         return tile.s_cn, tile.s_cn
     return tile.mine.contiguous(), tile.all_of.contiguous()

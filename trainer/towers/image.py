@@ -29,7 +29,7 @@ class ConvNet(nn.Module):
 
 
 class FeatureMlp(nn.Module):
-    """(b, width) features to (b, embed_dim): an MLP of one hidden layer beside a linear map, whose sum it is. Features
+    """(b, width) features to (b, embed_dim): the sum of an MLP of one hidden layer and a linear map. Features
     are best standardised before they are stored."""
 
     def __init__(self, embed_dim: int, *, width: int, hidden: int = 512, dropout: float = 0.0):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from open_diht.trainer.concepts.cli import main, make_targets
+from open_diht.trainer.concepts.cli import _alone, main, make_targets
 from open_diht.trainer.concepts.heads import Head, HeadSettings
 from open_diht.trainer.concepts.predict import top_k
 from open_diht.trainer.concepts.store import BadConcepts
@@ -86,7 +86,7 @@ def test_a_run_writes_all_shards_and_keeps_them(store: Any, tmp_path: Path, caps
 def test_one_run_at_a_time_and_what_a_killed_one_left_is_swept(store, tmp_path, capsys):
     folder = store().folder
     words = ["--concepts", str(tmp_path), "--epochs", "1", "--min-steps", "1"]
-    with folder.alone("work", "heads.lock"):
+    with _alone(folder):
         assert main(words) == 1
     assert f"error: another run is working in {tmp_path}; wait for it" in capsys.readouterr().err
     for place in (tmp_path, tmp_path / "targets", tmp_path / "work" / "heads"):

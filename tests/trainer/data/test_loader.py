@@ -161,22 +161,17 @@ def test_an_epoch_that_is_left_cannot_go_on(tars: Any, load: Any, tmp_path: Path
         next(left)
 
 
-def test_equal_captions_have_equal_hashes(tars: Any, load: Any, tmp_path: Path) -> None:
-    content = [(f"{n}.png", tars.image(n)) for n in range(4)]
-    content = [item for n in range(4) for item in (content[n], (f"{n}.txt", b"a dog" if n % 2 else b"a cat"))]
+def test_equal_captions_and_equal_images_have_equal_hashes(tars: Any, load: Any, tmp_path: Path) -> None:
+    content: list[tuple[str, bytes]] = []
+    for n in range(8):
+        content += [(f"{n}.png", tars.image(n // 2)), (f"{n}.txt", b"a dog" if n % 2 else b"a cat")]
     tars.write(tmp_path / "d" / "a.tar", content)
-    (batch,) = load(tmp_path / "d").epoch(0)
-    by_parity = {(int(key) % 2, value) for key, value in zip(batch.keys, batch.caption_hash.tolist(), strict=True)}
-    assert len(by_parity) == 2
-    assert len(set(batch.image_hash.tolist())) == 4
-
-
-def test_equal_images_have_equal_hashes(tars: Any, load: Any, tmp_path: Path) -> None:
-    content = [item for n in range(4) for item in ((f"{n}.png", tars.image(n // 2)), (f"{n}.txt", b"%d" % n))]
-    tars.write(tmp_path / "d" / "a.tar", content)
-    (batch,) = load(tmp_path / "d").epoch(0)
-    by_image = {(int(key) // 2, value) for key, value in zip(batch.keys, batch.image_hash.tolist(), strict=True)}
-    assert len(by_image) == 2 and len(set(batch.caption_hash.tolist())) == 4
+    (batch,) = load(tmp_path / "d", batch_size=8).epoch(0)
+    numbers = [int(key) for key in batch.keys]
+    captions = {*zip((n % 2 for n in numbers), batch.caption_hash.tolist(), strict=True)}
+    images = {*zip((n // 2 for n in numbers), batch.image_hash.tolist(), strict=True)}
+    assert len(captions) == len({value for _, value in captions}) == 2
+    assert len(images) == len({value for _, value in images}) == 4
 
 
 # What is wrong with samples
@@ -417,33 +412,32 @@ def test_every_way_to_name_shards(tars: Any, load: Any, tmp_path: Path) -> None:
 # Workers
 
 
-def test_a_stalled_worker_ends_the_run_and_says_where_it_is(tars: Any, load: Any, tmp_path: Path) -> None:
-    def transform(image: Image.Image) -> torch.Tensor:
-        if image.size == (13, 13):
-            time.sleep(600)
-        return torch.zeros(3, 1, 1)
-
+def with_an_odd_one(tars: Any, folder: Path, then: Any) -> tuple[Path, Any]:
+    """Eight samples, and a transform that calls `then` at the fifth."""
     content = tars.members(range(8))
     content[12] = (f"{tars.key(4)}.png", tars.image(4, side=13))
-    tars.write(tmp_path / "d" / "a.tar", content)
-    loader = load(tmp_path / "d", workers=1, stall_s=1.0, transform=transform, shuffle=0)
-    batches = loader.epoch(0)
+    tars.write(folder / "a.tar", content)
+
+    def transform(image: Image.Image) -> torch.Tensor:
+        if image.size == (13, 13):
+            then()
+        return torch.zeros(3, 1, 1)
+
+    return folder, transform
+
+
+def test_a_stalled_worker_ends_the_run_and_says_where_it_is(tars: Any, load: Any, tmp_path: Path) -> None:
+    folder, transform = with_an_odd_one(tars, tmp_path / "d", lambda: time.sleep(600))
+    batches = load(folder, workers=1, stall_s=1.0, transform=transform, shuffle=0).epoch(0)
     next(batches)
     with pytest.raises(LoaderStalled, match=rf"batch 1 of epoch 0 .* worker 0: .*a\.tar: {tars.key(4)} for \d+ s"):
         next(batches)
 
 
 def test_a_killed_worker_ends_the_run(tars: Any, load: Any, tmp_path: Path) -> None:
-    def transform(image: Image.Image) -> torch.Tensor:
-        if image.size == (13, 13):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return torch.zeros(3, 1, 1)
-
-    content = tars.members(range(8))
-    content[12] = (f"{tars.key(4)}.png", tars.image(4, side=13))
-    tars.write(tmp_path / "d" / "a.tar", content)
+    folder, transform = with_an_odd_one(tars, tmp_path / "d", lambda: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(RuntimeError, match="worker"):
-        list(load(tmp_path / "d", workers=1, transform=transform, shuffle=0).epoch(0))
+        list(load(folder, workers=1, transform=transform, shuffle=0).epoch(0))
 
 
 def test_workers_may_be_spawned(tars: Any, load: Any, tmp_path: Path) -> None:
