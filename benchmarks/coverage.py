@@ -437,18 +437,26 @@ def twice_shots(g: Generator, seeds: int, n: int) -> Paired:
 
 def interval_of(play: Callable[[Generator], Paired], g: Generator) -> Held:
     found = play(g)
-    known = found.low is not None and found.high is not None
-    return (Interval(found.low, found.high) if known else None), 0.0
+    return (None if found.low is None or found.high is None else Interval(found.low, found.high)), 0.0
+
+
+def p_of(play: Callable[[Generator], Paired], g: Generator) -> float | None:
+    return play(g).p
+
+
+def p_of_hits(g: Generator, n: int, p: float, changed: float) -> float:
+    return mcnemar(*hits_twice(g, n, p, changed))
+
+
+def interval_of_hits(g: Generator, n: int, p: float, changed: float) -> Held:
+    return disagreement_interval(*hits_twice(g, n, p, changed)), 0.0
 
 
 def _two_models() -> Iterator[World]:
     for n, p, changed in ((100, 0.5, 0.3), (1000, 0.7, 0.05), (1000, 0.7, 0.004)):
-        hits, name = (
-            partial(hits_twice, n=n, p=p, changed=changed),
-            f"top-1, {n:,} images, {100 * changed:g} % drawn anew",
-        )
-        yield World("two models", f"{name}: McNemar", lambda g, hits=hits: mcnemar(*hits(g)))
-        yield World("two models", name, lambda g, hits=hits: (disagreement_interval(*hits(g)), 0.0))
+        name = f"top-1, {n:,} images, {100 * changed:g} % drawn anew"
+        yield World("two models", f"{name}: McNemar", partial(p_of_hits, n=n, p=p, changed=changed))
+        yield World("two models", name, partial(interval_of_hits, n=n, p=p, changed=changed))
     rows: list[tuple[str, Callable[[Generator], Paired], float]] = [
         ("R@k, 50 images of 5 captions, 30 %", partial(retrieval, images=50, p=0.3, alike=0.5), 1.0),
         ("R@k, 1,000 images, 30 %", partial(retrieval, images=1000, p=0.3, alike=0.5), 1.0),
@@ -472,7 +480,7 @@ def _two_models() -> Iterator[World]:
         for n in (300, 10_000):
             rows.append((f"few-shot, {seeds} draws, {n:,} images", partial(twice_shots, seeds=seeds, n=n), 0.5))
     for name, play, share in rows:
-        yield World("two models", f"{name}: paired t", lambda g, play=play: play(g).p, share)
+        yield World("two models", f"{name}: paired t", partial(p_of, play), share)
         yield World("two models", name, partial(interval_of, play), share)
 
 

@@ -171,10 +171,10 @@ def compare(images: int, repeats: int, threads: int) -> None:
         def cells(side: str) -> list[str]:
             names = ("seconds", "cpu_s", "rss_mib")
             seconds, cpu, rss = (statistics.median(run[name] for run in runs[side]) for name in names)
-            stored = sum(status == "ok" or status.startswith("stored") for status in runs[side][0]["statuses"])
+            stored = str(runs[side][0]["stored"])
             return [
                 side,
-                str(stored),
+                stored,
                 f"{images / seconds:.0f}",
                 f"{images / cpu:.0f}",
                 f"{base / cpu:.2f}",
