@@ -40,10 +40,9 @@ from open_diht.pipelines.runners.direct import check_workers
 from open_diht.pipelines.runners.fork_server import ForkServer
 from open_diht.pipelines.runners.portable import START_SECONDS
 from open_diht.pipelines.runners.workers import WorkerDied
-from open_diht.pipelines.settings import EXPORTS, SHARDS, STAGES, RunSettings
+from open_diht.pipelines.settings import EXPORTS, SHARDS, STAGES, RunSettings, ScoreSettings
 from open_diht.pipelines.stages.dedup.clusters import FaissMissing
-from open_diht.pipelines.stages.score.settings import ScoreSettings
-from open_diht.pipelines.stages.score.stage import NAME
+from open_diht.pipelines.stages.score.stored import NAME
 from open_diht.pipelines.store.commit import RunFailed
 from open_diht.pipelines.store.storage import StorePath, store_path
 

@@ -17,8 +17,8 @@ from open_diht.pipelines.manifests import FileChanged, UnreadableFile
 from open_diht.pipelines.plan import Plan, Unit
 from open_diht.pipelines.stages.columns import annotated_rows
 from open_diht.pipelines.stages.decisions import DEAD, KEPT, CaptionVerdict, cascade, judge_captions
-from open_diht.pipelines.stages.downloads import images_of
 from open_diht.pipelines.stages.image_records import image_records
+from open_diht.pipelines.stages.images import images_of
 from open_diht.pipelines.stages.judge import Judge, MeasuringJudge
 from open_diht.pipelines.stages.verdicts import NotLookedAt
 from open_diht.pipelines.store.commit import read_json

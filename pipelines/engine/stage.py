@@ -6,7 +6,7 @@ import contextlib
 import time
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -32,6 +32,10 @@ PAUSES_S = (1.0, 5.0)
 
 Done = tuple[Mapping[str, Any], Sequence[StorePath]]
 """What a commit record says of a unit, and the files that it vouches for."""
+
+
+Records = Callable[[str, Sequence[str]], Iterator[tuple[str, Any]]]
+"""Yields units of a stage with their commit record, None where there is none."""
 
 
 class Stage(ABC):
@@ -82,12 +86,16 @@ class Stage(ABC):
         return self.fingerprint if isinstance(self.fingerprint, str) else self.fingerprint[unit]
 
     def current(self, unit: str, record: dict[str, Any] | None) -> dict[str, Any] | None:
-        """The record of a unit where what it vouches for can stay, else None."""
+        """Return the commit record of a unit where its files can stay: they are of the same model, settings and input.
+        Else return None, and the unit is done from the beginning."""
         return record if record is not None and record["fingerprint"] == self.fingerprint_of(unit) else None
 
-    def is_complete(self, unit: str, record: dict[str, Any] | None) -> bool:
-        """Whether nothing is left to do of a unit, given its commit record."""
+    def is_done(self, unit: str, record: dict[str, Any] | None) -> bool:
+        """Return whether nothing is left to do of a unit, given its commit record."""
         return self.current(unit, record) is not None
+
+    def prefetch(self, records: Records, units: Sequence[str]) -> None:  # noqa: B027  # few depend on other stages
+        """Read the commit records of other stages that `is_done` compares, many at once."""
 
     def do(self, unit: str) -> None:
         """Do one unit and commit it."""

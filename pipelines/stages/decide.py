@@ -234,7 +234,7 @@ class Decisions:
     def __init__(self, settings: RunSettings, work: Work, judges: tuple[Judge, ...]):
         """`judges` are of stages of the user's."""
         self.settings, self.work, self.judges = settings, work, judges
-        self._only_decides = not work.engine.seconds  # nothing was annotated
+        self._only_decides = not work.seconds  # nothing was annotated
 
     def survivors(self, sources: Mapping[str, Sequence[Any]]) -> dict[str, str]:
         """For each unit what it depends on who survives the filters; `sources` are what its annotations depend on."""
@@ -251,12 +251,6 @@ class Decisions:
         """Decide what is not; for each unit what its decisions depend on. `findings` are of duplicates."""
         names = self.work.alive(survivors)
         fingerprints = {unit: fingerprint_of(survivors[unit], findings.fingerprint) for unit in names}
-        outdated = self.work.outdated("decide", names, fingerprints)
-        if self._only_decides and any(record for _, record in outdated):
-            self.work.say(
-                f"the annotations are there: thresholds of preset {self.settings.preset.name!r} and "
-                f"stages {','.join(self.settings.stages)} are applied to them, without a new parse or OCR"
-            )
         stage = DecideStage(
             self.work.layout,
             self.settings.dataset,
@@ -267,7 +261,13 @@ class Decisions:
             duplicate_files=findings.files,
             judges=self.judges,
         )
-        self.work.do(stage, [unit for unit, _ in outdated], of=len(outdated))
+        missing = self.work.missing(stage, names)
+        if self._only_decides and any(missing.values()):
+            self.work.say(
+                f"the annotations are there: thresholds of preset {self.settings.preset.name!r} and "
+                f"stages {','.join(self.settings.stages)} are applied to them, without a new parse or OCR"
+            )
+        self.work.run(stage, list(missing), of=len(missing))
         self.work.give_up_changed()
         self._take_back()
         return {unit: fingerprints[unit] for unit in self.work.alive(names)}

@@ -13,7 +13,7 @@ from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.plan import Plan, PlanMismatch, load_plan
 from open_diht.pipelines.report.data import Funnel, read_funnel
 from open_diht.pipelines.stages.captions import CaptionRecord
-from open_diht.pipelines.stages.downloads import STAGE as DOWNLOAD
+from open_diht.pipelines.stages.images import DOWNLOAD
 from open_diht.pipelines.stages.tally import DecideRecord
 from open_diht.pipelines.store.layout import KINDS, Layout
 from open_diht.pipelines.store.storage import StorePath, is_local, stamps
