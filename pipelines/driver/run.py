@@ -38,7 +38,8 @@ from open_diht.pipelines.stages.dedup.findings import Findings
 from open_diht.pipelines.stages.export import Export
 from open_diht.pipelines.stages.images import DOWNLOAD, images_at_hand
 from open_diht.pipelines.stages.judge import Judge
-from open_diht.pipelines.stages.score.stage import check_score, without_model
+from open_diht.pipelines.stages.score.stage import check_score
+from open_diht.pipelines.stages.score.stored import NAME
 from open_diht.pipelines.stages.tar_indexes import check_export
 from open_diht.pipelines.store.commit import RunFailed, publish_table, remove
 from open_diht.pipelines.store.fingerprints import fingerprint_of
@@ -117,8 +118,9 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
         _check_writable(layout)
         if settings.publisher:
             settings.publisher.check(plan.fingerprint, len(plan.units))
+    name = shard_name(settings.shard, _asked(settings)) if settings.shard else ""
     try:
-        with _explained(layout), output_lock(layout, settings.shard is not None, _name(settings), say) as lock:
+        with _explained(layout), output_lock(layout, settings.shard is not None, name, say) as lock:
             plan = keep_plan(layout.plan, plan)
             work = Work(layout, settings.workers, say, backend=settings.backend, plan=plan)
             with _explained(layout, planned=True):
@@ -232,27 +234,22 @@ def _asked(settings: RunSettings) -> str:
     return fingerprint_of(settings.preset.as_dict(), settings.stages, settings.plugins, settings.export)
 
 
-def _name(settings: RunSettings) -> str:
-    return shard_name(settings.shard, _asked(settings)) if settings.shard else ""
-
-
 def _applicable(settings: RunSettings, plan: Plan) -> RunSettings:
-    """The settings with the stages that apply: images are downloaded only where manifests have urls and none, and
-    scored where a model is named.
+    """Return the settings with the stages that apply. Images are downloaded only where manifests have URLs and no
+    images, and scored only where a model is named.
 
     Raises:
         WrongUse: the download applies, and what it needs is not installed.
     """
-    settings = without_model(settings)
-    if DOWNLOAD not in settings.stages:
-        return settings
+    left_out = {NAME} if settings.score is None else set()
     if not plan.downloadable():
-        return replace(settings, stages=tuple(stage for stage in settings.stages if stage != DOWNLOAD))
-    try:
-        check_tool()
-    except ToolMissing as error:
-        raise WrongUse(f"{error}. Or leave the stage out: STAGES=captions,export") from error
-    return settings
+        left_out.add(DOWNLOAD)
+    elif DOWNLOAD in settings.stages:
+        try:
+            check_tool()
+        except ToolMissing as error:
+            raise WrongUse(f"{error}. Or leave the stage out: STAGES=captions,export") from error
+    return replace(settings, stages=tuple(stage for stage in settings.stages if stage not in left_out))
 
 
 def _check_ocr(settings: RunSettings, layout: Layout, plan: Plan, say: Callable[[str], None]) -> None:

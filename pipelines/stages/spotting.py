@@ -155,15 +155,7 @@ class SpottingStage(SegmentAnnotator):
     def add(
         self, unit: str, name: str, ordinals: NDArray[np.int64], record: dict[str, Any], heartbeat: Heartbeat
     ) -> list[StorePath]:
-        path = self.layout.data(self.name, name)
-        with TableFile(path, SCHEMA) as out:
-            self._read_images(unit, ordinals, out, heartbeat)
-        record["images"] += len(ordinals)
-        return [path]
-
-    def _read_images(self, unit: str, ordinals: NDArray[np.int64], out: TableFile, heartbeat: Heartbeat) -> None:
-        parent = unit_of(unit)
-        plan = self._plan
+        parent, plan, path = unit_of(unit), self._plan, self.layout.data(self.name, name)
         images = images_of(self.layout, parent, plan.span(parent), plan.image_rows, self.dataset, ordinals)
         sizes = original_sizes(self.layout, unit)
         broken: list[UnreadableFile] = []
@@ -172,27 +164,28 @@ class SpottingStage(SegmentAnnotator):
             try:
                 for ordinal, image in images:
                     yield ordinal, image, sizes.get(ordinal)
-            except UnreadableFile as error:  # the pages of an image column may be broken where the captions' are not
+            except UnreadableFile as error:  # pages of images may be broken where those of captions are not
                 broken.append(error)
 
         rows: list[dict[str, Any]] = []
-        done = 0
-        for row in read_texts(self._spotter, asked()):
-            rows.append(row)
-            done += 1
-            if len(rows) >= BATCH:
-                out.write(pa.Table.from_pylist(rows, SCHEMA))
-                rows = []
-            heartbeat.beat(done)
-        for error in broken:
-            rest = ordinals[done:].tolist()
-            rows += [_no_reading(ordinal, "image_unreadable", error.message) for ordinal in rest]
-        out.write(pa.Table.from_pylist(rows, SCHEMA))
+        with TableFile(path, SCHEMA) as out:
+            for done, row in enumerate(read_texts(self._spotter, asked()), 1):
+                rows.append(row)
+                if len(rows) >= BATCH:
+                    out.write(pa.Table.from_pylist(rows, SCHEMA))
+                    rows = []
+                heartbeat.beat(done)
+            for error in broken:
+                rest = ordinals[out.rows + len(rows) :].tolist()
+                rows += [_no_reading(ordinal, "image_unreadable", error.message) for ordinal in rest]
+            out.write(pa.Table.from_pylist(rows, SCHEMA))
+        record["images"] += len(ordinals)
+        return [path]
 
 
 def read_texts(spotter: TextSpotter, asked: Iterable[Asked]) -> Iterator[dict[str, Any]]:
-    """Rows of `SCHEMA`, in order: what each image says, or why it could not be read. Few images are in memory at a
-    time, as many as the spotter takes in one go."""
+    """Yield rows of `SCHEMA`, in order: the text in each image, or why it could not be read. As many images are in
+    memory as the spotter takes at a time."""
     waiting: deque[tuple[int, MissingImage | dict[str, Any], tuple[int, int] | None]] = deque()
 
     def at_hand() -> Iterator[bytes]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -80,13 +80,6 @@ def check_score(settings: RunSettings) -> None:
     find_pair_encoder(settings.score.model)
     if settings.backend.name == "direct" and settings.score.device != AUTO:
         check_device(settings.score.device, "--score-device")
-
-
-def without_model(settings: RunSettings) -> RunSettings:
-    """Return the settings with the stages that apply: nothing is scored where no model is named."""
-    if settings.score is not None:
-        return settings
-    return replace(settings, stages=tuple(stage for stage in settings.stages if stage != NAME))
 
 
 @dataclass
