@@ -36,10 +36,9 @@ from open_diht.pipelines.runners import Backend, Direct, JobFailed, RunnerError,
 from open_diht.pipelines.runners.direct import check_workers
 from open_diht.pipelines.runners.fork_server import ForkServer
 from open_diht.pipelines.runners.workers import WorkerDied
-from open_diht.pipelines.settings import RunSettings
+from open_diht.pipelines.settings import RunSettings, ScoreSettings
 from open_diht.pipelines.stages.dedup.clusters import FaissMissing
-from open_diht.pipelines.stages.score.settings import ScoreSettings
-from open_diht.pipelines.stages.score.stage import NAME
+from open_diht.pipelines.stages.score.stored import NAME
 from open_diht.pipelines.store.commit import RunFailed
 from open_diht.pipelines.store.storage import StorePath, store_path
 

@@ -8,14 +8,28 @@ from dataclasses import dataclass, field
 from open_diht.filters.presets import Preset
 from open_diht.filters.spotting.spotter import SpotterSettings
 from open_diht.pipelines.datasets import Dataset
+from open_diht.pipelines.engine.devices import AUTO
 from open_diht.pipelines.fetch import DownloadSettings
 from open_diht.pipelines.hub.publisher import Publisher
 from open_diht.pipelines.options import EXPORTS, INDEX, SHARDS, STAGES
 from open_diht.pipelines.runners import Backend, Direct
-from open_diht.pipelines.stages.score.settings import ScoreSettings
 from open_diht.pipelines.store.storage import StorePath
 
 __all__ = ["EXPORTS", "INDEX", "SHARDS", "STAGES", "RunSettings"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreSettings:
+    """The model of stage `score`, and the device that it computes on."""
+
+    model: str
+    """open_clip:<model>:<weights>, local-dir:<folder>, or reference (the evaluation's, offline)."""
+    device: str = AUTO
+    """torch's name; cuda: all GPUs, with a process each; auto: cuda where this machine has one, else cpu."""
+    precision: str = AUTO
+    """bf16, fp32 or auto: what the output has of this model, or else bf16 where the device has it."""
+    batch_size: int | None = None
+    """Images the model sees at a time; None: 32, and 256 on a GPU. Batches are filled up to it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -225,7 +225,6 @@ class _Run:
         self.settings, self.layout, self.say, self.data = settings, layout, say, data
         self.extraction, self._asked, self._lock = extraction, asked, lock
         self.engine = Engine(layout=layout, workers=extraction.workers(), say=say, backend=settings.backend)
-        self.sharing: Sharing | None = None
 
     def do(self) -> int:
         retract(self.layout.root / "concepts.json")  # nobody is to take what is under way for finished
@@ -238,7 +237,7 @@ class _Run:
 
     def _share(self, shard: tuple[int, int]) -> int | None:
         """Do a shard's part. Returns the exit status; None: it is the last one at work, and finishes."""
-        self.sharing = sharing = Sharing(shard, self._asked, self._lock, self.data.place, self.say)
+        self.engine.sharing = sharing = Sharing(shard, self._asked, self._lock, self.data.place, self.say)
         kept, shards = sorted(self.data.kept), list(self.data.shards)
         if not self._count(sharing.own(kept)) or not self._extract(sharing.own(shards)):
             return 1
@@ -246,7 +245,7 @@ class _Run:
             return 0
         if not self._labels(self._vocabulary()):
             return 1
-        self.sharing = None
+        self.engine.sharing = None
         return None if sharing.take_alone() else 0
 
     def _undone(self, units: Sequence[str]) -> list[str]:
@@ -321,7 +320,7 @@ class _Run:
         stage, fingerprints = self.extraction.stage(shards), self.extraction.fingerprints(shards)
         if not self._do(stage, {unit: fingerprints[unit] for unit in units}, shards=shards):
             return False
-        if self.sharing is None:
+        if self.engine.sharing is None:
             stage.sweep()
         return True
 
@@ -337,12 +336,8 @@ class _Run:
         todo = list(outdated(self.layout, stage.name, fingerprints))
         if todo and stage.name == "features":
             self.say(f"features: {self.extraction.said}, {self.engine.workers} at a time")
-
-        def do(mine: list[str]) -> dict[str, dict[str, Any]]:
-            total = sum(shards[unit]["samples"] for unit in mine) if shards else None
-            return self.engine.run(stage, mine, of=len(fingerprints) - len(todo) + len(mine), total=total)
-
-        failed = self.sharing.run(stage, todo, do) if self.sharing else do(todo)
+        total = sum(shards[unit]["samples"] for unit in todo) if shards else None
+        failed = self.engine.run(stage, todo, of=len(fingerprints), total=total)
         for unit, record in list(failed.items())[:_NAMED]:
             last = record["tries"][-1]
             self.say(f"error: {stage.name}: unit {unit} failed ({last['error']}: {last['message']})")

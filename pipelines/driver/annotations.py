@@ -1,4 +1,4 @@
-"""What a run asks of captions and images: units whose annotations are committed are skipped, the others done."""
+"""The annotations of a run: units whose annotations are committed are skipped, the others done."""
 
 from __future__ import annotations
 
@@ -8,30 +8,21 @@ from typing import Any
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.settings import STAGES, RunSettings
 from open_diht.pipelines.stages.annotator import Annotator, registered_annotators
-from open_diht.pipelines.stages.captions import CaptionAnnotation
+from open_diht.pipelines.stages.captions import CaptionStage
 from open_diht.pipelines.stages.cascade import StageFilter
-from open_diht.pipelines.stages.columns import ColumnAnnotation
-from open_diht.pipelines.stages.download import DownloadAnnotation
-from open_diht.pipelines.stages.score.annotation import ScoreAnnotation
-from open_diht.pipelines.stages.spotting import SpottingAnnotation
+from open_diht.pipelines.stages.columns import ColumnStage
+from open_diht.pipelines.stages.download import DownloadStage
+from open_diht.pipelines.stages.score.stage import ScoreStage
+from open_diht.pipelines.stages.spotting import SpottingStage
+from open_diht.pipelines.store.names import unit_of
+from open_diht.pipelines.store.storage import stamps
 
-BUILT_IN: tuple[type[Annotator], ...] = (
-    ColumnAnnotation,
-    CaptionAnnotation,
-    DownloadAnnotation,
-    SpottingAnnotation,
-    ScoreAnnotation,
-)
-"""The annotators that come along, in the order in which they run."""
-
-
-def known_annotators() -> tuple[type[Annotator], ...]:
-    """Those that come along, and those that were registered."""
-    return *BUILT_IN, *registered_annotators()
+BUILT_IN: tuple[type[Annotator], ...] = (ColumnStage, CaptionStage, DownloadStage, SpottingStage, ScoreStage)
+"""The annotating stages that come with the program, in the order in which they run."""
 
 
 def stage_names() -> tuple[str, ...]:
-    """What people may ask for, in the order of the cascade."""
+    """Return the names that STAGES takes, in the order of the cascade."""
     *annotating, dedup, export = STAGES
     return *annotating, *(kind.name for kind in registered_annotators()), dedup, export
 
@@ -40,33 +31,53 @@ class Annotations:
     """The annotations of one run's units, by all stages that annotate."""
 
     def __init__(self, settings: RunSettings, work: Work):
-        self._work = work
-        self._annotators = [kind(settings, work) for kind in known_annotators()]
+        self._settings, self._work = settings, work
+        self._kinds = (*BUILT_IN, *registered_annotators())
 
     def make(self, units: Sequence[str]) -> None:
-        """Make those of the units that are missing; what fails is set aside."""
-        for one in self._annotators:
-            one.make(self._work.alive(units))
+        """Do the units of all stages of the run, stage after stage, that are not done. Units that fail are left out of
+        the stages that follow."""
+        work = self._work
+        for kind in self._kinds:
+            names = kind.units(work, work.alive(units))
+            if not kind.runs(self._settings):
+                if stamps(work.layout.commits(kind.name), ".json"):  # other stages read what is there, so it must hold
+                    for _ in work.done(kind.name, names):
+                        pass
+                continue
+            stage = kind.of_run(self._settings, work)
+            missing = work.missing(stage, names)
+            if not missing:
+                continue
+            todo, records = list(missing), [record for record in missing.values() if record is not None]
+            if line := stage.announce(work, todo, records, len(names)):
+                work.say(f"{stage.name}: {line}")
+            total = stage.total(work, todo)
+            work.run(stage, todo, of=len(names), total=total, workers=stage.workers(work))
+            stage.finish(work, todo)
 
     def undone(self, units: Sequence[str]) -> list[str]:
-        """Those of the units that still lack annotations, of themselves or of an image unit."""
-        if not units:
-            return []
-        found = {unit for one in self._annotators for unit in one.undone(units)}
+        """Return the units that lack annotations, of themselves or of an image unit."""
+        work, found = self._work, set[str]()
+        for kind in self._kinds if units else ():
+            if kind.runs(self._settings):
+                missing = work.missing(kind.of_run(self._settings, work), kind.units(work, units))
+                found.update(map(unit_of, missing))
         return [unit for unit in units if unit in found]
 
     def judges(self) -> tuple[StageFilter, ...]:
-        """What decides by annotations that the cascade does not know, once all units are annotated."""
-        running = [one for one in self._annotators if one.runs]
+        """Return what decides by annotations that the cascade does not know, once all units are annotated."""
+        running = [kind for kind in self._kinds if kind.runs(self._settings)]
         sources = self.sources([unit.name for unit in self._work.units()])
-        for one in running:
-            one.conclude(sources)
-        return tuple(judge for one in running if (judge := one.judge()) is not None)
+        judges = [kind.judge(self._settings, self._work, sources) for kind in running]
+        return tuple(judge for judge in judges if judge is not None)
 
     def sources(self, units: Sequence[str]) -> dict[str, list[Any]]:
-        """What the annotations of each unit depend on; it changes when they do."""
+        """Return for each unit what its annotations depend on; it changes when they do."""
         found: dict[str, list[Any]] = {unit: [] for unit in units}
-        for one in self._annotators:
-            for unit, parts in one.sources(units).items():
-                found[unit] += parts
+        for kind in self._kinds:
+            if kind.runs(self._settings) or kind.lasting:
+                for name, record in self._work.records(kind.name, kind.units(self._work, units)):
+                    if record is not None:
+                        found[unit_of(name)].append(kind.source(record))
         return found

@@ -68,13 +68,15 @@ def card_of(settings: RunSettings, layout: Layout, plan: Plan, units: Sequence[U
 def _config(layout: Layout, kind: str, units: Sequence[Unit]) -> Config | None:
     """Return a kind of rows, None where there are none. Parts of several files may have different columns."""
     paths = [layout.part(kind, name) for name in (*(unit.name for unit in units), "unreadable")]
-    parts = [part for part in each(_footer, paths, layout.root) if part is not None]
-    if not parts:
+    rows, schemas = 0, dict[pa.Schema, None]()
+    for part in each(_footer, paths, layout.root):
+        if part is not None:
+            rows += part.num_rows  # footers are large, and a run has as many as units
+            schemas[part.schema.to_arrow_schema().remove_metadata()] = None
+    if not schemas:
         return None
-    schemas = list(dict.fromkeys(part.schema.to_arrow_schema().remove_metadata() for part in parts))
-    rows = sum(part.num_rows for part in parts)
     try:
-        return Config(kind, rows, pa.unify_schemas(schemas, promote_options="permissive"))
+        return Config(kind, rows, pa.unify_schemas(list(schemas), promote_options="permissive"))
     except (pa.ArrowInvalid, pa.ArrowTypeError):  # text in one file, numbers in another
         fields = {field.name: field for schema in schemas for field in schema}
         return Config(kind, rows, pa.schema(fields.values()), agrees=False)

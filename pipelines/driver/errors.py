@@ -27,61 +27,43 @@ def errors_of(work: Work, funnel: FunnelRecord | None, settings: RunSettings) ->
     """Return lines about what went wrong; the last one says what to do where one reason cost every row.
 
     Args:
-        work: what the run did.
-        funnel: of its rows; None where the run did not come to that.
-        settings: of the run.
+        work: the run's.
+        funnel: of its rows; None where the run ended before it.
+        settings: the run's.
     """
-    found = [*_changed(work), *_set_aside(work)]
-    if funnel is not None:
-        found += [*_unread(funnel), *_dead(funnel, settings.max_dead_share), *_all_lost(work, funnel, settings)]
-    return tuple(found)
-
-
-def _changed(work: Work) -> list[str]:
-    given_up = {unit.span.path for unit in work.plan.units if unit.name in work.set_aside}
-    return [
+    paths = {unit.name: unit.span.path for unit in work.plan.units}
+    given_up = {paths[unit] for unit in work.set_aside}
+    found = [
         f"{path} {what}: "
         + ("none of its rows are in the results" if path in given_up else "the results are of what it held before")
-        + ". Where it is put back as it was, the same command makes its units anew; for what it holds now choose "
-        "another OUTPUT"
+        + ". Put it back as it was, and the same command does its units again; for what it holds now choose another "
+        "OUTPUT"
         for path, what in work.changed.items()
     ]
-
-
-def _set_aside(work: Work) -> list[str]:
-    paths = {unit.name: unit.span.path for unit in work.plan.units}
-    failed = {unit: record for unit, record in work.set_aside.items() if paths[unit] not in work.changed}
-    if not failed:
-        return []
-    unit, record = next(iter(failed.items()))
-    last = record["tries"][-1]
-    return [
-        f"failed and set aside: {counted(len(failed), 'unit')}, first {unit} in stage {record['stage']}, "
-        f"{counted(len(record['tries']), 'time')} ({last['error']}: {last['message']}); all about it: "
-        f"{work.layout.failed(record['stage'], record['unit'])}. The same command tries them again"
-    ]
-
-
-def _unread(funnel: FunnelRecord) -> list[str]:
-    unread = funnel["dead_letter"]["units"] - len(funnel["set_aside"])
-    if not unread:
-        return []
-    what = funnel["dead_letter"]["first"]
-    return [
-        f"{unread:,} of the files and units could not be read to their end ({what}); mend or leave out the file and "
-        "choose another OUTPUT (all of them: dead_letter/)"
-    ]
-
-
-def _dead(funnel: FunnelRecord, max_dead_share: float) -> list[str]:
-    rows = funnel["dead_letter"]["rows"]
-    share = rows / funnel["rows_in"] if funnel["rows_in"] else 0.0
-    if share <= max_dead_share:
-        return []
-    return [
-        f"dead letters: {counted(rows, 'row')} ({share:.1%}), more than the allowed {max_dead_share:.1%}; see "
-        "dead_letter/, or allow more with --max-dead-share"
-    ]
+    if failed := {unit: record for unit, record in work.set_aside.items() if paths[unit] not in work.changed}:
+        unit, record = next(iter(failed.items()))
+        last = record["tries"][-1]
+        found.append(
+            f"failed and set aside: {counted(len(failed), 'unit')}, first {unit} in stage {record['stage']}, "
+            f"{counted(len(record['tries']), 'time')} ({last['error']}: {last['message']}); all about it: "
+            f"{work.layout.failed(record['stage'], record['unit'])}. The same command tries them again"
+        )
+    if funnel is None:
+        return tuple(found)
+    if unread := funnel["dead_letter"]["units"] - len(funnel["set_aside"]):
+        found.append(
+            f"{unread:,} of the files and units could not be read to their end ({funnel['dead_letter']['first']}); "
+            "mend or leave out the file and choose another OUTPUT (all of them: dead_letter/)"
+        )
+    rows, most = funnel["dead_letter"]["rows"], settings.max_dead_share
+    if (fraction := rows / funnel["rows_in"] if funnel["rows_in"] else 0.0) > most:
+        found.append(
+            f"dead letters: {counted(rows, 'row')} ({fraction:.1%}), more than the allowed {most:.1%}; see "
+            "dead_letter/, or allow more with --max-dead-share"
+        )
+    if lost := _all_lost(work, funnel, settings):
+        found.append(lost)
+    return tuple(found)
 
 
 _ADDRESS = "where you trust the server, allow it with --download-allow ADDRESS:PORT"
@@ -104,12 +86,12 @@ _BAD_IMAGE = {*get_args(MissingReason), *UnreadableImageReason}
 """Errors of the dead letters of such rows."""
 
 
-def _all_lost(work: Work, funnel: FunnelRecord, settings: RunSettings) -> list[str]:
+def _all_lost(work: Work, funnel: FunnelRecord, settings: RunSettings) -> str | None:
     """Return the likeliest remedy where no row is kept because no row has a caption, or none has an image."""
     rejected, dead = funnel["rejected"], funnel["dead_letter"]["by_error"]
     without = rejected.get(NoCaption.reason, 0)
     if without and without == funnel["rows_in"]:
-        return [f"no row of {without:,} has a caption; name the column of the captions with --caption-column NAME"]
+        return f"no row of {without:,} has a caption; name the column of the captions with --caption-column NAME"
     lost = Counter({reason: rows for reason, rows in rejected.items() if reason in _NO_IMAGE})
     lost.update({error: rows for error, rows in dead.items() if error in _BAD_IMAGE})
     judged = any(
@@ -118,7 +100,7 @@ def _all_lost(work: Work, funnel: FunnelRecord, settings: RunSettings) -> list[s
         if step["stage"] not in ("columns", "captions") and step["reason"] not in _NO_IMAGE
     )
     if funnel["kept"] or judged or not lost:
-        return []
+        return None
     reason, rows = lost.most_common(1)[0]
     if reason == NOT_AT_HAND:
         remedy = "name the column of the image files with --image-path-column NAME"
@@ -131,7 +113,7 @@ def _all_lost(work: Work, funnel: FunnelRecord, settings: RunSettings) -> list[s
     else:
         remedy = _REMEDIES.get(reason, "see rejected/ and dead_letter/ for the messages of single rows")
     total = counted(lost.total(), "row")
-    return [f"no image could be read: {rows:,} of the {total} that needed one ended with {reason}; {remedy}"]
+    return f"no image could be read: {rows:,} of the {total} that needed one ended with {reason}; {remedy}"
 
 
 def dead_letters_of(plan: Plan, set_aside: Mapping[str, Mapping[str, Any]]) -> pa.Table | None:

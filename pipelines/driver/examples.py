@@ -26,8 +26,8 @@ from open_diht.pipelines.stages.cascade import (
     cascade,
 )
 from open_diht.pipelines.stages.columns import annotated_rows
-from open_diht.pipelines.stages.downloads import images_of
 from open_diht.pipelines.stages.image_records import image_records
+from open_diht.pipelines.stages.images import images_of
 from open_diht.pipelines.store.commit import read_json
 from open_diht.pipelines.store.layout import Layout
 

@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,6 @@ from open_diht.pipelines.driver.funnel import count_set_aside, summarise
 from open_diht.pipelines.driver.notes import types_that_differ
 from open_diht.pipelines.driver.outcome import FilterOutcome
 from open_diht.pipelines.driver.publish import Results
-from open_diht.pipelines.engine.engine import Engine
 from open_diht.pipelines.engine.sharing import Sharing, shard_name
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.fetch.tool import ToolMissing, check_tool
@@ -37,9 +36,10 @@ from open_diht.pipelines.stages.columns import check_columns
 from open_diht.pipelines.stages.decide import Deciding
 from open_diht.pipelines.stages.dedup.deduplication import Deduplication, check_semantic
 from open_diht.pipelines.stages.dedup.findings import Findings
-from open_diht.pipelines.stages.downloads import STAGE, images_at_hand
 from open_diht.pipelines.stages.export import Export
-from open_diht.pipelines.stages.score.annotation import check_score, without_model
+from open_diht.pipelines.stages.images import DOWNLOAD, images_at_hand
+from open_diht.pipelines.stages.score.stage import check_score
+from open_diht.pipelines.stages.score.stored import NAME
 from open_diht.pipelines.stages.tar_indexes import check_export
 from open_diht.pipelines.store.commit import RunFailed, publish_table, remove
 from open_diht.pipelines.store.fingerprints import fingerprint_of
@@ -109,7 +109,7 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
     check_columns(settings.preset, plan.infos, settings.dataset)
     check_export(settings, plan.infos)
     settings = _applicable(settings, plan)
-    if not {*settings.stages} <= {"captions", STAGE}:
+    if not {*settings.stages} <= {"captions", DOWNLOAD}:
         check_image_paths(plan.infos, settings.dataset)
     layout = Layout(settings.output)
     _check_ocr(settings, layout, plan, say)
@@ -118,12 +118,16 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
         _check_writable(layout)
         if settings.publisher:
             settings.publisher.check(plan.fingerprint, len(plan.units))
+    name = shard_name(settings.shard, _asked(settings)) if settings.shard else ""
     try:
-        with _explained(layout), output_lock(layout, settings.shard is not None, _name(settings), say) as lock:
+        with _explained(layout), output_lock(layout, settings.shard is not None, name, say) as lock:
             plan = keep_plan(layout.plan, plan)
-            engine = Engine(layout, settings.workers, say, backend=settings.backend)
+            work = Work(layout, settings.workers, say, backend=settings.backend, plan=plan)
             with _explained(layout, planned=True):
-                return _Run(settings, Work(layout, plan, engine, say), lock).do(began)
+                try:
+                    return _filter(settings, work, lock, began)
+                finally:
+                    work.take_back_changed()
     except NotLocked as error:
         raise WrongUse(str(error)) from error
 
@@ -162,82 +166,67 @@ def _explained(layout: Layout, planned: bool = False) -> Iterator[None]:
             raise
 
 
-class _Run:
-    """One run's state: what is asked, what is there, what it took."""
+def _filter(settings: RunSettings, work: Work, lock: FileLock | Lease, began: float) -> FilterOutcome:
+    """Annotate, decide, check and export what is missing. A shard does its part first, and goes on alone only where it
+    is the last one at work."""
+    annotations, names = Annotations(settings, work), [unit.name for unit in work.plan.units]
+    if settings.shard and not _is_last(settings, work, lock, annotations, names):
+        return FilterOutcome(None, errors_of(work, None, settings))
+    work.clear_up()
+    annotations.make(names)
+    decided, findings, judges = _decide(settings, work, annotations)
+    layout, units = work.layout, work.units()
+    funnel = summarise(layout, units, work.plan, settings, judges)
+    funnel["duplicates"] = findings.counts
+    check_conservation(layout, units, funnel)
+    funnel["left"] = Export(settings, work).make(decided, findings.files)
+    count_set_aside(funnel, work.set_aside)
+    lock.check()
+    dead_letters = dead_letters_of(work.plan, work.set_aside)
+    if dead_letters is None:
+        remove(layout.part("dead_letter", "unreadable"))
+    else:
+        publish_table(layout.part("dead_letter", "unreadable"), dead_letters)
+    results = Results(settings, layout, work.plan, units, work.models, work.seconds, judges)
+    results.publish(funnel, decided, began, work.say)
+    work.find_changed()
+    if settings.publisher and (work.set_aside or work.changed):  # the same command may yet find more rows
+        work.say(f"nothing is published to {settings.publisher.target}: the run is not finished, see below")
+    elif settings.publisher:
+        settings.publisher.publish(layout.root, work.plan.fingerprint, work.say)
+    return FilterOutcome(funnel, errors_of(work, funnel, settings))
 
-    def __init__(self, settings: RunSettings, work: Work, lock: FileLock | Lease):
-        self.settings, self.work, self._lock = settings, work, lock
-        self.layout, self.plan, self.say = work.layout, work.plan, work.say
-        self.annotations = Annotations(settings, work)
-        self._names = [unit.name for unit in self.plan.units]
 
-    def do(self, began: float) -> FilterOutcome:
-        try:
-            if self.settings.shard and not self._share(self.settings.shard):
-                return FilterOutcome(None, errors_of(self.work, None, self.settings))
-            return self._finish(began)
-        finally:
-            self.work.take_back_changed()
+def _is_last(
+    settings: RunSettings, work: Work, lock: FileLock | Lease, annotations: Annotations, names: Sequence[str]
+) -> bool:
+    """Do the part of a shard, of decisions and export too where all units are annotated. Return whether it is the last
+    shard at work, which completes the output."""
+    assert settings.shard
+    sharing = work.sharing = Sharing(settings.shard, _asked(settings), lock, work.place, work.say)
+    annotations.make(sharing.own(names))
+    work.give_up_changed()
+    if work.set_aside or sharing.wait(names, annotations.undone):
+        return False
+    decided, _, _ = _decide(settings, work, annotations)
+    Export(settings, work).write_shards(decided)
+    work.sharing = None
+    return sharing.take_alone()
 
-    def _share(self, shard: tuple[int, int]) -> bool:
-        """Do a shard's part, of the decisions and the export too where all is annotated. True: it is the last one at
-        work, and finishes."""
-        sharing = Sharing(shard, _asked(self.settings), self._lock, self.work.place, self.say)
-        self.work.sharing = sharing
-        self.annotations.make(sharing.own(self._names))
-        self.work.give_up_changed()
-        if self.work.set_aside:
-            return False
-        if sharing.wait(self._names, self.annotations.undone):
-            return False
-        decided, _, _ = self._decide()
-        Export(self.settings, self.work).write_shards(decided)
-        self.work.sharing = None
-        return sharing.take_alone()
 
-    def _decide(self) -> tuple[dict[str, str], Findings, tuple[StageFilter, ...]]:
-        """Decide what is not. Returns for each unit what its decisions depend on, the duplicates, and the judges."""
-        settings, work, judges = self.settings, self.work, self.annotations.judges()
-        decisions = Deciding(settings, work, judges)
-        survivors = decisions.survivors(self.annotations.sources([unit.name for unit in work.units()]))
-        findings = Deduplication(settings, work, judges).find(survivors)
-        return decisions.make(survivors, findings), findings, judges
+def _decide(
+    settings: RunSettings, work: Work, annotations: Annotations
+) -> tuple[dict[str, str], Findings, tuple[StageFilter, ...]]:
+    """Find duplicates and decide the units that are not decided.
 
-    def _finish(self, began: float) -> FilterOutcome:
-        self.work.engine.clear_up()
-        self.annotations.make(self._names)
-        decided, findings, judges = self._decide()
-        settings, work = self.settings, self.work
-        units = work.units()
-        funnel = summarise(self.layout, units, self.plan, settings, judges)
-        funnel["duplicates"] = findings.counts
-        check_conservation(self.layout, units, funnel)
-        funnel["left"] = Export(settings, work).make(decided, findings.files)
-        count_set_aside(funnel, work.set_aside)
-        self._lock.check()
-        self._write_dead_letters()
-        results = Results(settings, self.layout, self.plan, units, work.models, work.engine.seconds, judges)
-        results.publish(funnel, decided, began, self.say)
-        self.work.find_changed()
-        self._publish()
-        return FilterOutcome(funnel, errors_of(self.work, funnel, settings))
-
-    def _publish(self) -> None:
-        """To a hub, unless the same command may yet find more rows."""
-        if self.settings.publisher is None:
-            return
-        if self.work.set_aside or self.work.changed:
-            self.say(f"nothing is published to {self.settings.publisher.target}: the run is not finished, see below")
-            return
-        self.settings.publisher.publish(self.layout.root, self.plan.fingerprint, self.say)
-
-    def _write_dead_letters(self) -> None:
-        dead_letters = dead_letters_of(self.plan, self.work.set_aside)
-        path = self.layout.part("dead_letter", "unreadable")
-        if dead_letters is None:
-            remove(path)
-        else:
-            publish_table(path, dead_letters)
+    Returns:
+        For each unit what its decisions depend on; the duplicates; the judges.
+    """
+    judges = annotations.judges()
+    decisions = Deciding(settings, work, judges)
+    survivors = decisions.survivors(annotations.sources([unit.name for unit in work.units()]))
+    findings = Deduplication(settings, work, judges).find(survivors)
+    return decisions.make(survivors, findings), findings, judges
 
 
 def _asked(settings: RunSettings) -> str:
@@ -245,27 +234,22 @@ def _asked(settings: RunSettings) -> str:
     return fingerprint_of(settings.preset.as_dict(), settings.stages, settings.plugins, settings.export)
 
 
-def _name(settings: RunSettings) -> str:
-    return shard_name(settings.shard, _asked(settings)) if settings.shard else ""
-
-
 def _applicable(settings: RunSettings, plan: Plan) -> RunSettings:
-    """The settings with the stages that apply: images are downloaded only where manifests have urls and none, and
-    scored where a model is named.
+    """Return the settings with the stages that apply. Images are downloaded only where manifests have URLs and no
+    images, and scored only where a model is named.
 
     Raises:
         WrongUse: the download applies, and what it needs is not installed.
     """
-    settings = without_model(settings)
-    if STAGE not in settings.stages:
-        return settings
+    left_out = {NAME} if settings.score is None else set()
     if not plan.downloadable():
-        return replace(settings, stages=tuple(stage for stage in settings.stages if stage != STAGE))
-    try:
-        check_tool()
-    except ToolMissing as error:
-        raise WrongUse(f"{error}. Or leave the stage out: STAGES=captions,export") from error
-    return settings
+        left_out.add(DOWNLOAD)
+    elif DOWNLOAD in settings.stages:
+        try:
+            check_tool()
+        except ToolMissing as error:
+            raise WrongUse(f"{error}. Or leave the stage out: STAGES=captions,export") from error
+    return replace(settings, stages=tuple(stage for stage in settings.stages if stage not in left_out))
 
 
 def _check_ocr(settings: RunSettings, layout: Layout, plan: Plan, say: Callable[[str], None]) -> None:
@@ -275,7 +259,7 @@ def _check_ocr(settings: RunSettings, layout: Layout, plan: Plan, say: Callable[
     Raises:
         WrongUse: it cannot.
     """
-    if "spotting" not in settings.stages or not images_at_hand(layout, plan.images or STAGE in settings.stages):
+    if "spotting" not in settings.stages or not images_at_hand(layout, plan.images or DOWNLOAD in settings.stages):
         return
     spotter = TextSpotter(settings.spotter)
     try:

@@ -8,7 +8,7 @@ of one that is not there, or that dies, falls to the others. Should two do a uni
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from open_diht.common.lease import Lease
@@ -19,9 +19,6 @@ from open_diht.pipelines.store.locking import FileLock
 from open_diht.pipelines.store.storage import each, stamps
 
 _LOOK_S, _LOOK_AT_STORE_S = 0.5, 5.0  # between looks at what the others have done
-
-Do = Callable[[list[str]], dict[str, dict[str, Any]]]
-"""Does units; returns those that are set aside, with their record."""
 
 
 def shard_name(shard: tuple[int, int], asked: str) -> str:
@@ -78,32 +75,30 @@ class Sharing:
                 self._say(f"{self} has done its units, and waits for {_listed(others)}")
             self._pause()
 
-    def run(self, stage: Stage, todo: Sequence[str], do: Do) -> dict[str, dict[str, Any]]:
-        """Do the units together with the others. Returns those of all that are set aside, once the rest is committed.
+    def parts(self, stage: Stage, todo: Sequence[str], failed: dict[str, dict[str, Any]]) -> Iterator[list[str]]:
+        """Yield the units of a stage that are to be done here, part after part, until every unit is done or has failed.
 
         Args:
             stage: whose units they are.
-            todo: as all shards see it, without what is committed already.
-            do: does some of them here.
+            todo: units that are not committed, the same in all shards.
+            failed: units that failed, with their record. The caller adds those of a part before it asks for the next
+                one; those that failed in other shards are added here.
         """
-        set_aside = stage.layout.work / stage.name / "failed"
-        before = stamps(set_aside, ".json")
-        failed: dict[str, dict[str, Any]] = {}
+        folder = stage.layout.work / stage.name / "failed"
+        before = stamps(folder, ".json")
         seen: dict[str, Any] = {}
         left = list(todo)
         while left:
-            mine = self._mine(left)
-            if mine:
-                failed |= do(mine)
+            if mine := self._mine(left):
+                yield mine
                 done = set(mine)
                 left = [unit for unit in left if unit not in done]
             else:
                 self._pause()
-            now = stamps(set_aside, ".json")
+            now = stamps(folder, ".json")
             gone = [unit for unit in left if now.get(unit) not in (None, before.get(unit))]
             failed |= {unit: record for unit in gone if (record := read_json(stage.layout.failed(stage.name, unit)))}
             left = _undone(stage, [unit for unit in left if unit not in failed], seen)
-        return failed
 
     def take_alone(self) -> bool:
         """Whether this shard is the last one at work; then it has the folder for itself."""
@@ -136,7 +131,7 @@ def _undone(stage: Stage, units: Sequence[str], seen: dict[str, Any]) -> list[st
     now = stamps(stage.layout.commits(stage.name), ".json")
     new = [unit for unit in units if now.get(unit, 0) not in (0, seen.get(unit))]
     records = each(lambda unit: read_json(stage.layout.commit(stage.name, unit)), new, stage.layout.root)
-    done = {unit for unit, record in zip(new, records, strict=True) if stage.is_complete(unit, record)}
+    done = {unit for unit, record in zip(new, records, strict=True) if stage.is_done(unit, record)}
     seen |= {unit: now[unit] for unit in new}
     return [unit for unit in units if unit not in done]
 

@@ -1,4 +1,4 @@
-"""What every stage is, and how Beam does its units. `DoUnit` is all that Beam sees."""
+"""The base of all stages, and the Beam function that does their units."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import time
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -25,21 +25,22 @@ from open_diht.pipelines.store.records import publish_record
 from open_diht.pipelines.store.storage import StorePath, is_gone
 
 TRIES = 3
-"""A unit that fails so often in one run is set aside, so that the others can go on."""
+"""A unit that fails so often in one run is set aside, and the run goes on without it."""
 PAUSES_S = (1.0, 5.0)
 """Before the second and third try: what is wrong with a disk or a network may pass."""
 
-
 Done = tuple[Mapping[str, Any], Sequence[StorePath]]
 """What a commit record says of a unit, and the files that it vouches for."""
+Records = Callable[[str, Sequence[str]], Iterator[tuple[str, Any]]]
+"""Yields units of a stage with their commit record, None where there is none."""
 
 
 class Stage(ABC):
     """A small picklable object: settings in its constructor, models in `setup`, one unit in `process`.
 
-    A stage of your own is a dataclass with a `layout`, a `name`, a `fingerprint` and a `process`. The rest is done
-    here: the commit record is taken back before a unit is done anew and written when its files are published; what a
-    worker is at is shown; a unit that fails is tried again, and set aside.
+    A stage of your own is a dataclass with a `layout`, a `name`, a `fingerprint` and a `process`. The base does the
+    rest: it removes the commit record before a unit is done again, writes it after the unit's files are published, and
+    reports progress. A unit that fails is tried again, and set aside.
     """
 
     name: str
@@ -68,26 +69,32 @@ class Stage(ABC):
 
     @abstractmethod
     def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
-        """Do one unit and publish its files. May be called again for a unit that is done: it must then publish the
-        same.
+        """Do one unit and publish its files. It may be called again for a unit that is done, and publishes the same.
 
         Args:
-            unit: its name.
-            before: the record of a unit that is added to, see `adds`; else None.
-            heartbeat: to be told of progress.
+            unit: name of the unit.
+            before: the commit record of a unit that is added to, see `adds`; else None.
+            heartbeat: takes the number of rows done.
+
+        Returns:
+            The entries of the commit record, and the files.
         """
 
     def fingerprint_of(self, unit: str) -> str:
-        """What the results of a unit depend on."""
+        """Return what the results of a unit depend on."""
         return self.fingerprint if isinstance(self.fingerprint, str) else self.fingerprint[unit]
 
     def current(self, unit: str, record: dict[str, Any] | None) -> dict[str, Any] | None:
-        """The record of a unit where what it vouches for can stay, else None."""
+        """Return the commit record of a unit where its files can stay: they are of the same model, settings and input.
+        Else return None, and the unit is done from the beginning."""
         return record if record is not None and record["fingerprint"] == self.fingerprint_of(unit) else None
 
-    def is_complete(self, unit: str, record: dict[str, Any] | None) -> bool:
-        """Whether nothing is left to do of a unit, given its commit record."""
+    def is_done(self, unit: str, record: dict[str, Any] | None) -> bool:
+        """Return whether nothing is left to do of a unit, given its commit record."""
         return self.current(unit, record) is not None
+
+    def prefetch(self, records: Records, units: Sequence[str]) -> None:  # noqa: B027  # few depend on other stages
+        """Read the commit records of other stages that `is_done` compares, many at once."""
 
     def do(self, unit: str) -> None:
         """Do one unit and commit it."""
@@ -140,25 +147,23 @@ class DoUnit(beam.DoFn):
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()  # a mark that outlives its worker says what the worker died of
         tries: list[dict[str, Any]] = []
-        while len(tries) < TRIES:
-            if tries:
-                time.sleep(PAUSES_S[len(tries) - 1])
+        while True:
             try:
                 self._stage.do(unit)
                 break
-            except FileChanged as error:  # no second try can help
-                _give_up(self._stage, unit, [failure(type(error).__name__, str(error))])
-                break
-            except Exception as error:  # whatever ends a unit must not end the others; it is recorded, and shown
+            except Exception as error:  # it must not end the other units; it is recorded, and shown
                 if self._is_removed():
                     break
                 tries.append(failure(type(error).__name__, str(error), traceback.format_exc()))
-        else:
-            _give_up(self._stage, unit, tries)
+                if len(tries) == TRIES or isinstance(error, FileChanged):  # no further try can help
+                    with contextlib.suppress(Exception):  # a full disk, a store that is down: the driver says so
+                        set_aside(self._stage, unit, tries)
+                    break
+                time.sleep(PAUSES_S[len(tries) - 1])
         mark.unlink(missing_ok=True)
 
     def _is_removed(self) -> bool:
-        """Whether somebody has removed the output folder, so that nothing can come of what is done in it."""
+        """Return whether the output folder was removed while the worker ran."""
         return self._had_plan and is_gone(self._stage.layout.plan)
 
     def teardown(self) -> None:
@@ -166,16 +171,11 @@ class DoUnit(beam.DoFn):
 
 
 def failure(error: str, message: str, trace: str = "") -> dict[str, Any]:
-    """What is recorded of a failed try."""
+    """Return the record of a failed try."""
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return {"time": now, "error": error, "message": message, "trace": trace}
 
 
-def _give_up(stage: Stage, unit: str, tries: list[dict[str, Any]]) -> None:
-    with contextlib.suppress(Exception):  # a full disk, a store that is down; the driver finds it undone, and says why
-        set_aside(stage, unit, tries)
-
-
 def set_aside(stage: Stage, unit: str, tries: list[dict[str, Any]]) -> None:
-    """Record that a unit is given up for this run; the next one tries it again."""
+    """Record that a unit has failed in this run. The next run tries it again."""
     publish_json(stage.layout.failed(stage.name, unit), {"unit": unit, "stage": stage.name, "tries": tries})

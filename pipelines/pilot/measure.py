@@ -13,7 +13,7 @@ from open_diht.pipelines.pilot.forecast import DEAD, KEPT, Measured
 from open_diht.pipelines.plan import Plan
 from open_diht.pipelines.stages.captions import CaptionRecord
 from open_diht.pipelines.stages.cascade import stage_of
-from open_diht.pipelines.stages.score.negatives import BATCHES
+from open_diht.pipelines.stages.score.passes import BATCHES
 from open_diht.pipelines.stages.shards import ExportRecord
 from open_diht.pipelines.stages.spotting import load_records
 from open_diht.pipelines.stages.tally import DecideRecord

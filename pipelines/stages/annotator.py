@@ -1,117 +1,80 @@
-"""What a run asks of a stage that annotates: its units, which of them are done, what is decided by them.
+"""The base of the stages that annotate, and the registry of those from plugins.
 
-An annotator stands in the file of its stage. One of your own is registered with `register_annotator`, and runs after
-those that come along.
+An annotating stage is one class. On a worker it does units, as every `Stage` does; on the driver it says which units
+there are, which of them are done, and what their annotations decide.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
-from open_diht.pipelines.engine.engine import Engine
 from open_diht.pipelines.engine.stage import Stage
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.cascade import StageFilter
-from open_diht.pipelines.store.names import unit_of
-from open_diht.pipelines.store.storage import stamps
 
 
-class Annotator(ABC):
-    """A stage's part in a run; made anew for every run."""
+class Annotator(Stage):
+    """A stage that annotates rows or images. One is made for each use in a run; a register entry makes it known."""
 
-    name: ClassVar[str]
-    """As people ask for it, and that of its stage."""
-    always: ClassVar[bool] = False
-    """Whether it runs where it is not asked for too: the others stand on what it writes."""
     lasting: ClassVar[bool] = False
-    """Whether decisions depend on what earlier runs have left of it where it does not run."""
+    """Whether decisions depend on the annotations of earlier runs in a run without the stage."""
 
-    def __init__(self, settings: RunSettings, work: Work):
-        self.settings, self.work = settings, work
+    @classmethod
+    def runs(cls, settings: RunSettings) -> bool:
+        """Return whether the stage is part of a run."""
+        return cls.name in settings.stages
 
-    @property
-    def runs(self) -> bool:
-        """Whether it is part of this run."""
-        return self.always or self.name in self.settings.stages
-
+    @classmethod
     @abstractmethod
-    def stage(self) -> Stage:
-        """What does its units."""
+    def of_run(cls, settings: RunSettings, work: Work) -> Self:
+        """Make the stage for a run, once the stages before it are done."""
 
-    def units(self, units: Sequence[str]) -> list[str]:
-        """Names of its units, of these units of the plan."""
+    @classmethod
+    def units(cls, work: Work, units: Sequence[str]) -> list[str]:
+        """Return the names of the stage's units that belong to caption units."""
         return list(units)
 
-    def is_done(self, stage: Stage, unit: str, record: dict[str, Any] | None) -> bool:
-        """Whether a unit need not be done, given its commit record."""
-        return stage.current(unit, record) is not None
+    def announce(self, work: Work, todo: Sequence[str], records: Sequence[dict[str, Any]], of: int) -> str | None:
+        """Return a line to print before units are done.
 
-    def announce(self, stage: Stage, todo: Sequence[str], records: Sequence[dict[str, Any]], of: int) -> str | None:
-        """What to tell a person before units are done; `records` are those that some of them have already."""
+        Args:
+            work: the run's.
+            todo: the units that are not done.
+            records: the commit records that some of them have.
+            of: number of units of the stage.
+        """
         return None
 
-    def total(self, stage: Stage, todo: Sequence[str]) -> int | None:
-        """What the units will count, where that is known."""
+    def total(self, work: Work, todo: Sequence[str]) -> int | None:
+        """Return the sum of what the units will count, None where it is not known."""
         return None
 
-    @property
-    def engine(self) -> Engine:
-        """What does its units."""
-        return self.work.engine
+    def workers(self, work: Work) -> int | None:
+        """Return how many units run at a time, None for as many as in other stages."""
+        return None
 
-    def finish(self, stage: Stage, todo: Sequence[str]) -> None:  # noqa: B027  # few have something to look at
-        """Look at what all units say together."""
+    def finish(self, work: Work, todo: Sequence[str]) -> None:  # few have something to look at
+        """Look at all units together, after they are done."""
 
-    def source(self, record: dict[str, Any]) -> Any:
-        """What of a commit record decisions depend on."""
+    @classmethod
+    def source(cls, record: dict[str, Any]) -> Any:
+        """Return the part of a commit record that decisions depend on."""
         return record["fingerprint"]
 
-    def conclude(self, sources: Mapping[str, Sequence[Any]]) -> None:  # noqa: B027  # few need others' rows
-        """Find what only all units together say, once all are annotated; `sources` says what the annotations of each
-        depend on."""
+    @classmethod
+    def judge(cls, settings: RunSettings, work: Work, sources: Mapping[str, Sequence[Any]]) -> StageFilter | None:
+        """Return what decides by the annotations, where the cascade does not do so already. It may look at all units
+        together first: all are annotated.
 
-    def judge(self) -> StageFilter | None:
-        """Decides by what was annotated, where the cascade does not do so already; asked after `conclude`."""
+        Args:
+            settings: the run's.
+            work: the run's.
+            sources: for each unit, what its annotations depend on.
+        """
         return None
-
-    # ---- the same for all
-
-    def make(self, units: Sequence[str]) -> None:
-        """Do what is missing of these units of the plan."""
-        if not self.runs:
-            if stamps(self.work.layout.commits(self.name), ".json"):  # what is there must hold: other stages read it
-                for _ in self.work.done(self.name, self.units(units)):
-                    pass
-            return
-        stage, names = self.stage(), self.units(units)
-        found = self.work.done(self.name, names)
-        missing = [(name, record) for name, record in found if not self.is_done(stage, name, record)]
-        todo = [name for name, _ in missing]
-        known = [record for _, record in missing if record is not None]
-        if todo and (said := self.announce(stage, todo, known, len(names))):
-            self.work.say(f"{self.name}: {said}")
-        self.work.do(stage, todo, engine=self.engine, of=len(names), total=self.total(stage, todo) if todo else None)
-        if todo:
-            self.finish(stage, todo)
-
-    def undone(self, units: Sequence[str]) -> set[str]:
-        """Those of the units of the plan of which something is missing."""
-        if not self.runs:
-            return set()
-        stage, records = self.stage(), self.work.done(self.name, self.units(units))
-        return {unit_of(name) for name, record in records if not self.is_done(stage, name, record)}
-
-    def sources(self, units: Sequence[str]) -> dict[str, list[Any]]:
-        """What of units of the plan decisions depend on."""
-        found: dict[str, list[Any]] = {}
-        if self.runs or self.lasting:
-            for name, record in self.work.records(self.name, self.units(units)):
-                if record is not None:
-                    found.setdefault(unit_of(name), []).append(self.source(record))
-        return found
 
 
 _Kind = TypeVar("_Kind", bound=type[Annotator])
@@ -119,10 +82,10 @@ _registered: dict[str, type[Annotator]] = {}
 
 
 def register_annotator(kind: _Kind) -> _Kind:
-    """Make an annotator known, under its name. Use it as a decorator.
+    """Make a stage known under its name. Use it as a decorator.
 
     Raises:
-        ValueError: another one has its name.
+        ValueError: another stage has this name.
     """
     known = _registered.setdefault(kind.name, kind)
     if (known.__module__, known.__qualname__) != (kind.__module__, kind.__qualname__):
@@ -132,5 +95,5 @@ def register_annotator(kind: _Kind) -> _Kind:
 
 
 def registered_annotators() -> tuple[type[Annotator], ...]:
-    """Those of `register_annotator`, in order."""
+    """Return the stages of `register_annotator`, in order."""
     return tuple(_registered.values())

@@ -6,7 +6,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import Any, Self, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -18,16 +18,18 @@ from open_diht.filters.captions.annotate import SCHEMA, CaptionAnnotator, proven
 from open_diht.filters.columns import STORED, ColumnCondition, as_section, condition_of
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.progress import Heartbeat
-from open_diht.pipelines.engine.stage import Done, Stage
+from open_diht.pipelines.engine.stage import Done
+from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests import BadRow, Batch, Broken, UnreadableFile, read
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.annotator import Annotator
 from open_diht.pipelines.stages.columns import ColumnValues
-from open_diht.pipelines.stages.survivors import Survivors
+from open_diht.pipelines.stages.segments import Survivors
 from open_diht.pipelines.store.commit import TableFile
 from open_diht.pipelines.store.fingerprints import fingerprint_of
 from open_diht.pipelines.store.layout import Layout
 
+NAME = "captions"
 BATCH_ROWS = 2_000
 
 ROW = pa.schema(
@@ -83,8 +85,8 @@ class CaptionRecord(TypedDict):
 
 
 @dataclass
-class CaptionStage(Stage):
-    """See `Stage`."""
+class CaptionStage(Annotator):
+    """See `Annotator`. It runs in every run; where it is not asked for, rows get an identity and no parse."""
 
     layout: Layout
     dataset: Dataset
@@ -98,7 +100,46 @@ class CaptionStage(Stage):
     """Fingerprint of annotations that hold all that a lean run asks for, and more."""
     conditions: tuple[ColumnCondition, ...] = ()
     """On the manifest's own columns: rows that they reject are not parsed."""
-    name: str = field(default="captions", init=False)
+    name: str = field(default=NAME, init=False)
+
+    @classmethod
+    def runs(cls, settings: RunSettings) -> bool:
+        return True
+
+    @classmethod
+    def of_run(cls, settings: RunSettings, work: Work) -> Self:
+        asked, lean = NAME in settings.stages, settings.lean
+        work.models[NAME] = provenance(lean=lean) if asked else {}
+        return cls(
+            work.layout,
+            settings.dataset,
+            annotations_fingerprint(settings),
+            asked,
+            lean,
+            fuller=fingerprint_of(provenance()) if asked and lean else None,
+            conditions=settings.preset.columns,
+        )
+
+    def announce(self, work: Work, todo: Sequence[str], records: Sequence[dict[str, Any]], of: int) -> str | None:
+        units = counted(of, "unit")
+        lean = sum(bool(record["lean"]) for record in records)
+        wider = sum(not record["lean"] and not self.parsed(record) for record in records)
+        anew = sum(bool(record["annotated"]) for record in records) - lean - wider
+        said = [f"{lean:,} of {units}, annotated by a lean run, which did not parse all captions"] if lean else []
+        fewer = "annotated where the conditions on columns let fewer rows through"
+        said += [f"{wider:,} of {units}, {fewer}"] if wider else []
+        said += [f"{anew:,} of {units}, annotated by another model or version"] if anew else []
+        return f"annotated anew: {'; '.join(said)}" if said else None
+
+    def total(self, work: Work, todo: Sequence[str]) -> int | None:
+        spans = [work.plan.span(unit) for unit in todo]
+        return sum(span.rows for span in spans) if all(span.exact for span in spans) else None
+
+    def finish(self, work: Work, todo: Sequence[str]) -> None:
+        """Tell that spaCy itself had to parse."""
+        slow = (record["slow"] for _, record in work.records(NAME, todo) if record is not None and record["slow"])
+        if why := next(slow, None):
+            work.say(f"{NAME}: parsed by spaCy itself, about three times slower: {why}")
 
     def setup(self) -> None:
         self._annotator = CaptionAnnotator(lean=self.lean) if self.annotate else None
@@ -110,10 +151,11 @@ class CaptionStage(Stage):
         gc.unfreeze()
 
     def current(self, unit: str, record: dict[str, Any] | None) -> dict[str, Any] | None:
+        if not self.annotate:
+            return record  # annotations are more than is asked for
         is_fuller = record is not None and self.fuller is not None and record["fingerprint"] == self.fuller
         known = record if is_fuller else super().current(unit, record)
-        fits = known and known["annotated"] == self.annotate and self.parsed(known)
-        return known if fits else None
+        return known if known and known["annotated"] and self.parsed(known) else None
 
     def parsed(self, record: dict[str, Any]) -> bool:
         """Whether all rows that survive the conditions were parsed: each row that was passed over is rejected again."""
@@ -130,7 +172,11 @@ class CaptionStage(Stage):
         with TableFile(self.layout.data(self.name, unit), schema) as good, TableFile(self.layout.dead(unit)) as dead:
             try:
                 for batch in read(span, self.dataset, batch_rows=BATCH_ROWS):
-                    parse = self._to_parse(batch, values)
+                    parse = np.ones(len(batch.ordinals), bool)
+                    if values is not None:  # rows that a condition on the manifest's columns rejects are not parsed
+                        theirs = values.of(batch.ordinals)
+                        for one in self.conditions:
+                            parse &= ~one.rejects_values(theirs[STORED + one.reason])
                     table = self._rows(batch, parse)
                     good.write(table)
                     unparsed += table["objects"].null_count - int((~parse).sum()) if self.annotate else 0
@@ -161,16 +207,8 @@ class CaptionStage(Stage):
         }
         return said, (self.layout.data(self.name, unit), self.layout.dead(unit))
 
-    def _to_parse(self, batch: Batch, values: ColumnValues | None) -> NDArray[np.bool_]:
-        """Of each row whether no condition on the manifest's columns rejects it."""
-        survive = np.ones(len(batch.ordinals), bool)
-        if values is not None:
-            theirs = values.of(batch.ordinals)
-            for one in self.conditions:
-                survive &= ~one.rejects_values(theirs[STORED + one.reason])
-        return survive
-
     def _rows(self, batch: Batch, parse: NDArray[np.bool_]) -> pa.Table:
+        """Annotate the rows of a batch; `parse` (rows,) masks those that are parsed."""
         table = identities(batch)
         if self._annotator is None:
             return table
@@ -179,55 +217,6 @@ class CaptionStage(Stage):
         if len(captions) < len(parse):
             annotations = annotations.take(pa.array(np.cumsum(parse) - 1, mask=~parse))
         return pa.table([*table.columns, *annotations.columns], schema=pa.schema([*ROW, *SCHEMA]))
-
-
-class CaptionAnnotation(Annotator):
-    """Captions are read in every run; without the stage, rows get identity and no parse."""
-
-    name = "captions"
-    always = True
-
-    def stage(self) -> CaptionStage:
-        asked = self.name in self.settings.stages
-        lean = self.settings.lean
-        self.work.models[self.name] = provenance(lean=lean) if asked else {}
-        return CaptionStage(
-            self.work.layout,
-            self.settings.dataset,
-            annotations_fingerprint(self.settings),
-            asked,
-            lean,
-            fuller=fingerprint_of(provenance()) if asked and lean else None,
-            conditions=self.settings.preset.columns,
-        )
-
-    def is_done(self, stage: Stage, unit: str, record: dict[str, Any] | None) -> bool:
-        if self.name not in self.settings.stages and record is not None:
-            return True  # its annotations are more than is asked for
-        return stage.current(unit, record) is not None
-
-    def announce(self, stage: Stage, todo: Sequence[str], records: Sequence[dict[str, Any]], of: int) -> str | None:
-        assert isinstance(stage, CaptionStage)
-        units = counted(of, "unit")
-        lean = sum(bool(record["lean"]) for record in records)
-        wider = sum(not record["lean"] and not stage.parsed(record) for record in records)
-        anew = sum(bool(record["annotated"]) for record in records) - lean - wider
-        said = [f"{lean:,} of {units}, annotated by a lean run, which did not parse all captions"] if lean else []
-        fewer = "annotated where the conditions on columns let fewer rows through"
-        said += [f"{wider:,} of {units}, {fewer}"] if wider else []
-        said += [f"{anew:,} of {units}, annotated by another model or version"] if anew else []
-        return f"annotated anew: {'; '.join(said)}" if said else None
-
-    def finish(self, stage: Stage, todo: Sequence[str]) -> None:
-        """Say where spaCy had to parse itself."""
-        for _, record in self.work.records(self.name, todo):
-            if record is not None and record["slow"]:
-                self.work.say(f"{self.name}: parsed by spaCy itself, about three times slower: {record['slow']}")
-                break
-
-    def total(self, stage: Stage, todo: Sequence[str]) -> int | None:
-        spans = [self.work.plan.span(unit) for unit in todo]
-        return sum(span.rows for span in spans) if all(span.exact for span in spans) else None
 
 
 def identities(batch: Batch) -> pa.Table:
@@ -244,7 +233,7 @@ def identities(batch: Batch) -> pa.Table:
 
 def annotations_fingerprint(settings: RunSettings) -> str:
     """Of model, code and weights of a run's caption annotations."""
-    return fingerprint_of(provenance(lean=settings.lean) if CaptionAnnotation.name in settings.stages else {})
+    return fingerprint_of(provenance(lean=settings.lean) if NAME in settings.stages else {})
 
 
 def check_lean(settings: RunSettings) -> None:
@@ -255,7 +244,7 @@ def check_lean(settings: RunSettings) -> None:
     """
     if not settings.lean:
         return
-    if CaptionAnnotation.name not in settings.stages or not {*settings.stages} <= {CaptionAnnotation.name, "export"}:
+    if NAME not in settings.stages or not {*settings.stages} <= {NAME, "export"}:
         raise WrongUse(
             f"--lean with stages {','.join(settings.stages)}: it is for captions alone; say --stages captions or "
             "captions,export, or leave --lean out"
@@ -269,7 +258,7 @@ def check_lean(settings: RunSettings) -> None:
 
 def survivors_of(settings: RunSettings) -> Survivors:
     """The rows of a run whose images are wanted."""
-    asked = CaptionAnnotation.name in settings.stages
+    asked = NAME in settings.stages
     return Survivors(settings.preset, asked, annotations_fingerprint(settings))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -23,8 +23,10 @@ from open_diht.filters.presets import Preset
 from open_diht.pipelines.datasets import Dataset, Roles
 from open_diht.pipelines.datasets.naming import listing
 from open_diht.pipelines.engine.progress import Heartbeat
-from open_diht.pipelines.engine.stage import Done, Stage
+from open_diht.pipelines.engine.stage import Done
+from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests import Batch, FileInfo, UnreadableFile, info_of, read
+from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.annotator import Annotator
 from open_diht.pipelines.stages.cascade import cascade
 from open_diht.pipelines.store.commit import TableFile
@@ -39,8 +41,8 @@ NAME = "columns"
 
 
 @dataclass
-class ColumnStage(Stage):
-    """See `Stage`."""
+class ColumnStage(Annotator):
+    """See `Annotator`. It runs where the preset has conditions, whatever stages are asked for."""
 
     layout: Layout
     dataset: Dataset
@@ -48,6 +50,19 @@ class ColumnStage(Stage):
     fingerprint: str
     """Of how columns are read."""
     name: str = field(default=NAME, init=False)
+
+    @classmethod
+    def runs(cls, settings: RunSettings) -> bool:
+        return bool(settings.preset.columns)
+
+    @classmethod
+    def of_run(cls, settings: RunSettings, work: Work) -> Self:
+        dataset, conditions = settings.dataset, settings.preset.columns
+        parts: list[Any] = [VERSION, dataset.roles.given(), dataset.aliases, dataset.swap_size]
+        if any(one.reason in language.NAMES for one in conditions) and language.is_installed():
+            parts.append(language.provenance())
+            work.models[NAME] = {"language": language.provenance()}
+        return cls(work.layout, dataset, conditions, fingerprint_of(*parts))
 
     @property
     def kinds(self) -> dict[str, str]:
@@ -80,24 +95,6 @@ class ColumnStage(Stage):
 def _schema(conditions: Sequence[ColumnCondition]) -> pa.Schema:
     values = [(STORED + one.reason, pa.float64() if one.numeric else pa.string()) for one in conditions]
     return pa.schema([("ordinal", pa.int64()), *values])
-
-
-class ColumnAnnotation(Annotator):
-    """The stage runs where the preset has conditions, whatever stages are asked for."""
-
-    name = NAME
-
-    @property
-    def runs(self) -> bool:
-        return bool(self.settings.preset.columns)
-
-    def stage(self) -> ColumnStage:
-        dataset, conditions = self.settings.dataset, self.settings.preset.columns
-        parts: list[Any] = [VERSION, dataset.roles.given(), dataset.aliases, dataset.swap_size]
-        if any(one.reason in language.NAMES for one in conditions) and language.is_installed():
-            parts.append(language.provenance())
-            self.work.models[self.name] = {"language": language.provenance()}
-        return ColumnStage(self.work.layout, dataset, conditions, fingerprint_of(*parts))
 
 
 class ColumnValues:

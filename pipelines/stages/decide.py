@@ -196,7 +196,7 @@ class Deciding:
     def __init__(self, settings: RunSettings, work: Work, own: tuple[StageFilter, ...]):
         """`own`: filters of the user's stages."""
         self.settings, self.work, self.own = settings, work, own
-        self._only_decides = not work.engine.seconds  # nothing was annotated
+        self._only_decides = not work.seconds  # nothing was annotated
 
     def survivors(self, sources: Mapping[str, Sequence[Any]]) -> dict[str, str]:
         """For each unit what it depends on who survives the filters; `sources` are what its annotations depend on."""
@@ -213,12 +213,6 @@ class Deciding:
         """Decide what is not; for each unit what its decisions depend on. `findings` are of duplicates."""
         names = self.work.alive(survivors)
         fingerprints = {unit: fingerprint_of(survivors[unit], findings.fingerprint) for unit in names}
-        outdated = self.work.outdated("decide", names, fingerprints)
-        if self._only_decides and any(record for _, record in outdated):
-            self.work.say(
-                f"the annotations are there: thresholds of preset {self.settings.preset.name!r} and "
-                f"stages {','.join(self.settings.stages)} are applied to them, without a new parse or OCR"
-            )
         stage = DecideStage(
             self.work.layout,
             self.settings.dataset,
@@ -229,7 +223,13 @@ class Deciding:
             duplicate_files=findings.files,
             own=self.own,
         )
-        self.work.do(stage, [unit for unit, _ in outdated], of=len(outdated))
+        missing = self.work.missing(stage, names)
+        if self._only_decides and any(missing.values()):
+            self.work.say(
+                f"the annotations are there: thresholds of preset {self.settings.preset.name!r} and "
+                f"stages {','.join(self.settings.stages)} are applied to them, without a new parse or OCR"
+            )
+        self.work.run(stage, list(missing), of=len(missing))
         self.work.give_up_changed()
         self._take_back()
         return {unit: fingerprints[unit] for unit in self.work.alive(names)}

@@ -1,13 +1,12 @@
 """Stage `download`: fetches the images of rows that survive their caption, where the manifest has only their urls.
 
-Its units are the image units that spotting reads, at most ten thousand urls each. A generation of an image unit
+Its units are the image units that spotting reads, at most ten thousand urls each. A segment of an image unit
 becomes a webdataset tar and a table with a row for every row of the unit. A row that was asked for is asked again only
-where it was refused and the settings permit more now. A url that several rows of a generation name is asked once.
+where it was refused and the settings permit more now. A url that several rows of a segment name is asked once.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections import Counter
@@ -16,7 +15,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
@@ -27,17 +26,18 @@ from open_diht.common.files import TEMPORARY
 from open_diht.common.naming import counted
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.progress import Heartbeat
-from open_diht.pipelines.engine.stage import Stage, failure, set_aside
+from open_diht.pipelines.engine.stage import failure, set_aside
+from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.fetch import DownloadSettings, Fetcher, Reason
 from open_diht.pipelines.fetch.records import ASKED, FETCHED, OK
 from open_diht.pipelines.fetch.settings import UNREACHED
 from open_diht.pipelines.fetch.shard import fetch_shard
 from open_diht.pipelines.fetch.tool import load_tool
 from open_diht.pipelines.manifests import Span, info_of, read
+from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.captions import survivors_of
-from open_diht.pipelines.stages.downloads import STAGE, load_downloads, state_of, tar_path
-from open_diht.pipelines.stages.generations import GenerationAnnotator, GenerationStage
-from open_diht.pipelines.stages.survivors import Survivors
+from open_diht.pipelines.stages.images import DOWNLOAD, load_downloads, state_of, tar_path
+from open_diht.pipelines.stages.segments import SegmentAnnotator, Survivors
 from open_diht.pipelines.store.commit import publish_table, published, read_json, retract
 from open_diht.pipelines.store.fingerprints import fingerprint_of
 from open_diht.pipelines.store.layout import Layout
@@ -71,8 +71,8 @@ def is_outage(unreachable: int, asked: int) -> bool:
 
 
 @dataclass
-class DownloadStage(GenerationStage):
-    """See `GenerationStage`."""
+class DownloadStage(SegmentAnnotator):
+    """See `SegmentStage`. Images are fetched where manifests have URLs and no images."""
 
     layout: Layout
     dataset: Dataset
@@ -81,7 +81,8 @@ class DownloadStage(GenerationStage):
     settings: DownloadSettings
     survivors: Survivors
     """The rows whose images are fetched."""
-    name: str = field(default=STAGE, init=False)
+    name: str = field(default=DOWNLOAD, init=False)
+    lasting = True
     counted = noun = "urls"
     nothing: ClassVar[dict[str, Any]] = {
         "found": "",
@@ -93,6 +94,56 @@ class DownloadStage(GenerationStage):
         "limits": {},
     }
 
+    @classmethod
+    def of_run(cls, settings: RunSettings, work: Work) -> Self:
+        work.models[DOWNLOAD] = {"img2dataset": version("img2dataset"), **asdict(settings.download)}
+        fingerprint = fingerprint_of(settings.download.identity())
+        return cls(work.layout, settings.dataset, fingerprint, settings.download, survivors_of(settings))
+
+    @classmethod
+    def units(cls, work: Work, units: Sequence[str]) -> list[str]:
+        with_urls = work.plan.downloadable()
+        return super().units(work, [unit for unit in units if unit in with_urls])
+
+    @classmethod
+    def source(cls, record: dict[str, Any]) -> Any:
+        return state_of(record)
+
+    def announce(self, work: Work, todo: Sequence[str], records: Sequence[dict[str, Any]], of: int) -> str | None:
+        current = [record for record in records if record["fingerprint"] == self.fingerprint]
+        if lifted := sum((self.lifted(record) for record in current), Counter[str]()):
+            reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(lifted.items()))
+            return (
+                f"the settings permit more than before: {counted(lifted.total(), 'row')} refused by then are asked "
+                f"again ({reasons}); images fetched already stay"
+            )
+        if current:
+            return f"only the images of rows that no run has asked for are fetched ({counted(len(todo), 'unit')})"
+        with_urls, units = len(work.plan.downloadable()), len(work.plan.units)
+        which = "the manifests" if with_urls == units else f"{with_urls} of {units} units"
+        return (
+            f"{which} have urls and no images; those of the rows that pass the caption filters are fetched from the "
+            "web (STAGES without download leaves the web alone)"
+        )
+
+    def finish(self, work: Work, todo: Sequence[str]) -> None:
+        """Look for an outage. A unit of few URLs cannot tell dead links from a network that is down; all units of a
+        run together may."""
+        if len(todo) > _FEW_UNITS:
+            return
+        records = {unit: record for unit, record in work.records(DOWNLOAD, work.alive(todo)) if record}
+        asked, unreachable = (sum(record[name] for record in records.values()) for name in ("asked", "unreachable"))
+        if is_outage(unreachable, asked):
+            for unit in (unit for unit, record in records.items() if record["unreachable"]):
+                retract(self.layout.commit(DOWNLOAD, unit))
+                set_aside(self, unit, [failure("NetworkDown", str(NetworkDown(unreachable, asked, "in all units")))])
+                work.give_up({unit: read_json(self.layout.failed(DOWNLOAD, unit))})
+        elif asked and unreachable == asked:
+            work.say(
+                f"download: none of the {asked} urls was reached. If that was this machine's network, remove "
+                f"{self.layout.work / DOWNLOAD}, and the next run asks for them anew"
+            )
+
     def setup(self) -> None:
         load_tool()
         self._fetcher = Fetcher(self.settings)
@@ -102,6 +153,18 @@ class DownloadStage(GenerationStage):
 
     def candidates(self, unit: str) -> NDArray[np.int64]:
         return self.survivors.ordinals(self.layout, unit, self._plan.image_rows)
+
+    def covered(self, unit: str) -> set[str]:
+        return self.survivors.covers
+
+    def needed(self, unit: str) -> set[str]:
+        return self.survivors.needed
+
+    def is_done(self, unit: str, record: dict[str, Any] | None) -> bool:
+        return super().is_done(unit, record) and not (record and self.lifted(record))
+
+    def note(self, unit: str, record: dict[str, Any]) -> None:
+        record["limits"] = self.settings.limits()
 
     def wanted(self, unit: str, known: dict[str, Any] | None) -> NDArray[np.int64]:
         wanted = self.candidates(unit)
@@ -120,7 +183,7 @@ class DownloadStage(GenerationStage):
     def add(
         self, unit: str, name: str, ordinals: NDArray[np.int64], record: dict[str, Any], heartbeat: Heartbeat
     ) -> list[StorePath]:
-        earlier = (record["generations"] and load_downloads(self.layout, unit)) or FETCHED.empty_table()
+        earlier = (record["segments"] and load_downloads(self.layout, unit)) or FETCHED.empty_table()
         earlier = earlier.filter(pa.array(np.isin(np.asarray(earlier["ordinal"]), ordinals)))
         # Dead links that are asked again say nothing of this machine's network.
         dead = earlier.filter(_unreachable(earlier))["ordinal"]
@@ -129,15 +192,13 @@ class DownloadStage(GenerationStage):
         statuses -= Counter(earlier["status"].to_pylist())
         record["found"] = _digest(record["found"], found)
         record["urls"] += found.num_rows - earlier.num_rows
-        record["asked"], record["unreachable"] = reached  # of this generation alone
+        record["asked"], record["unreachable"] = reached  # of this segment alone
         record["statuses"] = dict(sorted(statuses.items()))
-        record["bytes"] += _stored_bytes(found)
+        stored = found.filter(pc.equal(found["status"], OK))
+        at = dict(zip(stored["offset"].to_pylist(), stored["bytes"].to_pylist(), strict=True))
+        record["bytes"] += sum(at.values())  # rows with the same address share an image
         tars = set(found["shard"].drop_null().to_pylist())
         return [self.layout.data(self.name, name), *(tar_path(self.layout, tar) for tar in tars)]
-
-    def cover(self, unit: str, record: dict[str, Any]) -> None:
-        record["covers"] = sorted({*record["covers"], *self.survivors.covers})
-        record["limits"] = self.settings.limits()
 
     def _fetch(
         self, span: Span, ordinals: NDArray[np.int64], dead: pa.ChunkedArray, name: str, heartbeat: Heartbeat
@@ -155,7 +216,7 @@ class DownloadStage(GenerationStage):
                 raise NetworkDown(unreachable, asked, f"the first: {first}")
             if tar is not None:
                 with published(tar_path(self.layout, tar.name)) as temporary:
-                    _move(tar, temporary)
+                    shutil.move(tar, temporary)
             publish_table(self.layout.data(self.name, name), found)
         return found, reached
 
@@ -187,80 +248,10 @@ class DownloadStage(GenerationStage):
         return pa.Table.from_pylist(rows, ASKED)
 
 
-class DownloadAnnotation(GenerationAnnotator):
-    """Images are fetched of manifests that have urls and none."""
-
-    name = STAGE
-    lasting = True
-
-    def stage(self) -> DownloadStage:
-        settings = self.settings
-        self.work.models[STAGE] = {"img2dataset": version("img2dataset"), **asdict(settings.download)}
-        return DownloadStage(
-            self.work.layout,
-            settings.dataset,
-            fingerprint_of(settings.download.identity()),
-            settings.download,
-            survivors_of(settings),
-        )
-
-    def units(self, units: Sequence[str]) -> list[str]:
-        with_urls = self.work.plan.downloadable()
-        return super().units([unit for unit in units if unit in with_urls])
-
-    def is_done(self, stage: Stage, unit: str, record: dict[str, Any] | None) -> bool:
-        assert isinstance(stage, DownloadStage)
-        return bool(record and stage.survivors.are_covered(record, stage.fingerprint) and not stage.lifted(record))
-
-    def announce(self, stage: Stage, todo: Sequence[str], records: Sequence[dict[str, Any]], of: int) -> str | None:
-        assert isinstance(stage, DownloadStage)
-        current = [record for record in records if record["fingerprint"] == stage.fingerprint]
-        if lifted := sum((stage.lifted(record) for record in current), Counter[str]()):
-            reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(lifted.items()))
-            return (
-                f"the settings permit more than before: {counted(lifted.total(), 'row')} refused by then are asked "
-                f"again ({reasons}); images fetched already stay"
-            )
-        if current:
-            return f"only the images of rows that no run has asked for are fetched ({counted(len(todo), 'unit')})"
-        with_urls, units = len(self.work.plan.downloadable()), len(self.work.plan.units)
-        which = "the manifests" if with_urls == units else f"{with_urls} of {units} units"
-        return (
-            f"{which} have urls and no images; those of the rows that pass the caption filters are fetched from the "
-            "web (STAGES without download leaves the web alone)"
-        )
-
-    def finish(self, stage: Stage, todo: Sequence[str]) -> None:
-        """A unit of few urls cannot tell dead links from a network that is down; those of a run together may."""
-        if len(todo) > _FEW_UNITS:
-            return
-        records = {unit: record for unit, record in self.work.records(STAGE, self.work.alive(todo)) if record}
-        asked, unreachable = (sum(record[name] for record in records.values()) for name in ("asked", "unreachable"))
-        if is_outage(unreachable, asked):
-            for unit in (unit for unit, record in records.items() if record["unreachable"]):
-                retract(self.work.layout.commit(STAGE, unit))
-                set_aside(stage, unit, [failure("NetworkDown", str(NetworkDown(unreachable, asked, "in all units")))])
-                self.work.give_up({unit: read_json(self.work.layout.failed(STAGE, unit))})
-        elif asked and unreachable == asked:
-            self.work.say(
-                f"download: none of the {asked} urls was reached. If that was this machine's network, remove "
-                f"{self.work.layout.work / STAGE}, and the next run asks for them anew"
-            )
-
-    def source(self, record: dict[str, Any]) -> Any:
-        return state_of(record)
-
-
 def _digest(before: str, found: pa.Table) -> str:
     """Of what was found so far: which rows have an image, and which one."""
     rows = [found[name].to_pylist() for name in ("ordinal", "status", "sha256")]
     return fingerprint_of(before, rows)
-
-
-def _stored_bytes(found: pa.Table) -> int:
-    """Rows with the same address share an image; it counts once."""
-    stored = found.filter(pc.equal(found["status"], OK))
-    return sum(dict(zip(stored["offset"].to_pylist(), stored["bytes"].to_pylist(), strict=True)).values())
 
 
 def _reached(found: pa.Table) -> tuple[int, int]:
@@ -271,10 +262,3 @@ def _reached(found: pa.Table) -> tuple[int, int]:
 
 def _unreachable(found: pa.Table) -> pa.ChunkedArray:
     return pc.is_in(found["status"], pa.array(list(map(str, UNREACHABLE))))
-
-
-def _move(tar: Path, place: Path) -> None:
-    try:
-        os.replace(tar, place)
-    except OSError:  # another disk
-        shutil.copyfile(tar, place)

@@ -15,9 +15,9 @@ from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.ahead import prepared_ahead
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.manifests import MissingImage, UnreadableFile
-from open_diht.pipelines.stages.downloads import downloaded_state, images_of
 from open_diht.pipelines.stages.encoders import BATCH, Encoder, Vector
-from open_diht.pipelines.stages.generations import GenerationStage
+from open_diht.pipelines.stages.images import images_of
+from open_diht.pipelines.stages.segments import SegmentStage
 from open_diht.pipelines.store.commit import TableFile
 from open_diht.pipelines.store.names import unit_of
 from open_diht.pipelines.store.storage import StorePath
@@ -54,8 +54,8 @@ def statuses(embeddings: Sequence[Encoded]) -> list[tuple[str, str]]:
     return [(OK, "") if isinstance(one, np.ndarray) else (str(one.reason), one.message) for one in embeddings]
 
 
-class EncodingStage(GenerationStage):
-    """See `GenerationStage`."""
+class EncodingStage(SegmentStage):
+    """See `SegmentStage`."""
 
     dataset: Dataset
     fingerprint: str
@@ -72,7 +72,7 @@ class EncodingStage(GenerationStage):
         """Rows of the stage's file: of rows whose images are encoded."""
 
     def fingerprint_of(self, unit: str) -> str:
-        return embedding_of(self.fingerprint, downloaded_state(self.layout, unit))
+        return embedding_of(self.fingerprint, self.downloads(unit))
 
     def add(
         self, unit: str, name: str, ordinals: NDArray[np.int64], record: dict[str, Any], heartbeat: Heartbeat

@@ -1,4 +1,4 @@
-"""The part in a run of what is made from the survivors: subset.npy, and shards or indexes of the tars of the input."""
+"""Write what is made from the survivors of a run: subset.npy, and shards or indexes of the tars of the input."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from open_diht.common.shard_index import FOLDER
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.settings import INDEX, RunSettings
 from open_diht.pipelines.stages.dedup.findings import DuplicateFiles
-from open_diht.pipelines.stages.downloads import images_at_hand
+from open_diht.pipelines.stages.images import images_at_hand
 from open_diht.pipelines.stages.shards import ExportStage, Shard, index_path
 from open_diht.pipelines.stages.subset import write_subset
 from open_diht.pipelines.stages.tar_indexes import kept_index, tars_of, write_indexes
@@ -23,7 +23,7 @@ from open_diht.pipelines.store.storage import StorePath, stamps
 
 
 class Export:
-    """What is made from the survivors."""
+    """The export of a run."""
 
     def __init__(self, settings: RunSettings, work: Work):
         self.settings, self.work = settings, work
@@ -36,7 +36,7 @@ class Export:
         self._images = images_at_hand(self.layout, work.plan.images)
 
     def write_shards(self, decided: Mapping[str, str]) -> None:
-        """Write the shards or indexes that are outdated, where the stage is asked for and images are at hand.
+        """Write the shards or indexes that are outdated, where the stage is asked for and images are available.
 
         Args:
             decided: for each unit what its decisions depend on.
@@ -46,88 +46,71 @@ class Export:
         if self._leaves:
             write_indexes(self.work, decided)
             return
-        todo = [unit for unit, _ in self.work.outdated("export", self.work.alive(decided), decided)]
-        stage = ExportStage(
-            self.layout, self.settings.dataset, Fingerprints.published(self.layout, "export", dict(decided))
-        )
-        self.work.do(stage, todo, of=len(todo))
+        known = Fingerprints.published(self.layout, "export", decided)
+        self.work.complete(ExportStage(self.layout, self.settings.dataset, known), self.work.alive(decided))
 
     def make(self, decided: Mapping[str, str], duplicate_files: tuple[DuplicateFiles, ...]) -> dict[str, Any]:
-        """Write what is outdated, or remove it where the stage is not asked for: it would contradict kept/.
+        """Write what is outdated. Where the stage is not asked for, remove what contradicts kept/.
 
         Args:
             decided: for each unit what its decisions depend on.
-            duplicate_files: of the kinds that were asked.
+            duplicate_files: of the kinds that were looked for.
 
         Returns:
-            Of tars that stay how many `shards` they are, how many of their `samples` are named, and the survivors that
-            are `left_out`, by reason; nothing where new shards are written.
+            Where the tars of the input stay: `shards`, their number; `samples`, the number of those that are named;
+            `left_out`, the number of the other survivors by reason. Empty where new shards are written.
         """
-        fingerprint = fingerprint_of(decided)
-        if "export" in self.settings.stages:
-            return self._write(decided, fingerprint, duplicate_files)
-        if self.layout.exported.exists():
-            self._withdraw(fingerprint)
-        return {}
-
-    def _write(
-        self, decided: Mapping[str, str], fingerprint: str, duplicate_files: tuple[DuplicateFiles, ...]
-    ) -> dict[str, Any]:
-        began, units = time.time(), self.work.units()
+        work, layout, began = self.work, self.layout, time.time()
+        fingerprint, vouched = fingerprint_of(decided), Vouched(layout)
+        if "export" not in self.settings.stages:
+            earlier = vouched.read(layout.exported)
+            if earlier is not None and earlier.get("fingerprint") != fingerprint:
+                self._remove_shards()
+                self._remove_indexes()
+                for path in (self._subset, layout.root / "report.html", layout.exported):
+                    remove(path)
+                work.say(
+                    "subset, shards and report of the earlier decisions are removed; STAGES with export writes new ones"
+                )
+            return {}
         self.write_shards(decided)
-        record = Vouched(self.layout).current(self.layout.exported)
+        record = vouched.current(layout.exported)
         is_same = record.get("fingerprint") == fingerprint and record.get("leaves", False) == self._leaves
-        if is_same and not self.work.engine.seconds:
-            self.work.models["subset"] = {"uids": record["uids"]}
+        if is_same and not work.seconds:
+            work.models["subset"] = {"uids": record["uids"]}
             return dict(record.get("left", {}))
-        retract(self.layout.exported)
-        uids = write_subset(self.layout, units, duplicate_files)
+        retract(layout.exported)
+        uids = write_subset(layout, work.units(), duplicate_files)
         left: dict[str, Any] = {}
-        if self._images and self._leaves:
-            left = self._list_indexes(self.work.alive(decided))
-        elif self._images:
-            self._list_shards(self.work.alive(decided))
-        self.work.models["subset"] = {"uids": uids}
-        listed = (self._of_indexes if self._leaves else self._of_shards) if self._images else []
+        listed: list[StorePath] = []
+        if self._images:
+            listed = self._of_indexes if self._leaves else self._of_shards
+            left = self._list(work.alive(decided))
+        work.models["subset"] = {"uids": uids}
         done = {"fingerprint": fingerprint, "leaves": self._leaves, "uids": uids, "left": left}
-        publish_record(self.layout, self.layout.exported, done, [self._subset, *listed])
-        self.work.engine.seconds.setdefault("export", round(time.time() - began, 2))
+        publish_record(layout, layout.exported, done, [self._subset, *listed])
+        work.seconds.setdefault("export", round(time.time() - began, 2))
         return left
 
-    def _list_shards(self, names: list[str]) -> None:
-        self._remove_indexes()
-        shards = self._shards(names)
-        manifest, sizes = self._of_shards
-        publish_json(manifest, {"samples": sum(shard["samples"] for shard in shards), "shards": shards})
-        publish_json(sizes, {shard["shard"]: shard["samples"] for shard in shards})  # where open_clip looks for them
-
-    def _list_indexes(self, names: list[str]) -> dict[str, Any]:
-        tars = tars_of(self.work.plan, names)
-        self._remove_shards(but=tars)
-        shards = self._shards(list(tars))
-        self._remove_indexes(but=[shard["shard"] for shard in shards])
+    def _list(self, names: list[str]) -> dict[str, Any]:
+        """Write the manifests of shards or indexes, and remove those of the other kind. Return as `make` does."""
+        units = tars_of(self.work.plan, names) if self._leaves else dict.fromkeys(names)
+        if self._leaves:
+            self._remove_shards(but=units)
+        records = self.work.records("export", units)
+        shards: list[Shard] = [shard for _, record in records for shard in record["shards"]]
+        self._remove_indexes(but=[shard["shard"] for shard in shards] if self._leaves else ())
+        samples = sum(shard["samples"] for shard in shards)
+        manifest, *sizes = self._of_indexes if self._leaves else self._of_shards
+        publish_json(manifest, {"samples": samples, "shards": shards})
+        for path in sizes:  # where open_clip looks for them
+            publish_json(path, {shard["shard"]: shard["samples"] for shard in shards})
+        if not self._leaves:
+            return {}
         left_out: Counter[str] = Counter()
         for shard in shards:
             left_out.update(shard["left_out"])
-        samples = sum(shard["samples"] for shard in shards)
-        publish_json(self._of_indexes[0], {"samples": samples, "shards": shards})
         return {"shards": len(shards), "samples": samples, "left_out": dict(sorted(left_out.items()))}
-
-    def _shards(self, names: list[str]) -> list[Shard]:
-        return [shard for _, record in self.work.records("export", names) for shard in record["shards"]]
-
-    def _withdraw(self, fingerprint: str) -> None:
-        """Remove what an earlier run exported where rows are decided otherwise now."""
-        record = Vouched(self.layout).read(self.layout.exported) or {}
-        if record.get("fingerprint") == fingerprint:
-            return
-        self._remove_shards()
-        self._remove_indexes()
-        for path in (self._subset, self.layout.root / "report.html", self.layout.exported):
-            remove(path)
-        self.work.say(
-            "subset, shards and report of the earlier decisions are removed; STAGES with export writes new ones"
-        )
 
     def _remove_shards(self, but: Collection[str] = ()) -> None:
         """Remove the shards of the plan's units, and the records of the stage except those of the units

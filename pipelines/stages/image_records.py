@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from open_diht.pipelines.fetch.records import OK
 from open_diht.pipelines.stages.cascade import DOWNLOAD_FAILED, UNREAD
-from open_diht.pipelines.stages.downloads import STAGE, load_downloads
+from open_diht.pipelines.stages.images import DOWNLOAD, load_downloads
 from open_diht.pipelines.stages.spotting import SCHEMA, load_records
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.names import image_unit_name
@@ -29,7 +29,7 @@ def image_records(layout: Layout, unit: str, image_units: Iterable[int], stages:
     """
     numbers = list(image_units)
     records = load_records(layout, unit, numbers) if "spotting" in stages else None
-    if STAGE not in stages:
+    if DOWNLOAD not in stages:
         return records
     found = [load_downloads(layout, image_unit_name(unit, number)) for number in numbers]
     tables = [table for table in found if table is not None]

@@ -25,7 +25,7 @@ from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, Stage
 from open_diht.pipelines.manifests import MissingImage
 from open_diht.pipelines.manifests.formats.jsonl import EXTRA
-from open_diht.pipelines.stages.downloads import images_of
+from open_diht.pipelines.stages.images import images_of
 from open_diht.pipelines.stages.output import making_way
 from open_diht.pipelines.store.commit import published, remove
 from open_diht.pipelines.store.fingerprints import Fingerprints

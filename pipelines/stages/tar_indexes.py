@@ -103,7 +103,11 @@ class TarIndexStage(Stage):
     def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
         span = self._plan.span(unit)
         with unchanged(span):
-            index = _beside(span.path) or _scanned(span.path)
+            index = _beside(span.path)
+            if index is None:
+                stamp = "" if is_url(span.path) else stamp_of(Path(local_path(span.path)))
+                with reading(span.path), open_file(span.path) as tar:
+                    index = scan(posixpath.basename(span.path), tar, stamp)
         samples = len(index.starts) or len(index.rows)
         heartbeat.expect(samples)
         path = self.layout.index(unit)
@@ -138,9 +142,10 @@ class KeptIndexStage(Stage):
             places = index.rows_between(other.span.start, other.span.stop)
             for row in kept_rows(self.layout, other.name, ("uid", "caption")):
                 rows, place = rows + 1, int(places[row["ordinal"]])
-                why = _left_out(index, place, row["caption"])
-                if why:
-                    left_out[why] += 1
+                if place < 0:
+                    left_out[UNUSABLE] += 1
+                elif index.rows[place]["caption_hash"] != caption_hash(row["caption"].encode("utf-8", "replace")):
+                    left_out[OTHER_CAPTION] += 1
                 else:
                     chosen[place] = row["uid"]
             heartbeat.beat(rows)
@@ -177,30 +182,13 @@ def write_indexes(work: Work, decided: Mapping[str, str]) -> None:
         unit: fingerprint_of(VERSION, shard_index.VERSION, work.plan.span(unit).fingerprint, work.plan.span(unit).path)
         for unit in tars
     }
-    _do(work, TarIndexStage(work.layout, Fingerprints.published(work.layout, INDEX_STAGE, content)), tars, content)
-    tars = {unit: names for unit, names in tars.items() if unit not in work.set_aside}
-    chosen = {unit: fingerprint_of(INDEX, content[unit], [decided[name] for name in tars[unit]]) for unit in tars}
-    _do(work, KeptIndexStage(work.layout, Fingerprints.published(work.layout, "export", chosen)), tars, chosen)
-
-
-def _do(work: Work, stage: Stage, tars: Mapping[str, list[str]], fingerprints: Mapping[str, str]) -> None:
-    todo = [unit for unit, _ in work.outdated(stage.name, tars, fingerprints)]
-    for unit, record in work.do(stage, todo, of=len(tars)).items():
+    indexing = TarIndexStage(work.layout, Fingerprints.published(work.layout, INDEX_STAGE, content))
+    failed = work.complete(indexing, list(tars))
+    good = [unit for unit in tars if unit not in failed]
+    chosen = {unit: fingerprint_of(INDEX, content[unit], [decided[name] for name in tars[unit]]) for unit in good}
+    failed |= work.complete(KeptIndexStage(work.layout, Fingerprints.published(work.layout, "export", chosen)), good)
+    for unit, record in failed.items():
         work.give_up({name: record for name in tars[unit]})
-
-
-def _left_out(index: ShardIndex, place: int, caption: str) -> str:
-    if place < 0:
-        return UNUSABLE
-    same = index.rows[place]["caption_hash"] == caption_hash(caption.encode("utf-8", "replace"))
-    return "" if same else OTHER_CAPTION
-
-
-def _scanned(path: str) -> ShardIndex:
-    """Raises UnreadableFile."""
-    stamp = "" if is_url(path) else stamp_of(Path(local_path(path)))
-    with reading(path), open_file(path) as tar:
-        return scan(posixpath.basename(path), tar, stamp)
 
 
 def _beside(path: str) -> ShardIndex | None:

@@ -19,6 +19,6 @@ def unit_of(name: str) -> str:
     return name.partition(".")[0]
 
 
-def generation_name(image_unit: str, generation: int) -> str:
-    """Name of the file of one pass over an image unit."""
-    return f"{image_unit}.g{generation}"
+def segment_name(image_unit: str, segment: int) -> str:
+    """Return the name of the file of one segment of an image unit."""
+    return f"{image_unit}.g{segment}"

@@ -15,8 +15,8 @@ from open_diht.pipelines.report.example import Example
 from open_diht.pipelines.report.thumbnail import ImageNotShown, Thumbnail, shrink
 from open_diht.pipelines.stages.cascade import apply_caption_filters
 from open_diht.pipelines.stages.columns import annotated_rows
-from open_diht.pipelines.stages.downloads import images_of
 from open_diht.pipelines.stages.image_records import image_records
+from open_diht.pipelines.stages.images import images_of
 from open_diht.pipelines.store.layout import KINDS
 from open_diht.pipelines.view.output import UNDECIDED, UNREADABLE, Output
 from open_diht.pipelines.view.places import ordinals_of

@@ -21,11 +21,11 @@ from open_diht.pipelines import cli
 from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.fetch.records import FETCHED
 from open_diht.pipelines.manifests import Span, inspect, read, split
-from open_diht.pipelines.stages.downloads import STAGE, images_of, tar_path
+from open_diht.pipelines.stages.images import DOWNLOAD, images_of, tar_path
 from open_diht.pipelines.store.commit import publish_first, publish_json, publish_table, read_json
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.locking import Busy, output_lock
-from open_diht.pipelines.store.names import generation_name, image_unit_name
+from open_diht.pipelines.store.names import image_unit_name, segment_name
 from open_diht.pipelines.store.storage import stamps, store_path
 from open_diht.pipelines.view import cli as view
 from tests.pipelines.conftest import NOTHING_LEFT
@@ -133,8 +133,8 @@ def test_images_of_a_tar_are_fetched_one_by_one_or_with_all_of_it(bucket: str, f
         | {"offset": order.index(n) * size}
         for n in range(300)
     ]
-    publish_table(layout.data(STAGE, generation_name(image_unit, 0)), pa.Table.from_pylist(records, FETCHED))
-    publish_json(layout.commit(STAGE, image_unit), {"generations": 1})
+    publish_table(layout.data(DOWNLOAD, segment_name(image_unit, 0)), pa.Table.from_pylist(records, FETCHED))
+    publish_json(layout.commit(DOWNLOAD, image_unit), {"segments": 1})
     asked = sorted(dice.sample(range(300), wanted))
     span = Span(path="", format="parquet", start=0, stop=0, rows=0, exact=True)
     found = dict(images_of(layout, unit, span, 1_000, load_dataset("custom"), asked))

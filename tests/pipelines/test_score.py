@@ -22,7 +22,7 @@ from open_diht.filters.presets import load_preset  # noqa: E402
 from open_diht.pipelines import cli  # noqa: E402
 from open_diht.pipelines.pilot.measure import measure  # noqa: E402
 from open_diht.pipelines.plan import load_plan  # noqa: E402
-from open_diht.pipelines.stages.score.settings import ScoreSettings  # noqa: E402
+from open_diht.pipelines.settings import ScoreSettings  # noqa: E402
 from open_diht.pipelines.store.commit import read_json  # noqa: E402
 from open_diht.pipelines.store.layout import Layout  # noqa: E402
 from tests.pipelines.conftest import pairs_of  # noqa: E402

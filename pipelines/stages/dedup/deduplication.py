@@ -9,7 +9,8 @@ duplicates rejects rows where stage `dedup` is asked for and the preset says so.
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from open_diht.filters.dedup import DedupRule
@@ -27,7 +28,6 @@ from open_diht.pipelines.stages.dedup.findings import (
     UID,
     DuplicateFiles,
     Findings,
-    duplicates_stage,
     file_name,
 )
 from open_diht.pipelines.stages.dedup.semantic import groups_of
@@ -40,9 +40,9 @@ from open_diht.pipelines.stages.dedup.semantic_stages import (
     MemberStage,
     Stored,
 )
-from open_diht.pipelines.stages.downloads import images_at_hand
 from open_diht.pipelines.stages.encoders import find_encoder
-from open_diht.pipelines.stages.score.stage import IMAGES, NAME
+from open_diht.pipelines.stages.images import images_at_hand
+from open_diht.pipelines.stages.score.stored import IMAGES, NAME
 from open_diht.pipelines.store.fingerprints import Fingerprints, fingerprint_of
 
 VERSION = 3  # raise it when equal survivors may be compared otherwise
@@ -68,10 +68,8 @@ class Deduplication:
     def __init__(self, settings: RunSettings, work: Work, judges: tuple[StageFilter, ...]):
         """`judges` are of stages of the user's."""
         self.settings, self._work, self._judges = settings, work, judges
-        self.layout, engine = work.layout, work.engine
+        self.layout = work.layout
         self._images = images_at_hand(self.layout, work.plan.images)
-        few = -(-work.plan.rows // _ROWS_PER_WORKER)
-        self._quick = replace(engine, workers=max(1, min(engine.workers, few)))  # shares the clock of the stages
         self.rule = settings.preset.dedup
         self.asked = "dedup" in settings.stages
         self._found: tuple[DuplicateFiles, ...] = ()
@@ -120,17 +118,21 @@ class Deduplication:
             Fingerprints.published(self.layout, keys_stage(kind), known),
             self._judges,
         )
-        self._units(stage, self._undone(stage.name, self._work.alive(survivors), known), quick=quick)
+        self._do(stage, self._work.alive(survivors), quick=quick)
         names = self._work.alive(survivors)
         rows = self._work.total(stage.name, names)
         ranges = ranges_of(rows, MEMORY)
         everything = fingerprint_of([known[unit] for unit in names], ranges)
         finder = RangeStage(self.layout, kind, ranges, frozenset(self._work.set_aside), everything)
-        self._files(finder, ranges, everything)
-        self._conclude(kind, ranges, everything, compared=rows, rejects=rejects)
+        self._conclude(kind, finder, ranges, everything, compared=rows, rejects=rejects)
 
-    def _conclude(self, kind: str, files: int, fingerprint: str, *, compared: int, rejects: bool) -> None:
-        found = self._work.total(duplicates_stage(kind), [file_name(number) for number in range(files)])
+    def _conclude(
+        self, kind: str, finder: Stage, files: int, fingerprint: str, *, compared: int, rejects: bool
+    ) -> None:
+        """Find the duplicates of a kind in all of its files, and remember them for the kinds that follow."""
+        names = [file_name(number) for number in range(files)]
+        self._do(finder, names, quick=True, fatal=True)
+        found = self._work.total(finder.name, names)
         self._counts[kind] = {"compared": compared, "found": found, "rejected": rejects}
         self._found += (DuplicateFiles(kind, files, rejects),)
         if rejects:
@@ -147,53 +149,38 @@ class Deduplication:
             stored, embedding = Stored(NAME, IMAGES), scored["fingerprint"]
         else:
             stored, embedding = Stored(), fingerprint_of(encoder)
-            self._embed(names, embedding, competing)
+            covers = Fingerprints.published(self.layout, EMBEDDINGS, competing)
+            dataset = self.settings.dataset
+            stage = EmbeddingStage(self.layout, self._found, dataset, rule.encoder, embedding, covers)
+            self._do(stage, self._work.image_units(names))
         names = self._work.alive(survivors)
-        rows = self._embedded(stored, names)
+        records = self._work.records(stored.stage, self._work.image_units(names))
+        rows = sum(record["images"] - record["bad"] for _, record in records if record is not None)
         everything = fingerprint_of(embedding, asdict(rule), [competing[unit] for unit in names])
         skip = frozenset(self._work.set_aside)
         trainer = CentroidStage(self.layout, self._found, stored, rule, skip, rows, everything)
-        self._units(trainer, self._undone(CENTROIDS, [CENTROIDS], {CENTROIDS: everything}), fatal=True)
+        self._do(trainer, [CENTROIDS], fatal=True)
         ((_, record),) = self._work.records(CENTROIDS, [CENTROIDS])
         clusters, dimension = max(1, record["clusters"]), record["dimension"]
         groups = groups_of(rows, clusters, dimension, MEMORY)
         everything = fingerprint_of(everything, groups)
         members = MemberStage(self.layout, self._found, stored, groups, everything)
-        self._units(members, self._undone(members.name, names, dict.fromkeys(names, everything)), fatal=True)
+        self._do(members, names, fatal=True)
         finder = GroupStage(self.layout, rule, groups, dimension, skip, everything)
-        self._files(finder, groups, everything)
-        self._conclude(SEMANTIC, groups, everything, compared=self._work.total(members.name, names), rejects=True)
+        compared = self._work.total(members.name, names)
+        self._conclude(SEMANTIC, finder, groups, everything, compared=compared, rejects=True)
         self._counts[SEMANTIC] |= {"clusters": clusters, "eps": rule.eps}
 
-    def _embed(self, names: list[str], embedding: str, competing: dict[str, str]) -> None:
-        """Embed what is not."""
-        settings = self.settings
-        image_units = self._work.image_units(names)
-        covers = Fingerprints.published(self.layout, EMBEDDINGS, competing)
-        stage = EmbeddingStage(self.layout, self._found, settings.dataset, self.rule.encoder, embedding, covers)
-        found = self._work.done(EMBEDDINGS, image_units)
-        todo = [image_unit for image_unit, record in found if not stage.is_complete(image_unit, record)]
-        self._units(stage, todo, of=len(image_units))
+    def _do(self, stage: Stage, names: Sequence[str], *, quick: bool = False, fatal: bool = False) -> None:
+        """Do the units of a stage that are not done.
 
-    def _embedded(self, stored: Stored, names: list[str]) -> int:
-        """How many images of units have an embedding."""
-        records = self._work.records(stored.stage, self._work.image_units(names))
-        return sum(record["images"] - record["bad"] for _, record in records if record is not None)
-
-    # ---- what all share
-
-    def _undone(self, stage: str, units: list[str], fingerprints: dict[str, str]) -> list[str]:
-        return [unit for unit, _ in self._work.outdated(stage, units, fingerprints)]
-
-    def _files(self, stage: Stage, count: int, fingerprint: str) -> None:
-        names = [file_name(number) for number in range(count)]
-        self._units(stage, self._undone(stage.name, names, dict.fromkeys(names, fingerprint)), quick=True, fatal=True)
-
-    def _units(
-        self, stage: Stage, todo: list[str], *, of: int | None = None, quick: bool = False, fatal: bool = False
-    ) -> None:
-        """Do the missing units of a stage. One that fails is set aside, or ends the run where it is `fatal`."""
-        engine = self._quick if quick else self._work.engine
-        quiet = quick or (stage.name != EMBEDDINGS and self._work.plan.rows < _ROWS_PER_WORKER)
-        failed = self._work.run(stage, todo, engine=engine, of=of or len(todo), quiet=quiet)
-        self._work.give_up(failed, fatal)
+        Args:
+            stage: what does them.
+            names: all of them.
+            quick: they take so little time that few workers do them.
+            fatal: the run ends where one fails.
+        """
+        work = self._work
+        quiet = quick or (stage.name != EMBEDDINGS and work.plan.rows < _ROWS_PER_WORKER)
+        few = max(1, min(work.workers, -(-work.plan.rows // _ROWS_PER_WORKER)))
+        work.complete(stage, names, quiet=quiet, workers=few if quick else None, fatal=fatal)

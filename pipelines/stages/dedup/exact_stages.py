@@ -46,10 +46,10 @@ from open_diht.pipelines.stages.dedup.keys import (
     spread,
 )
 from open_diht.pipelines.stages.dedup.slices import pack, read_slice
-from open_diht.pipelines.stages.downloads import images_of
 from open_diht.pipelines.stages.image_records import image_records
+from open_diht.pipelines.stages.images import images_of
+from open_diht.pipelines.stages.segments import Survivors
 from open_diht.pipelines.stages.spotting import load_records
-from open_diht.pipelines.stages.survivors import Survivors
 from open_diht.pipelines.store.commit import publish_bytes, read_json
 from open_diht.pipelines.store.fingerprints import Fingerprints
 from open_diht.pipelines.store.layout import Layout

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from open_diht.pipelines.stages.cascade import KEPT, Reasons
-from open_diht.pipelines.stages.dedup.entries import ENTRIES
+from open_diht.pipelines.stages.dedup.keys import ENTRIES
 from open_diht.pipelines.store.commit import TableFile
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import StorePath, open_parts

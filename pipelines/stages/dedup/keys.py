@@ -1,10 +1,11 @@
-"""128-bit keys of rows, spread evenly over their range, and the records that a unit writes of them."""
+"""128-bit keys of rows, spread evenly over their range; the records of them, and of duplicates."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 KEY = np.dtype([("high", "<u8"), ("low", "<u8"), ("ordinal", "<u4"), ("cited_high", "<u8"), ("cited_low", "<u8")])
@@ -12,6 +13,19 @@ KEY = np.dtype([("high", "<u8"), ("low", "<u8"), ("ordinal", "<u4"), ("cited_hig
 rows whose key is the uid, the pair. 36 bytes."""
 PARTS = 256
 """A unit's records are sorted by key and can be read by the first byte of it."""
+
+ENTRIES = pa.schema(
+    [
+        ("unit", pa.int32()),
+        ("ordinal", pa.int64()),
+        ("first_unit", pa.int32()),
+        ("first_ordinal", pa.int64()),
+        ("duplicate_of", pa.string()),
+        ("similarity", pa.float32()),
+    ]
+)
+"""A duplicate: its place (`unit` counts the units of the plan, from 0), the place and uid of the row it duplicates, and
+their cosine similarity (null where they are equal). Files of it are sorted by unit and ordinal."""
 
 Halves = NDArray[np.uint64]
 

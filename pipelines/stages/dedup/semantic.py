@@ -20,8 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from open_diht.pipelines.stages.dedup.clusters import unit_length
-from open_diht.pipelines.stages.dedup.entries import ENTRIES
-from open_diht.pipelines.stages.dedup.keys import uid_of
+from open_diht.pipelines.stages.dedup.keys import ENTRIES, uid_of
 
 Keep = Literal["first", "far", "near"]
 Against = Literal["kept", "all"]

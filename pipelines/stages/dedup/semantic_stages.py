@@ -28,7 +28,7 @@ from open_diht.pipelines.stages.encoding import OK, Encoded, EncodingStage, matr
 from open_diht.pipelines.store.commit import publish_bytes, read_json
 from open_diht.pipelines.store.fingerprints import Fingerprints
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.names import generation_name, image_unit_name, place_of, unit_of
+from open_diht.pipelines.store.names import image_unit_name, place_of, segment_name, unit_of
 from open_diht.pipelines.store.storage import read_range, read_table
 
 EMBEDDINGS = "embeddings"
@@ -82,8 +82,8 @@ class _OfEmbeddings(_SemanticStage):
         for image_unit in self._plan.image_units(read_json(self.layout.commit("captions", unit))):
             name = image_unit_name(unit, image_unit)
             record = read_json(self.layout.commit(source.stage, name))
-            for generation in range(record["generations"]):
-                path = self.layout.data(source.stage, generation_name(name, generation))
+            for segment in range(record["segments"]):
+                path = self.layout.data(source.stage, segment_name(name, segment))
                 tables.append(read_table(path, columns=["ordinal", "status", source.column]))
         good = [table.filter(pc.equal(table["status"], OK)) for table in tables]
         good = [table for table in good if table.num_rows]
@@ -100,7 +100,7 @@ class _OfEmbeddings(_SemanticStage):
 
 @dataclass
 class EmbeddingStage(_SemanticStage, EncodingStage):
-    """See `GenerationStage`. Its units are image units, as in stage spotting."""
+    """See `SegmentStage`. Its units are image units, as in stage spotting."""
 
     dataset: Dataset
     encoder: str
@@ -114,17 +114,13 @@ class EmbeddingStage(_SemanticStage, EncodingStage):
         super().setup()
         self._encoder = Encoder(find_encoder(self.encoder))
 
-    def is_complete(self, unit: str, record: dict[str, Any] | None) -> bool:
-        current = self.current(unit, record)
-        return current is not None and current["covers"] == self.covers[unit_of(unit)]
+    def covered(self, unit: str) -> set[str]:
+        return {self.covers[unit_of(unit)]}
 
     def candidates(self, unit: str) -> NDArray[np.int64]:
         parent, image_unit = place_of(unit)
         rows, ordinals = self._plan.image_rows, self._competitors(parent).ordinals
         return ordinals[(ordinals >= image_unit * rows) & (ordinals < (image_unit + 1) * rows)]
-
-    def cover(self, unit: str, record: dict[str, Any]) -> None:
-        record["covers"] = self.covers[unit_of(unit)]
 
     def table(self, ordinals: list[int], found: list[Encoded]) -> pa.Table:
         states, messages = zip(*statuses(found), strict=True)

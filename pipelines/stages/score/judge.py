@@ -15,7 +15,7 @@ from open_diht.filters.score import CLIP_SCORE, NEG_CLIP_LOSS, NOT_SCORED
 from open_diht.pipelines.plan import load_plan
 from open_diht.pipelines.stages.cascade import KEPT, NotLookedAt, Reasons, Step
 from open_diht.pipelines.stages.encoding import OK
-from open_diht.pipelines.stages.score.stage import stored_scores
+from open_diht.pipelines.stages.score.stored import stored_scores
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import read_table
 

@@ -1,4 +1,4 @@
-"""Stage `score`: embeds images and captions of rows that pass what comes before, and stores their similarity.
+"""Stage `score`: embeds images and captions of rows that pass all filters before it, and stores their similarity.
 
 Its units are image units. What is stored is in half precision, and the similarity is that of what is stored: it is
 computed in double precision, where products and sums of such numbers are exact.
@@ -7,46 +7,83 @@ computed in double precision, where products and sums of such numbers are exact.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from apache_beam.utils.shared import Shared
 from numpy.typing import NDArray
 
+from open_diht.common.command_line import WrongUse
+from open_diht.common.naming import counted
+from open_diht.filters.columns import ColumnCondition
 from open_diht.filters.presets import Preset
-from open_diht.filters.score import CLIP_SCORE
+from open_diht.filters.score import CLIP_SCORE, NEG_CLIP_LOSS
 from open_diht.pipelines.datasets import Dataset
+from open_diht.pipelines.engine.devices import AUTO, best_precision, check_device, device_here, gpus_of
 from open_diht.pipelines.engine.progress import Heartbeat
-from open_diht.pipelines.plan import Plan
+from open_diht.pipelines.engine.stage import Records, Stage
+from open_diht.pipelines.engine.work import Work
+from open_diht.pipelines.settings import RunSettings
+from open_diht.pipelines.stages.captions import annotations_fingerprint
 from open_diht.pipelines.stages.cascade import KEPT, apply_cascade
 from open_diht.pipelines.stages.columns import annotated_rows
-from open_diht.pipelines.stages.encoders import Encoder, find_pair_encoder
+from open_diht.pipelines.stages.decide import VERSION as DECIDED
+from open_diht.pipelines.stages.encoders import BATCH, Encoder, find_pair_encoder
 from open_diht.pipelines.stages.encoding import OK, Encoded, EncodingStage, matrix, statuses, vectors
 from open_diht.pipelines.stages.image_records import image_records
-from open_diht.pipelines.store.commit import read_json
-from open_diht.pipelines.store.fingerprints import fingerprint_of
+from open_diht.pipelines.stages.score.judge import ScoreFilter
+from open_diht.pipelines.stages.score.passes import (
+    BATCHES,
+    ROWS,
+    THRESHOLDS,
+    BatchStage,
+    NegativeStage,
+    RowStage,
+    ThresholdStage,
+)
+from open_diht.pipelines.stages.score.stored import IMAGES, NAME, TEXTS, VERSION, among
+from open_diht.pipelines.stages.segments import SegmentAnnotator
+from open_diht.pipelines.store.commit import publish_first, publish_json, read_json
+from open_diht.pipelines.store.fingerprints import Fingerprints, fingerprint_of
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.names import generation_name, image_unit_name, place_of, unit_of
+from open_diht.pipelines.store.names import place_of, unit_of
 from open_diht.pipelines.store.storage import StorePath, row_groups
 
-NAME = "score"
-VERSION = 1
-"""Raise it when equal images and captions may get other embeddings."""
-IMAGES, TEXTS = "image_embedding", "text_embedding"
-"""Columns of the stage's files, beside ordinal, uid, status (ok, or why there is no score), message and clip_score."""
 BATCH_OF_GPU = 256
 NO_TEXT = "text_not_embedded"
 _MOST_CHARS = 4_096
 """Of a caption; no tokenizer here reads so many."""
+_BEFORE = ("captions", "download", "spotting")
+"""Stages whose filters decide which rows are scored."""
+
+
+def check_score(settings: RunSettings) -> None:
+    """Check before the run that stage `score` has what it needs.
+
+    Raises:
+        WrongUse: it has not, or the preset asks for scores and no model is named.
+    """
+    if NAME not in settings.stages:
+        return
+    if settings.score is None:
+        if settings.preset.score.asks:
+            raise WrongUse(
+                f"preset {settings.preset.name!r} asks how alike image and caption are, and no model says it; name one "
+                "with --score-model (open_clip:<model>:<weights>, local-dir:<folder>, reference), or leave stage score "
+                "out of STAGES"
+            )
+        return
+    find_pair_encoder(settings.score.model)
+    if settings.backend.name == "direct" and settings.score.device != AUTO:
+        check_device(settings.score.device, "--score-device")
 
 
 @dataclass
-class ScoreStage(EncodingStage):
-    """See `GenerationStage`."""
+class ScoreStage(EncodingStage, SegmentAnnotator):
+    """See `SegmentStage`."""
 
     layout: Layout
     dataset: Dataset
@@ -72,17 +109,56 @@ class ScoreStage(EncodingStage):
     def _load(self) -> Encoder:
         return Encoder(find_pair_encoder(self.model), self.device, self.precision, self.batch_size)
 
-    def covered(self, unit: str, spotting: dict[str, Any] | None) -> str:
-        """Names the rows that a unit holds when it is done, given its commit record of stage spotting."""
-        read = spotting and "spotting" in self.before
-        return fingerprint_of(self.asked, [spotting["fingerprint"], spotting["downloads"]] if spotting and read else [])
+    @classmethod
+    def of_run(cls, settings: RunSettings, work: Work) -> Self:
+        assert settings.score is not None  # otherwise the stage is not part of the run
+        asked, known = settings.score, work.models.get(NAME)
+        device = device_here() if asked.device == AUTO else asked.device
+        identity = known["encoder"] if known else find_pair_encoder(asked.model).identity()  # a digest of the weights
+        precision = settled_precision(work.layout, identity, asked.precision, device)
+        fingerprint = fingerprint_of(VERSION, identity, precision, settings.dataset.images_root)
+        about = {"model": asked.model, "encoder": identity, "precision": precision}
+        work.models[NAME] = {**about, "device": device, "fingerprint": fingerprint}
+        before = tuple(stage for stage in settings.stages if stage in _BEFORE)
+        captions = annotations_fingerprint(settings)
+        return cls(
+            work.layout,
+            settings.dataset,
+            settings.preset,
+            before,
+            fingerprint_of(DECIDED, settings.preset.filters_fingerprint, before, captions),
+            asked.model,
+            fingerprint,
+            device,
+            precision,
+            asked.batch_size or (BATCH if device == "cpu" else BATCH_OF_GPU),
+            # Threads decode images while a GPU computes.
+            0 if device == "cpu" else max(1, (os.cpu_count() or 1) // max(1, _workers(work, device))),
+        )
 
-    def is_complete(self, unit: str, record: dict[str, Any] | None) -> bool:
-        current = self.current(unit, record)
-        return current is not None and self._covered(unit) in current["covers"]
+    def workers(self, work: Work) -> int:
+        return _workers(work, self.device)
 
-    def _covered(self, unit: str) -> str:
-        return self.covered(unit, read_json(self.layout.commit("spotting", unit)))
+    def prefetch(self, records: Records, units: Sequence[str]) -> None:
+        super().prefetch(records, units)
+        self._spotting = dict(records("spotting", units))
+
+    def announce(self, work: Work, todo: Sequence[str], records: Sequence[dict[str, Any]], of: int) -> str | None:
+        others = sum(not record["fingerprint"].startswith(self.fingerprint) for record in records)
+        if others:
+            return f"scored anew: {others:,} of {counted(of, 'unit')}, scored by another model, precision or version"
+        if records:
+            return (
+                "other rows may get through than when rows were scored (another preset, captions annotated anew, other "
+                "text in images); only rows that no run has scored are scored"
+            )
+        return None
+
+    def covered(self, unit: str) -> set[str]:
+        known = self.__dict__.get("_spotting", {})
+        record = known[unit] if unit in known else read_json(self.layout.commit("spotting", unit))
+        read = record and "spotting" in self.before
+        return {fingerprint_of(self.asked, [record["fingerprint"], record["downloads"]] if read else [])}
 
     def candidates(self, unit: str) -> NDArray[np.int64]:
         parent, number = place_of(unit)
@@ -103,11 +179,10 @@ class ScoreStage(EncodingStage):
         between = ("ordinal", int(ordinals[0]), int(ordinals[-1]) + 1)
         columns = ["ordinal", "uid", "caption"]
         groups = row_groups(self.layout.data("captions", unit_of(unit)), columns, between=between)
-        self._rows_of = pa.concat_tables(group.filter(_among(group, ordinals)) for group in groups)
+        self._rows_of = pa.concat_tables(group.filter(among(group, ordinals)) for group in groups)
         return super().add(unit, name, ordinals, record, heartbeat)
 
-    def cover(self, unit: str, record: dict[str, Any]) -> None:
-        record["covers"] = sorted({*record["covers"], self._covered(unit)})
+    def note(self, unit: str, record: dict[str, Any]) -> None:
         record["temperature"] = self._encoder.temperature
 
     def table(self, ordinals: list[int], found: list[Encoded]) -> pa.Table:
@@ -135,6 +210,67 @@ class ScoreStage(EncodingStage):
             }
         )
 
+    # ---- all units together
+
+    @classmethod
+    def judge(cls, settings: RunSettings, work: Work, sources: Mapping[str, Sequence[Any]]) -> ScoreFilter:
+        """Find the thresholds that a fraction of all rows gives, and the corrected scores, where the preset asks."""
+        rule, stage = settings.preset.score, cls.of_run(settings, work)
+        fractions = {name: keep for name, (_, keep) in rule.thresholds.items() if keep is not None}
+        seen: list[Any] = []
+        found: dict[str, float | None] = {}
+        if fractions or rule.negatives is not None:
+            rows = stage._come_to_rule(work, sources)
+            scores = {CLIP_SCORE: rows}
+            if rule.negatives is not None:
+                scores[NEG_CLIP_LOSS] = stage._negatives(work, rows)
+            total = work.total(ROWS, work.alive(sources))
+            about = {name: fingerprint_of(list(scores[name].items()), keep) for name, keep in fractions.items()}
+            thresholds = ThresholdStage(work.layout, fractions, total, frozenset(work.set_aside), about)
+            stage._pass(work, thresholds, about, together=True)
+            found = {name: record["threshold"] for name, record in work.records(THRESHOLDS, fractions)}
+            seen = [*scores.get(NEG_CLIP_LOSS, {}).items()]
+        asked = {name: found.get(name, least) for name, (least, _) in rule.thresholds.items()}
+        conditions = [
+            ColumnCondition(reason=name, min=least, missing="keep")
+            for name, least in asked.items()
+            if least is not None
+        ]
+        corrected = rule.negatives is not None
+        about_all = fingerprint_of(sorted(asked.items()), corrected, seen)
+        return ScoreFilter(tuple(conditions), bool(asked), corrected, about_all)
+
+    def _come_to_rule(self, work: Work, sources: Mapping[str, Sequence[Any]]) -> dict[str, str]:
+        """Find the rows that the rules are asked of. Return for each unit what they depend on."""
+        negatives = self.preset.score.negatives
+        seed = 0 if negatives is None else negatives.seed
+        asked = fingerprint_of(DECIDED, VERSION, self.preset.filters_fingerprint, self.before, seed)
+        known = {unit: fingerprint_of(asked, parts) for unit, parts in sources.items()}
+        published = Fingerprints.published(work.layout, ROWS, known)
+        self._pass(work, RowStage(work.layout, self.preset, self.before, seed, published), known)
+        return {unit: known[unit] for unit in work.alive(known)}
+
+    def _negatives(self, work: Work, rows: dict[str, str]) -> dict[str, str]:
+        """Compute the corrected scores. Return for each unit what they depend on."""
+        layout, rule = work.layout, self.preset.score.negatives
+        assert rule is not None
+        alive = work.alive(rows)
+        drawn = fingerprint_of([rows[unit] for unit in alive], rule.batch_size, rule.batches, rule.seed)
+        skip, total = frozenset(work.set_aside), work.total(ROWS, alive)
+        self._pass(work, BatchStage(layout, rule, skip, total, drawn), [BATCHES], together=True)
+        records = (record for _, record in work.records(NAME, work.image_units(alive)) if record is not None)
+        own = (float(record["temperature"]) for record in records)  # the model's own
+        temperature = rule.temperature or next(own, 1.0)
+        known = {unit: fingerprint_of(drawn, rows[unit], temperature) for unit in alive}
+        published = Fingerprints.published(layout, NEG_CLIP_LOSS, known)
+        self._pass(work, NegativeStage(layout, temperature, self.device, published), known)
+        return {unit: known[unit] for unit in work.alive(known)}
+
+    def _pass(self, work: Work, stage: Stage, units: Iterable[str], *, together: bool = False) -> None:
+        """Do the units of a pass over all rows that are not done. `together`: its units look at all
+        caption units, so that the run ends where one fails."""
+        work.complete(stage, work.alive(units), quiet=together, workers=self.workers(work), fatal=together)
+
 
 def similarities(images: pa.Array, texts: pa.Array) -> NDArray[np.float32]:
     """The cosine of each pair of two columns of unit vectors."""
@@ -142,39 +278,19 @@ def similarities(images: pa.Array, texts: pa.Array) -> NDArray[np.float32]:
     return np.einsum("nd,nd->n", one, other).astype(np.float32)
 
 
-def threads_of(device: str, workers: int) -> int:
-    """Threads that decode images beside a model on a GPU; 0 on a processor."""
-    return 0 if device == "cpu" else max(1, (os.cpu_count() or 1) // max(1, workers))
+def _workers(work: Work, device: str) -> int:
+    """Return how many units run at a time: one for each GPU of this machine, else as many as in other stages."""
+    gpus = gpus_of(device) if work.backend.name == "direct" else []
+    return min(work.workers, len(gpus)) if gpus else work.workers
 
 
-def stored_scores(
-    layout: Layout, plan: Plan, unit: str, columns: Sequence[str], ordinals: NDArray[np.int64] | None = None
-) -> pa.Table:
-    """What is stored of a caption unit, by ordinal.
-
-    Args:
-        layout: of the output folder.
-        plan: what `layout.plan` holds.
-        unit: the caption unit.
-        columns: of the stage's files; `ordinal` is among them.
-        ordinals: of the rows that are asked for; None: all.
-    """
-    parts = list(_stored(layout, plan, unit, list(columns), ordinals))
-    if not parts:
-        return pa.table({"ordinal": pa.array([], pa.int64())})
-    return pa.concat_tables(parts).combine_chunks().sort_by("ordinal")
-
-
-def _stored(
-    layout: Layout, plan: Plan, unit: str, columns: list[str], ordinals: NDArray[np.int64] | None
-) -> Iterator[pa.Table]:
-    for number in plan.image_units(read_json(layout.commit("captions", unit))):
-        name = image_unit_name(unit, number)
-        record = read_json(layout.commit(NAME, name))
-        for generation in range(record["generations"] if record else 0):
-            for group in row_groups(layout.data(NAME, generation_name(name, generation)), columns):
-                yield group if ordinals is None else group.filter(_among(group, ordinals))
-
-
-def _among(rows: pa.Table, ordinals: NDArray[np.int64]) -> pa.Array:
-    return pc.is_in(rows["ordinal"], value_set=pa.array(ordinals, pa.int64()))
+def settled_precision(layout: Layout, identity: Mapping[str, Any], asked: str, device: str) -> str:
+    """Return bf16 or fp32: what was asked for, else what OUTPUT has of this model, else the best of the device. So
+    shards on machines of several kinds agree."""
+    path = layout.work / NAME / "model.json"
+    ours = {"encoder": dict(identity), "precision": asked if asked != AUTO else best_precision(device)}
+    known: dict[str, Any] = ours if publish_first(path, ours) else read_json(path)
+    if known["encoder"] == ours["encoder"] and asked in (AUTO, known["precision"]):
+        return str(known["precision"])
+    publish_json(path, ours)  # another one is asked for; rows are scored anew
+    return str(ours["precision"])

@@ -235,7 +235,7 @@ def test_an_image_unit_set_aside_in_spotting_takes_its_unit_along(
 
 @dataclass
 class _Images(Fussy):
-    """As if in generations."""
+    """A stage that adds segments to its units."""
 
     name: str = field(default="spotting", init=False)
     adds = True
@@ -251,7 +251,7 @@ def test_what_is_to_be_done_is_estimated_from_the_units_begun_until_all_are(
     assert counter.look() == Count(0, None), "nothing is known yet"
     Heartbeat(layout.progress("spotting", "a")).expect(30)
     assert counter.look() == Count(0, 120, exact=False)
-    publish_json(layout.commit("spotting", "a"), {"images": 30, "generations": 1})
+    publish_json(layout.commit("spotting", "a"), {"images": 30, "segments": 1})
     Heartbeat(layout.progress("spotting", "a")).end()
     assert counter.look() == Count(30, 120, exact=False)
     for unit, of in (("b", 60), ("c", 60), ("d", 0)):
@@ -263,8 +263,8 @@ def test_what_an_earlier_run_has_counted_is_not_counted_again(tmp_path: Path) ->
     """Unless it was begun anew: then all of it is."""
     layout = Layout(tmp_path)
     for unit in ("more", "anew"):
-        publish_json(layout.commit("spotting", unit), {"images": 50, "generations": 1})
+        publish_json(layout.commit("spotting", unit), {"images": 50, "segments": 1})
     counter = _Counter(_Images(layout), ["more", "anew"], 100)
-    publish_json(layout.commit("spotting", "more"), {"images": 70, "generations": 2})
-    publish_json(layout.commit("spotting", "anew"), {"images": 80, "generations": 1})
+    publish_json(layout.commit("spotting", "more"), {"images": 70, "segments": 2})
+    publish_json(layout.commit("spotting", "anew"), {"images": 80, "segments": 1})
     assert counter.look() == Count(100, 100)

@@ -38,10 +38,14 @@ class Noted(Stage):
         self.did.append((self.who, unit))
         return {"rows": 1}, []
 
-    def do_all(self, units: list[str]) -> dict[str, dict[str, Any]]:
-        for unit in units:
-            self.do(unit)
-        return {}
+    def do_all(self, sharing: Sharing, count: int, then: Callable[[], None] = lambda: None) -> dict[str, Any]:
+        """What an engine does with the units; `then` is called after each part."""
+        failed: dict[str, Any] = {}
+        for mine in sharing.parts(self, units(count), failed):
+            for unit in mine:
+                self.do(unit)
+            then()
+        return failed
 
 
 @pytest.fixture(autouse=True)
@@ -99,7 +103,7 @@ def test_those_at_work_do_each_unit_once_and_go_on_together(layout: Layout) -> N
         with lock as held:
             began.wait(10)
             stage = Noted(layout, i, did)
-            assert share(held).run(stage, units(12), stage.do_all) == {}
+            assert stage.do_all(share(held), 12) == {}
             done_at_the_end.append({path.stem for path in layout.commits("noted").glob("*.json")})
 
     threads = [threading.Thread(target=shard, args=(i,)) for i in range(3)]
@@ -120,13 +124,11 @@ def test_the_part_of_one_that_dies_falls_to_the_others(layout: Layout) -> None:
         assert dying.at_work() == {shard_name((0, 2), ASKED), shard_name((1, 2), ASKED)}
         stage = Noted(layout, 0, did)
 
-        def do(mine: list[str]) -> dict[str, dict[str, Any]]:
-            stage.do_all(mine)
+        def die() -> None:
             if len(did) == 3:
                 other.__exit__(None, None, None)
-            return {}
 
-        share(held).run(stage, units(6), do)
+        stage.do_all(share(held), 6, die)
     assert [unit for _, unit in did] == ["0", "2", "4", "1", "3", "5"]
 
 
@@ -138,14 +140,12 @@ def test_what_another_sets_aside_is_known_here_and_what_an_earlier_run_did_is_no
     lock, share = at(layout, 0, 2)
     stage = Noted(layout, 0, did)
 
-    def do(mine: list[str]) -> dict[str, dict[str, Any]]:
-        stage.do_all(mine)
+    def do_theirs() -> None:
         theirs.do("3")
         set_aside(theirs, "1", [failure("New", "just now")])
-        return {}
 
     with lock as held, other:
-        failed = share(held).run(stage, units(4), do)
+        failed = stage.do_all(share(held), 4, do_theirs)
     assert list(failed) == ["1"] and failed["1"]["tries"][0]["error"] == "New"
     assert "3" in layout.failed("noted", "3").read_text(encoding="utf-8"), "the old record is its owner's to remove"
 

@@ -136,7 +136,7 @@ def test_annotations_of_another_version_are_made_anew(
         path.write_text(json.dumps(record))
     for path in (copy / "work" / "spotting" / "commits").glob("*.json"):
         record = json.loads(path.read_text())
-        record |= {"generations": 0, "images": 0, "covers": [c.replace(old, "older") for c in record["covers"]]}
+        record |= {"segments": 0, "images": 0, "covers": [c.replace(old, "older") for c in record["covers"]]}
         path.write_text(json.dumps(record))
     result = filtering(pairs, copy, unit_rows=15)
     assert any("annotated anew: " in line for line in result.said)

@@ -196,7 +196,7 @@ def test_outputs_without_rows_at_an_end_are_shown(
         assert {address: get(site + address)[0] for address in pages} == dict.fromkeys(pages, 200)
 
 
-@pytest.mark.parametrize("content", ["[1]", '{"a": 1}', '{"generations": "x"}'])
+@pytest.mark.parametrize("content", ["[1]", '{"a": 1}', '{"segments": "x"}'])
 def test_a_record_of_images_in_another_shape_is_named(content: str, copied: Path, served: Any) -> None:
     record = min((copied / "work/spotting/commits").glob("*.json"))
     record.write_text(content)

@@ -1,7 +1,7 @@
-"""Images of rows, wherever they are: with the manifest, or downloaded.
+"""Read the images of rows, whether they come with the manifest or were downloaded.
 
-A part of a caption unit whose file has urls and no images may have been downloaded (stages/download.py). Then its
-images lie in tars beside its records, which say for every url asked for where its image is, or why there is none.
+Stage `download` writes the images of an image unit into tars, and for every URL a record of where its image is, or why
+there is none.
 """
 
 from __future__ import annotations
@@ -22,43 +22,42 @@ from open_diht.pipelines.fetch.records import FETCHED, OK
 from open_diht.pipelines.manifests import MissingImage, Span, read_images
 from open_diht.pipelines.store.commit import read_json
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.names import generation_name, image_unit_name
+from open_diht.pipelines.store.names import image_unit_name, segment_name
 from open_diht.pipelines.store.storage import StorePath, is_local, open_parts, read_table, stamps
 
-STAGE = "download"
+DOWNLOAD = "download"
 _MANY = 100
 """Images, each a request, that take longer than the whole tar."""
 
 
-def downloaded_state(layout: Layout, image_unit: str) -> list[Any] | None:
-    """What changes when images of an image unit are downloaded, or anew; None where none ever were: how they are
-    stored, how many generations there are, and a digest of what was found, for the web changes."""
-    return state_of(read_json(layout.commit(STAGE, image_unit)))
-
-
 def state_of(record: dict[str, Any] | None) -> list[Any] | None:
-    """The same of an image unit's commit record."""
-    return [record["fingerprint"], record["generations"], record["found"]] if record else None
+    """Return what changes when images of an image unit are downloaded or downloaded again: how they are stored, the
+    number of segments, and a digest of what was found. None where none were downloaded.
+
+    Args:
+        record: the unit's commit record of stage `download`.
+    """
+    return [record["fingerprint"], record["segments"], record["found"]] if record else None
 
 
 def images_at_hand(layout: Layout, with_manifests: bool) -> bool:
     """Whether there are any images: they came with the manifests, or were downloaded, in this run or before."""
-    return with_manifests or bool(stamps(layout.commits(STAGE), ".json"))
+    return with_manifests or bool(stamps(layout.commits(DOWNLOAD), ".json"))
 
 
 def load_downloads(layout: Layout, image_unit: str) -> pa.Table | None:
     """Return the records of an image unit by ordinal, a table of `FETCHED`, the last of each row; None where nothing
     was downloaded for it."""
-    record = read_json(layout.commit(STAGE, image_unit))
+    record = read_json(layout.commit(DOWNLOAD, image_unit))
     if record is None:
         return None
-    names = [generation_name(image_unit, generation) for generation in range(record["generations"])]
-    tables = [read_table(layout.data(STAGE, name)) for name in names]
+    names = [segment_name(image_unit, segment) for segment in range(record["segments"])]
+    tables = [read_table(layout.data(DOWNLOAD, name)) for name in names]
     return last_of_each(pa.concat_tables([FETCHED.empty_table(), *tables]))
 
 
 def last_of_each(records: pa.Table) -> pa.Table:
-    """Return records of several generations by ordinal: a row that was done again has its last one."""
+    """Return the records of several segments by ordinal. A row that was done again has its last record."""
     ordinals = np.asarray(records["ordinal"])
     order = np.argsort(ordinals, kind="stable")
     is_last = ordinals[order] != np.append(ordinals[order][1:], -1)
@@ -67,7 +66,7 @@ def last_of_each(records: pa.Table) -> pa.Table:
 
 def tar_path(layout: Layout, name: str) -> StorePath:
     """Where a tar of images lies."""
-    return layout.data(STAGE, "any").with_name(name)
+    return layout.data(DOWNLOAD, "any").with_name(name)
 
 
 def images_of(
@@ -96,7 +95,7 @@ def images_of(
 
     numbers = [int(ordinal) for ordinal in ordinals]
     image_units = {number // image_rows for number in numbers}
-    known = {image_unit: layout.commit(STAGE, image_unit_name(unit, image_unit)).exists() for image_unit in image_units}
+    known = {number: layout.commit(DOWNLOAD, image_unit_name(unit, number)).exists() for number in image_units}
     for name, group in groupby(numbers, downloads):  # what comes with the manifest is read in one go
         if name is None:
             yield from read_images(span, dataset, list(group))

@@ -1,0 +1,305 @@
+"""The passes of stage `score` over all units, for rules that compare rows with other rows.
+
+`RowStage` finds the rows that all filters before keep and that have a score, in an order that is random with respect to
+content and depends on nothing but uids and a seed. `BatchStage` takes the first of them as batches, `NegativeStage`
+computes each row's score against these, and `ThresholdStage` finds the score that a fraction of the rows reaches,
+exactly, in memory that does not grow with them.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from open_diht.filters.presets import Preset
+from open_diht.filters.score import CLIP_SCORE, NEG_CLIP_LOSS, NegativesRule
+from open_diht.pipelines.engine.devices import Claim, gpus_of
+from open_diht.pipelines.engine.progress import Heartbeat
+from open_diht.pipelines.engine.stage import Done, Stage
+from open_diht.pipelines.plan import Plan
+from open_diht.pipelines.stages.cascade import KEPT, apply_cascade
+from open_diht.pipelines.stages.columns import annotated_rows
+from open_diht.pipelines.stages.dedup.keys import halves_of_uids, spread
+from open_diht.pipelines.stages.dedup.slices import pack, read_slice
+from open_diht.pipelines.stages.encoding import OK, matrix
+from open_diht.pipelines.stages.image_records import image_records
+from open_diht.pipelines.stages.score.cliploss import Batch
+from open_diht.pipelines.stages.score.stored import IMAGES, TEXTS, stored_scores
+from open_diht.pipelines.store.commit import TableFile, publish_bytes, publish_table, read_json
+from open_diht.pipelines.store.fingerprints import Fingerprints
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.storage import read_range, read_table, row_groups
+
+ROWS = "score_rows"
+ROW = np.dtype([("high", "<u8"), ("low", "<u8"), ("ordinal", "<u4"), ("score", "<f4")])
+"""A row: its place in the random order, in two halves; its place in the unit; its CLIP score."""
+PARTS = 256
+"""A unit's rows are sorted by their place in the order, and can be read by the first byte of it."""
+
+
+@dataclass
+class RowStage(Stage):
+    """See `Stage`."""
+
+    layout: Layout
+    preset: Preset
+    before: tuple[str, ...]
+    """Stages whose filters decide."""
+    seed: int
+    fingerprint: Fingerprints
+    name: str = field(default=ROWS, init=False)
+    part_of = "score"
+
+    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
+        known = stored_scores(self.layout, self._plan, unit, ["ordinal", "status", CLIP_SCORE])
+        known = known.filter(pc.equal(known["status"], OK)) if known.num_rows else known
+        scored = np.asarray(known["ordinal"])
+        image_units = self._plan.image_units(read_json(self.layout.commit("captions", unit)))
+        images = image_records(self.layout, unit, image_units, self.before)
+        parts = [np.empty(0, ROW)]
+        for rows in annotated_rows(self.layout, unit, self.preset):
+            decisions = apply_cascade(rows, images, self.preset, self.before)
+            ordinals = np.asarray(rows["ordinal"]).astype(np.int64)
+            mine = np.flatnonzero((decisions.reasons == KEPT) & np.isin(ordinals, scored))
+            found = np.empty(len(mine), ROW)
+            if len(mine):
+                keys = random_order(rows["uid"].take(pa.array(mine)).to_pylist(), self.seed)
+                scores = np.asarray(known[CLIP_SCORE])[np.searchsorted(scored, ordinals[mine])]
+                found["high"], found["low"], found["ordinal"], found["score"] = *keys.T, ordinals[mine], scores
+            parts.append(found)
+        everything = np.concatenate(parts)
+        everything = everything[np.lexsort((everything["ordinal"], everything["low"], everything["high"]))]
+        path = self.layout.slices(self.name, unit)
+        publish_bytes(path, pack(everything, (everything["high"] >> np.uint64(56)).astype(np.int64), PARTS))
+        return {"rows": len(everything)}, [path]
+
+
+def random_order(uids: list[str], seed: int) -> NDArray[np.uint64]:
+    """Keys, shape (n, 2), whose order is the random order of rows: of the uid and the seed."""
+    return spread(halves_of_uids(uids) ^ spread(np.array([[0, seed]], np.uint64)))
+
+
+def rows_of(layout: Layout, unit: str, first: int = 0, stop: int = PARTS) -> NDArray[np.void]:
+    """The rows of a unit, of parts [first, stop), in the random order."""
+    path = layout.slices(ROWS, unit)
+    return read_slice(partial(read_range, path), ROW, PARTS, first, stop, str(path))
+
+
+def first_rows(
+    units: list[tuple[int, str]], read: Callable[[str, int, int], NDArray[np.void]], count: int, rows: int
+) -> NDArray[np.void]:
+    """The first rows of all in the random order: structured array with `unit`, `ordinal`, in that order.
+
+    Args:
+        units: numbers and names.
+        read: as `rows_of`.
+        count: how many; all, where there are fewer.
+        rows: of all units.
+    """
+    wanted = min(count, rows)
+    stop, found = 0, np.empty(0, [("unit", "<i4"), *ROW.descr])
+    while len(found) < wanted:  # what a part of the order holds is known but for chance
+        first, missing = stop, wanted - len(found)
+        stop = min(PARTS, first + 1 + int(1.1 * missing * PARTS / rows))
+        parts = [found]
+        for number, name in units:
+            mine = read(name, first, stop)
+            more = np.empty(len(mine), found.dtype)
+            more["unit"] = number
+            for column in ROW.names or ():
+                more[column] = mine[column]
+            parts.append(more)
+        found = np.concatenate(parts)
+    order = np.lexsort((found["ordinal"], found["unit"], found["low"], found["high"]))
+    return found[order[:wanted]]
+
+
+BATCHES = "score_batches"
+"""Name of the stage and of its only unit."""
+SCHEMA = pa.schema([("ordinal", pa.int64()), (NEG_CLIP_LOSS, pa.float32())])
+
+
+@dataclass
+class BatchStage(Stage):
+    """See `Stage`. One unit: takes the first rows of all in the random order, a batch a row group. It reads the row
+    groups in which they are, so at most all embeddings once; in memory are those of the batches."""
+
+    layout: Layout
+    rule: NegativesRule
+    skip: frozenset[str]
+    rows: int
+    """That come to the rule, in all."""
+    fingerprint: str
+    name: str = field(default=BATCHES, init=False)
+    part_of = "score"
+
+    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
+        units = [(number, one.name) for number, one in enumerate(self._plan.units) if one.name not in self.skip]
+        size = min(self.rule.batch_size, self.rows)
+        batches = min(self.rule.batches, self.rows // size) if size else 0
+        chosen = first_rows(units, partial(rows_of, self.layout), size * batches, self.rows)
+        with TableFile(self.layout.data(self.name, unit)) as out:
+            if batches:
+                images, texts = self._embeddings(dict(units), chosen)
+                for first in range(0, len(chosen), size):
+                    part = slice(first, first + size)
+                    out.write(_table(chosen[part], images[part], texts[part]))
+        return {"rows": len(chosen), "batches": batches}, [self.layout.data(self.name, unit)]
+
+    def _embeddings(self, names: dict[int, str], chosen: NDArray[np.void]) -> tuple[NDArray[np.float16], ...]:
+        found: list[NDArray[np.float16]] = []
+        for number in np.unique(chosen["unit"]).tolist():
+            places = np.flatnonzero(chosen["unit"] == number)
+            mine = _embedded(
+                self.layout, self._plan, names[number], np.sort(chosen["ordinal"][places].astype(np.int64))
+            )
+            order = np.argsort(chosen["ordinal"][places], kind="stable")
+            if not found:
+                found = [np.empty((len(chosen), one.shape[1]), np.float16) for one in mine]
+            for whole, part in zip(found, mine, strict=True):
+                whole[places[order]] = part
+        return tuple(found)
+
+
+def _table(chosen: NDArray[np.void], images: NDArray[np.float16], texts: NDArray[np.float16]) -> pa.Table:
+    columns = {
+        "unit": pa.array(chosen["unit"].astype(np.int32)),
+        "ordinal": pa.array(chosen["ordinal"].astype(np.int64)),
+    }
+    for name, rows in ((IMAGES, images), (TEXTS, texts)):
+        columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), rows.shape[1])
+    return pa.table(columns)
+
+
+def _embedded(layout: Layout, plan: Plan, unit: str, ordinals: NDArray[np.int64]) -> tuple[NDArray[np.float16], ...]:
+    """Embeddings of images and of texts of rows of a unit, ordinals ascending; both of shape (n, d)."""
+    table = stored_scores(layout, plan, unit, ["ordinal", IMAGES, TEXTS], ordinals)
+    return matrix(table[IMAGES]), matrix(table[TEXTS])
+
+
+@dataclass
+class NegativeStage(Stage):
+    """See `Stage`. In memory are a unit's embeddings, and a batch in double precision (0.3 GB of 32,768 rows of 512
+    numbers). A row costs 2 * batches * batch_size products of vectors."""
+
+    layout: Layout
+    temperature: float
+    device: str
+    fingerprint: Fingerprints
+    name: str = field(default=NEG_CLIP_LOSS, init=False)
+    part_of = "score"
+
+    def setup(self) -> None:
+        import torch
+
+        self._claim = Claim(gpus) if (gpus := gpus_of(self.device)) else None
+        self._device = self._claim.device if self._claim else self.device
+        if self._device == "cpu":
+            torch.set_num_threads(1)  # parallelism comes from worker processes
+
+    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
+        rows, took = np.sort(rows_of(self.layout, unit), order="ordinal"), 0.0
+        ordinals, path = rows["ordinal"].astype(np.int64), self.layout.data(self.name, unit)
+        if len(rows):
+            images, texts = _embedded(self.layout, self._plan, unit, ordinals)
+            number, batches = self._plan.number(unit), read_json(self.layout.commit(BATCHES, BATCHES))["batches"]
+            heartbeat.expect(len(rows))
+            sums = np.zeros(len(rows))
+            for done, batch in enumerate(row_groups(self.layout.data(BATCHES, BATCHES))):
+                if not batch.num_rows:
+                    continue
+                began = time.perf_counter()
+                known = Batch(matrix(batch[IMAGES]), matrix(batch[TEXTS]), self._device)
+                sums += known.normalisers(images, texts, _places(batch, number, ordinals), self.temperature)
+                took += time.perf_counter() - began
+                heartbeat.beat(len(rows) * done // batches)
+            scores = np.einsum("nd,nd->n", images.astype(np.float64), texts.astype(np.float64)) - sums / batches
+        else:
+            scores = np.zeros(0)
+        publish_table(path, pa.table([ordinals, scores.astype(np.float32)], schema=SCHEMA))
+        return {"rows": len(rows), "comparing_seconds": round(took, 3)}, [path]
+
+
+def _places(batch: pa.Table, unit: int, ordinals: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where in a batch the rows of a unit are, -1 where they are not."""
+    mine = np.flatnonzero(np.asarray(batch["unit"]) == unit)
+    found = np.full(len(ordinals), -1, np.int64)
+    found[np.searchsorted(ordinals, np.asarray(batch["ordinal"])[mine])] = mine
+    return found
+
+
+THRESHOLDS = "score_thresholds"
+_HALF = 16
+
+Scores = Iterable[NDArray[np.float32]]
+
+
+@dataclass
+class ThresholdStage(Stage):
+    """See `Stage`. Its units are the scores of which a share is asked for; each reads the scores of all units twice."""
+
+    layout: Layout
+    keep: Mapping[str, float]
+    """The share of each."""
+    rows: int
+    """That come to the rule, in all."""
+    skip: frozenset[str]
+    fingerprint: Mapping[str, str]
+    name: str = field(default=THRESHOLDS, init=False)
+    part_of = "score"
+
+    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
+        kept = rows_kept(self.keep[unit], self.rows)
+        threshold = kth_largest(lambda: self._scores(unit), kept) if kept else None
+        return {"rows": self.rows, "kept": kept, "threshold": threshold}, []
+
+    def _scores(self, score: str) -> Iterator[NDArray[np.float32]]:
+        for name in (one.name for one in self._plan.units if one.name not in self.skip):
+            if score == CLIP_SCORE:
+                yield rows_of(self.layout, name)["score"]
+            else:
+                yield np.asarray(read_table(self.layout.data(NEG_CLIP_LOSS, name), columns=[NEG_CLIP_LOSS])[0])
+
+
+def rows_kept(share: float, rows: int) -> int:
+    """How many rows a share is: rounded up, so that it is at least one of any."""
+    return math.ceil(share * rows - 1e-9)  # the share is a decimal fraction, of which binary ones fall short
+
+
+def kth_largest(scores: Callable[[], Scores], k: int) -> float:
+    """The k-th largest of all scores, k from 1: found by the upper half of their bits, then by the lower one.
+
+    Args:
+        scores: gives them all, in parts; called twice.
+        k: at most as many as there are.
+    """
+    upper, left = _bin_of(scores, k, lambda keys: keys >> _HALF)
+    lower, _ = _bin_of(scores, left, lambda keys: keys[keys >> _HALF == upper] & (2**_HALF - 1))
+    key = np.uint32(upper << _HALF | lower)
+    bits = key & np.uint32(2**31 - 1) if key >> 31 else ~key
+    return float(np.array([bits], np.uint32).view(np.float32)[0])
+
+
+def _bin_of(scores: Callable[[], Scores], k: int, bins: Callable[[NDArray[Any]], NDArray[Any]]) -> tuple[int, int]:
+    """The bin in which the k-th largest is, and the how-manieth largest of that bin it is."""
+    counts = np.zeros(2**_HALF, np.int64)
+    for part in scores():
+        counts += np.bincount(bins(_keys(part)), minlength=2**_HALF)
+    above = np.cumsum(counts[::-1])
+    place = int(np.searchsorted(above, k))
+    return 2**_HALF - 1 - place, k - int(above[place] - counts[::-1][place])
+
+
+def _keys(scores: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Whole numbers in the order of the scores."""
+    bits = np.ascontiguousarray(scores + np.float32(0.0)).view(np.uint32)  # -0.0 is 0.0
+    return np.where(bits >> 31, ~bits, bits | np.uint32(2**31)).astype(np.int64)

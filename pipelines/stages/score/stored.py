@@ -1,0 +1,56 @@
+"""Read what stage `score` has stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from open_diht.pipelines.plan import Plan
+from open_diht.pipelines.store.commit import read_json
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.names import image_unit_name, segment_name
+from open_diht.pipelines.store.storage import row_groups
+
+NAME = "score"
+VERSION = 1
+"""Raise it when equal images and captions may get other embeddings."""
+IMAGES, TEXTS = "image_embedding", "text_embedding"
+"""Columns of the stage's files, next to ordinal, uid, status (ok, or why there is no score), message and clip_score."""
+
+
+def stored_scores(
+    layout: Layout, plan: Plan, unit: str, columns: Sequence[str], ordinals: NDArray[np.int64] | None = None
+) -> pa.Table:
+    """Return the stored rows of a caption unit, by ordinal.
+
+    Args:
+        layout: of the output folder.
+        plan: the content of `layout.plan`.
+        unit: name of the caption unit.
+        columns: of the stage's files; `ordinal` is among them.
+        ordinals: the rows (n,); None: all.
+    """
+    parts = list(_stored(layout, plan, unit, list(columns), ordinals))
+    if not parts:
+        return pa.table({"ordinal": pa.array([], pa.int64())})
+    return pa.concat_tables(parts).combine_chunks().sort_by("ordinal")
+
+
+def _stored(
+    layout: Layout, plan: Plan, unit: str, columns: list[str], ordinals: NDArray[np.int64] | None
+) -> Iterator[pa.Table]:
+    for number in plan.image_units(read_json(layout.commit("captions", unit))):
+        name = image_unit_name(unit, number)
+        record = read_json(layout.commit(NAME, name))
+        for segment in range(record["segments"] if record else 0):
+            for group in row_groups(layout.data(NAME, segment_name(name, segment)), columns):
+                yield group if ordinals is None else group.filter(among(group, ordinals))
+
+
+def among(rows: pa.Table, ordinals: NDArray[np.int64]) -> pa.Array:
+    """Return the mask (rows,) of the rows with these ordinals."""
+    return pc.is_in(rows["ordinal"], value_set=pa.array(ordinals, pa.int64()))
