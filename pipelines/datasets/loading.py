@@ -41,4 +41,3 @@ def load_dataset(name_or_path: str) -> Dataset:
         if not isinstance(content, dict):
             raise BadValue("a data set file must map keys to values, as in `name: mine`")
         return build(Dataset, content)
-

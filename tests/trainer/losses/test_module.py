@@ -93,7 +93,7 @@ def test_two_ranks_compute_the_gradient_of_the_whole_batch(on_ranks: Any, featur
     on_ranks(__file__, "on_a_rank", 2, tmp_path)
     ranks = [torch.load(tmp_path / f"rank-{rank}.pt") for rank in range(2)]
     loss, *whole, scale = evaluated(HnNceLoss(beta=0.5), *pair, torch.tensor(14.3, dtype=torch.float64))
-    close = dict(atol=1e-6, rtol=0)
+    close: dict[str, Any] = {"atol": 1e-6, "rtol": 0}
     torch.testing.assert_close(sum(rank[0] for rank in ranks) / 2, loss, **close)
     for index, gradient in enumerate(whole, 1):  # DDP averages over ranks, hence the half
         torch.testing.assert_close(torch.cat([rank[index] for rank in ranks]) / 2, gradient, **close)
