@@ -136,7 +136,7 @@ def example_of(one_row: pa.Table, preset: Preset, decisions: Decisions, record: 
         "objects": row.get("objects") or [],
         "attributes": [one for one in attributes if preset.captions.counts(one["kind"], one["score"])],
         "relations": relations,
-        "actions": [{**action, "accepted": yes} for action, yes in zip(actions, accepted, strict=True)],
+        "actions": [action | {"accepted": yes} for action, yes in zip(actions, accepted, strict=True)],
         "complexity": int(decided.complexity[0]) if decided and decided.parsed[0] else None,
         "image": None,
         "width": record["width"] if record else None,

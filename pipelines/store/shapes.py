@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, NotRequired, TypeVar, Union, cast, get_args, get_origin, get_type_hints, is_typeddict
 
@@ -53,10 +54,16 @@ def conforms(value: object, kind: Any) -> bool:
             conforms(value[name], get_args(hint)[0] if get_origin(hint) is NotRequired else hint)
             if name in value
             else get_origin(hint) is NotRequired
-            for name, hint in get_type_hints(kind, include_extras=True).items()
+            for name, hint in _keys(kind)
         )
     if kind is int:
         return isinstance(value, int) and abs(value) < 2**63
     if kind is float:
         return isinstance(value, int | float) and abs(value) < 2**63 and math.isfinite(value)
     return isinstance(value, NoneType if kind is None else kind)
+
+
+@cache
+def _keys(kind: Any) -> tuple[tuple[str, Any], ...]:
+    """Return the keys of a TypedDict with their types."""
+    return tuple(get_type_hints(kind, include_extras=True).items())

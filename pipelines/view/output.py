@@ -210,4 +210,5 @@ def _dataset(source: _Source) -> Dataset:
     except DatasetError:  # one that was made in Python; how it reads is recorded
         known = load_dataset("custom")
     read_as = {name: value for name, value in source.get("read_as", {}).items() if name in READ_AS}
-    return known.with_roles(**source.get("roles", {}), **read_as)
+    said: dict[str, Any] = {**source.get("roles", {}), **read_as}
+    return known.with_roles(**said)

@@ -199,7 +199,7 @@ def _rows(
     for group in range(file.num_row_groups):
         stop = first + file.metadata.row_group(group).num_rows
         mine = places[(places >= first) & (places < stop)].tolist()
-        table = file.read_row_group(group, columns=columns) if mine else None
+        table = file.read_row_group(group, columns=columns) if mine else pa.table({})
         for place in mine:
             (row,) = table.slice(place - first, 1).to_pylist()
             yield place, row

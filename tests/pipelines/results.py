@@ -31,4 +31,4 @@ def funnel(**changes: Any) -> FunnelRecord:
         "set_aside": {},
         "seconds": {"captions": 1.5},
     }
-    return {**found, **changes}  # type: ignore[return-value]
+    return {**found, **changes}  # type: ignore[typeddict-item]

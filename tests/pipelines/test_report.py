@@ -66,15 +66,15 @@ def example(**changes: Any) -> Example:
     return found  # type: ignore[return-value]
 
 
-def report(run: FunnelRecord | None = None, notes: tuple[str, ...] = (), **examples: list[Example]) -> str:
-    return render_report(run or funnel(), examples, notes=notes)
+def report(examples: dict[str, list[Example]] | None = None, run: FunnelRecord | None = None) -> str:
+    return render_report(run or funnel(), examples or {}, notes=["A note."])
 
 
 ALL = {"action": [example()], "kept": [example()], "dead_letter": [example(message="truncated")]}
 
 
 def test_the_page_has_every_section_and_is_well_formed() -> None:
-    page = report(notes=("A note.",), **ALL)
+    page = report(ALL)
     assert Tags(page).open == []
     assert "Of 1,298 rows, <b>200 were kept</b>: a rate of 15.4 %." in page
     for text in ("Funnel", "What the steps mean", "Distributions", "Rejected: ", "Dead letter", "A note.", "Kept"):
@@ -87,20 +87,20 @@ def test_the_page_has_every_section_and_is_well_formed() -> None:
 
 @pytest.mark.parametrize("names", [(), ("action",), ("action", "kept", "dead_letter", "unheard of")])
 def test_every_link_has_its_target(names: tuple[str, ...]) -> None:
-    tags = Tags(report(**{name: [example()] for name in names})).tags
+    tags = Tags(report({name: [example()] for name in names})).tags
     ids = {attrs["id"] for _, attrs in tags if "id" in attrs}
     assert {str(attrs["href"])[1:] for tag, attrs in tags if tag == "a"} == ids
 
 
 def test_an_empty_run_has_a_report() -> None:
-    page = report(funnel(rows_in=0, kept=0, steps=[], rejected={}, histograms={}))
+    page = report(run=funnel(rows_in=0, kept=0, steps=[], rejected={}, histograms={}))
     assert Tags(page).open == []
     assert "No rows came in" in page
     assert page.count("Not measured.") == 3
 
 
 def test_counts_that_do_not_add_up_are_said() -> None:
-    assert "+5 rows are unaccounted for" in report(funnel(rows_in=1303))
+    assert "+5 rows are unaccounted for" in report(run=funnel(rows_in=1303))
 
 
 def everywhere_hostile() -> str:
@@ -189,7 +189,7 @@ def test_examples_and_their_size_are_bounded() -> None:
     noise = io.BytesIO()
     Image.frombytes("RGB", (700, 700), os.urandom(3 * 700 * 700)).save(noise, "JPEG", quality=95)
     many = [example(image=noise.getvalue(), caption="word " * 50_000, parsed="word " * 50_000)] * 40
-    page = report(kept=many)
+    page = report({"kept": many})
     assert page.count('<article class="card">') == MAX_EXAMPLES + 1  # and the legend
     assert len(page) < 3_000_000
 

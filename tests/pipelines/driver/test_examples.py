@@ -40,4 +40,4 @@ def test_what_was_scored_by_something_else_is_not_explained(rows: pa.Table) -> N
 def test_a_caption_that_was_not_parsed_has_none(rows: pa.Table) -> None:
     row = {**rows.to_pylist()[0], "objects": None, "attributes": None, "actions": None, "relations": None}
     shown = example(pa.Table.from_pylist([row], rows.schema))
-    assert shown["actions"] == shown["attributes"] == shown["relations"] == []
+    assert not shown["actions"] and not shown["attributes"] and not shown["relations"]
