@@ -155,8 +155,8 @@ def test_what_is_wrong_is_said_with_place_and_remedy(write: Write, text: str, me
     [
         ("papr", "unknown preset 'papr' (did you mean 'paper'?); choose balanced, laion-paper, paper, "),
         ("", "unknown preset ''; choose balanced, laion-paper, paper, paper-dedup, safe, strict, or a .yaml file"),
-        ("nowhere.yaml", "preset nowhere.yaml: No such file or directory; give the path of a readable file"),
-        ("nowhere/mine.yml", "preset nowhere/mine.yml: No such file or directory"),
+        ("nowhere.yaml", "preset file nowhere.yaml: No such file or directory; give the path of a readable file"),
+        ("nowhere/mine.yml", "preset file nowhere/mine.yml: No such file or directory"),
     ],
 )
 def test_an_unknown_name_is_said_with_its_remedy(name: str, message: str) -> None:
