@@ -7,13 +7,13 @@ back in the one form it keeps: a text, "reason: message".
 from __future__ import annotations
 
 import contextlib
+import io
 import threading
 import urllib.request
+import urllib.response
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from email.message import Message
-from types import TracebackType
 from typing import Any
 
 from open_diht.pipelines.fetch.fetcher import Fetched, Fetcher
@@ -36,25 +36,6 @@ class Notes:
     """The first exception that is no FetchError: the shard must fail with it, and not its rows."""
 
 
-class _Answer:
-    """What `urlopen` returns, as far as a downloader needs it."""
-
-    def __init__(self, fetched: Fetched):
-        self.headers: Message = fetched.headers
-        self._body = fetched.body
-
-    def read(self) -> bytes:
-        return self._body
-
-    def __enter__(self) -> _Answer:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass
-
-
 class GuardedOpener(urllib.request.OpenerDirector):
     """Opens addresses by a fetcher: no proxies from the environment, no file or ftp, no redirect unchecked."""
 
@@ -69,7 +50,8 @@ class GuardedOpener(urllib.request.OpenerDirector):
         try:
             if data is not None:
                 raise FetchError(Reason.BAD_URL, "images are asked for, nothing is sent")
-            return _Answer(self._fetched(url, str(parse_url(url))))
+            fetched = self._fetched(url, str(parse_url(url)))
+            return urllib.response.addinfourl(io.BytesIO(fetched.body), fetched.headers, fetched.url, 200)
         except FetchError:
             raise
         except Exception as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ import pyarrow.parquet as pq
 from open_diht.pipelines.fetch.fetcher import Fetcher
 from open_diht.pipelines.fetch.hashes import MISMATCH, expected_of
 from open_diht.pipelines.fetch.opener import Notes, opening_by
-from open_diht.pipelines.fetch.opt_out import DIRECTIVES, robot_names
 from open_diht.pipelines.fetch.reasons import FetchError, Reason
 from open_diht.pipelines.fetch.records import ASKED, FETCHED, OK
 from open_diht.pipelines.fetch.settings import DownloadSettings
@@ -91,14 +91,14 @@ def _download(
     rows: list[dict[str, Any]], folder: Path, settings: DownloadSettings, beat: Callable[[int], None]
 ) -> None:
     """One shard by img2dataset: 00000.tar and 00000.parquet in `folder`."""
-    tool = load_tool()
+    downloader, resizer, writer = load_tool()
     columns = ["ordinal", "uid", "caption", "url"]
     table = pa.Table.from_pylist(rows, ASKED).select(columns)
-    with pa.OSFile(str(folder / "asked.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    downloader = tool.Downloader(
-        sample_writer_class=tool.beating_writer(beat),
-        resizer=tool.Resizer(settings),
+    with pa.OSFile(str(folder / "asked.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as asked:
+        asked.write_table(table)
+    downloader(
+        sample_writer_class=partial(writer, beat),
+        resizer=resizer(settings),
         thread_count=settings.threads,
         save_caption=True,
         extract_exif=False,
@@ -111,10 +111,9 @@ def _download(
         verify_hash_type=None,
         encode_format="jpg",
         retries=0,  # the fetcher's own: img2dataset would repeat what cannot succeed, at once
-        user_agent_token=robot_names(settings.user_agent)[0],
-        disallowed_header_directives=list(DIRECTIVES) if settings.respect_opt_out else None,
-    )
-    downloader.download_shard((0, str(folder / "asked.arrow")))
+        user_agent_token=None,  # the fetcher names itself, and obeys the servers that refuse
+        disallowed_header_directives=None,
+    ).download_shard((0, str(folder / "asked.arrow")))
 
 
 def _records(
@@ -161,12 +160,10 @@ def _record(row: dict[str, Any], **said: Any) -> dict[str, Any]:
 
 
 def _reason(status: str, text: str) -> tuple[Reason, str]:
-    """Our own texts begin with the reason; img2dataset has two more."""
+    """Return the reason and the message of a text of img2dataset's: ours begin with the reason."""
     head, colon, message = text.partition(": ")
     if colon and head in _CODES:
         return Reason(head), message
-    if text.startswith("Use of image disallowed"):
-        return Reason.OPT_OUT, text
     if status == "failed_to_resize":
         return Reason.NOT_AN_IMAGE, text[:300]
     raise RuntimeError(f"img2dataset failed with a text that is not known: {text[:300]!r}")

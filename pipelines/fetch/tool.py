@@ -7,7 +7,6 @@ import importlib.util
 import io
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from open_diht.common.installation import remedy
@@ -26,21 +25,16 @@ def check_tool() -> None:
         raise ToolMissing(f"the download of images needs img2dataset, which is not installed: {remedy('download')}")
 
 
-@dataclass(frozen=True)
-class Tool:
-    """The parts of img2dataset that are used."""
-
-    Downloader: Any
-    Resizer: Callable[[DownloadSettings], Any]
-    """Makes a resizer; see `load_tool`."""
-    beating_writer: Callable[[Callable[[int], None]], Any]
-    """A webdataset writer that calls back with the number of samples it was given."""
-
-
 @functools.cache
-def load_tool() -> Tool:
-    """Loads img2dataset. Its resizer is given pixels that Pillow has decoded under our limits, not the web's bytes: its
-    own decoding takes broken images for whole ones, ignores the orientation, and checks the size too late."""
+def load_tool() -> tuple[Any, Any, Any]:
+    """Load img2dataset, with two of its classes adapted.
+
+    Returns:
+        Its Downloader; its Resizer, which takes `DownloadSettings` and is given pixels that Pillow has decoded under
+        our limits, for its own decoding takes broken images for whole ones, ignores the orientation and checks the
+        size too late; and its webdataset writer, which takes a function first and calls it with the number of samples
+        that were written so far.
+    """
     check_tool()
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks the network for a newer version
     import cv2
@@ -87,4 +81,4 @@ def load_tool() -> Tool:
             self._count += 1
             self._beat(self._count)
 
-    return Tool(Downloader, BoundedResizer, lambda beat: functools.partial(BeatingWriter, beat))
+    return Downloader, BoundedResizer, BeatingWriter
