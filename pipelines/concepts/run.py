@@ -97,13 +97,13 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> in
     kept = stamps(settings.data / "kept", ".parquet")
     if not kept:
         raise WrongUse(f"{settings.data}/kept: no *.parquet; DATA is the output folder of `make filter`")
-    data = _Data(kept, shard_entries(settings.data))
+    shards = shard_entries(settings.data)
     layout = Layout(settings.output)
     _check_output(layout)
     extraction = Extraction(settings, layout)
     if isinstance(settings.backend, Direct):
         check_device(extraction.device)
-    missing = any(extraction.undone(data.shards))
+    missing = any(outdated(layout, "features", extraction.fingerprints(shards)))
     sees = seen(settings.teacher) if missing else None  # weights that do not fit are found before anything is written
     if is_local(settings.output):
         settings.output.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> in
         if sees is not None:
             settle(layout, settings.teacher, settings.precision, extraction.device, sees)
             extraction = Extraction(settings, layout)
-        return _Run(settings, layout, say, data, extraction, asked, lock).do()
+        return _Run(settings, layout, say, kept, shards, extraction, asked, lock).do()
 
 
 def _check_output(layout: Layout) -> None:
@@ -129,24 +129,6 @@ def _check_output(layout: Layout) -> None:
             f"{layout.root} holds {foreign}, which no run here has written, and which a run would write over; choose "
             "another OUTPUT, or move it away"
         )
-
-
-@dataclass(frozen=True)
-class _Data:
-    """What `make filter` left."""
-
-    kept: dict[str, Any]
-    """Parts of kept/, each with what changes with it."""
-    shards: dict[str, dict[str, Any]]
-    """See `shard_entries`."""
-
-    @cached_property
-    def _places(self) -> dict[str, int]:
-        return {unit: place for units in (sorted(self.kept), self.shards) for place, unit in enumerate(units)}
-
-    def place(self, unit: str) -> int:
-        """A number for each unit, equal for all who see the same data."""
-        return self._places[unit]
 
 
 class Extraction:
@@ -172,10 +154,6 @@ class Extraction:
         """Of the features of each shard: teacher, precision and tar."""
         about = {**self._settings.teacher.identity(), "precision": self.precision}
         return {unit: fingerprint_of(about, entry["sha256"]) for unit, entry in shards.items()}
-
-    def undone(self, shards: Mapping[str, dict[str, Any]]) -> Iterator[str]:
-        """Shards whose features are not there yet."""
-        return outdated(self._layout, "features", self.fingerprints(shards))
 
     def stage(self, shards: Mapping[str, dict[str, Any]]) -> FeatureStage:
         """Makes features."""
@@ -211,95 +189,98 @@ def outdated(layout: Layout, stage: str, fingerprints: Mapping[str, str]) -> Ite
             yield unit
 
 
+@dataclass
 class _Run:
-    def __init__(
-        self,
-        settings: ConceptSettings,
-        layout: Layout,
-        say: Callable[[str], None],
-        data: _Data,
-        extraction: Extraction,
-        asked: str,
-        lock: FileLock | Lease,
-    ):
-        self.settings, self.layout, self.say, self.data = settings, layout, say, data
-        self.extraction, self._asked, self._lock = extraction, asked, lock
-        self.engine = Engine(layout=layout, workers=extraction.workers(), say=say, backend=settings.backend)
+    """What holds while one invocation works in its output folder."""
+
+    settings: ConceptSettings
+    layout: Layout
+    say: Callable[[str], None]
+    kept: dict[str, Any]
+    """Parts of kept/, each with what changes with it."""
+    shards: dict[str, dict[str, Any]]
+    """See `shard_entries`."""
+    extraction: Extraction
+    asked: str
+    """Fingerprint of what is asked for, the same for all shards."""
+    lock: FileLock | Lease
 
     def do(self) -> int:
-        retract(self.layout.root / "concepts.json")  # nobody is to take what is under way for finished
+        """Do the shard's part, if this is one; and all that is left, if it is none or the last. Returns the exit
+        status."""
+        retract(self.layout.root / "concepts.json")  # no reader may take unfinished output for finished
+        kept, shards = sorted(self.kept), list(self.shards)
         if self.settings.shard:
-            status = self._share(self.settings.shard)
-            if status is not None:
-                return status
+            indexes = {unit: index for units in (kept, shards) for index, unit in enumerate(units)}
+            sharing = Sharing(self.settings.shard, self.asked, self.lock, indexes.__getitem__, self.say)
+            self.engine.sharing = sharing
+            if not self._count(sharing.own(kept)) or not self._extract(sharing.own(shards)):
+                return 1
+            if sharing.wait([*kept, *shards], self._undone):
+                return 0
+            if not self._labels(self._vocabulary()):
+                return 1
+            self.engine.sharing = None
+            if not sharing.take_alone():
+                return 0
         self.engine.clear_up()
-        return 0 if self._all() else 1
-
-    def _share(self, shard: tuple[int, int]) -> int | None:
-        """Do a shard's part. Returns the exit status; None: it is the last one at work, and finishes."""
-        self.engine.sharing = sharing = Sharing(shard, self._asked, self._lock, self.data.place, self.say)
-        kept, shards = sorted(self.data.kept), list(self.data.shards)
-        if not self._count(sharing.own(kept)) or not self._extract(sharing.own(shards)):
+        if not self._count(kept):
             return 1
-        if sharing.wait([*kept, *shards], self._undone):
-            return 0
-        if not self._labels(self._vocabulary()):
-            return 1
-        self.engine.sharing = None
-        return None if sharing.take_alone() else 0
-
-    def _undone(self, units: Sequence[str]) -> list[str]:
-        counts, shards = self._of_counts, self.data.shards
-        return [
-            *outdated(self.layout, "vocabulary", {unit: counts[unit] for unit in units if unit in counts}),
-            *self.extraction.undone({unit: shards[unit] for unit in units if unit in shards}),
-        ]
-
-    def _all(self) -> bool:
-        if not self._count(sorted(self.data.kept)):
-            return False
         vocabulary = self._vocabulary()
-        return self._labels(vocabulary) and self._extract(list(self.data.shards)) and self._finish(vocabulary)
+        good = self._labels(vocabulary) and self._extract(shards) and self._finish(vocabulary)
+        return 0 if good else 1
 
     @cached_property
-    def _of_counts(self) -> dict[str, str]:
+    def engine(self) -> Engine:
+        """What does the units of every stage."""
+        settings = self.settings
+        return Engine(self.layout, workers=self.extraction.workers(), say=self.say, backend=settings.backend)
+
+    @cached_property
+    def _fingerprints(self) -> dict[str, dict[str, str]]:
+        """Of the units of each stage that does not wait for the vocabulary."""
         names = fingerprint_of(VERSION, model_provenance())
-        return {unit: fingerprint_of(names, stamp) for unit, stamp in self.data.kept.items()}
+        counts = {unit: fingerprint_of(names, stamp) for unit, stamp in self.kept.items()}
+        return {"vocabulary": counts, "features": self.extraction.fingerprints(self.shards)}
+
+    def _undone(self, units: Sequence[str]) -> list[str]:
+        return [
+            unit
+            for stage, known in self._fingerprints.items()
+            for unit in outdated(self.layout, stage, {unit: known[unit] for unit in units if unit in known})
+        ]
 
     def _count(self, units: Sequence[str]) -> bool:
         """Count the names in parts of kept/."""
-        fingerprints = self._of_counts
+        fingerprints = self._fingerprints["vocabulary"]
         known = Fingerprints.published(self.layout, "vocabulary", fingerprints)
         stage = VocabularyStage(self.layout, self.settings.data / "kept", known)
         return self._do(stage, {unit: fingerprints[unit] for unit in units})
 
     def _vocabulary(self) -> dict[str, Any]:
         """The vocabulary of all counts."""
-        settings, units = self.settings, sorted(self.data.kept)
+        settings, units = self.settings, sorted(self.kept)
         rows = rows_counted(self.layout, units)
         min_count = lowest_count(rows, settings.min_count)
         try:
             vocabulary = make_vocabulary(self.layout, units, rows, min_count, settings.max_size)
         except ValueError as error:
             raise WrongUse(str(error)) from error
-        if read_json(self._vocabulary_path) != vocabulary:
-            publish_json(self._vocabulary_path, vocabulary)
+        path = self.layout.root / "vocabulary.json"
+        if read_json(path) != vocabulary:
+            publish_json(path, vocabulary)
         sizes = ", ".join(f"{len(entry['names']):,} {head}" for head, entry in vocabulary["heads"].items())
         self.say(f"vocabulary: {sizes}, each in at least {min_count} of {rows:,} rows")
         return vocabulary
 
-    @property
-    def _vocabulary_path(self) -> StorePath:
-        return self.layout.root / "vocabulary.json"
-
     def _labels(self, vocabulary: dict[str, Any]) -> bool:
-        shards = self.data.shards
+        shards = self.shards
         fingerprints = {
             unit: fingerprint_of(VERSION, vocabulary["hash"], entry["sha256"]) for unit, entry in shards.items()
         }
         known = Fingerprints.published(self.layout, "labels", fingerprints)
-        stage = LabelStage(self.layout, self.settings.data / "shards", self._vocabulary_path, known)
-        if not self._do(stage, fingerprints, shards=shards):
+        stage = LabelStage(self.layout, self.settings.data / "shards", self.layout.root / "vocabulary.json", known)
+        if not self._do(stage, fingerprints):
             return False
         records = [read_json(self.layout.commit("labels", unit)) for unit in shards]
         rows = sum(record["rows"] for record in records)
@@ -316,27 +297,19 @@ class _Run:
 
     def _extract(self, units: Sequence[str]) -> bool:
         """Extract the features of shards."""
-        shards = self.data.shards
-        stage, fingerprints = self.extraction.stage(shards), self.extraction.fingerprints(shards)
-        if not self._do(stage, {unit: fingerprints[unit] for unit in units}, shards=shards):
+        stage, fingerprints = self.extraction.stage(self.shards), self._fingerprints["features"]
+        if not self._do(stage, {unit: fingerprints[unit] for unit in units}):
             return False
         if self.engine.sharing is None:
             stage.sweep()
         return True
 
-    def _do(
-        self,
-        stage: Stage,
-        fingerprints: dict[str, str],
-        *,
-        shards: dict[str, dict[str, Any]] | None = None,
-    ) -> bool:
-        """Do the units of a stage that are not committed with their fingerprint, `shards` where they are those. False
-        where some failed."""
+    def _do(self, stage: Stage, fingerprints: dict[str, str]) -> bool:
+        """Do the units of a stage that are not committed with their fingerprint. False where some failed."""
         todo = list(outdated(self.layout, stage.name, fingerprints))
         if todo and stage.name == "features":
             self.say(f"features: {self.extraction.said}, {self.engine.workers} at a time")
-        total = sum(shards[unit]["samples"] for unit in todo) if shards else None
+        total = None if stage.name == "vocabulary" else sum(self.shards[unit]["samples"] for unit in todo)
         failed = self.engine.run(stage, todo, of=len(fingerprints), total=total)
         for unit, record in list(failed.items())[:_NAMED]:
             last = record["tries"][-1]
@@ -347,8 +320,8 @@ class _Run:
         return not failed
 
     def _finish(self, vocabulary: dict[str, Any]) -> bool:
-        self._lock.check()
-        shards, teacher = self.data.shards, self.settings.teacher
+        self.lock.check()
+        shards, teacher = self.shards, self.settings.teacher
         records = {unit: read_json(self.layout.commit("features", unit)) for unit in shards}
         content = {
             "version": VERSION,

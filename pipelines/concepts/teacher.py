@@ -234,25 +234,14 @@ def _torchvision(teacher: Teacher) -> tuple[Any, Callable[[Any], Any]]:
 
 def _open_clip(teacher: Teacher) -> tuple[Any, Callable[[Any], Any]]:
     import open_clip
-    import torch
 
     try:
         model, _, transform = open_clip.create_model_and_transforms(teacher.model, pretrained=None)
     except RuntimeError as error:
         raise WrongUse(f"open_clip has no model {teacher.model}: {error}") from error
     _fill(teacher, model)
-
-    class Images(torch.nn.Module):
-        """The image side."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.clip = model
-
-        def forward(self, images: Any) -> Any:
-            return self.clip.encode_image(images)
-
-    return Images(), transform
+    model.forward = model.encode_image  # the image side alone
+    return model, transform
 
 
 _BUILD: dict[str, Callable[[Teacher], tuple[Any, Callable[[Any], Any]]]] = {

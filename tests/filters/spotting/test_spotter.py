@@ -240,7 +240,7 @@ def test_missing_weights_are_named(tmp_path: Path) -> None:
 
 def test_a_missing_package_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda module: None if module == "paddlex" else object())
-    with pytest.raises(SpotterError, match=r"paddlex: .*install paddleocr"):
+    with pytest.raises(SpotterError, match=r"paddlex: .*install .*paddleocr"):
         TextSpotter(SpotterSettings(engine="paddle")).check_installed()
 
 
