@@ -32,7 +32,7 @@ from open_diht.filters.captions.annotate import provenance
 from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.engine.jobs import run_units, worker_log
 from open_diht.pipelines.engine.stage import DoUnit
-from open_diht.pipelines.plan import keep_plan, make_plan
+from open_diht.pipelines.manifests.plan import keep_plan, make_plan
 from open_diht.pipelines.runners import Backend, Workers, make_backend
 from open_diht.pipelines.runners.prism import BUILT
 from open_diht.pipelines.stages.captions import CaptionStage

@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from open_diht.cat import Cat
     from open_diht.eval.models import load_model
     from open_diht.filters.captions.annotate import CaptionAnnotator
     from open_diht.filters.captions.graph import CaptionGraph, build_graph
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from open_diht.filters.presets import Preset, load_preset
     from open_diht.filters.spotting.overlap import overlap
     from open_diht.filters.spotting.spotter import TextSpotter
-    from open_diht.pipelines.cat import Cat
     from open_diht.pipelines.datasets import load_dataset
     from open_diht.pipelines.driver.run import run
     from open_diht.pipelines.settings import RunSettings
@@ -63,7 +63,7 @@ _MODULES = {
     "CaptionAnnotator": "filters.captions.annotate",
     "CaptionGraph": "filters.captions.graph",
     "CaptionParser": "filters.captions.parse",
-    "Cat": "pipelines.cat",
+    "Cat": "cat",
     "Config": "trainer.config",
     "HnNce": "trainer.losses",
     "Preset": "filters.presets",

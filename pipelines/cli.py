@@ -30,8 +30,8 @@ from open_diht.pipelines.driver.run import run
 from open_diht.pipelines.fetch import DownloadSettings
 from open_diht.pipelines.hub.publisher import Publisher
 from open_diht.pipelines.manifests import ManifestError, input_items
+from open_diht.pipelines.manifests.plan import PlanMismatch
 from open_diht.pipelines.options import COLUMNS, WORK, filter_parser, parse
-from open_diht.pipelines.plan import PlanMismatch
 from open_diht.pipelines.runners import Backend, Direct, JobFailed, RunnerError, Staged, Workers, make_backend
 from open_diht.pipelines.runners.direct import check_workers
 from open_diht.pipelines.runners.fork_server import ForkServer

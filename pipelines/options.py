@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Annotated
 
 from open_diht.common.command_line import OK, Once, Parser, WrongUse, exit_status, number
+from open_diht.common.devices import add_device_options
 from open_diht.common.fields import Positive, Range, Share
 from open_diht.pipelines.datasets import dataset_names
-from open_diht.pipelines.engine.devices import add_device_options
 from open_diht.pipelines.fetch import DownloadSettings
 
 STAGES = ("captions", "download", "spotting", "score", "dedup", "export")

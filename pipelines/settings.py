@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
+from open_diht.common.devices import AUTO
 from open_diht.filters.presets import Preset
 from open_diht.filters.spotting.spotter import SpotterSettings
 from open_diht.pipelines.datasets import Dataset
-from open_diht.pipelines.engine.devices import AUTO
 from open_diht.pipelines.fetch import DownloadSettings
 from open_diht.pipelines.hub.publisher import Publisher
 from open_diht.pipelines.options import EXPORTS, INDEX, SHARDS, STAGES

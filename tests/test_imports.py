@@ -39,8 +39,8 @@ def compare(*names):
         print([(name, part) for part in before if before[part] != after[part]] or "", end="")
 """
 PACKAGES = ("open_diht", "benchmarks")
-CHILDREN, EDGES, MUTUAL = 17, 76, 3
-"""Limits of `pipelines/`, to be lowered: its files and folders, imports between them, pairs that import each other."""
+CHILDREN, EDGES = 17, 65
+"""Limits of `pipelines/`, to be lowered: its files and folders, and imports between them."""
 
 
 def graph(root: Path, packages: tuple[str, ...]) -> dict[str, set[str]]:
@@ -84,14 +84,12 @@ def test_the_parts_of_pipelines_are_few_and_loosely_tied() -> None:
 
     edges = {(part(name), part(other)) for name, used in below.items() for other in used if other.startswith(prefix)}
     edges = {(one, other) for one, other in edges if one != other}
-    mutual = {(one, other) for one, other in edges if (other, one) in edges}
     assert len({part(name) for name in below}) <= CHILDREN
     assert len(edges) <= EDGES, sorted(edges)
-    assert len(mutual) <= 2 * MUTUAL, sorted(mutual)
     downward: dict[str, set[str]] = {}
-    for one, other in edges - mutual:
+    for one, other in edges:
         downward.setdefault(one, set()).add(other)
-    tuple(TopologicalSorter(downward).static_order())
+    tuple(TopologicalSorter(downward).static_order())  # no part imports upward
 
 
 def changed_by(code: str) -> str:

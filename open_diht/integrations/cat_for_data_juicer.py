@@ -12,7 +12,7 @@ from typing import Any
 from data_juicer.ops.base_op import OPERATORS, Filter
 from data_juicer.utils.constant import Fields
 
-from open_diht.pipelines.cat import Cat
+from open_diht.cat import Cat
 
 
 @OPERATORS.register_module("cat_filter")

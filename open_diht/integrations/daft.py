@@ -7,7 +7,7 @@ from typing import Any
 import daft
 from daft import DataType
 
-from open_diht.pipelines.cat import Cat
+from open_diht.cat import Cat
 
 
 def cat_expression(

@@ -8,7 +8,7 @@ from datatrove.data import Document
 from datatrove.pipeline.filters.base_filter import BaseFilter
 from datatrove.pipeline.writers.disk_base import DiskWriter
 
-from open_diht.pipelines.cat import Cat
+from open_diht.cat import Cat
 
 
 class CatFilter(BaseFilter):  # type: ignore[misc]  # datatrove brings no types

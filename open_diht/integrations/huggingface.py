@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import datasets
 
-from open_diht.pipelines.cat import Cat
+from open_diht.cat import Cat
 
 AnyDataset = TypeVar("AnyDataset", datasets.Dataset, datasets.IterableDataset)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-from open_diht.pipelines.cat import Cat
+from open_diht.cat import Cat
 
 
 class CatStage:

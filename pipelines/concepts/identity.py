@@ -15,8 +15,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from open_diht.common.command_line import WrongUse
+from open_diht.common.devices import AUTO, best_precision
 from open_diht.pipelines.concepts.teacher import Teacher
-from open_diht.pipelines.engine.devices import AUTO, best_precision
 from open_diht.pipelines.store.commit import publish_first, publish_json, read_json
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import StorePath

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from open_diht.common.command_line import WrongUse, check_folder
+from open_diht.common.devices import AUTO, check_device, device_here, gpus_of
 from open_diht.common.lease import Lease
 from open_diht.filters.captions.parse import model_provenance
 from open_diht.pipelines.concepts.features import FeatureStage
@@ -30,7 +31,6 @@ from open_diht.pipelines.concepts.vocabulary import (
     make_vocabulary,
     rows_counted,
 )
-from open_diht.pipelines.engine.devices import AUTO, check_device, device_here, gpus_of
 from open_diht.pipelines.engine.engine import Engine
 from open_diht.pipelines.engine.sharing import Sharing, shard_name
 from open_diht.pipelines.engine.stage import Stage

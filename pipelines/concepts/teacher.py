@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from open_diht.common.command_line import WrongUse
+from open_diht.common.devices import Claim, computes_bf16, gpus_of
 from open_diht.common.encoder_names import check_installed, local_weights, packaged_weights, parse_encoder_name
 from open_diht.common.files import sha256_file
 from open_diht.common.yaml_files import read_yaml
-from open_diht.pipelines.engine.devices import Claim, computes_bf16, gpus_of
 
 LIBRARIES = ("timm", "torchvision", "open_clip")
 DEFAULT = "efficientnet-lite0"

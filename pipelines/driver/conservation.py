@@ -8,8 +8,8 @@ from typing import TypeVar
 
 import pyarrow as pa
 
-from open_diht.pipelines.driver.funnel import FunnelRecord
-from open_diht.pipelines.plan import Unit
+from open_diht.pipelines.manifests.plan import Unit
+from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.store.commit import read_json
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import StorePath, each, read_table, row_count

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 import yaml
 
 from open_diht.common.version import program_version
-from open_diht.pipelines.driver.funnel import FunnelRecord
-from open_diht.pipelines.plan import Plan, Unit
+from open_diht.pipelines.manifests.plan import Plan, Unit
+from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.store.layout import CARD_MARK, KINDS, Layout
 from open_diht.pipelines.store.storage import StorePath, each, open_parts

@@ -14,7 +14,7 @@ from open_diht.filters.presets import Preset
 from open_diht.filters.spotting.overlap import overlap
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.manifests import FileChanged, UnreadableFile
-from open_diht.pipelines.plan import Plan, Unit
+from open_diht.pipelines.manifests.plan import Plan, Unit
 from open_diht.pipelines.report.example import Example
 from open_diht.pipelines.stages.cascade import (
     KEPT,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from open_diht.pipelines.driver.funnel import FunnelRecord
+from open_diht.pipelines.report.funnel import FunnelRecord
 
 
 @dataclass(frozen=True)

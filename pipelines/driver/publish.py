@@ -12,10 +12,10 @@ from typing import Any
 from open_diht.pipelines.datasets import READ_AS
 from open_diht.pipelines.driver.dataset_card import card_of
 from open_diht.pipelines.driver.examples import collect_examples
-from open_diht.pipelines.driver.funnel import FunnelRecord
 from open_diht.pipelines.driver.notes import all_notes
 from open_diht.pipelines.driver.table import render_funnel
-from open_diht.pipelines.plan import Plan, Unit
+from open_diht.pipelines.manifests.plan import Plan, Unit
+from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.report.page import render_report
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.cascade import StageFilter

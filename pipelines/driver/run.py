@@ -28,7 +28,7 @@ from open_diht.pipelines.engine.sharing import Sharing, shard_name
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.fetch.tool import ToolMissing, check_tool
 from open_diht.pipelines.manifests import check_image_paths
-from open_diht.pipelines.plan import Plan, keep_plan, make_plan
+from open_diht.pipelines.manifests.plan import Plan, keep_plan, make_plan
 from open_diht.pipelines.settings import STAGES, RunSettings
 from open_diht.pipelines.stages.captions import check_lean
 from open_diht.pipelines.stages.cascade import StageFilter

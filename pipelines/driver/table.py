@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from open_diht.pipelines.driver.funnel import FunnelRecord, unaccounted
+from open_diht.pipelines.report.funnel import FunnelRecord, unaccounted
 
 _HEAD = ("stage", "reason", "rejected", "share", "left")
 _GAP = "  "

@@ -17,7 +17,7 @@ import pyarrow as pa
 from open_diht.common.plugins import load_plugin, loaded_plugins
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.manifests import FileChanged
-from open_diht.pipelines.plan import Plan, load_plan
+from open_diht.pipelines.manifests.plan import Plan, load_plan
 from open_diht.pipelines.store.commit import publish_json, read_json, retract
 from open_diht.pipelines.store.fingerprints import Fingerprints
 from open_diht.pipelines.store.layout import Layout

@@ -11,7 +11,7 @@ from open_diht.pipelines.engine.engine import Engine
 from open_diht.pipelines.engine.stage import failure
 from open_diht.pipelines.manifests import Unreachable, stamps_of
 from open_diht.pipelines.manifests.files import difference
-from open_diht.pipelines.plan import Plan, Unit
+from open_diht.pipelines.manifests.plan import Plan, Unit
 from open_diht.pipelines.store.commit import RunFailed, remove
 from open_diht.pipelines.store.names import image_unit_name, unit_of
 from open_diht.pipelines.store.ownership import is_record

@@ -18,8 +18,8 @@ import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
 from open_diht.common.hub_address import is_pinned
 from open_diht.common.store_errors import in_words, is_of_client
-from open_diht.pipelines.hub.client import may_pass
 from open_diht.pipelines.manifests.types import Compression, FileChanged, Span, Stamp, Unreachable, UnreadableFile
+from open_diht.pipelines.store.hub_client import may_pass
 from open_diht.pipelines.store.storage import many_at_once, stamp_of
 
 _T = TypeVar("_T")

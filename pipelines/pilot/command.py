@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
 
 from open_diht.common.command_line import WrongUse, say
+from open_diht.common.devices import check_device
 from open_diht.common.naming import counted
 from open_diht.pipelines.cli import exit_status, settings_of, told
 from open_diht.pipelines.concepts.run import ConceptSettings
 from open_diht.pipelines.concepts.teacher import Teacher, find_teacher
-from open_diht.pipelines.driver.funnel import FunnelRecord
 from open_diht.pipelines.driver.run import run
-from open_diht.pipelines.engine.devices import check_device
 from open_diht.pipelines.manifests import in_words
+from open_diht.pipelines.manifests.plan import known_plan
 from open_diht.pipelines.options import parse
 from open_diht.pipelines.pilot.forecast import Assumptions, Forecast, Measured, Prices, Whole, forecast
 from open_diht.pipelines.pilot.measure import measure, rows_of
@@ -23,7 +23,7 @@ from open_diht.pipelines.pilot.options import pilot_parser
 from open_diht.pipelines.pilot.sample import Sampling, sampling
 from open_diht.pipelines.pilot.table import render
 from open_diht.pipelines.pilot.teacher import TeacherCost, measure_teacher
-from open_diht.pipelines.plan import known_plan
+from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.runners.fork_server import ForkServer
 from open_diht.pipelines.settings import SHARDS, RunSettings
 from open_diht.pipelines.stages.dedup.findings import KINDS

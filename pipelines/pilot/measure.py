@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow.compute as pc
 
 from open_diht.filters.presets import Preset
+from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.pilot.forecast import DEAD, KEPT, Measured
-from open_diht.pipelines.plan import Plan
 from open_diht.pipelines.stages.captions import CaptionRecord
 from open_diht.pipelines.stages.cascade import stage_of
 from open_diht.pipelines.stages.score.passes import BATCHES

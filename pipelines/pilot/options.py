@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from open_diht.common.command_line import Parser, number
+from open_diht.common.devices import add_device_options
 from open_diht.common.fields import Count, NotNegative, Positive, Share
-from open_diht.pipelines.engine.devices import add_device_options
 from open_diht.pipelines.options import check_by, command_parser
 
 UNITS = 20

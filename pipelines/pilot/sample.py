@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from open_diht.common.command_line import WrongUse
 from open_diht.common.naming import counted
 from open_diht.pipelines.manifests import in_words
+from open_diht.pipelines.manifests.plan import UNIT_ROWS, Plan, Unit, make_plan, part_of
 from open_diht.pipelines.pilot.options import UNITS
-from open_diht.pipelines.plan import UNIT_ROWS, Plan, Unit, make_plan, part_of
 from open_diht.pipelines.settings import RunSettings
 
 LONG = 4

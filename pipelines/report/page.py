@@ -7,9 +7,9 @@ from typing import Any
 
 from open_diht.common.html import anchor, render_page
 from open_diht.common.html.charts import bin_counts, histogram
-from open_diht.pipelines.driver.funnel import FunnelRecord, reasons_of, unaccounted
 from open_diht.pipelines.report.card import draw_card
 from open_diht.pipelines.report.example import Example, Graph
+from open_diht.pipelines.report.funnel import FunnelRecord, reasons_of, unaccounted
 from open_diht.pipelines.report.graph import draw_graph
 
 MAX_EXAMPLES = 12

@@ -8,9 +8,9 @@ import shutil
 import tempfile
 import zipfile
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
-import open_diht
 from open_diht.common.version import program_version
 
 _RUN_BY_WORKERS = ("common", "filters", "pipelines")
@@ -32,7 +32,7 @@ def build_wheel() -> Path:
     version = program_version()
     path, about = folder / f"open_diht-{version}-py3-none-any.whl", f"open_diht-{version}.dist-info"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as wheel:
-        wheel.write(str(open_diht.__file__), "open_diht/__init__.py")
+        wheel.write(str(find_spec("open_diht").origin), "open_diht/__init__.py")  # type: ignore[union-attr]
         for name, file in code_files().items():
             wheel.write(file, f"open_diht/{name}")
         wheel.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: open-diht\nVersion: {version}\n")

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from open_diht.common.data_root import REFERENCE, data_root
+from open_diht.common.devices import Claim, computes_bf16, gpus_of
 from open_diht.common.encoder_names import (
     FOLDER,
     EncoderError,
@@ -34,7 +35,6 @@ from open_diht.common.encoder_names import (
     parse_encoder_name,
 )
 from open_diht.filters.spotting.decode import DecodeLimits, UnreadableImage, UnreadableImageReason, decode_image
-from open_diht.pipelines.engine.devices import Claim, computes_bf16, gpus_of
 from open_diht.pipelines.stages.dedup.clusters import unit_length
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from open_diht.common.files import naming
-from open_diht.pipelines.plan import Unit
+from open_diht.pipelines.manifests.plan import Unit
 from open_diht.pipelines.stages.dedup.findings import UID, DuplicateFiles, duplicates_stage, file_name
 from open_diht.pipelines.store.commit import published
 from open_diht.pipelines.store.layout import Layout

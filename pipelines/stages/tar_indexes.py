@@ -35,7 +35,7 @@ from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests import FileInfo
 from open_diht.pipelines.manifests.files import is_url, local_path, open_file, reading, unchanged
 from open_diht.pipelines.manifests.formats.webdataset import TEXT, Webdataset
-from open_diht.pipelines.plan import Plan, Unit
+from open_diht.pipelines.manifests.plan import Plan, Unit
 from open_diht.pipelines.settings import INDEX, RunSettings
 from open_diht.pipelines.stages.shards import ExportRecord, Shard, kept_rows
 from open_diht.pipelines.store.commit import published

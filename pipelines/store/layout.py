@@ -42,7 +42,7 @@ class Layout:
 
     @property
     def plan(self) -> StorePath:
-        """The plan, see `open_diht.pipelines.plan`."""
+        """The plan, see `open_diht.pipelines.manifests.plan`."""
         return self.work / "plan.json"
 
     @property

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 
 from open_diht.common.command_line import WrongUse, check_folder
 from open_diht.common.files import is_temporary
-from open_diht.pipelines.hub.contents import contents
 from open_diht.pipelines.store.commit import Garbled, read_json
+from open_diht.pipelines.store.hub_contents import contents
 from open_diht.pipelines.store.layout import KINDS, Layout
 from open_diht.pipelines.store.storage import StorePath, is_local, stamps
 

@@ -11,8 +11,8 @@ from open_diht.common.command_line import WrongUse
 from open_diht.common.fields import BadValue
 from open_diht.filters.presets import Preset, load_preset, recorded_preset
 from open_diht.pipelines.datasets import READ_AS, Dataset, DatasetError, load_dataset
-from open_diht.pipelines.driver.funnel import FunnelRecord
-from open_diht.pipelines.plan import Plan, PlanMismatch, load_plan
+from open_diht.pipelines.manifests.plan import Plan, PlanMismatch, load_plan
+from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.stages.captions import CaptionRecord
 from open_diht.pipelines.stages.columns import NAME as COLUMNS
 from open_diht.pipelines.stages.images import DOWNLOAD

@@ -13,8 +13,9 @@ from starlette.exceptions import HTTPException
 from open_diht.common.fields import BadValue
 from open_diht.common.html import TextSpan, marked, words
 from open_diht.filters.presets import Preset
-from open_diht.pipelines.driver.funnel import FunnelRecord, count, reasons_of
+from open_diht.pipelines.driver.funnel import count
 from open_diht.pipelines.report.card import draw_card
+from open_diht.pipelines.report.funnel import FunnelRecord, reasons_of
 from open_diht.pipelines.report.page import draw_histograms
 from open_diht.pipelines.stages.cascade import NOT_DECIDED, cascade
 from open_diht.pipelines.stages.tally import DecideRecord

@@ -52,7 +52,7 @@ def hugging_face_by_map(captions: Rows, images: list[bytes] | None, folder: Path
 
 def ray_data(captions: Rows, images: list[bytes] | None, folder: Path) -> Rows:
     ray = pytest.importorskip("ray")
-    from open_diht.pipelines.cat import CatBatch
+    from open_diht.cat import CatBatch
 
     ray.init(num_cpus=2, include_dashboard=False, ignore_reinit_error=True, log_to_driver=False)
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from open_diht.pipelines.driver.funnel import FunnelRecord
+from open_diht.pipelines.report.funnel import FunnelRecord
 
 
 def funnel(**changes: Any) -> FunnelRecord:

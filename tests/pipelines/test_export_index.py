@@ -19,9 +19,9 @@ from open_diht.common.command_line import WrongUse
 from open_diht.common.shard_index import load, part_of, scan, stamp_of
 from open_diht.filters.presets import load_preset
 from open_diht.pipelines.concepts.shards import shard_entries
+from open_diht.pipelines.manifests.plan import load_plan
 from open_diht.pipelines.pilot.command import main as pilot
 from open_diht.pipelines.pilot.measure import measure
-from open_diht.pipelines.plan import load_plan
 from open_diht.pipelines.settings import INDEX
 from open_diht.pipelines.stages import tar_indexes
 from open_diht.pipelines.stages.tar_indexes import KeptIndexStage

@@ -15,7 +15,7 @@ import pytest
 from open_diht.filters.presets import load_preset
 from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.manifests import UnreadableFile, inspect, read
-from open_diht.pipelines.plan import keep_plan, make_plan
+from open_diht.pipelines.manifests.plan import keep_plan, make_plan
 from open_diht.pipelines.stages.captions import CaptionStage
 from open_diht.pipelines.stages.decide import DecideStage
 from open_diht.pipelines.store.commit import read_json

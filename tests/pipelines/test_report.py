@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from open_diht.common.html import TextSpan, anchor, attribute, marked, percent, plain
-from open_diht.pipelines.driver.funnel import FunnelRecord
 from open_diht.pipelines.report.card import draw_card
 from open_diht.pipelines.report.example import Example
+from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.report.graph import draw_graph
 from open_diht.pipelines.report.page import MAX_EXAMPLES, render_report
 from open_diht.pipelines.report.thumbnail import SIDE, ImageNotShown, shrink

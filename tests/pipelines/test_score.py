@@ -20,8 +20,8 @@ for module in ("torch", "open_clip"):
 
 from open_diht.filters.presets import load_preset  # noqa: E402
 from open_diht.pipelines import cli  # noqa: E402
+from open_diht.pipelines.manifests.plan import load_plan  # noqa: E402
 from open_diht.pipelines.pilot.measure import measure  # noqa: E402
-from open_diht.pipelines.plan import load_plan  # noqa: E402
 from open_diht.pipelines.settings import ScoreSettings  # noqa: E402
 from open_diht.pipelines.store.commit import read_json  # noqa: E402
 from open_diht.pipelines.store.layout import Layout  # noqa: E402

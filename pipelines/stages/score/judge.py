@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from open_diht.filters.columns import ColumnCondition
 from open_diht.filters.score import CLIP_SCORE, NEG_CLIP_LOSS, NOT_SCORED
-from open_diht.pipelines.plan import load_plan
+from open_diht.pipelines.manifests.plan import load_plan
 from open_diht.pipelines.stages.cascade import KEPT, NotLookedAt, Reasons, Step
 from open_diht.pipelines.stages.encoding import OK
 from open_diht.pipelines.stages.score.stored import stored_scores

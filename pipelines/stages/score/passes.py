@@ -20,12 +20,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from open_diht.common.devices import Claim, gpus_of
 from open_diht.filters.presets import Preset
 from open_diht.filters.score import CLIP_SCORE, NEG_CLIP_LOSS, NegativesRule
-from open_diht.pipelines.engine.devices import Claim, gpus_of
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, Stage
-from open_diht.pipelines.plan import Plan
+from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.stages.cascade import KEPT, apply_cascade
 from open_diht.pipelines.stages.columns import annotated_rows
 from open_diht.pipelines.stages.dedup.keys import halves_of_uids, spread

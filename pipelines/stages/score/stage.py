@@ -17,12 +17,12 @@ from apache_beam.utils.shared import Shared
 from numpy.typing import NDArray
 
 from open_diht.common.command_line import WrongUse
+from open_diht.common.devices import AUTO, best_precision, check_device, device_here, gpus_of
 from open_diht.common.naming import counted
 from open_diht.filters.columns import ColumnCondition
 from open_diht.filters.presets import Preset
 from open_diht.filters.score import CLIP_SCORE, NEG_CLIP_LOSS
 from open_diht.pipelines.datasets import Dataset
-from open_diht.pipelines.engine.devices import AUTO, best_precision, check_device, device_here, gpus_of
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Records, Stage
 from open_diht.pipelines.engine.work import Work

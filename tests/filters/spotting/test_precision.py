@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from open_diht.common.devices import has_bf16
 from open_diht.filters.spotting import precision
-from open_diht.filters.spotting.precision import has_bf16, resolved
+from open_diht.filters.spotting.precision import resolved
 from open_diht.filters.spotting.settings import EngineName, SpotterSettings
 from open_diht.filters.spotting.spotter import TextSpotter
 

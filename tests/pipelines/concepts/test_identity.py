@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from open_diht.common import devices
 from open_diht.common.command_line import WrongUse
 from open_diht.pipelines.concepts import identity
 from open_diht.pipelines.concepts.identity import precision_of, record_path, seen, settle
 from open_diht.pipelines.concepts.teacher import Teacher, find_teacher
-from open_diht.pipelines.engine import devices
 from open_diht.pipelines.store.layout import Layout
 
 
@@ -52,7 +52,7 @@ def test_the_folder_says_the_precision_where_nobody_else_does(
     tmp_path: Path, teacher: Teacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layout, sees = Layout(tmp_path), np.ones(3, np.float32)
-    monkeypatch.setattr("open_diht.pipelines.engine.devices.computes_bf16", lambda device: device == "cuda")
+    monkeypatch.setattr("open_diht.common.devices.computes_bf16", lambda device: device == "cuda")
     assert precision_of(layout, teacher, "auto", "cuda") == "bf16" != precision_of(layout, teacher, "auto", "cpu")
     settle(layout, teacher, "auto", "cuda", sees)
     assert precision_of(layout, teacher, "auto", "cpu") == "bf16"

@@ -16,9 +16,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from timm.data.imagenet_info import ImageNetInfo
 
+from open_diht.common import devices
 from open_diht.common.command_line import WrongUse
 from open_diht.pipelines.concepts.teacher import _fill, find_teacher
-from open_diht.pipelines.engine import devices
 
 
 def test_the_packaged_teacher_knows_an_espresso() -> None:

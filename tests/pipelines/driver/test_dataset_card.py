@@ -15,7 +15,7 @@ import yaml
 from open_diht.filters.presets import load_preset
 from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.driver.dataset_card import Config, features, render_card
-from open_diht.pipelines.plan import Plan
+from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.store.layout import CARD_MARK
 from tests.pipelines.results import funnel

@@ -10,7 +10,7 @@ import pytest
 
 from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.driver.notes import types_that_differ
-from open_diht.pipelines.plan import make_plan
+from open_diht.pipelines.manifests.plan import make_plan
 
 
 @pytest.mark.parametrize(

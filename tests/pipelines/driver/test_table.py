@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from open_diht.pipelines.driver.funnel import FunnelRecord
 from open_diht.pipelines.driver.table import render_funnel
+from open_diht.pipelines.report.funnel import FunnelRecord
 from tests.pipelines import results
 
 

@@ -18,7 +18,7 @@ from open_diht.pipelines.datasets import Dataset, load_dataset
 from open_diht.pipelines.engine.engine import Engine, _Counter
 from open_diht.pipelines.engine.progress import Count, Heartbeat
 from open_diht.pipelines.engine.stage import TRIES, Done, DoUnit, Stage
-from open_diht.pipelines.plan import keep_plan, make_plan
+from open_diht.pipelines.manifests.plan import keep_plan, make_plan
 from open_diht.pipelines.runners import Backend, Direct
 from open_diht.pipelines.runners.fork_server import ForkServer
 from open_diht.pipelines.runners.workers import WorkerDied

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from open_diht.pipelines.manifests import Span
+from open_diht.pipelines.manifests.plan import Unit
 from open_diht.pipelines.pilot.forecast import Assumptions, Forecast, Measured, Prices, Whole, forecast
 from open_diht.pipelines.pilot.sample import _two_sizes
-from open_diht.pipelines.plan import Unit
 
 ROWS, SMALL, RUN = 2_000, 100, 4
 """Rows of a small unit, how many of these there are, and how many units a run makes of them."""

@@ -13,9 +13,9 @@ from open_diht.common.command_line import WrongUse
 from open_diht.filters.presets import load_preset
 from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.manifests import Span
+from open_diht.pipelines.manifests.plan import Unit
 from open_diht.pipelines.pilot.options import UNITS
 from open_diht.pipelines.pilot.sample import LONG, _two_sizes, sampling
-from open_diht.pipelines.plan import Unit
 from open_diht.pipelines.settings import RunSettings
 
 

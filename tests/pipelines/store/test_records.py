@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from open_diht.common.command_line import WrongUse
-from open_diht.pipelines.plan import PlanMismatch
+from open_diht.pipelines.manifests.plan import PlanMismatch
 from open_diht.pipelines.store.commit import RunFailed, publish_json
 from open_diht.pipelines.store.layout import KINDS, Layout
 from open_diht.pipelines.store.records import Vouched, publish_record

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from open_diht.common.command_line import WrongUse
-from open_diht.pipelines.driver.funnel import FunnelRecord
+from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.store.shapes import conforms, read_record
 from tests.pipelines.results import funnel
 

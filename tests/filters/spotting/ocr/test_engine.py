@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
+from open_diht.common.devices import has_bf16
 from open_diht.filters.spotting.decode import DecodedImage, DecodeLimits, decode_image
 from open_diht.filters.spotting.ocr import recognition
 from open_diht.filters.spotting.ocr.engine import Engine
-from open_diht.filters.spotting.precision import has_bf16
 from open_diht.filters.spotting.settings import Precision, Spotted, SpotterSettings
 
 SAMPLE = Path(__file__).parents[4] / "data" / "sample" / "images"

@@ -18,7 +18,6 @@ from typing import Any
 
 from open_diht.common.naming import counted
 from open_diht.pipelines.datasets import Dataset
-from open_diht.pipelines.hub.pins import pinned
 from open_diht.pipelines.manifests import (
     BadSchema,
     Broken,
@@ -35,6 +34,7 @@ from open_diht.pipelines.manifests import (
     split,
 )
 from open_diht.pipelines.manifests.files import is_url
+from open_diht.pipelines.manifests.pins import pinned
 from open_diht.pipelines.store.commit import Garbled, publish_first, publish_json, read_json
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.ownership import check_output

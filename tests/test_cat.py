@@ -21,14 +21,14 @@ from PIL import Image
 from pyarrow import csv
 
 from open_diht import Cat
+from open_diht.cat import TABLE
 from open_diht.filters.columns import ColumnCondition
 from open_diht.filters.presets import BadPreset, load_preset
 from open_diht.filters.score import ScoreRule
 from open_diht.filters.spotting.settings import SpotterSettings
 from open_diht.filters.spotting.spotter import TextSpotter
-from open_diht.pipelines.cat import TABLE
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[1]
 SAMPLE = REPOSITORY / "data/sample"
 CC3M = REPOSITORY.parent / "shared/samples/cc3m_validation/Validation_GCC-1.1.0-Validation.tsv"
 DOG, NAME = "a brown dog catches a red ball", "IMG_2034.jpg"

@@ -9,14 +9,23 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 from open_diht.common.command_line import WrongUse, number
 from open_diht.common.fields import Positive
-from open_diht.filters.spotting.precision import has_bf16
 
 AUTO = "auto"
 PRECISIONS = ("bf16", "fp32")
+_BF16_FLAGS: Final = frozenset({"avx512_bf16", "amx_bf16"})
+
+
+def has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether the processor multiplies bfloat16 by itself; False where there is no such file, as on macOS."""
+    if not cpuinfo.is_file():
+        return False
+    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    flags = next((line for line in lines if line.startswith("flags")), "")
+    return not _BF16_FLAGS.isdisjoint(flags.split())
 
 
 def device_here() -> str:

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from open_diht.common.hub_address import MAIN, SCHEME, HubAddress, is_pinned, parse_address
-from open_diht.pipelines.hub.client import client, explained
 from open_diht.pipelines.manifests import NoInput, input_items
+from open_diht.pipelines.store.hub_client import client, explained
 
 
 def pinned(pattern: str, known: Mapping[str, str]) -> tuple[str, dict[str, str]]:

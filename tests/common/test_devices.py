@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from open_diht.common import devices
 from open_diht.common.command_line import WrongUse
-from open_diht.pipelines.engine import devices
-from open_diht.pipelines.engine.devices import Claim, check_device, computes_bf16, device_here, gpus_of
+from open_diht.common.devices import Claim, check_device, computes_bf16, device_here, gpus_of
 
 GPUS = ["cuda:0", "cuda:1", "cuda:2"]
 

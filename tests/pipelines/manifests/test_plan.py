@@ -17,7 +17,7 @@ import pytest
 from open_diht.common.command_line import WrongUse
 from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.manifests import BadSchema, NoInput, info_of, read
-from open_diht.pipelines.plan import Plan, keep_plan, load_plan, make_plan, part_of
+from open_diht.pipelines.manifests.plan import Plan, keep_plan, load_plan, make_plan, part_of
 from open_diht.pipelines.store.layout import Layout
 
 CUSTOM = load_dataset("custom")
