@@ -24,7 +24,7 @@ STUDY   ?=#  full (an hour and a half on two cores), quick (20 minutes) or tiny 
 TRACK   ?=#  of make study: cpu (small towers) or gpu (ViT-S at 112 pixels) [cpu]
 ARGS    ?=#  anything else: --options, key=value of make train, pytest's arguments of make test
 PYTHON  ?=#  the Python, 3.11 to 3.13, that .venv is made with [found on PATH]
-EXTRAS  ?= train,eval,view,download,score,dask,dev#  what make setup installs [all but cloud]
+EXTRAS  ?= train,eval,view,download,score,dask,integrations,dev#  what make setup installs [all but cloud]
 .NOTPARALLEL:
 comma := ,
 VARIABLES := $(shell sed -n 's/^\([A-Z]*\) *?=.*/\1/p' Makefile)

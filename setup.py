@@ -66,6 +66,14 @@ EXTRAS = {
         "apache-beam[gcp]==2.77.0",
         "huggingface_hub>=2.4,<3",
     ],
+    "integrations": [  # CAT in other engines; their tests need all of them
+        "datasets>=5,<6",
+        WEBDATASET,
+        "ray[data]>=2.50,<3",
+        "daft>=0.7,<0.8",
+        "datatrove>=0.10,<0.11",
+        "orjson",  # datatrove's JSON lines
+    ],
     "dask": ["apache-beam[dask]==2.77.0"],  # RUNNER=dask: dask, distributed and what they bring, 11 MB
     "dev": [  # with the others: what `make test`, `make lint`, `make docs` and the benchmarks need
         "ruff",

@@ -22,17 +22,24 @@ from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.datasets.naming import listing
 from open_diht.pipelines.manifests import MissingImage, read_rows
 from open_diht.pipelines.manifests.images import MAX_IMAGE_BYTES, read_image_file, within
-from open_diht.pipelines.stages.captions import identities
 from open_diht.pipelines.stages.cascade import DEAD, KEPT, apply_caption_filters, apply_cascade
-from open_diht.pipelines.stages.columns import columns_of, values_of
-from open_diht.pipelines.stages.output import output_rows
-from open_diht.pipelines.stages.spotting import SCHEMA as RECORD_SCHEMA
-from open_diht.pipelines.stages.spotting import read_texts
+from open_diht.pipelines.stages.output import PAIR, SPOTTED, output_rows
+from open_diht.pipelines.stages.rows import RECORD, columns_of, identities, read_texts, values_of
 
 NOT_TEXT = "not_text"
 """Reason of a caption that is no text: a number, say, or half a character of a broken encoding."""
-TABLE = ("reason", "complexity", "actions", "objects", "attributes", "spotted", "overlap")
-"""Columns of `Decisions.table`."""
+TABLE = pa.schema(
+    [
+        ("reason", pa.string()),
+        ("complexity", pa.int32()),
+        ("actions", pa.list_(pa.string())),
+        ("objects", pa.list_(pa.string())),
+        ("attributes", pa.list_(PAIR)),
+        ("spotted", SPOTTED),
+        ("overlap", pa.int32()),
+    ]
+)
+"""Columns of `Decisions.table`; the last two are those of images."""
 PREFIX = "cat_"
 """Begins the names of the columns that `Cat.batch` adds."""
 _MANY = 16
@@ -148,8 +155,9 @@ class Cat:
                 reasons.setdefault(row, reason)
         where = np.full(n, -1)
         where[ordinals] = np.arange(len(ordinals))
-        table = table.take(pa.array(where, mask=where < 0)).select(TABLE[1:])
-        return Decisions(table.add_column(0, "reason", pa.array([reasons.get(row) for row in range(n)], pa.string())))
+        table = table.take(pa.array(where, mask=where < 0))
+        table = table.append_column("reason", pa.array([reasons.get(row) for row in range(n)], pa.string()))
+        return Decisions(table.select(TABLE.names).cast(TABLE))
 
     def batch(self, *, caption: str = "caption", image: str | None = None) -> CatBatch:
         """Return a function of batches for engines that call one, such as `datasets.Dataset.map(..., batched=True)`.
@@ -187,10 +195,10 @@ class Cat:
         )
 
     def _read(self, images: Sequence[Any], rows: pa.Table) -> pa.Table:
-        """Return the spotting records of rows that pass their caption, a table of `RECORD_SCHEMA`."""
+        """Return the spotting records of rows that pass their caption, a table of `RECORD`."""
         passed = np.flatnonzero(apply_caption_filters(rows, self.preset, True).reasons == KEPT).tolist()
         asked = ((row, image_file(images[row]), None) for row in passed)
-        return pa.Table.from_pylist(list(read_texts(_Models.spotter(self.ocr), asked)), RECORD_SCHEMA)
+        return pa.Table.from_pylist(list(read_texts(_Models.spotter(self.ocr), asked)), RECORD)
 
 
 @dataclass(frozen=True)
@@ -204,9 +212,8 @@ class CatBatch:
     @property
     def schema(self) -> pa.Schema:
         """The names and types of the columns that it adds; those of images only where it is given images."""
-        columns = TABLE if self.image is not None else TABLE[:-2]
-        table = self.cat([], [] if self.image is not None else None).table
-        added = [table.schema.field(name).with_name(PREFIX + name) for name in columns]
+        columns = TABLE if self.image is not None else list(TABLE)[:-2]
+        added = [field.with_name(PREFIX + field.name) for field in columns]
         return pa.schema([pa.field(f"{PREFIX}keep", pa.bool_()), *added])
 
     def __call__(self, batch: Any) -> Any:

@@ -42,5 +42,5 @@ def cat_expression(
             rows = function(batch)
             return [dict(zip(types, row, strict=True)) for row in zip(*(rows[name] for name in types), strict=True)]
 
-    decide = DaftCat().decide
+    decide: Any = DaftCat().decide  # called with expressions, it gives one
     return decide(caption) if image is None else decide(caption, image)

@@ -121,7 +121,7 @@ def example_of(one_row: pa.Table, preset: Preset, decisions: Decisions, record: 
         one_row: the row with its annotations.
         preset: the thresholds.
         decisions: those of the caption filters about it.
-        record: what is known of its image, a row of `stages.spotting.SCHEMA`; None where no image was asked for.
+        record: what is known of its image, a row of `stages.rows.RECORD`; None where no image was asked for.
     """
     row = one_row.to_pylist()[0]
     decided = decisions.counts if decisions.asked[0] else None

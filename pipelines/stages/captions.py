@@ -24,6 +24,7 @@ from open_diht.pipelines.manifests import BadRow, Batch, Broken, UnreadableFile,
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.annotator import Annotator
 from open_diht.pipelines.stages.columns import ColumnValues
+from open_diht.pipelines.stages.rows import ROW, identities
 from open_diht.pipelines.stages.segments import Survivors
 from open_diht.pipelines.store.commit import TableFile
 from open_diht.pipelines.store.fingerprints import fingerprint_of
@@ -32,16 +33,6 @@ from open_diht.pipelines.store.layout import Layout
 NAME = "captions"
 BATCH_ROWS = 2_000
 
-ROW = pa.schema(
-    [
-        ("ordinal", pa.int64()),
-        ("uid", pa.string()),
-        ("pair", pa.binary(16)),
-        ("has_url", pa.bool_()),
-        ("caption", pa.string()),
-    ]
-)
-"""`pair` is equal for equal pairs, see `Batch.pairs`."""
 DEAD = pa.schema(
     [
         ("file", pa.string()),
@@ -217,18 +208,6 @@ class CaptionStage(Annotator):
         if len(captions) < len(parse):
             annotations = annotations.take(pa.array(np.cumsum(parse) - 1, mask=~parse))
         return pa.table([*table.columns, *annotations.columns], schema=pa.schema([*ROW, *SCHEMA]))
-
-
-def identities(batch: Batch) -> pa.Table:
-    """The good rows of a batch, a table of `ROW`."""
-    columns = {
-        "ordinal": batch.ordinals,
-        "uid": batch.uids,
-        "pair": [None if pair is None else bytes.fromhex(pair) for pair in batch.pairs],
-        "has_url": [url is not None for url in batch.urls],
-        "caption": batch.captions,
-    }
-    return pa.table({name: pa.array(values, ROW.field(name).type) for name, values in columns.items()})
 
 
 def annotations_fingerprint(settings: RunSettings) -> str:

@@ -183,7 +183,7 @@ def apply_cascade(
     Args:
         rows: n rows with `caption`, the columns of `filters.captions.annotate.SCHEMA` where `stages` has "captions",
             the values that the preset's conditions compare (`filters.columns.STORED`), and `ordinal` with records.
-        records: images by ascending `ordinal`, rows of `stages.spotting.SCHEMA`; None where images decide nothing.
+        records: images by ascending `ordinal`, rows of `stages.rows.RECORD`; None where images decide nothing.
         preset: the filters and their thresholds.
         stages: the stages that decide. The filters of the others decide nothing.
         own: filters of the user's stages, which decide the rows that all others keep.
@@ -251,7 +251,7 @@ def apply_image_filters(captions: list[str], records: pa.Table, preset: Preset) 
 
     Args:
         captions: n captions.
-        records: n rows of `stages.spotting.SCHEMA`.
+        records: n rows of `stages.rows.RECORD`.
         preset: the filters and their thresholds.
 
     Returns:

@@ -7,7 +7,7 @@ only what survives them is parsed, fetched and read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -16,19 +16,18 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from open_diht.common.command_line import WrongUse
-from open_diht.common.naming import nearest
 from open_diht.filters import language
 from open_diht.filters.columns import STORED, ColumnCondition
 from open_diht.filters.presets import Preset
-from open_diht.pipelines.datasets import Dataset, Roles
-from open_diht.pipelines.datasets.naming import listing
+from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done
 from open_diht.pipelines.engine.work import Work
-from open_diht.pipelines.manifests import Batch, FileInfo, UnreadableFile, info_of, read
+from open_diht.pipelines.manifests import FileInfo, UnreadableFile, info_of, read
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.annotator import Annotator
 from open_diht.pipelines.stages.cascade import cascade
+from open_diht.pipelines.stages.rows import columns_of, values_of
 from open_diht.pipelines.store.commit import TableFile
 from open_diht.pipelines.store.fingerprints import fingerprint_of
 from open_diht.pipelines.store.layout import Layout
@@ -131,18 +130,6 @@ def annotated_rows(
         yield pa.table([*rows.columns, *values.columns], [*rows.column_names, *values.column_names])
 
 
-def values_of(batch: Batch, places: Mapping[str, str], conditions: Sequence[ColumnCondition]) -> dict[str, pa.Array]:
-    """What `conditions` compare of rows as the manifest has them; `places` are their columns (see `columns_of`)."""
-    table = batch.table
-    identified = [name for name in language.NAMES if name in {one.reason for one in conditions} - places.keys()]
-    absent = pa.nulls(table.num_rows)  # of fields that JSON has in some rows only
-    found = {name: table[column] if column in table.column_names else absent for name, column in places.items()}
-    if identified:
-        known = list(zip(*language.identify(batch.captions), strict=True)) or [(), ()]
-        found |= {name: pa.array(known[language.NAMES.index(name)]) for name in identified}
-    return {STORED + one.reason: one.stored(found[one.reason]) for one in conditions}
-
-
 def check_columns(preset: Preset, infos: Sequence[FileInfo], dataset: Dataset) -> None:
     """Return whether all files have the columns that a preset's conditions are on.
 
@@ -170,33 +157,3 @@ def check_columns(preset: Preset, infos: Sequence[FileInfo], dataset: Dataset) -
                     f"{info.path}: column '{column.name}' is {column.type}, which columns.{one.reason} of the preset "
                     f"cannot compare with {'numbers' if one.numeric else 'words'}; choose another column"
                 )
-
-
-def columns_of(
-    conditions: Sequence[ColumnCondition],
-    roles: Roles,
-    dataset: Dataset,
-    columns: Sequence[str],
-    path: str = "the manifest",
-) -> dict[str, str]:
-    """The column that each condition is on: of a role, else of that name. Those on a language that the manifest does
-    not say are left out: it is identified.
-
-    Raises:
-        WrongUse: there is no such column.
-    """
-    found = {one.reason: _column(one.reason, roles, dataset, columns) for one in conditions}
-    for name in [name for name, column in found.items() if column is None and name not in language.NAMES]:
-        raise WrongUse(
-            f"{path}: no column or role '{name}', which the preset has a condition on{nearest(name, columns)}; the "
-            f"file has {listing(columns)}. Name another column, or leave columns.{name} out of the preset"
-        )
-    return {name: column for name, column in found.items() if column is not None}
-
-
-def _column(name: str, roles: Roles, dataset: Dataset, columns: Sequence[str]) -> str | None:
-    role = {"width": "height", "height": "width"}.get(name, name) if dataset.swap_size else name
-    if (played := roles.given().get(role)) in columns:
-        return played
-    same = [column for column in columns if column.casefold() == name.casefold()]
-    return name if name in columns else same[0] if len(same) == 1 else None

@@ -9,13 +9,14 @@ import pyarrow as pa
 from open_diht.pipelines.fetch.records import OK
 from open_diht.pipelines.stages.cascade import DOWNLOAD_FAILED, UNREAD
 from open_diht.pipelines.stages.images import DOWNLOAD, load_downloads
-from open_diht.pipelines.stages.spotting import SCHEMA, load_records
+from open_diht.pipelines.stages.rows import RECORD
+from open_diht.pipelines.stages.spotting import load_records
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.names import image_unit_name
 
 
 def image_records(layout: Layout, unit: str, image_units: Iterable[int], stages: Collection[str]) -> pa.Table | None:
-    """Return the image records of a caption unit that the cascade decides by: `stages.spotting.SCHEMA`, by ordinal.
+    """Return the image records of a caption unit that the cascade decides by: `stages.spotting.RECORD`, by ordinal.
 
     Args:
         layout: the output folder.
@@ -40,7 +41,7 @@ def image_records(layout: Layout, unit: str, image_units: Iterable[int], stages:
     statuses = [UNREAD if status == OK else DOWNLOAD_FAILED + status for status in statuses]
     if records is None:
         n, given = len(statuses), {"ordinal": downloads["ordinal"], "status": statuses, "message": messages}
-        return pa.table([given.get(field.name, pa.nulls(n, field.type)) for field in SCHEMA], schema=SCHEMA)
+        return pa.table([given.get(field.name, pa.nulls(n, field.type)) for field in RECORD], schema=RECORD)
     told = zip(downloads["ordinal"].to_pylist(), zip(statuses, messages, strict=True), strict=True)
     failed = {ordinal: why for ordinal, why in told if why[0] != UNREAD}
     if not failed:

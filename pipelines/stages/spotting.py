@@ -5,8 +5,6 @@ Its units are image units. A row that was read again, since its image was downlo
 
 from __future__ import annotations
 
-import hashlib
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
@@ -18,12 +16,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from open_diht.common.naming import counted
-from open_diht.filters.spotting.decode import UnreadableImage
-from open_diht.filters.spotting.spotter import SpotterSettings, Spotting, TextSpotter
+from open_diht.filters.spotting.spotter import SpotterSettings, TextSpotter
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.work import Work
-from open_diht.pipelines.manifests import MissingImage, UnreadableFile
+from open_diht.pipelines.manifests import UnreadableFile
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.captions import survivors_of
 from open_diht.pipelines.stages.cascade import NOT_AT_HAND
@@ -34,6 +31,7 @@ from open_diht.pipelines.stages.images import (
     last_of_each,
     original_sizes,
 )
+from open_diht.pipelines.stages.rows import RECORD, Asked, no_reading, read_texts
 from open_diht.pipelines.stages.segments import SegmentAnnotator, Survivors
 from open_diht.pipelines.store.commit import Garbled, TableFile, read_json
 from open_diht.pipelines.store.fingerprints import fingerprint_of
@@ -42,25 +40,6 @@ from open_diht.pipelines.store.names import image_unit_name, segment_name, unit_
 from open_diht.pipelines.store.storage import StorePath, read_table
 
 BATCH = 64
-LINE = pa.struct([("text", pa.string()), ("score", pa.float32()), ("box", pa.list_(pa.list_(pa.float32())))])
-SCHEMA = pa.schema(
-    [
-        ("ordinal", pa.int64()),
-        ("status", pa.string()),
-        ("message", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("spotted", pa.list_(LINE)),
-        ("sha256", pa.binary(32)),
-        ("bytes", pa.int64()),
-    ]
-)
-"""One row per image asked for: `status` is ok, or why there is no reading; boxes are four corners (x, y) in pixels of
-the original; `sha256` and `bytes` are of the image as stored, null where it is not at hand."""
-
-Asked = tuple[int, bytes | MissingImage, tuple[int, int] | None]
-"""A row; the file of its image, or why there is none; width and height of the image before the download has reduced
-it."""
 
 
 def load_records(layout: Layout, unit: str, image_units: Iterable[int]) -> pa.Table:
@@ -74,7 +53,7 @@ def load_records(layout: Layout, unit: str, image_units: Iterable[int]) -> pa.Ta
             raise Garbled(f"{path} is no commit record; remove it, and the same command makes it again")
         for segment in range(record["segments"] if record else 0):
             tables.append(read_table(layout.data("spotting", segment_name(name, segment))))
-    return last_of_each(pa.concat_tables([SCHEMA.empty_table(), *tables]))
+    return last_of_each(pa.concat_tables([RECORD.empty_table(), *tables]))
 
 
 @dataclass
@@ -168,68 +147,16 @@ class SpottingStage(SegmentAnnotator):
                 broken.append(error)
 
         rows: list[dict[str, Any]] = []
-        with TableFile(path, SCHEMA) as out:
+        with TableFile(path, RECORD) as out:
             for done, row in enumerate(read_texts(self._spotter, asked()), 1):
                 rows.append(row)
                 if len(rows) >= BATCH:
-                    out.write(pa.Table.from_pylist(rows, SCHEMA))
+                    out.write(pa.Table.from_pylist(rows, RECORD))
                     rows = []
                 heartbeat.beat(done)
             for error in broken:
                 rest = ordinals[out.rows + len(rows) :].tolist()
-                rows += [_no_reading(ordinal, "image_unreadable", error.message) for ordinal in rest]
-            out.write(pa.Table.from_pylist(rows, SCHEMA))
+                rows += [no_reading(ordinal, "image_unreadable", error.message) for ordinal in rest]
+            out.write(pa.Table.from_pylist(rows, RECORD))
         record["images"] += len(ordinals)
         return [path]
-
-
-def read_texts(spotter: TextSpotter, asked: Iterable[Asked]) -> Iterator[dict[str, Any]]:
-    """Yield rows of `SCHEMA`, in order: the text in each image, or why it could not be read. As many images are in
-    memory as the spotter takes at a time."""
-    waiting: deque[tuple[int, MissingImage | dict[str, Any], tuple[int, int] | None]] = deque()
-
-    def at_hand() -> Iterator[bytes]:
-        for ordinal, image, original in asked:
-            if isinstance(image, MissingImage):
-                waiting.append((ordinal, image, original))
-                continue
-            given = {"sha256": hashlib.sha256(image).digest(), "bytes": len(image)}
-            waiting.append((ordinal, given, original))
-            yield image
-
-    def absent() -> Iterator[dict[str, Any]]:
-        while waiting and isinstance(missing := waiting[0][1], MissingImage):
-            yield _no_reading(waiting.popleft()[0], missing.reason, missing.message)
-
-    for result in spotter.spot(at_hand()):
-        yield from absent()
-        ordinal, given, original = waiting.popleft()
-        assert isinstance(given, dict)
-        yield _reading(ordinal, result, original) | given
-    yield from absent()
-
-
-def _reading(ordinal: int, result: Spotting | UnreadableImage, original: tuple[int, int] | None) -> dict[str, Any]:
-    if isinstance(result, UnreadableImage):
-        return _no_reading(ordinal, str(result.reason), result.message)
-    width, height = original or (result.width, result.height)
-    x, y = width / result.width, height / result.height
-    lines = [
-        {"text": s.text, "score": s.score, "box": [[corner[0] * x, corner[1] * y] for corner in s.box]}
-        for s in result.spotted
-    ]
-    return {
-        "ordinal": ordinal,
-        "status": "ok",
-        "message": "",
-        "width": width,
-        "height": height,
-        "spotted": lines,
-        "sha256": None,
-        "bytes": None,
-    }
-
-
-def _no_reading(ordinal: int, status: str, message: str) -> dict[str, Any]:
-    empty = dict.fromkeys(name for name in SCHEMA.names if name not in ("ordinal", "status", "message"))
-    return {"ordinal": ordinal, "status": status, "message": message, **empty}

@@ -35,17 +35,15 @@ from open_diht.pipelines.datasets import Dataset, load_dataset
 from open_diht.pipelines.datasets.naming import listing
 from open_diht.pipelines.manifests import Batch, MissingImage, read_rows
 from open_diht.pipelines.manifests.columns import kind_of
-from open_diht.pipelines.stages.captions import identities
 from open_diht.pipelines.stages.cascade import DEAD, KEPT, NotLookedAt, apply_caption_filters, apply_cascade, stage_of
-from open_diht.pipelines.stages.columns import columns_of, values_of
 from open_diht.pipelines.stages.output import making_way, output_rows, rejected_rows
-from open_diht.pipelines.stages.spotting import SCHEMA as RECORD_SCHEMA
-from open_diht.pipelines.stages.spotting import read_texts
+from open_diht.pipelines.stages.rows import RECORD as RECORD_SCHEMA
+from open_diht.pipelines.stages.rows import columns_of, identities, read_texts, values_of
 from open_diht.pipelines.store.layout import KINDS
 
 ANNOTATIONS, SPOTTING = "annotations", "spotting"
 """Columns that the transforms add and `ApplyCat` reads: structs of `open_diht.filters.captions.annotate.SCHEMA`, and of
-status, message, width, height, spotted, sha256, bytes (see `open_diht.pipelines.stages.spotting.SCHEMA`)."""
+status, message, width, height, spotted, sha256, bytes (see `open_diht.pipelines.stages.rows.RECORD`)."""
 _CAPTIONS = pa.struct(list(CAPTION_SCHEMA))
 _RECORD = pa.struct([field for field in RECORD_SCHEMA if field.name != "ordinal"])
 
@@ -297,7 +295,7 @@ def _rows(table: pa.Table, dataset: Dataset, preset: Preset, *, annotated: bool)
 
 
 def _records(table: pa.Table) -> pa.Table:
-    """What `apply_cascade` needs of images: rows of `stages.spotting.SCHEMA`, by place in the table."""
+    """What `apply_cascade` needs of images: rows of `stages.rows.RECORD`, by place in the table."""
     _need(table, SPOTTING, 'put SpotText before, or say stages=["captions"]')
     column = table[SPOTTING]
     places = pa.array(np.arange(table.num_rows))

@@ -21,7 +21,7 @@ from open_diht.filters.base import Bools
 from open_diht.pipelines.stages.cascade import KEPT, UNREAD, Reasons
 from open_diht.pipelines.stages.columns import annotated_rows
 from open_diht.pipelines.stages.image_records import image_records
-from open_diht.pipelines.stages.spotting import SCHEMA
+from open_diht.pipelines.stages.rows import RECORD
 from open_diht.pipelines.store.storage import each
 from open_diht.pipelines.view.output import Output
 from open_diht.pipelines.view.places import reasons_of
@@ -125,7 +125,7 @@ def _piece(output: Output, unit: str, rows: pa.Table, decided: bool) -> Piece:
     numbers = np.unique(ordinals // output.plan.image_rows).tolist()
     records = image_records(output.layout, unit, numbers, output.stages)
     if records is None and {"download", "spotting"} & {*output.stages}:
-        records = SCHEMA.empty_table()
+        records = RECORD.empty_table()
     recorded = reasons_of(output, unit, ordinals) if decided else np.full(len(ordinals), KEPT, object)
     if records is None:
         return Piece(unit, rows, None, np.zeros(len(ordinals), bool), recorded)
@@ -137,7 +137,7 @@ def _with_unread(records: pa.Table, ordinals: NDArray[np.int64]) -> pa.Table:
     """The records of these rows; `UNREAD` where there is none."""
     known = np.asarray(records["ordinal"]).astype(np.int64)
     missing = np.setdiff1d(ordinals, known)
-    columns = {field.name: pa.nulls(len(missing), field.type) for field in SCHEMA}
+    columns = {field.name: pa.nulls(len(missing), field.type) for field in RECORD}
     columns |= {"ordinal": pa.array(missing, pa.int64()), "status": pa.array([UNREAD] * len(missing), pa.string())}
-    mine = records.filter(pa.array(np.isin(known, ordinals))).select(SCHEMA.names).cast(SCHEMA)
-    return pa.concat_tables([mine, pa.table(columns, schema=SCHEMA)]).sort_by("ordinal")
+    mine = records.filter(pa.array(np.isin(known, ordinals))).select(RECORD.names).cast(RECORD)
+    return pa.concat_tables([mine, pa.table(columns, schema=RECORD)]).sort_by("ordinal")

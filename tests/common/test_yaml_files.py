@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from open_diht.common.yaml_files import BadYaml, parse_yaml, read_yaml
@@ -42,6 +42,8 @@ def test_numbers_are_those_that_people_read(text: str, value: object) -> None:
 
 @given(st.integers() | st.floats(allow_nan=False) | st.text("0123456789:_.-+xb", max_size=6))
 def test_what_pyyaml_writes_is_read_as_it_was(value: object) -> None:
+    # YAML 1.2 calls -.5 a number, and so do people; PyYAML writes the text without quotes.
+    assume(not isinstance(value, str) or value[:2] not in ("-.", "+."))
     assert parse_yaml(yaml.safe_dump({"a": value}), "here") == {"a": value}
 
 

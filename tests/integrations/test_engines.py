@@ -18,7 +18,7 @@ from open_diht import Cat
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CC3M = REPOSITORY.parent / "shared/samples/cc3m_validation/Validation_GCC-1.1.0-Validation.tsv"
-PHOTOGRAPHS = sorted((REPOSITORY / "data/sample/images").glob("*"))
+SAMPLE = REPOSITORY / "data/sample"
 WORDS = ("a brown dog catches a red ball", "IMG_2034.jpg", "two women laugh at a table", "Blue Cotton Shirt", "")
 Rows = list[str | None]
 """The reason of each row, in order; None where it is kept."""
@@ -182,8 +182,10 @@ def test_captions_are_decided_as_in_a_run(engine: Callable[..., Rows], tmp_path:
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_images_are_read_as_in_a_run(engine: Callable[..., Rows], tmp_path: Path, ocr_models: None) -> None:
-    images = [path.read_bytes() for path in PHOTOGRAPHS[-30:]]
-    captions: Rows = [WORDS[row % 3] for row in range(len(images))]
+    lines = (SAMPLE / "manifest.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    pairs = [line.split("\t")[:2] for line in lines if (SAMPLE / line.split("\t")[0]).is_file()][::10]
+    images = [(SAMPLE / path).read_bytes() for path, _ in pairs]
+    captions: Rows = [caption for _, caption in pairs]
     reasons = engine(captions, images, tmp_path)
     assert reasons == Cat()(captions, images).reason
     assert len({*reasons}) >= 3

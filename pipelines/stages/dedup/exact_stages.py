@@ -22,7 +22,6 @@ from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, Stage
 from open_diht.pipelines.manifests import MissingImage, UnreadableFile
-from open_diht.pipelines.stages.captions import ROW
 from open_diht.pipelines.stages.cascade import KEPT, StageFilter, apply_cascade
 from open_diht.pipelines.stages.columns import annotated_rows
 from open_diht.pipelines.stages.dedup.exact import duplicates, shared
@@ -48,6 +47,7 @@ from open_diht.pipelines.stages.dedup.keys import (
 from open_diht.pipelines.stages.dedup.slices import pack, read_slice
 from open_diht.pipelines.stages.image_records import image_records
 from open_diht.pipelines.stages.images import images_of
+from open_diht.pipelines.stages.rows import ROW
 from open_diht.pipelines.stages.segments import Survivors
 from open_diht.pipelines.stages.spotting import load_records
 from open_diht.pipelines.store.commit import publish_bytes, read_json

@@ -28,7 +28,7 @@ from open_diht.pipelines.stages.cascade import (
     cascade,
     stage_of,
 )
-from open_diht.pipelines.stages.spotting import SCHEMA as RECORDS
+from open_diht.pipelines.stages.rows import RECORD as RECORDS
 
 SAMPLE = Path(__file__).resolve().parents[3] / "data" / "sample"
 PAPER = load_preset("paper")

@@ -1,0 +1,160 @@
+"""Rows as the filters take them: identities, the values that conditions compare, and what was read in images.
+
+Runs, Beam transforms and `open_diht.Cat` share these functions, which import no Beam.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from open_diht.common.command_line import WrongUse
+from open_diht.common.naming import nearest
+from open_diht.filters import language
+from open_diht.filters.columns import STORED, ColumnCondition
+from open_diht.filters.spotting.decode import UnreadableImage
+from open_diht.filters.spotting.spotter import Spotting, TextSpotter
+from open_diht.pipelines.datasets import Dataset, Roles
+from open_diht.pipelines.datasets.naming import listing
+from open_diht.pipelines.manifests import Batch, MissingImage
+
+ROW = pa.schema(
+    [
+        ("ordinal", pa.int64()),
+        ("uid", pa.string()),
+        ("pair", pa.binary(16)),
+        ("has_url", pa.bool_()),
+        ("caption", pa.string()),
+    ]
+)
+"""`pair` is equal for equal pairs, see `Batch.pairs`."""
+
+LINE = pa.struct([("text", pa.string()), ("score", pa.float32()), ("box", pa.list_(pa.list_(pa.float32())))])
+RECORD = pa.schema(
+    [
+        ("ordinal", pa.int64()),
+        ("status", pa.string()),
+        ("message", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("spotted", pa.list_(LINE)),
+        ("sha256", pa.binary(32)),
+        ("bytes", pa.int64()),
+    ]
+)
+"""One row per image asked for: `status` is ok, or why there is no reading; boxes are four corners (x, y) in pixels of
+the original; `sha256` and `bytes` are of the image as stored, null where it is not at hand."""
+
+Asked = tuple[int, bytes | MissingImage, tuple[int, int] | None]
+"""A row; the file of its image, or why there is none; width and height of the image before the download has reduced
+it."""
+
+
+def identities(batch: Batch) -> pa.Table:
+    """The good rows of a batch, a table of `ROW`."""
+    columns = {
+        "ordinal": batch.ordinals,
+        "uid": batch.uids,
+        "pair": [None if pair is None else bytes.fromhex(pair) for pair in batch.pairs],
+        "has_url": [url is not None for url in batch.urls],
+        "caption": batch.captions,
+    }
+    return pa.table({name: pa.array(values, ROW.field(name).type) for name, values in columns.items()})
+
+
+def columns_of(
+    conditions: Sequence[ColumnCondition],
+    roles: Roles,
+    dataset: Dataset,
+    columns: Sequence[str],
+    path: str = "the manifest",
+) -> dict[str, str]:
+    """The column that each condition is on: of a role, else of that name. Those on a language that the manifest does
+    not say are left out: it is identified.
+
+    Raises:
+        WrongUse: there is no such column.
+    """
+    found = {one.reason: _column(one.reason, roles, dataset, columns) for one in conditions}
+    for name in [name for name, column in found.items() if column is None and name not in language.NAMES]:
+        raise WrongUse(
+            f"{path}: no column or role '{name}', which the preset has a condition on{nearest(name, columns)}; the "
+            f"file has {listing(columns)}. Name another column, or leave columns.{name} out of the preset"
+        )
+    return {name: column for name, column in found.items() if column is not None}
+
+
+def values_of(batch: Batch, places: Mapping[str, str], conditions: Sequence[ColumnCondition]) -> dict[str, pa.Array]:
+    """What `conditions` compare of rows as the manifest has them; `places` are their columns (see `columns_of`)."""
+    table = batch.table
+    identified = [name for name in language.NAMES if name in {one.reason for one in conditions} - places.keys()]
+    absent = pa.nulls(table.num_rows)  # of fields that JSON has in some rows only
+    found = {name: table[column] if column in table.column_names else absent for name, column in places.items()}
+    if identified:
+        known = list(zip(*language.identify(batch.captions), strict=True)) or [(), ()]
+        found |= {name: pa.array(known[language.NAMES.index(name)]) for name in identified}
+    return {STORED + one.reason: one.stored(found[one.reason]) for one in conditions}
+
+
+def _column(name: str, roles: Roles, dataset: Dataset, columns: Sequence[str]) -> str | None:
+    role = {"width": "height", "height": "width"}.get(name, name) if dataset.swap_size else name
+    if (played := roles.given().get(role)) in columns:
+        return played
+    same = [column for column in columns if column.casefold() == name.casefold()]
+    return name if name in columns else same[0] if len(same) == 1 else None
+
+
+def read_texts(spotter: TextSpotter, asked: Iterable[Asked]) -> Iterator[dict[str, Any]]:
+    """Yield rows of `RECORD`, in order: the text in each image, or why it could not be read. As many images are in
+    memory as the spotter takes at a time."""
+    waiting: deque[tuple[int, MissingImage | dict[str, Any], tuple[int, int] | None]] = deque()
+
+    def at_hand() -> Iterator[bytes]:
+        for ordinal, image, original in asked:
+            if isinstance(image, MissingImage):
+                waiting.append((ordinal, image, original))
+                continue
+            given = {"sha256": hashlib.sha256(image).digest(), "bytes": len(image)}
+            waiting.append((ordinal, given, original))
+            yield image
+
+    def absent() -> Iterator[dict[str, Any]]:
+        while waiting and isinstance(missing := waiting[0][1], MissingImage):
+            yield no_reading(waiting.popleft()[0], missing.reason, missing.message)
+
+    for result in spotter.spot(at_hand()):
+        yield from absent()
+        ordinal, given, original = waiting.popleft()
+        assert isinstance(given, dict)
+        yield _reading(ordinal, result, original) | given
+    yield from absent()
+
+
+def _reading(ordinal: int, result: Spotting | UnreadableImage, original: tuple[int, int] | None) -> dict[str, Any]:
+    if isinstance(result, UnreadableImage):
+        return no_reading(ordinal, str(result.reason), result.message)
+    width, height = original or (result.width, result.height)
+    x, y = width / result.width, height / result.height
+    lines = [
+        {"text": s.text, "score": s.score, "box": [[corner[0] * x, corner[1] * y] for corner in s.box]}
+        for s in result.spotted
+    ]
+    return {
+        "ordinal": ordinal,
+        "status": "ok",
+        "message": "",
+        "width": width,
+        "height": height,
+        "spotted": lines,
+        "sha256": None,
+        "bytes": None,
+    }
+
+
+def no_reading(ordinal: int, status: str, message: str) -> dict[str, Any]:
+    empty = dict.fromkeys(name for name in RECORD.names if name not in ("ordinal", "status", "message"))
+    return {"ordinal": ordinal, "status": status, "message": message, **empty}
