@@ -81,7 +81,8 @@ def parse(parser: Parser, arguments: Sequence[str]) -> tuple[argparse.Namespace,
     beams = _beam_names()
     for word in left:
         name = underscored(word.partition("=")[0])
-        if not name.startswith("--") or name in beams or name.startswith("--dask_"):  # Beam takes these from Dask
+        # Beam defines its Dask options in another module.
+        if not name.startswith("--") or name in beams or name.startswith("--dask_"):
             continue
         if near := get_close_matches(name, [*ours, *beams], 1):
             raise WrongUse(f"unknown argument {word!r}; did you mean {ours.get(near[0], near[0])}?")
