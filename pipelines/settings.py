@@ -67,8 +67,8 @@ class RunSettings:
     """Stages to run, of `STAGES`; a filter whose stage does not run rejects nothing. `download` applies only to
     manifests with URLs and no images, `score` only if a model is given."""
     lean: bool = False
-    """Do not parse captions without a possible verb. A preset that requires an action rejects them anyway; they get no
-    annotations. Only for runs on captions alone."""
+    """Do not parse captions without a possible verb. A preset that requires an action rejects them anyway; their other
+    annotations stay null. Only for runs on captions alone."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Units that may run at the same time, as worker processes or in the slots of a cluster."""
     backend: Backend = field(default_factory=Direct)

@@ -1,4 +1,4 @@
-"""The content of funnel.json: sums of the commit records."""
+"""The content of funnel.json, summed over the commit records."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from open_diht.pipelines.store.storage import each
 
 
 class DeadLetter(TypedDict):
-    """What could not be read."""
+    """Counts of the dead-letter table: rows, files and units that could not be processed."""
 
     rows: int
     units: int
-    """Units and files that could not be read to their end, and units that are set aside."""
+    """Number of files and units that could not be read to their end, plus quarantined units."""
     by_error: dict[str, int]
     first: str | None
-    """The first file that could not be read to its end, and why; None where all could."""
+    """First file that could not be read to its end, with the reason; None if there is none."""
 
 
 class NotDecided(TypedDict):
-    """Units that are set aside."""
+    """Counts of the units that failed before their rows were decided."""
 
     rows: int
-    """As many as were read, or else as the plan counts."""
+    """Rows of these units, as read or else as the plan counts, and rows after the break of a truncated unit."""
     units: int
     uncounted: int
-    """Units of which neither is known; their rows are in no sum."""
+    """Number of these units whose rows are unknown, and in no sum."""
 
 
 class FunnelStep(TypedDict):
-    """One rule of the cascade, or a place where rows were lost."""
+    """A filter of the cascade, or a stage that lost rows to the dead-letter table or to failed units."""
 
     stage: str
     reason: str
@@ -52,16 +52,16 @@ class FunnelStep(TypedDict):
 
 
 class ColumnHistogram(TypedDict):
-    """How to draw the values of a column of the manifest, or scores, that the preset has a condition on."""
+    """Axis of the histogram of a column or score that has a condition."""
 
     labels: dict[str, str]
-    """What the bins of its histogram are called, in order."""
+    """Label of each bin, in order."""
     thresholds: list[int]
-    """Bins at whose beginning a threshold lies."""
+    """Bins that begin at a threshold."""
 
 
 class FunnelRecord(TypedDict):
-    """What a run says of its rows; `funnel.json` is this with examples."""
+    """The counts of a run. `funnel.json` has these and examples."""
 
     dataset: str
     preset: str
@@ -69,50 +69,50 @@ class FunnelRecord(TypedDict):
     rows_in: int
     steps: list[FunnelStep]
     rejected: dict[str, int]
-    """Rows by reason."""
+    """Number of rejected rows by reason."""
     dead_letter: DeadLetter
     not_decided: NotDecided
     kept: int
     keep_rate: float
     unparsed: int
-    """Captions that a lean run did not parse."""
+    """Number of captions that a lean run did not parse."""
     histograms: dict[str, dict[str, int]]
-    """Rows by value: of complexity, actions, overlap, and of each column that the preset has a condition on."""
+    """Number of rows by value, for complexity, actions, overlap, and each column or score that has a condition."""
     columns: dict[str, ColumnHistogram]
-    """Of each of these, by the name of its histogram."""
+    """Axis of the histogram of each such column or score, by the name of the histogram."""
     duplicates: dict[str, dict[str, Any]]
-    """By kind: see `Findings.counts`."""
+    """Counts of duplicates by kind, see `Findings.counts`."""
     left: dict[str, Any]
-    """Of tars of the input that stay as they are: see `Export.make`."""
+    """Counts of an index export, see `Export.make`; empty for other exports."""
     set_aside: dict[str, str]
-    """Units, and the stage in which each failed."""
+    """Quarantined units, each with the stage in which it failed."""
     seconds: dict[str, float]
-    """How long each stage took; of stages that had nothing to do, in the run before."""
+    """Seconds that each stage took; for a stage with nothing to do, in the run before."""
 
 
 def unaccounted(funnel: FunnelRecord) -> int:
-    """Return rows in minus kept, rejected, dead letters and not decided: zero, or the run is not to be trusted."""
+    """Return rows in minus kept, rejected, dead-letter and undecided rows; nonzero means that the counts are wrong."""
     rejected, dead = sum(funnel["rejected"].values()), funnel["dead_letter"]["rows"]
     return funnel["rows_in"] - funnel["kept"] - rejected - dead - funnel["not_decided"]["rows"]
 
 
 def reasons_of(funnel: FunnelRecord) -> list[str]:
-    """Return why rows were rejected, in the order of the cascade."""
+    """Return the reasons in a funnel, in the order of the cascade."""
     return list(dict.fromkeys(step["reason"] for step in funnel["steps"] if not step.get("lost")))
 
 
 def summarise(
     layout: Layout, units: Sequence[Unit], plan: Plan, settings: RunSettings, judges: Sequence[StageFilter] = ()
 ) -> FunnelRecord:
-    """Return the funnel of the decisions; duplicates, quarantined units and seconds are added when they are known.
+    """Return the funnel of the decisions. The caller adds duplicates, quarantined units and seconds.
 
     Args:
-        layout: of the output folder.
-        units: those that were decided.
-        plan: what there was to do; rows of other units count as not decided, and so do those behind the break of a unit
-            that could not be read to its end, where the plan has counted them.
-        settings: of the run.
-        judges: what decides beside the cascade.
+        layout: paths of the output folder.
+        units: the decided units.
+        plan: plan of the run. Rows of its other units count as not decided, and so do rows after the break of a
+            truncated unit if the plan has counted them.
+        settings: settings of the run.
+        judges: filters of stages, which decide in addition to the preset.
     """
     broken = [in_words(file) for file in plan.unreadable]
     waiting = _not_decided(layout, plan, units)
@@ -148,12 +148,12 @@ def count(
     """Return the funnel of commit records.
 
     Args:
-        records: of each decided unit its rows and its record.
-        preset: the thresholds.
-        stages: those that decide.
-        steps: the cascade.
-        conditions: those of stages of the user's, next to the preset's.
-        waiting: rows that are not decided; it is looked at after all records.
+        records: (rows, commit record) of each decided unit.
+        preset: filters and thresholds.
+        stages: stages of the run.
+        steps: steps of the cascade.
+        conditions: conditions of the filters of stages, in addition to those of the preset.
+        waiting: counts of undecided rows, read after the last record; None: no such rows.
     """
     rejected: Counter[str] = Counter()
     dead: Counter[str] = Counter()
@@ -197,7 +197,7 @@ def count(
 def _drawn(condition: ColumnCondition, histograms: Mapping[str, Mapping[int, int]]) -> ColumnHistogram:
     bins = sorted(histograms.get(STORED + condition.reason, {}))
     numbers = [one for one in bins if one != MISSING_PLACE]
-    if condition.thresholds and numbers:  # empty ones between them, too
+    if condition.thresholds and numbers:  # include empty bins between them
         bins = [*bins[: len(bins) - len(numbers)], *range(numbers[0], numbers[-1] + 1)]
     return {"labels": {str(one): condition.label(one) for one in bins}, "thresholds": list(condition.thresholds)}
 
@@ -223,8 +223,8 @@ def _steps(
     lost: Mapping[str, int],
     rejected: Mapping[str, int],
 ) -> list[FunnelStep]:
-    """Return what was left after each step. Rows that went to the dead letter at a step, or were not decided there, are
-    its `lost`. Reasons that no step has, of stages that are not loaded here, come last."""
+    """Return the steps with the rows left after each. Dead-letter and undecided rows are `lost` in steps of their own;
+    reasons of stages that are not loaded in this process come last."""
     steps: list[FunnelStep] = []
 
     def lose(stage: str, reason: str, count: int) -> None:
@@ -237,7 +237,7 @@ def _steps(
     lose("manifest", DEAD, lost.get("manifest", 0))
     others = sorted({*rejected} - {step.reason for step in known})
     for step in (*known, *(Step("", reason, "", rare=True) for reason in others)):
-        if step.reason == NOT_AT_HAND:  # the first that needs the images to have been read
+        if step.reason == NOT_AT_HAND:  # the first step after the images were read
             lose("spotting", DEAD, lost.get("spotting", 0))
         n = rejected.get(step.reason, 0)
         if n or step.always or (step.stage in stages and not step.rare):
@@ -255,6 +255,11 @@ def _steps(
 
 
 def count_set_aside(funnel: FunnelRecord, set_aside: Mapping[str, Mapping[str, Any]]) -> None:
-    """Add the units that are set aside to a funnel: those that were not decided, and those that were not exported."""
+    """Add the quarantined units to a funnel: those that were not decided, and those that were not exported.
+
+    Args:
+        funnel: counts of the run, changed in place.
+        set_aside: record of each quarantined unit by its name.
+    """
     funnel["dead_letter"]["units"] += len(set_aside)
     funnel["set_aside"] = {unit: record["stage"] for unit, record in sorted(set_aside.items())}

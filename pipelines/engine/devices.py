@@ -27,7 +27,12 @@ def device_here() -> str:
 
 
 def check_device(device: str, option: str = "--device") -> None:
-    """Raise WrongUse, naming `option`, if `device` is a GPU and torch sees none."""
+    """Raise WrongUse if a device is a CUDA GPU and torch sees none.
+
+    Args:
+        device: torch name of the device.
+        option: the option that named it, for the message.
+    """
     import torch
 
     if device.startswith("cuda") and not torch.cuda.is_available():

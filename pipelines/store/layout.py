@@ -103,7 +103,7 @@ class Layout:
     def folders(self) -> Iterator[StorePath]:
         """Yield the folders that runs write files into, whether they exist or not.
 
-        Folders of `work/` with neither commit records nor progress files belong to the user and are left out.
+        Folders of `work/` without a folder `commits` or `progress` belong to the user and are left out.
         """
         shards = self.root / "shards"
         yield from (self.root, *(self.root / kind for kind in KINDS), shards, shards / ".index", self.indexes)

@@ -151,7 +151,13 @@ def read_bytes(path: StorePath) -> bytes:
 
 
 def read_range(path: StorePath, start: int, stop: int) -> bytes:
-    """Return the bytes [start, stop) of a file, fewer if it ends before `stop`. Nothing else is fetched."""
+    """Return a range of bytes of a file. Nothing else is fetched.
+
+    Args:
+        path: the file.
+        start: offset of the first byte.
+        stop: offset after the last byte; the result is shorter if the file ends before.
+    """
     if not is_local(path):
         content: bytes = path.fs.cat_file(path.path, start=start, end=stop)
         return content
