@@ -63,7 +63,7 @@ class LocalCluster(ABC):
         with alone(self.state):
             if len(self.running()) == len(self.daemons) and (there := self.count()):
                 return f"{self.name} runs already: {self._describe(there)}"
-            self._stop()
+            self._stop()  # what is left of a cluster that runs only in part
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:
                     raise ClusterError(f"port {self.port} is taken by somebody else; choose another with --port")

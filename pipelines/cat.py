@@ -146,6 +146,7 @@ class Cat:
                 reason = records["status"][int(decided.found[index])].as_py()
             if reason != KEPT:
                 reasons.setdefault(row, reason)
+        # Restore the order of the captions; unreadable ones become rows of null.
         where = np.full(n, -1)
         where[ordinals] = np.arange(len(ordinals))
         table = table.take(pa.array(where, mask=where < 0)).select(TABLE[1:])
@@ -258,7 +259,7 @@ def image_file(image: Any) -> bytes | MissingImage:
     return MissingImage(reason="image_unreadable", message=f"a {type(image).__name__} is no image")
 
 
-_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # saved without conversion
 
 
 def _texts(captions: Sequence[Any]) -> tuple[list[str | None], dict[int, str]]:

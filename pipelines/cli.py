@@ -155,6 +155,7 @@ def settings_of(options: argparse.Namespace, of_beam: Sequence[str], arguments: 
         arguments: the command line, recorded in run.json.
     """
     refuse_empty(options, "input", "output", "work")
+    # Plugins first, since other options may name their stages and formats.
     for name in options.plugin:
         load_plugin(name)
     dataset = load_dataset(options.dataset or ("custom" if options.input else "sample"))
@@ -284,7 +285,7 @@ def _stages(text: str | None) -> tuple[str, ...]:
     unknown = [stage for stage in asked if stage not in known]
     if unknown or not asked:
         raise WrongUse(f"unknown stage {', '.join(unknown) or repr(text)}; choose from {', '.join(known)}")
-    return tuple(stage for stage in known if stage in asked)
+    return tuple(stage for stage in known if stage in asked)  # in the order of the cascade
 
 
 def shard_of(text: str | None) -> tuple[int, int] | None:

@@ -77,6 +77,7 @@ def parse(parser: Parser, arguments: Sequence[str]) -> tuple[argparse.Namespace,
         WrongUse: an unknown option resembles one of ours or of Beam's; the message names that one.
     """
     options, left = parser.parse_known_args(list(arguments))
+    # Compare names in Beam's spelling, and report ours in our spelling.
     ours = {underscored(name): name for action in parser._actions for name in action.option_strings}
     beams = _beam_names()
     for word in left:

@@ -128,6 +128,7 @@ def make_plan(
     if output is not None:
         paths = _outside(paths, pattern, output)
     known = {} if kept is None else {info.path: info for info in kept.infos}
+    # Requests to remote files mostly wait, so send many at once.
     of_all = many_at_once if any(map(is_url, paths)) else map
     looked = list(of_all(partial(_look, dataset, known), paths))
     infos = [found for found in looked if not isinstance(found, UnreadableFile)]
@@ -147,6 +148,7 @@ def make_plan(
     files = [{"path": i.path, "rows": i.rows, "bytes": i.bytes, "fingerprint": i.fingerprint} for i in infos]
     identity = [files, unreadable, dataclasses.asdict(dataset.roles), dataset.columns, dataset.header, dataset.format]
     fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    # The same input keeps its units, whatever `cores` and `unit_rows` are now.
     if kept is not None and kept.fingerprint == fingerprint:
         return dataclasses.replace(kept, infos=tuple(infos))
     rows = sum(info.estimated_rows for info in infos)
@@ -234,7 +236,7 @@ def keep_plan(path: StorePath, plan: Plan) -> Plan:
     """
     if not path.exists():
         check_output(Layout(path.parent.parent))
-        if publish_first(path, _content(plan)):
+        if publish_first(path, _content(plan)):  # else another shard wrote its plan first
             return plan
     existing = known_plan(path) or {}
     if existing.get("fingerprint") != plan.fingerprint:

@@ -106,7 +106,7 @@ class Cluster(LocalCluster):
                 shutil.copytree(fresh / "pyflink" / part, home / part, dirs_exist_ok=True)
             for script in (home / "bin").iterdir():
                 script.chmod(0o755)
-            home.rename(self._home)
+            home.rename(self._home)  # last, so that an interrupted installation is repeated
 
     def _configure(self) -> None:
         self._tmp.mkdir(exist_ok=True)

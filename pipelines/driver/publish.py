@@ -63,6 +63,7 @@ class Results:
         preset, dataset = settings.preset, settings.dataset
         examples = collect_examples(self.layout, self.plan, self.units, dataset, preset, stages, self.judges)
         notes = all_notes(funnel)
+        # funnel.json is the commit record of the results: deleted first, written last.
         retract(path)
         publish_json(root / "run.json", self._provenance(began))
         publish_bytes(root / CARD, card_of(settings, self.layout, self.plan, self.units, funnel).encode())

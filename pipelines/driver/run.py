@@ -126,7 +126,7 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
             with _explained(layout, planned=True):
                 try:
                     return _filter(settings, work, lock, began)
-                finally:
+                finally:  # after errors too, so that the next run redoes units of changed files
                     work.take_back_changed()
     except NotLocked as error:
         raise WrongUse(str(error)) from error
@@ -181,7 +181,7 @@ def _filter(settings: RunSettings, work: Work, lock: FileLock | Lease, began: fl
     check_conservation(layout, units, funnel)
     funnel["left"] = Export(settings, work).make(decided, findings.files)
     count_set_aside(funnel, work.set_aside)
-    lock.check()
+    lock.check()  # if the lease is lost, another run may be writing here
     dead_letters = dead_letters_of(work.plan, work.set_aside)
     if dead_letters is None:
         remove(layout.part("dead_letter", "unreadable"))
@@ -189,7 +189,7 @@ def _filter(settings: RunSettings, work: Work, lock: FileLock | Lease, began: fl
         publish_table(layout.part("dead_letter", "unreadable"), dead_letters)
     results = Results(settings, layout, work.plan, units, work.models, work.seconds, judges)
     results.publish(funnel, decided, began, work.say)
-    work.find_changed()
+    work.find_changed()  # results of a changed input are not published
     if settings.publisher and (work.set_aside or work.changed):  # a rerun may add rows
         work.say(f"nothing is published to {settings.publisher.target}: the run is not finished, see below")
     elif settings.publisher:

@@ -106,6 +106,7 @@ class Claim:
     def __init__(self, devices: Sequence[str], folder: Path | None = None):
         folder = folder or Path(tempfile.gettempdir()) / f"diht-gpus-{os.getuid()}"
         folder.mkdir(parents=True, exist_ok=True)
+        # Each claim on a device holds the lock of another turn, so the first free turn is of the least claimed device.
         self.device, self._file = next(
             (device, file)
             for turn in itertools.count()

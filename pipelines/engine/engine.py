@@ -88,7 +88,7 @@ class Engine:
             others = len(todo) - len(mine)
             if len(todo) < of and not quiet:
                 self.say(f"{stage.name}: {of - len(todo):,} of {counted(of - others, 'unit')} done already")
-            for unit in self._failed(stage).keys() & set(mine):
+            for unit in self._failed(stage).keys() & set(mine):  # they get new tries
                 remove(self.layout.failed(stage.name, unit))
             count = _Counter(stage, mine, None if others else total)
             began, left, tries = time.time(), mine, _Tries()
@@ -127,6 +127,7 @@ class Engine:
             WorkerDied: workers died `TRIES` times in a row without a unit running or done.
         """
         marks = self.layout.progress(stage.name, "any").parent
+        # The marks that are left are of the units that were running.
         under_way = {mark.name for mark in marks.glob("*")} & set(todo)
         for unit in under_way:
             (marks / unit).unlink(missing_ok=True)
@@ -292,7 +293,7 @@ class _Counter:
     def look(self) -> Count:
         """Return how many rows or images this run has done, and the total, exact or estimated."""
         now = time.monotonic()
-        if now - self._looked > _LISTING_SHARE * self._took:
+        if now - self._looked > _LISTING_SHARE * self._took:  # slow listings are repeated less often
             found = stamps(self._layout.commits(self._stage), ".json")
             new = [unit for unit in self._todo if found.get(unit, 0) not in (0, self._before.get(unit))]
             for unit, (rows, segments) in zip(new, each(self._read, new, self._layout.root), strict=True):
@@ -306,6 +307,7 @@ class _Counter:
         if self._total is not None:
             return Count(done, self._total)
         begun = self._finished + sum(of for _, of in running)
+        # Estimate the rows of waiting units by the mean of the units begun.
         waiting = max(0, len(self._todo) - len(running))
         if not self._ended + len(running):
             return Count(done)

@@ -164,7 +164,7 @@ def worker_log(path: Path) -> Iterator[None]:
     with open(path, "ab", buffering=0) as log:
         begin = log.tell()
         sys.stderr.flush()
-        os.dup2(log.fileno(), 2)
+        os.dup2(log.fileno(), 2)  # the descriptor itself, which child processes inherit
         try:
             yield
         except (Staged, WorkerDied):  # the message suffices; after a death the log holds only broken connections

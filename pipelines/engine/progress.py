@@ -59,7 +59,7 @@ def beats(folder: Path, units: Collection[str]) -> list[tuple[int, int]]:
             done, of = map(int, path.read_text(encoding="ascii").split())
         except (FileNotFoundError, ValueError):  # the unit has just ended, or is writing
             continue
-        found.append((done, max(done, of)))
+        found.append((done, max(done, of)))  # `of` is 0 until the unit reports its size
     return found
 
 

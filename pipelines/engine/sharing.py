@@ -131,6 +131,7 @@ class Sharing:
         return [unit for unit in units if self._owner(self._place(unit), present) == self._i]
 
     def _owner(self, place: int, present: Sequence[int]) -> int:
+        # Divide the units of absent shards evenly among the present ones.
         owner = place % self._n
         return owner if owner in present else present[place // self._n % len(present)]
 

@@ -115,7 +115,7 @@ class Stage(ABC):
             heartbeat.end()
             return
         if before is None:
-            retract(path)
+            retract(path)  # it must not vouch for files that are about to be replaced
         said, files = self.process(unit, before, heartbeat)
         earlier = before or {"seconds": 0.0, "files": {}}
         record = {
@@ -134,6 +134,7 @@ class Stage(ABC):
         return load_plan(self.layout.plan)
 
     def __getstate__(self) -> dict[str, object]:
+        # Attributes with an underscore are models and caches of this process.
         return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
 
 
@@ -141,7 +142,7 @@ class DoUnit(beam.DoFn):
     """A stage as a Beam function over unit names."""
 
     def __init__(self, stage: Stage):
-        self._stage, self._plugins = stage, loaded_plugins()
+        self._stage, self._plugins = stage, loaded_plugins()  # workers load the driver's plugins
 
     def setup(self) -> None:
         for name in self._plugins:

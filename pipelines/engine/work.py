@@ -46,6 +46,7 @@ class Work(Engine):
     def place(self, name: str) -> int:
         """Return the number of a unit, of an image unit (that of its unit) or of a pass over all units."""
         unit = unit_of(name)
+        # Passes have no number in the plan; a checksum is equal in all shards.
         return self.plan.number(unit) if unit in self.plan else zlib.crc32(name.encode())
 
     # ---- input that changes
@@ -77,7 +78,7 @@ class Work(Engine):
                 self.give_up({unit.name: {"unit": unit.name, "stage": "manifest", "tries": tries}})
 
     def take_back_changed(self) -> None:
-        """Delete the commit records of changed input files, so that the next run redoes their units."""
+        """Delete the commit records of changed input files and of passes over all units, so that the next run redoes them."""
         if not self.changed:
             return
         known = {unit.name for unit in self.plan.units}

@@ -125,7 +125,7 @@ class Dask(PortableBackend):
             assert isinstance(result, DaskRunnerResult)
             try:
                 _watch(result, job.label, self.workers.start_seconds)
-                result.client.run(let_go, on_error="ignore")
+                result.client.run(let_go, on_error="ignore")  # frees the models of this stage
             except BaseException:
                 cancel(result)
                 raise
@@ -280,7 +280,7 @@ def _check_seen(client: distributed.Client, what: str, place: str) -> None:
         raise RunnerError(f"{what} {place} is in the memory of this process, which no Dask worker sees")
     file = next(glob.iglob(str(path), recursive=True), None)
     with contextlib.ExitStack() as stack:
-        if what == "OUTPUT":
+        if what == "OUTPUT":  # it may not exist yet, so test a new file in the nearest parent that exists
             folder = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.is_dir())
             file = str(probe := temporary_beside(folder / "seen"))
             try:

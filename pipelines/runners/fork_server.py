@@ -53,6 +53,7 @@ class ForkServer:
         inherits locks of threads that it does not have."""
         gc.freeze()  # the collector never scans imported objects again, so workers keep sharing their memory
         ours, theirs = socket.socketpair()
+        # Block signals until the server ignores them.
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
         process = os.fork()
         if process == 0:
@@ -134,7 +135,7 @@ def _serve(orders: socket.socket) -> NoReturn:
     ended, signalled = os.pipe()
     os.set_blocking(signalled, False)
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
-    signal.set_wakeup_fd(signalled)
+    signal.set_wakeup_fd(signalled)  # the end of a worker wakes `select`
     server, connections = os.getpid(), dict[int, socket.socket]()
     waited_for: list[socket.socket | int] = [orders, ended]
     while True:
@@ -151,7 +152,7 @@ def _serve(orders: socket.socket) -> NoReturn:
         worker = os.fork()
         if worker == 0:
             die_with(server)
-            for inherited in (orders, *connections.values()):
+            for inherited in (orders, *connections.values()):  # they belong to the server
                 inherited.close()
             _work(connection, errors)
         connections[worker] = connection

@@ -100,6 +100,7 @@ def cancel(result: PipelineResult) -> None:
         with contextlib.suppress(Exception):  # the error of the job is the one to show
             result.cancel()
 
+    # A daemon thread, so that a call that blocks cannot keep the process alive.
     canceller = threading.Thread(target=ask, daemon=True)
     canceller.start()
     canceller.join(10.0)

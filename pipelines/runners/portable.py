@@ -186,6 +186,7 @@ def _watch(result: PipelineResult, job: Job, folder: Path, start_seconds: float,
         finally:
             ended.set()
 
+    # Waiting blocks until the job ends, so it has a thread of its own.
     threading.Thread(target=wait, daemon=True, name=f"wait-{job.label}").start()
     began, started = time.monotonic(), False
     while not ended.wait(POLL_SECONDS):

@@ -63,7 +63,7 @@ def publish_first(path: StorePath, value: Any) -> bool:
     content = _json(value).encode("utf-8", "surrogatepass")
     if not is_local(path):
         try:
-            path.fs.pipe_file(path.path, content, mode="create")
+            path.fs.pipe_file(path.path, content, mode="create")  # fails if the object exists
         except FileExistsError:
             return False
         return True
@@ -73,7 +73,7 @@ def publish_first(path: StorePath, value: Any) -> bool:
         with naming(path):
             temporary.write_bytes(content)
             sync(temporary)
-            os.link(temporary, path)
+            os.link(temporary, path)  # unlike a rename, it fails if the path exists
             sync(path.parent)
     except FileExistsError:
         return False

@@ -69,7 +69,7 @@ class FileLock:
 
 
 def _is_held(path: Path) -> bool:
-    with open(path, encoding="ascii") as handle:
+    with open(path, encoding="ascii") as handle:  # closing it releases the lock of this test
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

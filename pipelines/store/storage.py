@@ -161,7 +161,7 @@ def read_range(path: StorePath, start: int, stop: int) -> bytes:
     if not is_local(path):
         content: bytes = path.fs.cat_file(path.path, start=start, end=stop)
         return content
-    with open(path, "rb", buffering=0) as file:
+    with open(path, "rb", buffering=0) as file:  # a buffer would read more than the range
         return os.pread(file.fileno(), stop - start, start)
 
 
@@ -223,6 +223,7 @@ def size_of(path: StorePath) -> int | None:
 
 def stamp_of(info: dict[str, Any]) -> tuple[str, ...]:
     """Return a stamp of an object that changes when the object is replaced, from the store's metadata."""
+    # Each kind of store reports only some of these.
     changing = ("ETag", "etag", "generation", "LastModified", "mtime", "created", "size")
     of_git = (str(info["blob_id"]),) if "blob_id" in info else ()
     return (*(str(info.get(key)) for key in changing), *of_git)
@@ -248,7 +249,7 @@ def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
 
 def _in_store(folder: UPath) -> Iterator[tuple[str, dict[str, Any]]]:
     fs, inside = folder.fs, folder.path
-    fs.invalidate_cache(inside)
+    fs.invalidate_cache(inside)  # other machines write here
     try:
         found = fs.ls(inside, detail=True)
     except FileNotFoundError:
