@@ -75,7 +75,7 @@ def card_of(settings: RunSettings, layout: Layout, plan: Plan, units: Sequence[U
 
 
 def _config(layout: Layout, kind: str, units: Sequence[Unit]) -> Config | None:
-    """Return the configuration of a kind, None if no part has that kind. Parts may have different columns."""
+    """Return the configuration of a kind, None without part files. Parts may have different columns."""
     paths = [layout.part(kind, name) for name in (*(unit.name for unit in units), "unreadable")]
     rows, schemas = 0, dict[pa.Schema, None]()
     for part in each(_footer, paths, layout.root):

@@ -78,7 +78,7 @@ class Work(Engine):
                 self.give_up({unit.name: {"unit": unit.name, "stage": "manifest", "tries": tries}})
 
     def take_back_changed(self) -> None:
-        """Delete the commit records of changed input files and of passes over all units, so that the next run redoes them."""
+        """Delete the commit records of changed input files and of passes over all units; the next run redoes them."""
         if not self.changed:
             return
         known = {unit.name for unit in self.plan.units}
