@@ -1,4 +1,4 @@
-"""What a teacher computes on: which GPU of several, and in which numbers."""
+"""Choose the device, GPU and precision that a model runs on."""
 
 from __future__ import annotations
 
@@ -29,14 +29,19 @@ def has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 
 
 def device_here() -> str:
-    """cuda where torch sees a GPU, else cpu."""
+    """Return cuda if torch sees a GPU, else cpu."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def check_device(device: str, option: str = "--device") -> None:
-    """Raises WrongUse where a GPU is named, by `option`, and torch sees none."""
+    """Raise WrongUse if a device is a CUDA GPU and torch sees none.
+
+    Args:
+        device: torch name of the device.
+        option: the option that named it, for the message.
+    """
     import torch
 
     if device.startswith("cuda") and not torch.cuda.is_available():
@@ -46,8 +51,14 @@ def check_device(device: str, option: str = "--device") -> None:
 def add_device_options(
     parser: argparse.ArgumentParser | argparse._ArgumentGroup, model: str, *, prefix: str = "", batch: str
 ) -> None:
-    """The options that say how a `model`, as people call it, computes: device and precision under `prefix`, and how
-    many images it sees at a time, under the name `batch`."""
+    """Add the options for the device, precision and batch size of a model.
+
+    Args:
+        parser: the parser or group that gets the options.
+        model: what the help calls the model.
+        prefix: prefix of the option names, as in --<prefix>device and --<prefix>precision.
+        batch: full name of the option for the batch size.
+    """
     parser.add_argument(
         batch, type=number(Positive), metavar="N", help=f"images the {model} sees at a time (default 32; 256 on a GPU)"
     )
@@ -68,7 +79,7 @@ def add_device_options(
 
 
 def gpus_of(device: str) -> list[str]:
-    """The GPUs that a device's name stands for: all of `cuda`, one of `cuda:1`, none of `cpu`."""
+    """Return the GPUs that a device name means: all for `cuda`, one for `cuda:1`, none for `cpu`."""
     import torch
 
     if device == "cuda":
@@ -77,8 +88,7 @@ def gpus_of(device: str) -> list[str]:
 
 
 def computes_bf16(device: str) -> bool:
-    """Whether a device multiplies bfloat16 by itself; of kinds other than GPUs of CUDA and processors it is not known,
-    and taken for no."""
+    """Return whether a device multiplies bfloat16 in hardware; False for devices other than CUDA GPUs and CPUs."""
     import torch
 
     if device.startswith("cuda"):
@@ -87,20 +97,25 @@ def computes_bf16(device: str) -> bool:
 
 
 def best_precision(device: str) -> str:
-    """Of `PRECISIONS` the one that a device is good at."""
+    """Return the entry of `PRECISIONS` that suits a device."""
     return "bf16" if computes_bf16(device) else "fp32"
 
 
 class Claim:
-    """A device of this machine that this process computes on until it ends, or until the claim is closed: of several
-    that one which the fewest claims are on, of all invocations of this user.
+    """A claim of this process on one device, until the claim is closed or the process ends.
 
-    A claim is a locked file. GPUs go by their identity, for jobs that see different ones number them alike.
+    It takes the device with the fewest claims by processes of this user. A claim is a locked file, named by the UUID of
+    the GPU: jobs that see different GPUs may number them alike.
+
+    Args:
+        devices: torch names of the devices to choose from.
+        folder: folder of the lock files; None: one per user in the temporary folder.
     """
 
     def __init__(self, devices: Sequence[str], folder: Path | None = None):
         folder = folder or Path(tempfile.gettempdir()) / f"diht-gpus-{os.getuid()}"
         folder.mkdir(parents=True, exist_ok=True)
+        # Each claim on a device holds the lock of another turn, so the first free turn is of the least claimed device.
         self.device, self._file = next(
             (device, file)
             for turn in itertools.count()
@@ -109,7 +124,7 @@ class Claim:
         )
 
     def close(self) -> None:
-        """Give it back."""
+        """Release the device."""
         self._file.close()
 
 
@@ -122,7 +137,7 @@ def _identity(device: str) -> str:
 
 
 def _locked(path: Path) -> IO[str] | None:
-    file = open(path, "a", encoding="ascii")  # noqa: SIM115  (it is open as long as the claim holds)
+    file = open(path, "a", encoding="ascii")  # noqa: SIM115  (open for as long as the claim)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

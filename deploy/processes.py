@@ -1,5 +1,5 @@
-"""Clusters of daemons that a script starts on this machine, and ends without touching any other process. Standard
-library only."""
+"""Start and stop clusters of daemons on this machine without touching other processes. Uses only the standard
+library."""
 
 from __future__ import annotations
 
@@ -21,18 +21,24 @@ STOP_SECONDS = 30.0
 
 
 class ClusterError(RuntimeError):
-    """The command cannot be done; the message is one line and names the remedy."""
+    """The command failed; the message is one line and names the remedy."""
 
 
 class LocalCluster(ABC):
-    """A cluster whose daemons are on this machine, of one state folder."""
+    """A cluster of daemons on this machine, with one state folder.
+
+    Args:
+        state: folder of its logs, process ids and files.
+        port: port on which the cluster answers.
+        size: number of `sizes`.
+    """
 
     name: str
-    """What people call it."""
+    """Name of the cluster in messages."""
     sizes: str
-    """What its size counts, such as slots."""
+    """Noun that its size counts, such as slots."""
     daemons: tuple[str, ...]
-    """In the order in which they start."""
+    """Names of the daemons, in the order in which they start."""
 
     def __init__(self, state: Path, port: int, size: int):
         self.state, self.port, self.size = state.resolve(), port, size
@@ -45,19 +51,19 @@ class LocalCluster(ABC):
 
     @abstractmethod
     def count(self) -> int:
-        """Return how many of `sizes` the cluster has, 0 where none answers."""
+        """Return how many of `sizes` the cluster has, 0 if it does not answer."""
 
     @property
     @abstractmethod
     def address(self) -> str:
-        """Where it answers, for people."""
+        """Address of the cluster."""
 
     def up(self) -> str:
-        """Start what does not run; returns what to print. Raises ClusterError."""
+        """Start the cluster unless it runs, and return a message. Raises ClusterError."""
         with alone(self.state):
             if len(self.running()) == len(self.daemons) and (there := self.count()):
                 return f"{self.name} runs already: {self._describe(there)}"
-            self._stop()
+            self._stop()  # what is left of a cluster that runs only in part
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:
                     raise ClusterError(f"port {self.port} is taken by somebody else; choose another with --port")
@@ -66,7 +72,7 @@ class LocalCluster(ABC):
             return f"{self.name} is up: {self._describe(self._await())}"
 
     def down(self) -> str:
-        """Stop what runs; returns what to print."""
+        """Stop the daemons that run, and return a message."""
         stopped = []
         if self.state.is_dir():
             with alone(self.state):
@@ -74,14 +80,14 @@ class LocalCluster(ABC):
         return f"stopped {' and '.join(stopped)}" if stopped else f"no {self.name} runs from {self.state}"
 
     def status(self) -> str:
-        """Return what to print. Raises ClusterError where it does not run."""
+        """Return a message with the size and address. Raises ClusterError if the cluster does not run."""
         there = self.count() if self.running() else 0
         if not there:
             raise ClusterError(f"no {self.name} runs from {self.state}; start one with `make {self.name.lower()}-up`")
         return f"{self.name} is up: {self._describe(there)}"
 
     def do(self, command: str) -> int:
-        """Do `up`, `down` or `status`, and print what came of it; returns the exit status."""
+        """Run `up`, `down` or `status`, print its message, and return the exit status."""
         try:
             print({"up": self.up, "down": self.down, "status": self.status}[command]())
         except ClusterError as error:
@@ -90,7 +96,8 @@ class LocalCluster(ABC):
         return 0
 
     def running(self) -> dict[str, int]:
-        """Return process ids by daemon, only of this cluster's processes: a stale file may name any other."""
+        """Return the process id of each running daemon. The command line is checked, since a stale file may name
+        another process."""
         found = {}
         for daemon in self.daemons:
             file = self.state / f"{daemon}.pid"
@@ -100,12 +107,12 @@ class LocalCluster(ABC):
         return found
 
     def spawn(self, daemon: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Start a daemon that outlives this process; its output goes to its log.
+        """Start a daemon that outlives this process. Its output goes to a log.
 
         Args:
             daemon: one of `daemons`.
-            command: it names a place in the state folder, by which `running` knows it.
-            environment: its variables.
+            command: the command, which must contain a path in the state folder, by which `running` recognizes it.
+            environment: its environment variables.
         """
         with open(self.log / f"{daemon}.log", "wb") as log:
             process = subprocess.Popen(
@@ -123,9 +130,9 @@ class LocalCluster(ABC):
         return f"{there} {self.sizes}, {self.address} (logs in {self.log})"
 
     def _await(self) -> int:
-        """Wait until all are there."""
+        """Wait until the cluster has its full size, and return that. Raises ClusterError."""
         deadline = time.monotonic() + START_SECONDS
-        # Not `running`: for a moment the system knows no command line of a process that has just begun.
+        # `running` would fail here: a new process has no command line for a moment.
         while time.monotonic() < deadline and all(process.poll() is None for process in self._started):
             if (there := self.count()) >= self.size:
                 return there
@@ -142,7 +149,7 @@ class LocalCluster(ABC):
         return "its logs name no error"
 
     def _stop(self) -> list[str]:
-        """End this cluster's processes, the last daemon first; returns what was ended."""
+        """End this cluster's processes, the last daemon first, and return the names of those that ran."""
         found = self.running()
         for daemon in reversed(self.daemons):
             if daemon in found:
@@ -152,7 +159,13 @@ class LocalCluster(ABC):
 
 
 def options_of(cluster: str, state: str, port: int) -> argparse.ArgumentParser:
-    """Return the parser of a cluster's command line."""
+    """Return the parser of a cluster's command line.
+
+    Args:
+        cluster: name of the cluster in its help.
+        state: default state folder.
+        port: default port.
+    """
     parser = argparse.ArgumentParser(description=f"A {cluster} on this machine.", allow_abbrev=False)
     parser.add_argument("command", choices=("up", "down", "status"))
     parser.add_argument("--state", type=Path, default=Path(state), help=f"its folder ({state})")
@@ -162,7 +175,7 @@ def options_of(cluster: str, state: str, port: int) -> argparse.ArgumentParser:
 
 @contextlib.contextmanager
 def alone(state: Path) -> Iterator[None]:
-    """Let one command at a time use a state folder, which is made where it is not there."""
+    """Create a state folder if needed, and hold its lock during the `with` block."""
     state.mkdir(parents=True, exist_ok=True)
     with open(state / "lock", "a", encoding="ascii") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -170,7 +183,7 @@ def alone(state: Path) -> Iterator[None]:
 
 
 def command_line(pid: int) -> str:
-    """Return the command line of a process, empty where there is none, or only a zombie."""
+    """Return the command line of a process; empty if there is no such process or only a zombie."""
     if os.path.exists("/proc/self"):
         try:
             return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
@@ -181,7 +194,7 @@ def command_line(pid: int) -> str:
 
 
 def end(pid: int) -> None:
-    """Send SIGTERM, and SIGKILL where that does not help in time."""
+    """Send SIGTERM to a process, and SIGKILL if it still runs after `STOP_SECONDS`."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.kill(pid, number)

@@ -1,4 +1,4 @@
-"""CAT as a function: captions, or captions and images, to decisions. No run, no files, no Beam, no torch."""
+"""CAT as a function from captions, with or without images, to decisions. It needs no run, files, Beam or torch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from open_diht.pipelines.stages.output import PAIR, SPOTTED, output_rows
 from open_diht.pipelines.stages.rows import RECORD, columns_of, identities, read_texts, values_of
 
 NOT_TEXT = "not_text"
-"""Reason of a caption that is no text: a number, say, or half a character of a broken encoding."""
+"""Reason of a caption that is not text, such as a number or a lone surrogate."""
 TABLE = pa.schema(
     [
         ("reason", pa.string()),
@@ -41,49 +41,49 @@ TABLE = pa.schema(
 )
 """Columns of `Decisions.table`; the last two are those of images."""
 PREFIX = "cat_"
-"""Begins the names of the columns that `Cat.batch` adds."""
+"""Prefix of the columns that `Cat.batch` adds."""
 _MANY = 16
-"""A column with so many values, none of them usable, is a wrong column and not a few bad rows."""
+"""From this many values on, a column without any usable value is the wrong column and not a few bad rows."""
 
 
 @dataclass(frozen=True)
 class Decisions:
-    """What CAT decides about each caption, in the order of the captions."""
+    """The decisions of CAT, one for each caption, in the order of the captions."""
 
     table: pa.Table
-    """`reason` (null: kept), `complexity`, `actions`, `objects`, `attributes`, `spotted`, `overlap`, as kept/ and
-    rejected/ of a run have them; null as far as the cascade did not come."""
+    """`reason` (null: kept), `complexity`, `actions`, `objects`, `attributes`, `spotted`, `overlap`, as in kept/ and
+    rejected/ of a run; a value that the cascade did not reach is null."""
 
     def __len__(self) -> int:
         return self.table.num_rows
 
     @property
     def keep(self) -> list[bool]:
-        """Whether all filters pass."""
+        """Mask of the kept captions, one bool per caption."""
         return [reason is None for reason in self.reason]
 
     @property
     def reason(self) -> list[str | None]:
-        """The first filter that rejects, None where the pair is kept."""
+        """Reason of the first filter that rejects each pair; None if the pair is kept."""
         return self.table["reason"].to_pylist()
 
 
 class Cat:
-    """The filters of a preset as one callable, which decides exactly as `open-diht filter` does.
+    """The filters of a preset as one callable that makes the same decisions as `open-diht filter`.
 
-    Models are loaded on first use and once per process, whatever the number of `Cat` objects. An object is picklable,
-    may be shared by threads, and works in forked and spawned workers. A caption or image that cannot be used gets a
-    reason in its row and raises nothing; OCR runs in a child process, so an image that crashes or hangs it costs one
-    row. Duplicates are not found: that takes the whole data set.
+    Models are loaded on first use, once per process for all `Cat` objects. An object is picklable, thread-safe, and
+    works in forked and spawned workers. An unusable caption or image raises nothing: its row gets a reason. OCR runs
+    in a child process, so an image that crashes or hangs it costs one row. Duplicates are not detected, because that
+    needs the whole data set.
 
     Args:
-        preset: a preset's name, the path of a YAML file, or a `Preset`.
-        ocr: settings of the OCR; those of a run by default.
+        preset: the name of a preset, the path of a YAML file, or a `Preset`.
+        ocr: settings of the OCR; None: the defaults of a run.
 
     Raises:
-        BadPreset: there is no such preset, or its file is wrong.
-        TypeError: `preset` is of another type.
-        ValueError: the preset asks for CLIP scores, which need a model and a run (`open-diht filter --score-model`).
+        BadPreset: the preset does not exist or its file is invalid.
+        TypeError: `preset` has another type.
+        ValueError: the preset needs CLIP scores, which only a run computes (`open-diht filter --score-model`).
 
     Example:
         >>> from open_diht import Cat
@@ -116,22 +116,22 @@ class Cat:
         images: Sequence[Any] | None = None,
         columns: Mapping[str, Sequence[Any]] | None = None,
     ) -> Decisions:
-        """Decide about captions, or about captions with their images.
+        """Return the decisions about captions, or about captions with their images.
 
         Args:
-            captions: n captions; None, or what is no string, is rejected.
+            captions: n captions; None and values that are not strings are rejected.
             images: n images, each the bytes of a file, a path, a PIL image, a dict with `bytes` and `path` (as an
-                undecoded image of Hugging Face `datasets`) or None. Without images, Complexity and Action decide alone.
-                Undecoded bytes are best: a PIL image is encoded again, which costs time, and OCR may read a few
-                letters of it differently.
-            columns: name to n values, of the columns that the preset has conditions on; most presets have none.
+                undecoded image of Hugging Face `datasets`) or None. Without images, only Complexity and Action decide.
+                Prefer undecoded bytes: a PIL image is encoded again, which takes time and may change a few letters
+                that OCR reads.
+            columns: n values for each column that the preset has a condition on, by name; most presets have none.
 
         Returns:
             n decisions.
 
         Raises:
-            TypeError: an argument is no sequence, or a long sequence holds nothing of its type.
-            ValueError: lengths differ, or a column is missing that the preset has a condition on.
+            TypeError: an argument is not a sequence, or a long sequence holds no value of its type.
+            ValueError: lengths differ, or a column that the preset has a condition on is missing.
             SpotterError, WeightsMissing: OCR does not work at all on this machine.
         """
         texts, reasons = _texts(captions)
@@ -149,10 +149,11 @@ class Cat:
         table = output_rows(rows.select([]), rows, records, decided, None)
         for index, row in enumerate(ordinals.tolist()):
             reason = decided.reasons[index]
-            if reason == DEAD and records is not None and decided.found is not None:  # its status says why
+            if reason == DEAD and records is not None and decided.found is not None:  # the OCR status names the error
                 reason = records["status"][int(decided.found[index])].as_py()
             if reason != KEPT:
                 reasons.setdefault(row, reason)
+        # Restore the order of the captions; unreadable ones become rows of null.
         where = np.full(n, -1)
         where[ordinals] = np.arange(len(ordinals))
         table = table.take(pa.array(where, mask=where < 0))
@@ -160,11 +161,11 @@ class Cat:
         return Decisions(table.select(TABLE.names).cast(TABLE))
 
     def batch(self, *, caption: str = "caption", image: str | None = None) -> CatBatch:
-        """Return a function of batches for engines that call one, such as `datasets.Dataset.map(..., batched=True)`.
+        """Return a function of batches, for engines such as `datasets.Dataset.map(..., batched=True)`.
 
         Args:
             caption: column with the captions.
-            image: column with the images; None decides about captions alone.
+            image: column with the images; None: decide by the captions alone.
 
         Returns:
             A picklable callable. It takes a dict of lists or arrays, or a `pyarrow.Table`, and returns the same kind
@@ -180,8 +181,10 @@ class Cat:
         return CatBatch(self, caption, image)
 
     def _annotated(self, table: pa.Table, reasons: dict[int, str]) -> tuple[NDArray[np.int64], pa.Table]:
-        """Return the readable rows' indices and, of each, identity, caption, compared values and annotations; the
-        others get a reason."""
+        """Return the indices of the readable rows, and their identity, caption, condition columns and annotations.
+
+        Unreadable rows are added to `reasons`.
+        """
         dataset = load_dataset("custom").with_roles(caption="caption")
         batch = read_rows(table, dataset)
         reasons |= {row.ordinal: str(row.error) for row in batch.bad}
@@ -195,7 +198,7 @@ class Cat:
         )
 
     def _read(self, images: Sequence[Any], rows: pa.Table) -> pa.Table:
-        """Return the spotting records of rows that pass their caption, a table of `RECORD`."""
+        """Run OCR on the images of rows that pass the caption filters; return a table of `RECORD`."""
         passed = np.flatnonzero(apply_caption_filters(rows, self.preset, True).reasons == KEPT).tolist()
         asked = ((row, image_file(images[row]), None) for row in passed)
         return pa.Table.from_pylist(list(read_texts(_Models.spotter(self.ocr), asked)), RECORD)
@@ -211,16 +214,16 @@ class CatBatch:
 
     @property
     def schema(self) -> pa.Schema:
-        """The names and types of the columns that it adds; those of images only where it is given images."""
+        """Schema of the added columns; `cat_spotted` and `cat_overlap` only if there is an image column."""
         columns = TABLE if self.image is not None else list(TABLE)[:-2]
         added = [field.with_name(PREFIX + field.name) for field in columns]
         return pa.schema([pa.field(f"{PREFIX}keep", pa.bool_()), *added])
 
     def __call__(self, batch: Any) -> Any:
-        """Return the batch with the columns of CAT, as many rows as came in.
+        """Return the batch with the columns of CAT added and the number of rows unchanged.
 
         Raises:
-            KeyError: the batch lacks a column; the message lists those that it has.
+            KeyError: the batch lacks a column; the message lists the columns that it has.
         """
         names = list(batch.column_names if isinstance(batch, pa.Table) else batch)
         for role, name in (("caption", self.caption), ("image", self.image)):
@@ -234,12 +237,12 @@ class CatBatch:
         if isinstance(batch, pa.Table):
             return pa.table([*batch.columns, *added.values()], [*names, *added])
         rows = {name: values.to_pylist() for name, values in added.items()}
-        # Hugging Face's lazy batches add what is returned; a copy of theirs would decode every image.
+        # Hugging Face merges the result into its lazy batch; copying the batch here would decode every image.
         return rows if type(batch).__name__ == "LazyBatch" else {**batch, **rows}
 
 
 def image_file(image: Any) -> bytes | MissingImage:
-    """Return the bytes of an image's file, or why there are none. Raises nothing for any value.
+    """Return the file bytes of an image, or the reason why there are none. No value raises.
 
     Args:
         image: bytes, a path, a PIL image, a dict with `bytes` and `path`, or None.
@@ -257,17 +260,17 @@ def image_file(image: Any) -> bytes | MissingImage:
         buffer = io.BytesIO()
         try:
             (image if image.mode in _PNG_MODES else image.convert("RGB")).save(buffer, "PNG", compress_level=1)
-        except (OSError, ValueError, SyntaxError, MemoryError) as error:  # truncated files are decoded late
+        except (OSError, ValueError, SyntaxError, MemoryError) as error:  # PIL decodes lazily
             return MissingImage(reason="image_unreadable", message=f"{type(error).__name__}: {error}")
         return within(buffer.getvalue(), MAX_IMAGE_BYTES)
     return MissingImage(reason="image_unreadable", message=f"a {type(image).__name__} is no image")
 
 
-_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # saved without conversion
 
 
 def _texts(captions: Sequence[Any]) -> tuple[list[str | None], dict[int, str]]:
-    """Return captions, None where there is no text, and the reasons of values that are no text by their index."""
+    """Return the captions, with None for values that are not text, and the reasons of those values by index."""
     if isinstance(captions, str | bytes | Mapping):
         raise TypeError(f"captions is a {type(captions).__name__}; pass a list of strings")
     values = _listed(captions)
@@ -283,13 +286,13 @@ def _is_text(value: Any) -> bool:
         return False
     try:
         value.encode()
-    except UnicodeEncodeError:  # half a character
+    except UnicodeEncodeError:  # a lone surrogate
         return False
     return True
 
 
 def _check_images(images: Sequence[Any]) -> None:
-    """Raise TypeError for a sequence that holds no images at all."""
+    """Raise TypeError if `images` is not a sequence of images, or is long and holds no image at all."""
     if isinstance(images, str | bytes | Mapping):
         raise TypeError(f"images is a {type(images).__name__}; pass a list with one image for each caption")
     given = [image for image in images if image is not None]
@@ -301,14 +304,14 @@ def _check_images(images: Sequence[Any]) -> None:
 
 
 def _listed(values: Any) -> list[Any]:
-    """Return values as Python's own objects."""
+    """Return the values of an Arrow, NumPy or Python sequence as a list of Python objects."""
     if isinstance(values, pa.Array | pa.ChunkedArray):
         return values.to_pylist()
     return values.tolist() if isinstance(values, np.ndarray) else list(values)
 
 
 class _Models:
-    """What this process has loaded, for all `Cat` objects. A fork has its own OCR process, not its parent's."""
+    """The models of this process, shared by all `Cat` objects. A forked process starts its own OCR processes."""
 
     lock = threading.Lock()
     annotator: CaptionAnnotator | None = None
@@ -316,7 +319,7 @@ class _Models:
 
     @classmethod
     def annotate(cls, captions: Sequence[str]) -> pa.Table:
-        """Return the annotations of captions; threads take turns."""
+        """Return the annotations of captions; only one thread annotates at a time."""
         with cls.lock:
             cls.annotator = cls.annotator or CaptionAnnotator()
             return cls.annotator.annotate(captions)
@@ -329,7 +332,7 @@ class _Models:
 
     @classmethod
     def after_fork(cls) -> None:
-        """Forget what a forked process cannot use: a lock that a thread of its parent may hold, and pipes."""
+        """Drop what a forked process cannot use: a lock that a parent's thread may hold, and the OCR pipes."""
         cls.lock, cls.spotters = threading.Lock(), {}
 
 

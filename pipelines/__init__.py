@@ -1,7 +1,6 @@
-"""Who is asked, where, and what is kept: Beam over manifests. Asks `filters`; only `concepts` needs torch, and nothing
-imports the trainer.
+"""Run the filters over manifests with Beam. Torch is imported only where models run, and the trainer never.
 
-For pipelines of your own there are the transforms `AnnotateCaptions`, `SpotText` and `ApplyCat`.
+The transforms `AnnotateCaptions`, `SpotText` and `ApplyCat` are for Beam pipelines of your own.
 """
 
 from importlib import import_module
@@ -14,7 +13,7 @@ __all__ = ["AnnotateCaptions", "ApplyCat", "SpotText"]
 
 
 def __getattr__(name: str) -> Any:
-    """The transforms, which bring Beam along, are loaded when they are asked for."""
+    """Load the transforms on first access, because they import Beam."""
     if name in __all__:
         return getattr(import_module("open_diht.pipelines.stages.transforms"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

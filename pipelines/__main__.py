@@ -1,4 +1,4 @@
-"""`python -m open_diht.pipelines`, what `make filter` calls."""
+"""Entry point of `python -m open_diht.pipelines`, which `make filter` calls."""
 
 from open_diht.common.run_command import run_command
 

@@ -1,7 +1,7 @@
-"""Command line of `make filter`: words to settings, errors to one line and an exit status.
+"""Command line of `make filter`: turn options into settings, and errors into one line and an exit status.
 
-Exit status: 0 all is well; 1 dead letters beyond the allowed share, unreadable files or a failed run; 2 wrong use,
-nothing was written.
+Exit status: 0 success; 1 too many dead-letter rows, unreadable files or a failed run; 2 wrong use, and nothing was
+written.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from open_diht.pipelines.store.commit import RunFailed
 from open_diht.pipelines.store.storage import StorePath, store_path
 
 MOST_SHARDS = 10_000
-"""Each shard looks for all others again and again, which takes seconds with a million of them."""
+"""Upper bound of n in SHARD=i/n: each shard polls for all others, which takes seconds at a million shards."""
 _HERE = ("direct", "prism")
 """Runners whose workers are on this machine."""
 _WRONG_USE = (
@@ -69,15 +69,15 @@ _FAILED = (
 
 
 def backend_of(options: argparse.Namespace, of_beam: Sequence[str], places: Sequence[tuple[str, str]]) -> Backend:
-    """Return the place where units are done, checked.
+    """Return the backend that runs the units, after checking that it can.
 
     Args:
-        options: what the command's parser understood.
-        of_beam: what it left to Beam; refused where Beam does not know it either.
-        places: where workers read and write, each with what the user calls it.
+        options: the parsed options of the command.
+        of_beam: arguments for Beam; those that Beam does not know are refused.
+        places: (name of the option or variable, path) of everything that workers read and write.
 
     Raises:
-        RunnerError, WrongUse: jobs cannot be run there.
+        RunnerError, WrongUse: the backend cannot run jobs with these options.
     """
     backend = make_backend(
         options.runner,
@@ -103,11 +103,19 @@ def backend_of(options: argparse.Namespace, of_beam: Sequence[str], places: Sequ
 
 
 before_main = ForkServer.branch_off
-"""See `run_command`: workers are forked from what is imported by then."""
+"""Called by `run_command` after the imports: starts the process that workers are forked from."""
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines") -> int:
-    """Run the command line; returns the exit status. `prog` is what the command is called in its help."""
+    """Run the command line.
+
+    Args:
+        arguments: the command line; None: that of this process.
+        prog: name of the command in its help.
+
+    Returns:
+        The exit status.
+    """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
 
     def filter_rows() -> int:
@@ -118,7 +126,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
 
 
 def exit_status(do: Callable[[], int]) -> int:
-    """What `do` returns; errors that people can mend become one line and their exit status."""
+    """Return the status that `do` returns; print an error that the user can fix as one line, and return its status."""
 
     def do_or_stage() -> int:
         try:
@@ -127,26 +135,27 @@ def exit_status(do: Callable[[], int]) -> int:
             say(str(staged))
             return OK
 
-    # After Ctrl-C it is `open_diht.common.run_command` that speaks.
+    # `open_diht.common.run_command` prints the message after Ctrl-C.
     return command_line.exit_status(do_or_stage, wrong_use=_WRONG_USE, failed=_FAILED, stopped=None)
 
 
 def told(outcome: FilterOutcome) -> int:
-    """The exit status of a run that has ended, after its errors are told."""
+    """Print the errors of a finished run and return its exit status."""
     for line in outcome.errors:
         complain(line)
     return outcome.status
 
 
 def settings_of(options: argparse.Namespace, of_beam: Sequence[str], arguments: Sequence[str]) -> RunSettings:
-    """Return what a command line asks a run to do.
+    """Return the settings of the run that a command line asks for.
 
     Args:
-        options: what the command's parser understood.
-        of_beam: what it left to Beam; refused where Beam does not know it either.
-        arguments: the command line, for the provenance.
+        options: the parsed options of the command.
+        of_beam: arguments for Beam; those that Beam does not know are refused.
+        arguments: the command line, recorded in run.json.
     """
     refuse_empty(options, "input", "output", "work")
+    # Plugins first, since other options may name their stages and formats.
     for name in options.plugin:
         load_plugin(name)
     dataset = load_dataset(options.dataset or ("custom" if options.input else "sample"))
@@ -211,7 +220,7 @@ def _download(options: argparse.Namespace) -> DownloadSettings:
 
 
 def _publisher(options: argparse.Namespace) -> Publisher | None:
-    """Who publishes the results, where OUTPUT is on a hub."""
+    """Return the publisher of the results if OUTPUT is on a hub, else None."""
     asked = options.output or ""
     if not asked.startswith(SCHEME):
         if options.work or options.private:
@@ -251,7 +260,7 @@ def _output(text: str, called: str) -> StorePath:
 
 
 def _places(output: tuple[str, str], source: str, dataset: Dataset) -> list[tuple[str, str]]:
-    """Where workers write and read, with what the user calls it."""
+    """Return (name of the option or variable, path) of everything that workers read and write."""
     images = [("--images-root", dataset.images_root)] if dataset.images_root is not None else []
     return [output, *(("INPUT", item) for item in input_items(source)), *images]
 
@@ -276,11 +285,11 @@ def _stages(text: str | None) -> tuple[str, ...]:
     unknown = [stage for stage in asked if stage not in known]
     if unknown or not asked:
         raise WrongUse(f"unknown stage {', '.join(unknown) or repr(text)}; choose from {', '.join(known)}")
-    return tuple(stage for stage in known if stage in asked)
+    return tuple(stage for stage in known if stage in asked)  # in the order of the cascade
 
 
 def shard_of(text: str | None) -> tuple[int, int] | None:
-    """What SHARD says, (i, n). Raises WrongUse where that is none."""
+    """Parse SHARD=i/n into (i, n); None stays None. Raises WrongUse if the text is not such a pair."""
     if text is None:
         return None
     first, _, second = text.partition("/")

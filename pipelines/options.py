@@ -1,5 +1,8 @@
-"""The options of `make filter`, which other commands add to. Importing this takes a fraction of a second, so a slip of
-the keyboard is answered, and `--help` printed, before Beam and spaCy are imported, which takes seconds."""
+"""The options of `make filter`, which other commands extend.
+
+This module imports quickly, so mistyped options are reported and `--help` is printed before Beam and spaCy are
+imported, which takes seconds.
+"""
 
 from __future__ import annotations
 
@@ -21,26 +24,36 @@ from open_diht.pipelines.fetch import DownloadSettings
 
 STAGES = ("captions", "download", "spotting", "score", "dedup", "export")
 SHARDS, INDEX = EXPORTS = ("shards", "index")
-"""How survivors with images are exported."""
+"""Values of --export: kept rows as new tars, or as an index of the input's tars."""
 RUNNERS = ("direct", "prism", "dask", "flink", "dataflow")
 START_SECONDS = 600
-"""How long a job may go without a worker that has begun; big clusters take minutes to hand out slots."""
+"""Seconds that a job may wait for its first worker; large clusters take minutes to assign slots."""
 FORMATS = ("parquet", "tsv", "csv", "jsonl", "webdataset")
 COLUMNS = ("caption", "url", "uid", "image", "image_path")
-"""Roles whose columns people may name."""
+"""Roles that have an option --<role>-column."""
 WORK = "out/hub"
-"""Where runs work that publish on a hub, each in a folder of its own."""
+"""Parent of the default working folders of runs that publish to a hub."""
 Workforce = Annotated[int, Range(at_least=1, at_most=10_000)]
-"""Units at a time: far more than a machine has cores, or a cluster that we know of has slots."""
+"""Type of --workers. The upper limit exceeds the cores of a machine and the slots of any cluster known to us."""
 
 
 def check(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines") -> None:
-    """End the process where the arguments of `make filter` ask for help or hold a slip; see `run_command`."""
+    """End the process if the arguments of `make filter` ask for help or are wrong; called by `run_command`.
+
+    Args:
+        arguments: the command line; None: that of this process.
+        prog: name of the command in its help.
+    """
     check_by(filter_parser(prog), arguments)
 
 
 def check_by(parser: Parser, arguments: Sequence[str] | None) -> None:
-    """Print help or the error that `parse` raises, and end the process; return where there is neither."""
+    """Print the help or the error of `parse` and end the process; return if there is neither.
+
+    Args:
+        parser: the parser of the command.
+        arguments: the command line; None: that of this process.
+    """
 
     def parsed() -> int:
         parse(parser, sys.argv[1:] if arguments is None else arguments)
@@ -51,24 +64,26 @@ def check_by(parser: Parser, arguments: Sequence[str] | None) -> None:
 
 
 def parse(parser: Parser, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Parse our own options, and refuse names that neither we nor Beam know, without importing Beam.
+    """Parse the options of this program and refuse mistyped names, without importing Beam.
 
     Args:
-        parser: the command's.
-        arguments: what the user typed.
+        parser: the parser of the command.
+        arguments: the command line.
 
     Returns:
-        The values of our options, and the arguments that are left to Beam.
+        The values of our options, and the arguments left for Beam.
 
     Raises:
-        WrongUse: an option is unknown; the message names the nearest one.
+        WrongUse: an unknown option resembles one of ours or of Beam's; the message names that one.
     """
     options, left = parser.parse_known_args(list(arguments))
+    # Compare names in Beam's spelling, and report ours in our spelling.
     ours = {underscored(name): name for action in parser._actions for name in action.option_strings}
     beams = _beam_names()
     for word in left:
         name = underscored(word.partition("=")[0])
-        if not name.startswith("--") or name in beams or name.startswith("--dask_"):  # Beam's source is elsewhere
+        # Beam defines its Dask options in another module.
+        if not name.startswith("--") or name in beams or name.startswith("--dask_"):
             continue
         if near := get_close_matches(name, [*ours, *beams], 1):
             raise WrongUse(f"unknown argument {word!r}; did you mean {ours.get(near[0], near[0])}?")
@@ -76,7 +91,7 @@ def parse(parser: Parser, arguments: Sequence[str]) -> tuple[argparse.Namespace,
 
 
 def underscored(argument: str) -> str:
-    """Return an option as Beam spells it, with underscores in its name; other words as they are."""
+    """Return an option with underscores in its name, as Beam spells it; return other arguments unchanged."""
     if not argument.startswith("--"):
         return argument
     name, equals, value = argument[2:].partition("=")
@@ -85,7 +100,7 @@ def underscored(argument: str) -> str:
 
 @cache
 def _beam_names() -> frozenset[str]:
-    """Return the names of Beam's options as they stand in its source; importing it takes seconds."""
+    """Return the names of Beam's options, read from its source because importing Beam takes seconds."""
     beam = find_spec("apache_beam")
     folder = beam.submodule_search_locations[0] if beam and beam.submodule_search_locations else ""
     source = Path(folder, "options", "pipeline_options.py")
@@ -94,17 +109,22 @@ def _beam_names() -> frozenset[str]:
 
 
 def _preset_names() -> list[str]:
-    """Return what `filters.presets.preset_names` does, without the filters."""
+    """Return the same names as `filters.presets.preset_names`, without importing the filters."""
     return sorted(path.stem for path in (Path(__file__).parents[1] / "filters" / "presets").glob("*.yaml"))
 
 
 def filter_parser(prog: str) -> Parser:
-    """The parser of `make filter`."""
+    """Return the parser of `make filter`."""
     return command_parser(prog, "CAT filters: Complexity, Action, Text-spotting.")
 
 
 def command_parser(prog: str, description: str) -> Parser:
-    """The options of a run; other commands add theirs."""
+    """Return a parser with the options of a run, to which other commands add theirs.
+
+    Args:
+        prog: name of the command in its help.
+        description: first line of its help.
+    """
     parser = Parser(prog=prog, description=description)
     parser.add_argument(
         "--dataset", help=f"one of {', '.join(dataset_names())} (default: custom with --input, else sample)"
@@ -184,7 +204,7 @@ def command_parser(prog: str, description: str) -> Parser:
 
 
 def add_where(parser: argparse.ArgumentParser) -> None:
-    """The options that say where units are done, and which of them; see `backend_of`."""
+    """Add the options that choose the runner, its workers and the shard; see `backend_of`."""
     parser.add_argument("--runner", default="direct", help=f"one of {', '.join(RUNNERS)}")
     parser.add_argument(
         "--workers", type=number(Workforce), help="units at a time (default: all cores, or a cluster's slots)"

@@ -1,4 +1,4 @@
-"""What a run is asked to do."""
+"""The settings of a run."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ class ScoreSettings:
     """The model of stage `score`, and the device that it computes on."""
 
     model: str
-    """open_clip:<model>:<weights>, local-dir:<folder>, or reference (the evaluation's, offline)."""
+    """open_clip:<model>:<weights>, local-dir:<folder>, or reference (the evaluation's model, offline)."""
     device: str = AUTO
-    """torch's name; cuda: all GPUs, with a process each; auto: cuda where this machine has one, else cpu."""
+    """Device in torch's notation. cuda: all GPUs, one process each; auto: cuda if this machine has a GPU, else cpu."""
     precision: str = AUTO
-    """bf16, fp32 or auto: what the output has of this model, or else bf16 where the device has it."""
+    """bf16, fp32 or auto. auto: the precision that the output already has of this model, else bf16 if the device
+    supports it, else fp32."""
     batch_size: int | None = None
-    """Images the model sees at a time; None: 32, and 256 on a GPU. Batches are filled up to it."""
+    """Images per batch; None: 32, and 256 on a GPU. Batches are filled up to it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """What a run is asked to do.
+    """The settings of a run.
 
     Example:
         >>> from pathlib import Path
@@ -51,43 +52,44 @@ class RunSettings:
     """
 
     dataset: Dataset
-    """How the manifests are read."""
+    """The data set, which defines how manifests are read."""
     input: str
     """Pattern, folder, file or comma-separated list of manifests."""
     output: StorePath
-    """Folder of everything that is written, on a disk or in an object store."""
+    """Output folder, on a disk or in an object store."""
     preset: Preset
-    """Thresholds."""
+    """Filters and their thresholds."""
     publisher: Publisher | None = None
-    """Publishes what lies in `output` when the run is finished."""
+    """Publishes the files in `output` when the run is complete; None: nothing is published."""
     licence: str | None = None
-    """Of the results, for their card; None: unknown."""
+    """License of the results, for their data set card; None: unknown."""
     stages: tuple[str, ...] = STAGES
-    """Which of `STAGES` are asked for; a filter whose stage is not asked for decides nothing. `download` applies only
-    to manifests with urls and no images, `score` only where a model is named."""
+    """Stages to run, of `STAGES`; a filter whose stage does not run rejects nothing. `download` applies only to
+    manifests with URLs and no images, `score` only if a model is given."""
     lean: bool = False
-    """Captions without a word that may be a verb are not parsed: a preset that asks for an action rejects them anyway,
-    and no more is known of them. Only for runs on captions alone."""
+    """Do not parse captions without a possible verb. A preset that requires an action rejects them anyway; their other
+    annotations stay null. Only for runs on captions alone."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
-    """Units that may run at the same time: worker processes, or a cluster's slots."""
+    """Units that may run at the same time, as worker processes or in the slots of a cluster."""
     backend: Backend = field(default_factory=Direct)
-    """Where the work is done."""
+    """The backend that runs the units."""
     shard: tuple[int, int] | None = None
-    """(i, n): this invocation does every n-th unit, counted from i = 0. The last of them to end finishes the run, and
-    so does a run without shard."""
+    """(i, n): process every n-th unit, starting at unit i, 0 <= i < n. The last shard, or a run without a shard,
+    completes the output."""
     unit_rows: int | None = None
-    """Rows of a unit; None: by size of the input and cores. Fixed by the first run on an output folder."""
+    """Rows of a unit; None: by the size of the input and the workers. Fixed by the first run on an output folder."""
     export: str = SHARDS
-    """Of `EXPORTS`. shards: as new tars; index: the input's own tars stay, and an index of each names the survivors."""
+    """Export format, of `EXPORTS`. shards: new tars; index: the input's tars stay, and an index of each lists the kept
+    samples."""
     max_dead_share: float = 0.05
-    """Above this proportion of dead letters the exit status is 1."""
+    """Largest fraction of dead-letter rows with exit status 0; above it the exit status is 1."""
     download: DownloadSettings = field(default_factory=DownloadSettings)
-    """How images are fetched, where a manifest has urls and no images."""
+    """Settings of the image download, for manifests with URLs and no images."""
     spotter: SpotterSettings = field(default_factory=SpotterSettings)
-    """How images are read."""
+    """Settings of the OCR."""
     score: ScoreSettings | None = None
-    """With what image and caption are scored; None: they are not."""
+    """Model that scores image against caption; None: no scores."""
     command: tuple[str, ...] = ()
-    """The command line, for the provenance."""
+    """The command line, recorded in run.json."""
     plugins: tuple[str, ...] = ()
-    """Modules with filters of the user's own, for the provenance."""
+    """Modules of user plugins, recorded in run.json."""

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""A Dask cluster on this machine: a scheduler, and worker processes of one thread each.
+"""Start and stop a Dask cluster on this machine: a scheduler, and worker processes of one thread each.
 
     python3 -m deploy.dask.cluster up      (what `make dask-up` calls) starts it, or finds it running
     python3 -m deploy.dask.cluster down    (`make dask-down`) stops it
     python3 -m deploy.dask.cluster status
 
-Everything lies in one folder (`--state`, by default .dask): logs, process ids, the scheduler's file, the workers' own
-files. Every port binds to the loopback address: whoever reaches a Dask port may run code there. Workers inherit the
-environment and the folder of this command, and use its Python, which needs the extra `dask`. Exit status 0: done; 2: it
-cannot be done, and one line says why.
+All files are in one folder (`--state`, by default .dask): logs, process ids, the scheduler's file, the workers' files.
+Every port binds to the loopback address, because anyone who reaches a Dask port can run code there. Workers inherit the
+environment and the folder of this command and use its Python, which needs the extra `dask`. Exit status 0: success; 2:
+failure, with one line that gives the reason.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from open_diht.common.run_command import ONE_THREAD
 
 
 class Cluster(LocalCluster):
-    """See `LocalCluster`. The daemon `worker` is the parent of all workers, and starts another one where one dies."""
+    """A local Dask cluster. Its daemon `worker` is the parent of all workers, and replaces a worker that dies."""
 
     name, sizes, daemons = "Dask", "workers", ("scheduler", "worker")
 
     @property
     def address(self) -> str:
-        """Where it answers, for people."""
+        """Address of the scheduler."""
         return f"tcp://127.0.0.1:{self.port}"
 
     def start(self) -> None:
@@ -45,7 +45,7 @@ class Cluster(LocalCluster):
             self.spawn(daemon, command, {**os.environ, **ONE_THREAD})
 
     def count(self) -> int:
-        """Return how many workers the scheduler knows, 0 where none answers."""
+        """Return the number of workers that the scheduler knows, 0 if no scheduler answers."""
         from distributed import Client
 
         try:
@@ -56,7 +56,7 @@ class Cluster(LocalCluster):
 
 
 def main() -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line and return the exit status."""
     parser = options_of("Dask cluster", ".dask", 8786)
     parser.add_argument("--workers", type=int, default=2, help="worker processes, each of one thread (2)")
     options = parser.parse_args()

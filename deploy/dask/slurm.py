@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Filters a data set on Dask workers that Slurm starts: the driver and Dask's scheduler here, workers as Slurm jobs.
+"""Filter a data set on Dask workers that Slurm starts: the driver and Dask's scheduler here, workers as Slurm jobs.
 
     .venv/bin/python -m deploy.dask.slurm --jobs 8 --cores 16 --memory 32GB --time 24:00:00 -- \\
       --dataset laion400m --input '/data/laion400m/*.parquet' --output /data/laion400m-cat
 
-What follows `--` are options of `python -m open_diht.pipelines`. Needs the extra `dask` and `dask-jobqueue`. The
-checkout (with its .venv), the manifests and the output folder lie on a file system that all nodes see; run it where it
-may stay for as long as the run takes, in a job of one core for example. Stopped by whatever, the same command goes on.
+The arguments after `--` are options of `python -m open_diht.pipelines`. The extra `dask` and `dask-jobqueue` must be
+installed. The checkout (with its .venv), the manifests and the output folder must be on a file system that all nodes
+see. Run this where it can stay until the run ends, for example in a job of one core. If it is stopped for any reason,
+run the same command to resume.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from open_diht.common.run_command import ONE_THREAD
 
 
 def main() -> int:
-    """Run the command line; returns the exit status of the run."""
+    """Run the command line and return the exit status of the run."""
     options = parser().parse_args()
     with cluster_of(options) as cluster:
         cluster.scale(jobs=options.jobs)
@@ -32,7 +33,7 @@ def main() -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options of this script."""
+    """Return the parser of this script's options."""
     found = argparse.ArgumentParser(description="Filter on Dask workers that Slurm starts.", allow_abbrev=False)
     found.add_argument("--jobs", type=int, required=True, help="jobs of workers")
     found.add_argument("--cores", type=int, required=True, help="cores of a job, each with a worker process")
@@ -46,7 +47,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def cluster_of(options: argparse.Namespace, **more: Any) -> Any:
-    """The cluster, still without workers."""
+    """Return the Slurm cluster, still without workers.
+
+    Args:
+        options: the parsed options.
+        more: further arguments of `SLURMCluster`.
+    """
     from dask_jobqueue.slurm import SLURMCluster
 
     return SLURMCluster(
@@ -64,7 +70,12 @@ def cluster_of(options: argparse.Namespace, **more: Any) -> Any:
 
 
 def run_command(options: argparse.Namespace, scheduler: str) -> list[str]:
-    """The run on the cluster's workers, cut for all that will come."""
+    """Return the command of the run, with a plan for all workers that are requested.
+
+    Args:
+        options: the parsed options.
+        scheduler: address of the Dask scheduler.
+    """
     where = ["--runner=dask", f"--dask-scheduler={scheduler}", f"--workers={options.jobs * options.cores}"]
     return [sys.executable, "-m", "open_diht.pipelines", *where, *options.run]
 

@@ -1,8 +1,7 @@
-"""The program that Dataflow's Flex template launcher starts: the command line of `make filter`.
+"""Run the command line of `make filter` from Dataflow's Flex template launcher.
 
-The launcher adds options of its own: --runner=DataflowRunner, --project, --region, --temp_location,
---template_location and others. With template_location a run stages the next stage that has work, and the launcher
-starts it.
+The launcher adds options: --runner=DataflowRunner, --project, --region, --temp_location, --template_location and
+others. With template_location a run stages a job for the next stage that has work, and the launcher starts it.
 """
 
 from open_diht.pipelines.cli import main

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""A standalone Flink on this machine, from the two PyPI packages that carry its jars and its scripts.
+"""Start and stop a standalone Flink on this machine, from the two PyPI packages with its jars and its scripts.
 
     python3 -m deploy.flink.cluster up      (what `make flink-up` calls) starts it, or finds it running
     python3 -m deploy.flink.cluster down    (`make flink-down`) stops it
     python3 -m deploy.flink.cluster status
 
-Everything lies in one folder (`--state`, by default .flink): packages, installation, configuration, logs, process ids.
-One JobManager and one TaskManager with `--slots` slots; every port binds to the loopback address. Needs Java 11 or 17,
-and pip with access to a package registry the first time (232 MB). Standard library only. Exit status 0: done; 2: it
-cannot be done, and one line says why.
+All files are in one folder (`--state`, by default .flink): packages, installation, configuration, logs, process ids.
+There is one JobManager and one TaskManager with `--slots` slots; every port binds to the loopback address. It needs
+Java 11 or 17, and pip with access to a package registry the first time (232 MB), but only the standard library. Exit
+status 0: success; 2: failure, with one line that gives the reason.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PACKAGES = {
     "apache-flink": (
         "apache_flink-1.20.5-cp311-cp311-manylinux_2_5_x86_64.manylinux1_x86_64.manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
         "6e8ec098a7c06ea34d01fd540e81d44703a90e3bda74052dcbcbb7db5253c10f",
-        # Its scripts are the same for every Python and processor; this wheel is simply the one whose hash is known.
+        # The scripts are equal in the wheels for every Python and processor; the hash is of this wheel.
         [
             "--only-binary=:all:",
             "--python-version=3.11",
@@ -47,11 +47,18 @@ PACKAGES = {
         ],
     ),
 }
-"""By distribution: file, sha256, how pip is told to take that file."""
+"""File, sha256 and the options that make pip choose that file, by distribution."""
 
 
 class Cluster(LocalCluster):
-    """See `LocalCluster`."""
+    """A local Flink cluster.
+
+    Args:
+        state: folder of all its files.
+        port: port of its REST service.
+        rpc_port: port of the JobManager.
+        slots: slots of the TaskManager.
+    """
 
     name, sizes, daemons = "Flink", "slots", ("jobmanager", "taskmanager")
 
@@ -62,11 +69,11 @@ class Cluster(LocalCluster):
 
     @property
     def address(self) -> str:
-        """Where it answers, for people."""
+        """Address of the REST service."""
         return f"http://localhost:{self.port}"
 
     def start(self) -> None:
-        """Install Flink where that was not done, and start both daemons. Raises ClusterError."""
+        """Install Flink unless it is installed, and start both daemons. Raises ClusterError."""
         java = _java()
         self._install()
         self._configure()
@@ -77,7 +84,7 @@ class Cluster(LocalCluster):
             self.spawn(daemon, command, {**inherited, **own, "JAVA_HOME": str(java.parents[1])})
 
     def count(self) -> int:
-        """Return how many slots the REST service tells of, 0 where none answers."""
+        """Return the number of slots that the REST service reports, 0 if it does not answer."""
         try:
             with urllib.request.urlopen(f"{self.address}/overview", timeout=5.0) as answer:
                 return int(json.load(answer)["slots-total"])
@@ -99,7 +106,7 @@ class Cluster(LocalCluster):
                 shutil.copytree(fresh / "pyflink" / part, home / part, dirs_exist_ok=True)
             for script in (home / "bin").iterdir():
                 script.chmod(0o755)
-            home.rename(self._home)
+            home.rename(self._home)  # last, so that an interrupted installation is repeated
 
     def _configure(self) -> None:
         self._tmp.mkdir(exist_ok=True)
@@ -132,7 +139,7 @@ class Cluster(LocalCluster):
 
 
 def _java() -> Path:
-    """Return the java program. Raises ClusterError where there is none that Flink runs on."""
+    """Return the path of `java`. Raises ClusterError if there is none that Flink runs on."""
     home = os.environ.get("JAVA_HOME")
     found = str(Path(home) / "bin" / "java") if home else shutil.which("java")
     remedy = "install Java 17 (on Debian and Ubuntu: apt-get install openjdk-17-jre-headless), or set JAVA_HOME"
@@ -147,7 +154,7 @@ def _java() -> Path:
 
 
 def _download(name: str, folder: Path) -> Path:
-    """Return the package file of a distribution, which pip has checked by its sha256. Raises ClusterError."""
+    """Return the package file of a distribution; pip downloads it once and checks its sha256. Raises ClusterError."""
     file, sha256, how = PACKAGES[name]
     if not (folder / file).is_file():
         print(f"Downloading {name} {VERSION} ...", flush=True)
@@ -162,7 +169,7 @@ def _download(name: str, folder: Path) -> Path:
 
 
 def main() -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line and return the exit status."""
     parser = options_of("standalone Flink", ".flink", 8081)
     parser.add_argument("--rpc-port", type=int, default=6123, help="port of the JobManager (6123)")
     parser.add_argument("--slots", type=int, default=2, help="slots of the TaskManager (2)")

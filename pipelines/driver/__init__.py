@@ -1,1 +1,1 @@
-"""A run from plan to report; it loops over the stages that are asked for."""
+"""The driver: a run from plan to report, over the stages of its settings."""

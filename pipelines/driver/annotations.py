@@ -1,4 +1,4 @@
-"""The annotations of a run: units whose annotations are committed are skipped, the others done."""
+"""Annotate the units of a run, except those whose annotations are committed."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from open_diht.pipelines.store.names import unit_of
 from open_diht.pipelines.store.storage import stamps
 
 BUILT_IN: tuple[type[Annotator], ...] = (ColumnStage, CaptionStage, DownloadStage, SpottingStage, ScoreStage)
-"""The annotating stages that come with the program, in the order in which they run."""
+"""The annotating stages of this program, in the order in which they run."""
 
 
 def stage_names() -> tuple[str, ...]:
-    """Return the names that STAGES takes, in the order of the cascade."""
+    """Return the valid names in STAGES, in the order of the cascade."""
     *annotating, dedup, export = STAGES
     return *annotating, *(kind.name for kind in registered_annotators()), dedup, export
 
 
 class Annotations:
-    """The annotations of one run's units, by all stages that annotate."""
+    """The annotations of a run's units by all annotating stages, built in or registered by plugins."""
 
     def __init__(self, settings: RunSettings, work: Work):
         self._settings, self._work = settings, work
         self._kinds = (*BUILT_IN, *registered_annotators())
 
     def make(self, units: Sequence[str]) -> None:
-        """Do the units of all stages of the run, stage after stage, that are not done. Units that fail are left out of
-        the stages that follow."""
+        """Run each stage of the run, one after another, on its units that are not done. Units that fail are left out of
+        later stages."""
         work = self._work
         for kind in self._kinds:
             names = kind.units(work, work.alive(units))
             if not kind.runs(self._settings):
-                if stamps(work.layout.commits(kind.name), ".json"):  # other stages read what is there, so it must hold
+                if stamps(work.layout.commits(kind.name), ".json"):  # other stages read these files, so verify them
                     for _ in work.done(kind.name, names):
                         pass
                 continue
@@ -57,7 +57,7 @@ class Annotations:
             stage.finish(work, todo)
 
     def undone(self, units: Sequence[str]) -> list[str]:
-        """Return the units that lack annotations, of themselves or of an image unit."""
+        """Return the units that lack annotations of their rows or of one of their image units."""
         work, found = self._work, set[str]()
         for kind in self._kinds if units else ():
             if kind.runs(self._settings):
@@ -66,14 +66,14 @@ class Annotations:
         return [unit for unit in units if unit in found]
 
     def judges(self) -> tuple[StageFilter, ...]:
-        """Return what decides by annotations that the cascade does not know, once all units are annotated."""
+        """Return the filters of stages whose annotations the cascade does not know. All units must be annotated."""
         running = [kind for kind in self._kinds if kind.runs(self._settings)]
         sources = self.sources([unit.name for unit in self._work.units()])
         judges = [kind.judge(self._settings, self._work, sources) for kind in running]
         return tuple(judge for judge in judges if judge is not None)
 
     def sources(self, units: Sequence[str]) -> dict[str, list[Any]]:
-        """Return for each unit what its annotations depend on; it changes when they do."""
+        """Return for each unit values that change when its annotations change, such as fingerprints."""
         found: dict[str, list[Any]] = {unit: [] for unit in units}
         for kind in self._kinds:
             if kind.runs(self._settings) or kind.lasting:

@@ -1,4 +1,4 @@
-"""The check that no row was lost or doubled, from the data."""
+"""Check in the result files that no row was lost or duplicated."""
 
 from __future__ import annotations
 
@@ -18,15 +18,20 @@ _T = TypeVar("_T")
 
 
 class NotConserved(RuntimeError):
-    """Rows were lost or doubled: a bug, or an output folder that was tampered with."""
+    """Rows were lost or duplicated, by a bug or by changes to the output folder."""
 
 
 def check_conservation(layout: Layout, units: Sequence[Unit], funnel: FunnelRecord) -> None:
-    """Rows in = kept + rejected by exactly one reason + dead letters + not decided, counted from the files; per unit,
-    and in all.
+    """Check that rows in = kept + rejected (by one reason each) + dead-letter rows + not decided, for each unit and in
+    total. Rows are counted in the files.
+
+    Args:
+        layout: paths of the output folder.
+        units: the decided units.
+        funnel: the counts of the run.
 
     Raises:
-        NotConserved: it does not hold; the message names the unit and the numbers.
+        NotConserved: the equation does not hold; the message has the unit and the numbers.
     """
     expected = {f"part-{unit.name}.parquet" for unit in units} | {"part-unreadable.parquet"}
     for kind in ("kept", "rejected", "dead_letter"):
@@ -47,11 +52,11 @@ def check_conservation(layout: Layout, units: Sequence[Unit], funnel: FunnelReco
 
 
 def _check_unit(layout: Layout, unit: str) -> tuple[int, Counter[str]]:
-    """Rows of a unit's files, and how many were rejected for each reason."""
+    """Return the number of rows of a unit, and the number of its rejected rows by reason."""
     record = read_json(layout.commit("captions", unit))
     kept = _readable(row_count, layout.part("kept", unit))
     reasons = _column(layout.part("rejected", unit), "reason")
-    # Entries without ordinal stand for units, not rows.
+    # Entries without an ordinal are for units, not rows.
     ordinals = _column(layout.part("dead_letter", unit), "ordinal")
     dead = len(ordinals) - ordinals.null_count
     rejected = Counter({entry["values"]: entry["counts"] for entry in reasons.value_counts().to_pylist()})

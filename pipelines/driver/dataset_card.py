@@ -1,8 +1,8 @@
-"""README.md of an output folder: a data set card, as hubs show it, whose head tells loaders and viewers what to read.
+"""README.md of an output folder: a data set card for hubs, whose YAML head tells loaders which files to read.
 
-`datasets.load_dataset` of the folder, or of a repository with the same files, gives kept/; the other kinds are
-configurations by their names. All types stand there, so that parts of manifests with different columns are read as one
-table, null where a part has no such column.
+`datasets.load_dataset` of the folder, or of a repository with the same files, loads kept/; the other kinds are
+configurations with their names. The head lists the types of all columns, so that parts with different columns load as
+one table, with null for columns that a part lacks.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ LICENCES = (
     *("cc0-1.0", "cc-by-2.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-4.0"),
     *("cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-4.0", "odc-by", "odbl", "pddl", "apache-2.0", "mit"),
 )
-"""Names of licences that hubs know, those that data have. Others are `other` in the head, and in full in the text."""
+"""License identifiers that hubs know, as far as they are used for data. Others become `other` in the head of the card,
+and its text has their full name."""
 _OWN = "Image-text pairs of the publisher's own"
-"""Title of data sets that have no home."""
+"""Title of data sets without a home page."""
 _NOT_STATED = ("", "unknown", "yours")
-"""What descriptions of data sets say where they name no licence."""
+"""Values of a data set's license that name none."""
 _MEANING = {
     "uid": "128 bits in hex",
     "caption": "the caption, unchanged",
@@ -49,29 +50,37 @@ _MEANING = {
 
 @dataclass(frozen=True)
 class Config:
-    """One kind of rows, a configuration of the data set."""
+    """A configuration of the data set: one kind of rows."""
 
     name: str
     rows: int
     schema: pa.Schema
-    """Of all its parts together."""
+    """Common schema of all its part files."""
     agrees: bool = True
-    """Whether no column has types that cannot be one in several parts."""
+    """False if a column has incompatible types in different parts."""
 
 
 def card_of(settings: RunSettings, layout: Layout, plan: Plan, units: Sequence[Unit], funnel: FunnelRecord) -> str:
-    """Return the card of the results of some units."""
+    """Return the card of an output folder.
+
+    Args:
+        settings: settings of the run.
+        layout: paths of the output folder.
+        plan: plan of the run.
+        units: the decided units.
+        funnel: counts of the run.
+    """
     kinds = (_config(layout, kind, units) for kind in KINDS)
     return render_card(funnel, settings, plan, [kind for kind in kinds if kind is not None])
 
 
 def _config(layout: Layout, kind: str, units: Sequence[Unit]) -> Config | None:
-    """Return a kind of rows, None where there are none. Parts of several files may have different columns."""
+    """Return the configuration of a kind, None without part files. Parts may have different columns."""
     paths = [layout.part(kind, name) for name in (*(unit.name for unit in units), "unreadable")]
     rows, schemas = 0, dict[pa.Schema, None]()
     for part in each(_footer, paths, layout.root):
         if part is not None:
-            rows += part.num_rows  # footers are large, and a run has as many as units
+            rows += part.num_rows  # keep no footers: they are large, and every unit has one
             schemas[part.schema.to_arrow_schema().remove_metadata()] = None
     if not schemas:
         return None
@@ -91,13 +100,13 @@ def _footer(path: StorePath) -> pq.FileMetaData | None:
 
 
 def render_card(funnel: FunnelRecord, settings: RunSettings, plan: Plan, configs: Sequence[Config]) -> str:
-    """Return the card.
+    """Return the text of a card.
 
     Args:
-        funnel: what the run counted.
-        settings: of the run, with the licence that the publisher states.
-        plan: of the run.
-        configs: the kinds that have rows, the default first.
+        funnel: counts of the run.
+        settings: settings of the run, with the license that the publisher states.
+        plan: plan of the run.
+        configs: the configurations, the default one first.
     """
     dataset, dead, rows_in, rate = settings.dataset, funnel["dead_letter"], funnel["rows_in"], funnel["keep_rate"]
     source = dataset.title if dataset.homepage else _OWN
@@ -153,7 +162,7 @@ def render_card(funnel: FunnelRecord, settings: RunSettings, plan: Plan, configs
 
 
 class _OneLine(yaml.SafeDumper):
-    """Writes every text on one line: a line of dashes in the name of a column must not end the head."""
+    """Dumps every string on one line, so that a line of dashes in a column name cannot end the head."""
 
 
 _OneLine.add_representer(
@@ -205,7 +214,7 @@ def _licence(licence: str | None, source: str | None, title: str) -> str:
 
 
 def features(schema: pa.Schema) -> list[dict[str, Any]] | None:
-    """Return columns and their types in the words of a card's head; None where one has a type that these words lack."""
+    """Return the columns in the notation of a card's head; None if that has no word for a column's type."""
     found = [_feature(field) for field in schema]
     return None if any(one is None for one in found) else [one for one in found if one is not None]
 
@@ -236,10 +245,10 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _code(text: str) -> str:
-    """Return foreign text as it is, in a table too."""
+    """Return foreign text as inline code that is also safe in a table."""
     return f"`{' '.join(text.replace('`', chr(39)).split())}`".replace("|", "\\|")
 
 
 def _text(text: str) -> str:
-    """Return foreign text as one line in which Markdown and HTML see no marks of theirs."""
+    """Return foreign text as one line with the markup of Markdown and HTML escaped."""
     return re.sub(r"([\\`*\[\]<>|])", r"\\\1", " ".join(text.split()))

@@ -1,4 +1,4 @@
-"""What went wrong in a run that came to its end: lines for a person; with any, the status for a script is 1."""
+"""Error lines of a run that reached its end. If there are any, its exit status is 1."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from open_diht.pipelines.stages.decide import broken_unit
 
 
 def errors_of(work: Work, funnel: FunnelRecord | None, settings: RunSettings) -> tuple[str, ...]:
-    """Return lines about what went wrong; the last one says what to do where one reason cost every row.
+    """Return the error lines of a run. If one reason removed every row, the last line names a remedy.
 
     Args:
-        work: the run's.
-        funnel: of its rows; None where the run ended before it.
-        settings: the run's.
+        work: the engine of the run.
+        funnel: counts of the run; None if it ended before they were complete.
+        settings: settings of the run.
     """
     paths = {unit.name: unit.span.path for unit in work.plan.units}
     given_up = {paths[unit] for unit in work.set_aside}
@@ -81,13 +81,14 @@ _REMEDIES: dict[str, str] = {
     Reason.HASH_MISMATCH: "see whether the manifest's column of hashes is of these images",
 }
 _NO_IMAGE = {NOT_AT_HAND, NOT_SCORED, *EXPLANATIONS}
-"""Reasons of rows that have no image, or none that can be read."""
+"""Reasons of rejected rows without a readable image."""
 _BAD_IMAGE = {*get_args(MissingReason), *UnreadableImageReason}
-"""Errors of the dead letters of such rows."""
+"""Errors of dead-letter rows without a readable image."""
 
 
 def _all_lost(work: Work, funnel: FunnelRecord, settings: RunSettings) -> str | None:
-    """Return the likeliest remedy where no row is kept because no row has a caption, or none has an image."""
+    """Return an error line with the likeliest remedy if all rows lack a caption, or all rows that needed an image lack
+    one; else None."""
     rejected, dead = funnel["rejected"], funnel["dead_letter"]["by_error"]
     without = rejected.get(NoCaption.reason, 0)
     if without and without == funnel["rows_in"]:
@@ -117,8 +118,12 @@ def _all_lost(work: Work, funnel: FunnelRecord, settings: RunSettings) -> str | 
 
 
 def dead_letters_of(plan: Plan, set_aside: Mapping[str, Mapping[str, Any]]) -> pa.Table | None:
-    """Dead letters of the files that could not be opened at all, and of the units that are set aside; None where there
-    are none."""
+    """Return the dead-letter table of unreadable files and quarantined units, None if there are none.
+
+    Args:
+        plan: plan of the run, with the files that could not be opened.
+        set_aside: record of each quarantined unit by its name.
+    """
     dead_letters = [broken_unit(file, None) for file in plan.unreadable]
     paths = {unit.name: unit.span.path for unit in plan.units}
     for unit, record in sorted(set_aside.items()):

@@ -1,4 +1,4 @@
-"""Rows of each reason with all evidence, for the report."""
+"""Collect example rows of each reason, with all evidence, for the report."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from open_diht.pipelines.store.commit import read_json
 from open_diht.pipelines.store.layout import Layout
 
 EXAMPLES = 8
-"""Examples of each reason in the report."""
+"""Maximum number of examples of each reason in the report."""
 EXAMPLE_CHARS = 10_000
-"""As much of a caption is shown in the report."""
-_SAME_SCORE = 1e-3  # scores are stored with four digits
+"""Maximum number of characters of a caption in the report."""
+_SAME_SCORE = 1e-3  # tolerance: scores are stored with four digits
 
 
 def collect_examples(
@@ -47,16 +47,16 @@ def collect_examples(
     stages: Sequence[str],
     judges: Sequence[StageFilter] = (),
 ) -> dict[str, list[Example]]:
-    """Return up to `EXAMPLES` rows of each reason with all evidence, from the first units that offer them.
+    """Return up to `EXAMPLES` rows of each reason with all evidence, from the first units that have such rows.
 
     Args:
-        layout: of the output folder.
-        plan: of the run.
-        units: those that were decided.
-        dataset: how the manifests are read.
-        preset: the thresholds.
-        stages: those that decide.
-        judges: what decides beside the cascade.
+        layout: paths of the output folder.
+        plan: plan of the run.
+        units: the decided units.
+        dataset: the data set, which defines how manifests are read.
+        preset: filters and thresholds.
+        stages: stages of the run.
+        judges: filters of stages, which decide in addition to the preset.
     """
     wanted: dict[str, list[tuple[str, int]]] = {}
     for unit in units:
@@ -83,7 +83,7 @@ def collect_examples(
         for ordinal, reason in mine:
             one = rows.slice(place_of[ordinal], 1)
             decisions = apply_caption_filters(one, preset, "captions" in stages)
-            passed = decisions.reasons[0] == KEPT  # else only earlier runs can have read or measured its image
+            passed = decisions.reasons[0] == KEPT  # else records of its image are of an earlier run
             example = example_of(one, preset, decisions, record_of.get(ordinal) if passed else None)
             example["image"] = images.get(ordinal)
             example["measured"] = measured.get(ordinal, {}) if passed else {}
@@ -94,7 +94,7 @@ def collect_examples(
 def _measured(
     layout: Layout, unit: str, rows: pa.Table, judges: Sequence[StageFilter]
 ) -> dict[int, dict[str, float | None]]:
-    """By ordinal the numbers that judges go by, of rows that they have looked at."""
+    """Return the numbers that the filters of stages measured, by ordinal; other rows are omitted."""
     found: dict[int, dict[str, float | None]] = {}
     for one in (one for one in judges if isinstance(one, MeasuringFilter)):
         for ordinal in rows["ordinal"].to_pylist():
@@ -106,7 +106,7 @@ def _measured(
 
 def _images(images: Iterable[tuple[int, Any]]) -> dict[int, bytes]:
     found: dict[int, bytes] = {}
-    # Its rows are dead letters already, or the run says of the file that it has changed; shown without images.
+    # The run reports an unreadable or changed file elsewhere; its rows are shown without images.
     with contextlib.suppress(UnreadableFile, FileChanged):
         for ordinal, image in images:
             if isinstance(image, bytes):
@@ -115,17 +115,17 @@ def _images(images: Iterable[tuple[int, Any]]) -> dict[int, bytes]:
 
 
 def example_of(one_row: pa.Table, preset: Preset, decisions: Decisions, record: Mapping[str, Any] | None) -> Example:
-    """Return a row as the report shows it: its caption's graph, what was spotted, what overlaps.
+    """Return a row as the report shows it: the graph of its caption, the spotted text and the overlap.
 
     Args:
-        one_row: the row with its annotations.
-        preset: the thresholds.
-        decisions: those of the caption filters about it.
-        record: what is known of its image, a row of `stages.rows.RECORD`; None where no image was asked for.
+        one_row: a table with the one row and its annotations.
+        preset: filters and thresholds.
+        decisions: decisions of the caption filters about the row.
+        record: OCR record of its image, a row of `stages.rows.RECORD`; None: no image was read.
     """
     row = one_row.to_pylist()[0]
     decided = decisions.counts if decisions.asked[0] else None
-    if decided is None:  # whether it was parsed depends on the presets and stages of earlier runs
+    if decided is None:  # leave out annotations that only an earlier run may have made
         row = {name: row[name] for name in ("uid", "caption")}
     accepted = decided.accepted[0].as_py() if decided else []
     actions, attributes, relations = _with_reasons(row)
@@ -156,8 +156,11 @@ def example_of(one_row: pa.Table, preset: Preset, decisions: Decisions, record: 
 
 
 def _with_reasons(row: Mapping[str, Any]) -> tuple[list[Any], ...]:
-    """Return the actions, attributes and relations of a row, each with the `reasons` for its score. They are computed
-    again; where that gives other scores than the row has, something else annotated it, and there are no reasons."""
+    """Return the actions, attributes and relations of a row, each with the `reasons` for its score.
+
+    The reasons are recomputed. If that gives other scores than the stored ones, something else annotated the row, and
+    the result has no reasons.
+    """
     stored = tuple(row.get(name) or [] for name in ("actions", "attributes", "relations"))
     if not any(stored):
         return stored

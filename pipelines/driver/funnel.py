@@ -1,4 +1,4 @@
-"""The content of funnel.json: sums of the commit records."""
+"""The content of funnel.json, summed over the commit records."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from open_diht.pipelines.store.storage import each
 def summarise(
     layout: Layout, units: Sequence[Unit], plan: Plan, settings: RunSettings, judges: Sequence[StageFilter] = ()
 ) -> FunnelRecord:
-    """Return the funnel of the decisions; duplicates, quarantined units and seconds are added when they are known.
+    """Return the funnel of the decisions. The caller adds duplicates, quarantined units and seconds.
 
     Args:
-        layout: of the output folder.
-        units: those that were decided.
-        plan: what there was to do; rows of other units count as not decided, and so do those behind the break of a unit
-            that could not be read to its end, where the plan has counted them.
-        settings: of the run.
-        judges: what decides beside the cascade.
+        layout: paths of the output folder.
+        units: the decided units.
+        plan: plan of the run. Rows of its other units count as not decided, and so do rows after the break of a
+            truncated unit if the plan has counted them.
+        settings: settings of the run.
+        judges: filters of stages, which decide in addition to the preset.
     """
     broken = [in_words(file) for file in plan.unreadable]
     waiting = _not_decided(layout, plan, units)
@@ -67,12 +67,12 @@ def count(
     """Return the funnel of commit records.
 
     Args:
-        records: of each decided unit its rows and its record.
-        preset: the thresholds.
-        stages: those that decide.
-        steps: the cascade.
-        conditions: those of stages of the user's, next to the preset's.
-        waiting: rows that are not decided; it is looked at after all records.
+        records: (rows, commit record) of each decided unit.
+        preset: filters and thresholds.
+        stages: stages of the run.
+        steps: steps of the cascade.
+        conditions: conditions of the filters of stages, in addition to those of the preset.
+        waiting: counts of undecided rows, read after the last record; None: no such rows.
     """
     rejected: Counter[str] = Counter()
     dead: Counter[str] = Counter()
@@ -116,7 +116,7 @@ def count(
 def _drawn(condition: ColumnCondition, histograms: Mapping[str, Mapping[int, int]]) -> ColumnHistogram:
     bins = sorted(histograms.get(STORED + condition.reason, {}))
     numbers = [one for one in bins if one != MISSING_PLACE]
-    if condition.thresholds and numbers:  # empty ones between them, too
+    if condition.thresholds and numbers:  # include empty bins between them
         bins = [*bins[: len(bins) - len(numbers)], *range(numbers[0], numbers[-1] + 1)]
     return {"labels": {str(one): condition.label(one) for one in bins}, "thresholds": list(condition.thresholds)}
 
@@ -142,8 +142,8 @@ def _steps(
     lost: Mapping[str, int],
     rejected: Mapping[str, int],
 ) -> list[FunnelStep]:
-    """Return what was left after each step. Rows that went to the dead letter at a step, or were not decided there, are
-    its `lost`. Reasons that no step has, of stages that are not loaded here, come last."""
+    """Return the steps with the rows left after each. Dead-letter and undecided rows are `lost` in steps of their own;
+    reasons of stages that are not loaded in this process come last."""
     steps: list[FunnelStep] = []
 
     def lose(stage: str, reason: str, count: int) -> None:
@@ -156,7 +156,7 @@ def _steps(
     lose("manifest", DEAD, lost.get("manifest", 0))
     others = sorted({*rejected} - {step.reason for step in known})
     for step in (*known, *(Step("", reason, "", rare=True) for reason in others)):
-        if step.reason == NOT_AT_HAND:  # the first that needs the images to have been read
+        if step.reason == NOT_AT_HAND:  # the first step after the images were read
             lose("spotting", DEAD, lost.get("spotting", 0))
         n = rejected.get(step.reason, 0)
         if n or step.always or (step.stage in stages and not step.rare):
@@ -174,6 +174,11 @@ def _steps(
 
 
 def count_set_aside(funnel: FunnelRecord, set_aside: Mapping[str, Mapping[str, Any]]) -> None:
-    """Add the units that are set aside to a funnel: those that were not decided, and those that were not exported."""
+    """Add the quarantined units to a funnel: those that were not decided, and those that were not exported.
+
+    Args:
+        funnel: counts of the run, changed in place.
+        set_aside: record of each quarantined unit by its name.
+    """
     funnel["dead_letter"]["units"] += len(set_aside)
     funnel["set_aside"] = {unit: record["stage"] for unit, record in sorted(set_aside.items())}

@@ -60,7 +60,8 @@ def all_notes(funnel: FunnelRecord) -> list[str]:
 
 
 def types_that_differ(infos: Sequence[FileInfo]) -> str | None:
-    """What to tell a person whose manifests give a column several types; it shows in all results, so before the run."""
+    """Return a warning if manifests give a column different types, else None. It is printed before the run, because
+    the results will have these types too."""
     differing = check_consistent(infos)
     if not differing:
         return None

@@ -1,4 +1,4 @@
-"""How a run ended."""
+"""The outcome of a run."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from open_diht.pipelines.report.funnel import FunnelRecord
 
 @dataclass(frozen=True)
 class FilterOutcome:
-    """How a run ended."""
+    """The outcome of a run."""
 
     funnel: FunnelRecord | None
-    """What funnel.json says; None where a shard has done its part and others have not yet."""
+    """Counts of the run, as in funnel.json; None if a shard has done its part and others have not yet."""
     errors: tuple[str, ...] = ()
-    """What a person must know of: dead letters beyond the allowed share, units that could not be read or were set
-    aside."""
+    """Error lines for the user: too many dead-letter rows, unreadable files, changed input, quarantined units."""
 
     @property
     def status(self) -> int:
-        """0: all is well; 1: there are errors."""
+        """Exit status: 0 without errors, else 1."""
         return 1 if self.errors else 0

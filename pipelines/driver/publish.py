@@ -1,4 +1,4 @@
-"""What a person reads at the end of a run: run.json, funnel.json, the report, the table on the terminal."""
+"""Write run.json, funnel.json, the card and the report at the end of a run, and print the funnel."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ from open_diht.pipelines.store.records import Vouched, publish_record
 
 @dataclass
 class Results:
-    """The last step of a run."""
+    """The last step of a run, which writes and prints its results."""
 
     settings: RunSettings
     layout: Layout
     plan: Plan
     units: list[Unit]
-    """Those that were decided."""
+    """The decided units."""
     models: dict[str, Any]
-    """What each stage worked with, for the provenance."""
+    """Models and settings of each stage, recorded in run.json."""
     seconds: dict[str, float]
-    """How long each stage took in this run."""
+    """Seconds that each stage took in this run."""
     judges: Sequence[StageFilter] = ()
-    """What decided beside the cascade."""
+    """Filters of stages, which decided in addition to the preset."""
 
     def publish(self, funnel: FunnelRecord, decided: dict[str, str], began: float, say: Callable[[str], None]) -> None:
-        """Write and show everything; where nothing has changed since an earlier run, only show.
+        """Write all results and print the funnel; only print it if nothing has changed since an earlier run.
 
         Args:
-            funnel: what `funnel.summarise` says.
-            decided: what the decisions of each unit depend on.
-            began: when the run began, in seconds since 1970.
-            say: where lines for the terminal go.
+            funnel: counts of the run; its `seconds` are set here.
+            decided: fingerprint of the decisions of each unit.
+            began: start of the run, in seconds since 1970.
+            say: receives lines for the terminal.
         """
         settings = self.settings
         root, stages = self.layout.root, settings.stages
@@ -63,6 +63,7 @@ class Results:
         preset, dataset = settings.preset, settings.dataset
         examples = collect_examples(self.layout, self.plan, self.units, dataset, preset, stages, self.judges)
         notes = all_notes(funnel)
+        # funnel.json is the commit record of the results: deleted first, written last.
         retract(path)
         publish_json(root / "run.json", self._provenance(began))
         publish_bytes(root / CARD, card_of(settings, self.layout, self.plan, self.units, funnel).encode())

@@ -1,4 +1,4 @@
-"""A filter run from plan to report: skip what is committed, do what is missing, decide, check, export."""
+"""A filter run from plan to report: annotate the units that are not committed, decide, check, export."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
     """Filter a data set, as `open-diht filter` does.
 
     Args:
-        settings: manifests in, output folder, preset, stages, workers.
-        say: receives lines for people; by default they are logged.
-        plan: the units to filter; by default all of the input.
+        settings: settings of the run.
+        say: receives lines for the terminal; by default they are logged.
+        plan: the units to filter; None: all of the input.
 
     Returns:
         Exit status, counts for each reason, and errors. The rows are in the output folder.
@@ -83,7 +83,7 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
     Raises:
         WrongUse, ManifestError, PlanMismatch: the input or output is not usable; nothing was written.
         NotConserved: rows in and rows out differ.
-        RunFailed: the output folder was removed, or takes no more, or what lies there is damaged.
+        RunFailed: the output folder was removed, is full or has damaged files.
     """
     began = time.time()
     if settings.publisher:
@@ -126,7 +126,7 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
             with _explained(layout, planned=True):
                 try:
                     return _filter(settings, work, lock, began)
-                finally:
+                finally:  # after errors too, so that the next run redoes units of changed files
                     work.take_back_changed()
     except NotLocked as error:
         raise WrongUse(str(error)) from error
@@ -134,7 +134,7 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
 
 @contextmanager
 def _said_if_slow(line: str, say: Callable[[str], None]) -> Iterator[None]:
-    """What takes longer than people wait in silence is said: there are many files, or a store does not answer."""
+    """Print a line if the `with` block takes longer than `_SLOW_S` seconds, as with many files or a slow store."""
     timer = threading.Timer(_SLOW_S, say, [line])
     timer.daemon = True
     timer.start()
@@ -146,10 +146,10 @@ def _said_if_slow(line: str, say: Callable[[str], None]) -> Iterator[None]:
 
 @contextmanager
 def _explained(layout: Layout, planned: bool = False) -> Iterator[None]:
-    """Errors that come of a removed output folder, once the plan lies there, of a full disk or of a store say so.
+    """Turn errors of a full disk, of a store or, if `planned`, of a removed output folder into RunFailed.
 
     Raises:
-        RunFailed: it was one of these.
+        RunFailed: the block raised such an error; the message gives the cause.
     """
     try:
         yield
@@ -167,8 +167,8 @@ def _explained(layout: Layout, planned: bool = False) -> Iterator[None]:
 
 
 def _filter(settings: RunSettings, work: Work, lock: FileLock | Lease, began: float) -> FilterOutcome:
-    """Annotate, decide, check and export what is missing. A shard does its part first, and goes on alone only where it
-    is the last one at work."""
+    """Annotate, decide, check and export. A shard does its part first, and continues only if it is the last one at
+    work."""
     annotations, names = Annotations(settings, work), [unit.name for unit in work.plan.units]
     if settings.shard and not _is_last(settings, work, lock, annotations, names):
         return FilterOutcome(None, errors_of(work, None, settings))
@@ -181,7 +181,7 @@ def _filter(settings: RunSettings, work: Work, lock: FileLock | Lease, began: fl
     check_conservation(layout, units, funnel)
     funnel["left"] = Export(settings, work).make(decided, findings.files)
     count_set_aside(funnel, work.set_aside)
-    lock.check()
+    lock.check()  # if the lease is lost, another run may be writing here
     dead_letters = dead_letters_of(work.plan, work.set_aside)
     if dead_letters is None:
         remove(layout.part("dead_letter", "unreadable"))
@@ -189,8 +189,8 @@ def _filter(settings: RunSettings, work: Work, lock: FileLock | Lease, began: fl
         publish_table(layout.part("dead_letter", "unreadable"), dead_letters)
     results = Results(settings, layout, work.plan, units, work.models, work.seconds, judges)
     results.publish(funnel, decided, began, work.say)
-    work.find_changed()
-    if settings.publisher and (work.set_aside or work.changed):  # the same command may yet find more rows
+    work.find_changed()  # results of a changed input are not published
+    if settings.publisher and (work.set_aside or work.changed):  # a rerun may add rows
         work.say(f"nothing is published to {settings.publisher.target}: the run is not finished, see below")
     elif settings.publisher:
         settings.publisher.publish(layout.root, work.plan.fingerprint, work.say)
@@ -200,8 +200,8 @@ def _filter(settings: RunSettings, work: Work, lock: FileLock | Lease, began: fl
 def _is_last(
     settings: RunSettings, work: Work, lock: FileLock | Lease, annotations: Annotations, names: Sequence[str]
 ) -> bool:
-    """Do the part of a shard, of decisions and export too where all units are annotated. Return whether it is the last
-    shard at work, which completes the output."""
+    """Run the part of a shard: its annotations and, once all units are annotated, its decisions and export. Return
+    whether it is the last shard at work, which completes the output."""
     assert settings.shard
     sharing = work.sharing = Sharing(settings.shard, _asked(settings), lock, work.place, work.say)
     annotations.make(sharing.own(names))
@@ -220,7 +220,7 @@ def _decide(
     """Find duplicates and decide the units that are not decided.
 
     Returns:
-        For each unit what its decisions depend on; the duplicates; the judges.
+        The fingerprint of each unit's decisions, the duplicates, and the filters of stages.
     """
     judges = annotations.judges()
     decisions = Deciding(settings, work, judges)
@@ -230,16 +230,16 @@ def _decide(
 
 
 def _asked(settings: RunSettings) -> str:
-    """Changes with what a shard's results depend on beside the input."""
+    """Return a hash of the settings that the results of shards depend on."""
     return fingerprint_of(settings.preset.as_dict(), settings.stages, settings.plugins, settings.export)
 
 
 def _applicable(settings: RunSettings, plan: Plan) -> RunSettings:
-    """Return the settings with the stages that apply. Images are downloaded only where manifests have URLs and no
-    images, and scored only where a model is named.
+    """Return the settings with only the stages that apply: `download` if manifests have URLs and no images, and `score`
+    if a model is given.
 
     Raises:
-        WrongUse: the download applies, and what it needs is not installed.
+        WrongUse: the download applies, but its package is not installed.
     """
     left_out = {NAME} if settings.score is None else set()
     if not plan.downloadable():
@@ -253,11 +253,11 @@ def _applicable(settings: RunSettings, plan: Plan) -> RunSettings:
 
 
 def _check_ocr(settings: RunSettings, layout: Layout, plan: Plan, say: Callable[[str], None]) -> None:
-    """Look before the first stage whether text can be read, where a later one will read images, and fetch the OCR
-    weights where they are missing. Only the driver does; workers have weights of their own, or say which are missing.
+    """Check before the first stage that OCR works, if the run will read images, and download missing OCR weights. Only
+    the driver does this; workers bring their own weights or report which ones are missing.
 
     Raises:
-        WrongUse: it cannot.
+        WrongUse: OCR does not work here.
     """
     if "spotting" not in settings.stages or not images_at_hand(layout, plan.images or DOWNLOAD in settings.stages):
         return
@@ -286,6 +286,6 @@ def _check_writable(layout: Layout) -> None:
             layout.root.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"")
         probe.unlink()
-    except Exception as error:  # every store has errors of its own; all mean that nothing can be written there
+    except Exception as error:  # each store raises different errors; all mean that it is not writable
         why = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
         raise WrongUse(f"OUTPUT {layout.root} is not writable ({why}); choose a folder you can write to") from error

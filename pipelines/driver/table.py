@@ -15,9 +15,9 @@ def render_funnel(funnel: FunnelRecord, width: int = 100) -> str:
     """Return the funnel as plain ASCII lines, without a final newline.
 
     Args:
-        funnel: what the run counted. Shares are of the rows that came in. Where there is room, a bar shows what was
-            left after each step.
-        width: most characters of a line, at least 60.
+        funnel: counts of the run. Percentages are of the rows in. If there is room, a bar shows the rows left after
+            each step.
+        width: maximum characters of a line, at least 60.
     """
     rows_in, width = funnel["rows_in"], max(width, 60)
 
@@ -62,7 +62,7 @@ def render_funnel(funnel: FunnelRecord, width: int = 100) -> str:
 
 
 def _widths(rows: list[_Row], width: int) -> list[int]:
-    """Return column widths; the two of words give way where the whole would be too wide."""
+    """Return the column widths; the two text columns shrink if the table would be too wide."""
     columns = [max(len(_printable(row[place])) for row in rows) for place in range(len(_HEAD))]
     over = sum(columns) + len(_GAP) * (len(columns) - 1) - width
     for place in (1, 0):
@@ -82,5 +82,5 @@ def _line(row: _Row, columns: list[int]) -> str:
 
 
 def _printable(text: str) -> str:
-    """Replace what could move the cursor or widen a cell: names come from files."""
+    """Replace characters that could move the cursor or widen a cell, since names come from files."""
     return "".join(char if char.isascii() and char.isprintable() else "?" for char in text)

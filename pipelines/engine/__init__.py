@@ -1,1 +1,1 @@
-"""How units are done, whatever a stage does with them: tried again, past workers that die, under a progress line."""
+"""The engine: run the units of any stage, retry failures, survive dead workers, and show progress."""

@@ -1,5 +1,5 @@
-"""Batches whose items threads prepare while something else is at an earlier one: a GPU takes the images of a dozen
-cores."""
+"""Prepare the items of batches in threads while an earlier batch is processed: one GPU needs a dozen cores to decode
+its images."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import TypeVar
 _Name = TypeVar("_Name")
 _Given = TypeVar("_Given")
 _Made = TypeVar("_Made")
-_AHEAD = 2  # batches that are prepared while one is worked at
+_AHEAD = 2  # batches in preparation while the caller processes one
 
 
 def prepared_ahead(
     batches: Iterable[tuple[_Name, Sequence[_Given]]], prepare: Callable[[_Given], _Made], threads: int
 ) -> Iterator[tuple[_Name, list[_Made]]]:
-    """Each batch with its items prepared, in order.
+    """Yield each batch with its items prepared, in order.
 
     Args:
-        batches: names, or what else goes with a batch, and items.
-        prepare: makes one of an item.
-        threads: how many prepare; 0: whoever asks for a batch, for nobody is free meanwhile.
+        batches: (name or other label, items) of each batch.
+        prepare: returns the prepared form of an item.
+        threads: number of preparing threads; 0: prepare in the calling thread.
     """
     if not threads:
         yield from ((name, list(map(prepare, items))) for name, items in batches)

@@ -1,4 +1,4 @@
-"""Does the units of stages: with other shards, on the runner, past units that fail and workers that die."""
+"""Run the units of stages on a backend, shared with other shards, despite failing units and dying workers."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ from open_diht.pipelines.store.names import unit_of
 from open_diht.pipelines.store.records import Vouched, removed
 from open_diht.pipelines.store.storage import each, is_local, stamps
 
-_LISTING_SHARE = 20  # looking for what is done takes at most one part in so many of the time
+_LISTING_SHARE = 20  # listing commit records takes at most one part in 20 of the time
 
 Failed = dict[str, dict[str, Any]]
-"""Units that failed, each with its record (see `stage.set_aside`)."""
+"""Record of each failed unit by its name, see `stage.set_aside`."""
 
 
 @dataclass
 class Engine:
-    """Does the units of all stages of a run, and reads their commit records."""
+    """Runs the units of all stages of a run and reads their commit records."""
 
     layout: Layout
     workers: int
     say: Callable[[str], None]
     seconds: dict[str, float] = field(default_factory=dict)
-    """How long each stage took."""
+    """Seconds that each stage took."""
     backend: Backend = field(default_factory=Direct)
-    """Where the units are done."""
+    """The backend that runs the units."""
     sharing: Sharing | None = None
-    """The shards that this one shares units with; None: this invocation does all units."""
+    """Divides the units among shards; None: this invocation runs all units."""
     set_aside: Failed = field(default_factory=dict)
-    """Units that failed in this run, by the name of their caption unit."""
+    """Records of the units that failed in this run, by the name of the caption unit."""
 
     def clear_up(self) -> None:
-        """Remove what stopped runs have left. First wait for workers that are still at units of a stopped run: what
-        they write would be missed, and would replace what this run writes."""
+        """Delete the leftovers of stopped runs, after waiting for workers that still run units of such a run: their
+        files would be missed, and would overwrite those of this run."""
         self.backend.await_units(place_of(self.layout.work), self.say)
         remove_leftovers(self.layout)
 
@@ -63,24 +63,24 @@ class Engine:
         workers: int | None = None,
         fatal: bool = False,
     ) -> Failed:
-        """Do units of a stage. When this returns, each of them is committed or has failed.
+        """Run units of a stage. When this returns, each of them is committed or has failed.
 
         Args:
-            stage: what does them.
-            todo: names of the units.
-            of: number of units of the stage, including those that are committed already.
-            total: sum of their counts, where known; else it is estimated from the units begun.
+            stage: the stage.
+            todo: names of the units to run.
+            of: number of units of the stage, including those already committed.
+            total: number of rows (or other counts) in `todo`; None: estimate it from the units begun.
             quiet: show no progress line.
             workers: units at a time; None: `self.workers`.
-            fatal: the run cannot go on without these units.
+            fatal: the run cannot continue without these units.
 
         Returns:
-            The units that failed, with their record. They are added to `set_aside`.
+            The records of the units that failed. They are added to `set_aside`.
 
         Raises:
-            RunFailed: a unit failed and that is fatal, or units are neither committed nor failed because the output
+            RunFailed: a unit failed and `fatal` is set, or units are neither committed nor failed because the output
                 folder was removed or is full.
-            WorkerDied: workers died again and again without doing a unit.
+            WorkerDied: workers died repeatedly without completing a unit.
         """
         failed: Failed = {}
         parts: Iterable[list[str]] = [list(todo)] if todo else []
@@ -88,14 +88,14 @@ class Engine:
             others = len(todo) - len(mine)
             if len(todo) < of and not quiet:
                 self.say(f"{stage.name}: {of - len(todo):,} of {counted(of - others, 'unit')} done already")
-            for unit in self._failed(stage).keys() & set(mine):
+            for unit in self._failed(stage).keys() & set(mine):  # they get new tries
                 remove(self.layout.failed(stage.name, unit))
             count = _Counter(stage, mine, None if others else total)
             began, left, tries = time.time(), mine, _Tries()
             progress = contextlib.nullcontext() if quiet else StageProgress(stage.name, count.look, stage.noun)
             with progress, worker_log(self.layout.scratch / "workers.log"):
                 while left:
-                    for unit in left:  # marks of other units belong to shards that share the folder
+                    for unit in left:  # leave the marks of other units, which belong to other shards
                         self.layout.progress(stage.name, unit).unlink(missing_ok=True)
                     before = stamps(self.layout.commits(stage.name), ".json")
                     try:
@@ -121,12 +121,13 @@ class Engine:
     def _left_by(
         self, death: WorkerDied, stage: Stage, todo: Sequence[str], before: Mapping[str, Any], tries: _Tries
     ) -> list[str]:
-        """Return the units that are left to do after a worker died. Units that workers died of too often have failed.
+        """Return the units left to run after a worker died. A unit that was running at `TRIES` deaths has failed.
 
         Raises:
-            WorkerDied: workers died too often without doing a unit.
+            WorkerDied: workers died `TRIES` times in a row without a unit running or done.
         """
         marks = self.layout.progress(stage.name, "any").parent
+        # The marks that are left are of the units that were running.
         under_way = {mark.name for mark in marks.glob("*")} & set(todo)
         for unit in under_way:
             (marks / unit).unlink(missing_ok=True)
@@ -150,7 +151,7 @@ class Engine:
         return stamps(self.layout.work / stage.name / "failed", ".json")
 
     def _check_done(self, stage: Stage, units: Sequence[str], failed: Mapping[str, Any]) -> None:
-        """Raise RunFailed where a unit is neither committed nor failed."""
+        """Raise RunFailed if a unit is neither committed nor failed."""
         committed = stamps(self.layout.commits(stage.name), ".json")
         left = [unit for unit in units if unit not in committed and unit not in failed]
         if not left:
@@ -166,10 +167,14 @@ class Engine:
         )
 
     def give_up(self, failed: Failed, fatal: bool = False) -> None:
-        """Leave units, or the caption units of image units, out of all later stages.
+        """Leave failed units out of all later stages; of a failed image unit, its caption unit.
+
+        Args:
+            failed: records of the units or image units.
+            fatal: the run cannot continue without them.
 
         Raises:
-            RunFailed: there are some and `fatal` is set.
+            RunFailed: `failed` is not empty and `fatal` is set.
         """
         if failed and fatal:
             name, record = next(iter(failed.items()))
@@ -187,18 +192,34 @@ class Engine:
     # ---- commit records
 
     def records(self, stage: str, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
-        """Yield units or image units with their commit record, None where there is none."""
+        """Return an iterator over (name, commit record), with None for a missing record.
+
+        Args:
+            stage: name of the stage.
+            names: units or image units.
+        """
         asked = list(names)
         found = each(lambda name: read_json(self.layout.commit(stage, name)), asked, self.layout.root)
         return zip(asked, found, strict=True)
 
     def total(self, stage: str, names: Iterable[str], of: str = "rows") -> int:
-        """Return the sum of a count over the commit records of units or image units."""
+        """Return the sum of a count over commit records, all of which must exist.
+
+        Args:
+            stage: name of the stage.
+            names: units or image units.
+            of: key of the count in the records.
+        """
         return sum(int(record[of]) for _, record in self.records(stage, names))
 
     def done(self, stage: str, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
-        """Yield units with their commit record, as `records` does. A record that is corrupt, or whose files are gone
-        or truncated, is removed, so that its unit is done again."""
+        """Yield (name, commit record) like `records`, but verified: a record that is corrupt, or whose files are
+        missing or truncated, is deleted, so that its unit is run again.
+
+        Args:
+            stage: name of the stage.
+            names: units or image units.
+        """
         vouched, withdrawn = Vouched(self.layout), 0
         asked = list(names)
         found = each(lambda name: vouched.read(self.layout.commit(stage, name)), asked, self.layout.root)
@@ -210,27 +231,41 @@ class Engine:
             self.say(f"{stage}: the files of {counted(withdrawn, 'unit')} are gone or damaged, and are made again")
 
     def missing(self, stage: Stage, names: Sequence[str]) -> dict[str, dict[str, Any] | None]:
-        """Return the units of a stage that are not done, with their commit record."""
+        """Return the commit records of the units that are not done; None for a missing record.
+
+        Args:
+            stage: the stage.
+            names: its units.
+        """
         stage.prefetch(self.records, names)
         return {name: record for name, record in self.done(stage.name, names) if not stage.is_done(name, record)}
 
     def complete(self, stage: Stage, names: Sequence[str], **how: Any) -> Failed:
-        """Do the units of a stage that are not done. `how`: see `run`."""
+        """Run the units of a stage that are not done.
+
+        Args:
+            stage: the stage.
+            names: all of its units.
+            how: further arguments of `run`.
+
+        Returns:
+            The records of the units that failed.
+        """
         return self.run(stage, list(self.missing(stage, names)), of=len(names), **how)
 
 
 @dataclass
 class _Tries:
-    """What died while the units of a stage were done."""
+    """The deaths of workers during one stage."""
 
     of: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
-    """The failed tries of each unit."""
+    """Failed tries of each unit."""
     fruitless: int = 0
-    """Deaths in a row without a unit under way or done."""
+    """Consecutive deaths without a unit running or done."""
 
 
 def _room(folder: Path) -> str:
-    """Return what a disk has left: bytes, or that it takes no more files."""
+    """Return the free space of a disk in words, or that it has no free inodes."""
     state = os.statvfs(folder)
     if state.f_files and not state.f_favail:
         return "no inodes free: it takes no more files, however small"
@@ -238,12 +273,12 @@ def _room(folder: Path) -> str:
 
 
 class _Counter:
-    """Adds up what the committed units of a stage count, and what the running ones have done so far."""
+    """Counts the rows of the committed units of a stage and the progress of its running units."""
 
     def __init__(self, stage: Stage, todo: Sequence[str], total: int | None):
         self._layout, self._stage, self._counted, self._total = stage.layout, stage.name, stage.counted, total
         self._before = stamps(self._layout.commits(stage.name), ".json")
-        # A unit that is added to may have been begun by an earlier run: only what came is counted.
+        # Units that are extended may hold rows of an earlier run; count only the new rows.
         known = [unit for unit in todo if stage.adds and unit in self._before]
         self._had = {unit: self._read(unit) for unit in known}
         self._todo, self._ended = set(todo), 0
@@ -251,19 +286,19 @@ class _Counter:
         self._looked = self._took = 0.0
 
     def _read(self, unit: str) -> tuple[int, int]:
-        """Return the count of a unit, and its number of segments."""
+        """Return the count in a unit's commit record, and its number of segments."""
         record = read_json(self._layout.commit(self._stage, unit)) or {}
         return int(record.get(self._counted, 0)), record.get("segments", 0)
 
     def look(self) -> Count:
-        """Return how many rows or images are done since the beginning, and of how many."""
+        """Return how many rows or images this run has done, and the total, exact or estimated."""
         now = time.monotonic()
-        if now - self._looked > _LISTING_SHARE * self._took:
+        if now - self._looked > _LISTING_SHARE * self._took:  # slow listings are repeated less often
             found = stamps(self._layout.commits(self._stage), ".json")
             new = [unit for unit in self._todo if found.get(unit, 0) not in (0, self._before.get(unit))]
             for unit, (rows, segments) in zip(new, each(self._read, new, self._layout.root), strict=True):
                 had, before = self._had.get(unit, (0, 0))
-                self._finished += rows - had if segments > before else rows  # else the unit was done again
+                self._finished += rows - had if segments > before else rows  # else the unit was redone
             self._todo.difference_update(new)
             self._ended += len(new)
             self._looked, self._took = time.monotonic(), time.monotonic() - now
@@ -272,6 +307,7 @@ class _Counter:
         if self._total is not None:
             return Count(done, self._total)
         begun = self._finished + sum(of for _, of in running)
+        # Estimate the rows of waiting units by the mean of the units begun.
         waiting = max(0, len(self._todo) - len(running))
         if not self._ended + len(running):
             return Count(done)

@@ -1,5 +1,5 @@
-"""One stage as one Beam job: every unit name, once, to the stage. Where it runs is up to
-`open_diht.pipelines.runners`."""
+"""Run a stage as one Beam job that passes every unit name to the stage once. `open_diht.pipelines.runners` provides
+the backends."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ def run_units(
     todo: StorePath | None = None,
     hints: Mapping[str, str] | None = None,
 ) -> None:
-    """Give every unit name to `do` once. Returns when all are done.
+    """Call `do` once with every unit name, and return when all calls have ended.
 
-    The names lie in a file, which one worker reads and hands out: a job graph that held them would outgrow what
-    services take (Dataflow: 10 MB) at a hundred thousand units. Only where partitions are all that is spread does the
-    job hold them, see `Backend.by_partition`.
+    The names are in a file that one worker reads and distributes: with a hundred thousand names in it, a job graph
+    would exceed the limits of services (Dataflow: 10 MB). The job holds the names only for backends that distribute
+    partitions, see `Backend.by_partition`.
 
     Args:
         label: name of the stage.
-        unit_names: names of the units to do.
+        unit_names: names of the units to run.
         do: the stage as a Beam function.
         workers: units that may run at the same time.
-        backend: where; by default on this machine.
-        todo: folder that all workers see, for the file of names; by default a temporary one on this machine.
-        hints: what machines need to have, see `Stage.hints`.
+        backend: where the job runs; None: on this machine.
+        todo: folder for the file of names, visible to all workers; None: a temporary one on this machine.
+        hints: resource hints of the stage, see `Stage.hints`.
 
     Raises:
-        WorkerDied: a worker process ended by itself; its units may be undone.
+        WorkerDied: a worker process died; its units may be undone.
         JobFailed, Staged: see `Backend.run`.
     """
     where: Backend = backend or Direct()
@@ -61,7 +61,7 @@ def run_units(
         return
     with contextlib.ExitStack() as stack:
         folder: StorePath = todo or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="diht-todo-")))
-        # What a killed run leaves is swept, unless workers may still read it.
+        # A temporary name lets the next run delete the file of a killed run; detached workers may still read theirs.
         prefix = "" if where.detached else TEMPORARY
         names = folder / f"{prefix}todo-{label}-{uuid.uuid4().hex[:8]}"
         begun = _begun(names)
@@ -86,7 +86,15 @@ def assemble(
     do: beam.DoFn,
     hints: Mapping[str, str] | None = None,
 ) -> None:
-    """Add a stage to a pipeline: the file of names, its names, spread over the workers, to the stage."""
+    """Add a stage to a pipeline: read the file of names, distribute them over the workers, and call the stage.
+
+    Args:
+        pipeline: the empty pipeline.
+        label: name of the stage.
+        names: the file of unit names.
+        do: the stage as a Beam function.
+        hints: its resource hints, if the backend takes any.
+    """
     work: beam.PTransform[Any, Any] = beam.ParDo(do)
     if hints:
         work = work.with_resource_hints(**hints)
@@ -94,26 +102,34 @@ def assemble(
         pipeline
         | "Todo" >> beam.Create([names], reshuffle=False)
         | "Units" >> beam.FlatMap(_read_names)
-        | "Spread" >> beam.Reshuffle()  # without it all units would be fused into one worker's bundle
+        | "Spread" >> beam.Reshuffle()  # without it Beam fuses all units into the bundle of one worker
         | label >> work
     )
 
 
 def place_of(todo: StorePath) -> str:
-    """What jobs of that folder are known by to workers, who start from folders of their own. See `Backend`."""
+    """Return a name for that folder's jobs that is the same on all workers, whatever their working directory."""
     return str(todo.absolute()) if is_local(todo) else str(todo)
 
 
 def assemble_partitions(
     pipeline: beam.Pipeline, *, label: str, unit_names: Sequence[str], do: beam.DoFn, place: str = ""
 ) -> None:
-    """As `assemble`, for a runner that spreads partitions."""
+    """Add a stage to a pipeline like `assemble`, for a runner that distributes partitions.
+
+    Args:
+        pipeline: the empty pipeline.
+        label: name of the stage.
+        unit_names: the unit names, which become part of the job.
+        do: the stage as a Beam function.
+        place: name of the folder of the run, see `place_of`.
+    """
     names = pipeline | "Units" >> beam.Create(list(unit_names), reshuffle=False)
     _ = names | label >> beam.ParDo(OncePerProcess(do, place))
 
 
 def _read_names(names: StorePath) -> list[str]:
-    """The unit names; leaves a mark that a worker has begun."""
+    """Return the unit names, after marking that a worker has begun."""
     _begun(names).write_text("", encoding="ascii")
     found: list[str] | None = read_json(names)
     if found is None:
@@ -122,36 +138,36 @@ def _read_names(names: StorePath) -> list[str]:
 
 
 def _begun(names: StorePath) -> StorePath:
-    """Return the path of the mark that a worker has read `names`."""
+    """Return the path of the mark that a worker leaves before it reads `names`."""
     return names.with_name(f"{TEMPORARY}begun-{names.name}")
 
 
 def _is_there(path: StorePath) -> bool:
     if not is_local(path):
-        path.fs.invalidate_cache(path.path)  # listings are remembered; another machine writes
+        path.fs.invalidate_cache(path.path)  # the client caches listings, and another machine writes the file
     return path.exists()
 
 
 @contextlib.contextmanager
 def worker_log(path: Path) -> Iterator[None]:
-    """Send what this process and its workers write to standard error into a file: Beam is chatty, and a progress line
-    is not a log.
+    """Redirect the standard error of this process and its workers into a file, so that Beam's messages do not disturb
+    the progress line.
 
-    On an error its last lines are shown, for the worker's own traceback stands there.
+    On an error, print the last 4,000 bytes, which contain the worker's traceback.
     """
     try:
         terminal = os.dup(sys.stderr.fileno())
-    except io.UnsupportedOperation:  # standard error is replaced by something without a file, as some test runners do
+    except io.UnsupportedOperation:  # standard error has no file descriptor, as under some test runners
         yield
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab", buffering=0) as log:
         begin = log.tell()
         sys.stderr.flush()
-        os.dup2(log.fileno(), 2)
+        os.dup2(log.fileno(), 2)  # the descriptor itself, which child processes inherit
         try:
             yield
-        except (Staged, WorkerDied):  # a line says it all; of a death the log holds Beam's broken connections alone
+        except (Staged, WorkerDied):  # the message suffices; after a death the log holds only broken connections
             raise
         except Exception:
             sys.stderr.flush()

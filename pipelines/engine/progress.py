@@ -1,4 +1,4 @@
-"""What a person sees while a stage runs: rows done of how many, rate, time left."""
+"""Progress of a running stage: rows done, total, rate, time left."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from open_diht.common.progress import EVERY_S, ProgressBar
 
 
 class Heartbeat:
-    """Written by a running unit: how many rows it has done, and of how many. Cheap, not flushed to disk, lost in a
+    """A file in which a running unit reports its rows done and expected. It is not flushed, and may be lost in a
     crash."""
 
     def __init__(self, path: Path):
@@ -26,12 +26,12 @@ class Heartbeat:
         self._written, self._of = 0.0, 0
 
     def expect(self, rows: int) -> None:
-        """Say how many rows there will be, as soon as that is known."""
+        """Report how many rows the unit has, as soon as that is known."""
         self._of = rows
         self._write(0)
 
     def beat(self, rows: int) -> None:
-        """Say that `rows` are done."""
+        """Report that `rows` are done, at most once in `EVERY_S` seconds."""
         if time.monotonic() - self._written > EVERY_S:
             self._write(rows)
 
@@ -40,41 +40,46 @@ class Heartbeat:
         self._written = time.monotonic()
 
     def end(self) -> None:
-        """The unit is committed; its record counts from now on."""
+        """Delete the file: the unit is committed, and its commit record counts from now on."""
         self._path.unlink(missing_ok=True)
 
 
 def beats(folder: Path, units: Collection[str]) -> list[tuple[int, int]]:
-    """Of those of the units that are now running and have said it: rows done, and how many there are."""
+    """Return (rows done, rows expected) of every running unit that has reported.
+
+    Args:
+        folder: folder of the heartbeats.
+        units: the units of this shard.
+    """
     found = []
     for path in folder.glob("*"):
-        if path.name not in units:  # of a shard that shares the folder
+        if path.name not in units:  # a unit of another shard
             continue
         try:
             done, of = map(int, path.read_text(encoding="ascii").split())
-        except (FileNotFoundError, ValueError):  # its unit has just ended, or is just writing
+        except (FileNotFoundError, ValueError):  # the unit has just ended, or is writing
             continue
-        found.append((done, max(done, of)))
+        found.append((done, max(done, of)))  # `of` is 0 until the unit reports its size
     return found
 
 
 @dataclass(frozen=True)
 class Count:
-    """How far a stage is."""
+    """The progress of a stage."""
 
     done: int
     total: int | None = None
-    """None while nothing is known of it."""
+    """Rows in all; None: not known yet."""
     exact: bool = True
-    """Whether `total` is known, and not estimated from the units begun so far."""
+    """False if `total` is estimated from the units begun so far."""
 
 
 _JOIN_S = 1.0
-"""What has failed or is stopped does not wait longer for a count that is under way: a store may not answer."""
+"""Seconds that a failed or stopped stage waits for a running count, since a store may not answer."""
 
 
 class StageProgress:
-    """A bar that is kept up to date while the `with` block runs, whatever process does the work."""
+    """A progress bar that a thread updates while the `with` block runs."""
 
     def __init__(self, stage: str, count: Callable[[], Count], noun: str, out: TextIO | None = None):
         self._count = count
@@ -100,14 +105,14 @@ class StageProgress:
         while not self._stop.wait(self._bar.mininterval):
             try:
                 count = self._count()
-            except Exception:  # of a store that does not answer: the bar stands still until it does
+            except Exception:  # keep the bar as it is until the store answers again
                 continue
             self._bar.move(count.done, count.total, exact=count.exact)
 
 
 def _terminal() -> TextIO:
-    """Standard error of its own, so that the bar still shows while the workers' output goes to a file."""
+    """Return a copy of standard error, so that the bar shows while the workers' output goes to a file."""
     try:
         return os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8")
-    except io.UnsupportedOperation:  # no file behind it, as in some test runners
+    except io.UnsupportedOperation:  # it has no file descriptor, as under some test runners
         return sys.stderr

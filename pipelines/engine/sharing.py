@@ -1,8 +1,8 @@
-"""How n invocations, SHARD=i/n, share the units of a run.
+"""Divide the units of a run among n invocations, SHARD=i/n.
 
-Annotations: every shard does its own units, every n-th, and no others'. What follows is done together by the shards
-that are at work then: each does its part of a stage's units, and waits for the others' before the next stage. The part
-of one that is not there, or that dies, falls to the others. Should two do a unit at once, they write the same.
+For annotations, shard i runs every n-th unit and no other. For the stages after that, the shards then at work divide
+the units: each runs its part of a stage, and waits for the other parts before the next stage. The part of a shard that
+is absent or dies is divided among the others. Two shards that run the same unit write equal files.
 """
 
 from __future__ import annotations
@@ -18,24 +18,28 @@ from open_diht.pipelines.store.commit import read_json
 from open_diht.pipelines.store.locking import FileLock
 from open_diht.pipelines.store.storage import each, stamps
 
-_LOOK_S, _LOOK_AT_STORE_S = 0.5, 5.0  # between looks at what the others have done
+_LOOK_S, _LOOK_AT_STORE_S = 0.5, 5.0  # seconds between polls of the other shards, on a disk and in a store
 
 
 def shard_name(shard: tuple[int, int], asked: str) -> str:
-    """What the others see of a shard (see `output_lock`). `asked` changes with all that the results depend on: only
-    shards that are asked for the same can share."""
+    """Return the name under which other shards see this one, see `output_lock`.
+
+    Args:
+        shard: (i, n).
+        asked: hash of the settings that the results depend on; only shards with equal hashes share units.
+    """
     return f"{shard[0]}-of-{shard[1]}-{asked}"
 
 
 class Sharing:
-    """One of several shards at work.
+    """The view of one shard on the shards at work, and its part of the units.
 
     Args:
         shard: (i, n).
-        asked: see `shard_name`.
-        lock: of the output folder.
-        place: a number for each unit, the same in all shards, and one for all parts of a unit.
-        say: gets lines for people.
+        asked: hash of the settings, see `shard_name`.
+        lock: the lock of the output folder.
+        place: returns the number of a unit, equal in all shards, and equal for all image units of a unit.
+        say: receives lines for the terminal.
     """
 
     def __init__(
@@ -53,14 +57,23 @@ class Sharing:
         return f"shard {self._i}/{self._n}"
 
     def own(self, units: Sequence[str]) -> list[str]:
-        """Those of the units that are this shard's, whoever else is at work."""
+        """Return the units that belong to this shard, whichever shards are at work."""
         return [unit for unit in units if self._place(unit) % self._n == self._i]
 
     def wait(self, units: Sequence[str], undone: Callable[[Sequence[str]], list[str]]) -> list[str]:
-        """Wait until none of the units is undone, or those that are are nobody's who is at work. Returns these."""
+        """Wait until no other shard at work owns an undone unit.
+
+        Args:
+            units: the units to wait for.
+            undone: returns the undone units among the given ones.
+
+        Returns:
+            The units that are still undone.
+        """
         left, waited_for = list(units), set[int]()
         while True:
-            present = self._present()  # looked at first: one that has done its units and gone is not waited for
+            # Before the units: a shard that ends in between has done its units, and must not be taken for absent.
+            present = self._present()
             left = undone(left)
             others = {self._place(unit) % self._n for unit in left} & set(present) - {self._i}
             if not others:
@@ -76,13 +89,13 @@ class Sharing:
             self._pause()
 
     def parts(self, stage: Stage, todo: Sequence[str], failed: dict[str, dict[str, Any]]) -> Iterator[list[str]]:
-        """Yield the units of a stage that are to be done here, part after part, until every unit is done or has failed.
+        """Yield the units that this shard must run, part after part, until every unit is done or has failed.
 
         Args:
-            stage: whose units they are.
-            todo: units that are not committed, the same in all shards.
-            failed: units that failed, with their record. The caller adds those of a part before it asks for the next
-                one; those that failed in other shards are added here.
+            stage: the stage.
+            todo: the units that are not committed, equal in all shards.
+            failed: records of the failed units. The caller adds those of a part before it requests the next part; this
+                method adds those that failed in other shards.
         """
         folder = stage.layout.work / stage.name / "failed"
         before = stamps(folder, ".json")
@@ -101,7 +114,7 @@ class Sharing:
             left = _undone(stage, [unit for unit in left if unit not in failed], seen)
 
     def take_alone(self) -> bool:
-        """Whether this shard is the last one at work; then it has the folder for itself."""
+        """Return whether this shard is the last one at work; it then holds the lock of the folder exclusively."""
         self._lock.release()
         alone = self._lock.take_alone()
         done = "has done its part; another one is still at work. The last of them finishes"
@@ -109,7 +122,7 @@ class Sharing:
         return alone
 
     def _present(self) -> list[int]:
-        """The shards that are at work, this one with them."""
+        """Return the numbers of the shards at work, including this one."""
         names = self._lock.at_work()
         return [i for i in range(self._n) if i == self._i or shard_name((i, self._n), self._asked) in names]
 
@@ -118,6 +131,7 @@ class Sharing:
         return [unit for unit in units if self._owner(self._place(unit), present) == self._i]
 
     def _owner(self, place: int, present: Sequence[int]) -> int:
+        # Divide the units of absent shards evenly among the present ones.
         owner = place % self._n
         return owner if owner in present else present[place // self._n % len(present)]
 
@@ -127,7 +141,7 @@ class Sharing:
 
 
 def _undone(stage: Stage, units: Sequence[str], seen: dict[str, Any]) -> list[str]:
-    """Those of the units of which something is left to do. Of records that are as they were, `seen` knows it."""
+    """Return the units that are not done. Records are read only if their stamp is not yet in `seen`."""
     now = stamps(stage.layout.commits(stage.name), ".json")
     new = [unit for unit in units if now.get(unit, 0) not in (0, seen.get(unit))]
     records = each(lambda unit: read_json(stage.layout.commit(stage.name, unit)), new, stage.layout.root)

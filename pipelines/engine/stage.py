@@ -1,4 +1,4 @@
-"""The base of all stages, and the Beam function that does their units."""
+"""The base class of all stages, and the Beam function that runs their units."""
 
 from __future__ import annotations
 
@@ -25,87 +25,97 @@ from open_diht.pipelines.store.records import publish_record
 from open_diht.pipelines.store.storage import StorePath, is_gone
 
 TRIES = 3
-"""A unit that fails so often in one run is set aside, and the run goes on without it."""
+"""Tries of a unit in one run. After the last one it is quarantined, and the run continues without it."""
 PAUSES_S = (1.0, 5.0)
-"""Before the second and third try: what is wrong with a disk or a network may pass."""
+"""Seconds before the second and third try, since errors of a disk or a network may pass."""
 
 Done = tuple[Mapping[str, Any], Sequence[StorePath]]
-"""What a commit record says of a unit, and the files that it vouches for."""
+"""Entries for the commit record of a unit, and the files that the record vouches for."""
 Records = Callable[[str, Sequence[str]], Iterator[tuple[str, Any]]]
-"""Yields units of a stage with their commit record, None where there is none."""
+"""Function from a stage's name and unit names to (unit, commit record), with None for a missing record."""
 
 
 class Stage(ABC):
     """A small picklable object: settings in its constructor, models in `setup`, one unit in `process`.
 
-    A stage of your own is a dataclass with a `layout`, a `name`, a `fingerprint` and a `process`. The base does the
-    rest: it removes the commit record before a unit is done again, writes it after the unit's files are published, and
-    reports progress. A unit that fails is tried again, and set aside.
+    A stage of your own is a dataclass with a `layout`, a `name`, a `fingerprint` and a `process`. This class does the
+    rest: it deletes the commit record before a unit is redone, writes it after the unit's files are published, and
+    reports progress. A unit that fails is retried and then quarantined.
     """
 
     name: str
-    """Also that of its folder in work/."""
+    """Name of the stage and of its folder in work/."""
     layout: Layout
     fingerprint: str | Mapping[str, str] | Fingerprints
-    """Of all that its results depend on, of every unit the same or each its own; part of the commit record."""
+    """Hash of everything the results depend on: one for all units, or one per unit. Stored in the commit record."""
     part_of: ClassVar[str] = ""
-    """The stage as people ask for it, where it is one pass of several; part of the commit record."""
+    """Name of the stage in STAGES if this is one of its passes; empty: `name`. Stored in the commit record."""
     adds: ClassVar[bool] = False
-    """Whether a unit is added to where its record is current, instead of being done anew."""
+    """True: a unit with a current commit record may be incomplete and is then extended. False: it is done."""
     planned: ClassVar[bool] = True
-    """Whether its units are those of the plan in the output folder."""
+    """True if the output folder of the stage must hold a plan."""
     counted: ClassVar[str] = "rows"
-    """The entry of a commit record that the progress line adds up."""
+    """Key of the commit record that the progress line sums."""
     noun: ClassVar[str] = "rows"
-    """What is counted."""
+    """Unit of that sum, for the progress line."""
     hints: ClassVar[Mapping[str, str]] = MappingProxyType({})
-    """Beam's resource hints, where machines are chosen by them; --resource_hints=min_ram=8GB sets more for all."""
+    """Beam resource hints, for backends that choose machines by them. --resource_hints=min_ram=8GB applies to all."""
 
-    def setup(self) -> None:  # noqa: B027  # not all have something to load
-        """Load models; once per worker process."""
+    def setup(self) -> None:  # noqa: B027  # not all stages load something
+        """Load models; called once per worker process."""
 
     def teardown(self) -> None:  # noqa: B027
-        """End helpers."""
+        """End helper processes."""
 
     @abstractmethod
     def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
-        """Do one unit and publish its files. It may be called again for a unit that is done, and publishes the same.
+        """Process one unit and publish its files. A repeated call must publish the same files.
 
         Args:
             unit: name of the unit.
-            before: the commit record of a unit that is added to, see `adds`; else None.
-            heartbeat: takes the number of rows done.
+            before: the commit record of a unit that is extended, see `adds`; else None.
+            heartbeat: receives the number of rows done.
 
         Returns:
-            The entries of the commit record, and the files.
+            The entries for the commit record, and the files.
         """
 
     def fingerprint_of(self, unit: str) -> str:
-        """Return what the results of a unit depend on."""
+        """Return the hash of everything the results of a unit depend on."""
         return self.fingerprint if isinstance(self.fingerprint, str) else self.fingerprint[unit]
 
     def current(self, unit: str, record: dict[str, Any] | None) -> dict[str, Any] | None:
-        """Return the commit record of a unit where its files can stay: they are of the same model, settings and input.
-        Else return None, and the unit is done from the beginning."""
+        """Return the commit record if the unit's files are of the same model, settings and input; else None, and the
+        unit is done from the beginning.
+
+        Args:
+            unit: name of the unit.
+            record: its commit record, None if there is none.
+        """
         return record if record is not None and record["fingerprint"] == self.fingerprint_of(unit) else None
 
     def is_done(self, unit: str, record: dict[str, Any] | None) -> bool:
-        """Return whether nothing is left to do of a unit, given its commit record."""
+        """Return whether a unit is complete, given its commit record."""
         return self.current(unit, record) is not None
 
     def prefetch(self, records: Records, units: Sequence[str]) -> None:  # noqa: B027  # few depend on other stages
-        """Read the commit records of other stages that `is_done` compares, many at once."""
+        """Read the commit records of other stages that `is_done` compares, many at once.
+
+        Args:
+            records: reads commit records.
+            units: the units that `is_done` will be called for.
+        """
 
     def do(self, unit: str) -> None:
-        """Do one unit and commit it."""
+        """Process one unit and commit it."""
         began, path = time.time(), self.layout.commit(self.name, unit)
         heartbeat = Heartbeat(self.layout.progress(self.name, unit))
         before = self.current(unit, read_json(path))
-        if before is not None and not self.adds:  # another shard has done it since the driver looked
+        if before is not None and not self.adds:  # done by another shard since the driver looked
             heartbeat.end()
             return
         if before is None:
-            retract(path)
+            retract(path)  # it must not vouch for files that are about to be replaced
         said, files = self.process(unit, before, heartbeat)
         earlier = before or {"seconds": 0.0, "files": {}}
         record = {
@@ -124,6 +134,7 @@ class Stage(ABC):
         return load_plan(self.layout.plan)
 
     def __getstate__(self) -> dict[str, object]:
+        # Attributes with an underscore are models and caches of this process.
         return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
 
 
@@ -131,7 +142,7 @@ class DoUnit(beam.DoFn):
     """A stage as a Beam function over unit names."""
 
     def __init__(self, stage: Stage):
-        self._stage, self._plugins = stage, loaded_plugins()
+        self._stage, self._plugins = stage, loaded_plugins()  # workers load the driver's plugins
 
     def setup(self) -> None:
         for name in self._plugins:
@@ -142,21 +153,21 @@ class DoUnit(beam.DoFn):
 
     def process(self, unit: str) -> None:
         if self._is_removed():
-            return  # the driver finds the unit undone, and says why
+            return  # the driver finds the unit undone and reports why
         mark = self._stage.layout.progress(self._stage.name, unit)
         mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()  # a mark that outlives its worker says what the worker died of
+        mark.touch()  # if the worker dies, the mark that is left tells which unit it was running
         tries: list[dict[str, Any]] = []
         while True:
             try:
                 self._stage.do(unit)
                 break
-            except Exception as error:  # it must not end the other units; it is recorded, and shown
+            except Exception as error:  # recorded and reported; it must not end the other units
                 if self._is_removed():
                     break
                 tries.append(failure(type(error).__name__, str(error), traceback.format_exc()))
                 if len(tries) == TRIES or isinstance(error, FileChanged):  # no further try can help
-                    with contextlib.suppress(Exception):  # a full disk, a store that is down: the driver says so
+                    with contextlib.suppress(Exception):  # the driver reports a full disk or a store that is down
                         set_aside(self._stage, unit, tries)
                     break
                 time.sleep(PAUSES_S[len(tries) - 1])
@@ -171,11 +182,23 @@ class DoUnit(beam.DoFn):
 
 
 def failure(error: str, message: str, trace: str = "") -> dict[str, Any]:
-    """Return the record of a failed try."""
+    """Return the record of a failed try.
+
+    Args:
+        error: name of the exception.
+        message: text of the exception.
+        trace: its traceback.
+    """
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return {"time": now, "error": error, "message": message, "trace": trace}
 
 
 def set_aside(stage: Stage, unit: str, tries: list[dict[str, Any]]) -> None:
-    """Record that a unit has failed in this run. The next run tries it again."""
+    """Quarantine a unit: record that it failed in this run. The next run tries it again.
+
+    Args:
+        stage: the stage in which it failed.
+        unit: name of the unit.
+        tries: its failed tries, see `failure`.
+    """
     publish_json(stage.layout.failed(stage.name, unit), {"unit": unit, "stage": stage.name, "tries": tries})

@@ -20,13 +20,13 @@ from open_diht.pipelines.store.storage import stamps
 
 @dataclass(kw_only=True)
 class Work(Engine):
-    """See `Engine`. Its units are those of a plan; it watches the files that they are parts of."""
+    """An `Engine` for the units of a plan, which also watches the input files for changes."""
 
     plan: Plan
     models: dict[str, Any] = field(default_factory=dict)
-    """For the provenance: the models and settings of each stage."""
+    """Models and settings of each stage, recorded in run.json."""
     changed: dict[str, str] = field(default_factory=dict)
-    """Input files that have changed since the run began, each with how."""
+    """Input files that have changed since the run began, each with a description of the change."""
 
     def __post_init__(self) -> None:
         self._input = stamps_of(str(entry["path"]) for entry in self.plan.files)
@@ -44,8 +44,9 @@ class Work(Engine):
         ]
 
     def place(self, name: str) -> int:
-        """Return a number for a unit, an image unit (that of its unit) or a pass over all units."""
+        """Return the number of a unit, of an image unit (that of its unit) or of a pass over all units."""
         unit = unit_of(name)
+        # Passes have no number in the plan; a checksum is equal in all shards.
         return self.plan.number(unit) if unit in self.plan else zlib.crc32(name.encode())
 
     # ---- input that changes
@@ -54,7 +55,7 @@ class Work(Engine):
         """Return the input files that have changed since the run began, or since the last call.
 
         Raises:
-            RunFailed: the input cannot be looked at.
+            RunFailed: the input cannot be checked.
         """
         try:
             now = stamps_of(self._input)
@@ -69,8 +70,7 @@ class Work(Engine):
         return found
 
     def give_up_changed(self) -> None:
-        """Give up all units of the input files that have changed, so that the results never hold rows of two
-        versions."""
+        """Fail all units of changed input files, so that the results never mix rows of two versions."""
         found = self.find_changed()
         for unit in self.plan.units:
             if (path := unit.span.path) in found:
@@ -78,14 +78,14 @@ class Work(Engine):
                 self.give_up({unit.name: {"unit": unit.name, "stage": "manifest", "tries": tries}})
 
     def take_back_changed(self) -> None:
-        """Remove the commit records of input files that have changed, so that the next run does their units again."""
+        """Delete the commit records of changed input files and of passes over all units; the next run redoes them."""
         if not self.changed:
             return
         known = {unit.name for unit in self.plan.units}
         units = {unit.name for unit in self.plan.units if unit.span.path in self.changed}
         for folder in [path for path in self.layout.work.iterdir() if path.is_dir()]:
             for name in stamps(self.layout.commits(folder.name), ".json"):
-                # Passes over all units (ranges of keys, centroids) looked at these units too.
+                # Passes over all units (ranges of keys, centroids) have read these units too.
                 path = self.layout.commit(folder.name, name)
                 if unit_of(name) in units or (unit_of(name) not in known and is_record(path)):
                     remove(path)

@@ -1,8 +1,8 @@
-"""What there is to do: the input files and their units, fixed once per output folder.
+"""The plan of a run: the input files and their units, fixed once per output folder.
 
-A unit is a part of one file (beam.md: 97 to 100 % of a plain loop, against 31 % with rows as elements). The plan lies
-in the output folder; a later run reads it back, whatever machine it runs on, so that unit names and commit records keep
-their meaning.
+A unit is a part of one file. Beam over units reaches 97 to 100 % of the speed of a plain loop, and over rows 31 %
+(beam.md). The plan is stored in the output folder and read by later runs on any machine, so that unit names and commit
+records keep their meaning.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.ownership import check_output
 from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, StorePath, asked, is_local, many_at_once
 
-UNIT_ROWS = (2_000, 100_000)  # least and most rows of a caption unit
-IMAGE_ROWS = (32, 10_000)  # the same for image units
+UNIT_ROWS = (2_000, 100_000)  # minimum and maximum rows of a caption unit
+IMAGE_ROWS = (32, 10_000)  # minimum and maximum rows of an image unit
 UNITS_PER_CORE = 4
 
 
 class PlanMismatch(ValueError):
-    """The output folder was started with another input; the message says which."""
+    """The output folder belongs to another input, or its plan is unreadable; the message names the difference."""
 
 
 @dataclass(frozen=True)
@@ -62,21 +62,21 @@ class Plan:
     """The input of a run and its units."""
 
     fingerprint: str
-    """Of the input files and how they are read."""
+    """Hash of the input files and of how they are read."""
     units: tuple[Unit, ...]
     image_rows: int
     images: bool
-    """Whether the input comes with images, or only with urls of them."""
+    """True if any input file comes with images, and not only with URLs of them."""
     unreadable: tuple[Broken, ...]
-    """Files that could not be read; they are dead letters."""
+    """Files that could not be read; they are listed in the dead-letter table."""
     rows: int
-    """Rows in all, exact or estimated."""
+    """Total number of rows, exact or estimated."""
     files: tuple[dict[str, Any], ...]
-    """path, rows, bytes, fingerprint of each readable file, and whether it has urls and no images (`urls_only`)."""
+    """path, rows, bytes, fingerprint and `urls_only` (it has URLs and no images) of each readable file."""
     infos: tuple[FileInfo, ...] = ()
-    """What was seen of each readable file, so that no run looks again."""
+    """Inspection of each readable file, stored so that later runs need not inspect it again."""
     pins: Mapping[str, str] = field(default_factory=dict)
-    """Repositories on a hub that the input names, each with the commit that is read, see `hub.pins`."""
+    """Commit that is read of each hub repository in the input, see `hub.pins`."""
 
     @cached_property
     def _places(self) -> dict[str, int]:
@@ -86,19 +86,19 @@ class Plan:
         return unit in self._places
 
     def number(self, unit: str) -> int:
-        """The place of a unit in the plan."""
+        """Return the index of a unit in the plan."""
         return self._places[unit]
 
     def span(self, unit: str) -> Span:
-        """The rows of a unit."""
+        """Return the span of rows of a unit."""
         return self.units[self._places[unit]].span
 
     def image_units(self, record: Mapping[str, Any]) -> range:
-        """Return the numbers of the image units of a caption unit, given its record of stage `captions`."""
+        """Return the numbers of the image units of a caption unit, given its commit record of stage `captions`."""
         return range(-(-record["extent"] // self.image_rows))
 
     def downloadable(self) -> set[str]:
-        """The units whose images are only on the web."""
+        """Return the names of the units whose files have URLs and no images."""
         paths = {entry["path"] for entry in self.files if entry.get("urls_only")}
         return {unit.name for unit in self.units if unit.span.path in paths}
 
@@ -106,13 +106,20 @@ class Plan:
 def make_plan(
     pattern: str, dataset: Dataset, cores: int, unit_rows: int | None = None, output: StorePath | None = None
 ) -> Plan:
-    """Look at every input file (footers and first lines) and cut it into units. What lies in `output` is no input: a
-    folder of manifests may hold the results. Where it holds a plan, files that were not touched since are not looked at
-    again, and where that plan is of the same input, its units are those of this one.
+    """Inspect every input file (footers and first lines) and cut it into units.
+
+    Args:
+        pattern: pattern, folder, file or comma-separated list of manifests.
+        dataset: how the manifests are read.
+        cores: units that may run at the same time; the default sizes of units depend on it.
+        unit_rows: rows of a unit; None: by the number of rows and cores.
+        output: the output folder. Files in it are not input, because a folder of manifests may hold the results. If it
+            has a plan, unchanged files are not inspected again, and a plan of the same input keeps its units.
 
     Raises:
-        ManifestError: nothing matches, a column is missing or ambiguous, files disagree.
-        WrongUse: `output` is not free, see `check_output`.
+        ManifestError: no file matches, a column is missing or ambiguous, or files disagree.
+        WrongUse: `output` cannot be used, see `check_output`.
+        PlanMismatch: the plan in `output` is unreadable.
     """
     check_images_root(dataset)
     kept = None if output is None else _kept(output)
@@ -121,6 +128,7 @@ def make_plan(
     if output is not None:
         paths = _outside(paths, pattern, output)
     known = {} if kept is None else {info.path: info for info in kept.infos}
+    # Requests to remote files mostly wait, so send many at once.
     of_all = many_at_once if any(map(is_url, paths)) else map
     looked = list(of_all(partial(_look, dataset, known), paths))
     infos = [found for found in looked if not isinstance(found, UnreadableFile)]
@@ -130,7 +138,7 @@ def make_plan(
             f"none of {counted(len(unreadable), 'input file')} can be read as {dataset.format}, as --format says; "
             f"the first: {in_words(unreadable[0])}. Leave --format out, or name the format they have"
         )
-    # Roles are resolved file by file; only a column that means the same and is of another type is a mistake.
+    # Roles are resolved file by file, so only columns of one role with different types are an error.
     disagreeing = [difference for difference in check_consistent(infos) if difference.role]
     if disagreeing:
         more = f" (and {len(disagreeing) - 1} more)" if len(disagreeing) > 1 else ""
@@ -140,6 +148,7 @@ def make_plan(
     files = [{"path": i.path, "rows": i.rows, "bytes": i.bytes, "fingerprint": i.fingerprint} for i in infos]
     identity = [files, unreadable, dataclasses.asdict(dataset.roles), dataset.columns, dataset.header, dataset.format]
     fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    # The same input keeps its units, whatever `cores` and `unit_rows` are now.
     if kept is not None and kept.fingerprint == fingerprint:
         return dataclasses.replace(kept, infos=tuple(infos))
     rows = sum(info.estimated_rows for info in infos)
@@ -177,7 +186,7 @@ def _seen(span: Span, info: FileInfo) -> Span:
 
 
 def _outside(paths: list[str], pattern: str, output: StorePath) -> list[str]:
-    # Real paths: INPUT may lead to OUTPUT through a link.
+    # Compare real paths, since INPUT may lead to OUTPUT through a link.
     folder = f"{os.path.realpath(output) if is_local(output) else str(output).rstrip('/')}/"
     found = [path for path in paths if not (path if is_url(path) else os.path.realpath(path)).startswith(folder)]
     if not found:
@@ -197,7 +206,12 @@ def _size(rows: int, cores: int, bounds: tuple[int, int]) -> int:
 
 
 def part_of(plan: Plan, units: Sequence[Unit]) -> Plan:
-    """The plan of some of its units; another plan to `keep_plan`, since totals are of these units alone."""
+    """Return a plan of some of the units. Its fingerprint differs, so that `keep_plan` never mixes the two plans.
+
+    Args:
+        plan: the whole plan.
+        units: the units to keep.
+    """
     identity = json.dumps([plan.fingerprint, [unit.name for unit in units]])
     return dataclasses.replace(
         plan,
@@ -209,16 +223,20 @@ def part_of(plan: Plan, units: Sequence[Unit]) -> Plan:
 
 
 def keep_plan(path: StorePath, plan: Plan) -> Plan:
-    """The plan of the output folder: the one that lies there, or this one, written there. Of shards that start at the
-    same moment, the first one's holds for all.
+    """Return the plan of the output folder; write `plan` if there is none. If shards start at the same moment, all use
+    the plan that was written first.
+
+    Args:
+        path: the file of the plan.
+        plan: the plan of the input as it is now.
 
     Raises:
-        PlanMismatch: the one that lies there is of another input.
-        WrongUse: see `check_output`.
+        PlanMismatch: the stored plan is unreadable or has another input.
+        WrongUse: the folder cannot be used, see `check_output`.
     """
     if not path.exists():
         check_output(Layout(path.parent.parent))
-        if publish_first(path, _content(plan)):
+        if publish_first(path, _content(plan)):  # else another shard wrote its plan first
             return plan
     existing = known_plan(path) or {}
     if existing.get("fingerprint") != plan.fingerprint:
@@ -233,17 +251,17 @@ def keep_plan(path: StorePath, plan: Plan) -> Plan:
     kept = _load(existing)
     if [(info.stamp, info.read_as) for info in kept.infos] == [(info.stamp, info.read_as) for info in plan.infos]:
         return kept
-    # Files were touched, or are read otherwise: the units stay, and the next run does not look at them again.
+    # Files were touched or are read differently: keep the units, and store the new inspections for the next run.
     kept = dataclasses.replace(kept, infos=plan.infos)
     publish_json(path, _content(kept))
     return kept
 
 
 def known_plan(path: StorePath) -> dict[str, Any] | None:
-    """The content of a plan, None where there is none.
+    """Return the content of a plan file; None if it does not exist.
 
     Raises:
-        PlanMismatch: there is a file, and it is no plan.
+        PlanMismatch: the file is not a plan.
     """
     if not path.exists():
         return None
@@ -261,10 +279,10 @@ def known_plan(path: StorePath) -> dict[str, Any] | None:
 
 
 def load_plan(path: StorePath) -> Plan:
-    """The plan that `keep_plan` wrote.
+    """Return the plan that `keep_plan` wrote.
 
     Raises:
-        FileNotFoundError, PlanMismatch: it is gone, or is no plan any more.
+        FileNotFoundError, PlanMismatch: the file does not exist, or is not a plan.
     """
     found = known_plan(path)
     if found is None:
@@ -273,7 +291,7 @@ def load_plan(path: StorePath) -> Plan:
 
 
 def _content(plan: Plan) -> dict[str, Any]:
-    """The plan for JSON; what was seen of a file once, not with every span of it."""
+    """Return the plan for JSON, with the inspection of a file stored once instead of in each of its spans."""
     plain = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan) if field.name != "infos"}
     names = [field.name for field in dataclasses.fields(Span) if field.name != "info"]
     units = [{"name": unit.name, "span": {name: getattr(unit.span, name) for name in names}} for unit in plan.units]

@@ -1,4 +1,4 @@
-"""What a run says of its rows: the types of funnel.json."""
+"""The types of funnel.json, the counts of a run."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ from typing import Any, NotRequired, TypedDict
 
 
 class DeadLetter(TypedDict):
-    """What could not be read."""
+    """Counts of the dead-letter table: rows, files and units that could not be processed."""
 
     rows: int
     units: int
-    """Units and files that could not be read to their end, and units that are set aside."""
+    """Number of files and units that could not be read to their end, plus quarantined units."""
     by_error: dict[str, int]
     first: str | None
-    """The first file that could not be read to its end, and why; None where all could."""
+    """First file that could not be read to its end, with the reason; None if there is none."""
 
 
 class NotDecided(TypedDict):
-    """Units that are set aside."""
+    """Counts of the units that failed before their rows were decided."""
 
     rows: int
-    """As many as were read, or else as the plan counts."""
+    """Rows of these units, as read or else as the plan counts, and rows after the break of a truncated unit."""
     units: int
     uncounted: int
-    """Units of which neither is known; their rows are in no sum."""
+    """Number of these units whose rows are unknown, and in no sum."""
 
 
 class FunnelStep(TypedDict):
-    """One rule of the cascade, or a place where rows were lost."""
+    """A filter of the cascade, or a stage that lost rows to the dead-letter table or to failed units."""
 
     stage: str
     reason: str
@@ -38,16 +38,16 @@ class FunnelStep(TypedDict):
 
 
 class ColumnHistogram(TypedDict):
-    """How to draw the values of a column of the manifest, or scores, that the preset has a condition on."""
+    """Axis of the histogram of a column or score that has a condition."""
 
     labels: dict[str, str]
-    """What the bins of its histogram are called, in order."""
+    """Label of each bin, in order."""
     thresholds: list[int]
-    """Bins at whose beginning a threshold lies."""
+    """Bins that begin at a threshold."""
 
 
 class FunnelRecord(TypedDict):
-    """What a run says of its rows; `funnel.json` is this with examples."""
+    """The counts of a run. `funnel.json` has these and examples."""
 
     dataset: str
     preset: str
@@ -55,33 +55,33 @@ class FunnelRecord(TypedDict):
     rows_in: int
     steps: list[FunnelStep]
     rejected: dict[str, int]
-    """Rows by reason."""
+    """Number of rejected rows by reason."""
     dead_letter: DeadLetter
     not_decided: NotDecided
     kept: int
     keep_rate: float
     unparsed: int
-    """Captions that a lean run did not parse."""
+    """Number of captions that a lean run did not parse."""
     histograms: dict[str, dict[str, int]]
-    """Rows by value: of complexity, actions, overlap, and of each column that the preset has a condition on."""
+    """Number of rows by value, for complexity, actions, overlap, and each column or score that has a condition."""
     columns: dict[str, ColumnHistogram]
-    """Of each of these, by the name of its histogram."""
+    """Axis of the histogram of each such column or score, by the name of the histogram."""
     duplicates: dict[str, dict[str, Any]]
-    """By kind: see `Findings.counts`."""
+    """Counts of duplicates by kind, see `Findings.counts`."""
     left: dict[str, Any]
-    """Of tars of the input that stay as they are: see `Export.make`."""
+    """Counts of an index export, see `Export.make`; empty for other exports."""
     set_aside: dict[str, str]
-    """Units, and the stage in which each failed."""
+    """Quarantined units, each with the stage in which it failed."""
     seconds: dict[str, float]
-    """How long each stage took; of stages that had nothing to do, in the run before."""
+    """Seconds that each stage took; for a stage with nothing to do, in the run before."""
 
 
 def unaccounted(funnel: FunnelRecord) -> int:
-    """Return rows in minus kept, rejected, dead letters and not decided: zero, or the run is not to be trusted."""
+    """Return rows in minus kept, rejected, dead-letter and undecided rows; nonzero means that the counts are wrong."""
     rejected, dead = sum(funnel["rejected"].values()), funnel["dead_letter"]["rows"]
     return funnel["rows_in"] - funnel["kept"] - rejected - dead - funnel["not_decided"]["rows"]
 
 
 def reasons_of(funnel: FunnelRecord) -> list[str]:
-    """Return why rows were rejected, in the order of the cascade."""
+    """Return the reasons in a funnel, in the order of the cascade."""
     return list(dict.fromkeys(step["reason"] for step in funnel["steps"] if not step.get("lost")))

@@ -1,4 +1,4 @@
-"""Where a run runs: the only place that turns --runner into Beam options and a Beam runner."""
+"""Backends: the only package that turns --runner into Beam options and a Beam runner."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from open_diht.pipelines.runners.portable import Workers
 __all__ = ["RUNNERS", "Backend", "Direct", "Job", "JobFailed", "RunnerError", "Staged", "Workers", "make_backend"]
 
 _BEAM_NAMES = {"PrismRunner": "prism", "DaskRunner": "dask", "FlinkRunner": "flink", "DataflowRunner": "dataflow"}
-"""Beam's names, which launchers that know only Beam, as that of Flex templates, pass on."""
+"""Our name for each of Beam's runner names, which Beam's launchers pass, such as that of Flex templates."""
 
 
 def make_backend(name: str, beam_arguments: Sequence[str] = (), workers: Workers | None = None) -> Backend:
-    """Return the backend of a name in `RUNNERS`, or of Beam's name for it.
+    """Return the backend with a name in `RUNNERS`, or with Beam's name for it.
 
     Args:
         name: the value of --runner.
-        beam_arguments: options of Beam's own, by their own names.
-        workers: where the worker processes of `prism`, `dask` and `flink` come from.
+        beam_arguments: Beam's own options.
+        workers: how to start the worker processes of `prism`, `dask` and `flink`.
 
     Raises:
-        RunnerError: the name or an option is unknown, or the option is of another runner; or `dask` is not installed.
+        RunnerError: the name or an option is unknown, an option belongs to another runner, or Dask is not installed.
     """
     name = _BEAM_NAMES.get(name, name)
     if name not in RUNNERS:
@@ -34,7 +34,7 @@ def make_backend(name: str, beam_arguments: Sequence[str] = (), workers: Workers
     workers = workers or Workers()
     if workers.scheduler and name != "dask":
         raise RunnerError(f"--dask-scheduler is an option of --runner dask, not of --runner {name}")
-    if name == "dask":  # imported before its options are checked: Beam knows them only then
+    if name == "dask":  # imported first, since only then Beam knows its options
         try:
             from open_diht.pipelines.runners.dask import Dask
         except ImportError as error:

@@ -1,6 +1,6 @@
-"""Beam's own options on our command line: taken by their own names, checked before anything starts.
+"""Accept Beam's own options on our command line, and check them before anything starts.
 
-Beam itself drops an option that it does not know with a warning; here it is refused.
+Beam drops an unknown option with a warning; this module refuses it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _OURS = {
     "streaming": "nothing; a run is a batch",
     "save_main_session": "nothing; stages are importable",
 }
-"""Beam options that this program sets itself, and what stands for them here."""
+"""Beam options that this program sets itself, each with the option to use instead."""
 _BELONGS = {
     "FlinkRunnerOptions": ("flink",),
     "PrismRunnerOptions": ("prism",),
@@ -37,7 +37,7 @@ _BELONGS = {
     "SparkRunnerOptions": (),
     "KafkaStreamsRunnerOptions": (),
 }
-"""Which runners read the options of a class; classes not named here are read by all."""
+"""Runners that read the options of a class. All runners read the classes that are not listed."""
 
 
 class _Parser(beam_options._BeamArgumentParser):
@@ -46,11 +46,11 @@ class _Parser(beam_options._BeamArgumentParser):
 
 
 def check_beam_options(arguments: Sequence[str], runner: str) -> tuple[str, ...]:
-    """Return `arguments` as flags for Beam, hyphens in names replaced by underscores.
+    """Return `arguments` as flags for Beam, with underscores instead of hyphens in their names.
 
     Args:
-        arguments: what the command line held next to our own options; `options.parse` has refused mistyped ones.
-        runner: name of the runner that is to get them.
+        arguments: the arguments left by `options.parse`, which has refused mistyped ones.
+        runner: name of the runner that will get them.
 
     Raises:
         RunnerError: an option is unknown to Beam, belongs to another runner, or is one that this program sets itself.
@@ -58,7 +58,7 @@ def check_beam_options(arguments: Sequence[str], runner: str) -> tuple[str, ...]
     flags = tuple(underscored(argument) for argument in arguments)
     parser, owners = _Parser(allow_abbrev=False, add_help=False, conflict_handler="resolve"), dict[str, str]()
     for cls in beam_options.PipelineOptions.__subclasses__():
-        if cls.__module__.startswith("apache_beam."):  # another is a test's, for example
+        if cls.__module__.startswith("apache_beam."):  # others are of tests, for example
             cls._add_argparse_args(parser)
             for action in parser._actions:
                 owners |= {name: cls.__name__ for name in action.option_strings if name not in owners}
@@ -80,10 +80,10 @@ def check_beam_options(arguments: Sequence[str], runner: str) -> tuple[str, ...]
 
 
 def option_values(flags: Sequence[str]) -> dict[str, object]:
-    """Return all of Beam's options under their names, as `flags` set them; None or Beam's default where they do not."""
+    """Return the value of every Beam option by its name: that of `flags`, or else Beam's default."""
     return beam_options.PipelineOptions(list(flags)).get_all_options()
 
 
 def given(flags: Sequence[str], name: str) -> bool:
-    """Return whether `flags` set the option `name` themselves."""
+    """Return whether `flags` contain the option `name`."""
     return any(flag.partition("=")[0] == f"--{name}" for flag in flags)

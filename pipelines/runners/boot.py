@@ -1,16 +1,15 @@
 #!/usr/bin/env python3
-"""Starts one Beam worker process, as the boot binary of the SDK container does, on a machine without containers.
+"""Start one Beam worker process on a machine without containers, like the boot binary of the SDK container.
 
-A runner that is told `environment_type=PROCESS` starts this program for every worker it wants, with an id and the
-address of its provision service. It asks there for pipeline options, service addresses and staged files, fetches the
-files, installs the packages among them into a folder of its own, and starts Beam's worker with that folder first on its
-path. It stays as the worker's parent: what ends the worker badly is printed on standard error and, where the driver
-gave a folder (`DIHT_BOOT_FOLDER`), written to a file there; a runner that waits for a worker that never comes reports
-nothing itself.
+With `environment_type=PROCESS`, a runner starts this program for each worker, with an id and the address of its
+provision service. The program gets pipeline options, service addresses and the list of staged files from there, fetches
+the files, installs the packages among them into a private folder, and starts Beam's worker with that folder first on
+its path. It remains the parent of the worker and prints why a worker failed. It also writes that to a file in the
+driver's folder (`DIHT_BOOT_FOLDER`), because a runner waits silently for a worker that never starts.
 
-Beam has no such program outside of its images: its worker pool (EXTERNAL) installs nothing and passes no options, and
-its boot binary installs into the environment that it runs in. This file stands alone, on purpose: it needs Beam and
-grpc, and nothing of this project, which may be what it has to install. Python 3.11 or newer.
+Beam has no such program outside its images: its worker pool (EXTERNAL) installs nothing and passes no options, and its
+boot binary installs into the environment that it runs in. This file imports Beam and grpc but nothing of this project,
+which it may have to install. It needs Python 3.11 or newer.
 """
 
 from __future__ import annotations
@@ -29,21 +28,27 @@ from pathlib import Path
 from typing import Any
 
 FOLDER_VARIABLE = "DIHT_BOOT_FOLDER"
-"""Folder for the workers' files and for reports; a temporary one where it is not set or not on this machine."""
+"""Variable with the folder for workers' files and reports; a temporary one if it is unset or not on this machine."""
 CWD_VARIABLE = "DIHT_WORKER_CWD"
-"""Folder that relative paths of the job start from; not used where it is not on this machine."""
+"""Variable with the folder that relative paths of the job start from; ignored if it is not on this machine."""
 RPC_SECONDS = 60.0
 _PR_SET_PDEATHSIG = 1
 
 
 def given_folder() -> str | None:
-    """Return the driver's folder where it is on this machine."""
+    """Return the driver's folder if it is on this machine, else None."""
     folder = os.environ.get(FOLDER_VARIABLE, "")
     return folder if os.path.isdir(folder) else None
 
 
 def report(worker: str, message: str, kind: str = "failed") -> None:
-    """Print what went wrong, and write it to a file `failed-*.txt` (no worker came to be) or `died-*.txt`."""
+    """Print an error, and write its message to a file `<kind>-*.txt` in the driver's folder.
+
+    Args:
+        worker: id of the worker.
+        message: what went wrong.
+        kind: `failed`: the worker could not be started; `died`: it ended with an error.
+    """
     print(f"boot: worker {worker}: {message}", file=sys.stderr, flush=True)
     if folder := given_folder():
         handle, name = tempfile.mkstemp(prefix=f".{kind}-", dir=folder)
@@ -73,12 +78,12 @@ class BootError(RuntimeError):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Start a worker, wait for its end, return its exit status."""
+    """Start a worker, wait for its end, and return its exit status."""
     parser = argparse.ArgumentParser(prog="boot", description="Start a Beam worker process.", allow_abbrev=False)
     parser.add_argument("--id", required=True)
     parser.add_argument("--provision_endpoint", required=True)
     options, _ = parser.parse_known_args(arguments)  # runners pass more, semi_persist_dir for example
-    worker = options.id.strip("'")  # Prism quotes the id, though no shell stands between
+    worker = options.id.strip("'")  # Prism quotes the id although it uses no shell
     base = given_folder()
     prefix = "worker-" if base else "diht-boot-"
     with tempfile.TemporaryDirectory(prefix=prefix, dir=base, ignore_cleanup_errors=True) as private:
@@ -99,18 +104,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def prepare(worker: str, endpoint: str, private: Path) -> dict[str, str]:
-    """Fetch and install what a worker needs.
+    """Fetch and install the staged files of a worker.
 
     Args:
-        worker: its id.
+        worker: id of the worker.
         endpoint: address of the runner's provision service.
-        private: an empty folder of this worker.
+        private: an empty folder for this worker.
 
     Returns:
-        The environment by which Beam's worker learns of its job.
+        The environment variables of the worker process, which describe its job.
 
     Raises:
-        BootError, grpc.RpcError: it cannot be started.
+        BootError, grpc.RpcError: the worker cannot be started.
     """
     metadata = [("worker_id", worker)]
     with grpc.insecure_channel(endpoint) as channel:
@@ -124,7 +129,7 @@ def prepare(worker: str, endpoint: str, private: Path) -> dict[str, str]:
         "SEMI_PERSISTENT_DIRECTORY": str(private),
         "PIPELINE_OPTIONS": json.dumps(json_format.MessageToDict(info.pipeline_options)),
         "RUNNER_CAPABILITIES": " ".join(info.runner_capabilities),
-        "PYTHONSAFEPATH": "1",  # or the folder it starts in, perhaps a checkout, would shadow what was staged
+        "PYTHONSAFEPATH": "1",  # its working directory, perhaps a checkout, must not shadow staged code
     }
     for name in ("control", "logging", "status"):
         if url := getattr(info, f"{name}_endpoint").url:
@@ -138,16 +143,16 @@ def prepare(worker: str, endpoint: str, private: Path) -> dict[str, str]:
 
 
 def fetch(dependencies: Sequence[Any], endpoint: str, folder: Path, metadata: list[tuple[str, str]]) -> list[Path]:
-    """Fetch staged files.
+    """Fetch staged files and return their paths.
 
     Args:
-        dependencies: ArtifactInformation of each.
+        dependencies: ArtifactInformation of each file.
         endpoint: address of the runner's artifact service.
-        folder: where they go.
-        metadata: by which the service knows the worker.
+        folder: the folder to write to.
+        metadata: gRPC metadata that identifies the worker.
 
     Raises:
-        BootError: a checksum differs, a file has no name, or it lists requirements, which every worker would download.
+        BootError: a checksum differs, a file has no name, or a file lists requirements for every worker to download.
     """
     paths = []
     with grpc.insecure_channel(endpoint) as channel:
@@ -159,7 +164,7 @@ def fetch(dependencies: Sequence[Any], endpoint: str, folder: Path, metadata: li
             if artifact.type_urn == common_urns.artifact_types.FILE.urn:
                 file.ParseFromString(artifact.type_payload)
             role = beam_runner_api_pb2.ArtifactStagingToRolePayload.FromString(artifact.role_payload)
-            path = folder / os.path.basename(role.staged_name or file.path)  # a name is never a way out of the folder
+            path = folder / os.path.basename(role.staged_name or file.path)  # a name must not lead out of the folder
             if path.name in ("", "..", folder.name):
                 raise BootError(f"a staged artifact of type {artifact.type_urn} has no name")
             if path.name.endswith("requirements.txt"):
@@ -177,7 +182,15 @@ def fetch(dependencies: Sequence[Any], endpoint: str, folder: Path, metadata: li
 
 
 def install(packages: Sequence[Path], site: Path) -> None:
-    """Install packages into the folder `site`, without their dependencies and without network. Raises BootError."""
+    """Install packages without their dependencies and without network access.
+
+    Args:
+        packages: wheels and source packages.
+        site: the folder to install into.
+
+    Raises:
+        BootError: pip failed.
+    """
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--no-index", "--no-build-isolation", "--no-compile", "--target", str(site), *map(str, packages)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
@@ -190,7 +203,7 @@ def install(packages: Sequence[Path], site: Path) -> None:
 
 
 def _supervise(environment: Mapping[str, str]) -> int:
-    """Run the worker; a signal to end goes on to it, and it does not outlive this process."""
+    """Run the worker and return its exit status. It gets the signals to end, and does not outlive this process."""
     cwd = environment.get(CWD_VARIABLE, "")
     parent = os.getpid()
     process = subprocess.Popen(
@@ -214,11 +227,11 @@ def _supervise(environment: Mapping[str, str]) -> int:
 
 
 def die_with(parent: int) -> None:
-    """Ask the kernel to kill this process when its parent ends: runners end a worker with SIGKILL, which nobody can
-    pass on."""
+    """Ask the kernel to kill this process when its parent ends. Runners end workers with SIGKILL, which a parent cannot
+    forward."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended in between
+        if os.getppid() != parent:  # the parent ended before the call
             os._exit(1)
 
 

@@ -1,8 +1,8 @@
-"""A Dask cluster, through Beam's DaskRunner: a scheduler, and workers in whose Python this program is installed.
+"""The backend for a Dask cluster, through Beam's DaskRunner. This program must be installed in the workers' Python.
 
-DaskRunner spreads the partitions of what a job creates, sets a function up for each of them, and computes the last
-collection alone; so a job is unit names and one function over them (see `Backend.by_partition`). Workers that die are
-Dask's to replace, and their units go to others.
+DaskRunner distributes the partitions of the first collection, sets a function up for each partition, and computes only
+the last collection; so a job consists of unit names and one function over them (see `Backend.by_partition`). Dask
+replaces workers that die and gives their units to others.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ from open_diht.pipelines.runners.workers import WorkerDied
 from open_diht.pipelines.store.storage import is_local, on_this_machine, store_path
 
 ADDRESS = "tcp://127.0.0.1:8786"
-"""Where `make dask-up` has its scheduler."""
+"""Address of the scheduler that `make dask-up` starts."""
 _ADDRESS = re.compile(r"(tcp|tls|ucx|ws|wss)://\S+:\d{1,5}")
 VARIABLE = "DASK_SCHEDULER_ADDRESS"
-"""Dask's own."""
+"""Dask's variable for the address of the scheduler."""
 CONNECT_SECONDS = 5.0
 POLL_SECONDS = 2.0
 PARTITIONS = 50
-"""For each worker, or the units where they are fewer: Dask hands them out as workers come free, so that the last ones
-to end are alike, and its scheduler's work does not grow with the units."""
+"""Partitions per worker. Dask assigns them as workers become free, so that all end at about the same time, and the load
+of its scheduler does not grow with the number of units."""
 PACKAGES = (
     "apache-beam",
     "cloudpickle",
@@ -66,13 +66,13 @@ PACKAGES = (
     "spacy",
     "torch",
 )
-"""What pickled work or the rows depend on."""
+"""Packages whose versions must agree, because pickled functions or the resulting rows depend on them."""
 
 
 @dataclass(frozen=True)
 class Dask(PortableBackend):
-    """See `Backend`. The cluster's owner has started its workers, so of `Workers` it needs the scheduler's address, and
-    how long a job waits where no worker is left."""
+    """A `Backend` on a running Dask cluster. Of `Workers` it uses the scheduler's address and `start_seconds`, the time
+    that a job waits without any worker."""
 
     name = "dask"
     by_partition = True
@@ -111,7 +111,7 @@ class Dask(PortableBackend):
     def run(self, job: Job) -> None:
         try:
             partitions = PARTITIONS * max(job.workers, self.default_workers())
-        except RunnerError as error:  # it was there when the run began
+        except RunnerError as error:  # the scheduler was there when the run began
             raise JobFailed(f"{job.label}: {error}") from error
         ours = [f"--dask_client_address={self.address()}", f"--dask_npartitions={partitions}"]
         options = PipelineOptions([*QUIET, *ours, *self.flags])
@@ -125,7 +125,7 @@ class Dask(PortableBackend):
             assert isinstance(result, DaskRunnerResult)
             try:
                 _watch(result, job.label, self.workers.start_seconds)
-                result.client.run(let_go, on_error="ignore")
+                result.client.run(let_go, on_error="ignore")  # frees the models of this stage
             except BaseException:
                 cancel(result)
                 raise
@@ -134,13 +134,13 @@ class Dask(PortableBackend):
 
     @contextlib.contextmanager
     def _cluster(self) -> Iterator[distributed.Client]:
-        """Connect to the scheduler. Raises RunnerError where none answers."""
+        """Connect to the scheduler. Raises RunnerError if none answers."""
         address = self.address()
         with _quiet():
             try:
                 asyncio.run(_greet(address))
                 client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
-            except Exception as error:  # whatever Dask makes of what is there
+            except Exception as error:  # Dask raises many kinds of errors here
                 raise RunnerError(
                     f"no Dask scheduler answers at {address} ({_why(error)}); start one with `make dask-up`, or name "
                     "it: --dask-scheduler tcp://host:8786"
@@ -149,8 +149,8 @@ class Dask(PortableBackend):
                 yield client
 
     def address(self) -> str:
-        """Return the scheduler's: the option, else the variable, else where `make dask-up` has it; or what stands in
-        the file that these name. Raises RunnerError where it is none."""
+        """Return the address of the scheduler: of the option, else of the variable, else that of `make dask-up`. Both
+        may name a scheduler file instead. Raises RunnerError if it is not an address."""
         asked = self.workers.scheduler or os.environ.get(VARIABLE) or ADDRESS
         if os.path.isfile(asked):
             try:
@@ -166,8 +166,8 @@ class Dask(PortableBackend):
 
 
 async def _greet(address: str) -> None:
-    """Raise what comes of asking who is there, unless it is a scheduler: a client would wait without limit for the
-    greeting of a server that is not Dask's."""
+    """Raise an error unless a Dask scheduler answers in time. A client would wait forever for another kind of
+    server."""
     arguments = distributed.Security().get_connection_args("client")
     async with asyncio.timeout(CONNECT_SECONDS), distributed.rpc(address, connection_args=arguments) as there:
         kind = (await there.identity())["type"]
@@ -178,15 +178,15 @@ async def _greet(address: str) -> None:
 def _why(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return f"nothing of Dask's answers within {CONNECT_SECONDS:g} seconds"
-    if isinstance(error, MemoryError):  # the first bytes of its answer were taken for a length
+    if isinstance(error, MemoryError):  # Dask took the first bytes of the answer for a length
         return "it speaks another protocol, as a dashboard does"
     return str(error)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Leave out Dask's table of versions, most of which do not matter here (see `_check_versions`), and the traces of
-    its tries to reach a scheduler that is gone, which `_watch` reports."""
+    """Silence Dask's table of versions, since `_check_versions` checks those that matter, and its traces of failed
+    connections, since `_watch` reports a lost scheduler."""
     log = logging.getLogger("distributed.client")
     level = log.level
     log.setLevel(logging.CRITICAL)
@@ -202,8 +202,8 @@ def _watch(result: DaskRunnerResult, label: str, patience: float) -> None:
     """Wait for the end of a job.
 
     Raises:
-        WorkerDied: workers died of a unit, each time that Dask gave it to another.
-        JobFailed: it ended in another error, the scheduler went, or no worker has been there for `patience` seconds.
+        WorkerDied: workers died of a unit as often as Dask retries it.
+        JobFailed: the job had another error, the scheduler is gone, or there was no worker for `patience` seconds.
     """
     seen = time.monotonic()
     while True:
@@ -217,7 +217,7 @@ def _watch(result: DaskRunnerResult, label: str, patience: float) -> None:
         try:
             there = bool(result.client.nthreads())
         except OSError:
-            continue  # the client is told, and the futures with it
+            continue  # the client notices by itself, and its futures end
         if there:
             seen = time.monotonic()
         elif time.monotonic() - seen > patience:
@@ -228,7 +228,7 @@ def _watch(result: DaskRunnerResult, label: str, patience: float) -> None:
     for future in result.futures:
         ended = future.exception()
         if isinstance(ended, KilledWorker):
-            _let_end(result.client)  # what is still under way is to be blamed for no death
+            _let_end(result.client)  # else running units would be blamed for the death
             raise WorkerDied(f"Dask workers died at work ({ended.last_worker.address} was the last)") from ended
         if ended is not None:
             traceback.print_exception(type(ended), ended, future.traceback())
@@ -236,7 +236,7 @@ def _watch(result: DaskRunnerResult, label: str, patience: float) -> None:
 
 
 def _let_end(client: distributed.Client) -> None:
-    """Wait until each worker has ended the unit that it is at; Dask gives it no other of a job that has failed."""
+    """Wait until each worker has ended its current unit; Dask assigns no more units of a failed job."""
     at_work = set(client.nthreads())
     while at_work:
         at_work &= {worker for worker, idle in _ask(client, let_go).items() if idle is False}
@@ -245,7 +245,7 @@ def _let_end(client: distributed.Client) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Return what driver and workers must agree on, as this process has it."""
+    """Return the versions of this process that must be equal on the driver and all workers."""
     found = {"Python": f"{sys.version_info.major}.{sys.version_info.minor}", "open-diht": code_digest()}
     for name in PACKAGES:
         try:
@@ -272,7 +272,7 @@ def _check_versions(client: distributed.Client) -> None:
 
 
 def _check_seen(client: distributed.Client, what: str, place: str) -> None:
-    """Raise RunnerError where a worker does not see a place on a disk."""
+    """Raise RunnerError if a worker does not see a path on a disk."""
     if not on_this_machine(place):
         return
     path = store_path(place.rpartition("::")[2])
@@ -280,13 +280,13 @@ def _check_seen(client: distributed.Client, what: str, place: str) -> None:
         raise RunnerError(f"{what} {place} is in the memory of this process, which no Dask worker sees")
     file = next(glob.iglob(str(path), recursive=True), None)
     with contextlib.ExitStack() as stack:
-        if what == "OUTPUT":
+        if what == "OUTPUT":  # it may not exist yet, so test a new file in the nearest parent that exists
             folder = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.is_dir())
             file = str(probe := temporary_beside(folder / "seen"))
             try:
                 probe.touch()
             except OSError:
-                return  # it cannot be written; the run says so, in words of its own
+                return  # the run itself reports that OUTPUT is not writable
             stack.callback(probe.unlink, missing_ok=True)
         answers = _ask(client, os.path.exists, os.path.abspath(file)) if file else {}
     for worker, there in answers.items():
@@ -298,8 +298,8 @@ def _check_seen(client: distributed.Client, what: str, place: str) -> None:
 
 
 def _ask(client: distributed.Client, function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-    """Return the answer of each worker by its address, an exception where it fails. A worker that dies meanwhile has
-    none: its connection breaks, and Dask replaces it."""
+    """Return the result, or the exception, of a function on each worker, by its address. Workers whose connection
+    breaks are omitted, since Dask replaces them."""
     answers: dict[str, Any] = client.run(function, *arguments, on_error="return")
     broken = (CommClosedError, ConnectionError, TimeoutError)
     return {worker: answer for worker, answer in answers.items() if not isinstance(answer, broken)}

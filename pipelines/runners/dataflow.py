@@ -1,4 +1,4 @@
-"""Google Cloud Dataflow: every stage is one job there, and the driver reads the commit records between them."""
+"""The backend for Google Cloud Dataflow. Every stage is one job; the driver reads the commit records between jobs."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from open_diht.pipelines.runners.job import QUIET, Backend, Job, JobFailed, Runn
 from open_diht.pipelines.store.storage import on_this_machine
 
 WORKERS = 32
-"""Units at a time for which a plan is cut where no number of workers is given."""
+"""Units at a time that a plan assumes if no number of workers is given."""
 MACHINE = "n2-standard-4"
-"""Where none is named. Each vCPU gets a process, and a process takes 0.4 GB and its OCR process 0.5; it has 4 GB."""
+"""Default machine type, with 4 GB per vCPU. Each vCPU runs a process of 0.4 GB and its OCR process of 0.5 GB."""
 _TIGHT = re.compile(r"(n1|n2|n2d|e2)-highcpu-\d+|e2-(micro|small|medium)|f1-micro|g1-small")
-"""Machine types with 1 GB or less for each vCPU, or for all that share one."""
+"""Machine types with 1 GB or less per vCPU, or that share a vCPU."""
 _ONE_PROCESS = "no_use_multiple_sdk_containers"
-"""Experiment: one process a machine instead of one a vCPU."""
+"""Experiment: one process per machine instead of one per vCPU."""
 _PRIME = "enable_prime"
-"""Service option: machines are chosen by what stages ask for, and none may be named."""
+"""Service option: Dataflow chooses machines by the resource hints of stages, and no machine type may be given."""
 _LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True)
 class Dataflow(Backend):
-    """See `Backend`. Beam's own options say where and how: project, region, temp_location, sdk_container_image, ..."""
+    """A `Backend` on Dataflow. Beam's options configure it: project, region, temp_location, sdk_container_image, ..."""
 
     flags: Sequence[str] = ()
     name = "dataflow"
@@ -40,7 +40,7 @@ class Dataflow(Backend):
 
     @property
     def detached(self) -> bool:
-        """See `Backend`: with template_location a job is a file that somebody starts later."""
+        """True if template_location is set: jobs are then written as templates, to be started later."""
         return given(self.flags, "template_location")
 
     def check(self, places: Sequence[tuple[str, str]]) -> None:
@@ -78,8 +78,8 @@ class Dataflow(Backend):
                 )
 
     def _offline(self, values: dict[str, object]) -> bool:
-        """Whether a job is only staged, as a template, and the service that is asked is on this machine: then folders
-        will do. So the tests see what is staged, without a cloud."""
+        """Return whether jobs are only staged as templates and the Dataflow service is on this machine. Local folders
+        are then allowed, so that tests can inspect staged jobs without a cloud."""
         host = urllib.parse.urlsplit(str(values["dataflow_endpoint"])).hostname
         return bool(values["template_location"]) and host in _LOCAL_HOSTS
 
@@ -95,12 +95,12 @@ class Dataflow(Backend):
         template = values["template_location"]
         if self._offline(values):
             for folder in (values["temp_location"], values["staging_location"], Path(str(template)).parent):
-                Path(str(folder)).mkdir(parents=True, exist_ok=True)  # or Beam retries for minutes
+                Path(str(folder)).mkdir(parents=True, exist_ok=True)  # else Beam retries for minutes
         pipeline = beam.Pipeline(runner=DataflowRunner(), options=PipelineOptions(flags))
         job.build(pipeline)
         try:
             result = pipeline.run()
-        except Exception as error:  # whatever its clients raise: no credentials, no right, no such bucket
+        except Exception as error:  # clients raise many kinds: no credentials, no permission, no bucket
             raise JobFailed(f"{job.label}: the job could not be submitted: {str(error).strip()[-2_000:]}") from error
         if template:
             raise Staged(f"stage {job.label} is staged as template {template}; nothing was started")
@@ -113,7 +113,7 @@ class Dataflow(Backend):
             raise
 
     def job_flags(self, label: str) -> list[str]:
-        """All flags of a stage's job; the user's come last, so that they win."""
+        """Return all flags of a stage's job; the user's flags come last and take precedence."""
         flags = ["--no_save_main_session", "--number_of_worker_harness_threads=1"]
         values = option_values(self.flags)
         if not values["machine_type"] and _PRIME not in (values["dataflow_service_options"] or ()):  # type: ignore[operator]

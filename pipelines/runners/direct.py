@@ -1,4 +1,4 @@
-"""This machine, in Beam's embedded runner: a driver, and worker processes for all that touches data."""
+"""The backend on this machine: Beam's embedded runner with worker processes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_PER_CORE = 64
 
 
 def check_workers(workers: int) -> int:
-    """Return the number of worker processes. Raises RunnerError where it can only be a slip."""
+    """Return `workers`. Raises RunnerError if it is too large to be intended."""
     cores = os.cpu_count() or 1
     if workers > MOST_PER_CORE * cores:
         raise RunnerError(
@@ -31,10 +31,10 @@ def check_workers(workers: int) -> int:
 
 @dataclass(frozen=True)
 class Direct(Backend):
-    """See `Backend`.
+    """A `Backend` on this machine.
 
-    FnApiRunner is built here and not asked for by name: by name, worker processes start without pipeline options, and
-    "DirectRunner" would first try to download another runner.
+    FnApiRunner is constructed here because, requested by name, its worker processes start without pipeline options, and
+    "DirectRunner" first tries to download another runner.
     """
 
     flags: Sequence[str] = ()

@@ -1,4 +1,4 @@
-"""A Flink cluster, through Beam's FlinkRunner and its job server."""
+"""The backend for a Flink cluster, through Beam's FlinkRunner and its job server."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from open_diht.pipelines.runners.beam_options import given, option_values
 from open_diht.pipelines.runners.job import Job, RunnerError
 
 MASTER = "localhost:8081"
-"""Where `make flink-up` has its cluster."""
+"""Address of the cluster that `make flink-up` starts."""
 VERSION = "1.20"
-"""Flink line where no cluster says its own."""
+"""Default Flink version, if no cluster reports its own."""
 JAR_VARIABLE = "FLINK_JOB_SERVER_JAR"
 ASK_SECONDS = 5.0
 _JAR = "beam-runners-flink-{flink}-job-server-{beam}.jar"
 _OPENED = ("java.lang", "java.util", "java.nio", "sun.nio.ch")
-"""Packages that Flink reaches into and that Java 17 keeps shut (unverified: the jar could not be run here)."""
+"""Packages that Flink accesses and that Java 17 closes by default (unverified: the jar could not be run here)."""
 
 
 class _Runner(portable.EndsItsServer, FlinkRunner):
@@ -38,7 +38,7 @@ class _Runner(portable.EndsItsServer, FlinkRunner):
 
 @dataclass(frozen=True)
 class Flink(portable.PortableBackend):
-    """See `Backend`."""
+    """A `Backend` on a Flink cluster."""
 
     name = "flink"
 
@@ -59,12 +59,12 @@ class Flink(portable.PortableBackend):
         portable.run(_Runner(), job, self._job_flags(job.workers), self.workers)
 
     def _job_flags(self, workers: int) -> list[str]:
-        """Return all flags of a job but those that say where workers come from; the user's come last, to win."""
+        """Return all flags of a job except those that start workers; the user's come last and take precedence."""
         cluster = self._cluster()
         version = self._version(cluster)
         jar = self._jar(version)
         managers = max(1, int(cluster["taskmanagers"])) if cluster else 1
-        per_manager = -(-workers // managers)  # a Python process for each slot: one would serve all with one GIL
+        per_manager = -(-workers // managers)  # one Python process per slot, since a single process has one GIL
         return [
             f"--flink_version={version}",
             f"--parallelism={workers}",
@@ -75,10 +75,10 @@ class Flink(portable.PortableBackend):
         ]
 
     def _where(self) -> list[str]:
-        """Return the user's flags with the cluster's address and the kind of workers settled."""
+        """Return the flags for the cluster's address and the environment type, followed by the user's flags."""
         kind = portable.environment_type(self.flags)
         if self._master() in MAGIC_HOST_NAMES and not given(self.flags, "environment_type"):
-            kind = "LOOPBACK"  # the cluster lives in the job server, on this machine
+            kind = "LOOPBACK"  # the job server runs the cluster, on this machine
         loopback = ["--experiments=use_loopback_process_worker"] if kind == "LOOPBACK" else []
         return [f"--flink_master={self._master()}", f"--environment_type={kind}", *loopback, *self.flags]
 
@@ -87,7 +87,8 @@ class Flink(portable.PortableBackend):
         return str(option_values(self.flags)["flink_master"]).strip() if named else MASTER
 
     def _cluster(self) -> dict[str, Any] | None:
-        """Return what the cluster's REST service says of it; None where the cluster is to live in the job server."""
+        """Return slots, task managers and version from the cluster's REST service; None if the job server will run the
+        cluster itself."""
         master = self._master()
         if master in MAGIC_HOST_NAMES:
             return None
@@ -103,7 +104,7 @@ class Flink(portable.PortableBackend):
             ) from error
 
     def _version(self, cluster: dict[str, Any] | None) -> str:
-        """Return the cluster's Flink line, which the jar must be of."""
+        """Return the Flink version of the cluster, as in 1.20, which the jar must match."""
         named = str(option_values(self.flags)["flink_version"]) if given(self.flags, "flink_version") else None
         found = ".".join(str(cluster["flink-version"]).split(".")[:2]) if cluster else None
         if named and found and named != found:
@@ -115,8 +116,10 @@ class Flink(portable.PortableBackend):
         return version
 
     def _jar(self, version: str) -> Path | None:
-        """Return the job-server jar that the option or the variable names; None: Beam takes it from its cache, or
-        downloads it. Beam promises nothing between versions, so what its name says must fit. Raises RunnerError."""
+        """Return the job-server jar of the option or the variable; None: Beam takes it from its cache or downloads it.
+
+        The versions in the name of a jar must match, since Beam guarantees no compatibility. Raises RunnerError.
+        """
         named = option_values(self.flags)["flink_job_server_jar"] or os.environ.get(JAR_VARIABLE)
         if not named:
             return None
@@ -130,5 +133,5 @@ class Flink(portable.PortableBackend):
 
 
 def jar_name(flink_version: str) -> str:
-    """Return the file name of the published job-server jar of this SDK and a Flink line."""
+    """Return the file name of the published job-server jar for this SDK and a Flink version."""
     return _JAR.format(flink=flink_version, beam=beam_version)

@@ -1,13 +1,12 @@
-"""The process that the workers of this machine are forked from: it has imported what they need, so that a worker is
-there in milliseconds, and is a process of its own even where one is enough.
+"""The process that local workers are forked from. It has imported everything, so a worker starts in milliseconds.
 
-It listens on a socket. A byte on it is an order, and comes with two descriptors: a connection, and the standard error
-of the worker-to-be. The worker reads its environment, folder and import path from the connection; the server writes to
-it how the worker has ended. It has one thread and has opened nothing of gRPC, or a fork would not be safe.
+The server listens on a socket. Each byte requests a worker, and comes with two descriptors: a connection, and the
+standard error of the worker. The worker reads its environment, folder and import path from the connection; the server
+writes the worker's exit status to it. The server has one thread and uses no gRPC, which makes forking safe.
 
-Nothing outlives the driver: however that ends, the socket closes and the server ends, and the kernel kills its workers.
-Unlike multiprocessing's forkserver it is forked from the driver, so nothing is imported twice and workers share the
-driver's memory, and it passes each worker's standard error on.
+When the driver ends in any way, the socket closes, the server ends, and the kernel kills its workers. Unlike
+multiprocessing's forkserver, this server is forked from the driver, so that nothing is imported twice and workers share
+the driver's memory, and it passes standard error on to each worker.
 """
 
 from __future__ import annotations
@@ -32,17 +31,17 @@ from open_diht.common.run_command import ONE_THREAD
 ENDINGS = (signal.SIGINT, signal.SIGTERM)
 _IMPORT_ROOT = Path(__file__).parents[3]  # not resolved: in a checkout open_diht/ holds links
 _OOM_SCORE = Path("/proc/self/oom_score_adj")
-_MORE_LIKELY = 100  # of 1000: as if it held a tenth of the machine's memory more
+_MORE_LIKELY = 100  # of 1000: as if the worker used another tenth of the machine's memory
 
 
 class ForkServer:
-    """The driver's end of the fork server, of which it has one at most."""
+    """The driver's end of the fork server. A driver has at most one."""
 
     preloaded: ClassVar[tuple[str, ...]] = (
         "apache_beam.runners.worker.sdk_worker_main",
         "open_diht.pipelines.driver.run",
     )
-    """What a server that is started imports for its workers: Beam's worker, and all stages."""
+    """Modules that a newly started server imports for its workers: Beam's worker and all stages."""
     _running: ForkServer | None = None
 
     def __init__(self, orders: socket.socket, process: int):
@@ -50,10 +49,11 @@ class ForkServer:
 
     @classmethod
     def branch_off(cls) -> None:
-        """Fork the server from this process. Only for a command that has imported everything and begun nothing: a fork
-        takes over the locks of threads that it does not have."""
-        gc.freeze()  # what is imported stays: workers share its memory, and nobody searches it again, also at the end
+        """Fork the server from this process. Call it after all imports and before any thread starts, because a fork
+        inherits locks of threads that it does not have."""
+        gc.freeze()  # the collector never scans imported objects again, so workers keep sharing their memory
         ours, theirs = socket.socketpair()
+        # Block signals until the server ignores them.
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
         process = os.fork()
         if process == 0:
@@ -65,7 +65,7 @@ class ForkServer:
 
     @classmethod
     def running(cls) -> ForkServer:
-        """The one that runs. Where none does, one is started, which takes the seconds that the imports take."""
+        """Return the running server. If there is none, start one, which takes seconds for its imports."""
         if cls._running is None or cls._running._has_ended():
             ours, theirs = socket.socketpair()
             path = os.pathsep.join([str(_IMPORT_ROOT), *filter(None, sys.path)])
@@ -81,16 +81,16 @@ class ForkServer:
 
     @classmethod
     def end(cls) -> None:
-        """End it, and all workers with it."""
+        """Kill the server and with it all workers."""
         if cls._running is not None:
-            with contextlib.suppress(ChildProcessError, ProcessLookupError):  # it was ended by others
+            with contextlib.suppress(ChildProcessError, ProcessLookupError):  # it has ended already
                 os.kill(cls._running._process, signal.SIGKILL)
                 os.waitpid(cls._running._process, 0)
             cls._running._orders.close()
             cls._running = None
 
     def fork(self, environment: dict[str, str]) -> socket.socket:
-        """Fork a worker. Returns the connection on which `how_it_ended` waits for its end."""
+        """Fork a worker, and return the connection on which `how_it_ended` waits for its end."""
         connection, theirs = socket.socketpair()
         with contextlib.suppress(ConnectionError):  # the server was killed; `how_it_ended` reports it
             with theirs:
@@ -110,28 +110,32 @@ atexit.register(ForkServer.end)
 
 
 def how_it_ended(connection: socket.socket) -> int | None:
-    """Wait for the end of a worker. Returns its exit status, or the negative number of the signal that killed it; None
-    where the server was killed, which ends its workers and those that it has not forked yet."""
+    """Wait for the end of a worker.
+
+    Returns:
+        Its exit status, or the negative number of the signal that killed it; None if the server was killed, which also
+        ends all workers and drops pending requests.
+    """
     with connection:
         try:
             status = connection.recv(16)
-        except ConnectionResetError:  # the order was not read
+        except ConnectionResetError:  # the server was killed before it read the request
             return None
     return int(status) if status else None
 
 
 def _serve(orders: socket.socket) -> NoReturn:
-    """Fork a worker for each order until the driver goes."""
+    """Fork a worker for each request until the driver ends."""
     from open_diht.pipelines.runners.boot import die_with
 
     for number in ENDINGS:
-        signal.signal(number, signal.SIG_IGN)  # they may reach the whole group; the driver decides
+        signal.signal(number, signal.SIG_IGN)  # signals may reach the whole process group; the driver handles them
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     ended, signalled = os.pipe()
     os.set_blocking(signalled, False)
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
-    signal.set_wakeup_fd(signalled)
+    signal.set_wakeup_fd(signalled)  # the end of a worker wakes `select`
     server, connections = os.getpid(), dict[int, socket.socket]()
     waited_for: list[socket.socket | int] = [orders, ended]
     while True:
@@ -148,7 +152,7 @@ def _serve(orders: socket.socket) -> NoReturn:
         worker = os.fork()
         if worker == 0:
             die_with(server)
-            for inherited in (orders, *connections.values()):
+            for inherited in (orders, *connections.values()):  # they belong to the server
                 inherited.close()
             _work(connection, errors)
         connections[worker] = connection
@@ -165,13 +169,13 @@ def _tell_of_the_dead(connections: dict[int, socket.socket]) -> None:
 
 
 def _work(connection: socket.socket, errors: int) -> NoReturn:
-    """Be the worker of an order, to its end."""
+    """Run as the worker of a request until the process exits."""
     status = 1
     try:
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGCHLD, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
-        for output in (1, 2):  # what libraries print is no output of the command
+        for output in (1, 2):  # keep what libraries print out of the command's standard output
             os.dup2(errors, output)
         with connection, connection.makefile("rb") as stream:
             environment, folder, path = json.load(stream)
@@ -188,19 +192,19 @@ def _work(connection: socket.socket, errors: int) -> NoReturn:
         traceback.print_exc()
     finally:
         sys.stderr.flush()
-        os._exit(status)  # to take down all that was imported takes seconds, and helps nobody
+        os._exit(status)  # a regular exit would spend seconds on tearing down modules
 
 
 def _be_killed_first() -> None:
-    """Where memory runs out, it is to cost a worker, and not the driver, which knows what to do about it."""
+    """Make the out-of-memory killer prefer workers to the driver, which can handle a dead worker."""
     with contextlib.suppress(OSError):  # only Linux has it
         _OOM_SCORE.write_text(str(min(1000, int(_OOM_SCORE.read_text()) + _MORE_LIKELY)))
 
 
 def main() -> NoReturn:
-    """The server as a process of its own, with the socket as its standard input; its arguments are the modules."""
-    modules, sys.argv[1:] = sys.argv[1:], []  # of which Beam's worker would make sense
-    logging.basicConfig(level=logging.ERROR)  # before Beam is imported: it warns about clouds that nobody asked for
+    """Run the server as a separate process: standard input is the socket, the arguments are modules to import."""
+    modules, sys.argv[1:] = sys.argv[1:], []  # Beam's worker would parse them
+    logging.basicConfig(level=logging.ERROR)  # before Beam is imported, which warns about missing cloud packages
     for module in modules:
         importlib.import_module(module)
     gc.freeze()

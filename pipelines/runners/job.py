@@ -1,4 +1,4 @@
-"""What a runner is given to do, what every place to run offers, and what can go wrong there."""
+"""The interface of backends, their jobs and their errors."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import apache_beam as beam
 from apache_beam.runners.runner import PipelineResult
 
 QUIET = ("--default_sdk_harness_log_level=ERROR",)
-"""Flags of every job: Beam is chatty, and a progress line is not a log."""
+"""Flags of every job. They silence Beam, whose messages would disturb the progress line."""
 
 
 class RunnerError(ValueError):
-    """The runner cannot be used as asked; nothing was started. The message names the remedy."""
+    """The runner cannot be used with these options; nothing was started. The message names the remedy."""
 
 
 class JobFailed(RuntimeError):
-    """A job was started and did not end well. Units done so far are committed; the same command resumes."""
+    """A job failed. Units done so far are committed; the same command resumes."""
 
 
 class Staged(Exception):
-    """A job was staged as a template, as asked, and not started. The message says where."""
+    """A job was staged as a template and not started, as requested. The message has the template's path."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,68 +38,69 @@ class Job:
     workers: int
     """Units that may run at the same time."""
     started: Callable[[], bool] = lambda: True
-    """Whether a worker has begun."""
+    """Returns whether a worker has begun."""
 
 
 class Backend(Protocol):
-    """A place where jobs run. What is defined here is the usual case, which a place inherits or overrides."""
+    """A place where jobs run. Backends inherit the defaults defined here, or override them."""
 
     @property
     def name(self) -> str:
-        """Its name in `RUNNERS`."""
+        """Name of the backend in `RUNNERS`."""
 
     @property
     def takes_hints(self) -> bool:
-        """Whether machines are chosen by the resource hints of stages. Each stage with hints has worker processes of
-        its own, so other places get none."""
+        """True if machines are chosen by the resource hints of stages. Beam starts separate worker processes for each
+        stage with hints, so other backends get no hints."""
         return False
 
     @property
     def detached(self) -> bool:
-        """Whether jobs are only staged, and run after the driver has ended."""
+        """True if jobs are only staged, and run after the driver has ended."""
         return False
 
     @property
     def by_partition(self) -> bool:
-        """Whether elements are spread as partitions of what a job creates, and by no Reshuffle; a function is set up
-        for each. Then the job itself holds the unit names, and a process keeps the stage that it has set up."""
+        """True if the backend distributes partitions of the created collection, ignores Reshuffle, and sets a function
+        up for each partition. The job then holds the unit names, and a process reuses the stage that it has set up."""
         return False
 
     def check(self, places: Sequence[tuple[str, str]]) -> None:
         """Check that jobs can run here.
 
         Args:
-            places: what jobs write and read, each with what the user calls it (OUTPUT, INPUT, ...).
+            places: (name such as OUTPUT or INPUT, path) of everything that jobs write and read.
 
         Raises:
-            RunnerError: they cannot; nothing was started.
+            RunnerError: jobs cannot run here; nothing was started.
         """
         return None
 
     def default_workers(self) -> int:
-        """How many units run at the same time where nobody says."""
+        """Return the default number of units that run at the same time."""
         return 1
 
     def await_units(self, place: str, say: Callable[[str], None]) -> None:
-        """Wait until no worker is at a unit of a stopped run. Most workers end with their driver.
+        """Wait until no worker is running a unit of a stopped run. On most backends, workers end with their driver.
 
         Args:
-            place: of the run's jobs, see `run_units`.
-            say: prints a line for people.
+            place: name of the run's jobs, see `engine.jobs.place_of`.
+            say: receives lines for the terminal.
         """
         return None
 
     def run(self, job: Job) -> None:
-        """Run a job to its end. Raises JobFailed, or what a stage raised; Staged where it was only to be staged."""
+        """Run a job to its end. Raises JobFailed or an error of the stage, or Staged if it was only staged."""
 
 
 def cancel(result: PipelineResult) -> None:
-    """Cancel a job whose error is about to be shown; a runner that has ended need not answer."""
+    """Cancel a failed job. Errors are ignored, and a runner that does not answer is left after 10 seconds."""
 
     def ask() -> None:
-        with contextlib.suppress(Exception):  # whatever it is, the error that brought us here is the one to show
+        with contextlib.suppress(Exception):  # the error of the job is the one to show
             result.cancel()
 
+    # A daemon thread, so that a call that blocks cannot keep the process alive.
     canceller = threading.Thread(target=ask, daemon=True)
     canceller.start()
     canceller.join(10.0)

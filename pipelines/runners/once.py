@@ -1,4 +1,4 @@
-"""A Beam function that a process sets up once, for runners that would set it up for each partition."""
+"""A Beam function that each process sets up only once, for runners that set functions up for each partition."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ from apache_beam.internal import pickler
 
 _one_at_a_time = threading.Lock()
 _kept: tuple[str, beam.DoFn] | None = None
-"""Id of a job, and its function."""
+"""Id of a job, and its function, which is set up."""
 _place: str | None = None
-"""Of the element that is under way."""
+"""Name of the run whose element is being processed, see `is_at`; None: this process is idle."""
 
 
 class OncePerProcess(beam.DoFn):
-    """Calls `do`, of one job, which a process keeps until it is given another job's, or `let_go` is called.
+    """Calls the function of one job, which a process keeps set up until another job's arrives or `let_go` is called.
 
-    One element at a time in a process, whatever number of threads it has: parsers and OCR processes are not shared.
-    Relative paths start from the folder that this was made in, where the process sees it. `do` emits nothing.
+    A process handles one element at a time, even with several threads, because parsers and OCR processes cannot be
+    shared. Relative paths start from the folder in which this object was made, if the process sees that folder.
+
+    Args:
+        do: the function, which must emit nothing.
+        place: name of the run, see `is_at`.
     """
 
     def __init__(self, do: beam.DoFn, place: str = ""):
-        """`place`: see `is_at`."""
-        # What a stage has read belongs to its job: in the next one, of equal bytes, a file may say something else.
+        # An id per job: even if the next job has equal bytes, the files that its stage reads may have changed.
         self._job = uuid.uuid4().hex
         self._pickled, self._folder, self._place = pickler.dumps(do), os.getcwd(), place
 
@@ -48,12 +51,13 @@ class OncePerProcess(beam.DoFn):
 
 
 def is_at(place: str) -> bool:
-    """Return whether this process is at an element of a job of that place, of whatever run."""
+    """Return whether this process is processing an element of a job with that `place`."""
     return _place == place
 
 
 def let_go() -> bool:
-    """Take down what this process keeps, models and helper processes. False: it is at work, and keeps them."""
+    """Tear down the function that this process keeps, with its models and helper processes. Return False, and keep it,
+    if the process is busy."""
     if not _one_at_a_time.acquire(blocking=False):
         return False
     try:

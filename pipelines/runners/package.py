@@ -1,4 +1,4 @@
-"""The code that workers run: as a wheel that can be staged to them, and as a digest that tells two versions apart."""
+"""Package the code that workers run as a wheel for staging, and compute a digest of it to compare versions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _KINDS = (".css", ".j2", ".js", ".json", ".npz", ".py", ".tsv", ".txt", ".yaml")
 
 
 def code_files() -> dict[str, Path]:
-    """Return the files that workers run and read, by their names below `open_diht`, in order."""
+    """Return the code and data files that workers need, sorted, by their names relative to `open_diht`."""
     tops = Path(__file__).resolve().parents[2]
     paths = (path for top in _RUN_BY_WORKERS for path in (tops / top).rglob("*") if path.suffix in _KINDS)
     return {path.relative_to(tops).as_posix(): path for path in sorted(paths)}
@@ -26,7 +26,8 @@ def code_files() -> dict[str, Path]:
 
 @cache
 def build_wheel() -> Path:
-    """Return a wheel of that code, made once per process, for workers that have its libraries and not this project."""
+    """Return a wheel of that code, built once per process, for workers that have its dependencies but not this
+    project."""
     folder = Path(tempfile.mkdtemp(prefix="diht-wheel-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     version = program_version()
@@ -43,8 +44,8 @@ def build_wheel() -> Path:
 
 @cache
 def code_digest() -> str:
-    """Return 12 hex digits that change with that code, as it was when this process was first asked: what it has
-    imported by then stays."""
+    """Return a hash of that code, 12 hex digits, computed on the first call: later changes on disk do not affect what
+    this process has imported."""
     digest = hashlib.sha256()
     for name, path in code_files().items():
         digest.update(f"{name}\0".encode() + path.read_bytes())

@@ -1,8 +1,8 @@
-"""Runners behind Beam's Job API, Prism and Flink: where their workers come from, and how a job is watched.
+"""Start workers and watch jobs of runners with Beam's Job API, Prism and Flink.
 
-Workers are processes started by boot.py (environment PROCESS, the default) and run the code that the driver stages, so
-the hosts of a cluster need Beam and the filters' libraries and not this project. A job whose workers cannot start waits
-for ever and reports nothing; so the boot programs report here, and a job of which no worker has begun in time is ended.
+By default (environment PROCESS) boot.py starts the workers. They run the code that the driver stages, so the hosts of a
+cluster need Beam and the filters' dependencies, but not this project. A runner waits forever for workers that cannot
+start; so boot.py reports to the driver, and a job without a worker after `start_seconds` is ended.
 """
 
 from __future__ import annotations
@@ -37,34 +37,34 @@ from open_diht.pipelines.runners.package import build_wheel
 
 POLL_SECONDS = 0.2
 _PASSED_ON = ("DIHT_OCR_MODELS",)
-"""Variables of the driver that workers need."""
+"""Environment variables of the driver that workers need."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workers:
-    """Where the worker processes of a job come from."""
+    """How to start or find the worker processes of a job."""
 
     python: str = sys.executable
-    """Python of the workers, which has Beam and the filters' libraries; this project need not be there."""
+    """Python of the workers, with Beam and the filters' dependencies; this project need not be installed."""
     boot: str | None = None
-    """The boot program on hosts that do not share this machine's files, in an image for example; it chooses python and
+    """Boot program on hosts that do not share this machine's files, for example in an image; it chooses Python and
     models there."""
     start_seconds: float = START_SECONDS
-    """After this time without a worker that has begun, or on Dask without any, the job is ended."""
+    """Seconds after which a job is ended if no worker has begun, or on Dask if there was no worker for so long."""
     scheduler: str | None = None
-    """Address of the scheduler whose workers they are, of Dask; see `open_diht.pipelines.runners.dask`."""
+    """Address of the Dask scheduler, or its file; see `open_diht.pipelines.runners.dask`."""
 
 
 @dataclass(frozen=True)
 class PortableBackend(Backend):
-    """What Prism's, Flink's and Dask's backends are made with."""
+    """Base of the backends for Prism, Flink and Dask, which take Beam's flags and `Workers`."""
 
     flags: Sequence[str] = ()
     workers: Workers = field(default_factory=Workers)
 
 
 class EndsItsServer(PortableRunner):
-    """Keeps the server that it submits a job to, which Beam would leave running until this process exits."""
+    """A runner that keeps its job server in `server`, so that it can be stopped; Beam would leave it running."""
 
     server: Any = None
 
@@ -74,12 +74,17 @@ class EndsItsServer(PortableRunner):
 
 
 def environment_type(flags: Sequence[str]) -> str:
-    """Return the environment type; PROCESS where the user chose none."""
+    """Return the environment type in the flags, by default PROCESS."""
     return str(option_values(flags)["environment_type"] or "PROCESS")
 
 
 def check_workers(workers: Workers, flags: Sequence[str]) -> None:
-    """Raise RunnerError where workers cannot be started on this machine though they are asked to."""
+    """Raise RunnerError if the environment type is unknown or the workers' Python is not on this machine.
+
+    Args:
+        workers: how to start the workers.
+        flags: Beam's options.
+    """
     kind = environment_type(flags)
     if kind not in ("PROCESS", "LOOPBACK", "EXTERNAL", "DOCKER"):
         raise RunnerError(f"unknown environment type {kind!r}; choose PROCESS, LOOPBACK, EXTERNAL or DOCKER")
@@ -94,15 +99,15 @@ def run(
     """Run a job on a portable runner to its end.
 
     Args:
-        runner: Prism's or Flink's, not started.
-        job: what to do.
-        flags: Beam's options, all but those that say where workers come from.
-        workers: where they come from.
-        end_seconds: how long the runner may take to end a job of which a worker has died. Without limit where it may
-            start another worker.
+        runner: the runner of Prism or Flink, not started.
+        job: the job.
+        flags: Beam's options, except those that start workers.
+        workers: how to start the workers.
+        end_seconds: seconds that the runner may take to end a job after a worker has died; infinite for a runner that
+            may start another worker.
 
     Raises:
-        JobFailed: it did not end well, no worker could be started, none began in time, or one died and the job stayed.
+        JobFailed: the job failed, no worker could be started or began in time, or one died and the job did not end.
     """
     with tempfile.TemporaryDirectory(prefix="diht-job-", ignore_cleanup_errors=True) as folder, _own_python_first():
         options = PipelineOptions([*QUIET, *_worker_flags(Path(folder), flags, workers), *flags])
@@ -121,11 +126,11 @@ def run(
 
 
 def _submit(pipeline: beam.Pipeline, job: Job) -> PipelineResult:
-    """Submit a job. Beam's server takes ^C, with a handler that waits for itself where a second one comes."""
+    """Submit a job and restore the handler of ^C, which Beam's job server replaces by one that hangs at a second ^C."""
     handler = signal.getsignal(signal.SIGINT)
     try:
         return pipeline.run()
-    except Exception as error:  # whatever stands in the way: no jar, no cluster any more
+    except Exception as error:  # many kinds: no jar, the cluster is gone
         raise JobFailed(f"{job.label}: the job could not be submitted: {str(error).strip()[-2_000:]}") from error
     finally:
         if threading.current_thread() is threading.main_thread():
@@ -134,7 +139,8 @@ def _submit(pipeline: beam.Pipeline, job: Job) -> PipelineResult:
 
 @contextlib.contextmanager
 def _own_python_first() -> Iterator[None]:
-    """Beam's worker pool of LOOPBACK starts the first `python` on PATH: let it be this one."""
+    """Put this Python first on PATH during the `with` block, because Beam's LOOPBACK workers start the first `python`
+    there."""
     before = os.environ.get("PATH", "")
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), before])
     try:
@@ -158,17 +164,18 @@ def _worker_flags(folder: Path, flags: Sequence[str], workers: Workers) -> list[
 
 
 def _launcher(folder: Path, python: str) -> Path:
-    """Write one executable without arguments, which is all that an environment can name."""
+    """Write a script that runs boot.py with a Python, because an environment can only name a program."""
     path = folder / "boot"
     program = Path(boot.__file__).resolve()
-    # -P: the folder of boot.py is not where its imports come from.
+    # -P keeps the folder of boot.py off its import path.
     path.write_text(f'#!/bin/sh\nexec {shlex.quote(python)} -P {shlex.quote(str(program))} "$@"\n', encoding="utf-8")
     path.chmod(0o755)
     return path
 
 
 def _watch(result: PipelineResult, job: Job, folder: Path, start_seconds: float, end_seconds: float) -> None:
-    """Wait for the end of a job, for a report of a boot program, or for a start or an end that does not come."""
+    """Wait for the end of a job. Raises JobFailed if it fails, if boot.py reports an error, or if the job does not
+    start or end in time."""
     ended, failure = threading.Event(), list[Exception]()
 
     def wait() -> None:
@@ -179,14 +186,15 @@ def _watch(result: PipelineResult, job: Job, folder: Path, start_seconds: float,
         finally:
             ended.set()
 
+    # Waiting blocks until the job ends, so it has a thread of its own.
     threading.Thread(target=wait, daemon=True, name=f"wait-{job.label}").start()
     began, started = time.monotonic(), False
     while not ended.wait(POLL_SECONDS):
         started = started or job.started()
-        # Runners tell of a worker that dies at work, and may start another; of one that never came they do not tell.
+        # Runners report a worker that dies at work, and may start another, but not one that never started.
         dead = list(folder.glob("died-*.txt"))
         reports = [*folder.glob("failed-*.txt"), *([] if started else dead)]
-        if reports and not ended.wait(1.0):  # the runner may be about to tell it better
+        if reports and not ended.wait(1.0):  # the runner may have a better message
             raise JobFailed(f"{job.label}: a worker could not be started: {reports[0].read_text(encoding='utf-8')}")
         if dead and time.time() - dead[0].stat().st_mtime > end_seconds:
             message = dead[0].read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Prism, Beam's own portable runner: one host, the contract that clusters use. A test bed more than a way to speed."""
+"""The backend for Prism, Beam's own portable runner. It runs on one host with the protocol of clusters, for tests."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from open_diht.pipelines.runners.job import Job, RunnerError
 
 VARIABLE = "PRISM"
 BUILT = Path(".prism/prism")
-"""Where `make prism` puts it, seen from the checkout."""
+"""Path of the binary that `make prism` builds, relative to the checkout."""
 END_SECONDS = 20.0
-"""After the death of a worker. Prism starts no other, and where one dies between two bundles it waits for ever."""
+"""Seconds until a job with a dead worker is ended: Prism starts no other, and may wait for the dead one forever."""
 BUILD = f"GOBIN=$PWD/.prism go install github.com/apache/beam/sdks/v2/go/cmd/prism@v{beam_version}"
 
 
@@ -28,7 +28,7 @@ class _Runner(portable.EndsItsServer, PrismRunner):
 
 @dataclass(frozen=True)
 class Prism(portable.PortableBackend):
-    """See `Backend`. Prism runs all bundles in the threads of one worker process, whatever the number of workers."""
+    """A `Backend` on Prism, which runs all bundles in threads of one worker process, whatever the number of workers."""
 
     name = "prism"
 
@@ -42,7 +42,7 @@ class Prism(portable.PortableBackend):
         portable.run(_Runner(), job, flags, self.workers, end_seconds=END_SECONDS)
 
     def _location(self) -> Path:
-        """Return the binary: the option, else the variable, else what `make prism` built. Never a download."""
+        """Return the path of the binary: of the option, else of the variable, else as built by `make prism`."""
         named = option_values(self.flags)["prism_location"] or os.environ.get(VARIABLE)
         path = Path(str(named)) if named else BUILT
         if not path.is_file() or not os.access(path, os.X_OK):

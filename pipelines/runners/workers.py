@@ -1,8 +1,8 @@
-"""Worker processes of the local runner, watched: one that dies ends the job instead of letting it wait for ever.
+"""Watch the worker processes of the local runner, so that a dead worker ends the job.
 
-FnApiRunner waits for a worker's answer without limit. A worker that the kernel kills for want of memory, or that a
-library crashes, would never answer; here its open requests are answered with an error. Workers are forked from one
-process, see fork_server.py.
+FnApiRunner waits for the answers of a worker forever. If the kernel kills a worker for lack of memory or a library
+crashes it, this module answers its open requests with an error. Workers are forked from one process, see
+fork_server.py.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _deaths: list[str] = []
 
 
 class WorkerDied(RuntimeError):
-    """A worker process ended before its work did."""
+    """A worker process died before its work was done."""
 
 
 class _WatchedWorkerHandler(worker_handlers.SubprocessSdkWorkerHandler):
-    """Beam's handler of a worker process, which answers for a dead one."""
+    """Beam's handler of a worker process, extended to answer requests to a dead worker with an error."""
 
     def start_worker(self) -> None:
         options = json_format.MessageToJson(self.provision_info.provision_info.pipeline_options)
@@ -49,9 +49,9 @@ class _WatchedWorkerHandler(worker_handlers.SubprocessSdkWorkerHandler):
         self.worker_thread.start()
 
     def stop_worker(self) -> None:
-        if isinstance(sys.exception(), KeyboardInterrupt):  # nobody waits for the end of a unit then
+        if isinstance(sys.exception(), KeyboardInterrupt):  # then do not wait for running units
             ForkServer.end()
-        # Beam tells only workers that have connected; one that is still starting would wait for its first request.
+        # Beam stops only connected workers; one that is still starting would wait for its first request.
         self.control_conn.push(worker_handlers.BeamFnControlServicer._DONE_MARKER)
         self._stopped.set()
         super().stop_worker()
@@ -64,8 +64,8 @@ class _WatchedWorkerHandler(worker_handlers.SubprocessSdkWorkerHandler):
             _deaths.append("the process that starts workers was killed")
         else:
             _deaths.append(f"killed by signal {-status}" if status < 0 else f"exit status {status}")
-        # Not Beam's `abort`: who waits for the data of an aborted request waits for ever.
-        while not self._stopped.wait(_ANSWER_SECONDS):  # Beam may still ask it for more
+        # Beam's `abort` is no alternative: it leaves readers of the request's data waiting forever.
+        while not self._stopped.wait(_ANSWER_SECONDS):  # Beam may still send requests
             for future in list(self.control_conn._futures_by_id.values()):
                 future.set(
                     beam_fn_api_pb2.InstructionResponse(
@@ -76,10 +76,10 @@ class _WatchedWorkerHandler(worker_handlers.SubprocessSdkWorkerHandler):
 
 @contextmanager
 def watched_workers() -> Iterator[None]:
-    """The local runner starts its worker processes under watch while the `with` block runs.
+    """Make the local runner watch the worker processes that it starts during the `with` block.
 
     Raises:
-        WorkerDied: a worker process ended by itself. The others have done what they had been given.
+        WorkerDied: a worker process died. The other workers have finished their units.
     """
     register = worker_handlers.WorkerHandler.register_environment
     register(python_urns.SUBPROCESS_SDK, bytes)(_WatchedWorkerHandler)

@@ -1,1 +1,1 @@
-"""What lies in an output folder, on a disk or in an object store: where, written how, and what vouches for it."""
+"""Output folders on a disk or in an object store: paths, atomic writes, locks and commit records."""

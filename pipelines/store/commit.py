@@ -1,8 +1,8 @@
-"""Publishing files so that a kill at any moment leaves them complete or absent.
+"""Publish files so that a kill at any moment leaves them complete or absent.
 
-On a disk everything is written under a temporary name, flushed, renamed. In an object store, where a finished object
-appears at once and a rename would be a copy, it is written to a local temporary file and uploaded under its final
-name. A unit's commit record is written last, the same way: a unit is done when its record is there.
+On a disk, a file is written under a temporary name, flushed and renamed. In an object store an upload appears only when
+it is complete, and a rename would be a copy; so the file is written to a local temporary file and uploaded under its
+final name. The commit record of a unit is written last in the same way: a unit is done when its record exists.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from open_diht.pipelines.store.storage import StorePath, is_local, read_bytes
 
 @contextmanager
 def published(path: StorePath) -> Iterator[Path]:
-    """Yield a temporary local path to write to; on leaving, the file appears under `path` at once. On an error
-    nothing appears, and an error of the disk names the file."""
+    """Yield a temporary local path to write to, and publish the file as `path` when the block ends. On an error nothing
+    is published, and an error of the disk names `path`."""
     if is_local(path):
         with files.published(path) as temporary:
             yield temporary
@@ -39,23 +39,31 @@ def published(path: StorePath) -> Iterator[Path]:
 
 
 def publish_json(path: StorePath, value: Any) -> None:
-    """Write `value` as JSON."""
+    """Publish `value` as JSON."""
     with published(path) as temporary:
         temporary.write_text(_json(value), encoding="utf-8", errors="surrogatepass")
 
 
 def publish_bytes(path: StorePath, content: bytes) -> None:
-    """Write a file of bytes."""
+    """Publish a file with these bytes."""
     with published(path) as temporary:
         temporary.write_bytes(content)
 
 
 def publish_first(path: StorePath, value: Any) -> bool:
-    """Write `value` as JSON unless `path` exists. Of several writers at once one wins; True for that one."""
+    """Publish `value` as JSON unless `path` exists.
+
+    Args:
+        path: the file.
+        value: its content.
+
+    Returns:
+        True if this call wrote the file. If several processes try at once, exactly one succeeds.
+    """
     content = _json(value).encode("utf-8", "surrogatepass")
     if not is_local(path):
         try:
-            path.fs.pipe_file(path.path, content, mode="create")
+            path.fs.pipe_file(path.path, content, mode="create")  # fails if the object exists
         except FileExistsError:
             return False
         return True
@@ -65,7 +73,7 @@ def publish_first(path: StorePath, value: Any) -> bool:
         with naming(path):
             temporary.write_bytes(content)
             sync(temporary)
-            os.link(temporary, path)
+            os.link(temporary, path)  # unlike a rename, it fails if the path exists
             sync(path.parent)
     except FileExistsError:
         return False
@@ -79,15 +87,21 @@ def _json(value: Any) -> str:
 
 
 def publish_table(path: StorePath, table: pa.Table) -> None:
-    """Write a table as Parquet, zstd."""
+    """Publish a table as Parquet with zstd compression."""
     with published(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 
 
 class TableFile:
-    """A Parquet file written batch by batch (a row group each) and published when closed without error; its schema is
-    that of the first table. Where no table was written (and `schema` is None) no file appears, and one of that name
-    that lay there is removed."""
+    """A Parquet file that is written table by table and published when it is closed without error.
+
+    Its schema is `schema` or else that of the first table. If `schema` is None and no table was written, no file is
+    published and an existing one is deleted.
+
+    Args:
+        path: the file.
+        schema: its schema; None: that of the first table.
+    """
 
     def __init__(self, path: StorePath, schema: pa.Schema | None = None):
         self._path, self._schema = path, schema
@@ -119,22 +133,22 @@ class TableFile:
                 raise
             self._context.__exit__(*error)
         elif error[0] is None:
-            remove(self._path)  # of an earlier decision that had rows here
+            remove(self._path)  # an earlier decision may have had rows here
 
 
 class RunFailed(RuntimeError):
-    """A run ended before its time; what is committed stays. The message says why, and what to do."""
+    """The run ended early; committed units are kept. The message gives the reason and the remedy."""
 
 
 class Garbled(RunFailed):
-    """A file of ours that holds no JSON any more."""
+    """A JSON file of this program is corrupt."""
 
 
 def read_json(path: StorePath) -> Any:
-    """Return the content of a JSON file; None where there is no file.
+    """Return the content of a JSON file; None if it does not exist.
 
     Raises:
-        Garbled: it is cut short, empty, or holds something else.
+        Garbled: the file is truncated, empty or not JSON.
     """
     try:
         return json.loads(read_bytes(path).decode("utf-8", "surrogatepass"))
@@ -145,7 +159,7 @@ def read_json(path: StorePath) -> Any:
 
 
 def remove(path: StorePath) -> None:
-    """Delete a file, where there is one."""
+    """Delete a file if it exists."""
     try:
         path.unlink()
     except FileNotFoundError:
@@ -153,7 +167,7 @@ def remove(path: StorePath) -> None:
 
 
 def remove_empty(*folders: StorePath) -> None:
-    """Delete these folders, in this order, where they are empty. An object store has no empty folders."""
+    """Delete those of these folders that are empty, in this order. An object store has no empty folders."""
     for folder in folders:
         if is_local(folder):
             with suppress(OSError):  # it does not exist, or holds files
@@ -161,8 +175,8 @@ def remove_empty(*folders: StorePath) -> None:
 
 
 def retract(record: StorePath) -> None:
-    """Take back a commit record before what it vouches for is replaced: a kill in between must leave a unit undone, not
-    the old record beside new files."""
+    """Delete a commit record before the files it vouches for are replaced: a kill in between must leave an undone unit,
+    not an old record with new files."""
     if record.exists():
         record.unlink()
         if is_local(record):
@@ -170,8 +184,8 @@ def retract(record: StorePath) -> None:
 
 
 def remove_leftovers(layout: Layout) -> None:
-    """Delete temporary files and folders that killed runs left where runs write. Only names of
-    `temporary_beside` are deleted, and folders of others are not listed. An object store keeps none."""
+    """Delete the temporary files and folders that killed runs left in the folders of `Layout.folders`. Only names of
+    `temporary_beside` are deleted. In an object store there are none."""
     for folder in layout.folders() if is_local(layout.root) else ():
         assert is_local(folder)
         remove_temporaries(folder)

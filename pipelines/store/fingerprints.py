@@ -1,6 +1,6 @@
-"""What each unit of a stage is done from: a line for every unit, in a file that the driver writes and the workers read.
+"""Fingerprints of the units of a stage, in a file that the driver writes and the workers read.
 
-In a job graph they would outgrow what services take (Dataflow: 10 MB) at some hundred thousand units.
+In a job graph, fingerprints of some hundred thousand units would exceed the limits of services (Dataflow: 10 MB).
 """
 
 from __future__ import annotations
@@ -18,20 +18,27 @@ from open_diht.pipelines.store.storage import StorePath
 
 
 def fingerprint_of(*parts: Any) -> str:
-    """16 hex digits that change with any of the parts."""
+    """Return a hash of the parts, 16 hex digits."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """Of the units of a stage. Only the place of their file travels to the workers."""
+    """The fingerprints of a stage's units, by unit name. Pickling sends only the path of their file to the workers."""
 
     path: StorePath
 
     @classmethod
     def published(cls, layout: Layout, stage: str, units: Mapping[str, str]) -> Fingerprints:
-        """Write them. A stage is made with what this returns, so the file is there before the stage starts."""
+        """Write the fingerprints of a stage. The stage is constructed with the result, so the file exists before it
+        starts.
+
+        Args:
+            layout: paths of the output folder.
+            stage: name of the stage.
+            units: fingerprint of each unit by its name.
+        """
         path = layout.fingerprints(stage)
         publish_json(path, dict(units))
         return cls(path)

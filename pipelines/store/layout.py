@@ -1,4 +1,4 @@
-"""Where everything lies in an output folder."""
+"""Paths of all files in an output folder."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pathlib import Path
 from open_diht.pipelines.store.storage import StorePath, is_local
 
 KINDS = ("kept", "rejected", "dead_letter")
-"""What becomes of rows: each kind has a part of every unit that has such rows."""
+"""Kinds of results. Each kind has a folder with a part file of every unit that has such rows."""
 CARD = "README.md"
-"""The data set card."""
+"""Name of the data set card."""
 CARD_MARK = "<!-- A card of open-diht; without this line it is yours, and the next publication leaves it alone. -->"
 _OF_STAGES = ("commits", "data", "dead", "failed", "progress", "begun")
-"""Folders that a stage may have in its folder of `work/`."""
+"""Subfolders that a stage may have in its folder of `work/`."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class Layout:
 
     @property
     def work(self) -> StorePath:
-        """Annotations and commit records; needed for resuming and for other presets."""
+        """Folder of annotations and commit records, needed to resume and to decide by another preset."""
         return self.root / "work"
 
     @property
     def scratch(self) -> Path:
-        """A local folder for what only this machine needs: progress and logs."""
+        """Local folder of the progress files and logs, which only this machine needs."""
         work = self.work
         if is_local(work):
             return work
@@ -42,67 +42,69 @@ class Layout:
 
     @property
     def plan(self) -> StorePath:
-        """The plan, see `open_diht.pipelines.manifests.plan`."""
+        """File of the plan, see `open_diht.pipelines.manifests.plan`."""
         return self.work / "plan.json"
 
     @property
     def exported(self) -> StorePath:
-        """Which decisions subset, shards and report were made from."""
+        """Commit record of subset, shards and report: the decisions that they were made from."""
         return self.work / "exported.json"
 
     def commits(self, stage: str) -> StorePath:
-        """The folder of a stage's commit records."""
+        """Return the folder of a stage's commit records."""
         return self.work / stage / "commits"
 
     def commit(self, stage: str, unit: str) -> StorePath:
-        """The commit record of a unit."""
+        """Return the path of a unit's commit record."""
         return self.commits(stage) / f"{unit}.json"
 
     def fingerprints(self, stage: str) -> StorePath:
-        """What each unit of a stage is done from, see `fingerprints`. One file a stage: a worker that outlives
-        its driver must not read what a later stage is done from."""
+        """Return the path of a stage's `Fingerprints`. Each stage has its own file, because a worker that outlives its
+        driver must not read those of a later stage."""
         return self.work / stage / "fingerprints.json"
 
     def failed(self, stage: str, unit: str) -> StorePath:
-        """Why a unit is set aside."""
+        """Return the path of the record of a quarantined unit."""
         return self.work / stage / "failed" / f"{unit}.json"
 
     def data(self, stage: str, unit: str) -> StorePath:
-        """The annotations of a unit."""
+        """Return the path of a unit's annotations."""
         return self.work / stage / "data" / f"{unit}.parquet"
 
     def slices(self, stage: str, unit: str) -> StorePath:
-        """Records of a unit in parts, see dedup/slices.py."""
+        """Return the path of a unit's records in slices, see dedup/slices.py."""
         return self.work / stage / "data" / f"{unit}.slices"
 
     def dead(self, unit: str) -> StorePath:
-        """The broken rows that reading the manifest met in a unit."""
+        """Return the path of the table of a unit's manifest rows that could not be read."""
         return self.work / "captions" / "dead" / f"{unit}.parquet"
 
     def progress(self, stage: str, unit: str) -> Path:
-        """Says that a unit is being worked on, and how many rows it has done so far."""
+        """Return the path of the file that marks a unit as running and holds its progress, see `Heartbeat`."""
         return self.scratch / stage / "progress" / unit
 
     def part(self, kind: str, unit: str) -> StorePath:
-        """A final part, of one of `KINDS`."""
+        """Return the path of a unit's part of the results of a kind, one of `KINDS`."""
         return self.root / kind / f"part-{unit}.parquet"
 
     def index(self, unit: str) -> StorePath:
-        """The index of all samples of a tar of the input, called by the first of its units."""
+        """Return the path of the index of all samples of an input tar, given the first unit of that tar."""
         return self.work / "index" / "data" / f"{unit}.npz"
 
     @property
     def indexes(self) -> StorePath:
-        """The indexes of the survivors in tars of the input."""
+        """Folder of the indexes of kept samples in the input's tars."""
         return self.root / "index"
 
     def shards(self, unit: str) -> StorePath:
-        """The first name of a unit's shards, without number and ending."""
+        """Return the common prefix of the paths of a unit's shards, without number and ending."""
         return self.root / "shards" / unit
 
     def folders(self) -> Iterator[StorePath]:
-        """Yield the folders that runs write files into, whether they exist or not. Other folders of
-        `work/` belong to the user: a stage's has commit records or marks of progress from its first unit on."""
+        """Yield the folders that runs write files into, whether they exist or not.
+
+        Folders of `work/` without a folder `commits` or `progress` belong to the user and are left out.
+        """
         shards = self.root / "shards"
         yield from (self.root, *(self.root / kind for kind in KINDS), shards, shards / ".index", self.indexes)
         yield self.work

@@ -1,7 +1,7 @@
-"""Who may work in an output folder: one run, or any number of shards; and which shards are at work.
+"""Lock an output folder for one run or for any number of shards, and list the shards at work.
 
-On a disk the lock is the operating system's (flock), gone with its process. An object store has none, so there it is a
-lease (`open_diht.common.lease`).
+On a disk this is a lock of the operating system (flock), which ends with its process. An object store has no locks, so
+there it is a lease (`open_diht.common.lease`).
 """
 
 from __future__ import annotations
@@ -21,25 +21,30 @@ _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 class NotLocked(RuntimeError):
-    """A folder that this run cannot have; the message says why, and what to do."""
+    """The folder cannot be locked; the message gives the reason and the remedy."""
 
 
 class Busy(NotLocked):
-    """Another run works there."""
+    """Another run holds the lock."""
 
 
 class NoLocks(NotLocked):
-    """Its file system has no locks."""
+    """The file system of the folder has no locks."""
 
 
 class FileLock:
-    """A lock on an open file; beside it a folder with a file for each shard, which that shard holds."""
+    """A lock on an open file, and a folder in which each shard at work holds the lock of a file named after it.
+
+    Args:
+        handle: the open lock file.
+        shards: the folder of the shards' files.
+    """
 
     def __init__(self, handle: IO[str], shards: Path):
         self._handle, self._shards = handle, shards
 
     def take(self, shared: bool) -> bool:
-        """Take it, or change what is held. False where others forbid it; then nothing is held."""
+        """Acquire the lock, or change its mode. Return False if another process prevents it; then nothing is held."""
         try:
             fcntl.flock(self._handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -48,23 +53,23 @@ class FileLock:
         return True
 
     def take_alone(self) -> bool:
-        """Take it, for this one only."""
+        """Acquire the lock exclusively; return whether that succeeded."""
         return self.take(shared=False)
 
     def release(self) -> None:
-        """Give it back; it may be taken again."""
+        """Release the lock, which may be acquired again."""
         fcntl.flock(self._handle, fcntl.LOCK_UN)
 
     def check(self) -> None:
-        """The system sees to it."""
+        """Do nothing: unlike a lease, a file lock cannot be lost."""
 
     def at_work(self) -> set[str]:
-        """The names of the shards that are at work, see `output_lock`."""
+        """Return the names of the shards at work, see `output_lock`."""
         return {path.name for path in self._shards.glob("*") if _is_held(path)}
 
 
 def _is_held(path: Path) -> bool:
-    with open(path, encoding="ascii") as handle:
+    with open(path, encoding="ascii") as handle:  # closing it releases the lock of this test
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -76,17 +81,17 @@ def _is_held(path: Path) -> bool:
 def output_lock(
     layout: Layout, shared: bool, shard: str = "", say: Callable[[str], None] = lambda line: None
 ) -> Iterator[FileLock | Lease]:
-    """Hold an output folder while the `with` block runs; shards share it.
+    """Hold the lock of an output folder while the `with` block runs.
 
     Args:
-        layout: of the folder.
-        shared: whether others may work there too that say the same.
-        shard: what the others see of this one in `at_work`, until the block ends; a name for a file.
-        say: gets a line for people where a store does not answer while the block runs.
+        layout: paths of the folder.
+        shared: allow other processes that also pass True.
+        shard: name of this shard in the `at_work` of others; must be a valid file name. Empty: none.
+        say: receives a line for the terminal if a store does not answer while the block runs.
 
     Raises:
-        Busy: another run is working there.
-        NoLocks: there can be no lock there.
+        Busy: another run holds the lock.
+        NoLocks: the file system has no locks.
     """
     work = layout.work
     if not is_local(work):

@@ -1,4 +1,4 @@
-"""Decide whether a run may take an output folder: files of others are never written over or deleted."""
+"""Decide whether a run may use an output folder, so that foreign files are never overwritten or deleted."""
 
 from __future__ import annotations
 
@@ -16,22 +16,21 @@ from open_diht.pipelines.store.storage import StorePath, is_local, stamps
 _FOLDERS = (*KINDS, "shards", "index", "work")
 _FILES = ("README.md", "report.html", "subset.npy", "funnel.json", "run.json", "work/plan.json", "work/lock")
 _SHARD = re.compile(r"\d+-of-\d+-[0-9a-f]+")
-"""See `sharing.shard_name`."""
+"""Names made by `sharing.shard_name`."""
 
 
 def check_output(layout: Layout) -> None:
-    """Refuse an OUTPUT that a run may not take; nothing is written.
+    """Refuse an OUTPUT that a run must not use. Nothing is written.
 
     Raises:
-        WrongUse: it is no folder of its own, or names of results are taken there by files of others,
-            or its plan is gone.
+        WrongUse: OUTPUT is not a usable folder, holds foreign files under the names of results, or has lost its plan.
     """
     _check_shape(layout)
     if layout.plan.exists():
         return
     begun = next((path for path in layout.work.glob("*/commits/*.json") if is_record(path)), None)
     foreign = next(iter(contents(layout.root)), None) or foreign_entry(layout)
-    if (begun is None and foreign is None) or layout.plan.exists():  # another shard may begin at this moment
+    if (begun is None and foreign is None) or layout.plan.exists():  # another shard may have written the plan meanwhile
         return
     if begun is not None:
         raise WrongUse(
@@ -45,7 +44,7 @@ def check_output(layout: Layout) -> None:
 
 
 def _check_shape(layout: Layout) -> None:
-    """Refuse an OUTPUT in which results cannot get their names. An object store takes any."""
+    """Refuse an OUTPUT with a file where results need a folder, or the reverse. An object store allows both."""
     root = layout.root
     if not is_local(root):
         return
@@ -58,11 +57,11 @@ def _check_shape(layout: Layout) -> None:
 
 
 def foreign_entry(layout: Layout, stages: Iterable[str] = ()) -> str | None:
-    """Return the name of an entry of `work/` that no run has written, None where there is none.
+    """Return the name of an entry of `work/` that no run has written, None if there is none.
 
     Args:
-        layout: of an output folder without a plan.
-        stages: names of stages that do their units without a plan.
+        layout: paths of an output folder without a plan.
+        stages: names of stages that run without a plan.
     """
     work, ours = layout.work, {"lock", "shards", "leases", *stages}
     for name in _names(work):
@@ -75,7 +74,7 @@ def foreign_entry(layout: Layout, stages: Iterable[str] = ()) -> str | None:
 
 
 def is_record(path: StorePath) -> bool:
-    """Return whether a file is a commit record, by its content: folders of users may hold files of any name."""
+    """Return whether a file is a commit record, by its content, because users may have files of any name."""
     try:
         found = read_json(path)
     except Garbled:
@@ -84,7 +83,8 @@ def is_record(path: StorePath) -> bool:
 
 
 def _names(folder: StorePath) -> list[str]:
-    """Return what lies directly in a folder, hidden files too."""
+    """Return the names of the entries of a folder, including hidden files."""
     if is_local(folder):
         return sorted(os.listdir(folder)) if folder.is_dir() else []
-    return sorted(name for name in stamps(folder, "") if name not in ("", folder.name))  # some stores list a folder
+    # Some stores list the folder itself.
+    return sorted(name for name in stamps(folder, "") if name not in ("", folder.name))

@@ -1,4 +1,4 @@
-"""Commit records: what is done holds while its record is there, and with it the files that the record vouches for."""
+"""Commit records: a unit is done as long as its record exists, together with the files that the record vouches for."""
 
 from __future__ import annotations
 
@@ -13,11 +13,17 @@ from open_diht.pipelines.store.storage import StorePath, each, size_of, sizes
 def publish_record(
     layout: Layout, path: StorePath, record: Mapping[str, Any], files: Iterable[StorePath], planned: bool = True
 ) -> None:
-    """Write a commit record that vouches for these files, those of them that are there, and for what the record before
-    vouched for. `planned`: the output folder holds a plan, unless it was removed.
+    """Write a commit record that vouches for files by their sizes.
+
+    Args:
+        layout: paths of the output folder.
+        path: the file of the record.
+        record: its entries. The files in its entry `files`, of an earlier record, stay vouched for.
+        files: the files of the unit; those that do not exist are left out.
+        planned: the output folder must hold a plan.
 
     Raises:
-        RunFailed: the output folder was removed in the meantime.
+        RunFailed: the plan is gone, so the output folder was removed meanwhile.
     """
     if planned and not layout.plan.exists():
         raise RunFailed(removed(layout))
@@ -28,7 +34,7 @@ def publish_record(
 
 
 def removed(layout: Layout) -> str:
-    """What to tell a person whose output folder is gone."""
+    """Return the error message for an output folder that was removed during the run."""
     return (
         f"OUTPUT {layout.root} was removed or emptied while the run was working in it ({layout.plan} is gone); "
         "what was done is lost. The same command starts anew"
@@ -36,14 +42,14 @@ def removed(layout: Layout) -> str:
 
 
 class Vouched:
-    """A check whether records hold, by a listing of each folder, taken when it is first needed."""
+    """Checks whether the files that records vouch for exist. Each folder is listed once, on first use."""
 
     def __init__(self, layout: Layout):
         self._layout = layout
         self._listed: dict[str, dict[str, int]] = {}
 
     def read(self, path: StorePath) -> dict[str, Any] | None:
-        """The record, empty where it is garbled; None where there is none."""
+        """Return the record in a file: {} if it is corrupt, None if there is no file."""
         try:
             found = read_json(path)
         except Garbled:
@@ -51,18 +57,26 @@ class Vouched:
         return found if isinstance(found, dict) or found is None else {}
 
     def holds(self, record: Mapping[str, Any]) -> bool:
-        """Return whether the files that a record vouches for are there, with the bytes they had."""
+        """Return whether all files that a record vouches for exist with their recorded sizes."""
         return "files" in record and all(self._is_there(name, size) for name, size in record["files"].items())
 
     def withdraw(self, path: StorePath, record: Mapping[str, Any]) -> bool:
-        """Take back a record that does not hold; not where another shard, just doing the unit anew, has replaced it."""
+        """Delete a record whose files are missing, unless another shard has replaced it while redoing the unit.
+
+        Args:
+            path: the file of the record.
+            record: its content as it was read.
+
+        Returns:
+            True if the record was deleted.
+        """
         if self.read(path) != record:
             return False
         remove(path)
         return True
 
     def current(self, path: StorePath) -> dict[str, Any]:
-        """A record that holds; empty where there is none."""
+        """Return the record in a file if all its files exist, else {}."""
         record = self.read(path)
         return record if record and self.holds(record) else {}
 
@@ -70,7 +84,7 @@ class Vouched:
         folder, _, file = name.rpartition("/")
         if folder not in self._listed:
             self._listed[folder] = sizes(self._layout.root / folder if folder else self._layout.root)
-        # What another one has written since the listing is asked for by itself.
+        # Another shard may have written the file since the listing.
         return self._listed[folder].get(file) == size or size_of(self._layout.root / name) == size
 
 

@@ -1,4 +1,4 @@
-"""Records in JSON files that somebody may have changed: read and checked against their type."""
+"""Read records from JSON files that a user may have edited, and check them against their type."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ T = TypeVar("T")
 
 
 def read_record(path: StorePath, kind: type[T]) -> T | None:
-    """Return the record in a JSON file; None where there is no file.
+    """Return the record in a JSON file; None if the file does not exist.
 
     Args:
         path: the file.
-        kind: a TypedDict.
+        kind: the TypedDict of the record.
 
     Raises:
-        WrongUse: the file holds no JSON, or JSON of another shape.
+        WrongUse: the file is not JSON, or its content has another type.
     """
     try:
         found = read_json(path)
@@ -36,8 +36,12 @@ def read_record(path: StorePath, kind: type[T]) -> T | None:
 
 
 def conforms(value: object, kind: Any) -> bool:
-    """Return whether a value of JSON has a type: one of JSON, `Any`, a union, or a TypedDict, which may hold more keys.
-    Numbers are finite, and whole ones have at most 64 bits."""
+    """Return whether a JSON value has a type. Numbers must be finite and below 2**63 in magnitude.
+
+    Args:
+        value: the value.
+        kind: a type of JSON values, `Any`, a union, a Literal, or a TypedDict; a dict may have more keys than that.
+    """
     origin, inner = get_origin(kind), get_args(kind)
     if kind is Any:
         return True

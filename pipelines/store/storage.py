@@ -1,9 +1,8 @@
-"""Output folders on a disk or in an object store, behind one path type.
+"""One path type for output folders on a disk or in an object store.
 
 A path without protocol is a `pathlib.Path`; `s3://...`, `gs://...` and every other protocol that fsspec knows is a
-`UPath` with the same methods. Credentials and endpoints come from where fsspec and the store's own client look for
-them (AWS_ENDPOINT_URL, FSSPEC_S3_..., credential files), so they reach workers with the environment and are never
-written down.
+`UPath` with the same methods. fsspec and the client of the store find credentials and endpoints themselves
+(AWS_ENDPOINT_URL, FSSPEC_S3_..., credential files), so workers get them with the environment and nothing stores them.
 """
 
 from __future__ import annotations
@@ -31,22 +30,21 @@ StorePath = Path | UPath
 
 _T = TypeVar("_T")
 _REMEMBERS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl")
-"""Protocols whose clients remember listings, and then see neither what workers and other shards have written since nor
-that they have replaced it, unless they are told not to."""
+"""Protocols whose clients cache listings by default, which hides files that workers and other shards write later."""
 _ONE_SLASH = re.compile(r"([a-z][a-z0-9+]*:)/(?!/)")
 SEE_TO_OUTPUT = "see to OUTPUT, and to the network, the credentials and the endpoint of its store"
-"""The remedy where OUTPUT could not be looked at."""
-_CONNECTIONS = 32  # requests to an object store under way at once; each waits tens of milliseconds
+"""Remedy in error messages when OUTPUT could not be read."""
+_CONNECTIONS = 32  # concurrent requests to an object store; each takes tens of milliseconds
 
 
 def store_path(text: str | StorePath) -> StorePath:
-    """The path that a user's text names. Raises ValueError or ImportError where its protocol is not to be had."""
+    """Return the path that a user's text names. Raises ValueError or ImportError if its protocol is not available."""
     if not isinstance(text, str):
         return text
     if text.startswith("file://"):
         return Path(text.removeprefix("file://"))
     protocol, remote, _ = text.partition("://")
-    if slip := _ONE_SLASH.match(text):  # else a folder s3: here, which nobody asked for
+    if slip := _ONE_SLASH.match(text):  # else a local folder named `s3:` would be created
         raise ValueError(f"an address has two slashes: {slip[1]}//{text[slip.end() :]}")
     if not remote:
         return Path(os.path.expanduser(text))
@@ -59,7 +57,7 @@ def is_local(path: StorePath) -> TypeIs[Path]:
 
 
 def is_gone(path: StorePath) -> bool:
-    """Return whether there is no such file. A store that does not answer does not say so."""
+    """Return whether a file certainly does not exist; False if a store does not answer."""
     try:
         return not path.exists()
     except Exception:  # every store has errors of its own
@@ -70,8 +68,13 @@ def is_gone(path: StorePath) -> bool:
 
 @contextmanager
 def asked(path: StorePath, error: type[Exception], then: str) -> Iterator[None]:
-    """What goes wrong with an object store while the `with` block asks it becomes `error`: one line that ends with
-    `then`. Errors of a disk pass."""
+    """Turn errors of an object store in the `with` block into one line of an `error`. Errors of a disk pass unchanged.
+
+    Args:
+        path: the file or folder that the block accesses.
+        error: the exception to raise.
+        then: the end of its message, the remedy.
+    """
     try:
         yield
     except Exception as found:
@@ -81,20 +84,20 @@ def asked(path: StorePath, error: type[Exception], then: str) -> Iterator[None]:
 
 
 def in_memory(path: StorePath) -> bool:
-    """Return whether a path is in the memory of this process, which no worker sees and which goes with it."""
+    """Return whether a path is in the memory of this process, which workers cannot see."""
     return not is_local(path) and path.protocol == "memory"
 
 
 def on_this_machine(address: str) -> bool:
-    """Return whether an address names a disk or the memory of this process, which other machines may not see. In a
+    """Return whether an address is on a disk or in the memory of this process, which other machines may not see. In a
     chain (`simplecache::s3://...`) the last link counts."""
     protocol, found, _ = address.rpartition("::")[2].partition("://")
     return not found or protocol in ("file", "local", "memory")
 
 
 def open_parts(path: StorePath) -> IO[bytes]:
-    """Open a file of which parts are read. Of a remote one nothing else is fetched; clients' own values (S3: 50 MB
-    beyond each read) are for who reads a file to its end."""
+    """Open a file to read parts of it. Nothing else is fetched of a remote file, whereas clients read ahead by default
+    (S3: 50 MB)."""
     if is_local(path):
         return path.open("rb")
     handle: IO[bytes] = path.fs.open(path.path, "rb", cache_type="none")
@@ -102,7 +105,13 @@ def open_parts(path: StorePath) -> IO[bytes]:
 
 
 def read_table(path: StorePath, columns: list[str] | None = None, filters: list[Any] | None = None) -> pa.Table:
-    """A Parquet file, or some of its columns and rows."""
+    """Return the table in a Parquet file.
+
+    Args:
+        path: the file.
+        columns: columns to read; None: all.
+        filters: conditions on rows, as of `pyarrow.parquet.read_table`; None: all rows.
+    """
     if is_local(path):
         return pq.read_table(path, columns=columns, filters=filters)
     with open_parts(path) as file:
@@ -112,13 +121,12 @@ def read_table(path: StorePath, columns: list[str] | None = None, filters: list[
 def row_groups(
     path: StorePath, columns: list[str] | None = None, between: tuple[str, int, int] | None = None
 ) -> Iterator[pa.Table]:
-    """A Parquet file of ours, one row group at a time, so that it takes no more memory than it took to write; before
-    them a table without rows, for its schema.
+    """Yield an empty table with the schema of a Parquet file, then its row groups one by one, to limit memory.
 
     Args:
         path: the file.
-        columns: those to read; None: all.
-        between: (column, first, stop): groups without a value of that column in [first, stop) are passed over.
+        columns: columns to read; None: all.
+        between: (column, first, stop): skip groups whose statistics exclude values of that column in [first, stop).
     """
     with open_parts(path) as source:
         file = pq.ParquetFile(source)
@@ -135,24 +143,30 @@ def _overlaps(file: pq.ParquetFile, group: int, column: str, first: int, stop: i
 
 
 def read_bytes(path: StorePath) -> bytes:
-    """A whole file. Raises FileNotFoundError where there is none."""
+    """Return the content of a file. Raises FileNotFoundError if it does not exist."""
     if is_local(path):
         return path.read_bytes()
-    content: bytes = path.fs.cat_file(path.path)  # one request; opening a file asks for its size first
+    content: bytes = path.fs.cat_file(path.path)  # one request; opening the file would need another one for its size
     return content
 
 
 def read_range(path: StorePath, start: int, stop: int) -> bytes:
-    """Bytes [start, stop) of a file, fewer where it ends before; no others are fetched."""
+    """Return a range of bytes of a file. Nothing else is fetched.
+
+    Args:
+        path: the file.
+        start: offset of the first byte.
+        stop: offset after the last byte; the result is shorter if the file ends before.
+    """
     if not is_local(path):
         content: bytes = path.fs.cat_file(path.path, start=start, end=stop)
         return content
-    with open(path, "rb", buffering=0) as file:
+    with open(path, "rb", buffering=0) as file:  # a buffer would read more than the range
         return os.pread(file.fileno(), stop - start, start)
 
 
 def row_count(path: StorePath) -> int:
-    """Rows of a Parquet file, from its footer; 0 where there is no file."""
+    """Return the number of rows in the footer of a Parquet file; 0 if the file does not exist."""
     try:
         with open_parts(path) as file:
             return int(pq.ParquetFile(file).metadata.num_rows)
@@ -161,18 +175,29 @@ def row_count(path: StorePath) -> int:
 
 
 def each(do: Callable[[_T], Any], items: Iterable[_T], root: StorePath) -> Iterator[Any]:
-    """`do` of every item, in order; many at once where `root` is remote."""
+    """Yield `do(item)` for every item in order, concurrently if `root` is remote.
+
+    Args:
+        do: the function.
+        items: its arguments.
+        root: the folder that it accesses.
+    """
     yield from map(do, items) if is_local(root) else many_at_once(do, items)
 
 
 def many_at_once(do: Callable[[_T], Any], items: Iterable[_T]) -> Iterator[Any]:
-    """`do` of every item, in order, where each waits for the network."""
+    """Yield `do(item)` for every item in order, computed concurrently in threads."""
     with ThreadPoolExecutor(_CONNECTIONS) as pool:
         yield from pool.map(do, items)
 
 
 def stamps(folder: StorePath, ending: str) -> dict[str, Any]:
-    """The files of a folder by name without `ending`, each with something that changes when the file is replaced."""
+    """Return a stamp of each file in a folder by its name; a stamp changes when the file is replaced.
+
+    Args:
+        folder: the folder; it need not exist.
+        ending: only files with this ending, which is removed from the names.
+    """
     found = (
         {name: status.st_mtime_ns if status else 0 for name, status in _on_disk(folder)}
         if is_local(folder)
@@ -182,14 +207,14 @@ def stamps(folder: StorePath, ending: str) -> dict[str, Any]:
 
 
 def sizes(folder: StorePath) -> dict[str, int]:
-    """The bytes of the files of a folder, by name: one listing."""
+    """Return the size in bytes of each file in a folder by its name, from one listing."""
     if is_local(folder):
         return {name: status.st_size for name, status in _on_disk(folder) if status and S_ISREG(status.st_mode)}
     return {name: int(info["size"] or 0) for name, info in _in_store(folder) if info["type"] == "file"}
 
 
 def size_of(path: StorePath) -> int | None:
-    """The bytes of a file, None where there is none."""
+    """Return the size of a file in bytes, None if it does not exist."""
     try:
         return int(path.stat().st_size if is_local(path) else path.fs.info(path.path)["size"])
     except (FileNotFoundError, NotADirectoryError):
@@ -197,14 +222,15 @@ def size_of(path: StorePath) -> int | None:
 
 
 def stamp_of(info: dict[str, Any]) -> tuple[str, ...]:
-    """Something that changes when an object is replaced, of what a store says of it."""
+    """Return a stamp of an object that changes when the object is replaced, from the store's metadata."""
+    # Each kind of store reports only some of these.
     changing = ("ETag", "etag", "generation", "LastModified", "mtime", "created", "size")
     of_git = (str(info["blob_id"]),) if "blob_id" in info else ()
     return (*(str(info.get(key)) for key in changing), *of_git)
 
 
 def _on_disk(folder: Path) -> Iterator[tuple[str, os.stat_result | None]]:
-    """Names and what the system says of them; None of what has just been removed."""
+    """Yield the name and status of each visible entry; the status is None if the entry has just been removed."""
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -223,7 +249,7 @@ def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
 
 def _in_store(folder: UPath) -> Iterator[tuple[str, dict[str, Any]]]:
     fs, inside = folder.fs, folder.path
-    fs.invalidate_cache(inside)
+    fs.invalidate_cache(inside)  # other machines write here
     try:
         found = fs.ls(inside, detail=True)
     except FileNotFoundError:
