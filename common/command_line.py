@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise `WrongUse`. The message suggests the nearest option, or `--option=-1` for a value
-        that begins with -."""
+        that starts with -."""
         hint = ""
         if unknown := message.partition("unrecognized arguments: ")[2].split():
             known = [name for action in self._actions for name in action.option_strings]

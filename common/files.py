@@ -32,8 +32,7 @@ def is_temporary(name: str) -> bool:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Delete what killed runs left directly in `folder`. Files of other programs stay, and
-    subfolders are not searched."""
+    """Delete what killed runs left directly in `folder`, not below it. Files of other programs stay."""
     for path in folder.glob(f"{TEMPORARY}*"):
         if not is_temporary(path.name):
             continue

@@ -33,8 +33,8 @@ class Parts:
     data: bytes
     """The bytes for the decoder."""
     size: tuple[int, int] | None
-    """Width and height from the file's own header. None means the decoder may report them, because
-    opening allocates nothing."""
+    """Width and height in the file's own header; None if opening allocates nothing, so that the
+    decoder may report them."""
     orientation: int = 1
     """EXIF orientation, 1 to 8."""
     scans: int = 1
@@ -65,8 +65,7 @@ _ALONE: Final = frozenset((0x01, *range(0xD0, 0xD9)))  # markers without a segme
 _SOS, _EOI, _APP1 = 0xDA, 0xD9, 0xE1
 _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _OF_PIXELS: Final = _FRAMES | {0xC4, 0xCC, 0xDB, 0xDD, 0xE0, 0xEE}
-"""Frames, tables, and the JFIF and Adobe segments, which define colors. Other segments hold
-profiles, previews, texts."""
+"""Frames, tables, and the JFIF and Adobe segments, which define colors. Others hold profiles, previews, texts."""
 
 
 def jpeg_parts(data: bytes) -> Parts:
@@ -188,8 +187,7 @@ def _colours(flags: int) -> int:
 
 
 def webp_parts(data: bytes) -> Parts:
-    """Return a WebP unchanged, with its size. libwebp allocates the whole canvas on opening, so the
-    size is read here."""
+    """Return a WebP unchanged, with its size. libwebp allocates the whole canvas on opening, so read the size first."""
     if len(data) < 30:
         raise _ended("a WebP")
     kind, first = data[12:16], data[20:30]
@@ -217,7 +215,7 @@ def webp_parts(data: bytes) -> Parts:
 
 
 def bmp_parts(data: bytes) -> Parts:
-    """Return a BMP unchanged. Run-length coding is refused: it is rare, and Pillow unpacks it byte
+    """Return a BMP unchanged. Run-length coding is refused: it is rare, and Pillow decodes it byte
     by byte in Python."""
     if len(data) < 26:
         raise _ended("a BMP")
@@ -232,8 +230,7 @@ _ORIENTATION, _NUMBERS = 0x0112, {3: "H", 4: "I"}
 
 
 def exif_orientation(exif: bytes) -> int:
-    """Return the EXIF orientation, 1 to 8, and 1 if it is missing or invalid: bad metadata is no
-    reason to lose an image. No other entry is read."""
+    """Return the EXIF orientation, 1 to 8; 1 if it is missing or invalid, since bad metadata must not lose an image."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
     if order is None:
         return 1

@@ -63,8 +63,7 @@ class ImageLimits:
     max_bytes: int = 64 * 2**20
     """Longest accepted file, in bytes."""
     max_pixels: int = 100_000_000
-    """Largest accepted width x height in the header, before any pixel is decoded; 100 million
-    pixels take 300 MB as RGB."""
+    """Largest accepted width x height in the header, checked before decoding; 100 million pixels take 300 MB as RGB."""
     max_side: int = 30_000
     """Longest accepted side in the header, in pixels."""
 
@@ -190,8 +189,8 @@ def decoding(what: str) -> Iterator[None]:
 
 
 def _kind_of_damage(error: Exception) -> BadImageReason:
-    """Return the reason for an error. Pillow raises OSError for truncated and for corrupt data;
-    only the message differs."""
+    """Return the reason for an error. Pillow raises OSError for truncated and corrupt data; only
+    the message differs."""
     text = str(error).lower()
     ended = isinstance(error, EOFError) or any(
         word in text for word in ("truncated", "not enough", "unexpected end", "premature")

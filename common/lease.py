@@ -22,11 +22,9 @@ from typing import Any
 RENEW_S, AGAIN_S, VALID_S = 10.0, 5.0, 45.0
 """Seconds between renewals, seconds before the retry of a failed renewal, and lifetime of a lease in seconds."""
 SLOW_S = 4.0
-"""A renewal that takes longer is reported, because other work that waits for the store prints
-nothing, perhaps for minutes."""
+"""A longer renewal is reported, because other work that waits for the store prints nothing, perhaps for minutes."""
 _KEPT_S = 3600.0
-"""Leases not renewed for this long are deleted. It exceeds the lifetime by far, because a holder's
-machine may have slept."""
+"""Leases not renewed for this long are deleted. It far exceeds the lifetime: a holder's machine may have slept."""
 _PAUSES_S = (2.0, 4.0, 8.0)
 """Seconds to back off after two runs have seen each other's lease."""
 _CONNECTIONS = 32

@@ -49,7 +49,7 @@ def digest_of(path: Path) -> str:
 
 @cache
 def _digest(path: Path, size: int, mtime_ns: int) -> str:
-    """Return the SHA-256 of a file. `size` and `mtime_ns` are part of the cache key, so a replaced
-    file is read again."""
+    """Return the SHA-256 of a file. `size` and `mtime_ns` are part of the cache key, so changed
+    files are read again."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

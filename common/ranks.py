@@ -107,8 +107,7 @@ class Ranks:
         return found
 
     def all_or_error(self, error: Exception | None) -> None:
-        """Wait for all ranks. If any of them passed an error, raise the first one on every rank, so
-        that none waits forever."""
+        """Wait for all ranks. If any passed an error, raise the first one on every rank, so that none waits forever."""
         for found in self.collect(error):
             if found is not None:
                 raise found

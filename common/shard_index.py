@@ -313,12 +313,7 @@ def save(index: ShardIndex, path: Path) -> None:
 
 
 def write(index: ShardIndex, path: Path) -> None:
-    """Write an index to a file.
-
-    Args:
-        index: the index.
-        path: the file.
-    """
+    """Write an index to a file; see `save` for its arguments."""
     about = {key: value for key, value in asdict(index).items() if key not in ("rows", "keys", "starts")}
     with open(path, "wb") as file:
         np.savez(

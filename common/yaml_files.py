@@ -76,7 +76,7 @@ class Shelf:
 
     def path(self, name: str) -> Path:
         """Return the path of the file with this name, or `name` itself if it ends in .yaml or .yml.
-        Raise `error` if unknown."""
+        May raise `error`."""
         if name.endswith((".yaml", ".yml")):
             return Path(name)
         if name not in (known := self.names()):

@@ -24,8 +24,8 @@ class TextSpan:
 
 
 def is_hidden(char: str) -> bool:
-    """Return whether a character is invisible but affects the page: controls, bidi marks,
-    zero-width characters, lone surrogates."""
+    """Return whether a character is invisible but affects the page: control, bidi or zero-width
+    ones, lone surrogates."""
     return char in _BIDI or char in _UNSEEN or unicodedata.category(char) in ("Cc", "Cs")
 
 
@@ -42,22 +42,12 @@ def plain(text: str, limit: int = 200) -> str:
 
 
 def attribute(text: str, limit: int = 400) -> str:
-    """Return `text` escaped for use between double quotes or as the content of an SVG text.
-
-    Args:
-        text: any text.
-        limit: longer texts are cut to this many characters.
-    """
+    """Return `text`, cut to `limit` characters, escaped for use between double quotes or in an SVG text."""
     return html.escape(plain(text, limit))
 
 
 def show(text: str, limit: int = 400) -> str:
-    """Return `text` as an HTML element of its own, so that its writing direction does not affect the page.
-
-    Args:
-        text: any text.
-        limit: longer texts are cut to this many characters.
-    """
+    """Return `text`, cut to `limit` characters, as an HTML element whose writing direction does not affect the page."""
     return marked(text, (), limit)
 
 

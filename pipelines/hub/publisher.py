@@ -112,8 +112,8 @@ class Publisher:
             self._look(plan, WrongUse)
 
     def _make_branch(self, api: HfApi) -> None:
-        """Create the branch if it is missing. It starts at the first commit of the repository,
-        because `MAIN` may hold results of another input."""
+        """Create a missing branch. It starts at the repository's first commit: `MAIN` may hold
+        results of another input."""
         branch, repository = self._branch, self.target.repository
         if branch == MAIN or branch in {
             one.name for one in api.list_repo_refs(repository, repo_type="dataset").branches

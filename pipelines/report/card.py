@@ -18,8 +18,7 @@ _GOOD, _FAIR = 0.8, 0.5
 
 
 def draw_card(example: Example) -> str:
-    """Return an example as HTML: image with boxes, marked caption, graph, and the features behind
-    the verifier's scores."""
+    """Return an example as HTML: image with boxes, marked caption, graph, and the features behind the scores."""
     photo, missing = None, ""
     if example["image"] is not None:
         try:

@@ -149,8 +149,7 @@ def _place_blocks(
 
 
 def _place_actions(participants: Sequence[Sequence[float]], bottom: float) -> list[float]:
-    """Return the y coordinate of each action: as close to the mean of its participants' y
-    coordinates as the others allow."""
+    """Return the y coordinate of each action: as near to the mean of its participants' as the others allow."""
     wishes = [sum(one) / len(one) if one else math.inf for one in participants]
     order = sorted(range(len(wishes)), key=lambda place: (wishes[place], place))
     heights = [0.0] * len(wishes)
@@ -193,8 +192,7 @@ def _draw_roles(
 
 
 def _draw_relations(relations: Sequence[Relation], blocks: Sequence[_Block]) -> tuple[list[str], float]:
-    """Return the brackets to the right of the objects, the shortest innermost, and the x coordinate
-    of their right end."""
+    """Return the brackets to the right of the objects, the shortest innermost, and the x coordinate of their end."""
     right = max((block.right for block in blocks), default=0.0)
     lanes = _lanes(relations)
     ports = _ports(relations, lanes, blocks)
@@ -240,8 +238,7 @@ def _lanes(relations: Sequence[Relation]) -> list[int]:
 def _ports(
     relations: Sequence[Relation], lanes: Sequence[int], blocks: Sequence[_Block]
 ) -> dict[tuple[int, bool], tuple[float, float]]:
-    """Return the point where each relation leaves (True) and arrives (False), ordered so that
-    nested brackets do not cross."""
+    """Return where each relation leaves (True) and arrives (False), ordered so that nested brackets do not cross."""
     meeting: dict[int, list[tuple[bool, int, int, bool]]] = defaultdict(list)
     for place, one in enumerate(relations):
         for here, there, leaves in ((one["source"], one["target"], True), (one["target"], one["source"], False)):

@@ -98,8 +98,7 @@ def render_report(funnel: FunnelRecord, examples: Mapping[str, Sequence[Example]
 
 
 def draw_histograms(funnel: FunnelRecord) -> str:
-    """Return the histograms of a run as HTML: of caption and image measures, and of the columns in
-    the preset's conditions."""
+    """Return the histograms of a run as HTML: of caption and image measures, and of columns with conditions."""
     drawn = []
     for name, title, text in _CHARTS:
         counts = {int(value): count for value, count in funnel["histograms"].get(name, {}).items()}
