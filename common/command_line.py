@@ -169,7 +169,7 @@ def check_folder(called: str, folder: Path) -> None:
             long.
     """
     try:
-        str(folder).encode()
+        str(folder).encode()  # raises for names that are not UTF-8
     except UnicodeEncodeError as error:
         raise WrongUse(
             f"{called} {str(folder)!r} is not UTF-8, and records name it; give a folder whose name is"
@@ -180,7 +180,7 @@ def check_folder(called: str, folder: Path) -> None:
         if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
             raise WrongUse(f"{called} {folder} cannot be a folder ({error.strerror}); give another one") from error
     for place, words in (("/", "the root of the file system"), (os.path.expanduser("~"), "the home folder")):
-        if os.path.realpath(folder) == os.path.realpath(place):
+        if os.path.realpath(folder) == os.path.realpath(place):  # also by way of links
             raise WrongUse(f"{called} {folder} is {words}; give a folder for the results alone, such as out/sample")
 
 

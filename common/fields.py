@@ -122,7 +122,7 @@ def converted(hint: Any, value: Any, where: str) -> Any:
         for kind in others:
             with suppress(BadValue):
                 return converted(kind, value, where)
-        return converted(last, value, where)
+        return converted(last, value, where)  # the error message is that of the last alternative
     if origin is Literal:
         return one_of(inner, value, where)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
@@ -183,7 +183,7 @@ def _mapping(value: Any, where: str) -> Mapping[Any, Any]:
 def _of_tuple(inner: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
         raise BadValue(f"{where} is {shown(value)}; it must be a list")
-    if len(inner) == 2 and inner[1] is Ellipsis:
+    if len(inner) == 2 and inner[1] is Ellipsis:  # tuple[X, ...] has any length
         inner = (inner[0],) * len(value)
     if len(value) != len(inner):
         raise BadValue(f"{where} has {len(value)} values; it must have {len(inner)}")
@@ -192,6 +192,7 @@ def _of_tuple(inner: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]
 
 
 def _scalar(hint: Any, value: Any, where: str) -> Any:
+    # `bool` is a subclass of int; float() of larger integers could overflow.
     if hint is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**1023:
         return float(value)
     fits = isinstance(value, hint) and (hint is bool or not isinstance(value, bool))

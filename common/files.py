@@ -62,7 +62,7 @@ def published(path: Path) -> Iterator[Path]:
             yield temporary
             sync(temporary)
             os.replace(temporary, path)
-            sync(path.parent)
+            sync(path.parent)  # so that the new name survives a power failure
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -89,7 +89,7 @@ def published_folder(path: Path) -> Iterator[Path]:
             sync(written)
         if path.exists():
             old = temporary_beside(path)
-            os.rename(path, old)
+            os.rename(path, old)  # a rename cannot replace a folder with content
             os.rename(temporary, path)
             shutil.rmtree(old)
         else:

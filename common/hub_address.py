@@ -13,7 +13,7 @@ MAIN = "main"
 Kind = Literal["model", "dataset"]
 _ADDRESS = re.compile(
     r"hf://(?P<datasets>datasets/)?(?P<repository>[^/@]+/[^/@]+)"
-    r"(@(?P<revision>refs/(convert|pr)/[^/]+|[^/@]+))?(/(?P<path>.*))?"
+    r"(@(?P<revision>refs/(convert|pr)/[^/]+|[^/@]+))?(/(?P<path>.*))?"  # only refs/... contain slashes
 )
 _PINNED = re.compile(r"hf://[^@]*@[0-9a-f]{40}(/|$)")
 

@@ -1,4 +1,4 @@
-"""Accepted image formats, and file name endings that identify images. This module imports none of the others."""
+"""Accepted image formats, and file name endings that identify images. It imports no other module of this package."""
 
 from __future__ import annotations
 

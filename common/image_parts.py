@@ -87,7 +87,7 @@ def jpeg_parts(data: bytes) -> Parts:
         if code in _OF_PIXELS:
             kept.append(b"\xff" + marker[1] + segment)
         if code in _FRAMES and len(segment) >= 7:
-            height, width = struct.unpack_from(">HH", segment, 3)
+            height, width = struct.unpack_from(">HH", segment, 3)  # after length and precision
             size = width, height
         if code == _APP1 and orientation == 1 and segment[2:8] == b"Exif\0\0":
             orientation = exif_orientation(segment[8:])
@@ -132,12 +132,13 @@ def png_parts(data: bytes) -> Parts:
     orientation, place = 1, 33
     while place < len(data):
         count.one()
+        # A chunk is length (4 bytes), type (4), content and checksum (4).
         kind, end = data[place + 4 : place + 8], place + 12 + int.from_bytes(data[place : place + 4])
         if kind in _PNG_OF_PIXELS:
             kept.append(view[place:end])
         elif kind == b"eXIf":
             orientation = exif_orientation(data[place + 8 : end - 4])
-        place = len(data) if kind == b"IEND" else end
+        place = len(data) if kind == b"IEND" else end  # data after IEND is dropped
     width, height = struct.unpack_from(">II", data, 16)
     return Parts(b"".join(kept), (width, height), orientation)
 
@@ -157,7 +158,7 @@ def gif_parts(data: bytes) -> Parts:
 
 def _gif_parts(data: bytes, count: _Count) -> Parts:
     width, height, flags = struct.unpack_from("<HHB", data, 6)
-    place = 13 + _colours(flags)
+    place = 13 + _colours(flags)  # signature, screen descriptor, color table
     head, control = data[:place], b""
     while data[place] != ord(";"):
         count.one()
@@ -198,7 +199,7 @@ def webp_parts(data: bytes) -> Parts:
         size = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
     elif kind == b"VP8 ":
         across, down = struct.unpack_from("<HH", first, 6)
-        size = across & 0x3FFF, down & 0x3FFF
+        size = across & 0x3FFF, down & 0x3FFF  # the two high bits are a scale
     else:
         raise BadImage(BadImageReason.CORRUPT, f"a WebP that starts with {kind!r}")
     count, place, orientation = _Count(), 12, 1
@@ -207,7 +208,7 @@ def webp_parts(data: bytes) -> Parts:
         end = place + 8 + int.from_bytes(data[place + 4 : place + 8], "little")
         if data[place : place + 4] == b"EXIF":
             orientation = exif_orientation(data[place + 8 : end].removeprefix(b"Exif\0\0"))
-        place = end + end % 2
+        place = end + end % 2  # chunks are padded to an even length
     return Parts(data, size, orientation)
 
 

@@ -124,7 +124,7 @@ def open_image(data: bytes, limits: ImageLimits, formats: Collection[str] = FORM
         raise BadImage(BadImageReason.TOO_MANY_BYTES, f"{len(data):,} bytes; at most {limits.max_bytes:,} are taken")
     form = _format(data, formats)
     parts = WALKS[form](data) if form in WALKS else Parts(data, None)
-    if parts.size is not None:
+    if parts.size is not None:  # before Pillow opens it and may allocate memory
         _check(parts.size, parts.scans, limits)
     with decoding(f"{len(data):,} bytes that start like {form}"):
         image = Image.open(io.BytesIO(parts.data), formats=(form,))

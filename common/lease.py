@@ -80,7 +80,7 @@ class Lease:
         self.release()
         self._shared, self._lost_to = shared, ""
         self._write()
-        found = self._found()
+        found = self._found()  # after writing: of two that ask at once, each sees the other
         if self._forbidding(found):
             self._remove(self._path)
             return False
@@ -110,7 +110,7 @@ class Lease:
             self._remove(self._path)
 
     def check(self) -> None:
-        """Raise LeaseLost if the lease was not renewed in time and another run holds a conflicting one."""
+        """Raise LeaseLost if the lease expired or was deleted, and another run holds a conflicting one since."""
         if self._lost_to:
             raise LeaseLost(
                 f"the store did not take the lease of this run for {VALID_S:.0f} seconds, and {self._lost_to} works "
@@ -146,6 +146,7 @@ class Lease:
         written = self._written(path)
         if written is None or now is None:  # the store reports no times, so the clocks of the machines have to agree
             return _Other(path, lease, time.time() - float(lease["renewed"]))
+        # `now` is the time of this lease's renewal, so add the time since.
         return _Other(path, lease, (now - written).total_seconds() + time.monotonic() - self._renewed)
 
     def _written(self, path: str) -> datetime | None:

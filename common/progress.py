@@ -36,14 +36,15 @@ class ProgressBar(tqdm):
         out: TextIO | None = None,
         disable: bool = False,
     ):
-        """
+        """Create a bar; nothing is shown before the first interval.
+
         Args:
-            work: what is iterated over, where the bar is not moved with `update` or `move`.
-            desc: what is done.
-            unit: what is counted.
-            total: how many there are, where that is known and `work` does not say it.
-            initial: so many of them were done before.
-            out: in place of standard error.
+            work: items to iterate over, unless the bar is moved with `update` or `move`.
+            desc: name of the work.
+            unit: plural noun of the items.
+            total: number of items, if it is known and `work` has no length.
+            initial: number of items done before.
+            out: stream to use instead of standard error.
             disable: show nothing.
         """
         self.exact = True
@@ -85,7 +86,7 @@ class ProgressBar(tqdm):
             total: items in all; None if unknown. A smaller number than `done` is raised to it.
             exact: False if `total` is an estimate.
         """
-        self.n, self.total, self.exact = done, total and max(done, total), exact
+        self.n, self.total, self.exact = done, total and max(done, total), exact  # an estimated total may be too small
         self.refresh()
 
     def finish(self, done: int) -> None:

@@ -44,7 +44,7 @@ class Ranks:
     def sum(self, tensor: Tensor) -> Tensor:
         """Return the sum over ranks (all_reduce). With several ranks it is a new tensor."""
         if self.world > 1:
-            tensor = tensor.clone()
+            tensor = tensor.clone()  # all_reduce works in place
             dist.all_reduce(tensor)
         return tensor
 
@@ -137,7 +137,7 @@ class _Gather(torch.autograd.Function):
             mine = gradient.new_empty(b, *gradient.shape[1:])
             dist.reduce_scatter_tensor(mine, gradient)
             return mine, None, None
-        gradient = gradient.clone()
+        gradient = gradient.clone()  # all_reduce works in place
         dist.all_reduce(gradient)
         return gradient[ctx.rank * b : (ctx.rank + 1) * b], None, None
 

@@ -91,7 +91,7 @@ class ReferenceEncoder:
         ).to(_device_of(self._text))
         states = self._text(**found).last_hidden_state
         mask = found["attention_mask"].unsqueeze(-1).to(states.dtype)
-        return (states * mask).sum(dim=1) / mask.sum(dim=1)
+        return (states * mask).sum(dim=1) / mask.sum(dim=1)  # mean over tokens, without padding
 
 
 def _device_of(module: torch.nn.Module) -> torch.device:

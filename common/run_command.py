@@ -47,7 +47,7 @@ def run_command(module: str, *arguments: Any, check: str | None = None, **named:
     """
     global _terminal
     for variable, value in ONE_THREAD.items():
-        os.environ.setdefault(variable, value)
+        os.environ.setdefault(variable, value)  # the user's values take precedence
     _open_standard_files()
     _terminal = os.dup(2)  # while stages run, descriptor 2 is their log
     asked = [number for number in _SAID if signal.getsignal(number) is not signal.SIG_IGN]  # nohup and `&` ignore some

@@ -270,9 +270,9 @@ def _groups(stream: _Hashed, report: Callable[[Defect, str], None]) -> Iterator[
             if extension in IMAGES and (not group.ending or _comes_before(extension, group.ending)):
                 group.image = (member.content, member.size, hash64(tar.content(member)))
                 group.ending = extension
-            elif extension == CAPTION and group.caption is None:
+            elif extension == CAPTION and group.caption is None:  # the first that is not blank counts
                 content = tar.content(member)
-                if content.strip():
+                if content.strip():  # a blank caption counts as missing
                     group.caption = (member.content, member.size, caption_hash(content))
             elif extension == JSON and not group.json[0]:
                 group.json, group.uid = (member.content, member.size), _uid_of_json(tar.content(member))
@@ -331,6 +331,7 @@ def load(path: Path | IO[bytes]) -> ShardIndex:
         with np.load(path) as content:
             about = _about(content)
             keys = content["keys"].tobytes().decode("utf-8", "surrogateescape").split("\n")
+            # Splitting an empty text yields one empty key.
             found = ShardIndex(**about, rows=content["rows"], keys=keys if keys != [""] else [])
             found.starts = content["starts"]
             return found

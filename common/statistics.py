@@ -64,7 +64,7 @@ def chance_of_hit(k: int, right: ArrayLike, among: int) -> float:
         right: (q,) number of right candidates of each query.
         among: number of candidates.
     """
-    numbers, often = np.unique(np.asarray(right), return_counts=True)
+    numbers, often = np.unique(np.asarray(right), return_counts=True)  # compute each distinct number once
     missed = np.ones(len(numbers))
     for drawn in range(min(k, among)):
         missed *= np.maximum(among - numbers - drawn, 0) / (among - drawn)

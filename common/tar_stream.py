@@ -74,6 +74,7 @@ class TarStream:
             header = self._header()
             if header is None:
                 raise StopIteration
+            # Extended headers describe the member that follows.
             if header.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE):
                 content = self._extension(header)
                 if header.type == tarfile.GNUTYPE_LONGNAME:
@@ -85,7 +86,7 @@ class TarStream:
                 continue
             length = header.size if size is None else size
             if header.type in _REGULAR:
-                self._unread = length + -length % _BLOCK
+                self._unread = length + -length % _BLOCK  # content is padded to whole blocks
                 return Member(header.name if name is None else name, offset, self._at, length)
             # Folders, links and devices have no content, whatever size they state; other types are skipped with theirs.
             self._skip(0 if header.type in tarfile.SUPPORTED_TYPES else length + -length % _BLOCK)
@@ -149,7 +150,7 @@ class TarStream:
 
     def _skip(self, count: int) -> None:
         if self._size is not None:
-            if self._at + count > self._size:
+            if self._at + count > self._size:  # seeking beyond the end raises no error
                 raise BrokenTar(f"the tar ends inside a member, at byte {self._size}; fetch or make it again")
             if count:
                 self._stream.seek(count, 1)

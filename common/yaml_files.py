@@ -41,7 +41,7 @@ class _Loader(yaml.SafeLoader):
 
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBERS]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBERS]  # replaced below
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 # Numbers with a leading zero (010, octal in YAML 1.1) or colons (1:30, base 60) are texts.

@@ -49,7 +49,7 @@ def bar(parts: Iterable[tuple[str, float]]) -> str:
     for css, fraction in parts:
         if fraction > 0:
             width = max(0.3, min(100 * fraction, 100 - begin))  # keep a single row visible
-            begin = min(begin, 100 - width)
+            begin = min(begin, 100 - width)  # keep widened parts inside the bar
             rects.append(f'<rect class="{css}" x="{begin:.3f}" width="{width:.3f}" height="10"/>')
             begin += width
     return f'<svg class="bar" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">{"".join(rects)}</svg>'
@@ -84,7 +84,7 @@ def bin_counts(counts: dict[int, int]) -> list[tuple[str, int]]:
     low, high = min(0, *counts), max(counts)
     if high - low < _MOST_COLUMNS:
         return [(str(value), counts.get(value, 0)) for value in range(low, high + 1)]
-    size = -(-high // (_MOST_COLUMNS - 1))
+    size = -(-high // (_MOST_COLUMNS - 1))  # rounded up
     columns = [("0" if low == 0 else "\u2264 0", sum(count for value, count in counts.items() if value <= 0))]
     for first in range(1, high + 1, size):
         last = first + size - 1
@@ -152,7 +152,7 @@ def line_chart(
     first, last = (end(*x_ticks, *(point.x for point in points)) for end in (min, max))
     low, high = min(point.low for point in points), max(point.high for point in points)
     low, high = (min(0.0, low), max(0.0, high)) if zero else (low, high)
-    if low == high:
+    if low == high:  # avoid an empty y range
         low, high = low - 1, high + 1
     right, base, middle = WIDE - _RIGHT, HIGH - _BOTTOM, (_LEFT + WIDE - _RIGHT) / 2
 
@@ -189,7 +189,7 @@ def line_chart(
         x, y, _ = placed[-1]
         parts.append(f'<path d="M{x + 5:.1f} {y:.1f}L{right + 6:.1f} {label:.1f}"/></g>')
         name, room = plain(one.name), _RIGHT - 12
-        while text_width(name, 12) > room:
+        while text_width(name, 12) > room:  # shorten names that do not fit
             name = name[:-2].rstrip() + "\u2026"
         parts.append(f'<text x="{right + 9:.1f}" y="{label + 4:.1f}">{attribute(name)}</text>')
     return (

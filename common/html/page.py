@@ -33,7 +33,7 @@ def _environment(*packages: str) -> Environment:
     environment = Environment(
         loader=ChoiceLoader([PackageLoader(package, "") for package in (*packages, __package__)]),
         autoescape=True,
-        undefined=StrictUndefined,
+        undefined=StrictUndefined,  # a misspelled variable is an error
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,

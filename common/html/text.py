@@ -69,7 +69,7 @@ def marked(text: str, spans: Iterable[TextSpan], limit: int = 400) -> str:
         edges.update(edge for edge in (span.start, span.end) if first < edge < last)
     cuts = sorted(edges)
     pieces = ["\u2026"] if first else []
-    for start, end in pairwise(cuts):
+    for start, end in pairwise(cuts):  # between two cuts the same spans apply
         body = "".join(_shown(char) for char in text[start:end])
         for css in sorted({span.css for span in inside if span.start <= start and end <= span.end}):
             body = f"<mark>{body}</mark>" if css == "overlap" else f'<span class="{css}">{body}</span>'

@@ -111,7 +111,7 @@ def _found(images: list[Any], teacher: LoadedTeacher) -> list[npt.NDArray[np.flo
             if _lacks_memory(error):
                 raise _failed(teacher, error) from error
             found.append(Bad(TEACHER_FAILED, _in_words(error)))
-    if all(isinstance(each, Bad) for each in found):
+    if all(isinstance(each, Bad) for each in found):  # then the images are not the cause
         raise _failed(teacher, first) from first
     return found
 
@@ -129,7 +129,7 @@ def _image(content: bytes | None) -> Image.Image:
     pixels = decode_image(content or b"", DecodeLimits(decode_side=0)).pixels
     height, width = pixels.shape[:2]
     top, left = max(0, (height - MAX_ASPECT * width) // 2), max(0, (width - MAX_ASPECT * height) // 2)
-    middle = pixels[top : height - top, left : width - left, ::-1]
+    middle = pixels[top : height - top, left : width - left, ::-1]  # BGR to RGB
     return Image.fromarray(np.ascontiguousarray(middle))
 
 

@@ -1,9 +1,9 @@
 """Extract features of a frozen teacher for every image. A unit is a shard.
 
-Batches depend only on the shard, so a killed and resumed run produces the same bytes as an
-undisturbed one, and n shards of a run the same as a single process. A unit's results are saved
-every minute, and the next run resumes from there. An image that cannot be decoded, or on which the
-teacher fails, loses its row, which is marked.
+For a given batch size, batches depend only on the shard, so a killed and resumed run produces the
+same bytes as an undisturbed one, and n shards of a run the same as a single process. A unit's
+results are saved every minute, and the next run resumes from there. An image that cannot be
+decoded, or on which the teacher fails, loses its row, which is marked.
 
 While the teacher processes a batch on a GPU, threads read and decode the next ones: a GPU needs a
 dozen cores for that.
@@ -83,7 +83,7 @@ class FeatureStage(Stage):
                 if time.monotonic() - kept > KEEP_S:
                     begun.keep(self._begun_path(unit))
                     kept = time.monotonic()
-        except TeacherFailed:
+        except TeacherFailed:  # the next run resumes from the finished batches
             begun.keep(self._begun_path(unit))
             raise
         rows, good = begun.rows(), np.array(begun.good, np.bool_)
@@ -145,7 +145,7 @@ class Batches:
     Args:
         path: the shard.
         size: number of images in a batch.
-        skip: number of samples to skip, a multiple of `size`.
+        skip: number of samples to skip; the first batch begins there.
     """
 
     def __init__(self, path: StorePath, size: int, skip: int):
@@ -193,6 +193,7 @@ class _Begun:
     def rows(self) -> npt.NDArray[np.float16]:
         """Return the features (n, d), zeros for bad images."""
         width = max((rows.shape[1] for rows in self._rows), default=0)
+        # Batches without a good image have width 0.
         wide = [rows if rows.shape[1] else np.zeros((len(rows), width), np.float16) for rows in self._rows]
         return np.concatenate(wide) if wide else np.zeros((0, 0), np.float16)
 

@@ -80,7 +80,7 @@ def settle(layout: Layout, teacher: Teacher, asked: str, device: str, sees: npt.
         "versions": teacher.versions(),
         "sees": [float(value) for value in sees],
     }
-    known: dict[str, Any] = ours if publish_first(path, ours) else read_json(path)
+    known: dict[str, Any] = ours if publish_first(path, ours) else read_json(path)  # the first record counts
     if known["teacher"] != ours["teacher"] or asked not in (AUTO, known["precision"]):
         publish_json(path, ours)  # another teacher or precision is requested; features are recomputed
         return

@@ -117,7 +117,7 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> in
     with output_lock(layout, settings.shard is not None, name, say) as lock:
         if sees is not None:
             settle(layout, settings.teacher, settings.precision, extraction.device, sees)
-            extraction = Extraction(settings, layout)
+            extraction = Extraction(settings, layout)  # again: the record may determine the precision
         return _Run(settings, layout, say, data, extraction, asked, lock).do()
 
 

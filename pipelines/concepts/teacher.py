@@ -173,7 +173,7 @@ def _state(path: str) -> dict[str, Any]:
 
         return dict(load_file(path))
     content = torch.load(path, map_location="cpu", weights_only=True)
-    for wrapper in ("state_dict", "model"):
+    for wrapper in ("state_dict", "model"):  # checkpoints may nest the weights
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
     return dict(content)
@@ -220,7 +220,7 @@ def _timm(teacher: Teacher) -> tuple[Any, Callable[[Any], Any]]:
         raise WrongUse(f"timm has no model {teacher.model}: {error}") from error
     _fill(teacher, model)
     data = resolve_data_config({}, model=model)
-    model.reset_classifier(0)
+    model.reset_classifier(0)  # return features instead of class logits
     prepared = _prepared(teacher.preprocess) if teacher.preprocess else create_transform(**data)
     return model, prepared
 
@@ -238,7 +238,7 @@ def _torchvision(teacher: Teacher) -> tuple[Any, Callable[[Any], Any]]:
     linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     if not linear:
         raise WrongUse(f"torchvision model {teacher.model} ends in no linear layer: its features are not known")
-    model.set_submodule(linear[-1], torch.nn.Identity())
+    model.set_submodule(linear[-1], torch.nn.Identity())  # drop the last linear layer
     return model, _prepared(teacher.preprocess) if teacher.preprocess else transform
 
 

@@ -89,7 +89,7 @@ def _merged(layout: Layout, units: Sequence[str]) -> Iterator[tuple[str, str, in
     paths = [layout.data("vocabulary", unit) for unit in units]
     slices = min(BUCKETS, max(1, -(-sum(map(row_count, paths)) // ROWS_AT_ONCE)))
     for number in range(slices):
-        first, last = number * BUCKETS // slices, (number + 1) * BUCKETS // slices
+        first, last = number * BUCKETS // slices, (number + 1) * BUCKETS // slices  # every name is in one slice
         bounds = [("bucket", ">=", first), ("bucket", "<", last)]
         table = pa.concat_tables(read_table(path, filters=bounds) for path in paths)
         sums = table.group_by(["head", "name"]).aggregate([("rows", "sum")])

@@ -72,7 +72,7 @@ def steps(files: Mapping[str, StorePath], changed: Iterable[str], there: Iterabl
     if not changed and not stale:
         return []
     parts = list(_parts({name: path for name, path in files.items() if name in changed and name not in _LAST}))
-    if len(parts) <= 1:
+    if len(parts) <= 1:  # one commit: readers never see a partial result
         return [Step({name: files[name] for name in files if name in changed}, stale)]
     gone = (*(name for name in stale if name != PUBLISHING), *(name for name in RECORDS if name in there))
     last = {name: files[name] for name in _LAST if name in files and (name in changed or name in RECORDS)}
@@ -84,7 +84,7 @@ def _parts(files: Mapping[str, StorePath]) -> Iterator[dict[str, StorePath]]:
     part: dict[str, StorePath] = {}
     size = 0
     for name, path in files.items():
-        more = 0 if is_local(path) else size_of(path) or 0
+        more = 0 if is_local(path) else size_of(path) or 0  # local files need no copy
         if len(part) == _FILES or (part and size + more > _BYTES):
             yield part
             part, size = {}, 0

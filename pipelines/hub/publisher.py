@@ -201,7 +201,7 @@ class Publisher:
                     parent_commit=head,
                 )
             except HfHubHTTPError as error:
-                if error.response.status_code != 412:
+                if error.response.status_code != 412:  # 412: the branch has moved on from `head`
                     raise
                 raise CannotPublish(
                     f"{self.target}: somebody else has written there since this publication began; see that no other "

@@ -37,7 +37,8 @@ class Estimate:
 
 
 def total(parts: Sequence[Estimate]) -> Estimate:
-    """Return the sum of estimates. The ends are added, as if all errors had the same sign: rather too wide."""
+    """Return the sum of estimates. Ends are added as if all errors had the same sign: too wide
+    rather than too narrow."""
     lows, highs = [part.low for part in parts], [part.high for part in parts]
     return Estimate(
         sum(part.value for part in parts),
@@ -69,8 +70,8 @@ def share(counts: Sequence[int], rows: Sequence[int], all_rows: int) -> Estimate
     unseen = max(0.0, 1 - sampled / max(all_rows, sampled))
     if not unseen:
         return Estimate(p, p, p)
-    effect = 1.0
-    if len(m) > 1 and 0 < p < 1:
+    effect = 1.0  # the design effect
+    if len(m) > 1 and 0 < p < 1:  # else the variance is 0 or unknown
         effect = max(1.0, _ratio_variance(y, m) / (p * (1 - p) / sampled))
     z = _quantile(len(m) - 1)
     low, high = score_interval(p, sampled / effect / unseen, z)

@@ -163,7 +163,7 @@ def forecast(
         result.rows[outcome] = ForecastLine(result.rates[outcome].times(whole.rows), "measured")
     fetch = rate([unit.to_fetch for unit in sample]).times(whole.rows)
     if "spotting" in stages and not has_images:
-        most = Estimate(fetch.value, 0.0, fetch.value if fetch.high is None else fetch.high)
+        most = Estimate(fetch.value, 0.0, fetch.value if fetch.high is None else fetch.high)  # all may be rejected
         result.rows[KEPT] = _assumed(
             fetch, assumed.image_keep_rate, "survivors of the captions x --image-keep-rate"
         ) or ForecastLine(most, "unknown", "at most the survivors of the captions")
@@ -205,7 +205,7 @@ def forecast(
 def _hours(result: Forecast, whole: Whole, workers: Sequence[int], longest: float) -> None:
     """Add wall-clock hours for each number of workers, at least those of the longest unit."""
     for count in workers:
-        line = result.core_hours["all"].times(1 / min(count, whole.units))
+        line = result.core_hours["all"].times(1 / min(count, whole.units))  # a unit occupies one worker
         if line.estimate is not None:
             ends = [None if end is None else max(end, longest) for end in (line.estimate.low, line.estimate.high)]
             note = f"only {counted(whole.units, 'unit')} to share" if count > whole.units else ""

@@ -50,12 +50,13 @@ def _unit(
     decided: DecideRecord = read_json(layout.commit("decide", unit))
     outcomes = Counter({KEPT: decided["kept"], DEAD: sum(decided["dead"].values())})
     for reason, rows in decided["rejected"].items():
-        outcomes[KEPT if stages.get(reason) == "dedup" else reason] += rows
+        outcomes[KEPT if stages.get(reason) == "dedup" else reason] += rows  # see Measured.outcomes
     rejected = decided["rejected"].items()
     before_images = sum(rows for reason, rows in rejected if stages.get(reason) in ("columns", "captions"))
     records = load_records(layout, unit, plan.image_units(read))
     sizes = records["bytes"].drop_null()
     export: ExportRecord | None = read_json(layout.commit("export", unit))
+    # Shards with a path are tars of the input that stay in place.
     shards = [shard["shard"] for shard in (export["shards"] if export else ()) if "path" not in shard]
     stored = {kind: _size(layout.part(kind, unit)) for kind in ("kept", "rejected", "dead_letter")}
     return Measured(

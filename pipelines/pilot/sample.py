@@ -112,7 +112,7 @@ def _two_sizes(units: Sequence[Unit], count: int, dice: random.Random) -> list[U
     order = dice.sample(range(len(units)), len(units))
     taken: set[int] = set()
     chosen: dict[int, Unit] = {}
-    for length, wanted in ((LONG, long), (1, count)):
+    for length, wanted in ((LONG, long), (1, count)):  # long ones first: they need free neighbors
         for place in order:
             if len(chosen) == wanted:
                 break

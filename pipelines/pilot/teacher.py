@@ -47,7 +47,7 @@ def measure_teacher(
     gpus = max(1, extraction.workers())
     stage = extraction.stage_with(threads=max(1, (os.cpu_count() or 1) // gpus) if on_gpu else 1)
     with_images = {unit: names for unit, names in shards.items() if names}
-    each = -(-most // max(1, len(with_images)))
+    each = -(-most // max(1, len(with_images)))  # rounded up
     images, seconds = [], []
     if with_images:
         stage.setup()

@@ -76,7 +76,7 @@ def _captions(example: Example) -> tuple[str, str]:
     ]
     if not caption or not parsed:
         return (marked(caption, overlap) if caption else "", "")
-    if parsed == caption:
+    if parsed == caption:  # then all spans refer to the same text
         return marked(caption, [*overlap, *words]), ""
     return marked(caption, overlap), marked(parsed, words)
 

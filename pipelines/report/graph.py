@@ -131,7 +131,7 @@ def _place_blocks(
         text = graph["objects"][place]["text"]
         arrows = max(participants.count(place), sum(place in (one["source"], one["target"]) for one in relations))
         width = max(56.0, text_width(plain(text, 28), _FONT) + 22)
-        height = max(_BOX, arrows * _PORT + 6)
+        height = max(_BOX, arrows * _PORT + 6)  # room for the arrows on one side
         said = [one["text"] for one in graph["attributes"] if one["object"] == place]
         if len(said) > _MAX_PILLS:
             said[_MAX_PILLS:] = [f"+{len(said) - _MAX_PILLS}"]
@@ -225,6 +225,7 @@ def _lanes(relations: Sequence[Relation]) -> list[int]:
     taken: list[list[tuple[int, int]]] = []
     lanes = [0] * len(relations)
     spans = [(min(one["source"], one["target"]), max(one["source"], one["target"])) for one in relations]
+    # Shortest first, so that they get the inner lanes.
     for place in sorted(range(len(relations)), key=lambda place: spans[place][1] - spans[place][0]):
         low, high = spans[place]
         free = (number for number, lane in enumerate(taken) if all(high <= a or b <= low for a, b in lane))
@@ -243,6 +244,7 @@ def _ports(
     for place, one in enumerate(relations):
         for here, there, leaves in ((one["source"], one["target"], True), (one["target"], one["source"], False)):
             downward = there > here
+            # At its upper node an outer bracket ends above inner ones, at its lower node below them.
             meeting[here].append((downward, -lanes[place] if downward else lanes[place], place, leaves))
     return {
         (place, leaves): (blocks[here].x + blocks[here].width, blocks[here].port(number, len(ends)))

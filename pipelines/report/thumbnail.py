@@ -41,7 +41,7 @@ def shrink(data: bytes) -> Thumbnail:
         decoded = decode_image(data, _JPEG_LIMITS if data.startswith(_JPEG) else _LIMITS)
     except UnreadableImage as bad:
         raise ImageNotShown(str(bad)) from bad
-    image = Image.fromarray(decoded.pixels[:, :, ::-1])
+    image = Image.fromarray(decoded.pixels[:, :, ::-1])  # BGR to RGB
     image.thumbnail((SIDE, SIDE))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=_QUALITY)

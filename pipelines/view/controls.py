@@ -101,7 +101,7 @@ def moved(preset: Preset, given: Mapping[str, str], controls: list[Control]) -> 
 
 def as_yaml(preset: Preset) -> str:
     """Return the file of a preset. If a packaged preset has its name, the file holds only the changes to it."""
-    content = json.loads(json.dumps(preset.as_content()))
+    content = json.loads(json.dumps(preset.as_content()))  # tuples become lists, which YAML can hold
     if preset.name in preset_names():
         base = json.loads(json.dumps(load_preset(preset.name).as_content()))
         content = {"base": preset.name} | {name: _changes(value, base.get(name)) for name, value in content.items()}

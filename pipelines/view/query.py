@@ -139,7 +139,7 @@ def search(
     hits: list[Hit] = []
     for unit, end, first, stop, found in _pieces(output, query, start):
         for hit in found:
-            if len(hits) == rows:
+            if len(hits) == rows:  # the next page begins with this hit
                 looked += hit.place.row - first
                 return Page(tuple(hits), looked, hit.place, time.monotonic() - began)
             hits.append(hit)
@@ -234,7 +234,7 @@ def _pieces(output: Output, query: Query, start: Place | None) -> Iterator[tuple
 
 
 def _passed_over(output: Output, query: Query, unit: str, end: str) -> int:
-    """Return the rows of a unit with an end if its commit record shows none with the query's reason; else 0."""
+    """Return how many rows of a unit have an end if its commit record shows none with the query's reason; else 0."""
     record = None if not query.reason or end == UNDECIDED or unit == UNREADABLE else output.decide_record(unit)
     if record is None:
         return 0
@@ -343,6 +343,7 @@ def _best_scores(output: Output, unit: str) -> dict[int, float]:
             lengths, actions = _flat(table["actions"])
             have = np.flatnonzero(lengths)
             if len(have):
+                # `reduceat` needs segments that are not empty.
                 starts = np.concatenate([[0], np.cumsum(lengths[have])[:-1]])
                 best = np.maximum.reduceat(np.asarray(pc.struct_field(actions, "score"), np.float64), starts)
                 found.update(zip(np.asarray(table["ordinal"])[have].tolist(), best.tolist(), strict=True))

@@ -97,7 +97,7 @@ def draw(output: Output, rows: int = ROWS, seed: int = 0, seconds: float = SECON
 def _size(output: Output, unit: str) -> int:
     """Return the number of rows of a unit, including those that could not be read."""
     span = output.plan.span(unit)
-    record = None if span.exact else output.captions_record(unit)
+    record = None if span.exact else output.captions_record(unit)  # counted rows in place of an estimate
     return record["rows"] if record else span.rows
 
 

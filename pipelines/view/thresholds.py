@@ -104,7 +104,7 @@ def decide(output: Output, sample: Sample, preset: Preset) -> Decided:
     _stay(found, lambda reason: reason not in by_thresholds and reason not in rejects)
     if rejects[DUPLICATE_PAIR] and pairs_are_known(output, sample):
         _find_pairs(found)
-        rejects[DUPLICATE_PAIR] = False
+        rejects[DUPLICATE_PAIR] = False  # recomputed, so recorded ones do not stay
     _stay(found, lambda reason: rejects.get(reason, False))
     return found
 
@@ -133,6 +133,7 @@ def _find_pairs(found: Decided) -> None:
     """Reject all but the first of equal pairs among the kept rows."""
     kept = [np.flatnonzero(reasons == KEPT) for reasons in found.reasons]
     keys = [_keys(piece, places) for piece, places in zip(found.sample.pieces, kept, strict=True)]
+    # The array without rows keeps the shape (0, 2) if there are no keys.
     _, first = np.unique(np.concatenate([np.empty((0, 2), np.uint64), *keys]), axis=0, return_index=True)
     again = np.ones(sum(map(len, kept)), bool)
     again[first] = False
