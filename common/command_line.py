@@ -91,10 +91,8 @@ def exit_status(
         do: the command; returns its exit status.
         wrong_use: errors that, like `WrongUse`, give status 2. They take precedence over `failed`.
         failed: errors that give status 1. All other errors pass through.
-        stopped: the line to print after Ctrl-C; None lets KeyboardInterrupt pass through.
-
-    Returns:
-        The status of `do`, or 1, 2 or 130 as described at the head of this module.
+        stopped: line to print after Ctrl-C, with status 130; None lets KeyboardInterrupt pass
+            through.
     """
     mistakes: tuple[type[Exception], ...] = (WrongUse, *wrong_use)
     try:
@@ -131,15 +129,7 @@ def _unprinted(message: str) -> bool:
 
 
 def complain(error: Exception | str, status: int = FAILED) -> int:
-    """Print one error line to stderr.
-
-    Args:
-        error: the exception or the text.
-        status: the exit status to return.
-
-    Returns:
-        `status`, so that a caller can write `return complain(error)`.
-    """
+    """Print one error line to stderr, and return `status`."""
     with suppress(OSError):  # standard error is full or closed; the exit status still reports the failure
         print(f"error: {error}", file=sys.stderr, flush=True)
     return status

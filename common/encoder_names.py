@@ -101,17 +101,8 @@ def local_weights(encoder: str, place: str | Path, *, folder: bool = False) -> P
 
 
 def packaged_weights(encoder: str, package: str, file: str, extra: str) -> Path:
-    """Return the path of a weight file in an installed package.
-
-    Args:
-        encoder: its name, for messages.
-        package: import name of the package.
-        file: path of the file inside it.
-        extra: the extra of open-diht that installs the package.
-
-    Raises:
-        EncoderError: the package or the file is missing.
-    """
+    """Return the path of a weight file in an installed package. Raise `EncoderError` if the package
+    or the file is missing."""
     check_installed(encoder, (package,), extra)
     spec = find_spec(package)
     (folder,) = (spec and spec.submodule_search_locations) or ("",)

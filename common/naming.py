@@ -19,10 +19,5 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """Return a count with its noun: "1 unit", "2 units", "1,000 units".
-
-    Args:
-        count: the number.
-        noun: its singular; an s makes the plural.
-    """
+    """Return a count with its noun, given in the singular: "1 unit", "2 units", "1,000 units"."""
     return f"{count:,} {noun}{'s' if count != 1 else ''}"

@@ -86,15 +86,12 @@ class Ranks:
         return range(self.rank, count, self.world)
 
     def in_order(self, blocks: Sequence[range], mine: np.ndarray) -> np.ndarray:
-        """Gather rows from all ranks into their order, on all ranks.
+        """Return all rows (n, ...) in order, on all ranks, gathered from the parts of the ranks.
 
         Args:
             blocks: ranges that together cover the rows 0 to n - 1. Rank r computes the blocks r, r
                 + world, ...
             mine: (m, ...) this rank's rows, for its blocks in turn.
-
-        Returns:
-            (n, ...) all rows.
         """
         parts = self.collect(mine)
         found = np.empty((sum(map(len, blocks)), *mine.shape[1:]), dtype=mine.dtype)

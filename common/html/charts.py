@@ -207,15 +207,12 @@ def svg_file(chart: str) -> str:
 
 
 def apart(heights: Sequence[float], gap: float, lowest: float) -> list[float]:
-    """Move labels as little as needed to keep them a gap apart.
+    """Return the heights of labels, moved as little as needed to keep the labels a gap apart.
 
     Args:
         heights: y coordinates, which grow downwards as in SVG.
         gap: smallest distance of two labels.
         lowest: largest y coordinate of a label.
-
-    Returns:
-        The new heights, in the order of `heights`.
     """
     order = sorted(range(len(heights)), key=lambda place: heights[place])
     placed = list(heights)

@@ -72,15 +72,12 @@ before_main = ForkServer.branch_off
 def main(
     arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.concepts", **defaults: str
 ) -> int:
-    """Run the command line.
+    """Run the command line and return the exit status.
 
     Args:
         arguments: the command-line arguments; None: those of this process.
         prog: name of the command in its help.
         defaults: default values of options, which then need not be given.
-
-    Returns:
-        The exit status.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
 

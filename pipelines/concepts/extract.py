@@ -49,14 +49,11 @@ class TeacherFailed(RuntimeError):
 
 
 def prepared(content: bytes | None, teacher: LoadedTeacher) -> Any:
-    """Decode and preprocess an image.
+    """Return the teacher's input tensor for an image, or `Bad`.
 
     Args:
         content: bytes of the image; None if the sample has none.
         teacher: the teacher whose preprocessing is used.
-
-    Returns:
-        The teacher's input tensor, or `Bad`.
     """
     try:
         image = _image(content)

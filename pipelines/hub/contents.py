@@ -57,15 +57,12 @@ def most_of_a_folder(names: Iterable[str]) -> int:
 
 
 def steps(files: Mapping[str, StorePath], changed: Iterable[str], there: Iterable[str]) -> list[Step]:
-    """Return the commits that make a repository hold `files` and no other published files.
+    """Return the commits, in order, that make a repository hold `files` and no other published files; [] if it does.
 
     Args:
         files: the result of `contents`.
         changed: names of files that are missing in the repository or differ.
         there: names of all files in the repository.
-
-    Returns:
-        The commits in order; an empty list if the repository is up to date.
     """
     changed, there = set(changed), set(there)
     stale = tuple(sorted(name for name in there if is_ours(name) and name not in files and name != CARD))

@@ -36,14 +36,11 @@ before_main = ForkServer.branch_off
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.pilot") -> int:
-    """Run the command line.
+    """Run the command line and return the exit status.
 
     Args:
         arguments: the command-line arguments; None: those of this process.
         prog: name of the command in its help.
-
-    Returns:
-        The exit status.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
 

@@ -37,15 +37,12 @@ def before_main() -> None:
 def main(
     arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.view", **defaults: str
 ) -> int:
-    """Run the command line.
+    """Run the command line and return the exit status.
 
     Args:
         arguments: the command-line arguments; None: those of this process.
         prog: name of the command in its help.
         defaults: default values of options.
-
-    Returns:
-        The exit status.
     """
 
     def view() -> int:
