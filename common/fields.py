@@ -1,8 +1,8 @@
 """Convert plain values into frozen dataclasses, and check types, ranges and keys. Errors name key, value and remedy.
 
-A number's range is written at its field and nowhere else: `share: Share = 0.05`, or `side:
-Annotated[int, Range(at_least=10)] = 64`. `build` checks values from a file. A dataclass that also
-checks values from code calls `check_fields` in its `__post_init__`.
+A number's range is written at its field and nowhere else: `share: Share = 0.05`, or
+`side: Annotated[int, Range(at_least=10)] = 64`. `build` checks values from a file. A dataclass that
+also checks values from code calls `check_fields` in its `__post_init__`.
 """
 
 from __future__ import annotations

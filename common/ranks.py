@@ -89,8 +89,8 @@ class Ranks:
         """Return all rows (n, ...) in order, on all ranks, gathered from the parts of the ranks.
 
         Args:
-            blocks: ranges that together cover the rows 0 to n - 1. Rank r computes the blocks r, r
-                + world, ...
+            blocks: ranges that together cover the rows 0 to n - 1. Rank r computes every
+                `world`-th block, counted from block r.
             mine: (m, ...) this rank's rows, for its blocks in turn.
         """
         parts = self.collect(mine)

@@ -32,8 +32,8 @@ VERSION = 2
 FOLDER = ".index"
 """Folder of the indexes, next to the shards."""
 IMAGES = (*EXTENSIONS, "bin")
-"""Endings of images, by priority: if a sample has several, the first counts. Early shards of `make
-filter` use `bin` for formats without an ending."""
+"""Endings of images, by priority: if a sample has several, the first counts. Early shards of
+`make filter` use `bin` for formats without an ending."""
 CAPTION, JSON = "txt", "json"
 _FIELDS = [
     ("image_at", "<i8"),

@@ -75,8 +75,7 @@ class Shelf:
         return sorted(path.stem for path in self.folder.glob("*.yaml"))
 
     def path(self, name: str) -> Path:
-        """Return the path of the file with this name, or `name` itself if it ends in .yaml or .yml.
-        May raise `error`."""
+        """Return the path of the file of this name, or `name` if it ends in .yaml or .yml. Raise `error` if unknown."""
         if name.endswith((".yaml", ".yml")):
             return Path(name)
         if name not in (known := self.names()):

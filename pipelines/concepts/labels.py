@@ -24,8 +24,8 @@ from open_diht.pipelines.store.storage import StorePath
 @dataclass
 class LabelStage(Stage):
     """The stage that stores labels, see `Stage`. A unit is a shard. Its result `<unit>.npz` holds
-    `keys`, and for each head `offsets` and `ids`; the ids of sample i are ids[offsets[i]:offsets[i
-    + 1]]."""
+    `keys`, and for each head `offsets` and `ids`. Sample i has the ids from offsets[i] to offsets[i
+    + 1], exclusive."""
 
     layout: Layout
     shards: StorePath

@@ -96,7 +96,7 @@ class Place:
 
     @classmethod
     def parse(cls, text: str) -> Place:
-        """Parse the form of `str`. Raise ValueError for other texts."""
+        """Parse a place in the form that `str` gives it. Raise ValueError for other texts."""
         unit, end, row = text.split(".")
         if end not in ENDS or not row.isdecimal() or len(row) > 12:
             raise ValueError(f"{text!r} is no place of a row")
