@@ -1,5 +1,5 @@
-// The page of thresholds: keep each slider and its number equal, and update the results when they change. The server
-// decides, and returns HTML in which every text is escaped.
+// The page of thresholds: a slider and its number are one, and what would be kept follows them. The server decides and
+// writes the HTML, in which every text is escaped.
 "use strict";
 
 const form = document.getElementById("controls");
@@ -12,7 +12,7 @@ function address(path) {
   return `${path}?${new URLSearchParams(new FormData(form))}`;
 }
 
-// One request at a time: changes during a request are sent after its answer.
+// One question at a time: what is moved meanwhile is asked when the answer is there.
 async function follow() {
   if (busy) {
     again = true;
@@ -54,5 +54,5 @@ form.addEventListener("submit", (event) => {
   event.preventDefault();
   follow();
 });
-form.reset(); // drop earlier changes, or those a browser restores: the page does not show their results
+form.reset(); // what was moved before this ran, or a browser remembers of an earlier visit, is not what is shown
 document.documentElement.classList.add("scripted");
