@@ -109,7 +109,7 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> in
     if isinstance(settings.backend, Direct):
         check_device(extraction.device)
     missing = any(extraction.undone(data.shards))
-    sees = seen(settings.teacher) if missing else None  # weights that do not fit fail before anything is written
+    sees = seen(settings.teacher) if missing else None  # weights that do not fit are found before anything is written
     if is_local(settings.output):
         settings.output.mkdir(parents=True, exist_ok=True)
     asked = fingerprint_of(settings.teacher.identity(), settings.min_count, settings.max_size)
@@ -117,7 +117,7 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> in
     with output_lock(layout, settings.shard is not None, name, say) as lock:
         if sees is not None:
             settle(layout, settings.teacher, settings.precision, extraction.device, sees)
-            extraction = Extraction(settings, layout)  # again: the record may determine the precision
+            extraction = Extraction(settings, layout)
         return _Run(settings, layout, say, data, extraction, asked, lock).do()
 
 
@@ -138,10 +138,10 @@ def _check_output(layout: Layout) -> None:
 
 @dataclass(frozen=True)
 class _Data:
-    """The results of `make filter`."""
+    """What `make filter` left."""
 
     kept: dict[str, Any]
-    """Parts of kept/, each with a stamp that changes with it."""
+    """Parts of kept/, each with what changes with it."""
     shards: dict[str, dict[str, Any]]
     """See `shard_entries`."""
 
@@ -150,7 +150,7 @@ class _Data:
         return {unit: place for units in (sorted(self.kept), self.shards) for place, unit in enumerate(units)}
 
     def place(self, unit: str) -> int:
-        """Return the number of a unit, the same for all processes that see the same data."""
+        """A number for each unit, equal for all who see the same data."""
         return self._places[unit]
 
 
@@ -179,7 +179,7 @@ class Extraction:
         return {unit: fingerprint_of(about, entry["sha256"]) for unit, entry in shards.items()}
 
     def undone(self, shards: Mapping[str, dict[str, Any]]) -> Iterator[str]:
-        """Yield the shards whose features are missing."""
+        """Shards whose features are not there yet."""
         return outdated(self._layout, "features", self.fingerprints(shards))
 
     def stage(self, shards: Mapping[str, dict[str, Any]]) -> FeatureStage:
@@ -244,7 +244,7 @@ class _Run:
         self.engine = Engine(layout=layout, workers=extraction.workers(), say=say, backend=settings.backend)
 
     def do(self) -> int:
-        retract(self.layout.root / "concepts.json")  # so that no reader takes a running job for finished
+        retract(self.layout.root / "concepts.json")  # nobody is to take what is under way for finished
         if self.settings.shard:
             status = self._share(self.settings.shard)
             if status is not None:
@@ -253,8 +253,7 @@ class _Run:
         return 0 if self._all() else 1
 
     def _share(self, shard: tuple[int, int]) -> int | None:
-        """Do a shard's part and return the exit status; None if it is the last running shard, which
-        completes the output."""
+        """Do a shard's part. Returns the exit status; None: it is the last one at work, and finishes."""
         self.engine.sharing = sharing = Sharing(shard, self._asked, self._lock, self.data.place, self.say)
         kept, shards = sorted(self.data.kept), list(self.data.shards)
         if not self._count(sharing.own(kept)) or not self._extract(sharing.own(shards)):
@@ -285,14 +284,14 @@ class _Run:
         return {unit: fingerprint_of(names, stamp) for unit, stamp in self.data.kept.items()}
 
     def _count(self, units: Sequence[str]) -> bool:
-        """Count the names in parts of kept/. Return whether all units succeeded."""
+        """Count the names in parts of kept/."""
         fingerprints = self._of_counts
         known = Fingerprints.published(self.layout, "vocabulary", fingerprints)
         stage = VocabularyStage(self.layout, self.settings.data / "kept", known)
         return self._do(stage, {unit: fingerprints[unit] for unit in units})
 
     def _vocabulary(self) -> dict[str, Any]:
-        """Return the vocabulary of all counts, and publish it if it has changed."""
+        """The vocabulary of all counts."""
         settings, units = self.settings, sorted(self.data.kept)
         rows = rows_counted(self.layout, units)
         min_count = lowest_count(rows, settings.min_count)
@@ -333,7 +332,7 @@ class _Run:
         return True
 
     def _extract(self, units: Sequence[str]) -> bool:
-        """Extract the features of shards. Return whether all units succeeded."""
+        """Extract the features of shards."""
         shards = self.data.shards
         stage, fingerprints = self.extraction.stage(shards), self.extraction.fingerprints(shards)
         if not self._do(stage, {unit: fingerprints[unit] for unit in units}, shards=shards):
@@ -349,10 +348,8 @@ class _Run:
         *,
         shards: dict[str, dict[str, Any]] | None = None,
     ) -> bool:
-        """Do the units of a stage that are not committed with their fingerprint. Return False if some failed.
-
-        `shards` holds the entries of the units if they are shards, for the number of samples.
-        """
+        """Do the units of a stage that are not committed with their fingerprint, `shards` where they are those. False
+        where some failed."""
         todo = list(outdated(self.layout, stage.name, fingerprints))
         if todo and stage.name == "features":
             self.say(f"features: {self.extraction.said}, {self.engine.workers} at a time")
