@@ -1,1 +1,1 @@
-"""Ground that all other packages stand on, with nothing of DiHT in it."""
+"""Code that all other packages use. Nothing in it is specific to DiHT."""

@@ -1,6 +1,6 @@
-"""Command lines: words to values, errors that people can mend to one line and an exit status.
+"""Command lines: parse arguments into values, and turn expected errors into one line and an exit status.
 
-Exit status: 0 well; 1 failed; 2 wrong use, nothing was written; 130 stopped by Ctrl-C.
+Exit status: 0 success; 1 failure; 2 wrong use, nothing was written; 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ class WrongUse(ValueError):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are `WrongUse`, and which takes no option by half its name."""
+    """An argument parser that raises `WrongUse` for errors and accepts no abbreviated options."""
 
     def __init__(self, prog: str, description: str, epilog: str | None = None):
         super().__init__(prog=prog, description=description, epilog=epilog, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
-        """As `WrongUse`, with the nearest option there is, or how a value that looks like an option is given."""
+        """Raise `WrongUse`. The message suggests the nearest option, or `--option=-1` for a value
+        that starts with -."""
         hint = ""
         if unknown := message.partition("unrecognized arguments: ")[2].split():
             known = [name for action in self._actions for name in action.option_strings]
@@ -45,10 +46,10 @@ class Parser(argparse.ArgumentParser):
 
 
 class Once(argparse.Action):
-    """For `action=` of argparse: an option that may be given only once, where the last one would win in silence."""
+    """An `action=` for argparse that refuses to be given twice. By default argparse silently keeps the last value."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        """Store the value. Raises `WrongUse` where there is one already."""
+        """Store the value. Raises `WrongUse` if the option was given before."""
         given = f"{self.dest}_is_given"
         if getattr(namespace, given, False):
             first = getattr(namespace, self.dest)
@@ -61,7 +62,7 @@ class Once(argparse.Action):
 
 
 def number(hint: Any) -> Callable[[str], Any]:
-    """For `type=` of argparse: a word as the number that the hint describes, such as `Positive` or `Share`."""
+    """Return a parser for `type=` of argparse: text to the number that `hint` describes, such as `Positive`."""
     kind = get_args(hint)[0]
 
     def parse(text: str) -> Any:
@@ -84,9 +85,15 @@ def exit_status(
     failed: tuple[type[Exception], ...] = (),
     stopped: str | None = "stopped; the same command goes on from there",
 ) -> int:
-    """What `do` returns; errors that people can mend become one line on stderr and their exit status. `WrongUse` and
-    those of `wrong_use` go before those of `failed`; `stopped` is said after Ctrl-C, which passes where it is None.
-    Other errors pass."""
+    """Run `do` and return its exit status. Expected errors become one line on stderr and an exit status.
+
+    Args:
+        do: the command; returns its exit status.
+        wrong_use: errors that, like `WrongUse`, give status 2. They take precedence over `failed`.
+        failed: errors that give status 1. All other errors pass through.
+        stopped: line to print after Ctrl-C, with status 130; None lets KeyboardInterrupt pass
+            through.
+    """
     mistakes: tuple[type[Exception], ...] = (WrongUse, *wrong_use)
     try:
         return do()
@@ -102,9 +109,12 @@ def exit_status(
 
 
 def _unprinted(message: str) -> bool:
-    """Return whether neither another rank on this machine nor an earlier attempt of the same torchrun has printed the
-    message. Torchrun restarts its ranks whatever their exit status, so each would print it again each time."""
-    # Of this rank: RUN/attempt_N/RANK/error.json. A user may have set the variable to another place.
+    """Return whether a message still has to be printed, and mark it as printed.
+
+    Torchrun restarts its ranks whatever their exit status. Without the mark each local rank would
+    print the same message at each attempt. Outside of torchrun the answer is always True.
+    """
+    # The file of this rank is RUN/attempt_N/RANK/error.json, unless the user has set the variable to another path.
     folders = Path(os.environ.get("TORCHELASTIC_ERROR_FILE", "")).absolute().parents
     if "TORCHELASTIC_RUN_ID" not in os.environ or len(folders) < 3 or not folders[1].name.startswith("attempt_"):
         return True
@@ -119,31 +129,37 @@ def _unprinted(message: str) -> bool:
 
 
 def complain(error: Exception | str, status: int = FAILED) -> int:
-    """The one line; returns `status`."""
-    with suppress(OSError):  # standard error is full or gone; the status still says it
+    """Print one error line to stderr, and return `status`."""
+    with suppress(OSError):  # standard error is full or closed; the exit status still reports the failure
         print(f"error: {error}", file=sys.stderr, flush=True)
     return status
 
 
 def refuse_empty(options: argparse.Namespace, *names: str) -> None:
-    """Raises `WrongUse` where one of these options is given, and empty: "" would be the current folder."""
+    """Raise `WrongUse` if one of these options is given and empty: "" would mean the current folder.
+
+    Args:
+        options: the parsed arguments.
+        names: names of the options, without dashes.
+    """
     for name in names:
         if getattr(options, name) == "":
             raise WrongUse(f"--{name} is empty, perhaps a variable that is not set; name a place, or leave it out")
 
 
 def check_folder(called: str, folder: Path) -> None:
-    """Refuse a folder that nothing should be written into, or that the system does not take.
+    """Refuse a folder that results must not be written into, or that the file system does not accept.
 
     Args:
-        called: its name for people, such as OUTPUT.
-        folder: on a disk; it need not exist.
+        called: its name in messages, such as OUTPUT.
+        folder: a local path; it need not exist.
 
     Raises:
-        WrongUse: it is the root of the file system, the home folder, no UTF-8, or too long.
+        WrongUse: it is the root of the file system or the home folder, is not UTF-8, or is too
+            long.
     """
     try:
-        str(folder).encode()
+        str(folder).encode()  # raises for names that are not UTF-8
     except UnicodeEncodeError as error:
         raise WrongUse(
             f"{called} {str(folder)!r} is not UTF-8, and records name it; give a folder whose name is"
@@ -154,17 +170,20 @@ def check_folder(called: str, folder: Path) -> None:
         if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
             raise WrongUse(f"{called} {folder} cannot be a folder ({error.strerror}); give another one") from error
     for place, words in (("/", "the root of the file system"), (os.path.expanduser("~"), "the home folder")):
-        if os.path.realpath(folder) == os.path.realpath(place):
+        if os.path.realpath(folder) == os.path.realpath(place):  # also by way of links
             raise WrongUse(f"{called} {folder} is {words}; give a folder for the results alone, such as out/sample")
 
 
 def say(line: str) -> None:
-    """A line for people; pipes see it at once. Where nobody reads any more, as behind `| head`, the command ends with
-    the status of others there."""
+    """Print a line and flush it, so that pipes receive it at once.
+
+    If the reader has closed the pipe, as with `| head`, exit with the status of SIGPIPE; after
+    other write errors, with 1.
+    """
     try:
         print(line, flush=True)
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes again when it exits
         if isinstance(error, BrokenPipeError):
             raise SystemExit(128 + signal.SIGPIPE) from None
         raise SystemExit(complain(f"standard output cannot be written ({error.strerror}); make room there")) from None

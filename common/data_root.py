@@ -1,4 +1,4 @@
-"""Where data lies that is fetched once for all runs: the evaluation's sets, and the reference encoder."""
+"""The folder of data that is downloaded once for all runs: evaluation sets and the reference encoder."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from pathlib import Path
 
 VARIABLE = "DIHT_BENCH_DATA"
 REFERENCE = "reference"
-"""The offline reference encoder, as people name it; also its folder there."""
+"""Name of the offline reference encoder, and of its folder in the data root."""
 REFERENCE_IMAGES = "efficientnet-lite0-57934424.pth"
-"""The weights of its image tower, in that folder."""
+"""File name of the image tower's weights in that folder."""
 REFERENCE_TEXTS = "minilm"
-"""The folder of its text tower, in that folder."""
+"""Name of the text tower's folder in that folder."""
 
 
 def data_root(folder: Path | str | None = None) -> Path:
-    """Where evaluation data lies: `folder`, else $DIHT_BENCH_DATA, else `~/.cache/diht/bench`."""
+    """Return the folder of evaluation data: `folder`, else $DIHT_BENCH_DATA, else `diht/bench` in the user's cache.
+
+    The cache is $XDG_CACHE_HOME, or `~/.cache` where that is not set.
+    """
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(folder or os.environ.get(VARIABLE) or Path(cache) / "diht" / "bench").expanduser()

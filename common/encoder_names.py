@@ -1,8 +1,8 @@
-"""Image encoders by name, in presets and commands alike; neither torch nor a library is imported to check a name.
+"""Names of image encoders, for presets and commands. Checking a name imports neither torch nor the library.
 
-    efficientnet-lite0            one that comes along, or a package with its weights
-    timm:resnet50                 a model of a library; its weights are named beside it
-    timm:resnet50:resnet50.pth    with the file of its weights
+    efficientnet-lite0            a built-in encoder, or a package with its weights
+    timm:resnet50                 a model of a library; its weights are given separately
+    timm:resnet50:resnet50.pth    a model of a library with its weight file
     local-dir:<folder>            a folder that open_clip loads as "local-dir:..."
 
 Nothing is downloaded.
@@ -28,24 +28,30 @@ class EncoderError(WrongUse):
 
 @dataclass(frozen=True)
 class EncoderName:
-    """What a name says."""
+    """A parsed encoder name."""
 
     text: str
     library: str
-    """timm, torchvision, open_clip or local-dir; "" of one that comes along."""
+    """timm, torchvision, open_clip or local-dir; "" for a built-in encoder."""
     model: str
-    """"" of a folder, which says it."""
+    """The model's name; "" for a folder, which describes its own model."""
     weights: str
-    """File, or folder; "" where the name says none."""
+    """File or folder; "" if the name contains none."""
 
 
 def parse_encoder_name(
     text: str, *, libraries: Collection[str], names: Sequence[str], what: str = "encoder"
 ) -> EncoderName:
-    """What `text` says, where it is one of `names` or a model of one of `libraries`; errors call it `what`.
+    """Parse an encoder name.
+
+    Args:
+        text: the name.
+        libraries: the libraries whose models are accepted.
+        names: the built-in encoders that are accepted.
+        what: what error messages call it.
 
     Raises:
-        EncoderError: it is neither.
+        EncoderError: the name is unknown or incomplete, or gives a built-in encoder an argument.
     """
     if text in names:
         return EncoderName(text, "", text, "")
@@ -62,7 +68,13 @@ def parse_encoder_name(
 
 
 def check_installed(encoder: str, modules: Sequence[str], extra: str) -> None:
-    """Raise `EncoderError` where a module that an encoder needs is not there; `extra` brings it."""
+    """Raise `EncoderError` if a module that an encoder needs is not installed.
+
+    Args:
+        encoder: its name, for the message.
+        modules: import names of the modules.
+        extra: the extra of this package that installs them.
+    """
     for module in modules:
         if find_spec(module) is None:
             raise EncoderError(
@@ -71,7 +83,16 @@ def check_installed(encoder: str, modules: Sequence[str], extra: str) -> None:
 
 
 def local_weights(encoder: str, place: str | Path, *, folder: bool = False) -> Path:
-    """The file at `place`, or the folder. Raises `EncoderError` where it is not there."""
+    """Return the path of existing weights.
+
+    Args:
+        encoder: its name, for the message.
+        place: path of the weights.
+        folder: expect a folder instead of a file.
+
+    Raises:
+        EncoderError: there is no such file or folder.
+    """
     path = Path(place)
     if not (path.is_dir() if folder else path.is_file()):
         what = "folder" if folder else "file"
@@ -80,7 +101,8 @@ def local_weights(encoder: str, place: str | Path, *, folder: bool = False) -> P
 
 
 def packaged_weights(encoder: str, package: str, file: str, extra: str) -> Path:
-    """A file of weights in an installed package. Raises `EncoderError` where one of them is not there."""
+    """Return the path of a weight file in an installed package. Raise `EncoderError` if the package
+    or the file is missing."""
     check_installed(encoder, (package,), extra)
     spec = find_spec(package)
     (folder,) = (spec and spec.submodule_search_locations) or ("",)
@@ -89,8 +111,10 @@ def packaged_weights(encoder: str, package: str, file: str, extra: str) -> Path:
 
 @contextmanager
 def no_hub() -> Iterator[None]:
-    """Forbid the hub's client any request while the `with` block loads a model: a configuration may name a tokenizer.
-    No longer than for a load, since other parts of the process may use a hub."""
+    """Forbid the hub client all requests in the `with` block, because a model's configuration may name a tokenizer.
+
+    Use it only while a model loads: other parts of the process may use a hub.
+    """
     try:
         from huggingface_hub import constants
     except ImportError:

@@ -1,8 +1,8 @@
-"""Plain values to frozen dataclasses: typed, in range, nothing unknown. Errors name the key, the value and the remedy.
+"""Convert plain values into frozen dataclasses, and check types, ranges and keys. Errors name key, value and remedy.
 
-The range of a number stands beside its field and nowhere else: `share: Share = 0.05`, or
-`side: Annotated[int, Range(at_least=10)] = 64`. `build` checks what a file says; a dataclass that also checks what a
-program says calls `check_fields` in its `__post_init__`.
+A number's range is written at its field and nowhere else: `share: Share = 0.05`, or
+`side: Annotated[int, Range(at_least=10)] = 64`. `build` checks values from a file. A dataclass that
+also checks values from code calls `check_fields` in its `__post_init__`.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
 
 
 class BadValue(ValueError):
-    """A value cannot be used; the message names key, value and remedy."""
+    """A value that cannot be used; the message names key, value and remedy."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """The numbers that a field may hold, all of them finite."""
+    """The finite numbers that a field may hold."""
 
     at_least: float = -math.inf
     above: float = -math.inf
@@ -57,20 +57,21 @@ NotNegative = Annotated[float, Range(at_least=0)]
 Above0 = Annotated[float, Range(above=0)]
 Below1 = Annotated[float, Range(at_least=0, below=1)]
 Total = Annotated[int, Range(at_least=1, at_most=10**15)]
-"""Of things that are never held at once, such as the samples of a run."""
+"""A count of things that are never in memory at once, such as the samples of a run."""
 
 
 def build(kind: type[T], values: Mapping[str, Any], where: str = "", **given: Any) -> T:
-    """A dataclass from plain values.
+    """Build a dataclass from plain values.
 
     Args:
         kind: the dataclass.
-        values: what a file says of its fields.
-        where: what stands before a key in errors, such as "loss.".
-        given: fields that the program sets, and a file may not.
+        values: field values from a file, by field name.
+        where: prefix of keys in error messages, such as "loss.".
+        given: fields that the program sets and a file may not.
 
     Raises:
-        BadValue: a key is unknown or missing, a value of another type, out of range or refused by the dataclass.
+        BadValue: a key is unknown or missing, or a value has the wrong type, is out of range, or is
+            refused by the dataclass.
     """
     hints = {name: hint for name, hint in _hints(kind).items() if name not in given}
     for key in values:
@@ -88,22 +89,22 @@ def build(kind: type[T], values: Mapping[str, Any], where: str = "", **given: An
 
 
 def check_fields(instance: Any) -> None:
-    """Refuse a dataclass whose fields hold values of another type or out of range. Raises `BadValue`."""
+    """Raise `BadValue` if a field of a dataclass instance has a value of the wrong type or out of range."""
     for name, hint in _hints(type(instance)).items():
         converted(hint, getattr(instance, name), name)
 
 
 def converted(hint: Any, value: Any, where: str) -> Any:
-    """Return the value as the type `hint` wants it: integers as floats, lists as tuples, mappings as dataclasses.
-    Nothing else is converted.
+    """Return the value as the type `hint` requires: integers as floats, lists as tuples, mappings
+    as dataclasses. Nothing else is converted.
 
     Args:
         hint: The type of a field.
-        value: What a file or a program says.
-        where: What errors call the value.
+        value: The value from a file or a program.
+        where: The name of the value in error messages.
 
     Raises:
-        BadValue: The value is of another type, or out of range.
+        BadValue: The value has the wrong type or is out of range.
     """
     origin, inner = get_origin(hint), get_args(hint)
     if hint is Any:
@@ -121,7 +122,7 @@ def converted(hint: Any, value: Any, where: str) -> Any:
         for kind in others:
             with suppress(BadValue):
                 return converted(kind, value, where)
-        return converted(last, value, where)
+        return converted(last, value, where)  # the error message is that of the last alternative
     if origin is Literal:
         return one_of(inner, value, where)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
@@ -135,7 +136,16 @@ def converted(hint: Any, value: Any, where: str) -> Any:
 
 
 def one_of(known: Iterable[Any], value: Any, where: str) -> Any:
-    """The value, if it is one of those, which may be the keys of a registry. Raises `BadValue`."""
+    """Return `value` if it is one of the known values.
+
+    Args:
+        known: the accepted values, for example the keys of a registry.
+        value: the value to check.
+        where: its name in the error message.
+
+    Raises:
+        BadValue: it is not one of them; the message suggests the nearest.
+    """
     if value not in (choices := list(known)):
         names = [str(choice) for choice in choices]
         raise BadValue(f"{where} is {shown(value)}{nearest(str(value), names)}; choose {', '.join(names)}")
@@ -143,12 +153,12 @@ def one_of(known: Iterable[Any], value: Any, where: str) -> Any:
 
 
 def shown(value: Any) -> str:
-    """The value as errors show it: of bounded length, whatever it is."""
+    """Return the value as error messages show it, with bounded length."""
     return _SHORT.repr(value)
 
 
 def field_docstrings(kind: type[Any]) -> dict[str, str]:
-    """What stands below each field of a dataclass, by its name."""
+    """Return the string below each field of a dataclass, by field name."""
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
     assert isinstance(tree, ast.ClassDef)
     said: dict[str, str] = {}
@@ -173,7 +183,7 @@ def _mapping(value: Any, where: str) -> Mapping[Any, Any]:
 def _of_tuple(inner: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
         raise BadValue(f"{where} is {shown(value)}; it must be a list")
-    if len(inner) == 2 and inner[1] is Ellipsis:
+    if len(inner) == 2 and inner[1] is Ellipsis:  # tuple[X, ...] has any length
         inner = (inner[0],) * len(value)
     if len(value) != len(inner):
         raise BadValue(f"{where} has {len(value)} values; it must have {len(inner)}")
@@ -182,6 +192,7 @@ def _of_tuple(inner: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]
 
 
 def _scalar(hint: Any, value: Any, where: str) -> Any:
+    # `bool` is a subclass of int; float() of larger integers could overflow.
     if hint is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**1023:
         return float(value)
     fits = isinstance(value, hint) and (hint is bool or not isinstance(value, bool))

@@ -1,4 +1,4 @@
-"""Publishing local files so that a kill at any moment leaves them complete or absent."""
+"""Publish local files so that a kill at any moment leaves them complete or absent."""
 
 from __future__ import annotations
 
@@ -14,27 +14,25 @@ from pathlib import Path
 from typing import Any
 
 TEMPORARY = ".tmp-diht-"
-"""Prefix of files and folders that are being written. It names this program, because what a killed
-run leaves is deleted by its name, and other programs use `.tmp-` too."""
+"""Prefix of files and folders that are being written. It names this program, because leftovers of
+killed runs are deleted by their name, and other programs use `.tmp-` too."""
 
-# The tail is that of `temporary_beside`, or of `tempfile` where it is given the prefix.
+# The suffix is made by `temporary_beside`, or by `tempfile` when it is called with this prefix.
 _FRESH = re.compile(rf"{re.escape(TEMPORARY)}.+-[0-9a-z_]{{8}}", re.DOTALL)
 
 
 def temporary_beside(path: Path) -> Path:
-    """A fresh name in the folder of `path`. It does not end as `path` does: who lists files by their ending must not
-    meet one that is half written."""
+    """Return a new temporary name in the folder of `path`. Its ending differs, so that listings by ending skip it."""
     return path.with_name(f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")
 
 
 def is_temporary(name: str) -> bool:
-    """Return whether `temporary_beside` gave this name to a file or folder."""
+    """Return whether the name of a file or folder is one that `temporary_beside` makes."""
     return _FRESH.fullmatch(name) is not None
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Delete what killed runs left directly in `folder`. Files of other programs stay, and no folder
-    below is looked into."""
+    """Delete what killed runs left directly in `folder`, not below it. Files of other programs stay."""
     for path in folder.glob(f"{TEMPORARY}*"):
         if not is_temporary(path.name):
             continue
@@ -45,7 +43,7 @@ def remove_temporaries(folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Bring a file, or the names in a folder, to disk."""
+    """Flush a file, or a folder's entries, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -55,8 +53,8 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def published(path: Path) -> Iterator[Path]:
-    """Yields a temporary path to write to; on leaving, the file is flushed to disk and appears under `path` at once.
-    On an error nothing appears, and an error of the disk names the file."""
+    """Yield a temporary path to write to. On leaving, the file is flushed to disk and atomically
+    renamed to `path`. On an error no file appears, and a disk error names the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
     try:
@@ -64,14 +62,14 @@ def published(path: Path) -> Iterator[Path]:
             yield temporary
             sync(temporary)
             os.replace(temporary, path)
-            sync(path.parent)
+            sync(path.parent)  # so that the new name survives a power failure
     finally:
         temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """What goes wrong with a file while it is written (a full disk) does not name it: here it does."""
+    """Add the file's name to errors raised while it is written. A full disk, for example, reports none."""
     try:
         yield
     except OSError as error:
@@ -82,7 +80,7 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def published_folder(path: Path) -> Iterator[Path]:
-    """The same for a folder, which is made empty; one that is there is replaced as a whole."""
+    """Like `published`, for a folder: yield an empty temporary folder; an existing folder is replaced as a whole."""
     temporary = temporary_beside(path)
     temporary.mkdir(parents=True)
     try:
@@ -91,7 +89,7 @@ def published_folder(path: Path) -> Iterator[Path]:
             sync(written)
         if path.exists():
             old = temporary_beside(path)
-            os.rename(path, old)
+            os.rename(path, old)  # a rename cannot replace a folder with content
             os.rename(temporary, path)
             shutil.rmtree(old)
         else:
@@ -102,20 +100,33 @@ def published_folder(path: Path) -> Iterator[Path]:
 
 
 def publish_bytes(path: Path, content: bytes) -> None:
-    """Write a file of bytes."""
+    """Write a file of bytes, complete or not at all.
+
+    Args:
+        path: the file.
+        content: its bytes.
+    """
     with published(path) as temporary:
         temporary.write_bytes(content)
 
 
 def publish_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON; not-a-number is an error, since other programs could not read it."""
+    """Write a value as JSON, complete or not at all.
+
+    Args:
+        path: the file.
+        value: a value that JSON can hold.
+
+    Raises:
+        ValueError: it contains NaN or infinity, which other programs could not read.
+    """
     text = json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
     # Lone surrogates, which file names can hold, become escapes that JSON knows.
     publish_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file, None where there is no file."""
+    """Return the content of a JSON file, or None if there is no such file."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -123,6 +134,6 @@ def read_json(path: Path) -> Any:
 
 
 def sha256_file(path: Path) -> str:
-    """sha256 of a file's content, in hex."""
+    """Return the SHA-256 of a file's content, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

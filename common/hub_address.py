@@ -1,4 +1,4 @@
-"""Addresses of repositories on a hub, as people type them: `hf://[datasets/]owner/name[@revision][/path]`."""
+"""Addresses of hub repositories as typed by users: `hf://[datasets/]owner/name[@revision][/path]`."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import Literal
 
 SCHEME = "hf://"
 MAIN = "main"
-"""The branch that is meant where no revision is named."""
+"""The branch used when no revision is given."""
 
 Kind = Literal["model", "dataset"]
 _ADDRESS = re.compile(
     r"hf://(?P<datasets>datasets/)?(?P<repository>[^/@]+/[^/@]+)"
-    r"(@(?P<revision>refs/(convert|pr)/[^/]+|[^/@]+))?(/(?P<path>.*))?"
+    r"(@(?P<revision>refs/(convert|pr)/[^/]+|[^/@]+))?(/(?P<path>.*))?"  # only refs/... contain slashes
 )
 _PINNED = re.compile(r"hf://[^@]*@[0-9a-f]{40}(/|$)")
 
 
 @dataclass(frozen=True)
 class HubAddress:
-    """A repository, or files of one."""
+    """A repository on a hub, or files in it."""
 
     kind: Kind
     repository: str
     """owner/name"""
     revision: str | None = None
-    """Branch, tag or commit; None: `MAIN`."""
+    """Branch, tag or commit; None means `MAIN`."""
     path: str = ""
-    """File, folder or glob in it."""
+    """File, folder or glob in the repository."""
 
     @property
     def root(self) -> str:
@@ -42,7 +42,7 @@ class HubAddress:
 
 
 def parse_address(text: str) -> HubAddress | None:
-    """The address that a text is, None where it is none. Buckets and spaces of the hub are none."""
+    """Parse an address of a repository. Return None for other texts, and for the hub's buckets, spaces and kernels."""
     found = _ADDRESS.fullmatch(text)
     if found is None or found["repository"].split("/")[0] in ("buckets", "spaces", "kernels", "datasets"):
         return None
@@ -51,5 +51,5 @@ def parse_address(text: str) -> HubAddress | None:
 
 
 def is_pinned(address: str) -> bool:
-    """Whether an address names a commit, whose files do not change."""
+    """Return whether an address names a commit, whose files cannot change."""
     return _PINNED.match(address) is not None

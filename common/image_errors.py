@@ -1,4 +1,4 @@
-"""Why bytes become no image."""
+"""Reasons why bytes cannot be used as an image."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from enum import StrEnum
 
 
 class BadImageReason(StrEnum):
-    """Why bytes become no image. The values are written to data sets: add, never rename."""
+    """A reason why bytes cannot be used as an image. The values are written to data sets: add, never rename."""
 
     EMPTY = "empty"  # no bytes at all
     NOT_AN_IMAGE = "not_an_image"  # HTML, JSON, PDF, SVG, noise, or a format that is not accepted
-    TRUNCATED = "truncated"  # an image whose end is missing
-    CORRUPT = "corrupt"  # an image whose header or body contradicts its format
-    TOO_MANY_BYTES = "too_many_bytes"  # a larger file than ImageLimits.max_bytes
-    TOO_MANY_PIXELS = "too_many_pixels"  # more than ImageLimits.max_pixels or max_side, by its header
-    TOO_COMPLEX = "too_complex"  # more scans or parts than any encoder makes: it would take minutes
+    TRUNCATED = "truncated"  # the end of the image is missing
+    CORRUPT = "corrupt"  # the header or body contradicts the format
+    TOO_MANY_BYTES = "too_many_bytes"  # the file is larger than ImageLimits.max_bytes
+    TOO_MANY_PIXELS = "too_many_pixels"  # the header exceeds ImageLimits.max_pixels or max_side
+    TOO_COMPLEX = "too_complex"  # more scans or parts than any encoder makes; decoding would take minutes
 
 
 class BadImage(ValueError):
-    """Bytes that become no image; the message says what was found.
+    """An error for bytes that cannot be used as an image; the message describes what was found.
 
     Args:
-        reason: a `BadImageReason`, or one of a list that has more.
-        message: for people.
+        reason: a `BadImageReason`, or a member of another enum with further reasons.
+        message: text for users.
     """
 
     def __init__(self, reason: StrEnum, message: str) -> None:

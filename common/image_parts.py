@@ -1,9 +1,9 @@
-"""What a decoder gets to see of an image file: the parts that its pixels are made of, counted and measured.
+"""Reduce an image file to the parts that its pixels need, before a decoder sees it, and count and measure them.
 
-Image libraries read everything a file holds, and trust what it says. A comment in many blocks takes Pillow minutes;
-EXIF whose entries all point at the same bytes takes gigabytes; a JPEG of 500 kB may be decoded a thousand times over,
-scan by scan. Here a file is walked from part to part in one pass, nothing is decoded, and what is no use for pixels is
-left out.
+Image libraries read everything in a file and trust it. A comment in many blocks takes Pillow
+minutes; EXIF whose entries all point at the same bytes takes gigabytes; a JPEG of 500 kB may be
+decoded a thousand times over, scan by scan. These functions walk a file from part to part in one
+pass, decode nothing, and drop parts that pixels do not need.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from typing import Final
 from open_diht.common.image_errors import BadImage, BadImageReason
 
 MAX_PARTS: Final = 100_000
-"""Most segments, chunks or blocks of a file. Encoders write pixels in chunks of 8 KiB or more: these are 800 MB."""
+"""Maximum number of segments, chunks or blocks in a file. Encoders write chunks of 8 KiB or more, so this is 800 MB."""
 MAX_SCANS: Final = 100
-"""Most scans of a JPEG. A baseline JPEG has 1 to 4, a progressive one 10 by libjpeg's script for colour and not many
-more by MozJPEG's search; scripts made by hand for jpegtran have a few dozen. libjpeg itself has no limit."""
+"""Maximum number of scans in a JPEG. A baseline JPEG has 1 to 4, a progressive one 10 by libjpeg's
+color script and a few more by MozJPEG's search; hand-made scripts for jpegtran have a few dozen.
+libjpeg itself has no limit."""
 MAX_SCANNED: Final = 2_000_000_000
-"""Most scans x pixels of a JPEG, since each scan passes over all pixels: 20 scans of an image of 100 million."""
+"""Maximum scans x pixels of a JPEG, because each scan visits all pixels: 20 scans of an image of 100 million pixels."""
 
 
 @dataclass(frozen=True)
@@ -30,17 +31,18 @@ class Parts:
     """A file, reduced to its first image."""
 
     data: bytes
-    """What the decoder is given."""
+    """The bytes for the decoder."""
     size: tuple[int, int] | None
-    """Width and height by the file's own header; None where opening it allocates nothing, so that may tell."""
+    """Width and height in the file's own header; None if opening allocates nothing, so that the
+    decoder may report them."""
     orientation: int = 1
-    """Of EXIF, 1 to 8."""
+    """EXIF orientation, 1 to 8."""
     scans: int = 1
-    """How often all pixels are passed over."""
+    """Number of passes over all pixels."""
 
 
 class _Count:
-    """Counts parts; raises BadImage where there are too many."""
+    """A counter of parts that raises BadImage above `MAX_PARTS`."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -58,16 +60,16 @@ def _ended(what: str) -> BadImage:
 # ---- JPEG
 
 _MARKER = re.compile(rb"\xff([\x01-\xfe])")
-_AFTER_SCAN = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # not a stuffed zero, nor a restart inside a scan
+_AFTER_SCAN = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # excludes stuffed zeros and restart markers inside a scan
 _ALONE: Final = frozenset((0x01, *range(0xD0, 0xD9)))  # markers without a segment
 _SOS, _EOI, _APP1 = 0xDA, 0xD9, 0xE1
 _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _OF_PIXELS: Final = _FRAMES | {0xC4, 0xCC, 0xDB, 0xDD, 0xE0, 0xEE}
-"""Frames, tables, and the two that tell colours: JFIF's and Adobe's. Others hold profiles, previews, texts."""
+"""Frames, tables, and the JFIF and Adobe segments, which define colors. Others hold profiles, previews, texts."""
 
 
 def jpeg_parts(data: bytes) -> Parts:
-    """A JPEG without metadata and without what follows its first image."""
+    """Return a JPEG without metadata and without what follows its first image."""
     kept, count = [b"\xff\xd8"], _Count()
     size, orientation, place = None, 1, 2
     while marker := _MARKER.search(data, place):
@@ -85,7 +87,7 @@ def jpeg_parts(data: bytes) -> Parts:
         if code in _OF_PIXELS:
             kept.append(b"\xff" + marker[1] + segment)
         if code in _FRAMES and len(segment) >= 7:
-            height, width = struct.unpack_from(">HH", segment, 3)
+            height, width = struct.unpack_from(">HH", segment, 3)  # after length and precision
             size = width, height
         if code == _APP1 and orientation == 1 and segment[2:8] == b"Exif\0\0":
             orientation = exif_orientation(segment[8:])
@@ -94,7 +96,7 @@ def jpeg_parts(data: bytes) -> Parts:
 
 
 def _scans(data: bytes, place: int, count: _Count) -> tuple[int, int]:
-    """How many scans follow, and where they end. Markers are found as libjpeg finds them."""
+    """Return the number of scans that follow, and the offset of their end. Find markers as libjpeg does."""
     scans = 0
     while marker := _AFTER_SCAN.search(data, place):
         count.one()
@@ -121,7 +123,7 @@ _PNG_OF_PIXELS: Final = frozenset((b"PLTE", b"tRNS", b"IDAT", b"IEND"))
 
 
 def png_parts(data: bytes) -> Parts:
-    """A PNG of its pixels alone; of an animated one the still image."""
+    """Return a PNG reduced to its pixel data; for an animated PNG, the still image."""
     if len(data) < 33:
         raise _ended("a PNG")
     if data[8:16] != b"\0\0\0\rIHDR":
@@ -130,12 +132,13 @@ def png_parts(data: bytes) -> Parts:
     orientation, place = 1, 33
     while place < len(data):
         count.one()
+        # A chunk is length (4 bytes), type (4), content and checksum (4).
         kind, end = data[place + 4 : place + 8], place + 12 + int.from_bytes(data[place : place + 4])
         if kind in _PNG_OF_PIXELS:
             kept.append(view[place:end])
         elif kind == b"eXIf":
             orientation = exif_orientation(data[place + 8 : end - 4])
-        place = len(data) if kind == b"IEND" else end
+        place = len(data) if kind == b"IEND" else end  # data after IEND is dropped
     width, height = struct.unpack_from(">II", data, 16)
     return Parts(b"".join(kept), (width, height), orientation)
 
@@ -146,7 +149,7 @@ _CONTROL = 0xF9
 
 
 def gif_parts(data: bytes) -> Parts:
-    """A GIF from its first frame on, without what comes before: comments, programs' own blocks, repetitions."""
+    """Return a GIF from its first frame on, without preceding comments, application blocks and loop counts."""
     try:
         return _gif_parts(data, _Count())
     except (IndexError, struct.error) as error:
@@ -155,19 +158,19 @@ def gif_parts(data: bytes) -> Parts:
 
 def _gif_parts(data: bytes, count: _Count) -> Parts:
     width, height, flags = struct.unpack_from("<HHB", data, 6)
-    place = 13 + _colours(flags)
+    place = 13 + _colours(flags)  # signature, screen descriptor, color table
     head, control = data[:place], b""
     while data[place] != ord(";"):
         count.one()
         if data[place] == ord(","):
             left, top, across, down = struct.unpack_from("<HHHH", data, place + 1)
-            size = max(width, left + across), max(height, top + down)  # as Pillow has it, and some browsers
+            size = max(width, left + across), max(height, top + down)  # as in Pillow and some browsers
             return Parts(head + control + data[place:], size)
         if data[place] != ord("!"):
             place += 1
             continue
         label, place = data[place + 1], place + 2
-        if label == _CONTROL and data[place] == 4:  # of its flags transparency alone: how to go on does not matter
+        if label == _CONTROL and data[place] == 4:  # of the flags, keep transparency only
             control = b"!\xf9\x04" + bytes([data[place + 1] & 1]) + data[place + 2 : place + 5] + b"\0"
         while data[place]:
             count.one()
@@ -177,7 +180,7 @@ def _gif_parts(data: bytes, count: _Count) -> Parts:
 
 
 def _colours(flags: int) -> int:
-    """Bytes of a table of colours."""
+    """Return the size of a color table, in bytes."""
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
@@ -185,7 +188,7 @@ def _colours(flags: int) -> int:
 
 
 def webp_parts(data: bytes) -> Parts:
-    """A WebP as it is: its library allocates the whole canvas when it opens one, so the size is read here."""
+    """Return a WebP unchanged, with its size. libwebp allocates the whole canvas on opening, so read the size first."""
     if len(data) < 30:
         raise _ended("a WebP")
     kind, first = data[12:16], data[20:30]
@@ -196,7 +199,7 @@ def webp_parts(data: bytes) -> Parts:
         size = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
     elif kind == b"VP8 ":
         across, down = struct.unpack_from("<HH", first, 6)
-        size = across & 0x3FFF, down & 0x3FFF
+        size = across & 0x3FFF, down & 0x3FFF  # the two high bits are a scale
     else:
         raise BadImage(BadImageReason.CORRUPT, f"a WebP that starts with {kind!r}")
     count, place, orientation = _Count(), 12, 1
@@ -205,7 +208,7 @@ def webp_parts(data: bytes) -> Parts:
         end = place + 8 + int.from_bytes(data[place + 4 : place + 8], "little")
         if data[place : place + 4] == b"EXIF":
             orientation = exif_orientation(data[place + 8 : end].removeprefix(b"Exif\0\0"))
-        place = end + end % 2
+        place = end + end % 2  # chunks are padded to an even length
     return Parts(data, size, orientation)
 
 
@@ -213,8 +216,8 @@ def webp_parts(data: bytes) -> Parts:
 
 
 def bmp_parts(data: bytes) -> Parts:
-    """A BMP as it is. Run-length coding is not accepted: nobody uses it, and Pillow unpacks it byte by byte in
-    Python."""
+    """Return a BMP unchanged. Run-length coding is refused: it is rare, and Pillow decodes it byte
+    by byte in Python."""
     if len(data) < 26:
         raise _ended("a BMP")
     if int.from_bytes(data[14:18], "little") >= 40 and int.from_bytes(data[30:34], "little") in (1, 2):
@@ -228,8 +231,7 @@ _ORIENTATION, _NUMBERS = 0x0112, {3: "H", 4: "I"}
 
 
 def exif_orientation(exif: bytes) -> int:
-    """How the camera was held, 1 to 8; 1 where nothing sensible is said, for a broken note is no reason to lose an
-    image. No other entry is read."""
+    """Return the EXIF orientation, 1 to 8; 1 if it is missing or invalid, since bad metadata must not lose an image."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
     if order is None:
         return 1
@@ -253,4 +255,4 @@ WALKS: Final[dict[str, Callable[[bytes], Parts]]] = {
     "WEBP": webp_parts,
     "BMP": bmp_parts,
 }
-"""By Pillow's name of a format."""
+"""Functions by Pillow's name of the format."""

@@ -1,8 +1,9 @@
-"""Images out of bytes that nobody vouches for, in bounded time and memory.
+"""Open untrusted images in bounded time and memory.
 
-The web's images are bombs, truncated downloads, HTML error pages, animations. `open_image` looks at the content only:
-file names and declared types are ignored. What it returns is decoded, and composed on white, within 36 bytes a pixel
-and in a time in proportion to pixels x scans, both of which are limited; everything else is a BadImage with a reason.
+Images on the web include decompression bombs, truncated downloads, HTML error pages and animations.
+`open_image` looks at the content only: file names and declared types are ignored. The images it
+returns decode, and can be composed on white, within 36 bytes per pixel and in time proportional to
+pixels x scans, both of which are limited. All other input raises BadImage with a reason.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ _OTHERS: Final = {
     b"icns": "ICNS",
     b"%!PS": "EPS",
 }
-"""What is an image and not accepted, for the message."""
-_TRANSPOSITIONS: Final = {  # EXIF orientation -> what makes the image upright
+"""Image formats that are recognized but not accepted, for the error message."""
+_TRANSPOSITIONS: Final = {  # EXIF orientation -> transposition that makes the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -57,14 +58,14 @@ _TRANSPOSITIONS: Final = {  # EXIF orientation -> what makes the image upright
 
 @dataclass(frozen=True, kw_only=True)
 class ImageLimits:
-    """How large an image may be."""
+    """Limits on the size of an image."""
 
     max_bytes: int = 64 * 2**20
     """Longest accepted file, in bytes."""
     max_pixels: int = 100_000_000
-    """Largest accepted width x height by the header, before any pixel is decoded; 100 million are 300 MB as RGB."""
+    """Largest accepted width x height in the header, checked before decoding; 100 million pixels take 300 MB as RGB."""
     max_side: int = 30_000
-    """Longest accepted side in pixels by the header."""
+    """Longest accepted side in the header, in pixels."""
 
     def __post_init__(self) -> None:
         for name in ("max_bytes", "max_pixels", "max_side"):
@@ -74,24 +75,24 @@ class ImageLimits:
 
 @dataclass(frozen=True)
 class OpenedImage:
-    """An image whose header is read and within the limits, its pixels not decoded yet."""
+    """An image whose header is read and within the limits. Its pixels are not decoded yet."""
 
     image: Image.Image
-    """As Pillow opened it; of an animation the first frame."""
+    """The image as opened by Pillow; of an animation, the first frame."""
     orientation: int
-    """Of EXIF, 1 to 8."""
+    """EXIF orientation, 1 to 8."""
     data: bytes
-    """What it is decoded from: the file without what is no use for its pixels."""
+    """The bytes it is decoded from: the file without parts that pixels do not need."""
 
     def decode(self, at_least: tuple[int, int] | None = None) -> Image.Image:
-        """Decodes the pixels, in whatever mode the file has them.
+        """Decode the pixels, in the mode of the file.
 
         Args:
-            at_least: where given, a JPEG is decoded at a half, a quarter or an eighth while its sides stay at or above
-                these, which saves most of the time.
+            at_least: if given, a JPEG is decoded at a half, a quarter or an eighth as long as its
+                sides stay at or above these (width, height), which saves most of the time.
 
         Raises:
-            BadImage: they are cut off, or contradict the format.
+            BadImage: the pixel data is truncated or contradicts the format.
         """
         with decoding(f"{self.image.format} of {self.image.width} x {self.image.height}"):
             if at_least is not None and self.image.format == "JPEG":
@@ -100,21 +101,22 @@ class OpenedImage:
         return self.image
 
     def upright(self, decoded: Image.Image) -> Image.Image:
-        """What was made of `decode`'s answer, turned as the camera was held."""
+        """Return an image made from `decode`'s result, transposed according to the EXIF orientation."""
         turn = _TRANSPOSITIONS.get(self.orientation)
         return decoded if turn is None else decoded.transpose(turn)
 
 
 def open_image(data: bytes, limits: ImageLimits, formats: Collection[str] = FORMATS) -> OpenedImage:
-    """Opens a whole file.
+    """Open an image file.
 
     Args:
-        data: the file.
-        limits: how large it may be.
-        formats: those that are accepted; PPM may be added where the bytes are the user's own.
+        data: the whole file.
+        limits: the size limits.
+        formats: the accepted formats; PPM may be added if the bytes are the user's own.
 
     Raises:
-        BadImage: and nothing else, whatever the bytes are; MemoryError is not caught, for it says nothing of them.
+        BadImage: the bytes are not an accepted image. No other exception is raised except
+            MemoryError, which is not caught because it says nothing about the bytes.
     """
     if not data:
         raise BadImage(BadImageReason.EMPTY, "0 bytes; the download has stored nothing")
@@ -122,7 +124,7 @@ def open_image(data: bytes, limits: ImageLimits, formats: Collection[str] = FORM
         raise BadImage(BadImageReason.TOO_MANY_BYTES, f"{len(data):,} bytes; at most {limits.max_bytes:,} are taken")
     form = _format(data, formats)
     parts = WALKS[form](data) if form in WALKS else Parts(data, None)
-    if parts.size is not None:
+    if parts.size is not None:  # before Pillow opens it and may allocate memory
         _check(parts.size, parts.scans, limits)
     with decoding(f"{len(data):,} bytes that start like {form}"):
         image = Image.open(io.BytesIO(parts.data), formats=(form,))
@@ -131,7 +133,7 @@ def open_image(data: bytes, limits: ImageLimits, formats: Collection[str] = FORM
 
 
 def _format(data: bytes, formats: Collection[str]) -> str:
-    """Pillow's name of the format. Raises BadImage for one that is not accepted."""
+    """Return Pillow's name of the format. Raises BadImage for a format that is not accepted."""
     for form in formats:
         if data.startswith(_SIGNATURES[form]) and (form != "WEBP" or data[8:12] == b"WEBP"):
             return form
@@ -166,10 +168,11 @@ def _check(size: tuple[int, int], scans: int, limits: ImageLimits) -> None:
 
 @contextmanager
 def decoding(what: str) -> Iterator[None]:
-    """Whatever Pillow raises in the block becomes a BadImage, and what it warns of is not said: its parsers are plain
-    Python, and on bytes that lie about themselves they raise what Python raises.
+    """Turn everything except MemoryError that Pillow raises in the block into BadImage, and
+    suppress its warnings. Pillow's parsers are plain Python, so corrupt bytes can raise any Python
+    error.
 
-    Warnings are held back by `warnings.catch_warnings`, which is not thread-safe: one thread per process.
+    This uses `warnings.catch_warnings`, which is not thread-safe: decode in one thread per process.
     """
     try:
         with warnings.catch_warnings():
@@ -186,7 +189,8 @@ def decoding(what: str) -> Iterator[None]:
 
 
 def _kind_of_damage(error: Exception) -> BadImageReason:
-    """Pillow has one class, OSError, for a missing end and for nonsense; only the message tells them apart."""
+    """Return the reason for an error. Pillow raises OSError for truncated and corrupt data; only
+    the message differs."""
     text = str(error).lower()
     ended = isinstance(error, EOFError) or any(
         word in text for word in ("truncated", "not enough", "unexpected end", "premature")

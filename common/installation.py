@@ -1,4 +1,4 @@
-"""The command that adds packages to this installation, in the way in which it was made."""
+"""Find the command that adds packages to this installation, with the installer that made it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAME = "open-diht"
 
 
 def remedy(*extras: str) -> str:
-    """Return the command that adds these extras; without any, what the filters need."""
+    """Return the command that installs these extras; without any, the command that installs the base package."""
     return install_command(*_requirement(f"[{','.join(extras)}]" if extras else ""))
 
 
@@ -28,14 +28,14 @@ def install_command(*requirements: str) -> str:
 
 
 def uv_command() -> list[str] | None:
-    """Return what starts uv: the program on PATH, or the module; None where there is neither."""
+    """Return the command that starts uv: the program on PATH, else the module; None if neither is installed."""
     if found := shutil.which("uv"):
         return [found]
     return [sys.executable, "-m", "uv"] if find_spec("uv") else None
 
 
 def _requirement(extras: str) -> list[str]:
-    """Return the words that name this distribution with extras to an installer."""
+    """Return the installer arguments that name this distribution with extras."""
     record = _direct_url()
     if record is None:
         return [f"{NAME}{extras}"]
@@ -51,19 +51,19 @@ def _requirement(extras: str) -> list[str]:
 
 
 def _direct_url() -> dict[str, Any] | None:
-    """Return where the distribution was installed from, as its direct_url.json has it; None: from an index."""
-    for found in distributions(name=NAME):  # a checkout's egg-info may come before what pip wrote
+    """Return the origin of the installation, in the form of direct_url.json; None if it came from an index."""
+    for found in distributions(name=NAME):  # a checkout's egg-info may come before pip's metadata
         if text := found.read_text("direct_url.json"):
             record: dict[str, Any] = json.loads(text)
             return record
     checkout = Path(__file__).resolve().parents[1]
-    if (checkout / "setup.py").is_file():  # it runs by PYTHONPATH
+    if (checkout / "setup.py").is_file():  # the code runs from a checkout on PYTHONPATH
         return {"url": checkout.as_uri(), "dir_info": {"editable": True}}
     return None
 
 
 def _installer() -> list[str]:
-    """Return `pip install` or `uv pip install` of this environment, as a person types it."""
+    """Return `pip install` or `uv pip install` for this environment, as a user would type it."""
     by_uv = any((found.read_text("INSTALLER") or "").strip() == "uv" for found in distributions(name=NAME))
     uv = uv_command()
     if uv and (by_uv or not find_spec("pip")):

@@ -1,7 +1,6 @@
-"""A lock in an object store, which has none: an object that its holder renews every few seconds, and that counts for
-less than a minute. Its age is told by the store's clock, for those of two machines may differ by as much. Leases of
-killed runs are removed by later ones.
-"""
+"""A lock in an object store without locks: a JSON object that its holder renews every few seconds
+and that expires after 45 seconds. Its age is measured with the store's clock, because the clocks of
+two machines may differ by that much. Later runs remove the leases of killed runs."""
 
 from __future__ import annotations
 
@@ -21,28 +20,28 @@ from functools import partial
 from typing import Any
 
 RENEW_S, AGAIN_S, VALID_S = 10.0, 5.0, 45.0
-"""Between renewals, after one that failed, and how long a lease counts."""
+"""Seconds between renewals, seconds before the retry of a failed renewal, and lifetime of a lease in seconds."""
 SLOW_S = 4.0
-"""A renewal that takes longer is reported: what else waits for the store then is silent, for minutes."""
+"""A longer renewal is reported, because other work that waits for the store prints nothing, perhaps for minutes."""
 _KEPT_S = 3600.0
-"""A lease that was not renewed for so long is removed; long after it ceased to count, for its holder may have slept."""
+"""Leases not renewed for this long are deleted. It far exceeds the lifetime: a holder's machine may have slept."""
 _PAUSES_S = (2.0, 4.0, 8.0)
-"""Before those ask again who met each other's lease."""
+"""Seconds to back off after two runs have seen each other's lease."""
 _CONNECTIONS = 32
 
 
 class LeaseLost(RuntimeError):
-    """A lease that could not be renewed in time, and that another run has taken the place of."""
+    """The lease could not be renewed in time, and another run has taken its place."""
 
 
 @dataclass(frozen=True)
 class _Other:
-    """The lease of somebody else."""
+    """The lease of another run."""
 
     path: str
     lease: dict[str, Any]
     age: float
-    """Seconds since it was renewed."""
+    """Seconds since its last renewal."""
 
     @property
     def counts(self) -> bool:
@@ -50,32 +49,38 @@ class _Other:
 
 
 class Lease:
-    """Two that ask at the same moment both see the other's lease, and both give way.
+    """A lease on a folder. If two runs ask at the same moment, each sees the other's lease and both back off.
 
     Args:
-        fs: a file system of fsspec.
-        folder: path of the folder of leases in it; nothing else lies there.
-        of: what the lease is of, for messages.
-        shard: what the others see of this one in `at_work`.
-        say: gets a line for people where the store does not answer while the lease is held.
+        fs: an fsspec file system.
+        folder: path of the folder of leases, which holds nothing else.
+        of: what the lease protects, for messages.
+        shard: name that other runs see in `at_work`.
+        say: receives a message when the store does not answer while the lease is held.
     """
 
     def __init__(self, fs: Any, folder: str, of: str, shard: str = "", say: Callable[[str], None] = lambda line: None):
         self._fs, self._folder, self._of, self._shard, self._say = fs, folder.rstrip("/"), of, shard, say
         self._name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._path, self._shared = f"{self._folder}/{self._name}.json", True
-        self._renewed = 0.0  # by this machine's monotonic clock
+        self._renewed = 0.0  # on this machine's monotonic clock
         self._lost_to = ""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     def take(self, shared: bool) -> bool:
-        """Take it, or change what is held; `shared`: others may have one too that say the same. False where others
-        forbid it; then nothing is held."""
+        """Acquire the lease, or change its mode.
+
+        Args:
+            shared: allow other holders, if their leases are shared too.
+
+        Returns:
+            False if the lease of another run forbids it; no lease is held then.
+        """
         self.release()
         self._shared, self._lost_to = shared, ""
         self._write()
-        found = self._found()
+        found = self._found()  # after writing: of two that ask at once, each sees the other
         if self._forbidding(found):
             self._remove(self._path)
             return False
@@ -87,7 +92,7 @@ class Lease:
         return True
 
     def take_alone(self) -> bool:
-        """Take it, for this one only. Asks several times, at random moments, for two that met have both given way."""
+        """Acquire the lease exclusively. Retry after random pauses, because two runs that meet have both backed off."""
         for pause in _PAUSES_S:
             if self.take(shared=False):
                 return True
@@ -95,17 +100,17 @@ class Lease:
         return self.take(shared=False)
 
     def release(self) -> None:
-        """Give it back; it may be taken again."""
+        """Release the lease; it can be acquired again."""
         if self._thread is not None:
             self._stop.set()
             self._thread.join()
             self._thread = None
             self._stop.clear()
-        with suppress(Exception):  # every store has errors of its own; the lease runs out by itself
+        with suppress(Exception):  # every store has errors of its own; the lease expires by itself
             self._remove(self._path)
 
     def check(self) -> None:
-        """Raises LeaseLost where this run can no longer count on being the only one, or among shards only."""
+        """Raise LeaseLost if the lease expired or was deleted, and another run holds a conflicting one since."""
         if self._lost_to:
             raise LeaseLost(
                 f"the store did not take the lease of this run for {VALID_S:.0f} seconds, and {self._lost_to} works "
@@ -113,15 +118,15 @@ class Lease:
             )
 
     def at_work(self) -> set[str]:
-        """The shards that hold one, this one among them."""
+        """Return the names of the shards that hold a lease, including this one."""
         return {str(lease["shard"]) for lease in self.others() if lease.get("shard")} | {self._shard} - {""}
 
     def others(self) -> list[dict[str, Any]]:
-        """The leases of others that count."""
+        """Return the valid leases of other runs."""
         return [other.lease for other in self._found() if other.counts]
 
     def _found(self) -> list[_Other]:
-        """The leases of others."""
+        """Return all leases of other runs, valid or expired."""
         self._fs.invalidate_cache(self._folder)
         try:
             found = self._fs.ls(self._folder, detail=False)
@@ -129,22 +134,23 @@ class Lease:
             return []
         now = self._written(self._path)
         paths = [path for path in found if not path.endswith(f"/{self._name}.json")]
-        with ThreadPoolExecutor(_CONNECTIONS) as pool:  # each waits for the network
+        with ThreadPoolExecutor(_CONNECTIONS) as pool:  # each read waits for the network
             return [other for other in pool.map(partial(self._other, now=now), paths) if other]
 
     def _other(self, path: str, now: datetime | None) -> _Other | None:
-        """A lease that is there. `now` is when the store took this one's, by its clock."""
+        """Read another run's lease. `now` is the store's time of this run's last renewal. Return None if it is gone."""
         try:
             lease: dict[str, Any] = json.loads(self._fs.cat_file(path))
         except FileNotFoundError:
             return None
         written = self._written(path)
-        if written is None or now is None:  # a store that does not say: the clocks of the machines have to agree
+        if written is None or now is None:  # the store reports no times, so the clocks of the machines have to agree
             return _Other(path, lease, time.time() - float(lease["renewed"]))
+        # `now` is the time of this lease's renewal, so add the time since.
         return _Other(path, lease, (now - written).total_seconds() + time.monotonic() - self._renewed)
 
     def _written(self, path: str) -> datetime | None:
-        """When the store took an object, by its clock."""
+        """Return when an object was written, by the store's clock; None if the store does not report it."""
         try:
             found: datetime = self._fs.modified(path)
         except (NotImplementedError, FileNotFoundError):
@@ -152,7 +158,7 @@ class Lease:
         return found
 
     def _forbidding(self, others: list[_Other]) -> list[str]:
-        """Who does not let this run have the folder."""
+        """Return the holders whose leases conflict with this one."""
         counting = (other.lease for other in others if other.counts)
         return [str(lease["holder"]) for lease in counting if not (self._shared and lease["shared"])]
 
@@ -162,7 +168,7 @@ class Lease:
         self._renewed = time.monotonic()
 
     def _remove(self, path: str) -> None:
-        """A lease, which somebody else may have removed."""
+        """Delete a lease, which another run may have deleted already."""
         with suppress(FileNotFoundError):
             self._fs.rm_file(path)
 
@@ -175,13 +181,13 @@ class Lease:
             slow.daemon = True
             slow.start()
             try:
-                gone = not self._fs.exists(self._path)  # taken for that of a killed run, at the moment of its renewal
+                gone = not self._fs.exists(self._path)  # another run took it for a killed run's and deleted it
                 late = time.monotonic() - self._renewed > VALID_S
                 self._write()
                 if (gone or late) and (others := self._forbidding(self._found())):
                     self._lost_to = others[0]
                 pause = RENEW_S
-            except Exception:  # every store has errors of its own; what fails now may pass before the lease runs out
+            except Exception:  # every store has errors of its own; a retry may succeed before the lease expires
                 pause = AGAIN_S
             finally:
                 slow.cancel()

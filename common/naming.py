@@ -1,4 +1,4 @@
-"""Words of messages: the name that somebody mistyped, and counts."""
+"""Wording of messages: suggestions for mistyped names, and counts."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from collections.abc import Iterable
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Returns " (did you mean 'x'?)" for the known name closest to `name`, "" where none is close."""
+    """Return " (did you mean 'x'?)" for the known name closest to `name`, or "" if none is close.
+
+    Args:
+        name: the mistyped name; case is ignored.
+        known: the valid names.
+    """
     by_folded = {candidate.casefold(): candidate for candidate in known}
     close = difflib.get_close_matches(name.casefold(), list(by_folded), n=1, cutoff=0.6)
     return f" (did you mean '{by_folded[close[0]]}'?)" if close else ""
 
 
 def counted(count: int, noun: str) -> str:
-    """Returns "1 unit", "2 units", "1,000 units" for the noun "unit"."""
+    """Return a count with its noun, given in the singular: "1 unit", "2 units", "1,000 units"."""
     return f"{count:,} {noun}{'s' if count != 1 else ''}"

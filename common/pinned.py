@@ -1,4 +1,4 @@
-"""Files that third parties have uploaded, and whose sha256 we know: docs/reference/third-party-models.md lists them."""
+"""Third-party files with a known SHA-256; docs/reference/third-party-models.md lists them."""
 
 from __future__ import annotations
 
@@ -14,25 +14,30 @@ MINILM_WEIGHTS = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 
 
 def is_pinned(path: Path, sha256: str) -> bool:
-    """Return whether a file, or a folder by `digest_of`, is the one that we know. Reads it once per process."""
+    """Return whether a file or folder has a known digest. Each file is read once per process.
+
+    Args:
+        path: the file or folder.
+        sha256: its expected digest, see `digest_of`.
+    """
     return digest_of(path) == sha256
 
 
 def check_pinned(path: Path, sha256: str, error: Callable[[str], Exception], remedy: str) -> None:
-    """Raise an error where a file or folder is not the one that we know.
+    """Raise an error if a file or folder does not have a known digest.
 
     Args:
         path: the file or folder.
-        sha256: its digest, see `digest_of`.
-        error: makes the exception of a message.
-        remedy: ends the message: what to do.
+        sha256: its expected digest, see `digest_of`.
+        error: makes an exception from a message.
+        remedy: end of the message: what to do.
     """
     if not is_pinned(path, sha256):
         raise error(f"{path} has sha256 {digest_of(path)}, expected {sha256}; {remedy}")
 
 
 def digest_of(path: Path) -> str:
-    """Return the sha256 of a file, or of a folder's names and contents without what Python compiles; in hex."""
+    """Return the SHA-256 of a file, or of a folder's file names and contents without `__pycache__`, in hex."""
     if path.is_file():
         state = path.stat()
         return _digest(path, state.st_size, state.st_mtime_ns)
@@ -44,6 +49,7 @@ def digest_of(path: Path) -> str:
 
 @cache
 def _digest(path: Path, size: int, mtime_ns: int) -> str:
-    """Return the sha256 of a file; `size` and `mtime_ns` make it read again where it was replaced."""
+    """Return the SHA-256 of a file. `size` and `mtime_ns` are part of the cache key, so changed
+    files are read again."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Modules of the user's own that register filters, stages or formats. Workers load them as well."""
+"""User modules that register filters, stages or formats. Workers load them too."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ _loaded: dict[str, None] = {}
 
 
 class PluginError(ValueError):
-    """A plugin cannot be loaded; the message says why."""
+    """A plugin cannot be loaded; the message gives the reason."""
 
 
 def load_plugin(name: str) -> None:
     """Import a module by its dotted name.
 
     Raises:
-        PluginError: it is not found, or fails while it is loaded, or is a module of Python itself.
+        PluginError: the module is not found, fails while it is imported, or belongs to Python's
+            standard library.
     """
     if name.partition(".")[0] in sys.stdlib_module_names:
         raise PluginError(f"--plugin {name}: a module of Python registers nothing; rename yours, or name another one")
     try:
         importlib.import_module(name)
-    except Exception as error:  # a module of somebody else's may fail in any way
+    except Exception as error:  # the user's module may raise anything
         raise PluginError(
             f"--plugin {name}: {type(error).__name__}: {error}; it must be a module that Python finds from here and on "
             "every worker: installed, in this folder, or in a folder that PYTHONPATH names"
@@ -31,5 +32,5 @@ def load_plugin(name: str) -> None:
 
 
 def loaded_plugins() -> tuple[str, ...]:
-    """The modules of `load_plugin`, in order."""
+    """Return the names of the loaded modules, in order."""
     return tuple(_loaded)

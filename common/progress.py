@@ -1,4 +1,4 @@
-"""How far a piece of work is, on standard error: a bar of tqdm on a terminal, elsewhere a plain line now and then."""
+"""Progress of running work on standard error: a tqdm bar on a terminal, else a plain line at most every ten seconds."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ EVERY_ON_A_PIPE_S = 10.0
 
 
 class ProgressBar(tqdm):
-    """`captions  |████    |  1,200 of about 5,000 rows (24 %)  40/s  ETA 1:35`; it goes when the work ends, unless
-    `finish` leaves a last line. Work that takes less than a moment shows none."""
+    """A progress bar such as `captions  |████    |  1,200 of about 5,000 rows (24 %)  40/s  ETA 1:35`.
 
-    monitor_interval = 0  # no thread that looks whether the bar should be drawn more often
-    _lock = threading.RLock()  # tqdm's own is shared with forks: one that is killed while it holds it would stop all
+    It disappears when the work ends, unless `finish` leaves a last line. Work shorter than the
+    first interval shows none.
+    """
+
+    monitor_interval = 0  # no monitor thread that redraws the bar more often
+    _lock = threading.RLock()  # tqdm's lock is shared with forks; one killed while holding it would block all
 
     def __init__(
         self,
@@ -33,14 +36,15 @@ class ProgressBar(tqdm):
         out: TextIO | None = None,
         disable: bool = False,
     ):
-        """
+        """Create a bar; nothing is shown before the first interval.
+
         Args:
-            work: what is iterated over, where the bar is not moved with `update` or `move`.
-            desc: what is done.
-            unit: what is counted.
-            total: how many there are, where that is known and `work` does not say it.
-            initial: so many of them were done before.
-            out: in place of standard error.
+            work: items to iterate over, unless the bar is moved with `update` or `move`.
+            desc: name of the work.
+            unit: plural noun of the items.
+            total: number of items, if it is known and `work` has no length.
+            initial: number of items done before.
+            out: stream to use instead of standard error.
             disable: show nothing.
         """
         self.exact = True
@@ -65,7 +69,7 @@ class ProgressBar(tqdm):
 
     @property
     def format_dict(self) -> dict[str, Any]:
-        """What `bar_format` may name."""
+        """The values that `bar_format` may name."""
         known: dict[str, Any] = super().format_dict
         done, before, seconds = known["n"], known["initial"], known["elapsed"]
         return {
@@ -75,18 +79,24 @@ class ProgressBar(tqdm):
         }
 
     def move(self, done: int, total: int | None, *, exact: bool = True) -> None:
-        """Show that `done` are done, of `total` or, where that is not `exact`, about so many."""
-        self.n, self.total, self.exact = done, total and max(done, total), exact
+        """Show a new state.
+
+        Args:
+            done: items done.
+            total: items in all; None if unknown. A smaller number than `done` is raised to it.
+            exact: False if `total` is an estimate.
+        """
+        self.n, self.total, self.exact = done, total and max(done, total), exact  # an estimated total may be too small
         self.refresh()
 
     def finish(self, done: int) -> None:
-        """Close with a line that stays: how many there were, and how long it took."""
+        """Close the bar and leave a last line with the count and the time taken."""
         self.n, self.leave, self.delay, self.bar_format = done, True, 0.0, "{desc:<9} {ended}"
         self.close()
 
 
 def _has_width(out: TextIO) -> bool:
-    """Whether it is a terminal that knows how wide it is; one of width 0 would show nothing of a bar that is cut."""
+    """Return whether the stream is a terminal with a known width; tqdm would cut the whole bar at width 0."""
     try:
         return os.get_terminal_size(out.fileno()).columns > 0
     except OSError:
@@ -94,14 +104,14 @@ def _has_width(out: TextIO) -> bool:
 
 
 class _Lines:
-    """What tqdm draws over and over, as lines of a stream that is no terminal."""
+    """A stream that prints tqdm's redraws as separate lines, for output that is not a terminal."""
 
     def __init__(self, out: TextIO):
         self._out = out
 
     def write(self, text: str) -> None:
         if line := text.strip("\r\n").rstrip():
-            with suppress(OSError):  # standard error is full; the work is not to end for want of its progress
+            with suppress(OSError):  # standard error is full; missing progress must not end the work
                 self._out.write(line + "\n")
 
     def flush(self) -> None:
@@ -110,7 +120,16 @@ class _Lines:
 
 
 def running(done: int, total: int | None, unit: str, seconds: float, *, before: int = 0, exact: bool = True) -> str:
-    """Return the line of work that is under way."""
+    """Return the progress line of running work.
+
+    Args:
+        done: items done, including earlier ones.
+        total: items in all; None if unknown.
+        unit: plural noun of the items; "" for none.
+        seconds: time since the start.
+        before: items that were done before the start.
+        exact: False if `total` is an estimate; then it never shows 100 %.
+    """
     rate, of = _rate(done - before, seconds), f" {unit}" if unit else ""
     said, left = f"{done:>12,}", "-"
     if total:
@@ -120,12 +139,12 @@ def running(done: int, total: int | None, unit: str, seconds: float, *, before: 
 
 
 def _percent(done: int, total: int, exact: bool) -> int:
-    """Return 100 only where an exact total is reached: an estimate may grow."""
+    """Return the percentage; 100 only for an exact total, because an estimate may grow."""
     return min(100 if exact else 99, 100 * done // total)
 
 
 def duration(seconds: float) -> str:
-    """1:02:03, 2:03."""
+    """Format seconds as 1:02:03 or 2:03."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

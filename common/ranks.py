@@ -1,4 +1,4 @@
-"""The processes that work together: started by torchrun, or one alone."""
+"""The distributed processes of a run: started by torchrun, or a single process."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ from open_diht.common.command_line import WrongUse
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of the run. With one process nothing is communicated, and every method is immediate."""
+    """This process and the others of the run. With one process, no method communicates."""
 
     rank: int = 0
     world: int = 1
     local_rank: int = 0
     control: Any = None
-    """Process group for small things on the CPU, which never wait for a GPU; None: the default group."""
+    """Process group for small CPU messages that never wait for a GPU; None means the default group."""
 
     @property
     def first(self) -> bool:
-        """This is the process that writes files and speaks."""
+        """True for rank 0, which writes files and prints messages."""
         return self.rank == 0
 
     def gather(self, tensor: Tensor) -> Tensor:
-        """(world * b, ...) from (b, ...) of every rank, in the order of ranks; without gradient."""
+        """Return (world * b, ...), the tensors (b, ...) of all ranks in rank order, without gradient."""
         return tensor if self.world == 1 else _all_gather(tensor.detach(), self.world)
 
     def gather_with_gradient(self, tensor: Tensor) -> Tensor:
-        """As `gather`; the gradient of a rank's part is the sum of what all ranks have for it."""
+        """Like `gather`, with gradient: each rank's part receives the sum of its gradients over all ranks."""
         return tensor if self.world == 1 else _Gather.apply(tensor, self.rank, self.world)
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """Sum over ranks, a new tensor."""
+        """Return the sum over ranks (all_reduce). With several ranks it is a new tensor."""
         if self.world > 1:
-            tensor = tensor.clone()
+            tensor = tensor.clone()  # all_reduce works in place
             dist.all_reduce(tensor)
         return tensor
 
     def share(self, value: Any) -> Any:
-        """The first rank's `value`, a small picklable object, on all ranks."""
+        """Broadcast a small picklable object from rank 0 to all ranks, and return it."""
         if self.world == 1:
             return value
         box = [value]
@@ -57,7 +57,7 @@ class Ranks:
         return box[0]
 
     def collect(self, value: Any) -> list[Any]:
-        """The values of all ranks, small picklable objects, on all ranks."""
+        """Return the values of all ranks in rank order, on all ranks (all_gather). They must be small and picklable."""
         if self.world == 1:
             return [value]
         box: list[Any] = [None] * self.world
@@ -65,7 +65,7 @@ class Ranks:
         return box
 
     def total(self, *counts: int) -> list[int]:
-        """The sum of each count over ranks, on all ranks."""
+        """Return the sum of each count over ranks, on all ranks."""
         if self.world == 1:
             return list(counts)
         sums = torch.tensor(counts, dtype=torch.int64)
@@ -73,7 +73,7 @@ class Ranks:
         return [int(count) for count in sums]
 
     def any(self, flag: bool) -> bool:
-        """Some rank says so."""
+        """Return whether `flag` is true on at least one rank."""
         return self.total(int(flag))[0] > 0
 
     def barrier(self) -> None:
@@ -82,12 +82,17 @@ class Ranks:
             dist.barrier(group=self.control)
 
     def part(self, count: int) -> range:
-        """The indices of `count` equal pieces of work that are this rank's."""
+        """Return this rank's indices out of `count` equal pieces of work."""
         return range(self.rank, count, self.world)
 
     def in_order(self, blocks: Sequence[range], mine: np.ndarray) -> np.ndarray:
-        """(n, ...) of all ranks, on all ranks, where `mine` are the rows that this one has for its `part` of `blocks`,
-        which together are the rows 0 to n - 1."""
+        """Return all rows (n, ...) in order, on all ranks, gathered from the parts of the ranks.
+
+        Args:
+            blocks: ranges that together cover the rows 0 to n - 1. Rank r computes every
+                `world`-th block, counted from block r.
+            mine: (m, ...) this rank's rows, for its blocks in turn.
+        """
         parts = self.collect(mine)
         found = np.empty((sum(map(len, blocks)), *mine.shape[1:]), dtype=mine.dtype)
         for rank, rows in enumerate(parts):
@@ -99,7 +104,7 @@ class Ranks:
         return found
 
     def all_or_error(self, error: Exception | None) -> None:
-        """A barrier at which an error of one rank is raised by all, so that none waits for one that is gone."""
+        """Wait for all ranks. If any passed an error, raise the first one on every rank, so that none waits forever."""
         for found in self.collect(error):
             if found is not None:
                 raise found
@@ -113,7 +118,7 @@ def _all_gather(tensor: Tensor, world: int) -> Tensor:
 
 
 class _Gather(torch.autograd.Function):
-    """All-gather forward, reduce-scatter (sum) backward."""
+    """All-gather in the forward pass, reduce-scatter (sum) in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, rank: int, world: int) -> Tensor:
@@ -129,16 +134,24 @@ class _Gather(torch.autograd.Function):
             mine = gradient.new_empty(b, *gradient.shape[1:])
             dist.reduce_scatter_tensor(mine, gradient)
             return mine, None, None
-        gradient = gradient.clone()
+        gradient = gradient.clone()  # all_reduce works in place
         dist.all_reduce(gradient)
         return gradient[ctx.rank * b : (ctx.rank + 1) * b], None, None
 
 
 @contextmanager
 def joined_ranks(device_type: str, timeout_s: float) -> Iterator[Ranks]:
-    """The ranks of this run; joins and leaves the process group where torchrun started several processes.
+    """Yield the ranks of this run; join and leave the process group if torchrun started several processes.
 
-    A process group that exists already is used and left as it is. NCCL on CUDA, gloo on the CPU.
+    An existing process group is used and left as it is. The backend is NCCL on CUDA and gloo on the
+    CPU.
+
+    Args:
+        device_type: "cuda" or "cpu".
+        timeout_s: timeout of collective operations, in seconds.
+
+    Raises:
+        WrongUse: WORLD_SIZE is set without the other variables, or there is no GPU for this rank.
     """
     if dist.is_initialized():
         local_rank = int(os.environ.get("LOCAL_RANK", dist.get_rank()))
@@ -160,8 +173,19 @@ def joined_ranks(device_type: str, timeout_s: float) -> Iterator[Ranks]:
 
 
 def begin_group(device_type: str, local_rank: int, timeout_s: float) -> None:
-    """The process group that the environment describes. On CUDA this rank's GPU is the current one from now on, and
-    bound to the group, so that NCCL is there, or fails, at once. Raises `WrongUse` where there is no such GPU."""
+    """Initialize the process group from the environment.
+
+    On CUDA, this rank's GPU becomes the current device and is bound to the group, so that NCCL
+    starts, or fails, at once.
+
+    Args:
+        device_type: "cuda" for NCCL; anything else for gloo.
+        local_rank: number of the GPU.
+        timeout_s: timeout of collective operations, in seconds.
+
+    Raises:
+        WrongUse: this process sees no GPU with that number.
+    """
     timeout = timedelta(seconds=timeout_s)
     if device_type != "cuda":
         dist.init_process_group("gloo", timeout=timeout)
@@ -177,7 +201,7 @@ def begin_group(device_type: str, local_rank: int, timeout_s: float) -> None:
 
 
 def _control(timeout_s: float) -> Any:
-    """A group for tensors on the CPU, where the default group takes none."""
+    """Return a gloo group for CPU tensors if the default group is NCCL, which accepts none; else None."""
     return dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s)) if _of_gpus() else None
 
 
@@ -186,7 +210,13 @@ def _of_gpus() -> bool:
 
 
 def same_on_all(ranks: Ranks, name: str, value: Any) -> None:
-    """Raise RuntimeError on every rank unless all have the same `value`."""
+    """Raise RuntimeError on every rank unless all ranks have the same value.
+
+    Args:
+        ranks: the ranks of the run.
+        name: name of the value in the message.
+        value: this rank's value, small and picklable.
+    """
     values: Sequence[Any] = ranks.collect(value)
     if any(other != values[0] for other in values):
         raise RuntimeError(f"{name} differs between ranks: {list(values)}")

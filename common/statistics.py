@@ -1,4 +1,4 @@
-"""How sure a share is, and what guessing would give."""
+"""Confidence intervals of a proportion, and the chance level of retrieval."""
 
 from __future__ import annotations
 
@@ -11,20 +11,29 @@ from numpy.typing import ArrayLike
 
 
 class Interval(NamedTuple):
-    """Both ends of a confidence interval, in the unit of the number."""
+    """The two ends of a confidence interval, in the unit of the estimate."""
 
     low: float
     high: float
 
 
 def check_level(level: float) -> None:
-    """Raise ValueError for a confidence level that is no share."""
+    """Raise ValueError unless a confidence level lies between 0 and 1, exclusive."""
     if not 0 < level < 1:
         raise ValueError(f"confidence level {level}: expected a number between 0 and 1, such as 0.95")
 
 
 def wilson(hits: float, n: int, level: float = 0.95) -> Interval:
-    """Wilson score interval of a share: `hits` of `n` independent items. Never empty, never outside [0, 1]."""
+    """Return the Wilson score interval of a proportion. It is never empty and never exceeds [0, 1].
+
+    Args:
+        hits: number of hits; it need not be whole.
+        n: number of independent items.
+        level: confidence level.
+
+    Raises:
+        ValueError: n < 1, hits outside 0 to n, or a level outside (0, 1).
+    """
     check_level(level)
     if n < 1 or not 0 <= hits <= n:
         raise ValueError(f"wilson: {hits} hits of {n} items; expected n >= 1 and 0 <= hits <= n")
@@ -34,7 +43,13 @@ def wilson(hits: float, n: int, level: float = 0.95) -> Interval:
 
 
 def score_interval(share: float, n: float, z: float) -> Interval:
-    """The same from a share, a number of items that need not be whole (an effective one), and a quantile."""
+    """Return the Wilson score interval of a proportion. It may exceed [0, 1] by rounding.
+
+    Args:
+        share: the proportion.
+        n: number of items, or an effective number, which need not be whole.
+        z: quantile of the normal or Student's distribution.
+    """
     centre = share + z * z / (2 * n)
     spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
@@ -42,9 +57,14 @@ def score_interval(share: float, n: float, z: float) -> Interval:
 
 
 def chance_of_hit(k: int, right: ArrayLike, among: int) -> float:
-    """Probability that k of `among` candidates, drawn without replacement, hold one of the right ones, of which there
-    are `right` (q,) for each query; mean over the queries."""
-    numbers, often = np.unique(np.asarray(right), return_counts=True)
+    """Return the probability that k candidates, drawn without replacement, include a right one; the mean over queries.
+
+    Args:
+        k: number of candidates drawn.
+        right: (q,) number of right candidates of each query.
+        among: number of candidates.
+    """
+    numbers, often = np.unique(np.asarray(right), return_counts=True)  # compute each distinct number once
     missed = np.ones(len(numbers))
     for drawn in range(min(k, among)):
         missed *= np.maximum(among - numbers - drawn, 0) / (among - drawn)

@@ -1,4 +1,4 @@
-"""What the clients of object stores raise: beside Python's own errors many that share no class, only their packages."""
+"""Recognize errors of object-store clients. They have no common base class, so match by package."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ _CLIENTS = {"botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "adlfs", "a
 
 
 def is_of_client(error: BaseException) -> bool:
-    """Whether an error is one that only the client of a store raises: no credentials, no such host, no answer."""
+    """Return whether the client of an object store raised an error: no credentials, no such host, no answer."""
     if isinstance(error, ValueError) and str(error).startswith("Invalid endpoint"):
         return True  # botocore's, of an AWS_ENDPOINT_URL without http://
     return any(kind.__module__.partition(".")[0] in _CLIENTS for kind in type(error).__mro__)
 
 
 def in_words(error: BaseException) -> str:
-    """One line of what a store's client says."""
+    """Return an error of a store's client as one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -1,7 +1,7 @@
-"""Members of a tar archive, read forwards, and the samples of webdataset that they belong to.
+"""Read a tar forwards: its members, and the webdataset samples they belong to.
 
-Python's tarfile takes a damaged header in the middle for the end of the archive, so that a shard cut short by a full
-disk loses its tail without a word. Here everything but a proper end is an error.
+Python's tarfile takes a corrupt header in the middle for the end of the archive, so a truncated
+shard would silently lose its tail. Here every end except a proper one is an error.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import IO
 
 _BLOCK = 512
-_READ_BYTES = 2**20  # at once: sizes in headers are not to be trusted
+_READ_BYTES = 2**20  # per read: sizes in headers cannot be trusted
 _MAX_EXTENSION = 2**20
 _REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _SAMPLE = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)", re.DOTALL)
@@ -24,34 +24,42 @@ class Member:
     """A regular file in a tar."""
 
     name: str
-    """Its path; bytes that are no UTF-8 are surrogate escapes."""
+    """Its path; bytes that are not UTF-8 become surrogate escapes."""
     offset: int
-    """Of its first header, extended headers included, in the uncompressed stream."""
+    """Offset of its first header, including extended headers, in the uncompressed stream."""
     content: int
-    """Offset of its content there."""
+    """Offset of its content in the uncompressed stream."""
     size: int
-    """Of its content, in bytes."""
+    """Size of its content in bytes."""
 
     def sample(self) -> tuple[str, str] | None:
-        """Key of its sample, which is its path up to the first dot of the name, and its extension, the rest in lower
-        case; None for a member without extension, which is no part of a sample."""
+        """Return the sample's key and the lower-case extension, split at the first dot of the file name.
+
+        A member without an extension belongs to no sample: return None.
+        """
         parts = _SAMPLE.fullmatch(self.name)
         return (parts[1], parts[2].lower()) if parts else None
 
 
 class BrokenTar(OSError):
-    """The archive is damaged or ends too early."""
+    """The archive is corrupt or truncated."""
 
 
 class TarStream:
-    """Reads a tar from `start`, the offset of a header. `size` is the length of a seekable stream, None for a
-    compressed one."""
+    """An iterator over the regular files of a tar.
+
+    Args:
+        stream: the tar; a compressed one is passed decompressed.
+        start: offset of the header to begin at.
+        size: length of a seekable stream; None for a stream that is only read, such as a compressed
+            one.
+    """
 
     def __init__(self, stream: IO[bytes], *, start: int = 0, size: int | None = None) -> None:
         self._stream = stream
         self._size = size
         self._at = start
-        self._unread = 0  # bytes of the current member's content and padding that were not read yet
+        self._unread = 0  # bytes of the current member's content and padding not read yet
         if size is not None:
             stream.seek(start)
 
@@ -66,6 +74,7 @@ class TarStream:
             header = self._header()
             if header is None:
                 raise StopIteration
+            # Extended headers describe the member that follows.
             if header.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE):
                 content = self._extension(header)
                 if header.type == tarfile.GNUTYPE_LONGNAME:
@@ -77,14 +86,22 @@ class TarStream:
                 continue
             length = header.size if size is None else size
             if header.type in _REGULAR:
-                self._unread = length + -length % _BLOCK
+                self._unread = length + -length % _BLOCK  # content is padded to whole blocks
                 return Member(header.name if name is None else name, offset, self._at, length)
-            # Folders, links and devices have no content, whatever size they state; other types are skipped with it.
+            # Folders, links and devices have no content, whatever size they state; other types are skipped with theirs.
             self._skip(0 if header.type in tarfile.SUPPORTED_TYPES else length + -length % _BLOCK)
             offset, name, size = self._at, None, None
 
     def content(self, member: Member, limit: int | None = None) -> bytes:
-        """Returns the content of the member just returned, at most `limit` bytes of it. To be asked for once."""
+        """Return the content of the member just returned. Call it at most once per member.
+
+        Args:
+            member: the member that the iterator returned last.
+            limit: return at most this many bytes.
+
+        Raises:
+            BrokenTar: the tar ends inside the content.
+        """
         wanted = member.size if limit is None else min(member.size, limit)
         data = self._read(wanted)
         if len(data) < wanted:
@@ -105,13 +122,13 @@ class TarStream:
                 raise BrokenTar(f"the tar ends {what}, at byte {at}: its writer was stopped, or the copy is cut short")
             if block.strip(b"\0"):
                 break
-            # Blocks of zeros mark the end, but tars that were joined with cat go on after it.
+            # Blocks of zeros mark the end, but tars joined with cat continue after them.
             ended = True
         try:
             header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         except tarfile.HeaderError as error:
             raise BrokenTar(f"no tar header at byte {at}: {error}") from error
-        if header.size < 0:  # it would lead backwards, and round in circles
+        if header.size < 0:  # a negative size would seek backwards and loop forever
             raise BrokenTar(f"no tar header at byte {at}: a size of {header.size} bytes")
         return header
 
@@ -133,7 +150,7 @@ class TarStream:
 
     def _skip(self, count: int) -> None:
         if self._size is not None:
-            if self._at + count > self._size:
+            if self._at + count > self._size:  # seeking beyond the end raises no error
                 raise BrokenTar(f"the tar ends inside a member, at byte {self._size}; fetch or make it again")
             if count:
                 self._stream.seek(count, 1)
@@ -150,7 +167,7 @@ class TarStream:
 
 
 def _pax_records(content: bytes) -> dict[str, str]:
-    """Returns the records "length key=value" of a pax header; what is malformed ends them."""
+    """Return the records "length key=value" of a pax header, up to the first malformed one."""
     records: dict[str, str] = {}
     while content:
         length, _, _ = content.partition(b" ")

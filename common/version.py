@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 
 def program_version() -> str:
-    """As it was installed; 0 in a checkout that is not."""
+    """Return the installed version; "0" in a checkout that is not installed."""
     try:
         return version("open-diht")
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""YAML as people write it: safe, no key twice, and an error is one line that says where and what to do."""
+"""Read YAML safely: no duplicate keys, and each error is one line with the position and a remedy."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _REMEDY = "write `key: value`, indent with blanks, and quote a text that holds :
 
 
 class BadYaml(ValueError):
-    """A text cannot be read as YAML; the message is one line and names place and remedy."""
+    """A text cannot be read as YAML; the one-line message names position and remedy."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice, where the plain loader keeps the last, and takes 5e-4 for a number as
-    YAML 1.2 does, where the plain loader sees a text."""
+    """A safe YAML loader that refuses duplicate keys, where the plain loader keeps the last. Like
+    YAML 1.2, it reads 5e-4 as a number, where the plain loader reads a text."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        # Where nodes are composed, a mapping holds what is written; later, also what `<<` merged into it.
+        # A composed node holds the keys as written. Later it also holds keys merged by `<<`, which are no duplicates.
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         seen: set[tuple[str, str]] = set()
         for key, _ in node.value:
@@ -41,10 +41,10 @@ class _Loader(yaml.SafeLoader):
 
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBERS]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBERS]  # replaced below
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-# Digits behind a zero (010, octal in YAML 1.1) and between colons (1:30, to the base 60) are texts.
+# Numbers with a leading zero (010, octal in YAML 1.1) or colons (1:30, base 60) are texts.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:int",
     re.compile(r"^[-+]?(0|[1-9][\d_]*|0x[\da-fA-F_]+|0b[01_]+)$", re.ASCII),
@@ -62,20 +62,20 @@ _Loader.add_implicit_resolver(
 
 @dataclass(frozen=True)
 class Shelf:
-    """YAML files of one kind: those of a folder, known by their names, and any other by its path."""
+    """YAML files of one kind: the files of a folder by name, and other files by path."""
 
     folder: Path
     what: str
     """What messages call such a file, for example "preset"."""
     error: type[Exception]
-    """Raised for one that cannot be used."""
+    """Error class for a file that cannot be used."""
 
     def names(self) -> list[str]:
         """Return the names of the files in the folder, sorted."""
         return sorted(path.stem for path in self.folder.glob("*.yaml"))
 
     def path(self, name: str) -> Path:
-        """Return the path of the file of that name, or `name` where it ends in .yaml or .yml. Raises `error`."""
+        """Return the path of the file of this name, or `name` if it ends in .yaml or .yml. Raise `error` if unknown."""
         if name.endswith((".yaml", ".yml")):
             return Path(name)
         if name not in (known := self.names()):
@@ -86,7 +86,7 @@ class Shelf:
 
     @contextmanager
     def explained(self, path: Path) -> Iterator[None]:
-        """Raise `error` with the name of the file in place of `BadYaml`, `BadValue` and an `error` without it."""
+        """Turn `BadYaml`, `BadValue` and `error` in the block into `error` with the file's name in front."""
         try:
             yield
         except BadYaml as error:
@@ -96,8 +96,8 @@ class Shelf:
 
 
 def read_yaml(path: Path) -> Any:
-    """What the YAML file holds. Raises `BadYaml`, also where there is no such file or it is no text."""
-    if address := re.match(r"([a-zA-Z][a-zA-Z0-9+.-]+):/", str(path)):  # Path makes one slash of two
+    """Return the content of a YAML file. Raise `BadYaml` if it is missing, not text or not YAML."""
+    if address := re.match(r"([a-zA-Z][a-zA-Z0-9+.-]+):/", str(path)):  # Path turns two slashes into one
         raise BadYaml(
             f"{address[1]}://{str(path)[address.end() :]} is an address, and settings are read from files of this "
             "machine; fetch it, and give the path of the copy"
@@ -112,7 +112,15 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse_yaml(text: str, place: str) -> Any:
-    """What the YAML text holds; `place` names it in errors. Raises `BadYaml`."""
+    """Return the content of a YAML text.
+
+    Args:
+        text: the text.
+        place: its name in error messages.
+
+    Raises:
+        BadYaml: the text is not valid YAML, or has a duplicate key.
+    """
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.reader.ReaderError as error:
@@ -128,5 +136,5 @@ def parse_yaml(text: str, place: str) -> Any:
         raise BadYaml(f"{place}{where}: not YAML, {' '.join(said.split())}; {_REMEDY}") from error
     except RecursionError as error:
         raise BadYaml(f"{place}: not YAML that can be read, nested too deeply; write it flatter") from error
-    except ValueError as error:  # a number of thousands of digits, a 31st of February
+    except ValueError as error:  # for example a number of thousands of digits, or February 31
         raise BadYaml(f"{place}: a value cannot be read ({error}); put it between quotes, or mend it") from error

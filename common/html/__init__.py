@@ -1,4 +1,4 @@
-"""One HTML kit for all reports: a page that loads and runs nothing, text of strangers made safe, charts, one look."""
+"""HTML kit of all reports: self-contained pages without scripts, safe text, charts and one style sheet."""
 
 from open_diht.common.html.page import render_page, style_sheet
 from open_diht.common.html.text import TextSpan, anchor, attribute, marked, percent, plain, show, text_width, words

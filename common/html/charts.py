@@ -1,4 +1,4 @@
-"""The charts of all reports: bars, histograms and lines, as HTML that loads nothing and that a screen reader names."""
+"""Charts of all reports: bars, histograms and lines, as HTML that loads nothing and has labels for screen readers."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from itertools import pairwise
 from open_diht.common.html.text import attribute, plain, text_width
 
 WIDE, HIGH = 720.0, 380.0
-"""Size of a line chart."""
+"""Size of a line chart, in pixels."""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62.0, 176.0, 40.0, 52.0
 _COLORS = ("#2a8583", "#c2602a", "#8e62b8", "#4a7bc0", "#9a7a1a", "#c0558a", "#74808a")
-"""Contrast of at least 3.9 on the light and on the dark page; further lines take them again."""
-_LABEL = 15.0  # between two names at the ends of lines
+"""Colors with a contrast of at least 3.9 on the light and the dark page. Further lines reuse them."""
+_LABEL = 15.0  # distance of two names at the ends of lines
 _TICKS = 7
 _HISTOGRAM_WIDE, _HISTOGRAM_HIGH, _BASE = 340.0, 150.0, 18.0
 _MOST_COLUMNS, _FEWEST_COLUMNS = 16, 7
@@ -22,7 +22,7 @@ _MOST_COLUMNS, _FEWEST_COLUMNS = 16, 7
 
 @dataclass(frozen=True)
 class Point:
-    """A value and the ends of its interval, which may be the value itself."""
+    """A value and the ends of its interval, which may equal the value."""
 
     x: float
     y: float
@@ -48,21 +48,21 @@ def bar(parts: Iterable[tuple[str, float]]) -> str:
     rects, begin = [], 0.0
     for css, fraction in parts:
         if fraction > 0:
-            width = max(0.3, min(100 * fraction, 100 - begin))  # a single row can be seen
-            begin = min(begin, 100 - width)
+            width = max(0.3, min(100 * fraction, 100 - begin))  # keep a single row visible
+            begin = min(begin, 100 - width)  # keep widened parts inside the bar
             rects.append(f'<rect class="{css}" x="{begin:.3f}" width="{width:.3f}" height="10"/>')
             begin += width
     return f'<svg class="bar" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">{"".join(rects)}</svg>'
 
 
 def interval_bar(value: float, low: float | None, high: float | None, chance: float | None) -> str:
-    """Return a track from 0 to 100 % with the value, its interval, and a tick where chance is.
+    """Return a track from 0 to 100 % with the value, its interval, and a tick at chance level.
 
     Args:
-        value: a fraction, as all arguments.
-        low: lower end of the interval; None where there is none.
+        value: a fraction, like all arguments.
+        low: lower end of the interval; None if there is none.
         high: upper end.
-        chance: what guessing gives; None where that is not known.
+        chance: expected value of guessing; None if unknown.
     """
     parts, said = [], f"{100 * value:.1f} %"
     if low is not None and high is not None:
@@ -79,12 +79,12 @@ def _at(fraction: float) -> str:
 
 
 def bin_counts(counts: dict[int, int]) -> list[tuple[str, int]]:
-    """Return a column for each value from the least (at most 0) to the largest; from 17 values on, for 0 and for ranges
-    of equal size."""
+    """Return one column per value from the minimum (at most 0) to the maximum. From 17 values on,
+    return a column for 0 and columns for ranges of equal size."""
     low, high = min(0, *counts), max(counts)
     if high - low < _MOST_COLUMNS:
         return [(str(value), counts.get(value, 0)) for value in range(low, high + 1)]
-    size = -(-high // (_MOST_COLUMNS - 1))
+    size = -(-high // (_MOST_COLUMNS - 1))  # rounded up
     columns = [("0" if low == 0 else "\u2264 0", sum(count for value, count in counts.items() if value <= 0))]
     for first in range(1, high + 1, size):
         last = first + size - 1
@@ -99,14 +99,14 @@ def histogram(title: str, text: str, columns: Sequence[tuple[str, int]], marks: 
     Args:
         title: its heading.
         text: what is counted, a sentence below the heading.
-        columns: label and count of each, from the left; without any the figure says that nothing was measured.
-        marks: numbers of the columns before which a line is drawn.
+        columns: label and count of each, from the left; if empty, the figure reads "Not measured."
+        marks: column numbers before which a vertical line is drawn.
     """
     head = f'<figure class="histogram"><h3>{attribute(title)}</h3><p class="quiet">{attribute(text)}</p>'
     if not columns:
         return f"{head}<p>Not measured.</p></figure>"
     most = max(1, *(count for _, count in columns))
-    step = _HISTOGRAM_WIDE / max(len(columns), _FEWEST_COLUMNS)  # two or three columns need not be walls
+    step = _HISTOGRAM_WIDE / max(len(columns), _FEWEST_COLUMNS)  # keep two or three columns from becoming too wide
     every = max(1, max(len(label) for label, _ in columns) * 7 // int(step) + 1)
     base = 16 + _HISTOGRAM_HIGH
     parts = [f'<path class="h-axis" d="M0 {base:.1f}H{_HISTOGRAM_WIDE:.0f}"/>']
@@ -135,12 +135,12 @@ def line_chart(
     """Return the SVG of lines over a logarithmic x axis, with a bar for each interval and names at the ends.
 
     Args:
-        title: stands above the chart.
+        title: text above the chart.
         x_label: name of the x axis.
         y_label: name of the y axis, with its unit.
-        series: the lines; those without points are left out.
-        x_ticks: values above 0 that the x axis shows.
-        zero: show the line y = 0, however far from it the values are.
+        series: the lines; lines without points are omitted.
+        x_ticks: values above 0 that are marked on the x axis.
+        zero: include y = 0 in the range of the y axis.
 
     Raises:
         ValueError: no line has a point.
@@ -152,7 +152,7 @@ def line_chart(
     first, last = (end(*x_ticks, *(point.x for point in points)) for end in (min, max))
     low, high = min(point.low for point in points), max(point.high for point in points)
     low, high = (min(0.0, low), max(0.0, high)) if zero else (low, high)
-    if low == high:
+    if low == high:  # avoid an empty y range
         low, high = low - 1, high + 1
     right, base, middle = WIDE - _RIGHT, HIGH - _BOTTOM, (_LEFT + WIDE - _RIGHT) / 2
 
@@ -189,7 +189,7 @@ def line_chart(
         x, y, _ = placed[-1]
         parts.append(f'<path d="M{x + 5:.1f} {y:.1f}L{right + 6:.1f} {label:.1f}"/></g>')
         name, room = plain(one.name), _RIGHT - 12
-        while text_width(name, 12) > room:
+        while text_width(name, 12) > room:  # shorten names that do not fit
             name = name[:-2].rstrip() + "\u2026"
         parts.append(f'<text x="{right + 9:.1f}" y="{label + 4:.1f}">{attribute(name)}</text>')
     return (
@@ -200,19 +200,19 @@ def line_chart(
 
 
 def svg_file(chart: str) -> str:
-    """Return a line chart as the content of an SVG file, on a light ground of its own."""
+    """Return a line chart as the content of an SVG file, on a light background."""
     head, _, rest = chart.partition(">")
     head = head.replace('class="lines"', 'xmlns="http://www.w3.org/2000/svg" color="#1d2328"')
     return f'{head}>\n<rect width="{WIDE:.0f}" height="{HIGH:.0f}" fill="#fdfcfa"/>{rest}'
 
 
 def apart(heights: Sequence[float], gap: float, lowest: float) -> list[float]:
-    """Move the heights of labels as little as it takes for none to be nearer to another than a gap.
+    """Return the heights of labels, moved as little as needed to keep the labels a gap apart.
 
     Args:
-        heights: they grow downwards, as in SVG.
-        gap: least distance of two labels.
-        lowest: no label is moved below it.
+        heights: y coordinates, which grow downwards as in SVG.
+        gap: smallest distance of two labels.
+        lowest: largest y coordinate of a label.
     """
     order = sorted(range(len(heights)), key=lambda place: heights[place])
     placed = list(heights)
@@ -226,7 +226,7 @@ def apart(heights: Sequence[float], gap: float, lowest: float) -> list[float]:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Return round numbers from `low` to `high`, at most about seven."""
+    """Return at most about seven round numbers from `low` to `high`."""
     power = math.floor(math.log10((high - low) / _TICKS))
     candidates = [step * 10.0**exponent for exponent in range(power, power + 3) for step in (1, 2, 5)]
     step = next(step for step in candidates if (high - low) / step <= _TICKS)

@@ -1,4 +1,4 @@
-"""A report as one file: a Jinja template of the report's own inside the page that all share."""
+"""Render a report as one file: the report's own Jinja template inside the shared page."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ def render_page(package: str | tuple[str, ...], template: str, **content: Any) -
     """Return a page as HTML.
 
     Args:
-        package: where the template lies, next to style sheets of its own; further ones have templates that it imports.
-        template: its name. It extends `page.html.j2` and fills the blocks `title` and `body`. Values are escaped; what
-            is HTML already goes through `|safe`, text of strangers through `|show`.
-        content: what the template names.
+        package: package of the template and its style sheets; further packages provide templates
+            that it imports.
+        template: file name. It extends `page.html.j2` and fills the blocks `title` and `body`.
+            Values are escaped: pass finished HTML through `|safe` and untrusted text through
+            `|show`.
+        content: variables of the template.
     """
     packages = (package,) if isinstance(package, str) else package
     return _environment(*packages).get_template(template).render(**content)
@@ -31,7 +33,7 @@ def _environment(*packages: str) -> Environment:
     environment = Environment(
         loader=ChoiceLoader([PackageLoader(package, "") for package in (*packages, __package__)]),
         autoescape=True,
-        undefined=StrictUndefined,
+        undefined=StrictUndefined,  # a misspelled variable is an error
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
@@ -46,7 +48,7 @@ def _environment(*packages: str) -> Environment:
 
 
 def style_sheet(*packages: str) -> str:
-    """The style that all pages share, followed by that of packages."""
+    """Return the shared style sheet followed by those of the packages."""
     folders = [files(package) for package in (__package__, *packages)]
     sheets = [file for folder in folders for file in sorted(folder.iterdir(), key=lambda one: one.name)]
     return "".join(file.read_text("utf-8") for file in sheets if file.name.endswith(".css"))

@@ -1,4 +1,4 @@
-"""Text of strangers made safe to show: escaped, bounded, and without characters that hide or reorder others."""
+"""Make untrusted text safe to show: escaped, bounded, and without characters that hide or reorder others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NARROW = frozenset("iIjlft.,:;'|!()[]- ")
 
 @dataclass(frozen=True, slots=True)
 class TextSpan:
-    """A stretch of a text and the class it is shown in."""
+    """A range of characters and the CSS class it is shown in."""
 
     start: int
     end: int
@@ -24,30 +24,41 @@ class TextSpan:
 
 
 def is_hidden(char: str) -> bool:
-    """Whether a character would act on the page without being seen: controls, bidi marks, lone surrogates."""
+    """Return whether a character is invisible but affects the page: control, bidi or zero-width
+    ones, lone surrogates."""
     return char in _BIDI or char in _UNSEEN or unicodedata.category(char) in ("Cc", "Cs")
 
 
 def plain(text: str, limit: int = 200) -> str:
-    """`text` on one line with hidden characters spelled out, cut to `limit`; not yet escaped."""
+    """Return `text` on one line, with hidden characters spelled out. It is not escaped yet.
+
+    Args:
+        text: any text.
+        limit: longer texts are cut to this many characters, before hidden characters are spelled
+            out.
+    """
     cut = text if len(text) <= limit else text[: max(1, limit - 1)].rstrip() + "\u2026"
     return "".join(" " if char in _BLANKS else f"[{_code(char)}]" if is_hidden(char) else char for char in cut)
 
 
 def attribute(text: str, limit: int = 400) -> str:
-    """`text` for use between double quotes or as the content of an SVG text."""
+    """Return `text`, cut to `limit` characters, escaped for use between double quotes or in an SVG text."""
     return html.escape(plain(text, limit))
 
 
 def show(text: str, limit: int = 400) -> str:
-    """`text` as HTML in an element of its own, so that its writing direction does not leak into the page."""
+    """Return `text`, cut to `limit` characters, as an HTML element whose writing direction does not affect the page."""
     return marked(text, (), limit)
 
 
 def marked(text: str, spans: Iterable[TextSpan], limit: int = 400) -> str:
-    """`text` as HTML with some stretches marked; spans may overlap, and those beyond the text are ignored.
+    """Return `text` as HTML with some ranges marked.
 
-    A text longer than `limit` is cut to a window in which the first span can be seen.
+    Args:
+        text: any text.
+        spans: the ranges; they may overlap, and those that reach beyond the text are ignored.
+        limit: longer texts are cut to this many characters: a window around the first `overlap`
+            span, else the beginning.
     """
     inside = sorted(
         (span for span in spans if 0 <= span.start < span.end <= len(text)), key=lambda span: (span.start, span.end)
@@ -58,7 +69,7 @@ def marked(text: str, spans: Iterable[TextSpan], limit: int = 400) -> str:
         edges.update(edge for edge in (span.start, span.end) if first < edge < last)
     cuts = sorted(edges)
     pieces = ["\u2026"] if first else []
-    for start, end in pairwise(cuts):
+    for start, end in pairwise(cuts):  # between two cuts the same spans apply
         body = "".join(_shown(char) for char in text[start:end])
         for css in sorted({span.css for span in inside if span.start <= start and end <= span.end}):
             body = f"<mark>{body}</mark>" if css == "overlap" else f'<span class="{css}">{body}</span>'
@@ -74,19 +85,25 @@ def words(name: str) -> str:
 
 
 def percent(fraction: float | None) -> str:
-    """Return a fraction as people read it: "46.6 %", "n/a" where there is none."""
+    """Return a fraction as a percentage: "46.6 %", or "n/a" for None."""
     if fraction is None:
         return "n/a"
     return "< 0.1 %" if 0 < fraction < 0.0005 else f"{100 * fraction:.1f} %"
 
 
 def anchor(name: str) -> str:
-    """Return the id of the section with a name: letters, digits and hyphens only."""
+    """Return the HTML id of a section: letters, digits and hyphens only."""
     return "r-" + "".join(char if char.isascii() and char.isalnum() else "-" for char in name)
 
 
 def text_width(text: str, size: float) -> float:
-    """Roughly how wide `text` is in a sans-serif font of `size` pixels, on the generous side: no font is at hand."""
+    """Estimate the width of a text in a sans-serif font, in pixels. The estimate is generous: no
+    font is available to measure.
+
+    Args:
+        text: one line of text.
+        size: font size in pixels.
+    """
     return size * sum(_advance(char) for char in text)
 
 

@@ -1,5 +1,6 @@
-"""What concept distillation needs of the data: vocabularies, the concepts of every sample, features of a teacher.
+"""Data for concept distillation: vocabularies, the concepts of every sample, and features of a teacher.
 
-The rest is the trainer's: `python -m open_diht.trainer.concepts` trains the teacher's heads on these and stores the
-targets. Only `handler.py` (as Beam's RunInference calls it) and `teacher.py` need torch, when they run.
+The trainer does the rest: `python -m open_diht.trainer.concepts` trains the teacher's heads on
+these data and stores the targets. Only `features.py` and `teacher.py` need torch, when a model is
+loaded.
 """

@@ -1,6 +1,7 @@
-"""Command line of the Beam half of `make concepts`: words to settings, errors to one line and an exit status.
+"""Command line of the Beam half of `make concepts`: parse options, and turn errors into one line and an exit status.
 
-Exit status: 0 all is well; 1 units failed, or more images than allowed are bad; 2 wrong use, nothing was written.
+Exit status: 0 success; 1 units failed, or more images than allowed are bad; 2 wrong use, nothing
+was written.
 """
 
 from __future__ import annotations
@@ -65,14 +66,19 @@ def _parser(prog: str, defaults: Mapping[str, str]) -> Parser:
 
 
 before_main = ForkServer.branch_off
-"""See `run_command`: workers are forked from what is imported by then."""
+"""See `run_command`: workers are forked with the modules imported by then."""
 
 
 def main(
     arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.concepts", **defaults: str
 ) -> int:
-    """Run the command line; returns the exit status. `prog` is what the command is called in its help, `defaults` are
-    options that need not be given."""
+    """Run the command line and return the exit status.
+
+    Args:
+        arguments: the command-line arguments; None: those of this process.
+        prog: name of the command in its help.
+        defaults: default values of options, which then need not be given.
+    """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
 
     def concepts() -> int:

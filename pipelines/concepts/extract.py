@@ -1,8 +1,8 @@
-"""One batch of images to features of the teacher.
+"""Extract the teacher's features of one batch of images.
 
-An image that cannot be decoded costs its row. Where the teacher fails on a batch, its images are tried one by one:
-those that it fails on alone cost their rows. It is the teacher that failed, and with it the batch, where it had too
-little memory, or failed on every image of several.
+An image that cannot be decoded loses its row. If the teacher fails on a batch, its images are tried
+one by one, and those on which it fails again lose their rows. The whole batch fails if the teacher
+runs out of memory, or fails on every image of a batch of several.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ NO_IMAGE = "missing_image"
 NOT_FINITE = "not_finite"
 TEACHER_FAILED = "teacher_failed"
 MAX_ASPECT = 20
-"""Longer images lose their ends: teachers resize the shorter side, which would blow up a line of pixels, and look at
-the middle."""
+"""Longer images are cropped to this aspect ratio, around the middle. Teachers resize the shorter
+side, which would enlarge a line of pixels enormously, and then use the middle."""
 
 
 @dataclass(frozen=True)
 class Bad:
-    """Why an image has no features."""
+    """The reason why an image has no features."""
 
     error: str
     message: str
@@ -36,20 +36,25 @@ class Bad:
 
 @dataclass(frozen=True)
 class Features:
-    """Of a batch."""
+    """The features of a batch."""
 
     rows: npt.NDArray[np.float16]
-    """(n, d); zeros where an image is bad; d is 0 where all are."""
+    """(n, d); zeros for bad images; d is 0 if all are bad."""
     bad: dict[int, Bad]
-    """By row."""
+    """Reasons by row."""
 
 
 class TeacherFailed(RuntimeError):
-    """The teacher cannot do a batch; the message names the remedy."""
+    """The teacher failed on a batch; the message names the remedy."""
 
 
 def prepared(content: bytes | None, teacher: LoadedTeacher) -> Any:
-    """The tensor of an image for the teacher, or `Bad`."""
+    """Return the teacher's input tensor for an image, or `Bad`.
+
+    Args:
+        content: bytes of the image; None if the sample has none.
+        teacher: the teacher whose preprocessing is used.
+    """
     try:
         image = _image(content)
     except UnreadableImage as error:
@@ -61,10 +66,14 @@ def prepared(content: bytes | None, teacher: LoadedTeacher) -> Any:
 
 
 def extracted(images: Sequence[Any], teacher: LoadedTeacher) -> Features:
-    """The features of images that are `prepared`.
+    """Return the features of a batch.
+
+    Args:
+        images: results of `prepared`.
+        teacher: the teacher.
 
     Raises:
-        TeacherFailed: it is not an image's fault.
+        TeacherFailed: out of memory, or the teacher failed on every one of several images.
     """
     bad = {place: image for place, image in enumerate(images) if isinstance(image, Bad)}
     places = [place for place in range(len(images)) if place not in bad]
@@ -82,7 +91,7 @@ def extracted(images: Sequence[Any], teacher: LoadedTeacher) -> Features:
 
 
 def _found(images: list[Any], teacher: LoadedTeacher) -> list[npt.NDArray[np.float16] | Bad]:
-    """For each image its features, or why there are none."""
+    """Return the features of each image, or the reason why it has none."""
     try:
         return [*_half(teacher.features(images))]
     except ERRORS as error:
@@ -99,7 +108,7 @@ def _found(images: list[Any], teacher: LoadedTeacher) -> list[npt.NDArray[np.flo
             if _lacks_memory(error):
                 raise _failed(teacher, error) from error
             found.append(Bad(TEACHER_FAILED, _in_words(error)))
-    if all(isinstance(each, Bad) for each in found):
+    if all(isinstance(each, Bad) for each in found):  # then the images are not the cause
         raise _failed(teacher, first) from first
     return found
 
@@ -117,22 +126,23 @@ def _image(content: bytes | None) -> Image.Image:
     pixels = decode_image(content or b"", DecodeLimits(decode_side=0)).pixels
     height, width = pixels.shape[:2]
     top, left = max(0, (height - MAX_ASPECT * width) // 2), max(0, (width - MAX_ASPECT * height) // 2)
-    middle = pixels[top : height - top, left : width - left, ::-1]
+    middle = pixels[top : height - top, left : width - left, ::-1]  # BGR to RGB
     return Image.fromarray(np.ascontiguousarray(middle))
 
 
 ERRORS = (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError, OSError, MemoryError)
-"""What models and their preprocessing raise; torch's errors are RuntimeErrors."""
+"""Errors that models and their preprocessing raise; torch's errors are RuntimeErrors."""
 
 
 def _lacks_memory(error: Exception) -> bool:
-    """Memory of a GPU (torch.OutOfMemoryError) or of the machine, for which torch's allocator has no class."""
+    """Return whether GPU or main memory ran out. Match the message, because torch's CPU allocator
+    has no error class."""
     words = ("out of memory", "can't allocate memory", "not enough memory")
     return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
 
 
 def _half(features: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
-    with np.errstate(over="ignore"):  # what is beyond float16 becomes infinite, and costs its row
+    with np.errstate(over="ignore"):  # values beyond float16 become infinite, which marks the row as bad
         return features.astype(np.float16)
 
 

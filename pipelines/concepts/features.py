@@ -1,10 +1,12 @@
-"""Features of a frozen teacher for every image. A unit is a shard.
+"""Extract features of a frozen teacher for every image. A unit is a shard.
 
-Which images share a batch is a function of the shard, so that a run that was killed ends with the same bytes as one
-that was not, and n shards with those of one process. What a unit has come to is kept every minute, and the next run
-goes on from there. An image that cannot be decoded, or that the teacher fails on, costs its row, which is marked.
+For a given batch size, batches depend only on the shard, so a killed and resumed run produces the
+same bytes as an undisturbed one, and n shards of a run the same as a single process. A unit's
+results are saved every minute, and the next run resumes from there. An image that cannot be
+decoded, or on which the teacher fails, loses its row, which is marked.
 
-While the teacher is at a batch, the next ones are read and decoded by threads: a GPU takes the images of a dozen cores.
+While the teacher processes a batch on a GPU, threads read and decode the next ones: a GPU needs a
+dozen cores for that.
 """
 
 from __future__ import annotations
@@ -33,31 +35,32 @@ from open_diht.pipelines.store.fingerprints import Fingerprints
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import StorePath
 
-KEEP_S = 60.0  # at most so much of a unit is lost with its worker
+KEEP_S = 60.0  # at most this much of a unit's work is lost with its worker
 
 Keys = list[str]
 
 
 @dataclass
 class FeatureStage(Stage):
-    """See `Stage`."""
+    """The stage that extracts a teacher's features, see `Stage`."""
 
     layout: Layout
     shards: StorePath
     teacher: Teacher
     fingerprint: Mapping[str, str] | Fingerprints
-    """Unit to what its features depend on: teacher, precision and tar. (The batch size moves their last bits only: who
-    lowers it for want of memory keeps what is done.)"""
+    """Fingerprint of each unit: teacher, precision and tar. The batch size is not part of it,
+    because it changes only the last bits: after lowering it for lack of memory, finished units
+    remain valid."""
     batch_size: int = 32
     device: str = "cpu"
     precision: str = "fp32"
     threads: int = 1
-    """Of torch in each worker, on a processor; of decoding, on a GPU."""
+    """Number of threads in each worker: of torch on a CPU, of decoding on a GPU."""
     name: str = field(default="features", init=False)
     planned = False
     noun = "images"
     shared: Shared = field(default_factory=Shared, init=False)
-    """A process holds one teacher, however many units it is at."""
+    """Holder of the teacher, so that each process loads it once for all units."""
 
     def setup(self) -> None:
         self._loaded: LoadedTeacher = self.shared.acquire(self._load)
@@ -80,7 +83,7 @@ class FeatureStage(Stage):
                 if time.monotonic() - kept > KEEP_S:
                     begun.keep(self._begun_path(unit))
                     kept = time.monotonic()
-        except TeacherFailed:
+        except TeacherFailed:  # the next run resumes from the finished batches
             begun.keep(self._begun_path(unit))
             raise
         rows, good = begun.rows(), np.array(begun.good, np.bool_)
@@ -92,7 +95,7 @@ class FeatureStage(Stage):
         return said, [feature_path(self.layout, unit), status_path(self.layout, unit)]
 
     def features(self, batches: Batches) -> Iterator[tuple[Keys, Features]]:
-        """Keys and features of the images of a shard; after `setup`.
+        """Yield keys and features of the images of a shard, batch by batch. Call `setup` first.
 
         Raises:
             TeacherFailed: see `extract.extracted`; the message names the batch.
@@ -110,8 +113,8 @@ class FeatureStage(Stage):
         remove(self._begun_path(unit))
 
     def sweep(self) -> None:
-        """Remove what is left of units that were closed just before their worker was killed, or begun with other
-        settings; when all units are closed."""
+        """Remove partial results when all units are committed: those of units committed just before
+        their worker was killed, or begun with other settings."""
         for path in (self.layout.work / self.name / "begun").glob("*"):
             remove(path)
 
@@ -120,28 +123,35 @@ class FeatureStage(Stage):
         return self.layout.work / self.name / "begun" / name
 
     def _ahead(self, batches: Batches) -> Iterator[tuple[Keys, list[Any]]]:
-        """Keys and prepared images of each batch. On a processor there is nobody to decode meanwhile."""
+        """Yield keys and prepared images of each batch. On a CPU nothing is decoded ahead: the
+        teacher uses all cores."""
         prepare = partial(prepared, teacher=self._loaded)
         return prepared_ahead(batches, prepare, 0 if self.device == "cpu" else self.threads)
 
 
 def feature_path(layout: Layout, unit: str) -> StorePath:
-    """float16 array (n, d) of a shard."""
+    """Return the path of the features of a shard (`unit`, without .tar), a float16 array (n, d)."""
     return layout.data("features", unit).with_suffix(".npy")
 
 
 def status_path(layout: Layout, unit: str) -> StorePath:
-    """`keys` and `good` (bool) of its rows."""
+    """Return the path of the `keys` and `good` (bool) of the rows of a shard (`unit`, without .tar)."""
     return layout.data("features", unit).with_suffix(".npz")
 
 
 class Batches:
-    """The images of a shard in batches, from sample `skip` on, which a batch begins with."""
+    """The images of a shard in batches.
+
+    Args:
+        path: the shard.
+        size: number of images in a batch.
+        skip: number of samples to skip; the first batch begins there.
+    """
 
     def __init__(self, path: StorePath, size: int, skip: int):
         self.path, self._size, self._skip = path, size, skip
         self.broken: dict[str, str] | None = None
-        """How the shard breaks, once its end is reached."""
+        """Error and message if the shard is corrupt or truncated; set at the end of the iteration."""
 
     def __iter__(self) -> Iterator[tuple[Keys, list[bytes | None]]]:
         keys: Keys = []
@@ -155,14 +165,14 @@ class Batches:
                 if len(keys) == self._size:
                     yield keys, contents
                     keys, contents = [], []
-        except UnreadableFile as error:  # what stands before the break is used, as the trainer's loader does
+        except UnreadableFile as error:  # samples before the corrupt part are used, as in the trainer's loader
             self.broken = {"error": error.error, "message": error.message}
         if keys:
             yield keys, contents
 
 
 class _Begun:
-    """What a unit has come to."""
+    """Partial results of a unit."""
 
     def __init__(self) -> None:
         self.keys: Keys = []
@@ -181,20 +191,21 @@ class _Begun:
         self._rows.append(found.rows)
 
     def rows(self) -> npt.NDArray[np.float16]:
-        """(n, d), zeros where an image is bad."""
+        """Return the features (n, d), zeros for bad images."""
         width = max((rows.shape[1] for rows in self._rows), default=0)
+        # Batches without a good image have width 0.
         wide = [rows if rows.shape[1] else np.zeros((len(rows), width), np.float16) for rows in self._rows]
         return np.concatenate(wide) if wide else np.zeros((0, 0), np.float16)
 
     def keep(self, path: StorePath) -> None:
-        """Write it down."""
+        """Save the partial results."""
         with published(path) as temporary, open(temporary, "wb") as file:
             keys, bad = _bytes("\n".join(self.keys)), _bytes(json.dumps(self.bad))
             np.savez(file, rows=self.rows(), good=np.array(self.good, np.bool_), keys=keys, bad=bad)
 
     @classmethod
     def read(cls, path: StorePath) -> _Begun:
-        """What was written down; nothing where nothing was."""
+        """Load saved partial results; return empty ones if there are none."""
         begun = cls()
         try:
             content = path.read_bytes()

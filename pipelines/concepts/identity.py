@@ -1,9 +1,9 @@
-"""What the features in a folder are of: the teacher, and the numbers it computes in.
+"""Identify the features in a folder: their teacher, and the precision it computes in.
 
-They are keyed to the model, the SHA-256 of its weights, its preprocessing and the precision, and not to the versions
-of torch and the model's library: another version costs nothing where it computes the same. Whether it does is looked
-at: of one fixed image the folder keeps the features in float32, and a run that has something to do compares its own
-with them.
+Features are keyed to the model, the SHA-256 of its weights, its preprocessing and the precision,
+but not to the versions of torch and of the model's library: another version that computes the same
+invalidates nothing. This is checked: the folder stores the float32 features of one fixed image, and
+a run that has work to do compares its own with them.
 """
 
 from __future__ import annotations
@@ -22,18 +22,25 @@ from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import StorePath
 
 SAME = 0.01
-"""Relative distance up to which features of one image are the same. Processors and versions differ by 0.00001; another
-interpolation of the preprocessing by a tenth."""
+"""Maximum relative distance of equal features of one image. Processors and versions differ by
+0.00001; another interpolation in the preprocessing by a tenth."""
 
 
 def record_path(layout: Layout) -> StorePath:
-    """Where the identity of a folder's features lies."""
+    """Return the path of the record that identifies a folder's features."""
     return layout.work / "features" / "teacher.json"
 
 
 def precision_of(layout: Layout, teacher: Teacher, asked: str, device: str) -> str:
-    """bf16 or fp32: what was asked for; or else what the folder has of this teacher; or else what the device is good
-    at. So shards on machines of several kinds agree."""
+    """Return the precision to compute in, bf16 or fp32. By default shards on machines of several kinds agree.
+
+    Args:
+        layout: the output folder.
+        teacher: the teacher.
+        asked: the user's choice; if `AUTO`, the precision of this teacher's features in the folder,
+            else the best of the device.
+        device: torch device.
+    """
     if asked != AUTO:
         return asked
     known = read_json(record_path(layout))
@@ -43,7 +50,7 @@ def precision_of(layout: Layout, teacher: Teacher, asked: str, device: str) -> s
 
 
 def seen(teacher: Teacher) -> npt.NDArray[np.float32]:
-    """The features of the fixed image, (d,), in float32 on this machine's processor.
+    """Return the features (d,) float32 of the fixed image, computed on this machine's CPU.
 
     Raises:
         WrongUse: the weights do not fit the model.
@@ -54,11 +61,17 @@ def seen(teacher: Teacher) -> npt.NDArray[np.float32]:
 
 
 def settle(layout: Layout, teacher: Teacher, asked: str, device: str, sees: npt.NDArray[np.float32]) -> None:
-    """Keep what the features of a folder are of; or, where it has such, compare. Arguments as of `precision_of`; `sees`
-    is what is `seen`.
+    """Record what identifies the features of a folder, or compare with the existing record.
+
+    Args:
+        layout: the output folder.
+        teacher: the teacher.
+        asked: precision, see `precision_of`.
+        device: torch device.
+        sees: (d,) float32, the result of `seen`.
 
     Raises:
-        WrongUse: this machine's libraries make another teacher of the same weights.
+        WrongUse: this machine's libraries compute other features from the same weights.
     """
     path = record_path(layout)
     ours = {
@@ -67,9 +80,9 @@ def settle(layout: Layout, teacher: Teacher, asked: str, device: str, sees: npt.
         "versions": teacher.versions(),
         "sees": [float(value) for value in sees],
     }
-    known: dict[str, Any] = ours if publish_first(path, ours) else read_json(path)
+    known: dict[str, Any] = ours if publish_first(path, ours) else read_json(path)  # the first record counts
     if known["teacher"] != ours["teacher"] or asked not in (AUTO, known["precision"]):
-        publish_json(path, ours)  # another one was asked for; features are made anew
+        publish_json(path, ours)  # another teacher or precision is requested; features are recomputed
         return
     before = np.asarray(known["sees"], np.float32)
     if before.shape == sees.shape and np.linalg.norm(before - sees) <= SAME * np.linalg.norm(before):
@@ -85,7 +98,7 @@ def _listed(record: dict[str, Any]) -> str:
 
 
 def _fixed() -> Image.Image:
-    """An image with edges, gradients and fine patterns, not square."""
+    """Return an image with edges, gradients and fine patterns that is not square."""
     y, x = np.mgrid[0:300, 0:400]
     red = 255 * x / 400
     green = 255 * ((x // 7 + y // 5) % 2)

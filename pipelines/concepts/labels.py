@@ -1,4 +1,4 @@
-"""The concepts of every sample in the shards, as class ids: what the teacher's heads are trained on."""
+"""Store the concepts of every sample in the shards as class ids, on which the teacher's heads are trained."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ from open_diht.pipelines.store.storage import StorePath
 
 @dataclass
 class LabelStage(Stage):
-    """See `Stage`. A unit is a shard; it becomes `<unit>.npz`: `keys`, and for each head `offsets` and `ids`, where
-    the ids of sample i are ids[offsets[i]:offsets[i + 1]]."""
+    """The stage that stores labels, see `Stage`. A unit is a shard. Its result `<unit>.npz` holds
+    `keys`, and for each head `offsets` and `ids`. Sample i has the ids from offsets[i] to offsets[i
+    + 1], exclusive."""
 
     layout: Layout
     shards: StorePath
@@ -57,7 +58,7 @@ class LabelStage(Stage):
                 for head in HEADS:
                     found[head].append(labels[head])
                 heartbeat.beat(len(keys))
-        except UnreadableFile as error:  # what stands before the break is used, as the trainer's loader does
+        except UnreadableFile as error:  # samples before the corrupt part are used, as in the trainer's loader
             broken = {"error": error.error, "message": error.message}
         with published(label_path(self.layout, unit)) as temporary, open(temporary, "wb") as file:
             np.savez(file, **_arrays(keys, found))
@@ -81,7 +82,7 @@ class LabelStage(Stage):
 
 
 def label_path(layout: Layout, unit: str) -> StorePath:
-    """The labels of a shard."""
+    """Return the path of the labels of a shard (`unit`, without .tar)."""
     return layout.data("labels", unit).with_suffix(".npz")
 
 

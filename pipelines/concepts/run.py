@@ -1,7 +1,8 @@
-"""From the output of `make filter` to what the trainer makes concept targets of: count, label, extract.
+"""Make the trainer's input for concept targets from the output of `make filter`: count, label and extract.
 
-Counting and extracting ask nothing of each other, so a shard (SHARD=i/n) begins with its own units of both; the
-vocabulary needs all counts, and the labels the vocabulary, so these are made together by the shards at work then.
+Counting and extracting are independent, so a shard (SHARD=i/n) begins with its own units of both.
+The vocabulary needs all counts, and the labels need the vocabulary, so the shards that are running
+then make them together.
 """
 
 from __future__ import annotations
@@ -45,51 +46,55 @@ from open_diht.pipelines.store.storage import StorePath, each, in_memory, is_loc
 
 _log = logging.getLogger(__name__)
 _STAGES = ("vocabulary", "labels", "features")
-_NAMED = 10  # units that failed
+_NAMED = 10  # failed units named in messages
 _BATCH, _BATCH_OF_GPU = 32, 256
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConceptSettings:
-    """What is asked for."""
+    """The settings of a run."""
 
     data: StorePath
     """Output folder of `make filter`, with kept/ and shards/."""
     output: StorePath
-    """Folder of everything that is written."""
+    """Folder of all results."""
     teacher: Teacher
-    """Whose features are taken."""
+    """Model whose features are extracted."""
     min_count: int | None = None
     """Rows that must name a concept; None: 100, and less on small corpora (see `vocabulary.lowest_count`)."""
     max_size: int = 10_000
-    """Most concepts of a head."""
+    """Maximum number of concepts of a head."""
     batch_size: int | None = None
-    """Images the teacher sees at a time; None: 32, and 256 on a GPU."""
+    """Number of images in a batch; None: 32, and 256 on a GPU."""
     device: str = AUTO
-    """torch device of the teacher; cuda: all GPUs, with a process each; auto: cuda where this machine has one, else
-    cpu."""
+    """torch device of the teacher. cuda: all GPUs, with a process each; auto: cuda if this machine has it, else cpu."""
     precision: str = AUTO
-    """bf16, fp32 or auto: what the folder has, or else bf16 where the device has it."""
+    """bf16, fp32 or auto: that of the folder's features, else bf16 if the device supports it."""
     workers: int | None = None
-    """Units that may run at the same time; None: a process for each GPU, or for each core."""
+    """Maximum number of units that run at the same time; None: a process for each GPU, or for each core."""
     backend: Backend = field(default_factory=Direct)
-    """Where the work is done."""
+    """Where the work runs."""
     shard: tuple[int, int] | None = None
-    """(i, n): this invocation does every n-th unit, counted from i = 0. The last of them to end finishes, and so does
-    a run without shard."""
+    """(i, n): do every n-th unit, counted from i = 0. The last shard, or a run without shard, completes the output."""
     max_bad_share: float = 0.05
-    """Above this proportion of images without features the exit status is 1."""
+    """Fraction of images without features above which the exit status is 1."""
     command: tuple[str, ...] = ()
-    """The command line, for the provenance."""
+    """The command line, stored as provenance."""
 
 
 def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> int:
-    """Do what is missing; `say` gets lines for people. Returns the exit status: 1 where units failed or too many
-    images are bad.
+    """Do the missing work of a run.
+
+    Args:
+        settings: the settings.
+        say: receives progress lines.
+
+    Returns:
+        The exit status: 1 if units failed or too many images are bad.
 
     Raises:
-        WrongUse: the data cannot be used as asked.
-        NotLocked: another run works in the output folder, or nobody can know.
+        WrongUse: the data cannot be used as requested.
+        NotLocked: another run works in the output folder, or it cannot be determined.
     """
     for what, path in (("DATA", settings.data), ("OUTPUT", settings.output)):
         if in_memory(path):
@@ -117,7 +122,7 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> in
 
 
 def _check_output(layout: Layout) -> None:
-    """Refuse an OUTPUT that holds files of others with names of ours. Raises WrongUse."""
+    """Raise WrongUse if OUTPUT holds foreign files with the names of results."""
     if is_local(layout.root):
         check_folder("OUTPUT", layout.root)
     if layout.plan.exists() or any((layout.work / stage).is_dir() for stage in _STAGES):
@@ -132,7 +137,7 @@ def _check_output(layout: Layout) -> None:
 
 
 class Extraction:
-    """The teacher's part: which features there are, and the stage that makes the others."""
+    """The teacher's part of a run: which features exist, and the stage that extracts the others."""
 
     def __init__(self, settings: ConceptSettings, layout: Layout):
         self._settings, self._layout = settings, layout
@@ -141,29 +146,34 @@ class Extraction:
 
     @property
     def said(self) -> str:
-        """Where and how the teacher computes."""
+        """Teacher, device and precision, for messages."""
         return f"{self._settings.teacher.name} on {self.device} in {self.precision}"
 
     def workers(self) -> int:
-        """How many units run at the same time."""
+        """Return the number of units that run at the same time."""
         settings = self._settings
         here = isinstance(settings.backend, Direct)
         return settings.workers or (here and len(gpus_of(self.device))) or settings.backend.default_workers()
 
     def fingerprints(self, shards: Mapping[str, dict[str, Any]]) -> dict[str, str]:
-        """Of the features of each shard: teacher, precision and tar."""
+        """Return the fingerprint of each shard's features: teacher, precision and tar."""
         about = {**self._settings.teacher.identity(), "precision": self.precision}
         return {unit: fingerprint_of(about, entry["sha256"]) for unit, entry in shards.items()}
 
     def stage(self, shards: Mapping[str, dict[str, Any]]) -> FeatureStage:
-        """Makes features."""
+        """Return the stage that extracts the features of shards."""
         known = Fingerprints.published(self._layout, "features", self.fingerprints(shards))
         return self.stage_with(known, threads=max(1, (os.cpu_count() or 1) // min(self.workers(), len(shards))))
 
     def stage_with(
         self, fingerprint: Mapping[str, str] | Fingerprints = MappingProxyType({}), *, threads: int
     ) -> FeatureStage:
-        """The same with so many threads in each process; without fingerprints for who commits no unit."""
+        """Return the stage with an explicit number of threads.
+
+        Args:
+            fingerprint: fingerprint of each unit; not needed if no unit is committed.
+            threads: number of threads in each process.
+        """
         settings = self._settings
         return FeatureStage(
             self._layout,
@@ -178,7 +188,14 @@ class Extraction:
 
 
 def outdated(layout: Layout, stage: str, fingerprints: Mapping[str, str]) -> Iterator[str]:
-    """Units that are not committed with their fingerprint; of what is gone or cut short the record is taken back."""
+    """Yield the units that are not committed with their fingerprint. Delete records whose files are
+    missing or truncated.
+
+    Args:
+        layout: the output folder.
+        stage: name of the stage.
+        fingerprints: fingerprint of each unit.
+    """
     vouched = Vouched(layout)
     records = each(lambda unit: vouched.read(layout.commit(stage, unit)), fingerprints, layout.root)
     for (unit, fingerprint), record in zip(fingerprints.items(), records, strict=True):
@@ -352,7 +369,7 @@ class _Run:
         return self._is_good(list(records.values()))
 
     def _is_good(self, records: Sequence[dict[str, Any]]) -> bool:
-        """Whether all shards were read to their end, and no more images are bad than allowed."""
+        """Return whether all shards were read completely and no more images are bad than allowed."""
         bad = [entry for record in records for entry in record["bad"]]
         rows = sum(record["rows"] for record in records)
         broken = [f"{record['unit']}.tar ({record['broken']['message']})" for record in records if record["broken"]]

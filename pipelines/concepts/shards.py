@@ -1,4 +1,4 @@
-"""The samples of a shard, in its order: what labels and features are made of."""
+"""Read the samples of a shard in order, for labels and features."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ MAX_JSON_BYTES = 16 * 2**20
 
 
 def shard_entries(data: StorePath) -> dict[str, dict[str, Any]]:
-    """Unit name (file name without .tar) to its entry in the manifest of `make filter`.
+    """Return each shard's entry in the manifest of `make filter`, by unit name (file name without .tar).
 
     Raises:
-        WrongUse: there is no such manifest, or it names no shard.
+        WrongUse: there is no such manifest, or it lists no shard.
     """
     manifest = read_json(data / "shards" / "manifest.json")
     if not manifest or not manifest.get("shards"):
@@ -43,10 +43,11 @@ def shard_entries(data: StorePath) -> dict[str, dict[str, Any]]:
 
 
 def images_of(path: StorePath) -> Iterator[tuple[str, bytes | None]]:
-    """Key and image of every sample, None where it has none.
+    """Yield key and image of every sample; the image is None if the sample has none.
 
     Raises:
-        UnreadableFile: the tar breaks; samples that are whole come first.
+        UnreadableFile: the tar is corrupt or truncated; complete samples before that are yielded
+            first.
     """
 
     def limit(_: int, ending: str) -> int:
@@ -57,7 +58,7 @@ def images_of(path: StorePath) -> Iterator[tuple[str, bytes | None]]:
 
 
 def annotations_of(path: StorePath) -> Iterator[tuple[str, dict[str, Any] | None]]:
-    """Key and .json of every sample, None where it has none that can be read. Raises as `images_of`."""
+    """Yield key and .json of every sample; None if there is no readable object. Raise like `images_of`."""
 
     def limit(_: int, ending: str) -> int:
         return MAX_JSON_BYTES if ending == "json" else 0
@@ -71,7 +72,7 @@ def annotations_of(path: StorePath) -> Iterator[tuple[str, dict[str, Any] | None
 
 
 def _distinct(path: StorePath, limit: Any) -> Iterator[Sample]:
-    """The samples, the first one of each key: the trainer's loader takes the same."""
+    """Yield the samples, only the first of each key, like the trainer's loader."""
     seen: set[str] = set()
     for sample in samples(str(path), "", size=path.stat().st_size, limit_of=limit):
         if sample.key not in seen:

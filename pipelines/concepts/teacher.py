@@ -1,10 +1,10 @@
 """Image teachers: any timm, torchvision or open_clip model by name, with weights from a local file.
 
-    efficientnet-lite0            a YAML file in teachers/: model, weights, preprocessing, licence
+    efficientnet-lite0            a YAML file in teachers/: model, weights, preprocessing, license
     timm:resnet50                 --weights resnet50.safetensors, or timm:resnet50:resnet50.safetensors; preprocessing
-                                  and head as timm says
-    torchvision:vit_b_16          --weights vit_b_16.pth            as torchvision's own weights want them
-    open_clip:ViT-B-32            --weights model.safetensors       the image embedding before normalisation
+                                  and head according to timm
+    torchvision:vit_b_16          --weights vit_b_16.pth            preprocessing of torchvision's own weights
+    open_clip:ViT-B-32            --weights model.safetensors       the image embedding before normalization
 
 Nothing is downloaded. torch is imported only when a model is loaded.
 """
@@ -31,39 +31,44 @@ _DISTRIBUTIONS = {"timm": "timm", "torchvision": "torchvision", "open_clip": "op
 
 @dataclass(frozen=True, kw_only=True)
 class Teacher:
-    """A model and how images are prepared for it."""
+    """A model and its preprocessing."""
 
     name: str
     library: str
     model: str
     weights: str
-    """Local file."""
+    """Path of the local weight file."""
     sha256: str
-    """Of the weights."""
+    """SHA-256 of the weight file."""
     keys: str = "by_name"
-    """by_name; in_order: the file names its tensors otherwise, and holds them in the model's order."""
+    """by_name, or in_order: the file has other tensor names, but the model's order."""
     preprocess: dict[str, Any] | None = None
-    """resize (shorter side), crop, interpolation, mean, std; None: what the library says."""
+    """resize (shorter side), crop, interpolation, mean, std; None: the library's preprocessing."""
     licence: str = ""
-    """Of the weights, where known."""
+    """License of the weights, if known."""
 
     def identity(self) -> dict[str, str]:
-        """What features depend on, beside the numbers they are computed in. Versions of libraries are not part of it:
-        whether another one computes the same is looked at (see `identity.settle`)."""
+        """Return what features depend on, except their precision. It excludes versions of
+        libraries, because `identity.settle` checks whether they compute the same."""
         facts = asdict(self)
         for name in ("weights", "licence"):
             del facts[name]
         return {key: str(value) for key, value in facts.items()}
 
     def versions(self) -> dict[str, str]:
-        """Of the libraries that compute."""
+        """Return the versions of the libraries that compute."""
         return {name: version(_DISTRIBUTIONS.get(name, name)) for name in ("torch", self.library)}
 
     def load(self, device: str = "cpu", precision: str = "fp32") -> LoadedTeacher:
         """Build the model and read the weights.
 
+        Args:
+            device: torch device; cuda claims a GPU.
+            precision: fp32 or bf16.
+
         Raises:
-            WrongUse: the weights do not fit the model, or the device does not compute in that precision.
+            WrongUse: the weights do not fit the model, or the device does not support the
+                precision.
         """
         import torch
 
@@ -82,16 +87,16 @@ class LoadedTeacher:
 
     model: Any
     transform: Callable[[Any], Any]
-    """PIL RGB to a float32 tensor (3, h, w)."""
+    """Function from an RGB PIL image to a float32 tensor (3, h, w)."""
     device: str
-    """torch's name for it."""
+    """torch device."""
     precision: str = "fp32"
-    """bf16: matrix products in bfloat16 (torch's autocast); weights stay float32."""
+    """fp32 or bf16: matrix products in bfloat16 (torch's autocast); weights stay float32."""
     claim: Claim | None = None
-    """On the GPU, as long as the teacher is in its memory."""
+    """Claim on the GPU, held as long as the teacher is in its memory."""
 
     def features(self, prepared: list[Any]) -> Any:
-        """float32 array (n, d) of n images that `transform` has prepared."""
+        """Return a float32 array (n, d) for n images that `transform` has prepared."""
         import torch
 
         kind = torch.device(self.device).type
@@ -101,15 +106,20 @@ class LoadedTeacher:
 
 
 def teacher_names() -> list[str]:
-    """Teachers with a YAML file."""
+    """Return the names of teachers with a YAML file."""
     return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
 
 
 def find_teacher(name: str, weights: str | None = None) -> Teacher:
-    """A teacher by name (see the module), its weights found and hashed.
+    """Find a teacher and the SHA-256 of its weights.
+
+    Args:
+        name: name of the teacher, see the head of this module.
+        weights: path of its weights; None if the name or a package provides them.
 
     Raises:
-        WrongUse: there is no such teacher, or its weights are not at hand.
+        WrongUse: there is no such teacher, or its weights are missing or differ from the known
+            file.
     """
     asked = parse_encoder_name(name, libraries=LIBRARIES, names=teacher_names(), what="teacher")
     whose = f"teacher {name}"
@@ -163,7 +173,7 @@ def _state(path: str) -> dict[str, Any]:
 
         return dict(load_file(path))
     content = torch.load(path, map_location="cpu", weights_only=True)
-    for wrapper in ("state_dict", "model"):
+    for wrapper in ("state_dict", "model"):  # checkpoints may nest the weights
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
     return dict(content)
@@ -210,7 +220,7 @@ def _timm(teacher: Teacher) -> tuple[Any, Callable[[Any], Any]]:
         raise WrongUse(f"timm has no model {teacher.model}: {error}") from error
     _fill(teacher, model)
     data = resolve_data_config({}, model=model)
-    model.reset_classifier(0)
+    model.reset_classifier(0)  # return features instead of class logits
     prepared = _prepared(teacher.preprocess) if teacher.preprocess else create_transform(**data)
     return model, prepared
 
@@ -228,7 +238,7 @@ def _torchvision(teacher: Teacher) -> tuple[Any, Callable[[Any], Any]]:
     linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     if not linear:
         raise WrongUse(f"torchvision model {teacher.model} ends in no linear layer: its features are not known")
-    model.set_submodule(linear[-1], torch.nn.Identity())
+    model.set_submodule(linear[-1], torch.nn.Identity())  # drop the last linear layer
     return model, _prepared(teacher.preprocess) if teacher.preprocess else transform
 
 

@@ -1,7 +1,7 @@
-"""The vocabularies: how many rows of kept/ name each object and each attribute, and which of them become classes.
+"""Count the rows of kept/ that name each object and each attribute, and choose the classes of the vocabularies.
 
-A unit is one part of kept/. It publishes its counts, sorted by a hash bucket of the name; merging reads a few buckets
-at a time, so that the memory needed does not grow with the number of names.
+A unit is one part of kept/. It publishes its counts sorted by a hash bucket of the name. Merging
+reads a few buckets at a time, so that memory does not grow with the number of names.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from open_diht.pipelines.store.storage import StorePath, read_table, row_count
 HEADS = ("objects", "attributes")
 BATCH_ROWS = 10_000
 BUCKETS = 256
-ROWS_AT_ONCE = 4_000_000  # counts merged at a time
+ROWS_AT_ONCE = 4_000_000  # counts merged per slice of buckets
 COUNTS = pa.schema([("bucket", pa.uint8()), ("head", pa.string()), ("name", pa.string()), ("rows", pa.int64())])
 VERSION = 1  # raise it when equal annotations may give other names
 
 
 @dataclass
 class VocabularyStage(Stage):
-    """See `Stage`. Counts the names in one part of kept/."""
+    """The stage that counts the names in one part of kept/, see `Stage`."""
 
     layout: Layout
     kept: StorePath
@@ -63,10 +63,10 @@ class VocabularyStage(Stage):
 
 
 def annotated(row: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """The objects and attributes of a row of kept/, or of a sample's .json in the shards.
+    """Return the objects and attributes of a row of kept/, or of a sample's .json in the shards.
 
     Raises:
-        KeyError, TypeError: it has none, or of another form.
+        KeyError, TypeError: the row has none, or they have another form.
     """
     pairs = row["attributes"] or []
     return row["objects"] or [], [pair["attribute"] if isinstance(pair, dict) else pair[1] for pair in pairs]
@@ -85,11 +85,11 @@ def _table(counts: dict[str, Counter[str]]) -> pa.Table:
 
 
 def _merged(layout: Layout, units: Sequence[str]) -> Iterator[tuple[str, str, int]]:
-    """Head, name and rows over all units."""
+    """Yield (head, name, rows) with the sum of rows over all units."""
     paths = [layout.data("vocabulary", unit) for unit in units]
     slices = min(BUCKETS, max(1, -(-sum(map(row_count, paths)) // ROWS_AT_ONCE)))
     for number in range(slices):
-        first, last = number * BUCKETS // slices, (number + 1) * BUCKETS // slices
+        first, last = number * BUCKETS // slices, (number + 1) * BUCKETS // slices  # every name is in one slice
         bounds = [("bucket", ">=", first), ("bucket", "<", last)]
         table = pa.concat_tables(read_table(path, filters=bounds) for path in paths)
         sums = table.group_by(["head", "name"]).aggregate([("rows", "sum")])
@@ -97,17 +97,31 @@ def _merged(layout: Layout, units: Sequence[str]) -> Iterator[tuple[str, str, in
 
 
 def lowest_count(rows: int, asked: int | None) -> int:
-    """The `min_count` in use: what was asked for, else 100, and less on small corpora: a fiftieth of the rows, at
-    least 2."""
+    """Return the `min_count` to use.
+
+    Args:
+        rows: number of rows counted.
+        asked: the user's choice; None: a fiftieth of the rows, at least 2 and at most 100.
+    """
     return asked if asked is not None else min(100, max(2, rows // 50))
 
 
 def make_vocabulary(layout: Layout, units: Sequence[str], rows: int, min_count: int, max_size: int) -> dict[str, Any]:
-    """The vocabulary: for each head the names that at least `min_count` rows have, most frequent first (equal ones by
-    name), at most `max_size`. `hash` is of the names in their order, for which their places are the class ids.
+    """Make the vocabulary: the names of each head, most frequent first, and by name if equally frequent.
+
+    Args:
+        layout: the output folder.
+        units: the units counted.
+        rows: number of rows counted.
+        min_count: number of rows that must have a name.
+        max_size: maximum number of names of a head.
+
+    Returns:
+        The vocabulary. Its `hash` covers the names in order, because their positions are the class
+        ids.
 
     Raises:
-        ValueError: a head would be empty; the message says which counts there are.
+        ValueError: a head would be empty; the message gives the highest count.
     """
     found: dict[str, list[tuple[int, str]]] = {head: [] for head in HEADS}
     most: dict[str, tuple[int, str]] = {}
@@ -134,10 +148,10 @@ def make_vocabulary(layout: Layout, units: Sequence[str], rows: int, min_count: 
 
 
 def vocabulary_hash(names: dict[str, list[str]]) -> str:
-    """SHA-256 of the names of all heads in their order."""
+    """Return the SHA-256 of the names of all heads in order."""
     return hashlib.sha256(json.dumps(names, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def rows_counted(layout: Layout, units: Sequence[str]) -> int:
-    """Rows of all units, from their commit records."""
+    """Return the number of rows of all units, from their commit records."""
     return sum(int(read_json(layout.commit("vocabulary", unit))["rows"]) for unit in units)

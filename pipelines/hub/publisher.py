@@ -1,9 +1,10 @@
-"""The results of a run to a data set repository on a hub.
+"""Publish the results of a run to a data set repository on a hub.
 
-What is there with the same bytes is not sent again. Where few files differ they come in one commit, and nobody meets
-half a result. Where many do, the first commit takes funnel.json and run.json away and puts `PUBLISHING` there, the last
-one does the reverse: as with the records of units, what says that all is well is there last. Every commit names the one
-before it, and the hub refuses it where another has come between: two that publish do not mix.
+Files that are already there with the same bytes are not sent again. A few changed files are sent in
+one commit, so no reader sees a partial result. For many files, the first commit removes funnel.json
+and run.json and adds `PUBLISHING`, and the last one does the reverse: as with commit records of
+units, the files that mark success come last. Every commit names its parent, and the hub refuses it
+if another commit has come between, so two publishing runs cannot mix.
 """
 
 from __future__ import annotations
@@ -32,26 +33,26 @@ if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoFile
 
 FOLDER_FILES = 10_000
-"""A hub takes no more files in a folder."""
+"""Maximum number of files that a hub accepts in a folder."""
 _PIECE = 2**20
 _DATA = (*known_endings(), ".arrow", ".npz", ".zip")
-"""Endings of data, whatever the names of the files: results among them would be taken for part of that data set."""
+"""Endings of data files. Results next to such files would be taken for part of that data set."""
 
 
 class CannotPublish(RunFailed):
-    """The hub did not take the results; the message says why."""
+    """The hub did not accept the results; the message says why."""
 
 
 @dataclass(frozen=True)
 class _There:
-    """What a repository holds."""
+    """The content of a repository."""
 
     head: str
     files: Mapping[str, RepoFile]
     target: HubAddress
 
     def read(self, name: str) -> bytes:
-        """The content of a small file."""
+        """Return the content of a small file."""
         from huggingface_hub import HfFileSystem
 
         fs = HfFileSystem(endpoint=os.environ.get("HF_ENDPOINT"), skip_instance_cache=True)
@@ -59,7 +60,8 @@ class _There:
         return content
 
     def input_of(self) -> str | None:
-        """The fingerprint of the input that its results are made from; None where it holds none of ours."""
+        """Return the fingerprint of the input of the published results, or a description if the
+        data is not ours or the record is unreadable. Return None if the repository holds neither."""
         record = next((name for name in (PUBLISHING, "run.json") if name in self.files), None)
         if record is None:
             return "of somebody else" if any(map(_is_data, self.files)) else None
@@ -75,23 +77,23 @@ class Publisher:
     """Publishes the results of one run."""
 
     target: HubAddress
-    """A data set repository; made where there is none. Its revision is a branch, `MAIN` where there is none."""
+    """A data set repository, created if it is missing. Its revision is a branch; None means `MAIN`."""
     private: bool = False
-    """Where the repository is made: not for everybody."""
+    """Whether a new repository is created as private."""
 
     @property
     def _branch(self) -> str:
         return self.target.revision or MAIN
 
     def check(self, plan: str, units: int) -> None:
-        """Whether the results may be published when they are there; makes the repository and the branch.
+        """Check that the results may be published later, and create the repository and the branch.
 
         Args:
             plan: fingerprint of the input.
-            units: that the input has.
+            units: number of units of the input.
 
         Raises:
-            WrongUse: they may not: no access, or the repository holds something else.
+            WrongUse: no access, too many units, or the repository holds other data.
         """
         if units > FOLDER_FILES:
             raise WrongUse(
@@ -110,8 +112,8 @@ class Publisher:
             self._look(plan, WrongUse)
 
     def _make_branch(self, api: HfApi) -> None:
-        """Make the branch where there is none: not of what `MAIN` is, which may hold results of another input, but of
-        what it was at first."""
+        """Create a missing branch. It starts at the repository's first commit: `MAIN` may hold
+        results of another input."""
         branch, repository = self._branch, self.target.repository
         if branch == MAIN or branch in {
             one.name for one in api.list_repo_refs(repository, repo_type="dataset").branches
@@ -121,10 +123,16 @@ class Publisher:
         api.create_branch(repository, repo_type="dataset", branch=branch, revision=first, exist_ok=True)
 
     def publish(self, root: StorePath, plan: str, say: Callable[[str], None]) -> None:
-        """Publish what lies in the folder of a finished run.
+        """Publish the folder of a finished run.
+
+        Args:
+            root: the output folder.
+            plan: fingerprint of the input.
+            say: receives progress lines.
 
         Raises:
-            CannotPublish: the hub or the network failed, or another one published in the meantime.
+            CannotPublish: the hub or the network failed, the repository holds other data, or
+                another run has published since.
         """
         again = f"; everything lies in {root}, and the same command tries again"
         with explained(self.target, CannotPublish, again):
@@ -144,7 +152,7 @@ class Publisher:
             say(f"published: {self.target} holds these results already, commit {head}")
 
     def _look(self, plan: str, error: type[Exception]) -> _There:
-        """What the repository holds. Raises `error` where that is of another input, or somebody else's data."""
+        """Return the content of the repository. Raise `error` if it is of another input, or someone else's data."""
         from huggingface_hub import RepoFile
 
         api, repository = client(), self.target.repository
@@ -172,7 +180,7 @@ class Publisher:
         return files
 
     def _commit(self, step: Step, head: str, plan: str) -> str:
-        """Make a commit upon another; its own name."""
+        """Make a commit with `head` as its parent, and return its name."""
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
         from huggingface_hub.errors import HfHubHTTPError
 
@@ -193,7 +201,7 @@ class Publisher:
                     parent_commit=head,
                 )
             except HfHubHTTPError as error:
-                if error.response.status_code != 412:
+                if error.response.status_code != 412:  # 412: the branch has moved on from `head`
                     raise
                 raise CannotPublish(
                     f"{self.target}: somebody else has written there since this publication began; see that no other "
@@ -207,11 +215,11 @@ def _is_data(name: str) -> bool:
 
 
 def _equal(path: StorePath, there: RepoFile | None) -> bool:
-    """Whether a repository has a file with the same bytes."""
+    """Return whether a repository has a file with the same bytes."""
     if there is None or there.size != size_of(path):
         return False
     large = there.lfs is not None
-    digest = hashlib.sha256() if large else hashlib.sha1(b"blob %d\0" % there.size)  # as git-lfs and git name files
+    digest = hashlib.sha256() if large else hashlib.sha1(b"blob %d\0" % there.size)  # as in git-lfs and in git
     with path.open("rb") as file:
         while piece := file.read(_PIECE):
             digest.update(piece)
@@ -220,7 +228,7 @@ def _equal(path: StorePath, there: RepoFile | None) -> bool:
 
 @contextmanager
 def _at_hand(files: Mapping[str, StorePath]) -> Iterator[dict[str, Path]]:
-    """The files on a disk of this machine while the `with` block runs; those of an object store are fetched."""
+    """Yield local paths of the files while the `with` block runs; files in an object store are fetched first."""
     with tempfile.TemporaryDirectory(prefix="diht-") as folder:
         found = {}
         for number, (name, path) in enumerate(files.items()):

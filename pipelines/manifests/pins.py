@@ -1,5 +1,5 @@
-"""Repositories that INPUT names, each pinned to the commit that its revision is when a run begins: a resume reads the
-same rows, and no file changes while it is read."""
+"""Pin each repository in INPUT to the commit of its revision when a run begins. A resumed run then
+reads the same rows, and no file changes while it is read."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from open_diht.pipelines.store.hub_client import client, explained
 
 
 def pinned(pattern: str, known: Mapping[str, str]) -> tuple[str, dict[str, str]]:
-    """What `expand_inputs` takes in place of a pattern, and the commits by the address of their repository.
+    """Replace the repository revisions in an input pattern by commits.
 
     Args:
-        pattern: what the user types after INPUT=.
-        known: commits of an earlier start of the same run; they hold, whatever the revision is by now.
+        pattern: the value of INPUT.
+        known: commits from an earlier start of the same run, by address of the repository. They
+            remain valid, whatever the revision is now.
+
+    Returns:
+        The pattern for `expand_inputs`, and the commits by the address of their repository.
 
     Raises:
-        NoInput: the repository or the revision is not there, or may not be read, or cannot be asked for.
+        NoInput: a repository or revision is missing, not accessible, or cannot be requested.
     """
     pins: dict[str, str] = {}
     items = [_item(item, known, pins) if item.startswith(SCHEME) else item for item in input_items(pattern)]
@@ -39,7 +43,7 @@ def _commit(address: HubAddress) -> str:
     with explained(address, NoInput):
         api = client()
         found = api.dataset_info(address.repository, revision=address.revision or MAIN)
-        if getattr(found, "gated", False):  # what it holds may be listed by everybody, and not be read
+        if getattr(found, "gated", False):  # anyone may list a gated repository, but not read it
             api.auth_check(address.repository, repo_type="dataset")
     if not found.sha or not is_pinned(f"{SCHEME}{address.repository}@{found.sha}"):
         raise NoInput(f"{address.root}: the hub names no commit of this revision ({found.sha}); name one with @")

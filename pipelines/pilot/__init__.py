@@ -1,1 +1,1 @@
-"""Pilot: a random sample of units through the real stages, and from it a forecast of the whole with intervals."""
+"""Pilot: run the real stages on a random sample of units, and forecast the whole data set with intervals."""

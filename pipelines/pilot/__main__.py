@@ -1,4 +1,4 @@
-"""`python -m open_diht.pipelines.pilot`, which is what `make pilot` runs."""
+"""`python -m open_diht.pipelines.pilot`, which `make pilot` runs."""
 
 from open_diht.common.run_command import run_command
 

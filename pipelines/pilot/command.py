@@ -1,4 +1,4 @@
-"""Command line of `make pilot`: a random sample of units through the real stages, then the forecast."""
+"""Command line of `make pilot`: run the real stages on a random sample of units, then print the forecast."""
 
 from __future__ import annotations
 
@@ -32,11 +32,16 @@ from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import store_path
 
 before_main = ForkServer.branch_off
-"""See `run_command`: workers are forked from what is imported by then."""
+"""See `run_command`: workers are forked with the modules imported by then."""
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.pilot") -> int:
-    """Run the command line; returns the exit status. `prog` is what the command is called in its help."""
+    """Run the command line and return the exit status.
+
+    Args:
+        arguments: the command-line arguments; None: those of this process.
+        prog: name of the command in its help.
+    """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
 
     def pilot() -> int:
@@ -72,7 +77,7 @@ def _pilot(
     outcome = run(settings, say, plan)
     status = told(outcome)
     if outcome.funnel is None and settings.shard:
-        return status  # another shard finishes, and makes the forecast
+        return status  # another shard finishes the run and makes the forecast
     sample = measure(layout, plan, settings.preset, whole_plan.rows)
     if not sample or outcome.funnel is None:
         raise RunFailed("no unit of the sample could be finished; there is nothing to forecast from")
@@ -133,9 +138,9 @@ def _measured(options: argparse.Namespace, layout: Layout, sample: Sequence[Meas
 
 
 def _elsewhere(settings: RunSettings, asked: str | None) -> RunSettings:
-    """A pilot keeps out of the way of the whole run."""
+    """Return the settings with an output folder of the pilot's own, so that it does not disturb the whole run."""
     output = settings.output / "pilot" if asked else store_path(f"out/{settings.dataset.name}-pilot")
-    return replace(settings, output=output, publisher=None)  # and publishes nothing
+    return replace(settings, output=output, publisher=None)  # and without publishing
 
 
 def _workers(text: str | None, here: int) -> list[int]:

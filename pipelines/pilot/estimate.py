@@ -1,8 +1,8 @@
-"""Estimates from a random sample of units, with intervals that know that the rows of a unit are alike.
+"""Estimates from a random sample of units, with intervals that allow for similar rows within a unit.
 
-The units of a plan are clusters, drawn without replacement; an estimate is the ratio of two sums over the sample, its
-variance that of a ratio estimator (Cochran 1977, 6.4) with the correction for a finite population. A unit is the
-replicate, so degrees of freedom count units.
+The units of a plan are clusters, drawn without replacement. An estimate is the ratio of two sums
+over the sample. Its variance is that of a ratio estimator (Cochran 1977, 6.4) with finite
+population correction. Units are the replicates, so they determine the degrees of freedom.
 """
 
 from __future__ import annotations
@@ -18,26 +18,27 @@ from open_diht.common.statistics import score_interval
 
 LEVEL = 0.95
 _BENT = 0.005
-"""How far what units take may lie off a line, in parts of it: files are written in batches of rows, and the last one of
-a unit, which is not full, takes a little more for each row."""
+"""Relative deviation of the cost of units from a straight line. Files are written in batches of
+rows, and the partial last batch of a unit costs a little more per row."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and its interval; None where a single unit allows none."""
+    """A value and its interval; the ends are None if a single unit allows none."""
 
     value: float
     low: float | None
     high: float | None
 
     def times(self, factor: float) -> Estimate:
-        """The same in another unit, or of a total. `factor` is at least 0."""
+        """Return the estimate times a factor, to change its unit or to get a total. `factor` is at least 0."""
         ends = (None if end is None else end * factor for end in (self.low, self.high))
         return Estimate(self.value * factor, *ends)
 
 
 def total(parts: Sequence[Estimate]) -> Estimate:
-    """The sum of estimates. Ends are added, as if all erred in the same direction: wide rather than wrong."""
+    """Return the sum of estimates. Ends are added as if all errors had the same sign: too wide
+    rather than too narrow."""
     lows, highs = [part.low for part in parts], [part.high for part in parts]
     return Estimate(
         sum(part.value for part in parts),
@@ -47,17 +48,19 @@ def total(parts: Sequence[Estimate]) -> Estimate:
 
 
 def share(counts: Sequence[int], rows: Sequence[int], all_rows: int) -> Estimate:
-    """The proportion of rows of a kind.
+    """Return the proportion of rows of a kind.
 
-    Wilson's interval with the effective number of rows: the number of rows divided by the design effect, which says how
-    much less a row tells because its unit's other rows are like it (Dean and Pagano 2015, "modified Wilson"). Never
-    outside 0 and 1, and of positive width also where nothing was found. One unit: rows are taken as independent, which
-    they are not, so the interval is then too narrow.
+    The interval is Wilson's with the effective number of rows: the number of rows divided by the
+    design effect, which tells how much less information a row carries because rows of a unit are
+    similar (Dean and Pagano 2015, "modified Wilson"). It lies within 0 and 1 and has a positive
+    width even if no row is of the kind. With one unit, rows are treated as independent, so the
+    interval is too narrow.
 
     Args:
         counts: rows of the kind in each unit of the sample.
-        rows: all rows of each.
-        all_rows: rows of the whole population; of a sample that is all of it the share is exact.
+        rows: all rows of each unit.
+        all_rows: rows of the whole population. If the sample covers all of them, the proportion is
+            exact.
     """
     y, m = np.asarray(counts, float), np.asarray(rows, float)
     sampled = m.sum()
@@ -67,16 +70,22 @@ def share(counts: Sequence[int], rows: Sequence[int], all_rows: int) -> Estimate
     unseen = max(0.0, 1 - sampled / max(all_rows, sampled))
     if not unseen:
         return Estimate(p, p, p)
-    effect = 1.0
-    if len(m) > 1 and 0 < p < 1:
+    effect = 1.0  # the design effect
+    if len(m) > 1 and 0 < p < 1:  # else the variance is 0 or unknown
         effect = max(1.0, _ratio_variance(y, m) / (p * (1 - p) / sampled))
     z = _quantile(len(m) - 1)
     low, high = score_interval(p, sampled / effect / unseen, z)
-    return Estimate(p, min(p, max(0.0, low)), max(p, min(1.0, high)))  # rounding must not leave the value outside
+    return Estimate(p, min(p, max(0.0, low)), max(p, min(1.0, high)))  # rounding must not exclude the value
 
 
 def per_row(amounts: Sequence[float], rows: Sequence[int], all_rows: int) -> Estimate:
-    """What a row costs in seconds or bytes: the ratio of sums, with Student's interval. One unit: no interval."""
+    """Return the cost of a row: the ratio of sums with Student's interval; with one unit there is no interval.
+
+    Args:
+        amounts: seconds or bytes of each unit of the sample.
+        rows: rows of each unit.
+        all_rows: rows of the whole population.
+    """
     y, m = np.asarray(amounts, float), np.asarray(rows, float)
     sampled = m.sum()
     if not sampled:
@@ -90,17 +99,18 @@ def per_row(amounts: Sequence[float], rows: Sequence[int], all_rows: int) -> Est
 
 
 def recut(amounts: Sequence[float], rows: Sequence[int], all_rows: int, units: int) -> Estimate:
-    """What all rows take in seconds or bytes when they are cut into `units` units, larger ones than were measured.
+    """Return the total cost of all rows when they are cut into `units` units that are larger than those measured.
 
-    A unit takes something for itself (files, footers) and something for every row; units of two sizes tell both apart:
-    a line by weighted least squares, its variance from the residuals alone (HC2, MacKinnon and White 1985: noise may
-    grow with the unit), Student's quantile for the fewer of the smaller and the larger units.
+    A unit has a fixed cost (files, footers) and a cost per row; units of two sizes separate them.
+    The fit is a line by weighted least squares. Its variance comes from the residuals alone (HC2,
+    MacKinnon and White 1985, because noise may grow with the unit). Student's quantile uses the
+    smaller of the numbers of smaller and of larger units.
 
     Args:
-        amounts: of each unit of the sample.
-        rows: of each; of two sizes at least, else there is no interval.
+        amounts: seconds or bytes of each unit of the sample.
+        rows: rows of each unit; they need at least two sizes, else there is no interval.
         all_rows: rows of the whole population.
-        units: how many units these are cut into.
+        units: number of units that these are cut into.
     """
     y, m = np.asarray(amounts, float), np.asarray(rows, float)
     larger = int((m > m.mean()).sum()) if len(m) else 0
@@ -108,9 +118,9 @@ def recut(amounts: Sequence[float], rows: Sequence[int], all_rows: int, units: i
     if freedom < 1:
         return Estimate(per_row(amounts, rows, all_rows).times(all_rows).value, None, None)
     x, weight = np.stack([np.ones_like(m), m], axis=1), 1 / np.maximum(m, 1)
-    line = np.linalg.inv((x.T * weight) @ x) @ (x.T * weight)  # its two coefficients as sums over the units
+    line = np.linalg.inv((x.T * weight) @ x) @ (x.T * weight)  # (2, n): both coefficients as weighted sums over units
     leverage = np.einsum("ij,ji->i", x, line)
-    each = np.array([units, all_rows]) @ line  # and what all rows take as such a sum
+    each = np.array([units, all_rows]) @ line  # the total cost as such a sum
     residuals = y - x @ (line @ y)
     half = _quantile(freedom) * math.sqrt(float((each**2 * residuals**2 / (1 - leverage)).sum()))
     value = max(0.0, float(each @ y))
@@ -119,15 +129,15 @@ def recut(amounts: Sequence[float], rows: Sequence[int], all_rows: int, units: i
 
 
 def _ratio_variance(y: np.ndarray, m: np.ndarray) -> float:
-    """Of sum(y) / sum(m), of units drawn with replacement."""
+    """Return the variance of sum(y) / sum(m) for units drawn with replacement."""
     residuals = y - y.sum() / m.sum() * m
     n = len(m)
     return float(n / (n - 1) * (residuals**2).sum() / m.sum() ** 2)
 
 
 def _quantile(freedom: int) -> float:
-    """The half width of the central `LEVEL` of Student's t, or of the normal distribution for no freedom (one unit) or
-    much."""
+    """Return the half width of the central `LEVEL` of Student's t. Use the normal distribution for
+    no degree of freedom (one unit) and for more than 200."""
     if freedom < 1 or freedom > 200:
         return NormalDist().inv_cdf((1 + LEVEL) / 2)
     low, high = 0.0, 1e6
@@ -138,12 +148,12 @@ def _quantile(freedom: int) -> float:
 
 
 def _student(t: float, freedom: int) -> float:
-    """P(|T| <= t) for whole degrees of freedom (Abramowitz and Stegun 26.7.3 and 26.7.4)."""
+    """Return P(|T| <= t) for integer degrees of freedom (Abramowitz and Stegun 26.7.3 and 26.7.4)."""
     angle = math.atan2(t, math.sqrt(freedom))
     cosine, odd = math.cos(angle), freedom % 2
     term = cosine if odd else 1.0
     series = 0.0
-    for step in range(1 + odd, freedom, 2):  # the terms before the power freedom - 1
+    for step in range(1 + odd, freedom, 2):  # the terms below the power freedom - 1
         series += term
         term *= cosine * cosine * step / (step + 1)
     return 2 / math.pi * (angle + math.sin(angle) * series) if odd else math.sin(angle) * series

@@ -1,4 +1,4 @@
-"""From what a pilot measured to what the whole data set will take: rows, core-hours, images, bytes, hours, cost."""
+"""Forecast the whole data set from the measurements of a pilot: rows, core-hours, images, bytes, hours and cost."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _GB = 1e9
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What the pilot found in a unit."""
+    """The measurements of one unit of a pilot."""
 
     unit: str
     rows: int
     """Rows read, good and bad."""
     outcomes: Mapping[str, int]
-    """Rows by outcome: kept, dead_letter or a reason of rejection. Duplicates count as kept: a sample holds few pairs
-    of them, and their share grows with the data."""
+    """Rows by outcome: kept, dead_letter or a reason of rejection. Duplicates count as kept: a
+    sample contains few pairs of them, and their fraction grows with the data."""
     to_fetch: int
-    """Rows whose image is asked for: the survivors of the caption filters."""
+    """Rows whose image is requested: those that pass the column conditions and the caption filters."""
     seconds: Mapping[str, float]
     """Core-seconds by stage."""
     stored: Mapping[str, int]
@@ -34,11 +34,11 @@ class Measured:
     images: int = 0
     """Images read."""
     image_bytes: int = 0
-    """Their bytes."""
+    """Bytes of the images read."""
     samples: int = 0
     """Images in the shards."""
     shards: Sequence[str] = ()
-    """Their tars."""
+    """File names of the new shards."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,51 +46,51 @@ class Whole:
     """The data set that the forecast is for."""
 
     units: int
-    """Units that a run will make of it."""
+    """Number of units that a run will make of it."""
     recut: bool
-    """Whether these are larger than those of the sample."""
+    """Whether these units are larger than those of the sample."""
     rows: int
     exact_rows: bool
-    """False where rows were estimated from bytes, as in text files."""
+    """False if the number of rows was estimated from bytes, as for text files."""
     stages: tuple[str, ...]
-    """The stages that a run will do."""
+    """The stages of the run."""
     images_at_hand: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Assumptions:
-    """What a person says where the pilot could not measure; None: nothing."""
+    """Values from the user for what the pilot could not measure; None if not given."""
 
     image_bytes: float | None = None
     seconds_per_image: float | None = None
     image_keep_rate: float | None = None
-    """Proportion of the rows with an image asked for that are kept in the end (some are gone, some rejected)."""
+    """Fraction of rows with requested images that are kept in the end (images may be gone, rows rejected)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prices:
-    """In one currency; 0: not given, and then there is no cost of it."""
+    """Prices in one currency; 0 means not given, and that cost is omitted."""
 
     core_hour: float = 0.0
     gpu_hour: float = 0.0
-    """With its part of the machine around it."""
+    """GPU price, including its part of the machine."""
     gb_transfer: float = 0.0
-    """For a GB of images fetched."""
+    """Price of fetching a GB of images."""
     gb_month: float = 0.0
-    """For a GB stored for a month."""
+    """Price of storing a GB for a month."""
     months: float = 1.0
 
 
 @dataclass(frozen=True)
 class ForecastLine:
-    """A forecast quantity: its estimate (None: unknown), and what it rests on."""
+    """A forecast quantity: its estimate (None if unknown) and what it is based on."""
 
     estimate: Estimate | None
     basis: Basis
     note: str = ""
 
     def times(self, factor: float) -> ForecastLine:
-        """Return the same quantity in another unit."""
+        """Return the quantity times a factor, to change its unit."""
         return ForecastLine(self.estimate and self.estimate.times(factor), self.basis, self.note)
 
     def as_dict(self) -> dict[str, Any]:
@@ -101,19 +101,19 @@ class ForecastLine:
 
 @dataclass
 class Forecast:
-    """All of it, in the order of the table."""
+    """The forecast, in the order of the table."""
 
     rates: dict[str, Estimate] = field(default_factory=dict)
-    """Proportion of all rows by outcome."""
+    """Fraction of all rows by outcome."""
     rows: dict[str, ForecastLine] = field(default_factory=dict)
     core_hours: dict[str, ForecastLine] = field(default_factory=dict)
     images: dict[str, ForecastLine] = field(default_factory=dict)
     stored: dict[str, ForecastLine] = field(default_factory=dict)
     """Bytes by place."""
     hours: dict[int, ForecastLine] = field(default_factory=dict)
-    """Wall hours by number of workers (processes of one core)."""
+    """Wall-clock hours by number of workers (processes of one core)."""
     concepts: dict[str, ForecastLine] = field(default_factory=dict)
-    """What `make concepts` takes, where a teacher is named: images, and GPU-hours or core-hours."""
+    """Cost of `make concepts` if a teacher is given: images, and GPU-hours or core-hours."""
     cost: dict[str, ForecastLine] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
@@ -131,18 +131,18 @@ def forecast(
     workers: Sequence[int],
     teacher: TeacherCost | None = None,
 ) -> Forecast:
-    """Return the forecast. Intervals are of 95 % for each quantity by itself.
+    """Return the forecast. Each quantity has its own 95 % interval.
 
     Args:
-        sample: what was measured, at least one unit.
+        sample: measurements of at least one unit.
         whole: the data set.
-        assumed: stands in where the sample has no images.
+        assumed: values to use if the sample has no images.
         prices: see `Prices`.
-        workers: numbers of workers to give wall hours for.
-        teacher: what one took for images of the sample.
+        workers: numbers of workers to forecast wall-clock hours for.
+        teacher: cost of a teacher for images of the sample.
 
     Raises:
-        ValueError: an empty sample.
+        ValueError: the sample is empty.
     """
     if not sample:
         raise ValueError("the pilot has no unit; there is nothing to forecast from")
@@ -163,7 +163,7 @@ def forecast(
         result.rows[outcome] = ForecastLine(result.rates[outcome].times(whole.rows), "measured")
     fetch = rate([unit.to_fetch for unit in sample]).times(whole.rows)
     if "spotting" in stages and not has_images:
-        most = Estimate(fetch.value, 0.0, fetch.value if fetch.high is None else fetch.high)
+        most = Estimate(fetch.value, 0.0, fetch.value if fetch.high is None else fetch.high)  # all may be rejected
         result.rows[KEPT] = _assumed(
             fetch, assumed.image_keep_rate, "survivors of the captions x --image-keep-rate"
         ) or ForecastLine(most, "unknown", "at most the survivors of the captions")
@@ -203,9 +203,9 @@ def forecast(
 
 
 def _hours(result: Forecast, whole: Whole, workers: Sequence[int], longest: float) -> None:
-    """Add wall hours, at least those of the longest unit."""
+    """Add wall-clock hours for each number of workers, at least those of the longest unit."""
     for count in workers:
-        line = result.core_hours["all"].times(1 / min(count, whole.units))
+        line = result.core_hours["all"].times(1 / min(count, whole.units))  # a unit occupies one worker
         if line.estimate is not None:
             ends = [None if end is None else max(end, longest) for end in (line.estimate.low, line.estimate.high)]
             note = f"only {counted(whole.units, 'unit')} to share" if count > whole.units else ""
@@ -251,12 +251,12 @@ def _image_bytes(sample: Sequence[Measured], fetch: Estimate, assumed: Assumptio
 
 
 def _assumed(estimate: Estimate, factor: float | None, note: str) -> ForecastLine | None:
-    """Return an estimate times what a person says; None where nobody said anything."""
+    """Return an estimate times the user's factor; None if the user gave none."""
     return None if factor is None else ForecastLine(estimate.times(factor), "assumed", note)
 
 
 def _sum(lines: Iterable[ForecastLine]) -> ForecastLine:
-    """Return the sum of what is known; the weakest basis counts."""
+    """Return the sum of the known lines, with the weakest basis of all lines."""
     lines = list(lines)
     known = [line.estimate for line in lines if line.estimate is not None]
     bases = {line.basis for line in lines}

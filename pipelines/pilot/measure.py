@@ -1,4 +1,4 @@
-"""What a run measured, unit by unit, read from its commit records and files."""
+"""Read the measurements of each unit of a run from its commit records and files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,14 @@ from open_diht.pipelines.store.storage import StorePath, stamps
 
 
 def measure(layout: Layout, plan: Plan, preset: Preset, rows: int) -> list[Measured]:
-    """The units of a finished run; units that were set aside are left out. `rows` are those of the whole data set."""
+    """Return the measurements of the units of a finished run; quarantined units are omitted.
+
+    Args:
+        layout: the output folder of the pilot.
+        plan: its units.
+        preset: its preset.
+        rows: number of rows of the whole data set.
+    """
     shares = _shares_of_tars(layout, plan)
     seconds = _seconds(layout, shares, _comparisons(layout, preset, rows))
     work, stages = _sizes_of_work(layout, shares), stage_of(preset)
@@ -43,12 +50,13 @@ def _unit(
     decided: DecideRecord = read_json(layout.commit("decide", unit))
     outcomes = Counter({KEPT: decided["kept"], DEAD: sum(decided["dead"].values())})
     for reason, rows in decided["rejected"].items():
-        outcomes[KEPT if stages.get(reason) == "dedup" else reason] += rows
+        outcomes[KEPT if stages.get(reason) == "dedup" else reason] += rows  # see Measured.outcomes
     rejected = decided["rejected"].items()
     before_images = sum(rows for reason, rows in rejected if stages.get(reason) in ("columns", "captions"))
     records = load_records(layout, unit, plan.image_units(read))
     sizes = records["bytes"].drop_null()
     export: ExportRecord | None = read_json(layout.commit("export", unit))
+    # Shards with a path are tars of the input that stay in place.
     shards = [shard["shard"] for shard in (export["shards"] if export else ()) if "path" not in shard]
     stored = {kind: _size(layout.part(kind, unit)) for kind in ("kept", "rejected", "dead_letter")}
     return Measured(
@@ -66,7 +74,7 @@ def _unit(
 
 
 def _stored(layout: Layout, export: ExportRecord | None) -> Counter[str]:
-    """Bytes of new shards, or of indexes of tars that stay."""
+    """Return the bytes of new shards, and of indexes of tars that stay in place."""
     found: Counter[str] = Counter()
     for shard in export["shards"] if export else ():
         if "path" in shard:
@@ -77,7 +85,7 @@ def _stored(layout: Layout, export: ExportRecord | None) -> Counter[str]:
 
 
 def _shares_of_tars(layout: Layout, plan: Plan) -> dict[tuple[str, str], float]:
-    """Of tars that were indexed whole, by stage and unit, the proportion that the sample's units are of them."""
+    """Return the fraction of each indexed tar that the sample's units cover, by stage and tar."""
     found = {}
     for name, units in tars_of(plan, [unit.name for unit in plan.units]).items():
         tar = read_json(layout.commit(INDEX_STAGE, name))
@@ -88,8 +96,7 @@ def _shares_of_tars(layout: Layout, plan: Plan) -> dict[tuple[str, str], float]:
 
 
 def _comparisons(layout: Layout, preset: Preset, rows: int) -> float:
-    """How many times as many rows each row is compared with for the corrected score as it was in the sample, which has
-    fewer."""
+    """Return the ratio of comparisons per row for the corrected score: whole data set to sample, at least 1."""
     rule, drawn = preset.score.negatives, read_json(layout.commit(BATCHES, BATCHES))
     if rule is None or drawn is None or not drawn["rows"]:
         return 1.0
@@ -99,8 +106,11 @@ def _comparisons(layout: Layout, preset: Preset, rows: int) -> float:
 def _seconds(
     layout: Layout, shares: Mapping[tuple[str, str], float], comparisons: float
 ) -> dict[str, dict[str, float]]:
-    """Of each caption unit the core-seconds by stage. What is done of all units together, the comparison of keys, is
-    under names of its own, and nothing beside the rest."""
+    """Return the core-seconds of each caption unit by stage.
+
+    Work on all units together (the comparison of keys) is stored under its own unit names; it is
+    negligible.
+    """
     found: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for folder in layout.work.iterdir():
         if folder.is_dir():
@@ -113,7 +123,7 @@ def _seconds(
 
 
 def _sizes_of_work(layout: Layout, shares: Mapping[tuple[str, str], float]) -> Counter[str]:
-    """Of each caption unit the bytes in work/."""
+    """Return the bytes of each caption unit in work/."""
     found: Counter[str] = Counter()
     for folder in layout.work.iterdir():
         if folder.is_dir():
@@ -132,5 +142,11 @@ def _size(path: StorePath) -> int:
 
 
 def rows_of(sample: list[Measured], planned: int, whole: int) -> int:
-    """Rows of the whole data set: the plan's, corrected by how far it was wrong about the sample."""
+    """Estimate the number of rows of the whole data set: the plan's, corrected by the plan's error on the sample.
+
+    Args:
+        sample: the units measured.
+        planned: rows of these units by the plan.
+        whole: rows of the whole data set by the plan.
+    """
     return round(whole * float(np.sum([unit.rows for unit in sample])) / planned) if planned else whole

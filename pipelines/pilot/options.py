@@ -1,4 +1,4 @@
-"""The options of `make pilot`, without importing what it runs; see `open_diht.pipelines.options`."""
+"""Options of `make pilot`, without importing the modules it runs; see `open_diht.pipelines.options`."""
 
 from __future__ import annotations
 
@@ -10,18 +10,23 @@ from open_diht.common.fields import Count, NotNegative, Positive, Share
 from open_diht.pipelines.options import check_by, command_parser
 
 UNITS = 20
-"""Units that are drawn where nobody says how many."""
+"""Default number of units to draw."""
 IMAGES = 256
-"""Images that a teacher is measured on, of the whole sample; at least a batch of each unit."""
+"""Default number of images of the whole sample that a teacher is measured on; at least a batch of each unit."""
 
 
 def check(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.pilot") -> None:
-    """End the process where the arguments of `make pilot` ask for help or hold a slip; see `run_command`."""
+    """End the process if the arguments of `make pilot` ask for help or are wrong; see `run_command`.
+
+    Args:
+        arguments: the command-line arguments; None: those of this process.
+        prog: name of the command in its help.
+    """
     check_by(pilot_parser(prog), arguments)
 
 
 def pilot_parser(prog: str) -> Parser:
-    """The parser of `make pilot`."""
+    """Return the parser of `make pilot`."""
     parser = command_parser(prog, "Filter a random sample of units, and say what the whole data set will take.")
     pilot = parser.add_argument_group("the sample")
     pilot.add_argument(

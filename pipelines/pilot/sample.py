@@ -1,8 +1,9 @@
-"""Which units a pilot filters.
+"""Choose the units that a pilot filters.
 
-Small units make a better sample than a few large ones. But a unit takes something for itself, files and footers, which
-small ones take for fewer rows: where the units of a run are much larger, some of the sample's are made longer than the
-others, so that both can be told apart (see `estimate.recut`).
+Many small units make a better sample than a few large ones. But a unit has a fixed cost (files,
+footers), which small units spread over fewer rows. If the units of a run are much larger, some
+units of the sample are made longer than the others, so that both costs can be estimated (see
+`estimate.recut`).
 """
 
 from __future__ import annotations
@@ -19,44 +20,45 @@ from open_diht.pipelines.pilot.options import UNITS
 from open_diht.pipelines.settings import RunSettings
 
 LONG = 4
-"""Neighbouring units that make a long one."""
+"""Number of neighboring units that are joined to a long one."""
 LONG_SHARE = 3
-"""One unit of so many is a long one, and at least 2."""
+"""One unit in so many is a long one, and at least 2 are."""
 _MOST_UNITS = 20_000
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """A sample, and the whole that it stands for."""
+    """A sample and the whole that it represents."""
 
     whole: Plan
     """The plan that a run would make."""
     plan: Plan
     """The units to filter."""
     of: int
-    """How many units they were drawn from."""
+    """Number of units that they were drawn from."""
     recut: bool
-    """Whether these are smaller than those of `whole`."""
+    """Whether these units are smaller than those of `whole`."""
 
     @property
     def said(self) -> str:
-        """How many of how many."""
+        """The size of the sample and of the whole, for messages."""
         rows = sum(unit.span.rows for unit in self.plan.units)
         longer = f", {rows:,} of {counted(self.whole.rows, 'row')}" if self.recut else ""
         return f"{len(self.plan.units):,} of {counted(self.of, 'unit')}{longer}"
 
 
 def sampling(settings: RunSettings, count: int | None, share: float | None, seed: int) -> Sampling:
-    """Draw them.
+    """Draw the units of a pilot.
 
     Args:
-        settings: of the run.
-        count: how many units; None: `UNITS`, or by `share`.
-        share: which proportion of all units.
-        seed: of the draw.
+        settings: settings of the run.
+        count: number of units; None: by `share`, else `UNITS`.
+        share: fraction of all units.
+        seed: seed of the random draw.
 
     Raises:
-        WrongUse: nothing to draw from, or nothing to draw.
+        WrongUse: the input has no readable rows, `count` and `share` are both given, or the sample
+            would be empty.
     """
     whole = _plan(settings, settings.unit_rows)
     unreadable = whole.unreadable
@@ -81,7 +83,8 @@ def _plan(settings: RunSettings, unit_rows: int | None) -> Plan:
 
 
 def _finer(settings: RunSettings, whole: Plan) -> Plan | None:
-    """The input cut into smaller units than a run's; None where those are hardly longer than a long one of these."""
+    """Return a plan with smaller units than a run's. Return None if the user set the size of units,
+    or if a run's units are hardly longer than a long unit of the sample."""
     size = max(UNIT_ROWS[0], -(-whole.rows // _MOST_UNITS))
     if settings.unit_rows or whole.rows <= LONG * size * len(whole.units):
         return None
@@ -102,14 +105,14 @@ def _count(units: int, count: int | None, share: float | None) -> int:
 
 
 def _two_sizes(units: Sequence[Unit], count: int, dice: random.Random) -> list[Unit] | None:
-    """Some units in their order, a part of them long; None where there are too few for at least 2 of both."""
+    """Draw units of two sizes, in plan order; None if there are too few for at least 2 of each size."""
     long = max(2, count // LONG_SHARE)
     if count < long + 2:
         return None
     order = dice.sample(range(len(units)), len(units))
     taken: set[int] = set()
     chosen: dict[int, Unit] = {}
-    for length, wanted in ((LONG, long), (1, count)):
+    for length, wanted in ((LONG, long), (1, count)):  # long ones first: they need free neighbors
         for place in order:
             if len(chosen) == wanted:
                 break
@@ -123,7 +126,7 @@ def _two_sizes(units: Sequence[Unit], count: int, dice: random.Random) -> list[U
 
 
 def _joined(units: Sequence[Unit], length: int) -> Unit | None:
-    """Neighbours as one unit; None where they are not of one file, or fewer."""
+    """Join neighboring units; None if they are too few or lie in different files."""
     first, last = units[0], units[-1]
     if len(units) < length or last.span.path != first.span.path:
         return None

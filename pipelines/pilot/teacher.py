@@ -1,4 +1,4 @@
-"""What a teacher takes for the images of a pilot's shards, measured on some of each unit's."""
+"""Measure the cost of a teacher on some images of each unit in a pilot's shards."""
 
 from __future__ import annotations
 
@@ -16,43 +16,43 @@ from open_diht.pipelines.store.storage import StorePath
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherCost:
-    """What a teacher took; one entry for each unit that has images."""
+    """The cost of a teacher; `images` and `seconds` have one entry for each unit with images."""
 
     said: str
-    """Teacher, device and precision."""
+    """Teacher, device and precision, for messages."""
     on_gpu: bool
-    """Whether seconds are those of a GPU, with its part of this machine's cores, or of a core."""
+    """True if seconds are those of a GPU with its part of the machine's cores; False for seconds of a core."""
     images: Sequence[int]
     seconds: Sequence[float]
 
     @property
     def unit(self) -> str:
-        """What hours of it are."""
+        """The unit of its hours."""
         return "GPU-hours" if self.on_gpu else "core-hours"
 
 
 def measure_teacher(
     layout: Layout, shards: Mapping[str, Sequence[str]], asked: ConceptSettings, most: int
 ) -> TeacherCost:
-    """Extract features in this process, and keep none.
+    """Extract features in this process and discard them.
 
     Args:
-        layout: of the pilot.
+        layout: the output folder of the pilot.
         shards: names of each unit's tars.
         asked: teacher, device, precision and batch size.
-        most: images in all; see `options.IMAGES`.
+        most: number of images in all; see `options.IMAGES`.
     """
     extraction = Extraction(asked, layout)
     on_gpu = extraction.device != "cpu"
     gpus = max(1, extraction.workers())
     stage = extraction.stage_with(threads=max(1, (os.cpu_count() or 1) // gpus) if on_gpu else 1)
     with_images = {unit: names for unit, names in shards.items() if names}
-    each = -(-most // max(1, len(with_images)))
+    each = -(-most // max(1, len(with_images)))  # rounded up
     images, seconds = [], []
     if with_images:
         stage.setup()
         first = next(iter(with_images.values()))
-        _extract(stage, _batches(stage, layout, first[:1]), 1)  # the first one also pays for what is done once
+        _extract(stage, _batches(stage, layout, first[:1]), 1)  # warm up: the first batch includes one-time costs
     for names in with_images.values():
         began = time.perf_counter()
         images.append(_extract(stage, _batches(stage, layout, names), each))
@@ -67,7 +67,7 @@ def _batches(stage: FeatureStage, layout: Layout, names: Sequence[str]) -> Itera
 
 
 def _extract(stage: FeatureStage, shards: Iterator[Batches], most: int) -> int:
-    """Whole batches until there are so many images; how many they are."""
+    """Extract whole batches until `most` images are done. Return the number of images."""
     done = 0
     for keys, _ in itertools.chain.from_iterable(map(stage.features, shards)):
         done += len(keys)

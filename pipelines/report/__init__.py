@@ -1,1 +1,1 @@
-"""The report of a run: one HTML file that shows what was kept, what was not, and the evidence for each."""
+"""The report of a run: one HTML file with the kept and rejected rows and the evidence for each."""

@@ -1,4 +1,4 @@
-"""A row with its evidence: the image and what was read in it, the caption and what was found in it."""
+"""Draw a row with its evidence: the image and the text read in it, the caption and its annotations."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from open_diht.pipelines.report.thumbnail import ImageNotShown, shrink
 
 _MAX_BOXES = 40
 _MAX_REASONS = 16
-"""Candidates of an example whose scores are explained."""
+"""Maximum number of candidates of an example whose scores are explained."""
 _GOOD, _FAIR = 0.8, 0.5
 
 
 def draw_card(example: Example) -> str:
-    """Return an example as HTML: its image with boxes, its caption marked, the graph and what the verifier went by."""
+    """Return an example as HTML: image with boxes, marked caption, graph, and the features behind the scores."""
     photo, missing = None, ""
     if example["image"] is not None:
         try:
@@ -26,10 +26,10 @@ def draw_card(example: Example) -> str:
         except ImageNotShown as why:
             missing = str(why)
     spotted, more = example["spotted"][:_MAX_BOXES], len(example["spotted"][_MAX_BOXES:])
-    # Boxes are in pixels of the original; the image may have been reduced by the download.
+    # Boxes are in pixels of the original; the download may have reduced the image.
     width = example["width"] or (photo.original_width if photo else 1)
     height = example["height"] or (photo.original_height if photo else 1)
-    unit = width / photo.width if photo else 1.0  # one pixel on the page
+    unit = width / photo.width if photo else 1.0  # original pixels per pixel of the page
     caption, parsed = _captions(example)
     return render_page(
         __package__,
@@ -51,7 +51,7 @@ def draw_card(example: Example) -> str:
 
 
 def _line(number: int, line: Line, chip: float, width: int, height: int) -> dict[str, Any]:
-    """Return what the template draws of a line of text; the chip with its number stays inside the image."""
+    """Return the template's variables for a line of text; the chip with its number stays inside the image."""
     box = line["box"] if len(line["box"]) >= 3 else []
     return {
         **line,
@@ -64,7 +64,10 @@ def _line(number: int, line: Line, chip: float, width: int, height: int) -> dict
 
 
 def _captions(example: Example) -> tuple[str, str]:
-    """Return the caption with its overlap marked, and the parsed text, with its words marked."""
+    """Return two HTML texts: the caption with its overlap marked, and the parsed text with its words marked.
+
+    If both texts are the same, all marks are in the first and the second is empty.
+    """
     caption, parsed, span = example["caption"], example["parsed"], example["overlap_span"]
     overlap = [TextSpan(*span, "overlap")] if span else []
     words = [TextSpan(one["start"], one["end"], "t-object") for one in example["objects"]]
@@ -73,13 +76,13 @@ def _captions(example: Example) -> tuple[str, str]:
     ]
     if not caption or not parsed:
         return (marked(caption, overlap) if caption else "", "")
-    if parsed == caption:
+    if parsed == caption:  # then all spans refer to the same text
         return marked(caption, [*overlap, *words]), ""
     return marked(caption, overlap), marked(parsed, words)
 
 
 def _reasons(example: Example) -> Iterator[tuple[str, float, Reasons]]:
-    """Yield each candidate whose score is explained: its words, its score and the reasons."""
+    """Yield (candidate's words, score, reasons) for each candidate whose score is explained."""
     names = dict(enumerate(one["text"] for one in example["objects"]))
     for action in example["actions"]:
         if reasons := action.get("reasons"):

@@ -1,11 +1,11 @@
-"""What is known of one row that a report shows. `funnel.json` holds examples in this form, without their images."""
+"""The data of one row that a report shows. `funnel.json` holds examples in this form, without their images."""
 
 from __future__ import annotations
 
 from typing import NotRequired, TypedDict
 
 Reasons = list[tuple[str, float]]
-"""What the verifier went by, in words, each with the log odds that it adds; the strongest first."""
+"""Features behind the verifier's score, in words, each with the log odds that it adds; the strongest first."""
 
 
 class Object(TypedDict):
@@ -46,7 +46,7 @@ class Action(TypedDict):
 
 
 class Relation(TypedDict):
-    """Two objects and the words that tie them."""
+    """Two objects and the words that connect them."""
 
     source: int
     target: int
@@ -65,7 +65,7 @@ class Graph(TypedDict):
 
 
 class Line(TypedDict):
-    """A line of text that was read in the image; `box` has its corners (x, y) in pixels of the original."""
+    """A line of text read in the image; `box` has its corners (x, y) in pixels of the original."""
 
     text: str
     score: float
@@ -73,7 +73,7 @@ class Line(TypedDict):
 
 
 class Example(Graph):
-    """A row with the evidence for what became of it."""
+    """A row with the evidence for its decision."""
 
     uid: str
     caption: str

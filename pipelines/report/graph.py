@@ -1,7 +1,8 @@
-"""A caption graph drawn as inline SVG.
+"""Draw a caption graph as inline SVG.
 
-Three columns: actions left, objects in reading order in the middle with their attributes below, relations as brackets
-right. So nothing can lie on top of anything else, however many nodes there are, and the drawing grows downwards only.
+There are three columns: actions on the left, objects in reading order in the middle with their
+attributes below, and relations as brackets on the right. So no node covers another, however many
+there are, and the drawing grows downwards only.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from open_diht.pipelines.report.example import Action, Graph, Relation
 _MAX_OBJECTS, _MAX_ACTIONS, _MAX_RELATIONS, _MAX_PILLS = 14, 12, 16, 8
 _FONT, _SMALL = 13.0, 11.0
 _EDGE = 8.0  # free space around everything
-_ROLE_GAP = 116.0  # between actions and objects: room for the curve and its role
+_ROLE_GAP = 116.0  # between actions and objects: space for the curve and its role
 _PORT = 17.0  # between two arrows that end at the same object
 _ELLIPSE, _ELLIPSE_PITCH = 40.0, 50.0
 _BOX, _BOX_GAP = 28.0, 20.0
@@ -34,7 +35,7 @@ class _Pill:
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """An object's box with its attributes, the pills, below it."""
+    """An object's box with its attributes (the pills) below it."""
 
     text: str
     x: float
@@ -56,12 +57,12 @@ class _Block:
         return max([self.y + self.height, *(pill.y + _PILL for pill in self.pills)])
 
     def port(self, number: int, of: int) -> float:
-        """Return the height at which one of several arrows meets the box."""
+        """Return the y coordinate at which arrow `number` of `of` arrows meets the box."""
         return self.middle + (number - (of - 1) / 2) * _PORT
 
 
 def draw_graph(graph: Graph) -> str:
-    """Return the graph as an `<svg>` element; an empty string where there is nothing to draw."""
+    """Return the graph as an `<svg>` element, or "" if there is nothing to draw."""
     if not graph["objects"] and not graph["actions"]:
         return ""
     actions = graph["actions"][:_MAX_ACTIONS]
@@ -130,7 +131,7 @@ def _place_blocks(
         text = graph["objects"][place]["text"]
         arrows = max(participants.count(place), sum(place in (one["source"], one["target"]) for one in relations))
         width = max(56.0, text_width(plain(text, 28), _FONT) + 22)
-        height = max(_BOX, arrows * _PORT + 6)
+        height = max(_BOX, arrows * _PORT + 6)  # room for the arrows on one side
         said = [one["text"] for one in graph["attributes"] if one["object"] == place]
         if len(said) > _MAX_PILLS:
             said[_MAX_PILLS:] = [f"+{len(said) - _MAX_PILLS}"]
@@ -148,7 +149,7 @@ def _place_blocks(
 
 
 def _place_actions(participants: Sequence[Sequence[float]], bottom: float) -> list[float]:
-    """Return the height of each action: as near to its participants, which have these heights, as the others allow."""
+    """Return the y coordinate of each action: as near to the mean of its participants' as the others allow."""
     wishes = [sum(one) / len(one) if one else math.inf for one in participants]
     order = sorted(range(len(wishes)), key=lambda place: (wishes[place], place))
     heights = [0.0] * len(wishes)
@@ -156,7 +157,7 @@ def _place_actions(participants: Sequence[Sequence[float]], bottom: float) -> li
     for place in order:
         y = max(y + _ELLIPSE_PITCH, wishes[place] if math.isfinite(wishes[place]) else 0.0)
         heights[place] = y
-    # Pushed below the objects: move back up as far as there is room.
+    # Actions pushed below the objects move back up as far as there is room.
     limit = max(bottom - _ELLIPSE / 2, _EDGE + _ELLIPSE / 2 + (len(wishes) - 1) * _ELLIPSE_PITCH)
     for place in reversed(order):
         heights[place] = min(heights[place], limit)
@@ -176,7 +177,7 @@ def _draw_roles(
         arriving = sorted((heights[action], action, role) for action, target, role in roles if target == place)
         for number, (y, action, role) in enumerate(arriving):
             end, start = block.port(number, len(arriving)), x + _ellipse_width(actions[action]) / 2
-            bend = (start + block.x - 30) / 2  # both control points half way: a smooth S
+            bend = (start + block.x - 30) / 2  # both control points halfway, for a smooth S
             css = "g-role" if actions[action]["accepted"] else "g-role off"
             lines.append(
                 f'<path class="{css}" d="M{start:.1f} {y:.1f}C{bend:.1f} {y:.1f} {bend:.1f} {end:.1f} '
@@ -191,7 +192,7 @@ def _draw_roles(
 
 
 def _draw_relations(relations: Sequence[Relation], blocks: Sequence[_Block]) -> tuple[list[str], float]:
-    """Return brackets right of the objects, the shortest innermost, and how far right they reach."""
+    """Return the brackets to the right of the objects, the shortest innermost, and the x coordinate of their end."""
     right = max((block.right for block in blocks), default=0.0)
     lanes = _lanes(relations)
     ports = _ports(relations, lanes, blocks)
@@ -220,10 +221,11 @@ def _draw_relations(relations: Sequence[Relation], blocks: Sequence[_Block]) -> 
 
 
 def _lanes(relations: Sequence[Relation]) -> list[int]:
-    """Return the lane of each relation, so that no two of a lane share a stretch."""
+    """Return the lane of each relation, so that no two relations in a lane overlap."""
     taken: list[list[tuple[int, int]]] = []
     lanes = [0] * len(relations)
     spans = [(min(one["source"], one["target"]), max(one["source"], one["target"])) for one in relations]
+    # Shortest first, so that they get the inner lanes.
     for place in sorted(range(len(relations)), key=lambda place: spans[place][1] - spans[place][0]):
         low, high = spans[place]
         free = (number for number, lane in enumerate(taken) if all(high <= a or b <= low for a, b in lane))
@@ -242,6 +244,7 @@ def _ports(
     for place, one in enumerate(relations):
         for here, there, leaves in ((one["source"], one["target"], True), (one["target"], one["source"], False)):
             downward = there > here
+            # At its upper node an outer bracket ends above inner ones, at its lower node below them.
             meeting[here].append((downward, -lanes[place] if downward else lanes[place], place, leaves))
     return {
         (place, leaves): (blocks[here].x + blocks[here].width, blocks[here].port(number, len(ends)))
@@ -286,5 +289,5 @@ def _draw_action(action: Action, x: float, y: float) -> str:
 
 
 def _ellipse_width(action: Action) -> float:
-    # An ellipse is narrow where the text stands high, hence the extra room.
+    # An ellipse is narrower above its middle, where the text stands, hence the extra width.
     return max(76.0, text_width(plain(action["verb"], 20), _FONT) * 1.12 + 28)

@@ -13,9 +13,9 @@ from open_diht.pipelines.report.funnel import FunnelRecord, reasons_of, unaccoun
 from open_diht.pipelines.report.graph import draw_graph
 
 MAX_EXAMPLES = 12
-"""Examples shown of one reason: bounds the size of the page."""
+"""Maximum number of examples of a reason, which bounds the size of the page."""
 MAX_GROUPS = 24
-"""Reasons whose examples are shown, for the same sake."""
+"""Maximum number of reasons with examples, which bounds the size of the page."""
 
 _ENDS = {
     "kept": "Rows that passed every step asked for.",
@@ -61,11 +61,11 @@ _LEGEND: Graph = {
 
 
 def render_report(funnel: FunnelRecord, examples: Mapping[str, Sequence[Example]], *, notes: Sequence[str] = ()) -> str:
-    """Return the report as HTML, one file that loads nothing.
+    """Return the report as one HTML file that loads nothing.
 
     Args:
-        funnel: what the run counted.
-        examples: rows to show, by reason or end.
+        funnel: the counts of the run.
+        examples: rows to show, by reason of rejection or by end (kept, dead_letter).
         notes: sentences below the headline.
     """
     explanations = {step["reason"]: step.get("explanation", _UNKNOWN) for step in funnel["steps"]} | _ENDS
@@ -98,7 +98,7 @@ def render_report(funnel: FunnelRecord, examples: Mapping[str, Sequence[Example]
 
 
 def draw_histograms(funnel: FunnelRecord) -> str:
-    """Return the distributions of a run: of what captions say, and of the columns that the preset has conditions on."""
+    """Return the histograms of a run as HTML: of caption and image measures, and of columns with conditions."""
     drawn = []
     for name, title, text in _CHARTS:
         counts = {int(value): count for value, count in funnel["histograms"].get(name, {}).items()}

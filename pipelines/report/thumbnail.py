@@ -1,4 +1,4 @@
-"""An image as a small JPEG."""
+"""Thumbnails of images, as JPEG."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ SIDE = 360
 _QUALITY = 80
 _LIMITS = DecodeLimits(decode_side=2 * SIDE, max_pixels=12_000_000)
 _JPEG_LIMITS = replace(_LIMITS, max_pixels=50_000_000)
-"""The driver decodes these in its own memory: up to 25 bytes a pixel, of a JPEG, which is reduced while it is decoded,
-up to 6. So a hostile image costs at most 300 MB."""
+"""The driver decodes thumbnails in its own memory: up to 25 bytes per pixel. A JPEG is reduced
+while it is decoded and takes up to 6. So a hostile image costs at most 300 MB."""
 _JPEG = b"\xff\xd8\xff"
 
 
 class ImageNotShown(Exception):
-    """Why there is no thumbnail."""
+    """The reason why there is no thumbnail."""
 
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
-    """A small JPEG of an image."""
+    """A small JPEG with its size and the size of the original image."""
 
     data: bytes
     width: int
@@ -35,13 +35,13 @@ class Thumbnail:
 
 
 def shrink(data: bytes) -> Thumbnail:
-    """Return the thumbnail of an image as it is stored. Raises `ImageNotShown` with the reason."""
+    """Return the thumbnail of a stored image. Raise `ImageNotShown` with the reason if it cannot be decoded."""
     try:
-        # It refuses bombs and truncated files, and its messages say what was found.
+        # decode_image refuses decompression bombs and truncated files with a message for users.
         decoded = decode_image(data, _JPEG_LIMITS if data.startswith(_JPEG) else _LIMITS)
     except UnreadableImage as bad:
         raise ImageNotShown(str(bad)) from bad
-    image = Image.fromarray(decoded.pixels[:, :, ::-1])
+    image = Image.fromarray(decoded.pixels[:, :, ::-1])  # BGR to RGB
     image.thumbnail((SIDE, SIDE))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=_QUALITY)

@@ -1,4 +1,4 @@
-"""The client of the hub, and its errors as one line each with what to do."""
+"""The hub client, and its errors as one line each with a remedy."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 
 
 def client() -> HfApi:
-    """The client of the hub that HF_ENDPOINT names, or of the public one, with the token of the environment (HF_TOKEN)
-    or of an earlier login. It draws its bars on a terminal alone, unless HF_HUB_DISABLE_PROGRESS_BARS is set."""
+    """Return a client of the hub in HF_ENDPOINT, or of the public hub.
+
+    It uses the token in HF_TOKEN or of an earlier login. Its progress bars are shown on terminals
+    only, unless HF_HUB_DISABLE_PROGRESS_BARS is set.
+    """
     from huggingface_hub import HfApi, constants
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
@@ -28,8 +31,13 @@ def client() -> HfApi:
 
 @contextmanager
 def explained(address: HubAddress, error: type[Exception], then: str = "") -> Iterator[None]:
-    """What goes wrong with a repository while the `with` block asks for it becomes `error`, with a message of one line
-    that ends with `then`."""
+    """Turn errors of hub requests in the `with` block into `error`, with a one-line message.
+
+    Args:
+        address: the repository.
+        error: class of the new errors. Errors of this class and other OSErrors pass through.
+        then: end of the message.
+    """
     try:
         from huggingface_hub import constants, errors
     except ImportError as missing:
@@ -56,17 +64,17 @@ def explained(address: HubAddress, error: type[Exception], then: str = "") -> It
         status = found.response.status_code
         remedy = f"; {token} may not do that, or is not valid" if status in (401, 403) else ""
         raise error(f"{address.root}: {endpoint} answers {status} ({first_line(found)}){remedy}{then}") from found
-    except Exception as found:  # the network's: the client's own transport and hf-xet share no class of error
-        if isinstance(found, (error, OSError)):  # ours, and those of a disk
+    except Exception as found:  # network errors: the client's transport and hf-xet have no common error class
+        if isinstance(found, (error, OSError)):  # our own errors, and disk errors
             raise
         why = f"{address.root}: {endpoint} cannot be reached ({type(found).__name__}: {first_line(found)})"
         raise error(f"{why}; see to the network, or to HF_ENDPOINT{then}") from found
 
 
 def may_pass(error: Exception) -> bool:
-    """Whether an error is the hub's client's and no fault of what it asked for: no network, too many requests, a token
-    that holds no more."""
-    errors = sys.modules.get("huggingface_hub.errors")  # else it is not the client's
+    """Return whether an error comes from the hub client and may be temporary: no network, too many
+    requests, an expired token. A 404 answer is not."""
+    errors = sys.modules.get("huggingface_hub.errors")  # if it is not imported, the error is not the client's
     if errors is None or not isinstance(error, errors.HTTPError):
         return False
     answer = getattr(error, "response", None)
@@ -74,5 +82,5 @@ def may_pass(error: Exception) -> bool:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, without its details."""
+    """Return the first line of an error's message."""
     return next(iter(str(error).strip().splitlines()), "no message").rstrip(".:")

@@ -1,5 +1,7 @@
-"""What of an output folder is published, and in which commits. `work/` is not: it is there to resume and to decide
-again."""
+"""Select the files of an output folder that are published, and group them into commits.
+
+`work/` is not published: it serves to resume and to decide again.
+"""
 
 from __future__ import annotations
 
@@ -11,31 +13,31 @@ from open_diht.pipelines.store.layout import CARD, KINDS
 from open_diht.pipelines.store.storage import StorePath, is_local, size_of, sizes
 
 PUBLISHING = "publishing.json"
-"""Lies in a repository between the first and the last of several commits."""
+"""File in the repository between the first and the last of several commits."""
 RECORDS = ("funnel.json", "run.json")
-"""Not there while a publication is under way."""
+"""Files that are absent while several commits are under way."""
 _LAST = (CARD, "report.html", "subset.npy", *RECORDS)
 _FOLDERS = (*KINDS, "shards", "shards/.index", "index")
 _ENDINGS = (".parquet", ".tar", ".json", ".npz")
 _FILES = 500
-"""Of a commit, at most; hubs give up on much larger ones."""
+"""Maximum number of files in a commit; hubs fail on much larger commits."""
 _BYTES = 8 * 2**30
-"""Of the files of a commit, at most, where they are fetched from an object store first."""
+"""Maximum size in bytes of a commit's files that are first fetched from an object store."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """A commit."""
+    """A commit to make."""
 
     add: Mapping[str, StorePath]
     """Files by their names in the repository."""
     delete: tuple[str, ...] = ()
     begins: bool = False
-    """Whether `PUBLISHING` is put there."""
+    """Whether the commit adds `PUBLISHING`."""
 
 
 def contents(root: StorePath) -> dict[str, StorePath]:
-    """The files to publish by their names in the repository, which are those in the output folder."""
+    """Return the files to publish by their names in the repository, which equal those in the output folder."""
     found = {name: root / name for name in _LAST if size_of(root / name) is not None}
     for folder in _FOLDERS:
         for name in sizes(root / folder):
@@ -45,29 +47,29 @@ def contents(root: StorePath) -> dict[str, StorePath]:
 
 
 def is_ours(name: str) -> bool:
-    """Whether a file of a repository has the name of one that is published."""
+    """Return whether a file in a repository has the name of a published file."""
     return name in (*_LAST, PUBLISHING) or (name.rpartition("/")[0] in _FOLDERS and name.endswith(_ENDINGS))
 
 
 def most_of_a_folder(names: Iterable[str]) -> int:
-    """How many files the fullest folder has."""
+    """Return the number of files in the fullest folder."""
     return max(Counter(name.rpartition("/")[0] for name in names).values(), default=0)
 
 
 def steps(files: Mapping[str, StorePath], changed: Iterable[str], there: Iterable[str]) -> list[Step]:
-    """The commits that make a repository hold `files`, and nothing else of ours. None where it does.
+    """Return the commits, in order, that make a repository hold `files` and no other published files; [] if it does.
 
     Args:
-        files: what `contents` says.
-        changed: names of those that the repository has not, or with other bytes.
-        there: names of what it has.
+        files: the result of `contents`.
+        changed: names of files that are missing in the repository or differ.
+        there: names of all files in the repository.
     """
     changed, there = set(changed), set(there)
     stale = tuple(sorted(name for name in there if is_ours(name) and name not in files and name != CARD))
     if not changed and not stale:
         return []
     parts = list(_parts({name: path for name, path in files.items() if name in changed and name not in _LAST}))
-    if len(parts) <= 1:
+    if len(parts) <= 1:  # one commit: readers never see a partial result
         return [Step({name: files[name] for name in files if name in changed}, stale)]
     gone = (*(name for name in stale if name != PUBLISHING), *(name for name in RECORDS if name in there))
     last = {name: files[name] for name in _LAST if name in files and (name in changed or name in RECORDS)}
@@ -79,7 +81,7 @@ def _parts(files: Mapping[str, StorePath]) -> Iterator[dict[str, StorePath]]:
     part: dict[str, StorePath] = {}
     size = 0
     for name, path in files.items():
-        more = 0 if is_local(path) else size_of(path) or 0
+        more = 0 if is_local(path) else size_of(path) or 0  # local files need no copy
         if len(part) == _FILES or (part and size + more > _BYTES):
             yield part
             part, size = {}, 0

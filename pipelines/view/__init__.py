@@ -1,4 +1,4 @@
-"""`make view`: a local web page over the output of a filter run, finished or not.
+"""`make view`: a local web page that shows the output of a filter run, finished or not.
 
-It reads what the run has committed, writes nothing, and asks nothing of the network.
+It reads the committed results, writes nothing, and makes no network requests.
 """

@@ -1,4 +1,4 @@
-"""`python -m open_diht.pipelines.view`, which is what `make view` runs."""
+"""`python -m open_diht.pipelines.view`, which `make view` runs."""
 
 from open_diht.common.run_command import run_command
 

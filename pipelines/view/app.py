@@ -1,4 +1,4 @@
-"""The pages: addresses to what is shown. Everything is read, nothing written; captions are text wherever they stand."""
+"""The web application: routes and error pages. It only reads, and escapes captions on every page."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from open_diht.pipelines.view.workbench import Workbench
 
 _log = logging.getLogger(__name__)
 HOSTS = ("127.0.0.1", "localhost")
-"""What a browser may call this server; a page of another name that leads here is refused (DNS rebinding)."""
+"""Accepted Host headers. Pages of other hosts that resolve to this server are refused (DNS rebinding)."""
 _HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; img-src 'self' data:; style-src 'self'; script-src 'self'; connect-src 'self'; "
@@ -42,13 +42,13 @@ _HEADERS = {
 }
 _PACKAGES = ("open_diht.pipelines.view", "open_diht.pipelines.report")
 _SAID = (HTTPException, BadAddress, BadValue, WrongUse, RunFailed, ManifestError, FileNotFoundError, pa.ArrowException)
-"""Errors that become a page with their words."""
+"""Errors that are shown on a page with their message."""
 _DAMAGED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
-"""What code that reads a run's own files raises where somebody has changed them."""
+"""Errors raised by code that reads a run's files after someone has changed them."""
 
 
 def make_app(bench: Workbench) -> Starlette:
-    """The pages over an output."""
+    """Return the web application for an output."""
 
     def page(show: Callable[[Workbench, Mapping[str, str]], pages.Shown]) -> Callable[[Request], Response]:
         def answer(request: Request) -> Response:
@@ -100,7 +100,7 @@ def _place(request: Request) -> Place:
 
 
 def _told(error: Exception) -> tuple[int, str]:
-    """Return status and words of an error."""
+    """Return the HTTP status and the message for an error."""
     if isinstance(error, HTTPException):
         return error.status_code, error.detail
     if isinstance(error, FileNotFoundError):
@@ -124,7 +124,7 @@ def _file(content: str, kind: str) -> Callable[[Request], Response]:
 
 
 class _Guarded:
-    """Adds the headers that keep a page from running or loading anything that is not its own."""
+    """Middleware that adds headers which keep pages from running or loading anything but their own."""
 
     def __init__(self, app: ASGIApp):
         self._app = app

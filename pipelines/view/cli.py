@@ -1,6 +1,6 @@
-"""Command line of `make view`: words to a server on this machine, which ends with Ctrl-C.
+"""Command line of `make view`: start a server on this machine, which ends with Ctrl-C.
 
-Exit status: 0 it was ended; 2 wrong use.
+Exit status: 0 the server was stopped; 2 wrong use.
 """
 
 from __future__ import annotations
@@ -27,17 +27,23 @@ from open_diht.pipelines.view.workbench import Workbench
 
 Port = Annotated[int, Range(at_least=0, at_most=65_535)]
 _CLOSE_S = 2
-"""Requests that are under way when the server is told to end have so long."""
+"""Seconds that running requests have to finish when the server is stopped."""
 
 
 def before_main() -> None:
-    """See `run_command`: there are no workers to prepare for."""
+    """Do nothing; see `run_command`. There are no workers to prepare."""
 
 
 def main(
     arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.view", **defaults: str
 ) -> int:
-    """Run the command line; returns the exit status. `prog` is what the command is called in its help."""
+    """Run the command line and return the exit status.
+
+    Args:
+        arguments: the command-line arguments; None: those of this process.
+        prog: name of the command in its help.
+        defaults: default values of options.
+    """
 
     def view() -> int:
         options = _parser(prog, defaults).parse_args(sys.argv[1:] if arguments is None else list(arguments))
@@ -53,11 +59,16 @@ def main(
 
 
 def serve(bench: Workbench, listening: socket.socket) -> None:
-    """Answer on a socket until a signal comes."""
+    """Serve requests until a signal arrives.
+
+    Args:
+        bench: the output to show.
+        listening: a listening socket.
+    """
     config = uvicorn.Config(
         make_app(bench), log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=_CLOSE_S
     )
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again after it has closed
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again after its shutdown
         uvicorn.Server(config).run(sockets=[listening])
 
 
@@ -95,12 +106,12 @@ def _opened(output: str, preset: str | None) -> Output:
 
 
 def _listening(port: int) -> socket.socket:
-    """A socket that only this machine reaches."""
+    """Return a listening socket that only this machine can reach."""
     found = socket.socket()
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((HOSTS[0], port))
-        found.listen()  # from now on, so that the address answers when it is said
+        found.listen()  # now, so that the address works when it is printed
     except OSError as error:
         found.close()
         raise WrongUse(f"port {port} cannot be had ({error.strerror}); choose another, or leave --port out") from error

@@ -1,4 +1,4 @@
-"""The thresholds of a preset as controls of a form, and what people made of them as a preset."""
+"""The settings of a preset as controls of a form, and the form's values as a preset."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ FIRST = (
     "text_spotting.min_chars",
     "text_spotting.min_score",
 )
-"""Shown before all others, with what the preset asks of columns and of filters of the user's."""
+"""Settings shown before all others, together with those of column conditions and user filters."""
 _SECTIONS = ("captions", "images", "text_spotting")
-# Parsed here, while there is one thread: Python 3.11's parser counts its depth for all threads together.
+# Parsed at import, in one thread: Python 3.11's parser counts its recursion depth over all threads.
 _MEANINGS = {kind: field_docstrings(kind) for kind in (CaptionRule, ImageRule, OverlapRule)}
 _REACH = 4
-"""A slider of whole numbers goes to so many times its value."""
+"""The upper end of an integer slider is this multiple of its value."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Control:
-    """One setting of a preset."""
+    """A setting of a preset."""
 
     key: str
-    """Section and name, as a preset's file has them."""
+    """Section and name, as in a preset's file."""
     kind: Kind
     value: Any
     meaning: str
     low: float = 0
     high: float = 1
-    """Ends of the slider; a number may lie beyond."""
+    """Upper end of the slider; a typed number may lie beyond both ends."""
     step: float = 0.01
     choices: tuple[str, ...] = ()
     first: bool = True
@@ -55,13 +55,17 @@ class Control:
 
     @property
     def label(self) -> str:
-        """The name for people."""
+        """The name shown to users."""
         return self.key.partition(".")[2].replace("_", " ")
 
 
 def controls_of(preset: Preset, sample: Sample) -> list[Control]:
-    """The settings of a preset that can be moved; sliders of columns reach from the least to the largest value of the
-    sample."""
+    """Return the adjustable settings of a preset.
+
+    Args:
+        preset: the preset.
+        sample: rows whose smallest and largest values are the ends of column sliders.
+    """
     found = [
         *(one for name in _SECTIONS for one in _of_section(name, getattr(preset, name))),
         *(one for own in preset.filters for one in _of_section(own.reason, own)),
@@ -72,10 +76,15 @@ def controls_of(preset: Preset, sample: Sample) -> list[Control]:
 
 
 def moved(preset: Preset, given: Mapping[str, str], controls: list[Control]) -> Preset:
-    """The preset with what people made of its controls.
+    """Return a preset with the form's values.
+
+    Args:
+        preset: the preset to begin with.
+        given: the form's values by key of the control.
+        controls: its controls.
 
     Raises:
-        BadValue: a value that the preset does not take.
+        BadValue: the preset does not accept a value.
     """
     content = preset.as_content()
     for one in controls:
@@ -91,8 +100,8 @@ def moved(preset: Preset, given: Mapping[str, str], controls: list[Control]) -> 
 
 
 def as_yaml(preset: Preset) -> str:
-    """The file of a preset: what it changes of the one that it is called after, where that comes with the package."""
-    content = json.loads(json.dumps(preset.as_content()))
+    """Return the file of a preset. If a packaged preset has its name, the file holds only the changes to it."""
+    content = json.loads(json.dumps(preset.as_content()))  # tuples become lists, which YAML can hold
     if preset.name in preset_names():
         base = json.loads(json.dumps(load_preset(preset.name).as_content()))
         content = {"base": preset.name} | {name: _changes(value, base.get(name)) for name, value in content.items()}
@@ -101,7 +110,7 @@ def as_yaml(preset: Preset) -> str:
 
 
 def _changes(value: Any, base: Any) -> Any:
-    """What of a section is not that of the base."""
+    """Return what differs from the base in a section."""
     if isinstance(value, dict) and isinstance(base, dict):
         return {name: one for name, one in value.items() if base.get(name) != one}
     return None if value == base else value
@@ -120,7 +129,7 @@ def _of_section(name: str, section: Any) -> Iterator[Control]:
 
 
 def _shape(hint: Any, value: Any) -> dict[str, Any] | None:
-    """How a field is moved; None where it is not."""
+    """Return kind and range of the control for a field; None if it has none."""
     inner = get_args(hint)
     if hint is bool:
         return {"kind": "switch"}
@@ -155,7 +164,7 @@ def _of_columns(preset: Preset, sample: Sample) -> Iterator[Control]:
 
 
 def _value(control: Control, text: str) -> Any:
-    """A text of the form as the setting's type; what is no number stays a text, which the preset refuses."""
+    """Convert the form's text to the setting's type. Text that is no number stays text, which the preset refuses."""
     if control.kind == "switch":
         return text == "1"
     if control.kind == "choice":

@@ -1,4 +1,4 @@
-"""What a run knows of one row: its annotations, what was read in its image, and the image itself."""
+"""Find all information about a row: its annotations, the text read in its image, and the image itself."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from open_diht.pipelines.view.query import Place
 
 
 def ordinal_of(output: Output, place: Place) -> int | None:
-    """The ordinal of a row in its unit; None where it has none, or is not there (any more)."""
+    """Return the ordinal of the row at a place in its unit; None if it has none or the row is gone."""
     if place.unit == UNREADABLE:
         return None
     try:
@@ -35,7 +35,13 @@ def ordinal_of(output: Output, place: Place) -> int | None:
 
 
 def place_at(output: Output, unit: str, ordinal: int) -> Place | None:
-    """Where the row with an ordinal in a unit has come to; None where there is none."""
+    """Return the place of a row; None if there is no such row.
+
+    Args:
+        output: the output.
+        unit: name of the unit.
+        ordinal: ordinal of the row in it.
+    """
     decided = unit in output.listing().decided
     for end in KINDS if decided else (UNDECIDED,):
         try:
@@ -48,8 +54,8 @@ def place_at(output: Output, unit: str, ordinal: int) -> Place | None:
 
 
 def evidence_of(output: Output, place: Place) -> Example | None:
-    """Return a row with all evidence, as the report shows it; None where none is kept of it, as of a row that could not
-    be read."""
+    """Return the row at a place with all evidence, as in the report; None if nothing is stored, as
+    for unreadable rows."""
     ordinal = ordinal_of(output, place)
     rows = None if ordinal is None else _annotated(output, place.unit, ordinal)
     if rows is None or ordinal is None:
@@ -63,10 +69,15 @@ def evidence_of(output: Output, place: Place) -> Example | None:
 
 
 def image_of(output: Output, unit: str, ordinal: int) -> bytes:
-    """The image of a row as it is stored. Nothing is asked of the web.
+    """Return the stored image of a row. Nothing is requested from the web.
+
+    Args:
+        output: the output.
+        unit: name of the unit.
+        ordinal: ordinal of the row in it.
 
     Raises:
-        ImageNotShown: why there is none.
+        ImageNotShown: there is no image; the message gives the reason.
     """
     plan = output.plan
     try:
@@ -80,7 +91,7 @@ def image_of(output: Output, unit: str, ordinal: int) -> bytes:
 
 
 def thumbnail_of(output: Output, place: Place) -> Thumbnail:
-    """The image of a row as a small JPEG. Raises `ImageNotShown` with the reason."""
+    """Return the image of a row as a small JPEG. Raise `ImageNotShown` with the reason if there is none."""
     ordinal = ordinal_of(output, place)
     if ordinal is None:
         raise ImageNotShown("the row is not there, or could not be read")

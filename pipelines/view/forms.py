@@ -1,4 +1,4 @@
-"""Addresses to queries, and back."""
+"""Convert addresses of pages to queries, and back."""
 
 from __future__ import annotations
 
@@ -11,18 +11,22 @@ from open_diht.pipelines.view.query import Bounds, Place, Query
 
 BOUNDS = ("complexity", "overlap", "action", "values")
 _LONGEST = 1_000
-"""Characters of a text that is looked for."""
+"""Maximum number of characters of a text to search for."""
 
 
 class BadAddress(ValueError):
-    """An address that says nothing that can be done; the message says what is wrong."""
+    """An address with invalid parameters; the message says what is wrong."""
 
 
 def query_of(given: Mapping[str, str], columns: Sequence[str]) -> Query:
-    """What an address asks for; `columns` are those that can be compared with numbers.
+    """Parse the query in an address.
+
+    Args:
+        given: parameters of the address.
+        columns: columns that can be compared with numbers.
 
     Raises:
-        BadAddress: a number that is none, an end or column that does not exist.
+        BadAddress: a number is invalid, or there is no such end or column.
     """
     end, _, reason = given.get("end", "").partition(":")
     if end and end not in ENDS:
@@ -42,7 +46,7 @@ def query_of(given: Mapping[str, str], columns: Sequence[str]) -> Query:
 
 
 def place_of(given: Mapping[str, str]) -> Place | None:
-    """Where an address asks to begin. Raises BadAddress where that is no place."""
+    """Return the place where an address asks to begin; None for the first row. Raise BadAddress if it is no place."""
     text = given.get("from", "")
     try:
         return Place.parse(text) if text else None
@@ -51,7 +55,12 @@ def place_of(given: Mapping[str, str]) -> Place | None:
 
 
 def address_of(query: Query, start: Place | None = None) -> str:
-    """The address of a page of rows."""
+    """Return the address of a page of rows.
+
+    Args:
+        query: the query.
+        start: place to begin at; None: the first row.
+    """
     said = {name: getattr(query, name) for name in ("caption", "read", "column")}
     said["end"] = end_of(query.end, query.reason)
     for name in BOUNDS:
@@ -64,7 +73,7 @@ def address_of(query: Query, start: Place | None = None) -> str:
 
 
 def end_of(end: str, reason: str) -> str:
-    """An end and a reason as one word of an address."""
+    """Return an end and a reason as one parameter of an address."""
     return f"{end}:{reason}" if reason else end
 
 

@@ -1,4 +1,4 @@
-"""The output folder that is looked at: which of its units are committed, and what its run was asked to do."""
+"""The output folder that is shown: its committed units, and the settings of its run."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from open_diht.pipelines.store.shapes import read_record
 from open_diht.pipelines.store.storage import StorePath, is_local, stamps
 
 UNREADABLE = "unreadable"
-"""Stands for a unit where dead letters are of files that could not be read at all."""
+"""Used as the unit of dead-letter rows of files that could not be read at all."""
 UNDECIDED = "undecided"
-"""Rows whose captions are annotated, and of which nothing is decided yet."""
+"""Rows whose captions are annotated and that are not decided yet."""
 ENDS = (*KINDS, UNDECIDED)
-"""Where rows are found."""
+"""The ends where rows may be found."""
 _FRESH_S = 5.0
-"""After this time commit records are listed again."""
+"""Seconds after which commit records are listed again."""
 
 
 class _Source(TypedDict):
@@ -40,7 +40,7 @@ class _Source(TypedDict):
 
 
 class _RunRecord(TypedDict):
-    """What the viewer reads of `run.json`."""
+    """The fields of `run.json` that the viewer reads."""
 
     preset: dict[str, Any]
     stages: list[str]
@@ -50,30 +50,30 @@ class _RunRecord(TypedDict):
 
 
 class _ColumnRecord(TypedDict):
-    """What the viewer reads of a commit record of stage `columns`."""
+    """The fields of a commit record of stage `columns` that the viewer reads."""
 
     kinds: dict[str, str]
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The units of an output at a moment, in the order of the plan."""
+    """The units of an output at one moment, in plan order."""
 
     decided: tuple[str, ...]
     undecided: tuple[str, ...]
-    """Annotated, and not decided."""
+    """Annotated units that are not decided."""
 
 
 @dataclass(frozen=True)
 class State:
-    """How far a run has come."""
+    """The progress of a run."""
 
     units: int
     decided: int
     annotated: int
-    """Units whose captions are annotated, decided ones among them."""
+    """Units whose captions are annotated, including decided ones."""
     finished: bool
-    """It came to its end, and no unit was done again since."""
+    """True if the run has ended and no unit is being redone since."""
 
 
 class Output:
@@ -84,11 +84,12 @@ class Output:
 
         Args:
             root: its folder.
-            preset: that of a run which has not recorded its own yet, or another one to begin with.
+            preset: name or file of a preset to show instead of the run's; while the run has
+                recorded none, the default is `paper`.
 
         Raises:
-            WrongUse: there is no output there, a record of its run is damaged, or its preset cannot be read or asks for
-                columns that are not stored.
+            WrongUse: there is no output, a record of its run is corrupt, or its preset cannot be
+                read or needs columns that are not stored.
             BadPreset: no such preset.
         """
         self.layout = Layout(root)
@@ -98,15 +99,15 @@ class Output:
         self._read(read_record(root / "run.json", _RunRecord))
 
     def _read(self, record: _RunRecord | None) -> None:
-        """Take over what a run was asked to do; None: it has not recorded that yet."""
+        """Take over the settings of the run; `record` is None while it has not recorded them."""
         self._record = record
         self.preset, self.preset_from = self._preset_of(record)
-        """The thresholds that rows are shown with, and where they come from, for people."""
+        """The preset that rows are shown with, and its source, for messages."""
         self._check_columns()
         self.dataset = _dataset(record["dataset"] if record else {})
-        """How the manifests are read."""
+        """How to read the manifests."""
         self.command = tuple(record.get("command", ())) if record else ()
-        """The words that the run was started with, empty where it does not say."""
+        """Command-line arguments of the run; empty if unknown."""
 
     def _preset_of(self, record: _RunRecord | None) -> tuple[Preset, str]:
         if self._named is not None:
@@ -134,7 +135,7 @@ class Output:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """Those that decide: the run's, or while it has not recorded them, those that have committed anything."""
+        """The stages that decide: the run's, or those that have committed results while the run has recorded none."""
         if self._record is not None:
             return tuple(self._record["stages"])
         first = next(iter(stamps(self.layout.commits("captions"), ".json")), None)
@@ -143,21 +144,21 @@ class Output:
         return (*found, *(name for name in (DOWNLOAD, "spotting") if stamps(self.layout.commits(name), ".json")))
 
     def state(self) -> State:
-        """Return how far the run has come."""
+        """Return the progress of the run."""
         listing, units, funnel = self.listing(), len(self.plan.units), self.funnel()
         finished = funnel is not None and len(listing.decided) + len(funnel["set_aside"]) >= units
         return State(units, len(listing.decided), len(listing.decided) + len(listing.undecided), finished)
 
     def order(self, unit: str) -> int:
-        """Return the place of a unit in the plan."""
+        """Return the number of a unit in the plan; units that are not in it come last."""
         return self.plan.number(unit) if unit in self.plan else len(self.plan.units)
 
     def funnel(self) -> FunnelRecord | None:
-        """Return the funnel of the last run that came to its end, None before."""
+        """Return the funnel of the last finished run, None before."""
         return read_record(self.layout.root / "funnel.json", FunnelRecord)
 
     def listing(self) -> Listing:
-        """Return the units that are committed, at most a few seconds ago."""
+        """Return the committed units, as of at most a few seconds ago."""
         now = time.monotonic()
         if self._listed is None or now - self._listed[0] > _FRESH_S:
             stages = ("decide", "captions")
@@ -165,7 +166,7 @@ class Output:
             units = (tuple(sorted(some, key=self.order)) for some in (decided, annotated - decided))
             self._listed = now, Listing(*units)
             record = read_record(self.layout.root / "run.json", _RunRecord)
-            if record != self._record:  # a run has come to its end
+            if record != self._record:  # a run has finished
                 self._read(record)
         return self._listed[1]
 
@@ -173,15 +174,15 @@ class Output:
         return stamps(self.layout.commits(stage), ".json")
 
     def captions_record(self, unit: str) -> CaptionRecord | None:
-        """Return what stage `captions` says of a unit."""
+        """Return the commit record of stage `captions` for a unit."""
         return read_record(self.layout.commit("captions", unit), CaptionRecord)
 
     def decide_record(self, unit: str) -> DecideRecord | None:
-        """Return what stage `decide` says of a unit; None where it is not decided, or just being decided again."""
+        """Return the commit record of stage `decide` for a unit; None if it is not decided or being decided again."""
         return read_record(self.layout.commit("decide", unit), DecideRecord)
 
     def part(self, end: str, unit: str) -> StorePath:
-        """Return the file with the rows of a unit that have come to an end."""
+        """Return the file with the rows of a unit that have the given end."""
         return self.layout.data("captions", unit) if end == UNDECIDED else self.layout.part(end, unit)
 
 
@@ -207,7 +208,7 @@ def _plan(layout: Layout) -> Plan:
 def _dataset(source: _Source) -> Dataset:
     try:
         known = load_dataset(source.get("name", "custom"))
-    except DatasetError:  # one that was made in Python; how it reads is recorded
+    except DatasetError:  # a data set made in Python; the run has recorded how to read it
         known = load_dataset("custom")
     read_as = {name: value for name, value in source.get("read_as", {}).items() if name in READ_AS}
     said: dict[str, Any] = {**source.get("roles", {}), **read_as}

@@ -1,4 +1,4 @@
-"""What each page shows: a template and what it names."""
+"""The content of each page: a template and its variables."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ from open_diht.pipelines.view.thresholds import Decided, decide, pairs_are_known
 from open_diht.pipelines.view.workbench import Workbench
 
 Shown = tuple[str, dict[str, Any]]
-"""A template and what it names."""
+"""A template and its variables."""
 _CHANGED = 6
-"""Rows shown of those that other thresholds would newly keep, and as many of those they would not keep any more."""
+"""Maximum number of rows shown that other thresholds would newly keep, and of rows they would no longer keep."""
 _UNITS_COUNTED = 2_000
-"""Commit records that are summed for an output that has no funnel yet."""
+"""Maximum number of commit records that are summed for an output without a funnel."""
 
 
 def script() -> str:
-    """The script of the pages: sliders, and what they would keep."""
+    """Return the script of the pages, which updates the results when sliders move."""
     return files(__package__).joinpath("view.js").read_text("utf-8")
 
 
@@ -54,7 +54,7 @@ def script() -> str:
 
 
 def overview(bench: Workbench, given: Mapping[str, str]) -> Shown:
-    """Where the rows went, with ways to them."""
+    """Show where the rows went, with links to them. `given` is not used."""
     output, state = bench.output, bench.output.state()
     funnel = output.funnel() if state.finished else None
     units = None if funnel else output.listing().decided[:_UNITS_COUNTED]
@@ -77,7 +77,7 @@ def overview(bench: Workbench, given: Mapping[str, str]) -> Shown:
 
 
 def _counted(output: Output, units: Sequence[str]) -> FunnelRecord:
-    """Return the funnel of some units that are decided."""
+    """Return the funnel of some decided units."""
     found: Iterator[DecideRecord | None] = each(output.decide_record, units, output.layout.root)
     records = ((record["rows"], record) for record in found if record is not None)
     return count(records, output.preset, output.stages, cascade(output.preset))
@@ -87,7 +87,15 @@ def _counted(output: Output, units: Sequence[str]) -> FunnelRecord:
 
 
 def rows(bench: Workbench, given: Mapping[str, str]) -> Shown:
-    """Rows that fit a query, a page of them."""
+    """Show a page of rows that fit a query.
+
+    Args:
+        bench: the output.
+        given: parameters of the address, see `forms.query_of`.
+
+    Raises:
+        BadAddress: a parameter is invalid.
+    """
     output = bench.output
     columns = numeric_columns(output)
     query, start = query_of(given, columns), place_of(given)
@@ -112,7 +120,7 @@ def rows(bench: Workbench, given: Mapping[str, str]) -> Shown:
 
 
 def _ends(output: Output) -> list[tuple[str, str]]:
-    """What may be chosen: words of the address, and what people read."""
+    """Return the choices of an end: parameter of the address, and label."""
     reasons = [step.reason for step in cascade(output.preset) if not step.rare]
     funnel = output.funnel()
     if funnel:
@@ -131,7 +139,7 @@ def _ends(output: Output) -> list[tuple[str, str]]:
 
 
 def _caption(hit: Hit, query: Query) -> str:
-    """Return the caption of a row as HTML, with the text that was searched for marked; "" where there is none."""
+    """Return the caption of a row as HTML, with the search text marked; "" if there is none."""
     caption = hit.row.get("caption") or ""
     found = re.search(re.escape(query.caption), caption, re.IGNORECASE) if query.caption else None
     return marked(caption, [TextSpan(*found.span(), "hit")] if found else [], 300) if caption else ""
@@ -141,7 +149,15 @@ def _caption(hit: Hit, query: Query) -> str:
 
 
 def row(bench: Workbench, given: Mapping[str, str]) -> Shown:
-    """A row with all that is known of it."""
+    """Show a row with all that is known about it.
+
+    Args:
+        bench: the output.
+        given: parameters of the address: `place`.
+
+    Raises:
+        HTTPException: there is no such row (404).
+    """
     try:
         place = Place.parse(given["place"])
     except ValueError as error:
@@ -183,13 +199,26 @@ def _text(value: Any) -> str:
 
 
 def thresholds(bench: Workbench, given: Mapping[str, str]) -> Shown:
-    """Controls of a preset, and what it would keep."""
+    """Show the controls of a preset, and the rows it would keep.
+
+    Args:
+        bench: the output.
+        given: parameters of the address, see `kept`.
+    """
     _, content = kept(bench, given)
     return "thresholds.html.j2", content
 
 
 def kept(bench: Workbench, given: Mapping[str, str]) -> Shown:
-    """What moved thresholds would keep."""
+    """Show what changed thresholds would keep.
+
+    Args:
+        bench: the output.
+        given: parameters of the address: `seed`, `preset`, and values of controls by their keys.
+
+    Raises:
+        BadAddress: seed or preset is invalid.
+    """
     output = bench.output
     seed = _seed(given)
     sample, before = bench.sample(seed)
@@ -239,7 +268,7 @@ def _start(bench: Workbench, name: str) -> Preset:
 
 
 def _compared(output: Output, preset: Preset, before: Decided, now: Decided) -> list[tuple[str, str, int, int]]:
-    """Reason, meaning, rows before and now."""
+    """Return (reason, explanation, rows before, rows now) for each reason of either decision."""
     old, new = before.rejected, now.rejected
     told = {step.reason: step.explanation for one in (output.preset, preset) for step in cascade(one)}
     order = dict.fromkeys([*told, *old, *new])
@@ -247,7 +276,7 @@ def _compared(output: Output, preset: Preset, before: Decided, now: Decided) -> 
 
 
 def _changed(sample: Sample, before: Decided, now: Decided) -> list[dict[str, Any]]:
-    """Some rows that are kept now and were not, and the other way round."""
+    """Return some rows that are kept now and were not, and some that were kept and are not now."""
     found: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
     for piece, old, new, why, why_not in zip(
         sample.pieces, before.kept, now.kept, before.reasons, now.reasons, strict=True
@@ -269,7 +298,7 @@ def _changed(sample: Sample, before: Decided, now: Decided) -> list[dict[str, An
 
 
 def _command(output: Output) -> str:
-    """How the run is told to take the preset, if the page is to be made true."""
+    """Return the command that filters with the preset of the page; "" if the run's command is unknown."""
     said = list(output.command)
     if "--preset" in said:
         place = said.index("--preset")

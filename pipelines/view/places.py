@@ -1,4 +1,4 @@
-"""Which row of a unit stands where: the files of an output have no ordinals, and keep the order of the rows."""
+"""Find the ordinals of rows in output files. The files store no ordinals, but keep the order of the rows."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from open_diht.pipelines.view.output import UNDECIDED, Output
 
 
 def ordinals_of(output: Output, unit: str, end: str) -> NDArray[np.int64]:
-    """Return the ordinal (n,) in the unit of each row of its file of an end; -1 where it has none, as the dead letter
-    of a whole unit.
+    """Return the ordinals (n,) int64 in the unit of the rows in its file of one end. A dead-letter
+    row for the whole unit has no ordinal: -1.
 
     Args:
         output: the output that holds the unit.
@@ -37,12 +37,12 @@ def ordinals_of(output: Output, unit: str, end: str) -> NDArray[np.int64]:
 
 
 def reasons_of(output: Output, unit: str, ordinals: NDArray[np.int64]) -> Reasons:
-    """Return why a run rejected rows of a decided unit; `KEPT` for all other rows.
+    """Return the reason (n,) why a run rejected each row of a decided unit; `KEPT` for all other rows.
 
     Args:
         output: the output that holds the unit.
         unit: its name.
-        ordinals: (n,) the rows asked about.
+        ordinals: (n,) ordinals of the rows.
 
     Raises:
         FileNotFoundError: a run is deciding the unit again at this moment.

@@ -1,8 +1,8 @@
-"""Search in an output: rows that fit, a page at a time, in the order of the plan.
+"""Search an output for rows that fit, a page at a time, in plan order.
 
-A query reads the files of one unit after the other and no more of them than it needs, and ends when a page is full or
-its time is up; where it ended is where the next page begins. So the size of an output does not matter, and every page
-says how many rows were looked at.
+A query reads the files of one unit after another, and no more of them than needed. It ends when a
+page is full or its time is up; the next page begins where it ended. So the size of an output does
+not matter, and every page shows how many rows were examined.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from open_diht.pipelines.view.places import ordinals_of
 
 PAGE_ROWS = 24
 SECONDS = 3.0
-"""A query ends after about this time, though its page is not full."""
+"""A query ends after about this time even if its page is not full."""
 _GROUP_ROWS, _GROUP_BYTES = 65_536, 32 * 2**20
 """Row groups are read together up to these bounds."""
 _SHOWN = ("uid", "caption", "stage", "reason", "complexity", "actions", "overlap", "spotted", "duplicate_of", "error")
-"""Columns that a list of rows shows, where the file has them."""
+"""Columns that a list of rows shows, if the file has them."""
 NOT_OF_MANIFEST = frozenset({*OURS, *COPIES.names, "stage", "reason"})
-"""Columns that a run adds to the manifest's."""
+"""Columns that a run adds to those of the manifest."""
 _LOOK, _PROBE = 20, 1_000
-"""Units in which a file is looked for, and rows that tell which columns hold numbers."""
+"""Number of units that are searched for a file, and number of rows that determine which columns hold numbers."""
 _NUMBER = r"^[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?$"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """Numbers from `low` to `high`, both included; None: no bound."""
+    """A range from `low` to `high`, both included; None means no bound."""
 
     low: float | None = None
     high: float | None = None
@@ -52,7 +52,7 @@ class Bounds:
         return self.low is not None or self.high is not None
 
     def holds(self, values: NDArray[np.float64]) -> Bools:
-        """Of each value whether it lies between them; NaN, where there is none, does not."""
+        """Return a mask of the values within the bounds. NaN, which marks a missing value, is outside."""
         inside = ~np.isnan(values)
         if self.low is not None:
             inside &= values >= self.low
@@ -63,29 +63,29 @@ class Bounds:
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
-    """What is looked for; a row fits where all of it applies."""
+    """A search; a row fits if it meets all conditions."""
 
     end: str = ""
-    """One of `ENDS`; "" for all of them."""
+    """One of `ENDS`; "" for all."""
     reason: str = ""
-    """Why rows were rejected, or the error of dead letters; "" for any."""
+    """Reason of rejection, or error of a dead-letter row; "" for any."""
     caption: str = ""
-    """Text in the caption, whatever its case."""
+    """Text in the caption, ignoring case."""
     read: str = ""
-    """Text in one of the lines that were read in the image, whatever its case."""
+    """Text in one of the lines read in the image, ignoring case."""
     complexity: Bounds = Bounds()
     overlap: Bounds = Bounds()
     action: Bounds = Bounds()
-    """The verifier's score of the best action candidate."""
+    """Bounds of the verifier's score of the best action candidate."""
     column: str = ""
-    """A column of the manifest with numbers."""
+    """A numeric column of the manifest."""
     values: Bounds = Bounds()
-    """What is asked of it."""
+    """Bounds of its values."""
 
 
 @dataclass(frozen=True, order=True)
 class Place:
-    """Where a row lies: a unit, an end, and its place in the file of both."""
+    """The place of a row: a unit, an end, and the row's number in the file of both."""
 
     unit: str
     end: str
@@ -96,7 +96,7 @@ class Place:
 
     @classmethod
     def parse(cls, text: str) -> Place:
-        """The inverse of `str`. Raises ValueError."""
+        """Parse a place in the form that `str` gives it. Raise ValueError for other texts."""
         unit, end, row = text.split(".")
         if end not in ENDS or not row.isdecimal() or len(row) > 12:
             raise ValueError(f"{text!r} is no place of a row")
@@ -105,7 +105,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Hit:
-    """A row that fits."""
+    """A row that fits a query."""
 
     place: Place
     row: dict[str, Any]
@@ -113,13 +113,13 @@ class Hit:
 
 @dataclass(frozen=True)
 class Page:
-    """What a query has found."""
+    """The result of a query."""
 
     hits: tuple[Hit, ...]
     looked_at: int
-    """Rows."""
+    """Number of rows examined."""
     after: Place | None
-    """Where the search goes on; None where all was looked at."""
+    """Place where the search continues; None if all rows were examined."""
     seconds: float
 
 
@@ -129,17 +129,17 @@ def search(
     """Return the next rows that fit.
 
     Args:
-        output: where.
-        query: what.
-        start: the place to begin at, of the page before; None: the first row.
-        rows: at most so many.
-        seconds: after about so long it ends; it looks at one piece of a file at least.
+        output: the output to search.
+        query: the conditions.
+        start: place to begin at, from the page before; None: the first row.
+        rows: maximum number of rows to return.
+        seconds: time after which the search ends; it examines at least one piece of a file.
     """
     began, looked = time.monotonic(), 0
     hits: list[Hit] = []
     for unit, end, first, stop, found in _pieces(output, query, start):
         for hit in found:
-            if len(hits) == rows:
+            if len(hits) == rows:  # the next page begins with this hit
                 looked += hit.place.row - first
                 return Page(tuple(hits), looked, hit.place, time.monotonic() - began)
             hits.append(hit)
@@ -150,8 +150,8 @@ def search(
 
 
 def numeric_columns(output: Output) -> list[str]:
-    """Return the manifest's own columns that hold numbers, as the first file of rows has them. Columns of texts, as in
-    a manifest of TSV, count where all texts are numbers."""
+    """Return the manifest's own columns that hold numbers, according to the first output file. A
+    text column, as from a TSV manifest, counts if all its texts are numbers."""
     for path in (output.part(end, unit) for unit in output.listing().decided[:_LOOK] for end in ("kept", "rejected")):
         try:
             with open_parts(path) as source:
@@ -172,7 +172,7 @@ def numeric_columns(output: Output) -> list[str]:
 
 
 def random_place(output: Output) -> Place | None:
-    """Return the first row of a random unit; None where there is none."""
+    """Return the first row of a random unit; None if there are no units."""
     listing = output.listing()
     units = [*listing.decided, *listing.undecided]
     if not units:
@@ -182,7 +182,7 @@ def random_place(output: Output) -> Place | None:
 
 
 def row_at(output: Output, place: Place) -> dict[str, Any] | None:
-    """Return all columns of a row; None where there is none (any more)."""
+    """Return all columns of the row at a place; None if the row does not exist (any more)."""
     try:
         with open_parts(output.part(place.end, place.unit)) as source:
             found = _rows(pq.ParquetFile(source), np.array([place.row]), None)
@@ -194,7 +194,7 @@ def row_at(output: Output, place: Place) -> dict[str, Any] | None:
 def _rows(
     file: pq.ParquetFile, places: NDArray[np.int64], columns: list[str] | None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield rows of a file with their places; only row groups that hold one are read."""
+    """Yield (place, row) for rows of a file; only row groups that contain one are read."""
     first = 0
     for group in range(file.num_row_groups):
         stop = first + file.metadata.row_group(group).num_rows
@@ -207,7 +207,7 @@ def _rows(
 
 
 def _pieces(output: Output, query: Query, start: Place | None) -> Iterator[tuple[str, str, int, int, Iterator[Hit]]]:
-    """Yield what there is to look at: unit, end, first and last row (exclusive) of a piece of a file, and its hits."""
+    """Yield the pieces of files to examine: unit, end, first row, last row (exclusive), and the hits in the piece."""
     listing = output.listing()
     ends = {UNREADABLE: ("dead_letter",)} | dict.fromkeys(listing.decided, KINDS)
     ends |= dict.fromkeys(listing.undecided, (UNDECIDED,))
@@ -234,8 +234,7 @@ def _pieces(output: Output, query: Query, start: Place | None) -> Iterator[tuple
 
 
 def _passed_over(output: Output, query: Query, unit: str, end: str) -> int:
-    """Return the rows of a unit that have come to an end, where its commit record says that none has the reason asked
-    for."""
+    """Return how many rows of a unit have an end if its commit record shows none with the query's reason; else 0."""
     record = None if not query.reason or end == UNDECIDED or unit == UNREADABLE else output.decide_record(unit)
     if record is None:
         return 0
@@ -244,7 +243,7 @@ def _passed_over(output: Output, query: Query, unit: str, end: str) -> int:
 
 
 def _together(file: pq.ParquetFile) -> Iterator[tuple[list[int], int, int]]:
-    """Yield row groups that are read together, the place of their first row, and that behind their last."""
+    """Yield row groups that are read together, with the numbers of their first row and of the row after their last."""
     caption = [file.schema.column(number).path for number in range(len(file.schema))].index("caption")
     groups: list[int] = []
     begin = rows = size = 0
@@ -263,10 +262,10 @@ def _together(file: pq.ParquetFile) -> Iterator[tuple[list[int], int, int]]:
 def _hits(
     output: Output, query: Query, file: pq.ParquetFile, begin: Place, groups: list[int], first: int
 ) -> Iterator[Hit]:
-    """Yield the rows of some row groups, which begin at a place, that fit a query, from row `first` on."""
+    """Yield the rows that fit a query in row groups that begin at `begin`, from row `first` on."""
     conditions, names = _conditions(query), file.schema_arrow.names
     if not {name for name, _ in conditions} <= {*names}:
-        return  # what is asked for is not known of these rows
+        return  # these rows lack a column of the query
     rows = sum(file.metadata.row_group(group).num_rows for group in groups)
     fits = np.arange(begin.row, begin.row + rows) >= first
     if conditions:
@@ -283,7 +282,7 @@ def _hits(
 
 
 def _conditions(query: Query) -> list[tuple[str, Callable[[pa.ChunkedArray], Bools]]]:
-    """Return the columns that a query asks about, and for each of which rows a column of values holds."""
+    """Return the columns in a query's conditions, each with a function from the column to the mask of fitting rows."""
 
     def equal(column: pa.ChunkedArray) -> Bools:
         return _bools(pc.equal(column, query.reason))
@@ -310,13 +309,13 @@ def _conditions(query: Query) -> list[tuple[str, Callable[[pa.ChunkedArray], Boo
 
 
 def _flat(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], pa.Array]:
-    """Return the lengths (n,) of lists, 0 where there is none, and their elements."""
+    """Return the lengths (n,) of lists, 0 for null, and their elements."""
     lists = column.combine_chunks()
     return np.asarray(pc.fill_null(pc.list_value_length(lists), 0), np.int64), pc.list_flatten(lists)
 
 
 def _numbers(column: pa.ChunkedArray) -> NDArray[np.float64]:
-    """Return the numbers (n,) of a column, NaN where there is none."""
+    """Return the numbers (n,) of a column as float64, NaN for missing values."""
     if pa.types.is_string(column.type):
         column = pc.if_else(pc.match_substring_regex(column, _NUMBER), column, pa.scalar(None, pa.string()))
     elif not _is_number(column.type):
@@ -333,7 +332,7 @@ def _bools(column: Any) -> Bools:
 
 
 def _best_scores(output: Output, unit: str) -> dict[int, float]:
-    """Return the best score of an action candidate by ordinal, of rows that have one."""
+    """Return the best score of an action candidate by ordinal, for rows with a candidate."""
     found: dict[int, float] = {}
     with open_parts(output.layout.data("captions", unit)) as source:
         file = pq.ParquetFile(source)
@@ -344,6 +343,7 @@ def _best_scores(output: Output, unit: str) -> dict[int, float]:
             lengths, actions = _flat(table["actions"])
             have = np.flatnonzero(lengths)
             if len(have):
+                # `reduceat` needs segments that are not empty.
                 starts = np.concatenate([[0], np.cumsum(lengths[have])[:-1]])
                 best = np.maximum.reduceat(np.asarray(pc.struct_field(actions, "score"), np.float64), starts)
                 found.update(zip(np.asarray(table["ordinal"])[have].tolist(), best.tolist(), strict=True))

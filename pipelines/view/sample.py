@@ -1,7 +1,8 @@
-"""Rows whose annotations are held in memory, to be decided again and again: all of an output, or a random sample.
+"""Annotated rows in memory, to be decided with different thresholds: all rows of an output, or a random sample.
 
-A sample is drawn in pieces, since annotations lie in files: a random row of all stands for the row group that it lies
-in, of which as many random rows are taken as of every other. So each row is as likely as the next.
+Annotations are stored in files, so a sample is drawn in pieces. Each piece is the row group of a
+randomly drawn row, and the same number of random rows is taken from every such row group. So every
+row has the same chance.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from open_diht.pipelines.view.output import Output
 from open_diht.pipelines.view.places import reasons_of
 
 ROWS = 20_000
-"""Rows that are held at most."""
+"""Maximum number of rows in memory."""
 PIECES = 40
-"""Pieces of a sample."""
+"""Number of pieces of a sample."""
 SECONDS = 20.0
-"""A sample is what was read by then, at least one piece."""
+"""Seconds after which no more pieces are read; at least one piece is."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,11 @@ class Piece:
     unit: str
     rows: pa.Table
     records: pa.Table | None
-    """Of their images, `UNREAD` where there is none; None where images decide nothing."""
+    """Records of their images, with `UNREAD` for missing ones; None if images decide nothing."""
     unlooked: Bools
-    """Of each row whether no run has looked at its image, though images decide."""
+    """Mask of the rows whose image no run has examined, although images decide."""
     recorded: Reasons
-    """Why the run rejected them; `KEPT` for all others and for rows that are not decided."""
+    """Reasons why the run rejected rows; `KEPT` for all others and for undecided rows."""
 
     def __len__(self) -> int:
         return self.rows.num_rows
@@ -53,23 +54,30 @@ class Piece:
 
 @dataclass(frozen=True)
 class Sample:
-    """What is decided on."""
+    """The rows to decide."""
 
     pieces: tuple[Piece, ...]
     all_rows: int
-    """Rows of the units that are annotated, those that could not be read among them."""
+    """Rows of the annotated units, including those that could not be read."""
     whole: bool
-    """Whether it is all of them."""
+    """Whether the sample holds all rows of these units."""
     seed: int
 
     @property
     def rows(self) -> int:
-        """How many it has."""
+        """Number of rows in the sample."""
         return sum(map(len, self.pieces))
 
 
 def draw(output: Output, rows: int = ROWS, seed: int = 0, seconds: float = SECONDS) -> Sample:
-    """All rows of the units that are annotated where they are at most `rows`, else about `rows` of them."""
+    """Return all rows of the annotated units if they are at most `rows`, else a random sample of about `rows`.
+
+    Args:
+        output: the output.
+        rows: maximum number of rows.
+        seed: seed of the random draw.
+        seconds: time after which no more pieces are read.
+    """
     listing = output.listing()
     units = [unit for unit in (*listing.decided, *listing.undecided) if unit in output.plan]
     sizes = list(each(partial(_size, output), units, output.layout.root))
@@ -87,14 +95,14 @@ def draw(output: Output, rows: int = ROWS, seed: int = 0, seconds: float = SECON
 
 
 def _size(output: Output, unit: str) -> int:
-    """The rows of a unit, those that could not be read among them."""
+    """Return the number of rows of a unit, including those that could not be read."""
     span = output.plan.span(unit)
-    record = None if span.exact else output.captions_record(unit)
+    record = None if span.exact else output.captions_record(unit)  # counted rows in place of an estimate
     return record["rows"] if record else span.rows
 
 
 def _drawn(units: Sequence[str], sizes: Sequence[int], seed: int) -> Iterator[tuple[str, int | None]]:
-    """Random rows of all, as units and places in them."""
+    """Yield random rows of all units, as (unit, place in the unit)."""
     dice, ends = random.Random(seed), list(accumulate(sizes))
     for _ in range(PIECES):
         place = dice.randrange(ends[-1])
@@ -105,7 +113,8 @@ def _drawn(units: Sequence[str], sizes: Sequence[int], seed: int) -> Iterator[tu
 def _read(
     output: Output, asked: Iterator[tuple[str, int | None]], decided: frozenset[str], some: tuple[int, int] | None
 ) -> Iterator[Piece]:
-    """The rows of whole units, or of the row groups with certain rows; of these `some`, so many with a seed."""
+    """Yield the rows of whole units, or of the row groups that contain the given rows. `some` is
+    (number of rows to draw from each row group, seed)."""
     for number, (unit, place) in enumerate(asked):
         between = None if place is None else ("ordinal", place, place + 1)
         try:
@@ -116,7 +125,7 @@ def _read(
                 rows = rows.take(pa.array(np.sort(dice.choice(rows.num_rows, some[0], replace=False))))
             if rows.num_rows:
                 yield _piece(output, unit, rows, unit in decided)
-        except FileNotFoundError:  # it is being done anew at this moment
+        except FileNotFoundError:  # the unit is being redone at this moment
             continue
 
 
@@ -134,7 +143,7 @@ def _piece(output: Output, unit: str, rows: pa.Table, decided: bool) -> Piece:
 
 
 def _with_unread(records: pa.Table, ordinals: NDArray[np.int64]) -> pa.Table:
-    """The records of these rows; `UNREAD` where there is none."""
+    """Return the records of these rows, with `UNREAD` for missing ones."""
     known = np.asarray(records["ordinal"]).astype(np.int64)
     missing = np.setdiff1d(ordinals, known)
     columns = {field.name: pa.nulls(len(missing), field.type) for field in RECORD}

@@ -1,8 +1,9 @@
-"""What other thresholds would keep: rows in memory, decided by the very function that a run decides by.
+"""Find what other thresholds would keep. Rows in memory are decided by the same function as in a run.
 
-Three things are not decided by thresholds alone. A row that survives its caption now, and did not before, has an image
-that no run has looked at: it is counted by itself, between kept and not. What a stage of the user's has rejected stays
-rejected, and so do duplicates; only where all rows are at hand, duplicate pairs are found anew, as a run finds them.
+Three things do not depend on thresholds alone. If a row passes the caption filters only now, no run
+has examined its image: such rows are counted separately, as uncertain. Rows rejected by user stages
+stay rejected, and so do duplicates. Only if all rows are in memory, duplicate pairs are recomputed,
+as in a run.
 """
 
 from __future__ import annotations
@@ -35,38 +36,38 @@ from open_diht.pipelines.view.sample import Piece, Sample
 
 @dataclass(frozen=True)
 class Decided:
-    """The verdict of a preset on a sample."""
+    """The decision of a preset on a sample."""
 
     sample: Sample
     reasons: tuple[Reasons, ...]
-    """Of the rows of each piece."""
+    """Reasons for the rows of each piece."""
 
     @property
     def kept(self) -> tuple[Bools, ...]:
-        """Of the rows of each piece whether they are kept for certain."""
+        """Mask of the rows of each piece that are certainly kept."""
         return tuple(why == KEPT for why in self._known)
 
     @property
     def uncertain(self) -> int:
-        """Rows that are kept if their image, which no run has looked at, lets them through."""
+        """Number of rows that are kept if their image, which no run has examined, passes."""
         pairs = zip(self.sample.pieces, self.reasons, strict=True)
         return sum(int(((why == KEPT) & piece.unlooked).sum()) for piece, why in pairs)
 
     @property
     def kept_rows(self) -> int:
-        """How many are kept for certain."""
+        """Number of rows that are certainly kept."""
         return sum(int(kept.sum()) for kept in self.kept)
 
     @property
     def share(self) -> Estimate:
-        """The proportion that is kept for certain, of all rows of the output."""
+        """The fraction of all rows of the output that is certainly kept."""
         counts = [int(kept.sum()) for kept in self.kept]
         rows = [len(piece) for piece in self.sample.pieces]
         return share(counts, rows, sum(rows) if self.sample.whole else max(self.sample.all_rows, sum(rows)))
 
     @property
     def rejected(self) -> Counter[str]:
-        """Rows by reason, dead letters among them."""
+        """Rows by reason, including dead-letter rows."""
         found: Counter[str] = Counter()
         for reasons in self.reasons:
             found.update(reasons[reasons != KEPT].tolist())
@@ -82,7 +83,13 @@ _UNCERTAIN = "image not looked at"
 
 
 def decide(output: Output, sample: Sample, preset: Preset) -> Decided:
-    """What a preset makes of a sample."""
+    """Decide the rows of a sample by a preset.
+
+    Args:
+        output: the output of the sample.
+        sample: the rows.
+        preset: the preset.
+    """
     found = Decided(
         sample,
         tuple(apply_cascade(piece.rows, piece.records, preset, output.stages).reasons for piece in sample.pieces),
@@ -97,20 +104,25 @@ def decide(output: Output, sample: Sample, preset: Preset) -> Decided:
     _stay(found, lambda reason: reason not in by_thresholds and reason not in rejects)
     if rejects[DUPLICATE_PAIR] and pairs_are_known(output, sample):
         _find_pairs(found)
-        rejects[DUPLICATE_PAIR] = False
+        rejects[DUPLICATE_PAIR] = False  # recomputed, so recorded ones do not stay
     _stay(found, lambda reason: rejects.get(reason, False))
     return found
 
 
 def pairs_are_known(output: Output, sample: Sample) -> bool:
-    """Whether duplicate pairs can be found among the rows of a sample: all are there, and what tells them apart is
-    known. A row without url is told by its image."""
+    """Return whether duplicate pairs can be found in a sample: it holds all rows, and each has a
+    URL or its image was read.
+
+    Args:
+        output: the output of the sample.
+        sample: the rows.
+    """
     urls = all(np.asarray(piece.rows["has_url"]).all() for piece in sample.pieces)
     return sample.whole and (urls or "spotting" in output.stages)
 
 
 def _stay(found: Decided, stays: Callable[[str], bool]) -> None:
-    """Reject rows that the run has rejected for a reason that stays."""
+    """Reject rows that the run has rejected for a reason that `stays` accepts."""
     for piece, reasons in zip(found.sample.pieces, found.reasons, strict=True):
         names = [name for name in dict.fromkeys(piece.recorded.tolist()) if name != KEPT and stays(name)]
         which = (reasons == KEPT) & np.isin(piece.recorded.astype(str), names)
@@ -118,9 +130,10 @@ def _stay(found: Decided, stays: Callable[[str], bool]) -> None:
 
 
 def _find_pairs(found: Decided) -> None:
-    """Reject all but the first of equal pairs among the rows that are kept."""
+    """Reject all but the first of equal pairs among the kept rows."""
     kept = [np.flatnonzero(reasons == KEPT) for reasons in found.reasons]
     keys = [_keys(piece, places) for piece, places in zip(found.sample.pieces, kept, strict=True)]
+    # The array without rows keeps the shape (0, 2) if there are no keys.
     _, first = np.unique(np.concatenate([np.empty((0, 2), np.uint64), *keys]), axis=0, return_index=True)
     again = np.ones(sum(map(len, kept)), bool)
     again[first] = False

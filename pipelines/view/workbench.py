@@ -1,4 +1,4 @@
-"""What the server keeps between two pages: the sample, and what the run's own thresholds make of it."""
+"""State of the server between requests: the sample, and the decision of the run's own preset on it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,15 @@ from open_diht.pipelines.view.thresholds import Decided, decide
 
 
 class Workbench:
-    """One output, and what is held of it."""
+    """An output and what the server caches of it."""
 
     def __init__(self, output: Output, sample_rows: int):
-        """`sample_rows`: as many rows are held for the page of thresholds."""
+        """Keep the output.
+
+        Args:
+            output: the output to show.
+            sample_rows: maximum number of rows in memory for the page of thresholds.
+        """
         self.output = output
         self._rows = sample_rows
         self._lock = threading.Lock()
@@ -26,13 +31,14 @@ class Workbench:
 
     @cached_property
     def starts(self) -> dict[str, Preset]:
-        """The presets of the package by name, as far as the columns that they ask of are stored."""
+        """The packaged presets by name, except those with conditions on columns that are not stored."""
         stored = {one.reason for one in self.output.preset.columns}
         presets = {name: load_preset(name) for name in preset_names()}
         return {name: one for name, one in presets.items() if {column.reason for column in one.columns} <= stored}
 
     def sample(self, seed: int) -> tuple[Sample, Decided]:
-        """The sample of a seed, and what the output's own preset makes of it; drawn anew when units were added."""
+        """Return the sample of a seed and the decision of the output's preset on it. It is redrawn
+        when units were added."""
         with self._lock:
             about = self.output.listing(), self.output.preset, seed
             if self._drawn is None or self._drawn[0] != about:
@@ -41,6 +47,6 @@ class Workbench:
             return self._drawn[1:]
 
     def evidence(self, place: Place) -> Example | None:
-        """See `evidence_of`. One at a time: the parser that explains scores is one for all threads."""
+        """Return `evidence_of`. Calls run one at a time, because all threads share the parser that explains scores."""
         with self._lock:
             return evidence_of(self.output, place)
