@@ -1,12 +1,17 @@
-"""The longest common run of two strings, and whether two strings differ by a few letters only."""
+"""The longest common run of two strings, and the number of edits between two similar strings."""
 
 from __future__ import annotations
 
 
 def longest_common_run(string: str, caption: str) -> tuple[int, int, int]:
-    """(length, start in `string`, start in `caption`) of the longest common substring; among equals the first one.
+    """Return the longest common substring as (length, start in `string`, start in `caption`); the
+    first one if several.
 
-    Searches by `in`, so that the inner loop runs in C and not over a table of characters.
+    The search uses `in`, so that the inner loop runs in C and needs no table of characters.
+
+    Args:
+        string: the text found in the image.
+        caption: the caption.
     """
     length = start = 0
     for left in range(len(string)):
@@ -19,7 +24,14 @@ def longest_common_run(string: str, caption: str) -> tuple[int, int, int]:
 
 
 def within_edits(left: str, right: str, most: int) -> int | None:
-    """The number of inserted, lost or changed letters between two strings if it is at most `most`, else None."""
+    """Return the number of inserted, deleted or changed letters between two strings; None if it is
+    more than `most`.
+
+    Args:
+        left: the first string.
+        right: the second string.
+        most: the largest number of edits to consider.
+    """
     if abs(len(left) - len(right)) > most:
         return None
     start = 0

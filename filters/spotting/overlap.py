@@ -1,27 +1,30 @@
-"""How much of a caption is written in its image: the T rule as a pure function of caption, OCR strings, thresholds.
+"""The T rule: how much of a caption is written in its image, as a pure function of caption, OCR
+strings and thresholds.
 
-The plain rule (`PAPER`) drops a pair where five characters in a row agree, spaces and case aside. It also drops every
-seventh page of text by accident: "other" stands in MOTHER, "ation" in everything. Ours (`TOLERANT`) wants evidence:
+The plain rule (`PAPER`) drops a pair if five consecutive characters agree, ignoring spaces and
+case. It also drops every seventh page of text by accident: "other" is in MOTHER, "ation" is
+everywhere. Ours (`TOLERANT`) needs evidence:
 
-1. A match is a run of whole words, of the caption or of the OCR string, that the other side has as well: between word
-   boundaries of its own, or anywhere from seven characters on. Joined words, case, accents, punctuation and
-   look-alikes (0/O, 1/l/I, 5/S) do not matter.
-2. Whole words on both sides may differ by one letter from six letters on and by two from eight on, never in a digit,
-   and not where the string is a common word itself (HOUSE is no misread "horse").
-3. A run of common words alone ("black", "of the") is no evidence, unless it has twelve characters or makes up two
-   fifths of the caption.
+1. A match is a run of whole words, of the caption or of the OCR string, that the other side
+   contains as well: between word boundaries there, or anywhere from seven characters on. Joined
+   words, case, accents, punctuation and look-alikes (0/O, 1/l/I, 5/S) do not matter.
+2. Whole words on both sides may differ by one letter from six letters on and by two from eight on,
+   never in a digit, and not if the string is a common word itself (HOUSE is not a misread "horse").
+3. A run of common words alone ("black", "of the") is no evidence, unless it has twelve characters
+   or makes up two fifths of the caption.
 
-Measured by benchmarks/overlap_false_positives.py on odd rows of a LAION-400M sample (the word table was counted on the
-even ones), plain rule / ours:
+Measured by benchmarks/overlap_false_positives.py on odd rows of a LAION-400M sample (the word table
+was counted on the even ones), plain rule / ours:
 
-- accidents, text of one row against the caption of another: 3.0 / 0.3 % for some lines of text, 14.8 / 2.2 % for a
-  page of it; strings that OCR really read in rendered text: 1.3 / 0.2 %;
-- hits, a piece of the caption of eight or more letters: 100 / 98.0 % without errors, 97.6 / 96.9 % with one wrong
-  letter, 87.3 / 94.5 % with two; rendered at 14 pixels or more and really read: 98.3 / 96.3 %.
+- accidents, text of one row against the caption of another: 3.0 / 0.3 % for some lines of text,
+  14.8 / 2.2 % for a page of it; strings that OCR really read in rendered text: 1.3 / 0.2 %;
+- hits, a piece of the caption of eight or more letters: 100 / 98.0 % without errors, 97.6 / 96.9 %
+  with one wrong letter, 87.3 / 94.5 % with two; rendered at 14 pixels or more and really read: 98.3
+  / 96.3 %.
 
-So ours gives up two in a hundred true overlaps (boilerplate such as "Stock Photo", single common words) for nine in
-ten accidents. Everything is a field of `OverlapRule`, and the strings and scores that the spotter keeps suffice to
-decide again under any other rule.
+Ours thus misses two in a hundred true overlaps (boilerplate such as "Stock Photo", single common
+words) and avoids nine in ten accidents. Everything is a field of `OverlapRule`, and the spotter
+stores the strings and scores, so any other rule can decide on them later.
 """
 
 from __future__ import annotations
@@ -44,34 +47,35 @@ SpottedText = tuple[str, float]
 
 @dataclass(frozen=True, kw_only=True)
 class OverlapRule:
-    """What counts as text of the caption found in the image. The defaults are `TOLERANT`; `PAPER` is the plain
-    rule."""
+    """What counts as text of the caption found in the image. The defaults are `TOLERANT`; `PAPER`
+    is the plain rule."""
 
     min_score: Share = 0.8
-    """Strings recognised with a lower score, 0 to 1, are ignored."""
+    """OCR strings with a lower score, 0 to 1, are ignored."""
     min_chars: Positive = 5
-    """A pair is dropped from this many matching characters on."""
+    """A pair is dropped if at least this many characters match."""
     unit: Unit = "line"
     """What is compared: each OCR line, each word of it, or all lines joined in reading order."""
     whole_words: bool = True
-    """False: any common run of characters counts (the plain rule), and all fields below but `ideograph_weight` are
-    unused."""
+    """False: any common run of characters counts (the plain rule), and all fields below but
+    `ideograph_weight` are unused."""
     inside_chars: Positive = 7
-    """An equal run of whole words of one side may lie inside a word of the other side from this many characters on."""
+    """A matching run of whole words of one side may lie inside a word of the other side from this
+    many characters on."""
     edits: tuple[tuple[Positive, Count], ...] = ((6, 1), (8, 2))
-    """(letters, edits) in rising order: a run of whole words with that many letters may have that many wrong, lost or
-    extra letters."""
+    """(letters, edits) in rising order: a run of whole words with at least that many letters may
+    have that many wrong, missing or extra letters."""
     look_alikes: tuple[str, ...] = ("0o", "1il", "5s")
-    """Groups of characters that OCR takes for one another; within a group they are the same character."""
+    """Groups of characters that OCR confuses; within a group they count as the same character."""
     common_chance: Share = 0.004
-    """A run is ignored if the product of its words' chances to stand in any caption is this or more; 0 switches the
-    guard off."""
+    """A run is ignored if the product of its words' chances to be in any caption is this or more; 0
+    turns this off."""
     filler_chance: Share = 0.02
-    """Words with at least this chance (`the`, `with`, `white`) say nothing and are left out of the product."""
+    """Words with at least this chance (`the`, `with`, `white`) are left out of the product."""
     caption_share: Share = 0.4
-    """A run of common words counts nevertheless where it makes up this proportion of the caption's characters."""
+    """A run of common words still counts if it makes up this fraction of the caption's characters."""
     common_chars: Positive = 12
-    """A run of common words counts nevertheless from this many characters on."""
+    """A run of common words still counts from this many characters on."""
     ideograph_weight: Positive = 2
     """Han ideographs and Hangul syllables count as this many characters, in `min_chars` and everywhere else."""
 
@@ -90,13 +94,14 @@ class Overlap:
     """The best match between a caption and the strings of its image."""
 
     length: int
-    """Matching characters; 0 where nothing counts. The pair is dropped where length >= OverlapRule.min_chars."""
+    """Number of matching characters; 0 if nothing counts. The pair is dropped if length >=
+    OverlapRule.min_chars."""
     text: str
-    """The spotted string that matched, as recognised; empty where nothing counts."""
+    """The spotted string that matched, as recognized; empty if nothing counts."""
     score: float
-    """Its recognition score, 0 where nothing counts."""
+    """Its recognition score; 0 if nothing counts."""
     where: tuple[int, int] | None
-    """The matched span (start, end) in the caption's characters."""
+    """The matched span (start, end) in the caption's characters; None if nothing counts."""
 
 
 NOTHING: Final = Overlap(length=0, text="", score=0.0, where=None)
@@ -108,12 +113,12 @@ def overlap(caption: str, spotted: Sequence[SpottedText], rule: OverlapRule = TO
     Among equally long matches the one with the higher score wins, then the one that sorts first.
 
     Args:
-        caption: the caption as it is.
+        caption: the original caption.
         spotted: text and recognition score (0 to 1) of each line that was read in the image.
-        rule: how long a match has to be, and which errors of recognition it tolerates.
+        rule: how long a match has to be, and which recognition errors it tolerates.
 
     Returns:
-        The match; its `length` is 0 where nothing matches.
+        The match; its `length` is 0 if nothing matches.
 
     Example:
         >>> from open_diht import overlap
@@ -133,7 +138,16 @@ def overlap(caption: str, spotted: Sequence[SpottedText], rule: OverlapRule = TO
 def overlap_lengths(
     captions: Sequence[str], spotted: Sequence[Sequence[SpottedText]], rule: OverlapRule = TOLERANT
 ) -> list[int]:
-    """`overlap(...).length` for each row."""
+    """Return `overlap(...).length` for each row.
+
+    Args:
+        captions: the caption of each row.
+        spotted: the strings and scores of each row's image.
+        rule: see `overlap`.
+
+    Raises:
+        ValueError: the numbers of captions and of lists differ.
+    """
     if len(captions) != len(spotted):
         raise ValueError(
             f"{len(captions)} captions and {len(spotted)} lists of spotted strings; there must be one list per caption"

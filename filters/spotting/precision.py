@@ -1,4 +1,4 @@
-"""In which numbers the networks compute, and what the processor offers."""
+"""Choose the number format in which the networks compute, by what the processor supports."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ _BF16_FLAGS: Final = frozenset({"avx512_bf16", "amx_bf16"})
 
 
 def has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the processor multiplies bfloat16 by itself; False where there is no such file, as on macOS."""
+    """Return whether the processor multiplies bfloat16 natively; False if the file does not exist,
+    as on macOS."""
     if not cpuinfo.is_file():
         return False
     lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -21,7 +22,8 @@ def has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 
 
 def resolved(settings: SpotterSettings) -> SpotterSettings:
-    """The settings with `precision` bf16 or f32, where it was `auto`: what this machine's processor is good at."""
+    """Return the settings with `precision` bf16 or f32; `auto` becomes what this machine's
+    processor is good at."""
     if settings.precision != "auto":
         return settings
     return replace(settings, precision="bf16" if settings.engine == "openvino" and has_bf16() else "f32")
