@@ -43,7 +43,7 @@ class CaptionEvidence:
     captions were annotated, and the values of the columns that the preset has conditions on (see
     `open_diht.filters.columns`)."""
     decided: CaptionDecisions | None
-    """What the preset counts in each row; None if captions were not annotated."""
+    """The preset's counts for each row; None if captions were not annotated."""
 
     def __len__(self) -> int:
         return self.rows.num_rows
@@ -81,7 +81,7 @@ class Filter(ABC):
     reason: str
     """Short name that is written into data sets and shown in reports: lower case, with underscores."""
     explanation: str
-    """One or two sentences for readers of a report who do not know the reason yet."""
+    """One or two sentences for readers of a report who meet the reason for the first time."""
 
 
 class CaptionFilter(Filter):

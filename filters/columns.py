@@ -59,8 +59,8 @@ class ColumnCondition(CaptionFilter):
     not_among: tuple[Value, ...] | None = None
     """`not_in`: rows with one of these values are rejected."""
     missing: Literal["keep", "reject"] = "reject"
-    """Whether rows without a value are kept or rejected. A value that is not a number counts as
-    missing if the condition compares numbers."""
+    """Keep or reject rows without a value. A value that is not a number counts as missing if the
+    condition compares numbers."""
 
     needs_annotations = False
 
@@ -223,7 +223,7 @@ def condition_of(name: str, asked: Any) -> ColumnCondition:
 
     Args:
         name: the column's name, or that of its role.
-        asked: key -> value, with the keys min, max, in, not_in and missing.
+        asked: the section, with the keys min, max, in, not_in and missing.
 
     Raises:
         BadValue: a key is unknown, or a value cannot be used.

@@ -10,7 +10,7 @@ from open_diht.common.fields import Count, Positive, Range, check_fields
 
 @dataclass(frozen=True, kw_only=True)
 class DedupRule:
-    """What stage `dedup` rejects. Exact duplicates are always found and counted; these settings reject them."""
+    """Settings of stage `dedup`. Exact duplicates are always found and counted; these settings reject them."""
 
     pairs: bool = True
     """Reject a pair with the same URL and caption as an earlier one (`duplicate_pair`)."""

@@ -48,7 +48,7 @@ class NegativesRule:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreRule:
-    """What stage `score` rejects."""
+    """Settings of stage `score`."""
 
     min: Cosine | None = None
     """Rows whose image and caption have a lower similarity are rejected (`clip_score`). The

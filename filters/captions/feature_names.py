@@ -105,7 +105,7 @@ def visible(rating: int, is_short: bool, actor_before: bool) -> Features:
     Args:
         rating: the verb's rating, 0 to 3, or -1 if it is unrated.
         is_short: whether the caption is short.
-        actor_before: whether a word that can act stands before the verb.
+        actor_before: whether a word that can act is before the verb.
     """
     visible = max(rating, 0) / 3
     return {
@@ -117,7 +117,7 @@ def visible(rating: int, is_short: bool, actor_before: bool) -> Features:
 
 
 def standing(is_capitalised: bool, to_head: int, is_first: bool, is_last: bool) -> Features:
-    """Return where the verb stands.
+    """Return the verb's position.
 
     Args:
         is_capitalised: whether it begins with a capital.

@@ -334,7 +334,7 @@ class Captions:
         return [self._words[place][0].isupper() for place in at]
 
     def _standing(self, captions: Places, at: Places) -> dict[str, NDArray[np.float64]]:
-        """Return how far from the beginning of its caption each word stands, as a fraction of the caption."""
+        """Return the position of each word in its caption, as a fraction of the caption's length."""
         start, stop = (
             np.array(bounds, np.float64)[np.array(captions, np.int64)] for bounds in (self._starts, self._stops)
         )

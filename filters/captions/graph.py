@@ -100,7 +100,8 @@ class Action(NamedTuple):
     start: int
     end: int
     tagged: bool
-    """Whether the tagger tagged it as a verb; False: a verb form that was tagged as a noun or an adjective."""
+    """True if the tagger tagged it as a verb; False for a verb form that was tagged as a noun or an
+    adjective."""
     participants: tuple[Participant, ...]
     token: int
 

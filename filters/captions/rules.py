@@ -25,7 +25,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionRule:
-    """What counts, and how much of it a caption needs. Scores are the verifier's; a threshold of 0
+    """Rules for what counts, and how much of it a caption needs. Scores are the verifier's; 0
     admits every candidate."""
 
     min_complexity: Count = 1
@@ -40,16 +40,16 @@ class CaptionRule:
     min_attribute_score: Share = 0.0
     """Attributes with a lower score do not count."""
     count_relations: bool = True
-    """Whether prepositional and possessive relations count for complexity."""
+    """True: prepositional and possessive relations count for complexity."""
     min_relation_score: Share = 0.0
     """Relations with a lower score do not count."""
     count_actions: bool = True
-    """Whether actions count for the complexity of their participants."""
+    """True: actions count for the complexity of their participants."""
     tagged_actions: bool = True
     """Only words that the tagger calls verbs can be actions; False also admits verb forms tagged as
     nouns or adjectives."""
     need_participant: bool = False
-    """Whether an action must have a participant: an object that takes part in it."""
+    """True: an action counts only if an object takes part in it."""
     min_action_score: Share = 0.0
     """Action candidates with a lower score do not count."""
 

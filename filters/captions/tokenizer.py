@@ -219,8 +219,8 @@ class ChunkTokenizer:
             return self._rows_of_tokens(doc, text, np.arange(len(doc)), doc.to_array([SPACY]).reshape(-1).astype(bool))
 
     def _rows_of_tokens(self, doc: Doc, text: str, places: Ints, spaced: NDArray[np.bool_]) -> list[int]:
-        """Return the rows of the tokens of `doc` at `places`; `spaced` tells for all tokens whether
-        a space follows."""
+        """Return the rows of the tokens of `doc` at `places`; `spaced` is the mask of all tokens
+        that a space follows."""
         if not len(places):
             return []
         values = doc.to_array([ORTH, NORM, IDX, LENGTH])[places]

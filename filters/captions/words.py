@@ -39,7 +39,7 @@ class Word(NamedTuple):
     """The verb form that a noun or adjective may really be. A base form that is seldom another word
     is `inflected` as well; other base forms count only after a plural ("Rescuers help")."""
     seldom: bool
-    """Whether that form is usually another word, or its verb states nothing visible. It then counts
+    """True if that form is usually another word, or its verb states nothing visible. It then counts
     only directly after a noun that can act ("Firefighters rescue", "Minister tweets")."""
     noun: tuple[int, int]
     """(can act, is a page word) as in `NounRating`; `PERSON` for pronouns of persons, `UNKNOWN` for

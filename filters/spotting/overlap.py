@@ -47,15 +47,14 @@ SpottedText = tuple[str, float]
 
 @dataclass(frozen=True, kw_only=True)
 class OverlapRule:
-    """What counts as text of the caption found in the image. The defaults are `TOLERANT`; `PAPER`
-    is the plain rule."""
+    """Settings of the T rule. The defaults are `TOLERANT`; `PAPER` is the plain rule."""
 
     min_score: Share = 0.8
     """OCR strings with a lower score, 0 to 1, are ignored."""
     min_chars: Positive = 5
     """A pair is dropped if at least this many characters match."""
     unit: Unit = "line"
-    """What is compared: each OCR line, each word of it, or all lines joined in reading order."""
+    """Unit of comparison: each OCR line, each word of it, or all lines joined in reading order."""
     whole_words: bool = True
     """False: any common run of characters counts (the plain rule), and all fields below but
     `ideograph_weight` are unused."""
@@ -99,7 +98,7 @@ class Overlap:
     text: str
     """The spotted string that matched, as recognized; empty if nothing counts."""
     score: float
-    """Its recognition score; 0 if nothing counts."""
+    """Recognition score of that string; 0 if nothing counts."""
     where: tuple[int, int] | None
     """The matched span (start, end) in the caption's characters; None if nothing counts."""
 
@@ -155,7 +154,7 @@ def overlap_lengths(
     lengths = []
     for caption, strings in zip(captions, spotted, strict=True):
         if not strings or all(score < rule.min_score for _, score in strings):
-            lengths.append(0)  # most images hold no text: their captions are not even folded
+            lengths.append(0)  # most images have no text, so their captions need not be folded
             continue
         comparison = _Caption(caption, rule)
         lengths.append(max((comparison.best_run(text)[0] for text, _ in _units(strings, rule)), default=0))
@@ -191,7 +190,7 @@ class _Caption:
         self.words = list(self.folded.words())
 
     def best_run(self, text: str) -> _Run:
-        """The longest run that counts between the caption and one string."""
+        """Return the longest run that counts between the caption and one string."""
         string = _fold_string(text)
         if not string.chars or not self.folded.chars:
             return _NO_RUN
@@ -215,7 +214,7 @@ class _Caption:
         return len(run) + (self.rule.ideograph_weight - 1) * sum(map(is_ideograph, run))
 
     def _caption_words_in(self, string: Folded, shapes: str) -> Iterator[_Run]:
-        """Whole words of the caption that stand in the string."""
+        """Yield runs of whole words of the caption that the string contains."""
         starts = self.folded.starts
         for first in range(len(starts) - 1):
             last = first + 1
@@ -232,7 +231,7 @@ class _Caption:
                     break
 
     def _string_words_in(self, string: Folded, shapes: str) -> Iterator[_Run]:
-        """Whole words of the string that stand in the caption, inside a longer word of it."""
+        """Yield runs of whole words of the string that the caption contains, possibly inside longer words."""
         starts = string.starts
         words = list(string.words())
         for first in range(len(starts) - 1):
@@ -253,7 +252,8 @@ class _Caption:
                 yield length, start, start + len(run)
 
     def _nearly_equal(self, string: Folded, shapes: str, longest: int) -> Iterator[_Run]:
-        """Whole words of the caption that differ from whole words of the string by a few letters."""
+        """Yield runs of whole words of the caption that differ from whole words of the string by a
+        few letters."""
         if not self.rule.edits or len(shapes) < self.rule.edits[0][0] - 1:
             return
         starts, string_words = self.folded.starts, list(string.words())
@@ -277,7 +277,7 @@ class _Caption:
                             yield length, starts[first], starts[last]
 
     def _words_between(self, start: int, stop: int) -> list[str]:
-        """The caption's words of which some character lies in chars[start:stop]."""
+        """Return the caption's words with a character in chars[start:stop]."""
         starts = self.folded.starts
         return self.words[bisect_right(starts, start) - 1 : bisect_left(starts, stop)]
 
@@ -297,7 +297,7 @@ class _Caption:
 
 
 def _stands_alone(run: str, string: Folded, shapes: str) -> bool:
-    """Whether the run stands somewhere in the string between word boundaries."""
+    """Return whether the run occurs in the string between word boundaries."""
     at = shapes.find(run)
     while at >= 0:
         if at in string.starts and at + len(run) in string.starts:
@@ -307,8 +307,8 @@ def _stands_alone(run: str, string: Folded, shapes: str) -> bool:
 
 
 def _shares_a_piece(run: str, shapes: str, pieces: int) -> bool:
-    """Whether one of so many equal pieces of the run stands in the string: with fewer edits than pieces, one piece is
-    untouched."""
+    """Return whether the string contains one of `pieces` equal pieces of the run: with fewer edits
+    than pieces, one piece is intact."""
     size = len(run) // pieces
     return any(
         run[index * size : (index + 1) * size if index + 1 < pieces else len(run)] in shapes for index in range(pieces)
@@ -316,7 +316,8 @@ def _shares_a_piece(run: str, shapes: str, pieces: int) -> bool:
 
 
 def _runs_by_length(starts: Sequence[int]) -> dict[int, list[tuple[int, int]]]:
-    """Characters -> the runs (first word, word after the last) with so many, up to _LONGEST_EDITED and a few more."""
+    """Return length in characters -> runs (first word, word after the last), for lengths up to
+    twice _LONGEST_EDITED."""
     runs: dict[int, list[tuple[int, int]]] = {}
     for first in range(len(starts) - 1):
         for last in range(first + 1, len(starts)):
@@ -328,9 +329,9 @@ def _runs_by_length(starts: Sequence[int]) -> dict[int, list[tuple[int, int]]]:
 
 
 def _is_another_text(string_words: Sequence[str], caption_words: Sequence[str], edits: int) -> bool:
-    """Whether a near match is two texts and not a misread one."""
+    """Return whether a near match is another text and not a misread one."""
     if len(string_words) == 1 and string_words[0] in word_chances():
-        return True  # a word of its own: HOUSE is no misread horse
+        return True  # a word by itself: HOUSE is not a misread horse
     ends = (string_words[0], string_words[-1], caption_words[0], caption_words[-1])
     return edits >= min(map(len, ends))  # the edits may have replaced a whole short word
 

@@ -1,1 +1,1 @@
-"""What the OCR process loads: networks with pre- and post-processing. Import it only there (`worker.py`)."""
+"""Networks of the OCR process with pre- and post-processing. Import it only there (`worker.py`)."""
