@@ -209,6 +209,7 @@ def categories(g: Generator, images: int, each: int, count: int) -> Held:
     """Draw the mean per category of questions; several questions are about the same image."""
     clusters, rates, n = np.repeat(np.arange(images), each), np.linspace(0.5, 0.95, count), images * each
     category = np.arange(n) % count
+    # 60 % of the questions share the luck of their image.
     luck = np.where(g.random(n) < 0.6, g.random(images)[clusters], g.random(n))
     return estimates.mean_per_class(luck < rates[category], category, clusters).interval(), float(rates.mean())
 

@@ -42,6 +42,7 @@ def units(keys: int) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int64]]]:
     for first in range(0, keys, UNIT):
         numbers = np.arange(first, min(first + UNIT, keys), dtype=np.uint64)
         again = dice.random(len(numbers)) < 0.1
+        # Repeat keys of earlier units.
         numbers[again] = dice.integers(0, max(first, 1), again.sum(), dtype=np.uint64)
         pair = np.stack([numbers * np.uint64(0x9E3779B97F4A7C15), numbers], axis=1)
         yield pair, np.arange(len(numbers))

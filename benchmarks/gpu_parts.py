@@ -92,7 +92,7 @@ def timed(call: Callable[[], Any], device: str, repeats: int) -> tuple[float, in
 
     def clock() -> float:
         if on_gpu:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize()  # kernels run asynchronously: wait before reading the clock
         return time.perf_counter()
 
     call()

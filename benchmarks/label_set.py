@@ -46,7 +46,7 @@ class Labelled:
     broad: Readings = ()
     """Verb words of each broad reading."""
     broad_complex: tuple[bool, ...] = ()
-    """Whether each broad reading calls the caption complex."""
+    """True for each broad reading that calls the caption complex."""
 
     def share(self, verb: str) -> float:
         """Return the fraction of this row's readings, 0 to 1, that call a verb word stated."""
@@ -72,7 +72,7 @@ class Truth:
         """Build labels from two readings per caption; a missing reading counts as False. Captions
         with equal readings count."""
         first, second = np.array([reading or (False, False) for reading in readings], bool).T
-        return Truth(first, first == second)
+        return Truth(first, first == second)  # captions on which the readings differ are not counted
 
     def __str__(self) -> str:
         return f"{int((self.says & self.counted).sum())} of {int(self.counted.sum())}"

@@ -182,7 +182,7 @@ def measure(options: Any, urls: list[str], workers: int, transform: Any, tokeniz
     rates: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
     for repeat in range(options.repeats + 1):
         for side, run in sides.items():
-            rate = run()
+            rate = run()  # a whole epoch
             if repeat:  # the first starts workers and fills caches
                 rates[side].append(rate)
     anchor = np.median(rates["open_clip webdataset"], axis=0)

@@ -57,7 +57,7 @@ def peak_mib(name: str, n: int, d: int) -> float:
         n: number of pairs.
         d: width of the features.
     """
-    once(name, 64, d)
+    once(name, 64, d)  # load code and start threads before the peak is counted
     start_peak()
     before = memory_mib()
     once(name, n, d)

@@ -62,6 +62,7 @@ def ratios(values: Sequence[float], anchor: Sequence[float]) -> list[float]:
         values: a number of each round.
         anchor: the numbers that they are divided by.
     """
+    # Per round, so that slow moments of the machine cancel.
     each = [value / known for value, known in zip(values, anchor, strict=True)]
     return [min(each), statistics.median(each), max(each)]
 

@@ -74,6 +74,7 @@ def write_manifest(path: Path, captions: list[str], rows: int) -> None:
         captions: captions to repeat.
         rows: number of rows.
     """
+    # A number makes each copy distinct, so that no cache serves it.
     texts = [captions[row % len(captions)] + (f" {row}" if row >= len(captions) else "") for row in range(rows)]
     urls = [f"https://example.org/{row}.jpg" for row in range(rows)]
     pq.write_table(pa.table({"url": urls, "caption": texts}), path, row_group_size=UNIT_ROWS)

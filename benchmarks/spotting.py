@@ -182,8 +182,8 @@ def measure(name: str, groups: dict[str, list[str]]) -> dict[str, Any]:
     with SIDES[name]() as side:
         for group, names in groups.items():
             files = [Path(file) for file in names]
-            side.read(files[: side.warm])
-            start = side.clock()
+            side.read(files[: side.warm])  # the warm-up, before the clock starts
+            start = side.clock()  # CPU time of all processes of the side
             strings[group] = side.read(files)
             cost[group] = side.clock() - start
         return {"cpu_s": cost, "rss_mib": side.peak(), "strings": strings}

@@ -52,7 +52,7 @@ def pairs(model: str, batch: int, concepts: int, device: str, side: int | None =
     """
     size = side or open_clip.get_model_config(model)["vision_cfg"]["image_size"]
     texts = torch.randint(1, 49000, (batch, 77))
-    texts[:, -1] = 49407
+    texts[:, -1] = 49407  # the end-of-text token, whose place open_clip pools at
     p = torch.rand(batch, 10)
     targets = (torch.randint(0, concepts, (batch, 10)), p / p.sum(dim=1, keepdim=True))
     return Batch(

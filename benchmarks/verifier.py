@@ -100,6 +100,7 @@ def agreement(readings: Sequence[tuple[bool, ...]]) -> str:
     """Return the raw agreement of two readings and Cohen's kappa."""
     first, second = np.array(readings).T
     raw = float((first == second).mean())
+    # Agreement by chance, for kappa.
     chance = float(first.mean() * second.mean() + (1 - first.mean()) * (1 - second.mean()))
     return f"{raw:.3f}, kappa {(raw - chance) / (1 - chance):.3f} ({len(readings):,} rows)"
 

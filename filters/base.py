@@ -120,6 +120,7 @@ def register_filter(kind: _Kind) -> _Kind:
     if not (reason.isidentifier() and reason == reason.lower()):
         raise ValueError(f"filter {kind.__name__}: reason {reason!r}; use lower case letters, digits and underscores")
     known_as = _registered.setdefault(reason, kind)
+    # Compare names, because a reloaded module defines the class again.
     if (known_as.__module__, known_as.__qualname__) != (kind.__module__, kind.__qualname__):
         raise ValueError(f"reason {reason!r} of {kind.__name__} belongs to {known_as.__name__}; choose another")
     _registered[reason] = kind  # a reloaded module replaces its own class

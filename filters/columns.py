@@ -140,6 +140,7 @@ class ColumnCondition(CaptionFilter):
             rejected |= ~self._is_in(values, self.among)
         if self.not_among is not None:
             rejected |= self._is_in(values, self.not_among)
+        # Last, because the comparisons above mean nothing for missing values.
         rejected[missing] = self.missing == "reject"
         return rejected
 
@@ -174,6 +175,7 @@ class ColumnCondition(CaptionFilter):
         else:
             known: dict[Any, int] = {}
             for one in self._listed:
+                # A value that is listed twice has one bin.
                 known.setdefault(float(one) if self.numeric else _word(one), len(known))
             places = np.array([known.get(one, OTHERS_PLACE) for one in values.to_pylist()], np.int64)
         places[missing] = MISSING_PLACE
@@ -260,7 +262,7 @@ def _floats(values: pa.ChunkedArray | pa.Array) -> NDArray[np.float64]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool)  # bool is a subclass of int
 
 
 def _number(value: Any) -> float | None:

@@ -107,7 +107,7 @@ class CaptionAnnotator:
             return self._annotate(captions)
 
     def _annotate(self, captions: Sequence[str]) -> pa.Table:
-        distinct = list(dict.fromkeys(captions))
+        distinct = list(dict.fromkeys(captions))  # keeps the order
         texts = [normalise(caption) for caption in distinct]
         parses = self._parser.parse_where(may_state_an_action, texts) if self._lean else self._parser.parse(texts)
         graphs = [None if parse is None else build_graph(parse) for parse in parses]
@@ -178,7 +178,7 @@ def _lists(
         else:
             arrays.append(pa.array(values, field.type))
     offsets = np.concatenate([[0], np.cumsum([length or 0 for length in lengths])])
-    missing = np.array([*(length is None for length in lengths), False])
+    missing = np.array([*(length is None for length in lengths), False])  # a null offset marks a null list
     return pa.ListArray.from_arrays(
         pa.array(offsets, pa.int32(), mask=missing),
         pa.StructArray.from_arrays(arrays, fields=list(kind.value_type)),

@@ -61,7 +61,7 @@ class ConceptNames:
         rules, exceptions, index = self._tables[kind]
         if exceptions.get(word):
             return str(exceptions[word][0])
-        if kind == "adj" and word in index:
+        if kind == "adj" and word in index:  # a known adjective is its own base form
             return word
         for ending, instead in rules:
             base = word[: len(word) - len(ending)] + instead

@@ -139,6 +139,7 @@ class TokenEncoder:
         for table, rows in self._tables:
             column = np.ascontiguousarray(features[:, table.attrs["column"]])
             keys = table.ops.hash(column, table.attrs["seed"]) % len(rows)
+            # A hash selects several rows of the table; they are summed.
             products += table.ops.gather_add(rows, keys)
         return self._mixer(products)
 
@@ -163,6 +164,7 @@ class TokenEncoder:
         starts = np.cumsum(pairs + _GAP) - pairs + 1
         count = int(starts[-1] + pairs[-1]) + _GAP + 1
         token = _runs(np.zeros_like(lengths), lengths)
+        # The first token of each pair in [0], the second in [1].
         rows = np.zeros((2, count, self.width), np.float32)
         rows.reshape(-1, self.width)[token % 2 * count + token // 2 + np.repeat(starts, lengths)] = vectors
         even, odd = rows
@@ -174,7 +176,7 @@ class TokenEncoder:
         new = self._last(*(half.take(inside + by, axis=0) for half, by in ((odd, -1), (even, 0), (odd, 0), (even, 1))))
         new += rows.take(inside, axis=1)
         chosen = token % 2 * len(inside) + token // 2 + np.repeat(np.cumsum(pairs) - pairs, lengths)
-        return new.reshape(-1, self.width).take(chosen, axis=0)
+        return new.reshape(-1, self.width).take(chosen, axis=0)  # back to the order of the tokens
 
 
 def _products(tables: Sequence[Model], weights: Floats) -> Iterator[Floats]:

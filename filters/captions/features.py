@@ -222,8 +222,8 @@ class Captions:
         )
 
     def _noun_behind(self, at: int) -> int:
-        """Return the place of the last word of the run of nouns after a word; words that describe
-        the noun may stand between: "walking boots" or "feeding the two ducks"."""
+        """Return the place of the last word of the run of nouns after a word, possibly after words
+        that describe the noun: "walking boots" or "feeding the two ducks"."""
         place, last = at + 1, _NOWHERE
         while self._tags[place] in _DESCRIBES_A_NOUN:
             place += 1
@@ -380,6 +380,7 @@ def _rated_nouns(graph: CaptionGraph, lower: Sequence[str], has_name: bool) -> l
     tags, found = graph.parse.tags, [word.noun for word in graph.words]
     if has_name:
         names = first_names()
+        # Mark persons by their first names.
         for token in [token for token, word in enumerate(lower) if word in names]:
             for place in range(token, min(token + 2, len(tags))):  # a surname follows a first name
                 if found[place] == UNKNOWN and tags[place] in NAME_TAGS:

@@ -245,15 +245,16 @@ def _untied(
 ) -> Iterator[Attribute]:
     """Yield describing words that the parse ties to no object.
 
-    They stand inside a name or compound (`titled`, "Elegant Wedding Card") or next to their object
+    They are inside a name or compound (`titled`, "Elegant Wedding Card") or next to their object
     (`listed`, "Cat Toy - Blue"). If the parse names no object at all, the nearest noun becomes one.
     """
-    tied = len(objects)
+    tied = len(objects)  # objects of the parse; more may be appended below
     for token, tag in enumerate(parse.tags):
         if not (words[token].group or tag in ADJECTIVE_TAGS) or tag in _DOES or token in taken:
             continue
         word = parse.words[token]
         head, owner = token, object_at.get(token)
+        # Climb to the head of the noun phrase.
         while owner is None and parse.deps[head] in _INNER and parse.heads[head] != head:
             head = parse.heads[head]
             owner = object_at.get(head)
@@ -335,6 +336,7 @@ def is_action_candidate(parse: Parse, token: int) -> bool:
 def _actions(parse: Parse, words: Sequence[Word], children: Children, object_at: dict[int, int]) -> list[Action]:
     found = []
     for token, tag in enumerate(parse.tags):
+        # The cheap check first.
         if not (tag in VERB_TAGS or words[token].form) or not is_action_candidate(parse, token):
             continue
         word, start = parse.words[token], parse.starts[token]
@@ -376,7 +378,7 @@ def subject_of(parse: Parse, children: Children, token: int) -> tuple[int, str] 
     if dep in ("conj", "advcl", "xcomp", "ccomp"):
         for child in children.get(head, ()):
             if parse.deps[child] in _SUBJECTS:
-                return child, "shared"
+                return child, "shared"  # "a dog runs and barks": both verbs have the subject of the first
         if parse.deps[head] == "acl":
             return parse.heads[head], "shared"
     return None
@@ -397,6 +399,7 @@ def _participants(parse: Parse, children: Children, object_at: dict[int, int], t
                     found.setdefault(object_at[target], "agent" if dep == "agent" else parse.words[child].lower())
     found.pop(object_at.get(token, -1), None)  # an -ing form may itself be an object
     if not found and parse.tags[token] not in VERB_TAGS:
+        # A disguised verb often has no participant in the parse: take the nearest object before it.
         near = [object_at[place] for place in range(max(0, token - _NEAR), token) if place in object_at]
         if near and near[-1] != object_at.get(token):
             found[near[-1]] = "near"

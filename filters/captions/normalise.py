@@ -53,7 +53,7 @@ def normalise(caption: str) -> str:
     caption has nothing but markup."""
     text = caption
     if "&" in text:
-        text = html.unescape(html.unescape(text))
+        text = html.unescape(html.unescape(text))  # twice, for captions that were escaped twice
     if "<" in text:
         text = _TAG.sub(" ", text)
     if not text.isascii():
@@ -64,7 +64,7 @@ def normalise(caption: str) -> str:
         text = _CREDIT.sub(" ", text)
     text = _file_name_to_words(text)
     text = _without_stock_text(text)
-    return _sentence_case(_single_spaces(text) or plain)
+    return _sentence_case(_single_spaces(text) or plain)  # `plain` if nothing but boilerplate was there
 
 
 def _single_spaces(text: str) -> str:

@@ -2,7 +2,7 @@
 thresholds.
 
 The complexity of an object is the number of its attributes, of distinct actions it takes part in,
-and of relations it stands in, counting only the kinds and verifier scores that the rule admits. The
+and of its relations, counting only the kinds and verifier scores that the rule admits. The
 complexity of a caption is the maximum over its objects (DiHT, method.md section 2.1). The actions
 of a caption are its distinct action lemmas.
 """
@@ -136,10 +136,11 @@ def decide_captions(annotations: pa.Table, rule: CaptionRule) -> CaptionDecision
     counts = np.zeros(len(objects), np.int64)
     if rule.count_actions and len(actions):
         participants = _Elements.of(actions.values.field("participants"))
+        # Offset of the row plus index in the row's list: the place among all objects.
         places = objects.offsets[actions.rows[participants.rows]] + participants.numbers("object").astype(np.int64)
         lemmas = np.asarray(actions.values.field("lemma").dictionary_encode().indices)[participants.rows]
         parts = np.stack([places, lemmas], axis=1)[accepted[participants.rows]]
-        np.add.at(counts, np.unique(parts, axis=0)[:, 0], 1)
+        np.add.at(counts, np.unique(parts, axis=0)[:, 0], 1)  # an object counts each lemma once
     attributes = _Elements.of(annotations["attributes"])
     counted, places = np.zeros(0, bool), np.zeros(0, np.int64)
     if len(attributes):
@@ -203,5 +204,5 @@ def _first_of_each(actions: _Elements, accepted: Bools) -> Bools:
 def _lists(n: int, rows: Ints, values: pa.Array) -> pa.ListArray:
     """Return values as a list array of `n` rows; `rows` is the sorted row of each value."""
     offsets = np.zeros(n + 1, np.int32)
-    np.add.at(offsets, rows + 1, 1)
+    np.add.at(offsets, rows + 1, 1)  # counts repeated rows, unlike offsets[rows + 1] += 1
     return pa.ListArray.from_arrays(pa.array(np.cumsum(offsets), pa.int32()), values)

@@ -75,7 +75,7 @@ class _Generation:
         """
         first, stop = len(self.words), len(self.words) + len(words)
         if stop > len(self.steps):
-            more = max(stop - len(self.steps), len(self.steps))
+            more = max(stop - len(self.steps), len(self.steps))  # at least double, so that arrays are seldom copied
             self.steps = np.concatenate([self.steps, np.zeros(more, np.int64)])
             self.vectors = np.concatenate([self.vectors, np.zeros((more, self.vectors.shape[1]), np.float32)])
         self.steps[first:stop], self.vectors[first:stop] = steps, vectors
@@ -225,6 +225,7 @@ class ChunkTokenizer:
             return []
         values = doc.to_array([ORTH, NORM, IDX, LENGTH])[places]
         spaces = spaced[places].astype(np.uint64)
+        # A hash of the token's text, its norm and whether a space follows.
         keys = ((values[:, 0] ^ (values[:, 1] * np.uint64(0x9E3779B97F4A7C15))) + spaces).tolist()
         young = self._young
         if fresh := {key: index for index, key in enumerate(keys) if key not in young.rows}:
@@ -280,7 +281,7 @@ def _pairs_of_special_cases(tokenizer: Tokenizer) -> frozenset[tuple[str, str]]:
     A special case that was found may itself be part of a longer one, so its replacements are paired
     too.
     """
-    bare = Tokenizer(
+    bare = Tokenizer(  # the same tokenizer without special cases
         tokenizer.vocab,
         prefix_search=tokenizer.prefix_search,
         suffix_search=tokenizer.suffix_search,

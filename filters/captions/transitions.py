@@ -100,6 +100,7 @@ class ArcEagerParser:
             rows += columns
             hidden = parts.take(rows, axis=0).sum(axis=0)
             hidden += self._lower_bias
+            # Maxout of two pieces.
             scores = np.maximum(hidden[:, : self._hidden], hidden[:, self._hidden :]) @ self._upper
             scores += self._upper_bias
             scores += self._mask.take(states.valid(), axis=0)
@@ -156,7 +157,7 @@ class _States:
         stacked, inside = s0 != _NONE, ~self._starts.take(b0)
         arc = stacked & (b0 != _NONE) & inside
         shift = ~stacked | ((b1 != _NONE) & inside & ~self._was_shifted.take(b0))
-        breaks = (b1 == b0 + 1) & ~self._starts.take(b1)
+        breaks = (b1 == b0 + 1) & ~self._starts.take(b1)  # b1 must follow b0 in the text
         bits = stacked * (1 << _REDUCE)
         bits += arc * (1 << _LEFT | 1 << _RIGHT)
         bits += shift * (1 << _SHIFT)

@@ -75,7 +75,7 @@ class Scorer:
         (words,) float64."""
         if not (self.probe and len(vectors)):
             return np.zeros(len(vectors))
-        return _STEP * np.round((vectors * self._probe).sum(axis=1, dtype=np.float64) / _STEP)
+        return _STEP * np.round((vectors * self._probe).sum(axis=1, dtype=np.float64) / _STEP)  # rounded, see _STEP
 
     @cached_property
     def _known(self) -> dict[Make, _Known]:
@@ -108,7 +108,7 @@ class Scorer:
 
     def probability(self, log_odds: Odds) -> Odds:
         """Return the probability, 0 to 1, of candidates whose own and caption features add up to `log_odds`."""
-        return 1 / (1 + np.exp(-np.clip(self.bias + log_odds, -30.0, 30.0)))
+        return 1 / (1 + np.exp(-np.clip(self.bias + log_odds, -30.0, 30.0)))  # exp must not overflow
 
     def __call__(self, features: Features) -> float:
         """Return the probability of a candidate with these features, which include those of its caption."""
@@ -162,7 +162,7 @@ class Verifier:
             Probabilities of the actions, attributes and relations.
         """
         asked = [bool(graph.actions or graph.attributes or graph.relations) for graph in graphs]
-        graphs = list(compress(graphs, asked))
+        graphs = list(compress(graphs, asked))  # captions without candidates have no scores
         captions = Captions(graphs, list(compress(originals, asked)))
         facts = captions.facts
         return Scores(

@@ -57,7 +57,7 @@ class Child:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the process)
         command = [
             sys.executable,
-            "-P",
+            "-P",  # keeps the working folder off the import path
             "-m",
             "open_diht.filters.spotting.worker",
             settings_to_json(settings),
@@ -133,6 +133,7 @@ class Child:
         poll.register(self._answers, select.POLLIN)
         while not poll.poll(1000 * min(_LOOK_S, timeout_s)):
             waited = time.monotonic() - began
+            # WNOWAIT leaves the status for a later wait.
             is_stopped = os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
             if is_stopped or waited >= timeout_s:
                 raise self._timed_out(f"was {'stopped' if is_stopped else 'still starting'} after {waited:.0f} s")

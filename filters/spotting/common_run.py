@@ -15,7 +15,7 @@ def longest_common_run(string: str, caption: str) -> tuple[int, int, int]:
     """
     length = start = 0
     for left in range(len(string)):
-        if left + length >= len(string):
+        if left + length >= len(string):  # no longer run can start here
             break
         while left + length < len(string) and string[left : left + length + 1] in caption:
             length += 1
@@ -51,6 +51,6 @@ def within_edits(left: str, right: str, most: int) -> int | None:
         diagonal, row[0] = row[0], index
         for column, other in enumerate(right, 1):
             diagonal, row[column] = row[column], min(row[column] + 1, row[column - 1] + 1, diagonal + (char != other))
-        if min(row) > most:
+        if min(row) > most:  # further rows cannot be smaller
             return None
     return row[-1] if row[-1] <= most else None

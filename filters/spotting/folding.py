@@ -96,7 +96,7 @@ def _fold_unicode(text: str) -> Folded:
                 starts.append(len(chars))
             chars.append(char)
             origins.append(index)
-            new_word = alone
+            new_word = alone  # the character after an ideograph begins a word
     return Folded("".join(chars), (*starts, len(chars)), tuple(origins))
 
 
@@ -114,6 +114,7 @@ def _segments(text: str) -> Iterator[tuple[int, str]]:
 def _fold_segment(segment: str) -> str:
     """Return the comparable characters of one segment: `_SEPARATOR` where a word ends, nothing for
     invisible marks."""
+    # Case folding may undo the normalization, so normalize again.
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", segment).casefold())
     bare = "".join(char for char in unicodedata.normalize("NFD", folded) if not "\u0300" <= char <= "\u036f")
     comparable = []

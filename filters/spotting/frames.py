@@ -90,4 +90,4 @@ def _until(attempt: Callable[[], bool], descriptor: int, event: int, deadline: f
         rest = None if deadline is None else deadline - time.monotonic()
         if rest is not None and rest <= 0:
             raise PipeTimeout("no answer before the deadline")
-        poll.poll(None if rest is None else max(1, int(rest * 1000)))
+        poll.poll(None if rest is None else max(1, int(rest * 1000)))  # at least 1 ms: 0 would not wait

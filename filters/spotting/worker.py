@@ -167,10 +167,10 @@ def _follow_parent(parent: int) -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(PARENT_CHECK_S)
-        os._exit(0)
+        os._exit(0)  # ends the process even while the main thread is in native code
 
     threading.Thread(target=watch, name="follow-parent", daemon=True).start()
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the default action ends the process without Python's help
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal group; the parent decides
 
 

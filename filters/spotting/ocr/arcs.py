@@ -115,6 +115,7 @@ def _fit(points: npt.NDArray[np.float64], scale: tuple[float, float], unclip_rat
     centre_x, centre_y = a / 2, b / 2
     radius = math.sqrt(max(c + centre_x**2 + centre_y**2, 1e-6))
     middle = math.atan2(y.mean() - centre_y, x.mean() - centre_x)
+    # Angles relative to the middle of the text, so that they do not wrap around within it.
     turns = (np.arctan2(y - centre_y, x - centre_x) - middle + math.pi) % (2 * math.pi) - math.pi
     first, last = map(float, np.quantile(turns, (0.002, 0.998)))
     length = (last - first) * radius

@@ -206,7 +206,8 @@ def _interleave(graph: Graph, kinds: Sequence[str], rearrangement: Any) -> None:
 
 
 def _pixel_layers(graph: Graph, node: Any) -> list[Any]:
-    """The layers after a node that see one pixel at a time, with the rearrangement that may follow them."""
+    """Return the layers after a node that see one pixel at a time, and the first other layer after
+    them, if any."""
     layers: list[Any] = []
     following = graph.only_user(node.output[0])
     while following is not None:

@@ -158,7 +158,7 @@ class Engine:
         either = [
             index for index, line in enumerate(lines) if line.either_way and readings[index][1] < settings.turn_below
         ]
-        turned = [strips[index][::-1, ::-1] for index in either]
+        turned = [strips[index][::-1, ::-1] for index in either]  # by 180 degrees
         for index, strip, other in zip(either, turned, self._first.read(turned, settings.lines_at_once), strict=True):
             if other[1] > readings[index][1]:
                 readings[index], strips[index] = other, strip

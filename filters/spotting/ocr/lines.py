@@ -64,4 +64,4 @@ def to_strip(line: Pixels) -> Pixels:
 
 def _standing(crop: Pixels) -> tuple[Pixels, bool]:
     tall = crop.shape[0] >= _TALL * crop.shape[1]
-    return (np.rot90(crop) if tall else crop), tall
+    return (np.rot90(crop) if tall else crop), tall  # rot90 turns counter-clockwise

@@ -71,7 +71,7 @@ def decode(probabilities: Floats, alphabet: Sequence[str]) -> Reading:
     """
     classes = probabilities.argmax(axis=1)
     said = classes != 0
-    said[1:] &= classes[1:] != classes[:-1]
+    said[1:] &= classes[1:] != classes[:-1]  # CTC merges repetitions that no blank separates
     steps = np.flatnonzero(said)
     if not steps.size:
         return "", 0.0
@@ -81,7 +81,7 @@ def decode(probabilities: Floats, alphabet: Sequence[str]) -> Reading:
 
 
 def _powers_of_two(indices: Sequence[int], most: int) -> Iterator[Sequence[int]]:
-    size = 1 << (most.bit_length() - 1)
+    size = 1 << (most.bit_length() - 1)  # the largest power of two up to `most`
     while indices:
         while size > len(indices):
             size //= 2
