@@ -69,7 +69,7 @@ def measure(captions: Sequence[str]) -> dict[str, dict[str, list[float]]]:
     texts = [normalise(caption) for caption in captions]
     compared = sides()
     gc.collect()
-    gc.freeze()  # as a worker of the stage does
+    gc.freeze()  # a worker of the stage does this too
     seconds: dict[str, dict[str, list[float]]] = {phase: {name: [] for name in compared} for phase in PHASES}
     for again in (False, True):
         for first in range(0, len(captions), BLOCK):

@@ -110,7 +110,7 @@ def measure(side: str, keys: int) -> tuple[int, float, float]:
         keys: number of keys.
     """
     pa.set_cpu_count(1)
-    for _ in units(UNIT):  # the memory for making keys counts for no side
+    for _ in units(UNIT):  # the memory for making keys is not counted
         pass
     bare = memory_mib()
     with tempfile.TemporaryDirectory() as folder:

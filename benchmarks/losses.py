@@ -65,7 +65,7 @@ def peak_mib(name: str, n: int, d: int) -> float:
 
 
 def rows(options: argparse.Namespace) -> Iterator[list[str]]:
-    """Measure each loss at each n."""
+    """Yield the table row of each loss at each n."""
     for n in options.n:
         sides = {name: partial(once, name, n, options.d) for name in LOSSES}
         times = in_turn(sides, options.repeats, time.process_time, warm=True)

@@ -85,7 +85,7 @@ def train(laion: Sequence[Labelled], cc3m: Sequence[Labelled], parser: CaptionPa
 
 
 class _Example(NamedTuple):
-    """A verb candidate to learn from."""
+    """A verb candidate to train on."""
 
     action: Action
     features: Features

@@ -24,7 +24,7 @@ with without(*FRAMEWORKS):
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
-_BLOCK_TOKENS = 1_024  # encoded at a time: more leave the processor's caches
+_BLOCK_TOKENS = 1_024  # tokens encoded at a time: more do not fit into the processor's caches
 _GAP = 2  # pairs of zero rows between two texts: one row per convolution, as in spaCy
 _TOLERANCE = 1e-4  # for values of order 1; float32 sums in another order differ by about 1e-6
 

@@ -100,7 +100,7 @@ SUBJECT_ACTS: Final = _named(
 
 
 def visible(rating: int, is_short: bool, actor_before: bool) -> Features:
-    """Return how visible the action is, and in what captions.
+    """Return the features of the verb's visibility.
 
     Args:
         rating: the verb's rating, 0 to 3, or -1 if it is unrated.
@@ -117,7 +117,7 @@ def visible(rating: int, is_short: bool, actor_before: bool) -> Features:
 
 
 def standing(is_capitalised: bool, to_head: int, is_first: bool, is_last: bool) -> Features:
-    """Return the verb's position.
+    """Return the features of the verb's position.
 
     Args:
         is_capitalised: whether it begins with a capital.
@@ -135,11 +135,11 @@ def standing(is_capitalised: bool, to_head: int, is_first: bool, is_last: bool) 
 
 
 def complement(tag: str, roles: Set[str]) -> Features:
-    """Return the labels of the arcs to the verb's children.
+    """Return the features of the arcs to the verb's children.
 
     Args:
         tag: the verb's tag.
-        roles: the labels.
+        roles: the labels of the arcs.
     """
     has_preposition, has_object = not PREPOSITIONS.isdisjoint(roles), not _OBJECTS.isdisjoint(roles)
     both = f"{'with' if has_preposition else 'without'} preposition, {'with' if has_object else 'without'} object"
@@ -151,7 +151,7 @@ def complement(tag: str, roles: Set[str]) -> Features:
 
 
 def subject(tag: str, page: int | None, before: str) -> Features:
-    """Return features of the verb's subject; none if `page` is None.
+    """Return the features of the verb's subject; none if `page` is None.
 
     Args:
         tag: the subject's tag.
@@ -187,7 +187,7 @@ ENDS_ACT: Final = _named("text source target", "{text} from {source} to {target}
 
 
 def what(what: str, tag: str, title_case: bool, is_capitalised: bool) -> Features:
-    """Return what the detail is.
+    """Return the features of the detail's kind and form.
 
     Args:
         what: its kind, such as "relation".

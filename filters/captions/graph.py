@@ -65,9 +65,9 @@ class Object(NamedTuple):
     """The head with its compounds, as in the parsed text ("dining table")."""
     start: int
     end: int
-    """Character span in the parsed text."""
+    """Character span (start, end) in the parsed text."""
     kind: str
-    """noun, name or pronoun."""
+    """Kind: noun, name or pronoun."""
     token: int
 
 
@@ -135,7 +135,7 @@ class CaptionGraph:
     actions: tuple[Action, ...] = ()
     relations: tuple[Relation, ...] = ()
     object_at: dict[int, int] = field(default_factory=dict)
-    """Token to object, for every token of an object's compound."""
+    """Token -> object, for every token of an object's compound."""
     children: Children = field(default_factory=dict)
     """Token -> its children in the parse; tokens without children are absent."""
 
@@ -144,7 +144,7 @@ def build_graph(parse: Parse) -> CaptionGraph:
     """Build the graph of one parsed caption.
 
     Args:
-        parse: what `CaptionParser.parse` gives for the caption.
+        parse: one of the results of `CaptionParser.parse`.
 
     Returns:
         Objects, attributes, actions and relations of the caption.

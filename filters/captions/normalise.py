@@ -116,7 +116,7 @@ def _may_name_a_medium(text: str) -> bool:
 def is_title_case(text: str) -> bool:
     """Return whether most words of more than three letters, and at least three in all, begin with a capital."""
     words = _LONG_WORD.findall(text)
-    return len(words) >= 3 and sum([word < "[" for word in words]) > 0.7 * len(words)  # "[" is right behind "Z"
+    return len(words) >= 3 and sum([word < "[" for word in words]) > 0.7 * len(words)  # "[" follows "Z" in ASCII
 
 
 def _sentence_case(text: str) -> str:
@@ -132,7 +132,7 @@ def _sentence_case(text: str) -> str:
     else:
         capitals = sum(map(str.isupper, text))
     if capitals > 8 and capitals > 0.8 * (letters := sum(map(str.isalpha, text))) and letters > 10:
-        return text.lower().capitalize()[:MAX_CHARS]  # a few capitals have two characters in lower case
+        return text.lower().capitalize()[:MAX_CHARS]  # some capitals become two characters in lower case
     if not is_title_case(text):
         return text
     first, *rest = text.split(" ")

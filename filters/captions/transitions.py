@@ -127,7 +127,7 @@ class _States:
         self.heads = np.full(tokens, _NONE)
         self.moves = np.full(tokens, ROOT)
         self._left, self._right = np.full(tokens, _NONE), np.full(tokens, _NONE)  # the child attached last
-        self._before = np.full(tokens, _NONE)  # the right child of the same head attached before
+        self._before = np.full(tokens, _NONE)  # the previous right child of the same head
         self._starts = np.zeros(tokens, bool)  # a sentence
         self._was_shifted = np.zeros(tokens, bool)  # and came back to the buffer: it must not be shifted again
         # Stacks and buffers of all texts, one row after the other. Three empty places before each stack and

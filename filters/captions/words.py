@@ -22,7 +22,7 @@ _MEASURE = re.compile(
     r"|sets?|parts?|doors?|lights?|seats?|seater|ply|way|tier|ports?)?\"?",
     re.I,
 )
-_CACHED = 40_000  # words, some 300 bytes each
+_CACHED = 40_000  # words, about 300 bytes each
 
 
 Form = Literal["ing", "inflected", "base"]

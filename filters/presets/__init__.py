@@ -102,8 +102,8 @@ class Preset:
 
     @property
     def filters_fingerprint(self) -> str:
-        """Return a hash of the settings that decide which rows enter deduplication: all but those
-        of score and deduplication."""
+        """Return a hash of all settings but those of score and deduplication: they decide which
+        rows reach those stages."""
         return _fingerprint(self.captions, self.images, self.text_spotting, filters=[*self.columns, *self.filters])
 
     @property

@@ -25,7 +25,7 @@ from open_diht.filters.spotting.settings import SpotterSettings
 from open_diht.filters.spotting.worker import COUNT, settings_to_json
 
 _log = logging.getLogger(__name__)
-_IMPORT_ROOT: Final = Path(__file__).parents[3]  # not resolved: in a checkout open_diht/ holds links
+_IMPORT_ROOT: Final = Path(__file__).parents[3]  # not resolved: in a checkout open_diht/ contains symbolic links
 _STDERR_TAIL: Final = 4000
 _CONTROL: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """Colors and other terminal control sequences; they are removed because the message goes into a table."""
@@ -153,7 +153,7 @@ class Child:
         return reply
 
     def _died(self) -> ChildDied:
-        self._process.kill()  # it may have closed its pipe only
+        self._process.kill()  # it may only have closed its pipe
         status = self._process.wait()
         tail = self._tail()
         self.close()

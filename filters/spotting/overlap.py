@@ -247,7 +247,7 @@ class _Caption:
             length = self._weight(start, start + len(run))
             if length < max(self.rule.inside_chars, self.rule.min_chars):
                 continue
-            # Both spellings must say something: a string without spaces would make rare words out of common ones.
+            # Both spellings must be evidence: a string without spaces makes rare words of common ones.
             touched = self._words_between(start, start + len(run))
             if self._says_something(words[first:last], length) and self._says_something(touched, length):
                 yield length, start, start + len(run)
@@ -271,7 +271,7 @@ class _Caption:
                     for left, right in runs.get(other_length, ()):
                         edits = within_edits(run, shapes[string.starts[left] : string.starts[right]], allowed)
                         if not edits or _is_another_text(string_words[left:right], self.words[first:last], edits):
-                            continue  # without edits they are equal, which was found above
+                            continue  # without edits they are equal, and the searches above have found them
                         length = self._weight(starts[first], starts[last]) - edits
                         if length > longest and self._says_something(self.words[first:last], length):
                             longest = length

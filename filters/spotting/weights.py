@@ -334,7 +334,7 @@ def _move_into_place(staged: Path, place: Path) -> None:
                 return  # another process was faster
             if attempt + 1 == _MOVES or not place.exists():
                 raise WeightsDamaged(f"cannot move the models to {place}: {error}; is it writable?") from error
-        # A damaged or older installation. It is moved aside, not emptied in place, so that no reader sees half of it.
+        # Move a damaged or older installation away as a whole, so that no reader sees half of it.
         with contextlib.suppress(FileNotFoundError):  # another process has just moved it
             place.rename(staged.parent / f"replaced-{attempt}")
 

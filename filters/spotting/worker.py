@@ -4,7 +4,7 @@
 `SpotterSettings`, and a process id. Messages are frames (frames.py): the input is a number of
 images and the bytes of each, the output is JSON. The process never outlives its parent: it ends
 when stdin ends, when its parent changes, and, if an image hangs it in native code, by SIGALRM. If
-it is stopped, the kernel wakes it in these cases, see child.py.
+it is stopped when its parent ends, the kernel wakes it, see child.py.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _find(data: bytes, limits: DecodeLimits, engine: Reader, decode_jpeg: JpegDe
         return bad
     except MemoryError:
         raise  # the process is out of memory, not the image at fault: end and be replaced
-    except Exception as error:  # whatever a third-party engine raises on one image must cost that image only
+    except Exception as error:  # an engine may raise anything; an error must cost only its image
         return _failed(error)
 
 

@@ -21,7 +21,7 @@ _FIELDS: Final[dict[type, tuple[str, int]]] = {int: ("i", 2), bytes: ("s", 3)}
 """Type of an attribute's value -> its field and AttributeProto.AttributeType; others are lists of numbers."""
 _Field = descriptor_pb2.FieldDescriptorProto
 _MESSAGES: Final[dict[str, tuple[tuple[str, int, Any], ...]]] = {
-    # name, number, and type: of a text, bytes, a number, or the name of a message; in brackets where there are many
+    # (name, number, type): the type of a string, bytes or number, or the name of a message; in a list if repeated
     "Model": (("graph", 7, "Graph"),),
     "Graph": (
         ("node", 1, ["Node"]),

@@ -49,7 +49,7 @@ class PaddleEngine:
             use_doc_orientation_classify=False,
             use_doc_unwarping=False,
             use_textline_orientation=False,
-            # One line per call: lines of a batch are padded to its widest, which costs time and changes results.
+            # One line per call: a batch is padded to its widest line, which costs time and changes results.
             text_recognition_batch_size=1,
             text_det_limit_side_len=settings.limit_side,
             text_det_limit_type="max",
