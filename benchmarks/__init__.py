@@ -1,4 +1,4 @@
-"""Measured comparisons, peers included. Run as modules: `python -m benchmarks.captions`."""
+"""Measured comparisons with peers. Run them as modules: `python -m benchmarks.captions`."""
 
 import logging
 import os
@@ -7,4 +7,4 @@ from open_diht.common.run_command import ONE_THREAD
 
 for _variable, _value in ONE_THREAD.items():  # before NumPy is imported
     os.environ.setdefault(_variable, _value)
-logging.basicConfig(level=logging.ERROR)  # before Beam is imported: it warns about clouds that nobody asked for
+logging.basicConfig(level=logging.ERROR)  # before Beam is imported: it warns about clouds that are not used

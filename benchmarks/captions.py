@@ -1,15 +1,17 @@
-"""Captions per core-second: our caption stage against `nlp.pipe` and against one `nlp(text)` per row, with equal
-annotations.
+"""Captions per core-second: our caption stage against `nlp.pipe` and against one `nlp(text)` per
+row, with equal annotations.
 
     python -m benchmarks.captions [--captions FOLDER] [--rows N] [--prove]
 
-Real LAION captions, each met once, as in a run: what is kept of words serves other captions, never the same one again.
-All sides work on the same blocks of captions in turn, one thread, model load outside the clock, CPU time. `cold` are
-the first 2,000 captions after the start, `warm` the ones after them, `seen` all of them once more (which no run does).
-`plain nlp.pipe` is what a careful user of spaCy writes for these filters: tagger, parser and attribute ruler (for
-`pos_`), no entities, no lemmas, batches of 256; one `nlp(text)` per row is how peers do it. The stage is timed whole:
-normalise, parse, graph, verifier, Arrow table. `--prove` compares the annotations of 10,000 LAION and 5,000 CC3M
-captions, row by row, with those made from spaCy's own parses.
+The captions are real LAION captions, each processed once in `cold` or `warm`, as in a run: cached
+words serve other captions, never the same one again. All sides work on the same blocks of captions
+in turn, on one thread; models are loaded before the clock starts, which counts CPU time. `cold` are
+the first 2,000 captions after the start, `warm` the ones after them, `seen` all of them a second
+time (which no run does). `plain nlp.pipe` is what a careful user of spaCy writes for these filters:
+tagger, parser and attribute ruler (for `pos_`), no entities, no lemmas, batches of 256; one
+`nlp(text)` per row is how peers do it. The stage is timed as a whole: normalize, parse, graph,
+verifier, Arrow table. `--prove` compares the annotations of 10,000 LAION and 5,000 CC3M captions,
+row by row, with those made from spaCy's own parses.
 """
 
 from __future__ import annotations
@@ -30,21 +32,26 @@ from open_diht.filters.captions.normalise import normalise
 from open_diht.filters.captions.parse import CaptionParser, Parse, find_model, load_model, parse_with_spacy
 from open_diht.filters.captions.verifier import load_verifier
 
-BLOCK = 2_000  # as the stage reads them
+BLOCK = 2_000  # block size of the stage
 COLD = 2_000
 BASE = "plain `nlp.pipe`"
 PHASES = ("cold", "warm", "seen")
 Side = Callable[[Sequence[str], Sequence[str]], object]
-"""Works on captions and the same captions normalised."""
+"""Works on captions and the same captions normalized."""
 
 
 def annotated(captions: Sequence[str], parses: Sequence[Parse]) -> pa.Table:
-    """Annotations from given parses of the normalised captions."""
+    """Return annotations from given parses.
+
+    Args:
+        captions: the original captions.
+        parses: the parses of the normalized captions.
+    """
     return table_of(captions, [parse.text for parse in parses], list(map(build_graph, parses)), load_verifier())
 
 
 def sides() -> dict[str, Side]:
-    """What is compared, each with a model and caches of its own."""
+    """Return the compared sides, each with its own model and caches."""
     peers = [spacy.load(find_model(), exclude=["ner", "lemmatizer"]) for _ in range(2)]
     bare, parser, annotator, lean = load_model(), CaptionParser(), CaptionAnnotator(), CaptionAnnotator(lean=True)
     return {
@@ -58,11 +65,11 @@ def sides() -> dict[str, Side]:
 
 
 def measure(captions: Sequence[str]) -> dict[str, dict[str, list[float]]]:
-    """CPU seconds of a caption, by phase and side, of each block."""
+    """Return CPU seconds per caption of each block, by phase and side."""
     texts = [normalise(caption) for caption in captions]
     compared = sides()
     gc.collect()
-    gc.freeze()  # as a worker of the stage does
+    gc.freeze()  # a worker of the stage does this too
     seconds: dict[str, dict[str, list[float]]] = {phase: {name: [] for name in compared} for phase in PHASES}
     for again in (False, True):
         for first in range(0, len(captions), BLOCK):
@@ -77,14 +84,14 @@ def measure(captions: Sequence[str]) -> dict[str, dict[str, list[float]]]:
 
 
 def rows(seconds: dict[str, dict[str, list[float]]]) -> Iterator[list[str]]:
-    """The rate of each side, and its ratios to plain `nlp.pipe` as medians over blocks."""
+    """Yield the rate of each side, and its ratios to plain `nlp.pipe` as medians over blocks."""
     for name, warm in seconds["warm"].items():
         cells = (f"{ratios(seconds[phase][BASE], seconds[phase][name])[1]:.2f}" for phase in PHASES)
         yield [name, f"{1 / statistics.median(warm):,.0f}", *cells]
 
 
 def prove(captions: Sequence[str]) -> int:
-    """Rows whose annotations are not those made from spaCy's own parses."""
+    """Return the number of rows whose annotations differ from those made from spaCy's own parses."""
     ours = CaptionAnnotator().annotate(captions)
     theirs = annotated(captions, parse_with_spacy(load_model(), [normalise(caption) for caption in captions]))
     return sum(one != other for one, other in zip(ours.to_pylist(), theirs.to_pylist(), strict=True))

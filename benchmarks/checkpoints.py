@@ -1,11 +1,12 @@
-"""What a checkpoint costs: seconds, bytes, and the fraction of training it takes.
+"""The cost of a checkpoint: seconds, bytes, and the fraction of training it takes.
 
     python -m benchmarks.checkpoints [--model ViT-B-32] [--repeats 3] [--folder DIR]
 
-Writes a student with both heads and its AdamW state as the trainer does (safetensors, torch.save, SHA-256, fsync,
-rename), next to a bare `torch.save` of the same without hash and fsync, in turn; then loads and verifies it. `--folder`
-chooses the disk. The fraction is for the default schedule, a checkpoint each 20 M samples, at a speed that you give
-(`--samples-per-s`; the default is what 176 A100 reach for ViT-B/16 in published runs).
+It writes a student with both heads and its AdamW state as the trainer does (safetensors,
+torch.save, SHA-256, fsync, rename), in turn with a bare `torch.save` of the same without hash and
+fsync; then it loads and verifies it. `--folder` chooses the disk. The fraction is for the default
+schedule, a checkpoint per 20 M samples, at a given speed (`--samples-per-s`; the default is what
+176 A100 reach for ViT-B/16 in published runs).
 """
 
 from __future__ import annotations

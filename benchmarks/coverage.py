@@ -1,11 +1,13 @@
-"""How often the evaluation's intervals hold the truth, and how often its tests find what is not there.
+"""How often the evaluation's intervals contain the truth, and how often its tests find differences
+that do not exist.
 
     python -m benchmarks.coverage [--rounds 2000] [--only few-shot]
 
-Every row is a world whose truth is known: images drawn at random, hits, scores or shots drawn for them, and what the
-evaluation says of it. Intervals should hold the truth in 95 % of the rounds. Tests of two equal models should find a
-difference (p < 0.05) in 5 %. A row outside of 92 to 97 % or 3 to 7 % is marked: `conservative` is wider than promised,
-`too sure` is narrower. NumPy alone; minutes.
+Every row is a world whose truth is known: images are drawn at random, then hits, scores or shots
+for them, and the evaluation is run on them. Intervals should contain the truth in 95 % of the
+rounds. Tests of two equal models should find a difference (p < 0.05) in 5 %. A row outside of 92 to
+97 % or 3 to 7 % is marked: `conservative` is wider than promised, `too sure` is narrower. It needs
+NumPy and SciPy; it takes minutes.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ from open_diht.eval.statistics import (
 Generator = np.random.Generator
 Floats = np.ndarray
 Held = tuple[Interval | None, float]
-"""An interval, None where there was too little to tell, and the truth."""
+"""An interval (None if there were too few items) and the truth."""
 GAINS = np.array([0.0, 0.3, 0.6, 0.9, 1.0])
 NORMAL = NormalDist()
 TRUTH_ROUNDS = 1500
@@ -47,17 +49,18 @@ TRUTH_ROUNDS = 1500
 
 @dataclass(frozen=True)
 class World:
-    """A row: what is drawn in a round, and what is asked of it."""
+    """A row: what is drawn in a round, and what is computed from it."""
 
     part: str
     name: str
     play: Callable[[Generator], Held | float | None]
-    """Gives an interval and the truth, or a p value of two equal models; None where it said too few."""
+    """Return an interval and the truth, or the p value of two equal models; None if there were too
+    few items."""
     share: float = 1.0
-    """The fraction of the rounds that this row needs."""
+    """Fraction of the rounds that this row needs."""
 
     def row(self, rounds: int) -> list[str]:
-        """Play it so many times; return the cells of its row."""
+        """Play `rounds` times the row's fraction, at least 100 rounds; return the cells of its row."""
         generator = np.random.default_rng(0)
         said = [self.play(generator) for _ in range(max(100, int(rounds * self.share)))]
         is_test = not any(isinstance(one, tuple) for one in said)
@@ -86,7 +89,7 @@ def main() -> None:
 
 
 def worlds() -> Iterator[World]:
-    """All rows."""
+    """Yield all rows."""
     for part in (_shares, _classes, _f1_and_groups, _scores, _averages, _few_shot, _two_models):
         yield from part()
 
@@ -95,17 +98,41 @@ def worlds() -> Iterator[World]:
 
 
 def top1(g: Generator, n: int, p: float) -> Held:
+    """Return an interval of the accuracy on independent images, and the truth.
+
+    Args:
+        g: the random generator.
+        n: number of images.
+        p: the true accuracy.
+    """
     return estimates.mean(g.random(n) < p).interval(), p
 
 
 def hits_of(g: Generator, images: int, p: float, alike: float = 1.0, each: int = 5) -> Floats:
-    """(images * each,) hits of captions; an image is easy or hard for all its captions, more so for small `alike`."""
+    """Return the hits of captions, float64 (images * each,).
+
+    Args:
+        g: the random generator.
+        images: number of images.
+        p: the true rate.
+        alike: an image is easy or hard for all its captions; the smaller this is, the more so.
+        each: captions per image.
+    """
     ease = g.beta(p * alike, (1 - p) * alike, size=(images, 1)) if p else np.zeros((images, 1))
     return (g.random((images, each)) < ease).astype(np.float64).ravel()
 
 
 def clustered(g: Generator, images: int, p: float, alike: float = 1.0, each: int = 5) -> Held:
-    """Captions of images, or pairs of which some share an image, as Winoground's group score."""
+    """Draw captions of images, or pairs of which some share an image, as in Winoground's group
+    score.
+
+    Args:
+        g: the random generator.
+        images: number of images.
+        p: the true rate.
+        alike: see `hits_of`.
+        each: captions per image.
+    """
     return estimates.mean(hits_of(g, images, p, alike, each), np.repeat(np.arange(images), each)).interval(), p
 
 
@@ -117,7 +144,7 @@ def uneven_questions(g: Generator) -> Held:
 
 
 def jaccard(g: Generator, boards: int, each: int) -> Held:
-    """Mean Jaccard indices of cues for the same images."""
+    """Draw mean Jaccard indices of cues for the same images."""
     both, k = g.binomial(3, np.repeat(g.beta(3, 2, size=boards), each)), np.arange(4)
     truth = float((k / (6 - k)) @ betabinom.pmf(k, 3, 3, 2))
     return estimates.mean(both / (6 - both), np.repeat(np.arange(boards), each)).interval(), truth
@@ -152,8 +179,11 @@ def given_classes(g: Generator, labels: Floats, rates: Floats) -> Held:
 
 
 def given_f1(g: Generator, labels: Floats, rates: Floats) -> Held:
-    """Macro F1 of predictions whose misses fall outside the classes. The expected one, that of hits of n,
-    2 hits / (n + hits), is summed over their chances."""
+    """Draw macro F1 of predictions whose misses fall outside the classes.
+
+    The expected F1 of a class, 2 hits / (n + hits) for hits of n images, is summed over the
+    probabilities of the hits.
+    """
     predicted = np.where(g.random(len(labels)) < rates[labels], labels, len(rates))
     expected = []
     for size, rate in zip(np.bincount(labels), rates, strict=True):
@@ -172,13 +202,14 @@ UNEVEN: tuple[tuple[str, tuple[int, ...], tuple[float, ...]], ...] = tuple(
     )
     for large, small in ((0.7, 0.8), (0.7, 0.95), (0.99, 0.95), (0.7, 0.99))
 )
-"""Small classes next to large ones: name, sizes and rates. A small class that is all right shows no spread."""
+"""Small classes next to large ones: name, sizes and rates. A small class without misses shows no spread."""
 
 
 def categories(g: Generator, images: int, each: int, count: int) -> Held:
-    """Mean per category of questions of which several are about one image."""
+    """Draw the mean per category of questions; several questions are about the same image."""
     clusters, rates, n = np.repeat(np.arange(images), each), np.linspace(0.5, 0.95, count), images * each
     category = np.arange(n) % count
+    # 60 % of the questions share the luck of their image.
     luck = np.where(g.random(n) < 0.6, g.random(images)[clusters], g.random(n))
     return estimates.mean_per_class(luck < rates[category], category, clusters).interval(), float(rates.mean())
 
@@ -204,14 +235,22 @@ def _classes() -> Iterator[World]:
 
 
 def labelled(g: Generator, sizes: Floats, rates: Floats) -> tuple[Floats, Floats]:
-    """Predictions and labels of classes of these sizes; a miss falls on any class, on large ones more often."""
+    """Return predictions and labels of classes; a miss falls on any class, on large ones more
+    often.
+
+    Args:
+        g: the random generator.
+        sizes: images of each class.
+        rates: accuracy of each class.
+    """
     labels = np.repeat(np.arange(len(sizes)), sizes)
     missed = g.choice(len(sizes), size=len(labels), p=sizes / sizes.sum())
     return np.where(g.random(len(labels)) < rates[labels], labels, missed), labels
 
 
 def worst(g: Generator, of: Floats, by_item: Floats) -> Held:
-    """The worst of several groups: all alike, which makes the lowest too low; one far behind; a tiny one."""
+    """Draw the worst of several groups: all equal (which biases the lowest downwards), one far
+    behind, or a tiny one."""
     return estimates.worst_group(g.random(len(of)) < by_item, of).interval(), float(by_item.min())
 
 
@@ -255,7 +294,7 @@ def auc(g: Generator, m: int, k: int, area: float, spread: float) -> Held:
 
 
 def tagged(g: Generator, n: int, classes: int, rate: float, shift: float) -> tuple[Floats, Floats]:
-    """Scores (n, classes) and labels of a multi-label set, two images of each class at least."""
+    """Return scores (n, classes) and labels of a multi-label set with at least two images of each class."""
     labels = g.random((n, classes)) < rate
     for column in np.flatnonzero(labels.sum(axis=0) < 2):
         labels[g.choice(n, 2, replace=False), column] = True
@@ -284,7 +323,8 @@ def _scores() -> Iterator[World]:
 
 
 def both_ways(g: Generator, images: int, p: float) -> tuple[Estimate, Estimate]:
-    """Text to image and image to text of one set: an image that is easy one way is easy the other way."""
+    """Return text-to-image and image-to-text of one set: an image that is easy one way is easy the
+    other way."""
     ease, owner = g.beta(p, 1 - p, size=images), np.repeat(np.arange(images), 5)
     to_image = g.random(5 * images) < np.repeat(ease, 5)
     return estimates.mean(to_image, owner), estimates.mean(g.random(images) < ease)
@@ -331,7 +371,16 @@ def _averages() -> Iterator[World]:
 
 
 def drawn_shots(g: Generator, seeds: int, n: int, luck: float, ease: Floats, shots: Floats) -> list[Estimate]:
-    """Hits of a probe on n test images with several draws: `shots` (seeds,) is how lucky each draw is."""
+    """Return the estimates of a probe on the same test images, one for each draw of training shots.
+
+    Args:
+        g: the random generator.
+        seeds: number of draws.
+        n: number of test images.
+        luck: weight of the luck of a draw.
+        ease: (n,) how easy each image is.
+        shots: (seeds,) how lucky each draw is.
+    """
     own = 0.5 * g.normal(size=(seeds, n))
     return [estimates.mean(row) for row in ease + luck * shots[:, None] + own + g.normal(size=(seeds, n)) > 0]
 
@@ -357,12 +406,20 @@ def _few_shot() -> Iterator[World]:
 
 
 def two(draw: Callable[[Generator], Estimate], g: Generator) -> Paired:
-    """The difference of two models that `draw` draws alike."""
+    """Return the paired difference of two models that `draw` draws alike."""
     return difference(draw(g), draw(g))
 
 
 def hits_twice(g: Generator, n: int, p: float, changed: float) -> tuple[Floats, Floats]:
-    """Hits of two models: a fraction of the second's is drawn again, as many lost as won in expectation."""
+    """Return the hits of two models: a fraction of the second's is drawn again, so losses and wins
+    balance in expectation.
+
+    Args:
+        g: the random generator.
+        n: number of images.
+        p: accuracy of both models.
+        changed: the fraction that is drawn again.
+    """
     a = g.random(n) < p
     b = np.where(g.random(n) < changed, g.random(n) < p, a)
     return a.astype(np.float64), b.astype(np.float64)

@@ -1,13 +1,13 @@
-"""Duplicates: exact ones against a plain set, semantic ones against brute force.
+"""Duplicates: exact ones against a plain dict, semantic ones against brute force.
 
     python -m benchmarks.dedup [--keys N] [--semantic N] [--repeats K]
 
-Exact: N keys, a tenth of them repeated, in units of 100,000. Our side writes a key file per unit, then finds the
-duplicates range by range, 64 MiB a range; the plain side puts every key of the same units into one Python dict. Each
-side runs in a process of its own, in turn; memory is the peak resident set above that of the bare process.
-Semantic: N embeddings of 256 numbers around random centres, a fifth of them near copies. Our side clusters them and
-compares within clusters; brute force compares all pairs. Recall is the proportion of brute force's duplicates that
-we find.
+Exact: N keys, a tenth of them repeated, in units of 100,000. Our side writes a key file per unit,
+then finds the duplicates range by range, 64 MiB a range; the plain side puts every key of the same
+units into one Python dict. Each side runs in its own process, in turn; memory is the peak resident
+set above that of the bare process. Semantic: N embeddings of 256 numbers around random centers, a
+fifth of them near copies. Our side clusters them and compares within clusters; brute force compares
+all pairs. Recall is the fraction of brute force's duplicates that we find.
 """
 
 from __future__ import annotations
@@ -37,18 +37,25 @@ CLUSTERS = (1, 10, 50, 250)
 
 
 def units(keys: int) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int64]]]:
-    """Keys (n, 2) and ordinals of one unit after another; the same on every call."""
+    """Yield the keys (n, 2) and ordinals of one unit after another; the same on every call."""
     dice = np.random.default_rng(1)
     for first in range(0, keys, UNIT):
         numbers = np.arange(first, min(first + UNIT, keys), dtype=np.uint64)
         again = dice.random(len(numbers)) < 0.1
+        # Repeat keys of earlier units.
         numbers[again] = dice.integers(0, max(first, 1), again.sum(), dtype=np.uint64)
         pair = np.stack([numbers * np.uint64(0x9E3779B97F4A7C15), numbers], axis=1)
         yield pair, np.arange(len(numbers))
 
 
 def ours(keys: int, folder: Path) -> tuple[int, float]:
-    """Write the keys of each unit, then find the duplicates of each range; return their number and the seconds."""
+    """Write the keys of each unit, then find the duplicates of each range; return their number and
+    the seconds.
+
+    Args:
+        keys: number of keys.
+        folder: where to write.
+    """
     seconds = 0.0
     for unit, (numbers, ordinals) in enumerate(units(keys)):
         began = time.perf_counter()
@@ -72,7 +79,12 @@ def ours(keys: int, folder: Path) -> tuple[int, float]:
 
 
 def a_set(keys: int, folder: Path) -> tuple[int, float]:
-    """Put every key into one dict; return the number of duplicates and the seconds."""
+    """Put every key into one dict; return the number of duplicates and the seconds.
+
+    Args:
+        keys: number of keys.
+        folder: not used.
+    """
     first: dict[bytes, tuple[int, int]] = {}
     seconds, found = 0.0, 0
     for unit, (numbers, _) in enumerate(units(keys)):
@@ -91,9 +103,14 @@ SIDES = {"ours": ours, "a set": a_set}
 
 
 def measure(side: str, keys: int) -> tuple[int, float, float]:
-    """Return the duplicates, the seconds and the MiB of one side in this process."""
+    """Return the duplicates, the seconds and the MiB of one side in this process.
+
+    Args:
+        side: a name in `SIDES`.
+        keys: number of keys.
+    """
     pa.set_cpu_count(1)
-    for _ in units(UNIT):  # the memory for making keys counts for no side
+    for _ in units(UNIT):  # the memory for making keys is not counted
         pass
     bare = memory_mib()
     with tempfile.TemporaryDirectory() as folder:
@@ -102,7 +119,12 @@ def measure(side: str, keys: int) -> tuple[int, float, float]:
 
 
 def exact(keys: int, repeats: int) -> None:
-    """Print keys per second and memory of both sides."""
+    """Print keys per second and memory of both sides.
+
+    Args:
+        keys: number of keys.
+        repeats: runs of each side.
+    """
     runs: dict[str, list[tuple[int, float, float]]] = {side: [] for side in SIDES}
     for _ in range(repeats):
         for side, done in runs.items():
@@ -121,7 +143,12 @@ def exact(keys: int, repeats: int) -> None:
 
 
 def semantic(rows: int, repeats: int) -> None:
-    """Print seconds and recall of clusters of several sizes against brute force."""
+    """Print seconds and recall of several numbers of clusters against brute force.
+
+    Args:
+        rows: number of embeddings.
+        repeats: runs of each number of clusters.
+    """
     dice = np.random.default_rng(2)
     centres = dice.normal(size=(max(2, rows // 50), 256))
     originals = centres[dice.integers(0, len(centres), rows * 4 // 5)] + dice.normal(size=(rows * 4 // 5, 256))
@@ -156,7 +183,7 @@ def _found(vectors: NDArray[np.float16], clusters: int) -> NDArray[np.bool_]:
 
 
 def main() -> None:
-    """Run both."""
+    """Run both comparisons."""
     parser = parser_of("benchmarks.dedup", __doc__)
     parser.add_argument("--keys", type=int, default=2_000_000)
     parser.add_argument("--semantic", type=int, default=20_000)

@@ -2,9 +2,10 @@
 
     python -m benchmarks.download [--images 1000] [--repeats 3] [--threads 32]
 
-A server on this machine, a process of its own, answers from memory. Each side is a process of its own with one
-download unit as a worker has it; the sides take turns, and the table has the medians. Both reduce to 512 pixels on the
-longest side and leave small JPEGs as they are. CPU time is the side's own, without the server's.
+A server process on this machine answers from memory. Each side is a separate process with one
+download unit, as in a worker; the sides take turns, and the table has the medians. Both reduce to
+512 pixels on the longest side and leave small JPEGs unchanged. CPU time is that of the side,
+without the server.
 """
 
 from __future__ import annotations
@@ -34,7 +35,12 @@ SIZES = ((320, 240), (480, 360), (640, 480), (800, 600), (1280, 960))
 
 
 def photo(size: tuple[int, int], seed: int) -> Image.Image:
-    """Smooth colours with grain: compresses about as a photograph does."""
+    """Return smooth colors with grain, which compress about as well as a photograph.
+
+    Args:
+        size: (width, height) in pixels.
+        seed: seed of the colors.
+    """
     rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
     grain = rng.normal(0, 6, (size[1], size[0], 1))
@@ -42,7 +48,7 @@ def photo(size: tuple[int, int], seed: int) -> Image.Image:
 
 
 def bodies() -> list[bytes]:
-    """JPEGs of several sizes."""
+    """Return JPEGs of several sizes."""
     found = []
     for seed in range(KINDS):
         photo(SIZES[seed % len(SIZES)], seed).save(out := io.BytesIO(), "JPEG", quality=85)
@@ -51,7 +57,7 @@ def bodies() -> list[bytes]:
 
 
 async def serve() -> None:
-    """Answers from memory until standard input is closed; says its port."""
+    """Answer requests from memory until standard input is closed; print the port first."""
     answers = [
         f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body
         for body in bodies()
@@ -74,13 +80,21 @@ async def serve() -> None:
 
 
 def download(side: str, urls: list[str], folder: Path, threads: int, place: str) -> dict[str, Any]:
-    """One unit of one side; seconds exclude the loading of the tools."""
+    """Run one unit of one side; its seconds exclude the loading of the tools.
+
+    Args:
+        side: a name in `SIDES`.
+        urls: the addresses.
+        folder: where to write.
+        threads: download threads.
+        place: host and port that our side may read although it is local.
+    """
     from open_diht.pipelines.fetch import DownloadSettings, Fetcher
     from open_diht.pipelines.fetch.records import ASKED
     from open_diht.pipelines.fetch.shard import fetch_shard
     from open_diht.pipelines.fetch.tool import load_tool
 
-    load_tool()
+    load_tool()  # before the clock starts
     rows = [{"ordinal": n, "uid": f"{n:032x}", "caption": "An image", "url": url} for n, url in enumerate(urls)]
     table = pa.Table.from_pylist(rows, ASKED)
     began, cpu = time.monotonic(), time.process_time()
@@ -99,7 +113,14 @@ def download(side: str, urls: list[str], folder: Path, threads: int, place: str)
 
 
 def plain(table: pa.Table, folder: Path, threads: int) -> int:
-    """Download by img2dataset as its command line sets it up, opt-out headers obeyed; return how many are stored."""
+    """Download with img2dataset as its command line configures it, obeying opt-out headers; return
+    how many are stored.
+
+    Args:
+        table: ordinal, uid, caption and url of each row.
+        folder: where to write.
+        threads: download threads.
+    """
     from img2dataset.downloader import Downloader
     from img2dataset.resizer import Resizer
     from img2dataset.writer import WebDatasetSampleWriter
@@ -128,7 +149,14 @@ def plain(table: pa.Table, folder: Path, threads: int) -> int:
 
 
 def run_side(side: str, urls: list[str], threads: int, place: str) -> dict[str, Any]:
-    """One side in a process of its own."""
+    """Run one side in its own process.
+
+    Args:
+        side: a name in `SIDES`.
+        urls: the addresses.
+        threads: download threads.
+        place: host and port of the server.
+    """
     with tempfile.TemporaryDirectory() as folder:
         words = ["--side", side, "--place", place, "--threads", threads, "--folder", folder]
         said = apart("-m", "benchmarks.download", *words, given="\n".join(urls))
@@ -137,7 +165,7 @@ def run_side(side: str, urls: list[str], threads: int, place: str) -> dict[str, 
 
 
 def main() -> None:
-    """See the module."""
+    """Run the command line; see the module's docstring."""
     parser = parser_of("benchmarks.download", __doc__)
     parser.add_argument("--images", type=int, default=1_000)
     parser.add_argument("--repeats", type=int, default=3)
@@ -156,7 +184,13 @@ def main() -> None:
 
 
 def compare(images: int, repeats: int, threads: int) -> None:
-    """Print the table."""
+    """Print the table.
+
+    Args:
+        images: number of addresses.
+        repeats: runs of each side.
+        threads: download threads.
+    """
     command = [sys.executable, "-m", "benchmarks.download", "--serve"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None and server.stdin is not None

@@ -1,8 +1,10 @@
-"""The evaluation beside clip-benchmark: images per second, and memory against the number of captions.
+"""The evaluation compared with clip-benchmark: images per second, and memory against the number of
+captions.
 
-Both sides get the same model, the same data on disk in the webdataset layout and the same number of loader processes,
-in turn in one run; their numbers must agree, or the benchmark fails. Absolute rates are those of this machine, the
-ratios carry over. `make bench-eval`, or `python -m benchmarks.evaluation --help`.
+Both sides get the same model, the same data on disk in the webdataset layout and the same number of
+loader processes, in turn in one run; their numbers must agree, or the benchmark fails. Absolute
+rates are those of this machine; the ratios are more general. Run `make bench-eval`, or `python -m
+benchmarks.evaluation --help`.
 """
 
 from __future__ import annotations
@@ -66,7 +68,7 @@ TOLD = dataclasses.replace(
 
 
 def main() -> int:
-    """Print the tables; 1 where the two sides disagree on a number."""
+    """Print the tables; return 1 if the two sides disagree on a number."""
     parser = parser_of("benchmarks.evaluation", __doc__)
     parser.add_argument("--model", default="ViT-S-32-alt", help="architecture of open_clip, random weights")
     parser.add_argument("--images", type=int, default=128)
@@ -90,7 +92,13 @@ def main() -> int:
 
 
 def write_set(folder: Path, samples: Iterable[Sample], lists: Mapping[str, Sequence[str]]) -> None:
-    """Write samples and lists of lines in CLIP_benchmark's webdataset layout."""
+    """Write samples and lists of lines in CLIP_benchmark's webdataset layout.
+
+    Args:
+        folder: where to write.
+        samples: key and members of each sample.
+        lists: file name -> its lines.
+    """
     (folder / "test").mkdir(parents=True)
     with ShardWriter(str(folder / "test" / "%d.tar"), maxcount=1000, verbose=0) as writer:
         for key, members in samples:
@@ -101,7 +109,7 @@ def write_set(folder: Path, samples: Iterable[Sample], lists: Mapping[str, Seque
 
 
 def speed(options: argparse.Namespace) -> bool:
-    """The table of rates; whether both sides found the same numbers."""
+    """Print the table of rates; return whether both sides found the same numbers."""
     from clip_benchmark.datasets.builder import build_wds_dataset
     from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
 
@@ -168,7 +176,8 @@ def speed(options: argparse.Namespace) -> bool:
 
 
 def shots(count: int) -> Iterator[tuple[str, bytes]]:
-    """Real photographs of the sample, 320 pixels on the longer edge; the same ones again, mirrored, if need be."""
+    """Yield photographs of the sample, 320 pixels on the longer edge; if there are too few, yield
+    them again, mirrored."""
     paths = sorted(path for path in SAMPLE.glob("*.jpg") if path.stem.isdecimal())
     for index in range(count):
         with Image.open(paths[index % len(paths)]) as found:
@@ -180,7 +189,8 @@ def shots(count: int) -> Iterator[tuple[str, bytes]]:
 
 
 def captioned(count: int) -> Iterator[Sample]:
-    """The same photographs with five made-up captions each: the time of a text does not depend on what it says."""
+    """Yield the same photographs with five made-up captions each: the time of a text does not
+    depend on its content."""
     words = look_up("class_names", "clip_benchmark:imagenet1k")
     for index, (key, shot) in enumerate(shots(count)):
         lines = (f"a photo of {words[(7 * index + 131 * n) % 1000]} and {index} more" for n in range(CAPTIONS))
@@ -191,7 +201,8 @@ IMAGES = 1000
 
 
 def memory(counts: Sequence[int]) -> None:
-    """Print the peak memory of retrieval both ways, features included, each side in a process of its own."""
+    """Print the peak memory of retrieval in both directions, including features, each side in its
+    own process."""
     sides = ("ours", "clip-benchmark")
 
     def cells(count: int) -> list[str]:
@@ -203,15 +214,28 @@ def memory(counts: Sequence[int]) -> None:
 
 
 def vectors(start: int, stop: int) -> torch.Tensor:
-    """(stop - start, d) unit vectors that depend on their index alone and need no memory beforehand."""
+    """Return (stop - start, WIDTH) unit vectors that depend only on their index, so they need no
+    memory beforehand.
+
+    Args:
+        start: the first index.
+        stop: the index after the last one.
+    """
     index = torch.arange(start, stop, dtype=torch.float64)[:, None]
     wave = torch.arange(1, WIDTH + 1, dtype=torch.float64)
     return torch.nn.functional.normalize(torch.sin(index * wave.sqrt()).float(), dim=1)
 
 
 def peak_of(side: str, count: int) -> float:
-    """MiB by which the peak of this process grows while `side` encodes and ranks `count` captions. What they are given,
-    the captions themselves, is there before."""
+    """Return the MiB by which the peak of this process grows while `side` encodes and ranks `count`
+    captions.
+
+    The captions themselves are in memory before.
+
+    Args:
+        side: `ours` or `clip-benchmark`.
+        count: number of captions.
+    """
     per_image = count // IMAGES
     if side == "ours":
         captions = tuple(
@@ -241,7 +265,7 @@ def peak_of(side: str, count: int) -> float:
 
 
 class _Numbered:
-    """Images of one pixel each, whose colour is their number."""
+    """Images of one pixel each, whose color is their number."""
 
     keys = tuple(f"p{index:06d}" for index in range(IMAGES))
     fingerprint = "numbered"
@@ -254,7 +278,8 @@ class _Numbered:
 
 
 class _Told(Model):
-    """A model whose features are `vectors` of an image's number, or of how many texts it has read before."""
+    """A model whose features are `vectors` of an image's number, or of the number of texts it has
+    read before."""
 
     def __init__(self) -> None:
         self.name, self.width, self.logit_scale, self._read = "told", WIDTH, 1.0, 0
@@ -274,7 +299,7 @@ class _Told(Model):
 
 
 class _Waves:
-    """A model whose features are `vectors` of the index it is given."""
+    """A model whose features are `vectors` of the given index."""
 
     def __init__(self, per_image: int):
         self._next, self._per_image = 0, per_image
@@ -290,7 +315,7 @@ class _Waves:
 
 
 def settled_mib() -> float:
-    """Begin to count the peak of this process; return its memory now."""
+    """Start counting the peak of this process; return its present memory."""
     start_peak()
     return memory_mib("VmRSS")
 

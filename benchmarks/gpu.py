@@ -1,20 +1,22 @@
-"""The whole GPU path of the training, run and measured: for whoever has a GPU.
+"""Run and measure the whole GPU path of the training.
 
     python -m benchmarks.gpu [--parts steps losses ...] [--output gpu.json] [--tiny]
 
-Each part is a process of its own, ended after ten minutes; one that fails says so, and the others go on:
+Each part is a separate process, ended after ten minutes; if one fails, it reports so and the others
+still run:
 
     precisions  steps in fp32, bf16 and fp16 learn a batch; optimizer, non-finite steps, syncs a step waits for
-    steps       ViT-B/32 and B/16 beside open_clip's in the same run, with and without compile: seconds, MFU, memory
-    losses      HN-NCE eager, in tiles and by the kernels beside open_clip's loss: time, peak memory, error to float64
-    memory      micro-batches that the probe chooses, and what a step of them takes in truth
-    loader      bytes to the device by 1, 2, 4 workers, a training on them: pairs a second, data wait
+    steps       ViT-B/32 and B/16 and open_clip's in the same run, with and without compile: seconds, MFU, memory
+    losses      HN-NCE eager, in tiles and by the kernels, and open_clip's loss: time, peak memory, error to float64
+    memory      micro-batches that the probe chooses, and the memory that a step of them really takes
+    loader      bytes to the device by 1, 2, 4 workers, a training on them: pairs per second, data wait
     resume      a training that was stopped ends with the weights of one that was not
     nccl        one rank: gather with gradient, DDP
-    concepts    the default teacher in float32 and bf16: images a second, agreement
+    concepts    the default teacher in float32 and bf16: images per second, agreement
 
-Prints Markdown for RESULTS.md and writes JSON, both with the name of the device. Without CUDA everything runs at tiny
-sizes with --tiny, in one process (a minute), to see that it runs; what needs CUDA says so.
+It prints Markdown for RESULTS.md and writes JSON, both with the name of the device. Without CUDA,
+--tiny runs everything at tiny sizes in one process (a minute), as a smoke test; what needs CUDA
+reports so.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ Row = dict[str, Any]
 
 
 def device() -> str:
-    """What it runs on, in words."""
+    """Return the name of the device with its main properties."""
     if torch.cuda.is_available():
         about = torch.cuda.get_device_properties(0)
         return f"{about.name}, {about.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
@@ -49,14 +51,19 @@ def device() -> str:
 
 
 def here(name: str, tiny: bool) -> Row:
-    """One part in this process: its rows and seconds."""
+    """Run one part in this process; return its rows and seconds.
+
+    Args:
+        name: a name in `gpu_parts.PARTS`.
+        tiny: use tiny sizes.
+    """
     began = time.perf_counter()
     rows = gpu_parts.PARTS[name](gpu_parts.sizes(tiny))
     return {"part": name, "seconds": round(time.perf_counter() - began, 1), "rows": rows, "error": ""}
 
 
 def apart(name: str) -> Row:
-    """One part in a process of its own, and the error where there was one."""
+    """Run one part in its own process; return its rows and seconds, and the error if it failed."""
     began = time.perf_counter()
     with tempfile.NamedTemporaryFile("r", suffix=".json") as found:
         command = [sys.executable, "-m", "benchmarks.gpu", "--part", name, "--output", found.name]
@@ -73,7 +80,12 @@ def apart(name: str) -> Row:
 
 
 def markdown(results: Sequence[Row], about: str) -> str:
-    """A table a part."""
+    """Return one table per part.
+
+    Args:
+        results: the results of the parts.
+        about: the device.
+    """
     lines = [f"`python -m benchmarks.gpu`, {about}, torch {torch.__version__}."]
     for result in results:
         lines += ["", f"**{result['part']}** ({result['seconds']:.0f} s)", ""]
@@ -91,7 +103,7 @@ def _cell(value: Any) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; exit status 1 where a part failed."""
+    """Run the command line; return 1 if a part failed."""
     parser = parser_of("benchmarks.gpu", __doc__)
     parser.add_argument("--parts", nargs="+", choices=list(gpu_parts.PARTS), default=list(gpu_parts.PARTS))
     parser.add_argument("--output", type=Path, help="file for the results as JSON")

@@ -1,4 +1,4 @@
-"""What `benchmarks.gpu` runs. A part is a function of the sizes; it returns the rows of its table."""
+"""The parts of `benchmarks.gpu`. A part is a function of the sizes; it returns the rows of its table."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How large everything is."""
+    """How large models, batches and data are."""
 
     tiny: bool
     device: str
@@ -51,14 +51,14 @@ class Sizes:
     repeats: int
     loss: tuple[int, ...]
     exact: int
-    """Pairs of a batch whose loss is compared with float64."""
+    """Pairs of the batch whose loss is compared with float64."""
     d: int
     images: int
     workers: tuple[int, ...]
 
 
 def sizes(tiny: bool) -> Sizes:
-    """Tiny ones, on whatever device is there; or those of the tables, on a GPU."""
+    """Return tiny sizes for any device, or those of the tables for a GPU."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if tiny:
         return Sizes(
@@ -76,16 +76,23 @@ SMALL: dict[str, Any] = {
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
 }
-"""A model for what is about correctness."""
+"""A small model for parts that test correctness."""
 
 
 def timed(call: Callable[[], Any], device: str, repeats: int) -> tuple[float, int]:
-    """Median seconds of a call, and its peak of memory above what was there (0 on a CPU)."""
+    """Return the median seconds of a call, and its peak of memory above the memory before it (0 on
+    a CPU).
+
+    Args:
+        call: what is timed; it runs once before.
+        device: `cuda` or `cpu`.
+        repeats: number of timed runs.
+    """
     on_gpu = device == "cuda"
 
     def clock() -> float:
         if on_gpu:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize()  # kernels run asynchronously: wait before reading the clock
         return time.perf_counter()
 
     call()
@@ -98,14 +105,14 @@ def timed(call: Callable[[], Any], device: str, repeats: int) -> tuple[float, in
 
 
 def freed() -> None:
-    """What is not referred to any more goes back to the device."""
+    """Return unreferenced memory to the device."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def precisions(size: Sizes) -> list[Row]:
-    """A batch is learnt in each precision; what a step waits for."""
+    """Train on one batch in each precision; count the syncs that a step waits for."""
     rows = []
     for precision in ("fp32", "bf16", "fp16"):
         given: dict[str, Any] = {"model": {"architecture": SMALL}, "optimizer": {"learning_rate": 2e-3}}
@@ -142,7 +149,7 @@ def _syncs(step: Callable[[], Any], size: Sizes) -> Any:
 
 
 def steps(size: Sizes) -> list[Row]:
-    """Ours and open_clip's, one after the other."""
+    """Time our steps and open_clip's, one after the other."""
     rows: list[Row] = []
     precision = "bf16" if size.device == "cuda" else "fp32"
     infonce = {"name": "infonce"}
@@ -180,7 +187,7 @@ def steps(size: Sizes) -> list[Row]:
 
 
 def _flops(model: str, size: Sizes) -> float:
-    """Of the forward and backward pass of a pair."""
+    """Return the FLOPs of the forward and backward pass of a pair."""
     student = stepper_of(model, 1, 0, size.device, "fp32").student
     shape = open_clip.get_model_config(model)
     side = shape["vision_cfg"]["image_size"]
@@ -193,7 +200,7 @@ def _mfu(flops_per_s: float, size: Sizes, precision: str) -> float | None:
 
 
 def losses(size: Sizes) -> list[Row]:
-    """Forward and backward, in turn at each n; TF32 for those whose products are of float32."""
+    """Time forward and backward passes, in turn at each n; TF32 rows are for losses with float32 products."""
     forms: dict[str, tuple[Callable[[Tensor, Tensor, Tensor], Tensor], bool]] = {
         "open_clip ClipLoss, bf16": (partial(_clip_loss, half=True), False),
         "open_clip ClipLoss, fp32": (partial(_clip_loss, half=False), False),
@@ -272,7 +279,7 @@ def _loss_values(loss: Callable[..., Tensor], n: int, size: Sizes, dtype: torch.
 
 
 def memory(size: Sizes) -> list[Row]:
-    """The probe's figure of a pair, and the peak of steps in as many parts as it chooses."""
+    """Compare the probe's memory per pair with the peak of steps in one and two micro-batches."""
     rows = []
     precision = "bf16" if size.device == "cuda" else "fp32"
     for model in size.models:
@@ -313,7 +320,7 @@ def _trained(folder: Path, workdir: Path, size: Sizes, **changes: Any) -> Traini
 
 
 def loader(size: Sizes) -> list[Row]:
-    """A training with each number of workers, on shards of photographs."""
+    """Train with each number of workers on shards of photographs."""
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -335,7 +342,7 @@ def loader(size: Sizes) -> list[Row]:
 
 
 def resume(size: Sizes) -> list[Row]:
-    """One run, and one that ends at its half and goes on, both deterministic."""
+    """Compare a run with one that is stopped halfway and resumed, both deterministic."""
     found = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -348,7 +355,7 @@ def resume(size: Sizes) -> list[Row]:
         for halves in (1, 2):
             workdir = folder / f"resume-{halves}"
             outcome = _trained(folder / "shards", workdir, few, run=run, checkpoint=checkpoint)
-            if halves == 2:  # as after a kill: the newest checkpoints and the export have not been written
+            if halves == 2:  # as after a kill: the newest checkpoints are missing
                 steps_taken = sorted((workdir / "checkpoints").glob("step-*"))
                 for late in steps_taken[len(steps_taken) // 2 :]:
                     shutil.rmtree(late)
@@ -359,14 +366,14 @@ def resume(size: Sizes) -> list[Row]:
 
 
 def nccl(size: Sizes) -> list[Row]:
-    """The collectives that a run uses, on one rank."""
+    """Run the collectives that a training uses, on one rank."""
     if size.device == "cpu":
         return [{"nccl": "needs CUDA"}]
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29533", "RANK": "0", "WORLD_SIZE": "1"}
     begin_group("cuda", 0, 60)
     try:
         with joined_ranks("cuda", 60) as ranks:
-            dist.barrier(group=ranks.control)  # the group on the CPU beside it
+            dist.barrier(group=ranks.control)  # the additional group on the CPU
         x = torch.randn(64, 8, device="cuda", requires_grad=True)
         gathered = _Gather.apply(x, 0, 1)
         gathered.square().sum().backward()
@@ -385,7 +392,7 @@ def nccl(size: Sizes) -> list[Row]:
 
 
 def concepts(size: Sizes) -> list[Row]:
-    """Features of noise: how fast, and how far from those of float32."""
+    """Time the teacher on noise images, and compare its features with those of float32."""
     teacher = find_teacher("efficientnet-lite0").load(size.device)
     images = [Image.effect_noise((256, 256), 60 + n % 60).convert("RGB") for n in range(4 if size.tiny else 256)]
     batch = torch.stack([teacher.transform(image) for image in images]).to(size.device)
@@ -406,4 +413,4 @@ def concepts(size: Sizes) -> list[Row]:
 PARTS: dict[str, Callable[[Sizes], list[Row]]] = {
     part.__name__: part for part in (precisions, steps, losses, memory, loader, resume, nccl, concepts)
 }
-"""Name to part."""
+"""Name -> part."""

@@ -1,8 +1,8 @@
-"""The hand labels and the captions they belong to.
+"""The hand labels and their captions.
 
-Labels are committed as row numbers (GUIDE.md says how they were made); the captions are not ours to ship. They are read
-from a folder with `img2dataset/test_10000.parquet` (10,000 LAION-400M captions, column TEXT) and
-`cc3m_validation/Validation_GCC-1.1.0-Validation.tsv`.
+Labels are committed as row numbers (GUIDE.md explains how they were made); we may not ship the
+captions. They are read from a folder with `img2dataset/test_10000.parquet` (10,000 LAION-400M
+captions, column TEXT) and `cc3m_validation/Validation_GCC-1.1.0-Validation.tsv`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CC3M = Path("cc3m_validation/Validation_GCC-1.1.0-Validation.tsv")
 
 Bools = NDArray[np.bool_]
 Readings = tuple[frozenset[str], ...]
-"""Verb words of the stated actions, as in the caption, that each reader found; empty where nobody read."""
+"""Verb words of the stated actions, as in the caption, one set per reading; empty if there is no reading."""
 
 
 @dataclass(frozen=True)
@@ -42,43 +42,45 @@ class Labelled:
     part: str
     """train, development (thresholds are chosen there) or test, by a hash of the row number."""
     plain: Readings = ()
-    """What plain readers found."""
+    """Verb words of each plain reading."""
     broad: Readings = ()
-    """What broad readers found."""
+    """Verb words of each broad reading."""
     broad_complex: tuple[bool, ...] = ()
-    """Whether broad readers call it complex."""
+    """True for each broad reading that calls the caption complex."""
 
     def share(self, verb: str) -> float:
-        """Of the readings of this row, the share that calls a verb word stated: 0 to 1."""
+        """Return the fraction of this row's readings, 0 to 1, that call a verb word stated."""
         readings = (self.verbs, *self.plain, *self.broad)
         return sum(_letters(verb) in map(_letters, words) for words in readings) / len(readings)
 
     @property
     def complex_share(self) -> float:
-        """Of the readings of this row, the share that calls it complex."""
+        """Return the fraction of this row's readings, 0 to 1, that call it complex."""
         readings = (self.complex, *self.broad_complex)
         return sum(readings) / len(readings)
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What some readers say of captions, and which captions are counted."""
+    """Labels of captions from two readings, and the mask of captions that are counted."""
 
     says: Bools
     counted: Bools
 
     @staticmethod
     def of(readings: Sequence[Sequence[bool]]) -> Truth:
-        """Of each caption what two readers say; who has not read it has found nothing."""
+        """Build labels from two readings per caption; a missing reading counts as False. Captions
+        with equal readings count."""
         first, second = np.array([reading or (False, False) for reading in readings], bool).T
-        return Truth(first, first == second)
+        return Truth(first, first == second)  # captions on which the readings differ are not counted
 
     def __str__(self) -> str:
         return f"{int((self.says & self.counted).sum())} of {int(self.counted.sum())}"
 
 
 def truths(labelled: Sequence[Labelled]) -> tuple[dict[str, Truth], dict[str, Truth]]:
-    """Of actions and of complexity, by the kind of readers. The careful labels are decided already."""
+    """Return the labels of actions and of complexity, by kind of reading. The careful labels are
+    adjudicated already."""
     actions = {
         "careful": Truth.of([(e.action, e.action) for e in labelled]),
         "plain": Truth.of([tuple(map(bool, e.plain)) for e in labelled]),
@@ -92,9 +94,10 @@ def truths(labelled: Sequence[Labelled]) -> tuple[dict[str, Truth], dict[str, Tr
 
 
 def samples_folder(argument: str | None = None) -> Path:
-    """The folder of the caption samples: the argument, $DIHT_SAMPLES, or ../shared/samples beside the checkout.
+    """Return the folder of the caption samples: the argument, $DIHT_SAMPLES, or ../shared/samples
+    next to the checkout.
 
-    Exits with a message that names what is missing.
+    Exits with a message that names the missing files.
     """
     folder = Path(argument or os.environ.get("DIHT_SAMPLES") or HERE.parent.parent / "shared" / "samples")
     missing = [str(part) for part in (LAION, CC3M) if not (folder / part).is_file()]
@@ -107,18 +110,18 @@ def samples_folder(argument: str | None = None) -> Path:
 
 
 def laion_captions(folder: Path) -> list[str]:
-    """The 10,000 LAION-400M captions."""
+    """Return the 10,000 LAION-400M captions."""
     return [str(text) for text in pq.read_table(folder / LAION, columns=["TEXT"])["TEXT"].to_pylist()]
 
 
 def cc3m_captions(folder: Path) -> list[str]:
-    """The validation captions of Conceptual Captions."""
+    """Return the validation captions of Conceptual Captions."""
     with open(folder / CC3M, encoding="utf-8") as lines:
         return [line.split("\t")[0] for line in lines]
 
 
 def laion_labels(folder: Path) -> list[Labelled]:
-    """The labelled LAION captions, all 10,000."""
+    """Return the labelled LAION captions, all 10,000."""
     actions = {int(entry["row"]): entry for entry in _entries("laion400m_actions.tsv")}
     complex_ = {int(entry["row"]): entry for entry in _entries("laion400m_complex.tsv")}
     return [
@@ -141,7 +144,8 @@ def _letters(verb: str) -> str:
 
 
 def written_labels() -> list[Labelled]:
-    """Captions written for training: short ones of kinds that are rare in LAION; actions only."""
+    """Return captions written for training: short ones of kinds that are rare in LAION, with labels
+    of actions only."""
     return [
         Labelled(
             row,
@@ -157,7 +161,7 @@ def written_labels() -> list[Labelled]:
 
 
 def double_readings(laion: Sequence[Labelled]) -> dict[str, list[tuple[bool, ...]]]:
-    """By kind of readers and question, what two readers say of each LAION caption that both have read."""
+    """Return the two readings of each LAION caption that was read twice, by kind of reading and question."""
     careful = list(_entries("laion400m_readings.tsv"))
     found: dict[str, list[tuple[bool, ...]]] = {
         f"careful readers on `{question}`": [
@@ -173,7 +177,8 @@ def double_readings(laion: Sequence[Labelled]) -> dict[str, list[tuple[bool, ...
 
 
 def cc3m_labels(folder: Path) -> list[Labelled]:
-    """The labelled CC3M captions: extra training material for actions; `complex` is not labelled there."""
+    """Return the labelled CC3M captions: extra training material for actions; `complex` is not
+    labelled there."""
     return _labelled("cc3m_validation.tsv", cc3m_captions(folder))
 
 

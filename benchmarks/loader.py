@@ -1,15 +1,16 @@
-"""Our loader against open_clip's webdataset pipeline on the same shards, samples per second.
+"""Samples per second of our loader against open_clip's webdataset pipeline on the same shards.
 
     python -m benchmarks.loader [--workers 1 2 4] [--samples N] [--side 256] [--image-size 224] [--repeats 5]
                                 [--data DIR]
 
-Without --data shards of photographs (scikit-image's, cut at random, `--side` pixels on the longer side, JPEG) are
-written to a temporary folder; with it the shards of that folder are read. Both sides get the same crop, tokenizer,
-batch size and number of worker processes, and read the same number of samples. One warm-up epoch each (in it our index
-is made and workers start), then the sides take turns. Ours has three rows: float32 images equal to the other side's, by
-open_clip's transform; the same as bytes, which the training normalises on its device; and bytes with `decode_side`,
-which decodes large JPEGs at a fraction of their size. Samples per second of processor time (of all processes of a side)
-do not depend on what else the machine does.
+Without --data, shards of photographs (scikit-image's, cropped at random, `--side` pixels on the
+longer side, JPEG) are written to a temporary folder; with it, the shards of that folder are read.
+Both sides get the same crop, tokenizer, batch size and number of worker processes, and read the
+same number of samples. Each side runs one warm-up epoch (which makes our index and starts workers),
+then the sides take turns. Ours has three rows: float32 images equal to the other side's, by
+open_clip's transform; bytes, which the training normalizes on its device; and bytes with
+`decode_side`, which decodes large JPEGs at a fraction of their size. Samples per second of
+processor time (of all processes of a side) do not depend on other work on the machine.
 
 "open_clip" is `get_wds_dataset` of the installed open_clip_train, called as a library.
 """
@@ -45,7 +46,14 @@ PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "camera")
 
 
 def write_shards(folder: Path, samples: int, side: int, shards: int) -> None:
-    """Shards of random crops of photographs, longest side `side`."""
+    """Write shards of random crops of photographs.
+
+    Args:
+        folder: where to write.
+        samples: number of samples in all shards.
+        side: longest side of the images, in pixels.
+        shards: number of shards.
+    """
     photographs = [Image.fromarray(getattr(skimage.data, name)()).convert("RGB") for name in PHOTOGRAPHS]
     draw = random.Random(0)
     per_shard = samples // shards
@@ -74,13 +82,19 @@ def write_shards(folder: Path, samples: int, side: int, shards: int) -> None:
 
 
 def processor_s() -> float:
-    """Processor time so far of this process and its workers."""
+    """Return the processor time so far of this process and its workers."""
     this = psutil.Process()
     return sum(sum(process.cpu_times()[:2]) for process in (this, *this.children(recursive=True)))
 
 
 def drained(batches: Iterator[Any], images: Callable[[Any], torch.Tensor]) -> tuple[float, float]:
-    """Samples per second and per processor-second of a whole epoch, from the request of the first batch on."""
+    """Return samples per second and per processor-second of a whole epoch, from the request of the
+    first batch on.
+
+    Args:
+        batches: the epoch.
+        images: gets the images of a batch.
+    """
     began, processor, samples = time.perf_counter(), processor_s(), 0
     for batch in batches:
         samples += len(images(batch))
@@ -90,7 +104,7 @@ def drained(batches: Iterator[Any], images: Callable[[Any], torch.Tensor]) -> tu
 
 
 def main() -> None:
-    """Print a table."""
+    """Print the table."""
     parser = parser_of("benchmarks.loader", __doc__)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--samples", type=int, default=2_000)
@@ -116,7 +130,15 @@ def main() -> None:
 
 
 def measure(options: Any, urls: list[str], workers: int, transform: Any, tokenizer: Any) -> Iterator[list[str]]:
-    """The rows of all sides with one number of workers."""
+    """Yield the rows of all sides with one number of workers.
+
+    Args:
+        options: the options of the command line.
+        urls: the shards.
+        workers: number of worker processes.
+        transform: open_clip's transform of images.
+        tokenizer: the tokenizer of both sides.
+    """
     folder = str(Path(urls[0]).parent)
 
     def ours(to_pixels: Any, **settings: Any) -> ShardLoader:
@@ -160,7 +182,7 @@ def measure(options: Any, urls: list[str], workers: int, transform: Any, tokeniz
     rates: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
     for repeat in range(options.repeats + 1):
         for side, run in sides.items():
-            rate = run()
+            rate = run()  # a whole epoch
             if repeat:  # the first starts workers and fills caches
                 rates[side].append(rate)
     anchor = np.median(rates["open_clip webdataset"], axis=0)
@@ -173,7 +195,7 @@ def measure(options: Any, urls: list[str], workers: int, transform: Any, tokeniz
 
 
 def braces(urls: list[str]) -> str:
-    """The shards as open_clip takes them: one brace pattern of consecutive numbers."""
+    """Return the shards as open_clip accepts them: one brace pattern of consecutive numbers."""
     first, last = Path(urls[0]).stem, Path(urls[-1]).stem
     return f"{Path(urls[0]).parent}/{{{first}..{last}}}.tar"
 

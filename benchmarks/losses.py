@@ -1,11 +1,12 @@
-"""Time and peak memory of the contrastive losses against the batch size n: InfoNCE, open_clip's ClipLoss, HN-NCE eager
-and by tiles.
+"""Time and peak memory of the contrastive losses against the batch size n: InfoNCE, open_clip's
+ClipLoss, and HN-NCE eager and in tiles.
 
     python -m benchmarks.losses [--n 512 1024 2048 4096] [--d 512] [--repeats 5]
 
-Forward and backward on one thread of the CPU, float32, scale 1/0.07. The losses take turns; times are medians of
-processor time, and as a ratio to ClipLoss of the same run. Peak memory (Linux) is the growth of a process of its own
-for each loss and n, features and their gradients included.
+It runs forward and backward passes on one thread of the CPU, float32, scale 1/0.07. The losses take
+turns; times are medians of processor time, and ratios to ClipLoss of the same run. Peak memory
+(Linux) is the growth of a separate process for each loss and n, features and their gradients
+included.
 """
 
 from __future__ import annotations
@@ -35,15 +36,28 @@ LOSSES: dict[str, Loss] = {
 
 
 def once(name: str, n: int, d: int) -> None:
-    """One forward and backward pass of n pairs of d numbers."""
+    """Run one forward and backward pass.
+
+    Args:
+        name: a name in `LOSSES`.
+        n: number of pairs.
+        d: width of the features.
+    """
     generator = torch.Generator().manual_seed(n)
     x, y = (torch.randn(n, d, generator=generator, requires_grad=True) for _ in range(2))
     LOSSES[name](x, y, torch.tensor(1 / 0.07, requires_grad=True)).backward()
 
 
 def peak_mib(name: str, n: int, d: int) -> float:
-    """Return the growth of this process's peak memory by one pass. Only the first call in a process is exact."""
-    once(name, 64, d)
+    """Return the growth of this process's peak memory by one pass. Only the first call in a process
+    is exact.
+
+    Args:
+        name: a name in `LOSSES`.
+        n: number of pairs.
+        d: width of the features.
+    """
+    once(name, 64, d)  # load code and start threads before the peak is counted
     start_peak()
     before = memory_mib()
     once(name, n, d)
@@ -51,7 +65,7 @@ def peak_mib(name: str, n: int, d: int) -> float:
 
 
 def rows(options: argparse.Namespace) -> Iterator[list[str]]:
-    """Measure each loss at each n."""
+    """Yield the table row of each loss at each n."""
     for n in options.n:
         sides = {name: partial(once, name, n, options.d) for name in LOSSES}
         times = in_turn(sides, options.repeats, time.process_time, warm=True)

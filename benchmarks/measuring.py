@@ -1,4 +1,5 @@
-"""What the benchmarks share: command lines, sides that take turns, processes of their own, peak memory and tables."""
+"""Common parts of the benchmarks: command lines, sides that take turns, separate processes, peak
+memory and tables."""
 
 from __future__ import annotations
 
@@ -15,7 +16,12 @@ from open_diht.common.run_command import ONE_THREAD
 
 
 def parser_of(module: str, doc: str | None) -> argparse.ArgumentParser:
-    """A parser that shows a module's docstring as it is written."""
+    """Return a parser that shows a module's docstring as written.
+
+    Args:
+        module: the name of the module.
+        doc: its docstring.
+    """
     return argparse.ArgumentParser(
         prog=f"python -m {module}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -32,7 +38,7 @@ def in_turn(
     Args:
         sides: what is timed, by name.
         repeats: how often each side runs.
-        clock: `time.process_time` leaves the time of other processes out.
+        clock: returns seconds; `time.process_time` excludes other processes.
         warm: run each side once before, outside the clock.
 
     Returns:
@@ -50,18 +56,24 @@ def in_turn(
 
 
 def ratios(values: Sequence[float], anchor: Sequence[float]) -> list[float]:
-    """Return (lowest, median, highest) ratio of runs of the same round."""
+    """Return (lowest, median, highest) ratio of runs of the same round.
+
+    Args:
+        values: a number of each round.
+        anchor: the numbers that they are divided by.
+    """
+    # Per round, so that slow moments of the machine cancel.
     each = [value / known for value, known in zip(values, anchor, strict=True)]
     return [min(each), statistics.median(each), max(each)]
 
 
 def apart(*words: object, given: str = "", **environment: str) -> str:
-    """Run `python` with these words in a process of one thread; return what it printed.
+    """Run `python` in a separate process of one thread; return its output.
 
     Args:
         words: the arguments of Python.
         given: the standard input.
-        environment: more variables.
+        environment: additional variables.
     """
     done = subprocess.run(
         [sys.executable, *map(str, words)],
@@ -75,19 +87,30 @@ def apart(*words: object, given: str = "", **environment: str) -> str:
 
 
 def start_peak() -> None:
-    """Let the peak memory of this process count from now on (Linux)."""
+    """Reset the peak memory of this process (Linux)."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def memory_mib(field: str = "VmHWM", process: int | str = "self") -> float:
-    """Return the peak (VmHWM) or present (VmRSS) memory of a process in MiB. A child of `getrusage` would begin with
-    the peak of its parent."""
+    """Return the peak or present memory of a process in MiB.
+
+    It does not use `getrusage`, because a child's peak there begins with that of its parent.
+
+    Args:
+        field: VmHWM for the peak, VmRSS for the present.
+        process: a process id, or `self`.
+    """
     lines = Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith(f"{field}:"))) / 1024
 
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a Markdown table, row by row as they come."""
+    """Print a Markdown table, row by row as they come.
+
+    Args:
+        head: the cells of the header.
+        rows: the cells of each row.
+    """
     print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}", flush=True)
     for row in rows:
         print(f"| {' | '.join(map(str, row))} |", flush=True)

@@ -1,11 +1,12 @@
-"""What a pair keeps of memory, and which settings follow: the table of `docs/howto/train.md`.
+"""The memory of a pair, and the settings that follow from it: the table of `docs/howto/train.md`.
 
     python -m benchmarks.memory [CONFIG ...]
 
-For each configuration: weights; gradients, moments, images and features of a rank; MiB that autograd keeps of a pair
-from the forward to the backward pass; and for GPUs of several sizes `schedule.micro_batches` of the configuration's
-batch on eight of them, with the pairs of each. `open_diht.trainer.memory` counts them, here on tensors without memory
-(those of torch's FakeTensorMode for a CPU, in the configuration's precision), in seconds.
+For each configuration it prints: weights; gradients, moments, images and features of a rank; MiB
+that autograd keeps per pair from the forward to the backward pass; and, for GPUs of several sizes,
+`schedule.micro_batches` of the configuration's batch on eight of them, with the pairs of each.
+`open_diht.trainer.memory` counts these numbers, here in seconds on tensors without memory (those of
+torch's FakeTensorMode for a CPU, in the configuration's precision).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ RANKS = 8
 
 
 def row(name: str) -> str:
-    """One configuration."""
+    """Return the table row of one configuration."""
     config = load_config(name, ["data.sources=[{path: none}]"])
     pairs = config.schedule.batch_size // RANKS
     with FakeTensorMode(allow_non_fake_inputs=True):

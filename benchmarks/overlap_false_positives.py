@@ -1,11 +1,14 @@
-"""How often the overlap rule is wrong, in both directions: the plain window rule of the paper beside ours.
+"""How often the overlap rule is wrong, in both directions: the plain window rule of the paper
+compared with ours.
 
     python -m benchmarks.overlap_false_positives [--captions FOLDER]
 
 1. Strings of one row against the caption of another row: every match is an accident.
-2. A piece of the caption with the errors OCR makes (joined, cut, one or two wrong letters): every miss is a loss.
+2. A piece of the caption with typical OCR errors (joined, cut, one or two wrong letters): every
+   miss is a loss.
 
-Only odd rows of the caption samples are used, because the table of common words was counted on the even ones.
+Only odd rows of the caption samples are used, because the table of common words was counted on the
+even ones.
 """
 
 from __future__ import annotations
@@ -25,13 +28,25 @@ LEAST_PIECE = 8  # letters and digits of the shortest piece of a caption that co
 
 
 def rate(captions: Sequence[str], spotted: Sequence[Sequence[SpottedText]], rule: OverlapRule) -> float:
-    """Proportion of rows that the rule drops, in percent."""
+    """Return the percentage of rows that the rule drops.
+
+    Args:
+        captions: the captions.
+        spotted: the strings and scores of each caption's image.
+        rule: the rule.
+    """
     lengths = overlap_lengths(captions, spotted, rule)
     return 100 * sum(length >= rule.min_chars for length in lengths) / len(lengths)
 
 
 def as_lines(caption: str, rng: random.Random, most: int) -> list[SpottedText]:
-    """A caption as OCR would give it from an image: lines of one to four words, at most so many."""
+    """Return a caption as OCR would read it from an image: lines of one to four words.
+
+    Args:
+        caption: the caption.
+        rng: draws the lengths.
+        most: most lines to return.
+    """
     words = caption.split()
     lines: list[SpottedText] = []
     while words and len(lines) < most:
@@ -42,7 +57,13 @@ def as_lines(caption: str, rng: random.Random, most: int) -> list[SpottedText]:
 
 
 def piece_of(caption: str, rng: random.Random) -> str | None:
-    """One to five neighbouring words with at least LEAST_PIECE letters; None where the caption has none."""
+    """Return one to five neighboring words with at least LEAST_PIECE letters and digits, ASCII
+    only; None if ten draws find none.
+
+    Args:
+        caption: the caption.
+        rng: draws the words.
+    """
     words = caption.split()
     for _ in range(10):
         start, count = rng.randrange(len(words)), rng.randint(1, 5)
@@ -72,7 +93,12 @@ ERRORS: dict[str, Callable[[str, random.Random], str]] = {
 
 
 def false_positives(samples: dict[str, list[str]], rng: random.Random) -> None:
-    """Table 1."""
+    """Print table 1.
+
+    Args:
+        samples: name -> captions; the text comes from the first sample.
+        rng: draws the text.
+    """
     texts = next(iter(samples.values()))
     rows = []
     for name, captions in samples.items():
@@ -89,7 +115,12 @@ def false_positives(samples: dict[str, list[str]], rng: random.Random) -> None:
 
 
 def synthetic_hits(captions: Sequence[str], rng: random.Random) -> None:
-    """Table 2."""
+    """Print table 2.
+
+    Args:
+        captions: the captions.
+        rng: draws the pieces and errors.
+    """
     pieces = [(caption, piece) for caption in captions[:3000] if (piece := piece_of(caption, rng))]
     rows = []
     for name, damage in ERRORS.items():

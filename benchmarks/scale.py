@@ -1,14 +1,17 @@
-"""Beam against plain processes on the same units: workers, shards, Prism, Dask; and a worker's memory against its rows.
+"""Beam against plain processes on the same units: workers, shards, Prism, Dask; and a worker's
+memory against its rows.
 
     python -m benchmarks.scale [--captions FOLDER] [--rows N] [--repeats K]
     python -m benchmarks.scale --memory 100000 1000000
 
-A plain process calls the caption stage on one unit after another: read, annotate, write, commit. Beam does the same
-through FnApiRunner, in two shards as two invocations that each do every second unit, through Prism in one worker
-process (where `make prism` has built it), and through Dask on a scheduler and two workers of this machine. Wall time,
-start of the processes and loading of the models included on all sides, but that Dask's workers are there before, as on
-a cluster, and have imported this program; the sides run in turn. Memory is the peak resident set of one process that
-does all the rows; captions are LAION's, each copy made distinct by a number so that no cache serves them.
+A plain process calls the caption stage on one unit after another: read, annotate, write, commit.
+Beam does the same through FnApiRunner, in two shards as two invocations that each do every second
+unit, through Prism in one worker process (if `make prism` has built it), and through Dask on a
+scheduler and two workers of this machine. Times are wall times and include the start of the
+processes and the loading of the models; only Dask's workers are started before, as on a cluster,
+and have imported this program. The sides run in turn. Memory is the peak resident set of one
+process that does all the rows; captions are LAION's, and each copy gets a number so that no cache
+serves it.
 """
 
 from __future__ import annotations
@@ -59,53 +62,87 @@ run_beam(Path(sys.argv[1]), sys.argv[2:], 1)
 
 
 def stage_of(output: Path) -> CaptionStage:
-    """The caption stage on an output folder."""
+    """Return the caption stage for an output folder."""
     return CaptionStage(Layout(output), load_dataset("custom"), str(provenance()))
 
 
 def write_manifest(path: Path, captions: list[str], rows: int) -> None:
-    """A Parquet manifest of `rows` distinct captions in row groups of `UNIT_ROWS`."""
+    """Write a Parquet manifest of distinct captions in row groups of `UNIT_ROWS`.
+
+    Args:
+        path: the file.
+        captions: captions to repeat.
+        rows: number of rows.
+    """
+    # A number makes each copy distinct, so that no cache serves it.
     texts = [captions[row % len(captions)] + (f" {row}" if row >= len(captions) else "") for row in range(rows)]
     urls = [f"https://example.org/{row}.jpg" for row in range(rows)]
     pq.write_table(pa.table({"url": urls, "caption": texts}), path, row_group_size=UNIT_ROWS)
 
 
 def units_of(manifest: Path, output: Path, unit_rows: int) -> list[str]:
-    """Plan the manifest into an output folder; the unit names."""
+    """Plan the manifest into an output folder; return the names of the units.
+
+    Args:
+        manifest: the manifest.
+        output: the output folder.
+        unit_rows: rows of a unit.
+    """
     plan = make_plan(str(manifest), load_dataset("custom"), 1, unit_rows)
     keep_plan(Layout(output).plan, plan)
     return [unit.name for unit in plan.units]
 
 
 def in_processes(code: str, output: Path, units: list[str], processes: int) -> list[str]:
-    """Run a program on parts of the units in processes at the same time; return what each printed."""
+    """Run a program on parts of the units in parallel processes; return the output of each.
+
+    Args:
+        code: the program; its arguments are the output folder and its units.
+        output: the output folder.
+        units: names of the units.
+        processes: number of processes.
+    """
     with ThreadPoolExecutor(processes) as pool:
         return list(pool.map(lambda part: apart("-c", code, output, *units[part::processes]), range(processes)))
 
 
 def run_beam(output: Path, units: list[str], workers: int, backend: Backend | None = None) -> None:
-    """Do the units through Beam: Prism with one worker process, Dask on a cluster that is up, or FnApiRunner."""
+    """Process the units with Beam.
+
+    Args:
+        output: the output folder.
+        units: names of the units.
+        workers: number of workers.
+        backend: Prism with one worker process, or Dask on a running cluster; None is FnApiRunner.
+    """
     with worker_log(output / "workers.log"):
         run_units("captions", units, DoUnit(stage_of(output)), workers, backend=backend, todo=output)
 
 
 @contextlib.contextmanager
 def dask_cluster() -> Iterator[str]:
-    """A scheduler with two workers of this machine; its address."""
+    """Start a scheduler with two workers on this machine; yield its address."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
         cluster = Cluster(Path(folder), port, 2)
         print(cluster.up(), flush=True)
         try:
-            make_backend("dask", workers=Workers(scheduler=cluster.address)).check([])  # they import this program now
+            make_backend("dask", workers=Workers(scheduler=cluster.address)).check([])  # the workers import it now
             yield cluster.address
         finally:
             cluster.down()
 
 
 def compare(captions: list[str], rows: int, repeats: int, scheduler: str) -> None:
-    """Print the table of rates; `scheduler` is the address of Dask's."""
+    """Print the table of rates.
+
+    Args:
+        captions: captions to repeat.
+        rows: number of rows.
+        repeats: runs of each side.
+        scheduler: the address of Dask's scheduler.
+    """
     dask = make_backend("dask", workers=Workers(scheduler=scheduler))
     sides: dict[str, Callable[[Path, list[str]], object]] = {
         "1 plain process": lambda output, units: in_processes(PLAIN, output, units, 1),
@@ -141,7 +178,12 @@ def compare(captions: list[str], rows: int, repeats: int, scheduler: str) -> Non
 
 
 def memory(captions: list[str], counts: list[int]) -> None:
-    """Print the table of peak memory."""
+    """Print the table of peak memory.
+
+    Args:
+        captions: captions to repeat.
+        counts: numbers of rows.
+    """
 
     def cells(rows: int) -> list[str]:
         with tempfile.TemporaryDirectory() as folder:
@@ -156,7 +198,7 @@ def memory(captions: list[str], counts: list[int]) -> None:
 
 
 def main() -> None:
-    """Command line; see the module's docstring."""
+    """Run the command line; see the module's docstring."""
     arguments = parser_of("benchmarks.scale", __doc__)
     arguments.add_argument("--captions", help="folder of the caption samples")
     arguments.add_argument("--rows", type=int, default=40_000)

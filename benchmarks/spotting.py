@@ -1,19 +1,22 @@
-"""Images per core-second of our text spotter against PaddleOCR and faster-paddle with their defaults, and decisions.
+"""Images per core-second of our text spotter against PaddleOCR and faster-paddle with their
+defaults, and their decisions.
 
     python -m benchmarks.spotting [--images DIR] [--count 40] [--repeats 3] [--sides ...]
 
-All sides read the same files on one core. PaddleOCR's defaults: full resolution (`min`, 64), recognition in batches of
-6, the small models (the largest at hand), ONNX Runtime. Its orientation and unwarping models are off: their weights are
-in no package, and the defaults would be slower with them. `PaddleOCR, our sizes` is its pipeline with our settings, as
-our spotter was until version 2 of its processing, without the second reading.
+All sides read the same files on one core. PaddleOCR's defaults: full resolution (`min`, 64),
+recognition in batches of 6, the small models (the largest available), ONNX Runtime. Its orientation
+and unwarping models are off: no package has their weights, and the defaults would be slower with
+them. `PaddleOCR, our sizes` is its pipeline with our settings but without the second reading; this
+was our spotter until version 2 of its processing.
 
-Each run is a process of its own and the sides take turns; the tables have the medians, and ratios are those of runs of
-the same round. CPU time counts the decoding of the files and the reading, of all processes and threads of a side; the
-loading of the models and a first pass over some images are left out. Images with text are those in which the reference
-reads a line of three letters; the mix is as many with as without. A second table has the same images at 1,000 to 1,600
-pixels. A decision is whether the image's caption overlaps
-its text. Captions come from `manifest.tsv` beside the folder (columns image_path, caption); an image without one is
-compared with what the reference reads in it.
+Each run is a separate process and the sides take turns; the tables have the medians, and ratios are
+those of runs of the same round. CPU time counts the decoding of the files and the reading, in all
+processes and threads of a side; the loading of the models and a first pass over some images are
+excluded. Images with text are those in which the reference reads a line of three letters; the mix
+has as many with as without. A second table has the same images at 1,000 to 1,600 pixels. A decision
+is whether the image's caption overlaps its text. Captions come from `manifest.tsv` next to the
+folder (columns image_path, caption); an image without one is compared with what the reference reads
+in it.
 """
 
 from __future__ import annotations
@@ -51,20 +54,21 @@ Strings = list[list[SpottedText]]
 
 @dataclass(frozen=True)
 class Side:
-    """Something that reads, warmed up."""
+    """A text reader to compare."""
 
     read: Callable[[Sequence[Path]], Strings]
     clock: Callable[[], float] = time.process_time
-    """CPU time of all of its processes, in seconds."""
+    """Return the CPU seconds of all of its processes."""
     peak: Callable[[], float] = memory_mib
-    """Resident memory of all of its processes, in MiB."""
+    """Return the resident memory of all of its processes, in MiB."""
     warm: int | None = 8
-    """How many images it reads before it is measured; None: all, where shapes are compiled as they come."""
+    """Number of images that it reads before it is measured; None: all, if shapes are compiled when
+    they first occur."""
 
 
 @contextmanager
 def paddle_defaults(size: ModelSize) -> Iterator[Side]:
-    """PaddleOCR as its documentation starts it, but with local weights and one thread."""
+    """Yield PaddleOCR as its documentation starts it, but with local weights and one thread."""
     import cv2
     from paddleocr import PaddleOCR
 
@@ -125,7 +129,7 @@ def faster_paddle() -> Iterator[Side]:
 
 @contextmanager
 def ours(settings: SpotterSettings) -> Iterator[Side]:
-    """TextSpotter as a pipeline uses it: this process, the pipe and the OCR process."""
+    """Yield TextSpotter as a pipeline uses it: this process, the pipe and the OCR process."""
     with TextSpotter(settings) as spotter:
         pid = spotter.pid
         assert pid is not None
@@ -148,7 +152,7 @@ def ours(settings: SpotterSettings) -> Iterator[Side]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of a running process (Linux)."""
+    """Return the user and system time of a running process (Linux)."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -168,20 +172,30 @@ REFERENCE = "PaddleOCR defaults, small"
 
 
 def measure(name: str, groups: dict[str, list[str]]) -> dict[str, Any]:
-    """One side over each group of files."""
+    """Run one side over each group of files.
+
+    Args:
+        name: a name in `SIDES`.
+        groups: group -> paths.
+    """
     cost, strings = {}, {}
     with SIDES[name]() as side:
         for group, names in groups.items():
             files = [Path(file) for file in names]
-            side.read(files[: side.warm])
-            start = side.clock()
+            side.read(files[: side.warm])  # the warm-up, before the clock starts
+            start = side.clock()  # CPU time of all processes of the side
             strings[group] = side.read(files)
             cost[group] = side.clock() - start
         return {"cpu_s": cost, "rss_mib": side.peak(), "strings": strings}
 
 
 def run_side(name: str, groups: dict[str, list[Path]]) -> dict[str, Any]:
-    """`measure` in a process of its own."""
+    """Run `measure` in its own process.
+
+    Args:
+        name: a name in `SIDES`.
+        groups: group -> paths.
+    """
     said = apart(
         "-m",
         "benchmarks.spotting",
@@ -190,12 +204,12 @@ def run_side(name: str, groups: dict[str, list[Path]]) -> dict[str, Any]:
         given=json.dumps(groups, default=str),
         PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK="True",
     )
-    answer: dict[str, Any] = json.loads(said.splitlines()[-1])  # PaddleX prints before it
+    answer: dict[str, Any] = json.loads(said.splitlines()[-1])  # PaddleX prints other lines before
     return answer
 
 
 def processor() -> str:
-    """Its name and what of it the networks' kernels ask for."""
+    """Return the processor's name and those of its features that the networks' kernels use."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     facts = {line.partition(":")[0].strip(): line.partition(":")[2].strip() for line in lines}
     wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
@@ -203,7 +217,7 @@ def processor() -> str:
 
 
 def readable(folder: Path) -> list[Path]:
-    """The image files that OpenCV, and so PaddleOCR by itself, can read."""
+    """Return the image files that OpenCV, and so PaddleOCR by itself, can read."""
     import cv2
 
     files = sorted(path for path in folder.iterdir() if path.suffix.lower().removeprefix(".") in EXTENSIONS)
@@ -211,7 +225,7 @@ def readable(folder: Path) -> list[Path]:
 
 
 def captions_of(files: Sequence[Path]) -> dict[str, list[str]]:
-    """Stem of a file's name -> its captions, by the manifest beside the folder; nothing where there is none."""
+    """Return file stem -> its captions, by the manifest next to the folder; empty if there is none."""
     manifest = files[0].parent.parent / "manifest.tsv"
     captions: dict[str, list[str]] = {}
     if manifest.is_file():
@@ -222,7 +236,14 @@ def captions_of(files: Sequence[Path]) -> dict[str, list[str]]:
 
 
 def decisions(files: Sequence[Path], strings: Strings, reference: Strings, rule: OverlapRule) -> list[bool]:
-    """Whether each (image, caption) would be dropped."""
+    """Return whether each (image, caption) would be dropped.
+
+    Args:
+        files: the images.
+        strings: the strings that were read in them.
+        reference: the strings that the reference read; they replace a missing caption.
+        rule: the overlap rule.
+    """
     captions = captions_of(files)
     dropped = []
     for file, found, known in zip(files, strings, reference, strict=True):
@@ -234,7 +255,12 @@ def decisions(files: Sequence[Path], strings: Strings, reference: Strings, rule:
 
 
 def report(groups: dict[str, list[Path]], runs: dict[str, list[dict[str, Any]]]) -> None:
-    """Print a table of some groups of the runs."""
+    """Print the table of some groups of the runs.
+
+    Args:
+        groups: group -> files.
+        runs: side -> its runs.
+    """
     files = [file for some in groups.values() for file in some]
     reference = joined(runs[REFERENCE][0]["strings"], groups)
     mixed = {name: [mix_ms(run, groups) for run in side] for name, side in runs.items()}
@@ -262,7 +288,12 @@ def report(groups: dict[str, list[Path]], runs: dict[str, list[dict[str, Any]]])
 
 
 def mix_ms(run: dict[str, Any], groups: dict[str, list[Path]]) -> float:
-    """Milliseconds an image where each group is equally frequent."""
+    """Return the milliseconds per image if all groups are equally frequent.
+
+    Args:
+        run: one run of a side.
+        groups: group -> files.
+    """
     return statistics.mean(1e3 * run["cpu_s"][group] / len(some) for group, some in groups.items())
 
 
@@ -271,7 +302,12 @@ def joined(strings: dict[str, Strings], groups: dict[str, list[Path]]) -> String
 
 
 def split(files: Sequence[Path], side: str = REFERENCE) -> dict[str, list[Path]]:
-    """Files without and with text, as a side sees it."""
+    """Return the files without and with text, as one side reads it.
+
+    Args:
+        files: the images.
+        side: a name in `SIDES`.
+    """
     (strings,) = run_side(side, {"all": list(files)})["strings"].values()
     groups: dict[str, list[Path]] = {"without text": [], "with text": []}
     for file, lines in zip(files, strings, strict=True):
@@ -281,12 +317,22 @@ def split(files: Sequence[Path], side: str = REFERENCE) -> dict[str, list[Path]]
 
 
 def drawn(files: list[Path], count: int) -> list[Path]:
-    """So many of the files, the same ones each time."""
+    """Return a random sample of the files, the same one each time.
+
+    Args:
+        files: the files.
+        count: most files to return.
+    """
     return sorted(random.Random(7).sample(files, min(count, len(files))))
 
 
 def enlarged(files: Sequence[Path], folder: Path) -> list[Path]:
-    """The images at 1,000 to 1,600 pixels, as JPEG, under their names."""
+    """Write the images at 1,000 to 1,600 pixels, as JPEG under their names; return the paths.
+
+    Args:
+        files: the images.
+        folder: where to write.
+    """
     rng = random.Random(5)
     written = []
     for file in files:
@@ -303,7 +349,7 @@ def enlarged(files: Sequence[Path], folder: Path) -> list[Path]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the tables, or what one side has read as JSON."""
+    """Print the tables, or the JSON of one side."""
     parser = parser_of("benchmarks.spotting", __doc__)
     parser.add_argument("--images", type=Path, default=SAMPLE, help="folder of images (default: data/sample/images)")
     parser.add_argument("--count", type=int, default=40, help="most images without text, and most with text")
@@ -331,7 +377,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def installed() -> list[str]:
-    """The sides that are compared if none is named: ours, and the peers that are installed."""
+    """Return the sides that are compared by default: ours, and the installed peers."""
     needs = {"faster-paddle, tiny": "faster_paddle", "ours, OpenVINO": "openvino"}
     known = ["PaddleOCR, our sizes", *(name for name, module in needs.items() if find_spec(module)), "ours"]
     return [REFERENCE, *known]

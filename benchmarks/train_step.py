@@ -2,14 +2,16 @@
 
     python -m benchmarks.train_step [--model ViT-B-32] [--batch 8] [--concepts 10000] [--repeats 7] [--device cpu]
 
-Ours: HN-NCE, both concept heads (`--concepts` classes each, top 10), gradient norm, check for non-finite values, AdamW
-with the heads' own group, clamp of the scale, through the `Stepper` that trains. Theirs: `open_clip.create_model`,
-ClipLoss, AdamW with open_clip's two groups, clamp, as open_clip_train's loop has it (without its logging). Same random
-pairs, same precision, steps in turn; the result is the median of the ratios of neighbouring steps. Further rows: our
-step with InfoNCE and no heads, which shows what the heads and HN-NCE cost, and with two micro-batches.
+Ours: HN-NCE, both concept heads (`--concepts` classes each, top 10), gradient norm, check for
+non-finite values, AdamW with a separate group for the heads, clamp of the scale, through the
+`Stepper` that trains. Theirs: `open_clip.create_model`, ClipLoss, AdamW with open_clip's two
+groups, clamp, as in open_clip_train's loop (without its logging). Both use the same random pairs
+and precision, and steps in turn; the result is the median of the ratios of neighboring steps.
+Further rows: our step with InfoNCE and no heads, which shows the cost of the heads and HN-NCE, and
+with two micro-batches.
 
-On a CPU a ViT-B/32 step of few pairs is dominated by AdamW's pass over 151 M weights on both sides; `--batch 32` and
-more shift it to the encoders.
+On a CPU a ViT-B/32 step of few pairs is dominated by AdamW's pass over 151 M weights on both sides;
+`--batch 32` and more shift it to the encoders.
 """
 
 from __future__ import annotations
@@ -39,10 +41,18 @@ ANCHOR = "open_clip, ClipLoss"
 
 
 def pairs(model: str, batch: int, concepts: int, device: str, side: int | None = None) -> Batch:
-    """Random pairs of the model's sizes, or images of `side` pixels, as bytes, with targets of ten concepts."""
+    """Return random pairs as bytes, with targets of ten concepts.
+
+    Args:
+        model: the architecture, which gives the sizes.
+        batch: number of pairs.
+        concepts: number of concepts of each head.
+        device: where the tensors are.
+        side: side of the images in pixels; None: that of the model.
+    """
     size = side or open_clip.get_model_config(model)["vision_cfg"]["image_size"]
     texts = torch.randint(1, 49000, (batch, 77))
-    texts[:, -1] = 49407
+    texts[:, -1] = 49407  # the end-of-text token, whose place open_clip pools at
     p = torch.rand(batch, 10)
     targets = (torch.randint(0, concepts, (batch, 10)), p / p.sum(dim=1, keepdim=True))
     return Batch(
@@ -56,7 +66,16 @@ def pairs(model: str, batch: int, concepts: int, device: str, side: int | None =
 
 
 def stepper_of(name: str, batch: int, concepts: int, device: str, precision: str, **changes: Any) -> Stepper:
-    """What takes the trainer's steps."""
+    """Return a stepper of the trainer.
+
+    Args:
+        name: the architecture.
+        batch: number of pairs.
+        concepts: number of concepts of each head; 0: no heads.
+        device: where it runs.
+        precision: fp32, bf16 or fp16.
+        changes: sections of the configuration to change.
+    """
     base = {
         "data": {"sources": [{"path": "not read"}]},
         "model": {"name": name},
@@ -75,7 +94,16 @@ def stepper_of(name: str, batch: int, concepts: int, device: str, precision: str
 
 
 def ours(name: str, batch: Batch, concepts: int, device: str, precision: str, **changes: Any) -> Step:
-    """A step of the trainer, which normalises the images too."""
+    """Return a step of the trainer, which also normalizes the images.
+
+    Args:
+        name: the architecture.
+        batch: the pairs.
+        concepts: number of concepts of each head; 0: no heads.
+        device: where it runs.
+        precision: fp32, bf16 or fp16.
+        changes: sections of the configuration to change.
+    """
     stepper = stepper_of(name, len(batch), concepts, device, precision, **changes)
     number = 0
 
@@ -88,7 +116,15 @@ def ours(name: str, batch: Batch, concepts: int, device: str, precision: str, **
 
 
 def theirs(model: str, batch: Batch, device: str, precision: str, compiled: bool = False) -> Step:
-    """A step as open_clip_train takes it, on images that its loader has normalised."""
+    """Return a step of open_clip_train, on images that its loader has normalized.
+
+    Args:
+        model: the architecture.
+        batch: the pairs.
+        device: where it runs.
+        precision: fp32, bf16 or fp16.
+        compiled: whether to compile the model.
+    """
     torch.manual_seed(0)
     net = open_clip.create_model(model).to(device).train()
     images = Pixels(TransformSettings()).to(device)(batch.images)

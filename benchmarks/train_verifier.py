@@ -1,13 +1,14 @@
-"""Trains the verifier of caption candidates from the hand labels, and writes its weights.
+"""Train the verifier of caption candidates on the hand labels, and write its weights.
 
     python -m benchmarks.train_verifier                           # on all labels: filters/captions/verifier.json
     python -m benchmarks.train_verifier --out FILE --train-part   # on the train part, as benchmarks/verifier.py does
 
-Two logistic regressions (L2), which learn what share of the readings says yes. Actions: of a verb candidate; CC3M
-captions, which are cleaner than LAION's, and captions written for training join with less weight; the parser's vector
-of the verb joins as a linear probe. Details (attributes and relations): the label is the caption's, so of a caption
-that most call complex every candidate counts at first, then only those that the model itself believes in (three
-rounds). Deterministic.
+It fits two logistic regressions (L2) to the fraction of positive readings. Actions: the examples
+are verb candidates; CC3M captions, which are cleaner than LAION's, and captions written for
+training have less weight; the parser's vector of the verb is added as a linear probe. Details
+(attributes and relations): only the caption has a label, so in captions that most readings call
+complex all candidates count at first, and in two further rounds only those that the model itself
+believes in. Deterministic.
 """
 
 from __future__ import annotations
@@ -37,22 +38,33 @@ from open_diht.filters.captions.parse import CaptionParser
 STRENGTH = {"actions": 0.15, "details": 0.1}  # inverse of the L2 penalty, by cross-validation without the test part
 CC3M_WEIGHT = 0.15
 WRITTEN_WEIGHT = 0.1
-VECTOR_SPREAD = 0.3  # standard deviation of a vector's column beside features of 0 and 1
+VECTOR_SPREAD = 0.3  # standard deviation of a vector's column, next to features of 0 and 1
 MIN_COUNT = 3  # captions in which a feature must occur
 MIN_WEIGHT = 0.01  # smaller weights are dropped: they decide nothing and would fill the file
 
 
 def graphs_of(labelled: Sequence[Labelled], parser: CaptionParser) -> list[CaptionGraph]:
-    """One graph per labelled caption."""
+    """Return one graph per labelled caption.
+
+    Args:
+        labelled: the captions.
+        parser: the parser.
+    """
     return [build_graph(parse) for parse in parser.parse([normalise(entry.caption) for entry in labelled])]
 
 
 def train(laion: Sequence[Labelled], cc3m: Sequence[Labelled], parser: CaptionParser) -> dict[str, dict[str, Any]]:
-    """The two tables of weights; CC3M captions join for actions."""
+    """Return the two tables of weights.
+
+    Args:
+        laion: LAION captions.
+        cc3m: CC3M captions, for actions only.
+        parser: the parser.
+    """
     graphs, written = graphs_of(laion, parser), written_labels()
     examples = [
         *_action_examples(laion, graphs, 1.0),
-        # CC3M was read for what the tagger calls a verb and for words in -ing.
+        # CC3M was labelled only for words that the tagger calls verbs and for words in -ing.
         *(
             one
             for one in _action_examples(cc3m, graphs_of(cc3m, parser), CC3M_WEIGHT)
@@ -73,13 +85,13 @@ def train(laion: Sequence[Labelled], cc3m: Sequence[Labelled], parser: CaptionPa
 
 
 class _Example(NamedTuple):
-    """A verb candidate to learn from."""
+    """A verb candidate to train on."""
 
     action: Action
     features: Features
     vector: Floats
     share: float
-    """Of the readings that call it stated."""
+    """Fraction of the readings that call it stated."""
     weight: float
 
 
@@ -100,7 +112,7 @@ def _train_details(labelled: Sequence[Labelled], graphs: Sequence[CaptionGraph])
         for columns in (captions.attributes, captions.relations)
         for place, caption in enumerate(columns.captions)
     ]
-    details.sort(key=lambda detail: detail[0])  # of a caption its attributes, then its relations
+    details.sort(key=lambda detail: detail[0])  # for each caption its attributes, then its relations
     rows = [captions.facts.features(caption) | columns.features(place) for caption, place, columns in details]
     owner = [caption for caption, *_ in details]
     shares = np.array([labelled[place].complex_share for place in owner])
@@ -117,7 +129,7 @@ def _train_details(labelled: Sequence[Labelled], graphs: Sequence[CaptionGraph])
             if owner[place] not in best or score > scores[best[owner[place]]]:
                 best[owner[place]] = place
         believed = scores >= 0.5
-        # Something makes a complex caption complex: at least its likeliest candidate.
+        # Something makes a complex caption complex, at least its most likely candidate.
         believed[list(best.values())] = True
         table = fit(np.flatnonzero(believed | (shares < 0.5)))
     return table
@@ -134,10 +146,10 @@ def _fit(
     kept = [{name: value for name, value in row.items() if counts[name] >= MIN_COUNT} for row in rows]
     vectorizer = DictVectorizer()
     columns = vectorizer.fit_transform(kept)
-    if vectors is not None:  # as columns of one spread, so that the penalty is fair to all
+    if vectors is not None:  # scaled to one spread, so that the penalty affects all columns equally
         scale = VECTOR_SPREAD / (vectors.std(axis=0) + 1e-6)
         columns = hstack([columns, csr_matrix((vectors - vectors.mean(axis=0)) * scale)]).tocsr()
-    # Each row for the share of readers who say yes, and for the rest, who say no.
+    # Use each row twice: weighted by the fraction of positive readings, and by that of negative ones.
     yes, weight = np.array(list(shares), float), np.array(list(weights), float)
     said = np.flatnonzero(yes > 0), np.flatnonzero(yes < 1)
     model = LogisticRegression(C=strength, max_iter=5_000, tol=1e-5)
@@ -163,7 +175,7 @@ def _fit(
 
 
 def main() -> None:
-    """Command line; see the module's docstring."""
+    """Run the command line; see the module's docstring."""
     arguments = parser_of("benchmarks.train_verifier", __doc__)
     arguments.add_argument("--captions", help="folder of the caption samples")
     arguments.add_argument("--out", type=Path, default=Path(verifier.__file__).with_name(verifier.WEIGHTS))

@@ -1,11 +1,12 @@
-"""Who finds the stated actions and the complex captions: our presets against simpler rules, on the test part of the
-hand labels.
+"""How well our presets and simpler rules find stated actions and complex captions, on the test part
+of the hand labels.
 
     python -m benchmarks.verifier [--captions FOLDER] [--part development] [--weights FILE]
 
-`strict` and `balanced` are measured with weights trained on the train part alone (the weights that ship are trained on
-all rows). The test part is a uniform sample of the 10,000 rows (labels/GUIDE.md). Each kind of reader is a column of
-its own; rows on which its two readers differ are left out of that column.
+`strict` and `balanced` are measured with weights trained on the train part alone (the weights that
+ship are trained on all rows). The test part is a uniform sample of the 10,000 rows
+(labels/GUIDE.md). Each kind of reading has its own columns; rows whose two readings of that kind
+differ are left out there.
 """
 
 from __future__ import annotations
@@ -40,13 +41,24 @@ CELLS = "precision | recall | F1 | negatives rejected"
 
 
 def part_trained(folder_labels: Sequence[Labelled], cc3m: Sequence[Labelled], parser: CaptionParser) -> Verifier:
-    """The verifier trained on the train part."""
+    """Return the verifier trained on the train part.
+
+    Args:
+        folder_labels: labelled LAION captions.
+        cc3m: labelled CC3M captions.
+        parser: the parser.
+    """
     tables = train([entry for entry in folder_labels if entry.part == "train"], cc3m, parser)
     return Verifier(*(Scorer.of(tables[part]) for part in ("actions", "details")))
 
 
 def measure(found: Bools, truth: Truth) -> str:
-    """Precision, recall, F1 and the proportion of negatives rejected, as table cells."""
+    """Return precision, recall, F1 and the fraction of negatives rejected, as table cells.
+
+    Args:
+        found: the mask of captions that a rule finds.
+        truth: the labels.
+    """
     found, says = found[truth.counted], truth.says[truth.counted]
     hits = int((found & says).sum())
     precision, recall = hits / max(int(found.sum()), 1), hits / max(int(says.sum()), 1)
@@ -71,7 +83,13 @@ PRESETS = ("paper", "balanced", "strict")
 
 
 def print_table(what: str, readers: Mapping[str, Truth], finders: Mapping[str, Bools]) -> None:
-    """How well each finder agrees with each kind of readers."""
+    """Print how well each finder agrees with each kind of reading.
+
+    Args:
+        what: the header of the first column.
+        readers: kind of reading -> labels.
+        finders: name -> mask of captions found.
+    """
     print(f"\n| {what} | {' | '.join(f'{reader} readers ({truth}): {CELLS}' for reader, truth in readers.items())} |")
     print(f"|{'---|' * (1 + 4 * len(readers))}")
     for name, found in finders.items():
@@ -79,9 +97,10 @@ def print_table(what: str, readers: Mapping[str, Truth], finders: Mapping[str, B
 
 
 def agreement(readings: Sequence[tuple[bool, ...]]) -> str:
-    """Raw agreement of two readers and Cohen's kappa."""
+    """Return the raw agreement of two readings and Cohen's kappa."""
     first, second = np.array(readings).T
     raw = float((first == second).mean())
+    # Agreement by chance, for kappa.
     chance = float(first.mean() * second.mean() + (1 - first.mean()) * (1 - second.mean()))
     return f"{raw:.3f}, kappa {(raw - chance) / (1 - chance):.3f} ({len(readings):,} rows)"
 

@@ -20,7 +20,7 @@ _BF16_FLAGS: Final = frozenset({"avx512_bf16", "amx_bf16"})
 
 
 def has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the processor multiplies bfloat16 by itself; False where there is no such file, as on macOS."""
+    """Return whether the processor multiplies bfloat16 natively; False if the file does not exist, as on macOS."""
     if not cpuinfo.is_file():
         return False
     lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()

@@ -1,7 +1,8 @@
-"""What `make docs` adds to the pages: tables made from the code, Markdown files that live beside it, and working links.
+"""Hooks of `make docs`: tables made from the code, Markdown files outside `docs/`, and working
+links.
 
-Pages link each other as they lie in the repository, so that they also read well there. Where a table is to be made
-stands `<!-- settings: MODULE.CLASS -->`, or another word of `MAKERS`.
+Pages link each other by their paths in the repository, so that they also read well there. A comment
+`<!-- settings: MODULE.CLASS -->`, or with another word of `MAKERS`, is replaced by a table.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from mkdocs.structure.pages import Page
 
 from open_diht.common.fields import field_docstrings
 
-logging.basicConfig(level=logging.ERROR)  # before Beam is imported: it warns about clouds that nobody asked for
+logging.basicConfig(level=logging.ERROR)  # before Beam is imported: it warns about clouds that are not used
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BESIDE = (
@@ -47,14 +48,19 @@ BESIDE = (
     "examples/README.md",
     "trainer/README.md",
 )
-"""Pages that live outside `docs/`; in the site they are below `project/`."""
+"""Pages outside `docs/`; on the site they are below `project/`."""
 _LINK = re.compile(r"(!?\[[^\]]*\]\()([^)\s#]+)(#[^)\s]*)?(\))")
 _FENCE = re.compile(r"^(```.*?^```[^\n]*$)", re.MULTILINE | re.DOTALL)
 _DIRECTIVE = re.compile(r"^<!-- (\w+)(?:: (.+?))? -->$", re.MULTILINE)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that live beside the code, and those that are made of the tasks of the evaluation."""
+    """Add the pages outside `docs/`, and those generated from the tasks of the evaluation.
+
+    Args:
+        files: the files of the site; pages are added.
+        config: the configuration of MkDocs.
+    """
     from open_diht.eval.tasks.pages import task_pages
 
     for name, content in task_pages().items():
@@ -66,10 +72,17 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Make the tables that a page asks for, and its links fit the site."""
+    """Make the tables of a page, and adapt its links to the site.
+
+    Args:
+        markdown: the text of the page.
+        page: the page.
+        config: not used.
+        files: the files of the site.
+    """
     where = page.file.src_uri
     made = _DIRECTIVE.sub(lambda found: _make(found, where), markdown)
-    parts = _FENCE.split(made)  # code, which is every other part, stays as it is
+    parts = _FENCE.split(made)  # code, which is every other part, does not change
     parts[::2] = [_LINK.sub(lambda found: _linked(found, where, files), part) for part in parts[::2]]
     return "".join(parts)
 
@@ -86,7 +99,7 @@ def _linked(found: re.Match[str], where: str, files: Files) -> str:
         uri = f"project/{path if path in BESIDE else f'{path}/README.md'}"
     elif path == "README.md":
         uri = "index.md"
-    elif (REPOSITORY / path).exists():  # code, which the site does not hold: its name is enough
+    elif (REPOSITORY / path).exists():  # code is not on the site: show its path without a link
         return f"{before[before.index('[') + 1 : -2]} (`{path}`)"
     else:
         raise PluginError(f"{here}: the link to {target} leads nowhere")
@@ -103,13 +116,15 @@ def _make(found: re.Match[str], where: str) -> str:
 
 
 def settings(name: str) -> Iterator[str]:
-    """The fields of a dataclass with their defaults and docstrings."""
+    """Yield the table of a dataclass: its fields with their defaults and docstrings."""
     yield from _fields(_class(name))
 
 
 def sections(name: str) -> Iterator[str]:
-    """The same of each dataclass that a field of this one holds, under a heading each. Of a field whose class is chosen
-    by name it is the default's."""
+    """Yield the table of each dataclass that a field of this one holds, under its own heading.
+
+    For a field whose class is chosen by name, the table shows the class of the default.
+    """
     hints = get_type_hints(_class(name))
     for field in dataclasses.fields(_class(name)):
         kind = hints[field.name]
@@ -132,14 +147,14 @@ def _fields(kind: type[Any], prefix: str = "") -> Iterator[str]:
         for field in fields:
             default = _default(field) or "must be given"
             yield f"| `{prefix}{field.name}` | {default} | {_cell(said.get(field.name, ''))} |"
-    else:  # a record, whose fields are made and not set
+    else:  # a record whose fields are results, not settings
         yield from ("", "| field | meaning |", "|---|---|")
         yield from (f"| `{prefix}{field.name}` | {_cell(said.get(field.name, ''))} |" for field in fields)
     yield ""
 
 
 def _default(field: dataclasses.Field[Any]) -> str:
-    """The default as people would write it; empty where there is none."""
+    """Return the default as YAML; empty if there is none."""
     if field.default is not dataclasses.MISSING:
         return f"`{_yaml(field.default)}`"
     if field.default_factory is dataclasses.MISSING:
@@ -162,7 +177,7 @@ def _cell(text: str) -> str:
 
 
 def presets() -> Iterator[str]:
-    """What each preset sets, side by side."""
+    """Yield the settings of all presets side by side."""
     from open_diht.filters.presets import load_preset, preset_names
 
     names = sorted(preset_names(), key=lambda name: (name != "paper", name))
@@ -179,7 +194,7 @@ def presets() -> Iterator[str]:
 
 
 def datasets() -> Iterator[str]:
-    """The known data sets, from `pipelines/datasets/`."""
+    """Yield the known data sets, from `pipelines/datasets/`."""
     from open_diht.pipelines.datasets import dataset_names, load_dataset
 
     yield from ("", "| `DATASET` | what | where the manifest is | size | licence | note |", "|---|---|---|---|---|---|")
@@ -192,7 +207,7 @@ def datasets() -> Iterator[str]:
 
 
 def tasks() -> Iterator[str]:
-    """The tasks of the evaluation, from `eval/suites/`."""
+    """Yield the tasks of the evaluation, from `eval/suites/`."""
     from open_diht.eval.tasks.pages import suite_tables
 
     yield ""
@@ -200,7 +215,7 @@ def tasks() -> Iterator[str]:
 
 
 def reasons() -> Iterator[str]:
-    """Why a row can be rejected, in the order in which it is asked, under the preset that asks most."""
+    """Yield the reasons to reject a row, in the order of the checks, for `paper-dedup` with all scores."""
     from open_diht.filters.presets import load_preset
     from open_diht.filters.score import NegativesRule, ScoreRule
     from open_diht.pipelines.stages.cascade import cascade
@@ -213,7 +228,7 @@ def reasons() -> Iterator[str]:
 
 
 def command_help(command: str) -> Iterator[str]:
-    """What `open-diht COMMAND --help` prints."""
+    """Yield the output of `open-diht COMMAND --help`."""
     from open_diht.cli import COMMANDS
 
     os.environ["COLUMNS"] = "100"
@@ -226,7 +241,7 @@ def command_help(command: str) -> Iterator[str]:
 
 
 def make_help() -> Iterator[str]:
-    """What `make help` prints."""
+    """Yield the output of `make help`."""
     plain = {**os.environ, "MAKEFLAGS": "", "MFLAGS": ""}
     command = ["make", "--no-print-directory", "help"]
     done = subprocess.run(command, cwd=REPOSITORY, env=plain, capture_output=True, text=True, check=True)
@@ -246,7 +261,7 @@ MAKERS: dict[str, Callable[..., Iterator[str]]] = {
 
 
 class _Requests(HTMLParser):
-    """What a browser would fetch for a page."""
+    """Collects the URLs that a browser would fetch for a page."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -261,7 +276,8 @@ class _Requests(HTMLParser):
 
 
 def on_post_build(config: MkDocsConfig) -> None:
-    """Pages load nothing from elsewhere: they are read without a network, and tell nobody who reads them."""
+    """Check that pages load nothing from other sites: they must work without a network and not
+    reveal their readers."""
     site = Path(config.site_dir)
     for page in sorted(site.rglob("*.html")):
         requests = _Requests()

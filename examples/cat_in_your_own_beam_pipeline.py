@@ -1,6 +1,7 @@
-"""CAT inside a Beam pipeline of your own: read pairs, annotate, decide, write Parquet.
+"""CAT inside your own Beam pipeline: read pairs, annotate, decide, write Parquet.
 
-What runs before and after, and on which runner, is yours; words that are not known here are options of Beam.
+You choose the steps before and after, and the runner; unknown arguments are passed to Beam as
+options.
 
     .venv/bin/python examples/cat_in_your_own_beam_pipeline.py --output out/own-pipeline
 """
@@ -22,7 +23,15 @@ PAIRS = pa.schema([("image_path", pa.string()), ("caption", pa.string()), ("imag
 
 
 def read_pair(line: str, folder: str) -> dict[str, Any]:
-    """A line of the manifest and the file that it names."""
+    """Return a line of the manifest with the bytes of its image file.
+
+    Args:
+        line: tab-separated image path and caption; other columns are ignored.
+        folder: the folder of the image paths.
+
+    Returns:
+        A row of `PAIRS`; `image` is None if the file does not exist.
+    """
     image_path, caption, *_ = line.split("\t")
     image = Path(folder, image_path)
     return {"image_path": image_path, "caption": caption, "image": image.read_bytes() if image.is_file() else None}

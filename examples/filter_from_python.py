@@ -35,7 +35,7 @@ def main() -> None:
     table = annotations.append_column("caption", pa.array(captions, pa.string()))
     decided = decide_captions(table, preset.captions)
     reasons = np.full(len(captions), "kept", object)
-    for one in reversed(preset.caption_filters):  # the first that applies is written last
+    for one in reversed(preset.caption_filters):  # the first filter that applies is written last
         reasons[one.rejects(CaptionEvidence(table, decided))] = one.reason
 
     for place in np.flatnonzero(reasons == "kept"):

@@ -1,7 +1,8 @@
 """Train a small model on a filtered data set and evaluate it, from Python.
 
-`make filter` first: the default data are the shards that it leaves of the sample. A few steps on a few pairs show that
-everything works; the model is no good. Words `key=value` go on top of the configuration.
+Run `make filter` first: the default data are its shards of the sample. A few steps on a few pairs
+show that everything works; the model is not useful. Arguments `key=value` override the
+configuration.
 
     .venv/bin/python examples/train_and_evaluate.py --samples 510 loss.beta=0.5
 """

@@ -1,10 +1,11 @@
-"""What a filter is: one reason to reject a pair, decided from annotations.
+"""Base classes of filters: a filter is one reason to reject a pair, decided from annotations.
 
-A filter measures nothing. The stages annotate, once; a filter decides on whole tables of annotations. So a threshold
-changes without another parse or another OCR, and every rejection stands beside its evidence.
+A filter measures nothing. The stages annotate each row once; a filter decides on whole tables of
+annotations. A threshold can therefore change without another parse or another OCR, and the evidence
+of every rejection is stored next to it.
 
-A filter of your own is a frozen dataclass that is registered. Its fields are its settings, which a preset gives in a
-section named after the filter's reason; a preset without the section does without the filter.
+A custom filter is a registered frozen dataclass. Its fields are its settings, which a preset sets
+in a section named after the filter's reason; a preset without that section does not use the filter.
 
     @register_filter
     @dataclass(frozen=True, kw_only=True)
@@ -35,20 +36,26 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class CaptionEvidence:
-    """Rows with their captions' annotations."""
+    """Rows with the annotations of their captions."""
 
     rows: pa.Table
-    """`uid`, `caption` (null where there is none), the columns of `captions.annotate.SCHEMA` where captions were
-    annotated, and the values of columns that the preset has conditions on (see `open_diht.filters.columns`)."""
+    """`uid`, `caption` (null where the row has none), the columns of `captions.annotate.SCHEMA` if
+    captions were annotated, and the values of the columns that the preset has conditions on (see
+    `open_diht.filters.columns`)."""
     decided: CaptionDecisions | None
-    """What the preset counts in each row; None where captions were not annotated."""
+    """The preset's counts for each row; None if captions were not annotated."""
 
     def __len__(self) -> int:
         return self.rows.num_rows
 
     @property
     def counts(self) -> CaptionDecisions:
-        """`decided`, for filters that need annotations: they are asked only where there are any."""
+        """Return `decided`, for filters that need annotations.
+
+        Raises:
+            RuntimeError: captions were not annotated. The filter must set `needs_annotations =
+                False`.
+        """
         if self.decided is None:
             raise RuntimeError("captions were not annotated; a filter that needs no annotations says so")
         return self.decided
@@ -56,13 +63,13 @@ class CaptionEvidence:
 
 @dataclass(frozen=True)
 class ImageEvidence:
-    """Images that were read, one for each caption that came so far."""
+    """Images that were read, one for each caption that passed the earlier filters."""
 
     captions: list[str]
     records: pa.Table
-    """`width` and `height` in pixels, `spotted` (text, score, box of each line), `bytes` of the file."""
+    """`width` and `height` in pixels, `spotted` (text, score and box of each line), `bytes` of the file."""
     overlaps: NDArray[np.int64]
-    """Characters of the longest match between caption and image text."""
+    """int64 (images,): characters of the longest match between the caption and the text in the image."""
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -72,20 +79,20 @@ class Filter(ABC):
     """One reason to reject a pair."""
 
     reason: str
-    """Written into data sets and shown in the funnel: a short name, lower case, with underscores."""
+    """Short name that is written into data sets and shown in reports: lower case, with underscores."""
     explanation: str
-    """A sentence or two for the reader of a report who meets the reason for the first time."""
+    """One or two sentences for readers of a report who meet the reason for the first time."""
 
 
 class CaptionFilter(Filter):
     """A filter that decides on captions, before any image is fetched."""
 
     needs_annotations: ClassVar[bool] = True
-    """False: the text alone suffices, so it is asked in runs without the stage `captions` too."""
+    """False: the filter needs only the text, so it also runs without the stage `captions`."""
 
     @abstractmethod
     def rejects(self, captions: CaptionEvidence) -> Bools:
-        """Of each row whether this reason applies."""
+        """Return the mask (rows,) of the rows that this filter rejects."""
 
 
 class ImageFilter(Filter):
@@ -93,7 +100,7 @@ class ImageFilter(Filter):
 
     @abstractmethod
     def rejects(self, images: ImageEvidence) -> Bools:
-        """Of each image whether this reason applies."""
+        """Return the mask (images,) of the images that this filter rejects."""
 
 
 _Kind = TypeVar("_Kind", bound=type[Filter])
@@ -101,11 +108,11 @@ _registered: dict[str, type[Filter]] = {}
 
 
 def register_filter(kind: _Kind) -> _Kind:
-    """Make a filter known to presets, under its reason. Use it as a decorator.
+    """Register a filter, so that presets can use it under its reason. Use it as a decorator.
 
     Raises:
-        TypeError: it is no frozen dataclass.
-        ValueError: its reason is no short name, or another filter's.
+        TypeError: the class is not a frozen dataclass.
+        ValueError: the reason is not a short name, or belongs to another filter.
     """
     if not dataclasses.is_dataclass(kind) or not kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         raise TypeError(f"filter {kind.__name__} is no frozen dataclass; decorate it with @dataclass(frozen=True)")
@@ -113,12 +120,13 @@ def register_filter(kind: _Kind) -> _Kind:
     if not (reason.isidentifier() and reason == reason.lower()):
         raise ValueError(f"filter {kind.__name__}: reason {reason!r}; use lower case letters, digits and underscores")
     known_as = _registered.setdefault(reason, kind)
+    # Compare names, because a reloaded module defines the class again.
     if (known_as.__module__, known_as.__qualname__) != (kind.__module__, kind.__qualname__):
         raise ValueError(f"reason {reason!r} of {kind.__name__} belongs to {known_as.__name__}; choose another")
-    _registered[reason] = kind  # a module that is loaded anew brings its own
+    _registered[reason] = kind  # a reloaded module replaces its own class
     return kind
 
 
 def registered_filters() -> dict[str, type[Filter]]:
-    """The filters of `register_filter` by reason."""
+    """Return the filters that `register_filter` has registered, by reason."""
     return dict(_registered)

@@ -1,8 +1,8 @@
-"""Thresholds on the columns that a manifest brings: a similarity, an aesthetic score, a licence, whatever it has; and
-on the language of the caption, which is identified where the manifest does not say it (see
+"""Conditions on the columns of a manifest, such as a similarity, an aesthetic score or a license,
+and on the language of the caption, which is identified if the manifest has no such column (see
 `open_diht.filters.language`).
 
-A preset gives them in its section `columns`, by the name of a column or the role that one plays:
+A preset lists them in its section `columns`, by the name of a column or of its role:
 
     columns:
       similarity: {min: 0.28}
@@ -28,37 +28,39 @@ from open_diht.common.naming import nearest
 from open_diht.filters.base import Bools, CaptionEvidence, CaptionFilter
 
 STORED = "column:"
-"""Before the name of a condition: the column of annotated rows that holds the values it looks at."""
+"""Prefix that, with the name of a condition, names the column of annotated rows with its values."""
 MISSING_PLACE, OTHERS_PLACE = -1_000_000, 1_000_000
-"""Bins of rows without a value, and of words that the condition does not name."""
+"""Bins of rows without a value, and of words that the condition does not list."""
 _BINS_BESIDE = 20
-"""Bins of a histogram on either side of its thresholds; what lies farther is counted in the last."""
+"""Bins of a histogram on each side of its thresholds; values beyond them are counted in the last bin."""
 
 _FIELDS = {"min": "min", "max": "max", "in": "among", "not_in": "not_among", "missing": "missing"}
-"""What a preset writes, and the field that holds it."""
+"""Key in a preset -> name of the field."""
 
 _EXACT = 2**53 - 1
-"""Integers up to here are compared exactly: numbers are stored as float64."""
+"""Integers up to this value are compared exactly, because numbers are stored as float64."""
 Value = bool | int | float | str
 Finite = Annotated[float, Range()]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnCondition(CaptionFilter):
-    """What a preset asks of a column of the manifest; bounds belong to what is kept."""
+    """A preset's condition on one column of the manifest. Values equal to a bound are kept."""
 
     reason: str
-    """The column's name, or that of its role; also why rows are rejected."""
+    """Name of the column or of its role; also the reason written for rejected rows."""
     min: Finite | None = None
     """Rows with a smaller number are rejected."""
     max: Finite | None = None
     """Rows with a larger number are rejected."""
     among: tuple[Value, ...] | None = None
-    """`in`: rows with another value are rejected. Words are compared as they are written, true and false as words."""
+    """`in`: rows with another value are rejected. Words are compared exactly as written, booleans
+    as `true` and `false`."""
     not_among: tuple[Value, ...] | None = None
     """`not_in`: rows with one of these values are rejected."""
     missing: Literal["keep", "reject"] = "reject"
-    """What becomes of rows without a value, or with one that is no number where numbers are asked for."""
+    """Keep or reject rows without a value. A value that is not a number counts as missing if the
+    condition compares numbers."""
 
     needs_annotations = False
 
@@ -82,7 +84,7 @@ class ColumnCondition(CaptionFilter):
 
     @property
     def explanation(self) -> str:  # type: ignore[override]  # made of the thresholds
-        """See `Filter`."""
+        """Describe the rows that are rejected, from the thresholds (see `Filter`)."""
         asked = [
             f"below {self.min:g}" if self.min is not None else "",
             f"above {self.max:g}" if self.max is not None else "",
@@ -94,7 +96,7 @@ class ColumnCondition(CaptionFilter):
 
     @property
     def numeric(self) -> bool:
-        """Return whether numbers are compared, else words."""
+        """Return whether the condition compares numbers; otherwise it compares words."""
         return bool(self._bounds) or all(map(_is_number, self._listed))
 
     @property
@@ -108,7 +110,7 @@ class ColumnCondition(CaptionFilter):
     # ---- values
 
     def stored(self, column: pa.ChunkedArray | pa.Array) -> pa.Array:
-        """The values of a column that are compared: float64 or text, null where there is none."""
+        """Return the values that are compared: float64 or text, null where the row has none."""
         values = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
         if pa.types.is_dictionary(values.type):
             values = values.dictionary_decode()
@@ -125,7 +127,7 @@ class ColumnCondition(CaptionFilter):
         return self.rejects_values(captions.rows[STORED + self.reason])
 
     def rejects_values(self, values: pa.ChunkedArray | pa.Array) -> Bools:
-        """Of each of the `stored` values whether it is rejected."""
+        """Return the mask (rows,) of the `stored` values that are rejected."""
         missing = np.asarray(pc.is_null(values))
         rejected = np.zeros(len(values), bool)
         if self.numeric:
@@ -138,6 +140,7 @@ class ColumnCondition(CaptionFilter):
             rejected |= ~self._is_in(values, self.among)
         if self.not_among is not None:
             rejected |= self._is_in(values, self.not_among)
+        # Last, because the comparisons above mean nothing for missing values.
         rejected[missing] = self.missing == "reject"
         return rejected
 
@@ -145,11 +148,11 @@ class ColumnCondition(CaptionFilter):
         if not self.numeric:
             return np.asarray(pc.is_in(values, value_set=pa.array([_word(one) for one in listed], pa.string())))
         known = pa.array([float(one) for one in listed], pa.float64())
-        # is_in tells -0.0 from 0.0, and -0.0 + 0.0 is 0.0.
+        # is_in distinguishes -0.0 from 0.0; adding 0.0 turns -0.0 into 0.0.
         return np.asarray(pc.is_in(pc.add(values, 0.0), value_set=pc.add(known, 0.0)))
 
     def implies(self, other: ColumnCondition) -> bool:
-        """Return whether each row that `other` rejects is rejected by this one, too."""
+        """Return whether this condition rejects every row that `other` rejects."""
         return (
             (self.reason, self.numeric) == (other.reason, other.numeric)
             and (other.min is None or (self.min is not None and self.min >= other.min))
@@ -162,23 +165,24 @@ class ColumnCondition(CaptionFilter):
     # ---- histogram
 
     def places(self, values: pa.ChunkedArray | pa.Array) -> NDArray[np.int64]:
-        """The bin of each of the `stored` values; bins are the same for all rows of a run."""
+        """Return the bin of each of the `stored` values; the bins are the same for all rows of a run."""
         missing = np.asarray(pc.is_null(values))
         if self._bounds:
             low, high = self._edges
             steps = np.where(missing, 0.0, _floats(values) - self._bounds[0]) / self._width
-            # A little more: a number that is a threshold belongs to the bin that begins there, however it is rounded.
+            # The small offset puts a value equal to a threshold into the bin that begins there, despite rounding.
             places = np.floor(np.clip(steps + 1e-6, low, high)).astype(np.int64)
         else:
             known: dict[Any, int] = {}
             for one in self._listed:
+                # A value that is listed twice has one bin.
                 known.setdefault(float(one) if self.numeric else _word(one), len(known))
             places = np.array([known.get(one, OTHERS_PLACE) for one in values.to_pylist()], np.int64)
         places[missing] = MISSING_PLACE
         return places
 
     def label(self, place: int) -> str:
-        """What a bin is called."""
+        """Return the label of a bin."""
         if place == MISSING_PLACE:
             return "none"
         if not self._bounds:
@@ -190,12 +194,13 @@ class ColumnCondition(CaptionFilter):
 
     @property
     def thresholds(self) -> tuple[int, ...]:
-        """The bins at whose beginning a threshold lies."""
+        """Return the bins that begin at a threshold."""
         return tuple(round((bound - self._bounds[0]) / self._width) for bound in self._bounds)
 
     @property
     def _width(self) -> float:
-        """Of a bin: a tenth of the thresholds' distance, or of the only one's size."""
+        """Return the width of a bin: a tenth of the distance between the thresholds, or of the size
+        of the only one."""
         first, last = self._bounds[0], self._bounds[-1]
         return (last - first or abs(first) or 1.0) / 10
 
@@ -205,10 +210,10 @@ class ColumnCondition(CaptionFilter):
 
 
 def conditions_of(section: Any) -> tuple[ColumnCondition, ...]:
-    """The section `columns` of a preset.
+    """Return the conditions in the section `columns` of a preset.
 
     Raises:
-        BadValue: it is no section, a key is unknown, or a value cannot be used.
+        BadValue: it is not a section, a key is unknown, or a value cannot be used.
     """
     if not isinstance(section, Mapping):
         raise BadValue(f"columns is {shown(section)}; it must be a section of columns with conditions")
@@ -216,7 +221,15 @@ def conditions_of(section: Any) -> tuple[ColumnCondition, ...]:
 
 
 def condition_of(name: str, asked: Any) -> ColumnCondition:
-    """One of them, as `as_section` writes it."""
+    """Return one condition from its section, as `as_section` writes it.
+
+    Args:
+        name: the column's name, or that of its role.
+        asked: the section, with the keys min, max, in, not_in and missing.
+
+    Raises:
+        BadValue: a key is unknown, or a value cannot be used.
+    """
     if not isinstance(asked, Mapping):
         raise BadValue(f"columns.{name} is {shown(asked)}; it must be a section such as {{max: 0.5}}")
     if unknown := [str(key) for key in asked if key not in _FIELDS]:
@@ -239,7 +252,7 @@ def condition_of(name: str, asked: Any) -> ColumnCondition:
 
 
 def as_section(condition: ColumnCondition) -> dict[str, Any]:
-    """A condition as a preset writes it; what it does not ask is left out."""
+    """Return a condition as a preset writes it, without the keys that are not set."""
     given = dataclasses.asdict(condition)
     return {key: given[name] for key, name in _FIELDS.items() if given[name] is not None}
 
@@ -249,7 +262,7 @@ def _floats(values: pa.ChunkedArray | pa.Array) -> NDArray[np.float64]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool)  # bool is a subclass of int
 
 
 def _number(value: Any) -> float | None:
@@ -261,9 +274,10 @@ def _number(value: Any) -> float | None:
 
 
 def _as_written(values: pa.Array) -> pa.Array:
-    """Return floats of 16 or 32 bits as the float64 of their shortest text: 0.28, not 0.2800000011920929.
+    """Return floats of 16 or 32 bits as the float64 of their shortest text: 0.28, not
+    0.2800000011920929.
 
-    A value then equals the bound that a user reads off the column.
+    A value then equals the bound that a user copies from the column.
     """
     if pa.types.is_float16(values.type):
         texts = pa.array([None if one is None else str(np.float16(one)) for one in values.to_pylist()], pa.string())

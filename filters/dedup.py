@@ -1,4 +1,4 @@
-"""Which duplicates are rejected, and what a semantic duplicate is: the settings, no more."""
+"""Settings of deduplication: which duplicates are rejected, and what counts as a semantic duplicate."""
 
 from __future__ import annotations
 
@@ -10,33 +10,35 @@ from open_diht.common.fields import Count, Positive, Range, check_fields
 
 @dataclass(frozen=True, kw_only=True)
 class DedupRule:
-    """What stage `dedup` rejects. Exact duplicates are always found and counted; these are about rejecting them."""
+    """Settings of stage `dedup`. Exact duplicates are always found and counted; these settings reject them."""
 
     pairs: bool = True
-    """Reject a pair with the same url and caption as an earlier one (`duplicate_pair`)."""
+    """Reject a pair with the same URL and caption as an earlier one (`duplicate_pair`)."""
     images: bool = False
-    """Reject a pair whose image has the same bytes as an earlier one's (`duplicate_image`). With another caption it
-    is another pair, so by default it stays."""
+    """Reject a pair whose image has the same bytes as an earlier one (`duplicate_image`). Off by
+    default, because the same image with another caption is another pair."""
     semantic: bool = False
-    """Reject a pair whose image means the same as another's (`duplicate_semantic`): SemDeDup (Abbas et al. 2023)."""
+    """Reject a pair whose image is a near duplicate of another by embedding (`duplicate_semantic`):
+    SemDeDup (Abbas et al. 2023)."""
     encoder: str = "efficientnet-lite0"
-    """What embeds images: efficientnet-lite0, open_clip:<model>:<weights>, local-dir:<folder>,
-    timm:<model>:<weights>."""
+    """Model that embeds the images: efficientnet-lite0, open_clip:<model>:<weights>,
+    local-dir:<folder> or timm:<model>:<weights>."""
     eps: Annotated[float, Range(above=0, below=1)] = 0.03
-    """Images are the same when the cosine of their embeddings is above 1 - eps."""
+    """Two images are duplicates if the cosine of their embeddings is above 1 - eps."""
     keep: Literal["first", "far", "near"] = "first"
-    """Which of them stays: `first` by place in the input; `far`, the one farthest from its cluster's centre, as in
-    SemDeDup; `near`, the nearest."""
+    """Which of the duplicates stays: the `first` in the input; the one `far` from the center of its
+    cluster, as in SemDeDup; or the one `near` it."""
     against: Literal["kept", "all"] = "kept"
-    """An image is compared with those that stay (`kept`), or with all before it (`all`, as in SemDeDup: more are
-    rejected, and what a pair is a duplicate of may be farther than eps)."""
+    """An image is compared with the images that stay (`kept`), or with all images before it (`all`,
+    as in SemDeDup: this rejects more, and the distance from a rejected image to the one that stays
+    may exceed eps)."""
     clusters: Count = 0
-    """Clusters of k-means; images of different clusters are not compared. 0: one for every 8,000 images, at most
-    50,000."""
+    """Number of k-means clusters; images in different clusters are not compared. 0: one for every
+    8,000 images, at most 50,000."""
     points: Positive = 64
-    """Images for each cluster that k-means is trained on; they are held in memory at once."""
+    """Images per cluster that k-means is trained on; all of them are held in memory at once."""
     seed: Count = 0
-    """Of k-means."""
+    """Seed of k-means."""
 
     def __post_init__(self) -> None:
         check_fields(self)

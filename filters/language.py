@@ -1,5 +1,8 @@
-"""The language of a caption, by Compact Language Detector 2 (https://github.com/CLD2Owners/cld2): its tables come with
-the package, and a caption takes about ten microseconds."""
+"""Language identification for captions with Compact Language Detector 2
+(https://github.com/CLD2Owners/cld2).
+
+Its tables come with the package, and a caption takes about ten microseconds.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,11 @@ from importlib.metadata import version
 from open_diht.common.installation import remedy
 
 NAMES = ("language", "language_score")
-"""What `identify` tells of a caption, under the names that conditions on columns use."""
+"""Columns that `identify` fills, under the names that conditions on columns use."""
 MAX_CHARS = 4_096
-"""More of a caption does not tell more."""
+"""Characters of a caption that are read; more do not improve the result."""
 _NO_LANGUAGE = frozenset({"un", "zzp", "xxx", "tlh"})
-"""Codes of what is unknown, and of pig Latin, no text and Klingon, which CLD2 finds in file names."""
+"""Codes for unknown, pig Latin, no text and Klingon; CLD2 finds the latter ones in file names."""
 
 
 def is_installed() -> bool:
@@ -24,7 +27,11 @@ def is_installed() -> bool:
 
 
 def check_identifier() -> None:
-    """Raises ModuleNotFoundError, with the remedy, where CLD2 is not installed."""
+    """Check that CLD2 is installed.
+
+    Raises:
+        ModuleNotFoundError: it is not; the message has the install command.
+    """
     if not is_installed():
         raise ModuleNotFoundError(
             f"languages of captions are identified by pycld2, which is not installed; install it: {remedy('score')}"
@@ -32,18 +39,23 @@ def check_identifier() -> None:
 
 
 def provenance() -> str:
-    """What decides languages."""
+    """Return the name and version of the library that identifies languages."""
     return f"pycld2 {version('pycld2')}"
 
 
 def identify(captions: Iterable[str | None]) -> list[tuple[str | None, float | None]]:
-    """Of each caption the language that most of it is written in (ISO 639-1, or 639-2 where there is none, as CLD2
-    writes it) and the proportion of its letters that are; None and None where nothing is known."""
+    """Identify the language of each caption.
+
+    Returns:
+        For each caption the language of most of its text, as CLD2 writes it (ISO 639-1, or 639-2
+        where that has no code), and the fraction of the text in that language, 0 to 1; (None, None)
+        if the language is unknown.
+    """
     import pycld2
 
     found: list[tuple[str | None, float | None]] = []
     for caption in captions:
-        # CLD2 takes no control characters, and an entity for a word.
+        # CLD2 rejects control characters, and would read an HTML entity as a word.
         text = "".join(char if char.isprintable() else " " for char in html.unescape((caption or "")[:MAX_CHARS]))
         try:
             _, _, ((_, code, percent, _), *_) = pycld2.detect(text.encode("utf-8", "ignore"), bestEffort=True)

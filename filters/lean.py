@@ -1,7 +1,8 @@
-"""Importing a library without the optional giants that it would drag along.
+"""Import a library without the large optional frameworks that it would import as well.
 
-thinc (under spaCy) and modelscope (under PaddleOCR) import torch wherever it is installed, to support what is never
-used here: 0.5 GB of memory and seconds of start-up for every worker process.
+thinc (under spaCy) and modelscope (under PaddleOCR) import torch if it is installed, to support
+features that are not used here. That costs every worker process 0.5 GB of memory and seconds at
+start.
 """
 
 from __future__ import annotations
@@ -12,15 +13,16 @@ from contextlib import contextmanager
 from typing import Any
 
 FRAMEWORKS = ("torch", "tensorflow", "mxnet", "transformers")
-"""What workers of the filters do without."""
+"""Frameworks that workers of the filters do not need."""
 
 
 @contextmanager
 def without(*names: str) -> Iterator[None]:
-    """Let top-level modules look uninstalled to what is imported in the `with` block, unless they are loaded."""
+    """Make top-level modules look uninstalled to imports inside the `with` block, unless they are
+    already loaded."""
     modules: dict[str, Any] = sys.modules
     hidden = [name for name in names if name not in modules]
-    modules.update(dict.fromkeys(hidden))  # Python takes None for a module that is not there
+    modules.update(dict.fromkeys(hidden))  # None in sys.modules makes an import fail
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""How alike image and caption have to be, by the similarity of their embeddings: the settings, no more."""
+"""Settings of the CLIP score: how similar the embeddings of image and caption must be."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 from open_diht.common.fields import Above0, BadValue, Count, Positive, Range, check_fields
 
 CLIP_SCORE, NEG_CLIP_LOSS, NOT_SCORED = "clip_score", "neg_clip_loss", "not_scored"
-"""Reasons; the first two are also the columns that hold what was measured."""
+"""Reasons; the first two are also the names of the columns with the scores."""
 
 Finite = Annotated[float, Range()]
 Cosine = Annotated[float, Range(at_least=-1, at_most=1)]
@@ -17,25 +17,29 @@ Kept = Annotated[float, Range(above=0, at_most=1)]
 
 @dataclass(frozen=True, kw_only=True)
 class NegativesRule:
-    """The CLIP score corrected for how alike image and caption are to those of other rows: negCLIPLoss (Wang et al.
-    2024, arXiv 2405.19547).
+    """The CLIP score corrected by the similarities with other rows: negCLIPLoss (Wang et al. 2024,
+    arXiv 2405.19547).
 
-    A caption that fits any image, and an image that fits any caption, have high similarities with their own and with
-    all others. The others' are estimated on batches of other rows, averaged over several batches.
+    A caption that fits any image, and an image that fits any caption, have high similarities with
+    their own partner and with all others. The similarities with others are estimated on batches of
+    other rows and averaged over several batches.
     """
 
     min: Finite | None = None
     """Rows with a lower corrected score are rejected (`neg_clip_loss`)."""
     keep: Kept | None = None
-    """Instead of `min`: this share of the rows that have a score stays, those with the highest ones."""
+    """Alternative to `min`: the fraction of the scored rows that stays, those with the highest scores."""
     batch_size: Annotated[int, Range(at_least=2, at_most=2**20)] = 32_768
-    """Rows of a batch; the paper's, which is that of OpenAI's training. At most as many as there are."""
+    """Rows of a batch, at most the number of rows. The default is the paper's, which is that of
+    OpenAI's training."""
     batches: Positive = 10
-    """Batches that are averaged over, of different rows; fewer where there are not so many rows. The paper's."""
+    """Number of batches of different rows to average over; fewer if there are not enough rows. The
+    default is the paper's."""
     temperature: Above0 | None = None
-    """What similarities are divided by; null: the model's own (0.01 of OpenAI's models, as in the paper)."""
+    """Similarities are divided by this; null: the model's own temperature (0.01 for OpenAI's
+    models, as in the paper)."""
     seed: Count = 0
-    """Of the choice of the batches."""
+    """Seed of the choice of batches."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -44,15 +48,16 @@ class NegativesRule:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreRule:
-    """What stage `score` rejects."""
+    """Settings of stage `score`."""
 
     min: Cosine | None = None
-    """Rows whose image and caption have a lower similarity are rejected (`clip_score`): the cosine of the embeddings of
-    the model that the run names. What is low depends on the model."""
+    """Rows whose image and caption have a lower similarity are rejected (`clip_score`). The
+    similarity is the cosine of the embeddings of the model that the run names; its scale depends on
+    the model."""
     keep: Kept | None = None
-    """Instead of `min`: this share of the rows that have a score stays, those with the highest ones."""
+    """Alternative to `min`: the fraction of the scored rows that stays, those with the highest scores."""
     negatives: NegativesRule | None = None
-    """The corrected score; a section without settings measures it and rejects nothing by it."""
+    """The corrected score; an empty section measures it and rejects nothing."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -60,7 +65,7 @@ class ScoreRule:
 
     @property
     def thresholds(self) -> dict[str, tuple[float | None, float | None]]:
-        """`min` and `keep` of each score that is asked for, by its reason; without those that ask for neither."""
+        """Return `min` and `keep` of each score with a threshold, by its reason."""
         asked = {CLIP_SCORE: (self.min, self.keep)}
         if self.negatives is not None:
             asked[NEG_CLIP_LOSS] = (self.negatives.min, self.negatives.keep)
@@ -68,7 +73,7 @@ class ScoreRule:
 
     @property
     def asks(self) -> bool:
-        """Whether anything is to be measured or rejected by it."""
+        """Return whether the rule measures or rejects anything."""
         return bool(self.thresholds) or self.negatives is not None
 
 

@@ -1,5 +1,6 @@
-"""What a caption says, from one parse: Complexity and Action, the C and the A of the CAT filters.
+"""Complexity and Action, the C and the A of the CAT filters, from one parse of the caption.
 
-`normalise` prepares the text, `parse` parses it, `graph` turns the parse into objects, attributes, actions and
-relations, `verifier` says how likely each of them is stated rather than named, `rules` counts and decides.
+`normalise` prepares the text, `parse` parses it, `graph` turns the parse into objects, attributes,
+actions and relations, `verifier` scores how likely each of them is stated and not just named, and
+`rules` counts and decides.
 """

@@ -1,7 +1,7 @@
-"""Captions to annotations: the Arrow columns from which every preset decides.
+"""Annotate captions: make the Arrow columns from which every preset decides.
 
-Annotating is the expensive pass (normalise, parse, graph, verify); it knows no threshold. `rules.py` decides on its
-columns.
+Annotating is the expensive pass (normalize, parse, graph, verify) and uses no thresholds.
+`rules.py` decides on its columns.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from open_diht.filters.captions.normalise import normalise
 from open_diht.filters.captions.parse import CaptionParser, Parse, model_provenance
 from open_diht.filters.captions.verifier import Odds, Verifier, load_verifier, weights_fingerprint
 
-VERSION = 5  # raise it when equal captions may get other annotations: runs then annotate anew
+VERSION = 5  # increase it if equal captions may get other annotations: runs then annotate again
 
 _PARTICIPANT = pa.struct([("object", pa.int32()), ("role", pa.string())])
 SCHEMA = pa.schema(
@@ -67,22 +67,23 @@ SCHEMA = pa.schema(
         ),
     ]
 )
-"""Annotation columns: the parsed text; objects with character spans in it; attributes, actions, relations with verifier
-scores, 0 to 1."""
+"""Annotation columns: the parsed text; objects with character spans in it; attributes, actions and
+relations with verifier scores, 0 to 1."""
 
 
 def provenance(lean: bool = False) -> dict[str, str]:
-    """What decides the annotations: model, library, weights and code versions. Loads no model."""
+    """Return what the annotations depend on: versions of model, library, weights and code. Loads no model."""
     known = {**model_provenance(), "verifier": weights_fingerprint(), "annotations": str(VERSION)}
     return {**known, "lean": "only captions with a verb candidate are parsed"} if lean else known
 
 
 class CaptionAnnotator:
-    """Captions to annotation rows. One per process.
+    """Turns captions into annotation rows. Create one per process.
 
     Args:
-        lean: captions without a word that may be a verb are tagged and not parsed, for a rule that asks for an action
-            rejects them whatever else they say. Of their row all but `parsed` is null.
+        lean: captions without a word that may be a verb are tagged but not parsed, because a rule
+            that needs an action rejects them in any case. All columns of their rows but `parsed`
+            are null.
 
     Example:
         >>> from open_diht import CaptionAnnotator
@@ -97,16 +98,16 @@ class CaptionAnnotator:
 
     @property
     def slow(self) -> str | None:
-        """Why spaCy parses itself, about three times slower; None where it need not."""
+        """Return why spaCy runs the parser itself, about three times slower; None if NumPy does."""
         return self._parser.slow
 
     def annotate(self, captions: Sequence[str]) -> pa.Table:
-        """One row per caption, in order, of `SCHEMA`. Equal captions are annotated once."""
+        """Return one row of `SCHEMA` per caption, in order. Equal captions are annotated once."""
         with _uncollected():
             return self._annotate(captions)
 
     def _annotate(self, captions: Sequence[str]) -> pa.Table:
-        distinct = list(dict.fromkeys(captions))
+        distinct = list(dict.fromkeys(captions))  # keeps the order
         texts = [normalise(caption) for caption in distinct]
         parses = self._parser.parse_where(may_state_an_action, texts) if self._lean else self._parser.parse(texts)
         graphs = [None if parse is None else build_graph(parse) for parse in parses]
@@ -119,8 +120,8 @@ class CaptionAnnotator:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Without the search for cycles: millions of small tuples and lists come and go here, none of them in a cycle, and
-    looking through them takes a tenth of the time."""
+    """Turn off garbage collection of cycles in the `with` block. Millions of small tuples and lists
+    without cycles are created here, and searching them would take a tenth of the time."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -131,20 +132,23 @@ def _uncollected() -> Iterator[None]:
 
 
 def may_state_an_action(tagged: Parse) -> bool:
-    """Whether a caption that is tagged and not parsed has a word that may be an action candidate once it is: labels of
-    arcs only rule candidates out."""
+    """Return whether a caption that is tagged but not parsed has a word that may be an action
+    candidate after parsing.
+
+    Arc labels can only rule candidates out.
+    """
     return any(is_action_candidate(tagged, token) for token in range(len(tagged.words)))
 
 
 def table_of(
     captions: Sequence[str], texts: Sequence[str], graphs: Sequence[CaptionGraph | None], verifier: Verifier
 ) -> pa.Table:
-    """Captions as rows of `SCHEMA`.
+    """Return captions as rows of `SCHEMA`.
 
     Args:
-        captions: as they stand in their rows.
-        texts: what was parsed.
-        graphs: made of that; None where it was tagged and not parsed.
+        captions: the original captions of the rows.
+        texts: the normalized texts that were parsed.
+        graphs: the graphs of those texts; None for a text that was tagged but not parsed.
         verifier: scores the candidates of the graphs.
     """
     known = [graph for graph in graphs if graph is not None]
@@ -161,7 +165,8 @@ def table_of(
 def _lists(
     kind: pa.ListType, lengths: Sequence[int | None], elements: Sequence[Any], scores: Odds | None = None
 ) -> pa.ListArray:
-    """Elements, named tuples with their scores, as lists of these lengths; null where a length is None."""
+    """Return elements (named tuples) and their scores as lists of the given lengths; null where a
+    length is None."""
     arrays = []
     for field in kind.value_type:
         if field.name == "score" and scores is not None:
@@ -173,7 +178,7 @@ def _lists(
         else:
             arrays.append(pa.array(values, field.type))
     offsets = np.concatenate([[0], np.cumsum([length or 0 for length in lengths])])
-    missing = np.array([*(length is None for length in lengths), False])
+    missing = np.array([*(length is None for length in lengths), False])  # a null offset marks a null list
     return pa.ListArray.from_arrays(
         pa.array(offsets, pa.int32(), mask=missing),
         pa.StructArray.from_arrays(arrays, fields=list(kind.value_type)),

@@ -1,11 +1,13 @@
-"""The concepts that a caption names: its objects and attributes as base forms, so that equal things have equal names.
+"""Names of the concepts in a caption: its objects and attributes as base forms, so that equal
+things have equal names.
 
-The annotations of the filter hold words as they stand in the caption ("Black horses", "evening sun"). Here they become
-lower-case base forms ("horse", "black"); an object that is a compound has several names, from the whole to its head
-("evening sun", "sun"), of which a vocabulary takes the longest it knows.
+The annotations of the filter hold words as written in the caption ("Black horses", "evening sun").
+Here they become lower-case base forms ("horse", "black"). A compound object has several names, from
+the whole to its head ("evening sun", "sun"); a vocabulary takes the longest one that it knows.
 
-Base forms come from the lemma tables of the spaCy model (WordNet's): exceptions first, then its suffix rules where they
-lead to a known word, else the word itself. A tagger is not asked: the words are known to be nouns and adjectives.
+Base forms come from the lemma tables of the spaCy model (from WordNet): first the exceptions, then
+the suffix rules if they lead to a known word, otherwise the word itself. No tagger runs, because
+the words are known to be nouns and adjectives.
 """
 
 from __future__ import annotations
@@ -18,16 +20,16 @@ from typing import Any
 from open_diht.filters.captions.parse import load_model
 
 MAX_WORDS = 3
-"""Words of the longest name of an object; longer compounds are product names and lists."""
+"""Most words in the name of an object; longer compounds are product names and lists."""
 _EDGES = re.compile(r"^[^\w]+|[^\w]+$")
 _POSSESSIVE = re.compile(r"['’]s?$")
 _PRONOUNS = frozenset(["i", "he", "she", "they", "we", "you", "who", "him", "her", "them", "it", "me", "us"])
-_SHORTEST = 3  # a base form of fewer letters is a slip ("bus" is no plural of "bu")
+_SHORTEST = 3  # shorter base forms are errors ("bus" is not a plural of "bu")
 _CACHED = 200_000
 
 
 class ConceptNames:
-    """Words to concepts. See `concept_names`."""
+    """Maps words to concepts. See `concept_names`."""
 
     def __init__(self) -> None:
         without_the_rest = ["ner", "tagger", "parser", "tok2vec", "attribute_ruler", "senter"]
@@ -40,7 +42,8 @@ class ConceptNames:
         self.attribute = lru_cache(_CACHED)(self._attribute)
 
     def _object(self, text: str) -> tuple[str, ...]:
-        """Names of an object, the longest first, the head alone last; none for pronouns and for what has no letters."""
+        """Return the names of an object, the longest first, the head alone last. Pronouns, and
+        heads without letters, have none."""
         words = [word for word in map(_plain, text.split()) if word]
         if not words or words[-1] in _PRONOUNS or not any(char.isalpha() for char in words[-1]):
             return ()
@@ -48,7 +51,7 @@ class ConceptNames:
         return tuple(" ".join(words[first:]) for first in range(max(0, len(words) - MAX_WORDS), len(words)))
 
     def _attribute(self, text: str) -> str | None:
-        """Name of an attribute; None for numbers in digits and what has no letters."""
+        """Return the name of an attribute; None for words with digits or without letters."""
         word = _plain(text)
         if not any(char.isalpha() for char in word) or any(char.isdigit() for char in word):
             return None
@@ -58,7 +61,7 @@ class ConceptNames:
         rules, exceptions, index = self._tables[kind]
         if exceptions.get(word):
             return str(exceptions[word][0])
-        if kind == "adj" and word in index:
+        if kind == "adj" and word in index:  # a known adjective is its own base form
             return word
         for ending, instead in rules:
             base = word[: len(word) - len(ending)] + instead
@@ -67,17 +70,17 @@ class ConceptNames:
         return word
 
     def objects(self, texts: Collection[str | None]) -> set[str]:
-        """All names of a caption's objects."""
+        """Return all names of a caption's objects."""
         return {name for text in texts if text for name in self.object(text)}
 
     def attributes(self, texts: Collection[str | None]) -> set[str]:
-        """The names of a caption's attributes."""
+        """Return the names of a caption's attributes."""
         return {name for text in texts if text and (name := self.attribute(text)) is not None}
 
 
 @cache
 def concept_names() -> ConceptNames:
-    """The one of this process."""
+    """Return the one instance of this process."""
     return ConceptNames()
 
 

@@ -1,9 +1,10 @@
 """spaCy's token encoder ("tok2vec") in plain NumPy, in two halves.
 
-The encoder is most of the cost of a parse. Its first half, hashed embeddings mixed by a maxout layer, depends on the
-token alone, so `ChunkTokenizer` keeps what `embed` says of a distinct token. The second half, four convolutions over
-windows of three tokens, runs here as NumPy matrix products, which are faster than the ones spaCy calls on the same
-core, and a third fewer. Weights and results are spaCy's, up to the rounding of the sums.
+The encoder is most of the cost of a parse. Its first half, hashed embeddings mixed by a maxout
+layer, depends only on the token, so `ChunkTokenizer` caches the result of `embed` for each distinct
+token. The second half, four convolutions over windows of three tokens, runs here as NumPy matrix
+products: they are faster than those that spaCy calls on the same core, and there are a third fewer.
+Weights and results are spaCy's, up to the rounding of the sums.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ with without(*FRAMEWORKS):
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
-_BLOCK_TOKENS = 1_024  # encoded at a time: more leave the processor's caches
-_GAP = 2  # pairs of rows of zeros between two texts: a row per convolution, as many as spaCy puts there
-_TOLERANCE = 1e-4  # of values of order 1; float32 sums in another order differ by about 1e-6
+_BLOCK_TOKENS = 1_024  # tokens encoded at a time: more do not fit into the processor's caches
+_GAP = 2  # pairs of zero rows between two texts: one row per convolution, as in spaCy
+_TOLERANCE = 1e-4  # for values of order 1; float32 sums in another order differ by about 1e-6
 
 
 class UnsupportedModel(ValueError):
-    """A spaCy pipeline is not of the shape that is computed here."""
+    """A spaCy pipeline does not have the architecture that is implemented here."""
 
 
 class _MaxoutNorm:
-    """Maxout over linear pieces, then layer normalisation: rows of width `in` to rows of width `out`."""
+    """Maxout over linear pieces, then layer normalization: maps rows of width `in` to rows of width `out`."""
 
     def __init__(self, layer: Model):
         nodes = {node.name: node for node in layer.walk()}
@@ -50,11 +51,12 @@ class _MaxoutNorm:
         self.shift: Floats = nodes["layernorm"].get_param("b")
 
     def __call__(self, products: Floats) -> Floats:
-        """Of what the rows make with `weights`, and `bias`."""
+        """Return maxout and layer norm of `products` = rows @ weights + bias, float32 (n, pieces *
+        width), as (n, width)."""
         best = np.maximum(products[:, : self.width], products[:, self.width : 2 * self.width])
         for piece in range(2, self.pieces):
             np.maximum(best, products[:, piece * self.width : (piece + 1) * self.width], out=best)
-        best -= (best @ self._share)[:, None]  # the mean, quicker than by `mean`
+        best -= (best @ self._share)[:, None]  # the mean; this is faster than `mean`
         variance = np.einsum("ij,ij->i", best, best) / np.float32(self.width) + np.float32(1e-8)
         best *= (np.float32(1) / np.sqrt(variance))[:, None]
         best *= self.gain
@@ -63,10 +65,11 @@ class _MaxoutNorm:
 
 
 class _Convolution:
-    """A maxout layer over windows of three rows, for two neighbouring rows at a time.
+    """A maxout layer over windows of three rows, computed for two neighboring rows at a time.
 
-    The windows (a, b, c) and (b, c, d) take six products by the three parts of the weights, u, v and w, or only four
-    (Winograd's minimal filtering; Lavin & Gray 2016, "Fast algorithms for convolutional neural networks"):
+    The windows (a, b, c) and (b, c, d) need six products with the three parts of the weights, u, v
+    and w, or only four (Winograd's minimal filtering; Lavin & Gray 2016, "Fast algorithms for
+    convolutional neural networks"):
 
         (a, b, c) gives s + t + (a - c) u        s = (b + c) (u + v + w) / 2
         (b, c, d) gives s - t - (b - d) w        t = (c - b) (u - v + w) / 2
@@ -78,13 +81,13 @@ class _Convolution:
         self._weights = [part.astype(np.float32) for part in (u, (u + v + w) / 2, (u - v + w) / 2, w)]
 
     def __call__(self, before: Floats, even: Floats, odd: Floats, behind: Floats) -> Floats:
-        """What the layer gives for the two rows of each pair, shape (2, pairs, width).
+        """Return the layer's output for the two rows of each pair, float32 (2, pairs, width).
 
         Args:
-            before: the rows before the pairs, shape (pairs, width).
-            even: the first rows of the pairs.
-            odd: the second ones.
-            behind: the rows behind.
+            before: the row before each pair, (pairs, width).
+            even: the first row of each pair, (pairs, width).
+            odd: the second row of each pair, (pairs, width).
+            behind: the row after each pair, (pairs, width).
         """
         u, plus, minus, w = self._weights
         s, t = (even + odd) @ plus, (odd - even) @ minus
@@ -98,10 +101,10 @@ class _Convolution:
 
 
 class TokenEncoder:
-    """`Tok2Vec.predict` at inference, on arrays in place of documents.
+    """`Tok2Vec.predict` at inference, on arrays and not on documents.
 
     Args:
-        tok2vec: the pipe of a loaded spaCy pipeline whose weights are used.
+        tok2vec: the pipe of a loaded spaCy pipeline; its weights are used.
         probe: a few documents on which the result is compared with spaCy's own.
 
     Raises:
@@ -111,13 +114,13 @@ class TokenEncoder:
     def __init__(self, tok2vec: Tok2Vec, probe: Sequence[Doc]):
         self._extract, tables, mixer, convolutions = _take_apart(tok2vec.model)
         self._mixer = _MaxoutNorm(mixer)
-        # The mixer's product is taken of the tables, once, and not of every token.
+        # Multiply the tables with the mixer's weights once, not each token.
         self._tables = list(zip(tables, _products(tables, self._mixer.weights), strict=True))
         *self._convolutions, self._last = map(_Convolution, convolutions)
         self.width = self._mixer.width
-        """Of the vectors: 96 in spaCy's small models."""
+        """Width of the vectors: 96 in spaCy's small models."""
         self.columns: tuple[str, ...] = tuple(self._extract.attrs["columns"])
-        """Names of the attributes of a token that are embedded."""
+        """Names of the token attributes that are embedded."""
         lengths = np.array([len(doc) for doc in probe], np.int64)
         ours = self.encode(self.embed(self.features(probe)), lengths)
         theirs = np.concatenate(tok2vec.predict(probe))
@@ -125,29 +128,28 @@ class TokenEncoder:
             raise UnsupportedModel(f"token vectors differ by {np.abs(ours - theirs).max():.2g} from spaCy's own")
 
     def features(self, docs: Sequence[Doc]) -> NDArray[np.uint64]:
-        """The attributes `columns` of all tokens of `docs`, shape (tokens, columns)."""
+        """Return the attributes `columns` of all tokens of `docs`, uint64 (tokens, columns)."""
         return np.concatenate(self._extract.predict(docs))
 
     def embed(self, features: NDArray[np.uint64]) -> Floats:
-        """Context-free vectors of tokens, shape (tokens, width)."""
+        """Return the context-free vectors of tokens, float32 (tokens, width)."""
         if not len(features):
             return np.zeros((0, self.width), np.float32)
         products = np.tile(self._mixer.bias, (len(features), 1))
         for table, rows in self._tables:
             column = np.ascontiguousarray(features[:, table.attrs["column"]])
             keys = table.ops.hash(column, table.attrs["seed"]) % len(rows)
+            # A hash selects several rows of the table; they are summed.
             products += table.ops.gather_add(rows, keys)
         return self._mixer(products)
 
     def encode(self, vectors: Floats, lengths: Ints) -> Floats:
-        """Vectors in context.
+        """Return the vectors of tokens in their context, float32 (tokens, width).
 
         Args:
-            vectors: context-free ones of the tokens of some texts, one text after the other, shape (tokens, width).
-            lengths: tokens of each text.
-
-        Returns:
-            As many vectors, of the same shape.
+            vectors: context-free vectors of the tokens of some texts, one text after the other,
+                float32 (tokens, width).
+            lengths: number of tokens of each text, int64.
         """
         out, stops = np.empty_like(vectors), np.cumsum(lengths)
         for texts in groups_of(lengths, _BLOCK_TOKENS):
@@ -157,27 +159,28 @@ class TokenEncoder:
         return out
 
     def _encode(self, vectors: Floats, lengths: Ints) -> Floats:
-        # Each text begins with a pair, so that what becomes of it does not depend on the ones before.
+        # Each text begins with a new pair, so its result does not depend on the texts before it.
         pairs = (lengths + 1) // 2
         starts = np.cumsum(pairs + _GAP) - pairs + 1
         count = int(starts[-1] + pairs[-1]) + _GAP + 1
         token = _runs(np.zeros_like(lengths), lengths)
+        # The first token of each pair in [0], the second in [1].
         rows = np.zeros((2, count, self.width), np.float32)
         rows.reshape(-1, self.width)[token % 2 * count + token // 2 + np.repeat(starts, lengths)] = vectors
         even, odd = rows
         for convolution in self._convolutions:
-            # The first and the last pair stay as they are. What is wrong in them comes nearer by a row each time, and
-            # does not come to a text.
+            # The first and the last pair are not computed. The error spreads by one row per convolution and never
+            # reaches a text, because of the gaps.
             rows[:, 1:-1] += convolution(odd[:-2], even[1:-1], odd[1:-1], even[2:])
-        inside = _runs(starts, pairs)  # nobody asks what becomes of the gaps in the end
+        inside = _runs(starts, pairs)  # the result in the gaps is not needed
         new = self._last(*(half.take(inside + by, axis=0) for half, by in ((odd, -1), (even, 0), (odd, 0), (even, 1))))
         new += rows.take(inside, axis=1)
         chosen = token % 2 * len(inside) + token // 2 + np.repeat(np.cumsum(pairs) - pairs, lengths)
-        return new.reshape(-1, self.width).take(chosen, axis=0)
+        return new.reshape(-1, self.width).take(chosen, axis=0)  # back to the order of the tokens
 
 
 def _products(tables: Sequence[Model], weights: Floats) -> Iterator[Floats]:
-    """The rows of each table by the part of `weights` that takes them."""
+    """Yield the product of each table's rows with the part of `weights` that applies to them."""
     stop = 0
     for table in tables:
         rows: Floats = table.get_param("E")
@@ -186,7 +189,12 @@ def _products(tables: Sequence[Model], weights: Floats) -> Iterator[Floats]:
 
 
 def groups_of(lengths: Ints, tokens: int) -> Iterator[slice]:
-    """Neighbouring texts, as many at a time as have so many tokens, but one at least."""
+    """Yield slices of consecutive texts with at most `tokens` tokens each, but at least one text.
+
+    Args:
+        lengths: number of tokens of each text, int64.
+        tokens: most tokens of a group of several texts.
+    """
     stops, first = np.cumsum(lengths), 0
     while first < len(lengths):
         stop = int(np.searchsorted(stops, stops[first] - lengths[first] + tokens, side="right"))
@@ -195,13 +203,13 @@ def groups_of(lengths: Ints, tokens: int) -> Iterator[slice]:
 
 
 def _runs(starts: Ints, lengths: Ints) -> Ints:
-    """So many numbers from each start on, one run after the other."""
+    """Return consecutive integers from each start on, `lengths` of them, one run after the other."""
     return np.repeat(starts - np.cumsum(lengths) + lengths, lengths) + np.arange(int(lengths.sum()))
 
 
 def _take_apart(model: Model) -> tuple[Model, list[Model], Model, list[Model]]:
-    """Extractor, hash tables, mixer and convolutions of a MultiHashEmbed + MaxoutWindowEncoder, checked by name and
-    shape."""
+    """Return extractor, hash tables, mixer and convolutions of a MultiHashEmbed +
+    MaxoutWindowEncoder, checked by name and shape."""
     wrapped = [node for node in model.walk(order="dfs_pre") if node.name.startswith("with_array(")]
     extractors = [node for node in model.walk() if node.name == "extract_features"]
     if len(wrapped) != 3 or len(extractors) != 1:

@@ -1,4 +1,4 @@
-"""Why the verifier scored the candidates of a caption as it did, in words."""
+"""Explain in words why the verifier gave the candidates of a caption their scores."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _parser() -> CaptionParser:
 
 
 def explain(caption: str) -> Explanation:
-    """The caption is parsed anew; names of features are put in words."""
+    """Parse a caption and return the verifier's evidence, with the names of features in plain words."""
     graph = build_graph(_parser().parse([normalise(caption)])[0])
     found = load_verifier().evidence(graph, caption)
     return Explanation(*(tuple(_in_words(one) for one in part) for part in found))
@@ -74,12 +74,12 @@ def explain(caption: str) -> Explanation:
 
 def _in_words(evidence: Evidence) -> Evidence:
     said: dict[str, float] = {}
-    for name, odds in evidence.reasons:  # two features may say the same
+    for name, odds in evidence.reasons:  # two features may have the same words
         said[in_words(name)] = said.get(in_words(name), 0.0) + odds
     return Evidence(evidence.score, tuple(sorted(said.items(), key=lambda share: -abs(share[1]))))
 
 
 def in_words(name: str) -> str:
-    """The name of a feature, with tags and ratings spelled out."""
+    """Return the name of a feature with tags and ratings spelled out."""
     name = _RATING.sub(lambda found: _RATINGS[found[1]][int(found[2]) + 1], name)
     return _TAG.sub(lambda found: _TAGS[found[0]], name)

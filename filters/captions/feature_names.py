@@ -1,7 +1,9 @@
-"""The names of features, in groups. A group is a function: its arguments decide which features it gives.
+"""Names of features, in groups. A group is a function that returns its features for given
+arguments.
 
-Most groups are templates, which name one feature each. A group of templates gives nothing where its first argument is
-None, because the caption has no such word. No two groups of a candidate give the same name.
+Most groups are templates with one feature each. A group of templates returns nothing if its first
+argument is None, because the caption has no such word. Two groups of a candidate never produce the
+same name.
 """
 
 from __future__ import annotations
@@ -14,14 +16,18 @@ Features = dict[str, float]
 Make = Callable[..., Features]
 
 START, END = "START", "END"
-"""In place of the tags before and behind a caption."""
+"""Used as the tags before and after a caption."""
 _OBJECTS = frozenset({"dobj", "obj"})
 PREPOSITIONS = frozenset({"prep", "agent"})
-"""Labels of the arcs to prepositions."""
+"""Labels of arcs to prepositions."""
 
 
 def _named(arguments: str, *templates: str) -> Make:
-    """Return a function of `arguments`, a list of names, that fills them into the templates. Each value is 1."""
+    """Return a function that fills its arguments into the templates and returns each result as a
+    feature with value 1.
+
+    `arguments` lists the names of its arguments, separated by spaces.
+    """
     places = {name: place for place, name in enumerate(arguments.split())}
     fills = [re.sub(r"\{(\w+)", lambda name: f"{{{places[name[1]]}", template).format for template in templates]
 
@@ -31,8 +37,8 @@ def _named(arguments: str, *templates: str) -> Make:
     return make
 
 
-# Of an action. Ratings (visible, shop, other_word; acts and page of a noun) are those of the lexicon, `before` and
-# `after` are tags of neighbors, `form` is the verb's inflection, `then` is the noun behind it.
+# Features of an action. Ratings (visible, shop, other_word; acts and page of a noun) come from the lexicon,
+# `before` and `after` are tags of neighbors, `form` is the verb's inflection, `then` is the noun after it.
 
 VERB: Final = _named(
     "visible shop other_word tag",
@@ -68,7 +74,7 @@ ACTS: Final = _named(
     "tie {tie}, subject acts {acts}, visible {visible}",
 )
 
-# The verb's inflection with what stands around it is the ground on which disguised verbs are told from nouns.
+# The verb's inflection together with its neighbors distinguishes disguised verbs from nouns.
 
 FORM_BEFORE: Final = _named("form before acts", "{form}", "{form}, {before} before", "{form}, acts {acts} before")
 FORM_AFTER: Final = _named("form after", "{form}, {after} after")
@@ -94,7 +100,13 @@ SUBJECT_ACTS: Final = _named(
 
 
 def visible(rating: int, is_short: bool, actor_before: bool) -> Features:
-    """How visible it is, in what captions."""
+    """Return the features of the verb's visibility.
+
+    Args:
+        rating: the verb's rating, 0 to 3, or -1 if it is unrated.
+        is_short: whether the caption is short.
+        actor_before: whether a word that can act is before the verb.
+    """
     visible = max(rating, 0) / 3
     return {
         "visible": visible,
@@ -105,7 +117,14 @@ def visible(rating: int, is_short: bool, actor_before: bool) -> Features:
 
 
 def standing(is_capitalised: bool, to_head: int, is_first: bool, is_last: bool) -> Features:
-    """Where it stands; `to_head` is above 0 where its head stands to the right."""
+    """Return the features of the verb's position.
+
+    Args:
+        is_capitalised: whether it begins with a capital.
+        to_head: above 0 if its head is to the right, below 0 if it is to the left.
+        is_first: whether it is the first word of the caption.
+        is_last: whether it is the last word of the caption.
+    """
     return {
         "capitalised": float(is_capitalised),
         "head to the right": float(to_head > 0),
@@ -116,7 +135,12 @@ def standing(is_capitalised: bool, to_head: int, is_first: bool, is_last: bool) 
 
 
 def complement(tag: str, roles: Set[str]) -> Features:
-    """The labels of the arcs to its children."""
+    """Return the features of the arcs to the verb's children.
+
+    Args:
+        tag: the verb's tag.
+        roles: the labels of the arcs.
+    """
     has_preposition, has_object = not PREPOSITIONS.isdisjoint(roles), not _OBJECTS.isdisjoint(roles)
     both = f"{'with' if has_preposition else 'without'} preposition, {'with' if has_object else 'without'} object"
     return {
@@ -127,14 +151,20 @@ def complement(tag: str, roles: Set[str]) -> Features:
 
 
 def subject(tag: str, page: int | None, before: str) -> Features:
-    """The subject: its tag, its rating as a page word, the tag of the word before."""
+    """Return the features of the verb's subject; none if `page` is None.
+
+    Args:
+        tag: the subject's tag.
+        page: its rating as a page word.
+        before: the tag of the word before it.
+    """
     if page is None:
         return {}
     said = {f"said of a {tag}": 1.0, f"subject page word {page}": 1.0}
     return said if before == START else said | {f"before the subject {before}": 1.0}
 
 
-# Of a detail: an attribute of an object (its owner), or a relation between two (the owner and the target).
+# Features of a detail: an attribute of an object (its owner), or a relation between two (owner and target).
 
 WHAT_WORD: Final = _named("what word", "{what}, {word}")
 OWNER: Final = _named(
@@ -157,7 +187,14 @@ ENDS_ACT: Final = _named("text source target", "{text} from {source} to {target}
 
 
 def what(what: str, tag: str, title_case: bool, is_capitalised: bool) -> Features:
-    """What it is."""
+    """Return the features of the detail's kind and form.
+
+    Args:
+        what: its kind, such as "relation".
+        tag: its tag.
+        title_case: whether the caption is in title case.
+        is_capitalised: whether the word begins with a capital.
+    """
     return {
         what: 1.0,
         f"{what}, tag {tag}": 1.0,

@@ -1,9 +1,10 @@
-"""What the verifier looks at: named features of candidates in their captions, each a number (1 where nothing is said).
+"""Features for the verifier: named numbers (1 for true) that describe candidates in their captions.
 
-They are made column by column, for all candidates of many captions at once, and come in groups, each a function of
-`feature_names.py` and the columns of its arguments. Arguments recur from candidate to candidate, so that `verifier.py`
-names and weighs most groups once. The features of the caption itself (`Captions.facts`) belong to every candidate too;
-they are kept apart because they are weighed once. Names are readable, so that a score can be taken apart.
+They are computed column by column, for all candidates of many captions at once. They come in
+groups; each is a function in `feature_names.py` with the columns of its arguments. Arguments recur
+between candidates, so `verifier.py` names and weighs most groups once. The features of the caption
+itself (`Captions.facts`) apply to all its candidates; they are separate so that they are weighed
+once. Names are readable, so a score can be explained.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ T = TypeVar("T")
 Column = Sequence[Any]
 Places = Sequence[int]
 Group = tuple[Make, *tuple[Column, ...]]
-"""A function and the columns of its arguments, which decide the features that it gives."""
+"""A function and the columns of its arguments, which determine the features that it returns."""
 
 _YEAR = re.compile(r"\b(?:1[89]|20)\d\d\b")
 _DIGIT = re.compile(r"\d")
@@ -69,10 +70,10 @@ _FACTS = (
 )
 _PLACE = "place in the caption"
 _UNRATED_VERB = VerbRating(UNRATED, UNRATED, UNRATED)
-_MARGIN = 2  # places on either side of each caption, so that what stands beside a word can be asked without a question
-_NOWHERE = 0  # a place in the margin of the first caption, where no word stands
-_NAMES = 3  # right before a verb, at most that are counted
-_NEAR = 4  # words before a verb among which a noun is looked for where the syntax names nobody
+_MARGIN = 2  # empty places on both sides of each caption, so that neighbors can be read without checking bounds
+_NOWHERE = 0  # a place in the margin of the first caption: no word
+_NAMES = 3  # most names counted directly before a verb
+_NEAR = 4  # words before a verb to search for a noun if the verb has no syntactic subject
 
 
 @dataclass(frozen=True)
@@ -80,13 +81,13 @@ class Columns:
     """Features of some candidates, or of captions, column by column."""
 
     captions: Sequence[int]
-    """The caption of each; as many as there are candidates."""
+    """Index of each candidate's caption."""
     groups: Sequence[Group]
     values: Mapping[str, NDArray[np.float64]]
-    """Other features: their numbers by name."""
+    """Other features: name -> their numbers."""
 
     def features(self, place: int) -> Features:
-        """Those of one of them by name; what is not true, or 0, is absent."""
+        """Return the features of one candidate by name; false and zero ones are omitted."""
         found = [make(*[column[place] for column in columns]) for make, *columns in self.groups]
         found.append({name: float(column[place]) for name, column in self.values.items()})
         return {name: value for features in found for name, value in features.items() if value}
@@ -96,8 +97,8 @@ class Captions:
     """Some captions with candidates, token by token, one caption after the other.
 
     Args:
-        graphs: of the captions.
-        originals: the captions as they stand in their rows: separators and stock-site words are evidence.
+        graphs: the graphs of the captions.
+        originals: the original captions, because separators and stock-site words are evidence.
     """
 
     def __init__(self, graphs: Sequence[CaptionGraph], originals: Sequence[str]):
@@ -118,7 +119,7 @@ class Captions:
 
     @cached_property
     def facts(self) -> Columns:
-        """The captions' own."""
+        """Return the features of the captions themselves."""
         facts: dict[str, Column] = {"caption: title case": self._title_case, "caption: first name": self._has_name}
         for mark in _MARKS:
             facts[f"caption: has {mark}"] = [mark in original for original in self._originals]
@@ -127,7 +128,7 @@ class Captions:
         return Columns(range(len(rows)), (), {name: np.array(column, np.float64) for name, column in facts.items()})
 
     def _facts(self, caption: int) -> tuple[float, ...]:
-        """In the order of `_FACTS`."""
+        """Return the values for one caption, in the order of `_FACTS`."""
         start, stop, original = self._starts[caption], self._stops[caption], self._originals[caption]
         tags, words, count = self._tags[start:stop], self._lower[start:stop], stop - start
         lower, digits = original.lower(), len(_DIGIT.findall(original))
@@ -153,7 +154,7 @@ class Captions:
 
     @cached_property
     def actions(self) -> Columns:
-        """Those of verb candidates, caption by caption in the order of the graph."""
+        """Return the features of the verb candidates, caption by caption in the order of the graph."""
         captions, actions = _of_all([graph.actions for graph in self._graphs])
         at = self._places(captions, [action.token for action in actions])
         lemma, word = [action.lemma for action in actions], _at(self._lower, at)
@@ -203,8 +204,9 @@ class Captions:
         return Columns(captions, groups, values | self._standing(captions, at))
 
     def _syntax(self, caption: int, at: int) -> tuple[int, str, frozenset[str], str | None, int, int, str | None]:
-        """Of a verb: on which side its head stands (-1, 0, 1), that one's tag, the labels of the arcs to its children,
-        its first preposition, the place of the noun behind, and that of its subject with the tie to it."""
+        """Return a verb's syntax: the side of its head (-1 left, 1 right, 0 none), the head's tag,
+        the labels of the arcs to its children, its first preposition, the place of the noun after
+        it, and the place of its subject with the tie to it."""
         graph, start = self._graphs[caption], self._starts[caption]
         token, deps = at - start, graph.parse.deps
         head, children = graph.parse.heads[token], graph.children.get(token, ())
@@ -220,8 +222,8 @@ class Captions:
         )
 
     def _noun_behind(self, at: int) -> int:
-        """The place of the last of the nouns right behind a word, or behind it and what describes them: "walking boots"
-        or "feeding the two ducks"."""
+        """Return the place of the last word of the run of nouns after a word, possibly after words
+        that describe the noun: "walking boots" or "feeding the two ducks"."""
         place, last = at + 1, _NOWHERE
         while self._tags[place] in _DESCRIBES_A_NOUN:
             place += 1
@@ -230,22 +232,26 @@ class Captions:
         return last
 
     def _names_before(self, at: int) -> int:
-        """How many words right before one are names; more than two count as three."""
+        """Return how many words directly before a word are names, at most three."""
         place = at - 1
         while self._tags[place] in NAME_TAGS and at - place <= _NAMES:
             place -= 1
         return at - 1 - place
 
     def _noun_near(self, start: int, at: int) -> tuple[int, str | None]:
-        """The place of a noun or pronoun before a verb that the syntax says of nobody."""
+        """Return the place of a noun or pronoun before a verb without a syntactic subject, and the
+        tie "near"."""
         for place in range(at - 1, max(start, at - _NEAR) - 1, -1):
             if self._tags[place][:2] in ("NN", "PR"):
                 return place, "near"
         return _NOWHERE, None
 
     def _landmarks(self, caption: int) -> tuple[int, int, int, int]:
-        """The places of the first word of a caption that can act, the first name of a person, the first separator and
-        the last: of a first one behind the caption where there is none, of the last one before it."""
+        """Return four places in a caption: the first word that can act, the first name of a person,
+        the first separator, and the last separator.
+
+        A missing first landmark is placed after the caption, a missing last separator before it.
+        """
         start, stop = self._starts[caption], self._stops[caption]
         places, lower = range(start, stop), self._lower[start:stop]
         names = filter(self._is_name, places if self._has_name[caption] else ())
@@ -260,7 +266,7 @@ class Captions:
 
     @cached_property
     def attributes(self) -> Columns:
-        """Those of attributes, caption by caption in the order of the graph."""
+        """Return the features of the attributes, caption by caption in the order of the graph."""
         captions, attributes = _of_all([graph.attributes for graph in self._graphs])
         at = self._places(captions, [one.token for one in attributes])
         owners = self._objects(captions, [one.object for one in attributes])
@@ -276,7 +282,7 @@ class Captions:
 
     @cached_property
     def relations(self) -> Columns:
-        """Those of relations, caption by caption in the order of the graph."""
+        """Return the features of the relations, caption by caption in the order of the graph."""
         captions, relations = _of_all([graph.relations for graph in self._graphs])
         at, text = self._places(captions, [one.token for one in relations]), [one.text for one in relations]
         sources, targets = (
@@ -305,7 +311,7 @@ class Captions:
         what: Sequence[str],
         word: Sequence[str],
     ) -> list[Group]:
-        """What attributes and relations share."""
+        """Return the feature groups that attributes and relations have in common."""
         tag, before, after = (_at(self._tags, at, by) for by in (0, -1, 1))
         acts, page = _unzipped(_at(self._nouns, owners_at), 2)
         owners_word = _at(self._lower, owners_at)
@@ -318,7 +324,7 @@ class Captions:
         ]
 
     def _places(self, captions: Places, tokens: Places) -> list[int]:
-        """Of tokens of captions, in the rows of all of them."""
+        """Return the places of tokens of captions in the row of all tokens."""
         return [self._starts[caption] + token for caption, token in zip(captions, tokens, strict=True)]
 
     def _objects(self, captions: Places, objects: Places) -> list[Object]:
@@ -328,7 +334,7 @@ class Captions:
         return [self._words[place][0].isupper() for place in at]
 
     def _standing(self, captions: Places, at: Places) -> dict[str, NDArray[np.float64]]:
-        """How far behind the beginning of its caption each word stands."""
+        """Return the position of each word in its caption, as a fraction of the caption's length."""
         start, stop = (
             np.array(bounds, np.float64)[np.array(captions, np.int64)] for bounds in (self._starts, self._stops)
         )
@@ -336,12 +342,12 @@ class Captions:
 
 
 def _of_all(parts: Sequence[Sequence[T]]) -> tuple[list[int], list[T]]:
-    """The parts of all captions, one after the other, and the caption of each."""
+    """Return the parts of all captions, one after the other, with the index of each part's caption."""
     return [caption for caption, some in enumerate(parts) for _ in some], [one for some in parts for one in some]
 
 
 def _in_a_row(rows: Sequence[Sequence[Any]], before: Any, behind: Any) -> list[Any]:
-    """What is known of the tokens of each caption, with margins."""
+    """Return the values of the tokens of all captions in a row, with margins around each caption."""
     found: list[Any] = [before] * _MARGIN
     between = (behind,) * _MARGIN + (before,) * _MARGIN
     for row in rows:
@@ -351,17 +357,17 @@ def _in_a_row(rows: Sequence[Sequence[Any]], before: Any, behind: Any) -> list[A
 
 
 def _at(column: Column, places: Places, by: int = 0) -> list[Any]:
-    """What a column holds at some places, or `by` places behind."""
+    """Return the values of a column at some places, or `by` places later."""
     return [column[place + by] for place in places]
 
 
 def _unzipped(rows: Sequence[Sequence[Any]], width: int) -> list[Column]:
-    """The columns of rows, of which there may be none."""
+    """Return the columns of rows; there may be no rows."""
     return list(zip(*rows, strict=True)) if rows else [()] * width
 
 
 def _endings(words: Column) -> list[str]:
-    """The last three letters of each word."""
+    """Return the last three letters of each word."""
     return [word[-3:] for word in words]
 
 
@@ -370,10 +376,11 @@ def _are_less(some: Places, others: Places) -> list[bool]:
 
 
 def _rated_nouns(graph: CaptionGraph, lower: Sequence[str], has_name: bool) -> list[tuple[int, int]]:
-    """For each word (can act, is a page word), -1 where that is unknown; a name of a person can act."""
+    """Return (can act, is a page word) for each word, -1 if unknown; names of persons can act."""
     tags, found = graph.parse.tags, [word.noun for word in graph.words]
     if has_name:
         names = first_names()
+        # Mark persons by their first names.
         for token in [token for token, word in enumerate(lower) if word in names]:
             for place in range(token, min(token + 2, len(tags))):  # a surname follows a first name
                 if found[place] == UNKNOWN and tags[place] in NAME_TAGS:
@@ -387,7 +394,7 @@ def _has_clause(graph: CaptionGraph) -> bool:
 
 
 def _may_be_a_file(text: str) -> bool:
-    """Cheap, asked before the dear expression."""
+    """Return whether `_FILE` may match; this check is cheaper than the expression."""
     return "_" in text or "." in text or " " not in text
 
 
@@ -410,7 +417,7 @@ def _side(token: int, owner: int) -> str:
 
 
 def _mark(before: str | None) -> str:
-    """The word before, where it is a mark."""
+    """Return the word before if it is a mark, else "a word" or "nothing"."""
     if before is None:
         return "nothing"
     return "a word" if before[0].isalnum() else before

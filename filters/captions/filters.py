@@ -1,4 +1,4 @@
-"""The filters that decide on captions: is there one, is it of a usable length, Complexity, Action."""
+"""The filters that decide on captions: no caption, too long a caption, Complexity and Action."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class NoCaption(CaptionFilter):
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionLength(CaptionFilter):
-    """Captions of more characters than a description has."""
+    """Captions longer than a description."""
 
     reason = "caption_length"
     explanation = "The caption is longer than the preset allows. Captions that long are pages of text."
@@ -37,7 +37,7 @@ class CaptionLength(CaptionFilter):
 
 @dataclass(frozen=True, kw_only=True)
 class Complexity(CaptionFilter):
-    """The C of CAT: captions in which no object has enough said about it."""
+    """The C of CAT: captions in which no object is described enough."""
 
     reason = "complexity"
     explanation = (

@@ -1,8 +1,9 @@
-"""From a parse to a `CaptionGraph`: the objects of a caption, their attributes, actions and relations.
+"""Build a `CaptionGraph` from a parse: the objects of a caption, their attributes, actions and
+relations.
 
-The graph is complete and lenient: it holds every candidate. Which of them count, and from which verifier score on, is a
-rule's business (`rules.py`), so that presets differ without a new parse. Definitions after method.md section 2.1
-(DiHT's parser is not published).
+The graph is complete and lenient: it holds every candidate. A rule decides which of them count, and
+from which verifier score on (`rules.py`), so presets differ without a new parse. The definitions
+follow method.md section 2.1 (DiHT's parser is not published).
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ ADJECTIVE_TAGS = frozenset({"JJ", "JJR", "JJS"})
 NAME_TAGS = frozenset({"NNP", "NNPS"})
 _PRONOUN_TAGS = frozenset({"PRP", "WP"})
 _PRONOUNS = frozenset({"i", "he", "she", "they", "we", "you", "who", "him", "her", "them", "it"})
-_DISGUISES = frozenset({"NN", "NNS", "NNP", "NNPS", "JJ"})  # tags that titles and news give to verbs
+_DISGUISES = frozenset({"NN", "NNS", "NNP", "NNPS", "JJ"})  # tags that verbs often get in titles and news
 _NO_SUBJECT = frozenset(
     {"START", "DT", "IN", "PRP$", "TO", "POS", "CD", "CC"}
-)  # before a verb in disguise stands none of these
+)  # a disguised verb never follows one of these
 _PLURAL_TAGS = frozenset({"NNS", "NNPS"})
-_DOES = VERB_TAGS - {"VBN", "VBD"}  # forms of verbs that say what is done, not how something is
-_NEAR = 4  # words before a verb in disguise among which its subject is looked for
-# A noun with one of these labels belongs to another.
+_DOES = VERB_TAGS - {"VBN", "VBD"}  # verb forms that state what is done, not how something is
+_NEAR = 4  # words before a disguised verb to search for its subject
+# A noun with one of these labels is part of another noun phrase.
 _INNER = frozenset({"compound", "nmod", "amod", "nummod", "quantmod", "advmod", "npadvmod"})
 _SUBJECTS = frozenset({"nsubj", "nsubjpass", "csubj"})
 _RELATIVE_TAGS = frozenset({"WP", "WDT"})
@@ -52,33 +53,33 @@ AttributeKind = Literal[
 ]
 ATTRIBUTE_KINDS: tuple[AttributeKind, ...] = get_args(AttributeKind)
 TIED_KINDS = tuple(kind for kind in ATTRIBUTE_KINDS if kind not in ("titled", "listed"))
-"""Attributes that the parse ties to their object."""
+"""Kinds of attributes that the parse ties to their object."""
 Children = Mapping[int, Sequence[int]]
-"""Token to those whose head it is; tokens that are nobody's head are absent."""
+"""Token -> its children in the parse; tokens without children are absent."""
 
 
 class Object(NamedTuple):
     """A thing, being, place or name: the head of a noun phrase."""
 
     text: str
-    """Head with its compounds, as in the parsed text ("dining table")."""
+    """The head with its compounds, as in the parsed text ("dining table")."""
     start: int
     end: int
-    """Character span in the parsed text."""
+    """Character span (start, end) in the parsed text."""
     kind: str
-    """noun, name or pronoun."""
+    """Kind: noun, name or pronoun."""
     token: int
 
 
 class Attribute(NamedTuple):
-    """Something said of one object."""
+    """A word that describes one object."""
 
     object: int
     text: str
     kind: str
-    """adjective, predicate, participle, number, or the lexicon group of a noun used so: colour, material, size, state,
-    pattern. Describing words that the parse does not tie to the object: titled (inside its name or compound), listed
-    (beside it)."""
+    """adjective, predicate, participle, number, or the lexicon group of a noun used as an
+    attribute: colour, material, size, state, pattern. Describing words that the parse does not tie
+    to the object are titled (inside its name or compound) or listed (next to it)."""
     token: int
 
 
@@ -87,7 +88,8 @@ class Participant(NamedTuple):
 
     object: int
     role: str
-    """subject, object, agent, the preposition by which it is attached, or near (no syntactic tie: the noun before)."""
+    """subject, object, agent, the preposition that attaches it, or near (no syntactic tie: the noun
+    before the verb)."""
 
 
 class Action(NamedTuple):
@@ -98,13 +100,14 @@ class Action(NamedTuple):
     start: int
     end: int
     tagged: bool
-    """Whether the tagger took it for a verb; others are forms of verbs that it took for a noun or an adjective."""
+    """True if the tagger tagged it as a verb; False for a verb form that was tagged as a noun or an
+    adjective."""
     participants: tuple[Participant, ...]
     token: int
 
 
 class Relation(NamedTuple):
-    """Two objects tied by a preposition or as owner and owned."""
+    """Two objects tied by a preposition, or as owner and owned."""
 
     source: int
     target: int
@@ -114,7 +117,8 @@ class Relation(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CaptionGraph:
-    """What one caption says. Indices of objects refer to `objects`; tokens to the parse.
+    """The content of one caption. Indices of objects refer to `objects`, indices of tokens to the
+    parse.
 
     Example:
         >>> from open_diht import CaptionParser, build_graph
@@ -125,22 +129,22 @@ class CaptionGraph:
 
     parse: Parse
     words: Sequence[Word] = ()
-    """What each token's word says by itself."""
+    """Properties of each token's word without its context."""
     objects: tuple[Object, ...] = ()
     attributes: tuple[Attribute, ...] = ()
     actions: tuple[Action, ...] = ()
     relations: tuple[Relation, ...] = ()
     object_at: dict[int, int] = field(default_factory=dict)
-    """Token to object, for every token of an object's compound."""
+    """Token -> object, for every token of an object's compound."""
     children: Children = field(default_factory=dict)
-    """Token to those whose head it is; tokens that are nobody's head are absent."""
+    """Token -> its children in the parse; tokens without children are absent."""
 
 
 def build_graph(parse: Parse) -> CaptionGraph:
     """Build the graph of one parsed caption.
 
     Args:
-        parse: what `CaptionParser.parse` gives for the caption.
+        parse: one of the results of `CaptionParser.parse`.
 
     Returns:
         Objects, attributes, actions and relations of the caption.
@@ -157,7 +161,7 @@ def build_graph(parse: Parse) -> CaptionGraph:
         if head != token:
             children.setdefault(head, []).append(token)
     objects, object_at = _objects(parse, words, children)
-    attributes = _attributes(parse, words, children, objects, object_at)  # may find objects that the parse has not
+    attributes = _attributes(parse, words, children, objects, object_at)  # may add objects that the parse does not have
     return CaptionGraph(
         parse=parse,
         words=words,
@@ -194,7 +198,7 @@ def _first_of_compound(parse: Parse, children: Children, token: int) -> int:
 
 
 def _object(parse: Parse, first: int, token: int) -> Object:
-    """The object of which the token is the head and `first` begins the compound."""
+    """Return the object whose head is `token` and whose compound begins at `first`."""
     tag, start = parse.tags[token], parse.starts[first]
     end = parse.starts[token] + len(parse.words[token])
     kind = "name" if tag in NAME_TAGS else "noun" if tag in NOUN_TAGS else "pronoun"
@@ -208,7 +212,7 @@ def _attributes(
 
     def add(owner: int, token: int, kind: str) -> None:
         found.append(Attribute(owner, parse.words[token], kind, token))
-        for other in children.get(token, ()):  # "red and white": both are said of it
+        for other in children.get(token, ()):  # "red and white": both describe it
             if parse.deps[other] == "conj" and parse.tags[other] in (*ADJECTIVE_TAGS, "VBN", "NN"):
                 found.append(Attribute(owner, parse.words[other], kind, other))
 
@@ -221,7 +225,7 @@ def _attributes(
             for token in children.get(head, ()):
                 if parse.deps[token] == "acomp":
                     add(owner, token, "predicate")
-    # An adjective that the parser made the head ("black and white" alone) or hung elsewhere is no object's attribute.
+    # An adjective that is the head ("black and white" alone) or attached elsewhere is not an object's attribute.
     found = [attribute for attribute in found if attribute.token not in object_at or attribute.kind in _GROUPS]
     return [*found, *_untied(parse, words, children, objects, object_at, {attribute.token for attribute in found})]
 
@@ -239,15 +243,18 @@ def _untied(
     object_at: dict[int, int],
     taken: set[int],
 ) -> Iterator[Attribute]:
-    """Describing words that the parse ties to no object: inside a name or compound (`titled`, "Elegant Wedding Card"),
-    or beside their object (`listed`, "Cat Toy - Blue"). Where the parse names no object at all, the nearest noun
-    becomes one."""
-    tied = len(objects)
+    """Yield describing words that the parse ties to no object.
+
+    They are inside a name or compound (`titled`, "Elegant Wedding Card") or next to their object
+    (`listed`, "Cat Toy - Blue"). If the parse names no object at all, the nearest noun becomes one.
+    """
+    tied = len(objects)  # objects of the parse; more may be appended below
     for token, tag in enumerate(parse.tags):
         if not (words[token].group or tag in ADJECTIVE_TAGS) or tag in _DOES or token in taken:
             continue
         word = parse.words[token]
         head, owner = token, object_at.get(token)
+        # Climb to the head of the noun phrase.
         while owner is None and parse.deps[head] in _INNER and parse.heads[head] != head:
             head = parse.heads[head]
             owner = object_at.get(head)
@@ -260,7 +267,7 @@ def _untied(
             and owner is not None
             and any(parse.deps[child] in _INNER for child in children.get(token, ()))
         ):
-            beside = owner  # "Rain Coat Red": the parse took the colour for the head
+            beside = owner  # "Rain Coat Red": the parse made the color the head
         if beside is None:
             nouns = [at for at, tag in enumerate(parse.tags) if tag in NOUN_TAGS and at != token and at not in taken]
             place = _nearest(nouns, token)
@@ -273,7 +280,8 @@ def _untied(
 
 
 def _nearest(places: Sequence[int], token: int) -> int | None:
-    """Index of the last of `places` (in order) before the token, else of the first behind it."""
+    """Return the index of the last of the sorted `places` before the token, else of the first after
+    it, else None."""
     before = bisect_left(places, token)
     if before:
         return before - 1
@@ -283,12 +291,14 @@ def _nearest(places: Sequence[int], token: int) -> int | None:
 
 @cache
 def _tied_groups() -> dict[str, str]:
-    """Words that the parse may tie to their object whatever their tag, with the first of their groups."""
+    """Return the words that the parse may tie to their object whatever their tag, with the first of
+    their groups."""
     return {word: group for group in reversed(_GROUPS) for word in lexicon.words(group)}
 
 
 def _modifier_kind(parse: Parse, words: Sequence[Word], token: int) -> str | None:
-    """What a child of a noun by one of `_MODIFIERS` says about it, None for names and other words that say nothing."""
+    """Return the kind of attribute that a noun's child (one of `_MODIFIERS`) is; None for names and
+    other words that are none."""
     dep, tag = parse.deps[token], parse.tags[token]
     if dep in _TIES:
         group = _tied_groups().get(words[token].lower)
@@ -304,7 +314,13 @@ def _modifier_kind(parse: Parse, words: Sequence[Word], token: int) -> str | Non
 
 
 def is_action_candidate(parse: Parse, token: int) -> bool:
-    """A verb that is neither auxiliary nor copula, or what may be a verb in the guise of a noun or adjective."""
+    """Return whether a token may be an action: a verb that is neither auxiliary nor copula, or a
+    noun or adjective that may be a verb.
+
+    Args:
+        parse: the parsed or tagged text.
+        token: the index of the token.
+    """
     tag = parse.tags[token]
     if tag in VERB_TAGS:
         return parse.deps[token] not in ("aux", "auxpass") and parse.words[token].lower() not in COPULA
@@ -320,6 +336,7 @@ def is_action_candidate(parse: Parse, token: int) -> bool:
 def _actions(parse: Parse, words: Sequence[Word], children: Children, object_at: dict[int, int]) -> list[Action]:
     found = []
     for token, tag in enumerate(parse.tags):
+        # The cheap check first.
         if not (tag in VERB_TAGS or words[token].form) or not is_action_candidate(parse, token):
             continue
         word, start = parse.words[token], parse.starts[token]
@@ -338,7 +355,14 @@ def _actions(parse: Parse, words: Sequence[Word], children: Children, object_at:
 
 
 def subject_of(parse: Parse, children: Children, token: int) -> tuple[int, str] | None:
-    """The token of whom the verb is said and the tie between them, None where the syntax names nobody."""
+    """Return the token that the verb is stated about and the tie between them; None if the syntax
+    names no subject.
+
+    Args:
+        parse: the parsed text.
+        children: token -> its children.
+        token: the index of the verb.
+    """
     head, dep = parse.heads[token], parse.deps[token]
     for child in children.get(token, ()):
         if parse.deps[child] in _SUBJECTS:
@@ -354,7 +378,7 @@ def subject_of(parse: Parse, children: Children, token: int) -> tuple[int, str] 
     if dep in ("conj", "advcl", "xcomp", "ccomp"):
         for child in children.get(head, ()):
             if parse.deps[child] in _SUBJECTS:
-                return child, "shared"
+                return child, "shared"  # "a dog runs and barks": both verbs have the subject of the first
         if parse.deps[head] == "acl":
             return parse.heads[head], "shared"
     return None
@@ -373,8 +397,9 @@ def _participants(parse: Parse, children: Children, object_at: dict[int, int], t
             for target in children.get(child, ()):
                 if parse.deps[target] == "pobj" and target in object_at:
                     found.setdefault(object_at[target], "agent" if dep == "agent" else parse.words[child].lower())
-    found.pop(object_at.get(token, -1), None)  # an -ing form may itself have been read as an object
+    found.pop(object_at.get(token, -1), None)  # an -ing form may itself be an object
     if not found and parse.tags[token] not in VERB_TAGS:
+        # A disguised verb often has no participant in the parse: take the nearest object before it.
         near = [object_at[place] for place in range(max(0, token - _NEAR), token) if place in object_at]
         if near and near[-1] != object_at.get(token):
             found[near[-1]] = "near"

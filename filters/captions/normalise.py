@@ -1,8 +1,8 @@
-"""The text that is parsed in place of a web caption.
+"""Normalize a web caption into the text that is parsed.
 
-Taggers are trained on sentences; alt texts come as HTML, as file names, in Title Case and ALL CAPS and with the
-boilerplate of stock-photo sites. `normalise` undoes what misleads the tagger and leaves the rest alone. The row keeps
-its original caption.
+Taggers are trained on sentences; alt texts come as HTML, as file names, in Title Case and ALL CAPS,
+and with the boilerplate of stock-photo sites. `normalise` undoes what misleads the tagger and
+changes nothing else. The row keeps its original caption.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from string import ascii_uppercase
 
 from open_diht.filters.captions.lexicon import is_first_name, verb_lemma, verb_rating
 
-MAX_CHARS = 2_000  # of the text parsed; what follows in such a "caption" is page text
+MAX_CHARS = 2_000  # of the parsed text; what follows in such a long "caption" is page text
 
 _TAG = re.compile(r"<[^<>]{0,400}>")
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff\ufffd]")
@@ -38,7 +38,7 @@ _EXTENSION = re.compile(r"\.(?:jpe?g|png|gif|webp|bmp|tiff?|svg)\b.*$", re.I)
 _NOT_OF_WORDS = re.compile(r"[^A-Za-z']")
 _LONG_WORD = re.compile(r"[A-Za-z][A-Za-z']{3,}")
 _CAPITALS = ascii_uppercase.encode()
-_MIN_LEFT = 8  # characters: a tail is boilerplate only where it leaves a caption
+_MIN_LEFT = 8  # characters: a tail is removed only if this much of the caption remains
 
 _SMALL_WORDS = """
 a an the of in on at by to for with and or from as is are was were be been it its his her their our my your this that
@@ -49,11 +49,11 @@ _FUNCTION_WORDS = frozenset(_SMALL_WORDS.split())
 
 
 def normalise(caption: str) -> str:
-    """The caption as it is parsed: a single line, never longer than `MAX_CHARS`; empty only where nothing but markup
-    was there."""
+    """Return the text to parse: one line of at most `MAX_CHARS` characters, empty only if the
+    caption has nothing but markup."""
     text = caption
     if "&" in text:
-        text = html.unescape(html.unescape(text))
+        text = html.unescape(html.unescape(text))  # twice, for captions that were escaped twice
     if "<" in text:
         text = _TAG.sub(" ", text)
     if not text.isascii():
@@ -64,7 +64,7 @@ def normalise(caption: str) -> str:
         text = _CREDIT.sub(" ", text)
     text = _file_name_to_words(text)
     text = _without_stock_text(text)
-    return _sentence_case(_single_spaces(text) or plain)
+    return _sentence_case(_single_spaces(text) or plain)  # `plain` if nothing but boilerplate was there
 
 
 def _single_spaces(text: str) -> str:
@@ -72,7 +72,7 @@ def _single_spaces(text: str) -> str:
 
 
 def _file_name_to_words(text: str) -> str:
-    """`a-dog-running_2.jpg` to `a dog running 2`; other texts stay."""
+    """Turn `a-dog-running_2.jpg` into `a dog running 2`; other texts do not change."""
     has_extension = "." in text and _EXTENSION.search(text)
     if has_extension:
         text = _EXTENSION.sub("", text)
@@ -85,7 +85,8 @@ def _file_name_to_words(text: str) -> str:
 
 
 def _without_stock_text(text: str) -> str:
-    """Without "Stock Photo:" before and "- Royalty Free Stock Image #123" behind, as long as a caption remains."""
+    """Remove "Stock Photo:" at the start and "- Royalty Free Stock Image #123" at the end, if
+    enough of a caption remains."""
     before = ""
     while before != text:
         before = shorter = text
@@ -104,32 +105,34 @@ def _without_stock_text(text: str) -> str:
 
 
 def _may_name_a_medium(text: str) -> bool:
-    """Cheap, asked before the dear expressions."""
-    if not text.isascii():  # some letters of other alphabets are i, k or s where case is ignored
+    """Return whether the expressions for stock text may match; this check is cheaper."""
+    if not text.isascii():  # ignoring case, some letters of other alphabets equal i, k or s
         return _MEDIUM_WORD.search(text) is not None
     lower = text.lower()
     return any([part in lower for part in _MEDIUM_PARTS])
 
 
-@lru_cache(maxsize=4_096)  # of the captions of a block, asked again of those that `normalise` leaves as they are
+@lru_cache(maxsize=4_096)  # called again for the captions that `normalise` does not change
 def is_title_case(text: str) -> bool:
-    """Whether most words of more than three letters, and at least three of them, begin with a capital."""
+    """Return whether most words of more than three letters, and at least three in all, begin with a capital."""
     words = _LONG_WORD.findall(text)
-    return len(words) >= 3 and sum([word < "[" for word in words]) > 0.7 * len(words)  # "[" is right behind "Z"
+    return len(words) >= 3 and sum([word < "[" for word in words]) > 0.7 * len(words)  # "[" follows "Z" in ASCII
 
 
 def _sentence_case(text: str) -> str:
-    """ALL CAPS in lower case; in Title Case the small words and the verb forms that name visible actions.
+    """Lower-case ALL CAPS; in Title Case lower-case the small words and the verb forms that name
+    visible actions.
 
-    Lower-casing every word of a title makes taggers see more verbs in names, not fewer (measured: action F1 falls by
-    0.02 to 0.05), so only the words that a title hides from the tagger are changed.
+    Lower-casing every word of a title makes taggers see more verbs in names, not fewer (measured:
+    action F1 falls by 0.02 to 0.05), so only the words that a title hides from the tagger are
+    changed.
     """
     if text.isascii():
         capitals = len(text) - len(text.encode().translate(None, _CAPITALS))
     else:
         capitals = sum(map(str.isupper, text))
     if capitals > 8 and capitals > 0.8 * (letters := sum(map(str.isalpha, text))) and letters > 10:
-        return text.lower().capitalize()[:MAX_CHARS]  # a few capitals have two characters in lower case
+        return text.lower().capitalize()[:MAX_CHARS]  # some capitals become two characters in lower case
     if not is_title_case(text):
         return text
     first, *rest = text.split(" ")

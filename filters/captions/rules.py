@@ -1,8 +1,10 @@
-"""Complexity and Action, decided from annotations: pure functions of columns and thresholds, vectorised.
+"""Decide Complexity and Action from annotations: pure, vectorized functions of columns and
+thresholds.
 
-Complexity of an object = its attributes + distinct actions it takes part in + relations it stands in, of the kinds and
-above the verifier scores that the rule names; of a caption = the maximum over its objects (DiHT, method.md section
-2.1). Actions of a caption = its distinct action lemmas.
+The complexity of an object is the number of its attributes, of distinct actions it takes part in,
+and of its relations, counting only the kinds and verifier scores that the rule admits. The
+complexity of a caption is the maximum over its objects (DiHT, method.md section 2.1). The actions
+of a caption are its distinct action lemmas.
 """
 
 from __future__ import annotations
@@ -23,28 +25,31 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionRule:
-    """What counts, and how much of it a caption needs. Scores are the verifier's; 0 takes every candidate."""
+    """Rules for what counts, and how much of it a caption needs. Scores are the verifier's; 0
+    admits every candidate."""
 
     min_complexity: Count = 1
-    """Captions below are rejected (`complexity`)."""
+    """Captions with a lower complexity are rejected (`complexity`)."""
     min_actions: Count = 1
     """Captions with fewer distinct actions are rejected (`action`)."""
     max_chars: Positive = 4_096
-    """Longer captions are rejected unread (`caption_length`): shifted columns and page text."""
+    """Longer captions are rejected (`caption_length`): they come from shifted columns and page text."""
     attribute_kinds: tuple[AttributeKind, ...] = TIED_KINDS
-    """Kinds of attributes that count for complexity; `titled` and `listed` are words that the parse ties to none."""
+    """Kinds of attributes that count for complexity; `titled` and `listed` are words that the parse
+    ties to no object."""
     min_attribute_score: Share = 0.0
     """Attributes with a lower score do not count."""
     count_relations: bool = True
-    """Whether prepositional and possessive relations count for complexity."""
+    """True: prepositional and possessive relations count for complexity."""
     min_relation_score: Share = 0.0
     """Relations with a lower score do not count."""
     count_actions: bool = True
-    """Whether actions count for the complexity of their participants."""
+    """True: actions count for the complexity of their participants."""
     tagged_actions: bool = True
-    """Only what the tagger calls a verb can be an action; False admits verbs that it took for nouns or adjectives."""
+    """Only words that the tagger calls verbs can be actions; False also admits verb forms tagged as
+    nouns or adjectives."""
     need_participant: bool = False
-    """An action must have an object that takes part in it."""
+    """True: an action counts only if an object takes part in it."""
     min_action_score: Share = 0.0
     """Action candidates with a lower score do not count."""
 
@@ -52,22 +57,28 @@ class CaptionRule:
         check_fields(self)
 
     def counts(self, kind: str, score: float) -> bool:
-        """Return whether an attribute of this kind and score counts for complexity."""
+        """Return whether an attribute counts for complexity.
+
+        Args:
+            kind: the attribute's kind.
+            score: its verifier score, 0 to 1.
+        """
         return kind in self.attribute_kinds and score >= self.min_attribute_score
 
 
 @dataclass(frozen=True)
 class CaptionDecisions:
-    """What a rule makes of a table of annotations, one entry per row."""
+    """The result of a rule for a table of annotations, one entry per row."""
 
     parsed: Bools
-    """False for captions of a lean run that were not parsed: they state no action, and no more is known of them."""
+    """False for captions that a lean run did not parse: they state no action, and nothing else is
+    known about them."""
     complexity: Ints
-    """0 where a caption was not parsed."""
+    """Complexity; 0 if the caption was not parsed."""
     actions: pa.ListArray
-    """list<string>: the accepted verbs, as in the parsed text, each lemma once."""
+    """list<string>: the accepted verbs as in the parsed text, each lemma once."""
     accepted: pa.ListArray
-    """list<bool>: for each action candidate, whether it was accepted."""
+    """list<bool>: whether each action candidate was accepted."""
     n_actions: Ints
     objects: pa.ListArray
     """list<string>: the objects' texts."""
@@ -77,7 +88,7 @@ class CaptionDecisions:
 
 @dataclass(frozen=True)
 class _Elements:
-    """The elements of a list column, flattened, with the row of each."""
+    """The flattened elements of a list column, with the row of each."""
 
     values: pa.StructArray
     rows: Ints
@@ -125,10 +136,11 @@ def decide_captions(annotations: pa.Table, rule: CaptionRule) -> CaptionDecision
     counts = np.zeros(len(objects), np.int64)
     if rule.count_actions and len(actions):
         participants = _Elements.of(actions.values.field("participants"))
+        # Offset of the row plus index in the row's list: the place among all objects.
         places = objects.offsets[actions.rows[participants.rows]] + participants.numbers("object").astype(np.int64)
         lemmas = np.asarray(actions.values.field("lemma").dictionary_encode().indices)[participants.rows]
         parts = np.stack([places, lemmas], axis=1)[accepted[participants.rows]]
-        np.add.at(counts, np.unique(parts, axis=0)[:, 0], 1)
+        np.add.at(counts, np.unique(parts, axis=0)[:, 0], 1)  # an object counts each lemma once
     attributes = _Elements.of(annotations["attributes"])
     counted, places = np.zeros(0, bool), np.zeros(0, np.int64)
     if len(attributes):
@@ -177,7 +189,7 @@ def _accepted_actions(actions: _Elements, rule: CaptionRule) -> Bools:
 
 
 def _first_of_each(actions: _Elements, accepted: Bools) -> Bools:
-    """The accepted actions, each lemma of a row once."""
+    """Return the mask of the accepted actions that are the first of their lemma in their row."""
     first = np.zeros(len(actions), bool)
     seen: set[tuple[int, str]] = set()
     lemmas = actions.values.field("lemma").to_pylist() if accepted.any() else []
@@ -190,7 +202,7 @@ def _first_of_each(actions: _Elements, accepted: Bools) -> Bools:
 
 
 def _lists(n: int, rows: Ints, values: pa.Array) -> pa.ListArray:
-    """Values with their (sorted) rows to a list array of `n` rows."""
+    """Return values as a list array of `n` rows; `rows` is the sorted row of each value."""
     offsets = np.zeros(n + 1, np.int32)
-    np.add.at(offsets, rows + 1, 1)
+    np.add.at(offsets, rows + 1, 1)  # counts repeated rows, unlike offsets[rows + 1] += 1
     return pa.ListArray.from_arrays(pa.array(np.cumsum(offsets), pa.int32()), values)

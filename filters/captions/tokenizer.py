@@ -1,9 +1,9 @@
-"""spaCy's tokenizer, asked once per distinct chunk: what stands between two spaces is split the same way wherever it
-stands.
+"""spaCy's tokenizer, called once per distinct chunk: the text between two spaces is split the same
+way everywhere.
 
-The same is true of the context-free half of a token's vector (`TokenEncoder.embed`), so chunks are kept with the
-tokens they consist of, and tokens with their vectors. Both are kept in two generations: what was not met during a
-whole generation is forgotten, the common words never are.
+The same holds for the context-free half of a token's vector (`TokenEncoder.embed`), so chunks are
+cached with their tokens, and tokens with their vectors. Both caches have two generations: an entry
+that is not used during a whole generation is dropped, so common words always stay.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ with without(*FRAMEWORKS):
 
 CHUNKS = 40_000
 """Distinct chunks of a generation, about 1 kB each."""
-_CHARS = 16  # of a chunk and its tokens, on average, from which on a generation is full with fewer chunks
-_END = "\n"  # ends the last chunk of a text, which no space follows
+_CHARS = 16  # average characters of a chunk and its tokens; with longer ones a generation is full earlier
+_END = "\n"  # marks the last chunk of a text, because no space follows it
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,36 +39,43 @@ class Tokens:
     """The tokens of some texts, one text after the other."""
 
     lengths: Ints
-    """Tokens of each text."""
+    """Number of tokens of each text."""
     words: list[str]
     starts: Ints
-    """Character at which each token begins in its text."""
+    """Index of the first character of each token in its text."""
     vectors: Floats
-    """Context-free, shape (tokens, width)."""
+    """Context-free vectors, float32 (tokens, width)."""
 
 
 class _Generation:
-    """The distinct chunks and the distinct tokens met in a while. A token is known by its row."""
+    """The distinct chunks and tokens of one generation of the cache. A token is identified by its row."""
 
     def __init__(self, width: int):
         self.chunks: dict[str, list[int]] = {}
-        """The rows of each chunk's tokens."""
+        """Chunk -> the rows of its tokens."""
         self.openers: set[str] = set()
-        """Chunks whose last token may be the first of a special case that crosses a space."""
+        """Chunks whose last token may begin a special case that crosses a space."""
         self.rows: dict[int, int] = {}
-        """By `keys`."""
+        """Key of a token (see `keys`) -> its row."""
         self.keys: list[int] = []
         self.words: list[str] = []
         self.steps = np.zeros(1024, np.int64)
-        """Characters from a token's first to the next token's."""
+        """Characters from the start of a token to the start of the next one."""
         self.vectors = np.zeros((1024, width), np.float32)
         self._characters = 0
 
     def add_tokens(self, keys: Sequence[int], words: Sequence[str], steps: Ints, vectors: Floats) -> None:
-        """Tokens that are not known yet."""
+        """Add tokens that the generation does not have yet.
+
+        Args:
+            keys: hash of each token.
+            words: text of each token.
+            steps: characters from each token to the next one.
+            vectors: context-free vectors, float32 (tokens, width).
+        """
         first, stop = len(self.words), len(self.words) + len(words)
         if stop > len(self.steps):
-            more = max(stop - len(self.steps), len(self.steps))
+            more = max(stop - len(self.steps), len(self.steps))  # at least double, so that arrays are seldom copied
             self.steps = np.concatenate([self.steps, np.zeros(more, np.int64)])
             self.vectors = np.concatenate([self.vectors, np.zeros((more, self.vectors.shape[1]), np.float32)])
         self.steps[first:stop], self.vectors[first:stop] = steps, vectors
@@ -86,16 +93,18 @@ class _Generation:
 
 
 class ChunkTokenizer:
-    """Texts to tokens with their context-free vectors.
+    """Turns texts into tokens with context-free vectors.
 
     Args:
-        nlp: the pipeline whose tokenizer is asked. Its vocabulary computes from now on only those attributes of a new
-            word that `encoder` embeds; the others cost as much as splitting the text.
+        nlp: the pipeline whose tokenizer is used. From then on its vocabulary computes only those
+            attributes of a new word that `encoder` embeds; the others cost as much as splitting the
+            text.
         encoder: makes the vectors.
         chunks: distinct chunks of a generation; two generations are kept.
 
     Raises:
-        UnsupportedModel: the tokenizer is not spaCy's, or more is embedded than what a chunk says.
+        UnsupportedModel: the tokenizer is not spaCy's, or an embedded attribute does not follow
+            from the chunk alone.
     """
 
     def __init__(self, nlp: Language, encoder: TokenEncoder, chunks: int = CHUNKS):
@@ -114,11 +123,11 @@ class ChunkTokenizer:
         self._young, self._old = _Generation(encoder.width), _Generation(encoder.width)
 
     def __len__(self) -> int:
-        """Distinct chunks that are kept."""
+        """Return the number of distinct cached chunks."""
         return len(self._young.chunks.keys() | self._old.chunks.keys())
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
-        """The tokens of `texts`. What a call meets is kept, so bound the characters of a call."""
+        """Return the tokens of `texts`. Everything in one call is cached, so limit the characters of a call."""
         if self._young.is_full(self._limit):
             self._young, self._old = _Generation(self._encoder.width), self._young
         young, split = self._young, [_split(text) for text in texts]
@@ -137,17 +146,17 @@ class ChunkTokenizer:
         return Tokens(lengths, [young.words[row] for row in rows], starts, young.vectors[chosen])
 
     def _meet(self, chunks: set[str]) -> None:
-        """Make chunks known to the young generation."""
+        """Make sure that the young generation has all these chunks."""
         missing = chunks.difference(self._young.chunks)
         if not missing:
             return
-        # In the order of their text: what is computed must not depend on the order of a set.
+        # Sorted, because results must not depend on the order of a set.
         kept = sorted(missing & self._old.chunks.keys())
         self._keep(kept)
         self._learn(sorted(missing.difference(kept)))
 
     def _keep(self, chunks: Sequence[str]) -> None:
-        """Take chunks over from the old generation."""
+        """Copy chunks from the old generation to the young one."""
         old, young = self._old, self._young
         tokens = {row: old.keys[row] for chunk in chunks for row in old.chunks[chunk]}
         fresh = {row: key for row, key in tokens.items() if key not in young.rows}
@@ -159,7 +168,8 @@ class ChunkTokenizer:
         young.openers.update(old.openers.intersection(chunks))
 
     def _learn(self, chunks: Sequence[str]) -> None:
-        """Make chunks known that are not. Words of letters, which are most of them, stay whole without asking."""
+        """Add unknown chunks. Words of ASCII letters, which are most of them, stay whole, so the
+        tokenizer is not called for them."""
         is_word = [self._is_word(chunk.removesuffix(_END)) for chunk in chunks]
         self._learn_words(list(compress(chunks, is_word)))
         self._learn_others(list(compress(chunks, map(not_, is_word))))
@@ -177,7 +187,8 @@ class ChunkTokenizer:
             self._add_chunk(chunk, [row])
 
     def _learn_others(self, chunks: Sequence[str]) -> None:
-        """Ask spaCy's tokenizer about chunks, all in one text, on lines of their own so that none sees another."""
+        """Split chunks with spaCy's tokenizer, all in one text, each on its own line so that they
+        do not affect each other."""
         if not chunks:
             return
         bare = [chunk.removesuffix(_END) for chunk in chunks]
@@ -188,7 +199,7 @@ class ChunkTokenizer:
             places = doc.to_array([IDX]).astype(np.int64).reshape(-1)
             lines = np.searchsorted(stops, places, side="right")
             is_token = places != stops[lines] - 1
-            last = np.ones(len(places), bool)  # of its chunk
+            last = np.ones(len(places), bool)  # the last token of its chunk
             last[:-1] = ~is_token[1:]
             spaced = last & ~np.array([chunk.endswith(_END) for chunk in chunks])[lines]
             rows = self._rows_of_tokens(doc, text, np.flatnonzero(is_token), spaced)
@@ -202,17 +213,19 @@ class ChunkTokenizer:
             self._young.openers.add(chunk)
 
     def _rows_of_text(self, text: str) -> list[int]:
-        """Of a text that cannot be put together from chunks."""
+        """Return the rows of the tokens of a text that cannot be composed from chunks."""
         with self._nlp.memory_zone():
             doc = self._tokenizer(text)
             return self._rows_of_tokens(doc, text, np.arange(len(doc)), doc.to_array([SPACY]).reshape(-1).astype(bool))
 
     def _rows_of_tokens(self, doc: Doc, text: str, places: Ints, spaced: NDArray[np.bool_]) -> list[int]:
-        """Rows of the tokens of `doc` at `places`; `spaced` says of all tokens whether a space follows."""
+        """Return the rows of the tokens of `doc` at `places`; `spaced` is the mask of all tokens
+        that a space follows."""
         if not len(places):
             return []
         values = doc.to_array([ORTH, NORM, IDX, LENGTH])[places]
         spaces = spaced[places].astype(np.uint64)
+        # A hash of the token's text, its norm and whether a space follows.
         keys = ((values[:, 0] ^ (values[:, 1] * np.uint64(0x9E3779B97F4A7C15))) + spaces).tolist()
         young = self._young
         if fresh := {key: index for index, key in enumerate(keys) if key not in young.rows}:
@@ -226,14 +239,15 @@ class ChunkTokenizer:
         return [young.rows[key] for key in keys]
 
     def _may_cross(self, chunks: Sequence[str]) -> bool:
-        """Whether tokens to both sides of a space may belong to a special case, which spaCy looks for in the tokens of
-        a whole text."""
+        """Return whether tokens on both sides of a space may form a special case; spaCy searches
+        for those in whole texts."""
         known, words = self._young.chunks, self._young.words
         return any((words[known[one][-1]], words[known[two][0]]) in self._crossing for one, two in pairwise(chunks))
 
 
 def _has_english_affixes(nlp: Language) -> bool:
-    """Whether the tokenizer splits what spaCy's English does: of words of ASCII letters special cases alone."""
+    """Return whether the tokenizer splits like spaCy's English one, which splits words of ASCII
+    letters only in special cases."""
     asked, known = nlp.tokenizer, English.Defaults
     affixes = asked.prefix_search, asked.suffix_search, asked.infix_finditer
     return [getattr(getattr(affix, "__self__", None), "pattern", None) for affix in affixes] == [
@@ -244,7 +258,7 @@ def _has_english_affixes(nlp: Language) -> bool:
 
 
 def _split(text: str) -> list[str] | None:
-    """The chunks of a text; None where other whitespace than single spaces between them is part of it."""
+    """Return the chunks of a text; None if it has other whitespace than single spaces between chunks."""
     chunks = text.split()
     if " ".join(chunks) != text:
         return None
@@ -254,18 +268,20 @@ def _split(text: str) -> list[str] | None:
 
 
 def _within(steps: Ints, lengths: Ints) -> Ints:
-    """Sums of the steps before each token of its text."""
+    """Return, for each token, the sum of the steps of the tokens before it in its text."""
     sums = np.cumsum(steps) - steps
     first = np.cumsum(lengths) - lengths
     return sums - np.repeat(sums[np.minimum(first, len(sums) - 1)] if len(sums) else first, lengths)
 
 
 def _pairs_of_special_cases(tokenizer: Tokenizer) -> frozenset[tuple[str, str]]:
-    """Neighbouring tokens of the special cases that spaCy looks for in the tokens of a text, such as ":" and ")".
+    """Return the neighboring tokens of the special cases that spaCy searches for in the tokens of a
+    text, such as ":" and ")".
 
-    A special case that was found may itself make way for a longer one, so what it is replaced by is paired too.
+    A special case that was found may itself be part of a longer one, so its replacements are paired
+    too.
     """
-    bare = Tokenizer(
+    bare = Tokenizer(  # the same tokenizer without special cases
         tokenizer.vocab,
         prefix_search=tokenizer.prefix_search,
         suffix_search=tokenizer.suffix_search,

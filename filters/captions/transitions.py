@@ -1,11 +1,13 @@
-"""spaCy's greedy arc-eager parser in plain NumPy: the parser states of many texts side by side, one transition of each
-at a time.
+"""spaCy's greedy arc-eager parser in plain NumPy: it advances the parser states of many texts by
+one transition at a time.
 
-A state is a stack and a buffer of tokens. In each step a small network scores the transitions by eight tokens of the
-state, and the best valid one is taken: shift the first token of the buffer to the stack, reduce the stack, draw an arc
-between the top of the stack and the first token of the buffer (left: it governs the top, right: the top governs it),
-or break the sentence behind it. The system is that of Honnibal & Johnson (2015), "An improved non-monotonic transition
-system for dependency parsing"; weights, arithmetic and results are spaCy's, up to the rounding of the sums.
+A state is a stack and a buffer of tokens. In each step a small network scores the transitions by
+eight tokens of the state, and the best valid one is taken: shift the first token of the buffer to
+the stack, reduce the stack, draw an arc between the top of the stack and the first token of the
+buffer (left: the buffer's token is the head, right: the top is), or start a new sentence after the
+first token of the buffer. The system is that of Honnibal & Johnson (2015), "An improved
+non-monotonic transition system for dependency parsing"; weights, arithmetic and results are
+spaCy's, up to the rounding of the sums.
 """
 
 from __future__ import annotations
@@ -21,21 +23,22 @@ with without(*FRAMEWORKS):
     from thinc.api import Model
 
 GROUP_TOKENS = 4_096
-"""Tokens parsed at a time, where a text does not have more: what is computed of a token beforehand takes 4 kB."""
+"""Most tokens of a group of several texts that are parsed together; the precomputed values of a
+token take 4 kB."""
 ROOT = -1
-"""In place of a transition: no arc was drawn to the token."""
+"""Used as the transition of a token that no arc points to."""
 
-_KINDS = "LDBRS"  # in an order in which those that pop the stack, and those that push, stand side by side
+_KINDS = "LDBRS"  # ordered so that the kinds that pop the stack are adjacent, and those that push are too
 _LEFT, _REDUCE, _BREAK, _RIGHT, _SHIFT = range(5)
 _FEATURES = 8
-_NONE = 0  # in place of a token; tokens of a group count from 1
+_NONE = 0  # index for no token; tokens of a group count from 1
 
 
 class ArcEagerParser:
-    """Token vectors to heads and transitions.
+    """Predicts heads and transitions from token vectors.
 
     Args:
-        parser: the pipe of a loaded spaCy pipeline whose weights are used.
+        parser: the pipe of a loaded spaCy pipeline; its weights are used.
 
     Raises:
         UnsupportedModel: the pipe has another architecture or other transitions.
@@ -49,14 +52,14 @@ class ArcEagerParser:
             raise UnsupportedModel(f"transitions {', '.join(self.moves)}, expected those of the arc-eager system")
         self._kinds = np.array([_KINDS.index(move[0]) for move in self.moves], np.int8)
         self._linear, self._linear_bias = np.ascontiguousarray(linear.get_param("W").T), linear.get_param("b")
-        # Laid out piece by piece, so that the maximum runs over contiguous blocks.
+        # Lay out the weights piece by piece, so that the maximum runs over contiguous blocks.
         weights: Floats = lower.get_param("W").swapaxes(1, 2)  # (features, hidden, pieces, in) before
         self._lower = np.ascontiguousarray(weights.reshape(-1, weights.shape[-1]).T)
         self._nothing = lower.get_param("pad").swapaxes(2, 3).reshape(-1)
         self._lower_bias = lower.get_param("b").T.reshape(-1)
         self._hidden = lower.get_dim("nO")
         self._upper, self._upper_bias = np.ascontiguousarray(upper.get_param("W").T), upper.get_param("b")
-        # What is added to the scores of a state, by a bit for each kind of transition that is valid.
+        # Added to the scores of a state, indexed by its bit mask of valid kinds: -inf for invalid transitions.
         valid = np.arange(2 ** len(_KINDS))[:, None] >> self._kinds[None, :] & 1
         self._mask = np.where(valid, 0, -np.inf).astype(np.float32)
 
@@ -64,16 +67,18 @@ class ArcEagerParser:
         """Parse texts.
 
         Args:
-            vectors: those in context of the tokens of some texts, one text after the other, shape (tokens, width).
-            lengths: tokens of each text.
+            vectors: vectors in context of the tokens of some texts, one text after the other,
+                float32 (tokens, width).
+            lengths: number of tokens of each text, int64.
 
         Returns:
-            Of each token the place of its head in its text, its own where it is a root; and the number in `moves` of
-            the transition that drew the arc, or `ROOT`.
+            For each token the index of its head in its text (its own index if it is a root), and
+            the index in `moves` of the transition that drew the arc, or `ROOT`; both int64
+            (tokens,).
         """
         heads, moves = np.empty(len(vectors), np.int64), np.empty(len(vectors), np.int64)
         first = np.cumsum(lengths) - lengths
-        # Texts of one length end together; the longest of all, whose last steps few texts share, are in one group.
+        # Group texts by length: they finish together, and few steps run with only a few long texts left.
         order = np.argsort(-lengths, kind="stable")
         order = order[lengths[order] > 0]
         for texts in groups_of(lengths[order], GROUP_TOKENS):
@@ -86,7 +91,7 @@ class ArcEagerParser:
         return heads, moves
 
     def _parse(self, vectors: Floats, lengths: Ints) -> tuple[Ints, Ints]:
-        """Heads, as tokens of the group or `_NONE`, and transitions."""
+        """Return the heads, as tokens of the group or `_NONE`, and the transitions."""
         parts = self._parts(vectors)
         states, columns = _States(lengths), np.arange(_FEATURES)[:, None]
         while len(states):
@@ -95,6 +100,7 @@ class ArcEagerParser:
             rows += columns
             hidden = parts.take(rows, axis=0).sum(axis=0)
             hidden += self._lower_bias
+            # Maxout of two pieces.
             scores = np.maximum(hidden[:, : self._hidden], hidden[:, self._hidden :]) @ self._upper
             scores += self._upper_bias
             scores += self._mask.take(states.valid(), axis=0)
@@ -103,7 +109,8 @@ class ArcEagerParser:
         return states.heads[1:], states.moves[1:]
 
     def _parts(self, vectors: Floats) -> Floats:
-        """What a token adds to the hidden layer as each of the features: row `_FEATURES * token + feature`."""
+        """Return the contribution of each token to the hidden layer as each of the features: row
+        `_FEATURES * token + feature`."""
         rows = vectors @ self._linear
         rows += self._linear_bias
         parts = np.empty((len(rows) + 1, self._lower.shape[1]), np.float32)
@@ -113,18 +120,18 @@ class ArcEagerParser:
 
 
 class _States:
-    """The states of texts that are not parsed to their end, and the arcs of all."""
+    """The states of texts that are not completely parsed, and the arcs of all texts."""
 
     def __init__(self, lengths: Ints):
         tokens, width = int(lengths.sum()) + 1, int(lengths.max()) + 3
         self.heads = np.full(tokens, _NONE)
         self.moves = np.full(tokens, ROOT)
         self._left, self._right = np.full(tokens, _NONE), np.full(tokens, _NONE)  # the child attached last
-        self._before = np.full(tokens, _NONE)  # the right child of the same head attached before
+        self._before = np.full(tokens, _NONE)  # the previous right child of the same head
         self._starts = np.zeros(tokens, bool)  # a sentence
-        self._was_shifted = np.zeros(tokens, bool)  # and came back: it must not be shifted again
-        # Rows of stacks and buffers, one after the other, and places in them. Three empty places before a stack and
-        # behind a buffer are what is read of empty ones.
+        self._was_shifted = np.zeros(tokens, bool)  # and came back to the buffer: it must not be shifted again
+        # Stacks and buffers of all texts, one row after the other. Three empty places before each stack and
+        # after each buffer are read when a stack or buffer is empty.
         row = np.arange(len(lengths)) * width
         self._stack = np.full(len(row) * width, _NONE)
         self._bottom, self._top = row + 3, row + 3
@@ -137,7 +144,7 @@ class _States:
         return len(self._front)
 
     def features(self) -> Ints:
-        """Eight tokens of each state, shape (8, states), in the order of spaCy's weights."""
+        """Return eight tokens of each state, int64 (8, states), in the order of spaCy's weights."""
         self._s0, s1, s2 = (self._stack[self._top - depth] for depth in (1, 2, 3))
         self._b0, self._b1 = self._buffer[self._front], self._buffer[self._front + 1]
         s0, b0, b1 = self._s0, self._b0, self._b1
@@ -145,12 +152,12 @@ class _States:
         return np.concatenate(rows).reshape(_FEATURES, -1)
 
     def valid(self) -> Ints:
-        """The kinds of transitions that are valid in each state, a bit for each."""
+        """Return the valid kinds of transitions of each state as a bit mask."""
         s0, b0, b1 = self._s0, self._b0, self._b1
         stacked, inside = s0 != _NONE, ~self._starts.take(b0)
         arc = stacked & (b0 != _NONE) & inside
         shift = ~stacked | ((b1 != _NONE) & inside & ~self._was_shifted.take(b0))
-        breaks = (b1 == b0 + 1) & ~self._starts.take(b1)
+        breaks = (b1 == b0 + 1) & ~self._starts.take(b1)  # b1 must follow b0 in the text
         bits = stacked * (1 << _REDUCE)
         bits += arc * (1 << _LEFT | 1 << _RIGHT)
         bits += shift * (1 << _SHIFT)
@@ -158,21 +165,26 @@ class _States:
         return bits
 
     def do(self, moves: Ints, kinds: NDArray[np.int8]) -> None:
-        """One valid transition in each state."""
+        """Apply one valid transition to each state.
+
+        Args:
+            moves: the index of each state's transition.
+            kinds: the kind of each transition.
+        """
         s0, b0, top, front = self._s0, self._b0, self._top, self._front
         by_kind = kinds.argsort(kind="stable")
         left, reduce, breaks, right, _ = np.bincount(kinds, minlength=len(_KINDS)).cumsum().tolist()
         if left:
             at = by_kind[:left]
             child, head = s0[at], b0[at]
-            again = child[self.heads[child] != _NONE]  # its head was to the left, and it was that one's last child
+            again = child[self.heads[child] != _NONE]  # it was the last child of a head to the left
             self._right[self.heads[again]] = self._before[again]
             self.heads[child], self.moves[child], self._left[head] = head, moves[at], child
             self._was_shifted[head] = False
         if left < reduce:
             at = by_kind[left:reduce]
             back = at[(self.heads[s0[at]] == _NONE) & (top[at] - 1 > self._bottom[at])]
-            if len(back):  # without a head it returns to the buffer
+            if len(back):  # a token without a head returns to the buffer
                 front[back] -= 1
                 self._buffer[front[back]] = s0[back]
                 self._was_shifted[s0[back]] = True
@@ -188,7 +200,7 @@ class _States:
         self._stack[top[at]] = b0[at]
         top[at] += 1
         front[at] += 1
-        # The last token of a stack, with nothing left to read, can only be popped, and no arc comes of that.
+        # Drop finished texts: with an empty buffer, the last token of a stack can only be popped, which adds no arc.
         goes_on = (top > self._bottom + 1) | (front < self._end)
         if not goes_on.all():
             self._top, self._front = top[goes_on], front[goes_on]
@@ -196,7 +208,7 @@ class _States:
 
 
 def _layers(parser: DependencyParser) -> tuple[Model, Model, Model]:
-    """The three layers with weights, checked by name and shape."""
+    """Return the three layers with weights, checked by name and shape."""
     model = parser.model
     names = [layer.name for layer in model.layers]
     if names != ["tok2vec-listener>>list2array>>linear", "precomputable_affine", "linear"]:

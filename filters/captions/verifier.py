@@ -1,9 +1,10 @@
-"""How likely a candidate is stated of something in the image: a logistic regression on named features.
+"""Score how likely a candidate is stated about something in the image: logistic regression on named
+features.
 
-One set of weights for actions, one for attributes and relations ("details"). Trained by `benchmarks/train_verifier.py`
-from the labels in `benchmarks/labels/`; the weights are a table of feature names and numbers, so every score can be
-taken apart. For actions the parser's vector of the verb in its context has a say, too: what a linear probe reads there
-is one more feature.
+There is one set of weights for actions and one for attributes and relations ("details").
+`benchmarks/train_verifier.py` trains them on the labels in `benchmarks/labels/`. The weights are a
+table of feature names and numbers, so every score can be explained. For actions, a linear probe of
+the parser's vector of the verb in its context is one more feature.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ Odds = NDArray[np.float64]
 
 WEIGHTS = "verifier.json"
 IN_CONTEXT = "the word in its context"
-"""Name of the feature that is read off the vector."""
+"""Name of the feature that the probe reads from the vector."""
 REASONS = 6
-_STEP = 0.5  # of what is read there: sums of floats differ in their last bits between processors, decisions must not
-_CACHED = 10_000  # arguments of a group of features
+_STEP = 0.5  # round the probe's output: sums of floats differ in their last bits between processors, decisions must not
+_CACHED = 10_000  # cached arguments per group of features
 
 
 class _Known(dict[tuple[Any, ...], float]):
-    """Arguments of a group of features, most of which recur, to the log odds that it adds."""
+    """Cache of the log odds of a group of features by its arguments, most of which recur."""
 
     def __init__(self, weigh: Callable[[Features], float], make: Make):
         super().__init__()
@@ -57,11 +58,12 @@ class Scorer:
     bias: float
     weights: dict[str, float]
     probe: tuple[float, ...] = ()
-    """Of a vector, added to the log odds in steps; empty: vectors are not asked."""
+    """Weights of the probe of a vector; its output is added to the log odds in steps. Empty: no
+    vectors are used."""
 
     @staticmethod
     def of(table: dict[str, Any]) -> Scorer:
-        """From `bias`, `weights` and, where vectors are asked, `probe`."""
+        """Build a scorer from `bias`, `weights` and, if vectors are used, `probe`."""
         return Scorer(table["bias"], table["weights"], tuple(table.get("probe", ())))
 
     @cached_property
@@ -69,21 +71,22 @@ class Scorer:
         return np.array(self.probe, np.float32)
 
     def read(self, vectors: Floats) -> Odds:
-        """Log odds that words' vectors in their context, shape (words, width), add."""
+        """Return the log odds from the words' vectors in context: (words, width) float32 ->
+        (words,) float64."""
         if not (self.probe and len(vectors)):
             return np.zeros(len(vectors))
-        return _STEP * np.round((vectors * self._probe).sum(axis=1, dtype=np.float64) / _STEP)
+        return _STEP * np.round((vectors * self._probe).sum(axis=1, dtype=np.float64) / _STEP)  # rounded, see _STEP
 
     @cached_property
     def _known(self) -> dict[Make, _Known]:
         return {}
 
     def weigh(self, features: Features) -> float:
-        """Log odds that the features add."""
+        """Return the log odds that the features add."""
         return sum(map(mul, features.values(), map(self.weights.get, features, repeat(0.0))))
 
     def weigh_columns(self, columns: Columns) -> Odds:
-        """Log odds that features add to each of their candidates: what `weigh` makes of them one by one, faster."""
+        """Return the log odds that features add to each candidate: the results of `weigh`, computed faster."""
         odds = np.zeros(len(columns.captions))
         for make, *arguments in columns.groups:
             known = self._known.get(make) or self._known.setdefault(make, _Known(self.weigh, make))
@@ -93,31 +96,32 @@ class Scorer:
         return odds
 
     def score(self, facts: Columns, candidates: Columns, read: Odds | float = 0.0) -> Odds:
-        """Probabilities of candidates.
+        """Return the probabilities of candidates, float64 (candidates,).
 
         Args:
             facts: features of the captions.
             candidates: features of the candidates themselves.
-            read: what `read` says of their vectors.
+            read: output of `read` for the candidates' vectors.
         """
         of_captions = self.weigh_columns(facts)[np.array(candidates.captions, np.int64)]
         return self.probability(of_captions + self.weigh_columns(candidates) + read)
 
     def probability(self, log_odds: Odds) -> Odds:
-        """Of candidates whose features (their own and their caption's) weigh `log_odds`: 0 to 1."""
-        return 1 / (1 + np.exp(-np.clip(self.bias + log_odds, -30.0, 30.0)))
+        """Return the probability, 0 to 1, of candidates whose own and caption features add up to `log_odds`."""
+        return 1 / (1 + np.exp(-np.clip(self.bias + log_odds, -30.0, 30.0)))  # exp must not overflow
 
     def __call__(self, features: Features) -> float:
-        """Probability of a candidate with these features, those of its caption included."""
+        """Return the probability of a candidate with these features, which include those of its caption."""
         return float(self.probability(np.array(self.weigh(features))))
 
     def reasons(self, features: Features, read: float = 0.0, count: int = REASONS) -> list[tuple[str, float]]:
-        """The features that speak loudest, for or against, with their share of the log odds.
+        """Return the features with the largest contributions to the log odds, for or against, each
+        with its contribution.
 
         Args:
-            features: of the candidate and its caption.
-            read: what `read` says of its vector.
-            count: of features.
+            features: features of the candidate and its caption.
+            read: output of `read` for its vector.
+            count: most features to return.
         """
         weighed = {name: value * self.weights.get(name, 0.0) for name, value in features.items()}
         shares = [(name, share) for name, share in {**weighed, IN_CONTEXT: read}.items() if share]
@@ -125,11 +129,12 @@ class Scorer:
 
 
 class Evidence(NamedTuple):
-    """Why a candidate has its score."""
+    """The reasons for a candidate's score."""
 
     score: float
     reasons: tuple[tuple[str, float], ...]
-    """The features that speak loudest and the log odds that they add: above 0 for the candidate, below against it."""
+    """The features with the largest contributions and the log odds that they add: positive for the
+    candidate, negative against it."""
 
 
 class Scores(NamedTuple):
@@ -147,9 +152,17 @@ class Verifier:
         self.actions, self.details = actions, details
 
     def score(self, graphs: Sequence[CaptionGraph], originals: Sequence[str]) -> Scores:
-        """`originals` are the captions as they stand in their rows."""
+        """Score all candidates of some graphs.
+
+        Args:
+            graphs: the graphs of the captions.
+            originals: the original captions, one per graph.
+
+        Returns:
+            Probabilities of the actions, attributes and relations.
+        """
         asked = [bool(graph.actions or graph.attributes or graph.relations) for graph in graphs]
-        graphs = list(compress(graphs, asked))
+        graphs = list(compress(graphs, asked))  # captions without candidates have no scores
         captions = Captions(graphs, list(compress(originals, asked)))
         facts = captions.facts
         return Scores(
@@ -159,7 +172,12 @@ class Verifier:
         )
 
     def evidence(self, graph: CaptionGraph, original: str) -> tuple[list[Evidence], list[Evidence], list[Evidence]]:
-        """Of the actions, attributes and relations that `score` scores."""
+        """Return the evidence for the actions, attributes and relations that `score` scores.
+
+        Args:
+            graph: the graph of one caption.
+            original: the original caption.
+        """
         captions, scores = Captions([graph], [original]), self.score([graph], [original])
         facts, read = captions.facts.features(0), self.actions.read(_vectors([graph]))
 
@@ -177,19 +195,19 @@ class Verifier:
 
 
 def _vectors(graphs: Sequence[CaptionGraph]) -> Floats:
-    """Those of the verb candidates in their context, shape (candidates, width)."""
+    """Return the vectors in context of the verb candidates, float32 (candidates, width)."""
     found = [graph.parse.vectors[[action.token for action in graph.actions]] for graph in graphs if graph.actions]
     return np.concatenate(found) if found else np.zeros((0, 0), np.float32)
 
 
 @cache
 def load_verifier() -> Verifier:
-    """The trained weights that ship with the package."""
+    """Load the trained weights that ship with the package."""
     text = files("open_diht.filters.captions").joinpath(WEIGHTS).read_text(encoding="utf-8")
     tables = json.loads(text)
     return Verifier(*(Scorer.of(tables[part]) for part in ("actions", "details")))
 
 
 def weights_fingerprint() -> str:
-    """sha256 of the weights, for the provenance of a run."""
+    """Return the sha256 of the weights, for the provenance of a run."""
     return hashlib.sha256(files("open_diht.filters.captions").joinpath(WEIGHTS).read_bytes()).hexdigest()

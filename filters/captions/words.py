@@ -1,4 +1,4 @@
-"""What a word says by itself, whatever stands around it: looked up once for each distinct word."""
+"""Properties of a word that do not depend on its context, looked up once for each distinct word."""
 
 from __future__ import annotations
 
@@ -15,38 +15,40 @@ UNRATED = -1
 ACTOR = 3
 UNKNOWN, PERSON = (UNRATED, UNRATED), (ACTOR, 0)
 _PERSON_WORDS = frozenset({"i", "he", "she", "they", "you", "we", "who", "him", "her", "them"})
-_ENDS_OF_VERBS = frozenset("sdgSDG")  # of inflected forms, irregular ones apart
+_ENDS_OF_VERBS = frozenset("sdgSDG")  # of regular inflected forms
 _ING = re.compile(r"[A-Za-z]{3,}ing")
 _MEASURE = re.compile(
     r"(?:\d+[./x])*\d+[\"″']?-?(?:mm|cm|m|km|in|inch|inches|ft|feet|oz|ml|l|cl|g|kg|lbs?|w|v|k|gb|tb|hp|pcs?|ct|packs?|pieces?"
     r"|sets?|parts?|doors?|lights?|seats?|seater|ply|way|tier|ports?)?\"?",
     re.I,
 )
-_CACHED = 40_000  # words, some 300 bytes each
+_CACHED = 40_000  # words, about 300 bytes each
 
 
 Form = Literal["ing", "inflected", "base"]
 
 
 class Word(NamedTuple):
-    """A word as it stands in a text."""
+    """A word as written in a text."""
 
     lower: str
     has_letter: bool
     group: str | None
     """See `descriptor_group`."""
     form: Form | None
-    """As what form of a verb a noun or adjective may be read. A base form that is seldom another word is `inflected`
-    too; others count only behind a plural ("Rescuers help")."""
+    """The verb form that a noun or adjective may really be. A base form that is seldom another word
+    is `inflected` as well; other base forms count only after a plural ("Rescuers help")."""
     seldom: bool
-    """Whether that form is most often another word, or the verb states nothing visible: it counts only right behind a
-    noun that can act ("Firefighters rescue", "Minister tweets")."""
+    """True if that form is usually another word, or its verb states nothing visible. It then counts
+    only directly after a noun that can act ("Firefighters rescue", "Minister tweets")."""
     noun: tuple[int, int]
-    """(can act, is a page word) as in `NounRating`; `PERSON` for words that stand for one, else `UNKNOWN`."""
+    """(can act, is a page word) as in `NounRating`; `PERSON` for pronouns of persons, `UNKNOWN` for
+    unrated words."""
 
 
 class _KnownWords(dict[str, Word]):
-    """A dict, as most words recur at once: quicker than a cache that knows which was asked for last."""
+    """Cache of words as a dict. Most words recur soon, and a dict is faster than a cache that
+    tracks the order of use."""
 
     def __missing__(self, word: str) -> Word:
         if len(self) >= _CACHED:
@@ -58,7 +60,7 @@ class _KnownWords(dict[str, Word]):
 
 
 known_word: Callable[[str], Word] = _KnownWords().__getitem__
-"""What is known of a word."""
+"""Return the properties of a word."""
 
 
 def _noun(lower: str) -> tuple[int, int]:
@@ -68,7 +70,7 @@ def _noun(lower: str) -> tuple[int, int]:
 
 
 def _form(word: str, lower: str) -> tuple[Form | None, bool]:
-    """`Word.form` and `Word.seldom`."""
+    """Return `Word.form` and `Word.seldom`."""
     if not (word[-1] in _ENDS_OF_VERBS or lower in verb_forms()) or lower in COPULA:
         return None, False
     if _ING.fullmatch(word):
@@ -83,8 +85,8 @@ def _form(word: str, lower: str) -> tuple[Form | None, bool]:
 
 
 def descriptor_group(word: str) -> str | None:
-    """The group of a word that describes by itself, `number` for figures and measures, `participle` for forms in -ed;
-    None for others."""
+    """Return the group of a word that describes by itself, `number` for figures and measures,
+    `participle` for forms in -ed, None for other words."""
     group = describing_words().get(word.lower())
     if group is None:
         if word[0].isdigit():

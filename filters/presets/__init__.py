@@ -23,11 +23,11 @@ from open_diht.filters.spotting.filters import ImageTooSmall, TextSpotting
 from open_diht.filters.spotting.overlap import OverlapRule
 
 _SECTIONS = ("captions", "columns", "images", "text_spotting", "score", "dedup", "foresee")
-"""Of a preset's file, beside those of filters that are registered."""
+"""Sections of a preset file, in addition to those of registered filters."""
 
 
 class BadPreset(ValueError):
-    """A preset that cannot be used; the message names the file, the setting and the remedy."""
+    """A preset cannot be used; the message names the file, the setting and the remedy."""
 
 
 _SHELF = Shelf(Path(__file__).parent, "preset", BadPreset)
@@ -35,7 +35,7 @@ _SHELF = Shelf(Path(__file__).parent, "preset", BadPreset)
 
 @dataclass(frozen=True, kw_only=True)
 class ImageRule:
-    """Which images are worth reading."""
+    """Which images are large enough to read."""
 
     min_side: Count = 10
     """Images whose shorter side has fewer pixels are rejected (`image_too_small`)."""
@@ -64,15 +64,17 @@ class Preset:
     score: ScoreRule = field(default_factory=ScoreRule)
     dedup: DedupRule = field(default_factory=DedupRule)
     columns: tuple[ColumnCondition, ...] = ()
-    """What is asked of the manifest's own columns (see `open_diht.filters.columns`)."""
+    """Conditions on the manifest's own columns (see `open_diht.filters.columns`)."""
     foresee: tuple[str, ...] = ()
-    """Other presets whose survivors' images are read along, so that switching to them later needs no OCR."""
+    """Other presets. Images of rows that pass their caption filters are read in the same run, so
+    that switching to one of these presets later needs no OCR."""
     filters: tuple[Filter, ...] = ()
-    """Registered filters that the preset has a section for (see `open_diht.filters.base`), in its order."""
+    """Registered filters that the preset has a section for (see `open_diht.filters.base`), in the
+    order of the sections."""
 
     @property
     def caption_filters(self) -> tuple[CaptionFilter, ...]:
-        """What is asked of captions, in order."""
+        """Return the filters that decide on captions, in order."""
         rule = self.captions
         return (
             *self.columns,
@@ -85,7 +87,7 @@ class Preset:
 
     @property
     def image_filters(self) -> tuple[ImageFilter, ...]:
-        """What is asked of images that were read, in order."""
+        """Return the filters that decide on images that were read, in order."""
         return (
             ImageTooSmall(min_side=self.images.min_side),
             TextSpotting(min_chars=self.text_spotting.min_chars),
@@ -94,28 +96,29 @@ class Preset:
 
     @property
     def captions_fingerprint(self) -> str:
-        """Changes with every setting that decides which rows survive their caption."""
+        """Return a hash of all settings that decide which rows pass the caption filters."""
         own = [one for one in self.filters if isinstance(one, CaptionFilter)]
         return _fingerprint(self.captions, filters=[*self.columns, *own])
 
     @property
     def filters_fingerprint(self) -> str:
-        """Changes with every setting that decides of a row by itself: which rows compete as duplicates."""
+        """Return a hash of all settings but those of score and deduplication: they decide which
+        rows reach those stages."""
         return _fingerprint(self.captions, self.images, self.text_spotting, filters=[*self.columns, *self.filters])
 
     @property
     def fingerprint(self) -> str:
-        """Changes with every setting."""
+        """Return a hash of all settings."""
         rules = (self.captions, self.images, self.text_spotting, self.score, self.dedup)
         return _fingerprint(*rules, filters=[*self.columns, *self.filters])
 
     def as_dict(self) -> dict[str, Any]:
-        """For the provenance record."""
+        """Return the settings for the provenance record."""
         columns = {one.reason: as_section(one) for one in self.columns}
         return {**dataclasses.asdict(self), "columns": columns, "filters": _named(self.filters)}
 
     def as_content(self) -> dict[str, Any]:
-        """What the file of a preset says that is equal to this one in all but its name."""
+        """Return the content of a preset file that is equal to this preset in everything but its name."""
         said = self.as_dict()
         filters = said.pop("filters")
         return {key: value for key, value in said.items() if key != "name"} | filters
@@ -131,7 +134,7 @@ def _fingerprint(*rules: Any, filters: Sequence[Filter]) -> str:
 
 
 def _content(path: Path) -> dict[str, Any]:
-    """What a preset says, on top of what its `base` says; sections are put together key by key."""
+    """Return the content of a preset file merged into that of its `base`, section by section and key by key."""
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise BadValue(f"a preset must map sections ({', '.join(_SECTIONS)}) to settings")
@@ -143,7 +146,7 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 def _check_reasons(preset: Preset) -> None:
-    """Raises `BadValue` where a column has the name of a filter's reason."""
+    """Raise `BadValue` if a column has the name of a filter's reason."""
     others = (*dataclasses.replace(preset, columns=()).caption_filters, *preset.image_filters)
     reasons = {CLIP_SCORE, NEG_CLIP_LOSS, NOT_SCORED, *(other.reason for other in others)}
     for one in preset.columns:
@@ -152,15 +155,19 @@ def _check_reasons(preset: Preset) -> None:
 
 
 def preset_names() -> list[str]:
-    """The presets that ship with the package."""
+    """Return the names of the presets that ship with the package."""
     return _SHELF.names()
 
 
 def build_preset(name: str, content: Mapping[str, Any]) -> Preset:
-    """A preset of what its file says (see `Preset.as_content`).
+    """Build a preset from the content of its file.
+
+    Args:
+        name: the name of the preset.
+        content: section -> settings, see `Preset.as_content`.
 
     Raises:
-        BadValue: unknown settings or values out of range.
+        BadValue: a setting is unknown, or a value is out of range.
     """
     own = {name: kind for name, kind in registered_filters().items() if name in content}
     filters = tuple(converted(own[name], content[name], name) for name in content if name in own)
@@ -179,10 +186,10 @@ def build_preset(name: str, content: Mapping[str, Any]) -> Preset:
 
 
 def recorded_preset(record: Mapping[str, Any]) -> Preset:
-    """The preset of a provenance record (see `Preset.as_dict`).
+    """Return the preset in a provenance record (see `Preset.as_dict`).
 
     Raises:
-        BadValue: it is of another version, or has a filter that is not registered here.
+        BadValue: another version wrote the record, or a filter in it is not registered here.
     """
     content = {name: value for name, value in record.items() if name not in ("name", "filters")}
     return build_preset(str(record["name"]), content | record.get("filters", {}))

@@ -1,6 +1,7 @@
-"""One OCR child process: start it, ask it, end it.
+"""One OCR child process: start it, send it images, end it.
 
-A subprocess and not multiprocessing: it must also start inside daemonic workers and beside running threads.
+It is a subprocess and not multiprocessing, because it must also start inside daemonic workers and
+next to running threads.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ from open_diht.filters.spotting.settings import SpotterSettings
 from open_diht.filters.spotting.worker import COUNT, settings_to_json
 
 _log = logging.getLogger(__name__)
-_IMPORT_ROOT: Final = Path(__file__).parents[3]  # not resolved: in a checkout open_diht/ holds links
+_IMPORT_ROOT: Final = Path(__file__).parents[3]  # not resolved: in a checkout open_diht/ contains symbolic links
 _STDERR_TAIL: Final = 4000
 _CONTROL: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-"""Colours, and what else terminals obey; the message goes into a table."""
+"""Colors and other terminal control sequences; they are removed because the message goes into a table."""
 _CLOSE_GRACE_S: Final = 5.0
 _LOOK_S: Final = 10.0
-"""Between looks at a process that is starting, which takes one or two seconds."""
+"""Seconds between checks of a process that is starting; a start normally takes one or two seconds."""
 _THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 class ChildDied(Exception):
-    """The process ended; the message has its status and the end of what it wrote to stderr."""
+    """The process ended; the message has its exit status and the end of its stderr."""
 
 
 class ChildTimeout(Exception):
@@ -43,22 +44,27 @@ class ChildTimeout(Exception):
 
 
 class Child:
-    """A running OCR process with its models loaded. Raises ChildDied or ChildTimeout where it does not come up."""
+    """A running OCR process with its models loaded.
+
+    Raises:
+        ChildDied: the process ended while starting.
+        ChildTimeout: the process was stopped, or did not start in time.
+    """
 
     def __init__(self, settings: SpotterSettings) -> None:
         self.served = 0
         self.rss_mib = 0.0
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the process)
         command = [
             sys.executable,
-            "-P",
+            "-P",  # keeps the working folder off the import path
             "-m",
             "open_diht.filters.spotting.worker",
             settings_to_json(settings),
             str(os.getpid()),
         ]
-        # In a process group of its own: when this process ends, however it does, the kernel wakes a stopped child with
-        # SIGHUP and SIGCONT, as it does for every group that it orphans. One that runs ends itself, see worker.py.
+        # The child has its own process group. When this process ends for any reason, the kernel sends SIGHUP and
+        # SIGCONT to the orphaned group, which wakes a stopped child. A running child ends by itself, see worker.py.
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -74,7 +80,7 @@ class Child:
         os.set_blocking(self._answers, False)
         try:
             self._await_start(settings.start_timeout_s)
-        except BaseException:  # Ctrl-C, too
+        except BaseException:  # also Ctrl-C
             self._process.kill()
             self._process.wait()
             raise
@@ -84,8 +90,16 @@ class Child:
         return self._process.pid
 
     def ask(self, images: Sequence[bytes], timeout_s: float) -> list[dict[str, Any]]:
-        """The child's answers to some images (see worker.answers), within `timeout_s` for all of them. Raises
-        ChildDied, ChildTimeout; the child is gone after either."""
+        """Send some images to the child and return its answers (see worker.answers).
+
+        Args:
+            images: the bytes of each image file.
+            timeout_s: seconds for all images together.
+
+        Raises:
+            ChildDied: the process ended. It cannot be used again.
+            ChildTimeout: the process did not answer in time and was killed.
+        """
         deadline = time.monotonic() + timeout_s
         try:
             write_frame(self._requests, COUNT.pack(len(images)), deadline)
@@ -100,7 +114,7 @@ class Child:
         return replies
 
     def close(self) -> None:
-        """Ends the process: by end of input, else by SIGKILL. May be called twice."""
+        """End the process by closing its input, or by SIGKILL if it does not react. May be called twice."""
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):  # it died with bytes unread
@@ -113,12 +127,13 @@ class Child:
         self._stderr.close()
 
     def _await_start(self, timeout_s: float) -> None:
-        """Wait until the models are loaded. Report a slow start, and give up a process that is stopped."""
+        """Wait until the models are loaded. Log a slow start, and give up on a process that is stopped."""
         began = time.monotonic()
         poll = select.poll()
         poll.register(self._answers, select.POLLIN)
         while not poll.poll(1000 * min(_LOOK_S, timeout_s)):
             waited = time.monotonic() - began
+            # WNOWAIT leaves the status for a later wait.
             is_stopped = os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
             if is_stopped or waited >= timeout_s:
                 raise self._timed_out(f"was {'stopped' if is_stopped else 'still starting'} after {waited:.0f} s")
@@ -138,7 +153,7 @@ class Child:
         return reply
 
     def _died(self) -> ChildDied:
-        self._process.kill()  # it may have closed its pipe only
+        self._process.kill()  # it may only have closed its pipe
         status = self._process.wait()
         tail = self._tail()
         self.close()
@@ -159,8 +174,8 @@ class Child:
 
 
 def _environment() -> dict[str, str]:
-    """One thread, no network, a writable cache folder, and the parent's import path (the child runs outside its working
-    folder)."""
+    """Return the child's environment: one thread, no network, a writable cache folder, and the
+    parent's import path, because the child runs in another working folder."""
     paths = [str(_IMPORT_ROOT), *(os.path.abspath(path) for path in sys.path if path)]
     cache = Path(tempfile.gettempdir()) / f"diht-paddlex-{os.getuid()}"
     return {

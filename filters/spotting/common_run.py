@@ -1,16 +1,21 @@
-"""The longest common run of two strings, and whether two strings differ by a few letters only."""
+"""The longest common run of two strings, and the number of edits between two similar strings."""
 
 from __future__ import annotations
 
 
 def longest_common_run(string: str, caption: str) -> tuple[int, int, int]:
-    """(length, start in `string`, start in `caption`) of the longest common substring; among equals the first one.
+    """Return the longest common substring as (length, start in `string`, start in `caption`); the
+    first one if several.
 
-    Searches by `in`, so that the inner loop runs in C and not over a table of characters.
+    The search uses `in`, so that the inner loop runs in C and needs no table of characters.
+
+    Args:
+        string: the text found in the image.
+        caption: the caption.
     """
     length = start = 0
     for left in range(len(string)):
-        if left + length >= len(string):
+        if left + length >= len(string):  # no longer run can start here
             break
         while left + length < len(string) and string[left : left + length + 1] in caption:
             length += 1
@@ -19,7 +24,14 @@ def longest_common_run(string: str, caption: str) -> tuple[int, int, int]:
 
 
 def within_edits(left: str, right: str, most: int) -> int | None:
-    """The number of inserted, lost or changed letters between two strings if it is at most `most`, else None."""
+    """Return the number of inserted, deleted or changed letters between two strings; None if it is
+    more than `most`.
+
+    Args:
+        left: the first string.
+        right: the second string.
+        most: the largest number of edits to consider.
+    """
     if abs(len(left) - len(right)) > most:
         return None
     start = 0
@@ -39,6 +51,6 @@ def within_edits(left: str, right: str, most: int) -> int | None:
         diagonal, row[0] = row[0], index
         for column, other in enumerate(right, 1):
             diagonal, row[column] = row[column], min(row[column] + 1, row[column - 1] + 1, diagonal + (char != other))
-        if min(row) > most:
+        if min(row) > most:  # further rows cannot be smaller
             return None
     return row[-1] if row[-1] <= most else None

@@ -1,7 +1,9 @@
-"""How likely a word is to stand in any caption, for the words that say little about one image.
+"""The probability that a word is in any caption, for common words, which say little about one
+image.
 
-The table `common_words.txt` lists the words found in at least one of a thousand captions; a word that is not in it is
-rarer. Its counts come from three public caption samples (the header of the file names them); regenerate it with
+The table `common_words.txt` lists the words found in at least one of a thousand captions; a word
+that is not in it is rarer. Its counts come from three public caption samples (the header of the
+file names them); regenerate it with
 
     python -m open_diht.filters.spotting.common_words --output common_words.txt NAME=FILE ...
 
@@ -28,15 +30,20 @@ LEAST_CHANCE: Final = 0.001
 
 @lru_cache(maxsize=1)
 def word_chances() -> Mapping[str, float]:
-    """Folded word -> the proportion of captions that hold it, for every word where that is `LEAST_CHANCE` or more."""
+    """Return folded word -> fraction of captions with it, for every word whose fraction is
+    `LEAST_CHANCE` or more."""
     lines = importlib.resources.files(__package__).joinpath(TABLE).read_text(encoding="utf-8").splitlines()
     pairs = (line.split("\t") for line in lines if line and not line.startswith("#"))
     return MappingProxyType({word: float(chance) for word, chance in pairs})
 
 
 def count_chances(captions: Iterable[str]) -> dict[str, float]:
-    """Folded word -> the proportion of captions that hold it, for the words where that is `LEAST_CHANCE` or more.
-    Raises ValueError for none."""
+    """Return folded word -> fraction of the captions with it, for the words whose fraction is
+    `LEAST_CHANCE` or more.
+
+    Raises:
+        ValueError: there are no captions.
+    """
     rows = 0
     counts: Counter[str] = Counter()
     for caption in captions:
@@ -48,7 +55,7 @@ def count_chances(captions: Iterable[str]) -> dict[str, float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Writes the table from named caption files: a word's chance is the largest of its shares in the files."""
+    """Write the table from named caption files: a word's chance is its largest fraction among the files."""
     parser = argparse.ArgumentParser(
         prog="python -m open_diht.filters.spotting.common_words", description="Count common caption words."
     )

@@ -1,8 +1,9 @@
-"""From hostile bytes to pixels an OCR engine can read.
+"""Decode untrusted image bytes into pixels that an OCR engine can read.
 
-Images of the web are bombs, truncated downloads, HTML error pages, animations, CMYK scans and 16-bit PNGs.
-`decode_image` either returns upright BGR pixels or raises `UnreadableImage` with one reason out of a closed list; what
-is accepted, and within which bounds, is decided in `open_diht.common.images`.
+Images of the web include bombs, truncated downloads, HTML error pages, animations, CMYK scans and
+16-bit PNGs. `decode_image` either returns upright BGR pixels or raises `UnreadableImage` with one
+reason from a closed list. `open_diht.common.images` decides what is accepted, and within which
+limits.
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ from open_diht.common.images import BadImage, ImageLimits, OpenedImage, decoding
 
 Pixels = npt.NDArray[np.uint8]
 JpegDecoder = Callable[[bytes, int], Pixels | None]
-"""A JPEG and a scale (1, 2, 4, 8: its sides are divided by it, rounded up) to uint8 (height, width, 3), blue green red;
-None where it cannot decode it."""
+"""Decodes a JPEG at a scale (1, 2, 4 or 8: its sides are divided by it, rounded up) to uint8
+(height, width, 3), blue green red; returns None if it cannot."""
 
 
 class UnreadableImageReason(StrEnum):
-    """Why an image has no spotting. The values are written to data sets: add, never rename."""
+    """Reason why an image has no spotting. The values are written to data sets: add values, never
+    rename them."""
 
-    # Those of open_diht.common.images.BadImageReason, whose bounds are DecodeLimits:
+    # The reasons of open_diht.common.images.BadImageReason, with the limits of DecodeLimits:
     EMPTY = "empty"
     NOT_AN_IMAGE = "not_an_image"
     TRUNCATED = "truncated"
@@ -35,25 +37,27 @@ class UnreadableImageReason(StrEnum):
     TOO_MANY_BYTES = "too_many_bytes"
     TOO_MANY_PIXELS = "too_many_pixels"
     TOO_COMPLEX = "too_complex"
-    # Of spotting:
+    # Reasons of spotting:
     OCR_CRASHED = "ocr_crashed"  # the OCR process died on it (see spotter.py)
     OCR_TIMEOUT = "ocr_timeout"  # the OCR process did not answer in time (see spotter.py)
     OCR_FAILED = "ocr_failed"  # the OCR engine raised an error on it (see spotter.py)
 
 
 class UnreadableImage(BadImage):
-    """An image that cannot be spotted; `reason` goes into the dead letter, the message says what was found."""
+    """An image that cannot be spotted; `reason` goes into the dead-letter table, the message gives
+    the details."""
 
     reason: UnreadableImageReason
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeLimits(ImageLimits):
-    """How large an image may be, and how small it may be made while decoding."""
+    """How large an image may be, and how far it is reduced while decoding."""
 
     decode_side: int = 960
-    """An image is reduced by a whole factor (2, 3, ...) while its longest side stays at or above this; 0 decodes every
-    pixel. Large JPEGs are decoded at a half, a quarter or an eighth, which saves most of the time."""
+    """An image is reduced by a whole factor (2, 3, ...) as long as its longest side does not fall
+    below this; 0 decodes every pixel. Large JPEGs are decoded at a half, a quarter or an eighth,
+    which saves most of the time."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,16 +69,16 @@ class DecodeLimits(ImageLimits):
 
 @dataclass(frozen=True, kw_only=True)
 class DecodedImage:
-    """A decoded image, upright, perhaps reduced."""
+    """A decoded image, upright, possibly reduced."""
 
     pixels: Pixels
-    """uint8 array (height, width, 3), blue green red, C-contiguous; smaller than the original where it was reduced."""
+    """uint8 (height, width, 3), blue green red, C-contiguous; smaller than the original if it was reduced."""
     width: int
     """Width of the upright original, in pixels."""
     height: int
     """Height of the upright original, in pixels."""
     format: str
-    """Pillow's name of the format found in the content, such as `JPEG`."""
+    """Pillow's name of the format of the content, such as `JPEG`."""
 
 
 _SCALES: Final = (8, 4, 2, 1)
@@ -83,16 +87,22 @@ _ALPHA_MODES: Final = frozenset({"RGBA", "LA", "PA", "La", "RGBa"})
 
 
 def decode_image(data: bytes, limits: DecodeLimits, decode_jpeg: JpegDecoder | None = None) -> DecodedImage:
-    """Decodes the first frame of an image to upright BGR.
+    """Decode the first frame of an image to upright BGR.
 
-    `data` is a whole file. Transparency is composed on white; CMYK (also Adobe's inverted one) becomes RGB; 16-bit
-    samples are scaled, not clipped; the EXIF orientation is applied; colour profiles are ignored. An image of 1 x 1
-    pixel is an image: its use is the caller's decision. Raises `UnreadableImage`, and nothing else, for any bytes;
-    MemoryError is not caught, since it says nothing about the image. One thread per process
-    (`open_diht.common.images`).
+    Transparency is composed on white; CMYK (also Adobe's inverted one) becomes RGB; 16-bit samples
+    are scaled, not clipped; the EXIF orientation is applied; color profiles are ignored. An image
+    of 1 x 1 pixel is an image; its use is the caller's decision. Call it from one thread per
+    process (`open_diht.common.images`).
 
-    `decode_jpeg`, where it is given, is asked first for plain JPEGs: whole, in grey or RGB, upright. All others, and
-    what it does not decode, are Pillow's.
+    Args:
+        data: a whole file.
+        limits: the largest accepted size, and the size to reduce to.
+        decode_jpeg: decodes plain JPEGs (whole, grey or RGB, upright). Pillow decodes all others,
+            and those for which it returns None.
+
+    Raises:
+        UnreadableImage: the bytes cannot be decoded. No other error is raised for any bytes but
+            MemoryError, which says nothing about the image.
     """
     try:
         return _decoded(data, limits, decode_jpeg)
@@ -113,7 +123,7 @@ def _decoded(data: bytes, limits: DecodeLimits, decode_jpeg: JpegDecoder | None)
         return DecodedImage(pixels=plain, width=width, height=height, format="JPEG")
     image = opened.decode(at_least=least)
     with decoding(f"{image.format} with pixels of mode {image.mode}"):
-        rest = max(image.size) // side if side else 1
+        rest = max(image.size) // side if side else 1  # the JPEG decoder may have reduced the image already
         rgb = _to_rgb(image, inverted_cmyk=inverted_cmyk)
         upright = opened.upright(rgb.reduce(rest) if rest >= 2 else rgb)
     if opened.orientation >= 5:  # the four orientations that swap the sides
@@ -125,7 +135,8 @@ def _decoded(data: bytes, limits: DecodeLimits, decode_jpeg: JpegDecoder | None)
 
 
 def _plain_jpeg(opened: OpenedImage, least: tuple[int, int] | None, decode_jpeg: JpegDecoder) -> Pixels | None:
-    """The pixels of a JPEG that needs nothing but decoding; None where it needs more, or an error to be named."""
+    """Return the pixels of a JPEG that needs only decoding; None if it needs more, or if Pillow
+    must report its error."""
     image = opened.image
     if image.format != "JPEG" or image.mode not in ("RGB", "L") or opened.orientation != 1:
         return None
@@ -144,10 +155,10 @@ def _to_rgb(image: Image.Image, *, inverted_cmyk: bool) -> Image.Image:
         return Image.alpha_composite(white, rgba).convert("RGB")
     if inverted_cmyk:
         image = Image.fromarray(255 - np.asarray(image), "CMYK")
-    return image if image.mode == "RGB" else image.convert("RGB")  # which copies also where nothing is to be done
+    return image if image.mode == "RGB" else image.convert("RGB")  # convert() would copy even if nothing changes
 
 
 def _from_16_bit(samples: npt.NDArray[np.generic]) -> Image.Image:
-    """Grey samples of 0..65535 to 0..255 by the high byte; Pillow's own conversion would clip at 255."""
+    """Reduce grey samples of 0..65535 to 0..255 by the high byte; Pillow's own conversion would clip at 255."""
     grey = (samples.astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
     return Image.fromarray(grey, "L").convert("RGB")

@@ -1,8 +1,9 @@
-"""Text as the overlap rule compares it: bare lower-case letters and digits, with a way back to the original.
+"""Fold text for the overlap rule: bare lower-case letters and digits, with a map back to the
+original.
 
-OCR joins words, loses accents and changes case; captions hold full-width forms, ligatures and zero-width marks. After
-folding, what a reader calls the same text is the same string. Word boundaries are remembered, since the rule asks for
-them later.
+OCR joins words, loses accents and changes case; captions hold full-width forms, ligatures and
+zero-width marks. After folding, texts that look the same to a human are the same string. Word
+boundaries are kept, because the rule needs them.
 """
 
 from __future__ import annotations
@@ -22,25 +23,33 @@ class Folded:
     chars: str
     """Letters and digits only."""
     starts: tuple[int, ...]
-    """Where each word starts in `chars`, and len(chars) at the end: word i is chars[starts[i]:starts[i + 1]]."""
+    """Index in `chars` where each word starts, and len(chars) at the end: word i is
+    chars[starts[i]:starts[i + 1]]."""
     origins: tuple[int, ...]
-    """For each character the index, in the original text, of the character it came from."""
+    """For each character, the index of its source character in the original text."""
 
     def where(self, start: int, stop: int) -> tuple[int, int]:
-        """The span (start, end) in the original text of chars[start:stop], which must not be empty."""
+        """Return the span (start, end) in the original text of chars[start:stop], which must not be
+        empty.
+
+        Args:
+            start: first index in `chars`.
+            stop: index in `chars` after the last character.
+        """
         return self.origins[start], self.origins[stop - 1] + 1
 
     def words(self) -> Iterator[str]:
-        """The words in order, folded."""
+        """Yield the folded words in order."""
         for start, stop in zip(self.starts, self.starts[1:], strict=False):
             yield self.chars[start:stop]
 
 
 def fold(text: str) -> Folded:
-    """NFKC, case-folded, accents folded, letters and digits only.
+    """Fold a text: NFKC, case-folded, without accents, letters and digits only.
 
-    Words end at anything else, except at invisible marks (soft hyphen, zero-width joiner). HTML entities such as
-    `&amp;` count as spaces. Each ideograph, kana, or letter of a script written without spaces is a word of its own.
+    Words end at anything else, except at invisible marks (soft hyphen, zero-width joiner). HTML
+    entities such as `&amp;` count as spaces. Each ideograph, kana, or letter of a script written
+    without spaces is a word by itself.
     """
     if "&" in text:
         text = _ENTITY.sub(lambda entity: " " * len(entity[0]), text)
@@ -57,7 +66,8 @@ def fold(text: str) -> Folded:
 
 
 def is_ideograph(char: str) -> bool:
-    """Whether a folded character carries about a syllable or a word by itself: Han ideographs and Hangul syllables."""
+    """Return whether a folded character is about a syllable or a word by itself: Han ideographs and
+    Hangul syllables."""
     return char >= "\u3400" and bool(_IDEOGRAPH.match(char))
 
 
@@ -86,13 +96,13 @@ def _fold_unicode(text: str) -> Folded:
                 starts.append(len(chars))
             chars.append(char)
             origins.append(index)
-            new_word = alone
+            new_word = alone  # the character after an ideograph begins a word
     return Folded("".join(chars), (*starts, len(chars)), tuple(origins))
 
 
 def _segments(text: str) -> Iterator[tuple[int, str]]:
-    """A base character with the marks and jamo that compose with it, and its index: composed and decomposed forms fold
-    alike."""
+    """Yield each base character with the marks and jamo that compose with it, and its index, so
+    that composed and decomposed forms fold alike."""
     start = 0
     for index in range(1, len(text) + 1):
         if index == len(text) or not (unicodedata.combining(text[index]) or "\u1160" <= text[index] <= "\u11ff"):
@@ -102,7 +112,9 @@ def _segments(text: str) -> Iterator[tuple[int, str]]:
 
 @lru_cache(maxsize=1 << 16)
 def _fold_segment(segment: str) -> str:
-    """The comparable characters of one segment; `_SEPARATOR` where a word ends; nothing for invisible marks."""
+    """Return the comparable characters of one segment: `_SEPARATOR` where a word ends, nothing for
+    invisible marks."""
+    # Case folding may undo the normalization, so normalize again.
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", segment).casefold())
     bare = "".join(char for char in unicodedata.normalize("NFD", folded) if not "\u0300" <= char <= "\u036f")
     comparable = []
@@ -116,4 +128,4 @@ def _fold_segment(segment: str) -> str:
 
 
 _STROKES: Final = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "ħ": "h", "\u0131": "i", "æ": "ae", "œ": "oe"})
-"""Letters that Unicode does not decompose, as OCR and captions without accents write them."""
+"""Letters that Unicode does not decompose -> how OCR and captions without accents write them."""

@@ -1,4 +1,4 @@
-"""Messages over a pipe: four bytes of length, then that many bytes."""
+"""Messages over a pipe: four bytes with the length, then that many bytes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _POLL_ERRORS: Final = select.POLLERR | select.POLLHUP | select.POLLNVAL
 
 
 class PipeClosed(Exception):
-    """The other side is gone."""
+    """The other side has closed the pipe."""
 
 
 class PipeTimeout(Exception):
@@ -22,8 +22,17 @@ class PipeTimeout(Exception):
 
 
 def write_frame(descriptor: int, body: bytes, deadline: float | None = None) -> None:
-    """Writes one message. `deadline` is a time.monotonic() for non-blocking descriptors; None blocks. Raises
-    PipeClosed, PipeTimeout."""
+    """Write one message.
+
+    Args:
+        descriptor: the pipe.
+        body: the message.
+        deadline: a time.monotonic() for a non-blocking descriptor; None blocks.
+
+    Raises:
+        PipeClosed: the other side has closed the pipe.
+        PipeTimeout: the deadline has passed.
+    """
     data = memoryview(HEADER.pack(len(body)) + body)
 
     def attempt() -> bool:
@@ -35,7 +44,16 @@ def write_frame(descriptor: int, body: bytes, deadline: float | None = None) -> 
 
 
 def read_frame(descriptor: int, deadline: float | None = None) -> bytes:
-    """Reads one message; arguments and errors as in `write_frame`."""
+    """Read one message.
+
+    Args:
+        descriptor: the pipe.
+        deadline: a time.monotonic() for a non-blocking descriptor; None blocks.
+
+    Raises:
+        PipeClosed: the other side has closed the pipe.
+        PipeTimeout: the deadline has passed.
+    """
     (length,) = HEADER.unpack(_read_exactly(descriptor, HEADER.size, deadline))
     return _read_exactly(descriptor, length, deadline)
 
@@ -57,7 +75,7 @@ def _read_exactly(descriptor: int, length: int, deadline: float | None) -> bytes
 
 
 def _until(attempt: Callable[[], bool], descriptor: int, event: int, deadline: float | None) -> None:
-    """Repeats `attempt` until it is done, sleeping in poll() while the pipe is not ready."""
+    """Repeat `attempt` until it returns True, waiting in poll() while the pipe is not ready."""
     poll = select.poll()
     poll.register(descriptor, event | _POLL_ERRORS)
     while True:
@@ -72,4 +90,4 @@ def _until(attempt: Callable[[], bool], descriptor: int, event: int, deadline: f
         rest = None if deadline is None else deadline - time.monotonic()
         if rest is not None and rest <= 0:
             raise PipeTimeout("no answer before the deadline")
-        poll.poll(None if rest is None else max(1, int(rest * 1000)))
+        poll.poll(None if rest is None else max(1, int(rest * 1000)))  # at least 1 ms: 0 would not wait

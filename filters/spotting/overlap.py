@@ -1,27 +1,30 @@
-"""How much of a caption is written in its image: the T rule as a pure function of caption, OCR strings, thresholds.
+"""The T rule: how much of a caption is written in its image, as a pure function of caption, OCR
+strings and thresholds.
 
-The plain rule (`PAPER`) drops a pair where five characters in a row agree, spaces and case aside. It also drops every
-seventh page of text by accident: "other" stands in MOTHER, "ation" in everything. Ours (`TOLERANT`) wants evidence:
+The plain rule (`PAPER`) drops a pair if five consecutive characters agree, ignoring spaces and
+case. It also drops every seventh page of text by accident: "other" is in MOTHER, "ation" is
+everywhere. Ours (`TOLERANT`) needs evidence:
 
-1. A match is a run of whole words, of the caption or of the OCR string, that the other side has as well: between word
-   boundaries of its own, or anywhere from seven characters on. Joined words, case, accents, punctuation and
-   look-alikes (0/O, 1/l/I, 5/S) do not matter.
-2. Whole words on both sides may differ by one letter from six letters on and by two from eight on, never in a digit,
-   and not where the string is a common word itself (HOUSE is no misread "horse").
-3. A run of common words alone ("black", "of the") is no evidence, unless it has twelve characters or makes up two
-   fifths of the caption.
+1. A match is a run of whole words, of the caption or of the OCR string, that the other side
+   contains as well: between word boundaries there, or anywhere from seven characters on. Joined
+   words, case, accents, punctuation and look-alikes (0/O, 1/l/I, 5/S) do not matter.
+2. Whole words on both sides may differ by one letter from six letters on and by two from eight on,
+   never in a digit, and not if the string is a common word itself (HOUSE is not a misread "horse").
+3. A run of common words alone ("black", "of the") is no evidence, unless it has twelve characters
+   or makes up two fifths of the caption.
 
-Measured by benchmarks/overlap_false_positives.py on odd rows of a LAION-400M sample (the word table was counted on the
-even ones), plain rule / ours:
+Measured by benchmarks/overlap_false_positives.py on odd rows of a LAION-400M sample (the word table
+was counted on the even ones), plain rule / ours:
 
-- accidents, text of one row against the caption of another: 3.0 / 0.3 % for some lines of text, 14.8 / 2.2 % for a
-  page of it; strings that OCR really read in rendered text: 1.3 / 0.2 %;
-- hits, a piece of the caption of eight or more letters: 100 / 98.0 % without errors, 97.6 / 96.9 % with one wrong
-  letter, 87.3 / 94.5 % with two; rendered at 14 pixels or more and really read: 98.3 / 96.3 %.
+- accidents, text of one row against the caption of another: 3.0 / 0.3 % for some lines of text,
+  14.8 / 2.2 % for a page of it; strings that OCR really read in rendered text: 1.3 / 0.2 %;
+- hits, a piece of the caption of eight or more letters: 100 / 98.0 % without errors, 97.6 / 96.9 %
+  with one wrong letter, 87.3 / 94.5 % with two; rendered at 14 pixels or more and really read: 98.3
+  / 96.3 %.
 
-So ours gives up two in a hundred true overlaps (boilerplate such as "Stock Photo", single common words) for nine in
-ten accidents. Everything is a field of `OverlapRule`, and the strings and scores that the spotter keeps suffice to
-decide again under any other rule.
+Ours thus misses two in a hundred true overlaps (boilerplate such as "Stock Photo", single common
+words) and avoids nine in ten accidents. Everything is a field of `OverlapRule`, and the spotter
+stores the strings and scores, so any other rule can decide on them later.
 """
 
 from __future__ import annotations
@@ -44,34 +47,34 @@ SpottedText = tuple[str, float]
 
 @dataclass(frozen=True, kw_only=True)
 class OverlapRule:
-    """What counts as text of the caption found in the image. The defaults are `TOLERANT`; `PAPER` is the plain
-    rule."""
+    """Settings of the T rule. The defaults are `TOLERANT`; `PAPER` is the plain rule."""
 
     min_score: Share = 0.8
-    """Strings recognised with a lower score, 0 to 1, are ignored."""
+    """OCR strings with a lower score, 0 to 1, are ignored."""
     min_chars: Positive = 5
-    """A pair is dropped from this many matching characters on."""
+    """A pair is dropped if at least this many characters match."""
     unit: Unit = "line"
-    """What is compared: each OCR line, each word of it, or all lines joined in reading order."""
+    """Unit of comparison: each OCR line, each word of it, or all lines joined in reading order."""
     whole_words: bool = True
-    """False: any common run of characters counts (the plain rule), and all fields below but `ideograph_weight` are
-    unused."""
+    """False: any common run of characters counts (the plain rule), and all fields below but
+    `ideograph_weight` are unused."""
     inside_chars: Positive = 7
-    """An equal run of whole words of one side may lie inside a word of the other side from this many characters on."""
+    """A matching run of whole words of one side may lie inside a word of the other side from this
+    many characters on."""
     edits: tuple[tuple[Positive, Count], ...] = ((6, 1), (8, 2))
-    """(letters, edits) in rising order: a run of whole words with that many letters may have that many wrong, lost or
-    extra letters."""
+    """(letters, edits) in rising order: a run of whole words with at least that many letters may
+    have that many wrong, missing or extra letters."""
     look_alikes: tuple[str, ...] = ("0o", "1il", "5s")
-    """Groups of characters that OCR takes for one another; within a group they are the same character."""
+    """Groups of characters that OCR confuses; within a group they count as the same character."""
     common_chance: Share = 0.004
-    """A run is ignored if the product of its words' chances to stand in any caption is this or more; 0 switches the
-    guard off."""
+    """A run is ignored if the product of its words' chances to be in any caption is this or more; 0
+    turns this off."""
     filler_chance: Share = 0.02
-    """Words with at least this chance (`the`, `with`, `white`) say nothing and are left out of the product."""
+    """Words with at least this chance (`the`, `with`, `white`) are left out of the product."""
     caption_share: Share = 0.4
-    """A run of common words counts nevertheless where it makes up this proportion of the caption's characters."""
+    """A run of common words still counts if it makes up this fraction of the caption's characters."""
     common_chars: Positive = 12
-    """A run of common words counts nevertheless from this many characters on."""
+    """A run of common words still counts from this many characters on."""
     ideograph_weight: Positive = 2
     """Han ideographs and Hangul syllables count as this many characters, in `min_chars` and everywhere else."""
 
@@ -90,13 +93,14 @@ class Overlap:
     """The best match between a caption and the strings of its image."""
 
     length: int
-    """Matching characters; 0 where nothing counts. The pair is dropped where length >= OverlapRule.min_chars."""
+    """Number of matching characters; 0 if nothing counts. The pair is dropped if length >=
+    OverlapRule.min_chars."""
     text: str
-    """The spotted string that matched, as recognised; empty where nothing counts."""
+    """The spotted string that matched, as recognized; empty if nothing counts."""
     score: float
-    """Its recognition score, 0 where nothing counts."""
+    """Recognition score of that string; 0 if nothing counts."""
     where: tuple[int, int] | None
-    """The matched span (start, end) in the caption's characters."""
+    """The matched span (start, end) in the caption's characters; None if nothing counts."""
 
 
 NOTHING: Final = Overlap(length=0, text="", score=0.0, where=None)
@@ -108,12 +112,12 @@ def overlap(caption: str, spotted: Sequence[SpottedText], rule: OverlapRule = TO
     Among equally long matches the one with the higher score wins, then the one that sorts first.
 
     Args:
-        caption: the caption as it is.
+        caption: the original caption.
         spotted: text and recognition score (0 to 1) of each line that was read in the image.
-        rule: how long a match has to be, and which errors of recognition it tolerates.
+        rule: how long a match has to be, and which recognition errors it tolerates.
 
     Returns:
-        The match; its `length` is 0 where nothing matches.
+        The match; its `length` is 0 if nothing matches.
 
     Example:
         >>> from open_diht import overlap
@@ -125,6 +129,7 @@ def overlap(caption: str, spotted: Sequence[SpottedText], rule: OverlapRule = TO
     best = NOTHING
     for text, score in _units(spotted, rule):
         length, start, stop = comparison.best_run(text)
+        # Texts are swapped: the smaller one wins.
         if length and (length, score, best.text) > (best.length, best.score, text):
             best = Overlap(length=length, text=text, score=score, where=comparison.folded.where(start, stop))
     return best
@@ -133,7 +138,16 @@ def overlap(caption: str, spotted: Sequence[SpottedText], rule: OverlapRule = TO
 def overlap_lengths(
     captions: Sequence[str], spotted: Sequence[Sequence[SpottedText]], rule: OverlapRule = TOLERANT
 ) -> list[int]:
-    """`overlap(...).length` for each row."""
+    """Return `overlap(...).length` for each row.
+
+    Args:
+        captions: the caption of each row.
+        spotted: the strings and scores of each row's image.
+        rule: see `overlap`.
+
+    Raises:
+        ValueError: the numbers of captions and of lists differ.
+    """
     if len(captions) != len(spotted):
         raise ValueError(
             f"{len(captions)} captions and {len(spotted)} lists of spotted strings; there must be one list per caption"
@@ -141,7 +155,7 @@ def overlap_lengths(
     lengths = []
     for caption, strings in zip(captions, spotted, strict=True):
         if not strings or all(score < rule.min_score for _, score in strings):
-            lengths.append(0)  # most images hold no text: their captions are not even folded
+            lengths.append(0)  # most images have no text, so their captions need not be folded
             continue
         comparison = _Caption(caption, rule)
         lengths.append(max((comparison.best_run(text)[0] for text, _ in _units(strings, rule)), default=0))
@@ -159,7 +173,7 @@ def _units(spotted: Iterable[SpottedText], rule: OverlapRule) -> Iterator[Spotte
 
 
 _LONGEST_EDITED: Final = 40
-"""Longer runs are not searched for edits: with so many letters, a part of them is intact."""
+"""Longer runs are not searched for edits, because a part of such a run is intact."""
 
 _Run = tuple[int, int, int]  # length, start and stop in the caption's folded characters
 _NO_RUN: Final = (0, 0, 0)
@@ -177,7 +191,7 @@ class _Caption:
         self.words = list(self.folded.words())
 
     def best_run(self, text: str) -> _Run:
-        """The longest run that counts between the caption and one string."""
+        """Return the longest run that counts between the caption and one string."""
         string = _fold_string(text)
         if not string.chars or not self.folded.chars:
             return _NO_RUN
@@ -201,7 +215,7 @@ class _Caption:
         return len(run) + (self.rule.ideograph_weight - 1) * sum(map(is_ideograph, run))
 
     def _caption_words_in(self, string: Folded, shapes: str) -> Iterator[_Run]:
-        """Whole words of the caption that stand in the string."""
+        """Yield runs of whole words of the caption that the string contains."""
         starts = self.folded.starts
         for first in range(len(starts) - 1):
             last = first + 1
@@ -218,7 +232,7 @@ class _Caption:
                     break
 
     def _string_words_in(self, string: Folded, shapes: str) -> Iterator[_Run]:
-        """Whole words of the string that stand in the caption, inside a longer word of it."""
+        """Yield runs of whole words of the string that the caption contains, possibly inside longer words."""
         starts = string.starts
         words = list(string.words())
         for first in range(len(starts) - 1):
@@ -233,14 +247,15 @@ class _Caption:
             length = self._weight(start, start + len(run))
             if length < max(self.rule.inside_chars, self.rule.min_chars):
                 continue
-            # Both spellings must say something: a string without spaces would make rare words out of common ones.
+            # Both spellings must be evidence: a string without spaces makes rare words of common ones.
             touched = self._words_between(start, start + len(run))
             if self._says_something(words[first:last], length) and self._says_something(touched, length):
                 yield length, start, start + len(run)
 
     def _nearly_equal(self, string: Folded, shapes: str, longest: int) -> Iterator[_Run]:
-        """Whole words of the caption that differ from whole words of the string by a few letters."""
-        if not self.rule.edits or len(shapes) < self.rule.edits[0][0] - 1:
+        """Yield runs of whole words of the caption that differ from whole words of the string by a
+        few letters."""
+        if not self.rule.edits or len(shapes) < self.rule.edits[0][0] - 1:  # the string is too short for any edit
             return
         starts, string_words = self.folded.starts, list(string.words())
         runs = _runs_by_length(string.starts)
@@ -256,14 +271,14 @@ class _Caption:
                     for left, right in runs.get(other_length, ()):
                         edits = within_edits(run, shapes[string.starts[left] : string.starts[right]], allowed)
                         if not edits or _is_another_text(string_words[left:right], self.words[first:last], edits):
-                            continue  # without edits they are equal, which was found above
+                            continue  # without edits they are equal, and the searches above have found them
                         length = self._weight(starts[first], starts[last]) - edits
                         if length > longest and self._says_something(self.words[first:last], length):
                             longest = length
                             yield length, starts[first], starts[last]
 
     def _words_between(self, start: int, stop: int) -> list[str]:
-        """The caption's words of which some character lies in chars[start:stop]."""
+        """Return the caption's words with a character in chars[start:stop]."""
         starts = self.folded.starts
         return self.words[bisect_right(starts, start) - 1 : bisect_left(starts, stop)]
 
@@ -283,7 +298,7 @@ class _Caption:
 
 
 def _stands_alone(run: str, string: Folded, shapes: str) -> bool:
-    """Whether the run stands somewhere in the string between word boundaries."""
+    """Return whether the run occurs in the string between word boundaries."""
     at = shapes.find(run)
     while at >= 0:
         if at in string.starts and at + len(run) in string.starts:
@@ -293,8 +308,8 @@ def _stands_alone(run: str, string: Folded, shapes: str) -> bool:
 
 
 def _shares_a_piece(run: str, shapes: str, pieces: int) -> bool:
-    """Whether one of so many equal pieces of the run stands in the string: with fewer edits than pieces, one piece is
-    untouched."""
+    """Return whether the string contains one of `pieces` equal pieces of the run: with fewer edits
+    than pieces, one piece is intact."""
     size = len(run) // pieces
     return any(
         run[index * size : (index + 1) * size if index + 1 < pieces else len(run)] in shapes for index in range(pieces)
@@ -302,7 +317,8 @@ def _shares_a_piece(run: str, shapes: str, pieces: int) -> bool:
 
 
 def _runs_by_length(starts: Sequence[int]) -> dict[int, list[tuple[int, int]]]:
-    """Characters -> the runs (first word, word after the last) with so many, up to _LONGEST_EDITED and a few more."""
+    """Return length in characters -> runs (first word, word after the last), for lengths up to
+    twice _LONGEST_EDITED."""
     runs: dict[int, list[tuple[int, int]]] = {}
     for first in range(len(starts) - 1):
         for last in range(first + 1, len(starts)):
@@ -314,9 +330,9 @@ def _runs_by_length(starts: Sequence[int]) -> dict[int, list[tuple[int, int]]]:
 
 
 def _is_another_text(string_words: Sequence[str], caption_words: Sequence[str], edits: int) -> bool:
-    """Whether a near match is two texts and not a misread one."""
+    """Return whether a near match is another text and not a misread one."""
     if len(string_words) == 1 and string_words[0] in word_chances():
-        return True  # a word of its own: HOUSE is no misread horse
+        return True  # a word by itself: HOUSE is not a misread horse
     ends = (string_words[0], string_words[-1], caption_words[0], caption_words[-1])
     return edits >= min(map(len, ends))  # the edits may have replaced a whole short word
 

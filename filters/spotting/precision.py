@@ -1,4 +1,4 @@
-"""In which numbers the networks compute, and what the processor offers."""
+"""Choose the number format in which the networks compute, by what the processor supports."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from open_diht.filters.spotting.settings import SpotterSettings
 
 
 def resolved(settings: SpotterSettings) -> SpotterSettings:
-    """The settings with `precision` bf16 or f32, where it was `auto`: what this machine's processor is good at."""
+    """Return the settings with `precision` bf16 or f32; `auto` becomes what this machine's
+    processor is good at."""
     if settings.precision != "auto":
         return settings
     return replace(settings, precision="bf16" if settings.engine == "openvino" and has_bf16() else "f32")

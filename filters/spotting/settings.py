@@ -1,4 +1,4 @@
-"""What the text spotter is asked to do, and what it answers."""
+"""Settings of the text spotter, and its results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Spotted:
     """One line of text in an image."""
 
     text: str
-    """The line as recognised; never empty."""
+    """The line as recognized; never empty."""
     score: float
     """Mean probability of its characters, 0 to 1."""
     box: Box
@@ -29,10 +29,10 @@ class Spotted:
 
 @dataclass(frozen=True, kw_only=True)
 class Spotting:
-    """What was read in one image."""
+    """The text that was read in one image."""
 
     spotted: tuple[Spotted, ...]
-    """The text lines, from top to bottom; empty where no text was found."""
+    """The text lines, from top to bottom; empty if no text was found."""
     width: int
     """Width of the upright original, in pixels."""
     height: int
@@ -41,70 +41,76 @@ class Spotting:
 
 @dataclass(frozen=True, kw_only=True)
 class SpotterSettings:
-    """How to read images."""
+    """How to read the text in images."""
 
     engine: EngineName = "onnxruntime"
-    """What runs PaddleOCR's models: ONNX Runtime; OpenVINO (package `openvino`), faster where the processor has bf16;
-    or `paddle`, PaddleOCR's own pipeline on ONNX Runtime (package `paddleocr`)."""
+    """Runs PaddleOCR's models: ONNX Runtime; OpenVINO (package `openvino`), faster on processors
+    with bf16; or `paddle`, PaddleOCR's own pipeline on ONNX Runtime (package `paddleocr`)."""
     precision: Precision = "auto"
-    """Of OpenVINO: bf16 or f32; `auto`: bf16 where the processor of the machine that starts the run has AVX512-BF16 or
-    AMX. Its workers must have it, too; all other engines compute in f32."""
+    """For OpenVINO: bf16 or f32; `auto` chooses bf16 if the processor of the machine that starts
+    the run has AVX512-BF16 or AMX. Its workers must have it too. All other engines compute in f32."""
     model: ModelSize = "tiny"
-    """Size of the PP-OCRv6 detector and recogniser."""
+    """Size of the PP-OCRv6 detector and recognizer."""
     alphabet: Alphabet = "latin"
-    """The characters that lines are read as (not of `paddle`): `latin` saves time; `all` reads Chinese, Japanese and
-    Greek too, which English captions have no use for."""
+    """The characters that lines are read as (ignored by `paddle`): `latin` saves time; `all` also
+    reads Chinese, Japanese and Greek, which English captions do not need."""
     reread: ModelSize | None = "small"
-    """Size of the recogniser that reads doubtful lines once more; None or the same as `model`: no second reading."""
+    """Size of the recognizer that reads doubtful lines a second time; None or the same as `model`:
+    no second reading."""
     reread_below: Share = 0.85
-    """Lines with a lower score are read once more, and the second reading counts."""
+    """Lines with a lower score are read a second time, and the second reading counts."""
     turn_below: Share = 0.9
-    """Lines that may stand on their heads, taller than wide or along an arc, are read both ways if they have a lower
-    score, and the better reading counts; 0 switches that off."""
+    """Lines that may be upside down (taller than wide, or along an arc) are read both ways if they
+    have a lower score, and the better reading counts; 0 turns this off."""
     reread_chars: int = 5
-    """Lines shorter than this are not read once more: they are too short to overlap a caption anyway."""
+    """Shorter lines are not read a second time: they are too short to overlap a caption anyway."""
     models: str | None = None
     """Folder of the installed models; None: $DIHT_OCR_MODELS, else the user's cache (see weights.py)."""
     batch: Positive = 32
-    """Images that are handed to the OCR process at a time, which reads their lines together."""
+    """Images that are sent to the OCR process at a time; it reads their lines together."""
     lines_at_once: Positive = 8
-    """Most lines that are read in one go."""
+    """Most lines that are read in one call of the recognizer."""
     limit_side: Positive = 384
-    """Images are reduced to this longest side, in pixels, before text is searched; found lines are read at the
-    decoded resolution. Text 14 pixels high in an image of 512 to 640 is still found, 10 pixels high in three of four
-    images; 512 finds nearly all of that, for half as much time again."""
+    """Images are reduced to this longest side, in pixels, before the text detection; found lines
+    are read at the decoded resolution. Text 14 pixels high in an image of 512 to 640 is still
+    found, 10 pixels high in three of four images; 512 finds nearly all of that, for half as much
+    time again."""
     pixel_threshold: Share = 0.2
-    """Detector: least probability of a text pixel; PP-OCRv6's own, as `unclip_ratio` is."""
+    """Detector: least probability of a text pixel. The default is PP-OCRv6's own, as for `unclip_ratio`."""
     box_threshold: Share = 0.5
     """Detector: least mean probability within a box. PP-OCRv6's own 0.4 finds the same text and reads more junk."""
     unclip_ratio: Above0 = 1.4
     """Detector: how far a box is grown beyond its text pixels, as a proportion of area by perimeter."""
     min_score: Share = 0.5
-    """Lines recognised with a lower score are not returned; the T rule applies its own, higher threshold later."""
+    """Lines recognized with a lower score are not returned; the T rule applies its own, higher
+    threshold later."""
     limits: DecodeLimits = field(default_factory=lambda: DecodeLimits(decode_side=512))
-    """How large an image may be. From 1,024 pixels on they are decoded at a half, a quarter or an eighth: text that is
-    large enough to be found is large enough to be read there, too."""
+    """How large an image may be. Images of 1,024 pixels or more are decoded at a half, a quarter or
+    an eighth: text that is large enough to be found is still large enough to be read."""
     recycle_after: Positive = 5000
-    """The OCR process is replaced after this many images, because OCR engines leak."""
+    """The OCR process is replaced after this many images, because OCR engines leak memory."""
     recycle_rss_mib: Positive = 2048
-    """The OCR process is replaced when its resident memory passes this, in MiB."""
+    """The OCR process is replaced when its resident memory exceeds this, in MiB."""
     timeout_s: Above0 = 60.0
-    """Longest time for an image, and for a batch of them, in seconds; a normal image takes some hundredths."""
+    """Longest time for an image, and for a batch of images, in seconds; a normal image takes a few
+    hundredths of a second."""
     start_timeout_s: Above0 = 300.0
     """Longest time for the OCR process to load its models, in seconds."""
     attempts: Positive = 2
-    """How often an image is tried when the OCR process dies on it: the kernel may have killed an innocent one."""
+    """How often an image is tried if the OCR process dies on it, because the kernel may have killed
+    the process for another reason."""
     crashes_in_a_row: Positive = 10
-    """After so many images lost one after another to crashes the environment is to blame: `SpotterError`."""
+    """After this many images in a row lost to crashes, the environment is considered broken and
+    `SpotterError` is raised."""
 
     @property
     def second_reader(self) -> ModelSize | None:
-        """The size of the second recogniser, None where there is no second reading."""
+        """Return the size of the second recognizer, None if there is no second reading."""
         return None if self.engine == "paddle" or self.reread == self.model else self.reread
 
     @property
     def sizes(self) -> tuple[ModelSize, ...]:
-        """The model sizes that must be installed."""
+        """Return the model sizes that must be installed."""
         return (self.model, self.second_reader) if self.second_reader else (self.model,)
 
     def __post_init__(self) -> None:

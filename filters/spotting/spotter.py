@@ -1,4 +1,4 @@
-"""Reads the text in images with PaddleOCR, in a child process that may crash, hang or leak without harm."""
+"""Read the text in images with PaddleOCR, in a child process that may crash, hang or leak without harm."""
 
 from __future__ import annotations
 
@@ -19,29 +19,31 @@ from open_diht.filters.spotting.weights import find_models, fingerprint
 __all__ = ["Spotted", "SpotterError", "SpotterSettings", "Spotting", "TextSpotter", "UnreadableImage"]
 
 BATCH_BYTES: Final = 32 * 2**20
-"""Images of a batch are in memory together: large ones make small batches."""
+"""All images of a batch are in memory together, so large images make small batches."""
 PROCESSING: Final = "5"
-"""Version of what `engine` does around the networks, raised where it reads otherwise. 1 was PaddleOCR's own; 2 read the
-letters of columns one by one; 3 rounded otherwise in the detector; 4 turned large lines at their full size."""
+"""Version of the processing around the networks in `engine`, increased when its results change. 1
+was PaddleOCR's own; 2 read the letters of columns one by one; 3 changed the rounding in the
+detector; 4 turned large lines at their full size."""
 _PACKAGES: Final[Mapping[EngineName, Sequence[str]]] = {
     "onnxruntime": ("onnxruntime",),
     "openvino": ("openvino",),
     "paddle": ("paddleocr", "paddlex"),
 }
-"""Engine -> the packages that decide what it reads; each has a module of its name, and the first brings the others."""
+"""Engine -> the packages that determine its results. Each has a module of its name; installing the
+first installs the others."""
 
 
 class SpotterError(RuntimeError):
-    """OCR does not work at all here: the process cannot start, or dies on one image after another."""
+    """OCR does not work on this machine: the process cannot start, or dies on one image after another."""
 
 
 class TextSpotter:
-    """PaddleOCR behind a pipe.
+    """PaddleOCR in a child process.
 
-    Use it as a context manager, which starts the OCR process and so fails early; or call `spot`, which starts it when
-    needed, and `close`. The process is replaced after `recycle_after` images or above `recycle_rss_mib`. What is read
-    in an image depends neither on its neighbours nor on when the process was replaced. May be shared between threads;
-    they take turns.
+    Use it as a context manager, which starts the OCR process and so fails early; or call `spot`,
+    which starts it when needed, and `close`. The process is replaced after `recycle_after` images
+    or above `recycle_rss_mib`. The result for an image depends neither on its neighbors nor on when
+    the process was replaced. It may be used from several threads; they take turns.
 
     Args:
         settings: the engine, the models and the limits; by default those of a run.
@@ -73,14 +75,18 @@ class TextSpotter:
 
     @property
     def pid(self) -> int | None:
-        """The process id of the running OCR process, None where none runs."""
+        """Return the process id of the OCR process, None if none is running."""
         return self._child.pid if self._child else None
 
     def spot(self, images: Iterable[bytes]) -> Iterator[Spotting | UnreadableImage]:
-        """One result per image file, in order: what was read, or why it could not be read. Lazily: `batch` images
-        are asked for at a time.
+        """Yield one result per image file, in order: the text that was read, or the reason why the
+        image could not be read.
 
-        Raises `SpotterError` where OCR does not work at all, WeightsMissing where its models are not installed.
+        Images are taken lazily, at most `batch` at a time.
+
+        Raises:
+            SpotterError: OCR does not work at all.
+            WeightsMissing: the models are not installed.
         """
         for some in _batches(images, min(self.settings.batch, self.settings.recycle_after)):
             with self._lock:
@@ -88,15 +94,18 @@ class TextSpotter:
             yield from results
 
     def close(self) -> None:
-        """Ends the OCR process. A later `spot` starts another."""
+        """End the OCR process. A later `spot` starts another one."""
         with self._lock:
             if self._child:
                 self._child.close()
                 self._child = None
 
     def provenance(self) -> dict[str, str]:
-        """What decides the results: engine, versions, model names and the sha256 of the weights. Reads the weights (30
-        MB)."""
+        """Return what the results depend on: engine, versions, model names and the sha256 of the
+        weights.
+
+        It reads the weights (30 MB).
+        """
         settings = self.settings
         facts = {"engine": settings.engine, "limit_side": str(settings.limit_side)}
         if settings.engine != "paddle":
@@ -109,7 +118,8 @@ class TextSpotter:
         return facts
 
     def _spot_some(self, images: Sequence[bytes]) -> list[Spotting | UnreadableImage]:
-        """A batch that kills or hangs the process is read image by image: only the one to blame is lost."""
+        """Read a batch. If it kills or hangs the process, read it image by image, so that only the
+        image at fault is lost."""
         if len(images) > 1:
             child = self._running()
             try:
@@ -157,11 +167,12 @@ class TextSpotter:
         return self._child
 
     def check_installed(self) -> None:
-        """Look whether an OCR process could start: packages and models. Starts none.
+        """Check that the packages and models for an OCR process are installed. Starts no process.
 
         Raises:
             SpotterError: a package is missing.
-            WeightsMissing, WeightsDamaged: of the models.
+            WeightsMissing: a model is missing.
+            WeightsDamaged: a model file does not match its pinned digest.
         """
         engine = self.settings.engine
         for package in _PACKAGES[engine]:
@@ -178,7 +189,7 @@ class TextSpotter:
 
 
 def _batches(images: Iterable[bytes], most: int) -> Iterator[list[bytes]]:
-    """Up to `most` images at a time, and no more of them once they have BATCH_BYTES."""
+    """Yield batches of up to `most` images; a batch also ends when it has BATCH_BYTES."""
     some: list[bytes] = []
     for image in images:
         some.append(image)

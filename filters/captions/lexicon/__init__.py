@@ -1,8 +1,9 @@
-"""Rated words: how likely a verb states a visible action, whether a noun can act, colours, materials.
+"""Rated words: how likely a verb states a visible action, whether a noun can act, colors,
+materials.
 
-Ratings are 0 to 3 each: of words that were read one by one, and of others that a model of those proposed from WordNet
-("wide"); where a word has both, what was read counts (README.md beside the tables). The first names are those of the US
-census of 1990.
+Ratings of verbs and nouns come from two sources: words that were read one by one, and more words
+from WordNet that a model of those ratings rated ("wide"). If a word has both, the rating by reading
+counts (see README.md next to the tables). The first names are those of the US census of 1990.
 """
 
 from __future__ import annotations
@@ -17,19 +18,19 @@ _ENDINGS = {
     "d": (("ied", ("y",)), ("ed", ("e", ""))),
     "g": (("ing", ("e", "")),),
 }
-"""By their last letter, with what a verb has in their place."""
+"""Inflected endings by their last letter, with the possible endings of the base form."""
 _PLURALS = {
     "s": (("ies", "y"), ("ves", "f"), ("ves", "fe"), ("es", ""), ("s", "")),
     "n": (("men", "man"), ("children", "child")),
 }
-"""Endings of plurals by their last letter, with those of the singular."""
+"""Plural endings by their last letter, with the singular endings."""
 
 
 class VerbRating(NamedTuple):
-    """Each 0 to 3."""
+    """Ratings of a verb, 0 to 3 each."""
 
     visible: int
-    """How likely a caption with this verb states something one could see."""
+    """How likely a caption with this verb states something visible."""
     shop: int
     """How typical the word is of product, shop and page text."""
     other_word: int
@@ -37,10 +38,11 @@ class VerbRating(NamedTuple):
 
 
 class NounRating(NamedTuple):
-    """What a noun can do in an image."""
+    """How much a noun can act in an image, and how typical it is of page text."""
 
     actor: int
-    """0 abstract or page word, 1 inert thing, 2 moves or is visibly affected, 3 person, animal, team, vehicle."""
+    """0 abstract or page word, 1 inert thing, 2 moves or is visibly affected, 3 person, animal,
+    team or vehicle."""
     shop: int
     """0 to 2: how typical it is as the head of a product or page text."""
 
@@ -51,7 +53,7 @@ def _lines(name: str) -> list[list[str]]:
 
 
 def _wide(name: str) -> dict[str, list[int]]:
-    """Words that share their ratings, by word."""
+    """Return word -> ratings, from a table whose lines list words with the same ratings."""
     return {word: [int(one) for one in ratings] for *ratings, listed in _lines(name) for word in listed.split()}
 
 
@@ -78,34 +80,40 @@ def _nouns() -> dict[str, NounRating]:
 
 @cache
 def first_names() -> frozenset[str]:
-    """Common first names, in lower case."""
+    """Return common first names, in lower case."""
     return frozenset(line[0] for line in _lines("first_names.tsv"))
 
 
 @cache
 def words(group: str) -> frozenset[str]:
-    """The words of a group of `attributes.tsv`: colour, material, size, state, pattern, age."""
+    """Return the words of a group of `attributes.tsv`: colour, material, size, state, pattern or age."""
     return frozenset(word for name, *rest in _lines("attributes.tsv") if name == group for word in rest[0].split())
 
 
 @cache
 def describing_words() -> dict[str, str]:
-    """Lower-case words that describe an object wherever they stand near it, with their group: those of
-    `attributes.tsv`, and shapes, wearers, counts, qualities and more of `describing.tsv`."""
+    """Return lower-case words that describe a nearby object, with their group.
+
+    They are those of `attributes.tsv`, and shapes, wearers, counts, qualities and more from
+    `describing.tsv`.
+    """
     tables = (_lines("describing.tsv"), _lines("attributes.tsv"))
     return {word: group for table in tables for group, listed in table for word in listed.split()}
 
 
 @cache
 def verb_forms() -> frozenset[str]:
-    """Base forms and irregular forms of the rated verbs, in lower case."""
+    """Return base forms and irregular forms of the rated verbs, in lower case."""
     return frozenset({*_verbs(), *_irregular()})
 
 
 @lru_cache(maxsize=20_000)
 def verb_lemma(form: str) -> str | None:
-    """The rated verb of which the lower-case `form` is an inflection, None where there is none; of several one that was
-    rated by reading ("singing" is of sing, not of singe)."""
+    """Return the rated verb that the lower-case `form` is an inflection of, else None.
+
+    If there are several, a verb that was rated by reading is preferred ("singing" is a form of
+    sing, not of singe).
+    """
     if form in _irregular():
         return _irregular()[form]
     rated = list(filter(_verbs().__contains__, _may_inflect(form)))
@@ -113,7 +121,7 @@ def verb_lemma(form: str) -> str | None:
 
 
 def _may_inflect(form: str) -> Iterator[str]:
-    """What may be the verb of a regular form, the likeliest first."""
+    """Yield the possible base forms of a regular form, the most likely first."""
     yield form
     for ending, repairs in _ENDINGS.get(form[-1:], ()):
         if form.endswith(ending) and len(form) > len(ending) + 1:
@@ -125,12 +133,12 @@ def _may_inflect(form: str) -> Iterator[str]:
 
 
 def verb_rating(lemma: str) -> VerbRating | None:
-    """The rating of a verb lemma, None where it is not rated."""
+    """Return the rating of a verb lemma, None if it is not rated."""
     return _verbs().get(lemma)
 
 
 def noun_rating(word: str) -> NounRating | None:
-    """The rating of a lower-case noun, singular or plural, None where it is not rated."""
+    """Return the rating of a lower-case noun, singular or plural, None if it is not rated."""
     nouns = _nouns()
     if rating := nouns.get(word):
         return rating
@@ -141,5 +149,5 @@ def noun_rating(word: str) -> NounRating | None:
 
 
 def is_first_name(word: str) -> bool:
-    """Whether the lower-case word is a common first name."""
+    """Return whether the lower-case word is a common first name."""
     return word in first_names()

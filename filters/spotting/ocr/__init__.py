@@ -1,1 +1,1 @@
-"""What the OCR process loads: networks, and what stands before and after them. Import it there only (`worker.py`)."""
+"""Networks of the OCR process with pre- and post-processing. Import it only there (`worker.py`)."""

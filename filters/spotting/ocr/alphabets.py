@@ -1,7 +1,7 @@
-"""A recogniser without the classes that nobody asks for: of 6,906 characters 6,200 are Chinese.
+"""Load a recognizer without unneeded classes: 6,200 of its 6,906 characters are Chinese.
 
-The last layer, over all classes at every step, is a sixth of the tiny recogniser's time. Its columns are cut in the
-ONNX file as it is loaded.
+The last layer, over all classes at every step, takes a sixth of the tiny recognizer's time. Its
+columns are cut in the ONNX file when it is loaded.
 """
 
 from __future__ import annotations
@@ -17,19 +17,21 @@ from open_diht.filters.spotting.ocr.onnx_file import Graph
 from open_diht.filters.spotting.settings import Alphabet
 
 _END: Final = ("Softmax", "Identity", "Add", "MatMul")
-"""From the output backwards; each takes the one after it as its first input."""
+"""Operators from the output backwards; each takes the output of the next one in this list as its
+first input."""
 
 
 def load_recogniser(folder: Path, alphabet: Alphabet) -> tuple[bytes, list[str]]:
-    """A recogniser's ONNX file, and the characters of its classes from 1 on; class 0 is the blank.
+    """Return a recognizer's ONNX file, and the characters of its classes from 1 on; class 0 is the
+    blank.
 
     Args:
         folder: holds inference.onnx and inference.yml.
-        alphabet: `all`, or `latin` for the characters that fold to ASCII letters and digits, and those that are
-            neither letters nor digits.
+        alphabet: `all`, or `latin` for the characters that fold to ASCII letters and digits, and
+            those that are neither letters nor digits.
 
     Raises:
-        ValueError: the folder's files are not those of a recogniser as PaddleOCR writes them.
+        ValueError: the files are not those of a recognizer as PaddleOCR writes them.
     """
     model, characters = (folder / "inference.onnx").read_bytes(), _characters(folder / "inference.yml")
     if alphabet == "all":
@@ -47,7 +49,7 @@ def _characters(path: Path) -> list[str]:
 
 
 def _with_classes(data: bytes, classes: Sequence[int], folder: Path) -> bytes:
-    """The model whose last layer has these classes only."""
+    """Return the model with a last layer that has only these classes."""
     graph = Graph(data)
     node, cut = graph.maker(graph.output), 0
     while node is not None and node.op_type in _END:

@@ -1,7 +1,7 @@
-"""Text along an arc, as in seals, logos and badges: unrolled into a straight line.
+"""Text along an arc, as in seals, logos and badges, unrolled into a straight line.
 
-The detector finds it, but its outline lies badly in a quadrilateral, so that `detection.text_box` rejects it. A circle
-through its pixels says along which arc to read.
+The detector finds such text, but its outline fits a quadrilateral badly, so `detection.text_box`
+rejects it. A circle fitted to its pixels gives the arc along which to read.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from open_diht.filters.spotting.settings import SpotterSettings
 _LEAST_AREA: Final = 200
 _LEAST_THICKNESS: Final = 3.0
 _SURE: Final = 0.6
-"""Probability of the pixels that the circle is laid through."""
+"""Least probability of the pixels that the circle is fitted to."""
 _LEAST_INSIDE: Final = 0.65
-"""Mean probability inside the outline: an arc of text is as sure as a straight line, a tangle of edges is not."""
+"""Least mean probability inside the outline: an arc of text is as certain as a straight line, a
+tangle of edges is not."""
 _MOST_TURN: Final = 1.9 * math.pi
 _LEAST_PROPORTION, _MOST_PROPORTION = 1.5, 32.0  # length by thickness
 
@@ -35,24 +36,25 @@ class Arc:
 
     centre: tuple[float, float]
     radius: float
-    """To the middle of the letters."""
+    """Radius to the middle of the letters."""
     thickness: float
     start: float
-    """Angle of the first letter, in radians; 0 points to the right and a quarter circle on points down."""
+    """Angle of the first letter, in radians; 0 points right and a quarter circle points down."""
     stop: float
-    """Angle of the last letter; less than `start` where the text is read counter-clockwise."""
+    """Angle of the last letter; less than `start` if the text is read counter-clockwise."""
 
 
 def find_arc(
     contour: Contour, probabilities: Floats, scale: tuple[float, float], settings: SpotterSettings
 ) -> Arc | None:
-    """The arc of text that an outline encloses; None where it is none, or straight enough for `text_box`.
+    """Return the arc of text in an outline; None if there is none, or if it is straight enough for
+    `text_box`.
 
     Args:
-        contour: of the detector's map.
-        probabilities: the map, (height, width).
-        scale: pixels of the image by pixels of the map, across and down.
-        settings: of the detector.
+        contour: an outline in the detector's map.
+        probabilities: the map, float32 (height, width).
+        scale: pixels of the image per pixel of the map, across and down.
+        settings: settings of the detector.
     """
     if cv2.contourArea(contour) < _LEAST_AREA:
         return None
@@ -72,11 +74,16 @@ def find_arc(
 
 
 def unroll(pixels: Pixels, arc: Arc) -> Pixels:
-    """The band of an image (height, width, 3) as a line, uint8 (HEIGHT, width, 3)."""
+    """Return the band of an image along an arc as a line, uint8 (HEIGHT, width, 3).
+
+    Args:
+        pixels: the image, uint8 (height, width, 3).
+        arc: the band.
+    """
     length = abs(arc.stop - arc.start) * arc.radius
     angles = np.linspace(arc.start, arc.stop, max(1, round(HEIGHT * length / arc.thickness)))
     outer, inner = arc.radius + arc.thickness / 2, arc.radius - arc.thickness / 2
-    clockwise = arc.stop > arc.start  # then letters stand with their feet towards the centre
+    clockwise = arc.stop > arc.start  # then the feet of the letters point to the center
     radii = np.linspace(*((outer, inner) if clockwise else (inner, outer)), HEIGHT)
     across = (arc.centre[0] + np.outer(radii, np.cos(angles))).astype(np.float32)
     down = (arc.centre[1] + np.outer(radii, np.sin(angles))).astype(np.float32)
@@ -84,7 +91,12 @@ def unroll(pixels: Pixels, arc: Arc) -> Pixels:
 
 
 def box_of(arc: Arc, size: tuple[int, int]) -> npt.NDArray[np.int32]:
-    """The upright rectangle around an arc: corners (4, 2) within an image of this (width, height)."""
+    """Return the upright rectangle around an arc: corners, int32 (4, 2).
+
+    Args:
+        arc: the band.
+        size: (width, height) of the image; the corners are clipped to it.
+    """
     angles = np.linspace(arc.start, arc.stop, 32)
     rims = np.array([arc.radius - arc.thickness / 2, arc.radius + arc.thickness / 2])
     across = arc.centre[0] + np.outer(rims, np.cos(angles))
@@ -95,17 +107,19 @@ def box_of(arc: Arc, size: tuple[int, int]) -> npt.NDArray[np.int32]:
 
 
 def _fit(points: npt.NDArray[np.float64], scale: tuple[float, float], unclip_ratio: float) -> Arc | None:
-    """The band of text around core pixels (points, 2), x and y in the image."""
+    """Return the band of text around core pixels (points, 2), x and y in the image; None if they do
+    not follow a circle."""
     x, y = points.T
     system = np.stack((x, y, np.ones_like(x)), axis=1)
     a, b, c = map(float, np.linalg.lstsq(system, x * x + y * y, rcond=None)[0])  # x^2 + y^2 = a x + b y + c
     centre_x, centre_y = a / 2, b / 2
     radius = math.sqrt(max(c + centre_x**2 + centre_y**2, 1e-6))
     middle = math.atan2(y.mean() - centre_y, x.mean() - centre_x)
+    # Angles relative to the middle of the text, so that they do not wrap around within it.
     turns = (np.arctan2(y - centre_y, x - centre_x) - middle + math.pi) % (2 * math.pi) - math.pi
     first, last = map(float, np.quantile(turns, (0.002, 0.998)))
     length = (last - first) * radius
-    core = len(points) * scale[0] * scale[1] / max(length, 1e-6)  # thickness of the patch, less than that of letters
+    core = len(points) * scale[0] * scale[1] / max(length, 1e-6)  # thickness of the patch; the letters are thicker
     if core < _LEAST_THICKNESS * min(scale) or np.hypot(x - centre_x, y - centre_y).std() > core:
         return None  # too thin, or not along this circle
     grown = length * core * unclip_ratio / (2 * (length + core))  # as text_box grows straight lines

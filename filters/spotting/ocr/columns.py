@@ -1,6 +1,7 @@
-"""Words whose letters stand one below the other, as on shop signs: laid side by side, and read as a line.
+"""Words whose letters are stacked vertically, as on shop signs: laid side by side, and read as a
+line.
 
-The detector takes them for many short lines, overlooks some, or finds a line that was turned.
+The detector takes them for many short lines, misses some, or finds a line that was turned.
 """
 
 from __future__ import annotations
@@ -16,29 +17,30 @@ import numpy.typing as npt
 from open_diht.filters.spotting.ocr.detection import Floats, Pixels, Quad
 
 _LEAST_PROPORTION: Final = 2.5
-"""Height by width of a column."""
+"""Least height by width of a column."""
 _LEAST_LETTERS, _MOST_LETTERS = 4, 30
-# By the width of the wider of two parts:
+# Relative to the width of the wider of two parts:
 _MOST_SHIFT: Final = 0.5
 _LEAST_GAP, _MOST_GAP = -0.3, 2.5
 _LEAST_WIDTH: Final = 0.3
 _LEAST_HEIGHT: Final = 0.6
-"""By the width of a part itself: wider ones are lines of their own."""
-# By the width of the column:
+"""Least height by the width of a part itself: wider ones are separate lines."""
+# Relative to the width of the column:
 _BLUR: Final = 0.06
 _LEAST_INK: Final = 0.15
-"""Height of a letter."""
+"""Least height of a letter."""
 _DOT: Final = 0.3
-"""Less than this, and no further than `_LEAST_INK` from a letter, belongs to it, as the dot of an i."""
+"""A part that is smaller than this and less than `_LEAST_INK` away from a letter belongs to it,
+like the dot of an i."""
 _MARGIN: Final = 0.05
 
 
 @dataclass(frozen=True)
 class Column:
-    """Boxes of an image whose letters may make up a word."""
+    """Boxes of an image whose letters may form a word."""
 
     parts: tuple[int, ...]
-    """Which boxes, from top to bottom."""
+    """Indices of the boxes, from top to bottom."""
     left: int
     top: int
     right: int
@@ -46,13 +48,13 @@ class Column:
 
     @property
     def corners(self) -> Quad:
-        """Clockwise from the top left."""
+        """Return the corners, clockwise from the top left, int32 (4, 2)."""
         left, top, right, bottom = self.left, self.top, self.right, self.bottom
         return np.array(((left, top), (right, top), (right, bottom), (left, bottom)), np.int32)
 
 
 def find_columns(boxes: Sequence[Quad]) -> list[Column]:
-    """The columns among the boxes (4, 2) of an image's lines."""
+    """Return the columns among the boxes (4, 2) of an image's lines."""
     rectangles = [Column((index,), *map(int, (*box.min(axis=0), *box.max(axis=0)))) for index, box in enumerate(boxes)]
     columns: list[list[Column]] = []
     for part in sorted(rectangles, key=lambda part: (part.top, part.left)):
@@ -68,9 +70,14 @@ def find_columns(boxes: Sequence[Quad]) -> list[Column]:
 
 
 def lay_out(pixels: Pixels, column: Column) -> Pixels | None:
-    """The letters of a column as a line (height, width, 3); None where they are too few for a word, or too many.
+    """Return the letters of a column as a line, uint8 (height, width, 3); None if they are too few
+    or too many for a word.
 
-    Letters are told apart by rows without edges between them.
+    Letters are separated by rows without edges.
+
+    Args:
+        pixels: the image, uint8 (height, width, 3).
+        column: the place of the letters.
     """
     strip = pixels[column.top : column.bottom, column.left : column.right]
     grey = cv2.cvtColor(strip, cv2.COLOR_BGR2GRAY)
@@ -85,7 +92,7 @@ def lay_out(pixels: Pixels, column: Column) -> Pixels | None:
 
 
 def says_a_word(text: str) -> bool:
-    """Whether a column's text has enough letters and digits to be one."""
+    """Return whether a column's text has enough letters and digits to be a word."""
     return sum(map(str.isalnum, text)) >= _LEAST_LETTERS
 
 
@@ -113,20 +120,21 @@ def _joined(parts: Sequence[Column]) -> Column:
 
 
 def _above_otsu(rows: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Which rows have ink: more edges than four fifths of the threshold by Otsu (1979), which outlined letters need."""
+    """Return which rows have ink: more edges than four fifths of the threshold of Otsu (1979), as
+    outlined letters need."""
     levels = cv2.normalize(rows, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)  # type: ignore[call-overload]
     threshold, _ = cv2.threshold(levels, 0, 255, cv2.THRESH_OTSU)
     return (levels > 0.8 * threshold).ravel()  # type: ignore[no-any-return]
 
 
 def _runs(mask: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Where rows of True start, and end."""
+    """Return (start, stop) of each run of True."""
     changes = np.flatnonzero(np.diff(mask.astype(np.int8), prepend=0, append=0))
     return list(zip(changes[::2].tolist(), changes[1::2].tolist(), strict=True))
 
 
 def _letters(runs: Sequence[tuple[int, int]], width: int) -> list[tuple[int, int]]:
-    """Runs with the dots that belong to them, without specks."""
+    """Merge dots into the letters that they belong to, and drop specks."""
     letters: list[tuple[int, int]] = []
     for start, stop in runs:
         if letters:
@@ -139,7 +147,7 @@ def _letters(runs: Sequence[tuple[int, int]], width: int) -> list[tuple[int, int
 
 
 def _cut(strip: Pixels, edges: Floats, start: int, stop: int) -> Pixels:
-    """One letter of a strip, without the empty space beside it."""
+    """Return one letter of a strip without the empty space at its sides."""
     height, width = strip.shape[:2]
     margin = max(1, round(_MARGIN * width))
     ink = edges[start:stop].mean(axis=0)
@@ -149,7 +157,7 @@ def _cut(strip: Pixels, edges: Floats, start: int, stop: int) -> Pixels:
 
 
 def _side_by_side(letters: Sequence[Pixels]) -> Pixels:
-    """In one line, their middles at one height."""
+    """Return the letters in one line, vertically centered."""
     height = max(letter.shape[0] for letter in letters)
     filled = []
     for letter in letters:

@@ -1,8 +1,8 @@
-"""Where the text of an image stands: what PP-OCRv6's detector is fed with, and what its answer means.
+"""Text detection: the input of PP-OCRv6's detector, and the interpretation of its output.
 
-The network gives every pixel the probability to lie in the core of a line of text (Liao et al., Real-time Scene Text
-Detection with Differentiable Binarization, AAAI 2020): a line is a patch of such pixels, grown to the size of its
-letters.
+The network gives every pixel the probability to be in the core of a line of text (Liao et al.,
+Real-time Scene Text Detection with Differentiable Binarization, AAAI 2020): a line is a patch of
+such pixels, grown to the size of its letters.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Contour = npt.NDArray[np.int32]
 Quad = npt.NDArray[np.int32]
 
 STRIDE: Final = 32
-"""The network's: sides are multiples of it."""
+"""Stride of the network: the sides of its input are multiples of it."""
 _MEAN: Final = np.array((0.485, 0.456, 0.406))
 _DEVIATION: Final = np.array((0.229, 0.224, 0.225))
 _SCALE: Final = (1 / 255 / _DEVIATION).astype(np.float32)
@@ -31,7 +31,8 @@ _LEAST_CORE, _LEAST_BOX = 3, 5  # pixels of the probability map
 
 
 def detector_input(pixels: Pixels, limit_side: int) -> Floats:
-    """The network's input: float32 (1, 3, height, width), normalised, with sides that are multiples of `STRIDE`.
+    """Return the network's input: float32 (1, 3, height, width), normalized, with sides that are
+    multiples of `STRIDE`.
 
     Args:
         pixels: uint8 (height, width, 3), blue green red.
@@ -55,20 +56,30 @@ def detector_input(pixels: Pixels, limit_side: int) -> Floats:
 
 
 def common_shapes(limit_side: int) -> set[tuple[int, ...]]:
-    """Shapes of `detector_input` for reduced images of 1:1, 4:3 and 3:2, either way up."""
+    """Return the shapes of `detector_input` for reduced images of 1:1, 4:3 and 3:2, in both orientations."""
     sides = [max(STRIDE, round(limit_side * share / STRIDE) * STRIDE) for share in (1, 3 / 4, 2 / 3)]
     return {(1, 3, *pair) for side in sides for pair in ((sides[0], side), (side, sides[0]))}
 
 
 def find_contours(probabilities: Floats, threshold: float) -> list[Contour]:
-    """The outlines of the patches of text pixels in a map (height, width): each int32 (points, 1, 2)."""
+    """Return the outlines of the patches of text pixels, each int32 (points, 1, 2).
+
+    Args:
+        probabilities: the map, float32 (height, width).
+        threshold: text pixels have a higher probability.
+    """
     mask = (probabilities > threshold).view(np.uint8)
     contours, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
     return list(contours[:_MOST_CONTOURS])  # type: ignore[arg-type]
 
 
 def score_inside(probabilities: Floats, polygon: npt.NDArray[Any]) -> float:
-    """The mean probability inside a polygon (points, 2) of the map's pixels."""
+    """Return the mean probability inside a polygon.
+
+    Args:
+        probabilities: the map, float32 (height, width).
+        polygon: corners (points, 2) in pixels of the map.
+    """
     height, width = probabilities.shape
     most = (width - 1, height - 1)
     left, top = np.clip(np.floor(polygon.min(axis=0)).astype(int), 0, most)
@@ -79,7 +90,8 @@ def score_inside(probabilities: Floats, polygon: npt.NDArray[Any]) -> float:
 
 
 def corners_of(points: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], float]:
-    """The smallest rectangle around points: its corners (4, 2), clockwise from the top left, and its shorter side."""
+    """Return the smallest rectangle around points: its corners (4, 2), clockwise from the top left,
+    and its shorter side."""
     rectangle = cv2.minAreaRect(points)
     by_x = sorted(cv2.boxPoints(rectangle), key=lambda point: point[0])
     left, right = (sorted(pair, key=lambda point: point[1]) for pair in (by_x[:2], by_x[2:]))
@@ -87,7 +99,14 @@ def corners_of(points: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], float
 
 
 def text_box(contour: Contour, probabilities: Floats, settings: SpotterSettings) -> npt.NDArray[np.float32] | None:
-    """The box of a straight line: corners (4, 2) in pixels of the map; None where it is too small or too unlikely."""
+    """Return the box of a straight line as corners (4, 2) in pixels of the map; None if it is too
+    small or too unlikely.
+
+    Args:
+        contour: the outline of the line.
+        probabilities: the map, float32 (height, width).
+        settings: settings of the detector.
+    """
     if min(cv2.minAreaRect(contour)[1]) < _LEAST_CORE:  # most are specks
         return None
     core, _ = corners_of(contour)
@@ -98,13 +117,20 @@ def text_box(contour: Contour, probabilities: Floats, settings: SpotterSettings)
 
 
 def in_image(box: npt.NDArray[np.float32], map_size: tuple[int, int], size: tuple[int, int]) -> Quad:
-    """Corners of the map as whole pixels of the image; both sizes are (width, height)."""
+    """Return corners in the map as whole pixels of the image, int32 (4, 2).
+
+    Args:
+        box: corners (4, 2) in the map.
+        map_size: (width, height) of the map.
+        size: (width, height) of the image.
+    """
     scaled = np.rint(box.astype(np.float64) * (np.array(size) / map_size))
     return np.clip(scaled, 0, size).astype(np.int32)
 
 
 def reading_order(boxes: list[Quad]) -> list[int]:
-    """Indices of boxes from top to bottom; those that start within ten pixels of height stand from left to right."""
+    """Return the indices of boxes from top to bottom; boxes that start within ten pixels of height
+    go from left to right."""
     order = sorted(range(len(boxes)), key=lambda index: (boxes[index][0][1], boxes[index][0][0]))
     for end in range(1, len(order)):
         place = end
@@ -118,11 +144,11 @@ def reading_order(boxes: list[Quad]) -> list[int]:
 
 
 def _grown(core: npt.NDArray[np.float32], ratio: float) -> npt.NDArray[np.float32]:
-    """The ends (8, 2) of a quadrilateral's edges, each moved outwards by area x ratio / perimeter."""
-    distance = cv2.contourArea(core) * ratio / cv2.arcLength(core, True)
+    """Return the ends (8, 2) of a quadrilateral's edges, each moved outwards by area x ratio / perimeter."""
+    distance = cv2.contourArea(core) * ratio / cv2.arcLength(core, True)  # the offset of Liao et al. (2020)
     starts = np.trunc(core).astype(np.float64)
     ends = np.roll(starts, -1, axis=0)
     along = ends - starts
-    outwards = np.stack((along[:, 1], -along[:, 0]), axis=1)  # the corners stand clockwise
+    outwards = np.stack((along[:, 1], -along[:, 0]), axis=1)  # the corners are in clockwise order
     outwards *= distance / np.maximum(np.hypot(*along.T), 1e-9)[:, None]
     return np.rint(np.concatenate((starts + outwards, ends + outwards))).astype(np.float32)

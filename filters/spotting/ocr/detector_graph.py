@@ -1,9 +1,9 @@
-"""The detector's graph, rewritten so that it computes the same in less time.
+"""Rewrite the detector's graph so that it computes the same in less time.
 
-Each step is an identity of real numbers, so the map is the same to rounding; a step whose layers are not found leaves
-the graph as it is. In f32 reading an image takes 0.85 of the time (the detector 0.88 or less; ONNX Runtime, one
-thread). In bf16 only the last layers pay: sums are rounded once more, and time goes into moving maps, not into
-products.
+Each step is an identity of real numbers, so the map is the same up to rounding; a step that does
+not find its layers leaves the graph unchanged. In f32, reading an image takes 0.85 of the time (the
+detector 0.88 or less; ONNX Runtime, one thread). In bf16 only the change of the last layers saves
+time: the others round sums once more, and time goes into moving maps, not into products.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from open_diht.filters.spotting.settings import Precision
 
 _Array = npt.NDArray[np.float32]
 _HEAD: Final = ("Sigmoid", "Add", "ConvTranspose", "Relu", "Add", "ConvTranspose")
-"""From the output backwards; each takes the one after it as its first input."""
+"""Operators from the output backwards; each takes the output of the next one in this list as its
+first input."""
 _DOUBLING: Final = {"strides": [2, 2], "kernel_shape": [2, 2], "pads": [0, 0, 0, 0], "group": 1}
 _POINTWISE: Final[dict[str, Any]] = {"strides": [1, 1], "kernel_shape": [1, 1], "pads": [0, 0, 0, 0], "group": 1}
 _NEIGHBOURS: Final = {
@@ -35,22 +36,36 @@ _SAME_CHANNELS: Final = ("Relu", "Sigmoid", "MaxPool", "Resize", "Mul")
 
 
 def load_detector(path: Path, precision: Precision) -> bytes:
-    """A detector's ONNX file, rewritten for the precision that it will be computed in."""
+    """Return a detector's ONNX file, rewritten for its precision.
+
+    Args:
+        path: the ONNX file.
+        precision: the precision that it will be computed in.
+    """
     return rewrite(path.read_bytes(), precision)
 
 
 def rewrite(data: bytes, precision: Precision) -> bytes:
-    """An ONNX file with one output, rewritten as far as its layers are those of PP-OCRv6's detectors."""
+    """Rewrite an ONNX file with one output, as far as its layers are those of PP-OCRv6's detectors.
+
+    Args:
+        data: the content of the file.
+        precision: the precision that it will be computed in.
+
+    Returns:
+        The new content; `data` itself if nothing was changed.
+    """
     graph = Graph(data)
     steps = [_enlarge_last(graph)]
     if precision != "bf16":
-        # Gates first, through which the channels of what they gate are seen.
+        # Gates first, because `_channels` finds channels through the factored gates.
         steps += [_factor_gates(graph), _convolve_at_half_size(graph), _split_concatenations(graph)]
     return graph.to_bytes() if any(steps) else data
 
 
 def _factor_gates(graph: Graph) -> bool:
-    """`x + x h` as `x (1 + h)`: where h is one number a channel, one pass over x and not two."""
+    """Write `x + x h` as `x (1 + h)`: if h has one number per channel, this takes one pass over x
+    and not two."""
     found = False
     for total in [node for node in graph.nodes if node.op_type == "Add"]:
         for x, name in (total.input, total.input[::-1]):
@@ -69,10 +84,11 @@ def _factor_gates(graph: Graph) -> bool:
 
 
 def _enlarge_last(graph: Graph) -> bool:
-    """The last layers before the map is enlarged and not after.
+    """Move the last layers before the enlargement of the map.
 
-    Two transposed convolutions of 2 x 2 pixels do not overlap. So each of the 4 x 4 pixels that come of a place depends
-    on that place alone: the layers are two of 1 x 1 pixels, with a channel for each of the pixels, and a rearrangement.
+    Two transposed convolutions of 2 x 2 pixels do not overlap. So each of the 4 x 4 pixels that
+    come from a place depends on that place alone: the layers become two of 1 x 1 pixels, with a
+    channel for each of the pixels, and a rearrangement.
     """
     head: list[Any] = []
     name = graph.output
@@ -99,12 +115,12 @@ def _enlarge_last(graph: Graph) -> bool:
 
 
 def _pointwise(first: _Array, first_bias: _Array, second: _Array, second_bias: _Array) -> tuple[_Array, ...]:
-    """Weights (channels out, channels in, 1, 1) and biases of the two layers.
+    """Return weights (channels out, channels in, 1, 1) and biases of the two layers.
 
     Args:
         first: (channels in, channels, 2, 2) of the first transposed convolution.
-        first_bias: of its channels.
-        second: (channels, 1, 2, 2).
+        first_bias: bias of its channels.
+        second: (channels, 1, 2, 2) of the second one.
         second_bias: one number.
     """
     channels = first.shape[1]
@@ -118,13 +134,15 @@ def _pointwise(first: _Array, first_bias: _Array, second: _Array, second_bias: _
 
 
 def _convolve_at_half_size(graph: Graph) -> bool:
-    """The head's 3 x 3 convolution over maps of which all but the last are enlarged, at half the size.
+    """Compute the head's 3 x 3 convolution at half the size; all of its maps but the last are
+    enlarged ones.
 
-    Of an enlarged map two neighbours are one pixel: a window of 3 x 3 sees 2 x 2 pixels of the map at half the size,
-    and which of its rows and columns fall together depends on whether the output's row and column are even. So each of
-    the four kinds of output is the sum of a convolution of 2 x 2 pixels there, whose weights are sums, and of one of
-    3 x 3 pixels of the last map at every second place. The layers of single pixels that follow act on each kind by
-    itself, and the rearrangement after them interleaves the kinds, too. An enlarged map costs 4 products and not 9.
+    In an enlarged map two neighbors are one pixel: a window of 3 x 3 sees 2 x 2 pixels of the map
+    at half the size, and which of its rows and columns coincide depends on whether the output's row
+    and column are even. So each of the four kinds of output is the sum of two convolutions: one of
+    2 x 2 pixels there, whose weights are sums, and one of 3 x 3 pixels of the last map at every
+    second place. The layers of single pixels that follow act on each kind separately, and the
+    rearrangement after them also interleaves the kinds. An enlarged map costs 4 products and not 9.
     """
     for joined in [node for node in graph.nodes if node.op_type == "Concat"]:
         enlarged = [graph.maker(name) for name in joined.input[:-1]]
@@ -147,13 +165,14 @@ def _convolve_at_half_size(graph: Graph) -> bool:
 
 
 def _kinds(graph: Graph, last: str, convolution: Any, weights: Sequence[_Array], followers: Sequence[Any]) -> list[str]:
-    """The four kinds of output of a convolution and its followers: even and odd columns of even rows, then of odd ones.
+    """Return the four kinds of output of a convolution and its followers: even and odd columns of
+    even rows, then of odd rows.
 
     Args:
-        graph: has "half.maps" already, the maps at half the size.
+        graph: already has "half.maps", the maps at half the size.
         last: the map that was not enlarged.
-        convolution: over all of them.
-        weights: its own, for each of the maps.
+        convolution: the convolution over all maps.
+        weights: its weights for each of the maps.
         followers: layers of single pixels.
     """
     whole, halved = graph.add_constant("half.last", weights[-1]), np.concatenate(weights[:-1], axis=1)
@@ -176,9 +195,10 @@ def _kinds(graph: Graph, last: str, convolution: Any, weights: Sequence[_Array],
 
 
 def _interleave(graph: Graph, kinds: Sequence[str], rearrangement: Any) -> None:
-    """Kinds of output in one map, of twice the size that a rearrangement gave each."""
+    """Insert nodes that interleave the kinds of output in one map, of twice the size that the
+    rearrangement gave each kind."""
     size, channels = attributes_of(rearrangement)["blocksize"], _channels(graph, kinds[0])
-    # A channel is a row and a column in a kind's block; by kind first, and by rows of the larger block then.
+    # A channel is a row and a column in a kind's block. Order channels first by kind, then by rows of the larger block.
     order = np.arange(4 * channels).reshape(2, 2, size, size, -1).swapaxes(1, 2).ravel()
     joined = graph.insert(rearrangement, "Concat", kinds, "half.kinds", axis=1)
     graph.insert(rearrangement, "Gather", [joined, graph.add_constant("half.order", order)], "half.rows", axis=1)
@@ -186,7 +206,8 @@ def _interleave(graph: Graph, kinds: Sequence[str], rearrangement: Any) -> None:
 
 
 def _pixel_layers(graph: Graph, node: Any) -> list[Any]:
-    """The layers after a node that see one pixel at a time, with the rearrangement that may follow them."""
+    """Return the layers after a node that see one pixel at a time, and the first other layer after
+    them, if any."""
     layers: list[Any] = []
     following = graph.only_user(node.output[0])
     while following is not None:
@@ -199,13 +220,13 @@ def _pixel_layers(graph: Graph, node: Any) -> list[Any]:
 
 
 def _summed(weights: _Array, odd: int, axis: int) -> _Array:
-    """Three rows (or columns) of weights as two: those that see one pixel are added."""
+    """Reduce three rows (or columns) of weights to two: those that see the same pixel are added."""
     first, middle, last = np.split(weights, 3, axis)
     return np.concatenate([first + middle, last] if odd else [first, middle + last], axis)
 
 
 def _half_scale(graph: Graph, node: Any) -> _Array | None:
-    """Half of what a node enlarges by, which only repeats pixels and is read by one other; None of another node."""
+    """Return half the scales of a node that only repeats pixels and has one reader; None for other nodes."""
     if node is None or node.op_type != "Resize" or graph.only_user(node.output[0]) is None:
         return None
     if not _has(node, _REPEATING):
@@ -217,7 +238,7 @@ def _half_scale(graph: Graph, node: Any) -> _Array | None:
 
 
 def _halve(graph: Graph, node: Any) -> str:
-    """The output of a node that enlarges by half as much as this one."""
+    """Return the output of a node that enlarges half as much as this one."""
     scales = _half_scale(graph, node)
     if scales is None or scales[2] == 1:
         graph.remove(node)
@@ -227,7 +248,8 @@ def _halve(graph: Graph, node: Any) -> str:
 
 
 def _split_concatenations(graph: Graph) -> bool:
-    """A convolution of two joined maps as the sum of one over each: it is linear, and no map is copied."""
+    """Write a convolution of two joined maps as the sum of one over each: convolution is linear,
+    and no map is copied."""
     found = False
     for joined in [node for node in graph.nodes if node.op_type == "Concat"]:
         weights = _weights_over(graph, joined)
@@ -248,7 +270,8 @@ def _split_concatenations(graph: Graph) -> bool:
 
 
 def _weights_over(graph: Graph, joined: Any) -> list[_Array] | None:
-    """Of the convolution that alone reads joined maps, the weights for each of them; None where there is none."""
+    """Return the weights for each of the joined maps of the convolution that alone reads them; None
+    if there is none."""
     convolution = graph.only_user(joined.output[0])
     if convolution is None or convolution.op_type != "Conv" or attributes_of(joined).get("axis") != 1:
         return None
@@ -260,7 +283,8 @@ def _weights_over(graph: Graph, joined: Any) -> list[_Array] | None:
 
 
 def _channels(graph: Graph, name: str) -> int:
-    """Of a map that a convolution made, or what follows it and keeps its channels; 0 where none did."""
+    """Return the channels of a map that comes from a convolution, possibly through layers that keep
+    them; 0 for other maps."""
     node = graph.maker(name)
     while node is not None and node.op_type in _SAME_CHANNELS:
         node = graph.maker(node.input[0])

@@ -1,6 +1,7 @@
-"""PP-OCRv6's networks with pre- and post-processing of our own, which follows PaddleOCR's.
+"""PP-OCRv6's networks with our own pre- and post-processing, which follows PaddleOCR's.
 
-Runs in the child process of `worker.py`. `paddle.PaddleEngine` is the reference; a test compares the two line by line.
+It runs in the child process of `worker.py`. `paddle.PaddleEngine` is the reference; a test compares
+the two line by line.
 """
 
 from __future__ import annotations
@@ -36,24 +37,24 @@ from open_diht.filters.spotting.weights import ModelSize, find_models
 
 @dataclass(frozen=True)
 class Line:
-    """A line of text that was found and not read yet."""
+    """A line of text that was found but not read yet."""
 
     strip: Pixels
     """See `lines.to_strip`."""
     box: Box
     """See `Spotted.box`."""
     either_way: bool
-    """Whether the strip may stand on its head: it was taller than wide, or an arc."""
+    """True if the strip may be upside down: it was taller than wide, or an arc."""
     parts: tuple[int, ...] = ()
-    """Of a column, whose letters the strip has side by side: the lines that it is made of, by their places among the
-    image's."""
+    """For a column, whose letters the strip shows side by side: indices of its lines among the
+    image's lines."""
 
 
 class Engine:
-    """The loaded networks: a detector, a recogniser, and a larger one for the lines that the first is not sure of.
+    """The loaded networks: a detector, a recognizer, and a larger recognizer for doubtful lines.
 
-    The small recogniser takes five times the time of the tiny one, but only one line in twenty is doubtful; reading
-    those once more finds nearly all that the small one alone finds.
+    The small recognizer takes five times the time of the tiny one, but only one line in twenty is
+    doubtful; reading those a second time finds nearly everything that the small one alone finds.
     """
 
     def __init__(self, settings: SpotterSettings) -> None:
@@ -67,13 +68,13 @@ class Engine:
         self._second = _Recogniser(second, settings) if second else None
 
     def find(self, image: DecodedImage) -> list[Line]:
-        """The lines of text in an image, from top to bottom, and after them columns of letters; they hold all that
-        `read` needs of it."""
+        """Return the lines of text in an image, from top to bottom, and then columns of letters,
+        with everything that `read` needs."""
         (probabilities,) = self._detect(detector_input(image.pixels, self.settings.limit_side))[0]
         return self._lines(image, probabilities)
 
     def _lines(self, image: DecodedImage, probabilities: Floats) -> list[Line]:
-        """The lines that the detector's map (height, width) shows."""
+        """Return the lines in the detector's map (height, width)."""
         settings, size = self.settings, (image.pixels.shape[1], image.pixels.shape[0])
         map_size = probabilities.shape[1], probabilities.shape[0]
         scale = size[0] / map_size[0], size[1] / map_size[1]
@@ -103,8 +104,8 @@ class Engine:
         return lines
 
     def read(self, found: Sequence[Sequence[Line]]) -> list[list[Spotted]]:
-        """What the lines of each of several images say, without those that cannot be read, and after them what letters
-        in columns say together."""
+        """Return the text of each of several images: first the readable lines, then the words of
+        letters in columns."""
         lines = [[line for line in some if not line.parts] for some in found]
         readings = self._read_images(lines)
         columns = [
@@ -124,11 +125,12 @@ class Engine:
         ]
 
     def _may_be_a_word(self, column: Line, readings: Sequence[Reading]) -> bool:
-        """Whether to read the letters of a column: not where its only part makes sense as a line that was turned."""
+        """Return whether to read the letters of a column; False if its only part has a good reading
+        as a turned line."""
         return len(column.parts) > 1 or readings[column.parts[0]][1] < self.settings.turn_below
 
     def _surer(self, word: Reading, parts: Sequence[Reading]) -> Reading:
-        """What the letters of a column say together, or its parts one by one."""
+        """Return the more certain reading of a column: its letters together, or its parts one by one."""
         read = [(text.strip(), score) for text, score in parts if self._counts(text, score)]
         if len(read) < 2:
             return word
@@ -156,7 +158,7 @@ class Engine:
         either = [
             index for index, line in enumerate(lines) if line.either_way and readings[index][1] < settings.turn_below
         ]
-        turned = [strips[index][::-1, ::-1] for index in either]
+        turned = [strips[index][::-1, ::-1] for index in either]  # by 180 degrees
         for index, strip, other in zip(either, turned, self._first.read(turned, settings.lines_at_once), strict=True):
             if other[1] > readings[index][1]:
                 readings[index], strips[index] = other, strip
@@ -164,7 +166,7 @@ class Engine:
             return readings
         for index, (text, score) in enumerate(readings):
             if settings.min_score <= score < settings.reread_below and len(text) >= settings.reread_chars:
-                # One by one: its results in a batch differ in the last digits, and doubtful lines are few.
+                # One by one: results in a batch differ in the last digits, and doubtful lines are few.
                 (readings[index],) = self._second.read([strips[index]], 1)
         return readings
 

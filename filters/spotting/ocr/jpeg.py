@@ -1,7 +1,8 @@
-"""JPEGs by OpenCV, which writes blue, green and red at once: without Pillow's two conversions, in half the time.
+"""Decode JPEGs with OpenCV, which writes blue, green and red directly: without Pillow's two
+conversions, in half the time.
 
-Both decode with libjpeg-turbo, and to the same pixels. What OpenCV says of damage cannot be asked for, so only whole
-files come here (`decode.decode_image`).
+Both use libjpeg-turbo and give the same pixels. OpenCV does not report damage, so only whole files
+are decoded here (`decode.decode_image`).
 """
 
 from __future__ import annotations
@@ -23,8 +24,14 @@ _FLAGS: Final[Mapping[int, int]] = {
 
 
 def decode_jpeg(data: bytes, scale: int) -> Pixels | None:
-    """A `decode.JpegDecoder`."""
+    """Decode a JPEG to uint8 (height, width, 3), blue green red; None if OpenCV cannot (see
+    `decode.JpegDecoder`).
+
+    Args:
+        data: the whole file.
+        scale: 1, 2, 4 or 8; the sides are divided by it.
+    """
     try:
         return cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS[scale] | cv2.IMREAD_IGNORE_ORIENTATION)  # type: ignore[return-value]
-    except cv2.error:  # it takes fewer pixels than `ImageLimits` may
+    except cv2.error:  # OpenCV's limit of pixels may be below that of `ImageLimits`
         return None

@@ -1,4 +1,4 @@
-"""Lines of text cut out of an image, upright, as strips of the height that the recogniser reads."""
+"""Cut lines of text out of an image, upright, as strips of the height that the recognizer reads."""
 
 from __future__ import annotations
 
@@ -11,21 +11,27 @@ import numpy as np
 from open_diht.filters.spotting.ocr.detection import Pixels, Quad, corners_of
 
 HEIGHT: Final = 48
-"""Of a strip, in pixels."""
+"""Height of a strip, in pixels."""
 MAX_WIDTH: Final = 3200
 _TALL: Final = 1.5
-"""A box so many times as high as wide holds text that was turned."""
+"""A box whose height is at least this multiple of its width holds turned text."""
 _ALIGNED: Final = 0.01
-"""Pixels by which the sides of a box may lean that is cut along rows and columns."""
+"""A box is cut along rows and columns if its sides lean by fewer pixels than this."""
 _TURNED_HEIGHT: Final = 2 * HEIGHT
-"""Most pixels of height that a line is turned with: a strip shows no more, and turning takes long. Boxes of hundreds of
-pixels are seldom text."""
+"""Greatest height, in pixels, at which a line is turned: a strip shows no more, and turning is
+slow. Boxes of hundreds of pixels are seldom text."""
 
 
 def cut_line(pixels: Pixels, box: Quad) -> tuple[Pixels, bool]:
-    """The part of an image inside a box of four corners, reduced where it is large and leans, and whether it was taller
-    than wide and is turned by a quarter counter-clockwise, as text that reads downwards wants it. May be empty:
-    (0, n, 3)."""
+    """Return the part of an image inside a box, and whether the box was taller than wide.
+
+    A large box that leans is reduced. A tall part is turned by a quarter counter-clockwise, which
+    suits text that reads downwards. The part may be empty: (0, n, 3).
+
+    Args:
+        pixels: the image, uint8 (height, width, 3).
+        box: four corners.
+    """
     corners, _ = corners_of(box)
     left_top, right_top, right_bottom, left_bottom = corners
     width = int(max(np.linalg.norm(left_top - right_top), np.linalg.norm(right_bottom - left_bottom)))
@@ -51,11 +57,11 @@ def cut_line(pixels: Pixels, box: Quad) -> tuple[Pixels, bool]:
 
 
 def to_strip(line: Pixels) -> Pixels:
-    """A cut line as uint8 (HEIGHT, width, 3), its proportions kept up to MAX_WIDTH."""
+    """Scale a cut line to uint8 (HEIGHT, width, 3), keeping its proportions up to MAX_WIDTH."""
     height, width = line.shape[:2]
     return cv2.resize(line, (min(MAX_WIDTH, math.ceil(HEIGHT * (width / height))), HEIGHT))  # type: ignore[return-value]
 
 
 def _standing(crop: Pixels) -> tuple[Pixels, bool]:
     tall = crop.shape[0] >= _TALL * crop.shape[1]
-    return (np.rot90(crop) if tall else crop), tall
+    return (np.rot90(crop) if tall else crop), tall  # rot90 turns counter-clockwise

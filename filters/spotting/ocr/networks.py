@@ -1,4 +1,4 @@
-"""PP-OCRv6's networks on what runs them: ONNX Runtime or OpenVINO, on one thread."""
+"""Run PP-OCRv6's networks with ONNX Runtime or OpenVINO, on one thread."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from open_diht.filters.spotting.ocr.detection import Floats
 from open_diht.filters.spotting.settings import SpotterSettings
 
 Network = Callable[[Floats], Floats]
-"""float32 of a batch to float32; any batch and size that the network takes."""
+"""Maps a float32 batch to float32, for any batch and size that the network accepts."""
 
 
 def load_network(model: bytes, settings: SpotterSettings, fixed: Collection[tuple[int, ...]] = ()) -> Network:
-    """Load a network of one input and one output.
+    """Load a network with one input and one output.
 
     Args:
         model: the content of an ONNX file.
-        settings: what runs it, and in which precision.
-        fixed: shapes of the input that come often. OpenVINO compiles the network once more for each of them that it
-            meets, which takes 25 MiB and saves a quarter of the time.
+        settings: the engine and its precision.
+        fixed: frequent shapes of the input. OpenVINO compiles the network separately for each of
+            them that occurs, which takes 25 MiB and saves a quarter of the time.
 
     Raises:
-        RuntimeError: the processor does not compute in the precision that the settings name.
+        RuntimeError: the processor does not support the precision of the settings.
     """
     return _OpenVino(model, settings, fixed) if settings.engine == "openvino" else _OnnxRuntime(model)
 
@@ -34,7 +34,7 @@ class _OnnxRuntime:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.enable_mem_pattern = False  # a plan of memory for every shape it meets would never be given back
+        options.enable_mem_pattern = False  # the memory plans of all shapes would never be freed
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._input = self._session.get_inputs()[0].name
 
@@ -44,7 +44,8 @@ class _OnnxRuntime:
 
 
 class _OpenVino:
-    """Whether a shape is compiled by itself depends on the shape alone: the two ways differ in the last digits."""
+    """A network in OpenVINO. Only the shape decides whether it is compiled separately, because
+    results differ in the last digits."""
 
     def __init__(self, model: bytes, settings: SpotterSettings, fixed: Collection[tuple[int, ...]]) -> None:
         import openvino

@@ -1,6 +1,6 @@
-"""ONNX files, by the few fields of the format that are read or changed here.
+"""Read and change ONNX files, by the few fields of the format that are needed here.
 
-Numbers of fields are those of ONNX's onnx.proto; what is not named is kept as it is.
+Field numbers are those of ONNX's onnx.proto; fields that are not listed are kept unchanged.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import numpy.typing as npt
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 _FLOAT: Final = 1
-"""TensorProto.DataType."""
+"""Value of TensorProto.DataType."""
 _INT64: Final = 7
 _INTS: Final = 7
 _FIELDS: Final[dict[type, tuple[str, int]]] = {int: ("i", 2), bytes: ("s", 3)}
-"""Field of an attribute and AttributeProto.AttributeType by the type of its value; others are lists of numbers."""
+"""Type of an attribute's value -> its field and AttributeProto.AttributeType; others are lists of numbers."""
 _Field = descriptor_pb2.FieldDescriptorProto
 _MESSAGES: Final[dict[str, tuple[tuple[str, int, Any], ...]]] = {
-    # name, number, and type: of a text, bytes, a number, or the name of a message; in brackets where there are many
+    # (name, number, type): the type of a string, bytes or number, or the name of a message; in a list if repeated
     "Model": (("graph", 7, "Graph"),),
     "Graph": (
         ("node", 1, ["Node"]),
@@ -57,7 +57,7 @@ _MESSAGES: Final[dict[str, tuple[tuple[str, int, Any], ...]]] = {
 
 @lru_cache(maxsize=1)
 def _messages() -> dict[str, Any]:
-    """Name -> class of the messages above."""
+    """Return name -> class of the messages above."""
     file = descriptor_pb2.FileDescriptorProto(name="diht_onnx.proto", package="diht.onnx", syntax="proto2")
     for name, fields in _MESSAGES.items():
         message = file.message_type.add(name=name)
@@ -78,7 +78,8 @@ def _messages() -> dict[str, Any]:
 
 
 class Graph:
-    """The nodes of a model and its constants, for reading and changing. Nodes stand in the order of their computing."""
+    """The nodes and constants of a model, for reading and changing. The nodes are in the order of
+    computation."""
 
     def __init__(self, data: bytes) -> None:
         self._model = _messages()["Model"]()
@@ -88,28 +89,34 @@ class Graph:
 
     @property
     def output(self) -> str:
-        """The name of the model's only output."""
+        """Return the name of the model's only output."""
         (output,) = self._graph.output
         return output.name  # type: ignore[no-any-return]
 
     def maker(self, name: str) -> Any:
-        """The node that computes a tensor; None of inputs and constants."""
+        """Return the node that computes a tensor; None for inputs and constants."""
         return next((node for node in self.nodes if name in node.output), None)
 
     def only_user(self, name: str) -> Any:
-        """The node that reads a tensor; None where there are several, or none."""
+        """Return the only node that reads a tensor; None if there are several or none, or if it is
+        the model's output."""
         users = [node for node in self.nodes if name in node.input]
         return users[0] if len(users) == 1 and name != self.output else None
 
     def constant(self, name: str) -> npt.NDArray[np.float32] | None:
-        """A constant of float32; None where the name is not that of one."""
+        """Return a float32 constant; None if the name is not that of one."""
         tensor = next((tensor for tensor in self._graph.initializer if tensor.name == name), None)
         if tensor is None or tensor.data_type != _FLOAT or not tensor.raw_data:
             return None
         return np.frombuffer(tensor.raw_data, "<f4").reshape(tensor.dims)
 
     def add_constant(self, name: str, array: npt.NDArray[np.float32 | np.int64]) -> str:
-        """A new constant; its name."""
+        """Add a constant and return its name.
+
+        Args:
+            name: the name of the constant.
+            array: its value, float32 or int64.
+        """
         kind, data = (_INT64, "<i8") if array.dtype == np.int64 else (_FLOAT, "<f4")
         raw = array.astype(data).tobytes()
         self._graph.initializer.add(dims=array.shape, data_type=kind, name=name, raw_data=raw)
@@ -118,7 +125,15 @@ class Graph:
     def insert(
         self, before: Any, operator: str, inputs: Sequence[str], output: str, **attributes: int | bytes | Sequence[int]
     ) -> str:
-        """A new node before another, or at the end where that is None; its output."""
+        """Insert a new node and return the name of its output.
+
+        Args:
+            before: the node that follows it; None appends it.
+            operator: the operator type.
+            inputs: names of the input tensors.
+            output: name of the output tensor.
+            attributes: the node's attributes.
+        """
         node = _messages()["Node"](op_type=operator, input=inputs, output=[output])
         for name, value in attributes.items():
             field, kind = _FIELDS.get(type(value), ("ints", _INTS))
@@ -131,8 +146,8 @@ class Graph:
             self.nodes.remove(node)
 
     def to_bytes(self) -> bytes:
-        """The file, without constants that no node reads, and without shapes of what is computed: engines derive them
-        anew."""
+        """Return the file without constants that no node reads, and without shapes of computed
+        tensors: engines infer those again."""
         del self._graph.value[:]
         for output in self._graph.output:
             output.type.tensor_type.ClearField("shape")
@@ -143,7 +158,7 @@ class Graph:
 
 
 def attributes_of(node: Any) -> dict[str, Any]:
-    """Those that are numbers, texts, or lists of numbers."""
+    """Return the attributes of a node that are numbers, strings or lists of integers."""
     fields = {kind: field for field, kind in (*_FIELDS.values(), ("ints", _INTS))}
     known = [attribute for attribute in node.attribute if attribute.type in fields]
     values = {attribute.name: getattr(attribute, fields[attribute.type]) for attribute in known}

@@ -1,4 +1,4 @@
-"""PaddleOCR's own pipeline on the same networks: the reference that `engine.Engine` is compared with.
+"""PaddleOCR's own pipeline with the same networks: the reference for `engine.Engine`.
 
 Importing it takes a second and 300 MB.
 """
@@ -23,14 +23,16 @@ from open_diht.filters.spotting.weights import find_models
 
 @dataclass(frozen=True)
 class Read:
-    """An image that was read at once."""
+    """The lines of an image; this engine detects and reads in one step."""
 
     lines: list[Spotted]
 
 
 class PaddleEngine:
-    """A loaded PaddleOCR pipeline, one image and one line at a time, with our sizes and thresholds; see
-    `engine.Engine` for the methods. There is no second reading."""
+    """A loaded PaddleOCR pipeline, one image and one line at a time, with our sizes and thresholds.
+
+    The methods are those of `engine.Engine`. There is no second reading.
+    """
 
     def __init__(self, settings: SpotterSettings) -> None:
         cv2.setNumThreads(1)
@@ -43,11 +45,11 @@ class PaddleEngine:
             text_detection_model_dir=str(models.detection),
             text_recognition_model_name=models.recognition_name,
             text_recognition_model_dir=str(models.recognition),
-            # The orientation and unwarping models are in no package; text is read as it stands.
+            # No package has the orientation and unwarping models; text is read as it is.
             use_doc_orientation_classify=False,
             use_doc_unwarping=False,
             use_textline_orientation=False,
-            # One line per call: lines of a batch are padded to its widest, which costs time and changes results.
+            # One line per call: a batch is padded to its widest line, which costs time and changes results.
             text_recognition_batch_size=1,
             text_det_limit_side_len=settings.limit_side,
             text_det_limit_type="max",

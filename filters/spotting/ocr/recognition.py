@@ -1,6 +1,7 @@
-"""What a line of text says: PP-OCRv6's recogniser over many lines at once.
+"""Recognize lines of text: PP-OCRv6's recognizer over many lines at once.
 
-A line is padded to one of the widths of `WIDTHS`, never to its neighbours': what is read does not depend on them.
+A line is padded to one of the widths of `WIDTHS`, never to that of its neighbors, so its reading
+does not depend on them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from open_diht.filters.spotting.ocr.detection import Floats, Pixels
 from open_diht.filters.spotting.ocr.lines import HEIGHT, MAX_WIDTH
 
 Reading = tuple[str, float]
-"""Text, and the mean probability of its characters; ("", 0.0) where nothing is read."""
+"""Text, and the mean probability of its characters; ("", 0.0) if nothing is read."""
 
 WIDTHS: Final = (
     *range(32, 128, 16),
@@ -25,22 +26,23 @@ WIDTHS: Final = (
     *range(2048, MAX_WIDTH, 384),
     MAX_WIDTH,
 )
-"""Widths that lines are padded to, in pixels. They are few, and the sizes of batches powers of two: every shape that a
-network meets may cost memory."""
+"""Widths that lines are padded to, in pixels. There are few, and batch sizes are powers of two,
+because every new shape may cost a network memory."""
 SCORE_DIGITS: Final = 5
-"""Digits that are kept of scores: the last of a float32 depend on the processor."""
+"""Digits of scores that are kept: the last digits of a float32 depend on the processor."""
 
 
 def read_strips(
     strips: Sequence[Pixels], network: Callable[[Floats], Floats], alphabet: Sequence[str], batch: int
 ) -> list[Reading]:
-    """The text of each strip (see `lines.to_strip`), in order.
+    """Return the text of each strip (see `lines.to_strip`), in order.
 
     Args:
         strips: lines of any images.
-        network: float32 (lines, 3, HEIGHT, width) to probabilities (lines, steps, classes), class 0 the blank of CTC.
+        network: float32 (lines, 3, HEIGHT, width) to probabilities (lines, steps, classes), class 0
+            the blank of CTC.
         alphabet: the characters of the classes from 1 on.
-        batch: most lines that it is given at once, rounded down to a power of two.
+        batch: most lines of a batch, rounded down to a power of two.
     """
     readings: list[Reading] = [("", 0.0)] * len(strips)
     by_width: dict[int, list[int]] = {}
@@ -55,13 +57,13 @@ def read_strips(
 
 
 def padded_width(width: int) -> int:
-    """The least of `WIDTHS` that holds a line."""
+    """Return the smallest of `WIDTHS` that holds a line."""
     return next(candidate for candidate in WIDTHS if candidate >= width)
 
 
 def decode(probabilities: Floats, alphabet: Sequence[str]) -> Reading:
-    """The likeliest class of each step, repetitions and blanks dropped (Graves et al., Connectionist Temporal
-    Classification, ICML 2006).
+    """Decode the most likely class of each step, without repetitions and blanks (Graves et al.,
+    Connectionist Temporal Classification, ICML 2006).
 
     Args:
         probabilities: (steps, classes), class 0 the blank.
@@ -69,7 +71,7 @@ def decode(probabilities: Floats, alphabet: Sequence[str]) -> Reading:
     """
     classes = probabilities.argmax(axis=1)
     said = classes != 0
-    said[1:] &= classes[1:] != classes[:-1]
+    said[1:] &= classes[1:] != classes[:-1]  # CTC merges repetitions that no blank separates
     steps = np.flatnonzero(said)
     if not steps.size:
         return "", 0.0
@@ -79,7 +81,7 @@ def decode(probabilities: Floats, alphabet: Sequence[str]) -> Reading:
 
 
 def _powers_of_two(indices: Sequence[int], most: int) -> Iterator[Sequence[int]]:
-    size = 1 << (most.bit_length() - 1)
+    size = 1 << (most.bit_length() - 1)  # the largest power of two up to `most`
     while indices:
         while size > len(indices):
             size //= 2
@@ -88,7 +90,7 @@ def _powers_of_two(indices: Sequence[int], most: int) -> Iterator[Sequence[int]]
 
 
 def _padded(strips: Sequence[Pixels], width: int) -> Floats:
-    """Lines of one width of `WIDTHS` as the network wants them: -1 to 1, and 0 where a line has ended."""
+    """Return lines of one width of `WIDTHS` as the network's input: -1 to 1, and 0 after the end of a line."""
     lines = np.zeros((len(strips), 3, HEIGHT, width), np.float32)
     for line, strip in zip(lines, strips, strict=True):
         part = line[:, :, : strip.shape[1]]
