@@ -1,8 +1,8 @@
-"""Stage `columns`: the values of the manifest's own columns that the preset has conditions on (see
-`open_diht.filters.columns`).
+"""Stage `columns`: store the values of the manifest's own columns that the preset has conditions on.
 
-It reads and stores them once, before captions are parsed: thresholds change without another look at the manifest, and
-only what survives them is parsed, fetched and read.
+See `open_diht.filters.columns`. The values are read and stored once, before captions are parsed.
+Thresholds can then change without reading the manifest again, and only rows that pass them are
+parsed, fetched and read.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import row_groups
 
 VERSION = 2
-"""Raise it when the same column of a file may give other values."""
+"""Increase it when the same column of a file may give other values."""
 BATCH_ROWS = 10_000
 NAME = "columns"
 
 
 @dataclass
 class ColumnStage(Annotator):
-    """See `Annotator`. It runs where the preset has conditions, whatever stages are asked for."""
+    """See `Annotator`. Part of a run if the preset has conditions on columns, whatever stages are requested."""
 
     layout: Layout
     dataset: Dataset
     conditions: tuple[ColumnCondition, ...]
     fingerprint: str
-    """Of how columns are read."""
+    """Fingerprint of how columns are read."""
     name: str = field(default=NAME, init=False)
 
     @classmethod
@@ -66,7 +66,7 @@ class ColumnStage(Annotator):
 
     @property
     def kinds(self) -> dict[str, str]:
-        """What is stored: names, and what they are compared as."""
+        """Return the stored names, and whether each is compared as numbers or words."""
         return {one.reason: "numbers" if one.numeric else "words" for one in self.conditions}
 
     def current(self, unit: str, record: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -87,7 +87,7 @@ class ColumnStage(Annotator):
                     file.write(pa.table({"ordinal": batch.ordinals, **values}, _schema(self.conditions)))
                     rows += batch.rows
                     heartbeat.beat(rows)
-            except UnreadableFile:  # stage captions says so
+            except UnreadableFile:  # stage captions reports it
                 pass
         return {"rows": rows, "kinds": self.kinds}, [path]
 
@@ -98,14 +98,14 @@ def _schema(conditions: Sequence[ColumnCondition]) -> pa.Schema:
 
 
 class ColumnValues:
-    """What stage `columns` has stored of a unit."""
+    """The values that stage `columns` has stored for a unit."""
 
     def __init__(self, layout: Layout, unit: str, conditions: Sequence[ColumnCondition]):
         known = pa.concat_tables(row_groups(layout.data(NAME, unit), _schema(conditions).names))
         self._ordinals, self._values = np.asarray(known["ordinal"]), known.drop_columns("ordinal")
 
     def of(self, ordinals: NDArray[np.int64]) -> pa.Table:
-        """The values of rows of the unit, under the names that filters look for."""
+        """Return the values of rows of the unit, under the names that filters look for."""
         return self._values.take(pa.array(np.searchsorted(self._ordinals, ordinals)))
 
 
@@ -116,10 +116,15 @@ def annotated_rows(
     columns: list[str] | None = None,
     between: tuple[str, int, int] | None = None,
 ) -> Iterator[pa.Table]:
-    """The rows of a unit as stage `captions` wrote them, with the values that the preset's conditions compare.
+    """Yield the rows of a unit as stage `captions` wrote them, with the values that the preset's
+    conditions compare.
 
     Args:
-        columns, between: see `row_groups`; `columns` has `ordinal`.
+        layout: the output folder.
+        unit: name of the caption unit.
+        preset: has the conditions.
+        columns: columns to read, including `ordinal`; see `row_groups`.
+        between: range of rows to read; see `row_groups`.
     """
     groups = row_groups(layout.data("captions", unit), columns, between=between)
     if not preset.columns:
@@ -132,10 +137,17 @@ def annotated_rows(
 
 
 def values_of(batch: Batch, places: Mapping[str, str], conditions: Sequence[ColumnCondition]) -> dict[str, pa.Array]:
-    """What `conditions` compare of rows as the manifest has them; `places` are their columns (see `columns_of`)."""
+    """Return the values that conditions compare, by stored name.
+
+    Args:
+        batch: rows as the manifest has them.
+        places: the column of each condition (see `columns_of`).
+        conditions: the preset's conditions. Languages without a column are identified from the
+            captions.
+    """
     table = batch.table
     identified = [name for name in language.NAMES if name in {one.reason for one in conditions} - places.keys()]
-    absent = pa.nulls(table.num_rows)  # of fields that JSON has in some rows only
+    absent = pa.nulls(table.num_rows)  # for a column that the batch lacks
     found = {name: table[column] if column in table.column_names else absent for name, column in places.items()}
     if identified:
         known = list(zip(*language.identify(batch.captions), strict=True)) or [(), ()]
@@ -144,10 +156,16 @@ def values_of(batch: Batch, places: Mapping[str, str], conditions: Sequence[Colu
 
 
 def check_columns(preset: Preset, infos: Sequence[FileInfo], dataset: Dataset) -> None:
-    """Return whether all files have the columns that a preset's conditions are on.
+    """Check that all files have the columns that a preset's conditions need.
+
+    Args:
+        preset: has the conditions.
+        infos: the manifest files.
+        dataset: how rows are read.
 
     Raises:
-        WrongUse: one has not, or a column holds what cannot be compared, or has the name of another reason.
+        WrongUse: a column is missing, holds values that cannot be compared, or has the name of
+            another reason.
     """
     conditions = preset.columns
     others = {step.reason for step in cascade(preset) if step.stage != NAME}
@@ -179,8 +197,17 @@ def columns_of(
     columns: Sequence[str],
     path: str = "the manifest",
 ) -> dict[str, str]:
-    """The column that each condition is on: of a role, else of that name. Those on a language that the manifest does
-    not say are left out: it is identified.
+    """Return the column of each condition: that of a role, else the one of that name.
+
+    A condition on a language is left out if the manifest has no such column; the language is then
+    identified.
+
+    Args:
+        conditions: the preset's conditions.
+        roles: the file's columns by role.
+        dataset: tells whether width and height are swapped.
+        columns: names of the file's columns.
+        path: the file, for messages.
 
     Raises:
         WrongUse: there is no such column.
