@@ -124,7 +124,7 @@ def annotated_rows(
         unit: name of the caption unit.
         preset: has the conditions.
         columns: columns to read, including `ordinal`; see `row_groups`.
-        between: range of rows to read; see `row_groups`.
+        between: skips row groups outside a range; see `row_groups`.
     """
     groups = row_groups(layout.data("captions", unit), columns, between=between)
     if not preset.columns:

@@ -1,6 +1,7 @@
-"""Stage `spotting`: reads the text in the images of rows that survive their caption.
+"""Stage `spotting`: read the text in the images of rows whose captions pass.
 
-Its units are image units. A row that was read again, since its image was downloaded meanwhile, has its last record.
+Its units are image units. If a row was read again because its image has been downloaded, its last
+record counts.
 """
 
 from __future__ import annotations
@@ -55,16 +56,26 @@ SCHEMA = pa.schema(
         ("bytes", pa.int64()),
     ]
 )
-"""One row per image asked for: `status` is ok, or why there is no reading; boxes are four corners (x, y) in pixels of
-the original; `sha256` and `bytes` are of the image as stored, null where it is not at hand."""
+"""One row per requested image. `status` is ok, or why there is no result. Boxes are four corners (x, y)
+in pixels of the original. `sha256` and `bytes` describe the image as stored, null if it is not
+available."""
 
 Asked = tuple[int, bytes | MissingImage, tuple[int, int] | None]
-"""A row; the file of its image, or why there is none; width and height of the image before the download has reduced
-it."""
+"""The ordinal of a row; its image file, or why there is none; the image's width and height before the
+download downscaled it."""
 
 
 def load_records(layout: Layout, unit: str, image_units: Iterable[int]) -> pa.Table:
-    """The spotting records of a caption unit, of its image units with these numbers, by ordinal."""
+    """Return the spotting records of a caption unit, by ordinal.
+
+    Args:
+        layout: the output folder.
+        unit: name of the caption unit.
+        image_units: numbers of the image units to read.
+
+    Raises:
+        Garbled: a commit record is corrupt.
+    """
     tables = []
     for image_unit in image_units:
         name = image_unit_name(unit, image_unit)
@@ -79,19 +90,19 @@ def load_records(layout: Layout, unit: str, image_units: Iterable[int]) -> pa.Ta
 
 @dataclass
 class SpottingStage(SegmentAnnotator):
-    """See `SegmentStage`. Text is read in the images of rows that pass their captions."""
+    """See `SegmentStage`. Reads text in the images of rows whose captions pass."""
 
     layout: Layout
     dataset: Dataset
     fingerprint: str
-    """Of engine, models and settings."""
+    """Fingerprint of engine, models and settings."""
     settings: SpotterSettings
     survivors: Survivors
     """The rows whose images are read."""
     name: str = field(default="spotting", init=False)
     counted = "images"
     noun = "rows"  # some have no image
-    hints = MappingProxyType({"min_ram": "4GB"})  # OCR runs in a child beside each worker process
+    hints = MappingProxyType({"min_ram": "4GB"})  # OCR runs in a child of each worker process
     nothing: ClassVar[dict[str, Any]] = {"downloads": None, "images": 0}
 
     @classmethod
@@ -130,12 +141,12 @@ class SpottingStage(SegmentAnnotator):
 
     def current(self, unit: str, record: dict[str, Any] | None) -> dict[str, Any] | None:
         known = super().current(unit, record)
-        if known is None or known["root"] != self.dataset.images_root:  # a relative path is another file below it
+        if known is None or known["root"] != self.dataset.images_root:  # relative paths then mean other files
             return None
         before, now = known["downloads"], self.downloads(unit)
         if before is None or now is None:
             return known
-        # Another segment of downloads leaves the images as they are that were read.
+        # A further segment of downloads does not change the images that were read.
         replaced = before[0] != now[0] or before[1] > now[1] or (before[1] == now[1] and before[2:] != now[2:])
         return None if replaced else known
 
@@ -164,7 +175,7 @@ class SpottingStage(SegmentAnnotator):
             try:
                 for ordinal, image in images:
                     yield ordinal, image, sizes.get(ordinal)
-            except UnreadableFile as error:  # pages of images may be broken where those of captions are not
+            except UnreadableFile as error:  # pages of images may be damaged while those of captions are intact
                 broken.append(error)
 
         rows: list[dict[str, Any]] = []
@@ -184,8 +195,12 @@ class SpottingStage(SegmentAnnotator):
 
 
 def read_texts(spotter: TextSpotter, asked: Iterable[Asked]) -> Iterator[dict[str, Any]]:
-    """Yield rows of `SCHEMA`, in order: the text in each image, or why it could not be read. As many images are in
-    memory as the spotter takes at a time."""
+    """Yield rows of `SCHEMA`, in order: the text in each image, or why it could not be read.
+
+    Args:
+        spotter: reads the text. It determines how many images are in memory at a time.
+        asked: the rows and their images.
+    """
     waiting: deque[tuple[int, MissingImage | dict[str, Any], tuple[int, int] | None]] = deque()
 
     def at_hand() -> Iterator[bytes]:
