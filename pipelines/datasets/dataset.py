@@ -18,8 +18,10 @@ READ_AS = ("format", "header", "columns", "delimiter", "caption_list", "images_r
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """How to find and read the manifests of one data set. Raises DatasetError if fields contradict
-    each other."""
+    """The description of how to find and read the manifests of one data set.
+
+    Raises DatasetError if fields contradict each other.
+    """
 
     name: str
     """Name to type, and name of the folder under data/."""

@@ -4,5 +4,4 @@ from __future__ import annotations
 
 
 class DatasetError(Exception):
-    """An error in a data set's name, YAML file or setting. The message says what, where and what to
-    write instead."""
+    """An error in a data set's name, YAML file or setting. The message says what to write instead."""

@@ -162,7 +162,7 @@ def response(connection: GuardedConnection, target: Target, user_agent: str) -> 
 
     Raises:
         FetchError: for every failure here or while the caller reads, so that a bad response costs
-            only the row that requested it. Only MemoryError passes through.
+            only the row that requested it. MemoryError passes through.
     """
     try:
         connection.connect()

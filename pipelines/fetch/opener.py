@@ -21,7 +21,7 @@ from open_diht.pipelines.fetch.hashes import MISMATCH, Expected, digests_of, is_
 from open_diht.pipelines.fetch.reasons import FetchError, Reason
 from open_diht.pipelines.fetch.urls import parse_url
 
-_ONE_AT_A_TIME = threading.RLock()  # the opener is process-wide, and so is img2dataset's redirection of stderr
+_ONE_AT_A_TIME = threading.RLock()  # the opener is process-wide, and so is img2dataset's handling of stderr
 
 
 @dataclass
@@ -39,8 +39,7 @@ class Notes:
 
 
 class GuardedOpener(urllib.request.OpenerDirector):
-    """An opener that uses a fetcher: no proxies from the environment, no file or ftp, every
-    redirect checked."""
+    """An opener that uses a fetcher: no proxies, no file or ftp, every redirect checked."""
 
     def __init__(self, fetcher: Fetcher, expected: Mapping[str, Sequence[Expected | None]]):
         super().__init__()

@@ -15,7 +15,7 @@ ASKED = pa.schema(
         ("md5", pa.string()),
     ]
 )
-"""The requested rows. Hashes come from the manifest, null where it has none."""
+"""The requested rows. Hashes come from the manifest, null if it has none."""
 FETCHED = pa.schema(
     [
         ("ordinal", pa.int64()),

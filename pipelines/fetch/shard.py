@@ -162,8 +162,7 @@ def _record(row: dict[str, Any], **said: Any) -> dict[str, Any]:
 
 
 def _reason(status: str, text: str) -> tuple[Reason, str]:
-    """Return the reason and message in img2dataset's error text. Texts of our own errors begin with
-    the reason."""
+    """Return the reason and message in img2dataset's error text; our own errors begin with the reason."""
     head, colon, message = text.partition(": ")
     if colon and head in _CODES:
         return Reason(head), message

@@ -1,5 +1,4 @@
-"""Load img2dataset only when needed: it imports wandb, albumentations and a second OpenCV, which
-takes seconds."""
+"""Load img2dataset on demand: it imports wandb, albumentations and a second OpenCV, which takes seconds."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ from open_diht.pipelines.fetch.settings import DownloadSettings
 
 
 class ToolMissing(RuntimeError):
-    """The error that img2dataset is not installed. The message names the command to install it."""
+    """The error that img2dataset is not installed. The message says how to install it."""
 
 
 def check_tool() -> None:

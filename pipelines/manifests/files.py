@@ -117,8 +117,7 @@ def guarded(path: str, items: Iterator[_T]) -> Iterator[_T]:
 
 
 def is_url(path: str) -> bool:
-    """Return whether a path has a protocol (memory://, s3://, ...) and needs fsspec; file:// counts
-    as local."""
+    """Return whether a path needs fsspec: it has a protocol (memory://, s3://, ...) other than file://."""
     return "://" in path and not path.startswith("file://")
 
 
@@ -295,7 +294,7 @@ def fingerprint(path: str, size: int) -> str:
 def stamp(path: str) -> Stamp | None:
     """Return a value that changes when a file is written to, using one request; None if there is no file.
 
-    Raises Unreachable if a store does not answer. Errors of local disks are raised as they are.
+    Raises Unreachable if a store does not answer. Other errors are raised as they are.
     """
     try:
         if not is_url(path):

@@ -70,8 +70,7 @@ def check_images_root(dataset: Dataset) -> None:
 
 
 def read_image_file(path: str | None, folders: Sequence[str], limit: int) -> ImageOrMissing:
-    """Return the bytes of an image file, or why there are none. Only files below `folders` are
-    read, see `inside`.
+    """Return the bytes of an image file, or why there are none. Reads only below `folders`, see `inside`.
 
     Args:
         path: the path as the manifest has it: relative, absolute, or a URL.

@@ -237,5 +237,5 @@ def _look(path: str, dataset: Dataset) -> FileInfo:
 
 @lru_cache(maxsize=16)
 def _read_as(dataset: Dataset, formats: tuple[tuple[str, int], ...]) -> str:
-    """Return the fingerprint of everything besides the file that an inspection depends on."""
+    """Return the fingerprint of everything that an inspection depends on, except for the file."""
     return fingerprint_of(VERSION, formats, asdict(dataset))

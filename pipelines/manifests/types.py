@@ -66,8 +66,7 @@ class FileInfo:
 
     @property
     def estimated_rows(self) -> int:
-        """Return the rows, exact if known, else estimated from size and mean row (a lower bound if
-        compressed)."""
+        """Return the rows, exact if known, else estimated from the size (a lower bound if compressed)."""
         if self.rows is not None:
             return self.rows
         return round(max(self.bytes - self.data_start, 0) / self.row_bytes) if self.row_bytes else 0
@@ -221,8 +220,7 @@ def in_words(broken: Broken) -> str:
 
 
 class UnreadableFile(ManifestError):
-    """A file, or the rest of one, cannot be read. It goes to the dead-letter table; other files are
-    not affected."""
+    """A file, or the rest of one, cannot be read. It goes to the dead-letter table."""
 
     def __init__(self, path: str, error: str, message: str) -> None:
         # All arguments go to the base class, so that the exception survives pickling between processes.

@@ -1,5 +1,4 @@
-"""Stage `captions`: read a unit's manifest rows, annotate their captions, and put broken rows into
-the dead-letter table."""
+"""Stage `captions`: read manifest rows, annotate captions, and put broken rows into the dead-letter table."""
 
 from __future__ import annotations
 
@@ -86,8 +85,7 @@ class CaptionRecord(TypedDict):
 
 @dataclass
 class CaptionStage(Annotator):
-    """See `Annotator`. Part of every run; if it is not requested, rows only get identities and are
-    not parsed."""
+    """See `Annotator`. Part of every run; if it is not requested, rows only get identities."""
 
     layout: Layout
     dataset: Dataset
@@ -159,8 +157,7 @@ class CaptionStage(Annotator):
         return known if known and known["annotated"] and self.parsed(known) else None
 
     def parsed(self, record: dict[str, Any]) -> bool:
-        """Return whether every row that passes the conditions was parsed: those skipped earlier are
-        rejected again."""
+        """Return whether every row that passes the conditions was parsed: all skipped rows are rejected again."""
         then = [condition_of(*one) for one in record["columns"].items()]
         return all(any(now.implies(one) for now in self.conditions) for one in then)
 

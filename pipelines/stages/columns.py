@@ -116,8 +116,7 @@ def annotated_rows(
     columns: list[str] | None = None,
     between: tuple[str, int, int] | None = None,
 ) -> Iterator[pa.Table]:
-    """Yield the rows of a unit as stage `captions` wrote them, with the values that the preset's
-    conditions compare.
+    """Yield a unit's rows from stage `captions`, with the values that the preset's conditions compare.
 
     Args:
         layout: the output folder.

@@ -179,8 +179,7 @@ class DecideStage(Stage):
 
 
 def _dead_letters(rows: pa.Table, path: str, unit: str, stage: str, why: Iterable[tuple[str, str]]) -> pa.Table:
-    """Return dead letters for annotated rows that cannot be decided or written; `why`: error and
-    message of each."""
+    """Return dead letters for rows that cannot be decided or written; `why`: error and message of each."""
     known = rows.select(["ordinal", "uid", "caption"]).to_pylist()
     where = {"file": path, "unit": unit, "stage": stage}
     letters = [{**row, **where, "error": error, "message": text} for row, (error, text) in zip(known, why, strict=True)]
@@ -208,8 +207,7 @@ class Deciding:
         self._only_decides = not work.seconds  # nothing was annotated
 
     def survivors(self, sources: Mapping[str, Sequence[Any]]) -> dict[str, str]:
-        """Return each unit's fingerprint of what its survivors depend on, given that of its
-        annotations (`sources`)."""
+        """Return what each unit's survivors depend on, given what its annotations depend on."""
         base = fingerprint_of(
             self.settings.preset.filters_fingerprint,
             VERSION,
@@ -220,8 +218,7 @@ class Deciding:
         return {unit: fingerprint_of(base, parts) for unit, parts in sources.items()}
 
     def make(self, survivors: Mapping[str, str], findings: Findings) -> dict[str, str]:
-        """Decide all units that are not up to date. Return each unit's fingerprint of what its
-        decisions depend on.
+        """Decide all units that are not up to date. Return what each unit's decisions depend on.
 
         Args:
             survivors: fingerprints of the units' survivors, from `survivors`.

@@ -56,8 +56,7 @@ _FEW_UNITS = 1_000  # with more units, each is large enough to detect an outage 
 
 
 class NetworkDown(RuntimeError):
-    """Almost no URL could be reached. The unit fails and is retried; otherwise an outage would
-    reject its rows."""
+    """Almost no URL could be reached. The unit fails and is retried, so that no row is rejected."""
 
     def __init__(self, unreachable: int, asked: int, first: str):
         super().__init__(

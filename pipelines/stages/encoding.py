@@ -40,7 +40,7 @@ def embedding_of(encoder: str, downloads: list[Any] | None) -> str:
 
 
 def vectors(embeddings: Sequence[Encoded | None], dimension: int) -> pa.Array:
-    """Return a column of float16 embeddings, zeros where there is none.
+    """Return a column of float16 embeddings, zeros for missing ones.
 
     Args:
         embeddings: n embeddings (d,), or why there is none.

@@ -94,8 +94,7 @@ class Export:
         return left
 
     def _list(self, names: list[str]) -> dict[str, Any]:
-        """Write the manifests of shards or indexes, and remove those of the other kind. Return the
-        result of `make`."""
+        """Write the manifests of shards or indexes, and remove the other kind. Return the result of `make`."""
         units = tars_of(self.work.plan, names) if self._leaves else dict.fromkeys(names)
         if self._leaves:
             self._remove_shards(but=units)

@@ -106,8 +106,7 @@ class Survivors:
 
 
 class SegmentStage(Stage):
-    """A stage that keeps the results of units. If other thresholds let more rows pass, it processes
-    only these."""
+    """A stage that keeps results. If other thresholds let more rows pass, it processes only these."""
 
     adds = True
     nothing: ClassVar[dict[str, Any]]

@@ -305,8 +305,7 @@ def _rows(table: pa.Table, dataset: Dataset, preset: Preset, *, annotated: bool)
 
 
 def _records(table: pa.Table) -> pa.Table:
-    """Return the image records for `apply_cascade`: rows of `stages.spotting.SCHEMA`, by row index in
-    the table."""
+    """Return the image records for `apply_cascade`: rows of `stages.spotting.SCHEMA`, by row index."""
     _need(table, SPOTTING, 'put SpotText before, or say stages=["captions"]')
     column = table[SPOTTING]
     places = pa.array(np.arange(table.num_rows))

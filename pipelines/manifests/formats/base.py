@@ -217,8 +217,7 @@ def detect(path: str, dataset: Dataset) -> tuple[Format, Compression]:
         dataset: its `format` decides unless it is auto.
 
     Raises:
-        UnreadableFile: the first bytes contradict the format (a web page saved under the name,
-            UTF-16, another kind of file).
+        UnreadableFile: the first bytes contradict the name or format (a web page, UTF-16, another kind of file).
         BadSchema: neither the data set, nor the name, nor the first bytes tell the format.
     """
     with reading(path):
@@ -347,8 +346,7 @@ def gather(
 
 
 def until_broken(items: Iterator[_T]) -> Iterator[_T]:
-    """Yield the items before an UnreadableFile, and raise it only if there are none: reading will
-    meet it again."""
+    """Yield the items before an UnreadableFile. Raise it only if there are none; reading meets it again."""
     seen = False
     try:
         for item in items:

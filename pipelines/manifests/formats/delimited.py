@@ -198,8 +198,7 @@ def _has_quotes(info: FileInfo) -> bool:
 
 
 def _check_first_row(rows: list[list[str]], dataset: Dataset, path: str, format: str) -> None:
-    """Refuse a file without header whose columns are in another order than expected, which no later
-    check would notice."""
+    """Refuse a file without header whose columns are in another order; no later check would notice."""
     columns = dataset.columns
     first = next((fields for fields in rows if len(fields) == len(columns)), None)
     if first is None:

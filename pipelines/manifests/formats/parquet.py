@@ -145,8 +145,7 @@ class OpenParquet:
 
 @contextmanager
 def open_parquet(path: str) -> Iterator[OpenParquet]:
-    """Open a Parquet file. Raises UnreadableFile if its footer is unreadable or says that columns
-    are encrypted."""
+    """Open a Parquet file. Raises UnreadableFile if its footer is unreadable or columns are encrypted."""
     with reading(path):
         handle = open_file(path, parts=True)  # pages of all columns are read in turn, from distant offsets
     with handle:
@@ -281,8 +280,7 @@ def _paths(images: pa.ChunkedArray) -> list[str | None]:
 
 
 def _image_path(file: pq.ParquetFile, image: str | None) -> str | None:
-    """Return pyarrow's name of the path field of an image struct, which is cheap to read and
-    identifies images."""
+    """Return pyarrow's name of an image struct's path, which identifies images and is cheap to read."""
     if image is None:
         return None
     type = file.schema_arrow.field(image).type

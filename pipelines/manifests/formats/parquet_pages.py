@@ -102,8 +102,7 @@ def _unpacked(page: Page, width: int, entry: int, byte_array: bool) -> int:
 
 
 def _pages(handle: IO[bytes], chunk: pq.ColumnChunkMetaData) -> Iterator[Page]:
-    """Yield the pages of a column chunk, up to the first header that cannot be parsed; the reader
-    fails there too."""
+    """Yield the pages of a column chunk, up to an unparsable header, where the reader fails too."""
     at = chunk.data_page_offset
     if chunk.has_dictionary_page and 0 < (first := chunk.dictionary_page_offset or 0) < at:
         at = first
@@ -137,8 +136,7 @@ def _page(fields: dict[int, Any], body: int) -> Page | None:
 
 
 def _largest_entry(handle: IO[bytes], chunk: pq.ColumnChunkMetaData, page: Page) -> int:
-    """Return the bytes of a dictionary's largest entry, or those of the whole page if it is large
-    or unreadable."""
+    """Return the bytes of a dictionary's largest entry, or of the page if it is large or unreadable."""
     if page.size > _HEADER_BYTES[-1]:
         return page.size
     handle.seek(page.body)

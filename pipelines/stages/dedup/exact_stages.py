@@ -194,8 +194,7 @@ class KeyStage(Stage):
         return key_records(halves_of_uids(every.uids), every.ordinals, pairs)
 
     def _spotted(self, unit: str) -> list[int]:
-        """Return the ordinals of the rows whose images stage `spotting` reads; earlier runs may have
-        read others."""
+        """Return the ordinals of the rows whose images this run's stage `spotting` reads."""
         wanted = Survivors(self.preset, "captions" in self.stages, annotations="")
         names = [image_unit_name(unit, number) for number in self._image_units(unit)]
         rows = [wanted.ordinals(self.layout, name, self._plan.image_rows).tolist() for name in names]

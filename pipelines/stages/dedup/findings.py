@@ -29,8 +29,7 @@ _GROUP_ROWS = 16_384
 
 @dataclass(frozen=True)
 class DuplicateFiles:
-    """The files with the entries of a kind, `file_name(0)` to `file_name(count - 1)`, and whether it
-    rejects."""
+    """The files of a kind, `file_name(0)` to `file_name(count - 1)`, and whether the kind rejects."""
 
     kind: str
     count: int

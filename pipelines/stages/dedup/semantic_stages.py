@@ -1,5 +1,4 @@
-"""Stages that find semantic duplicates: embeddings, centroids, members of clusters, and near copies in
-a cluster."""
+"""Stages that find semantic duplicates: embeddings, centroids, members of clusters, near copies."""
 
 from __future__ import annotations
 

@@ -263,8 +263,7 @@ Scores = Iterable[NDArray[np.float32]]
 
 @dataclass
 class ThresholdStage(Stage):
-    """A `Stage` whose units are the scores with a fraction to keep. Each reads the scores of all units
-    twice."""
+    """A `Stage` whose units are scores with a fraction to keep. Each reads all scores twice."""
 
     layout: Layout
     keep: Mapping[str, float]

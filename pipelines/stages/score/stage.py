@@ -214,8 +214,7 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
 
     @classmethod
     def judge(cls, settings: RunSettings, work: Work, sources: Mapping[str, Sequence[Any]]) -> ScoreFilter:
-        """Find the thresholds that fractions of all rows give, and the corrected scores, if the preset
-        needs them.
+        """Find the thresholds that fractions of all rows give, and the corrected scores, if needed.
 
         Args:
             settings: the run's settings.
@@ -302,8 +301,7 @@ def _workers(work: Work, device: str) -> int:
 
 
 def settled_precision(layout: Layout, identity: Mapping[str, Any], asked: str, device: str) -> str:
-    """Return the precision, bf16 or fp32: as requested, else as OUTPUT has it for this model, else the
-    device's best.
+    """Return the precision: as requested, else as OUTPUT has it for this model, else the device's best.
 
     Shards on machines of different kinds thus agree.
 
