@@ -60,7 +60,7 @@ class FileInfo:
     data_start: int = 0
     """Text: offset of the first byte after the header, in the uncompressed stream."""
     row_bytes: float = 0.0
-    """Mean uncompressed bytes of a row at the file's beginning, for estimates; 0 if no row was seen."""
+    """Mean uncompressed bytes of a row at the file's beginning (Parquet: stored bytes); 0 if no row was seen."""
     images: bool = False
     """Whether the rows have images: a column of bytes or paths, or image members of a tar."""
 

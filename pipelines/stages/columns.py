@@ -141,8 +141,7 @@ def values_of(batch: Batch, places: Mapping[str, str], conditions: Sequence[Colu
     Args:
         batch: rows as the manifest has them.
         places: the column of each condition (see `columns_of`).
-        conditions: the preset's conditions. Languages without a column are identified from the
-            captions.
+        conditions: the preset's conditions. A language without a column is identified from the captions.
     """
     table = batch.table
     identified = [name for name in language.NAMES if name in {one.reason for one in conditions} - places.keys()]

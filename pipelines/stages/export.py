@@ -57,9 +57,8 @@ class Export:
             duplicate_files: files of the kinds of duplicates that were compared.
 
         Returns:
-            If the input's tars stay: `shards`, their number; `samples`, the number of those that
-            are named; `left_out`, the number of other survivors by reason. Empty if new shards are
-            written.
+            If the input's tars stay: `shards`, their number; `samples`, the number of indexed survivors;
+            `left_out`, the number of other survivors by reason. Empty otherwise.
         """
         work, layout, began = self.work, self.layout, time.time()
         fingerprint, vouched = fingerprint_of(decided), Vouched(layout)

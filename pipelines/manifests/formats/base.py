@@ -54,7 +54,7 @@ class Format(ABC):
     """Increase it when inspecting the same file gives another result. Older inspections are then discarded."""
 
     def starts(self, head: bytes) -> bool:
-        """Return whether these first 512 bytes, uncompressed, certainly belong to this format.
+        """Return whether these first 512 bytes, as stored, certainly belong to this format.
 
         It is called only if the file's name does not tell the format.
         """

@@ -48,7 +48,7 @@ PARTS = 256
 
 @dataclass
 class RowStage(Stage):
-    """A `Stage` that finds the scored rows of a unit, in random order."""
+    """A `Stage` that finds a unit's rows that filters keep and that have a score, in random order."""
 
     layout: Layout
     preset: Preset
