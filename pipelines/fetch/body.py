@@ -60,7 +60,7 @@ def _unpacked(pieces: Iterator[bytes], encoding: str, max_bytes: int) -> bytes:
     out = bytearray()
     try:
         for piece in pieces:
-            out += unpack.decompress(piece, max_bytes + 1 - len(out))
+            out += unpack.decompress(piece, max_bytes + 1 - len(out))  # one byte too many reveals a bomb
             if len(out) > max_bytes:
                 raise FetchError(Reason.TOO_LARGE, f"more than {max_bytes} bytes when unpacked")
     except zlib.error as error:

@@ -37,6 +37,7 @@ class _Bounded:
     allowance: int
 
     def recv_into(self, *args: Any, **kwargs: Any) -> int:
+        # Each read gets only the time that is left.
         self.settimeout(_left(self.deadline))  # type: ignore[attr-defined]
         count: int = super().recv_into(*args, **kwargs)  # type: ignore[misc]
         self.allowance -= count
@@ -128,6 +129,7 @@ class GuardedConnection(http.client.HTTPConnection):
                 sock.settimeout(_left(until))
                 _permit(sock, self._deadline, self._max_header_bytes)
                 sock = self._context.wrap_socket(sock, server_hostname=self._target.host)
+            # With TLS this is another socket, whose limits are not set yet.
             _permit(sock, self._deadline, self._max_header_bytes)
         except (OSError, ssl.SSLError, ValueError) as error:
             sock.close()
@@ -147,6 +149,7 @@ def _not_connected(target: Target, error: Exception) -> FetchError:
     if isinstance(error, TimeoutError):
         return FetchError(Reason.TIMEOUT, f"{target.host}: no connection in time", temporary=True)
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    # These errors would occur again; others may be temporary.
     refused = isinstance(error, ConnectionRefusedError | ssl.SSLCertVerificationError | ValueError)
     return FetchError(Reason.CONNECT_FAILED, f"{target.host}: {text}", temporary=not refused)
 
@@ -175,12 +178,13 @@ def response(connection: GuardedConnection, target: Target, user_agent: str) -> 
         connection.endheaders()
         try:
             answer = connection.getresponse()
-        except FetchError as error:
+        except FetchError as error:  # the headers exceeded the byte limit
             raise FetchError(Reason.BAD_RESPONSE, f"{target.host}: headers without end") from error
         with answer:
             yield answer
     except TimeoutError as error:
         raise FetchError(Reason.TIMEOUT, f"{target.host}: not done in time", temporary=True) from error
+    # Both an OSError and an HTTPException, so it is handled before these.
     except http.client.RemoteDisconnected as error:
         raise FetchError(Reason.CONNECT_FAILED, f"{target.host}: closed without an answer", temporary=True) from error
     except http.client.IncompleteRead as error:

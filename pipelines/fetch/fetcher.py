@@ -98,6 +98,7 @@ class Fetcher:
             return None
         if error.retry_after is not None:
             return error.retry_after if error.retry_after <= settings.max_wait else None
+        # Random, so that clients do not retry at the same time.
         return min(settings.max_wait, settings.backoff * 2 ** (attempt - 1) * random.uniform(0.75, 1.25))
 
     def _attempt(self, target: Target, attempt: int) -> Fetched:

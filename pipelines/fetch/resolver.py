@@ -15,6 +15,7 @@ from open_diht.pipelines.fetch.urls import Target
 Resolve = Callable[[str, int, float], list[str]]
 """Maps a host, a port and a timeout in seconds to addresses as text. Raises FetchError dns_failed."""
 
+# Definite answers; other errors may be temporary.
 _SAYS_NO = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME), socket.EAI_FAIL)
 
 

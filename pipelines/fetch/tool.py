@@ -67,7 +67,7 @@ def load_tool() -> tuple[Any, Any, Any]:
             size = image.width, image.height
             if image.format == "JPEG" and max(size) <= self.image_size:
                 return data, *size, *size, None  # unchanged: no second lossy encoding
-            bitmap = cv2.imencode(".bmp", image.pixels)[1].tobytes()
+            bitmap = cv2.imencode(".bmp", image.pixels)[1].tobytes()  # a lossless input for the base class
             encoded, width, height, _, _, error = super().__call__(io.BytesIO(bitmap))
             return encoded, width, height, *size, error
 

@@ -55,7 +55,7 @@ def batches(chunks: Iterator[Chunk], roles: Roles, batch_rows: int) -> Generator
                 *full, last = _cut(_join(waiting), batch_rows)
                 yield from full
                 waiting, size = [last], bytes_of(last.table)
-            if size > _FLUSH_BYTES:
+            if size > _FLUSH_BYTES:  # rows are large: a short batch bounds memory
                 yield _join(waiting)
                 waiting, size = [], 0
     except UnreadableFile as error:

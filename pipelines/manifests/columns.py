@@ -74,6 +74,7 @@ def _converted(array: pa.Array, type: pa.DataType) -> pa.Array:
         made = pa.LargeListArray if large else pa.ListArray
         values = _converted(array.flatten(), type.value_type)
         return made.from_arrays(offsets, values, type=type, mask=array.is_null())
+    # Nested list views go through Python, to avoid that cast.
     return pa.array(array.to_pylist(), type) if _holds_list_view(array.type) else array.cast(type)
 
 

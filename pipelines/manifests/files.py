@@ -62,7 +62,7 @@ def is_outage(path: str, error: Exception) -> bool:
     if not is_url(path) or not isinstance(error, OSError):
         return False
     if isinstance(error, PermissionError):
-        answer = getattr(error.__cause__, "response", None)
+        answer = getattr(error.__cause__, "response", None)  # the client keeps S3's answer there
         return isinstance(answer, dict) and answer.get("Error", {}).get("Code") in _OUTAGE_CODES
     return isinstance(error, _OUTAGE) or error.errno in _OUTAGE_NUMBERS
 
@@ -197,13 +197,14 @@ class _Parts(io.RawIOBase):
             if start <= at < start + len(part):
                 return start, part
         self._handle.seek(at)
+        # Read up to the next cached part.
         end = min((start for start in self._parts if at < start < stop), default=stop)
         part = self._handle.read(end - at)
         if not part:
             raise EOFError(f"the file ends at byte {at}, and had {self._size} bytes")
         self._parts[at], self._held = part, self._held + len(part)
         while self._held > _REMEMBERED_BYTES or len(self._parts) > _REMEMBERED_PARTS:
-            self._held -= len(self._parts.pop(next(iter(self._parts))))
+            self._held -= len(self._parts.pop(next(iter(self._parts))))  # the oldest part
         return at, part
 
 
@@ -339,7 +340,7 @@ def unchanged(span: Span) -> Iterator[bool]:
         yield False
         return
     before = stamp(span.path)
-    seen = span.info is not None and span.info.stamp == before
+    seen = span.info is not None and span.info.stamp == before  # then the fingerprint need not be computed
     if before is None or (not seen and _fingerprint(span.path, before) != span.fingerprint):
         raise FileChanged(span.path, difference(before))
     try:

@@ -214,7 +214,7 @@ class CaptionStage(Annotator):
         captions = [caption or "" for caption, asked in zip(batch.captions, parse, strict=True) if asked]
         annotations = self._annotator.annotate(captions)
         if len(captions) < len(parse):
-            annotations = annotations.take(pa.array(np.cumsum(parse) - 1, mask=~parse))
+            annotations = annotations.take(pa.array(np.cumsum(parse) - 1, mask=~parse))  # null for rows not parsed
         return pa.table([*table.columns, *annotations.columns], schema=pa.schema([*ROW, *SCHEMA]))
 
 

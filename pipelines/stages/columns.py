@@ -220,6 +220,7 @@ def columns_of(
 
 
 def _column(name: str, roles: Roles, dataset: Dataset, columns: Sequence[str]) -> str | None:
+    # In swapped sets, the column in the role `height` holds the widths.
     role = {"width": "height", "height": "width"}.get(name, name) if dataset.swap_size else name
     if (played := roles.given().get(role)) in columns:
         return played

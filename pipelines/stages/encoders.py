@@ -217,6 +217,7 @@ class Encoder:
     def _filled(self, batch: Any) -> Any:
         missing = self._most - len(batch) if self._fixed else 0
         if missing:
+            # The results of these copies are dropped.
             batch = self._torch.cat([batch, batch[:1].expand(missing, *batch.shape[1:])])
         return batch.to(self.device)
 

@@ -228,7 +228,7 @@ def _reading(ordinal: int, result: Spotting | UnreadableImage, original: tuple[i
     if isinstance(result, UnreadableImage):
         return _no_reading(ordinal, str(result.reason), result.message)
     width, height = original or (result.width, result.height)
-    x, y = width / result.width, height / result.height
+    x, y = width / result.width, height / result.height  # boxes are scaled to the original
     lines = [
         {"text": s.text, "score": s.score, "box": [[corner[0] * x, corner[1] * y] for corner in s.box]}
         for s in result.spotted

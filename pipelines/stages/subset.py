@@ -96,6 +96,7 @@ def _unique(uids: NDArray[np.uint64], without: NDArray[np.uint64]) -> NDArray[np
     distinct = np.unique(uids, axis=0)
     if not len(without):
         return distinct
+    # `without` is there twice, so only uids outside of it can occur once.
     found, counts = np.unique(np.concatenate([distinct, without, without]), axis=0, return_counts=True)
     return found[counts == 1]
 

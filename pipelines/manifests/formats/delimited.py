@@ -45,7 +45,7 @@ class _Delimited(LineFormat):
         """
 
     def head(self, lines: list[Line], path: str, dataset: Dataset) -> Head:
-        if len(lines) == 1 and b"\r" in lines[0].raw.rstrip(b"\r"):
+        if len(lines) == 1 and b"\r" in lines[0].raw.rstrip(b"\r"):  # CR alone does not end a line here
             message = "its lines end with CR alone; convert it: tr '\\r' '\\n' < in > out"
             raise UnreadableFile(path, "LineEnds", message)
         found = list(self.records(iter(lines), dataset))

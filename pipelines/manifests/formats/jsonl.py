@@ -194,7 +194,7 @@ def as_text(value: Any, *, lists: bool = False) -> str | None:
     """
     if lists and isinstance(value, list):
         value = value[0] if value else None
-    if value is None or value != value:
+    if value is None or value != value:  # only NaN differs from itself
         return None
     if not isinstance(value, str):
         raise BadJson("not_text", f"{value!r:.60} is {_name(value)}, not text")
@@ -210,7 +210,7 @@ def _name(value: Any) -> str:
 def _class_of(value: Any) -> str:
     if value is None:
         return "null"
-    if isinstance(value, bool):
+    if isinstance(value, bool):  # before int, of which bool is a subclass
         return "boolean"
     if isinstance(value, int):
         return "integer" if value in _INT64 else "other"
@@ -247,6 +247,7 @@ def _cell(value: Any, column: Column) -> tuple[bool, Any]:
         return False, None
     if column.type == "int64":
         return (True, value) if isinstance(value, int) and value in _INT64 else (False, None)
+    # Larger integers would lose digits as doubles.
     if isinstance(value, float) or (isinstance(value, int) and abs(value) <= _EXACT_DOUBLE):
         return True, float(value)
     return False, None

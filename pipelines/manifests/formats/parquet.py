@@ -153,7 +153,7 @@ def open_parquet(path: str) -> Iterator[OpenParquet]:
             # With a buffer and without pre-buffering, columns of a row group are streamed.
             # Otherwise pyarrow holds them whole (some sets have one group per file).
             file = pq.ParquetFile(handle, buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True)
-            handle.seek(-8, os.SEEK_END)
+            handle.seek(-8, os.SEEK_END)  # the file ends with the footer's length and the magic bytes
             footer = int.from_bytes(handle.read(4), "little")
         # pyarrow does not expose that columns are encrypted, and crashes the process if one is inspected.
         if footer == file.metadata.serialized_size + _SIGNATURE_BYTES:

@@ -124,6 +124,7 @@ def _pages(handle: IO[bytes], chunk: pq.ColumnChunkMetaData) -> Iterator[Page]:
 
 
 def _page(fields: dict[int, Any], body: int) -> Page | None:
+    # The numbers are those of PageHeader's fields in parquet.thrift.
     kind, unpacked, packed = (fields.get(number) for number in (1, 2, 3))
     about = fields.get({_DATA: 5, _DICTIONARY: 7, _DATA_V2: 8}.get(kind, -1) if isinstance(kind, int) else -1, {})
     numbers = (kind, unpacked, packed)
@@ -177,7 +178,7 @@ def _header(source: _Block, at: int) -> tuple[dict[int, Any], int] | None:
         try:
             return _Thrift(content).struct()
         except IndexError:
-            if len(content) < size:
+            if len(content) < size:  # the file ends within the header
                 return None
         except ValueError:
             return None
@@ -222,7 +223,7 @@ class _Thrift:
                 return self._bytes(self._varint())
             case 9 | 10:
                 head = self._byte()
-                count = head >> 4 if head >> 4 < 15 else self._varint()
+                count = head >> 4 if head >> 4 < 15 else self._varint()  # larger counts follow as a varint
                 return [self._value(3 if head & 15 in (1, 2) else head & 15, depth + 1) for _ in range(count)]
             case 12:
                 return self.struct(depth + 1)[0]
@@ -251,4 +252,4 @@ class _Thrift:
 
     def _integer(self) -> int:
         value = self._varint()
-        return value >> 1 ^ -(value & 1)
+        return value >> 1 ^ -(value & 1)  # zigzag encoding: the lowest bit is the sign

@@ -188,7 +188,7 @@ def samples(
             if (parts := member.sample()) is None:
                 continue
             key, extension = parts
-            if current is None or key != current.key:
+            if current is None or key != current.key:  # another key ends the current sample
                 if current is not None:
                     yield current
                 if stop is not None and member.offset >= stop:

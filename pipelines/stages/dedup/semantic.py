@@ -110,7 +110,7 @@ def near_copies(
         link = np.full(len(rows), -1, np.int64)
         for block in range(0, known, BLOCK):
             open_ = np.flatnonzero(link < 0)
-            if not len(open_):
+            if not len(open_):  # every row of the tile has its link
                 break
             others = earlier[block : min(block + BLOCK, known)]
             cosine = tile[open_] @ unit_length(vectors[others]).T

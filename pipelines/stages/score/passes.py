@@ -308,7 +308,7 @@ def kth_largest(scores: Callable[[], Scores], k: int) -> float:
     upper, left = _bin_of(scores, k, lambda keys: keys >> _HALF)
     lower, _ = _bin_of(scores, left, lambda keys: keys[keys >> _HALF == upper] & (2**_HALF - 1))
     key = np.uint32(upper << _HALF | lower)
-    bits = key & np.uint32(2**31 - 1) if key >> 31 else ~key
+    bits = key & np.uint32(2**31 - 1) if key >> 31 else ~key  # the inverse of `_keys`
     return float(np.array([bits], np.uint32).view(np.float32)[0])
 
 
@@ -325,4 +325,5 @@ def _bin_of(scores: Callable[[], Scores], k: int, bins: Callable[[NDArray[Any]],
 def _keys(scores: NDArray[np.float32]) -> NDArray[np.int64]:
     """Return integers in the order of the scores."""
     bits = np.ascontiguousarray(scores + np.float32(0.0)).view(np.uint32)  # -0.0 is 0.0
+    # The bits of negative floats ascend with magnitude, so they are inverted.
     return np.where(bits >> 31, ~bits, bits | np.uint32(2**31)).astype(np.int64)

@@ -313,6 +313,7 @@ def settled_precision(layout: Layout, identity: Mapping[str, Any], asked: str, d
     """
     path = layout.work / NAME / "model.json"
     ours = {"encoder": dict(identity), "precision": asked if asked != AUTO else best_precision(device)}
+    # With `auto`, the first of several shards decides for all.
     known: dict[str, Any] = ours if publish_first(path, ours) else read_json(path)
     if known["encoder"] == ours["encoder"] and asked in (AUTO, known["precision"]):
         return str(known["precision"])
