@@ -1,6 +1,6 @@
-"""Data sets: one YAML file each says where the manifest is published and how it is read.
+"""Descriptions of data sets: one YAML file each says where the manifest is published and how to read it.
 
-A new data set is one new file in this folder.
+To add a data set, add a file to this folder.
 """
 
 from open_diht.pipelines.datasets.dataset import READ_AS, Dataset

@@ -13,53 +13,56 @@ from open_diht.pipelines.datasets.roles import ALIASES, ROLE_NAMES, Roles
 CaptionList = Literal["first", "refuse"]
 CAPTION_LISTS: tuple[str, ...] = get_args(CaptionList)
 READ_AS = ("format", "header", "columns", "delimiter", "caption_list", "images_root")
-"""The fields that say how files are read, besides the roles; `Dataset.with_roles` takes all of them."""
+"""The fields besides the roles that say how to read files. `Dataset.with_roles` accepts all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """How to find and read the manifests of one data set. Raises DatasetError where the fields contradict each
-    other."""
+    """The description of how to find and read the manifests of one data set.
+
+    Raises DatasetError if fields contradict each other.
+    """
 
     name: str
-    """The name people type, and the folder under data/."""
+    """Name to type, and name of the folder under data/."""
     title: str
-    """The name as its makers write it."""
+    """Name as its authors write it."""
     homepage: str
-    """Web address of its description; "" where it has none."""
+    """URL of its description, or ""."""
     where: str
-    """Where the manifest is published, for people."""
+    """Where the manifest is published, as text for people."""
     size: str
-    """Rows and bytes of the manifest, for people; says "unknown" for what is unknown."""
+    """Rows and bytes of the manifest, as text for people; "unknown" if unknown."""
     licence: str
-    """Licence of the manifest, for people; says "unknown" for what is unknown."""
+    """License of the manifest, as text for people; "unknown" if unknown."""
     default_glob: str
-    """Which files are manifests, relative to data/<name>/."""
+    """Glob of the manifest files, relative to data/<name>/."""
     format: str = "auto"
-    """How the files are written. auto: by the name's ending, then by the first bytes; the name of a format (parquet,
-    tsv, csv, jsonl, webdataset, or one that a plugin registers) is taken at its word, whatever the file is called.
-    Presets say auto, because the same rows are met as published and as img2dataset's shards."""
+    """File format. auto: detected from the extension, then from the first bytes. The name of a
+    format (parquet, tsv, csv, jsonl, webdataset, or one that a plugin registers) applies whatever
+    the file's name. Presets use auto, because the same rows occur as published and as img2dataset's
+    shards."""
     header: bool = True
-    """Whether a TSV or CSV file starts with the names of its columns."""
+    """Whether a TSV or CSV file starts with a line of column names."""
     columns: tuple[str, ...] = ()
-    """Names of the columns of header-less TSV and CSV files, in order."""
+    """Names of the columns of TSV and CSV files without a header, in order."""
     delimiter: str = ","
-    """What separates the fields of a CSV file, one character. TSV is always tab."""
+    """Field separator of CSV files, one character. TSV always uses tab."""
     roles: Roles = field(default_factory=Roles)
-    """Columns named outright; those left None are found by alias."""
+    """Columns named explicitly. Those left None are found by alias."""
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
-    """Aliases of single roles, instead of those in roles.py."""
+    """Aliases that replace those in roles.py, by role."""
     needs: tuple[str, ...] = ("caption", "url")
-    """Roles without which a file is refused. Images at hand (bytes, paths, tar members) stand in for `url`."""
+    """Roles that a file must have. Available images (bytes, paths, tar members) replace `url`."""
     caption_list: CaptionList = "first"
-    """What to do where a caption is a list of texts: take the first, or refuse the file."""
+    """What to do if a caption is a list of texts: take the first, or refuse the file."""
     swap_size: bool = False
-    """Whether the columns called width and height hold each other's values (LAION)."""
+    """Whether the columns named width and height hold each other's values (LAION)."""
     images_root: str | None = None
-    """Folder (path or URL) that image paths are relative to, and below which images are read, like below the manifest's
-    folder; None: the manifest's folder alone."""
+    """Folder (path or URL) that image paths are relative to. Images are read from below it and from
+    below the manifest's folder. None: the manifest's folder alone."""
     notes: str = ""
-    """What a reader of the data should know."""
+    """Remarks for users of the data."""
 
     def __post_init__(self) -> None:
         _one_of("caption_list", self.caption_list, CAPTION_LISTS, self.name)
@@ -86,15 +89,15 @@ class Dataset:
             raise DatasetError(f"{self.name}: roles width and height go together; give both or neither")
 
     def aliases_of(self, role: str) -> tuple[str, ...]:
-        """Returns the names under which the column of `role` is looked for, best first."""
+        """Return the column names to try for `role`, best first."""
         return self.aliases.get(role, ALIASES.get(role, ()))
 
     def with_roles(self, **given: Any) -> Dataset:
-        """Return a copy with the user's own settings. None leaves a setting as it is.
+        """Return a copy with the user's own settings. None leaves a setting unchanged.
 
         Args:
-            **given: fields of `READ_AS`, and columns by their role, for example caption="alt". `columns` alone implies
-                header=False, and header=True alone drops `columns`.
+            **given: fields of `READ_AS`, and columns by role, for example caption="alt". `columns`
+                alone implies header=False; header=True alone drops `columns`.
 
         Raises:
             DatasetError: a role is unknown, or settings contradict each other.
@@ -110,7 +113,7 @@ class Dataset:
         return replace(self, roles=replace(self.roles, **changed), **settings)
 
     def missing_message(self, looked_in: str) -> str:
-        """Return what a user reads where no manifest was found in `looked_in`, a folder or glob."""
+        """Return the message for a user whose folder or glob `looked_in` has no manifest."""
         lines = [
             f"There is no manifest in {looked_in}: nothing there matches {self.default_glob}.",
             "",

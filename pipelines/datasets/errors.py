@@ -1,7 +1,7 @@
-"""What goes wrong with a description of a data set."""
+"""The error for invalid data set descriptions."""
 
 from __future__ import annotations
 
 
 class DatasetError(Exception):
-    """A data set's name, YAML file or setting is wrong; the message says what, where and what to write instead."""
+    """An error in a data set's name, YAML file or setting. The message says what to write instead."""

@@ -1,4 +1,4 @@
-"""Reads the YAML files that describe data sets, strictly: a mistyped key is an error, never a default."""
+"""Load the YAML files that describe data sets. Parsing is strict: a mistyped key is an error."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ _SHELF = Shelf(Path(__file__).parent, "data set", DatasetError)
 
 
 def dataset_names() -> list[str]:
-    """Returns the names of the data sets that come with the project, sorted."""
+    """Return the sorted names of the built-in data sets."""
     return _SHELF.names()
 
 
 def load_dataset(name_or_path: str) -> Dataset:
-    """Returns the description of a data set.
+    """Return the description of a data set.
 
     Args:
-        name_or_path: one of `dataset_names()`, or the path of a YAML file (it ends in .yaml or .yml).
-
-    Raises:
-        DatasetError: no such name or file, unreadable YAML, an unknown, repeated or missing key, a value of the wrong
-            type.
+        name_or_path: one of `dataset_names()`, or the path of a YAML file (ending in .yaml or
+            .yml).
 
     Returns:
-        How manifests of the data set are read, and where they are published.
+        How to read manifests of the data set, and where they are published.
+
+    Raises:
+        DatasetError: no such name or file, unreadable YAML, an unknown, repeated or missing key, or
+            a value of the wrong type.
 
     Example:
         >>> from open_diht import load_dataset

@@ -1,4 +1,4 @@
-"""Names as people are shown them."""
+"""Format lists of names for messages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ from collections.abc import Sequence
 
 
 def listing(names: Sequence[str], limit: int = 12) -> str:
-    """Returns the names as one line, cut after `limit` of them; "nothing" where there are none."""
+    """Return the names as one line, cut after `limit` of them, or "nothing" if there are none.
+
+    Args:
+        names: the names to list.
+        limit: how many are listed; the rest is counted.
+    """
     if not names:
         return "nothing"
     shown = ", ".join(names[:limit])

@@ -1,4 +1,4 @@
-"""What a manifest's columns are for, and the names under which they are found."""
+"""Roles of manifest columns, and the column names (aliases) by which they are found."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True, kw_only=True)
 class Roles:
-    """The column that plays each role. In a `Dataset`, None means: find it by alias. In a `FileInfo`, None means:
-    absent."""
+    """The column of each role. None means "find it by alias" in a `Dataset`, and "absent" in a `FileInfo`."""
 
     url: str | None = None
-    """Where the image was on the web."""
+    """The image's URL."""
     caption: str | None = None
-    """The text that the filters judge."""
+    """Caption that the filters decide on."""
     uid: str | None = None
-    """The manifest's own identity of a row."""
+    """The manifest's own row identifier."""
     image: str | None = None
     """The image's bytes: a binary column, or a struct {bytes, path} as Hugging Face writes it."""
     image_path: str | None = None
-    """Path of the image's file, relative to the manifest's folder."""
+    """Path of the image file, relative to the manifest's folder."""
     key: str | None = None
-    """Name of the row within its shard (img2dataset, webdataset); no identity, since it repeats across shards."""
+    """Name of the row within its shard (img2dataset, webdataset). Not a row identifier: it repeats
+    across shards."""
     sha256: str | None = None
-    """SHA-256 of the image's bytes."""
+    """SHA-256 of the image file."""
     md5: str | None = None
-    """MD5 of the image's bytes."""
+    """MD5 of the image file."""
     width: str | None = None
-    """Width in pixels; found or absent together with `height`. Some sets swap the two: see `Dataset.swap_size`."""
+    """Width in pixels; present or absent together with `height`. Some sets swap the two: see
+    `Dataset.swap_size`."""
     height: str | None = None
     """Height in pixels."""
     similarity: str | None = None
@@ -45,14 +46,15 @@ class Roles:
     """Outcome of the download (img2dataset: success, failed_to_download, failed_to_resize)."""
 
     def given(self) -> dict[str, str]:
-        """Returns the roles that have a column, in the order of the fields."""
+        """Return the roles that have a column, in field order."""
         return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
 
 
 ROLE_NAMES: tuple[str, ...] = tuple(field.name for field in fields(Roles))
 
-# A rank is one word in any case; the spellings written here win over other cases of the same word. Earlier ranks win
-# over later ones, and two columns of one rank are refused rather than guessed (see manifests/schema.py).
+# Aliases that differ only in case are one rank; the exact spellings here win over other cases of
+# the same word. Earlier ranks win over later ones. Two columns of one rank are refused, not guessed
+# (see manifests/schema.py).
 ALIASES: Mapping[str, tuple[str, ...]] = {
     "url": ("URL", "url", "image_url", "image_urls"),
     "caption": ("TEXT", "text", "caption", "captions", "txt", "title"),
@@ -76,6 +78,6 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "status": ("status",),
 }
 
-# Width and height come from one family, or not at all. img2dataset writes both families; size rules speak of the
-# original.
+# Width and height come from the same family. img2dataset writes both families; size rules refer to
+# the original.
 SIZE_FAMILIES: tuple[tuple[str, str], ...] = (("original_width", "original_height"), ("width", "height"))

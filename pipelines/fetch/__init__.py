@@ -1,8 +1,9 @@
-"""Images from the web, fetched so that a hostile manifest can harm nobody.
+"""Fetch images from the web, safely even for a hostile manifest.
 
-A manifest is foreign input: an address in it may name the machine's own services, a cloud's metadata server, a file, a
-stream without end or an image of a terabyte. `Fetcher` asks public addresses only, within bounds, and answers every
-failure with one reason out of a closed list. `fetch_shard` lets img2dataset's own downloader do the work on top of it.
+A manifest is untrusted input: a URL in it may name the machine's own services, a cloud's metadata
+server, a file, an endless stream or a terabyte image. `Fetcher` requests public addresses only,
+within limits, and reports every failure with one reason from a closed list. `fetch_shard` runs
+img2dataset's own downloader on top of it.
 """
 
 from open_diht.pipelines.fetch.addresses import Allowed, is_public

@@ -1,4 +1,4 @@
-"""Which addresses of the internet may be asked."""
+"""Decide which internet addresses may be requested."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from dataclasses import dataclass
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-# IANA's special-purpose registries for IPv4 and IPv6. They are written out since what `ipaddress` calls global differs
-# between Python versions, counts multicast in, and does not look into translated addresses.
+# IANA's special-purpose registries for IPv4 and IPv6. They are written out here because
+# `ipaddress`'s notion of "global" differs between Python versions, includes multicast and does not
+# look into translated addresses.
 _NOT_PUBLIC_4 = tuple(
     ipaddress.IPv4Network(text)
     for text in (
@@ -31,7 +32,7 @@ _NOT_PUBLIC_4 = tuple(
         "240.0.0.0/4",  # reserved, and broadcast
     )
 )
-_GLOBAL_6 = ipaddress.IPv6Network("2000::/3")  # all that is assigned for use; loopback, local, mapped etc. lie outside
+_GLOBAL_6 = ipaddress.IPv6Network("2000::/3")  # all assigned unicast; loopback, local, mapped etc. lie outside
 _NOT_PUBLIC_6 = tuple(
     ipaddress.IPv6Network(text)
     for text in (
@@ -43,16 +44,17 @@ _NOT_PUBLIC_6 = tuple(
 )
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _ISATAP = (0x0000_5EFE, 0x0200_5EFE)
-"""The upper half of an interface identifier whose lower half is an IPv4 address, under any prefix; the second says that
-the address is unique."""
+"""Upper halves of ISATAP interface identifiers, which embed an IPv4 address in the lower half,
+under any prefix. The second one marks the IPv4 address as globally unique."""
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address belongs to the public internet.
+    """Return whether an address belongs to the public internet.
 
-    An address of the well-known NAT64 prefix is judged by the IPv4 address in it, for in networks without IPv4 the
-    resolver turns every public IPv4 address into one. Other addresses with an IPv4 address in them (mapped, compatible,
-    6to4, Teredo, ISATAP, a NAT64 of one's own) are never public: no honest name has one.
+    An address under the well-known NAT64 prefix is judged by its embedded IPv4 address: in networks
+    without IPv4, the resolver maps every public IPv4 address to such an address. Other addresses
+    that embed an IPv4 address (mapped, compatible, 6to4, Teredo, ISATAP, a private NAT64 prefix)
+    are never public; no honest name resolves to one.
     """
     if isinstance(address, ipaddress.IPv4Address):
         return not any(address in network for network in _NOT_PUBLIC_4)
@@ -65,17 +67,17 @@ def is_public(address: Address) -> bool:
 
 @dataclass(frozen=True)
 class Allowed:
-    """Addresses that may be asked though they are not public: those of a network, at one port."""
+    """A network and port that may be requested although it is not public."""
 
     network: _Network
     port: int
 
     @classmethod
     def parse(cls, text: str) -> Allowed:
-        """Reads address:port or network:port, such as 127.0.0.1:8000, 10.1.0.0/16:80 or [fd00::1]:80.
+        """Parse address:port or network:port, such as 127.0.0.1:8000, 10.1.0.0/16:80 or [fd00::1]:80.
 
         Raises:
-            ValueError: it is neither; names are refused, since they may resolve to anything.
+            ValueError: the text is neither. Names are refused, since they may resolve to anything.
         """
         host, _, port = text.strip().rpartition(":")
         host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
@@ -88,5 +90,10 @@ class Allowed:
         return cls(network, int(port))
 
     def covers(self, address: Address, port: int) -> bool:
-        """Whether this address and port are meant."""
+        """Return whether this address and port are allowed.
+
+        Args:
+            address: an IP address, as resolved.
+            port: the port to be connected to.
+        """
         return port == self.port and address in self.network

@@ -1,4 +1,4 @@
-"""A response's body, read and unpacked within a number of bytes."""
+"""Read and decompress a response's body, within a byte limit."""
 
 from __future__ import annotations
 
@@ -13,16 +13,21 @@ _WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate
 
 
 def read_body(answer: http.client.HTTPResponse, max_bytes: int) -> bytes:
-    """Returns the body, unpacked.
+    """Return the decompressed body.
 
-    We ask for plain bytes. Some servers pack them nevertheless; gzip and deflate are unpacked, step by step, so that a
-    bomb is noticed at `max_bytes`.
+    We request uncompressed bytes, but some servers compress anyway. gzip and deflate are
+    decompressed in steps, so that a decompression bomb is stopped at `max_bytes`.
+
+    Args:
+        answer: the response, with its headers read.
+        max_bytes: limit in bytes, both as sent and after decompression.
 
     Raises:
-        FetchError: too_large, or bad_response for a body that ends too early, is empty or in another encoding.
-        OSError, http.client.HTTPException: of the connection.
+        FetchError: too_large, or bad_response for a body that is truncated, empty or in another
+            encoding.
+        OSError, http.client.HTTPException: the connection failed.
     """
-    promised = answer.length  # by Content-Length; None for chunks and for bodies that end with the connection
+    promised = answer.length  # from Content-Length; None for chunked bodies and those that end with the connection
     if promised is not None and promised > max_bytes:
         raise FetchError(Reason.TOO_LARGE, f"{promised} bytes announced; at most {max_bytes} are taken")
     encoding = (answer.getheader("Content-Encoding") or "identity").strip().lower()
@@ -39,7 +44,7 @@ def read_body(answer: http.client.HTTPResponse, max_bytes: int) -> bytes:
 
 def _pieces(answer: http.client.HTTPResponse, promised: int | None, max_bytes: int) -> Iterator[bytes]:
     count = 0
-    # The last read meets the end: only where the body is whole by its length is none needed.
+    # A body of unknown length ends with an empty read. One of known length needs no further read.
     while (promised is None or count < promised) and (piece := answer.read(_CHUNK)):
         count += len(piece)
         if count > max_bytes:
@@ -55,7 +60,7 @@ def _unpacked(pieces: Iterator[bytes], encoding: str, max_bytes: int) -> bytes:
     out = bytearray()
     try:
         for piece in pieces:
-            out += unpack.decompress(piece, max_bytes + 1 - len(out))
+            out += unpack.decompress(piece, max_bytes + 1 - len(out))  # one byte too many reveals a bomb
             if len(out) > max_bytes:
                 raise FetchError(Reason.TOO_LARGE, f"more than {max_bytes} bytes when unpacked")
     except zlib.error as error:

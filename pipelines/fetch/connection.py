@@ -1,7 +1,7 @@
-"""One request over one connection: to a checked address, with an end in time and a bound on what is received.
+"""One request over one connection to a checked address, with a deadline and a byte limit.
 
-http.client's own limits are per line and per read: a server that sends a byte every few seconds keeps it busy for ever.
-Here the socket itself knows the deadline and how much it may receive.
+http.client's own limits apply per line and per read: a server that sends a byte every few seconds
+can keep it busy forever. Here the socket itself enforces the deadline and the byte limit.
 """
 
 from __future__ import annotations
@@ -20,23 +20,24 @@ from open_diht.pipelines.fetch.reasons import FetchError, Reason
 from open_diht.pipelines.fetch.urls import Target
 
 Dial = Callable[[Address, int, float], socket.socket]
-"""Address, port and longest time in seconds to a connected TCP socket. Raises OSError."""
+"""Maps an address, a port and a timeout in seconds to a connected TCP socket. Raises OSError."""
 
 MAX_ADDRESSES = 4
-"""Addresses of one host that are tried."""
+"""How many addresses of one host are tried."""
 
 
 _ACCEPT = ",".join([*(f"image/{form.lower()}" for form in FORMATS), "*/*;q=0.1"])
-"""No image/*: servers that have an image in several formats would send AVIF, which is not read."""
+"""Omits image/*: servers that store an image in several formats would send AVIF, which we cannot read."""
 
 
 class _Bounded:
-    """What a socket may still do; mixed into plain and TLS sockets. Both read through `recv_into`."""
+    """A mixin that limits a plain or TLS socket in time and bytes. Both read through `recv_into`."""
 
     deadline: float
     allowance: int
 
     def recv_into(self, *args: Any, **kwargs: Any) -> int:
+        # Each read gets only the time that is left.
         self.settimeout(_left(self.deadline))  # type: ignore[attr-defined]
         count: int = super().recv_into(*args, **kwargs)  # type: ignore[misc]
         self.allowance -= count
@@ -54,14 +55,23 @@ class _TLSSocket(_Bounded, ssl.SSLSocket):
 
 
 def tls_context() -> ssl.SSLContext:
-    """Returns a context that verifies certificates and names, and makes bounded sockets."""
+    """Return a context that verifies certificates and host names, and creates bounded sockets."""
     context = ssl.create_default_context()
     context.sslsocket_class = _TLSSocket
     return context
 
 
 def dial(address: Address, port: int, timeout: float) -> socket.socket:
-    """Connects to an address; see `Dial`. No name is resolved here."""
+    """Connect to an address, without resolving any name (see `Dial`).
+
+    Args:
+        address: the checked IP address.
+        port: the TCP port.
+        timeout: longest time to connect, in seconds.
+
+    Raises:
+        OSError: the connection failed or timed out.
+    """
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     sock = _PlainSocket(family, socket.SOCK_STREAM)
     try:
@@ -81,7 +91,7 @@ def _left(deadline: float) -> float:
 
 
 class GuardedConnection(http.client.HTTPConnection):
-    """A connection to one of the checked addresses of a target; with TLS where there is a `context`."""
+    """A connection to one of the checked addresses of a target, over TLS if `context` is given."""
 
     def __init__(
         self,
@@ -99,12 +109,12 @@ class GuardedConnection(http.client.HTTPConnection):
         self._deadline, self._connect_timeout, self._max_header_bytes = deadline, connect_timeout, max_header_bytes
 
     def connect(self) -> None:
-        """Connects to the first address that answers. Raises FetchError connect_failed or timeout."""
+        """Connect to the first address that accepts. Raises FetchError connect_failed or timeout."""
         until = min(self._deadline, time.monotonic() + self._connect_timeout)
         for index, address in enumerate(self._addresses):
             last = index == len(self._addresses) - 1
             try:
-                share = _left(until) if last else _left(until) / 2  # a dead first address leaves time for the others
+                share = _left(until) if last else _left(until) / 2  # leave time for the other addresses
                 sock = self._dial(address, self._target.port, share)
             except OSError as error:
                 if last:
@@ -119,6 +129,7 @@ class GuardedConnection(http.client.HTTPConnection):
                 sock.settimeout(_left(until))
                 _permit(sock, self._deadline, self._max_header_bytes)
                 sock = self._context.wrap_socket(sock, server_hostname=self._target.host)
+            # With TLS this is another socket, whose limits are not set yet.
             _permit(sock, self._deadline, self._max_header_bytes)
         except (OSError, ssl.SSLError, ValueError) as error:
             sock.close()
@@ -126,8 +137,8 @@ class GuardedConnection(http.client.HTTPConnection):
         return sock
 
     def allow_body(self, count: int) -> None:
-        """From now on so many bytes may be received: the headers are read."""
-        _permit(self._bounded, self._deadline, count)  # http.client has given `sock` away by now
+        """Allow `count` more bytes to be received. Call it once the headers are read."""
+        _permit(self._bounded, self._deadline, count)  # http.client has detached `sock` by now
 
 
 def _permit(sock: Any, deadline: float, allowance: int) -> None:
@@ -138,17 +149,23 @@ def _not_connected(target: Target, error: Exception) -> FetchError:
     if isinstance(error, TimeoutError):
         return FetchError(Reason.TIMEOUT, f"{target.host}: no connection in time", temporary=True)
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    # These errors would occur again; others may be temporary.
     refused = isinstance(error, ConnectionRefusedError | ssl.SSLCertVerificationError | ValueError)
     return FetchError(Reason.CONNECT_FAILED, f"{target.host}: {text}", temporary=not refused)
 
 
 @contextlib.contextmanager
 def response(connection: GuardedConnection, target: Target, user_agent: str) -> Iterator[http.client.HTTPResponse]:
-    """Asks for a target and yields the response, its headers read, its body not yet.
+    """Request a target and yield the response, with its headers read and its body unread.
+
+    Args:
+        connection: the connection to use; it is closed at the end.
+        target: the URL to request.
+        user_agent: value of the User-Agent header.
 
     Raises:
-        FetchError: for everything that goes wrong here or while the caller reads: whatever an answer holds, it costs
-            the row that asked, never the rows beside it.
+        FetchError: for every failure here or while the caller reads, so that a bad response costs
+            only the row that requested it. MemoryError passes through.
     """
     try:
         connection.connect()
@@ -161,12 +178,13 @@ def response(connection: GuardedConnection, target: Target, user_agent: str) -> 
         connection.endheaders()
         try:
             answer = connection.getresponse()
-        except FetchError as error:
+        except FetchError as error:  # the headers exceeded the byte limit
             raise FetchError(Reason.BAD_RESPONSE, f"{target.host}: headers without end") from error
         with answer:
             yield answer
     except TimeoutError as error:
         raise FetchError(Reason.TIMEOUT, f"{target.host}: not done in time", temporary=True) from error
+    # Both an OSError and an HTTPException, so it is handled before these.
     except http.client.RemoteDisconnected as error:
         raise FetchError(Reason.CONNECT_FAILED, f"{target.host}: closed without an answer", temporary=True) from error
     except http.client.IncompleteRead as error:
@@ -175,7 +193,7 @@ def response(connection: GuardedConnection, target: Target, user_agent: str) -> 
         raise FetchError(Reason.BAD_RESPONSE, f"{target.host}: {type(error).__name__}: {error}"[:300]) from error
     except OSError as error:
         raise FetchError(Reason.CONNECT_FAILED, f"{target.host}: {error.strerror or error}", temporary=True) from error
-    except (FetchError, MemoryError):  # too little memory says nothing of the answer
+    except (FetchError, MemoryError):  # running out of memory says nothing about the response
         raise
     except Exception as error:
         raise FetchError(Reason.UNEXPECTED_ERROR, f"{target.host}: {type(error).__name__}: {error}"[:300]) from error

@@ -1,4 +1,4 @@
-"""One address to the bytes behind it, or the reason why not."""
+"""Fetch one URL: its bytes, or the reason why it failed."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ _TEMPORARY = (408, 429, 502, 503, 504)
 
 @dataclass(frozen=True)
 class Fetched:
-    """What a server sent."""
+    """A successful response."""
 
     body: bytes
-    """Unpacked."""
+    """The decompressed body."""
     headers: Message
-    """Of the last response."""
+    """Headers of the last response."""
     url: str
-    """Where it came from in the end."""
+    """Final URL, after redirects."""
     attempts: int
-    """How often was asked."""
+    """Number of attempts made."""
 
 
 class Fetcher:
-    """Fetches addresses; may be used by many threads at a time. See the package for what it guarantees.
+    """A fetcher of URLs, safe to use from many threads. The package docstring lists its guarantees.
 
     Args:
-        settings: bounds and manners.
-        resolve, dial, sleep: for tests; the system's own where left out.
+        settings: limits, retries and opt-out rules.
+        resolve, dial, sleep: replacements for tests; by default the system's own.
     """
 
     def __init__(
@@ -64,18 +64,19 @@ class Fetcher:
 
     @cached_property
     def _context(self) -> ssl.SSLContext:
-        return tls_context()  # reads some hundred certificates: only where https is asked
+        return tls_context()  # loads some hundred certificates, so only when https is first needed
 
     def close(self) -> None:
-        """Ends its threads."""
+        """Shut down the resolver's threads."""
         if self._own_resolver:
             self._own_resolver.close()
 
     def fetch(self, url: str | None) -> Fetched:
-        """Returns what is at an address. Asks again, a bounded number of times, where the failure may pass.
+        """Return the content of a URL, retrying temporary failures up to `settings.retries` times.
 
         Raises:
-            FetchError: the last attempt's; its `attempts` counts them.
+            FetchError: the error of the last attempt; its `attempts` is the number of attempts
+                made.
         """
         target = parse_url(url)
         attempt = 0
@@ -91,12 +92,13 @@ class Fetcher:
                 self._sleep(wait)
 
     def _wait(self, error: FetchError, attempt: int) -> float | None:
-        """Seconds until the next attempt; None where there is to be none."""
+        """Return the seconds to wait before the next attempt, or None to give up."""
         settings = self._settings
         if not error.temporary or attempt > settings.retries:
             return None
         if error.retry_after is not None:
             return error.retry_after if error.retry_after <= settings.max_wait else None
+        # Random, so that clients do not retry at the same time.
         return min(settings.max_wait, settings.backoff * 2 ** (attempt - 1) * random.uniform(0.75, 1.25))
 
     def _attempt(self, target: Target, attempt: int) -> Fetched:
@@ -128,10 +130,10 @@ class Fetcher:
                     )
                 if settings.respect_opt_out and (header := opts_out(answer.getheaders(), self._names)):
                     raise FetchError(Reason.OPT_OUT, header[:200])
-                if answer.status in _REDIRECTS:  # only now: who sends us on may say no as well
+                if answer.status in _REDIRECTS:  # only now, since a redirecting server may opt out as well
                     target = _redirected(answer.getheader("Location"), target)
                     continue
-                # Chunks come with lengths, and TLS with frames: twice the size is room enough.
+                # Chunk and TLS framing count as received bytes too; twice the size leaves room for them.
                 connection.allow_body(2 * settings.max_bytes + settings.max_header_bytes)
                 return Fetched(read_body(answer, settings.max_bytes), answer.headers, str(target), attempt)
         raise FetchError(Reason.TOO_MANY_REDIRECTS, f"more than {settings.max_redirects}, the last to {target}"[:300])
@@ -144,13 +146,13 @@ def _redirected(location: str | None, target: Target) -> Target:
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """Reads Retry-After: seconds or a date; None where it is neither, or absent. Raises nothing, whatever it says."""
+    """Parse Retry-After, seconds or a date. Return None if it is absent or invalid; never raise."""
     text = (retry_after or "").strip()
     if text.isascii() and text.isdecimal():
-        return float(text)  # infinite where there are hundreds of digits
+        return float(text)  # infinite if there are hundreds of digits
     try:
         when = email.utils.parsedate_to_datetime(text)
         when = when if when.tzinfo else when.replace(tzinfo=UTC)
         return max(0.0, (when - datetime.now(UTC)).total_seconds())
-    except (ValueError, OverflowError):  # no date, or one that no calendar has
+    except (ValueError, OverflowError):  # not a date, or out of the calendar's range
         return None

@@ -1,4 +1,4 @@
-"""The manifest's hashes: whether what came is what a row was made with."""
+"""Check fetched files against the hashes in the manifest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _KINDS = ("sha256", "md5")
 
 @dataclass(frozen=True)
 class Expected:
-    """The hash that a row has of its image's file."""
+    """The hash that a row states for its image file."""
 
     kind: str
     """sha256 or md5."""
@@ -21,12 +21,12 @@ class Expected:
     """Hex digits, lower case."""
 
     def holds(self, digests: Mapping[str, str]) -> bool:
-        """Whether a file with these digests, by kind, is the row's."""
+        """Return whether a file with these digests (by kind) matches the row's hash."""
         return digests[self.kind] == self.digest
 
 
 def expected_of(row: Mapping[str, Any]) -> Expected | None:
-    """A row's hash, the SHA-256 where it has both kinds; None where it has none."""
+    """Return a row's hash: SHA-256 if present, else MD5, else None."""
     for kind in _KINDS:
         if digest := (row[kind] or "").strip().lower():
             return Expected(kind, digest)
@@ -34,11 +34,22 @@ def expected_of(row: Mapping[str, Any]) -> Expected | None:
 
 
 def digests_of(body: bytes, rows: Iterable[Expected | None]) -> dict[str, str]:
-    """Digests of a file by kind: its SHA-256, and what else the rows that share it need."""
+    """Return a file's hex digests by kind: SHA-256, and MD5 if a row needs it.
+
+    Args:
+        body: the file's bytes, as fetched.
+        rows: the hashes of the rows that share the file, None for rows without one.
+    """
     kinds = {"sha256"} | {row.kind for row in rows if row}
     return {kind: hashlib.new(kind, body, usedforsecurity=False).hexdigest() for kind in sorted(kinds)}
 
 
 def is_nobodys(digests: Mapping[str, str], rows: Collection[Expected | None]) -> bool:
-    """Whether a file is another than every single one of `rows` was made with."""
+    """Return whether a file contradicts the hash of every row in `rows`.
+
+    Args:
+        digests: the file's digests by kind.
+        rows: the hashes of the rows that share the file. A row without a hash (None) accepts any
+            file.
+    """
     return bool(rows) and all(row is not None and not row.holds(digests) for row in rows)

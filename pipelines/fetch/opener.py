@@ -1,7 +1,7 @@
-"""The fetcher in the place of urllib's own machinery, for code that calls `urllib.request.urlopen`.
+"""Replace urllib's opener with the fetcher, for code that calls `urllib.request.urlopen`.
 
-img2dataset does. Its downloader stays as it is; every request it makes goes through the fetcher, and what fails comes
-back in the one form it keeps: a text, "reason: message".
+img2dataset is such code. Its downloader stays unchanged: every request it makes goes through the
+fetcher, and failures come back in the one form it keeps, a text "reason: message".
 """
 
 from __future__ import annotations
@@ -21,23 +21,25 @@ from open_diht.pipelines.fetch.hashes import MISMATCH, Expected, digests_of, is_
 from open_diht.pipelines.fetch.reasons import FetchError, Reason
 from open_diht.pipelines.fetch.urls import parse_url
 
-_ONE_AT_A_TIME = threading.RLock()  # the opener is the process's, and so is what img2dataset does to standard error
+_ONE_AT_A_TIME = threading.RLock()  # the opener is process-wide, and so is img2dataset's handling of stderr
 
 
 @dataclass
 class Notes:
-    """What the answers of one shard do not tell: attempts, digests, and errors that are ours and not the web's. By
-    address, as `str(parse_url(url))` spells it."""
+    """Facts about one shard's requests that the responses do not carry: attempts, digests and our own bugs.
+
+    Keys are URLs as spelled by `str(parse_url(url))`.
+    """
 
     attempts: dict[str, int] = field(default_factory=lambda: defaultdict(lambda: 1))
     digests: dict[str, dict[str, str]] = field(default_factory=dict)
-    """Of the bytes as fetched, by kind: sha256, and md5 where a row needs it."""
+    """Hex digests of the fetched bytes by kind: sha256, and md5 where a row needs it."""
     bug: Exception | None = None
-    """The first exception that is no FetchError: the shard must fail with it, and not its rows."""
+    """The first exception other than FetchError. It must fail the whole shard, not just its rows."""
 
 
 class GuardedOpener(urllib.request.OpenerDirector):
-    """Opens addresses by a fetcher: no proxies from the environment, no file or ftp, no redirect unchecked."""
+    """An opener that uses a fetcher: no proxies, no file or ftp, every redirect checked."""
 
     def __init__(self, fetcher: Fetcher, expected: Mapping[str, Sequence[Expected | None]]):
         super().__init__()
@@ -45,7 +47,16 @@ class GuardedOpener(urllib.request.OpenerDirector):
         self.notes = Notes()
 
     def open(self, fullurl: Any, data: Any = None, timeout: Any = None) -> Any:
-        """Returns an answer that is read already. Raises FetchError, whose text is "reason: message"."""
+        """Return a response whose body is already read.
+
+        Args:
+            fullurl: the URL, or a urllib request that has it as `full_url`.
+            data: must be None, since only downloads are allowed.
+            timeout: ignored; the fetcher has its own.
+
+        Raises:
+            FetchError: the fetch failed; its text is "reason: message".
+        """
         url = fullurl if isinstance(fullurl, str) else fullurl.full_url
         try:
             if data is not None:
@@ -74,11 +85,14 @@ class GuardedOpener(urllib.request.OpenerDirector):
 
 @contextlib.contextmanager
 def opening_by(fetcher: Fetcher, expected: Mapping[str, Sequence[Expected | None]] | None = None) -> Iterator[Notes]:
-    """While the block runs, `urllib.request.urlopen` of this process asks by the fetcher; one block at a time.
+    """Route this process's `urllib.request.urlopen` through the fetcher while the block runs.
+
+    Only one thread at a time can be in such a block.
 
     Args:
-        fetcher: asks the servers.
-        expected: for each address the hashes of the rows that share it. What is the image of none of them is refused.
+        fetcher: makes the requests.
+        expected: hashes of the rows that share a URL, by URL. A file that contradicts all of them
+            is refused.
     """
     opener = GuardedOpener(fetcher, expected or {})
     with _ONE_AT_A_TIME:
@@ -86,4 +100,4 @@ def opening_by(fetcher: Fetcher, expected: Mapping[str, Sequence[Expected | None
         try:
             yield opener.notes
         finally:
-            urllib.request.install_opener(None)  # type: ignore[arg-type]  # the documented default is built anew
+            urllib.request.install_opener(None)  # type: ignore[arg-type]  # urlopen then builds its default opener again

@@ -1,25 +1,26 @@
-"""Whether a server asks that its images are not used."""
+"""Detect servers that ask not to use their images."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 DIRECTIVES = ("noai", "noimageai", "noindex", "noimageindex")
-"""Directives of X-Robots-Tag that are obeyed; `none` stands for noindex and nofollow, and is obeyed too."""
-# Directives that have a value after a colon, and so are no names of robots.
+"""X-Robots-Tag directives that are obeyed. `none` means noindex and nofollow, and is obeyed too."""
+# Directives with a value after a colon, so not names of robots.
 _WITH_VALUE = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")
 
 
 def opts_out(headers: Iterable[tuple[str, str]], names: Iterable[str]) -> str | None:
-    """Returns the header that says no, None where none does.
+    """Return the header that opts out, or None.
 
-    `X-Robots-Tag: noai` speaks to all, `X-Robots-Tag: diht: noai` to the robot of that name; a name holds for what
-    follows it in the same header, also where a proxy has joined several headers with commas. `TDM-Reservation: 1`
-    reserves text and data mining, and is a no as well.
+    `X-Robots-Tag: noai` addresses all robots, `X-Robots-Tag: diht: noai` the robot of that name. A
+    name applies to the directives that follow it in the same header, also where a proxy has joined
+    several headers with commas. `TDM-Reservation: 1` reserves text and data mining and also counts
+    as an opt-out.
 
     Args:
-        headers: names and values as received.
-        names: names by which we may be addressed, lower case.
+        headers: header names and values as received.
+        names: lower-case names by which a server may address us.
     """
     ours = {"*", *names}
     for header, value in headers:
@@ -43,6 +44,6 @@ def _refuses(value: str, ours: set[str]) -> bool:
 
 
 def robot_names(user_agent: str) -> tuple[str, ...]:
-    """Names by which a server may address us: our own, and that of the tool that does the work."""
+    """Return the names by which a server may address us: our own and img2dataset's, lower case."""
     own = user_agent.split()[0].partition("/")[0].lower()
     return tuple(dict.fromkeys((own, "img2dataset")))

@@ -1,4 +1,4 @@
-"""Why an image was not fetched."""
+"""Reasons why an image was not fetched."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why an image was not fetched. The values are written to data sets: add, never rename."""
+    """A reason why an image was not fetched. The values are written to data sets: add, never rename."""
 
-    BAD_URL = "bad_url"  # no http(s) address, or one with a user, a control character, a broken host or port
+    BAD_URL = "bad_url"  # not an http(s) URL, or one with a user, a control character, a broken host or port
     BLOCKED_PORT = "blocked_port"  # a port outside `DownloadSettings.ports`
     BLOCKED_ADDRESS = "blocked_address"  # the host is, or resolves to, an address that is not public
-    DNS_FAILED = "dns_failed"  # the host's name has no address, or the resolver gave no answer in time
+    DNS_FAILED = "dns_failed"  # the host name has no address, or the resolver did not answer in time
     CONNECT_FAILED = "connect_failed"  # refused, unreachable, or no trustworthy TLS
     TIMEOUT = "timeout"  # connecting, the headers or the body took longer than allowed
     HTTP_STATUS = "http_status"  # the server answered, but not with 200
-    BAD_RESPONSE = "bad_response"  # not HTTP, too many headers, an unknown encoding, or a body that ends too early
+    BAD_RESPONSE = "bad_response"  # not HTTP, too many headers, an unknown encoding, or a truncated body
     TOO_MANY_REDIRECTS = "too_many_redirects"
-    TOO_LARGE = "too_large"  # more bytes than allowed, as sent or as unpacked
-    OPT_OUT = "opt_out"  # the server asks that its images are not used for training
-    HASH_MISMATCH = "hash_mismatch"  # other bytes than the manifest's sha256 or md5 was taken of
+    TOO_LARGE = "too_large"  # more bytes than allowed, as sent or after decompression
+    OPT_OUT = "opt_out"  # the server asks not to use its images for training
+    HASH_MISMATCH = "hash_mismatch"  # the bytes do not match the manifest's sha256 or md5
     NOT_AN_IMAGE = "not_an_image"  # HTML, a truncated or broken image, or a format that is not accepted
-    TOO_MANY_PIXELS = "too_many_pixels"  # by its header, before any pixel is decoded
-    UNEXPECTED_ERROR = "unexpected_error"  # our own code failed on the answer; the message has the error
+    TOO_MANY_PIXELS = "too_many_pixels"  # according to its header, before any pixel is decoded
+    UNEXPECTED_ERROR = "unexpected_error"  # our own code failed on the response; the message has the error
 
 
 EXPLANATIONS = {
@@ -43,17 +43,17 @@ EXPLANATIONS = {
     Reason.UNEXPECTED_ERROR: "The server's answer met a fault of this program; the message in the records of the "
     "download names it.",
 }
-"""For the reader of a report, a sentence each."""
+"""One sentence per reason, for readers of a report."""
 
 
 class FetchError(Exception):
-    """An image that was not fetched.
+    """The failure to fetch an image.
 
     Args:
-        reason: as a code.
-        message: for people; what was found. What does not print, such as codes for terminals, becomes blanks.
-        temporary: whether asking again later may help.
-        retry_after: seconds the server asks to wait, where it said so.
+        reason: the reason as a code.
+        message: details for people. Unprintable characters, such as terminal codes, become blanks.
+        temporary: whether a later retry may succeed.
+        retry_after: seconds the server asks to wait, if it says so.
     """
 
     def __init__(self, reason: Reason, message: str, *, temporary: bool = False, retry_after: float | None = None):
@@ -62,7 +62,7 @@ class FetchError(Exception):
         self.message = "".join(sign if sign.isprintable() else " " for sign in message)
         self.temporary = temporary
         self.retry_after = retry_after
-        self.attempts = 1  # how often was asked before giving up; the fetcher counts
+        self.attempts = 1  # number of attempts made before giving up; set by the fetcher
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.message}"

@@ -1,4 +1,4 @@
-"""What is asked for, and what is said of each address: the tables of a download unit."""
+"""Schemas of a download unit's tables: what is requested, and the result for each row."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ASKED = pa.schema(
         ("md5", pa.string()),
     ]
 )
-"""What is asked for; the hashes are those the manifest has, null where it has none."""
+"""The requested rows. Hashes come from the manifest, null if it has none."""
 FETCHED = pa.schema(
     [
         ("ordinal", pa.int64()),
@@ -32,6 +32,7 @@ FETCHED = pa.schema(
         ("bytes", pa.int64()),
     ]
 )
-"""One row per row asked for. `status` is ok or a `Reason`; `attempts` were made for its address; `sha256` is of the
-bytes as fetched; width and height are of the upright original in pixels; the image as stored is `bytes` long and lies
-in tar `shard` at `offset`. Rows with the same address share an image."""
+"""One row per requested row. `status` is ok or a `Reason`; `attempts` counts the requests for its
+URL; `sha256` is that of the bytes as fetched; width and height are those of the upright original in
+pixels; the stored image is `bytes` long and starts at `offset` in tar `shard`. Rows with the same
+URL share an image."""

@@ -1,4 +1,4 @@
-"""From a host to the addresses that are asked: resolved once, every one of them checked."""
+"""Resolve a host once and check every address it resolves to."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from open_diht.pipelines.fetch.reasons import FetchError, Reason
 from open_diht.pipelines.fetch.urls import Target
 
 Resolve = Callable[[str, int, float], list[str]]
-"""Host, port and longest time in seconds to addresses as text. Raises FetchError dns_failed."""
+"""Maps a host, a port and a timeout in seconds to addresses as text. Raises FetchError dns_failed."""
 
+# Definite answers; other errors may be temporary.
 _SAYS_NO = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME), socket.EAI_FAIL)
 
 
 class SystemResolver:
-    """The system's resolver, with a limit of time that it does not have itself."""
+    """The system's resolver with a timeout, which it lacks itself."""
 
     def __init__(self, threads: int):
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="resolve")
 
     def __call__(self, host: str, port: int, timeout: float) -> list[str]:
-        """See `Resolve`. Also reads the many ways to write an IPv4 address: 2130706433, 0x7f.1, 0177.0.0.1."""
+        """Resolve a host; see `Resolve`. Also reads unusual IPv4 forms: 2130706433, 0x7f.1, 0177.0.0.1."""
         answer = self._pool.submit(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
         try:
             return list(dict.fromkeys(str(entry[4][0]) for entry in answer.result(timeout)))
@@ -40,18 +41,25 @@ class SystemResolver:
             raise FetchError(Reason.DNS_FAILED, f"{host}: {error}", temporary=isinstance(error, OSError)) from error
 
     def close(self) -> None:
-        """Ends its threads once their lookups have ended."""
+        """Shut down the threads once their pending lookups end."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 def checked_addresses(
     target: Target, resolve: Resolve, timeout: float, ports: Iterable[int], allowed: Iterable[Allowed]
 ) -> list[Address]:
-    """Returns the addresses of a target's host. They are what is connected to: resolving again could give others.
+    """Return the checked addresses of a target's host. Connect to these: a second lookup could give others.
+
+    Args:
+        target: the URL to be requested.
+        resolve: looks up the host.
+        timeout: longest time of the lookup, in seconds.
+        ports: ports that may be requested at public addresses.
+        allowed: exceptions, which need be neither public nor at one of `ports`.
 
     Raises:
-        FetchError: dns_failed; blocked_address where any of them is not public (a name of which one address is private
-            is no name to trust); blocked_port.
+        FetchError: dns_failed, blocked_port, or blocked_address if any address is not public (a
+            name with even one private address is not trusted).
     """
     allowed, ports = tuple(allowed), tuple(ports)
     if target.port not in ports and all(entry.port != target.port for entry in allowed):

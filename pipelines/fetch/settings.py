@@ -1,4 +1,4 @@
-"""How images are fetched and stored."""
+"""Settings for fetching and storing images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from open_diht.pipelines.fetch.reasons import Reason
 
 _DAY_S = 86_400
 Threads = Annotated[int, Range(at_least=1, at_most=4096)]
-"""Of one process: each has a connection open, and memory for two images."""
+"""Threads of one process. Each has an open connection and memory for two images."""
 Patience = Annotated[float, Range(at_least=0.01, at_most=_DAY_S)]
 Wait = Annotated[float, Range(at_least=0, at_most=_DAY_S)]
 Repeats = Annotated[int, Range(at_least=0, at_most=1000)]
@@ -32,46 +32,49 @@ _MAY_LIFT = {
     "allow": (Reason.BLOCKED_PORT, Reason.BLOCKED_ADDRESS),
     "user_agent": (Reason.HTTP_STATUS, Reason.OPT_OUT),
 }
-"""Setting -> the refusals that may turn out otherwise where it permits more than before."""
+"""Setting -> the reasons of failure that may no longer apply when the setting permits more than before."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DownloadSettings:
-    """How images are fetched and stored. Times are in seconds."""
+    """Settings for fetching and storing images. Times are in seconds."""
 
     threads: Threads = 64
-    """Requests at a time in one worker process."""
+    """Concurrent requests in one worker process."""
     timeout: Patience = 15.0
-    """Longest time of one attempt, from the name's resolution to the last byte, redirects included."""
+    """Longest time of one attempt, from name resolution to the last byte, redirects included."""
     connect_timeout: Patience = 5.0
-    """Longest time for a name's resolution, and for a connection with its TLS."""
+    """Longest time for a name resolution, and for a connection including its TLS handshake."""
     retries: Repeats = 1
-    """Attempts after the first, for failures that may pass: timeouts, broken connections, 408, 429, 502, 503, 504. Most
-    dead hosts time out: each retry costs them `connect_timeout` once more."""
+    """Attempts after the first, for temporary failures: timeouts, broken connections, 408, 429,
+    502, 503, 504. Most dead hosts time out, and each retry costs another `connect_timeout`."""
     backoff: Wait = 1.0
-    """Wait before the first retry; doubled for each further one."""
+    """Wait before the first retry; doubled for each further retry."""
     max_wait: Wait = 15.0
-    """Longest wait before a retry. A server that asks for more by Retry-After is not asked again."""
+    """Longest wait before a retry. If Retry-After asks for more, the server is not asked again."""
     max_redirects: Repeats = 5
-    """Most redirects of one attempt; every hop is checked like the first address."""
+    """Most redirects in one attempt. Every redirect is checked like the first URL."""
     max_bytes: Positive = 16 * 2**20
-    """Most bytes of an image, as sent and as unpacked. Up to 2 x `threads` images are in memory at a time."""
+    """Most bytes of an image, as sent and after decompression. Up to 2 x `threads` images are in
+    memory at once."""
     max_header_bytes: Annotated[int, Range(at_least=1024, at_most=LARGEST)] = 64 * 2**10
     """Most bytes of a response before its body."""
     max_pixels: Positive = 100_000_000
-    """Largest width x height by the image's header, checked before any pixel is decoded."""
+    """Largest width x height according to the image's header, checked before any pixel is decoded."""
     image_size: Annotated[int, Range(at_least=32, at_most=LARGEST)] = 512
-    """Longest side in pixels of stored images; larger ones are reduced. Text in smaller images is hard to read."""
+    """Longest side of stored images in pixels; larger images are downscaled. Text in smaller images
+    is hard to read."""
     quality: Annotated[int, Range(at_least=1, at_most=100)] = 95
-    """JPEG quality of stored images. A JPEG that needs no reduction is stored as it came."""
+    """JPEG quality of stored images. A JPEG that needs no downscaling is stored unchanged."""
     ports: tuple[Annotated[int, Range(at_least=1, at_most=2**16 - 1)], ...] = (80, 443, 8080, 8443)
-    """Ports that may be asked."""
+    """Ports that may be requested."""
     allow: tuple[str, ...] = ()
-    """Addresses that may be asked though they are not public, as address:port or network:port."""
+    """Addresses that may be requested although they are not public, as address:port or network:port."""
     respect_opt_out: bool = True
-    """Whether images are left alone whose server says noai, noimageai, noindex or noimageindex."""
+    """Whether to skip images whose server opts out: X-Robots-Tag noai, noimageai, noindex,
+    noimageindex or none, or TDM-Reservation: 1."""
     user_agent: str = f"diht/{program_version()} (image-text data set filter)"
-    """How the servers know us; its first word, without version, is the name that X-Robots-Tag may address."""
+    """The User-Agent header. Its first word, without version, is the name that X-Robots-Tag may address."""
 
     def __post_init__(self) -> None:
         try:
@@ -84,19 +87,21 @@ class DownloadSettings:
             Allowed.parse(text)
 
     def identity(self) -> dict[str, Any]:
-        """Return the settings that stored images depend on: with other ones all images are fetched again. The
-        others are `limits`."""
+        """Return the settings that stored images depend on. If one changes, all images are fetched again.
+
+        `limits` returns the settings that only decide which images are refused.
+        """
         names = ("image_size", "quality", "respect_opt_out")
         return {name: value for name, value in dataclasses.asdict(self).items() if name in names}
 
     def limits(self) -> dict[str, Any]:
-        """Return the settings that only decide which images are refused, as JSON has them."""
+        """Return the settings that only decide which images are refused, as JSON values."""
         values = {name: getattr(self, name) for name in _MAY_LIFT}
-        agent = self.user_agent.replace(f"/{program_version()}", "")  # an update of ours lifts nothing
+        agent = self.user_agent.replace(f"/{program_version()}", "")  # a new version of ours must not lift refusals
         return values | {"ports": list(self.ports), "allow": list(self.allow), "user_agent": agent}
 
     def may_lift(self, earlier: Mapping[str, Any]) -> frozenset[str]:
-        """Return the reasons of refusals under `earlier` (see `limits`) that these settings may lift."""
+        """Return the reasons of failures under `earlier` (see `limits`) that these settings may lift."""
         now = self.limits()
         looser = [name for name, before in earlier.items() if _permits_more(now[name], before)]
         return frozenset(str(reason) for name in looser for reason in _MAY_LIFT[name])

@@ -1,8 +1,8 @@
-"""Rows with addresses to one webdataset shard, by img2dataset's downloader.
+"""Fetch the images of a table of rows into one webdataset shard, with img2dataset's downloader.
 
-img2dataset brings the threads, the resizing and the tar. What it fetches with is ours (opener.py), and so is the
-decoding of what came (tool.py), for both meet the web; and the verification of hashes (hashes.py), for rows that share
-an address may differ in what they expect there.
+img2dataset provides the threads, the resizing and the tar. The requests (opener.py) and the
+decoding (tool.py) are ours, because both handle untrusted data. So is the verification of hashes
+(hashes.py), because rows that share a URL may expect different files.
 """
 
 from __future__ import annotations
@@ -37,32 +37,34 @@ def fetch_shard(
     fetcher: Fetcher,
     beat: Callable[[int], None] = lambda done: None,
 ) -> tuple[pa.Table, Path | None]:
-    """Fetches the images of `rows`, a table of schema `ASKED`, into a tar.
+    """Fetch the images of `rows` into a tar.
 
-    The tar has members jpg, txt (the caption) and json (with uid) for each image. An address that several rows name
-    is asked once and its image stored once, under the caption of the first; the records say whose it is.
+    The tar has members jpg, txt (the caption) and json (with uid) for each image. A URL that
+    several rows share is requested once and its image is stored once, under the caption of the
+    first row; the records assign it to all of them.
 
     Args:
-        rows: what is asked for.
+        rows: the requested rows, a table of schema `ASKED`.
         folder: an empty local folder to work in.
-        name: of the tar, without ending.
-        settings: as those of `fetcher`.
-        fetcher: asks the servers.
-        beat: called with the number of addresses done so far.
+        name: name of the tar, without extension.
+        settings: the settings that `fetcher` has.
+        fetcher: makes the requests.
+        beat: called with the number of URLs done so far.
 
     Returns:
-        The records, a table of schema `FETCHED` by ordinal, and the tar, None where no image came. The order inside
-        the tar is that of completion.
+        The records, a table of schema `FETCHED` sorted by ordinal, and the tar, None if no image
+        was fetched. The tar's members are in order of completion.
 
     Raises:
-        RuntimeError, or whatever was raised: an error that is not the web's. Failures of the web are records.
+        RuntimeError: img2dataset did not report every row, or failed in an unknown way. Any other
+            exception of our own code is raised too; failed requests become records.
     """
     records: list[dict[str, Any]] = []
     shared: dict[str, list[dict[str, Any]]] = {}
     for row in rows.to_pylist():
         try:
             shared.setdefault(_address(row["url"]), []).append(row)
-        except FetchError as error:  # nobody is asked
+        except FetchError as error:  # refused before any request
             records.append(_record(row, status=str(error.reason), message=error.message, attempts=0))
     if shared:
         expected = {address: [expected_of(row) for row in group] for address, group in shared.items()}
@@ -82,15 +84,15 @@ def fetch_shard(
 
 
 def _address(url: str | None) -> str:
-    """What is asked for, spelled in one way. Raises FetchError where nobody is to be asked."""
+    """Return the normalized URL. Raises FetchError if it must not be requested."""
     parse_url(url)
-    return str(parse_url((url or "").strip()))  # as urllib does, which knows more kinds of white space
+    return str(parse_url((url or "").strip()))  # strip all Unicode white space, as urllib does
 
 
 def _download(
     rows: list[dict[str, Any]], folder: Path, settings: DownloadSettings, beat: Callable[[int], None]
 ) -> None:
-    """One shard by img2dataset: 00000.tar and 00000.parquet in `folder`."""
+    """Write one shard with img2dataset: 00000.tar and 00000.parquet in `folder`."""
     downloader, resizer, writer = load_tool()
     columns = ["ordinal", "uid", "caption", "url"]
     table = pa.Table.from_pylist(rows, ASKED).select(columns)
@@ -107,11 +109,11 @@ def _download(
         timeout=settings.timeout,
         number_sample_per_shard=max(10, len(rows)),
         oom_shard_count=5,
-        compute_hash=None,  # the opener's: it verifies an image for every row that shares it
+        compute_hash=None,  # the opener computes and checks hashes for every row that shares an image
         verify_hash_type=None,
         encode_format="jpg",
-        retries=0,  # the fetcher's own: img2dataset would repeat what cannot succeed, at once
-        user_agent_token=None,  # the fetcher names itself, and obeys the servers that refuse
+        retries=0,  # the fetcher retries; img2dataset would retry permanent failures too, and without waiting
+        user_agent_token=None,  # the fetcher sets the user agent and obeys opt-outs
         disallowed_header_directives=None,
     ).download_shard((0, str(folder / "asked.arrow")))
 
@@ -119,7 +121,7 @@ def _download(
 def _records(
     shared: dict[str, list[dict[str, Any]]], written: pa.Table, tar: Path, notes: Notes
 ) -> Iterator[dict[str, Any]]:
-    """The records of all rows that share an address, from what was written of the first."""
+    """Yield the records of all rows, given img2dataset's result for the first row of each URL."""
     addresses = {group[0]["ordinal"]: address for address, group in shared.items()}
     with tarfile.open(tar) as members:
         places = {
@@ -138,7 +140,7 @@ def _records(
 
 
 def _found(result: dict[str, Any], places: dict[str, tuple[int, int]], tar: str) -> dict[str, Any]:
-    """What a record says of an address: where its image lies, or why there is none."""
+    """Return the part of a record that describes a URL's result: the image's location, or the failure."""
     if result["status"] != "success":
         reason, message = _reason(result["status"], result["error_message"] or "")
         return {"status": str(reason), "message": message}
@@ -160,7 +162,7 @@ def _record(row: dict[str, Any], **said: Any) -> dict[str, Any]:
 
 
 def _reason(status: str, text: str) -> tuple[Reason, str]:
-    """Return the reason and the message of a text of img2dataset's: ours begin with the reason."""
+    """Return the reason and message in img2dataset's error text; our own errors begin with the reason."""
     head, colon, message = text.partition(": ")
     if colon and head in _CODES:
         return Reason(head), message

@@ -1,4 +1,4 @@
-"""img2dataset, loaded when it is needed: it brings wandb, albumentations and a second OpenCV, and takes seconds."""
+"""Load img2dataset on demand: it imports wandb, albumentations and a second OpenCV, which takes seconds."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from open_diht.pipelines.fetch.settings import DownloadSettings
 
 
 class ToolMissing(RuntimeError):
-    """img2dataset is not installed. The message names the remedy."""
+    """The error that img2dataset is not installed. The message says how to install it."""
 
 
 def check_tool() -> None:
-    """Raises ToolMissing where img2dataset is not installed; does not load it."""
+    """Raise ToolMissing if img2dataset is not installed, without loading it."""
     if importlib.util.find_spec("img2dataset") is None:
         raise ToolMissing(f"the download of images needs img2dataset, which is not installed: {remedy('download')}")
 
@@ -30,13 +30,13 @@ def load_tool() -> tuple[Any, Any, Any]:
     """Load img2dataset, with two of its classes adapted.
 
     Returns:
-        Its Downloader; its Resizer, which takes `DownloadSettings` and is given pixels that Pillow has decoded under
-        our limits, for its own decoding takes broken images for whole ones, ignores the orientation and checks the
-        size too late; and its webdataset writer, which takes a function first and calls it with the number of samples
-        that were written so far.
+        Its Downloader, Resizer and webdataset writer. The Resizer takes `DownloadSettings` and gets
+        pixels that Pillow has decoded under our limits, because img2dataset's own decoding accepts
+        broken images, ignores the orientation and checks the size too late. The writer's first
+        argument is a function that it calls with the number of samples written so far.
     """
     check_tool()
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks the network for a newer version
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # otherwise it checks the network for a newer version
     import cv2
     from img2dataset.downloader import Downloader
     from img2dataset.resizer import Resizer
@@ -66,8 +66,8 @@ def load_tool() -> tuple[Any, Any, Any]:
                 return None, None, None, None, None, f"{reason}: {bad.reason}: {bad.message}"
             size = image.width, image.height
             if image.format == "JPEG" and max(size) <= self.image_size:
-                return data, *size, *size, None  # as it came: no second loss
-            bitmap = cv2.imencode(".bmp", image.pixels)[1].tobytes()
+                return data, *size, *size, None  # unchanged: no second lossy encoding
+            bitmap = cv2.imencode(".bmp", image.pixels)[1].tobytes()  # a lossless input for the base class
             encoded, width, height, _, _, error = super().__call__(io.BytesIO(bitmap))
             return encoded, width, height, *size, error
 

@@ -1,4 +1,4 @@
-"""Addresses out of manifests: read strictly, and written so that every server understands them."""
+"""Parse URLs from manifests strictly, and write them so that every server understands them."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from urllib.parse import quote, urljoin, urlsplit
 from open_diht.pipelines.fetch.reasons import FetchError, Reason
 
 MAX_URL = 8_192
-"""Longest accepted address, in characters."""
+"""Longest accepted URL, in characters."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _HOST = re.compile(r"[a-z0-9_][a-z0-9._-]*")
-_ESCAPED = "%/:=&?~#+!$,;'@()*[]"  # stands for itself: reserved characters, and escapes that are there already
+_ESCAPED = "%/:=&?~#+!$,;'@()*[]"  # left unescaped: reserved characters, and % of existing escapes
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is asked of whom."""
+    """A parsed and normalized URL."""
 
     scheme: str
     """http or https."""
     host: str
-    """Name or address, lower case, ASCII; an IPv6 address without brackets."""
+    """Host name or address, lower case, ASCII; an IPv6 address without brackets."""
     port: int
     path: str
     """Path and query, ASCII, escaped; begins with a slash."""
 
     @property
     def authority(self) -> str:
-        """The value of the Host header."""
+        """Return the value of the Host header."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == {"http": 80, "https": 443}[self.scheme] else f"{host}:{self.port}"
 
@@ -39,14 +39,18 @@ class Target:
 
 
 def parse_url(url: str | None, base: Target | None = None) -> Target:
-    """Reads an address; `base` is the one that redirected to it.
+    """Parse a URL.
 
-    Spaces and letters outside ASCII, which many manifests have unescaped, are escaped; names in other scripts are
-    written in their ASCII form.
+    Spaces and non-ASCII letters, which many manifests leave unescaped, are escaped. Host names in
+    other scripts are converted to their ASCII (IDNA) form.
+
+    Args:
+        url: the URL as the manifest or a redirect has it.
+        base: the URL that redirected to it, which resolves relative ones.
 
     Raises:
-        FetchError: bad_url, or blocked_address for one with a zone. A user or password in it is refused: it serves to
-            pass one host off as another.
+        FetchError: bad_url, or blocked_address for an IPv6 address with a zone. A user or password
+            is refused, since it can disguise the real host.
     """
     text = (url or "").strip(" \t\r\n")
     if not text:
@@ -76,9 +80,9 @@ def parse_url(url: str | None, base: Target | None = None) -> Target:
 
 
 def _host(host: str, url: str) -> str:
-    """Returns the host in lower-case ASCII. Whether it may be asked is decided by what it resolves to."""
+    """Return the host in lower-case ASCII. Whether it may be requested depends on what it resolves to."""
     if ":" in host:
-        if "%" in host:  # only addresses of the local link have zones
+        if "%" in host:  # only link-local addresses have zones
             raise FetchError(Reason.BLOCKED_ADDRESS, f"{host} is no public address")
         try:
             return str(ipaddress.IPv6Address(host))
@@ -89,7 +93,7 @@ def _host(host: str, url: str) -> str:
     except UnicodeError as error:
         raise _bad(url, f"host {host!r}: {error}") from error
     name = name.lower().removesuffix(".")
-    # Underscores and hyphens at odd places are against the rules, but in use.
+    # Underscores and hyphens in odd places break the rules but are in use.
     if not _HOST.fullmatch(name) or ".." in name or len(name) > 253 or any(len(part) > 63 for part in name.split(".")):
         raise _bad(url, f"host {host!r} is no name or address")
     return name

@@ -1,4 +1,4 @@
-"""From chunks to batches: the check that texts are text, then captions, urls and uids."""
+"""Convert chunks to batches: check the text encoding, then derive captions, URLs and uids."""
 
 from __future__ import annotations
 
@@ -32,10 +32,17 @@ _HEX = re.compile(r"[0-9a-fA-F]{32}")
 
 
 def batches(chunks: Iterator[Chunk], roles: Roles, batch_rows: int) -> Generator[Batch, None, None]:
-    """Yield the rows of consecutive chunks in batches of `batch_rows`, or of fewer where rows are large.
+    """Yield the rows of consecutive chunks in batches of `batch_rows` rows, or of fewer if rows are large.
 
-    Which rows there are, good or bad, and their order do not depend on `batch_rows`. Where the chunks break off, the
-    rows before are yielded first.
+    Which rows there are, good or bad, and their order do not depend on `batch_rows`.
+
+    Args:
+        chunks: the chunks of a span, in order.
+        roles: the columns that hold captions, URLs and uids.
+        batch_rows: most rows of a batch, good and bad together.
+
+    Raises:
+        UnreadableFile: the chunks raised it. All rows before are yielded first.
     """
     waiting: list[Batch] = []
     size = 0
@@ -48,7 +55,7 @@ def batches(chunks: Iterator[Chunk], roles: Roles, batch_rows: int) -> Generator
                 *full, last = _cut(_join(waiting), batch_rows)
                 yield from full
                 waiting, size = [last], bytes_of(last.table)
-            if size > _FLUSH_BYTES:
+            if size > _FLUSH_BYTES:  # rows are large: a short batch bounds memory
                 yield _join(waiting)
                 waiting, size = [], 0
     except UnreadableFile as error:
@@ -60,7 +67,12 @@ def batches(chunks: Iterator[Chunk], roles: Roles, batch_rows: int) -> Generator
 
 
 def to_batch(chunk: Chunk, roles: Roles) -> Batch:
-    """Return the rows of a chunk: texts that are no text become bad rows, the others get captions, urls and uids."""
+    """Return a chunk as a batch. Rows with invalid or oversized text become bad rows; the others get uids.
+
+    Args:
+        chunk: rows as a format's reader delivers them.
+        roles: the columns that hold captions, URLs and uids.
+    """
     table = chunk.table
     unreadable = _long_rows(table, roles) | _rows_without_utf8(table, roles)
     captions, stand_ins, ordinals = chunk.captions, chunk.stand_ins, chunk.ordinals
@@ -95,15 +107,14 @@ def to_batch(chunk: Chunk, roles: Roles) -> Batch:
 
 
 def _stand_ins(table: pa.Table, roles: Roles, stand_ins: list[str | None] | None) -> list[str | None]:
-    """Return what tells images apart without their urls. Best first: what names the image, then what its bytes
-    hash to."""
+    """Return what identifies each image without its URL: preferably a name, else a hash of its bytes."""
     sources = [_texts(table, roles.image_path), stand_ins or [], _texts(table, roles.sha256), _texts(table, roles.md5)]
     given = [source for source in sources if source]
     return [next((source[row] for source in given if source[row]), None) for row in range(table.num_rows)]
 
 
 def _texts(table: pa.Table, name: str | None) -> list[str | None]:
-    """Return a column as texts, whatever its type; None throughout where there is no such column."""
+    """Return a column as texts, whatever its type; all None if there is no such column."""
     if name is None:
         return [None] * int(table.num_rows)
     column = table.column(name)
@@ -124,7 +135,8 @@ def _is_blank(text: str | None) -> bool:
 
 
 def _is_no_text(text: str | None) -> bool:
-    # How pandas, Python and databases write a missing text; as captions of their own they say nothing either.
+    # pandas, Python and databases write a missing text like this. As a caption it would be
+    # meaningless anyway.
     return text is not None and text.strip().casefold() in ("nan", "none", "null")
 
 
@@ -132,8 +144,10 @@ _Why = tuple[BadReason, str]
 
 
 def _long_rows(table: pa.Table, roles: Roles) -> dict[int, _Why]:
-    """Return the rows with a text that is longer than a row of text formats may be, or as large a value of bytes.
-    Parquet knows no such limit."""
+    """Return the rows with a text longer than text formats allow, or with an oversized value of bytes.
+
+    Parquet itself has no such limit.
+    """
     found: dict[int, _Why] = {}
     texts = {roles.caption, roles.url, roles.uid}
     for name in table.column_names:
@@ -142,14 +156,14 @@ def _long_rows(table: pa.Table, roles: Roles) -> dict[int, _Why]:
             continue
         limit = MAX_ROW_BYTES if kind == "text" or name in texts else MAX_CELL_BYTES
         if column.nbytes <= limit:
-            continue  # nearly always
+            continue  # the usual case: the whole column is below the limit
         for row in np.flatnonzero(_lengths(column) > limit).tolist():
             found[row] = ("oversized", f"column '{name}' holds a value of more than {limit} bytes")
     return found
 
 
 def _lengths(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    """Return the bytes of every value, 0 for null."""
+    """Return the length of every value in bytes, 0 for null."""
     lengths = []
     for chunk in column.chunks:
         values = chunk.dictionary if pa.types.is_dictionary(column.type) else chunk
@@ -159,13 +173,13 @@ def _lengths(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
 
 
 def _rows_without_utf8(table: pa.Table, roles: Roles) -> dict[int, _Why]:
-    """Return the rows with text that is no UTF-8; Arrow readers do not check."""
+    """Return the rows with text that is not valid UTF-8, which Arrow's readers do not check."""
     found: dict[int, _Why] = {}
     texts = {roles.caption, roles.url, roles.uid}
     for name in table.column_names:
         column = table.column(name)
         if name == roles.image:
-            continue  # a row must be good or bad whether or not its image is read along
+            continue  # a row must be good or bad whether or not its image is read too
         encoded = is_bytes(column.type)
         if encoded and name not in texts:
             continue
@@ -174,7 +188,7 @@ def _rows_without_utf8(table: pa.Table, roles: Roles) -> dict[int, _Why]:
                 column.validate(full=True)
                 continue
         except pa.ArrowInvalid:
-            pass  # somewhere in the column: the check of a nested or dictionary column does not say in which row
+            pass  # validating a nested or dictionary column does not tell which row is invalid
         for row in range(table.num_rows):
             try:
                 value = column[row].as_py()
@@ -186,7 +200,7 @@ def _rows_without_utf8(table: pa.Table, roles: Roles) -> dict[int, _Why]:
 
 
 def _printed(table: pa.Table, row: int) -> bytes:
-    """Return a row as JSON, as far as it can be printed."""
+    """Return a row as JSON, with unprintable values replaced."""
     shown = {}
     for name in table.column_names:
         column = table.column(name)
@@ -205,7 +219,7 @@ def _printed(table: pa.Table, row: int) -> bytes:
 
 
 def _without_stale_dictionaries(table: pa.Table) -> pa.Table:
-    """Drop dictionary entries that no row uses, since they would fail every later check of the column."""
+    """Drop unused dictionary entries, since an invalid one would fail every later check of the column."""
     for index, field in enumerate(table.schema):
         if pa.types.is_dictionary(field.type):
             fresh = [used_entries(chunk) for chunk in table.column(index).chunks]
@@ -225,11 +239,11 @@ def _join(parts: list[Batch]) -> Batch:
 
 
 def _cut(batch: Batch, batch_rows: int) -> list[Batch]:
-    """Cut a batch into pieces of `batch_rows` rows, good and bad together; the last one may have fewer."""
+    """Cut a batch into pieces of `batch_rows` rows, good and bad together; the last may have fewer."""
     if batch.rows <= batch_rows:
         return [batch]
     bad_ordinals = np.array([row.ordinal for row in batch.bad], dtype=np.int64)
-    ordinals = np.sort(np.concatenate([batch.ordinals, bad_ordinals]))  # with gaps, where a row group is damaged
+    ordinals = np.sort(np.concatenate([batch.ordinals, bad_ordinals]))  # has gaps if a row group is damaged
     pieces = []
     for start, stop in pairwise([*ordinals[::batch_rows].tolist(), int(ordinals[-1]) + 1]):
         good = slice(*np.searchsorted(batch.ordinals, [start, stop]).tolist())
@@ -248,15 +262,17 @@ def _cut(batch: Batch, batch_rows: int) -> list[Batch]:
 def make_uid(*, url: str | None, caption: str | None, own: str | None = None, stand_in: str | None = None) -> str:
     """Return the uid of a row, 32 lower-case hex digits (128 bits).
 
-    The manifest's own uid is used where it is 32 hex digits, so that subsets fit DataComp's. Another own id is hashed
-    together with url and caption: ids such as row numbers repeat between files, and alone would make strangers equal.
-    Without own id it is the SHA-256 of url, NUL, caption.
+    The manifest's own uid is used if it is 32 hex digits, so that subsets fit DataComp's. Another
+    own id is hashed together with URL and caption: ids such as row numbers repeat between files and
+    would make unrelated rows equal. Without an own id, the uid comes from the SHA-256 of URL, NUL,
+    caption.
 
     Args:
-        url: the row's url; None or "" where it has none.
-        caption: its caption as the file has it; None counts as "".
+        url: the row's URL; None or "" if it has none.
+        caption: the caption as the file has it; None counts as "".
         own: the manifest's own id of the row.
-        stand_in: what tells images apart where the url is absent (path, tar member, hash of the image).
+        stand_in: what identifies the image if there is no URL (path, tar member, hash of the
+            image).
     """
     if own is not None and is_uid(own):
         return own.lower()
@@ -265,17 +281,27 @@ def make_uid(*, url: str | None, caption: str | None, own: str | None = None, st
 
 
 def make_pair(*, url: str | None, caption: str | None, stand_in: str | None = None) -> str | None:
-    """Return what is equal for equal pairs, whatever ids they have: the uid that the row would have without an own id.
-    None where nothing names the image, so that only its bytes can tell. The arguments are those of `make_uid`."""
+    """Return a key that equal pairs share, whatever their ids: the uid of the row without an own id.
+
+    The arguments are those of `make_uid`.
+
+    Args:
+        url: the row's URL; None or "" if it has none.
+        caption: the caption as the file has it; None counts as "".
+        stand_in: what identifies the image if there is no URL.
+
+    Returns:
+        32 lower-case hex digits, or None if neither URL nor stand-in names the image.
+    """
     name = url or stand_in
     return _digest(name, caption or "") if name else None
 
 
 def is_uid(own: str) -> bool:
-    """Return whether an own id of the manifest is the uid itself."""
+    """Return whether a manifest's own id has the form of a uid, so that it is used unchanged."""
     return _HEX.fullmatch(own) is not None
 
 
 def _digest(*parts: str) -> str:
-    # surrogatepass: JSON escapes can hold half characters, which plain UTF-8 refuses.
+    # surrogatepass: JSON escapes can hold lone surrogates, which plain UTF-8 refuses.
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""Arrow types of columns, and what may be done with them."""
+"""Arrow column types: their families, sizes and plain equivalents."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from open_diht.pipelines.manifests.types import Column, Kind
 
 
 def column_of(name: str, type: pa.DataType) -> Column:
-    """Return the description of a column of the given Arrow type."""
+    """Return the description of a column.
+
+    Args:
+        name: the column's name.
+        type: its Arrow type.
+    """
     return Column(name=name, type=str(type), kind=kind_of(type))
 
 
@@ -47,8 +52,10 @@ def is_bytes(type: pa.DataType) -> bool:
 
 
 def plain(table: pa.Table) -> pa.Table:
-    """Return the table with plain columns where it has views: most of Arrow's functions do not know these yet. They
-    are another layout in memory of the same values; in a file there is no difference."""
+    """Return the table with view types replaced by plain ones, which all of Arrow's functions support.
+
+    Views are another memory layout of the same values; in a file there is no difference.
+    """
     schema = pa.schema([field.with_type(_plain(field.type)) for field in table.schema])
     if schema.types == table.schema.types:
         return table
@@ -60,18 +67,19 @@ def plain(table: pa.Table) -> pa.Table:
 def _converted(array: pa.Array, type: pa.DataType) -> pa.Array:
     if array.type == type:
         return array
-    if _is_list_view(array.type):  # Arrow's cast leaves out the last offset
+    if _is_list_view(array.type):  # Arrow's cast omits the last offset
         sizes = np.asarray(pc.fill_null(pc.list_value_length(array), 0))
         large = pa.types.is_large_list(type)
         offsets = pa.array(np.concatenate([[0], np.cumsum(sizes)]), pa.int64() if large else pa.int32())
         made = pa.LargeListArray if large else pa.ListArray
         values = _converted(array.flatten(), type.value_type)
         return made.from_arrays(offsets, values, type=type, mask=array.is_null())
+    # Nested list views go through Python, to avoid that cast.
     return pa.array(array.to_pylist(), type) if _holds_list_view(array.type) else array.cast(type)
 
 
 def bytes_of(table: pa.Table) -> int:
-    """Return about how many bytes the rows take once every row has its own value, dictionaries unpacked."""
+    """Return about how many bytes the rows take with dictionaries expanded."""
     return sum(max(column.nbytes, _unpacked(column)) for column in table.columns)
 
 
@@ -83,7 +91,7 @@ def _unpacked(column: pa.ChunkedArray) -> int:
 
 
 def used_entries(array: pa.DictionaryArray) -> pa.DictionaryArray:
-    """Return the same values over a dictionary of the entries that are used."""
+    """Return the same values with a dictionary of only the used entries."""
     indices = array.indices.cast(pa.int64())
     used = np.unique(np.asarray(indices.drop_null()))
     places = pa.array(np.searchsorted(used, np.asarray(indices.fill_null(0))), mask=np.asarray(indices.is_null()))

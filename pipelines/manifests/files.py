@@ -1,5 +1,7 @@
-"""Files and folders, local or behind an fsspec URL: opened, unpacked, and watched, for a file that changes while a run
-reads it would leave rows of two versions side by side, and nothing would say so."""
+"""Open and decompress files, local or behind an fsspec URL, and detect files that change during a run.
+
+A file that changes while it is read would silently mix rows of two versions.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +27,14 @@ from open_diht.pipelines.store.storage import many_at_once, stamp_of
 _T = TypeVar("_T")
 _FINGERPRINT_BYTES = 64 * 2**10
 _AHEAD_BYTES = 2 * 2**20
-"""What a read of a remote file fetches beyond what it is asked for. Clients' own values (S3: 50 MB) are for who reads a
-file to its end; here spans of it are read, and heads."""
+"""Read-ahead for a remote file, in bytes. Clients' defaults (S3: 50 MB) suit readers of whole
+files; we read spans and heads."""
 _REMEMBERED_BYTES, _REMEMBERED_PARTS = 16 * 2**20, 256
-"""Of a remote file that is read in parts: at most so much."""
+"""Most cached bytes and parts of a remote file that is read in parts."""
 _UNPACKED_BYTES = 16 * 2**10
 
 
-# ValueError is fsspec's way to say that a protocol is unknown, ImportError that its package is not installed.
+# fsspec raises ValueError for an unknown protocol and ImportError for one whose package is not installed.
 _BROKEN = (OSError, EOFError, zlib.error, pa.ArrowException, ValueError, ImportError)
 
 
@@ -41,27 +43,38 @@ _OUTAGE_NUMBERS = {
     *(errno.EBUSY, errno.EAGAIN, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EIO),
     getattr(errno, "EREMOTEIO", errno.EIO),
 }
-"""What clients of stores make of "slow down", "service unavailable" and "internal error", and of no network."""
+"""Errors into which store clients turn "slow down", "service unavailable", "internal error" and
+lost networks."""
 _OUTAGE_CODES = {"ExpiredToken", "RequestTimeTooSkewed"}
-"""Of an answer of S3 that its client makes a PermissionError of. Others stay: S3 says "denied" of what is not there."""
+"""S3 error codes of an outage that its client turns into PermissionError. S3 also denies access to
+missing files."""
 
 
 def is_outage(path: str, error: Exception) -> bool:
-    """Return whether an error comes from the network, a store or a hub, and not from the file: a retry may succeed."""
+    """Return whether an error comes from the network, a store or a hub, so that a retry may succeed.
+
+    Args:
+        path: the local path or URL that was read.
+        error: what reading it raised.
+    """
     if may_pass(error) or is_of_client(error):
         return True
     if not is_url(path) or not isinstance(error, OSError):
         return False
     if isinstance(error, PermissionError):
-        answer = getattr(error.__cause__, "response", None)
+        answer = getattr(error.__cause__, "response", None)  # the client keeps S3's answer there
         return isinstance(answer, dict) and answer.get("Error", {}).get("Code") in _OUTAGE_CODES
     return isinstance(error, _OUTAGE) or error.errno in _OUTAGE_NUMBERS
 
 
 @contextmanager
 def reading(path: str) -> Iterator[None]:
-    """Turn errors of the libraries on a broken or absent file into `UnreadableFile`, and errors of store clients on an
-    outage into `Unreachable`."""
+    """Convert exceptions inside the block to the two errors of manifests.
+
+    Raises:
+        UnreadableFile: for errors of libraries at a broken or absent file.
+        Unreachable: for errors of store clients during an outage.
+    """
     try:
         yield
     except Exception as error:
@@ -69,7 +82,7 @@ def reading(path: str) -> Iterator[None]:
             raise _unreachable(path, error) from error
         if not isinstance(error, _BROKEN):
             raise
-        # The libraries quote bytes of the file and write several lines.
+        # The libraries quote bytes of the file and write multi-line messages.
         message = " ".join("".join(sign if sign.isprintable() else " " for sign in str(error)).split())
         message = message or "the file ends too early"
         if isinstance(error, ImportError):
@@ -85,7 +98,15 @@ def _unreachable(path: str, error: Exception) -> Unreachable:
 
 
 def guarded(path: str, items: Iterator[_T]) -> Iterator[_T]:
-    """Yield the items. An error while one is fetched, and no other error, becomes `UnreadableFile`."""
+    """Yield the items, converting only errors that fetching one raises, not those of the caller.
+
+    Args:
+        path: the file that the items come from.
+        items: an iterator that reads the file.
+
+    Raises:
+        UnreadableFile, Unreachable: see `reading`.
+    """
     while True:
         with reading(path):
             try:
@@ -96,25 +117,32 @@ def guarded(path: str, items: Iterator[_T]) -> Iterator[_T]:
 
 
 def is_url(path: str) -> bool:
-    """Return whether a path has a protocol (memory://, s3://, ...) and so is fsspec's; file:// counts as local."""
+    """Return whether a path needs fsspec: it has a protocol (memory://, s3://, ...) other than file://."""
     return "://" in path and not path.startswith("file://")
 
 
 def local_path(path: str) -> str:
-    """Return a local path without file://, with ~ expanded, which a shell leaves alone in quotes, and absolute, since
-    workers may run in another folder."""
+    """Return the absolute local path, without file:// and with ~ expanded.
+
+    A quoted ~ is not expanded by the shell, and workers may run in another folder.
+    """
     return os.path.abspath(os.path.expanduser(path.removeprefix("file://")))
 
 
 def file_system(path: str) -> tuple[Any, str]:
-    """Return the file system of a path or URL and the path inside it."""
+    """Return the file system of a path or URL, and the path inside it."""
     fs, inside = fsspec.core.url_to_fs(path if is_url(path) else local_path(path))
     return fs, inside
 
 
 def open_file(path: str, *, parts: bool = False) -> IO[bytes]:
-    """Open a file for reading and seeking; `parts`: nothing is fetched but what is asked for, and the same only once
-    if it is asked for again soon. Raises what the file system raises: wrap it in `reading`."""
+    """Open a file for reading and seeking. Raises what the file system raises: wrap it in `reading`.
+
+    Args:
+        path: local path or fsspec URL.
+        parts: fetch only the requested bytes of a remote file, without read-ahead, and cache recent
+            parts.
+    """
     if not is_url(path):
         return open(local_path(path), "rb")
     fs, inside = file_system(path)
@@ -125,7 +153,7 @@ def open_file(path: str, *, parts: bool = False) -> IO[bytes]:
 
 
 class _Parts(io.RawIOBase):
-    """A remote file that is read at places far apart, and some of them twice: the latest parts are remembered."""
+    """A remote file that is read at distant offsets, some of them twice. Recent parts are cached."""
 
     def __init__(self, handle: Any) -> None:
         self._handle = handle
@@ -160,25 +188,33 @@ class _Parts(io.RawIOBase):
         super().close()
 
     def _part(self, stop: int) -> tuple[int, bytes]:
-        """Return a part that has the byte to be read next, and where it begins; where none is remembered, what is
-        missing before `stop` is fetched."""
+        """Return a part with the next byte to read, and its offset.
+
+        If no cached part has it, the missing bytes before `stop` are fetched.
+        """
         at = self._at
         for start, part in self._parts.items():
             if start <= at < start + len(part):
                 return start, part
         self._handle.seek(at)
+        # Read up to the next cached part.
         end = min((start for start in self._parts if at < start < stop), default=stop)
         part = self._handle.read(end - at)
         if not part:
             raise EOFError(f"the file ends at byte {at}, and had {self._size} bytes")
         self._parts[at], self._held = part, self._held + len(part)
         while self._held > _REMEMBERED_BYTES or len(self._parts) > _REMEMBERED_PARTS:
-            self._held -= len(self._parts.pop(next(iter(self._parts))))
+            self._held -= len(self._parts.pop(next(iter(self._parts))))  # the oldest part
         return at, part
 
 
 def open_stream(path: str, compression: Compression) -> IO[bytes]:
-    """Open a file for reading, uncompressed on the way. Wrap it, and reads from it, in `reading`."""
+    """Open a file for sequential reading, decompressed. Wrap it, and reads from it, in `reading`.
+
+    Args:
+        path: local path or fsspec URL.
+        compression: how the whole file is compressed; "" if it is not.
+    """
     handle = open_file(path)
     if not compression:
         return handle
@@ -186,7 +222,7 @@ def open_stream(path: str, compression: Compression) -> IO[bytes]:
 
 
 class _Unpacked:
-    """An uncompressed stream that is read in small pieces: a piece with a break in it is lost whole."""
+    """A decompressed stream read in small pieces, because a piece with corrupt data is lost as a whole."""
 
     def __init__(self, handle: IO[bytes], compression: Compression) -> None:
         self._handle = handle
@@ -205,7 +241,13 @@ class _Unpacked:
 
 
 def read_part(path: str, start: int, stop: int) -> bytes:
-    """Return bytes [start, stop) of a file, fewer where it ends before. Raises what the file system raises."""
+    """Return bytes [start, stop) of a file, fewer if it ends before. Raises what the file system raises.
+
+    Args:
+        path: local path or fsspec URL.
+        start: offset of the first byte.
+        stop: offset after the last byte.
+    """
     if is_url(path):
         fs, inside = file_system(path)
         content: bytes = fs.cat_file(inside, start=start, end=stop)
@@ -216,7 +258,7 @@ def read_part(path: str, start: int, stop: int) -> bytes:
 
 
 def file_size(path: str) -> int:
-    """Return the size of a file in bytes. Raises UnreadableFile where it is absent, no file, or empty."""
+    """Return the size of a file in bytes. Raises UnreadableFile if it is absent, a folder, or empty."""
     with reading(path):
         if is_url(path):
             fs, inside = file_system(path)
@@ -233,7 +275,15 @@ def file_size(path: str) -> int:
 
 
 def fingerprint(path: str, size: int) -> str:
-    """Return "<size>-<16 hex digits>" from the first and last 64 KiB of a file of `size` bytes."""
+    """Return "<size>-<16 hex digits>" from the first and last 64 KiB of a file.
+
+    Args:
+        path: local path or fsspec URL.
+        size: size of the file in bytes.
+
+    Raises:
+        UnreadableFile, Unreachable: see `reading`.
+    """
     digest = hashlib.sha256()
     with reading(path):
         digest.update(read_part(path, 0, _FINGERPRINT_BYTES))
@@ -243,15 +293,17 @@ def fingerprint(path: str, size: int) -> str:
 
 
 def stamp(path: str) -> Stamp | None:
-    """Return what changes when a file is written to, by one request; None where there is no file. Raises Unreachable
-    where a store does not say, and what a disk raises."""
+    """Return a value that changes when a file is written to, using one request; None if there is no file.
+
+    Raises Unreachable if a store does not answer. Other errors are raised as they are.
+    """
     try:
         if not is_url(path):
             status = os.stat(local_path(path))
             return status.st_size, (str(status.st_mtime_ns), str(status.st_ctime_ns))
         fs, inside = file_system(path)
         if not is_pinned(path):
-            fs.invalidate_cache(inside)  # clients remember what they have listed
+            fs.invalidate_cache(inside)  # clients cache their listings
         info = fs.info(inside)
     except FileNotFoundError:
         return None
@@ -263,13 +315,12 @@ def stamp(path: str) -> Stamp | None:
 
 
 def telling(known: Stamp | None) -> Stamp | None:
-    """Return a stamp that changes when the file does; None where a store says nothing but the size, which another
-    file may have too."""
+    """Return the stamp, or None if it holds only the size, which another version of the file may share."""
     return known if known is not None and any(part not in ("None", str(known[0])) for part in known[1]) else None
 
 
 def stamps_of(paths: Iterable[str]) -> dict[str, Stamp | None]:
-    """Return the stamps of files by path."""
+    """Return the stamps of files, by path."""
     known = list(paths)
     found = many_at_once(stamp, known) if any(map(is_url, known)) else map(stamp, known)
     return dict(zip(known, found, strict=True))
@@ -277,18 +328,19 @@ def stamps_of(paths: Iterable[str]) -> dict[str, Stamp | None]:
 
 @contextmanager
 def unchanged(span: Span) -> Iterator[bool]:
-    """Watch the file of a span while the `with` block reads it, and give the block whether `span.info` holds. A span
-    without fingerprint is not watched.
+    """Check that the file of a span does not change while the `with` block reads it.
+
+    Yields whether `span.info` still holds. A span without fingerprint is not checked.
 
     Raises:
-        FileChanged: the file is not the one that the span was cut from, or was written to in the meantime; also where
-            the block broke off, for then that is why.
+        FileChanged: the file is not the one that the span was cut from, or was written to in the
+            meantime. It replaces an exception of the block, which the change explains.
     """
     if not span.fingerprint:
         yield False
         return
     before = stamp(span.path)
-    seen = span.info is not None and span.info.stamp == before
+    seen = span.info is not None and span.info.stamp == before  # then the fingerprint need not be computed
     if before is None or (not seen and _fingerprint(span.path, before) != span.fingerprint):
         raise FileChanged(span.path, difference(before))
     try:
@@ -299,11 +351,11 @@ def unchanged(span: Span) -> Iterator[bool]:
 
 
 def difference(found: Stamp | None) -> str:
-    """Return how a file differs, for a message that begins with its path."""
+    """Return how a file differs, as the end of a message that begins with its path."""
     return "is gone" if found is None else f"has changed while it was read (it has {found[0]:,} bytes now)"
 
 
 @lru_cache(maxsize=4096)
 def _fingerprint(path: str, known: Stamp) -> str:
-    """The fingerprint of a file, taken once as long as its stamp stays."""
+    """Return the fingerprint of a file, cached as long as its stamp stays the same."""
     return fingerprint(path, known[0])

@@ -1,4 +1,4 @@
-"""Image files that a manifest names: read inside allowed folders, within a size, and never from the web."""
+"""Read image files that a manifest names: only in allowed folders, with a size limit, never from the web."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from open_diht.pipelines.manifests.types import NoInput, UnreadableFile
 MissingReason = Literal[
     "image_not_available", "image_outside_root", "image_missing", "image_unreadable", "image_too_large_file"
 ]
-"""Why there is no image; a closed list, fit for counters.
+"""Why there is no image; a closed list, suitable for counters.
 
-image_not_available: the row names none, or only one on the web. image_outside_root: the path that it names lies in no
-folder that may be read. image_missing: the file or tar member that it names does not exist. image_unreadable: it
-exists and cannot be read. image_too_large_file: it has more bytes than the limit.
+image_not_available: the row names no image, or only one on the web. image_outside_root: the path is
+in no folder that may be read. image_missing: the file or tar member does not exist.
+image_unreadable: it exists but cannot be read. image_too_large_file: it has more bytes than the
+limit.
 """
 
 MAX_IMAGE_BYTES = 64 * 2**20
@@ -29,27 +30,32 @@ _WEB = ("http://", "https://")
 
 @dataclass(frozen=True, kw_only=True)
 class MissingImage:
-    """Stands where an image's bytes would."""
+    """The reason why there are no image bytes, in their place."""
 
     reason: MissingReason
-    """Why, as a code."""
+    """The reason as a code."""
     message: str
-    """Why, for people."""
+    """The reason in words."""
 
 
 ImageOrMissing = bytes | MissingImage
-"""Bytes as stored, not decoded, or why there are none."""
+"""Image bytes as stored, not decoded, or why there are none."""
 
 
 def image_folders(manifest: str, dataset: Dataset) -> tuple[str, ...]:
-    """Return the folders and URLs below which images may lie: `images_root` where it is given, then the manifest's."""
+    """Return the folders and URLs below which images may be read: `images_root` if given, then the manifest's.
+
+    Args:
+        manifest: path or URL of the manifest file.
+        dataset: its `images_root` is used.
+    """
     own = posixpath.dirname(manifest) if is_url(manifest) else os.path.dirname(local_path(manifest))
     root = dataset.images_root
     return (own,) if root is None else (root if is_url(root) else local_path(root), own)
 
 
 def check_images_root(dataset: Dataset) -> None:
-    """Raises NoInput where the data set names a folder for images and there is none: every row would lack its own."""
+    """Raise NoInput if the data set's images folder does not exist, since every row would lack its image."""
     root = dataset.images_root
     if root is None or root.startswith(_WEB):
         return
@@ -64,10 +70,10 @@ def check_images_root(dataset: Dataset) -> None:
 
 
 def read_image_file(path: str | None, folders: Sequence[str], limit: int) -> ImageOrMissing:
-    """Return the bytes of an image file, or why there are none. Only files below `folders` are read, see `inside`.
+    """Return the bytes of an image file, or why there are none. Reads only below `folders`, see `inside`.
 
     Args:
-        path: as the manifest has it: relative, absolute, or a URL.
+        path: the path as the manifest has it: relative, absolute, or a URL.
         folders: see `image_folders`.
         limit: most bytes of an image.
     """
@@ -84,33 +90,44 @@ def read_image_file(path: str | None, folders: Sequence[str], limit: int) -> Ima
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return MissingImage(reason="image_missing", message=f"no file {full}")
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        if is_outage(full, error):  # the image may be there for who asks again
+        if is_outage(full, error):  # a retry may find the image
             raise
         return MissingImage(reason="image_unreadable", message=f"{full}: {type(error).__name__}: {error}")
 
 
 def within(data: bytes, limit: int) -> ImageOrMissing:
-    """Return image bytes that came with the row, or that they are too many."""
+    """Return image bytes, or a `MissingImage` if there are too many.
+
+    Args:
+        data: the image's bytes.
+        limit: most bytes of an image.
+    """
     return data if len(data) <= limit else too_large("the image", len(data), limit)
 
 
 def too_large(what: str, size: int, limit: int) -> MissingImage:
-    """Return that an image is larger than the limit."""
+    """Return the `MissingImage` for an image that is larger than the limit.
+
+    Args:
+        what: name of the image, for the message.
+        size: its size in bytes.
+        limit: most bytes of an image.
+    """
     return MissingImage(
         reason="image_too_large_file", message=f"{what} has {size} bytes, more than the limit of {limit}"
     )
 
 
 def is_file_path(path: str | None) -> bool:
-    """Return whether a row names an image file, and not nothing or an address on the web."""
+    """Return whether a row names an image file, rather than nothing or a web address."""
     return path is not None and bool(path.strip()) and not path.startswith(_WEB)
 
 
 def folder_of_all(paths: Sequence[str], folders: Sequence[str]) -> str:
-    """Return the deepest folder that holds all of these image paths.
+    """Return the deepest folder that contains all these image paths.
 
     Args:
-        paths: as the manifest has them, at least one.
+        paths: at least one path, as the manifest has it.
         folders: see `image_folders`.
     """
     full = [full_path(path.removeprefix("file://"), folders) for path in paths]
@@ -120,9 +137,14 @@ def folder_of_all(paths: Sequence[str], folders: Sequence[str]) -> str:
 
 
 def full_path(path: str, folders: Sequence[str]) -> str:
-    """Return a relative path with the folder that it starts from, any other path as it is.
+    """Return a relative path joined to its base folder, and any other path unchanged.
 
-    A relative path starts from the first folder, but one that begins with ".." from the manifest's, which is the last.
+    The base is the first folder, but for a path that begins with ".." it is the last, the
+    manifest's.
+
+    Args:
+        path: as the manifest has it.
+        folders: see `image_folders`.
     """
     if is_url(path) or path.startswith("/"):
         return path
@@ -131,12 +153,16 @@ def full_path(path: str, folders: Sequence[str]) -> str:
 
 
 def inside(path: str, folders: Sequence[str]) -> str | None:
-    """Return the full, normalized path of an image where it lies below one of `folders`, else None.
+    """Return the full, normalized path of an image if it lies below one of `folders`, else None.
 
-    A manifest is untrusted input. ".." is resolved in the text of the path before anything is opened, and the result
-    is the path that is opened. It has to lie below a folder by its text, or, for local files, by its real path.
-    A symbolic link below a folder is followed wherever it leads: links are the user's own, and caches of hubs are
-    made of them.
+    A manifest is untrusted input. ".." is resolved in the path's text before anything is opened,
+    and the result is the path that is opened. It must lie below a folder by its text or, for local
+    files, by its real path. Symbolic links below a folder are followed wherever they lead: they are
+    the user's own, and hub caches consist of them.
+
+    Args:
+        path: as the manifest has it.
+        folders: see `image_folders`.
     """
     path = full_path(path.removeprefix("file://"), folders)
     return next((full for folder in folders if (full := _below(path, folder)) is not None), None)
@@ -149,9 +175,9 @@ def _below(path: str, folder: str) -> str | None:
         full, folder = os.path.normpath(path), os.path.normpath(folder)
         if _is_below(full, folder):
             return full
-        try:  # the manifest may name the folder by another way than the user, through a link
+        try:  # the manifest may name the folder differently than the user, through a link
             return full if _is_below(os.path.realpath(full), os.path.realpath(folder)) else None
-        except ValueError:  # a NUL, or half a character
+        except ValueError:  # a NUL or a lone surrogate
             return None
     protocol, _, folder = folder.partition("://")
     if is_url(path):
@@ -172,13 +198,13 @@ def _read(path: str, limit: int) -> ImageOrMissing:
         fs, inside = file_system(path)
         size = fs.info(inside)["size"]
         if size == 0:
-            return b""  # of which no part can be asked for
+            return b""  # stores refuse a byte range of an empty file
     else:
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
             raise IsADirectoryError(path)
         if not stat.S_ISREG(status.st_mode):
-            # A pipe or device would block for ever.
+            # A pipe or device would block forever.
             return MissingImage(reason="image_unreadable", message=f"{path} is no regular file")
         size = status.st_size
     if size is not None and size > limit:

@@ -1,4 +1,4 @@
-"""From what a user types after INPUT= to a list of files."""
+"""Expand the user's INPUT= pattern to a list of files."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ _MAX_RANGE = 1_000_000
 
 
 class _LocalFiles(LocalFileSystem):  # type: ignore[misc, unused-ignore]
-    """Local files, where a folder that cannot be listed and a link that leads nowhere are errors. fsspec passes over
-    both, so that what they stand for would be missing without a word; stores have neither."""
+    """A local file system where unlistable folders and dangling links are errors.
+
+    fsspec skips both, so that their rows would be silently missing. Stores have neither.
+    """
 
     def ls(self, path: str, detail: bool = False, **options: Any) -> list[Any]:
         try:
@@ -46,17 +48,19 @@ class _LocalFiles(LocalFileSystem):  # type: ignore[misc, unused-ignore]
 
 
 def expand_inputs(pattern: str, dataset: Dataset) -> list[str]:
-    """Return the manifest files that a pattern stands for, sorted, each once.
+    """Return the manifest files that match a pattern, sorted, each once.
 
     Args:
-        pattern: a file, a folder (its files that match `dataset.default_glob`, or else all files below it with a known
-            ending), a glob (*, ?, [], **), a numbered range as in `part-{00000..00127}.parquet`, or several of these
-            with commas between; local or as fsspec URLs. Local results are absolute.
+        pattern: a file, a folder (its files that match `dataset.default_glob`, or else all files
+            below it with a known extension), a glob (*, ?, [], **), a numbered range as in
+            `part-{00000..00127}.parquet`, or several of these separated by commas; local or as
+            fsspec URLs. Local results are absolute.
         dataset: tells which files of a folder are manifests.
 
     Raises:
-        NoInput: an item matches nothing or cannot be looked for (unknown protocol, no access); or a table and a tar of
-            the same name are both found, as img2dataset writes them: they have the same rows, which would count twice.
+        NoInput: an item matches nothing or cannot be searched (unknown protocol, no access); or a
+            table and a tar of the same name both match. img2dataset writes the same rows to both,
+            which would count twice.
     """
     if not pattern.strip():
         raise NoInput("the input pattern is empty; name a file, a folder or a glob")
@@ -69,8 +73,8 @@ def expand_inputs(pattern: str, dataset: Dataset) -> list[str]:
 
 
 def input_items(pattern: str) -> list[str]:
-    """The items of a pattern, between its commas."""
-    if _exists(pattern):  # a file's own name may hold a comma
+    """Return the items of a pattern, separated by commas."""
+    if _exists(pattern):  # a file name may contain a comma
         return [pattern]
     return [item.strip() for item in pattern.split(",") if item.strip()]
 
@@ -137,7 +141,7 @@ def _in_folder(fs: Any, folder: str, dataset: Dataset) -> list[str]:
 
 
 def _is_manifest(fs: Any, path: str, folder: str) -> bool:
-    # Tools leave files of their own beside data: _SUCCESS, .part.crc, img2dataset's 00000_stats.json.
+    # Tools leave other files next to data: _SUCCESS, .part.crc, img2dataset's 00000_stats.json.
     parts = posixpath.relpath(path, folder).split("/")
     if any(part.startswith((".", "_")) for part in parts) or path.endswith("_stats.json"):
         return False

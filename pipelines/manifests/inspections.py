@@ -1,4 +1,4 @@
-"""What was seen of files, as a plan keeps it: columns that several files have once."""
+"""Inspections of files as a plan stores them. Facts that several files share are stored once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ELSEWHERE = ("path", "rows", "bytes", "fingerprint")
 
 
 def to_json(infos: Sequence[FileInfo]) -> dict[str, Any]:
-    """Return what is not in `files`, see `from_json`, as plain values for JSON."""
+    """Return the facts that `files` of `from_json` does not have, as JSON values."""
     alike: dict[tuple[Any, ...], int] = {}
     shared: list[dict[str, Any]] = []
     files: list[dict[str, Any]] = []
@@ -29,11 +29,11 @@ def to_json(infos: Sequence[FileInfo]) -> dict[str, Any]:
 
 
 def from_json(content: Mapping[str, Any], files: Sequence[Mapping[str, Any]]) -> tuple[FileInfo, ...]:
-    """Return what was kept.
+    """Return the stored inspections.
 
     Args:
         content: from `to_json`.
-        files: path, rows, bytes and fingerprint of each, in the same order.
+        files: path, rows, bytes and fingerprint of each file, in the same order.
     """
     alike = [
         {**one, "columns": tuple(Column(**column) for column in one["columns"]), "roles": Roles(**one["roles"])}

@@ -1,4 +1,4 @@
-"""Manifest files, whatever their format: what is in them, their spans, rows and images."""
+"""Read manifest files of any format: inspect them, split them into spans, read rows and images."""
 
 from __future__ import annotations
 
@@ -33,23 +33,25 @@ from open_diht.pipelines.store.fingerprints import fingerprint_of
 
 _CHECKED_ROWS = 1000
 VERSION = 1
-"""Raise it when a look at the same file tells something else, whatever its format; see `Format.version`."""
+"""Increase it when inspecting the same file of any format gives another result; see `Format.version`."""
 
 
 def inspect(path: str, dataset: Dataset, known: FileInfo | None = None) -> FileInfo:
-    """Look at a manifest file: format, columns, roles, rows where cheap, fingerprint.
+    """Inspect a manifest file: format, columns, roles, rows if cheap, fingerprint.
 
     Args:
         path: local path or fsspec URL.
         dataset: how its rows are read.
-        known: what it told before; returned without another look where it still holds.
+        known: an earlier result; it is returned without another inspection if it still holds.
 
     Raises:
-        UnreadableFile: absent, empty, damaged, or not what its name says. Other files are not concerned.
-        BadSchema: a needed column is missing, ambiguous, repeated or of the wrong type, or the format is unknown.
+        UnreadableFile: absent, empty, damaged, or not what its name says. Other files are not
+            affected.
+        BadSchema: a needed column is missing, ambiguous, repeated or of the wrong type, or the
+            format is unknown.
     """
     with reading(path):
-        before = stamp(path)  # before it is looked at, so that a change meanwhile is not overlooked
+        before = stamp(path)  # taken before the inspection, so that a change during it is noticed
     read_as = _read_as(dataset, versions())
     if known is not None and before is not None and (known.stamp, known.read_as) == (before, read_as):
         return known
@@ -58,23 +60,34 @@ def inspect(path: str, dataset: Dataset, known: FileInfo | None = None) -> FileI
 
 
 def info_of(span: Span, dataset: Dataset) -> FileInfo:
-    """Return what was seen of the file of a span, or look at it. Raise as `inspect` does."""
+    """Return the stored inspection of a span's file, or inspect the file.
+
+    Args:
+        span: a span of the file.
+        dataset: how its rows are read.
+
+    Raises:
+        UnreadableFile, BadSchema: see `inspect`.
+    """
     known = span.info is not None and span.info.read_as == _read_as(dataset, versions())
     return span.info if known and span.info is not None else _look(span.path, dataset)
 
 
 def split(info: FileInfo, unit_rows: int) -> list[Span]:
-    """Return the spans of a file, in order; they tile it without gap or overlap. A file without rows has none. A pure
-    function of the file and the wished size, since a rerun must find the same units.
+    """Return the spans of a file, in order; they tile it without gap or overlap. A file without rows has none.
 
-    Parquet: whole row groups while they fit into `unit_rows`; a larger row group is cut inside. Plain TSV, JSON lines
-    and CSV without quotes: byte ranges of about `unit_rows` rows. A plain tar: one span where it seems to have no more
-    than `unit_rows` samples, else ranges of exactly `unit_rows` samples, found in one pass over its headers. Compressed
-    files and CSV with quotes: one span, since nothing tells where a row begins.
+    The result is a pure function of the file and `unit_rows`, since a rerun must find the same
+    units.
+
+    Parquet: whole row groups while they fit into `unit_rows`; a larger row group is cut inside.
+    Uncompressed TSV, JSON lines and CSV without quotes: byte ranges of about `unit_rows` rows. An
+    uncompressed tar: one span if it seems to have at most `unit_rows` samples, else ranges of
+    exactly `unit_rows` samples, found in one pass over its headers. Compressed files and CSV with
+    quotes: one span, since row boundaries cannot be located.
 
     Args:
         info: the file, from `inspect`.
-        unit_rows: wished rows of a span, at least 1.
+        unit_rows: desired rows of a span, at least 1.
 
     Raises:
         ValueError: `unit_rows` is below 1.
@@ -93,24 +106,24 @@ def whole_file(info: FileInfo) -> Span:
 def read(
     info_or_span: FileInfo | Span, dataset: Dataset, batch_rows: int = 1000, *, images: bool = False
 ) -> Generator[Batch, None, None]:
-    """Yield the rows of a file or span in batches. Every row is in exactly one, as good or bad, in the order of the
-    file.
+    """Yield the rows of a file or span in batches. Every row is in exactly one, good or bad, in file order.
 
-    Memory is bounded by `batch_rows`, and a batch of large rows is cut short; no file or row group is held whole.
+    Memory is bounded by `batch_rows`, and batches of large rows are cut short. No file or row group
+    is held whole.
 
     Args:
-        info_or_span: a file (all its rows, as one span) or a span. Its file is looked at again where `Span.info` does
-            not say what it is like, or the file was touched since.
-        dataset: how rows are read; the one that `inspect` was given.
+        info_or_span: a file (all its rows, as one span) or a span. A span's file is inspected again
+            if `Span.info` is missing or outdated.
+        dataset: how rows are read; the same as for `inspect`.
         batch_rows: most rows of a batch, good and bad together, at least 1.
-        images: whether `Batch.table` has the column of image bytes (role image); it is not even read otherwise.
-            Images of tars are never in the table: see `read_images`.
+        images: whether to read the column of image bytes (role image) into `Batch.table`. Images of
+            tars are never in the table: see `read_images`.
 
     Raises:
         ValueError: `batch_rows` is below 1.
-        UnreadableFile: the file breaks; the rows before the break were yielded.
+        UnreadableFile: the file is damaged; the rows before the damage are yielded first.
         BadSchema: a span's file does not have the columns (any more).
-        FileChanged: a span's file is not what it was; what was yielded must not be used.
+        FileChanged: a span's file has changed; the yielded rows must not be used.
     """
     if batch_rows < 1:
         raise ValueError(f"batch_rows is {batch_rows}; a batch has at least 1 row")
@@ -120,7 +133,11 @@ def read(
 
 
 def read_rows(table: pa.Table, dataset: Dataset) -> Batch:
-    """Read a table as `read` reads a file: its rows, good and bad, with the same identities and captions.
+    """Read a table as `read` reads a file: its rows, good and bad, with the same uids and captions.
+
+    Args:
+        table: the rows, with any columns.
+        dataset: how rows are read.
 
     Raises:
         BadSchema: a needed column is missing, ambiguous, repeated or of the wrong type.
@@ -136,18 +153,18 @@ def read_images(
     *,
     max_bytes: int = MAX_IMAGE_BYTES,
 ) -> Iterator[tuple[int, ImageOrMissing]]:
-    """Yield the images of chosen rows, in order: (ordinal, bytes as stored, not decoded), or why there are none.
+    """Yield the images of chosen rows, in order: (ordinal, bytes as stored, or why there are none).
 
     Args:
-        info_or_span: the file or span that the ordinals count in.
+        info_or_span: the file or span in which the ordinals count.
         dataset: how rows are read; `images_root` says where image files are.
-        ordinals: places of the rows inside the span, strictly ascending.
+        ordinals: indices of the rows inside the span, strictly ascending.
         max_bytes: most bytes of an image.
 
     Raises:
         ValueError: ordinals are not ascending from 0, or lie beyond the end of the span.
-        UnreadableFile: the manifest or tar breaks; the images before were yielded.
-        FileChanged: a span's file is not what it was; what was yielded must not be used.
+        UnreadableFile: the manifest or tar is damaged; the images before are yielded first.
+        FileChanged: a span's file has changed; the yielded images must not be used.
     """
     wanted = [int(ordinal) for ordinal in ordinals]
     if any(after <= before for before, after in zip([-1, *wanted], wanted, strict=False)):
@@ -170,10 +187,10 @@ def read_images(
 
 
 def check_image_paths(infos: Sequence[FileInfo], dataset: Dataset) -> None:
-    """Raise NoInput where no image path in the first rows of a manifest lies in a folder that may be read.
+    """Raise NoInput if no image path in the first rows of a manifest lies in a folder that may be read.
 
     Args:
-        infos: the manifests; the first one with a column of paths, and without one of bytes, is looked at.
+        infos: the manifests. The first with a column of paths and none of image bytes is checked.
         dataset: how rows are read.
     """
     info = next((info for info in infos if info.roles.image_path is not None and info.roles.image is None), None)
@@ -199,8 +216,12 @@ def check_image_paths(infos: Sequence[FileInfo], dataset: Dataset) -> None:
 
 @contextmanager
 def _watched(info_or_span: FileInfo | Span, dataset: Dataset) -> Iterator[tuple[FileInfo, Span]]:
-    """A file and a span of it: what is known of the span's file, which is watched (see `unchanged`), or else a look at
-    it; or a whole file, which its caller has just seen."""
+    """Yield a file's inspection and a span of it.
+
+    The file of a span is checked for changes (see `unchanged`), and inspected if its stored
+    inspection does not hold. A `FileInfo` is taken as it is, since the caller has just inspected
+    the file.
+    """
     if isinstance(info_or_span, FileInfo):
         yield info_or_span, whole_file(info_or_span)
         return
@@ -216,5 +237,5 @@ def _look(path: str, dataset: Dataset) -> FileInfo:
 
 @lru_cache(maxsize=16)
 def _read_as(dataset: Dataset, formats: tuple[tuple[str, int], ...]) -> str:
-    """Of all that a look at a file depends on, besides the file."""
+    """Return the fingerprint of everything that an inspection depends on, except for the file."""
     return fingerprint_of(VERSION, formats, asdict(dataset))

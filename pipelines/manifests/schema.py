@@ -1,4 +1,4 @@
-"""Which column plays which role in a file, and whether the files of one manifest have the same columns."""
+"""Map columns to roles, and check that the files of one manifest have the same columns."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from open_diht.pipelines.datasets.naming import listing
 from open_diht.pipelines.datasets.roles import SIZE_FAMILIES
 from open_diht.pipelines.manifests.types import BadSchema, Column, FileInfo, Kind
 
-# Roles whose values are read here must have fitting types; the types of the others are judged by the rules that use
-# them.
+# Roles whose values are read here need fitting types. The rules that use the other roles check their types.
 _KINDS: dict[str, tuple[Kind, ...]] = {
     "caption": ("text", "texts", "bytes", "null"),
     "url": ("text", "bytes", "null"),
@@ -24,7 +23,7 @@ _KINDS: dict[str, tuple[Kind, ...]] = {
     "md5": ("text", "null"),
 }
 MAX_COLUMNS = 10_000
-"""A file with more columns is refused: every row of it would cost that much."""
+"""Most columns of a file. Beyond it the file is refused, because every row would cost that much."""
 COLUMNS = "--columns a,b,... (in Python: with_roles(columns=[...]))"
 """How to name the columns of a file without header, for messages."""
 _FOUND_BY_ALIAS = (
@@ -41,18 +40,19 @@ def remedy(role: str) -> str:
 def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, images: bool = False) -> Roles:
     """Return the column of every role.
 
-    A column named by the data set or the user comes first. Else the aliases are gone through in order; an alias matches
-    in any case, its listed spelling before others, and two columns that match equally well are refused.
+    A column named by the data set or the user comes first. Otherwise the aliases are tried in
+    order. An alias matches in any case, preferring its listed spelling; two equally good matches
+    are refused.
 
     Args:
         columns: the file's columns.
         dataset: names columns and aliases.
-        path: for messages.
+        path: the file, for messages.
         images: whether the file has images outside its columns (members of a tar).
 
     Raises:
-        BadSchema: two columns of the same name; a role that is needed or named has no column, two, or one of the wrong
-            type.
+        BadSchema: two columns have the same name; or a needed or named role has no column, two, or
+            one of the wrong type.
     """
     if len(columns) > MAX_COLUMNS:
         raise BadSchema(
@@ -104,7 +104,7 @@ def _named(role: str, name: str, names: Sequence[str], path: str) -> str:
 
 def _by_alias(role: str, columns: Sequence[Column], dataset: Dataset, path: str) -> str | None:
     aliases = dataset.aliases_of(role)
-    kinds = _KINDS[role] if role == "image" else None  # a text column called image holds paths: see below
+    kinds = _KINDS[role] if role == "image" else None  # a text column named image holds paths: see below
     names = [column.name for column in columns if kinds is None or column.kind in kinds]
     if role == "image_path":
         names = [name for name in names if name not in _texts_named_image(columns)]
@@ -120,7 +120,7 @@ def _by_alias(role: str, columns: Sequence[Column], dataset: Dataset, path: str)
 
 
 def _texts_named_image(columns: Sequence[Column]) -> list[str]:
-    # Text formats cannot hold bytes, and many of their manifests call the path column plainly "image".
+    # Text formats cannot hold bytes, and many of their manifests name the path column "image".
     return [column.name for column in columns if column.name.casefold() == "image" and column.kind == "text"]
 
 
@@ -146,9 +146,9 @@ class Difference:
     found: str
     """Its type in this file."""
     role: str | None
-    """The role that the column plays in either file; None where it plays none."""
+    """The role of the column in either file, or None."""
     first: str
-    """The first file, which the others are compared with."""
+    """The first file, with which the others are compared."""
 
     def __str__(self) -> str:
         role = f" ({self.role})" if self.role else ""
@@ -158,9 +158,9 @@ class Difference:
 def check_consistent(infos: Sequence[FileInfo]) -> list[Difference]:
     """Return the columns whose types differ from those in the first file, in the order of the files.
 
-    Types of one family agree: int32 and int64, float and double, string and large_string and dictionary; an all-null
-    column agrees with any. The order of columns does not matter, nor does a column that a file lacks. Differences with
-    a `role` change what is filtered.
+    Types of one family agree: int32 and int64, float and double, string and large_string and
+    dictionary; an all-null column agrees with any. The order of columns and missing columns do not
+    matter. Differences with a `role` affect what is filtered.
     """
     found = []
     for info in infos[1:]:

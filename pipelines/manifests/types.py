@@ -1,4 +1,4 @@
-"""What a manifest file is, what reading it yields, and what goes wrong with it. Plain data: it can be pickled."""
+"""Types of manifest files, of the rows read from them, and of errors. All can be pickled."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from open_diht.pipelines.datasets import Roles
 Compression = Literal["", "gzip", "zstd", "bz2"]
 Kind = Literal["text", "texts", "bytes", "image", "integer", "floating", "boolean", "null", "other"]
 Stamp = tuple[int, tuple[str, ...]]
-"""Bytes of a file, and what changes when it is written to."""
+"""Size of a file in bytes, and values that change when the file is written to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,55 +22,57 @@ class Column:
     """One column of a manifest."""
 
     name: str
-    """Its name as the file spells it; "" is possible."""
+    """Name as spelled in the file; may be ""."""
     type: str
-    """Its Arrow type in words, for example "large_string"."""
+    """Arrow type in words, for example "large_string"."""
     kind: Kind
-    """The family of its type: files whose types differ within a family go together."""
+    """Family of the type. Files may differ in types of the same family."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileInfo:
-    """A manifest file as `inspect` sees it: what one look at it tells."""
+    """A manifest file as `inspect` found it."""
 
     path: str
     """Local path or fsspec URL."""
     format: str
-    """Name of the format in which its rows are written."""
+    """Name of the file's format."""
     compression: Compression
-    """What it is compressed with as a whole; "" for plain files (Parquet compresses inside and is plain here)."""
+    """Compression of the file as a whole; "" for none. Parquet compresses internally, which does not count."""
     columns: tuple[Column, ...]
-    """Its columns in order. JSON lines: those of the first 1,000 rows; tars: those of the first 100 samples."""
+    """Columns in order. JSON lines: of the first 1,000 rows at most; tars: of about the first 100 samples."""
     roles: Roles
-    """The column of every role, None where the file has none."""
+    """The column of every role, None for roles without one."""
     rows: int | None
-    """Rows, good and bad; None where only reading the whole file would tell."""
+    """Number of rows, good and bad; None if only reading the whole file would tell."""
     bytes: int
-    """Size of the file."""
+    """Size of the file in bytes."""
     fingerprint: str = ""
-    """Changes with the file: its size and the SHA-256 of its first and last 64 KiB. `inspect` adds it."""
+    """Size, and hash of the first and last 64 KiB; changes with the file. Set by `inspect`."""
     stamp: Stamp | None = field(default=None, compare=False)
-    """Of the file when `inspect` looked: as long as it stays, all of this holds, and nobody has to look again."""
+    """Stamp of the file at inspection. While it stays the same, this information holds without
+    another inspection."""
     read_as: str = field(default="", compare=False)
-    """Of all else that this depends on: how the data set is read, and the code that looked."""
+    """Fingerprint of everything else that this depends on: how the data set is read, and the code's
+    versions."""
     row_groups: tuple[int, ...] = ()
-    """Parquet: rows of every row group."""
+    """Parquet: number of rows of every row group."""
     data_start: int = 0
     """Text: offset of the first byte after the header, in the uncompressed stream."""
     row_bytes: float = 0.0
-    """Mean bytes of a row in the file's beginning, uncompressed; 0 where nothing was seen. Estimates rest on it."""
+    """Mean uncompressed bytes of a row at the file's beginning (Parquet: stored bytes); 0 if no row was seen."""
     images: bool = False
-    """Whether the rows come with images: a bytes column, a column of paths, or image members of a tar."""
+    """Whether the rows have images: a column of bytes or paths, or image members of a tar."""
 
     @property
     def estimated_rows(self) -> int:
-        """Rows, exact where known, else from the size and the mean of the beginning (compressed: a lower bound)."""
+        """Return the rows, exact if known, else estimated from the size (a lower bound if compressed)."""
         if self.rows is not None:
             return self.rows
         return round(max(self.bytes - self.data_start, 0) / self.row_bytes) if self.row_bytes else 0
 
     def column(self, name: str) -> Column:
-        """Return the column of that name. Raises KeyError where there is none."""
+        """Return the column of that name. Raises KeyError if there is none."""
         for column in self.columns:
             if column.name == name:
                 return column
@@ -79,24 +81,25 @@ class FileInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """A piece of a manifest file: the unit of work."""
+    """A part of a manifest file: the unit of work."""
 
     path: str
     """The file."""
     format: str
-    """How its rows are written; also what `start` and `stop` count."""
+    """Format of the file. It determines what `start` and `stop` count."""
     start: int
-    """Where the piece begins. Parquet: a row. Other formats: a byte; the span has the rows that begin in it."""
+    """Start of the span. Parquet: a row. Other formats: a byte; the span has the rows that begin in it."""
     stop: int
-    """Where it ends, exclusive. The spans of a file lead from 0 to its rows (Parquet) or bytes (others)."""
+    """End of the span, exclusive. A file's spans cover it from 0 to its rows (Parquet) or bytes (others)."""
     rows: int
-    """Rows in it, good and bad."""
+    """Number of rows in it, good and bad."""
     exact: bool
-    """Whether `rows` is exact, or an estimate."""
+    """Whether `rows` is exact rather than an estimate."""
     fingerprint: str = ""
-    """Of the file that it was cut from; reading it fails where the file is another one by then. "": nobody looks."""
+    """Fingerprint of the file that it was cut from. Reading fails if the file differs by then. "":
+    not checked."""
     info: FileInfo | None = field(default=None, compare=False, repr=False)
-    """What `inspect` told of that file; None: it is looked at again wherever that is needed."""
+    """Result of `inspect` for the file; None: the file is inspected again when needed."""
 
 
 BadReason = Literal[
@@ -113,36 +116,37 @@ BadReason = Literal[
     "missing_member",
     "duplicate_member",
 ]
-"""Why a row is bad; a closed list, fit for counters.
+"""Why a row is bad; a closed list, suitable for counters.
 
-field_count: not as many fields as columns. invalid_utf8: bytes that are no UTF-8. nul_byte: a NUL in a line of text.
-oversized: longer than MAX_ROW_BYTES, or a cell than MAX_CELL_BYTES. quoting: a CSV quote is out of place or never
-closed. invalid_json, not_an_object: JSON lines and the .json of tar samples. not_text: a number or object where a
-caption, url or path belongs. lone_surrogate: JSON escapes that are half a character. no_caption: a tar sample with
-neither .txt nor .json. missing_member: a tar sample without the .json or .txt that the other samples have.
+field_count: not as many fields as columns. invalid_utf8: bytes that are not valid UTF-8. nul_byte:
+a NUL in a line of text. oversized: longer than MAX_ROW_BYTES, or a cell longer than MAX_CELL_BYTES.
+quoting: a misplaced or unclosed CSV quote. invalid_json, not_an_object: JSON lines and the .json of
+tar samples. not_text: a number or object in place of a caption, URL or path. lone_surrogate: JSON
+escapes that are half a character. no_caption: a tar sample with neither .txt nor .json.
+missing_member: a tar sample without the .json or .txt that the other samples have.
 duplicate_member: two members of one tar sample with the same name.
 """
 
 MAX_ROW_BYTES = 16 * 2**20
-"""A longer line, CSV record or tar text is a bad row."""
+"""Longest line, CSV record, tar text or text cell in bytes; a longer one makes its row bad."""
 MAX_CELL_BYTES = 64 * 2**20
-"""A row of Parquet with more bytes in a binary column, the image's excepted, is a bad row."""
+"""Largest binary cell in bytes, except images; a larger one makes its row bad."""
 MAX_RAW_BYTES = 64 * 2**10
-"""As much of a bad row is kept for the dead letter."""
+"""Most bytes of a bad row that are kept for the dead-letter table."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BadRow:
-    """A row that cannot be read. It costs itself and nothing else."""
+    """A row that cannot be read. Other rows are not affected."""
 
     ordinal: int
-    """Its place inside the span, from 0, good and bad rows counted."""
+    """Index inside the span, from 0, counting good and bad rows."""
     error: BadReason
-    """Why, as a code."""
+    """The reason as a code."""
     message: str
-    """Why, for people."""
+    """The reason in words."""
     raw: bytes
-    """The row as far as readable, at most MAX_RAW_BYTES: the line, or JSON made from the cells of a Parquet row."""
+    """The row as far as readable, at most MAX_RAW_BYTES: the line, or JSON made from a Parquet row's cells."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -150,27 +154,27 @@ class Batch:
     """Consecutive rows of a span. Every row of the span is in exactly one batch, as good or bad, in order."""
 
     ordinals: npt.NDArray[np.int64]
-    """Places of the good rows inside the span, ascending; shape (n,)."""
+    """Indices of the good rows inside the span, ascending; shape (n,)."""
     table: pa.Table
-    """The good rows with all original columns and their types; n rows. Image bytes only where they were asked for."""
+    """The good rows with all original columns and types; n rows. Image bytes only if requested."""
     captions: list[str | None]
-    """Captions of the good rows as the file has them; None where null, blank, "nan", "none" or "null";
+    """Captions of the good rows as the file has them; None if null, blank, "nan", "none" or "null";
     length n."""
     urls: list[str | None]
-    """Urls of the good rows; None where null or blank, or where the file has none; length n."""
+    """URLs of the good rows; None if null or blank, or if the file has none; length n."""
     uids: list[str]
-    """Identities of the good rows, 32 lower-case hex digits; length n (see `make_uid`)."""
+    """Uids of the good rows, 32 lower-case hex digits; length n (see `make_uid`)."""
     own_uids: list[bool]
-    """Whether a uid is the manifest's own, which may give one to several rows; length n."""
+    """Whether each uid is the manifest's own, which several rows may share; length n."""
     pairs: list[str | None]
-    """What is equal for equal pairs, 32 lower-case hex digits: made of url and caption, or of what else names the
-    image and caption; None where nothing does; length n (see `make_uid`)."""
+    """Keys that equal pairs share, 32 lower-case hex digits from the caption and the URL or what
+    else names the image; None if nothing names it; length n (see `make_pair`)."""
     bad: list[BadRow]
     """The bad rows, ascending by ordinal."""
 
     @property
     def rows(self) -> int:
-        """Number of rows, good and bad."""
+        """Return the number of rows, good and bad."""
         return len(self.ordinals) + len(self.bad)
 
 
@@ -179,31 +183,31 @@ class Chunk:
     """Consecutive rows of a span as a format's reader delivers them."""
 
     ordinals: list[int]
-    """Places of the rows of `table` inside the span."""
+    """Indices of the rows of `table` inside the span."""
     table: pa.Table
-    """Rows that the format found nothing wrong with."""
+    """The rows in which the format found no fault."""
     bad: list[BadRow]
-    """Rows that it did."""
+    """The rows in which it found one."""
     captions: list[str | None] | None = None
-    """Captions as the file has them, where the reader knows them better than the table does (lists in JSON)."""
+    """Captions as the file has them, if the table does not hold them as plain text (lists in JSON)."""
     stand_ins: list[str | None] | None = None
-    """What tells images apart that have no url, where it is in no column (see `make_uid`)."""
+    """What identifies images without a URL, if it is in no column (see `make_uid`)."""
 
 
 class ManifestError(Exception):
-    """Anything wrong with a manifest; see the subclasses for who can mend it."""
+    """An error in a manifest. The subclasses tell who can fix it."""
 
 
 class NoInput(ManifestError):
-    """A pattern matches nothing, or matches the same rows twice. The user's to mend, before anything is written."""
+    """A pattern matches nothing, or the same rows twice. The user must fix it; nothing has been written yet."""
 
 
 class BadSchema(ManifestError):
-    """A file is readable, but its columns are not the ones that were asked for. The user's to mend."""
+    """A file is readable but does not have the requested columns. The user must fix it."""
 
 
 class Broken(TypedDict):
-    """Why a file could not be read, or not to its end, as plans and commit records say it."""
+    """Why a file could not be read, or not to its end, in the form stored in plans and commit records."""
 
     path: str
     error: str
@@ -211,12 +215,12 @@ class Broken(TypedDict):
 
 
 def in_words(broken: Broken) -> str:
-    """The file, and what is wrong with it."""
+    """Return the file and its error as text."""
     return f"{broken['path']}: {broken['message']}"
 
 
 class UnreadableFile(ManifestError):
-    """A file, or the rest of one, cannot be read. It goes to the dead letter; other files are not concerned."""
+    """A file, or the rest of one, cannot be read. It goes to the dead-letter table."""
 
     def __init__(self, path: str, error: str, message: str) -> None:
         # All arguments go to the base class, so that the exception survives pickling between processes.
@@ -224,13 +228,13 @@ class UnreadableFile(ManifestError):
         self.path = path
         """The file."""
         self.error = error
-        """Class of the error, a short name."""
+        """Short name of the error's class."""
         self.message = message
-        """What happened, where in the file, and what helps."""
+        """What happened, where in the file, and what to do."""
 
     @property
     def record(self) -> Broken:
-        """The same, to be written down."""
+        """Return the error in the form stored in records."""
         return {"path": self.path, "error": self.error, "message": self.message}
 
     def __str__(self) -> str:
@@ -238,18 +242,18 @@ class UnreadableFile(ManifestError):
 
 
 class Unreachable(ManifestError):
-    """A store or a hub does not answer, or refuses for now. No fault of the file: who tries again may have it."""
+    """A store or hub does not answer, or refuses for now. The file is not at fault, and a retry may succeed."""
 
 
 class FileChanged(ManifestError):
-    """A file is not what it was when its spans were cut. What was read of it must not be used."""
+    """A file has changed since its spans were cut. Rows read from it must not be used."""
 
     def __init__(self, path: str, what: str) -> None:
         super().__init__(path, what)  # all arguments, so that the exception survives pickling
         self.path = path
         """The file."""
         self.what = what
-        """How it differs."""
+        """How the file differs."""
 
     def __str__(self) -> str:
         return f"{self.path} {self.what}"

@@ -1,1 +1,1 @@
-"""The stages: each turns one unit into published files and a commit record. `base` is what all of them share."""
+"""The pipeline's stages. Each processes units, and publishes files and a commit record for every unit."""

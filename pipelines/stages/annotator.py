@@ -1,7 +1,7 @@
-"""The base of the stages that annotate, and the registry of those from plugins.
+"""The base of annotating stages, and the registry of those from plugins.
 
-An annotating stage is one class. On a worker it does units, as every `Stage` does; on the driver it says which units
-there are, which of them are done, and what their annotations decide.
+An annotating stage is one class. On a worker it processes units, as every `Stage` does. On the
+driver it tells which units there are, which of them are done, and what their annotations decide.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from open_diht.pipelines.stages.cascade import StageFilter
 
 
 class Annotator(Stage):
-    """A stage that annotates rows or images. One is made for each use in a run; a register entry makes it known."""
+    """A stage that annotates rows or images. Each run creates its own instances, from registered classes."""
 
     lasting: ClassVar[bool] = False
-    """Whether decisions depend on the annotations of earlier runs in a run without the stage."""
+    """Whether the annotations of earlier runs also count in a run without the stage."""
 
     @classmethod
     def runs(cls, settings: RunSettings) -> bool:
@@ -30,18 +30,28 @@ class Annotator(Stage):
     @classmethod
     @abstractmethod
     def of_run(cls, settings: RunSettings, work: Work) -> Self:
-        """Make the stage for a run, once the stages before it are done."""
+        """Create the stage for a run, once the stages before it are done.
+
+        Args:
+            settings: the run's settings.
+            work: the run's work.
+        """
 
     @classmethod
     def units(cls, work: Work, units: Sequence[str]) -> list[str]:
-        """Return the names of the stage's units that belong to caption units."""
+        """Return the names of the stage's units that belong to caption units.
+
+        Args:
+            work: the run's work.
+            units: names of the caption units.
+        """
         return list(units)
 
     def announce(self, work: Work, todo: Sequence[str], records: Sequence[dict[str, Any]], of: int) -> str | None:
-        """Return a line to print before units are done.
+        """Return a line to print before units are processed, or None.
 
         Args:
-            work: the run's.
+            work: the run's work.
             todo: the units that are not done.
             records: the commit records that some of them have.
             of: number of units of the stage.
@@ -49,15 +59,25 @@ class Annotator(Stage):
         return None
 
     def total(self, work: Work, todo: Sequence[str]) -> int | None:
-        """Return the sum of what the units will count, None where it is not known."""
+        """Return the total count that the units will report as progress, or None if unknown.
+
+        Args:
+            work: the run's work.
+            todo: the units that are not done.
+        """
         return None
 
     def workers(self, work: Work) -> int | None:
-        """Return how many units run at a time, None for as many as in other stages."""
+        """Return how many units run at a time, or None for the run's default."""
         return None
 
-    def finish(self, work: Work, todo: Sequence[str]) -> None:  # few have something to look at
-        """Look at all units together, after they are done."""
+    def finish(self, work: Work, todo: Sequence[str]) -> None:  # not abstract: most stages need no such step
+        """Process all units together, after each is done.
+
+        Args:
+            work: the run's work.
+            todo: the units that were not done before.
+        """
 
     @classmethod
     def source(cls, record: dict[str, Any]) -> Any:
@@ -66,12 +86,13 @@ class Annotator(Stage):
 
     @classmethod
     def judge(cls, settings: RunSettings, work: Work, sources: Mapping[str, Sequence[Any]]) -> StageFilter | None:
-        """Return what decides by the annotations, where the cascade does not do so already. It may look at all units
-        together first: all are annotated.
+        """Return the filter that decides by the annotations, or None if the cascade already does.
+
+        All units are annotated by now, so it may first process all of them together.
 
         Args:
-            settings: the run's.
-            work: the run's.
+            settings: the run's settings.
+            work: the run's work.
             sources: for each unit, what its annotations depend on.
         """
         return None
@@ -82,7 +103,7 @@ _registered: dict[str, type[Annotator]] = {}
 
 
 def register_annotator(kind: _Kind) -> _Kind:
-    """Make a stage known under its name. Use it as a decorator.
+    """Register a stage under its name. Use it as a decorator.
 
     Raises:
         ValueError: another stage has this name.
@@ -95,5 +116,5 @@ def register_annotator(kind: _Kind) -> _Kind:
 
 
 def registered_annotators() -> tuple[type[Annotator], ...]:
-    """Return the stages of `register_annotator`, in order."""
+    """Return the stages registered with `register_annotator`, in order."""
     return tuple(_registered.values())

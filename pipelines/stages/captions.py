@@ -1,5 +1,4 @@
-"""Stage `captions`: manifest rows to annotations. Reads a unit's rows, annotates their captions, sets broken rows
-aside."""
+"""Stage `captions`: read manifest rows, annotate captions, and put broken rows into the dead-letter table."""
 
 from __future__ import annotations
 
@@ -46,30 +45,30 @@ DEAD = pa.schema(
         ("raw", pa.binary()),
     ]
 )
-"""A dead letter: where the row was (`ordinal` counts the rows of its unit; null where a whole unit or file was lost),
-what was wrong, and the raw row as far as it was read."""
+"""A row of the dead-letter table: where the row was (`ordinal` is its index in the unit; null if a
+whole unit or file was lost), what was wrong, and the raw row as far as it was read."""
 
 
 class CaptionRecord(TypedDict):
-    """A commit record of stage `captions`, beside what all records hold."""
+    """The fields of a `captions` commit record, besides those of all records."""
 
     annotated: bool
     """Whether captions were parsed."""
     rows: int
     good: int
     dead: int
-    """`rows` are `good` ones and dead letters."""
+    """`rows` = `good` + `dead`."""
     extent: int
-    """Rows up to the last one that was read, which a damaged row group makes more than `rows`."""
+    """Index after the last row that was read; larger than `rows` if a row group is damaged."""
     own_uids: int
-    """Rows whose uid is the manifest's."""
+    """Number of rows whose uid is the manifest's."""
     without_url: int
     lean: bool
     """See `RunSettings.lean`."""
     unparsed: int
-    """Good rows whose captions a lean run did not parse."""
+    """Number of good rows whose captions a lean run did not parse."""
     columns: dict[str, Any]
-    """The conditions on columns of the manifest whose rejects were not parsed, as a preset writes them."""
+    """Conditions on manifest columns whose rejects were not parsed, in the form of a preset."""
     slow: str | None
     """See `CaptionParser.slow`."""
     broken: Broken | None
@@ -77,20 +76,20 @@ class CaptionRecord(TypedDict):
 
 @dataclass
 class CaptionStage(Annotator):
-    """See `Annotator`. It runs in every run; where it is not asked for, rows get an identity and no parse."""
+    """See `Annotator`. Part of every run; if it is not requested, rows only get identities."""
 
     layout: Layout
     dataset: Dataset
     fingerprint: str
-    """Of model, code and weights."""
+    """Fingerprint of model, code and weights."""
     annotate: bool = True
-    """False where no caption filter is asked for: rows get identity, no parse."""
+    """Whether to parse captions. False if no caption filter is requested: rows then only get identities."""
     lean: bool = False
     """See `RunSettings.lean`."""
     fuller: str | None = None
-    """Fingerprint of annotations that hold all that a lean run asks for, and more."""
+    """Fingerprint of full annotations, which a lean run accepts too, since they include all that it needs."""
     conditions: tuple[ColumnCondition, ...] = ()
-    """On the manifest's own columns: rows that they reject are not parsed."""
+    """Conditions on the manifest's own columns. Rows that they reject are not parsed."""
     name: str = field(default=NAME, init=False)
 
     @classmethod
@@ -127,7 +126,7 @@ class CaptionStage(Annotator):
         return sum(span.rows for span in spans) if all(span.exact for span in spans) else None
 
     def finish(self, work: Work, todo: Sequence[str]) -> None:
-        """Tell that spaCy itself had to parse."""
+        """Report if captions had to be parsed by spaCy itself."""
         slow = (record["slow"] for _, record in work.records(NAME, todo) if record is not None and record["slow"])
         if why := next(slow, None):
             work.say(f"{NAME}: parsed by spaCy itself, about three times slower: {why}")
@@ -135,7 +134,7 @@ class CaptionStage(Annotator):
     def setup(self) -> None:
         self._annotator = CaptionAnnotator(lean=self.lean) if self.annotate else None
         gc.collect()
-        gc.freeze()  # a model is many objects, which every full collection would look through
+        gc.freeze()  # a model consists of many objects, which every full collection would scan
 
     def teardown(self) -> None:
         self._annotator = None
@@ -143,13 +142,13 @@ class CaptionStage(Annotator):
 
     def current(self, unit: str, record: dict[str, Any] | None) -> dict[str, Any] | None:
         if not self.annotate:
-            return record  # annotations are more than is asked for
+            return record  # existing annotations hold more than needed
         is_fuller = record is not None and self.fuller is not None and record["fingerprint"] == self.fuller
         known = record if is_fuller else super().current(unit, record)
         return known if known and known["annotated"] and self.parsed(known) else None
 
     def parsed(self, record: dict[str, Any]) -> bool:
-        """Whether all rows that survive the conditions were parsed: each row that was passed over is rejected again."""
+        """Return whether every row that passes the conditions was parsed: all skipped rows are rejected again."""
         then = [condition_of(*one) for one in record["columns"].items()]
         return all(any(now.implies(one) for now in self.conditions) for one in then)
 
@@ -178,7 +177,7 @@ class CaptionStage(Annotator):
                     own_uids += sum(batch.own_uids)
                     without_url += batch.urls.count(None)
                     heartbeat.beat(rows)
-            except UnreadableFile as error:  # the rest of the unit is lost; what was read before stays
+            except UnreadableFile as error:  # the rest of the unit is lost; the rows read before it are kept
                 broken = error.record
         if span.exact and broken is None and rows != span.rows:
             raise RuntimeError(f"{span.path}: {rows:,} rows were read where the plan counts {span.rows:,}")
@@ -199,27 +198,27 @@ class CaptionStage(Annotator):
         return said, (self.layout.data(self.name, unit), self.layout.dead(unit))
 
     def _rows(self, batch: Batch, parse: NDArray[np.bool_]) -> pa.Table:
-        """Annotate the rows of a batch; `parse` (rows,) masks those that are parsed."""
+        """Annotate the rows of a batch; `parse` (rows,) is the mask of those to parse."""
         table = identities(batch)
         if self._annotator is None:
             return table
         captions = [caption or "" for caption, asked in zip(batch.captions, parse, strict=True) if asked]
         annotations = self._annotator.annotate(captions)
         if len(captions) < len(parse):
-            annotations = annotations.take(pa.array(np.cumsum(parse) - 1, mask=~parse))
+            annotations = annotations.take(pa.array(np.cumsum(parse) - 1, mask=~parse))  # null for rows not parsed
         return pa.table([*table.columns, *annotations.columns], schema=pa.schema([*ROW, *SCHEMA]))
 
 
 def annotations_fingerprint(settings: RunSettings) -> str:
-    """Of model, code and weights of a run's caption annotations."""
+    """Return the fingerprint of model, code and weights of a run's caption annotations."""
     return fingerprint_of(provenance(lean=settings.lean) if NAME in settings.stages else {})
 
 
 def check_lean(settings: RunSettings) -> None:
-    """Whether a lean run gives each row the verdict that it would have without.
+    """Check that a lean run decides every row as a full run would.
 
     Raises:
-        WrongUse: it does not.
+        WrongUse: it would not, with these stages or this preset.
     """
     if not settings.lean:
         return
@@ -236,7 +235,7 @@ def check_lean(settings: RunSettings) -> None:
 
 
 def survivors_of(settings: RunSettings) -> Survivors:
-    """The rows of a run whose images are wanted."""
+    """Return the rows of a run whose images are wanted."""
     asked = NAME in settings.stages
     return Survivors(settings.preset, asked, annotations_fingerprint(settings))
 

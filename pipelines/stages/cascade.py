@@ -35,9 +35,9 @@ DUPLICATE_PAIR, DUPLICATE_IMAGE, DUPLICATE_SEMANTIC = "duplicate_pair", "duplica
 KEPT = ""
 DEAD = "dead_letter"
 NOT_DECIDED = "not_decided"
-"""Rows of failed units. Like `DEAD` it is not a reason: the next run decides these rows."""
+"""Decision of rows of failed units. Like `DEAD` it is not a reason: the next run decides these rows."""
 UNREAD = "unread"
-"""Status of an available image where the run has no stage that reads it."""
+"""Status of an available image if the run has no stage that reads it."""
 DOWNLOAD_FAILED = "download:"
 """Prefix of the status of an image that was not fetched; the reason follows."""
 NOT_READ = -1
@@ -53,7 +53,7 @@ _SCORES = {
 
 
 class NotLookedAt(RuntimeError):
-    """Rows pass the filters so far, and the annotations that the next filter needs are missing."""
+    """The error that rows pass the filters so far but lack the annotations that the next filter needs."""
 
 
 @dataclass(frozen=True)
@@ -61,48 +61,60 @@ class Step:
     """One reason of the cascade."""
 
     stage: str
-    """The stage that this step belongs to; a run without the stage skips the step."""
+    """The stage of this step; a run without the stage skips the step."""
     reason: str
     explanation: str
     always: bool = False
-    """Every run takes this step, whatever its stages."""
+    """Whether every run takes this step, whatever its stages."""
     rare: bool = False
-    """The funnel shows this step only where it rejected a row."""
+    """Whether the funnel shows this step only if it rejected a row."""
 
 
 class StageFilter(Protocol):
-    """The filter of a stage of your own: a small picklable object that decides by what the stage annotated."""
+    """The filter of a user-defined stage: a small picklable object that decides by the stage's annotations."""
 
     @property
     def steps(self) -> Sequence[Step]:
-        """Its reasons, in the order of the cascade."""
+        """The filter's reasons, in cascade order."""
 
     @property
     def fingerprint(self) -> str:
-        """A text that changes with its thresholds."""
+        """A text that changes with the filter's thresholds."""
 
     def reasons(self, layout: Layout, unit: str, rows: pa.Table) -> Reasons:
-        """Return the reason of each of some rows (`ordinal`, `uid`, `caption`, ...) of a unit, `KEPT` for none."""
+        """Return the reason of each row, `KEPT` for rows that pass; shape (n,).
+
+        Args:
+            layout: the output folder.
+            unit: name of the caption unit.
+            rows: n rows of the unit (`ordinal`, `uid`, `caption`, ...).
+        """
 
 
 @runtime_checkable
 class MeasuringFilter(StageFilter, Protocol):
-    """A filter that shows its numbers: in columns of kept/ and rejected/, and in histograms of the report."""
+    """A filter that exposes its numbers: in columns of kept/ and rejected/, and in histograms of the report."""
 
     @property
     def conditions(self) -> Sequence[ColumnCondition]:
-        """The conditions on the numbers; the reason of each is the name of the column."""
+        """The conditions on the numbers; the reason of each is the name of its column."""
 
     def measured(self, layout: Layout, unit: str, rows: pa.Table) -> pa.Table:
-        """Return the numbers of some rows of a unit, by the names of the columns; null where there is none."""
+        """Return the numbers of some rows by column name, null for missing numbers.
+
+        Args:
+            layout: the output folder.
+            unit: name of the caption unit.
+            rows: n rows of the unit.
+        """
 
 
 def cascade(preset: Preset, own: Sequence[StageFilter] = ()) -> tuple[Step, ...]:
-    """Return the steps of a preset, in order. It leaves out the duplicates that the preset keeps.
+    """Return the steps of a preset, in order, without those for duplicates that the preset keeps.
 
     Args:
         preset: the filters and their thresholds.
-        own: filters of the user's stages. They follow the filters of the preset.
+        own: filters of the user's stages. They follow the preset's filters.
     """
     dedup = preset.dedup
     same_image = "The very same image is kept already, with another caption or from another url."
@@ -142,12 +154,17 @@ def _score_steps(rule: ScoreRule) -> Iterator[Step]:
 
 
 def stage_of(preset: Preset, own: Sequence[StageFilter] = ()) -> dict[str, str]:
-    """Return the stage of each reason of the cascade; the arguments are those of `cascade`."""
+    """Return the stage of each reason of the cascade.
+
+    Args:
+        preset: see `cascade`.
+        own: see `cascade`.
+    """
     return {step.reason: step.stage for step in cascade(preset, own)}
 
 
 def conditions_of(own: Sequence[StageFilter]) -> list[ColumnCondition]:
-    """Return the conditions of the filters that show their numbers."""
+    """Return the conditions of the filters that expose their numbers."""
     return [condition for one in own if isinstance(one, MeasuringFilter) for condition in one.conditions]
 
 
@@ -156,17 +173,18 @@ class Decisions:
     """The decisions on a table of n annotated rows, each with its reason and evidence."""
 
     reasons: Reasons
-    """(n,): the reason of each row; `KEPT` where no filter rejects it, `DEAD` where its image cannot be read."""
+    """(n,): the reason of each row; `KEPT` if no filter rejects it, `DEAD` if its image cannot be read."""
     counts: CaptionDecisions | None
-    """What the preset counts in each caption; None where captions decide nothing."""
+    """The preset's counts for each caption; None if captions decide nothing."""
     asked: Bools
-    """(n,): whether a row reached the caption filters, which the manifest's own columns had not rejected."""
+    """(n,): whether a row reached the caption filters, that is, the manifest's own columns did not
+    reject it."""
     overlaps: NDArray[np.int64]
-    """(n,): characters of the caption that the image repeats; `NOT_READ` where the image was not read."""
+    """(n,): number of caption characters that the image repeats; `NOT_READ` if the image was not read."""
     found: NDArray[np.int64] | None = None
-    """(n,): index of each row's record, -1 where an earlier filter rejects the row; None without records."""
+    """(n,): index of each row's record, -1 if an earlier filter rejects the row; None without records."""
     measured: dict[str, pa.Array] = field(default_factory=dict)
-    """The numbers of `MeasuringFilter`s by column, (n,) each; null where an earlier filter rejects the row."""
+    """The numbers of `MeasuringFilter`s by column, (n,) each; null if an earlier filter rejects the row."""
 
 
 def apply_cascade(
@@ -178,21 +196,23 @@ def apply_cascade(
     layout: Layout | None = None,
     unit: str = "",
 ) -> Decisions:
-    """Apply the cascade to annotated rows, duplicates excepted: these need all rows of a data set.
+    """Apply the cascade to annotated rows, except for duplicates, which need all rows of a data set.
 
     Args:
-        rows: n rows with `caption`, the columns of `filters.captions.annotate.SCHEMA` where `stages` has "captions",
-            the values that the preset's conditions compare (`filters.columns.STORED`), and `ordinal` with records.
-        records: images by ascending `ordinal`, rows of `stages.rows.RECORD`; None where images decide nothing.
+        rows: n rows with `caption`, the columns of `filters.captions.annotate.SCHEMA` if `stages`
+            has "captions", the values that the preset's conditions compare
+            (`filters.columns.STORED`), and `ordinal` if there are records.
+        records: images by ascending `ordinal`, rows of `stages.rows.RECORD`; None if images
+            decide nothing.
         preset: the filters and their thresholds.
-        stages: the stages that decide. The filters of the others decide nothing.
+        stages: the stages that decide. Filters of other stages are skipped.
         own: filters of the user's stages, which decide the rows that all others keep.
-        layout: the output folder that holds what `own` decides by.
+        layout: the output folder, which holds the annotations that `own` reads.
         unit: name of the unit of the rows, for `own`.
 
     Returns:
-        The decisions and their evidence. A row shows evidence up to the filter that rejects it, and no more, so that
-        the result does not depend on what other presets annotated before.
+        The decisions and their evidence. A row has evidence only up to the filter that rejects it,
+        so that the result does not depend on what other presets annotated before.
 
     Raises:
         NotLookedAt: a row passes the caption filters and has no record.
@@ -221,25 +241,25 @@ def apply_cascade(
 
 
 def apply_caption_filters(rows: pa.Table, preset: Preset, annotated: bool) -> Decisions:
-    """Apply the filters on captions and on the manifest's own columns. Rows without a caption are always rejected.
+    """Apply the filters on captions and manifest columns. Rows without a caption are always rejected.
 
     Args:
         rows: see `apply_cascade`.
         preset: the filters and their thresholds.
-        annotated: whether filters that need annotations decide.
+        annotated: whether to apply the filters that need annotations.
     """
     rejected = {one.reason: one.rejects(CaptionEvidence(rows, None)) for one in preset.columns}
     asked = np.ones(rows.num_rows, bool)
     for by_column in rejected.values():
         asked &= ~by_column
-    if annotated and not asked.all():  # whether the others were parsed depends on the presets of earlier runs
+    if annotated and not asked.all():  # whether earlier runs parsed the other rows depends on their presets
         kept = pa.array(np.arange(rows.num_rows), mask=~asked)
         for name in SCHEMA.names:
             column = rows[name].combine_chunks().take(kept)
             rows = rows.set_column(rows.column_names.index(name), name, column)
     evidence = CaptionEvidence(rows, decide_captions(rows, preset.captions) if annotated else None)
     reasons: Reasons = np.full(rows.num_rows, KEPT, object)
-    for one in reversed(preset.caption_filters):  # the first of the cascade is written last
+    for one in reversed(preset.caption_filters):  # written last, the first filter of the cascade wins
         if annotated or not one.needs_annotations:
             known = rejected.get(one.reason)
             reasons[one.rejects(evidence) if known is None else known] = one.reason
@@ -281,7 +301,7 @@ def apply_image_filters(captions: list[str], records: pa.Table, preset: Preset) 
 
 
 def _indices(ordinals: NDArray[np.int64], known: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the index of each ordinal in ascending `known`, -1 where it is absent."""
+    """Return the index of each ordinal in ascending `known`, -1 if absent."""
     if not len(known):
         return np.full(len(ordinals), -1, np.int64)
     indices = np.searchsorted(known, ordinals)

@@ -1,8 +1,8 @@
-"""Stage `columns`: the values of the manifest's own columns that the preset has conditions on (see
-`open_diht.filters.columns`).
+"""Stage `columns`: store the values of the manifest's own columns that the preset has conditions on.
 
-It reads and stores them once, before captions are parsed: thresholds change without another look at the manifest, and
-only what survives them is parsed, fetched and read.
+See `open_diht.filters.columns`. The values are read and stored once, before captions are parsed.
+Thresholds can then change without reading the manifest again, and only rows that pass them are
+parsed, fetched and read.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import row_groups
 
 VERSION = 2
-"""Raise it when the same column of a file may give other values."""
+"""Increase it when the same column of a file may give other values."""
 BATCH_ROWS = 10_000
 NAME = "columns"
 
 
 @dataclass
 class ColumnStage(Annotator):
-    """See `Annotator`. It runs where the preset has conditions, whatever stages are asked for."""
+    """See `Annotator`. Part of a run if the preset has conditions on columns, whatever stages are requested."""
 
     layout: Layout
     dataset: Dataset
     conditions: tuple[ColumnCondition, ...]
     fingerprint: str
-    """Of how columns are read."""
+    """Fingerprint of how columns are read."""
     name: str = field(default=NAME, init=False)
 
     @classmethod
@@ -65,7 +65,7 @@ class ColumnStage(Annotator):
 
     @property
     def kinds(self) -> dict[str, str]:
-        """What is stored: names, and what they are compared as."""
+        """Return the stored names, and whether each is compared as numbers or words."""
         return {one.reason: "numbers" if one.numeric else "words" for one in self.conditions}
 
     def current(self, unit: str, record: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -86,7 +86,7 @@ class ColumnStage(Annotator):
                     file.write(pa.table({"ordinal": batch.ordinals, **values}, _schema(self.conditions)))
                     rows += batch.rows
                     heartbeat.beat(rows)
-            except UnreadableFile:  # stage captions says so
+            except UnreadableFile:  # stage captions reports it
                 pass
         return {"rows": rows, "kinds": self.kinds}, [path]
 
@@ -97,14 +97,14 @@ def _schema(conditions: Sequence[ColumnCondition]) -> pa.Schema:
 
 
 class ColumnValues:
-    """What stage `columns` has stored of a unit."""
+    """The values that stage `columns` has stored for a unit."""
 
     def __init__(self, layout: Layout, unit: str, conditions: Sequence[ColumnCondition]):
         known = pa.concat_tables(row_groups(layout.data(NAME, unit), _schema(conditions).names))
         self._ordinals, self._values = np.asarray(known["ordinal"]), known.drop_columns("ordinal")
 
     def of(self, ordinals: NDArray[np.int64]) -> pa.Table:
-        """The values of rows of the unit, under the names that filters look for."""
+        """Return the values of rows of the unit, under the names that filters look for."""
         return self._values.take(pa.array(np.searchsorted(self._ordinals, ordinals)))
 
 
@@ -115,10 +115,14 @@ def annotated_rows(
     columns: list[str] | None = None,
     between: tuple[str, int, int] | None = None,
 ) -> Iterator[pa.Table]:
-    """The rows of a unit as stage `captions` wrote them, with the values that the preset's conditions compare.
+    """Yield a unit's rows from stage `captions`, with the values that the preset's conditions compare.
 
     Args:
-        columns, between: see `row_groups`; `columns` has `ordinal`.
+        layout: the output folder.
+        unit: name of the caption unit.
+        preset: has the conditions.
+        columns: columns to read, including `ordinal`; see `row_groups`.
+        between: skips row groups outside a range; see `row_groups`.
     """
     groups = row_groups(layout.data("captions", unit), columns, between=between)
     if not preset.columns:
@@ -131,10 +135,16 @@ def annotated_rows(
 
 
 def check_columns(preset: Preset, infos: Sequence[FileInfo], dataset: Dataset) -> None:
-    """Return whether all files have the columns that a preset's conditions are on.
+    """Check that all files have the columns that a preset's conditions need.
+
+    Args:
+        preset: has the conditions.
+        infos: the manifest files.
+        dataset: how rows are read.
 
     Raises:
-        WrongUse: one has not, or a column holds what cannot be compared, or has the name of another reason.
+        WrongUse: a column is missing, holds values that cannot be compared, or has the name of
+            another reason.
     """
     conditions = preset.columns
     others = {step.reason for step in cascade(preset) if step.stage != NAME}

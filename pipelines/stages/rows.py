@@ -31,7 +31,7 @@ ROW = pa.schema(
         ("caption", pa.string()),
     ]
 )
-"""`pair` is equal for equal pairs, see `Batch.pairs`."""
+"""Rows of a unit. `pair` is equal for equal pairs, see `Batch.pairs`."""
 
 LINE = pa.struct([("text", pa.string()), ("score", pa.float32()), ("box", pa.list_(pa.list_(pa.float32())))])
 RECORD = pa.schema(
@@ -46,16 +46,17 @@ RECORD = pa.schema(
         ("bytes", pa.int64()),
     ]
 )
-"""One row per image asked for: `status` is ok, or why there is no reading; boxes are four corners (x, y) in pixels of
-the original; `sha256` and `bytes` are of the image as stored, null where it is not at hand."""
+"""One row per requested image. `status` is ok, or why there is no result. Boxes are four corners (x, y)
+in pixels of the original. `sha256` and `bytes` describe the image as stored, null if it is not
+available."""
 
 Asked = tuple[int, bytes | MissingImage, tuple[int, int] | None]
-"""A row; the file of its image, or why there is none; width and height of the image before the download has reduced
-it."""
+"""The ordinal of a row; its image file, or why there is none; the image's width and height before the
+download downscaled it."""
 
 
 def identities(batch: Batch) -> pa.Table:
-    """The good rows of a batch, a table of `ROW`."""
+    """Return the good rows of a batch as a table of `ROW`."""
     columns = {
         "ordinal": batch.ordinals,
         "uid": batch.uids,
@@ -73,8 +74,17 @@ def columns_of(
     columns: Sequence[str],
     path: str = "the manifest",
 ) -> dict[str, str]:
-    """The column that each condition is on: of a role, else of that name. Those on a language that the manifest does
-    not say are left out: it is identified.
+    """Return the column of each condition: that of a role, else the one of that name.
+
+    A condition on a language is left out if the manifest has no such column; the language is then
+    identified.
+
+    Args:
+        conditions: the preset's conditions.
+        roles: the file's columns by role.
+        dataset: tells whether width and height are swapped.
+        columns: names of the file's columns.
+        path: the file, for messages.
 
     Raises:
         WrongUse: there is no such column.
@@ -89,10 +99,16 @@ def columns_of(
 
 
 def values_of(batch: Batch, places: Mapping[str, str], conditions: Sequence[ColumnCondition]) -> dict[str, pa.Array]:
-    """What `conditions` compare of rows as the manifest has them; `places` are their columns (see `columns_of`)."""
+    """Return the values that conditions compare, by stored name.
+
+    Args:
+        batch: rows as the manifest has them.
+        places: the column of each condition (see `columns_of`).
+        conditions: the preset's conditions. A language without a column is identified from the captions.
+    """
     table = batch.table
     identified = [name for name in language.NAMES if name in {one.reason for one in conditions} - places.keys()]
-    absent = pa.nulls(table.num_rows)  # of fields that JSON has in some rows only
+    absent = pa.nulls(table.num_rows)  # for a column that the batch lacks
     found = {name: table[column] if column in table.column_names else absent for name, column in places.items()}
     if identified:
         known = list(zip(*language.identify(batch.captions), strict=True)) or [(), ()]
@@ -101,6 +117,7 @@ def values_of(batch: Batch, places: Mapping[str, str], conditions: Sequence[Colu
 
 
 def _column(name: str, roles: Roles, dataset: Dataset, columns: Sequence[str]) -> str | None:
+    # In swapped sets, the column in the role `height` holds the widths.
     role = {"width": "height", "height": "width"}.get(name, name) if dataset.swap_size else name
     if (played := roles.given().get(role)) in columns:
         return played
@@ -109,8 +126,12 @@ def _column(name: str, roles: Roles, dataset: Dataset, columns: Sequence[str]) -
 
 
 def read_texts(spotter: TextSpotter, asked: Iterable[Asked]) -> Iterator[dict[str, Any]]:
-    """Yield rows of `RECORD`, in order: the text in each image, or why it could not be read. As many images are in
-    memory as the spotter takes at a time."""
+    """Yield rows of `RECORD`, in order: the text in each image, or why it could not be read.
+
+    Args:
+        spotter: reads the text. It determines how many images are in memory at a time.
+        asked: the rows and their images.
+    """
     waiting: deque[tuple[int, MissingImage | dict[str, Any], tuple[int, int] | None]] = deque()
 
     def at_hand() -> Iterator[bytes]:
@@ -138,7 +159,7 @@ def _reading(ordinal: int, result: Spotting | UnreadableImage, original: tuple[i
     if isinstance(result, UnreadableImage):
         return no_reading(ordinal, str(result.reason), result.message)
     width, height = original or (result.width, result.height)
-    x, y = width / result.width, height / result.height
+    x, y = width / result.width, height / result.height  # boxes are scaled to the original
     lines = [
         {"text": s.text, "score": s.score, "box": [[corner[0] * x, corner[1] * y] for corner in s.box]}
         for s in result.spotted
@@ -156,5 +177,6 @@ def _reading(ordinal: int, result: Spotting | UnreadableImage, original: tuple[i
 
 
 def no_reading(ordinal: int, status: str, message: str) -> dict[str, Any]:
+    """Return a row of `RECORD` for an image that was not read."""
     empty = dict.fromkeys(name for name in RECORD.names if name not in ("ordinal", "status", "message"))
     return {"ordinal": ordinal, "status": status, "message": message, **empty}

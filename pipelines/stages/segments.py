@@ -1,7 +1,8 @@
-"""Stages over image units: parts of caption units, each with the survivors of the caption filters in a range of rows.
+"""Stages over image units.
 
-What was fetched or read for an image unit stays. A preset that lets more rows through adds a segment to it; one that
-lets fewer through finds all it needs.
+An image unit is a part of a caption unit: the survivors of the caption filters in a range of its rows.
+The results of an image unit are kept. A preset that lets more rows pass adds a segment to them; one
+that lets fewer pass finds everything it needs.
 """
 
 from __future__ import annotations
@@ -33,15 +34,22 @@ _COUNTED_ROWS = 100_000
 
 
 def all_rows(preset: Preset) -> str:
-    """Return the name of the set of rows that are wanted where captions decide nothing: all with a caption of a length
-    that the preset takes, and that its conditions on columns let through."""
+    """Return the name of the set of rows that are wanted if captions decide nothing.
+
+    It holds all rows whose caption has an accepted length and that pass the preset's conditions on
+    columns.
+    """
     conditions = "".join(f"-{fingerprint_of(one)}" for one in preset.columns)
     return f"all-{preset.captions.max_chars}{conditions}"
 
 
 def survivors(preset: Preset, annotations: str) -> str:
-    """Return the name of the set of rows that survive a preset's filters on captions and columns, given the fingerprint
-    of the annotations."""
+    """Return the name of the set of rows that pass a preset's filters on captions and columns.
+
+    Args:
+        preset: the filters and their thresholds.
+        annotations: fingerprint of the caption annotations.
+    """
     return f"{preset.captions_fingerprint}-{annotations}"
 
 
@@ -51,13 +59,13 @@ class Survivors:
 
     preset: Preset
     captions_decide: bool
-    """False where the captions stage is not asked for: the images of all rows are wanted."""
+    """False if the captions stage is not requested: the images of all rows are wanted."""
     annotations: str
-    """Fingerprint of the caption annotations: other annotations let other rows through."""
+    """Fingerprint of the caption annotations. With other annotations, other rows may pass."""
 
     @cached_property
     def _presets(self) -> list[Preset]:
-        """The preset, and those that it foresees, whose rows are done at the same time."""
+        """The preset, and those that it foresees, whose rows are processed at the same time."""
         if not self.captions_decide:
             return [self.preset]
         foreseen = (replace(load_preset(name), columns=self.preset.columns) for name in self.preset.foresee)
@@ -65,19 +73,25 @@ class Survivors:
 
     @property
     def covers(self) -> set[str]:
-        """Names of the sets of rows that a finished image unit holds."""
+        """Names of the sets of rows that a finished image unit contains."""
         if not self.captions_decide:
             return {all_rows(self.preset)}
         return {survivors(preset, self.annotations) for preset in self._presets}
 
     @property
     def needed(self) -> set[str]:
-        """Names of sets of rows, any of which holds all rows that the preset asks for."""
+        """Names of sets of rows, any of which contains all rows that the preset needs."""
         mine = {survivors(self.preset, self.annotations)} if self.captions_decide else set()
         return {all_rows(self.preset), all_rows(replace(self.preset, columns=()))} | mine
 
     def ordinals(self, layout: Layout, image_unit: str, image_rows: int) -> NDArray[np.int64]:
-        """Return the ordinals of the wanted rows of an image unit."""
+        """Return the ordinals of the wanted rows of an image unit.
+
+        Args:
+            layout: the output folder.
+            image_unit: name of the image unit.
+            image_rows: rows of an image unit, from the plan.
+        """
         unit, number = place_of(image_unit)
         first, stop = number * image_rows, (number + 1) * image_rows
         columns = None if self.captions_decide else ["ordinal", "caption"]
@@ -92,46 +106,57 @@ class Survivors:
 
 
 class SegmentStage(Stage):
-    """A stage whose finished units stay. Where other thresholds let more rows through, only these are done."""
+    """A stage that keeps results. If other thresholds let more rows pass, it processes only these."""
 
     adds = True
     nothing: ClassVar[dict[str, Any]]
-    """The counts of a unit of which nothing is done yet."""
+    """Counts of a unit before any of its rows is processed."""
 
     @abstractmethod
     def candidates(self, unit: str) -> NDArray[np.int64]:
-        """Return the ordinals of the rows that a finished unit has to hold, ascending."""
+        """Return the ordinals of the rows that a finished unit must contain, ascending."""
 
     @abstractmethod
     def covered(self, unit: str) -> set[str]:
-        """Return the names of the sets of rows that a unit holds when it is done."""
+        """Return the names of the sets of rows that a unit contains when it is done."""
 
     @abstractmethod
     def add(
         self, unit: str, name: str, ordinals: NDArray[np.int64], record: dict[str, Any], heartbeat: Heartbeat
     ) -> Sequence[StorePath]:
-        """Do rows of a unit and publish them as a segment.
+        """Process rows of a unit and publish them as a segment.
 
         Args:
             unit: name of the unit.
             name: name of the segment.
             ordinals: the rows (n,), ascending.
-            record: the unit's commit record; counts are added to it.
-            heartbeat: takes the number of rows done.
+            record: the unit's commit record, to which counts are added.
+            heartbeat: receives the number of rows done.
 
         Returns:
             The files of the segment.
         """
 
     def needed(self, unit: str) -> set[str]:
-        """Return names of sets of rows, any of which holds all rows that a finished unit has to hold."""
+        """Return names of sets of rows, any of which contains all rows that a finished unit must contain."""
         return self.covered(unit)
 
-    def note(self, unit: str, record: dict[str, Any]) -> None:  # few depend on more
-        """Write into the commit record of a finished unit what else `current` and `is_done` compare."""
+    def note(self, unit: str, record: dict[str, Any]) -> None:  # not abstract: few stages need it
+        """Add to a finished unit's commit record what else `current` and `is_done` compare.
+
+        Args:
+            unit: name of the unit.
+            record: its commit record, which is changed.
+        """
 
     def seen(self, unit: str, segment: str, record: dict[str, Any]) -> NDArray[np.int64]:
-        """Return the ordinals of the rows that a segment holds."""
+        """Return the ordinals of the rows that a segment contains.
+
+        Args:
+            unit: name of the unit.
+            segment: name of the segment.
+            record: the unit's commit record.
+        """
         return np.asarray(read_table(self.layout.data(self.name, segment), columns=["ordinal"])["ordinal"])
 
     def is_done(self, unit: str, record: dict[str, Any] | None) -> bool:
@@ -139,11 +164,11 @@ class SegmentStage(Stage):
         return current is not None and not self.needed(unit).isdisjoint(current["covers"])
 
     def wanted(self, unit: str, known: dict[str, Any] | None) -> NDArray[np.int64]:
-        """Return the ordinals of the rows that are still to be done.
+        """Return the ordinals of the rows that remain to be processed.
 
         Args:
             unit: name of the unit.
-            known: its commit record where that is `current`.
+            known: its commit record if that is `current`.
         """
         wanted = self.candidates(unit)
         for segment in range(known["segments"] if known is not None else 0):
@@ -165,7 +190,12 @@ class SegmentStage(Stage):
     # ---- records of other stages
 
     def prefetch(self, records: Records, units: Sequence[str]) -> None:
-        """Read the download records of units, many at once, for `downloads`. They stay on the driver."""
+        """Read the download records of many units at once, for `downloads`. They stay on the driver.
+
+        Args:
+            records: reads the records of a stage's units.
+            units: names of the units.
+        """
         there = stamps(self.layout.commits(DOWNLOAD), ".json")
         found = records(DOWNLOAD, [unit for unit in units if unit in there])
         self._downloads = {**dict.fromkeys(units), **{unit: state_of(record) for unit, record in found}}
@@ -177,15 +207,22 @@ class SegmentStage(Stage):
 
 
 class SegmentAnnotator(SegmentStage, Annotator):
-    """A stage over the image units of rows that survive their captions."""
+    """A stage over the image units of rows that pass the caption filters."""
 
     @classmethod
     def units(cls, work: Work, units: Sequence[str]) -> list[str]:
         return work.image_units(units)
 
     def total(self, work: Work, todo: Sequence[str]) -> int | None:
-        """Count the rows to do. Of large data it is not counted here, where one process would read all annotations;
-        units say it when they begin."""
+        """Return the number of rows to process, or None if there may be many.
+
+        Counting many rows here would make one process read all annotations, so units count their own
+        when they start.
+
+        Args:
+            work: the run's work.
+            todo: the units that are not done.
+        """
         if len(todo) * work.plan.image_rows > _COUNTED_ROWS:
             return None
         return sum(len(self.wanted(unit, self.current(unit, rec))) for unit, rec in work.records(self.name, todo))

@@ -1,4 +1,4 @@
-"""Stage `export`: the survivors as webdataset shards, where their images are at hand."""
+"""Stage `export`: write the survivors as webdataset shards, if their images are available."""
 
 from __future__ import annotations
 
@@ -34,24 +34,37 @@ from open_diht.pipelines.store.storage import StorePath, is_local, read_table, r
 
 PER_SHARD = 10_000
 _AS_IT_IS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
-"""Endings of the formats that loaders of webdatasets read. Members with others would be passed over in silence."""
+"""Extensions of formats that webdataset loaders read. Members with others would be skipped silently."""
 _LIMITS = DecodeLimits(decode_side=0)
 
 
 def shard_path(layout: Layout, unit: str, number: int) -> StorePath:
-    """Where a unit's shard lies, counted from 0."""
+    """Return the path of a unit's shard.
+
+    Args:
+        layout: the output folder.
+        unit: name of the caption unit.
+        number: number of the shard in the unit, from 0.
+    """
     return layout.shards(unit).with_name(f"{unit}-{number:03d}.tar")
 
 
 def index_path(shard: StorePath) -> StorePath:
-    """Where the index of a shard lies, which a training reads in place of the shard. No record vouches for it: a
-    training makes it anew where it is missing, or where its shard was copied."""
+    """Return the path of a shard's index, which training reads instead of scanning the shard.
+
+    No record guarantees it: training rebuilds it if it is missing, or if its shard was copied.
+    """
     return shard.parent / str(place_beside(shard.name))
 
 
 def remove_shards(layout: Layout, unit: str, first: int = 0) -> None:
-    """Remove a unit's shards from number `first` on, with their indexes. They are written in order, so there is no gap
-    between them."""
+    """Remove a unit's shards and their indexes. Shards are written in order, so there is no gap between them.
+
+    Args:
+        layout: the output folder.
+        unit: name of the caption unit.
+        first: number of the first shard to remove.
+    """
     while (path := shard_path(layout, unit, first)).exists():
         remove(index_path(path))
         remove(path)
@@ -59,23 +72,23 @@ def remove_shards(layout: Layout, unit: str, first: int = 0) -> None:
 
 
 class Shard(TypedDict):
-    """What a commit record says of a shard."""
+    """A shard in a commit record."""
 
     shard: str
     """File name."""
     rows: int
-    """Survivors."""
+    """Number of survivors."""
     samples: int
-    """Those of them that a training can read."""
+    """Number of survivors that training can read."""
     sha256: str
     path: NotRequired[str]
-    """Where it lies, where it is a tar of the input."""
+    """Path of the tar, if it is one of the input."""
     left_out: NotRequired[dict[str, int]]
-    """Then also the other rows, by reason."""
+    """Number of survivors that are not in the index of a tar of the input, by reason."""
 
 
 class ExportRecord(TypedDict):
-    """A commit record of stage `export`, beside what all records hold."""
+    """The fields of an `export` commit record, besides those of all records."""
 
     rows: int
     shards: list[Shard]
@@ -83,13 +96,16 @@ class ExportRecord(TypedDict):
 
 @dataclass
 class ExportStage(Stage):
-    """See `Stage`. A unit's survivors become one or more tars: `<unit>-000.tar`, members `<uid>.jpg`, `.txt`,
-    `.json`; beside each its index."""
+    """A `Stage` that writes a unit's survivors to tars, each with an index next to it.
+
+    The tars are named `<unit>-000.tar` and so on, their members `<uid>-<ordinal>.jpg` (or .png, .webp),
+    `.txt` and `.json`.
+    """
 
     layout: Layout
     dataset: Dataset
     fingerprint: Fingerprints
-    """Of each unit: changes with its decisions."""
+    """Fingerprint of each unit; changes with its decisions."""
     name: str = field(default="export", init=False)
     noun = "images"
 
@@ -109,14 +125,16 @@ class ExportStage(Stage):
                 write(index, temporary)
             shards.append({"shard": path.name, "rows": len(part), "samples": written, "sha256": index.sha256})
             heartbeat.beat(first + len(part))
-        remove_shards(self.layout, unit, len(shards))  # earlier decisions may have filled more
+        remove_shards(self.layout, unit, len(shards))  # earlier decisions may have needed more shards
         record: ExportRecord = {"rows": sum(shard["samples"] for shard in shards), "shards": shards}
         files = [shard_path(self.layout, unit, number) for number in range(len(shards))]
         return record, files
 
     def _write(self, path: Path, unit: str, rows: list[dict[str, Any]], ordinals: NDArray[np.int64]) -> int:
-        """Write a tar; how many samples it has. Rows whose image is missing or broken, which only a run without
-        Text-spotting keeps, have none."""
+        """Write a tar and return its number of samples.
+
+        Rows whose image is missing or broken, which are kept only without Text-spotting, are skipped.
+        """
         samples, plan = 0, self._plan
         with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
             images = images_of(self.layout, unit, plan.span(unit), plan.image_rows, self.dataset, ordinals)
@@ -127,7 +145,7 @@ class ExportStage(Stage):
                     ending, content = _member(image)
                 except BadImage:
                     continue
-                key = f"{row['uid']}-{ordinal:06d}"  # rows may share a uid, keys in a shard must differ
+                key = f"{row['uid']}-{ordinal:06d}"  # rows may share a uid, but keys in a shard must differ
                 _add(tar, f"{key}.{ending}", content)
                 _add(tar, f"{key}.txt", row["caption"].encode("utf-8", "replace"))
                 meta = {**_finite(row), "ordinal": ordinal, "key": key}
@@ -137,7 +155,13 @@ class ExportStage(Stage):
 
 
 def kept_rows(layout: Layout, unit: str, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """Columns of a unit's survivors, with their ordinals."""
+    """Return columns of a unit's survivors, with their ordinals, as one dict per row.
+
+    Args:
+        layout: the output folder.
+        unit: name of the caption unit.
+        columns: columns of kept/ to read.
+    """
     path = layout.part("kept", unit)
     if not path.exists():
         return []
@@ -147,10 +171,11 @@ def kept_rows(layout: Layout, unit: str, columns: Sequence[str]) -> list[dict[st
 
 
 def _members(layout: Layout, unit: str) -> tuple[pa.Table, NDArray[np.int64]]:
-    """Return what the .json of each of a unit's survivors holds, and their ordinals.
+    """Return the content of each survivor's .json, and the survivors' ordinals.
 
-    These are the columns of kept/, the manifest's own among them, but neither bytes nor what was spotted. A manifest's
-    `key` and `ordinal` make way for those of the sample, and what JSON had of other columns for what a reader adds.
+    It has the columns of kept/, including the manifest's own, but neither bytes nor spotted text. A
+    manifest's `key` and `ordinal` are renamed in favor of the sample's, and `_extra` in favor of what a
+    reader adds.
     """
     path = layout.part("kept", unit)
     if not path.exists():
@@ -165,7 +190,7 @@ def _members(layout: Layout, unit: str) -> tuple[pa.Table, NDArray[np.int64]]:
 
 
 def _fits(type: pa.DataType, nested: bool = False) -> bool:
-    """Return whether JSON can hold the values of a column, or a string can in their place."""
+    """Return whether JSON can hold the values of a column, if need be as strings."""
     if pa.types.is_dictionary(type):
         return _fits(type.value_type, nested)
     if pa.types.is_struct(type) and len({one.name for one in type}) < type.num_fields:
@@ -179,7 +204,7 @@ def _fits(type: pa.DataType, nested: bool = False) -> bool:
 
 
 def _finite(value: Any) -> Any:
-    """Return a value with None in place of numbers that JSON has no word for."""
+    """Return a value with numbers that JSON cannot express (NaN, infinity) replaced by None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, list | tuple):
@@ -196,8 +221,11 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def _member(image: bytes) -> tuple[str, bytes]:
-    """Ending and content of an image's member: as it is, or its first frame as PNG where loaders would not know it.
-    Raises BadImage for what no loader should open."""
+    """Return the extension and content of an image's member.
+
+    The image is stored unchanged, or as a PNG of its first frame if loaders would not know the format.
+    Raises BadImage if it is not safe to open.
+    """
     ending = _AS_IT_IS.get(open_image(image, _LIMITS).image.format or "")
     if ending:
         return ending, image

@@ -1,6 +1,7 @@
-"""Stage `spotting`: reads the text in the images of rows that survive their caption.
+"""Stage `spotting`: read the text in the images of rows whose captions pass.
 
-Its units are image units. A row that was read again, since its image was downloaded meanwhile, has its last record.
+Its units are image units. If a row was read again because its image has been downloaded, its last
+record counts.
 """
 
 from __future__ import annotations
@@ -43,7 +44,16 @@ BATCH = 64
 
 
 def load_records(layout: Layout, unit: str, image_units: Iterable[int]) -> pa.Table:
-    """The spotting records of a caption unit, of its image units with these numbers, by ordinal."""
+    """Return the spotting records of a caption unit, by ordinal.
+
+    Args:
+        layout: the output folder.
+        unit: name of the caption unit.
+        image_units: numbers of the image units to read.
+
+    Raises:
+        Garbled: a commit record is corrupt.
+    """
     tables = []
     for image_unit in image_units:
         name = image_unit_name(unit, image_unit)
@@ -58,19 +68,19 @@ def load_records(layout: Layout, unit: str, image_units: Iterable[int]) -> pa.Ta
 
 @dataclass
 class SpottingStage(SegmentAnnotator):
-    """See `SegmentStage`. Text is read in the images of rows that pass their captions."""
+    """See `SegmentStage`. Reads text in the images of rows whose captions pass."""
 
     layout: Layout
     dataset: Dataset
     fingerprint: str
-    """Of engine, models and settings."""
+    """Fingerprint of engine, models and settings."""
     settings: SpotterSettings
     survivors: Survivors
     """The rows whose images are read."""
     name: str = field(default="spotting", init=False)
     counted = "images"
     noun = "rows"  # some have no image
-    hints = MappingProxyType({"min_ram": "4GB"})  # OCR runs in a child beside each worker process
+    hints = MappingProxyType({"min_ram": "4GB"})  # OCR runs in a child of each worker process
     nothing: ClassVar[dict[str, Any]] = {"downloads": None, "images": 0}
 
     @classmethod
@@ -109,12 +119,12 @@ class SpottingStage(SegmentAnnotator):
 
     def current(self, unit: str, record: dict[str, Any] | None) -> dict[str, Any] | None:
         known = super().current(unit, record)
-        if known is None or known["root"] != self.dataset.images_root:  # a relative path is another file below it
+        if known is None or known["root"] != self.dataset.images_root:  # relative paths then mean other files
             return None
         before, now = known["downloads"], self.downloads(unit)
         if before is None or now is None:
             return known
-        # Another segment of downloads leaves the images as they are that were read.
+        # A further segment of downloads does not change the images that were read.
         replaced = before[0] != now[0] or before[1] > now[1] or (before[1] == now[1] and before[2:] != now[2:])
         return None if replaced else known
 
@@ -143,7 +153,7 @@ class SpottingStage(SegmentAnnotator):
             try:
                 for ordinal, image in images:
                     yield ordinal, image, sizes.get(ordinal)
-            except UnreadableFile as error:  # pages of images may be broken where those of captions are not
+            except UnreadableFile as error:  # pages of images may be damaged while those of captions are intact
                 broken.append(error)
 
         rows: list[dict[str, Any]] = []

@@ -1,7 +1,7 @@
-"""subset.npy, DataComp's format: the survivors' uids as pairs of unsigned 64-bit numbers, sorted, each once.
+"""Write subset.npy in DataComp's format: the survivors' uids as pairs of uint64, sorted, each once.
 
-Whoever reads it takes every row that has one of the uids. So a uid that different rows have is left out: it would bring
-in rows that nobody chose.
+Its readers take every row with one of the uids. A uid that different rows share is therefore left out:
+it would add rows that were not kept.
 """
 
 from __future__ import annotations
@@ -20,14 +20,22 @@ from open_diht.pipelines.store.commit import published
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import each, read_table
 
-PARTS = 256  # of the space of uids; one part is sorted at a time, 27 MB of them for the 438 million uids of the paper
+PARTS = 256  # ranges of uids, sorted one at a time; 27 MB each for the 438 million uids of the paper
 _FLUSH_ROWS = 1_000_000
 _PAIR = np.dtype("<u8,<u8")
 
 
 def write_subset(layout: Layout, units: Iterable[Unit], duplicate_files: tuple[DuplicateFiles, ...]) -> int:
-    """Write it from the parts in kept/, in memory that does not grow with them, without the uids that
-    different rows share, by `duplicate_files`. Returns how many uids it holds."""
+    """Write subset.npy from the parts in kept/, without the uids that different rows share, in bounded memory.
+
+    Args:
+        layout: the output folder.
+        units: the caption units.
+        duplicate_files: files of the kinds of duplicates; those of kind `UID` list the shared uids.
+
+    Returns:
+        The number of uids written.
+    """
     names = [unit.name for unit in units]
     files = [file_name(number) for one in duplicate_files if one.kind == UID for number in range(one.count)]
     with published(layout.root / "subset.npy") as target:
@@ -39,7 +47,16 @@ def write_subset(layout: Layout, units: Iterable[Unit], duplicate_files: tuple[D
 
 
 def sort_uids(of_kept: Iterable[list[str]], of_shared: Iterable[list[str]], target: Path) -> int:
-    """Write the uids of kept rows without the shared ones, sorted out of core, each once; how many they are."""
+    """Write the uids of kept rows without the shared ones, sorted out of core, each once.
+
+    Args:
+        of_kept: uids of kept rows, in parts.
+        of_shared: uids that different rows share, in parts.
+        target: the file to write.
+
+    Returns:
+        The number of uids written.
+    """
     with tempfile.TemporaryDirectory(prefix="diht-subset-") as folder, naming(Path(folder)):
         kept, shared = _Parts(Path(folder), "kept"), _Parts(Path(folder), "shared")
         for uids in of_kept:
@@ -75,16 +92,17 @@ def _shared(layout: Layout, name: str) -> list[str]:
 
 
 def _unique(uids: NDArray[np.uint64], without: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The distinct uids, sorted, that are not among the others; all of shape (n, 2)."""
+    """Return the distinct uids, sorted, that are not in `without`; all of shape (n, 2)."""
     distinct = np.unique(uids, axis=0)
     if not len(without):
         return distinct
+    # `without` is there twice, so only uids outside of it can occur once.
     found, counts = np.unique(np.concatenate([distinct, without, without]), axis=0, return_counts=True)
     return found[counts == 1]
 
 
 class _Parts:
-    """Uids on disk, by their first byte."""
+    """Uids on disk, grouped by their first byte."""
 
     def __init__(self, folder: Path, name: str):
         self._folder, self._name = folder, name
@@ -92,19 +110,19 @@ class _Parts:
         self._rows = 0
 
     def add(self, uids: list[str]) -> None:
-        """Take some uids, 32 hex digits each."""
+        """Add uids of 32 hex digits each."""
         self._waiting.append(np.frombuffer(bytes.fromhex("".join(uids)), np.uint8).reshape(-1, 16))
         self._rows += len(uids)
         if self._rows >= _FLUSH_ROWS:
             self._flush()
 
     def take(self, part: int) -> NDArray[np.uint64]:
-        """The uids of a part, shape (n, 2), once."""
+        """Return the uids of a part, shape (n, 2), and delete them."""
         self._flush()
         path = self._path(part)
         if not path.exists():
             return np.empty((0, 2), ">u8")
-        # Big endian, so that the order of bytes is that of numbers.
+        # Big endian, so that the order of bytes equals that of numbers.
         pairs = np.fromfile(path, ">u8").reshape(-1, 2)
         path.unlink()
         return pairs

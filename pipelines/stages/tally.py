@@ -1,4 +1,4 @@
-"""What stage `decide` counts of a unit, and what its commit record says."""
+"""Counts of stage `decide` for a unit, and its commit record."""
 
 from __future__ import annotations
 
@@ -13,47 +13,60 @@ from open_diht.pipelines.stages.cascade import DEAD, KEPT
 
 
 class DecideRecord(TypedDict):
-    """A commit record of stage `decide`, beside what all records hold."""
+    """The fields of a `decide` commit record, besides those of all records."""
 
     rows: int
     kept: int
     rejected: dict[str, int]
-    """Rows by reason."""
+    """Number of rows by reason."""
     dead: dict[str, int]
-    """Dead letters by error."""
+    """Number of dead letters by error."""
     lost: dict[str, int]
-    """The same by the stage that met them."""
+    """Number of dead letters by the stage that failed."""
     histograms: dict[str, dict[str, int]]
-    """For complexity, actions and overlap: rows by value."""
+    """Number of rows by value for complexity, actions and overlap, and by bin for compared columns and
+    scores."""
     examples: dict[str, list[int]]
-    """Ordinals of rows to show, by reason or "kept"."""
+    """Ordinals of example rows, by reason or "kept"."""
 
 
 @dataclass
 class Tally:
-    """What the commit record says of a unit."""
+    """The counts of a unit, which become its commit record."""
 
     rows: Counter[str] = field(default_factory=Counter)
     dead: Counter[str] = field(default_factory=Counter)
-    """Dead letters by error."""
+    """Number of dead letters by error."""
     lost: Counter[str] = field(default_factory=Counter)
-    """The same by the stage that met them."""
+    """Number of dead letters by the stage that failed."""
     histograms: dict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
     examples: dict[str, list[tuple[str, int]]] = field(default_factory=lambda: defaultdict(list))
     kept: list[int] = field(default_factory=list)
-    """Ordinals of the rows in kept/, in their order there."""
+    """Ordinals of the rows in kept/, in file order."""
 
     def lose(self, stage: str, dead_letters: pa.Table) -> None:
-        """Count dead letters."""
+        """Count dead letters.
+
+        Args:
+            stage: the stage that failed.
+            dead_letters: a table of them.
+        """
         self.dead.update(dead_letters["error"].to_pylist())
         self.lost[stage] += dead_letters.num_rows
 
     def example(self, reason: str, uid: str, ordinal: int, most: int) -> None:
-        """Remember the rows with the lowest uids: a fixed choice that is random with respect to content."""
+        """Keep the rows with the lowest uids as examples: deterministic, yet random with respect to content.
+
+        Args:
+            reason: reason of the row.
+            uid: its uid.
+            ordinal: its index in the unit.
+            most: most examples of a reason.
+        """
         key = (
             "".join(chr(0x10FF - ord(char)) for char in uid),
             ordinal,
-        )  # the heap drops its smallest, so order is turned round
+        )  # the heap drops its smallest item, so the order is reversed
         push = heapq.heappush if len(self.examples[reason]) < most else heapq.heappushpop
         push(self.examples[reason], key)
 
@@ -61,7 +74,7 @@ class Tally:
         return [ordinal for _, ordinal in sorted(self.examples[reason], reverse=True)]
 
     def record(self) -> DecideRecord:
-        """The unit's commit record."""
+        """Return the unit's commit record."""
         return {
             "rows": sum(self.rows.values()),
             "kept": self.rows[KEPT],

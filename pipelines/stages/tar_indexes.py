@@ -1,7 +1,8 @@
-"""Stage `export` with `--export index`: the tars of INPUT stay as they are, and an index of each names the survivors.
+"""Stage `export` with `--export index`: leave the input's tars unchanged, and index the survivors in each.
 
-A training reads these and no other samples. A tar is read once, for an index of all its samples that is kept in work/;
-what other thresholds choose is chosen from that. Units are tars, called by the first of their caption units.
+Training reads these samples and no others. A tar is scanned once, for an index of all its samples that
+is kept in work/; later thresholds select from that. Units are tars, named after the first of their
+caption units.
 """
 
 from __future__ import annotations
@@ -44,16 +45,22 @@ from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import StorePath, read_bytes, store_path
 
 VERSION = 1
-"""Raise it when equal tars and decisions may be indexed otherwise."""
+"""Increase it when equal tars and decisions may lead to other indexes."""
 INDEX_STAGE = "index"
-"""The part of the stage that reads tars."""
+"""Name of the part of the stage that scans tars."""
 UNUSABLE, OTHER_CAPTION = "unusable", "other_caption"
-"""Why a survivor is in no index. unusable: a training reads no such sample (it has no image or no .txt, or its key
-was met before in its tar). other_caption: its .txt, which a training reads, is not the caption that was judged."""
+"""Why a survivor is in no index. unusable: training cannot read the sample (it has no image or no .txt,
+or its key occurred before in the tar). other_caption: its .txt, which training reads, differs from the
+caption that was filtered."""
 
 
 def check_export(settings: RunSettings, infos: Iterable[FileInfo]) -> None:
-    """Raises WrongUse where tars are to be left that are none, or that a training could not read."""
+    """Raise WrongUse if `--export index` is requested for files that are not tars that training can read.
+
+    Args:
+        settings: the run's settings.
+        infos: the manifest files.
+    """
     if settings.export != INDEX:
         return
     if "export" not in settings.stages:
@@ -82,7 +89,12 @@ def _why_not(info: FileInfo) -> str:
 
 
 def tars_of(plan: Plan, units: Collection[str]) -> dict[str, list[str]]:
-    """Of each tar the units that it has of `units`, by the first of them."""
+    """Return the units of each tar, by the first of them.
+
+    Args:
+        plan: the run's plan.
+        units: names of the caption units to group.
+    """
     found: dict[str, list[str]] = {}
     for unit in units:
         found.setdefault(plan.span(unit).path, []).append(unit)
@@ -91,11 +103,11 @@ def tars_of(plan: Plan, units: Collection[str]) -> dict[str, list[str]]:
 
 @dataclass
 class TarIndexStage(Stage):
-    """See `Stage`. An index of all samples of a tar; one that lies beside it, and is of it, is taken."""
+    """A `Stage` that indexes all samples of a tar. A matching index next to the tar is reused."""
 
     layout: Layout
     fingerprint: Fingerprints
-    """Of each tar: changes with it."""
+    """Fingerprint of each tar."""
     name: str = field(default=INDEX_STAGE, init=False)
     part_of = "export"
     noun = "samples"
@@ -118,11 +130,11 @@ class TarIndexStage(Stage):
 
 @dataclass
 class KeptIndexStage(Stage):
-    """See `Stage`. The index of the survivors of a tar."""
+    """A `Stage` that indexes the survivors of a tar."""
 
     layout: Layout
     fingerprint: Fingerprints
-    """Of each tar: changes with it, and with the decisions on its units."""
+    """Fingerprint of each tar; changes with it and with the decisions on its units."""
     name: str = field(default="export", init=False)
     noun = "samples"
 
@@ -166,7 +178,12 @@ class KeptIndexStage(Stage):
 
 
 def kept_index(layout: Layout, tar: str) -> StorePath:
-    """Where the index of the survivors of a tar of that name lies."""
+    """Return the path of the index of a tar's survivors.
+
+    Args:
+        layout: the output folder.
+        tar: file name of the tar.
+    """
     return layout.indexes / place_beside(tar).name
 
 
@@ -174,8 +191,8 @@ def write_indexes(work: Work, decided: Mapping[str, str]) -> None:
     """Write the indexes that are outdated.
 
     Args:
-        work: of the run.
-        decided: for each unit what its decisions depend on.
+        work: the run's work.
+        decided: for each unit, what its decisions depend on.
     """
     tars = tars_of(work.plan, work.alive(decided))
     content = {
@@ -192,11 +209,11 @@ def write_indexes(work: Work, decided: Mapping[str, str]) -> None:
 
 
 def _beside(path: str) -> ShardIndex | None:
-    """The index that lies beside a tar, where it is of that tar and says where each sample is."""
+    """Return the index next to a tar, if it belongs to that tar and locates each sample, else None."""
     tar = store_path(path)
     try:
         index = load(io.BytesIO(read_bytes(tar.parent / str(place_beside(tar.name)))))
-    except (OSError, BadIndex):  # where listing is forbidden, stores refuse what is not there
+    except (OSError, BadIndex):  # stores that forbid listing deny access to missing files
         return None
     same = index.bytes == tar.stat().st_size if is_url(path) else index.stamp == stamp_of(Path(local_path(path)))
     return index if same and index.places_samples else None

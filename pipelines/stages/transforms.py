@@ -1,4 +1,4 @@
-"""CAT in a Beam pipeline of your own: transforms over batches of rows, each an Arrow table.
+"""CAT in your own Beam pipeline: transforms over batches of rows, each an Arrow table.
 
     from open_diht.pipelines import AnnotateCaptions, ApplyCat, SpotText
 
@@ -10,9 +10,9 @@
     )
     found.kept, found.rejected, found.dead_letter
 
-The decisions are those of a run over the same rows (`open_diht.pipelines.driver.run`), duplicates excepted: these are
-known only when all rows are. A batch of some hundred rows is a good size. A worker holds one parser and one OCR
-process.
+The decisions equal those of a run over the same rows (`open_diht.pipelines.driver.run`), except for
+duplicates, which need all rows. A few hundred rows are a good batch size. A worker holds one parser and
+one OCR process.
 """
 
 from __future__ import annotations
@@ -42,23 +42,24 @@ from open_diht.pipelines.stages.rows import columns_of, identities, read_texts, 
 from open_diht.pipelines.store.layout import KINDS
 
 ANNOTATIONS, SPOTTING = "annotations", "spotting"
-"""Columns that the transforms add and `ApplyCat` reads: structs of `open_diht.filters.captions.annotate.SCHEMA`, and of
-status, message, width, height, spotted, sha256, bytes (see `open_diht.pipelines.stages.rows.RECORD`)."""
+"""Columns that the transforms add and `ApplyCat` reads: structs of
+`open_diht.filters.captions.annotate.SCHEMA`, and of status, message, width, height, spotted, sha256,
+bytes (see `open_diht.pipelines.stages.rows.RECORD`)."""
 _CAPTIONS = pa.struct(list(CAPTION_SCHEMA))
 _RECORD = pa.struct([field for field in RECORD_SCHEMA if field.name != "ordinal"])
 
 
 class AnnotateCaptions(beam.PTransform[Any, Any]):
-    """Says of each caption what `ApplyCat` decides by: batches to the same rows with a column `annotations`.
+    """A transform that annotates captions: it adds a column `annotations` to batches, for `ApplyCat`.
 
-    A row's annotations are null where it cannot be read (see `ApplyCat`), and those of an empty text where it has no
-    caption.
+    A row's annotations are null if it cannot be read (see `ApplyCat`), and those of an empty text if it
+    has no caption.
 
     Args:
         caption: the column with the captions.
 
     Raises:
-        ValueError: while it runs; a batch has no such column, or has a column `annotations` already.
+        ValueError: while it runs; a batch has no such column, or already has a column `annotations`.
 
     Example:
         >>> import apache_beam as beam, pyarrow as pa
@@ -79,21 +80,22 @@ class AnnotateCaptions(beam.PTransform[Any, Any]):
 
 
 class SpotText(beam.PTransform[Any, Any]):
-    """Reads the text in images: batches to the same rows with a column `spotting`.
+    """A transform that reads the text in images: it adds a column `spotting` to batches.
 
-    A bad image costs its row: `status` is then not `ok`, and `message` says why. A row without an image has the status
-    `image_not_available`. OCR costs as much as 40 parses: with `preset` only those images are read whose caption
-    passes it, and the other rows' `spotting` is null.
+    A bad image affects only its row: `status` is then not `ok`, and `message` says why. A row without
+    an image has the status `image_not_available`. OCR costs as much as 40 parses. With `preset`, only
+    images whose caption passes are read, and `spotting` is null for the other rows.
 
     Args:
         image: the column with the bytes of image files; binary, or a struct with a field `bytes`.
-        settings: of the OCR; those of a run by default.
-        preset: whose captions have to pass; batches come from `AnnotateCaptions` then.
+        settings: settings of the OCR; by default those of a run.
+        preset: the preset whose caption filters must pass; batches must then come from
+            `AnnotateCaptions`.
         caption: the column with the captions.
 
     Raises:
         BadPreset: there is no such preset.
-        ValueError: while it runs; a batch lacks a column, or has a column `spotting` already.
+        ValueError: while it runs; a batch lacks a column, or already has a column `spotting`.
 
     Example:
         >>> import apache_beam as beam, pyarrow as pa
@@ -123,25 +125,27 @@ class SpotText(beam.PTransform[Any, Any]):
 
 
 class ApplyCat(beam.PTransform[Any, Any]):
-    """Decides: annotated batches to `kept`, `rejected` and `dead_letter`, each row in exactly one of them.
+    """A transform that decides: annotated batches become `kept`, `rejected` and `dead_letter`.
 
-    `kept` has the rows' own columns and `uid`, `caption`, `complexity`, `actions`, `objects`, `attributes`, `spotted`,
-    `overlap`, as kept/ of a run; `rejected` also `stage` and `reason`, the first that applies. `dead_letter` has the
-    rows that cannot be decided, because their image or a text of theirs cannot be read: the rows' own columns and
-    `stage`, `error`, `message`. An own column with one of these names is kept as original_<name>.
+    Each row is in exactly one output. `kept` has the rows' own columns and `uid`, `caption`,
+    `complexity`, `actions`, `objects`, `attributes`, `spotted`, `overlap`, like kept/ of a run.
+    `rejected` also has `stage` and `reason`, the first that applies. `dead_letter` has the rows that
+    cannot be decided because their image or text cannot be read, with their own columns and `stage`,
+    `error`, `message`. An own column with one of these names is renamed to original_<name>.
 
     Args:
-        preset: the thresholds; filters of your own that it has sections for must be registered.
+        preset: the filters and thresholds. Your own filters that it has sections for must be
+            registered.
         caption: the column with the captions.
-        stages: those whose annotations decide, `captions` and `spotting`; a filter whose stage is not among them
-            decides nothing. `["captions"]` where there are no images.
-        roles: columns that identify rows, where they have other names than a run looks for (`DATASET=custom`), as in
-            `uid="id"`, `url="link"`.
+        stages: stages whose annotations decide, `captions` and `spotting`; filters of other stages are
+            skipped. Use `["captions"]` if there are no images.
+        **roles: columns that identify rows, if they have other names than a run looks for
+            (`DATASET=custom`), as in `uid="id"`, `url="link"`.
 
     Raises:
         BadPreset: there is no such preset.
-        ValueError: a stage is unknown; while it runs, a batch lacks a column or annotations.
-        DatasetError, BadSchema: a role is unknown, or it is not clear which column plays it.
+        ValueError: a stage is unknown; or while it runs, a batch lacks a column or annotations.
+        DatasetError, BadSchema: a role is unknown, or its column is ambiguous.
 
     Example:
         >>> import apache_beam as beam, pyarrow as pa
@@ -171,10 +175,11 @@ class ApplyCat(beam.PTransform[Any, Any]):
         return batches | beam.ParDo(self._function).with_outputs(*KINDS)
 
     def schemas(self, annotated: pa.Schema) -> dict[str, pa.Schema]:
-        """The schemas of the three outputs, for sinks that ask for one.
+        """Return the schemas of the three outputs, for sinks that need one.
 
         Args:
-            annotated: of the batches; of `annotations` and `spotting` the names suffice, since their types are known.
+            annotated: schema of the batches. The types of `annotations` and `spotting` are known, so
+                any may be given.
         """
         known = {ANNOTATIONS: _CAPTIONS, SPOTTING: _RECORD}
         fields = [field.with_type(known.get(field.name, field.type)) for field in annotated]
@@ -220,7 +225,7 @@ class _Spot(beam.DoFn):
         yield _with_column(table, SPOTTING, pa.Table.from_pylist(rows, pa.schema(list(_RECORD))), wanted, _RECORD)
 
     def _wanted(self, table: pa.Table) -> np.ndarray[Any, Any]:
-        """Places of the rows whose images are read."""
+        """Return the indices of the rows whose images are read."""
         if self._preset is None:
             return np.arange(table.num_rows)
         batch, rows = _rows(table, self._dataset, self._preset, annotated=True)
@@ -242,10 +247,10 @@ class _Decide(beam.DoFn):
                 yield pvalue.TaggedOutput(name, found)
 
     def decide(self, table: pa.Table) -> dict[str, pa.Table]:
-        """The rows of a batch by output."""
+        """Return the rows of a batch by output."""
         batch, rows = _rows(table, self._dataset, self._preset, annotated="captions" in self._stages)
         records = _records(batch.table) if "spotting" in self._stages else None
-        # Records are found by place, and bad rows have none.
+        # Records are found by row index, and bad rows have none.
         rows = rows.set_column(0, "ordinal", pa.array(np.arange(rows.num_rows)))
         try:
             decisions = apply_cascade(rows, records, self._preset, self._stages)
@@ -274,8 +279,11 @@ def _dataset(caption: str, **roles: Any) -> Dataset:
 
 
 def _rows(table: pa.Table, dataset: Dataset, preset: Preset, *, annotated: bool) -> tuple[Batch, pa.Table]:
-    """The good rows of a batch, and the same with identity, caption, the values that the preset's conditions compare
-    and, where asked for, annotations."""
+    """Return the good rows of a batch as read, and as a table for the cascade.
+
+    The table has identity, caption, the values that the preset's conditions compare and, if
+    `annotated`, annotations.
+    """
     _need(table, str(dataset.roles.caption), "name the column with the captions: caption=...")
     batch = read_rows(table, dataset)
     rows = identities(batch)
@@ -295,7 +303,7 @@ def _rows(table: pa.Table, dataset: Dataset, preset: Preset, *, annotated: bool)
 
 
 def _records(table: pa.Table) -> pa.Table:
-    """What `apply_cascade` needs of images: rows of `stages.rows.RECORD`, by place in the table."""
+    """Return the image records for `apply_cascade`: rows of `stages.rows.RECORD`, by row index."""
     _need(table, SPOTTING, 'put SpotText before, or say stages=["captions"]')
     column = table[SPOTTING]
     places = pa.array(np.arange(table.num_rows))
@@ -308,7 +316,7 @@ def _own(table: pa.Table) -> pa.Table:
 
 
 def _dead_letters(rows: pa.Table, lost: list[tuple[int, str, str, str]]) -> pa.Table:
-    """Dead letters: of rows their place, and stage, error, message."""
+    """Return dead-letter rows; `lost`: index of the row, stage, error and message of each."""
     lost = sorted(lost)
     columns = making_way(rows.take(pa.array([place for place, *_ in lost], pa.int64())), ("stage", "error", "message"))
     for index, name in enumerate(("stage", "error", "message"), 1):
@@ -319,7 +327,7 @@ def _dead_letters(rows: pa.Table, lost: list[tuple[int, str, str, str]]) -> pa.T
 def _with_column(
     table: pa.Table, name: str, found: pa.Table, places: np.ndarray[Any, Any], kind: pa.StructType
 ) -> pa.Table:
-    """The table with a column of structs; null where no row of `found` has the place."""
+    """Return the table with a column of structs, null for rows that are not in `places`."""
     if name in table.column_names:
         raise ValueError(f"the batch has a column {name!r} already; rename or drop it")
     which = np.full(table.num_rows, -1, np.int64)

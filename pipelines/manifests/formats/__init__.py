@@ -1,4 +1,4 @@
-"""Manifest formats: one class each, in a registry. Those that come along are the modules that are imported here."""
+"""Manifest formats, one class each, in a registry. Importing a module here registers its formats."""
 
 from open_diht.pipelines.manifests.formats import parquet  # noqa: I001  # in the order in which they are listed to people
 from open_diht.pipelines.manifests.formats import delimited, jsonl, webdataset

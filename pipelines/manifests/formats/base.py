@@ -1,7 +1,6 @@
-"""What a manifest format is, and which ones there are.
+"""The interface of a manifest format, and the registry of formats.
 
-A format of your own is a class that is registered. One that consists of lines extends `LineFormat`; the others extend
-`Format`.
+To add a format, register a class: extend `LineFormat` if it consists of lines, else `Format`.
 """
 
 from __future__ import annotations
@@ -45,27 +44,40 @@ _T = TypeVar("_T")
 
 
 class Format(ABC):
-    """How the rows of a manifest are written."""
+    """A way in which the rows of a manifest are written."""
 
     name: ClassVar[str]
-    """What people say for it, and what plans say of their files."""
+    """Name that users type and that plans record."""
     endings: ClassVar[tuple[str, ...]] = ()
-    """Of the names of such files, in lower case, with the dot, without that of a compression."""
+    """File extensions, lower case, with the dot and without that of a compression."""
     version: ClassVar[int] = 1
-    """Raise it when a look at the same file tells something else; what older versions saw then counts no more."""
+    """Increase it when inspecting the same file gives another result. Older inspections are then discarded."""
 
     def starts(self, head: bytes) -> bool:
-        """Return whether a file with these first 512 bytes, uncompressed, is surely written so; where its name does not
-        tell."""
+        """Return whether these first 512 bytes, as stored, certainly belong to this format.
+
+        It is called only if the file's name does not tell the format.
+        """
         return False
 
     def check(self, path: str, head: bytes, compression: Compression) -> None:  # noqa: B027  # not all can tell
-        """Raises UnreadableFile where the first bytes, as they are on the disk, say that a file is not written so."""
+        """Raise UnreadableFile if the first bytes show that a file does not have this format.
+
+        Args:
+            path: the file, for messages.
+            head: its first bytes as stored.
+            compression: how the file is compressed.
+        """
 
     @abstractmethod
     def look(self, path: str, size: int, compression: Compression, dataset: Dataset) -> FileInfo:
-        """Look at a file of `size` bytes, and only at its beginning or footer: columns, roles (see `resolve_roles`),
-        rows where that is cheap.
+        """Inspect the beginning or footer of a file: columns, roles, and rows if cheap.
+
+        Args:
+            path: the file.
+            size: its size in bytes.
+            compression: how the file is compressed.
+            dataset: how its rows are read.
 
         Raises:
             UnreadableFile: empty, damaged, or not what its name says.
@@ -74,8 +86,16 @@ class Format(ABC):
 
     @abstractmethod
     def chunks(self, info: FileInfo, span: Span, dataset: Dataset, *, images: bool) -> Iterator[Chunk]:
-        """Yield the rows of a span in order, each once, as good or bad; with the bytes of the images only where
-        `images`. Memory is bounded, whatever the file; where it breaks, UnreadableFile comes after the rows before.
+        """Yield the rows of a span in order, each once, as good or bad, in bounded memory.
+
+        Args:
+            info: the file.
+            span: the part of it to read.
+            dataset: how its rows are read.
+            images: whether to include image bytes.
+
+        Raises:
+            UnreadableFile: the file is damaged; the rows before are yielded first.
         """
 
     def whole(self, info: FileInfo) -> Span:
@@ -84,14 +104,29 @@ class Format(ABC):
         return Span(path=info.path, format=self.name, start=0, stop=info.bytes, rows=rows, exact=info.rows is not None)
 
     def split(self, info: FileInfo, unit_rows: int) -> list[Span]:
-        """Return the spans of a file that has rows, in order, of about `unit_rows` rows each: a pure function of the
-        file. One, where nothing tells where a row begins."""
+        """Return the spans of a file that has rows, in order: a pure function of the file.
+
+        Args:
+            info: the file.
+            unit_rows: approximate rows of a span.
+
+        Returns:
+            The spans; here one, for formats in which row boundaries cannot be located.
+        """
         return [self.whole(info)]
 
     def images(
         self, info: FileInfo, span: Span, dataset: Dataset, wanted: list[int], max_bytes: int
     ) -> Iterator[tuple[int, ImageOrMissing]]:
-        """Yield the images of the rows with these ordinals, ascending; here those whose paths stand in a column."""
+        """Yield the images of chosen rows. This default reads files whose paths are in a column.
+
+        Args:
+            info: the file.
+            span: the part of it in which ordinals count.
+            dataset: how its rows are read.
+            wanted: ordinals of the rows, ascending.
+            max_bytes: most bytes of an image.
+        """
         folders = image_folders(info.path, dataset)
         rest = set(wanted)
         chunks = self.chunks(info, span, dataset, images=False)
@@ -117,11 +152,11 @@ _registered: dict[str, Format] = {}
 
 
 def register_format(kind: _Kind) -> _Kind:
-    """Make a format known, under its name and endings. Use it as a decorator.
+    """Register a format under its name and extensions. Use it as a decorator.
 
     Raises:
-        TypeError: it lacks a method.
-        ValueError: its name is no short name, or another format's; or an ending is.
+        TypeError: the class lacks a method.
+        ValueError: its name is invalid, or another format has the same name or extension.
     """
     if inspect.isabstract(kind):
         raise TypeError(f"format {kind.__name__} lacks {', '.join(sorted(kind.__abstractmethods__))}")
@@ -130,7 +165,7 @@ def register_format(kind: _Kind) -> _Kind:
         raise ValueError(f"format {kind.__name__}: name {name!r}; use lower case letters, digits and underscores")
     for known in _registered.values():
         same = (type(known).__module__, type(known).__qualname__) == (kind.__module__, kind.__qualname__)
-        if same:  # a module that is loaded anew brings its own
+        if same:  # a reloaded module registers its class again
             continue
         taken = [f"name {name!r}"] if known.name == name else []
         taken += [f"ending {ending!r}" for ending in kind.endings if ending in known.endings]
@@ -141,12 +176,12 @@ def register_format(kind: _Kind) -> _Kind:
 
 
 def format_names() -> tuple[str, ...]:
-    """Return the names of the formats that there are."""
+    """Return the names of the registered formats."""
     return tuple(_registered)
 
 
 def format_named(name: str) -> Format:
-    """Return the format of that name. Raises BadSchema where there is none."""
+    """Return the format of that name. Raises BadSchema if there is none."""
     if name not in _registered:
         names = format_names()
         raise BadSchema(
@@ -157,7 +192,7 @@ def format_named(name: str) -> Format:
 
 
 def known_endings() -> tuple[str, ...]:
-    """Return the endings that tell a format."""
+    """Return the file extensions that identify a format."""
     return tuple(ending for known in _registered.values() for ending in known.endings)
 
 
@@ -167,7 +202,7 @@ def versions() -> tuple[tuple[str, int], ...]:
 
 
 def format_of_name(path: str) -> Format | None:
-    """Return the format that the ending of a name stands for, None where it stands for none."""
+    """Return the format that a file name's extension identifies, or None."""
     name = path.lower()
     for ending in _COMPRESSED_ENDINGS:
         name = name.removesuffix(ending)
@@ -175,10 +210,14 @@ def format_of_name(path: str) -> Format | None:
 
 
 def detect(path: str, dataset: Dataset) -> tuple[Format, Compression]:
-    """Return how a file is written and compressed.
+    """Return the format and compression of a file.
+
+    Args:
+        path: the file.
+        dataset: its `format` decides unless it is auto.
 
     Raises:
-        UnreadableFile: its first bytes contradict that (a web page saved under the name, UTF-16, another kind of file).
+        UnreadableFile: the first bytes contradict the name or format (a web page, UTF-16, another kind of file).
         BadSchema: neither the data set, nor the name, nor the first bytes tell the format.
     """
     with reading(path):
@@ -206,7 +245,13 @@ def _format(path: str, dataset: Dataset, head: bytes) -> Format:
 
 
 def check_plain(path: str, head: bytes, name: str) -> None:
-    """Raises UnreadableFile where a file that is read as format `name` is UTF-16 or Parquet."""
+    """Raise UnreadableFile if a file is UTF-16 or Parquet.
+
+    Args:
+        path: the file, for messages.
+        head: its first bytes.
+        name: the format that it is read as, for messages.
+    """
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UnreadableFile(path, "NotUtf8", "the file is UTF-16; convert it: iconv -f UTF-16 -t UTF-8 in > out")
     if head.startswith(b"PAR1"):
@@ -216,7 +261,7 @@ def check_plain(path: str, head: bytes, name: str) -> None:
 
 
 def hint(head: bytes) -> str:
-    """Return what a file that starts so may be, for the end of a message; "" where nothing is known."""
+    """Return what a file with this beginning may be, as the end of a message; "" if unknown."""
     start = head.lstrip().lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
         return " (a web page: a download that failed?)"
@@ -227,14 +272,14 @@ def hint(head: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Good:
-    """A row that was read. Not keyword-only, since millions are made."""
+    """A row that was read. Not keyword-only, since millions are created."""
 
     cells: Sequence[Any]
-    """One a column."""
+    """One value per column."""
     size: int
-    """About its bytes in memory."""
+    """Approximate bytes in memory."""
     caption: str | None = None
-    """Its caption, where the cells do not have it plainly."""
+    """The caption, if the cells do not hold it as plain text."""
     stand_in: str | None = None
     """See Chunk.stand_ins."""
 
@@ -254,11 +299,13 @@ def gather(
     """Yield the rows of a span, numbered from 0, in chunks that are bounded in rows and bytes.
 
     Args:
-        rows: the rows of the span, in order. Where they break off, the rows before are yielded and then the break is
-            raised.
+        rows: the rows of the span, in order.
         columns: the columns of `Good.cells`.
-        captions: whether `Good.caption` counts.
-        stand_ins: whether `Good.stand_in` counts.
+        captions: whether to use `Good.caption`.
+        stand_ins: whether to use `Good.stand_in`.
+
+    Raises:
+        UnreadableFile: `rows` raised it. The rows before are yielded first.
     """
     ordinal, broken = 0, None
     while broken is None:
@@ -299,7 +346,7 @@ def gather(
 
 
 def until_broken(items: Iterator[_T]) -> Iterator[_T]:
-    """Yield the items before a break, which reading will meet again; where there are none, raises it."""
+    """Yield the items before an UnreadableFile. Raise it only if there are none; reading meets it again."""
     seen = False
     try:
         for item in items:

@@ -1,5 +1,8 @@
-"""Tables as text. TSV: tabs separate, nothing quotes and nothing escapes. CSV (RFC 4180): a quoted field may hold line
-ends, and a stray quote must not swallow the file. An empty line is no row in either."""
+"""Tables as text: TSV and CSV. Empty lines are not rows.
+
+TSV: tabs separate; there are no quotes and no escapes. CSV (RFC 4180): a quoted field may hold line
+ends, and a stray quote must not swallow the rest of the file.
+"""
 
 from __future__ import annotations
 
@@ -25,19 +28,24 @@ from open_diht.pipelines.manifests.types import (
 
 _SCAN_BYTES = 2**20
 Record = tuple[bytes, int, list[str] | Fault]
-"""One row: its lines joined by line feeds, the offset of the first byte after it in the uncompressed stream, and its
-fields or what is wrong with it."""
+"""A row: its lines joined by line feeds, the offset of the first byte after it in the uncompressed
+stream, and its fields or its fault."""
 
 
 class _Delimited(LineFormat):
-    """Rows of fields, with a header or with names that the data set gives."""
+    """A format with fields in rows, and column names from a header or from the data set."""
 
     @abstractmethod
     def records(self, lines: Iterator[Line], dataset: Dataset) -> Iterator[Record]:
-        """Yield the records of consecutive lines; empty lines are none."""
+        """Yield the records of consecutive lines, skipping empty lines.
+
+        Args:
+            lines: the lines, in order.
+            dataset: tells the delimiter.
+        """
 
     def head(self, lines: list[Line], path: str, dataset: Dataset) -> Head:
-        if len(lines) == 1 and b"\r" in lines[0].raw.rstrip(b"\r"):
+        if len(lines) == 1 and b"\r" in lines[0].raw.rstrip(b"\r"):  # CR alone does not end a line here
             message = "its lines end with CR alone; convert it: tr '\\r' '\\n' < in > out"
             raise UnreadableFile(path, "LineEnds", message)
         found = list(self.records(iter(lines), dataset))
@@ -77,7 +85,7 @@ class _Delimited(LineFormat):
 
 @register_format
 class Tsv(_Delimited):
-    """Tabs separate, always."""
+    """Tables whose fields are always separated by tabs."""
 
     name = "tsv"
     endings = (".tsv", ".tab")
@@ -91,18 +99,22 @@ class Tsv(_Delimited):
 
 @register_format
 class Csv(_Delimited):
-    """The data set says what separates."""
+    """Tables with quoted fields and the data set's delimiter."""
 
     name = "csv"
     endings = (".csv",)
 
     def records(self, lines: Iterator[Line], dataset: Dataset) -> Iterator[Record]:
-        """Yield the records of consecutive lines; empty lines are none.
+        """Yield the records of consecutive lines, skipping empty lines.
 
-        After a quote that is out of place or never closed, the line where the record began is bad and reading continues
-        with the line after it, so that the damage is one line and not the rest of the file.
+        After a misplaced or unclosed quote, the line where the record began is bad and reading
+        continues with the next line, so that only one line is lost and not the rest of the file.
+
+        Args:
+            lines: the lines, in order.
+            dataset: tells the delimiter.
         """
-        # The limit is global in the csv module, 128 KiB by default; no check here rests on it being lower.
+        # The csv module's limit is global, 128 KiB by default. No check here relies on a lower one.
         csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_BYTES))
         source = _Source(lines)
         reader = csv.reader(source, delimiter=dataset.delimiter, strict=True)
@@ -122,14 +134,14 @@ class Csv(_Delimited):
                 yield raw, source.taken[-1].end, _checked(raw) or fields
 
     def split(self, info: FileInfo, unit_rows: int) -> list[Span]:
-        # Behind a quote a line end may belong to a field.
+        # After a quote, a line end may be part of a field.
         if not info.compression and info.estimated_rows > unit_rows and _has_quotes(info):
             return [self.whole(info)]
         return super().split(info, unit_rows)
 
 
 class _Source:
-    """The lines that csv.reader asks for, and those that the current record took."""
+    """The source of lines for csv.reader, which remembers the lines of the current record."""
 
     def __init__(self, lines: Iterator[Line]) -> None:
         self._lines = lines
@@ -146,12 +158,12 @@ class _Source:
         self.taken.append(line)
         if self._size > MAX_ROW_BYTES:
             raise csv.Error(f"a quote that opens here is not closed within {MAX_ROW_BYTES} bytes")
-        # surrogateescape lets bytes that are not UTF-8 through to the check of the whole record, which has the raw
-        # bytes.
+        # surrogateescape passes invalid UTF-8 through; the check of the whole record, which has the
+        # raw bytes, finds it.
         return line.raw.decode("utf-8", "surrogateescape") + "\n"
 
     def back_to_first(self) -> Line:
-        """Return the record's first line, and put the others back to be read again."""
+        """Return the record's first line, and put back the others to be read again."""
         first, *rest = self.taken
         self._waiting.extendleft(reversed(rest))
         return first
@@ -163,7 +175,7 @@ def _oversized(line: Line) -> Fault | None:
 
 
 def _checked(raw: bytes) -> Fault | None:
-    """Return what is wrong with the bytes of a record, None where nothing is."""
+    """Return the fault in the bytes of a record, or None."""
     if b"\0" in raw:
         message = f"byte {raw.index(0)} of the row is NUL; a damaged disk or UTF-16 leaves such bytes"
         return Fault("nul_byte", message, raw)
@@ -176,7 +188,8 @@ def _checked(raw: bytes) -> Fault | None:
 
 
 def _has_quotes(info: FileInfo) -> bool:
-    # A quote is mostly met early; a file without any is read through once, far faster than its rows will be.
+    # Quotes mostly occur early. A file without any is scanned once, which is far faster than
+    # reading its rows.
     with reading(info.path), open_file(info.path) as handle:
         while chunk := handle.read(_SCAN_BYTES):
             if b'"' in chunk:
@@ -185,7 +198,7 @@ def _has_quotes(info: FileInfo) -> bool:
 
 
 def _check_first_row(rows: list[list[str]], dataset: Dataset, path: str, format: str) -> None:
-    """Refuse a header-less file whose columns are in another order than expected: nothing else would notice."""
+    """Refuse a file without header whose columns are in another order; no later check would notice."""
     columns = dataset.columns
     first = next((fields for fields in rows if len(fields) == len(columns)), None)
     if first is None:

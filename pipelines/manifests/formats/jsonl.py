@@ -1,8 +1,8 @@
 """JSON lines, and JSON objects as rows of a table with one schema.
 
-The columns are those of the first objects. What comes later and does not fit (another key, another type) is kept as
-JSON in the column `_extra`, so that a file's tables go together and nothing is lost. Nested values are kept as JSON
-text.
+The columns come from the first objects. A later value that does not fit (another key, another type)
+is kept as JSON in the column `_extra`, so that all tables of a file have one schema and nothing is
+lost. Nested values are kept as JSON text.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ from open_diht.pipelines.manifests.formats.lines import Head, Line, LineFormat, 
 from open_diht.pipelines.manifests.types import MAX_ROW_BYTES, BadReason, BadSchema, Column, FileInfo
 
 EXTRA = "_extra"
-"""Name of the column for what does not fit."""
+"""Name of the column for values that fit no other column."""
 EXTRA_COLUMN = Column(name=EXTRA, type="string", kind="text")
 MAX_DEPTH = 100
-"""Objects and lists in each other, the row's own counted. A row with more is bad: Python's own limit depends on who
-asks, so it would be met at another depth where a row is parsed, written out, or checked."""
+"""Most levels of nested objects and lists, including the row itself. A deeper row is bad. Python's
+own limit depends on the call stack, so parsing, writing and checking would hit it at different
+depths."""
 _INT64 = range(-(2**63), 2**63)
 _EXACT_DOUBLE = 2**53
 
 
 @register_format
 class JsonLines(LineFormat):
-    """One object a line. An empty line is no row."""
+    """One object per line. Empty lines are not rows."""
 
     name = "jsonl"
     endings = (".jsonl", ".ndjson", ".json")
@@ -42,7 +43,7 @@ class JsonLines(LineFormat):
         items = [_object_of(line) for line in full]
         objects = [item for item in items if not isinstance(item, Fault)]
         first, start = items[0], full[0].raw[:40]
-        # An array with one object a line would pass for JSON lines with a few bad rows.
+        # A JSON array with one object per line would look like JSON lines with a few bad rows.
         opens_array = isinstance(first, Fault) and first.error == "invalid_json" and start.startswith(b"[")
         if not objects or opens_array:
             raise BadSchema(
@@ -63,7 +64,15 @@ class JsonLines(LineFormat):
 def json_row(
     item: Mapping[str, Any], columns: Sequence[Column], roles: Roles, raw: bytes, stand_in: str | None = None
 ) -> Good | Fault:
-    """Return an object as a row of `columns`, provided that the roles which are read as text hold text."""
+    """Return an object as a row of `columns`, or as a fault if a caption, URL or path is not text.
+
+    Args:
+        item: the object.
+        columns: the columns, the last of which is `_extra`.
+        roles: the columns that hold caption, URL and image path.
+        raw: the row's bytes, for the fault and the size.
+        stand_in: see `Good.stand_in`.
+    """
     try:
         caption = as_text(item.get(roles.caption), lists=True) if roles.caption is not None else None
         for role in (roles.url, roles.image_path):
@@ -75,7 +84,7 @@ def json_row(
 
 
 def _object_of(line: Line) -> dict[str, Any] | Fault:
-    """Return the object that a line holds."""
+    """Return the object in a line, or the fault."""
     if line.oversized:
         return Fault("oversized", f"the line has {line.size} bytes, more than {MAX_ROW_BYTES}", line.raw)
     if b"\0" in line.raw:
@@ -87,7 +96,7 @@ def _object_of(line: Line) -> dict[str, Any] | Fault:
 
 
 class BadJson(Exception):
-    """The text is no JSON object that could be a row."""
+    """The error that a text is not a JSON object usable as a row."""
 
     def __init__(self, error: BadReason, message: str) -> None:
         super().__init__(error, message)
@@ -96,7 +105,7 @@ class BadJson(Exception):
 
 
 def parse_object(raw: bytes) -> dict[str, Any]:
-    """Return the JSON object that `raw` holds. Raises BadJson."""
+    """Parse a JSON object. Raises BadJson."""
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -106,7 +115,7 @@ def parse_object(raw: bytes) -> dict[str, Any]:
             value = json.loads(text)
         except json.JSONDecodeError:
             raise
-        except ValueError:  # a number with more digits than Python parses
+        except ValueError:  # an integer with more digits than Python parses
             value = json.loads(text, parse_int=_long)
     except ValueError as error:
         raise BadJson("invalid_json", f"no JSON: {error}") from error
@@ -116,7 +125,7 @@ def parse_object(raw: bytes) -> dict[str, Any]:
         raise BadJson("not_an_object", f'the JSON is {_name(value)}, a row is an object: {{"caption": ...}}')
     if _is_deeper(value, MAX_DEPTH):
         raise _too_deep()
-    # json.loads lets half characters through, which no UTF-8 file can hold.
+    # json.loads accepts lone surrogates, which a UTF-8 file cannot hold.
     if "\\ud" in text or "\\uD" in text:
         try:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
@@ -126,12 +135,12 @@ def parse_object(raw: bytes) -> dict[str, Any]:
 
 
 def _long(digits: str) -> int | str:
-    """Return a number, as text where it has too many digits to be parsed."""
+    """Return an integer, or its text if it has too many digits to be parsed."""
     return int(digits) if len(digits) <= sys.int_info.default_max_str_digits else digits
 
 
 def _is_deeper(value: dict[str, Any], depth: int) -> bool:
-    """Return whether objects and lists lie in each other more than `depth` deep. Without recursion."""
+    """Return whether objects and lists are nested more than `depth` levels deep, without recursion."""
     level: list[Any] = [value]
     for _ in range(depth):
         items = (item for outer in level for item in (outer.values() if isinstance(outer, dict) else outer))
@@ -146,7 +155,7 @@ def _too_deep() -> BadJson:
 
 
 def infer_columns(objects: Iterable[Mapping[str, Any]]) -> tuple[Column, ...]:
-    """Return the columns of objects, keys in the order of first sight, without the column `_extra`."""
+    """Return the columns of objects, keys in order of first occurrence, without the column `_extra`."""
     kinds: dict[str, set[str]] = {}
     for item in objects:
         for key, value in item.items():
@@ -155,7 +164,12 @@ def infer_columns(objects: Iterable[Mapping[str, Any]]) -> tuple[Column, ...]:
 
 
 def cells(item: Mapping[str, Any], columns: Sequence[Column]) -> list[Any]:
-    """Return the cells of an object for `columns`, the last of which is `_extra`."""
+    """Return the cells of an object.
+
+    Args:
+        item: the object.
+        columns: the columns, the last of which is `_extra`.
+    """
     rest = dict(item)
     row: list[Any] = []
     for column in columns[:-1]:
@@ -169,11 +183,18 @@ def cells(item: Mapping[str, Any], columns: Sequence[Column]) -> list[Any]:
 
 
 def as_text(value: Any, *, lists: bool = False) -> str | None:
-    """Return a JSON value that should be text: itself, the first of a list where `lists`, None for null and NaN.
-    Raises BadJson."""
+    """Return a JSON value that should be text; None for null and NaN.
+
+    Args:
+        value: the parsed value.
+        lists: whether a list counts as its first item.
+
+    Raises:
+        BadJson: the value is not text.
+    """
     if lists and isinstance(value, list):
         value = value[0] if value else None
-    if value is None or value != value:
+    if value is None or value != value:  # only NaN differs from itself
         return None
     if not isinstance(value, str):
         raise BadJson("not_text", f"{value!r:.60} is {_name(value)}, not text")
@@ -189,7 +210,7 @@ def _name(value: Any) -> str:
 def _class_of(value: Any) -> str:
     if value is None:
         return "null"
-    if isinstance(value, bool):
+    if isinstance(value, bool):  # before int, of which bool is a subclass
         return "boolean"
     if isinstance(value, int):
         return "integer" if value in _INT64 else "other"
@@ -215,7 +236,7 @@ def _column(name: str, seen: set[str]) -> Column:
 
 
 def _cell(value: Any, column: Column) -> tuple[bool, Any]:
-    # NaN in a text column is how pandas writes a missing text.
+    # pandas writes a missing text as NaN.
     if value is None or (column.type == "string" and value != value):
         return True, None
     if column.type == "string":
@@ -226,6 +247,7 @@ def _cell(value: Any, column: Column) -> tuple[bool, Any]:
         return False, None
     if column.type == "int64":
         return (True, value) if isinstance(value, int) and value in _INT64 else (False, None)
+    # Larger integers would lose digits as doubles.
     if isinstance(value, float) or (isinstance(value, int) and abs(value) <= _EXACT_DOUBLE):
         return True, float(value)
     return False, None

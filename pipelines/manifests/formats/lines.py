@@ -1,4 +1,4 @@
-"""Formats that consist of lines, and the lines of a byte stream, bounded in memory however long a line is."""
+"""Formats that consist of lines, and a reader of lines whose memory is bounded however long a line is."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ _BOM = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line. Not keyword-only, since millions are made."""
+    """A line of a file. Not keyword-only, since millions are created."""
 
     offset: int
-    """Of its first byte in the uncompressed stream."""
+    """Offset of its first byte in the uncompressed stream."""
     raw: bytes
-    """The line without line feed and without the byte order mark of a file; cut to MAX_RAW_BYTES where oversized."""
+    """The line without line feed and without the file's byte order mark; cut to MAX_RAW_BYTES if oversized."""
     size: int
-    """Its length in bytes, line feed not counted."""
+    """Length in bytes, without the line feed."""
 
     @property
     def end(self) -> int:
-        """Offset of the first byte after it, its line feed included."""
+        """Return the offset of the first byte after the line and its line feed."""
         return self.offset + self.size + 1
 
     @property
@@ -52,12 +52,12 @@ class Line:
 
 
 def lines(stream: IO[bytes], *, start: int = 0, stop: int | None = None) -> Iterator[Line]:
-    """Yield the lines that begin in [start, stop). Lines end with a line feed; the last one may go without.
+    """Yield the lines that begin in [start, stop). Lines end with a line feed, which the last may lack.
 
     Args:
         stream: positioned at `start`, which is the beginning of a line.
         start: offset of the stream's position, in bytes.
-        stop: no line that begins here or later is yielded; None: to the end.
+        stop: offset from which on no line is yielded; None reads to the end.
     """
     offset, kept, size = start, b"", 0
     if stop is not None and offset >= stop:
@@ -77,7 +77,7 @@ def lines(stream: IO[bytes], *, start: int = 0, stop: int | None = None) -> Iter
 
 
 def _keep(kept: bytes, more: bytes, size: int) -> bytes:
-    # Past the limit only the beginning is held: a hostile line may be as long as the file.
+    # Past the limit only the beginning is kept: a hostile line may be as long as the file.
     if size > MAX_ROW_BYTES:
         return (kept + more[:MAX_RAW_BYTES])[:MAX_RAW_BYTES]
     return kept + more if kept else more
@@ -89,26 +89,34 @@ def _line(offset: int, raw: bytes, size: int) -> Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """What the first lines of a file tell."""
+    """Facts learned from the first lines of a file."""
 
     columns: tuple[Column, ...]
-    """Its columns, in the order of the cells that `rows` yields; of the types string, int64, double, bool."""
+    """Columns in the order of the cells that `rows` yields, of the types string, int64, double, bool."""
     data_start: int = 0
-    """Offset of the first byte after its header."""
+    """Offset of the first byte after the header."""
     row_bytes: float = 0.0
-    """Mean bytes of a row; 0 where there is none."""
+    """Mean bytes of a row; 0 if there is none."""
 
 
 class LineFormat(Format):
-    """A format whose rows begin at the beginning of a line, so that plain files can be split anywhere; compressed ones
-    are unpacked. A line of more than MAX_ROW_BYTES is `oversized`, and only its beginning is at hand."""
+    """A format whose rows begin at line starts, so that uncompressed files can be split anywhere.
+
+    Compressed files are decompressed. A line of more than MAX_ROW_BYTES is `oversized`, and only
+    its beginning is available.
+    """
 
     captions: ClassVar[bool] = False
-    """Whether `Good.caption` counts, instead of the cell."""
+    """Whether `Good.caption` replaces the caption's cell."""
 
     @abstractmethod
     def head(self, lines: list[Line], path: str, dataset: Dataset) -> Head:
-        """Return what the first lines of a file tell, at least one that is not empty.
+        """Return the facts that the first lines of a file tell.
+
+        Args:
+            lines: the first lines, at least one of them not empty.
+            path: the file, for messages.
+            dataset: how its rows are read.
 
         Raises:
             UnreadableFile, BadSchema: see `Format.look`.
@@ -116,7 +124,13 @@ class LineFormat(Format):
 
     @abstractmethod
     def rows(self, lines: Iterator[Line], info: FileInfo, dataset: Dataset) -> Iterator[Good | Fault]:
-        """Yield the rows of consecutive lines after the header, each as `Good` or as `Fault`."""
+        """Yield the rows of consecutive lines after the header, each as `Good` or as `Fault`.
+
+        Args:
+            lines: the lines, in order.
+            info: the file.
+            dataset: how its rows are read.
+        """
 
     def check(self, path: str, head: bytes, compression: Compression) -> None:
         if compression:
@@ -145,7 +159,16 @@ class LineFormat(Format):
         )
 
     def roles(self, columns: Sequence[Column], dataset: Dataset, path: str) -> Roles:
-        """Return the column of every role. Raises BadSchema."""
+        """Return the column of every role.
+
+        Args:
+            columns: the file's columns.
+            dataset: names columns and aliases.
+            path: the file, for messages.
+
+        Raises:
+            BadSchema: see `resolve_roles`.
+        """
         return resolve_roles(columns, dataset, path)
 
     def chunks(self, info: FileInfo, span: Span, dataset: Dataset, *, images: bool) -> Iterator[Chunk]:
@@ -165,7 +188,15 @@ class LineFormat(Format):
 
 
 def span_lines(info: FileInfo, span: Span) -> Iterator[Line]:
-    """Yield the lines of a text file that begin in a span, after the header. Raise UnreadableFile where it breaks."""
+    """Yield the lines of a text file that begin in a span, without the header.
+
+    Args:
+        info: the file.
+        span: the part of it to read. A compressed file is read whole.
+
+    Raises:
+        UnreadableFile: the file is damaged; the lines before are yielded first.
+    """
     with reading(info.path):
         stream = open_stream(info.path, info.compression)
     with stream:
@@ -175,7 +206,8 @@ def span_lines(info: FileInfo, span: Span) -> Iterator[Line]:
         elif start == 0:
             found = lines(stream, stop=span.stop)
         else:
-            # A span may begin inside a line: from one byte earlier, the first line found ends before the span's first.
+            # A span may begin inside a line. Starting one byte earlier, the first line found ends
+            # before the span's first.
             with reading(info.path):
                 stream.seek(start - 1)
             found = lines(stream, start=start - 1, stop=span.stop)
@@ -185,7 +217,15 @@ def span_lines(info: FileInfo, span: Span) -> Iterator[Line]:
 
 
 def head_lines(path: str, compression: Compression) -> list[Line]:
-    """Return the first lines of a file, at most _HEAD_ROWS and about _HEAD_BYTES of them."""
+    """Return the first lines of a file, at most _HEAD_ROWS and about _HEAD_BYTES of them.
+
+    Args:
+        path: the file.
+        compression: how the file is compressed.
+
+    Raises:
+        UnreadableFile: the file is damaged before its first line ends.
+    """
     with reading(path):
         stream = open_stream(path, compression)
     head: list[Line] = []
@@ -198,10 +238,10 @@ def head_lines(path: str, compression: Compression) -> list[Line]:
 
 
 def empty(path: str) -> UnreadableFile:
-    """Return what is wrong with a file that has no rows and no header."""
+    """Return the error for a file that has neither rows nor a header."""
     return UnreadableFile(path, "EmptyFile", "the file has no line that is not empty")
 
 
 def mean(sizes: Sequence[int]) -> float:
-    """Return the mean, 0 of nothing."""
+    """Return the mean, 0 for no sizes."""
     return sum(sizes) / len(sizes) if sizes else 0.0

@@ -1,4 +1,4 @@
-"""Parquet: rows bounded in number and in bytes, without the bytes of images unless they are asked for."""
+"""Parquet: chunks bounded in rows and bytes, without image bytes unless they are requested."""
 
 from __future__ import annotations
 
@@ -22,25 +22,26 @@ from open_diht.pipelines.manifests.schema import resolve_roles
 from open_diht.pipelines.manifests.types import Chunk, Compression, FileInfo, Span, UnreadableFile
 
 MAX_OPEN_BYTES = 512 * 2**20
-"""Most bytes of the pages that are held at a time, one of every column and its dictionary, and most bytes of a row. A
-row group that needs more is not read. Reading takes at most about three times as much memory, whatever the file;
-writing rows out again takes several times the largest, which only an image can make larger than MAX_CELL_BYTES."""
+"""Most bytes of simultaneously held pages (one per column, and its dictionary), and most bytes of a
+row. A row group that needs more is not read. Reading takes at most about three times as much
+memory, whatever the file. Writing rows takes several times the largest row, which only an image can
+make larger than MAX_CELL_BYTES."""
 _CHUNK_ROWS = 128
 _IMAGE_ROWS = 16
 _CHUNK_BYTES = 32 * 2**20
 _STEP_BYTES = 64 * 2**20
-"""Rows that pyarrow unpacks in one step have at most so many bytes, or are one."""
+"""Most bytes of the rows that pyarrow unpacks in one step, unless it is a single row."""
 _BUFFER_BYTES = 2**20
 _MAGIC = b"PAR1"
 _ENCRYPTED_MAGIC = b"PARE"
 _SIGNATURE_BYTES = 28
-"""Length of the signature behind a footer that can be read while columns are encrypted."""
+"""Length of the signature after a footer that is readable although columns are encrypted."""
 _ENCRYPTED = "the file is encrypted Parquet, which is not read here; write it again without encryption"
 
 
 @register_format
 class Parquet(Format):
-    """Pages say what is in them, so that memory is known before anything is unpacked."""
+    """Parquet files. Their page headers tell how much memory reading takes, before anything is unpacked."""
 
     name = "parquet"
     endings = (".parquet", ".pq")
@@ -127,7 +128,7 @@ class Parquet(Format):
                         while first <= following < first + table.num_rows:
                             yield following, _of_row(table, following - first, info, folders, max_bytes)
                             following = next(chosen)
-                except UnreadableFile as error:  # of this row group; others may be intact
+                except UnreadableFile as error:  # concerns this row group; others may be intact
                     while following >= 0:
                         yield following, MissingImage(reason="image_unreadable", message=error.message)
                         following = next(chosen)
@@ -135,26 +136,26 @@ class Parquet(Format):
 
 @dataclass(frozen=True)
 class OpenParquet:
-    """A Parquet file under way."""
+    """An open Parquet file."""
 
     file: pq.ParquetFile
     handle: IO[bytes]
-    """Of its bytes; `file` seeks before it reads, so others may read as well."""
+    """Handle of the file's bytes. `file` seeks before each read, so other code may read from it too."""
 
 
 @contextmanager
 def open_parquet(path: str) -> Iterator[OpenParquet]:
-    """Open a Parquet file. Raise UnreadableFile where its footer cannot be read, or says that columns are encrypted."""
+    """Open a Parquet file. Raises UnreadableFile if its footer is unreadable or columns are encrypted."""
     with reading(path):
-        handle = open_file(path, parts=True)  # of every column a page at a time, from places far apart
+        handle = open_file(path, parts=True)  # pages of all columns are read in turn, from distant offsets
     with handle:
         with reading(path):
-            # With a buffer, and none filled before, a column of a row group is streamed; else pyarrow holds it whole
-            # (some sets have one group a file).
+            # With a buffer and without pre-buffering, columns of a row group are streamed.
+            # Otherwise pyarrow holds them whole (some sets have one group per file).
             file = pq.ParquetFile(handle, buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True)
-            handle.seek(-8, os.SEEK_END)
+            handle.seek(-8, os.SEEK_END)  # the file ends with the footer's length and the magic bytes
             footer = int.from_bytes(handle.read(4), "little")
-        # pyarrow does not expose that columns are encrypted, and ends the process where one is looked at.
+        # pyarrow does not expose that columns are encrypted, and crashes the process if one is inspected.
         if footer == file.metadata.serialized_size + _SIGNATURE_BYTES:
             raise UnreadableFile(path, "Encrypted", _ENCRYPTED)
         yield OpenParquet(file, handle)
@@ -163,13 +164,21 @@ def open_parquet(path: str) -> Iterator[OpenParquet]:
 def parquet_tables(
     opened: OpenParquet, info: FileInfo, start: int, stop: int, columns: Sequence[str], chunk_rows: int
 ) -> Iterator[tuple[int, pa.Table]]:
-    """Yield rows `start` to `stop` of a file: the place of the first one in the file, and a table.
+    """Yield rows `start` to `stop` of a file, as the index of the first row in the file and a table.
 
-    A table has plain types (see columns.py), at most `chunk_rows` rows and about _CHUNK_BYTES, and comes from one row
-    group. A damaged row group costs its own rows from the damage on.
+    A table has plain types (see columns.py), at most `chunk_rows` rows and about _CHUNK_BYTES, and
+    comes from one row group. In a damaged row group, only the rows from the damage on are lost.
+
+    Args:
+        opened: the open file.
+        info: the file.
+        start: index of the first row.
+        stop: index after the last row.
+        columns: names of the columns to read.
+        chunk_rows: most rows of a table.
 
     Raises:
-        UnreadableFile: a row group is damaged; all rows that can be read were yielded.
+        UnreadableFile: a row group is damaged; all readable rows are yielded first.
     """
     broken: UnreadableFile | None = None
     first = 0
@@ -189,7 +198,7 @@ def parquet_tables(
 
 
 def _of(group: int, message: str) -> str:
-    """Return a message that names the row group."""
+    """Return the message, prefixed with the row group if needed."""
     name = f"row group {group}"
     return message if message.startswith(name) else f"{name} is damaged: {message}"
 
@@ -197,7 +206,7 @@ def _of(group: int, message: str) -> str:
 def _of_group(
     opened: OpenParquet, path: str, group: int, begin: int, end: int, columns: Sequence[str], chunk_rows: int
 ) -> Iterator[pa.Table]:
-    """Yield rows of a row group as they are unpacked."""
+    """Yield the rows of a row group as they are unpacked."""
     file = opened.file
     with reading(path):
         costs = column_costs(opened.handle, file.metadata, group)
@@ -217,7 +226,7 @@ def _of_group(
 
 
 def _chunked(tables: Iterator[pa.Table], chunk_rows: int) -> Iterator[pa.Table]:
-    """Yield tables put together; where they break off, the rows before first."""
+    """Yield concatenated tables. After an UnreadableFile, the rows before it are yielded first."""
     waiting: list[pa.Table] = []
     rows = size = 0
     broken: UnreadableFile | None = None
@@ -241,8 +250,11 @@ def _is_of(part: str, columns: Sequence[str]) -> bool:
 
 
 def _step(costs: Collection[ColumnCost]) -> int:
-    """Return how many rows are unpacked at a time. It rests on all columns of the file, those that are not read
-    included, so that where a page is broken, the rows before it are the same with images and without."""
+    """Return how many rows to unpack at once.
+
+    It depends on all columns of the file, even those not read, so that the rows before a broken
+    page are the same with images and without.
+    """
     rows = _CHUNK_ROWS
     while rows > 1 and sum(cost.of(rows) for cost in costs) > _STEP_BYTES:
         rows //= 2
@@ -262,13 +274,13 @@ def _check(costs: Sequence[ColumnCost], path: str, group: int) -> None:
 
 
 def _paths(images: pa.ChunkedArray) -> list[str | None]:
-    """Return the paths of image structs. They only tell images apart, so bytes that are no UTF-8 do no harm."""
+    """Return the paths in image structs. They only identify images, so invalid UTF-8 does no harm."""
     raw = images.combine_chunks().field("path").cast(pa.large_binary()).to_pylist()
     return [None if path is None else path.decode("utf-8", "surrogateescape") for path in raw]
 
 
 def _image_path(file: pq.ParquetFile, image: str | None) -> str | None:
-    """Return the path part of an image struct, as pyarrow names it; it costs little and tells images apart."""
+    """Return pyarrow's name of an image struct's path, which identifies images and is cheap to read."""
     if image is None:
         return None
     type = file.schema_arrow.field(image).type
@@ -276,7 +288,7 @@ def _image_path(file: pq.ParquetFile, image: str | None) -> str | None:
 
 
 def _runs(wanted: list[int], info: FileInfo, span: Span) -> Iterator[tuple[int, list[int]]]:
-    """Yield the first ordinal and the chosen ones of every row group that has any; others stay unread."""
+    """Yield, per row group with wanted rows, its first ordinal and those rows. Other groups stay unread."""
     first = 0
     for count in info.row_groups:
         low, high = max(first - span.start, 0), min(first + count, span.stop) - span.start
@@ -293,7 +305,7 @@ def _of_row(table: pa.Table, row: int, info: FileInfo, folders: Sequence[str], m
     except UnicodeDecodeError as error:
         return MissingImage(reason="image_unreadable", message=f"the path of the image is no UTF-8: {error}")
     if isinstance(value, dict):
-        # Hugging Face writes {bytes, path}: the bytes, or where they are null the path of a file.
+        # Hugging Face writes {bytes, path}: the bytes, or if they are null, the path of a file.
         path = value.get("path") if path is None else path
         value = value["bytes"]
     return within(value, max_bytes) if value is not None else read_image_file(path, folders, max_bytes)

@@ -1,8 +1,8 @@
-"""What a few rows of a Parquet row group can take in memory, from the headers of its pages.
+"""Estimate the memory that a few rows of a Parquet row group can take, from its page headers.
 
-A file states neither how large its values are nor how large its pages: a dictionary page with one value of 16 MiB
-makes a hundred rows of it 1.6 GiB, from two kilobytes on disk. The headers of the pages say it before anything is
-unpacked, and they cannot lie about it: they are what the reader unpacks by.
+A file states neither how large its values are nor how large its pages: with a dictionary page of
+one 16 MiB value, a hundred rows take 1.6 GiB, from two kilobytes on disk. The page headers tell
+this before anything is unpacked. They can be trusted, because the reader unpacks by them.
 """
 
 from __future__ import annotations
@@ -15,53 +15,54 @@ import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 import pyarrow.parquet as pq  # type: ignore[import-untyped, unused-ignore]
 
 _HEADER_BYTES = (2**10, 2**16, 16 * 2**20)
-"""How much is parsed for a header: mostly the first will do, and readers take none that needs more than the last."""
+"""Bytes to parse for a header, tried in order. The first usually suffices; readers refuse headers
+beyond the last."""
 _BLOCK_BYTES = 2**16
 _DATA, _DICTIONARY, _DATA_V2 = 0, 2, 3
 _PLAIN, _PLAIN_DICTIONARY, _DELTA_LENGTHS, _RLE_DICTIONARY = 0, 2, 6, 8
 _FIXED_BYTES = 16
-"""Of a number, a date or a decimal in memory, at most."""
+"""Most bytes of a number, date or decimal in memory."""
 _PLAUSIBLE = 100
-"""Lists that grow more than so many times when they are unpacked may be one row."""
+"""If unpacking a list column increases its size by more than this factor, all of it may be one row."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """What the header of a page says."""
+    """The content of a page header."""
 
     kind: int
     size: int
-    """Bytes, packed or unpacked, whichever is more."""
+    """Size in bytes, compressed or uncompressed, whichever is larger."""
     values: int
     encoding: int
     body: int
-    """Offset of its packed bytes in the file."""
+    """Offset of the compressed bytes in the file."""
     packed: int
-    """Length of its packed bytes."""
+    """Length of the compressed bytes."""
 
 
 @dataclass(frozen=True)
 class ColumnCost:
-    """Bytes that reading one column of a row group takes."""
+    """Memory needed to read one column of a row group, in bytes."""
 
     pages: int
-    """Of the pages that are held while it is read: one of data, and the dictionary."""
+    """Bytes of the pages held at the same time: one data page and the dictionary."""
     row: int
-    """Of the largest row that there can be, as an array."""
+    """Bytes of the largest possible row, as an array."""
     total: int
-    """Of all rows, as an array."""
+    """Bytes of all rows, as an array."""
 
     def of(self, rows: int) -> int:
-        """Most bytes of so many rows as an array."""
+        """Return the most bytes that `rows` rows can take as an array."""
         return min(rows * self.row, self.total)
 
 
 def column_costs(handle: IO[bytes], metadata: pq.FileMetaData, group: int) -> dict[str, ColumnCost]:
-    """What the columns of a row group cost, by path; a nested column has several.
+    """Return the costs of a row group's columns by path; a nested column has several.
 
     Args:
-        handle: of the file; it is left at another place.
-        metadata: the file's.
+        handle: the open file; its position changes.
+        metadata: the file's metadata.
         group: number of the row group.
     """
     chunks = [metadata.row_group(group).column(index) for index in range(metadata.num_columns)]
@@ -74,10 +75,10 @@ def _cost(handle: IO[bytes], chunk: pq.ColumnChunkMetaData, column: pq.ColumnSch
     byte_array = column.physical_type in ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY")
     width = max(column.length or 0, 0) if byte_array else _FIXED_BYTES
     dictionary = entry = page_bytes = unpacked = total = 0
-    for page in _pages(handle, chunk):  # there may be millions, so none are kept
+    for page in _pages(handle, chunk):  # there may be millions, so none is kept
         if page.kind == _DICTIONARY:
             dictionary = entry = max(dictionary, page.size)
-            if column.converted_type == "UTF8":  # what other bytes there are may be images
+            if column.converted_type == "UTF8":  # other byte columns may hold images, so their entries are not parsed
                 entry = _largest_entry(handle, chunk, page)
             continue
         size = _unpacked(page, width, entry, byte_array)
@@ -97,11 +98,11 @@ def _unpacked(page: Page, width: int, entry: int, byte_array: bool) -> int:
         return page.values * entry
     if page.encoding in (_PLAIN, _DELTA_LENGTHS):
         return max(page.size, page.values * width)
-    return page.values * max(page.size, width)  # values that repeat the beginning of the one before
+    return page.values * max(page.size, width)  # DELTA_BYTE_ARRAY: values can repeat the previous one's prefix
 
 
 def _pages(handle: IO[bytes], chunk: pq.ColumnChunkMetaData) -> Iterator[Page]:
-    """Yield the pages of a column chunk. What cannot be parsed ends them: the reader meets it there as well."""
+    """Yield the pages of a column chunk, up to an unparsable header, where the reader fails too."""
     at = chunk.data_page_offset
     if chunk.has_dictionary_page and 0 < (first := chunk.dictionary_page_offset or 0) < at:
         at = first
@@ -123,6 +124,7 @@ def _pages(handle: IO[bytes], chunk: pq.ColumnChunkMetaData) -> Iterator[Page]:
 
 
 def _page(fields: dict[int, Any], body: int) -> Page | None:
+    # The numbers are those of PageHeader's fields in parquet.thrift.
     kind, unpacked, packed = (fields.get(number) for number in (1, 2, 3))
     about = fields.get({_DATA: 5, _DICTIONARY: 7, _DATA_V2: 8}.get(kind, -1) if isinstance(kind, int) else -1, {})
     numbers = (kind, unpacked, packed)
@@ -135,7 +137,7 @@ def _page(fields: dict[int, Any], body: int) -> Page | None:
 
 
 def _largest_entry(handle: IO[bytes], chunk: pq.ColumnChunkMetaData, page: Page) -> int:
-    """Bytes of the largest entry of a dictionary; where only reading a large page would tell, of the whole page."""
+    """Return the bytes of a dictionary's largest entry, or of the page if it is large or unreadable."""
     if page.size > _HEADER_BYTES[-1]:
         return page.size
     handle.seek(page.body)
@@ -156,7 +158,7 @@ def _largest_entry(handle: IO[bytes], chunk: pq.ColumnChunkMetaData, page: Page)
 
 
 class _Block:
-    """A file that is read at offsets that mostly lie close together, a block at a time."""
+    """A file read in blocks, for offsets that mostly lie close together."""
 
     def __init__(self, handle: IO[bytes]) -> None:
         self._handle = handle
@@ -176,7 +178,7 @@ def _header(source: _Block, at: int) -> tuple[dict[int, Any], int] | None:
         try:
             return _Thrift(content).struct()
         except IndexError:
-            if len(content) < size:
+            if len(content) < size:  # the file ends within the header
                 return None
         except ValueError:
             return None
@@ -184,8 +186,11 @@ def _header(source: _Block, at: int) -> tuple[dict[int, Any], int] | None:
 
 
 class _Thrift:
-    """A struct in Thrift's compact protocol, as far as page headers use it. IndexError: it goes on after the bytes at
-    hand. ValueError: it is no struct."""
+    """A parser of structs in Thrift's compact protocol, as far as page headers use it.
+
+    It raises IndexError if the struct continues after the given bytes, and ValueError if it is not
+    a struct.
+    """
 
     _MOST_DEPTH = 8
 
@@ -218,7 +223,7 @@ class _Thrift:
                 return self._bytes(self._varint())
             case 9 | 10:
                 head = self._byte()
-                count = head >> 4 if head >> 4 < 15 else self._varint()
+                count = head >> 4 if head >> 4 < 15 else self._varint()  # larger counts follow as a varint
                 return [self._value(3 if head & 15 in (1, 2) else head & 15, depth + 1) for _ in range(count)]
             case 12:
                 return self.struct(depth + 1)[0]
@@ -247,4 +252,4 @@ class _Thrift:
 
     def _integer(self) -> int:
         value = self._varint()
-        return value >> 1 ^ -(value & 1)
+        return value >> 1 ^ -(value & 1)  # zigzag encoding: the lowest bit is the sign

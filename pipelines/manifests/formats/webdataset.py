@@ -1,4 +1,4 @@
-"""Samples of webdataset tars: consecutive members whose paths agree up to the first dot of the name."""
+"""Samples of webdataset tars: consecutive members with the same path up to the first dot of the name."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from open_diht.pipelines.manifests.types import (
 )
 
 KEY, TEXT, JSON = "__key__", "txt", "json"
-"""Column of the sample's key; member and column of its caption; member of its other columns."""
+"""Column of the sample's key; member and column of its caption; member with its other columns."""
 _TEXTS = (TEXT, JSON)
 _HEAD_SAMPLES = 100
 
@@ -80,7 +80,7 @@ class Webdataset(Format):
         columns = _columns_of(head)
         images = any(sample.image() is not None for sample in head)
         roles = resolve_roles(columns, dataset, path, images=images)
-        if images and dataset.roles.image_path is None:  # a path in the .json is where the member came from
+        if images and dataset.roles.image_path is None:  # a path in the .json is only the member's origin
             roles = replace(roles, image_path=None)
         return FileInfo(
             path=path,
@@ -109,7 +109,8 @@ class Webdataset(Format):
                         cuts.append(sample.offset)
                     count += 1
             except UnreadableFile:
-                # The last span reaches to the end, so that reading it meets the break and says so.
+                # The last span extends to the end of the file, so that reading it meets the damage
+                # and reports it.
                 broken = True
         edges = [*cuts, info.bytes]
         rows = [unit_rows] * (len(cuts) - 1) + [count - unit_rows * (len(cuts) - 1)]
@@ -139,18 +140,18 @@ class Sample:
     """The members of one sample."""
 
     key: str
-    """Path of its members up to the first dot of the name."""
+    """Path of the members up to the first dot of the name."""
     offset: int
-    """Of the first byte of its first header, in the uncompressed tar."""
+    """Offset of the first header's first byte in the uncompressed tar."""
     sizes: dict[str, int] = field(default_factory=dict)
-    """Size of every member by its extension (lower case, without the first dot), in bytes."""
+    """Member sizes in bytes, by extension (lower case, without the first dot)."""
     contents: dict[str, bytes] = field(default_factory=dict)
-    """Contents of the members that were asked for, by extension."""
+    """Contents of the requested members, by extension."""
     doubled: str | None = None
-    """Extension that occurs twice."""
+    """An extension that occurs twice."""
 
     def image(self) -> str | None:
-        """Return the extension of its image member, None where it has none."""
+        """Return the extension of the image member, or None."""
         return next((extension for extension in EXTENSIONS if extension in self.sizes), None)
 
 
@@ -167,15 +168,15 @@ def samples(
 
     Args:
         path: the tar.
-        compression: what it is compressed with; then `start` is 0.
+        compression: how the tar is compressed; if it is, `start` must be 0.
         start: offset of the first header of a sample.
-        stop: offset where no sample of ours begins any more; None: to the end.
-        size: of the file, in bytes.
-        limit_of: from a sample's place (from 0) and an extension to how many bytes of that member to read; 0 to pass
-            over it.
+        stop: offset from which on no sample is yielded; None reads to the end.
+        size: size of the file, in bytes.
+        limit_of: maps a sample's index (from 0) and an extension to how many bytes of that member
+            to read; 0 skips it.
 
     Raises:
-        UnreadableFile: the tar breaks; the samples that were whole before the break are yielded first.
+        UnreadableFile: the tar is damaged. Complete samples before the damage are yielded first.
     """
     with reading(path):
         stream = open_stream(path, compression)
@@ -187,7 +188,7 @@ def samples(
             if (parts := member.sample()) is None:
                 continue
             key, extension = parts
-            if current is None or key != current.key:
+            if current is None or key != current.key:  # another key ends the current sample
                 if current is not None:
                     yield current
                 if stop is not None and member.offset >= stop:
@@ -205,18 +206,18 @@ def samples(
 
 
 def _text_limit(_: int, extension: str) -> int:
-    """The `limit_of` that reads captions and columns, and passes over images."""
+    """Return how many bytes of a member to read: captions and columns, but not images."""
     return MAX_ROW_BYTES + 1 if extension in _TEXTS else 0
 
 
 def _columns_of(head: list[Sample]) -> tuple[Column, ...]:
-    """Return the columns of samples: the key, those of their .json, `txt` for their .txt, and `_extra`."""
+    """Return the columns of samples: the key, those of the .json, `txt` for the .txt, and `_extra`."""
     objects = []
     for sample in head:
         try:
             objects.append(parse_object(sample.contents[JSON]))
         except (KeyError, BadJson):
-            continue  # the row will be bad when it is read
+            continue  # reading will report the row as bad
     texts = (TEXT,) if any(TEXT in sample.contents for sample in head) else ()
     own = [column for column in infer_columns(objects) if column.name not in (KEY, *texts)]
     key, *text = (Column(name=name, type="string", kind="text") for name in (KEY, *texts))
@@ -224,7 +225,7 @@ def _columns_of(head: list[Sample]) -> tuple[Column, ...]:
 
 
 def _rows(info: FileInfo, span: Span) -> Iterator[Good | Fault]:
-    # The first samples say what a sample is made of; one that lacks a part is broken, not poor.
+    # The first samples tell which members a sample has. A sample that lacks one is damaged.
     needed = [TEXT] if info.roles.caption == TEXT else []
     if any(column.name not in (KEY, TEXT, EXTRA) for column in info.columns):
         needed.append(JSON)

@@ -1,4 +1,4 @@
-"""K-means on the unit sphere: which images can be near copies of which. Needs faiss (extra `score`)."""
+"""K-means on the unit sphere, to find images that may be near copies. Needs faiss (extra `score`)."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from open_diht.common.installation import remedy
 Vectors = NDArray[np.float32]
 
 PER_CLUSTER = 8_000
-"""Members wished of a cluster: SemDeDup's 440 million pairs in 50,000 clusters."""
+"""Desired rows per cluster, from SemDeDup: 440 million pairs in 50,000 clusters."""
 MOST_CLUSTERS = 50_000
 ITERATIONS = 20
 _CHUNK = 8_192
 
 
 class FaissMissing(RuntimeError):
-    """faiss is not installed; the message says how to install it."""
+    """The error that faiss is not installed. The message says how to install it."""
 
 
 def faiss() -> ModuleType:
-    """The library.
+    """Return the faiss module.
 
     Raises:
         FaissMissing: it is not installed.
@@ -38,21 +38,30 @@ def faiss() -> ModuleType:
 
 
 def cluster_count(rows: int, asked: int) -> int:
-    """The number of clusters: `asked`, or where that is 0 one for every `PER_CLUSTER` rows, at most `MOST_CLUSTERS`;
-    never more than rows, at least 1."""
+    """Return the number of clusters, at least 1 and at most `rows`.
+
+    Args:
+        rows: number of embeddings.
+        asked: the requested number; 0 means one per `PER_CLUSTER` rows, at most `MOST_CLUSTERS`.
+    """
     return max(1, min(asked or min(-(-rows // PER_CLUSTER), MOST_CLUSTERS), rows))
 
 
 def unit_length(vectors: NDArray[np.floating]) -> Vectors:
-    """Vectors (n, d) as float32 of length 1. A zero vector stays zero: it is like nothing."""
+    """Return vectors (n, d) as float32 of length 1. A zero vector stays zero, so it resembles nothing."""
     wide = np.asarray(vectors, np.float32)
     return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), np.float32(1e-12))
 
 
 def train(sample: Vectors, clusters: int, seed: int) -> Vectors:
-    """Centroids (clusters, d) of unit length, by spherical k-means on a sample (n, d) of unit length.
+    """Return centroids (clusters, d) of unit length, by spherical k-means.
 
     The same sample and seed give the same centroids on the same machine.
+
+    Args:
+        sample: vectors (n, d) float32 of unit length.
+        clusters: number of centroids.
+        seed: seed of the initialization.
 
     Raises:
         ValueError: fewer rows than clusters.
@@ -75,7 +84,12 @@ def train(sample: Vectors, clusters: int, seed: int) -> Vectors:
 
 
 def assign(vectors: Vectors, centroids: Vectors) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The nearest centroid of each vector (n, d) of unit length and the cosine to it; shapes (n,)."""
+    """Return each vector's nearest centroid and the cosine to it; shapes (n,).
+
+    Args:
+        vectors: (n, d) float32 of unit length.
+        centroids: (clusters, d) float32 of unit length.
+    """
     if len(centroids) == 1:
         return np.zeros(len(vectors), np.int64), (vectors @ centroids[0]).astype(np.float32)
     index = faiss().IndexFlatIP(centroids.shape[1])

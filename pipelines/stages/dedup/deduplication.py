@@ -1,10 +1,11 @@
-"""The order of work on duplicates: pairs, then images, then what looks the same; each asked of what is left.
+"""Search for duplicates in order: pairs, then images, then similar images, each among the rows that are left.
 
-Rows that turn out to be unreadable only when they are written out (image pages of a Parquet file that break where its
-captions did not, and spotting was not asked for) have taken part; they are dead letters.
+A row may turn out to be unreadable only when it is written out (the image pages of a Parquet file are
+damaged, its captions are intact, and spotting was not requested). Such rows take part in the search and
+end up in the dead-letter table.
 
-Exact duplicates are always found, and so are uids that several different rows have. What is found of a kind of
-duplicates rejects rows where stage `dedup` is asked for and the preset says so.
+Exact duplicates are always searched for, and so are uids that several different rows share. Duplicates
+of a kind are rejected if stage `dedup` is requested and the preset says so.
 """
 
 from __future__ import annotations
@@ -45,17 +46,17 @@ from open_diht.pipelines.stages.images import images_at_hand
 from open_diht.pipelines.stages.score.stored import IMAGES, NAME
 from open_diht.pipelines.store.fingerprints import Fingerprints, fingerprint_of
 
-VERSION = 3  # raise it when equal survivors may be compared otherwise
+VERSION = 3  # increase it when equal survivors may be compared differently
 MEMORY = 512 * 2**20
-"""Bytes that a range of keys or an average group of clusters may take."""
-_ROWS_PER_WORKER = 500_000  # below, starting a worker takes longer than the keys
+"""Most bytes of a range of keys or of an average group of clusters."""
+_ROWS_PER_WORKER = 500_000  # with fewer rows, starting a worker takes longer than the keys do
 
 
 def check_semantic(rule: DedupRule) -> None:
-    """Look before the run whether what semantic de-duplication needs is there.
+    """Check before the run that semantic deduplication has what it needs.
 
     Raises:
-        EncoderError, FaissMissing: it is not.
+        EncoderError, FaissMissing: the encoder or faiss is missing.
     """
     if rule.semantic:
         faiss()
@@ -63,10 +64,10 @@ def check_semantic(rule: DedupRule) -> None:
 
 
 class Deduplication:
-    """One run's search for duplicates."""
+    """The search for duplicates in one run."""
 
     def __init__(self, settings: RunSettings, work: Work, judges: tuple[StageFilter, ...]):
-        """`judges` are of stages of the user's."""
+        """Store the run's settings and work; `judges`: filters of the user's stages."""
         self.settings, self._work, self._judges = settings, work, judges
         self.layout = work.layout
         self._images = images_at_hand(self.layout, work.plan.images)
@@ -78,18 +79,18 @@ class Deduplication:
         self._models: dict[str, Any] = {}
 
     def find(self, survivors: dict[str, str]) -> Findings:
-        """Find them all.
+        """Find all duplicates.
 
         Args:
             survivors: for each unit, in the order of the plan, what its survivors depend on.
 
         Raises:
-            RunFailed: a range or group failed again and again.
+            RunFailed: a range or group failed repeatedly.
         """
         names, pairs = self._work.alive(survivors), self.asked and self.rule.pairs
         own, without_url = (self._work.total("captions", names, of) for of in ("own_uids", "without_url"))
         self._exact(PAIR, survivors, rejects=pairs, read=pairs and self._images and without_url > 0)
-        if own or without_url:  # every other uid is made of the pair
+        if own or without_url:  # otherwise every uid is made from the pair
             self._exact(UID, survivors, rejects=False, read=False)
         if self._images:
             images = self.asked and self.rule.images
@@ -102,9 +103,9 @@ class Deduplication:
     # ---- exact
 
     def _exact(self, kind: str, survivors: dict[str, str], *, rejects: bool, read: bool) -> None:
-        """Find those of a kind. `read` says whether images that nobody has read are read for it."""
+        """Find the duplicates of a kind; `read`: whether to read images that no run has read."""
         settings = self.settings
-        quick = not read or "spotting" in settings.stages  # whose records have the digests
+        quick = not read or "spotting" in settings.stages  # spotting records already have the digests
         before = fingerprint_of(VERSION, kind, self._rejecting, read)
         known = {unit: fingerprint_of(before, fingerprint) for unit, fingerprint in survivors.items()}
         stage = KeyStage(
@@ -145,7 +146,7 @@ class Deduplication:
         encoder = self._models["encoder"] = find_encoder(rule.encoder).identity()
         competing = {unit: fingerprint_of(VERSION, self._rejecting, survivors[unit]) for unit in names}
         scored = self._work.models.get(NAME, {})
-        if scored.get("encoder") == encoder and NAME in self.settings.stages:  # whose stage has embedded them already
+        if scored.get("encoder") == encoder and NAME in self.settings.stages:  # stage score has embedded the images
             stored, embedding = Stored(NAME, IMAGES), scored["fingerprint"]
         else:
             stored, embedding = Stored(), fingerprint_of(encoder)
@@ -172,13 +173,13 @@ class Deduplication:
         self._counts[SEMANTIC] |= {"clusters": clusters, "eps": rule.eps}
 
     def _do(self, stage: Stage, names: Sequence[str], *, quick: bool = False, fatal: bool = False) -> None:
-        """Do the units of a stage that are not done.
+        """Process the units of a stage that are not done.
 
         Args:
-            stage: what does them.
-            names: all of them.
-            quick: they take so little time that few workers do them.
-            fatal: the run ends where one fails.
+            stage: the stage.
+            names: all its units.
+            quick: whether units take so little time that few workers suffice.
+            fatal: whether the run ends if one fails.
         """
         work = self._work
         quiet = quick or (stage.name != EMBEDDINGS and work.plan.rows < _ROWS_PER_WORKER)

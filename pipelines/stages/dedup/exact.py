@@ -1,8 +1,8 @@
-"""Exact duplicates of a range of keys: the first row of each key stays, whatever the order of work. And rows that share
-a key though they differ.
+"""Find exact duplicates in a range of keys, and rows that share a key although they differ.
 
-A range is read unit by unit, in the order of the plan. Kept in memory are the distinct keys seen so far and a batch of
-waiting ones, never the duplicates: an image that occurs a million times takes the room of one.
+The first row of each key is kept, whatever the order of work. A range is read unit by unit, in the
+order of the plan. Memory holds the distinct keys so far and a batch of waiting ones, but not the
+duplicates: an image that occurs a million times takes the space of one.
 """
 
 from __future__ import annotations
@@ -17,13 +17,19 @@ from open_diht.pipelines.stages.dedup.keys import ENTRIES, KEY, PARTS, uid_of, u
 
 BATCH = 1 << 18
 KEY_BYTES = 300
-"""Peak memory per key of a range, as measured by benchmarks/dedup.py: the seen, the waiting, and the sort of both."""
+"""Peak memory per key of a range, measured by benchmarks/dedup.py: seen keys, waiting keys, and sorting
+both."""
 
 _SEEN = np.dtype([*((name, KEY[name]) for name in KEY.names or ()), ("unit", "<u4")])
 
 
 def ranges_of(keys: int, memory: int) -> int:
-    """Into how many ranges `keys` keys are cut so that one fits into `memory` bytes: a power of two up to `PARTS`."""
+    """Return the number of ranges so that each fits into memory: a power of two up to `PARTS`.
+
+    Args:
+        keys: number of keys in all.
+        memory: bytes that a range may take.
+    """
     ranges = 1
     while ranges < PARTS and keys * KEY_BYTES > memory * ranges:
         ranges *= 2
@@ -31,10 +37,11 @@ def ranges_of(keys: int, memory: int) -> int:
 
 
 def duplicates(slices: Iterable[tuple[int, NDArray[np.void]]], batch: int = BATCH) -> Iterator[pa.Table]:
-    """Yields the duplicates among the keys of a range as tables of `ENTRIES`, sorted by (unit, ordinal) throughout.
+    """Yield the duplicates among the keys of a range as tables of `ENTRIES`, sorted by (unit, ordinal) overall.
 
     Args:
-        slices: (number of the unit, its records of the range, sorted as `key_records` does), units ascending.
+        slices: (number of the unit, its records of the range, sorted like those of `key_records`),
+            units ascending.
         batch: waiting keys before they are compared with those seen; results do not depend on it.
 
     Raises:
@@ -45,10 +52,10 @@ def duplicates(slices: Iterable[tuple[int, NDArray[np.void]]], batch: int = BATC
 
 
 def shared(slices: Iterable[tuple[int, NDArray[np.void]]], batch: int = BATCH) -> Iterator[pa.Table]:
-    """Yields the rows whose uid an earlier row has that is another pair, as `duplicates` does.
+    """Yield the rows that share the uid of an earlier row but are another pair, in the form of `duplicates`.
 
     Args:
-        slices: as for `duplicates`; the keys are uids, and what they cite is equal for equal pairs.
+        slices: as for `duplicates`; the keys are uids, and the cited values are equal for equal pairs.
         batch: see `duplicates`.
     """
     for later, first in _repeated(slices, batch):
@@ -62,7 +69,7 @@ def shared(slices: Iterable[tuple[int, NDArray[np.void]]], batch: int = BATCH) -
 def _repeated(
     slices: Iterable[tuple[int, NDArray[np.void]]], batch: int
 ) -> Iterator[tuple[NDArray[np.void], NDArray[np.void]]]:
-    """Yields the rows whose key has occurred before, by (unit, ordinal), and for each the first row of that key."""
+    """Yield the rows whose key occurred before, by (unit, ordinal), and for each the first row of that key."""
     seen, waiting, count, last = np.empty(0, _SEEN), [], 0, -1
     for unit, records in slices:
         if unit <= last:
@@ -76,7 +83,7 @@ def _repeated(
         placed["unit"] = unit
         waiting.append(placed)
         count += len(placed)
-        if count >= max(batch, len(seen) // 2):  # in proportion to what was seen, so that each key is sorted rarely
+        if count >= max(batch, len(seen) // 2):  # in proportion to the seen keys, so that each is sorted rarely
             seen, later, first = _compare(seen, waiting)
             waiting, count = [], 0
             if len(later):
@@ -90,15 +97,16 @@ def _repeated(
 def _compare(
     seen: NDArray[np.void], waiting: list[NDArray[np.void]]
 ) -> tuple[NDArray[np.void], NDArray[np.void], NDArray[np.void]]:
-    """The distinct keys of both, what of the waiting repeats one, and the first row of each of these keys. Within equal
-    keys the earlier row stands first: the seen before the waiting, these in order of units, and each unit's in order of
-    ordinals."""
+    """Return the distinct keys, the waiting rows that repeat one, and the first row of each such key.
+
+    Among equal keys the earlier row comes first: seen before waiting, then by unit, then by ordinal.
+    """
     rows = np.concatenate([seen, *waiting])
     high, low = np.ascontiguousarray(rows["high"]), np.ascontiguousarray(rows["low"])
-    order = np.argsort(high, kind="stable")  # sorted runs are merged
+    order = np.argsort(high, kind="stable")  # merges the sorted runs
     high, low = high[order], low[order]
     alike = high[1:] == high[:-1]
-    if (alike & (low[1:] != low[:-1])).any():  # keys that share only their high half may be interleaved
+    if (alike & (low[1:] != low[:-1])).any():  # keys that share only the high half may be interleaved
         order = np.lexsort((rows["low"], rows["high"]))
         high, low = rows["high"][order], rows["low"][order]
         alike = high[1:] == high[:-1]

@@ -1,8 +1,8 @@
-"""Stages that find exact duplicates: the keys of each unit's survivors, then the duplicates in a range of all keys.
+"""Stages that find exact duplicates: they write each unit's keys, then compare ranges of all keys.
 
-First the pairs, then the images: each kind is asked only of rows that nothing before has rejected, so no rejected row
-takes the place of one that stays. Whether a uid stands for one pair is asked of all rows, since a subset names rows by
-their uids alone.
+Pairs come first, then images. Each kind covers only rows that nothing has rejected before, so that no
+rejected row replaces one that stays. Whether a uid belongs to one pair is checked over all rows, since
+a subset names rows by uid alone.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ from open_diht.pipelines.store.storage import read_range, row_groups
 
 
 def keys_stage(kind: str) -> str:
-    """The stage that writes the keys of a kind."""
+    """Return the name of the stage that writes the keys of a kind."""
     return f"{kind}_keys"
 
 
@@ -73,7 +73,15 @@ class Competitors:
 def competitors(
     layout: Layout, unit: str, number: int, before: tuple[DuplicateFiles, ...], entries: Entries
 ) -> Competitors:
-    """The survivors of the filters, without the duplicates of kinds that reject."""
+    """Return the survivors of the filters, without the duplicates of kinds that reject.
+
+    Args:
+        layout: the output folder.
+        unit: name of the caption unit.
+        number: its number in the plan.
+        before: files of the kinds of duplicates that were compared before.
+        entries: reads these files.
+    """
     records = _read_keys(layout, PAIR, unit, 0, PARTS)
     records = records[np.argsort(records["ordinal"], kind="stable")]
     for files in before:
@@ -84,14 +92,14 @@ def competitors(
 
 
 class Pairs:
-    """What tells the pairs of a unit apart, without their captions, which may be long."""
+    """Digests that tell the pairs of a unit apart, without their captions, which may be long."""
 
     def __init__(self) -> None:
         self._ordinals: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
         self.uids: list[str] = []
         self.pairs: list[bytes] = []
         self.bare: dict[int, tuple[int, bytes]] = {}
-        """Rows without url: by ordinal their place and the digest of their caption."""
+        """Rows without URL: their index and the digest of their caption, by ordinal."""
 
     @property
     def ordinals(self) -> NDArray[np.int64]:
@@ -110,8 +118,15 @@ class Pairs:
         self.pairs += rows["pair"].to_pylist()
 
     def keys(self, unit: str, digests: Mapping[int, bytes]) -> Halves:
-        """What is equal for equal pairs. A row without url is told by the bytes of its image, whose `digests` are known
-        by ordinal; where nobody has read them by what names it; and where nothing does it is like no other row."""
+        """Return keys that equal pairs share.
+
+        A row without URL is identified by the bytes of its image, else by what names the image. If it
+        has neither, it equals no other row.
+
+        Args:
+            unit: name of the caption unit.
+            digests: digests of the images that were read, by ordinal.
+        """
         pairs = list(self.pairs)
         for ordinal, (place, caption) in self.bare.items():
             if ordinal in digests:
@@ -128,23 +143,22 @@ def _read_keys(layout: Layout, kind: str, unit: str, first: int, stop: int) -> N
 
 @dataclass
 class KeyStage(Stage):
-    """See `Stage`. Writes the keys of a unit: of its survivors' pairs, of the bytes of their images, or of all its
-    rows' uids."""
+    """A `Stage` that writes a unit's keys: of its survivors' pairs or image bytes, or of all its rows' uids."""
 
     layout: Layout
     dataset: Dataset
     preset: Preset
     stages: tuple[str, ...]
-    """Those that are asked for."""
+    """The requested stages."""
     kind: str
     before: tuple[DuplicateFiles, ...]
-    """The kinds that were asked before, in order."""
+    """The kinds that were compared before, in order."""
     read_missing: bool
-    """Whether images whose digest nobody has taken yet are read for it."""
+    """Whether to read images whose digest is not known yet."""
     fingerprint: Fingerprints
-    """Of each unit: changes with the survivors and with what was found before."""
+    """Fingerprint of each unit; changes with the survivors and with the findings of earlier kinds."""
     judges: tuple[StageFilter, ...] = ()
-    """Of stages of the user's."""
+    """Filters of the user's stages."""
     part_of = "dedup"
 
     def __post_init__(self) -> None:
@@ -174,13 +188,13 @@ class KeyStage(Stage):
             every.add(rows)
         digests = self._digests(unit, self._spotted(unit)) if every.bare and "spotting" in self.stages else {}
         pairs = spread(every.keys(unit, digests))
-        known = _read_keys(self.layout, PAIR, unit, 0, PARTS)  # of the survivors, whose images were read where needed
+        known = _read_keys(self.layout, PAIR, unit, 0, PARTS)  # of the survivors; their images were read if needed
         places = np.searchsorted(every.ordinals, known["ordinal"])
         pairs[places] = np.stack([known["high"], known["low"]], axis=1)
         return key_records(halves_of_uids(every.uids), every.ordinals, pairs)
 
     def _spotted(self, unit: str) -> list[int]:
-        """Return the ordinals of the rows whose images stage `spotting` reads; earlier runs may have read others."""
+        """Return the ordinals of the rows whose images this run's stage `spotting` reads."""
         wanted = Survivors(self.preset, "captions" in self.stages, annotations="")
         names = [image_unit_name(unit, number) for number in self._image_units(unit)]
         rows = [wanted.ordinals(self.layout, name, self._plan.image_rows).tolist() for name in names]
@@ -199,8 +213,10 @@ class KeyStage(Stage):
         return self._plan.image_units(read)
 
     def _digests(self, unit: str, ordinals: list[int]) -> dict[int, bytes]:
-        """Return the SHA-256 of the images of these rows: where this run reads them, whatever earlier runs have read.
-        Those that an earlier run has read are not read again."""
+        """Return the SHA-256 of these rows' images, if this run reads images.
+
+        Images that an earlier run has read are not read again.
+        """
         if not ordinals or not (self.read_missing or "spotting" in self.stages):
             return {}
         records = load_records(self.layout, unit, self._image_units(unit))
@@ -219,19 +235,19 @@ class KeyStage(Stage):
             for ordinal, image in images:
                 if not isinstance(image, MissingImage):
                     yield ordinal, hashlib.sha256(image).digest()
-        except UnreadableFile:  # what is left has no image to compare; stage decide puts it into the dead letter
+        except UnreadableFile:  # the other images cannot be compared; stage decide writes the dead letters
             return
 
 
 @dataclass
 class RangeStage(Stage):
-    """See `Stage`. Its units are ranges of keys: each reads its slice of every unit's keys."""
+    """A `Stage` whose units are ranges of keys. Each reads its slice of every unit's keys."""
 
     layout: Layout
     kind: str
     ranges: int
     skip: frozenset[str]
-    """Units that are set aside."""
+    """Quarantined units."""
     fingerprint: str
     part_of = "dedup"
 

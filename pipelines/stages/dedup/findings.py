@@ -1,4 +1,4 @@
-"""What was found of duplicates, read back by the unit whose rows they are."""
+"""The duplicates that were found, read by the units whose rows they are."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from open_diht.pipelines.store.storage import StorePath, open_parts
 
 PAIR, IMAGE, SEMANTIC = "pair", "image", "semantic"
 UID = "uid"
-"""No kind of duplicates: rows that have the uid of an earlier row and are another pair. It never rejects."""
+"""Not a kind of duplicates: rows with the uid of an earlier row that is another pair. It never rejects."""
 KINDS = (PAIR, IMAGE, SEMANTIC)
-"""In the order in which they are asked; the reason of a kind is `duplicate_<kind>`."""
+"""The kinds in the order of comparison; the reason of a kind is `duplicate_<kind>`."""
 COPIES = pa.schema([("duplicate_of", pa.string()), ("duplicate_similarity", pa.float32())])
-"""Columns of rejected rows: the uid of the pair that stays, and the cosine of their images' embeddings."""
+"""Columns of rejected rows: the uid of the row that stays, and the cosine of their images' embeddings."""
 _GROUP_ROWS = 16_384
 
 
 @dataclass(frozen=True)
 class DuplicateFiles:
-    """Where the entries of a kind are, in files `file_name(0)` to `file_name(count - 1)`, and whether it rejects."""
+    """The files of a kind, `file_name(0)` to `file_name(count - 1)`, and whether the kind rejects."""
 
     kind: str
     count: int
@@ -38,25 +38,29 @@ class DuplicateFiles:
 
 @dataclass(frozen=True)
 class Findings:
-    """What stage decide and the funnel need to know."""
+    """The findings that stage `decide` and the funnel need."""
 
     files: tuple[DuplicateFiles, ...]
-    """Of each kind that was asked, in order."""
+    """Files of each kind that was compared, in order."""
     fingerprint: str
     """Changes with everything that rejects."""
     counts: dict[str, dict[str, Any]]
-    """For each kind: how many rows were compared and found to be duplicates, and whether they are rejected. Of kind
-    `uid` those whose uid an earlier, different row has."""
+    """For each kind: numbers of rows compared and found to be duplicates, and whether these are
+    rejected. For kind `uid`, found are the rows that share the uid of an earlier, different row."""
 
 
 def duplicates_stage(kind: str) -> str:
-    """The stage that finds the duplicates of a kind."""
+    """Return the name of the stage that finds the duplicates of a kind."""
     return f"{kind}_duplicates"
 
 
 def write_entries(path: StorePath, tables: Iterable[pa.Table]) -> int:
-    """Write entries that are sorted by unit, in row groups so small that a unit reads little besides its own. Returns
-    how many."""
+    """Write entries in small row groups, so that a unit reads little besides its own. Return their number.
+
+    Args:
+        path: the file to write.
+        tables: tables of `ENTRIES`, sorted by unit.
+    """
     with TableFile(path, ENTRIES) as out:
         for table in tables:
             for first in range(0, table.num_rows, _GROUP_ROWS):
@@ -65,19 +69,24 @@ def write_entries(path: StorePath, tables: Iterable[pa.Table]) -> int:
 
 
 def file_name(number: int) -> str:
-    """Name of the unit that finds them in a range of keys or a group of clusters."""
+    """Return the name of the unit that compares a range of keys or a group of clusters."""
     return f"{number:04d}"
 
 
 class Entries:
-    """Entries of all kinds by unit; footers are read once."""
+    """A reader of entries of all kinds by unit. Footers are read once."""
 
     def __init__(self, layout: Layout):
         self._layout = layout
         self._footers: dict[tuple[str, int], pq.FileMetaData] = {}
 
     def of(self, files: DuplicateFiles, unit: int) -> pa.Table:
-        """The entries of a unit, by its number in the plan, sorted by ordinal."""
+        """Return the entries of a unit, sorted by ordinal.
+
+        Args:
+            files: the files of a kind.
+            unit: the unit's number in the plan.
+        """
         tables = [ENTRIES.empty_table(), *(self._of_file(files.kind, number, unit) for number in range(files.count))]
         return pa.concat_tables(tables).sort_by("ordinal")
 
@@ -93,26 +102,32 @@ class Entries:
 
 
 def _groups(footer: pq.FileMetaData, unit: int) -> list[int]:
-    """The row groups that can hold entries of a unit."""
+    """Return the row groups that can contain entries of a unit."""
     statistics = [footer.row_group(group).column(0).statistics for group in range(footer.num_row_groups)]
     return [group for group, known in enumerate(statistics) if known is None or known.min <= unit <= known.max]
 
 
 class Duplicates:
-    """The entries of a unit, of the kinds that reject."""
+    """The entries of a unit, by kind, for the kinds that reject."""
 
     def __init__(self, entries: Entries, files: tuple[DuplicateFiles, ...], unit: int):
         self.kinds = {one.kind: entries.of(one, unit) for one in files if one.rejects}
 
 
 def reject_duplicates(rows: pa.Table, reasons: Reasons, duplicates: Duplicates, unit: str) -> pa.Table:
-    """Write the reasons of duplicates among `rows` into `reasons`; their `COPIES`, null for all other rows.
+    """Write the reasons of duplicates into `reasons`, and return their `COPIES`, null for all other rows.
+
+    Args:
+        rows: n rows with `ordinal`.
+        reasons: the reason of each row (n,), changed in place.
+        duplicates: the unit's entries.
+        unit: name of the unit, for messages.
 
     Raises:
         RuntimeError: a duplicate was rejected before, so it should not have been compared.
     """
     ordinals = np.asarray(rows["ordinal"])
-    taken = np.full(len(ordinals), -1, np.int64)  # places in all entries, one kind after another
+    taken = np.full(len(ordinals), -1, np.int64)  # indices into the concatenated entries of all kinds
     first = 0
     for kind in KINDS:
         entries = duplicates.kinds.get(kind)

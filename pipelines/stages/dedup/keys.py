@@ -1,4 +1,4 @@
-"""128-bit keys of rows, spread evenly over their range; the records of them, and of duplicates."""
+"""128-bit keys of rows, spread evenly over their range, and the record types of keys and duplicates."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 KEY = np.dtype([("high", "<u8"), ("low", "<u8"), ("ordinal", "<u4"), ("cited_high", "<u8"), ("cited_low", "<u8")])
-"""A row: its key in two halves, its place in the unit, and in two halves what is said of rows with its key: the uid; of
-rows whose key is the uid, the pair. 36 bytes."""
+"""A row: its key in two halves, its index in the unit, and a cited value in two halves: its uid, or its
+pair if the key is the uid. 36 bytes."""
 PARTS = 256
-"""A unit's records are sorted by key and can be read by the first byte of it."""
+"""A unit's records are sorted by key and can be read by the key's first byte."""
 
 ENTRIES = pa.schema(
     [
@@ -24,19 +24,20 @@ ENTRIES = pa.schema(
         ("similarity", pa.float32()),
     ]
 )
-"""A duplicate: its place (`unit` counts the units of the plan, from 0), the place and uid of the row it duplicates, and
-their cosine similarity (null where they are equal). Files of it are sorted by unit and ordinal."""
+"""A duplicate: its position (`unit` is the unit's number in the plan, from 0), position and uid of the
+row that it duplicates, and their cosine similarity (null if they are equal). Files are sorted by unit
+and ordinal."""
 
 Halves = NDArray[np.uint64]
 
 
 def halves_of_uids(uids: Sequence[str]) -> Halves:
-    """Uids of 32 hex digits as pairs of unsigned numbers, high half first; shape (n, 2)."""
+    """Return uids of 32 hex digits as pairs of unsigned numbers, high half first; shape (n, 2)."""
     return halves_of_digests([bytes.fromhex(uid) for uid in uids])
 
 
 def halves_of_digests(digests: Sequence[bytes]) -> Halves:
-    """The first 128 bits of each digest; shape (n, 2).
+    """Return the first 128 bits of each digest; shape (n, 2).
 
     Raises:
         ValueError: a digest has fewer than 16 bytes.
@@ -49,16 +50,21 @@ def halves_of_digests(digests: Sequence[bytes]) -> Halves:
 
 
 def uid_of(high: int, low: int) -> str:
-    """The uid of two halves."""
+    """Return the uid of two halves.
+
+    Args:
+        high: the first 64 bits.
+        low: the last 64 bits.
+    """
     return f"{high:016x}{low:016x}"
 
 
 def spread(keys: Halves) -> Halves:
-    """A bijection of the 128-bit numbers after which ranges of the high half hold about equally many keys.
+    """Map 128-bit numbers one to one so that equal ranges of the high half hold about equally many keys.
 
-    Digests are spread evenly as they are, but a manifest's own uids may be consecutive numbers, which would all fall
-    into one range. Two rounds of a Feistel network with the finaliser of splitmix64 (Steele et al. 2014): different
-    keys stay different.
+    Digests are evenly spread already, but a manifest's own uids may be consecutive numbers, which would
+    all fall into one range. The map is two rounds of a Feistel network with the finalizer of splitmix64
+    (Steele et al. 2014).
     """
     high, low = keys[:, 0], keys[:, 1]
     low = low ^ _mixed(high)
@@ -67,14 +73,14 @@ def spread(keys: Halves) -> Halves:
 
 
 def unspread(keys: Halves) -> Halves:
-    """The inverse of `spread`."""
+    """Invert `spread`."""
     high = keys[:, 0] ^ _mixed(keys[:, 1])
     low = keys[:, 1] ^ _mixed(high)
     return np.stack([high, low], axis=1)
 
 
 def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore"):  # the arithmetic is modulo 2**64
         x = x + np.uint64(0x9E3779B97F4A7C15)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -82,20 +88,20 @@ def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def key_records(keys: Halves, ordinals: NDArray[np.int64], cited: Halves) -> NDArray[np.void]:
-    """The records of a unit, sorted by spread key and ordinal.
+    """Return the records of a unit, sorted by spread key and ordinal.
 
     Args:
-        keys: what is compared, shape (n, 2).
-        ordinals: places of the rows in the unit, ascending; shape (n,).
+        keys: the compared keys, shape (n, 2).
+        ordinals: indices of the rows in the unit, ascending; shape (n,).
         cited: see `KEY`; shape (n, 2).
     """
     even = spread(keys)
     records = np.empty(len(keys), KEY)
     records["high"], records["low"], records["ordinal"] = even[:, 0], even[:, 1], ordinals
     records["cited_high"], records["cited_low"] = cited[:, 0], cited[:, 1]
-    return records[np.lexsort((even[:, 1], even[:, 0]))]  # a stable sort: equal keys stay in the order of ordinals
+    return records[np.lexsort((even[:, 1], even[:, 0]))]  # a stable sort keeps equal keys in order of ordinals
 
 
 def key_parts(records: NDArray[np.void]) -> NDArray[np.int64]:
-    """The part of each record, see `PARTS`."""
+    """Return the part of each record, see `PARTS`."""
     return (records["high"] >> np.uint64(56)).astype(np.int64)

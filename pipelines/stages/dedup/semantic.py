@@ -1,12 +1,13 @@
-"""Semantic duplicates within a cluster, after SemDeDup (Abbas et al. 2023): rows whose embeddings have a cosine above
-1 - eps.
+"""Find semantic duplicates within a cluster, after SemDeDup (Abbas et al. 2023).
 
-Rows are taken one after another; one that is like an earlier row is a duplicate of it. Which row of a group stays is
-thus the order: `first` by unit and place in the unit; `far` (SemDeDup's default) the least typical first, by cosine to
+They are images whose embeddings have a cosine above 1 - eps. Rows are taken in order; one that
+resembles an earlier row is a duplicate of it. The order thus decides which row of a group stays:
+`first` by unit and index in the unit; `far` (SemDeDup's default) the least typical first, by cosine to
 the centroid; `near` the most typical first.
 
-Compared are, by `against`, only the rows that stay (`kept`: every duplicate is within eps of a row that is kept), or
-all earlier rows (`all`, as SemDeDup does: it removes more, since a chain of similar rows collapses into its first).
+`against` says which earlier rows are compared: only those that stay (`kept`: every duplicate is within
+eps of a kept row), or all (`all`, as in SemDeDup: it removes more, since a chain of similar rows
+collapses into its first).
 """
 
 from __future__ import annotations
@@ -25,14 +26,16 @@ from open_diht.pipelines.stages.dedup.keys import ENTRIES, uid_of
 Keep = Literal["first", "far", "near"]
 Against = Literal["kept", "all"]
 
-TILE, BLOCK = 1_024, 8_192  # fixed: the last bits of a product may depend on its shape
+TILE, BLOCK = 1_024, 8_192  # constant, because the last bits of a product may depend on its shape
 PARTS = 1_024
-"""Most groups of clusters, each the work of one unit."""
+"""Most groups of clusters, each processed as one unit."""
 
 
 def member_type(dimension: int) -> np.dtype:
-    """The record of a row in a cluster; `cosine` is the one to the centroid. Half precision moves a cosine by about
-    1e-5, far below any useful eps."""
+    """Return the record type of a row in a cluster; `cosine` is that to the centroid.
+
+    Half precision changes a cosine by about 1e-5, far less than any useful eps.
+    """
     return np.dtype(
         [
             ("cluster", "<u4"),
@@ -46,17 +49,35 @@ def member_type(dimension: int) -> np.dtype:
 
 
 def groups_of(rows: int, clusters: int, dimension: int, memory: int) -> int:
-    """Into how many groups the clusters are put so that an average group has about `memory` bytes."""
+    """Return the number of groups of clusters so that an average group takes about `memory` bytes.
+
+    Args:
+        rows: number of embeddings.
+        clusters: number of clusters.
+        dimension: numbers per embedding.
+        memory: bytes of a group.
+    """
     return max(1, min(-(-rows * member_type(dimension).itemsize // memory), clusters, PARTS))
 
 
 def member_parts(clusters_of: NDArray[np.int64], clusters: int, groups: int) -> NDArray[np.int64]:
-    """The group of each row: neighbouring clusters go together."""
+    """Return the group of each row; neighboring clusters share a group.
+
+    Args:
+        clusters_of: cluster of each row (n,).
+        clusters: number of clusters.
+        groups: number of groups.
+    """
     return clusters_of.astype(np.int64) * groups // clusters
 
 
 def order_of(cosines: NDArray[np.float32], keep: Keep) -> NDArray[np.int64]:
-    """The order in which the rows of a cluster are taken; ties by place."""
+    """Return the order in which to take the rows of a cluster; ties keep their order.
+
+    Args:
+        cosines: cosine of each row to the centroid (n,).
+        keep: see the module.
+    """
     if keep == "first":
         return np.arange(len(cosines))
     return np.argsort(cosines if keep == "far" else -cosines, kind="stable")
@@ -65,18 +86,18 @@ def order_of(cosines: NDArray[np.float32], keep: Keep) -> NDArray[np.int64]:
 def near_copies(
     vectors: NDArray[np.floating], order: NDArray[np.int64], eps: float, against: Against
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Which rows are near copies of which.
+    """Find which rows are near copies of which.
 
     Args:
-        vectors: embeddings (n, d); a memory map does, since rows are fetched in tiles: memory is a few tiles and blocks
-            whatever n is.
-        order: the rows in the order in which they are taken.
+        vectors: embeddings (n, d). They may be a memory map: rows are read in tiles, and memory is a
+            few tiles and blocks for any n.
+        order: the rows in the order in which to take them.
         eps: the least cosine distance of rows that both stay.
         against: see the module.
 
     Returns:
-        For each row the row that stays in its place, -1 where it stays itself; and the cosine to the row that made it a
-        duplicate (with `all` not always the one that stays).
+        For each row the row that stays in its place, -1 if it stays itself; and the cosine to the row
+        that made it a duplicate (with `all`, not always the one that stays).
     """
     bound = np.float32(1.0 - eps)
     stays_for = np.full(len(vectors), -1, np.int64)
@@ -89,7 +110,7 @@ def near_copies(
         link = np.full(len(rows), -1, np.int64)
         for block in range(0, known, BLOCK):
             open_ = np.flatnonzero(link < 0)
-            if not len(open_):
+            if not len(open_):  # every row of the tile has its link
                 break
             others = earlier[block : min(block + BLOCK, known)]
             cosine = tile[open_] @ unit_length(vectors[others]).T
@@ -99,7 +120,7 @@ def near_copies(
             link[open_[found]] = others[place]
             cosines[rows[open_[found]]] = cosine[found, place]
         _within_tile(tile, rows, link, cosines, bound, against)
-        for at in np.flatnonzero(link >= 0):  # in order, so that the row linked to is settled
+        for at in np.flatnonzero(link >= 0):  # in order, so that the linked row is already settled
             ahead = link[at]
             stays_for[rows[at]] = stays_for[ahead] if stays_for[ahead] >= 0 else ahead
         more = rows if against == "all" else rows[link < 0]
@@ -116,7 +137,7 @@ def _within_tile(
     bound: np.float32,
     against: Against,
 ) -> None:
-    """Link the open rows of a tile to earlier rows of the same tile."""
+    """Link the rows of a tile without link to earlier rows of the same tile."""
     sources = np.arange(len(rows)) if against == "all" else np.flatnonzero(link < 0)
     cosine = tile[sources] @ tile.T
     hit = (cosine > bound) & (np.arange(len(rows)) > sources[:, None])
@@ -132,16 +153,18 @@ def _within_tile(
 def duplicates(
     slices: Iterable[tuple[int, NDArray[np.void]]], dimension: int, eps: float, keep: Keep, against: Against
 ) -> pa.Table:
-    """The duplicates in a group of clusters as a table of `ENTRIES`, sorted by unit and ordinal.
+    """Return the duplicates in a group of clusters as a table of `ENTRIES`, sorted by unit and ordinal.
 
-    Vectors go through a temporary file and are fetched in tiles, so that a cluster may be larger than memory; what
-    stays in memory is about 100 bytes a row.
+    Vectors go through a temporary file and are read in tiles, so that a cluster may exceed memory.
+    About 100 bytes per row stay in memory.
 
     Args:
-        slices: (number of the unit, its records of type `member_type(dimension)`, ordinals ascending within a cluster),
-            units ascending.
-        dimension: numbers of an embedding.
-        eps, keep, against: see the module.
+        slices: (number of the unit, its records of type `member_type(dimension)`, ordinals ascending
+            within a cluster), units ascending.
+        dimension: numbers per embedding.
+        eps: see `near_copies`.
+        keep: see the module.
+        against: see the module.
     """
     record = member_type(dimension)
     light: list[NDArray[np.void]] = []
@@ -187,7 +210,7 @@ def duplicates(
 
 
 def _columns(records: NDArray[np.void], names: list[str]) -> NDArray[np.void]:
-    """A copy of some columns, without the room of the others."""
+    """Return a copy of some columns, without the memory of the others."""
     slim = np.empty(len(records), [(name, records.dtype[name]) for name in names])
     for name in names:
         slim[name] = records[name]
@@ -195,7 +218,7 @@ def _columns(records: NDArray[np.void], names: list[str]) -> NDArray[np.void]:
 
 
 class _Gathered:
-    """Some rows of a matrix, fetched when they are asked for."""
+    """Selected rows of a matrix, read on demand."""
 
     def __init__(self, matrix: NDArray[np.floating], rows: NDArray[np.int64]):
         self._matrix, self._rows = matrix, rows

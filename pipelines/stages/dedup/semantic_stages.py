@@ -1,5 +1,4 @@
-"""Stages that find semantic duplicates: embeddings of images, centroids, each unit's members of clusters, and the
-near copies within a group of clusters."""
+"""Stages that find semantic duplicates: embeddings, centroids, members of clusters, near copies."""
 
 from __future__ import annotations
 
@@ -38,7 +37,7 @@ CENTROIDS = "centroids"
 
 @dataclass(frozen=True)
 class Stored:
-    """Which stage has embedded the images, and the column of its files that holds them."""
+    """The stage that embedded the images, and the column of its files with the embeddings."""
 
     stage: str = EMBEDDINGS
     column: str = "embedding"
@@ -55,11 +54,11 @@ class Embedded:
 
 @dataclass
 class _SemanticStage(Stage):
-    """What the stages share."""
+    """The base of stages that need the rows that are not rejected so far."""
 
     layout: Layout
     before: tuple[DuplicateFiles, ...]
-    """The kinds that were asked before, in order."""
+    """The kinds that were compared before, in order."""
     part_of = "dedup"
 
     def setup(self) -> None:
@@ -71,12 +70,12 @@ class _SemanticStage(Stage):
 
 @dataclass
 class _OfEmbeddings(_SemanticStage):
-    """What those share that look at embeddings."""
+    """The base of stages that read embeddings."""
 
     stored: Stored
 
     def _embedded(self, unit: str) -> Embedded | None:
-        """The embeddings of a unit's competitors that have one; None where no image has any."""
+        """Return the embeddings of a unit's competitors that have one; None if no image has any."""
         rows, source = self._competitors(unit), self.stored
         tables = []
         for image_unit in self._plan.image_units(read_json(self.layout.commit("captions", unit))):
@@ -100,14 +99,14 @@ class _OfEmbeddings(_SemanticStage):
 
 @dataclass
 class EmbeddingStage(_SemanticStage, EncodingStage):
-    """See `SegmentStage`. Its units are image units, as in stage spotting."""
+    """A `SegmentStage` that embeds images. Its units are image units, as in stage `spotting`."""
 
     dataset: Dataset
     encoder: str
     fingerprint: str
-    """Of the encoder and its weights."""
+    """Fingerprint of the encoder and its weights."""
     covers: Fingerprints
-    """Names the rows of each caption unit that compete."""
+    """For each caption unit, the name of the set of rows that compete."""
     name: str = field(default=EMBEDDINGS, init=False)
 
     def setup(self) -> None:
@@ -130,13 +129,15 @@ class EmbeddingStage(_SemanticStage, EncodingStage):
 
 @dataclass
 class CentroidStage(_OfEmbeddings):
-    """See `Stage`. One unit: trains k-means on a sample of all embeddings. A row is in the sample by its uid, so the
-    sample depends neither on units nor on workers."""
+    """A `Stage` of one unit, which trains k-means on a sample of all embeddings.
+
+    The sample is drawn by uid, so it depends neither on units nor on workers.
+    """
 
     rule: DedupRule
     skip: frozenset[str]
     rows: int
-    """Embeddings in all."""
+    """Number of all embeddings."""
     fingerprint: str
     name: str = field(default=CENTROIDS, init=False)
 
@@ -147,7 +148,7 @@ class CentroidStage(_OfEmbeddings):
         for name in (planned.name for planned in self._plan.units if planned.name not in self.skip):
             found = self._embedded(name)
             if found is not None:
-                # Not the bits that ranges of keys are cut by, though any would do.
+                # These are not the bits that ranges of keys are cut by, though those would work too.
                 chosen = spread(found.uids)[:, 1] < share * 2.0**64
                 parts.append(found.vectors[chosen] if share < 1 else found.vectors)
         sample = unit_length(np.concatenate(parts)) if parts else np.zeros((0, 1), np.float32)
@@ -162,7 +163,7 @@ class CentroidStage(_OfEmbeddings):
 
 @dataclass
 class MemberStage(_OfEmbeddings):
-    """See `Stage`. Writes a unit's embeddings ordered by cluster, with the cosine to the centroid."""
+    """A `Stage` that writes a unit's embeddings ordered by cluster, with the cosine to the centroid."""
 
     groups: int
     fingerprint: str
@@ -181,7 +182,7 @@ class MemberStage(_OfEmbeddings):
         records = np.empty(0 if found is None else len(found.ordinals), member_type(dimension))
         if found is not None and len(records):
             cluster, cosine = assign(unit_length(found.vectors), self._centroids)
-            order = np.argsort(cluster, kind="stable")  # within a cluster by ordinal
+            order = np.argsort(cluster, kind="stable")  # by ordinal within a cluster
             records["cluster"], records["cosine"] = cluster[order], cosine[order]
             records["ordinal"], records["vector"] = found.ordinals[order], found.vectors[order]
             records["uid_high"], records["uid_low"] = found.uids[order, 0], found.uids[order, 1]
@@ -192,7 +193,7 @@ class MemberStage(_OfEmbeddings):
 
 @dataclass
 class GroupStage(Stage):
-    """See `Stage`. Its units are groups of clusters: each reads its slice of every unit's members."""
+    """A `Stage` whose units are groups of clusters. Each reads its slice of every unit's members."""
 
     layout: Layout
     rule: DedupRule

@@ -1,7 +1,8 @@
-"""Files of fixed-size records in parts, of which a range can be read without the rest.
+"""Files of fixed-size records in parts, of which a range of parts can be read alone.
 
-Layout: 8 bytes magic, then little-endian uint64: bytes of a record, number of parts P, P + 1 offsets (in records);
-then the records. A reader knows P, so it reads the header and the slice in two ranges, on a disk or an object store.
+Layout: 8 bytes magic, then little-endian uint64: bytes of a record, number of parts P, P + 1 offsets
+(in records); then the records. A reader knows P, so it reads the header and the slice with two range
+requests, from a disk or an object store.
 """
 
 from __future__ import annotations
@@ -14,20 +15,20 @@ from numpy.typing import NDArray
 MAGIC = b"DIHTSLC1"
 
 ReadRange = Callable[[int, int], bytes]
-"""Bytes [start, stop) of a file."""
+"""Returns bytes [start, stop) of a file."""
 
 
 class BadSlices(ValueError):
-    """Not such a file, or one of other records; the message says what was found."""
+    """The error that a file is not of this kind or holds other records. The message says what was found."""
 
 
 def pack(records: NDArray[np.void], parts_of: NDArray[np.int64], parts: int) -> bytes:
-    """The content of a file.
+    """Return the content of a file.
 
     Args:
         records: structured array, shape (n,), ordered by part.
         parts_of: the part of each record, from 0, ascending; shape (n,).
-        parts: how many parts there are; a part may be empty.
+        parts: number of parts; a part may be empty.
 
     Raises:
         ValueError: parts are not ascending or out of range.
@@ -40,10 +41,18 @@ def pack(records: NDArray[np.void], parts_of: NDArray[np.int64], parts: int) -> 
 
 
 def read_slice(read: ReadRange, dtype: np.dtype, parts: int, first: int, stop: int, name: str) -> NDArray[np.void]:
-    """The records of parts [first, stop).
+    """Return the records of parts [first, stop).
+
+    Args:
+        read: reads a range of the file's bytes.
+        dtype: type of a record.
+        parts: number of parts in the file.
+        first: the first part.
+        stop: the part after the last.
+        name: name of the file, for messages.
 
     Raises:
-        BadSlices: the file `name` is none, is cut short, or holds other records.
+        BadSlices: the file is not of this kind, is truncated, or holds other records.
     """
     begin = len(MAGIC) + 8 * (parts + 3)
     head = read(0, begin)

@@ -1,14 +1,15 @@
-"""negCLIPLoss: the CLIP score corrected by a row's negatives (Wang et al. 2024, "CLIPLoss and Norm-Based Data Selection
-Methods for Multimodal Contrastive Learning", arXiv 2405.19547, section 3.1).
+"""negCLIPLoss: the CLIP score corrected by a row's negatives.
 
-With unit vectors v and l of image and caption and a temperature t, the score of row i is
+From Wang et al. 2024, "CLIPLoss and Norm-Based Data Selection Methods for Multimodal Contrastive
+Learning", arXiv 2405.19547, section 3.1. With unit vectors v and l of image and caption and a
+temperature t, the score of row i is
 
     v_i l_i - t/2 * mean over batches B with i of
                       [log mean_{j in B} exp(v_i l_j / t) + log mean_{j in B} exp(v_j l_i / t)]
 
-The paper sums where this takes means, which adds t log |B| to every score alike. Its batches are drawn at random; here
-the batch of a row is the row itself and the first |B| - 1 others of a fixed batch, so that a row's score depends on the
-fixed batches and on nothing else.
+The paper has sums in place of the inner means, which adds t log |B| to every score alike. Its batches
+are drawn at random. Here the batch of a row is the row itself and the first |B| - 1 other rows of a
+fixed batch, so that the score depends only on the row and the fixed batches.
 """
 
 from __future__ import annotations
@@ -23,15 +24,18 @@ if TYPE_CHECKING:
     import torch
 
 _CELLS = 2**23
-"""Similarities in memory at a time: 64 MB of them."""
+"""Most similarities in memory at a time, 64 MB."""
 
 
 class Batch:
-    """A fixed batch on a device, in double precision: products of half precision and their sums are exact there, so
-    that no order of summation changes a similarity."""
+    """A fixed batch on a device, in double precision.
+
+    Products of half-precision numbers and their sums are exact there, so the order of summation does
+    not matter.
+    """
 
     def __init__(self, images: NDArray[np.float16], texts: NDArray[np.float16], device: str = "cpu"):
-        """Of unit vectors, both of shape (b, d)."""
+        """Store the unit vectors of the batch's images and texts, both of shape (b, d)."""
         self._images, self._texts, self._device = _double(images, device), _double(texts, device), device
 
     def __len__(self) -> int:
@@ -40,11 +44,12 @@ class Batch:
     def normalisers(
         self, images: NDArray[np.float16], texts: NDArray[np.float16], places: NDArray[np.int64], temperature: float
     ) -> NDArray[np.float64]:
-        """What is subtracted from the scores of rows, (n,).
+        """Return the values to subtract from the scores of rows, (n,).
 
         Args:
-            images, texts: unit vectors of the rows, both of shape (n, d).
-            places: where in the batch each row is, -1 where it is not; shape (n,).
+            images: unit vectors of the rows' images, (n, d).
+            texts: unit vectors of the rows' texts, (n, d).
+            places: index of each row in the batch, -1 if it is not in it; shape (n,).
             temperature: see the module.
         """
         parts = [np.zeros(0)]
@@ -65,7 +70,7 @@ class Batch:
         means: Any = 0.0
         for rows, others in ((images, self._texts), (texts, self._images)):
             similarities = rows @ others.T
-            similarities[guests, -1] = own[guests]  # a guest takes the place of the last
+            similarities[guests, -1] = own[guests]  # a row from outside the batch replaces its last row
             means = means + torch.logsumexp(similarities / temperature, dim=1) - math.log(len(self))
         found: NDArray[np.float64] = (temperature / 2 * means).cpu().numpy()
         return found

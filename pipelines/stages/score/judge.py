@@ -1,4 +1,4 @@
-"""What thresholds on scores say of rows."""
+"""Apply thresholds on scores."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from open_diht.pipelines.store.storage import read_table
 
 @dataclass(frozen=True)
 class ScoreFilter:
-    """See `MeasuringFilter`."""
+    """A `MeasuringFilter` that decides by stored scores."""
 
     conditions: Sequence[ColumnCondition]
-    """In the order in which they are asked; thresholds are numbers by now, also those that a share of the rows made."""
+    """The conditions in cascade order. Thresholds given as fractions of the rows are numbers by now."""
     rejects: bool
-    """Whether rows without a score are rejected: where anything is asked."""
+    """Whether rows without a score are rejected, which is so if there is any threshold."""
     corrected: bool
-    """Whether the corrected score was measured."""
+    """Whether the corrected score was computed."""
     fingerprint: str
     steps: Sequence[Step] = ()
-    """None: they are in the cascade of the program."""
+    """Empty, because the steps are in the program's own cascade."""
     _last: dict[str, pa.Table] = field(default_factory=dict, compare=False, repr=False)
 
     def measured(self, layout: Layout, unit: str, rows: pa.Table) -> pa.Table:
@@ -49,14 +49,14 @@ class ScoreFilter:
     def reasons(self, layout: Layout, unit: str, rows: pa.Table) -> Reasons:
         values = self.measured(layout, unit, rows)
         reasons: Reasons = np.full(rows.num_rows, KEPT, object)
-        for one in reversed(self.conditions):  # the first of the cascade is written last
+        for one in reversed(self.conditions):  # written last, the first condition of the cascade wins
             reasons[one.rejects_values(values[one.reason])] = one.reason
         if self.rejects:
             reasons[np.asarray(pc.is_null(values[CLIP_SCORE]))] = NOT_SCORED
         return reasons
 
     def _known(self, layout: Layout, unit: str) -> pa.Table:
-        """Scores of a unit by ordinal, null where there is none; those of the last unit are remembered."""
+        """Return the scores of a unit by ordinal, null if there is none; those of the last unit are cached."""
         if unit not in self._last:
             self._last.clear()
             self._last[unit] = self._read(layout, unit)

@@ -1,9 +1,9 @@
 """The passes of stage `score` over all units, for rules that compare rows with other rows.
 
-`RowStage` finds the rows that all filters before keep and that have a score, in an order that is random with respect to
-content and depends on nothing but uids and a seed. `BatchStage` takes the first of them as batches, `NegativeStage`
-computes each row's score against these, and `ThresholdStage` finds the score that a fraction of the rows reaches,
-exactly, in memory that does not grow with them.
+`RowStage` finds the rows that all earlier filters keep and that have a score, in a random order that
+depends only on uids and a seed. `BatchStage` takes the first of them as batches, `NegativeStage`
+computes each row's score against these, and `ThresholdStage` finds the exact score that a fraction of
+the rows reaches, in bounded memory.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ from open_diht.pipelines.store.storage import read_range, read_table, row_groups
 
 ROWS = "score_rows"
 ROW = np.dtype([("high", "<u8"), ("low", "<u8"), ("ordinal", "<u4"), ("score", "<f4")])
-"""A row: its place in the random order, in two halves; its place in the unit; its CLIP score."""
+"""A row: its key in the random order, in two halves; its index in the unit; its CLIP score."""
 PARTS = 256
-"""A unit's rows are sorted by their place in the order, and can be read by the first byte of it."""
+"""A unit's rows are sorted by their key in the random order and can be read by its first byte."""
 
 
 @dataclass
 class RowStage(Stage):
-    """See `Stage`."""
+    """A `Stage` that finds a unit's rows that filters keep and that have a score, in random order."""
 
     layout: Layout
     preset: Preset
     before: tuple[str, ...]
-    """Stages whose filters decide."""
+    """The stages whose filters decide."""
     seed: int
     fingerprint: Fingerprints
     name: str = field(default=ROWS, init=False)
@@ -84,12 +84,24 @@ class RowStage(Stage):
 
 
 def random_order(uids: list[str], seed: int) -> NDArray[np.uint64]:
-    """Keys, shape (n, 2), whose order is the random order of rows: of the uid and the seed."""
+    """Return keys, shape (n, 2) uint64, whose order is the random order of the rows.
+
+    Args:
+        uids: uids of n rows.
+        seed: another seed gives another order.
+    """
     return spread(halves_of_uids(uids) ^ spread(np.array([[0, seed]], np.uint64)))
 
 
 def rows_of(layout: Layout, unit: str, first: int = 0, stop: int = PARTS) -> NDArray[np.void]:
-    """The rows of a unit, of parts [first, stop), in the random order."""
+    """Return the rows of a unit in parts [first, stop), in the random order.
+
+    Args:
+        layout: the output folder.
+        unit: name of the caption unit.
+        first: the first part.
+        stop: the part after the last.
+    """
     path = layout.slices(ROWS, unit)
     return read_slice(partial(read_range, path), ROW, PARTS, first, stop, str(path))
 
@@ -97,17 +109,17 @@ def rows_of(layout: Layout, unit: str, first: int = 0, stop: int = PARTS) -> NDA
 def first_rows(
     units: list[tuple[int, str]], read: Callable[[str, int, int], NDArray[np.void]], count: int, rows: int
 ) -> NDArray[np.void]:
-    """The first rows of all in the random order: structured array with `unit`, `ordinal`, in that order.
+    """Return the first rows of all units in the random order, as a structured array with `unit` and `ordinal`.
 
     Args:
-        units: numbers and names.
-        read: as `rows_of`.
-        count: how many; all, where there are fewer.
-        rows: of all units.
+        units: numbers and names of the units.
+        read: reads rows of a unit, see `rows_of`.
+        count: number of rows to return; all, if there are fewer.
+        rows: number of rows of all units.
     """
     wanted = min(count, rows)
     stop, found = 0, np.empty(0, [("unit", "<i4"), *ROW.descr])
-    while len(found) < wanted:  # what a part of the order holds is known but for chance
+    while len(found) < wanted:  # the number of rows in a part is only approximately known
         first, missing = stop, wanted - len(found)
         stop = min(PARTS, first + 1 + int(1.1 * missing * PARTS / rows))
         parts = [found]
@@ -130,14 +142,17 @@ SCHEMA = pa.schema([("ordinal", pa.int64()), (NEG_CLIP_LOSS, pa.float32())])
 
 @dataclass
 class BatchStage(Stage):
-    """See `Stage`. One unit: takes the first rows of all in the random order, a batch a row group. It reads the row
-    groups in which they are, so at most all embeddings once; in memory are those of the batches."""
+    """A `Stage` of one unit: it takes the first of all rows in the random order as batches, one per row group.
+
+    It reads the row groups that contain them, so at most all embeddings once. Memory holds those of the
+    batches.
+    """
 
     layout: Layout
     rule: NegativesRule
     skip: frozenset[str]
     rows: int
-    """That come to the rule, in all."""
+    """Number of rows that reach the rule."""
     fingerprint: str
     name: str = field(default=BATCHES, init=False)
     part_of = "score"
@@ -181,15 +196,18 @@ def _table(chosen: NDArray[np.void], images: NDArray[np.float16], texts: NDArray
 
 
 def _embedded(layout: Layout, plan: Plan, unit: str, ordinals: NDArray[np.int64]) -> tuple[NDArray[np.float16], ...]:
-    """Embeddings of images and of texts of rows of a unit, ordinals ascending; both of shape (n, d)."""
+    """Return embeddings of images and texts of a unit's rows, ordinals ascending; both of shape (n, d)."""
     table = stored_scores(layout, plan, unit, ["ordinal", IMAGES, TEXTS], ordinals)
     return matrix(table[IMAGES]), matrix(table[TEXTS])
 
 
 @dataclass
 class NegativeStage(Stage):
-    """See `Stage`. In memory are a unit's embeddings, and a batch in double precision (0.3 GB of 32,768 rows of 512
-    numbers). A row costs 2 * batches * batch_size products of vectors."""
+    """A `Stage` that computes the corrected scores of a unit.
+
+    Memory holds a unit's embeddings and a batch in double precision (0.3 GB for 32,768 rows of 512
+    numbers). A row costs 2 * batches * batch_size vector products.
+    """
 
     layout: Layout
     temperature: float
@@ -230,7 +248,7 @@ class NegativeStage(Stage):
 
 
 def _places(batch: pa.Table, unit: int, ordinals: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where in a batch the rows of a unit are, -1 where they are not."""
+    """Return the index in a batch of each row of a unit, -1 if it is not in it."""
     mine = np.flatnonzero(np.asarray(batch["unit"]) == unit)
     found = np.full(len(ordinals), -1, np.int64)
     found[np.searchsorted(ordinals, np.asarray(batch["ordinal"])[mine])] = mine
@@ -245,13 +263,13 @@ Scores = Iterable[NDArray[np.float32]]
 
 @dataclass
 class ThresholdStage(Stage):
-    """See `Stage`. Its units are the scores of which a share is asked for; each reads the scores of all units twice."""
+    """A `Stage` whose units are scores with a fraction to keep. Each reads all scores twice."""
 
     layout: Layout
     keep: Mapping[str, float]
-    """The share of each."""
+    """The fraction to keep, by score."""
     rows: int
-    """That come to the rule, in all."""
+    """Number of rows that reach the rule."""
     skip: frozenset[str]
     fingerprint: Mapping[str, str]
     name: str = field(default=THRESHOLDS, init=False)
@@ -271,26 +289,31 @@ class ThresholdStage(Stage):
 
 
 def rows_kept(share: float, rows: int) -> int:
-    """How many rows a share is: rounded up, so that it is at least one of any."""
-    return math.ceil(share * rows - 1e-9)  # the share is a decimal fraction, of which binary ones fall short
+    """Return how many rows a fraction is, rounded up, so that it is at least one if there are rows.
+
+    Args:
+        share: the fraction to keep.
+        rows: number of rows.
+    """
+    return math.ceil(share * rows - 1e-9)  # binary floating point may exceed a decimal fraction slightly
 
 
 def kth_largest(scores: Callable[[], Scores], k: int) -> float:
-    """The k-th largest of all scores, k from 1: found by the upper half of their bits, then by the lower one.
+    """Return the k-th largest of all scores, found by the upper half of their bits, then by the lower half.
 
     Args:
-        scores: gives them all, in parts; called twice.
-        k: at most as many as there are.
+        scores: returns all scores, in parts; called twice.
+        k: from 1 to the number of scores.
     """
     upper, left = _bin_of(scores, k, lambda keys: keys >> _HALF)
     lower, _ = _bin_of(scores, left, lambda keys: keys[keys >> _HALF == upper] & (2**_HALF - 1))
     key = np.uint32(upper << _HALF | lower)
-    bits = key & np.uint32(2**31 - 1) if key >> 31 else ~key
+    bits = key & np.uint32(2**31 - 1) if key >> 31 else ~key  # the inverse of `_keys`
     return float(np.array([bits], np.uint32).view(np.float32)[0])
 
 
 def _bin_of(scores: Callable[[], Scores], k: int, bins: Callable[[NDArray[Any]], NDArray[Any]]) -> tuple[int, int]:
-    """The bin in which the k-th largest is, and the how-manieth largest of that bin it is."""
+    """Return the bin that contains the k-th largest, and its rank within that bin, from 1."""
     counts = np.zeros(2**_HALF, np.int64)
     for part in scores():
         counts += np.bincount(bins(_keys(part)), minlength=2**_HALF)
@@ -300,6 +323,7 @@ def _bin_of(scores: Callable[[], Scores], k: int, bins: Callable[[NDArray[Any]],
 
 
 def _keys(scores: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Whole numbers in the order of the scores."""
+    """Return integers in the order of the scores."""
     bits = np.ascontiguousarray(scores + np.float32(0.0)).view(np.uint32)  # -0.0 is 0.0
+    # The bits of negative floats ascend with magnitude, so they are inverted.
     return np.where(bits >> 31, ~bits, bits | np.uint32(2**31)).astype(np.int64)

@@ -1,7 +1,7 @@
-"""Stage `score`: embeds images and captions of rows that pass all filters before it, and stores their similarity.
+"""Stage `score`: embed images and captions of rows that pass all earlier filters, and store their similarity.
 
-Its units are image units. What is stored is in half precision, and the similarity is that of what is stored: it is
-computed in double precision, where products and sums of such numbers are exact.
+Its units are image units. Embeddings are stored in half precision. Their similarity is computed from
+the stored values in double precision, where products and sums of such numbers are exact.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ from open_diht.pipelines.store.storage import StorePath, row_groups
 BATCH_OF_GPU = 256
 NO_TEXT = "text_not_embedded"
 _MOST_CHARS = 4_096
-"""Of a caption; no tokenizer here reads so many."""
+"""Most characters of a caption; no tokenizer here reads as many."""
 _BEFORE = ("captions", "download", "spotting")
 """Stages whose filters decide which rows are scored."""
 
@@ -64,7 +64,7 @@ def check_score(settings: RunSettings) -> None:
     """Check before the run that stage `score` has what it needs.
 
     Raises:
-        WrongUse: it has not, or the preset asks for scores and no model is named.
+        WrongUse: something is missing, or the preset needs scores and no model is named.
     """
     if NAME not in settings.stages:
         return
@@ -83,7 +83,7 @@ def check_score(settings: RunSettings) -> None:
 
 @dataclass
 class ScoreStage(EncodingStage, SegmentAnnotator):
-    """See `SegmentStage`."""
+    """The stage that scores rows; see `SegmentStage`."""
 
     layout: Layout
     dataset: Dataset
@@ -91,17 +91,17 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
     before: tuple[str, ...]
     """Stages whose filters decide which rows are scored."""
     asked: str
-    """Changes with what decides it."""
+    """Fingerprint of what decides which rows are scored."""
     model: str
     fingerprint: str
-    """Of the model, its weights and precision."""
+    """Fingerprint of the model, its weights and precision."""
     device: str
     precision: str
     batch_size: int
     threads: int
     name: str = field(default=NAME, init=False)
     shared: Shared = field(default_factory=Shared, init=False)
-    """A process holds one model, however many units it is at."""
+    """Handle of the model. A process holds one model, however many units it processes."""
 
     def setup(self) -> None:
         self._encoder = self.shared.acquire(self._load)
@@ -214,7 +214,16 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
 
     @classmethod
     def judge(cls, settings: RunSettings, work: Work, sources: Mapping[str, Sequence[Any]]) -> ScoreFilter:
-        """Find the thresholds that a fraction of all rows gives, and the corrected scores, where the preset asks."""
+        """Find the thresholds that fractions of all rows give, and the corrected scores, if needed.
+
+        Args:
+            settings: the run's settings.
+            work: the run's work.
+            sources: for each unit, what its annotations depend on.
+
+        Returns:
+            The filter with the thresholds.
+        """
         rule, stage = settings.preset.score, cls.of_run(settings, work)
         fractions = {name: keep for name, (_, keep) in rule.thresholds.items() if keep is not None}
         seen: list[Any] = []
@@ -241,7 +250,7 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
         return ScoreFilter(tuple(conditions), bool(asked), corrected, about_all)
 
     def _come_to_rule(self, work: Work, sources: Mapping[str, Sequence[Any]]) -> dict[str, str]:
-        """Find the rows that the rules are asked of. Return for each unit what they depend on."""
+        """Find the rows that reach the rules. Return for each unit what they depend on."""
         negatives = self.preset.score.negatives
         seed = 0 if negatives is None else negatives.seed
         asked = fingerprint_of(DECIDED, VERSION, self.preset.filters_fingerprint, self.before, seed)
@@ -267,30 +276,46 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
         return {unit: known[unit] for unit in work.alive(known)}
 
     def _pass(self, work: Work, stage: Stage, units: Iterable[str], *, together: bool = False) -> None:
-        """Do the units of a pass over all rows that are not done. `together`: its units look at all
-        caption units, so that the run ends where one fails."""
+        """Process the units of a pass over all rows that are not done.
+
+        `together`: each unit reads all caption units, so the run ends if one fails.
+        """
         work.complete(stage, work.alive(units), quiet=together, workers=self.workers(work), fatal=together)
 
 
 def similarities(images: pa.Array, texts: pa.Array) -> NDArray[np.float32]:
-    """The cosine of each pair of two columns of unit vectors."""
+    """Return the cosine of each pair of unit vectors, (n,) float32.
+
+    Args:
+        images: column of n vectors.
+        texts: column of n vectors.
+    """
     one, other = (matrix(pa.chunked_array([column])).astype(np.float64) for column in (images, texts))
     return np.einsum("nd,nd->n", one, other).astype(np.float32)
 
 
 def _workers(work: Work, device: str) -> int:
-    """Return how many units run at a time: one for each GPU of this machine, else as many as in other stages."""
+    """Return how many units run at a time: one per GPU of this machine, else as many as in other stages."""
     gpus = gpus_of(device) if work.backend.name == "direct" else []
     return min(work.workers, len(gpus)) if gpus else work.workers
 
 
 def settled_precision(layout: Layout, identity: Mapping[str, Any], asked: str, device: str) -> str:
-    """Return bf16 or fp32: what was asked for, else what OUTPUT has of this model, else the best of the device. So
-    shards on machines of several kinds agree."""
+    """Return the precision: as requested, else as OUTPUT has it for this model, else the device's best.
+
+    Shards on machines of different kinds thus agree.
+
+    Args:
+        layout: the output folder.
+        identity: the encoder's identity.
+        asked: bf16, fp32 or `AUTO`.
+        device: torch's device name.
+    """
     path = layout.work / NAME / "model.json"
     ours = {"encoder": dict(identity), "precision": asked if asked != AUTO else best_precision(device)}
+    # With `auto`, the first of several shards decides for all.
     known: dict[str, Any] = ours if publish_first(path, ours) else read_json(path)
     if known["encoder"] == ours["encoder"] and asked in (AUTO, known["precision"]):
         return str(known["precision"])
-    publish_json(path, ours)  # another one is asked for; rows are scored anew
+    publish_json(path, ours)  # the model or precision has changed; rows are scored again
     return str(ours["precision"])

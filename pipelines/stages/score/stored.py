@@ -17,7 +17,7 @@ from open_diht.pipelines.store.storage import row_groups
 
 NAME = "score"
 VERSION = 1
-"""Raise it when equal images and captions may get other embeddings."""
+"""Increase it when equal images and captions may get other embeddings."""
 IMAGES, TEXTS = "image_embedding", "text_embedding"
 """Columns of the stage's files, next to ordinal, uid, status (ok, or why there is no score), message and clip_score."""
 
@@ -28,10 +28,10 @@ def stored_scores(
     """Return the stored rows of a caption unit, by ordinal.
 
     Args:
-        layout: of the output folder.
+        layout: the output folder.
         plan: the content of `layout.plan`.
         unit: name of the caption unit.
-        columns: of the stage's files; `ordinal` is among them.
+        columns: columns of the stage's files, including `ordinal`.
         ordinals: the rows (n,); None: all.
     """
     parts = list(_stored(layout, plan, unit, list(columns), ordinals))
@@ -52,5 +52,10 @@ def _stored(
 
 
 def among(rows: pa.Table, ordinals: NDArray[np.int64]) -> pa.Array:
-    """Return the mask (rows,) of the rows with these ordinals."""
+    """Return the mask (rows,) of the rows with these ordinals.
+
+    Args:
+        rows: a table with `ordinal`.
+        ordinals: the wanted ordinals.
+    """
     return pc.is_in(rows["ordinal"], value_set=pa.array(ordinals, pa.int64()))
