@@ -109,7 +109,7 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> in
     if isinstance(settings.backend, Direct):
         check_device(extraction.device)
     missing = any(outdated(layout, "features", extraction.fingerprints(shards)))
-    sees = seen(settings.teacher) if missing else None  # weights that do not fit are found before anything is written
+    sees = seen(settings.teacher) if missing else None  # weights that do not fit fail before anything is written
     if is_local(settings.output):
         settings.output.mkdir(parents=True, exist_ok=True)
     asked = fingerprint_of(settings.teacher.identity(), settings.min_count, settings.max_size)
@@ -208,23 +208,23 @@ def outdated(layout: Layout, stage: str, fingerprints: Mapping[str, str]) -> Ite
 
 @dataclass
 class _Run:
-    """What holds while one invocation works in its output folder."""
+    """The state of one invocation while it works in its output folder."""
 
     settings: ConceptSettings
     layout: Layout
     say: Callable[[str], None]
     kept: dict[str, Any]
-    """Parts of kept/, each with what changes with it."""
+    """Parts of kept/, each with a stamp that changes with it."""
     shards: dict[str, dict[str, Any]]
     """See `shard_entries`."""
     extraction: Extraction
     asked: str
-    """Fingerprint of what is asked for, the same for all shards."""
+    """Fingerprint of the settings, the same for all shards."""
     lock: FileLock | Lease
 
     def do(self) -> int:
-        """Do the shard's part, if this is one; and all that is left, if it is none or the last. Returns the exit
-        status."""
+        """Do the part of a shard. Then do all that is left, if this is the last shard or a run
+        without shard. Return the exit status."""
         retract(self.layout.root / "concepts.json")  # no reader may take unfinished output for finished
         kept, shards = sorted(self.kept), list(self.shards)
         if self.settings.shard:
@@ -249,13 +249,13 @@ class _Run:
 
     @cached_property
     def engine(self) -> Engine:
-        """What does the units of every stage."""
+        """The engine that runs the units of every stage."""
         settings = self.settings
         return Engine(self.layout, workers=self.extraction.workers(), say=self.say, backend=settings.backend)
 
     @cached_property
     def _fingerprints(self) -> dict[str, dict[str, str]]:
-        """Of the units of each stage that does not wait for the vocabulary."""
+        """Fingerprints of units by stage, for the stages that do not wait for the vocabulary."""
         names = fingerprint_of(VERSION, model_provenance())
         counts = {unit: fingerprint_of(names, stamp) for unit, stamp in self.kept.items()}
         return {"vocabulary": counts, "features": self.extraction.fingerprints(self.shards)}
@@ -268,14 +268,14 @@ class _Run:
         ]
 
     def _count(self, units: Sequence[str]) -> bool:
-        """Count the names in parts of kept/."""
+        """Count the names in parts of kept/. Return whether all units succeeded."""
         fingerprints = self._fingerprints["vocabulary"]
         known = Fingerprints.published(self.layout, "vocabulary", fingerprints)
         stage = VocabularyStage(self.layout, self.settings.data / "kept", known)
         return self._do(stage, {unit: fingerprints[unit] for unit in units})
 
     def _vocabulary(self) -> dict[str, Any]:
-        """The vocabulary of all counts."""
+        """Return the vocabulary of all counts, and publish it if it has changed."""
         settings, units = self.settings, sorted(self.kept)
         rows = rows_counted(self.layout, units)
         min_count = lowest_count(rows, settings.min_count)
@@ -313,7 +313,7 @@ class _Run:
         return True
 
     def _extract(self, units: Sequence[str]) -> bool:
-        """Extract the features of shards."""
+        """Extract the features of shards. Return whether all units succeeded."""
         stage, fingerprints = self.extraction.stage(self.shards), self._fingerprints["features"]
         if not self._do(stage, {unit: fingerprints[unit] for unit in units}):
             return False
@@ -322,7 +322,7 @@ class _Run:
         return True
 
     def _do(self, stage: Stage, fingerprints: dict[str, str]) -> bool:
-        """Do the units of a stage that are not committed with their fingerprint. False where some failed."""
+        """Do the units of a stage that are not committed with their fingerprint. Return False if some failed."""
         todo = list(outdated(self.layout, stage.name, fingerprints))
         if todo and stage.name == "features":
             self.say(f"features: {self.extraction.said}, {self.engine.workers} at a time")
