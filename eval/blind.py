@@ -42,6 +42,7 @@ def words(caption: str) -> list[str]:
 
 def _gain(choice: Choice, rule: Score) -> float:
     scores = [rule(choice, caption) for caption in choice.captions]
+    # Every right caption must score above every wrong one.
     worst, best = min(scores[: choice.right]), max(scores[choice.right :])
     return 0.5 if worst == best else float(worst > best)
 
@@ -77,5 +78,6 @@ class _Bigrams:
         for pair in itertools.pairwise(sequence):
             before = pair[:1]
             times, of_before = self._all[pair] - own[pair], self._all[before] - own[before]
+            # The addition keeps the logarithm of an unseen pair finite.
             total += math.log((times + 0.1) / (of_before + 0.1 * self._words))
         return total / (len(sequence) - 1)

@@ -66,7 +66,7 @@ class ComparedAverage:
     b: float
     difference: float
     low: float | None
-    """None where there are too few items; `high` and `p` likewise."""
+    """Lower end of the interval; None, like `high` and `p`, where there are too few items."""
     high: float | None
     p: float | None
     detectable: float | None
@@ -102,6 +102,7 @@ def compare(a: Path, b: Path) -> Comparison:
     rows_a, rows_b = main_rows(all_a), main_rows(all_b)
     tasks: list[TaskComparison] = []
     pairs: list[tuple[str, Estimate, Estimate]] = []
+    # In the order of A, then the tasks that only B has.
     for task in dict.fromkeys([*rows_a, *rows_b]):
         row_a, row_b = rows_a.get(task), rows_b.get(task)
         reason = _not_comparable(row_a, row_b)
@@ -110,6 +111,7 @@ def compare(a: Path, b: Path) -> Comparison:
             continue
         try:
             pair = _paired(a, b, task)
+        # Absent or different items leave one task untested; a corrupt file is an error of the run.
         except (FileNotFoundError, _OtherItems) as error:
             tasks.append(_untested(task, row_a, row_b, str(error)))
             continue
@@ -207,6 +209,7 @@ def _compare_task(
     task: str, row_a: Mapping[str, Any], row_b: Mapping[str, Any], a: Items, b: Items
 ) -> tuple[TaskComparison, tuple[Estimate, Estimate] | None]:
     metric = row_a["metric"]
+    # Different labels would make the two estimates incomparable.
     if _has_labels(metric) and not np.array_equal(a.label, b.label):
         return _untested(task, row_a, row_b, "the same items have other labels in A and B"), None
     of_a, of_b = estimate_of(a, metric), estimate_of(b, metric)

@@ -78,12 +78,13 @@ def macro_f1(predicted: ArrayLike, labels: ArrayLike, clusters: ArrayLike | None
     """
     said, of = np.asarray(predicted), np.asarray(labels)
     classes, class_of, sizes = np.unique(of, return_inverse=True, return_counts=True)
+    # searchsorted may point past the last class or at another one; `known` filters these predictions out.
     place = np.minimum(np.searchsorted(classes, said), len(classes) - 1)
     known = classes[place] == said
+    # 2 TP + FP + FN is the number of the class's labels plus that of its predictions.
     both = sizes + np.bincount(place[known], minlength=len(classes))
     hits = np.bincount(class_of[said == of], minlength=len(classes))
-    # How each prediction changed the F1 of the class that it names, compared with no prediction for that
-    # item.
+    # The change in F1 of the named class by each prediction, compared with no prediction for that item.
     without = 2 * (hits[place] - (said == of)) / np.maximum(both[place] - 1, 1)
     moved = np.where(known, 2 * hits[place] / both[place] - without, 0.0)
     return _over_classes(2 * hits / both, moved, class_of, sizes, clusters)
@@ -128,9 +129,11 @@ def _within_classes(
     stratum_of = np.where(alone[class_of], len(sizes), class_of)
     counts = np.bincount(stratum_of, minlength=len(sizes) + 1)
     centre = np.bincount(stratum_of, weights=moved, minlength=len(sizes) + 1) / np.maximum(counts, 1)
+    # A stratum of one item has no deviation; this avoids a division by 0.
     enough = np.maximum(counts - 1, 1)
     parts = (moved - centre[stratum_of]) * np.sqrt(counts / enough)[stratum_of]
     units, place = np.unique(images, return_inverse=True)
+    # Equally weighted classes have the variance of C^2 / sum(1 / size) items; scale that to images.
     most = len(sizes) ** 2 / float(np.sum(1 / sizes)) * len(units) / len(moved)
     return Estimate(
         value=value,
@@ -161,6 +164,7 @@ def worst_group(hits: ArrayLike, groups: ArrayLike, clusters: ArrayLike | None =
         raise ValueError("no groups of no items")
     worst = min(found, key=lambda one: one.value)
     units = np.unique(of_image)
+    # Images outside the worst group have no influence on its mean.
     parts = np.zeros(len(units))
     parts[np.searchsorted(units, worst.units)] = worst.parts
     return Lowest(value=worst.value, parts=parts, units=units, df=worst.df, most=worst.most, of=tuple(found))
@@ -181,8 +185,7 @@ def roc_auc(scores: ArrayLike, labels: ArrayLike) -> Estimate:
     if not m or not k:
         raise ValueError(f"ROC-AUC needs items of both classes; there are {m} of class 1 and {k} of class 0")
     parts = np.empty(len(found))
-    # For every item, the proportion of the other class that it is ranked correctly against; an equal score
-    # counts half.
+    # Each item's fraction of the other class that it is ranked correctly against; an equal score counts half.
     below, above = _share_below(found[positive], found[~positive]), _share_below(found[~positive], found[positive])
     value = float(below.mean())
     parts[positive] = (below - value) / m * np.sqrt(m / max(m - 1, 1))
@@ -234,6 +237,7 @@ def mean_average_precision_11point(scores: ArrayLike, labels: ArrayLike) -> Esti
         labels: (n, c) bool.
     """
     found, truth = np.asarray(scores, dtype=np.float64), np.asarray(labels).astype(bool)
+    # The fixed seed gives every model the same groups.
     groups = np.random.default_rng(0).permutation(len(found)) % min(GROUPS, len(found))
     numbers = np.unique(groups)
     value = float(average_precision_11point(found, truth).mean())
@@ -247,11 +251,13 @@ def mean_average_precision_11point(scores: ArrayLike, labels: ArrayLike) -> Esti
 
 def _jackknifed(value: float, left_out: Floats, units: NDArray[Any], truth: NDArray[np.bool_]) -> Estimate:
     n = len(units)
+    # Scaled so that the squares sum to the jackknife variance.
     parts = (left_out.mean() - left_out) * np.sqrt((n - 1) / n)
     positives = truth.sum(axis=0)
     known = positives[positives > 0]
-    df = n - 1 if len(known) and known.min() > 1 else 0
     # The rarest class limits what is known: with one positive, leaving it out says nothing.
+    df = n - 1 if len(known) and known.min() > 1 else 0
+    # The effective number of positives of equally weighted classes.
     most = len(known) ** 2 / float(np.sum(1 / known)) if len(known) else 1.0
     return Estimate(value=value, parts=parts, units=units, df=df, most=most)
 
@@ -263,6 +269,7 @@ def _without_each(scores: Floats, labels: NDArray[np.bool_]) -> tuple[float, Flo
     if not positives:
         return 0.0, np.zeros(n)
     rank, hits = np.arange(1, n + 1), np.cumsum(truth)
+    # The precision at each positive; average precision is their mean.
     own = np.where(truth, hits / rank, 0.0)
     earlier = np.maximum(rank - 1, 1)
 

@@ -72,7 +72,7 @@ class ComparedPair:
     key: str
     captions: tuple[str, str]
     cosines: tuple[tuple[float, float], tuple[float, float]]
-    """For each image: with the first caption, with the second."""
+    """Cosines of each image with the first and with the second caption."""
 
 
 Example = Confusion | FoundTexts | FoundImages | Answered | ComparedPair

@@ -73,6 +73,7 @@ class Features:
             return found
         for first, last, path in self._files:
             low, high = max(first, start), min(last, stop)
+            # Rows that both this file and the range have.
             if low < high:
                 found[low - start : high - start] = np.load(path, mmap_mode="r")[low - first : high - first]
         return found
@@ -191,12 +192,14 @@ class FeatureCache:
             with ProgressBar(desc=what, total=len(keys), initial=done, disable=not self._progress) as bar:
                 for part, features in zip(mine, encode(mine), strict=True):
                     _write(folder, part, features)
+                    # Count the other ranks' batches too: they progress at about the same pace.
                     bar.update(min(len(part) * self.group.world, len(keys) - bar.n))
         except EvalError as caught:
             error = caught
         self.group.all_or_error(error)
         if self.group.first:
             _complete(folder, key, what, len(keys), truncated)
+        # A barrier: no rank reads the record before the first one has written it.
         self.group.collect(None)
         meta = read_record(folder / "meta.json", "width", "truncated")
         if meta is None:
@@ -224,6 +227,7 @@ def _complete(folder: Path, key: str, what: str, count: int, truncated: Callable
     batches = _batches(folder)
     if _gaps(batches, count):
         raise EvalError(f"{folder} lacks batches that other ranks wrote: the ranks must share one cache folder")
+    # An earlier run has written the record.
     if read_record(folder / "meta.json", "width", "truncated") is not None:
         return
     width = int(np.load(batches[0].path, mmap_mode="r").shape[1])

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-SHORT, PIECE = 64, 4096  # lists up to this length are dumped item by item; longer ones in pieces of this many items
+SHORT, PIECE = 64, 4096  # up to SHORT items are dumped singly; longer lists in pieces of PIECE items
 
 
 def sha256_of(value: Any) -> str:
@@ -42,6 +42,7 @@ def sha256_texts(texts: Iterable[str]) -> str:
     digest = hashlib.sha256()
     for text in texts:
         encoded = text.encode("utf-8", "surrogatepass")
+        # The length distinguishes ["ab", "c"] from ["a", "bc"].
         digest.update(f"{len(encoded)}:".encode())
         digest.update(encoded)
     return digest.hexdigest()

@@ -37,7 +37,7 @@ DECADE = 8
 """Steps per decade of the search's finest grid; a penalty is 10 ** (step / DECADE)."""
 COARSE = range(-6 * DECADE, 6 * DECADE + 1, 2 * DECADE)
 HELD_OUT = 5
-"""Of each class, every so many-th training image is held out."""
+"""Interval between held-out training images of a class."""
 MAX_STEPS = 1000
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -79,6 +79,7 @@ def evaluate_linear_probe(task: Task, data: DataSet, session: Session) -> list[R
     features, test = cache.images(support.images, f"{task.name} training"), cache.images(data.images, task.name)
     keys = list(support.images.keys)
     probe = fit_linear_probe(features.all(), support.labels, keys, group)
+    # Only the first rank scores the test images; the others get its row.
     if not group.first:
         return list(group.share(None))
     metric = "mean_per_class" if task.metric == "mean_per_class" else "top1"
@@ -147,6 +148,7 @@ def search(accuracy: Callable[[int], float], group: Ranks) -> dict[int, float]:
         tried |= {step: share for part in group.collect(own) for step, share in part.items()}
         distance //= 2
         around = (best(tried) - distance, best(tried) + distance) if distance else ()
+        # Stay on the grid, and fit no step twice.
         wanted = [step for step in around if COARSE[0] <= step <= COARSE[-1] and step not in tried]
     return tried
 
@@ -166,6 +168,7 @@ def held_out(keys: Sequence[str], labels: Labels) -> NDArray[np.bool_]:
         keys: (n,) names.
         labels: (n,) classes.
     """
+    # The hash makes the choice independent of the order of files.
     digests = [hashlib.sha256(f"held out/{key}".encode(errors="surrogatepass")).digest() for key in keys]
     ranked = np.array(sorted(range(len(keys)), key=digests.__getitem__))
     of_ranked = labels[ranked]
@@ -185,6 +188,7 @@ def _fit(features: Floats, labels: Labels, penalty: float) -> tuple[LogisticRegr
     from sklearn.exceptions import ConvergenceWarning  # the import takes seconds and few evaluations need it
     from sklearn.linear_model import LogisticRegression
 
+    # scikit-learn sums the cross-entropy and scales it by C, the inverse penalty.
     classifier = LogisticRegression(C=1 / penalty, max_iter=MAX_STEPS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # convergence is in the record

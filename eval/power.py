@@ -35,7 +35,9 @@ def power(n: int, disagree: float, difference: float) -> float:
         difference: How much better one of them is, at most `disagree`.
     """
     changed, few, chance = _called(n, disagree)
+    # The fraction of changed items that the better model wins.
     won = (disagree + difference) / (2 * disagree)
+    # Either model may come out significantly ahead.
     found = bdtr(np.maximum(few, 0), changed, won) + bdtr(np.maximum(few, 0), changed, 1 - won)
     return float(np.sum(chance * np.where(few >= 0, found, 0.0)))
 
@@ -63,6 +65,7 @@ def detectable(n: int, disagree: float) -> float:
         n: Items of the test set.
         disagree: The fraction of them on which two models differ.
     """
+    # Bisect: the power grows with the difference.
     low, high = 0.0, disagree
     while high - low > 1e-5:
         middle = (low + high) / 2
@@ -84,6 +87,7 @@ def items_needed(difference: float, disagree: float) -> int:
         raise ValueError(
             f"a difference of {difference}: models that disagree on {disagree} differ by more than 0 and at most that"
         )
+    # Double until the power suffices, then bisect.
     low, high = 0, 1
     while power(high, disagree, difference) < POWER:
         low, high = high, 2 * high
@@ -104,7 +108,8 @@ def power_table(suite: Suite) -> str:
     ]
     for task in suite.tasks:
         known = [one for one in (task.sample, task.items) if one is not None]
-        grouped = task.metric.startswith("worst_group")  # has the images of one group, which nobody knows before
+        # only the images of one group count, and their number is not known yet
+        grouped = task.metric.startswith("worst_group")
         n = min(known) if known and not grouped else None
         cells = "".join(f"{'-' if n is None else format(100 * detectable(n, share), '.2f'):>11}" for share in DISAGREE)
         lines.append(f"{task.name:24} {'-' if n is None else format(n, ','):>8} {cells}")

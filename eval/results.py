@@ -71,6 +71,7 @@ class Items:
         """Return the items in the order of `keys`. Raises KeyError for an unknown key."""
         place = {key: index for index, key in enumerate(self.keys.tolist())}
         order = np.array([place[key] for key in keys.tolist()])
+        # Extra arrays of another length do not belong to items.
         extra = {name: array[order] if len(array) == len(order) else array for name, array in self.extra.items()}
         return Items(**{name: getattr(self, name)[order] for name in NEEDED}, extra=extra)
 
@@ -218,6 +219,7 @@ def why_not_comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
     if version_a != version_b:
         older = "A" if version_a < version_b else "B"
         return f"other versions of the task (A: {version_a}, B: {version_b}); run `make bench` for {older} again"
+    # Equal hashes of images and labels, for few-shot also of the training images.
     differing = [
         f"{part}.{name}"
         for part, names in (("data", SAME_DATA), ("support", ("images_sha256",)))

@@ -44,7 +44,9 @@ def evaluate_retrieval(task: Task, data: DataSet, cache: FeatureCache, strict: b
         queries, others = (images, captions) if to_text else (captions, images)
         blocks = tiles(queries.count, others.count)
         mine = [blocks[index] for index in group.part(len(blocks))]
+        # Each rank computes its blocks; all ranks get all results.
         ranks = group.in_order(blocks, ranks_of(images, captions, image_of, strict=strict, part=mine))
+        # Captions of one image are one observation.
         clusters = np.arange(queries.count) if to_text else image_of
         right_ones = np.bincount(image_of) if to_text else np.ones(1, dtype=np.int64)
         record |= {
@@ -61,6 +63,7 @@ def evaluate_retrieval(task: Task, data: DataSet, cache: FeatureCache, strict: b
             detail = {**record, "metric": f"recall@{k}", "k": k, "chance": guessed}
             found = estimates.mean(hits(ranks, k), clusters)
             results.append(measured(task, f"recall@{k}{suffix}", found, queries.count, detail))
+        # The task's own metric comes first.
         results.sort(key=lambda result: result.metric != f"{task.metric}{suffix}")
         keys = list(data.images.keys)
         names = keys if to_text else [f"{keys[index]}#{number}" for number, index in enumerate(image_of)]

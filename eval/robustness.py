@@ -33,7 +33,7 @@ class Robustness:
     spread: float
     """Standard deviation, as a fraction, of the curve's models around it."""
     beyond: bool
-    """Whether the model's ImageNet accuracy is outside the range of the curve's models."""
+    """True if the model's ImageNet accuracy is outside the range of the curve's models."""
 
 
 def effective_robustness(main: Mapping[str, Mapping[str, Any]]) -> list[Robustness]:
@@ -56,6 +56,7 @@ def effective_robustness(main: Mapping[str, Mapping[str, Any]]) -> list[Robustne
         errors = [_error(row), _error(imagenet)]
         value, width = row["value"] - expected, None
         if errors[0] is not None and errors[1] is not None:
+            # Images of the two sets are independent, so their errors add in squares.
             width = _NORMAL * math.hypot(errors[0], slope * errors[1])
         found.append(
             Robustness(

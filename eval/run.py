@@ -49,6 +49,7 @@ def sampled(suite: Suite, count: int | None) -> Suite:
     """
     if count is None:
         return suite
+    # A task may have a smaller sample of its own.
     tasks = tuple(dataclasses.replace(task, sample=min(count, task.sample or count)) for task in suite.tasks)
     return dataclasses.replace(suite, tasks=tasks)
 
@@ -111,6 +112,7 @@ def _evaluated(task: Task, session: Session, tell: Callable[[list[Result]], None
     group.all_or_error(error)
     data = open_task(task, session.root, session.memo) if found is None else found
     kind = KINDS[task.kind]
+    # The key covers everything that numbers depend on; texts for people are left out.
     key = sha256_of(
         [
             {name: value for name, value in dataclasses.asdict(task).items() if name not in TOLD},
@@ -160,6 +162,7 @@ def _kept(record: Path, key: str, output: Path) -> list[Result] | None:
     if found is None or found["key"] != key:
         return None
     for name, content in found["files"].items():
+        # A file that was changed or removed makes the task run again.
         if not (output / name).is_file() or sha256_file(output / name) != content:
             return None
     return [Result(**row) for row in found["results"]]
@@ -192,6 +195,7 @@ def collect_examples(tasks: Sequence[Task], results: Sequence[Result], session: 
     main: dict[str, Result] = {}
     for result in results:
         if result.kind != "few_shot":
+            # The first row of a task is its main number.
             main.setdefault(result.task, result)
     group, examples = session.cache.group, {}
     for task in tasks:

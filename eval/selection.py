@@ -74,6 +74,7 @@ def evaluate_caption_selection(task: Task, data: DataSet, cache: FeatureCache) -
             results += [accuracy(f"accuracy ({name})", hits, of) for name, of in zip(names, of_category, strict=True)]
         if (several := np.array([choice.right > 1 for choice in choices])).any():
             results.append(accuracy("text_only", table[:, 1], several))
+        # The task's own metric comes first.
         results.sort(key=lambda one: one.metric != f"{task.metric}{suffix}")
         items = Items(
             keys=np.array([choice.key for choice in choices]),
@@ -98,6 +99,7 @@ def _answered(choices: Sequence[Choice], images: Features, texts: Features, cach
     (0 where only one is right), and the index of the nearest caption.
     """
     starts = np.concatenate([[0], np.cumsum([len(choice.captions) for choice in choices])])
+    # Small enough for every rank to get a block.
     size = min(BLOCK, -(-len(choices) // cache.group.world))
     blocks = [range(start, min(start + size, len(choices))) for start in range(0, len(choices), size)]
     found = [np.empty((0, 3))]

@@ -85,6 +85,7 @@ class Lowest(Estimate):
         because the worst group is not known. Bootstrapping the minimum would repeat its bias: it is
         too low where groups are alike. A group with too few images has the ends 0 and 1.
         """
+        # Sidak: upper ends at this level hold jointly at the one-sided level of a single one.
         together = 2 * (0.5 + level / 2) ** (1 / len(self.of)) - 1
         ends = [(one.interval(level), one.interval(together)) for one in self.of]
         if all(own is None for own, _ in ends):
@@ -147,6 +148,7 @@ class Paired:
 
         None where too little is known, or no image changed.
         """
+        # t quantiles of a two-sided 5 % test and of 80 % power.
         return None if self.p is None or not self.se else (_quantile(self.df, 0.95) + _quantile(self.df, 0.6)) * self.se
 
 
@@ -171,11 +173,13 @@ def share_interval(value: float, variance: float, df: float, most: float, level:
     if df < 1:
         return None
     n = most
+    # Only rounding separates the value from 0 or 1.
     if not _EDGE < value < 1 - _EDGE:
         value = float(round(value))
     elif variance > _EDGE**2:
         n = value * (1 - value) / variance
         n *= most / (most - 1) if most > 1 else 1.0  # undoes Bessel's correction: independent hits are n items
+        # A harmonic mean of n with the weight `rare` and `most` with the weight 1.
         rare = n * min(value, 1 - value)
         n = (rare + 1) / (rare / n + 1 / most) if n > most else n
     n *= min(1.0, _quantile(max(most - 1, 1.0), level) / _quantile(df, level)) ** 2
@@ -200,8 +204,10 @@ def average(estimates: Sequence[tuple[Hashable, Estimate]]) -> Averaged:
         own = [one for name, one in estimates if name == wanted]
         summed, of = _summed([one.parts * share for one in own], [one.units for one in own])
         parts.append(summed)
+        # Equal units of different sets are different images.
         units.append(np.array([f"{number}/{unit}" for unit in of.tolist()]))
         variance = float(np.sum(summed**2))
+        # The worst-known number limits the degrees of freedom of its set.
         fewest = min(one.df for one in own)
         spread += variance**2 / fewest if fewest > 0 else math.inf if variance > 0 else 0.0
     total = sum(float(np.sum(one**2)) for one in parts)
@@ -212,6 +218,7 @@ def average(estimates: Sequence[tuple[Hashable, Estimate]]) -> Averaged:
         parts=np.concatenate(parts),
         units=np.concatenate(units),
         df=_satterthwaite(total, spread, min(one.df for _, one in estimates)),
+        # Numbers about the same images share them, so each set counts once.
         most=sum(max(one.most for name, one in estimates if name == wanted) for wanted in sets),
     )
 
@@ -259,6 +266,7 @@ def difference(a: Estimate, b: Estimate) -> Paired:
     df, parts = min(a.df, b.df), b.parts - a.parts
     if not (isinstance(a, Averaged) and isinstance(b, Averaged)):
         return _tested(b.value - a.value, float(np.sum(parts**2)), df, min(a.most, b.most))
+    # Pair the parts of both averages: each difference has an interval of its own.
     of = [(one, other) for (_, one), (_, other) in zip(a.of, b.of, strict=True)]
     reaches = [difference(one, other).reach for one, other in of]
     known = [reach for reach in reaches if reach is not None]
@@ -338,6 +346,7 @@ def _crossed(values: Sequence[float], parts: Floats, df_images: float) -> tuple[
     if draws < FEWEST:
         return value, float(np.sum(parts.mean(axis=0) ** 2)), 0.0
     mean = parts.mean(axis=0)
+    # Two-way random effects: variances of images, of draws, and of their interaction.
     images = float(np.sum(mean**2))
     shots = float(np.var(values, ddof=1)) / draws
     both = float(np.sum((parts - mean) ** 2)) / (draws * (draws - 1))
@@ -388,6 +397,7 @@ def _correlations(names: Sequence[Hashable], units: Sequence[NDArray[Any]], part
         if np.array_equal(units[a], units[b]):
             together, common = float(parts[a] @ parts[b]), True
         else:
+            # Correlate over the common images only.
             _, here, there = np.intersect1d(units[a], units[b], assume_unique=True, return_indices=True)
             together, common = float(parts[a][here] @ parts[b][there]), len(here) > 0
         of = math.sqrt(spread[a] * spread[b])
@@ -450,6 +460,7 @@ def disagreement_interval(hits_a: ArrayLike, hits_b: ArrayLike) -> Interval:
         hits_b: (n,) 0 or 1 for B.
     """
     a, b = np.asarray(hits_a, dtype=np.float64), np.asarray(hits_b, dtype=np.float64)
+    # Half an item in each of the four outcomes makes n + 2 items.
     n = len(a) + 2
     value = float((b - a).sum()) / n
     changed = (float(np.sum(a != b)) + 1) / n
@@ -468,6 +479,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
         raise ValueError(f"p values must lie in [0, 1]: {list(p_values)}")
     corrected = [0.0] * len(p_values)
     largest = 0.0
+    # Holm: multiply the smallest p value by the number of tests, the next by one less, and keep the order.
     for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
         corrected[place] = largest

@@ -40,7 +40,7 @@ class Cell:
     low: float | None
     high: float | None
     other: bool
-    """Whether data or rules differ from those of the first model that has the task."""
+    """True if data or rules differ from those of the first model that has the task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,7 @@ def lines_of(folders: Sequence[Path]) -> list[Line]:
         if measured:
             cells = tuple(_cell(row, measured[0]) for row in rows)
             found.append(Line(task, measured[0]["metric"], cells))
+    # Numbers over several tasks come last, matched by name and metric.
     several = [
         {(one.name, one.metric): Cell(one.value, one.low, one.high, False) for one in across(group_tasks(rows), folder)}
         for rows, folder in zip(of_folders, folders, strict=True)

@@ -21,7 +21,7 @@ class Source:
     """A form in which the data set may be stored."""
 
     layout: Layout
-    """Its layout; `eval/data/` has a reader for each."""
+    """Layout of the data; `eval/data/` has a reader for each."""
     path: str
     """Folder or file below the data folder, or an absolute path (`/...`, `~/...`); `repository:...` is
     below the checkout, for data that comes with it."""
@@ -49,7 +49,7 @@ class Task:
     licence: str
     """License of the data, or a note that it is unclear."""
     get: str
-    """How to get the data, in one sentence, shown where the data is not available."""
+    """Instructions to get the data, in one sentence, shown where the data is not available."""
     version: Positive = 1
     """Increased when this entry changes in a way that changes its numbers: they are measured again and
     not compared with older ones. Other tasks are unaffected."""
@@ -79,11 +79,11 @@ class Task:
     """Sources of the training split that few-shot draws from (classification); without it the task has
     no few-shot rows."""
     fetch: Mapping[str, Any] = field(default_factory=dict)
-    """How `make bench-data` fetches it; empty where a program may not fetch the data."""
+    """Download instructions for `make bench-data`; empty where a program may not fetch the data."""
     caution: str = ""
     """A few words on which models the number does not test; shown next to it everywhere."""
     note: str = ""
-    """A pitfall or a choice that a reader of the number should know."""
+    """A pitfall or a choice that affects how to read the number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ class Suite:
     name: str
     """Name for all its tasks on the command line."""
     about: str
-    """What the selection is, and what it is not."""
+    """Scope and limits of the selection."""
     tasks: tuple[Task, ...]
     """Tasks in the order of the report."""
     average: tuple[str | tuple[str, ...], ...] = ()
@@ -119,4 +119,4 @@ class Options:
     shots: Shots | None = field(default_factory=Shots)
     """Few-shot points of the tasks that have a training split; None measures none."""
     linear_probe: bool = False
-    """Also fit a linear probe on all of the training split."""
+    """Fit a linear probe on all of the training split too."""

@@ -39,8 +39,10 @@ def evaluate_vqa(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
     assert questions is not None  # `open_task` saw to it
     images = cache.images(data.images, task.name)
     rows: dict[str, int] = {}
+    # Equal statements are encoded once.
     choices = [[rows.setdefault(_said(q, answer), len(rows)) for answer in q.candidates] for q in questions]
     texts = cache.texts(list(rows), f"{task.name} statements")
+    # Small enough for every rank to get a block.
     size = min(BLOCK, -(-len(questions) // group.world))
     blocks = [range(start, min(start + size, len(questions))) for start in range(0, len(questions), size)]
     answered = [np.empty((0, 3))]
@@ -99,6 +101,7 @@ def _answered(
         scores = statements[reached : reached + len(own)] @ asked[index]
         reached += len(own)
         gains = np.array([soft_accuracy(answer, question.answers) for answer in question.candidates])
+        # Several candidates may be equally near; their mean accuracy counts.
         nearest = np.flatnonzero(scores == scores.max())
         found[index] = gains[nearest].mean(), nearest[0], gains.mean()
     return found

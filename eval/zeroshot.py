@@ -80,6 +80,7 @@ def evaluate_classification(task: Task, data: DataSet, cache: FeatureCache) -> T
     named, prompted = class_names(task, data), templates(task, data)
     names, prompts = named.texts, prompted.texts
     assert data.labels is not None  # guaranteed by `open_task`
+    # Labels (n, c) are multi-label; only average precision is defined for them.
     if (data.labels.ndim == 2) != task.metric.startswith("map"):
         raise DataBroken(f"{data.place}: metric {task.metric} does not fit labels of shape {data.labels.shape}")
     if task.metric.startswith(WORST) and data.groups is None:
@@ -100,6 +101,7 @@ def evaluate_classification(task: Task, data: DataSet, cache: FeatureCache) -> T
         if data.bursts is not None:
             record["bursts"] = len(np.unique(data.bursts))
         results, items = _single_label(task, data, _label_ranks(cache, features, classifier, data.labels), record)
+    # Some metrics need a number of classes: top5 more than five, roc_auc two.
     if task.metric not in {result.metric for result in results}:
         raise DataBroken(f"{data.place}: metric {task.metric} needs another number of classes than {len(names)}")
     return TaskOutcome(tuple(sorted(results, key=lambda result: result.metric != task.metric)), items)
@@ -148,6 +150,7 @@ def _single_label(
         results.append(result("macro_f1", found, interval=F1_INTERVAL, chance=guessed))
     if data.groups is not None:
         results += _group_results(task, np.array(data.groups), hits, bursts, record)
+    # Reported for any two classes; missing only where it is the task's own metric.
     if classes == 2 and 0 < labels.sum() < n:
         results.append(result("roc_auc", estimates.roc_auc(margin, labels)))
     elif task.metric == "roc_auc" and classes == 2:

@@ -42,7 +42,7 @@ class Measure:
     better: int
     """1: higher is better; -1: lower is better."""
     logarithmic: bool = False
-    """Whether the numbers are logarithms, so that a difference is a ratio."""
+    """True if the numbers are logarithms, so that a difference is a ratio."""
 
     def shown(self, value: float) -> float:
         """Return a mean in the unit of the page: a rank, or percent."""
@@ -148,4 +148,5 @@ def _images(stored: Mapping[str, NDArray[Any]], items: str) -> NDArray[np.int64]
     captions, images = len(stored[items]), len(stored[f"{name}/i2t"])
     if captions % images:
         raise BrokenRows(f"{items}: {captions} captions of {images} images; expected as many of each")
+    # Captions are stored image by image.
     return np.arange(captions) // (captions // images)

@@ -70,13 +70,13 @@ class Captioned:
 class _Set:
     files: tuple[str, ...]
     claims: str
-    """What cannot run without it."""
+    """Claims that cannot run without it."""
     fetch: str
     """Command that gets it."""
     of_evaluation: bool = False
-    """Whether it is in the evaluation's folder instead of the study's."""
+    """True if it is in the evaluation's folder instead of the study's."""
     one_of: bool = False
-    """Whether one of the files is enough."""
+    """True if one of the files is enough."""
     tracks: tuple[str, ...] = TRACKS
     """Tracks that need it."""
 
@@ -260,6 +260,7 @@ class Data:
         wanted = SETS[name]
         root = data_root() if wanted.of_evaluation else self.folder
         absent = [str(root / file) for file in wanted.files if not (root / file).exists()]
+        # With `one_of`, a single file suffices.
         return [] if wanted.one_of and len(absent) < len(wanted.files) else absent
 
     def _how(self, name: str) -> str:

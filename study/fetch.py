@@ -198,6 +198,7 @@ def fetch_flickr8k(folder: Path, url: str, counts: dict[str, int] = FLICKR8K_COU
             captions[name.partition("#")[0]].append(caption.strip())
         lists = {split: texts.read(f"Flickr_8k.{split}Images.txt").decode().split() for split in counts}
     with zipfile.ZipFile(archives / "Flickr8k_Dataset.zip") as images:
+        # An archive made on a Mac lists every name again below __MACOSX.
         places = {PurePosixPath(name).name: name for name in images.namelist() if not name.startswith("__MACOSX")}
 
         def samples(names: Sequence[str]) -> Iterator[Sample]:

@@ -37,6 +37,7 @@ def samples(tar: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
             named = member.sample()
             if named is None:
                 continue
+            # Members of a sample are adjacent, so another key ends it.
             if named[0] != key and members:
                 yield key, members
                 members = {}
@@ -95,6 +96,7 @@ def tar_features(tar: Path, cache: Path) -> Floats:
     path = cache / f"{tar.stem}-{sha256_of([sha256_file(tar), teacher.identity()])[:16]}.npy"
     if not path.exists():
         with published(path) as temporary, open(temporary, "wb") as file:
+            # float16 halves the file.
             np.save(file, _computed(tar, teacher).astype(np.float16))
     return np.asarray(np.load(path), dtype=np.float32)
 

@@ -44,6 +44,7 @@ def render(rows: Rows) -> dict[str, str]:
     figures = {name: svg for one in tracks.values() for name, svg in one["figures"].items()}
     environment = Environment(
         loader=PackageLoader("open_diht.study", ""),
+        # A misspelled name in a template is an error.
         undefined=StrictUndefined,
         trim_blocks=True,
         keep_trailing_newline=True,

@@ -57,7 +57,7 @@ class Arm:
     claim: str
     """One of CLAIMS."""
     pool: str
-    """Its training data, such as `natural`; for few-shot the data set."""
+    """Training data, such as `natural`; for few-shot the data set."""
     arm: str
     """The variant that is compared, such as `kept` with `all`."""
     budget: int
@@ -202,6 +202,7 @@ class Rows:
         line = json.dumps(record, ensure_ascii=False, allow_nan=False)
         # "/" in the name of an array would create folders in the archive.
         arrays: dict[str, Any] = {name.replace("/", "|"): _compact(name, each) for name, each in items.items()}
+        # Items first: a line implies that they exist.
         with published(self._items(arm)) as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, **arrays)
         with self._locked():

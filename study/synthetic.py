@@ -37,6 +37,7 @@ def write_synthetic(folder: Path) -> None:
     """Write all sets to `folder`, with the same content every time; do nothing where all are there."""
     if (folder / "web-features.npz").exists():  # written last, so it implies the others
         return
+    # One seed and a fixed order of drawing give the same content every time.
     generator = np.random.default_rng(0)
     for split, count in PHOTOGRAPHS.items():
         _write(folder / f"flickr8k-{split}.tar", _photographs(generator, count))

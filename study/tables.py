@@ -41,7 +41,7 @@ class Line:
     a: str
     found: tuple[Compared, ...]
     repeats: float | None
-    """How often B saw each of its pairs; None where its row does not have it."""
+    """Number of times B saw each of its pairs; None where its row does not have it."""
 
     @property
     def verdict(self) -> str:
@@ -59,7 +59,7 @@ TABLES = {
     "fewshot": Table("fewshot", (("probe", "random-init"), ("probe", ZERO_SHOT)), (HITS,), "correct"),
     "weak-text": Table("fewshot", (("text-or-zero", "probe"),), (HITS,), "correct"),
 }
-"""By their names on the page: a table for each claim, and one for the method for weak text."""
+"""The tables by their names on the page: one for each claim, and one for the method for weak text."""
 
 
 def lines(rows: Rows, table: Table, track: str) -> list[Line]:
@@ -78,6 +78,7 @@ def lines(rows: Rows, table: Table, track: str) -> list[Line]:
     made = [
         line
         for pool in _unique(row.arm.pool for row in found)
+        # Budget 0 is zero-shot, which is compared at every other budget.
         for budget in sorted({row.arm.budget for row in found if row.arm.pool == pool} - {0})
         for b, a in table.contrasts
         for line in _compared(rows, found, table, pool, budget, b, a)
@@ -86,6 +87,7 @@ def lines(rows: Rows, table: Table, track: str) -> list[Line]:
     made.sort(
         key=lambda line: (order.index(line.items), line.pool, table.contrasts.index((line.b, line.a)), line.budget)
     )
+    # One correction covers all cells of the table.
     cells = iter(corrected([cell for line in made for cell in line.found]))
     return [replace(line, found=tuple(itertools.islice(cells, len(line.found)))) for line in made]
 
@@ -97,7 +99,7 @@ def side(found: Sequence[Row], pool: str, budget: int, arm: str) -> Side:
         found: Rows of the claim.
         pool: The pool.
         budget: The budget.
-        arm: The arm; the one row of ZERO_SHOT stands for every seed and budget.
+        arm: The arm; the one row of ZERO_SHOT is used for every seed and budget.
     """
     if arm == ZERO_SHOT:
         row = next((row for row in found if (row.arm.pool, row.arm.arm) == (pool, arm)), None)

@@ -65,6 +65,7 @@ def named(captions: Sequence[Sequence[str]]) -> Named:
     for head, found in (("objects", objects), ("attributes", attributes)):
         # Count a name once per caption, at every length of its compound.
         counts = Counter(name for row in found for name in {name for all_names in row for name in all_names})
+        # Most frequent first, ties by name, so that the order is reproducible.
         kept = sorted((name for name, count in counts.items() if count >= FEWEST), key=lambda n: (-counts[n], n))
         place = {name: number for number, name in enumerate(kept)}
         of_image: list[set[int]] = [set() for _ in captions]

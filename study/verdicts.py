@@ -63,6 +63,7 @@ def decided(output: Path, name: str) -> dict[str, Decided]:
     found = {}
     for kind in ("kept", "rejected"):
         for path in sorted((output / kind).glob("*.parquet")):
+            # Kept rows have no column of reasons.
             wanted = [name, "caption", *(["reason"] if kind == "rejected" else [])]
             for row in pq.read_table(path, columns=wanted).to_pylist():
                 found[str(row[name])] = Decided(row["caption"], row.get("reason", KEPT))

@@ -147,10 +147,12 @@ def _checked(task: Task, needs: Annotation, data: DataSet, test: DataSet | None 
     if needs != "labels" or data.labels is None:
         return data
     names = class_names(task, data if test is None else test).texts
+    # A split numbers its folders by itself, so labels are matched by class name.
     if data.layout == "folder":
         data = _by_name(data, names)
     elif test is not None and test.layout == data.layout:
         own = class_names(task, data).texts
+        # Labels are numbers, so both splits must have the same classes in the same order.
         if [_squeezed(name) for name in own] != [_squeezed(name) for name in names]:
             raise DataBroken(f"{data.place} has other classes than {test.place}, or the same in another order")
     assert data.labels is not None  # set by the reader, as before

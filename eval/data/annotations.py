@@ -37,7 +37,7 @@ class Choice:
     right: int
     """Number of right captions, at least one; at least one is wrong."""
     category: str
-    """What the wrong captions get wrong, or another name to report numbers by."""
+    """The error in the wrong captions, or another name to report numbers by."""
     cluster: int
     """Number shared by questions about the same photograph or parts of it; they are one observation."""
 
@@ -53,7 +53,7 @@ class Pair:
     captions: tuple[str, str]
     """Caption of the first image, caption of the second."""
     category: str
-    """What the two differ in, or another name to report numbers by."""
+    """The difference between the two, or another name to report numbers by."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,7 @@ class DataSet:
     layout: str
     """The layout it was read from."""
     place: str
-    """Its path, relative to the data root."""
+    """Path relative to the data root."""
     labels: np.ndarray | None = None
     """(n,) int64 class indices, or (n, c) bool where several classes apply."""
     captions: tuple[tuple[str, ...], ...] | None = None
@@ -196,6 +196,7 @@ def sample_indices(keys: Sequence[str], count: int) -> list[int]:
     """
     if count >= len(keys):
         return list(range(len(keys)))
+    # Draw from the sorted keys, so that the order of the set does not matter.
     order = sorted(range(len(keys)), key=lambda index: keys[index])
     drawn = np.random.default_rng(0).permutation(len(keys))[:count]
     return sorted(order[place] for place in drawn)

@@ -75,6 +75,7 @@ class _Text:
             try:
                 found, end = _DECODER.raw_decode(self._text, self._at)
             except json.JSONDecodeError:
+                # The value may continue behind the text read so far.
                 if self._more():
                     continue
                 raise

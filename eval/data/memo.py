@@ -27,6 +27,7 @@ class Memo:
         """
         status = path.stat()
         stamp = [str(path.resolve()), status.st_size, status.st_mtime_ns, what]
+        # Named without size and time, so that a changed file replaces its record.
         record = self._folder / f"{sha256_of(stamp[:1] + stamp[3:])[:32]}.json"
         known = read_record(record, "stamp", "value")
         if known is None or known["stamp"] != stamp:

@@ -89,6 +89,7 @@ def _frequent(path: Path, count: int, place: str) -> dict[str, list[str]]:
     for entry in _entries(path, "annotations", place):
         for kind in ("", entry["question_type"]):
             answers.setdefault(kind, Counter())[entry["multiple_choice_answer"]] += 1
+    # Ties are broken by text, so that the list does not depend on the file's order.
     return {
         kind: [answer for answer, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:count]]
         for kind, counts in answers.items()

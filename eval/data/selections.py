@@ -69,6 +69,7 @@ def read_selection(folder: Path, options: Mapping[str, Any], memo: Memo, place: 
         counts[choice.category] = counts.get(choice.category, 0) + 1
     kept = tuple(one for one in choices if counts[one.category] >= int(options.get("at_least", 1)))
     data = DataSet(images=images.opened(memo), layout="selection", place=place, choices=kept)
+    # Drop the images of dropped questions too.
     return data.take(sorted({choice.image for choice in kept})) if len(kept) < len(choices) else data
 
 
@@ -98,7 +99,7 @@ def read_pairs(folder: Path, options: Mapping[str, Any], memo: Memo, place: str)
     if len(patterns) == 1 and len(rows) % 2:
         raise DataBroken(f"{place}: {len(rows)} rows are no pairs")
     images = _Listed(folder, place)
-    # With one pattern of each, even and odd rows are paired; with two, a row is paired with itself.
+    # Two successive rows form a pair if there is one pattern of each; with two, a row is paired with itself.
     both = zip(rows[::2], rows[1::2], strict=True) if len(patterns) == 1 else zip(rows, rows, strict=True)
     pairs = [
         Pair(

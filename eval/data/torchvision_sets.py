@@ -129,6 +129,7 @@ def _content(data: Any, folder: Path, memo: Memo) -> str:
 
 def _files(data: Any) -> list[str | Path] | None:
     """Return the file of each image; None where the class does not list them."""
+    # Classes of torchvision use different attributes.
     for name in ("_image_files", "_samples", "samples", "_images", "images"):
         found = getattr(data, name, None)
         if isinstance(found, list) and len(found) == len(data):
@@ -146,6 +147,7 @@ def _array(data: Any) -> Any:
 
 def _pixels_hash(array: Any) -> str:
     pixels = np.ascontiguousarray(array)
+    # Hash shape and type too: equal bytes can be different arrays.
     return hashlib.sha256(f"{pixels.shape} {pixels.dtype}\n".encode() + pixels.tobytes()).hexdigest()
 
 

@@ -81,6 +81,7 @@ def read_webdataset(
     annotation, member = TYPES[said]
     if annotation != needs:
         raise DataBroken(f"{place} is a {said} set and cannot serve a task that needs {needs}")
+    # Read the numbers only if an option needs them.
     numbered = said == "classification" and bool({"group", "burst"} & set(options))
     members = {"image": "", "label": member} | ({"numbers": METADATA} if numbered else {})
     samples = _samples(shards, members, memo, place)
@@ -175,6 +176,7 @@ def _index(shard: Path) -> list[list[Any]]:
             tar = TarStream(file, size=shard.stat().st_size)
             for member in tar:
                 if parts := member.sample():
+                    # Only images are hashed here; labels are hashed by `DataSet.label_hash`.
                     digest = hashlib.sha256(tar.content(member)).hexdigest() if parts[1] in EXTENSIONS else ""
                     members.append([*parts, member.content, member.size, digest])
     except BrokenTar as error:

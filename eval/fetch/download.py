@@ -68,6 +68,7 @@ def download(url: str, path: Path, digest: str | None = None, transfer: Callable
                 f"{url}: {found} arrived and {digest} is expected; nothing was kept. Run the same command again; if it "
                 "stays so, the file was changed at its source"
             )
+        # Flush before renaming: after a crash, a complete name must not have partial content.
         sync(arrived)
         os.replace(arrived, path)
     finally:
@@ -119,6 +120,7 @@ def digest_of(path: Path, algorithm: str) -> str:
         path: The file.
         algorithm: sha256, md5, or `git`: git's name of the content (sha1 with a header).
     """
+    # git hashes a header with the size before the content.
     started = hashlib.sha1(f"blob {path.stat().st_size}\0".encode()) if algorithm == "git" else hashlib.new(algorithm)
     with path.open("rb") as content:
         return f"{algorithm}:{hashlib.file_digest(content, lambda: started).hexdigest()}"
@@ -163,6 +165,7 @@ class Fetcher:
         missing = [one for one in remotes if not one.path.exists()]
         if not missing:
             return not self.sizes_only
+        # Ask for unknown sizes first, because the disk is checked for all files at once.
         missing = [replace(one, size=size_of(one.url)) if one.size is None else one for one in missing]
         total, free, files = sum(one.size or 0 for one in missing), _free(self.root), counted(len(missing), "file")
         unknown = sum(one.size is None for one in missing)

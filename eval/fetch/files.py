@@ -56,12 +56,12 @@ class Listed:
 
     @property
     def many(self) -> bool:
-        """Whether the entry stands for several files."""
+        """True if the entry names several files."""
         return bool(self.each or self.rows) or self.file.endswith("/")
 
     @property
     def targets(self) -> list[str]:
-        """Its targets below the data folder."""
+        """Targets of the entry below the data folder."""
         return list(self.unpack.values()) or [self.to or self.rows]
 
 
@@ -85,6 +85,7 @@ def fetch_files(name: str, entries: Sequence[Any], fetcher: Fetcher) -> None:
     if not missing:
         fetcher.say(f"{name}: at hand in {fetcher.root}")
         return
+    # List each data set of the hub once.
     hubs = {hub: HubSet(hub) for hub in dict.fromkeys(one.hub for one in missing) if hub}
     single = [one for one in missing if not one.many]
     remotes = [_remote(one, hubs, fetcher.root) for one in single]
@@ -118,6 +119,7 @@ def _fetch_folder(name: str, one: Listed, hubs: Mapping[str, HubSet], fetcher: F
         return
     else:
         names = (fetcher.root / one.each).read_text(encoding="utf-8").split()
+        # A name that is listed twice is fetched once.
         addresses = {found: one.file.format(*found.split("_"), name=found) for found in dict.fromkeys(names)}
         remotes = [Remote(url=url, path=below(building, found), size=one.size) for found, url in addresses.items()]
     if not remotes:

@@ -102,10 +102,11 @@ def fetch_webdataset(name: str, splits: Sequence[str], folder: Path, fetcher: Fe
         if f"{split}/nshards.txt" not in hub.files and split != splits[0]:
             fetcher.say(f"{name}, {split}: the hub has no such split")
             continue
+        # A hidden name, until all shards are complete.
         count = hub.remote(f"{split}/nshards.txt", folder / split / ".nshards.txt")
         count.path.unlink(missing_ok=True)
         shards = [file for file in hub.files if file.startswith(f"{split}/") and file.endswith(".tar")]
-        # By length first, so that 10.tar comes after 9.tar.
+        # Sort by length first, so that 10.tar comes after 9.tar.
         parts = [hub.remote(file, folder / file) for file in sorted(shards, key=lambda file: (len(file), file))]
         if not fetcher.get(f"{name}, {split}", [*lists, *parts, count]):
             continue

@@ -123,6 +123,7 @@ def middle_frame(av: Any, path: Path) -> Image.Image:
         FetchFailed: The file is not a video, or has no frames.
     """
     try:
+        # Decode twice, to count and to reach the middle, instead of keeping all frames in memory.
         with av.open(str(path)) as video:
             count = sum(1 for _ in video.decode(video=0))
         with av.open(str(path)) as video:

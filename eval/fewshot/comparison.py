@@ -108,6 +108,7 @@ def _paired(
 def _common_seeds(a: Mapping[str, Any], b: Mapping[str, Any], k: int) -> list[int]:
     """Return the seeds whose k shots of every class are the same in both records."""
     same = []
+    # Seeds are strings in JSON; sort them as numbers.
     for seed in sorted(set(a) & set(b), key=int):
         if [keys[:k] for keys in a[seed]] == [keys[:k] for keys in b[seed]]:
             same.append(int(seed))

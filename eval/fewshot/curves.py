@@ -46,9 +46,10 @@ class FewShotSettings:
     metric: str = "top1"
     """top1 or mean_per_class, as for the task itself."""
     standard_errors: float = 0.0
-    """How many standard errors of held-out cross-entropy a more cautious choice may be worse than the best."""
+    """Number of standard errors of held-out cross-entropy by which a more cautious choice may be worse
+    than the best."""
     floor: bool = True
-    """Whether the radius or penalty for several shots is at least as free as for one shot."""
+    """Make the radius or penalty for several shots at least as free as for one shot."""
     device: str = "cpu"
     """Device on which probes are fitted."""
 
@@ -122,9 +123,9 @@ class FewShotResult:
     points: tuple[CurvePoint, ...]
     choices: tuple[Choice, ...]
     shots: Mapping[int, tuple[tuple[str, ...], ...]]
-    """For every seed the keys of each class in order; the k shots are the first k."""
+    """Keys of each class in order, by seed; the k shots are the first k."""
     short_classes: Mapping[int, tuple[int, ...]]
-    """For every k the classes with fewer samples, which contribute all they have."""
+    """Classes with fewer than k samples, which contribute all they have, by k."""
     n: int
     """Number of test images."""
     predicted: Mapping[Cell, NDArray[np.int64]] = field(repr=False)
@@ -308,6 +309,7 @@ def predict_curves(
             fitted = METHODS[method](support)
             found[method, k, seed] = _choice(method, k, seed, fitted), _predict(fitted.scores, test)
     found = {cell: one for part in group.collect(found) for cell, one in part.items()}
+    # A fixed order, whatever rank computed a cell.
     cells = list(itertools.product(settings.methods, settings.shots, settings.seeds))
     return draws, tuple(found[cell][0] for cell in cells), {cell: found[cell][1] for cell in cells}
 

@@ -21,12 +21,12 @@ from open_diht.eval.fewshot.solver import Ridge, SoftmaxLoss
 
 NOTHING = "nothing to choose"
 RADII = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 30.0, math.inf)
-"""How many logits scores may move, from the zero-shot classifier (0) to the ordinary probe (inf).
-delta is this over the logit scale, relative to ||W_0||_F, so that it is comparable between tasks of
-10 and 1000 classes and between models."""
+"""Maximum change of the scores in logits, from the zero-shot classifier (0) to the ordinary probe
+(inf). delta is this over the logit scale, relative to ||W_0||_F, so that it is comparable between
+tasks of 10 and 1000 classes and between models."""
 RADIUS_OF_ONE_SHOT = RADII.index(8.0)
-"""Also the minimum for several shots. It was found on the few-shot sets of benchmarks/RESULTS.md,
-which flatters them."""
+"""It is also the minimum for several shots. It was found on the few-shot sets of
+benchmarks/RESULTS.md, which flatters them."""
 PENALTIES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 3e-4, 1e-4, 3e-5, 1e-5)
 """L2 weights relative to the squared logit scale."""
 PENALTY_OF_ONE_SHOT = PENALTIES.index(0.01)
@@ -35,7 +35,7 @@ TIP = tuple(itertools.product((0.1, 0.3, 1.0, 3.0, 10.0), (1.0, 3.0, 5.5, 10.0))
 TIP_OF_ONE_SHOT = TIP.index((1.0, 5.5))
 _TOLERANCE, _SELECTION_TOLERANCE = 1e-3, 1e-2  # nats of the mean loss; choosing a hyperparameter needs less precision
 RIDGE_L2 = 1024.0
-"""As in big_vision's few-shot evaluator: on standardized features, not scaled by their number."""
+"""The value of big_vision's few-shot evaluator, for standardized features, not scaled by their number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +126,7 @@ def tip_adapter(support: Support) -> Fitted:
 def ridge(support: Support) -> Fitted:
     """Fit closed-form least squares to targets of -1 and 1 on standardized features with a bias, without the text."""
     mean, deviation = support.features.mean(dim=0), support.features.std(dim=0, correction=0)
+    # A constant feature has no deviation; avoid dividing by 0.
     deviation = deviation.clamp(min=1e-6)
 
     def standardised(features: Tensor) -> Tensor:
@@ -133,6 +134,7 @@ def ridge(support: Support) -> Fitted:
         return torch.cat([scaled, torch.ones_like(scaled[:, :1])], dim=1).double()
 
     x = standardised(support.features)
+    # One-versus-all targets.
     targets = -torch.ones(len(x), len(support.classifier), dtype=x.dtype, device=x.device)
     targets[torch.arange(len(x), device=x.device), support.labels] = 1.0
     # (X^T X + l I)^-1 X^T Y = X^T (X X^T + l I)^-1 Y: solve the smaller system.
@@ -164,6 +166,7 @@ def fitted_together(methods: Sequence[str]) -> list[tuple[str, ...]]:
 
     A method is in one part with those that it uses.
     """
+    # Maps the users and the used methods to the user, which names their part.
     joined = {one: name for name, others in ASKED.items() if name in methods for one in (*others, name)}
     parts: dict[str, list[str]] = {}
     for method in methods:
@@ -199,6 +202,7 @@ def _path_scores(
         start = None
         for value in values:
             fitted = fit(part, value, start, _SELECTION_TOLERANCE)
+            # Start the next fit from this solution, which is near the next one.
             start = None if fitted.solution is None else fitted.solution.offsets
             yield fitted.scores(features)
 

@@ -42,9 +42,9 @@ class Support:
     """(C, d)"""
     logit_scale: float
     standard_errors: float = 0.0
-    """How many standard errors a more cautious candidate may be worse than the best. 0 takes the best."""
+    """Number of standard errors by which a more cautious candidate may be worse than the best. 0 takes the best."""
     floor: bool = True
-    """Whether several shots get at least the freedom that is fixed for one."""
+    """Give several shots at least the freedom that is fixed for one."""
 
     @property
     def shots(self) -> int:
@@ -103,6 +103,7 @@ def select(
     by_candidate = np.concatenate(found, axis=1)
     index = most_cautious(by_candidate, support.standard_errors)
     if ordered and support.floor:
+        # A larger index is a less cautious candidate.
         index = max(index, fixed)
     return Selection(index, SUPPORT_CV, tuple(by_candidate.mean(axis=1).tolist()))
 

@@ -173,6 +173,7 @@ def solve(
     bound = loss.curvature()
     curvature = bound * _FIRST_GUESS
     zero = loss.base.new_zeros(loss.shape)
+    # A step of size 0 only projects the start onto the constraint.
     here = ahead = term.step(zero if start is None else start, 0.0)
     here_scores = ahead_scores = loss.scores(here)
     momentum, check_at = 1.0, 0
@@ -185,20 +186,24 @@ def solve(
                 objective = loss.value(here_scores) + term.value(here)
                 return Solution(here, objective, gap, number, gap <= tolerance)
         value, gradient = loss.value(ahead_scores), loss.gradient(ahead_scores)
+        # Rounding of the loss must not fail the descent test.
         slack = _ROUNDING * torch.finfo(gradient.dtype).eps * max(1.0, value)
         # Backtrack: raise the curvature until the quadratic model is above the loss, at most to the bound.
         while True:
             there = term.step(ahead - gradient / curvature, 1 / curvature)
             there_scores = loss.scores(there)
             move = there - ahead
+            # The quadratic model of the loss around `ahead`.
             model = value + torch.sum(gradient * move).item() + curvature / 2 * torch.sum(move * move).item()
             if curvature >= bound or loss.value(there_scores) <= model + slack:
                 break
             curvature = min(2 * curvature, bound)
+        # The step opposes the momentum: restart it.
         if torch.sum(move * (there - here)) < 0:
             momentum = 1.0
         following = (1 + math.sqrt(1 + 4 * momentum * momentum)) / 2
         push = (momentum - 1) / following
+        # Logits are affine in the offsets, so they are extrapolated instead of recomputed.
         ahead, ahead_scores = there + push * (there - here), there_scores + push * (there_scores - here_scores)
         here, here_scores, momentum = there, there_scores, following
         curvature *= _RELAX

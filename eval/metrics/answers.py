@@ -23,6 +23,7 @@ def normalised(answer: str) -> str:
     given = answer.lower().replace("'", "")
     text, thousands = given, re.search(r"\d,\d", given)
     for mark in _PUNCTUATION:
+        # Test the unmodified answer: replacing one mark must not affect another.
         apart = f"{mark} " in given or f" {mark}" in given
         text = text.replace(mark, "" if apart or thousands else " ")
     text = re.sub(r"\.(?!\d)", "", text)
@@ -50,6 +51,7 @@ def soft_accuracy(answer: str, annotators: Sequence[str]) -> float:
     n, matching = len(annotators), sum(normalised(given) == wanted for given in annotators)
     if n == 1:
         return float(matching)
+    # The left-out annotator either matches or does not; weight both cases by their numbers.
     enough = min(3, n - 1)
     with_match_left_out, with_other_left_out = min((matching - 1) / enough, 1), min(matching / enough, 1)
     return (matching * with_match_left_out + (n - matching) * with_other_left_out) / n

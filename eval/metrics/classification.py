@@ -38,6 +38,7 @@ def label_ranks(logits: torch.Tensor, labels: np.ndarray) -> tuple[np.ndarray, n
     """
     right = torch.from_numpy(labels).long()
     own = logits.gather(1, right[:, None])
+    # Equal scores of lower classes are ahead, consistent with `lowest_best`.
     lower = torch.arange(logits.shape[1]) < right[:, None]
     ranks = (logits > own).sum(dim=1) + ((logits == own) & lower).sum(dim=1)
     return ranks.numpy(), lowest_best(logits).numpy()

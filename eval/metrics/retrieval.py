@@ -38,6 +38,7 @@ def image_to_text_ranks(
         ValueError: An image has no caption.
     """
     order = np.argsort(image_of, kind="stable")
+    # Where each image's captions start in that order.
     starts = np.searchsorted(image_of[order], np.arange(images.count + 1))
     if bool((np.diff(starts) == 0).any()):
         raise ValueError(f"image {int(np.argmin(np.diff(starts)))} has no caption to find")
@@ -89,6 +90,7 @@ def _ahead(scores: torch.Tensor, own: torch.Tensor, right: torch.Tensor | None, 
     """
     ahead = torch.empty(len(scores), dtype=torch.int64)
     index = torch.arange(scores.shape[1], dtype=torch.int32)
+    # Compare in parts, because intermediate results are larger than the scores.
     size = max(1, PART // scores.shape[1])
     for start in range(0, len(scores), size):
         rows = slice(start, start + size)
@@ -97,6 +99,7 @@ def _ahead(scores: torch.Tensor, own: torch.Tensor, right: torch.Tensor | None, 
         if right is None:
             equal &= index < first[rows, None]
         ahead[rows] = (part > limit).sum(dim=1) + equal.sum(dim=1)
+    # `equal` included the query's own right items.
     return ahead if right is None else ahead - right
 
 

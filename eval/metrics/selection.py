@@ -41,6 +41,7 @@ def alike(texts: np.ndarray, right: int) -> bool:
         right: Number of right ones, at least two.
     """
     products = texts[:right] @ texts.T
+    # Without the diagonal: a caption's similarity to itself.
     among = products[:, :right][~np.eye(right, dtype=bool)]
     return bool(among.min() > products[:, right:].max())
 

@@ -110,6 +110,7 @@ def _weights_file(word: str, pretrained: str | None, data: Path) -> Path:
         return path
     if path.is_dir():
         raise WrongUse(f"weights {pretrained} are a folder; name the file in it")
+    # A path or a file name cannot be a tag.
     if path.name != pretrained or path.suffix in (*NAMES, ".pt", ".ckpt", ".npz"):
         raise WrongUse(f"there is no file of weights {pretrained}")
     fetched = data / "weights" / word / pretrained

@@ -25,7 +25,7 @@ class Model(ABC):
     width: int
     """Width d of the common space."""
     logit_scale: float
-    """Factor of the cosines before a softmax."""
+    """Factor by which cosines are multiplied before a softmax."""
     preprocess: Callable[[Image.Image], torch.Tensor]
     """Maps an RGB image to the (3, h, w) tensor of the encoder. Must be picklable, for loader processes."""
     preprocessing: Mapping[str, Any]
@@ -94,6 +94,7 @@ def weights_hash(state: Mapping[str, torch.Tensor]) -> str:
     Equal weights have equal hashes, whatever file they came in.
     """
     digest = hashlib.sha256()
+    # Sorted, so that the order in a file does not matter.
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())

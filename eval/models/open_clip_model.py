@@ -53,6 +53,7 @@ class OpenClipModel(Model):
         self._tokenizer = tokenizer
         self._device, self._precision = device, precision
         scale: Any = getattr(model, "logit_scale", None)
+        # CLIP's usual scale, for a model without one.
         self.logit_scale = 100.0 if scale is None else float(scale.detach().exp())
         self.preprocessing = _in_words(model)
         self.record = {
@@ -66,6 +67,7 @@ class OpenClipModel(Model):
             "precision": precision,
             "device": device,
         }
+        # Encode full texts until the check below has passed.
         self._short = False
         self.width = int(self.texts(["width"]).shape[1])
         self._short = can_shorten(self._model, self._tokens(["a cat", "a photo of the number 7, on a long road"]))
@@ -94,6 +96,7 @@ class OpenClipModel(Model):
         inner = getattr(self._tokenizer, "tokenizer", None)
         if inner is not None:
             return sum(len(ids) > room for ids in inner(list(texts))["input_ids"])
+        # Add the start and the end token.
         return sum(len(self._tokenizer.encode(text)) + 2 > room for text in texts)
 
 

@@ -65,6 +65,7 @@ def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except NOT_LOADED as error:
         raise ModelError(f"{path} is damaged, or no file of weights ({reason(error)})") from None
+    # Training checkpoints have the weights under `state_dict`.
     state = found.get("state_dict", found) if isinstance(found, Mapping) else found
     if not isinstance(state, Mapping) or not any(isinstance(value, torch.Tensor) for value in state.values()):
         raise ModelError(f"{path} holds no weights by name, but a {type(state).__name__}")
@@ -92,6 +93,7 @@ def check_positions(path: Path, name: str, settings: Mapping[str, Any]) -> None:
         if key == "visual.positional_embedding":
             if not isinstance(size, int) or not isinstance(patch, int):
                 continue
+            # A square grid of patches, and a class token.
             wanted = (size // patch) ** 2 + 1
             what = f"images of {size} pixels in patches of {patch}"
         else:

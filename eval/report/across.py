@@ -91,6 +91,7 @@ def _of_suite(suite: Suite, tasks: Sequence[TaskRows], folder: Path) -> Across |
     parts = [(one,) if isinstance(one, str) else one for one in suite.average]
     if not parts or any(name not in by_name for part in parts for name in part):
         return None
+    # A part with a missing task is left out of the average.
     measured = [part for part in parts if not any(by_name[name].missing for name in part)]
     if not measured:
         return None

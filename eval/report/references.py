@@ -22,7 +22,7 @@ class Reference:
     source: str
     """The publication, and whether it was read there."""
     differs: str
-    """How its protocol differs from ours."""
+    """Differences between its protocol and ours."""
 
 
 @dataclass(frozen=True, slots=True)

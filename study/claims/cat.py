@@ -85,7 +85,7 @@ def chosen(verdict: NDArray[np.str_], arm: str, seed: int) -> NDArray[np.int64]:
     if arm == "kept-ca":
         return np.flatnonzero(~np.isin(verdict, BY_CAPTION))
     if arm == "random":
-        # As many as the filter keeps, so that only the choice of pairs differs.
+        # Draw as many as the filter keeps, so that only the choice of pairs differs.
         return np.sort(np.random.default_rng(seed).permutation(len(verdict))[: len(kept)])
     return np.arange(len(verdict))
 

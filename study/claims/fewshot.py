@@ -66,7 +66,7 @@ class Pool:
     """A set with its features."""
 
     encoded: Encoded
-    """Its features; the training samples include all that become shots."""
+    """Features; the training samples include all that become shots."""
     labels: NDArray[np.int64]
     """(m,) classes of the test images."""
 
