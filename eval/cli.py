@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
 
     def run() -> int:
         options = _parser(prog).parse_args(arguments)
-        # open_clip warns of random weights even where a checkpoint replaces them
+        # open_clip warns of random weights even where a checkpoint replaces them.
         logging.basicConfig(level=logging.ERROR)
         try:
             return _list() if options.list else _bench(options)
@@ -153,6 +153,7 @@ def _bench(options: argparse.Namespace) -> int:
             group,
             batch=options.batch or (64 if on_cpu else 256),
             text_batch=options.text_batch or (256 if on_cpu else 1024),
+            # One core is left for this process.
             workers=min(8, cores - 1) if options.workers is None else options.workers,
             progress=group.first,
         )
@@ -166,6 +167,7 @@ def _bench(options: argparse.Namespace) -> int:
             options=Options(strict_ties=options.strict_ties, shots=shots, linear_probe=options.linear_probe),
         )
         run = run_tasks(suite, session, tell)
+        # Features are shared, so all ranks collect examples; the first one writes the report.
         examples = collect_examples(suite.tasks, run.results, session)
         if group.first:
             write_report([result.row() for result in run.results], output, examples=examples)

@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
         arguments: Command-line arguments; None reads `sys.argv`.
         prog: The command's name in its help.
     """
+    # The description is the second paragraph of the module's docstring.
     parser = Parser(prog=prog, description=(__doc__ or "").split("\n\n")[1])
     parser.add_argument("a", type=Path, metavar="A", help="results of the first model (a folder of `make bench`)")
     parser.add_argument("b", type=Path, metavar="B", help="results of the second")

@@ -102,7 +102,7 @@ def compare(a: Path, b: Path) -> Comparison:
     rows_a, rows_b = main_rows(all_a), main_rows(all_b)
     tasks: list[TaskComparison] = []
     pairs: list[tuple[str, Estimate, Estimate]] = []
-    # In the order of A, then the tasks that only B has.
+    # Keep the order of A; tasks that only B has follow.
     for task in dict.fromkeys([*rows_a, *rows_b]):
         row_a, row_b = rows_a.get(task), rows_b.get(task)
         reason = _not_comparable(row_a, row_b)

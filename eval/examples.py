@@ -81,6 +81,7 @@ Example = Confusion | FoundTexts | FoundImages | Answered | ComparedPair
 def chosen(hits: NDArray[np.float64]) -> list[int]:
     """Return indices of two thirds misses and one third hits, spread over the items, equal in every run."""
     wrong, right = np.flatnonzero(hits < 0.5), np.flatnonzero(hits >= 0.5)
+    # Hits fill up where there are too few misses.
     few_right = min(len(right), max(MOST // 3, MOST - len(wrong)))
     return [*_spread(wrong, MOST - few_right), *_spread(right, few_right)]
 

@@ -108,7 +108,7 @@ def power_table(suite: Suite) -> str:
     ]
     for task in suite.tasks:
         known = [one for one in (task.sample, task.items) if one is not None]
-        # only the images of one group count, and their number is not known yet
+        # Only the images of one group count, and their number is not known yet.
         grouped = task.metric.startswith("worst_group")
         n = min(known) if known and not grouped else None
         cells = "".join(f"{'-' if n is None else format(100 * detectable(n, share), '.2f'):>11}" for share in DISAGREE)

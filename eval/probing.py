@@ -37,6 +37,7 @@ def evaluate_few_shot(task: Task, data: DataSet, session: Session, shots: Shots)
     names, prompts = named.texts, prompted.texts
     keys, labels = list(support.images.keys), support.labels
     try:
+        # Shots are nested, so the largest number contains the others.
         drawn = [draw_shots(keys, labels, len(names), max(shots.counts), seed) for seed in shots.seeds]
     except ShotsMissing as error:
         lacking = [names[number] for number in error.classes]

@@ -219,7 +219,7 @@ def why_not_comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
     if version_a != version_b:
         older = "A" if version_a < version_b else "B"
         return f"other versions of the task (A: {version_a}, B: {version_b}); run `make bench` for {older} again"
-    # Equal hashes of images and labels, for few-shot also of the training images.
+    # Compare the hashes of images and labels, for few-shot also of the training images.
     differing = [
         f"{part}.{name}"
         for part, names in (("data", SAME_DATA), ("support", ("images_sha256",)))

@@ -64,6 +64,7 @@ def _yes_no(text: str, answer: str) -> str | None:
     found = _THERE.fullmatch(text)
     if found:
         verb, rest = found.groups()
+        # The pattern dropped the article; a question in the singular gets it back.
         article = "a " if verb in ("is", "was") and re.match(r"(?:is|was) there an? ", text) else ""
         return f"there {verb} {article}{rest}" if answer == "yes" else f"there {verb} no {rest}"
     found = _INVERTED.fullmatch(text)

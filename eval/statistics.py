@@ -173,14 +173,14 @@ def share_interval(value: float, variance: float, df: float, most: float, level:
     if df < 1:
         return None
     n = most
-    # Only rounding separates the value from 0 or 1.
+    # Treat a value within rounding of 0 or 1 as exact.
     if not _EDGE < value < 1 - _EDGE:
         value = float(round(value))
     elif variance > _EDGE**2:
         n = value * (1 - value) / variance
         n *= most / (most - 1) if most > 1 else 1.0  # undoes Bessel's correction: independent hits are n items
-        # A harmonic mean of n with the weight `rare` and `most` with the weight 1.
         rare = n * min(value, 1 - value)
+        # A harmonic mean of n with the weight `rare` and `most` with the weight 1.
         n = (rare + 1) / (rare / n + 1 / most) if n > most else n
     n *= min(1.0, _quantile(max(most - 1, 1.0), level) / _quantile(df, level)) ** 2
     hits, misses, tail = value * n, (1 - value) * n, (1 - level) / 2

@@ -178,6 +178,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
         arguments: Command-line arguments; None reads `sys.argv`.
         prog: The command's name in its help.
     """
+    # The description is the second paragraph of the module's docstring.
     parser = Parser(prog=prog, description=(__doc__ or "").split("\n\n")[1])
     parser.add_argument("folders", type=Path, nargs="+", metavar="OUTPUT", help="results of a model (`make bench`)")
     parser.add_argument("--format", default=FORMATS[0], help=f"{', '.join(FORMATS)} (default: {FORMATS[0]})")

@@ -37,6 +37,7 @@ def software() -> Mapping[str, Any]:
 
 
 def _commit() -> str | None:
+    # The package links to this folder, so resolve the path before looking for .git.
     folder = Path(__file__).resolve().parents[1]
     if not (folder / ".git").exists():
         return None

@@ -36,7 +36,7 @@ def evaluate_vqa(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
         cache: The model and its features.
     """
     questions, group = data.questions, cache.group
-    assert questions is not None  # `open_task` saw to it
+    assert questions is not None  # guaranteed by `open_task`
     images = cache.images(data.images, task.name)
     rows: dict[str, int] = {}
     # Equal statements are encoded once.

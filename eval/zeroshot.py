@@ -58,7 +58,7 @@ def zero_shot_classifier(cache: FeatureCache, names: Sequence[str], prompts: Seq
     """
     features = cache.texts(prompt_texts(names, prompts), "prompts")
     classifier = np.empty((features.width, len(names)), dtype=np.float32)
-    # class by class, so that 80 templates of 1000 classes need not be in memory at once
+    # Class by class, so that 80 templates of 1000 classes need not be in memory at once.
     for index in range(len(names)):
         mean = features.rows(index * len(prompts), (index + 1) * len(prompts)).mean(axis=0)
         length = np.linalg.norm(mean)

@@ -214,6 +214,7 @@ class Data:
         """The web pairs with the teacher's features, not standardized."""
         self.wanted("web")
         with np.load(self.folder / "web-features.npz", allow_pickle=False) as stored:
+            # Features may be stored with a scale.
             rows = stored["features"].astype(np.float32) * stored.get("scale", np.float32(1))
             return Web(images=rows, captions=stored["caption"], verdict=stored["verdict"], split=stored["split"])
 
@@ -260,7 +261,7 @@ class Data:
         wanted = SETS[name]
         root = data_root() if wanted.of_evaluation else self.folder
         absent = [str(root / file) for file in wanted.files if not (root / file).exists()]
-        # With `one_of`, a single file suffices.
+        # A single file suffices for a set with `one_of`.
         return [] if wanted.one_of and len(absent) < len(wanted.files) else absent
 
     def _how(self, name: str) -> str:

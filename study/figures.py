@@ -70,6 +70,7 @@ def fewshot_figure(lines: Sequence[Line]) -> str:
 
 
 def _series(name: str, lines: Iterable[Line]) -> Series:
+    # The horizontal axis is the number of repeats where there is one.
     found = [(line.repeats or line.budget, line.found[0]) for line in lines]
     points = (Point(x, one.difference, one.low, one.high) for x, one in sorted(found, key=lambda each: each[0]))
     return Series(name, tuple(points))

@@ -57,6 +57,7 @@ def _write_web(folder: Path, generator: np.random.Generator) -> None:
     tar = folder / SHARDS / "00000.tar"
     _write(tar, _pairs(generator))
     found = [(key, members["txt"].decode()) for key, members in samples(tar)]
+    # Odd pairs have a sentence with an action, see `_pairs`.
     for kind, said in ((KEPT, found[1::2]), ("rejected", found[::2])):
         table = {"__key__": [key for key, _ in said], "caption": [caption for _, caption in said]}
         if kind != KEPT:
@@ -87,6 +88,7 @@ def _photographs(generator: np.random.Generator, count: int) -> Iterator[Sample]
 def _groceries(generator: np.random.Generator, count: int) -> Iterator[Sample]:
     for number in range(count * len(GROCERIES)):
         kind = number % len(GROCERIES)
+        # The background must differ from the color of the shape.
         image = _drawn(generator, COLOURS[kind], SHAPES[kind % 4], "white" if COLOURS[kind] != "white" else "black")
         yield f"{number:05d}", {"jpg": image, "cls": str(kind)}
 

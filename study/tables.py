@@ -102,6 +102,7 @@ def side(found: Sequence[Row], pool: str, budget: int, arm: str) -> Side:
         arm: The arm; the one row of ZERO_SHOT is used for every seed and budget.
     """
     if arm == ZERO_SHOT:
+        # One row, which is used for every seed of the others.
         row = next((row for row in found if (row.arm.pool, row.arm.arm) == (pool, arm)), None)
         seeds = {row.arm.seed for row in found}
         return {seed: row for seed in seeds} if row else {}

@@ -62,7 +62,7 @@ class Pairs:
     def save(self, path: Path) -> None:
         """Save the pairs as a file for `data.features` of the trainer."""
         pixels = self.images.ndim == 4
-        # The trainer's file has pixels last by channel, and features in float16.
+        # The trainer's file has pixels (n, h, w, 3) and features in float16.
         stored = self.images.transpose(0, 2, 3, 1) if pixels else self.images.astype(np.float16)
         arrays: dict[str, Any] = {"images" if pixels else "features": stored}
         keys = np.array(pair_keys(path.name, len(self.captions)))

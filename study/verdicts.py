@@ -98,6 +98,7 @@ def drawn_images(captions: Sequence[str], seed: int) -> Iterator[Image.Image]:
         image = Image.new("RGB", (WIDTH, HEIGHT), colour)
         # Black on light colors, white on dark ones: the sum is between 0 and 765.
         ink = "black" if sum(colour) > 380 else "white"
+        # Wrap by the width of a letter, with a margin of 10 pixels on each side.
         text = "\n".join(textwrap.wrap(caption, int((WIDTH - 20) / (size * _LETTER))))
         place = (WIDTH / 2, HEIGHT / 2)
         font = ImageFont.load_default(size)

@@ -83,6 +83,7 @@ def pairs_of(shards: Sequence[Path], verdicts: Path) -> WebPairs:
     """
     said = decided(verdicts, "__key__")
     keys = [key for shard in shards for key, _ in samples(shard)]
+    # Pairs in the dead-letter table have no decision and are left out.
     rows = [place for place, key in enumerate(keys) if key in said]
     chosen = [said[keys[place]] for place in rows]
     return WebPairs(

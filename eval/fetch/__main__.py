@@ -53,6 +53,7 @@ def _fetch_all(options: argparse.Namespace) -> int:
         wanted.append(functools.partial(_reference, fetcher, options.wheels))
     if options.weights:
         wanted.append(functools.partial(fetch_weights, options.weights, fetcher))
+    # Tasks that one download serves are fetched once.
     wanted += [functools.partial(_fetch, task, fetcher, options) for task in {_what(t): t for t in tasks}.values()]
     return max([_tried(what) for what in wanted], default=OK)
 

@@ -46,6 +46,7 @@ def fetch_reference(root: Path, say: Callable[[str], None], wheels: Path | None)
     with tempfile.TemporaryDirectory() as scratch, published_folder(folder) as building:
         listed = Path(scratch) / "wheels.txt"
         listed.write_text("\n".join(WHEELS))
+        # pip checks the hashes; the target is a temporary folder, so nothing is installed.
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
         options = ["--only-binary=:all:", "--no-compile", "--require-hashes", "--target", scratch, "-r", str(listed)]
         local = ["--no-index", "--find-links", str(wheels)] if wheels else []

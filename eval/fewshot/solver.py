@@ -179,7 +179,7 @@ def solve(
     momentum, check_at = 1.0, 0
     for number in range(max_steps + 1):
         if number in (check_at, max_steps):
-            # a check costs half a step, so intervals grow to about a quarter of the steps done
+            # A check costs half a step, so intervals grow to about a quarter of the steps done.
             check_at += 1 + number // 4
             gap = term.gap(here, loss.gradient(here_scores))
             if gap <= tolerance or number == max_steps:

@@ -38,7 +38,7 @@ def image_to_text_ranks(
         ValueError: An image has no caption.
     """
     order = np.argsort(image_of, kind="stable")
-    # Where each image's captions start in that order.
+    # The start of each image's captions in that order.
     starts = np.searchsorted(image_of[order], np.arange(images.count + 1))
     if bool((np.diff(starts) == 0).any()):
         raise ValueError(f"image {int(np.argmin(np.diff(starts)))} has no caption to find")

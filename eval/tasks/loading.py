@@ -25,6 +25,7 @@ def suite_names() -> list[str]:
 def load_suite(name: str) -> Suite:
     """Return the suite of that name, or of that YAML file. Raises `WrongUse`."""
     path = _SHELF.path(name)
+    # Built-in suites do not change while the program runs, so they are cached.
     return _shipped(path) if path.parent == _SHELF.folder else _suite(path)
 
 

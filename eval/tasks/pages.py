@@ -49,6 +49,7 @@ def task_page(task: Task, suites: Sequence[Suite]) -> str:
         caution = f"Beside the number stands: {task.caution}." if task.caution else ""
         lines += ["", "## Traps", "", *(_cell(text) for text in (task.note, caution) if text)]
     lines += ["", "## Measure it", "", "```bash"]
+    # Data in the repository needs no download.
     if task.fetch and task.fetch.get("from") != "repository":
         lines.append(f"make bench-data TASK={task.name}")
     lines += [f"make bench MODEL=out/train/export TASKS={task.name}", "```", ""]

@@ -67,6 +67,7 @@ def fill(template: str, name: str) -> str:
         name: The name, taken literally even if it has braces.
     """
     slot = slot_of(template)
+    # No str.format: the name may contain braces.
     return template.replace(slot, name, 1)
 
 

@@ -106,6 +106,7 @@ def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]]
         Metrics, whether each test image is right, and notes.
     """
     pool = open_pool(arm.pool, data)
+    # Zero-shot has the budget 0, but curves need at least one shot.
     k = max(arm.budget, 1)
     found = _curves(arm.pool, data, k, arm.seed, (ZERO_SHOT,) if arm.arm == ZERO_SHOT else METHODS)
     right = found.predicted[arm.arm, k, arm.seed] == pool.labels
