@@ -70,7 +70,7 @@ def evaluate_linear_probe(task: Task, data: DataSet, session: Session) -> list[R
     support, absent = training_split(task, data, session, "linear probe")
     if support is None:
         return absent
-    assert support.labels is not None and data.labels is not None  # `training_split` saw to it
+    assert support.labels is not None and data.labels is not None  # guaranteed by `training_split`
     names = class_names(task, data)
     lacking = len(names.texts) - len(np.unique(support.labels))
     if lacking:

@@ -35,7 +35,7 @@ Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 FEWEST = 3
-"""Minimum number of draws of shots from which their variance can be estimated."""
+"""Minimum number of draws of shots for which an interval is computed."""
 _EDGE = 1e-9
 """Distance from 0 or 1, and size of a standard error, below which the difference is rounding."""
 _MANY = 1e6
