@@ -1,5 +1,4 @@
-"""Print several models in one table: `python -m open_diht.eval.table out/bench/one out/bench/other ...
-[--format latex]`.
+"""Tabulate several models: `python -m open_diht.eval.table out/bench/one out/bench/other ... [--format latex]`.
 
 Reads results.json of each folder and prints the main number of every task that any of them
 measured, as Markdown, CSV, LaTeX, or HTML (`--format html`). Nothing is bold: `make compare` tests

@@ -141,8 +141,7 @@ class Data:
         return [self._how(name) for name, one in SETS.items() if track in one.tracks and not self.has(name)]
 
     def web(self, side: int | None = None) -> Web:
-        """Return the web pairs as features (side None), or as pixels cropped to a centered square.
-        Raises `SetMissing`."""
+        """Return the web pairs as features, or with a side as pixels of a centered square. Raises `SetMissing`."""
         if side is None:
             return self._web
         if side not in self._web_images:
@@ -171,9 +170,9 @@ class Data:
 
     def drawn(self, side: int | None = None) -> Web:
         """Return captions of web training pairs, each drawn into an image, with CAT's decisions.
-        Raises `SetMissing`.
 
-        Images are features, standardized by the web's training pairs, or pixels.
+        Images are features, standardized by the web's training pairs, or pixels. Raises
+        `SetMissing`.
         """
         web = self.web(side)
         train = np.flatnonzero(web.split == "train")

@@ -213,8 +213,7 @@ def fetch_flickr8k(folder: Path, url: str, counts: dict[str, int] = FLICKR8K_COU
 
 
 def shrunk(content: bytes) -> bytes:
-    """Return the image as JPEG with at most SIDE pixels on the shorter side; small ones are not
-    enlarged. Raises `BadImage`."""
+    """Return the image as JPEG with at most SIDE pixels on the shorter side. Raises `BadImage`."""
     image = opened(content)
     scale = SIDE / min(image.size)
     # Shrink only: enlarging would add bytes and no detail.

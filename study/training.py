@@ -177,8 +177,10 @@ def trained(
 
 
 def _settings(config: Path, given: Mapping[str, Any], words: Path) -> Config:
-    """Return the configuration with overrides. A small text tower gets `words` as its vocabulary;
-    others have tokens."""
+    """Return the configuration with overrides.
+
+    A small text tower gets `words` as its vocabulary; others have tokens.
+    """
     settings = load_config(str(config), base=given)
     if not is_own((settings.model.architecture or {})["text_cfg"]):
         return settings

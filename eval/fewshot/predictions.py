@@ -56,7 +56,7 @@ class Predictions:
     def ordered(self, keys: NDArray[np.str_]) -> Predictions:
         """Return the predictions in the order of `keys`. Raises KeyError where the images differ."""
         place = {key: index for index, key in enumerate(self.keys.tolist())}
-        # With equal lengths and no repeated key, finding every key proves that the images are the same.
+        # Finding every key proves that the images are the same if lengths are equal and no key is repeated.
         if len(place) != len(self.keys) or len(keys) != len(self.keys):
             raise KeyError(f"{len(keys)} and {len(self.keys)} images, or names that repeat")
         order = np.array([place[key] for key in keys.tolist()])

@@ -130,8 +130,10 @@ class SoftmaxLoss:
         self.shape = (classifier.shape[0], classifier.shape[1] + 1)
 
     def scores(self, offsets: Tensor) -> Tensor:
-        """Return logits (n, C). They are affine in the offsets, so `solve` can combine logits instead
-        of recomputing them."""
+        """Return logits (n, C).
+
+        They are affine in the offsets, so `solve` combines logits instead of recomputing them.
+        """
         return torch.addmm(self.base, self.features, offsets.T, alpha=self.scale)
 
     def value(self, scores: Tensor) -> float:

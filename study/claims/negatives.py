@@ -109,8 +109,10 @@ def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]]
 
 
 def ranks_by_scale(rows: Sequence[Row]) -> dict[int, dict[float, dict[float, float]]]:
-    """Return the geometric-mean rank on the selecting pairs, over the grid's seeds, by budget, beta
-    and initial scale."""
+    """Return the geometric-mean rank on the selecting pairs by budget, beta and initial scale.
+
+    The mean is over the grid's seeds.
+    """
     ranks: dict[int, dict[float, dict[float, list[float]]]] = {}
     for row in rows:
         if row.arm.settings.get("stage") == TUNING:
