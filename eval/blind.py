@@ -58,7 +58,7 @@ class _Bigrams:
         self._all: Counter[tuple[str, ...]] = Counter()
         for counts in self._own.values():
             self._all.update(counts)
-        # Count unseen bigrams too: the vocabulary has one more entry than the words that were seen.
+        # One more than the seen words: all others count as a single unseen word.
         self._words = len({one for pair in self._all if len(pair) == 2 for one in pair}) + 1
 
     @staticmethod
