@@ -1,1 +1,1 @@
-"""How good the model is: metrics, baselines and their uncertainty. Imports the trainer only to load a model."""
+"""Measure how good a model is: metrics, baselines and uncertainty. The trainer is imported only to load a model."""

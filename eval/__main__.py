@@ -1,4 +1,4 @@
-"""`python -m open_diht.eval`, what `make bench` calls."""
+"""Entry point of `python -m open_diht.eval`, which `make bench` calls."""
 
 from open_diht.eval.cli import main
 

@@ -1,8 +1,8 @@
-"""What can be scored on captions to choose from without looking at the image.
+"""Accuracy that text alone reaches on caption selection, without looking at the image.
 
-Negatives made by a program often give themselves away: they are longer, or no sentences. What a rule of text alone
-scores stands beside a model's number, which is worth what it is ahead of the better rule. The rules are weak ones:
-language models find more (Hsieh et al. 2023).
+Negatives made by a program often give themselves away: they are longer, or not well-formed
+sentences. A model's number means something only where it exceeds the best text-only rule, so both
+are reported. The rules here are weak; language models find more (Hsieh et al. 2023).
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ Score = Callable[[Choice, str], float]
 
 
 def blind_accuracy(choices: Sequence[Choice]) -> dict[str, float]:
-    """Accuracy of each rule; a tie counts half. `shorter` and `longer` count words; `likelier` takes the caption whose
-    words follow each other more often in the right captions of other images."""
+    """Return the accuracy of each text-only rule; a tie counts half.
+
+    `shorter` and `longer` compare word counts; `likelier` takes the caption whose words follow each
+    other more often in the right captions of other images.
+    """
     likelihood = _Bigrams(choices)
     rules: dict[str, Score] = {
         "shorter": lambda _, caption: -len(words(caption)),
@@ -33,18 +36,19 @@ def blind_accuracy(choices: Sequence[Choice]) -> dict[str, float]:
 
 
 def words(caption: str) -> list[str]:
-    """Words and marks in lower case; how they are spaced is nothing that a text encoder sees."""
+    """Return words and punctuation marks in lower case. Spacing is dropped: no text encoder sees it."""
     return _WORDS.findall(caption.lower())
 
 
 def _gain(choice: Choice, rule: Score) -> float:
     scores = [rule(choice, caption) for caption in choice.captions]
+    # Every right caption must score above every wrong one.
     worst, best = min(scores[: choice.right]), max(scores[choice.right :])
     return 0.5 if worst == best else float(worst > best)
 
 
 class _Bigrams:
-    """How often a word follows another in the right captions, by photograph, so that those of one can be left out."""
+    """Bigram counts of the right captions, per photograph so that an image's own captions can be left out."""
 
     def __init__(self, choices: Sequence[Choice]):
         captions: dict[int, set[str]] = defaultdict(set)
@@ -54,6 +58,7 @@ class _Bigrams:
         self._all: Counter[tuple[str, ...]] = Counter()
         for counts in self._own.values():
             self._all.update(counts)
+        # One more than the seen words: all others count as a single unseen word.
         self._words = len({one for pair in self._all if len(pair) == 2 for one in pair}) + 1
 
     @staticmethod
@@ -66,11 +71,13 @@ class _Bigrams:
         return counts
 
     def of(self, image: int, caption: str) -> float:
-        """Mean log-probability of a word after the one before it, each pair counted a tenth more than it occurs."""
+        """Return the mean log-probability of a word given the one before it, with 0.1 added to each pair count."""
+        # Leave out the captions of this image: its own right caption would otherwise always look likely.
         own, sequence = self._own[image], [_END, *words(caption), _END]
         total = 0.0
         for pair in itertools.pairwise(sequence):
             before = pair[:1]
             times, of_before = self._all[pair] - own[pair], self._all[before] - own[before]
+            # The addition keeps the logarithm of an unseen pair finite.
             total += math.log((times + 0.1) / (of_before + 0.1 * self._words))
         return total / (len(sequence) - 1)

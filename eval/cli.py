@@ -1,7 +1,8 @@
-"""Command line of `make bench`: words to a model, tasks and a folder; errors to one line and an exit status.
+"""Command line of `make bench`: loads a model, runs tasks and writes a folder of results.
 
-Exit status: 0 every task was measured; 1 a task was not, because its data is missing or broken (a row of the results
-gives the reason), or features are no numbers; 2 wrong use, or a model that does not load: nothing was written.
+Exit status: 0 every task was measured; 1 a task was not, because its data is missing or broken (a
+row of the results gives the reason), or features contain NaN or infinity; 2 wrong use, or a model
+that does not load: nothing was written.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from open_diht.eval.errors import EvalError, ModelError
 if TYPE_CHECKING:
     from open_diht.eval.task import Shots, Task
 
-# Ranks wait for the slowest at the end of a set; with uneven images that can be long and is no failure.
+# Ranks wait for the slowest one at the end of a set. With uneven images that can be long without being a
+# failure.
 PATIENCE_S = 12 * 3600.0
 
 
@@ -73,14 +75,20 @@ def _parser(prog: str) -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.eval") -> int:
-    """Run the command line; returns the exit status. `prog` is what the command is called in its help."""
+    """Run the command line and return the exit status.
+
+    Args:
+        arguments: Command-line arguments; None reads `sys.argv`.
+        prog: The command's name in its help.
+    """
 
     def run() -> int:
         options = _parser(prog).parse_args(arguments)
-        logging.basicConfig(level=logging.ERROR)  # open_clip warns of random weights even where others replace them
+        # open_clip warns of random weights even where a checkpoint replaces them.
+        logging.basicConfig(level=logging.ERROR)
         try:
             return _list() if options.list else _bench(options)
-        except OSError as error:  # a full disk, a folder that may not be written, a file that went away
+        except OSError as error:  # a full disk, a folder without write permission, a file that disappeared
             what = f"{error.filename or 'a file'}: {error.strerror or error}"
             return complain(f"{what}; see --output, --cache and --data")
 
@@ -102,7 +110,7 @@ def _list() -> int:
 def _bench(options: argparse.Namespace) -> int:
     from open_diht.eval.tasks import choose_tasks
 
-    suite = choose_tasks(options.tasks)  # before torch is loaded: a slip of the keyboard is answered at once
+    suite = choose_tasks(options.tasks)  # before torch is loaded, so that a typing error is reported at once
     if options.power:
         from open_diht.eval.power import power_table
 
@@ -145,6 +153,7 @@ def _bench(options: argparse.Namespace) -> int:
             group,
             batch=options.batch or (64 if on_cpu else 256),
             text_batch=options.text_batch or (256 if on_cpu else 1024),
+            # One core is left for this process.
             workers=min(8, cores - 1) if options.workers is None else options.workers,
             progress=group.first,
         )
@@ -158,6 +167,7 @@ def _bench(options: argparse.Namespace) -> int:
             options=Options(strict_ties=options.strict_ties, shots=shots, linear_probe=options.linear_probe),
         )
         run = run_tasks(suite, session, tell)
+        # Features are shared, so all ranks collect examples; the first one writes the report.
         examples = collect_examples(suite.tasks, run.results, session)
         if group.first:
             write_report([result.row() for result in run.results], output, examples=examples)
@@ -170,7 +180,7 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _how_to_get(absent: Sequence[Task], tasks: int) -> str:
-    """Return the line that names the command that fetches what a program may fetch, and the tasks left to people."""
+    """Return the line that names the command for fetchable data and the tasks that need manual download."""
     fetched = ",".join(task.name for task in absent if task.fetch)
     by_hand = ", ".join(task.name for task in absent if not task.fetch)
     ways = [f"make bench-data TASK={fetched}"] if fetched else []
@@ -179,7 +189,7 @@ def _how_to_get(absent: Sequence[Task], tasks: int) -> str:
 
 
 def _can_be_folder(path: Path, what: str) -> None:
-    """Raise `WrongUse` where a file stands in the way of the folder `path`."""
+    """Raise `WrongUse` where a file is in the way of the folder `path`."""
     there = next((one for one in (path, *path.parents) if one.exists()), None)
     if there is not None and not there.is_dir():
         raise WrongUse(f"{what} {path} cannot be a folder: {there} is a file")
@@ -191,7 +201,7 @@ def _cache_folder() -> Path:
 
 
 def _nothing(text: str) -> None:
-    """Ranks other than the first say nothing."""
+    """Print nothing; all ranks but the first use this."""
 
 
 def _device(asked: str | None) -> str:

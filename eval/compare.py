@@ -1,9 +1,10 @@
-"""Two models on the same items: `make compare A=out/bench/one B=out/bench/other`.
+"""Compare two models on the same items: `make compare A=out/bench/one B=out/bench/other`.
 
-Reads the results of two runs of `make bench`, tests what both measured on the same items, and writes compare.json and
-compare.md.
+Reads the results of two runs of `make bench`, tests every task that both measured on the same
+items, and writes compare.json and compare.md.
 
-Exit status: 0 compared; 1 nothing could be compared, or a file is broken; 2 wrong use, nothing was written.
+Exit status: 0 compared; 1 nothing could be compared, or a file is broken; 2 wrong use, nothing was
+written.
 """
 
 from __future__ import annotations
@@ -23,7 +24,13 @@ from open_diht.eval.report.text import cell
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.eval.compare") -> int:
-    """Run the command line; returns the exit status. `prog` is what the command is called in its help."""
+    """Run the command line and return the exit status.
+
+    Args:
+        arguments: Command-line arguments; None reads `sys.argv`.
+        prog: The command's name in its help.
+    """
+    # The description is the second paragraph of the module's docstring.
     parser = Parser(prog=prog, description=(__doc__ or "").split("\n\n")[1])
     parser.add_argument("a", type=Path, metavar="A", help="results of the first model (a folder of `make bench`)")
     parser.add_argument("b", type=Path, metavar="B", help="results of the second")
@@ -50,7 +57,7 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def to_markdown(comparison: Comparison) -> str:
-    """Return compare.md: tables, and what they do not say."""
+    """Return compare.md: the tables and the notes that limit what they show."""
     lines = [
         "# B against A, on the same items",
         "",

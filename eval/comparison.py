@@ -1,8 +1,8 @@
-"""Two models on the same items: the tests of each task, and over all of them.
+"""Compare two models on the same items, task by task and averaged over tasks.
 
-Pairs the items of two runs of `make bench` by key and tests the main number of each task: B minus A, its interval, a p
-value, and the p value corrected for the number of tasks (Holm). Few-shot numbers are paired by test image and by the
-seed of the shots (`open_diht.eval.fewshot.comparison`).
+Pairs the items of two runs of `make bench` by key and tests the main number of each task: B minus
+A, its interval, a p value, and the p value corrected for the number of tasks (Holm). Few-shot
+numbers are paired by test image and by the seed of the shots (`open_diht.eval.fewshot.comparison`).
 """
 
 from __future__ import annotations
@@ -46,27 +46,27 @@ NOT_SEED_NOISE = (
     "(DataComp). Comparing recipes takes several seeds of each."
 )
 IGNORED = ("model", "software", "preprocessing", "metric", "truncated_texts", "device", "seconds", "ranks")
-"""Parts of the protocol that may differ: they are the model's own."""
+"""Protocol fields that may differ between two models without a note."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskComparison(Compared):
-    """One task, B against A."""
+    """The comparison of B with A on one task."""
 
     test: str = ""
-    """`mcnemar` or `paired t`."""
+    """`mcnemar` or `paired t`; empty without a test."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedAverage:
-    """Over the tasks tested, each with the same weight; images of one set count once, whatever asks about them."""
+    """The average over the tested tasks, equally weighted. Images of one set count once, whatever tasks use them."""
 
     tasks: int
     a: float
     b: float
     difference: float
     low: float | None
-    """None where there are too few items to say, as `high` and `p`."""
+    """Lower end of the interval; None, like `high` and `p`, where there are too few items."""
     high: float | None
     p: float | None
     detectable: float | None
@@ -74,7 +74,7 @@ class ComparedAverage:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Everything that compare.json holds."""
+    """The content of compare.json."""
 
     a: str
     b: str
@@ -88,11 +88,21 @@ _Compared = TypeVar("_Compared", bound=Compared)
 
 
 def compare(a: Path, b: Path) -> Comparison:
-    """Compare two result folders. Raises WrongUse where one is none."""
+    """Compare two result folders.
+
+    Args:
+        a: Folder of the first model's results.
+        b: Folder of the second model's results.
+
+    Raises:
+        WrongUse: A folder has no results.json.
+        DataBroken: A results.json or an item file is corrupt.
+    """
     all_a, all_b = rows_of(a), rows_of(b)
     rows_a, rows_b = main_rows(all_a), main_rows(all_b)
     tasks: list[TaskComparison] = []
     pairs: list[tuple[str, Estimate, Estimate]] = []
+    # Keep the order of A; tasks that only B has follow.
     for task in dict.fromkeys([*rows_a, *rows_b]):
         row_a, row_b = rows_a.get(task), rows_b.get(task)
         reason = _not_comparable(row_a, row_b)
@@ -101,6 +111,7 @@ def compare(a: Path, b: Path) -> Comparison:
             continue
         try:
             pair = _paired(a, b, task)
+        # Absent or different items leave one task untested; a corrupt file is an error of the run.
         except (FileNotFoundError, _OtherItems) as error:
             tasks.append(_untested(task, row_a, row_b, str(error)))
             continue
@@ -124,7 +135,7 @@ def compare(a: Path, b: Path) -> Comparison:
 
 
 def _corrected(found: Sequence[_Compared]) -> tuple[_Compared, ...]:
-    """With p values corrected for the number of tests among them (Holm)."""
+    """Return the comparisons with p values corrected for the number of tests among them (Holm)."""
     corrected = iter(holm([one.p for one in found if one.p is not None]))
     return tuple(replace(one, p_holm=next(corrected)) if one.p is not None else one for one in found)
 
@@ -138,11 +149,11 @@ def _few_shot_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[
 
 
 class _OtherItems(Exception):
-    """The two runs were not asked about the same items."""
+    """Raised where the two runs did not measure the same items."""
 
 
 def rows_of(folder: Path) -> list[Mapping[str, Any]]:
-    """The rows of results.json. Raises `WrongUse` where there is none, `DataBroken` where it is torn."""
+    """Return the rows of results.json. Raises `WrongUse` where there is none, `DataBroken` where it is corrupt."""
     rows = read_written(folder / "results.json")
     if rows is None:
         raise WrongUse(f"{folder} has no results.json; name the OUTPUT folder of a `make bench`")
@@ -155,7 +166,7 @@ def rows_of(folder: Path) -> list[Mapping[str, Any]]:
 
 
 def main_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """The first row of every task, which holds its main number."""
+    """Return the first row of every task, which holds its main number."""
     found: dict[str, Mapping[str, Any]] = {}
     for row in rows:
         if row["kind"] != "few_shot":
@@ -176,7 +187,7 @@ def _not_comparable(row_a: Mapping[str, Any] | None, row_b: Mapping[str, Any] | 
 
 
 def _paired(a: Path, b: Path, task: str) -> tuple[Items, Items]:
-    """The items of both, B's in the order of A's keys."""
+    """Return the items of both runs, B's in the order of A's keys."""
     both = []
     for name, folder in (("A", a), ("B", b)):
         path = folder / "items" / f"{task}.npz"
@@ -198,6 +209,7 @@ def _compare_task(
     task: str, row_a: Mapping[str, Any], row_b: Mapping[str, Any], a: Items, b: Items
 ) -> tuple[TaskComparison, tuple[Estimate, Estimate] | None]:
     metric = row_a["metric"]
+    # Different labels would make the two estimates incomparable.
     if _has_labels(metric) and not np.array_equal(a.label, b.label):
         return _untested(task, row_a, row_b, "the same items have other labels in A and B"), None
     of_a, of_b = estimate_of(a, metric), estimate_of(b, metric)
@@ -226,9 +238,11 @@ def _compare_task(
 
 
 def _tested(metric: str, a: Items, b: Items, of_a: Estimate, of_b: Estimate) -> Paired:
-    """By McNemar where hits are 0 or 1 and every item has an image of its own, else by the paired t test."""
+    """Test by McNemar where hits are 0 or 1 and every item has its own image, else by the paired t test."""
     found = difference(of_a, of_b)
     if is_mean(metric) and binary(a.hits, b.hits) and len(np.unique(a.clusters)) == len(a.keys):
+        # Keep the difference and its standard error; replace the interval and the p value, which both hold
+        # for few items.
         low, high = disagreement_interval(a.hits, b.hits)
         return replace(found, low=low, high=high, p=mcnemar(a.hits, b.hits), test="mcnemar")
     return found
@@ -255,7 +269,7 @@ def _untested(task: str, row_a: Mapping[str, Any] | None, row_b: Mapping[str, An
 
 
 def _average(pairs: Sequence[tuple[str, Estimate, Estimate]]) -> ComparedAverage | None:
-    """None below two tasks. Of the tasks compared alone: one that is missing on a side counts on neither."""
+    """Return the average over the compared tasks; None below two. A task missing in A or B is not among them."""
     if len(pairs) < 2:
         return None
     found = average_difference(pairs)

@@ -1,4 +1,4 @@
-"""What can go wrong, by whose fault. Every message names the value, the place and the remedy."""
+"""Errors of the evaluation, by cause. Every message names the value, the place and the remedy."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ class EvalError(Exception):
 
 
 class ModelError(EvalError):
-    """The model cannot be loaded, or gives features that are no numbers."""
+    """The model cannot be loaded, or its features contain NaN or infinity."""
 
 
 class DataMissing(EvalError):
-    """The data set of a task is not at hand; becomes a row of the results, never a failure of the run."""
+    """The data set of a task is not available. The task gets a row without a number; the run does not fail."""
 
 
 class DataBroken(EvalError):
-    """The data set is at hand and not what its layout promises: a shard, a label or an image."""
+    """The data set is available but violates its layout: a shard, a label or an image is unusable."""
 
 
 class FetchFailed(EvalError):
-    """A download did not work; what was complete stays, and the same command goes on from there."""
+    """A download failed. Complete files are kept; run the same command to resume."""

@@ -1,7 +1,8 @@
-"""Every metric as a number with the part that each image had in it, from outcomes per item.
+"""Metrics from outcomes per item, each as a number with every image's influence on it.
 
-Means by linearisation over images, mean per class and macro F1 by strata, the worst group by its own images, ROC-AUC by
-DeLong et al. (1988), average precision by the jackknife: without each image once, in closed form.
+Means are linearized over images, mean per class and macro F1 are stratified, the worst group uses
+its own images, ROC-AUC follows DeLong et al. (1988), and average precision uses the jackknife:
+without each image once, in closed form.
 """
 
 from __future__ import annotations
@@ -17,12 +18,19 @@ from open_diht.eval.metrics.classification import average_precision_11point, sor
 from open_diht.eval.statistics import Estimate, Floats, Lowest, stratified
 
 GROUPS = 50
-"""Groups of images that are left out in turn where leaving out each of them is too dear."""
+"""Groups of images that are left out in turn where leaving out single images is too expensive."""
 
 
 def mean(values: ArrayLike, clusters: ArrayLike | None = None) -> Estimate:
-    """The mean of `values` (n,) in [0, 1], whose items belong to the images `clusters` (n,); None: each to its own.
-    Raises ValueError for none, or for values that are no finite numbers."""
+    """Return the mean of the values.
+
+    Args:
+        values: (n,) in [0, 1].
+        clusters: (n,) the image of each item; None: every item has its own.
+
+    Raises:
+        ValueError: There are no values, some are not finite, or the shapes differ.
+    """
     flat = np.asarray(values, dtype=np.float64)
     if flat.ndim != 1 or not len(flat):
         raise ValueError(f"expected values of shape (n,), n >= 1; got {flat.shape}")
@@ -34,13 +42,22 @@ def mean(values: ArrayLike, clusters: ArrayLike | None = None) -> Estimate:
     units, place = np.unique(groups, return_inverse=True)
     value, n = float(flat.mean()), len(units)
     sums, sizes = np.bincount(place, weights=flat), np.bincount(place)
+    # Linearize the ratio of sums: an image moves the mean by the sum of its deviations. The root is Bessel's
+    # correction.
     parts = (sums - value * sizes) / len(flat) * np.sqrt(n / max(n - 1, 1))
     return Estimate(value=value, parts=parts, units=units, df=n - 1, most=n)
 
 
 def mean_per_class(hits: ArrayLike, labels: ArrayLike, clusters: ArrayLike | None = None) -> Estimate:
-    """Mean over the classes that occur of the proportion of hits (n,) among a class's items. Classes of a single item
-    vouch for each other's spread. `clusters` (n,) as in `mean`."""
+    """Return the mean over classes of the proportion of hits among a class's items.
+
+    Classes of a single item have no variance of their own; it is estimated across all of them.
+
+    Args:
+        hits: (n,) 1 for right, 0 for wrong, or in between.
+        labels: (n,) class of each item; classes that do not occur do not count.
+        clusters: (n,) the image of each item; None: every item has its own.
+    """
     right = np.asarray(hits, dtype=np.float64)
     _, class_of, sizes = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
     share = np.bincount(class_of, weights=right) / sizes
@@ -48,18 +65,26 @@ def mean_per_class(hits: ArrayLike, labels: ArrayLike, clusters: ArrayLike | Non
 
 
 def macro_f1(predicted: ArrayLike, labels: ArrayLike, clusters: ArrayLike | None = None) -> Estimate:
-    """Mean over the classes that occur among the labels (n,) of F1, 2 TP / (2 TP + FP + FN), as WILDS computes it: a
-    class that is only predicted has no F1 of its own, and costs that of the class it was predicted for.
+    """Return the mean F1, 2 TP / (2 TP + FP + FN), over the classes among the labels, as in WILDS.
 
-    For sets with as many images of each class. Classes of a single item and `clusters` as in
-    `mean_per_class`."""
+    A class that is only predicted has no F1 of its own; such a prediction lowers the F1 of the true
+    class. The interval is for sets with as many images of each class; single-item classes are
+    treated as in `mean_per_class`.
+
+    Args:
+        predicted: (n,) predicted class of each item.
+        labels: (n,) true class of each item.
+        clusters: (n,) the image of each item; None: every item has its own.
+    """
     said, of = np.asarray(predicted), np.asarray(labels)
     classes, class_of, sizes = np.unique(of, return_inverse=True, return_counts=True)
+    # searchsorted may point past the last class or at another one; `known` filters these predictions out.
     place = np.minimum(np.searchsorted(classes, said), len(classes) - 1)
     known = classes[place] == said
+    # 2 TP + FP + FN is the number of the class's labels plus that of its predictions.
     both = sizes + np.bincount(place[known], minlength=len(classes))
     hits = np.bincount(class_of[said == of], minlength=len(classes))
-    # What every prediction changed in the F1 of the class that it names, against none made for that item.
+    # The change in F1 of the named class by each prediction, compared with no prediction for that item.
     without = 2 * (hits[place] - (said == of)) / np.maximum(both[place] - 1, 1)
     moved = np.where(known, 2 * hits[place] / both[place] - without, 0.0)
     return _over_classes(2 * hits / both, moved, class_of, sizes, clusters)
@@ -68,10 +93,13 @@ def macro_f1(predicted: ArrayLike, labels: ArrayLike, clusters: ArrayLike | None
 def _over_classes(
     of_class: Floats, moved: Floats, class_of: NDArray[np.intp], sizes: NDArray[np.intp], clusters: ArrayLike | None
 ) -> Estimate:
-    """The mean over classes as one of strata, of classes of 1, 2 to 3, 4 to 7, 8 to 15 ... items. The items of a
-    stratum weigh about the same, so what is known of all of them says how unsure a class is that has no spread of its
-    own."""
+    """Return the mean over classes, stratified by class size: 1, 2 to 3, 4 to 7, 8 to 15 ... items.
+
+    The items of a stratum have about the same weight, so the stratum tells how uncertain a class
+    without a variance of its own is.
+    """
     images = np.arange(len(moved)) if clusters is None else np.asarray(clusters)
+    # frexp's exponent is the bit length of the size, so a stratum spans a factor of two.
     stratum = np.frexp(sizes)[1]
     strata, weights = [], []
     for one in np.unique(stratum):
@@ -83,22 +111,29 @@ def _over_classes(
         weights.append(classes.mean())
     if len(strata) == 1:
         return strata[0]
-    # A stratum that is a single item has a stratum's interval, if the widest: that of one item.
+    # A stratum of a single item still gets an interval, the widest: that of one item.
     return stratified([replace(one, df=max(one.df, 1.0)) for one in strata], weights)
 
 
 def _within_classes(
     value: float, moved: Floats, class_of: NDArray[np.intp], sizes: NDArray[np.intp], images: NDArray[Any]
 ) -> Estimate:
-    """The mean over the classes of a stratum: what each item (n,) moved it by, against the others of its class; classes
-    of one item against each other. The classes vouch for each other's spread, so their degrees of freedom add up."""
+    """Return the mean over the classes of a stratum.
+
+    `moved` (n,) is how much each item moved it. Deviations are taken within a class; classes of one
+    item are compared with each other. The variances of the classes are pooled, so their degrees of
+    freedom add up.
+    """
     alone = sizes == 1
+    # All classes of one item form one extra stratum, with the number len(sizes).
     stratum_of = np.where(alone[class_of], len(sizes), class_of)
     counts = np.bincount(stratum_of, minlength=len(sizes) + 1)
     centre = np.bincount(stratum_of, weights=moved, minlength=len(sizes) + 1) / np.maximum(counts, 1)
+    # A stratum of one item has no deviation; this avoids a division by 0.
     enough = np.maximum(counts - 1, 1)
     parts = (moved - centre[stratum_of]) * np.sqrt(counts / enough)[stratum_of]
     units, place = np.unique(images, return_inverse=True)
+    # Equally weighted classes have the variance of C^2 / sum(1 / size) items; scale that to images.
     most = len(sizes) ** 2 / float(np.sum(1 / sizes)) * len(units) / len(moved)
     return Estimate(
         value=value,
@@ -110,8 +145,17 @@ def _within_classes(
 
 
 def worst_group(hits: ArrayLike, groups: ArrayLike, clusters: ArrayLike | None = None) -> Lowest:
-    """The lowest mean of hits (n,) in [0, 1] over `groups` (n,), which are given and not drawn. `clusters` as in
-    `mean`; one that lies in several groups counts in each. Raises ValueError for no items."""
+    """Return the lowest mean of hits over groups that are fixed, not sampled.
+
+    Args:
+        hits: (n,) in [0, 1].
+        groups: (n,) the group of each item.
+        clusters: (n,) the image of each item; None: every item has its own. An image in several
+            groups counts in each.
+
+    Raises:
+        ValueError: There are no items.
+    """
     right, of = np.asarray(hits, dtype=np.float64), np.asarray(groups)
     of_image = np.arange(len(right)) if clusters is None else np.asarray(clusters)
     members = [of == name for name in np.unique(of)]
@@ -120,20 +164,28 @@ def worst_group(hits: ArrayLike, groups: ArrayLike, clusters: ArrayLike | None =
         raise ValueError("no groups of no items")
     worst = min(found, key=lambda one: one.value)
     units = np.unique(of_image)
+    # Images outside the worst group have no influence on its mean.
     parts = np.zeros(len(units))
     parts[np.searchsorted(units, worst.units)] = worst.parts
     return Lowest(value=worst.value, parts=parts, units=units, df=worst.df, most=worst.most, of=tuple(found))
 
 
 def roc_auc(scores: ArrayLike, labels: ArrayLike) -> Estimate:
-    """Area under the ROC curve of scores (n,) for the class 1 of 0/1 labels. Raises ValueError where a class does not
-    occur; one image of a class leaves 0 degrees of freedom."""
+    """Return the area under the ROC curve.
+
+    Args:
+        scores: (n,) scores for class 1.
+        labels: (n,) 0 or 1. A single image of a class leaves 0 degrees of freedom.
+
+    Raises:
+        ValueError: A class does not occur.
+    """
     found, positive = np.asarray(scores, dtype=np.float64), np.asarray(labels).astype(bool)
     m, k = int(positive.sum()), int((~positive).sum())
     if not m or not k:
         raise ValueError(f"ROC-AUC needs items of both classes; there are {m} of class 1 and {k} of class 0")
     parts = np.empty(len(found))
-    # Of every item, the proportion of the other class that it is on the right side of, an equal score counting half.
+    # Each item's fraction of the other class that it is ranked correctly against; an equal score counts half.
     below, above = _share_below(found[positive], found[~positive]), _share_below(found[~positive], found[positive])
     value = float(below.mean())
     parts[positive] = (below - value) / m * np.sqrt(m / max(m - 1, 1))
@@ -142,22 +194,29 @@ def roc_auc(scores: ArrayLike, labels: ArrayLike) -> Estimate:
     fewest = min(m, k) - 1
     df = float(fewest)
     if fewest and of_m + of_k > 0:
+        # Satterthwaite's degrees of freedom of the two classes' variances.
         df = (of_m + of_k) ** 2 / (of_m**2 / (m - 1) + of_k**2 / (k - 1))
-    # Hanley and McNeil's variance (1982) near 1, as Newcombe (2006) uses it.
+    # Hanley and McNeil's variance (1982) near 1, in the form of Newcombe (2006).
     most = m * k / (1 + ((m + k) / 2 - 1) / 2)
     return Estimate(value=value, parts=parts, units=np.arange(len(found)), df=df, most=most)
 
 
 def _share_below(values: Floats, others: Floats) -> Floats:
-    """(n,) for each value the proportion of `others` below it, equal ones counting half."""
+    """Return (n,) the proportion of `others` below each value, equal ones counting half."""
     order = np.sort(others)
     return (np.searchsorted(order, values, "left") + np.searchsorted(order, values, "right")) / (2 * len(others))
 
 
 def mean_average_precision(scores: ArrayLike, labels: ArrayLike) -> Estimate:
-    """Mean over classes of `open_diht.eval.metrics.classification.average_precision` of scores (n, c) and labels (n, c)
-    bool. The interval is for what a set of as many images gives on average: average precision falls with their number.
-    A class with one positive leaves 0 degrees of freedom."""
+    """Return the mean over classes of `open_diht.eval.metrics.classification.average_precision`.
+
+    The interval is for the mean result of sets with as many images, since average precision falls
+    with their number. A class with one positive leaves 0 degrees of freedom.
+
+    Args:
+        scores: (n, c) scores.
+        labels: (n, c) bool.
+    """
     found, truth = np.asarray(scores, dtype=np.float64), np.asarray(labels).astype(bool)
     n, classes = truth.shape
     value, left_out = 0.0, np.zeros(n)
@@ -169,8 +228,16 @@ def mean_average_precision(scores: ArrayLike, labels: ArrayLike) -> Estimate:
 
 
 def mean_average_precision_11point(scores: ArrayLike, labels: ArrayLike) -> Estimate:
-    """The same of `average_precision_11point`. Images are left out in groups, the same groups for every model."""
+    """Return the mean over classes of `average_precision_11point`.
+
+    Images are left out in groups, the same groups for every model.
+
+    Args:
+        scores: (n, c) scores.
+        labels: (n, c) bool.
+    """
     found, truth = np.asarray(scores, dtype=np.float64), np.asarray(labels).astype(bool)
+    # The fixed seed gives every model the same groups.
     groups = np.random.default_rng(0).permutation(len(found)) % min(GROUPS, len(found))
     numbers = np.unique(groups)
     value = float(average_precision_11point(found, truth).mean())
@@ -184,21 +251,25 @@ def mean_average_precision_11point(scores: ArrayLike, labels: ArrayLike) -> Esti
 
 def _jackknifed(value: float, left_out: Floats, units: NDArray[Any], truth: NDArray[np.bool_]) -> Estimate:
     n = len(units)
+    # Scaled so that the squares sum to the jackknife variance.
     parts = (left_out.mean() - left_out) * np.sqrt((n - 1) / n)
     positives = truth.sum(axis=0)
     known = positives[positives > 0]
+    # The rarest class limits what is known: with one positive, leaving it out says nothing.
     df = n - 1 if len(known) and known.min() > 1 else 0
+    # The effective number of positives of equally weighted classes.
     most = len(known) ** 2 / float(np.sum(1 / known)) if len(known) else 1.0
     return Estimate(value=value, parts=parts, units=units, df=df, most=most)
 
 
 def _without_each(scores: Floats, labels: NDArray[np.bool_]) -> tuple[float, Floats]:
-    """Average precision of one class, and what it is without each item (n,)."""
+    """Return the average precision of one class, and (n,) what it is without each item."""
     order, truth = sorted_truth(scores, labels)
     n, positives = len(truth), int(truth.sum())
     if not positives:
         return 0.0, np.zeros(n)
     rank, hits = np.arange(1, n + 1), np.cumsum(truth)
+    # The precision at each positive; average precision is their mean.
     own = np.where(truth, hits / rank, 0.0)
     earlier = np.maximum(rank - 1, 1)
 
@@ -206,7 +277,8 @@ def _without_each(scores: Floats, labels: NDArray[np.bool_]) -> tuple[float, Flo
         return values.sum() - np.cumsum(values)
 
     whole = float(own.sum() / positives)
-    # Without a negative all behind it move up one rank; without a positive they also lose a hit.
+    # Removing a negative moves all items behind it up one rank; removing a positive also takes a hit from
+    # them.
     negative = (np.cumsum(own) + beyond(np.where(truth, hits / earlier, 0.0))) / positives
     positive = np.cumsum(own) - own + beyond(np.where(truth, (hits - 1) / earlier, 0.0))
     positive = positive / (positives - 1) if positives > 1 else np.full(n, whole)
@@ -220,4 +292,4 @@ METRICS: dict[str, Callable[[ArrayLike, ArrayLike], Estimate]] = {
     "map": mean_average_precision,
     "map_11point": mean_average_precision_11point,
 }
-"""Of scores and labels."""
+"""Metrics of (scores, labels), by name."""

@@ -1,4 +1,4 @@
-"""Examples: what the model said of single images, questions and captions, for the report to show."""
+"""Examples that the report shows: the model's output for single images, questions and captions."""
 
 from __future__ import annotations
 
@@ -15,44 +15,45 @@ MOST = 6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confusion:
-    """An image that was taken for another class."""
+    """An image that was assigned to a wrong class."""
 
     image: Image.Image
     key: str
     label: str
     predicted: str
     share: float
-    """Proportion of the images of `label` that were taken for `predicted`."""
+    """Fraction of the images of `label` that were predicted as `predicted`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundTexts:
-    """An image with the captions nearest to it."""
+    """An image with its nearest captions."""
 
     image: Image.Image
     key: str
     texts: Sequence[tuple[str, float, bool]]
-    """Caption, cosine, whether it is the image's; nearest first."""
+    """(caption, cosine, whether it is the image's), nearest first."""
     rank: int
-    """Rank of its first right caption, from 1."""
+    """Rank, from 1, of its first right caption; for caption selection 1 plus the wrong captions ahead
+    of its last right one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundImages:
-    """A caption or a cue with the images nearest to it."""
+    """A caption or a cue with its nearest images."""
 
     text: str
     images: Sequence[tuple[Image.Image, float, bool]]
-    """Image, cosine, whether it is the caption's; nearest first."""
+    """(image, cosine, whether it is the caption's), nearest first."""
     rank: int
-    """Rank of its image, from 1; of several the last one's."""
+    """Rank of its image, from 1; with several, of the last one."""
     right: int = 1
-    """How many images are its own."""
+    """Number of images that belong to it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered:
-    """A question with the answer chosen and those that people gave."""
+    """A question with the chosen answer and those that people gave."""
 
     image: Image.Image
     key: str
@@ -65,21 +66,22 @@ class Answered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparedPair:
-    """Two images and their captions."""
+    """Two images with their captions."""
 
     images: tuple[Image.Image, Image.Image]
     key: str
     captions: tuple[str, str]
     cosines: tuple[tuple[float, float], tuple[float, float]]
-    """Of each image: with the first caption, with the second."""
+    """Cosines of each image with the first and with the second caption."""
 
 
 Example = Confusion | FoundTexts | FoundImages | Answered | ComparedPair
 
 
 def chosen(hits: NDArray[np.float64]) -> list[int]:
-    """Indices of two thirds misses and one third hits, spread over the items, the same in every run."""
+    """Return indices of two thirds misses and one third hits, spread over the items, equal in every run."""
     wrong, right = np.flatnonzero(hits < 0.5), np.flatnonzero(hits >= 0.5)
+    # Hits fill up where there are too few misses.
     few_right = min(len(right), max(MOST // 3, MOST - len(wrong)))
     return [*_spread(wrong, MOST - few_right), *_spread(right, few_right)]
 

@@ -1,10 +1,10 @@
-"""Features of images and texts, encoded once and kept: what zero-shot, retrieval, VQA and few-shot all read.
+"""Features of images and texts, encoded once and cached for zero-shot, retrieval, VQA and few-shot.
 
-They lie under a key of what they depend on: the model (weights, architecture, precision, kind of device), versions of
-libraries, the preprocessing, and the images or texts. A batch is written under a temporary name, flushed and renamed
-as soon as it is encoded, so an interrupted run has every batch that it finished, and the next one encodes the others
-and no more. The name of a batch holds the hash of its content: what was damaged since is encoded again. Several ranks
-share the batches; the folder must be visible to all of them.
+The cache key covers the model (weights, architecture, precision, kind of device), library versions,
+the preprocessing, and the images or texts. Each batch is written to a temporary name, flushed and
+renamed as soon as it is encoded, so an interrupted run keeps its finished batches and the next run
+encodes only the others. The name of a batch holds the hash of its content, so a damaged batch is
+encoded again. Several ranks divide the batches; all of them must see the folder.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from open_diht.eval.models.model import Model
 from open_diht.eval.records import read_record
 
 COUNTED = 4096
-"""Texts whose tokens are counted at once."""
+"""Texts that are tokenized at once to count the truncated ones."""
 ENCODING = 1
-"""Raised when a change of the code changes features: those kept before are then encoded again."""
+"""Increased when a code change alters features, so that cached ones are encoded again."""
 _HASHED = 16
-"""Letters of the hash in a batch's name."""
+"""Hex digits of the hash in a batch's name."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Features:
     """(n, d) float32 unit vectors on disk, in the order of `keys`."""
 
     folder: Path
-    """Where the batches lie."""
+    """Folder of the batches."""
     count: int
     """n."""
     width: int
@@ -51,32 +51,39 @@ class Features:
     keys: Sequence[str]
     """Names of the rows; for texts, the texts."""
     truncated: int
-    """Texts of which the model reads only the beginning."""
+    """Number of texts that the model truncates."""
     places: np.ndarray | None = None
-    """(n,) row on disk of each, where some are the same; None: as they come."""
+    """(n,) row on disk of each, if some share a row; None: in order."""
 
     @functools.cached_property
     def _files(self) -> list[Batch]:
         return _batches(self.folder)
 
     def rows(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
-        """(stop - start, d) float32, read from disk, into `out` where it is given: memory is that of the rows asked
-        for."""
+        """Return (stop - start, d) float32, reading only these rows from disk.
+
+        Args:
+            start: The first row.
+            stop: The row after the last.
+            out: Array to fill instead of a new one.
+        """
         found = np.empty((stop - start, self.width), dtype=np.float32) if out is None else out
         if self.places is not None:
             found[:] = self.take(np.arange(start, stop))
             return found
         for first, last, path in self._files:
             low, high = max(first, start), min(last, stop)
+            # Rows that both this file and the range have.
             if low < high:
                 found[low - start : high - start] = np.load(path, mmap_mode="r")[low - first : high - first]
         return found
 
     def take(self, indices: np.ndarray) -> np.ndarray:
-        """(k, d) float32, the rows at `indices` (k,), in their order."""
+        """Return (k, d) float32: the rows at `indices` (k,), in their order."""
         found = np.empty((len(indices), self.width), dtype=np.float32)
         if self.places is not None:
             indices = self.places[indices]
+        # Sort, so that each file is opened once for all of its rows.
         order = np.argsort(indices, kind="stable")
         wanted = indices[order]
         for first, last, path in self._files:
@@ -86,12 +93,12 @@ class Features:
         return found
 
     def all(self) -> np.ndarray:
-        """(n, d) float32."""
+        """Return all (n, d) float32."""
         return self.rows(0, self.count)
 
 
 class FeatureCache:
-    """The folder of features, for one model at a time."""
+    """The folder of features, used with one model at a time."""
 
     def __init__(
         self,
@@ -104,23 +111,31 @@ class FeatureCache:
         workers: int = 0,
         progress: bool = False,
     ):
-        """Open the folder; the ranks of `group` share the encoding.
+        """Open the folder.
 
         Args:
-            folder: Where the features of all models lie.
+            folder: Folder for the features of all models.
             model: The model that encodes.
-            group: The ranks, all of which see the folder.
-            batch: Images that the encoder gets at once, and that an interruption can lose.
-            text_batch: The same of texts.
-            workers: Processes that read and preprocess images next to the encoder; 0 does it in this process.
-            progress: Whether to show how far it is.
+            group: The ranks that divide the encoding; all of them see the folder.
+            batch: Images per call of the encoder, which an interruption can lose.
+            text_batch: Texts per call.
+            workers: Processes that read and preprocess images; 0 does it in this process.
+            progress: Whether to show progress.
         """
         self._folder, self.model, self.group = folder, model, group or Ranks()
         self._batch, self._text_batch, self._workers = batch, text_batch, workers
         self._progress = progress
 
     def images(self, images: Images, what: str = "images") -> Features:
-        """Features of all images. Raises `DataBroken` for one that cannot be read; what was encoded before stays."""
+        """Return the features of all images.
+
+        Args:
+            images: The images.
+            what: Their name for the progress bar and messages.
+
+        Raises:
+            DataBroken: An image cannot be read; batches encoded before are kept.
+        """
 
         def encode(batches: Sequence[range]) -> Iterator[np.ndarray]:
             for content in _preprocessed(images, self.model, batches, self._workers):
@@ -130,8 +145,15 @@ class FeatureCache:
         return self._filled(key, what, images.keys, self._batch, encode)
 
     def texts(self, texts: Sequence[str], what: str = "texts") -> Features:
-        """Features of texts, in their order. Equal texts are encoded once: in two batches they would differ by
-        rounding, and two classes of one name would not be tied."""
+        """Return the features of texts, in their order.
+
+        Equal texts are encoded once. In two batches they would differ by rounding, and two classes
+        of the same name would not be tied.
+
+        Args:
+            texts: The texts.
+            what: Their name for the progress bar and messages.
+        """
         place: dict[str, int] = {}
         places = [place.setdefault(text, len(place)) for text in texts]
         unique = list(place)
@@ -140,7 +162,7 @@ class FeatureCache:
             for batch in batches:
                 yield self.model.texts([unique[index] for index in batch])
 
-        def truncated() -> int:  # in parts: the tokens of all texts at once would take more room than the texts
+        def truncated() -> int:  # in parts: the tokens of all texts at once would need more memory than the texts
             return sum(self.model.truncated(texts[start : start + COUNTED]) for start in range(0, len(texts), COUNTED))
 
         key = sha256_of(["texts", ENCODING, self.model.fingerprint, sha256_texts(texts)])
@@ -160,7 +182,8 @@ class FeatureCache:
         if not keys:
             raise DataBroken(f"{what}: nothing to encode")
         folder = self._folder / key[:32]
-        # The leader says what is missing: ranks that looked themselves would see each other's work in progress.
+        # The first rank finds the missing batches. Ranks that looked themselves would see each other's work
+        # in progress.
         missing = self.group.share(_missing(folder, len(keys), batch) if self.group.first else None)
         mine = [missing[index] for index in self.group.part(len(missing))]
         error: EvalError | None = None
@@ -169,12 +192,14 @@ class FeatureCache:
             with ProgressBar(desc=what, total=len(keys), initial=done, disable=not self._progress) as bar:
                 for part, features in zip(mine, encode(mine), strict=True):
                     _write(folder, part, features)
+                    # Count the other ranks' batches too: they progress at about the same pace.
                     bar.update(min(len(part) * self.group.world, len(keys) - bar.n))
         except EvalError as caught:
             error = caught
         self.group.all_or_error(error)
         if self.group.first:
             _complete(folder, key, what, len(keys), truncated)
+        # A barrier: no rank reads the record before the first one has written it.
         self.group.collect(None)
         meta = read_record(folder / "meta.json", "width", "truncated")
         if meta is None:
@@ -183,7 +208,7 @@ class FeatureCache:
 
 
 def _write(folder: Path, rows: range, features: np.ndarray) -> None:
-    """Raises `ModelError` for features that are no finite numbers, or not as many as rows."""
+    """Write a batch. Raises `ModelError` for features that are not finite or not as many as rows."""
     if features.shape[:1] != (len(rows),) or not np.isfinite(features).all():
         raise ModelError(
             f"{folder}, rows {rows.start} to {rows.stop}: features are no {len(rows)} rows of finite numbers"
@@ -202,6 +227,7 @@ def _complete(folder: Path, key: str, what: str, count: int, truncated: Callable
     batches = _batches(folder)
     if _gaps(batches, count):
         raise EvalError(f"{folder} lacks batches that other ranks wrote: the ranks must share one cache folder")
+    # An earlier run has written the record.
     if read_record(folder / "meta.json", "width", "truncated") is not None:
         return
     width = int(np.load(batches[0].path, mmap_mode="r").shape[1])
@@ -214,12 +240,12 @@ class Batch(NamedTuple):
 
     first: int
     last: int
-    """Behind the last row."""
+    """The row after the last."""
     path: Path
 
 
 def _batches(folder: Path) -> list[Batch]:
-    """The batches that are there, in order, by their names."""
+    """Return the existing batches in order, parsed from their file names."""
     found = []
     for path in folder.glob("[0-9]*-[0-9]*-*.npy"):
         first, last, _ = path.stem.split("-")
@@ -228,20 +254,20 @@ def _batches(folder: Path) -> list[Batch]:
 
 
 def _missing(folder: Path, count: int, batch: int) -> list[range]:
-    """The rows that no file has, in pieces of at most `batch`. A file that is not what its name says is removed."""
+    """Return the rows that no file has, in pieces of at most `batch`. Files with a wrong hash are deleted."""
     sound = []
     for one in _batches(folder):
         if one.path.stem.endswith(_hash(one.path.read_bytes())):
             sound.append(one)
         else:
-            one.path.unlink()  # damaged by something other than us; encoding it again is the remedy
+            one.path.unlink()  # damaged from outside; encoding it again repairs it
     return [
         range(low, min(low + batch, stop)) for start, stop in _gaps(sound, count) for low in range(start, stop, batch)
     ]
 
 
 def _gaps(batches: Sequence[Batch], count: int) -> list[tuple[int, int]]:
-    """(first, last + 1) of rows that are in no batch."""
+    """Return the (first, last + 1) of rows that are in no batch."""
     gaps, reached = [], 0
     for first, last, _ in batches:
         if first > reached:
@@ -262,7 +288,8 @@ class _Loaded(Dataset[torch.Tensor]):
         return len(self._images.keys)
 
     def __getitem__(self, index: int) -> torch.Tensor | DataBroken:  # type: ignore[override]
-        # An error raised in a loader process loses its class on the way; as a value it arrives whole.
+        # An exception raised in a loader process loses its class on the way; returned as a value it arrives
+        # intact.
         try:
             return self._preprocess(self._images.open(index))
         except DataBroken as error:

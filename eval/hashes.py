@@ -1,4 +1,4 @@
-"""Hashes of values, under which things computed from them are kept."""
+"""Hashes of values, used as keys for results computed from them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-SHORT, PIECE = 64, 4096  # entries of a list that are looked at one by one, and that become JSON at once
+SHORT, PIECE = 64, 4096  # up to SHORT items are dumped singly; longer lists in pieces of PIECE items
 
 
 def sha256_of(value: Any) -> str:
-    """sha256, in hex, of a value's JSON with sorted keys: the name under which something computed from it is kept."""
+    """Return the sha256, in hex, of a value's JSON with sorted keys."""
     digest = hashlib.sha256()
     for text in _json(value):
         digest.update(text.encode("utf-8", "surrogatepass"))
@@ -19,7 +19,7 @@ def sha256_of(value: Any) -> str:
 
 
 def _json(value: Any) -> Iterator[str]:
-    """The JSON in pieces: that of many captions is as large as they are, and need not be there at once."""
+    """Yield the JSON in pieces, because that of many captions would take as much memory as they do."""
     if not isinstance(value, list | tuple) or not value:
         yield _dumped(value)
     elif len(value) <= SHORT:
@@ -38,10 +38,11 @@ def _dumped(value: Any) -> str:
 
 
 def sha256_texts(texts: Iterable[str]) -> str:
-    """sha256, in hex, of a sequence of texts; two sequences with the same joined text differ."""
+    """Return the sha256, in hex, of a sequence of texts. Lengths are hashed too, so text boundaries count."""
     digest = hashlib.sha256()
     for text in texts:
         encoded = text.encode("utf-8", "surrogatepass")
+        # The length distinguishes ["ab", "c"] from ["a", "bc"].
         digest.update(f"{len(encoded)}:".encode())
         digest.update(encoded)
     return digest.hexdigest()

@@ -1,10 +1,11 @@
 """The full linear probe: softmax regression with an L2 penalty on all training features, after CLIP's protocol.
 
-Radford et al. (ICML 2021, appendix A.3): scikit-learn's L-BFGS with at most 1000 steps; the penalty from 1e-6 to 1e6,
-first seven values two decades apart, then the interval around the best one halved down to eight steps a decade, by
-accuracy on held-out training images; then fitted on all of them. Two things differ: features are the L2-normalised
-embeddings that the text meets too, where CLIP takes them before the projection; and every fifth training image of a
-class is held out, by a hash of its key, also where a set comes with a validation split.
+Radford et al. (ICML 2021, appendix A.3) use scikit-learn's L-BFGS with at most 1000 steps. The
+penalty is between 1e-6 and 1e6: first seven values two decades apart, then the interval around the
+best one is halved down to eight steps a decade, by accuracy on held-out training images. The final
+fit uses all training images. Two things differ here: features are the L2-normalized embeddings that
+are compared with text, where CLIP takes them before the projection; and every fifth training image
+of a class is held out, by a hash of its key, even where a set has a validation split.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
 
 LINEAR_PROBE_RULES = 1
-"""Raised when a change of the code changes these numbers; see `open_diht.eval.protocol.SHARED_RULES`."""
+"""Increased when a code change alters these numbers; see `open_diht.eval.protocol.SHARED_RULES`."""
 DECADE = 8
-"""Steps of the search's finest grid; a penalty is 10 ** (step / DECADE)."""
+"""Steps per decade of the search's finest grid; a penalty is 10 ** (step / DECADE)."""
 COARSE = range(-6 * DECADE, 6 * DECADE + 1, 2 * DECADE)
 HELD_OUT = 5
-"""Every so many-th training image of a class is held out."""
+"""Interval between held-out training images of a class."""
 MAX_STEPS = 1000
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -44,24 +45,32 @@ Labels = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class LinearProbe:
-    """A fitted probe and how its penalty was found."""
+    """A fitted probe and the search for its penalty."""
 
     classifier: LogisticRegression
     penalty: float
     tried: dict[float, float]
-    """Accuracy on held-out training images of every penalty that was tried."""
+    """Held-out accuracy of every penalty that was tried."""
     held_out: int
     converged: bool
 
 
 def evaluate_linear_probe(task: Task, data: DataSet, session: Session) -> list[Result]:
-    """Return the row of the full linear probe of `task` on the test images `data`; a training split that is missing is
-    a row that states it, a task that has none has no row. To be called on all ranks, which share the search."""
+    """Return the row of the full linear probe of a task.
+
+    All ranks call this and divide the search.
+
+    Args:
+        task: The task. Without a training split there is no row; a missing split gives a row that
+            states it.
+        data: Its test images.
+        session: The model, the data folder and the options.
+    """
     cache, group = session.cache, session.cache.group
     support, absent = training_split(task, data, session, "linear probe")
     if support is None:
         return absent
-    assert support.labels is not None and data.labels is not None  # `training_split` saw to it
+    assert support.labels is not None and data.labels is not None  # guaranteed by `training_split`
     names = class_names(task, data)
     lacking = len(names.texts) - len(np.unique(support.labels))
     if lacking:
@@ -70,6 +79,7 @@ def evaluate_linear_probe(task: Task, data: DataSet, session: Session) -> list[R
     features, test = cache.images(support.images, f"{task.name} training"), cache.images(data.images, task.name)
     keys = list(support.images.keys)
     probe = fit_linear_probe(features.all(), support.labels, keys, group)
+    # Only the first rank scores the test images; the others get its row.
     if not group.first:
         return list(group.share(None))
     metric = "mean_per_class" if task.metric == "mean_per_class" else "top1"
@@ -95,7 +105,14 @@ def evaluate_linear_probe(task: Task, data: DataSet, session: Session) -> list[R
 
 
 def fit_linear_probe(features: Floats, labels: Labels, keys: Sequence[str], group: Ranks | None = None) -> LinearProbe:
-    """The probe of features (n, d) with labels (n,), its penalty chosen on held-out ones; `keys` (n,) say which."""
+    """Fit the probe, with its penalty chosen on held-out training samples.
+
+    Args:
+        features: (n, d) float32.
+        labels: (n,) int64.
+        keys: (n,) names; their hashes select the held-out samples.
+        group: The ranks that divide the search; None: this process.
+    """
     group = group or Ranks()
     held = held_out(keys, labels)
 
@@ -103,7 +120,7 @@ def fit_linear_probe(features: Floats, labels: Labels, keys: Sequence[str], grou
         fitted, _ = _fit(features[~held], labels[~held], _penalty(step))
         return float(np.mean(fitted.predict(features[held]) == labels[held]))
 
-    tried = search(accuracy, group) if held.any() else {0: 0.0}  # one image a class: nothing to choose by
+    tried = search(accuracy, group) if held.any() else {0: 0.0}  # one image per class: nothing to choose by
     penalty = _penalty(best(tried))
     fitted, converged = _fit(features, labels, penalty)
     return LinearProbe(
@@ -116,8 +133,14 @@ def fit_linear_probe(features: Floats, labels: Labels, keys: Sequence[str], grou
 
 
 def search(accuracy: Callable[[int], float], group: Ranks) -> dict[int, float]:
-    """Accuracy by step of every penalty tried: COARSE, then both neighbours of the best at half the distance, down to
-    one step. The ranks of `group` share what is tried at once."""
+    """Search the penalty and return the accuracy of every step that was tried.
+
+    COARSE comes first, then both neighbors of the best step at half the distance, down to one step.
+
+    Args:
+        accuracy: Returns the held-out accuracy at a step.
+        group: The ranks that divide the steps of a round.
+    """
     tried: dict[int, float] = {}
     wanted, distance = list(COARSE), COARSE.step
     while wanted:
@@ -125,18 +148,27 @@ def search(accuracy: Callable[[int], float], group: Ranks) -> dict[int, float]:
         tried |= {step: share for part in group.collect(own) for step, share in part.items()}
         distance //= 2
         around = (best(tried) - distance, best(tried) + distance) if distance else ()
+        # Stay on the grid, and fit no step twice.
         wanted = [step for step in around if COARSE[0] <= step <= COARSE[-1] and step not in tried]
     return tried
 
 
 def best(tried: dict[int, float]) -> int:
-    """The step of the highest accuracy, of equal ones the largest penalty."""
+    """Return the step of the highest accuracy; among equal ones that of the largest penalty."""
     return max(tried, key=lambda step: (tried[step], step))
 
 
 def held_out(keys: Sequence[str], labels: Labels) -> NDArray[np.bool_]:
-    """(n,) which samples are held out: of each class in the order of a hash of their keys, every HELD_OUT-th, and of
-    smaller classes one, where there is another."""
+    """Return the mask (n,) of held-out samples.
+
+    Samples of a class are ordered by a hash of their keys; every HELD_OUT-th is held out from the
+    second on, so a class of one sample keeps it.
+
+    Args:
+        keys: (n,) names.
+        labels: (n,) classes.
+    """
+    # The hash makes the choice independent of the order of files.
     digests = [hashlib.sha256(f"held out/{key}".encode(errors="surrogatepass")).digest() for key in keys]
     ranked = np.array(sorted(range(len(keys)), key=digests.__getitem__))
     of_ranked = labels[ranked]
@@ -152,12 +184,13 @@ def _penalty(step: int) -> float:
 
 
 def _fit(features: Floats, labels: Labels, penalty: float) -> tuple[LogisticRegression, bool]:
-    """Minimises the summed cross-entropy and penalty / 2 ||W||^2; whether that ended before MAX_STEPS."""
-    from sklearn.exceptions import ConvergenceWarning  # takes seconds, and few evaluations come here
+    """Minimize the summed cross-entropy plus penalty / 2 ||W||^2; also return whether it took less than MAX_STEPS."""
+    from sklearn.exceptions import ConvergenceWarning  # the import takes seconds and few evaluations need it
     from sklearn.linear_model import LogisticRegression
 
+    # scikit-learn sums the cross-entropy and scales it by C, the inverse penalty.
     classifier = LogisticRegression(C=1 / penalty, max_iter=MAX_STEPS)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # it is in the record
+        warnings.simplefilter("ignore", ConvergenceWarning)  # convergence is in the record
         classifier.fit(features, labels)
     return classifier, bool(classifier.n_iter_.max() < MAX_STEPS)

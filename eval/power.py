@@ -1,9 +1,10 @@
-"""What a test set can show before anything is measured: `make bench ARGS=--power`.
+"""Differences that a test set can detect, computed before anything is measured: `make bench ARGS=--power`.
 
-Two models differ on a proportion of the items, and one is better by what it wins there more than it loses. That share
-decides how many items a difference needs: models of one recipe disagree on few items, different ones on many. The power
-is that of the exact McNemar test, summed over how many items the models disagree on. Connor's formula (1987), about
-2.8 sqrt(share / n), is that of a test without exact p values, and promises 80 % where the exact one has 76 to 78.
+Two models differ on a fraction of the items, and one is better by its wins there minus its losses.
+That fraction determines how many items a difference needs: models of one recipe disagree on few
+items, different ones on many. The power is that of the exact McNemar test, summed over the number
+of items on which the models disagree. Connor's formula (1987), about 2.8 sqrt(fraction / n), is for
+a test without exact p values and promises 80 % where the exact one has 76 to 78.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from scipy.stats import binom
 from open_diht.eval.task import Suite
 
 DISAGREE = (0.05, 0.1, 0.2)
-"""Shares of items on which two models differ: seeds of one recipe, two recipes, two sizes (rough guesses of ours)."""
+"""Fractions of items on which two models differ: seeds of one recipe, two recipes, two sizes (rough
+guesses of ours)."""
 POWER = 0.8
-"""In such a part of cases a difference is to be found."""
+"""The probability with which a difference is to be found."""
 
 
 def power(n: int, disagree: float, difference: float) -> float:
@@ -29,20 +31,27 @@ def power(n: int, disagree: float, difference: float) -> float:
 
     Args:
         n: Items of the test set.
-        disagree: The proportion of them on which two models differ.
+        disagree: The fraction of them on which two models differ.
         difference: How much better one of them is, at most `disagree`.
     """
     changed, few, chance = _called(n, disagree)
+    # The fraction of changed items that the better model wins.
     won = (disagree + difference) / (2 * disagree)
+    # Either model may come out significantly ahead.
     found = bdtr(np.maximum(few, 0), changed, won) + bdtr(np.maximum(few, 0), changed, 1 - won)
     return float(np.sum(chance * np.where(few >= 0, found, 0.0)))
 
 
 @lru_cache(maxsize=1)
 def _called(n: int, disagree: float) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Numbers of items that changed; of each the most losses, or wins, at which p < 0.05 (-1: never); its chance."""
+    """Return the numbers of changed items, the critical losses of each, and its probability.
+
+    The critical number is the most losses (or wins) with p < 0.05; -1: p is never so small.
+    """
+    # Six standard deviations around the mean; the remaining probability is negligible.
     spread = 6 * np.sqrt(n * disagree * (1 - disagree)) + 1
     changed = np.arange(max(0, int(n * disagree - spread)), min(n, int(n * disagree + spread)) + 1)
+    # bdtrik gives the quantile as a real number; start above it and step down to the exact integer.
     few = np.ceil(bdtrik(0.025, changed, 0.5)) + 1
     for _ in range(3):
         few = np.where((few >= 0) & (2 * bdtr(np.maximum(few, 0), changed, 0.5) >= 0.05), few - 1, few)
@@ -50,8 +59,13 @@ def _called(n: int, disagree: float) -> tuple[NDArray[Any], NDArray[Any], NDArra
 
 
 def detectable(n: int, disagree: float) -> float:
-    """The difference of two proportions that n items show in 80 % of cases, where the models disagree on this
-    proportion of them; never more than it."""
+    """Return the difference of two proportions that is found in 80 % of cases, at most `disagree`.
+
+    Args:
+        n: Items of the test set.
+        disagree: The fraction of them on which two models differ.
+    """
+    # Bisect: the power grows with the difference.
     low, high = 0.0, disagree
     while high - low > 1e-5:
         middle = (low + high) / 2
@@ -60,12 +74,20 @@ def detectable(n: int, disagree: float) -> float:
 
 
 def items_needed(difference: float, disagree: float) -> int:
-    """The items that it takes to show a difference in 80 % of cases. Raises ValueError for one that cannot be: it is
-    at most the share on which the models disagree."""
+    """Return the number of items needed to find a difference in 80 % of cases.
+
+    Args:
+        difference: The difference of two proportions.
+        disagree: The fraction of items on which the models differ.
+
+    Raises:
+        ValueError: The difference is not positive or exceeds `disagree`.
+    """
     if not 0 < difference <= disagree:
         raise ValueError(
             f"a difference of {difference}: models that disagree on {disagree} differ by more than 0 and at most that"
         )
+    # Double until the power suffices, then bisect.
     low, high = 0, 1
     while power(high, disagree, difference) < POWER:
         low, high = high, 2 * high
@@ -76,7 +98,7 @@ def items_needed(difference: float, disagree: float) -> int:
 
 
 def power_table(suite: Suite) -> str:
-    """A row for every task of the suite."""
+    """Return a text table with a row for every task of the suite."""
     head = "".join(f"{100 * share:>9.0f} %" for share in DISAGREE)
     lines = [
         "The smallest difference, in points, that a task shows in 80 % of cases (p < 0.05, before a correction for",
@@ -86,7 +108,8 @@ def power_table(suite: Suite) -> str:
     ]
     for task in suite.tasks:
         known = [one for one in (task.sample, task.items) if one is not None]
-        grouped = task.metric.startswith("worst_group")  # has the images of one group, which nobody knows before
+        # Only the images of one group count, and their number is not known yet.
+        grouped = task.metric.startswith("worst_group")
         n = min(known) if known and not grouped else None
         cells = "".join(f"{'-' if n is None else format(100 * detectable(n, share), '.2f'):>11}" for share in DISAGREE)
         lines.append(f"{task.name:24} {'-' if n is None else format(n, ','):>8} {cells}")

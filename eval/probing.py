@@ -1,4 +1,4 @@
-"""Few-shot rows of a classification task: draws the shots, encodes these images and no others, runs the curves."""
+"""Few-shot rows of a classification task: draw the shots, encode only these images, compute the curves."""
 
 from __future__ import annotations
 
@@ -15,33 +15,35 @@ from open_diht.eval.task import Shots, Task
 from open_diht.eval.zeroshot import prompt_texts, zero_shot_classifier
 
 FEW_SHOT_RULES = 2
-"""Raised when a change of the code changes few-shot numbers; see `open_diht.eval.protocol.SHARED_RULES`."""
+"""Increased when a code change alters few-shot numbers; see `open_diht.eval.protocol.SHARED_RULES`."""
 
 
 def evaluate_few_shot(task: Task, data: DataSet, session: Session, shots: Shots) -> list[Result]:
-    """Return the few-shot rows of a task; the keys of all shots go to few_shot/ of the output.
+    """Return the few-shot rows of a task, and write the keys of all shots to few_shot/ of the output.
 
     Args:
-        task: The task. One that has no training split has no rows; a missing split is a row that states it.
+        task: The task. Without a training split it has no rows; a missing split gives a row that
+            states it.
         data: Its test images.
         session: The model, the data folder and the output.
-        shots: Which points are measured.
+        shots: The points to measure.
     """
     cache, group = session.cache, session.cache.group
     support, absent = training_split(task, data, session, "few-shot")
     if support is None:
         return absent
-    assert support.labels is not None and data.labels is not None  # `training_split` saw to it
+    assert support.labels is not None and data.labels is not None  # guaranteed by `training_split`
     named, prompted = class_names(task, data), templates(task, data)
     names, prompts = named.texts, prompted.texts
     keys, labels = list(support.images.keys), support.labels
     try:
+        # Shots are nested, so the largest number contains the others.
         drawn = [draw_shots(keys, labels, len(names), max(shots.counts), seed) for seed in shots.seeds]
     except ShotsMissing as error:
         lacking = [names[number] for number in error.classes]
         few = f"{len(lacking)} of {len(names)} classes have no image in {support.place}: {', '.join(lacking[:5])}"
         return [missing(task.name, "few_shot", "few-shot", f"training split: {few}")]
-    # A shot depends on its own key alone, so drawing again from these few images draws the same ones.
+    # A shot depends only on its own key, so drawing from these few images gives the same shots.
     chosen = sorted({int(index) for one in drawn for index in one.indices(max(shots.counts))})
     pool = support.take(chosen)
     settings = FewShotSettings(
@@ -81,9 +83,17 @@ def evaluate_few_shot(task: Task, data: DataSet, session: Session, shots: Shots)
 
 
 def training_split(task: Task, data: DataSet, session: Session, metric: str) -> tuple[DataSet | None, list[Result]]:
-    """The training split that a probe of `task` learns from. Where there is none to learn from the rows that say so:
-    one where it is missing or broken, which costs this probe alone, for zero-shot needs no training split; none
-    where the task has none."""
+    """Return the training split for a probe of a task, or the rows that explain its absence.
+
+    A missing or broken split affects only the probe, since zero-shot needs none. A task without a
+    training split has no row.
+
+    Args:
+        task: The task.
+        data: Its test images.
+        session: The data folder and the hashes.
+        metric: The metric that the rows name.
+    """
     if not task.support or data.labels is None or data.labels.ndim != 1:
         return None, []
     try:
@@ -97,8 +107,17 @@ def training_split(task: Task, data: DataSet, session: Session, metric: str) -> 
 def support_record(
     task: Task, support: DataSet, drawn: Images, data: DataSet, what: str
 ) -> tuple[dict[str, Any], list[str] | None]:
-    """The training split `support` in a protocol record, with a warning where some of the images `drawn` from it, which
-    are called `what`, are also test images; and the keys of those, None where that cannot be seen."""
+    """Return the protocol record of a training split, and the keys of images that are also test images.
+
+    The record has a warning where there are such images; the keys are None where this is unknown.
+
+    Args:
+        task: The task.
+        support: The training split.
+        drawn: The images used from it.
+        data: The test images.
+        what: The name of the drawn images in the warning.
+    """
     overlap = shared_images(drawn, data.images)
     record: dict[str, Any] = {
         "place": support.place,

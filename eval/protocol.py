@@ -1,4 +1,4 @@
-"""The record that goes with every number: what was measured, on what, how, and with which software.
+"""The protocol record of every number: what was measured, on which data, how, and with which software.
 
 Most failures to reproduce a published number come down to one of these fields.
 """
@@ -16,13 +16,19 @@ from open_diht.eval.task import Source, Task
 from open_diht.eval.versions import software
 
 SHARED_RULES = 4
-"""Raised when a change of the code that all kinds of task share changes numbers or intervals: results kept from an
-earlier version are then measured again. What concerns one kind is counted by its own `rules`, and stands beside its
-numbers: models measured by different ones are not compared."""
+"""Increased when a change of code shared by all kinds of task alters numbers or intervals; stored
+results are then measured again. Changes of a single kind increase its own `rules`, which are
+recorded with its numbers: models measured by different rules are not compared."""
 
 
 def base(task: Task, data: DataSet, model: Model) -> dict[str, Any]:
-    """Return data, model and software; `open_diht.eval.zeroshot` and its siblings add what their kind needs."""
+    """Return the record of data, model and software, to which each kind of task adds its own fields.
+
+    Args:
+        task: The task.
+        data: Its data.
+        model: The model that is measured.
+    """
     return {
         "task_version": task.version,
         "data": data_record(task, data),
@@ -33,7 +39,12 @@ def base(task: Task, data: DataSet, model: Model) -> dict[str, Any]:
 
 
 def data_record(task: Task, data: DataSet) -> dict[str, Any]:
-    """Which items, and the hashes by which one sees that they are the same."""
+    """Return the record of the items, with hashes to check that two sets are equal.
+
+    Args:
+        task: The task.
+        data: Its data.
+    """
     record: dict[str, Any] = {
         "title": task.title,
         "layout": data.layout,
@@ -57,25 +68,36 @@ def data_record(task: Task, data: DataSet) -> dict[str, Any]:
 
 
 def split_of(sources: Sequence[Source], data: DataSet) -> str:
-    """The split of the source that `data` was read from."""
+    """Return the split of the source that the data was read from.
+
+    Args:
+        sources: The task's sources.
+        data: Data that was read from one of them.
+    """
     return next(one.split for one in sources if (one.layout, one.path) == (data.layout, data.place))
 
 
 def texts_record(texts: Sequence[str], source: str) -> dict[str, Any]:
-    """Where a list of templates or class names comes from, how many there are, and their hash."""
+    """Return the origin, number and hash of a list of templates or class names.
+
+    Args:
+        texts: The list.
+        source: Its origin.
+    """
     return {"source": source, "count": len(texts), "sha256": sha256_texts(texts)}
 
 
 def by_template(
     task: Task, data: DataSet, model: Model, measure: Callable[[str, str, dict[str, Any]], tuple[list[Result], Items]]
 ) -> TaskOutcome:
-    """Measure a task with every caption template that it names; the first one gives its own numbers.
+    """Measure a task with each of its caption templates; the first one gives the task's own numbers.
 
     Args:
         task: The task.
         data: Its data.
         model: The model that is measured.
-        measure: Takes a template, what its numbers add to the name of their metric, and the start of their record.
+        measure: Called with a template, the suffix of its metrics' names, and the start of their
+            record.
     """
     results: list[Result] = []
     items: Items | None = None

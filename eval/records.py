@@ -1,4 +1,4 @@
-"""JSON that a run wrote, read back. A kill leaves a file complete or absent, but disks and people can tear one."""
+"""Read JSON files that a run wrote. A kill cannot truncate them, but a faulty disk or a person can corrupt them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,14 @@ from open_diht.eval.errors import DataBroken
 
 
 def read_record(path: Path, *names: str) -> Mapping[str, Any] | None:
-    """The object in `path` that has all these names; None where there is no file, or something else in it. For what is
-    made again where it is lacking."""
+    """Return the object in `path` if it has all these keys; None if the file is absent or has other content.
+
+    For files that are written again when they are lacking.
+
+    Args:
+        path: The file.
+        names: The keys.
+    """
     try:
         found = read_json(path)
     except (json.JSONDecodeError, UnicodeDecodeError):
@@ -22,8 +28,10 @@ def read_record(path: Path, *names: str) -> Mapping[str, Any] | None:
 
 
 def read_written(path: Path) -> Any:
-    """The content of `path`, None where there is no file. Raises `DataBroken` for what is no JSON: for what only
-    another run makes again."""
+    """Return the content of `path`, None if it does not exist. Raises `DataBroken` for invalid JSON.
+
+    For files that only another run can write again.
+    """
     try:
         return read_json(path)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -1,6 +1,6 @@
-"""What comes out of a task: numbers with their intervals and protocol, and what happened to every item.
+"""Results of a task: numbers with their intervals and protocol, and the outcome of every item.
 
-Averages and comparisons of two models are computed from the items, read back.
+Averages and comparisons of two models are computed from the stored items.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from open_diht.eval.task import Task
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One number; a row of results.json."""
+    """A number with its interval and protocol; a row of results.json."""
 
     task: str
     """The task's name."""
     kind: str
     """The task's kind, or few_shot."""
     metric: str
-    """What was measured; shares are between 0 and 1."""
+    """The metric; fractions are between 0 and 1."""
     value: float | None
-    """The number, None where there is none (then `protocol` says why under `missing`)."""
+    """The number; None where there is none (then `missing` in `protocol` gives the reason)."""
     low: float | None
-    """Lower end of the 95 % interval; None where there are too few items to say."""
+    """Lower end of the 95 % interval; None where there are too few items."""
     high: float | None
     """Upper end of the 95 % interval."""
     n: int
-    """Items it was measured on."""
+    """Number of items."""
     protocol: Mapping[str, Any] = field(default_factory=dict)
-    """Everything that one would have to know to measure it again."""
+    """Everything needed to measure it again."""
 
     def row(self) -> dict[str, Any]:
-        """As results.json has it. Raises ValueError for a number that is none."""
+        """Return the row of results.json. Raises ValueError for NaN or infinity."""
         for value in (self.value, self.low, self.high):
             if value is not None and not math.isfinite(value):
                 raise ValueError(f"{self.task}, {self.metric}: {value!r} is no number")
@@ -52,30 +52,31 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Items:
-    """Outcome per item of a task's main metric, for paired tests between models and for examples in the report."""
+    """Outcome per item of a task's main metric, for paired tests between models and examples in the report."""
 
     keys: np.ndarray
-    """(n,) names; the same for every model on the same data."""
+    """(n,) names, equal for every model on the same data."""
     hits: np.ndarray
-    """(n,) float64, 1 right, 0 wrong, or in between (VQA)."""
+    """(n,) float64: 1 right, 0 wrong, or in between (VQA)."""
     clusters: np.ndarray
-    """(n,) int64, the image each item belongs to: what counts as one observation."""
+    """(n,) int64, the image of each item; an image counts as one observation."""
     predicted: np.ndarray
-    """(n,) what the model said: a class index, a rank, or a candidate's index."""
+    """(n,) the model's output: a class index, a rank, or a candidate's index."""
     label: np.ndarray
-    """(n,) what would have been right, in the same terms; -1 where several answers are."""
+    """(n,) the right output in the same terms; -1 where several are right."""
     extra: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Further arrays, such as the scores behind an AUC."""
 
     def ordered(self, keys: np.ndarray) -> Items:
-        """Return the same items in the order of `keys`. Raises KeyError for one that is not here."""
+        """Return the items in the order of `keys`. Raises KeyError for an unknown key."""
         place = {key: index for index, key in enumerate(self.keys.tolist())}
         order = np.array([place[key] for key in keys.tolist()])
+        # Extra arrays of another length do not belong to items.
         extra = {name: array[order] if len(array) == len(order) else array for name, array in self.extra.items()}
         return Items(**{name: getattr(self, name)[order] for name in NEEDED}, extra=extra)
 
     def write(self, path: Path) -> None:
-        """As .npz."""
+        """Write the items as .npz."""
         arrays: dict[str, Any] = {
             "keys": self.keys.astype(np.str_),
             "hits": self.hits.astype(np.float64),
@@ -90,7 +91,7 @@ class Items:
 
 @dataclass(frozen=True)
 class TaskOutcome:
-    """The numbers of a task, and its items where it has any."""
+    """The numbers of a task, and its items if it has any."""
 
     results: tuple[Result, ...]
     items: Items | None = None
@@ -107,8 +108,8 @@ def measured(task: Task, metric: str, found: Estimate, n: int, record: Mapping[s
     Args:
         task: The task.
         metric: The name of the number.
-        found: The number; where it has no interval, the record states that.
-        n: The items it was measured on.
+        found: The number; without an interval, the record states that.
+        n: Number of items.
         record: Its protocol.
     """
     interval = found.interval()
@@ -121,7 +122,14 @@ def measured(task: Task, metric: str, found: Estimate, n: int, record: Mapping[s
 
 
 def missing(task: str, kind: str, metric: str, reason: str) -> Result:
-    """The row of a task without a number."""
+    """Return the row of a task without a number.
+
+    Args:
+        task: The task's name.
+        kind: Its kind, or few_shot.
+        metric: The metric that was not measured.
+        reason: Why there is no number.
+    """
     return Result(
         task=task, kind=kind, metric=metric, value=None, low=None, high=None, n=0, protocol={"missing": reason}
     )
@@ -131,33 +139,45 @@ _BROKEN = "data broken: "
 
 
 def broken_data(task: str, kind: str, metric: str, error: DataBroken) -> Result:
-    """The row of a task whose data is at hand and not usable."""
+    """Return the row of a task whose data is available but unusable.
+
+    Args:
+        task: The task's name.
+        kind: Its kind, or few_shot.
+        metric: The metric that was not measured.
+        error: The problem with the data.
+    """
     return missing(task, kind, metric, f"{_BROKEN}{error}")
 
 
 def is_broken(result: Result) -> bool:
-    """Whether there is no number because the data is not usable."""
+    """Return whether there is no number because the data is unusable."""
     return str(result.protocol.get("missing", "")).startswith(_BROKEN)
 
 
 def cautions(record: Mapping[str, Any]) -> str:
-    """What must be said beside the number of a protocol record wherever it is shown; empty where there is nothing."""
+    """Return the cautions and warnings to show next to the number of a protocol record; empty if there are none."""
     parts = ((record.get("data", {}), ("caution", "warning")), (record.get("support", {}), ("warning",)))
     return "; ".join(part[name] for part, names in parts for name in names if name in part)
 
 
 def images_of(task: str, record: Mapping[str, Any]) -> str:
-    """What names the set of images behind a number: tasks that have it in common are about the same images."""
+    """Return an identifier of the images behind a number; tasks with equal identifiers share their images.
+
+    Args:
+        task: The task's name, used where the record has no hash.
+        record: The number's protocol.
+    """
     return str(record.get("data", {}).get("images_sha256", task))
 
 
 def rules_of(record: Mapping[str, Any]) -> int:
-    """Return the version of the rules of its kind by which a number was measured."""
+    """Return the version of its kind's rules that a number was measured by."""
     return int(record.get("rules", 1))
 
 
 def version_of(record: Mapping[str, Any]) -> int:
-    """Return the version of its task by which a number was measured."""
+    """Return the version of the task that a number was measured with."""
     return int(record.get("task_version", 1))
 
 
@@ -166,7 +186,7 @@ SAME_DATA = ("images_sha256", "labels_sha256")
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """A number of B against that of A."""
+    """A number of model B compared with that of model A."""
 
     task: str
     metric: str = ""
@@ -178,15 +198,19 @@ class Compared:
     p: float | None = None
     p_holm: float | None = None
     detectable: float | None = None
-    """The difference that another sample of this kind and size shows in 80 % of cases."""
+    """The difference that another sample of this kind and size would detect in 80 % of cases."""
     n: int = 0
     note: str = ""
-    """Why there is no test, or what differs between the two protocols."""
+    """Why there is no test, or how the two protocols differ."""
 
 
 def why_not_comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
-    """What forbids to compare the numbers of two protocol records: other rules, another version of the task, or other
-    data; empty where nothing does."""
+    """Return why two numbers cannot be compared: other rules, task versions or data; empty if they can.
+
+    Args:
+        a: A's protocol record.
+        b: B's protocol record.
+    """
     rules_a, rules_b = rules_of(a), rules_of(b)
     if rules_a != rules_b:
         older = "A" if rules_a < rules_b else "B"
@@ -195,6 +219,7 @@ def why_not_comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
     if version_a != version_b:
         older = "A" if version_a < version_b else "B"
         return f"other versions of the task (A: {version_a}, B: {version_b}); run `make bench` for {older} again"
+    # Compare the hashes of images and labels, for few-shot also of the training images.
     differing = [
         f"{part}.{name}"
         for part, names in (("data", SAME_DATA), ("support", ("images_sha256",)))
@@ -210,8 +235,16 @@ MEANS = ("top1", "top5", "recall@", "soft_accuracy", "accuracy", "text_score", "
 
 
 def read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return the arrays of an .npz that this program wrote. Raises `FileNotFoundError`, and `DataBroken` for another
-    content, or where one of `names` is missing."""
+    """Return the arrays of an .npz that this program wrote.
+
+    Args:
+        path: The file.
+        names: The required arrays.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        DataBroken: It has other content, or lacks an array.
+    """
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
@@ -225,7 +258,7 @@ def read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def read_items(path: Path) -> Items:
-    """Return items as `Items.write` left them. Raises as `read_arrays`."""
+    """Return items as written by `Items.write`. Raises as `read_arrays`."""
     arrays = read_arrays(path, NEEDED)
     if len({len(arrays[name]) for name in NEEDED}) != 1:
         raise DataBroken(f"{path} has arrays of different lengths; {AGAIN}")
@@ -234,13 +267,18 @@ def read_items(path: Path) -> Items:
 
 
 def is_mean(metric: str) -> bool:
-    """Whether the metric is the mean of the items' hits."""
+    """Return whether the metric is the mean of the items' hits."""
     return metric.startswith(MEANS)
 
 
 def estimate_of(items: Items, metric: str) -> Estimate | None:
-    """The metric with each image's part in it; None where these items do not carry what it needs."""
-    name = metric.partition(" ")[0]  # what follows is a caption template
+    """Return the metric as an `Estimate`; None where the items lack the arrays that it needs.
+
+    Args:
+        items: The items.
+        metric: Its name, which may end in a caption template.
+    """
+    name = metric.partition(" ")[0]  # a caption template may follow
     if is_mean(name):
         return estimates.mean(items.hits, items.clusters)
     if name in ("mean_per_class", "mean_per_category"):

@@ -1,4 +1,4 @@
-"""Cross-modal retrieval: R@1, 5 and 10 in one direction per task, with every caption template the task names."""
+"""Cross-modal retrieval: R@1, 5 and 10 in one direction per task, for every caption template of the task."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from open_diht.eval.templates import fill
 
 KS = (1, 5, 10)
 NEAREST = 4
-"""Captions or images shown for a query."""
+"""Number of captions or images shown for a query."""
 TIES = {
     False: "pessimistic: equal scores of lower index are ahead",
     True: "strict: all equal scores that are not right are ahead",
@@ -27,7 +27,14 @@ TIES = {
 
 
 def evaluate_retrieval(task: Task, data: DataSet, cache: FeatureCache, strict: bool = False) -> TaskOutcome:
-    """Return the numbers of a retrieval task; `strict` counts every equal score against the model."""
+    """Return the numbers of a retrieval task.
+
+    Args:
+        task: The task.
+        data: Its data.
+        cache: The model and its features.
+        strict: Whether every equal score counts against the model.
+    """
     texts_of, image_of = _kept(task, data)
     images, group, to_text = cache.images(data.images, task.name), cache.group, task.direction == "image_to_text"
     ranks_of = image_to_text_ranks if to_text else text_to_image_ranks
@@ -37,7 +44,9 @@ def evaluate_retrieval(task: Task, data: DataSet, cache: FeatureCache, strict: b
         queries, others = (images, captions) if to_text else (captions, images)
         blocks = tiles(queries.count, others.count)
         mine = [blocks[index] for index in group.part(len(blocks))]
+        # Each rank computes its blocks; all ranks get all results.
         ranks = group.in_order(blocks, ranks_of(images, captions, image_of, strict=strict, part=mine))
+        # Captions of one image are one observation.
         clusters = np.arange(queries.count) if to_text else image_of
         right_ones = np.bincount(image_of) if to_text else np.ones(1, dtype=np.int64)
         record |= {
@@ -54,6 +63,7 @@ def evaluate_retrieval(task: Task, data: DataSet, cache: FeatureCache, strict: b
             detail = {**record, "metric": f"recall@{k}", "k": k, "chance": guessed}
             found = estimates.mean(hits(ranks, k), clusters)
             results.append(measured(task, f"recall@{k}{suffix}", found, queries.count, detail))
+        # The task's own metric comes first.
         results.sort(key=lambda result: result.metric != f"{task.metric}{suffix}")
         keys = list(data.images.keys)
         names = keys if to_text else [f"{keys[index]}#{number}" for number, index in enumerate(image_of)]
@@ -70,15 +80,22 @@ def evaluate_retrieval(task: Task, data: DataSet, cache: FeatureCache, strict: b
 
 
 def _kept(task: Task, data: DataSet) -> tuple[list[str], np.ndarray]:
-    """The captions that the task asks about, and the index of the image of each."""
-    assert data.captions is not None  # `open_task` saw to it
+    """Return the captions that the task uses, and the index of each one's image."""
+    assert data.captions is not None  # guaranteed by `open_task`
     kept = [captions[: task.captions_per_image] for captions in data.captions]
     owner = np.repeat(np.arange(len(kept)), [len(captions) for captions in kept])
     return [caption for captions in kept for caption in captions], owner
 
 
 def queries(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> list[Example]:
-    """Queries that failed, and some that did not, with what was nearest to each."""
+    """Return failed queries, and some successful ones, with their nearest results.
+
+    Args:
+        task: The task.
+        data: Its data.
+        items: The outcome of its queries.
+        cache: The model and its features.
+    """
     texts, owner = _kept(task, data)
     texts = [fill(task.caption_templates[0], caption) for caption in texts]
     images = cache.images(data.images, task.name)

@@ -1,5 +1,6 @@
-"""Effective robustness (Taori et al. 2020): what a model is ahead of the accuracy that models trained on ImageNet alone
-reach on a test set drawn otherwise, at its accuracy on ImageNet.
+"""Effective robustness (Taori et al. 2020): accuracy on a shifted test set beyond what ImageNet accuracy predicts.
+
+The prediction is a curve through models trained on ImageNet alone.
 """
 
 from __future__ import annotations
@@ -19,23 +20,27 @@ _NORMAL = 1.959964
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Robustness:
-    """One test set."""
+    """Effective robustness on one test set."""
 
     task: str
     value: float
-    """Accuracy minus what is expected; shares between -1 and 1."""
+    """Accuracy minus the expected one; between -1 and 1."""
     low: float | None
-    """End of the 95 % interval over images of both sets; the curve is taken as known. None without intervals."""
+    """Lower end of the 95 % interval over images of both sets, with the curve taken as known; None
+    without intervals."""
     high: float | None
     expected: float
     spread: float
-    """Standard deviation of the models behind the curve around it; shares."""
+    """Standard deviation, as a fraction, of the curve's models around it."""
     beyond: bool
-    """The model's ImageNet accuracy is outside that of the models behind the curve."""
+    """True if the model's ImageNet accuracy is outside the range of the curve's models."""
 
 
 def effective_robustness(main: Mapping[str, Mapping[str, Any]]) -> list[Robustness]:
-    """Of every test set that has a curve and was measured beside ImageNet; `main` are rows of results.json, by task."""
+    """Return the robustness on every test set with a curve that was measured along with ImageNet.
+
+    `main` has rows of results.json, by task.
+    """
     imagenet = main.get(IMAGENET)
     if imagenet is None or not _top1(imagenet):
         return []
@@ -46,10 +51,12 @@ def effective_robustness(main: Mapping[str, Mapping[str, Any]]) -> list[Robustne
         if row is None or not _top1(row):
             continue
         expected = expected_accuracy(at, curve)
+        # The derivative of the curve propagates ImageNet's own error to the expected accuracy.
         slope = curve["slope"] * expected * (1 - expected) / (at * (1 - at))
         errors = [_error(row), _error(imagenet)]
         value, width = row["value"] - expected, None
         if errors[0] is not None and errors[1] is not None:
+            # Images of the two sets are independent, so their errors add in squares.
             width = _NORMAL * math.hypot(errors[0], slope * errors[1])
         found.append(
             Robustness(
@@ -66,7 +73,12 @@ def effective_robustness(main: Mapping[str, Mapping[str, Any]]) -> list[Robustne
 
 
 def expected_accuracy(imagenet: float, curve: Mapping[str, float]) -> float:
-    """Of a model with that accuracy on ImageNet, trained on ImageNet alone."""
+    """Return the expected accuracy of a model trained on ImageNet alone.
+
+    Args:
+        imagenet: Its accuracy on ImageNet, between 0 and 1.
+        curve: Slope and intercept of the test set, in logits.
+    """
     return 1 / (1 + math.exp(-(curve["slope"] * math.log(imagenet / (1 - imagenet)) + curve["intercept"])))
 
 
@@ -75,7 +87,7 @@ def _top1(row: Mapping[str, Any]) -> bool:
 
 
 def _error(row: Mapping[str, Any]) -> float | None:
-    """Standard error, from the interval."""
+    """Return the standard error, from the interval."""
     low, high = row["low"], row["high"]
     return None if low is None or high is None else float(high - low) / (2 * _NORMAL)
 

@@ -1,4 +1,4 @@
-"""A run: tasks in, results.json out. What is finished stays; the same command goes on where it was stopped."""
+"""Run tasks and write results.json. Finished tasks are kept; run the same command to resume."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from open_diht.eval.versions import software
 
 Say = Callable[[str], None]
 TOLD = ("paper", "get", "fetch")
-"""Fields of a task that are for people and change no number."""
+"""Fields of a task that are meant for people and change no number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,17 +33,23 @@ class Run:
     """The outcome of a run."""
 
     results: tuple[Result, ...]
-    """Of every task in the order of the suite; a task that has no number has a row that says why."""
+    """Rows of every task in the order of the suite; a task without a number has a row with the reason."""
     absent: frozenset[str]
-    """Names of the tasks whose data is not there."""
+    """Names of the tasks whose data is not available."""
     broken: int
-    """Tasks whose data, or training split, is at hand and not usable."""
+    """Number of tasks whose data or training split is available but unusable."""
 
 
 def sampled(suite: Suite, count: int | None) -> Suite:
-    """The suite with at most `count` items per task, drawn by a seed; None leaves it as it is."""
+    """Return the suite with at most `count` items per task.
+
+    Args:
+        suite: The suite.
+        count: Items per task, drawn by a seed; None leaves the suite as it is.
+    """
     if count is None:
         return suite
+    # A task may have a smaller sample of its own.
     tasks = tuple(dataclasses.replace(task, sample=min(count, task.sample or count)) for task in suite.tasks)
     return dataclasses.replace(suite, tasks=tasks)
 
@@ -51,13 +57,13 @@ def sampled(suite: Suite, count: int | None) -> Suite:
 def run_tasks(suite: Suite, session: Session, say: Say) -> Run:
     """Evaluate all tasks of a suite.
 
-    The leading rank writes items/, tasks/ and results.json into the output. The last is written again as soon as a task
-    has its main numbers, before its probes, so a run that is stopped leaves what it had measured. May be called from a
-    training run, on all its ranks.
+    The first rank writes items/, tasks/ and results.json into the output. It rewrites results.json
+    as soon as a task has its main numbers, before its probes, so a stopped run leaves what it had
+    measured. May be called from a training run, on all its ranks.
 
     Args:
         suite: The tasks.
-        session: The model, its data and where the results go.
+        session: The model, its data and the folder of the results.
         say: Prints a line for each task.
     """
     results: list[Result] = []
@@ -91,12 +97,14 @@ def _write(session: Session, results: list[Result]) -> None:
 
 
 def _evaluated(task: Task, session: Session, tell: Callable[[list[Result]], None]) -> list[Result]:
-    """The results of one task, taken from the output where they were measured before on the same things; `tell` gets
-    those that are there first."""
+    """Return the results of one task, from the output where they were measured before on the same inputs.
+
+    `tell` gets the results that are available first.
+    """
     cache, group, output, options = session.cache, session.cache.group, session.output, session.options
     found, shots, error = None, None, None
     try:
-        # The leader first: the others then find the hashes of large files already computed.
+        # First rank first, so that the others find the hashes of large files already computed.
         found = open_task(task, session.root, session.memo) if group.first else None
         shots = _support_hash(task, found, session) if found is not None else None
     except (DataMissing, DataBroken) as caught:
@@ -104,6 +112,7 @@ def _evaluated(task: Task, session: Session, tell: Callable[[list[Result]], None
     group.all_or_error(error)
     data = open_task(task, session.root, session.memo) if found is None else found
     kind = KINDS[task.kind]
+    # The key covers everything that numbers depend on; texts for people are left out.
     key = sha256_of(
         [
             {name: value for name, value in dataclasses.asdict(task).items() if name not in TOLD},
@@ -136,7 +145,7 @@ def _evaluated(task: Task, session: Session, tell: Callable[[list[Result]], None
         results += evaluate_few_shot(task, data, session, options.shots)
     taken = {"seconds": round(time.perf_counter() - began, 1), "ranks": group.world}
     results = [dataclasses.replace(result, protocol={**rules, **result.protocol, **taken}) for result in results]
-    # Data that is not available now may be there next time.
+    # Do not record a task with a missing number: its data may be available next time.
     if group.first and not any(result.value is None for result in results):
         left = (f"items/{task.name}.npz", f"few_shot/{task.name}.json", f"few_shot/{task.name}.npz")
         files = {name: sha256_file(output / name) for name in left if (output / name).is_file()}
@@ -145,43 +154,48 @@ def _evaluated(task: Task, session: Session, tell: Callable[[list[Result]], None
 
 
 def _kept(record: Path, key: str, output: Path) -> list[Result] | None:
-    """The results of a task that was measured before on the same things, with all that it left next to them as it was;
-    None where it has to be measured again."""
+    """Return the stored results of a task that was measured before on the same inputs.
+
+    None where the key or a file written with them differs, so that it must be measured again.
+    """
     found = read_record(record, "key", "files", "results")
     if found is None or found["key"] != key:
         return None
     for name, content in found["files"].items():
+        # A file that was changed or removed makes the task run again.
         if not (output / name).is_file() or sha256_file(output / name) != content:
             return None
     return [Result(**row) for row in found["results"]]
 
 
 def _support_hash(task: Task, test: DataSet, session: Session) -> str | None:
-    """sha256 of the training split that probes are fitted on; None where no probe is measured, or the split is missing
-    or not usable."""
+    """Return the sha256 of the training split that probes are fitted on.
+
+    None where no probe is measured, or the split is missing or unusable.
+    """
     if (session.options.shots is None and not session.options.linear_probe) or not task.support:
         return None
     try:
         support = open_support(task, test, session.root, session.memo)
     except (DataMissing, DataBroken):
-        return None  # a row will say so
+        return None  # a row reports it later
     return sha256_of([support.images.fingerprint, support.label_hash])
 
 
 def collect_examples(tasks: Sequence[Task], results: Sequence[Result], session: Session) -> dict[str, list[Example]]:
-    """Return examples of every measured task by its name, from the items that were kept and features that are cached:
-    nothing is encoded.
+    """Return examples of every measured task by its name, from stored items and cached features; nothing is encoded.
 
-    To be called on all ranks, as features are shared; the leading one reads the items.
+    All ranks must call this, since they share features; the first one reads the items.
 
     Args:
-        tasks: Those that were measured, with their samples.
+        tasks: The measured tasks, with their samples.
         results: Their results.
-        session: That of the run.
+        session: The session of the run.
     """
     main: dict[str, Result] = {}
     for result in results:
         if result.kind != "few_shot":
+            # The first row of a task is its main number.
             main.setdefault(result.task, result)
     group, examples = session.cache.group, {}
     for task in tasks:
@@ -194,7 +208,7 @@ def collect_examples(tasks: Sequence[Task], results: Sequence[Result], session: 
 
 
 def line(result: Result) -> str:
-    """One line of the terminal's table for a task's main number."""
+    """Return the line that the terminal shows for a task's main number."""
     if result.value is None:
         return f"{result.task:24} {result.protocol['missing']}"
     few = result.low is None or result.high is None

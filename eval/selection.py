@@ -1,9 +1,9 @@
-"""Hard negatives: captions chosen for an image, pairs of both kept apart, images chosen for a cue.
+"""Hard negatives: select captions for an image, keep pairs of both apart, select images for a cue.
 
-Caption selection: are the right captions of an image ahead of all wrong ones, as SugarCrepe, ARO and What'sUp ask?
-Pair selection: two images and two captions that are easily taken for each other, as in Winoground, MMVP-VLM and
-ColorSwap; text, image and group score. Association: as many images as people chose for a cue, the nearest ones, as
-WinoGAViL asks; the Jaccard index of both sets.
+Caption selection: all right captions of an image must score above all wrong ones (SugarCrepe, ARO,
+What'sUp). Pair selection: two images and two captions that are easily confused, with text, image
+and group score (Winoground, MMVP-VLM, ColorSwap). Association: the nearest images to a cue, as many
+as people chose, scored by the Jaccard index of both sets (WinoGAViL).
 """
 
 from __future__ import annotations
@@ -32,15 +32,21 @@ from open_diht.eval.task import Task
 from open_diht.eval.templates import fill
 
 BLOCK = 4096
-"""Questions whose features are in memory at once, at most."""
+"""Maximum number of questions whose features are in memory at once."""
 CATEGORIES = 20
-"""Up to so many categories have numbers of their own."""
+"""Maximum number of categories that get numbers of their own."""
 
 
 def evaluate_caption_selection(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
-    """Return the accuracy over all questions, its mean over categories, and that of each category."""
+    """Return the accuracy over all questions, its mean over categories, and that of each category.
+
+    Args:
+        task: The task.
+        data: Its data.
+        cache: The model and its features.
+    """
     choices = data.choices
-    assert choices is not None  # `open_task` saw to it
+    assert choices is not None  # guaranteed by `open_task`
     images = cache.images(data.images, task.name)
     blind = {name: round(value, 4) for name, value in blind_accuracy(choices).items()}
     clusters = np.array([choice.cluster for choice in choices])
@@ -68,6 +74,7 @@ def evaluate_caption_selection(task: Task, data: DataSet, cache: FeatureCache) -
             results += [accuracy(f"accuracy ({name})", hits, of) for name, of in zip(names, of_category, strict=True)]
         if (several := np.array([choice.right > 1 for choice in choices])).any():
             results.append(accuracy("text_only", table[:, 1], several))
+        # The task's own metric comes first.
         results.sort(key=lambda one: one.metric != f"{task.metric}{suffix}")
         items = Items(
             keys=np.array([choice.key for choice in choices]),
@@ -86,9 +93,13 @@ def _captions(choices: Sequence[Choice], template: str) -> list[str]:
 
 
 def _answered(choices: Sequence[Choice], images: Features, texts: Features, cache: FeatureCache) -> np.ndarray:
-    """(q, 3): whether the right captions are ahead, whether they are alike without the image (0 where one is right),
-    and the index of the nearest caption. The ranks of the cache share the questions."""
+    """Return the outcome (q, 3) of each question; the ranks of the cache divide the questions.
+
+    The columns are: whether the right captions are ahead, whether they are alike without the image
+    (0 where only one is right), and the index of the nearest caption.
+    """
     starts = np.concatenate([[0], np.cumsum([len(choice.captions) for choice in choices])])
+    # Small enough for every rank to get a block.
     size = min(BLOCK, -(-len(choices) // cache.group.world))
     blocks = [range(start, min(start + size, len(choices))) for start in range(0, len(choices), size)]
     found = [np.empty((0, 3))]
@@ -106,9 +117,16 @@ def _answered(choices: Sequence[Choice], images: Features, texts: Features, cach
 
 
 def selections(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> list[FoundTexts]:
-    """Return images for which a wrong caption was ahead, and some for which none was, with the captions offered."""
+    """Return images for which a wrong caption was ahead, and some for which none was, with their captions.
+
+    Args:
+        task: The task.
+        data: Its data.
+        items: The outcome of its questions.
+        cache: The model and its features.
+    """
     choices = data.choices
-    assert choices is not None  # `open_task` saw to it
+    assert choices is not None  # guaranteed by `open_task`
     images = cache.images(data.images, task.name)
     texts = cache.texts(_captions(choices, task.caption_templates[0]), f"{task.name} captions")
     starts = np.concatenate([[0], np.cumsum([len(choice.captions) for choice in choices])])
@@ -123,6 +141,7 @@ def selections(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> 
                 image=data.images.open(choice.image),
                 key=f"{choice.category}, {choice.key}",
                 texts=[(choice.captions[one], float(scores[one]), one < choice.right) for one in order],
+                # 1 plus the number of wrong captions ahead of the last right one.
                 rank=last + 2 - choice.right,
             )
         )
@@ -130,9 +149,15 @@ def selections(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> 
 
 
 def evaluate_pair_selection(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
-    """Return text, image and group score over all pairs, and the task's own of each category."""
+    """Return text, image and group score over all pairs, and the task's own metric per category.
+
+    Args:
+        task: The task.
+        data: Its data.
+        cache: The model and its features.
+    """
     pairs = data.pairs
-    assert pairs is not None  # `open_task` saw to it
+    assert pairs is not None  # guaranteed by `open_task`
     clusters, category = clusters_of(pairs), np.array([pair.category for pair in pairs])
     names = np.unique(category)
 
@@ -165,7 +190,7 @@ def evaluate_pair_selection(task: Task, data: DataSet, cache: FeatureCache) -> T
 def _pair_cosines(
     task: Task, data: DataSet, pairs: Sequence[Pair], cache: FeatureCache, template: str
 ) -> tuple[np.ndarray, int]:
-    """(n, 2, 2) cosines of each pair's images by its captions, and how many captions were cut."""
+    """Return (n, 2, 2) cosines of each pair's images by its captions, and the number of truncated captions."""
     images = cache.images(data.images, task.name)
     texts = cache.texts([fill(template, text) for pair in pairs for text in pair.captions], f"{task.name} captions")
     left = images.take(np.array([image for pair in pairs for image in pair.images])).reshape(len(pairs), 2, -1)
@@ -174,8 +199,11 @@ def _pair_cosines(
 
 
 def clusters_of(pairs: Sequence[Pair]) -> np.ndarray:
-    """(n,) the lowest index of an image that each pair is connected with: pairs that share an image, also by way of
-    others, are one observation."""
+    """Return (n,) the cluster of each pair.
+
+    Pairs that share an image, directly or through others, are one observation. A cluster's number
+    is the lowest index of its images.
+    """
     lowest: dict[int, int] = {}
 
     def root(image: int) -> int:
@@ -184,14 +212,22 @@ def clusters_of(pairs: Sequence[Pair]) -> np.ndarray:
         return image
 
     for pair in pairs:
+        # Union-find: the lower root becomes the parent.
         one, other = sorted((root(pair.images[0]), root(pair.images[1])))
         lowest[other] = one
     return np.array([root(pair.images[0]) for pair in pairs], dtype=np.int64)
 
 
 def compared_pairs(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> list[ComparedPair]:
-    """Return pairs that were mixed up, and some that were not, with the four cosines."""
-    assert data.pairs is not None  # `open_task` saw to it
+    """Return pairs that were confused, and some that were not, with the four cosines.
+
+    Args:
+        task: The task.
+        data: Its data.
+        items: The outcome of its pairs.
+        cache: The model and its features.
+    """
+    assert data.pairs is not None  # guaranteed by `open_task`
     scores, _ = _pair_cosines(task, data, data.pairs, cache, task.caption_templates[0])
     return [
         ComparedPair(
@@ -205,9 +241,15 @@ def compared_pairs(task: Task, data: DataSet, items: Items, cache: FeatureCache)
 
 
 def evaluate_association(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
-    """Return the mean Jaccard index over all cues."""
+    """Return the mean Jaccard index over all cues.
+
+    Args:
+        task: The task.
+        data: Its data.
+        cache: The model and its features.
+    """
     associations = data.associations
-    assert associations is not None  # `open_task` saw to it
+    assert associations is not None  # guaranteed by `open_task`
     clusters = np.array([one.cluster for one in associations])
     guessed = float(np.mean([jaccard_chance(len(one.images), one.right) for one in associations]))
 
@@ -234,8 +276,13 @@ def evaluate_association(task: Task, data: DataSet, cache: FeatureCache) -> Task
 
 
 def prompt(template: str, cue: str) -> str:
-    """Return the cue in lower case in the slot of the template; "{a}" before the slot is "a" or "an", by the cue's
-    first letter, and "{A}" the same in upper case."""
+    """Return the template with the cue, in lower case, in its slot.
+
+    Args:
+        template: A template; "{a}" becomes "a" or "an" by the cue's first letter, "{A}" the same
+            capitalized.
+        cue: The cue.
+    """
     lower = cue.lower()
     article = "an" if lower[:1] in set("aeiou") else "a"
     return fill(template.replace("{a}", article).replace("{A}", article.capitalize()), lower)
@@ -244,7 +291,7 @@ def prompt(template: str, cue: str) -> str:
 def _cue_cosines(
     task: Task, data: DataSet, associations: Sequence[Association], cache: FeatureCache, template: str
 ) -> tuple[list[np.ndarray], int]:
-    """The cosines of each cue with its images, and how many cues were cut."""
+    """Return the cosines of each cue with its images, and the number of truncated cues."""
     images = cache.images(data.images, task.name)
     texts = cache.texts([prompt(template, one.cue) for one in associations], f"{task.name} cues")
     scores = [
@@ -255,9 +302,16 @@ def _cue_cosines(
 
 
 def cues(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> list[FoundImages]:
-    """Return cues for which wrong images were chosen, and some for which few were, with the images offered."""
+    """Return cues with wrong images chosen, and some with few wrong ones, with their images.
+
+    Args:
+        task: The task.
+        data: Its data.
+        items: The outcome of its cues.
+        cache: The model and its features.
+    """
     associations = data.associations
-    assert associations is not None  # `open_task` saw to it
+    assert associations is not None  # guaranteed by `open_task`
     scores, _ = _cue_cosines(task, data, associations, cache, task.caption_templates[0])
     found = []
     for one, of in ((associations[index], scores[index]) for index in chosen(items.hits)):

@@ -1,4 +1,4 @@
-"""What the tasks of a run have in common."""
+"""The state that the tasks of a run have in common."""
 
 from __future__ import annotations
 
@@ -20,13 +20,19 @@ class Session:
     root: Path
     """The folder of the data sets."""
     memo: Memo
-    """Hashes of their files."""
+    """Hashes of the data's files."""
     output: Path
     """The folder of the results."""
     options: Options = field(default_factory=Options)
-    """Choices that change numbers."""
+    """Options that change numbers."""
 
 
 def open_task(task: Task, root: Path, memo: Memo) -> DataSet:
-    """Return the data of `task` below `root`, read for what its kind needs. Raises as `read_task`."""
+    """Return the data of a task, read for what its kind needs. Raises as `read_task`.
+
+    Args:
+        task: The task.
+        root: The folder of the data sets.
+        memo: Hashes of their files.
+    """
     return read_task(task, KINDS[task.kind].needs, root, memo)

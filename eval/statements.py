@@ -1,7 +1,8 @@
-"""A question and an answer as a statement, which is what a dual encoder can compare with an image.
+"""Turn a question and an answer into a statement, which a dual encoder can compare with an image.
 
-Our protocol, a rule for each form of question; the paper's own is not public. The form is read off the question and the
-answer that is offered, never off what people answered. Questions that no rule fits become "question: ... answer: ...".
+The protocol is ours, with a rule for each form of question; the paper's is not public. The form
+depends on the question and the offered answer, never on people's answers. Questions that no rule
+fits become "question: ... answer: ...".
 """
 
 from __future__ import annotations
@@ -28,7 +29,12 @@ _WHAT = re.compile(r"(?:what|where|who|which|when) (is|are|was|were) (.+)")
 
 
 def statement(question: str, answer: str) -> str:
-    """The statement that `answer` to `question` makes about the image."""
+    """Return the statement that `answer` to `question` makes about the image.
+
+    Args:
+        question: The question.
+        answer: One of the answers offered.
+    """
     text, answer = _plain(question).lower(), answer.lower()
     for rule in (_yes_no, _number, _other):
         found = rule(text, answer)
@@ -38,7 +44,12 @@ def statement(question: str, answer: str) -> str:
 
 
 def judgement(hypothesis: str, answer: str) -> str:
-    """What `answer` (entailment, neutral, contradiction) says of the hypothesis."""
+    """Return the statement that a hypothesis is true, unclear or false.
+
+    Args:
+        hypothesis: The hypothesis.
+        answer: entailment, neutral or contradiction.
+    """
     text = _plain(hypothesis)
     return ENTAILED[answer].format(text[:1].lower() + text[1:])
 
@@ -53,6 +64,7 @@ def _yes_no(text: str, answer: str) -> str | None:
     found = _THERE.fullmatch(text)
     if found:
         verb, rest = found.groups()
+        # The pattern dropped the article; a question in the singular gets it back.
         article = "a " if verb in ("is", "was") and re.match(r"(?:is|was) there an? ", text) else ""
         return f"there {verb} {article}{rest}" if answer == "yes" else f"there {verb} no {rest}"
     found = _INVERTED.fullmatch(text)

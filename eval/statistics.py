@@ -1,19 +1,20 @@
-"""How sure a number is: intervals for one model, paired tests between two.
+"""Uncertainty of numbers: intervals for one model, paired tests between two.
 
-A number is kept with the part that every image had in it (its influence, divided by the number of images): the parts
-of independent images add up to the variance, those of one image in several tasks are added before they are squared,
-and those of two models on the same image are subtracted. The five captions of one image are not five independent
-observations, so the image is what counts.
+A number is stored with the part of every image in it (its influence, divided by the number of
+images). The squared parts of independent images sum to the variance. Parts of one image in several
+tasks are added before squaring, and those of two models on the same image are subtracted. The five
+captions of one image are not five independent observations, so images are counted.
 
-A proportion gets the exact interval of Clopper and Pearson (1934) for the number of independent items
-that would be as sure, fewer where the variance is poorly known (Korn and Graubard 1998). It holds for
-few items and near 0 and 1, where Wilson's interval holds in as few as 84 % of cases. A mean over
-classes is split into strata of classes of like size, whose intervals are combined by the squares of
-their distances (Zou and Donner 2008): a small class that got everything right counts as unsure as it
-is. benchmarks/coverage.py shows how often each interval holds.
+A proportion gets the exact interval of Clopper and Pearson (1934) for the number of independent
+items with the same variance, reduced where the variance is poorly known (Korn and Graubard 1998).
+It holds for few items and near 0 and 1, where Wilson's interval holds in as few as 84 % of cases. A
+mean over classes is split into strata of classes of similar size, whose intervals are combined by
+the squares of their distances (Zou and Donner 2008), so that a small class with all items right
+still counts as uncertain. benchmarks/coverage.py measures how often each interval holds.
 
-All of this is sampling noise of the test set. Two trainings of one recipe differ by more than that (about 0.2 points on
-ImageNet, according to the DataComp authors), which no test set can show: it takes several seeds.
+All of this is sampling noise of the test set. Two trainings of one recipe differ by more (about 0.2
+points on ImageNet, according to the DataComp authors). No test set can show that; it takes several
+seeds.
 """
 
 from __future__ import annotations
@@ -34,27 +35,27 @@ Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 FEWEST = 3
-"""Draws of shots from which on their luck can be told at all."""
+"""Minimum number of draws of shots for which an interval is computed."""
 _EDGE = 1e-9
-"""Proportions nearer to 0 or 1 than this, and standard errors below it, are so but for rounding."""
+"""Distance from 0 or 1, and size of a standard error, below which the difference is rounding."""
 _MANY = 1e6
-"""Degrees of freedom beyond which Student's t is the normal distribution."""
+"""Degrees of freedom above which Student's t is treated as the normal distribution."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """A number between 0 and 1, and what each image had to do with it."""
+    """A number between 0 and 1 with each image's influence on it."""
 
     value: float
     parts: Floats = field(repr=False)
-    """(n,) of each image: how far it moved the number off its expectation, to first order. They sum to 0, their
-    squares to the variance."""
+    """(n,) how far each image moved the number off its expectation, to first order. The sum is 0, the
+    sum of squares the variance."""
     units: NDArray[Any] = field(repr=False)
-    """(n,) the images, all different; the same ones in another estimate are the same images."""
+    """(n,) distinct images; equal values in another estimate are the same images."""
     df: float
     """Degrees of freedom of the variance; below 1 there are too few items to know it."""
     most: float
-    """As how many independent items the number counts where it is 0 or 1, and the parts say nothing."""
+    """The effective number of independent items where the number is 0 or 1 and the parts carry no information."""
 
     @property
     def variance(self) -> float:
@@ -62,25 +63,29 @@ class Estimate:
         return float(np.sum(self.parts**2))
 
     def interval(self, level: float = 0.95) -> Interval | None:
-        """Return the exact interval of as many items as are as sure; None where there are too few to say."""
+        """Return the exact interval for the effective number of items; None where there are too few."""
         return share_interval(self.value, self.variance, self.df, self.most, level)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lowest(Estimate):
-    """The lowest of several proportions of different images, such as the accuracy of the worst group; the parts are
-    those of the lowest one."""
+    """The lowest of several proportions on fixed groups of images, such as the accuracy of the worst group.
+
+    Its parts are those of the lowest proportion.
+    """
 
     of: tuple[Estimate, ...] = field(repr=False)
-    """All of them."""
+    """All proportions."""
 
     def interval(self, level: float = 0.95) -> Interval | None:
-        """Images drawn anew within each group. The lowest proportion is at least the lowest of the lower ends, since
-        that of the worst group holds as often as promised; it is at most the lowest of the upper ends, each at the
-        level at which all of them hold together (Sidak), since it is not known which group is the worst. Resampling the
-        lowest of several would repeat its bias: it is too low where groups are alike.
+        """Return the interval for images resampled within each group.
 
-        A group of too few images to say has no ends but 0 and 1."""
+        The lower end is the lowest of the groups' lower ends: that of the worst group holds with
+        the given level. The upper end is the lowest of upper ends that hold jointly (Sidak),
+        because the worst group is not known. Bootstrapping the minimum would repeat its bias: it is
+        too low where groups are alike. A group with too few images has the ends 0 and 1.
+        """
+        # Sidak: upper ends at this level hold jointly at the one-sided level of a single one.
         together = 2 * (0.5 + level / 2) ** (1 / len(self.of)) - 1
         ends = [(one.interval(level), one.interval(together)) for one in self.of]
         if all(own is None for own, _ in ends):
@@ -91,15 +96,18 @@ class Lowest(Estimate):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Averaged(Estimate):
-    """A weighted mean of several estimates, each with the set of images that it is about."""
+    """A weighted mean of several estimates, each with a name for its set of images."""
 
     of: tuple[tuple[Hashable, Estimate], ...] = field(repr=False)
     weights: Floats = field(repr=False)
-    """(k,) they sum to 1."""
+    """(k,) weights that sum to 1."""
 
     def interval(self, level: float = 0.95) -> Interval | None:
-        """Return the interval that `_recovered` makes of the distances from each number to its own ends: a proportion
-        of 0 or 1, whose parts say nothing, is as unsure here as it is alone. None where one of them has no interval."""
+        """Return the interval that combines the distances from each number to its own ends (`_recovered`).
+
+        A proportion of 0 or 1 has no parts but is uncertain, and contributes as such. None where
+        one number has no interval.
+        """
         ends = [one.interval(level) for _, one in self.of]
         known = [one for one in ends if one is not None]
         if self.df < 1 or len(known) < len(ends):
@@ -114,15 +122,15 @@ class Averaged(Estimate):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paired:
-    """Model B against model A on the same items."""
+    """The comparison of model B with model A on the same items."""
 
     difference: float
     """Metric of B minus metric of A."""
     low: float | None
-    """Lower end of the interval; None where there are too few items to say."""
+    """Lower end of the interval; None where there are too few items."""
     high: float | None
     p: float | None
-    """Two-sided p value of "no difference"; None with `low`."""
+    """Two-sided p value of "no difference"; None if `low` is."""
     se: float
     """Standard error of the difference."""
     df: float
@@ -131,29 +139,33 @@ class Paired:
 
     @property
     def reach(self) -> float | None:
-        """The distance from the difference to both ends; None where there are none."""
+        """The distance from the difference to either end; None without an interval."""
         return None if self.high is None else self.high - self.difference
 
     @property
     def detectable(self) -> float | None:
-        """The difference that another test set of this kind and size would show in 80 % of cases (p < 0.05); None where
-        too little is known, or no image changed."""
+        """The difference that another test set of this kind and size would detect in 80 % of cases (p < 0.05).
+
+        None where too little is known, or no image changed.
+        """
+        # t quantiles of a two-sided 5 % test and of 80 % power.
         return None if self.p is None or not self.se else (_quantile(self.df, 0.95) + _quantile(self.df, 0.6)) * self.se
 
 
 def share_interval(value: float, variance: float, df: float, most: float, level: float = 0.95) -> Interval | None:
-    """Return Clopper and Pearson's interval of a proportion for as many items as would give its variance.
+    """Return Clopper and Pearson's interval of a proportion for the number of items that would give its variance.
 
-    Where few items are right, or few wrong, the variance is itself poorly known: one item counts as if nothing was
-    known but `most`. A variance with fewer degrees of freedom than `most` independent items would give counts as that
-    of fewer items, by the squared ratio of Student's quantiles.
+    Where few items are right, or few wrong, the variance is itself poorly known, so the number of
+    items is averaged with `most`, which gets the weight of one item. If the variance has fewer
+    degrees of freedom than `most` independent items would give, the number of items is reduced by
+    the squared ratio of Student's quantiles.
 
     Args:
         value: The proportion, between 0 and 1.
         variance: Its squared standard error.
         df: Degrees of freedom of the variance.
-        most: The number of independent items at the least.
-        level: How often the interval is to hold.
+        most: The number of independent items where the variance says nothing.
+        level: The coverage of the interval.
 
     Returns:
         The interval, or None where `df` is below 1.
@@ -161,12 +173,14 @@ def share_interval(value: float, variance: float, df: float, most: float, level:
     if df < 1:
         return None
     n = most
+    # Treat a value within rounding of 0 or 1 as exact.
     if not _EDGE < value < 1 - _EDGE:
         value = float(round(value))
     elif variance > _EDGE**2:
         n = value * (1 - value) / variance
         n *= most / (most - 1) if most > 1 else 1.0  # undoes Bessel's correction: independent hits are n items
         rare = n * min(value, 1 - value)
+        # A harmonic mean of n with the weight `rare` and `most` with the weight 1.
         n = (rare + 1) / (rare / n + 1 / most) if n > most else n
     n *= min(1.0, _quantile(max(most - 1, 1.0), level) / _quantile(df, level)) ** 2
     hits, misses, tail = value * n, (1 - value) * n, (1 - level) / 2
@@ -176,8 +190,11 @@ def share_interval(value: float, variance: float, df: float, most: float, level:
 
 
 def average(estimates: Sequence[tuple[Hashable, Estimate]]) -> Averaged:
-    """The plain average, each estimate with the set of images that it is about: parts of one image of one set are
-    added up, different sets are independent. Raises ValueError for none."""
+    """Return the plain average of estimates, each given with a name for its set of images.
+
+    Parts of one image of one set are added; different sets are independent. Raises ValueError for
+    no estimates.
+    """
     if not estimates:
         raise ValueError("no numbers to average over")
     share = 1 / len(estimates)
@@ -187,8 +204,10 @@ def average(estimates: Sequence[tuple[Hashable, Estimate]]) -> Averaged:
         own = [one for name, one in estimates if name == wanted]
         summed, of = _summed([one.parts * share for one in own], [one.units for one in own])
         parts.append(summed)
+        # Equal units of different sets are different images.
         units.append(np.array([f"{number}/{unit}" for unit in of.tolist()]))
         variance = float(np.sum(summed**2))
+        # The worst-known number limits the degrees of freedom of its set.
         fewest = min(one.df for one in own)
         spread += variance**2 / fewest if fewest > 0 else math.inf if variance > 0 else 0.0
     total = sum(float(np.sum(one**2)) for one in parts)
@@ -199,15 +218,16 @@ def average(estimates: Sequence[tuple[Hashable, Estimate]]) -> Averaged:
         parts=np.concatenate(parts),
         units=np.concatenate(units),
         df=_satterthwaite(total, spread, min(one.df for _, one in estimates)),
+        # Numbers about the same images share them, so each set counts once.
         most=sum(max(one.most for name, one in estimates if name == wanted) for wanted in sets),
     )
 
 
 def stratified(strata: Sequence[Estimate], weights: ArrayLike) -> Estimate:
-    """Return the weighted mean of numbers about different items of one set, such as those of classes of like size.
+    """Return the weighted mean of numbers about different items of one set, such as classes of similar size.
 
     Args:
-        strata: The numbers; `units` that several of them have are the same images.
+        strata: The numbers; equal `units` in several of them are the same images.
         weights: (k,) that sum to 1.
     """
     if len(strata) == 1:
@@ -231,17 +251,22 @@ def stratified(strata: Sequence[Estimate], weights: ArrayLike) -> Estimate:
 def difference(a: Estimate, b: Estimate) -> Paired:
     """Return B minus A by a paired t test over the images of both.
 
-    Means of several numbers combine the distances to the ends of each number's difference, as their intervals do: where
-    no image of a small class changed, the difference is as unsure as that class is.
+    Averages combine the distances to the ends of each number's difference, as their intervals do. A
+    small class in which no image changed thus remains uncertain.
+
+    Args:
+        a: A's number.
+        b: B's number, of the same type.
 
     Raises:
-        ValueError: They have other images.
+        ValueError: The images differ.
     """
     if not np.array_equal(a.units, b.units):
         raise ValueError(f"a paired test needs the same images: A has {len(a.units)}, B has {len(b.units)}")
     df, parts = min(a.df, b.df), b.parts - a.parts
     if not (isinstance(a, Averaged) and isinstance(b, Averaged)):
         return _tested(b.value - a.value, float(np.sum(parts**2)), df, min(a.most, b.most))
+    # Pair the parts of both averages: each difference has an interval of its own.
     of = [(one, other) for (_, one), (_, other) in zip(a.of, b.of, strict=True)]
     reaches = [difference(one, other).reach for one, other in of]
     known = [reach for reach in reaches if reach is not None]
@@ -253,25 +278,28 @@ def difference(a: Estimate, b: Estimate) -> Paired:
 
 
 def average_difference(pairs: Sequence[tuple[Hashable, Estimate, Estimate]]) -> Paired:
-    """B minus A averaged over tasks, each (set of images, A's number, B's number); as `average`."""
+    """Return B minus A averaged over tasks, each (set of images, A's number, B's number); see `average`."""
     one = average([(name, a) for name, a, _ in pairs])
     other = average([(name, b) for name, _, b in pairs])
     return difference(one, other)
 
 
 def crossed(of_draw: Sequence[Estimate]) -> tuple[float, float, float]:
-    """Mean, variance and degrees of freedom of a number measured on the same images with several draws of shots, where
-    both images and draws could have been others: two-way random effects. Three draws say little of the luck of the
-    shots, which the degrees of freedom then show: those of images and draws, weighted by their share of the variance
-    (Satterthwaite's hold 92 % at three draws, these 94 to 96).
+    """Return mean, variance and degrees of freedom over draws of shots measured on the same images.
 
-    Fewer than FEWEST draws leave 0 degrees of freedom."""
+    Images and draws are both random (two-way random effects). The degrees of freedom are those of
+    images and draws, weighted by their fractions of the variance, so that a few draws give wide
+    intervals (Satterthwaite's hold 92 % at three draws, these 94 to 96). Fewer than FEWEST draws
+    leave 0.
+    """
     return _crossed([one.value for one in of_draw], np.stack([one.parts for one in of_draw]), of_draw[0].df)
 
 
 def crossed_interval(of_draw: Sequence[Estimate]) -> Interval | None:
-    """Return the interval of the mean over draws, nowhere nearer than the images alone allow; None with fewer draws
-    than FEWEST."""
+    """Return the interval of the mean over draws, at least as wide as for the images alone.
+
+    None with fewer draws than FEWEST.
+    """
     value, variance, df = crossed(of_draw)
     both = share_interval(value, variance, df, of_draw[0].most)
     images = _over_images(of_draw).interval()
@@ -281,8 +309,14 @@ def crossed_interval(of_draw: Sequence[Estimate]) -> Interval | None:
 
 
 def crossed_difference(a: Sequence[Estimate], b: Sequence[Estimate]) -> Paired:
-    """Return B minus A, averaged over draws that both models were given alike, at least as unsure as the images alone
-    make it."""
+    """Return B minus A, averaged over draws that both models share.
+
+    The interval is at least as wide as for the images alone.
+
+    Args:
+        a: A's number for each draw.
+        b: B's number for each draw.
+    """
     values = [two.value - one.value for one, two in zip(a, b, strict=True)]
     parts = np.stack([two.parts - one.parts for one, two in zip(a, b, strict=True)])
     value, variance, df = _crossed(values, parts, min(a[0].df, b[0].df))
@@ -294,7 +328,7 @@ def crossed_difference(a: Sequence[Estimate], b: Sequence[Estimate]) -> Paired:
 
 
 def _over_images(of_draw: Sequence[Estimate]) -> Averaged:
-    """The mean over draws as a number about these images alone."""
+    """Return the mean over draws as a number about these images alone."""
     return Averaged(
         of=tuple(("images", one) for one in of_draw),
         weights=np.full(len(of_draw), 1 / len(of_draw)),
@@ -312,10 +346,11 @@ def _crossed(values: Sequence[float], parts: Floats, df_images: float) -> tuple[
     if draws < FEWEST:
         return value, float(np.sum(parts.mean(axis=0) ** 2)), 0.0
     mean = parts.mean(axis=0)
+    # Two-way random effects: variances of images, of draws, and of their interaction.
     images = float(np.sum(mean**2))
     shots = float(np.var(values, ddof=1)) / draws
     both = float(np.sum((parts - mean) ** 2)) / (draws * (draws - 1))
-    # Each of the first two holds the interaction once; it is there once.
+    # The first two variances each contain the interaction once; subtract it so that it counts once.
     variance = max(images + shots - both, images, shots)
     of_shots = min(shots, variance)
     if df_images < 1 or variance == 0:
@@ -335,21 +370,25 @@ def _tested(value: float, variance: float, df: float, most: float) -> Paired:
 
 
 def _within(value: float, reach: float, df: float, changed: bool) -> Paired:
-    """A difference whose interval reaches so far to both sides, and the p value that belongs to it."""
+    """Return a difference with an interval of `reach` to both sides, and the matching p value."""
     se = reach / _quantile(df, 0.95) if changed else 0.0
     p = float(2 * stdtr(min(df, _MANY), -abs(value) / se)) if changed else 1.0
     return Paired(difference=value, low=value - reach, high=value + reach, p=p, se=se, df=df, test="paired t")
 
 
 def _recovered(reaches: Floats, alike: Floats) -> float:
-    """The distance from a sum to its end: the distances (k,) of its terms, squared and added up with their correlations
-    (k, k), by the method of variance estimates recovery (Zou and Donner 2008)."""
+    """Return the distance from a sum to its end, by the method of variance estimates recovery (Zou and Donner 2008).
+
+    The distances (k,) of its terms are squared and added with their correlations (k, k).
+    """
     return math.sqrt(max(float(reaches @ alike @ reaches), 0.0))
 
 
 def _correlations(names: Sequence[Hashable], units: Sequence[NDArray[Any]], parts: Sequence[Floats]) -> Floats:
-    """(k, k) correlations of numbers about the sets of images `names`: 0 without a common image; 1 of numbers with
-    common images of which one has no spread."""
+    """Return (k, k) correlations of numbers about the sets of images `names`.
+
+    They are 0 without a common image, and 1 with common images if one number has no variance.
+    """
     found = np.eye(len(names))
     spread = [float(np.sum(one**2)) for one in parts]
     for a, b in itertools.combinations(range(len(names)), 2):
@@ -358,6 +397,7 @@ def _correlations(names: Sequence[Hashable], units: Sequence[NDArray[Any]], part
         if np.array_equal(units[a], units[b]):
             together, common = float(parts[a] @ parts[b]), True
         else:
+            # Correlate over the common images only.
             _, here, there = np.intersect1d(units[a], units[b], assume_unique=True, return_indices=True)
             together, common = float(parts[a][here] @ parts[b][there]), len(here) > 0
         of = math.sqrt(spread[a] * spread[b])
@@ -366,7 +406,7 @@ def _correlations(names: Sequence[Hashable], units: Sequence[NDArray[Any]], part
 
 
 def _satterthwaite(total: float, spread: float, otherwise: float) -> float:
-    """Degrees of freedom of a sum of variances; `spread` is the sum of their squares, each over its own."""
+    """Return the degrees of freedom of a sum of variances; `spread` is the sum of their squares, each over its own."""
     return total**2 / spread if spread > 0 else otherwise
 
 
@@ -376,16 +416,25 @@ def _quantile(df: float, level: float) -> float:
 
 
 def _summed(parts: Sequence[Floats], units: Sequence[NDArray[Any]]) -> tuple[Floats, NDArray[Any]]:
-    """Parts of the same unit added up, and the units."""
+    """Return the parts summed per unit, and the units."""
     found, place = np.unique(np.concatenate(units), return_inverse=True)
     return np.bincount(place, weights=np.concatenate(parts)).astype(np.float64), found
 
 
 def mcnemar(hits_a: ArrayLike, hits_b: ArrayLike) -> float:
-    """Exact two-sided p value of two models' 0/1 hits (n,) on the same independent items.
+    """Return the exact two-sided p value of two models on the same independent items.
 
-    Only the items where the models disagree count: without a difference, each is a fair coin. Computed in integers, so
-    it is exact also where it is 1e-200. Being exact, it is conservative where few items differ."""
+    Only items where the models disagree count: without a difference, each is a fair coin. Integer
+    arithmetic keeps it exact even at 1e-200. Being exact, the test is conservative where few items
+    differ.
+
+    Args:
+        hits_a: (n,) 0 or 1 for A.
+        hits_b: (n,) 0 or 1 for B.
+
+    Raises:
+        ValueError: Shapes differ, or a value is neither 0 nor 1.
+    """
     a, b = np.asarray(hits_a, dtype=np.float64), np.asarray(hits_b, dtype=np.float64)
     if a.shape != b.shape:
         raise ValueError(f"a paired test needs the same items: A has {len(a)}, B has {len(b)}")
@@ -393,7 +442,7 @@ def mcnemar(hits_a: ArrayLike, hits_b: ArrayLike) -> float:
         raise ValueError("McNemar's test needs hits of 0 or 1")
     only_a, only_b = int(np.sum(a > b)), int(np.sum(b > a))
     n, fewer = only_a + only_b, min(only_a, only_b)
-    ways, total = 1, 0  # binomial coefficients (n over k) and their sum up to `fewer`
+    ways, total = 1, 0  # binomial coefficients (n over k), and their sum up to `fewer`
     for k in range(fewer + 1):
         total += ways
         ways = ways * (n - k) // (k + 1)
@@ -401,9 +450,17 @@ def mcnemar(hits_a: ArrayLike, hits_b: ArrayLike) -> float:
 
 
 def disagreement_interval(hits_a: ArrayLike, hits_b: ArrayLike) -> Interval:
-    """Interval of the difference of two shares on the same independent 0/1 items (n,): Agresti and Min's (2005), half
-    an item added to each of the four outcomes, which holds where few items differ."""
+    """Return the interval of the difference of two proportions on the same independent items.
+
+    Agresti and Min's (2005): half an item is added to each of the four outcomes, so that it holds
+    where few items differ.
+
+    Args:
+        hits_a: (n,) 0 or 1 for A.
+        hits_b: (n,) 0 or 1 for B.
+    """
     a, b = np.asarray(hits_a, dtype=np.float64), np.asarray(hits_b, dtype=np.float64)
+    # Half an item in each of the four outcomes makes n + 2 items.
     n = len(a) + 2
     value = float((b - a).sum()) / n
     changed = (float(np.sum(a != b)) + 1) / n
@@ -412,16 +469,17 @@ def disagreement_interval(hits_a: ArrayLike, hits_b: ArrayLike) -> Interval:
 
 
 def binary(*arrays: Floats) -> bool:
-    """Whether all values are 0 or 1."""
+    """Return whether all values are 0 or 1."""
     return all(bool(np.all((array == 0.0) | (array == 1.0))) for array in arrays)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p values corrected for being several (Holm 1979): called below 0.05, the chance of even one false call is 5 %."""
+    """Return p values corrected for their number (Holm 1979): at 0.05, the chance of any false positive is 5 %."""
     if any(not 0 <= p <= 1 for p in p_values):
         raise ValueError(f"p values must lie in [0, 1]: {list(p_values)}")
     corrected = [0.0] * len(p_values)
     largest = 0.0
+    # Holm: multiply the smallest p value by the number of tests, the next by one less, and keep the order.
     for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
         corrected[place] = largest

@@ -1,8 +1,8 @@
-"""Several models in one table: `python -m open_diht.eval.table out/bench/one out/bench/other ... [--format latex]`.
+"""Tabulate several models: `python -m open_diht.eval.table out/bench/one out/bench/other ... [--format latex]`.
 
-Reads results.json of each folder and prints the main number of every task that any of them measured, as Markdown, CSV,
-LaTeX, or as a page (`--format html`). Nothing is bold: whether two models differ is a test of their items, which `make
-compare` does. Numbers of other data or by other rules than the first model's have a mark.
+Reads results.json of each folder and prints the main number of every task that any of them
+measured, as Markdown, CSV, LaTeX, or HTML (`--format html`). Nothing is bold: `make compare` tests
+whether two models differ. A mark shows numbers with other data or rules than the first model's.
 
 Exit status: 0 printed; 1 a file is broken; 2 wrong use.
 """
@@ -33,28 +33,30 @@ MARK = "*"
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A model's number of a task; shares between 0 and 1."""
+    """A model's number on a task; fractions between 0 and 1."""
 
     value: float
     low: float | None
     high: float | None
     other: bool
-    """Of other data, or by other rules, than the first model that has the task."""
+    """True if data or rules differ from those of the first model that has the task."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A task."""
+    """A row of the table."""
 
     task: str
     metric: str
     cells: tuple[Cell | None, ...]
-    """One for each model; None where it has no number."""
+    """A cell for each model; None where it has no number."""
 
 
 def lines_of(folders: Sequence[Path]) -> list[Line]:
-    """The tasks of all folders, in the order in which they come up, then numbers over several tasks. Raises `WrongUse`
-    where one is no folder of results, `DataBroken` where its results are torn."""
+    """Return the tasks of all folders, in order of first appearance, then numbers over several tasks.
+
+    Raises `WrongUse` where a folder has no results, `DataBroken` where its results are corrupt.
+    """
     of_folders = [rows_of(folder) for folder in folders]
     of_models = [main_rows(rows) for rows in of_folders]
     found = []
@@ -64,6 +66,7 @@ def lines_of(folders: Sequence[Path]) -> list[Line]:
         if measured:
             cells = tuple(_cell(row, measured[0]) for row in rows)
             found.append(Line(task, measured[0]["metric"], cells))
+    # Numbers over several tasks come last, matched by name and metric.
     several = [
         {(one.name, one.metric): Cell(one.value, one.low, one.high, False) for one in across(group_tasks(rows), folder)}
         for rows, folder in zip(of_folders, folders, strict=True)
@@ -89,14 +92,24 @@ def _asked(row: Mapping[str, Any]) -> list[Any]:
 
 
 def to_markdown(names: Sequence[str], lines: Sequence[Line]) -> str:
-    """Numbers in percent with half the width of their intervals."""
+    """Return a Markdown table of numbers in percent with half the width of their intervals.
+
+    Args:
+        names: The models.
+        lines: The rows.
+    """
     rows = [["task", "metric", *names], ["---", "---", *["--:"] * len(names)]]
     rows += [[line.task, line.metric, *_texts(line, " \u00b1 ")] for line in lines]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def to_csv(names: Sequence[str], lines: Sequence[Line]) -> str:
-    """Value, low and high of every model in columns of their own, shares between 0 and 1."""
+    """Return CSV with columns for value, low and high of every model, fractions between 0 and 1.
+
+    Args:
+        names: The models.
+        lines: The rows.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["task", "metric", *(f"{name} {what}".strip() for name in names for what in ("", "low", "high"))])
@@ -109,7 +122,12 @@ def to_csv(names: Sequence[str], lines: Sequence[Line]) -> str:
 
 
 def to_latex(names: Sequence[str], lines: Sequence[Line]) -> str:
-    """A tabular for booktabs, numbers as in Markdown."""
+    """Return a tabular for booktabs with the numbers of `to_markdown`.
+
+    Args:
+        names: The models.
+        lines: The rows.
+    """
     rows = [[*map(_escaped, (line.task, line.metric)), *_texts(line, r" $\pm$ ")] for line in lines]
     head, *body = (f"{' & '.join(row)} \\\\" for row in [["task", "metric", *map(_escaped, names)], *rows])
     begin = r"\begin{tabular}{ll" + "r" * len(names) + "}"
@@ -117,7 +135,12 @@ def to_latex(names: Sequence[str], lines: Sequence[Line]) -> str:
 
 
 def to_html(names: Sequence[str], lines: Sequence[Line]) -> str:
-    """A page that loads nothing: each number with its interval, on a track from 0 to 100 %."""
+    """Return a self-contained page that shows each number with its interval on a scale from 0 to 100 %.
+
+    Args:
+        names: The models.
+        lines: The rows.
+    """
     rows = [
         {
             "task": line.task,
@@ -148,7 +171,13 @@ def _escaped(text: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.eval.table") -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line and return the exit status.
+
+    Args:
+        arguments: Command-line arguments; None reads `sys.argv`.
+        prog: The command's name in its help.
+    """
+    # The description is the second paragraph of the module's docstring.
     parser = Parser(prog=prog, description=(__doc__ or "").split("\n\n")[1])
     parser.add_argument("folders", type=Path, nargs="+", metavar="OUTPUT", help="results of a model (`make bench`)")
     parser.add_argument("--format", default=FORMATS[0], help=f"{', '.join(FORMATS)} (default: {FORMATS[0]})")

@@ -1,4 +1,4 @@
-"""The software that numbers come from: libraries, the commit of this checkout, the machine."""
+"""The software behind the numbers: libraries, the commit of this checkout, the machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LIBRARIES = ("torch", "torchvision", "open_clip_torch", "timm", "transformers", 
 
 @functools.cache
 def library_versions() -> Mapping[str, str]:
-    """Version of each that is installed."""
+    """Return the version of each installed library."""
     versions = {}
     for name in LIBRARIES:
         try:
@@ -27,7 +27,7 @@ def library_versions() -> Mapping[str, str]:
 
 @functools.cache
 def software() -> Mapping[str, Any]:
-    """Versions, the commit of this checkout where it is one, and the machine."""
+    """Return library versions, the commit if this is a checkout, and the machine."""
     return {
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
@@ -37,6 +37,7 @@ def software() -> Mapping[str, Any]:
 
 
 def _commit() -> str | None:
+    # The package links to this folder, so resolve the path before looking for .git.
     folder = Path(__file__).resolve().parents[1]
     if not (folder / ".git").exists():
         return None

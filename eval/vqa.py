@@ -1,8 +1,8 @@
-"""Visual question answering by a dual encoder, under our own protocol (`vqa/multiple_choice`; the paper's is not
-public): every candidate answer becomes a statement, the statement nearest to the image is the answer.
+"""Visual question answering by a dual encoder: the answer is the candidate whose statement is nearest to the image.
 
-Where several candidates are nearest, the question counts with the mean of their accuracies: a model that cannot tell
-them apart scores chance, whatever the order of the candidates.
+The protocol is our own (`vqa/multiple_choice`); the paper's is not public. Where several candidates
+are nearest, the question counts with their mean accuracy, so a model that cannot tell them apart
+scores chance in any order of the candidates.
 """
 
 from __future__ import annotations
@@ -24,17 +24,25 @@ from open_diht.eval.statements import judgement, statement
 from open_diht.eval.task import Task
 
 BLOCK = 1024
-"""Questions whose features are in memory at once, at most."""
+"""Maximum number of questions whose features are in memory at once."""
 
 
 def evaluate_vqa(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
-    """Return the accuracy over all questions, and that of each kind of question."""
+    """Return the accuracy over all questions, and that of each kind of question.
+
+    Args:
+        task: The task.
+        data: Its data.
+        cache: The model and its features.
+    """
     questions, group = data.questions, cache.group
-    assert questions is not None  # `open_task` saw to it
+    assert questions is not None  # guaranteed by `open_task`
     images = cache.images(data.images, task.name)
     rows: dict[str, int] = {}
+    # Equal statements are encoded once.
     choices = [[rows.setdefault(_said(q, answer), len(rows)) for answer in q.candidates] for q in questions]
     texts = cache.texts(list(rows), f"{task.name} statements")
+    # Small enough for every rank to get a block.
     size = min(BLOCK, -(-len(questions) // group.world))
     blocks = [range(start, min(start + size, len(questions))) for start in range(0, len(questions), size)]
     answered = [np.empty((0, 3))]
@@ -82,8 +90,10 @@ def _said(question: Question, answer: str) -> str:
 def _answered(
     questions: Sequence[Question], choices: Sequence[Sequence[int]], images: Features, texts: Features
 ) -> np.ndarray:
-    """(q, 3): accuracy of the nearest candidate, its place, and the mean accuracy of all, for each question; `choices`
-    are the rows of its candidates' statements."""
+    """Return (q, 3): accuracy and index of the nearest candidate, and the mean accuracy of all candidates.
+
+    `choices` has the rows of the candidates' statements for each question.
+    """
     asked = images.take(np.array([question.image for question in questions]))
     statements = texts.take(np.array([row for own in choices for row in own]))
     found, reached = np.empty((len(questions), 3)), 0
@@ -91,13 +101,21 @@ def _answered(
         scores = statements[reached : reached + len(own)] @ asked[index]
         reached += len(own)
         gains = np.array([soft_accuracy(answer, question.answers) for answer in question.candidates])
+        # Several candidates may be equally near; their mean accuracy counts.
         nearest = np.flatnonzero(scores == scores.max())
         found[index] = gains[nearest].mean(), nearest[0], gains.mean()
     return found
 
 
 def answers(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> list[Answered]:
-    """Return questions that were answered wrong, and some that were answered right."""
+    """Return questions that were answered wrong, and some that were answered right.
+
+    Args:
+        task: The task.
+        data: Its data.
+        items: The outcome of its questions.
+        cache: The model and its features.
+    """
     questions = data.questions or ()
     found: list[Answered] = []
     for index in chosen(items.hits):

@@ -1,7 +1,8 @@
 """Zero-shot classification: class names in prompt templates, one vector per class, cosine.
 
-Every prompt is encoded and normalised, a class is the normalised mean over its templates (Radenovic et al. and all
-public code bases agree), and an image belongs to the class of the largest product.
+Every prompt is encoded and normalized, a class is the normalized mean over its templates (as in
+Radenovic et al. and all public code bases), and an image is assigned to the class with the largest
+product.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ from open_diht.eval.templates import fill
 F1_INTERVAL = f"{OVER_CLASSES}; for sets with as many images of each class"
 WORST = "worst_group_"
 LARGE = 30
-"""Images of a group that is large enough."""
+"""Number of images from which a group counts as large."""
 GROUPS = 20
-"""Up to so many groups have numbers of their own."""
+"""Maximum number of groups that get numbers of their own."""
 GROUP_INTERVAL = (
     "images drawn anew within each group, 95 %: from the lowest of the groups' lower ends to the lowest of upper ends "
     "that hold together"
@@ -38,15 +39,27 @@ GROUP_INTERVAL = (
 
 
 def prompt_texts(names: Sequence[str], prompts: Sequence[str]) -> list[str]:
-    """Every class name in every template, class by class."""
+    """Return every class name in every template, class by class.
+
+    Args:
+        names: The class names.
+        prompts: The templates.
+    """
     return [fill(template, name) for name in names for template in prompts]
 
 
 def zero_shot_classifier(cache: FeatureCache, names: Sequence[str], prompts: Sequence[str]) -> np.ndarray:
-    """(d, c) float32, a unit vector for each class name, the mean over the templates `prompts`."""
+    """Return (d, c) float32: a unit vector for each class name, the mean over the templates.
+
+    Args:
+        cache: The model and its features.
+        names: The class names.
+        prompts: The templates.
+    """
     features = cache.texts(prompt_texts(names, prompts), "prompts")
     classifier = np.empty((features.width, len(names)), dtype=np.float32)
-    for index in range(len(names)):  # class by class: 80 templates of 1000 classes need not be in memory at once
+    # Class by class, so that 80 templates of 1000 classes need not be in memory at once.
+    for index in range(len(names)):
         mean = features.rows(index * len(prompts), (index + 1) * len(prompts)).mean(axis=0)
         length = np.linalg.norm(mean)
         classifier[:, index] = mean / length if length > 0 else mean
@@ -54,10 +67,20 @@ def zero_shot_classifier(cache: FeatureCache, names: Sequence[str], prompts: Seq
 
 
 def evaluate_classification(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
-    """Return the numbers of a classification task. Raises `DataBroken` where its metric does not fit its labels."""
+    """Return the numbers of a classification task.
+
+    Args:
+        task: The task.
+        data: Its data.
+        cache: The model and its features.
+
+    Raises:
+        DataBroken: The task's metric does not fit its labels, classes or groups.
+    """
     named, prompted = class_names(task, data), templates(task, data)
     names, prompts = named.texts, prompted.texts
-    assert data.labels is not None  # `open_task` saw to it
+    assert data.labels is not None  # guaranteed by `open_task`
+    # Labels (n, c) are multi-label; only average precision is defined for them.
     if (data.labels.ndim == 2) != task.metric.startswith("map"):
         raise DataBroken(f"{data.place}: metric {task.metric} does not fit labels of shape {data.labels.shape}")
     if task.metric.startswith(WORST) and data.groups is None:
@@ -78,14 +101,17 @@ def evaluate_classification(task: Task, data: DataSet, cache: FeatureCache) -> T
         if data.bursts is not None:
             record["bursts"] = len(np.unique(data.bursts))
         results, items = _single_label(task, data, _label_ranks(cache, features, classifier, data.labels), record)
+    # Some metrics need a number of classes: top5 more than five, roc_auc two.
     if task.metric not in {result.metric for result in results}:
         raise DataBroken(f"{data.place}: metric {task.metric} needs another number of classes than {len(names)}")
     return TaskOutcome(tuple(sorted(results, key=lambda result: result.metric != task.metric)), items)
 
 
 def _label_ranks(cache: FeatureCache, features: Features, classifier: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(n, 3): the rank of each label, the predicted class, and by how much class 1 is ahead of class 0 where there are
-    these two. The ranks of the cache share the images."""
+    """Return (n, 3): the rank of each label, the predicted class, and the margin of class 1 over class 0.
+
+    The margin is 0 unless there are two classes. The ranks of the cache divide the images.
+    """
     classes, group = classifier.shape[1], cache.group
     blocks = tiles(len(labels), classes)
     mine = [blocks[index] for index in group.part(len(blocks))]
@@ -99,7 +125,7 @@ def _label_ranks(cache: FeatureCache, features: Features, classifier: np.ndarray
 def _single_label(
     task: Task, data: DataSet, table: np.ndarray, record: Mapping[str, Any]
 ) -> tuple[list[Result], Items]:
-    """Every metric that these labels have, from the (n, 3) of `_label_ranks`."""
+    """Return every metric of these labels from the (n, 3) of `_label_ranks`."""
     labels, bursts, classes = data.labels, data.bursts, record["class_names"]["count"]
     assert labels is not None
     ranks, predicted, margin = table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2]
@@ -118,11 +144,13 @@ def _single_label(
     results.append(result("mean_per_class", of_classes, interval=OVER_CLASSES))
     if task.metric == "macro_f1":
         sizes = np.unique(labels, return_counts=True)[1]
+        # Expected F1 of a uniform random guess: n / classes predictions and sizes / classes hits per class.
         guessed = float(np.mean(2 * sizes / (n + classes * sizes)))
         found = estimates.macro_f1(predicted, labels, bursts)
         results.append(result("macro_f1", found, interval=F1_INTERVAL, chance=guessed))
     if data.groups is not None:
         results += _group_results(task, np.array(data.groups), hits, bursts, record)
+    # Reported for any two classes; missing only where it is the task's own metric.
     if classes == 2 and 0 < labels.sum() < n:
         results.append(result("roc_auc", estimates.roc_auc(margin, labels)))
     elif task.metric == "roc_auc" and classes == 2:
@@ -146,11 +174,11 @@ def _group_results(
     bursts: np.ndarray | None,
     record: Mapping[str, Any],
 ) -> list[Result]:
-    """The worst group's number for each of `hits`, top-1 and top-5, and each group's for the task's own of them;
-    `groups` (n,) are names, regions of the world for example.
+    """Return the worst group's top-1 and top-5, and each group's value of the task's own metric.
 
-    The worst of many groups is as low as its smallest ones are uncertain. So next to it stands the worst of those that
-    are large enough to be taken at their word."""
+    `groups` (n,) are names, regions of the world for example. The worst of many groups is partly
+    low by chance, through its smallest groups, so the worst of the large groups is reported too.
+    """
     names, counts = np.unique(groups, return_counts=True)
     sizes = dict(zip(names.tolist(), counts.tolist(), strict=True))
     record = {**record, "chance": None}
@@ -198,7 +226,14 @@ def _multi_label(
 
 
 def confusions(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> list[Confusion]:
-    """Return the most frequent confusions of two classes, each with the first image it befell."""
+    """Return the most frequent confusions of two classes, each with its first image.
+
+    Args:
+        task: The task.
+        data: Its data.
+        items: The outcome of its images.
+        cache: The model and its features.
+    """
     if data.labels is None or data.labels.ndim != 1:
         return []
     names = class_names(task, data).texts

@@ -1,1 +1,1 @@
-"""Does it help? The paper's four claims in miniature: small drivers over the product's own parts."""
+"""Miniature tests of the paper's four claims: small drivers over the product's own parts."""

@@ -1,4 +1,4 @@
-"""`python -m open_diht.study`, what `make study` calls."""
+"""Entry point of `python -m open_diht.study`, which `make study` calls."""
 
 from __future__ import annotations
 

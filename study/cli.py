@@ -1,4 +1,4 @@
-"""Command line of `make study`: words to a run of the claims."""
+"""Command line of `make study`: parses options and runs the claims."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ from open_diht.study.rows import CLAIMS, CPU, GPU, GPU_TINY, Rows
 
 SCALES = ("full", "quick", "tiny")
 CLAIMS_OF = {CPU: CLAIMS, GPU: tuple(name for name in CLAIMS if name != "fewshot")}
-"""Track to its claims: few-shot trains no towers."""
+"""The claims of each track; few-shot trains no towers."""
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.study") -> int:
-    """Run the command line; returns the exit status. `prog` is what the command is called in its help."""
+    """Run the command line and return the exit status.
+
+    Args:
+        arguments: Command-line arguments; None reads `sys.argv`.
+        prog: The command's name in its help.
+    """
     parser = Parser(prog=prog, description="The paper's four claims in miniature.")
     parser.add_argument("--study", choices=SCALES, default="full", help="how much: full (default), quick or tiny")
     parser.add_argument(
@@ -37,7 +42,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
         check_folder("OUTPUT", output)
         if options.study == "tiny" and options.data:
             raise WrongUse("--study tiny draws its own data; leave --data out, or run --study quick on yours")
-        # These import torch and open_clip, for which neither help nor a wrong word is to wait.
+        # These import torch and open_clip, which would delay the help and the report of a typing error.
         from open_diht.study import synthetic
         from open_diht.study.data import DRAWN, Data
         from open_diht.study.run import make_pages, study
@@ -56,7 +61,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
 
 
 def _runnable(track: str, scale: str) -> str:
-    """The track that rows are of. Raises `WrongUse` where it needs a GPU that is not there."""
+    """Return the track of the rows. Raises `WrongUse` where it needs a GPU and there is none."""
     if track != GPU:
         return track
     if scale == "tiny":

@@ -1,12 +1,14 @@
-"""One arm against another, over the seeds that both have and the items that both were measured on.
+"""Compare two arms over their common seeds and items.
 
-Both another seed and other test images could have been drawn, so both count: two-way random effects with Student's t
-(`open_diht.eval.statistics.crossed_difference`; benchmarks/coverage.py has how often such intervals hold what they
-promise). With many seeds a bootstrap crossed over seeds and images gives the same (tests/study/test_comparison.py); of
-five it knows too little of their luck, and where noise of single trainings prevails it counts that three times.
+Seeds and test images are both random samples, so both contribute to the error: two-way random
+effects with Student's t (`open_diht.eval.statistics.crossed_difference`; benchmarks/coverage.py
+measures the coverage of such intervals). With many seeds a bootstrap crossed over seeds and images
+gives the same (tests/study/test_comparison.py). With five seeds it underestimates their variation,
+and where noise of single trainings dominates it counts that noise three times.
 
-The captions of a photograph are not independent: their mean counts once. Ranks are compared by their geometric mean,
-which is far more sensitive than the share at the top: the difference is that of mean logarithms, told in percent.
+The captions of a photograph are not independent, so their mean counts once. Ranks are compared by
+their geometric mean, which is far more sensitive than recall at k: the difference is that of mean
+logarithms, reported in percent.
 """
 
 from __future__ import annotations
@@ -25,29 +27,29 @@ from open_diht.study.rows import BrokenRows, Row, Rows
 
 Floats = NDArray[np.float64]
 Side = Mapping[int, Row]
-"""The rows of an arm, one for each seed."""
+"""The rows of an arm by seed."""
 ALPHA = 0.05
-"""Chance of a false call in a whole table, by Holm's correction."""
+"""Probability of any false positive in a whole table, by Holm's correction."""
 
 
 @dataclass(frozen=True)
 class Measure:
-    """What is computed of the items of one arm."""
+    """A measure computed from the items of one arm."""
 
     name: str
     of: Callable[[NDArray[Any]], Floats]
-    """Items (n,) to a number each; their mean is compared."""
+    """Maps items (n,) to (n,) numbers, whose means are compared."""
     better: int
-    """1: more is better; -1: less is."""
+    """1: higher is better; -1: lower is better."""
     logarithmic: bool = False
-    """The number is a logarithm, a difference of it a ratio."""
+    """True if the numbers are logarithms, so that a difference is a ratio."""
 
     def shown(self, value: float) -> float:
-        """A mean as people read it: a rank, or percent."""
+        """Return a mean in the unit of the page: a rank, or percent."""
         return math.exp(value) if self.logarithmic else 100 * value
 
     def change(self, difference: float) -> float:
-        """A difference as people read it: percent of a rank, or points."""
+        """Return a difference in the unit of the page: percent of a rank, or points."""
         return 100 * math.expm1(difference) if self.logarithmic else 100 * difference
 
 
@@ -58,35 +60,48 @@ HITS = Measure("top-1", lambda hits: hits.astype(np.float64), better=1)
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """B minus A by one measure; differences and ends of intervals as `Measure.change` tells them."""
+    """B minus A by one measure; differences and interval ends in the unit of `Measure.change`."""
 
     measure: Measure
     a: float
-    """Mean over seeds and items, as `Measure.shown` tells it."""
+    """Mean over seeds and items, in the unit of `Measure.shown`."""
     b: float
     difference: float
     low: float
     high: float
     p: float
-    """As if nothing else had been compared."""
+    """p value of this comparison alone."""
     corrected: float = math.nan
-    """Of all that one table compares (`corrected`)."""
+    """p value corrected for all comparisons of a table (`corrected`)."""
     detectable: float
-    """The difference that such a test would show in 80 % of cases."""
+    """The difference that such a test would detect in 80 % of cases."""
     seeds: int
     images: int
 
     @property
     def verdict(self) -> str:
-        """`better`, `worse`, or `open` where the corrected p value is above ALPHA."""
+        """`better`, `worse`, or `open` where the corrected p value is not below ALPHA."""
         if not self.corrected < ALPHA:
             return "open"
         return "better" if self.difference * self.measure.better > 0 else "worse"
 
 
 def compare(rows: Rows, a: Side, b: Side, items: str, measure: Measure) -> Compared | None:
-    """B against A on the items of that name; None with too few common seeds to tell their luck. Raises `BrokenRows`
-    where items are missing, or others."""
+    """Compare B with A on the same items.
+
+    Args:
+        rows: The results.
+        a: A's rows by seed.
+        b: B's rows by seed.
+        items: The name of the items.
+        measure: The measure.
+
+    Returns:
+        The comparison; None with fewer than FEWEST common seeds, or too few images.
+
+    Raises:
+        BrokenRows: Items are missing, or A and B have different ones.
+    """
     seeds = sorted(a.keys() & b.keys())
     if len(seeds) < FEWEST:
         return None
@@ -111,7 +126,7 @@ def compare(rows: Rows, a: Side, b: Side, items: str, measure: Measure) -> Compa
 
 
 def corrected(found: Sequence[Compared]) -> list[Compared]:
-    """The same with p values corrected for there being so many of them (Holm 1979)."""
+    """Return the comparisons with p values corrected for their number (Holm 1979)."""
     return [replace(one, corrected=p) for one, p in zip(found, holm([one.p for one in found]), strict=True)]
 
 
@@ -123,11 +138,15 @@ def _estimate(rows: Rows, row: Row, items: str, measure: Measure) -> Estimate:
 
 
 def _images(stored: Mapping[str, NDArray[Any]], items: str) -> NDArray[np.int64] | None:
-    """The image of every caption: they lie image by image, as many of each."""
+    """Return the image of every caption; images are in order, each with the same number of captions.
+
+    None where the items are not captions.
+    """
     name, _, direction = items.rpartition("/")
     if direction != "t2i":
         return None
     captions, images = len(stored[items]), len(stored[f"{name}/i2t"])
     if captions % images:
         raise BrokenRows(f"{items}: {captions} captions of {images} images; expected as many of each")
+    # Captions are stored image by image.
     return np.arange(captions) // (captions // images)

@@ -1,14 +1,16 @@
-"""The sets of the study, as they lie in one folder; `python -m open_diht.study.fetch` brings them there.
+"""The sets of the study in one folder; `python -m open_diht.study.fetch` creates them.
 
-    web-features.npz                   image-text pairs of the web as features, with what CAT said of each
+    web-features.npz                   image-text pairs of the web as features, with CAT's decisions
     web/images/shards, web/cat         the same pairs as images (webdataset), and the output of CAT, for the track gpu
     flickr8k-{train,dev,test}.tar      photographs with five captions each (webdataset: jpg, json with `captions`)
-    laion-captions.parquet             alt texts of LAION (column TEXT), which become noise beside images of the web
+    laion-captions.parquet             alt texts of LAION (column TEXT), used as noise with images of the web
     grocery-{train,test}.tar, grocery-classes.txt    photographs of 81 kinds of groceries (webdataset: jpg, cls)
 
-CIFAR-10, Fashion-MNIST and the reference encoder are read where the evaluation has them (`make study-data`).
+CIFAR-10, Fashion-MNIST and the reference encoder are read from the evaluation's data folder (`make
+study-data`).
 
-Image features are those of the product's own teacher at 128 pixels, computed once. Nothing here downloads.
+Image features are those of the product's own teacher at 128 pixels, computed once. Nothing here
+downloads.
 """
 
 from __future__ import annotations
@@ -31,21 +33,21 @@ from open_diht.study.verdicts import Decided, drawn_verdicts, laion_captions, wr
 from open_diht.study.web import SHARDS, VERDICTS, pairs_of, shards_of
 
 DRAWN, SEED = 6000, 0
-"""Images in which their caption is written: so many, and at most half as many as pairs to learn from; and what draws
-them."""
+"""Maximum number of images that show their caption (also at most half of the training pairs), and the
+seed that draws them."""
 
 
 class SetMissing(WrongUse):
-    """A set is not in the folder; the message names the command that brings it."""
+    """A set is not in the folder; the message names the command that gets it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Web:
-    """Image-text pairs of the web, n of them."""
+    """n image-text pairs of the web."""
 
     images: NDArray[Any]
-    """(n, d) float32 features, standardised by the mean and deviation of the training pairs; or (n, 3, s, s) uint8
-    pixels."""
+    """(n, d) float32 features, standardized by the mean and deviation of the training pairs; or (n, 3,
+    s, s) uint8 pixels."""
     captions: NDArray[np.str_]
     verdict: NDArray[np.str_]
     """`kept`, or the first reason for which CAT rejects the pair: `action`, `complexity`, `text_spotting`."""
@@ -55,28 +57,28 @@ class Web:
 
 @dataclass(frozen=True, kw_only=True)
 class Captioned:
-    """Photographs with captions, n of them."""
+    """n photographs with captions."""
 
     keys: tuple[str, ...]
     images: NDArray[Any]
     """(n, d) float32 features, or (n, 3, s, s) uint8 pixels."""
     captions: tuple[tuple[str, ...], ...]
-    """Of each image."""
+    """Captions of each image."""
 
 
 @dataclass(frozen=True)
 class _Set:
     files: tuple[str, ...]
     claims: str
-    """What falls out without it."""
+    """Claims that cannot run without it."""
     fetch: str
-    """What brings it."""
+    """Command that gets it."""
     of_evaluation: bool = False
-    """Below the evaluation's folder, not the study's."""
+    """True if it is in the evaluation's folder instead of the study's."""
     one_of: bool = False
-    """One of the files is enough."""
+    """True if one of the files is enough."""
     tracks: tuple[str, ...] = TRACKS
-    """What it is for."""
+    """Tracks that need it."""
 
 
 SETS = {
@@ -116,28 +118,30 @@ SETS = {
 
 
 def web_set(side: int | None) -> str:
-    """The name of the web pairs among the sets: as features, or as images."""
+    """Return the name of the set of web pairs: as features (None), or as images."""
     return "web" if side is None else "web-images"
 
 
 class Data:
-    """The sets in `folder`; what is computed from them is kept in `cache`. `drawn` captions at most are written in
-    images."""
+    """The sets in `folder`; values computed from them are stored in `cache`.
+
+    `drawn` is the maximum number of captions that are drawn into images.
+    """
 
     def __init__(self, folder: Path, cache: Path, drawn: int = DRAWN) -> None:
         self.folder, self.cache, self._most_drawn = folder, cache, drawn
         self._web_images: dict[int, Web] = {}
 
     def has(self, name: str) -> bool:
-        """Whether all files of a set are there."""
+        """Return whether all files of a set exist."""
         return not self._absent(name)
 
     def missing(self, track: str) -> list[str]:
-        """A line for each set of a track that is not there: what falls out without it, and how to get it."""
+        """Return a line for each missing set of a track, with the consequence and the command that gets it."""
         return [self._how(name) for name, one in SETS.items() if track in one.tracks and not self.has(name)]
 
     def web(self, side: int | None = None) -> Web:
-        """Features; or pixels, the shorter side at `side`, the middle of it. Raises `SetMissing`."""
+        """Return the web pairs as features, or with a side as pixels of a centered square. Raises `SetMissing`."""
         if side is None:
             return self._web
         if side not in self._web_images:
@@ -145,21 +149,31 @@ class Data:
         return self._web_images[side]
 
     def flickr8k(self, split: str, side: int | None = None) -> Captioned:
-        """Features, standardised as those of the web; or pixels as of the web. Raises `SetMissing`, for features also
-        where those of the web are missing."""
+        """Return Flickr8k's photographs with captions.
+
+        Args:
+            split: train, dev or test.
+            side: Side of the pixels; None: features, standardized by the web's training pairs.
+
+        Raises:
+            SetMissing: The set is not available, or for features the web's.
+        """
         return self._captioned(split, self._stored(self._tar(f"flickr8k-{split}"), side))
 
     def flickr8k_of_teacher(self, split: str) -> Captioned:
-        """Features as the teacher gives them. Raises `SetMissing`."""
+        """Return the teacher's features, not standardized. Raises `SetMissing`."""
         return self._captioned(split, tar_features(self._tar(f"flickr8k-{split}"), self.cache))
 
     def laion(self) -> list[Decided]:
-        """Alt texts of LAION with what C and A say of them, in a fixed order. Raises `SetMissing`."""
+        """Return alt texts of LAION with the decisions of C and A, in a fixed order. Raises `SetMissing`."""
         return self._laion
 
     def drawn(self, side: int | None = None) -> Web:
-        """Captions of training pairs of the web, each written in an image of its own, with what CAT says of such
-        pairs; features standardised as those of the web, or pixels. Raises `SetMissing`."""
+        """Return captions of web training pairs, each drawn into an image, with CAT's decisions.
+
+        Images are features, standardized by the web's training pairs, or pixels. Raises
+        `SetMissing`.
+        """
         web = self.web(side)
         train = np.flatnonzero(web.split == "train")
         chosen = np.random.default_rng(SEED).choice(train, min(self._most_drawn, len(train) // 2), replace=False)
@@ -176,7 +190,7 @@ class Data:
         )
 
     def grocery(self, split: str) -> DataSet:
-        """Photographs of groceries with their classes. Raises `SetMissing`."""
+        """Return photographs of groceries with their classes. Raises `SetMissing`."""
         self.wanted("grocery")
         path = self._tar(f"grocery-{split}")
         found = list(samples(path))
@@ -196,9 +210,10 @@ class Data:
 
     @cached_property
     def _of_teacher(self) -> Web:
-        """Features of the web as the teacher gives them."""
+        """The web pairs with the teacher's features, not standardized."""
         self.wanted("web")
         with np.load(self.folder / "web-features.npz", allow_pickle=False) as stored:
+            # Features may be stored with a scale.
             rows = stored["features"].astype(np.float32) * stored.get("scale", np.float32(1))
             return Web(images=rows, captions=stored["caption"], verdict=stored["verdict"], split=stored["split"])
 
@@ -221,7 +236,7 @@ class Data:
         return Web(images=images[pairs.rows], captions=pairs.captions, verdict=pairs.verdict, split=pairs.split)
 
     def _stored(self, tar: Path, side: int | None) -> NDArray[Any]:
-        """The images of a tar as pixels, or as features, standardised as those of the web."""
+        """Return the images of a tar as pixels, or as features standardized by the web's training pairs."""
         return standardised(tar_features(tar, self.cache), *self._scaling) if side is None else tar_pixels(tar, side)
 
     def _captioned(self, split: str, images: NDArray[Any]) -> Captioned:
@@ -237,7 +252,7 @@ class Data:
         return self.folder / f"{name}.tar"
 
     def wanted(self, name: str) -> None:
-        """Raise `SetMissing` where the set is not there."""
+        """Raise `SetMissing` where the set is not available."""
         if not self.has(name):
             raise SetMissing(self._how(name))
 
@@ -245,6 +260,7 @@ class Data:
         wanted = SETS[name]
         root = data_root() if wanted.of_evaluation else self.folder
         absent = [str(root / file) for file in wanted.files if not (root / file).exists()]
+        # A single file suffices for a set with `one_of`.
         return [] if wanted.one_of and len(absent) < len(wanted.files) else absent
 
     def _how(self, name: str) -> str:

@@ -1,8 +1,8 @@
-"""`python -m open_diht.study.fetch`, what `make study-data` calls: brings the sets of the study, as far as a program
-may.
+"""Entry point of `python -m open_diht.study.fetch` (`make study-data`): downloads the sets of the study.
 
-What it fetches, how large it is and under which terms is said before it begins. Archives are fetched whole or not at
-all and continued where they broke off; images are stored with SIDE pixels on the shorter side.
+Contents, size and terms of each set are printed before it is downloaded. An archive appears
+completely or not at all; complete ones are reused. Images are stored with SIDE pixels on the
+shorter side.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from open_diht.study.web import make_web
 SIDE = 112
 QUALITY = 90
 ROWS = 35_000
-"""Of the manifest of urls; about half of CC3M's images are gone from the web."""
+"""Rows of the manifest of URLs; about half of CC3M's images are gone from the web."""
 LAION_COMMIT = "95523bc7579745a1749b8132d408b9fea89a338e"
 LAION_SHA256 = "cfa6bcb629614e66d4c286f0c9511a79482b9f5d5c42025b3622225660dea897"
 GROCERY_COMMIT = "fc80ba90f803d79d0383df52c5a4ac5de99ff6fc"
@@ -46,7 +46,7 @@ FLICKR8K_COUNTS = {"train": 6000, "dev": 1000, "test": 1000}
 
 @dataclass(frozen=True, kw_only=True)
 class Places:
-    """Where archives are; tests have a server of their own."""
+    """URLs of the archives; tests use a server of their own."""
 
     flickr8k: str = "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k"
     grocery: str = f"https://codeload.github.com/marcusklasson/GroceryStoreDataset/tar.gz/{GROCERY_COMMIT}"
@@ -65,11 +65,16 @@ ABOUT = {
     "fashion_mnist": "31 MB, 70,000 images of Fashion-MNIST (Xiao et al. 2017), as torchvision fetches them; MIT",
     "reference": "110 MB, the reference encoder, as `python -m open_diht.eval.fetch --task reference`",
 }
-"""What there is, how large it is, and under which terms."""
+"""Contents, size and terms of each set."""
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.study.fetch") -> int:
-    """Run the command line; returns 0, 1 where something could not be fetched, 2 for wrong use."""
+    """Run the command line and return the exit status: 0, 1 where a download failed, 2 for wrong use.
+
+    Args:
+        arguments: Command-line arguments; None reads `sys.argv`.
+        prog: The command's name in its help.
+    """
     listing = "; ".join(f"{name}: {about}" for name, about in ABOUT.items())
     parser = Parser(prog=prog, description="Fetch the data of the study.", epilog=listing)
     parser.add_argument(
@@ -82,7 +87,17 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
 
 
 def fetch(options: argparse.Namespace, places: Places) -> int:
-    """Fetch the sets that are asked for; one that fails is told, and the others are still fetched."""
+    """Fetch the requested sets and return the exit status.
+
+    A failure is printed and the other sets are still fetched.
+
+    Args:
+        options: Parsed options of the command line.
+        places: URLs of the archives.
+
+    Raises:
+        WrongUse: A set is unknown, or `web` has no manifest.
+    """
     wanted = options.sets or [name for name in ABOUT if name != "web" or options.manifest]
     for name in wanted:
         if name not in ABOUT:
@@ -104,7 +119,7 @@ def fetch(options: argparse.Namespace, places: Places) -> int:
 
 
 def fetch_fashion() -> int:
-    """Fetch all of Fashion-MNIST to where the evaluation looks first; return its images. Raises `FetchFailed`."""
+    """Fetch Fashion-MNIST to the evaluation's first place for it; return its number of images. Raises `FetchFailed`."""
     (task,) = choose_tasks("fashion_mnist").tasks
     for source in (task.sources[0], task.support[0]):
         fetch_torchvision(task.name, source, data_root())
@@ -112,7 +127,15 @@ def fetch_fashion() -> int:
 
 
 def fetch_laion(folder: Path, url: str) -> int:
-    """`folder`/laion-captions.parquet; returns its rows. Raises `FetchFailed`."""
+    """Fetch `folder`/laion-captions.parquet and return its number of rows.
+
+    Args:
+        folder: The folder of the sets.
+        url: The URL of the file.
+
+    Raises:
+        FetchFailed: It cannot be downloaded, or has changed.
+    """
     path = folder / "laion-captions.parquet"
     download(url, path)
     if sha256_file(path) != LAION_SHA256:
@@ -122,7 +145,16 @@ def fetch_laion(folder: Path, url: str) -> int:
 
 
 def fetch_grocery(folder: Path, url: str, counts: dict[str, int] = GROCERY_COUNTS) -> int:
-    """`folder`/grocery-{train,test}.tar and the names of the classes; returns the images. Raises `FetchFailed`."""
+    """Write `folder`/grocery-{train,test}.tar and the names of the classes; return the number of images.
+
+    Args:
+        folder: The folder of the sets.
+        url: The URL of the archive.
+        counts: Expected images of each split.
+
+    Raises:
+        FetchFailed: It cannot be downloaded, or lacks a file.
+    """
     archive = folder / "archives" / "grocery.tar.gz"
     download(url, archive)
     texts, images = dict[str, str](), dict[str, bytes]()
@@ -146,7 +178,16 @@ def fetch_grocery(folder: Path, url: str, counts: dict[str, int] = GROCERY_COUNT
 
 
 def fetch_flickr8k(folder: Path, url: str, counts: dict[str, int] = FLICKR8K_COUNTS) -> int:
-    """`folder`/flickr8k-{train,dev,test}.tar; returns the images. Raises `FetchFailed`."""
+    """Write `folder`/flickr8k-{train,dev,test}.tar and return the number of images.
+
+    Args:
+        folder: The folder of the sets.
+        url: The URL of the folder of both archives.
+        counts: Expected images of each split.
+
+    Raises:
+        FetchFailed: An archive cannot be downloaded, or lacks a file.
+    """
     archives = folder / "archives"
     for name in ("Flickr8k_text.zip", "Flickr8k_Dataset.zip"):
         download(f"{url}/{name}", archives / name)
@@ -157,6 +198,7 @@ def fetch_flickr8k(folder: Path, url: str, counts: dict[str, int] = FLICKR8K_COU
             captions[name.partition("#")[0]].append(caption.strip())
         lists = {split: texts.read(f"Flickr_8k.{split}Images.txt").decode().split() for split in counts}
     with zipfile.ZipFile(archives / "Flickr8k_Dataset.zip") as images:
+        # An archive made on a Mac lists every name again below __MACOSX.
         places = {PurePosixPath(name).name: name for name in images.namelist() if not name.startswith("__MACOSX")}
 
         def samples(names: Sequence[str]) -> Iterator[Sample]:
@@ -171,9 +213,10 @@ def fetch_flickr8k(folder: Path, url: str, counts: dict[str, int] = FLICKR8K_COU
 
 
 def shrunk(content: bytes) -> bytes:
-    """The image with SIDE pixels on the shorter side, as JPEG; no larger than it was. Raises `BadImage`."""
+    """Return the image as JPEG with at most SIDE pixels on the shorter side. Raises `BadImage`."""
     image = opened(content)
     scale = SIDE / min(image.size)
+    # Shrink only: enlarging would add bytes and no detail.
     if scale < 1:
         width, height = (max(1, round(edge * scale)) for edge in image.size)
         image = image.resize((width, height), Image.Resampling.BICUBIC)

@@ -17,7 +17,7 @@ CHANGE = "change of the geometric-mean rank, %"
 
 
 def cat_figure(lines: Sequence[Line]) -> str:
-    """What filtering changes against how often a kept pair is seen. Raises ValueError without rows."""
+    """Plot the effect of filtering against how often a kept pair is seen. Raises ValueError without rows."""
     shown = [line for line in lines if line.items == PHOTOGRAPHS and line.b == "kept" and line.repeats]
     series = [
         _series(f"{pool}, against {ARMS[a]}", (line for line in shown if (line.pool, line.a) == (pool, a)))
@@ -29,7 +29,7 @@ def cat_figure(lines: Sequence[Line]) -> str:
 
 
 def concepts_figure(lines: Sequence[Line]) -> str:
-    """What distillation changes against the samples seen. Raises ValueError without rows."""
+    """Plot the effect of distillation against the samples seen. Raises ValueError without rows."""
     shown = [line for line in lines if line.items == PHOTOGRAPHS and line.a == "none"]
     series = [
         _series(ARMS.get(b, b), (line for line in shown if line.b == b))
@@ -40,8 +40,10 @@ def concepts_figure(lines: Sequence[Line]) -> str:
 
 
 def negatives_figure(rows: Rows) -> str:
-    """Mean rank on the pairs that choose against the initial scale, a line for each beta; bars from the lowest to the
-    highest seed. Raises ValueError without rows."""
+    """Plot the mean rank on the selecting pairs against the initial scale, a line for each beta.
+
+    Bars are from the lowest to the highest seed. Raises ValueError without rows.
+    """
     found = [row for row in rows.read("negatives") if row.arm.settings.get("stage") == TUNING]
     smallest = min((row.arm.budget for row in found), default=0)
     found = [row for row in found if row.arm.budget == smallest]
@@ -55,7 +57,7 @@ def negatives_figure(rows: Rows) -> str:
 
 
 def fewshot_figure(lines: Sequence[Line]) -> str:
-    """What the probe is ahead of the one that is blind to the text, against k. Raises ValueError without rows."""
+    """Plot the lead of the probe over the one without text against k. Raises ValueError without rows."""
     shown = [line for line in lines if (line.b, line.a) == ("probe", "random-init")]
     series = [
         _series(pool, (line for line in shown if line.pool == pool))
@@ -68,6 +70,7 @@ def fewshot_figure(lines: Sequence[Line]) -> str:
 
 
 def _series(name: str, lines: Iterable[Line]) -> Series:
+    # The horizontal axis is the number of repeats where there is one.
     found = [(line.repeats or line.budget, line.found[0]) for line in lines]
     points = (Point(x, one.difference, one.low, one.high) for x, one in sorted(found, key=lambda each: each[0]))
     return Series(name, tuple(points))

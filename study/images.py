@@ -1,4 +1,4 @@
-"""Images of the study as arrays: pixels, and features of the product's own teacher, computed once and kept."""
+"""Images of the study as arrays: pixels, and features of the product's own teacher, computed once and stored."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from open_diht.pipelines.concepts.teacher import DEFAULT, Teacher, find_teacher
 
 Floats = NDArray[np.float32]
 PIXELS = 128
-"""Side of the images of which features are computed: photographs of the web are stored small."""
+"""Side of the images for features; photographs of the web are stored small."""
 BATCH = 32
 _LIMITS = ImageLimits()
 
 
 def samples(tar: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Key, and by extension the content of the members, of every sample of a webdataset tar. Raises `BrokenTar`."""
+    """Yield key and members (content by extension) of every sample of a webdataset tar. Raises `BrokenTar`."""
     with open(tar, "rb") as file:
         stream = TarStream(file, size=tar.stat().st_size)
         key, members = "", dict[str, bytes]()
@@ -37,6 +37,7 @@ def samples(tar: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
             named = member.sample()
             if named is None:
                 continue
+            # Members of a sample are adjacent, so another key ends it.
             if named[0] != key and members:
                 yield key, members
                 members = {}
@@ -47,52 +48,79 @@ def samples(tar: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
 
 
 def image_of(sample: Mapping[str, bytes]) -> bytes:
-    """The image among the members of a sample. Raises KeyError where it has none."""
+    """Return the image among the members of a sample. Raises StopIteration where it has none."""
     return next(content for extension, content in sample.items() if extension in EXTENSIONS)
 
 
 def opened(content: bytes) -> Image.Image:
-    """RGB, upright, decoded within the limits of `open_diht.common.images`. Raises `BadImage`."""
+    """Decode an image to RGB, upright, within the limits of `open_diht.common.images`. Raises `BadImage`."""
     found = open_image(content, _LIMITS)
     return found.upright(found.decode()).convert("RGB")
 
 
 def pixels(images: Sequence[bytes], side: int) -> NDArray[np.uint8]:
-    """(n, 3, side, side): the shorter side at `side`, and the middle of the longer one. Raises `BadImage`."""
+    """Return (n, 3, side, side) pixels: each image scaled and cropped to a centered square.
+
+    Args:
+        images: The encoded images.
+        side: Side of the square in pixels.
+
+    Raises:
+        BadImage: An image cannot be decoded.
+    """
     small = [ImageOps.fit(opened(image), (side, side), Image.Resampling.BICUBIC) for image in images]
     return np.stack([np.asarray(one) for one in small]).transpose(0, 3, 1, 2).copy()
 
 
 def tar_pixels(tar: Path, side: int) -> NDArray[np.uint8]:
-    """The same of the images of a webdataset tar, in its order."""
+    """Return the `pixels` of the images of a webdataset tar, in its order.
+
+    Args:
+        tar: The tar.
+        side: Side of the square in pixels.
+    """
     return pixels([image_of(sample) for _, sample in samples(tar)], side)
 
 
 def tar_features(tar: Path, cache: Path) -> Floats:
-    """(n, d) features of the images of a webdataset tar, in its order; from the folder `cache` where they were computed
-    of this file by this teacher. Raises `BadImage`."""
+    """Return (n, d) features of the images of a webdataset tar, in its order.
+
+    Args:
+        tar: The tar.
+        cache: Folder of stored features, which are reused for the same file and teacher.
+
+    Raises:
+        BadImage: An image cannot be decoded.
+    """
     teacher = small_teacher()
     path = cache / f"{tar.stem}-{sha256_of([sha256_file(tar), teacher.identity()])[:16]}.npy"
     if not path.exists():
         with published(path) as temporary, open(temporary, "wb") as file:
+            # float16 halves the file.
             np.save(file, _computed(tar, teacher).astype(np.float16))
     return np.asarray(np.load(path), dtype=np.float32)
 
 
 def small_teacher() -> Teacher:
-    """The product's default teacher on images of PIXELS a side. Raises `WrongUse` where its weights are missing."""
+    """Return the product's default teacher for images of PIXELS a side. Raises `WrongUse` where it is missing."""
     teacher = find_teacher(DEFAULT)
-    assert teacher.preprocess is not None  # its YAML file has it
+    assert teacher.preprocess is not None  # its YAML file defines it
     return dataclasses.replace(teacher, preprocess={**teacher.preprocess, "resize": PIXELS, "crop": PIXELS})
 
 
 def standardised(rows: Floats, mean: Floats, deviation: Floats) -> Floats:
-    """Rows (n, d) less the mean, in units of the deviation; a column without any is 0."""
+    """Return rows minus the mean in units of the deviation; a constant column becomes 0.
+
+    Args:
+        rows: (n, d).
+        mean: (d,).
+        deviation: (d,).
+    """
     return np.asarray((rows - mean) / np.where(deviation > 0, deviation, 1), dtype=np.float32)
 
 
 class StoredImages:
-    """Files of images in memory, as the evaluation sees images (`open_diht.eval.data.dataset.Images`)."""
+    """Encoded images in memory, with the interface of `open_diht.eval.data.dataset.Images`."""
 
     def __init__(self, keys: Sequence[str], contents: Sequence[bytes]) -> None:
         self.keys, self._contents = keys, contents

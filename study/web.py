@@ -1,7 +1,8 @@
-"""Pairs of the web with CAT's verdicts, from a manifest of urls: images in shards, and `web-features.npz` of them.
+"""Web pairs with CAT's decisions, from a manifest of URLs: images in shards, and their features.
 
-All images are fetched first, also of pairs that CAT would reject by their captions, for the study compares with these;
-then CAT decides on what could be fetched. Both are runs of the product's own filter and go on where they were stopped.
+All images are downloaded first, including those of pairs that CAT would reject by their captions,
+because the study compares with these. Then CAT decides on the downloaded ones. Both steps are runs
+of the product's own filter and resume where they were stopped.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ from open_diht.study.images import samples, tar_features
 from open_diht.study.verdicts import decided, run_filter
 
 HELD = 0.086
-"""Share of the pairs that are held out, by a hash of their keys."""
+"""Fraction of the pairs that are held out, by a hash of their keys."""
 IMAGES, VERDICTS = "web/images", "web/cat"
-"""Outputs of the run that fetches and of the one that decides, in the folder of the sets."""
+"""Output folders of the downloading and of the deciding run, in the folder of the sets."""
 SHARDS = f"{IMAGES}/shards"
 
 
 @dataclass(frozen=True)
 class WebPairs:
-    """Those pairs in shards of which CAT says something, n of them."""
+    """The n pairs in shards that CAT has decided on."""
 
     rows: NDArray[np.int64]
-    """(n,) their places among the samples of all shards, one after the other."""
+    """(n,) indices among the samples of all shards in order."""
     captions: NDArray[np.str_]
     verdict: NDArray[np.str_]
     """`kept`, or the first reason of rejection."""
@@ -40,9 +41,18 @@ class WebPairs:
 
 
 def make_web(manifest: Path, rows: int, folder: Path, say: Callable[[str], None], download: Sequence[str] = ()) -> int:
-    """Write `folder`/web-features.npz of the first rows of a manifest as CC3M has it, caption and url; returns how many
-    pairs it holds. `download` are options of the download. What is fetched stays in `folder`/web. Raises
-    `FilterFailed`."""
+    """Write `folder`/web-features.npz and return its number of pairs. Downloads stay in `folder`/web.
+
+    Args:
+        manifest: A TSV like CC3M's: caption, URL.
+        rows: How many of its first rows are used.
+        folder: The folder of the sets.
+        say: Prints a line.
+        download: Further options of the download.
+
+    Raises:
+        FilterFailed: A run failed.
+    """
     first = folder / "web" / "manifest.tsv"
     with open(manifest, encoding="utf-8") as lines, published(first) as temporary:
         temporary.write_text("".join(itertools.islice(lines, rows)), encoding="utf-8")
@@ -60,14 +70,20 @@ def make_web(manifest: Path, rows: int, folder: Path, say: Callable[[str], None]
 
 
 def shards_of(folder: Path) -> list[Path]:
-    """The shards in the folder of the sets, in their order."""
+    """Return the shards in the folder of the sets, in order."""
     return sorted((folder / SHARDS).glob("*.tar"))
 
 
 def pairs_of(shards: Sequence[Path], verdicts: Path) -> WebPairs:
-    """The pairs of shards, by the output of the run that decided on them."""
+    """Return the pairs of shards that a run has decided on.
+
+    Args:
+        shards: The shards.
+        verdicts: Output folder of that run.
+    """
     said = decided(verdicts, "__key__")
     keys = [key for shard in shards for key, _ in samples(shard)]
+    # Pairs in the dead-letter table have no decision and are left out.
     rows = [place for place, key in enumerate(keys) if key in said]
     chosen = [said[keys[place]] for place in rows]
     return WebPairs(
@@ -79,7 +95,7 @@ def pairs_of(shards: Sequence[Path], verdicts: Path) -> WebPairs:
 
 
 def write_web(folder: Path) -> int:
-    """Write `folder`/web-features.npz from the shards and verdicts there; returns how many pairs it holds."""
+    """Write `folder`/web-features.npz from the shards and decisions there; return its number of pairs."""
     shards = shards_of(folder)
     pairs = pairs_of(shards, folder / VERDICTS)
     features = np.concatenate([tar_features(shard, folder / "web") for shard in shards])
@@ -95,5 +111,5 @@ def write_web(folder: Path) -> int:
 
 
 def _share(key: str) -> float:
-    """A number from 0 to 1 that is the key's own."""
+    """Return a number from 0 to 1 that depends only on the key."""
     return int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()[:8]) / 2**64

@@ -23,11 +23,16 @@ ARMS = {
     "text-or-zero": "text or zero",
     "zero-shot": "zero-shot",
 }
-"""How arms are called on the page; others by their own names."""
+"""Names of arms on the page; others keep their own."""
 
 
 def table_in_markdown(table: Table, lines: Sequence[Line]) -> str:
-    """The lines as a Markdown table; bold where the corrected p value is below 0.05."""
+    """Return the lines as a Markdown table; bold where the corrected p value is below 0.05.
+
+    Args:
+        table: The table.
+        lines: Its lines.
+    """
     repeats = any(line.repeats is not None for line in lines)
     heads = ["test set", "pool", "k" if table.direction == "correct" else "samples seen"]
     heads += ["repeats"] * repeats + ["arm against arm", "seeds"]
@@ -44,8 +49,11 @@ def table_in_markdown(table: Table, lines: Sequence[Line]) -> str:
 
 
 def verdicts_in_words(lines: Sequence[Line]) -> list[str]:
-    """What holds, what is reversed, what could not be shown and from what size on it would have been: a sentence for
-    each pair of arms on each pool and test set."""
+    """Return sentences on what holds, what is reversed, and what could not be shown.
+
+    The last include the difference that would have been detected. There is a sentence for each pair
+    of arms on each pool and test set.
+    """
     held = sum(line.verdict == "better" for line in lines)
     said = [f"In {held} of {len(lines)} comparisons the first arm is better."]
     for verdict, what in (("worse", "Reversed"), ("open", "Not shown")):
@@ -69,7 +77,12 @@ def _told(line: Line) -> str:
 
 
 def change(one: Compared, bold: bool = False) -> str:
-    """`+3.4 [2.7, 4.1]`; of ranks in percent, where less is better."""
+    """Return a change such as `+3.4 [2.7, 4.1]`; for ranks in percent, where less is better.
+
+    Args:
+        one: The comparison.
+        bold: Whether a called one is bold.
+    """
     mark = "**" if bold and one.verdict != "open" else ""
     unit = " %" if one.measure.logarithmic else ""
     low, high = signed(one.low), signed(one.high)

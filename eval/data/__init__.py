@@ -1,4 +1,4 @@
-"""Data sets on disk: one reader for each layout. Nothing here downloads."""
+"""Read data sets from disk, with one reader per layout. Nothing here downloads."""
 
 from __future__ import annotations
 
@@ -46,24 +46,24 @@ REPOSITORY = "repository:"
 
 
 class Listed(NamedTuple):
-    """Class names or templates, and where they come from."""
+    """A list of class names or templates and its origin."""
 
     texts: list[str]
     source: str
 
 
 def read_task(task: Task, needs: Annotation, root: Path, memo: Memo) -> DataSet:
-    """Read the data of a task from the first of its sources that is there, checked against what the task says of it.
+    """Read the data of a task from its first available source and check it against the task's entry.
 
     Args:
         task: The task.
-        needs: The field that is filled.
+        needs: The annotation that the task's kind reads.
         root: The folder of the data sets.
         memo: Hashes of their files.
 
     Raises:
-        DataMissing: No source is there; the message names how to get the data.
-        DataBroken: A source is there, and not what it should be.
+        DataMissing: No source is available; the message says how to get the data.
+        DataBroken: A source is available but invalid.
     """
     data = _first(task, task.sources, needs, root, memo)
     if task.sample is not None:
@@ -72,8 +72,18 @@ def read_task(task: Task, needs: Annotation, root: Path, memo: Memo) -> DataSet:
 
 
 def open_support(task: Task, test: DataSet, root: Path, memo: Memo) -> DataSet:
-    """The images from which few-shot draws its shots, labelled with the classes of `test`. Raises `DataMissing` where
-    there are none, `DataBroken` where a class is not among those of `test`."""
+    """Read the training images that shots are drawn from, labeled with the classes of `test`.
+
+    Args:
+        task: The task; its `support` lists the sources.
+        test: The task's test data, whose classes number the labels.
+        root: The folder of the data sets.
+        memo: Hashes of their files.
+
+    Raises:
+        DataMissing: The task has no training split, or it is not available.
+        DataBroken: A class is not among those of `test`.
+    """
     if not task.support:
         raise DataMissing(f"{task.title} has no training split to draw shots from")
     return _checked(task, "labels", _first(task, task.support, "labels", root, memo), test)
@@ -90,7 +100,12 @@ def _first(task: Task, sources: Sequence[Source], needs: Annotation, root: Path,
 
 
 def place_of(source: Source, root: Path) -> Path:
-    """Where a source lies: below `root`, unless it says an absolute path."""
+    """Return the path of a source: below `root`, unless the source's path is absolute.
+
+    Args:
+        source: The source.
+        root: The folder of the data sets.
+    """
     return root / Path(source.path).expanduser()
 
 
@@ -123,20 +138,24 @@ def _read(task: Task, source: Source, needs: Annotation, root: Path, memo: Memo)
 
 
 def _checked(task: Task, needs: Annotation, data: DataSet, test: DataSet | None = None) -> DataSet:
-    """The data, if it has what is needed and its labels fit its classes; those are of the split `test` where it is
-    given."""
+    """Return the data, after checking that it has what is needed and that its labels fit its classes.
+
+    The classes are those of `test` where it is given.
+    """
     if getattr(data, needs) is None:
         raise DataBroken(f"{data.place} has nothing that a task of kind {task.kind} could use")
     if needs != "labels" or data.labels is None:
         return data
     names = class_names(task, data if test is None else test).texts
+    # A split numbers its folders by itself, so labels are matched by class name.
     if data.layout == "folder":
         data = _by_name(data, names)
     elif test is not None and test.layout == data.layout:
         own = class_names(task, data).texts
+        # Labels are numbers, so both splits must have the same classes in the same order.
         if [_squeezed(name) for name in own] != [_squeezed(name) for name in names]:
             raise DataBroken(f"{data.place} has other classes than {test.place}, or the same in another order")
-    assert data.labels is not None  # as before
+    assert data.labels is not None  # set by the reader, as before
     top = data.labels.shape[1] - 1 if data.labels.ndim == 2 else int(data.labels.max())
     if top >= len(names) or (data.labels.ndim == 1 and int(data.labels.min()) < 0):
         raise DataBroken(f"{data.place} has labels up to {top} and class names for {len(names)}")
@@ -144,9 +163,11 @@ def _checked(task: Task, needs: Annotation, data: DataSet, test: DataSet | None 
 
 
 def _by_name(data: DataSet, names: Sequence[str]) -> DataSet:
-    """Folders of classes numbered as in `names`: folders of a split are numbered by themselves, and another split may
-    lack some. Raises `DataBroken` for a folder that is none of them."""
-    assert data.labels is not None and data.class_names is not None  # a folder's reader saw to it
+    """Renumber class folders as in `names`. A split numbers its own folders, and another split may lack some.
+
+    Raises `DataBroken` for a folder that is not one of the classes.
+    """
+    assert data.labels is not None and data.class_names is not None  # set by the reader of the folder layout
     squeezed = [_squeezed(name) for name in names]
     numbers = []
     for own in data.class_names:
@@ -158,7 +179,15 @@ def _by_name(data: DataSet, names: Sequence[str]) -> DataSet:
 
 
 def class_names(task: Task, data: DataSet) -> Listed:
-    """The class names of a task in order of label. Raises `DataBroken` where the data should have them and has not."""
+    """Return the class names of a task in order of label.
+
+    Args:
+        task: The task.
+        data: Its data, which may have class names of its own.
+
+    Raises:
+        DataBroken: There are no class names, or not as many as the task has classes.
+    """
     listed = _listed("class_names", task.class_names, data.class_names, data)
     if not listed.texts:
         raise DataBroken(f"{data.place} has no classnames.txt, and the task names no class names")
@@ -168,7 +197,15 @@ def class_names(task: Task, data: DataSet) -> Listed:
 
 
 def templates(task: Task, data: DataSet) -> Listed:
-    """The templates of a task. Raises `DataBroken` where the data should have them and has not."""
+    """Return the templates of a task.
+
+    Args:
+        task: The task.
+        data: Its data, which may have templates of its own.
+
+    Raises:
+        DataBroken: There are no templates, or one has no valid slot.
+    """
     listed = _listed("templates", task.templates, data.templates, data)
     if not listed.texts:
         raise DataBroken(f"{data.place} has no zeroshot_classification_templates.txt, and the task names no templates")
@@ -180,8 +217,11 @@ def templates(task: Task, data: DataSet) -> Listed:
 
 
 def _listed(kind: Texts, wanted: str | tuple[str, ...], own: tuple[str, ...] | None, data: DataSet) -> Listed:
-    """A set in the webdataset layout carries the lists that belong to its labels, which go before the task's; others
-    have names for programs, which serve only where the task has none."""
+    """Choose between the data's own list and the task's.
+
+    In the webdataset layout the lists belong to the labels and take precedence. Other layouts have
+    names made for programs, which are used only where the task has none.
+    """
     if own and (wanted == "dataset" or data.layout == "webdataset"):
         return Listed(list(own), f"the data set's own, {data.place}")
     if wanted == "dataset":

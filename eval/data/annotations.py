@@ -1,4 +1,4 @@
-"""What is known of images beyond labels and captions: questions about them, and choices between texts or images."""
+"""Annotations of images beyond labels and captions: questions, and choices between texts or images."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question about an image, with the answers people gave."""
+    """A question about an image with the answers that people gave."""
 
     key: str
     """Unique name."""
     image: int
     """Index of the image."""
     question: str
-    """As asked; for SNLI-VE the hypothesis."""
+    """The question's text; for SNLI-VE the hypothesis."""
     kind: str
-    """yes/no, number, other or snli_ve. The first three are what people's answers make it: numbers are reported by
-    them, and no statement may depend on them."""
+    """yes/no, number, other or snli_ve. The first three are derived from people's answers, so numbers
+    are reported by them but no statement may depend on them."""
     answers: tuple[str, ...]
     """Each annotator's answer."""
     candidates: tuple[str, ...]
@@ -26,34 +26,34 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """An image with captions of which some are right: hard negatives in text."""
+    """An image with right and wrong captions: hard negatives in text."""
 
     key: str
     """Unique name."""
     image: int
     """Index of the image."""
     captions: tuple[str, ...]
-    """The right ones first."""
+    """Captions, the right ones first."""
     right: int
-    """How many are right, at least one; at least one is wrong."""
+    """Number of right captions, at least one; at least one is wrong."""
     category: str
-    """What the wrong ones have wrong, or another name that numbers are reported by."""
+    """The error in the wrong captions, or another name to report numbers by."""
     cluster: int
-    """Questions about the same photograph, or about parts of it, have it in common: they are one observation."""
+    """Number shared by questions about the same photograph or parts of it; they are one observation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two images with a caption each, that are easily taken for each other."""
+    """Two images with one caption each, easily confused."""
 
     key: str
     """Unique name."""
     images: tuple[int, int]
     """Indices of the images."""
     captions: tuple[str, str]
-    """Of the first image, of the second one."""
+    """Caption of the first image, caption of the second."""
     category: str
-    """What the two differ in, or another name that numbers are reported by."""
+    """The difference between the two, or another name to report numbers by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,6 @@ class Association:
     images: tuple[int, ...]
     """Indices of the images to choose from, those that go with the cue first."""
     right: int
-    """How many go with it, at least one; at least one does not."""
+    """Number of images that go with the cue, at least one; at least one does not."""
     cluster: int
-    """Cues for the same images have it in common: they are one observation."""
+    """Number shared by cues for the same images; they are one observation."""

@@ -1,4 +1,4 @@
-"""A data set as the evaluation sees it: images that can be opened one by one, and what is known of each."""
+"""A data set as the evaluation sees it: images that open one by one, and their annotations."""
 
 from __future__ import annotations
 
@@ -16,42 +16,44 @@ from open_diht.eval.errors import DataBroken
 from open_diht.eval.hashes import sha256_of, sha256_texts
 
 Annotation = Literal["labels", "captions", "questions", "choices", "pairs", "associations"]
-"""What may be known of the images: fields of a `DataSet`."""
+"""Kinds of annotation: fields of a `DataSet`."""
 
 A = TypeVar("A", Question, Choice, Pair, Association)
 _LIMITS = ImageLimits()
-_FORMATS = (*FORMATS, "PPM")  # older sets have it; it is too simple to hold a surprise
+_FORMATS = (*FORMATS, "PPM")  # older sets use PPM; the format is simple enough to be safe
 
 
 class Images(Protocol):
-    """Images in a fixed order. Opening one does not depend on another, so that any share can be read by anyone."""
+    """Images in a fixed order. Each opens independently, so that any rank can read any part."""
 
     @property
     def keys(self) -> Sequence[str]:
-        """A unique name of each image."""
+        """Unique name of each image."""
 
     @property
     def fingerprint(self) -> str:
         """sha256 over keys and contents, the same on every machine."""
 
     def open(self, index: int) -> Image.Image:
-        """The image in RGB. Raises `DataBroken`."""
+        """Return the image in RGB. Raises `DataBroken`."""
 
     def stored_hash(self, index: int) -> str | None:
-        """sha256 of the image as it is stored, after "file:" or "pixels:", without decoding it; None where it is stored
-        in one file with others."""
+        """Return the sha256 of the stored image, after "file:" or "pixels:", without decoding it.
+
+        None where the image shares a file with others.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
-    """Images and their annotations; which of these are there depends on the kind of task it was read for."""
+    """Images and their annotations; the kind of task decides which annotations are read."""
 
     images: Images
     """The images."""
     layout: str
     """The layout it was read from."""
     place: str
-    """Where it lies, relative to the data root."""
+    """Path relative to the data root."""
     labels: np.ndarray | None = None
     """(n,) int64 class indices, or (n, c) bool where several classes apply."""
     captions: tuple[tuple[str, ...], ...] | None = None
@@ -65,10 +67,10 @@ class DataSet:
     associations: tuple[Association, ...] | None = None
     """Cues and the images to choose from."""
     groups: tuple[str, ...] | None = None
-    """Beside labels, the group that each image belongs to, such as a region of the world."""
+    """Next to labels: the group of each image, such as a region of the world."""
     bursts: np.ndarray | None = None
-    """(n,) int64 beside labels: images that were taken in one go have a number in common and are one observation. None:
-    every image is one."""
+    """(n,) int64, next to labels: images taken in one series share a number and are one observation.
+    None: every image is its own."""
     class_names: tuple[str, ...] | None = None
     """The data's own class names in order of label."""
     templates: tuple[str, ...] | None = None
@@ -79,14 +81,13 @@ class DataSet:
 
     @property
     def items(self) -> int:
-        """What `items` and `sample` of a task count: choices, pairs or associations where there are any, else
-        images."""
+        """Number of choices, pairs or associations, else of images; `items` and `sample` of a task count these."""
         annotated = (self.choices, self.pairs, self.associations)
         return next((len(one) for one in annotated if one is not None), len(self))
 
     @property
     def label_hash(self) -> str:
-        """sha256 over keys and everything that is known of the images."""
+        """sha256 over keys and all annotations."""
         labels = None if self.labels is None else self.labels.astype(np.int64).tolist()
         questions = [
             (q.key, q.image, q.question, q.kind, q.answers, q.candidates) for q in self.questions or ()
@@ -103,8 +104,10 @@ class DataSet:
         return sha256_of(known)
 
     def take(self, indices: Sequence[int]) -> DataSet:
-        """The images at `indices` with their annotations; questions, choices, pairs and associations keep those whose
-        images stay."""
+        """Return the images at `indices` with their annotations.
+
+        Questions, choices, pairs and associations are kept where all their images are.
+        """
         position = {index: place for place, index in enumerate(indices)}
 
         def kept(annotations: tuple[A, ...] | None) -> tuple[A, ...] | None:
@@ -125,7 +128,7 @@ class DataSet:
         )
 
     def sampled(self, count: int) -> DataSet:
-        """`count` of the `items`, drawn by seed 0, with the images that they need."""
+        """Return `count` of the `items`, drawn by seed 0, with the images that they need."""
         for name in ("choices", "pairs", "associations"):
             annotations = getattr(self, name)
             if annotations is not None:
@@ -136,18 +139,18 @@ class DataSet:
 
 
 def _shown(one: Question | Choice | Pair | Association) -> tuple[int, ...]:
-    """The indices of the images that an annotation is about."""
+    """Return the indices of the images of an annotation."""
     return (one.image,) if isinstance(one, Question | Choice) else one.images
 
 
 def _moved(one: A, position: Mapping[int, int]) -> A:
-    """The same annotation of images that have other indices."""
+    """Return the annotation with its images renumbered."""
     images: Any = tuple(position[image] for image in _shown(one))
     return replace(one, image=images[0]) if isinstance(one, Question | Choice) else replace(one, images=images)
 
 
 class _Taken:
-    """Some images of others."""
+    """A subset of other images."""
 
     def __init__(self, images: Images, indices: tuple[int, ...]):
         self._images, self._indices = images, indices
@@ -165,9 +168,18 @@ class _Taken:
 
 
 def shared_images(images: Images, others: Images) -> list[str] | None:
-    """Keys of those `images` that are also among `others`, stored byte for byte alike. None where this is not known:
-    images have no hash of their own, or one set has files and the other an array of pixels."""
+    """Return the keys of `images` whose stored bytes also occur among `others`.
+
+    Args:
+        images: The images whose keys are returned.
+        others: The images to compare with.
+
+    Returns:
+        The keys, or None where this is unknown: an image has no hash, or one set stores files and
+            the other an array of pixels.
+    """
     own, theirs = ([one.stored_hash(index) for index in range(len(one.keys))] for one in (images, others))
+    # Hashes of files and of pixel arrays cannot match, so a mix of both says nothing.
     ways = {None if found is None else found.partition(":")[0] for found in (*own, *theirs)}
     if len(ways) > 1 or None in ways:
         return None
@@ -176,19 +188,29 @@ def shared_images(images: Images, others: Images) -> list[str] | None:
 
 
 def sample_indices(keys: Sequence[str], count: int) -> list[int]:
-    """Indices of `count` keys, drawn from the sorted keys by a generator of its own, in the order of the set. They
-    depend on the keys alone; all where there are not more."""
+    """Return indices of `count` keys in the order of the set; all where there are not more.
+
+    Args:
+        keys: The keys. The draw depends on them alone, not on their order.
+        count: How many are drawn, by a generator with seed 0.
+    """
     if count >= len(keys):
         return list(range(len(keys)))
+    # Draw from the sorted keys, so that the order of the set does not matter.
     order = sorted(range(len(keys)), key=lambda index: keys[index])
     drawn = np.random.default_rng(0).permutation(len(keys))[:count]
     return sorted(order[place] for place in drawn)
 
 
 def decode(content: bytes | Path, place: str) -> Image.Image:
-    """An image in RGB as the field reads them (first frame, transparency dropped, no rotation by EXIF).
+    """Return an image in RGB in the usual way: first frame, no transparency, no EXIF rotation.
 
-    Raises `DataBroken` for what is no image, is cut off, or has more pixels than any evaluation set has.
+    Args:
+        content: The image's bytes or its file.
+        place: Its name in messages.
+
+    Raises:
+        DataBroken: It is not an image, is truncated, or has too many pixels.
     """
     try:
         image = open_image(_bytes(content), _LIMITS, _FORMATS).decode()
@@ -202,4 +224,5 @@ def _bytes(content: bytes | Path) -> bytes:
     if isinstance(content, bytes):
         return content
     with content.open("rb") as file:
+        # One byte more than the limit shows that the file exceeds it.
         return file.read(_LIMITS.max_bytes + 1)

@@ -1,4 +1,4 @@
-"""Images that are files: folders of classes, and lists of images with labels or captions."""
+"""Images stored as files: folders of classes, and lists of images with labels or captions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ csv.field_size_limit(1 << 24)
 
 
 class FileImages:
-    """Images in files of their own; the key of one is its path below `root`."""
+    """Images in separate files; an image's key is its path below `root`."""
 
     def __init__(self, root: Path, names: Sequence[str], memo: Memo, place: str):
         self._root, self._memo, self._place = root, memo, place
@@ -43,13 +43,23 @@ class FileImages:
 
 
 def read_folder(folder: Path, split: str, memo: Memo, place: str, options: Mapping[str, Any] | None = None) -> DataSet:
-    """Images in one folder per class: <folder>/<split>/<class>/<image>. Labels follow the sorted class folders,
-    whose names, with blanks for underscores, are the class names.
+    """Read images from one folder per class: <folder>/<split>/<class>/<image>.
 
-    Option `groups`: a .tsv or .jsonl file of <folder> with a row for every image: `image`, its path below the split,
-    and `group`, the name of its group.
+    Labels follow the sorted class folders. Their names, with underscores replaced by spaces, are
+    the class names.
 
-    Raises `DataMissing` where the split or that file is not there, `DataBroken` where it holds no images.
+    Args:
+        folder: The folder of the set.
+        split: The split's folder in it.
+        memo: Hashes of files.
+        place: The set's name in messages.
+        options: `groups`: a .tsv or .jsonl file in `folder` with a row per image: `image`, its path
+            below the split, and `group`, its group's name.
+
+    Raises:
+        DataMissing: The split or the file of groups does not exist.
+        DataBroken: There are no images, or an image has no group.
+        WrongUse: There is another option.
     """
     options = options or {}
     if set(options) - {"groups"}:
@@ -90,14 +100,23 @@ def _groups(path: Path, names: Sequence[str], place: str) -> tuple[str, ...]:
 
 
 def read_manifest(path: Path, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
-    """Images listed in a file, a row each: .tsv with a header, or .jsonl.
+    """Read images listed in a file with a row each: .tsv with a header, or .jsonl.
 
-    Options: `image`, a pattern over the row's columns that gives the image's path relative to the file
-    (`"{image_path}"`); `caption` or `label`, the column of either; `leave_out`, images to pass over; `skip_empty`,
-    whether to pass over rows without a caption; `below`, a folder between the file's and the images. Rows of one
-    image are put together, in order of appearance.
+    Options: `image`, a pattern over the row's columns that gives the image's path relative to the
+    file (`"{image_path}"`); `caption` or `label`, the column of either; `leave_out`, images to
+    skip; `skip_empty`, whether to skip rows without a caption; `below`, a folder between the file's
+    and the images. Rows of one image are combined, in order of appearance.
 
-    Raises `DataMissing` where the file or all images are not there, `DataBroken` for rows it cannot use.
+    Args:
+        path: The file.
+        options: The options above.
+        memo: Hashes of files.
+        place: The set's name in messages.
+
+    Raises:
+        DataMissing: The file or all images do not exist.
+        DataBroken: A row is unusable.
+        WrongUse: The options do not fit.
     """
     unknown = set(options) - {"image", "caption", "label", "leave_out", "skip_empty", "below"}
     if unknown or "image" not in options or ("caption" in options) == ("label" in options):
@@ -117,6 +136,7 @@ def read_manifest(path: Path, options: Mapping[str, Any], memo: Memo, place: str
             raise DataBroken(f"{place}, row {number}: {error} is not among its columns {', '.join(row)}") from None
         if name not in leave_out and (str(value).strip() or not options.get("skip_empty")):
             found.setdefault(name, []).append(value)
+    # Images that are all absent were not downloaded; a single absent one means a broken set.
     if found and not any((root / name).is_file() for name in found):
         raise DataMissing(f"the images of {place} are not in {root}")
     for name, values in found.items():
@@ -132,13 +152,22 @@ def read_manifest(path: Path, options: Mapping[str, Any], memo: Memo, place: str
 
 
 def read_lines(folder: Path, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
-    """Images and a caption for each in two text files of `folder`, line by line: how translations of captions are
-    published.
+    """Read images and captions from two text files of `folder`, line by line, as translations are published.
 
-    Options: `images`, the file with the names of the images; `captions`, the file with the captions, .gz or not;
-    `image`, the pattern of an image's path over {name} and its words {0}, {1}, ... (`"images/{name}"`).
+    Options: `images`, the file with the names of the images; `captions`, the file with the
+    captions, .gz or not; `image`, the pattern of an image's path over {name} and its words {0},
+    {1}, ... (`"images/{name}"`).
 
-    Raises `DataMissing` where a file or all images are not there, `DataBroken` for files of different lengths.
+    Args:
+        folder: The folder of the set.
+        options: The options above.
+        memo: Hashes of files.
+        place: The set's name in messages.
+
+    Raises:
+        DataMissing: A file or all images do not exist.
+        DataBroken: The files differ in length, or a line lacks its image or caption.
+        WrongUse: The options do not fit.
     """
     if set(options) != {"images", "captions", "image"}:
         raise WrongUse(f"{place}: lines takes the options images, captions and image; got {dict(options)}")
@@ -163,7 +192,7 @@ def read_lines(folder: Path, options: Mapping[str, Any], memo: Memo, place: str)
 
 
 def _text_lines(path: Path, place: str) -> list[str]:
-    """The lines of a text file, without the blanks around them and without empty ones at its end."""
+    """Return the stripped lines of a text file without the empty ones at its end."""
     if not path.is_file():
         raise DataMissing(f"{place}/{path.name} is not there")
     content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -189,7 +218,7 @@ def read_rows(path: Path, place: str, quoting: Literal[0, 3] = csv.QUOTE_MINIMAL
 
     Raises:
         DataBroken: The file holds something else.
-        WrongUse: Its name ends otherwise.
+        WrongUse: It has another suffix.
     """
     if path.suffix not in (".tsv", ".csv", ".jsonl", ".json"):
         raise WrongUse(f"{place}: a file of rows ends in .tsv, .csv, .jsonl or .json")

@@ -1,4 +1,4 @@
-"""A list inside a large JSON file, element by element."""
+"""Read a list inside a large JSON file, element by element."""
 
 from __future__ import annotations
 
@@ -14,10 +14,18 @@ _BLANKS = re.compile(r"[ \t\n\r]*")
 
 
 def elements(path: Path, name: str) -> Iterator[Any]:
-    """The elements of the list `name` of the object in `path`; what else is in the object is read and forgotten. Memory
-    is that of one element and of one value beside the list.
+    """Yield the elements of the list `name` of the JSON object in `path`.
 
-    Raises json.JSONDecodeError for what is no such object, also where it is cut off."""
+    Values before the list are read and dropped, those behind it are not read. At most one value or
+    element is in memory.
+
+    Args:
+        path: The file.
+        name: The key of the list.
+
+    Raises:
+        json.JSONDecodeError: The file is not such an object, or is truncated.
+    """
     with path.open(encoding="utf-8") as file:
         text = _Text(file)
         text.expect("{")
@@ -39,13 +47,13 @@ def elements(path: Path, name: str) -> Iterator[Any]:
 
 
 class _Text:
-    """A file's text, of which no more is in memory than what is being decoded."""
+    """A file's text; only the part being decoded is in memory."""
 
     def __init__(self, file: TextIO):
         self._file, self._text, self._at = file, "", 0
 
     def next(self) -> str:
-        """The next letter that is no blank, which stays; raises at the end of the file."""
+        """Return the next non-blank character without consuming it; raises at the end of the file."""
         while True:
             found = _BLANKS.match(self._text, self._at)
             self._at = found.end() if found else self._at
@@ -55,28 +63,29 @@ class _Text:
                 raise json.JSONDecodeError("cut off", self._text, len(self._text))
 
     def expect(self, letter: str) -> None:
-        """Pass over this letter."""
+        """Consume this character, or raise."""
         if self.next() != letter:
             raise json.JSONDecodeError(f"expected {letter!r}", self._text, self._at)
         self._at += 1
 
     def value(self) -> Any:
-        """The next value."""
+        """Return the next value."""
         self.next()
         while True:
             try:
                 found, end = _DECODER.raw_decode(self._text, self._at)
             except json.JSONDecodeError:
+                # The value may continue behind the text read so far.
                 if self._more():
                     continue
                 raise
-            if end == len(self._text) and self._more():  # a number may go on
+            if end == len(self._text) and self._more():  # a number may continue behind the text read so far
                 continue
             self._at = end
             return found
 
     def _more(self) -> bool:
-        """As much again as there is: what is decoded anew stays in proportion to what is read."""
+        """Read at least as much as is pending, so that repeated decoding stays proportional to the file."""
         read = self._file.read(max(CHUNK, len(self._text) - self._at))
         self._text, self._at = self._text[self._at :] + read, 0
         return bool(read)

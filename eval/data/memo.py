@@ -1,4 +1,4 @@
-"""Hashes of large files, computed once: kept under the file's path, size and time of change."""
+"""Hashes of large files, computed once and stored under the file's path, size and modification time."""
 
 from __future__ import annotations
 
@@ -12,16 +12,22 @@ from open_diht.eval.records import read_record
 
 
 class Memo:
-    """Remembers in `folder` what was computed from a file's content, until the file changes."""
+    """A folder that remembers values computed from a file's content until the file changes."""
 
     def __init__(self, folder: Path):
         self._folder = folder
 
     def of(self, path: Path, what: str, compute: Callable[[Path], Any]) -> Any:
-        """`compute(path)`, or what it gave when the file had the same size and time of change. `what` names the
-        computation; its value must survive JSON."""
+        """Return `compute(path)`, from the record where the file's size and modification time are unchanged.
+
+        Args:
+            path: The file.
+            what: The name of the computation.
+            compute: Computes a value that survives JSON.
+        """
         status = path.stat()
         stamp = [str(path.resolve()), status.st_size, status.st_mtime_ns, what]
+        # Named without size and time, so that a changed file replaces its record.
         record = self._folder / f"{sha256_of(stamp[:1] + stamp[3:])[:32]}.json"
         known = read_record(record, "stamp", "value")
         if known is None or known["stamp"] != stamp:
@@ -30,13 +36,19 @@ class Memo:
         return known["value"]
 
     def tree_hash(self, folder: Path) -> str:
-        """sha256 over names and contents of all files below `folder`."""
+        """Return the sha256 over names and contents of all files below `folder`."""
         found = (path for path in folder.rglob("*") if path.is_file())
         return self.files_hash(folder, sorted(str(path.relative_to(folder)) for path in found))
 
     def files_hash(self, folder: Path, names: Sequence[str]) -> str:
-        """sha256 over `names` and the contents of these files of `folder`, in the order given. One record for all of
-        them, under the sizes and times of each: a record per image would be a million files."""
+        """Return the sha256 over names and contents of files of `folder`, in the order given.
+
+        One record serves all files, because a record per image would be a million files.
+
+        Args:
+            folder: The folder.
+            names: Paths below it; sizes and modification times are checked for each.
+        """
         status = [(folder / name).stat() for name in names]
         listing = [[name, one.st_size, one.st_mtime_ns] for name, one in zip(names, status, strict=True)]
         stamp = [str(folder.resolve()), sha256_of(listing)]

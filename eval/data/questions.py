@@ -22,11 +22,23 @@ DEFAULT_CANDIDATES = 10
 
 
 def read_vqav2(folder: Path, options: Mapping[str, Any], candidates: int | None, memo: Memo, place: str) -> DataSet:
-    """VQAv2 from its official files in `folder`. Options: `questions`, `annotations`, `train_annotations` (file names)
-    and `image`, the pattern of an image's path over {image_id}.
+    """Read VQAv2 from its official files in `folder`.
 
-    Each question is offered its own `multiple_choices` where the file has them (VQA v1), else the `candidates` (10)
-    most frequent training answers to questions of its type. Raises `DataMissing`, `DataBroken`.
+    Each question offers its own `multiple_choices` where the file has them (VQA v1), else the most
+    frequent training answers to questions of its type.
+
+    Args:
+        folder: The folder of the set.
+        options: `questions`, `annotations` and `train_annotations`, file names, and `image`, the
+            pattern of an image's path over {image_id}.
+        candidates: Number of answers to offer; None or 0: 10.
+        memo: Remembers the frequent answers.
+        place: The set's name in messages.
+
+    Raises:
+        DataMissing: A file or all images do not exist.
+        DataBroken: A file is not what it should be, or an image is missing.
+        WrongUse: The options do not fit.
     """
     wanted = ("questions", "annotations", "train_annotations", "image")
     if set(options) != set(wanted):
@@ -69,12 +81,15 @@ def read_vqav2(folder: Path, options: Mapping[str, Any], candidates: int | None,
 
 
 def _frequent(path: Path, count: int, place: str) -> dict[str, list[str]]:
-    """The most frequent answers of each question type (the first words of a question), and of all under ""; ties by the
-    answer's text."""
+    """Return the most frequent answers of each question type, and of all questions under "".
+
+    A type is the first words of a question. Ties are broken by the answer's text.
+    """
     answers: dict[str, Counter[str]] = {"": Counter()}
     for entry in _entries(path, "annotations", place):
         for kind in ("", entry["question_type"]):
             answers.setdefault(kind, Counter())[entry["multiple_choice_answer"]] += 1
+    # Ties are broken by text, so that the list does not depend on the file's order.
     return {
         kind: [answer for answer, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:count]]
         for kind, counts in answers.items()
@@ -82,8 +97,10 @@ def _frequent(path: Path, count: int, place: str) -> dict[str, list[str]]:
 
 
 def _entries(path: Path, name: str, place: str) -> Iterator[Mapping[str, Any]]:
-    """The objects of the list `name` in a file {..., name: [...], ...}, one at a time: the annotations of VQAv2 would
-    be gigabytes at once."""
+    """Yield the objects of the list `name` in a file {..., name: [...], ...}, one at a time.
+
+    The annotations of VQAv2 would take gigabytes at once.
+    """
     try:
         yield from elements(path, name)
     except json.JSONDecodeError as error:
@@ -91,8 +108,21 @@ def _entries(path: Path, name: str, place: str) -> Iterator[Mapping[str, Any]]:
 
 
 def read_snli_ve(folder: Path, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
-    """SNLI-VE from its official file. Options: `file` (a .jsonl) and `image`, a pattern over its columns. Rows
-    without a gold label ("-") are left out, as its authors do. Raises `DataMissing`, `DataBroken`."""
+    """Read SNLI-VE from its official file.
+
+    Rows without a gold label ("-") are left out, following its authors.
+
+    Args:
+        folder: The folder of the set.
+        options: `file`, a .jsonl, and `image`, a pattern over its columns.
+        memo: Hashes of files.
+        place: The set's name in messages.
+
+    Raises:
+        DataMissing: The file or all images do not exist.
+        DataBroken: A row is unusable, or an image is missing.
+        WrongUse: The options do not fit.
+    """
     if set(options) != {"file", "image"}:
         raise WrongUse(f"{place}: snli_ve takes the options file and image; got {dict(options)}")
     path = folder / options["file"]

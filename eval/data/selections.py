@@ -1,8 +1,8 @@
-"""Captions to choose from, pairs to keep apart and images that go with a cue, as the authors of such benchmarks publish
-them: a JSON, CSV or TSV file of rows, and images beside it.
+"""Captions to choose from, pairs to keep apart, and images that go with a cue, as published.
 
-What a row's columns mean is said by patterns, `"val2017/{filename}"`, in which `{0}`, `{1}`, ... are its columns by
-place.
+A set is a JSON, CSV or TSV file of rows, and images next to it. Patterns such as
+`"val2017/{filename}"` define what a row's columns mean; `{0}`, `{1}`, ... are the columns by
+position.
 """
 
 from __future__ import annotations
@@ -27,14 +27,24 @@ Box = tuple[int, int, int, int]
 
 
 def read_selection(folder: Path, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
-    """Captions to choose from for each image of `folder`.
+    """Read captions to choose from for each image of `folder`.
 
-    Options: `files`, names of .json (a list, or an object of rows), .jsonl, .csv or .tsv files; patterns over their
-    columns: `image`, the path of the image, `right` and `wrong`, lists of patterns that give the captions, and
-    `category` (the file's name without ending); `crop`, four patterns for left, top, width and height of the part of
-    the image that is meant; `at_least`, the questions that a category needs to be kept.
+    Options: `files`, names of .json (a list, or an object of rows), .jsonl, .csv or .tsv files;
+    patterns over their columns: `image`, the path of the image, `right` and `wrong`, lists of
+    patterns that give the captions, and `category` (default: the file's name without suffix);
+    `crop`, four patterns for left, top, width and height of the relevant part of the image;
+    `at_least`, the number of questions below which a category is dropped.
 
-    Raises `DataMissing` where a file or all images are not there, `DataBroken` for rows it cannot use.
+    Args:
+        folder: The folder of the set.
+        options: The options above.
+        memo: Hashes of files.
+        place: The set's name in messages.
+
+    Raises:
+        DataMissing: A file or all images do not exist.
+        DataBroken: A row is unusable, or an image is missing.
+        WrongUse: The options do not fit.
     """
     _check(options, place, needed={"files", "image", "right", "wrong"}, known={"category", "crop", "at_least"})
     images = _Listed(folder, place)
@@ -59,16 +69,27 @@ def read_selection(folder: Path, options: Mapping[str, Any], memo: Memo, place: 
         counts[choice.category] = counts.get(choice.category, 0) + 1
     kept = tuple(one for one in choices if counts[one.category] >= int(options.get("at_least", 1)))
     data = DataSet(images=images.opened(memo), layout="selection", place=place, choices=kept)
+    # Drop the images of dropped questions too.
     return data.take(sorted({choice.image for choice in kept})) if len(kept) < len(choices) else data
 
 
 def read_pairs(folder: Path, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
-    """Pairs of images of `folder` with a caption each.
+    """Read pairs of images of `folder` with a caption each.
 
-    Options: `files` and `category` as in `read_selection`; `images` and `captions`, two patterns each, of the first and
-    the second image and caption, or one each where two rows in succession are a pair.
+    Options: `files` and `category` as in `read_selection`; `images` and `captions`, two patterns
+    each for the first and the second image and caption, or one each where two successive rows are a
+    pair.
 
-    Raises `DataMissing` and `DataBroken` as `read_selection`.
+    Args:
+        folder: The folder of the set.
+        options: The options above.
+        memo: Hashes of files.
+        place: The set's name in messages.
+
+    Raises:
+        DataMissing: A file or all images do not exist.
+        DataBroken: A row is unusable, or an image is missing.
+        WrongUse: The options do not fit.
     """
     _check(options, place, needed={"files", "images", "captions"}, known={"category"})
     patterns, said = list(options["images"]), list(options["captions"])
@@ -78,6 +99,7 @@ def read_pairs(folder: Path, options: Mapping[str, Any], memo: Memo, place: str)
     if len(patterns) == 1 and len(rows) % 2:
         raise DataBroken(f"{place}: {len(rows)} rows are no pairs")
     images = _Listed(folder, place)
+    # Two successive rows form a pair if there is one pattern of each; with two, a row is paired with itself.
     both = zip(rows[::2], rows[1::2], strict=True) if len(patterns) == 1 else zip(rows, rows, strict=True)
     pairs = [
         Pair(
@@ -92,13 +114,23 @@ def read_pairs(folder: Path, options: Mapping[str, Any], memo: Memo, place: str)
 
 
 def read_associations(folder: Path, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
-    """Cues, and the images of `folder` to choose from for each.
+    """Read cues, and the images of `folder` to choose from for each.
 
-    Options: `files` as in `read_selection`; `cue`, a pattern; `candidates` and `right`, the columns with the names of
-    all images and of those that go with the cue, a list or its JSON; `image`, the pattern of an image's path over
-    {name}; `at_least`, the candidates that a cue needs to be kept.
+    Options: `files` as in `read_selection`; `cue`, a pattern; `candidates` and `right`, the columns
+    with the names of all images and of those that go with the cue, a list or its JSON; `image`, the
+    pattern of an image's path over {name}; `at_least`, the number of candidates below which a cue
+    is dropped.
 
-    Raises `DataMissing` and `DataBroken` as `read_selection`.
+    Args:
+        folder: The folder of the set.
+        options: The options above.
+        memo: Hashes of files.
+        place: The set's name in messages.
+
+    Raises:
+        DataMissing: A file or all images do not exist.
+        DataBroken: A row is unusable, or an image is missing.
+        WrongUse: The options do not fit.
     """
     _check(options, place, needed={"files", "cue", "candidates", "right", "image"}, known={"at_least"})
     images = _Listed(folder, place)
@@ -117,6 +149,7 @@ def read_associations(folder: Path, options: Mapping[str, Any], memo: Memo, plac
                 cue=row.fill(options["cue"]),
                 images=tuple(images.index(str(options["image"]).format(name=name)) for name in (*right, *wrong)),
                 right=len(right),
+                # Cues about the same set of images share a cluster.
                 cluster=boards.setdefault(frozenset(names), len(boards)),
             )
         )
@@ -137,11 +170,11 @@ class _Row:
     place: str
 
     def category(self, options: Mapping[str, Any]) -> str:
-        """What the options say, else the file's name without its ending."""
+        """Return the option's pattern filled in, else the file's name without suffix."""
         return self.fill(options["category"]) if "category" in options else self.stem
 
     def fill(self, pattern: str) -> str:
-        """The pattern over the row's columns, which must give something."""
+        """Fill the pattern with the row's columns. Raises `DataBroken` for an empty result."""
         named = self.content if isinstance(self.content, dict) else {}
         try:
             found = str(pattern).format(*(self.content.values() if named else self.content), **named).strip()
@@ -152,7 +185,7 @@ class _Row:
         return found
 
     def names(self, column: str) -> list[str]:
-        """The list in a column, which may be written as JSON."""
+        """Return the list in a column, which may be stored as JSON."""
         try:
             found = self.content[column]
             listed = json.loads(found) if isinstance(found, str) else found
@@ -185,15 +218,15 @@ class _Listed:
         self._files: dict[str, int] = {}
 
     def index(self, name: str, box: tuple[int, ...] = ()) -> int:
-        """The place of an image, or of that part of it."""
+        """Return the index of an image, or of the part `box` of it."""
         return self._found.setdefault((name, box), len(self._found))
 
     def file(self, name: str) -> int:
-        """A number for the file."""
+        """Return a number for the file."""
         return self._files.setdefault(name, len(self._files))
 
     def opened(self, memo: Memo) -> FileImages | Crops:
-        """All of them. Raises `DataMissing` where none is there, `DataBroken` where one is not."""
+        """Return all images. Raises `DataMissing` where none exists, `DataBroken` where one is missing."""
         names = list(dict.fromkeys(name for name, _ in self._found))
         lacking = [name for name in names if not (self._folder / name).is_file()]
         if len(lacking) == len(names):
@@ -208,7 +241,7 @@ class _Listed:
 
 
 class Crops:
-    """Parts of images: places of the images and their boxes."""
+    """Parts of images, given by an image's index and a box."""
 
     def __init__(self, images: FileImages, parts: Sequence[tuple[int, Box]]):
         self._images, self._parts = images, list(parts)

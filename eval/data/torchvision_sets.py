@@ -1,4 +1,4 @@
-"""Data sets that torchvision knows how to read. It is never asked to download here."""
+"""Data sets that torchvision can read. It never downloads when a task is read."""
 
 from __future__ import annotations
 
@@ -23,11 +23,20 @@ PATHS = ("SUN397",)
 
 
 def torchvision_set(folder: Path, split: str, options: Mapping[str, Any], download: bool = False) -> Any:
-    """The torchvision data set object: option `name` is its class, further options go to it.
+    """Return the torchvision data set object.
 
-    Raises `WrongUse` for a class that torchvision lacks; what torchvision raises for data that is not there passes.
+    Errors of torchvision for absent data are passed on.
+
+    Args:
+        folder: The `root` that torchvision gets.
+        split: The split; for a class with `train`, whether it is "train".
+        options: `name`, the torchvision class; the others are passed to it.
+        download: Whether torchvision may download, where the class can.
+
+    Raises:
+        WrongUse: torchvision has no such class.
     """
-    import torchvision.datasets  # takes seconds, for few sets
+    import torchvision.datasets  # the import takes seconds and few sets need it
 
     arguments = dict(options)
     name = str(arguments.pop("name", ""))
@@ -45,7 +54,19 @@ def torchvision_set(folder: Path, split: str, options: Mapping[str, Any], downlo
 
 
 def read_torchvision(folder: Path, split: str, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
-    """The set in `folder`, the `root` that torchvision is given. Raises `DataMissing` and `DataBroken`."""
+    """Read the set in `folder`, the `root` that torchvision gets.
+
+    Args:
+        folder: The folder of the set.
+        split: The split.
+        options: As in `torchvision_set`.
+        memo: Hashes of files.
+        place: The set's name in messages.
+
+    Raises:
+        DataMissing: The folder does not exist, or torchvision does not find the set.
+        DataBroken: The set has no images.
+    """
     if not folder.is_dir():
         raise DataMissing(f"{place} is not there")
     try:
@@ -65,7 +86,7 @@ def read_torchvision(folder: Path, split: str, options: Mapping[str, Any], memo:
 
 
 class _TorchvisionImages:
-    """Images of a torchvision set; a key is the index, there being no names."""
+    """Images of a torchvision set. Keys are indices, since there are no names."""
 
     def __init__(self, data: Any, folder: Path, split: str, options: Mapping[str, Any], memo: Memo, place: str) -> None:
         self._data, self._folder, self._memo, self._place = data, folder, memo, place
@@ -93,8 +114,11 @@ class _TorchvisionImages:
 
 
 def _content(data: Any, folder: Path, memo: Memo) -> str:
-    """sha256 of what the images are read from, and of nothing that lies beside: the files that this class lists, the
-    array that it holds, or else its own folder below `folder`."""
+    """Return the sha256 of the image data alone.
+
+    It covers the files that this class lists, else the array that it holds, else its own folder
+    below `folder`.
+    """
     files, array = _files(data), _array(data)
     if files is not None:
         return memo.files_hash(folder, [os.path.relpath(path, folder) for path in files])
@@ -104,7 +128,8 @@ def _content(data: Any, folder: Path, memo: Memo) -> str:
 
 
 def _files(data: Any) -> list[str | Path] | None:
-    """The file of each image, where the class lists them."""
+    """Return the file of each image; None where the class does not list them."""
+    # Classes of torchvision use different attributes.
     for name in ("_image_files", "_samples", "samples", "_images", "images"):
         found = getattr(data, name, None)
         if isinstance(found, list) and len(found) == len(data):
@@ -115,18 +140,19 @@ def _files(data: Any) -> list[str | Path] | None:
 
 
 def _array(data: Any) -> Any:
-    """The pixels of all images, where the class holds them; None where it does not."""
+    """Return the pixels of all images; None where the class does not hold them."""
     array = getattr(data, "data", None)
     return array if array is not None and len(array) == len(data) else None
 
 
 def _pixels_hash(array: Any) -> str:
     pixels = np.ascontiguousarray(array)
+    # Hash shape and type too: equal bytes can be different arrays.
     return hashlib.sha256(f"{pixels.shape} {pixels.dtype}\n".encode() + pixels.tobytes()).hexdigest()
 
 
 def _labels(data: Any, place: str) -> np.ndarray:
-    """The labels without decoding an image, from whichever attribute this class keeps them in."""
+    """Return the labels from the attribute that this class keeps them in, without decoding images if possible."""
     for name in ("targets", "labels", "_labels"):
         found = getattr(data, name, None)
         if found is not None and len(found) == len(data):
@@ -138,6 +164,9 @@ def _labels(data: Any, place: str) -> np.ndarray:
 
 
 def _plain(name: Any, paths: bool) -> str:
-    """A class name without underscores; `paths`: it is a path, as "apartment_building/outdoor", and not "F-16A/B"."""
+    """Return a class name without underscores, and without slashes if names are paths.
+
+    "apartment_building/outdoor" is a path, "F-16A/B" is not.
+    """
     first = name[0] if isinstance(name, tuple) else name  # ImageNet has tuples of synonyms
     return str(first).replace("_", " ").replace("/", " " if paths else "/").strip()

@@ -5,13 +5,16 @@
     <set>/zeroshot_classification_templates.txt     one template per line, slot {c}
     <set>/dataset_type.txt                          retrieval, multilabel or vqa; missing: classification
 
-Label members: <key>.cls (a number), <key>.npy (multilabel: 0 or 1 per class), <key>.txt (retrieval: a caption per
-line). `vqa` is ours: <key>.json with {"questions": [{"question", "kind", "answers", "candidates"}, ...]}.
+Label members: <key>.cls (a number), <key>.npy (multilabel: 0 or 1 per class), <key>.txt (retrieval:
+a caption per line). `vqa` is ours: <key>.json with {"questions": [{"question", "kind", "answers",
+"candidates"}, ...]}.
 
-DataComp's copies of sets with groups have beside a label <key>.npy, whole numbers such as region, year and class.
+DataComp's copies of sets with groups have a <key>.npy next to the label: whole numbers such as
+region, year and class.
 
-Shards are indexed once and then read in any order, so that ranks and interrupted runs read what they need. Where
-CLIP_benchmark warns (no class names) or guesses (a wrong number of shards), this raises.
+Shards are indexed once and then read in any order, so that ranks and interrupted runs read only
+what they need. Where CLIP_benchmark warns (no class names) or guesses (a wrong number of shards),
+this module raises.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ from open_diht.eval.data.memo import Memo
 from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
 from open_diht.eval.hashes import sha256_of
 
-# What `dataset_type.txt` says, what is known of the images then, and the member it is in.
+# Value in dataset_type.txt -> (annotation, extension of its member)
 TYPES: dict[str, tuple[Annotation, str]] = {
     "classification": ("labels", "cls"),
     "multilabel": ("labels", "npy"),
@@ -44,18 +47,28 @@ TYPES: dict[str, tuple[Annotation, str]] = {
 
 
 METADATA = "npy"
-"""Member with the numbers that DataComp keeps of an image."""
+"""Extension of the member with DataComp's numbers of an image."""
 
 
 def read_webdataset(
     folder: Path, split: str, needs: Annotation, memo: Memo, place: str, options: Mapping[str, Any] | None = None
 ) -> DataSet:
-    """The set in `folder`, read for what a task `needs`.
+    """Read the set in `folder`.
 
-    Options, for classification: `group`, which number of <key>.npy is an image's group, `group_name`, what such a group
-    is called; `burst`, which of them images have in common that were taken in one go.
+    Args:
+        folder: The folder of the set.
+        split: The split's folder in it.
+        needs: The annotation that the task reads.
+        memo: Indexes of shards.
+        place: The set's name in messages.
+        options: For classification: `group`, the position in <key>.npy of an image's group;
+            `group_name`, a word before the number; `burst`, the position of the number that images
+            of one series share.
 
-    Raises `DataMissing` where the split is not there, `DataBroken` where it is not what the layout promises.
+    Raises:
+        DataMissing: The split does not exist.
+        DataBroken: The split violates the layout, or has another annotation.
+        WrongUse: There is another option.
     """
     options = options or {}
     if set(options) - {"group", "group_name", "burst"}:
@@ -68,6 +81,7 @@ def read_webdataset(
     annotation, member = TYPES[said]
     if annotation != needs:
         raise DataBroken(f"{place} is a {said} set and cannot serve a task that needs {needs}")
+    # Read the numbers only if an option needs them.
     numbered = said == "classification" and bool({"group", "burst"} & set(options))
     members = {"image": "", "label": member} | ({"numbers": METADATA} if numbered else {})
     samples = _samples(shards, members, memo, place)
@@ -155,13 +169,14 @@ def _shards(folder: Path, place: str) -> list[Path]:
 
 
 def _index(shard: Path) -> list[list[Any]]:
-    """[key, extension, offset, size, sha256 of an image's content or ""] of every member of a sample."""
+    """Return [key, extension, offset, size, sha256 of an image's content or ""] of every sample member."""
     members: list[list[Any]] = []
     try:
         with open(shard, "rb") as file:
             tar = TarStream(file, size=shard.stat().st_size)
             for member in tar:
                 if parts := member.sample():
+                    # Only images are hashed here; labels are hashed by `DataSet.label_hash`.
                     digest = hashlib.sha256(tar.content(member)).hexdigest() if parts[1] in EXTENSIONS else ""
                     members.append([*parts, member.content, member.size, digest])
     except BrokenTar as error:
@@ -170,8 +185,10 @@ def _index(shard: Path) -> list[list[Any]]:
 
 
 def _samples(shards: Sequence[Path], members: Mapping[str, str], memo: Memo, place: str) -> list[dict[str, Any]]:
-    """Every sample in order: key, and [shard, offset, size, sha256 of an image or ""] of each of `members`, which are
-    what they are called here and their extension."""
+    """Return every sample in order, as its key and [shard, offset, size, sha256 of an image or ""] by member.
+
+    `members` maps the names used here to file extensions; the image has none of its own.
+    """
     by_extension = {extension: what for what, extension in members.items()}
     samples: dict[str, dict[str, Any]] = {}
     for number, shard in enumerate(shards):
@@ -194,7 +211,7 @@ def _samples(shards: Sequence[Path], members: Mapping[str, str], memo: Memo, pla
 
 
 def _classes(raw: Sequence[bytes], said: str, samples: Sequence[dict[str, Any]], place: str) -> np.ndarray:
-    """(n,) int64, or (n, c) bool where `said` is multilabel."""
+    """Return (n,) int64 labels, or (n, c) bool for multilabel sets."""
     rows = []
     for sample, content in zip(samples, raw, strict=True):
         try:
@@ -205,7 +222,7 @@ def _classes(raw: Sequence[bytes], said: str, samples: Sequence[dict[str, Any]],
 
 
 def _numbers(shards: Sequence[Path], samples: Sequence[dict[str, Any]], place: str) -> list[list[int]]:
-    """The whole numbers beside every label."""
+    """Return the whole numbers next to every label."""
     rows = []
     for sample in samples:
         shard, offset, size = sample["numbers"][:3]

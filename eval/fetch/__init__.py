@@ -1,1 +1,1 @@
-"""Getting evaluation data and weights: the only part of the evaluation that talks to a network."""
+"""Download evaluation data and weights; the only part of the evaluation that uses a network."""

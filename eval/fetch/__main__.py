@@ -1,4 +1,4 @@
-"""`python -m open_diht.eval.fetch`, what `make bench-data` calls: the one place of the evaluation that downloads."""
+"""Entry point of `python -m open_diht.eval.fetch` (`make bench-data`), which downloads data and weights."""
 
 from __future__ import annotations
 
@@ -22,8 +22,12 @@ REFERENCE = "reference"
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.eval.fetch") -> int:
-    """Run the command line, called `prog` in its help; returns 0, 1 where something could not be fetched, 2 for wrong
-    use."""
+    """Run the command line and return the exit status: 0, 1 where a download failed, 2 for wrong use.
+
+    Args:
+        arguments: Command-line arguments; None reads `sys.argv`.
+        prog: The command's name in its help.
+    """
     parser = Parser(prog=prog, description="Fetch evaluation data.")
     parser.add_argument("--task", help="suites and tasks, comma-separated; `reference` is the reference encoder")
     parser.add_argument("--weights", help="NAME:TAG, weights that open_clip knows how to get")
@@ -43,11 +47,13 @@ def _fetch_all(options: argparse.Namespace) -> int:
     named = [word for word in words if word != REFERENCE]
     tasks = choose_tasks(",".join(named)).tasks if named else ()
     wanted: list[Callable[[], None]] = []
-    # Models belong to no data set: they go, and are looked for, where data lies by default, whatever --data says.
+    # Models belong to no data set: they are stored in, and read from, the default data folder, whatever
+    # --data says.
     if REFERENCE in words or "demo" in words:
         wanted.append(functools.partial(_reference, fetcher, options.wheels))
     if options.weights:
         wanted.append(functools.partial(fetch_weights, options.weights, fetcher))
+    # Tasks that one download serves are fetched once.
     wanted += [functools.partial(_fetch, task, fetcher, options) for task in {_what(t): t for t in tasks}.values()]
     return max([_tried(what) for what in wanted], default=OK)
 
@@ -58,8 +64,16 @@ def _reference(fetcher: Fetcher, wheels: Path | None) -> None:
 
 
 def fetch_weights(word: str, fetcher: Fetcher) -> None:
-    """Download the weights `NAME:TAG` into weights/NAME/TAG of the default data folder. Raises `WrongUse` for a pair
-    that open_clip does not know, `FetchFailed`."""
+    """Download weights into weights/NAME/TAG of the default data folder.
+
+    Args:
+        word: `NAME:TAG`, as open_clip names them.
+        fetcher: Prints what is downloaded.
+
+    Raises:
+        WrongUse: open_clip does not know the pair.
+        FetchFailed: The download failed.
+    """
     from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
 
     if not fetcher.announce(f"weights {word}", None, "from where open_clip knows them"):
@@ -77,12 +91,12 @@ def fetch_weights(word: str, fetcher: Fetcher) -> None:
 
 
 def _what(task: Task) -> str:
-    """The same for tasks that one download serves."""
+    """Return a name that is equal for tasks that one download serves."""
     return str(task.fetch.get("name") or task.fetch.get("files") or task.name)
 
 
 def _tried(what: Callable[[], None]) -> int:
-    """Does it; a failure is told and is a status, so that the other tasks are still fetched."""
+    """Run a download and return its status. A failure is printed, so that the other tasks are still fetched."""
     try:
         what()
     except FetchFailed as error:
@@ -115,12 +129,15 @@ def _fetch(task: Task, fetcher: Fetcher, options: argparse.Namespace) -> None:
 
 
 def fetch_torchvision(name: str, source: Source, root: Path) -> None:
-    """Download the split that `source` reads, by torchvision, which checks it. Raises `FetchFailed`.
+    """Download the split that `source` reads with torchvision, which checks it.
 
     Args:
         name: The name of the task, for messages.
         source: A source with the layout `torchvision`.
         root: The data folder.
+
+    Raises:
+        FetchFailed: The download failed.
     """
     folder = place_of(source, root)
     folder.mkdir(parents=True, exist_ok=True)

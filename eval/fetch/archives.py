@@ -1,4 +1,4 @@
-"""Members of zip and tar archives, put where they belong."""
+"""Extract members of zip and tar archives to given paths."""
 
 from __future__ import annotations
 
@@ -16,14 +16,22 @@ from open_diht.eval.errors import FetchFailed
 
 
 def unpack(archive: Path, members: Mapping[str, Path]) -> None:
-    """Members of an archive, and whole folders of it ("name/"), each to its path, whole or not at all. Raises
-    `FetchFailed` where one is not in it."""
+    """Extract members of an archive, each completely or not at all.
+
+    Args:
+        archive: A zip or tar file.
+        members: Maps members, or whole folders ("name/"), to their targets.
+
+    Raises:
+        FetchFailed: The archive is corrupt, or a member is not in it.
+    """
     found: set[str] = set()
     with ExitStack() as stack:
         building = {
             inside: stack.enter_context((published_folder if inside.endswith("/") else published)(target))
             for inside, target in members.items()
         }
+        # One pass over the archive: a tar is a stream, and seeking back would decompress it again.
         try:
             for name, content in _files(archive):
                 for inside, path in building.items():
@@ -43,14 +51,22 @@ def unpack(archive: Path, members: Mapping[str, Path]) -> None:
 
 
 def below(folder: Path, name: str) -> Path:
-    """A file in `folder`. Raises `FetchFailed` for a name that leads out of it."""
+    """Return the path `name` in `folder`.
+
+    Args:
+        folder: The folder.
+        name: A relative path.
+
+    Raises:
+        FetchFailed: The name leads out of the folder.
+    """
     if name.startswith("/") or ".." in Path(name).parts:
         raise FetchFailed(f"{name!r} leads out of its folder; nothing was kept")
     return folder / name
 
 
 def _files(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """Names and contents of the files in an archive, in its order; links and devices are none."""
+    """Yield names and contents of the regular files in an archive, in its order; links and devices are skipped."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as zipped:
             for name in zipped.namelist():

@@ -1,4 +1,4 @@
-"""Download files so that each is whole, checked and recorded, with the sizes printed first."""
+"""Download files so that each is complete, checked and recorded; sizes are printed first."""
 
 from __future__ import annotations
 
@@ -22,42 +22,44 @@ SUMS = "SHA256SUMS"
 RETRIES = 3
 WAIT_S = 30.0
 LINES = 20
-"""About how many lines report the progress of a set of many files."""
-PLAIN = {"Accept-Encoding": "identity"}  # else lengths and contents are those of the compressed form
+"""Approximate number of progress lines for a set of many files."""
+PLAIN = {"Accept-Encoding": "identity"}  # without it, lengths and contents would be those of the compressed form
 
 pooch.get_logger().setLevel("WARNING")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Remote:
-    """A file on a server, and where it goes."""
+    """A file on a server and its local path."""
 
     url: str
     path: Path
     size: int | None = None
-    """Bytes; None where the server has to be asked."""
+    """Bytes; None: ask the server."""
     digest: str | None = None
-    """`sha256:hex`, `md5:hex` or `git:hex` that the source publishes or we know; None where there is none."""
+    """`sha256:hex`, `md5:hex` or `git:hex`, published by the source or known to us; None: unknown."""
     transfer: Callable[[Path], Path] | None = None
     """Downloads the file into a folder and returns its path there; None downloads `url` with pooch."""
 
 
 def download(url: str, path: Path, digest: str | None = None, transfer: Callable[[Path], Path] | None = None) -> None:
-    """Download a file to `path`, unless it exists. It appears there whole and checked, or not at all.
+    """Download a file to `path`, unless it exists. It appears there complete and checked, or not at all.
 
     Args:
-        url: The address, for messages alone where `transfer` is given.
-        path: Where the file goes. It arrives in the folder `<path>.part`, which no reader takes for a file.
+        url: The address; used only in messages where `transfer` is given.
+        path: The target. The download uses the folder `<path>.part`, which no reader takes for a
+            file.
         digest: The expected hash, as in `Remote`.
         transfer: As in `Remote`.
 
     Raises:
-        FetchFailed: The file cannot be downloaded, has another hash, or is a web page in place of a file.
+        FetchFailed: The file cannot be downloaded, has another hash, or is a web page instead of a
+            file.
     """
     if path.exists():
         return
     folder = path.with_name(f"{path.name}.part")
-    shutil.rmtree(folder, ignore_errors=True)  # what a killed run left
+    shutil.rmtree(folder, ignore_errors=True)  # left by a killed run
     try:
         folder.mkdir(parents=True)
         arrived = transfer(folder) if transfer else _from_url(url, path, folder)
@@ -66,6 +68,7 @@ def download(url: str, path: Path, digest: str | None = None, transfer: Callable
                 f"{url}: {found} arrived and {digest} is expected; nothing was kept. Run the same command again; if it "
                 "stays so, the file was changed at its source"
             )
+        # Flush before renaming: after a crash, a complete name must not have partial content.
         sync(arrived)
         os.replace(arrived, path)
     finally:
@@ -76,7 +79,7 @@ def _from_url(url: str, path: Path, folder: Path) -> Path:
     def refuse(answer: requests.Response, **_: Any) -> None:
         _refuse_status(url, answer)
         kind = answer.headers.get("Content-Type", "")
-        if answer.ok and not answer.is_redirect and kind.startswith("text/html"):  # as Google Drive does
+        if answer.ok and not answer.is_redirect and kind.startswith("text/html"):  # Google Drive does this
             raise FetchFailed(
                 f"{url} gives a web page instead of the file: too many have asked for it, or it was moved. Save it "
                 f"with a browser as {path} and run the same command again"
@@ -91,7 +94,7 @@ def _from_url(url: str, path: Path, folder: Path) -> Path:
 
 
 def size_of(url: str) -> int | None:
-    """Return the bytes of the file as its server states them, None where it does not. Raises `FetchFailed`."""
+    """Return the file's bytes as its server states them; None where it does not. Raises `FetchFailed`."""
     try:
         answer = requests.head(url, headers=PLAIN, allow_redirects=True, timeout=WAIT_S)
     except requests.RequestException as error:
@@ -111,7 +114,13 @@ def _line(error: Exception) -> str:
 
 
 def digest_of(path: Path, algorithm: str) -> str:
-    """Return `algorithm:hex` of a file: sha256, md5, or `git`, git's name of the content (sha1 behind a header)."""
+    """Return `algorithm:hex` of a file.
+
+    Args:
+        path: The file.
+        algorithm: sha256, md5, or `git`: git's name of the content (sha1 with a header).
+    """
+    # git hashes a header with the size before the content.
     started = hashlib.sha1(f"blob {path.stat().st_size}\0".encode()) if algorithm == "git" else hashlib.new(algorithm)
     with path.open("rb") as content:
         return f"{algorithm}:{hashlib.file_digest(content, lambda: started).hexdigest()}"
@@ -120,8 +129,8 @@ def digest_of(path: Path, algorithm: str) -> str:
 class Fetcher:
     """Downloads files into the data folder `root`; with `sizes_only` it prints sizes and downloads nothing.
 
-    `root`/SHA256SUMS records every file that was downloaded, also those that were unpacked and removed since:
-    `sha256sum --check --ignore-missing SHA256SUMS` checks what is left.
+    `root`/SHA256SUMS records every downloaded file, including those unpacked and removed since:
+    `sha256sum --check --ignore-missing SHA256SUMS` checks the remaining ones.
     """
 
     def __init__(self, root: Path, say: Say, *, sizes_only: bool = False, zero_shot: bool = False):
@@ -130,7 +139,13 @@ class Fetcher:
         self._sums = {name: f"sha256:{found}" for found, _, name in (line.partition("  ") for line in lines)}
 
     def announce(self, what: str, size: int | None, how: str) -> bool:
-        """Print what other means than `get` would fetch; return whether to do so."""
+        """Print a download that does not go through `get`, and return whether to perform it.
+
+        Args:
+            what: The name of the set.
+            size: Its bytes; None: not published.
+            how: How it is fetched and checked.
+        """
         self.say(f"{what}: {'size not published' if size is None else _bytes(size)}, {how}")
         return not self.sizes_only
 
@@ -142,14 +157,15 @@ class Fetcher:
             remotes: All files of the set.
 
         Returns:
-            Whether all files are there now. False means that only sizes were asked for.
+            Whether all files exist now. False means that only sizes were requested.
 
         Raises:
-            FetchFailed: A file cannot be downloaded. Where the disk is too small, nothing was begun.
+            FetchFailed: A file cannot be downloaded. If the disk is too small, no download starts.
         """
         missing = [one for one in remotes if not one.path.exists()]
         if not missing:
             return not self.sizes_only
+        # Ask for unknown sizes first, because the disk is checked for all files at once.
         missing = [replace(one, size=size_of(one.url)) if one.size is None else one for one in missing]
         total, free, files = sum(one.size or 0 for one in missing), _free(self.root), counted(len(missing), "file")
         unknown = sum(one.size is None for one in missing)
@@ -164,6 +180,7 @@ class Fetcher:
         unchecked = 0
         for number, one in enumerate(missing, start=1):
             name = str(one.path.relative_to(self.root) if one.path.is_relative_to(self.root) else one.path)
+            # A hash recorded at the first download checks a later one, where the source publishes none.
             known = self._sums.get(name)
             unchecked += one.digest is None and known is None
             download(one.url, one.path, one.digest or known, one.transfer)

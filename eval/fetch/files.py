@@ -1,4 +1,4 @@
-"""Sets that are published as files and archives: what a task's `fetch` entry lists, put where its sources look."""
+"""Sets published as files and archives: download what a task's `fetch` entry lists to where its sources expect it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from open_diht.eval.fetch.hub import HubSet
 from open_diht.eval.fetch.parquet_rows import write_rows
 
 ARCHIVES = "archives"
-"""Folder below the data folder where archives wait to be unpacked."""
+"""Folder below the data folder for archives that are not yet unpacked."""
 DRIVE = "https://drive.usercontent.google.com/download?export=download&confirm=t&id="
-"""Where Google Drive gives a file by its id, without asking whether to go on unchecked for viruses."""
+"""Address of Google Drive's files by id, without the confirmation page about virus scans."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,26 +26,25 @@ class Listed:
     """An entry of `fetch.files`."""
 
     file: str
-    """Address, or the name of a file of the data set `hub`, of which a name that ends in "/" is a folder."""
+    """Address, or a file's name in the data set `hub`; there, a name that ends in "/" is a folder."""
     hub: str = ""
     """`owner/name` of a data set on the hub."""
     drive: str = ""
     """Or the id of `file` on Google Drive."""
     each: str = ""
-    """A list of names below the data folder, which an entry before this one brings: `file` is then the pattern of an
-    address over {name} and its parts between underscores, {0}, {1}, ..., and `to` a folder."""
+    """A list of names below the data folder that an earlier entry fetches. `file` is then an address
+    pattern over {name} and its parts between underscores, {0}, {1}, ..., and `to` a folder."""
     to: str = ""
-    """Where the file, or the folder, goes, below the data folder."""
+    """Target of the file or folder, below the data folder."""
     unpack: Mapping[str, str] = field(default_factory=dict)
-    """Or, for a zip or tar: members, or folders in it that end in "/", and where they go; the archive is then
-    removed."""
+    """Or, for a zip or tar: maps members, or folders in it that end in "/", to targets; the archive is
+    removed afterwards."""
     rows: str = ""
-    """Or, for the parquet files of `hub` whose names begin with `file`: the folder that gets `rows.jsonl` and the
-    images in them."""
+    """Or, for the parquet files of `hub` whose names begin with `file`: the folder for `rows.jsonl` and the images."""
     size: Positive | None = None
-    """Bytes, where they are known, of a file of `each` about; else the server is asked."""
+    """Bytes if known (about, for a file of `each`); else the server is asked."""
     digest: str | None = None
-    """`md5:...`, `sha256:...` or `git:...`, where it is known."""
+    """`md5:...`, `sha256:...` or `git:...`, if known."""
 
     def __post_init__(self) -> None:
         if sum(map(bool, (self.to, self.unpack, self.rows))) != 1 or (self.many and self.unpack):
@@ -57,17 +56,27 @@ class Listed:
 
     @property
     def many(self) -> bool:
-        """Whether it stands for several files."""
+        """True if the entry names several files."""
         return bool(self.each or self.rows) or self.file.endswith("/")
 
     @property
     def targets(self) -> list[str]:
-        """What it brings, below the data folder."""
+        """Targets of the entry below the data folder."""
         return list(self.unpack.values()) or [self.to or self.rows]
 
 
 def fetch_files(name: str, entries: Sequence[Any], fetcher: Fetcher) -> None:
-    """Download what the task `name` lists. Raises `WrongUse` for an entry that means nothing, `FetchFailed`."""
+    """Download the files that a task lists.
+
+    Args:
+        name: The task's name.
+        entries: Its `fetch.files`.
+        fetcher: Where files go and what is printed.
+
+    Raises:
+        WrongUse: An entry is invalid.
+        FetchFailed: A download failed.
+    """
     try:
         listed: tuple[Listed, ...] = converted(tuple[Listed, ...], list(entries), "fetch.files")
     except BadValue as error:
@@ -76,6 +85,7 @@ def fetch_files(name: str, entries: Sequence[Any], fetcher: Fetcher) -> None:
     if not missing:
         fetcher.say(f"{name}: at hand in {fetcher.root}")
         return
+    # List each data set of the hub once.
     hubs = {hub: HubSet(hub) for hub in dict.fromkeys(one.hub for one in missing) if hub}
     single = [one for one in missing if not one.many]
     remotes = [_remote(one, hubs, fetcher.root) for one in single]
@@ -92,7 +102,10 @@ def fetch_files(name: str, entries: Sequence[Any], fetcher: Fetcher) -> None:
 
 
 def _fetch_folder(name: str, one: Listed, hubs: Mapping[str, HubSet], fetcher: Fetcher) -> None:
-    """All files of an entry that is a folder, which appears when it is whole; what came before waits in ARCHIVES."""
+    """Download all files of an entry that is a folder.
+
+    Files are collected below ARCHIVES; the folder appears when it is complete.
+    """
     target = fetcher.root / (one.to or one.rows)
     building = fetcher.root / ARCHIVES / (one.to or one.rows)
     if one.hub:
@@ -106,6 +119,7 @@ def _fetch_folder(name: str, one: Listed, hubs: Mapping[str, HubSet], fetcher: F
         return
     else:
         names = (fetcher.root / one.each).read_text(encoding="utf-8").split()
+        # A name that is listed twice is fetched once.
         addresses = {found: one.file.format(*found.split("_"), name=found) for found in dict.fromkeys(names)}
         remotes = [Remote(url=url, path=below(building, found), size=one.size) for found, url in addresses.items()]
     if not remotes:

@@ -1,4 +1,4 @@
-"""Data sets on the hub, through its client: files with their sizes and hashes, and sets in webdataset layout."""
+"""Data sets on the hub, through its client: files with sizes and hashes, and sets in webdataset layout."""
 
 from __future__ import annotations
 
@@ -33,10 +33,18 @@ class HubSet:
             self.files = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
 
     def remote(self, file: str, path: Path) -> Remote:
-        """Return `file` of the set as a download to `path`. Raises `FetchFailed` where the set has no such file."""
+        """Return `file` of the set as a download to `path`.
+
+        Args:
+            file: A file of the set.
+            path: The local path.
+
+        Raises:
+            FetchFailed: The set has no such file.
+        """
         if file not in self.files:
             raise FetchFailed(f"{self.name}: the hub lists no {file}")
-        entry = self.files[file]  # git has a hash of every small file, the store of large files its own
+        entry = self.files[file]  # git has a hash of small files; the store of large files has its own
         return Remote(
             url=f"{self.name}/{file}",
             path=path,
@@ -54,12 +62,12 @@ class HubSet:
     def _explained(self, file: str = "") -> Iterator[None]:
         try:
             yield
-        except RepositoryNotFoundError:  # or a gated one
+        except RepositoryNotFoundError:  # raised for gated sets too
             raise FetchFailed(
                 f"{self.name}{file}: the hub has no such data set that is open to all; where it has terms, accept them "
                 "on its page and set HF_TOKEN"
             ) from None
-        except Exception as error:  # the client's own, its transports' and the disk's share no class
+        except Exception as error:  # errors of the client, its transports and the disk have no common base class
             said = (str(error).strip().splitlines() or [""])[0]
             raise FetchFailed(
                 f"{self.name}{file} could not be fetched ({type(error).__name__}: {said}); run the same command again"
@@ -69,16 +77,17 @@ class HubSet:
 def fetch_webdataset(name: str, splits: Sequence[str], folder: Path, fetcher: Fetcher) -> None:
     """Download splits of a set in CLIP_benchmark's webdataset layout.
 
-    A split's `nshards.txt` comes last, so that no reader takes an interrupted split for a whole one.
+    A split's `nshards.txt` is put in place last, so that no reader takes an interrupted split for a
+    complete one.
 
     Args:
         name: `owner/name` on the hub.
-        splits: The first one must exist; a further one, for few-shot, need not.
-        folder: Where the set goes.
-        fetcher: Where it goes and what it prints.
+        splits: The first one must exist; others, for few-shot, need not.
+        folder: The target folder of the set.
+        fetcher: Downloads and prints.
 
     Raises:
-        FetchFailed: The set cannot be downloaded, or lists other shards than it states.
+        FetchFailed: The set cannot be downloaded, or its shards do not match `nshards.txt`.
     """
     wanted = [split for split in splits if not (folder / split / "nshards.txt").exists()]
     for split in splits:
@@ -87,15 +96,17 @@ def fetch_webdataset(name: str, splits: Sequence[str], folder: Path, fetcher: Fe
     if not wanted:
         return
     hub = HubSet(name)
-    # Retrieval sets have no class names, classification sets no type.
+    # All three files are optional: retrieval sets have no class names, classification sets no type.
     lists = [hub.remote(file, folder / file) for file in SHARED if file in hub.files]
     for split in wanted:
         if f"{split}/nshards.txt" not in hub.files and split != splits[0]:
             fetcher.say(f"{name}, {split}: the hub has no such split")
             continue
+        # A hidden name, until all shards are complete.
         count = hub.remote(f"{split}/nshards.txt", folder / split / ".nshards.txt")
         count.path.unlink(missing_ok=True)
         shards = [file for file in hub.files if file.startswith(f"{split}/") and file.endswith(".tar")]
+        # Sort by length first, so that 10.tar comes after 9.tar.
         parts = [hub.remote(file, folder / file) for file in sorted(shards, key=lambda file: (len(file), file))]
         if not fetcher.get(f"{name}, {split}", [*lists, *parts, count]):
             continue

@@ -1,5 +1,7 @@
-"""Parquet files of the hub, images inside, as a file of rows with images beside it
-(`open_diht.eval.data.selections`)."""
+"""Convert the hub's parquet files with images into a file of rows and image files.
+
+`open_diht.eval.data.selections` reads the result.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,20 @@ BATCH = 64
 
 
 def write_rows(files: Sequence[Path], target: Path) -> int:
-    """Write the rows of `files` to `target`/rows.jsonl and the images in them to `target`/images, the same one once,
-    under the name of its content, which stands in its column; returns how many rows. Whole or not at all.
+    """Write the rows to `target`/rows.jsonl and their images to `target`/images, completely or not at all.
 
-    Raises `FetchFailed` for what is no parquet file, or has no rows.
+    Equal images are written once, named by their content; the name replaces the image in its
+    column.
+
+    Args:
+        files: The parquet files.
+        target: The folder to create.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        FetchFailed: A file is not parquet, or there are no rows.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -43,9 +55,10 @@ def write_rows(files: Sequence[Path], target: Path) -> int:
 
 
 def _saved(value: Any, building: Path) -> Any:
-    """The value of a column; of an image, as the hub stores them ({bytes, path}), where its content was written."""
+    """Return a column's value; an image in the hub's form {bytes, path} is written and replaced by its path."""
     if not (isinstance(value, dict) and set(value) == {"bytes", "path"} and value["bytes"]):
         return value
+    # Named by content, so that equal images are one file.
     name = f"images/{hashlib.sha256(value['bytes']).hexdigest()[:24]}{Path(value['path'] or '').suffix.lower()}"
     if not (building / name).exists():
         (building / name).write_bytes(value["bytes"])

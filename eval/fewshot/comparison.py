@@ -1,8 +1,9 @@
-"""Few-shot numbers of two models on the same shots and the same test images.
+"""Compare few-shot numbers of two models on the same shots and test images.
 
-Both were given the same shots for every seed, so their numbers are paired over images and over seeds. Both are drawn
-at random from more that there could have been, so both count (two-way random effects). Three seeds say little of the
-luck of the shots, and Student's t with the degrees of freedom that they leave says how little.
+Both models got the same shots for every seed, so their numbers are paired over images and over
+seeds. Images and shots are both random samples, so both contribute to the error (two-way random
+effects). Three seeds tell little about the variation between shots; Student's t with few degrees of
+freedom accounts for that.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from open_diht.eval.results import Compared, why_not_comparable
 from open_diht.eval.statistics import FEWEST, crossed_difference
 
 TEXT_ALONE = "zero-shot"
-"""The task's own number, compared as such."""
+"""The task's main number, which is compared elsewhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FewShotComparison(Compared):
-    """One method at one k, B against A: means over the seeds that both have, of `n` test images."""
+    """A comparison of B with A for one method and k: means over the common seeds, on `n` test images."""
 
     method: str = ""
     shots: int = 0
@@ -39,8 +40,18 @@ class FewShotComparison(Compared):
 def compare_few_shot(
     task: str, a: Path, b: Path, rows_a: Sequence[Mapping[str, Any]], rows_b: Sequence[Mapping[str, Any]]
 ) -> list[FewShotComparison]:
-    """Every method and k that the result folders `a` and `b` have of `task`, with their few-shot rows of results.json;
-    one entry that says why where they cannot be paired."""
+    """Compare every method and k that both result folders have for a task.
+
+    Args:
+        task: The task's name.
+        a: Folder of the first model's results.
+        b: Folder of the second model's results.
+        rows_a: Few-shot rows of the task in A's results.json.
+        rows_b: The same for B.
+
+    Returns:
+        One entry per method and k; or a single entry with a note where they cannot be paired.
+    """
     try:
         return _paired(task, a, b, rows_a, rows_b)
     except _NotPaired as error:
@@ -48,7 +59,7 @@ def compare_few_shot(
 
 
 class _NotPaired(Exception):
-    """The two have not the same shots or images."""
+    """Raised where A and B do not have the same shots or images."""
 
 
 def _paired(
@@ -95,8 +106,9 @@ def _paired(
 
 
 def _common_seeds(a: Mapping[str, Any], b: Mapping[str, Any], k: int) -> list[int]:
-    """Seeds whose k shots of every class are the same in both records."""
+    """Return the seeds whose k shots of every class are the same in both records."""
     same = []
+    # Seeds are strings in JSON; sort them as numbers.
     for seed in sorted(set(a) & set(b), key=int):
         if [keys[:k] for keys in a[seed]] == [keys[:k] for keys in b[seed]]:
             same.append(int(seed))

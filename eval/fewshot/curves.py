@@ -1,6 +1,7 @@
 """Few-shot curves: every method at every k and seed on one test set.
 
-Predicting and scoring are apart: `predict_curves` never sees a test label, so none can influence a choice.
+Prediction and scoring are separate: `predict_curves` never sees a test label, so labels cannot
+influence a choice.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from open_diht.eval.metrics.classification import lowest_best
 from open_diht.eval.statistics import FEWEST, Estimate, crossed_interval
 
 ROWS = 8192
-"""Test images whose scores are held at a time."""
+"""Test images whose scores are in memory at once."""
 Cell = tuple[str, int, int]
 """Method, k, seed."""
 INTERVAL = "over test images and draws of the shots (two-way random effects, Student's t), 95 %"
@@ -34,22 +35,23 @@ TOO_FEW = f"none: fewer than {FEWEST} draws say too little of the luck of the sh
 
 @dataclass(frozen=True, kw_only=True)
 class FewShotSettings:
-    """What few-shot evaluation tries. Raises ValueError for what cannot be tried."""
+    """Settings of a few-shot evaluation. Raises ValueError for invalid ones."""
 
     shots: tuple[int, ...] = (1, 2, 4, 5, 8, 16)
     """Values of k; 5 is the paper's point."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Each draws its own shots, nested over k."""
+    """Each seed draws its own shots, nested over k."""
     methods: tuple[str, ...] = tuple(METHODS)
     """Keys of `open_diht.eval.fewshot.METHODS`."""
     metric: str = "top1"
-    """top1 or mean_per_class: the task's own."""
+    """top1 or mean_per_class, as for the task itself."""
     standard_errors: float = 0.0
-    """How many standard errors of held-out cross-entropy a more cautious choice may be behind the best one."""
+    """Number of standard errors of held-out cross-entropy by which a more cautious choice may be worse
+    than the best."""
     floor: bool = True
-    """Whether a radius or penalty for several shots gives at least the freedom that one shot gets."""
+    """Make the radius or penalty for several shots at least as free as for one shot."""
     device: str = "cpu"
-    """Where probes are fitted."""
+    """Device on which probes are fitted."""
 
     def __post_init__(self) -> None:
         if not self.shots or min(self.shots) < 1 or len(set(self.shots)) != len(self.shots):
@@ -67,38 +69,38 @@ class FewShotSettings:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Encoded:
-    """A data set as a model encodes it; features are L2-normalized."""
+    """A data set as encoded by a model; features are L2-normalized."""
 
     train: ArrayLike | Tensor
-    """(n, d) features of the training samples, from which shots come."""
+    """(n, d) features of the training samples that shots are drawn from."""
     train_labels: ArrayLike
     """(n,) class indices."""
     train_keys: Sequence[str]
-    """(n,) names, by which shots are drawn."""
+    """(n,) names; the draw of the shots depends on them."""
     test: NDArray[np.float32] | Tensor
     """(m, d) features of the test images."""
     classifier: ArrayLike | Tensor
     """(d, C) the zero-shot classifier, with unit columns."""
     logit_scale: float
-    """That of the model, 100 for example."""
+    """The model's logit scale, 100 for example."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """What one method chose for one support set, and from what."""
+    """The hyperparameters that one method chose for one support set."""
 
     method: str
     shots: int
     seed: int
     chosen: Mapping[str, float | str]
-    """Radius, penalty or temperature; "inf" as a word, since JSON has no such number."""
+    """Radius, penalty or temperature; "inf" as a string, since JSON has no such number."""
     selected_on: str
     converged: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class CurvePoint:
-    """One method at one k."""
+    """The result of one method at one k."""
 
     method: str
     shots: int
@@ -108,38 +110,51 @@ class CurvePoint:
     """Standard deviation over seeds (n - 1); None with one seed."""
     low: float | None
     high: float | None
-    """95 % interval over test images and draws of the shots, as if both had been others; None with fewer than
-    three draws, which say too little of the luck of the shots."""
+    """Upper end of the 95 % interval over test images and draws of the shots. Both ends are None with
+    fewer than three draws."""
     per_seed: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FewShotResult:
-    """Curves of one task."""
+    """The few-shot curves of one task."""
 
     settings: FewShotSettings
     points: tuple[CurvePoint, ...]
     choices: tuple[Choice, ...]
     shots: Mapping[int, tuple[tuple[str, ...], ...]]
-    """For every seed the keys of every class in order: its k shots are the first k."""
+    """Keys of each class in order, by seed; the k shots are the first k."""
     short_classes: Mapping[int, tuple[int, ...]]
-    """For every k the classes that have fewer samples, and give all they have."""
+    """Classes with fewer than k samples, which contribute all they have, by k."""
     n: int
-    """Test images."""
+    """Number of test images."""
     predicted: Mapping[Cell, NDArray[np.int64]] = field(repr=False)
-    """The class (n,) that each method saw in each test image."""
+    """(n,) predicted classes of each method, k and seed."""
 
     def point(self, method: str, shots: int) -> CurvePoint:
-        """The point of that method at k; KeyError where it was not asked for."""
+        """Return the point of a method at k.
+
+        Args:
+            method: A key of `METHODS`.
+            shots: k.
+
+        Raises:
+            KeyError: It was not measured.
+        """
         for point in self.points:
             if (point.method, point.shots) == (method, shots):
                 return point
         raise KeyError(f"no point of {method!r} at {shots} shots")
 
     def rows(self, task: str, protocol: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Rows of results.json, one per point; `protocol` is the task's, each row adds its own choices.
+        """Return the rows of results.json, one per point.
 
-        The keys of the shots are long and the same in all rows: they are in `record`, found by their seed."""
+        The keys of the shots are long and equal in all rows, so only `record` has them, by seed.
+
+        Args:
+            task: The task's name.
+            protocol: The task's protocol record, to which each row adds its own choices.
+        """
         rows = []
         for point in self.points:
             choices = [asdict(one) for one in self.choices if (one.method, one.shots) == (point.method, point.shots)]
@@ -170,7 +185,12 @@ class FewShotResult:
         return rows
 
     def predictions(self, keys: Sequence[str], labels: ArrayLike) -> Predictions:
-        """What every probe saw in the test images, whose names and classes are given; to be kept."""
+        """Return the predictions of every probe, for storage.
+
+        Args:
+            keys: (n,) names of the test images.
+            labels: (n,) their classes.
+        """
         settings = self.settings
         cells = [
             self.predicted[method, k, seed]
@@ -189,7 +209,7 @@ class FewShotResult:
         )
 
     def record(self) -> dict[str, Any]:
-        """Everything but the predictions, as JSON: settings, points, choices, and the keys of all shots."""
+        """Return everything but the predictions, as JSON: settings, points, choices, and the keys of all shots."""
         return {
             "settings": asdict(self.settings),
             "n": self.n,
@@ -206,13 +226,15 @@ def run(
     settings: FewShotSettings | None = None,
     group: Ranks | None = None,
 ) -> FewShotResult:
-    """Draw few-shot curves from cached features.
+    """Compute few-shot curves from cached features.
 
     Args:
-        encoded: The training samples, from which shots come, the test images and the zero-shot classifier.
+        encoded: The training samples that shots are drawn from, the test images and the zero-shot
+            classifier.
         test_labels: (m,) class indices.
         settings: What is tried.
-        group: The ranks that share the work. All call this with the same arguments and get the same result.
+        group: The ranks that divide the work. All call this with the same arguments and get the
+            same result.
 
     Raises:
         ValueError: Shapes do not fit, features are not normalized, or a key is repeated.
@@ -242,9 +264,16 @@ def run(
 def predict_curves(
     encoded: Encoded, settings: FewShotSettings, group: Ranks | None
 ) -> tuple[dict[int, Shots], tuple[Choice, ...], dict[Cell, NDArray[np.int64]]]:
-    """Return shots by seed, choices, and the predictions of every cell for the test features: all without test labels.
+    """Return shots by seed, choices, and test predictions of every cell, all without test labels.
 
-    The ranks of `group` share support sets, and methods that do not ask each other; all get everything.
+    Args:
+        encoded: The features.
+        settings: What is tried.
+        group: The ranks that divide support sets and independent methods; all get everything. None:
+            this process.
+
+    Raises:
+        ValueError: Shapes do not fit, features are not normalized, or a key is repeated.
     """
     group = group or Ranks()
     test = _tensor(encoded.test, settings.device)
@@ -259,7 +288,7 @@ def predict_curves(
         )
     most = max(settings.shots)
     draws = {seed: draw_shots(encoded.train_keys, labels, len(weight), most, seed) for seed in settings.seeds}
-    # The most shots first: what is left at the end is short.
+    # The most shots first, so that the work left at the end is short.
     parts = fitted_together(settings.methods)
     work = list(itertools.product(sorted(settings.shots, reverse=True), parts, settings.seeds))
     found: dict[Cell, tuple[Choice, NDArray[np.int64]]] = {}
@@ -280,6 +309,7 @@ def predict_curves(
             fitted = METHODS[method](support)
             found[method, k, seed] = _choice(method, k, seed, fitted), _predict(fitted.scores, test)
     found = {cell: one for part in group.collect(found) for cell, one in part.items()}
+    # A fixed order, whatever rank computed a cell.
     cells = list(itertools.product(settings.methods, settings.shots, settings.seeds))
     return draws, tuple(found[cell][0] for cell in cells), {cell: found[cell][1] for cell in cells}
 
@@ -314,7 +344,13 @@ def _point(
 
 
 def estimate(hits: NDArray[np.float64], labels: NDArray[Any], metric: str) -> Estimate:
-    """`metric` (top1 or mean_per_class) of hits (n,) on test images of these classes."""
+    """Return a metric of hits on test images.
+
+    Args:
+        hits: (n,) 1 for right, 0 for wrong.
+        labels: (n,) classes of the images.
+        metric: top1 or mean_per_class.
+    """
     return estimates.mean(hits) if metric == "top1" else estimates.mean_per_class(hits, labels)
 
 

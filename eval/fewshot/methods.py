@@ -1,7 +1,7 @@
-"""The probe and what it is compared with, each as a function of a support set.
+"""The probe and its baselines, each as a function of a support set.
 
-Every method that has something to choose chooses it on the support set, by the same rule. Method names are keys of
-`METHODS`; a new one is a function and a line there.
+Every method with hyperparameters chooses them on the support set, by the same rule. Method names
+are keys of `METHODS`; a new method is a function and a line there.
 """
 
 from __future__ import annotations
@@ -21,19 +21,21 @@ from open_diht.eval.fewshot.solver import Ridge, SoftmaxLoss
 
 NOTHING = "nothing to choose"
 RADII = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 30.0, math.inf)
-"""By how many logits scores may move, from the zero-shot classifier to the ordinary probe: delta is this over the logit
-scale, relative to ||W_0||_F, so that it is comparable between tasks of 10 and 1000 classes and between models."""
+"""Maximum change of the scores in logits, from the zero-shot classifier (0) to the ordinary probe
+(inf). delta is this over the logit scale, relative to ||W_0||_F, so that it is comparable between
+tasks of 10 and 1000 classes and between models."""
 RADIUS_OF_ONE_SHOT = RADII.index(8.0)
-"""Also the least of several shots. It was found on the few-shot sets of benchmarks/RESULTS.md, which flatters them."""
+"""It is also the minimum for several shots. It was found on the few-shot sets of
+benchmarks/RESULTS.md, which flatters them."""
 PENALTIES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 3e-4, 1e-4, 3e-5, 1e-5)
 """L2 weights relative to the squared logit scale."""
 PENALTY_OF_ONE_SHOT = PENALTIES.index(0.01)
 TIP = tuple(itertools.product((0.1, 0.3, 1.0, 3.0, 10.0), (1.0, 3.0, 5.5, 10.0)))
-"""(alpha, beta) of Tip-Adapter, from little weight on the cache on."""
+"""(alpha, beta) of Tip-Adapter; the weight of the cache, alpha, grows."""
 TIP_OF_ONE_SHOT = TIP.index((1.0, 5.5))
-_TOLERANCE, _SELECTION_TOLERANCE = 1e-3, 1e-2  # nats of the mean loss; choices need no more
+_TOLERANCE, _SELECTION_TOLERANCE = 1e-3, 1e-2  # nats of the mean loss; choosing a hyperparameter needs less precision
 RIDGE_L2 = 1024.0
-"""As big_vision's few-shot evaluator: on standardised features, unscaled by their number."""
+"""The value of big_vision's few-shot evaluator, for standardized features, not scaled by their number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,52 +43,61 @@ class Fitted:
     """A classifier with the record of its choices."""
 
     scores: Callable[[Tensor], Tensor]
-    """features (m, d) to scores (m, C)"""
+    """Maps features (m, d) to scores (m, C)."""
     chosen: dict[str, float]
     selected_on: str
-    """`support_cv`, `fixed`, or that there was nothing to choose. Never the test set."""
+    """`support_cv`, `fixed`, or a note that there was nothing to choose; never the test set."""
     converged: bool = True
     loss: float | None = None
-    """Cross-entropy of the choice on held-out shots, where it was made on them."""
+    """Cross-entropy of the choice on held-out shots; None where it was not chosen on them."""
 
 
 def zero_shot(support: Support) -> Fitted:
-    """Text alone."""
+    """Return the zero-shot classifier, from text alone."""
     return Fitted(zero_shot_probe(support.classifier, support.logit_scale).scores, {}, NOTHING)
 
 
-@functools.lru_cache(maxsize=1)  # `text_or_zero` asks again
+@functools.lru_cache(maxsize=1)  # `text_or_zero` asks for it again
 def probe(support: Support) -> Fitted:
-    """The paper's: offsets on a ball, its radius chosen."""
+    """Fit the paper's probe: offsets on a ball whose radius is chosen on the support set."""
     choice = select(support, _path_scores(RADII, _probe_at), RADIUS_OF_ONE_SHOT, ordered=True)
     logits = RADII[choice.index]
     return _fitted(_probe_at(support, logits), {"delta": _delta(support, logits), "logits": logits}, choice)
 
 
 def unprojected(support: Support) -> Fitted:
-    """delta = inf, started at the text. Where shots are separable the optimum lies at infinity, and this is where
-    descent came when the loss was flat; the start then matters."""
+    """Fit the probe with delta = inf, started at the zero-shot classifier.
+
+    Where shots are separable the optimum is at infinity. The result is where descent stopped on the
+    flat loss, so the start matters.
+    """
     fitted = _probe_at(support, math.inf)
     return Fitted(fitted.scores, {"delta": math.inf}, NOTHING, fitted.converged)
 
 
 @functools.lru_cache(maxsize=1)
 def random_init(support: Support) -> Fitted:
-    """The ordinary linear probe, blind to the text, with L2. The penalised problem has one optimum, so its random start
-    has no say; it starts at zero."""
+    """Fit the ordinary linear probe with L2, without the text.
+
+    The penalized problem has a single optimum, so a random start would not matter; it starts at
+    zero.
+    """
     return l2(replace(support, classifier=torch.zeros_like(support.classifier)))
 
 
 def l2(support: Support) -> Fitted:
-    """Plain L2 towards the text's classifier in place of the ball."""
+    """Fit the probe with an L2 penalty towards the zero-shot classifier instead of the ball."""
     choice = select(support, _path_scores(PENALTIES, _l2_at), PENALTY_OF_ONE_SHOT, ordered=True)
     penalty = PENALTIES[choice.index]
     return _fitted(_l2_at(support, penalty), {"l2": penalty}, choice)
 
 
 def text_or_zero(support: Support) -> Fitted:
-    """For weak text priors: the probe, or the one that is blind to the text, whichever had the lower cross-entropy on
-    held-out shots. A single shot per class says nothing of it and takes the probe."""
+    """Fit the probe or the one without text, whichever has the lower held-out cross-entropy.
+
+    Meant for weak text priors. A single shot per class gives no held-out loss; then the probe is
+    used.
+    """
     with_text, blind = probe(support), random_init(support)
     if with_text.loss is None or blind.loss is None or with_text.loss <= blind.loss:
         return replace(with_text, chosen={**with_text.chosen, "text": 1.0})
@@ -94,8 +105,11 @@ def text_or_zero(support: Support) -> Fitted:
 
 
 def tip_adapter(support: Support) -> Fitted:
-    """Training-free Tip-Adapter (Zhang et al., ECCV 2022), written from its formula: zero-shot logits + alpha exp(-beta
-    (1 - x F^T)) Y. The authors tune alpha and beta on test; here they come from the support set."""
+    """Fit training-free Tip-Adapter (Zhang et al., ECCV 2022): zero-shot logits + alpha exp(-beta (1 - x F^T)) Y.
+
+    Written from its formula. Its authors tune alpha and beta on the test set; here they are chosen
+    on the support set.
+    """
 
     def scores_of(part: Support, features: Tensor) -> Iterator[Tensor]:
         return (_tip_scores(part, features, alpha, beta) for alpha, beta in TIP)
@@ -110,8 +124,9 @@ def tip_adapter(support: Support) -> Fitted:
 
 
 def ridge(support: Support) -> Fitted:
-    """Closed-form least squares to targets of -1 and 1 on standardised features with a bias: blind to the text."""
+    """Fit closed-form least squares to targets of -1 and 1 on standardized features with a bias, without the text."""
     mean, deviation = support.features.mean(dim=0), support.features.std(dim=0, correction=0)
+    # A constant feature has no deviation; avoid dividing by 0.
     deviation = deviation.clamp(min=1e-6)
 
     def standardised(features: Tensor) -> Tensor:
@@ -119,9 +134,10 @@ def ridge(support: Support) -> Fitted:
         return torch.cat([scaled, torch.ones_like(scaled[:, :1])], dim=1).double()
 
     x = standardised(support.features)
+    # One-versus-all targets.
     targets = -torch.ones(len(x), len(support.classifier), dtype=x.dtype, device=x.device)
     targets[torch.arange(len(x), device=x.device), support.labels] = 1.0
-    # (X^T X + l I)^-1 X^T Y = X^T (X X^T + l I)^-1 Y: the smaller system.
+    # (X^T X + l I)^-1 X^T Y = X^T (X X^T + l I)^-1 Y: solve the smaller system.
     if x.shape[0] <= x.shape[1]:
         weight = x.T @ torch.linalg.solve(_loaded(x @ x.T), targets)
     else:
@@ -142,11 +158,15 @@ METHODS: dict[str, Callable[[Support], Fitted]] = {
 
 
 ASKED = {"text-or-zero": ("probe", "random-init")}
-"""Methods that ask others, whose work on the same support set is kept for them."""
+"""Methods that use the fits of others on the same support set, which are cached for them."""
 
 
 def fitted_together(methods: Sequence[str]) -> list[tuple[str, ...]]:
-    """The methods in parts that may be fitted apart, the dearest first: a method is with those that it asks."""
+    """Group the methods into parts that can be fitted independently, the largest first.
+
+    A method is in one part with those that it uses.
+    """
+    # Maps the users and the used methods to the user, which names their part.
     joined = {one: name for name, others in ASKED.items() if name in methods for one in (*others, name)}
     parts: dict[str, list[str]] = {}
     for method in methods:
@@ -173,12 +193,16 @@ def _l2_at(support: Support, penalty: float, start: Tensor | None = None, tolera
 def _path_scores(
     values: Sequence[float], fit: Callable[[Support, float, Tensor | None, float], Probe]
 ) -> Callable[[Support, Tensor], Iterator[Tensor]]:
-    """Scores of one probe per value, each started where the last ended: a fraction of the steps, the same answers."""
+    """Return a function that yields the scores of one probe per value, each started from the previous solution.
+
+    That takes a fraction of the steps and gives the same answers.
+    """
 
     def scores_of(part: Support, features: Tensor) -> Iterator[Tensor]:
         start = None
         for value in values:
             fitted = fit(part, value, start, _SELECTION_TOLERANCE)
+            # Start the next fit from this solution, which is near the next one.
             start = None if fitted.solution is None else fitted.solution.offsets
             yield fitted.scores(features)
 

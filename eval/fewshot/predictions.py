@@ -1,4 +1,4 @@
-"""What every probe saw in every test image, kept for comparisons of two models on the same shots."""
+"""Predictions of every probe, stored to compare two models on the same shots."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Predictions:
     """Predicted classes of n test images."""
 
     keys: NDArray[np.str_]
-    """(n,) names of the images, the same for every model on the same data."""
+    """(n,) names of the images, equal for every model on the same data."""
     label: NDArray[np.int64]
     """(n,) their classes."""
     methods: NDArray[np.str_]
@@ -31,13 +31,22 @@ class Predictions:
     """(methods, shots, seeds, n)"""
 
     def write(self, path: Path) -> None:
-        """As .npz."""
+        """Write the predictions as .npz."""
         arrays: dict[str, Any] = {name: getattr(self, name) for name in NAMES}
         with published(path) as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, **arrays)
 
     def of(self, method: str, shots: int, seeds: list[int]) -> NDArray[np.int32]:
-        """(seeds, n) of one method at k for those seeds. Raises KeyError where they were not measured."""
+        """Return the (seeds, n) predictions of one method.
+
+        Args:
+            method: The method.
+            shots: k.
+            seeds: The seeds.
+
+        Raises:
+            KeyError: They were not measured.
+        """
         places = [
             _place(values, wanted)
             for values, wanted in ((self.methods, method), (self.shots, shots), *((self.seeds, one) for one in seeds))
@@ -45,8 +54,9 @@ class Predictions:
         return self.predicted[places[0], places[1], places[2:]]
 
     def ordered(self, keys: NDArray[np.str_]) -> Predictions:
-        """The same in the order of `keys`. Raises KeyError where they are not the same images."""
+        """Return the predictions in the order of `keys`. Raises KeyError where the images differ."""
         place = {key: index for index, key in enumerate(self.keys.tolist())}
+        # Finding every key proves that the images are the same if lengths are equal and no key is repeated.
         if len(place) != len(self.keys) or len(keys) != len(self.keys):
             raise KeyError(f"{len(keys)} and {len(self.keys)} images, or names that repeat")
         order = np.array([place[key] for key in keys.tolist()])

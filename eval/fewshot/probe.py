@@ -1,11 +1,11 @@
-"""The paper's few-shot probe: offsets around the zero-shot classifier, kept on a norm ball.
+"""The paper's few-shot probe: offsets around the zero-shot classifier, constrained to a norm ball.
 
     min over ||W||_F <= delta, ||b|| <= delta_b   of   mean_i CE(y_i, scale * (x_i . (w_0 + W) + b))
 
-delta = 0 is the zero-shot classifier, bit for bit; delta = inf is the ordinary linear probe. In between the probe may
-move as far from the text as the support set is worth (DiHT, CVPR 2023, few-shot section; norm, solver and scaling are
-ours). The model's logit scale stays outside, so delta is in units of the classifier's unit rows and comparable between
-models.
+delta = 0 is the zero-shot classifier, bit for bit; delta = inf is the ordinary linear probe. In
+between, delta limits how far the probe moves from the text (DiHT, CVPR 2023, few-shot section;
+norm, solver and scaling are ours). The model's logit scale stays outside, so delta is in units of
+the classifier's unit rows and comparable between models.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from open_diht.eval.fewshot.solver import Ball, SoftmaxLoss, Solution, Term, sol
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A linear classifier on L2-normalised features."""
+    """A linear classifier on L2-normalized features."""
 
     weight: Tensor
     """(C, d): zero-shot rows plus offsets."""
@@ -29,10 +29,10 @@ class Probe:
     """(C,), in units of the cosine: the logit scale multiplies it too."""
     logit_scale: float
     solution: Solution | None
-    """How the solver ended; None where there was nothing to solve."""
+    """The solver's final state; None where there was nothing to solve."""
 
     def scores(self, features: Tensor) -> Tensor:
-        """Logits (n, C) of features (n, d)."""
+        """Return logits (n, C) of features (n, d)."""
         return self.logit_scale * (features @ self.weight.T + self.bias)
 
     @property
@@ -48,8 +48,8 @@ def fit_probe(
     Args:
         loss: The support set and the classifier.
         radius: delta, an absolute Frobenius norm.
-        start: (C, d + 1) offsets to begin at. The answer does not depend on them.
-        tolerance: How far the mean loss may be from its optimum, in nats.
+        start: (C, d + 1) initial offsets. The answer does not depend on them.
+        tolerance: Maximum distance of the mean loss from its optimum, in nats.
         max_steps: Steps after which the solver gives up.
 
     Raises:
@@ -65,16 +65,34 @@ def fit_probe(
 def fit_around(
     loss: SoftmaxLoss, term: Term, *, start: Tensor | None = None, tolerance: float = 1e-3, max_steps: int = 1000
 ) -> Probe:
-    """Fit the probe under any term, a ball or an L2 penalty. The other arguments are those of `fit_probe`."""
+    """Fit the probe under any term, a ball or an L2 penalty.
+
+    Args:
+        loss: The support set and the classifier.
+        term: The constraint or penalty.
+        start: (C, d + 1) initial offsets.
+        tolerance: Maximum distance of the objective from its optimum, in nats.
+        max_steps: Steps after which the solver gives up.
+    """
     solution = solve(loss, term, start=start, tolerance=tolerance, max_steps=max_steps)
     return Probe(loss.classifier + solution.offsets[:, :-1], solution.offsets[:, -1], loss.scale, solution)
 
 
 def zero_shot_probe(classifier: Tensor, logit_scale: float) -> Probe:
-    """The zero-shot classifier itself."""
+    """Return the zero-shot classifier as a probe.
+
+    Args:
+        classifier: (C, d) its rows.
+        logit_scale: The model's logit scale.
+    """
     return Probe(classifier, torch.zeros_like(classifier[:, 0]), logit_scale, None)
 
 
 def absolute_radius(relative: float, classifier: Tensor) -> float:
-    """delta for a radius relative to ||W_0||_F, which is comparable between tasks of 10 and of 1000 classes."""
+    """Return delta for a relative radius, which is comparable between tasks of 10 and of 1000 classes.
+
+    Args:
+        relative: The radius relative to ||W_0||_F; may be inf.
+        classifier: (C, d) W_0.
+    """
     return math.inf if math.isinf(relative) else relative * classifier.norm().item()

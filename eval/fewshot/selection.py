@@ -1,15 +1,16 @@
-"""Choosing a radius, a penalty or a temperature on the support set alone.
+"""Choose a radius, a penalty or a temperature on the support set alone.
 
-Few-shot results are often tuned on the test set, or on a validation set far larger than the support. Here the shots are
-dealt into at most four folds, each fold is predicted from the others, and the candidate with the lowest cross-entropy
-is taken, of several the most cautious. A single shot per class leaves nothing to validate on: then the value is fixed
-beforehand.
+Few-shot results are often tuned on the test set, or on a validation set far larger than the
+support. Here the shots are divided into at most four folds, each fold is predicted from the others,
+and the candidate with the lowest cross-entropy wins; among equal ones the most cautious. A single
+shot per class leaves nothing to validate on, so its value is fixed in advance.
 
-A fold's classifier has fewer shots than the final one, so the choice errs on the cautious side. Therefore no rule of
-one standard error on top, which stays so near the text that the shots are all but ignored; and several shots get no
-less freedom than one does (`floor`). benchmarks/RESULTS.md has the figures.
+A fold's classifier has fewer shots than the final one, so the choice errs on the cautious side.
+There is therefore no one-standard-error rule by default: it would stay so near the text that the
+shots are almost ignored. And several shots get at least the freedom of one (`floor`).
+benchmarks/RESULTS.md has the figures.
 
-Cross-entropy and not hits: with 20 held-out shots hits are too coarse to choose by, and the choice jumps between draws.
+Hits are not used: with 20 held-out shots they are too coarse, and the choice jumps between draws.
 """
 
 from __future__ import annotations
@@ -29,47 +30,47 @@ FOLDS = 4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Support:
-    """A support set and the classifier it is to improve; tensors share dtype and device."""
+    """A support set and the classifier to improve; tensors share dtype and device."""
 
     features: Tensor
-    """(n, d), L2-normalised."""
+    """(n, d), L2-normalized."""
     labels: Tensor
     """(n,)"""
     places: NDArray[np.int64]
-    """(n,): the how-manieth shot of its class each sample is, from 0."""
+    """(n,) rank of each sample among the shots of its class, from 0."""
     classifier: Tensor
     """(C, d)"""
     logit_scale: float
     standard_errors: float = 0.0
-    """How many standard errors a more cautious candidate may be behind the best. 0 takes the best."""
+    """Number of standard errors by which a more cautious candidate may be worse than the best. 0 takes the best."""
     floor: bool = True
-    """Whether several shots get at least the freedom that is fixed for one."""
+    """Give several shots at least the freedom that is fixed for one."""
 
     @property
     def shots(self) -> int:
-        """k, of the class that has most."""
+        """k: the number of shots of the largest class."""
         return int(self.places.max()) + 1
 
     def part(self, chosen: NDArray[np.bool_]) -> Support:
-        """The samples of a fold, or those outside of it."""
+        """Return the support set of the samples where `chosen` (n,) is true."""
         rows = np.flatnonzero(chosen)
         return replace(self, features=self.features[rows], labels=self.labels[rows], places=self.places[rows])
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """A choice and how it came about."""
+    """A chosen candidate and the losses it was chosen by."""
 
     index: int
-    """Among the candidates."""
+    """Index among the candidates."""
     selected_on: str
     """`support_cv`, or `fixed` where the support set has one shot per class."""
     losses: tuple[float, ...]
-    """Cross-entropy of every candidate on held-out shots; empty where fixed."""
+    """Mean cross-entropy of every candidate on held-out shots; empty where fixed."""
 
     @property
     def loss(self) -> float | None:
-        """That of the choice; None where fixed."""
+        """The held-out cross-entropy of the choice; None where fixed."""
         return self.losses[self.index] if self.losses else None
 
 
@@ -78,14 +79,20 @@ def select(
 ) -> Selection:
     """Choose among candidates, which are ordered from the most cautious on.
 
-    `scores_of(part, features)` fits the candidates on the part and yields the logits (m, C) of each for the features
-    (m, d). `fixed` is the candidate for a single shot. Where candidates are one quantity in
-    order (`ordered`), several shots take none more cautious than it, unless the support's `floor` is off."""
+    Args:
+        support: The support set.
+        scores_of: Called with (part, features); fits the candidates on the part and yields the
+            logits (m, C) of each for the features (m, d).
+        fixed: The candidate for a single shot per class.
+        ordered: Whether the candidates are one quantity in order. Then several shots take none more
+            cautious than `fixed`, unless the support's `floor` is off.
+    """
     folds = min(support.shots, FOLDS)
     if folds < 2:
         return Selection(fixed, FIXED, ())
     found: list[NDArray[np.float64]] = []
     for fold in range(folds):
+        # Deal the shots of every class in turn, so that each fold has a part of every class.
         held = support.places % folds == fold
         outside = support.part(held)
         losses = [
@@ -96,13 +103,21 @@ def select(
     by_candidate = np.concatenate(found, axis=1)
     index = most_cautious(by_candidate, support.standard_errors)
     if ordered and support.floor:
+        # A larger index is a less cautious candidate.
         index = max(index, fixed)
     return Selection(index, SUPPORT_CV, tuple(by_candidate.mean(axis=1).tolist()))
 
 
 def most_cautious(losses: NDArray[np.float64], standard_errors: float = 0.0) -> int:
-    """The first candidate of losses (candidates, n) that is not worse than the best by more than so many standard
-    errors of the difference. The same samples are lost by both, so the difference is far surer than either loss."""
+    """Return the first candidate that is not significantly worse than the best.
+
+    The standard error is of the difference on the same samples, which is far smaller than that of
+    either loss.
+
+    Args:
+        losses: (candidates, n) loss of each held-out sample.
+        standard_errors: How many standard errors the mean difference may be.
+    """
     behind = losses - losses[np.argmin(losses.mean(axis=1))]
     error = behind.std(axis=1, ddof=1) / np.sqrt(losses.shape[1]) if losses.shape[1] > 1 else np.zeros(len(losses))
     return int(np.flatnonzero(behind.mean(axis=1) <= standard_errors * error)[0])

@@ -1,8 +1,8 @@
-"""Which training samples are the shots: a function of seed and keys alone.
+"""Select the training samples that are the shots, as a function of seed and keys alone.
 
-Samples of a class are ordered by a hash of seed and key, and k shots are the first k. So they are nested (the shot of
-k = 1 is among the two of k = 2), and depend neither on the order of files, nor on the model, nor on the version of a
-random generator, nor on which other samples there are.
+Samples of a class are ordered by a hash of seed and key, and k shots are the first k. Shots are
+therefore nested (the shot of k = 1 is among the two of k = 2). They do not depend on the order of
+files, the model, the version of a random generator, or which other samples exist.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Indices = NDArray[np.int64]
 
 
 class ShotsMissing(ValueError):
-    """Some classes have no training sample."""
+    """Raised where classes have no training sample."""
 
     def __init__(self, classes: Sequence[int]) -> None:
         super().__init__(f"{len(classes)} classes have no training sample, the first is class {classes[0]}")
@@ -27,7 +27,7 @@ class ShotsMissing(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Shots:
-    """The samples of every class in the order in which they become shots, as far as the largest k needs them."""
+    """The samples of every class in the order in which they become shots, up to the largest k."""
 
     seed: int
     by_class: tuple[tuple[int, ...], ...]
@@ -36,22 +36,32 @@ class Shots:
     """Their keys."""
 
     def indices(self, k: int) -> Indices:
-        """The k-shot support set, class by class. A class with fewer samples gives all it has."""
+        """Return the k-shot support set, class by class. A class with fewer samples gives all it has."""
         return np.array([index for order in self.by_class for index in order[:k]], dtype=np.int64)
 
     def places(self, k: int) -> Indices:
-        """For every sample of `indices(k)`, the how-manieth of its class it is, from 0: what folds are dealt by."""
+        """Return the rank of every sample of `indices(k)` within its class, from 0; folds are dealt by it."""
         return np.array([index for order in self.by_class for index in range(len(order[:k]))], dtype=np.int64)
 
     def short_classes(self, k: int) -> list[int]:
-        """Classes with fewer than k samples."""
+        """Return the classes with fewer than k samples."""
         return [number for number, order in enumerate(self.by_class) if len(order) < k]
 
 
 def draw_shots(keys: Sequence[str], labels: ArrayLike, n_classes: int, k: int, seed: int) -> Shots:
-    """Draw up to k shots of each class from training samples with these keys (unique) and labels (n,).
+    """Draw up to k shots of each class.
 
-    Raises ShotsMissing where a class has no sample, ValueError on repeated keys or labels out of range."""
+    Args:
+        keys: (n,) unique names of the training samples.
+        labels: (n,) their classes.
+        n_classes: The number of classes.
+        k: Shots per class, at least 1.
+        seed: Each seed draws other shots.
+
+    Raises:
+        ShotsMissing: A class has no sample.
+        ValueError: Keys are repeated, or labels are out of range.
+    """
     classes = np.asarray(labels)
     if classes.shape != (len(keys),):
         raise ValueError(f"{len(keys)} keys, labels of shape {classes.shape}: expected one label per key")

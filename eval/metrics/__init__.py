@@ -1,1 +1,1 @@
-"""The numbers: pure functions of scores and labels, none of which knows a model."""
+"""Metrics: pure functions of scores and labels that know no model."""

@@ -1,4 +1,4 @@
-"""Answers to questions about images: how they are compared, and how far people agree with one."""
+"""Compare answers to questions about images, and score an answer against several annotators."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ _ARTICLES = {"a", "an", "the"}
 
 
 def normalised(answer: str) -> str:
-    """Return an answer as it is compared: lower case, no articles, no punctuation, digits for words up to ten.
+    """Return an answer in the form that is compared.
 
-    The rules are those of the VQA evaluation (vqaEval.py). A mark of punctuation becomes a space. It is
-    dropped instead wherever it stands if it stands next to a space somewhere, or if the answer has a
-    number such as 1,000. A period is dropped unless a digit follows, so "U.S." is "us". The table of
-    contractions alone is replaced: apostrophes are dropped.
+    It is in lower case, without articles and punctuation, with digits for words up to ten. The
+    rules are those of the VQA evaluation (vqaEval.py). A punctuation mark becomes a space. It is
+    dropped instead if it is next to a space anywhere in the answer, or if the answer has a number
+    such as 1,000. A period is dropped unless a digit follows, so "U.S." is "us". Only the table of
+    contractions is replaced: apostrophes are dropped.
     """
     given = answer.lower().replace("'", "")
     text, thousands = given, re.search(r"\d,\d", given)
     for mark in _PUNCTUATION:
+        # Test the unmodified answer: replacing one mark must not affect another.
         apart = f"{mark} " in given or f" {mark}" in given
         text = text.replace(mark, "" if apart or thousands else " ")
     text = re.sub(r"\.(?!\d)", "", text)
@@ -30,17 +32,26 @@ def normalised(answer: str) -> str:
 
 
 def soft_accuracy(answer: str, annotators: Sequence[str]) -> float:
-    """The VQA accuracy of one answer: min(matches among the other annotators / 3, 1), leaving out each annotator once,
-    on average. Of ten, 1, 2, 3, 4 matches give 0.3, 0.6, 0.9, 1 (Antol et al. 2015, as their evaluation computes it).
+    """Return the VQA accuracy of one answer (Antol et al. 2015, as computed by their evaluation).
 
-    With fewer than four annotators, the others of one take the place of 3, and a single one is compared with. Raises
-    ValueError without annotators."""
+    It is min(matches among the other annotators / 3, 1), averaged over leaving out each annotator
+    once. With ten annotators, 1, 2, 3, 4 matches give 0.3, 0.6, 0.9, 1. With fewer than four, 3 is
+    replaced by the number of others; a single annotator is compared directly.
+
+    Args:
+        answer: The answer.
+        annotators: The annotators' answers.
+
+    Raises:
+        ValueError: There are no annotators.
+    """
     if not annotators:
         raise ValueError("a question without annotators cannot be scored")
     wanted = normalised(answer)
     n, matching = len(annotators), sum(normalised(given) == wanted for given in annotators)
     if n == 1:
         return float(matching)
+    # The left-out annotator either matches or does not; weight both cases by their numbers.
     enough = min(3, n - 1)
     with_match_left_out, with_other_left_out = min((matching - 1) / enough, 1), min(matching / enough, 1)
     return (matching * with_match_left_out + (n - matching) * with_other_left_out) / n

@@ -1,4 +1,4 @@
-"""Metrics of classification: from scores (n, c) and labels to numbers. Equal scores go to the lower class index."""
+"""Metrics of classification from scores (n, c) and labels. Ties go to the lower class index."""
 
 from __future__ import annotations
 
@@ -13,8 +13,14 @@ from open_diht.eval.metrics.rows import Rows, tiles
 def logits_in_tiles(
     features: Rows, classifier: np.ndarray, scale: float, part: Sequence[range] | None = None
 ) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Rows and their logits scale x @ classifier, (block, c), block by block: features (n, d), classifier (d, c).
-    `part` are the blocks to do (all; a rank's share)."""
+    """Yield slices of rows and their logits scale * x @ classifier, (block, c), block by block.
+
+    Args:
+        features: (n, d) float32.
+        classifier: (d, c).
+        scale: The logit scale.
+        part: Blocks to compute, such as a rank's; None: all.
+    """
     weights = torch.from_numpy(np.ascontiguousarray(classifier, dtype=np.float32))
     for block in tiles(features.count, weights.shape[1]) if part is None else part:
         rows = torch.from_numpy(features.rows(block.start, block.stop))
@@ -22,25 +28,39 @@ def logits_in_tiles(
 
 
 def label_ranks(logits: torch.Tensor, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """0-based rank of each row's label among its logits (n, c), and the predicted class. The prediction is right
-    exactly where the rank is 0."""
+    """Return the 0-based rank of each row's label, and the predicted class; both (n,).
+
+    The prediction is right exactly where the rank is 0.
+
+    Args:
+        logits: (n, c).
+        labels: (n,) class indices.
+    """
     right = torch.from_numpy(labels).long()
     own = logits.gather(1, right[:, None])
+    # Equal scores of lower classes are ahead, consistent with `lowest_best`.
     lower = torch.arange(logits.shape[1]) < right[:, None]
     ranks = (logits > own).sum(dim=1) + ((logits == own) & lower).sum(dim=1)
     return ranks.numpy(), lowest_best(logits).numpy()
 
 
 def lowest_best(logits: torch.Tensor) -> torch.Tensor:
-    """(n,) the class of the highest logit in each row (n, c), the lowest of several: torch's argmax does not promise
-    which of equal values it takes."""
+    """Return (n,) the class of the highest logit in each row (n, c), the lowest index among ties.
+
+    torch's argmax does not define which of equal values it takes.
+    """
     top = logits.max(dim=1, keepdim=True).values
     index = torch.arange(logits.shape[1], device=logits.device)
     return torch.where(logits == top, index, logits.shape[1]).min(dim=1).values
 
 
 def mean_per_class(hits: np.ndarray, labels: np.ndarray) -> float:
-    """Mean over the classes that occur of the proportion of hits among a class's items (balanced accuracy)."""
+    """Return the mean over occurring classes of the fraction of hits among a class's items (balanced accuracy).
+
+    Args:
+        hits: (n,) 1 for right, 0 for wrong.
+        labels: (n,) class indices.
+    """
     counts = np.bincount(labels)
     sums = np.bincount(labels, weights=hits)
     present = counts > 0
@@ -48,9 +68,11 @@ def mean_per_class(hits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def average_precision(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(c,) average precision of each class: mean of the precision at every positive, positives of equal score last.
+    """Return (c,) average precision: the mean of the precision at every positive, ties counted against it.
 
-    scores (n, c), labels (n, c) bool. A class without positives gets 0, as in CLIP_benchmark.
+    Args:
+        scores: (n, c).
+        labels: (n, c) bool. A class without positives gets 0, as in CLIP_benchmark.
     """
     found = np.zeros(scores.shape[1])
     for column in range(scores.shape[1]):
@@ -61,8 +83,15 @@ def average_precision(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def average_precision_11point(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(c,) the 11-point interpolated average precision of PASCAL VOC 2007: mean over recall levels 0, 0.1, ..., 1 of
-    the highest precision at that recall or beyond. Arguments as in `average_precision`."""
+    """Return (c,) 11-point interpolated average precision of PASCAL VOC 2007.
+
+    It is the mean over recall levels 0, 0.1, ..., 1 of the highest precision at that recall or
+    beyond.
+
+    Args:
+        scores: (n, c).
+        labels: (n, c) bool. A class without positives gets 0.
+    """
     found = np.zeros(scores.shape[1])
     for column in range(scores.shape[1]):
         _, truth = sorted_truth(scores[:, column], labels[:, column])
@@ -71,7 +100,7 @@ def average_precision_11point(scores: np.ndarray, labels: np.ndarray) -> np.ndar
             continue
         precision = hits / np.arange(1, len(truth) + 1)
         recall = hits / hits[-1]
-        # In whole numbers: 0.1 * 3 > 0.3 in binary, and a level would be missed.
+        # Use integers: 0.1 * 3 > 0.3 in binary, and a level would be missed.
         reached = [precision[10 * hits >= level * hits[-1]] for level in range(11)]
         found[column] = float(np.mean([part.max() if len(part) else 0.0 for part in reached]))
         assert recall[-1] == 1.0
@@ -79,7 +108,13 @@ def average_precision_11point(scores: np.ndarray, labels: np.ndarray) -> np.ndar
 
 
 def sorted_truth(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) the items by falling score, and their labels in that order; among equal scores the wrong ones come first, so
-    ties gain nothing."""
+    """Return (n,) the items by falling score, and their labels in that order.
+
+    Among equal scores negatives come first, so ties gain nothing.
+
+    Args:
+        scores: (n,).
+        labels: (n,) bool.
+    """
     order = np.lexsort((labels, -scores))
     return order, labels[order].astype(bool)

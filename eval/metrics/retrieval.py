@@ -1,11 +1,12 @@
-"""Ranks of the right answer in cross-modal retrieval, tile by tile, with ties decided against the model.
+"""Ranks of the right result in cross-modal retrieval, tile by tile, with ties decided against the model.
 
-Rank of a positive = number of items that score higher + number of equal-score items with a lower index; for image to
-text the minimum over the image's captions. A model that maps everything to one vector then gets exactly chance, where
-`topk` gives anything up to 100 %. `strict` counts every equal-score item that is not right as ahead.
+The rank of a positive is the number of items with a higher score plus the number of equal-score
+items with a lower index; for image to text it is the minimum over the image's captions. A model
+that maps everything to one vector thus gets exactly chance, where `topk` gives anything up to 100
+%. `strict` counts every equal-score item that is not right as ahead.
 
-A positive's score is read from the same tile of scores as its competitors': computed apart, the same dot product can
-differ in the last bits, and the comparison would be noise.
+A positive's score is read from the same tile of scores as its competitors'. Computed separately,
+the same dot product can differ in the last bits, and the comparison would be noise.
 """
 
 from __future__ import annotations
@@ -18,18 +19,26 @@ import torch
 from open_diht.eval.metrics.rows import BLOCK_ROWS, Rows, tiles
 
 PART = 1 << 18
-"""Scores that are compared at once: comparing and counting take ten times their memory on the way."""
+"""Number of scores compared at once; the comparison needs ten times their memory."""
 
 
 def image_to_text_ranks(
     images: Rows, captions: Rows, image_of: np.ndarray, *, strict: bool = False, part: Sequence[range] | None = None
 ) -> np.ndarray:
-    """0-based rank of each image's best caption among all captions.
+    """Return the 0-based rank of each image's best caption among all captions.
 
-    `image_of` (m,) is the image of each caption. `part` are the blocks of images to do (all; a rank's share);
-    returns one rank for each of their images, in order. Raises ValueError where an image has no caption.
+    Args:
+        images: (n, d) float32.
+        captions: (m, d) float32.
+        image_of: (m,) the image of each caption.
+        strict: Whether all equal scores that are not right are ahead.
+        part: Blocks of images to rank, such as a rank's; None: all.
+
+    Raises:
+        ValueError: An image has no caption.
     """
     order = np.argsort(image_of, kind="stable")
+    # The start of each image's captions in that order.
     starts = np.searchsorted(image_of[order], np.arange(images.count + 1))
     if bool((np.diff(starts) == 0).any()):
         raise ValueError(f"image {int(np.argmin(np.diff(starts)))} has no caption to find")
@@ -37,11 +46,12 @@ def image_to_text_ranks(
     tile, found = _Tile(blocks, images, captions), _Ranks(blocks)
     for block in blocks:
         scores = tile.scores(block)
-        # The positives of the block, flat, image by image and in order of index within each.
+        # The positives of the block as a flat list, image by image and by index within each.
         flat = torch.from_numpy(order[starts[block.start] : starts[block.stop]])
         lengths = torch.from_numpy(np.diff(starts[block.start : block.stop + 1]))
         row = torch.repeat_interleave(torch.arange(len(block)), lengths)
         own = scores[row, flat]
+        # Find the lowest index among an image's best captions, and how many of its captions tie for best.
         best = torch.full((len(block),), -torch.inf).scatter_reduce(0, row, own, "amax")
         winner = torch.where(own == best[row], flat, captions.count)
         first = torch.full((len(block),), captions.count).scatter_reduce(0, row, winner, "amin")
@@ -53,8 +63,15 @@ def image_to_text_ranks(
 def text_to_image_ranks(
     images: Rows, captions: Rows, image_of: np.ndarray, *, strict: bool = False, part: Sequence[range] | None = None
 ) -> np.ndarray:
-    """0-based rank of each caption's image among all images; arguments as in `image_to_text_ranks`, with `part`
-    blocks of captions."""
+    """Return the 0-based rank of each caption's image among all images.
+
+    Args:
+        images: (n, d) float32.
+        captions: (m, d) float32.
+        image_of: (m,) the image of each caption.
+        strict: Whether all equal scores that are not right are ahead.
+        part: Blocks of captions to rank; None: all.
+    """
     blocks = tiles(captions.count, images.count) if part is None else part
     tile, found = _Tile(blocks, captions, images), _Ranks(blocks)
     for block in blocks:
@@ -66,10 +83,14 @@ def text_to_image_ranks(
 
 
 def _ahead(scores: torch.Tensor, own: torch.Tensor, right: torch.Tensor | None, first: torch.Tensor) -> torch.Tensor:
-    """(b,) how many of the scores (b, n) are ahead of `own` (b,): the higher ones and, of equal ones, those of an index
-    below `first` (b,), or strictly all but the `right` (b,) that belong to the query."""
+    """Return (b,) how many of the scores (b, n) are ahead of `own` (b,).
+
+    These are the higher ones and the equal ones of an index below `first` (b,); if `right` (b,) is
+    given, all equal ones but that many, which belong to the query.
+    """
     ahead = torch.empty(len(scores), dtype=torch.int64)
     index = torch.arange(scores.shape[1], dtype=torch.int32)
+    # Compare in parts, because intermediate results are larger than the scores.
     size = max(1, PART // scores.shape[1])
     for start in range(0, len(scores), size):
         rows = slice(start, start + size)
@@ -78,12 +99,16 @@ def _ahead(scores: torch.Tensor, own: torch.Tensor, right: torch.Tensor | None, 
         if right is None:
             equal &= index < first[rows, None]
         ahead[rows] = (part > limit).sum(dim=1) + equal.sum(dim=1)
+    # `equal` included the query's own right items.
     return ahead if right is None else ahead - right
 
 
 class _Tile:
-    """The memory of one tile of scores and of what it is computed from, used again for every block: new memory each
-    time, between results that stay, leaves holes in the heap that add up to many times its size."""
+    """Reusable memory for one tile of scores and its inputs.
+
+    Allocating it for every block, between results that stay, fragments the heap to many times its
+    size.
+    """
 
     def __init__(self, blocks: Sequence[range], queries: Rows, items: Rows):
         most = max(map(len, blocks), default=0)
@@ -93,7 +118,7 @@ class _Tile:
         self._right = torch.empty((min(BLOCK_ROWS, items.count), items.width))
 
     def scores(self, block: range) -> torch.Tensor:
-        """(len(block), items) float32: the queries of the block against all items."""
+        """Return (len(block), items) float32 scores of the block's queries against all items."""
         scores, left = self._memory[: len(block)], self._left[: len(block)]
         self._queries.rows(block.start, block.stop, left.numpy())
         for start in range(0, self._items.count, BLOCK_ROWS):
@@ -105,18 +130,23 @@ class _Tile:
 
 
 class _Ranks:
-    """Ranks of the blocks, one after the other."""
+    """The ranks of all blocks in one array, filled in order."""
 
     def __init__(self, blocks: Sequence[range]):
         self.ranks = np.empty(sum(map(len, blocks)), dtype=np.int64)
         self._filled = 0
 
     def append(self, ranks: torch.Tensor) -> None:
-        """Those of the next block."""
+        """Store the ranks of the next block."""
         self.ranks[self._filled : self._filled + len(ranks)] = ranks.numpy()
         self._filled += len(ranks)
 
 
 def hits(ranks: np.ndarray, k: int) -> np.ndarray:
-    """1.0 where the right one is among the first k; their mean is R@k."""
+    """Return 1.0 where the right result is among the first k, else 0.0; the mean is R@k.
+
+    Args:
+        ranks: (n,) 0-based.
+        k: The cutoff.
+    """
     return (ranks < k).astype(np.float64)

@@ -1,4 +1,4 @@
-"""Vectors that are read in blocks, and the blocks of rows to read them in."""
+"""Vectors that are read in blocks, and the blocks to read them in."""
 
 from __future__ import annotations
 
@@ -22,18 +22,24 @@ class Rows(Protocol):
         """d."""
 
     def rows(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
-        """(stop - start, d), in `out` where it is given."""
+        """Return (stop - start, d) float32.
+
+        Args:
+            start: The first row.
+            stop: The row after the last.
+            out: Array to fill instead of a new one.
+        """
 
 
 class ArrayRows:
-    """An array as `Rows`."""
+    """An array with the interface of `Rows`."""
 
     def __init__(self, array: np.ndarray):
         self._array = np.ascontiguousarray(array, dtype=np.float32)
         self.count, self.width = self._array.shape
 
     def rows(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
-        """The rows from `start` to `stop`."""
+        """Return the rows from `start` to `stop`, as in `Rows`."""
         if out is None:
             return self._array[start:stop]
         out[:] = self._array[start:stop]
@@ -41,7 +47,14 @@ class ArrayRows:
 
 
 def tiles(queries: int, items: int, tile_bytes: int = TILE_BYTES) -> list[range]:
-    """Blocks of queries whose scores against all items fit into `tile_bytes`, at least one and at most BLOCK_ROWS
-    queries each: memory grows neither with the number of items nor with that of queries."""
+    """Return blocks of queries whose scores against all items fit into `tile_bytes`.
+
+    A block has at least one and at most BLOCK_ROWS queries.
+
+    Args:
+        queries: Number of queries.
+        items: Number of items.
+        tile_bytes: Bytes of float32 scores.
+    """
     size = min(max(1, tile_bytes // (4 * max(items, 1))), BLOCK_ROWS)
     return [range(start, min(start + size, queries)) for start in range(0, queries, size)]

@@ -1,8 +1,7 @@
-"""Captions chosen for images, and images for captions or cues, where the wrong ones differ from the right ones in
-little.
+"""Metrics for selecting captions or images where the wrong ones differ little from the right ones.
 
-A tie counts as wrong, as in the code of SugarCrepe and Winoground: a model that cannot tell the captions apart scores
-nothing, whatever their order.
+A tie counts as wrong, as in the code of SugarCrepe and Winoground: a model that cannot tell the
+captions apart scores nothing, whatever their order.
 """
 
 from __future__ import annotations
@@ -13,28 +12,46 @@ import numpy as np
 
 
 def all_ahead(scores: np.ndarray, right: int) -> bool:
-    """Whether the first `right` of the scores (c,) are above all others."""
+    """Return whether all right scores are above all others.
+
+    Args:
+        scores: (c,) the right ones first.
+        right: Number of right ones.
+    """
     return bool(scores[:right].min() > scores[right:].max())
 
 
 def chance(captions: int, right: int) -> float:
-    """The probability that `right` of so many captions are above all others where scores are random."""
+    """Return the probability that all right captions are above all others if scores are random.
+
+    Args:
+        captions: Number of captions.
+        right: Number of right ones.
+    """
     return 1 / math.comb(captions, right)
 
 
 def alike(texts: np.ndarray, right: int) -> bool:
-    """Whether the first `right` of the unit vectors (c, d), two or more, are nearer to each other than to any other:
-    what the text encoder makes of the captions without the image (SugarCrepe++, Dumpala et al. 2024)."""
+    """Return whether the right captions are nearer to each other than to any wrong one, by the text encoder alone.
+
+    After SugarCrepe++ (Dumpala et al. 2024).
+
+    Args:
+        texts: (c, d) unit vectors, the right ones first.
+        right: Number of right ones, at least two.
+    """
     products = texts[:right] @ texts.T
+    # Without the diagonal: a caption's similarity to itself.
     among = products[:, :right][~np.eye(right, dtype=bool)]
     return bool(among.min() > products[:, right:].max())
 
 
 def pair_scores(scores: np.ndarray) -> dict[str, np.ndarray]:
-    """Text, image and group score of pairs as 0.0 or 1.0 each (Winoground, Thrush et al. 2022).
+    """Return text, image and group score of pairs as 0.0 or 1.0 each (Winoground, Thrush et al. 2022).
 
-    `scores` (n, 2, 2): of each pair its images by its captions. Text score: each image prefers its own caption; image
-    score: each caption prefers its own image; chance is 25 % for both and 1/6 for the group.
+    `scores` (n, 2, 2) are each pair's images by its captions. Text score: each image prefers its
+    own caption; image score: each caption prefers its own image; chance is 25 % for both and 1/6
+    for the group.
     """
     own0, own1 = scores[:, 0, 0], scores[:, 1, 1]
     text = (own0 > scores[:, 0, 1]) & (own1 > scores[:, 1, 0])
@@ -47,18 +64,29 @@ CHANCE_OF_PAIR = {"text_score": 0.25, "image_score": 0.25, "group_score": 1 / 6}
 
 
 def jaccard(scores: np.ndarray, right: int) -> float:
-    """Of the first `right` of the scores (c,) and the `right` highest ones: those in both by those in either
-    (WinoGAViL, Bitton et al. 2022)."""
+    """Return the Jaccard index of the right items and the `right` highest scores (WinoGAViL, Bitton et al. 2022).
+
+    Args:
+        scores: (c,) the right ones first.
+        right: Number of right ones.
+    """
     wrong = np.sort(scores[right:])[::-1]
     order = np.sort(scores[:right])[::-1]
-    # The k-th of the right ones is chosen where fewer than `right` scores are ahead of it; an equal wrong one is ahead.
+    # The k-th best right item is selected if fewer than `right` scores are ahead of it; an equal wrong one is
+    # ahead.
     ahead = np.arange(right) + np.searchsorted(-wrong, -order, side="right")
     both = int((ahead < right).sum())
     return both / (2 * right - both)
 
 
 def jaccard_chance(images: int, right: int) -> float:
-    """What `jaccard` is on average where scores are random."""
+    """Return the expected `jaccard` of random scores.
+
+    Args:
+        images: Number of items.
+        right: Number of right ones.
+    """
+    # The number of right items selected is hypergeometric.
     both = range(max(0, 2 * right - images), right + 1)
     ways = [math.comb(right, one) * math.comb(images - right, right - one) for one in both]
     return sum(way * one / (2 * right - one) for way, one in zip(ways, both, strict=True)) / sum(ways)

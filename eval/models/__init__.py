@@ -1,4 +1,4 @@
-"""Models by the word a user types: a folder, an architecture with weights, the authors' models, or the reference."""
+"""Load models by name: a folder, an architecture with weights, one of the authors' models, or the reference."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RANDOM = "random"
 CONFIG = "open_clip_config.json"
 
 
-@no_hub()  # an evaluation downloads nothing, whatever a configuration asks for
+@no_hub()  # an evaluation downloads nothing, whatever a configuration requests
 def load_model(
     word: str,
     *,
@@ -39,19 +39,19 @@ def load_model(
 ) -> Model:
     """Load the model that `word` names:
 
-    - `reference`: the offline reference encoder, from `data`/reference, where `data` is the data folder that holds
-      without `--data`;
-    - a folder with open_clip_config.json, or a WORKDIR of `make train` (its `export/` is taken);
+    - `reference`: the offline reference encoder, from `data`/reference, where `data` is the default data folder
+      even if `--data` names another;
+    - a folder with open_clip_config.json, or a WORKDIR of `make train` (its `export/` is used);
     - the name of one of the authors' models, with `pretrained` the checkpoint's path;
     - an architecture of open_clip, with `pretrained` the path of its weights, a tag that was fetched before with
-      `python -m open_diht.eval.fetch --weights NAME:TAG`, or `random` for weights that were never trained.
+      `python -m open_diht.eval.fetch --weights NAME:TAG`, or `random` for untrained weights.
 
     Args:
-        word: a name or a folder, see above.
-        data: the folder of the evaluation's data.
-        pretrained: the weights, see above.
+        word: A name or a folder, see above.
+        data: The default data folder of the evaluation.
+        pretrained: The weights, see above.
         device: cpu, cuda or cuda:N.
-        precision: fp32, or what the device computes faster.
+        precision: fp32, or bf16 or fp16 autocast.
 
     Returns:
         A model that turns batches of images and lists of texts into unit vectors.
@@ -64,8 +64,8 @@ def load_model(
         (2, 512)
 
     Raises:
-        WrongUse: the word or a path leads nowhere.
-        ModelError: loading fails.
+        WrongUse: The word or a path leads nowhere.
+        ModelError: Loading fails.
     """
     if precision not in PRECISIONS:
         raise WrongUse(f"precision {precision!r} is unknown; choose {', '.join(PRECISIONS)}")
@@ -110,6 +110,7 @@ def _weights_file(word: str, pretrained: str | None, data: Path) -> Path:
         return path
     if path.is_dir():
         raise WrongUse(f"weights {pretrained} are a folder; name the file in it")
+    # A path or a file name cannot be a tag.
     if path.name != pretrained or path.suffix in (*NAMES, ".pt", ".ckpt", ".npz"):
         raise WrongUse(f"there is no file of weights {pretrained}")
     fetched = data / "weights" / word / pretrained
@@ -123,7 +124,7 @@ def _weights_file(word: str, pretrained: str | None, data: Path) -> Path:
 
 
 def _released_names() -> list[str]:
-    """Names of the authors' models, which the trainer knows how to check; none where the trainer is not there."""
+    """Return the names of the authors' models, which the trainer can check; empty without the trainer."""
     try:
         from open_diht.trainer.released import RELEASED
     except ImportError:

@@ -1,4 +1,4 @@
-"""What the evaluation asks of a model: unit vectors of images and texts, and a name for its weights."""
+"""The interface of a model: unit vectors of images and texts, and a fingerprint of its weights."""
 
 from __future__ import annotations
 
@@ -21,40 +21,40 @@ class Model(ABC):
     """A dual encoder, ready to use."""
 
     name: str
-    """What the user called it."""
+    """Name given by the user."""
     width: int
     """Width d of the common space."""
     logit_scale: float
-    """What cosines are multiplied by before a softmax."""
+    """Factor by which cosines are multiplied before a softmax."""
     preprocess: Callable[[Image.Image], torch.Tensor]
-    """An RGB image to the (3, h, w) tensor the encoder takes. Must survive pickling, for loader processes."""
+    """Maps an RGB image to the (3, h, w) tensor of the encoder. Must be picklable, for loader processes."""
     preprocessing: Mapping[str, Any]
-    """The same in words: size, interpolation, crop, mean, std."""
+    """The preprocessing in words: size, interpolation, crop, mean, std."""
     record: Mapping[str, Any]
-    """For the protocol: model, architecture_sha256, weights_sha256, activation, tokenizer, context_length, precision,
-    device."""
+    """Protocol record: model, architecture_sha256, weights_sha256, activation, tokenizer,
+    context_length, precision, device."""
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over everything that features depend on besides the data: features are kept under it."""
-        # Neither a name nor a place: the same weights in another folder need not be encoded again.
+        """sha256 over everything but the data that features depend on; the key of the cache."""
+        # Exclude name and path: the same weights in another folder need not be encoded again.
         parts = {key: value for key, value in self.record.items() if key not in ("model", "device")}
-        # Of the device its kind: ranks have one each, and share what they encode.
+        # Include only the kind of device: ranks have one each and share their features.
         kind = str(self.record.get("device", "cpu")).partition(":")[0]
         return sha256_of([parts, kind, dict(self.preprocessing), library_versions()])
 
     def images(self, batch: torch.Tensor) -> np.ndarray:
-        """(b, d) float32 unit vectors of a batch of preprocessed images (b, 3, h, w)."""
+        """Return (b, d) float32 unit vectors of a batch of preprocessed images (b, 3, h, w)."""
         with self._exact():
             return _unit(self._images(batch), f"{self.name}: a batch of images")
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
-        """(b, d) float32 unit vectors of texts."""
+        """Return (b, d) float32 unit vectors of texts."""
         with self._exact():
             return _unit(self._texts(texts), f"{self.name}: a batch of texts")
 
     def _exact(self) -> contextlib.AbstractContextManager[None]:
-        """fp32 is what it is called: no TF32, which CUDA's convolutions use unless told otherwise."""
+        """Return a context in which fp32 is exact: CUDA's convolutions use TF32 by default."""
         return _without_tf32() if self.record["precision"] == "fp32" else contextlib.nullcontext()
 
     @abstractmethod
@@ -65,7 +65,7 @@ class Model(ABC):
 
     @abstractmethod
     def truncated(self, texts: Sequence[str]) -> int:
-        """How many of the texts are longer than what the model reads of them."""
+        """Return the number of texts that are longer than the model's context."""
 
 
 @contextlib.contextmanager
@@ -84,14 +84,17 @@ def _unit(features: torch.Tensor, what: str) -> np.ndarray:
     features = features.detach().to(device="cpu", dtype=torch.float32)
     if not bool(torch.isfinite(features).all()):
         raise ModelError(f"{what} gives features that are no finite numbers; the weights may be damaged")
-    # A zero vector stays zero: it scores the same with everything, which is chance, where 0/0 would be no number.
+    # A zero vector stays zero: its score with everything is equal, which is chance, where 0/0 would be NaN.
     return torch.nn.functional.normalize(features, dim=-1).numpy()
 
 
 def weights_hash(state: Mapping[str, torch.Tensor]) -> str:
-    """sha256, in hex, over names, shapes, types and values of a state dict: the same for the same weights, whatever
-    file they came in."""
+    """Return the sha256, in hex, over names, shapes, types and values of a state dict.
+
+    Equal weights have equal hashes, whatever file they came in.
+    """
     digest = hashlib.sha256()
+    # Sorted, so that the order in a file does not matter.
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())

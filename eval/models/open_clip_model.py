@@ -1,4 +1,4 @@
-"""Models of open_clip: its architectures with weights from a file, and folders that our trainer or open_clip wrote."""
+"""Models of open_clip: its architectures with weights from a file, and folders written by our trainer or open_clip."""
 
 from __future__ import annotations
 
@@ -36,13 +36,24 @@ class OpenClipModel(Model):
         device: str,
         precision: Precision,
     ):
-        """`model`, `tokenizer` and `preprocess` as open_clip gives them, `settings` its configuration; weights stay in
-        float32, `precision` is that of autocast."""
+        """Wrap a model; weights stay in float32.
+
+        Args:
+            name: The name to show.
+            model: The model, as open_clip returns it.
+            tokenizer: Its tokenizer.
+            preprocess: Its evaluation preprocessing.
+            architecture: The name for the protocol.
+            settings: Its open_clip configuration.
+            device: The device.
+            precision: fp32, or the precision of autocast.
+        """
         self.name, self.preprocess = name, preprocess
         self._model: Any = model.to(device).eval()
         self._tokenizer = tokenizer
         self._device, self._precision = device, precision
         scale: Any = getattr(model, "logit_scale", None)
+        # CLIP's usual scale, for a model without one.
         self.logit_scale = 100.0 if scale is None else float(scale.detach().exp())
         self.preprocessing = _in_words(model)
         self.record = {
@@ -56,6 +67,7 @@ class OpenClipModel(Model):
             "precision": precision,
             "device": device,
         }
+        # Encode full texts until the check below has passed.
         self._short = False
         self.width = int(self.texts(["width"]).shape[1])
         self._short = can_shorten(self._model, self._tokens(["a cat", "a photo of the number 7, on a long road"]))
@@ -84,6 +96,7 @@ class OpenClipModel(Model):
         inner = getattr(self._tokenizer, "tokenizer", None)
         if inner is not None:
             return sum(len(ids) > room for ids in inner(list(texts))["input_ids"])
+        # Add the start and the end token.
         return sum(len(self._tokenizer.encode(text)) + 2 > room for text in texts)
 
 
@@ -106,19 +119,37 @@ def _in_words(model: torch.nn.Module) -> dict[str, Any]:
 
 
 def load_folder(folder: Path, device: str, precision: Precision) -> OpenClipModel:
-    """A folder with open_clip_config.json and weights. Raises `ModelError`."""
+    """Load a folder with open_clip_config.json and weights.
+
+    Args:
+        folder: The folder.
+        device: The device.
+        precision: fp32, or the precision of autocast.
+
+    Raises:
+        ModelError: It cannot be loaded.
+    """
     check_folder(folder)
     return _load(str(folder), f"local-dir:{folder.resolve()}", None, device, precision)
 
 
 def load_architecture(name: str, weights: Path | None, device: str, precision: Precision) -> OpenClipModel:
-    """An architecture of open_clip with weights from a file, or random ones where `weights` is None.
-    Raises `ModelError`."""
+    """Load an architecture of open_clip.
+
+    Args:
+        name: The architecture.
+        weights: The file of its weights; None: random ones.
+        device: The device.
+        precision: fp32, or the precision of autocast.
+
+    Raises:
+        ModelError: It cannot be loaded, or the weights do not fit.
+    """
     return _load(f"{name} with {weights or 'random weights'}", name, weights, device, precision)
 
 
 def untrained(name: str) -> tuple[torch.nn.Module, Any, Any]:
-    """An architecture of open_clip with random weights, the same ones each time; its preprocessing; its tokenizer."""
+    """Return an architecture with random weights, always the same ones, its preprocessing and its tokenizer."""
     torch.manual_seed(0)
     model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=None, device="cpu")
     return model, preprocess, open_clip.get_tokenizer(name)

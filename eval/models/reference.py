@@ -16,10 +16,10 @@ from open_diht.eval.models.model import Model, weights_hash
 
 
 class ReferenceModel(Model):
-    """ConSE over lite0 and MiniLM, from the folder that `open_diht.eval.fetch` filled."""
+    """ConSE with lite0 and MiniLM, from the folder that `open_diht.eval.fetch` filled."""
 
     def __init__(self, folder: Path, device: str):
-        """Raises `ModelError` where the weights are not in `folder`."""
+        """Load the encoder. Raises `ModelError` where the weights are not in `folder`."""
         self.name, self.logit_scale = REFERENCE, LOGIT_SCALE
         try:
             self._encoder = ReferenceEncoder(folder, device)

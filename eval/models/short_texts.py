@@ -1,7 +1,8 @@
-"""Texts without their padding: open_clip computes all 77 positions of a prompt of ten tokens, most of them for nothing.
+"""Encode texts without their padding: open_clip computes all 77 positions of a prompt of ten tokens.
 
-In CLIP's text tower attention is causal and the feature is read at the end-of-text token, so no later position can
-touch it. The model's own forward, given the shorter sequence, computes the same feature in a fraction of the time.
+In CLIP's text tower attention is causal and the feature is read at the end-of-text token, so later
+positions cannot affect it. On the shorter sequence, the model's own forward computes the same
+feature in a fraction of the time.
 """
 
 from __future__ import annotations
@@ -14,12 +15,19 @@ import torch
 from open_clip.model import CLIP
 
 TOLERANCE = 1e-4
-"""Largest difference of a coordinate of unit vectors that the check accepts; rounding gives about 1e-6."""
+"""Largest accepted difference between coordinates of unit vectors; rounding gives about 1e-6."""
 
 
 def can_shorten(model: Any, tokens: torch.Tensor) -> bool:
-    """Whether padding may be left out for this model: it has CLIP's text tower, a causal mask, reads the feature at the
-    largest token, and gives the same features for `tokens` (b, length), which is tried."""
+    """Return whether padding may be left out for this model.
+
+    It must have CLIP's text tower with a causal mask, read the feature at the largest token, and
+    give the same features for a trial batch.
+
+    Args:
+        model: The model.
+        tokens: (b, length) the trial batch.
+    """
     if not isinstance(model, CLIP) or getattr(model, "text_pool_type", None) != "argmax":
         return False
     mask = model.attn_mask
@@ -32,13 +40,19 @@ def can_shorten(model: Any, tokens: torch.Tensor) -> bool:
 
 
 def _causal(mask: torch.Tensor) -> bool:
-    """Whether the additive mask (length, length) forbids every later position."""
+    """Return whether the additive mask (length, length) forbids every later position."""
     later = torch.ones_like(mask, dtype=torch.bool).triu(1)
     return bool(torch.isneginf(mask[later].float()).all())
 
 
 def encode_short(model: Any, tokens: torch.Tensor) -> torch.Tensor:
-    """`model.encode_text` of the tokens up to the last end of text in the batch."""
+    """Return `model.encode_text` of the tokens up to the last end of text in the batch.
+
+    Args:
+        model: A model for which `can_shorten` is true.
+        tokens: (b, length).
+    """
+    # The end-of-text token has the largest id.
     length = int(tokens.argmax(dim=-1).max()) + 1
     with _positions(model, length):
         return model.encode_text(tokens[:, :length])
@@ -46,7 +60,7 @@ def encode_short(model: Any, tokens: torch.Tensor) -> torch.Tensor:
 
 @contextlib.contextmanager
 def _positions(model: Any, length: int) -> Iterator[None]:
-    """The model with its first `length` positions only; afterwards as it was."""
+    """Limit the model to its first `length` positions within the context."""
     position, mask = model.positional_embedding, model.attn_mask
     model.positional_embedding = torch.nn.Parameter(position[:length], requires_grad=False)
     model.attn_mask = mask[:length, :length]

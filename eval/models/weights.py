@@ -1,7 +1,7 @@
-"""Weight files as users name them, looked at before open_clip loads them: what it takes for granted, or passes over.
+"""Check weight files before open_clip loads them.
 
-open_clip resizes position embeddings that do not fit, without a word, and starts from random weights where a folder
-has none: the numbers would be those of another model.
+open_clip silently resizes position embeddings that do not fit, and starts from random weights where
+a folder has none: the numbers would be those of another model.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from open_diht.eval.errors import ModelError
 
 NAMES = (".safetensors", ".bin", ".pth")
-"""What open_clip looks for in a folder."""
+"""Suffixes of weight files in a folder."""
 NOT_LOADED = (
     RuntimeError,
     OSError,
@@ -31,18 +31,18 @@ NOT_LOADED = (
     pickle.UnpicklingError,
     SafetensorError,
 )
-"""What torch, safetensors and open_clip raise for a file or a configuration that is not what they take it for."""
+"""Errors of torch, safetensors and open_clip for an invalid file or configuration."""
 POSITIONS = ("positional_embedding", "visual.positional_embedding", "text.positional_embedding")
 
 
 def reason(error: BaseException) -> str:
-    """The error as the end of one line."""
+    """Return the error as the end of one line."""
     words = " ".join("".join(letter for letter in str(error) if letter.isprintable() or letter.isspace()).split())
     return f"{type(error).__name__}: {words}"[:400] if words else type(error).__name__
 
 
 def check_folder(folder: Path) -> None:
-    """Raise `ModelError` where an exported folder has no weights, or an empty file of them."""
+    """Raise `ModelError` where an exported folder has no weights, or an invalid file of them."""
     found = [path for path in folder.iterdir() if path.suffix in NAMES and path.is_file()]
     if not found:
         raise ModelError(f"folder {folder} has a configuration and no weights ({', '.join(NAMES)}); export it again")
@@ -51,8 +51,10 @@ def check_folder(folder: Path) -> None:
 
 
 def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the weights in a file; the values are not read where the format allows. Empty for numpy's
-    formats, which open_clip converts. Raises `ModelError` for anything that is no file of weights; no code of it runs.
+    """Return names and shapes of the weights in a file, without executing code in it.
+
+    The values are not read where the format allows. Empty for numpy's formats, which open_clip
+    converts. Raises `ModelError` for anything that is not a file of weights.
     """
     if path.suffix in (".npz", ".npy"):
         return {}
@@ -63,6 +65,7 @@ def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except NOT_LOADED as error:
         raise ModelError(f"{path} is damaged, or no file of weights ({reason(error)})") from None
+    # Training checkpoints have the weights under `state_dict`.
     state = found.get("state_dict", found) if isinstance(found, Mapping) else found
     if not isinstance(state, Mapping) or not any(isinstance(value, torch.Tensor) for value in state.values()):
         raise ModelError(f"{path} holds no weights by name, but a {type(state).__name__}")
@@ -74,7 +77,13 @@ def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def check_positions(path: Path, name: str, settings: Mapping[str, Any]) -> None:
-    """Raise `ModelError` where the file's position embeddings are not of the size that the architecture `name` has."""
+    """Raise `ModelError` where the position embeddings do not fit the architecture's size.
+
+    Args:
+        path: The file of weights.
+        name: The architecture, for messages.
+        settings: Its open_clip configuration.
+    """
     vision, text = settings.get("vision_cfg", {}), settings.get("text_cfg", {})
     size, patch, length = vision.get("image_size"), vision.get("patch_size"), text.get("context_length", 77)
     shapes = shapes_of(path)
@@ -84,6 +93,7 @@ def check_positions(path: Path, name: str, settings: Mapping[str, Any]) -> None:
         if key == "visual.positional_embedding":
             if not isinstance(size, int) or not isinstance(patch, int):
                 continue
+            # A square grid of patches, and a class token.
             wanted = (size // patch) ** 2 + 1
             what = f"images of {size} pixels in patches of {patch}"
         else:

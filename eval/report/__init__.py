@@ -1,4 +1,4 @@
-"""The report of a run: report.html, one file that loads nothing; results.md; results.json.
+"""The report of a run: report.html, one self-contained file; results.md; results.json.
 
 write_report(rows, folder, examples=collect_examples(...))
 """
@@ -21,12 +21,17 @@ __all__ = ["Answered", "ComparedPair", "Confusion", "Example", "FoundImages", "F
 def write_report(
     results: Sequence[Row], folder: Path, *, examples: Mapping[str, Sequence[Example]] | None = None
 ) -> None:
-    """Write results.json, results.md and report.html into `folder`, each whole or not at all.
+    """Write results.json, results.md and report.html into `folder`, each completely or not at all.
 
-    `results` are rows of results.json, few-shot curves among them (kind `few_shot`); the first row of a task is its own
-    number. `folder`/items, where it is there, gives averages their intervals. `examples` are by task.
+    Args:
+        results: Rows of results.json, including few-shot rows (kind `few_shot`); the first row of a
+            task is its main number.
+        folder: The folder; items in `folder`/items give averages their intervals.
+        examples: Examples by task.
 
-    Raises ValueError for a row that lacks a column."""
+    Raises:
+        ValueError: A row lacks a column.
+    """
     rows = checked(results)
     tasks = group_tasks(rows)
     tables, unshot = group_few_shot(rows)

@@ -1,6 +1,6 @@
-"""Numbers over several tasks: averages over the tasks of a kind, those that suites define, effective robustness.
+"""Numbers over several tasks: averages of a kind, averages defined by suites, effective robustness.
 
-Intervals come from the items that were kept; the images of one set count once, however many tasks ask about them.
+Intervals come from the stored items; the images of one set count once, however many tasks use them.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from open_diht.eval.tasks import load_suite, suite_names
 
 @dataclass(frozen=True, slots=True)
 class AverageRow:
-    """Plain average of the tasks' own numbers."""
+    """The plain average of the main numbers of a kind's tasks."""
 
     kind: str
     tasks: int
     missing: int
-    """Tasks of this kind without a number; they are not counted."""
+    """Number of tasks of this kind without a number; they are not counted."""
     value: float
     low: float | None
-    """None where the items of a task are not kept, or too few."""
+    """Lower end; None where the items of a task are not stored, or too few."""
     high: float | None
 
 
@@ -37,17 +37,22 @@ class Across:
     """One number over several tasks; a fraction."""
 
     name: str
-    """A task's, or a suite's."""
+    """Name of a task or a suite."""
     metric: str
     value: float
     low: float | None
     high: float | None
     how: str
-    """What a reader has to know next to it."""
+    """A note for the reader."""
 
 
 def averages(tasks: Sequence[TaskRows], folder: Path) -> list[AverageRow]:
-    """Average every kind with two measured tasks or more; items are read from `folder`/items."""
+    """Average every kind with at least two measured tasks.
+
+    Args:
+        tasks: The tasks.
+        folder: The folder of the results; items are read from `folder`/items.
+    """
     found = []
     for kind in dict.fromkeys(task.kind for task in tasks):
         of_kind = [task for task in tasks if task.kind == kind]
@@ -61,7 +66,12 @@ def averages(tasks: Sequence[TaskRows], folder: Path) -> list[AverageRow]:
 
 
 def across(tasks: Sequence[TaskRows], folder: Path) -> list[Across]:
-    """Return what the tasks of a run say together; items are read from `folder`/items."""
+    """Return effective robustness and the suites' averages.
+
+    Args:
+        tasks: The tasks of a run.
+        folder: The folder of the results; items are read from `folder`/items.
+    """
     found = []
     for one in effective_robustness({task.task: task.main for task in tasks}):
         beyond = "; ImageNet accuracy beyond that of these models" if one.beyond else ""
@@ -76,11 +86,12 @@ def across(tasks: Sequence[TaskRows], folder: Path) -> list[Across]:
 
 
 def _of_suite(suite: Suite, tasks: Sequence[TaskRows], folder: Path) -> Across | None:
-    """None for a suite without an average, or of which not every task was asked for."""
+    """Return the suite's average; None without an average, or if the run does not include all of its tasks."""
     by_name = {task.task: task for task in tasks}
     parts = [(one,) if isinstance(one, str) else one for one in suite.average]
     if not parts or any(name not in by_name for part in parts for name in part):
         return None
+    # A part with a missing task is left out of the average.
     measured = [part for part in parts if not any(by_name[name].missing for name in part)]
     if not measured:
         return None
@@ -100,7 +111,7 @@ def _of_suite(suite: Suite, tasks: Sequence[TaskRows], folder: Path) -> Across |
 
 
 def _average(tasks: Sequence[TaskRows], folder: Path) -> Averaged | None:
-    """The average of the tasks' items; None where those of a task are not kept."""
+    """Return the average of the tasks' items; None where those of a task are not stored."""
     found = []
     for task in tasks:
         path = folder / "items" / f"{task.task}.npz"

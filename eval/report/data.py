@@ -1,4 +1,4 @@
-"""Rows of results.json grouped as the page shows them."""
+"""Rows of results.json, grouped as the page shows them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COLUMNS = ("task", "kind", "metric", "value", "low", "high", "n", "protocol")
 
 @dataclass(frozen=True, slots=True)
 class TaskRows:
-    """The numbers of one task; the first is its own, the others stand beside it."""
+    """The numbers of one task, the main one first."""
 
     task: str
     kind: str
@@ -28,7 +28,7 @@ class TaskRows:
 
     @property
     def missing(self) -> str:
-        """Why there is no number; empty where there is one."""
+        """The reason why there is no number; empty if there is one."""
         return "" if self.main["value"] is not None else str(self.main["protocol"].get("missing", "no number"))
 
 
@@ -44,17 +44,22 @@ class FewShotTable:
     points: Mapping[tuple[str, int], Row]
 
     def of(self, method: str, shots: int) -> Row | None:
-        """The row of a method at k, None where it was not measured."""
+        """Return the row of a method at k; None where it was not measured.
+
+        Args:
+            method: The method.
+            shots: k.
+        """
         return self.points.get((method, shots))
 
     @property
     def protocol(self) -> Mapping[str, Any]:
-        """The record of the first point; all but `few_shot` is that of every point."""
+        """The record of the first point; all fields but `few_shot` are equal for every point."""
         return next(iter(self.points.values()))["protocol"]
 
     @property
     def short(self) -> Mapping[int, int]:
-        """At each k the number of classes that had fewer images; only where there are some."""
+        """Number of classes with fewer images than k, for each k where there are some."""
         counts = {
             k: len(row["protocol"]["few_shot"].get("classes_with_fewer_shots", ()))
             for (_, k), row in sorted(self.points.items(), key=lambda point: point[0][1])
@@ -63,12 +68,12 @@ class FewShotTable:
 
 
 def heading(kind: str) -> str:
-    """Of the section of a kind of task; rows may be older than what is registered."""
+    """Return the heading of a kind of task; the kind itself where it is not registered (any more)."""
     return KINDS[kind].heading if kind in KINDS else kind
 
 
 def checked(results: Sequence[Row]) -> list[Row]:
-    """The rows, if each has the columns that results.json promises. Raises ValueError."""
+    """Return the rows if each has all columns of results.json; raises ValueError otherwise."""
     for index, row in enumerate(results):
         lacking = [name for name in COLUMNS if name not in row]
         if lacking:
@@ -77,7 +82,7 @@ def checked(results: Sequence[Row]) -> list[Row]:
 
 
 def group_tasks(results: Sequence[Row]) -> list[TaskRows]:
-    """Tasks in the order of their first row, without few-shot."""
+    """Return the tasks in the order of their first row, without few-shot."""
     found: dict[str, list[Row]] = {}
     for row in results:
         if row["kind"] != "few_shot":
@@ -86,7 +91,7 @@ def group_tasks(results: Sequence[Row]) -> list[TaskRows]:
 
 
 def group_few_shot(results: Sequence[Row]) -> tuple[list[FewShotTable], list[TaskRows]]:
-    """Tables of few-shot points by task, and the tasks whose shots are missing."""
+    """Return tables of few-shot points by task, and the tasks whose shots are missing."""
     found: dict[str, list[Row]] = {}
     for row in results:
         if row["kind"] == "few_shot":

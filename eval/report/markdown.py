@@ -1,4 +1,4 @@
-"""results.md: the report's tables for terminals, tickets and diffs."""
+"""Render results.md: the report's tables for terminals, tickets and diffs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,15 @@ def render_markdown(
     of_kinds: Sequence[AverageRow],
     of_several: Sequence[Across],
 ) -> str:
-    """All numbers as Markdown tables."""
+    """Return all numbers as Markdown tables.
+
+    Args:
+        tasks: The tasks.
+        tables: Few-shot points by task.
+        unshot: Tasks whose shots are missing.
+        of_kinds: Averages of kinds.
+        of_several: Numbers over several tasks.
+    """
     lines = ["# Results", "", CAUTION, ""]
     for kind in dict.fromkeys(task.kind for task in tasks):
         of_kind = [task for task in tasks if task.kind == kind]

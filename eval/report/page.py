@@ -1,4 +1,4 @@
-"""The page: what was measured, how sure each number is, few-shot curves, published numbers, examples."""
+"""Render the page: numbers with intervals, few-shot curves, published numbers, examples."""
 
 from __future__ import annotations
 
@@ -33,7 +33,17 @@ def render(
     of_several: Sequence[Across],
     examples: Mapping[str, Sequence[Example]],
 ) -> str:
-    """Return the report as HTML that loads nothing."""
+    """Return the report as self-contained HTML.
+
+    Args:
+        rows: Rows of results.json.
+        tasks: The same grouped by task.
+        tables: Few-shot points by task.
+        unshot: Tasks whose shots are missing.
+        of_kinds: Averages of kinds.
+        of_several: Numbers over several tasks.
+        examples: Examples by task.
+    """
     titles = {task.task: task.title for task in tasks}
     average = {one.kind: one for one in of_kinds}
     names = dict.fromkeys(str(row["protocol"]["model"]["name"]) for row in rows if "model" in row["protocol"])
@@ -85,14 +95,19 @@ def render(
 
 
 def _protocols(rows: Sequence[Row]) -> tuple[dict[str, str], list[dict[str, str]]]:
-    """What the records of a task's numbers share, and what is each number's own."""
+    """Return what the records of a task's numbers have in common, and the rest for each number."""
     flat = [dict(flatten(row["protocol"])) for row in rows]
     shared = {name: value for name, value in flat[0].items() if all(one.get(name) == value for one in flat)}
     return shared, [{name: value for name, value in one.items() if name not in shared} for one in flat]
 
 
 def flatten(value: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
-    """Yield nested names joined by dots, with values as JSON writes them and strings without quotes."""
+    """Yield nested names joined by dots, with values as JSON and strings without quotes.
+
+    Args:
+        value: The record.
+        above: Prefix of the names.
+    """
     for name, inner in value.items():
         if isinstance(inner, Mapping):
             yield from flatten(inner, f"{above}{name}.")
@@ -101,7 +116,7 @@ def flatten(value: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, st
 
 
 def draw_curves(table: FewShotTable) -> str:
-    """Return the mean over seeds against shots, a line for each method with bars of one standard deviation."""
+    """Return a chart of the mean over seeds against shots: a line per method with bars of one standard deviation."""
     series = [
         Series(method, [_point(k, row) for k in table.shots if (row := table.of(method, k)) is not None])
         for method in table.methods
@@ -130,7 +145,7 @@ def _interval(row: Row) -> str:
 
 
 def _choices(table: FewShotTable) -> Iterator[dict[str, Any]]:
-    """The radius, penalty or temperature of every method, number of shots and seed, and what it was chosen on."""
+    """Yield the chosen hyperparameter of every method, number of shots and seed, and what it was chosen on."""
     for method, k in itertools.product(table.methods, table.shots):
         row = table.of(method, k)
         for choice in row["protocol"]["few_shot"].get("choices", ()) if row is not None else ():
@@ -143,7 +158,7 @@ def _choices(table: FewShotTable) -> Iterator[dict[str, Any]]:
 
 
 def _published(tasks: Sequence[TaskRows]) -> Iterator[dict[str, Any]]:
-    """Every number that has published ones, with these."""
+    """Yield every number that has published counterparts, with these."""
     for task in tasks:
         for row in task.rows:
             found = references(task.task, task.kind, row["metric"])
@@ -164,10 +179,15 @@ def _published_few_shot(tables: Sequence[FewShotTable]) -> Iterator[dict[str, An
 
 
 def thumbnail(image: Image.Image, name: str) -> str:
-    """Return the image as a small JPEG inside the page."""
+    """Return the image as an <img> tag with a small embedded JPEG.
+
+    Args:
+        image: The image.
+        name: Its alternative text.
+    """
     small = image.convert("RGB")
     small.thumbnail((SIDE, SIDE))
-    times = max(1, SIDE // 2 // max(small.size))  # smaller ones are shown enlarged to about half
+    times = max(1, SIDE // 2 // max(small.size))  # small images are enlarged to at least about half of SIDE
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=80)
     encoded = base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,4 +1,4 @@
-"""Published numbers that may stand beside ours, from eval/references.yaml."""
+"""Published numbers to show next to ours, from eval/references.yaml."""
 
 from __future__ import annotations
 
@@ -13,32 +13,38 @@ from open_diht.common.yaml_files import read_yaml
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """One published number."""
+    """A published number."""
 
     model: str
     data: str
     value: float
-    """In percent, as published."""
+    """The published value in percent."""
     source: str
-    """Where it was published, and whether it was read there."""
+    """The publication, and whether it was read there."""
     differs: str
-    """How its protocol is not ours."""
+    """Differences between its protocol and ours."""
 
 
 @dataclass(frozen=True, slots=True)
 class FewShotReference:
-    """One published few-shot curve."""
+    """A published few-shot curve."""
 
     method: str
     backbone: str
     shots: Mapping[int, float]
-    """k to percent."""
+    """Maps k to percent."""
     source: str
     differs: str
 
 
 def references(task: str, kind: str, metric: str) -> list[Reference]:
-    """Published numbers of that task and metric."""
+    """Return the published numbers for a task and metric.
+
+    Args:
+        task: The task's name.
+        kind: Its kind, which selects the note on differences.
+        metric: The metric.
+    """
     raw = _raw()
     found = []
     for entry in raw["models"]:
@@ -59,7 +65,7 @@ def references(task: str, kind: str, metric: str) -> list[Reference]:
 
 
 def few_shot_references(task: str) -> list[FewShotReference]:
-    """Published few-shot curves of that task."""
+    """Return the published few-shot curves of a task."""
     raw = _raw()
     return [
         FewShotReference(

@@ -1,4 +1,4 @@
-"""What page and Markdown say in the same words."""
+"""Texts that the page and the Markdown report share."""
 
 from __future__ import annotations
 
@@ -31,8 +31,12 @@ FEW_SHOT = (
 
 
 def shots_said(record: Mapping[str, Any], short: Mapping[int, int]) -> str:
-    """What must be said of the shots: how many are also test images, by the protocol record of a few-shot number (not
-    counted in results of before), cautions, and at which k some classes (`short`) had fewer."""
+    """Return the notes on the shots: overlap with test images, classes with too few images, cautions.
+
+    Args:
+        record: The protocol record of a few-shot number. Older results do not have the overlap.
+        short: For each k the number of classes with fewer images.
+    """
     parts, support = [], record.get("support", {})
     if "also_test" in support:
         found = support["also_test"]
@@ -50,15 +54,25 @@ def shots_said(record: Mapping[str, Any], short: Mapping[int, int]) -> str:
 
 
 def cell(text: str) -> str:
-    """`text` for a cell of a Markdown table."""
+    """Return `text` escaped for a cell of a Markdown table."""
     return plain(text, 400).replace("\\", "\\\\").replace("|", "\\|")
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """A proportion in percent: "68.0"; a dash where there is none."""
+    """Return a fraction in percent, such as "68.0"; a dash for None.
+
+    Args:
+        value: The fraction.
+        digits: Digits after the point.
+    """
     return "\u2013" if value is None else f"{100 * value:.{digits}f}"
 
 
 def ends(low: float | None, high: float | None) -> str:
-    """Both ends of an interval in percent; empty where there is none."""
+    """Return both ends of an interval in percent; empty where there is none.
+
+    Args:
+        low: The lower end, a fraction.
+        high: The upper end.
+    """
     return "" if low is None or high is None else f"{percent(low)} \u2013 {percent(high)}"

@@ -1,6 +1,6 @@
-"""Kinds of task by name: what of the data each needs, how it is measured, what the report shows of it.
+"""Kinds of task by name: the data each needs, how it is measured, and its examples in the report.
 
-One of your own: a subclass of `Kind`, and `register(YourKind())` before the tasks are read.
+To add a kind, subclass `Kind` and call `register(YourKind())` before the tasks are read.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-if TYPE_CHECKING:  # torch comes when something is measured, not when a suite is read
+if TYPE_CHECKING:  # torch is imported when something is measured, not when a suite is read
     from open_diht.eval.data import Annotation, DataSet
     from open_diht.eval.examples import Example
     from open_diht.eval.features import FeatureCache
@@ -22,55 +22,72 @@ class Kind(ABC):
     """A kind of task."""
 
     name: str
-    """What `kind` of a task selects it by."""
+    """Value of a task's `kind`."""
     heading: str
     """The heading of its section in the report."""
     metrics: tuple[str, ...]
-    """What may be the metric of a task."""
+    """Metrics that a task may name."""
     needs: Annotation
-    """The field of a `DataSet` that is filled; with labels come class names."""
+    """The `DataSet` field that it needs; labels come with class names."""
     rules: int = 1
-    """Raised when a change of the code changes the numbers of this kind: they are then measured again, and not compared
-    with older ones."""
+    """Increased when a code change alters the numbers of this kind: they are then measured again, and
+    not compared with older ones."""
 
     @abstractmethod
     def measure(self, task: Task, data: DataSet, cache: FeatureCache, options: Options) -> TaskOutcome:
-        """Return the numbers, the task's own first, and what happened to each item.
+        """Return the numbers, the task's own first, and the outcome of each item.
 
-        Called on all ranks of `cache.group`, of which the first one's outcome is written.
+        Called on all ranks of `cache.group`; the first one's outcome is written.
 
         Args:
             task: The task.
             data: Its data, with the field that this kind needs.
             cache: The model and its features.
-            options: Choices of the run.
+            options: Options of the run.
 
         Raises:
             DataBroken: The data does not fit.
         """
 
     def examples(self, task: Task, data: DataSet, items: Items, cache: FeatureCache) -> Sequence[Example]:
-        """Return what the report shows of single items; nothing where a kind has nothing to show."""
+        """Return examples of single items for the report; empty by default.
+
+        Args:
+            task: The task.
+            data: Its data.
+            items: The outcome of its items.
+            cache: The model and its features.
+        """
         return ()
 
 
 class Shipped(Kind):
-    """A kind that comes with the program. Its module loads torch, so it is imported when something is measured."""
+    """A built-in kind. Its module loads torch, so it is imported only when something is measured."""
 
     def __init__(
         self, name: str, heading: str, needs: Annotation, metrics: str, measure: str, examples: str, rules: int = 1
     ):
-        """`metrics` are words; `measure` and `examples` are functions of `open_diht.eval`, "module.function"."""
+        """Describe a kind.
+
+        Args:
+            name: Value of a task's `kind`.
+            heading: The heading of its section in the report.
+            needs: The `DataSet` field that it needs.
+            metrics: Its metrics, separated by spaces.
+            measure: A function of `open_diht.eval`, "module.function".
+            examples: The same for its examples.
+            rules: The version of its rules.
+        """
         self.name, self.heading, self.needs, self.metrics = name, heading, needs, tuple(metrics.split())
         self.rules, self._measure, self._examples = rules, measure, examples
 
     def measure(self, task: Task, data: DataSet, cache: FeatureCache, options: Options) -> TaskOutcome:
-        """Call the function of the kind's module."""
+        """Call the function of the kind's module; arguments as in `Kind`."""
         more = {"strict": options.strict_ties} if self.name == "retrieval" else {}
         return _imported(self._measure)(task, data, cache, **more)
 
     def examples(self, task: Task, data: DataSet, items: Items, cache: FeatureCache) -> Sequence[Example]:
-        """Call the function of the kind's module."""
+        """Call the function of the kind's module; arguments as in `Kind`."""
         return _imported(self._examples)(task, data, items, cache)
 
 
@@ -81,11 +98,11 @@ def _imported(name: str) -> Any:
 
 K = TypeVar("K", bound=Kind)
 KINDS: dict[str, Kind] = {}
-"""Name to kind."""
+"""Kinds by name."""
 
 
 def register(kind: K) -> K:
-    """Make a kind known by its name. Raises ValueError where the name is taken."""
+    """Register a kind by its name. Raises ValueError where the name is taken by another class."""
     if type(KINDS.get(kind.name, kind)) is not type(kind):
         raise ValueError(f"there is a kind of task called {kind.name} already, {type(KINDS[kind.name]).__name__}")
     KINDS[kind.name] = kind

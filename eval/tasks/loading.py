@@ -1,4 +1,4 @@
-"""Suite files to tasks; every key, name and number of a file is checked before anything is read or written."""
+"""Read tasks from suite files; every key, name and number of a file is checked before anything else happens."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ _SHELF = Shelf(Path(__file__).parents[1] / "suites", "suite", WrongUse)
 
 
 def suite_names() -> list[str]:
-    """Return the names of the suites that come with the program."""
+    """Return the names of the built-in suites."""
     return _SHELF.names()
 
 
 def load_suite(name: str) -> Suite:
     """Return the suite of that name, or of that YAML file. Raises `WrongUse`."""
     path = _SHELF.path(name)
+    # Built-in suites do not change while the program runs, so they are cached.
     return _shipped(path) if path.parent == _SHELF.folder else _suite(path)
 
 
 def choose_tasks(words: str) -> Suite:
-    """Tasks by a comma-separated list of suites, suite files and task names; a task asked for twice counts once.
+    """Return the tasks of a comma-separated list of suites, suite files and task names, each task once.
 
-    Raises `WrongUse` for a word that is neither, with the nearest name there is.
+    Raises `WrongUse` for an unknown word, with the nearest known name.
     """
     asked = [word.strip() for word in words.split(",") if word.strip()]
     if not asked:
@@ -58,7 +59,7 @@ def _shipped(path: Path) -> Suite:
 
 
 def _suite(path: Path) -> Suite:
-    """The suite of a YAML file. Raises `WrongUse` for anything it does not understand."""
+    """Return the suite of a YAML file. Raises `WrongUse` for invalid content."""
     with _SHELF.explained(path):
         raw = read_yaml(path)
         entries = raw.get("tasks") if isinstance(raw, dict) else None
@@ -76,7 +77,7 @@ def _suite(path: Path) -> Suite:
 
 
 def _task(entry: Any) -> Task:
-    """The checked task of an entry of `tasks`: what it says, or one of another suite, `suite:task`."""
+    """Return the checked task of an entry of `tasks`; a string `suite:task` refers to another suite."""
     if isinstance(entry, str):
         return _borrowed(entry)
     try:
@@ -100,7 +101,7 @@ def _borrowed(words: str) -> Task:
 
 
 def _check(task: Task) -> None:
-    """Raise `WrongUse` for what a task's fields say together."""
+    """Raise `WrongUse` where a task's fields do not fit together."""
     if not task.sources:
         raise WrongUse("no sources")
     for source in (*task.sources, *task.support):

@@ -1,4 +1,4 @@
-"""A page of documentation for each task, and a table for each suite, made from the suite files."""
+"""Generate a page of documentation for each task, and a table for each suite, from the suite files."""
 
 from __future__ import annotations
 
@@ -9,18 +9,23 @@ from open_diht.eval.tasks.kinds import KINDS
 from open_diht.eval.tasks.loading import load_suite, suite_names
 
 _LISTED = 8
-"""Class names and templates shown of a list, at most."""
+"""Maximum number of class names and templates shown of a list."""
 
 
 def task_pages() -> dict[str, str]:
-    """Markdown of every task of the suites that come with the program, by name."""
+    """Return the Markdown page of every task of the built-in suites, by name."""
     suites = [load_suite(name) for name in suite_names()]
     found: dict[str, Task] = {task.name: task for suite in suites for task in suite.tasks}
     return {name: task_page(task, suites) for name, task in sorted(found.items())}
 
 
 def task_page(task: Task, suites: Sequence[Suite]) -> str:
-    """What a reader of a task's number should know: data, terms, question, metric, traps."""
+    """Return the page of a task: data, terms, metric, pitfalls.
+
+    Args:
+        task: The task.
+        suites: The suites, to list those that have it.
+    """
     kind = KINDS[task.kind]
     facts: Mapping[str, str] = {
         "kind": f"{kind.heading} (`{task.kind}`)" + (f", {task.direction}" if task.direction else ""),
@@ -44,6 +49,7 @@ def task_page(task: Task, suites: Sequence[Suite]) -> str:
         caution = f"Beside the number stands: {task.caution}." if task.caution else ""
         lines += ["", "## Traps", "", *(_cell(text) for text in (task.note, caution) if text)]
     lines += ["", "## Measure it", "", "```bash"]
+    # Data in the repository needs no download.
     if task.fetch and task.fetch.get("from") != "repository":
         lines.append(f"make bench-data TASK={task.name}")
     lines += [f"make bench MODEL=out/train/export TASKS={task.name}", "```", ""]
@@ -51,7 +57,7 @@ def task_page(task: Task, suites: Sequence[Suite]) -> str:
 
 
 def suite_tables() -> Iterator[str]:
-    """A heading and a table for each suite, with a link to the page of each task."""
+    """Yield lines of a heading and a table for each suite, with a link to the page of each task."""
     for name in suite_names():
         suite = load_suite(name)
         yield from (f"## {name}", "", _cell(suite.about), "", "| task | data | kind | metric | items | licence |")

@@ -1,7 +1,7 @@
-"""Prompt templates and class names of the field, by the name of their source (NOTICE.txt says whose they are).
+"""Published prompt templates and class names, by the name of their source (credits are in NOTICE.txt).
 
-A name is `clip_benchmark:cifar10` or `openai_clip:ucf101`. A template has one slot, `{}` (openai/CLIP) or `{c}`
-(CLIP_benchmark and the webdataset template files).
+A name is `clip_benchmark:cifar10` or `openai_clip:ucf101`. A template has one slot, `{}`
+(openai/CLIP) or `{c}` (CLIP_benchmark and the webdataset template files).
 """
 
 from __future__ import annotations
@@ -26,12 +26,20 @@ def _table(source: str) -> dict[str, dict[str, list[str]]]:
 
 
 def known(kind: Texts) -> list[str]:
-    """All names `source:set` that have templates, or class names."""
+    """Return all names `source:set` that have this kind of texts."""
     return [f"{source}:{name}" for source in SOURCES for name, entry in _table(source).items() if kind in entry]
 
 
 def look_up(kind: Texts, name: str) -> list[str]:
-    """The list that `source:set` names. Raises `WrongUse` for a name that is not there."""
+    """Return the list that `source:set` names.
+
+    Args:
+        kind: templates or class_names.
+        name: The name.
+
+    Raises:
+        WrongUse: The name is unknown.
+    """
     source, _, key = name.partition(":")
     if source not in SOURCES or kind not in _table(source).get(key, {}):
         raise WrongUse(f"no {kind.replace('_', ' ')} under the name {name!r}{nearest(name, known(kind))}")
@@ -39,18 +47,32 @@ def look_up(kind: Texts, name: str) -> list[str]:
 
 
 def named(kind: Texts, value: str | Iterable[str]) -> list[str]:
-    """Templates or class names: the list itself, or what a name stands for. Raises `WrongUse` as `look_up` does."""
+    """Return the list itself, or the list that a name refers to.
+
+    Args:
+        kind: templates or class_names.
+        value: A list or a name.
+
+    Raises:
+        WrongUse: The name is unknown.
+    """
     return look_up(kind, value) if isinstance(value, str) else list(value)
 
 
 def fill(template: str, name: str) -> str:
-    """The prompt: `name` in the slot of `template`. The name is taken literally, whatever braces it holds."""
+    """Return the template with the name in its slot.
+
+    Args:
+        template: A template with one slot.
+        name: The name, taken literally even if it has braces.
+    """
     slot = slot_of(template)
+    # No str.format: the name may contain braces.
     return template.replace(slot, name, 1)
 
 
 def slot_of(template: str) -> str:
-    """`{}` or `{c}`, whichever the template has; raises `WrongUse` unless it has exactly one."""
+    """Return the template's slot, `{}` or `{c}`; raises `WrongUse` unless it has exactly one."""
     counts = {slot: template.count(slot) for slot in ("{}", "{c}")}
     if sum(counts.values()) != 1:
         raise WrongUse(f"template {template!r} needs exactly one slot {{}} or {{c}}")
@@ -58,7 +80,12 @@ def slot_of(template: str) -> str:
 
 
 def check_templates(templates: Sequence[str], place: str) -> None:
-    """Raise `WrongUse` where there is no template, or one without its slot; `place` says whose they are."""
+    """Raise `WrongUse` where there is no template, or one without exactly one slot.
+
+    Args:
+        templates: The templates.
+        place: Their origin, for messages.
+    """
     if not templates:
         raise WrongUse(f"{place}: no templates")
     for template in templates:

@@ -1,1 +1,1 @@
-"""One module a claim: `arms(scale, data)` says what is tried, `run(arm, data)` tries it."""
+"""One module per claim: `arms(track, scale, data)` lists the arms, `run(arm, data)` runs one."""

@@ -1,10 +1,10 @@
-"""CAT: what the filter keeps teaches more than the same number of pairs drawn at random; more than all, where there is
-enough of it.
+"""CAT: pairs kept by the filter teach more than as many random pairs, and more than all if there are enough of them.
 
-Pools: the web pairs (`natural`), and these with noise (`injected`): web images with captions of other pairs of the web,
-LAION's, and images that show their caption. Verdicts are those of the product's filters, preset `paper`. Every arm of a
-pool has the same words and, with the same seed, the same weights at the start; the clock is samples seen, so that a
-smaller part is repeated more often. Nothing is chosen: the settings are those of the track's configuration.
+Pools: the web pairs (`natural`), and these with noise (`injected`): web images with LAION's
+captions, and images that show their caption. The decisions are those of the product's filters,
+preset `paper`. Every arm of a pool has the same words and, with the same seed, the same initial
+weights. Budgets count samples seen, so a smaller part is repeated more often. No setting is tuned:
+they are those of the track's configuration.
 """
 
 from __future__ import annotations
@@ -25,11 +25,20 @@ from open_diht.study.training import Pairs, trained, vocabulary
 ABOUT = Path(__file__).with_name("cat.yaml")
 NAME = "cat"
 BY_CAPTION = ("complexity", "action")
-"""Reasons of rejection that the caption alone decides."""
+"""Reasons of rejection that depend only on the caption."""
 
 
 def arms(track: str, scale: str, data: Data) -> list[Arm]:
-    """All arms at all budgets, those of one seed after the other, the smallest budgets first."""
+    """Return all arms at all budgets: by budget, smallest first, then pool, then seed.
+
+    Args:
+        track: One of the claim's tracks.
+        scale: full, quick or tiny.
+        data: The sets.
+
+    Raises:
+        SetMissing: A set is not available.
+    """
     about, on = described(ABOUT), track_of(ABOUT, track)
     data.wanted(web_set(on.side))
     data.wanted("flickr8k")
@@ -43,7 +52,15 @@ def arms(track: str, scale: str, data: Data) -> list[Arm]:
 
 
 def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]:
-    """Train on the arm's part of its pool; ranks on Flickr8k's test photographs and on held-out web pairs."""
+    """Train on the arm's part of its pool and rank Flickr8k's test photographs and held-out web pairs.
+
+    Args:
+        arm: The arm.
+        data: The sets.
+
+    Returns:
+        Metrics, ranks by test set and direction, and notes.
+    """
     on = track_of(ABOUT, arm.track)
     pool, words = _pool(arm.pool, data, on.side)
     rows = chosen(pool.verdict, arm.arm, arm.seed)
@@ -55,13 +72,20 @@ def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]]
 
 
 def chosen(verdict: NDArray[np.str_], arm: str, seed: int) -> NDArray[np.int64]:
-    """Rows of a pool that an arm learns from, by the verdicts of CAT; a random part is another one for every seed."""
+    """Return the rows of a pool that an arm trains on.
+
+    Args:
+        verdict: (m,) CAT's decision on each pair: `kept` or a reason.
+        arm: kept, kept-ca, random or all.
+        seed: Draws the random part.
+    """
     kept = np.flatnonzero(verdict == "kept")
     if arm == "kept":
         return kept
     if arm == "kept-ca":
         return np.flatnonzero(~np.isin(verdict, BY_CAPTION))
     if arm == "random":
+        # Draw as many as the filter keeps, so that only the choice of pairs differs.
         return np.sort(np.random.default_rng(seed).permutation(len(verdict))[: len(kept)])
     return np.arange(len(verdict))
 

@@ -1,9 +1,10 @@
-"""Concept distillation: an image tower learns more when heads on it predict what a teacher sees.
+"""Concept distillation: an image tower learns more when it has heads that predict a teacher's concepts.
 
-A tower from scratch (on a CPU a ConvNet at 48 pixels), on Flickr8k's training photographs with all their captions. The
-teacher, an EfficientNet-Lite0 of ImageNet-1k, has heads for the objects and attributes that captions name (`concepts`),
-or keeps its own classifier (`imagenet`). With the same seed all arms have the same towers at the start and the same
-order of pairs. Nothing is chosen: factors of the losses and the rates of heads are the trainer's defaults.
+The tower is trained from scratch (on a CPU a ConvNet at 48 pixels) on Flickr8k's training
+photographs with all their captions. The teacher, an EfficientNet-Lite0 trained on ImageNet-1k, has
+heads for the objects and attributes in captions (`concepts`), or keeps its own classifier
+(`imagenet`). With the same seed all arms have the same initial towers and the same order of pairs.
+Nothing is tuned: loss factors and the learning rates of heads are the trainer's defaults.
 """
 
 from __future__ import annotations
@@ -25,7 +26,16 @@ NAME = "concepts"
 
 
 def arms(track: str, scale: str, data: Data) -> list[Arm]:
-    """All arms at all budgets, those of one seed after the other, the smallest budgets first."""
+    """Return all arms at all budgets: by budget, smallest first, then by seed.
+
+    Args:
+        track: One of the claim's tracks.
+        scale: full, quick or tiny.
+        data: The sets.
+
+    Raises:
+        SetMissing: A set is not available.
+    """
     data.wanted("flickr8k")
     return [
         Arm(claim=NAME, pool="flickr8k", arm=arm, budget=budget, seed=seed, track=track)
@@ -37,10 +47,19 @@ def arms(track: str, scale: str, data: Data) -> list[Arm]:
 
 
 def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]:
-    """Train with the arm's targets; ranks on Flickr8k's test photographs."""
+    """Train with the arm's targets and rank Flickr8k's test photographs.
+
+    Args:
+        arm: The arm.
+        data: The sets.
+
+    Returns:
+        Metrics, ranks by test set and direction, and notes.
+    """
     on = track_of(ABOUT, arm.track)
     pairs, words, test = _photographs(data, on.side)
     targets, about = (None, {}) if arm.arm == "none" else _targets(arm.arm, data)
+    # ImageNet's classifier knows objects only, so the loss of the attribute head is off.
     changed = {"concepts": {"attributes": 0.0}} if arm.arm == "imagenet" else {}
     model = trained(on.trainer, pairs, words, budget=arm.budget, seed=arm.seed, changed=changed, concepts=targets)
     metrics, items = model.retrieval({"flickr8k-test": test})
@@ -56,7 +75,7 @@ def _photographs(data: Data, side: int | None) -> tuple[Pairs, list[str], Pairs]
 
 @lru_cache(maxsize=2)
 def _targets(arm: str, data: Data) -> tuple[Path, dict[str, Any]]:
-    """A folder of targets of the training pairs, and what there is to know of the heads."""
+    """Write the targets of the training pairs; return their folder and notes on the heads."""
     train = data.flickr8k_of_teacher("train")
     features = train.images
     if arm == "imagenet":

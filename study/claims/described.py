@@ -1,4 +1,4 @@
-"""What the YAML file of a claim says."""
+"""Read the YAML file of a claim."""
 
 from __future__ import annotations
 
@@ -13,24 +13,29 @@ from open_diht.common.yaml_files import read_yaml
 
 @dataclass(frozen=True, kw_only=True)
 class Track:
-    """What learns, from what, and for how long."""
+    """A model, its images and its budgets."""
 
     trainer: Path
     """Configuration of the trainer."""
     side: int | None
-    """Of the images that are stored, in pixels; None: cached features."""
+    """Side of the stored images in pixels; None: cached features."""
     budgets: Mapping[str, Any]
-    """How much (`full`, `quick`, `tiny`) to the samples seen and the seeds of each."""
+    """Maps the scale (`full`, `quick`, `tiny`) to numbers of samples seen, each with its seeds."""
 
 
 @cache
 def described(path: Path) -> dict[str, Any]:
-    """Arms, pools and tracks of a claim."""
+    """Return arms, pools and tracks of a claim."""
     found: dict[str, Any] = read_yaml(path)
     return found
 
 
 def track_of(path: Path, name: str) -> Track:
-    """A track of a claim."""
+    """Return a track of a claim.
+
+    Args:
+        path: The claim's YAML file.
+        name: The track.
+    """
     about = described(path)["tracks"][name]
     return Track(trainer=path.parent / about["trainer"], side=about.get("side"), budgets=about["budgets"])

@@ -1,14 +1,15 @@
-"""Few-shot: the paper's probe, which starts from the text, against a probe that does not know the text.
+"""Few-shot: the paper's probe, which starts from the text, against a probe without text.
 
-On the reference encoder of the evaluation, whose weights nobody here made. A budget is the number k of labelled images
-of each class; k = 0 is zero-shot. A seed draws the shots, and all methods get the same ones, so that they are paired
-over images and over draws. Radius and penalty are chosen on the shots alone (`open_diht.eval.fewshot`): test labels
-score and choose nothing.
+The model is the reference encoder of the evaluation. A budget is the number k of labeled images per
+class; k = 0 is zero-shot. A seed draws the shots, which all methods share, so results are paired
+over images and over draws. Radius and penalty are chosen on the shots alone
+(`open_diht.eval.fewshot`): test labels only score.
 
-Sets of photographs of groceries: `grocery-inside`, the kinds that are classes of ImageNet, on which the image encoder
-was trained; `grocery-packages`, cartons and bottles of one shelf, whose names say little of how they look;
-`grocery-produce`, the fruit and vegetables that are no classes of ImageNet. Then CIFAR-10, and Fashion-MNIST, with
-which the rule for the radius was settled (benchmarks/RESULTS.md).
+Sets of photographs of groceries: `grocery-inside`, the kinds that are classes of ImageNet, on which
+the image encoder was trained; `grocery-packages`, cartons and bottles of one shelf, whose names
+tell little about their looks; `grocery-produce`, the fruit and vegetables that are not classes of
+ImageNet. Then CIFAR-10, and Fashion-MNIST, on which the rule for the radius was developed
+(benchmarks/RESULTS.md).
 """
 
 from __future__ import annotations
@@ -36,28 +37,28 @@ from open_diht.study.rows import ZERO_SHOT, Arm
 
 SHOTS = {"full": (1, 2, 4, 8, 16, 32), "quick": (1, 4, 16), "tiny": (1, 2)}
 DRAWS = {"full": {"grocery-inside": 20}, "quick": {}, "tiny": {}}
-"""Draws of the shots where they are not FEW: of a small set each costs a second, and their luck is worth several points
-at k = 1."""
+"""Numbers of draws where they are not FEW: a small set costs a second per draw, and at k = 1 results
+vary by several points between draws."""
 FEW = {"full": 5, "quick": 3, "tiny": 3}
 METHODS = ("probe", "random-init", "text-or-zero")
-"""Of `open_diht.eval.fewshot.METHODS`, beside zero-shot."""
+"""Methods of `open_diht.eval.fewshot.METHODS` to run in addition to zero-shot."""
 TASKS = {"fashion-mnist": "fashion_mnist", "cifar10": "cifar10"}
 """Pools that are tasks of the evaluation, by their names there."""
 TEMPLATES = ("a photo of a {}.", "a photo of {}, a type of food.", "{}")
-"""Of the groceries: ours, written before anything was measured."""
+"""Templates for groceries: ours, written before any measurement."""
 INSIDE = (
     "Granny Smith", "Banana", "Lemon", "Orange", "Pineapple", "Pomegranate", "Cabbage", "Brown Cap Mushroom",
     "Cucumber", "Zucchini",
 )  # fmt: skip
-"""Groceries that are classes of ImageNet-1k, by their names."""
+"""Names of groceries that are classes of ImageNet-1k."""
 BRANDS = ("Bravo", "God Morgon", "Tropicana", "Arla", "Garant", "Oatly", "Alpro", "Valio", "Yoggi")
-"""What names of packages begin with."""
+"""Prefixes of the names of packages."""
 GROCERIES: dict[str, Callable[[str], bool]] = {
     "grocery-inside": lambda name: name in INSIDE,
     "grocery-packages": lambda name: name.startswith(BRANDS),
     "grocery-produce": lambda name: name not in INSIDE and not name.startswith(BRANDS),
 }
-"""Pools and which names are theirs."""
+"""Maps a pool to a test for the names in it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,14 +66,22 @@ class Pool:
     """A set with its features."""
 
     encoded: Encoded
-    """Among its training samples are all that become shots."""
+    """Features; the training samples include all that become shots."""
     labels: NDArray[np.int64]
-    """(m,) the classes of the test images."""
+    """(m,) classes of the test images."""
 
 
 def arms(track: str, scale: str, data: Data) -> list[Arm]:
-    """Zero-shot once, and every method at every k and draw, on the sets that are at hand; the fewest shots first. No
-    towers are trained, so the track changes nothing but the name of the rows."""
+    """Return zero-shot once, and every method at every k and draw, fewest shots first, on the available sets.
+
+    Args:
+        track: The name of the rows' track. No towers are trained, so nothing else depends on it.
+        scale: full, quick or tiny.
+        data: The sets.
+
+    Raises:
+        SetMissing: The reference encoder is not available.
+    """
     data.wanted("reference")
     pools = list(GROCERIES) if data.has("grocery") else []
     pools += [pool for pool, task in TASKS.items() if data.has(task) and scale != "tiny"]
@@ -87,8 +96,17 @@ def arms(track: str, scale: str, data: Data) -> list[Arm]:
 
 
 def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]:
-    """Fit one probe on one draw: which test images it gets right. The time of a draw's probes is that of the first."""
+    """Fit a probe on one draw and score the test images.
+
+    Args:
+        arm: The arm. The time of a draw's probes is recorded for the first one only.
+        data: The sets.
+
+    Returns:
+        Metrics, whether each test image is right, and notes.
+    """
     pool = open_pool(arm.pool, data)
+    # Zero-shot has the budget 0, but curves need at least one shot.
     k = max(arm.budget, 1)
     found = _curves(arm.pool, data, k, arm.seed, (ZERO_SHOT,) if arm.arm == ZERO_SHOT else METHODS)
     right = found.predicted[arm.arm, k, arm.seed] == pool.labels
@@ -109,7 +127,7 @@ def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]]
     return metrics, {name: right}, notes
 
 
-@lru_cache(maxsize=1)  # the arms of one draw follow each other, and `text-or-zero` asks for both others
+@lru_cache(maxsize=1)  # the arms of one draw are consecutive, and `text-or-zero` uses both others
 def _curves(pool: str, data: Data, k: int, seed: int, methods: tuple[str, ...]) -> FewShotResult:
     of = open_pool(pool, data)
     return run_curves(of.encoded, of.labels, FewShotSettings(shots=(k,), seeds=(seed,), methods=methods))
@@ -117,13 +135,22 @@ def _curves(pool: str, data: Data, k: int, seed: int, methods: tuple[str, ...]) 
 
 @lru_cache
 def open_pool(name: str, data: Data) -> Pool:
-    """The set of that name with the features that probes need. Raises `SetMissing`."""
+    """Return a pool with its features.
+
+    Args:
+        name: The pool.
+        data: The sets.
+
+    Raises:
+        SetMissing: The reference encoder or the pool's grocery set is not available.
+    """
     model = _model(data)
     cache = FeatureCache(data.cache / "encoded", model, progress=True)
     train, test, names, prompts = _grocery(name, data) if name not in TASKS else _task(TASKS[name], data)
-    assert train.labels is not None and test.labels is not None  # they are labelled sets
+    assert train.labels is not None and test.labels is not None  # labeled sets
     keys, labels = list(train.images.keys), train.labels
-    # A shot depends on its own key alone: of a large set these few images are encoded, and the same ones are drawn.
+    # A shot depends only on its own key, so only these images of a large set are encoded, and the same shots
+    # are drawn.
     most, draws = max(SHOTS["full"]), range(max(FEW["full"], DRAWS["full"].get(name, 0)))
     drawn = [draw_shots(keys, labels, len(names), most, seed).indices(most) for seed in draws]
     chosen = sorted({int(index) for one in drawn for index in one})
@@ -145,7 +172,7 @@ def _model(data: Data) -> Model:
 
 
 def _grocery(pool: str, data: Data) -> tuple[DataSet, DataSet, list[str], Sequence[str]]:
-    """Training and test images, class names and templates of some kinds of groceries."""
+    """Return training and test images, class names and templates of the kinds of groceries in a pool."""
     train, test = data.grocery("train"), data.grocery("test")
     names = test.class_names or ()
     kinds = [index for index, name in enumerate(names) if GROCERIES[pool](name)]
@@ -153,7 +180,7 @@ def _grocery(pool: str, data: Data) -> tuple[DataSet, DataSet, list[str], Sequen
 
 
 def _of(data: DataSet, kinds: Sequence[int]) -> DataSet:
-    """The images of some classes, which are counted anew."""
+    """Return the images of some classes, with the classes renumbered."""
     assert data.labels is not None
     rows = np.flatnonzero(np.isin(data.labels, kinds)).tolist()
     found = data.take(rows)
@@ -162,7 +189,7 @@ def _of(data: DataSet, kinds: Sequence[int]) -> DataSet:
 
 
 def _task(name: str, data: Data) -> tuple[DataSet, DataSet, list[str], Sequence[str]]:
-    """The same of a task of the evaluation."""
+    """Return training and test images, class names and templates of a task of the evaluation."""
     [task] = choose_tasks(name).tasks
     memo = Memo(data.cache / "hashes")
     test = open_task(task, data_root(), memo)

@@ -1,9 +1,10 @@
-"""HN-NCE: negatives that are hard weigh more, and retrieval gets better: if the logits are soft enough at the start.
+"""HN-NCE: weighting hard negatives improves retrieval if the initial logits are soft enough.
 
-beta sharpens the weights of negatives by the scale of the logits, which a short run hardly learns. So there are two
-pools of rows: `usual`, every beta at the usual initial scale, and `tuned`, each beta at the scale that was best for it
-on one half of the held-out web pairs, with seeds of their own (rows of stage `tuning`; `best_scales`). Reported are the
-other half and Flickr8k's test photographs. All learn from the web's training pairs.
+beta sharpens the weights of negatives depending on the scale of the logits, which a short run
+hardly changes. There are therefore two pools of rows: `usual`, every beta at the usual initial
+scale, and `tuned`, each beta at its best scale on one half of the held-out web pairs, found with
+seeds of their own (rows of stage `tuning`; `best_scales`). Results are reported on the other half
+and on Flickr8k's test photographs. All arms train on the web's training pairs.
 """
 
 from __future__ import annotations
@@ -25,11 +26,20 @@ from open_diht.study.training import Pairs, trained, vocabulary
 ABOUT = Path(__file__).with_name("negatives.yaml")
 NAME = "negatives"
 CHOSEN_BY = "web-chosen/t2i/gm_rank"
-"""On one half of the held-out pairs."""
+"""Metric that selects the scale, on one half of the held-out pairs."""
 
 
 def arms(track: str, scale: str, data: Data) -> list[Arm]:
-    """First the grid, at full scale on a CPU alone, then what is reported."""
+    """Return the arms of the grid (only on a CPU at full scale), then the reported ones.
+
+    Args:
+        track: One of the claim's tracks.
+        scale: full, quick or tiny.
+        data: The sets.
+
+    Raises:
+        SetMissing: A set is not available.
+    """
     about, on = described(ABOUT), track_of(ABOUT, track)
     data.wanted(web_set(on.side))
     data.wanted("flickr8k")
@@ -45,8 +55,15 @@ def arms(track: str, scale: str, data: Data) -> list[Arm]:
 
 
 def reported(track: str, budget: int, seeds: Sequence[int]) -> list[Arm]:
-    """Every beta at the usual scale and at its own."""
+    """Return the arms of every beta at the usual scale and at its own.
+
+    Args:
+        track: One of the claim's tracks.
+        budget: Samples seen.
+        seeds: The seeds.
+    """
     about = described(ABOUT)
+    # A budget without a grid of its own uses the scales of the nearest one.
     chosen = about["chosen"][min(about["chosen"], key=lambda known: abs(known - budget))]
     return [
         _arm(track, pool, beta, budget, seed, start)
@@ -64,7 +81,16 @@ def _arm(track: str, pool: str, beta: float, budget: int, seed: int, start: floa
 
 
 def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]:
-    """Train with a beta and an initial scale; the half of the held-out pairs that chooses, or what is reported."""
+    """Train with a beta and an initial scale, and rank the test pairs.
+
+    Args:
+        arm: The arm. Arms of the grid rank the half of the held-out pairs that selects the scale,
+            others the other half and Flickr8k.
+        data: The sets.
+
+    Returns:
+        Metrics, ranks by test set and direction, and notes.
+    """
     on = track_of(ABOUT, arm.track)
     pairs, words = _pairs(data, on.side)
     beta, start = arm.settings["beta"], arm.settings["scale"]
@@ -83,7 +109,10 @@ def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]]
 
 
 def ranks_by_scale(rows: Sequence[Row]) -> dict[int, dict[float, dict[float, float]]]:
-    """Budget, beta and initial scale to the geometric-mean rank on the pairs that choose, over the grid's seeds."""
+    """Return the geometric-mean rank on the selecting pairs by budget, beta and initial scale.
+
+    The mean is over the grid's seeds.
+    """
     ranks: dict[int, dict[float, dict[float, list[float]]]] = {}
     for row in rows:
         if row.arm.settings.get("stage") == TUNING:
@@ -99,7 +128,7 @@ def ranks_by_scale(rows: Sequence[Row]) -> dict[int, dict[float, dict[float, flo
 
 
 def best_scales(rows: Sequence[Row]) -> dict[int, dict[float, float]]:
-    """Budget and beta to the initial scale of the lowest rank: `chosen` in `negatives.yaml`."""
+    """Return the initial scale with the lowest rank by budget and beta: `chosen` in `negatives.yaml`."""
     return {
         budget: {beta: min(ranks, key=lambda start: ranks[start]) for beta, ranks in betas.items()}
         for budget, betas in ranks_by_scale(rows).items()

@@ -1,4 +1,4 @@
-"""Pools of web pairs, with CAT's verdict of each."""
+"""Pools of web pairs with CAT's decision on each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from open_diht.study.data import Data, Web
 from open_diht.study.training import Pairs
 
-_SEED = 1  # of which images get a strange caption: all seeds of an arm have the same pool
+_SEED = 1  # draws the images that get a wrong caption; all seeds of an arm have the same pool
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,23 +19,33 @@ class Pool:
 
     pairs: Pairs
     verdict: NDArray[np.str_]
-    """(m,)."""
+    """(m,) `kept` or a reason."""
     origin: NDArray[np.str_]
-    """(m,) `web`, `strange` or `drawn`."""
+    """(m,) `web`, `strange` (a caption of LAION) or `drawn` (an image of its caption)."""
 
     def about(self, rows: NDArray[np.int64]) -> dict[str, int]:
-        """How many of these rows are of each origin."""
+        """Return the number of these rows by origin."""
         names, counts = np.unique(self.origin[rows], return_counts=True)
         return dict(zip(names.tolist(), counts.tolist(), strict=True))
 
 
 def open_pool(data: Data, side: int | None, noise: bool = False) -> Pool:
-    """The web's training pairs, as features or as images of a side; with noise also pairs that a crawl has: captions of
-    LAION beside images that are not theirs, and images that show their caption. Raises `SetMissing`."""
+    """Return the web's training pairs, with noise if wanted.
+
+    Args:
+        data: The sets.
+        side: Side of the images in pixels; None: features.
+        noise: Whether to add pairs as in a crawl: LAION's captions with images that are not theirs,
+            and images that show their caption.
+
+    Raises:
+        SetMissing: A set is not available.
+    """
     web = data.web(side)
     parts = [_web(web, np.flatnonzero(web.split == "train"), "web")]
     if noise:
         parts += [_strange(data, web), _web(drawn := data.drawn(side), np.arange(len(drawn.captions)), "drawn")]
+    # Offset image indices by the images of the parts before.
     before = np.cumsum([0, *(len(part.pairs.images) for part in parts)])
     image = np.concatenate([part.pairs.image + at for part, at in zip(parts, before, strict=False)])
     images = np.concatenate([part.pairs.images for part in parts])
@@ -45,7 +55,12 @@ def open_pool(data: Data, side: int | None, noise: bool = False) -> Pool:
 
 
 def web_held(web: Web, half: int | None = None) -> Pairs:
-    """The held-out web pairs; of their two halves, by turns, one."""
+    """Return the held-out web pairs.
+
+    Args:
+        web: The web pairs.
+        half: 0 or 1 for every other pair; None: all.
+    """
     held = np.flatnonzero(web.split == "held")
     return _web(web, held if half is None else held[half::2], "web").pairs
 
@@ -56,7 +71,7 @@ def _web(web: Web, rows: NDArray[np.int64], origin: str) -> Pool:
 
 
 def _strange(data: Data, web: Web) -> Pool:
-    """Captions of LAION, each with the image of a web pair."""
+    """Return captions of LAION, each with the image of a web pair."""
     decided = data.laion()
     rows = np.random.default_rng(_SEED).permutation(np.flatnonzero(web.split == "train"))[: len(decided)]
     decided = decided[: len(rows)]
