@@ -54,7 +54,7 @@ SCORE = $(if $(findstring dedup,$(PRESET))$(findstring laion-paper,$(PRESET))$(f
 WHERE := runner=RUNNER workers=WORKERS shard=SHARD
 WHAT := dataset=DATASET input=INPUT output=OUTPUT preset=PRESET stages=STAGES $(WHERE)
 BEAM = $(shell sed -n 's/.*"apache-beam==\([0-9.]*\)".*/\1/p' setup.py)
-CODE := open_diht benchmarks deploy examples tests setup.py docs/hooks.py
+CODE := open_diht benchmarks deploy examples tests setup.py docs/hooks.py docs/prose.py
 SUITE_filter := captions verifier spotting overlap_false_positives dedup download
 SUITE_scale := scale
 SUITE_train := losses train_step checkpoints loader
@@ -102,8 +102,8 @@ test test-all: setup ## Run the tests; those that soak for minutes too
 	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(if $(filter test-all,$@),-m "not flink and not cluster") $(ARGS)
 test-runners: setup ## Run the tests on Flink, Prism, a Dask cluster and Beam's Google Cloud part
 	@$(PY) -m pytest -rs -m "flink or cluster" tests/pipelines/runners tests/deploy $(ARGS)
-lint: setup ## Run ruff and mypy
-	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
+lint: setup ## Run ruff, mypy and a check of the prose
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m docs.prose
 	@$(PY) -m mypy $(CODE)
 docs: setup ## Build the documentation into out/docs; a broken link is an error
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict && echo "out/docs/index.html"
