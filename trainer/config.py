@@ -1,10 +1,10 @@
-"""The configuration of a training run: frozen sections whose field docstrings state where each
-default comes from.
-Provenance marks. (recipe): the public recipe of SemDeDup's CLIP ViT-B/16 on the same data,
-LAION-CAT-440M (Abbas et al. 2023, tables A2 and A3); DiHT's own batch size, learning rate, warm-up
-and decay are not published. (paper): stated in the paper or its official repository. (unverified):
-follows the paper to the best of our knowledge. (convention): common to CLIP training code. (ours):
-a choice of this project. Quote only values marked (paper) as the paper's.
+"""The configuration of a training run: frozen sections whose field docstrings state where each default comes from.
+
+Provenance marks. (recipe): the public recipe of SemDeDup's CLIP ViT-B/16 on the same data, LAION-CAT-440M (Abbas
+et al. 2023, tables A2 and A3); DiHT's own batch size, learning rate, warm-up and decay are not published. (paper):
+stated in the paper or its official repository. (unverified): follows the paper to the best of our knowledge.
+(convention): common to CLIP training code. (ours): a choice of this project. Quote only values marked (paper) as
+the paper's.
 """
 
 from __future__ import annotations
@@ -27,10 +27,9 @@ class ModelSettings:
     """Name of an open_clip architecture, see `open_clip.list_models()`. (paper: ViT-B-32, ViT-B-16,
     ViT-L-14, ViT-L-14-336)"""
     architecture: dict[str, Any] | None = None
-    """An architecture in open_clip's form (embed_dim, vision_cfg, text_cfg), used instead of
-    `name`. The key `tower` in vision_cfg or text_cfg selects a small tower of this project by name,
-    or your own by its import path. The key `vocabulary` in text_cfg names a file with one word per
-    line, and token ids are then whole words."""
+    """An architecture in open_clip's form (embed_dim, vision_cfg, text_cfg), used instead of `name`. The key
+    `tower` in vision_cfg or text_cfg selects a small tower of this project by name, or your own by its import
+    path. The key `vocabulary` in text_cfg names a file with one word per line, and token ids are then whole words."""
     image_size: Positive | None = None
     """Side of the square input image, in pixels. None: the architecture's own. A warm start resizes
     position embeddings."""
@@ -38,16 +37,13 @@ class ModelSettings:
     """Fraction of each image's patches that a training step drops, for ViT only. 0.5 about doubles
     the speed (FLIP). (ours)"""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass instead of keeping them: less memory, about a
-    third more time."""
+    """Recompute activations in the backward pass instead of keeping them: less memory, about a third more time."""
     batch_norm: Literal["frozen", "batch"] = "frozen"
-    """frozen: batch norms keep their initial statistics, so that a step does not depend on how its
-    batch is spread over ranks; an image tower with batch norms then needs pretrained weights.
-    batch: they use and learn the statistics of the batch, which requires one process and one
-    micro-batch. (ours)"""
+    """frozen: batch norms keep their initial statistics, so that a step does not depend on how its batch
+    is spread over ranks; an image tower with batch norms then needs pretrained weights. batch: they use
+    and learn the statistics of the batch, which requires one process and one micro-batch. (ours)"""
     compile: bool = False
-    """Compile the student with torch.compile: faster after minutes of compilation. A CPU needs a
-    C++ compiler."""
+    """Compile the student with torch.compile: faster after minutes of compilation. A CPU needs a C++ compiler."""
     warm_start: str = ""
     """Initial weights of the whole model: a file, or a folder that holds one, with open_clip's
     names (such as `export/` of another run). The temperature is loaded too; concept heads are not."""
@@ -58,16 +54,13 @@ class ModelSettings:
     """Initial weights of the text tower: a file of open_clip weights, a folder that holds one, or
     `package:NAME`. It excludes `warm_start`."""
     freeze_image: bool = False
-    """Freeze the image tower (locked-image tuning, LiT: a baseline). The projection on a timm trunk
-    is still trained."""
+    """Freeze the image tower (locked-image tuning, LiT: a baseline). A timm trunk's projection is still trained."""
     freeze_text: bool = False
-    """Freeze the text tower. A separate text projection is still trained if open_clip leaves it
-    unlocked."""
+    """Freeze the text tower. A separate text projection is still trained if open_clip leaves it unlocked."""
     temperature: Above0 = 0.07
     """Initial temperature. Logits are cosines divided by the learned temperature. (paper)"""
     max_scale: Above0 = 100.0
-    """Upper limit of the factor of the cosine, 1 / temperature, clamped after each step.
-    (convention)"""
+    """Upper limit of the factor of the cosine, 1 / temperature, clamped after each step. (convention)"""
     bias: Annotated[float, Range(at_least=-100, at_most=100)] | None = None
     """Initial bias of the logits. Of the built-in losses only `loss.name: siglip` learns one and
     requires it: -10, with temperature 0.1. None: no bias. (SigLIP's paper)"""
@@ -88,9 +81,8 @@ class ConceptSettings:
     """Concept distillation: linear heads on the image encoder learn a teacher's stored predictions."""
 
     path: str = "auto"
-    """Output folder of `make concepts`. Separate several folders by commas, one per data source.
-    auto: `concepts` in the folder of each data source, if all of them hold targets. Empty: no
-    distillation."""
+    """Output folder of `make concepts`. Separate several folders by commas, one per data source. auto:
+    `concepts` in the folder of each data source, if all of them hold targets. Empty: no distillation."""
     objects: Factor = 1.0
     """Factor of the loss on objects. 0: no such head. (unverified)"""
     attributes: Factor = 1.0
@@ -141,11 +133,9 @@ class ScheduleSettings:
     """Samples to see over the whole run. Set either this or `epochs`. (paper: 16 and 32 billion;
     recipe: 14.08 billion)"""
     epochs: Above0 | None = None
-    """Samples to see over the whole run, as a multiple of the samples of an epoch. Set either this
-    or `samples`."""
+    """Samples to see over the whole run, as a multiple of the samples of an epoch. Set either this or `samples`."""
     batch_size: Positive = 33_792
-    """Pairs per step over all ranks and micro-batches. All of them are each other's negatives.
-    (recipe)"""
+    """Pairs per step over all ranks and micro-batches. All of them are each other's negatives. (recipe)"""
     micro_batches: Literal["auto"] | Positive = 1
     """Number of parts in which each rank computes its pairs of a batch, with the gradient of the
     whole batch (GradCache). Values above 1 divide the memory of activations by this number, for one
@@ -181,9 +171,8 @@ class BranchSettings:
 
     path: str = ""
     """Path or URL of a checkpoint, `WORKDIR/checkpoints/step-...`, or of a WORKDIR, for its newest
-    checkpoint. Model and concept heads must be the parent's; other settings may differ. The count
-    of samples seen continues from the parent's, so `schedule.samples` includes them. Empty: no
-    parent."""
+    checkpoint. Model and concept heads must be the parent's; other settings may differ. The count of
+    samples seen continues from the parent's, so `schedule.samples` includes them. Empty: no parent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,8 +180,7 @@ class TransformSettings:
     """Augmentation and normalization of images."""
 
     crop_scale: tuple[float, float] = (0.9, 1.0)
-    """Range of the fraction of the area that a random crop keeps in training. Colors are not
-    changed. (paper)"""
+    """Range of the fraction of the area that a random crop keeps in training. Colors are not changed. (paper)"""
     flip: Share = 0.0
     """Fraction of the images that are mirrored in training. (paper: none)"""
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
@@ -223,8 +211,7 @@ class RuntimeSettings:
     cores: several times as fast. This affects the loss and the heads, and with precision fp32 also
     the encoders. Logits keep four times the precision of bf16. (ours)"""
     ema: Below1 = 0.0
-    """Decay per step of a moving average of the weights, which checks and the export then use. 0:
-    no average."""
+    """Decay per step of a moving average of the weights, which checks and the export then use. 0: no average."""
     deterministic: bool = False
     """Use only deterministic algorithms, and fail if an operation has none. Only CUDA needs it: CPU
     runs are repeatable without it."""
@@ -246,17 +233,13 @@ class CheckpointSettings:
     """When checkpoints are written, and which are kept."""
 
     every_samples: Total = 20_000_000
-    """Samples between checkpoints. One is also written at the end of the run and on a stop request.
-    (ours)"""
+    """Samples between checkpoints. One is also written at the end of the run and on a stop request. (ours)"""
     keep_last: Positive = 3
-    """Number of newest checkpoints to keep. A run that finds the newest one damaged uses the one
-    before."""
+    """Number of newest checkpoints to keep. A run that finds the newest one damaged uses the one before."""
     keep_every_samples: Total | None = None
-    """Keep for good the first checkpoint at or after each multiple of this number of samples. None:
-    keep no others."""
+    """Keep for good the first checkpoint at or after each multiple of this number of samples. None: keep no others."""
     keep_best: bool = True
-    """Also keep the checkpoint with the best held-out retrieval (mean of all recalls), if it was
-    measured."""
+    """Also keep the checkpoint with the best held-out retrieval (mean of all recalls), if it was measured."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -267,12 +250,10 @@ class LogSettings:
     """Progress lines, and where they are written."""
 
     every_steps: Positive = 50
-    """Steps between progress lines, whose values also go to `log.jsonl`. The last step always has
-    one."""
+    """Steps between progress lines, whose values also go to `log.jsonl`. The last step always has one."""
     peak_tflops: Above0 | None = None
-    """Peak of one device on dense matrices in `run.precision`, in 1e12 FLOP/s, from which the MFU
-    of the progress line is computed. None: the data sheet's value for known devices
-    (`trainer/utilisation.py`); others report no MFU."""
+    """Peak of one device on dense matrices in `run.precision`, in 1e12 FLOP/s, from which the MFU of the progress
+    line is computed. None: the data sheet's value for known devices (`trainer/utilisation.py`); others have no MFU."""
     tensorboard: bool = True
     """Write curves to `tensorboard/`, if the tensorboard package is installed."""
     wandb: str = ""
@@ -284,14 +265,12 @@ class LogSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckSettings:
-    """Quality measured while training, on all ranks. Use it to guide a run; publish numbers from
-    the evaluation."""
+    """Quality measured while training, on all ranks. Use it to guide a run; publish numbers from the evaluation."""
 
     every_samples: Total | None = None
     """Samples between checks. There is always one at the end. None: only at the end."""
     retrieval_samples: Annotated[int, Range(at_least=0, at_most=10**7)] = 5_000
-    """Largest number of held-out pairs (`data.split.holdout`) among which retrieval is measured. 0:
-    no retrieval."""
+    """Largest number of held-out pairs (`data.split.holdout`) among which retrieval is measured. 0: no retrieval."""
     zero_shot: str = ""
     """Folder on which zero-shot accuracy is measured, with one folder of images per class. The
     folder names, with blanks for underscores, are the class names, unless `classnames.txt` gives
@@ -336,8 +315,7 @@ class Config:
     model: ModelSettings = field(default_factory=ModelSettings)
     """The dual encoder."""
     loss: Any = field(default_factory=HnNce)
-    """The contrastive loss: an `open_diht.trainer.losses.Loss`, or a mapping of its `name` and
-    settings."""
+    """The contrastive loss: an `open_diht.trainer.losses.Loss`, or a mapping of its `name` and settings."""
     concepts: ConceptSettings = field(default_factory=ConceptSettings)
     """Concept distillation."""
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)

@@ -27,8 +27,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """The held-out samples, chosen by a hash: the same on every machine, whatever else is in the
-    data."""
+    """The held-out samples, chosen by a hash: the same on every machine, whatever else is in the data."""
 
     holdout: Below1 = 0.0
     """Fraction of the samples that is held out."""
@@ -52,8 +51,7 @@ class DataSettings:
     """The data sets to read. Set either these or `features`."""
     features: str = ""
     """An `.npz` file, or a folder of them, to read instead of shards. They hold captions and
-    precomputed inputs of the image tower: features of images, or small images. All are held in
-    memory."""
+    precomputed inputs of the image tower: features of images, or small images. All are held in memory."""
     split: Split = field(default_factory=Split)
     """The split into training and held-out samples."""
     shuffle: Count = 20_000
@@ -74,35 +72,29 @@ class DataSettings:
     one uid of 32 hex digits per line. A sample's uid is the `uid` of its JSON, else its key up to
     the first `-`. The run reports how many uids are missing from the shards. Empty: all samples."""
     captions: Literal["first", "random"] = "first"
-    """first: a sample's caption is its `.txt`. random: a caption drawn from the list
-    `captions_field` of its JSON, as a function of seed, epoch and position; the `.txt` if it has no
-    such list."""
+    """first: a sample's caption is its `.txt`. random: a caption drawn from the list `captions_field`
+    of its JSON, as a function of seed, epoch and position; the `.txt` if it has no such list."""
     captions_field: str = "captions"
     """Name of the list of captions in a sample's JSON, for `captions: random`."""
     samples_per_epoch: Total | None = None
-    """Samples per epoch over all ranks. None: as many as the sources hold. With this or with
-    weights an epoch may take only part of a source, or repeat it; the next epoch continues where
-    this one stopped."""
+    """Samples per epoch over all ranks. None: as many as the sources hold. With this or with weights an
+    epoch may take only part of a source, or repeat it; the next epoch continues where this one stopped."""
     drop_last: bool = True
     """True, which training requires: leave out the samples that do not fill a last global batch; in
     a shuffled epoch they differ each time. False: make a smaller last batch, split over ranks as
     evenly as possible; a rank's part may be empty."""
     workers: Count = 2
-    """Number of processes that read and decode. 0: the training process does. The samples do not
-    depend on it."""
+    """Number of processes that read and decode. 0: the training process does. The samples do not depend on it."""
     prefetch: Positive = 2
     """Batches that each worker prepares in advance."""
     stall_s: Above0 = 300.0
-    """Seconds to wait for a batch of the workers before the run ends with an error that reports
-    their state."""
+    """Seconds to wait for a batch of the workers before the run ends with an error that reports their state."""
     max_bad_share: Share = 0.01
-    """Largest tolerated fraction of bad samples, of a source when it is indexed and of an epoch
-    over all ranks while it is read; more end the run. Samples of missing shards and samples without
-    concept targets count as bad."""
+    """Largest tolerated fraction of bad samples, of a source when it is indexed and of an epoch over all ranks
+    while it is read; more end the run. Samples of missing shards and samples without concept targets count as bad."""
     decode_side: Positive | None = None
-    """Smallest side, in pixels, to which JPEGs may be reduced while decoding. They are decoded at a
-    half, a quarter or an eighth of their size if both sides stay at or above it, which saves most
-    of the time. None: full size."""
+    """Smallest side, in pixels, to which JPEGs may be reduced while decoding. They are decoded at a half, a quarter
+    or an eighth of their size if both sides stay at or above it, which saves most of the time. None: full size."""
     max_pixels: Positive = 100_000_000
     """Largest accepted image, in pixels (width x height, from its header)."""
     index_folder: str | None = None
@@ -112,10 +104,9 @@ class DataSettings:
     """Folder for remote shards while they are read, and for files on their way to a remote WORKDIR
     (about two checkpoints). None: `$XDG_CACHE_HOME/diht` or `~/.cache/diht`."""
     cache_gib: Above0 = 50.0
-    """Largest size of the cache of remote shards, in GiB, for all ranks of a machine together. The
-    least recently used shards are dropped first. It must hold two windows of the shuffle of every
-    stream that the machine reads; if it does not, the run is refused and the error states the size
-    needed."""
+    """Largest size of the cache of remote shards, in GiB, for all ranks of a machine together. The least
+    recently used shards are dropped first. It must hold two windows of the shuffle of every stream that
+    the machine reads; if it does not, the run is refused and the error states the size needed."""
 
     @property
     def places(self) -> tuple[str, ...]:
