@@ -28,8 +28,8 @@ class ModelSettings:
     ViT-L-14, ViT-L-14-336)"""
     architecture: dict[str, Any] | None = None
     """An architecture in open_clip's form (embed_dim, vision_cfg, text_cfg), used instead of `name`. The key
-    `tower` in vision_cfg or text_cfg selects a small tower of this project by name, or your own by its import
-    path. The key `vocabulary` in text_cfg names a file with one word per line, and token ids are then whole words."""
+    `tower` in vision_cfg or text_cfg selects a small tower of this project by name, or your own by its import path.
+    The key `vocabulary` in text_cfg names a file with one word per line, and each token is then a whole word."""
     image_size: Positive | None = None
     """Side of the square input image, in pixels. None: the architecture's own. A warm start resizes
     position embeddings."""

@@ -77,7 +77,8 @@ def resolved(config: Config) -> tuple[Config, str]:
 def concept_targets(config: Config) -> list[ConceptTargets]:
     """Open the concept targets of each data source; return an empty list without distillation.
 
-    `concepts.path` must be resolved. Raises `ConceptMismatch` if targets are missing, or lack a head that is trained.
+    `concepts.path` must be resolved. Raises `ConceptMismatch` if targets are missing, or lack a
+    head that is trained.
     """
     paths = [path for path in config.concepts.path.split(",") if path]
     if not paths or not config.concepts.weights:

@@ -9,9 +9,10 @@
 
 WORKDIR is a folder or a URL (see `workdir`).
 
-A step is a function of the weights, the optimizer state, and its number: batch, augmentation and dropout follow from
-the seed and the number. So a run that is killed and resumed ends bit-equal to an undisturbed one, on a CPU in float32
-with the same number of ranks and threads. On CUDA nondeterministic kernels may differ, see `run.deterministic`.
+A step is a function of the weights, the optimizer state, and its number: batch, augmentation and dropout
+follow from the seed and the number. So a run that is killed and resumed ends bit-equal to an undisturbed
+one, on a CPU in float32 with the same number of ranks and threads. On CUDA nondeterministic kernels may
+differ, see `run.deterministic`.
 """
 
 from __future__ import annotations

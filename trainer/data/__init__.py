@@ -1,5 +1,5 @@
-"""Webdataset shards, or cached features, to batches: exact positions, deterministic order, counted errors. See
-`loader` and `features`."""
+"""Load batches from webdataset shards or cached features, in a deterministic order, from any
+position, with counted errors. See `loader` and `features`."""
 
 from open_diht.trainer.data.batch import Batch
 from open_diht.trainer.data.errors import (
