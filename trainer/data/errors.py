@@ -14,7 +14,7 @@ UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
 class Kind(StrEnum):
-    """A kind of bad sample or shard. `ShardLoader.counts` has these keys and `ok`, and no others."""
+    """A kind of bad sample or shard. `ShardLoader.counts` uses these keys and `ok`, and no others."""
 
     MISSING_SHARD = "missing_shard"  # a shard that is missing, or that data.skip leaves out of a run that began with it
     EMPTY_TAR = Defect.EMPTY_TAR

@@ -80,7 +80,7 @@ class ImageFiles:
             number: the number of the batch.
 
         Raises:
-            DataError: a file cannot be decoded.
+            DataError: a file cannot be read or decoded.
         """
         paths = self._paths[number * self._size : (number + 1) * self._size]
         images = Images(len(paths))
