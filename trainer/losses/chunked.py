@@ -1,14 +1,15 @@
 """HN-NCE by row tiles: the same numbers as `hn_nce_rows`, in memory O(n d) instead of O(b n).
 
-Forward keeps three numbers per row: z, S(1+beta), S(beta). Backward computes the similarities of each tile again and
-applies, with omega_i = sigmoid(z_i) times the gradient of L_i,
+Forward keeps three numbers per row: sigmoid(z), S(1+beta) and S(beta), where z_i = N_i - s_ii -
+log(alpha) and S, N are those of `rows`. Backward recomputes the similarities of each tile. With omega_i
+= sigmoid(z_i) times the gradient of L_i,
 
     dL/ds_ij = omega_i [ (1+beta) e^{(1+beta) s_ij - S_i(1+beta)} - beta e^{beta s_ij - S_i(beta)} ]     j a negative
     dL/ds_ij = omega_i e^{(1+beta) s_ij - S_i(1+beta)}                                                   w held constant
     dL/ds_ii = -omega_i
 
-Products of matrices are torch's. What lies between them, a pass over each tile, is a pair of functions: those here go
-over a tile once for each operation and have two tiles of chunk x n alive at a time; those of `fused` once in all.
+Matrix products are torch's. The operations between them are two passes over each tile. The passes here
+read a tile once per operation and hold two tiles of chunk x n at a time; those of `fused` read it once.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from open_diht.trainer.losses.rows import (
 )
 
 TILE_ELEMENTS = 8 * 2**20
-"""Default size of a tile: 32 MiB of float32."""
+"""Default size of a tile in elements: 32 MiB of float32."""
 
 
 class Tile(NamedTuple):
@@ -39,11 +40,11 @@ class Tile(NamedTuple):
     s_cn: Tensor
     """(c, n) logits, which a pass may overwrite."""
     first: int
-    """Column of the positive of the first row; that of the next row is the next one."""
+    """Column of the positive of the first row; each next row has the next column."""
     mine: Tensor | None
     """(c,) or (c, k) hashes of the rows."""
     all_of: Tensor | None
-    """(n,) or (n, k) hashes of the columns: those that share one with the row are no negatives."""
+    """(n,) or (n, k) hashes of the columns. Columns that share a hash with the row are not negatives."""
 
 
 class Passes(Protocol):
@@ -53,14 +54,25 @@ class Passes(Protocol):
     def sums(tile: Tile, beta: float) -> tuple[Tensor, Tensor, Tensor]:
         """Return the largest s_ij of each row's negatives, S(1 + beta) and S(beta), each (c,).
 
-        All are -inf for a row without negatives. S(beta) is not read if beta is 0.
+        All are -inf for a row without negatives. The caller does not read S(beta) if beta is 0.
+
+        Args:
+            tile: the tile, whose logits may be overwritten.
+            beta: hardness.
         """
 
     @staticmethod
     def gradient(
         tile: Tile, beta: float, constant: bool, omega: Tensor, sum_hard: Tensor, sum_weights: Tensor
     ) -> Tensor:
-        """Return dL/ds (c, n) from omega, S(1 + beta) and S(beta) of the rows; `constant`: w is held constant."""
+        """Return the gradient dL/ds (c, n).
+
+        Args:
+            tile: the tile, whose logits may be overwritten.
+            beta: hardness.
+            constant: whether the weights w are held constant.
+            omega, sum_hard, sum_weights: (c,) omega, S(1 + beta) and S(beta) of the rows.
+        """
 
 
 class _Options(NamedTuple):
@@ -73,7 +85,12 @@ class _Options(NamedTuple):
 
 
 def tile_rows(b: int, n: int, elements: int | None = None) -> int:
-    """Return the rows of a tile of at most `elements` similarities, `TILE_ELEMENTS` by default."""
+    """Return the number of rows of a tile, at least 1.
+
+    Args:
+        b, n: numbers of rows and columns of the whole matrix.
+        elements: largest number of similarities in a tile; None: `TILE_ELEMENTS`.
+    """
     return max(1, min(b, (elements or TILE_ELEMENTS) // max(n, 1)))
 
 
@@ -108,7 +125,7 @@ class TorchPasses:
 
 
 def _negatives(tile: Tile) -> Tensor:
-    """The logits with -inf where there is no negative, in place."""
+    """Return the logits with -inf for columns that are not negatives, in place."""
     s = tile.s_cn
     s.diagonal(tile.first)[: len(s)].fill_(-math.inf)
     if tile.mine is not None and tile.all_of is not None:
@@ -130,7 +147,16 @@ def hn_nce_rows_chunked(
     chunk: int | None = None,
     passes: type[Passes] = TorchPasses,
 ) -> RowLosses:
-    """Compute `hn_nce_rows` in tiles of `chunk` rows (None: tiles of 32 MiB), with the same arguments and result."""
+    """Compute `hn_nce_rows` in tiles, with the same result in memory O((b + n) d) and a tile.
+
+    Args:
+        x_bd, y_nd, scale, alpha, beta, detach_weights, offset, mine, all_of: see `hn_nce_rows`.
+        chunk: rows of a tile; None: tiles of 32 MiB.
+        passes: implementation of the passes over a tile.
+
+    Raises:
+        ValueError: a constant or `chunk` is out of range, or alpha is 0 and a row has no negatives.
+    """
     check_constants(alpha, beta)
     chunk = tile_rows(len(x_bd), len(y_nd)) if chunk is None else chunk
     if chunk < 1:
@@ -140,7 +166,7 @@ def hn_nce_rows_chunked(
 
 
 class _ChunkedRows(torch.autograd.Function):
-    """Returns (loss, hit, hardest), each (b,); only the loss is differentiable, once."""
+    """The function of (loss, hit, hardest), each (b,). Only the loss is differentiable, and only once."""
 
     @staticmethod
     def forward(
