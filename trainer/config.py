@@ -21,7 +21,7 @@ Factor = Annotated[float, Range(at_least=0, at_most=1e6)]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
-    """The dual encoder and where its weights start."""
+    """The dual encoder and its initial weights."""
 
     name: str = "ViT-B-32"
     """Name of an open_clip architecture, see `open_clip.list_models()`. (paper: ViT-B-32, ViT-B-16,
@@ -239,7 +239,7 @@ class CheckpointSettings:
     keep_every_samples: Total | None = None
     """Keep for good the first checkpoint at or after each multiple of this number of samples. None: keep no others."""
     keep_best: bool = True
-    """Also keep the checkpoint with the best held-out retrieval (mean of all recalls), if it was measured."""
+    """Keep the checkpoint with the best held-out retrieval (mean of all recalls) too, if it was measured."""
 
     def __post_init__(self) -> None:
         check_fields(self)

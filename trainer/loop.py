@@ -60,7 +60,7 @@ class TrainingOutcome:
     step: int
     samples: int
     finished: bool
-    """Whether all samples were seen. If not, the run was asked to stop, and the same call resumes it."""
+    """True if all samples were seen. If not, the run was asked to stop, and the same call resumes it."""
     signal: int | None
     """The number of the signal that requested the stop; None if there was none."""
     checks: dict[str, Share]
@@ -118,7 +118,7 @@ def train(config: Config, workdir: Path | str, say: Callable[[str], None] = _log
 
 
 class _Run:
-    """One call of `train`."""
+    """The state of one call of `train`."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""One training step: gradients, the check that they are finite, the update.
+"""Training steps: gradients, the check that they are finite, and the update.
 
 Random numbers are a function of where they are used, so a resumed run draws the same ones as an
 undisturbed run. No generator state is kept: before each use, torch's generators are seeded from
@@ -60,7 +60,7 @@ class StepResult:
     scale: float
     """Factor of the cosine in this step."""
     finite: bool
-    """Whether loss and gradient were finite. If not, weights and optimizer are unchanged."""
+    """True if loss and gradient were finite. If not, weights and optimizer are unchanged."""
 
 
 @dataclass
@@ -95,11 +95,12 @@ class Stepper:
         self.skipped = Skipped()
 
     def settle(self, pairs: int, shape: Sequence[int], tokens: Tensor) -> None:
-        """With several ranks, wrap the student in DDP, and make DDP arrange its buckets before the first step.
+        """Wrap the student in DDP if there are several ranks, and make DDP arrange its buckets
+        before the first step.
 
-        From its second backward pass on, DDP fills buckets in the order in which gradients arrived in the
-        first one, and the order in which ranks are summed depends on the position in a bucket. After this call
-        all steps use the same order, including the first one after a resume.
+        From its second backward pass on, DDP fills buckets in the order in which gradients arrived
+        in the first one, and the order in which ranks are summed depends on the position in a
+        bucket. After this call all steps use the same order, including the first one after a resume.
 
         Args:
             pairs: number of pairs of this rank's batch.

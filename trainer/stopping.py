@@ -22,7 +22,7 @@ class StopWish:
 
     @property
     def asked(self) -> bool:
-        """Whether a stop was requested."""
+        """True if a stop was requested."""
         return self.signal is not None
 
 

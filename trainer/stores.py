@@ -63,12 +63,7 @@ class LocalStore:
         return (self.folder / path).read_bytes()
 
     def write(self, content: bytes, path: str) -> None:
-        """Create or replace a file.
-
-        Args:
-            content: its bytes.
-            path: its path in the store.
-        """
+        """Create or replace a file with bytes."""
         publish_bytes(self.folder / path, content)
 
     def delete(self, path: str) -> None:
@@ -103,27 +98,17 @@ class LocalStore:
         return self.folder / name
 
     def rename(self, name: str, other: str, last: str) -> None:
-        """Rename a folder.
-
-        Args:
-            name, other: the old and the new name.
-            last: unused here.
-        """
+        """Rename the folder `name` to `other`; `last` is unused."""
         os.rename(self.folder / name, self.folder / other)
 
     def remove(self, name: str, last: str) -> None:
-        """Delete a folder. It is renamed first, so that a kill leaves no part under its name.
-
-        Args:
-            name: name of the folder.
-            last: unused here.
-        """
+        """Delete a folder. It is renamed first, so that a kill leaves no part under its name; `last` is unused."""
         gone = temporary_beside(self.folder / f"gone-{name}")
         os.rename(self.folder / name, gone)
         shutil.rmtree(gone)
 
     def sweep(self, ours: Callable[[str], bool], last: str) -> None:
-        """Delete temporary folders of killed runs. Both arguments are unused here."""
+        """Delete temporary folders of killed runs. The arguments are unused."""
         remove_temporaries(self.folder)
 
 
@@ -236,7 +221,8 @@ class FsspecStore:
         return _made(temporary_beside(self._disk / name))
 
     def put(self, staged: Path, name: str, last: str) -> None:
-        """Upload a folder. Its last file is deleted first, so it never stands for a mixture of old and new files.
+        """Upload a folder. Its last file is deleted first, so it never marks a mixture of old and
+        new files as complete.
 
         Args:
             staged: the folder on the disk, which stays.
@@ -358,7 +344,7 @@ class Uploads:
 
     @property
     def idle(self) -> bool:
-        """Whether all jobs are done."""
+        """True if all jobs are done."""
         return self._newest is None or not self._newest.is_alive()
 
     def submit(self, job: Callable[[], None]) -> None:

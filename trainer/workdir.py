@@ -48,12 +48,7 @@ class Workdir:
         return str(self.store or self.folder)
 
     def checkpoints(self, settings: CheckpointSettings, say: Callable[[str], None]) -> Checkpoints:
-        """Return the run's checkpoints.
-
-        Args:
-            settings: decides which ones are kept.
-            say: receives lines to report.
-        """
+        """Return the run's checkpoints; `settings` decides which are kept, `say` receives lines to report."""
         if self.store is None:
             return Checkpoints(LocalStore(self.folder / CHECKPOINTS), settings, say=say)
         store = FsspecStore(f"{self.store}/{CHECKPOINTS}", self.folder / CHECKPOINTS)

@@ -107,7 +107,7 @@ class HeadProgress:
 
     @property
     def due(self) -> bool:
-        """Whether the last state was stored long enough ago."""
+        """True if the last state was stored at least `EVERY_S` seconds ago."""
         return time.monotonic() - self._kept >= EVERY_S
 
     def keep(self, head: str, state: Mapping[str, Any]) -> None:

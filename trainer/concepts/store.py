@@ -20,7 +20,7 @@ VERSION = 1
 
 
 class BadConcepts(DataError):
-    """The folder cannot be used as asked; the message says why."""
+    """The folder cannot be used; the message says why."""
 
 
 class Unfinished(BadConcepts):

@@ -225,7 +225,7 @@ class Reader:
 
     @property
     def reads_remote(self) -> bool:
-        """Whether any shard is remote."""
+        """True if any shard is remote."""
         return any(is_remote(shard.file.url) for source in self._sources for shard in source.shards)
 
     @property

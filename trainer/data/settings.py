@@ -10,7 +10,7 @@ from open_diht.common.fields import Above0, Below1, Count, Positive, Share, Tota
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """One data set to read."""
+    """A data set to read."""
 
     path: str
     """An output folder of `make filter`, a folder of `*.tar`, one tar, a glob, or a numeric brace pattern
@@ -27,13 +27,13 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """The held-out samples, chosen by a hash: the same on every machine, whatever else is in the data."""
+    """The held-out samples, chosen by a hash: the same on every machine, independent of the other samples."""
 
     holdout: Below1 = 0.0
     """Fraction of the samples that is held out."""
     by: Literal["image", "key"] = "image"
-    """What is hashed. image: the image's bytes, so that no held-out image is also trained on with
-    another caption. key: the sample's key."""
+    """Input of the hash. image: the image's bytes, so that no held-out image is also trained on
+    with another caption. key: the sample's key."""
     part: Literal["train", "holdout", "all"] = "train"
     """The part to read. A training reads `train`, and its checks read `holdout`."""
 

@@ -53,7 +53,7 @@ class Shard:
     others: int = 0
     """Number of samples in the other part of the split; 0 if the shard is left out."""
     left_out: bool = False
-    """Whether `data.skip` leaves it out of a run that began with it. It keeps its place; other samples replace its."""
+    """True if `data.skip` leaves it out of a run that began with it. Other samples then take its place in the order."""
 
 
 class ShardFacts(NamedTuple):

@@ -44,7 +44,7 @@ class ShardFile:
     url: str
     """Local path or fsspec URL."""
     bytes: int | None = None
-    """Its size, if known, which is checked when it is fetched."""
+    """Size in bytes, if known, which is checked when the shard is fetched."""
     stamp: str = ""
     """A stamp that changes with the file; a cached copy with another stamp is not used."""
 

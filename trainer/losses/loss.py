@@ -33,9 +33,9 @@ class Loss(ABC):
     name: str
     """Value of `loss.name` that selects the loss."""
     symmetric: ClassVar[bool] = False
-    """Whether both directions have the same mean over rows, so that only images against captions are computed."""
+    """True if both directions have the same mean over rows, so that only images against captions are computed."""
     biased: ClassVar[bool] = False
-    """Whether the model learns a bias of the logits, from `model.bias` on. `rows` then has a scalar keyword `bias`."""
+    """True if the model learns a bias of the logits, from `model.bias` on. `rows` then has a scalar keyword `bias`."""
 
     @abstractmethod
     def rows(
@@ -56,7 +56,7 @@ class Loss(ABC):
 
     @property
     def tells_duplicates(self) -> bool:
-        """Whether the loss uses hashes of captions and images. If not, `mine` and `all_of` are None."""
+        """True if the loss uses hashes of captions and images. If not, `mine` and `all_of` are None."""
         return True
 
     def remark(self, device: torch.device) -> str:

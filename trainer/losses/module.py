@@ -74,7 +74,7 @@ class HnNceLoss(nn.Module):
         """Return the loss of this rank's pairs, a mean over pairs and both directions.
 
         Args:
-            image_features: (b, d); computed in float32, or float64 where given, and L2-normalized here.
+            image_features: (b, d); computed in float32 (or float64) and L2-normalized here.
             text_features: (b, d); row i belongs to image i.
             logit_scale: scalar factor of the cosines, the exponential of the learned parameter.
             logit_bias: accepted and unused: a constant added to all logits cancels in HN-NCE.

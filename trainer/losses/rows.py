@@ -29,7 +29,7 @@ _ODD = -7046029254386353131  # 2^64 over the golden ratio, so that products mod 
 
 
 class RowLosses(NamedTuple):
-    """One direction of the contrastive loss, for the b rows of this rank."""
+    """The losses of the b rows of this rank, in one direction."""
 
     loss: Tensor
     """(b,) loss of each row, differentiable."""
@@ -90,7 +90,7 @@ def _by_kind(hashes: Tensor) -> tuple[Tensor, ...]:
 
 
 def _joint(hashes: Sequence[Tensor]) -> Tensor:
-    """Return one hash, equal where all of these are."""
+    """Return one hash per row, which is equal for rows with equal hashes of every kind."""
     joint = hashes[0]
     for other in hashes[1:]:
         joint = joint * _ODD + other

@@ -45,7 +45,7 @@ class SigLip(Loss):
 
     @property
     def tells_duplicates(self) -> bool:
-        """Whether duplicates are masked."""
+        """True if duplicates are masked."""
         return self.mask_duplicates
 
     def describe(self) -> str:
