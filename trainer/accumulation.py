@@ -81,7 +81,7 @@ def backward(
 
     def encode(encoder: nn.Module, part: int) -> Encoded:
         if seeds is not None:
-            torch.manual_seed(seeds[part])
+            torch.manual_seed(seeds[part])  # the same dropout in both passes
         encoded: Encoded = encoder(batch.images[slices[part]], batch.texts[slices[part]])
         return encoded
 
@@ -103,18 +103,18 @@ def backward(
         concepts = {head: loss.detach() for head, loss in of_concepts.items()}
         return BatchLoss(total=total.detach(), contrastive=value.detach(), concepts=concepts, statistics=statistics)
 
-    with torch.no_grad():
+    with torch.no_grad():  # step (1)
         kept = [(e.image.float(), e.text.float()) for e in (encode(student, part) for part in range(parts))]
     image, text = (torch.cat(features).requires_grad_() for features in zip(*kept, strict=True))
     factor = student.clip.logit_scale.detach().exp().requires_grad_()
     bias = None if student.clip.logit_bias is None else student.clip.logit_bias.detach().clone().requires_grad_()
     value, statistics = losses.contrastive(image, text, factor, bias=bias, hashes=batch.hashes, ranks=ranks)
-    scale(value).backward()
+    scale(value).backward()  # step (2): the gradient with respect to features, scale and bias
     leaves = [leaf for leaf in (factor, bias) if leaf is not None]
     image_grad, text_grad = image.grad, text.grad
     assert image_grad is not None and text_grad is not None
     sums: dict[str, Tensor] = {}
-    for part, rows in enumerate(slices):
+    for part, rows in enumerate(slices):  # step (3)
         last = part == parts - 1
         with nullcontext() if last or module is student else module.no_sync():  # type: ignore[operator]
             encoded = encode(module, part)
@@ -136,7 +136,7 @@ def backward(
 
 
 def _counts(batch: Batch, losses: Losses, ranks: Ranks) -> dict[str, Tensor]:
-    """Head to the number of samples with concepts in the global batch, divided by the number of ranks."""
+    """Return for each head the number of samples with concepts in the global batch, divided by the number of ranks."""
     if not losses.concepts:
         return {}
     missing = [head for head in losses.concepts if head not in batch.concepts]

@@ -80,7 +80,7 @@ def build(model: dict[str, Any], temperature: float) -> DualEncoder:
     if has_own_tower(model):
         return _pair(model, temperature)
     model["vision_cfg"]["timm_model_pretrained"] = False
-    custom = model.pop("custom_text", False) or "hf_model_name" in model["text_cfg"]
+    custom = model.pop("custom_text", False) or "hf_model_name" in model["text_cfg"]  # as open_clip decides
     if "hf_model_name" in model["text_cfg"]:
         model["text_cfg"]["hf_model_pretrained"] = False
     try:

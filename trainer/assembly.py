@@ -53,7 +53,7 @@ class Parts:
         self.targets = concept_targets(config)
         """Concept targets of each data source; empty without distillation."""
         heads = {name: self.targets[0].heads[name] for name in config.concepts.weights} if self.targets else {}
-        torch.manual_seed(seed_for(config.run.seed, Purpose.WEIGHTS))
+        torch.manual_seed(seed_for(config.run.seed, Purpose.WEIGHTS))  # the same initial weights on all ranks
         self.student, self.architecture, started = build_student(
             config.model, config.concepts, heads, config.transform, config.run.precision
         )

@@ -130,7 +130,7 @@ class Checkpoints:
 
     def _publish(self, about: Checkpoint, stage: Callable[[], Path]) -> None:
         """Put a checkpoint into the store. If that fails, remove what need not be kept and try again."""
-        for again in (False, True):
+        for again in (False, True):  # the second try follows after room was made
             try:
                 self.store.put(stage(), name_of(about.step), MANIFEST)
                 break
@@ -147,7 +147,7 @@ class Checkpoints:
         """Write the files of a checkpoint to a folder that `Store.put` accepts, and return it."""
         folder = self.store.stage(name_of(checkpoint.step))
         try:
-            tensors = {name: tensor.contiguous() for name, tensor in checkpoint.model.items()}
+            tensors = {name: tensor.contiguous() for name, tensor in checkpoint.model.items()}  # safetensors needs it
             save_file(tensors, folder / MODEL, metadata={"format": "pt"})
             torch.save(_on_cpu(checkpoint.training), folder / TRAINING)
             manifest: dict[str, Any] = {
@@ -246,7 +246,7 @@ class Checkpoints:
             if metric is not None:
                 measured.append((metric, step))
         if self._settings.keep_best and measured:
-            kept.add(max(measured)[1])
+            kept.add(max(measured)[1])  # the newest one on ties
         gone = set(there) - kept
         for step in gone:
             self.store.remove(name_of(step), MANIFEST)

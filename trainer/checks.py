@@ -68,7 +68,7 @@ def measure(parts: Parts, say: Callable[[str], None]) -> dict[str, Share]:
         found.update({f"retrieval/{name}": share for name, share in pairs.items()})
     if parts.zero_shot is not None:
         found["zero_shot/accuracy"] = zero_shot(parts)
-    parts.student.train()
+    parts.student.train()  # the checks switched to evaluation mode
     return found
 
 
@@ -179,7 +179,7 @@ def _gather_uneven(part: Tensor, ranks: Ranks) -> Tensor:
     shapes = ranks.collect(tuple(part.shape))
     most = max(shape[0] for shape in shapes)
     width = max(shapes)[1:]
-    padded = part.new_zeros(most, *width)
+    padded = part.new_zeros(most, *width)  # ranks gather tensors of one shape
     if len(part):
         padded[: len(part)] = part
     gathered = ranks.gather(padded).reshape(ranks.world, most, *width)
@@ -193,7 +193,7 @@ def _places(queries: Tensor, candidates: Tensor, mine: Tensor, all_of: Tensor) -
         rows = slice(start, start + _TILE)
         s = queries[rows] @ candidates.T
         right = mine[rows, None] == all_of[None, :]
-        best = s.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)
+        best = s.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)  # the query's own pair is always right
         places.append(((s >= best) & ~right).sum(dim=1))
     return torch.cat(places) if places else mine.new_zeros(0)
 

@@ -99,7 +99,7 @@ def _drop_partial_line(path: Path) -> None:
     """Remove a partial last line that a killed run left; the resumed run takes its step again."""
     if path.exists():
         content = path.read_bytes()
-        os.truncate(path, content.rfind(b"\n") + 1)
+        os.truncate(path, content.rfind(b"\n") + 1)  # to nothing if there is no whole line
 
 
 def _tensorboard(workdir: Path, resumed_at: int) -> Any:

@@ -140,7 +140,7 @@ class _Run:
         prepare_torch(self.config)
         same_on_all(ranks, "the configuration", plain(self.config))
         self.checkpoints = workdir.checkpoints(self.config.checkpoint, say)
-        found = self.checkpoints.newest() if ranks.first else None
+        found = self.checkpoints.newest() if ranks.first else None  # other ranks load it by its step
         if ranks.first and found is None:
             workdir.require_unused()
         begun = ranks.share({key: found.training[key] for key in ("config", "shards", "world")} if found else None)
@@ -208,7 +208,7 @@ class _Run:
         for number in range(start, self.batches):
             if self.step >= self.parts.total_steps:
                 return False
-            counted = loader.read.copy(), loader.lost
+            counted = loader.read.copy(), loader.lost  # to undo the next batch if the run stops
             batch = None if self.wish.asked else next(batches)
             asked, lost, self.bad = self.ranks.total(
                 batch is None, loader.lost, loader.read.total() - loader.read["ok"]
@@ -243,7 +243,7 @@ class _Run:
         return self.step * self.config.schedule.batch_size
 
     def _passes(self, every: int | None) -> bool:
-        """Return whether the last step reached a multiple of `every` samples."""
+        """Return whether the last step reached or passed a multiple of `every` samples."""
         now = self._samples()
         return every is not None and now // every > (now - self.config.schedule.batch_size) // every
 

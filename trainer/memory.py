@@ -63,7 +63,7 @@ class Need:
                 f"{self.fixed / _GIB:.3g} GiB, each pair {self.per_pair / _MIB:.3g} MiB: lower schedule.batch_size, "
                 "set model.gradient_checkpointing=true, or use more ranks"
             )
-        return -(-pairs // at_once)
+        return -(-pairs // at_once)  # rounded up
 
 
 def need(student: Student, shape: tuple[int, ...], tokens: Tensor, pairs: int, world: int) -> Need:
@@ -155,7 +155,7 @@ def free_bytes(device: torch.device) -> int:
     """Return the free bytes that this rank may use: of its GPU, or its part of this machine's or control group's."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's cache is free
     return _available() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 

@@ -95,4 +95,4 @@ class WeightAverage:
         weights = [p.detach() for p in student.parameters()]
         torch._foreach_lerp_(averages, weights, 1 - self.decay)
         for mine, theirs in zip(self.student.buffers(), student.buffers(), strict=True):
-            mine.copy_(theirs)
+            mine.copy_(theirs)  # buffers are copied, not averaged

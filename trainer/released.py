@@ -51,8 +51,7 @@ def load_released(
     Args:
         name: a key of `RELEASED`.
         path: the checkpoint. If its name ends in 64 hexadecimal digits, as downloaded, they must be its SHA-256.
-        architecture: replaces the architecture known for the name, except for the check of its number of
-            parameters.
+        architecture: replaces the architecture known for the name; its number of parameters is not checked.
 
     Returns:
         The dual encoder, and its architecture in open_clip's form.

@@ -240,7 +240,7 @@ def _load(module: nn.Module, found: Mapping[str, Tensor], what: str) -> None:
     shapes = {name: tuple(value.shape) for name, value in found.items()}
     wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     if shapes != wanted:
-        name = sorted(set(shapes.items()) ^ set(wanted.items()))[0][0]
+        name = sorted(set(shapes.items()) ^ set(wanted.items()))[0][0]  # the first difference, for the message
         raise WrongUse(
             f"the parent has other {what} than this run: {name} is {shapes.get(name, 'not there')}, "
             f"not {wanted.get(name, 'there')}; a branch keeps model and concept heads (model.warm_start takes weights "

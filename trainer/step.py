@@ -55,7 +55,7 @@ class StepResult:
     """The result of a step; losses and statistics are means over the global batch."""
 
     values: dict[str, float]
-    """loss, contrastive, one per concept head, and the statistics of the contrastive loss."""
+    """Values by name: loss, contrastive, one per concept head, and the statistics of the contrastive loss."""
     gradient_norm: float
     scale: float
     """Factor of the cosine in this step."""
@@ -161,7 +161,7 @@ class Stepper:
             ranks=self.ranks,
             scaler=self.scaler,
         )
-        self.scaler.unscale_(self.optimizer)
+        self.scaler.unscale_(self.optimizer)  # so that the norm is that of the true gradient
         gradient = gradient_norm(self.parameters, self.config.optimizer.max_gradient_norm)
         norm, factor, values = self._read(loss, gradient, scale)
         # All ranks decide alike: the loss is summed over them, and gradients were averaged.
@@ -174,7 +174,7 @@ class Stepper:
                 self.average.update(self.student)
         else:
             for buffer, value in zip(statistics, before, strict=True):
-                buffer.copy_(value)
+                buffer.copy_(value)  # undo what the forward pass changed in batch norms
         self.scaler.update()
         self._count(finite)
         return StepResult(values=values, gradient_norm=norm, scale=factor, finite=finite)

@@ -49,7 +49,7 @@ def stop_wish(first: bool = True) -> Iterator[StopWish]:
             with suppress(OSError):  # stderr is closed
                 os.write(2, answer.encode())  # print may be what the signal interrupted
         wish.signal = wish.signal or number
-        signal.signal(signal.SIGINT, before[signal.SIGINT])
+        signal.signal(signal.SIGINT, before[signal.SIGINT])  # a second Ctrl-C stops at once
 
     for number in signals:
         signal.signal(number, note)

@@ -367,7 +367,7 @@ class Uploads:
 
     def _run(self, job: Callable[[], None], before: threading.Thread | None) -> None:
         if before is not None:
-            before.join()
+            before.join()  # one job at a time, in order
         pauses = iter(PAUSES_S)
         try:
             while self._error is None:

@@ -89,7 +89,7 @@ def _start(tasks: str, model: Path, output: Path, device: torch.device) -> subpr
     if device.type == "cuda":
         torch.cuda.empty_cache()  # frees what the training does not use at the moment
     output.mkdir(parents=True, exist_ok=True)
-    (output / RESULTS).unlink(missing_ok=True)
+    (output / RESULTS).unlink(missing_ok=True)  # left by an earlier try
     words = ("--model", str(model), "--tasks", tasks, "--output", str(output), "--device", device.type, "--shots", "0")
     with open(output / LOG, "wb") as log:
         return subprocess.Popen(
@@ -98,7 +98,7 @@ def _start(tasks: str, model: Path, output: Path, device: torch.device) -> subpr
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # signals reach the training only, which then ends this process
+            start_new_session=True,  # a Ctrl-C reaches only the training, which then ends this process
         )
 
 

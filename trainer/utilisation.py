@@ -90,4 +90,4 @@ def peak_memory(device: torch.device) -> int:
     """Return the peak bytes of this process: on its GPU (torch's allocator), or its resident memory without workers."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # it is in KiB

@@ -91,7 +91,7 @@ def find_weights(place: str, key: str) -> Path:
     if not path.is_dir():
         raise BadWeights(f"{key}: there is no file or folder {place}")
     found = sorted(file for file in path.rglob("*") if file.suffix in ENDINGS)
-    named = [file for file in found if file.name.startswith("open_clip")]
+    named = [file for file in found if file.name.startswith("open_clip")]  # these take precedence
     found = named or found
     if len(found) != 1:
         names = ", ".join(str(file.relative_to(path)) for file in found) or "none"

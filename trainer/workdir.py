@@ -172,7 +172,7 @@ def opened(
     place, refused = Workdir(spool(store.url, cache_folder), store), None
     with ExitStack() as stack:
         if ranks.local_rank == 0:
-            stack.callback(shutil.rmtree, place.folder, ignore_errors=True)
+            stack.callback(shutil.rmtree, place.folder, ignore_errors=True)  # once per machine, whose ranks share it
         if ranks.first:
             try:
                 place.uploads.lease = stack.enter_context(_leased(store, say))

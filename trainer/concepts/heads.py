@@ -169,7 +169,7 @@ class HeadTrainer:
         epochs = max(settings.epochs, math.ceil(settings.min_steps / per_epoch))
         fit = _Fit(known, settings, steps=epochs * per_epoch)
         fit.take_over(self._progress.load(samples.head) if self._progress else None)
-        done_before = fit.epoch == epochs
+        done_before = fit.epoch == epochs  # then its state is stored already
         while fit.epoch < epochs:
             self._epoch(fit, samples, known, validation, epochs)
         if not math.isfinite(fit.best_loss):

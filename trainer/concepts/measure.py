@@ -49,7 +49,7 @@ def metrics(weight: Tensor, bias: Tensor, counts: npt.NDArray[np.int64], samples
         predictions, over all concepts together, and as the mean over concepts (`macro_`).
     """
     prior = torch.from_numpy(np.log((counts + 1) / (counts + 1).sum()).astype(np.float32)).to(weight.device)
-    nothing = torch.zeros_like(weight)
+    nothing = torch.zeros_like(weight)  # a head that ignores the features
     found, base = _hits(weight, bias, samples), _hits(nothing, prior, samples)
     low, high = wilson(found["top1"] * len(samples), len(samples))
     return {

@@ -89,7 +89,7 @@ def repeat_factors(labels: Labels, frequencies: npt.NDArray[np.float64], thresho
     factors = np.zeros(len(labels.offsets) - 1)
     counts = labels.counts()
     if len(labels.ids):
-        starts = labels.offsets[:-1][counts > 0]
+        starts = labels.offsets[:-1][counts > 0]  # reduceat cannot reduce empty segments
         factors[counts > 0] = np.maximum.reduceat(of_concept[labels.ids], starts)
     return factors
 
@@ -126,7 +126,7 @@ class HeadSamples:
         samples, counts = 0, np.zeros(self.classes, np.int64)
         total, squares = np.zeros(self._store.width), np.zeros(self._store.width)
         for some in filter(len, self.usable(Part.TRAIN)):
-            exact = some.features().astype(np.float64)
+            exact = some.features().astype(np.float64)  # sums of float16 would lose precision
             samples += len(exact)
             total += exact.sum(axis=0)
             squares += (exact**2).sum(axis=0)
@@ -181,7 +181,7 @@ class HeadSamples:
         seed = (*self._seed, epoch, number)
         factors = repeat_factors(pool.labels, frequencies, self._threshold)
         bits = np.random.PCG64(np.random.SeedSequence((*seed, 1))).random_raw(len(factors))
-        chance = (bits >> np.uint64(11)) * 2.0**-53
+        chance = (bits >> np.uint64(11)) * 2.0**-53  # uniform in [0, 1)
         repeats = np.floor(factors).astype(np.int64) + (chance < factors - np.floor(factors))
         drawn = np.repeat(np.arange(len(factors)), repeats)
         drawn = drawn[permutation(len(drawn), *seed, 2)]

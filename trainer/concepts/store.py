@@ -133,7 +133,7 @@ class ConceptStore:
         return self.folder.read(f"work/{stage}/data/{name}")
 
     def _features(self, entry: dict[str, Any], good: npt.NDArray[np.bool_]) -> npt.NDArray[np.float16]:
-        if not good.any():  # without any feature the stored width is unknown
+        if not good.any():  # without images the first half could not know the width
             return np.zeros((len(good), self.width), np.float16)
         name = f"{entry['unit']}.npy"
         path = self.folder.local(f"work/features/data/{name}")

@@ -184,7 +184,7 @@ class FeatureLoader(Loader):
         self._files = read_features(settings.features, settings.split)
         pairs = sum(len(file) for file in self._files)
         self.held_out = sum(file.others for file in self._files)
-        window = pairs if settings.shuffle else 0
+        window = pairs if settings.shuffle else 0  # one window for all, since all pairs are in memory
         self._order = EpochOrder(
             [[pairs]], weights=None, total=settings.samples_per_epoch, seed=seed, window=window, streams=1
         )

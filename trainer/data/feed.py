@@ -53,7 +53,7 @@ class Batches(Dataset[tuple[Any, Any]]):
 
     def __init__(self, maker: Makes, workers: int):
         self._maker = maker
-        self._board = torch.zeros(max(workers, 1), _STATE_BYTES, dtype=torch.uint8).share_memory_()
+        self._board = torch.zeros(max(workers, 1), _STATE_BYTES, dtype=torch.uint8).share_memory_()  # status lines
         self._since = torch.zeros(max(workers, 1), dtype=torch.float64).share_memory_()
         self._pids = torch.zeros(max(workers, 1), dtype=torch.int64).share_memory_()
         self._dismissed = torch.zeros(1, dtype=torch.bool).share_memory_()
@@ -99,7 +99,7 @@ class Batches(Dataset[tuple[Any, Any]]):
 
     def _end_where_dismissed(self, number: int, frame: FrameType | None) -> None:
         if self._dismissed[0]:
-            os._exit(0)
+            os._exit(0)  # at once, without exit handlers
 
     def states(self) -> str:
         """Return a line about what the workers are doing."""

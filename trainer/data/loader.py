@@ -94,7 +94,7 @@ class Loader(ABC):
     @property
     def counts(self) -> dict[str, int]:
         """Number of samples by kind, `ok` or a `Kind`, including those left out from the start."""
-        return dict(self.read + self.indexed) | {"ok": self.read["ok"]}
+        return dict(self.read + self.indexed) | {"ok": self.read["ok"]}  # the sum of counters drops zeros
 
     def take_over(self, read: Mapping[str, int], epoch: int, lost: int) -> None:
         """Continue the counts of an earlier loader.
@@ -147,7 +147,7 @@ class Loader(ABC):
         number = start
         batches = self._feed(epoch, start, self.batches_per_epoch)
         while True:
-            if turn != self._turn:
+            if turn != self._turn:  # a later call of `epoch` or `close`
                 raise RuntimeError(f"epoch {epoch} was left for another one; this iterator cannot go on")
             began = time.perf_counter()
             item = next(batches, None)

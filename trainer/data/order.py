@@ -36,7 +36,7 @@ def permutation(n: int, *seed: int) -> Integers:
 
 
 def mixed(value: int) -> int:
-    """Return a well-spread 63-bit number (SplitMix64)."""
+    """Return a 63-bit hash of a number (SplitMix64)."""
     value = (value + 0x9E3779B97F4A7C15) & (2**64 - 1)
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
@@ -117,8 +117,8 @@ class SourceOrder:
         self._sizes = np.asarray(sizes, np.int64)
         self.size = int(self._sizes.sum())
         self._seed, self._source, self._window = seed, source, window
-        self._streams = streams if window else 1
-        per_stream = (self.size - np.arange(self._streams) + self._streams - 1) // self._streams
+        self._streams = streams if window else 1  # without a shuffle, the order of the shards
+        per_stream = (self.size - np.arange(self._streams) + self._streams - 1) // self._streams  # equal up to one
         self._bounds = np.concatenate([[0], np.cumsum(per_stream)])
         self._shards, self._windows = _Recent(4), _Recent(2 * self._streams + 2)
 
@@ -175,7 +175,7 @@ def apportion(sizes: Sequence[int], weights: Sequence[float] | None, total: int 
     exact = shares / shares.sum() * total
     counts = np.floor(exact).astype(np.int64)
     short = total - int(counts.sum())
-    counts[np.argsort(counts - exact, kind="stable")[:short]] += 1
+    counts[np.argsort(counts - exact, kind="stable")[:short]] += 1  # the largest remainders
     return [int(count) for count in counts]
 
 
@@ -244,5 +244,5 @@ class EpochOrder:
             here = sources == source
             drawn = self._orders[source].draw(epoch * self.counts[source] + index[here])
             shards[here], rows[here], streams[here] = drawn
-        together = np.argsort(streams, kind="stable")
+        together = np.argsort(streams, kind="stable")  # groups the samples of each stream
         return sources[together], shards[together], rows[together], positions[together]

@@ -166,7 +166,7 @@ class Reader:
         self._store = store_of(settings)
         self._most_open = _most_open(settings, sources, part.world)
         self._opened: OrderedDict[tuple[int, int], _Opened] = OrderedDict()
-        self._lost: dict[tuple[int, int], ShardLost] = {}
+        self._lost: dict[tuple[int, int], ShardLost] = {}  # shards that turned out to be missing
         self._there = [
             [number for number, shard in enumerate(source.shards) if shard.samples and not shard.left_out]
             for source in sources
@@ -283,7 +283,7 @@ class Reader:
         there = self._there[source]
         first, attempt = bisect_left(there, shard), 0
         for step in range(len(there) + _NEIGHBOURS):
-            number = there[(first + step) % len(there)]
+            number = there[(first + step) % len(there)]  # from the last shard on to the first
             try:
                 opened = self._open(source, number)
             except ShardLost as error:
@@ -317,7 +317,7 @@ class Reader:
     def _transformed(self, opened: _Opened, place: int, image: Image.Image, seed: int) -> Tensor:
         torch.default_generator.manual_seed(seed)
         random.seed(seed)
-        np.random.seed(seed % 2**32)
+        np.random.seed(seed % 2**32)  # NumPy's global generator takes 32 bits
         try:
             return self._transform(image)
         except Exception as error:
@@ -382,7 +382,7 @@ class Reader:
 
     def _empty(self) -> Batch:
         """Return an empty batch, for a rank without rows of a smaller last batch."""
-        blank = self._transform(Image.new("RGB", (64, 64)))
+        blank = self._transform(Image.new("RGB", (64, 64)))  # gives the shape and type of images
         return Batch(
             images=blank.new_zeros((0, *blank.shape)),
             texts=self._tokenizer([""])[:0],
@@ -430,7 +430,7 @@ def _bytes(opened: _Opened, tar: int, place: int, part: str) -> bytes:
     """Return the bytes of a sample's image, caption or JSON."""
     entry = opened.index.rows[place]
     at, size = int(entry[f"{part}_at"]), int(entry[f"{part}_size"])
-    content = os.pread(tar, size, at)
+    content = os.pread(tar, size, at)  # independent of the file position, which forks share
     if len(content) != size:
         raise ShardMismatch(f"shard {opened.shard.file.url} has changed since it was indexed: it is shorter now")
     return content

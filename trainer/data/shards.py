@@ -167,7 +167,7 @@ def open_source(
 
 
 def _as_begun(path: str, found: Sequence[Shard], begun: Sequence[ShardFacts], skip: Sequence[str]) -> list[Shard]:
-    """Return the shards that a resumed run began with. Missing ones in `data.skip` are marked as left out."""
+    """Return the shards that a resumed run began with. Those in `data.skip` are marked as left out."""
     there, result = {shard.file.name: shard for shard in found}, []
     for fact in begun:
         shard = there.pop(fact.name, None)
@@ -209,7 +209,7 @@ def default_streams(sources: Sequence[OpenSource], window: int, cache_bytes: int
     if not window:
         return 1  # the order of the shards
     shards = max(sum(shard.samples > 0 for shard in source.shards) for source in sources)
-    streams = min(MOST_STREAMS, 1 << (shards.bit_length() - 1))
+    streams = min(MOST_STREAMS, 1 << (shards.bit_length() - 1))  # rounded down to a power of two
     while streams > 1 and bytes_in_use(sources, window, streams) > cache_bytes:
         streams //= 2
     return streams
@@ -284,7 +284,7 @@ def on_side(split: Split, image_hash: npt.NDArray[Any], keys: Sequence[str]) -> 
         hashes = image_hash.astype(np.uint64)
     else:
         hashes = np.array([hash64(key.encode("utf-8", "surrogateescape")) for key in keys], np.uint64)
-    held = hashes < np.uint64(int(split.holdout * 2**64))
+    held = hashes < np.uint64(int(split.holdout * 2**64))  # hashes are uniform
     return held if split.part == "holdout" else ~held
 
 

@@ -89,7 +89,7 @@ class ShardStore:
             path = self._fetched(shard)
             with contextlib.suppress(FileNotFoundError):  # another process has dropped it meanwhile
                 descriptor = os.open(path, os.O_RDONLY)
-                os.utime(descriptor)
+                os.utime(descriptor)  # marks the shard as recently used
                 return descriptor
         raise ShardUnavailable(
             f"shard {shard.url} was dropped from the cache as soon as it was fetched: "
@@ -131,7 +131,7 @@ class ShardStore:
                 raise ShardMismatch(
                     f"shard {shard.url} has {part.stat().st_size:,} bytes, {shard.bytes:,} when it was indexed"
                 )
-            os.rename(part, path)
+            os.rename(part, path)  # so a file under the final name is always complete
         finally:
             part.unlink(missing_ok=True)
 
@@ -170,7 +170,7 @@ class ShardStore:
                 total += state.st_size
                 if path.suffix == ".tar":
                     files.append((state.st_mtime_ns, state.st_size, path))
-        for _, size, path in sorted(files):
+        for _, size, path in sorted(files):  # least recently used first
             if total + wanted <= self._max_bytes:
                 break
             path.unlink(missing_ok=True)

@@ -102,7 +102,7 @@ class TorchPasses:
         """See `Passes`."""
         s = _negatives(tile)
         top = s.amax(dim=1)
-        shift = top.masked_fill(top == -math.inf, 0.0)[:, None]
+        shift = top.masked_fill(top == -math.inf, 0.0)[:, None]  # -inf minus -inf would be NaN
         work = (s - shift).mul_(1 + beta).exp_()
         sum_hard = sum_weights = work.sum(dim=1).log_().add_(shift[:, 0], alpha=1 + beta)
         if beta:
@@ -120,7 +120,7 @@ class TorchPasses:
         grad_s.mul_((omega * (1 if constant else 1 + beta))[:, None])
         if beta and not constant:
             grad_s.sub_(s.mul_(beta).sub_(sum_weights[:, None]).exp_().mul_((omega * beta)[:, None]))
-        grad_s.diagonal(tile.first)[: len(s)] = -omega
+        grad_s.diagonal(tile.first)[: len(s)] = -omega  # the positives
         return grad_s
 
 
@@ -175,14 +175,14 @@ class _ChunkedRows(torch.autograd.Function):
         b, n, beta = len(x), len(y), options.beta
         count = negatives_per_row(b, n, mine, all_of, x.device)
         require_negatives(count, options.alpha)
-        empty = count == 0
+        empty = count == 0  # rows without negatives
         positive, top, sum_hard, sum_weights = (x.new_empty(b) for _ in range(4))
         for start in range(0, b, options.chunk):
             rows = slice(start, min(start + options.chunk, b))
             tile = _tile(x, y, scale, mine, all_of, rows, options.offset)
             positive[rows] = tile.s_cn.diagonal(tile.first)[: len(tile.s_cn)]
             top[rows], sum_hard[rows], sum_weights[rows] = options.passes.sums(tile, beta)
-            del tile
+            del tile  # frees its memory before the next one
         negatives = sum_hard
         if beta:
             negatives = count.clamp(min=1).to(x.dtype).log() + sum_hard - sum_weights

@@ -125,7 +125,7 @@ def _sums(  # type: ignore[no-untyped-def]
         columns = start + tl.arange(0, COLUMNS)
         s, _, _ = _negatives(logits, mine, all_of, rows, columns, first, c, n, HASHES)
         highest = tl.maximum(top, tl.max(s, axis=1))
-        shift = tl.where(highest == _NONE, 0.0, highest)
+        shift = tl.where(highest == _NONE, 0.0, highest)  # -inf minus -inf would be NaN
         above = s - shift[:, None]
         hard = hard * tl.exp((1 + BETA) * (top - shift)) + tl.sum(tl.exp((1 + BETA) * above), axis=1)
         if BETA > 0:

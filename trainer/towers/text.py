@@ -62,7 +62,7 @@ class WordTransformer(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Return the embeddings. A caption without words attends to its padding."""
         padding = ids == 0
-        padding = padding & ~padding.all(dim=1, keepdim=True)
+        padding = padding & ~padding.all(dim=1, keepdim=True)  # attention to nothing would be NaN
         seen = self.embedding(ids) + self.places[: ids.shape[1]]
         for block in self.blocks:
             seen = block(seen, src_key_padding_mask=padding)
