@@ -79,7 +79,7 @@ def build(model: dict[str, Any], temperature: float) -> DualEncoder:
     model = deepcopy(model)
     if has_own_tower(model):
         return _pair(model, temperature)
-    model["vision_cfg"]["timm_model_pretrained"] = False
+    model["vision_cfg"]["timm_model_pretrained"] = False  # or open_clip would download weights
     custom = model.pop("custom_text", False) or "hf_model_name" in model["text_cfg"]  # as open_clip decides
     if "hf_model_name" in model["text_cfg"]:
         model["text_cfg"]["hf_model_pretrained"] = False

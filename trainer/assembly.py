@@ -94,7 +94,7 @@ class Parts:
             _about_precision(config, device),
             config.loss.remark(device),
         ]
-        rounds = config.run.precision == "fp32" and config.run.tf32
+        rounds = config.run.precision == "fp32" and config.run.tf32  # then the encoders compute in tf32
         peak = peak_flops(device, "tf32" if rounds else config.run.precision, config.log.peak_tflops)
         self.full_speed: float | None = None
         """Images/s of all devices at an MFU of 1; None if their peak is unknown."""
@@ -169,7 +169,7 @@ def _check_holdout(config: Config, loader: Loader) -> None:
         return
     without = [source.path for source in loader.sources if not source.others]
     if not loader.held_out:
-        without = without or [config.data.features]
+        without = without or [config.data.features]  # cached features have no sources
     if without:
         raise WrongUse(
             f"data.split.holdout {split.holdout:g} holds out no pair of {without[0]}: raise it, or set it, or "

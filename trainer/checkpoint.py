@@ -156,7 +156,7 @@ class Checkpoints:
                 "metric": checkpoint.metric,
                 "files": {name: _describe(folder / name) for name in (MODEL, TRAINING)},
             }
-            manifest["sha256"] = content_digest(manifest)
+            manifest["sha256"] = content_digest(manifest)  # of the values above
             (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
         except BaseException:
             shutil.rmtree(folder)
@@ -195,7 +195,7 @@ class Checkpoints:
             CheckpointError: all of them are damaged, including those renamed at an earlier start.
         """
         self.store.sweep(lambda name: step_of(name) is not None, MANIFEST)
-        for step in reversed(self.steps()):
+        for step in reversed(self.steps()):  # newest first
             try:
                 return self.load(step)
             except Damaged as error:

@@ -153,7 +153,7 @@ def retrieval(student: Student, batches: Iterable[Batch], ranks: Ranks, device: 
     """
     student.eval()
     encoded: list[tuple[Tensor, Tensor, Tensor]] = []
-    for batch in filter(len, batches):
+    for batch in filter(len, batches):  # a rank's part of the last batch may be empty
         batch = batch.to(device)
         image, text = student(batch.images, batch.texts)[:2]
         encoded.append((_unit(image), _unit(text), batch.caption_hash))
@@ -178,7 +178,7 @@ def _gather_uneven(part: Tensor, ranks: Ranks) -> Tensor:
         return part
     shapes = ranks.collect(tuple(part.shape))
     most = max(shape[0] for shape in shapes)
-    width = max(shapes)[1:]
+    width = max(shapes)[1:]  # that of a rank with pairs: empty parts have width 0
     padded = part.new_zeros(most, *width)  # ranks gather tensors of one shape
     if len(part):
         padded[: len(part)] = part
@@ -205,7 +205,7 @@ def _mean_chance(hashes: Tensor, k: int) -> float:
 
 def _share(hits: float, n: int, chance: float) -> Share:
     if not n:
-        return Share(value=0.0, low=0.0, high=1.0, n=0, chance=chance)
+        return Share(value=0.0, low=0.0, high=1.0, n=0, chance=chance)  # without queries any value is possible
     low, high = wilson(hits, n)
     return Share(value=hits / n, low=low, high=high, n=n, chance=chance)
 

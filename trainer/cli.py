@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
         from open_diht.trainer.loop import train  # takes seconds, so typing errors are reported before it
 
         outcome = train(config, options.workdir, say)
-        return OK if outcome.finished else 128 + (outcome.signal or 15)
+        return OK if outcome.finished else 128 + (outcome.signal or 15)  # as shells report signals
 
     return exit_status(
         run,

@@ -69,7 +69,7 @@ class ModelSettings:
         check_fields(self)
         if self.warm_start and (self.warm_start_image or self.warm_start_text):
             raise ValueError("model.warm_start gives all weights: leave out warm_start_image and warm_start_text")
-        if 1 / self.temperature > self.max_scale * (1 + 1e-9):
+        if 1 / self.temperature > self.max_scale * (1 + 1e-9):  # tolerates rounding
             raise ValueError(
                 f"model.temperature {self.temperature} means a scale of {1 / self.temperature:.4g}, above "
                 f"model.max_scale {self.max_scale}"

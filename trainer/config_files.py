@@ -87,11 +87,11 @@ def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
     if parent is None:
         return values
     parent_path = path.parent / f"{parent}.yaml" if "/" not in str(parent) else path.parent / str(parent)
-    if not parent_path.is_file() and parent in config_names():
+    if not parent_path.is_file() and parent in config_names():  # one that comes with the trainer
         parent_path = SHELF.path(parent)
     if not parent_path.is_file():
         raise BadConfig(f"{path} extends {parent!r}, but there is no file {parent_path}")
-    if parent_path.resolve() in (chain := (*below, path.resolve())):
+    if parent_path.resolve() in (chain := (*below, path.resolve())):  # a cycle
         raise BadConfig(f"{path} extends itself, by way of {parent_path}")
     return merged(_read(parent_path, chain), values)
 
@@ -106,7 +106,7 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     result = dict(below)
     for key, value in above.items():
         old = result.get(key)
-        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)  # two sections
         result[key] = merged(old, value) if both else value  # type: ignore[arg-type]
     return result
 

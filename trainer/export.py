@@ -91,7 +91,7 @@ def load(folder: Path | str) -> tuple[DualEncoder, Any]:
 
 
 def _for_inference(architecture: Mapping[str, Any]) -> dict[str, Any]:
-    model = json.loads(json.dumps(architecture))
+    model = json.loads(json.dumps(architecture))  # a copy, of plain values
     model["vision_cfg"].pop("patch_dropout", None)  # it is for training only
     return dict(model)
 

@@ -117,7 +117,7 @@ def _wandb(workdir: Path, project: str, config: Mapping[str, Any]) -> Any:
         )
     import wandb
 
-    known = workdir / "wandb_id"
+    known = workdir / "wandb_id"  # by which a resumed run continues its curves
     if not known.exists():
         known.write_text(uuid.uuid4().hex[:12])
     try:

@@ -156,7 +156,7 @@ class _Run:
         self.parent: Parent | None = None
         self._restore(found)
         say(introduction(self.parts))
-        self.batches = self.parts.loader.batches_per_epoch
+        self.batches = self.parts.loader.batches_per_epoch  # steps of an epoch
         self.bad = 0
         self.progress = TrainingProgress(
             self.parts.total_steps, self.config.schedule.batch_size, self.step, full_speed=self.parts.full_speed

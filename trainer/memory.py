@@ -131,7 +131,7 @@ def _kept(student: Student, pairs: int, shape: tuple[int, ...], tokens: Tensor) 
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()  # known by its handle: fake tensors have no address
         if storage._cdata not in own:
-            kept[storage._cdata] = storage.nbytes()
+            kept[storage._cdata] = storage.nbytes()  # once per storage, whatever its views
         return tensor
 
     with (
@@ -155,7 +155,7 @@ def free_bytes(device: torch.device) -> int:
     """Return the free bytes that this rank may use: of its GPU, or its part of this machine's or control group's."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's cache is free
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # unused cache is free
     return _available() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 

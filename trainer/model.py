@@ -39,8 +39,8 @@ class Encoded(NamedTuple):
 class Student(nn.Module):
     """A dual encoder and its concept heads.
 
-    In training mode, frozen modules and batch norms stay in evaluation mode: batch statistics would make a
-    step depend on how its batch is spread over ranks and micro-batches.
+    In training mode, frozen modules stay in evaluation mode, and so do batch norms without `batch_statistics`,
+    which would make a step depend on how its batch is spread over ranks and micro-batches.
 
     Args:
         clip: the dual encoder.
@@ -139,7 +139,7 @@ def clip_width(clip: DualEncoder) -> int:
         return int(visual.proj.shape[1])
     with torch.no_grad():
         side = visual.image_size[0] if isinstance(visual.image_size, tuple) else visual.image_size
-        training = visual.training
+        training = visual.training  # restored below
         width = visual.eval()(torch.zeros(1, 3, side, side, device=clip.logit_scale.device)).shape[-1]
         visual.train(training)
     return int(width)

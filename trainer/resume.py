@@ -218,7 +218,7 @@ def adopt(path: str, parts: Parts, ranks: Ranks) -> Parent:
         parts.stepper.average.student.load_state_dict(state["average"] or student.state_dict())
     ranks.barrier()
     if is_remote(folder):
-        shutil.rmtree(spool(folder, cache), ignore_errors=True)
+        shutil.rmtree(spool(folder, cache), ignore_errors=True)  # the downloaded checkpoint
     return parent
 
 

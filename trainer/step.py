@@ -166,7 +166,7 @@ class Stepper:
         norm, factor, values = self._read(loss, gradient, scale)
         # All ranks decide alike: the loss is summed over them, and gradients were averaged.
         finite = math.isfinite(norm) and math.isfinite(values["loss"])
-        if finite:
+        if finite:  # else weights, moments and average stay
             set_rate(self.optimizer, rate)
             self.scaler.step(self.optimizer)
             self.student.clamp_scale()

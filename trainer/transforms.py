@@ -84,7 +84,7 @@ class StoredTransform:
 
     def _cropped(self, images: Tensor, draws: npt.NDArray[np.float64]) -> Tensor:
         _, height, width = self._shape
-        free = np.array([images.shape[2] - height, images.shape[3] - width])
+        free = np.array([images.shape[2] - height, images.shape[3] - width])  # positions of the crop, less 1
         corners = draws[:, :2] * (free + 1) if self._training else np.tile(free / 2, (len(images), 1))
         result = images.new_empty((len(images), *self._shape))
         for row, (top, left) in enumerate(corners.astype(np.int64).tolist()):

@@ -143,7 +143,7 @@ def _load_image_tower(model: DualEncoder, path: Path) -> str:
     tower = model.visual
     if any(name.startswith("visual.") for name in state):
         state = {name: value for name, value in state.items() if name.startswith("visual.")}
-        resize_pos_embed(state, model)
+        resize_pos_embed(state, model)  # to the model's image size
         found = {name.removeprefix("visual."): value for name, value in state.items()}
     elif hasattr(tower, "trunk"):
         found = {f"trunk.{name}": value for name, value in _timm_names(state, tower.trunk.state_dict(), path).items()}
@@ -170,7 +170,7 @@ def _timm_names(state: State, wanted: State, path: Path) -> dict[str, Tensor]:
 
 def _load_text_tower(model: DualEncoder, path: Path) -> str:
     state = {name.removeprefix("text."): value for name, value in read_weights(path).items() if _is_text(name)}
-    resize_text_pos_embed(state, model)
+    resize_text_pos_embed(state, model)  # to the model's context length
     if hasattr(model, "text"):
         return _load(model.text, state, path, optional=("proj", "text_projection"))
     others = {name: value for name, value in model.state_dict().items() if not _is_text(name)}

@@ -111,7 +111,7 @@ class Workdir:
             if path.is_dir():
                 continue
             status = path.stat()
-            state = status.st_size, status.st_mtime_ns
+            state = status.st_size, status.st_mtime_ns  # unchanged files are not uploaded again
             if self._uploaded.get(path) != state:
                 self.store.write(path.read_bytes(), str(path.relative_to(self.folder)))
                 self._uploaded[path] = state

@@ -165,7 +165,7 @@ def _keep(folder: Store, fingerprint: str, made_from: dict[str, Any], heads: dic
         "metrics": {name: head.metrics for name, head in heads.items()},
         **made_from,
     }
-    folder.write(content, HEADS)
+    folder.write(content, HEADS)  # before heads.json, which has its SHA-256
     folder.write((json.dumps(about, indent=1) + "\n").encode(), "heads.json")
 
 

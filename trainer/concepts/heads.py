@@ -210,11 +210,11 @@ class _Fit:
         self._centre, self._scale = self._tensor(known.mean), self._tensor(1 / known.std)
         self.model = torch.nn.Linear(len(known.mean), len(known.counts)).to(settings.device)
         torch.nn.init.zeros_(self.model.weight)  # the problem is convex, so the start does not matter
-        with torch.no_grad():
+        with torch.no_grad():  # start from the frequencies of the concepts
             self.model.bias.copy_(torch.from_numpy(np.log((known.counts + 1) / (known.counts + 1).sum())))
         groups: list[dict[str, Any]] = [
             {"params": [self.model.weight]},
-            {"params": [self.model.bias], "weight_decay": 0.0},
+            {"params": [self.model.bias], "weight_decay": 0.0},  # biases are not decayed
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay)
         self.epoch, self.pool, self.steps_done = 0, 0, 0

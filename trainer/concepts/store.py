@@ -49,7 +49,7 @@ class Labels:
         concepts, 0 for padding."""
         counts = self.counts()[rows]
         most = max(1, int(counts.max(initial=0)))
-        within = np.arange(most)[None, :] < counts[:, None]
+        within = np.arange(most)[None, :] < counts[:, None]  # False for padding
         ids = np.zeros((len(rows), most), np.int64)
         places = self.offsets[rows][:, None] + np.arange(most)[None, :]
         ids[within] = self.ids[places[within]]

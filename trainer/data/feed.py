@@ -57,7 +57,7 @@ class Batches(Dataset[tuple[Any, Any]]):
         self._since = torch.zeros(max(workers, 1), dtype=torch.float64).share_memory_()
         self._pids = torch.zeros(max(workers, 1), dtype=torch.int64).share_memory_()
         self._dismissed = torch.zeros(1, dtype=torch.bool).share_memory_()
-        _ALL.add(self)
+        _ALL.add(self)  # for the exit handler
 
     def __getitem__(self, position: tuple[int, int]) -> tuple[Any, Any]:
         try:
@@ -73,7 +73,7 @@ class Batches(Dataset[tuple[Any, Any]]):
         self._maker.state = _Writer(self._board.numpy()[worker], self._since.numpy(), worker)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._end_where_dismissed)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)  # signals that came before are handled now
 
     @contextmanager
     def starting(self) -> Iterator[None]:
@@ -175,11 +175,11 @@ class Feed:
         if self._workers is None:
             self._workers = DataLoader(
                 self._batches,
-                batch_size=None,
+                batch_size=None,  # items are whole batches
                 sampler=self._positions,
                 num_workers=self._settings.workers,
                 prefetch_factor=self._settings.prefetch,
-                persistent_workers=True,
+                persistent_workers=True,  # for all epochs
                 timeout=self._settings.stall_s,
                 pin_memory=self._pin,
                 collate_fn=_unchanged,
@@ -204,7 +204,7 @@ class Feed:
                 raise RuntimeError(
                     f"a worker ended while it handed over batch {number} of epoch {epoch}; {self._batches.states()}"
                 ) from error
-            if isinstance(item[0], TrainingError):
+            if isinstance(item[0], TrainingError):  # see `Batches.__getitem__`
                 raise item[0]
             yield item
 

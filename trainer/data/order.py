@@ -98,7 +98,7 @@ class _Recent:
         if key not in self._values:
             self._values[key] = make()
             if len(self._values) > self._most:
-                self._values.popitem(last=False)
+                self._values.popitem(last=False)  # the oldest
         return self._values[key]
 
 
@@ -132,7 +132,7 @@ class SourceOrder:
             physical = self._bounds[streams[here]] + self._shuffled(number, streams[here], offsets[here])
             order = self._shard_order(number)
             ends = np.cumsum(self._sizes[order])
-            at = np.searchsorted(ends, physical, side="right")
+            at = np.searchsorted(ends, physical, side="right")  # place of the shard in the permuted order
             shards[here] = order[at]
             rows[here] = physical - (ends[at] - self._sizes[order][at])
         return shards, rows, streams
@@ -148,7 +148,7 @@ class SourceOrder:
             return offsets
         result = np.empty_like(offsets)
         blocks = offsets // self._window
-        for stream, block in {*zip(streams.tolist(), blocks.tolist(), strict=True)}:
+        for stream, block in {*zip(streams.tolist(), blocks.tolist(), strict=True)}:  # each window once
             here = (streams == stream) & (blocks == block)
             first = block * self._window
             size = min(self._window, int(self._bounds[stream + 1] - self._bounds[stream]) - first)

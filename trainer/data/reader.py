@@ -283,7 +283,7 @@ class Reader:
         there = self._there[source]
         first, attempt = bisect_left(there, shard), 0
         for step in range(len(there) + _NEIGHBOURS):
-            number = there[(first + step) % len(there)]  # from the last shard on to the first
+            number = there[(first + step) % len(there)]  # wraps around after the last shard
             try:
                 opened = self._open(source, number)
             except ShardLost as error:
@@ -315,7 +315,7 @@ class Reader:
         return text, int(opened.index.rows[place]["caption_hash"])
 
     def _transformed(self, opened: _Opened, place: int, image: Image.Image, seed: int) -> Tensor:
-        torch.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # that of the CPU only
         random.seed(seed)
         np.random.seed(seed % 2**32)  # NumPy's global generator takes 32 bits
         try:
@@ -335,7 +335,7 @@ class Reader:
             raise self._lost[source, number]
         known = self._opened.get((source, number))
         if known is not None:
-            self._opened.move_to_end((source, number))
+            self._opened.move_to_end((source, number))  # now the most recently used
             return known
         shard = self._sources[source].shards[number]
         self.state(f"{shard.file.url}: opening")
@@ -358,7 +358,7 @@ class Reader:
         opened = _Opened((source, number), shard, descriptor, index, rows, joined, places)
         self._opened[source, number] = opened
         if len(self._opened) > self._most_open:
-            self._opened.popitem(last=False)[1].close()
+            self._opened.popitem(last=False)[1].close()  # the least recently used
         return opened
 
     def close(self) -> None:

@@ -45,7 +45,7 @@ def find_shards(path: str) -> FoundShards:
     braces = _BRACES.search(path)
     if braces:
         first, last = braces.groups()
-        numbers = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+        numbers = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]  # equally wide
         return FoundShards([path[: braces.start()] + number + path[braces.end() :] for number in numbers], {})
     found = _remote(path) if is_remote(path) else _local(path.removeprefix("file://"))
     urls, manifest = found.urls, found.entries

@@ -44,12 +44,12 @@ class Subset:
         first, last = np.zeros(len(high), np.int64), np.full(len(high), len(pairs), np.int64)
         for _ in range(len(pairs).bit_length()):  # one binary search for all samples
             middle = (first + last) // 2
-            there = pairs[np.minimum(middle, len(pairs) - 1)]
+            there = pairs[np.minimum(middle, len(pairs) - 1)]  # past the end, any value will do
             below = (there["f0"] < high) | ((there["f0"] == high) & (there["f1"] < low))
             open_ = first < last
             first, last = np.where(open_ & below, middle + 1, first), np.where(open_ & ~below, middle, last)
         there = pairs[np.minimum(first, len(pairs) - 1)]
-        same = (there["f0"] == high) & (there["f1"] == low) & ((high > 0) | (low > 0))
+        same = (there["f0"] == high) & (there["f1"] == low) & ((high > 0) | (low > 0))  # both 0: no uid
         return np.where(same, first, -1)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class Found:
     def add(self, places: npt.NDArray[np.int64]) -> None:
         """Record the uids of a shard, given by `Subset.places`."""
         met = places[places >= 0]
-        np.bitwise_or.at(self._bits, met >> 3, (1 << (met & 7)).astype(np.uint8))
+        np.bitwise_or.at(self._bits, met >> 3, (1 << (met & 7)).astype(np.uint8))  # 8 uids per byte
         self._samples += len(met)
 
     def __str__(self) -> str:

@@ -93,7 +93,7 @@ def _joint(hashes: Sequence[Tensor]) -> Tensor:
     """Return one hash per row, which is equal for rows with equal hashes of every kind."""
     joint = hashes[0]
     for other in hashes[1:]:
-        joint = joint * _ODD + other
+        joint = joint * _ODD + other  # int64 wraps around
     return joint
 
 
@@ -116,7 +116,7 @@ def row_losses(positive: Tensor, negatives: Tensor, alpha: float) -> Tensor:
     """
     if alpha == 0:
         return negatives - positive
-    return math.log(alpha) - logsigmoid(positive + math.log(alpha) - negatives)
+    return math.log(alpha) - logsigmoid(positive + math.log(alpha) - negatives)  # softplus(x) = -logsigmoid(-x)
 
 
 def hn_nce_rows(

@@ -71,7 +71,7 @@ class SigLip(Loss):
         for start in range(0, b, size):
             rows = slice(start, start + size)
             tile = (x_bd[rows], y_nd, scale, bias, offset + start, None if mine is None else mine[rows], all_of)
-            if size >= b:
+            if size >= b:  # a single tile needs no recomputation
                 tiles.append(_tile(*tile))
             else:
                 tiles.append(checkpoint(_tile, *tile, use_reentrant=False, preserve_rng_state=False))

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
+_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")  # letters and digits, with an apostrophe inside
 PADDING, UNKNOWN, _SPECIAL = 0, 1, 2
 
 
