@@ -70,9 +70,6 @@ def build(model: dict[str, Any], temperature: float) -> DualEncoder:
         model: the architecture in open_clip's form.
         temperature: initial temperature; the learned scale starts at 1 / temperature.
 
-    Returns:
-        The dual encoder, in training mode.
-
     Raises:
         BadArchitecture: the architecture cannot be built.
     """

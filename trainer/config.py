@@ -107,7 +107,7 @@ class ConceptSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
-    """The AdamW optimizer. Biases, norms and the temperature are not decayed. (convention)"""
+    """The AdamW optimizer, which does not decay biases, norms and the temperature (convention)."""
 
     learning_rate: Above0 = 5e-4
     """Peak learning rate. (recipe)"""
@@ -126,8 +126,7 @@ class OptimizerSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleSettings:
-    """Length of the run and its batches. All lengths are in samples seen, so that they mean the
-    same for every batch size and number of ranks."""
+    """The length of the run and its batches, in samples seen, which do not depend on the number of ranks."""
 
     samples: Total | None = None
     """Samples to see over the whole run. Set either this or `epochs`. (paper: 16 and 32 billion;

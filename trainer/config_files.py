@@ -132,7 +132,8 @@ def differences(one: Any, other: Any, where: str = "") -> list[str]:
     """Return the dotted names of the values that differ between two plain configurations.
 
     Args:
-        one, other: the configurations.
+        one: a configuration.
+        other: another one.
         where: prefix of the names.
     """
     if isinstance(one, Mapping) and isinstance(other, Mapping):

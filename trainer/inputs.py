@@ -36,15 +36,14 @@ def open_pairs(
     """Open the loader for `data.features` or `data.sources`.
 
     Args:
-        data, transforms: sections of the configuration.
+        data: the section `data`.
+        transforms: the section `transform`.
         shape: shape of the image tower's input.
         training: whether to augment the images.
         concepts: concept targets of each source.
-        begun, opened: see `ShardLoader`.
+        begun: see `ShardLoader`.
+        opened: see `ShardLoader`.
         options: passed to the loader: batch_size, rank, world, seed, tokenizer, device.
-
-    Returns:
-        The loader.
 
     Raises:
         DataError: the data cannot be used as configured.

@@ -65,7 +65,8 @@ class RunLog:
 
         Args:
             kind: step, check or event.
-            step, samples: steps taken and samples seen.
+            step: number of steps taken.
+            samples: number of samples seen.
             values: name to value; only numbers go to TensorBoard and Weights & Biases.
         """
         self._file.write(json.dumps({"kind": kind, "step": step, "samples": samples, **values}) + "\n")
@@ -192,7 +193,8 @@ def line(step: int, total: int, result: StepResult, speed: dict[str, float], rat
     """Return the progress line.
 
     Args:
-        step, total: steps taken, and steps of the whole run.
+        step: number of steps taken.
+        total: number of steps of the run.
         result: the result of the last step.
         speed: values of `TrainingProgress.speed`, and `peak_memory_gib`.
         rate: the learning rate.

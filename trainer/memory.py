@@ -1,5 +1,4 @@
-"""Choose the number of micro-batches that fits in memory (`schedule.micro_batches: auto`), and
-explain errors if none does.
+"""Choose the number of micro-batches that fits in memory (`schedule.micro_batches: auto`).
 
 The cost of a pair is what autograd keeps of it from the forward to the backward pass. A probe counts
 these bytes, on the device and in the precision of the training, so it works alike on GPUs and CPUs.

@@ -175,7 +175,9 @@ def build_student(
     """Build the student before its first step. Random weights are a function of torch's seed.
 
     Args:
-        settings, concepts, transform: sections of the configuration.
+        settings: the section `model`.
+        concepts: the section `concepts`.
+        transform: the section `transform`.
         vocabularies: head name to its number of concepts.
         precision: `run.precision`.
 

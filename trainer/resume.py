@@ -181,9 +181,6 @@ def adopt(path: str, parts: Parts, ranks: Ranks) -> Parent:
         parts: the parts of the run, in the state before the first step.
         ranks: the ranks of the run.
 
-    Returns:
-        The checkpoint's address, step and hash.
-
     Raises:
         WrongUse: there is no checkpoint, it is of another model, its samples are not a whole number
             of batches, or no samples are left to see.

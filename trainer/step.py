@@ -95,8 +95,7 @@ class Stepper:
         self.skipped = Skipped()
 
     def settle(self, pairs: int, shape: Sequence[int], tokens: Tensor) -> None:
-        """Wrap the student in DDP if there are several ranks, and make DDP arrange its buckets
-        before the first step.
+        """Wrap the student in DDP if there are several ranks, and make DDP arrange its buckets.
 
         From its second backward pass on, DDP fills buckets in the order in which gradients arrived
         in the first one, and the order in which ranks are summed depends on the position in a
@@ -133,7 +132,8 @@ class Stepper:
 
         Args:
             batch: this rank's part of batch `number` of the epoch.
-            epoch, number: the position of the batch.
+            epoch: the epoch.
+            number: number of the batch in it.
             rate: learning rate as a fraction of the peak.
 
         Returns:

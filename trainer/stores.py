@@ -221,8 +221,7 @@ class FsspecStore:
         return _made(temporary_beside(self._disk / name))
 
     def put(self, staged: Path, name: str, last: str) -> None:
-        """Upload a folder. Its last file is deleted first, so it never marks a mixture of old and
-        new files as complete.
+        """Upload a folder. Its last file is deleted first, so it never marks a mixture as complete.
 
         Args:
             staged: the folder on the disk, which stays.
@@ -256,7 +255,8 @@ class FsspecStore:
         """Rename a folder: copy its files in the store, then delete the old ones.
 
         Args:
-            name, other: the old and the new name.
+            name: the old name.
+            other: the new name.
             last: path in the folder of its last file.
         """
         for path in self.files(name):

@@ -111,8 +111,7 @@ class Pixels(nn.Module):
         self.register_buffer("white", torch.tensor(255.0), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return uint8 pixels in any layout as contiguous (b, 3, h, w) float32, normalized. Return
-        other tensors as is."""
+        """Return uint8 pixels of any layout as normalized (b, 3, h, w) float32, contiguous; return other tensors as is."""
         if images.dtype != torch.uint8:
             return images
         scaled = images.to(torch.float32, memory_format=torch.contiguous_format).div_(self.white)

@@ -21,7 +21,8 @@ def soft_cross_entropy(logits: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
 
     Args:
         logits: (n, concepts) v.
-        ids, weights: (n, k) concept ids, and weights whose rows sum to 1.
+        ids: (n, k) concept ids.
+        weights: (n, k) weights, whose rows sum to 1.
     """
     return (logits.logsumexp(1) - (weights * logits.gather(1, ids)).sum(1)).mean()
 
@@ -39,7 +40,8 @@ def metrics(weight: Tensor, bias: Tensor, counts: npt.NDArray[np.int64], samples
     """Return loss and hits of a head on samples.
 
     Args:
-        weight, bias: the head.
+        weight: (concepts, d) weight of the head.
+        bias: (concepts,) bias of the head.
         counts: (concepts,) training samples with each concept; `prior_...` metrics guess by them alone.
         samples: the samples.
 

@@ -45,8 +45,7 @@ class Labels:
         return Labels(offsets.astype(np.int64), np.concatenate(ids) if ids else np.zeros(0, np.int32))
 
     def padded(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Return ids and weights (n, most) of some samples: weight 1/m for each of a sample's m
-        concepts, 0 for padding."""
+        """Return ids and weights (n, most): weight 1/m for each of a sample's m concepts, 0 for padding."""
         counts = self.counts()[rows]
         most = max(1, int(counts.max(initial=0)))
         within = np.arange(most)[None, :] < counts[:, None]  # False for padding

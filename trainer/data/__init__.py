@@ -1,5 +1,4 @@
-"""Load batches from webdataset shards or cached features, in a deterministic order, from any
-position, with counted errors. See `loader` and `features`."""
+"""Load batches from webdataset shards (`loader`) or cached features (`features`), in order and from any position."""
 
 from open_diht.trainer.data.batch import Batch
 from open_diht.trainer.data.errors import (

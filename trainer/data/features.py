@@ -218,7 +218,8 @@ class FeatureLoader(Loader):
         """Return this rank's part of a batch, and an empty list, since no sample in memory is bad.
 
         Args:
-            epoch, number: the position of the batch.
+            epoch: the epoch.
+            number: number of the batch in it.
         """
         first, last, mine = self._part.rows(number, self._order.samples)
         places = self._order.batch(epoch, first, last)[2][mine]

@@ -44,7 +44,8 @@ class Makes(Protocol):
         """Return a batch, and the bad samples met while making it.
 
         Args:
-            epoch, number: the position of the batch.
+            epoch: the epoch.
+            number: number of the batch in it.
         """
 
 

@@ -289,7 +289,8 @@ class Prefetch:
         """Report that a batch was returned, and start the thread if there is none.
 
         Args:
-            epoch, number: the position of the batch.
+            epoch: the epoch.
+            number: number of the batch in it.
         """
         if self._reader is None:
             return

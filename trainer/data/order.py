@@ -235,7 +235,8 @@ class EpochOrder:
 
         Args:
             epoch: the epoch.
-            first, last: the range is positions first .. last-1.
+            first: first position of the range.
+            last: the position after the range.
         """
         positions = np.arange(first, last, dtype=np.int64)
         sources, index = interleave(self.counts, positions)

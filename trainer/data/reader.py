@@ -70,8 +70,7 @@ class Images:
 
 
 def _room(n: int, like: Tensor) -> Tensor:
-    """Return an empty tensor for n images. Each image keeps its layout (pixels have channels last)
-    and is contiguous."""
+    """Return an empty tensor for n contiguous images with the memory layout of `like`, such as channels last."""
     size, strides = (n, *like.shape), (like.numel(), *torch.empty_like(like).stride())
     if get_worker_info() is None:
         return torch.empty_strided(size, strides, dtype=like.dtype)
@@ -178,7 +177,8 @@ class Reader:
         """Return this rank's part of a batch, and the bad samples met while making it.
 
         Args:
-            epoch, number: the position of the batch.
+            epoch: the epoch.
+            number: number of the batch in it.
 
         Raises:
             TooManyBad, ShardLost: no sample could replace a bad one.
@@ -199,7 +199,8 @@ class Reader:
         """Return the numbers (source, shard) of the remote shards that a batch needs.
 
         Args:
-            epoch, number: the position of the batch.
+            epoch: the epoch.
+            number: number of the batch in it.
         """
         sources, shards, _, _ = self._slice(epoch, number)
         return {
@@ -219,7 +220,8 @@ class Reader:
         """Fetch a remote shard into the cache.
 
         Args:
-            source, shard: numbers of the source and of the shard in it.
+            source: number of the source.
+            shard: number of the shard in it.
         """
         self._store.fetch(self._sources[source].shards[shard].file)
 

@@ -111,9 +111,6 @@ def open_source(
         subset: the uids of `settings.subset`; None: all samples.
         found: records which uids of the subset are in the shards.
 
-    Returns:
-        The source with its indexed shards.
-
     Raises:
         BadSource: there are no shards or samples to read, or the shards are not those of `begun`.
         ShardMismatch: shards differ from their manifest.
@@ -239,8 +236,7 @@ def shards_in_use(sources: Sequence[OpenSource], window: int, streams: int, shar
 def bytes_in_use(sources: Sequence[OpenSource], window: int, streams: int, share: float = 1.0) -> int:
     """Return the bytes of remote shards in use while a window of every stream is read and the next one fetched.
 
-    Args:
-        sources, window, streams, share: see `shards_in_use`.
+    The arguments are those of `shards_in_use`.
     """
     total = 0.0
     for source in sources:
@@ -392,11 +388,10 @@ def _index_one(url: str, stamp: str, place: Path, indexes: str, store: ShardStor
 
 
 def _given_index(place: str, url: str, stamp: str) -> ShardIndex:
-    """Return the given index of a shard, which states what is read of it, after checking that it
-    belongs to the shard.
+    """Return the given index of a shard, after checking that it belongs to the shard. It states what is read.
 
-    A remote shard must have the same size. A local one with another stamp, such as a copy, must
-    have the same SHA-256.
+    A remote shard must have the same size. A local one with another stamp, such as a copy, must have the same
+    SHA-256.
     """
     try:
         with fsspec.open(place, "rb") as file:
@@ -414,8 +409,7 @@ def _given_index(place: str, url: str, stamp: str) -> ShardIndex:
 
 
 def _index_beside(url: str, stamp: str) -> ShardIndex | None:
-    """Return the index in the folder `.index` next to a remote shard, or None if there is none for a file of that
-    size.
+    """Return the index in the folder `.index` next to a remote shard, or None if none is of that size.
 
     Such indexes were made before the shards were copied there. Without them every machine fetches all shards once.
     """

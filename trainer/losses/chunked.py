@@ -71,7 +71,9 @@ class Passes(Protocol):
             tile: the tile, whose logits may be overwritten.
             beta: hardness.
             constant: whether the weights w are held constant.
-            omega, sum_hard, sum_weights: (c,) omega, S(1 + beta) and S(beta) of the rows.
+            omega: (c,) omega of the rows.
+            sum_hard: (c,) S(1 + beta) of the rows.
+            sum_weights: (c,) S(beta) of the rows.
         """
 
 
@@ -88,7 +90,8 @@ def tile_rows(b: int, n: int, elements: int | None = None) -> int:
     """Return the number of rows of a tile, at least 1.
 
     Args:
-        b, n: numbers of rows and columns of the whole matrix.
+        b: number of rows of the whole matrix.
+        n: number of columns.
         elements: largest number of similarities in a tile; None: `TILE_ELEMENTS`.
     """
     return max(1, min(b, (elements or TILE_ELEMENTS) // max(n, 1)))
@@ -147,15 +150,10 @@ def hn_nce_rows_chunked(
     chunk: int | None = None,
     passes: type[Passes] = TorchPasses,
 ) -> RowLosses:
-    """Compute `hn_nce_rows` in tiles, with the same result in memory O((b + n) d) and a tile.
+    """Compute `hn_nce_rows` in tiles, with the same arguments and result, in memory O((b + n) d) and a tile.
 
-    Args:
-        x_bd, y_nd, scale, alpha, beta, detach_weights, offset, mine, all_of: see `hn_nce_rows`.
-        chunk: rows of a tile; None: tiles of 32 MiB.
-        passes: implementation of the passes over a tile.
-
-    Raises:
-        ValueError: a constant or `chunk` is out of range, or alpha is 0 and a row has no negatives.
+    A tile has `chunk` rows (None: 32 MiB), and `passes` computes on it. Also raises ValueError for a `chunk`
+    below 1.
     """
     check_constants(alpha, beta)
     chunk = tile_rows(len(x_bd), len(y_nd)) if chunk is None else chunk

@@ -1,9 +1,9 @@
-"""HN-NCE by row tiles on a GPU: between the matrix products of cuBLAS, a Triton kernel reads each tile
-of logits once.
+"""HN-NCE by row tiles on a GPU, with Triton kernels that read each tile of logits once.
 
-The formulas are those of `chunked`. The kernels compute masks from columns and hashes, and write the
-gradient in place, so a tile, one at a time, is the only tensor of its size. Triton's interpreter
-(TRITON_INTERPRET=1 when this module is imported) runs the kernels on a CPU, slowly, which the tests use.
+Matrix products are cuBLAS's, and the formulas are those of `chunked`. The kernels compute masks
+from columns and hashes, and write the gradient in place, so a tile, one at a time, is the only
+tensor of its size. Triton's interpreter (TRITON_INTERPRET=1 when this module is imported) runs the
+kernels on a CPU, slowly, which the tests use.
 """
 
 from __future__ import annotations
@@ -28,15 +28,9 @@ _NONE = tl.constexpr(-math.inf)
 
 
 def hn_nce_rows_fused(x_bd: Tensor, y_nd: Tensor, scale: Tensor, *, chunk: int | None, **options: Any) -> RowLosses:
-    """Compute `hn_nce_rows` on a GPU, with the same result.
+    """Compute `hn_nce_rows` on a GPU, with the same arguments and result, in tiles of `chunk` rows (None: 128 MiB).
 
-    Args:
-        x_bd, y_nd, scale: see `hn_nce_rows`.
-        chunk: rows of a tile; None: tiles of 128 MiB.
-        options: the other arguments of `hn_nce_rows`.
-
-    Raises:
-        ValueError: the features are not on a GPU, or as for `hn_nce_rows_chunked`.
+    Also raises ValueError if the features are not on a GPU.
     """
     if not x_bd.is_cuda and not _INTERPRETED:
         raise ValueError(
@@ -97,8 +91,7 @@ def _hashes(tile: Tile) -> tuple[Tensor, Tensor]:
 
 @triton.jit
 def _negatives(logits, mine, all_of, rows, columns, first, c, n, HASHES: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Return the logits of a block, with -inf for columns that are not negatives, their addresses,
-    and a bounds mask."""
+    """Return the logits of a block (-inf for columns that are not negatives), their addresses and a bounds mask."""
     inside = (rows < c)[:, None] & (columns < n)[None, :]
     places = logits + rows.to(tl.int64)[:, None] * n + columns[None, :]
     s = tl.load(places, mask=inside, other=_NONE)

@@ -45,11 +45,12 @@ class Loss(ABC):
         """Compute the losses of rows x against columns y.
 
         Args:
-            x_bd, y_nd: L2-normalized float32 or float64 features.
+            x_bd: L2-normalized float32 or float64 features of the rows.
+            y_nd: the same of the columns.
             scale: scalar factor of the cosine, exp of the learned log scale.
             offset: row i belongs to column `offset` + i.
-            mine, all_of: (b, k) and (n, k) hashes of caption and image; pairs that share one are
-                duplicates, see `rows.duplicates`. None: no duplicates are known.
+            mine: (b, k) hashes of caption and image of the rows; None: no duplicates are known.
+            all_of: (n, k) hashes of the columns; pairs that share one are duplicates (`rows.duplicates`).
 
         Returns:
             Differentiable losses (b,), and statistics of the rows, each (b,).
@@ -81,7 +82,8 @@ class Loss(ABC):
         """Compute the loss of this rank's rows, in float32 (or float64) outside autocast.
 
         Args:
-            image_bd, text_bd: features of this rank, normalized here; all ranks have the same b.
+            image_bd: image features of this rank, normalized here; all ranks have the same b.
+            text_bd: text features of this rank, normalized here.
             scale: scalar factor of the cosine, exp of the learned log scale.
             bias: scalar learned bias, if the loss is `biased`.
             hashes: (b, k) int64 hashes; pairs that share one are duplicates.

@@ -68,8 +68,10 @@ def negatives_per_row(b: int, n: int, mine: Tensor | None, all_of: Tensor | None
     Duplicates by several hashes are counted by inclusion and exclusion, in memory O(n).
 
     Args:
-        b, n: numbers of rows and columns.
-        mine, all_of: hashes of rows and columns, see `duplicates`; None: no duplicates.
+        b: number of rows.
+        n: number of columns.
+        mine: hashes of the rows, see `duplicates`; None: no duplicates.
+        all_of: hashes of the columns.
         device: device of the result without hashes.
     """
     if mine is None or all_of is None:
@@ -134,7 +136,8 @@ def hn_nce_rows(
     """Compute HN-NCE of rows x against columns y, in memory O(b n). Tests compare the chunked form with it.
 
     Args:
-        x_bd, y_nd: L2-normalized float32 or float64 features.
+        x_bd: L2-normalized float32 or float64 features of the rows.
+        y_nd: the same of the columns.
         scale: scalar factor of the cosine, exp of the learned log scale.
         alpha: weight of the positive in the denominator, 0 to 1.
         beta: hardness, at least 0.

@@ -14,8 +14,7 @@ from open_diht.trainer.towers.registry import BadTower, build_tower, is_own
 
 
 class TowerPair(nn.Module):
-    """A dual encoder of two towers and the learned scale. Its weights have the names of open_clip's
-    `CustomTextCLIP`."""
+    """A dual encoder of two towers and a learned scale. Weights have the names of open_clip's `CustomTextCLIP`."""
 
     def __init__(
         self,

@@ -31,8 +31,11 @@ class BagOfWords(nn.Module):
 
 
 class WordTransformer(nn.Module):
-    """A network from ids (b, context) to embeddings (b, embed_dim): a pre-norm transformer over
-    word and position vectors, and a linear map of its mean over the words of the caption."""
+    """A network from ids (b, context) to embeddings (b, embed_dim).
+
+    It is a pre-norm transformer over word and position vectors, then a linear map of its mean over
+    the caption's words.
+    """
 
     def __init__(
         self,
