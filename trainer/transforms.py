@@ -84,7 +84,7 @@ class StoredTransform:
 
     def _cropped(self, images: Tensor, draws: npt.NDArray[np.float64]) -> Tensor:
         _, height, width = self._shape
-        free = np.array([images.shape[2] - height, images.shape[3] - width])  # positions of the crop, less 1
+        free = np.array([images.shape[2] - height, images.shape[3] - width])  # number of positions of the crop, minus 1
         corners = draws[:, :2] * (free + 1) if self._training else np.tile(free / 2, (len(images), 1))
         result = images.new_empty((len(images), *self._shape))
         for row, (top, left) in enumerate(corners.astype(np.int64).tolist()):
@@ -111,7 +111,7 @@ class Pixels(nn.Module):
         self.register_buffer("white", torch.tensor(255.0), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return uint8 pixels of any layout as normalized (b, 3, h, w) float32, contiguous; return other tensors as is."""
+        """Return uint8 pixels as contiguous, normalized (b, 3, h, w) float32, and other tensors as they are."""
         if images.dtype != torch.uint8:
             return images
         scaled = images.to(torch.float32, memory_format=torch.contiguous_format).div_(self.white)

@@ -20,7 +20,7 @@ from open_diht.trainer.concepts.store import ConceptStore, Labels, ShardConcepts
 from open_diht.trainer.data.order import permutation
 
 POOL_ROWS = 100_000  # samples shuffled together, with features in memory
-MOST_MEASURED = 50_000  # largest number of validation samples, and of test samples
+MOST_MEASURED = 50_000  # validation or test samples after which no shard is added
 
 
 class Part(StrEnum):
