@@ -16,8 +16,8 @@ class Source:
     """An output folder of `make filter`, a folder of `*.tar`, one tar, a glob, or a numeric brace pattern
     (`.../{00000..00099}.tar`); local or an fsspec URL."""
     weight: Above0 | None = None
-    """Weight of the source in an epoch: it gives the samples in proportion to the weights of all
-    sources. None: every sample once per epoch. Give all sources a weight, or none."""
+    """Weight of the source: an epoch takes samples of the sources in proportion to their weights. None:
+    every sample once per epoch. Give all sources a weight, or none."""
 
     def __post_init__(self) -> None:
         check_fields(self)

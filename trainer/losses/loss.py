@@ -35,7 +35,7 @@ class Loss(ABC):
     symmetric: ClassVar[bool] = False
     """True if both directions have the same mean over rows, so that only images against captions are computed."""
     biased: ClassVar[bool] = False
-    """True if the model learns a bias of the logits, which starts at `model.bias`. `rows` then takes a scalar `bias`."""
+    """True if the model learns a bias of the logits that starts at `model.bias`. `rows` then takes a scalar `bias`."""
 
     @abstractmethod
     def rows(
