@@ -1,4 +1,4 @@
-"""`python -m open_diht.trainer`, what `make train` calls."""
+"""Run `python -m open_diht.trainer`, which `make train` calls."""
 
 from open_diht.trainer.cli import main
 

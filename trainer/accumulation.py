@@ -1,10 +1,10 @@
 """The gradient of one batch, computed in parts (GradCache, Gao et al. 2021).
 
-The contrastive loss couples all pairs of a batch, so averaging the gradients of parts is not its gradient. Instead:
-(1) encode every part without gradient and keep the features; (2) one loss over all features, of all ranks, and its
-gradient with respect to them; (3) encode each part again, with the same random numbers, and push its feature gradients
-through. Losses that are sums over samples, such as the concept loss, join in (3). Ranks exchange gradients once, in the
-last part.
+The contrastive loss couples all pairs of a batch, so averaging the gradients of parts is not its
+gradient. Instead: (1) encode every part without gradient and keep the features; (2) compute one loss
+over the features of all ranks, and its gradient with respect to them; (3) encode each part again,
+with the same random numbers, and backpropagate its feature gradients. Losses that are sums over
+samples, such as the concept loss, are added in (3). Ranks exchange gradients once, in the last part.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class Losses:
 
     contrastive: Loss
     concepts: Mapping[str, float] = field(default_factory=dict)
-    """Head to the factor of its loss."""
+    """Head name to the factor of its loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchLoss:
-    """Detached values of this rank; their mean over ranks is that of the global batch."""
+    """Detached losses of this rank. Their means over ranks are the losses of the global batch."""
 
     total: Tensor
     contrastive: Tensor
@@ -58,12 +58,15 @@ def backward(
 
     Args:
         module: the student, or DDP around it.
-        batch: this rank's pairs, on the device of the student; the same number on all ranks.
-        losses: of the batch.
-        parts: how many parts the batch is computed in, at most one per pair.
-        seeds: seeds torch's random numbers before each part.
-        ranks: of the run; None: this process alone.
-        scaler: scales the gradients, if given.
+        batch: this rank's pairs, on the student's device; every rank has the same number.
+        losses: the losses to compute.
+        parts: number of parts in which the batch is computed, at most one per pair.
+        seeds: seed of torch's random numbers for each part; None: they are not seeded.
+        ranks: the ranks of the run; None: this process alone.
+        scaler: scales the losses before the backward pass, if given.
+
+    Returns:
+        The losses of this rank, detached.
 
     Raises:
         ValueError: the batch cannot be cut into so many parts, or has no targets for a head.
@@ -78,7 +81,7 @@ def backward(
 
     def encode(encoder: nn.Module, part: int) -> Encoded:
         if seeds is not None:
-            torch.manual_seed(seeds[part])
+            torch.manual_seed(seeds[part])  # the same dropout in both passes
         encoded: Encoded = encoder(batch.images[slices[part]], batch.texts[slices[part]])
         return encoded
 
@@ -100,25 +103,26 @@ def backward(
         concepts = {head: loss.detach() for head, loss in of_concepts.items()}
         return BatchLoss(total=total.detach(), contrastive=value.detach(), concepts=concepts, statistics=statistics)
 
-    with torch.no_grad():
+    with torch.no_grad():  # step (1)
         kept = [(e.image.float(), e.text.float()) for e in (encode(student, part) for part in range(parts))]
     image, text = (torch.cat(features).requires_grad_() for features in zip(*kept, strict=True))
     factor = student.clip.logit_scale.detach().exp().requires_grad_()
     bias = None if student.clip.logit_bias is None else student.clip.logit_bias.detach().clone().requires_grad_()
     value, statistics = losses.contrastive(image, text, factor, bias=bias, hashes=batch.hashes, ranks=ranks)
-    scale(value).backward()
+    scale(value).backward()  # step (2): the gradient with respect to features, scale and bias
     leaves = [leaf for leaf in (factor, bias) if leaf is not None]
     image_grad, text_grad = image.grad, text.grad
     assert image_grad is not None and text_grad is not None
     sums: dict[str, Tensor] = {}
-    for part, rows in enumerate(slices):
+    for part, rows in enumerate(slices):  # step (3)
         last = part == parts - 1
         with nullcontext() if last or module is student else module.no_sync():  # type: ignore[operator]
             encoded = encode(module, part)
             of_concepts = concept_losses(encoded, part)
-            # A scalar whose gradient is that of the contrastive loss through this part.
+            # The gradient of this scalar is the contrastive loss's gradient through this part.
             pushed = (encoded.image.float() * image_grad[rows]).sum() + (encoded.text.float() * text_grad[rows]).sum()
             learned = [value for value in (encoded.scale, encoded.bias) if value is not None]
+            # Scale and bias get their whole gradient in the last part, where ranks exchange gradients.
             for of_part, leaf in zip(learned, leaves, strict=True):
                 gradient = leaf.grad if last else torch.zeros_like(leaf)
                 assert gradient is not None
@@ -132,7 +136,7 @@ def backward(
 
 
 def _counts(batch: Batch, losses: Losses, ranks: Ranks) -> dict[str, Tensor]:
-    """Head to the number of samples with concepts in the global batch, divided by the number of ranks."""
+    """Return for each head the number of samples with concepts in the global batch, divided by the number of ranks."""
     if not losses.concepts:
         return {}
     missing = [head for head in losses.concepts if head not in batch.concepts]

@@ -1,5 +1,7 @@
-"""Dual encoders as open_clip describes them: the same description builds the model here and is exported with it. A
-`vision_cfg` or `text_cfg` that names a `tower` is one of `open_diht.trainer.towers`, in the same description."""
+"""Dual encoders in open_clip's description, which builds the model here and is exported with it.
+
+A `vision_cfg` or `text_cfg` with the key `tower` selects a tower of `open_diht.trainer.towers`.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ class BadArchitecture(WrongUse):
 
 
 def architecture(settings: ModelSettings) -> dict[str, Any]:
-    """The model in open_clip's form (its `model_cfg`), with what `settings` change. Raises `BadArchitecture`."""
+    """Return the model in open_clip's form (its `model_cfg`), as `settings` change it. Raises `BadArchitecture`."""
     if settings.architecture is not None:
         model = deepcopy(settings.architecture)
         missing = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in model]
@@ -62,12 +64,20 @@ def architecture(settings: ModelSettings) -> dict[str, Any]:
 
 
 def build(model: dict[str, Any], temperature: float) -> DualEncoder:
-    """Build a dual encoder with random weights, a function of torch's seed. Nothing is downloaded."""
+    """Build a dual encoder with random weights, a function of torch's seed. Nothing is downloaded.
+
+    Args:
+        model: the architecture in open_clip's form.
+        temperature: initial temperature; the learned scale starts at 1 / temperature.
+
+    Raises:
+        BadArchitecture: the architecture cannot be built.
+    """
     model = deepcopy(model)
     if has_own_tower(model):
         return _pair(model, temperature)
-    model["vision_cfg"]["timm_model_pretrained"] = False
-    custom = model.pop("custom_text", False) or "hf_model_name" in model["text_cfg"]
+    model["vision_cfg"]["timm_model_pretrained"] = False  # or open_clip would download weights
+    custom = model.pop("custom_text", False) or "hf_model_name" in model["text_cfg"]  # as open_clip decides
     if "hf_model_name" in model["text_cfg"]:
         model["text_cfg"]["hf_model_pretrained"] = False
     try:
@@ -77,7 +87,7 @@ def build(model: dict[str, Any], temperature: float) -> DualEncoder:
 
 
 def has_own_tower(model: dict[str, Any]) -> bool:
-    """Return whether a tower is one of this project or of the user, which open_clip cannot load."""
+    """Return whether a tower is this project's or the user's, so that open_clip cannot load the model."""
     return is_own(model["vision_cfg"]) or is_own(model["text_cfg"])
 
 
@@ -97,7 +107,15 @@ def _words(path: Path) -> list[str]:
 
 
 def input_shape(clip: DualEncoder, model: dict[str, Any]) -> tuple[int, ...]:
-    """Return the shape of the image tower's input: (3, side, side), or (d,) of features."""
+    """Return the shape of the image tower's input.
+
+    Args:
+        clip: the dual encoder.
+        model: its architecture in open_clip's form.
+
+    Returns:
+        (3, side, side) for images, (d,) for features.
+    """
     if is_own(model["vision_cfg"]):
         shape: tuple[int, ...] = clip.visual.input_shape
         return shape
@@ -106,7 +124,7 @@ def input_shape(clip: DualEncoder, model: dict[str, Any]) -> tuple[int, ...]:
 
 
 def image_size(model: dict[str, Any]) -> int:
-    """Side of the image of a tower of open_clip, in pixels. Raises `BadArchitecture` unless it is square."""
+    """Return the side of an open_clip tower's image, in pixels. Raises `BadArchitecture` unless it is square."""
     size = model["vision_cfg"].get("image_size", 224)
     if isinstance(size, list | tuple):
         if len(set(size)) != 1:
@@ -127,10 +145,10 @@ def tokenizer(model: dict[str, Any]) -> Any:
 
 
 def is_batch_norm(layer: nn.Module) -> bool:
-    """Return whether a layer normalizes by statistics of a batch."""
+    """Return whether a layer is a batch norm."""
     return isinstance(layer, nn.modules.batchnorm._BatchNorm)
 
 
 def has_batch_norm(module: nn.Module) -> bool:
-    """Return whether a module has a batch norm."""
+    """Return whether a module contains a batch norm."""
     return any(is_batch_norm(layer) for layer in module.modules())

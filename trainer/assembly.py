@@ -28,13 +28,15 @@ class Parts:
     """The parts of a run, on every rank with the same weights.
 
     Args:
-        config: of the run, `concepts.path` resolved.
-        ranks: of the run.
-        device: of this rank.
-        begun: the shards of each source with which a resumed run began.
+        config: the configuration, with `concepts.path` resolved.
+        ranks: the ranks of the run.
+        device: the device of this rank.
+        begun: for a resumed run, the shards of each source that it began with.
 
     Raises:
-        WrongUse, BadArchitecture, BadWeights, DataError, BadZeroShotFolder: see their messages.
+        WrongUse: settings contradict each other, the data or the memory.
+        BadArchitecture, BadWeights: the model cannot be built or its weights cannot be loaded.
+        DataError, BadZeroShotFolder: the data cannot be used.
     """
 
     def __init__(
@@ -49,16 +51,16 @@ class Parts:
         check = config.check
         self.zero_shot = read_zero_shot(Path(check.zero_shot)) if check.zero_shot else None
         self.targets = concept_targets(config)
-        """One per data source, or none."""
+        """Concept targets of each data source; empty without distillation."""
         heads = {name: self.targets[0].heads[name] for name in config.concepts.weights} if self.targets else {}
-        torch.manual_seed(seed_for(config.run.seed, Purpose.WEIGHTS))
+        torch.manual_seed(seed_for(config.run.seed, Purpose.WEIGHTS))  # the same initial weights on all ranks
         self.student, self.architecture, started = build_student(
             config.model, config.concepts, heads, config.transform, config.run.precision
         )
         self.student.to(device)
         self.tokenize = tokenizer(self.architecture)
         self.shape = input_shape(self.student.clip, self.architecture)
-        """Of the image tower's input: (3, side, side), or (d,) of features."""
+        """Shape of the image tower's input: (3, side, side), or (d,) for features."""
         self.loader = open_pairs(
             config.data,
             config.transform,
@@ -83,7 +85,7 @@ class Parts:
             config = replace(config, schedule=replace(config.schedule, micro_batches=parts))
             remarks.append(text)
         self.config = self.stepper.config = config
-        """With the choices that were left to the program."""
+        """The configuration, with the choices that it left to the program."""
         schedule = config.schedule
         samples = schedule.samples or math.ceil((schedule.epochs or 0) * self.loader.samples_per_epoch)
         self.total_samples, self.total_steps = samples, math.ceil(samples / schedule.batch_size)
@@ -92,10 +94,10 @@ class Parts:
             _about_precision(config, device),
             config.loss.remark(device),
         ]
-        rounds = config.run.precision == "fp32" and config.run.tf32
+        rounds = config.run.precision == "fp32" and config.run.tf32  # then the encoders compute in tf32
         peak = peak_flops(device, "tf32" if rounds else config.run.precision, config.log.peak_tflops)
         self.full_speed: float | None = None
-        """Images/s of all devices at an MFU of 1; None: their peak is not known."""
+        """Images/s of all devices at an MFU of 1; None if their peak is unknown."""
         if peak is not None:
             self.full_speed = ranks.world * peak / flops_per_pair(self.student.train(), self.shape, tokens)
         if config.model.compile:
@@ -106,12 +108,12 @@ class Parts:
 
     @property
     def judged(self) -> Student:
-        """The student that is measured and exported: the average if there is one."""
+        """The student to measure and export: the weight average if there is one."""
         return self.student if self.stepper.average is None else self.stepper.average.student
 
 
 def device_type(config: Config) -> str:
-    """Return cpu or cuda. Raises `WrongUse` if a GPU is asked for and there is none."""
+    """Return cpu or cuda. Raises `WrongUse` if `run.device` is cuda and there is no GPU."""
     if config.run.device == "cuda" and not torch.cuda.is_available():
         raise WrongUse("run.device is cuda, but torch sees no GPU; set run.device=cpu, or auto")
     if config.run.device == "auto":
@@ -129,11 +131,11 @@ def prepare_torch(config: Config) -> None:
         torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = not run.deterministic
     torch.backends.cuda.matmul.allow_tf32 = run.tf32
-    torch.backends.cudnn.allow_tf32 = run.tf32  # torch's own choice is to round in convolutions
+    torch.backends.cudnn.allow_tf32 = run.tf32  # torch rounds in convolutions by default
 
 
 def _about_precision(config: Config, device: torch.device) -> str:
-    """Return a line if the GPU only emulates the precision."""
+    """Return a line if the GPU only emulates bf16, else an empty string."""
     if device.type != "cuda" or config.run.precision != "bf16":
         return ""
     if torch.cuda.is_bf16_supported(including_emulation=False):
@@ -142,7 +144,7 @@ def _about_precision(config: Config, device: torch.device) -> str:
 
 
 def _pairs_per_rank(config: Config, ranks: Ranks) -> int:
-    """Return the pairs of a batch on each rank. Raises `WrongUse` if settings contradict each other."""
+    """Return the number of pairs of a batch on each rank. Raises `WrongUse` if settings contradict each other."""
     size, parts = config.schedule.batch_size, config.schedule.micro_batches
     if size % ranks.world:
         raise WrongUse(f"schedule.batch_size {size} cannot be divided over {ranks.world} ranks")
@@ -161,13 +163,13 @@ def _pairs_per_rank(config: Config, ranks: Ranks) -> int:
 
 
 def _check_holdout(config: Config, loader: Loader) -> None:
-    """Raise `WrongUse` if a check would find no held-out pairs of a source, after hours."""
+    """Raise `WrongUse` if a check would find no held-out pairs of a source, which would only show after hours."""
     split = config.data.split
     if not config.check.retrieval_samples or not split.holdout or split.part != "train":
         return
     without = [source.path for source in loader.sources if not source.others]
     if not loader.held_out:
-        without = without or [config.data.features]
+        without = without or [config.data.features]  # cached features have no sources
     if without:
         raise WrongUse(
             f"data.split.holdout {split.holdout:g} holds out no pair of {without[0]}: raise it, or set it, or "
@@ -176,9 +178,9 @@ def _check_holdout(config: Config, loader: Loader) -> None:
 
 
 def _fitting(needed: Need, pairs: int, free: int) -> tuple[int, str]:
-    """Return the micro-batches in which a rank's pairs fit into `free` bytes, and a line about them.
+    """Return the number of micro-batches in which a rank's pairs fit into `free` bytes, and a line about it.
 
-    Raises `WrongUse` where not even one pair fits.
+    Raises `WrongUse` if not even one pair fits.
     """
     try:
         parts = needed.parts(pairs, free)
@@ -191,7 +193,7 @@ def _fitting(needed: Need, pairs: int, free: int) -> tuple[int, str]:
 
 
 def introduction(parts: Parts) -> str:
-    """Return one line about a run."""
+    """Return one line that describes a run: weights, data, length and devices."""
     config, loader = parts.config, parts.loader
     trained = sum(p.numel() for p in parts.student.parameters() if p.requires_grad)
     everything = sum(p.numel() for p in parts.student.parameters())

@@ -1,9 +1,9 @@
 """Checkpoints: complete or absent, verified before use, the previous one in reserve.
 
 A checkpoint is a folder `step-000000001000` with `model.safetensors` (the dual encoder by open_clip's names),
-`training.pt` (everything else that the next step depends on) and `manifest.json` (sizes and SHA-256 of both, and the
-SHA-256 of its own values). It is written under a temporary name, flushed to disk and renamed; on loading every byte is
-compared with the manifest, and a damaged checkpoint is renamed, for the one before it to be used.
+`training.pt` (everything else that the next step depends on) and `manifest.json` (sizes and SHA-256 of both, and
+the SHA-256 of its own values). It is written under a temporary name, flushed to disk and renamed; on loading
+every byte is compared with the manifest. A damaged checkpoint is renamed, and the one before it is used.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from open_diht.trainer.stores import Store, Uploads
 
 MODEL, TRAINING, MANIFEST = "model.safetensors", "training.pt", "manifest.json"
 CANNOT_WRITE = (OSError, RuntimeError, SafetensorError)
-"""Errors of Python, torch and safetensors for a full disk."""
+"""Errors that Python, torch and safetensors raise if the disk is full."""
 _PREFIX, _DAMAGED = "step-", "damaged-"
 _WORTH_A_LINE_S = 1.0
 
@@ -40,7 +40,7 @@ class CheckpointError(TrainingError):
 
 
 class Damaged(CheckpointError):
-    """This checkpoint is not what was written."""
+    """A checkpoint is not as it was written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,18 +52,18 @@ class Checkpoint:
     model: dict[str, Tensor]
     """The dual encoder, by open_clip's names."""
     training: dict[str, Any]
-    """Plain values and tensors."""
+    """The rest of the state: plain values and tensors."""
     metric: float | None = None
-    """Higher is better; None: not measured at this step."""
+    """Quality, higher is better; None if it was not measured at this step."""
 
 
 def name_of(step: int) -> str:
-    """The name of a step's folder."""
+    """Return the name of a step's folder."""
     return f"{_PREFIX}{step:012d}"
 
 
 def step_of(name: str) -> int | None:
-    """The step of a folder of this name; None where it is no checkpoint's."""
+    """Return the step in a folder's name, None if it is not the name of a checkpoint."""
     number = name.removeprefix(_PREFIX)
     return int(number) if number.isdecimal() and name == name_of(int(number)) else None
 
@@ -72,10 +72,10 @@ class Checkpoints:
     """The checkpoints of one run. Only the first rank saves; every rank may load.
 
     Args:
-        store: where they are.
-        settings: which ones are kept.
-        uploads: copies what is saved to a store behind a URL; None if the store is on a disk.
-        say: gets a line if the training waited for an upload.
+        store: the folder or URL that holds them.
+        settings: decides which ones are kept.
+        uploads: uploads saved checkpoints to a store behind a URL; None if the store is on a disk.
+        say: receives lines about damaged checkpoints and about waiting for uploads.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Checkpoints:
         self._settings = settings or CheckpointSettings()
 
     def steps(self) -> list[int]:
-        """Return the steps of all whole checkpoints, not verified, oldest first."""
+        """Return the steps of all complete checkpoints, oldest first, without verifying them."""
         steps = map(step_of, self.store.names(MANIFEST))
         return sorted(step for step in steps if step is not None)
 
@@ -98,14 +98,14 @@ class Checkpoints:
         return f"{self.store}/{name_of(step)}"
 
     def digest(self, step: int) -> str:
-        """Return the SHA-256 of a step's manifest, which holds those of its files."""
+        """Return the SHA-256 of a step's manifest, which contains the SHA-256 of its files."""
         return hashlib.sha256(self.store.read(f"{name_of(step)}/{MANIFEST}")).hexdigest()
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Publish a checkpoint, and remove those that need not be kept.
 
-        A store behind a URL gets it in the background: when this returns, its files are on this
-        machine's disk, and the checkpoint before it is in the store.
+        For a store behind a URL it is uploaded in the background: when this returns, its files are
+        on this machine's disk, and the checkpoint before it is in the store.
 
         Raises:
             CheckpointError: this one, or the one before it, could not be written. The newest
@@ -129,8 +129,8 @@ class Checkpoints:
         self._uploads.submit(lambda: self._publish(about, lambda: staged))
 
     def _publish(self, about: Checkpoint, stage: Callable[[], Path]) -> None:
-        """Put a checkpoint into the store; if it fails, first make room by the policy."""
-        for again in (False, True):
+        """Put a checkpoint into the store. If that fails, remove what need not be kept and try again."""
+        for again in (False, True):  # the second try follows after room was made
             try:
                 self.store.put(stage(), name_of(about.step), MANIFEST)
                 break
@@ -144,10 +144,10 @@ class Checkpoints:
         self._prune()
 
     def _staged(self, checkpoint: Checkpoint) -> Path:
-        """Write the files of a checkpoint to a folder that the store can take."""
+        """Write the files of a checkpoint to a folder that `Store.put` accepts, and return it."""
         folder = self.store.stage(name_of(checkpoint.step))
         try:
-            tensors = {name: tensor.contiguous() for name, tensor in checkpoint.model.items()}
+            tensors = {name: tensor.contiguous() for name, tensor in checkpoint.model.items()}  # safetensors needs it
             save_file(tensors, folder / MODEL, metadata={"format": "pt"})
             torch.save(_on_cpu(checkpoint.training), folder / TRAINING)
             manifest: dict[str, Any] = {
@@ -156,7 +156,7 @@ class Checkpoints:
                 "metric": checkpoint.metric,
                 "files": {name: _describe(folder / name) for name in (MODEL, TRAINING)},
             }
-            manifest["sha256"] = content_digest(manifest)
+            manifest["sha256"] = content_digest(manifest)  # of the values above
             (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
         except BaseException:
             shutil.rmtree(folder)
@@ -164,7 +164,7 @@ class Checkpoints:
         return folder
 
     def load(self, step: int) -> Checkpoint:
-        """Return the checkpoint of a step, verified. Raises `Damaged`."""
+        """Load and verify the checkpoint of a step. Raises `Damaged`."""
         manifest, place = self._manifest(step), self.place(step)
         folder = self.store.get(name_of(step), MANIFEST)
         for name, expected in manifest["files"].items():
@@ -187,15 +187,15 @@ class Checkpoints:
         )
 
     def newest(self) -> Checkpoint | None:
-        """Return the newest checkpoint that verifies, or None if there is none at all.
+        """Return the newest checkpoint that verifies, or None if there are none.
 
         Damaged ones are renamed and reported.
 
         Raises:
-            CheckpointError: all are damaged, found so now or at an earlier start.
+            CheckpointError: all of them are damaged, including those renamed at an earlier start.
         """
         self.store.sweep(lambda name: step_of(name) is not None, MANIFEST)
-        for step in reversed(self.steps()):
+        for step in reversed(self.steps()):  # newest first
             try:
                 return self.load(step)
             except Damaged as error:
@@ -224,10 +224,10 @@ class Checkpoints:
             raise Damaged(f"{file} cannot be read: {error}") from error
 
     def _prune(self, coming: Checkpoint | None = None) -> bool:
-        """Remove what the policy does not keep, and return whether there was any.
+        """Remove the checkpoints that the settings do not keep, and return whether there were any.
 
-        With `coming` the policy counts a checkpoint that is not written yet. Until it is, a run can
-        resume from the newest one only, which stays in any case.
+        `coming` is counted like an existing checkpoint although it is not written yet. Until it is,
+        a run would resume from the newest existing one, which is therefore always kept.
         """
         there = self.steps()
         steps = there if coming is None else [*there, coming.step]
@@ -246,7 +246,7 @@ class Checkpoints:
             if metric is not None:
                 measured.append((metric, step))
         if self._settings.keep_best and measured:
-            kept.add(max(measured)[1])
+            kept.add(max(measured)[1])  # the newest one on ties
         gone = set(there) - kept
         for step in gone:
             self.store.remove(name_of(step), MANIFEST)
@@ -254,7 +254,7 @@ class Checkpoints:
 
 
 def content_digest(manifest: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a manifest's values, which the manifest itself holds as `sha256`."""
+    """Return the SHA-256 of a manifest's values, which it stores as `sha256`, without that entry itself."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,6 +1,6 @@
 """Quality while training: retrieval among held-out pairs and zero-shot classification, on all ranks.
 
-These numbers guide a run. Numbers to publish come from the evaluation, which states protocol and data sets.
+These numbers guide a run. Publish numbers of the evaluation, which states protocol and data sets.
 """
 
 from __future__ import annotations
@@ -32,27 +32,26 @@ class Share:
 
     value: float
     low: float
-    """95 % interval (Wilson)."""
+    """Lower end of the 95 % Wilson interval; `high` is the upper end."""
     high: float
     n: int
-    """Queries."""
+    """Number of queries."""
     chance: float
-    """Expected when guessing."""
+    """Value expected from guessing."""
 
     def __str__(self) -> str:
         return f"{self.value:.1%} ({self.low:.1%} to {self.high:.1%}; chance {self.chance:.1%})"
 
 
 def measure(parts: Parts, say: Callable[[str], None]) -> dict[str, Share]:
-    """Measure held-out retrieval (`retrieval/...`) and zero-shot accuracy (`zero_shot/...`), as far as they are
-    configured.
+    """Measure held-out retrieval (`retrieval/...`) and zero-shot accuracy (`zero_shot/...`), if configured.
 
     Args:
-        parts: those of the run.
-        say: gets a line where held-out pairs could not be read.
+        parts: the parts of the run.
+        say: receives a line if held-out pairs could not be read.
 
     Returns:
-        Each measure by its name.
+        The measures by name.
     """
     found: dict[str, Share] = {}
     settings, split = parts.config.check, parts.config.data.split
@@ -69,18 +68,18 @@ def measure(parts: Parts, say: Callable[[str], None]) -> dict[str, Share]:
         found.update({f"retrieval/{name}": share for name, share in pairs.items()})
     if parts.zero_shot is not None:
         found["zero_shot/accuracy"] = zero_shot(parts)
-    parts.student.train()
+    parts.student.train()  # the checks switched to evaluation mode
     return found
 
 
 def metric(found: Mapping[str, Share]) -> float | None:
-    """Return the mean of all recalls, by which checkpoints are compared; None without held-out pairs."""
+    """Return the mean of all recalls, by which checkpoints are compared, or None without held-out pairs."""
     recalls = [share.value for name, share in found.items() if name.startswith("retrieval/")]
     return sum(recalls) / len(recalls) if recalls else None
 
 
 def values(found: Mapping[str, Share]) -> dict[str, float]:
-    """Return plain numbers for the log."""
+    """Return the measures as plain numbers for the log, with intervals and chance."""
     numbers: dict[str, float] = {}
     for name, share in found.items():
         numbers |= {name: share.value, f"{name}_low": share.low, f"{name}_high": share.high}
@@ -89,7 +88,7 @@ def values(found: Mapping[str, Share]) -> dict[str, float]:
 
 
 def lines(found: Mapping[str, Share]) -> list[str]:
-    """Return a line about each measure."""
+    """Return the lines that report the measures: one per direction of retrieval, and one for zero-shot."""
     said = []
     for direction in ("image_to_text", "text_to_image"):
         shares = {k: found.get(f"retrieval/{direction}_r{k}") for k in KS}
@@ -107,8 +106,8 @@ def lines(found: Mapping[str, Share]) -> list[str]:
 def _holdout(parts: Parts) -> Loader:
     """Return the held-out pairs, in a fixed order, without concepts.
 
-    They come from the shards that the training has open: without those that `data.skip` leaves out. Pairs that cannot
-    be read are replaced, however many: the training's own loader decides when too much of the data is bad.
+    They come from the shards that the training has open, so without those in `data.skip`. Any number of
+    unreadable pairs is replaced: the training's own loader decides when too much of the data is bad.
     """
     data = parts.config.data
     settings = replace(
@@ -140,21 +139,21 @@ def _holdout(parts: Parts) -> Loader:
 def retrieval(student: Student, batches: Iterable[Batch], ranks: Ranks, device: torch.device) -> dict[str, Share]:
     """Measure recall at 1, 5 and 10 among pairs, in both directions.
 
-    A query counts as found at k when one of the pairs with its own caption is among the k most similar; similarity ties
-    count against it.
+    A query counts as found at k if a pair with its own caption is among the k most similar. Ties in
+    similarity count as misses.
 
     Args:
         student: encodes the pairs; it is left in evaluation mode.
-        batches: the pairs of this rank, which may have none.
-        ranks: of the run.
-        device: of the student.
+        batches: the pairs of this rank, possibly none.
+        ranks: the ranks of the run.
+        device: the student's device.
 
     Returns:
-        Shares by name, `image_to_text_r1` and so on.
+        Recalls by name, `image_to_text_r1` and so on.
     """
     student.eval()
     encoded: list[tuple[Tensor, Tensor, Tensor]] = []
-    for batch in filter(len, batches):
+    for batch in filter(len, batches):  # a rank's part of the last batch may be empty
         batch = batch.to(device)
         image, text = student(batch.images, batch.texts)[:2]
         encoded.append((_unit(image), _unit(text), batch.caption_hash))
@@ -174,13 +173,13 @@ def retrieval(student: Student, batches: Iterable[Batch], ranks: Ranks, device: 
 
 
 def _gather_uneven(part: Tensor, ranks: Ranks) -> Tensor:
-    """Gather the parts of all ranks, which may differ in length."""
+    """Concatenate the parts of all ranks, which may differ in length."""
     if ranks.world == 1:
         return part
     shapes = ranks.collect(tuple(part.shape))
     most = max(shape[0] for shape in shapes)
-    width = max(shapes)[1:]
-    padded = part.new_zeros(most, *width)
+    width = max(shapes)[1:]  # that of a rank with pairs: empty parts have width 0
+    padded = part.new_zeros(most, *width)  # ranks gather tensors of one shape
     if len(part):
         padded[: len(part)] = part
     gathered = ranks.gather(padded).reshape(ranks.world, most, *width)
@@ -188,13 +187,13 @@ def _gather_uneven(part: Tensor, ranks: Ranks) -> Tensor:
 
 
 def _places(queries: Tensor, candidates: Tensor, mine: Tensor, all_of: Tensor) -> Tensor:
-    """Count, for each query, the wrong candidates at least as similar as the best right one; by tiles."""
+    """Count for each query, in tiles, the wrong candidates that are at least as similar as the best right one."""
     places = []
     for start in range(0, len(queries), _TILE):
         rows = slice(start, start + _TILE)
         s = queries[rows] @ candidates.T
         right = mine[rows, None] == all_of[None, :]
-        best = s.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)
+        best = s.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)  # the query's own pair is always right
         places.append(((s >= best) & ~right).sum(dim=1))
     return torch.cat(places) if places else mine.new_zeros(0)
 
@@ -206,14 +205,14 @@ def _mean_chance(hashes: Tensor, k: int) -> float:
 
 def _share(hits: float, n: int, chance: float) -> Share:
     if not n:
-        return Share(value=0.0, low=0.0, high=1.0, n=0, chance=chance)
+        return Share(value=0.0, low=0.0, high=1.0, n=0, chance=chance)  # without queries any value is possible
     low, high = wilson(hits, n)
     return Share(value=hits / n, low=low, high=high, n=n, chance=chance)
 
 
 @torch.no_grad()
 def zero_shot(parts: Parts) -> Share:
-    """Measure top-1 accuracy over the images of `check.zero_shot`. Rank r takes images r, r + world, ..."""
+    """Measure top-1 accuracy on the images of `check.zero_shot`. Rank r encodes images r, r + world, ..."""
     student, data, check, ranks = parts.judged, parts.zero_shot, parts.config.check, parts.ranks
     assert data is not None
     student.eval()

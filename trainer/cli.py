@@ -1,6 +1,7 @@
 """Command line of `open-diht train`.
 
-Exit status: 0 trained to the end; 1 a failed run; 2 wrong use; 130 or 143 stopped by SIGINT or SIGTERM, saved.
+Exit status: 0 trained to the end; 1 the run failed; 2 wrong use; 130 or 143 stopped by SIGINT or
+SIGTERM after saving.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
     """Run the command line.
 
     Args:
-        arguments: the words; None: those of the process.
+        arguments: the words after the command; None: the arguments of the process.
         prog: the name of the command in its help.
-        defaults: options that need not be given.
+        defaults: defaults of options, by name.
 
     Returns:
         The exit status.
@@ -51,10 +52,10 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
         if options.data is not None:
             base = {"data": {"sources": [{"path": path} for path in options.data.split(",") if path]}}
         config = load_config(options.config, options.overrides, base)
-        from open_diht.trainer.loop import train  # takes seconds: a typing error is reported before
+        from open_diht.trainer.loop import train  # takes seconds, so typing errors are reported before it
 
         outcome = train(config, options.workdir, say)
-        return OK if outcome.finished else 128 + (outcome.signal or 15)
+        return OK if outcome.finished else 128 + (outcome.signal or 15)  # as shells report signals
 
     return exit_status(
         run,

@@ -1,9 +1,10 @@
-"""What a run is asked to do: frozen sections, one docstring per field with where its default comes from.
+"""The configuration of a training run: frozen sections whose field docstrings state where each default comes from.
 
-Provenance marks. (recipe): the public recipe of SemDeDup's CLIP ViT-B/16 on the same data, LAION-CAT-440M (Abbas et al.
-2023, tables A2 and A3); DiHT's own batch size, learning rate, warm-up and decay are not published. (paper): stated in
-the paper or its official repository. (unverified): follows the paper to the best of our knowledge. (convention): what
-CLIP training code agrees on. (ours): a choice of this project. None but (paper) may be quoted as the paper's.
+Provenance marks. (recipe): the public recipe of SemDeDup's CLIP ViT-B/16 on the same data, LAION-CAT-440M (Abbas
+et al. 2023, tables A2 and A3); DiHT's own batch size, learning rate, warm-up and decay are not published. (paper):
+stated in the paper or its official repository. (unverified): follows the paper to the best of our knowledge.
+(convention): common to CLIP training code. (ours): a choice of this project. Quote only values marked (paper) as
+the paper's.
 """
 
 from __future__ import annotations
@@ -20,55 +21,55 @@ Factor = Annotated[float, Range(at_least=0, at_most=1e6)]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
-    """The dual encoder and where its weights start."""
+    """The dual encoder and its initial weights."""
 
     name: str = "ViT-B-32"
-    """An architecture of open_clip, see `open_clip.list_models()`. (paper: ViT-B-32, ViT-B-16, ViT-L-14,
-    ViT-L-14-336)"""
+    """Name of an open_clip architecture, see `open_clip.list_models()`. (paper: ViT-B-32, ViT-B-16,
+    ViT-L-14, ViT-L-14-336)"""
     architecture: dict[str, Any] | None = None
-    """An architecture in open_clip's own form (embed_dim, vision_cfg, text_cfg), instead of the one called `name`. A
-    vision_cfg or text_cfg with a key `tower` is a small tower of this project, or one of your own by its import path;
-    a text_cfg with a key `vocabulary`, a file of a word in each line, has whole words as ids."""
+    """An architecture in open_clip's form (embed_dim, vision_cfg, text_cfg), used instead of `name`. The key
+    `tower` in vision_cfg or text_cfg selects a small tower of this project by name, or your own by its import path.
+    The key `vocabulary` in text_cfg names a file with one word per line, and each token is then a whole word."""
     image_size: Positive | None = None
-    """Side of the square image, in pixels; None: the architecture's. Position embeddings are resized on a warm
-    start."""
+    """Side of the square input image, in pixels. None: the architecture's own. A warm start resizes
+    position embeddings."""
     patch_dropout: Annotated[float, Range(at_least=0, at_most=0.95)] = 0.0
-    """Proportion of the patches of an image that a training step leaves out, ViT only; 0.5 doubles the speed (FLIP).
-    (ours)"""
+    """Fraction of each image's patches that a training step drops, for ViT only. 0.5 about doubles
+    the speed (FLIP). (ours)"""
     gradient_checkpointing: bool = False
-    """Compute activations twice instead of keeping them: less memory, about a third more time."""
+    """Recompute activations in the backward pass instead of keeping them: less memory, about a third more time."""
     batch_norm: Literal["frozen", "batch"] = "frozen"
-    """frozen: batch norms keep the statistics that they start with, so that a step does not depend on how its batch is
-    spread; a tower that has any needs weights. batch: they learn them from the batch, in one process and one
-    micro-batch only. (ours)"""
+    """frozen: batch norms keep their initial statistics, so that a step does not depend on how its batch
+    is spread over ranks; an image tower with batch norms then needs pretrained weights. batch: they use
+    and learn the statistics of the batch, which requires one process and one micro-batch. (ours)"""
     compile: bool = False
-    """torch.compile the encoders: faster after minutes of compilation; needs a C++ compiler on a CPU."""
+    """Compile the student with torch.compile: faster after minutes of compilation. A CPU needs a C++ compiler."""
     warm_start: str = ""
-    """Weights of the whole model to start from: a file, or a folder with one, in open_clip's naming (such as `export/`
-    of another run). The temperature comes along; concept heads do not."""
+    """Initial weights of the whole model: a file, or a folder that holds one, with open_clip's
+    names (such as `export/` of another run). The temperature is loaded too; concept heads are not."""
     warm_start_image: str = ""
-    """Weights of the image tower to start from: a file of timm or open_clip weights, or `package:NAME`, a Python
-    package that ships the file. Not allowed together with `warm_start`."""
+    """Initial weights of the image tower: a file of timm or open_clip weights, a folder that holds
+    one, or `package:NAME` for a Python package that ships the file. It excludes `warm_start`."""
     warm_start_text: str = ""
-    """Weights of the text tower to start from; as above."""
+    """Initial weights of the text tower: a file of open_clip weights, a folder that holds one, or
+    `package:NAME`. It excludes `warm_start`."""
     freeze_image: bool = False
-    """Do not train the image tower (locked-image tuning, LiT: a baseline); a timm trunk keeps its trained
-    projection."""
+    """Freeze the image tower (locked-image tuning, LiT: a baseline). A timm trunk's projection is still trained."""
     freeze_text: bool = False
-    """Do not train the text tower; a text projection of its own stays trained where open_clip leaves it so."""
+    """Freeze the text tower. A separate text projection is still trained if open_clip leaves it unlocked."""
     temperature: Above0 = 0.07
-    """Initial temperature; logits are cosines divided by it. (paper)"""
+    """Initial temperature. Logits are cosines divided by the learned temperature. (paper)"""
     max_scale: Above0 = 100.0
-    """The factor of the cosine, 1 / temperature, is clamped to this after each step. (convention)"""
+    """Upper limit of the factor of the cosine, 1 / temperature, clamped after each step. (convention)"""
     bias: Annotated[float, Range(at_least=-100, at_most=100)] | None = None
-    """Initial bias of the logits, which `loss.name: siglip` learns, and no other loss that comes along: -10, with
-    temperature 0.1. (SigLIP's paper)"""
+    """Initial bias of the logits. Of the built-in losses only `loss.name: siglip` learns one and
+    requires it: -10, with temperature 0.1. None: no bias. (SigLIP's paper)"""
 
     def __post_init__(self) -> None:
         check_fields(self)
         if self.warm_start and (self.warm_start_image or self.warm_start_text):
             raise ValueError("model.warm_start gives all weights: leave out warm_start_image and warm_start_text")
-        if 1 / self.temperature > self.max_scale * (1 + 1e-9):
+        if 1 / self.temperature > self.max_scale * (1 + 1e-9):  # tolerates rounding
             raise ValueError(
                 f"model.temperature {self.temperature} means a scale of {1 / self.temperature:.4g}, above "
                 f"model.max_scale {self.max_scale}"
@@ -77,46 +78,47 @@ class ModelSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ConceptSettings:
-    """Concept distillation: linear heads on the image encoder learn stored predictions of a teacher."""
+    """Concept distillation: linear heads on the image encoder learn a teacher's stored predictions."""
 
     path: str = "auto"
-    """Output folder of `make concepts`; several, one per data source, separated by commas. auto: `concepts` in the
-    folder of each data source, if all have one. Empty: no distillation."""
+    """Output folder of `make concepts`. Separate several folders by commas, one per data source. auto:
+    `concepts` in the folder of each data source, if all of them hold targets. Empty: no distillation."""
     objects: Factor = 1.0
-    """Factor of the loss on objects; 0: no such head. (unverified)"""
+    """Factor of the loss on objects. 0: no such head. (unverified)"""
     attributes: Factor = 1.0
-    """Factor of the loss on attributes; 0: no such head. (unverified)"""
+    """Factor of the loss on attributes. 0: no such head. (unverified)"""
     features: Literal["projected", "normalized", "pre_projection"] = "projected"
-    """What the heads see: the image embedding before normalisation, after it, or what enters the projection. (ours)"""
+    """Input of the heads. projected: the image embedding; normalized: that embedding after L2
+    normalization; pre_projection: the input of the image tower's projection. (ours)"""
     learning_rate_factor: Above0 = 10.0
-    """The heads' learning rate, in units of `optimizer.learning_rate`. (unverified)"""
+    """The heads' learning rate as a multiple of `optimizer.learning_rate`. (unverified)"""
     weight_decay_factor: Factor = 0.01
-    """The heads' weight decay, in units of `optimizer.weight_decay`. (unverified)"""
+    """The heads' weight decay as a multiple of `optimizer.weight_decay`. (unverified)"""
 
     def __post_init__(self) -> None:
         check_fields(self)
 
     @property
     def weights(self) -> dict[str, float]:
-        """Head to the factor of its loss, of the heads that are trained."""
+        """Head name to the factor of its loss, for the heads that are trained."""
         both = {"objects": self.objects, "attributes": self.attributes}
         return {head: weight for head, weight in both.items() if weight}
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
-    """AdamW. Biases, norms and the temperature are not decayed. (convention)"""
+    """The AdamW optimizer, which does not decay biases, norms and the temperature (convention)."""
 
     learning_rate: Above0 = 5e-4
     """Peak learning rate. (recipe)"""
     weight_decay: Factor = 0.2
-    """Decoupled weight decay. (recipe)"""
+    """Decoupled weight decay of matrices. (recipe)"""
     betas: tuple[Below1, Below1] = (0.9, 0.98)
-    """Decay of the moments. (recipe)"""
+    """Decay rates of the first and second moments. (recipe)"""
     eps: Above0 = 1e-6
-    """Added to the root of the second moment. (recipe)"""
+    """Term added to the root of the second moment. (recipe)"""
     max_gradient_norm: Above0 | None = None
-    """Gradients are scaled down to this norm; none: they are not clipped. (convention: not clipped)"""
+    """Norm to which larger gradients are scaled down. None: no clipping. (convention: no clipping)"""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -124,27 +126,31 @@ class OptimizerSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleSettings:
-    """How long, in samples seen: the only clock. Batch size and number of ranks do not change what a number means."""
+    """The length of the run and its batches, in samples seen, which do not depend on the number of ranks."""
 
     samples: Total | None = None
-    """Samples to see over the whole run. Give this or `epochs`. (paper: 16 and 32 billion; recipe: 14.08 billion)"""
+    """Samples to see over the whole run. Set either this or `epochs`. (paper: 16 and 32 billion;
+    recipe: 14.08 billion)"""
     epochs: Above0 | None = None
-    """Samples to see, in units of the samples of an epoch of the data."""
+    """Samples to see over the whole run, as a multiple of the samples of an epoch. Set either this or `samples`."""
     batch_size: Positive = 33_792
-    """Pairs of a step over all ranks and micro-batches, all of them each other's negatives. (recipe)"""
+    """Pairs per step over all ranks and micro-batches. All of them are each other's negatives. (recipe)"""
     micro_batches: Literal["auto"] | Positive = 1
-    """Each rank computes its share of a batch in that many parts, with the gradient of one batch (GradCache): memory
-    divided by this, one more forward pass. auto: as few as fit in the memory that is free, by a probe of a few pairs at
-    the start; the run keeps the number as long as it has as many ranks."""
+    """Number of parts in which each rank computes its pairs of a batch, with the gradient of the
+    whole batch (GradCache). Values above 1 divide the memory of activations by this number, for one
+    more forward pass. auto: the fewest parts that fit in free memory, measured at the start on a
+    few pairs; a resumed run with the same number of ranks keeps the number."""
     warmup_samples: Annotated[int, Range(at_least=0, at_most=10**15)] = 2_000 * 33_792
-    """The learning rate rises linearly over these samples. (recipe: 2,000 steps)"""
+    """Samples over which the learning rate rises linearly. (recipe: 2,000 steps)"""
     shape: Literal["cosine", "constant"] = "cosine"
-    """After the warm-up: a cosine over the rest of the run; or the peak until the cooldown. A run of constant rate can
-    go on for as long as one likes, and be cooled down from any of its checkpoints (`branch`). (recipe: cosine)"""
+    """Learning rate after the warm-up. cosine: a cosine over the rest of the run. constant: the
+    peak until the cooldown. A run at a constant rate can take any length and be cooled down from
+    any of its checkpoints (`branch`). (recipe: cosine)"""
     cooldown: Share = 0.0
-    """With shape constant: over the last samples of the run, this proportion of all, the rate falls linearly."""
+    """Fraction of the run's samples, at its end, over which the learning rate falls linearly. Only
+    with shape constant."""
     final_learning_rate: Share = 0.0
-    """Cosine and cooldown end here, as a proportion of the peak. (convention)"""
+    """Learning rate at the end of the cosine or cooldown, as a fraction of the peak. (convention)"""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -160,26 +166,26 @@ class ScheduleSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class BranchSettings:
-    """A new run from a checkpoint of another one, with its optimiser state."""
+    """A new run that starts from another run's checkpoint, including its optimizer state."""
 
     path: str = ""
-    """The checkpoint, `WORKDIR/checkpoints/step-...`, or a WORKDIR, for its newest; or the URL of one. Model and
-    concept heads stay, all other settings may be new. Samples seen go on from the parent's, so `schedule.samples`
-    counts them too. Empty: the run begins by itself."""
+    """Path or URL of a checkpoint, `WORKDIR/checkpoints/step-...`, or of a WORKDIR, for its newest
+    checkpoint. Model and concept heads must be the parent's; other settings may differ. The count of
+    samples seen continues from the parent's, so `schedule.samples` includes them. Empty: no parent."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TransformSettings:
-    """How an image becomes an input."""
+    """Augmentation and normalization of images."""
 
     crop_scale: tuple[float, float] = (0.9, 1.0)
-    """Proportion of the area that a random crop keeps while training; no colour change. (paper)"""
+    """Range of the fraction of the area that a random crop keeps in training. Colors are not changed. (paper)"""
     flip: Share = 0.0
-    """Proportion of the images that are mirrored while training. (paper: none)"""
+    """Fraction of the images that are mirrored in training. (paper: none)"""
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
-    """Subtracted from red, green, blue in 0 to 1. (paper)"""
+    """Mean subtracted from red, green and blue, which are scaled to 0 to 1. (paper)"""
     std: tuple[Above0, Above0, Above0] = (0.26862954, 0.26130258, 0.27577711)
-    """Divides them after that. (paper)"""
+    """Standard deviation that divides red, green and blue after the mean is subtracted. (paper)"""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -190,28 +196,32 @@ class TransformSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeSettings:
-    """How the run is carried out."""
+    """Seed, device, precision and limits of the run."""
 
     seed: Annotated[int, Range(at_least=0, at_most=2**63 - 1)] = 0
-    """Fixes initial weights, order of the data, augmentation and dropout."""
+    """Seed of the initial weights, the order of the data, augmentation and dropout."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: CUDA where there is a GPU."""
+    """Device to train on. auto: CUDA if there is a GPU, else the CPU."""
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
-    """Autocast of the encoders; loss, heads and weights are float32 always. bf16 or fp16 on a CPU is slow. (ours)"""
+    """Autocast precision of the encoders. Loss, heads and weights are always float32. bf16 and fp16
+    are slow on a CPU. (ours)"""
     tf32: bool = False
-    """Products of float32 matrices and convolutions on CUDA, of the loss and the heads, with precision fp32 of the
-    encoders too, round what they multiply to 10 bits, as tensor cores do: several times as fast; logits keep four times
-    the precision of bf16. (ours)"""
+    """Round the factors of float32 matrix products and convolutions on CUDA to 10 bits, for tensor
+    cores: several times as fast. This affects the loss and the heads, and with precision fp32 also
+    the encoders. Logits keep four times the precision of bf16. (ours)"""
     ema: Below1 = 0.0
-    """Decay per step of an average of the weights, which checks and export then use; 0: none."""
+    """Decay per step of a moving average of the weights, which checks and the export then use. 0: no average."""
     deterministic: bool = False
-    """Refuse kernels whose result differs from run to run on CUDA. On a CPU runs are repeatable anyway."""
+    """Use only deterministic algorithms, and fail if an operation has none. Only CUDA needs it: CPU
+    runs are repeatable without it."""
     threads: Annotated[int, Range(at_least=1, at_most=4096)] | None = None
-    """CPU threads of torch in each rank; none: torch's own choice. A resumed run is bit-equal with the same number."""
+    """CPU threads of torch in each rank. None: torch's own choice. A resumed run is bit-equal only
+    with the same number."""
     max_nonfinite: Positive = 20
-    """So many steps in a row with a loss or gradient that is not finite end the run; fewer are skipped and counted."""
+    """Number of consecutive steps with a non-finite loss or gradient that ends the run. Fewer are
+    skipped and counted."""
     timeout_s: Above0 = 1800.0
-    """How long ranks wait for each other, in seconds."""
+    """Seconds that ranks wait for each other before the run fails."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -219,16 +229,16 @@ class RuntimeSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSettings:
-    """What is kept to go on from."""
+    """When checkpoints are written, and which are kept."""
 
     every_samples: Total = 20_000_000
-    """A checkpoint is written each time that many samples were seen, and at the end. (ours)"""
+    """Samples between checkpoints. One is also written at the end of the run and on a stop request. (ours)"""
     keep_last: Positive = 3
-    """Newest checkpoints kept; what is damaged falls back to the one before."""
+    """Number of newest checkpoints to keep. A run that finds the newest one damaged uses the one before."""
     keep_every_samples: Total | None = None
-    """Checkpoints that pass a multiple of this are kept for good; none: none is."""
+    """Keep for good the first checkpoint at or after each multiple of this number of samples. None: keep no others."""
     keep_best: bool = True
-    """Keep the one with the best held-out retrieval as well, where there are held-out samples."""
+    """Keep the checkpoint with the best held-out retrieval (mean of all recalls) too, if it was measured."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -236,17 +246,17 @@ class CheckpointSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class LogSettings:
-    """What is said and written while training."""
+    """Progress lines, and where they are written."""
 
     every_steps: Positive = 50
-    """A progress line, and its values in `log.jsonl`, each so many steps and at the last one."""
+    """Steps between progress lines, whose values also go to `log.jsonl`. The last step always has one."""
     peak_tflops: Above0 | None = None
-    """What one device can compute of dense matrices in `run.precision`, in 1e12 FLOP/s, for the MFU of the progress
-    line; none: that of the data sheet where the device is known (`trainer/utilisation.py`), else no MFU is said."""
+    """Peak of one device on dense matrices in `run.precision`, in 1e12 FLOP/s, from which the MFU of the progress
+    line is computed. None: the data sheet's value for known devices (`trainer/utilisation.py`); others have no MFU."""
     tensorboard: bool = True
-    """Write `tensorboard/` where the tensorboard package is installed."""
+    """Write curves to `tensorboard/`, if the tensorboard package is installed."""
     wandb: str = ""
-    """Project of Weights & Biases to report to, needs the wandb package; empty: none."""
+    """Weights & Biases project to report to, which needs the wandb package. Empty: none."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -254,24 +264,26 @@ class LogSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckSettings:
-    """Quality measured while training, on all ranks. It guides; numbers to publish come from the evaluation."""
+    """Quality measured while training, on all ranks. Use it to guide a run; publish numbers from the evaluation."""
 
     every_samples: Total | None = None
-    """Measured each time that many samples were seen, and at the end; none: at the end only."""
+    """Samples between checks. There is always one at the end. None: only at the end."""
     retrieval_samples: Annotated[int, Range(at_least=0, at_most=10**7)] = 5_000
-    """Retrieval among at most so many held-out pairs (`data.split.holdout`); 0: no retrieval."""
+    """Largest number of held-out pairs (`data.split.holdout`) among which retrieval is measured. 0: no retrieval."""
     zero_shot: str = ""
-    """Folder with one folder of images per class, named like the class, or `classnames.txt` with the names in the
-    order of the sorted folders: zero-shot accuracy on it. Empty: none."""
+    """Folder on which zero-shot accuracy is measured, with one folder of images per class. The
+    folder names, with blanks for underscores, are the class names, unless `classnames.txt` gives
+    them, in the order of the sorted folders. Empty: none."""
     templates: tuple[str, ...] = ("a photo of a {}.",)
-    """Prompts; a class is the normalised mean of its normalised prompts."""
+    """Prompts of a class, each with one `{}` for its name. A class's vector is the normalized mean
+    of its normalized prompts."""
     batch_size: Positive = 256
-    """Images, or prompts, encoded at once by a rank."""
+    """Images, or prompts, that a rank encodes at once."""
     tasks: str = ""
-    """Suites, suite files and tasks of the evaluation, comma-separated (`--tasks` of `python -m open_diht.eval`),
-    measured at each check without few-shot, on the first rank while the others wait. One that does not exist is refused
-    at the start; one that fails later is said, and the training goes on. The data lie where `DIHT_BENCH_DATA` says.
-    Empty: none."""
+    """Comma-separated suites, suite files and tasks of the evaluation (`--tasks` of `python -m
+    open_diht.eval`). The first rank measures them at each check, without few-shot, while the others
+    wait. An unknown task is an error at the start; a later failure is reported and the training
+    continues. `DIHT_BENCH_DATA` names the folder of the data. Empty: none."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -284,7 +296,7 @@ class CheckSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """A training run. See `trainer/configs/` for complete ones.
+    """The configuration of a training run. See `trainer/configs/` for complete ones.
 
     Example:
         >>> from open_diht import load_config
@@ -294,29 +306,29 @@ class Config:
     """
 
     data: DataSettings
-    """What is read."""
+    """The data to read."""
     schedule: ScheduleSettings
-    """How long, and in which batches."""
+    """Length of the run, batches and learning rate."""
     branch: BranchSettings = field(default_factory=BranchSettings)
-    """Which run this one continues with other settings."""
+    """The run that this one branches from, if any."""
     model: ModelSettings = field(default_factory=ModelSettings)
     """The dual encoder."""
     loss: Any = field(default_factory=HnNce)
-    """The contrastive loss, a `open_diht.trainer.losses.Loss`; or its `name` and settings, of which it is made."""
+    """The contrastive loss: an `open_diht.trainer.losses.Loss`, or a mapping of its `name` and settings."""
     concepts: ConceptSettings = field(default_factory=ConceptSettings)
     """Concept distillation."""
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
-    """AdamW."""
+    """The AdamW optimizer."""
     transform: TransformSettings = field(default_factory=TransformSettings)
-    """From image to input."""
+    """Augmentation and normalization of images."""
     run: RuntimeSettings = field(default_factory=RuntimeSettings)
-    """Seed, device, precision, limits."""
+    """Seed, device, precision and limits."""
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
-    """What is kept."""
+    """When checkpoints are written, and which are kept."""
     log: LogSettings = field(default_factory=LogSettings)
-    """What is said."""
+    """Progress lines, and where they are written."""
     check: CheckSettings = field(default_factory=CheckSettings)
-    """Quality while training."""
+    """Quality measured while training."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "loss", loss_of(self.loss))

@@ -1,7 +1,7 @@
-"""YAML files and `key=value` words to a `Config`: typed, nothing unknown, errors that name the place.
+"""Build a `Config` from YAML files and `key=value` words, with errors that name the place.
 
-Anything a dataclass does not declare is refused with the nearest name. Values keep their types: a float may be written
-as an integer, nothing else is converted.
+A key that no dataclass declares is an error that suggests the nearest name. A float may be written
+as an integer; no other value is converted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SHELF = Shelf(Path(__file__).with_name("configs"), "configuration", BadConfig)
 
 
 def config_names() -> list[str]:
-    """Names of the configurations that come with the trainer."""
+    """Return the names of the configurations that come with the trainer."""
     return SHELF.names()
 
 
@@ -32,12 +32,12 @@ def load_config(name: str, overrides: Sequence[str] = (), base: Mapping[str, Any
     """Load the configuration of a training.
 
     Args:
-        name: tiny, vit-b-32 or another of `config_names()`, or the path of a YAML file.
+        name: tiny, vit-b-32 or another of `config_names()`, or the path of a YAML file (with a slash in it).
         overrides: words `section.key=value`, which override the file and `base`.
         base: sections that override the file.
 
     Returns:
-        The configuration, checked.
+        The checked configuration.
 
     Example:
         >>> from open_diht import load_config
@@ -46,7 +46,7 @@ def load_config(name: str, overrides: Sequence[str] = (), base: Mapping[str, Any
         0.5
 
     Raises:
-        BadConfig: there is no such configuration, or a key or a value of it is wrong.
+        BadConfig: there is no such configuration, or it has a wrong key or value.
     """
     values = merged(_read(Path(name) if "/" in name else SHELF.path(name)), base or {})
     for word in overrides:
@@ -61,7 +61,15 @@ def load_config(name: str, overrides: Sequence[str] = (), base: Mapping[str, Any
 
 
 def parse_value(text: str, where: str) -> Any:
-    """A word of the command line as YAML reads it."""
+    """Return the value of a command-line word, parsed as YAML.
+
+    Args:
+        text: the value.
+        where: its key, for messages.
+
+    Raises:
+        BadConfig: it is not YAML.
+    """
     try:
         return parse_yaml(text, f"{where}={text}")
     except BadYaml as error:
@@ -79,21 +87,26 @@ def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
     if parent is None:
         return values
     parent_path = path.parent / f"{parent}.yaml" if "/" not in str(parent) else path.parent / str(parent)
-    if not parent_path.is_file() and parent in config_names():
+    if not parent_path.is_file() and parent in config_names():  # one that comes with the trainer
         parent_path = SHELF.path(parent)
     if not parent_path.is_file():
         raise BadConfig(f"{path} extends {parent!r}, but there is no file {parent_path}")
-    if parent_path.resolve() in (chain := (*below, path.resolve())):
+    if parent_path.resolve() in (chain := (*below, path.resolve())):  # a cycle
         raise BadConfig(f"{path} extends itself, by way of {parent_path}")
     return merged(_read(parent_path, chain), values)
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Both, with `above` where both say something; sections are merged key by key."""
+    """Merge two configurations, section by section and key by key.
+
+    Args:
+        below: values that are used unless `above` has the same key.
+        above: values that win.
+    """
     result = dict(below)
     for key, value in above.items():
         old = result.get(key)
-        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)  # two sections
         result[key] = merged(old, value) if both else value  # type: ignore[arg-type]
     return result
 
@@ -105,7 +118,7 @@ def _nested(keys: Sequence[str], value: Any) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """A configuration as values that YAML and JSON can hold; `build` makes an equal one of them."""
+    """Return a configuration as plain values for YAML and JSON, from which `build` makes an equal one."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -116,7 +129,13 @@ def plain(value: Any) -> Any:
 
 
 def differences(one: Any, other: Any, where: str = "") -> list[str]:
-    """Dotted names of what differs between two plain configurations."""
+    """Return the dotted names of the values that differ between two plain configurations.
+
+    Args:
+        one: a configuration.
+        other: another one.
+        where: prefix of the names.
+    """
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         keys = dict.fromkeys([*one, *other])
         return [name for key in keys for name in differences(one.get(key), other.get(key), f"{where}{key}.")]

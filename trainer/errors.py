@@ -1,4 +1,4 @@
-"""The base of the errors that end a training."""
+"""The base class of errors that end a training."""
 
 
 class TrainingError(RuntimeError):

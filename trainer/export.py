@@ -1,5 +1,7 @@
-"""An exported model: a folder that `open_clip.create_model_and_transforms("local-dir:...")` loads, or `load` if a tower
-is none of open_clip's."""
+"""Exported models: folders that `open_clip.create_model_and_transforms("local-dir:...")` loads.
+
+If a tower is not one of open_clip's, `load` loads them instead.
+"""
 
 from __future__ import annotations
 
@@ -38,20 +40,20 @@ def export(
     preprocessing: Mapping[str, Any],
     card: str,
 ) -> Path:
-    """Publish a model as a folder, which is replaced as a whole.
+    """Publish a model as a folder, which replaces an earlier one as a whole.
 
     Args:
-        folder: to write.
+        folder: the folder to write.
         architecture: open_clip's `model_cfg`.
-        weights: the dual encoder's state by open_clip's names.
+        weights: the dual encoder's state under open_clip's names.
         preprocessing: open_clip's `preprocess_cfg`.
-        card: Markdown.
+        card: the model card, in Markdown.
 
     Returns:
         The folder.
 
     Raises:
-        CannotExport: the folder could not be written; the one before stays.
+        CannotExport: the folder could not be written; an earlier one stays.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     description = {"model_cfg": _for_inference(architecture), "preprocess_cfg": dict(preprocessing)}
@@ -66,7 +68,12 @@ def export(
 
 
 def loaded_by(architecture: Mapping[str, Any], folder: Path | None) -> str:
-    """Return the call that loads an exported model, or a copy of it if `folder` is None."""
+    """Return the Python call that loads an exported model.
+
+    Args:
+        architecture: open_clip's `model_cfg`.
+        folder: the exported folder; None: the call has a placeholder for the path of a copy.
+    """
     own, folder = has_own_tower(dict(architecture)), folder or Path("PATH_OF_A_COPY")
     return (
         f"open_diht.trainer.export.load('{folder}')"
@@ -76,7 +83,7 @@ def loaded_by(architecture: Mapping[str, Any], folder: Path | None) -> str:
 
 
 def load(folder: Path | str) -> tuple[DualEncoder, Any]:
-    """Load an exported model in evaluation mode, and its tokenizer. Raises OSError and ValueError for other folders."""
+    """Load an exported model, in evaluation mode, and its tokenizer. Raises OSError or ValueError for other folders."""
     model = json.loads((Path(folder) / DESCRIPTION).read_text(encoding="utf-8"))["model_cfg"]
     clip = build(model, temperature=1.0)
     clip.load_state_dict(load_file(Path(folder) / WEIGHTS))
@@ -84,8 +91,8 @@ def load(folder: Path | str) -> tuple[DualEncoder, Any]:
 
 
 def _for_inference(architecture: Mapping[str, Any]) -> dict[str, Any]:
-    model = json.loads(json.dumps(architecture))
-    model["vision_cfg"].pop("patch_dropout", None)  # of training only
+    model = json.loads(json.dumps(architecture))  # a copy, of plain values
+    model["vision_cfg"].pop("patch_dropout", None)  # it is for training only
     return dict(model)
 
 
@@ -101,21 +108,21 @@ def model_card(
     parent: str | None,
     own: bool,
 ) -> str:
-    """Describe a model: what it was trained on and how, and its quality on held-out pairs.
+    """Return the model card: data, training, and quality on held-out pairs.
 
     Args:
-        config: of the run.
-        samples: seen.
-        steps: taken.
-        skipped: steps that were not finite.
-        pairs: training pairs of an epoch.
+        config: the configuration of the run.
+        samples: number of samples seen.
+        steps: number of steps taken.
+        skipped: number of steps skipped as not finite.
+        pairs: number of training pairs per epoch.
         results: lines about checks.
-        versions: package to version.
-        parent: the checkpoint that the run is a branch of, if any.
-        own: a tower is none of open_clip's.
+        versions: package name to version.
+        parent: the checkpoint from which the run branched, if any.
+        own: whether a tower is not one of open_clip's.
 
     Returns:
-        Markdown with the header of the Hugging Face hub.
+        Markdown with the metadata header of the Hugging Face hub.
     """
     losses = config.loss.describe()
     if config.concepts.path:

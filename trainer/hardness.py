@@ -1,10 +1,10 @@
-"""Whether hard negatives get logits that they can work with.
+"""Check that the initial scale of the logits suits the hardness beta.
 
-HN-NCE weighs negatives by e^(beta s), s being cosines times the learned scale: what is too sharp at the start is
-sharper with beta. A long run learns the scale that it needs. In a short one the scale stays about where it starts: a
-step of AdamW changes its logarithm by about the learning rate, which a cosine halves on the way. Of the initial scales
-that the study tried with four values of beta and two lengths, the best on held-out pairs was 10 / (1 + 2 beta), as near
-as its grid tells (docs/which-beta.md).
+HN-NCE weighs negatives by e^(beta s), where s is the cosine times the learned scale, so beta sharpens a
+scale that is already too sharp. A long run learns the scale that it needs. In a short one it stays
+about where it starts: a step of AdamW changes its logarithm by about the learning rate, which a cosine
+schedule halves on average. The study tried initial scales with four values of beta and two lengths; the
+best on held-out pairs was 10 / (1 + 2 beta), within the resolution of its grid (docs/which-beta.md).
 """
 
 from __future__ import annotations
@@ -16,13 +16,20 @@ from open_diht.trainer.losses import HnNce
 
 
 def fitting_scale(beta: float) -> float:
-    """The initial factor of the cosine that a short run is best started with."""
+    """Return the initial factor of the cosine that suits a short run best."""
     return 10 / (1 + 2 * beta)
 
 
 def about_scale(config: Config, steps: int) -> str | None:
-    """A line about an initial scale that is too high for the loss and cannot be learned in so many steps, with what to
-    set; None where there is nothing to say."""
+    """Return a warning if the initial scale is too high for the loss and a run is too short to lower it.
+
+    Args:
+        config: the configuration of the run.
+        steps: number of steps of the run.
+
+    Returns:
+        A line with the remedy, or None.
+    """
     if not isinstance(config.loss, HnNce) or config.model.warm_start:
         return None  # a warm start brings a scale that was learned
     beta, scale = config.loss.constants[1], 1 / config.model.temperature

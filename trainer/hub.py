@@ -1,7 +1,7 @@
 """Publish a trained model on a hub: `python -m open_diht.trainer.hub WORKDIR/export hf://owner/name`.
 
-All files of the folder come in one commit, so nobody meets half a model; open_clip then loads `hf-hub:owner/name`. The
-token comes from the environment (`HF_TOKEN`), and so does the address of another hub (`HF_ENDPOINT`).
+All files of the folder are published in one commit, so no reader sees half a model. open_clip then loads
+`hf-hub:owner/name`. The environment provides the token (`HF_TOKEN`) and the address of another hub (`HF_ENDPOINT`).
 """
 
 from __future__ import annotations
@@ -18,23 +18,24 @@ from open_diht.trainer.stores import on_disk
 
 
 class CannotPush(TrainingError):
-    """The hub did not take the model; the message says why."""
+    """The hub did not accept the model; the message says why."""
 
 
 def push(folder: Path | str, target: str, *, private: bool = False) -> str:
     """Publish an exported model.
 
     Args:
-        folder: `WORKDIR/export`, or its URL.
+        folder: path or URL of `WORKDIR/export`.
         target: `hf://owner/name`, a repository that is created if needed.
-        private: create it private.
+        private: whether a repository that is created is private.
 
     Returns:
         The URL of the commit.
 
     Raises:
-        WrongUse: there is no such folder or target, or no token.
-        CannotPush, StoreError: see their messages.
+        WrongUse: the folder is not an exported model, the target is not a repository, or there is no token.
+        CannotPush: the hub did not accept the model.
+        StoreError: the folder's URL could not be read.
     """
     address = parse_address(target)
     if address is None or address.kind != "model" or address.revision or address.path:
@@ -57,7 +58,7 @@ def push(folder: Path | str, target: str, *, private: bool = False) -> str:
                 [CommitOperationAdd(path_in_repo=path.name, path_or_fileobj=path) for path in files],
                 commit_message="Model of open-diht",
             )
-        except Exception as error:  # the hub's client and those that it stands on share no error class
+        except Exception as error:  # errors of the hub's client and its HTTP library have no common base class
             raise CannotPush(
                 f"{target} at {api.endpoint} cannot be written: {type(error).__name__}: {str(error).splitlines()[0]}; "
                 f"the model stays in {folder}, the same command tries again"

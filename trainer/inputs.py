@@ -1,4 +1,4 @@
-"""What a run reads: pairs from shards or from features in memory, and concept targets."""
+"""Open the data of a run: pairs from shards or from features in memory, and concept targets."""
 
 from __future__ import annotations
 
@@ -33,18 +33,20 @@ def open_pairs(
     opened: Sequence[OpenSource] = (),
     **options: Any,
 ) -> Loader:
-    """Open the loader that `data` asks for.
+    """Open the loader for `data.features` or `data.sources`.
 
     Args:
-        data, transforms: sections of the configuration.
-        shape: of the image tower's input.
-        training: augment the images.
-        concepts: targets of each source.
-        begun, opened: see `ShardLoader`.
-        options: go to the loader: batch_size, rank, world, seed, tokenizer, device.
+        data: the section `data`.
+        transforms: the section `transform`.
+        shape: shape of the image tower's input.
+        training: whether to augment the images.
+        concepts: concept targets of each source.
+        begun: see `ShardLoader`.
+        opened: see `ShardLoader`.
+        options: passed to the loader: batch_size, rank, world, seed, tokenizer, device.
 
     Raises:
-        DataError: the data cannot be used as asked.
+        DataError: the data cannot be used as configured.
     """
     if data.features:
         prepare = StoredTransform(transforms, shape, training=training)
@@ -59,7 +61,7 @@ def open_pairs(
 
 
 def resolved(config: Config) -> tuple[Config, str]:
-    """Return the configuration with `concepts.path` auto replaced by its meaning, and a line that reports it."""
+    """Return the configuration with `concepts.path` auto replaced by paths, and a line that reports it."""
     path = config.concepts.path
     line = f"concept targets: {path}" if path else "no concept distillation asked for"
     if path == "auto":
@@ -72,9 +74,10 @@ def resolved(config: Config) -> tuple[Config, str]:
 
 
 def concept_targets(config: Config) -> list[ConceptTargets]:
-    """Open the stored predictions for each data source; none without distillation. `concepts.path` is resolved.
+    """Open the concept targets of each data source; return an empty list without distillation.
 
-    Raises `ConceptMismatch` where they are missing, or lack a head that `concepts` asks for.
+    `concepts.path` must be resolved. Raises `ConceptMismatch` if targets are missing, or lack a
+    head that is trained.
     """
     paths = [path for path in config.concepts.path.split(",") if path]
     if not paths or not config.concepts.weights:

@@ -1,4 +1,4 @@
-"""The log of a run: a progress line, `log.jsonl`, TensorBoard, Weights & Biases, and the speed that they report."""
+"""The log of a run: progress lines, `log.jsonl`, TensorBoard, Weights & Biases, and the speed that they report."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ _COMMON = ("loss", "contrastive", "accuracy", "hardest")
 
 
 class MissingTracker(WrongUse):
-    """A tracker that was asked for is not installed, or takes nothing."""
+    """The configured tracker is not installed, or cannot be reported to."""
 
 
 class RunLog:
-    """Writes values by step.
+    """A log of values by step.
 
-    The log is only ever continued: the steps after the one resumed from appear again, after a line of kind `event`,
-    `resumed`. The last line of a step is the one that counts.
+    The log is only appended to. After a resume, which is a line of kind `event`, steps may appear
+    again; the last line of a step counts.
 
     Args:
-        workdir: the folder that has the log and the curves.
+        workdir: the folder of the log and the curves.
         settings, config: the section `log`, and the whole configuration as plain values.
-        resumed_at: the step that the run resumes from; 0: it begins.
-        grown: is called when files have grown, with `now` before a checkpoint.
+        resumed_at: the step from which the run resumes; 0: it is new.
+        grown: called when files have grown, with `now=True` before a checkpoint.
 
     Raises:
         WrongUse: the log cannot be written.
-        MissingTracker: a tracker that was asked for is not installed, or takes nothing.
+        MissingTracker: the configured tracker is not installed, or cannot be reported to.
     """
 
     def __init__(
@@ -61,7 +61,14 @@ class RunLog:
         self._wandb = _wandb(workdir, settings.wandb, config) if settings.wandb else None
 
     def write(self, kind: str, step: int, samples: int, values: Mapping[str, Any]) -> None:
-        """Record the values of a step; `kind` is step, check or event."""
+        """Record the values of a step.
+
+        Args:
+            kind: step, check or event.
+            step: number of steps taken.
+            samples: number of samples seen.
+            values: name to value; only numbers go to TensorBoard and Weights & Biases.
+        """
         self._file.write(json.dumps({"kind": kind, "step": step, "samples": samples, **values}) + "\n")
         self._file.flush()
         numbers = {f"{kind}/{key}": value for key, value in values.items() if isinstance(value, int | float)}
@@ -73,7 +80,7 @@ class RunLog:
         self._grown()
 
     def sync(self) -> None:
-        """Flush to the disk, before a checkpoint is published."""
+        """Flush all files to the disk. Call it before a checkpoint is published."""
         self._file.flush()
         os.fsync(self._file.fileno())
         if self._board is not None:
@@ -81,7 +88,7 @@ class RunLog:
         self._grown(now=True)
 
     def close(self) -> None:
-        """End of the run."""
+        """Close the files and the tracker at the end of the run."""
         self._file.close()
         if self._board is not None:
             self._board.close()
@@ -90,10 +97,10 @@ class RunLog:
 
 
 def _drop_partial_line(path: Path) -> None:
-    """Remove the part of a line that a kill left; its step is taken again."""
+    """Remove a partial last line that a killed run left; the resumed run takes its step again."""
     if path.exists():
         content = path.read_bytes()
-        os.truncate(path, content.rfind(b"\n") + 1)
+        os.truncate(path, content.rfind(b"\n") + 1)  # to nothing if there is no whole line
 
 
 def _tensorboard(workdir: Path, resumed_at: int) -> Any:
@@ -111,7 +118,7 @@ def _wandb(workdir: Path, project: str, config: Mapping[str, Any]) -> Any:
         )
     import wandb
 
-    known = workdir / "wandb_id"
+    known = workdir / "wandb_id"  # by which a resumed run continues its curves
     if not known.exists():
         known.write_text(uuid.uuid4().hex[:12])
     try:
@@ -126,13 +133,13 @@ def _wandb(workdir: Path, project: str, config: Mapping[str, Any]) -> Any:
 
 
 class TrainingProgress:
-    """Measures one window of steps after the other.
+    """A meter of the speed in consecutive windows of steps.
 
     Args:
-        total_steps, batch_size: of the run.
-        step: where it begins.
+        total_steps, batch_size: length of the run in steps, and samples per step.
+        step: the step at which the run begins or resumes.
         clock: returns seconds.
-        full_speed: images/s of devices that did nothing but the model's own arithmetic, if known.
+        full_speed: images/s of all devices at an MFU of 1, if known.
     """
 
     def __init__(
@@ -152,12 +159,12 @@ class TrainingProgress:
         """Return the speed since the last call.
 
         Args:
-            step: steps taken.
+            step: number of steps taken.
             waited_s: seconds waited for batches since the start.
 
         Returns:
-            samples_per_s over all ranks; data_wait, the fraction of the time spent waiting; eta_s, which includes
-            checks and checkpoints; mfu if the full speed is known.
+            `samples_per_s` over all ranks; `data_wait`, the fraction of time spent waiting for batches;
+            `eta_s`, seconds left including checks and checkpoints; `mfu` if the full speed is known.
         """
         now = self._clock()
         spent = max(now - self._began, 1e-9)
@@ -174,7 +181,7 @@ class TrainingProgress:
 
     @contextmanager
     def not_counted(self) -> Iterator[None]:
-        """Exclude the time of the `with` block, of a check or a checkpoint, from the speed."""
+        """Exclude the time of the `with` block, such as a check or a checkpoint, from the speed."""
         began = self._clock()
         yield
         aside = self._clock() - began
@@ -186,11 +193,12 @@ def line(step: int, total: int, result: StepResult, speed: dict[str, float], rat
     """Return the progress line.
 
     Args:
-        step, total: steps taken, and of the run.
-        result: of the last step.
-        speed: of `TrainingProgress`, and peak_memory_gib.
+        step: number of steps taken.
+        total: number of steps of the run.
+        result: the result of the last step.
+        speed: values of `TrainingProgress.speed`, and `peak_memory_gib`.
         rate: the learning rate.
-        skipped: steps that were not finite.
+        skipped: number of steps skipped as not finite.
     """
     values = result.values
     heads = [f"{name} {value:.3f}" for name, value in values.items() if name not in _COMMON]

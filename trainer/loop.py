@@ -1,16 +1,18 @@
-"""`train(config, workdir)`: a run from its configuration to an exported model, and on from wherever it was stopped.
+"""`train(config, workdir)`: start or resume a run and take it from its configuration to an exported model.
 
     WORKDIR/config.yaml     the configuration
     WORKDIR/checkpoints/    see `checkpoint`
     WORKDIR/log.jsonl       one line per progress line, check and event
-    WORKDIR/tensorboard/    the same as curves
+    WORKDIR/tensorboard/    the same values as curves
     WORKDIR/export/         the model for open_clip, with its card
     WORKDIR/tasks/          results of `check.tasks`, by step
 
-WORKDIR is a folder, or behind a URL (`workdir`).
-A step is a function of weights, optimiser state, and its number: batch, augmentation and dropout follow from the seed
-and the number. So a run that was killed and started again ends with the bits of one that was not (on a CPU in float32
-with the same number of ranks and threads; on CUDA up to what its kernels leave open, see `run.deterministic`).
+WORKDIR is a folder or a URL (see `workdir`).
+
+A step is a function of the weights, the optimizer state, and its number: batch, augmentation and dropout
+follow from the seed and the number. So a run that is killed and resumed ends bit-equal to an undisturbed
+one, on a CPU in float32 with the same number of ranks and threads. On CUDA nondeterministic kernels may
+differ, see `run.deterministic`.
 """
 
 from __future__ import annotations
@@ -58,26 +60,27 @@ class TrainingOutcome:
     step: int
     samples: int
     finished: bool
-    """All samples were seen; if not, it was asked to stop, and the same call resumes."""
+    """True if all samples were seen. If not, the run was asked to stop, and the same call resumes it."""
     signal: int | None
-    """The stop request."""
+    """The number of the signal that requested the stop; None if there was none."""
     checks: dict[str, Share]
-    """Held-out quality at the end; empty where it was stopped or nothing is held out."""
+    """Held-out quality at the end; empty if the run was stopped or nothing is measured."""
     export: Path | None
-    """The exported model; None where WORKDIR is a URL, and the model lies in its `export`."""
+    """The folder of the exported model; None if the run was stopped, or if WORKDIR is a URL (see `export` there)."""
 
 
 def train(config: Config, workdir: Path | str, say: Callable[[str], None] = _log.info) -> TrainingOutcome:
-    """Train a model, from the beginning or from the newest good checkpoint in `workdir`. Started by torchrun, all its
-    processes call this with the same arguments and a `workdir` that all of them see.
+    """Train a model, from the beginning or from the newest good checkpoint in `workdir`.
+
+    Under torchrun all processes call this with the same arguments and a `workdir` that all of them can access.
 
     Args:
-        config: what is read, how long, which model and loss.
+        config: the configuration of the run.
         workdir: a folder, or an fsspec URL, for checkpoints, logs and the exported model.
-        say: receives lines for people, on the first rank; by default they are logged.
+        say: receives progress lines, on the first rank; by default they are logged.
 
     Returns:
-        How far the training came, its checks on held-out pairs, and the folder of the exported model.
+        The progress of the run, its checks on held-out pairs, and the folder of the exported model.
 
     Example:
         >>> from pathlib import Path
@@ -96,9 +99,11 @@ def train(config: Config, workdir: Path | str, say: Callable[[str], None] = _log
         (True, PosixPath('out/train/export'))
 
     Raises:
-        WrongUse, DataError, BadWeights, BadArchitecture, CheckpointError, CannotExport, OutOfMemory: as they say.
-        Diverged: steps stay non-finite.
-        StoreError, LeaseLost: where `workdir` is a URL.
+        WrongUse, BadArchitecture, BadWeights, DataError: the configuration, model or data cannot be used.
+        CheckpointError, CannotExport: a file could not be read or written.
+        OutOfMemory: a step or a check needs too much memory.
+        Diverged: too many consecutive steps were not finite.
+        StoreError, LeaseLost: the store of a `workdir` URL failed, or another run took it over.
     """
     kind = device_type(config)
     with joined_ranks(kind, config.run.timeout_s) as ranks, stop_wish(ranks.first) as wish:
@@ -113,7 +118,7 @@ def train(config: Config, workdir: Path | str, say: Callable[[str], None] = _log
 
 
 class _Run:
-    """One call of `train`."""
+    """The state of one call of `train`."""
 
     def __init__(
         self,
@@ -135,7 +140,7 @@ class _Run:
         prepare_torch(self.config)
         same_on_all(ranks, "the configuration", plain(self.config))
         self.checkpoints = workdir.checkpoints(self.config.checkpoint, say)
-        found = self.checkpoints.newest() if ranks.first else None
+        found = self.checkpoints.newest() if ranks.first else None  # other ranks load it by its step
         if ranks.first and found is None:
             workdir.require_unused()
         begun = ranks.share({key: found.training[key] for key in ("config", "shards", "world")} if found else None)
@@ -151,7 +156,7 @@ class _Run:
         self.parent: Parent | None = None
         self._restore(found)
         say(introduction(self.parts))
-        self.batches = self.parts.loader.batches_per_epoch
+        self.batches = self.parts.loader.batches_per_epoch  # steps of an epoch
         self.bad = 0
         self.progress = TrainingProgress(
             self.parts.total_steps, self.config.schedule.batch_size, self.step, full_speed=self.parts.full_speed
@@ -183,9 +188,9 @@ class _Run:
         self.ranks.barrier()
 
     def go(self) -> TrainingOutcome:
-        """Steps until the end or until asked to stop."""
+        """Take steps to the end of the run or to a stop request."""
         if self.parent is not None:
-            self._save()  # unless it has been: from here on the run does without its parent
+            self._save()  # unless already saved; from here on the run does not need its parent
         total, stopped = self.parts.total_steps, False
         while self.step < total and not stopped:
             stopped = self._epoch(self.step // self.batches, self.step % self.batches)
@@ -196,20 +201,20 @@ class _Run:
         return self._finish()
 
     def _epoch(self, epoch: int, start: int) -> bool:
-        """Steps to the end of an epoch, or of the run; True where it was asked to stop."""
+        """Take steps to the end of the epoch or the run, and return whether a stop was requested."""
         self.parts.student.train()
         loader = self.parts.loader
         batches = loader.epoch(epoch, start)
         for number in range(start, self.batches):
             if self.step >= self.parts.total_steps:
                 return False
-            counted = loader.read.copy(), loader.lost
+            counted = loader.read.copy(), loader.lost  # to undo the next batch if the run stops
             batch = None if self.wish.asked else next(batches)
             asked, lost, self.bad = self.ranks.total(
                 batch is None, loader.lost, loader.read.total() - loader.read["ok"]
             )
             loader.check_lost(epoch, lost)
-            if asked:  # where only another rank was, this one has read a batch that it reads again when the run goes on
+            if asked:  # if only another rank was asked, this one discards its batch: the resumed run reads it again
                 loader.read, loader.lost = counted
                 return True
             assert batch is not None
@@ -238,7 +243,7 @@ class _Run:
         return self.step * self.config.schedule.batch_size
 
     def _passes(self, every: int | None) -> bool:
-        """The step just taken passed a multiple of that many samples."""
+        """Return whether the last step reached or passed a multiple of `every` samples."""
         now = self._samples()
         return every is not None and now // every > (now - self.config.schedule.batch_size) // every
 
@@ -264,7 +269,7 @@ class _Run:
         return found
 
     def _evaluate(self) -> None:
-        """The tasks of the evaluation, on the weights as they are."""
+        """Run the tasks of the evaluation on the current weights."""
         folder, name = self.workdir.folder / "tasks", name_of(self.step)
         found = evaluate(
             self.config.check.tasks,
@@ -303,7 +308,7 @@ class _Run:
         self.ranks.barrier()
 
     def _finish(self) -> TrainingOutcome:
-        if not self.measured:  # the run had ended before, or nothing is held out
+        if not self.measured:  # the run had ended before, or nothing is measured
             self.measured = self._check()
         if self.ranks.first:
             self._export(self.workdir.folder / EXPORT)
@@ -340,11 +345,11 @@ class _Run:
         )
 
     def _exported(self) -> Path | None:
-        """Return the folder of the exported model, None if WORKDIR is a URL."""
+        """Return the folder of the exported model, or None if WORKDIR is a URL."""
         return self.workdir.folder / EXPORT if self.workdir.store is None else None
 
     def close(self) -> None:
-        """End workers, close files."""
+        """End the workers and close the log."""
         self.parts.loader.close()
         if self.log is not None:
             self.log.close()

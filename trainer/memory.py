@@ -1,8 +1,7 @@
-"""How many parts a batch is computed in so that it fits in memory (`schedule.micro_batches: auto`), and what to do
-where it does not fit.
+"""Choose the number of micro-batches that fits in memory (`schedule.micro_batches: auto`).
 
-What a pair costs is what autograd keeps of it from the forward to the backward pass. A probe counts these bytes, on the
-device and in the precision of the training, so that one way serves GPUs and CPUs.
+The cost of a pair is what autograd keeps of it from the forward to the backward pass. A probe counts
+these bytes, on the device and in the precision of the training, so it works alike on GPUs and CPUs.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ from open_diht.trainer.errors import TrainingError
 from open_diht.trainer.model import Encoded, Student, clip_width
 
 USED = 0.8
-"""Proportion of the free memory that is planned with: the rest is for what kernels need for a moment and for checks."""
-_PAIRS = 2  # of the smaller probe
+"""Fraction of the free memory to plan with. The rest is for temporary buffers of kernels and for checks."""
+_PAIRS = 2  # pairs of the smaller probe
 _MIB, _GIB = 2**20, 2**30
 _SHORT = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-"""Words of errors that have no class in torch: of the CPU's allocator, and of libraries with memory of their own."""
+"""Texts of out-of-memory errors without a class in torch: of the CPU's allocator, and of libraries that allocate."""
 
 
 class OutOfMemory(TrainingError):
@@ -42,12 +41,20 @@ class Need:
     """The memory that a rank needs, in bytes."""
 
     fixed: int
-    """Gradients, moments of AdamW, the rank's batch, and its features: whatever the number of parts."""
+    """Gradients, moments of AdamW, the rank's batches and features: independent of the number of parts."""
     per_pair: int
-    """Kept from the forward to the backward pass, for each pair of a part."""
+    """Bytes kept from the forward to the backward pass, for each pair of a part."""
 
     def parts(self, pairs: int, free: int) -> int:
-        """Return the fewest parts in which that many pairs fit into `free` bytes. Raises `DoesNotFit`."""
+        """Return the smallest number of parts in which the pairs fit.
+
+        Args:
+            pairs: number of pairs of the rank.
+            free: bytes of free memory.
+
+        Raises:
+            DoesNotFit: not even one pair fits.
+        """
         at_once = min(pairs, int(USED * free - self.fixed) // max(self.per_pair, 1))
         if at_once < 1:
             raise DoesNotFit(
@@ -55,33 +62,33 @@ class Need:
                 f"{self.fixed / _GIB:.3g} GiB, each pair {self.per_pair / _MIB:.3g} MiB: lower schedule.batch_size, "
                 "set model.gradient_checkpointing=true, or use more ranks"
             )
-        return -(-pairs // at_once)
+        return -(-pairs // at_once)  # rounded up
 
 
 def need(student: Student, shape: tuple[int, ...], tokens: Tensor, pairs: int, world: int) -> Need:
-    """Probe what a rank needs. Random numbers and gradients stay as they are.
+    """Measure the memory that a rank needs. Random numbers and gradients are not changed.
 
     Args:
-        student: in training mode, on its device.
-        shape: of the image tower's input.
-        tokens: (1, context), of any caption.
-        pairs: of the rank.
+        student: the student, in training mode, on its device.
+        shape: shape of the image tower's input.
+        tokens: (1, context) ids of any caption.
+        pairs: number of pairs of the rank.
         world: number of ranks.
     """
     trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
     d = clip_width(student.clip)
-    # Of this batch, and of the next one that is copied meanwhile: bytes of pixels, or features in float32.
+    # This batch, and the next one, which is copied meanwhile: one byte per pixel value, or float32 features.
     batch = 2 * pairs * math.prod(shape) * (1 if len(shape) == 3 else 4)
-    features = 2 * 4 * d * pairs * (2 + 3 * world)  # of images and texts: own with gradient; gathered, with theirs
+    features = 2 * 4 * d * pairs * (2 + 3 * world)  # images and texts; own ones and gathered ones, each with gradients
 
     def slope() -> int:
         small, large = (_kept(student, n, shape, tokens) for n in (_PAIRS, 2 * _PAIRS))
-        return (large - small) // _PAIRS  # what does not grow with the pairs, such as weights in bf16, drops out
+        return (large - small) // _PAIRS  # costs that do not grow with the pairs, such as bf16 weights, cancel
 
     per_pair = slope()
     with without_checkpointing(student) as checkpointed:
         if checkpointed:
-            # Autograd keeps the inputs of blocks; the backward pass has the activations of one block at a time as well.
+            # Autograd keeps the inputs of blocks; the backward pass also holds the activations of one block at a time.
             per_pair += slope() // _blocks(student.clip.visual)
     return Need(fixed=3 * 4 * trained + batch + features, per_pair=per_pair)
 
@@ -102,13 +109,13 @@ def without_checkpointing(student: Student) -> Iterator[bool]:
 
 @contextmanager
 def probe(student: Student, pairs: int, shape: tuple[int, ...], tokens: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield inputs for `pairs` pairs on the student's device; random numbers stay as they are.
+    """Yield images and texts for a probe, on the student's device; random numbers are restored on leaving.
 
     Args:
-        student: takes the inputs.
-        pairs: how many.
-        shape: of the image tower's input.
-        tokens: (1, context), of any caption.
+        student: the student to probe.
+        pairs: number of pairs.
+        shape: shape of the image tower's input.
+        tokens: (1, context) ids of any caption.
     """
     device = student.clip.logit_scale.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -116,14 +123,14 @@ def probe(student: Student, pairs: int, shape: tuple[int, ...], tokens: Tensor) 
 
 
 def _kept(student: Student, pairs: int, shape: tuple[int, ...], tokens: Tensor) -> int:
-    """Bytes that autograd keeps of a forward pass, without the weights."""
+    """Return the bytes that autograd keeps of a forward pass, without the weights."""
     own = {tensor.untyped_storage()._cdata for tensor in (*student.parameters(), *student.buffers())}
     kept: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()  # known by its handle: fake tensors have no address
         if storage._cdata not in own:
-            kept[storage._cdata] = storage.nbytes()
+            kept[storage._cdata] = storage.nbytes()  # once per storage, whatever its views
         return tensor
 
     with (
@@ -144,16 +151,18 @@ def _blocks(tower: nn.Module) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return the bytes that this rank may use of its GPU, or of what this machine or its control group has left."""
+    """Return the free bytes that this rank may use: of its GPU, or its part of this machine's or control group's."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # unused cache is free
     return _available() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _available(proc: Path = Path("/proc"), mount: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return the bytes that this machine and every control group of this process have left: a limit of version 1 or 2
-    holds for the group that has it and for all groups below."""
+    """Return the bytes left on this machine and in every control group (version 1 or 2) of this process.
+
+    The limit of a group also holds for all groups below it.
+    """
     lines = dict(line.split(":", 1) for line in (proc / "meminfo").read_text().splitlines())
     available = int(lines["MemAvailable"].split()[0]) * 1024
     groups = proc / "self/cgroup"
@@ -165,7 +174,7 @@ def _available(proc: Path = Path("/proc"), mount: Path = Path("/sys/fs/cgroup"))
             root, most, used = mount / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
         else:
             continue
-        group = root / path.strip("/")  # not there where a container sees its own group as the root
+        group = root / path.strip("/")  # missing if a container sees its own group as the root
         for folder in (group, *group.parents):
             if folder.is_relative_to(root) and (folder / most).is_file():
                 limit = (folder / most).read_text().strip()
@@ -176,7 +185,7 @@ def _available(proc: Path = Path("/proc"), mount: Path = Path("/sys/fs/cgroup"))
 
 @contextmanager
 def remedy(text: Callable[[], str]) -> Iterator[None]:
-    """Turn an error about short memory in the `with` block into `OutOfMemory` with `text`, the remedy."""
+    """Turn an out-of-memory error in the `with` block into `OutOfMemory` with the remedy that `text` returns."""
     try:
         yield
     except RuntimeError as error:

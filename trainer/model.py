@@ -1,4 +1,4 @@
-"""The student: a dual encoder of open_clip, and linear concept heads on its image embedding that only training sees."""
+"""The student: a dual encoder, and linear concept heads on its image tower that only training uses."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ class Encoded(NamedTuple):
     """The result of a forward pass."""
 
     image: Tensor
-    """(b, d) image embeddings, not normalised."""
+    """(b, d) image embeddings, not normalized."""
     text: Tensor
-    """(b, d) text embeddings, not normalised."""
+    """(b, d) text embeddings, not normalized."""
     scale: Tensor
-    """Factor of the cosine, a scalar: exp of the learned log scale."""
+    """Scalar factor of the cosine: exp of the learned log scale."""
     concepts: dict[str, Tensor]
     """Head name to (b, vocabulary) float32 logits."""
     bias: Tensor | None = None
-    """Learned bias of the logits, a scalar; None: the model has none."""
+    """Scalar learned bias of the logits; None if the model has none."""
 
 
 class Student(nn.Module):
     """A dual encoder and its concept heads.
 
-    In training mode, frozen towers and batch norms stay in evaluation mode: their statistics would make
-    a step depend on how its batch is spread over ranks and micro-batches.
+    In training mode, frozen modules stay in evaluation mode, and so do batch norms without `batch_statistics`,
+    which would make a step depend on how its batch is spread over ranks and micro-batches.
 
     Args:
         clip: the dual encoder.
         vocabularies: head name to its number of concepts.
-        features: what the heads see, `concepts.features`.
+        features: input of the heads, `concepts.features`.
         max_scale: upper limit of the factor of the cosine.
-        batch_statistics: trained batch norms use the statistics of the batch, and learn their average.
-        transform: how pixels are normalized.
-        precision: autocast of the encoders, `run.precision`.
+        batch_statistics: whether trained batch norms use the statistics of the batch and learn their average.
+        transform: mean and standard deviation for the normalization of pixels.
+        precision: autocast precision of the encoders, `run.precision`.
     """
 
     def __init__(
@@ -83,17 +83,17 @@ class Student(nn.Module):
         return self
 
     def statistics(self) -> list[Tensor]:
-        """Return the buffers of batch norms, which a forward pass in training mode changes."""
+        """Return the buffers of batch norms that a forward pass in training mode changes."""
         norms = [module for module in self.modules() if is_batch_norm(module) and module.training]
         return [buffer for norm in norms for buffer in norm.buffers()]
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """Return embeddings (b, d), not normalized, of images as `forward` takes them."""
+        """Return embeddings (b, d), not normalized, of images in the form that `forward` takes."""
         with self._autocast(images):
             return self.clip.encode_image(self.pixels(images))
 
     def encode_text(self, texts: Tensor) -> Tensor:
-        """Return embeddings (b, d), not normalized, of ids (b, context)."""
+        """Return embeddings (b, d), not normalized, of token ids (b, context)."""
         with self._autocast(texts):
             return self.clip.encode_text(texts)
 
@@ -101,8 +101,8 @@ class Student(nn.Module):
         """Encode pairs.
 
         Args:
-            images: (b, 3, h, w) uint8 pixels, or what else the image tower takes.
-            texts: (b, context) int64.
+            images: (b, 3, h, w) uint8 pixels, or another input that the image tower takes.
+            texts: (b, context) int64 token ids.
 
         Returns:
             Embeddings, scale and the float32 logits of the heads.
@@ -131,7 +131,7 @@ class Student(nn.Module):
 
 
 def clip_width(clip: DualEncoder) -> int:
-    """Return the size d of the joint embedding."""
+    """Return the width d of the joint embedding."""
     visual = clip.visual
     if isinstance(clip, TowerPair):
         return clip.embed_dim
@@ -139,7 +139,7 @@ def clip_width(clip: DualEncoder) -> int:
         return int(visual.proj.shape[1])
     with torch.no_grad():
         side = visual.image_size[0] if isinstance(visual.image_size, tuple) else visual.image_size
-        training = visual.training
+        training = visual.training  # restored below
         width = visual.eval()(torch.zeros(1, 3, side, side, device=clip.logit_scale.device)).shape[-1]
         visual.train(training)
     return int(width)
@@ -175,7 +175,9 @@ def build_student(
     """Build the student before its first step. Random weights are a function of torch's seed.
 
     Args:
-        settings, concepts, transform: sections of the configuration.
+        settings: the section `model`.
+        concepts: the section `concepts`.
+        transform: the section `transform`.
         vocabularies: head name to its number of concepts.
         precision: `run.precision`.
 
@@ -183,7 +185,8 @@ def build_student(
         The student, its architecture in open_clip's form, and lines about its warm start.
 
     Raises:
-        BadArchitecture, BadWeights: see their messages.
+        BadArchitecture: the model cannot be built, or nothing of it is trained.
+        BadWeights: weights for the warm start are missing or do not fit.
     """
     model = architecture(settings)
     clip = build(model, settings.temperature)

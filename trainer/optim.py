@@ -15,8 +15,13 @@ from open_diht.trainer.model import Student
 def build_optimizer(student: Student, settings: OptimizerSettings, concepts: ConceptSettings) -> torch.optim.AdamW:
     """Build AdamW, in torch's fused form, for the trained parameters.
 
-    Matrices are decayed, vectors and scalars (biases, norms, temperature) are not. Concept heads have a learning rate
-    and a decay of their own.
+    Matrices are decayed; vectors and scalars (biases, norms, temperature) are not. Concept heads
+    have their own learning rate and weight decay.
+
+    Args:
+        student: the student, with its frozen parameters marked.
+        settings: the section `optimizer`.
+        concepts: the section `concepts`, for the factors of the heads.
     """
     heads = {id(parameter) for parameter in student.heads.parameters()}
     trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
@@ -34,9 +39,15 @@ def build_optimizer(student: Student, settings: OptimizerSettings, concepts: Con
 
 
 def rate_factor(settings: ScheduleSettings, seen: int, total: int) -> float:
-    """Return the fraction of the peak learning rate for the step that starts after `seen` samples of `total`.
+    """Return the learning rate of a step as a fraction of the peak.
 
-    A linear warm-up, then a cosine down to `final_learning_rate`; or the peak, and a line down to it at the end.
+    It rises linearly in the warm-up. Then it follows a cosine down to `final_learning_rate`, or
+    stays at the peak and falls to it linearly in the cooldown.
+
+    Args:
+        settings: the section `schedule`.
+        seen: number of samples seen before the step.
+        total: number of samples of the run.
     """
     warmup = min(settings.warmup_samples, total)
     if seen < warmup:
@@ -50,18 +61,28 @@ def rate_factor(settings: ScheduleSettings, seen: int, total: int) -> float:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Set the rate of every group to `factor` times its peak."""
+    """Set the learning rate of every group to a fraction of its peak.
+
+    Args:
+        optimizer: an optimizer of `build_optimizer`.
+        factor: the fraction.
+    """
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
 
 
 def gradient_norm(parameters: list[nn.Parameter], clip_at: float | None) -> torch.Tensor:
-    """Scale the gradients down to the norm `clip_at`, and return their norm before."""
+    """Clip the gradients, and return their norm before clipping, a scalar.
+
+    Args:
+        parameters: the trained parameters.
+        clip_at: norm to which larger gradients are scaled down; None: no clipping.
+    """
     return torch.nn.utils.clip_grad_norm_(parameters, math.inf if clip_at is None else clip_at)
 
 
 class WeightAverage:
-    """Float32 average of a student's weights, updated after each step: a <- decay a + (1 - decay) w."""
+    """A moving average of a student's weights in float32, updated after each step: a <- decay a + (1 - decay) w."""
 
     def __init__(self, student: Student, decay: float):
         self.decay = decay
@@ -74,4 +95,4 @@ class WeightAverage:
         weights = [p.detach() for p in student.parameters()]
         torch._foreach_lerp_(averages, weights, 1 - self.decay)
         for mine, theirs in zip(self.student.buffers(), student.buffers(), strict=True):
-            mine.copy_(theirs)
+            mine.copy_(theirs)  # buffers are copied, not averaged

@@ -1,8 +1,8 @@
-"""The authors' released checkpoints, from a file that the user has: `python -m open_diht.trainer.released NAME FILE
---output DIR`.
+"""Convert a checkpoint that the authors released to open_clip's form.
 
-The files are not ours to give: see the model zoo of the official repository for addresses and terms (the code there is
-CC-BY-NC-4.0; treat the weights alike). They are bare state dicts under the names that open_clip uses.
+Use `python -m open_diht.trainer.released NAME FILE --output DIR` with a file that you have downloaded. This
+project does not distribute the files. The model zoo of the official repository states addresses and terms (its
+code is CC-BY-NC-4.0; treat the weights alike). They are plain state dicts under the names that open_clip uses.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from open_diht.trainer.warm_start import BadWeights, read_weights
 
 @dataclass(frozen=True)
 class Released:
-    """A checkpoint of the authors."""
+    """A checkpoint that the authors released."""
 
     architecture: str
-    """open_clip's name. Never one of the quickgelu variants: they load without an error and compute something else."""
+    """open_clip's name. Never use a quickgelu variant: it loads without an error and computes something else."""
     image_size: int
     parameters: int
 
@@ -46,11 +46,18 @@ RELEASED = {
 def load_released(
     name: str, path: Path, architecture: dict[str, Any] | None = None
 ) -> tuple[DualEncoder, dict[str, Any]]:
-    """The authors' model `name` from the file `path`, and its architecture in open_clip's form.
+    """Load a released model of the authors, in evaluation mode.
 
-    Where the file name ends in 64 hexadecimal digits, as downloaded, they must be the file's SHA-256. `architecture`
-    replaces the one known for the name, and has to pass the same checks. Raises `BadWeights` for an unknown name, a
-    file that does not fit or is damaged, and an architecture with QuickGELU.
+    Args:
+        name: a key of `RELEASED`.
+        path: the checkpoint. If its name ends in 64 hexadecimal digits, as downloaded, they must be its SHA-256.
+        architecture: replaces the architecture known for the name; its number of parameters is not checked.
+
+    Returns:
+        The dual encoder, and its architecture in open_clip's form.
+
+    Raises:
+        BadWeights: the name is unknown, the file is damaged or does not fit, or the architecture uses QuickGELU.
     """
     if name not in RELEASED:
         raise BadWeights(f"unknown released model {name!r}; choose {', '.join(RELEASED)}")
@@ -80,7 +87,7 @@ def load_released(
 
 
 def check_name(path: Path) -> None:
-    """Raise `BadWeights` unless the SHA-256 in a file name is the file's; a name without one passes."""
+    """Raise `BadWeights` if a file name ends in a SHA-256 that is not the file's."""
     digits = re.search(r"([0-9a-f]{64})$", path.stem)
     if digits is None:
         return
@@ -90,7 +97,15 @@ def check_name(path: Path) -> None:
 
 
 def assert_exact_gelu(clip: nn.Module, model: dict[str, Any]) -> None:
-    """Raise `BadWeights` where the model computes QuickGELU; the authors' models use the exact GELU."""
+    """Check that a model uses the exact GELU, as the authors' models do.
+
+    Args:
+        clip: the dual encoder.
+        model: its architecture in open_clip's form.
+
+    Raises:
+        BadWeights: it uses another activation, such as QuickGELU.
+    """
     activations = {type(layer).__name__ for layer in clip.modules() if "GELU" in type(layer).__name__}
     if model.get("quick_gelu") or activations != {"GELU"}:
         raise BadWeights(
@@ -100,7 +115,7 @@ def assert_exact_gelu(clip: nn.Module, model: dict[str, Any]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return 0, 1 if the folder could not be written, or 2 for wrong use."""
+    """Run the command line. Return 0, or 1 if the folder could not be written, or 2 for wrong use."""
     parser = Parser(prog="python -m open_diht.trainer.released", description=__doc__ or "")
     parser.add_argument("name", help=", ".join(RELEASED))
     parser.add_argument("file", type=Path, help="the downloaded checkpoint")

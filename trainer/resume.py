@@ -1,8 +1,8 @@
-"""The state of a run in a checkpoint: how a run resumes from its own, and a branch begins with another run's.
+"""The state of a run in a checkpoint, from which the run itself resumes and other runs branch.
 
-A branch is a new run with the weights and the optimizer of its parent, and other settings from there on. Samples seen
-are those of the parent and of the child, so schedules and the order of the data continue. A branch with the settings of
-its parent takes the parent's own steps, bit by bit.
+A branch is a new run that starts with its parent's weights and optimizer state and may use other
+settings. Its count of samples continues from the parent's, and so do schedules and the order of the
+data. A branch with the settings of its parent takes the parent's own steps, bit by bit.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ MAY_CHANGE = (
     "run.threads", "run.timeout_s", "run.max_nonfinite", "run.tf32", "run.deterministic", "log.", "check.",
     "checkpoint.",
 )  # fmt: skip
-"""Settings that may differ when a run is resumed. Data may have moved; their hashes show that they are the same."""
+"""Prefixes of settings that may differ when a run is resumed. Data may have moved; their hashes must be the same."""
 
 
 def fingerprint(parts: Parts) -> str:
-    """Return the SHA-256 of the data, their order and weights, and the concept targets."""
+    """Return the SHA-256 of the data, their order and weights, and the manifests of the concept targets."""
     digest = hashlib.sha256()
     for line in parts.loader.contents:
         digest.update(f"{line}\n".encode())
@@ -52,14 +52,14 @@ def fingerprint(parts: Parts) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Parent:
-    """The checkpoint that a branch began with."""
+    """The checkpoint from which a branch started."""
 
     path: str
-    """Folder of the checkpoint, or its URL."""
+    """Folder or URL of the checkpoint."""
     step: int
     samples: int
     sha256: str
-    """Of its manifest, which has those of weights and state."""
+    """SHA-256 of its manifest, which contains those of weights and state."""
 
     def __str__(self) -> str:
         return f"{self.path}, step {self.step:,}, {self.samples:,} samples (SHA-256 {self.sha256[:12]}...)"
@@ -71,17 +71,17 @@ def training_state(
     """Return everything that the next step depends on, except the encoders.
 
     Args:
-        parts: of the run.
-        data: the fingerprint.
-        read: samples by kind, on all ranks.
-        lost: bad samples of this epoch, on all ranks.
-        parent: the checkpoint that the run is a branch of, if any.
+        parts: the parts of the run.
+        data: the fingerprint of the data.
+        read: number of samples read so far by kind, over all ranks.
+        lost: number of bad samples of this epoch, over all ranks.
+        parent: the checkpoint from which the run branched, if any.
     """
     return {
         "config": plain(parts.config),
         "data": data,
         "shards": [[tuple(fact) for fact in source.facts] for source in parts.loader.sources],
-        "read": {str(kind): count for kind, count in read.items()},  # nothing but plain values is read back
+        "read": {str(kind): count for kind, count in read.items()},  # only plain values can be loaded again
         "lost": lost,
         "world": parts.ranks.world,
         "parent": None if parent is None else asdict(parent),
@@ -94,16 +94,16 @@ def training_state(
 
 
 def as_begun(config: Config, begun: Mapping[str, Any], same_ranks: bool, workdir: str) -> Config:
-    """Return the configuration of a resumed run, with the choices that the program made at the beginning.
+    """Return the configuration of a resumed run, with the choices that the program made when it began.
 
     Args:
-        config: as it is given now.
-        begun: the plain configuration of the checkpoint.
-        same_ranks: there are as many ranks as then.
-        workdir: for messages.
+        config: the configuration given now.
+        begun: the plain configuration in the checkpoint.
+        same_ranks: whether the number of ranks is the same as in the checkpoint.
+        workdir: the WORKDIR, for messages.
 
     Raises:
-        WrongUse: the checkpoint is of a run with other settings.
+        WrongUse: settings outside `MAY_CHANGE` differ from the checkpoint's.
     """
     if config.data.streams is None:
         config = replace(config, data=replace(config.data, streams=begun["data"]["streams"]))
@@ -118,27 +118,27 @@ def as_begun(config: Config, begun: Mapping[str, Any], same_ranks: bool, workdir
 
 
 def _with_defaults(begun: Mapping[str, Any]) -> Any:
-    """Add the settings that did not exist when the run began; it behaved as their defaults say."""
+    """Add settings that did not exist when the run began, with their defaults, which are how it behaved."""
     try:
         return plain(build(Config, begun))
     except BadValue:
-        return begun  # settings that no longer exist are reported as differences
+        return begun  # settings that no longer exist then show up as differences
 
 
 def take_over(found: Checkpoint, parts: Parts, data: str, workdir: str) -> list[str]:
-    """Bring the parts of a resumed run to the state of its checkpoint.
+    """Load the checkpoint of a resumed run into its parts.
 
     Args:
         found: the checkpoint.
-        parts: in the state before the first step.
-        data: the fingerprint.
-        workdir: for messages.
+        parts: the parts of the run, in the state before the first step.
+        data: the fingerprint of the data.
+        workdir: the WORKDIR, for messages.
 
     Returns:
         Lines to report.
 
     Raises:
-        WrongUse: the data are not those that the run began with.
+        WrongUse: the data differ from those that the run began with.
     """
     state = found.training
     if state["data"] != data:
@@ -150,7 +150,7 @@ def take_over(found: Checkpoint, parts: Parts, data: str, workdir: str) -> list[
     parts.stepper.skipped = Skipped(**state["skipped"])
     if parts.stepper.average is not None:
         parts.stepper.average.student.load_state_dict(state["average"])
-    if parts.ranks.first:  # the counts are of all ranks
+    if parts.ranks.first:  # the counts are totals over all ranks
         epoch, batch = divmod(found.step, parts.loader.batches_per_epoch)
         parts.loader.take_over(state["read"], epoch, state["lost"] if batch else 0)
     text = f"going on after step {found.step:,} of {parts.total_steps:,}"
@@ -160,7 +160,7 @@ def take_over(found: Checkpoint, parts: Parts, data: str, workdir: str) -> list[
 
 
 def left_out(parts: Parts) -> list[str]:
-    """Return a line about the shards that are in the order of the run and left out, if there are any."""
+    """Return a line about shards that keep their places in the order but are left out, if there are any."""
     shards = [shard for source in parts.loader.sources for shard in source.shards]
     gone = [shard for shard in shards if shard.left_out]
     if not gone:
@@ -174,15 +174,16 @@ def left_out(parts: Parts) -> list[str]:
 
 
 def adopt(path: str, parts: Parts, ranks: Ranks) -> Parent:
-    """Bring the parts to the state of a checkpoint of another run, on all ranks.
+    """Load a checkpoint of another run into the parts, on all ranks.
 
     Args:
         path: `branch.path`, a checkpoint or a WORKDIR.
-        parts: in the state before the first step.
-        ranks: of the run.
+        parts: the parts of the run, in the state before the first step.
+        ranks: the ranks of the run.
 
     Raises:
-        WrongUse: there is no checkpoint, it is of another model, or no samples are left to see.
+        WrongUse: there is no checkpoint, it is of another model, its samples are not a whole number
+            of batches, or no samples are left to see.
         CheckpointError: it is damaged.
     """
     cache = parts.config.data.cache_folder
@@ -214,12 +215,12 @@ def adopt(path: str, parts: Parts, ranks: Ranks) -> Parent:
         parts.stepper.average.student.load_state_dict(state["average"] or student.state_dict())
     ranks.barrier()
     if is_remote(folder):
-        shutil.rmtree(spool(folder, cache), ignore_errors=True)
+        shutil.rmtree(spool(folder, cache), ignore_errors=True)  # the downloaded checkpoint
     return parent
 
 
 def _named(path: str, cache_folder: str | None) -> tuple[str, int]:
-    """Return folder and step of the checkpoint that `branch.path` names: itself, or the newest one of a WORKDIR."""
+    """Return the folder and step of the checkpoint at `branch.path`, or of the newest one in that WORKDIR."""
     named = path.rstrip("/") if is_remote(path) else str(Path(path).absolute())
     folder, _, name = named.rpartition("/")
     step = step_of(name)
@@ -236,7 +237,7 @@ def _load(module: nn.Module, found: Mapping[str, Tensor], what: str) -> None:
     shapes = {name: tuple(value.shape) for name, value in found.items()}
     wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     if shapes != wanted:
-        name = sorted(set(shapes.items()) ^ set(wanted.items()))[0][0]
+        name = sorted(set(shapes.items()) ^ set(wanted.items()))[0][0]  # the first difference, for the message
         raise WrongUse(
             f"the parent has other {what} than this run: {name} is {shapes.get(name, 'not there')}, "
             f"not {wanted.get(name, 'there')}; a branch keeps model and concept heads (model.warm_start takes weights "
@@ -246,7 +247,7 @@ def _load(module: nn.Module, found: Mapping[str, Tensor], what: str) -> None:
 
 
 def _load_moments(optimizer: torch.optim.Optimizer, found: Mapping[str, Any]) -> None:
-    """Load the moments of the parent; rates, decay and the rest are those of the child."""
+    """Load the moments of the parent. Learning rates, weight decay and other options stay the child's."""
     mine = optimizer.state_dict()
     if [len(group["params"]) for group in mine["param_groups"]] != [
         len(group["params"]) for group in found["param_groups"]

@@ -1,7 +1,8 @@
-"""One training step: gradients, the check that they are finite, the update.
+"""Training steps: gradients, the check that they are finite, and the update.
 
-Random numbers are a function of where they are used, so a resumed run draws those of an undisturbed one. No generator
-state is kept: before each use, torch's generators are seeded from (seed, purpose, epoch, batch, rank, part).
+Random numbers are a function of where they are used, so a resumed run draws the same ones as an
+undisturbed run. No generator state is kept: before each use, torch's generators are seeded from
+(seed, purpose, epoch, batch, rank, part).
 """
 
 from __future__ import annotations
@@ -27,14 +28,20 @@ from open_diht.trainer.optim import WeightAverage, build_optimizer, gradient_nor
 
 
 class Purpose(IntEnum):
-    """Independent streams of random numbers."""
+    """A use of random numbers, each with its own stream."""
 
     WEIGHTS = 0
     STEP = 1
 
 
 def seed_for(seed: int, purpose: Purpose, *position: int) -> int:
-    """Return a 63-bit seed for a position, such as (epoch, batch, rank, part)."""
+    """Return a 63-bit seed.
+
+    Args:
+        seed: `run.seed`.
+        purpose: what the random numbers are for.
+        position: where they are used, such as (epoch, batch, rank, part).
+    """
     low, high = np.random.SeedSequence((seed, int(purpose), *position)).generate_state(2)
     return (int(high) << 32 | int(low)) & (2**63 - 1)
 
@@ -45,39 +52,40 @@ class Diverged(TrainingError):
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """Means over the global batch."""
+    """The result of a step; losses and statistics are means over the global batch."""
 
     values: dict[str, float]
-    """loss, contrastive, one per concept head, and the statistics of the contrastive loss."""
+    """Values by name: loss, contrastive, one per concept head, and the statistics of the contrastive loss."""
     gradient_norm: float
     scale: float
-    """Factor of the cosine that the step used."""
+    """Factor of the cosine in this step."""
     finite: bool
-    """The step was taken; else weights and optimiser are as before."""
+    """True if loss and gradient were finite. If not, weights and optimizer are unchanged."""
 
 
 @dataclass
 class Skipped:
-    """Steps that were not finite."""
+    """Counts of the steps that were not finite."""
 
     total: int = 0
     in_a_row: int = 0
 
 
 class Stepper:
-    """Takes steps.
+    """The optimizer, the loss and the state that steps change.
 
     Args:
-        student: on the device.
-        config: of the run, `concepts.path` resolved. `schedule.micro_batches` may be set later, before the first step.
-        ranks: of the run.
-        device: of this rank.
+        student: the student, on the device.
+        config: the configuration, with `concepts.path` resolved. A `schedule.micro_batches` of auto
+            must be replaced in `Stepper.config` before the first step.
+        ranks: the ranks of the run.
+        device: the device of this rank.
     """
 
     def __init__(self, student: Student, config: Config, ranks: Ranks, device: torch.device):
         self.student, self.config, self.ranks, self.device = student, config, ranks, device
         self.module: nn.Module = student
-        """The student; with several ranks, DDP around it after `settle`."""
+        """The student; after `settle` with several ranks, the DDP wrapper around it."""
         concepts = config.concepts.weights if config.concepts.path not in ("", "auto") else {}
         self.losses = Losses(contrastive=config.loss, concepts=concepts)
         self.optimizer = build_optimizer(student, config.optimizer, config.concepts)
@@ -87,16 +95,16 @@ class Stepper:
         self.skipped = Skipped()
 
     def settle(self, pairs: int, shape: Sequence[int], tokens: Tensor) -> None:
-        """With several ranks, wrap the student in DDP, and make DDP arrange its buckets before the first step.
+        """Wrap the student in DDP if there are several ranks, and make DDP arrange its buckets.
 
-        From its second backward pass on, DDP fills buckets in the order in which gradients came in the first one, and
-        the order in which ranks are summed depends on the position in a bucket. After this call all steps sum alike,
-        also the first one after a resume.
+        From its second backward pass on, DDP fills buckets in the order in which gradients arrived
+        in the first one, and the order in which ranks are summed depends on the position in a
+        bucket. After this call all steps use the same order, including the first one after a resume.
 
         Args:
-            pairs: of this rank's batch.
-            shape: of the image tower's input.
-            tokens: (1, context), of any caption.
+            pairs: number of pairs of this rank's batch.
+            shape: shape of the image tower's input.
+            tokens: (1, context) ids of any caption.
 
         Raises:
             OutOfMemory: the batch is too large.
@@ -105,13 +113,13 @@ class Stepper:
             return
         ids = [self.ranks.local_rank] if self.device.type == "cuda" else None
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # newer torch would call it forward_sync_buffers
+            warnings.simplefilter("ignore", FutureWarning)  # newer versions rename it forward_sync_buffers
             self.module = nn.parallel.DistributedDataParallel(
                 self.student, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
             )
         of_part = pairs // self._parts
         with remedy(lambda: self._too_large(pairs)):
-            kind = torch.uint8 if len(shape) == 3 else torch.float32  # as batches have it: what is compiled serves both
+            kind = torch.uint8 if len(shape) == 3 else torch.float32  # as in batches, so that compiled code is reused
             images = torch.zeros(of_part, *shape, dtype=kind, device=self.device)
             found: Encoded = self.module(images, tokens.to(self.device).expand(of_part, -1))
             outputs = [found.image, found.text, found.scale, *found.concepts.values()]
@@ -124,8 +132,9 @@ class Stepper:
 
         Args:
             batch: this rank's part of batch `number` of the epoch.
-            epoch, number: the position of the batch.
-            rate: factor of the peak learning rates.
+            epoch: the epoch.
+            number: number of the batch in it.
+            rate: learning rate as a fraction of the peak.
 
         Returns:
             Losses and statistics of the step.
@@ -152,12 +161,12 @@ class Stepper:
             ranks=self.ranks,
             scaler=self.scaler,
         )
-        self.scaler.unscale_(self.optimizer)
+        self.scaler.unscale_(self.optimizer)  # so that the norm is that of the true gradient
         gradient = gradient_norm(self.parameters, self.config.optimizer.max_gradient_norm)
         norm, factor, values = self._read(loss, gradient, scale)
-        # Norm and loss are the same on all ranks: the loss is summed over them, gradients were averaged.
+        # All ranks decide alike: the loss is summed over them, and gradients were averaged.
         finite = math.isfinite(norm) and math.isfinite(values["loss"])
-        if finite:
+        if finite:  # else weights, moments and average stay
             set_rate(self.optimizer, rate)
             self.scaler.step(self.optimizer)
             self.student.clamp_scale()
@@ -165,7 +174,7 @@ class Stepper:
                 self.average.update(self.student)
         else:
             for buffer, value in zip(statistics, before, strict=True):
-                buffer.copy_(value)
+                buffer.copy_(value)  # undo what the forward pass changed in batch norms
         self.scaler.update()
         self._count(finite)
         return StepResult(values=values, gradient_norm=norm, scale=factor, finite=finite)
@@ -184,8 +193,10 @@ class Stepper:
         )
 
     def _read(self, loss: BatchLoss, gradient: Tensor, scale: Tensor) -> tuple[float, float, dict[str, float]]:
-        """Norm of the gradient, scale, and the means over ranks of the losses: the one time that a step waits for its
-        device."""
+        """Return gradient norm, scale, and the means of the losses over ranks.
+
+        It is the only place where a step waits for its device, so all values are read in one transfer.
+        """
         named: dict[str, Tensor] = {
             "loss": loss.total,
             "contrastive": loss.contrastive,

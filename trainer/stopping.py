@@ -1,7 +1,8 @@
-"""Being asked to stop: the first SIGTERM or SIGINT is a wish that the loop fulfils after its step.
+"""Stop requests: after the first SIGTERM or SIGINT the loop finishes its step, saves and stops.
 
-Another Ctrl-C ends it at once. Another SIGTERM changes nothing: `scancel` signals every process, and torchrun then
-passes on to its ranks what they have already had. Who has waited long enough sends SIGKILL."""
+A second Ctrl-C stops at once. A second SIGTERM changes nothing, because `scancel` signals every process and
+torchrun then forwards the signal to ranks that already have it. Only SIGKILL ends a run that takes too long.
+"""
 
 from __future__ import annotations
 
@@ -14,21 +15,24 @@ from types import FrameType
 
 
 class StopWish:
-    """A stop request, if there is one."""
+    """A stop request that may come."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
 
     @property
     def asked(self) -> bool:
-        """A signal came."""
+        """True if a stop was requested."""
         return self.signal is not None
 
 
 @contextmanager
 def stop_wish(first: bool = True) -> Iterator[StopWish]:
-    """Take SIGTERM and SIGINT while the `with` block lasts; in a thread other than the main one, where that is not
-    possible, nothing. The first rank answers the first signal at once, on stderr: a step may take long to end."""
+    """Turn SIGTERM and SIGINT into a stop request during the `with` block.
+
+    Outside the main thread Python cannot handle signals, so there is never a request. The first
+    rank acknowledges the first signal on stderr at once, because the step may take long to end.
+    """
     wish = StopWish()
     if threading.current_thread() is not threading.main_thread():
         yield wish
@@ -45,7 +49,7 @@ def stop_wish(first: bool = True) -> Iterator[StopWish]:
             with suppress(OSError):  # stderr is closed
                 os.write(2, answer.encode())  # print may be what the signal interrupted
         wish.signal = wish.signal or number
-        signal.signal(signal.SIGINT, before[signal.SIGINT])
+        signal.signal(signal.SIGINT, before[signal.SIGINT])  # a second Ctrl-C stops at once
 
     for number in signals:
         signal.signal(number, note)

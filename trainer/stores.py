@@ -1,8 +1,8 @@
 """Stores of files and folders, on a disk or behind an fsspec URL, and uploading in the background.
 
 A file, or a folder, is put into a store whole or not at all, even if the process is killed. An
-object store cannot rename a folder at once, so there one of its files is the *last*: it is written
-last and removed first, and a folder without it was left by a killed run.
+object store cannot rename a folder atomically, so there one of its files is the *last*: it is
+written last and removed first, and a folder without it was left by a killed run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from open_diht.trainer.data.store import is_remote
 from open_diht.trainer.errors import TrainingError
 
 PAUSES_S = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
-"""Pauses before a failed upload is tried again, beyond what the store's client tries: two minutes."""
+"""Pauses before retries of a failed upload, two minutes in total, on top of the retries of the store's client."""
 _READ_PAUSES_S = (1.0, 2.0, 4.0)
 
 
@@ -37,7 +37,7 @@ class StoreError(TrainingError):
 
 
 class LocalStore:
-    """A folder on a disk."""
+    """A store in a folder on a disk."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -46,7 +46,7 @@ class LocalStore:
         return str(self.folder)
 
     def local(self, path: str) -> Path | None:
-        """Return the path on this machine's disk; None if there is none."""
+        """Return the path of a file on this machine's disk."""
         return self.folder / path
 
     def exists(self, path: str) -> bool:
@@ -63,7 +63,7 @@ class LocalStore:
         return (self.folder / path).read_bytes()
 
     def write(self, content: bytes, path: str) -> None:
-        """Make or replace a file."""
+        """Create or replace a file with bytes."""
         publish_bytes(self.folder / path, content)
 
     def delete(self, path: str) -> None:
@@ -71,7 +71,7 @@ class LocalStore:
         (self.folder / path).unlink(missing_ok=True)
 
     def names(self, last: str) -> list[str]:
-        """Return the names of all folders: each was renamed when it was whole."""
+        """Return the names of all folders. Each one is complete, since it was renamed after it was written."""
         return sorted(path.name for path in self.folder.glob("*") if path.is_dir())
 
     def stage(self, name: str) -> Path:
@@ -79,7 +79,13 @@ class LocalStore:
         return _made(temporary_beside(self.folder / name))
 
     def put(self, staged: Path, name: str, last: str) -> None:
-        """Flush the staged files to the disk and rename their folder; `staged` is used up."""
+        """Publish a folder: flush its files to the disk and rename it.
+
+        Args:
+            staged: a folder of `stage`, which is removed.
+            name: name of the folder in the store.
+            last: unused here; see `FsspecStore.put`.
+        """
         try:
             with published_folder(self.folder / name) as temporary:
                 for path in staged.iterdir():
@@ -92,27 +98,27 @@ class LocalStore:
         return self.folder / name
 
     def rename(self, name: str, other: str, last: str) -> None:
-        """Rename a folder."""
+        """Rename the folder `name` to `other`; `last` is unused."""
         os.rename(self.folder / name, self.folder / other)
 
     def remove(self, name: str, last: str) -> None:
-        """Delete a folder, under a temporary name so that a kill leaves no part of it."""
+        """Delete a folder. It is renamed first, so that a kill leaves no part under its name; `last` is unused."""
         gone = temporary_beside(self.folder / f"gone-{name}")
         os.rename(self.folder / name, gone)
         shutil.rmtree(gone)
 
     def sweep(self, ours: Callable[[str], bool], last: str) -> None:
-        """Delete temporary folders."""
+        """Delete temporary folders of killed runs. The arguments are unused."""
         remove_temporaries(self.folder)
 
 
 class FsspecStore:
-    """A folder behind an fsspec URL. Its methods raise `StoreError`.
+    """A store in a folder behind an fsspec URL. Its methods raise `StoreError`.
 
     Args:
-        url: names the folder in the store.
-        disk: where `stage` and `get` make folders on this machine, one at a time. All ranks of the
-            machine share it.
+        url: the URL of the folder.
+        disk: folder on this machine in which `stage` and `get` make folders, one at a time. All
+            ranks of the machine share it.
 
     Raises:
         WrongUse: the protocol is unknown, or its client is not installed.
@@ -132,7 +138,7 @@ class FsspecStore:
 
     @property
     def fs(self) -> Any:
-        """The file system: made again in a forked process, as fsspec's clients do not survive that."""
+        """The file system. A forked process makes its own, because fsspec's clients do not survive a fork."""
         if self._process != os.getpid():
             self._fs, self._process = fsspec.core.url_to_fs(self.url)[0], os.getpid()
         return self._fs
@@ -144,7 +150,7 @@ class FsspecStore:
     def exists(self, path: str) -> bool:
         """Return whether there is a file or folder."""
         with self._asking(path) as inside:
-            self.fs.invalidate_cache()  # fsspec remembers listings
+            self.fs.invalidate_cache()  # fsspec caches listings
             return bool(self.fs.exists(inside) or self.fs.isdir(inside))
 
     def files(self, name: str = "") -> list[str]:
@@ -155,7 +161,7 @@ class FsspecStore:
             return sorted(path.removeprefix(folder).lstrip("/") for path in self.fs.find(folder))
 
     def read(self, path: str) -> bytes:
-        """Return the content of a file, or raise FileNotFoundError. A failure is tried again for some seconds."""
+        """Return the content of a file, or raise FileNotFoundError. Other failures are retried for some seconds."""
         for pause_s in (*_READ_PAUSES_S, None):
             try:
                 with self._asking(path) as inside:
@@ -167,17 +173,32 @@ class FsspecStore:
         raise AssertionError("the last try returns or raises")
 
     def write(self, content: bytes, path: str) -> None:
-        """Make or replace a file."""
+        """Create or replace a file.
+
+        Args:
+            content: its bytes.
+            path: its path in the store.
+        """
         with self._asking(path) as inside:
             self.fs.pipe_file(inside, content)
 
     def upload(self, file: Path, path: str) -> None:
-        """Make or replace a file from one on the disk, of any size."""
+        """Create or replace a file from one on the disk, of any size.
+
+        Args:
+            file: the file on the disk.
+            path: its path in the store.
+        """
         with self._asking(path) as inside:
             self.fs.put_file(str(file), inside)
 
     def download(self, name: str, folder: Path) -> None:
-        """Copy all files of the folder `name` into a folder on the disk."""
+        """Copy all files of a folder to the disk.
+
+        Args:
+            name: the folder in the store; "" for all of it.
+            folder: the folder on the disk.
+        """
         for path in self.files(name):
             file = folder / path
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -190,24 +211,35 @@ class FsspecStore:
             self.fs.rm_file(inside)
 
     def names(self, last: str) -> list[str]:
-        """Return the names of the folders that hold their last file."""
+        """Return the names of the folders that hold their last file, and so are complete."""
         parts = (path.split("/") for path in self.files())
         return [name for name, *file in parts if file == [last]]
 
     def stage(self, name: str) -> Path:
-        """Return an empty folder on the disk, from which all others are removed."""
+        """Return an empty folder on the disk, after removing all others there."""
         self._clear()
         return _made(temporary_beside(self._disk / name))
 
     def put(self, staged: Path, name: str, last: str) -> None:
-        """Upload a folder; its last file is deleted first, so it never vouches for a mixture."""
+        """Upload a folder. Its last file is deleted first, so it never marks a mixture as complete.
+
+        Args:
+            staged: the folder on the disk, which stays.
+            name: name of the folder in the store.
+            last: path in the folder of the file that is uploaded last.
+        """
         self.delete(f"{name}/{last}")
         paths = sorted(path for path in staged.rglob("*") if path.is_file())
         for path in sorted(paths, key=lambda path: path == staged / last):
             self.upload(path, f"{name}/{path.relative_to(staged)}")
 
     def get(self, name: str, last: str) -> Path:
-        """Download a folder, once for all ranks of a machine."""
+        """Download a folder, once for all ranks of a machine, and return its path on the disk.
+
+        Args:
+            name: name of the folder in the store.
+            last: path in the folder of its last file, by which an earlier download is recognized.
+        """
         folder, content = self._disk / name, self.read(f"{name}/{last}")
         self._disk.mkdir(parents=True, exist_ok=True)
         with open(self._disk / "lock", "w") as lock:
@@ -220,19 +252,35 @@ class FsspecStore:
         return folder
 
     def rename(self, name: str, other: str, last: str) -> None:
-        """Copy the files inside the store, then delete them under the old name."""
+        """Rename a folder: copy its files in the store, then delete the old ones.
+
+        Args:
+            name: the old name.
+            other: the new name.
+            last: path in the folder of its last file.
+        """
         for path in self.files(name):
             with self._asking(f"{name}/{path}") as inside:
                 self.fs.cp_file(inside, f"{self.path}/{other}/{path}")
         self.remove(name, last)
 
     def remove(self, name: str, last: str) -> None:
-        """Delete a folder, its last file first."""
+        """Delete a folder, its last file first.
+
+        Args:
+            name: name of the folder.
+            last: path in the folder of its last file.
+        """
         for path in sorted(self.files(name), key=lambda path: path != last):
             self.delete(f"{name}/{path}")
 
     def sweep(self, ours: Callable[[str], bool], last: str) -> None:
-        """Delete folders without their last file."""
+        """Delete folders without their last file, which killed runs left.
+
+        Args:
+            ours: returns whether a folder of this name may be deleted.
+            last: path in a folder of its last file.
+        """
         whole = self.names(last)
         for name in {path.partition("/")[0] for path in self.files()}.difference(whole):
             if ours(name):
@@ -245,12 +293,12 @@ class FsspecStore:
 
     @contextmanager
     def _asking(self, path: str) -> Iterator[str]:
-        """Yield the file system's name of a path, and turn its errors into `StoreError`."""
+        """Yield the file system's name of a path, and turn errors in the `with` block into `StoreError`."""
         try:
             yield f"{self.path}/{path}"
         except FileNotFoundError:
             raise
-        except Exception as error:  # fsspec's clients share no error class
+        except Exception as error:  # errors of fsspec's clients have no common base class
             raise StoreError(f"{self.url}/{path}: {in_words(error)}") from error
 
 
@@ -281,14 +329,14 @@ def on_disk(folder: str) -> Iterator[Path]:
 
 
 class Uploads:
-    """An executor of one job after the other, which stops at the first that fails for good.
+    """An executor that runs one job at a time and stops at the first permanent failure.
 
-    The next call raises its error. The threads are daemons, unlike those of a ThreadPoolExecutor,
-    for which Python waits when it exits: a second Ctrl-C ends the process in the middle of a job.
+    The next call raises that error. Its threads are daemons, unlike those of a ThreadPoolExecutor,
+    for which Python waits when it exits: a second Ctrl-C must end the process in the middle of a job.
     """
 
     lease: Lease | None = None
-    """Checked before each try of a job: a run must not write to a store that another took over."""
+    """Checked before each try of a job: a run must not write to a store that another run took over."""
 
     def __init__(self) -> None:
         self._error: Exception | None = None
@@ -296,17 +344,17 @@ class Uploads:
 
     @property
     def idle(self) -> bool:
-        """All jobs are done."""
+        """True if all jobs are done."""
         return self._newest is None or not self._newest.is_alive()
 
     def submit(self, job: Callable[[], None]) -> None:
-        """Run a job after those submitted before. A job that raises RuntimeError is tried again."""
+        """Run a job after the earlier ones. A job that raises RuntimeError is retried after each of `PAUSES_S`."""
         self._raise_error()
         self._newest = threading.Thread(target=self._run, args=(job, self._newest), daemon=True)
         self._newest.start()
 
     def wait(self) -> float:
-        """Wait until all jobs are done, and return the seconds that took."""
+        """Wait until all jobs are done, and return the seconds waited."""
         began = time.monotonic()
         if self._newest is not None:
             self._newest.join()
@@ -319,7 +367,7 @@ class Uploads:
 
     def _run(self, job: Callable[[], None], before: threading.Thread | None) -> None:
         if before is not None:
-            before.join()
+            before.join()  # one job at a time, in order
         pauses = iter(PAUSES_S)
         try:
             while self._error is None:

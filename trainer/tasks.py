@@ -1,7 +1,6 @@
-"""The project's own evaluation of a checkpoint while training (`check.tasks`): `python -m open_diht.eval`, a process of
-its own.
+"""Evaluate a model while training (`check.tasks`) by running `python -m open_diht.eval` in a process of its own.
 
-A task that does not exist is refused at the start. Later nothing of it ends a training: what fails is said and logged.
+An unknown task is an error at the start of the training. Later failures are reported and logged, and never end it.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ import torch
 from open_diht.common.command_line import WrongUse
 from open_diht.common.ranks import Ranks
 
-_PAUSE_S = 1.0  # between two looks whether it has ended; ranks wait for each other that long, and never longer
+_PAUSE_S = 1.0  # between polls of the process; ranks wait for each other only this long
 _OF_LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK", "MASTER_ADDR",
                  "MASTER_PORT")  # fmt: skip
 _COMMAND = (sys.executable, "-m", "open_diht.eval")
@@ -35,15 +34,15 @@ class Evaluated:
     """The results of an evaluation."""
 
     values: dict[str, float]
-    """`tasks/<task>/<metric>`, with `_low` and `_high` where it has an interval."""
+    """Values by `tasks/<task>/<metric>`, with `_low` and `_high` if there is an interval."""
     lines: list[str]
-    """One for each task, and for a failure."""
+    """Lines to report: one for each task, and one for a failure."""
     failed: str = ""
-    """Why there are no results; empty where there are."""
+    """Why the evaluation failed; empty if it succeeded."""
 
 
 def require_tasks(tasks: str) -> None:
-    """Raises `WrongUse` where there is no such task, or no evaluation. Reads no data, loads no model."""
+    """Raise `WrongUse` if a task is unknown or the evaluation cannot start, without reading data or loading a model."""
     done = subprocess.run(
         [*_COMMAND, "--tasks", tasks, "--power"], env=_alone(), capture_output=True, text=True, check=False
     )
@@ -54,9 +53,19 @@ def require_tasks(tasks: str) -> None:
 def evaluate(
     tasks: str, model: Path, output: Path, *, device: torch.device, ranks: Ranks, asked_to_stop: Callable[[], bool]
 ) -> Evaluated | None:
-    """Evaluate the exported `model` on the first rank while the others wait; results lie in `output`, features of this
-    model are removed. Zero-shot and retrieval, without few-shot. None on the other ranks, and where it was asked to
-    stop meanwhile."""
+    """Evaluate an exported model, without few-shot, on the first rank while the others wait.
+
+    Args:
+        tasks: `check.tasks`.
+        model: the exported folder.
+        output: folder for results and log. Cached features of the model are deleted afterwards.
+        device: the device of the training, which the evaluation uses too.
+        ranks: the ranks of the run; all of them call this.
+        asked_to_stop: returns whether a stop was requested on this rank, which ends the evaluation.
+
+    Returns:
+        The results; None on other ranks than the first, and after a stop request.
+    """
     process = _start(tasks, model, output, device) if ranks.first else None
     try:
         while True:
@@ -71,16 +80,16 @@ def evaluate(
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)  # its workers too
                 process.wait()
-            # No other checkpoint can use the features, whose names open_diht.eval.features gives. Hashes of data stay.
+            # No other checkpoint can use these features (named by open_diht.eval.features). Hashes of data stay.
             for path in (output.parent / "cache").glob("[0-9a-f]" * 32):
                 shutil.rmtree(path, ignore_errors=True)
 
 
 def _start(tasks: str, model: Path, output: Path, device: torch.device) -> subprocess.Popen[bytes]:
     if device.type == "cuda":
-        torch.cuda.empty_cache()  # what the training does not hold at the moment
+        torch.cuda.empty_cache()  # frees what the training does not use at the moment
     output.mkdir(parents=True, exist_ok=True)
-    (output / RESULTS).unlink(missing_ok=True)
+    (output / RESULTS).unlink(missing_ok=True)  # left by an earlier try
     words = ("--model", str(model), "--tasks", tasks, "--output", str(output), "--device", device.type, "--shots", "0")
     with open(output / LOG, "wb") as log:
         return subprocess.Popen(
@@ -89,12 +98,12 @@ def _start(tasks: str, model: Path, output: Path, device: torch.device) -> subpr
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # what stops a training stops this by way of it
+            start_new_session=True,  # a Ctrl-C reaches only the training, which then ends this process
         )
 
 
 def _alone() -> dict[str, str]:
-    """The environment, for a process that is no rank of this run."""
+    """Return the environment without a launcher's variables, for a process that is not a rank of this run."""
     return {
         name: value
         for name, value in os.environ.items()
@@ -103,7 +112,7 @@ def _alone() -> dict[str, str]:
 
 
 def _ended(process: subprocess.Popen[bytes]) -> int | None:
-    """Return the exit status, None if it still runs after a moment."""
+    """Wait for `_PAUSE_S` and return the exit status, or None if the process still runs."""
     with suppress(subprocess.TimeoutExpired):
         return process.wait(_PAUSE_S)
     return None
@@ -116,8 +125,8 @@ def _read(output: Path, code: int) -> Evaluated:
         rows = json.loads((output / RESULTS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         rows = None
-    # Results are written task by task, so a file of them does not show that the evaluation came to its end. Status 1
-    # also means that a task has no data; an evaluation that failed ends with a line of its error.
+    # Results are written task by task, so the file does not show that the evaluation finished. Status 1 also means that
+    # a task has no data, but only a failed evaluation ends its log with an error line.
     failed = rows is None or code not in (0, 1) or text.strip().rpartition("\n")[2].startswith("error: ")
     why = f"status {code}: {_last_line(text)}" if failed else ""
     said = [f"check.tasks failed, {why}; see {log}; the training continues"] if failed else []

@@ -1,7 +1,7 @@
-"""Turn images, or what was stored of them, into the encoder's input, as open_clip's transforms do.
+"""Turn images, or stored features and small images, into the encoder's input, as open_clip's transforms do.
 
-Workers hand out uint8 pixels of the model's size, a quarter of float32 in shared memory and on the way to a GPU.
-`Pixels` does the rest of the arithmetic on the device.
+Workers return uint8 pixels of the model's size, which take a quarter of the bytes of float32 in shared
+memory and on the way to a GPU. `Pixels` normalizes them on the device.
 """
 
 from __future__ import annotations
@@ -28,7 +28,12 @@ from open_diht.trainer.config import TransformSettings
 
 
 def preprocessing(settings: TransformSettings, size: int) -> dict[str, Any]:
-    """Return open_clip's `preprocess_cfg`: shortest side to `size` (bicubic), center crop, normalization."""
+    """Return open_clip's `preprocess_cfg`: resize the shortest side (bicubic), crop the center, normalize.
+
+    Args:
+        settings: mean and standard deviation.
+        size: side of the square, in pixels.
+    """
     return {
         "size": size,
         "mode": "RGB",
@@ -45,8 +50,8 @@ def transform(settings: TransformSettings, size: int, *, training: bool) -> Call
 
     Args:
         settings: random crop and flip.
-        size: of the square, in pixels.
-        training: crop and flip at random; else crop the center.
+        size: side of the square, in pixels.
+        training: whether to crop and flip at random; otherwise the center is cropped.
     """
     bicubic = InterpolationMode.BICUBIC
     if not training:
@@ -57,10 +62,10 @@ def transform(settings: TransformSettings, size: int, *, training: bool) -> Call
 
 
 class StoredTransform:
-    """Turns stored inputs, (b, d) float32 or (b, 3, h, w) uint8, into the tower's input.
+    """A transform of stored inputs, (b, d) float32 or (b, 3, h, w) uint8, into the tower's input.
 
-    Features stay as they are. Images larger than the tower's are cropped to it: at random while training, when they are
-    also flipped, else in the center.
+    Features are not changed. Images are cropped to the tower's size: at random in training, which
+    also flips them at random, otherwise in the center.
     """
 
     def __init__(self, settings: TransformSettings, shape: Sequence[int], *, training: bool):
@@ -79,7 +84,7 @@ class StoredTransform:
 
     def _cropped(self, images: Tensor, draws: npt.NDArray[np.float64]) -> Tensor:
         _, height, width = self._shape
-        free = np.array([images.shape[2] - height, images.shape[3] - width])
+        free = np.array([images.shape[2] - height, images.shape[3] - width])  # number of positions of the crop, minus 1
         corners = draws[:, :2] * (free + 1) if self._training else np.tile(free / 2, (len(images), 1))
         result = images.new_empty((len(images), *self._shape))
         for row, (top, left) in enumerate(corners.astype(np.int64).tolist()):
@@ -91,7 +96,7 @@ class StoredTransform:
 
 
 class Pixels(nn.Module):
-    """Normalizes images with the bits of torchvision's `ToTensor` and `Normalize`, operation by operation."""
+    """A normalization of images that is bit-equal to torchvision's `ToTensor` and `Normalize`."""
 
     mean: Tensor
     std: Tensor
@@ -106,7 +111,7 @@ class Pixels(nn.Module):
         self.register_buffer("white", torch.tensor(255.0), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return (b, 3, h, w) float32, contiguous, of uint8 pixels in any layout, and any other tensor as it is."""
+        """Return uint8 pixels as contiguous, normalized (b, 3, h, w) float32, and other tensors as they are."""
         if images.dtype != torch.uint8:
             return images
         scaled = images.to(torch.float32, memory_format=torch.contiguous_format).div_(self.white)

@@ -1,8 +1,7 @@
-"""How much of a device a training uses: model FLOPs utilisation (MFU; Chowdhery et al. 2022, PaLM, appendix B) and peak
-memory.
+"""Utilization of devices: model FLOPs utilization (MFU; Chowdhery et al. 2022, PaLM, appendix B) and peak memory.
 
-MFU is the FLOPs that the model needs for the pairs of a second, forward and backward, over what the device could do
-in it. What is computed twice to save memory (gradient checkpointing, micro-batches) does not count.
+MFU is the FLOP/s that the model needs at the measured speed, forward and backward, divided by the peak of the
+devices. Recomputation to save memory (gradient checkpointing, micro-batches) does not count.
 """
 
 from __future__ import annotations
@@ -35,39 +34,50 @@ PEAKS: dict[str, dict[str, float]] = {
     "V100": {"fp16": 125 * _T, "fp32": 15.7 * _T},
     "T4": {"fp16": 65 * _T, "fp32": 8.1 * _T},
 }
-"""FLOP/s of dense matrices by the name that CUDA gives a device (a part of it, in words; the first that fits) and by
-precision, from the makers' data sheets: `run.precision`, or tf32 for fp32 with `run.tf32`."""
+"""Peak FLOP/s on dense matrices from the makers' data sheets, by device and precision. A key
+matches whole words of the name that CUDA reports, and the first match counts. Precisions are
+`run.precision`, or tf32 for fp32 with `run.tf32`."""
 
 
 def peak_flops(device: torch.device, precision: str, told: float | None = None) -> float | None:
-    """Return the FLOP/s of a device; `told` is `log.peak_tflops`, in units of 1e12. None if unknown."""
+    """Return the peak FLOP/s of a device, None if unknown.
+
+    Args:
+        device: the device.
+        precision: bf16, fp16, tf32 or fp32.
+        told: `log.peak_tflops`, in 1e12 FLOP/s, which takes precedence.
+    """
     if told is not None:
         return told * _T
     return peak_of(torch.cuda.get_device_name(device), precision) if device.type == "cuda" else None
 
 
 def peak_of(name: str, precision: str) -> float | None:
-    """Return the FLOP/s of a device of that name, None if unknown."""
+    """Return the peak FLOP/s of a GPU, None if unknown.
+
+    Args:
+        name: its name as CUDA reports it.
+        precision: bf16, fp16, tf32 or fp32.
+    """
     words = f" {name.replace('-', ' ')} "
     return next((peaks.get(precision) for known, peaks in PEAKS.items() if f" {known} " in words), None)
 
 
 def flops_per_pair(student: Student, shape: tuple[int, ...], tokens: Tensor) -> float:
-    """Count the FLOPs of the encoders for one pair, forward and backward, as a step needs them.
+    """Count the FLOPs that a step needs for one pair, forward and backward.
 
-    The backward pass of frozen weights needs none; patch dropout needs fewer. Random numbers and gradients stay as they
-    are.
+    Gradients of frozen weights and dropped patches do not count. Random numbers and gradients are not changed.
 
     Args:
-        student: in training mode.
-        shape: of the image tower's input.
-        tokens: (1, context), of any caption.
+        student: the student, in training mode.
+        shape: shape of the image tower's input.
+        tokens: (1, context) ids of any caption.
     """
     trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
     with (
         without_checkpointing(student),
         probe(student, _PAIRS, shape, tokens) as inputs,
-        sdpa_kernel(SDPBackend.MATH),  # of others, not all are counted
+        sdpa_kernel(SDPBackend.MATH),  # FLOPs of other backends are not all counted
         FlopCounterMode(display=False) as counter,
     ):
         encoded = student(*inputs)
@@ -77,7 +87,7 @@ def flops_per_pair(student: Student, shape: tuple[int, ...], tokens: Tensor) -> 
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the peak bytes of this process, of its GPU (torch's allocator) or of the machine without workers."""
+    """Return the peak bytes of this process: on its GPU (torch's allocator), or its resident memory without workers."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # it is in KiB

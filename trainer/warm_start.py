@@ -1,6 +1,6 @@
-"""Weights to start from, by path: whole models in open_clip's naming, towers in open_clip's or timm's.
+"""Load initial weights: whole models under open_clip's names, single towers under open_clip's or timm's.
 
-Every weight of the model is either loaded or named as not found; a shape that does not fit is an error, never skipped.
+Every weight of the model is either loaded or reported as missing. A wrong shape is always an error.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _UNREADABLE = (
     AttributeError,
     AssertionError,
 )
-"""Errors of torch, safetensors and open_clip for a file of another kind."""
+"""Errors that torch, safetensors and open_clip raise for a file of another kind."""
 
 
 class BadWeights(WrongUse):
@@ -45,7 +45,18 @@ class BadWeights(WrongUse):
 
 
 def warm_start(model: DualEncoder, settings: ModelSettings) -> list[str]:
-    """Load what `settings` name into `model`; one line per file about what was loaded. Raises `BadWeights`."""
+    """Load initial weights into a model.
+
+    Args:
+        model: the dual encoder.
+        settings: the section `model`, for its `warm_start...` keys.
+
+    Returns:
+        A line per file about what was loaded.
+
+    Raises:
+        BadWeights: weights are missing or do not fit, or batch norms would start without statistics.
+    """
     said = []
     if settings.warm_start:
         path = find_weights(settings.warm_start, "model.warm_start")
@@ -65,14 +76,22 @@ def warm_start(model: DualEncoder, settings: ModelSettings) -> list[str]:
 
 
 def find_weights(place: str, key: str) -> Path:
-    """The weight file that `place` names: a file, a folder with exactly one, or `package:NAME`."""
+    """Return the path of a weight file.
+
+    Args:
+        place: a file, a folder that holds exactly one, or `package:NAME`.
+        key: the setting that names it, for messages.
+
+    Raises:
+        BadWeights: there is no such file, or several.
+    """
     path = _package_folder(place.removeprefix("package:"), key) if place.startswith("package:") else Path(place)
     if path.is_file():
         return path
     if not path.is_dir():
         raise BadWeights(f"{key}: there is no file or folder {place}")
     found = sorted(file for file in path.rglob("*") if file.suffix in ENDINGS)
-    named = [file for file in found if file.name.startswith("open_clip")]
+    named = [file for file in found if file.name.startswith("open_clip")]  # these take precedence
     found = named or found
     if len(found) != 1:
         names = ", ".join(str(file.relative_to(path)) for file in found) or "none"
@@ -90,7 +109,7 @@ def _package_folder(name: str, key: str) -> Path:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """A state dict from a file that holds nothing else; raises `BadWeights`. No code of the file is run."""
+    """Return the state dict of a file that holds nothing else, without running code from it. Raises `BadWeights`."""
     try:
         state = load_state_dict(str(path), weights_only=True)
     except _UNREADABLE as error:
@@ -124,7 +143,7 @@ def _load_image_tower(model: DualEncoder, path: Path) -> str:
     tower = model.visual
     if any(name.startswith("visual.") for name in state):
         state = {name: value for name, value in state.items() if name.startswith("visual.")}
-        resize_pos_embed(state, model)
+        resize_pos_embed(state, model)  # to the model's image size
         found = {name.removeprefix("visual."): value for name, value in state.items()}
     elif hasattr(tower, "trunk"):
         found = {f"trunk.{name}": value for name, value in _timm_names(state, tower.trunk.state_dict(), path).items()}
@@ -136,8 +155,10 @@ def _load_image_tower(model: DualEncoder, path: Path) -> str:
 
 
 def _timm_names(state: State, wanted: State, path: Path) -> dict[str, Tensor]:
-    """Weights by the names of timm's trunk. Files of the same network under other names are taken in their order, where
-    every shape agrees; a classifier at the end is left out."""
+    """Return weights under the names of timm's trunk, without a classifier.
+
+    A file with other names is accepted if its weights have the trunk's shapes in the same order.
+    """
     if any(name in state for name in wanted):
         return {name: value for name, value in state.items() if name in wanted}
     values = list(state.values())
@@ -149,7 +170,7 @@ def _timm_names(state: State, wanted: State, path: Path) -> dict[str, Tensor]:
 
 def _load_text_tower(model: DualEncoder, path: Path) -> str:
     state = {name.removeprefix("text."): value for name, value in read_weights(path).items() if _is_text(name)}
-    resize_text_pos_embed(state, model)
+    resize_text_pos_embed(state, model)  # to the model's context length
     if hasattr(model, "text"):
         return _load(model.text, state, path, optional=("proj", "text_projection"))
     others = {name: value for name, value in model.state_dict().items() if not _is_text(name)}

@@ -1,8 +1,8 @@
 """The WORKDIR of a run: a folder on a disk, or behind an fsspec URL.
 
-Behind a URL a run works in a folder on the disk and uploads what it writes there in the background:
-each checkpoint when it is written, its manifest last; the log and the curves before each checkpoint
-and otherwise every few seconds. A run starts from what the store holds, whatever the disk holds.
+With a URL a run works in a folder on the disk and uploads its files in the background: each
+checkpoint when it is written, its manifest last; the log and the curves before each checkpoint and
+otherwise every few seconds. A run starts from the content of the store and ignores the disk's.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _EVERY_S = 10.0  # the pause between uploads of log and curves, except before a 
 
 
 class Workdir:
-    """The folder that a run writes to, and the store that gets copies if WORKDIR is a URL.
+    """The folder that a run writes to, and the store of its copies if WORKDIR is a URL.
 
     Args:
-        folder: on this machine's disk.
-        store: behind the URL; None if `folder` is the WORKDIR.
+        folder: the folder on this machine's disk.
+        store: the store at the URL; None if `folder` is the WORKDIR.
         clock: returns seconds.
     """
 
@@ -48,7 +48,7 @@ class Workdir:
         return str(self.store or self.folder)
 
     def checkpoints(self, settings: CheckpointSettings, say: Callable[[str], None]) -> Checkpoints:
-        """Return the run's checkpoints; `settings` chooses what is kept, `say` gets lines."""
+        """Return the run's checkpoints; `settings` decides which are kept, `say` receives lines to report."""
         if self.store is None:
             return Checkpoints(LocalStore(self.folder / CHECKPOINTS), settings, say=say)
         store = FsspecStore(f"{self.store}/{CHECKPOINTS}", self.folder / CHECKPOINTS)
@@ -57,7 +57,7 @@ class Workdir:
     def require_unused(self) -> None:
         """Raise `WrongUse` if a new run would overwrite files that no run has written.
 
-        If there is a log, the files belong to a run that did not reach its first checkpoint.
+        Files next to a log belong to a run that did not reach its first checkpoint, and are overwritten.
         """
         paths = self.store.files() if self.store else [path.name for path in self.folder.glob("*")]
         names = {path.partition("/")[0] for path in paths}
@@ -69,7 +69,7 @@ class Workdir:
             )
 
     def restore(self) -> None:
-        """Empty the folder on the disk, and download the files that the run continues."""
+        """Empty the folder on the disk, and download the log and the tracker's run id."""
         assert self.store is not None
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
@@ -78,48 +78,63 @@ class Workdir:
                 (self.folder / name).write_bytes(self.store.read(name))
 
     def grown(self, now: bool = False) -> None:
-        """Upload log and curves if the last upload is long past, or `now`: before a checkpoint."""
+        """Upload log and curves if the last upload is some seconds ago, or always if `now`, before a checkpoint."""
         due = now or (self.uploads.idle and self._clock() - self._uploaded_at >= _EVERY_S)
         if self.store is not None and due:
             self._uploaded_at = self._clock()
             self.uploads.submit(self._upload_grown)
 
     def publish(self, name: str, last: str) -> None:
-        """Upload a folder; readers know by its file `last` that it is whole."""
+        """Upload a folder in the background.
+
+        Args:
+            name: name of the folder.
+            last: its file that is uploaded last, by which readers recognize a complete folder.
+        """
         store = self.store
         if store is not None:
             self.uploads.submit(lambda: store.put(self.folder / name, name, last))
 
     def incomplete(self) -> Exception | None:
-        """Wait until the store has everything, and return the error that prevented it."""
+        """Wait until the store has all files. Return the error that prevented it, or None."""
         try:
             self.grown(now=True)
             self.uploads.wait()
-        except Exception as error:  # whatever ended a job, the other ranks wait to hear of it
+        except Exception as error:  # of any kind: the other ranks must learn of it
             return error
         return None
 
     def _upload_grown(self) -> None:
         assert self.store is not None
         paths = (*self.folder.glob("*"), *(self.folder / CURVES).glob("*"))
-        for path in sorted(paths, key=lambda path: path.name != LOG):  # it marks the rest as a run's
+        for path in sorted(paths, key=lambda path: path.name != LOG):  # first, as it marks the rest as a run's
             if path.is_dir():
                 continue
             status = path.stat()
-            state = status.st_size, status.st_mtime_ns
+            state = status.st_size, status.st_mtime_ns  # unchanged files are not uploaded again
             if self._uploaded.get(path) != state:
                 self.store.write(path.read_bytes(), str(path.relative_to(self.folder)))
                 self._uploaded[path] = state
 
 
 def spool(url: str, cache_folder: str | None) -> Path:
-    """Return the folder on this machine's disk for files on their way to or from a URL."""
+    """Return the folder on this machine's disk for files on their way to or from a URL.
+
+    Args:
+        url: the URL.
+        cache_folder: `data.cache_folder`; None: the default cache.
+    """
     name = hashlib.sha256(url.encode()).hexdigest()[:16]
     return Path(cache_folder or default_cache()) / "workdirs" / f"{name}-{socket.gethostname()}"
 
 
 def checkpoints_at(folder: str, cache_folder: str | None) -> Checkpoints:
-    """Return the checkpoints of another run, for reading, from a folder or a URL."""
+    """Return the checkpoints of another run, for reading.
+
+    Args:
+        folder: path or URL of the folder of the checkpoints.
+        cache_folder: `data.cache_folder`, for downloads; None: the default cache.
+    """
     if is_remote(folder):
         return Checkpoints(FsspecStore(folder, spool(folder, cache_folder)))
     return Checkpoints(LocalStore(Path(folder)))
@@ -129,13 +144,13 @@ def checkpoints_at(folder: str, cache_folder: str | None) -> Checkpoints:
 def opened(
     workdir: Path | str, cache_folder: str | None, ranks: Ranks, say: Callable[[str], None]
 ) -> Iterator[Workdir]:
-    """Yield the WORKDIR of a run, which no other run uses meanwhile; on leaving, uploads are done.
+    """Yield the WORKDIR of a run, locked against other runs, and finish its uploads on leaving.
 
     Args:
         workdir: a folder or an fsspec URL.
-        cache_folder: where the files for a URL are on the disk; None: the default cache.
-        ranks: of the run; the first one writes.
-        say: gets lines for people.
+        cache_folder: folder on the disk for the files of a URL; None: the default cache.
+        ranks: the ranks of the run; the first one writes.
+        say: receives lines to report.
 
     Raises:
         WrongUse: another run uses it, or it cannot be written.
@@ -157,7 +172,7 @@ def opened(
     place, refused = Workdir(spool(store.url, cache_folder), store), None
     with ExitStack() as stack:
         if ranks.local_rank == 0:
-            stack.callback(shutil.rmtree, place.folder, ignore_errors=True)
+            stack.callback(shutil.rmtree, place.folder, ignore_errors=True)  # once per machine, whose ranks share it
         if ranks.first:
             try:
                 place.uploads.lease = stack.enter_context(_leased(store, say))
@@ -178,8 +193,8 @@ def opened(
 def _locked(workdir: Path, ranks: Ranks) -> Iterator[None]:
     """Refuse a folder that another run writes to.
 
-    The lock belongs to the process (POSIX), not to the open file (flock): the loader's workers
-    would inherit that one, and hold it against a restart for seconds after the run was killed.
+    The lock belongs to the process (POSIX), not to the open file (flock), which the loader's
+    workers would inherit: they would then block a restart for seconds after the run was killed.
     """
     if not ranks.first:
         yield
@@ -199,7 +214,7 @@ def _locked(workdir: Path, ranks: Ranks) -> Iterator[None]:
 
 @contextmanager
 def _leased(store: FsspecStore, say: Callable[[str], None]) -> Iterator[Lease]:
-    """Hold the lease of a store: wait until a killed run's lease ends, refuse a renewed one."""
+    """Hold the lease of a store. Wait for a killed run's lease to expire, but fail if another run renews its lease."""
     lease, known = Lease(store.fs, f"{store.path}/lease", str(store)), dict[str, float]()
     try:
         while not lease.take(shared=False):
@@ -211,10 +226,10 @@ def _leased(store: FsspecStore, say: Callable[[str], None]) -> Iterator[Lease]:
                     raise WrongUse(
                         f"another run ({holder}) is writing to {store}; wait for it, or take another WORKDIR"
                     )
-            time.sleep(random.uniform(1, 3))  # two runs that met ask again at different moments
+            time.sleep(random.uniform(1, 3))  # random, so that two runs that met retry at different times
     except WrongUse:
         raise
-    except Exception as error:  # fsspec's clients share no error class
+    except Exception as error:  # errors of fsspec's clients have no common base class
         raise WrongUse(
             f"WORKDIR {store} cannot be written ({in_words(error)}): check its name, credentials and "
             "rights, or take another WORKDIR"

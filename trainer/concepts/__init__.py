@@ -1,5 +1,4 @@
-"""Concept distillation: linear heads on a teacher's features learn the concepts of captions; their predictions are
-stored, and the student's heads are trained on them."""
+"""Concept distillation: a teacher's heads learn the concepts of captions, and the student learns their predictions."""
 
 from open_diht.trainer.concepts.targets import ConceptTargets, ShardTargets, open_targets
 

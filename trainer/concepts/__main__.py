@@ -1,4 +1,4 @@
-"""`python -m open_diht.trainer.concepts`, the second half of `make concepts`."""
+"""Run `python -m open_diht.trainer.concepts`, the second half of `make concepts`."""
 
 from open_diht.trainer.concepts.cli import main
 

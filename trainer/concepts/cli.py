@@ -1,6 +1,6 @@
-"""Command line of the torch half of `make concepts`: train the teacher's heads, store their predictions.
+"""Command line of the torch half of `make concepts`: train the teacher's heads, and store their predictions.
 
-Exit status: 0 all is well; 1 the folder cannot be used; 2 wrong use, nothing was written.
+Exit status: 0 success; 1 the folder cannot be used; 2 wrong use, nothing was written.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from open_diht.trainer.errors import TrainingError
 from open_diht.trainer.stores import LocalStore, Store
 
 HEADS = "heads.safetensors"
-VERSION = 2  # raise it when equal data and settings give other heads, or other figures of them
-FEW = 100  # tested samples below which figures are called rough
+VERSION = 2  # increase it when equal data and settings give other heads or metrics
+FEW = 100  # fewer test samples make metrics rough
 
 
 class AtWork(DataError):
-    """Another process works in the folder."""
+    """Another process is working in the folder."""
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
@@ -78,19 +78,19 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
 
 
 def make_targets(folder: str | Path, settings: HeadSettings, k: int) -> dict[str, Any]:
-    """Train the heads and store the targets. Existing ones are kept, and a training that was stopped resumes.
+    """Train the heads and store the targets. Existing ones are kept, and an interrupted training resumes.
 
     Args:
         folder: path or URL that `python -m open_diht.pipelines.concepts` wrote.
-        settings: of the heads.
-        k: concepts kept per image and head.
+        settings: settings of the training of the heads.
+        k: number of concepts kept per image and head.
 
     Returns:
         The manifest of the targets.
 
     Raises:
         BadConcepts: the folder cannot be used.
-        AtWork: another process works in it.
+        AtWork: another process is working in it.
     """
     store = ConceptStore(folder)
     with _alone(store.folder):
@@ -99,7 +99,7 @@ def make_targets(folder: str | Path, settings: HeadSettings, k: int) -> dict[str
 
 @contextmanager
 def _alone(folder: Store) -> Iterator[None]:
-    """Lock a local folder, and remove what killed runs left there. Raises `AtWork` if another process has the lock."""
+    """Lock a local folder, and remove leftovers of killed runs. Raises `AtWork` if another process has the lock."""
     if not isinstance(folder, LocalStore):
         yield
         return
@@ -165,12 +165,12 @@ def _keep(folder: Store, fingerprint: str, made_from: dict[str, Any], heads: dic
         "metrics": {name: head.metrics for name, head in heads.items()},
         **made_from,
     }
-    folder.write(content, HEADS)
+    folder.write(content, HEADS)  # before heads.json, which has its SHA-256
     folder.write((json.dumps(about, indent=1) + "\n").encode(), "heads.json")
 
 
 def table(heads: dict[str, Head]) -> list[str]:
-    """Return lines on how the heads do on test samples, which chose nothing; in brackets, guessing by frequency."""
+    """Return a table of the heads' metrics on test samples, with those of guessing by frequency in brackets."""
     lines = [
         f"{'head':<11} {'concepts':>8} {'trained':>11} {'chosen by':>9} {'tested':>7}  {'loss':>13}  {'top-1':>34}  "
         f"{'recall@10':>15}  {'per concept':>15}   (in brackets: guessing by frequency)"

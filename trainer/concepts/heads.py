@@ -1,11 +1,11 @@
 """The teacher's heads: one linear classifier for objects and one for attributes on frozen features.
 
-The target of a sample is 1/m on each of the m concepts of its caption (Mahajan et al. 2018); samples without concept do
-not count. See `samples` for the up-sampling of rare concepts.
+The target of a sample is 1/m on each of the m concepts of its caption (Mahajan et al. 2018);
+samples without concepts are not used. See `samples` for the up-sampling of rare concepts.
 
-A part of the samples is held out: on a half of it, validation, the epoch with the lowest loss is chosen; the other
-half, test, is what figures are reported of, and chooses nothing. On a CPU the result is a function of data, settings
-and number of threads, also where the training was stopped and went on.
+Some samples are held out: one half of them, validation, selects the epoch with the lowest loss; the
+other half, test, is used only for reported metrics. On a CPU the result is a function of data,
+settings and number of threads, even if the training was interrupted and resumed.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from open_diht.trainer.concepts.store import BadConcepts, ConceptStore
 from open_diht.trainer.stores import Store
 
 _log = logging.getLogger(__name__)
-SAY_S = 10.0  # between lines on how far it is
-EVERY_S = 60.0  # between states that are kept
+SAY_S = 10.0  # between progress lines
+EVERY_S = 60.0  # between states that are stored
 _UNREADABLE = (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError, zipfile.BadZipFile)
 
 
@@ -41,23 +41,23 @@ class HeadSettings:
     """Settings of the training of heads."""
 
     epochs: int = 10
-    """Passes over the samples; the best one on the validation samples is kept."""
+    """Passes over the samples. The best one on the validation samples is kept."""
     min_steps: int = 50
-    """Where the passes have fewer steps than this, on small data, there are more of them."""
+    """Fewest steps in all. On small data there are more passes than `epochs`, to reach it."""
     batch_size: int = 256
-    """Samples of a step."""
+    """Samples per step."""
     learning_rate: float = 1e-3
-    """Of AdamW at the first step; falls to zero as a cosine. Features are standardised first."""
+    """Learning rate of AdamW at the first step, which falls to zero as a cosine. Features are standardized first."""
     weight_decay: float = 0.05
-    """Of AdamW."""
+    """Weight decay of AdamW."""
     repeat_threshold: float = 1e-3
-    """t of the repeat factor: concepts in a smaller proportion of the samples are up-sampled. 0: no up-sampling."""
+    """Threshold t of the repeat factor: concepts in a smaller fraction of the samples are up-sampled. 0: none are."""
     holdout: float = 0.1
-    """Proportion of the samples held out: a half to choose the epoch by, a half to report."""
+    """Fraction of the samples that is held out: one half selects the epoch, the other is for reported metrics."""
     seed: int = 0
-    """Of the order of the samples."""
+    """Seed of the order of the samples."""
     device: str = "cpu"
-    """torch device."""
+    """The torch device."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "min_steps", "batch_size"):
@@ -71,25 +71,25 @@ class HeadSettings:
 
 @dataclass(frozen=True)
 class Head:
-    """logits = features @ weight.T + bias, on features as stored."""
+    """A linear classifier: logits = features @ weight.T + bias, on features as stored."""
 
     weight: Tensor
     """(concepts, d) float32."""
     bias: Tensor
-    """(concepts,)."""
+    """(concepts,) float32."""
     metrics: dict[str, float]
-    """On the test samples, see `measure.metrics`."""
+    """Metrics on the test samples, see `measure.metrics`."""
 
 
 class HeadProgress:
-    """The states of heads under training, which a killed run resumes from.
+    """A store of the states of heads in training, from which an interrupted run resumes.
 
-    `work/heads/<head>.pt` is written at most once in `EVERY_S` seconds, between pools of samples, and
-    when a head is done. A file of other data or settings, or one that cannot be read, counts as none.
+    `work/heads/<head>.pt` is written at most every `EVERY_S` seconds, between pools of samples, and
+    when a head is done. Unreadable files, and those of other data or settings, are ignored.
 
     Args:
-        folder: of `make concepts`.
-        fingerprint: of everything that the heads depend on.
+        folder: the output folder of `make concepts`.
+        fingerprint: hash of everything that the heads depend on.
     """
 
     def __init__(self, folder: Store, fingerprint: str):
@@ -97,7 +97,7 @@ class HeadProgress:
         self._kept = time.monotonic()
 
     def load(self, head: str) -> dict[str, Any] | None:
-        """Return the state of a head, None if there is none."""
+        """Return the state of a head, or None if there is none."""
         try:
             content = self._folder.read(f"work/heads/{head}.pt")
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -107,25 +107,25 @@ class HeadProgress:
 
     @property
     def due(self) -> bool:
-        """Whether the last one was kept long enough ago."""
+        """True if the last state was stored at least `EVERY_S` seconds ago."""
         return time.monotonic() - self._kept >= EVERY_S
 
     def keep(self, head: str, state: Mapping[str, Any]) -> None:
-        """Publish the state of a head."""
+        """Store the state of a head."""
         content = io.BytesIO()
         torch.save({"fingerprint": self._fingerprint, "state": dict(state)}, content)
         self._folder.write(content.getvalue(), f"work/heads/{head}.pt")
         self._kept = time.monotonic()
 
     def forget(self) -> None:
-        """Remove all states: the heads are done."""
+        """Delete all states, after the heads are done."""
         for name in self._folder.files("work/heads"):
             if name.endswith(".pt"):
                 self._folder.delete(f"work/heads/{name}")
 
 
 class HeadTrainer:
-    """Trains the heads of a store. With `progress`, it resumes where an earlier call was stopped."""
+    """A trainer of the heads of a store. With `progress`, it resumes an interrupted training."""
 
     def __init__(
         self,
@@ -141,12 +141,12 @@ class HeadTrainer:
         """Train all heads.
 
         Raises:
-            BadConcepts: a head has no sample to train on, to choose by, or to test on; or it did not learn.
+            BadConcepts: a head has no sample for training, validation or test, or its loss was never finite.
         """
         return {head: self._train(self.samples(head)) for head in self._store.heads}
 
     def samples(self, head: str) -> HeadSamples:
-        """Return the samples of a head, split and repeated by the settings."""
+        """Return the samples of a head, split and up-sampled by the settings."""
         settings, number = self._settings, list(self._store.heads).index(head)
         return HeadSamples(
             self._store,
@@ -169,7 +169,7 @@ class HeadTrainer:
         epochs = max(settings.epochs, math.ceil(settings.min_steps / per_epoch))
         fit = _Fit(known, settings, steps=epochs * per_epoch)
         fit.take_over(self._progress.load(samples.head) if self._progress else None)
-        done_before = fit.epoch == epochs
+        done_before = fit.epoch == epochs  # then its state is stored already
         while fit.epoch < epochs:
             self._epoch(fit, samples, known, validation, epochs)
         if not math.isfinite(fit.best_loss):
@@ -185,7 +185,7 @@ class HeadTrainer:
         return Head(fit.best_weight.cpu(), fit.best_bias.cpu(), found)
 
     def _epoch(self, fit: _Fit, samples: HeadSamples, known: Statistics, validation: Samples, epochs: int) -> None:
-        """Train the rest of an epoch, and compare the head with the best so far."""
+        """Train the rest of an epoch, and keep the head if it is the best so far."""
         for number, batches in samples.pools(fit.epoch, self._settings.batch_size, known.frequencies, fit.pool):
             for features, ids, weights in batches:
                 fit.step(features, ids, weights)
@@ -203,18 +203,18 @@ class HeadTrainer:
 
 
 class _Fit:
-    """A head under training: everything that its next step depends on."""
+    """A head in training, with everything that its next step depends on."""
 
     def __init__(self, known: Statistics, settings: HeadSettings, steps: int):
         self._settings, self.steps = settings, steps
         self._centre, self._scale = self._tensor(known.mean), self._tensor(1 / known.std)
         self.model = torch.nn.Linear(len(known.mean), len(known.counts)).to(settings.device)
-        torch.nn.init.zeros_(self.model.weight)  # convex: the start decides nothing
-        with torch.no_grad():
+        torch.nn.init.zeros_(self.model.weight)  # the problem is convex, so the start does not matter
+        with torch.no_grad():  # start from the frequencies of the concepts
             self.model.bias.copy_(torch.from_numpy(np.log((known.counts + 1) / (known.counts + 1).sum())))
         groups: list[dict[str, Any]] = [
             {"params": [self.model.weight]},
-            {"params": [self.model.bias], "weight_decay": 0.0},
+            {"params": [self.model.bias], "weight_decay": 0.0},  # biases are not decayed
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay)
         self.epoch, self.pool, self.steps_done = 0, 0, 0
@@ -224,7 +224,7 @@ class _Fit:
     def step(
         self, features: npt.NDArray[np.float16], ids: npt.NDArray[np.int64], weights: npt.NDArray[np.float32]
     ) -> None:
-        """Take a step of AdamW on features (n, d), ids and weights (n, m)."""
+        """Take a step of AdamW on features (n, d), and concept ids and weights (n, m)."""
         rate = 0.5 * (1 + math.cos(math.pi * min(1, self.steps_done / self.steps)))
         for group in self.optimizer.param_groups:
             group["lr"] = self._settings.learning_rate * rate
@@ -244,7 +244,7 @@ class _Fit:
         self.epoch, self.pool = self.epoch + 1, 0
 
     def state(self) -> dict[str, Any]:
-        """Return plain values and tensors, from which `take_over` resumes."""
+        """Return the state as plain values and tensors, from which `take_over` resumes."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -253,7 +253,7 @@ class _Fit:
         }
 
     def take_over(self, state: dict[str, Any] | None) -> None:
-        """Resume from a state; None: begin."""
+        """Resume from a state, if there is one."""
         if state is None:
             return
         self.model.load_state_dict(state["model"])

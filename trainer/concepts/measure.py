@@ -1,4 +1,4 @@
-"""The accuracy of a head on captions it was not trained on, compared with guessing by frequency."""
+"""Measure a head on samples outside its training, compared with guessing by frequency."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ _ROWS_AT_ONCE = 1024
 
 
 def soft_cross_entropy(logits: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-    """Return the mean of logsumexp(v) - sum_k w_k v[id_k]; ids and weights (n, k), each row of weights sums to 1."""
+    """Return the mean over rows of logsumexp(v) - sum_k w_k v[id_k], a scalar.
+
+    Args:
+        logits: (n, concepts) v.
+        ids: (n, k) concept ids.
+        weights: (n, k) weights, whose rows sum to 1.
+    """
     return (logits.logsumexp(1) - (weights * logits.gather(1, ids)).sum(1)).mean()
 
 
@@ -31,14 +37,21 @@ def mean_loss(weight: Tensor, bias: Tensor, samples: Samples) -> float:
 
 
 def metrics(weight: Tensor, bias: Tensor, counts: npt.NDArray[np.int64], samples: Samples) -> dict[str, float]:
-    """Return loss and hits on samples; `prior_...` are those of guessing by `counts` alone.
+    """Return loss and hits of a head on samples.
 
-    top1: proportion of samples whose first prediction is one of their concepts, with its 95 % interval (Wilson).
-    recall_at_10: proportion of the samples' concepts among their first ten predictions, over all of them, and as the
-    mean over concepts (`macro_`).
+    Args:
+        weight: (concepts, d) weight of the head.
+        bias: (concepts,) bias of the head.
+        counts: (concepts,) training samples with each concept; `prior_...` metrics guess by them alone.
+        samples: the samples.
+
+    Returns:
+        Metrics by name. top1: fraction of samples whose first prediction is one of their concepts, with
+        its 95 % Wilson interval. recall_at_10: fraction of the samples' concepts among their first ten
+        predictions, over all concepts together, and as the mean over concepts (`macro_`).
     """
     prior = torch.from_numpy(np.log((counts + 1) / (counts + 1).sum()).astype(np.float32)).to(weight.device)
-    nothing = torch.zeros_like(weight)
+    nothing = torch.zeros_like(weight)  # a head that ignores the features
     found, base = _hits(weight, bias, samples), _hits(nothing, prior, samples)
     low, high = wilson(found["top1"] * len(samples), len(samples))
     return {

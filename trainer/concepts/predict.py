@@ -1,4 +1,4 @@
-"""The teacher's predictions for every image, cut to the k most probable concepts and stored next to the shards."""
+"""Store the teacher's predictions for every image: the k most probable concepts, in `targets/` of `make concepts`."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def top_k(
     """Return the k most probable concepts of each image.
 
     Args:
-        head: of the teacher.
+        head: a head of the teacher.
         features: (n, d) float16.
-        k: how many.
-        device: torch device.
+        k: number of concepts.
+        device: the torch device.
 
     Returns:
-        ids (n, k), the most probable first, and their probabilities (n, k), renormalized to sum to 1. If a head has
-        fewer than k concepts, the rest is id 0 with probability 0.
+        Ids (n, k) uint32, the most probable first, and their probabilities (n, k) float16, renormalized
+        to sum to 1. If a head has fewer than k concepts, the rest is id 0 with probability 0.
     """
     n, kept = len(features), min(k, len(head.bias))
     ids, probabilities = np.zeros((n, k), np.uint32), np.zeros((n, k), np.float16)
@@ -41,7 +41,7 @@ def top_k(
         rows = torch.from_numpy(np.array(features[first : first + ROWS_AT_ONCE], np.float32)).to(device)
         values, places = (rows @ weight.T + bias).topk(kept, dim=1)
         ids[first : first + len(rows), :kept] = places.cpu().numpy()
-        # The softmax of the k largest logits is the whole softmax, cut and renormalised.
+        # The softmax of the k largest logits is the whole softmax, truncated and renormalized.
         probabilities[first : first + len(rows), :kept] = values.softmax(1).cpu().numpy()
     return ids, probabilities
 
@@ -57,11 +57,11 @@ def write_targets(
     """Write the missing targets of all shards, then the manifest.
 
     Args:
-        store: features and labels.
+        store: the features and labels.
         heads: name to head.
         heads_hash: fingerprint of the heads.
-        k: concepts kept per image and head.
-        device: torch device.
+        k: number of concepts kept per image and head.
+        device: the torch device.
 
     Returns:
         The manifest.
@@ -109,7 +109,7 @@ def write_targets(
         "shards": entries,
     }
     folder.write((json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode(), MANIFEST)
-    for name in {*folder.files()} - {MANIFEST} - {entry["file"] for entry in entries}:
+    for name in {*folder.files()} - {MANIFEST} - {entry["file"] for entry in entries}:  # of removed shards
         if name.endswith(".npz"):
             folder.delete(name)
     return manifest

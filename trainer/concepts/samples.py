@@ -1,9 +1,9 @@
-"""The samples that a head learns from, is chosen by, and is tested on; the order of the first.
+"""The training, validation and test samples of a head, and the order of the training samples.
 
-A sample is of one part by the hash of its key, so parts do not change when shards are added. In training rare concepts
-are up-sampled by the square root of their frequency: a concept in a share f of the samples has the repeat factor
-r = max(1, sqrt(t / f)), a sample the largest of its concepts, and in an epoch it occurs floor(r) times and once more
-with probability r - floor(r). (Square-root up-sampling, this form of it, and t are (unverified).)
+The hash of its key puts a sample into a part, so parts do not change when shards are added. Training up-samples
+rare concepts by the square root of their frequency: a concept in a fraction f of the samples has the repeat factor
+r = max(1, sqrt(t / f)), a sample has the largest factor of its concepts, and it occurs floor(r) times in an epoch,
+and once more with probability r - floor(r). (Square-root up-sampling, this form of it, and t are (unverified).)
 """
 
 from __future__ import annotations
@@ -19,41 +19,41 @@ from open_diht.common.shard_index import hash64
 from open_diht.trainer.concepts.store import ConceptStore, Labels, ShardConcepts, concatenated
 from open_diht.trainer.data.order import permutation
 
-POOL_ROWS = 100_000  # samples shuffled together; their features are in memory
-MOST_MEASURED = 50_000  # samples of validation, and of test
+POOL_ROWS = 100_000  # samples shuffled together, with features in memory
+MOST_MEASURED = 50_000  # validation or test samples after which no shard is added
 
 
 class Part(StrEnum):
-    """The purpose of a sample."""
+    """The part of the samples for one purpose."""
 
     TRAIN = "train"
-    VALIDATION = "validation"  # chooses the epoch
-    TEST = "test"  # reported, and used for nothing else
+    VALIDATION = "validation"  # selects the epoch
+    TEST = "test"  # for reported metrics only
 
 
 @dataclass(frozen=True)
 class Usable:
-    """Samples of one shard with an image and a concept."""
+    """The samples of one shard that have an image and a concept."""
 
     shard: ShardConcepts
     rows: npt.NDArray[np.int64]
     labels: Labels
-    """Of these rows."""
+    """Labels of these rows."""
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def features(self) -> npt.NDArray[np.float16]:
-        """(n, d), read now."""
+        """Read the features (n, d)."""
         return self.shard.features[self.rows]
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Features and labels in memory."""
+    """Features and labels of samples, in memory."""
 
     features: npt.NDArray[np.float16]
-    """(n, d)."""
+    """(n, d) features."""
     labels: Labels
 
     def __len__(self) -> int:
@@ -62,28 +62,34 @@ class Samples:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of the training samples."""
+    """Statistics of the training samples."""
 
     samples: int
     counts: npt.NDArray[np.int64]
-    """(concepts,) samples that have each."""
+    """(concepts,) number of samples with each concept."""
     mean: npt.NDArray[np.float32]
     std: npt.NDArray[np.float32]
-    """(d,) of the features."""
+    """(d,) standard deviation of the features; `mean` is (d,) too."""
 
     @property
     def frequencies(self) -> npt.NDArray[np.float64]:
-        """(concepts,) proportion of the samples that have each."""
+        """(concepts,) fraction of the samples with each concept."""
         return self.counts / max(self.samples, 1)
 
 
 def repeat_factors(labels: Labels, frequencies: npt.NDArray[np.float64], threshold: float) -> npt.NDArray[np.float64]:
-    """Return the expected occurrences of each sample in an epoch; 0 for samples without concept."""
+    """Return the expected occurrences of each sample in an epoch, (n,); 0 for samples without concepts.
+
+    Args:
+        labels: concepts of the n samples.
+        frequencies: (concepts,) fraction of the training samples with each concept.
+        threshold: t of the repeat factor.
+    """
     of_concept = np.maximum(1.0, np.sqrt(threshold / np.maximum(frequencies, 1e-12)))
     factors = np.zeros(len(labels.offsets) - 1)
     counts = labels.counts()
     if len(labels.ids):
-        starts = labels.offsets[:-1][counts > 0]
+        starts = labels.offsets[:-1][counts > 0]  # reduceat cannot reduce empty segments
         factors[counts > 0] = np.maximum.reduceat(of_concept[labels.ids], starts)
     return factors
 
@@ -92,9 +98,11 @@ class HeadSamples:
     """The samples of one head of a store.
 
     Args:
-        holdout: proportion of the samples not trained on; a half of it is validation, a half test.
+        store: the features and labels.
+        head: name of the head.
+        holdout: fraction of the samples that is held out, half for validation and half for test.
         threshold: t of the repeat factor.
-        seed: of the order, with the head's own numbers.
+        seed: seed of the order, with the number of the head.
     """
 
     def __init__(self, store: ConceptStore, head: str, *, holdout: float, threshold: float, seed: tuple[int, ...]):
@@ -103,13 +111,13 @@ class HeadSamples:
         self._limits = np.array([holdout / 2 * 2**64, holdout * 2**64], np.uint64)
 
     def usable(self, part: Part) -> Iterator[Usable]:
-        """Shard after shard."""
+        """Yield the usable samples of a part, one shard at a time."""
         wanted = (Part.VALIDATION, Part.TEST, Part.TRAIN).index(part)
         for entry in self._store.shards:
             shard = self._store.load(entry)
             labels = shard.labels[self.head]
             hashes = np.array([hash64(key.encode("utf-8", "surrogateescape")) for key in shard.keys], np.uint64)
-            side = np.searchsorted(self._limits, hashes, side="right")
+            side = np.searchsorted(self._limits, hashes, side="right")  # 0: validation, 1: test, 2: training
             rows = np.flatnonzero(shard.good & (labels.counts() > 0) & (side == wanted))
             yield Usable(shard, rows, labels.of(rows))
 
@@ -118,7 +126,7 @@ class HeadSamples:
         samples, counts = 0, np.zeros(self.classes, np.int64)
         total, squares = np.zeros(self._store.width), np.zeros(self._store.width)
         for some in filter(len, self.usable(Part.TRAIN)):
-            exact = some.features().astype(np.float64)
+            exact = some.features().astype(np.float64)  # sums of float16 would lose precision
             samples += len(exact)
             total += exact.sum(axis=0)
             squares += (exact**2).sum(axis=0)
@@ -128,13 +136,13 @@ class HeadSamples:
         return Statistics(samples, counts, mean.astype(np.float32), std.astype(np.float32))
 
     def expected(self, frequencies: npt.NDArray[np.float64]) -> float:
-        """Samples of an epoch after up-sampling, in expectation; features are not read."""
+        """Return the expected number of samples of an epoch after up-sampling, without reading features."""
         return sum(
             float(repeat_factors(some.labels, frequencies, self._threshold).sum()) for some in self.usable(Part.TRAIN)
         )
 
     def measured(self, part: Part) -> Samples:
-        """The samples of validation or test, at most MOST_MEASURED and what the last shard has beyond."""
+        """Return validation or test samples: whole shards until there are MOST_MEASURED or more."""
         found: list[Usable] = []
         for some in self.usable(part):
             found.append(some)
@@ -145,8 +153,17 @@ class HeadSamples:
     def pools(
         self, epoch: int, batch_size: int, frequencies: npt.NDArray[np.float64], first: int = 0
     ) -> Iterator[tuple[int, Iterator[tuple[npt.NDArray[np.float16], npt.NDArray[np.int64], npt.NDArray[np.float32]]]]]:
-        """The pools of an epoch from `first` on: its number, and its batches as features (n, d), ids (n, m) and weights
-        (n, m). A function of the seed; the features of pools before `first` are not read."""
+        """Yield the pools of an epoch, as a function of the seed: number, and batches of features, ids and weights.
+
+        Args:
+            epoch: the epoch.
+            batch_size: samples per batch n.
+            frequencies: (concepts,) fraction of the training samples with each concept.
+            first: number of the first pool; features of earlier ones are not read.
+
+        Yields:
+            Number of the pool, and an iterator over features (n, d), ids (n, m) and weights (n, m).
+        """
         waiting: list[Usable] = []
         number = 0
         for some in self.usable(Part.TRAIN):
@@ -164,7 +181,7 @@ class HeadSamples:
         seed = (*self._seed, epoch, number)
         factors = repeat_factors(pool.labels, frequencies, self._threshold)
         bits = np.random.PCG64(np.random.SeedSequence((*seed, 1))).random_raw(len(factors))
-        chance = (bits >> np.uint64(11)) * 2.0**-53
+        chance = (bits >> np.uint64(11)) * 2.0**-53  # uniform in [0, 1)
         repeats = np.floor(factors).astype(np.int64) + (chance < factors - np.floor(factors))
         drawn = np.repeat(np.arange(len(factors)), repeats)
         drawn = drawn[permutation(len(drawn), *seed, 2)]
@@ -174,7 +191,7 @@ class HeadSamples:
 
 
 def _together(parts: list[Usable]) -> Samples:
-    found = [some for some in parts if len(some)]  # of the others no feature is read
+    found = [some for some in parts if len(some)]  # do not read features of shards without samples
     if not found:
         return Samples(np.zeros((0, 0), np.float16), Labels(np.zeros(1, np.int64), np.zeros(0, np.int32)))
     return Samples(np.concatenate([some.features() for some in found]), concatenated([some.labels for some in found]))

@@ -20,16 +20,16 @@ VERSION = 1
 
 
 class BadConcepts(DataError):
-    """The folder cannot be used as asked; the message says why."""
+    """The folder cannot be used; the message says why."""
 
 
 class Unfinished(BadConcepts):
-    """There are no features yet, or not all."""
+    """Features are missing, or not complete yet."""
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Concepts of samples: those of sample i are ids[offsets[i]:offsets[i + 1]]."""
+    """The concepts of samples: sample i has ids[offsets[i]:offsets[i + 1]]."""
 
     offsets: npt.NDArray[np.int64]
     ids: npt.NDArray[np.int32]
@@ -45,10 +45,10 @@ class Labels:
         return Labels(offsets.astype(np.int64), np.concatenate(ids) if ids else np.zeros(0, np.int32))
 
     def padded(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """ids and weights (n, most) of some samples: 1/m on each of a sample's m concepts, 0 on the padding."""
+        """Return ids and weights (n, most): weight 1/m for each of a sample's m concepts, 0 for padding."""
         counts = self.counts()[rows]
         most = max(1, int(counts.max(initial=0)))
-        within = np.arange(most)[None, :] < counts[:, None]
+        within = np.arange(most)[None, :] < counts[:, None]  # False for padding
         ids = np.zeros((len(rows), most), np.int64)
         places = self.offsets[rows][:, None] + np.arange(most)[None, :]
         ids[within] = self.ids[places[within]]
@@ -57,25 +57,25 @@ class Labels:
 
 @dataclass(frozen=True)
 class ShardConcepts:
-    """One shard, its samples in its order."""
+    """The samples of one shard, in its order."""
 
     keys: list[str]
     good: npt.NDArray[np.bool_]
-    """Images with features."""
+    """(n,) mask of images with features."""
     labels: dict[str, Labels]
     read_features: Callable[[], npt.NDArray[np.float16]]
 
     @cached_property
     def features(self) -> npt.NDArray[np.float16]:
-        """(n, d), read on first use: a memory map of a local file; zeros where not good. Raises `BadConcepts`."""
+        """Features (n, d), read on first use (a local file as a memory map). Raises `BadConcepts`."""
         return self.read_features()
 
 
 class ConceptStore:
-    """A folder of `make concepts`.
+    """An output folder of `make concepts`.
 
     Raises:
-        BadConcepts: it is none, or is unfinished.
+        BadConcepts: the folder is not one, is unfinished, or is of another version.
     """
 
     def __init__(self, folder: str | Path):
@@ -92,24 +92,24 @@ class ConceptStore:
 
     @cached_property
     def heads(self) -> dict[str, int]:
-        """Head to the number of its concepts."""
+        """Head name to the number of its concepts."""
         return {head: len(entry["names"]) for head, entry in self.vocabulary["heads"].items()}
 
     @property
     def shards(self) -> list[dict[str, Any]]:
-        """unit, shard, tar_sha256 and rows of every shard."""
+        """Entries of all shards, with unit, shard, tar_sha256 and rows."""
         return list(self.about["shards"])
 
     @property
     def width(self) -> int:
-        """d of the features."""
+        """Width d of the features."""
         return int(self.about["width"])
 
     def load(self, entry: dict[str, Any]) -> ShardConcepts:
-        """One shard.
+        """Load the shard of an entry of `shards`.
 
         Raises:
-            BadConcepts: labels and features are of different samples, or files are missing.
+            BadConcepts: labels and features are of different samples, or files are missing or damaged.
         """
         unit = entry["unit"]
         try:
@@ -132,7 +132,7 @@ class ConceptStore:
         return self.folder.read(f"work/{stage}/data/{name}")
 
     def _features(self, entry: dict[str, Any], good: npt.NDArray[np.bool_]) -> npt.NDArray[np.float16]:
-        if not good.any():  # nothing told the first half how wide they are
+        if not good.any():  # without images the first half could not know the width
             return np.zeros((len(good), self.width), np.float16)
         name = f"{entry['unit']}.npy"
         path = self.folder.local(f"work/features/data/{name}")

@@ -1,10 +1,10 @@
-"""Stored predictions of the teacher: a few concepts with probabilities per image, one small file next to each shard.
+"""Stored predictions of the teacher: a few concepts with probabilities per image, in one small file per shard.
 
-    concepts/targets/manifest.json       vocabulary and teacher they were made from, k, and the SHA-256 of every file
+    concepts/targets/manifest.json       vocabulary, teacher, k, and the SHA-256 of every file
     concepts/targets/<shard>.npz         keys, and for each head ids (n, k) uint32 and probabilities (n, k) float16
 
-A row whose probabilities are all zero is an image that the teacher could not read. 60 bytes per image and head at
-k = 10, so the teacher itself is not needed in training.
+Rows of zero probabilities are images that the teacher could not read. The files take 60 bytes per image and
+head at k = 10, and training does not need the teacher itself.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ class ShardTargets:
     """File name of the tar."""
     keys: tuple[str, ...]
     ids: dict[str, npt.NDArray[np.uint32]]
-    """Head to (n, k)."""
+    """Head name to ids (n, k)."""
     probabilities: dict[str, npt.NDArray[np.float16]]
-    """Head to (n, k), each row sums to 1 (as far as float16 goes) or is zero."""
+    """Head name to probabilities (n, k). Each row sums to 1 within float16 rounding, or is zero."""
 
     def rows(self, keys: Sequence[str]) -> Ids:
         """Return the row of each key.
 
         Raises:
-            ConceptMismatch: a key is not there.
+            ConceptMismatch: a key is missing.
         """
         places = {key: row for row, key in enumerate(self.keys)}
         try:
@@ -58,7 +58,12 @@ class ShardTargets:
             ) from error
 
     def head(self, name: str, rows: Ids) -> tuple[Ids, Probabilities]:
-        """Return ids and probabilities (len(rows), k) of one head; probabilities sum to 1 in float32, or are zero."""
+        """Return ids int64 and probabilities float32 of one head, both (len(rows), k).
+
+        Args:
+            name: name of the head.
+            rows: rows of the shard. Their probabilities are normalized to sum to 1, unless they are zero.
+        """
         probabilities = self.probabilities[name][rows].astype(np.float32)
         total = probabilities.sum(axis=1, keepdims=True)
         return self.ids[name][rows].astype(np.int64), probabilities / np.where(total > 0, total, 1)
@@ -70,24 +75,24 @@ class ConceptTargets:
     def __init__(self, folder: Store, manifest: dict[str, Any]):
         self._folder = folder
         self.manifest = manifest
-        """What manifest.json says: vocabulary hash, teacher, k, counts."""
+        """The content of manifest.json: vocabulary hash, teacher, k, counts."""
         self._shards = {entry["shard"]: entry for entry in manifest["shards"]}
 
     @property
     def heads(self) -> dict[str, int]:
-        """Head to the number of its concepts."""
+        """Head name to the number of its concepts."""
         return dict(self.manifest["heads"])
 
     @property
     def k(self) -> int:
-        """Targets kept per image and head."""
+        """Number of concepts kept per image and head."""
         return int(self.manifest["k"])
 
     def missing(self, shards: Mapping[str, str]) -> list[str]:
-        """Return which of these shards (name to SHA-256) have no targets. Reads names of files only.
+        """Return which of these shards (name to SHA-256) have no targets, by listing files only.
 
         Raises:
-            ConceptMismatch: targets are of another tar of that name.
+            ConceptMismatch: targets were made from another tar of that name.
         """
         files = set(self._folder.files())
         for name, sha256 in shards.items():
@@ -103,14 +108,14 @@ class ConceptTargets:
             )
 
     def shard(self, name: str, sha256: str = "") -> ShardTargets | None:
-        """Return the targets of a shard, None if there are none.
+        """Return the targets of a shard, or None if there are none.
 
         Args:
             name: file name of the tar.
-            sha256: of the tar that is read; "": not checked.
+            sha256: SHA-256 of the tar that is read; "": not checked.
 
         Raises:
-            ConceptMismatch: they are of another tar, or the file is damaged.
+            ConceptMismatch: the targets are of another tar, or their file is damaged.
         """
         entry = self._shards.get(name)
         if entry is None:
@@ -127,7 +132,7 @@ class ConceptTargets:
 
 
 def open_targets(folder: str | Path) -> ConceptTargets:
-    """Open targets by the output folder of `make concepts`, or its `targets/`; local or an fsspec URL.
+    """Open the targets in the output folder of `make concepts`, or in its `targets/`; a path or an fsspec URL.
 
     Raises:
         ConceptMismatch: there are none, or they are of another version of this program.
@@ -145,7 +150,12 @@ def open_targets(folder: str | Path) -> ConceptTargets:
 
 
 def packed(targets: ShardTargets, about: Mapping[str, Any]) -> bytes:
-    """Return the bytes of a targets file. Equal targets have equal bytes."""
+    """Return the bytes of a targets file, which are equal for equal targets.
+
+    Args:
+        targets: the targets of a shard.
+        about: their provenance.
+    """
     texts = {
         "about": json.dumps({**about, "version": VERSION, "shard": targets.shard}, sort_keys=True),
         "keys": "\n".join(targets.keys),
@@ -161,7 +171,7 @@ def packed(targets: ShardTargets, about: Mapping[str, Any]) -> bytes:
 
 
 def about(content: bytes) -> dict[str, Any]:
-    """Return the provenance in a targets file, empty if it cannot be read."""
+    """Return the provenance in a targets file, or an empty dict if it cannot be read."""
     try:
         with np.load(io.BytesIO(content)) as arrays:
             found: dict[str, Any] = json.loads(arrays["about"].tobytes())

@@ -1,5 +1,4 @@
-"""Webdataset shards, or cached features, to batches: exact positions, deterministic order, counted errors. See
-`loader` and `features`."""
+"""Load batches from webdataset shards (`loader`) or cached features (`features`), in order and from any position."""
 
 from open_diht.trainer.data.batch import Batch
 from open_diht.trainer.data.errors import (

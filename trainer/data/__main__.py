@@ -1,4 +1,4 @@
-"""`python -m open_diht.trainer.data`. Its processes import what they run by name, which they cannot from here."""
+"""Run `python -m open_diht.trainer.data`. The code is in `check`, because its processes cannot import from here."""
 
 from open_diht.trainer.data.check import main
 

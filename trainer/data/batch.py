@@ -1,4 +1,4 @@
-"""The input of a training step."""
+"""Batches of pairs, the input of a training step."""
 
 from __future__ import annotations
 
@@ -11,41 +11,46 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """b pairs."""
+    """A batch of b pairs."""
 
     images: Tensor
-    """(b, 3, h, w) uint8 pixels, in any layout in memory, which the student normalizes on the device; or what
-    a transform of one's own returned."""
+    """(b, 3, h, w) uint8 pixels in any memory layout, which the student normalizes on the device;
+    or the output of another transform."""
     texts: Tensor
-    """(b, context) int64, token ids."""
+    """(b, context) int64 token ids."""
     caption_hash: Tensor
     """(b,) int64, equal for equal captions."""
     image_hash: Tensor
     """(b,) int64, equal for images of equal bytes."""
     keys: list[str]
-    """The samples' keys in their shards."""
+    """Keys of the samples in their shards."""
     concepts: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    """Head ("objects", "attributes") to ids (b, k) int64 and probabilities (b, k) float32 that sum to 1; a row of zeros
-    is a sample without concept. Empty where no targets are joined."""
+    """Head ("objects", "attributes") to ids (b, k) int64 and probabilities (b, k) float32. Rows of
+    probabilities sum to 1, or are zero for samples without concepts. Empty if there are no targets."""
 
     @property
     def hashes(self) -> Tensor:
-        """(b, 2) int64: pairs that share either are no negatives of each other."""
+        """(b, 2) int64 hashes of caption and image. Pairs that share either are not negatives of each other."""
         return torch.stack([self.caption_hash, self.image_hash], dim=1)
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """Return the batch with its tensors on another device."""
+        """Return the batch with its tensors on another device.
+
+        Args:
+            device: the device.
+            non_blocking: whether copies from page-locked memory may be asynchronous.
+        """
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
-        """Return the batch in page-locked memory, from which a copy does not block."""
+        """Return the batch in page-locked memory, from which asynchronous copies are possible."""
         return self._each(Tensor.pin_memory)
 
     def record_stream(self, stream: torch.Stream) -> None:
-        """Keep the memory until that CUDA stream is done with it."""
+        """Keep the memory of the tensors until a CUDA stream is done with them."""
         for tensor in (self.images, self.texts, self.caption_hash, self.image_hash, *sum(self.concepts.values(), ())):
             tensor.record_stream(stream)
 

@@ -1,7 +1,7 @@
-"""Looks at shards before a training does: `python -m open_diht.trainer.data FOLDER [...]`.
+"""Check shards before a training: `python -m open_diht.trainer.data FOLDER [...]`.
 
-Indexes them, decodes every image unless told not to, and prints what was found by kind. Exit status 0: at most
---max-bad-share is bad; 1: more is, or the shards cannot be used; 2: wrong use.
+It indexes them, decodes every image (except with --index-only), and prints counts of samples by kind. Exit
+status: 0 at most --max-bad-share of the samples is bad; 1 more are, or the shards cannot be used; 2 wrong use.
 """
 
 from __future__ import annotations
@@ -19,11 +19,16 @@ from open_diht.trainer.data.errors import DataError, Kind
 from open_diht.trainer.data.settings import DataSettings, Source
 from open_diht.trainer.data.shards import OpenSource, Shard, load, open_source, store_of
 
-_NAMED = 20  # bad samples named
+_NAMED = 20  # bad samples that are listed
 
 
 def bad_images(shard: Shard, settings: DataSettings) -> list[str]:
-    """Every image of a shard that cannot be decoded, in words."""
+    """Return a line about each image of a shard that cannot be decoded.
+
+    Args:
+        shard: an indexed shard.
+        settings: limits and cache.
+    """
     index, found = load(shard.index), []
     with store_of(settings).open(shard.file) as descriptor, open(descriptor, "rb", closefd=False) as tar:
         for key, row in zip(index.keys, index.rows, strict=True):
@@ -44,7 +49,7 @@ def _decoded(source: OpenSource, settings: DataSettings) -> Iterator[list[str]]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line and return the exit status."""
     parser = Parser(prog="python -m open_diht.trainer.data", description="Look for what is wrong with shards.")
     parser.add_argument("paths", nargs="+", help="output folders of `make filter`, folders of tars, globs, URLs")
     parser.add_argument("--index-only", action="store_true", help="do not decode images")

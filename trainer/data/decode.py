@@ -1,4 +1,4 @@
-"""From the bytes of an image to pixels. The bytes are hostile: bombs, cut files, HTML named .jpg."""
+"""Decode images from untrusted bytes: decompression bombs, truncated files, HTML named .jpg."""
 
 from __future__ import annotations
 
@@ -7,23 +7,26 @@ from PIL import Image
 from open_diht.common.images import BadImage, BadImageReason, ImageLimits, decoding, open_image
 
 MAX_ASPECT = 20
-"""Longer images lose their ends: transforms that resize the shorter side would blow up a line of pixels."""
+"""Largest aspect ratio. The ends of longer images are cropped, because resizing the shorter side would blow them up."""
 
 
 class UndecodableImage(ValueError):
-    """The bytes do not become pixels; the message says why."""
+    """The bytes cannot be decoded; the message says why."""
 
 
 def decode(content: bytes, max_pixels: int, decode_side: int | None = None) -> Image.Image:
-    """An upright RGB image.
+    """Decode an image, upright and in RGB.
 
     Args:
         content: the bytes of a file.
         max_pixels: largest accepted width x height.
-        decode_side: JPEGs may be decoded at a half, a quarter or an eighth while both sides stay at or above it.
+        decode_side: smallest side, in pixels, to which a JPEG may be reduced by a half, a quarter or an eighth.
+
+    Returns:
+        The image, cropped to `MAX_ASPECT`.
 
     Raises:
-        UndecodableImage: they are no image, too large a one, or end too early.
+        UndecodableImage: the bytes are not an image, the image is too large, or it is truncated.
     """
     try:
         opened = open_image(content, ImageLimits(max_pixels=max_pixels))

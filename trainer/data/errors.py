@@ -1,4 +1,4 @@
-"""Errors of training data. Each has one message, so that it survives the way out of a worker."""
+"""Errors of training data. Their only argument is the message, so that workers can pickle them."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from open_diht.common.shard_index import Defect
 from open_diht.trainer.errors import TrainingError
 
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
-"""Errors of NumPy for files whose arrays are damaged or missing."""
+"""Errors that NumPy raises for files whose arrays are damaged or missing."""
 
 
 class Kind(StrEnum):
-    """How a sample or shard is bad. The closed list of what `ShardLoader.counts` counts, besides `ok`."""
+    """A kind of bad sample or shard. `ShardLoader.counts` uses these keys and `ok`, and no others."""
 
-    MISSING_SHARD = "missing_shard"  # a shard that is not there, or is left out by data.skip in the middle of a run
+    MISSING_SHARD = "missing_shard"  # a shard that is missing, or that data.skip leaves out of a run that began with it
     EMPTY_TAR = Defect.EMPTY_TAR
     TRUNCATED_TAR = Defect.TRUNCATED_TAR
     NOT_A_TAR = Defect.NOT_A_TAR
     DUPLICATE_KEY = Defect.DUPLICATE_KEY
     MISSING_IMAGE = Defect.MISSING_IMAGE
     MISSING_CAPTION = Defect.MISSING_CAPTION
-    UNDECODABLE_IMAGE = "undecodable_image"  # bytes that do not become pixels
-    MISSING_CONCEPTS = "missing_concepts"  # its shard has no file of concept targets
+    UNDECODABLE_IMAGE = "undecodable_image"  # bytes that cannot be decoded
+    MISSING_CONCEPTS = "missing_concepts"  # a sample whose shard has no file of concept targets
 
 
 class DataError(TrainingError):
-    """Training data cannot be used as asked; the message names shard, key and remedy where there are any."""
+    """Training data cannot be used as configured; the message names shard, key and remedy if there are any."""
 
 
 class BadSource(DataError, WrongUse):
-    """A source names no shards, shards in a form that cannot be read, or not those that the run began with."""
+    """A source has no shards, unreadable ones, or other ones than the run began with."""
 
 
 class ShardMismatch(DataError):
-    """Shards differ from what their manifest, or the run's index, says about them."""
+    """Shards differ from their manifest or from the run's index."""
 
 
 class ConceptMismatch(DataError, WrongUse):
@@ -44,7 +44,7 @@ class ConceptMismatch(DataError, WrongUse):
 
 
 class TooManyBad(DataError):
-    """More bad samples than `max_bad_share` allows."""
+    """There are more bad samples than `max_bad_share` allows."""
 
 
 class ShardUnavailable(DataError):
@@ -52,8 +52,8 @@ class ShardUnavailable(DataError):
 
 
 class ShardLost(ShardUnavailable):
-    """A shard is not where it was: its samples are replaced, as far as `max_bad_share` allows."""
+    """A shard is missing. Its samples are replaced, as far as `max_bad_share` allows."""
 
 
 class LoaderStalled(DataError):
-    """A worker has not answered within `stall_s`; the message holds what every worker was doing."""
+    """A worker did not answer within `stall_s`; the message states what every worker was doing."""

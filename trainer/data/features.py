@@ -1,13 +1,14 @@
-"""Pairs whose images are computed once: features, or small images, with captions, in `.npz` files held in memory.
-`FeatureLoader` makes batches of them by a few gathers: no worker, no decoding.
+"""Batches of precomputed features, or of small images, with captions, from `.npz` files held in memory.
 
-    features  (n, d) float16 or float32; or int8, then `scale` (d,) float32 is what they are multiplied by
-    images    (n, h, w, 3) uint8, in place of features
+`FeatureLoader` gathers batches from memory, without workers or decoding. The arrays of a file are:
+
+    features  (n, d) float16 or float32; or int8, with `scale` (d,) float32 that multiplies them
+    images    (n, h, w, 3) uint8, instead of features
     caption   (m,) text
-    image     (m,) row of features or images that each caption belongs to; left out: m = n, in their order
-    key       (m,) text, different in all files; left out: made of the file's name and the row
+    image     (m,) row of features or images for each caption; optional: by default m = n, in their order
+    key       (m,) text, unique over all files; optional: by default made of the file's name and the row
 
-Several captions of an image are several pairs, which know that their image is the same.
+Several captions of an image are several pairs with the same image hash.
 """
 
 from __future__ import annotations
@@ -37,33 +38,41 @@ if TYPE_CHECKING:
     from open_diht.trainer.concepts.targets import ConceptTargets
 
 InputTransform = Callable[[Tensor, npt.NDArray[np.float64]], Tensor]
-"""Stored inputs (b, ...) and draws (b, 3), uniform in [0, 1), of each sample, to what the image tower takes."""
+"""A function from stored inputs (b, ...) and draws (b, 3), uniform in [0, 1), to inputs of the image tower."""
 _DRAWS = 3
 
 
 @dataclass(frozen=True)
 class FeatureFile:
-    """One file, the pairs of one part of the split."""
+    """The pairs of one file in one part of the split."""
 
     name: str
     sha256: str
     inputs: Tensor
     """(n, d) float32, or (n, 3, h, w) uint8."""
     rows: npt.NDArray[np.int64]
-    """(m,) row of `inputs` of each pair."""
+    """(m,) row of `inputs` for each pair."""
     captions: list[str]
     keys: list[str]
     caption_hash: npt.NDArray[np.int64]
     image_hash: npt.NDArray[np.int64]
     others: int
-    """Pairs of the other part of the split."""
+    """Number of pairs in the other part of the split."""
 
     def __len__(self) -> int:
         return len(self.keys)
 
 
 def read_features(place: str, split: Split) -> list[FeatureFile]:
-    """Read `data.features`, an `.npz` file or a folder of them, by name. Raises `BadSource`."""
+    """Read `data.features`.
+
+    Args:
+        place: an `.npz` file, or a folder of them, which are read in order of name.
+        split: the part of the pairs to read.
+
+    Raises:
+        BadSource: there are no files or no pairs, or a file cannot be used.
+    """
     path = Path(place)
     files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
     if not files or not files[0].is_file():
@@ -142,21 +151,20 @@ def _made_keys(path: Path, pairs: int) -> list[str]:
 
 
 class FeatureLoader(Loader):
-    """Batches of cached features.
+    """A loader of cached features.
 
     Args:
-        settings: what is read; of the order `shuffle` says whether there is one other than that of the files, all of
-            them in one window.
-        batch_size: samples of a batch on each rank.
-        rank, world: which rank of how many this is.
-        seed: of order and augmentation.
-        transform: stored inputs of a batch, and three random numbers of each sample, to inputs of the image tower.
-        tokenizer: captions to (n, context) int64.
-        concepts: concept targets of the files, which then name all pairs.
-        device: where batches are handed out; for a GPU the next one is copied while one is computed.
+        settings: the section `data`. Any `shuffle` above 0 shuffles all pairs in one window.
+        batch_size: samples per batch on each rank.
+        rank, world: index of this rank, and number of ranks.
+        seed: seed of order and augmentation.
+        transform: function from stored inputs and draws to inputs of the image tower.
+        tokenizer: function from captions to (n, context) int64 ids.
+        concepts: concept targets of all files; None: none.
+        device: device on which batches are returned; a batch for a GPU is copied while the one before is used.
 
     Raises:
-        BadSource, ConceptMismatch: the data cannot be used as asked.
+        BadSource, ConceptMismatch: the data or their concept targets cannot be used.
     """
 
     def __init__(
@@ -176,7 +184,7 @@ class FeatureLoader(Loader):
         self._files = read_features(settings.features, settings.split)
         pairs = sum(len(file) for file in self._files)
         self.held_out = sum(file.others for file in self._files)
-        window = pairs if settings.shuffle else 0
+        window = pairs if settings.shuffle else 0  # one window for all, since all pairs are in memory
         self._order = EpochOrder(
             [[pairs]], weights=None, total=settings.samples_per_epoch, seed=seed, window=window, streams=1
         )
@@ -207,7 +215,12 @@ class FeatureLoader(Loader):
         return [f"features {file.sha256} {len(file)}" for file in self._files]
 
     def batch(self, epoch: int, number: int) -> tuple[Batch, list[Bad]]:
-        """Return a batch of an epoch. Nothing in memory is bad."""
+        """Return this rank's part of a batch, and an empty list, since no sample in memory is bad.
+
+        Args:
+            epoch: the epoch.
+            number: number of the batch in it.
+        """
         first, last, mine = self._part.rows(number, self._order.samples)
         places = self._order.batch(epoch, first, last)[2][mine]
         draws = np.random.default_rng((self._part.seed, epoch, number)).random((last - first, _DRAWS))[mine]
@@ -223,7 +236,7 @@ class FeatureLoader(Loader):
 
 
 def _joined(files: Sequence[FeatureFile], concepts: ConceptTargets) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return ids and probabilities of all pairs, by head. Raises ConceptMismatch if a file has no targets."""
+    """Return ids and probabilities of all pairs by head. Raises `ConceptMismatch` if a file has no targets."""
     parts: dict[str, list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]] = {}
     for file in files:
         targets = concepts.shard(file.name, file.sha256)

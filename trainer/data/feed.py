@@ -1,10 +1,10 @@
-"""Batches by position, one after the other: made in this process or in workers, handed out on the device that computes.
+"""Produce batches by position, in this process or in workers, and return them on the training's device.
 
-Workers are torch's; they take whole batches and return them in order. A batch for a GPU comes in page-locked memory and
-is copied on a stream of its own while the one before it is trained on.
+Workers are torch's; each makes whole batches, which are returned in order. A batch for a GPU is put into
+page-locked memory and copied on a separate stream while the one before it is trained on.
 
-A launcher (torchrun, `scancel`) signals every process of a run, workers too, and a trainer without workers cannot end
-its step or write its checkpoint. So workers ignore signals until the trainer has dismissed them.
+A launcher (torchrun, `scancel`) signals every process of a run, including workers, and a trainer without workers
+cannot finish its step or write its checkpoint. So workers ignore signals until the trainer dismisses them.
 """
 
 from __future__ import annotations
@@ -35,45 +35,50 @@ _STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Makes(Protocol):
-    """Makes batches by position, the same whatever it made before."""
+    """A maker of batches by position, whose result does not depend on earlier calls."""
 
     state: Callable[[str], None]
-    """Takes a line on what is being done, for the watchdog."""
+    """Receives a line about the current work, to report if it stalls."""
 
     def batch(self, epoch: int, number: int) -> tuple[Any, Any]:
-        """Return a batch, and the bad samples met on the way."""
+        """Return a batch, and the bad samples met while making it.
+
+        Args:
+            epoch: the epoch.
+            number: number of the batch in it.
+        """
 
 
 class Batches(Dataset[tuple[Any, Any]]):
-    """Batches by (epoch, number), made in this process or in workers."""
+    """A data set of batches by (epoch, number), from which torch's workers read."""
 
     def __init__(self, maker: Makes, workers: int):
         self._maker = maker
-        self._board = torch.zeros(max(workers, 1), _STATE_BYTES, dtype=torch.uint8).share_memory_()
+        self._board = torch.zeros(max(workers, 1), _STATE_BYTES, dtype=torch.uint8).share_memory_()  # status lines
         self._since = torch.zeros(max(workers, 1), dtype=torch.float64).share_memory_()
         self._pids = torch.zeros(max(workers, 1), dtype=torch.int64).share_memory_()
         self._dismissed = torch.zeros(1, dtype=torch.bool).share_memory_()
-        _ALL.add(self)
+        _ALL.add(self)  # for the exit handler
 
     def __getitem__(self, position: tuple[int, int]) -> tuple[Any, Any]:
         try:
             item = self._maker.batch(*position)
         except TrainingError as error:
-            return error, None  # raised, torch would hand it over with the lines of the worker's stack in its message
+            return error, None  # if raised, torch would put the worker's stack into its message
         self._maker.state("idle")
         return item
 
     def begin(self, worker: int) -> None:
-        """Called in each worker before its first batch."""
+        """Prepare a worker before its first batch: set its status line and its signal handlers."""
         self._pids[worker] = os.getpid()
         self._maker.state = _Writer(self._board.numpy()[worker], self._since.numpy(), worker)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._end_where_dismissed)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)  # signals that came before are handled now
 
     @contextmanager
     def starting(self) -> Iterator[None]:
-        """Workers are started meanwhile: they inherit that signals wait, until `begin` says what these do."""
+        """Block signals while workers start, so that they inherit blocked signals until `begin` sets handlers."""
         self._dismissed[0] = False
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
         try:
@@ -82,11 +87,11 @@ class Batches(Dataset[tuple[Any, Any]]):
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def dismiss(self) -> None:
-        """The workers are needed no more: from now on SIGTERM, which torch sends to those that are late, ends them."""
+        """Let SIGTERM end the workers from now on. Torch sends it to those that do not end in time."""
         self._dismissed[0] = True
 
     def end_workers(self) -> None:
-        """End the workers: torch would wait five seconds for each that hangs."""
+        """End the workers at once. Torch would wait five seconds for each one that hangs."""
         self.dismiss()
         mine = set(self._pids.tolist())
         for child in multiprocessing.active_children():
@@ -95,10 +100,10 @@ class Batches(Dataset[tuple[Any, Any]]):
 
     def _end_where_dismissed(self, number: int, frame: FrameType | None) -> None:
         if self._dismissed[0]:
-            os._exit(0)
+            os._exit(0)  # at once, without exit handlers
 
     def states(self) -> str:
-        """One line on what the workers are doing."""
+        """Return a line about what the workers are doing."""
         now = time.time()
         lines = []
         for worker, (text, since) in enumerate(zip(self._board.numpy(), self._since.tolist(), strict=True)):
@@ -108,7 +113,7 @@ class Batches(Dataset[tuple[Any, Any]]):
 
 
 class _Writer:
-    """Writes one worker's line on the board."""
+    """A writer of one worker's status line."""
 
     def __init__(self, line: Any, since: Any, worker: int):
         self._line, self._since, self._worker = line, since, worker
@@ -122,19 +127,19 @@ class _Writer:
 _ALL: weakref.WeakSet[Batches] = weakref.WeakSet()
 
 
-@atexit.register  # after multiprocessing's own, so before it: that one waits for ever for children that hang
+@atexit.register  # runs before multiprocessing's handler, which waits forever for children that hang
 def _end_all() -> None:
     for batches in _ALL:
         batches.end_workers()
 
 
 class Feed:
-    """Yields batches, each with a list of the bad samples met on the way.
+    """A source of batches, each with the bad samples met while making it.
 
     Args:
         maker: makes a batch, or a tensor, from its epoch and number.
-        settings: `workers`, `prefetch` and `stall_s` of them.
-        device: where batches are handed out.
+        settings: the section `data`, for `workers`, `prefetch` and `stall_s`.
+        device: device on which batches are returned.
     """
 
     def __init__(self, maker: Makes, settings: DataSettings, device: torch.device = CPU):
@@ -155,7 +160,7 @@ class Feed:
             return item[0].to(self._device, non_blocking=True), item[1]
 
     def _wait_for_copy(self, item: tuple[Any, Any]) -> None:
-        """Let the computation wait for the copy; this process does not wait."""
+        """Make the computation's stream wait for the copy, without blocking this process."""
         assert self._stream is not None
         computing = torch.cuda.current_stream(self._device)
         computing.wait_stream(self._stream)
@@ -171,16 +176,16 @@ class Feed:
         if self._workers is None:
             self._workers = DataLoader(
                 self._batches,
-                batch_size=None,
+                batch_size=None,  # items are whole batches
                 sampler=self._positions,
                 num_workers=self._settings.workers,
                 prefetch_factor=self._settings.prefetch,
-                persistent_workers=True,
+                persistent_workers=True,  # for all epochs
                 timeout=self._settings.stall_s,
                 pin_memory=self._pin,
                 collate_fn=_unchanged,
                 worker_init_fn=self._batches.begin,
-                generator=torch.Generator(),  # its seed would else be drawn from the generator of the training
+                generator=torch.Generator(),  # otherwise its seed would be drawn from the training's generator
             )
         with self._batches.starting():
             batches = iter(self._workers)
@@ -200,7 +205,7 @@ class Feed:
                 raise RuntimeError(
                     f"a worker ended while it handed over batch {number} of epoch {epoch}; {self._batches.states()}"
                 ) from error
-            if isinstance(item[0], TrainingError):
+            if isinstance(item[0], TrainingError):  # see `Batches.__getitem__`
                 raise item[0]
             yield item
 
@@ -211,7 +216,13 @@ class Feed:
 
 
 def one_ahead(items: Iterable[Item], begin: Callable[[Item], Item], wait: Callable[[Item], None]) -> Iterator[Item]:
-    """Yield items, each after `begin` and `wait`. The next item has begun before one is yielded. None is no item."""
+    """Yield items so that the next one has begun before the current one is yielded.
+
+    Args:
+        items: the items, none of them None.
+        begin: begins an item, and returns it.
+        wait: waits for an item that has begun.
+    """
     begun = map(begin, items)
     ahead = next(begun, None)
     while ahead is not None:
@@ -221,7 +232,7 @@ def one_ahead(items: Iterable[Item], begin: Callable[[Item], Item], wait: Callab
 
 
 class _Positions(torch.utils.data.Sampler[tuple[int, int]]):
-    """(epoch, batch) in order; set again for every epoch."""
+    """A sampler of positions (epoch, batch) in order, set again for every epoch."""
 
     def __init__(self) -> None:
         self._epoch, self._range = 0, range(0)

@@ -1,4 +1,4 @@
-"""Images in files, in batches: the input of zero-shot checks."""
+"""Batches of images in files, the input of zero-shot checks."""
 
 from __future__ import annotations
 
@@ -23,18 +23,17 @@ class BadZeroShotFolder(WrongUse):
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroShotData:
-    """Images by class."""
+    """The images and classes of a zero-shot check."""
 
     names: tuple[str, ...]
     images: tuple[tuple[Path, int], ...]
-    """Path and class, in a fixed order."""
+    """Path and class index of each image, in a fixed order."""
 
 
 def read_zero_shot(folder: Path) -> ZeroShotData:
-    """Read a folder with one folder of images per class.
+    """List the images in a folder with one folder of images per class. Raises `BadZeroShotFolder`.
 
-    Class names are the folders' with blanks for underscores, or the lines of `classnames.txt`. Raises
-    `BadZeroShotFolder`.
+    Class names are the names of the folders with blanks for underscores, or the lines of `classnames.txt`.
     """
     classes = sorted(path for path in folder.glob("*") if path.is_dir()) if folder.is_dir() else []
     if len(classes) < 2:
@@ -59,22 +58,30 @@ def read_zero_shot(folder: Path) -> ZeroShotData:
 
 
 class ImageFiles:
-    """Makes batches of the images of files, in the order of the files.
+    """A maker of batches of the images in files, in the order of the files.
 
     Args:
         paths: the files.
-        batch_size: images of a batch; the last one may have fewer.
-        transform: image (PIL, RGB) to a (3, h, w) tensor.
+        batch_size: images per batch; the last one may have fewer.
+        transform: function from an image (PIL, RGB) to a (3, h, w) tensor.
     """
 
     def __init__(self, paths: Sequence[Path], batch_size: int, transform: Transform):
         self._paths, self._size, self._transform = paths, batch_size, transform
         self.batches = -(-len(paths) // batch_size)
-        """How many there are."""
+        """Number of batches."""
         self.state: Callable[[str], None] = _say_nothing
 
     def batch(self, epoch: int, number: int) -> tuple[Tensor, tuple[()]]:
-        """Return batch `number` of any epoch, (b, 3, h, w). Raises `DataError` for a file that is no image."""
+        """Return a batch of images (b, 3, h, w), and no bad samples.
+
+        Args:
+            epoch: unused: all epochs are the same.
+            number: the number of the batch.
+
+        Raises:
+            DataError: a file cannot be read or decoded.
+        """
         paths = self._paths[number * self._size : (number + 1) * self._size]
         images = Images(len(paths))
         for path in paths:

@@ -1,9 +1,9 @@
-"""Loaders: an epoch's batches for one rank, from any position. `ShardLoader` reads shards.
+"""Loaders: the batches of an epoch for one rank, from any position. `ShardLoader` reads shards.
 
-Every batch is a function of (seed, epoch, number of the batch, global batch size): the order is arithmetic (`order`),
-a sample is read by its position in the tar, and its augmentation is seeded by its position in the epoch. So a resume is
-a start at another number; neither workers nor ranks change what a global batch holds; and a worker that dies loses
-nothing but time. `feed` has the workers.
+Every batch is a function of (seed, epoch, number of the batch, global batch size): the order is
+arithmetic (`order`), a sample is read by its position in the tar, and its augmentation is seeded by
+its position in the epoch. So a resume just starts at another number, and the content of a global
+batch does not depend on workers or ranks. `feed` runs the workers.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ if TYPE_CHECKING:
 
 
 class Loader(ABC):
-    """An epoch's batches for one rank, from any position, with counts of what was read and what was bad.
+    """A source of an epoch's batches for one rank, from any position, with counts of good and bad samples.
 
     Args:
-        settings: what is read, and how.
-        part: which part of each batch this rank reads.
-        samples: of an epoch, before the last batch is dropped.
+        settings: the section `data`.
+        part: the part of each batch that this rank reads.
+        samples: samples of an epoch, before an incomplete last batch is dropped.
         maker: makes the batches.
-        device: where batches are handed out; for a GPU the next one is copied while one is computed.
+        device: device on which batches are returned; a batch for a GPU is copied while the one before is used.
 
     Raises:
-        BadSource: the samples do not fill a batch.
+        BadSource: the samples do not make a batch.
     """
 
     sources: tuple[OpenSource, ...] = ()
-    """The shards of each source; none if nothing is read from shards."""
+    """The shards of each source; empty if nothing is read from shards."""
     held_out: int = 0
-    """Samples of the other part of the split: the held-out ones, if the loader reads those to train on."""
+    """Number of samples in the other part of the split: the held-out ones, for a loader of training samples."""
     streams: int | None = None
-    """Stretches of the shards that are read side by side."""
+    """Number of ranges of the data that are read in parallel; None without shards."""
 
     def __init__(
         self, settings: DataSettings, part: RankBatches, samples: int, maker: Makes, device: torch.device = CPU
@@ -69,22 +69,22 @@ class Loader(ABC):
         self.batches_per_epoch = batches
         self.samples_per_epoch = batches * part.whole if settings.drop_last else samples
         self.problems: list[str] = []
-        """The first errors in words."""
+        """Lines about the first bad samples and shards."""
         self.indexed: Counter[str] = Counter()
-        """Samples that are left out from the start, by kind; for all ranks."""
+        """Samples that are left out from the start, by kind; the same on all ranks."""
         self.read: Counter[str] = Counter({"ok": 0})
-        """Samples that this loader has handed out (`ok`), and those that were replaced, by kind."""
+        """Samples that this loader has returned (`ok`), and bad ones by kind."""
         self.lost = 0
-        """Samples of this epoch that were replaced."""
+        """Bad samples of this epoch."""
         self.waited_s = 0.0
-        """Seconds in which the caller waited for batches."""
+        """Seconds that the caller waited for batches."""
         self._resumed: tuple[int, int] | None = None
         self._turn = 0
 
     @property
     @abstractmethod
     def contents(self) -> Sequence[str]:
-        """Lines that tell the data from others: hashes and sizes, in the order in which they are read."""
+        """Lines that identify the data: hashes and sizes, in the order of reading."""
 
     @property
     def remarks(self) -> Sequence[str]:
@@ -93,21 +93,26 @@ class Loader(ABC):
 
     @property
     def counts(self) -> dict[str, int]:
-        """Samples by kind, `ok` or an error (see `Kind`): those left out and those read."""
-        return dict(self.read + self.indexed) | {"ok": self.read["ok"]}
+        """Number of samples by kind, `ok` or a `Kind`, including those left out from the start."""
+        return dict(self.read + self.indexed) | {"ok": self.read["ok"]}  # the sum of counters drops zeros
 
     def take_over(self, read: Mapping[str, int], epoch: int, lost: int) -> None:
         """Continue the counts of an earlier loader.
 
         Args:
-            read: its counts.
+            read: its counts of samples by kind.
             epoch: the epoch that is resumed.
-            lost: bad samples of that epoch.
+            lost: number of bad samples in that epoch so far.
         """
         self.read, self.lost, self._resumed = Counter(read), lost, (epoch, lost)
 
     def check_lost(self, epoch: int, lost: int) -> None:
-        """Raise `TooManyBad` if `lost` bad samples of an epoch, of all ranks, are more than max_bad_share."""
+        """Raise `TooManyBad` if an epoch has more bad samples than `max_bad_share` allows.
+
+        Args:
+            epoch: the epoch.
+            lost: number of its bad samples, over all ranks.
+        """
         if lost > self._settings.max_bad_share * self.samples_per_epoch:
             last = f"; last: {self.problems[-1]}" if self.problems else ""
             raise TooManyBad(
@@ -116,14 +121,20 @@ class Loader(ABC):
             )
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield batches `start`, `start + 1`, ... of an epoch for this rank.
+        """Return an iterator over an epoch's batches for this rank.
 
-        Only one epoch at a time: a new call ends the iterator of the one before.
+        Only one iterator works at a time: a new call invalidates the one before.
+
+        Args:
+            epoch: the epoch.
+            start: number of the first batch.
 
         Raises:
-            TooManyBad: this rank met more bad samples than max_bad_share of the epoch (`check_lost` for all ranks).
+            ValueError: there is no such epoch or batch.
+            TooManyBad: this rank alone met more bad samples than `max_bad_share` of the epoch (see `check_lost`).
             LoaderStalled: a worker did not answer in time.
-            ShardUnavailable, ShardMismatch, ConceptMismatch: a shard has gone or changed, targets do not belong to it.
+            ShardUnavailable, ShardMismatch, ConceptMismatch: a shard is missing or has changed, or concept
+                targets do not belong to it.
         """
         if epoch < 0 or not 0 <= start <= self.batches_per_epoch:
             raise ValueError(f"epoch {epoch}, batch {start}: an epoch has {self.batches_per_epoch} batches")
@@ -136,12 +147,12 @@ class Loader(ABC):
         number = start
         batches = self._feed(epoch, start, self.batches_per_epoch)
         while True:
-            if turn != self._turn:
+            if turn != self._turn:  # a later call of `epoch` or `close`
                 raise RuntimeError(f"epoch {epoch} was left for another one; this iterator cannot go on")
             began = time.perf_counter()
             item = next(batches, None)
             if self._prefetch is not None:
-                self._prefetch.at(epoch, number)  # begins after the workers are forked: it is a thread
+                self._prefetch.at(epoch, number)  # starts its thread after the workers are forked
             self.waited_s += time.perf_counter() - began
             if item is None:
                 return
@@ -162,30 +173,30 @@ class Loader(ABC):
             self._prefetch.stop()
 
     def close(self) -> None:
-        """End the workers; nothing is read any more."""
+        """End the workers. Nothing is read afterwards."""
         self._stop()
         self._feed.close()
 
 
 class ShardLoader(Loader):
-    """Reads webdataset shards.
+    """A loader of webdataset shards.
 
     Args:
-        settings: what is read, and how.
-        batch_size: samples of a batch on each rank.
-        rank, world: which rank of how many this is.
-        seed: of order and augmentation.
-        transform: image (PIL, RGB) to a (3, h, w) tensor, of uint8 pixels if `open_diht.trainer.transforms` makes it;
-            may draw from the generators of torch, Python and NumPy, which are seeded for each sample.
-        tokenizer: captions to (n, context) int64.
-        concepts: concept targets, one of each source (None for a source without), or those of the only source.
-        begun: the shards of each source with which a run that is resumed began.
-        opened: the sources, where another loader has them open (`OpenSource.other_part`): no shard is looked for and
-            no index is read again.
-        device: where batches are handed out; for a GPU the next one is copied while one is computed.
+        settings: the section `data`.
+        batch_size: samples per batch on each rank.
+        rank, world: index of this rank, and number of ranks.
+        seed: seed of order and augmentation.
+        transform: function from an image (PIL, RGB) to a (3, h, w) tensor, with uint8 pixels for
+            `open_diht.trainer.transforms`; it may draw from the global generators of torch, Python and NumPy,
+            which are seeded for each sample.
+        tokenizer: function from captions to (n, context) int64 ids.
+        concepts: concept targets of each source (None for a source without), or those of the only source.
+        begun: for a resumed run, the shards of each source that it began with.
+        opened: sources that another loader has open (`OpenSource.other_part`), so that nothing is indexed again.
+        device: device on which batches are returned; a batch for a GPU is copied while the one before is used.
 
     Raises:
-        BadSource, ShardMismatch, ConceptMismatch, TooManyBad: the data cannot be used as asked.
+        BadSource, ShardMismatch, ConceptMismatch, TooManyBad: the data cannot be used as configured.
     """
 
     def __init__(
@@ -205,9 +216,9 @@ class ShardLoader(Loader):
     ):
         part = RankBatches(batch_size=batch_size, rank=rank, world=world, seed=seed)
         self.subset = open_subset(settings.subset) if settings.subset else None
-        """The uids that are read; None: all."""
+        """The uids of the samples to read; None: all samples."""
         self.found = Found(self.subset) if self.subset is not None and not opened else None
-        """Counts those in the shards."""
+        """Counts which uids are in the shards; None without a subset or with `opened`."""
         self.sources = tuple(opened) or _open_sources(settings, begun, self.subset, self.found)
         self.held_out = sum(source.others for source in self.sources)
         self.streams = settings.streams or default_streams(self.sources, settings.shuffle, settings.cache_bytes)
@@ -242,7 +253,7 @@ class ShardLoader(Loader):
 
     @property
     def contents(self) -> Sequence[str]:
-        """Weight of each source, SHA-256 and samples of its shards, and the subset that is read."""
+        """Weight of each source, SHA-256 and samples of its shards, and the digest of the subset."""
         return [
             line
             for setting, source in zip(self._settings.sources, self.sources, strict=True)
@@ -251,7 +262,7 @@ class ShardLoader(Loader):
 
     @property
     def remarks(self) -> Sequence[str]:
-        """A line on how many uids of the subset are in the shards."""
+        """A line about how many uids of the subset are in the shards, if there is a subset."""
         return [] if self.found is None else [f"data.subset {self._settings.subset}: {self.found}"]
 
     def close(self) -> None:
@@ -261,21 +272,26 @@ class ShardLoader(Loader):
 
 
 class Prefetch:
-    """A thread that fetches the remote shards of the next window of the shuffle while this one is read.
+    """A thread that fetches the remote shards of the next shuffle window while this one is read.
 
-    Without it all workers would wait at every border of a window, where new shards come up all at once. The cache must
-    then hold two windows. There is no thread if all shards are local.
+    Without it all workers would wait at the start of every window, which needs many new shards at
+    once. The cache must hold two windows. There is no thread if all shards are local.
     """
 
     def __init__(self, reader: Reader, batches: int):
         self._batches = batches
         self._reader = reader.clone() if reader.reads_remote else None
         self._moved = threading.Condition()
-        self._now: int | None = None  # the batch last handed out; None: stop
+        self._now: int | None = None  # the last batch returned; None: stop
         self._thread: threading.Thread | None = None
 
     def at(self, epoch: int, number: int) -> None:
-        """Batch `number` of `epoch` has been handed out."""
+        """Report that a batch was returned, and start the thread if there is none.
+
+        Args:
+            epoch: the epoch.
+            number: number of the batch in it.
+        """
         if self._reader is None:
             return
         with self._moved:
@@ -286,7 +302,7 @@ class Prefetch:
             self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; `at` starts a new one."""
+        """End the thread. The next call of `at` starts a new one."""
         with self._moved:
             self._now = None
             self._moved.notify_all()
@@ -306,7 +322,7 @@ class Prefetch:
                 try:
                     reader.fetch(source, shard)
                 except DataError:
-                    return  # the worker that needs it will say so
+                    return  # the worker that needs the shard will report it
 
 
 def _weights(settings: DataSettings) -> list[float] | None:
@@ -332,8 +348,9 @@ def _open_sources(
 
 
 def _require_cache(settings: DataSettings, sources: Sequence[OpenSource], streams: int, world: int) -> None:
-    """Refuse remote shards of which the cache does not hold what is in use: each would be fetched again and again."""
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", world)) / world  # of the ranks; a stream at the border is read twice
+    """Raise `BadSource` if the cache is too small for the remote shards in use, which would be fetched repeatedly."""
+    # The fraction of the ranks on this machine. A stream on the border between two machines counts for both.
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", world)) / world
     needed = bytes_in_use(sources, settings.shuffle, streams, min(1.0, here + 1 / streams))
     if needed > settings.cache_bytes:
         raise BadSource(
@@ -345,8 +362,11 @@ def _require_cache(settings: DataSettings, sources: Sequence[OpenSource], stream
 def _missing_targets(
     sources: Sequence[OpenSource], concepts: Sequence[ConceptTargets | None], max_bad_share: float
 ) -> list[str]:
-    """Shards without concept targets, in words. Raises TooManyBad where they hold more of a source than allowed,
-    ConceptMismatch where targets are of other shards."""
+    """Return a line about each shard without concept targets.
+
+    Raises `TooManyBad` if they hold more of a source than allowed, `ConceptMismatch` if targets are
+    of other shards.
+    """
     found = []
     for source, known in zip(sources, concepts, strict=True):
         if known is None:

@@ -1,14 +1,14 @@
 """The order of an epoch as arithmetic: any position can be computed without those before it.
 
-That is what makes resume exact and cheap, and independent of the number of workers and ranks. Nothing of the size of
-the data is held: shard sizes, and the permutations of the windows now in use.
+So a resume is exact and cheap, and independent of the number of workers and ranks. Memory holds only the
+sizes of the shards and the permutations of the windows in use, nothing of the size of the data.
 
-- A *pass* is one permutation of a source: its shards are permuted and laid end to end; the sequence is cut into
-  `streams` equal ranges, each range into windows of `window` samples, each window is permuted.
-- The draws of a pass go round the streams: draw j takes the next sample of stream j mod streams.
+- A *pass* is one permutation of a source: its shards are permuted and concatenated; the sequence is cut into `streams`
+  equal ranges, and each range into windows of `window` samples; each window is permuted.
+- The draws of a pass take the streams in turn: draw j takes the next sample of stream j mod streams.
 - Several sources are interleaved evenly by counts, see `interleave`.
 
-Permutations are the order of raw bits of PCG64, which NumPy keeps stable (its `permutation` may change).
+Permutations are the sort order of raw bits of PCG64, which NumPy keeps stable (its `permutation` may change).
 """
 
 from __future__ import annotations
@@ -25,13 +25,18 @@ Integers = npt.NDArray[np.int64]
 
 
 def permutation(n: int, *seed: int) -> Integers:
-    """Return a permutation of 0 .. n-1, a function of `seed` alone."""
+    """Return a permutation of 0 .. n-1, (n,) int64.
+
+    Args:
+        n: its length.
+        seed: numbers of which it is a function.
+    """
     bits = np.random.PCG64(np.random.SeedSequence(seed)).random_raw(n)
     return np.argsort(bits, kind="stable").astype(np.int64)
 
 
 def mixed(value: int) -> int:
-    """Return a well-spread 63-bit number (SplitMix64)."""
+    """Return a 63-bit hash of a number (SplitMix64)."""
     value = (value + 0x9E3779B97F4A7C15) & (2**64 - 1)
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
@@ -43,15 +48,15 @@ class RankBatches:
     """The part of each global batch that a rank reads.
 
     Raises:
-        ValueError: there is no such batch size, rank or seed.
+        ValueError: the batch size, rank or seed is out of range.
     """
 
     batch_size: int
-    """Samples of a batch on each rank."""
+    """Samples per batch on each rank."""
     rank: int
     world: int
     seed: int
-    """Of order and augmentation."""
+    """Seed of order and augmentation."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or not 0 <= self.rank < self.world:
@@ -64,18 +69,26 @@ class RankBatches:
 
     @property
     def whole(self) -> int:
-        """Samples of a global batch."""
+        """Number of samples of a global batch."""
         return self.batch_size * self.world
 
     def rows(self, number: int, samples: int) -> tuple[int, int, slice]:
-        """Return where global batch `number` begins and ends in an epoch of `samples`, and the rank's rows of it."""
+        """Return the range of a global batch, and the rank's rows of it.
+
+        Args:
+            number: number of the batch in the epoch.
+            samples: number of samples of the epoch.
+
+        Returns:
+            First position in the epoch, the position after the last, and the slice of the rank.
+        """
         first = number * self.whole
         size = min(self.whole, samples - first)
         return first, first + size, slice(size * self.rank // self.world, size * (self.rank + 1) // self.world)
 
 
 class _Recent:
-    """The last few values made."""
+    """A cache of the last few values made."""
 
     def __init__(self, most: int):
         self._most = most
@@ -85,31 +98,32 @@ class _Recent:
         if key not in self._values:
             self._values[key] = make()
             if len(self._values) > self._most:
-                self._values.popitem(last=False)
+                self._values.popitem(last=False)  # the oldest
         return self._values[key]
 
 
 class SourceOrder:
-    """The infinite sequence of draws from one source: pass after pass, every sample once in each.
+    """An infinite sequence of draws from one source: pass after pass, with every sample once in each.
 
     Args:
-        sizes: samples of each shard.
-        seed: of everything.
+        sizes: number of samples of each shard.
+        seed: seed of the permutations.
+        source: number of the source, which also seeds them.
         window: samples of a shuffle window; 0: shards and samples in their order.
-        streams: ranges of a pass that are read side by side.
+        streams: number of ranges of a pass that are read in parallel.
     """
 
     def __init__(self, sizes: Sequence[int], *, seed: int, source: int, window: int, streams: int):
         self._sizes = np.asarray(sizes, np.int64)
         self.size = int(self._sizes.sum())
         self._seed, self._source, self._window = seed, source, window
-        self._streams = streams if window else 1
-        per_stream = (self.size - np.arange(self._streams) + self._streams - 1) // self._streams
+        self._streams = streams if window else 1  # without a shuffle, the order of the shards
+        per_stream = (self.size - np.arange(self._streams) + self._streams - 1) // self._streams  # equal up to one
         self._bounds = np.concatenate([[0], np.cumsum(per_stream)])
         self._shards, self._windows = _Recent(4), _Recent(2 * self._streams + 2)
 
     def draw(self, draws: Integers) -> tuple[Integers, Integers, Integers]:
-        """Return shard, row in it and stream of draws (counted over all passes)."""
+        """Return the shard, the row in it and the stream of each draw; draws are counted over all passes."""
         shards, rows = np.empty_like(draws), np.empty_like(draws)
         passes, places = np.divmod(draws, self.size)
         streams, offsets = places % self._streams, places // self._streams
@@ -118,7 +132,7 @@ class SourceOrder:
             physical = self._bounds[streams[here]] + self._shuffled(number, streams[here], offsets[here])
             order = self._shard_order(number)
             ends = np.cumsum(self._sizes[order])
-            at = np.searchsorted(ends, physical, side="right")
+            at = np.searchsorted(ends, physical, side="right")  # place of the shard in the permuted order
             shards[here] = order[at]
             rows[here] = physical - (ends[at] - self._sizes[order][at])
         return shards, rows, streams
@@ -134,7 +148,7 @@ class SourceOrder:
             return offsets
         result = np.empty_like(offsets)
         blocks = offsets // self._window
-        for stream, block in {*zip(streams.tolist(), blocks.tolist(), strict=True)}:
+        for stream, block in {*zip(streams.tolist(), blocks.tolist(), strict=True)}:  # each window once
             here = (streams == stream) & (blocks == block)
             first = block * self._window
             size = min(self._window, int(self._bounds[stream + 1] - self._bounds[stream]) - first)
@@ -145,10 +159,14 @@ class SourceOrder:
 
 
 def apportion(sizes: Sequence[int], weights: Sequence[float] | None, total: int | None) -> list[int]:
-    """Return how many samples of each source an epoch takes.
+    """Return the number of samples that an epoch takes from each source.
 
-    Without weights in proportion to the sizes, so with `total` None exactly the sizes; else in proportion to the
-    weights. Rounded by largest remainder, so the sum is exact.
+    Numbers are rounded by largest remainder, so that their sum is exact.
+
+    Args:
+        sizes: number of samples of each source.
+        weights: weights to which the numbers are proportional; None: the sizes.
+        total: samples of the epoch; None: the sum of the sizes.
     """
     if weights is None and total is None:
         return list(sizes)
@@ -157,19 +175,23 @@ def apportion(sizes: Sequence[int], weights: Sequence[float] | None, total: int 
     exact = shares / shares.sum() * total
     counts = np.floor(exact).astype(np.int64)
     short = total - int(counts.sum())
-    counts[np.argsort(counts - exact, kind="stable")[:short]] += 1
+    counts[np.argsort(counts - exact, kind="stable")[:short]] += 1  # the largest remainders
     return [int(count) for count in counts]
 
 
 def interleave(counts: Sequence[int], positions: Integers) -> tuple[Integers, Integers]:
-    """Return the source of each position of an epoch, and the index among the samples of that source.
+    """Return the source of each position of an epoch, and its index among the samples of that source.
 
-    Of any first p positions, source 0 holds floor(p counts[0] / sum); the rest is divided among the other sources in
-    the same way. Every source gets exactly its count, and no stretch of the epoch lacks one.
+    Of the first p positions, source 0 has floor(p counts[0] / sum), for every p; the rest is divided among
+    the other sources in the same way. So every source gets exactly its count, spread evenly over the epoch.
+
+    Args:
+        counts: number of samples that the epoch takes from each source.
+        positions: positions in the epoch.
     """
     left = sum(counts)
     source, index = np.full_like(positions, -1), np.zeros_like(positions)
-    before = positions.copy()  # how many of the sources not yet dealt with stand before each position
+    before = positions.copy()  # positions before each one that belong to the remaining sources
     for number, count in enumerate(counts):
         if not count:
             continue
@@ -184,7 +206,7 @@ def interleave(counts: Sequence[int], positions: Integers) -> tuple[Integers, In
 class EpochOrder:
     """The order of epochs over all sources and ranks.
 
-    Global batch t of epoch e is a function of (seed, e, t, global batch size); rank r takes the r-th slice of it.
+    Global batch t of epoch e is a function of (seed, e, t, global batch size). Rank r takes its r-th slice.
     """
 
     def __init__(
@@ -207,9 +229,14 @@ class EpochOrder:
             raise ValueError(f"an epoch of {self.samples:,} samples: set data.samples_per_epoch to at most 2^31")
 
     def batch(self, epoch: int, first: int, last: int) -> tuple[Integers, Integers, Integers, Integers]:
-        """Return source, shard, row and position of the samples at positions first .. last-1 of an epoch.
+        """Return source, shard, row and position of the samples in a range of an epoch.
 
-        Samples of one stream stand together, so that the ranks' slices share as few shards as possible.
+        Samples of one stream are adjacent, so that the ranks' slices have as few shards as possible in common.
+
+        Args:
+            epoch: the epoch.
+            first: first position of the range.
+            last: the position after the range.
         """
         positions = np.arange(first, last, dtype=np.int64)
         sources, index = interleave(self.counts, positions)
@@ -218,5 +245,5 @@ class EpochOrder:
             here = sources == source
             drawn = self._orders[source].draw(epoch * self.counts[source] + index[here])
             shards[here], rows[here], streams[here] = drawn
-        together = np.argsort(streams, kind="stable")
+        together = np.argsort(streams, kind="stable")  # groups the samples of each stream
         return sources[together], shards[together], rows[together], positions[together]

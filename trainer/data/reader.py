@@ -1,4 +1,4 @@
-"""One batch of samples: read, decoded, joined. Runs in the workers; holds no position."""
+"""Make batches from shards: read, decode, and join concept targets. Runs in the workers and holds no position."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ from open_diht.trainer.data.subset import Subset
 if TYPE_CHECKING:
     from open_diht.trainer.concepts.targets import ConceptTargets, ShardTargets
 
-_OPEN_SHARDS = 256  # kept open by one worker at least, with their indexes in memory (1.7 MB for 10,000 samples)
-_NEIGHBOURS = 4  # shards that are asked for a sample, the own one first
-_TRIES = 8  # samples of each
-_CAPTIONS = 0x6361_7074_696F_6E73  # sets the stream of captions apart from others of the same seed
+_OPEN_SHARDS = 256  # fewest that a worker may keep open, with indexes in memory (1.7 MB for 10,000 samples)
+_NEIGHBOURS = 4  # shards that are tried for a sample, its own first
+_TRIES = 8  # samples that are tried of each shard
+_CAPTIONS = 0x6361_7074_696F_6E73  # separates the captions' random numbers from others with the same seed
 
 Transform = Callable[[Image.Image], Tensor]
 Tokenizer = Callable[[list[str]], Tensor]
 
 
 class Images:
-    """The images of a batch, in one tensor with the shape, type and layout in memory of the first.
+    """The images of a batch in one tensor, with the shape, type and memory layout of the first image.
 
-    Each is copied while it is still in the processor's cache. In a worker the tensor lies in shared memory, which is
-    how it gets to the training: stacked elsewhere it would be copied once more.
+    Each image is copied while it is still in the processor's cache. In a worker the tensor is in
+    shared memory, from which the training reads it without another copy.
     """
 
     def __init__(self, n: int):
@@ -57,7 +57,7 @@ class Images:
         """(n, channels, height, width); None before the first image."""
 
     def add(self, image: Tensor) -> None:
-        """Copy the next image (channels, height, width). Raises ValueError for another shape or type."""
+        """Copy the next image (channels, height, width) into the tensor. Raises ValueError if shape or type differ."""
         if self.tensor is None:
             self.tensor = _room(self._n, image)
         if image.shape != self.tensor.shape[1:] or image.dtype != self.tensor.dtype:
@@ -70,7 +70,7 @@ class Images:
 
 
 def _room(n: int, like: Tensor) -> Tensor:
-    """Return an empty tensor. Decoded pixels come with the channels last; each image stays one run of bytes."""
+    """Return an empty tensor for n contiguous images with the memory layout of `like`, such as channels last."""
     size, strides = (n, *like.shape), (like.numel(), *torch.empty_like(like).stride())
     if get_worker_info() is None:
         return torch.empty_strided(size, strides, dtype=like.dtype)
@@ -83,11 +83,11 @@ def drawn_caption(content: bytes, field: str, seed: int) -> tuple[str, int] | No
 
     Args:
         content: the sample's JSON.
-        field: of the list of texts.
-        seed: chooses the text, each with the same probability.
+        field: name of the list of texts in it.
+        seed: chooses a text, all with the same probability.
 
     Returns:
-        The text and its hash; None if there is no such list, or nothing but blanks in it.
+        The text and its hash; None if there is no such list, or it has only blank texts.
     """
     try:
         found = json.loads(content)[field]
@@ -103,7 +103,7 @@ def drawn_caption(content: bytes, field: str, seed: int) -> tuple[str, int] | No
 
 
 class Bad(NamedTuple):
-    """A sample that was replaced, or has no concepts."""
+    """A sample that was replaced, or that has no concept targets."""
 
     kind: str
     message: str
@@ -114,19 +114,19 @@ class _Opened:
     """A shard in use."""
 
     place: tuple[int, int]
-    """Source, and number of the shard in it."""
+    """Numbers of the source and of the shard in it."""
     shard: Shard
     descriptor: int | None
-    """None where it is remote: the cache could not drop it."""
+    """File descriptor of the tar; None if it is remote, because the cache could not free an open file."""
     index: ShardIndex
     rows: npt.NDArray[np.int64]
-    """Rows of the index that belong to the part of the split that is read."""
+    """Rows of the index to read: those in the part of the split and in the subset."""
     concepts: ShardTargets | None
     concept_rows: npt.NDArray[np.int64] | None
-    """Row in `concepts` of each row of the index."""
+    """Row in `concepts` for each row of the index."""
 
     def close(self) -> None:
-        """Close the tar."""
+        """Close the tar, if it is open."""
         if self.descriptor is not None:
             os.close(self.descriptor)
 
@@ -143,7 +143,7 @@ class _Sample(NamedTuple):
 
 
 class Reader:
-    """Batches by position. `batch(e, t)` depends on nothing that was read before."""
+    """A maker of batches by position. `batch(e, t)` does not depend on earlier calls."""
 
     def __init__(
         self,
@@ -165,7 +165,7 @@ class Reader:
         self._store = store_of(settings)
         self._most_open = _most_open(settings, sources, part.world)
         self._opened: OrderedDict[tuple[int, int], _Opened] = OrderedDict()
-        self._lost: dict[tuple[int, int], ShardLost] = {}
+        self._lost: dict[tuple[int, int], ShardLost] = {}  # shards that turned out to be missing
         self._there = [
             [number for number, shard in enumerate(source.shards) if shard.samples and not shard.left_out]
             for source in sources
@@ -174,7 +174,16 @@ class Reader:
         self.state: Callable[[str], None] = lambda text: None
 
     def batch(self, epoch: int, number: int) -> tuple[Batch, list[Bad]]:
-        """Return batch `number` of an epoch for this rank, and the bad samples met on the way."""
+        """Return this rank's part of a batch, and the bad samples met while making it.
+
+        Args:
+            epoch: the epoch.
+            number: number of the batch in it.
+
+        Raises:
+            TooManyBad, ShardLost: no sample could replace a bad one.
+            ShardUnavailable, ShardMismatch, ConceptMismatch: a shard or its targets cannot be used.
+        """
         bad: list[Bad] = []
         sources, shards, rows, positions = (each.tolist() for each in self._slice(epoch, number))
         samples, images = [], Images(len(positions))
@@ -187,7 +196,12 @@ class Reader:
         return (self._collate(samples, images.tensor) if images.tensor is not None else self._empty()), bad
 
     def remote_shards(self, epoch: int, number: int) -> set[tuple[int, int]]:
-        """Return (source, shard) of the remote shards that a batch needs."""
+        """Return the numbers (source, shard) of the remote shards that a batch needs.
+
+        Args:
+            epoch: the epoch.
+            number: number of the batch in it.
+        """
         sources, shards, _, _ = self._slice(epoch, number)
         return {
             (source, shard)
@@ -197,23 +211,28 @@ class Reader:
         }
 
     def clone(self) -> Reader:
-        """Return a copy for another thread, with an order of its own."""
+        """Return a copy for another thread, with its own order."""
         other = copy.copy(self)
         other._order = copy.deepcopy(self._order)
         return other
 
     def fetch(self, source: int, shard: int) -> None:
-        """Fetch a remote shard into the cache."""
+        """Fetch a remote shard into the cache.
+
+        Args:
+            source: number of the source.
+            shard: number of the shard in it.
+        """
         self._store.fetch(self._sources[source].shards[shard].file)
 
     @property
     def reads_remote(self) -> bool:
-        """Whether any shard is remote."""
+        """True if any shard is remote."""
         return any(is_remote(shard.file.url) for source in self._sources for shard in source.shards)
 
     @property
     def window_batches(self) -> int:
-        """Batches in which one window of the shuffle is used up."""
+        """Number of batches that use up one window of every stream."""
         return -(-self._settings.shuffle * (self._settings.streams or 1) // self._part.whole)
 
     def _slice(self, epoch: int, number: int) -> list[npt.NDArray[np.int64]]:
@@ -224,9 +243,9 @@ class Reader:
         return mixed(mixed(mixed(self._part.seed) ^ epoch) ^ position)
 
     def _sample(self, source: int, shard: int, row: int, seed: int, bad: list[Bad]) -> tuple[_Sample, Tensor]:
-        """Return a sample, or another one where its image is bad or its shard has gone.
+        """Return a sample and its image, or a replacement if the image is bad or the shard is missing.
 
-        A bad sample counts once, in its own place; in the place of another it is only passed over.
+        A bad sample is counted only at its own position, not where it fails as a replacement.
         """
         failed: Bad | None = None
         for opened, place, itself in self._candidates(source, shard, row, seed, bad):
@@ -234,7 +253,7 @@ class Reader:
             try:
                 image, caption = self._read(opened, place, seed)
                 break
-            except ShardLost as error:  # dropped from the cache, and not where it came from any more
+            except ShardLost as error:  # dropped from the cache, and gone from its source
                 self._lost[opened.place] = error
                 failed = Bad(Kind.MISSING_SHARD, str(error))
             except UndecodableImage as error:
@@ -258,13 +277,15 @@ class Reader:
     def _candidates(
         self, source: int, shard: int, row: int, seed: int, bad: list[Bad]
     ) -> Iterator[tuple[_Opened, int, bool]]:
-        """Yield shard, row of the index and whether it is the sample itself: this one first, then others of its shard,
-        then of the shards after it. They are a function of position and seed alone, so that all ranks and every resume
-        agree."""
+        """Yield candidates for a sample: shard, row of the index, and whether it is the sample itself.
+
+        The sample itself comes first, then others of its shard, then samples of the shards after it.
+        They are a function of position and seed alone, so that all ranks and every resume agree.
+        """
         there = self._there[source]
         first, attempt = bisect_left(there, shard), 0
         for step in range(len(there) + _NEIGHBOURS):
-            number = there[(first + step) % len(there)]
+            number = there[(first + step) % len(there)]  # wraps around after the last shard
             try:
                 opened = self._open(source, number)
             except ShardLost as error:
@@ -296,9 +317,9 @@ class Reader:
         return text, int(opened.index.rows[place]["caption_hash"])
 
     def _transformed(self, opened: _Opened, place: int, image: Image.Image, seed: int) -> Tensor:
-        torch.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # that of the CPU only
         random.seed(seed)
-        np.random.seed(seed % 2**32)
+        np.random.seed(seed % 2**32)  # NumPy's global generator takes 32 bits
         try:
             return self._transform(image)
         except Exception as error:
@@ -310,13 +331,13 @@ class Reader:
         return self._store.open(opened.shard.file) if kept is None else contextlib.nullcontext(kept)
 
     def _open(self, source: int, number: int) -> _Opened:
-        if self._owner != os.getpid():  # a forked worker: file positions are not shared by pread, caches are its own
+        if self._owner != os.getpid():  # a forked worker: it keeps its own open files
             self._opened, self._owner = OrderedDict(), os.getpid()
         if (source, number) in self._lost:
             raise self._lost[source, number]
         known = self._opened.get((source, number))
         if known is not None:
-            self._opened.move_to_end((source, number))
+            self._opened.move_to_end((source, number))  # now the most recently used
             return known
         shard = self._sources[source].shards[number]
         self.state(f"{shard.file.url}: opening")
@@ -339,7 +360,7 @@ class Reader:
         opened = _Opened((source, number), shard, descriptor, index, rows, joined, places)
         self._opened[source, number] = opened
         if len(self._opened) > self._most_open:
-            self._opened.popitem(last=False)[1].close()
+            self._opened.popitem(last=False)[1].close()  # the least recently used
         return opened
 
     def close(self) -> None:
@@ -362,8 +383,8 @@ class Reader:
         )
 
     def _empty(self) -> Batch:
-        """Return the part of a rank that has no row of a smaller last batch."""
-        blank = self._transform(Image.new("RGB", (64, 64)))
+        """Return an empty batch, for a rank without rows of a smaller last batch."""
+        blank = self._transform(Image.new("RGB", (64, 64)))  # gives the shape and type of images
         return Batch(
             images=blank.new_zeros((0, *blank.shape)),
             texts=self._tokenizer([""])[:0],
@@ -395,8 +416,11 @@ class Reader:
 
 
 def _most_open(settings: DataSettings, sources: Sequence[OpenSource], world: int) -> int:
-    """Return how many shards a worker keeps open: all that it reads at a time, as each batch reads from every stream
-    of its rank, but at most half of the files that a process may open."""
+    """Return the number of shards that a worker keeps open.
+
+    It covers all shards in use, since each batch reads from every stream of its rank, but is at
+    most half of the files that a process may open.
+    """
     streams = settings.streams or 1
     in_use = shards_in_use(sources, settings.shuffle, streams, min(1.0, 1 / world + 1 / streams))
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -405,10 +429,10 @@ def _most_open(settings: DataSettings, sources: Sequence[OpenSource], world: int
 
 
 def _bytes(opened: _Opened, tar: int, place: int, part: str) -> bytes:
-    """Return the bytes of a sample's image, caption or json."""
+    """Return the bytes of a sample's image, caption or JSON."""
     entry = opened.index.rows[place]
     at, size = int(entry[f"{part}_at"]), int(entry[f"{part}_size"])
-    content = os.pread(tar, size, at)
+    content = os.pread(tar, size, at)  # independent of the file position, which forks share
     if len(content) != size:
         raise ShardMismatch(f"shard {opened.shard.file.url} has changed since it was indexed: it is shorter now")
     return content
@@ -416,7 +440,7 @@ def _bytes(opened: _Opened, tar: int, place: int, part: str) -> bytes:
 
 @contextlib.contextmanager
 def _own_random_state() -> Iterator[None]:
-    """Restore the global generators of torch, Python and NumPy, which augmentation draws from."""
+    """Restore the global generators of torch, Python and NumPy on leaving, since augmentation draws from them."""
     torch_state, python_state, numpy_state = torch.get_rng_state(), random.getstate(), np.random.get_state()
     try:
         yield
@@ -427,7 +451,7 @@ def _own_random_state() -> Iterator[None]:
 
 
 def heads_of(concepts: Sequence[ConceptTargets | None]) -> dict[str, int]:
-    """Return the heads that all sources agree on. Raises ConceptMismatch if they do not."""
+    """Return the heads and their sizes, equal for all sources with targets. Raises `ConceptMismatch` if they differ."""
     known = [each for each in concepts if each is not None]
     for other in known[1:]:
         if other.heads != known[0].heads or other.k != known[0].k:

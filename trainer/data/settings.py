@@ -1,4 +1,4 @@
-"""What a loader is asked to read."""
+"""The settings of a loader: sources, order, limits and caches."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from open_diht.common.fields import Above0, Below1, Count, Positive, Share, Tota
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """One data set."""
+    """A data set to read."""
 
     path: str
     """An output folder of `make filter`, a folder of `*.tar`, one tar, a glob, or a numeric brace pattern
     (`.../{00000..00099}.tar`); local or an fsspec URL."""
     weight: Above0 | None = None
-    """Expected proportion of the samples of an epoch, relative to the other sources' weights. None for all sources:
+    """Weight of the source: an epoch takes samples of the sources in proportion to their weights. None:
     every sample once per epoch. Give all sources a weight, or none."""
 
     def __post_init__(self) -> None:
@@ -27,15 +27,15 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Which samples are held out, by a hash: the same on every machine, whatever else is in the data."""
+    """The held-out samples, chosen by a hash: the same on every machine, independent of the other samples."""
 
     holdout: Below1 = 0.0
-    """Proportion of the samples that are held out."""
+    """Fraction of the samples that is held out."""
     by: Literal["image", "key"] = "image"
-    """image: equal images (bytes) fall on one side, so that no held-out image was trained on with another
-    caption; key: by the sample's key alone."""
+    """Input of the hash. image: the image's bytes, so that no held-out image is also trained on
+    with another caption. key: the sample's key."""
     part: Literal["train", "holdout", "all"] = "train"
-    """train, holdout or all."""
+    """The part to read. A training reads `train`, and its checks read `holdout`."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -45,69 +45,72 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    """What is read, in which order, and what is tolerated."""
+    """Which data are read, in which order, and how many bad samples are tolerated."""
 
     sources: tuple[Source, ...] = ()
-    """The data sets. Give these or `features`."""
+    """The data sets to read. Set either these or `features`."""
     features: str = ""
-    """Instead of shards, an `.npz` file, or a folder of them, with captions and what the image tower takes, computed
-    once: features of images, or small images. It is held in memory."""
+    """An `.npz` file, or a folder of them, to read instead of shards. They hold captions and
+    precomputed inputs of the image tower: features of images, or small images. All are held in memory."""
     split: Split = field(default_factory=Split)
-    """Training and held-out samples."""
+    """The split into training and held-out samples."""
     shuffle: Count = 20_000
-    """Window of the bounded shuffle in samples: shards are permuted, then each window of that many consecutive samples
-    is. A window touches about shuffle / (samples of a shard) shards. 0: no shuffle at all, the order of the shards."""
+    """Window of the bounded shuffle, in samples. The shards are permuted, then the samples within
+    each window of this many consecutive ones. A window touches about shuffle / (samples per shard)
+    shards. 0: no shuffle; samples come in the order of the shards."""
     streams: Positive | None = None
-    """An epoch's shards are dealt to that many streams, read side by side: a batch has samples of about that many
-    stretches of the data. With streams a multiple of the number of ranks each rank reads mostly shards of its own. The
-    order depends on it, not on the number of ranks. None: as many as there are shards, rounded down to a power of two,
-    at most 64, and no more than the cache has room for where shards are remote; the run keeps the number that it began
-    with."""
+    """Number of equal ranges of the permuted data that are read in parallel, so that a batch mixes
+    samples of about this many ranges. If it is a multiple of the number of ranks, each rank reads
+    mostly its own shards. The order of samples depends on this number, not on the number of ranks.
+    None: the number of shards of the largest source, rounded down to a power of two, at most 64,
+    and for remote shards at most what fits in the cache; a resumed run keeps its number."""
     skip: tuple[str, ...] = ()
-    """File names or paths of shards to leave out. A run that is resumed keeps their places: samples of the
-    neighbouring shards stand in for theirs, so that all others come when they would have come."""
+    """File names or paths of shards to leave out. In a resumed run that began with them, samples of
+    the following shards take their places in the order, so that all other samples keep theirs."""
     subset: str = ""
-    """A local file with the uids of the samples to read, the others are left out: DataComp's `subset.npy`, or a text
-    with a uid of 32 hex digits on each line. A sample's uid is the `uid` of its JSON, else its key, up to `-`. How many
-    uids are missing in the shards is said. Empty: all samples."""
+    """Local file with the uids of the samples to read: DataComp's `subset.npy`, or a text file with
+    one uid of 32 hex digits per line. A sample's uid is the `uid` of its JSON, else its key up to
+    the first `-`. The run reports how many uids are missing from the shards. Empty: all samples."""
     captions: Literal["first", "random"] = "first"
-    """first: a sample's caption is its `.txt`. random: one of the list `captions_field` of its JSON, another one each
-    time, a function of seed, epoch and position; the `.txt` where it has no such list."""
+    """first: a sample's caption is its `.txt`. random: a caption drawn from the list `captions_field`
+    of its JSON, as a function of seed, epoch and position; the `.txt` if it has no such list."""
     captions_field: str = "captions"
-    """Name of that list of texts."""
+    """Name of the list of captions in a sample's JSON, for `captions: random`."""
     samples_per_epoch: Total | None = None
-    """Samples of an epoch over all ranks; None: as many as the sources hold. With weights, or if given, sources are
-    cut off or repeated: each goes on in the next epoch where it stopped."""
+    """Samples per epoch over all ranks. None: as many as the sources hold. With this or with weights an
+    epoch may take only part of a source, or repeat it; the next epoch continues where this one stopped."""
     drop_last: bool = True
-    """True: what does not fill a last global batch is left out (of a shuffled epoch: other samples each time). False:
-    the last batch is smaller, split over ranks as evenly as possible; a rank's share may be empty."""
+    """True, which training requires: leave out the samples that do not fill a last global batch; in
+    a shuffled epoch they differ each time. False: make a smaller last batch, split over ranks as
+    evenly as possible; a rank's part may be empty."""
     workers: Count = 2
-    """Processes that decode; 0: this process does. The samples do not depend on it."""
+    """Number of processes that read and decode. 0: the training process does. The samples do not depend on it."""
     prefetch: Positive = 2
-    """Batches that each worker prepares ahead."""
+    """Batches that each worker prepares in advance."""
     stall_s: Above0 = 300.0
-    """A batch that takes longer than this ends the run, with the state of the workers."""
+    """Seconds to wait for a batch of the workers before the run ends with an error that reports their state."""
     max_bad_share: Share = 0.01
-    """Above this proportion of bad samples the run ends: of a source when it is indexed, of an epoch over all ranks
-    while it is read. Samples of shards that are lost count, and those without concept targets."""
+    """Largest tolerated fraction of bad samples, of a source when it is indexed and of an epoch over all ranks
+    while it is read; more end the run. Samples of missing shards and samples without concept targets count as bad."""
     decode_side: Positive | None = None
-    """JPEGs are decoded at a half, a quarter or an eighth of their size as long as both sides stay at or above this,
-    which saves most of the time; None: at full size."""
+    """Smallest side, in pixels, to which JPEGs may be reduced while decoding. They are decoded at a half, a quarter
+    or an eighth of their size if both sides stay at or above it, which saves most of the time. None: full size."""
     max_pixels: Positive = 100_000_000
-    """Largest accepted image, width x height by its header."""
+    """Largest accepted image, in pixels (width x height, from its header)."""
     index_folder: str | None = None
-    """Where the indices of shards are kept; None: beside local shards, else in the cache folder."""
+    """Folder for the indexes of shards. None: next to local shards if their folder is writable,
+    else `index` in the default cache folder (see `cache_folder`)."""
     cache_folder: str | None = None
-    """Where remote shards are kept while they are read, and what goes to a remote WORKDIR until it is there (about
-    two checkpoints); None: `$XDG_CACHE_HOME/diht` or `~/.cache/diht`."""
+    """Folder for remote shards while they are read, and for files on their way to a remote WORKDIR
+    (about two checkpoints). None: `$XDG_CACHE_HOME/diht` or `~/.cache/diht`."""
     cache_gib: Above0 = 50.0
-    """Bound on the bytes of remote shards on disk there, in GiB; the longest unused go first. Shared by all ranks of a
-    machine. Two windows of the shuffle, of all streams that the machine reads, must fit: else the run is refused with
-    the figure."""
+    """Largest size of the cache of remote shards, in GiB, for all ranks of a machine together. The least
+    recently used shards are dropped first. It must hold two windows of the shuffle of every stream that
+    the machine reads; if it does not, the run is refused and the error states the size needed."""
 
     @property
     def places(self) -> tuple[str, ...]:
-        """Where the pairs lie: the path of each source, or that of the features."""
+        """The path of each source, or the path of the features."""
         return (self.features,) if self.features else tuple(source.path for source in self.sources)
 
     @property

@@ -1,4 +1,4 @@
-"""The shards of a source, and what the index of each says."""
+"""Open the shards of a source: find and index them, and choose the samples to read."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from open_diht.trainer.data.store import ShardFile, ShardStore, default_cache, i
 from open_diht.trainer.data.subset import Found, Subset
 
 MOST_STREAMS = 64
-"""A worker keeps the shards open that are in use, with their indexes in memory: about three a stream at the default
-window."""
-_WINDOWS = 2  # the one that is read, and the next one, which is fetched meanwhile
-_FEW = 8  # up to that many shards are indexed in this process
+"""Largest default number of streams, because a worker keeps the shards in use open, with their
+indexes in memory: about three per stream at the default window."""
+_WINDOWS = 2  # the window that is read, and the next one, which is fetched meanwhile
+_FEW = 8  # up to this many shards are indexed in this process
 _NO_GUARD = (
     "the processes that index shards ended by themselves: they begin by importing the script that started them, so "
     "that a script has to train, or to open a ShardLoader, under `if __name__ == '__main__':`"
@@ -47,23 +47,23 @@ class Shard:
     file: ShardFile
     index: Path
     sha256: str
-    """Of the tar when it was indexed; `ShardIndex.identity` where only a part of it is read."""
+    """SHA-256 of the tar when it was indexed; `ShardIndex.identity` if only a part of it is read."""
     samples: int
-    """Samples of the part of the split that is read."""
+    """Number of samples in the part of the split that is read."""
     others: int = 0
-    """Samples of the other part of the split; 0 where the shard is left out."""
+    """Number of samples in the other part of the split; 0 if the shard is left out."""
     left_out: bool = False
-    """By `data.skip`, in a run that began with it: it keeps its place in the order, and others stand in."""
+    """True if `data.skip` leaves it out of a run that began with it. Other samples then take its place in the order."""
 
 
 class ShardFacts(NamedTuple):
-    """The facts of a shard that a checkpoint holds."""
+    """The facts about a shard that a checkpoint stores."""
 
     name: str
     """File name of the tar."""
     sha256: str
     samples: int
-    """Of the part of the split that is read."""
+    """Number of samples in the part of the split that is read."""
 
 
 @dataclass(frozen=True)
@@ -73,14 +73,14 @@ class OpenSource:
     path: str
     shards: tuple[Shard, ...]
     bad: dict[str, int]
-    """Kind to count of what is left out."""
+    """Number of samples that are left out, by kind."""
     problems: tuple[str, ...]
     skipped: frozenset[str] = frozenset()
-    """Entries of `data.skip` that name shards of it."""
+    """Entries of `data.skip` that name shards of this source."""
 
     @property
     def others(self) -> int:
-        """Samples of the other part of the split."""
+        """Number of samples in the other part of the split."""
         return sum(shard.others for shard in self.shards)
 
     @property
@@ -91,7 +91,7 @@ class OpenSource:
 
     @property
     def facts(self) -> list[ShardFacts]:
-        """The facts that a checkpoint holds, in the order of the shards."""
+        """The facts that a checkpoint stores, in the order of the shards."""
         return [ShardFacts(shard.file.name, shard.sha256, shard.samples) for shard in self.shards]
 
 
@@ -102,18 +102,18 @@ def open_source(
     subset: Subset | None = None,
     found: Found | None = None,
 ) -> OpenSource:
-    """Find the shards of a source and index those whose index is not kept yet.
+    """Find the shards of a source, and index those without a current index.
 
     Args:
-        source: where they are.
-        settings: what is read of them.
-        begun: those that a run which is resumed began with, in the order in which it reads them.
-        subset: `settings.subset`.
-        found: is told what of the subset was met.
+        source: the source.
+        settings: the section `data`.
+        begun: for a resumed run, the shards that it began with, in the order in which it reads them.
+        subset: the uids of `settings.subset`; None: all samples.
+        found: records which uids of the subset are in the shards.
 
     Raises:
-        BadSource: there are no shards, none that can be read, or not those of `begun`.
-        ShardMismatch: they differ from their manifest.
+        BadSource: there are no shards or samples to read, or the shards are not those of `begun`.
+        ShardMismatch: shards differ from their manifest.
         TooManyBad: more than `max_bad_share` of the samples is unusable.
     """
     there = find_shards(source.path)
@@ -147,7 +147,7 @@ def open_source(
         missing = [url for url in missing if name_of(url) not in {fact.name for fact in begun}]
         left_out = sum(shard.samples for shard in shards if shard.left_out)
         bad.update({Kind.MISSING_SHARD: left_out} if left_out else {})
-    for url in missing:  # of a size that no manifest tells it is taken for one like the others
+    for url in missing:  # without a manifest, assume that a missing shard has the average number of samples
         bad[Kind.MISSING_SHARD] += int(manifest.get(name_of(url), {}).get("samples", good // max(len(shards), 1))) or 1
         problems.append(f"{name_of(url)}: {Kind.MISSING_SHARD}: it is not there")
     lost = sum(bad.values())
@@ -164,7 +164,7 @@ def open_source(
 
 
 def _as_begun(path: str, found: Sequence[Shard], begun: Sequence[ShardFacts], skip: Sequence[str]) -> list[Shard]:
-    """Return the shards of a resumed run: all that it began with, except those in `data.skip`."""
+    """Return the shards that a resumed run began with. Those in `data.skip` are marked as left out."""
     there, result = {shard.file.name: shard for shard in found}, []
     for fact in begun:
         shard = there.pop(fact.name, None)
@@ -192,37 +192,37 @@ def _as_begun(path: str, found: Sequence[Shard], begun: Sequence[ShardFacts], sk
 
 
 def default_streams(sources: Sequence[OpenSource], window: int, cache_bytes: int) -> int:
-    """Choose how many stretches of a source are read side by side.
+    """Choose the number of ranges of a source that are read in parallel.
 
     Args:
-        sources: what is read.
+        sources: the sources to read.
         window: samples of a window; 0: the shards are read in their order.
-        cache_bytes: bound on remote shards on the disk.
+        cache_bytes: largest size of the cache of remote shards.
 
     Returns:
-        A power of two: at most `MOST_STREAMS` and the shards of the largest source, and so few that the cache holds two
-        windows of each.
+        A power of two, at most `MOST_STREAMS` and the number of shards of the source that has most,
+        and so small that the cache holds two windows of every stream; 1 without a window.
     """
     if not window:
-        return 1  # in the order of the shards
+        return 1  # the order of the shards
     shards = max(sum(shard.samples > 0 for shard in source.shards) for source in sources)
-    streams = min(MOST_STREAMS, 1 << (shards.bit_length() - 1))
+    streams = min(MOST_STREAMS, 1 << (shards.bit_length() - 1))  # rounded down to a power of two
     while streams > 1 and bytes_in_use(sources, window, streams) > cache_bytes:
         streams //= 2
     return streams
 
 
 def shards_in_use(sources: Sequence[OpenSource], window: int, streams: int, share: float = 1.0) -> int:
-    """Return how many shards the windows touch that are read at a time.
+    """Return the number of shards that the windows read at a time touch.
 
     Args:
-        sources: what is read.
+        sources: the sources to read.
         window: samples of a window.
-        streams: ranges of a source that are read side by side.
+        streams: number of ranges of a source that are read in parallel.
         share: fraction of the streams that the caller reads.
 
     Returns:
-        The shards of all sources together.
+        The number of shards of all sources together.
     """
     total, streams = 0, streams if window else 1
     for source in sources:
@@ -236,20 +236,20 @@ def shards_in_use(sources: Sequence[OpenSource], window: int, streams: int, shar
 def bytes_in_use(sources: Sequence[OpenSource], window: int, streams: int, share: float = 1.0) -> int:
     """Return the bytes of remote shards in use while a window of every stream is read and the next one fetched.
 
-    Arguments are those of `shards_in_use`.
+    The arguments are those of `shards_in_use`.
     """
     total = 0.0
     for source in sources:
         held = [shard for shard in source.shards if shard.samples and not shard.left_out and is_remote(shard.file.url)]
         samples, size = sum(shard.samples for shard in held), sum(shard.file.bytes or 0 for shard in held)
         if held:
-            per_stream = min(window, samples / streams) + samples / len(held)  # it begins and ends inside a shard
+            per_stream = min(window, samples / streams) + samples / len(held)  # a window begins and ends inside a shard
             total += size * min(1.0, _WINDOWS * share * streams * per_stream / samples)
     return int(total)
 
 
 def load(path: Path | IO[bytes]) -> ShardIndex:
-    """Load a kept index. Raises `ShardMismatch` if it is missing or cannot be read."""
+    """Load a stored index. Raises `ShardMismatch` if it is missing or cannot be read."""
     try:
         return shard_index.load(path)
     except BadIndex as error:
@@ -257,30 +257,41 @@ def load(path: Path | IO[bytes]) -> ShardIndex:
 
 
 def selected(index: ShardIndex, split: Split) -> npt.NDArray[np.bool_]:
-    """Return the mask (n,) of samples of a shard in the part of the split that is read."""
+    """Return the mask (n,) of the samples of a shard in the part of the split that is read.
+
+    Args:
+        index: the index of the shard.
+        split: the split.
+    """
     return on_side(split, index.rows["image_hash"], index.keys)
 
 
 def on_side(split: Split, image_hash: npt.NDArray[Any], keys: Sequence[str]) -> npt.NDArray[np.bool_]:
-    """Return the mask (n,) of samples in the part of the split that is read, from their image hashes and keys."""
+    """Return the mask (n,) of the samples in the part of the split that is read.
+
+    Args:
+        split: the split.
+        image_hash: (n,) 64-bit hashes of the images' bytes.
+        keys: keys of the samples.
+    """
     if split.part == "all" or not split.holdout:
         return np.ones(len(keys), np.bool_)
     if split.by == "image":
         hashes = image_hash.astype(np.uint64)
     else:
         hashes = np.array([hash64(key.encode("utf-8", "surrogateescape")) for key in keys], np.uint64)
-    held = hashes < np.uint64(int(split.holdout * 2**64))
+    held = hashes < np.uint64(int(split.holdout * 2**64))  # hashes are uniform
     return held if split.part == "holdout" else ~held
 
 
 def store_of(settings: DataSettings) -> ShardStore:
-    """Return the store that the settings ask for."""
+    """Return the store of shards, with the cache of the settings."""
     folder = Path(settings.cache_folder) if settings.cache_folder else default_cache()
     return ShardStore(folder, settings.cache_bytes)
 
 
 def _losses(index: ShardIndex, url: str, sha256: str | None, expected: int | None) -> dict[str, int]:
-    """Count the samples that a shard lost; the manifest tells how many a truncated or empty one had."""
+    """Count the lost samples of a shard by kind. For a broken tar, the manifest states how many it should have."""
     losses = dict(index.bad)
     broken = [kind for kind in (Kind.EMPTY_TAR, Kind.TRUNCATED_TAR, Kind.NOT_A_TAR) if kind in losses]
     if broken and expected is not None:
@@ -293,7 +304,7 @@ def _losses(index: ShardIndex, url: str, sha256: str | None, expected: int | Non
 
 
 def _index_folder(found: FoundShards, settings: DataSettings) -> Path:
-    """Return the folder of indexes that a training has made or verified."""
+    """Return the folder for the indexes that trainings make or verify."""
     parent = found.urls[0].rsplit("/", 1)[0]
     beside = not found.indexes and not is_remote(parent) and os.access(parent, os.W_OK)
     if settings.index_folder is None and beside:
@@ -304,7 +315,7 @@ def _index_folder(found: FoundShards, settings: DataSettings) -> Path:
 
 
 def _stamp(url: str) -> str | None:
-    """Return a stamp that changes with the file, None if there is no file."""
+    """Return a stamp that changes with the file, or None if there is no file."""
     try:
         if not is_remote(url):
             if Path(url).is_dir():
@@ -322,15 +333,15 @@ def _stamp(url: str) -> str | None:
 def _indices(
     urls: Sequence[str], indexes: str, folder: Path, store: ShardStore
 ) -> Iterator[tuple[str, Path, ShardIndex | None]]:
-    """The index of every shard, in the order of `urls`; None where a shard is not there.
+    """Yield URL, path of the index, and index of every shard, in order; the index is None for a missing shard.
 
     Args:
-        urls: of the shards.
+        urls: the URLs of the shards.
         indexes: see `FoundShards.indexes`.
-        folder: where those are kept, and written, that are not there.
-        store: hands out the shards.
+        folder: the folder for indexes, in which missing ones are written.
+        store: opens the shards.
     """
-    if getattr(multiprocessing.current_process(), "_inheriting", False):  # its parent holds the lock, and waits for it
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # its parent holds the lock and waits for it
         raise BadSource(_NO_GUARD)
     given = Path(indexes) if indexes and not is_remote(indexes) else None
     with _locked(folder):
@@ -377,8 +388,11 @@ def _index_one(url: str, stamp: str, place: Path, indexes: str, store: ShardStor
 
 
 def _given_index(place: str, url: str, stamp: str) -> ShardIndex:
-    """The index that says what is read of a shard, once it is seen to be of that shard: a remote one by its size, a
-    local one that was copied or touched since by its bytes."""
+    """Return the given index of a shard, after checking that it belongs to the shard. It states what is read.
+
+    A remote shard must have the same size. A local one with another stamp, such as a copy, must have the same
+    SHA-256.
+    """
     try:
         with fsspec.open(place, "rb") as file:
             index = load(io.BytesIO(file.read()))
@@ -395,8 +409,10 @@ def _given_index(place: str, url: str, stamp: str) -> ShardIndex:
 
 
 def _index_beside(url: str, stamp: str) -> ShardIndex | None:
-    """The index in the folder `.index` beside a remote shard, made before the shards were copied there: without one
-    every machine fetches all of them once. None where there is none of a file of that size."""
+    """Return the index in the folder `.index` next to a remote shard, or None if none is of that size.
+
+    Such indexes were made before the shards were copied there. Without them every machine fetches all shards once.
+    """
     folder, name = url.rsplit("/", 1)
     fs, inside = fsspec.core.url_to_fs(f"{folder}/{place_beside(name)}")
     try:
@@ -409,7 +425,7 @@ def _index_beside(url: str, stamp: str) -> ShardIndex | None:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Let one process of a machine index; the others wait."""
+    """Let one process of a machine index shards while the others wait."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / ".lock", "w")  # noqa: SIM115 closed below

@@ -1,4 +1,4 @@
-"""The shards at the path of a source, by name, wherever they are."""
+"""Find the shards at the path of a source, local or remote, in order of name."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from open_diht.trainer.data.store import is_remote
 
 MANIFEST = "manifest.json"
 INDEXES = "index"
-"""Folder of `make filter` for shards that lie elsewhere: their manifest, and an index of each that says what is
-read."""
+"""Folder in which `make filter` puts the manifest of shards elsewhere, and an index of each that
+states what to read."""
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
@@ -27,22 +27,25 @@ class FoundShards(NamedTuple):
     """The shards at the path of a source."""
 
     urls: list[str]
-    """Paths or URLs of the tars in order of name, whether they are there or not."""
+    """Paths or URLs of the tars in order of name, including missing ones."""
     entries: dict[str, dict[str, Any]]
-    """File name of a tar to its entry in the manifest; empty without one."""
+    """File name of a tar to its entry in the manifest; empty without a manifest."""
     indexes: str = ""
-    """Folder with the indexes that say what is read of the tars; empty: everything, and they are made where they are
-    missing."""
+    """Folder with the indexes that state what to read of the tars; empty: all samples are read, and
+    missing indexes are made."""
     version: str = ""
-    """Of these indexes, all together."""
+    """SHA-256 of the manifest of these indexes."""
 
 
 def find_shards(path: str) -> FoundShards:
-    """The tars of a source. What a manifest or a brace pattern names is among them whether it is there or not."""
+    """Find the tars of a source, including missing ones that a manifest or a brace pattern names.
+
+    Raises `BadSource` if there are none or they cannot be listed, `ShardMismatch` if they differ from the manifest.
+    """
     braces = _BRACES.search(path)
     if braces:
         first, last = braces.groups()
-        numbers = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+        numbers = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]  # equally wide
         return FoundShards([path[: braces.start()] + number + path[braces.end() :] for number in numbers], {})
     found = _remote(path) if is_remote(path) else _local(path.removeprefix("file://"))
     urls, manifest = found.urls, found.entries
@@ -98,7 +101,7 @@ def _remote(path: str) -> FoundShards:
             folder = f"{folder}/shards"
         manifest = f"{folder}/{MANIFEST}"
         known = _entries(fs.cat_file(manifest), full(manifest)) if fs.exists(manifest) else {}
-        if known:  # no need to list, which not every store can
+        if known:  # no need to list, which some stores cannot
             return FoundShards([full(f"{folder}/{name}") for name in known], known)
         return FoundShards([full(found) for found in fs.glob(f"{folder}/*.tar")], known)
     except OSError as error:
@@ -123,5 +126,5 @@ def _entries(content: bytes, where: str) -> dict[str, dict[str, Any]]:
 
 
 def name_of(url: str) -> str:
-    """File name of a shard."""
+    """Return the file name of a shard."""
     return url.rsplit("/", 1)[-1]

@@ -1,9 +1,9 @@
-"""Shards as local files: local ones as they are, remote ones fetched whole into a bounded cache.
+"""Open shards as local files; remote ones are fetched whole into a cache of bounded size.
 
-A shard is read at random places of one window of the shuffle and then not for a long time, so it is fetched once and
-dropped when the cache is full. The cache is shared by the workers and ranks of a machine; a lock per shard keeps them
-from fetching it twice. Bytes on disk never exceed the bound: fetches reserve their room, and readers open a file for
-one sample only, so that none that was dropped lives on.
+A shard is read at random places during one window of the shuffle and then not for a long time, so it
+is fetched once and dropped when the cache is full. The workers and ranks of a machine share the cache;
+a lock per shard prevents fetching it twice. Bytes on disk never exceed the bound: fetches reserve
+their space, and readers open a file for one sample only, so that no dropped file keeps its space.
 """
 
 from __future__ import annotations
@@ -23,50 +23,51 @@ import fsspec  # type: ignore[import-untyped, unused-ignore]
 
 from open_diht.trainer.data.errors import ShardLost, ShardMismatch, ShardUnavailable
 
-TRIES = 4  # of a fetch, with pauses of 1, 2 and 4 seconds
-_PAUSE_S = 0.1  # before another look whether there is room
+TRIES = 4  # tries of a fetch, with pauses of 1, 2 and 4 seconds
+_PAUSE_S = 0.1  # between tries to make room
 
 
 def is_remote(path: str) -> bool:
-    """Whether a path is an fsspec URL of something else than local files."""
+    """Return whether a path is an fsspec URL, other than of local files."""
     return "://" in path and not path.startswith(("file://", "local://"))
 
 
 def default_cache() -> Path:
-    """`$XDG_CACHE_HOME/diht`, `~/.cache/diht` where that is not set."""
+    """Return the default cache folder: `$XDG_CACHE_HOME/diht`, or `~/.cache/diht` if that is not set."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diht"
 
 
 @dataclass(frozen=True)
 class ShardFile:
-    """Where a shard lies."""
+    """The place, size and stamp of a shard."""
 
     url: str
     """Local path or fsspec URL."""
     bytes: int | None = None
-    """Its size, where known; checked when it is fetched."""
+    """Size in bytes, if known, which is checked when the shard is fetched."""
     stamp: str = ""
-    """What the file system says about it; a cached copy with another stamp is not used."""
+    """A stamp that changes with the file; a cached copy with another stamp is not used."""
 
     @property
     def name(self) -> str:
-        """File name."""
+        """The file name."""
         return self.url.rstrip("/").rsplit("/", 1)[-1]
 
 
 class ShardStore:
-    """Hands out shards as local files. Picklable; one per process."""
+    """A store that opens shards as local files. It can be pickled for another process."""
 
     def __init__(self, folder: Path, max_bytes: int):
         self._folder, self._max_bytes = folder / "shards", max_bytes
 
     @contextlib.contextmanager
     def open(self, shard: ShardFile) -> Iterator[int]:
-        """A file descriptor for `os.pread`. Do not hold that of a remote shard: the cache may drop the file meanwhile,
-        and its bytes stay on the disk until it is closed.
+        """Yield a file descriptor of a shard, for `os.pread`.
+
+        Close that of a remote shard soon: the cache may drop the file, but its bytes stay on the disk until then.
 
         Raises:
-            ShardLost: it is not there.
+            ShardLost: the shard is missing.
             ShardUnavailable: it cannot be opened or fetched.
         """
         descriptor = self.descriptor(shard)
@@ -76,7 +77,7 @@ class ShardStore:
             os.close(descriptor)
 
     def descriptor(self, shard: ShardFile) -> int:
-        """As `open`; the caller closes it."""
+        """Return a file descriptor as `open` does, which the caller must close."""
         if not is_remote(shard.url):
             try:
                 return os.open(shard.url.removeprefix("file://").removeprefix("local://"), os.O_RDONLY)
@@ -86,9 +87,9 @@ class ShardStore:
                 raise ShardUnavailable(f"shard {shard.url} cannot be opened: {error.strerror}") from error
         for _ in range(TRIES):
             path = self._fetched(shard)
-            with contextlib.suppress(FileNotFoundError):  # dropped by another process since
+            with contextlib.suppress(FileNotFoundError):  # another process has dropped it meanwhile
                 descriptor = os.open(path, os.O_RDONLY)
-                os.utime(descriptor)
+                os.utime(descriptor)  # marks the shard as recently used
                 return descriptor
         raise ShardUnavailable(
             f"shard {shard.url} was dropped from the cache as soon as it was fetched: "
@@ -96,7 +97,7 @@ class ShardStore:
         )
 
     def fetch(self, shard: ShardFile) -> None:
-        """Have a remote shard in the cache before it is needed."""
+        """Fetch a shard into the cache, if it is remote and not there yet."""
         if is_remote(shard.url):
             self._fetched(shard)
 
@@ -122,7 +123,7 @@ class ShardStore:
                                 local.write(content)
                         local.truncate()
                         break
-                    except Exception as error:  # fsspec's backends share no error class
+                    except Exception as error:  # errors of fsspec's backends have no common base class
                         if tried == TRIES - 1 or isinstance(error, FileNotFoundError):
                             raise _unavailable(shard, error) from error
                         time.sleep(2**tried)
@@ -130,14 +131,16 @@ class ShardStore:
                 raise ShardMismatch(
                     f"shard {shard.url} has {part.stat().st_size:,} bytes, {shard.bytes:,} when it was indexed"
                 )
-            os.rename(part, path)
+            os.rename(part, path)  # so a file under the final name is always complete
         finally:
             part.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _reserved(self, shard: ShardFile, part: Path) -> Iterator[IO[bytes]]:
-        """An empty file that counts with the size of the shard from the beginning, so that processes which fetch at the
-        same time keep to the bound together. Waits where the fetches of others leave no room."""
+        """Yield a new file that has the size of the shard from the start.
+
+        So processes that fetch at the same time keep to the bound together. Wait while other fetches leave no room.
+        """
         size = shard.bytes if shard.bytes is not None else _size(shard)
         if size > self._max_bytes:
             raise ShardUnavailable(
@@ -148,7 +151,7 @@ class ShardStore:
             with _alone(self._folder / "room.lock"):
                 if self._make_room(size):
                     local = open(part, "wb")  # noqa: SIM115 closed below
-                    fcntl.flock(local, fcntl.LOCK_EX)  # while it is held, the file is no orphan
+                    fcntl.flock(local, fcntl.LOCK_EX)  # while the lock is held, the file is not an orphan
                     local.truncate(size)
                     break
             time.sleep(_PAUSE_S)
@@ -156,7 +159,7 @@ class ShardStore:
             yield local
 
     def _make_room(self, wanted: int) -> bool:
-        """Drop what was unused longest until that many bytes are free; whether they are."""
+        """Drop the least recently used shards until `wanted` bytes are free, and return whether they are."""
         files, total = [], 0
         for path in self._folder.iterdir():
             with contextlib.suppress(FileNotFoundError):
@@ -167,7 +170,7 @@ class ShardStore:
                 total += state.st_size
                 if path.suffix == ".tar":
                     files.append((state.st_mtime_ns, state.st_size, path))
-        for _, size, path in sorted(files):
+        for _, size, path in sorted(files):  # least recently used first
             if total + wanted <= self._max_bytes:
                 break
             path.unlink(missing_ok=True)
@@ -183,7 +186,7 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def _is_orphan(part: Path) -> bool:
-    """The process that wrote it was killed."""
+    """Return whether the process that wrote a partial file was killed."""
     with open(part, "rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -196,7 +199,7 @@ def _size(shard: ShardFile) -> int:
     try:
         fs, inside = fsspec.core.url_to_fs(shard.url)
         return int(fs.info(inside)["size"])
-    except Exception as error:  # fsspec's backends share no error class
+    except Exception as error:  # errors of fsspec's backends have no common base class
         raise _unavailable(shard, error) from error
 
 

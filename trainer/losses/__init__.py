@@ -1,4 +1,4 @@
-"""Losses over pairs, by name, and the concept loss."""
+"""The losses over pairs, by name, and the concept loss."""
 
 from open_diht.trainer.losses.concepts import concept_loss
 from open_diht.trainer.losses.hn_nce import HnNce, InfoNce

@@ -1,14 +1,15 @@
 """HN-NCE by row tiles: the same numbers as `hn_nce_rows`, in memory O(n d) instead of O(b n).
 
-Forward keeps three numbers per row: z, S(1+beta), S(beta). Backward computes the similarities of each tile again and
-applies, with omega_i = sigmoid(z_i) times the gradient of L_i,
+Forward keeps three numbers per row: sigmoid(z), S(1+beta) and S(beta), where z_i = N_i - s_ii -
+log(alpha) and S, N are those of `rows`. Backward recomputes the similarities of each tile. With omega_i
+= sigmoid(z_i) times the gradient of L_i,
 
     dL/ds_ij = omega_i [ (1+beta) e^{(1+beta) s_ij - S_i(1+beta)} - beta e^{beta s_ij - S_i(beta)} ]     j a negative
     dL/ds_ij = omega_i e^{(1+beta) s_ij - S_i(1+beta)}                                                   w held constant
     dL/ds_ii = -omega_i
 
-Products of matrices are torch's. What lies between them, a pass over each tile, is a pair of functions: those here go
-over a tile once for each operation and have two tiles of chunk x n alive at a time; those of `fused` once in all.
+Matrix products are torch's. The operations between them are two passes over each tile. The passes here
+read a tile once per operation and hold two tiles of chunk x n at a time; those of `fused` read it once.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from open_diht.trainer.losses.rows import (
 )
 
 TILE_ELEMENTS = 8 * 2**20
-"""Default size of a tile: 32 MiB of float32."""
+"""Default size of a tile in elements: 32 MiB of float32."""
 
 
 class Tile(NamedTuple):
@@ -39,11 +40,11 @@ class Tile(NamedTuple):
     s_cn: Tensor
     """(c, n) logits, which a pass may overwrite."""
     first: int
-    """Column of the positive of the first row; that of the next row is the next one."""
+    """Column of the positive of the first row; each next row has the next column."""
     mine: Tensor | None
     """(c,) or (c, k) hashes of the rows."""
     all_of: Tensor | None
-    """(n,) or (n, k) hashes of the columns: those that share one with the row are no negatives."""
+    """(n,) or (n, k) hashes of the columns. Columns that share a hash with the row are not negatives."""
 
 
 class Passes(Protocol):
@@ -53,14 +54,27 @@ class Passes(Protocol):
     def sums(tile: Tile, beta: float) -> tuple[Tensor, Tensor, Tensor]:
         """Return the largest s_ij of each row's negatives, S(1 + beta) and S(beta), each (c,).
 
-        All are -inf for a row without negatives. S(beta) is not read if beta is 0.
+        All are -inf for a row without negatives. The caller does not read S(beta) if beta is 0.
+
+        Args:
+            tile: the tile, whose logits may be overwritten.
+            beta: hardness.
         """
 
     @staticmethod
     def gradient(
         tile: Tile, beta: float, constant: bool, omega: Tensor, sum_hard: Tensor, sum_weights: Tensor
     ) -> Tensor:
-        """Return dL/ds (c, n) from omega, S(1 + beta) and S(beta) of the rows; `constant`: w is held constant."""
+        """Return the gradient dL/ds (c, n).
+
+        Args:
+            tile: the tile, whose logits may be overwritten.
+            beta: hardness.
+            constant: whether the weights w are held constant.
+            omega: (c,) omega of the rows.
+            sum_hard: (c,) S(1 + beta) of the rows.
+            sum_weights: (c,) S(beta) of the rows.
+        """
 
 
 class _Options(NamedTuple):
@@ -73,7 +87,13 @@ class _Options(NamedTuple):
 
 
 def tile_rows(b: int, n: int, elements: int | None = None) -> int:
-    """Return the rows of a tile of at most `elements` similarities, `TILE_ELEMENTS` by default."""
+    """Return the number of rows of a tile, at least 1.
+
+    Args:
+        b: number of rows of the whole matrix.
+        n: number of columns.
+        elements: largest number of similarities in a tile; None: `TILE_ELEMENTS`.
+    """
     return max(1, min(b, (elements or TILE_ELEMENTS) // max(n, 1)))
 
 
@@ -85,7 +105,7 @@ class TorchPasses:
         """See `Passes`."""
         s = _negatives(tile)
         top = s.amax(dim=1)
-        shift = top.masked_fill(top == -math.inf, 0.0)[:, None]
+        shift = top.masked_fill(top == -math.inf, 0.0)[:, None]  # -inf minus -inf would be NaN
         work = (s - shift).mul_(1 + beta).exp_()
         sum_hard = sum_weights = work.sum(dim=1).log_().add_(shift[:, 0], alpha=1 + beta)
         if beta:
@@ -103,12 +123,12 @@ class TorchPasses:
         grad_s.mul_((omega * (1 if constant else 1 + beta))[:, None])
         if beta and not constant:
             grad_s.sub_(s.mul_(beta).sub_(sum_weights[:, None]).exp_().mul_((omega * beta)[:, None]))
-        grad_s.diagonal(tile.first)[: len(s)] = -omega
+        grad_s.diagonal(tile.first)[: len(s)] = -omega  # the positives
         return grad_s
 
 
 def _negatives(tile: Tile) -> Tensor:
-    """The logits with -inf where there is no negative, in place."""
+    """Return the logits with -inf for columns that are not negatives, in place."""
     s = tile.s_cn
     s.diagonal(tile.first)[: len(s)].fill_(-math.inf)
     if tile.mine is not None and tile.all_of is not None:
@@ -130,7 +150,11 @@ def hn_nce_rows_chunked(
     chunk: int | None = None,
     passes: type[Passes] = TorchPasses,
 ) -> RowLosses:
-    """Compute `hn_nce_rows` in tiles of `chunk` rows (None: tiles of 32 MiB), with the same arguments and result."""
+    """Compute `hn_nce_rows` in tiles, with the same arguments and result, in memory O((b + n) d) and a tile.
+
+    A tile has `chunk` rows (None: 32 MiB), and `passes` computes on it. Also raises ValueError for a `chunk`
+    below 1.
+    """
     check_constants(alpha, beta)
     chunk = tile_rows(len(x_bd), len(y_nd)) if chunk is None else chunk
     if chunk < 1:
@@ -140,7 +164,7 @@ def hn_nce_rows_chunked(
 
 
 class _ChunkedRows(torch.autograd.Function):
-    """Returns (loss, hit, hardest), each (b,); only the loss is differentiable, once."""
+    """The function of (loss, hit, hardest), each (b,). Only the loss is differentiable, and only once."""
 
     @staticmethod
     def forward(
@@ -149,14 +173,14 @@ class _ChunkedRows(torch.autograd.Function):
         b, n, beta = len(x), len(y), options.beta
         count = negatives_per_row(b, n, mine, all_of, x.device)
         require_negatives(count, options.alpha)
-        empty = count == 0
+        empty = count == 0  # rows without negatives
         positive, top, sum_hard, sum_weights = (x.new_empty(b) for _ in range(4))
         for start in range(0, b, options.chunk):
             rows = slice(start, min(start + options.chunk, b))
             tile = _tile(x, y, scale, mine, all_of, rows, options.offset)
             positive[rows] = tile.s_cn.diagonal(tile.first)[: len(tile.s_cn)]
             top[rows], sum_hard[rows], sum_weights[rows] = options.passes.sums(tile, beta)
-            del tile
+            del tile  # frees its memory before the next one
         negatives = sum_hard
         if beta:
             negatives = count.clamp(min=1).to(x.dtype).log() + sum_hard - sum_weights

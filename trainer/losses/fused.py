@@ -1,9 +1,9 @@
-"""HN-NCE by row tiles on a GPU: each tile of logits is gone over once, by a Triton kernel, between the products of
-matrices, which are cuBLAS's.
+"""HN-NCE by row tiles on a GPU, with Triton kernels that read each tile of logits once.
 
-The formulas are those of `chunked`. Masks are made from columns and hashes on the way, so that nothing of the size of a
-tile is there but the tile: one at a time, in whose place its gradient is written. Triton's interpreter
-(TRITON_INTERPRET=1 when this module is imported) runs the kernels on a CPU, slowly; the tests do.
+Matrix products are cuBLAS's, and the formulas are those of `chunked`. The kernels compute masks
+from columns and hashes, and write the gradient in place, so a tile, one at a time, is the only
+tensor of its size. Triton's interpreter (TRITON_INTERPRET=1 when this module is imported) runs the
+kernels on a CPU, slowly, which the tests use.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from open_diht.trainer.losses.chunked import Tile, hn_nce_rows_chunked, tile_row
 from open_diht.trainer.losses.rows import RowLosses
 
 TILE_ELEMENTS = 32 * 2**20
-"""Default size of a tile: 128 MiB of float32. Small ones would be launched faster than a GPU can be asked."""
+"""Default size of a tile in elements: 128 MiB of float32. A GPU would finish kernels on smaller
+ones faster than they can be launched."""
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 _NONE = tl.constexpr(-math.inf)
 
 
 def hn_nce_rows_fused(x_bd: Tensor, y_nd: Tensor, scale: Tensor, *, chunk: int | None, **options: Any) -> RowLosses:
-    """Compute `hn_nce_rows` in tiles of `chunk` rows (None: tiles of 128 MiB), with the same arguments and result.
+    """Compute `hn_nce_rows` on a GPU, with the same arguments and result, in tiles of `chunk` rows (None: 128 MiB).
 
-    Raises ValueError for features that are not on a GPU.
+    Also raises ValueError if the features are not on a GPU.
     """
     if not x_bd.is_cuda and not _INTERPRETED:
         raise ValueError(
@@ -60,7 +61,7 @@ class TritonPasses:
     def gradient(
         tile: Tile, beta: float, constant: bool, omega: Tensor, sum_hard: Tensor, sum_weights: Tensor
     ) -> Tensor:
-        """See `chunked.Passes`; in the place of the logits."""
+        """See `chunked.Passes`. The gradient overwrites the logits."""
         c, n = tile.s_cn.shape
         rows, columns = 16, 128
         with _on(tile.s_cn):
@@ -72,17 +73,17 @@ class TritonPasses:
 
 
 def _on(tensor: Tensor) -> Any:
-    """Kernels are launched on the current device: have it be that of the tensor."""
+    """Make the tensor's device the current one, on which Triton launches kernels."""
     return torch.cuda.device_of(tensor)
 
 
 def _kinds(tile: Tile) -> int:
-    """Return the number of hashes of a pair."""
+    """Return the number of hashes per pair, 0 without hashes."""
     return 0 if tile.mine is None or tile.all_of is None else tile.mine[0].numel()
 
 
 def _hashes(tile: Tile) -> tuple[Tensor, Tensor]:
-    """Return the hashes of rows and columns; if there are none, any tensor, which is not read."""
+    """Return the hashes of rows and columns. Without hashes return any tensor, which the kernels do not read."""
     if tile.mine is None or tile.all_of is None:
         return tile.s_cn, tile.s_cn
     return tile.mine.contiguous(), tile.all_of.contiguous()
@@ -90,7 +91,7 @@ def _hashes(tile: Tile) -> tuple[Tensor, Tensor]:
 
 @triton.jit
 def _negatives(logits, mine, all_of, rows, columns, first, c, n, HASHES: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Logits of a block, -inf where there is no negative, and where they stand in the tile."""
+    """Return the logits of a block (-inf for columns that are not negatives), their addresses and a bounds mask."""
     inside = (rows < c)[:, None] & (columns < n)[None, :]
     places = logits + rows.to(tl.int64)[:, None] * n + columns[None, :]
     s = tl.load(places, mask=inside, other=_NONE)
@@ -107,7 +108,7 @@ def _sums(  # type: ignore[no-untyped-def]
     logits, mine, all_of, tops, sums_hard, sums_weights, first, c, n,
     BETA: tl.constexpr, HASHES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Of `ROWS` rows of a tile, in one pass over their columns: sums relative to the largest so far."""
+    """Compute the sums of `ROWS` rows of a tile in one pass over the columns, relative to the largest logit so far."""
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     top = tl.full([ROWS], _NONE, logits.dtype.element_ty)
     hard = tl.zeros([ROWS], logits.dtype.element_ty)
@@ -117,7 +118,7 @@ def _sums(  # type: ignore[no-untyped-def]
         columns = start + tl.arange(0, COLUMNS)
         s, _, _ = _negatives(logits, mine, all_of, rows, columns, first, c, n, HASHES)
         highest = tl.maximum(top, tl.max(s, axis=1))
-        shift = tl.where(highest == _NONE, 0.0, highest)
+        shift = tl.where(highest == _NONE, 0.0, highest)  # -inf minus -inf would be NaN
         above = s - shift[:, None]
         hard = hard * tl.exp((1 + BETA) * (top - shift)) + tl.sum(tl.exp((1 + BETA) * above), axis=1)
         if BETA > 0:
@@ -134,7 +135,7 @@ def _gradient(  # type: ignore[no-untyped-def]
     logits, mine, all_of, omegas, sums_hard, sums_weights, first, c, n,
     BETA: tl.constexpr, CONSTANT: tl.constexpr, HASHES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Of a block of a tile, in place."""
+    """Compute the gradient of a block of a tile, in place."""
     rows = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     s, places, inside = _negatives(logits, mine, all_of, rows, columns, first, c, n, HASHES)

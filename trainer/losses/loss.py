@@ -1,9 +1,9 @@
-"""A loss over the pairs of a batch that is spread over ranks, in the one layout whose gradient is right.
+"""The base of losses over the pairs of a batch that is spread over ranks, with exact gradients.
 
-Rank r owns b rows of each modality. The features of all ranks are gathered *with gradient*, and rank r computes the
-losses of its own rows against all columns, in both directions. The gradients that DDP then averages over ranks are
-those of the loss of the whole batch on one device, for both encoders and the temperature. (Without the gradient of the
-gather they are too small by the number of ranks, or point elsewhere.)
+Rank r owns b rows of each modality. The features of all ranks are gathered *with gradient*, and rank r computes
+the losses of its own rows against all columns, in both directions. The gradients that DDP then averages over
+ranks are those of the loss of the whole batch on one device, for both encoders and the temperature. (Without
+the gradient of the gather they would be too small by the number of ranks, or have another direction.)
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from torch.nn.functional import normalize
 from open_diht.common.ranks import Ranks
 
 Statistics = Mapping[str, Tensor]
-"""Name to the values of rows, or to their mean; they stand in the log under these names."""
+"""Name to the values of rows, or to their mean, which the log shows under this name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loss(ABC):
-    """A loss over pairs. Its fields are its settings, the keys of a configuration's section `loss`.
+    """A loss over pairs. Its fields are the keys of a configuration's section `loss`.
 
     A subclass computes the loss of a row; the base handles ranks, directions and precision.
     """
 
     name: str
-    """Value of `loss.name` that selects it."""
+    """Value of `loss.name` that selects the loss."""
     symmetric: ClassVar[bool] = False
-    """The mean over rows is the same in both directions, so images against captions are enough."""
+    """True if both directions have the same mean over rows, so that only images against captions are computed."""
     biased: ClassVar[bool] = False
-    """The model learns a bias of the logits: `rows` then has a keyword `bias`, a scalar. `model.bias` is its start."""
+    """True if the model learns a bias of the logits that starts at `model.bias`. `rows` then takes a scalar `bias`."""
 
     @abstractmethod
     def rows(
@@ -44,11 +44,12 @@ class Loss(ABC):
         """Compute the losses of rows x against columns y.
 
         Args:
-            x_bd, y_nd: L2-normalized float32 or float64 features.
-            scale: factor of the cosine, exp of the learned temperature.
+            x_bd: L2-normalized float32 or float64 features of the rows.
+            y_nd: the same of the columns.
+            scale: scalar factor of the cosine, exp of the learned log scale.
             offset: row i belongs to column `offset` + i.
-            mine, all_of: (b, k) and (n, k) hashes of caption and image; pairs that share one are duplicates, see
-                `rows.duplicates`.
+            mine: (b, k) hashes of caption and image of the rows; None: no duplicates are known.
+            all_of: (n, k) hashes of the columns; pairs that share one are duplicates (`rows.duplicates`).
 
         Returns:
             Differentiable losses (b,), and statistics of the rows, each (b,).
@@ -56,11 +57,11 @@ class Loss(ABC):
 
     @property
     def tells_duplicates(self) -> bool:
-        """Whether it uses hashes of captions and images; if not, `mine` and `all_of` are None."""
+        """True if the loss uses hashes of captions and images. If not, `mine` and `all_of` are None."""
         return True
 
     def remark(self, device: torch.device) -> str:
-        """Return a line to report about how it is computed on a device; empty: none."""
+        """Return a line to report about the computation on a device, or an empty string."""
         return ""
 
     def describe(self) -> str:
@@ -80,11 +81,12 @@ class Loss(ABC):
         """Compute the loss of this rank's rows, in float32 (or float64) outside autocast.
 
         Args:
-            image_bd, text_bd: features of this rank, normalized here; the same b on all ranks.
-            scale: factor of the cosine, exp of the learned temperature.
-            bias: the learned bias of a loss that is `biased`.
-            hashes: (b, k); pairs that share one are duplicates.
-            ranks: of the run; None: this process alone.
+            image_bd: image features of this rank, normalized here; all ranks have the same b.
+            text_bd: text features of this rank, normalized here.
+            scale: scalar factor of the cosine, exp of the learned log scale.
+            bias: scalar learned bias, if the loss is `biased`.
+            hashes: (b, k) int64 hashes; pairs that share one are duplicates.
+            ranks: the ranks of the run; None: this process alone.
 
         Returns:
             The mean over rows and directions (one if `symmetric`), and the means of the statistics.

@@ -15,19 +15,19 @@ _log = logging.getLogger("open_diht")
 
 
 class HnNceLoss(nn.Module):
-    """The HN-NCE loss of DiHT (section 3.3) in the place of open_clip's `ClipLoss`.
+    """The HN-NCE loss of DiHT (section 3.3) as a replacement of open_clip's `ClipLoss`.
 
     On several ranks the loss of the whole batch and its exact gradient are computed: features are gathered with
-    gradient, and each rank computes the losses of its own rows, so that the gradients that DDP averages over ranks are
-    those of one process with the whole batch. This is what open_clip calls `--local-loss --gather-with-grad`. Without
-    duplicates to mask, `HnNceLoss(alpha=1, beta=0)` equals `ClipLoss`.
+    gradient, and each rank computes the losses of its own rows, so that the gradients that DDP averages over ranks
+    are those of one process with the whole batch. This is what open_clip calls `--local-loss --gather-with-grad`.
+    Without duplicates to mask, `HnNceLoss(alpha=1, beta=0)` equals `ClipLoss`.
 
     Args:
         alpha: weight of the positive in the denominator, 0 to 1.
         beta: hardness; the weight of a negative is proportional to e^(beta * logit). 0 weighs all negatives alike.
         local_loss: accepted for `ClipLoss`'s signature; the layout is always the exact one, whatever its value.
-        gather_with_grad: as `local_loss`.
-        cache_labels: as `local_loss`; there are no labels to cache.
+        gather_with_grad: accepted and ignored, like `local_loss`.
+        cache_labels: accepted and ignored; there are no labels to cache.
         rank: index of this process in torch.distributed's default group.
         world_size: number of processes in that group.
         use_horovod: must be False.
@@ -74,11 +74,11 @@ class HnNceLoss(nn.Module):
         """Return the loss of this rank's pairs, a mean over pairs and both directions.
 
         Args:
-            image_features: (b, d); computed in float32, or float64 where given, and L2-normalized here.
+            image_features: (b, d); computed in float32 (or float64) and L2-normalized here.
             text_features: (b, d); row i belongs to image i.
             logit_scale: scalar factor of the cosines, the exponential of the learned parameter.
             logit_bias: accepted and unused: a constant added to all logits cancels in HN-NCE.
-            output_dict: return {"contrastive_loss": loss}, as open_clip's trainer asks.
+            output_dict: whether to return {"contrastive_loss": loss}, as open_clip's trainer requests.
 
         Returns:
             A scalar, or a dict that holds it.

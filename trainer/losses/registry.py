@@ -1,4 +1,4 @@
-"""Losses by name. One of your own: a subclass of `Loss`, and `register(YourLoss)` before the configuration is read."""
+"""Losses by name. To add one, subclass `Loss` and call `register(YourLoss)` before the configuration is read."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from open_diht.trainer.losses.loss import Loss
 from open_diht.trainer.losses.siglip import SigLip
 
 LOSSES: dict[str, type[Loss]] = {loss.name: loss for loss in (HnNce, InfoNce, SigLip)}
-"""Name to class."""
+"""Name to class of each loss."""
 
 
 def register(loss: type[Loss]) -> type[Loss]:
-    """Register a loss by its name; also as a decorator. Raises ValueError if the name is missing or taken."""
+    """Register a loss by its name. Works as a decorator. Raises ValueError if the name is missing or taken."""
     name = getattr(loss, "name", None)
     if not name:
         raise ValueError(f"the loss {loss.__name__} has no name: give it a field `name` with a default")
@@ -28,7 +28,7 @@ def register(loss: type[Loss]) -> type[Loss]:
 def loss_of(values: Loss | Mapping[str, Any]) -> Loss:
     """Return the loss called `name` (default hn_nce), with the other values as its settings.
 
-    Raises `BadValue` for anything but a section, an unknown name, and settings that do not fit.
+    Raises `BadValue` if `values` is not a section, the name is unknown, or settings are wrong.
     """
     if isinstance(values, Loss):
         return values

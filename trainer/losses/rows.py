@@ -9,8 +9,9 @@ With S_i(c) = log sum_{j != i} e^{c s_ij} the weighted sum is N_i = log(n-1) + S
 
     L_i = log alpha + softplus(N_i - s_ii - log alpha)        (alpha = 0: L_i = N_i - s_ii)
 
-Two masked log-sum-exps and one softplus: nothing overflows at any temperature, and easy pairs keep their precision,
-where logaddexp(log alpha + s_ii, N_i) - s_ii, or cross_entropy, cancels to 0. alpha = 1, beta = 0 is InfoNCE.
+With two masked log-sum-exps and one softplus nothing overflows at any temperature, and easy pairs keep their
+precision, while logaddexp(log alpha + s_ii, N_i) - s_ii, or cross_entropy, would cancel to 0. alpha = 1, beta
+= 0 is InfoNCE.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-_ODD = -7046029254386353131  # 2^64 over the golden ratio: products wrap around and stay spread
+_ODD = -7046029254386353131  # 2^64 over the golden ratio, so that products mod 2^64 stay well spread
 
 
 class RowLosses(NamedTuple):
-    """One direction of the contrastive loss, for the b rows of this rank."""
+    """The losses of the b rows of this rank, in one direction."""
 
     loss: Tensor
     """(b,) loss of each row, differentiable."""
     hit: Tensor
     """(b,) bool: the positive is more similar than every negative; ties are misses."""
     hardest: Tensor
-    """(b,) fraction of the weighted sum that the hardest negative has; 0 for a row without negatives."""
+    """(b,) fraction of the weighted sum that is due to the hardest negative; 0 for a row without negatives."""
 
 
 def check_constants(alpha: float, beta: float) -> None:
@@ -62,9 +63,16 @@ def duplicates(mine: Tensor, all_of: Tensor) -> Tensor:
 
 
 def negatives_per_row(b: int, n: int, mine: Tensor | None, all_of: Tensor | None, device: torch.device) -> Tensor:
-    """Count the negatives of each row (b,): n - 1, less the duplicates of the row's own sample.
+    """Count the negatives of each row, (b,): n - 1, minus the duplicates of the row's own sample.
 
-    Duplicates of several kinds are counted by inclusion and exclusion, in memory O(n).
+    Duplicates by several hashes are counted by inclusion and exclusion, in memory O(n).
+
+    Args:
+        b: number of rows.
+        n: number of columns.
+        mine: hashes of the rows, see `duplicates`; None: no duplicates.
+        all_of: hashes of the columns.
+        device: device of the result without hashes.
     """
     if mine is None or all_of is None:
         return torch.full((b,), n - 1, device=device)
@@ -84,15 +92,15 @@ def _by_kind(hashes: Tensor) -> tuple[Tensor, ...]:
 
 
 def _joint(hashes: Sequence[Tensor]) -> Tensor:
-    """Return one hash, equal where all of these are."""
+    """Return one hash per row, which is equal for rows with equal hashes of every kind."""
     joint = hashes[0]
     for other in hashes[1:]:
-        joint = joint * _ODD + other
+        joint = joint * _ODD + other  # int64 wraps around
     return joint
 
 
 def require_negatives(count: Tensor, alpha: float) -> None:
-    """A row without negatives has loss log(alpha): raise ValueError for alpha = 0, where that does not exist."""
+    """Raise ValueError if alpha is 0 and a row has no negatives, since its loss log(alpha) does not exist."""
     if alpha == 0 and bool((count == 0).any()):
         raise ValueError(
             "alpha is 0 and a row of the batch has no negatives, so that its loss is undefined: use a batch of at "
@@ -101,10 +109,16 @@ def require_negatives(count: Tensor, alpha: float) -> None:
 
 
 def row_losses(positive: Tensor, negatives: Tensor, alpha: float) -> Tensor:
-    """Return the losses (b,) from s_ii and N_i. N_i = -inf (no negatives) gives log(alpha)."""
+    """Return the losses (b,) of rows.
+
+    Args:
+        positive: (b,) logits s_ii of the positives.
+        negatives: (b,) weighted sums N_i; -inf for a row without negatives, whose loss is log(alpha).
+        alpha: weight of the positive in the denominator.
+    """
     if alpha == 0:
         return negatives - positive
-    return math.log(alpha) - logsigmoid(positive + math.log(alpha) - negatives)
+    return math.log(alpha) - logsigmoid(positive + math.log(alpha) - negatives)  # softplus(x) = -logsigmoid(-x)
 
 
 def hn_nce_rows(
@@ -119,18 +133,19 @@ def hn_nce_rows(
     mine: Tensor | None = None,
     all_of: Tensor | None = None,
 ) -> RowLosses:
-    """Compute HN-NCE of rows x against columns y, in memory O(b n); the oracle of the chunked form.
+    """Compute HN-NCE of rows x against columns y, in memory O(b n). Tests compare the chunked form with it.
 
     Args:
-        x_bd, y_nd: L2-normalized float32 or float64 features.
-        scale: factor of the cosine, exp of the learned temperature.
+        x_bd: L2-normalized float32 or float64 features of the rows.
+        y_nd: the same of the columns.
+        scale: scalar factor of the cosine, exp of the learned log scale.
         alpha: weight of the positive in the denominator, 0 to 1.
         beta: hardness, at least 0.
-        detach_weights: keep the gradient out of w.
+        detach_weights: whether to hold the weights w constant in the gradient.
         offset: row i belongs to column `offset` + i.
         mine: (b, k) hashes of the rows.
-        all_of: (n, k) hashes of the columns; those that share one with the row are no negatives, and n-1 becomes the
-            number of negatives left.
+        all_of: (n, k) hashes of the columns. Columns that share one with the row are not negatives, and n-1
+            becomes the number of negatives left.
 
     Returns:
         Loss and statistics of each row.
@@ -148,9 +163,9 @@ def hn_nce_rows(
         excluded = torch.zeros(b, n, dtype=torch.bool, device=x_bd.device)
         excluded.diagonal(offset)[:b] = True
     else:
-        excluded = duplicates(mine, all_of)  # holds the diagonal
+        excluded = duplicates(mine, all_of)  # includes the diagonal
     empty = count == 0
-    # A row of nothing but -inf has no gradient: it computes with zeros, and is replaced at the end.
+    # A row of only -inf would have NaN gradients: compute it with zeros, and replace its results at the end.
     masked = s_bn.masked_fill(excluded, -math.inf).masked_fill(empty[:, None], 0.0)
     log_count = count.clamp(min=1).to(s_bn.dtype).log()
     if beta == 0:

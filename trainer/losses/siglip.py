@@ -1,10 +1,10 @@
-"""SigLIP: of each image and each caption, whether they belong together (Zhai et al., 2023, arXiv:2303.15343).
+"""The SigLIP loss, a binary classification of every image and caption pair (Zhai et al., 2023, arXiv:2303.15343).
 
 With logits s_ij = scale x_i . y_j + bias over n pairs
 
     L = -1/n [ sum_i log sigmoid(s_ii) + sum_i sum_{j != i} log sigmoid(-s_ij) ]
 
-Pairs do not compete with each other: no softmax, so the bias, learned like the scale, has to say how rare matches are.
+There is no softmax over pairs, so a learned bias has to account for the rarity of matches.
 """
 
 from __future__ import annotations
@@ -26,23 +26,26 @@ from open_diht.trainer.losses.rows import duplicates
 
 @dataclass(frozen=True, kw_only=True)
 class SigLip(Loss):
-    """The pairwise sigmoid loss, always in tiles of at most 32 MiB of float32 similarities, which the backward pass
-    computes again. Statistics: `accuracy`, the proportion of images whose caption is more similar than all others;
-    `bias`."""
+    """The pairwise sigmoid loss.
+
+    It is computed in tiles of at most 32 MiB of float32 similarities; the backward pass recomputes
+    them if there are several. Its statistics are `accuracy`, the fraction of images whose caption
+    is more similar than every negative, and `bias`.
+    """
 
     symmetric: ClassVar[bool] = True
     biased: ClassVar[bool] = True
     name: str = "siglip"
     """siglip: the pairwise sigmoid loss, with a learned bias that starts at `model.bias`. (SigLIP's paper)"""
     mask_duplicates: bool = True
-    """Pairs with equal captions or equal images are no negatives of each other. (ours; false: as published)"""
+    """Do not use pairs with equal captions or equal images as negatives of each other. (ours; false as published)"""
 
     def __post_init__(self) -> None:
         check_fields(self)
 
     @property
     def tells_duplicates(self) -> bool:
-        """Whether duplicates are masked."""
+        """True if duplicates are masked."""
         return self.mask_duplicates
 
     def describe(self) -> str:
@@ -60,7 +63,7 @@ class SigLip(Loss):
         all_of: Tensor | None,
         bias: Tensor | None = None,
     ) -> tuple[Tensor, Statistics]:
-        """Compute the rows by tiles. Raises ValueError without a bias."""
+        """Compute the losses of rows by tiles; see `Loss.rows`. Raises ValueError without a bias."""
         if bias is None:
             raise ValueError("the loss siglip needs the model's logit bias: set model.bias=-10")
         b, size = len(x_bd), tile_rows(len(x_bd), len(y_nd))
@@ -68,7 +71,7 @@ class SigLip(Loss):
         for start in range(0, b, size):
             rows = slice(start, start + size)
             tile = (x_bd[rows], y_nd, scale, bias, offset + start, None if mine is None else mine[rows], all_of)
-            if size >= b:
+            if size >= b:  # a single tile needs no recomputation
                 tiles.append(_tile(*tile))
             else:
                 tiles.append(checkpoint(_tile, *tile, use_reentrant=False, preserve_rng_state=False))
@@ -79,14 +82,14 @@ class SigLip(Loss):
 def _tile(
     x: Tensor, y: Tensor, scale: Tensor, bias: Tensor, offset: int, mine: Tensor | None, all_of: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Losses of some rows, and whether their positive is above every negative."""
+    """Return the losses of some rows, and whether their positive is above every negative."""
     logits = (scale * x) @ y.T + bias
     positive = logits.diagonal(offset)[: len(x)]
     if mine is None or all_of is None:
         excluded = torch.zeros_like(logits, dtype=torch.bool)
         excluded.diagonal(offset)[: len(x)] = True
     else:
-        excluded = duplicates(mine, all_of)  # holds the diagonal
+        excluded = duplicates(mine, all_of)  # includes the diagonal
     negatives = logits.masked_fill(excluded, -math.inf)  # log sigmoid(inf) is 0, and so is its gradient
     loss = -logsigmoid(positive) - logsigmoid(-negatives).sum(dim=1)
     return loss, positive > negatives.amax(dim=1)

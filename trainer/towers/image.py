@@ -9,8 +9,11 @@ from torch import Tensor, nn
 
 
 class ConvNet(nn.Module):
-    """(b, 3, side, side) images to (b, embed_dim): stages of a 3 x 3 convolution with stride 2, batch norm and
-    ReLU, then the mean over places and a linear map."""
+    """A network from images (b, 3, side, side) to embeddings (b, embed_dim).
+
+    It has stages of a 3 x 3 convolution with stride 2, batch norm and ReLU, then a mean over
+    positions and a linear map.
+    """
 
     def __init__(self, embed_dim: int, *, image_size: int, widths: Sequence[int] = (32, 64, 128, 256)):
         super().__init__()
@@ -23,14 +26,16 @@ class ConvNet(nn.Module):
         self.projection = nn.Linear(last, embed_dim)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images with channels last in memory are faster on a CPU."""
+        """Return the embeddings. Images are converted to channels last, which is faster on a CPU."""
         seen = self.trunk(images.contiguous(memory_format=torch.channels_last))
         return self.projection(seen.mean(dim=(2, 3)))
 
 
 class FeatureMlp(nn.Module):
-    """(b, width) features to (b, embed_dim): the sum of an MLP of one hidden layer and a linear map. Features
-    are best standardised before they are stored."""
+    """A head from features (b, width), best standardized before they are stored, to embeddings (b, embed_dim).
+
+    It is the sum of an MLP with one hidden layer and a linear map.
+    """
 
     def __init__(self, embed_dim: int, *, width: int, hidden: int = 512, dropout: float = 0.0):
         super().__init__()
@@ -40,6 +45,6 @@ class FeatureMlp(nn.Module):
         self.linear = nn.Linear(width, embed_dim)
 
     def forward(self, features: Tensor) -> Tensor:
-        """The same dropped inputs go both ways."""
+        """Return the embeddings. MLP and linear map share one dropout mask."""
         dropped = self.dropout(features)
         return self.mlp(dropped) + self.linear(dropped)

@@ -1,4 +1,4 @@
-"""Two towers as one dual encoder with the interface of open_clip's; one of them may be open_clip's."""
+"""Two towers as one dual encoder with open_clip's interface. One of them may be open_clip's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from open_diht.trainer.towers.registry import BadTower, build_tower, is_own
 
 
 class TowerPair(nn.Module):
-    """`visual`, `text`, and the learned scale; names of weights are those of open_clip's `CustomTextCLIP`."""
+    """A dual encoder of two towers and a learned scale. Weights have the names of open_clip's `CustomTextCLIP`."""
 
     def __init__(
         self,
@@ -42,19 +42,19 @@ class TowerPair(nn.Module):
         self.logit_bias = None if init_logit_bias is None else nn.Parameter(torch.tensor(init_logit_bias))
 
     def encode_image(self, images: Tensor, normalize: bool = False) -> Tensor:
-        """(b, embed_dim)."""
+        """Return the embeddings (b, embed_dim) of images, L2-normalized if `normalize`."""
         return _unit(self.visual(images)) if normalize else self.visual(images)
 
     def encode_text(self, ids: Tensor, normalize: bool = False) -> Tensor:
-        """(b, embed_dim)."""
+        """Return the embeddings (b, embed_dim) of token ids, L2-normalized if `normalize`."""
         return _unit(self.text(ids)) if normalize else self.text(ids)
 
     def lock_image_tower(self, unlocked_groups: int = 0, freeze_bn_stats: bool = False) -> None:
-        """Do not train the image tower."""
+        """Freeze the whole image tower. The arguments are unused."""
         self.visual.requires_grad_(False)
 
     def lock_text_tower(self, unlocked_layers: int = 0, freeze_layer_norm: bool = True) -> None:
-        """Do not train the text tower."""
+        """Freeze the whole text tower. The arguments are unused."""
         self.text.requires_grad_(False)
 
 

@@ -1,13 +1,14 @@
-"""Towers by name: `tower: convnet` in an architecture's vision_cfg or text_cfg, the other keys being its settings.
+"""Towers by name: `tower: convnet` in a vision_cfg or text_cfg selects one, and the other keys are its settings.
 
-A tower is a `torch.nn.Module` whose constructor takes `embed_dim`, the size of the joint embedding, and its settings.
+A tower is a `torch.nn.Module` whose constructor takes `embed_dim`, the size of the joint embedding, and its
+settings.
 
 - An image tower has `input_shape`, (d,) for features or (3, side, side) for images, and maps (b, *input_shape) to
   (b, embed_dim).
-- A text tower takes `vocab_size` and `context_length` as well, and maps ids (b, context_length) to (b, embed_dim). Id 0
-  fills up short captions.
+- A text tower also takes `vocab_size` and `context_length`, and maps ids (b, context_length) to (b, embed_dim). Short
+  captions are padded with id 0.
 
-Anything with these can be named as `package.module:Class`; no registration is needed then.
+Any class with this interface can be named as `package.module:Class`, without registration.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ TOWERS: dict[str, type[nn.Module]] = {
     "bag_of_words": BagOfWords,
     "word_transformer": WordTransformer,
 }
-"""Name to class."""
+"""Name to class of each tower."""
 
 
 class BadTower(ValueError):
@@ -36,19 +37,28 @@ class BadTower(ValueError):
 
 
 def register(name: str, tower: type[nn.Module]) -> None:
-    """Make a tower known by a name. Raises ValueError where the name is taken."""
+    """Register a tower class under a name. Raises ValueError if the name is taken."""
     if TOWERS.get(name, tower) is not tower:
         raise ValueError(f"there is a tower called {name} already, {TOWERS[name].__name__}; take another name")
     TOWERS[name] = tower
 
 
 def is_own(settings: Mapping[str, Any]) -> bool:
-    """Whether a vision_cfg or text_cfg names a tower of this registry, not one of open_clip."""
+    """Return whether a vision_cfg or text_cfg names a tower of this registry or an import path, not open_clip's."""
     return "tower" in settings
 
 
 def build_tower(settings: Mapping[str, Any], embed_dim: int, **given: Any) -> nn.Module:
-    """The tower that `settings` name, with the other settings. Raises `BadTower`."""
+    """Build the tower that a vision_cfg or text_cfg names.
+
+    Args:
+        settings: the vision_cfg or text_cfg; all keys except `tower` go to the constructor.
+        embed_dim: size of the joint embedding.
+        given: further arguments of the constructor.
+
+    Raises:
+        BadTower: the tower is unknown or does not take its settings.
+    """
     name = str(settings["tower"])
     try:
         return _found(name)(embed_dim, **{key: value for key, value in settings.items() if key != "tower"}, **given)

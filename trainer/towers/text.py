@@ -1,4 +1,4 @@
-"""Small text towers, whose ids are words or BPE tokens; id 0 is padding."""
+"""Small text towers. Token ids are words or BPE tokens, and id 0 is padding."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def _embedding(vocab_size: int, width: int) -> nn.Embedding:
-    """Vectors that start small: large ones would hardly move in the few steps that these towers are for."""
+    """Return an embedding with small initial vectors: large ones would hardly change in short runs."""
     embedding = nn.Embedding(vocab_size, width, padding_idx=0)
     nn.init.normal_(embedding.weight, std=0.02)
     with torch.no_grad():
@@ -16,7 +16,7 @@ def _embedding(vocab_size: int, width: int) -> nn.Embedding:
 
 
 class BagOfWords(nn.Module):
-    """(b, context) ids to (b, embed_dim): the mean of word vectors, and an MLP on it."""
+    """A network from ids (b, context) to embeddings (b, embed_dim): an MLP on the mean of the word vectors."""
 
     def __init__(self, embed_dim: int, *, vocab_size: int, context_length: int, width: int = 128, hidden: int = 256):
         super().__init__()
@@ -25,14 +25,17 @@ class BagOfWords(nn.Module):
         self.mlp = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, embed_dim))
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Captions without any id are the MLP of zeros."""
+        """Return the embeddings. The mean of a caption without words is zero."""
         words = (ids != 0).sum(dim=1, keepdim=True).clamp(min=1)
         return self.mlp(self.embedding(ids).sum(dim=1) / words)
 
 
 class WordTransformer(nn.Module):
-    """(b, context) ids to (b, embed_dim): a transformer (pre-norm) over word and place vectors, whose mean over the
-    words of the caption is mapped."""
+    """A network from ids (b, context) to embeddings (b, embed_dim).
+
+    It is a pre-norm transformer over word and position vectors, then a linear map of its mean over
+    the caption's words.
+    """
 
     def __init__(
         self,
@@ -60,9 +63,9 @@ class WordTransformer(nn.Module):
         self.projection = nn.Linear(width, embed_dim)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """A caption without any id sees its padding."""
+        """Return the embeddings. A caption without words attends to its padding."""
         padding = ids == 0
-        padding = padding & ~padding.all(dim=1, keepdim=True)
+        padding = padding & ~padding.all(dim=1, keepdim=True)  # attention to nothing would be NaN
         seen = self.embedding(ids) + self.places[: ids.shape[1]]
         for block in self.blocks:
             seen = block(seen, src_key_padding_mask=padding)

@@ -1,4 +1,4 @@
-"""Captions to ids of whole words."""
+"""Tokenize captions into ids of whole words."""
 
 from __future__ import annotations
 
@@ -10,24 +10,23 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
+_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")  # letters and digits, with an apostrophe inside
 PADDING, UNKNOWN, _SPECIAL = 0, 1, 2
 
 
 def words_of(caption: str) -> list[str]:
-    """Its words in lower case; digits count as letters."""
+    """Return the words of a caption in lower case. Digits count as letters."""
     return _WORD.findall(caption.lower())
 
 
 def frequent_words(captions: Iterable[str], at_least: int = 2) -> list[str]:
-    """Words that occur that often, the most frequent first: a vocabulary."""
+    """Return a vocabulary: the words that occur `at_least` times in the captions, the most frequent first."""
     counts = Counter(word for caption in captions for word in words_of(caption))
     return sorted((word for word, count in counts.items() if count >= at_least), key=lambda word: (-counts[word], word))
 
 
 def read_words(path: Path) -> list[str]:
-    """A vocabulary from a file with a word in each line. Raises OSError, and ValueError where there are none, or one
-    twice."""
+    """Read a vocabulary from a file with one word per line. Raises OSError, or ValueError for no or repeated words."""
     words = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not words or len(set(words)) < len(words):
         raise ValueError(f"{path} holds {len(words)} words, {len(set(words))} different ones")
@@ -35,8 +34,10 @@ def read_words(path: Path) -> list[str]:
 
 
 class WordTokenizer:
-    """Captions to (n, context_length) int64: 0 is padding, 1 any word outside the vocabulary, word w of it w + 2.
-    Longer captions are cut."""
+    """A tokenizer from captions to ids (n, context_length) int64, which truncates longer captions.
+
+    Id 0 is padding, 1 is any word outside the vocabulary, and w + 2 is word w of it.
+    """
 
     def __init__(self, words: Sequence[str], context_length: int):
         self.context_length, self.vocab_size = context_length, len(words) + _SPECIAL
@@ -49,4 +50,4 @@ class WordTokenizer:
         for caption in captions:
             found = [known.get(word, UNKNOWN) for word in words_of(caption)[:most]]
             rows.append(found + padding[len(found) :])
-        return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), most)
+        return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), most)  # also without captions
