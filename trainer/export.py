@@ -166,16 +166,16 @@ not the paper's. alpha, beta and the weights of the concept losses follow the pa
 
 ## Measured while training
 
-Pairs held out from the same data ({config.data.split.holdout:.0%}, by {config.data.split.by}); 95
-% Wilson intervals.
-They guide a run and compare with nothing else.
+Pairs held out from the same data ({config.data.split.holdout:.0%}, by {config.data.split.by}), with
+95 % Wilson intervals. They guide a run and compare with nothing else.
 
 {measured}
 
 ## Configuration
 
 ```yaml
-{yaml.safe_dump(plain(config), sort_keys=False).strip()} ```
+{yaml.safe_dump(plain(config), sort_keys=False).strip()}
+```
 
 Versions: {", ".join(f"{name} {version}" for name, version in versions.items())}.
 """

@@ -15,11 +15,11 @@ class Rows(Protocol):
 
     @property
     def count(self) -> int:
-        """n."""
+        """N."""
 
     @property
     def width(self) -> int:
-        """d."""
+        """D."""
 
     def rows(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
         """Return (stop - start, d) float32.

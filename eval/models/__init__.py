@@ -37,7 +37,7 @@ def load_model(
     device: str = "cpu",
     precision: Precision = "fp32",
 ) -> Model:
-    """Load the model that `word` names:
+    """Load the model that `word` names.
 
     - `reference`: the offline reference encoder, from `data`/reference, where `data` is the default data folder
       even if `--data` names another;
