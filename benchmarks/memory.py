@@ -4,7 +4,7 @@
 
 For each configuration: weights; gradients, moments, images and features of a rank; MiB that autograd keeps of a pair
 from the forward to the backward pass; and for GPUs of several sizes `schedule.micro_batches` of the configuration's
-batch on eight of them, with the pairs of each. `open_diht.trainer.memory` counts them, here on tensors without memory
+batch on eight of them. `open_diht.trainer.memory` counts them, here on tensors without memory
 (those of torch's FakeTensorMode for a CPU, in the configuration's precision), in seconds.
 """
 
@@ -41,19 +41,18 @@ def row(name: str) -> str:
     for gib in GPUS_GIB:
         try:
             parts = needed.parts(pairs, gib * 2**30 - weights)
-            cells.append(f"{parts} of {-(-pairs // parts):,}")
+            cells.append(str(parts))
         except DoesNotFit:
             cells.append("no")
-    checkpointed = "yes" if config.model.gradient_checkpointing else "no"
     sizes = f"{weights / 2**30:.1f} | {needed.fixed / 2**30:.1f} | {needed.per_pair / 2**20:.0f}"
-    return f"| `{name}` | {checkpointed} | {sizes} | {' | '.join(cells)} |"
+    return f"| `{name}` | {sizes} | {' | '.join(cells)} |"
 
 
 def main(names: Sequence[str]) -> None:
     """Print the table."""
     gpus = " | ".join(f"{gib} GiB" for gib in GPUS_GIB)
-    print(f"| config | checkpointing | weights, GiB | fixed, GiB | a pair, MiB | {gpus} |")
-    print(f"|---|---|---|---|---|{'---|' * len(GPUS_GIB)}")
+    print(f"| config | weights (GiB) | fixed (GiB) | pair (MiB) | {gpus} |")
+    print(f"|---|{'--:|' * (3 + len(GPUS_GIB))}")
     for name in names or CONFIGS:
         print(row(name), flush=True)
 
