@@ -42,19 +42,18 @@ def row(name: str) -> str:
     for gib in GPUS_GIB:
         try:
             parts = needed.parts(pairs, gib * 2**30 - weights)
-            cells.append(f"{parts} of {-(-pairs // parts):,}")
+            cells.append(str(parts))
         except DoesNotFit:
             cells.append("no")
-    checkpointed = "yes" if config.model.gradient_checkpointing else "no"
     sizes = f"{weights / 2**30:.1f} | {needed.fixed / 2**30:.1f} | {needed.per_pair / 2**20:.0f}"
-    return f"| `{name}` | {checkpointed} | {sizes} | {' | '.join(cells)} |"
+    return f"| `{name}` | {sizes} | {' | '.join(cells)} |"
 
 
 def main(names: Sequence[str]) -> None:
     """Print the table."""
     gpus = " | ".join(f"{gib} GiB" for gib in GPUS_GIB)
-    print(f"| config | checkpointing | weights, GiB | fixed, GiB | a pair, MiB | {gpus} |")
-    print(f"|---|---|---|---|---|{'---|' * len(GPUS_GIB)}")
+    print(f"| config | weights (GiB) | fixed (GiB) | pair (MiB) | {gpus} |")
+    print(f"|---|{'--:|' * (3 + len(GPUS_GIB))}")
     for name in names or CONFIGS:
         print(row(name), flush=True)
 

@@ -38,6 +38,7 @@ BESIDE = (
     "CONTRIBUTING.md",
     "SECURITY.md",
     "benchmarks/RESULTS.md",
+    "benchmarks/history.md",
     "data/sample/README.md",
     "deploy/README.md",
     "deploy/dask/README.md",

@@ -45,7 +45,7 @@ TEXTS = sorted(
         "deploy/**/README.md",
         "examples/README.md",
         "trainer/README.md",
-        "benchmarks/RESULTS.md",
+        "benchmarks/*.md",
     )
     for path in REPOSITORY.glob(pattern)
 )
