@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from open_diht.common.html.text import attribute, plain, text_width
+from open_diht.common.html.text import attribute, plain, show, text_width
 
 WIDE, HIGH = 720.0, 380.0
 """Size of a line chart, in pixels."""
@@ -102,7 +102,7 @@ def histogram(title: str, text: str, columns: Sequence[tuple[str, int]], marks: 
         columns: label and count of each, from the left; if empty, the figure reads "Not measured."
         marks: column numbers before which a vertical line is drawn.
     """
-    head = f'<figure class="histogram"><h3>{attribute(title)}</h3><p class="quiet">{attribute(text)}</p>'
+    head = f'<figure class="histogram"><h3>{show(title)}</h3><p class="quiet">{attribute(text)}</p>'
     if not columns:
         return f"{head}<p>Not measured.</p></figure>"
     most = max(1, *(count for _, count in columns))

@@ -10,6 +10,7 @@ from tests.imports import packages
 ROOT = Path(__file__).resolve().parents[2] / "common"
 LITTLE = {"common", "yaml", "jinja2", "markupsafe", "PIL", "numpy", "tqdm"}
 MORE = {
+    "devices.py": {"torch"},
     "encoder_names.py": {"huggingface_hub"},
     "ranks.py": {"torch"},
     "reference_encoder.py": {"torch", "timm", "transformers", "open_clip"},

@@ -34,6 +34,21 @@ def test_loaded_modules_stay() -> None:
     assert again is colorsys
 
 
+def test_finders_that_imports_add_stay() -> None:
+    class Added:
+        def find_spec(self, *_: object) -> None:
+            return None
+
+    added = Added()
+    before = sys.meta_path[:]
+    try:
+        with without("colorsys"):
+            sys.meta_path.append(added)  # type: ignore[arg-type]
+        assert sys.meta_path == [*before, added]
+    finally:
+        sys.meta_path[:] = before
+
+
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed, so nothing imports it")
 @pytest.mark.parametrize(
     "module",

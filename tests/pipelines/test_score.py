@@ -264,7 +264,7 @@ def test_a_preset_that_asks_for_scores_needs_a_model(tmp_path, source, capfd, pr
     asked = ["--preset", preset("{min: 0.3}")]
     for more, message in (
         (asked, "name one with --score-model"),
-        (["--stages", "score"], "STAGES names score, and no model is named"),
+        (["--stages", "score"], "names score, and no model is named"),
         ([*asked, "--score-model", "timm:resnet50:x"], "unknown score model 'timm:resnet50:x'; choose reference"),
         ([*asked, "--score-model", "open_clip:ViT-B-32:/no/such.pt"], "nothing is downloaded"),
     ):
