@@ -18,13 +18,12 @@ from open_diht.filters.captions.annotate import CaptionAnnotator
 from open_diht.filters.presets import Preset, load_preset
 from open_diht.filters.spotting.settings import SpotterSettings
 from open_diht.filters.spotting.spotter import TextSpotter
-from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.datasets.naming import listing
 from open_diht.pipelines.manifests import MissingImage, read_rows
 from open_diht.pipelines.manifests.images import MAX_IMAGE_BYTES, read_image_file, within
 from open_diht.pipelines.stages.cascade import DEAD, KEPT, apply_caption_filters, apply_cascade
 from open_diht.pipelines.stages.output import PAIR, SPOTTED, output_rows
-from open_diht.pipelines.stages.rows import RECORD, columns_of, identities, read_texts, values_of
+from open_diht.pipelines.stages.rows import RECORD, columns_of, dataset_of, identities, read_texts, values_of
 
 NOT_TEXT = "not_text"
 """Reason of a caption that is not text, such as a number or a lone surrogate."""
@@ -185,7 +184,7 @@ class Cat:
 
         Unreadable rows are added to `reasons`.
         """
-        dataset = load_dataset("custom").with_roles(caption="caption")
+        dataset = dataset_of("caption")
         batch = read_rows(table, dataset)
         reasons |= {row.ordinal: str(row.error) for row in batch.bad}
         rows = identities(batch).set_column(0, "ordinal", pa.array(np.arange(len(batch.ordinals))))
@@ -328,7 +327,10 @@ class _Models:
     def spotter(cls, settings: SpotterSettings) -> TextSpotter:
         """Return the process's spotter with these settings."""
         with cls.lock:
-            return cls.spotters.setdefault(repr(settings), TextSpotter(settings))
+            key = repr(settings)
+            if key not in cls.spotters:
+                cls.spotters[key] = TextSpotter(settings)
+            return cls.spotters[key]
 
     @classmethod
     def after_fork(cls) -> None:

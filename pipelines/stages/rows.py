@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +19,7 @@ from open_diht.filters import language
 from open_diht.filters.columns import STORED, ColumnCondition
 from open_diht.filters.spotting.decode import UnreadableImage
 from open_diht.filters.spotting.spotter import Spotting, TextSpotter
-from open_diht.pipelines.datasets import Dataset, Roles
+from open_diht.pipelines.datasets import Dataset, Roles, load_dataset
 from open_diht.pipelines.datasets.naming import listing
 from open_diht.pipelines.manifests import Batch, MissingImage
 
@@ -53,6 +54,20 @@ available."""
 Asked = tuple[int, bytes | MissingImage, tuple[int, int] | None]
 """The ordinal of a row; its image file, or why there is none; the image's width and height before the
 download downscaled it."""
+
+
+@cache  # the description is a file, and callers ask for each batch
+def dataset_of(caption: str, **roles: str) -> Dataset:
+    """Return the data set `custom` with the column of the captions.
+
+    Args:
+        caption: the column.
+        roles: columns of other roles, by role.
+
+    Raises:
+        DatasetError: a role is unknown.
+    """
+    return load_dataset("custom").with_roles(caption=caption, **roles)
 
 
 def identities(batch: Batch) -> pa.Table:

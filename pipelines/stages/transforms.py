@@ -31,14 +31,14 @@ from open_diht.filters.captions.annotate import CaptionAnnotator
 from open_diht.filters.presets import Preset, load_preset
 from open_diht.filters.spotting.settings import SpotterSettings
 from open_diht.filters.spotting.spotter import TextSpotter
-from open_diht.pipelines.datasets import Dataset, load_dataset
+from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.datasets.naming import listing
 from open_diht.pipelines.manifests import Batch, MissingImage, read_rows
 from open_diht.pipelines.manifests.columns import kind_of
 from open_diht.pipelines.stages.cascade import DEAD, KEPT, NotLookedAt, apply_caption_filters, apply_cascade, stage_of
 from open_diht.pipelines.stages.output import making_way, output_rows, rejected_rows
 from open_diht.pipelines.stages.rows import RECORD as RECORD_SCHEMA
-from open_diht.pipelines.stages.rows import columns_of, identities, read_texts, values_of
+from open_diht.pipelines.stages.rows import columns_of, dataset_of, identities, read_texts, values_of
 from open_diht.pipelines.store.layout import KINDS
 
 ANNOTATIONS, SPOTTING = "annotations", "spotting"
@@ -118,7 +118,7 @@ class SpotText(beam.PTransform[Any, Any]):
     ):
         super().__init__()
         known = load_preset(preset) if isinstance(preset, str) else preset
-        self._function = _Spot(image, settings or SpotterSettings(), known, _dataset(caption))
+        self._function = _Spot(image, settings or SpotterSettings(), known, dataset_of(caption))
 
     def expand(self, batches: pvalue.PCollection[pa.Table]) -> pvalue.PCollection[pa.Table]:
         return batches | beam.ParDo(self._function)
@@ -169,7 +169,7 @@ class ApplyCat(beam.PTransform[Any, Any]):
         if unknown := sorted(set(stages) - {"captions", "spotting"}):
             raise ValueError(f"unknown stage {', '.join(unknown)}; choose captions, spotting")
         known = load_preset(preset) if isinstance(preset, str) else preset
-        self._function = _Decide(known, _dataset(caption, **roles), tuple(stages))
+        self._function = _Decide(known, dataset_of(caption, **roles), tuple(stages))
 
     def expand(self, batches: pvalue.PCollection[pa.Table]) -> pvalue.DoOutputsTuple:
         return batches | beam.ParDo(self._function).with_outputs(*KINDS)
@@ -195,7 +195,7 @@ class _Annotate(beam.DoFn):
 
     def process(self, table: pa.Table) -> Iterator[pa.Table]:
         _need(table, self._caption, "name the column with the captions: caption=...")
-        batch = read_rows(table.select([self._caption]), _dataset(self._caption))
+        batch = read_rows(table.select([self._caption]), dataset_of(self._caption))
         found = self._annotator.annotate([caption or "" for caption in batch.captions])
         yield _with_column(table, ANNOTATIONS, found, batch.ordinals, _CAPTIONS)
 
@@ -272,10 +272,6 @@ class _Decide(beam.DoFn):
             "rejected": rejected_rows(output, decisions.reasons, self._stage_of),
             "dead_letter": _dead_letters(_own(table), lost),
         }
-
-
-def _dataset(caption: str, **roles: Any) -> Dataset:
-    return load_dataset("custom").with_roles(caption=caption, **roles)
 
 
 def _rows(table: pa.Table, dataset: Dataset, preset: Preset, *, annotated: bool) -> tuple[Batch, pa.Table]:
