@@ -41,7 +41,7 @@ class Command:
 
 
 COMMANDS = {
-    "filter": Command("filter a data set", "open_diht.pipelines.cli", check="open_diht.pipelines.options"),
+    "filter": Command("filter a data set", "open_diht.pipelines.driver.cli", check="open_diht.pipelines.options"),
     "view": Command(
         "look at what was filtered: a local web page",
         "open_diht.pipelines.view.cli",

@@ -119,7 +119,7 @@ def test_a_users_own_modules_and_ours_do_not_meet(own_first: bool, site: Path, u
     run(sys.executable, "-m", "open_diht", *asked, "--unit-rows", "2", "--workers", "2", folder=users, path=path)
     assert pq.read_table(users / "out" / "kept")["caption"].to_pylist() == [CAPTIONS[0], CAPTIONS[2]]
     names = ", ".join(FOLDERS)
-    code = f"import open_diht.pipelines.cli, open_diht.eval, {names}\nassert all(m.MINE for m in ({names}))"
+    code = f"import open_diht.pipelines.driver.cli, open_diht.eval, {names}\nassert all(m.MINE for m in ({names}))"
     run(sys.executable, "-c", f"{code}\nassert open_diht.__file__.startswith({str(site)!r})", folder=users, path=path)
 
 
@@ -198,7 +198,7 @@ def test_no_module_is_there_under_two_names() -> None:
     """Where the root of the repository is on the path, the folders can be imported by their own names, too."""
     code = (
         "import os, sys; sys.path.insert(0, os.getcwd())\n"
-        "import open_diht.pipelines.cli, open_diht.eval.cli, open_diht.study.cli\n"
+        "import open_diht.pipelines.driver.cli, open_diht.eval.cli, open_diht.study.cli\n"
         "import open_diht.pipelines.stages.transforms, open_diht.pipelines.concepts.cli\n"
         "try: import torch\n"
         "except ModuleNotFoundError: pass\n"

@@ -4,7 +4,7 @@ The launcher adds options: --runner=DataflowRunner, --project, --region, --temp_
 others. With template_location a run stages a job for the next stage that has work, and the launcher starts it.
 """
 
-from open_diht.pipelines.cli import main
+from open_diht.pipelines.driver.cli import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -15,9 +15,9 @@ from open_diht.common.devices import add_device_options
 from open_diht.common.fields import Positive
 from open_diht.common.lease import LeaseLost
 from open_diht.filters.captions.parse import ModelMissing
-from open_diht.pipelines.cli import backend_of, shard_of
 from open_diht.pipelines.concepts.run import ConceptSettings, run
 from open_diht.pipelines.concepts.teacher import DEFAULT, find_teacher, teacher_names
+from open_diht.pipelines.driver.cli import backend_of, shard_of
 from open_diht.pipelines.options import add_where, parse
 from open_diht.pipelines.runners import JobFailed, RunnerError
 from open_diht.pipelines.runners.fork_server import ForkServer

@@ -10,9 +10,9 @@ from dataclasses import asdict, fields, replace
 from open_diht.common.command_line import WrongUse, say
 from open_diht.common.devices import check_device
 from open_diht.common.naming import counted
-from open_diht.pipelines.cli import exit_status, settings_of, told
 from open_diht.pipelines.concepts.run import ConceptSettings
 from open_diht.pipelines.concepts.teacher import Teacher, find_teacher
+from open_diht.pipelines.driver.cli import exit_status, settings_of, told
 from open_diht.pipelines.driver.run import run
 from open_diht.pipelines.manifests import in_words
 from open_diht.pipelines.manifests.plan import known_plan

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import apache_beam.runners.worker.sdk_worker_main  # noqa: F401  # that forks have it
 
-import open_diht.pipelines.cli  # noqa: F401
+import open_diht.pipelines.driver.cli  # noqa: F401
 from tests.forks import Forks
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -17,8 +17,8 @@ import pytest
 
 from open_diht.common import lease
 from open_diht.common.shard_index import load
-from open_diht.pipelines import cli
 from open_diht.pipelines.datasets import load_dataset
+from open_diht.pipelines.driver import cli
 from open_diht.pipelines.fetch.records import FETCHED
 from open_diht.pipelines.manifests import Span, inspect, read, split
 from open_diht.pipelines.stages.images import DOWNLOAD, images_of, tar_path

@@ -19,7 +19,7 @@ for module in ("torch", "open_clip"):
     pytest.importorskip(module, reason=f"{module} is not installed: pip install '.[score]'")
 
 from open_diht.filters.presets import load_preset  # noqa: E402
-from open_diht.pipelines import cli  # noqa: E402
+from open_diht.pipelines.driver import cli  # noqa: E402
 from open_diht.pipelines.manifests.plan import load_plan  # noqa: E402
 from open_diht.pipelines.pilot.measure import measure  # noqa: E402
 from open_diht.pipelines.settings import ScoreSettings  # noqa: E402

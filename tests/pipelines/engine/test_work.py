@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from open_diht.pipelines.cli import main
 from open_diht.pipelines.datasets import load_dataset
+from open_diht.pipelines.driver.cli import main
 from open_diht.pipelines.manifests.plan import PlanMismatch, keep_plan, make_plan
 from open_diht.pipelines.runners import Direct
 from open_diht.pipelines.store.commit import RunFailed, read_json

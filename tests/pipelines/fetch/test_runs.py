@@ -392,7 +392,7 @@ def test_without_img2dataset_nothing_is_written(web, tsv, tmp_path, filtering, m
     ],
 )
 def test_wrong_options(option, value, said, tsv, tmp_path, capsys):
-    from open_diht.pipelines.cli import main
+    from open_diht.pipelines.driver.cli import main
 
     manifest = tsv(tmp_path / "urls.tsv", [{"caption": SENTENCE, "url": "http://example.org/a"}])
     arguments = ["--dataset", "custom", "--input", str(manifest), "--output", str(tmp_path / "out"), option, value]

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from open_diht.pipelines.cli import main
+from open_diht.pipelines.driver.cli import main
 from open_diht.pipelines.runners import RunnerError, make_backend
 from open_diht.pipelines.runners.beam_options import option_values
 from open_diht.pipelines.stages.spotting import SpottingStage
@@ -96,7 +96,7 @@ def test_what_workers_elsewhere_cannot_see_is_refused_before_anything_is_staged(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("open_diht.pipelines.cli.run", lambda *_: pytest.fail("the run began"))
+    monkeypatch.setattr("open_diht.pipelines.driver.cli.run", lambda *_: pytest.fail("the run began"))
     tsv(tmp_path / "a.tsv", [{"caption": "A brown dog runs", "url": "https://example.org/a.jpg"}])
     names = {"OUTPUT": "--output", "INPUT": "--input"}
     given = {names.get(name, name): text.format(disk=tmp_path) for name, text in (SOMEWHERE | typed).items()}

@@ -23,7 +23,7 @@ from apache_beam.portability import common_urns, python_urns
 from apache_beam.portability.api import beam_job_api_pb2, beam_runner_api_pb2
 from apache_beam.runners.portability.flink_runner import FlinkRunner
 
-from open_diht.pipelines.cli import main
+from open_diht.pipelines.driver.cli import main
 from open_diht.pipelines.runners import Job, JobFailed, RunnerError, Workers, make_backend
 from open_diht.pipelines.runners.flink import JAR_VARIABLE, Flink, jar_name
 

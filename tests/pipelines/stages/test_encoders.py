@@ -187,7 +187,8 @@ def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_torch_and_faiss_are_imported_only_when_they_are_used() -> None:
     code = (
-        f"import sys, open_diht.pipelines.cli, open_diht.pipelines.stages.encoders as e; e.find_encoder({LITE0!r}); "
+        "import sys, open_diht.pipelines.driver.cli, open_diht.pipelines.stages.encoders as e; "
+        f"e.find_encoder({LITE0!r}); "
         "print(sorted({'torch', 'faiss'} & set(sys.modules)))"
     )
     root = Path(__file__).resolve().parents[3]

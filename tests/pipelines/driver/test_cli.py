@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from open_diht.pipelines import cli
+from open_diht.pipelines.driver import cli
 from open_diht.pipelines.options import filter_parser
 from tests.forks import Forks
 from tests.pipelines.processes import REPOSITORY, Forked
