@@ -41,9 +41,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
 def _compare(options: argparse.Namespace) -> int:
     for name, folder in (("A", options.a), ("B", options.b)):
         if not folder.name:
-            raise WrongUse(f"{name} is missing; say `make compare A=out/bench/one B=out/bench/other`")
+            raise WrongUse(f"{name} is missing; run `make compare A=out/bench/one B=out/bench/other`")
     if options.a.resolve() == options.b.resolve():
-        raise WrongUse(f"A and B are the same folder, {options.a}")
+        raise WrongUse(f"A and B are the same folder, {options.a}; give two")
     comparison = compare(options.a, options.b)
     output = options.output or options.b
     publish_json(output / "compare.json", asdict(comparison))
@@ -64,7 +64,7 @@ def to_markdown(comparison: Comparison) -> str:
         f"A: `{comparison.a}`  ",
         f"B: `{comparison.b}`",
         "",
-        "| task | metric | A | B | B - A | 95 % interval | p | p (Holm) | shows | n | test |",
+        "| task | metric | A | B | B - A | 95 % interval | p | p (Holm) | MDE | n | test |",
         "|---|---|--:|--:|--:|---|--:|--:|--:|--:|---|",
     ]
     lines += [_table_row(found) for found in comparison.tasks]
@@ -78,9 +78,9 @@ def to_markdown(comparison: Comparison) -> str:
         )
     lines += [
         "",
-        "Values in percent, differences in points. p: two-sided, of no difference; Holm's correction is for the number "
-        "of tasks tested. Intervals are over images; the average counts those of one set once. Shows: the difference "
-        "that a test set of this kind and size would show in 80 % of cases, so a smaller one may be there unseen.",
+        "Values in percent, differences in points. p: two-sided, of no difference; Holm's correction is for the "
+        "number of tasks tested. Intervals are over images; the average counts those of one set once. MDE: the "
+        "smallest difference that this test detects in 80 % of cases.",
         "",
         *_few_shot_lines(comparison.few_shot),
         comparison.caution,
@@ -106,7 +106,7 @@ def _few_shot_lines(few_shot: Sequence[FewShotComparison]) -> list[str]:
     lines = [
         "## Few-shot, on the same shots",
         "",
-        "| task | method | shots | A | B | B - A | 95 % interval | p | p (Holm) | shows | seeds | n |",
+        "| task | method | shots | A | B | B - A | 95 % interval | p | p (Holm) | MDE | seeds | n |",
         "|---|---|--:|--:|--:|--:|---|--:|--:|--:|--:|--:|",
     ]
     for found in few_shot:
@@ -122,9 +122,8 @@ def _few_shot_lines(few_shot: Sequence[FewShotComparison]) -> list[str]:
     return [
         *lines,
         "",
-        "Means over the seeds of the shots, which both models were given alike. Intervals and p values are over test "
-        "images and seeds; a few seeds say little of the luck of the shots, which makes them wide. Holm's correction "
-        "is for the rows of this table.",
+        "Means over the seeds of the shots, which are the same for both models. Intervals and p values are over test "
+        "images and seeds; few seeds make them wide. Holm's correction is for the rows of this table.",
         "",
     ]
 

@@ -40,8 +40,8 @@ from open_diht.eval.statistics import (
 )
 
 NOT_SEED_NOISE = (
-    "A sampling interval is not seed noise. Intervals and p values are about the test items: would the difference "
-    "survive other images of the same kind? They say nothing about training again. Two trainings of one recipe that "
+    "A sampling interval is not seed noise. Intervals and p values cover the choice of test items, not another "
+    "training. Two trainings of one recipe that "
     "differ only in the seed differ by about 0.2 points on ImageNet and by up to 0.6 points on an average over tasks "
     "(DataComp). Comparing recipes takes several seeds of each."
 )
@@ -158,7 +158,7 @@ def rows_of(folder: Path) -> list[Mapping[str, Any]]:
     if rows is None:
         raise WrongUse(f"{folder} has no results.json; name the OUTPUT folder of a `make bench`")
     if not isinstance(rows, list):
-        raise DataBroken(f"{folder}/results.json is no list of results")
+        raise DataBroken(f"{folder}/results.json is not a list of results")
     try:
         return checked(rows)
     except ValueError as error:

@@ -46,7 +46,7 @@ class Result:
         """Return the row of results.json. Raises ValueError for NaN or infinity."""
         for value in (self.value, self.low, self.high):
             if value is not None and not math.isfinite(value):
-                raise ValueError(f"{self.task}, {self.metric}: {value!r} is no number")
+                raise ValueError(f"{self.task}, {self.metric}: {value!r} is not a number")
         return asdict(self)
 
 
@@ -128,7 +128,7 @@ def missing(task: str, kind: str, metric: str, reason: str) -> Result:
         task: The task's name.
         kind: Its kind, or few_shot.
         metric: The metric that was not measured.
-        reason: Why there is no number.
+        reason: Why there is not a number.
     """
     return Result(
         task=task, kind=kind, metric=metric, value=None, low=None, high=None, n=0, protocol={"missing": reason}
@@ -151,7 +151,7 @@ def broken_data(task: str, kind: str, metric: str, error: DataBroken) -> Result:
 
 
 def is_broken(result: Result) -> bool:
-    """Return whether there is no number because the data is unusable."""
+    """Return whether there is not a number because the data is unusable."""
     return str(result.protocol.get("missing", "")).startswith(_BROKEN)
 
 
@@ -251,7 +251,7 @@ def read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     except FileNotFoundError:
         raise
     except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
-        raise DataBroken(f"{path} holds no arrays ({error}); {AGAIN}") from None
+        raise DataBroken(f"{path} does not hold arrays ({error}); {AGAIN}") from None
     if lacking := [name for name in names if name not in arrays]:
         raise DataBroken(f"{path} lacks {', '.join(lacking)}; {AGAIN}")
     return arrays

@@ -78,8 +78,8 @@ class ColumnCondition(CaptionFilter):
         words = [value for value in self._listed if not _is_number(value)]
         if words and (self._bounds or len(words) < len(self._listed)):
             raise BadValue(
-                f"columns.{self.reason} compares with numbers and with {shown(words[0])}; a column holds one or the "
-                "other: put numbers between quotes where words are meant"
+                f"columns.{self.reason} mixes numbers with the text {shown(words[0])}, but a column holds one or the "
+                "other; quote the numbers if they are texts"
             )
 
     @property
@@ -92,7 +92,7 @@ class ColumnCondition(CaptionFilter):
             f"one of {_listing(self.not_among)}" if self.not_among is not None else "",
             "missing" if self.missing == "reject" else "",
         ]
-        return f"Of the row {self.reason} is {' or '.join(part for part in asked if part)}."
+        return f"The row's {self.reason} is {' or '.join(part for part in asked if part)}."
 
     @property
     def numeric(self) -> bool:

@@ -262,7 +262,7 @@ def image_file(image: Any) -> bytes | MissingImage:
         except (OSError, ValueError, SyntaxError, MemoryError) as error:  # PIL decodes lazily
             return MissingImage(reason="image_unreadable", message=f"{type(error).__name__}: {error}")
         return within(buffer.getvalue(), MAX_IMAGE_BYTES)
-    return MissingImage(reason="image_unreadable", message=f"a {type(image).__name__} is no image")
+    return MissingImage(reason="image_unreadable", message=f"a {type(image).__name__} is not an image")
 
 
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # saved without conversion

@@ -196,7 +196,7 @@ class _Run:
             stopped = self._epoch(self.step // self.batches, self.step % self.batches)
         if stopped:
             self._save()
-            self.say(f"stopped after step {self.step:,} of {total:,}; the same command goes on from there")
+            self.say(f"stopped after step {self.step:,} of {total:,}; run the same command to resume")
             return self._outcome(finished=False)
         return self._finish()
 
@@ -260,7 +260,7 @@ class _Run:
         self.log.write("step", self.step, self._samples(), {**plain_values, **speed, **counts})
 
     def _check(self) -> dict[str, Share]:
-        with remedy(lambda: "a check needs more memory than there is: lower check.batch_size"):
+        with remedy(lambda: "a check needs more memory than available: lower check.batch_size"):
             found = checks.measure(self.parts, self.say)
         if found and self.log is not None:
             for text in checks.lines(found):

@@ -114,7 +114,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         state = load_state_dict(str(path), weights_only=True)
     except _UNREADABLE as error:
         said = " ".join(str(error).split())[:400] or "it ends too early"
-        raise BadWeights(f"{path} is not a file of weights: {type(error).__name__}: {said}") from error
+        raise BadWeights(f"{path} is not a weights file: {type(error).__name__}: {said}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise BadWeights(f"{path} holds more than weights by name")
     return state

@@ -96,7 +96,7 @@ def _first(task: Task, sources: Sequence[Source], needs: Annotation, root: Path,
             return _read(task, source, needs, root, memo)
         except DataMissing as error:
             looked.append(str(error))
-    raise DataMissing(f"data not at hand: {task.get} (looked in {root}: {'; '.join(looked)})")
+    raise DataMissing(f"data not found: {task.get} (looked in {root}: {'; '.join(looked)})")
 
 
 def place_of(source: Source, root: Path) -> Path:
@@ -143,7 +143,7 @@ def _checked(task: Task, needs: Annotation, data: DataSet, test: DataSet | None 
     The classes are those of `test` where it is given.
     """
     if getattr(data, needs) is None:
-        raise DataBroken(f"{data.place} has nothing that a task of kind {task.kind} could use")
+        raise DataBroken(f"{data.place} has nothing for a task of kind {task.kind} could use")
     if needs != "labels" or data.labels is None:
         return data
     names = class_names(task, data if test is None else test).texts

@@ -65,8 +65,8 @@ def download(url: str, path: Path, digest: str | None = None, transfer: Callable
         arrived = transfer(folder) if transfer else _from_url(url, path, folder)
         if digest is not None and (found := digest_of(arrived, digest.partition(":")[0])) != digest:
             raise FetchFailed(
-                f"{url}: {found} arrived and {digest} is expected; nothing was kept. Run the same command again; if it "
-                "stays so, the file was changed at its source"
+                f"{url}: expected {digest}, got {found}; nothing was kept. Run the same command again; if it fails "
+                "again, the file changed at its source"
             )
         # Flush before renaming: after a crash, a complete name must not have partial content.
         sync(arrived)
@@ -81,8 +81,8 @@ def _from_url(url: str, path: Path, folder: Path) -> Path:
         kind = answer.headers.get("Content-Type", "")
         if answer.ok and not answer.is_redirect and kind.startswith("text/html"):  # Google Drive does this
             raise FetchFailed(
-                f"{url} gives a web page instead of the file: too many have asked for it, or it was moved. Save it "
-                f"with a browser as {path} and run the same command again"
+                f"{url} returns a web page instead of the file (too many requests, or it was moved). Save it with a "
+                f"browser as {path} and run the same command again"
             )
 
     source = pooch.create(folder, "", registry={path.name: None}, urls={path.name: url}, retry_if_failed=RETRIES)
@@ -98,14 +98,14 @@ def size_of(url: str) -> int | None:
     try:
         answer = requests.head(url, headers=PLAIN, allow_redirects=True, timeout=WAIT_S)
     except requests.RequestException as error:
-        raise FetchFailed(f"{url} could not be asked for its size ({_line(error)})") from None
+        raise FetchFailed(f"the size of {url} could not be read ({_line(error)})") from None
     _refuse_status(url, answer)
     return int(answer.headers["Content-Length"]) if answer.ok and "Content-Length" in answer.headers else None
 
 
 def _refuse_status(url: str, answer: requests.Response) -> None:
     if answer.status_code in (401, 403, 404):
-        what = "does not exist" if answer.status_code == 404 else "is not open to all"
+        what = "does not exist" if answer.status_code == 404 else "is not public"
         raise FetchFailed(f"{url} {what} ({answer.status_code})")
 
 
@@ -193,7 +193,7 @@ class Fetcher:
 
     def _record(self, what: str, name: str, known: str | None, found: str) -> None:
         if known not in (None, found):
-            self.say(f"{what}: {name} is another file than when it was first fetched; so is its published hash")
+            self.say(f"{what}: {name} differs from the first download, and so does its published hash")
         self._sums[name] = found
         lines = [f"{digest.removeprefix('sha256:')}  {file}\n" for file, digest in sorted(self._sums.items())]
         publish_bytes(self.root / SUMS, "".join(lines).encode())

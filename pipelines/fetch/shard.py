@@ -168,4 +168,4 @@ def _reason(status: str, text: str) -> tuple[Reason, str]:
         return Reason(head), message
     if status == "failed_to_resize":
         return Reason.NOT_AN_IMAGE, text[:300]
-    raise RuntimeError(f"img2dataset failed with a text that is not known: {text[:300]!r}")
+    raise RuntimeError(f"img2dataset failed with an unknown message: {text[:300]!r}")

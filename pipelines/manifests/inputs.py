@@ -94,7 +94,7 @@ def _remedy(item: str, error: UnreadableFile) -> str:
     if error.error == "ImportError":
         return f". Install the client: {remedy('cloud')}"
     if error.error != "ValueError":
-        return ". See to its name, and to the credentials and rights that you have there"
+        return ". Check its name, and your credentials and rights there"
     return ". Give a file, a folder, or an address such as s3://bucket/folder or gs://bucket/folder"
 
 
@@ -113,7 +113,8 @@ def _paths(item: str, dataset: Dataset) -> list[str]:
         return [_outside(fs, inside, item)]
     if _exists(item):
         raise NoInput(
-            f"'{item}' is no regular file: pipes and devices are read only once, a manifest is not. Write it to a file"
+            f"'{item}' is not a regular file: a manifest is read more than once, and pipes and devices cannot be. "
+            "Write it to a file"
         )
     if numbers := _NUMBERS.search(item):
         return [path for number in _range(numbers, item) for path in _expand(number, dataset)]

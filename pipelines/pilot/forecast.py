@@ -145,7 +145,7 @@ def forecast(
         ValueError: the sample is empty.
     """
     if not sample:
-        raise ValueError("the pilot has no unit; there is nothing to forecast from")
+        raise ValueError("the pilot has no unit, so nothing can be forecast")
     result = Forecast()
     rows, stages = [unit.rows for unit in sample], {*whole.stages}
     has_images = any(unit.images for unit in sample)

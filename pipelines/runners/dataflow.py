@@ -58,7 +58,7 @@ class Dataflow(Backend):
         if not (values["sdk_container_image"] or values["setup_file"] or values["extra_packages"]):
             raise RunnerError(
                 "--runner dataflow needs --sdk_container_image, an image with Beam, the filters and their models (see "
-                "deploy/dataflow/), for workers download nothing"
+                "deploy/dataflow/), because workers download nothing"
             )
         machine, experiments = str(values["machine_type"]), values["experiments"] or ()
         if _TIGHT.fullmatch(machine) and _ONE_PROCESS not in experiments:  # type: ignore[operator]

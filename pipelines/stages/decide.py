@@ -239,8 +239,8 @@ class Deciding:
         missing = self.work.missing(stage, names)
         if self._only_decides and any(missing.values()):
             self.work.say(
-                f"the annotations are there: thresholds of preset {self.settings.preset.name!r} and "
-                f"stages {','.join(self.settings.stages)} are applied to them, without a new parse or OCR"
+                f"reusing the stored annotations: applying preset {self.settings.preset.name!r} and stages "
+                f"{','.join(self.settings.stages)} without parsing or OCR"
             )
         self.work.run(stage, list(missing), of=len(missing))
         self.work.give_up_changed()

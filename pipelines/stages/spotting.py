@@ -60,7 +60,7 @@ def load_records(layout: Layout, unit: str, image_units: Iterable[int]) -> pa.Ta
         path = layout.commit("spotting", name)
         record = read_json(path)
         if record is not None and not (isinstance(record, dict) and isinstance(record.get("segments"), int)):
-            raise Garbled(f"{path} is no commit record; remove it, and the same command makes it again")
+            raise Garbled(f"{path} is no commit record; remove it, and run the same command to write it again")
         for segment in range(record["segments"] if record else 0):
             tables.append(read_table(layout.data("spotting", segment_name(name, segment))))
     return last_of_each(pa.concat_tables([RECORD.empty_table(), *tables]))
@@ -94,13 +94,10 @@ class SpottingStage(SegmentAnnotator):
         if moved := sum(record["root"] != self.dataset.images_root for record in records):
             return f"{moved:,} of {counted(of, 'unit')} will be read again: --images-root names another folder"
         if outdated := sum(record["fingerprint"] != self.fingerprint for record in records):
-            return f"read anew: {outdated:,} of {counted(of, 'unit')}, read by another version, engine or setting"
+            return f"read again: {outdated:,} of {counted(of, 'unit')}, read by another version, engine or setting"
         if not records or work.seconds.get(DOWNLOAD):
             return None
-        return (
-            "other rows may get through than when images were read (another preset, captions annotated anew); only "
-            "images that no run has read are read"
-        )
+        return "the preset or the caption annotations changed; only images not read before will be read"
 
     def setup(self) -> None:
         self._spotter = TextSpotter(self.settings)

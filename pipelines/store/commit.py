@@ -155,7 +155,9 @@ def read_json(path: StorePath) -> Any:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise Garbled(f"{path} holds no JSON ({error}); remove it, and the same command makes it again") from error
+        raise Garbled(
+            f"{path} holds no JSON ({error}); remove it, and run the same command to write it again"
+        ) from error
 
 
 def remove(path: StorePath) -> None:

@@ -34,12 +34,12 @@ def check_output(layout: Layout) -> None:
         return
     if begun is not None:
         raise WrongUse(
-            f"{layout.plan} is gone, and nothing else says which rows the units are that {layout.root} holds; choose "
-            "another OUTPUT, or remove that folder to start anew"
+            f"{layout.plan} is missing, and without it the units in {layout.root} have no rows; choose "
+            "another OUTPUT, or remove that folder to start over"
         )
     raise WrongUse(
-        f"{layout.root} holds {foreign}, which no run here has written ({layout.plan} is not there), and which a run "
-        "would write over; choose another OUTPUT, or move it away"
+        f"{layout.root} holds {foreign}, which this program did not write ({layout.plan} is missing) and a run would "
+        "overwrite; choose another OUTPUT, or move it away"
     )
 
 

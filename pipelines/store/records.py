@@ -37,7 +37,7 @@ def removed(layout: Layout) -> str:
     """Return the error message for an output folder that was removed during the run."""
     return (
         f"OUTPUT {layout.root} was removed or emptied while the run was working in it ({layout.plan} is gone); "
-        "what was done is lost. The same command starts anew"
+        "its results are lost. Run the same command to start over"
     )
 
 

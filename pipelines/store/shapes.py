@@ -30,7 +30,7 @@ def read_record(path: StorePath, kind: type[T]) -> T | None:
         raise WrongUse(str(error)) from error
     if found is not None and not conforms(found, kind):
         raise WrongUse(
-            f"{path} is none that `make filter` has written; move it away, and the same `make filter` writes its own"
+            f"{path} was not written by `make filter`; move it away, and run `make filter` again to write it"
         )
     return cast(T | None, found)
 

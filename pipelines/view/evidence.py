@@ -94,7 +94,7 @@ def thumbnail_of(output: Output, place: Place) -> Thumbnail:
     """Return the image of a row as a small JPEG. Raise `ImageNotShown` with the reason if there is none."""
     ordinal = ordinal_of(output, place)
     if ordinal is None:
-        raise ImageNotShown("the row is not there, or could not be read")
+        raise ImageNotShown("the row is missing, or could not be read")
     return shrink(image_of(output, place.unit, ordinal))
 
 

@@ -86,5 +86,5 @@ def _number(given: Mapping[str, str], name: str) -> float | None:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise BadAddress(f"{name.replace('_', ' ')} is {text[:40]!r}, which is no number")
+        raise BadAddress(f"{name.replace('_', ' ')} is {text[:40]!r}, which is not a number")
     return value

@@ -165,7 +165,7 @@ def row(bench: Workbench, given: Mapping[str, str]) -> Shown:
     output = bench.output
     found = row_at(output, place)
     if found is None:
-        raise HTTPException(404, "There is no such row, or it is just being decided anew.")
+        raise HTTPException(404, "There is no such row, or a run is deciding it again.")
     evidence = bench.evidence(place)
     reason = found.get("reason") or ""
     told = {step.reason: step.explanation for step in cascade(output.preset)}
@@ -255,7 +255,7 @@ def kept(bench: Workbench, given: Mapping[str, str]) -> Shown:
 def _seed(given: Mapping[str, str]) -> int:
     text = given.get("seed", "0")
     if not text.isdecimal() or len(text) > 9:
-        raise BadAddress(f"seed {text[:40]!r} is no whole number of at most nine digits")
+        raise BadAddress(f"seed {text[:40]!r} is not a whole number of at most nine digits")
     return int(text)
 
 
@@ -263,7 +263,7 @@ def _start(bench: Workbench, name: str) -> Preset:
     if not name:
         return bench.output.preset
     if name not in bench.starts:
-        raise BadAddress(f"preset {name[:40]!r} is none of {', '.join(bench.starts)}")
+        raise BadAddress(f"preset {name[:40]!r} is not one of {', '.join(bench.starts)}")
     return bench.starts[name]
 
 
@@ -291,7 +291,7 @@ def _changed(sample: Sample, before: Decided, now: Decided) -> list[dict[str, An
                         "kept": bool(new[place]),
                         "address": f"/at/{piece.unit}/{one['ordinal']}",
                         "caption": one["caption"] or "",
-                        "reason": words(reason) or "its image is not looked at",
+                        "reason": words(reason) or "its image was not read",
                     }
                 )
     return found[True] + found[False]

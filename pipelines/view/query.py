@@ -99,7 +99,7 @@ class Place:
         """Parse a place in the form that `str` gives it. Raise ValueError for other texts."""
         unit, end, row = text.split(".")
         if end not in ENDS or not row.isdecimal() or len(row) > 12:
-            raise ValueError(f"{text!r} is no place of a row")
+            raise ValueError(f"{text!r} is not the place of a row")
         return cls(unit, end, int(row))
 
 

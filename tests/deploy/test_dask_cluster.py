@@ -109,4 +109,4 @@ def test_a_port_that_somebody_else_has_is_said_in_one_line(command: Any) -> None
     with socket.create_server(("127.0.0.1", command.cluster.port)):
         up = command("up")
     assert up.returncode == 2 and up.stdout == ""
-    assert up.stderr == f"error: port {command.cluster.port} is taken by somebody else; choose another with --port\n"
+    assert up.stderr == f"error: port {command.cluster.port} is taken by another process; choose another with --port\n"

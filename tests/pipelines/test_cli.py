@@ -219,7 +219,7 @@ def test_the_last_shard_finishes(
     assert first.returncode == 0 and "units to others" in first.stdout, first.stderr
     assert not (tmp_path / "out" / "kept").exists()
     last = command(*arguments, "--shard", "1/2")
-    assert last.returncode == 0 and "shard 1/2 is the last one, and finishes" in last.stdout, last.stderr
+    assert last.returncode == 0 and "shard 1/2 is the last one and completes the output" in last.stdout, last.stderr
     assert tables_of(tmp_path / "out") == paper.tables()
     again = command(*arguments)
     assert again.returncode == 0 and "nothing is left to do" in again.stdout, again.stderr
@@ -233,7 +233,7 @@ def test_two_shards_at_once_share_the_decisions_and_the_export(
     words = [[*arguments, "--shard", f"{i}/2"] for i in range(2)]
     shards = [Forked(forks, word, REPOSITORY, file, file) for word, file in zip(words, said, strict=True)]
     assert [shard.wait() for shard in shards] == [0, 0], [file.read_text() for file in said]
-    finished = [file for file in said if "is the last one, and finishes" in file.read_text()]
+    finished = [file for file in said if "is the last one and completes the output" in file.read_text()]
     assert len(finished) == 1
     assert tables_of(tmp_path / "out") == paper.tables()
     manifest = json.loads((tmp_path / "out" / "shards" / "manifest.json").read_text(encoding="utf-8"))

@@ -51,9 +51,9 @@ def test_a_model_in_a_store(hub: Hub, capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.parametrize(
     ("target", "token", "says"),
     [
-        ("me/small", "hf_good", "'me/small' is no hf://owner/name"),
-        ("hf://small", "hf_good", "is no hf://owner/name"),
-        ("hf://me/small/deep", "hf_good", "is no hf://owner/name"),
+        ("me/small", "hf_good", "'me/small' is not hf://owner/name"),
+        ("hf://small", "hf_good", "is not hf://owner/name"),
+        ("hf://me/small/deep", "hf_good", "is not hf://owner/name"),
         ("hf://me/small", "", "HF_TOKEN is not set"),
     ],
 )

@@ -126,7 +126,7 @@ def test_a_finished_run_trains_no_further(finished: tuple[Path, Any, list[str]],
     again = train(config, copy, said.append)
     assert again.finished and again.checks == outcome.checks
     assert [line["step"] for line in entries(copy, "step")] == [2, 4, 6, 8, 10]
-    assert any("going on after step 10 of 10" in text for text in said)
+    assert any("resuming after step 10 of 10" in text for text in said)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -482,7 +482,7 @@ def test_a_run_that_was_asked_to_stop_says_so_by_its_status(
     assert [path.name for path in (tmp_path / "w" / "checkpoints").iterdir()] == ["step-000000000003"]
     monkeypatch.setattr(cli, "say", print)
     assert main(words) == 0
-    assert "going on after step 3 of 10" in capsys.readouterr().out
+    assert "resuming after step 3 of 10" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

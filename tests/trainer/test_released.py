@@ -122,7 +122,7 @@ def test_another_model(change: Any, message: str, tmp_path: Path) -> None:
 def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
     path = tmp_path / "evil.ckpt"
     torch.save({"weights": Path("x")}, path)
-    with pytest.raises(BadWeights, match=r"is not a file of weights"):
+    with pytest.raises(BadWeights, match=r"is not a weights file"):
         load_released("diht_vitb32_224px", path, architecture=SMALL)
 
 

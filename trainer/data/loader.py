@@ -148,7 +148,7 @@ class Loader(ABC):
         batches = self._feed(epoch, start, self.batches_per_epoch)
         while True:
             if turn != self._turn:  # a later call of `epoch` or `close`
-                raise RuntimeError(f"epoch {epoch} was left for another one; this iterator cannot go on")
+                raise RuntimeError(f"epoch {epoch} was left for another one, so this iterator is closed")
             began = time.perf_counter()
             item = next(batches, None)
             if self._prefetch is not None:

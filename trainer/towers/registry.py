@@ -79,5 +79,5 @@ def _found(name: str) -> type[nn.Module]:
     except (ImportError, AttributeError) as error:
         raise BadTower(f"the tower {name} cannot be imported: {error}") from error
     if not (isinstance(tower, type) and issubclass(tower, nn.Module)):
-        raise BadTower(f"the tower {name} is no torch.nn.Module")
+        raise BadTower(f"the tower {name} is not a torch.nn.Module")
     return tower

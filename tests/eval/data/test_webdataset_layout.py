@@ -82,7 +82,7 @@ def test_numbers_beside_a_label_are_groups_and_bursts(tmp_path: Any, memo: Any) 
 @pytest.mark.parametrize("content", [b"5", numbers(0.5), numbers([1], [2])])
 def test_numbers_that_are_no_row_of_whole_ones_are_named(tmp_path: Any, memo: Any, content: bytes) -> None:
     write_webdataset(tmp_path / "odd", [("a", {"jpg": SHOT, "cls": "0", "npy": content})], class_names=["a"])
-    with pytest.raises(DataBroken, match=r"sample 'a': its .npy member is no row of whole numbers"):
+    with pytest.raises(DataBroken, match=r"sample 'a': its .npy member is not a row of whole numbers"):
         read(tmp_path / "odd", memo, group=0)
 
 

@@ -206,7 +206,7 @@ def test_a_unit_set_aside_leaves_the_run_whole_and_is_the_only_one_retried(
     (letter,) = result.rows("dead_letter")
     assert (letter["unit"], letter["stage"], letter["error"]) == ("00000-00001", "captions", "IsADirectoryError")
     (line,) = (line for line in result.said if line.startswith("error"))
-    assert "00000-00001" in line and "The same command tries them again" in line
+    assert "00000-00001" in line and "Run the same command to try again" in line
     assert {row["n"] for kind in ("kept", "rejected") for row in result.rows(kind)} < set(paper.verdicts())
 
     obstacle.rmdir()

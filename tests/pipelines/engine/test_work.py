@@ -123,7 +123,7 @@ def test_input_that_changes_after_it_was_read(tmp_path: Path, filtering: Callabl
     result = filtering(path, output, on_line=change, **QUICK)
     assert result.status == 1 and marks(result) == {"A"} and result.funnel["rows_in"] == ROWS
     (error,) = result.outcome.errors
-    assert error.startswith(f"{path} has changed") and "the results are of what it held before" in error
+    assert error.startswith(f"{path} has changed") and "the results are from its earlier content" in error
     write(path, "A")
     again = filtering(path, output, **QUICK)
     assert again.status == 0 and again.tables() == result.tables()

@@ -101,7 +101,7 @@ def test_where_no_scheduler_answers_one_line_says_how_to_start_one(monkeypatch: 
 @pytest.mark.parametrize(
     ("greeting", "why"),
     [
-        (b"", r"nothing of Dask's answers within 0\.2 seconds"),
+        (b"", r"no Dask process answers within 0\.2 seconds"),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "it speaks another protocol, as a dashboard does"),
     ],
 )
@@ -229,7 +229,7 @@ def test_the_units_that_workers_are_at_for_a_run_that_was_stopped_are_waited_for
     monkeypatch.setattr(dask.Dask, "_cluster", lambda self: contextlib.nullcontext(cluster))
     said: list[str] = []
     make_backend("dask").await_units("out/work", said.append)
-    assert said == ["waiting for 1 Dask worker to end units of a run that was stopped"] and len(answers) == 1
+    assert said == ["waiting for 1 Dask worker to finish units of a stopped run"] and len(answers) == 1
     make_backend("dask").await_units("out/work", said.append)
     assert len(said) == 1 and not answers
 

@@ -31,9 +31,9 @@ def test_without_a_binary_one_line_says_how_to_build_it(tmp_path: Path, monkeypa
         make_backend("prism").check([("OUTPUT", "out")])
     assert "\n" not in str(refused.value)
     monkeypatch.setenv("PRISM", str(tmp_path / "nothing"))
-    with pytest.raises(RunnerError, match="nothing is not there or not executable"):
+    with pytest.raises(RunnerError, match="nothing is missing or not executable"):
         make_backend("prism").check([("OUTPUT", "out")])
-    with pytest.raises(RunnerError, match="other is not there or not executable"):
+    with pytest.raises(RunnerError, match="other is missing or not executable"):
         make_backend("prism", [f"--prism_location={tmp_path}/other"]).check([("OUTPUT", "out")])
 
 

@@ -101,7 +101,7 @@ def test_images_are_asked_for_what_columns_let_through(tmp_path: Path, filtering
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("columns: {watermark: {max: 1}}", "no column or role 'watermark', which the preset has a condition on"),
+        ("columns: {watermark: {max: 1}}", "no column or role 'watermark', which a condition of the preset needs"),
         ("columns: {unsaf: {max: 1}}", "did you mean 'punsafe'"),
         ("columns: {image_not_available: {max: 1}}", "is a reason of the program"),
         ("columns: {tags: {in: [a]}}", "column 'tags' is list<.*>, which columns.tags of the preset cannot compare"),

@@ -85,7 +85,7 @@ def test_hostile_captions_are_text(site: str, output: Output) -> None:
         ("/at/00000-00000/999", 404, "There is no such row"),
         ("/image/00000-00000.kept.999", 404, "the row is not there"),
         ("/rows?end=elsewhere", 400, "rows end as one of kept, rejected"),
-        ("/rows?overlap_low=wide", 400, "overlap low is 'wide', which is no number"),
+        ("/rows?overlap_low=wide", 400, "overlap low is 'wide', which is not a number"),
         ("/rows?column=secret", 400, "there is no column 'secret' with numbers; there are n, similarity"),
         ("/rows?from=x.kept.0", 400, "there is no unit 'x'"),
         ("/thresholds?seed=-1", 400, "no whole number"),
