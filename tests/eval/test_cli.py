@@ -122,7 +122,7 @@ def test_a_run_measures_what_is_there_and_says_how_to_get_the_rest_with_status_1
             assert row["low"] <= row["value"] <= row["high"], row["metric"]
     assert {row["kind"] for row in found} == {"classification", "few_shot", "retrieval", "vqa"}
     said = capsys.readouterr().out
-    assert "data not at hand: there is no way" in said and "3 of 5 tasks measured" in said
+    assert "data not found: there is no way" in said and "3 of 5 tasks measured" in said
     last = said.splitlines()[-1]
     assert "2 of 5" in last and "make bench-data TASK=fetched;" in last and last.endswith("absent")
     for name in ("results.md", "report.html", "few_shot/colours.json"):
@@ -284,13 +284,13 @@ def test_cautions_and_another_size_than_the_published_one_stand_beside_the_numbe
         (["--model", "ViT-B-23"], "did you mean"),
         (["--model", "ViT-B-32"], "needs weights: --pretrained"),
         (["--model", "ViT-B-32", "--pretrained", "laion2b"], "an evaluation downloads nothing"),
-        (["--model", "."], "holds no exported model"),
+        (["--model", "."], "is not an exported model"),
         (["--precision", "fp8"], "precision 'fp8' is unknown"),
         (["--device", "tpu"], "device 'tpu' is unknown"),
         (["--batch", "0"], "the value is 0; it must be at least 1"),
         (["--shots", "one"], "shots 'one'"),
         (["--taks", "demo"], "--taks"),
-        (["--data", "/no/such/folder"], "data /no/such/folder is no folder"),
+        (["--data", "/no/such/folder"], "--data /no/such/folder is not a folder"),
         (["--cache", f"{__file__}/cache"], "test_cli.py is a file"),
         (["--output", __file__], "test_cli.py is a file"),
     ],

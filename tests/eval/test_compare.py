@@ -178,8 +178,8 @@ class TestNotCompared:
         assert self.of(tmp_path, row("cats", "top5", 1.0), items(np.ones(20))) == "A has top1, B has top5"
 
     def test_data_not_at_hand(self, tmp_path: Path) -> None:
-        missing = row("cats", "top1", None, missing="data not at hand: make bench-data TASK=cats")
-        assert "data not at hand" in self.of(tmp_path, missing, None)
+        missing = row("cats", "top1", None, missing="data not found: make bench-data TASK=cats")
+        assert "data not found" in self.of(tmp_path, missing, None)
 
     def test_no_items_or_no_task(self, tmp_path: Path) -> None:
         assert "B has no items" in self.of(tmp_path, top1(np.ones(20)), None)

@@ -66,8 +66,11 @@ WRONG: dict[str, tuple[Sequence[str], str]] = {
     "shard, negative, without =": (["{good}", "--shard", "-1/3"], "a value that begins with - follows a ="),
     "shard, of too many": (["{good}", "--shard", "0/100000000"], "more than 10,000; give at most"),
     "preset, twice": (["{good}", "--preset", "strict", "--preset", "paper"], "given twice, as strict and paper"),
-    "preset, an address": (["{good}", "--preset", "https://a.org/x.yaml"], "https://a.org/x.yaml is an address"),
-    "plugin, of Python": (["{good}", "--plugin", "json"], "--plugin json: a module of Python"),
+    "preset, an address": (["{good}", "--preset", "https://a.org/x.yaml"], "https://a.org/x.yaml is a URL"),
+    "plugin, of Python": (
+        ["{good}", "--plugin", "json"],
+        "--plugin json: this is a module of Python's standard library",
+    ),
     "worker python, no workers elsewhere": (
         ["{good}", "--worker-python", "python3"],
         "leave it out with --runner direct",
@@ -147,7 +150,7 @@ def test_a_run_and_the_same_again_and_other_input(command: Command, manifest: Pa
     assert "complexity" in first.stdout and "kept" in first.stdout and str(tmp_path / "out") in first.stdout
     assert "WARNING" not in first.stderr
     again = command(*arguments)
-    assert again.returncode == 0 and "nothing is left to do" in again.stdout
+    assert again.returncode == 0 and "nothing to do: " in again.stdout
 
     files = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     with open(manifest, "a", encoding="utf-8") as file:
@@ -222,7 +225,7 @@ def test_the_last_shard_finishes(
     assert last.returncode == 0 and "shard 1/2 is the last one and completes the output" in last.stdout, last.stderr
     assert tables_of(tmp_path / "out") == paper.tables()
     again = command(*arguments)
-    assert again.returncode == 0 and "nothing is left to do" in again.stdout, again.stderr
+    assert again.returncode == 0 and "nothing to do: " in again.stdout, again.stderr
 
 
 def test_two_shards_at_once_share_the_decisions_and_the_export(

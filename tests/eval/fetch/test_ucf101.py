@@ -70,7 +70,7 @@ def test_a_video_that_lacks_or_is_none_is_named_and_no_split_appears(tmp_path: A
     av: Any = pytest.importorskip("av")
     gone = videos / "UCF-101" / "Apply" / "v_Apply_g01.avi"
     gone.write_bytes(b"no video")
-    with pytest.raises(FetchFailed, match=r"v_Apply_g01\.avi is no video"):
+    with pytest.raises(FetchFailed, match=r"v_Apply_g01\.avi is not a video"):
         middle_frame(av, gone)
     gone.unlink()
     with pytest.raises(FetchFailed, match=r"1 of 2 videos are not in .*v_Apply_g01"):

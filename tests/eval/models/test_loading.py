@@ -43,11 +43,11 @@ def as_safetensors(folder: Path, share: float) -> None:
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "no weights": (lambda folder: (folder / WEIGHTS).unlink(), "has a configuration and no weights"),
-    "empty": (lambda folder: (folder / WEIGHTS).write_bytes(b""), "damaged, or no file of weights"),
+    "no weights": (lambda folder: (folder / WEIGHTS).unlink(), "has a configuration but no weights"),
+    "empty": (lambda folder: (folder / WEIGHTS).write_bytes(b""), "damaged, or not a weights file"),
     "cut off": (lambda folder: (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:5000]), "damaged"),
-    "text": (lambda folder: (folder / WEIGHTS).write_bytes(b"not found" * 9), "damaged, or no file of weights"),
-    "cut safetensors": (lambda folder: as_safetensors(folder, 0.5), "damaged, or no file of weights"),
+    "text": (lambda folder: (folder / WEIGHTS).write_bytes(b"not found" * 9), "damaged, or not a weights file"),
+    "cut safetensors": (lambda folder: as_safetensors(folder, 0.5), "damaged, or not a weights file"),
     "no json": (lambda folder: (folder / CONFIG).write_text("{"), "cannot be loaded"),
     "no architecture": (lambda folder: (folder / CONFIG).write_text("{}"), "model_cfg"),
     "unknown setting": (reconfigured(lambda config: config["model_cfg"]["vision_cfg"].update(deep=3)), "'deep'"),
@@ -137,8 +137,8 @@ def test_weights_for_another_size_are_refused_where_open_clip_would_resize_them(
         ("FOLDER", {"pretrained": "x"}, "weights of its own"),
         ("FOLDER/open_clip_pytorch_model.bin", {}, "name its architecture"),
         ("ViT-B-32", {"pretrained": "FOLDER"}, "are a folder; name the file"),
-        ("ViT-B-32", {"pretrained": "FOLDER/no.pt"}, "there is no file of weights"),
-        ("ViT-B-32", {"pretrained": "no.safetensors"}, "there is no file of weights"),
+        ("ViT-B-32", {"pretrained": "FOLDER/no.pt"}, "there is not a weights file"),
+        ("ViT-B-32", {"pretrained": "no.safetensors"}, "there is not a weights file"),
         ("ViT-B-32", {"pretrained": "laion2b"}, "downloads nothing"),
         ("diht_vitb32_244px", {}, "did you mean 'diht_vitb32_224px'"),
     ],

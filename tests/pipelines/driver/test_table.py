@@ -54,7 +54,7 @@ def test_rows_that_are_lost_are_a_step_where_they_are_lost() -> None:
     assert ["set", "aside", "not_decided", "30", "30.0", "%", "70"] in lines
     assert ["manifest", "dead_letter", "2", "2.0", "%", "68"] in lines
     assert ["not", "decided", "30.0", "%", "30"] in lines and "add up" not in table
-    assert "their rows not counted: 1" in table
+    assert "undecided units whose rows are not counted: 1" in table
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 200])

@@ -50,7 +50,7 @@ def test_a_sample_of_all_rows_is_called_exact(
 ) -> None:
     assert main(_arguments(manifest, tmp_path / "out", "--share", "1", unit=1_000)) == 0
     notes = _forecast(tmp_path / "out")["notes"]
-    assert "shares of its rows are exact" in notes[0] and not any("interval" in note for note in notes)
+    assert "fractions of its rows are exact" in notes[0] and not any("interval" in note for note in notes)
 
 
 def test_the_truth_of_the_full_run_lies_in_the_interval(
@@ -77,7 +77,7 @@ def test_the_truth_of_the_full_run_lies_in_the_interval(
     # The same command again does nothing anew; other prices need no new work.
     work = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "pilot" / "kept").iterdir()}
     assert main([*arguments[:-1], "0.08", "--forecast-workers", "3"]) == 0
-    assert "nothing is left to do" in capsys.readouterr().out
+    assert "nothing to do: " in capsys.readouterr().out
     again = _forecast(tmp_path / "out")["forecast"]
     assert again["cost"]["all"]["value"] == pytest.approx(0.08 * hours) and list(again["hours"]) == ["3"]
     assert all(path.stat().st_mtime_ns == moment for path, moment in work.items())

@@ -169,7 +169,7 @@ def test_a_cluster_without_workers_or_with_threads_that_would_do_nothing_is_refu
     refused: Callable[..., str],
 ) -> None:
     assert "has no workers; start some (`dask worker " in refused(Cluster(here, {}))
-    assert "has 16 threads; a worker does one unit at a time" in refused(Cluster(here, {ELSEWHERE: 16}))
+    assert "has 16 threads; threads cannot share a parser or OCR" in refused(Cluster(here, {ELSEWHERE: 16}))
     assert refused(Cluster(here)) == ""
 
 
@@ -263,7 +263,7 @@ def test_units_that_workers_die_of_are_the_engines_to_try_again_and_other_errors
     monkeypatch.setattr(dask, "POLL_SECONDS", 0.01)
     dask._watch(result(), "captions", 60.0)
     killed = result(KilledWorker("unit", SimpleNamespace(address="tcp://a:1"), 4))  # type: ignore[arg-type]
-    with pytest.raises(WorkerDied, match=r"Dask workers died at work \(tcp://a:1 was the last\)"):
+    with pytest.raises(WorkerDied, match=r"Dask workers died while working \(tcp://a:1 was the last\)"):
         dask._watch(killed, "captions", 60.0)
     assert killed.client.at_work == [], "what is under way has ended by then"
     with pytest.raises(JobFailed, match="captions: the job failed: OSError: no model"):

@@ -83,13 +83,13 @@ def test_hostile_captions_are_text(site: str, output: Output) -> None:
         ("/row/what", 404, "cannot be shown"),
         ("/row/00000-00000.kept.999", 404, "There is no such row"),
         ("/at/00000-00000/999", 404, "There is no such row"),
-        ("/image/00000-00000.kept.999", 404, "the row is not there"),
+        ("/image/00000-00000.kept.999", 404, "the row is missing"),
         ("/rows?end=elsewhere", 400, "rows end as one of kept, rejected"),
         ("/rows?overlap_low=wide", 400, "overlap low is 'wide', which is not a number"),
         ("/rows?column=secret", 400, "there is no column 'secret' with numbers; there are n, similarity"),
         ("/rows?from=x.kept.0", 400, "there is no unit 'x'"),
-        ("/thresholds?seed=-1", 400, "no whole number"),
-        ("/thresholds?preset=mine", 400, "is none of balanced, paper"),
+        ("/thresholds?seed=-1", 400, "not a whole number"),
+        ("/thresholds?preset=mine", 400, "is not one of balanced, paper"),
     ],
 )
 def test_what_cannot_be_shown_says_why(address: str, status: int, said: str, site: str) -> None:
@@ -147,7 +147,7 @@ def test_files_that_are_gone_or_damaged_are_said(copied: Path, served: Any) -> N
     with served(Output(copied)) as site:
         status, text, _ = get(site + "/rows?end=kept")
         assert status == 500 and "This page cannot be shown" in text
-        assert "the same `make filter` writes it again" in text
+        assert "run the same `make filter` to write it again" in text
         status, text, _ = get(f"{site}/row/{units[1]}.kept.0")
         assert status == 503 and "Try again in a moment" in text
 
