@@ -53,7 +53,7 @@ def data_record(task: Task, data: DataSet) -> dict[str, Any]:
         "items": data.items,
         "images_sha256": data.images.fingerprint,
         "labels_sha256": data.label_hash,
-        "licence": task.licence,
+        "license": task.license,
     }
     if task.sample is not None:
         record["sample"] = f"{data.items} items drawn by seed 0 from the sorted keys"

@@ -178,7 +178,7 @@ def settings_of(options: argparse.Namespace, of_beam: Sequence[str], arguments: 
         input=source,
         output=output,
         publisher=publisher,
-        licence=options.licence,
+        license=options.license,
         preset=load_preset(options.preset),
         stages=_stages(options.stages),
         score=_score(options),

@@ -146,7 +146,7 @@ def command_parser(prog: str, description: str) -> Parser:
         "--private", action="store_true", help="with --output hf://...: create the repository as private"
     )
     parser.add_argument(
-        "--licence", metavar="NAME", help="license of the results, for the card: cc-by-4.0, ... (default: the source's)"
+        "--license", metavar="NAME", help="license of the results, for the card: cc-by-4.0, ... (default: the source's)"
     )
     parser.add_argument(
         "--preset", action=Once, default="paper", help=f"thresholds: {', '.join(_preset_names())}, or a YAML file"

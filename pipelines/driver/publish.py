@@ -54,7 +54,7 @@ class Results:
         root, stages = self.layout.root, settings.stages
         path, report = root / "funnel.json", root / "report.html"
         previous = Vouched(self.layout).current(path)
-        asked = fingerprint_of(funnel, decided, settings.licence)
+        asked = fingerprint_of(funnel, decided, settings.license)
         funnel["seconds"] = {**previous.get("seconds", {}), **self.seconds}
         if previous.get("fingerprint") == asked and not self.seconds:
             say(f"nothing to do: {root} already holds the results of this run")

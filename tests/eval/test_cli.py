@@ -29,7 +29,7 @@ tasks:
     items: 12
     sources: [{layout: webdataset, path: colours}]
     support: [{layout: webdataset, path: colours, split: train}]
-    licence: CC0-1.0
+    license: CC0-1.0
     get: paint some
   - name: told
     kind: retrieval
@@ -37,14 +37,14 @@ tasks:
     metric: recall@1
     direction: text_to_image
     sources: [{layout: webdataset, path: told}]
-    licence: CC0-1.0
+    license: CC0-1.0
     get: tell some
   - name: asked
     kind: vqa
     title: Asked
     metric: soft_accuracy
     sources: [{layout: webdataset, path: asked}]
-    licence: CC0-1.0
+    license: CC0-1.0
     get: ask some
 """
 ABSENT = """
@@ -53,7 +53,7 @@ ABSENT = """
     title: Absent
     metric: top1
     sources: [{layout: webdataset, path: nowhere}]
-    licence: CC0-1.0
+    license: CC0-1.0
     get: there is no way
 """
 
@@ -159,7 +159,7 @@ def test_run_again_it_gives_the_same_and_encodes_nothing(world: Any, monkeypatch
 
 
 RECORD = {
-    "data": ("title", "split", "items", "images_sha256", "labels_sha256", "licence"),
+    "data": ("title", "split", "items", "images_sha256", "labels_sha256", "license"),
     "model": (
         "name",
         "weights_sha256",

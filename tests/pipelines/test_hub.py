@@ -73,7 +73,7 @@ def on_disk(captions: list[str], tmp_path_factory: pytest.TempPathFactory) -> di
 def test_from_hub_to_hub_it_is_the_run_on_a_disk(
     hub: Hub, pairs_there: Repository, on_disk: dict[str, Any], here: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(words("--licence", "CC-BY-4.0")) == 0
+    assert cli.main(words("--license", "CC-BY-4.0")) == 0
     said = capsys.readouterr().out.splitlines()
     commit = pairs_there.branches["main"]
     assert said[0].startswith(f"OUTPUT {OUTPUT}: the run works in {WORK} and publishes at its end")
@@ -88,7 +88,7 @@ def test_from_hub_to_hub_it_is_the_run_on_a_disk(
     }
     assert {"README.md", "funnel.json", "report.html", "subset.npy"} <= files.keys()
     assert not [name for name in files if name.startswith("work")] and b"license: cc-by-4.0" in files["README.md"]
-    assert cli.main(words("--licence", "CC-BY-4.0")) == 0
+    assert cli.main(words("--license", "CC-BY-4.0")) == 0
     assert "already holds these results" in capsys.readouterr().out and len(repository.commits) == 2
 
 

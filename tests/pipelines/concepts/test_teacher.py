@@ -62,7 +62,7 @@ def test_any_model_of_the_three_libraries(tmp_path: Path, tiny: tuple[str, str])
         ("nobody", "unknown teacher 'nobody'; choose efficientnet-lite0, swag-vit-h14, timm:<model>:<weights>, "),
         ("keras:vgg", "unknown teacher .*torchvision:<model>:<weights>, open_clip:<model>:<weights>"),
         ("timm:resnet50", "name the file with --weights"),
-        ("swag-vit-h14", r"fetch https://.*vit_h_14_lc_swag-c1eb923e.pth .*Licence: CC-BY-NC-4.0"),
+        ("swag-vit-h14", r"fetch https://.*vit_h_14_lc_swag-c1eb923e.pth .*License: CC-BY-NC-4.0"),
     ],
 )
 def test_what_is_missing_is_said(name: str, says: str) -> None:
