@@ -158,7 +158,7 @@ def gif_parts(data: bytes) -> Parts:
 
 def _gif_parts(data: bytes, count: _Count) -> Parts:
     width, height, flags = struct.unpack_from("<HHB", data, 6)
-    place = 13 + _colours(flags)  # signature, screen descriptor, color table
+    place = 13 + _colors(flags)  # signature, screen descriptor, color table
     head, control = data[:place], b""
     while data[place] != ord(";"):
         count.one()
@@ -179,7 +179,7 @@ def _gif_parts(data: bytes, count: _Count) -> Parts:
     raise _ended("a GIF")
 
 
-def _colours(flags: int) -> int:
+def _colors(flags: int) -> int:
     """Return the size of a color table, in bytes."""
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 

@@ -128,10 +128,10 @@ def _within_classes(
     # All classes of one item form one extra stratum, with the number len(sizes).
     stratum_of = np.where(alone[class_of], len(sizes), class_of)
     counts = np.bincount(stratum_of, minlength=len(sizes) + 1)
-    centre = np.bincount(stratum_of, weights=moved, minlength=len(sizes) + 1) / np.maximum(counts, 1)
+    center = np.bincount(stratum_of, weights=moved, minlength=len(sizes) + 1) / np.maximum(counts, 1)
     # A stratum of one item has no deviation; this avoids a division by 0.
     enough = np.maximum(counts - 1, 1)
-    parts = (moved - centre[stratum_of]) * np.sqrt(counts / enough)[stratum_of]
+    parts = (moved - center[stratum_of]) * np.sqrt(counts / enough)[stratum_of]
     units, place = np.unique(images, return_inverse=True)
     # Equally weighted classes have the variance of C^2 / sum(1 / size) items; scale that to images.
     most = len(sizes) ** 2 / float(np.sum(1 / sizes)) * len(units) / len(moved)

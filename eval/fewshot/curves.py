@@ -277,7 +277,7 @@ def predict_curves(
     """
     group = group or Ranks()
     test = _tensor(encoded.test, settings.device)
-    _check_normalised(test, "test")
+    _check_normalized(test, "test")
     weight = _tensor(encoded.classifier, settings.device).T.contiguous()
     labels = np.asarray(encoded.train_labels)
     train = torch.as_tensor(encoded.train)
@@ -295,7 +295,7 @@ def predict_curves(
     for k, methods, seed in (work[place] for place in group.part(len(work))):
         rows = draws[seed].indices(k)
         features = _tensor(train[rows], settings.device)
-        _check_normalised(features, "training")
+        _check_normalized(features, "training")
         support = Support(
             features,
             torch.as_tensor(labels[rows], dtype=torch.int64, device=settings.device),
@@ -359,10 +359,10 @@ def _tensor(values: ArrayLike | Tensor, device: str) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.to(torch.float32)
 
 
-def _check_normalised(features: Tensor, which: str) -> None:
+def _check_normalized(features: Tensor, which: str) -> None:
     lengths = features.norm(dim=1)
     worst = int((lengths - 1).abs().argmax()) if len(features) else 0
     if len(features) and not abs(lengths[worst].item() - 1) < 1e-3:
         raise ValueError(
-            f"{which} feature {worst} has length {lengths[worst].item():.4g}: few-shot expects L2-normalised features"
+            f"{which} feature {worst} has length {lengths[worst].item():.4g}: few-shot expects L2-normalized features"
         )

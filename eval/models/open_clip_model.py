@@ -105,7 +105,7 @@ def _in_words(model: torch.nn.Module) -> dict[str, Any]:
 
     given = open_clip.get_model_preprocess_cfg(model)
     settings = PreprocessCfg(**{key: value for key, value in given.items() if hasattr(PreprocessCfg, key)})
-    crop = {"shortest": "centre crop", "longest": "padded", "squash": "none: squashed to a square"}
+    crop = {"shortest": "center crop", "longest": "padded", "squash": "none: squashed to a square"}
     size = settings.size if isinstance(settings.size, int) else list(settings.size)
     return {
         "size": size,

@@ -24,7 +24,7 @@ def some_head(classes: int) -> Head:
     return Head(torch.randn(classes, 4), torch.randn(classes), {})
 
 
-def test_top_k_is_the_softmax_cut_and_renormalised() -> None:
+def test_top_k_is_the_softmax_cut_and_renormalized() -> None:
     head, features = some_head(7), np.random.default_rng(0).normal(size=(5, 4)).astype(np.float16)
     ids, probabilities = top_k(head, features, 3)
     whole = (torch.from_numpy(features).float() @ head.weight.T + head.bias).softmax(1).numpy()

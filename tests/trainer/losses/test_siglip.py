@@ -40,7 +40,7 @@ def ours(loss: SigLip, hashes: Any = None) -> Callable[..., Any]:
 
 
 def of_unit_vectors(loss: Callable[..., Any]) -> Callable[..., Any]:
-    """What others compute of features that are normalised already."""
+    """What others compute of features that are normalized already."""
     normalize = torch.nn.functional.normalize
     return lambda x, y, scale, bias: loss(normalize(x, dim=-1), normalize(y, dim=-1), scale, bias)
 
