@@ -97,7 +97,7 @@ class ShardIndex:
 
     @property
     def places_samples(self) -> bool:
-        """Whether `rows_between` can be called, which is impossible for a part."""
+        """Return whether `rows_between` can be called, which is impossible for a part."""
         return not self.part
 
     def rows_between(self, start: int, stop: int) -> npt.NDArray[np.int64]:

@@ -24,7 +24,7 @@ class Member:
     """A regular file in a tar."""
 
     name: str
-    """Its path; bytes that are not UTF-8 become surrogate escapes."""
+    """Path in the tar; bytes that are not UTF-8 become surrogate escapes."""
     offset: int
     """Offset of its first header, including extended headers, in the uncompressed stream."""
     content: int

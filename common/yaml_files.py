@@ -66,7 +66,7 @@ class Shelf:
 
     folder: Path
     what: str
-    """What messages call such a file, for example "preset"."""
+    """Name of such a file in messages, for example "preset"."""
     error: type[Exception]
     """Error class for a file that cannot be used."""
 

@@ -33,7 +33,7 @@ LARGE = 30
 GROUPS = 20
 """Maximum number of groups that get numbers of their own."""
 GROUP_INTERVAL = (
-    "images drawn anew within each group, 95 %: from the lowest of the groups' lower ends to the lowest of upper ends "
+    "images redrawn within each group, 95 %: from the lowest of the groups' lower ends to the lowest of upper ends "
     "that hold together"
 )
 

@@ -33,7 +33,7 @@ class Command:
     module: str
     """It has `main(arguments, prog)`. Imported only when it is asked for: it brings Beam or torch."""
     extras: tuple[str, ...] = ()
-    """Those of the distribution that it needs."""
+    """Extras of the distribution that it needs."""
     defaults: tuple[tuple[str, str], ...] = ()
     """Options that need not be given here, though the module wants them."""
     check: str | None = None

@@ -35,7 +35,7 @@ from open_diht.pipelines.manifests import (
 )
 from open_diht.pipelines.manifests.files import is_url
 from open_diht.pipelines.manifests.pins import pinned
-from open_diht.pipelines.store.commit import Garbled, publish_first, publish_json, read_json
+from open_diht.pipelines.store.commit import CorruptRecord, publish_first, publish_json, read_json
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.ownership import check_output
 from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, StorePath, asked, is_local, many_at_once
@@ -148,7 +148,7 @@ def make_plan(
     files = [{"path": i.path, "rows": i.rows, "bytes": i.bytes, "fingerprint": i.fingerprint} for i in infos]
     identity = [files, unreadable, dataclasses.asdict(dataset.roles), dataset.columns, dataset.header, dataset.format]
     fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    # The same input keeps its units, whatever `cores` and `unit_rows` are now.
+    # An unchanged input keeps its units, whatever `cores` and `unit_rows` are now.
     if kept is not None and kept.fingerprint == fingerprint:
         return dataclasses.replace(kept, infos=tuple(infos))
     rows = sum(info.estimated_rows for info in infos)
@@ -270,7 +270,7 @@ def known_plan(path: StorePath) -> dict[str, Any] | None:
     found, why = None, ""
     try:
         found = read_json(path)
-    except Garbled as error:
+    except CorruptRecord as error:
         why = f" ({error.__cause__})"
     if isinstance(found, dict) and {"fingerprint", "files", "units"} <= found.keys():
         return found

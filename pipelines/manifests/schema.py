@@ -142,9 +142,9 @@ class Difference:
     """The file that differs."""
     column: str
     expected: str
-    """Its type in the first file."""
+    """The column's type in the first file."""
     found: str
-    """Its type in this file."""
+    """The column's type in this file."""
     role: str | None
     """The role of the column in either file, or None."""
     first: str

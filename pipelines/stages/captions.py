@@ -50,7 +50,7 @@ whole unit or file was lost), what was wrong, and the raw row as far as it was r
 
 
 class CaptionRecord(TypedDict):
-    """The fields of a `captions` commit record, besides those of all records."""
+    """The fields of a `captions` commit record, in addition to those of all records."""
 
     annotated: bool
     """Whether captions were parsed."""

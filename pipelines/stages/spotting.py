@@ -34,7 +34,7 @@ from open_diht.pipelines.stages.images import (
 )
 from open_diht.pipelines.stages.rows import RECORD, Asked, no_reading, read_texts
 from open_diht.pipelines.stages.segments import SegmentAnnotator, Survivors
-from open_diht.pipelines.store.commit import Garbled, TableFile, read_json
+from open_diht.pipelines.store.commit import CorruptRecord, TableFile, read_json
 from open_diht.pipelines.store.fingerprints import fingerprint_of
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.names import image_unit_name, segment_name, unit_of
@@ -52,7 +52,7 @@ def load_records(layout: Layout, unit: str, image_units: Iterable[int]) -> pa.Ta
         image_units: numbers of the image units to read.
 
     Raises:
-        Garbled: a commit record is corrupt.
+        CorruptRecord: a commit record is corrupt.
     """
     tables = []
     for image_unit in image_units:
@@ -60,7 +60,7 @@ def load_records(layout: Layout, unit: str, image_units: Iterable[int]) -> pa.Ta
         path = layout.commit("spotting", name)
         record = read_json(path)
         if record is not None and not (isinstance(record, dict) and isinstance(record.get("segments"), int)):
-            raise Garbled(f"{path} is no commit record; remove it, and run the same command to write it again")
+            raise CorruptRecord(f"{path} is no commit record; remove it, and run the same command to write it again")
         for segment in range(record["segments"] if record else 0):
             tables.append(read_table(layout.data("spotting", segment_name(name, segment))))
     return last_of_each(pa.concat_tables([RECORD.empty_table(), *tables]))

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from open_diht.common.command_line import WrongUse, check_folder
 from open_diht.common.files import is_temporary
-from open_diht.pipelines.store.commit import Garbled, read_json
+from open_diht.pipelines.store.commit import CorruptRecord, read_json
 from open_diht.pipelines.store.hub_contents import contents
 from open_diht.pipelines.store.layout import KINDS, Layout
 from open_diht.pipelines.store.storage import StorePath, is_local, stamps
@@ -77,7 +77,7 @@ def is_record(path: StorePath) -> bool:
     """Return whether a file is a commit record, by its content, because users may have files of any name."""
     try:
         found = read_json(path)
-    except Garbled:
+    except CorruptRecord:
         return False
     return isinstance(found, dict) and found.get("unit") == path.stem
 

@@ -217,7 +217,7 @@ class TestCommand:
         assert main([str(one), str(other)]) == 0
         text = (other / "compare.md").read_text()
         assert capsys.readouterr().out.strip() == text.strip()
-        assert NOT_SEED_NOISE in text and "| cats | top1 |" in text and "not compared: not evaluated by A" in text
+        assert NOT_SEED_NOISE in text and "| cats, top1 |" in text and "not compared: not evaluated by A" in text
         written = json.loads((other / "compare.json").read_text())
         assert written["tasks"][0]["difference"] == pytest.approx(b.mean() - a.mean())
         assert written["average"] is None
