@@ -139,7 +139,7 @@ class LocalCluster(ABC):
             time.sleep(0.3)
         why = self._last_error()
         self._stop()
-        raise ClusterError(f"{self.name} did not come up with {self.size} {self.sizes}: {why} (logs in {self.log})")
+        raise ClusterError(f"{self.name} did not start with {self.size} {self.sizes}: {why} (logs in {self.log})")
 
     def _last_error(self) -> str:
         for daemon in self.daemons:

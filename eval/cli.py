@@ -52,7 +52,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--workers", type=number(Count), help="processes that read images (default: cores - 1, at most 8)"
     )
-    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    parser.add_argument("--device", help="cpu or cuda (default: cuda if there is one)")
     parser.add_argument("--precision", default="fp32", help="fp32, bf16 or fp16 autocast (default fp32)")
     parser.add_argument(
         "--strict-ties",
@@ -199,7 +199,7 @@ def _can_be_folder(path: Path, what: str) -> None:
     """Raise `WrongUse` where a file is in the way of the folder `path`."""
     there = next((one for one in (path, *path.parents) if one.exists()), None)
     if there is not None and not there.is_dir():
-        raise WrongUse(f"{what} {path} cannot be a folder: {there} is a file")
+        raise WrongUse(f"{what} {path} cannot be a folder, because {there} is a file")
 
 
 def _cache_folder() -> Path:

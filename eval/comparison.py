@@ -214,7 +214,7 @@ def _compare_task(
         return _untested(task, row_a, row_b, "the same items have other labels in A and B"), None
     of_a, of_b = estimate_of(a, metric), estimate_of(b, metric)
     if of_a is None or of_b is None:
-        return _untested(task, row_a, row_b, f"the items kept do not carry what {metric} is computed from"), None
+        return _untested(task, row_a, row_b, f"the stored items lack the values that {metric} needs"), None
     found = _tested(metric, a, b, of_a, of_b)
     few = "too few items for a test" if found.p is None else ""
     notes = (few, _protocol_note(row_a["protocol"], row_b["protocol"]), cautions(row_a["protocol"]))

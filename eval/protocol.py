@@ -59,7 +59,7 @@ def data_record(task: Task, data: DataSet) -> dict[str, Any]:
         record["sample"] = f"{data.items} items drawn by seed 0 from the sorted keys"
     elif task.items is not None and task.items != data.items:
         record["items_expected"] = task.items
-        record["warning"] = f"{data.items} items where the split has {task.items}: another split, or part of it"
+        record["warning"] = f"{data.items} items, but the split has {task.items}: another split, or part of it"
     if task.caution:
         record["caution"] = task.caution
     if task.note:

@@ -128,7 +128,7 @@ def missing(task: str, kind: str, metric: str, reason: str) -> Result:
         task: The task's name.
         kind: Its kind, or few_shot.
         metric: The metric that was not measured.
-        reason: Why there is not a number.
+        reason: Why there is no number.
     """
     return Result(
         task=task, kind=kind, metric=metric, value=None, low=None, high=None, n=0, protocol={"missing": reason}
@@ -151,7 +151,7 @@ def broken_data(task: str, kind: str, metric: str, error: DataBroken) -> Result:
 
 
 def is_broken(result: Result) -> bool:
-    """Return whether there is not a number because the data is unusable."""
+    """Return whether there is no number because the data is unusable."""
     return str(result.protocol.get("missing", "")).startswith(_BROKEN)
 
 

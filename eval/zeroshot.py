@@ -84,7 +84,7 @@ def evaluate_classification(task: Task, data: DataSet, cache: FeatureCache) -> T
     if (data.labels.ndim == 2) != task.metric.startswith("map"):
         raise DataBroken(f"{data.place}: metric {task.metric} does not fit labels of shape {data.labels.shape}")
     if task.metric.startswith(WORST) and data.groups is None:
-        raise DataBroken(f"{data.place} does not say to which groups its images belong, and {task.metric} needs that")
+        raise DataBroken(f"{data.place} has no groups of images, which {task.metric} needs")
     features = cache.images(data.images, task.name)
     classifier = zero_shot_classifier(cache, names, prompts)
     record = {

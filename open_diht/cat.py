@@ -103,7 +103,7 @@ class Cat:
             )
         if preset.score.thresholds:
             raise ValueError(
-                f"preset {preset.name!r} asks for CLIP scores, which Cat does not compute; leave out its section "
+                f"preset {preset.name!r} needs CLIP scores, which Cat does not compute; leave out its section "
                 "`score`, or run `open-diht filter --score-model NAME`"
             )
         self.preset = preset

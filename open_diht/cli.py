@@ -113,7 +113,7 @@ def _usage() -> str:
             "commands:",
             *lines,
             "",
-            "`open-diht COMMAND --help` lists the options of one; `open-diht --version` says which this is.",
+            "`open-diht COMMAND --help` lists a command's options; `open-diht --version` prints the version.",
         ]
     )
 

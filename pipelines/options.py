@@ -252,7 +252,7 @@ def _add_score(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_download(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("download of images, where a manifest has urls and no images")
+    group = parser.add_argument_group("download of images, if a manifest has urls but no images")
     known = DownloadSettings()
     for name, kind, what in (
         ("threads", int, "requests at a time in each worker"),

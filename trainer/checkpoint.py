@@ -204,7 +204,7 @@ class Checkpoints:
         damaged = [name for name in self.store.names(MANIFEST) if name.startswith(_DAMAGED)]
         if damaged:
             raise CheckpointError(
-                f"no checkpoint in {self.store} verifies, and {len(damaged)} were renamed as damaged "
+                f"no checkpoint in {self.store} is valid, and {len(damaged)} were renamed as damaged "
                 f"({damaged[-1]} is the newest): put a copy of a good one there to resume from it; to start over, "
                 "take another WORKDIR or remove that folder"
             )

@@ -239,7 +239,7 @@ def _load(module: nn.Module, found: Mapping[str, Tensor], what: str) -> None:
     if shapes != wanted:
         name = sorted(set(shapes.items()) ^ set(wanted.items()))[0][0]  # the first difference, for the message
         raise WrongUse(
-            f"the parent has other {what} than this run: {name} is {shapes.get(name, 'not there')}, "
+            f"the parent's {what} differ from this run's: {name} is {shapes.get(name, 'not there')}, "
             f"not {wanted.get(name, 'there')}; a branch keeps model and concept heads (model.warm_start takes weights "
             "of another form, without the optimizer)"
         )

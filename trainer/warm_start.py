@@ -89,7 +89,7 @@ def find_weights(place: str, key: str) -> Path:
     if path.is_file():
         return path
     if not path.is_dir():
-        raise BadWeights(f"{key}: there is no file or folder {place}")
+        raise BadWeights(f"{key}: {place} does not exist")
     found = sorted(file for file in path.rglob("*") if file.suffix in ENDINGS)
     named = [file for file in found if file.name.startswith("open_clip")]  # these take precedence
     found = named or found

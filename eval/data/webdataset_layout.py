@@ -241,7 +241,7 @@ def _numbers(shards: Sequence[Path], samples: Sequence[dict[str, Any]], place: s
 
 def _column(numbers: Sequence[Sequence[int]] | None, column: int, place: str) -> list[int]:
     if numbers is None:
-        raise DataBroken(f"{place} has no groups: it is no classification set")
+        raise DataBroken(f"{place} has no groups: it is not a classification set")
     if any(len(row) <= column for row in numbers):
         raise DataBroken(f"{place}: its .{METADATA} members have no number {column}")
     return [row[column] for row in numbers]

@@ -73,12 +73,12 @@ def load_model(
         raise WrongUse("the model has no name; name a folder, an architecture of open_clip, or reference")
     if word == REFERENCE:
         if pretrained or precision != "fp32":
-            raise WrongUse("reference has weights and a precision (fp32) of its own: no --pretrained, no --precision")
+            raise WrongUse("reference has its own weights and precision (fp32); leave out --pretrained and --precision")
         return ReferenceModel(data / REFERENCE, device)
     for folder in (Path(word), Path(word) / "export"):
         if (folder / CONFIG).is_file():
             if pretrained:
-                raise WrongUse(f"folder {word} has weights of its own; --pretrained goes with an architecture's name")
+                raise WrongUse(f"folder {word} has its own weights; use --pretrained only with an architecture's name")
             return load_folder(folder, device, precision)
     if "://" in word:
         raise WrongUse(f"model {word} is in a store, and an evaluation fetches nothing: name a copy of it on a disk")

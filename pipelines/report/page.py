@@ -106,7 +106,7 @@ def draw_histograms(funnel: FunnelRecord) -> str:
     for name, column in funnel["columns"].items():
         counted, bins = funnel["histograms"].get(name, {}), list(column["labels"])
         marks = [bins.index(str(one)) for one in column["thresholds"] if str(one) in bins]
-        text = "What the preset asks of the row." + (" Lines are its thresholds." if marks else "")
+        text = "Requirements of the preset." + (" Lines are its thresholds." if marks else "")
         columns = [(label, counted.get(place, 0)) for place, label in column["labels"].items()]
         drawn.append(histogram(name.partition(":")[2], text, columns, marks))
     return "".join(drawn)

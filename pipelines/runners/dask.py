@@ -83,7 +83,7 @@ class Dask(PortableBackend):
             if not threads:
                 raise RunnerError(
                     f"the Dask scheduler at {self.address()} has no workers; start some (`dask worker {self.address()} "
-                    "--nthreads 1 --nworkers 8`, or `scale` of your cluster) and wait until they are there"
+                    "--nthreads 1 --nworkers 8`, or `scale` of your cluster) and wait until they are connected"
                 )
             for worker, number in threads.items():
                 if number > 1:
@@ -121,7 +121,9 @@ class Dask(PortableBackend):
             try:
                 result = pipeline.run()
             except OSError as error:
-                raise JobFailed(f"{job.label}: the Dask scheduler at {self.address()} is gone ({error})") from error
+                raise JobFailed(
+                    f"{job.label}: the Dask scheduler at {self.address()} no longer answers ({error})"
+                ) from error
             assert isinstance(result, DaskRunnerResult)
             try:
                 _watch(result, job.label, self.workers.start_seconds)
@@ -213,7 +215,7 @@ def _watch(result: DaskRunnerResult, label: str, patience: float) -> None:
         except TimeoutError:
             pass
         except distributed.CancelledError as error:
-            raise JobFailed(f"{label}: the Dask scheduler is gone, or has dropped the job") from error
+            raise JobFailed(f"{label}: the Dask scheduler stopped, or dropped the job") from error
         try:
             there = bool(result.client.nthreads())
         except OSError:

@@ -74,7 +74,7 @@ class Dataflow(Backend):
             if on_this_machine(place):
                 raise RunnerError(
                     f"{what} {place} is on this machine; --runner dataflow needs object storage, gs://..., since its "
-                    "workers are elsewhere"
+                    "workers are on other machines"
                 )
 
     def _offline(self, values: dict[str, object]) -> bool:

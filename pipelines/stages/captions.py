@@ -180,7 +180,7 @@ class CaptionStage(Annotator):
             except UnreadableFile as error:  # the rest of the unit is lost; the rows read before it are kept
                 broken = error.record
         if span.exact and broken is None and rows != span.rows:
-            raise RuntimeError(f"{span.path}: {rows:,} rows were read where the plan counts {span.rows:,}")
+            raise RuntimeError(f"{span.path}: {rows:,} rows were read, but the plan counts {span.rows:,}")
         said: CaptionRecord = {
             "annotated": self.annotate,
             "rows": rows,

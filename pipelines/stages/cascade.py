@@ -143,9 +143,7 @@ def cascade(preset: Preset, own: Sequence[StageFilter] = ()) -> tuple[Step, ...]
 
 def _score_steps(rule: ScoreRule) -> Iterator[Step]:
     if rule.thresholds:
-        absent = (
-            "There is no image for the row, or none that can be read, so there is nothing to compare with its caption."
-        )
+        absent = "There is no readable image for the row to compare with its caption."
         yield Step("score", NOT_SCORED, absent, rare=True)
     for reason, (least, keep) in rule.thresholds.items():
         what = f"below {least:g}" if least is not None else f"not among the highest {keep:.4g} of all"

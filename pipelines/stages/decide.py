@@ -156,7 +156,7 @@ class DecideStage(Stage):
             else:
                 if done != read_record["good"]:
                     raise RuntimeError(
-                        f"{span.path}: {done:,} rows were read where {read_record['good']:,} are annotated"
+                        f"{span.path}: {done:,} rows were read, but {read_record['good']:,} are annotated"
                     )
         publish_table(self.layout.data(self.name, unit), pa.table({"ordinal": pa.array(tally.kept, pa.int64())}))
         files = (*(self.layout.part(kind, unit) for kind in KINDS), self.layout.data(self.name, unit))

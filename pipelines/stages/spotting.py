@@ -60,7 +60,7 @@ def load_records(layout: Layout, unit: str, image_units: Iterable[int]) -> pa.Ta
         path = layout.commit("spotting", name)
         record = read_json(path)
         if record is not None and not (isinstance(record, dict) and isinstance(record.get("segments"), int)):
-            raise CorruptRecord(f"{path} is no commit record; remove it, and run the same command to write it again")
+            raise CorruptRecord(f"{path} is not a commit record; remove it, and run the same command to write it again")
         for segment in range(record["segments"] if record else 0):
             tables.append(read_table(layout.data("spotting", segment_name(name, segment))))
     return last_of_each(pa.concat_tables([RECORD.empty_table(), *tables]))

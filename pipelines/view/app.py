@@ -113,8 +113,7 @@ def _told(error: Exception) -> tuple[int, str]:
         return 500, str(error)
     _log.error("a page failed", exc_info=error)
     why = f"{type(error).__name__}: {error}"
-    return 500, f"A file of this output has an unexpected form ({why}). Remove it, and run the same `make filter` to "
-    "write it again."
+    return 500, f"A file of this output has an unexpected form ({why}). Remove it, and run `make filter` to write it."
 
 
 def _file(content: str, kind: str) -> Callable[[Request], Response]:

@@ -33,7 +33,7 @@ def query_of(given: Mapping[str, str], columns: Sequence[str]) -> Query:
         raise BadAddress(f"rows end as one of {', '.join(ENDS)}, not as {end[:40]!r}")
     column = given.get("column", "")
     if column and column not in columns:
-        raise BadAddress(f"there is no column {column[:40]!r} with numbers; there are {', '.join(columns) or 'none'}")
+        raise BadAddress(f"no numeric column {column[:40]!r}; choose one of {', '.join(columns) or 'none'}")
     bounds = {name: Bounds(low=_number(given, f"{name}_low"), high=_number(given, f"{name}_high")) for name in BOUNDS}
     return Query(
         end=end,

@@ -102,7 +102,7 @@ def test_half_a_cluster_is_made_whole(command: Any) -> None:
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        (None, "needs Java and there is no"),
+        (None, "needs Java, but there is no"),
         ('openjdk version "1.8.0_392"', "needs Java 11 or 17, .* is 1.8.0_392;"),
         ('openjdk version "25.0.1" 2025-10-21', "needs Java 11 or 17, .* is 25.0.1;"),
     ],

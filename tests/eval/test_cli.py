@@ -270,7 +270,7 @@ def test_cautions_and_another_size_than_the_published_one_stand_beside_the_numbe
     assert cli.main([*world["command"], "--shots", "0"]) == 0
     record = rows(world)[0]["protocol"]["data"]
     assert record["items_expected"] == 99 and record["caution"] == "no test of painters"
-    said = "no test of painters; 12 items where the split has 99"
+    said = "no test of painters; 12 items, but the split has 99"
     (shown,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("colours "))
     assert said in shown
     assert f"| colours ({said}" in (world["out"] / "results.md").read_text(encoding="utf-8")

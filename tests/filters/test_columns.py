@@ -61,7 +61,7 @@ def test_columns_of_any_plain_type_are_compared(asked: dict[str, Any], column: p
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"a": {}}, "columns.a asks for nothing; give it min, max, in or not_in"),
+        ({"a": {}}, "columns.a has no condition; give it min, max, in or not_in"),
         ({"a": {"max": "x"}}, "columns.a.max is 'x'; it must be a number"),
         ({"a": {"max": float("inf")}}, "columns.a.max is inf"),
         ({"a": {"mx": 1}}, "unknown key columns.a.mx (did you mean 'max'?)"),
@@ -88,7 +88,7 @@ def test_what_a_condition_cannot_mean_is_refused(section: Any, message: str) -> 
         ({"in": []}, "columns.v.in is an empty list; list values, or leave in out"),
         ({"min": 1, "not_in": []}, "columns.v.not_in is an empty list"),
         ({"max": 2**53}, "columns.v.max has 9007199254740992"),
-        ({"in": [1, -(2**60)]}, "put it between quotes"),
+        ({"in": [1, -(2**60)]}, "quote it"),
         ({"max": 10**400}, "columns.v.max has"),
     ],
 )

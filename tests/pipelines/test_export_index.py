@@ -293,7 +293,7 @@ def test_a_folder_index_of_somebody_else_is_named(left: Any, tmp_path: Path) -> 
     del manifest["shards"][1]["path"]
     (tmp_path / "index").mkdir()
     (tmp_path / "index" / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ShardMismatch, match=r"index/manifest.json does not say where its shards are"):
+    with pytest.raises(ShardMismatch, match=r"index/manifest.json does not name its shards"):
         samples_of(tmp_path, tmp_path)
     shutil.copy(left.output / "index" / "manifest.json", tmp_path / "index")
     with pytest.raises(ShardMismatch, match=r"00000.tar.npz cannot be read .*run `make filter` again"):

@@ -380,7 +380,7 @@ def _missing_targets(
                 f"targets, more than data.max_bad_share {max_bad_share:.2%}; first: {missing[0]}; run `make concepts` "
                 "again"
             )
-        found += [f"{name}: {Kind.MISSING_CONCEPTS}: there are no concept targets of it" for name in missing]
+        found += [f"{name}: {Kind.MISSING_CONCEPTS}: it has no concept targets" for name in missing]
     return found
 
 

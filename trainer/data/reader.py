@@ -271,7 +271,7 @@ class Reader:
                 f"last: {failed.message if failed else 'all these shards are lost'}"
             )
         if opened.concepts is None and self._concepts[source] is not None:
-            bad.append(Bad(Kind.MISSING_CONCEPTS, f"shard {opened.shard.file.url}: there are no concept targets of it"))
+            bad.append(Bad(Kind.MISSING_CONCEPTS, f"shard {opened.shard.file.url}: it has no concept targets"))
         return _Sample(opened, place, *caption), self._transformed(opened, place, image, seed)
 
     def _candidates(

@@ -72,7 +72,7 @@ def _found(name: str) -> type[nn.Module]:
     module, colon, attribute = name.partition(":")
     if not colon:
         raise BadTower(
-            f"there is no tower {name!r}{nearest(name, TOWERS)}; choose {', '.join(TOWERS)}, or package.module:Class"
+            f"unknown tower {name!r}{nearest(name, TOWERS)}; choose {', '.join(TOWERS)}, or package.module:Class"
         )
     try:
         tower = getattr(importlib.import_module(module), attribute)

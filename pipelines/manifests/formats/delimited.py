@@ -210,7 +210,7 @@ def _check_first_row(rows: list[list[str]], dataset: Dataset, path: str, format:
     if url is None or first[columns.index(url)].startswith("http"):
         return
     shown = first[columns.index(url)][:60]
-    message = f"{path}: the first row has {shown!r} where column '{url}' should hold an address that starts with http"
+    message = f"{path}: the first row has {shown!r} in column '{url}', where an address starts with http"
     elsewhere = [index for index, value in enumerate(first) if value.startswith("http")]
     if elsewhere:
         swapped = list(columns)

@@ -134,7 +134,7 @@ def test_weights_for_another_size_are_refused_where_open_clip_would_resize_them(
         ("refrence", {}, "did you mean 'reference'"),
         ("reference", {"pretrained": "x"}, "no --pretrained"),
         ("reference", {"precision": "bf16"}, "no --precision"),
-        ("FOLDER", {"pretrained": "x"}, "weights of its own"),
+        ("FOLDER", {"pretrained": "x"}, "has its own weights"),
         ("FOLDER/open_clip_pytorch_model.bin", {}, "name its architecture"),
         ("ViT-B-32", {"pretrained": "FOLDER"}, "are a folder; name the file"),
         ("ViT-B-32", {"pretrained": "FOLDER/no.pt"}, "there is not a weights file"),

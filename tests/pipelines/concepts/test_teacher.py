@@ -71,7 +71,7 @@ def test_what_is_missing_is_said(name: str, says: str) -> None:
 
 
 def test_weights_that_do_not_fit(tmp_path: Path, tiny: tuple[str, str]) -> None:
-    with pytest.raises(WrongUse, match="teacher timm:resnet50: /nowhere is no file; nothing is downloaded"):
+    with pytest.raises(WrongUse, match="teacher timm:resnet50: /nowhere is not a file; nothing is downloaded"):
         find_teacher("timm:resnet50", "/nowhere")
     with pytest.raises(WrongUse, match="names its weights, and --weights names others"):
         find_teacher("timm:resnet50:one.pth", "other.pth")

@@ -278,7 +278,7 @@ def test_a_scheduler_that_goes_ends_the_job_in_one_line(monkeypatch: pytest.Monk
     monkeypatch.setattr(distributed, "wait", wait)
     with pytest.raises(JobFailed) as failed:
         dask._watch(result(), "captions", 60.0)
-    assert str(failed.value) == "captions: the Dask scheduler is gone, or has dropped the job"
+    assert str(failed.value) == "captions: the Dask scheduler stopped, or dropped the job"
 
 
 @pytest.mark.usefixtures("waiting")

@@ -86,7 +86,7 @@ def test_hostile_captions_are_text(site: str, output: Output) -> None:
         ("/image/00000-00000.kept.999", 404, "the row is missing"),
         ("/rows?end=elsewhere", 400, "rows end as one of kept, rejected"),
         ("/rows?overlap_low=wide", 400, "overlap low is 'wide', which is not a number"),
-        ("/rows?column=secret", 400, "there is no column 'secret' with numbers; there are n, similarity"),
+        ("/rows?column=secret", 400, "no numeric column 'secret'; choose one of n, similarity"),
         ("/rows?from=x.kept.0", 400, "there is no unit 'x'"),
         ("/thresholds?seed=-1", 400, "not a whole number"),
         ("/thresholds?preset=mine", 400, "is not one of balanced, paper"),
@@ -202,7 +202,7 @@ def test_a_record_of_images_in_another_shape_is_named(content: str, copied: Path
     record.write_text(content)
     with served(Output(copied)) as site:
         for address in ("/thresholds", "/row/00000-00000.kept.0"):
-            assert f"{record.name} is no commit record; remove it" in Tags(get(site + address)[1]).text
+            assert f"{record.name} is not a commit record; remove it" in Tags(get(site + address)[1]).text
 
 
 def test_an_address_is_its_query() -> None:
