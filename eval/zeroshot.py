@@ -132,9 +132,9 @@ def _single_label(
     n = len(labels)
     hits = {f"top{k}": (ranks < k).astype(np.float64) for k in ((1, 5) if classes > 5 else (1,))}
 
-    def result(metric: str, found: Estimate, **more: Any) -> Result:
+    def result(metric: str, estimate: Estimate, **more: Any) -> Result:
         detail = {**record, "chance": 1 / classes, "metric": metric, "interval": INTERVAL, **more}
-        return measured(task, metric, found, n, detail)
+        return measured(task, metric, estimate, n, detail)
 
     results = [
         result(name, estimates.mean(right, bursts), chance=int(name.removeprefix("top")) / classes)
@@ -146,8 +146,8 @@ def _single_label(
         sizes = np.unique(labels, return_counts=True)[1]
         # Expected F1 of a uniform random guess: n / classes predictions and sizes / classes hits per class.
         guessed = float(np.mean(2 * sizes / (n + classes * sizes)))
-        found = estimates.macro_f1(predicted, labels, bursts)
-        results.append(result("macro_f1", found, interval=F1_INTERVAL, chance=guessed))
+        estimate = estimates.macro_f1(predicted, labels, bursts)
+        results.append(result("macro_f1", estimate, interval=F1_INTERVAL, chance=guessed))
     if data.groups is not None:
         results += _group_results(task, np.array(data.groups), hits, bursts, record)
     # Reported for any two classes; missing only where it is the task's own metric.
@@ -240,10 +240,10 @@ def confusions(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> 
     labels, predicted = items.label.tolist(), items.predicted.tolist()
     pairs = Counter((a, b) for a, b in zip(labels, predicted, strict=True) if a != b)
     sizes = Counter(labels)
-    found: list[Confusion] = []
+    examples: list[Confusion] = []
     for (label, other), count in sorted(pairs.items(), key=lambda pair: (-pair[1], pair[0]))[:MOST]:
         index = next(i for i, pair in enumerate(zip(labels, predicted, strict=True)) if pair == (label, other))
-        found.append(
+        examples.append(
             Confusion(
                 image=data.images.open(index),
                 key=str(items.keys[index]),
@@ -252,4 +252,4 @@ def confusions(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> 
                 share=count / sizes[label],
             )
         )
-    return found
+    return examples

@@ -162,13 +162,14 @@ class Fetcher:
         Raises:
             FetchFailed: A file cannot be downloaded. If the disk is too small, no download starts.
         """
-        missing = [one for one in remotes if not one.path.exists()]
+        missing = [remote for remote in remotes if not remote.path.exists()]
         if not missing:
             return not self.sizes_only
         # Ask for unknown sizes first, because the disk is checked for all files at once.
-        missing = [replace(one, size=size_of(one.url)) if one.size is None else one for one in missing]
-        total, free, files = sum(one.size or 0 for one in missing), _free(self.root), counted(len(missing), "file")
-        unknown = sum(one.size is None for one in missing)
+        missing = [replace(remote, size=size_of(remote.url)) if remote.size is None else remote for remote in missing]
+        total, free = sum(remote.size or 0 for remote in missing), _free(self.root)
+        files = counted(len(missing), "file")
+        unknown = sum(remote.size is None for remote in missing)
         more = f" and {unknown} whose server states no size" if unknown else ""
         self.say(f"{what}: {files}, {_bytes(total)}{more}, into {self.root} ({_bytes(free)} free)")
         if self.sizes_only:
@@ -178,23 +179,23 @@ class Fetcher:
                 f"{what}: {_bytes(total)} to fetch, {_bytes(free)} free in {self.root}; name another --data"
             )
         unchecked = 0
-        for number, one in enumerate(missing, start=1):
-            name = str(one.path.relative_to(self.root) if one.path.is_relative_to(self.root) else one.path)
+        for number, remote in enumerate(missing, start=1):
+            name = str(remote.path.relative_to(self.root) if remote.path.is_relative_to(self.root) else remote.path)
             # A hash recorded at the first download checks a later one, where the source publishes none.
-            known = self._sums.get(name)
-            unchecked += one.digest is None and known is None
-            download(one.url, one.path, one.digest or known, one.transfer)
-            self._record(what, name, known, digest_of(one.path, "sha256"))
+            recorded = self._sums.get(name)
+            unchecked += remote.digest is None and recorded is None
+            download(remote.url, remote.path, remote.digest or recorded, remote.transfer)
+            self._record(what, name, recorded, digest_of(remote.path, "sha256"))
             if number < len(missing) and number % max(1, len(missing) // LINES) == 0:
                 self.say(f"{what}: {number} of {files}")
         kept = f"; no hash is published for {unchecked}, kept in {SUMS} to compare with later" if unchecked else ""
         self.say(f"{what}: {files} fetched, {len(missing) - unchecked} checked by hash{kept}")
         return True
 
-    def _record(self, what: str, name: str, known: str | None, found: str) -> None:
-        if known not in (None, found):
+    def _record(self, what: str, name: str, recorded: str | None, now: str) -> None:
+        if recorded not in (None, now):
             self.say(f"{what}: {name} differs from the first download, and so does its published hash")
-        self._sums[name] = found
+        self._sums[name] = now
         lines = [f"{digest.removeprefix('sha256:')}  {file}\n" for file, digest in sorted(self._sums.items())]
         publish_bytes(self.root / SUMS, "".join(lines).encode())
 

@@ -97,8 +97,8 @@ def _pilot(
     assumed = Assumptions(**{one.name: getattr(options, one.name) for one in fields(Assumptions)})
     prices = Prices(**{one.name: getattr(options, one.name) for one in fields(Prices)})
     took = None if teacher is None else _measured(options, layout, sample, teacher)
-    found = forecast(sample, whole, assumed, prices, workers, took)
-    notes = _notes(whole, chosen, len(sample), outcome.funnel, found)
+    result = forecast(sample, whole, assumed, prices, workers, took)
+    notes = _notes(whole, chosen, len(sample), outcome.funnel, result)
     content = {
         "command": list(arguments),
         "dataset": settings.dataset.name,
@@ -114,14 +114,14 @@ def _pilot(
         "assumed": asdict(assumed),
         "teacher": None if took is None else asdict(took),
         "prices": asdict(prices),
-        "forecast": found.as_dict(),
+        "forecast": result.as_dict(),
         "notes": notes,
     }
     publish_json(layout.root / "pilot.json", content)
     share = sum(known.values()) / max(whole.rows, 1)
     of = f"{sum(known.values()):,} of {counted(whole.rows, 'row')}"
     say(f"\nsample: {counted(len(sample), 'unit')}, {of} ({share:.2%})\n")
-    say(render(found))
+    say(render(result))
     for note in notes:
         say(f"- {note}")
     say(f"details: {layout.root / 'pilot.json'}")
@@ -155,7 +155,7 @@ def _workers(text: str | None, here: int) -> list[int]:
     return sorted({int(part) for part in parts})
 
 
-def _notes(whole: Whole, chosen: Sampling, units: int, funnel: FunnelRecord, found: Forecast) -> list[str]:
+def _notes(whole: Whole, chosen: Sampling, units: int, funnel: FunnelRecord, result: Forecast) -> list[str]:
     notes = ["intervals are 95 %, each on its own; they reflect differences between units, not changes over time"]
     if units == len(chosen.plan.units) and chosen.plan.rows >= chosen.whole.rows:
         notes = ["the sample is all of the data, so fractions of its rows are exact"]
@@ -182,7 +182,7 @@ def _notes(whole: Whole, chosen: Sampling, units: int, funnel: FunnelRecord, fou
         f"duplicates count as kept ({duplicates:,} within the sample); the whole data set has a larger fraction, "
         "since a sample misses most of their partners"
     )
-    unknown = [name for name, line in (*found.images.items(), *found.core_hours.items()) if line.basis != "measured"]
+    unknown = [name for name, line in (*result.images.items(), *result.core_hours.items()) if line.basis != "measured"]
     if unknown:
         notes.append(f"not measured, since the sample has no images: {', '.join(unknown)}")
     notes.append("hours are for this machine's cores, without starting workers or other machines' network")

@@ -62,10 +62,10 @@ def evidence_of(output: Output, place: Place) -> Example | None:
         return None
     asked = "captions" in output.stages and "objects" in rows.column_names
     decisions = apply_caption_filters(rows, output.preset, asked)
-    found = example_of(rows, output.preset, decisions, _record(output, place.unit, ordinal))
+    example = example_of(rows, output.preset, decisions, _record(output, place.unit, ordinal))
     with contextlib.suppress(ImageNotShown):
-        found["image"] = image_of(output, place.unit, ordinal)
-    return found
+        example["image"] = image_of(output, place.unit, ordinal)
+    return example
 
 
 def image_of(output: Output, unit: str, ordinal: int) -> bytes:

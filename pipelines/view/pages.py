@@ -78,8 +78,8 @@ def overview(bench: Workbench, given: Mapping[str, str]) -> Shown:
 
 def _counted(output: Output, units: Sequence[str]) -> FunnelRecord:
     """Return the funnel of some decided units."""
-    found: Iterator[DecideRecord | None] = each(output.decide_record, units, output.layout.root)
-    records = ((record["rows"], record) for record in found if record is not None)
+    decisions: Iterator[DecideRecord | None] = each(output.decide_record, units, output.layout.root)
+    records = ((record["rows"], record) for record in decisions if record is not None)
     return count(records, output.preset, output.stages, cascade(output.preset))
 
 
@@ -141,8 +141,8 @@ def _ends(output: Output) -> list[tuple[str, str]]:
 def _caption(hit: Hit, query: Query) -> str:
     """Return the caption of a row as HTML, with the search text marked; "" if there is none."""
     caption = hit.row.get("caption") or ""
-    found = re.search(re.escape(query.caption), caption, re.IGNORECASE) if query.caption else None
-    return marked(caption, [TextSpan(*found.span(), "hit")] if found else [], 300) if caption else ""
+    match = re.search(re.escape(query.caption), caption, re.IGNORECASE) if query.caption else None
+    return marked(caption, [TextSpan(*match.span(), "hit")] if match else [], 300) if caption else ""
 
 
 # ---- one row
@@ -163,11 +163,11 @@ def row(bench: Workbench, given: Mapping[str, str]) -> Shown:
     except ValueError as error:
         raise HTTPException(404, str(error)) from error
     output = bench.output
-    found = row_at(output, place)
-    if found is None:
+    columns = row_at(output, place)
+    if columns is None:
         raise HTTPException(404, "There is no such row, or a run is deciding it again.")
     evidence = bench.evidence(place)
-    reason = found.get("reason") or ""
+    reason = columns.get("reason") or ""
     told = {step.reason: step.explanation for step in cascade(output.preset)}
     return "row.html.j2", {
         "here": "rows",
@@ -175,11 +175,11 @@ def row(bench: Workbench, given: Mapping[str, str]) -> Shown:
         "place": str(place),
         "reason": words(reason),
         "explanation": told.get(reason, ""),
-        "duplicate_of": found.get("duplicate_of") or "",
-        "error": found.get("error") or "",
-        "message": found.get("message") or "",
+        "duplicate_of": columns.get("duplicate_of") or "",
+        "error": columns.get("error") or "",
+        "message": columns.get("message") or "",
         "card": draw_card(evidence) if evidence else "",
-        "columns": [(name, _text(value)) for name, value in found.items() if _is_of_manifest(name, place.end)],
+        "columns": [(name, _text(value)) for name, value in columns.items() if _is_of_manifest(name, place.end)],
         "state": output.state(),
     }
 
@@ -277,31 +277,31 @@ def _compared(output: Output, preset: Preset, before: Decided, now: Decided) -> 
 
 def _changed(sample: Sample, before: Decided, now: Decided) -> list[dict[str, Any]]:
     """Return some rows that are kept now and were not, and some that were kept and are not now."""
-    found: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
+    changes: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
     for piece, old, new, why, why_not in zip(
         sample.pieces, before.kept, now.kept, before.reasons, now.reasons, strict=True
     ):
-        for place in (old != new).nonzero()[0].tolist():
-            some = found[bool(new[place])]
+        for index in (old != new).nonzero()[0].tolist():
+            some = changes[bool(new[index])]
             if len(some) < _CHANGED:
-                one = piece.rows.slice(place, 1).select(["ordinal", "caption"]).to_pylist()[0]
-                reason = (why if new[place] else why_not)[place]
+                one = piece.rows.slice(index, 1).select(["ordinal", "caption"]).to_pylist()[0]
+                reason = (why if new[index] else why_not)[index]
                 some.append(
                     {
-                        "kept": bool(new[place]),
+                        "kept": bool(new[index]),
                         "address": f"/at/{piece.unit}/{one['ordinal']}",
                         "caption": one["caption"] or "",
                         "reason": words(reason) or "its image was not read",
                     }
                 )
-    return found[True] + found[False]
+    return changes[True] + changes[False]
 
 
 def _command(output: Output) -> str:
     """Return the command that filters with the preset of the page; "" if the run's command is unknown."""
     said = list(output.command)
     if "--preset" in said:
-        place = said.index("--preset")
-        said = [*said[:place], *said[place + 2 :]]
+        index = said.index("--preset")
+        said = [*said[:index], *said[index + 2 :]]
     said = [word for word in said if not word.startswith("--preset=")]
     return shlex.join(["open-diht", "filter", *said, "--preset", "mine.yaml"]) if said else ""
