@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from open_diht.common.command_line import OK, Parser, WrongUse, complain, exit_status, say
-from open_diht.eval.data import data_root, place_of
+from open_diht.eval.data import data_root, path_of
 from open_diht.eval.data.torchvision_sets import torchvision_set
 from open_diht.eval.errors import FetchFailed
 from open_diht.eval.fetch.download import Fetcher
@@ -115,11 +115,11 @@ def _fetch(task: Task, fetcher: Fetcher, options: argparse.Namespace) -> None:
         case "hub":
             found = [source for source in sources if source.layout == "webdataset"]
             splits = list(dict.fromkeys(source.split for source in found))
-            fetch_webdataset(how["name"], splits, place_of(found[0], root), fetcher)
+            fetch_webdataset(how["name"], splits, path_of(found[0], root), fetcher)
         case "files":
             fetch_files(task.name, how["files"], fetcher)
         case "ucf101":
-            fetch_ucf101(place_of(task.sources[0], root), fetcher, options.videos)
+            fetch_ucf101(path_of(task.sources[0], root), fetcher, options.videos)
         case "torchvision":
             size = int(1e9 * how["gigabytes"])
             if fetcher.announce(task.title, size, "from its authors, checked by torchvision, unless already here"):
@@ -139,7 +139,7 @@ def fetch_torchvision(name: str, source: Source, root: Path) -> None:
     Raises:
         FetchFailed: The download failed.
     """
-    folder = place_of(source, root)
+    folder = path_of(source, root)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         data = torchvision_set(folder, source.split, source.options, download=True)

@@ -63,7 +63,7 @@ def download(url: str, path: Path, digest: str | None = None, transfer: Callable
     try:
         folder.mkdir(parents=True)
         arrived = transfer(folder) if transfer else _from_url(url, path, folder)
-        if digest is not None and (found := digest_of(arrived, digest.partition(":")[0])) != digest:
+        if digest is not None and (found := named_digest(arrived, digest.partition(":")[0])) != digest:
             raise FetchFailed(
                 f"{url}: expected {digest}, got {found}; nothing was kept. Run the same command again; if it fails "
                 "again, the file changed at its source"
@@ -113,7 +113,7 @@ def _line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def digest_of(path: Path, algorithm: str) -> str:
+def named_digest(path: Path, algorithm: str) -> str:
     """Return `algorithm:hex` of a file.
 
     Args:
@@ -185,7 +185,7 @@ class Fetcher:
             recorded = self._sums.get(name)
             unchecked += remote.digest is None and recorded is None
             download(remote.url, remote.path, remote.digest or recorded, remote.transfer)
-            self._record(what, name, recorded, digest_of(remote.path, "sha256"))
+            self._record(what, name, recorded, named_digest(remote.path, "sha256"))
             if number < len(missing) and number % max(1, len(missing) // LINES) == 0:
                 self.say(f"{what}: {number} of {files}")
         kept = f"; no hash is published for {unchecked}, kept in {SUMS} to compare with later" if unchecked else ""

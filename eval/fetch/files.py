@@ -22,7 +22,7 @@ DRIVE = "https://drive.usercontent.google.com/download?export=download&confirm=t
 
 
 @dataclass(frozen=True, kw_only=True)
-class Listed:
+class FileEntry:
     """An entry of `fetch.files`."""
 
     file: str
@@ -78,7 +78,7 @@ def fetch_files(name: str, entries: Sequence[Any], fetcher: Fetcher) -> None:
         FetchFailed: A download failed.
     """
     try:
-        listed: tuple[Listed, ...] = converted(tuple[Listed, ...], list(entries), "fetch.files")
+        listed: tuple[FileEntry, ...] = converted(tuple[FileEntry, ...], list(entries), "fetch.files")
     except BadValue as error:
         raise WrongUse(f"task {name}: {error}") from None
     missing = [entry for entry in listed if not all((fetcher.root / target).exists() for target in entry.targets)]
@@ -101,7 +101,7 @@ def fetch_files(name: str, entries: Sequence[Any], fetcher: Fetcher) -> None:
         fetcher.say(f"{name}: in {fetcher.root}")
 
 
-def _fetch_folder(name: str, entry: Listed, hubs: Mapping[str, HubSet], fetcher: Fetcher) -> None:
+def _fetch_folder(name: str, entry: FileEntry, hubs: Mapping[str, HubSet], fetcher: Fetcher) -> None:
     """Download all files of an entry that is a folder.
 
     Files are collected below ARCHIVES; the folder appears when it is complete.
@@ -133,7 +133,7 @@ def _fetch_folder(name: str, entry: Listed, hubs: Mapping[str, HubSet], fetcher:
             building.replace(target)
 
 
-def _remote(entry: Listed, hubs: Mapping[str, HubSet], root: Path) -> Remote:
+def _remote(entry: FileEntry, hubs: Mapping[str, HubSet], root: Path) -> Remote:
     path = root / (entry.to or f"{ARCHIVES}/{entry.file.rpartition('/')[2]}")
     if entry.hub:
         return hubs[entry.hub].remote(entry.file, path)

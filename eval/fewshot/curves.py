@@ -21,7 +21,7 @@ from open_diht.eval import estimates
 from open_diht.eval.fewshot.methods import METHODS, Fitted, fitted_together
 from open_diht.eval.fewshot.predictions import Predictions
 from open_diht.eval.fewshot.selection import Support
-from open_diht.eval.fewshot.shots import Shots, draw_shots
+from open_diht.eval.fewshot.shots import DrawnShots, draw_shots
 from open_diht.eval.metrics.classification import lowest_best
 from open_diht.eval.statistics import FEWEST, Estimate, crossed_interval
 
@@ -86,7 +86,7 @@ class Encoded:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
+class Hyperparameters:
     """The hyperparameters that one method chose for one support set."""
 
     method: str
@@ -121,7 +121,7 @@ class FewShotResult:
 
     settings: FewShotSettings
     points: tuple[CurvePoint, ...]
-    choices: tuple[Choice, ...]
+    choices: tuple[Hyperparameters, ...]
     shots: Mapping[int, tuple[tuple[str, ...], ...]]
     """Keys of each class in order, by seed; the k shots are the first k."""
     short_classes: Mapping[int, tuple[int, ...]]
@@ -263,7 +263,7 @@ def run(
 
 def predict_curves(
     encoded: Encoded, settings: FewShotSettings, group: Ranks | None
-) -> tuple[dict[int, Shots], tuple[Choice, ...], dict[Cell, NDArray[np.int64]]]:
+) -> tuple[dict[int, DrawnShots], tuple[Hyperparameters, ...], dict[Cell, NDArray[np.int64]]]:
     """Return shots by seed, choices, and test predictions of every cell, all without test labels.
 
     Args:
@@ -291,7 +291,7 @@ def predict_curves(
     # The most shots first, so that the work left at the end is short.
     parts = fitted_together(settings.methods)
     work = list(itertools.product(sorted(settings.shots, reverse=True), parts, settings.seeds))
-    found: dict[Cell, tuple[Choice, NDArray[np.int64]]] = {}
+    found: dict[Cell, tuple[Hyperparameters, NDArray[np.int64]]] = {}
     for k, methods, seed in (work[place] for place in group.part(len(work))):
         rows = draws[seed].indices(k)
         features = _tensor(train[rows], settings.device)
@@ -314,9 +314,9 @@ def predict_curves(
     return draws, tuple(found[cell][0] for cell in cells), {cell: found[cell][1] for cell in cells}
 
 
-def _choice(method: str, k: int, seed: int, fitted: Fitted) -> Choice:
+def _choice(method: str, k: int, seed: int, fitted: Fitted) -> Hyperparameters:
     chosen = {name: value if np.isfinite(value) else str(value) for name, value in fitted.chosen.items()}
-    return Choice(
+    return Hyperparameters(
         method=method,
         shots=k,
         seed=seed,

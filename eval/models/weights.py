@@ -41,7 +41,7 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {words}"[:400] if words else type(error).__name__
 
 
-def check_folder(folder: Path) -> None:
+def check_exported(folder: Path) -> None:
     """Raise `ModelError` where an exported folder has no weights, or an invalid file of them."""
     found = [path for path in folder.iterdir() if path.suffix in NAMES and path.is_file()]
     if not found:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from open_diht.common.naming import counted
-from open_diht.pipelines.engine.jobs import place_of, run_units, worker_log
+from open_diht.pipelines.engine.jobs import run_name, run_units, worker_log
 from open_diht.pipelines.engine.progress import Count, StageProgress, beats
 from open_diht.pipelines.engine.sharing import Sharing
 from open_diht.pipelines.engine.stage import TRIES, DoUnit, Stage, failure, set_aside
@@ -49,7 +49,7 @@ class Engine:
     def clear_up(self) -> None:
         """Delete the leftovers of stopped runs, after waiting for workers that still run units of such a run: their
         files would be missed, and would overwrite those of this run."""
-        self.backend.await_units(place_of(self.layout.work), self.say)
+        self.backend.await_units(run_name(self.layout.work), self.say)
         remove_leftovers(self.layout)
 
     def run(

@@ -25,7 +25,15 @@ from open_diht.common.naming import counted
 from open_diht.pipelines.manifests.formats import known_endings
 from open_diht.pipelines.store.commit import RunFailed
 from open_diht.pipelines.store.hub_client import client, explained
-from open_diht.pipelines.store.hub_contents import PUBLISHING, RECORDS, Step, contents, is_ours, most_of_a_folder, steps
+from open_diht.pipelines.store.hub_contents import (
+    PUBLISHING,
+    RECORDS,
+    Commit,
+    contents,
+    is_ours,
+    most_of_a_folder,
+    steps,
+)
 from open_diht.pipelines.store.layout import CARD, CARD_MARK
 from open_diht.pipelines.store.storage import StorePath, each, is_local, size_of
 
@@ -182,7 +190,7 @@ class Publisher:
             )
         return files
 
-    def _commit(self, step: Step, head: str, plan: str) -> str:
+    def _commit(self, step: Commit, head: str, plan: str) -> str:
         """Make a commit with `head` as its parent, and return its name."""
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
         from huggingface_hub.errors import HfHubHTTPError

@@ -45,7 +45,7 @@ def query_of(given: Mapping[str, str], columns: Sequence[str]) -> Query:
     )
 
 
-def place_of(given: Mapping[str, str]) -> Place | None:
+def start_of(given: Mapping[str, str]) -> Place | None:
     """Return the place where an address asks to begin; None for the first row. Raise BadAddress if it is no place."""
     text = given.get("from", "")
     try:

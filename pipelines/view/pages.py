@@ -21,7 +21,7 @@ from open_diht.pipelines.stages.cascade import NOT_DECIDED, cascade
 from open_diht.pipelines.stages.tally import DecideRecord
 from open_diht.pipelines.store.storage import each
 from open_diht.pipelines.view.controls import as_yaml, controls_of, moved
-from open_diht.pipelines.view.forms import BadAddress, address_of, end_of, place_of, query_of
+from open_diht.pipelines.view.forms import BadAddress, address_of, end_of, query_of, start_of
 from open_diht.pipelines.view.output import UNDECIDED, UNREADABLE, Output
 from open_diht.pipelines.view.query import (
     NOT_OF_MANIFEST,
@@ -98,7 +98,7 @@ def rows(bench: Workbench, given: Mapping[str, str]) -> Shown:
     """
     output = bench.output
     columns = numeric_columns(output)
-    query, start = query_of(given, columns), place_of(given)
+    query, start = query_of(given, columns), start_of(given)
     if start is not None and start.unit != UNREADABLE and start.unit not in output.plan:
         raise BadAddress(f"there is no unit {start.unit[:40]!r} in this output")
     page = search(output, query, start)

@@ -112,7 +112,7 @@ class Hit:
 
 
 @dataclass(frozen=True)
-class Page:
+class QueryResult:
     """The result of a query."""
 
     hits: tuple[Hit, ...]
@@ -125,7 +125,7 @@ class Page:
 
 def search(
     output: Output, query: Query, start: Place | None = None, rows: int = PAGE_ROWS, seconds: float = SECONDS
-) -> Page:
+) -> QueryResult:
     """Return the next rows that fit.
 
     Args:
@@ -141,12 +141,12 @@ def search(
         for hit in found:
             if len(hits) == rows:  # the next page begins with this hit
                 looked += hit.place.row - first
-                return Page(tuple(hits), looked, hit.place, time.monotonic() - began)
+                return QueryResult(tuple(hits), looked, hit.place, time.monotonic() - began)
             hits.append(hit)
         looked += stop - first
         if time.monotonic() - began > seconds:
-            return Page(tuple(hits), looked, Place(unit, end, stop), time.monotonic() - began)
-    return Page(tuple(hits), looked, None, time.monotonic() - began)
+            return QueryResult(tuple(hits), looked, Place(unit, end, stop), time.monotonic() - began)
+    return QueryResult(tuple(hits), looked, None, time.monotonic() - began)
 
 
 def numeric_columns(output: Output) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from open_diht.pipelines.view.forms import address_of, place_of, query_of
+from open_diht.pipelines.view.forms import address_of, query_of, start_of
 from open_diht.pipelines.view.output import Output
 from open_diht.pipelines.view.query import Bounds, Place, Query, search
 from tests.common.html_tags import Tags
@@ -217,4 +217,4 @@ def test_an_address_is_its_query() -> None:
     )
     place = Place("00000-00003", "kept", 7)
     given = dict(urllib.parse.parse_qsl(address_of(query, place).partition("?")[2]))
-    assert query_of(given, ["n"]) == query and place_of(given) == place
+    assert query_of(given, ["n"]) == query and start_of(given) == place
