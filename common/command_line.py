@@ -168,9 +168,7 @@ def check_folder(called: str, folder: Path) -> None:
         os.lstat(folder / ("x" * 100))  # room for names of results
     except OSError as error:
         if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
-            raise WrongUse(
-                f"{called} {folder} cannot be used as a folder ({error.strerror}); choose another"
-            ) from error
+            raise WrongUse(f"{called} {folder} cannot be a folder ({error.strerror}); choose another") from error
     for place, words in (("/", "the root of the file system"), (os.path.expanduser("~"), "the home folder")):
         if os.path.realpath(folder) == os.path.realpath(place):  # also by way of links
             raise WrongUse(f"{called} {folder} is {words}; give a folder for the results alone, such as out/sample")

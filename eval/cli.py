@@ -29,8 +29,7 @@ PATIENCE_S = 12 * 3600.0
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = Parser(
         prog=prog,
-        description="Evaluate a model: zero-shot classification, retrieval and VQA, with intervals and a protocol for "
-        "every number.",
+        description="Evaluate a model, with an interval and a protocol for every number.",
     )
     parser.add_argument(
         "--model",
@@ -54,14 +53,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", help="cpu or cuda (default: cuda if there is one)")
     parser.add_argument("--precision", default="fp32", help="fp32, bf16 or fp16 autocast (default fp32)")
-    parser.add_argument(
-        "--strict-ties",
-        action="store_true",
-        help="retrieval: rank wrong candidates with an equal score ahead of the right one",
-    )
-    parser.add_argument(
-        "--sample", type=number(Positive), help="evaluate at most so many items of each task, drawn by a fixed seed"
-    )
+    parser.add_argument("--strict-ties", action="store_true", help="retrieval: rank wrong ties ahead of the right item")
+    parser.add_argument("--sample", type=number(Positive), help="evaluate so many random items of each task")
     parser.add_argument(
         "--shots", default="1,2,4,5,8,16", help="few-shot: images per class (default 1,2,4,5,8,16), or 0"
     )

@@ -57,9 +57,7 @@ class CaptionEvidence:
                 False`.
         """
         if self.decided is None:
-            raise RuntimeError(
-                "captions were not annotated; a filter without annotations must set needs_annotations = False"
-            )
+            raise RuntimeError("captions were not annotated; set needs_annotations = False in such a filter")
         return self.decided
 
 

@@ -142,11 +142,9 @@ def command_parser(prog: str, description: str) -> Parser:
         metavar="FOLDER",
         help=f"with --output hf://...: working folder, seen by all shards and workers (default: {WORK}/owner/name)",
     )
+    parser.add_argument("--private", action="store_true", help="with --output hf://...: make the repository private")
     parser.add_argument(
-        "--private", action="store_true", help="with --output hf://...: create the repository as private"
-    )
-    parser.add_argument(
-        "--license", metavar="NAME", help="license of the results, for the card: cc-by-4.0, ... (default: the source's)"
+        "--license", metavar="NAME", help="license of the results, as cc-by-4.0 (default: the source's)"
     )
     parser.add_argument(
         "--preset", action=Once, default="paper", help=f"thresholds: {', '.join(_preset_names())}, or a YAML file"
@@ -156,8 +154,7 @@ def command_parser(prog: str, description: str) -> Parser:
         "--export",
         choices=EXPORTS,
         default=SHARDS,
-        help="write kept rows with images as new shards or, for webdataset INPUT, as an index of each unchanged tar "
-        "(default {SHARDS})",
+        help=f"write kept images as new shards, or as indexes of webdataset INPUT's unchanged tars (default {SHARDS})",
     )
     parser.add_argument(
         "--lean",
@@ -213,10 +210,7 @@ def add_where(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=number(Workforce), help="units at a time (default: all cores, or a cluster's slots)"
     )
-    parser.add_argument(
-        "--shard",
-        help="i/n: process every n-th unit, i from 0; the last shard, or a run without it, completes the output",
-    )
+    parser.add_argument("--shard", help="i/n: process every n-th unit, i from 0; the last one completes the output")
     portable = parser.add_argument_group(
         "workers of prism, dask and flink",
         "Beam's own options are accepted too: --flink_master=host:8081, ...",
@@ -235,9 +229,7 @@ def add_where(parser: argparse.ArgumentParser) -> None:
     portable.add_argument(
         "--dask-scheduler",
         metavar="ADDRESS",
-        help="Dask scheduler: tcp://host:8786, or the scheduler's file (default: DASK_SCHEDULER_ADDRESS, or that of "
-        "`make "
-        "dask-up`)",
+        help="Dask scheduler: tcp://host:8786, or its file (default: DASK_SCHEDULER_ADDRESS, or that of `make dask-up`)",
     )
 
 

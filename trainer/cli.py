@@ -29,12 +29,7 @@ def _parser(prog: str, defaults: Mapping[str, str]) -> argparse.ArgumentParser:
         required="workdir" not in defaults,
         help="folder or URL of the results; give the same one to resume",
     )
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="key=value",
-        help="settings that replace those of the configuration: loss.beta=0.5",
-    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="override settings, as in loss.beta=0.5")
     parser.set_defaults(**defaults)
     return parser
 

@@ -43,9 +43,7 @@ def push(folder: Path | str, target: str, *, private: bool = False) -> str:
     with on_disk(str(folder)) as here:
         missing = [name for name in (WEIGHTS, DESCRIPTION, CARD) if not (here / name).is_file()]
         if missing:
-            raise WrongUse(
-                f"{folder} is not an exported model ({missing[0]} is missing); name the folder WORKDIR/export"
-            )
+            raise WrongUse(f"{folder} is not an exported model ({missing[0]} is missing); name WORKDIR/export")
         token = os.environ.get("HF_TOKEN")
         if not token:
             raise WrongUse("HF_TOKEN is not set; set it to a token with write access to the repository")
@@ -73,9 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(
         prog="python -m open_diht.trainer.hub", description="Publish an exported model on the Hugging Face hub."
     )
-    parser.add_argument(
-        "folder", help="WORKDIR/export, or its URL, or the output of python -m open_diht.trainer.released"
-    )
+    parser.add_argument("folder", help="WORKDIR/export, its URL, or the output of python -m open_diht.trainer.released")
     parser.add_argument("target", help="hf://owner/name")
     parser.add_argument("--private", action="store_true", help="create the repository as private")
 

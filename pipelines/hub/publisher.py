@@ -25,15 +25,7 @@ from open_diht.common.naming import counted
 from open_diht.pipelines.manifests.formats import known_endings
 from open_diht.pipelines.store.commit import RunFailed
 from open_diht.pipelines.store.hub_client import client, explained
-from open_diht.pipelines.store.hub_contents import (
-    PUBLISHING,
-    RECORDS,
-    Commit,
-    contents,
-    is_ours,
-    most_of_a_folder,
-    steps,
-)
+from open_diht.pipelines.store.hub_contents import PUBLISHING, RECORDS, Push, contents, is_ours, most_of_a_folder, steps
 from open_diht.pipelines.store.layout import CARD, CARD_MARK
 from open_diht.pipelines.store.storage import StorePath, each, is_local, size_of
 
@@ -72,7 +64,7 @@ class _There:
         data is not ours or the record is unreadable. Return None if the repository holds neither."""
         record = next((name for name in (PUBLISHING, "run.json") if name in self.files), None)
         if record is None:
-            return "written by another program" if any(map(_is_data, self.files)) else None
+            return "unknown" if any(map(_is_data, self.files)) else None
         content = self.read(record)
         try:
             return str(json.loads(content)["plan"]["fingerprint"])
@@ -184,13 +176,10 @@ class Publisher:
             )
         if CARD in there.files and CARD in files and CARD_MARK.encode() not in there.read(CARD):
             del files[CARD]
-            say(
-                f"{self.target}: the {CARD} there was not written by this program and is kept; remove it to get a new "
-                "one"
-            )
+            say(f"{self.target}: its {CARD} is not of this program and is kept; remove it to get a new one")
         return files
 
-    def _commit(self, step: Commit, head: str, plan: str) -> str:
+    def _commit(self, step: Push, head: str, plan: str) -> str:
         """Make a commit with `head` as its parent, and return its name."""
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
         from huggingface_hub.errors import HfHubHTTPError

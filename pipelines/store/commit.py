@@ -155,9 +155,7 @@ def read_json(path: StorePath) -> Any:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise CorruptRecord(
-            f"{path} holds no JSON ({error}); remove it, and run the same command to write it again"
-        ) from error
+        raise CorruptRecord(f"{path} holds no JSON ({error}); remove it and run the same command again") from error
 
 
 def remove(path: StorePath) -> None:

@@ -67,10 +67,7 @@ WRONG: dict[str, tuple[Sequence[str], str]] = {
     "shard, of too many": (["{good}", "--shard", "0/100000000"], "more than 10,000; give at most"),
     "preset, twice": (["{good}", "--preset", "strict", "--preset", "paper"], "given twice, as strict and paper"),
     "preset, an address": (["{good}", "--preset", "https://a.org/x.yaml"], "https://a.org/x.yaml is a URL"),
-    "plugin, of Python": (
-        ["{good}", "--plugin", "json"],
-        "--plugin json: this is a module of Python's standard library",
-    ),
+    "plugin, of Python": (["{good}", "--plugin", "json"], "--plugin json: this is a module of Python's standard"),
     "worker python, no workers elsewhere": (
         ["{good}", "--worker-python", "python3"],
         "leave it out with --runner direct",

@@ -123,7 +123,7 @@ def test_two_that_publish_do_not_mix(hub: Hub, repository: Repository, tmp_path:
 def test_a_card_of_ones_own_stays(hub: Hub, repository: Repository, tmp_path: Path) -> None:
     repository.commit("main", {**repository.files(), "README.md": b"# Mine"})
     results(tmp_path)
-    assert "README.md there is not written by this program and is kept" in publish(tmp_path)[0]
+    assert "README.md is not of this program and is kept" in publish(tmp_path)[0]
     assert ours(repository)["README.md"] == b"# Mine" and "funnel.json" in ours(repository)
 
 
@@ -164,18 +164,8 @@ REFUSED = {
     "no token": ("me/cat", "", 3, "HF_TOKEN is not set"),
     "a token that may only read": ("me/cat", "hf_read", 3, "may not do that"),
     "a wrong token": ("me/cat", "hf_wrong", 3, "may not do that, or is not valid"),
-    "data of somebody else": (
-        "me/data",
-        "hf_good",
-        3,
-        "holds other data than this run's (its input: written by another program",
-    ),
-    "data of somebody else under names of theirs": (
-        "me/theirs",
-        "hf_good",
-        3,
-        "(its input: written by another program",
-    ),
+    "data of somebody else": ("me/data", "hf_good", 3, "holds other data than this run's (its input: unknown,"),
+    "data of somebody else under names of theirs": ("me/theirs", "hf_good", 3, "(its input: unknown,"),
     "another input": (
         "me/other",
         "hf_good",

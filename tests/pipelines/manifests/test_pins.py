@@ -51,11 +51,7 @@ def test_folders_and_globs(hub: Hub, pattern: str) -> None:
 WRONG = {
     "a model": ("hf://o/n/a.tsv", "hf_good", "only data sets are read from a hub"),
     "a bucket": ("hf://buckets/o/n/a.tsv", "hf_good", "is not hf://datasets/owner/name"),
-    "not there": (
-        "hf://datasets/o/none",
-        "hf_good",
-        "does not exist, or is private and closed to the token in HF_TOKEN",
-    ),
+    "not there": ("hf://datasets/o/none", "hf_good", "does not exist, or is private and closed to the token in HF"),
     "private": ("hf://datasets/o/private", "", "private and closed to a request without a token"),
     "gated": (
         "hf://datasets/o/gated",
