@@ -229,7 +229,7 @@ def add_where(parser: argparse.ArgumentParser) -> None:
     portable.add_argument(
         "--dask-scheduler",
         metavar="ADDRESS",
-        help="Dask scheduler: tcp://host:8786, or its file (default: DASK_SCHEDULER_ADDRESS, or that of `make dask-up`)",
+        help="scheduler: tcp://host:8786 or its file (default: DASK_SCHEDULER_ADDRESS, or that of `make dask-up`)",
     )
 
 
