@@ -51,7 +51,7 @@ def test_a_cluster_comes_up_with_two_workers_replaces_a_dead_one_and_goes_down(c
     running = cluster.running()
     assert sorted(running) == ["scheduler", "worker"]
     again = command("up")
-    assert "runs already" in again.stdout and cluster.running() == running, "it is the same cluster"
+    assert "is already running" in again.stdout and cluster.running() == running, "it is the same cluster"
 
     processes = [process for pid in running.values() for process in family(pid)]
     listening = {

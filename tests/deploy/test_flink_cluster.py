@@ -67,7 +67,7 @@ def test_a_cluster_comes_up_with_two_slots_and_goes_down(command: Any) -> None:
     assert sorted(running) == ["jobmanager", "taskmanager"]
 
     again = command("up")
-    assert again.returncode == 0 and "runs already" in again.stdout
+    assert again.returncode == 0 and "is already running" in again.stdout
     assert cluster.running() == running, "it is the same cluster"
     assert command("status").returncode == 0
 

@@ -216,7 +216,7 @@ def test_the_last_shard_finishes(
 ) -> None:
     arguments = _arguments(pairs, tmp_path / "out", "--unit-rows", 15, "--workers", 1)
     first = command(*arguments, "--shard", "0/2")
-    assert first.returncode == 0 and "units to others" in first.stdout, first.stderr
+    assert first.returncode == 0 and "left to other shards" in first.stdout, first.stderr
     assert not (tmp_path / "out" / "kept").exists()
     last = command(*arguments, "--shard", "1/2")
     assert last.returncode == 0 and "shard 1/2 is the last one and completes the output" in last.stdout, last.stderr

@@ -334,7 +334,7 @@ def test_a_pilot_forecasts_indexes_in_place_of_shards(source, tmp_path, here, ca
 
 def test_what_needs_new_shards_says_so(left: Any, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert pilot(["--input", str(source), "--teacher", "any", *WORDS]) == 2
-    assert "--export index writes none" in capsys.readouterr().err
+    assert "--export index does not write" in capsys.readouterr().err
     with pytest.raises(WrongUse, match="run `make filter` with --export shards"):
         shard_entries(left.output)
 

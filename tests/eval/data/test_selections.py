@@ -152,7 +152,7 @@ def test_a_sample_of_pairs_keeps_both_images(folder: Path, memo: Memo) -> None:
     ("content", "message"),
     [
         ("[1, 2]", "neither objects nor lists"),
-        ("{", "no .json file of rows"),
+        ("{", "is not a .json file of rows"),
         ("[]", "no rows in"),
         ('[{"filename": "1.png", "caption": " ", "negative_caption": "x"}]', r"row 1: '\{caption\}' gives nothing"),
         ('[{"filename": "1.png", "caption": "x"}]', r"row 1: '\{negative_caption\}' does not fit its columns"),

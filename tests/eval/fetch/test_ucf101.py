@@ -58,7 +58,7 @@ def test_frames_of_both_lists_come_where_the_task_looks(tmp_path: Any, videos: A
         shades = [np.asarray(data.images.open(index)).mean() for index in range(2)]
         assert shades == pytest.approx([120 + 10 * (FRAMES // 2), 20 + 10 * (FRAMES // 2)], abs=4)
     fetch_ucf101(tmp_path / "ucf101", Fetcher(tmp_path, said.append), videos)
-    assert "at hand" in said[-1]
+    assert "already in" in said[-1]
 
 
 def test_zero_shot_takes_the_test_list_alone(tmp_path: Any, videos: Any) -> None:

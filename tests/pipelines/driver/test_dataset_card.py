@@ -100,7 +100,7 @@ def test_types_that_do_not_agree_are_not_promised() -> None:
 def test_licenses(license: str | None, says: dict[str, str]) -> None:
     text = card(KEPT, license=license)
     assert says.items() <= head_of(text).items() and "License of the source: unknown: Pairs states none" in text
-    assert (license is None) == ("Unknown: its publisher has not said" in text)
+    assert (license is None) == ("Unknown: its publisher has not stated one" in text)
     assert "License of the source: CC0-1.0." in card(KEPT, license=license, source="CC0-1.0")
 
 

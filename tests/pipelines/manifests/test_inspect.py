@@ -204,7 +204,7 @@ def test_a_break_behind_the_beginning_is_left_to_reading(write: Write) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("a.csv", r"Then say --delimiter ';'"), ("a.tsv", r"Then pass --format csv --delimiter ';'")]
+    ("name", "said"), [("a.csv", r"Then pass --delimiter ';'"), ("a.tsv", r"Then pass --format csv --delimiter ';'")]
 )
 def test_semicolons_are_named(write: Write, name: str, said: str) -> None:
     with pytest.raises(BadSchema, match=said):

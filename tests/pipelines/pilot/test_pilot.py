@@ -119,7 +119,7 @@ def test_shards_share_the_sample_and_the_last_forecasts(
 ) -> None:
     arguments = _arguments(manifest, tmp_path / "out", "--units", "4")
     assert main([*arguments, "--shard", "0/2"]) == 0
-    assert "left 2 units to others" in capsys.readouterr().out
+    assert "2 units left to other shards" in capsys.readouterr().out
     assert not (tmp_path / "out" / "pilot" / "pilot.json").exists()
     assert main([*arguments, "--shard", "1/2"]) == 0
     assert len(_forecast(tmp_path / "out")["sample"]["units"]) == 4

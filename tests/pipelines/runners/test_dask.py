@@ -424,7 +424,7 @@ def test_a_killed_driver_is_gone_on_from_by_the_same_command(
     last = start(*arguments, "--output", output)
     said, _ = last.communicate(timeout=200)
     assert last.returncode == 0, said
-    assert "done already" in said
+    assert "already done" in said
     assert tables_of(output) == local
 
 
