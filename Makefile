@@ -1,18 +1,18 @@
-# The commands people type. Each runs `open-diht`, which make installs into .venv, at the versions of requirements.lock.
+# Everyday commands. Each runs `open-diht`, which make installs into .venv, at the versions of requirements.lock.
 # A variable that is not given has the default of `open-diht COMMAND --help`.
 ##@ Variables
 DATASET ?=#  sample, laion2b, laion400m, ..., or custom [sample; custom where INPUT is given]
 INPUT   ?=#  manifests to read: a file, a folder or a quoted glob
 OUTPUT  ?=#  folder or URL of the results; the same one again resumes [out/DATASET]
-PRESET  ?=#  what is counted, and the thresholds: paper, balanced, strict, or a YAML file [paper]
-STAGES  ?=#  of captions,download,spotting,score,dedup,export [all that apply]
+PRESET  ?=#  thresholds: paper, balanced, strict, or a YAML file [paper]
+STAGES  ?=#  stages to run: captions,download,spotting,score,dedup,export [all that apply]
 RUNNER  ?=#  direct (this machine), prism, dask, flink or dataflow, see deploy/README.md [direct]
 WORKERS ?=#  units at a time: processes, or a cluster's slots [all]
-SHARD   ?=#  i/n: part i, from 0, of n commands that share an OUTPUT; one without it completes it
+SHARD   ?=#  i/n: part i, from 0, of n commands that share an OUTPUT; the last one completes it
 UNITS   ?=#  of make pilot: units to draw [20]; a fraction of them with ARGS="--share 0.01"
 DATA    ?=#  of make concepts and train: an output folder of make filter [out/sample]
 TEACHER ?=#  efficientnet-lite0, swag-vit-h14, timm:NAME, torchvision:NAME or open_clip:NAME
-WEIGHTS ?=#  file of the teacher's weights, which you fetch; the default teacher's are installed
+WEIGHTS ?=#  file of the teacher's weights, which you download; the default teacher's are installed
 CONFIG  ?=#  tiny, vit-b-32, vit-b-16, vit-l-14, vit-l-14-336, or a YAML file [tiny]
 WORKDIR ?=#  folder or URL of checkpoints, logs and model; the same one again resumes [out/train]
 MODEL   ?=#  an exported folder, an architecture of open_clip, or reference [reference]
@@ -77,14 +77,14 @@ train: ## Train a model on filtered data (DATA CONFIG WORKDIR)
 	$(call run,train,train,data=DATA config=CONFIG workdir=WORKDIR)
 bench: ## Evaluate a model; nothing is downloaded (MODEL TASKS OUTPUT)
 	$(call run,bench,eval,model=MODEL tasks=TASKS output=OUTPUT)
-bench-data: ## Fetch evaluation data, as far as it may be fetched (TASK)
+bench-data: ## Fetch evaluation data, if a program may download it (TASK)
 	$(call run,bench-data,eval,task=TASK)
 compare: ## Test two models against each other on the same items (A B)
 	$(if $(A),$(if $(B),,$(error B is missing; give two folders of make bench: make compare A=one B=other)),$(error A is missing; give two folders of make bench: make compare A=one B=other))
 	$(call run,compare $(call quote,$(A)) $(call quote,$(B)),eval)
-study: ## Does it help? The paper's claims in miniature (STUDY TRACK DATA OUTPUT)
+study: ## Test the paper's claims in miniature (STUDY TRACK DATA OUTPUT)
 	$(call run,study,download train eval,study=STUDY track=TRACK data=DATA output=OUTPUT)
-study-data: ## Fetch the data of the study, as far as a program may (DATA)
+study-data: ## Fetch the data of the study, if a program may download it (DATA)
 	$(call run,study-data,download train eval,data=DATA)
 ##@ Clusters
 dask-up dask-down flink-up flink-down: ## Start, or stop, a cluster here for RUNNER=dask or flink
@@ -98,7 +98,7 @@ prism: ## Build Prism into .prism, for RUNNER=prism (needs Go)
 setup: ## Install everything that development needs (EXTRAS)
 	$(INSTALL),$(EXTRAS)
 	@.venv/bin/open-diht weights
-test test-all: setup ## Run the tests; those that soak for minutes too
+test test-all: setup ## Run the tests; test-all adds those that take minutes
 	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(if $(filter test-all,$@),-m "not flink and not cluster") $(ARGS)
 test-runners: setup ## Run the tests on Flink, Prism, a Dask cluster and Beam's Google Cloud part
 	@$(PY) -m pytest -rs -m "flink or cluster" tests/pipelines/runners tests/deploy $(ARGS)
@@ -110,7 +110,7 @@ docs: setup ## Build the documentation into out/docs; a broken link is an error
 lock: setup ## Resolve requirements.lock again: versions and hashes for Python 3.11 to 3.13
 	@.venv/bin/uv pip compile setup.py --universal --python-version 3.11 --all-extras --upgrade --generate-hashes \
 	  --no-header --no-annotate --no-emit-index-url --quiet --output-file requirements.lock
-bench-filter bench-scale bench-train bench-eval: setup ## Measure our own code beside its peers
+bench-filter bench-scale bench-train bench-eval: setup ## Measure our code next to its peers
 	@status=0; for name in $(SUITE_$(@:bench-%=%)); do \
 	  echo "== $$name"; $(PY) -m benchmarks.$$name $(ARGS) || status=1; done; exit $$status
 s3-server: ## Build versitygw into .tools, an S3 server that tests talk to (needs Go)

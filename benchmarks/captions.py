@@ -28,7 +28,7 @@ from benchmarks.label_set import cc3m_captions, laion_captions, samples_folder
 from benchmarks.measuring import parser_of, print_table, ratios
 from open_diht.filters.captions.annotate import CaptionAnnotator, table_of
 from open_diht.filters.captions.graph import build_graph
-from open_diht.filters.captions.normalise import normalise
+from open_diht.filters.captions.normalize import normalize
 from open_diht.filters.captions.parse import CaptionParser, Parse, find_model, load_model, parse_with_spacy
 from open_diht.filters.captions.verifier import load_verifier
 
@@ -66,18 +66,18 @@ def sides() -> dict[str, Side]:
 
 def measure(captions: Sequence[str]) -> dict[str, dict[str, list[float]]]:
     """Return CPU seconds per caption of each block, by phase and side."""
-    texts = [normalise(caption) for caption in captions]
+    texts = [normalize(caption) for caption in captions]
     compared = sides()
     gc.collect()
     gc.freeze()  # a worker of the stage does this too
     seconds: dict[str, dict[str, list[float]]] = {phase: {name: [] for name in compared} for phase in PHASES}
     for again in (False, True):
         for first in range(0, len(captions), BLOCK):
-            block, normalised = captions[first : first + BLOCK], texts[first : first + BLOCK]
+            block, normalized = captions[first : first + BLOCK], texts[first : first + BLOCK]
             phase = "seen" if again else "cold" if first < COLD else "warm"
             for name, work in compared.items():
                 began = time.process_time()
-                done = work(block, normalised)
+                done = work(block, normalized)
                 rows = len(done) if isinstance(done, list) else len(block)
                 seconds[phase][name].append((time.process_time() - began) / rows)
     return seconds
@@ -93,7 +93,7 @@ def rows(seconds: dict[str, dict[str, list[float]]]) -> Iterator[list[str]]:
 def prove(captions: Sequence[str]) -> int:
     """Return the number of rows whose annotations differ from those made from spaCy's own parses."""
     ours = CaptionAnnotator().annotate(captions)
-    theirs = annotated(captions, parse_with_spacy(load_model(), [normalise(caption) for caption in captions]))
+    theirs = annotated(captions, parse_with_spacy(load_model(), [normalize(caption) for caption in captions]))
     return sum(one != other for one, other in zip(ours.to_pylist(), theirs.to_pylist(), strict=True))
 
 

@@ -511,7 +511,7 @@ def interval_of_hits(g: Generator, n: int, p: float, changed: float) -> Held:
 
 def _two_models() -> Iterator[World]:
     for n, p, changed in ((100, 0.5, 0.3), (1000, 0.7, 0.05), (1000, 0.7, 0.004)):
-        name = f"top-1, {n:,} images, {100 * changed:g} % drawn anew"
+        name = f"top-1, {n:,} images, {100 * changed:g} % redrawn"
         yield World("two models", f"{name}: McNemar", partial(p_of_hits, n=n, p=p, changed=changed))
         yield World("two models", name, partial(interval_of_hits, n=n, p=p, changed=changed))
     rows: list[tuple[str, Callable[[Generator], Paired], float]] = [

@@ -53,7 +53,7 @@ TASK = Task(
     kind="classification",
     title="Sample",
     metric="top1",
-    licence="see data/sample",
+    license="see data/sample",
     get="",
     sources=(Source(layout="webdataset", path="classes"),),
 )

@@ -32,7 +32,7 @@ from open_diht.filters.captions.encoder import Floats
 from open_diht.filters.captions.feature_names import Features
 from open_diht.filters.captions.features import Captions
 from open_diht.filters.captions.graph import Action, CaptionGraph, build_graph
-from open_diht.filters.captions.normalise import normalise
+from open_diht.filters.captions.normalize import normalize
 from open_diht.filters.captions.parse import CaptionParser
 
 STRENGTH = {"actions": 0.15, "details": 0.1}  # inverse of the L2 penalty, by cross-validation without the test part
@@ -50,7 +50,7 @@ def graphs_of(labelled: Sequence[Labelled], parser: CaptionParser) -> list[Capti
         labelled: the captions.
         parser: the parser.
     """
-    return [build_graph(parse) for parse in parser.parse([normalise(entry.caption) for entry in labelled])]
+    return [build_graph(parse) for parse in parser.parse([normalize(entry.caption) for entry in labelled])]
 
 
 def train(laion: Sequence[Labelled], cc3m: Sequence[Labelled], parser: CaptionParser) -> dict[str, dict[str, Any]]:

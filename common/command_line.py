@@ -83,7 +83,7 @@ def exit_status(
     *,
     wrong_use: tuple[type[Exception], ...] = (),
     failed: tuple[type[Exception], ...] = (),
-    stopped: str | None = "stopped; the same command goes on from there",
+    stopped: str | None = "stopped; run the same command to resume",
 ) -> int:
     """Run `do` and return its exit status. Expected errors become one line on stderr and an exit status.
 
@@ -144,7 +144,7 @@ def refuse_empty(options: argparse.Namespace, *names: str) -> None:
     """
     for name in names:
         if getattr(options, name) == "":
-            raise WrongUse(f"--{name} is empty, perhaps a variable that is not set; name a place, or leave it out")
+            raise WrongUse(f"--{name} is empty, perhaps from an unset variable; give it a value, or leave it out")
 
 
 def check_folder(called: str, folder: Path) -> None:
@@ -162,13 +162,13 @@ def check_folder(called: str, folder: Path) -> None:
         str(folder).encode()  # raises for names that are not UTF-8
     except UnicodeEncodeError as error:
         raise WrongUse(
-            f"{called} {str(folder)!r} is not UTF-8, and records name it; give a folder whose name is"
+            f"{called} {str(folder)!r} is not UTF-8, so records cannot hold the name; choose another folder"
         ) from error
     try:
         os.lstat(folder / ("x" * 100))  # room for names of results
     except OSError as error:
         if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
-            raise WrongUse(f"{called} {folder} cannot be a folder ({error.strerror}); give another one") from error
+            raise WrongUse(f"{called} {folder} cannot be a folder ({error.strerror}); choose another") from error
     for place, words in (("/", "the root of the file system"), (os.path.expanduser("~"), "the home folder")):
         if os.path.realpath(folder) == os.path.realpath(place):  # also by way of links
             raise WrongUse(f"{called} {folder} is {words}; give a folder for the results alone, such as out/sample")

@@ -60,21 +60,20 @@ def add_device_options(
         batch: full name of the option for the batch size.
     """
     parser.add_argument(
-        batch, type=number(Positive), metavar="N", help=f"images the {model} sees at a time (default 32; 256 on a GPU)"
+        batch, type=number(Positive), metavar="N", help=f"images in a batch of the {model} (default 32; 256 on a GPU)"
     )
     parser.add_argument(
         f"--{prefix}device",
         default=AUTO,
         metavar="DEVICE",
-        help=f"torch device of the {model}: cpu, cuda (all GPUs, a process each), cuda:1, ...; auto: cuda where this "
-        "machine has one (default)",
+        help=f"torch device of the {model}: cpu, cuda (all GPUs, a process each), cuda:1, ...; auto (default): cuda "
+        "if this machine has one",
     )
     parser.add_argument(
         f"--{prefix}precision",
         choices=(AUTO, *PRECISIONS),
         default=AUTO,
-        help=f"what the {model} computes in; auto: what OUTPUT has of it, or else bf16 where the device has it "
-        "(default)",
+        help=f"precision of the {model}; auto (default): that of the results in OUTPUT, else bf16 if the device has it",
     )
 
 

@@ -96,7 +96,7 @@ def local_weights(encoder: str, place: str | Path, *, folder: bool = False) -> P
     path = Path(place)
     if not (path.is_dir() if folder else path.is_file()):
         what = "folder" if folder else "file"
-        raise EncoderError(f"{encoder}: {path} is no {what}; nothing is downloaded, so give one that is there")
+        raise EncoderError(f"{encoder}: {path} is not a {what}; nothing is downloaded, so name one that exists")
     return path
 
 

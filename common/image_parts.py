@@ -71,10 +71,10 @@ _OF_PIXELS: Final = _FRAMES | {0xC4, 0xCC, 0xDB, 0xDD, 0xE0, 0xEE}
 def jpeg_parts(data: bytes) -> Parts:
     """Return a JPEG without metadata and without what follows its first image."""
     kept, count = [b"\xff\xd8"], _Count()
-    size, orientation, place = None, 1, 2
-    while marker := _MARKER.search(data, place):
+    size, orientation, offset = None, 1, 2
+    while marker := _MARKER.search(data, offset):
         count.one()
-        code, place = marker[1][0], marker.end()
+        code, offset = marker[1][0], marker.end()
         if code in _ALONE:
             continue
         if code == _EOI:
@@ -83,7 +83,7 @@ def jpeg_parts(data: bytes) -> Parts:
             scans, end = _scans(data, marker.start(), count)
             kept.append(data[marker.start() : end])
             return Parts(b"".join(kept), size, orientation, scans)
-        segment = data[place : place + _length(data, place)]
+        segment = data[offset : offset + _length(data, offset)]
         if code in _OF_PIXELS:
             kept.append(b"\xff" + marker[1] + segment)
         if code in _FRAMES and len(segment) >= 7:
@@ -91,30 +91,30 @@ def jpeg_parts(data: bytes) -> Parts:
             size = width, height
         if code == _APP1 and orientation == 1 and segment[2:8] == b"Exif\0\0":
             orientation = exif_orientation(segment[8:])
-        place += len(segment)
+        offset += len(segment)
     raise _ended("a JPEG")
 
 
-def _scans(data: bytes, place: int, count: _Count) -> tuple[int, int]:
+def _scans(data: bytes, offset: int, count: _Count) -> tuple[int, int]:
     """Return the number of scans that follow, and the offset of their end. Find markers as libjpeg does."""
     scans = 0
-    while marker := _AFTER_SCAN.search(data, place):
+    while marker := _AFTER_SCAN.search(data, offset):
         count.one()
-        code, place = marker[1][0], marker.end()
+        code, offset = marker[1][0], marker.end()
         if code == _EOI:
-            return scans, place
+            return scans, offset
         scans += code == _SOS
         if scans > MAX_SCANS:
             raise BadImage(BadImageReason.TOO_COMPLEX, f"a JPEG of more than {MAX_SCANS} scans")
         if code not in _ALONE:
-            place += _length(data, place)
+            offset += _length(data, offset)
     return scans, len(data)
 
 
-def _length(data: bytes, place: int) -> int:
-    if place + 2 > len(data):
+def _length(data: bytes, offset: int) -> int:
+    if offset + 2 > len(data):
         raise _ended("a JPEG")
-    return max(2, int.from_bytes(data[place : place + 2]))
+    return max(2, int.from_bytes(data[offset : offset + 2]))
 
 
 # ---- PNG
@@ -129,16 +129,16 @@ def png_parts(data: bytes) -> Parts:
     if data[8:16] != b"\0\0\0\rIHDR":
         raise BadImage(BadImageReason.CORRUPT, f"a PNG that does not start with its header, but with {data[8:16]!r}")
     view, kept, count = memoryview(data), [memoryview(data)[:33]], _Count()
-    orientation, place = 1, 33
-    while place < len(data):
+    orientation, offset = 1, 33
+    while offset < len(data):
         count.one()
         # A chunk is length (4 bytes), type (4), content and checksum (4).
-        kind, end = data[place + 4 : place + 8], place + 12 + int.from_bytes(data[place : place + 4])
+        kind, end = data[offset + 4 : offset + 8], offset + 12 + int.from_bytes(data[offset : offset + 4])
         if kind in _PNG_OF_PIXELS:
-            kept.append(view[place:end])
+            kept.append(view[offset:end])
         elif kind == b"eXIf":
-            orientation = exif_orientation(data[place + 8 : end - 4])
-        place = len(data) if kind == b"IEND" else end  # data after IEND is dropped
+            orientation = exif_orientation(data[offset + 8 : end - 4])
+        offset = len(data) if kind == b"IEND" else end  # data after IEND is dropped
     width, height = struct.unpack_from(">II", data, 16)
     return Parts(b"".join(kept), (width, height), orientation)
 
@@ -158,28 +158,28 @@ def gif_parts(data: bytes) -> Parts:
 
 def _gif_parts(data: bytes, count: _Count) -> Parts:
     width, height, flags = struct.unpack_from("<HHB", data, 6)
-    place = 13 + _colours(flags)  # signature, screen descriptor, color table
-    head, control = data[:place], b""
-    while data[place] != ord(";"):
+    offset = 13 + _colors(flags)  # signature, screen descriptor, color table
+    head, control = data[:offset], b""
+    while data[offset] != ord(";"):
         count.one()
-        if data[place] == ord(","):
-            left, top, across, down = struct.unpack_from("<HHHH", data, place + 1)
+        if data[offset] == ord(","):
+            left, top, across, down = struct.unpack_from("<HHHH", data, offset + 1)
             size = max(width, left + across), max(height, top + down)  # as in Pillow and some browsers
-            return Parts(head + control + data[place:], size)
-        if data[place] != ord("!"):
-            place += 1
+            return Parts(head + control + data[offset:], size)
+        if data[offset] != ord("!"):
+            offset += 1
             continue
-        label, place = data[place + 1], place + 2
-        if label == _CONTROL and data[place] == 4:  # of the flags, keep transparency only
-            control = b"!\xf9\x04" + bytes([data[place + 1] & 1]) + data[place + 2 : place + 5] + b"\0"
-        while data[place]:
+        label, offset = data[offset + 1], offset + 2
+        if label == _CONTROL and data[offset] == 4:  # of the flags, keep transparency only
+            control = b"!\xf9\x04" + bytes([data[offset + 1] & 1]) + data[offset + 2 : offset + 5] + b"\0"
+        while data[offset]:
             count.one()
-            place += 1 + data[place]
-        place += 1
+            offset += 1 + data[offset]
+        offset += 1
     raise _ended("a GIF")
 
 
-def _colours(flags: int) -> int:
+def _colors(flags: int) -> int:
     """Return the size of a color table, in bytes."""
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
@@ -202,13 +202,13 @@ def webp_parts(data: bytes) -> Parts:
         size = across & 0x3FFF, down & 0x3FFF  # the two high bits are a scale
     else:
         raise BadImage(BadImageReason.CORRUPT, f"a WebP that starts with {kind!r}")
-    count, place, orientation = _Count(), 12, 1
-    while place + 8 <= len(data):
+    count, offset, orientation = _Count(), 12, 1
+    while offset + 8 <= len(data):
         count.one()
-        end = place + 8 + int.from_bytes(data[place + 4 : place + 8], "little")
-        if data[place : place + 4] == b"EXIF":
-            orientation = exif_orientation(data[place + 8 : end].removeprefix(b"Exif\0\0"))
-        place = end + end % 2  # chunks are padded to an even length
+        end = offset + 8 + int.from_bytes(data[offset + 4 : offset + 8], "little")
+        if data[offset : offset + 4] == b"EXIF":
+            orientation = exif_orientation(data[offset + 8 : end].removeprefix(b"Exif\0\0"))
+        offset = end + end % 2  # chunks are padded to an even length
     return Parts(data, size, orientation)
 
 
@@ -236,9 +236,9 @@ def exif_orientation(exif: bytes) -> int:
     if order is None:
         return 1
     try:
-        (place,) = struct.unpack_from(f"{order}I", exif, 4)
-        (entries,) = struct.unpack_from(f"{order}H", exif, place)
-        for entry in range(place + 2, place + 2 + 12 * entries, 12):
+        (offset,) = struct.unpack_from(f"{order}I", exif, 4)
+        (entries,) = struct.unpack_from(f"{order}H", exif, offset)
+        for entry in range(offset + 2, offset + 2 + 12 * entries, 12):
             tag, kind = struct.unpack_from(f"{order}HH", exif, entry)
             if tag == _ORIENTATION and kind in _NUMBERS:
                 (value,) = struct.unpack_from(order + _NUMBERS[kind], exif, entry + 8)

@@ -121,7 +121,7 @@ def open_image(data: bytes, limits: ImageLimits, formats: Collection[str] = FORM
     if not data:
         raise BadImage(BadImageReason.EMPTY, "0 bytes; the download has stored nothing")
     if len(data) > limits.max_bytes:
-        raise BadImage(BadImageReason.TOO_MANY_BYTES, f"{len(data):,} bytes; at most {limits.max_bytes:,} are taken")
+        raise BadImage(BadImageReason.TOO_MANY_BYTES, f"{len(data):,} bytes; at most {limits.max_bytes:,} are accepted")
     form = _format(data, formats)
     parts = WALKS[form](data) if form in WALKS else Parts(data, None)
     if parts.size is not None:  # before Pillow opens it and may allocate memory
@@ -157,12 +157,12 @@ def _check(size: tuple[int, int], scans: int, limits: ImageLimits) -> None:
         raise BadImage(
             BadImageReason.TOO_MANY_PIXELS,
             f"the header says {width} x {height} pixels; at most {limits.max_pixels:,} and {limits.max_side:,} a side "
-            "are taken",
+            "are accepted",
         )
     if scans * width * height > MAX_SCANNED:
         raise BadImage(
             BadImageReason.TOO_COMPLEX,
-            f"{scans} scans of {width} x {height} pixels; at most {MAX_SCANNED:,} pixels are passed over",
+            f"{scans} scans of {width} x {height} pixels; at most {MAX_SCANNED:,} pixels are decoded in all scans",
         )
 
 

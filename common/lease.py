@@ -113,8 +113,8 @@ class Lease:
         """Raise LeaseLost if the lease expired or was deleted, and another run holds a conflicting one since."""
         if self._lost_to:
             raise LeaseLost(
-                f"the store did not take the lease of this run for {VALID_S:.0f} seconds, and {self._lost_to} works "
-                f"in {self._of} since; what is committed stays"
+                f"this run could not renew its lease for {VALID_S:.0f} seconds, and {self._lost_to} now works in "
+                f"{self._of}; committed work is kept"
             )
 
     def at_work(self) -> set[str]:

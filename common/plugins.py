@@ -20,13 +20,13 @@ def load_plugin(name: str) -> None:
             standard library.
     """
     if name.partition(".")[0] in sys.stdlib_module_names:
-        raise PluginError(f"--plugin {name}: a module of Python registers nothing; rename yours, or name another one")
+        raise PluginError(f"--plugin {name}: this is a module of Python's standard library; rename yours")
     try:
         importlib.import_module(name)
     except Exception as error:  # the user's module may raise anything
         raise PluginError(
-            f"--plugin {name}: {type(error).__name__}: {error}; it must be a module that Python finds from here and on "
-            "every worker: installed, in this folder, or in a folder that PYTHONPATH names"
+            f"--plugin {name}: {type(error).__name__}: {error}; the module must be importable here and on every "
+            "worker: installed, in this folder, or on PYTHONPATH"
         ) from error
     _loaded[name] = None
 

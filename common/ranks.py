@@ -193,8 +193,8 @@ def begin_group(device_type: str, local_rank: int, timeout_s: float) -> None:
     seen = torch.cuda.device_count()
     if local_rank >= seen:
         raise WrongUse(
-            f"LOCAL_RANK is {local_rank}, but this process sees {seen} GPUs: start no more processes on a machine than "
-            "it has GPUs, and let each see all of them"
+            f"LOCAL_RANK is {local_rank}, but this process sees {seen} GPUs: start at most one process per GPU, and "
+            "let each process see all GPUs"
         )
     torch.cuda.set_device(local_rank)
     dist.init_process_group("nccl", timeout=timeout, device_id=torch.device("cuda", local_rank))

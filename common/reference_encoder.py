@@ -106,7 +106,7 @@ def load_lite0(path: Path) -> torch.nn.Module:
     # The file uses another implementation's tensor names but timm's order: 296 tensors of equal shapes.
     names = list(model.state_dict())
     if len(names) != len(state):
-        raise ReferenceMissing(f"{path} has {len(state)} tensors, not {len(names)}: not the file we know")
+        raise ReferenceMissing(f"{path} has {len(state)} tensors, not {len(names)}, so it is another file")
     model.load_state_dict(dict(zip(names, state.values(), strict=True)))
     return model.eval().to(memory_format=torch.channels_last)
 

@@ -91,7 +91,7 @@ def _open_standard_files() -> None:
 
 
 def _end(number: int, frame: FrameType | None = None) -> NoReturn:
-    line = f"{_SAID[signal.Signals(number)]}; the same command goes on where this one stopped\n"
+    line = f"{_SAID[signal.Signals(number)]}; run the same command to resume\n"
     with contextlib.suppress(OSError):  # standard error is full
         os.write(_terminal, line.encode())
     os._exit(128 + number)  # not sys.exit: it would wait for Beam threads that wait for workers

@@ -97,7 +97,7 @@ class ShardIndex:
 
     @property
     def places_samples(self) -> bool:
-        """Whether `rows_between` can be called, which is impossible for a part."""
+        """Return whether `rows_between` can be called, which is impossible for a part."""
         return not self.part
 
     def rows_between(self, start: int, stop: int) -> npt.NDArray[np.int64]:
@@ -336,7 +336,7 @@ def load(path: Path | IO[bytes]) -> ShardIndex:
             found.starts = content["starts"]
             return found
     except _UNREADABLE as error:
-        raise BadIndex(f"the index {path} cannot be read ({error}); start again, and it is made anew") from error
+        raise BadIndex(f"the index {path} cannot be read ({error}); run the command again to rebuild it") from error
 
 
 def is_current(path: Path, stamp: str) -> bool:
@@ -360,5 +360,5 @@ _UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZi
 def _about(content: Any) -> dict[str, Any]:
     about: dict[str, Any] = json.loads(content["about"].tobytes())
     if about["version"] != VERSION:
-        raise ValueError("of another version of this program")
+        raise ValueError("written by another version of this program")
     return about

@@ -50,10 +50,10 @@ def score_interval(share: float, n: float, z: float) -> Interval:
         n: number of items, or an effective number, which need not be whole.
         z: quantile of the normal or Student's distribution.
     """
-    centre = share + z * z / (2 * n)
+    center = share + z * z / (2 * n)
     spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
-    return Interval((centre - spread) / scale, (centre + spread) / scale)
+    return Interval((center - spread) / scale, (center + spread) / scale)
 
 
 def chance_of_hit(k: int, right: ArrayLike, among: int) -> float:

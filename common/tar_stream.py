@@ -24,7 +24,7 @@ class Member:
     """A regular file in a tar."""
 
     name: str
-    """Its path; bytes that are not UTF-8 become surrogate escapes."""
+    """Path in the tar; bytes that are not UTF-8 become surrogate escapes."""
     offset: int
     """Offset of its first header, including extended headers, in the uncompressed stream."""
     content: int
@@ -119,7 +119,7 @@ class TarStream:
                 if ended:
                     return None
                 what = "without its end marker" if not block else "inside a header"
-                raise BrokenTar(f"the tar ends {what}, at byte {at}: its writer was stopped, or the copy is cut short")
+                raise BrokenTar(f"the tar ends {what}, at byte {at}: its writer was stopped, or the copy is truncated")
             if block.strip(b"\0"):
                 break
             # Blocks of zeros mark the end, but tars joined with cat continue after them.
@@ -134,7 +134,7 @@ class TarStream:
 
     def _extension(self, header: tarfile.TarInfo) -> bytes:
         if header.size > _MAX_EXTENSION:
-            raise BrokenTar(f"an extended header of {header.size} bytes before byte {self._at} is no header")
+            raise BrokenTar(f"an extended header of {header.size} bytes before byte {self._at} is not a header")
         content = self._read(header.size + -header.size % _BLOCK)
         if len(content) < header.size:
             raise BrokenTar(f"the tar ends inside an extended header, at byte {self._at}")

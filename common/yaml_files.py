@@ -14,7 +14,7 @@ import yaml
 from open_diht.common.fields import BadValue
 from open_diht.common.naming import nearest
 
-_REMEDY = "write `key: value`, indent with blanks, and quote a text that holds : # { or ["
+_REMEDY = "write `key: value`, indent with spaces, and quote texts that contain : # { or ["
 
 
 class BadYaml(ValueError):
@@ -66,7 +66,7 @@ class Shelf:
 
     folder: Path
     what: str
-    """What messages call such a file, for example "preset"."""
+    """Name of such a file in messages, for example "preset"."""
     error: type[Exception]
     """Error class for a file that cannot be used."""
 
@@ -99,8 +99,8 @@ def read_yaml(path: Path) -> Any:
     """Return the content of a YAML file. Raise `BadYaml` if it is missing, not text or not YAML."""
     if address := re.match(r"([a-zA-Z][a-zA-Z0-9+.-]+):/", str(path)):  # Path turns two slashes into one
         raise BadYaml(
-            f"{address[1]}://{str(path)[address.end() :]} is an address, and settings are read from files of this "
-            "machine; fetch it, and give the path of the copy"
+            f"{address[1]}://{str(path)[address.end() :]} is a URL, and settings are read from local files; download "
+            "it and give the path of the copy"
         )
     try:
         text = path.read_text(encoding="utf-8")
@@ -135,6 +135,6 @@ def parse_yaml(text: str, place: str) -> Any:
         said = f"{problem} {error.context}" if error.problem and error.context else problem
         raise BadYaml(f"{place}{where}: not YAML, {' '.join(said.split())}; {_REMEDY}") from error
     except RecursionError as error:
-        raise BadYaml(f"{place}: not YAML that can be read, nested too deeply; write it flatter") from error
+        raise BadYaml(f"{place}: the YAML is nested too deeply; flatten it") from error
     except ValueError as error:  # for example a number of thousands of digits, or February 31
-        raise BadYaml(f"{place}: a value cannot be read ({error}); put it between quotes, or mend it") from error
+        raise BadYaml(f"{place}: a value cannot be read ({error}); quote it, or correct it") from error

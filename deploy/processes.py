@@ -62,11 +62,11 @@ class LocalCluster(ABC):
         """Start the cluster unless it runs, and return a message. Raises ClusterError."""
         with alone(self.state):
             if len(self.running()) == len(self.daemons) and (there := self.count()):
-                return f"{self.name} runs already: {self._describe(there)}"
+                return f"{self.name} is already running: {self._describe(there)}"
             self._stop()  # what is left of a cluster that runs only in part
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    raise ClusterError(f"port {self.port} is taken by somebody else; choose another with --port")
+                    raise ClusterError(f"port {self.port} is taken by another process; choose another with --port")
             self.log.mkdir(exist_ok=True)
             self.start()
             return f"{self.name} is up: {self._describe(self._await())}"
@@ -139,7 +139,7 @@ class LocalCluster(ABC):
             time.sleep(0.3)
         why = self._last_error()
         self._stop()
-        raise ClusterError(f"{self.name} did not come up with {self.size} {self.sizes}: {why} (logs in {self.log})")
+        raise ClusterError(f"{self.name} did not start with {self.size} {self.sizes}: {why} (logs in {self.log})")
 
     def _last_error(self) -> str:
         for daemon in self.daemons:
@@ -166,7 +166,7 @@ def options_of(cluster: str, state: str, port: int) -> argparse.ArgumentParser:
         state: default state folder.
         port: default port.
     """
-    parser = argparse.ArgumentParser(description=f"A {cluster} on this machine.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(description=f"Run a {cluster} on this machine.", allow_abbrev=False)
     parser.add_argument("command", choices=("up", "down", "status"))
     parser.add_argument("--state", type=Path, default=Path(state), help=f"its folder ({state})")
     parser.add_argument("--port", type=int, default=port, help=f"port that it answers on ({port})")

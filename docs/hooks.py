@@ -198,11 +198,11 @@ def datasets() -> Iterator[str]:
     """Yield the known data sets, from `pipelines/datasets/`."""
     from open_diht.pipelines.datasets import dataset_names, load_dataset
 
-    yield from ("", "| `DATASET` | what | where the manifest is | size | licence | note |", "|---|---|---|---|---|---|")
+    yield from ("", "| `DATASET` | what | where the manifest is | size | license | note |", "|---|---|---|---|---|---|")
     for name in dataset_names():
         known = load_dataset(name)
         title = f"[{known.title}]({known.homepage})" if known.homepage else known.title
-        cells = (known.where, known.size, known.licence, known.notes)
+        cells = (known.where, known.size, known.license, known.notes)
         yield f"| `{name}` | {title} | {' | '.join(map(_cell, cells))} |"
     yield ""
 

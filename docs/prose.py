@@ -1,15 +1,13 @@
-"""Find prose that readers have to read twice: python -m docs.prose [--update].
+"""Find prose that readers have to read twice: python -m docs.prose.
 
-Docstrings, comments and Markdown are searched for fragments at their beginning, for archaic or translated turns, for
-British spelling, and Markdown for tables of more than eight columns. The baseline holds how many each file had when it
-was last rewritten; a file may have fewer and not more. `--update` lowers the baseline to what is found.
+Docstrings, comments, messages and Markdown are searched for archaic or translated turns, for British spelling and for
+tables of more than eight columns, docstrings and comments for fragments at their beginning.
 """
 
 from __future__ import annotations
 
 import ast
 import io
-import json
 import re
 import subprocess
 import sys
@@ -18,7 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-BASELINE = ROOT / "docs" / "prose-baseline.json"
+EXEMPT = ("tests/", "data/", "benchmarks/history.md", "benchmarks/labels/", "study/", "docs/study.md")
+WORDS = ("docs/prose.py", "filters/captions/normalize.py", "filters/captions/parse.py")
+"""Files whose texts are lists of words, so that only their docstrings and comments are checked."""
 MOST_COLUMNS = 8
 FRAGMENT = re.compile(r"(Of|Those|The same|What|As|Its|Who|Whether) ")
 TURN = re.compile(
@@ -30,35 +30,32 @@ TURN = re.compile(
 CODE = re.compile(r"`[^`]*`|\]\([^)]*\)|\"[^\"]*\"")
 
 
-def main(arguments: list[str]) -> int:
-    """Return 1 where a file has more odd sentences than the baseline allows, else 0."""
+def main() -> int:
+    """Print each odd sentence. Return 1 if there is any, else 0."""
     files = subprocess.run(["git", "ls-files", "*.py", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True)
-    found = {
-        name: lines
+    found = [
+        line
         for name in files.stdout.split()
-        if not name.startswith(("tests/", "data/", "benchmarks/history.md")) and not (ROOT / name).is_symlink()
-        if (lines := list(odd(ROOT / name)))
-    }
-    counts = {name: len(lines) for name, lines in found.items()}
-    allowed = json.loads(BASELINE.read_text(encoding="utf-8")) if BASELINE.exists() else counts
-    if "--update" in arguments:
-        lower = {name: min(count, allowed.get(name, 0)) for name, count in counts.items()}
-        BASELINE.write_text(json.dumps({name: n for name, n in lower.items() if n}, indent=1) + "\n", encoding="utf-8")
-        return 0
-    worse = [name for name, count in counts.items() if count > allowed.get(name, 0)]
-    for name in worse:
-        print("\n".join(found[name]))
-        print(f"{name}: {counts[name]} odd sentences, at most {allowed.get(name, 0)} allowed; rewrite those you added")
-    return 1 if worse else 0
+        if not name.startswith(EXEMPT) and not (ROOT / name).is_symlink()
+        for line in odd(ROOT / name, messages=name not in WORDS)
+    ]
+    print("\n".join(found), end="\n" * bool(found))
+    return int(bool(found))
 
 
-def odd(path: Path) -> Iterator[str]:
-    """Yield a line for each odd sentence of a Python or Markdown file: where it is, and what is odd."""
+def odd(path: Path, messages: bool = True) -> Iterator[str]:
+    """Yield a line for each odd sentence of a Python or Markdown file: where it is, and what is odd.
+
+    Args:
+        path: the file.
+        messages: whether to check the texts in Python code.
+    """
     text = path.read_text(encoding="utf-8")
-    for number, prose in of_markdown(text) if path.suffix == ".md" else of_python(text):
+    lines = ((number, line, False) for number, line in of_markdown(text))
+    for number, prose, begins in lines if path.suffix == ".md" else of_python(text, messages):
         prose = CODE.sub("", prose)
         where = f"{path.relative_to(ROOT)}:{number}: "
-        if path.suffix == ".py" and FRAGMENT.match(prose):
+        if begins and FRAGMENT.match(prose):
             yield f"{where}begins with a fragment: {prose[:60]}"
         for turn in TURN.finditer(prose):
             yield f"{where}{turn.group()!r}: {prose[max(0, turn.start() - 30) : turn.end() + 30].strip()}"
@@ -66,16 +63,26 @@ def odd(path: Path) -> Iterator[str]:
             yield f"{where}a table of {prose.count('|') - 1} columns; make it two"
 
 
-def of_python(text: str) -> Iterator[tuple[int, str]]:
-    """Yield the docstrings and comments of a module, each with its line number."""
-    for node in ast.walk(ast.parse(text)):
-        for statement in getattr(node, "body", None) or [] if not isinstance(node, ast.Lambda | ast.IfExp) else []:
-            value = statement.value if isinstance(statement, ast.Expr) else None
-            if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                yield statement.lineno, value.value
+def of_python(text: str, messages: bool) -> Iterator[tuple[int, str, bool]]:
+    """Yield docstrings, comments and texts of four words or more, each with its line and whether fragments are checked.
+    The docstring of an attribute may begin with "Whether"."""
+    nodes = list(ast.walk(ast.parse(text)))
+    first = {
+        id(statement.value): index == 0
+        for node in nodes
+        if isinstance(body := getattr(node, "body", None), list)
+        for index, statement in enumerate(body)
+        if isinstance(statement, ast.Expr)
+    }
+    for node in nodes:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if id(node) in first:
+                yield node.lineno, node.value if first[id(node)] else node.value.removeprefix("Whether "), True
+            elif messages and node.value.count(" ") > 2:
+                yield node.lineno, node.value, False
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:
-            yield token.start[0], token.string.lstrip("# ")
+            yield token.start[0], token.string.lstrip("# "), True
 
 
 def of_markdown(text: str) -> Iterator[tuple[int, str]]:
@@ -89,4 +96,4 @@ def of_markdown(text: str) -> Iterator[tuple[int, str]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

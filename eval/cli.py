@@ -29,7 +29,7 @@ PATIENCE_S = 12 * 3600.0
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = Parser(
         prog=prog,
-        description="Zero-shot classification, retrieval and VQA, with intervals and a protocol for every number.",
+        description="Evaluate a model, with an interval and a protocol for every number.",
     )
     parser.add_argument(
         "--model",
@@ -51,10 +51,10 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--workers", type=number(Count), help="processes that read images (default: cores - 1, at most 8)"
     )
-    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    parser.add_argument("--device", help="cpu or cuda (default: cuda if there is one)")
     parser.add_argument("--precision", default="fp32", help="fp32, bf16 or fp16 autocast (default fp32)")
-    parser.add_argument("--strict-ties", action="store_true", help="retrieval: every equal score counts as ahead")
-    parser.add_argument("--sample", type=number(Positive), help="evaluate so many items of each task, drawn by a seed")
+    parser.add_argument("--strict-ties", action="store_true", help="retrieval: rank wrong ties ahead of the right item")
+    parser.add_argument("--sample", type=number(Positive), help="evaluate so many random items of each task")
     parser.add_argument(
         "--shots", default="1,2,4,5,8,16", help="few-shot: images per class (default 1,2,4,5,8,16), or 0"
     )
@@ -65,10 +65,10 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         help="few-shot: draws of the shots (default 3, the fewest with intervals)",
     )
     parser.add_argument(
-        "--linear-probe", action="store_true", help="also a probe on all training images, as CLIP's: encodes them all"
+        "--linear-probe", action="store_true", help="also train a linear probe on all training images, as CLIP does"
     )
     parser.add_argument(
-        "--power", action="store_true", help="say which differences the tasks could show, before anything is measured"
+        "--power", action="store_true", help="print the differences that the tasks can detect, and stop"
     )
     parser.add_argument("--list", action="store_true", help="list suites and tasks, and stop")
     return parser
@@ -90,9 +90,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
             return _list() if options.list else _bench(options)
         except OSError as error:  # a full disk, a folder without write permission, a file that disappeared
             what = f"{error.filename or 'a file'}: {error.strerror or error}"
-            return complain(f"{what}; see --output, --cache and --data")
+            return complain(f"{what}; check --output, --cache and --data")
 
-    stopped = "stopped; what was encoded is kept, the same command goes on from there"
+    stopped = "stopped; encoded features are kept. Run the same command to resume"
     return exit_status(run, failed=(EvalError,), stopped=stopped)
 
 
@@ -134,7 +134,7 @@ def _bench(options: argparse.Namespace) -> int:
     _can_be_folder(output, "output")
     _can_be_folder(folder, "cache")
     if options.data and not data.is_dir():
-        raise WrongUse(f"data {data} is no folder")
+        raise WrongUse(f"--data {data} is not a folder")
     try:
         model = load_model(
             options.model,
@@ -184,7 +184,7 @@ def _how_to_get(absent: Sequence[Task], tasks: int) -> str:
     fetched = ",".join(task.name for task in absent if task.fetch)
     by_hand = ", ".join(task.name for task in absent if not task.fetch)
     ways = [f"make bench-data TASK={fetched}"] if fetched else []
-    ways += [f"by hand, as their lines above say: {by_hand}"] if by_hand else []
+    ways += [f"by hand, see their lines above: {by_hand}"] if by_hand else []
     return f"{len(absent)} of {tasks} tasks have no data here. To get it: {'; '.join(ways)}"
 
 
@@ -192,7 +192,7 @@ def _can_be_folder(path: Path, what: str) -> None:
     """Raise `WrongUse` where a file is in the way of the folder `path`."""
     there = next((one for one in (path, *path.parents) if one.exists()), None)
     if there is not None and not there.is_dir():
-        raise WrongUse(f"{what} {path} cannot be a folder: {there} is a file")
+        raise WrongUse(f"{what} {path} cannot be a folder, because {there} is a file")
 
 
 def _cache_folder() -> Path:
@@ -212,7 +212,7 @@ def _device(asked: str | None) -> str:
     if asked.split(":")[0] not in ("cpu", "cuda"):
         raise WrongUse(f"device {asked!r} is unknown; choose cpu or cuda")
     if asked.startswith("cuda") and not torch.cuda.is_available():
-        raise WrongUse("device cuda was asked for, and torch finds none")
+        raise WrongUse("--device cuda, but torch finds no GPU; use --device cpu")
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if asked == "cuda" else asked
 
 

@@ -41,9 +41,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
 def _compare(options: argparse.Namespace) -> int:
     for name, folder in (("A", options.a), ("B", options.b)):
         if not folder.name:
-            raise WrongUse(f"{name} is missing; say `make compare A=out/bench/one B=out/bench/other`")
+            raise WrongUse(f"{name} is missing; run `make compare A=out/bench/one B=out/bench/other`")
     if options.a.resolve() == options.b.resolve():
-        raise WrongUse(f"A and B are the same folder, {options.a}")
+        raise WrongUse(f"A and B are the same folder, {options.a}; give two")
     comparison = compare(options.a, options.b)
     output = options.output or options.b
     publish_json(output / "compare.json", asdict(comparison))
@@ -58,29 +58,30 @@ def _compare(options: argparse.Namespace) -> int:
 
 def to_markdown(comparison: Comparison) -> str:
     """Return compare.md: the tables and the notes that limit what they show."""
+    rows = [_rows_of(found) for found in comparison.tasks]
+    average = comparison.average
+    if average is not None:
+        name = f"| **average of {average.tasks}** |"
+        values = f"{_percent(average.a)} | {_percent(average.b)} | {_points(average.difference)} | {_ends(average)} | |"
+        tested = f"{_p(average.p)} | {_percent(average.detectable)} | paired t over images |"
+        rows.append((f"{name} {values}", f"{name} | {tested}"))
     lines = [
         "# B against A, on the same items",
         "",
         f"A: `{comparison.a}`  ",
         f"B: `{comparison.b}`",
         "",
-        "| task | metric | A | B | B - A | 95 % interval | p | p (Holm) | shows | n | test |",
-        "|---|---|--:|--:|--:|---|--:|--:|--:|--:|---|",
-    ]
-    lines += [_table_row(found) for found in comparison.tasks]
-    average = comparison.average
-    if average is not None:
-        ends = _ends(average)
-        lines.append(
-            f"| **average of {average.tasks}** | | {_percent(average.a)} | {_percent(average.b)} | "
-            f"{_points(average.difference)} | {ends} | {_p(average.p)} | | {_percent(average.detectable)} | | "
-            "paired t over images |"
-        )
-    lines += [
+        "| task | A | B | B - A | 95 % interval | p (Holm) |",
+        "|---|--:|--:|--:|---|--:|",
+        *(result for result, _ in rows),
         "",
-        "Values in percent, differences in points. p: two-sided, of no difference; Holm's correction is for the number "
-        "of tasks tested. Intervals are over images; the average counts those of one set once. Shows: the difference "
-        "that a test set of this kind and size would show in 80 % of cases, so a smaller one may be there unseen.",
+        "| task | n | p | MDE | test |",
+        "|---|--:|--:|--:|---|",
+        *(test for _, test in rows),
+        "",
+        "Values in percent, differences in points. p: two-sided, of no difference; Holm's correction is for the "
+        "number of tasks tested. Intervals are over images; the average counts those of one set once. MDE: the "
+        "smallest difference that this test detects in 80 % of cases.",
         "",
         *_few_shot_lines(comparison.few_shot),
         comparison.caution,
@@ -89,42 +90,44 @@ def to_markdown(comparison: Comparison) -> str:
     return "\n".join(lines)
 
 
-def _table_row(found: TaskComparison) -> str:
-    start = f"| {cell(found.task)} | {cell(found.metric)} | {_percent(found.a)} | {_percent(found.b)} |"
-    note = cell(found.note)
+def _rows_of(found: TaskComparison) -> tuple[str, str]:
+    """Return the rows of a task in the tables of results and of tests."""
+    name, note = f"| {cell(found.task)}, {cell(found.metric)} |", cell(found.note)
+    values = f"{name} {_percent(found.a)} | {_percent(found.b)} |"
     if found.difference is None:
-        return f"{start} | | | | | | not compared: {note} |"
-    ends = _ends(found)
+        return f"{values} | | |", f"{name} | | | not compared: {note} |"
     test = f"{found.test}; {note}" if note else found.test
-    p = f"{_p(found.p)} | {_p(found.p_holm)} | {_percent(found.detectable)}"
-    return f"{start} {_points(found.difference)} | {ends} | {p} | {found.n:,} | {test} |"
+    return (
+        f"{values} {_points(found.difference)} | {_ends(found)} | {_p(found.p_holm)} |",
+        f"{name} {found.n:,} | {_p(found.p)} | {_percent(found.detectable)} | {test} |",
+    )
 
 
 def _few_shot_lines(few_shot: Sequence[FewShotComparison]) -> list[str]:
     if not few_shot:
         return []
-    lines = [
-        "## Few-shot, on the same shots",
-        "",
-        "| task | method | shots | A | B | B - A | 95 % interval | p | p (Holm) | shows | seeds | n |",
-        "|---|---|--:|--:|--:|--:|---|--:|--:|--:|--:|--:|",
-    ]
+    results, tests = list[str](), list[str]()
     for found in few_shot:
         if found.difference is None:
-            lines.append(f"| {cell(found.task)} | not compared: {cell(found.note)} | | | | | | | | | | |")
+            results.append(f"| {cell(found.task)} | not compared: {cell(found.note)} | | | | | | |")
             continue
-        lines.append(
-            f"| {cell(found.task)}, {cell(found.metric)} | {cell(found.method)} | {found.shots} | "
-            f"{_percent(found.a)} | {_percent(found.b)} | {_points(found.difference)} | "
-            f"{_ends(found)} | {_p(found.p)} | {_p(found.p_holm)} | "
-            f"{_percent(found.detectable)} | {len(found.seeds)} | {found.n:,} |"
-        )
+        name = f"| {cell(found.task)}, {cell(found.metric)} | {cell(found.method)} | {found.shots} |"
+        values = f"{_percent(found.a)} | {_percent(found.b)} | {_points(found.difference)}"
+        results.append(f"{name} {values} | {_ends(found)} | {_p(found.p_holm)} |")
+        tests.append(f"{name} {found.n:,} | {len(found.seeds)} | {_p(found.p)} | {_percent(found.detectable)} |")
     return [
-        *lines,
+        "## Few-shot, on the same shots",
         "",
-        "Means over the seeds of the shots, which both models were given alike. Intervals and p values are over test "
-        "images and seeds; a few seeds say little of the luck of the shots, which makes them wide. Holm's correction "
-        "is for the rows of this table.",
+        "| task | method | shots | A | B | B - A | 95 % interval | p (Holm) |",
+        "|---|---|--:|--:|--:|--:|---|--:|",
+        *results,
+        "",
+        "| task | method | shots | n | seeds | p | MDE |",
+        "|---|---|--:|--:|--:|--:|--:|",
+        *tests,
+        "",
+        "Means over the seeds of the shots, which are the same for both models. Intervals and p values are over test "
+        "images and seeds; few seeds make them wide. Holm's correction is for the rows of this table.",
         "",
     ]
 

@@ -40,8 +40,8 @@ from open_diht.eval.statistics import (
 )
 
 NOT_SEED_NOISE = (
-    "A sampling interval is not seed noise. Intervals and p values are about the test items: would the difference "
-    "survive other images of the same kind? They say nothing about training again. Two trainings of one recipe that "
+    "A sampling interval is not seed noise. Intervals and p values cover the choice of test items, not another "
+    "training. Two trainings of one recipe that "
     "differ only in the seed differ by about 0.2 points on ImageNet and by up to 0.6 points on an average over tasks "
     "(DataComp). Comparing recipes takes several seeds of each."
 )
@@ -134,18 +134,18 @@ def compare(a: Path, b: Path) -> Comparison:
     )
 
 
-def _corrected(found: Sequence[_Compared]) -> tuple[_Compared, ...]:
+def _corrected(comparisons: Sequence[_Compared]) -> tuple[_Compared, ...]:
     """Return the comparisons with p values corrected for the number of tests among them (Holm)."""
-    corrected = iter(holm([one.p for one in found if one.p is not None]))
-    return tuple(replace(one, p_holm=next(corrected)) if one.p is not None else one for one in found)
+    corrected = iter(holm([test.p for test in comparisons if test.p is not None]))
+    return tuple(replace(test, p_holm=next(corrected)) if test.p is not None else test for test in comparisons)
 
 
 def _few_shot_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    found: dict[str, list[Mapping[str, Any]]] = {}
+    by_task: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         if row["kind"] == "few_shot":
-            found.setdefault(row["task"], []).append(row)
-    return found
+            by_task.setdefault(row["task"], []).append(row)
+    return by_task
 
 
 class _OtherItems(Exception):
@@ -158,7 +158,7 @@ def rows_of(folder: Path) -> list[Mapping[str, Any]]:
     if rows is None:
         raise WrongUse(f"{folder} has no results.json; name the OUTPUT folder of a `make bench`")
     if not isinstance(rows, list):
-        raise DataBroken(f"{folder}/results.json is no list of results")
+        raise DataBroken(f"{folder}/results.json is not a list of results")
     try:
         return checked(rows)
     except ValueError as error:
@@ -167,11 +167,11 @@ def rows_of(folder: Path) -> list[Mapping[str, Any]]:
 
 def main_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
     """Return the first row of every task, which holds its main number."""
-    found: dict[str, Mapping[str, Any]] = {}
+    by_task: dict[str, Mapping[str, Any]] = {}
     for row in rows:
         if row["kind"] != "few_shot":
-            found.setdefault(row["task"], row)
-    return found
+            by_task.setdefault(row["task"], row)
+    return by_task
 
 
 def _not_comparable(row_a: Mapping[str, Any] | None, row_b: Mapping[str, Any] | None) -> str:
@@ -214,9 +214,9 @@ def _compare_task(
         return _untested(task, row_a, row_b, "the same items have other labels in A and B"), None
     of_a, of_b = estimate_of(a, metric), estimate_of(b, metric)
     if of_a is None or of_b is None:
-        return _untested(task, row_a, row_b, f"the items kept do not carry what {metric} is computed from"), None
-    found = _tested(metric, a, b, of_a, of_b)
-    few = "too few items for a test" if found.p is None else ""
+        return _untested(task, row_a, row_b, f"the stored items lack the values that {metric} needs"), None
+    tested = _tested(metric, a, b, of_a, of_b)
+    few = "too few items for a test" if tested.p is None else ""
     notes = (few, _protocol_note(row_a["protocol"], row_b["protocol"]), cautions(row_a["protocol"]))
     return (
         TaskComparison(
@@ -224,13 +224,13 @@ def _compare_task(
             metric=metric,
             a=row_a["value"],
             b=row_b["value"],
-            difference=found.difference,
-            low=found.low,
-            high=found.high,
-            p=found.p,
-            detectable=found.detectable,
+            difference=tested.difference,
+            low=tested.low,
+            high=tested.high,
+            p=tested.p,
+            detectable=tested.detectable,
             n=len(a.keys),
-            test=found.test,
+            test=tested.test,
             note="; ".join(note for note in notes if note),
         ),
         (of_a, of_b),
@@ -239,13 +239,13 @@ def _compare_task(
 
 def _tested(metric: str, a: Items, b: Items, of_a: Estimate, of_b: Estimate) -> Paired:
     """Test by McNemar where hits are 0 or 1 and every item has its own image, else by the paired t test."""
-    found = difference(of_a, of_b)
+    paired = difference(of_a, of_b)
     if is_mean(metric) and binary(a.hits, b.hits) and len(np.unique(a.clusters)) == len(a.keys):
         # Keep the difference and its standard error; replace the interval and the p value, which both hold
         # for few items.
         low, high = disagreement_interval(a.hits, b.hits)
-        return replace(found, low=low, high=high, p=mcnemar(a.hits, b.hits), test="mcnemar")
-    return found
+        return replace(paired, low=low, high=high, p=mcnemar(a.hits, b.hits), test="mcnemar")
+    return paired
 
 
 def _has_labels(metric: str) -> bool:
@@ -272,14 +272,14 @@ def _average(pairs: Sequence[tuple[str, Estimate, Estimate]]) -> ComparedAverage
     """Return the average over the compared tasks; None below two. A task missing in A or B is not among them."""
     if len(pairs) < 2:
         return None
-    found = average_difference(pairs)
+    paired = average_difference(pairs)
     return ComparedAverage(
         tasks=len(pairs),
         a=float(np.mean([a.value for _, a, _ in pairs])),
         b=float(np.mean([b.value for _, _, b in pairs])),
-        difference=found.difference,
-        low=found.low,
-        high=found.high,
-        p=found.p,
-        detectable=found.detectable,
+        difference=paired.difference,
+        low=paired.low,
+        high=paired.high,
+        p=paired.p,
+        detectable=paired.detectable,
     )

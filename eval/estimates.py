@@ -128,10 +128,10 @@ def _within_classes(
     # All classes of one item form one extra stratum, with the number len(sizes).
     stratum_of = np.where(alone[class_of], len(sizes), class_of)
     counts = np.bincount(stratum_of, minlength=len(sizes) + 1)
-    centre = np.bincount(stratum_of, weights=moved, minlength=len(sizes) + 1) / np.maximum(counts, 1)
+    center = np.bincount(stratum_of, weights=moved, minlength=len(sizes) + 1) / np.maximum(counts, 1)
     # A stratum of one item has no deviation; this avoids a division by 0.
     enough = np.maximum(counts - 1, 1)
-    parts = (moved - centre[stratum_of]) * np.sqrt(counts / enough)[stratum_of]
+    parts = (moved - center[stratum_of]) * np.sqrt(counts / enough)[stratum_of]
     units, place = np.unique(images, return_inverse=True)
     # Equally weighted classes have the variance of C^2 / sum(1 / size) items; scale that to images.
     most = len(sizes) ** 2 / float(np.sum(1 / sizes)) * len(units) / len(moved)
@@ -180,13 +180,13 @@ def roc_auc(scores: ArrayLike, labels: ArrayLike) -> Estimate:
     Raises:
         ValueError: A class does not occur.
     """
-    found, positive = np.asarray(scores, dtype=np.float64), np.asarray(labels).astype(bool)
+    values, positive = np.asarray(scores, dtype=np.float64), np.asarray(labels).astype(bool)
     m, k = int(positive.sum()), int((~positive).sum())
     if not m or not k:
         raise ValueError(f"ROC-AUC needs items of both classes; there are {m} of class 1 and {k} of class 0")
-    parts = np.empty(len(found))
+    parts = np.empty(len(values))
     # Each item's fraction of the other class that it is ranked correctly against; an equal score counts half.
-    below, above = _share_below(found[positive], found[~positive]), _share_below(found[~positive], found[positive])
+    below, above = _share_below(values[positive], values[~positive]), _share_below(values[~positive], values[positive])
     value = float(below.mean())
     parts[positive] = (below - value) / m * np.sqrt(m / max(m - 1, 1))
     parts[~positive] = (1 - above - value) / k * np.sqrt(k / max(k - 1, 1))
@@ -198,7 +198,7 @@ def roc_auc(scores: ArrayLike, labels: ArrayLike) -> Estimate:
         df = (of_m + of_k) ** 2 / (of_m**2 / (m - 1) + of_k**2 / (k - 1))
     # Hanley and McNeil's variance (1982) near 1, in the form of Newcombe (2006).
     most = m * k / (1 + ((m + k) / 2 - 1) / 2)
-    return Estimate(value=value, parts=parts, units=np.arange(len(found)), df=df, most=most)
+    return Estimate(value=value, parts=parts, units=np.arange(len(values)), df=df, most=most)
 
 
 def _share_below(values: Floats, others: Floats) -> Floats:
@@ -217,11 +217,11 @@ def mean_average_precision(scores: ArrayLike, labels: ArrayLike) -> Estimate:
         scores: (n, c) scores.
         labels: (n, c) bool.
     """
-    found, truth = np.asarray(scores, dtype=np.float64), np.asarray(labels).astype(bool)
+    values, truth = np.asarray(scores, dtype=np.float64), np.asarray(labels).astype(bool)
     n, classes = truth.shape
     value, left_out = 0.0, np.zeros(n)
     for column in range(classes):
-        whole, without = _without_each(found[:, column], truth[:, column])
+        whole, without = _without_each(values[:, column], truth[:, column])
         value += whole / classes
         left_out += without / classes
     return _jackknifed(value, left_out, np.arange(n), truth)
@@ -236,17 +236,17 @@ def mean_average_precision_11point(scores: ArrayLike, labels: ArrayLike) -> Esti
         scores: (n, c) scores.
         labels: (n, c) bool.
     """
-    found, truth = np.asarray(scores, dtype=np.float64), np.asarray(labels).astype(bool)
+    values, truth = np.asarray(scores, dtype=np.float64), np.asarray(labels).astype(bool)
     # The fixed seed gives every model the same groups.
-    groups = np.random.default_rng(0).permutation(len(found)) % min(GROUPS, len(found))
+    groups = np.random.default_rng(0).permutation(len(values)) % min(GROUPS, len(values))
     numbers = np.unique(groups)
-    value = float(average_precision_11point(found, truth).mean())
+    value = float(average_precision_11point(values, truth).mean())
     left_out = np.array(
-        [average_precision_11point(found[groups != one], truth[groups != one]).mean() for one in numbers]
+        [average_precision_11point(values[groups != group], truth[groups != group]).mean() for group in numbers]
         if len(numbers) > 1
         else [value]
     )
-    return _jackknifed(value, left_out, np.array([f"group {one}" for one in numbers]), truth)
+    return _jackknifed(value, left_out, np.array([f"group {group}" for group in numbers]), truth)
 
 
 def _jackknifed(value: float, left_out: Floats, units: NDArray[Any], truth: NDArray[np.bool_]) -> Estimate:

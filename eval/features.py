@@ -211,7 +211,7 @@ def _write(folder: Path, rows: range, features: np.ndarray) -> None:
     """Write a batch. Raises `ModelError` for features that are not finite or not as many as rows."""
     if features.shape[:1] != (len(rows),) or not np.isfinite(features).all():
         raise ModelError(
-            f"{folder}, rows {rows.start} to {rows.stop}: features are no {len(rows)} rows of finite numbers"
+            f"{folder}, rows {rows.start} to {rows.stop}: features are not {len(rows)} rows of finite numbers"
         )
     buffer = io.BytesIO()
     np.save(buffer, features)

@@ -92,7 +92,7 @@ def evaluate_linear_probe(task: Task, data: DataSet, session: Session) -> list[R
         "chance": 1 / len(names.texts),
         "linear_probe": {
             "rules": LINEAR_PROBE_RULES,
-            "features": "L2-normalised embeddings",
+            "features": "L2-normalized embeddings",
             "solver": f"scikit-learn's L-BFGS, at most {MAX_STEPS} steps",
             "converged": probe.converged,
             "l2": probe.penalty,

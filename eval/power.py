@@ -101,8 +101,8 @@ def power_table(suite: Suite) -> str:
     """Return a text table with a row for every task of the suite."""
     head = "".join(f"{100 * share:>9.0f} %" for share in DISAGREE)
     lines = [
-        "The smallest difference, in points, that a task shows in 80 % of cases (p < 0.05, before a correction for",
-        "several tasks), by the proportion of items on which two models disagree; and the items that one point needs.",
+        "The smallest difference, in points, that a task detects in 80 % of cases (p < 0.05, before a correction for",
+        "several tasks), by the fraction of items on which two models disagree; and the items needed for one point.",
         "",
         f"{'task':24} {'items':>8} {head}",
     ]
@@ -118,8 +118,8 @@ def power_table(suite: Suite) -> str:
         f"{'(one point)':24} {'':>8} {needed}",
         "",
         "Items are images, or questions, pairs and cues where captions, pairs or images are selected; several captions",
-        "or questions of one image change this a little; mean per class, macro F1, Jaccard index and AUC are as if",
-        "they were shares. Worst groups have no number, as the images of one group count. Few-shot: the luck of the",
-        "shots comes on top, and `make compare` says what its draws show.",
+        "or questions of one image change this a little. Mean per class, macro F1, Jaccard index and AUC are treated",
+        "as fractions. Worst groups have no number, as only one group's images count. Few-shot results also vary with",
+        "the drawn shots; `make compare` reports what its draws can detect.",
     ]
     return "\n".join(lines)

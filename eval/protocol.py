@@ -53,13 +53,13 @@ def data_record(task: Task, data: DataSet) -> dict[str, Any]:
         "items": data.items,
         "images_sha256": data.images.fingerprint,
         "labels_sha256": data.label_hash,
-        "licence": task.licence,
+        "license": task.license,
     }
     if task.sample is not None:
         record["sample"] = f"{data.items} items drawn by seed 0 from the sorted keys"
     elif task.items is not None and task.items != data.items:
         record["items_expected"] = task.items
-        record["warning"] = f"{data.items} items where the split has {task.items}: another split, or part of it"
+        record["warning"] = f"{data.items} items, but the split has {task.items}: another split, or part of it"
     if task.caution:
         record["caution"] = task.caution
     if task.note:

@@ -35,4 +35,4 @@ def read_written(path: Path) -> Any:
     try:
         return read_json(path)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataBroken(f"{path} is torn ({error}); remove it and run `make bench` for this folder again") from None
+        raise DataBroken(f"{path} is corrupt ({error}); remove it and run `make bench` for this folder again") from None

@@ -46,7 +46,7 @@ class Result:
         """Return the row of results.json. Raises ValueError for NaN or infinity."""
         for value in (self.value, self.low, self.high):
             if value is not None and not math.isfinite(value):
-                raise ValueError(f"{self.task}, {self.metric}: {value!r} is no number")
+                raise ValueError(f"{self.task}, {self.metric}: {value!r} is not a number")
         return asdict(self)
 
 
@@ -251,7 +251,7 @@ def read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     except FileNotFoundError:
         raise
     except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
-        raise DataBroken(f"{path} holds no arrays ({error}); {AGAIN}") from None
+        raise DataBroken(f"{path} does not hold arrays ({error}); {AGAIN}") from None
     if lacking := [name for name in names if name not in arrays]:
         raise DataBroken(f"{path} lacks {', '.join(lacking)}; {AGAIN}")
     return arrays

@@ -60,22 +60,22 @@ def evaluate_caption_selection(task: Task, data: DataSet, cache: FeatureCache) -
         record |= {"captions": texts.count, "truncated_texts": texts.truncated, "ties": "wrong", "blind": blind}
 
         def accuracy(metric: str, right: np.ndarray, part: np.ndarray) -> Result:
-            found = estimates.mean(right[part], clusters[part])
+            estimate = estimates.mean(right[part], clusters[part])
             detail = {**record, "metric": metric, "chance": float(guessed[part].mean())}
-            return measured(task, f"{metric}{suffix}", found, int(part.sum()), detail)
+            return measured(task, f"{metric}{suffix}", estimate, int(part.sum()), detail)
 
         results = [accuracy("accuracy", hits, np.ones(len(choices), dtype=bool))]
         of_category = [category == number for number in range(len(names))]
         by_chance = float(np.mean([guessed[part].mean() for part in of_category]))
         detail = {**record, "metric": "mean_per_category", "chance": by_chance, "interval": OVER_CLASSES}
-        found = estimates.mean_per_class(hits, category, clusters)
-        results.append(measured(task, f"mean_per_category{suffix}", found, len(choices), detail))
+        estimate = estimates.mean_per_class(hits, category, clusters)
+        results.append(measured(task, f"mean_per_category{suffix}", estimate, len(choices), detail))
         if 1 < len(names) <= CATEGORIES:
             results += [accuracy(f"accuracy ({name})", hits, of) for name, of in zip(names, of_category, strict=True)]
         if (several := np.array([choice.right > 1 for choice in choices])).any():
             results.append(accuracy("text_only", table[:, 1], several))
         # The task's own metric comes first.
-        results.sort(key=lambda one: one.metric != f"{task.metric}{suffix}")
+        results.sort(key=lambda outcome: outcome.metric != f"{task.metric}{suffix}")
         items = Items(
             keys=np.array([choice.key for choice in choices]),
             hits=hits,
@@ -102,18 +102,18 @@ def _answered(choices: Sequence[Choice], images: Features, texts: Features, cach
     # Small enough for every rank to get a block.
     size = min(BLOCK, -(-len(choices) // cache.group.world))
     blocks = [range(start, min(start + size, len(choices))) for start in range(0, len(choices), size)]
-    found = [np.empty((0, 3))]
+    tables = [np.empty((0, 3))]
     for index in cache.group.part(len(blocks)):
         block = blocks[index]
-        own = images.take(np.array([choices[one].image for one in block]))
+        own = images.take(np.array([choices[question].image for question in block]))
         said = texts.rows(int(starts[block.start]), int(starts[block.stop]))
         rows = np.empty((len(block), 3))
-        for place, one in enumerate(block):
-            captions = said[starts[one] - starts[block.start] : starts[one + 1] - starts[block.start]]
-            scores, right = np.einsum("cd,d->c", captions, own[place]), choices[one].right
-            rows[place] = all_ahead(scores, right), right > 1 and alike(captions, right), scores.argmax()
-        found.append(rows)
-    return cache.group.in_order(blocks, np.concatenate(found))
+        for position, question in enumerate(block):
+            captions = said[starts[question] - starts[block.start] : starts[question + 1] - starts[block.start]]
+            scores, right = np.einsum("cd,d->c", captions, own[position]), choices[question].right
+            rows[position] = all_ahead(scores, right), right > 1 and alike(captions, right), scores.argmax()
+        tables.append(rows)
+    return cache.group.in_order(blocks, np.concatenate(tables))
 
 
 def selections(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> list[FoundTexts]:
@@ -130,22 +130,22 @@ def selections(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> 
     images = cache.images(data.images, task.name)
     texts = cache.texts(_captions(choices, task.caption_templates[0]), f"{task.name} captions")
     starts = np.concatenate([[0], np.cumsum([len(choice.captions) for choice in choices])])
-    found: list[FoundTexts] = []
+    examples: list[FoundTexts] = []
     for index in chosen(items.hits):
         choice = choices[index]
         scores = texts.rows(int(starts[index]), int(starts[index + 1])) @ images.take(np.array([choice.image]))[0]
         order = np.argsort(-scores, kind="stable").tolist()
-        last = max(place for place, one in enumerate(order) if one < choice.right)
-        found.append(
+        last = max(position for position, caption in enumerate(order) if caption < choice.right)
+        examples.append(
             FoundTexts(
                 image=data.images.open(choice.image),
                 key=f"{choice.category}, {choice.key}",
-                texts=[(choice.captions[one], float(scores[one]), one < choice.right) for one in order],
+                texts=[(choice.captions[caption], float(scores[caption]), caption < choice.right) for caption in order],
                 # 1 plus the number of wrong captions ahead of the last right one.
                 rank=last + 2 - choice.right,
             )
         )
-    return found
+    return examples
 
 
 def evaluate_pair_selection(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
@@ -163,23 +163,23 @@ def evaluate_pair_selection(task: Task, data: DataSet, cache: FeatureCache) -> T
 
     def measure(template: str, suffix: str, record: dict[str, Any]) -> tuple[list[Result], Items]:
         scores, truncated = _pair_cosines(task, data, pairs, cache, template)
-        found = pair_scores(scores)
+        correct = pair_scores(scores)
         record |= {"truncated_texts": truncated, "ties": "wrong"}
 
         def result(metric: str, shown: str, part: np.ndarray) -> Result:
             detail = {**record, "metric": shown, "chance": CHANCE_OF_PAIR[metric]}
-            of_part = estimates.mean(found[metric][part], clusters[part])
+            of_part = estimates.mean(correct[metric][part], clusters[part])
             return measured(task, f"{shown}{suffix}", of_part, int(part.sum()), detail)
 
-        results = [result(metric, metric, np.ones(len(pairs), dtype=bool)) for metric in found]
-        results.sort(key=lambda one: one.metric != f"{task.metric}{suffix}")
+        results = [result(metric, metric, np.ones(len(pairs), dtype=bool)) for metric in correct]
+        results.sort(key=lambda outcome: outcome.metric != f"{task.metric}{suffix}")
         if 1 < len(names) <= CATEGORIES:
             results += [result(task.metric, f"{task.metric} ({name})", category == name) for name in names]
         items = Items(
             keys=np.array([pair.key for pair in pairs]),
-            hits=found[task.metric],
+            hits=correct[task.metric],
             clusters=clusters,
-            predicted=found[task.metric].astype(np.int64),
+            predicted=correct[task.metric].astype(np.int64),
             label=np.ones(len(pairs), dtype=np.int64),
         )
         return results, items
@@ -213,8 +213,8 @@ def clusters_of(pairs: Sequence[Pair]) -> np.ndarray:
 
     for pair in pairs:
         # Union-find: the lower root becomes the parent.
-        one, other = sorted((root(pair.images[0]), root(pair.images[1])))
-        lowest[other] = one
+        lower, upper = sorted((root(pair.images[0]), root(pair.images[1])))
+        lowest[upper] = lower
     return np.array([root(pair.images[0]) for pair in pairs], dtype=np.int64)
 
 
@@ -250,12 +250,12 @@ def evaluate_association(task: Task, data: DataSet, cache: FeatureCache) -> Task
     """
     associations = data.associations
     assert associations is not None  # guaranteed by `open_task`
-    clusters = np.array([one.cluster for one in associations])
-    guessed = float(np.mean([jaccard_chance(len(one.images), one.right) for one in associations]))
+    clusters = np.array([item.cluster for item in associations])
+    guessed = float(np.mean([jaccard_chance(len(item.images), item.right) for item in associations]))
 
     def measure(template: str, suffix: str, record: dict[str, Any]) -> tuple[list[Result], Items]:
         scores, truncated = _cue_cosines(task, data, associations, cache, template)
-        found = np.array([jaccard(of, one.right) for of, one in zip(scores, associations, strict=True)])
+        values = np.array([jaccard(of, item.right) for of, item in zip(scores, associations, strict=True)])
         record |= {
             "metric": task.metric,
             "truncated_texts": truncated,
@@ -264,13 +264,13 @@ def evaluate_association(task: Task, data: DataSet, cache: FeatureCache) -> Task
             "clusters": f"{len(np.unique(clusters))} sets of images that cues are asked about",
         }
         items = Items(
-            keys=np.array([one.key for one in associations]),
-            hits=found,
+            keys=np.array([item.key for item in associations]),
+            hits=values,
             clusters=clusters,
             predicted=np.array([of.argmax() for of in scores], dtype=np.int64),
-            label=np.full(len(found), -1),
+            label=np.full(len(values), -1),
         )
-        return [measured(task, f"{task.metric}{suffix}", estimates.mean(found, clusters), len(found), record)], items
+        return [measured(task, f"{task.metric}{suffix}", estimates.mean(values, clusters), len(values), record)], items
 
     return protocol.by_template(task, data, cache.model, measure)
 
@@ -293,10 +293,10 @@ def _cue_cosines(
 ) -> tuple[list[np.ndarray], int]:
     """Return the cosines of each cue with its images, and the number of truncated cues."""
     images = cache.images(data.images, task.name)
-    texts = cache.texts([prompt(template, one.cue) for one in associations], f"{task.name} cues")
+    texts = cache.texts([prompt(template, item.cue) for item in associations], f"{task.name} cues")
     scores = [
-        np.einsum("cd,d->c", images.take(np.array(one.images)), texts.rows(number, number + 1)[0])
-        for number, one in enumerate(associations)
+        np.einsum("cd,d->c", images.take(np.array(item.images)), texts.rows(number, number + 1)[0])
+        for number, item in enumerate(associations)
     ]
     return scores, texts.truncated
 
@@ -313,10 +313,12 @@ def cues(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> list[F
     associations = data.associations
     assert associations is not None  # guaranteed by `open_task`
     scores, _ = _cue_cosines(task, data, associations, cache, task.caption_templates[0])
-    found = []
-    for one, of in ((associations[index], scores[index]) for index in chosen(items.hits)):
+    examples = []
+    for item, of in ((associations[index], scores[index]) for index in chosen(items.hits)):
         order = np.argsort(-of, kind="stable").tolist()
-        shown = [(data.images.open(one.images[place]), float(of[place]), place < one.right) for place in order]
-        rank = 1 + max(place for place, index in enumerate(order) if index < one.right)
-        found.append(FoundImages(text=one.cue, images=shown, rank=rank, right=one.right))
-    return found
+        shown = [
+            (data.images.open(item.images[position]), float(of[position]), position < item.right) for position in order
+        ]
+        rank = 1 + max(position for position, index in enumerate(order) if index < item.right)
+        examples.append(FoundImages(text=item.cue, images=shown, rank=rank, right=item.right))
+    return examples

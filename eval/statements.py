@@ -43,7 +43,7 @@ def statement(question: str, answer: str) -> str:
     return f"question: {text} answer: {answer}"
 
 
-def judgement(hypothesis: str, answer: str) -> str:
+def judgment(hypothesis: str, answer: str) -> str:
     """Return the statement that a hypothesis is true, unclear or false.
 
     Args:

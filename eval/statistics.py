@@ -87,7 +87,7 @@ class Lowest(Estimate):
         """
         # Sidak: upper ends at this level hold jointly at the one-sided level of a single one.
         together = 2 * (0.5 + level / 2) ** (1 / len(self.of)) - 1
-        ends = [(one.interval(level), one.interval(together)) for one in self.of]
+        ends = [(estimate.interval(level), estimate.interval(together)) for estimate in self.of]
         if all(own is None for own, _ in ends):
             return None
         low = min(0.0 if own is None else own.low for own, _ in ends)
@@ -108,14 +108,15 @@ class Averaged(Estimate):
         A proportion of 0 or 1 has no parts but is uncertain, and contributes as such. None where
         one number has no interval.
         """
-        ends = [one.interval(level) for _, one in self.of]
-        known = [one for one in ends if one is not None]
+        ends = [estimate.interval(level) for _, estimate in self.of]
+        known = [end for end in ends if end is not None]
         if self.df < 1 or len(known) < len(ends):
             return None
-        values = np.array([one.value for _, one in self.of])
+        values = np.array([estimate.value for _, estimate in self.of])
         names = [name for name, _ in self.of]
-        alike = _correlations(names, [one.units for _, one in self.of], [one.parts for _, one in self.of])
-        down, up = values - [one.low for one in known], np.array([one.high for one in known]) - values
+        units, parts = zip(*((estimate.units, estimate.parts) for _, estimate in self.of), strict=True)
+        alike = _correlations(names, units, parts)
+        down, up = values - [end.low for end in known], np.array([end.high for end in known]) - values
         low, high = (_recovered(reach * self.weights, alike) for reach in (down, up))
         return Interval(max(self.value - low, 0.0), min(self.value + high, 1.0))
 
@@ -201,25 +202,25 @@ def average(estimates: Sequence[tuple[Hashable, Estimate]]) -> Averaged:
     sets = list(dict.fromkeys(name for name, _ in estimates))
     parts, units, spread = [], [], 0.0
     for number, wanted in enumerate(sets):
-        own = [one for name, one in estimates if name == wanted]
-        summed, of = _summed([one.parts * share for one in own], [one.units for one in own])
+        own = [estimate for name, estimate in estimates if name == wanted]
+        summed, of = _summed([estimate.parts * share for estimate in own], [estimate.units for estimate in own])
         parts.append(summed)
         # Equal units of different sets are different images.
         units.append(np.array([f"{number}/{unit}" for unit in of.tolist()]))
         variance = float(np.sum(summed**2))
         # The worst-known number limits the degrees of freedom of its set.
-        fewest = min(one.df for one in own)
+        fewest = min(estimate.df for estimate in own)
         spread += variance**2 / fewest if fewest > 0 else math.inf if variance > 0 else 0.0
-    total = sum(float(np.sum(one**2)) for one in parts)
+    total = sum(float(np.sum(estimate**2)) for estimate in parts)
     return Averaged(
         of=tuple(estimates),
         weights=np.full(len(estimates), share),
-        value=float(np.mean([one.value for _, one in estimates])),
+        value=float(np.mean([estimate.value for _, estimate in estimates])),
         parts=np.concatenate(parts),
         units=np.concatenate(units),
-        df=_satterthwaite(total, spread, min(one.df for _, one in estimates)),
+        df=_satterthwaite(total, spread, min(estimate.df for _, estimate in estimates)),
         # Numbers about the same images share them, so each set counts once.
-        most=sum(max(one.most for name, one in estimates if name == wanted) for wanted in sets),
+        most=sum(max(estimate.most for name, estimate in estimates if name == wanted) for wanted in sets),
     )
 
 
@@ -233,18 +234,18 @@ def stratified(strata: Sequence[Estimate], weights: ArrayLike) -> Estimate:
     if len(strata) == 1:
         return strata[0]
     of = np.asarray(weights, dtype=np.float64)
-    scaled = [one.parts * weight for one, weight in zip(strata, of, strict=True)]
-    parts, units = _summed(scaled, [one.units for one in strata])
-    own = [float(np.sum(one**2)) for one in scaled]
-    spread = sum(variance**2 / one.df for variance, one in zip(own, strata, strict=True))
+    scaled = [estimate.parts * weight for estimate, weight in zip(strata, of, strict=True)]
+    parts, units = _summed(scaled, [estimate.units for estimate in strata])
+    own = [float(np.sum(estimate**2)) for estimate in scaled]
+    spread = sum(variance**2 / estimate.df for variance, estimate in zip(own, strata, strict=True))
     return Averaged(
-        of=tuple((0, one) for one in strata),
+        of=tuple((0, estimate) for estimate in strata),
         weights=of,
-        value=float(sum(one.value * weight for one, weight in zip(strata, of, strict=True))),
+        value=float(sum(estimate.value * weight for estimate, weight in zip(strata, of, strict=True))),
         parts=parts,
         units=units,
-        df=min(_satterthwaite(sum(own), spread, sum(one.df for one in strata)), len(units) - 1),
-        most=1 / float(sum(weight**2 / one.most for one, weight in zip(strata, of, strict=True))),
+        df=min(_satterthwaite(sum(own), spread, sum(estimate.df for estimate in strata)), len(units) - 1),
+        most=1 / float(sum(weight**2 / estimate.most for estimate, weight in zip(strata, of, strict=True))),
     )
 
 
@@ -269,12 +270,12 @@ def difference(a: Estimate, b: Estimate) -> Paired:
     # Pair the parts of both averages: each difference has an interval of its own.
     of = [(one, other) for (_, one), (_, other) in zip(a.of, b.of, strict=True)]
     reaches = [difference(one, other).reach for one, other in of]
-    known = [reach for reach in reaches if reach is not None]
-    if df < 1 or len(known) < len(reaches):
+    reached = [reach for reach in reaches if reach is not None]
+    if df < 1 or len(reached) < len(reaches):
         return _tested(b.value - a.value, float(np.sum(parts**2)), 0.0, 1.0)
     moved = [other.parts - one.parts for one, other in of]
     alike = _correlations([name for name, _ in a.of], [one.units for one, _ in of], moved)
-    return _within(b.value - a.value, _recovered(np.array(known) * a.weights, alike), df, bool(parts.any()))
+    return _within(b.value - a.value, _recovered(np.array(reached) * a.weights, alike), df, bool(parts.any()))
 
 
 def average_difference(pairs: Sequence[tuple[Hashable, Estimate, Estimate]]) -> Paired:
@@ -292,7 +293,9 @@ def crossed(of_draw: Sequence[Estimate]) -> tuple[float, float, float]:
     intervals (Satterthwaite's hold 92 % at three draws, these 94 to 96). Fewer than FEWEST draws
     leave 0.
     """
-    return _crossed([one.value for one in of_draw], np.stack([one.parts for one in of_draw]), of_draw[0].df)
+    return _crossed(
+        [estimate.value for estimate in of_draw], np.stack([estimate.parts for estimate in of_draw]), of_draw[0].df
+    )
 
 
 def crossed_interval(of_draw: Sequence[Estimate]) -> Interval | None:
@@ -320,22 +323,22 @@ def crossed_difference(a: Sequence[Estimate], b: Sequence[Estimate]) -> Paired:
     values = [two.value - one.value for one, two in zip(a, b, strict=True)]
     parts = np.stack([two.parts - one.parts for one, two in zip(a, b, strict=True)])
     value, variance, df = _crossed(values, parts, min(a[0].df, b[0].df))
-    found = _tested(value, variance, df, min(a[0].most, b[0].most))
+    tested = _tested(value, variance, df, min(a[0].most, b[0].most))
     images = difference(_over_images(a), _over_images(b)).reach
-    if found.reach is None or images is None or images <= found.reach:
-        return found
+    if tested.reach is None or images is None or images <= tested.reach:
+        return tested
     return _within(value, images, df, variance > 0)
 
 
 def _over_images(of_draw: Sequence[Estimate]) -> Averaged:
     """Return the mean over draws as a number about these images alone."""
     return Averaged(
-        of=tuple(("images", one) for one in of_draw),
+        of=tuple(("images", estimate) for estimate in of_draw),
         weights=np.full(len(of_draw), 1 / len(of_draw)),
-        value=float(np.mean([one.value for one in of_draw])),
-        parts=np.mean([one.parts for one in of_draw], axis=0),
+        value=float(np.mean([estimate.value for estimate in of_draw])),
+        parts=np.mean([estimate.parts for estimate in of_draw], axis=0),
         units=of_draw[0].units,
-        df=min(one.df for one in of_draw),
+        df=min(estimate.df for estimate in of_draw),
         most=of_draw[0].most,
     )
 
@@ -389,8 +392,8 @@ def _correlations(names: Sequence[Hashable], units: Sequence[NDArray[Any]], part
 
     They are 0 without a common image, and 1 with common images if one number has no variance.
     """
-    found = np.eye(len(names))
-    spread = [float(np.sum(one**2)) for one in parts]
+    matrix = np.eye(len(names))
+    spread = [float(np.sum(part**2)) for part in parts]
     for a, b in itertools.combinations(range(len(names)), 2):
         if names[a] != names[b]:
             continue
@@ -401,8 +404,8 @@ def _correlations(names: Sequence[Hashable], units: Sequence[NDArray[Any]], part
             _, here, there = np.intersect1d(units[a], units[b], assume_unique=True, return_indices=True)
             together, common = float(parts[a][here] @ parts[b][there]), len(here) > 0
         of = math.sqrt(spread[a] * spread[b])
-        found[a, b] = found[b, a] = float(common) if of == 0 else together / of
-    return found
+        matrix[a, b] = matrix[b, a] = float(common) if of == 0 else together / of
+    return matrix
 
 
 def _satterthwaite(total: float, spread: float, otherwise: float) -> float:
@@ -480,7 +483,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     corrected = [0.0] * len(p_values)
     largest = 0.0
     # Holm: multiply the smallest p value by the number of tests, the next by one less, and keep the order.
-    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
-        corrected[place] = largest
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = largest
     return corrected

@@ -46,7 +46,7 @@ class Task:
     """Possible sources of the data; the first available one is read."""
     metric: str
     """The main metric of this task; others of its kind are reported next to it."""
-    licence: str
+    license: str
     """License of the data, or a note that it is unclear."""
     get: str
     """Instructions to get the data, in one sentence, shown where the data is not available."""

@@ -20,7 +20,7 @@ from open_diht.eval.features import FeatureCache, Features
 from open_diht.eval.hashes import sha256_texts
 from open_diht.eval.metrics.answers import soft_accuracy
 from open_diht.eval.results import INTERVAL, Items, TaskOutcome, measured
-from open_diht.eval.statements import judgement, statement
+from open_diht.eval.statements import judgment, statement
 from open_diht.eval.task import Task
 
 BLOCK = 1024
@@ -83,7 +83,7 @@ def evaluate_vqa(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
 
 def _said(question: Question, answer: str) -> str:
     if question.kind == SNLI_VE:
-        return judgement(question.question, answer)
+        return judgment(question.question, answer)
     return statement(question.question, answer)
 
 

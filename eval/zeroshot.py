@@ -33,7 +33,7 @@ LARGE = 30
 GROUPS = 20
 """Maximum number of groups that get numbers of their own."""
 GROUP_INTERVAL = (
-    "images drawn anew within each group, 95 %: from the lowest of the groups' lower ends to the lowest of upper ends "
+    "images redrawn within each group, 95 %: from the lowest of the groups' lower ends to the lowest of upper ends "
     "that hold together"
 )
 
@@ -84,7 +84,7 @@ def evaluate_classification(task: Task, data: DataSet, cache: FeatureCache) -> T
     if (data.labels.ndim == 2) != task.metric.startswith("map"):
         raise DataBroken(f"{data.place}: metric {task.metric} does not fit labels of shape {data.labels.shape}")
     if task.metric.startswith(WORST) and data.groups is None:
-        raise DataBroken(f"{data.place} does not say to which groups its images belong, and {task.metric} needs that")
+        raise DataBroken(f"{data.place} has no groups of images, which {task.metric} needs")
     features = cache.images(data.images, task.name)
     classifier = zero_shot_classifier(cache, names, prompts)
     record = {
@@ -132,9 +132,9 @@ def _single_label(
     n = len(labels)
     hits = {f"top{k}": (ranks < k).astype(np.float64) for k in ((1, 5) if classes > 5 else (1,))}
 
-    def result(metric: str, found: Estimate, **more: Any) -> Result:
+    def result(metric: str, estimate: Estimate, **more: Any) -> Result:
         detail = {**record, "chance": 1 / classes, "metric": metric, "interval": INTERVAL, **more}
-        return measured(task, metric, found, n, detail)
+        return measured(task, metric, estimate, n, detail)
 
     results = [
         result(name, estimates.mean(right, bursts), chance=int(name.removeprefix("top")) / classes)
@@ -146,8 +146,8 @@ def _single_label(
         sizes = np.unique(labels, return_counts=True)[1]
         # Expected F1 of a uniform random guess: n / classes predictions and sizes / classes hits per class.
         guessed = float(np.mean(2 * sizes / (n + classes * sizes)))
-        found = estimates.macro_f1(predicted, labels, bursts)
-        results.append(result("macro_f1", found, interval=F1_INTERVAL, chance=guessed))
+        estimate = estimates.macro_f1(predicted, labels, bursts)
+        results.append(result("macro_f1", estimate, interval=F1_INTERVAL, chance=guessed))
     if data.groups is not None:
         results += _group_results(task, np.array(data.groups), hits, bursts, record)
     # Reported for any two classes; missing only where it is the task's own metric.
@@ -240,10 +240,10 @@ def confusions(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> 
     labels, predicted = items.label.tolist(), items.predicted.tolist()
     pairs = Counter((a, b) for a, b in zip(labels, predicted, strict=True) if a != b)
     sizes = Counter(labels)
-    found: list[Confusion] = []
+    examples: list[Confusion] = []
     for (label, other), count in sorted(pairs.items(), key=lambda pair: (-pair[1], pair[0]))[:MOST]:
         index = next(i for i, pair in enumerate(zip(labels, predicted, strict=True)) if pair == (label, other))
-        found.append(
+        examples.append(
             Confusion(
                 image=data.images.open(index),
                 key=str(items.keys[index]),
@@ -252,4 +252,4 @@ def confusions(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> 
                 share=count / sizes[label],
             )
         )
-    return found
+    return examples

@@ -57,7 +57,7 @@ class CaptionEvidence:
                 False`.
         """
         if self.decided is None:
-            raise RuntimeError("captions were not annotated; a filter that needs no annotations says so")
+            raise RuntimeError("captions were not annotated; set needs_annotations = False in such a filter")
         return self.decided
 
 
@@ -115,7 +115,7 @@ def register_filter(kind: _Kind) -> _Kind:
         ValueError: the reason is not a short name, or belongs to another filter.
     """
     if not dataclasses.is_dataclass(kind) or not kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]
-        raise TypeError(f"filter {kind.__name__} is no frozen dataclass; decorate it with @dataclass(frozen=True)")
+        raise TypeError(f"filter {kind.__name__} is not a frozen dataclass; decorate it with @dataclass(frozen=True)")
     reason = kind.reason
     if not (reason.isidentifier() and reason == reason.lower()):
         raise ValueError(f"filter {kind.__name__}: reason {reason!r}; use lower case letters, digits and underscores")

@@ -69,7 +69,7 @@ class ColumnCondition(CaptionFilter):
         if not self.reason:
             raise BadValue("a column has no name")
         if (self.min, self.max, self.among, self.not_among) == (None,) * 4:
-            raise BadValue(f"columns.{self.reason} asks for nothing; give it min, max, in or not_in")
+            raise BadValue(f"columns.{self.reason} has no condition; give it min, max, in or not_in")
         if self.min is not None and self.max is not None and self.min > self.max:
             raise BadValue(f"columns.{self.reason}: min {self.min:g} is above max {self.max:g}; no row would be kept")
         for name, listed in (("in", self.among), ("not_in", self.not_among)):
@@ -78,8 +78,8 @@ class ColumnCondition(CaptionFilter):
         words = [value for value in self._listed if not _is_number(value)]
         if words and (self._bounds or len(words) < len(self._listed)):
             raise BadValue(
-                f"columns.{self.reason} compares with numbers and with {shown(words[0])}; a column holds one or the "
-                "other: put numbers between quotes where words are meant"
+                f"columns.{self.reason} mixes numbers with the text {shown(words[0])}, but a column holds one or the "
+                "other; quote the numbers if they are texts"
             )
 
     @property
@@ -92,7 +92,7 @@ class ColumnCondition(CaptionFilter):
             f"one of {_listing(self.not_among)}" if self.not_among is not None else "",
             "missing" if self.missing == "reject" else "",
         ]
-        return f"Of the row {self.reason} is {' or '.join(part for part in asked if part)}."
+        return f"The row's {self.reason} is {' or '.join(part for part in asked if part)}."
 
     @property
     def numeric(self) -> bool:
@@ -239,8 +239,8 @@ def condition_of(name: str, asked: Any) -> ColumnCondition:
         for one in value if isinstance(value, list | tuple) else (value,):
             if isinstance(one, int) and not isinstance(one, bool) and abs(one) > _EXACT:
                 raise BadValue(
-                    f"columns.{name}.{key} has {shown(one)}, and whole numbers are exact only below 2**53; put it "
-                    "between quotes to compare it as a word, or give a bound with a point (1.7e18), which is rounded"
+                    f"columns.{name}.{key} has {shown(one)}, but whole numbers are exact only below 2**53; quote it "
+                    "to compare it as text, or write it as a rounded decimal (1.7e18)"
                 )
     hints = get_type_hints(ColumnCondition, include_extras=True)
     values = {

@@ -79,4 +79,4 @@ class ScoreRule:
 
 def _check_one_of(least: float | None, keep: float | None, where: str) -> None:
     if least is not None and keep is not None:
-        raise BadValue(f"{where}min and {where}keep are both given; a threshold or a share of the rows, not both")
+        raise BadValue(f"{where}min and {where}keep are both given; give a threshold or a fraction, not both")

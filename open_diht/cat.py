@@ -103,7 +103,7 @@ class Cat:
             )
         if preset.score.thresholds:
             raise ValueError(
-                f"preset {preset.name!r} asks for CLIP scores, which Cat does not compute; leave out its section "
+                f"preset {preset.name!r} needs CLIP scores, which Cat does not compute; leave out its section "
                 "`score`, or run `open-diht filter --score-model NAME`"
             )
         self.preset = preset
@@ -262,7 +262,7 @@ def image_file(image: Any) -> bytes | MissingImage:
         except (OSError, ValueError, SyntaxError, MemoryError) as error:  # PIL decodes lazily
             return MissingImage(reason="image_unreadable", message=f"{type(error).__name__}: {error}")
         return within(buffer.getvalue(), MAX_IMAGE_BYTES)
-    return MissingImage(reason="image_unreadable", message=f"a {type(image).__name__} is no image")
+    return MissingImage(reason="image_unreadable", message=f"a {type(image).__name__} is not an image")
 
 
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # saved without conversion

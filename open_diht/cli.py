@@ -33,7 +33,7 @@ class Command:
     module: str
     """It has `main(arguments, prog)`. Imported only when it is asked for: it brings Beam or torch."""
     extras: tuple[str, ...] = ()
-    """Those of the distribution that it needs."""
+    """Extras of the distribution that it needs."""
     defaults: tuple[tuple[str, str], ...] = ()
     """Options that need not be given here, though the module wants them."""
     check: str | None = None
@@ -43,7 +43,7 @@ class Command:
 COMMANDS = {
     "filter": Command("filter a data set", "open_diht.pipelines.driver.cli", check="open_diht.pipelines.options"),
     "view": Command(
-        "look at what was filtered: a local web page",
+        "show an output on a local web page",
         "open_diht.pipelines.view.cli",
         ("view",),
         (("output", "out/sample"),),
@@ -68,7 +68,7 @@ COMMANDS = {
     "bench": Command("evaluate a model", "open_diht.eval.__main__", ("eval",)),
     "bench-data": Command("fetch evaluation data", "open_diht.eval.fetch.__main__", ("eval",)),
     "compare": Command("test two models against each other on the same items", "open_diht.eval.compare", ("eval",)),
-    "study": Command("the paper's claims in miniature: does it help?", "open_diht.study.cli", STUDY),
+    "study": Command("test the paper's claims in miniature", "open_diht.study.cli", STUDY),
     "study-data": Command("fetch the data of the study", "open_diht.study.fetch", STUDY),
     "weights": Command("fetch the OCR weights, before a command needs them", "open_diht.filters.spotting.weights"),
 }
@@ -113,7 +113,7 @@ def _usage() -> str:
             "commands:",
             *lines,
             "",
-            "`open-diht COMMAND --help` lists the options of one; `open-diht --version` says which this is.",
+            "`open-diht COMMAND --help` lists a command's options; `open-diht --version` prints the version.",
         ]
     )
 

@@ -115,7 +115,7 @@ def _preset_names() -> list[str]:
 
 def filter_parser(prog: str) -> Parser:
     """Return the parser of `make filter`."""
-    return command_parser(prog, "CAT filters: Complexity, Action, Text-spotting.")
+    return command_parser(prog, "Filter image-text pairs with CAT: Complexity, Action, Text-spotting.")
 
 
 def command_parser(prog: str, description: str) -> Parser:
@@ -134,16 +134,18 @@ def command_parser(prog: str, description: str) -> Parser:
     )
     parser.add_argument(
         "--output",
-        help="folder for everything that is written, or hf://datasets/owner/name[@branch], where it is published in "
-        "the end (default: out/<dataset>)",
+        help="folder of the results, or hf://datasets/owner/name[@branch] to publish them at the end (default: "
+        "out/<dataset>)",
     )
     parser.add_argument(
         "--work",
         metavar="FOLDER",
-        help=f"with --output hf://...: where the run works, for all shards and workers (default: {WORK}/owner/name)",
+        help=f"with --output hf://...: working folder, seen by all shards and workers (default: {WORK}/owner/name)",
     )
-    parser.add_argument("--private", action="store_true", help="with --output hf://...: a repository made is private")
-    parser.add_argument("--licence", metavar="NAME", help="of the results, for the card: cc-by-4.0, ... (the source's)")
+    parser.add_argument("--private", action="store_true", help="with --output hf://...: make the repository private")
+    parser.add_argument(
+        "--license", metavar="NAME", help="license of the results, as cc-by-4.0 (default: the source's)"
+    )
     parser.add_argument(
         "--preset", action=Once, default="paper", help=f"thresholds: {', '.join(_preset_names())}, or a YAML file"
     )
@@ -152,13 +154,12 @@ def command_parser(prog: str, description: str) -> Parser:
         "--export",
         choices=EXPORTS,
         default=SHARDS,
-        help="survivors with images as new shards, or, where INPUT is webdataset tars, as an index of each tar, which "
-        f"stays as it is (default {SHARDS})",
+        help=f"write kept images as new shards, or as indexes of webdataset INPUT's unchanged tars (default {SHARDS})",
     )
     parser.add_argument(
         "--lean",
         action="store_true",
-        help="parse only captions with a word that may be a verb; with --stages captions or captions,export",
+        help="parse only captions with a possible verb; with --stages captions or captions,export",
     )
     parser.add_argument(
         "--plugin",
@@ -168,19 +169,19 @@ def command_parser(prog: str, description: str) -> Parser:
         help="a Python module with filters, stages or formats of your own",
     )
     add_where(parser)
-    parser.add_argument("--unit-rows", type=number(Positive), help="rows of a unit (default: by size and cores)")
+    parser.add_argument("--unit-rows", type=number(Positive), help="rows per unit (default: by size and cores)")
     parser.add_argument(
         "--max-dead-share",
         type=number(Share),
         default=0.05,
-        help="proportion of dead letters above which the exit status is 1 (default 0.05)",
+        help="fraction of rows in the dead-letter table above which the exit status is 1 (default 0.05)",
     )
     parser.add_argument(
         "--ocr-engine",
         choices=("onnxruntime", "openvino"),
         default="onnxruntime",
-        help="what reads the images: openvino (package openvino) is faster where the processor has bf16; another "
-        "engine reads all images again (default onnxruntime)",
+        help="OCR engine: openvino (package openvino) is faster if the processor has bf16; a change reads all images "
+        "again (default onnxruntime)",
     )
     columns = parser.add_argument_group("columns of the manifest (default: found by name)")
     for role in COLUMNS:
@@ -188,15 +189,15 @@ def command_parser(prog: str, description: str) -> Parser:
     columns.add_argument(
         "--format",
         metavar="NAME",
-        help=f"how the manifests are written: {', '.join(FORMATS)}, or one of your own",
+        help=f"format of the manifests: {', '.join(FORMATS)}, or one of your own",
     )
     columns.add_argument(
         "--images-root",
         metavar="FOLDER",
-        help="what image paths are relative to, and below which images are read, as they are below the manifest's "
-        "folder (default: that folder alone)",
+        help="folder that image paths are relative to; images are read below it and below the manifest's folder "
+        "(default: the latter only)",
     )
-    columns.add_argument("--delimiter", help="what separates the fields of CSV files (default: comma)")
+    columns.add_argument("--delimiter", help="separator of the fields of CSV files (default: comma)")
     columns.add_argument("--columns", help="names of the columns of TSV or CSV files without header, comma-separated")
     _add_score(parser)
     _add_download(parser)
@@ -209,10 +210,10 @@ def add_where(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=number(Workforce), help="units at a time (default: all cores, or a cluster's slots)"
     )
-    parser.add_argument("--shard", help="i/n: do every n-th unit, i from 0; a run without it finishes")
+    parser.add_argument("--shard", help="i/n: process every n-th unit, i from 0; the last one completes the output")
     portable = parser.add_argument_group(
         "workers of prism, dask and flink",
-        "Beam's own options are taken by their names: --flink_master=host:8081, ...",
+        "Beam's own options are accepted too: --flink_master=host:8081, ...",
     )
     portable.add_argument("--worker-python", metavar="FILE", help="Python with Beam and the libraries (this one)")
     portable.add_argument(
@@ -223,19 +224,17 @@ def add_where(parser: argparse.ArgumentParser) -> None:
         type=number(Positive),
         default=START_SECONDS,
         metavar="SECONDS",
-        help="end a job of which no worker has begun by then, or on dask when there was none for so long (default "
-        f"{START_SECONDS})",
+        help=f"end a job after so long without a worker (default {START_SECONDS})",
     )
     portable.add_argument(
         "--dask-scheduler",
         metavar="ADDRESS",
-        help="of dask: tcp://host:8786, or the scheduler's file (default: DASK_SCHEDULER_ADDRESS, or that of `make "
-        "dask-up`)",
+        help="scheduler: tcp://host:8786 or its file (default: DASK_SCHEDULER_ADDRESS, or that of `make dask-up`)",
     )
 
 
 def _add_score(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("scores: how alike image and caption are, where a model is named")
+    group = parser.add_argument_group("scores: similarity of image and caption, if a model is named")
     group.add_argument(
         "--score-model",
         metavar="NAME",
@@ -245,25 +244,25 @@ def _add_score(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_download(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("download of images, where a manifest has urls and no images")
+    group = parser.add_argument_group("download of images, if a manifest has urls but no images")
     known = DownloadSettings()
     for name, kind, what in (
         ("threads", int, "requests at a time in each worker"),
-        ("timeout", float, "seconds of an attempt, from name to last byte"),
-        ("retries", int, "further attempts where the failure may pass"),
-        ("max-bytes", int, "most bytes of an image"),
+        ("timeout", float, "seconds per attempt, from name lookup to last byte"),
+        ("retries", int, "further attempts after temporary failures"),
+        ("max-bytes", int, "largest size of an image, in bytes"),
         ("image-size", int, "longest side of stored images, in pixels"),
-        ("user-agent", str, "how servers know you; add an address where they can reach you"),
+        ("user-agent", str, "name sent to servers; add a contact address"),
     ):
         default = getattr(known, name.replace("-", "_"))
         group.add_argument(f"--download-{name}", type=kind, metavar="X", help=f"{what} (default: {default})")
     group.add_argument(
         "--download-allow",
         metavar="ADDRESS:PORT,...",
-        help="addresses or networks that may be asked though they are not public (default: none)",
+        help="non-public addresses or networks that downloads may contact (default: none)",
     )
     group.add_argument(
         "--download-ignore-opt-out",
         action="store_true",
-        help="take images whose server says noai, noindex ...; only where you have the right to",
+        help="download images despite noai, noindex, ... of their server; only if you have the right to",
     )

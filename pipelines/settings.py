@@ -61,7 +61,7 @@ class RunSettings:
     """Filters and their thresholds."""
     publisher: Publisher | None = None
     """Publishes the files in `output` when the run is complete; None: nothing is published."""
-    licence: str | None = None
+    license: str | None = None
     """License of the results, for their data set card; None: unknown."""
     stages: tuple[str, ...] = STAGES
     """Stages to run, of `STAGES`; a filter whose stage does not run rejects nothing. `download` applies only to

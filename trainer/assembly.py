@@ -155,7 +155,8 @@ def _pairs_per_rank(config: Config, ranks: Ranks) -> int:
     if config.model.batch_norm == "batch" and (ranks.world > 1 or config.schedule.micro_batches != 1):
         raise WrongUse(
             f"model.batch_norm is batch, with {ranks.world} ranks and schedule.micro_batches "
-            f"{config.schedule.micro_batches}: statistics would be of parts of a batch; use one process and one part"
+            f"{config.schedule.micro_batches}: statistics would cover only parts of a batch; use one process and "
+            "schedule.micro_batches=1"
         )
     if config.check.zero_shot and config.data.features:
         raise WrongUse(f"check.zero_shot {config.check.zero_shot} needs images; leave it out with data.features")

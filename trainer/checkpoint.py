@@ -124,7 +124,7 @@ class Checkpoints:
             raise CheckpointError(
                 f"the checkpoint of step {about.step} could not be written to this machine's disk on "
                 f"its way to {self.store}: {error}; make room on the disk or set data.cache_folder, "
-                "and run the same command to resume from the checkpoint before"
+                "and run the same command to resume from the previous checkpoint"
             ) from error
         self._uploads.submit(lambda: self._publish(about, lambda: staged))
 
@@ -138,8 +138,7 @@ class Checkpoints:
                 if again or not self._prune(about):
                     raise CheckpointError(
                         f"the checkpoint of step {about.step} could not be written to {self.store}: "
-                        f"{error}; make room there, and run the same command to resume from the "
-                        "checkpoint before"
+                        f"{error}; make room there, and run the same command to resume from the previous checkpoint"
                     ) from error
         self._prune()
 
@@ -205,9 +204,9 @@ class Checkpoints:
         damaged = [name for name in self.store.names(MANIFEST) if name.startswith(_DAMAGED)]
         if damaged:
             raise CheckpointError(
-                f"no checkpoint in {self.store} verifies, and {len(damaged)} were renamed as damaged "
-                f"({damaged[-1]} is the newest): put a copy of a good one there to resume from it; to "
-                "start from the beginning, take another WORKDIR or remove that folder"
+                f"no checkpoint in {self.store} is valid, and {len(damaged)} were renamed as damaged "
+                f"({damaged[-1]} is the newest): put a copy of a good one there to resume from it; to start over, "
+                "take another WORKDIR or remove that folder"
             )
         return None
 

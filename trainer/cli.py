@@ -27,9 +27,9 @@ def _parser(prog: str, defaults: Mapping[str, str]) -> argparse.ArgumentParser:
     parser.add_argument(
         "--workdir",
         required="workdir" not in defaults,
-        help="folder, or URL, for everything that is written; again the same: go on",
+        help="folder or URL of the results; give the same one to resume",
     )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="on top of the configuration: loss.beta=0.5")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="override settings, as in loss.beta=0.5")
     parser.set_defaults(**defaults)
     return parser
 
@@ -61,5 +61,5 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
         run,
         wrong_use=(BadConfig,),
         failed=(TrainingError, LeaseLost),
-        stopped="stopped at once; the same command goes on from the last checkpoint",
+        stopped="stopped at once; run the same command to resume from the last checkpoint",
     )

@@ -334,7 +334,7 @@ class Config:
         object.__setattr__(self, "loss", loss_of(self.loss))
         if self.loss.biased and self.model.bias is None:
             raise ValueError(
-                f"loss.name {self.loss.name} learns a bias of the logits: say where it starts, model.bias=-10, with "
+                f"loss.name {self.loss.name} learns a logit bias: set its start, model.bias=-10, with "
                 "model.temperature=0.1"
             )
         if self.model.bias is not None and not self.loss.biased:

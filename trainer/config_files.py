@@ -90,7 +90,7 @@ def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
     if not parent_path.is_file() and parent in config_names():  # one that comes with the trainer
         parent_path = SHELF.path(parent)
     if not parent_path.is_file():
-        raise BadConfig(f"{path} extends {parent!r}, but there is no file {parent_path}")
+        raise BadConfig(f"{path} extends {parent!r}, but {parent_path} does not exist")
     if parent_path.resolve() in (chain := (*below, path.resolve())):  # a cycle
         raise BadConfig(f"{path} extends itself, by way of {parent_path}")
     return merged(_read(parent_path, chain), values)

@@ -63,7 +63,9 @@ def export(
             (temporary / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
             (temporary / CARD).write_text(card, encoding="utf-8")
     except CANNOT_WRITE as error:
-        raise CannotExport(f"{folder} could not be written: {error}; make room there, and run the same") from error
+        raise CannotExport(
+            f"{folder} could not be written: {error}; make room there, and run the same command again"
+        ) from error
     return folder
 
 

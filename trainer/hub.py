@@ -39,14 +39,14 @@ def push(folder: Path | str, target: str, *, private: bool = False) -> str:
     """
     address = parse_address(target)
     if address is None or address.kind != "model" or address.revision or address.path:
-        raise WrongUse(f"{target!r} is no hf://owner/name")
+        raise WrongUse(f"{target!r} is not hf://owner/name")
     with on_disk(str(folder)) as here:
         missing = [name for name in (WEIGHTS, DESCRIPTION, CARD) if not (here / name).is_file()]
         if missing:
-            raise WrongUse(f"{folder} is no exported model, {missing[0]} is missing; name the folder WORKDIR/export")
+            raise WrongUse(f"{folder} is not an exported model ({missing[0]} is missing); name WORKDIR/export")
         token = os.environ.get("HF_TOKEN")
         if not token:
-            raise WrongUse("HF_TOKEN is not set: put a token there that may write to the repository")
+            raise WrongUse("HF_TOKEN is not set; set it to a token with write access to the repository")
         from huggingface_hub import CommitOperationAdd, HfApi
 
         api = HfApi(token=token, endpoint=os.environ.get("HF_ENDPOINT"))
@@ -61,7 +61,7 @@ def push(folder: Path | str, target: str, *, private: bool = False) -> str:
         except Exception as error:  # errors of the hub's client and its HTTP library have no common base class
             raise CannotPush(
                 f"{target} at {api.endpoint} cannot be written: {type(error).__name__}: {str(error).splitlines()[0]}; "
-                f"the model stays in {folder}, the same command tries again"
+                f"the model is kept in {folder}. Run the same command to try again"
             ) from error
     return str(done.commit_url)
 
@@ -71,9 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(
         prog="python -m open_diht.trainer.hub", description="Publish an exported model on the Hugging Face hub."
     )
-    parser.add_argument("folder", help="WORKDIR/export, or its URL, or what python -m open_diht.trainer.released wrote")
+    parser.add_argument("folder", help="WORKDIR/export, its URL, or the output of python -m open_diht.trainer.released")
     parser.add_argument("target", help="hf://owner/name")
-    parser.add_argument("--private", action="store_true", help="where the repository is made: not for everybody")
+    parser.add_argument("--private", action="store_true", help="create the repository as private")
 
     def run() -> int:
         options = parser.parse_args(arguments)

@@ -63,7 +63,7 @@ def open_pairs(
 def resolved(config: Config) -> tuple[Config, str]:
     """Return the configuration with `concepts.path` auto replaced by paths, and a line that reports it."""
     path = config.concepts.path
-    line = f"concept targets: {path}" if path else "no concept distillation asked for"
+    line = f"concept targets: {path}" if path else "concept distillation is not requested"
     if path == "auto":
         folders = [f"{place.rstrip('/')}/concepts" for place in config.data.places]
         path = ",".join(folders) if all(store_at(folder).exists("targets") for folder in folders) else ""
@@ -89,6 +89,6 @@ def concept_targets(config: Config) -> list[ConceptTargets]:
         missing = [name for name in config.concepts.weights if name not in each.heads]
         if missing:
             raise ConceptMismatch(
-                f"concepts asks for {', '.join(missing)}; {path} has {', '.join(each.heads) or 'no heads'}"
+                f"concepts needs {', '.join(missing)}; {path} has {', '.join(each.heads) or 'no heads'}"
             )
     return targets

@@ -162,15 +162,15 @@ class _Run:
             self.parts.total_steps, self.config.schedule.batch_size, self.step, full_speed=self.parts.full_speed
         )
 
-    def _restore(self, found: Checkpoint | None) -> None:
-        step = self.ranks.share(found.step if found else None)
+    def _restore(self, checkpoint: Checkpoint | None) -> None:
+        step = self.ranks.share(checkpoint.step if checkpoint else None)
         if step is not None:
-            found = found or self.checkpoints.load(step)
-            for text in take_over(found, self.parts, self.data, str(self.workdir)):
+            checkpoint = checkpoint or self.checkpoints.load(step)
+            for text in take_over(checkpoint, self.parts, self.data, str(self.workdir)):
                 self.say(text)
-            self.step = self.saved = found.step
-            if found.training.get("parent") is not None:
-                self.parent = Parent(**found.training["parent"])
+            self.step = self.saved = checkpoint.step
+            if checkpoint.training.get("parent") is not None:
+                self.parent = Parent(**checkpoint.training["parent"])
         elif self.config.branch.path:
             self.parent = adopt(self.config.branch.path, self.parts, self.ranks)
             self.step = self.parent.samples // self.config.schedule.batch_size
@@ -196,7 +196,7 @@ class _Run:
             stopped = self._epoch(self.step // self.batches, self.step % self.batches)
         if stopped:
             self._save()
-            self.say(f"stopped after step {self.step:,} of {total:,}; the same command goes on from there")
+            self.say(f"stopped after step {self.step:,} of {total:,}; run the same command to resume")
             return self._outcome(finished=False)
         return self._finish()
 
@@ -260,18 +260,18 @@ class _Run:
         self.log.write("step", self.step, self._samples(), {**plain_values, **speed, **counts})
 
     def _check(self) -> dict[str, Share]:
-        with remedy(lambda: "a check needs more memory than there is: lower check.batch_size"):
-            found = checks.measure(self.parts, self.say)
-        if found and self.log is not None:
-            for text in checks.lines(found):
+        with remedy(lambda: "a check needs more memory than available: lower check.batch_size"):
+            measures = checks.measure(self.parts, self.say)
+        if measures and self.log is not None:
+            for text in checks.lines(measures):
                 self.say(f"step {self.step:,}: {text}")
-            self.log.write("check", self.step, self._samples(), checks.values(found))
-        return found
+            self.log.write("check", self.step, self._samples(), checks.values(measures))
+        return measures
 
     def _evaluate(self) -> None:
         """Run the tasks of the evaluation on the current weights."""
         folder, name = self.workdir.folder / "tasks", name_of(self.step)
-        found = evaluate(
+        evaluation = evaluate(
             self.config.check.tasks,
             self._export(folder / "model") if self.ranks.first else folder / "model",
             folder / name,
@@ -279,16 +279,16 @@ class _Run:
             ranks=self.ranks,
             asked_to_stop=lambda: self.wish.asked,
         )
-        if found is None or self.log is None:
+        if evaluation is None or self.log is None:
             return
         self.workdir.publish(f"tasks/{name}", last=RESULTS)
-        for text in found.lines:
+        for text in evaluation.lines:
             self.say(f"step {self.step:,}: {text}")
-        if found.failed:
-            event = {"event": "tasks_failed", "why": found.failed}
+        if evaluation.failed:
+            event = {"event": "tasks_failed", "why": evaluation.failed}
             self.log.write("event", self.step, self._samples(), event)
         else:
-            self.log.write("check", self.step, self._samples(), found.values)
+            self.log.write("check", self.step, self._samples(), evaluation.values)
 
     def _save(self) -> None:
         loader = self.parts.loader

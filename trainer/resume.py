@@ -112,7 +112,7 @@ def as_begun(config: Config, begun: Mapping[str, Any], same_ranks: bool, workdir
     changed = [name for name in differences(_with_defaults(begun), plain(config)) if not name.startswith(MAY_CHANGE)]
     if changed:
         raise WrongUse(
-            f"{workdir} holds a run with another {', '.join(changed)}; give it the same, or start in another WORKDIR"
+            f"{workdir} holds a run with another {', '.join(changed)}; use the same values, or another WORKDIR"
         )
     return config
 
@@ -142,7 +142,7 @@ def take_over(found: Checkpoint, parts: Parts, data: str, workdir: str) -> list[
     """
     state = found.training
     if state["data"] != data:
-        raise WrongUse(f"the data are not those that the run in {workdir} began with; start in another WORKDIR")
+        raise WrongUse(f"the data changed since the run in {workdir} began; use the same data, or another WORKDIR")
     parts.student.clip.load_state_dict(found.model)
     parts.student.heads.load_state_dict(state["heads"])
     parts.stepper.optimizer.load_state_dict(state["optimizer"])
@@ -153,7 +153,7 @@ def take_over(found: Checkpoint, parts: Parts, data: str, workdir: str) -> list[
     if parts.ranks.first:  # the counts are totals over all ranks
         epoch, batch = divmod(found.step, parts.loader.batches_per_epoch)
         parts.loader.take_over(state["read"], epoch, state["lost"] if batch else 0)
-    text = f"going on after step {found.step:,} of {parts.total_steps:,}"
+    text = f"resuming after step {found.step:,} of {parts.total_steps:,}"
     if state["world"] != parts.ranks.world:
         text += f" (saved by {state['world']} ranks, now {parts.ranks.world}: not bit-equal to a run with as many)"
     return [text, *left_out(parts)]
@@ -167,9 +167,9 @@ def left_out(parts: Parts) -> list[str]:
         return []
     samples, of = sum(shard.samples for shard in gone), sum(shard.samples for shard in shards)
     return [
-        f"data.skip leaves out {len(gone):,} shards with {samples:,} of {of:,} samples ({samples / of:.2%}): others of "
-        "the shards after them stand in, all other samples come when they would have come; not bit-equal to a run that "
-        "still has these shards, but to one that left them out at the same step"
+        f"data.skip leaves out {len(gone):,} shards with {samples:,} of {of:,} samples ({samples / of:.2%}): samples "
+        "of later shards replace them, and all other samples keep their places; the run is bit-equal only to one "
+        "that skips these shards at the same step"
     ]
 
 
@@ -197,7 +197,7 @@ def adopt(path: str, parts: Parts, ranks: Ranks) -> Parent:
     batch = parts.config.schedule.batch_size
     if found.samples % batch:
         raise WrongUse(
-            f"the parent has seen {found.samples:,} samples, which is no number of batches of schedule.batch_size "
+            f"the parent has seen {found.samples:,} samples, which is not a multiple of schedule.batch_size "
             f"{batch:,}: take another batch size"
         )
     if found.samples >= parts.total_samples:
@@ -239,9 +239,9 @@ def _load(module: nn.Module, found: Mapping[str, Tensor], what: str) -> None:
     if shapes != wanted:
         name = sorted(set(shapes.items()) ^ set(wanted.items()))[0][0]  # the first difference, for the message
         raise WrongUse(
-            f"the parent has other {what} than this run: {name} is {shapes.get(name, 'not there')}, "
+            f"the parent's {what} differ from this run's: {name} is {shapes.get(name, 'not there')}, "
             f"not {wanted.get(name, 'there')}; a branch keeps model and concept heads (model.warm_start takes weights "
-            "of another form, without the optimiser)"
+            "of another form, without the optimizer)"
         )
     module.load_state_dict(dict(found))
 

@@ -187,9 +187,9 @@ class Stepper:
 
     def _too_large(self, pairs: int) -> str:
         return (
-            f"a step needs more memory than there is, with {pairs:,} pairs on each rank and schedule.micro_batches "
+            f"a step needs more memory than available, with {pairs:,} pairs on each rank and schedule.micro_batches "
             f"{self._parts}: set schedule.micro_batches={min(pairs, 2 * self._parts)}, or lower schedule.batch_size; "
-            "the same command goes on from the last checkpoint"
+            "run the same command to resume from the last checkpoint"
         )
 
     def _read(self, loss: BatchLoss, gradient: Tensor, scale: Tensor) -> tuple[float, float, dict[str, float]]:
@@ -213,6 +213,6 @@ class Stepper:
         if self.skipped.in_a_row >= self.config.run.max_nonfinite:
             raise Diverged(
                 f"{self.skipped.in_a_row} steps in a row had a loss or gradient that is not finite (run.max_nonfinite)"
-                "; the last good checkpoint is kept: go on from it with a lower optimizer.learning_rate, or with "
-                "optimizer.max_gradient_norm=1, in a new WORKDIR with model.warm_start"
+                "; the last good checkpoint is kept: continue from it in a new WORKDIR (model.warm_start), with a "
+                "lower optimizer.learning_rate or with optimizer.max_gradient_norm=1"
             )

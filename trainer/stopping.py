@@ -43,8 +43,8 @@ def stop_wish(first: bool = True) -> Iterator[StopWish]:
     def note(number: int, frame: FrameType | None) -> None:
         if wish.signal is None and first:
             answer = (
-                f"\n{signal.Signals(number).name}: stop request received; the current step is finished, with a check "
-                "that is due, and a checkpoint is saved; Ctrl-C again stops at once without saving\n"
+                f"\n{signal.Signals(number).name}: stop request received; finishing the current step and any check "
+                "that is due, and saving a checkpoint; Ctrl-C again stops at once without saving\n"
             )
             with suppress(OSError):  # stderr is closed
                 os.write(2, answer.encode())  # print may be what the signal interrupted

@@ -89,7 +89,7 @@ def find_weights(place: str, key: str) -> Path:
     if path.is_file():
         return path
     if not path.is_dir():
-        raise BadWeights(f"{key}: there is no file or folder {place}")
+        raise BadWeights(f"{key}: {place} does not exist")
     found = sorted(file for file in path.rglob("*") if file.suffix in ENDINGS)
     named = [file for file in found if file.name.startswith("open_clip")]  # these take precedence
     found = named or found
@@ -114,7 +114,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         state = load_state_dict(str(path), weights_only=True)
     except _UNREADABLE as error:
         said = " ".join(str(error).split())[:400] or "it ends too early"
-        raise BadWeights(f"{path} is not a file of weights: {type(error).__name__}: {said}") from error
+        raise BadWeights(f"{path} is not a weights file: {type(error).__name__}: {said}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise BadWeights(f"{path} holds more than weights by name")
     return state

@@ -64,8 +64,8 @@ class Workdir:
         foreign = sorted(names & {CONFIG, EXPORT})
         if foreign and LOG not in names:
             raise WrongUse(
-                f"{self} holds {foreign[0]} but no {LOG}: no run here has written it, and this run would "
-                "overwrite it; take another WORKDIR, or move it away"
+                f"{self} holds {foreign[0]} but no {LOG}: this program did not write it, and a run would overwrite "
+                "it; take another WORKDIR, or move it away"
             )
 
     def restore(self) -> None:
@@ -165,7 +165,7 @@ def opened(
         return
     if url.startswith("memory://"):
         raise WrongUse(
-            f"WORKDIR {url} is this process's memory, and the model would be lost with it; take a "
+            f"WORKDIR {url} is in this process's memory, and the model would be lost with it; take a "
             "folder, or an address such as s3://bucket/folder"
         )
     store = FsspecStore(url)

@@ -35,13 +35,15 @@ def main() -> int:
 def parser() -> argparse.ArgumentParser:
     """Return the parser of this script's options."""
     found = argparse.ArgumentParser(description="Filter on Dask workers that Slurm starts.", allow_abbrev=False)
-    found.add_argument("--jobs", type=int, required=True, help="jobs of workers")
-    found.add_argument("--cores", type=int, required=True, help="cores of a job, each with a worker process")
-    found.add_argument("--memory", required=True, help="of a job: 2 GB a core, of which OCR takes half")
-    found.add_argument("--time", default="24:00:00", help="of a job (24:00:00)")
+    found.add_argument("--jobs", type=int, required=True, help="number of jobs")
+    found.add_argument("--cores", type=int, required=True, help="cores per job, each with a worker process")
+    found.add_argument("--memory", required=True, help="memory of a job: 2 GB per core, of which OCR takes half")
+    found.add_argument("--time", default="24:00:00", help="time limit of a job (24:00:00)")
     found.add_argument("--queue", help="partition (the cluster's default)")
     found.add_argument("--account")
-    found.add_argument("--interface", help="network interface that the nodes share, as ib0 (that of the host name)")
+    found.add_argument(
+        "--interface", help="network interface that the nodes share, such as ib0 (that of the host name)"
+    )
     found.add_argument("run", nargs="+", help="options of python -m open_diht.pipelines, after --")
     return found
 

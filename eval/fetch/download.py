@@ -63,10 +63,10 @@ def download(url: str, path: Path, digest: str | None = None, transfer: Callable
     try:
         folder.mkdir(parents=True)
         arrived = transfer(folder) if transfer else _from_url(url, path, folder)
-        if digest is not None and (found := digest_of(arrived, digest.partition(":")[0])) != digest:
+        if digest is not None and (found := named_digest(arrived, digest.partition(":")[0])) != digest:
             raise FetchFailed(
-                f"{url}: {found} arrived and {digest} is expected; nothing was kept. Run the same command again; if it "
-                "stays so, the file was changed at its source"
+                f"{url}: expected {digest}, got {found}; nothing was kept. Run the same command again; if it fails "
+                "again, the file changed at its source"
             )
         # Flush before renaming: after a crash, a complete name must not have partial content.
         sync(arrived)
@@ -81,8 +81,8 @@ def _from_url(url: str, path: Path, folder: Path) -> Path:
         kind = answer.headers.get("Content-Type", "")
         if answer.ok and not answer.is_redirect and kind.startswith("text/html"):  # Google Drive does this
             raise FetchFailed(
-                f"{url} gives a web page instead of the file: too many have asked for it, or it was moved. Save it "
-                f"with a browser as {path} and run the same command again"
+                f"{url} returns a web page instead of the file (too many requests, or it was moved). Save it with a "
+                f"browser as {path} and run the same command again"
             )
 
     source = pooch.create(folder, "", registry={path.name: None}, urls={path.name: url}, retry_if_failed=RETRIES)
@@ -98,14 +98,14 @@ def size_of(url: str) -> int | None:
     try:
         answer = requests.head(url, headers=PLAIN, allow_redirects=True, timeout=WAIT_S)
     except requests.RequestException as error:
-        raise FetchFailed(f"{url} could not be asked for its size ({_line(error)})") from None
+        raise FetchFailed(f"the size of {url} could not be read ({_line(error)})") from None
     _refuse_status(url, answer)
     return int(answer.headers["Content-Length"]) if answer.ok and "Content-Length" in answer.headers else None
 
 
 def _refuse_status(url: str, answer: requests.Response) -> None:
     if answer.status_code in (401, 403, 404):
-        what = "does not exist" if answer.status_code == 404 else "is not open to all"
+        what = "does not exist" if answer.status_code == 404 else "is not public"
         raise FetchFailed(f"{url} {what} ({answer.status_code})")
 
 
@@ -113,7 +113,7 @@ def _line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def digest_of(path: Path, algorithm: str) -> str:
+def named_digest(path: Path, algorithm: str) -> str:
     """Return `algorithm:hex` of a file.
 
     Args:
@@ -162,13 +162,14 @@ class Fetcher:
         Raises:
             FetchFailed: A file cannot be downloaded. If the disk is too small, no download starts.
         """
-        missing = [one for one in remotes if not one.path.exists()]
+        missing = [remote for remote in remotes if not remote.path.exists()]
         if not missing:
             return not self.sizes_only
         # Ask for unknown sizes first, because the disk is checked for all files at once.
-        missing = [replace(one, size=size_of(one.url)) if one.size is None else one for one in missing]
-        total, free, files = sum(one.size or 0 for one in missing), _free(self.root), counted(len(missing), "file")
-        unknown = sum(one.size is None for one in missing)
+        missing = [replace(remote, size=size_of(remote.url)) if remote.size is None else remote for remote in missing]
+        total, free = sum(remote.size or 0 for remote in missing), _free(self.root)
+        files = counted(len(missing), "file")
+        unknown = sum(remote.size is None for remote in missing)
         more = f" and {unknown} whose server states no size" if unknown else ""
         self.say(f"{what}: {files}, {_bytes(total)}{more}, into {self.root} ({_bytes(free)} free)")
         if self.sizes_only:
@@ -178,23 +179,23 @@ class Fetcher:
                 f"{what}: {_bytes(total)} to fetch, {_bytes(free)} free in {self.root}; name another --data"
             )
         unchecked = 0
-        for number, one in enumerate(missing, start=1):
-            name = str(one.path.relative_to(self.root) if one.path.is_relative_to(self.root) else one.path)
+        for number, remote in enumerate(missing, start=1):
+            name = str(remote.path.relative_to(self.root) if remote.path.is_relative_to(self.root) else remote.path)
             # A hash recorded at the first download checks a later one, where the source publishes none.
-            known = self._sums.get(name)
-            unchecked += one.digest is None and known is None
-            download(one.url, one.path, one.digest or known, one.transfer)
-            self._record(what, name, known, digest_of(one.path, "sha256"))
+            recorded = self._sums.get(name)
+            unchecked += remote.digest is None and recorded is None
+            download(remote.url, remote.path, remote.digest or recorded, remote.transfer)
+            self._record(what, name, recorded, named_digest(remote.path, "sha256"))
             if number < len(missing) and number % max(1, len(missing) // LINES) == 0:
                 self.say(f"{what}: {number} of {files}")
         kept = f"; no hash is published for {unchecked}, kept in {SUMS} to compare with later" if unchecked else ""
         self.say(f"{what}: {files} fetched, {len(missing) - unchecked} checked by hash{kept}")
         return True
 
-    def _record(self, what: str, name: str, known: str | None, found: str) -> None:
-        if known not in (None, found):
-            self.say(f"{what}: {name} is another file than when it was first fetched; so is its published hash")
-        self._sums[name] = found
+    def _record(self, what: str, name: str, recorded: str | None, now: str) -> None:
+        if recorded not in (None, now):
+            self.say(f"{what}: {name} differs from the first download, and so does its published hash")
+        self._sums[name] = now
         lines = [f"{digest.removeprefix('sha256:')}  {file}\n" for file, digest in sorted(self._sums.items())]
         publish_bytes(self.root / SUMS, "".join(lines).encode())
 

@@ -22,7 +22,7 @@ DRIVE = "https://drive.usercontent.google.com/download?export=download&confirm=t
 
 
 @dataclass(frozen=True, kw_only=True)
-class Listed:
+class FileEntry:
     """An entry of `fetch.files`."""
 
     file: str
@@ -78,63 +78,65 @@ def fetch_files(name: str, entries: Sequence[Any], fetcher: Fetcher) -> None:
         FetchFailed: A download failed.
     """
     try:
-        listed: tuple[Listed, ...] = converted(tuple[Listed, ...], list(entries), "fetch.files")
+        listed: tuple[FileEntry, ...] = converted(tuple[FileEntry, ...], list(entries), "fetch.files")
     except BadValue as error:
         raise WrongUse(f"task {name}: {error}") from None
-    missing = [one for one in listed if not all((fetcher.root / target).exists() for target in one.targets)]
+    missing = [entry for entry in listed if not all((fetcher.root / target).exists() for target in entry.targets)]
     if not missing:
-        fetcher.say(f"{name}: at hand in {fetcher.root}")
+        fetcher.say(f"{name}: already in {fetcher.root}")
         return
     # List each data set of the hub once.
-    hubs = {hub: HubSet(hub) for hub in dict.fromkeys(one.hub for one in missing) if hub}
-    single = [one for one in missing if not one.many]
-    remotes = [_remote(one, hubs, fetcher.root) for one in single]
+    hubs = {hub: HubSet(hub) for hub in dict.fromkeys(entry.hub for entry in missing) if hub}
+    single = [entry for entry in missing if not entry.many]
+    remotes = [_remote(entry, hubs, fetcher.root) for entry in single]
     if fetcher.get(name, remotes):
-        for one, remote in zip(single, remotes, strict=True):
-            if one.unpack:
-                unpack(remote.path, {inside: fetcher.root / target for inside, target in one.unpack.items()})
+        for entry, remote in zip(single, remotes, strict=True):
+            if entry.unpack:
+                unpack(remote.path, {inside: fetcher.root / target for inside, target in entry.unpack.items()})
                 remote.path.unlink()
-    for one in missing:
-        if one.many:
-            _fetch_folder(name, one, hubs, fetcher)
+    for entry in missing:
+        if entry.many:
+            _fetch_folder(name, entry, hubs, fetcher)
     if not fetcher.sizes_only:
         fetcher.say(f"{name}: in {fetcher.root}")
 
 
-def _fetch_folder(name: str, one: Listed, hubs: Mapping[str, HubSet], fetcher: Fetcher) -> None:
+def _fetch_folder(name: str, entry: FileEntry, hubs: Mapping[str, HubSet], fetcher: Fetcher) -> None:
     """Download all files of an entry that is a folder.
 
     Files are collected below ARCHIVES; the folder appears when it is complete.
     """
-    target = fetcher.root / (one.to or one.rows)
-    building = fetcher.root / ARCHIVES / (one.to or one.rows)
-    if one.hub:
+    target = fetcher.root / (entry.to or entry.rows)
+    building = fetcher.root / ARCHIVES / (entry.to or entry.rows)
+    if entry.hub:
         remotes = [
-            hubs[one.hub].remote(file, below(building, file.removeprefix(one.file)))
-            for file in hubs[one.hub].files
-            if file.startswith(one.file)
+            hubs[entry.hub].remote(file, below(building, file.removeprefix(entry.file)))
+            for file in hubs[entry.hub].files
+            if file.startswith(entry.file)
         ]
-    elif not (fetcher.root / one.each).is_file():
-        fetcher.say(f"{name}: and the files that {one.each} names, about {(one.size or 0) / 1e3:.0f} kB each")
+    elif not (fetcher.root / entry.each).is_file():
+        fetcher.say(f"{name}: and the files that {entry.each} names, about {(entry.size or 0) / 1e3:.0f} kB each")
         return
     else:
-        names = (fetcher.root / one.each).read_text(encoding="utf-8").split()
+        names = (fetcher.root / entry.each).read_text(encoding="utf-8").split()
         # A name that is listed twice is fetched once.
-        addresses = {found: one.file.format(*found.split("_"), name=found) for found in dict.fromkeys(names)}
-        remotes = [Remote(url=url, path=below(building, found), size=one.size) for found, url in addresses.items()]
+        addresses = {key: entry.file.format(*key.split("_"), name=key) for key in dict.fromkeys(names)}
+        remotes = [Remote(url=url, path=below(building, key), size=entry.size) for key, url in addresses.items()]
     if not remotes:
-        raise FetchFailed(f"{name}: there are no files in {one.file} of {one.hub or one.each}")
+        raise FetchFailed(f"{name}: there are no files in {entry.file} of {entry.hub or entry.each}")
     if fetcher.get(name, remotes):
         target.parent.mkdir(parents=True, exist_ok=True)
-        if one.rows:
+        if entry.rows:
             write_rows([remote.path for remote in remotes], target)
             shutil.rmtree(building)
         else:
             building.replace(target)
 
 
-def _remote(one: Listed, hubs: Mapping[str, HubSet], root: Path) -> Remote:
-    path = root / (one.to or f"{ARCHIVES}/{one.file.rpartition('/')[2]}")
-    if one.hub:
-        return hubs[one.hub].remote(one.file, path)
-    return Remote(url=f"{DRIVE}{one.drive}" if one.drive else one.file, path=path, size=one.size, digest=one.digest)
+def _remote(entry: FileEntry, hubs: Mapping[str, HubSet], root: Path) -> Remote:
+    path = root / (entry.to or f"{ARCHIVES}/{entry.file.rpartition('/')[2]}")
+    if entry.hub:
+        return hubs[entry.hub].remote(entry.file, path)
+    return Remote(
+        url=f"{DRIVE}{entry.drive}" if entry.drive else entry.file, path=path, size=entry.size, digest=entry.digest
+    )

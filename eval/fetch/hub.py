@@ -64,8 +64,8 @@ class HubSet:
             yield
         except RepositoryNotFoundError:  # raised for gated sets too
             raise FetchFailed(
-                f"{self.name}{file}: the hub has no such data set that is open to all; where it has terms, accept them "
-                "on its page and set HF_TOKEN"
+                f"{self.name}{file}: the hub has no such public data set; if it has terms, accept them on its page "
+                "and set HF_TOKEN"
             ) from None
         except Exception as error:  # errors of the client, its transports and the disk have no common base class
             said = (str(error).strip().splitlines() or [""])[0]
@@ -92,7 +92,7 @@ def fetch_webdataset(name: str, splits: Sequence[str], folder: Path, fetcher: Fe
     wanted = [split for split in splits if not (folder / split / "nshards.txt").exists()]
     for split in splits:
         if split not in wanted:
-            fetcher.say(f"{name}, {split}: at hand in {folder}")
+            fetcher.say(f"{name}, {split}: already in {folder}")
     if not wanted:
         return
     hub = HubSet(name)

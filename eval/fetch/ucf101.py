@@ -51,7 +51,7 @@ def fetch_ucf101(folder: Path, fetcher: Fetcher, videos: Path | None = None) -> 
     splits = [split for split in LIST_OF if split == "test" or not fetcher.zero_shot]
     missing = [split for split in splits if not (folder / split).is_dir()]
     if not missing:
-        fetcher.say(f"UCF101: at hand in {folder}")
+        fetcher.say(f"UCF101: already in {folder}")
         return
     av = None if fetcher.sizes_only else _pyav()  # before gigabytes are downloaded in vain
     if videos is not None:
@@ -129,7 +129,7 @@ def middle_frame(av: Any, path: Path) -> Image.Image:
         with av.open(str(path)) as video:
             frame = next(itertools.islice(video.decode(video=0), count // 2, None), None)
     except (av.error.FFmpegError, IndexError) as error:
-        raise FetchFailed(f"{path} is no video ({error})") from None
+        raise FetchFailed(f"{path} is not a video ({error})") from None
     if frame is None:
         raise FetchFailed(f"{path} has no frames")
     image: Image.Image = frame.to_image()

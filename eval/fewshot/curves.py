@@ -21,7 +21,7 @@ from open_diht.eval import estimates
 from open_diht.eval.fewshot.methods import METHODS, Fitted, fitted_together
 from open_diht.eval.fewshot.predictions import Predictions
 from open_diht.eval.fewshot.selection import Support
-from open_diht.eval.fewshot.shots import Shots, draw_shots
+from open_diht.eval.fewshot.shots import DrawnShots, draw_shots
 from open_diht.eval.metrics.classification import lowest_best
 from open_diht.eval.statistics import FEWEST, Estimate, crossed_interval
 
@@ -86,7 +86,7 @@ class Encoded:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
+class Hyperparameters:
     """The hyperparameters that one method chose for one support set."""
 
     method: str
@@ -121,7 +121,7 @@ class FewShotResult:
 
     settings: FewShotSettings
     points: tuple[CurvePoint, ...]
-    choices: tuple[Choice, ...]
+    choices: tuple[Hyperparameters, ...]
     shots: Mapping[int, tuple[tuple[str, ...], ...]]
     """Keys of each class in order, by seed; the k shots are the first k."""
     short_classes: Mapping[int, tuple[int, ...]]
@@ -263,7 +263,7 @@ def run(
 
 def predict_curves(
     encoded: Encoded, settings: FewShotSettings, group: Ranks | None
-) -> tuple[dict[int, Shots], tuple[Choice, ...], dict[Cell, NDArray[np.int64]]]:
+) -> tuple[dict[int, DrawnShots], tuple[Hyperparameters, ...], dict[Cell, NDArray[np.int64]]]:
     """Return shots by seed, choices, and test predictions of every cell, all without test labels.
 
     Args:
@@ -277,7 +277,7 @@ def predict_curves(
     """
     group = group or Ranks()
     test = _tensor(encoded.test, settings.device)
-    _check_normalised(test, "test")
+    _check_normalized(test, "test")
     weight = _tensor(encoded.classifier, settings.device).T.contiguous()
     labels = np.asarray(encoded.train_labels)
     train = torch.as_tensor(encoded.train)
@@ -291,11 +291,11 @@ def predict_curves(
     # The most shots first, so that the work left at the end is short.
     parts = fitted_together(settings.methods)
     work = list(itertools.product(sorted(settings.shots, reverse=True), parts, settings.seeds))
-    found: dict[Cell, tuple[Choice, NDArray[np.int64]]] = {}
+    found: dict[Cell, tuple[Hyperparameters, NDArray[np.int64]]] = {}
     for k, methods, seed in (work[place] for place in group.part(len(work))):
         rows = draws[seed].indices(k)
         features = _tensor(train[rows], settings.device)
-        _check_normalised(features, "training")
+        _check_normalized(features, "training")
         support = Support(
             features,
             torch.as_tensor(labels[rows], dtype=torch.int64, device=settings.device),
@@ -314,9 +314,9 @@ def predict_curves(
     return draws, tuple(found[cell][0] for cell in cells), {cell: found[cell][1] for cell in cells}
 
 
-def _choice(method: str, k: int, seed: int, fitted: Fitted) -> Choice:
+def _choice(method: str, k: int, seed: int, fitted: Fitted) -> Hyperparameters:
     chosen = {name: value if np.isfinite(value) else str(value) for name, value in fitted.chosen.items()}
-    return Choice(
+    return Hyperparameters(
         method=method,
         shots=k,
         seed=seed,
@@ -359,10 +359,10 @@ def _tensor(values: ArrayLike | Tensor, device: str) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.to(torch.float32)
 
 
-def _check_normalised(features: Tensor, which: str) -> None:
+def _check_normalized(features: Tensor, which: str) -> None:
     lengths = features.norm(dim=1)
     worst = int((lengths - 1).abs().argmax()) if len(features) else 0
     if len(features) and not abs(lengths[worst].item() - 1) < 1e-3:
         raise ValueError(
-            f"{which} feature {worst} has length {lengths[worst].item():.4g}: few-shot expects L2-normalised features"
+            f"{which} feature {worst} has length {lengths[worst].item():.4g}: few-shot expects L2-normalized features"
         )

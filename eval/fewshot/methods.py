@@ -129,11 +129,11 @@ def ridge(support: Support) -> Fitted:
     # A constant feature has no deviation; avoid dividing by 0.
     deviation = deviation.clamp(min=1e-6)
 
-    def standardised(features: Tensor) -> Tensor:
+    def standardized(features: Tensor) -> Tensor:
         scaled = (features - mean) / deviation
         return torch.cat([scaled, torch.ones_like(scaled[:, :1])], dim=1).double()
 
-    x = standardised(support.features)
+    x = standardized(support.features)
     # One-versus-all targets.
     targets = -torch.ones(len(x), len(support.classifier), dtype=x.dtype, device=x.device)
     targets[torch.arange(len(x), device=x.device), support.labels] = 1.0
@@ -142,7 +142,7 @@ def ridge(support: Support) -> Fitted:
         weight = x.T @ torch.linalg.solve(_loaded(x @ x.T), targets)
     else:
         weight = torch.linalg.solve(_loaded(x.T @ x), x.T @ targets)
-    return Fitted(lambda features: standardised(features) @ weight, {"l2": RIDGE_L2}, FIXED)
+    return Fitted(lambda features: standardized(features) @ weight, {"l2": RIDGE_L2}, FIXED)
 
 
 METHODS: dict[str, Callable[[Support], Fitted]] = {

@@ -26,7 +26,7 @@ class ShotsMissing(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Shots:
+class DrawnShots:
     """The samples of every class in the order in which they become shots, up to the largest k."""
 
     seed: int
@@ -48,7 +48,7 @@ class Shots:
         return [number for number, order in enumerate(self.by_class) if len(order) < k]
 
 
-def draw_shots(keys: Sequence[str], labels: ArrayLike, n_classes: int, k: int, seed: int) -> Shots:
+def draw_shots(keys: Sequence[str], labels: ArrayLike, n_classes: int, k: int, seed: int) -> DrawnShots:
     """Draw up to k shots of each class.
 
     Args:
@@ -78,4 +78,4 @@ def draw_shots(keys: Sequence[str], labels: ArrayLike, n_classes: int, k: int, s
     if empty:
         raise ShotsMissing(empty)
     by_class = tuple(tuple(index for _, index in sorted(found)[:k]) for found in members)
-    return Shots(seed, by_class, tuple(tuple(keys[index] for index in order) for order in by_class))
+    return DrawnShots(seed, by_class, tuple(tuple(keys[index] for index in order) for order in by_class))

@@ -11,7 +11,7 @@ _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _ARTICLES = {"a", "an", "the"}
 
 
-def normalised(answer: str) -> str:
+def normalized(answer: str) -> str:
     """Return an answer in the form that is compared.
 
     It is in lower case, without articles and punctuation, with digits for words up to ten. The
@@ -47,8 +47,8 @@ def soft_accuracy(answer: str, annotators: Sequence[str]) -> float:
     """
     if not annotators:
         raise ValueError("a question without annotators cannot be scored")
-    wanted = normalised(answer)
-    n, matching = len(annotators), sum(normalised(given) == wanted for given in annotators)
+    wanted = normalized(answer)
+    n, matching = len(annotators), sum(normalized(given) == wanted for given in annotators)
     if n == 1:
         return float(matching)
     # The left-out annotator either matches or does not; weight both cases by their numbers.

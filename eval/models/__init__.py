@@ -73,17 +73,17 @@ def load_model(
         raise WrongUse("the model has no name; name a folder, an architecture of open_clip, or reference")
     if word == REFERENCE:
         if pretrained or precision != "fp32":
-            raise WrongUse("reference has weights and a precision (fp32) of its own: no --pretrained, no --precision")
+            raise WrongUse("reference has its own weights and precision (fp32); leave out --pretrained and --precision")
         return ReferenceModel(data / REFERENCE, device)
     for folder in (Path(word), Path(word) / "export"):
         if (folder / CONFIG).is_file():
             if pretrained:
-                raise WrongUse(f"folder {word} has weights of its own; --pretrained goes with an architecture's name")
+                raise WrongUse(f"folder {word} has its own weights; use --pretrained only with an architecture's name")
             return load_folder(folder, device, precision)
     if "://" in word:
         raise WrongUse(f"model {word} is in a store, and an evaluation fetches nothing: name a copy of it on a disk")
     if Path(word).is_dir():
-        raise WrongUse(f"folder {word} has no {CONFIG}, nor has its export/: it holds no exported model")
+        raise WrongUse(f"folder {word} is not an exported model: neither it nor its export/ has {CONFIG}")
     if Path(word).is_file():
         raise WrongUse(f"model {word} is a file: name its architecture, and the file with --pretrained")
     released = _released_names()
@@ -112,14 +112,15 @@ def _weights_file(word: str, pretrained: str | None, data: Path) -> Path:
         raise WrongUse(f"weights {pretrained} are a folder; name the file in it")
     # A path or a file name cannot be a tag.
     if path.name != pretrained or path.suffix in (*NAMES, ".pt", ".ckpt", ".npz"):
-        raise WrongUse(f"there is no file of weights {pretrained}")
+        raise WrongUse(f"the weights file {pretrained} does not exist")
     fetched = data / "weights" / word / pretrained
     files = sorted(path for path in fetched.rglob("*") if path.suffix in (".safetensors", ".bin", ".pt"))
     if files:
         return files[0]
     raise WrongUse(
-        f"weights {pretrained!r} are no file, and no tag in {fetched.parent}; an evaluation downloads nothing: "
-        f"`python -m open_diht.eval.fetch --weights {word}:{pretrained}` does, where open_clip knows the tag"
+        f"weights {pretrained!r} are neither a file nor a tag in {fetched.parent}, and an evaluation downloads "
+        f"nothing; fetch them by `python -m open_diht.eval.fetch --weights {word}:{pretrained}`, if open_clip knows "
+        "the tag"
     )
 
 

@@ -83,7 +83,7 @@ def _without_tf32() -> Iterator[None]:
 def _unit(features: torch.Tensor, what: str) -> np.ndarray:
     features = features.detach().to(device="cpu", dtype=torch.float32)
     if not bool(torch.isfinite(features).all()):
-        raise ModelError(f"{what} gives features that are no finite numbers; the weights may be damaged")
+        raise ModelError(f"{what} gives features that are not finite numbers; the weights may be damaged")
     # A zero vector stays zero: its score with everything is equal, which is chance, where 0/0 would be NaN.
     return torch.nn.functional.normalize(features, dim=-1).numpy()
 

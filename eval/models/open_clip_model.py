@@ -14,7 +14,7 @@ from open_diht.eval.errors import ModelError
 from open_diht.eval.hashes import sha256_of
 from open_diht.eval.models.model import Model, weights_hash
 from open_diht.eval.models.short_texts import can_shorten, encode_short
-from open_diht.eval.models.weights import NOT_LOADED, check_folder, check_positions, reason
+from open_diht.eval.models.weights import NOT_LOADED, check_exported, check_positions, reason
 
 Precision = Literal["fp32", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
@@ -105,7 +105,7 @@ def _in_words(model: torch.nn.Module) -> dict[str, Any]:
 
     given = open_clip.get_model_preprocess_cfg(model)
     settings = PreprocessCfg(**{key: value for key, value in given.items() if hasattr(PreprocessCfg, key)})
-    crop = {"shortest": "centre crop", "longest": "padded", "squash": "none: squashed to a square"}
+    crop = {"shortest": "center crop", "longest": "padded", "squash": "none: squashed to a square"}
     size = settings.size if isinstance(settings.size, int) else list(settings.size)
     return {
         "size": size,
@@ -129,7 +129,7 @@ def load_folder(folder: Path, device: str, precision: Precision) -> OpenClipMode
     Raises:
         ModelError: It cannot be loaded.
     """
-    check_folder(folder)
+    check_exported(folder)
     return _load(str(folder), f"local-dir:{folder.resolve()}", None, device, precision)
 
 

@@ -31,7 +31,7 @@ class ReferenceModel(Model):
             "resize": "shortest edge to 256",
             "interpolation": "bicubic",
             "antialias": "as PIL",
-            "crop": "centre crop",
+            "crop": "center crop",
             "mean": [127 / 255] * 3,
             "std": [128 / 255] * 3,
         }

@@ -41,11 +41,11 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {words}"[:400] if words else type(error).__name__
 
 
-def check_folder(folder: Path) -> None:
+def check_exported(folder: Path) -> None:
     """Raise `ModelError` where an exported folder has no weights, or an invalid file of them."""
     found = [path for path in folder.iterdir() if path.suffix in NAMES and path.is_file()]
     if not found:
-        raise ModelError(f"folder {folder} has a configuration and no weights ({', '.join(NAMES)}); export it again")
+        raise ModelError(f"folder {folder} has a configuration but no weights ({', '.join(NAMES)}); export it again")
     for path in found:
         shapes_of(path)
 
@@ -64,7 +64,7 @@ def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
                 return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except NOT_LOADED as error:
-        raise ModelError(f"{path} is damaged, or no file of weights ({reason(error)})") from None
+        raise ModelError(f"{path} is damaged, or not a weights file ({reason(error)})") from None
     # Training checkpoints have the weights under `state_dict`.
     state = found.get("state_dict", found) if isinstance(found, Mapping) else found
     if not isinstance(state, Mapping) or not any(isinstance(value, torch.Tensor) for value in state.values()):

@@ -53,7 +53,7 @@ def averages(tasks: Sequence[TaskRows], folder: Path) -> list[AverageRow]:
         tasks: The tasks.
         folder: The folder of the results; items are read from `folder`/items.
     """
-    found = []
+    rows = []
     for kind in dict.fromkeys(task.kind for task in tasks):
         of_kind = [task for task in tasks if task.kind == kind]
         measured = [task for task in of_kind if not task.missing]
@@ -61,8 +61,8 @@ def averages(tasks: Sequence[TaskRows], folder: Path) -> list[AverageRow]:
             continue
         value = sum(task.main["value"] for task in measured) / len(measured)
         low, high = _interval(_average(measured, folder))
-        found.append(AverageRow(kind, len(measured), len(of_kind) - len(measured), value, low, high))
-    return found
+        rows.append(AverageRow(kind, len(measured), len(of_kind) - len(measured), value, low, high))
+    return rows
 
 
 def across(tasks: Sequence[TaskRows], folder: Path) -> list[Across]:
@@ -72,17 +72,17 @@ def across(tasks: Sequence[TaskRows], folder: Path) -> list[Across]:
         tasks: The tasks of a run.
         folder: The folder of the results; items are read from `folder`/items.
     """
-    found = []
+    rows = []
     for one in effective_robustness({task.task: task.main for task in tasks}):
         beyond = "; ImageNet accuracy beyond that of these models" if one.beyond else ""
         how = (
             f"models trained on ImageNet alone: {100 * one.expected:.1f}, \u00b1 {100 * one.spread:.1f} points{beyond}"
         )
-        found.append(
+        rows.append(
             Across(name=one.task, metric="effective robustness", value=one.value, low=one.low, high=one.high, how=how)
         )
     averaged = (_of_suite(load_suite(name), tasks, folder) for name in suite_names())
-    return found + [one for one in averaged if one is not None]
+    return rows + [one for one in averaged if one is not None]
 
 
 def _of_suite(suite: Suite, tasks: Sequence[TaskRows], folder: Path) -> Across | None:
@@ -122,5 +122,5 @@ def _average(tasks: Sequence[TaskRows], folder: Path) -> Averaged | None:
     return average(found)
 
 
-def _interval(found: Averaged | None) -> Interval | tuple[None, None]:
-    return (None if found is None else found.interval()) or (None, None)
+def _interval(averaged: Averaged | None) -> Interval | tuple[None, None]:
+    return (None if averaged is None else averaged.interval()) or (None, None)

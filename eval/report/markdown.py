@@ -47,7 +47,7 @@ def render_markdown(
     published = [line for task in tasks for line in _references(task)]
     published += [line for table in tables for line in _few_shot_references(table)]
     if published:
-        lines += ["## Published numbers beside ours", "", *published, ""]
+        lines += ["## Published numbers compared with ours", "", *published, ""]
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -9,23 +9,24 @@ from open_diht.common.html import plain
 from open_diht.eval.results import cautions
 
 CAUTION = (
-    "An interval says how far the number could be off because these test items were drawn and not others. It does not "
-    "hold what training again with another seed would change (about 0.2 points on ImageNet, according to DataComp), "
-    "nor what another prompt, split or preprocessing would: these are in the protocol of each number."
+    "An interval covers only the choice of the test items. It excludes what training with another seed would change "
+    "(about 0.2 points on ImageNet, according to DataComp) and what another prompt, split or preprocessing would "
+    "change; each number's protocol states these."
 )
 AVERAGES = (
-    "Averages are plain, over the measured tasks of a kind; tasks whose data is not at hand are not counted. They "
+    "Averages are plain, over the measured tasks of a kind; tasks without data are not counted. They "
     "depend on the selection of tasks: compare single data sets with published ones, averages over the same tasks only."
 )
 ACROSS = (
-    "Effective robustness is what a model is ahead of models trained on ImageNet alone, at its ImageNet accuracy, in "
-    "points (curves of eval/robustness.yaml, taken as known); ahead by less than their spread is not ahead. An average "
-    "of a suite is plain, over the tasks that it names."
+    "Effective robustness is a model's lead in points over models that were trained on ImageNet alone and have its "
+    "ImageNet accuracy (curves of eval/robustness.yaml, taken as known); a lead within their spread does not count. A "
+    "suite's average is the plain mean over the tasks that it names."
 )
 FEW_SHOT = (
     "Shots are drawn by a hash of seed and key, nested over k. Radius, penalty and temperatures are chosen by "
-    "cross-validation on the shots themselves (support_cv), or fixed where a class has one shot; test labels have no "
-    "say. Points are means over seeds, bars one standard deviation; pointing at a number shows its interval over test "
+    "cross-validation on the shots themselves (support_cv), or fixed where a class has one shot; test labels are "
+    "never used. Points are means over seeds, bars one standard deviation; pointing at a number shows its interval "
+    "over test "
     "images and draws of the shots."
 )
 
@@ -41,13 +42,13 @@ def shots_said(record: Mapping[str, Any], short: Mapping[int, int]) -> str:
     if "also_test" in support:
         found = support["also_test"]
         parts.append(
-            "Whether shots are also test images is not known: they are not stored alike, or not one by one."
+            "It is unknown whether shots are also test images: they are stored differently, or not one by one."
             if found is None
             else f"Shots that are also test images, byte for byte: {found:,} of {support['drawn']:,}."
         )
     if short:
         counts = ", ".join(f"{count:,} at k = {k}" for k, count in short.items())
-        parts.append(f"Classes that have fewer images than shots, and give all they have: {counts}.")
+        parts.append(f"Classes with fewer images than shots use all they have: {counts}.")
     if said := cautions(record):
         parts.append(f"Caution: {said}.")
     return " ".join(parts)

@@ -72,7 +72,7 @@ def _suite(path: Path) -> Suite:
                 raise WrongUse(f"two tasks are named {name!r}")
         for name in (one for part in suite.average for one in ([part] if isinstance(part, str) else part)):
             if name not in names:
-                raise WrongUse(f"average names {name!r}, which is none of its tasks")
+                raise WrongUse(f"average names {name!r}, which is not one of its tasks")
         return suite
 
 
@@ -106,7 +106,7 @@ def _check(task: Task) -> None:
         raise WrongUse("no sources")
     for source in (*task.sources, *task.support):
         if ".." in Path(source.path).parts:
-            raise WrongUse(f"path {source.path!r} leads out of the data folder; write it as an absolute one")
+            raise WrongUse(f"path {source.path!r} leaves the data folder; write it as an absolute path")
     for sources in (task.sources, task.support):
         if len({(one.layout, one.path) for one in sources}) != len(sources):
             raise WrongUse("two sources have the same layout and path")

@@ -31,7 +31,7 @@ def task_page(task: Task, suites: Sequence[Suite]) -> str:
         "kind": f"{kind.heading} (`{task.kind}`)" + (f", {task.direction}" if task.direction else ""),
         "metric": f"`{task.metric}`, of {', '.join(f'`{one}`' for one in kind.metrics)}",
         "published": task.paper,
-        "licence": task.licence,
+        "license": task.license,
         "size": _size(task),
         "split": ", ".join(dict.fromkeys(source.split for source in task.sources)),
         "read from": "; ".join(_place(source) for source in task.sources),
@@ -46,7 +46,7 @@ def task_page(task: Task, suites: Sequence[Suite]) -> str:
     lines = [f"# {task.title}", "", f"`{task.name}`", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {_cell(said)} |" for name, said in facts.items() if said]
     if task.note or task.caution:
-        caution = f"Beside the number stands: {task.caution}." if task.caution else ""
+        caution = f"Reported next to the number: {task.caution}." if task.caution else ""
         lines += ["", "## Traps", "", *(_cell(text) for text in (task.note, caution) if text)]
     lines += ["", "## Measure it", "", "```bash"]
     # Data in the repository needs no download.
@@ -60,11 +60,11 @@ def suite_tables() -> Iterator[str]:
     """Yield lines of a heading and a table for each suite, with a link to the page of each task."""
     for name in suite_names():
         suite = load_suite(name)
-        yield from (f"## {name}", "", _cell(suite.about), "", "| task | data | kind | metric | items | licence |")
+        yield from (f"## {name}", "", _cell(suite.about), "", "| task | data | kind | metric | items | license |")
         yield "|---|---|---|---|--:|---|"
         for task in suite.tasks:
             items = "" if task.items is None else f"{task.items:,}"
-            cells = (task.title, KINDS[task.kind].heading, f"`{task.metric}`", items, task.licence)
+            cells = (task.title, KINDS[task.kind].heading, f"`{task.metric}`", items, task.license)
             yield f"| [{task.name}]({task.name}.md) | {' | '.join(_cell(one) for one in cells)} |"
         yield ""
 
@@ -93,7 +93,7 @@ def _texts(value: str | tuple[str, ...]) -> str:
     else:
         more = f", and {len(value) - _LISTED} more" if len(value) > _LISTED else ""
         listed = ", ".join(f'"{one}"' for one in value[:_LISTED]) + more
-    return f"{listed}; the data set's own where it is a webdataset that has some"
+    return f"{listed}; the data set's own if it is a webdataset with its own"
 
 
 def _captions(task: Task) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from open_diht.filters.captions.graph import CaptionGraph, build_graph, is_action_candidate
-from open_diht.filters.captions.normalise import normalise
+from open_diht.filters.captions.normalize import normalize
 from open_diht.filters.captions.parse import CaptionParser, Parse, model_provenance
 from open_diht.filters.captions.verifier import Odds, Verifier, load_verifier, weights_fingerprint
 
@@ -108,7 +108,7 @@ class CaptionAnnotator:
 
     def _annotate(self, captions: Sequence[str]) -> pa.Table:
         distinct = list(dict.fromkeys(captions))  # keeps the order
-        texts = [normalise(caption) for caption in distinct]
+        texts = [normalize(caption) for caption in distinct]
         parses = self._parser.parse_where(may_state_an_action, texts) if self._lean else self._parser.parse(texts)
         graphs = [None if parse is None else build_graph(parse) for parse in parses]
         table = table_of(distinct, texts, graphs, self._verifier)

@@ -39,7 +39,7 @@ class _MaxoutNorm:
     def __init__(self, layer: Model):
         nodes = {node.name: node for node in layer.walk()}
         if not nodes.keys() >= {"maxout", "layernorm"}:
-            raise UnsupportedModel(f"{layer.name}: expected a maxout layer and its normalisation")
+            raise UnsupportedModel(f"{layer.name}: expected a maxout layer and its normalization")
         weights: Floats = nodes["maxout"].get_param("W")  # (out, pieces, in)
         bias: Floats = nodes["maxout"].get_param("b")  # (out, pieces)
         self.width, self.pieces = weights.shape[0], weights.shape[1]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from open_diht.filters.captions.graph import build_graph
-from open_diht.filters.captions.normalise import normalise
+from open_diht.filters.captions.normalize import normalize
 from open_diht.filters.captions.parse import CaptionParser
 from open_diht.filters.captions.verifier import Evidence, load_verifier
 
@@ -67,7 +67,7 @@ def _parser() -> CaptionParser:
 
 def explain(caption: str) -> Explanation:
     """Parse a caption and return the verifier's evidence, with the names of features in plain words."""
-    graph = build_graph(_parser().parse([normalise(caption)])[0])
+    graph = build_graph(_parser().parse([normalize(caption)])[0])
     found = load_verifier().evidence(graph, caption)
     return Explanation(*(tuple(_in_words(one) for one in part) for part in found))
 

@@ -31,7 +31,7 @@ from open_diht.filters.captions.graph import (
     subject_of,
 )
 from open_diht.filters.captions.lexicon import VerbRating, first_names, verb_rating
-from open_diht.filters.captions.normalise import is_title_case
+from open_diht.filters.captions.normalize import is_title_case
 from open_diht.filters.captions.words import ACTOR, PERSON, UNKNOWN, UNRATED, known_word
 
 T = TypeVar("T")

@@ -15,7 +15,7 @@ class NoCaption(CaptionFilter):
     """Rows without a caption."""
 
     reason = "no_caption"
-    explanation = "The row has no caption, or one of blanks only: there is nothing to judge."
+    explanation = "The row has no caption, or only blanks."
     needs_annotations = False
 
     def rejects(self, captions: CaptionEvidence) -> Bools:
@@ -41,8 +41,8 @@ class Complexity(CaptionFilter):
 
     reason = "complexity"
     explanation = (
-        "No object in the caption has enough said about it. The complexity of an object is the number of its "
-        "attributes, actions and relations; that of a caption is the highest among its objects."
+        "No object in the caption is described in enough detail. An object's complexity is the number of its "
+        "attributes, actions and relations; a caption's complexity is the highest among its objects."
     )
     min_complexity: int = 1
 
@@ -56,7 +56,7 @@ class Action(CaptionFilter):
 
     reason = "action"
     explanation = (
-        "The caption states too few actions that the preset counts: it has no verb, or only words that look like "
+        "The caption has too few actions that the preset accepts: it has no verb, or only words that look like "
         "verbs, as in product names (struck through in the graph)."
     )
     min_actions: int = 1

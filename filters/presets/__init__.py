@@ -151,7 +151,7 @@ def _check_reasons(preset: Preset) -> None:
     reasons = {CLIP_SCORE, NEG_CLIP_LOSS, NOT_SCORED, *(other.reason for other in others)}
     for one in preset.columns:
         if one.reason in reasons:
-            raise BadValue(f"columns.{one.reason}: {one.reason} is a reason of the program; rename the column")
+            raise BadValue(f"columns.{one.reason}: {one.reason} is a built-in reason; rename the column")
 
 
 def preset_names() -> list[str]:
@@ -176,8 +176,8 @@ def build_preset(name: str, content: Mapping[str, Any]) -> Preset:
         if section not in _SECTIONS:
             known = (*_SECTIONS, *registered_filters())
             raise BadValue(
-                f"unknown key {section}{nearest(str(section), known)}; known: {', '.join(known)}. That of a filter of "
-                "your own is known where its module is named with --plugin"
+                f"unknown key {section}{nearest(str(section), known)}; known: {', '.join(known)}. For a filter of "
+                "your own, name its module with --plugin"
             )
     columns = conditions_of(content.get("columns", {}))
     preset = build(Preset, shipped, name=name, columns=columns, filters=filters)

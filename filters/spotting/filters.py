@@ -29,8 +29,8 @@ class TextSpotting(ImageFilter):
 
     reason = "text_spotting"
     explanation = (
-        "Text that can be read in the image repeats part of the caption. A model would learn to read there, not to "
-        "see. The repeated part is marked in the caption."
+        "Text that can be read in the image repeats part of the caption. A model would learn to read it rather than "
+        "to see. The repeated part is marked in the caption."
     )
     min_chars: int = 5
 

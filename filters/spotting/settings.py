@@ -116,4 +116,4 @@ class SpotterSettings:
     def __post_init__(self) -> None:
         check_fields(self)
         if self.precision == "bf16" and self.engine != "openvino":
-            raise BadValue(f"precision is 'bf16', and engine {self.engine} computes in f32; choose auto or f32")
+            raise BadValue(f"precision is 'bf16', but engine {self.engine} computes in f32; choose auto or f32")

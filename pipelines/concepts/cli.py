@@ -30,10 +30,10 @@ from open_diht.pipelines.store.storage import store_path
 def _parser(prog: str, defaults: Mapping[str, str]) -> Parser:
     parser = Parser(
         prog=prog,
-        description="Vocabularies, labels and teacher features for concept distillation.",
+        description="Make vocabularies, labels and teacher features for concept distillation.",
     )
     parser.add_argument("--data", required="data" not in defaults, help="output folder of `make filter`, or its URL")
-    parser.add_argument("--output", help="folder or URL for everything that is written (default: DATA/concepts)")
+    parser.add_argument("--output", help="folder or URL of the results (default: DATA/concepts)")
     parser.add_argument(
         "--teacher",
         default=DEFAULT,
@@ -42,16 +42,17 @@ def _parser(prog: str, defaults: Mapping[str, str]) -> Parser:
     )
     parser.add_argument(
         "--weights",
-        help="file of the teacher's weights, which you fetch yourself; mind their licence: those of swag-vit-h14 are "
+        help="file of the teacher's weights, which you download yourself; mind their license: those of swag-vit-h14 "
+        "are "
         "CC-BY-NC-4.0",
     )
     parser.add_argument(
         "--min-count",
         type=number(Positive),
-        help="rows that must name a concept (default 100; rows / 50 on small corpora)",
+        help="rows that a concept needs to enter the vocabulary (default 100; rows / 50 on small corpora)",
     )
     parser.add_argument(
-        "--max-size", type=number(Positive), default=10_000, help="most concepts of a head (default 10,000)"
+        "--max-size", type=number(Positive), default=10_000, help="largest vocabulary of a head (default 10,000)"
     )
     add_device_options(parser, "teacher", batch="--batch-size")
     add_where(parser)
@@ -59,7 +60,7 @@ def _parser(prog: str, defaults: Mapping[str, str]) -> Parser:
         "--max-bad-share",
         type=float,
         default=0.05,
-        help="proportion of bad images above which the exit status is 1 (0.05)",
+        help="fraction of bad images above which the exit status is 1 (0.05)",
     )
     parser.set_defaults(**defaults)
     return parser

@@ -86,7 +86,7 @@ def extracted(images: Sequence[Any], teacher: LoadedTeacher) -> Features:
         elif np.isfinite(row).all():
             rows[place] = row
         else:
-            bad[place] = Bad(NOT_FINITE, "a feature is no number, or above 65,504")
+            bad[place] = Bad(NOT_FINITE, "a feature is not a number, or is above 65,504")
     return Features(rows, bad)
 
 
@@ -115,11 +115,11 @@ def _found(images: list[Any], teacher: LoadedTeacher) -> list[npt.NDArray[np.flo
 
 def _failed(teacher: LoadedTeacher, error: Exception) -> TeacherFailed:
     remedy = (
-        "lower --batch-size, or --workers, each of which holds the teacher"
+        "lower --batch-size, or use fewer --workers (each loads the teacher)"
         if _lacks_memory(error)
-        else "it fails on each of these images alone, too"
+        else "it also fails on each of these images alone"
     )
-    return TeacherFailed(f"the teacher failed on {teacher.device}: {_in_words(error)}; {remedy}; what is done stays")
+    return TeacherFailed(f"the teacher failed on {teacher.device}: {_in_words(error)}; {remedy}. Finished work is kept")
 
 
 def _image(content: bytes | None) -> Image.Image:

@@ -88,8 +88,8 @@ def settle(layout: Layout, teacher: Teacher, asked: str, device: str, sees: npt.
     if before.shape == sees.shape and np.linalg.norm(before - sees) <= SAME * np.linalg.norm(before):
         return
     raise WrongUse(
-        f"teacher {teacher.name} computes other features here than those in {layout.root}: with {_listed(ours)}, which "
-        f"were made with {_listed(known)}. Install those, or choose another OUTPUT"
+        f"teacher {teacher.name} with {_listed(ours)} computes other features than those in {layout.root}, which were "
+        f"made with {_listed(known)}. Install those versions, or choose another OUTPUT"
     )
 
 

@@ -98,7 +98,7 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> in
     """
     for what, path in (("DATA", settings.data), ("OUTPUT", settings.output)):
         if in_memory(path):
-            raise WrongUse(f"{what} {path} is the memory of this process, which workers do not see; choose a folder")
+            raise WrongUse(f"{what} {path} is in the memory of this process, which workers do not see; choose a folder")
     kept = stamps(settings.data / "kept", ".parquet")
     if not kept:
         raise WrongUse(f"{settings.data}/kept: no *.parquet; DATA is the output folder of `make filter`")
@@ -131,7 +131,7 @@ def _check_output(layout: Layout) -> None:
     foreign = foreign_entry(layout, ["heads"]) or next(results, None)
     if foreign is not None:
         raise WrongUse(
-            f"{layout.root} holds {foreign}, which no run here has written, and which a run would write over; choose "
+            f"{layout.root} holds {foreign}, which this program did not write and a run would overwrite; choose "
             "another OUTPUT, or move it away"
         )
 
@@ -309,7 +309,7 @@ class _Run:
             )
         named = ", ".join(f"{head} {sum(r[head] for r in records) / max(rows, 1):.1%}" for head in vocabulary["heads"])
         note = f"; {without:,} have no annotations" if without else ""
-        self.say(f"labels: proportion of the {rows:,} samples with a concept: {named}{note}")
+        self.say(f"labels: fraction of the {rows:,} samples with a concept: {named}{note}")
         return True
 
     def _extract(self, units: Sequence[str]) -> bool:
@@ -348,7 +348,7 @@ class _Run:
                 **teacher.identity(),
                 "precision": self.extraction.precision,
                 "device": self.extraction.device,
-                "licence": teacher.licence,
+                "license": teacher.license,
             },
             "versions": teacher.versions(),
             "width": max(record["width"] for record in records.values()),
@@ -380,7 +380,7 @@ class _Run:
                 f"{self.layout.commits('features')}"
             )
         for what in broken:
-            self.say(f"error: features: {what}; what stands before the break is used")
+            self.say(f"error: features: {what}; the images before this point are used")
         if len(bad) > self.settings.max_bad_share * rows:
             self.say(f"error: more than the allowed {self.settings.max_bad_share:.1%}; see --max-bad-share")
             return False

@@ -28,17 +28,15 @@ def shard_entries(data: StorePath) -> dict[str, dict[str, Any]]:
     if not manifest or not manifest.get("shards"):
         if (Layout(data).indexes / "manifest.json").exists():
             raise WrongUse(
-                f"{data} names samples of tars that stay as they are (--export {INDEX}), and concepts are made of what "
-                f"new shards say of theirs: run `make filter` with --export {SHARDS}"
+                f"{data} has only an index of the input's tars (--export {INDEX}), and concepts need new shards; run "
+                f"`make filter` with --export {SHARDS}"
             )
         if manifest:
             raise WrongUse(
-                f"{data}/shards holds no image: `make filter` has kept no row that has one, as {data}/report.html "
-                "says; choose a preset that keeps more"
+                f"{data}/shards holds no image because `make filter` kept no row with one (see {data}/report.html); "
+                "choose a preset that keeps more"
             )
-        raise WrongUse(
-            f"{data}/shards/manifest.json: no shards; run `make filter` with images at hand and stage export"
-        )
+        raise WrongUse(f"{data}/shards/manifest.json: no shards; run `make filter` with images and stage export")
     return {entry["shard"].removesuffix(".tar"): entry for entry in manifest["shards"]}
 
 

@@ -44,14 +44,14 @@ class Teacher:
     """by_name, or in_order: the file has other tensor names, but the model's order."""
     preprocess: dict[str, Any] | None = None
     """resize (shorter side), crop, interpolation, mean, std; None: the library's preprocessing."""
-    licence: str = ""
+    license: str = ""
     """License of the weights, if known."""
 
     def identity(self) -> dict[str, str]:
         """Return what features depend on, except their precision. It excludes versions of
         libraries, because `identity.settle` checks whether they compute the same."""
         facts = asdict(self)
-        for name in ("weights", "licence"):
+        for name in ("weights", "license"):
             del facts[name]
         return {key: str(value) for key, value in facts.items()}
 
@@ -125,7 +125,7 @@ def find_teacher(name: str, weights: str | None = None) -> Teacher:
     whose = f"teacher {name}"
     if asked.library:
         if weights and asked.weights:
-            raise WrongUse(f"{whose} has its weights in its name, and others with --weights; name one of them")
+            raise WrongUse(f"{whose} names its weights, and --weights names others; give only one")
         if not (weights or asked.weights):
             raise WrongUse(f"{whose} needs its weights: name the file with --weights (nothing is downloaded)")
         check_installed(whose, ("torch", asked.library), "train")
@@ -149,7 +149,7 @@ def find_teacher(name: str, weights: str | None = None) -> Teacher:
         sha256=sha256,
         keys=entry["weights"].get("keys", "by_name"),
         preprocess=entry["preprocess"],
-        licence=entry["licence"],
+        license=entry["license"],
     )
 
 
@@ -159,8 +159,8 @@ def _weights_of(entry: dict[str, Any], weights: str | None) -> Path:
         return local_weights(whose, weights)
     if "package" not in source:
         raise WrongUse(
-            f"the weights of {whose} are not at hand, and nothing is downloaded: fetch {source['url']} and name the "
-            f"file with --weights (`make concepts WEIGHTS=file`). Licence: {entry['licence']}"
+            f"the weights of {whose} are missing, and nothing is downloaded: fetch {source['url']} and name the "
+            f"file with --weights (`make concepts WEIGHTS=file`). License: {entry['license']}"
         )
     return packaged_weights(whose, source["package"], source["file"], "train")
 
@@ -237,7 +237,7 @@ def _torchvision(teacher: Teacher) -> tuple[Any, Callable[[Any], Any]]:
     _fill(teacher, model)
     linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     if not linear:
-        raise WrongUse(f"torchvision model {teacher.model} ends in no linear layer: its features are not known")
+        raise WrongUse(f"torchvision model {teacher.model} does not end in a linear layer, so its features are unknown")
     model.set_submodule(linear[-1], torch.nn.Identity())  # drop the last linear layer
     return model, _prepared(teacher.preprocess) if teacher.preprocess else transform
 

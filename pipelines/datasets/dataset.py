@@ -13,7 +13,7 @@ from open_diht.pipelines.datasets.roles import ALIASES, ROLE_NAMES, Roles
 CaptionList = Literal["first", "refuse"]
 CAPTION_LISTS: tuple[str, ...] = get_args(CaptionList)
 READ_AS = ("format", "header", "columns", "delimiter", "caption_list", "images_root")
-"""The fields besides the roles that say how to read files. `Dataset.with_roles` accepts all of them."""
+"""The fields other than roles that define how to read files. `Dataset.with_roles` accepts all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Dataset:
     """Where the manifest is published, as text for people."""
     size: str
     """Rows and bytes of the manifest, as text for people; "unknown" if unknown."""
-    licence: str
+    license: str
     """License of the manifest, as text for people; "unknown" if unknown."""
     default_glob: str
     """Glob of the manifest files, relative to data/<name>/."""
@@ -55,7 +55,7 @@ class Dataset:
     needs: tuple[str, ...] = ("caption", "url")
     """Roles that a file must have. Available images (bytes, paths, tar members) replace `url`."""
     caption_list: CaptionList = "first"
-    """What to do if a caption is a list of texts: take the first, or refuse the file."""
+    """Treatment of captions that are lists of texts: take the first, or refuse the file."""
     swap_size: bool = False
     """Whether the columns named width and height hold each other's values (LAION)."""
     images_root: str | None = None
@@ -120,7 +120,7 @@ class Dataset:
             f"  data set  {self.title}",
             f"  where     {self.where}",
             f"  size      {self.size}",
-            f"  licence   {self.licence}",
+            f"  license   {self.license}",
             *([f"  more      {self.homepage}"] if self.homepage else []),
             *([f"  note      {self.notes}"] if self.notes else []),
             "",

@@ -93,7 +93,7 @@ def backend_of(options: argparse.Namespace, of_beam: Sequence[str], places: Sequ
         for option in ("worker_python", "boot_command"):
             if getattr(options, option):
                 raise WrongUse(
-                    f"--{option.replace('_', '-')} says how workers of prism, dask and flink start; leave it out with "
+                    f"--{option.replace('_', '-')} applies only to workers of prism, dask and flink; leave it out with "
                     f"--runner {backend.name}"
                 )
     if options.workers and isinstance(backend, Direct):
@@ -178,7 +178,7 @@ def settings_of(options: argparse.Namespace, of_beam: Sequence[str], arguments: 
         input=source,
         output=output,
         publisher=publisher,
-        licence=options.licence,
+        license=options.license,
         preset=load_preset(options.preset),
         stages=_stages(options.stages),
         score=_score(options),
@@ -199,7 +199,7 @@ def settings_of(options: argparse.Namespace, of_beam: Sequence[str], arguments: 
 def _score(options: argparse.Namespace) -> ScoreSettings | None:
     if options.score_model is None:
         if options.stages and NAME in _stages(options.stages):
-            raise WrongUse(f"--stages names {NAME}, and no model is named; name one with --score-model")
+            raise WrongUse(f"--stages includes {NAME}, but no model is given; pass --score-model NAME")
         return None
     return ScoreSettings(
         model=options.score_model,
@@ -225,18 +225,18 @@ def _publisher(options: argparse.Namespace) -> Publisher | None:
     if not asked.startswith(SCHEME):
         if options.work or options.private:
             option = "--work" if options.work else "--private"
-            raise WrongUse(f"{option} is for OUTPUT=hf://datasets/owner/name; elsewhere a run works in OUTPUT itself")
+            raise WrongUse(f"{option} applies only to OUTPUT=hf://datasets/owner/name; leave it out")
         return None
     target = parse_address(asked)
     if target is None or target.kind != "dataset" or target.path:
         raise WrongUse(
-            f"OUTPUT {asked!r} is no hf://datasets/owner/name[@branch]: results are published as a data set repository"
+            f"OUTPUT {asked!r} is not hf://datasets/owner/name[@branch]; results are published as a data set repository"
         )
     several = f"--shard {options.shard}" if options.shard else f"--runner {options.runner}"
     if (options.shard or options.runner not in _HERE) and not options.work:
         raise WrongUse(
-            f"{several} and OUTPUT={asked}: a hub is no place to work in together; name a folder, or an address such "
-            "as s3://bucket/folder, that all of the machines see: --work FOLDER"
+            f"{several} and OUTPUT={asked}: machines cannot share their work in a hub repository; pass --work FOLDER, "
+            "a folder or an address such as s3://bucket/folder that all of them see"
         )
     read = {address.repository for item in input_items(options.input or "") if (address := parse_address(item))}
     if target.repository in read:
@@ -270,8 +270,8 @@ def _default_input(dataset: Dataset) -> str:
     if not any(folder.glob(dataset.default_glob)):
         if dataset.name == "sample":
             raise WrongUse(
-                f"the sample is not in {folder}: it comes with the repository and not with the package (10 MB of "
-                "images under licences of their own); run in a checkout, or say --dataset and --input"
+                f"the sample is not in {folder}: it comes with the repository, not with the package (10 MB of images "
+                "under their own licenses); run in a checkout, or pass --dataset and --input"
             )
         raise WrongUse(dataset.missing_message(str(folder)))
     return str(folder / dataset.default_glob)
@@ -295,6 +295,6 @@ def shard_of(text: str | None) -> tuple[int, int] | None:
     first, _, second = text.partition("/")
     if first.isdecimal() and second.isdecimal() and len(text) < 20 and int(first) < int(second):
         if int(second) > MOST_SHARDS:
-            raise WrongUse(f"shard {text!r} is one of more than {MOST_SHARDS:,}; give at most so many")
+            raise WrongUse(f"shard {text!r} has too many shards; give at most {MOST_SHARDS:,}")
         return int(first), int(second)
     raise WrongUse(f"shard {text!r} is not i/n with 0 <= i < n, for example 0/4")

@@ -65,7 +65,7 @@ def _check_unit(layout: Layout, unit: str) -> tuple[int, Counter[str]]:
     if record["rows"] != kept + len(reasons) + dead:
         raise NotConserved(
             f"unit {unit}: {record['rows']} rows in, but kept {kept} + rejected {len(reasons)} + dead letters {dead}; "
-            f"remove {layout.commit('decide', unit)}, and the same command decides the unit again"
+            f"remove {layout.commit('decide', unit)}, and run the same command to decide the unit again"
         )
     return record["rows"], rejected
 
@@ -81,4 +81,6 @@ def _readable(read: Callable[[StorePath], _T], path: StorePath) -> _T:
     try:
         return read(path)
     except pa.ArrowInvalid as error:
-        raise NotConserved(f"{path} is damaged ({error}); remove it, and the same command makes it again") from error
+        raise NotConserved(
+            f"{path} is damaged ({error}); remove it, and run the same command to write it again"
+        ) from error

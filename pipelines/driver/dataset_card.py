@@ -24,7 +24,7 @@ from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.store.layout import CARD_MARK, KINDS, Layout
 from open_diht.pipelines.store.storage import StorePath, each, open_parts
 
-LICENCES = (
+LICENSES = (
     *("cc0-1.0", "cc-by-2.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-4.0"),
     *("cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-4.0", "odc-by", "odbl", "pddl", "apache-2.0", "mit"),
 )
@@ -38,12 +38,12 @@ _MEANING = {
     "uid": "128 bits in hex",
     "caption": "the caption, unchanged",
     "complexity": "most attributes, actions and relations counted on one object",
-    "actions": "what the caption states to be done",
-    "objects": "what it speaks of",
-    "attributes": "what it says of these",
+    "actions": "verbs that the caption states as actions",
+    "objects": "objects that it names",
+    "attributes": "attributes of these objects",
     "spotted": "text that was read in the image, with its score",
     "overlap": "length of the longest match between caption and text in the image",
-    "stage": "where the row was rejected",
+    "stage": "stage that rejected the row",
     "reason": "why",
 }
 
@@ -111,8 +111,8 @@ def render_card(funnel: FunnelRecord, settings: RunSettings, plan: Plan, configs
     dataset, dead, rows_in, rate = settings.dataset, funnel["dead_letter"], funnel["rows_in"], funnel["keep_rate"]
     source = dataset.title if dataset.homepage else _OWN
     title = f"{source}, filtered"
-    source_licence = None if dataset.licence in _NOT_STATED else dataset.licence
-    head = {"pretty_name": title, **_licence_head(settings.licence, source_licence), "tags": ["image-text", "diht"]}
+    source_license = None if dataset.license in _NOT_STATED else dataset.license
+    head = {"pretty_name": title, **_license_head(settings.license, source_license), "tags": ["image-text", "diht"]}
     steps = [("", "rows in", "", f"{rows_in:,}")]
     steps += [
         (
@@ -155,8 +155,8 @@ def render_card(funnel: FunnelRecord, settings: RunSettings, plan: Plan, configs
         _table(("", ""), provenance),
         f"Thresholds, preset {_text(settings.preset.name)}:",
         f"```yaml\n{_yaml(json.loads(json.dumps(preset))).strip()}\n```",
-        "## Licence",
-        _licence(settings.licence, source_licence, source),
+        "## License",
+        _license(settings.license, source_license, source),
     ]
     return f"---\n{_yaml(head | _configs_head(configs))}---\n\n" + "\n\n".join(body) + "\n"
 
@@ -194,23 +194,23 @@ def _configs_head(configs: Sequence[Config]) -> dict[str, Any]:
     return {"configs": files, **({"dataset_info": described} if described else {})}
 
 
-def _licence_head(licence: str | None, source: str | None) -> dict[str, str]:
-    if licence is None:
+def _license_head(license: str | None, source: str | None) -> dict[str, str]:
+    if license is None:
         return {"license": "other", "license_name": "as-the-source"} if source else {"license": "unknown"}
-    if licence.lower() in LICENCES:
-        return {"license": licence.lower()}
-    return {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", licence.lower()).strip("-.") or "other"}
+    if license.lower() in LICENSES:
+        return {"license": license.lower()}
+    return {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", license.lower()).strip("-.") or "other"}
 
 
-def _licence(licence: str | None, source: str | None, title: str) -> str:
-    if licence:
-        stated = f"{_text(licence)}, as its publisher says."
+def _license(license: str | None, source: str | None, title: str) -> str:
+    if license:
+        stated = f"{_text(license)}, according to its publisher."
     elif source:
         stated = "Its publisher has named no other than the source's."
     else:
-        stated = "Unknown: its publisher has not said."
+        stated = "Unknown: its publisher has not stated one."
     known = _text(source) if source else f"unknown: {_text(title)} states none"
-    return f"{stated} Licence of the source: {known}. Captions and images belong to their owners."
+    return f"{stated} License of the source: {known}. Captions and images belong to their owners."
 
 
 def features(schema: pa.Schema) -> list[dict[str, Any]] | None:

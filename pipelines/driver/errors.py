@@ -35,30 +35,29 @@ def errors_of(work: Work, funnel: FunnelRecord | None, settings: RunSettings) ->
     given_up = {paths[unit] for unit in work.set_aside}
     found = [
         f"{path} {what}: "
-        + ("none of its rows are in the results" if path in given_up else "the results are of what it held before")
-        + ". Put it back as it was, and the same command does its units again; for what it holds now choose another "
-        "OUTPUT"
+        + ("none of its rows are in the results" if path in given_up else "the results are from its earlier content")
+        + ". Restore it and run the same command to redo its units, or choose another OUTPUT for its new content"
         for path, what in work.changed.items()
     ]
     if failed := {unit: record for unit, record in work.set_aside.items() if paths[unit] not in work.changed}:
         unit, record = next(iter(failed.items()))
         last = record["tries"][-1]
         found.append(
-            f"failed and set aside: {counted(len(failed), 'unit')}, first {unit} in stage {record['stage']}, "
-            f"{counted(len(record['tries']), 'time')} ({last['error']}: {last['message']}); all about it: "
-            f"{work.layout.failed(record['stage'], record['unit'])}. The same command tries them again"
+            f"failed: {counted(len(failed), 'unit')}, first {unit} in stage {record['stage']}, "
+            f"{counted(len(record['tries']), 'time')} ({last['error']}: {last['message']}); details: "
+            f"{work.layout.failed(record['stage'], record['unit'])}. Run the same command to try again"
         )
     if funnel is None:
         return tuple(found)
     if unread := funnel["dead_letter"]["units"] - len(funnel["set_aside"]):
         found.append(
-            f"{unread:,} of the files and units could not be read to their end ({funnel['dead_letter']['first']}); "
-            "mend or leave out the file and choose another OUTPUT (all of them: dead_letter/)"
+            f"{unread:,} files or units could not be read completely ({funnel['dead_letter']['first']}); "
+            "repair or leave out the file and choose another OUTPUT (all are listed in dead_letter/)"
         )
     rows, most = funnel["dead_letter"]["rows"], settings.max_dead_share
     if (fraction := rows / funnel["rows_in"] if funnel["rows_in"] else 0.0) > most:
         found.append(
-            f"dead letters: {counted(rows, 'row')} ({fraction:.1%}), more than the allowed {most:.1%}; see "
+            f"dead-letter table: {counted(rows, 'row')} ({fraction:.1%}), more than the allowed {most:.1%}; see "
             "dead_letter/, or allow more with --max-dead-share"
         )
     if lost := _all_lost(work, funnel, settings):
@@ -66,8 +65,8 @@ def errors_of(work: Work, funnel: FunnelRecord | None, settings: RunSettings) ->
     return tuple(found)
 
 
-_ADDRESS = "where you trust the server, allow it with --download-allow ADDRESS:PORT"
-_NETWORK = "see whether this machine reaches the servers; downloads use no proxy"
+_ADDRESS = "if you trust the server, allow it with --download-allow ADDRESS:PORT"
+_NETWORK = "check that this machine reaches the servers; downloads use no proxy"
 _REMEDIES: dict[str, str] = {
     "image_outside_root": "if you trust the manifest, allow the folder of the images with --images-root FOLDER",
     Reason.BAD_URL: "name the column of the addresses with --url-column NAME",
@@ -77,8 +76,8 @@ _REMEDIES: dict[str, str] = {
     Reason.CONNECT_FAILED: _NETWORK,
     Reason.TIMEOUT: f"{_NETWORK}, or allow more time with --download-timeout SECONDS",
     Reason.TOO_LARGE: "allow larger files with --download-max-bytes N",
-    Reason.OPT_OUT: "where you have the right to, pass --download-ignore-opt-out",
-    Reason.HASH_MISMATCH: "see whether the manifest's column of hashes is of these images",
+    Reason.OPT_OUT: "if you have the right to use the images, pass --download-ignore-opt-out",
+    Reason.HASH_MISMATCH: "check that the manifest's column of hashes belongs to these images",
 }
 _NO_IMAGE = {NOT_AT_HAND, NOT_SCORED, *EXPLANATIONS}
 """Reasons of rejected rows without a readable image."""
@@ -106,7 +105,7 @@ def _all_lost(work: Work, funnel: FunnelRecord, settings: RunSettings) -> str | 
     if reason == NOT_AT_HAND:
         remedy = "name the column of the image files with --image-path-column NAME"
         if work.plan.downloadable():
-            remedy = "fetch the images (STAGES with download), or do without (STAGES=captions,export)"
+            remedy = "add download to STAGES, or filter without images (STAGES=captions,export)"
     elif reason == "image_missing":
         info = next((info for info in work.plan.infos if info.roles.image_path is not None), None)
         where = f" in {image_folders(info.path, settings.dataset)[0]}" if info is not None else ""

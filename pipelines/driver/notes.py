@@ -11,11 +11,13 @@ from open_diht.pipelines.stages.cascade import NOT_AT_HAND
 from open_diht.pipelines.stages.dedup.findings import UID
 from open_diht.pipelines.stages.tar_indexes import OTHER_CAPTION, UNUSABLE
 
-_STAYING = {"pair": ("identical pair", "(dedup.pairs)"), "image": ("pair", "with the image of another (dedup.images)")}
+_STAYING = {
+    "pair": ("identical pair", "(dedup.pairs)"),
+    "image": ("pair", "that share an image with another pair (dedup.images)"),
+}
 _LEFT_OUT = {
-    UNUSABLE: "that a training cannot read (without image or .txt in their tar, or with a key met before)",
-    OTHER_CAPTION: "whose .txt, which a training reads, is not the caption that was judged (--export shards "
-    "writes that one)",
+    UNUSABLE: "that training cannot read (no image or .txt in their tar, or a repeated key)",
+    OTHER_CAPTION: "whose .txt, which training reads, is not the filtered caption (--export shards writes that one)",
 }
 
 
@@ -24,15 +26,15 @@ def all_notes(funnel: FunnelRecord) -> list[str]:
     notes: list[str] = []
     if funnel["unparsed"]:
         notes.append(
-            f"lean run: not parsed were {counted(funnel['unparsed'], 'caption')} without a word that may be a verb. "
-            "They are rejected by Action or a filter before it; their objects, attributes and complexity are not "
-            "annotated (null), and rows that Complexity would have rejected first count under Action"
+            f"lean run: {counted(funnel['unparsed'], 'caption')} without a possible verb were not parsed. Action or "
+            "an earlier filter rejects them; their objects, attributes and complexity are null, and rows that "
+            "Complexity would have rejected first count under Action"
         )
     if waiting := funnel["rejected"].get(NOT_AT_HAND, 0):
         notes.append(
-            f"{counted(waiting, 'row')} passed the caption filters and have no image here: they name none, or only a "
-            f"url. They are in rejected/ with reason {NOT_AT_HAND}. STAGES with download fetches what a url names; "
-            "STAGES=captions,export keeps the rows on their captions alone."
+            f"{counted(waiting, 'row')} passed the caption filters but have no image here; they are in rejected/ with "
+            f"reason {NOT_AT_HAND}. Add download to STAGES to fetch the images, or use STAGES=captions,export to keep "
+            "rows by their captions alone."
         )
     duplicates = funnel.get("duplicates", {})
     stay = [
@@ -42,19 +44,19 @@ def all_notes(funnel: FunnelRecord) -> list[str]:
     ]
     if stay:
         notes.append(
-            f"found and kept: {', '.join(stay)}; stage dedup rejects them where the preset has that setting on"
+            f"duplicates kept: {', '.join(stay)}; set that setting in the preset to reject them in stage dedup"
         )
     if shared := duplicates.get(UID, {"found": 0})["found"]:
         notes.append(
-            f"{counted(shared, 'row')} with the uid of an earlier row and another url, image or caption; subset.npy "
-            "leaves such uids out, since each would select all of its rows"
+            f"{counted(shared, 'row')} with the uid of an earlier row but another url, image or caption; subset.npy "
+            "omits these uids because each would select all of its rows"
         )
     if left := funnel.get("left"):
         lost = [f"{counted(count, 'row')} {_LEFT_OUT[why]}" for why, count in left["left_out"].items()]
-        others = f". Kept, and not named there: {'; '.join(lost)}" if lost else ""
+        others = f". Kept but not in index/: {'; '.join(lost)}" if lost else ""
         notes.append(
-            f"the tars of INPUT ({left['shards']:,}) stay as they are; index/ names the {left['samples']:,} of their "
-            f"samples that are kept, and `make train` reads these{others}"
+            f"the tars of INPUT ({left['shards']:,}) are unchanged; index/ lists their {left['samples']:,} kept "
+            f"samples, which `make train` reads{others}"
         )
     return notes
 
@@ -67,6 +69,6 @@ def types_that_differ(infos: Sequence[FileInfo]) -> str | None:
         return None
     more = f" (and {len(differing) - 1:,} more)" if len(differing) > 1 else ""
     return (
-        f"{differing[0]}{more}: the parts of kept/ and rejected/ have these types, too, and what reads a folder as one "
-        "table may refuse that; give the column one type, or filter the files into separate OUTPUTs"
+        f"{differing[0]}{more}: the parts of kept/ and rejected/ have these types too, and readers of a folder as one "
+        "table may fail; give the column one type, or filter the files into separate OUTPUTs"
     )

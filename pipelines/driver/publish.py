@@ -54,10 +54,10 @@ class Results:
         root, stages = self.layout.root, settings.stages
         path, report = root / "funnel.json", root / "report.html"
         previous = Vouched(self.layout).current(path)
-        asked = fingerprint_of(funnel, decided, settings.licence)
+        asked = fingerprint_of(funnel, decided, settings.license)
         funnel["seconds"] = {**previous.get("seconds", {}), **self.seconds}
         if previous.get("fingerprint") == asked and not self.seconds:
-            say(f"nothing is left to do: {root} holds the result of this run")
+            say(f"nothing to do: {root} already holds the results of this run")
             say(render_funnel(funnel))
             return
         preset, dataset = settings.preset, settings.dataset

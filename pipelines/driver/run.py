@@ -88,22 +88,20 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
     began = time.time()
     if settings.publisher:
         say(
-            f"OUTPUT {settings.publisher.target}: the run works in {settings.output}, where the same command goes on; "
-            "what is finished is published at its end"
+            f"OUTPUT {settings.publisher.target}: the run works in {settings.output} and publishes at its end; run "
+            "the same command to resume"
         )
     check_lean(settings)
     if "dedup" in settings.stages:
         check_semantic(settings.preset.dedup)
     check_score(settings)
     cores = settings.workers if settings.unit_rows is None else 1
-    with _said_if_slow(
-        f"still looking at INPUT {settings.input} and at what lies in OUTPUT {settings.output} ...", say
-    ):
+    with _said_if_slow(f"still listing INPUT {settings.input} and OUTPUT {settings.output} ...", say):
         plan = plan or make_plan(settings.input, settings.dataset, cores, settings.unit_rows, settings.output)
     if not plan.units and not plan.unreadable:
         raise WrongUse(f"{settings.input}: the manifests hold no rows")
     for address, commit in plan.pins.items():
-        say(f"{address} is read at commit {commit}, as it was when this run began")
+        say(f"{address} is read at commit {commit}, the newest when this run began")
     if differing := types_that_differ(plan.infos):
         say(differing)
     check_columns(settings.preset, plan.infos, settings.dataset)
@@ -159,10 +157,10 @@ def _explained(layout: Layout, planned: bool = False) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno in _FULL:
             where = error.filename or layout.root
             raise RunFailed(
-                f"{where} cannot be written ({os.strerror(error.errno)}); what is committed stays. Make room, and the "
-                "same command goes on"
+                f"{where} cannot be written ({os.strerror(error.errno)}); committed work is kept. Make room, and run "
+                "the same command to resume"
             ) from error
-        with asked(layout.root, RunFailed, "what is committed stays. Once it answers, the same command goes on"):
+        with asked(layout.root, RunFailed, "committed work is kept. Once it answers, run the same command to resume"):
             raise
 
 
@@ -277,7 +275,8 @@ def _check_ocr(settings: RunSettings, layout: Layout, plan: Plan, say: Callable[
 def _check_writable(layout: Layout) -> None:
     if in_memory(layout.root):
         raise WrongUse(
-            f"OUTPUT {layout.root} is the memory of this process, and the results would go with it; choose a folder, "
+            f"OUTPUT {layout.root} is in the memory of this process, and the results would be lost with it; choose a "
+            "folder, "
             "or an address such as s3://bucket/folder"
         )
     probe = layout.root / temporary_beside(Path("probe")).name

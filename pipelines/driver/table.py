@@ -53,9 +53,9 @@ def render_funnel(funnel: FunnelRecord, width: int = 100) -> str:
     for error, count in sorted(dead["by_error"].items(), key=lambda item: (-item[1], item[0])):
         lines.append(f"{_printable(error)}: {count:,}".rjust(len(rule))[:width])
     if dead["units"]:
-        lines.append(f"whole units in the dead letter: {dead['units']:,}".rjust(len(rule)))
+        lines.append(f"whole units in the dead-letter table: {dead['units']:,}".rjust(len(rule)))
     if uncounted := not_decided["uncounted"]:
-        lines.append(f"of these not decided, and their rows not counted: {uncounted:,}".rjust(len(rule)))
+        lines.append(f"undecided units whose rows are not counted: {uncounted:,}".rjust(len(rule)))
     if wrong := unaccounted(funnel):
         lines.append(f"The counts do not add up: {wrong:+,} rows are unaccounted for.")
     return "\n".join(lines)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from open_diht.common.naming import counted
-from open_diht.pipelines.engine.jobs import place_of, run_units, worker_log
+from open_diht.pipelines.engine.jobs import run_name, run_units, worker_log
 from open_diht.pipelines.engine.progress import Count, StageProgress, beats
 from open_diht.pipelines.engine.sharing import Sharing
 from open_diht.pipelines.engine.stage import TRIES, DoUnit, Stage, failure, set_aside
@@ -49,7 +49,7 @@ class Engine:
     def clear_up(self) -> None:
         """Delete the leftovers of stopped runs, after waiting for workers that still run units of such a run: their
         files would be missed, and would overwrite those of this run."""
-        self.backend.await_units(place_of(self.layout.work), self.say)
+        self.backend.await_units(run_name(self.layout.work), self.say)
         remove_leftovers(self.layout)
 
     def run(
@@ -87,7 +87,7 @@ class Engine:
         for mine in self.sharing.parts(stage, todo, failed) if self.sharing else parts:
             others = len(todo) - len(mine)
             if len(todo) < of and not quiet:
-                self.say(f"{stage.name}: {of - len(todo):,} of {counted(of - others, 'unit')} done already")
+                self.say(f"{stage.name}: {of - len(todo):,} of {counted(of - others, 'unit')} already done")
             for unit in self._failed(stage).keys() & set(mine):  # they get new tries
                 remove(self.layout.failed(stage.name, unit))
             count = _Counter(stage, mine, None if others else total)
@@ -131,7 +131,7 @@ class Engine:
         under_way = {mark.name for mark in marks.glob("*")} & set(todo)
         for unit in under_way:
             (marks / unit).unlink(missing_ok=True)
-            why = f"{death}; signal 9 is the kernel's answer to too little memory: try fewer WORKERS, or more memory"
+            why = f"{death}; signal 9 usually means that memory ran out: use fewer WORKERS, or more memory"
             tries.of[unit].append(failure("WorkerDied", why))
             if len(tries.of[unit]) >= TRIES:
                 set_aside(stage, unit, tries.of[unit])
@@ -144,7 +144,7 @@ class Engine:
                 f"{self.layout.scratch / 'workers.log'}); free memory or use fewer WORKERS, then run the same "
                 "command to resume"
             ) from death
-        self.say(f"{stage.name}: {death}; what is left goes on: {counted(len(left), 'unit')}")
+        self.say(f"{stage.name}: {death}; continuing with {counted(len(left), 'unit')}")
         return left
 
     def _failed(self, stage: Stage) -> dict[str, Any]:
@@ -161,9 +161,10 @@ class Engine:
             raise RunFailed(removed(self.layout))
         room = f", whose disk has {_room(root)}" if is_local(root) else ""
         raise RunFailed(
-            f"{counted(len(left), 'unit')} of stage {stage.name} could be neither done nor set aside in OUTPUT "
-            f"{root}{room}; the first is {left[0]}. What is committed stays: make room where there is none, and "
-            "run the same command to resume"
+            f"{counted(len(left), 'unit')} of stage {stage.name} could be neither completed nor recorded as failed in "
+            "OUTPUT "
+            f"{root}{room}; the first is {left[0]}. Committed work is kept: make room if there is none, and run the "
+            "same command to resume"
         )
 
     def give_up(self, failed: Failed, fatal: bool = False) -> None:
@@ -180,7 +181,7 @@ class Engine:
             name, record = next(iter(failed.items()))
             stage, last = record["stage"], record["tries"][-1]
             raise RunFailed(
-                f"stage {stage} failed at {name} ({last['error']}: {last['message']}); all about it: "
+                f"stage {stage} failed at {name} ({last['error']}: {last['message']}); details: "
                 f"{self.layout.failed(stage, name)}. Run the same command to try again"
             )
         self.set_aside |= {unit_of(name): record for name, record in failed.items()}
@@ -228,7 +229,7 @@ class Engine:
             withdrawn += not holds and vouched.withdraw(self.layout.commit(stage, name), record)
             yield name, record if holds else None
         if withdrawn:
-            self.say(f"{stage}: the files of {counted(withdrawn, 'unit')} are gone or damaged, and are made again")
+            self.say(f"{stage}: the files of {counted(withdrawn, 'unit')} are missing or damaged and are written again")
 
     def missing(self, stage: Stage, names: Sequence[str]) -> dict[str, dict[str, Any] | None]:
         """Return the commit records of the units that are not done; None for a missing record.
@@ -268,7 +269,7 @@ def _room(folder: Path) -> str:
     """Return the free space of a disk in words, or that it has no free inodes."""
     state = os.statvfs(folder)
     if state.f_files and not state.f_favail:
-        return "no inodes free: it takes no more files, however small"
+        return "no free inodes, so it takes no more files"
     return f"{state.f_bavail * state.f_frsize:,} bytes free"
 
 

@@ -55,7 +55,7 @@ def run_units(
     where: Backend = backend or Direct()
     workers = max(1, min(workers, len(unit_names)))
     if where.by_partition:
-        place = place_of(todo) if todo else ""
+        place = run_name(todo) if todo else ""
         build = partial(assemble_partitions, label=label, unit_names=unit_names, do=do, place=place)
         where.run(Job(label=label, build=build, workers=workers))
         return
@@ -107,7 +107,7 @@ def assemble(
     )
 
 
-def place_of(todo: StorePath) -> str:
+def run_name(todo: StorePath) -> str:
     """Return a name for that folder's jobs that is the same on all workers, whatever their working directory."""
     return str(todo.absolute()) if is_local(todo) else str(todo)
 
@@ -122,7 +122,7 @@ def assemble_partitions(
         label: name of the stage.
         unit_names: the unit names, which become part of the job.
         do: the stage as a Beam function.
-        place: name of the folder of the run, see `place_of`.
+        place: name of the folder of the run, see `run_name`.
     """
     names = pipeline | "Units" >> beam.Create(list(unit_names), reshuffle=False)
     _ = names | label >> beam.ParDo(OncePerProcess(do, place))
@@ -133,7 +133,7 @@ def _read_names(names: StorePath) -> list[str]:
     _begun(names).write_text("", encoding="ascii")
     found: list[str] | None = read_json(names)
     if found is None:
-        raise FileNotFoundError(f"{names} is not there; is the output folder on storage that all workers see?")
+        raise FileNotFoundError(f"{names} is missing; is the output folder on storage that all workers see?")
     return found
 
 
@@ -172,7 +172,7 @@ def worker_log(path: Path) -> Iterator[None]:
         except Exception:
             sys.stderr.flush()
             if last := path.read_bytes()[begin:][-4_000:]:
-                os.write(terminal, last + f"\n(all of it: {path})\n".encode())
+                os.write(terminal, last + f"\n(full log: {path})\n".encode())
             raise
         finally:
             sys.stderr.flush()

@@ -79,13 +79,13 @@ class Sharing:
             if not others:
                 if left:
                     self._say(
-                        f"{self} has done its units, and left {counted(len(left), 'unit')} to others. The last of "
-                        "them finishes, or a run without SHARD"
+                        f"{self} done; {counted(len(left), 'unit')} left to other shards. The last shard, or a run "
+                        "without SHARD, completes the output"
                     )
                 return left
             if others != waited_for:
                 waited_for = others
-                self._say(f"{self} has done its units, and waits for {_listed(others)}")
+                self._say(f"{self} done; waiting for {_listed(others)}")
             self._pause()
 
     def parts(self, stage: Stage, todo: Sequence[str], failed: dict[str, dict[str, Any]]) -> Iterator[list[str]]:
@@ -117,8 +117,8 @@ class Sharing:
         """Return whether this shard is the last one at work; it then holds the lock of the folder exclusively."""
         self._lock.release()
         alone = self._lock.take_alone()
-        done = "has done its part; another one is still at work. The last of them finishes"
-        self._say(f"{self} {'is the last one, and finishes' if alone else done}")
+        done = "done; another run is still working, and the last one completes the output"
+        self._say(f"{self} {'is the last one and completes the output' if alone else done}")
         return alone
 
     def _present(self) -> list[int]:

@@ -61,7 +61,7 @@ class Work(Engine):
             now = stamps_of(self._input)
         except Unreachable as error:
             raise RunFailed(
-                f"whether the input has changed since this run began cannot be told: {error}. Run the same command to "
+                f"cannot check whether the input has changed since this run began: {error}. Run the same command to "
                 "resume"
             ) from error
         found = {path: difference(now[path]) for path, before in self._input.items() if now[path] != before}

@@ -86,7 +86,7 @@ class Allowed:
         except ValueError as error:
             raise ValueError(f"{text!r} is not address:port, for example 127.0.0.1:8000 or 10.1.0.0/16:80") from error
         if not (port.isascii() and port.isdecimal() and 0 < int(port) < 2**16):
-            raise ValueError(f"{text!r} names no port; say for example {host}:80")
+            raise ValueError(f"{text!r} has no port; write for example {host}:80")
         return cls(network, int(port))
 
     def covers(self, address: Address, port: int) -> bool:

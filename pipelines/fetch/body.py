@@ -29,14 +29,14 @@ def read_body(answer: http.client.HTTPResponse, max_bytes: int) -> bytes:
     """
     promised = answer.length  # from Content-Length; None for chunked bodies and those that end with the connection
     if promised is not None and promised > max_bytes:
-        raise FetchError(Reason.TOO_LARGE, f"{promised} bytes announced; at most {max_bytes} are taken")
+        raise FetchError(Reason.TOO_LARGE, f"{promised} bytes announced; at most {max_bytes} are accepted")
     encoding = (answer.getheader("Content-Encoding") or "identity").strip().lower()
     if encoding in ("", "identity", "none"):
         body = b"".join(_pieces(answer, promised, max_bytes))
     elif encoding in _WINDOWS:
         body = _unpacked(_pieces(answer, promised, max_bytes), encoding, max_bytes)
     else:
-        raise FetchError(Reason.BAD_RESPONSE, f"content encoding {encoding[:40]!r}, which was not asked for")
+        raise FetchError(Reason.BAD_RESPONSE, f"content encoding {encoding[:40]!r}, which was not requested")
     if not body:
         raise FetchError(Reason.BAD_RESPONSE, "an empty body")
     return body

@@ -42,7 +42,7 @@ class _Bounded:
         count: int = super().recv_into(*args, **kwargs)  # type: ignore[misc]
         self.allowance -= count
         if self.allowance < 0:
-            raise FetchError(Reason.TOO_LARGE, "the server sends more than it may")
+            raise FetchError(Reason.TOO_LARGE, "the server sends more than allowed")
         return count
 
 
@@ -86,7 +86,7 @@ def dial(address: Address, port: int, timeout: float) -> socket.socket:
 def _left(deadline: float) -> float:
     left = deadline - time.monotonic()
     if left <= 0:
-        raise TimeoutError("the time is up")
+        raise TimeoutError("out of time")
     return left
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-MISMATCH = "the image is another than the manifest's"
+MISMATCH = "the image does not match the manifest's hash"
 _KINDS = ("sha256", "md5")
 
 

@@ -60,7 +60,7 @@ class GuardedOpener(urllib.request.OpenerDirector):
         url = fullurl if isinstance(fullurl, str) else fullurl.full_url
         try:
             if data is not None:
-                raise FetchError(Reason.BAD_URL, "images are asked for, nothing is sent")
+                raise FetchError(Reason.BAD_URL, "downloads send no data")
             fetched = self._fetched(url, str(parse_url(url)))
             return urllib.response.addinfourl(io.BytesIO(fetched.body), fetched.headers, fetched.url, 200)
         except FetchError:

@@ -26,22 +26,23 @@ class Reason(StrEnum):
 
 
 EXPLANATIONS = {
-    Reason.BAD_URL: "The row's address is no usable address of the web.",
-    Reason.BLOCKED_PORT: "The address names a port that is not asked.",
-    Reason.BLOCKED_ADDRESS: "The address leads to a machine that is not on the public internet. Such are never asked.",
-    Reason.DNS_FAILED: "The server's name is not known (any more).",
+    Reason.BAD_URL: "The row's URL is not a valid web address.",
+    Reason.BLOCKED_PORT: "The URL has a port that downloads do not use.",
+    Reason.BLOCKED_ADDRESS: "The URL leads to a machine outside the public internet. Downloads contact such machines "
+    "only if allowed.",
+    Reason.DNS_FAILED: "The server's name does not resolve.",
     Reason.CONNECT_FAILED: "The server could not be reached, or not safely.",
     Reason.TIMEOUT: "The server took too long.",
-    Reason.HTTP_STATUS: "The server answered that there is no such image, or that it may not be had.",
-    Reason.BAD_RESPONSE: "The server's answer was broken off or is not what the web speaks.",
-    Reason.TOO_MANY_REDIRECTS: "The server sent the request from one address to the next.",
+    Reason.HTTP_STATUS: "The server answered that the image does not exist or may not be downloaded.",
+    Reason.BAD_RESPONSE: "The server's answer was truncated or is not valid HTTP.",
+    Reason.TOO_MANY_REDIRECTS: "The server redirected the request too often.",
     Reason.TOO_LARGE: "The file is larger than allowed.",
     Reason.OPT_OUT: "The server asks that its images are not used for training.",
-    Reason.HASH_MISMATCH: "The image is another one than when the manifest was made.",
-    Reason.NOT_AN_IMAGE: "What the server sent is no image, or a broken one.",
+    Reason.HASH_MISMATCH: "The image does not match the manifest's hash.",
+    Reason.NOT_AN_IMAGE: "The server sent no image, or a corrupt one.",
     Reason.TOO_MANY_PIXELS: "The image has more pixels than allowed.",
-    Reason.UNEXPECTED_ERROR: "The server's answer met a fault of this program; the message in the records of the "
-    "download names it.",
+    Reason.UNEXPECTED_ERROR: "This program failed on the server's answer; the records of the download hold the "
+    "message.",
 }
 """One sentence per reason, for readers of a report."""
 

@@ -72,7 +72,7 @@ def checked_addresses(
             continue
         if not is_public(address):
             which = "" if target.host == str(address) else f" is {address}, which"
-            raise FetchError(Reason.BLOCKED_ADDRESS, f"{target.host}{which} is no public address")
+            raise FetchError(Reason.BLOCKED_ADDRESS, f"{target.host}{which} is not a public address")
         if target.port not in ports:
             raise FetchError(Reason.BLOCKED_PORT, f"{target.host}: port {target.port}")
     return addresses

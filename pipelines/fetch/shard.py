@@ -76,8 +76,7 @@ def fetch_shard(
         records += _records(shared, pq.read_table(folder / "00000.parquet"), tar, notes)
     if len(records) != rows.num_rows:
         raise RuntimeError(
-            f"{rows.num_rows} rows were asked for, what img2dataset wrote gives records of {len(records)}; "
-            "see the worker's log for what it met"
+            f"img2dataset returned {len(records)} records for {rows.num_rows} rows; see the worker's log"
         )
     stored = any(record["status"] == OK for record in records)
     return pa.Table.from_pylist(records, FETCHED).sort_by("ordinal"), tar if stored else None
@@ -168,4 +167,4 @@ def _reason(status: str, text: str) -> tuple[Reason, str]:
         return Reason(head), message
     if status == "failed_to_resize":
         return Reason.NOT_AN_IMAGE, text[:300]
-    raise RuntimeError(f"img2dataset failed with a text that is not known: {text[:300]!r}")
+    raise RuntimeError(f"img2dataset failed with an unknown message: {text[:300]!r}")

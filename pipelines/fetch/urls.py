@@ -83,7 +83,7 @@ def _host(host: str, url: str) -> str:
     """Return the host in lower-case ASCII. Whether it may be requested depends on what it resolves to."""
     if ":" in host:
         if "%" in host:  # only link-local addresses have zones
-            raise FetchError(Reason.BLOCKED_ADDRESS, f"{host} is no public address")
+            raise FetchError(Reason.BLOCKED_ADDRESS, f"{host} is not a public address")
         try:
             return str(ipaddress.IPv6Address(host))
         except ValueError as error:
@@ -95,7 +95,7 @@ def _host(host: str, url: str) -> str:
     name = name.lower().removesuffix(".")
     # Underscores and hyphens in odd places break the rules but are in use.
     if not _HOST.fullmatch(name) or ".." in name or len(name) > 253 or any(len(part) > 63 for part in name.split(".")):
-        raise _bad(url, f"host {host!r} is no name or address")
+        raise _bad(url, f"host {host!r} is not a host name or an address")
     return name
 
 

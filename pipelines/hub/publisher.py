@@ -25,7 +25,7 @@ from open_diht.common.naming import counted
 from open_diht.pipelines.manifests.formats import known_endings
 from open_diht.pipelines.store.commit import RunFailed
 from open_diht.pipelines.store.hub_client import client, explained
-from open_diht.pipelines.store.hub_contents import PUBLISHING, RECORDS, Step, contents, is_ours, most_of_a_folder, steps
+from open_diht.pipelines.store.hub_contents import PUBLISHING, RECORDS, Push, contents, is_ours, most_of_a_folder, steps
 from open_diht.pipelines.store.layout import CARD, CARD_MARK
 from open_diht.pipelines.store.storage import StorePath, each, is_local, size_of
 
@@ -64,7 +64,7 @@ class _There:
         data is not ours or the record is unreadable. Return None if the repository holds neither."""
         record = next((name for name in (PUBLISHING, "run.json") if name in self.files), None)
         if record is None:
-            return "of somebody else" if any(map(_is_data, self.files)) else None
+            return "unknown" if any(map(_is_data, self.files)) else None
         content = self.read(record)
         try:
             return str(json.loads(content)["plan"]["fingerprint"])
@@ -97,14 +97,14 @@ class Publisher:
         """
         if units > FOLDER_FILES:
             raise WrongUse(
-                f"the input has {units:,} units, each of which makes a file, and a hub takes {FOLDER_FILES:,} files a "
-                "folder; make larger units with --unit-rows, in another --work where this one is begun"
+                f"the input makes {units:,} files, one per unit, and a hub accepts {FOLDER_FILES:,} files per folder; "
+                "make larger units with --unit-rows (in another --work if this one has begun)"
             )
         with explained(self.target, WrongUse):
             from huggingface_hub import get_token
 
             if not get_token():
-                raise WrongUse("HF_TOKEN is not set: put a token there that may write to the repository")
+                raise WrongUse("HF_TOKEN is not set; set it to a token with write access to the repository")
             api, repository = client(), self.target.repository
             api.create_repo(repository, repo_type="dataset", private=self.private or None, exist_ok=True)
             api.auth_check(repository, repo_type="dataset", write=True)
@@ -134,7 +134,7 @@ class Publisher:
             CannotPublish: the hub or the network failed, the repository holds other data, or
                 another run has published since.
         """
-        again = f"; everything lies in {root}, and the same command tries again"
+        again = f"; all results are in {root}. Run the same command to try again"
         with explained(self.target, CannotPublish, again):
             there = self._look(plan, CannotPublish)
             files = self._files(there, root, say)
@@ -149,7 +149,7 @@ class Publisher:
         if todo:
             say(f"published: {self.target}, {len(changed):,} of {counted(len(files), 'file')} sent, commit {head}")
         else:
-            say(f"published: {self.target} holds these results already, commit {head}")
+            say(f"published: {self.target} already holds these results, commit {head}")
 
     def _look(self, plan: str, error: type[Exception]) -> _There:
         """Return the content of the repository. Raise `error` if it is of another input, or someone else's data."""
@@ -171,15 +171,15 @@ class Publisher:
         files = contents(root)
         if (most := most_of_a_folder(files)) > FOLDER_FILES:
             raise CannotPublish(
-                f"a folder of {root} holds {most:,} files, and a hub takes {FOLDER_FILES:,}; make larger units with "
+                f"a folder of {root} holds {most:,} files, and a hub accepts {FOLDER_FILES:,}; make larger units with "
                 "--unit-rows, in another --work"
             )
         if CARD in there.files and CARD in files and CARD_MARK.encode() not in there.read(CARD):
             del files[CARD]
-            say(f"{self.target}: the {CARD} there is not of this program and stays; remove it to get a new one")
+            say(f"{self.target}: its {CARD} is not of this program and is kept; remove it to get a new one")
         return files
 
-    def _commit(self, step: Step, head: str, plan: str) -> str:
+    def _commit(self, step: Push, head: str, plan: str) -> str:
         """Make a commit with `head` as its parent, and return its name."""
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
         from huggingface_hub.errors import HfHubHTTPError
@@ -204,8 +204,8 @@ class Publisher:
                 if error.response.status_code != 412:  # 412: the branch has moved on from `head`
                     raise
                 raise CannotPublish(
-                    f"{self.target}: somebody else has written there since this publication began; see that no other "
-                    "run publishes there, and the same command tries again"
+                    f"{self.target}: another process wrote there since this publication began; make sure that no "
+                    "other run publishes there, and run the same command again"
                 ) from error
         return str(done.oid)
 

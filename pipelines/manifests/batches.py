@@ -195,7 +195,7 @@ def _rows_without_utf8(table: pa.Table, roles: Roles) -> dict[int, _Why]:
                 if encoded and value is not None:
                     value.decode("utf-8")
             except UnicodeDecodeError:
-                found[row] = "invalid_utf8", f"column '{name}' holds bytes that are no UTF-8"
+                found[row] = "invalid_utf8", f"column '{name}' holds bytes that are not UTF-8"
     return found
 
 

@@ -92,8 +92,8 @@ def reading(path: str) -> Iterator[None]:
 
 def _unreachable(path: str, error: Exception) -> Unreachable:
     return Unreachable(
-        f"{path} cannot be read now ({in_words(error)}); see to the network, and to the credentials and the endpoint "
-        "of its store"
+        f"{path} cannot be read now ({in_words(error)}); check the network, and the credentials and endpoint of its "
+        "store"
     )
 
 

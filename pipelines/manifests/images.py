@@ -64,9 +64,9 @@ def check_images_root(dataset: Dataset) -> None:
             fs, inside = file_system(root)
             found = fs.isdir(inside)
     except UnreadableFile as error:
-        raise NoInput(f"--images-root '{root}' cannot be looked at: {error.error}: {error.message}") from error
+        raise NoInput(f"--images-root '{root}' cannot be read: {error.error}: {error.message}") from error
     if not found:
-        raise NoInput(f"--images-root '{root}' is no folder; name the one that image paths are relative to")
+        raise NoInput(f"--images-root '{root}' is not a folder; name the folder that image paths are relative to")
 
 
 def read_image_file(path: str | None, folders: Sequence[str], limit: int) -> ImageOrMissing:
@@ -205,7 +205,7 @@ def _read(path: str, limit: int) -> ImageOrMissing:
             raise IsADirectoryError(path)
         if not stat.S_ISREG(status.st_mode):
             # A pipe or device would block forever.
-            return MissingImage(reason="image_unreadable", message=f"{path} is no regular file")
+            return MissingImage(reason="image_unreadable", message=f"{path} is not a regular file")
         size = status.st_size
     if size is not None and size > limit:
         return too_large(path, size, limit)

@@ -33,8 +33,8 @@ class _LocalFiles(LocalFileSystem):  # type: ignore[misc, unused-ignore]
             found: list[Any] = super().ls(path, detail, **options)
         except PermissionError as error:
             raise NoInput(
-                f"the folder '{path}' cannot be listed ({error.strerror}), so what it holds would be left out; make it "
-                "readable (chmod u+rx), or name the files with a pattern that does not lead through it"
+                f"the folder '{path}' cannot be listed ({error.strerror}), so its files would be left out; make it "
+                "readable (chmod u+rx), or use a pattern that does not pass through it"
             ) from error
         return found
 
@@ -94,7 +94,7 @@ def _remedy(item: str, error: UnreadableFile) -> str:
     if error.error == "ImportError":
         return f". Install the client: {remedy('cloud')}"
     if error.error != "ValueError":
-        return ". See to its name, and to the credentials and rights that you have there"
+        return ". Check its name, and your credentials and rights there"
     return ". Give a file, a folder, or an address such as s3://bucket/folder or gs://bucket/folder"
 
 
@@ -113,7 +113,8 @@ def _paths(item: str, dataset: Dataset) -> list[str]:
         return [_outside(fs, inside, item)]
     if _exists(item):
         raise NoInput(
-            f"'{item}' is no regular file: pipes and devices are read only once, a manifest is not. Write it to a file"
+            f"'{item}' is not a regular file: a manifest is read more than once, and pipes and devices cannot be. "
+            "Write it to a file"
         )
     if numbers := _NUMBERS.search(item):
         return [path for number in _range(numbers, item) for path in _expand(number, dataset)]
@@ -176,6 +177,6 @@ def _refuse_doubles(paths: set[str]) -> None:
     for path in sorted(paths):
         if path.endswith(".tar") and (table := f"{path.removesuffix('.tar')}.parquet") in paths:
             raise NoInput(
-                f"'{table}' and '{path}' have the same name, as img2dataset writes the same rows twice; "
-                f"say which to read: '{posixpath.dirname(path)}/*.tar' (with images) or '*.parquet' (without)"
+                f"'{table}' and '{path}' have the same name, because img2dataset writes the same rows twice; name "
+                f"only one: '{posixpath.dirname(path)}/*.tar' (with images) or '*.parquet' (without)"
             )

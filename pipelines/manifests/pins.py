@@ -32,7 +32,7 @@ def pinned(pattern: str, known: Mapping[str, str]) -> tuple[str, dict[str, str]]
 def _item(item: str, known: Mapping[str, str], pins: dict[str, str]) -> str:
     address = parse_address(item)
     if address is None or address.kind != "dataset":
-        raise NoInput(f"'{item}' is no hf://datasets/owner/name[@revision][/path]; only data sets are read from a hub")
+        raise NoInput(f"'{item}' is not hf://datasets/owner/name[@revision][/path]; only data sets are read from a hub")
     root = address.root
     if root not in pins:
         pins[root] = known.get(root) or _commit(address)
@@ -46,5 +46,5 @@ def _commit(address: HubAddress) -> str:
         if getattr(found, "gated", False):  # anyone may list a gated repository, but not read it
             api.auth_check(address.repository, repo_type="dataset")
     if not found.sha or not is_pinned(f"{SCHEME}{address.repository}@{found.sha}"):
-        raise NoInput(f"{address.root}: the hub names no commit of this revision ({found.sha}); name one with @")
+        raise NoInput(f"{address.root}: the hub has no commit for this revision ({found.sha}); name one with @")
     return found.sha

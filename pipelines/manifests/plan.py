@@ -35,7 +35,7 @@ from open_diht.pipelines.manifests import (
 )
 from open_diht.pipelines.manifests.files import is_url
 from open_diht.pipelines.manifests.pins import pinned
-from open_diht.pipelines.store.commit import Garbled, publish_first, publish_json, read_json
+from open_diht.pipelines.store.commit import CorruptRecord, publish_first, publish_json, read_json
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.ownership import check_output
 from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, StorePath, asked, is_local, many_at_once
@@ -135,8 +135,8 @@ def make_plan(
     unreadable = [found.record for found in looked if isinstance(found, UnreadableFile)]
     if unreadable and not infos and dataset.format != "auto":
         raise BadSchema(
-            f"none of {counted(len(unreadable), 'input file')} can be read as {dataset.format}, as --format says; "
-            f"the first: {in_words(unreadable[0])}. Leave --format out, or name the format they have"
+            f"none of {counted(len(unreadable), 'input file')} can be read as {dataset.format} (from --format); the "
+            f"first: {in_words(unreadable[0])}. Leave --format out, or name the format they have"
         )
     # Roles are resolved file by file, so only columns of one role with different types are an error.
     disagreeing = [difference for difference in check_consistent(infos) if difference.role]
@@ -148,7 +148,7 @@ def make_plan(
     files = [{"path": i.path, "rows": i.rows, "bytes": i.bytes, "fingerprint": i.fingerprint} for i in infos]
     identity = [files, unreadable, dataclasses.asdict(dataset.roles), dataset.columns, dataset.header, dataset.format]
     fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    # The same input keeps its units, whatever `cores` and `unit_rows` are now.
+    # An unchanged input keeps its units, whatever `cores` and `unit_rows` are now.
     if kept is not None and kept.fingerprint == fingerprint:
         return dataclasses.replace(kept, infos=tuple(infos))
     rows = sum(info.estimated_rows for info in infos)
@@ -190,7 +190,9 @@ def _outside(paths: list[str], pattern: str, output: StorePath) -> list[str]:
     folder = f"{os.path.realpath(output) if is_local(output) else str(output).rstrip('/')}/"
     found = [path for path in paths if not (path if is_url(path) else os.path.realpath(path)).startswith(folder)]
     if not found:
-        raise NoInput(f"all that '{pattern}' names lies in OUTPUT {output}; choose another OUTPUT, or another INPUT")
+        raise NoInput(
+            f"everything that '{pattern}' matches is in OUTPUT {output}; choose another OUTPUT, or another INPUT"
+        )
     return found
 
 
@@ -246,7 +248,7 @@ def keep_plan(path: StorePath, plan: Plan) -> Plan:
         what = changed[0][0] if changed else "the columns that are read"
         raise PlanMismatch(
             f"{path.parent.parent} was made from another input (differs: {what}); choose "
-            "another OUTPUT, or remove that folder to start anew"
+            "another OUTPUT, or remove that folder to start over"
         )
     kept = _load(existing)
     if [(info.stamp, info.read_as) for info in kept.infos] == [(info.stamp, info.read_as) for info in plan.infos]:
@@ -268,13 +270,13 @@ def known_plan(path: StorePath) -> dict[str, Any] | None:
     found, why = None, ""
     try:
         found = read_json(path)
-    except Garbled as error:
+    except CorruptRecord as error:
         why = f" ({error.__cause__})"
     if isinstance(found, dict) and {"fingerprint", "files", "units"} <= found.keys():
         return found
     raise PlanMismatch(
-        f"{path} is no plan any more{why}, and nothing else says which rows the units are that {path.parent.parent} "
-        "holds; put it back, choose another OUTPUT, or remove that folder to start anew"
+        f"{path} is not a valid plan{why}, and without it the units in {path.parent.parent} have no rows; restore it, "
+        "choose another OUTPUT, or remove that folder to start over"
     )
 
 
@@ -286,7 +288,7 @@ def load_plan(path: StorePath) -> Plan:
     """
     found = known_plan(path)
     if found is None:
-        raise FileNotFoundError(f"{path} is not there; was the output folder removed, or is it out of workers' sight?")
+        raise FileNotFoundError(f"{path} is missing; was the output folder removed, or can workers not see it?")
     return _load(found)
 
 

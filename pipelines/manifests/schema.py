@@ -56,8 +56,8 @@ def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, ima
     """
     if len(columns) > MAX_COLUMNS:
         raise BadSchema(
-            f"{path}: {len(columns)} columns, more than {MAX_COLUMNS}; in JSON lines, put what differs from row to row "
-            "into one field; elsewhere, is the first line a header?"
+            f"{path}: {len(columns)} columns, more than {MAX_COLUMNS}; in JSON Lines, put keys that vary by row into "
+            "one field; in other formats, check that the first line is a header"
         )
     names = [column.name for column in columns]
     repeated = sorted(name for name, count in Counter(names).items() if count > 1)
@@ -142,9 +142,9 @@ class Difference:
     """The file that differs."""
     column: str
     expected: str
-    """Its type in the first file."""
+    """The column's type in the first file."""
     found: str
-    """Its type in this file."""
+    """The column's type in this file."""
     role: str | None
     """The role of the column in either file, or None."""
     first: str

@@ -191,7 +191,7 @@ class Chunk:
     captions: list[str | None] | None = None
     """Captions as the file has them, if the table does not hold them as plain text (lists in JSON)."""
     stand_ins: list[str | None] | None = None
-    """What identifies images without a URL, if it is in no column (see `make_uid`)."""
+    """Identifiers of images without a URL, if they are in no column (see `make_uid`)."""
 
 
 class ManifestError(Exception):
@@ -230,7 +230,7 @@ class UnreadableFile(ManifestError):
         self.error = error
         """Short name of the error's class."""
         self.message = message
-        """What happened, where in the file, and what to do."""
+        """Text for the user: what happened, where in the file, and what to do."""
 
     @property
     def record(self) -> Broken:

@@ -47,7 +47,10 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
     def pilot() -> int:
         options, of_beam = parse(pilot_parser(prog), arguments)
         if options.teacher and options.export != SHARDS:
-            raise WrongUse(f"--teacher is asked about images of new shards, and --export {options.export} writes none")
+            raise WrongUse(
+                f"--teacher needs images of new shards, which --export {options.export} does not write; "
+                f"use --export {SHARDS}"
+            )
         teacher = find_teacher(options.teacher, options.weights) if options.teacher else None
         if teacher is not None:
             check_device(options.device)
@@ -80,7 +83,7 @@ def _pilot(
         return status  # another shard finishes the run and makes the forecast
     sample = measure(layout, plan, settings.preset, whole_plan.rows)
     if not sample or outcome.funnel is None:
-        raise RunFailed("no unit of the sample could be finished; there is nothing to forecast from")
+        raise RunFailed("no unit of the sample could be finished, so nothing can be forecast")
     known = {unit.unit: unit.rows for unit in sample}
     planned = sum(unit.span.rows for unit in plan.units if unit.name in known)
     whole = Whole(
@@ -94,8 +97,8 @@ def _pilot(
     assumed = Assumptions(**{one.name: getattr(options, one.name) for one in fields(Assumptions)})
     prices = Prices(**{one.name: getattr(options, one.name) for one in fields(Prices)})
     took = None if teacher is None else _measured(options, layout, sample, teacher)
-    found = forecast(sample, whole, assumed, prices, workers, took)
-    notes = _notes(whole, chosen, len(sample), outcome.funnel, found)
+    result = forecast(sample, whole, assumed, prices, workers, took)
+    notes = _notes(whole, chosen, len(sample), outcome.funnel, result)
     content = {
         "command": list(arguments),
         "dataset": settings.dataset.name,
@@ -111,17 +114,17 @@ def _pilot(
         "assumed": asdict(assumed),
         "teacher": None if took is None else asdict(took),
         "prices": asdict(prices),
-        "forecast": found.as_dict(),
+        "forecast": result.as_dict(),
         "notes": notes,
     }
     publish_json(layout.root / "pilot.json", content)
     share = sum(known.values()) / max(whole.rows, 1)
     of = f"{sum(known.values()):,} of {counted(whole.rows, 'row')}"
     say(f"\nsample: {counted(len(sample), 'unit')}, {of} ({share:.2%})\n")
-    say(render(found))
+    say(render(result))
     for note in notes:
         say(f"- {note}")
-    say(f"all of it: {layout.root / 'pilot.json'}")
+    say(f"details: {layout.root / 'pilot.json'}")
     return status
 
 
@@ -152,13 +155,13 @@ def _workers(text: str | None, here: int) -> list[int]:
     return sorted({int(part) for part in parts})
 
 
-def _notes(whole: Whole, chosen: Sampling, units: int, funnel: FunnelRecord, found: Forecast) -> list[str]:
-    notes = ["intervals are of 95 %, each by itself; they see what differs between units, not what changes over time"]
+def _notes(whole: Whole, chosen: Sampling, units: int, funnel: FunnelRecord, result: Forecast) -> list[str]:
+    notes = ["intervals are 95 %, each on its own; they reflect differences between units, not changes over time"]
     if units == len(chosen.plan.units) and chosen.plan.rows >= chosen.whole.rows:
-        notes = ["the sample is all of the data: shares of its rows are exact"]
+        notes = ["the sample is all of the data, so fractions of its rows are exact"]
     elif units < 2:
         notes.append(
-            "one unit says nothing of how units differ: intervals of shares are too narrow, the others missing"
+            "one unit cannot show how units differ: intervals of fractions are too narrow, and the others are missing"
         )
     elif units < 10:
         notes.append(f"{units} units make wide intervals; draw more with UNITS")
@@ -166,8 +169,8 @@ def _notes(whole: Whole, chosen: Sampling, units: int, funnel: FunnelRecord, fou
         notes.append("the number of rows is estimated from the bytes of the manifests")
     if chosen.recut:
         notes.append(
-            f"a run cuts the data into {whole.units:,} units, larger ones than the sample's; what a unit takes for "
-            "itself and what a row takes is told from the sample's two sizes"
+            f"a run cuts the data into {whole.units:,} units, larger than the sample's; the costs of a unit and of a "
+            "row are estimated from the sample's two unit sizes"
         )
     if unreadable := chosen.whole.unreadable:
         notes.append(
@@ -176,11 +179,11 @@ def _notes(whole: Whole, chosen: Sampling, units: int, funnel: FunnelRecord, fou
         )
     duplicates = sum(known["found"] for kind, known in funnel["duplicates"].items() if kind in KINDS)
     notes.append(
-        f"duplicates count as kept ({duplicates:,} found within the sample); their share of the whole is larger, "
-        "since a sample leaves most of their partners out"
+        f"duplicates count as kept ({duplicates:,} within the sample); the whole data set has a larger fraction, "
+        "since a sample misses most of their partners"
     )
-    unknown = [name for name, line in (*found.images.items(), *found.core_hours.items()) if line.basis != "measured"]
+    unknown = [name for name, line in (*result.images.items(), *result.core_hours.items()) if line.basis != "measured"]
     if unknown:
         notes.append(f"not measured, since the sample has no images: {', '.join(unknown)}")
-    notes.append("hours are those of this machine's cores; starting workers and the network of others are not in them")
+    notes.append("hours are for this machine's cores, without starting workers or other machines' network")
     return notes

@@ -145,7 +145,7 @@ def forecast(
         ValueError: the sample is empty.
     """
     if not sample:
-        raise ValueError("the pilot has no unit; there is nothing to forecast from")
+        raise ValueError("the pilot has no unit, so nothing can be forecast")
     result = Forecast()
     rows, stages = [unit.rows for unit in sample], {*whole.stages}
     has_images = any(unit.images for unit in sample)
@@ -208,7 +208,7 @@ def _hours(result: Forecast, whole: Whole, workers: Sequence[int], longest: floa
         line = result.core_hours["all"].times(1 / min(count, whole.units))  # a unit occupies one worker
         if line.estimate is not None:
             ends = [None if end is None else max(end, longest) for end in (line.estimate.low, line.estimate.high)]
-            note = f"only {counted(whole.units, 'unit')} to share" if count > whole.units else ""
+            note = f"only {counted(whole.units, 'unit')} to distribute" if count > whole.units else ""
             line = ForecastLine(Estimate(max(line.estimate.value, longest), *ends), line.basis, note)
         result.hours[count] = line
 
@@ -261,7 +261,9 @@ def _sum(lines: Iterable[ForecastLine]) -> ForecastLine:
     known = [line.estimate for line in lines if line.estimate is not None]
     bases = {line.basis for line in lines}
     basis: Basis = "unknown" if "unknown" in bases else "assumed" if "assumed" in bases else "measured"
-    return ForecastLine(total(known) if known else None, basis, "without what is unknown" if basis == "unknown" else "")
+    return ForecastLine(
+        total(known) if known else None, basis, "without the unknown parts" if basis == "unknown" else ""
+    )
 
 
 def _product(a: Estimate, b: Estimate) -> Estimate:

@@ -27,34 +27,36 @@ def check(arguments: Sequence[str] | None = None, prog: str = "python -m open_di
 
 def pilot_parser(prog: str) -> Parser:
     """Return the parser of `make pilot`."""
-    parser = command_parser(prog, "Filter a random sample of units, and say what the whole data set will take.")
+    parser = command_parser(
+        prog, "Filter a random sample of units, and forecast the time and cost of the whole data set."
+    )
     pilot = parser.add_argument_group("the sample")
     pilot.add_argument(
-        "--units", type=number(Count), help=f"units to draw (default {UNITS}, or all where there are fewer)"
+        "--units", type=number(Count), help=f"units to draw (default {UNITS}, or all if there are fewer)"
     )
-    pilot.add_argument("--share", type=number(NotNegative), help="share of the units to draw, instead of their number")
-    pilot.add_argument("--seed", type=number(Count), default=0, help="of the draw (default 0)")
+    pilot.add_argument(
+        "--share", type=number(NotNegative), help="fraction of the units to draw, instead of their number"
+    )
+    pilot.add_argument("--seed", type=number(Count), default=0, help="seed of the draw (default 0)")
     pilot.add_argument("--forecast-workers", help="numbers of workers to forecast hours for, comma-separated")
-    prices = parser.add_argument_group("prices, in any one currency (default 0: not given, and no cost is named)")
+    prices = parser.add_argument_group("prices, in any one currency (default 0: no cost is reported)")
     for name, dest, what in (
-        ("--price-core-hour", "core_hour", "of a core for an hour"),
-        ("--price-gpu-hour", "gpu_hour", "of a GPU for an hour"),
-        ("--price-gb-egress", "gb_transfer", "of a GB of images fetched"),
-        ("--price-gb-month", "gb_month", "of a GB stored for a month"),
+        ("--price-core-hour", "core_hour", "price of a core for an hour"),
+        ("--price-gpu-hour", "gpu_hour", "price of a GPU for an hour"),
+        ("--price-gb-egress", "gb_transfer", "price of a GB of downloaded images"),
+        ("--price-gb-month", "gb_month", "price of a GB stored for a month"),
     ):
         prices.add_argument(name, dest=dest, type=number(NotNegative), default=0.0, help=what)
-    prices.add_argument("--months", type=number(NotNegative), default=1.0, help="for how long it is stored (default 1)")
-    concepts = parser.add_argument_group("what `make concepts` takes, where a teacher is named")
-    concepts.add_argument("--teacher", help="as of `make concepts`; it is asked about images of the sample's shards")
+    prices.add_argument("--months", type=number(NotNegative), default=1.0, help="months of storage (default 1)")
+    concepts = parser.add_argument_group("the cost of `make concepts`, if a teacher is named")
+    concepts.add_argument("--teacher", help="teacher of `make concepts`, measured on images of the sample's shards")
     concepts.add_argument("--weights", help="file of the teacher's weights")
     concepts.add_argument(
-        "--teacher-images", type=number(Positive), default=IMAGES, help=f"images it is asked about (default {IMAGES})"
+        "--teacher-images", type=number(Positive), default=IMAGES, help=f"images to measure it on (default {IMAGES})"
     )
     add_device_options(concepts, "teacher", batch="--batch-size")
-    assumed = parser.add_argument_group("what a pilot without images cannot measure (no default)")
+    assumed = parser.add_argument_group("values that a pilot without images cannot measure (no default)")
     assumed.add_argument("--image-bytes", type=number(NotNegative), help="bytes of an image")
-    assumed.add_argument(
-        "--seconds-per-image", type=number(NotNegative), help="core-seconds to look for text in an image"
-    )
-    assumed.add_argument("--image-keep-rate", type=number(Share), help="share kept of the images asked for")
+    assumed.add_argument("--seconds-per-image", type=number(NotNegative), help="core-seconds of OCR per image")
+    assumed.add_argument("--image-keep-rate", type=number(Share), help="fraction of the requested images that is kept")
     return parser

@@ -93,10 +93,10 @@ def _finer(settings: RunSettings, whole: Plan) -> Plan | None:
 
 def _count(units: int, count: int | None, share: float | None) -> int:
     if count is not None and share is not None:
-        raise WrongUse("UNITS and SHARE both say how much to draw; give one of them")
+        raise WrongUse("UNITS and SHARE both set the size of the sample; give only one")
     if share is not None:
         if not 0 < share <= 1:
-            raise WrongUse(f"SHARE is {share}; it must lie above 0 and at most 1")
+            raise WrongUse(f"SHARE is {share}; it must be above 0 and at most 1")
         count = max(1, round(share * units))
     count = min(UNITS if count is None else count, units)
     if count < 1:

@@ -68,9 +68,9 @@ def draw_graph(graph: Graph) -> str:
     actions = graph["actions"][:_MAX_ACTIONS]
     drawn = range(min(len(graph["objects"]), _MAX_OBJECTS))
     relations = [
-        one
-        for one in graph["relations"]
-        if one["source"] in drawn and one["target"] in drawn and one["source"] != one["target"]
+        relation
+        for relation in graph["relations"]
+        if relation["source"] in drawn and relation["target"] in drawn and relation["source"] != relation["target"]
     ][:_MAX_RELATIONS]
     roles = [
         (place, part["object"], part["role"])
@@ -127,12 +127,12 @@ def _place_blocks(
 ) -> list[_Block]:
     blocks: list[_Block] = []
     y = _EDGE
-    for place in drawn:
-        text = graph["objects"][place]["text"]
-        arrows = max(participants.count(place), sum(place in (one["source"], one["target"]) for one in relations))
+    for index in drawn:
+        text = graph["objects"][index]["text"]
+        arrows = max(participants.count(index), sum(index in (one["source"], one["target"]) for one in relations))
         width = max(56.0, text_width(plain(text, 28), _FONT) + 22)
         height = max(_BOX, arrows * _PORT + 6)  # room for the arrows on one side
-        said = [one["text"] for one in graph["attributes"] if one["object"] == place]
+        said = [one["text"] for one in graph["attributes"] if one["object"] == index]
         if len(said) > _MAX_PILLS:
             said[_MAX_PILLS:] = [f"+{len(said) - _MAX_PILLS}"]
         pills: list[_Pill] = []
@@ -151,17 +151,17 @@ def _place_blocks(
 def _place_actions(participants: Sequence[Sequence[float]], bottom: float) -> list[float]:
     """Return the y coordinate of each action: as near to the mean of its participants' as the others allow."""
     wishes = [sum(one) / len(one) if one else math.inf for one in participants]
-    order = sorted(range(len(wishes)), key=lambda place: (wishes[place], place))
+    order = sorted(range(len(wishes)), key=lambda index: (wishes[index], index))
     heights = [0.0] * len(wishes)
     y = _EDGE + _ELLIPSE / 2 - _ELLIPSE_PITCH
-    for place in order:
-        y = max(y + _ELLIPSE_PITCH, wishes[place] if math.isfinite(wishes[place]) else 0.0)
-        heights[place] = y
+    for index in order:
+        y = max(y + _ELLIPSE_PITCH, wishes[index] if math.isfinite(wishes[index]) else 0.0)
+        heights[index] = y
     # Actions pushed below the objects move back up as far as there is room.
     limit = max(bottom - _ELLIPSE / 2, _EDGE + _ELLIPSE / 2 + (len(wishes) - 1) * _ELLIPSE_PITCH)
-    for place in reversed(order):
-        heights[place] = min(heights[place], limit)
-        limit = heights[place] - _ELLIPSE_PITCH
+    for index in reversed(order):
+        heights[index] = min(heights[index], limit)
+        limit = heights[index] - _ELLIPSE_PITCH
     return heights
 
 
@@ -173,8 +173,8 @@ def _draw_roles(
     x: float,
 ) -> list[str]:
     lines, labels = [], []
-    for place, block in enumerate(blocks):
-        arriving = sorted((heights[action], action, role) for action, target, role in roles if target == place)
+    for index, block in enumerate(blocks):
+        arriving = sorted((heights[action], action, role) for action, target, role in roles if target == index)
         for number, (y, action, role) in enumerate(arriving):
             end, start = block.port(number, len(arriving)), x + _ellipse_width(actions[action]) / 2
             bend = (start + block.x - 30) / 2  # both control points halfway, for a smooth S
@@ -224,15 +224,15 @@ def _lanes(relations: Sequence[Relation]) -> list[int]:
     """Return the lane of each relation, so that no two relations in a lane overlap."""
     taken: list[list[tuple[int, int]]] = []
     lanes = [0] * len(relations)
-    spans = [(min(one["source"], one["target"]), max(one["source"], one["target"])) for one in relations]
+    spans = [(min(link["source"], link["target"]), max(link["source"], link["target"])) for link in relations]
     # Shortest first, so that they get the inner lanes.
-    for place in sorted(range(len(relations)), key=lambda place: spans[place][1] - spans[place][0]):
-        low, high = spans[place]
+    for index in sorted(range(len(relations)), key=lambda index: spans[index][1] - spans[index][0]):
+        low, high = spans[index]
         free = (number for number, lane in enumerate(taken) if all(high <= a or b <= low for a, b in lane))
-        lanes[place] = next(free, len(taken))
-        if lanes[place] == len(taken):
+        lanes[index] = next(free, len(taken))
+        if lanes[index] == len(taken):
             taken.append([])
-        taken[lanes[place]].append((low, high))
+        taken[lanes[index]].append((low, high))
     return lanes
 
 
@@ -241,15 +241,18 @@ def _ports(
 ) -> dict[tuple[int, bool], tuple[float, float]]:
     """Return where each relation leaves (True) and arrives (False), ordered so that nested brackets do not cross."""
     meeting: dict[int, list[tuple[bool, int, int, bool]]] = defaultdict(list)
-    for place, one in enumerate(relations):
-        for here, there, leaves in ((one["source"], one["target"], True), (one["target"], one["source"], False)):
+    for index, link in enumerate(relations):
+        for here, there, leaves in (
+            (link["source"], link["target"], True),
+            (link["target"], link["source"], False),
+        ):
             downward = there > here
             # At its upper node an outer bracket ends above inner ones, at its lower node below them.
-            meeting[here].append((downward, -lanes[place] if downward else lanes[place], place, leaves))
+            meeting[here].append((downward, -lanes[index] if downward else lanes[index], index, leaves))
     return {
-        (place, leaves): (blocks[here].x + blocks[here].width, blocks[here].port(number, len(ends)))
+        (index, leaves): (blocks[here].x + blocks[here].width, blocks[here].port(number, len(ends)))
         for here, ends in meeting.items()
-        for number, (_, _, place, leaves) in enumerate(sorted(ends))
+        for number, (_, _, index, leaves) in enumerate(sorted(ends))
     }
 
 

@@ -18,15 +18,15 @@ MAX_GROUPS = 24
 """Maximum number of reasons with examples, which bounds the size of the page."""
 
 _ENDS = {
-    "kept": "Rows that passed every step asked for.",
-    "dead_letter": "Rows that could not be judged because they, or their images, are broken. They are neither kept "
+    "kept": "Rows that passed every requested step.",
+    "dead_letter": "Rows that could not be decided because they, or their images, are corrupt. They are neither kept "
     "nor rejected; each is stored with its error.",
-    "not_decided": "Rows of units that failed and are set aside, which the same command tries again, and rows behind "
-    "the place where a file is broken.",
+    "not_decided": "Rows of failed units, which the same command tries again, and rows after the point where a file "
+    "is corrupt.",
 }
 _UNKNOWN = "Rejected at this step."
 _CHARTS = (
-    ("complexity", "Complexity", "The most that is said of one object of the caption."),
+    ("complexity", "Complexity", "The highest number of attributes, actions and relations of one object."),
     ("actions", "Actions", "How many actions of the caption were accepted."),
     ("overlap", "Overlap", "Characters of the caption that can be read in the image."),
 )
@@ -106,7 +106,7 @@ def draw_histograms(funnel: FunnelRecord) -> str:
     for name, column in funnel["columns"].items():
         counted, bins = funnel["histograms"].get(name, {}), list(column["labels"])
         marks = [bins.index(str(one)) for one in column["thresholds"] if str(one) in bins]
-        text = "What the preset asks of the row." + (" Lines are its thresholds." if marks else "")
+        text = "Requirements of the preset." + (" Lines are its thresholds." if marks else "")
         columns = [(label, counted.get(place, 0)) for place, label in column["labels"].items()]
         drawn.append(histogram(name.partition(":")[2], text, columns, marks))
     return "".join(drawn)

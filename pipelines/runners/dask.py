@@ -83,13 +83,13 @@ class Dask(PortableBackend):
             if not threads:
                 raise RunnerError(
                     f"the Dask scheduler at {self.address()} has no workers; start some (`dask worker {self.address()} "
-                    "--nthreads 1 --nworkers 8`, or `scale` of your cluster) and wait until they are there"
+                    "--nthreads 1 --nworkers 8`, or `scale` of your cluster) and wait until they are connected"
                 )
             for worker, number in threads.items():
                 if number > 1:
                     raise RunnerError(
-                        f"the Dask worker {worker} has {number} threads; a worker does one unit at a time, for parsers "
-                        f"and OCR are not shared: start --nworkers {number} --nthreads 1 instead"
+                        f"the Dask worker {worker} has {number} threads; threads cannot share a parser or OCR; start "
+                        f"--nworkers {number} --nthreads 1 instead"
                     )
             _check_versions(client)
             for what, place in places:
@@ -104,7 +104,7 @@ class Dask(PortableBackend):
         with self._cluster() as client:
             while at_work := sum(there is True for there in _ask(client, is_at, place).values()):
                 if not said:
-                    say(f"waiting for {counted(at_work, 'Dask worker')} to end units of a run that was stopped")
+                    say(f"waiting for {counted(at_work, 'Dask worker')} to finish units of a stopped run")
                 said = True
                 time.sleep(POLL_SECONDS)
 
@@ -121,7 +121,9 @@ class Dask(PortableBackend):
             try:
                 result = pipeline.run()
             except OSError as error:
-                raise JobFailed(f"{job.label}: the Dask scheduler at {self.address()} is gone ({error})") from error
+                raise JobFailed(
+                    f"{job.label}: the Dask scheduler at {self.address()} no longer answers ({error})"
+                ) from error
             assert isinstance(result, DaskRunnerResult)
             try:
                 _watch(result, job.label, self.workers.start_seconds)
@@ -177,7 +179,7 @@ async def _greet(address: str) -> None:
 
 def _why(error: Exception) -> str:
     if isinstance(error, TimeoutError):
-        return f"nothing of Dask's answers within {CONNECT_SECONDS:g} seconds"
+        return f"no Dask process answers within {CONNECT_SECONDS:g} seconds"
     if isinstance(error, MemoryError):  # Dask took the first bytes of the answer for a length
         return "it speaks another protocol, as a dashboard does"
     return str(error)
@@ -213,7 +215,7 @@ def _watch(result: DaskRunnerResult, label: str, patience: float) -> None:
         except TimeoutError:
             pass
         except distributed.CancelledError as error:
-            raise JobFailed(f"{label}: the Dask scheduler is gone, or has dropped the job") from error
+            raise JobFailed(f"{label}: the Dask scheduler stopped, or dropped the job") from error
         try:
             there = bool(result.client.nthreads())
         except OSError:
@@ -229,7 +231,7 @@ def _watch(result: DaskRunnerResult, label: str, patience: float) -> None:
         ended = future.exception()
         if isinstance(ended, KilledWorker):
             _let_end(result.client)  # else running units would be blamed for the death
-            raise WorkerDied(f"Dask workers died at work ({ended.last_worker.address} was the last)") from ended
+            raise WorkerDied(f"Dask workers died while working ({ended.last_worker.address} was the last)") from ended
         if ended is not None:
             traceback.print_exception(type(ended), ended, future.traceback())
             raise JobFailed(f"{label}: the job failed: {type(ended).__name__}: {ended}") from ended
@@ -266,8 +268,8 @@ def _check_versions(client: distributed.Client) -> None:
         for name, value in ours.items():
             if theirs.get(name) != value:
                 raise RunnerError(
-                    f"the Dask worker {worker} has {name} {theirs.get(name)}, and this machine {value}; they must be "
-                    "equal, or rows would not be: start the workers anew, from this environment or the same image"
+                    f"the Dask worker {worker} has {name} {theirs.get(name)}, and this machine {value}; versions must "
+                    "be equal, or results would differ; restart the workers from this environment or the same image"
                 )
 
 

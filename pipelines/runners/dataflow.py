@@ -58,7 +58,7 @@ class Dataflow(Backend):
         if not (values["sdk_container_image"] or values["setup_file"] or values["extra_packages"]):
             raise RunnerError(
                 "--runner dataflow needs --sdk_container_image, an image with Beam, the filters and their models (see "
-                "deploy/dataflow/), for workers download nothing"
+                "deploy/dataflow/), because workers download nothing"
             )
         machine, experiments = str(values["machine_type"]), values["experiments"] or ()
         if _TIGHT.fullmatch(machine) and _ONE_PROCESS not in experiments:  # type: ignore[operator]
@@ -74,7 +74,7 @@ class Dataflow(Backend):
             if on_this_machine(place):
                 raise RunnerError(
                     f"{what} {place} is on this machine; --runner dataflow needs object storage, gs://..., since its "
-                    "workers are elsewhere"
+                    "workers are on other machines"
                 )
 
     def _offline(self, values: dict[str, object]) -> bool:

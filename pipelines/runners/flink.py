@@ -46,7 +46,7 @@ class Flink(portable.PortableBackend):
         portable.check_workers(self.workers, self._where())
         if shutil.which(JavaHelper.get_java()) is None:
             raise RunnerError(
-                "--runner flink needs Java 11 or 17 for the job server, and there is no `java` here; on Debian and "
+                "--runner flink needs Java 11 or 17 for the job server, but `java` is not on PATH; on Debian and "
                 "Ubuntu: apt-get install openjdk-17-jre-headless"
             )
         self._jar(self._version(self._cluster()))
@@ -125,7 +125,7 @@ class Flink(portable.PortableBackend):
             return None
         path, wanted = Path(str(named)).expanduser(), jar_name(version)
         if not path.is_file():
-            raise RunnerError(f"the job-server jar {named} is not there; set {JAR_VARIABLE} to {wanted}")
+            raise RunnerError(f"the job-server jar {named} does not exist; set {JAR_VARIABLE} to {wanted}")
         says_which = re.fullmatch(_JAR.format(flink=r"[\d.]+", beam=r"[\d.]+\d"), path.name)
         if says_which and path.name != wanted:
             raise RunnerError(f"{path} does not fit this SDK, Beam {beam_version}, and Flink {version}; get {wanted}")

@@ -84,7 +84,7 @@ class Backend(Protocol):
         """Wait until no worker is running a unit of a stopped run. On most backends, workers end with their driver.
 
         Args:
-            place: name of the run's jobs, see `engine.jobs.place_of`.
+            place: name of the run's jobs, see `engine.jobs.run_name`.
             say: receives lines for the terminal.
         """
         return None

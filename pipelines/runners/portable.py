@@ -201,7 +201,7 @@ def _watch(result: PipelineResult, job: Job, folder: Path, start_seconds: float,
             raise JobFailed(f"{job.label}: the job failed: {message} (the runner did not end it by itself)")
         if not started and time.monotonic() - began > start_seconds:
             raise JobFailed(
-                f"{job.label}: no worker has begun within {start_seconds:.0f} seconds; look at the runner's and the "
+                f"{job.label}: no worker started within {start_seconds:.0f} seconds; look at the runner's and the "
                 "workers' logs (workers.log in the output folder, or the task managers'), or allow more with "
                 "--start-timeout"
             )

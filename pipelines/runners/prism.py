@@ -46,7 +46,7 @@ class Prism(portable.PortableBackend):
         named = option_values(self.flags)["prism_location"] or os.environ.get(VARIABLE)
         path = Path(str(named)) if named else BUILT
         if not path.is_file() or not os.access(path, os.X_OK):
-            what = f"{path} is not there or not executable" if named else f"neither ${VARIABLE} nor {BUILT} is there"
+            what = f"{path} is missing or not executable" if named else f"neither ${VARIABLE} nor {BUILT} exists"
             raise RunnerError(
                 f"--runner prism needs the Prism binary ({what}); build it with `make prism` (that is `{BUILD}`), or "
                 f"name it: {VARIABLE}=/path/to/prism"

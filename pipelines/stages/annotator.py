@@ -110,7 +110,7 @@ def register_annotator(kind: _Kind) -> _Kind:
     """
     known = _registered.setdefault(kind.name, kind)
     if (known.__module__, known.__qualname__) != (kind.__module__, kind.__qualname__):
-        raise ValueError(f"stage {kind.name!r} of {kind.__name__} is {known.__name__}'s; choose another name")
+        raise ValueError(f"stage {kind.name!r} of {kind.__name__} is taken by {known.__name__}; choose another name")
     _registered[kind.name] = kind
     return kind
 

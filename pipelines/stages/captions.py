@@ -50,7 +50,7 @@ whole unit or file was lost), what was wrong, and the raw row as far as it was r
 
 
 class CaptionRecord(TypedDict):
-    """The fields of a `captions` commit record, besides those of all records."""
+    """The fields of a `captions` commit record, in addition to those of all records."""
 
     annotated: bool
     """Whether captions were parsed."""
@@ -116,10 +116,10 @@ class CaptionStage(Annotator):
         wider = sum(not record["lean"] and not self.parsed(record) for record in records)
         anew = sum(bool(record["annotated"]) for record in records) - lean - wider
         said = [f"{lean:,} of {units}, annotated by a lean run, which did not parse all captions"] if lean else []
-        fewer = "annotated where the conditions on columns let fewer rows through"
+        fewer = "annotated when the conditions on columns passed fewer rows"
         said += [f"{wider:,} of {units}, {fewer}"] if wider else []
         said += [f"{anew:,} of {units}, annotated by another model or version"] if anew else []
-        return f"annotated anew: {'; '.join(said)}" if said else None
+        return f"annotating again: {'; '.join(said)}" if said else None
 
     def total(self, work: Work, todo: Sequence[str]) -> int | None:
         spans = [work.plan.span(unit) for unit in todo]
@@ -180,7 +180,7 @@ class CaptionStage(Annotator):
             except UnreadableFile as error:  # the rest of the unit is lost; the rows read before it are kept
                 broken = error.record
         if span.exact and broken is None and rows != span.rows:
-            raise RuntimeError(f"{span.path}: {rows:,} rows were read where the plan counts {span.rows:,}")
+            raise RuntimeError(f"{span.path}: {rows:,} rows were read, but the plan counts {span.rows:,}")
         said: CaptionRecord = {
             "annotated": self.annotate,
             "rows": rows,
@@ -224,12 +224,12 @@ def check_lean(settings: RunSettings) -> None:
         return
     if NAME not in settings.stages or not {*settings.stages} <= {NAME, "export"}:
         raise WrongUse(
-            f"--lean with stages {','.join(settings.stages)}: it is for captions alone; say --stages captions or "
+            f"--lean with stages {','.join(settings.stages)}: it works on captions alone; pass --stages captions or "
             "captions,export, or leave --lean out"
         )
     if settings.preset.captions.min_actions < 1:
         raise WrongUse(
-            f"--lean with preset {settings.preset.name!r}, which asks for no action: captions without a verb may be "
+            f"--lean with preset {settings.preset.name!r}, which requires no action: captions without a verb may be "
             "kept and must be parsed; leave --lean out"
         )
 

@@ -46,9 +46,8 @@ NOT_READ = -1
 Reasons = NDArray[np.object_]
 
 _SCORES = {
-    CLIP_SCORE: "Image and caption are not alike enough, by the similarity of a model's embeddings",
-    NEG_CLIP_LOSS: "Image and caption are not more alike than they are to those of other rows, by the score corrected "
-    "for these",
+    CLIP_SCORE: "The similarity of a model's embeddings of image and caption is too low",
+    NEG_CLIP_LOSS: "The similarity of image and caption, corrected for their similarity to other rows, is too low",
 }
 
 
@@ -117,11 +116,11 @@ def cascade(preset: Preset, own: Sequence[StageFilter] = ()) -> tuple[Step, ...]
         own: filters of the user's stages. They follow the preset's filters.
     """
     dedup = preset.dedup
-    same_image = "The very same image is kept already, with another caption or from another url."
+    same_image = "The same image is already kept, with another caption or from another url."
     duplicates = (
-        (dedup.pairs, DUPLICATE_PAIR, "The same url with the same caption is kept already."),
+        (dedup.pairs, DUPLICATE_PAIR, "The same url with the same caption is already kept."),
         (dedup.images, DUPLICATE_IMAGE, same_image),
-        (dedup.semantic, DUPLICATE_SEMANTIC, "An image whose embedding is almost the same is kept already."),
+        (dedup.semantic, DUPLICATE_SEMANTIC, "An image with almost the same embedding is already kept."),
     )
     return (
         *(
@@ -144,9 +143,7 @@ def cascade(preset: Preset, own: Sequence[StageFilter] = ()) -> tuple[Step, ...]
 
 def _score_steps(rule: ScoreRule) -> Iterator[Step]:
     if rule.thresholds:
-        absent = (
-            "There is no image for the row, or none that can be read, so there is nothing to compare with its caption."
-        )
+        absent = "There is no readable image for the row to compare with its caption."
         yield Step("score", NOT_SCORED, absent, rare=True)
     for reason, (least, keep) in rule.thresholds.items():
         what = f"below {least:g}" if least is not None else f"not among the highest {keep:.4g} of all"
@@ -224,7 +221,7 @@ def apply_cascade(
         found = np.full(len(reasons), -1, np.int64)
         found[alive] = _indices(np.asarray(rows["ordinal"])[alive], np.asarray(records["ordinal"]))
         if (found[alive] < 0).any():
-            raise NotLookedAt("rows pass their captions, and no spotting unit has looked at their images")
+            raise NotLookedAt("rows pass the caption filters, but no spotting unit has read their images")
         captions = rows["caption"].take(pa.array(alive)).to_pylist()
         reasons[alive], overlaps[alive] = apply_image_filters(captions, records.take(pa.array(found[alive])), preset)
     for one in own:

@@ -150,7 +150,7 @@ def check_columns(preset: Preset, infos: Sequence[FileInfo], dataset: Dataset) -
     others = {step.reason for step in cascade(preset) if step.stage != NAME}
     for one in conditions:
         if one.reason in others:
-            raise WrongUse(f"columns.{one.reason}: {one.reason} is a reason of the program; rename the column")
+            raise WrongUse(f"columns.{one.reason}: {one.reason} is a built-in reason; rename the column")
     for info in infos:
         names = [column.name for column in info.columns]
         places = columns_of(conditions, info.roles, dataset, names, info.path)

@@ -156,7 +156,7 @@ class DecideStage(Stage):
             else:
                 if done != read_record["good"]:
                     raise RuntimeError(
-                        f"{span.path}: {done:,} rows were read where {read_record['good']:,} are annotated"
+                        f"{span.path}: {done:,} rows were read, but {read_record['good']:,} are annotated"
                     )
         publish_table(self.layout.data(self.name, unit), pa.table({"ordinal": pa.array(tally.kept, pa.int64())}))
         files = (*(self.layout.part(kind, unit) for kind in KINDS), self.layout.data(self.name, unit))
@@ -239,8 +239,8 @@ class Deciding:
         missing = self.work.missing(stage, names)
         if self._only_decides and any(missing.values()):
             self.work.say(
-                f"the annotations are there: thresholds of preset {self.settings.preset.name!r} and "
-                f"stages {','.join(self.settings.stages)} are applied to them, without a new parse or OCR"
+                f"reusing the stored annotations: applying preset {self.settings.preset.name!r} and stages "
+                f"{','.join(self.settings.stages)} without parsing or OCR"
             )
         self.work.run(stage, list(missing), of=len(missing))
         self.work.give_up_changed()

@@ -60,8 +60,8 @@ class NetworkDown(RuntimeError):
 
     def __init__(self, unreachable: int, asked: int, first: str):
         super().__init__(
-            f"{unreachable} of {asked} urls were unreachable ({first}); see whether this machine reaches the web and "
-            "its resolver answers, or ask for fewer at a time: --download-threads"
+            f"{unreachable} of {asked} urls were unreachable ({first}); check that this machine reaches the web and "
+            "its resolver answers, or send fewer requests at a time: --download-threads"
         )
 
 
@@ -120,16 +120,16 @@ class DownloadStage(SegmentAnnotator):
         if lifted := sum((self.lifted(record) for record in current), Counter[str]()):
             reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(lifted.items()))
             return (
-                f"the settings permit more than before: {counted(lifted.total(), 'row')} refused by then are asked "
-                f"again ({reasons}); images fetched already stay"
+                f"the settings permit more than before: {counted(lifted.total(), 'row')} refused before are tried "
+                f"again ({reasons}); downloaded images are kept"
             )
         if current:
-            return f"only the images of rows that no run has asked for are fetched ({counted(len(todo), 'unit')})"
+            return f"downloading only images that no run has requested ({counted(len(todo), 'unit')})"
         with_urls, units = len(work.plan.downloadable()), len(work.plan.units)
         which = "the manifests" if with_urls == units else f"{with_urls} of {units} units"
         return (
-            f"{which} have urls and no images; those of the rows that pass the caption filters are fetched from the "
-            "web (STAGES without download leaves the web alone)"
+            f"{which} have urls but no images; images of rows that pass the caption filters are downloaded (to "
+            "prevent this, leave download out of STAGES)"
         )
 
     def finish(self, work: Work, todo: Sequence[str]) -> None:
@@ -149,7 +149,7 @@ class DownloadStage(SegmentAnnotator):
         elif asked and unreachable == asked:
             work.say(
                 f"download: none of the {asked} urls was reached. If that was this machine's network, remove "
-                f"{self.layout.work / DOWNLOAD}, and the next run asks for them anew"
+                f"{self.layout.work / DOWNLOAD}, and run again to retry them"
             )
 
     def setup(self) -> None:

@@ -149,7 +149,7 @@ class Encoder:
 
         whose = f"encoder {encoder.name.text!r}"
         if precision == "bf16" and not computes_bf16(device):
-            raise EncoderError(f"{whose}: {device} of this machine has no bf16; say fp32")
+            raise EncoderError(f"{whose}: {device} of this machine has no bf16; use fp32")
         if device == "cpu":
             torch.set_num_threads(1)  # parallelism comes from worker processes
         self._claim = Claim(gpus) if (gpus := gpus_of(device)) else None  # held while the model is in its memory
@@ -193,7 +193,7 @@ class Encoder:
             vectors = unit_length(self._images([results[place] for place in places])).astype(np.float16)
             for place, vector in zip(places, vectors, strict=True):
                 usable = np.isfinite(vector).all() and vector.any()
-                bad = UnreadableImage(UnreadableImageReason.CORRUPT, "the encoder's answer is not finite or zero")
+                bad = UnreadableImage(UnreadableImageReason.CORRUPT, "the encoder's embedding is zero or not finite")
                 results[place] = vector if usable else bad
         return results
 

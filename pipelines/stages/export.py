@@ -70,7 +70,8 @@ class Export:
                 for path in (self._subset, layout.root / "report.html", layout.exported):
                     remove(path)
                 work.say(
-                    "subset, shards and report of the earlier decisions are removed; STAGES with export writes new ones"
+                    "removed the subset, shards and report of the earlier decisions; add export to STAGES to write "
+                    "new ones"
                 )
             return {}
         self.write_shards(decided)

@@ -107,7 +107,7 @@ def columns_of(
     found = {one.reason: _column(one.reason, roles, dataset, columns) for one in conditions}
     for name in [name for name, column in found.items() if column is None and name not in language.NAMES]:
         raise WrongUse(
-            f"{path}: no column or role '{name}', which the preset has a condition on{nearest(name, columns)}; the "
+            f"{path}: no column or role '{name}', which a condition of the preset needs{nearest(name, columns)}; the "
             f"file has {listing(columns)}. Name another column, or leave columns.{name} out of the preset"
         )
     return {name: column for name, column in found.items() if column is not None}

@@ -88,7 +88,7 @@ class Shard(TypedDict):
 
 
 class ExportRecord(TypedDict):
-    """The fields of an `export` commit record, besides those of all records."""
+    """The fields of an `export` commit record, in addition to those of all records."""
 
     rows: int
     shards: list[Shard]

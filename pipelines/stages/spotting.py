@@ -34,7 +34,7 @@ from open_diht.pipelines.stages.images import (
 )
 from open_diht.pipelines.stages.rows import RECORD, Asked, no_reading, read_texts
 from open_diht.pipelines.stages.segments import SegmentAnnotator, Survivors
-from open_diht.pipelines.store.commit import Garbled, TableFile, read_json
+from open_diht.pipelines.store.commit import CorruptRecord, TableFile, read_json
 from open_diht.pipelines.store.fingerprints import fingerprint_of
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.names import image_unit_name, segment_name, unit_of
@@ -52,7 +52,7 @@ def load_records(layout: Layout, unit: str, image_units: Iterable[int]) -> pa.Ta
         image_units: numbers of the image units to read.
 
     Raises:
-        Garbled: a commit record is corrupt.
+        CorruptRecord: a commit record is corrupt.
     """
     tables = []
     for image_unit in image_units:
@@ -60,7 +60,7 @@ def load_records(layout: Layout, unit: str, image_units: Iterable[int]) -> pa.Ta
         path = layout.commit("spotting", name)
         record = read_json(path)
         if record is not None and not (isinstance(record, dict) and isinstance(record.get("segments"), int)):
-            raise Garbled(f"{path} is no commit record; remove it, and the same command makes it again")
+            raise CorruptRecord(f"{path} is not a commit record; remove it, and run the same command to write it again")
         for segment in range(record["segments"] if record else 0):
             tables.append(read_table(layout.data("spotting", segment_name(name, segment))))
     return last_of_each(pa.concat_tables([RECORD.empty_table(), *tables]))
@@ -94,13 +94,10 @@ class SpottingStage(SegmentAnnotator):
         if moved := sum(record["root"] != self.dataset.images_root for record in records):
             return f"{moved:,} of {counted(of, 'unit')} will be read again: --images-root names another folder"
         if outdated := sum(record["fingerprint"] != self.fingerprint for record in records):
-            return f"read anew: {outdated:,} of {counted(of, 'unit')}, read by another version, engine or setting"
+            return f"read again: {outdated:,} of {counted(of, 'unit')}, read by another version, engine or setting"
         if not records or work.seconds.get(DOWNLOAD):
             return None
-        return (
-            "other rows may get through than when images were read (another preset, captions annotated anew); only "
-            "images that no run has read are read"
-        )
+        return "the preset or the caption annotations changed; only images not read before will be read"
 
     def setup(self) -> None:
         self._spotter = TextSpotter(self.settings)

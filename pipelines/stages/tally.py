@@ -13,7 +13,7 @@ from open_diht.pipelines.stages.cascade import DEAD, KEPT
 
 
 class DecideRecord(TypedDict):
-    """The fields of a `decide` commit record, besides those of all records."""
+    """The fields of a `decide` commit record, in addition to those of all records."""
 
     rows: int
     kept: int

@@ -64,27 +64,27 @@ def check_export(settings: RunSettings, infos: Iterable[FileInfo]) -> None:
     if settings.export != INDEX:
         return
     if "export" not in settings.stages:
-        raise WrongUse(f"--export {INDEX} says how to do stage export, and STAGES leaves it out")
+        raise WrongUse(f"--export {INDEX} needs stage export, which STAGES leaves out")
     named: dict[str, str] = {}
     for info in infos:
         other = named.setdefault(posixpath.basename(info.path), info.path)
         why = _why_not(info) or ("" if other == info.path else f"it has the name of {other}")
         if why:
             raise WrongUse(
-                f"--export {INDEX} leaves the tars of INPUT to a training, which cannot read {info.path}: {why}; "
-                "--export shards writes new ones"
+                f"--export {INDEX} trains on the tars of INPUT, but training cannot read {info.path}: {why}; use "
+                "--export shards to write new ones"
             )
 
 
 def _why_not(info: FileInfo) -> str:
     if info.format != Webdataset.name:
-        return f"it is {info.format}, no tar of webdataset"
+        return f"it is {info.format}, not a webdataset tar"
     if info.compression:
         return f"it is compressed ({info.compression})"
     if not info.images or info.roles.image_path is not None:
-        return "its images are elsewhere"
+        return "its images are in other files"
     if TEXT not in [column.name for column in info.columns]:
-        return "its samples have no .txt, which a training takes captions from"
+        return "its samples have no .txt for training to read captions from"
     return ""
 
 

@@ -291,16 +291,14 @@ def _rows(table: pa.Table, dataset: Dataset, preset: Preset, *, annotated: bool)
     _need(table, ANNOTATIONS, "put AnnotateCaptions before")
     found = batch.table[ANNOTATIONS]
     if found.null_count:
-        raise ValueError(
-            f"{found.null_count} rows have no annotations; AnnotateCaptions makes them for all that it reads"
-        )
+        raise ValueError(f"{found.null_count} rows have no annotations; AnnotateCaptions annotates every row it reads")
     columns = [*rows.columns, *found.cast(_CAPTIONS).flatten()]
     return batch, pa.table(columns, [*rows.column_names, *CAPTION_SCHEMA.names])
 
 
 def _records(table: pa.Table) -> pa.Table:
     """Return the image records for `apply_cascade`: rows of `stages.rows.RECORD`, by row index."""
-    _need(table, SPOTTING, 'put SpotText before, or say stages=["captions"]')
+    _need(table, SPOTTING, 'put SpotText before, or pass stages=["captions"]')
     column = table[SPOTTING]
     places = pa.array(np.arange(table.num_rows))
     records = pa.table([places, *column.cast(_RECORD).flatten()], ["ordinal", *(field.name for field in _RECORD)])

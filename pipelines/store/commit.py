@@ -140,7 +140,7 @@ class RunFailed(RuntimeError):
     """The run ended early; committed units are kept. The message gives the reason and the remedy."""
 
 
-class Garbled(RunFailed):
+class CorruptRecord(RunFailed):
     """A JSON file of this program is corrupt."""
 
 
@@ -148,14 +148,14 @@ def read_json(path: StorePath) -> Any:
     """Return the content of a JSON file; None if it does not exist.
 
     Raises:
-        Garbled: the file is truncated, empty or not JSON.
+        CorruptRecord: the file is truncated, empty or not JSON.
     """
     try:
         return json.loads(read_bytes(path).decode("utf-8", "surrogatepass"))
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise Garbled(f"{path} holds no JSON ({error}); remove it, and the same command makes it again") from error
+        raise CorruptRecord(f"{path} holds no JSON ({error}); remove it and run the same command again") from error
 
 
 def remove(path: StorePath) -> None:

@@ -50,7 +50,7 @@ class Fingerprints:
     def _units(self) -> dict[str, str]:
         found: dict[str, str] | None = read_json(self.path)
         if found is None:
-            raise FileNotFoundError(f"{self.path} is not there; is the output folder on storage that all workers see?")
+            raise FileNotFoundError(f"{self.path} is missing; is the output folder on storage that all workers see?")
         return found
 
     def __getstate__(self) -> dict[str, StorePath]:

@@ -44,7 +44,7 @@ def explained(address: HubAddress, error: type[Exception], then: str = "") -> It
         raise error(f"{address.root} needs the package huggingface_hub: {installation.remedy('cloud')}") from missing
     endpoint = os.environ.get("HF_ENDPOINT", constants.ENDPOINT)
     page = f"{endpoint}/{'datasets/' if address.kind == 'dataset' else ''}{address.repository}"
-    token = "the token in HF_TOKEN" if os.environ.get("HF_TOKEN") else "who asks without a token (HF_TOKEN)"
+    token = "the token in HF_TOKEN" if os.environ.get("HF_TOKEN") else "a request without a token (HF_TOKEN)"
     try:
         yield
     except errors.GatedRepoError as found:
@@ -54,12 +54,12 @@ def explained(address: HubAddress, error: type[Exception], then: str = "") -> It
         why = f"{address.root}: the repository has no revision '{address.revision or MAIN}'; see {page}"
         raise error(why + then) from found
     except errors.RepositoryNotFoundError as found:
-        why = f"{address.root} is not there, or is private and closed to {token}: check the name, or set HF_TOKEN"
+        why = f"{address.root} does not exist, or is private and closed to {token}; check the name, or set HF_TOKEN"
         raise error(why + then) from found
     except errors.OfflineModeIsEnabled as found:
-        raise error(f"{address.root} cannot be asked for: HF_HUB_OFFLINE is set; unset it{then}") from found
+        raise error(f"{address.root} cannot be reached because HF_HUB_OFFLINE is set; unset it{then}") from found
     except errors.HFValidationError as found:
-        raise error(f"{address.root} is no name of a repository: {first_line(found)}{then}") from found
+        raise error(f"{address.root} is not a repository name: {first_line(found)}{then}") from found
     except errors.HfHubHTTPError as found:
         status = found.response.status_code
         remedy = f"; {token} may not do that, or is not valid" if status in (401, 403) else ""
@@ -68,7 +68,7 @@ def explained(address: HubAddress, error: type[Exception], then: str = "") -> It
         if isinstance(found, (error, OSError)):  # our own errors, and disk errors
             raise
         why = f"{address.root}: {endpoint} cannot be reached ({type(found).__name__}: {first_line(found)})"
-        raise error(f"{why}; see to the network, or to HF_ENDPOINT{then}") from found
+        raise error(f"{why}; check the network, or HF_ENDPOINT{then}") from found
 
 
 def may_pass(error: Exception) -> bool:

@@ -26,7 +26,7 @@ _BYTES = 8 * 2**30
 
 
 @dataclass(frozen=True)
-class Step:
+class Push:
     """A commit to make."""
 
     add: Mapping[str, StorePath]
@@ -56,7 +56,7 @@ def most_of_a_folder(names: Iterable[str]) -> int:
     return max(Counter(name.rpartition("/")[0] for name in names).values(), default=0)
 
 
-def steps(files: Mapping[str, StorePath], changed: Iterable[str], there: Iterable[str]) -> list[Step]:
+def steps(files: Mapping[str, StorePath], changed: Iterable[str], there: Iterable[str]) -> list[Push]:
     """Return the commits, in order, that make a repository hold `files` and no other published files; [] if it does.
 
     Args:
@@ -70,11 +70,11 @@ def steps(files: Mapping[str, StorePath], changed: Iterable[str], there: Iterabl
         return []
     parts = list(_parts({name: path for name, path in files.items() if name in changed and name not in _LAST}))
     if len(parts) <= 1:  # one commit: readers never see a partial result
-        return [Step({name: files[name] for name in files if name in changed}, stale)]
+        return [Push({name: files[name] for name in files if name in changed}, stale)]
     gone = (*(name for name in stale if name != PUBLISHING), *(name for name in RECORDS if name in there))
     last = {name: files[name] for name in _LAST if name in files and (name in changed or name in RECORDS)}
-    between = [Step(part) for part in parts[1:-1]]
-    return [Step(parts[0], gone, begins=True), *between, Step({**parts[-1], **last}, (PUBLISHING,))]
+    between = [Push(part) for part in parts[1:-1]]
+    return [Push(parts[0], gone, begins=True), *between, Push({**parts[-1], **last}, (PUBLISHING,))]
 
 
 def _parts(files: Mapping[str, StorePath]) -> Iterator[dict[str, StorePath]]:

@@ -99,7 +99,7 @@ def output_lock(
         lease = Lease(leases.fs, leases.path, str(layout.root), shard, say)
         if not lease.take(shared):
             who = next((f" ({other['holder']})" for other in lease.others()), "")
-            raise Busy(f"{_busy(layout, who)}. (A run that was killed counts for {VALID_S:.0f} seconds.)")
+            raise Busy(f"{_busy(layout, who)}. (A killed run counts for {VALID_S:.0f} seconds.)")
         try:
             yield lease
         finally:
@@ -118,8 +118,8 @@ def output_lock(
             if error.errno not in _NO_LOCKS:
                 raise
             raise NoLocks(
-                f"OUTPUT {layout.root} is on a file system without locks ({error.strerror}), and they keep two runs "
-                "apart; mount it with them (Lustre: option flock), or choose another OUTPUT"
+                f"OUTPUT {layout.root} is on a file system without locks ({error.strerror}), which keep two runs "
+                "apart; mount it with locks (Lustre: option flock), or choose another OUTPUT"
             ) from error
         if not taken:
             raise Busy(_busy(layout))

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from open_diht.common.command_line import WrongUse, check_folder
 from open_diht.common.files import is_temporary
-from open_diht.pipelines.store.commit import Garbled, read_json
+from open_diht.pipelines.store.commit import CorruptRecord, read_json
 from open_diht.pipelines.store.hub_contents import contents
 from open_diht.pipelines.store.layout import KINDS, Layout
 from open_diht.pipelines.store.storage import StorePath, is_local, stamps
@@ -34,12 +34,12 @@ def check_output(layout: Layout) -> None:
         return
     if begun is not None:
         raise WrongUse(
-            f"{layout.plan} is gone, and nothing else says which rows the units are that {layout.root} holds; choose "
-            "another OUTPUT, or remove that folder to start anew"
+            f"{layout.plan} is missing, and without it the units in {layout.root} have no rows; choose "
+            "another OUTPUT, or remove that folder to start over"
         )
     raise WrongUse(
-        f"{layout.root} holds {foreign}, which no run here has written ({layout.plan} is not there), and which a run "
-        "would write over; choose another OUTPUT, or move it away"
+        f"{layout.root} holds {foreign}, which this program did not write ({layout.plan} is missing) and a run would "
+        "overwrite; choose another OUTPUT, or move it away"
     )
 
 
@@ -77,7 +77,7 @@ def is_record(path: StorePath) -> bool:
     """Return whether a file is a commit record, by its content, because users may have files of any name."""
     try:
         found = read_json(path)
-    except Garbled:
+    except CorruptRecord:
         return False
     return isinstance(found, dict) and found.get("unit") == path.stem
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from open_diht.pipelines.store.commit import Garbled, RunFailed, publish_json, read_json, remove
+from open_diht.pipelines.store.commit import CorruptRecord, RunFailed, publish_json, read_json, remove
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import StorePath, each, size_of, sizes
 
@@ -37,7 +37,7 @@ def removed(layout: Layout) -> str:
     """Return the error message for an output folder that was removed during the run."""
     return (
         f"OUTPUT {layout.root} was removed or emptied while the run was working in it ({layout.plan} is gone); "
-        "what was done is lost. The same command starts anew"
+        "its results are lost. Run the same command to start over"
     )
 
 
@@ -52,7 +52,7 @@ class Vouched:
         """Return the record in a file: {} if it is corrupt, None if there is no file."""
         try:
             found = read_json(path)
-        except Garbled:
+        except CorruptRecord:
             return {}
         return found if isinstance(found, dict) or found is None else {}
 

@@ -8,7 +8,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, NotRequired, TypeVar, Union, cast, get_args, get_origin, get_type_hints, is_typeddict
 
 from open_diht.common.command_line import WrongUse
-from open_diht.pipelines.store.commit import Garbled, read_json
+from open_diht.pipelines.store.commit import CorruptRecord, read_json
 from open_diht.pipelines.store.storage import StorePath
 
 T = TypeVar("T")
@@ -26,11 +26,11 @@ def read_record(path: StorePath, kind: type[T]) -> T | None:
     """
     try:
         found = read_json(path)
-    except Garbled as error:
+    except CorruptRecord as error:
         raise WrongUse(str(error)) from error
     if found is not None and not conforms(found, kind):
         raise WrongUse(
-            f"{path} is none that `make filter` has written; move it away, and the same `make filter` writes its own"
+            f"{path} was not written by `make filter`; move it away, and run `make filter` again to write it"
         )
     return cast(T | None, found)
 

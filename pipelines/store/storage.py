@@ -32,7 +32,7 @@ _T = TypeVar("_T")
 _REMEMBERS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl")
 """Protocols whose clients cache listings by default, which hides files that workers and other shards write later."""
 _ONE_SLASH = re.compile(r"([a-z][a-z0-9+]*:)/(?!/)")
-SEE_TO_OUTPUT = "see to OUTPUT, and to the network, the credentials and the endpoint of its store"
+SEE_TO_OUTPUT = "check OUTPUT, the network, and the credentials and endpoint of its store"
 """Remedy in error messages when OUTPUT could not be read."""
 _CONNECTIONS = 32  # concurrent requests to an object store; each takes tens of milliseconds
 
@@ -80,7 +80,7 @@ def asked(path: StorePath, error: type[Exception], then: str) -> Iterator[None]:
     except Exception as found:
         if is_local(path) or not (isinstance(found, OSError) or is_of_client(found)):
             raise
-        raise error(f"{path} cannot be had of its store ({in_words(found)}); {then}") from found
+        raise error(f"{path} cannot be read from its store ({in_words(found)}); {then}") from found
 
 
 def in_memory(path: StorePath) -> bool:

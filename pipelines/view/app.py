@@ -67,7 +67,7 @@ def make_app(bench: Workbench) -> Starlette:
     def row_of_unit(request: Request) -> Response:
         place = place_at(bench.output, request.path_params["unit"], request.path_params["ordinal"])
         if place is None:
-            raise HTTPException(404, "There is no such row, or it is just being decided anew.")
+            raise HTTPException(404, "There is no such row, or a run is deciding it again.")
         return RedirectResponse(f"/row/{place}")
 
     def failed(request: Request, error: Exception) -> Response:
@@ -104,16 +104,16 @@ def _told(error: Exception) -> tuple[int, str]:
     if isinstance(error, HTTPException):
         return error.status_code, error.detail
     if isinstance(error, FileNotFoundError):
-        return 503, f"{error.filename or error} is not there; a run may be writing it again. Try again in a moment."
+        return 503, f"{error.filename or error} is missing; a run may be writing it again. Try again in a moment."
     if isinstance(error, pa.ArrowException):
-        return 500, f"{error} Where the file is damaged, the same `make filter` writes it again."
+        return 500, f"{error} If the file is damaged, run the same `make filter` to write it again."
     if isinstance(error, BadAddress | BadValue):
         return 400, str(error)
     if isinstance(error, _SAID):
         return 500, str(error)
     _log.error("a page failed", exc_info=error)
     why = f"{type(error).__name__}: {error}"
-    return 500, f"A file of this output is not as a run writes it ({why}). Remove it: `make filter` writes it again."
+    return 500, f"A file of this output has an unexpected form ({why}). Remove it, and run `make filter` to write it."
 
 
 def _file(content: str, kind: str) -> Callable[[Request], Response]:

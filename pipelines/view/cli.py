@@ -73,17 +73,17 @@ def serve(bench: Workbench, listening: socket.socket) -> None:
 
 
 def _parser(prog: str, defaults: dict[str, str]) -> Parser:
-    parser = Parser(prog, "A local web page over the output of a filter run, finished or not.")
-    parser.add_argument("--output", default=defaults.get("output", "out/sample"), help="what `make filter` wrote")
+    parser = Parser(prog, "Show the output of a filter run, finished or not, on a local web page.")
+    parser.add_argument("--output", default=defaults.get("output", "out/sample"), help="output folder of `make filter`")
     parser.add_argument(
-        "--preset", help="thresholds to begin with, a name or a YAML file (default: the run's; before its end, paper)"
+        "--preset", help="initial thresholds, a name or a YAML file (default: the run's; before its end, paper)"
     )
-    parser.add_argument("--port", type=number(Port), default=0, help="of the address (default: one that is free)")
+    parser.add_argument("--port", type=number(Port), default=0, help="port of the page (default: a free one)")
     parser.add_argument(
         "--sample-rows",
         type=number(Positive),
         default=ROWS,
-        help=f"rows that thresholds are tried on; all, where there are no more (default {ROWS})",
+        help=f"largest number of rows that thresholds are tried on (default {ROWS})",
     )
     parser.add_argument(
         "--plugin", action="append", default=[], metavar="MODULE", help="a Python module with filters of your own"
@@ -114,5 +114,5 @@ def _listening(port: int) -> socket.socket:
         found.listen()  # now, so that the address works when it is printed
     except OSError as error:
         found.close()
-        raise WrongUse(f"port {port} cannot be had ({error.strerror}); choose another, or leave --port out") from error
+        raise WrongUse(f"port {port} cannot be used ({error.strerror}); choose another, or leave --port out") from error
     return found

@@ -62,10 +62,10 @@ def evidence_of(output: Output, place: Place) -> Example | None:
         return None
     asked = "captions" in output.stages and "objects" in rows.column_names
     decisions = apply_caption_filters(rows, output.preset, asked)
-    found = example_of(rows, output.preset, decisions, _record(output, place.unit, ordinal))
+    example = example_of(rows, output.preset, decisions, _record(output, place.unit, ordinal))
     with contextlib.suppress(ImageNotShown):
-        found["image"] = image_of(output, place.unit, ordinal)
-    return found
+        example["image"] = image_of(output, place.unit, ordinal)
+    return example
 
 
 def image_of(output: Output, unit: str, ordinal: int) -> bytes:
@@ -94,7 +94,7 @@ def thumbnail_of(output: Output, place: Place) -> Thumbnail:
     """Return the image of a row as a small JPEG. Raise `ImageNotShown` with the reason if there is none."""
     ordinal = ordinal_of(output, place)
     if ordinal is None:
-        raise ImageNotShown("the row is not there, or could not be read")
+        raise ImageNotShown("the row is missing, or could not be read")
     return shrink(image_of(output, place.unit, ordinal))
 
 

@@ -33,7 +33,7 @@ def query_of(given: Mapping[str, str], columns: Sequence[str]) -> Query:
         raise BadAddress(f"rows end as one of {', '.join(ENDS)}, not as {end[:40]!r}")
     column = given.get("column", "")
     if column and column not in columns:
-        raise BadAddress(f"there is no column {column[:40]!r} with numbers; there are {', '.join(columns) or 'none'}")
+        raise BadAddress(f"no numeric column {column[:40]!r}; choose one of {', '.join(columns) or 'none'}")
     bounds = {name: Bounds(low=_number(given, f"{name}_low"), high=_number(given, f"{name}_high")) for name in BOUNDS}
     return Query(
         end=end,
@@ -45,7 +45,7 @@ def query_of(given: Mapping[str, str], columns: Sequence[str]) -> Query:
     )
 
 
-def place_of(given: Mapping[str, str]) -> Place | None:
+def start_of(given: Mapping[str, str]) -> Place | None:
     """Return the place where an address asks to begin; None for the first row. Raise BadAddress if it is no place."""
     text = given.get("from", "")
     try:
@@ -86,5 +86,5 @@ def _number(given: Mapping[str, str], name: str) -> float | None:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise BadAddress(f"{name.replace('_', ' ')} is {text[:40]!r}, which is no number")
+        raise BadAddress(f"{name.replace('_', ' ')} is {text[:40]!r}, which is not a number")
     return value

@@ -113,12 +113,12 @@ class Output:
         if self._named is not None:
             return load_preset(self._named), "as --preset says"
         if record is None:
-            return load_preset("paper"), "the default: this run has not said its own yet"
+            return load_preset("paper"), "the default: this run has not recorded its own yet"
         try:
             return recorded_preset(record["preset"]), "the run's own"
         except BadValue as error:
             plugins = record.get("plugins", [])
-            remedy = f"--plugin {plugins[0]}" if plugins else "--preset with one that this version knows"
+            remedy = f"--plugin {plugins[0]}" if plugins else "--preset with a preset of this version"
             where = self.layout.root / "run.json"
             raise WrongUse(f"{where}: its preset cannot be read here ({error}); give {remedy}") from error
 
@@ -189,20 +189,18 @@ class Output:
 def _plan(layout: Layout) -> Plan:
     root = layout.root
     if is_local(root) and not root.is_dir():
-        raise WrongUse(
-            f"OUTPUT {root} is not there, or is no folder; name one that `make filter` has written, or is writing"
-        )
+        raise WrongUse(f"OUTPUT {root} does not exist, or is not a folder; name the OUTPUT of a `make filter`")
     try:
         return load_plan(layout.plan)
     except FileNotFoundError as error:
         raise WrongUse(
-            f"OUTPUT {root} holds no output of `make filter` ({layout.plan} is not there); name the folder that "
-            "was its OUTPUT"
+            f"OUTPUT {root} holds no output of `make filter` ({layout.plan} is missing); name the folder that was its "
+            "OUTPUT"
         ) from error
     except PlanMismatch as error:
         raise WrongUse(str(error)) from error
     except (KeyError, TypeError) as error:
-        raise WrongUse(f"{layout.plan} is no plan of this version ({type(error).__name__}: {error})") from error
+        raise WrongUse(f"{layout.plan} is not a plan of this version ({type(error).__name__}: {error})") from error
 
 
 def _dataset(source: _Source) -> Dataset:

@@ -21,7 +21,7 @@ from open_diht.pipelines.stages.cascade import NOT_DECIDED, cascade
 from open_diht.pipelines.stages.tally import DecideRecord
 from open_diht.pipelines.store.storage import each
 from open_diht.pipelines.view.controls import as_yaml, controls_of, moved
-from open_diht.pipelines.view.forms import BadAddress, address_of, end_of, place_of, query_of
+from open_diht.pipelines.view.forms import BadAddress, address_of, end_of, query_of, start_of
 from open_diht.pipelines.view.output import UNDECIDED, UNREADABLE, Output
 from open_diht.pipelines.view.query import (
     NOT_OF_MANIFEST,
@@ -78,8 +78,8 @@ def overview(bench: Workbench, given: Mapping[str, str]) -> Shown:
 
 def _counted(output: Output, units: Sequence[str]) -> FunnelRecord:
     """Return the funnel of some decided units."""
-    found: Iterator[DecideRecord | None] = each(output.decide_record, units, output.layout.root)
-    records = ((record["rows"], record) for record in found if record is not None)
+    decisions: Iterator[DecideRecord | None] = each(output.decide_record, units, output.layout.root)
+    records = ((record["rows"], record) for record in decisions if record is not None)
     return count(records, output.preset, output.stages, cascade(output.preset))
 
 
@@ -98,7 +98,7 @@ def rows(bench: Workbench, given: Mapping[str, str]) -> Shown:
     """
     output = bench.output
     columns = numeric_columns(output)
-    query, start = query_of(given, columns), place_of(given)
+    query, start = query_of(given, columns), start_of(given)
     if start is not None and start.unit != UNREADABLE and start.unit not in output.plan:
         raise BadAddress(f"there is no unit {start.unit[:40]!r} in this output")
     page = search(output, query, start)
@@ -141,8 +141,8 @@ def _ends(output: Output) -> list[tuple[str, str]]:
 def _caption(hit: Hit, query: Query) -> str:
     """Return the caption of a row as HTML, with the search text marked; "" if there is none."""
     caption = hit.row.get("caption") or ""
-    found = re.search(re.escape(query.caption), caption, re.IGNORECASE) if query.caption else None
-    return marked(caption, [TextSpan(*found.span(), "hit")] if found else [], 300) if caption else ""
+    match = re.search(re.escape(query.caption), caption, re.IGNORECASE) if query.caption else None
+    return marked(caption, [TextSpan(*match.span(), "hit")] if match else [], 300) if caption else ""
 
 
 # ---- one row
@@ -163,11 +163,11 @@ def row(bench: Workbench, given: Mapping[str, str]) -> Shown:
     except ValueError as error:
         raise HTTPException(404, str(error)) from error
     output = bench.output
-    found = row_at(output, place)
-    if found is None:
-        raise HTTPException(404, "There is no such row, or it is just being decided anew.")
+    columns = row_at(output, place)
+    if columns is None:
+        raise HTTPException(404, "There is no such row, or a run is deciding it again.")
     evidence = bench.evidence(place)
-    reason = found.get("reason") or ""
+    reason = columns.get("reason") or ""
     told = {step.reason: step.explanation for step in cascade(output.preset)}
     return "row.html.j2", {
         "here": "rows",
@@ -175,11 +175,11 @@ def row(bench: Workbench, given: Mapping[str, str]) -> Shown:
         "place": str(place),
         "reason": words(reason),
         "explanation": told.get(reason, ""),
-        "duplicate_of": found.get("duplicate_of") or "",
-        "error": found.get("error") or "",
-        "message": found.get("message") or "",
+        "duplicate_of": columns.get("duplicate_of") or "",
+        "error": columns.get("error") or "",
+        "message": columns.get("message") or "",
         "card": draw_card(evidence) if evidence else "",
-        "columns": [(name, _text(value)) for name, value in found.items() if _is_of_manifest(name, place.end)],
+        "columns": [(name, _text(value)) for name, value in columns.items() if _is_of_manifest(name, place.end)],
         "state": output.state(),
     }
 
@@ -255,7 +255,7 @@ def kept(bench: Workbench, given: Mapping[str, str]) -> Shown:
 def _seed(given: Mapping[str, str]) -> int:
     text = given.get("seed", "0")
     if not text.isdecimal() or len(text) > 9:
-        raise BadAddress(f"seed {text[:40]!r} is no whole number of at most nine digits")
+        raise BadAddress(f"seed {text[:40]!r} is not a whole number of at most nine digits")
     return int(text)
 
 
@@ -263,7 +263,7 @@ def _start(bench: Workbench, name: str) -> Preset:
     if not name:
         return bench.output.preset
     if name not in bench.starts:
-        raise BadAddress(f"preset {name[:40]!r} is none of {', '.join(bench.starts)}")
+        raise BadAddress(f"preset {name[:40]!r} is not one of {', '.join(bench.starts)}")
     return bench.starts[name]
 
 
@@ -277,31 +277,31 @@ def _compared(output: Output, preset: Preset, before: Decided, now: Decided) -> 
 
 def _changed(sample: Sample, before: Decided, now: Decided) -> list[dict[str, Any]]:
     """Return some rows that are kept now and were not, and some that were kept and are not now."""
-    found: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
+    changes: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
     for piece, old, new, why, why_not in zip(
         sample.pieces, before.kept, now.kept, before.reasons, now.reasons, strict=True
     ):
-        for place in (old != new).nonzero()[0].tolist():
-            some = found[bool(new[place])]
+        for index in (old != new).nonzero()[0].tolist():
+            some = changes[bool(new[index])]
             if len(some) < _CHANGED:
-                one = piece.rows.slice(place, 1).select(["ordinal", "caption"]).to_pylist()[0]
-                reason = (why if new[place] else why_not)[place]
+                one = piece.rows.slice(index, 1).select(["ordinal", "caption"]).to_pylist()[0]
+                reason = (why if new[index] else why_not)[index]
                 some.append(
                     {
-                        "kept": bool(new[place]),
+                        "kept": bool(new[index]),
                         "address": f"/at/{piece.unit}/{one['ordinal']}",
                         "caption": one["caption"] or "",
-                        "reason": words(reason) or "its image is not looked at",
+                        "reason": words(reason) or "its image was not read",
                     }
                 )
-    return found[True] + found[False]
+    return changes[True] + changes[False]
 
 
 def _command(output: Output) -> str:
     """Return the command that filters with the preset of the page; "" if the run's command is unknown."""
     said = list(output.command)
     if "--preset" in said:
-        place = said.index("--preset")
-        said = [*said[:place], *said[place + 2 :]]
+        index = said.index("--preset")
+        said = [*said[:index], *said[index + 2 :]]
     said = [word for word in said if not word.startswith("--preset=")]
     return shlex.join(["open-diht", "filter", *said, "--preset", "mine.yaml"]) if said else ""

@@ -99,7 +99,7 @@ class Place:
         """Parse a place in the form that `str` gives it. Raise ValueError for other texts."""
         unit, end, row = text.split(".")
         if end not in ENDS or not row.isdecimal() or len(row) > 12:
-            raise ValueError(f"{text!r} is no place of a row")
+            raise ValueError(f"{text!r} is not the place of a row")
         return cls(unit, end, int(row))
 
 
@@ -112,7 +112,7 @@ class Hit:
 
 
 @dataclass(frozen=True)
-class Page:
+class QueryResult:
     """The result of a query."""
 
     hits: tuple[Hit, ...]
@@ -125,7 +125,7 @@ class Page:
 
 def search(
     output: Output, query: Query, start: Place | None = None, rows: int = PAGE_ROWS, seconds: float = SECONDS
-) -> Page:
+) -> QueryResult:
     """Return the next rows that fit.
 
     Args:
@@ -141,12 +141,12 @@ def search(
         for hit in found:
             if len(hits) == rows:  # the next page begins with this hit
                 looked += hit.place.row - first
-                return Page(tuple(hits), looked, hit.place, time.monotonic() - began)
+                return QueryResult(tuple(hits), looked, hit.place, time.monotonic() - began)
             hits.append(hit)
         looked += stop - first
         if time.monotonic() - began > seconds:
-            return Page(tuple(hits), looked, Place(unit, end, stop), time.monotonic() - began)
-    return Page(tuple(hits), looked, None, time.monotonic() - began)
+            return QueryResult(tuple(hits), looked, Place(unit, end, stop), time.monotonic() - began)
+    return QueryResult(tuple(hits), looked, None, time.monotonic() - began)
 
 
 def numeric_columns(output: Output) -> list[str]:
@@ -185,8 +185,8 @@ def row_at(output: Output, place: Place) -> dict[str, Any] | None:
     """Return all columns of the row at a place; None if the row does not exist (any more)."""
     try:
         with open_parts(output.part(place.end, place.unit)) as source:
-            found = _rows(pq.ParquetFile(source), np.array([place.row]), None)
-            return next((row for _, row in found), None)
+            rows = _rows(pq.ParquetFile(source), np.array([place.row]), None)
+            return next((row for _, row in rows), None)
     except FileNotFoundError:
         return None
 
@@ -200,9 +200,9 @@ def _rows(
         stop = first + file.metadata.row_group(group).num_rows
         mine = places[(places >= first) & (places < stop)].tolist()
         table = file.read_row_group(group, columns=columns) if mine else pa.table({})
-        for place in mine:
-            (row,) = table.slice(place - first, 1).to_pylist()
-            yield place, row
+        for index in mine:
+            (row,) = table.slice(index - first, 1).to_pylist()
+            yield index, row
         first = stop
 
 
@@ -248,13 +248,13 @@ def _together(file: pq.ParquetFile) -> Iterator[tuple[list[int], int, int]]:
     groups: list[int] = []
     begin = rows = size = 0
     for number in range(file.num_row_groups):
-        known = file.metadata.row_group(number)
-        more = known.column(caption).total_uncompressed_size
-        if groups and (rows + known.num_rows > _GROUP_ROWS or size + more > _GROUP_BYTES):
+        group = file.metadata.row_group(number)
+        more = group.column(caption).total_uncompressed_size
+        if groups and (rows + group.num_rows > _GROUP_ROWS or size + more > _GROUP_BYTES):
             yield groups, begin, begin + rows
             groups, begin, rows, size = [], begin + rows, 0, 0
         groups.append(number)
-        rows, size = rows + known.num_rows, size + more
+        rows, size = rows + group.num_rows, size + more
     if groups:
         yield groups, begin, begin + rows
 
@@ -299,13 +299,13 @@ def _conditions(query: Query) -> list[tuple[str, Callable[[pa.ChunkedArray], Boo
         return lambda column: bounds.holds(_numbers(column))
 
     numbers = {"complexity": query.complexity, "overlap": query.overlap, query.column: query.values}
-    asked = [
+    conditions = [
         (query.reason, "error" if query.end == "dead_letter" else "reason", equal),
         (query.caption, "caption", has_text),
         (query.read, "spotted", has_line),
         *((name and bounds, name, within(bounds)) for name, bounds in numbers.items()),
     ]
-    return [(name, holds) for wanted, name, holds in asked if wanted]
+    return [(name, holds) for wanted, name, holds in conditions if wanted]
 
 
 def _flat(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], pa.Array]:
@@ -333,11 +333,11 @@ def _bools(column: Any) -> Bools:
 
 def _best_scores(output: Output, unit: str) -> dict[int, float]:
     """Return the best score of an action candidate by ordinal, for rows with a candidate."""
-    found: dict[int, float] = {}
+    scores: dict[int, float] = {}
     with open_parts(output.layout.data("captions", unit)) as source:
         file = pq.ParquetFile(source)
         if "actions" not in file.schema_arrow.names:
-            return found
+            return scores
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, columns=["ordinal", "actions.list.element.score"])
             lengths, actions = _flat(table["actions"])
@@ -346,5 +346,5 @@ def _best_scores(output: Output, unit: str) -> dict[int, float]:
                 # `reduceat` needs segments that are not empty.
                 starts = np.concatenate([[0], np.cumsum(lengths[have])[:-1]])
                 best = np.maximum.reduceat(np.asarray(pc.struct_field(actions, "score"), np.float64), starts)
-                found.update(zip(np.asarray(table["ordinal"])[have].tolist(), best.tolist(), strict=True))
-    return found
+                scores.update(zip(np.asarray(table["ordinal"])[have].tolist(), best.tolist(), strict=True))
+    return scores

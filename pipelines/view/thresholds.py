@@ -68,10 +68,10 @@ class Decided:
     @property
     def rejected(self) -> Counter[str]:
         """Rows by reason, including dead-letter rows."""
-        found: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         for reasons in self.reasons:
-            found.update(reasons[reasons != KEPT].tolist())
-        return found
+            counts.update(reasons[reasons != KEPT].tolist())
+        return counts
 
     @property
     def _known(self) -> list[Reasons]:
@@ -90,7 +90,7 @@ def decide(output: Output, sample: Sample, preset: Preset) -> Decided:
         sample: the rows.
         preset: the preset.
     """
-    found = Decided(
+    decided = Decided(
         sample,
         tuple(apply_cascade(piece.rows, piece.records, preset, output.stages).reasons for piece in sample.pieces),
     )
@@ -101,12 +101,12 @@ def decide(output: Output, sample: Sample, preset: Preset) -> Decided:
         DUPLICATE_SEMANTIC: asked and preset.dedup.semantic,
     }
     by_thresholds = {step.reason for one in (output.preset, preset) for step in cascade(one)}
-    _stay(found, lambda reason: reason not in by_thresholds and reason not in rejects)
+    _stay(decided, lambda reason: reason not in by_thresholds and reason not in rejects)
     if rejects[DUPLICATE_PAIR] and pairs_are_known(output, sample):
-        _find_pairs(found)
+        _find_pairs(decided)
         rejects[DUPLICATE_PAIR] = False  # recomputed, so recorded ones do not stay
-    _stay(found, lambda reason: rejects.get(reason, False))
-    return found
+    _stay(decided, lambda reason: rejects.get(reason, False))
+    return decided
 
 
 def pairs_are_known(output: Output, sample: Sample) -> bool:
@@ -121,24 +121,24 @@ def pairs_are_known(output: Output, sample: Sample) -> bool:
     return sample.whole and (urls or "spotting" in output.stages)
 
 
-def _stay(found: Decided, stays: Callable[[str], bool]) -> None:
+def _stay(decided: Decided, stays: Callable[[str], bool]) -> None:
     """Reject rows that the run has rejected for a reason that `stays` accepts."""
-    for piece, reasons in zip(found.sample.pieces, found.reasons, strict=True):
+    for piece, reasons in zip(decided.sample.pieces, decided.reasons, strict=True):
         names = [name for name in dict.fromkeys(piece.recorded.tolist()) if name != KEPT and stays(name)]
         which = (reasons == KEPT) & np.isin(piece.recorded.astype(str), names)
         reasons[which] = piece.recorded[which]
 
 
-def _find_pairs(found: Decided) -> None:
+def _find_pairs(decided: Decided) -> None:
     """Reject all but the first of equal pairs among the kept rows."""
-    kept = [np.flatnonzero(reasons == KEPT) for reasons in found.reasons]
-    keys = [_keys(piece, places) for piece, places in zip(found.sample.pieces, kept, strict=True)]
+    kept = [np.flatnonzero(reasons == KEPT) for reasons in decided.reasons]
+    keys = [_keys(piece, places) for piece, places in zip(decided.sample.pieces, kept, strict=True)]
     # The array without rows keeps the shape (0, 2) if there are no keys.
     _, first = np.unique(np.concatenate([np.empty((0, 2), np.uint64), *keys]), axis=0, return_index=True)
     again = np.ones(sum(map(len, kept)), bool)
     again[first] = False
     begin = 0
-    for reasons, places in zip(found.reasons, kept, strict=True):
+    for reasons, places in zip(decided.reasons, kept, strict=True):
         reasons[places[again[begin : begin + len(places)]]] = DUPLICATE_PAIR
         begin += len(places)
 

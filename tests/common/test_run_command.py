@@ -16,7 +16,7 @@ from tests.pipelines.conftest import write_tsv
 from tests.pipelines.processes import REPOSITORY, Starter, starter
 
 pytestmark = pytest.mark.kill
-GOES_ON = "the same command goes on where this one stopped"
+GOES_ON = "run the same command to resume"
 
 
 @pytest.fixture

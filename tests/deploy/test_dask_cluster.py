@@ -51,7 +51,7 @@ def test_a_cluster_comes_up_with_two_workers_replaces_a_dead_one_and_goes_down(c
     running = cluster.running()
     assert sorted(running) == ["scheduler", "worker"]
     again = command("up")
-    assert "runs already" in again.stdout and cluster.running() == running, "it is the same cluster"
+    assert "is already running" in again.stdout and cluster.running() == running, "it is the same cluster"
 
     processes = [process for pid in running.values() for process in family(pid)]
     listening = {
@@ -109,4 +109,4 @@ def test_a_port_that_somebody_else_has_is_said_in_one_line(command: Any) -> None
     with socket.create_server(("127.0.0.1", command.cluster.port)):
         up = command("up")
     assert up.returncode == 2 and up.stdout == ""
-    assert up.stderr == f"error: port {command.cluster.port} is taken by somebody else; choose another with --port\n"
+    assert up.stderr == f"error: port {command.cluster.port} is taken by another process; choose another with --port\n"

@@ -67,7 +67,7 @@ def test_a_cluster_comes_up_with_two_slots_and_goes_down(command: Any) -> None:
     assert sorted(running) == ["jobmanager", "taskmanager"]
 
     again = command("up")
-    assert again.returncode == 0 and "runs already" in again.stdout
+    assert again.returncode == 0 and "is already running" in again.stdout
     assert cluster.running() == running, "it is the same cluster"
     assert command("status").returncode == 0
 
@@ -102,7 +102,7 @@ def test_half_a_cluster_is_made_whole(command: Any) -> None:
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        (None, "needs Java and there is no"),
+        (None, "needs Java, but there is no"),
         ('openjdk version "1.8.0_392"', "needs Java 11 or 17, .* is 1.8.0_392;"),
         ('openjdk version "25.0.1" 2025-10-21', "needs Java 11 or 17, .* is 25.0.1;"),
     ],

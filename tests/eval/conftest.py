@@ -71,7 +71,7 @@ def cache(tmp_path: Path, tiny: Model) -> FeatureCache:
 
 def a_task(name: str, kind: str, metric: str, **more: Any) -> Task:
     """A task on the set of that name, in the webdataset layout."""
-    given = {"title": name.capitalize(), "licence": "CC0-1.0", "get": "paint some"}
+    given = {"title": name.capitalize(), "license": "CC0-1.0", "get": "paint some"}
     return Task(
         name=name,
         kind=kind,

@@ -29,7 +29,7 @@ tasks:
     items: 12
     sources: [{layout: webdataset, path: colours}]
     support: [{layout: webdataset, path: colours, split: train}]
-    licence: CC0-1.0
+    license: CC0-1.0
     get: paint some
   - name: told
     kind: retrieval
@@ -37,14 +37,14 @@ tasks:
     metric: recall@1
     direction: text_to_image
     sources: [{layout: webdataset, path: told}]
-    licence: CC0-1.0
+    license: CC0-1.0
     get: tell some
   - name: asked
     kind: vqa
     title: Asked
     metric: soft_accuracy
     sources: [{layout: webdataset, path: asked}]
-    licence: CC0-1.0
+    license: CC0-1.0
     get: ask some
 """
 ABSENT = """
@@ -53,7 +53,7 @@ ABSENT = """
     title: Absent
     metric: top1
     sources: [{layout: webdataset, path: nowhere}]
-    licence: CC0-1.0
+    license: CC0-1.0
     get: there is no way
 """
 
@@ -122,7 +122,7 @@ def test_a_run_measures_what_is_there_and_says_how_to_get_the_rest_with_status_1
             assert row["low"] <= row["value"] <= row["high"], row["metric"]
     assert {row["kind"] for row in found} == {"classification", "few_shot", "retrieval", "vqa"}
     said = capsys.readouterr().out
-    assert "data not at hand: there is no way" in said and "3 of 5 tasks measured" in said
+    assert "data not found: there is no way" in said and "3 of 5 tasks measured" in said
     last = said.splitlines()[-1]
     assert "2 of 5" in last and "make bench-data TASK=fetched;" in last and last.endswith("absent")
     for name in ("results.md", "report.html", "few_shot/colours.json"):
@@ -159,7 +159,7 @@ def test_run_again_it_gives_the_same_and_encodes_nothing(world: Any, monkeypatch
 
 
 RECORD = {
-    "data": ("title", "split", "items", "images_sha256", "labels_sha256", "licence"),
+    "data": ("title", "split", "items", "images_sha256", "labels_sha256", "license"),
     "model": (
         "name",
         "weights_sha256",
@@ -270,7 +270,7 @@ def test_cautions_and_another_size_than_the_published_one_stand_beside_the_numbe
     assert cli.main([*world["command"], "--shots", "0"]) == 0
     record = rows(world)[0]["protocol"]["data"]
     assert record["items_expected"] == 99 and record["caution"] == "no test of painters"
-    said = "no test of painters; 12 items where the split has 99"
+    said = "no test of painters; 12 items, but the split has 99"
     (shown,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("colours "))
     assert said in shown
     assert f"| colours ({said}" in (world["out"] / "results.md").read_text(encoding="utf-8")
@@ -284,13 +284,13 @@ def test_cautions_and_another_size_than_the_published_one_stand_beside_the_numbe
         (["--model", "ViT-B-23"], "did you mean"),
         (["--model", "ViT-B-32"], "needs weights: --pretrained"),
         (["--model", "ViT-B-32", "--pretrained", "laion2b"], "an evaluation downloads nothing"),
-        (["--model", "."], "holds no exported model"),
+        (["--model", "."], "is not an exported model"),
         (["--precision", "fp8"], "precision 'fp8' is unknown"),
         (["--device", "tpu"], "device 'tpu' is unknown"),
         (["--batch", "0"], "the value is 0; it must be at least 1"),
         (["--shots", "one"], "shots 'one'"),
         (["--taks", "demo"], "--taks"),
-        (["--data", "/no/such/folder"], "data /no/such/folder is no folder"),
+        (["--data", "/no/such/folder"], "--data /no/such/folder is not a folder"),
         (["--cache", f"{__file__}/cache"], "test_cli.py is a file"),
         (["--output", __file__], "test_cli.py is a file"),
     ],

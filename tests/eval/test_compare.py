@@ -178,8 +178,8 @@ class TestNotCompared:
         assert self.of(tmp_path, row("cats", "top5", 1.0), items(np.ones(20))) == "A has top1, B has top5"
 
     def test_data_not_at_hand(self, tmp_path: Path) -> None:
-        missing = row("cats", "top1", None, missing="data not at hand: make bench-data TASK=cats")
-        assert "data not at hand" in self.of(tmp_path, missing, None)
+        missing = row("cats", "top1", None, missing="data not found: make bench-data TASK=cats")
+        assert "data not found" in self.of(tmp_path, missing, None)
 
     def test_no_items_or_no_task(self, tmp_path: Path) -> None:
         assert "B has no items" in self.of(tmp_path, top1(np.ones(20)), None)
@@ -217,7 +217,7 @@ class TestCommand:
         assert main([str(one), str(other)]) == 0
         text = (other / "compare.md").read_text()
         assert capsys.readouterr().out.strip() == text.strip()
-        assert NOT_SEED_NOISE in text and "| cats | top1 |" in text and "not compared: not evaluated by A" in text
+        assert NOT_SEED_NOISE in text and "| cats, top1 |" in text and "not compared: not evaluated by A" in text
         written = json.loads((other / "compare.json").read_text())
         assert written["tasks"][0]["difference"] == pytest.approx(b.mean() - a.mean())
         assert written["average"] is None

@@ -219,7 +219,7 @@ def test_features_that_are_no_numbers_are_an_error(tmp_path: Any) -> None:
     broken: Any = load_model(str(write_tiny(tmp_path / "nan")), data=tmp_path)
     with torch.no_grad():
         broken._model.visual.ln_post.weight.fill_(float("nan"))
-    with pytest.raises(ModelError, match="no finite numbers"):
+    with pytest.raises(ModelError, match="not finite numbers"):
         broken.images(torch.zeros(1, 3, 32, 32))
 
 

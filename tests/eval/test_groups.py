@@ -74,7 +74,7 @@ def test_the_worst_group_counted_by_hand(root: Path, memo: Memo, cache: FeatureC
 def test_images_without_groups_have_no_worst_one(root: Path, memo: Memo, cache: FeatureCache) -> None:
     found, _, data = by_metric(grouped_task("top1"), root, memo, cache)
     assert not any("group" in metric for metric in found)
-    with pytest.raises(DataBroken, match="does not say to which groups"):
+    with pytest.raises(DataBroken, match="has no groups of images"):
         evaluate_classification(WORST, data, cache)
 
 

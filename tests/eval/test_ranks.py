@@ -21,13 +21,13 @@ SUITE = """
 name: two
 about: for two ranks
 tasks:
-  - {name: i2t, kind: retrieval, title: T, metric: recall@1, direction: image_to_text, licence: CC0-1.0, get: nowhere,
+  - {name: i2t, kind: retrieval, title: T, metric: recall@1, direction: image_to_text, license: CC0-1.0, get: nowhere,
      sources: [{layout: webdataset, path: told}]}
-  - {name: t2i, kind: retrieval, title: T, metric: recall@1, direction: text_to_image, licence: CC0-1.0, get: nowhere,
+  - {name: t2i, kind: retrieval, title: T, metric: recall@1, direction: text_to_image, license: CC0-1.0, get: nowhere,
      sources: [{layout: webdataset, path: told}]}
-  - {name: classes, kind: classification, title: T, metric: mean_per_class, licence: CC0-1.0, get: nowhere,
+  - {name: classes, kind: classification, title: T, metric: mean_per_class, license: CC0-1.0, get: nowhere,
      sources: [{layout: webdataset, path: colours}], support: [{layout: webdataset, path: colours}]}
-  - {name: asked, kind: vqa, title: T, metric: soft_accuracy, licence: CC0-1.0, get: nowhere,
+  - {name: asked, kind: vqa, title: T, metric: soft_accuracy, license: CC0-1.0, get: nowhere,
      sources: [{layout: webdataset, path: asked}]}
 """
 

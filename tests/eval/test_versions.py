@@ -16,9 +16,9 @@ SUITE = """
 name: two
 about: two tasks on one set
 tasks:
-  - {name: one, kind: classification, title: One, metric: top1, licence: CC0-1.0, get: paint some, version: VERSION,
+  - {name: one, kind: classification, title: One, metric: top1, license: CC0-1.0, get: paint some, version: VERSION,
      sources: [{layout: webdataset, path: colours}]}
-  - {name: other, kind: classification, title: Other, metric: top1, licence: CC0-1.0, get: GET,
+  - {name: other, kind: classification, title: Other, metric: top1, license: CC0-1.0, get: GET,
      sources: [{layout: webdataset, path: colours}]}
 """
 

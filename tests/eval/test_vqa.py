@@ -9,7 +9,7 @@ import pytest
 from open_diht.eval.features import FeatureCache
 from open_diht.eval.fetch.writing import jpeg
 from open_diht.eval.session import open_task
-from open_diht.eval.statements import judgement, statement
+from open_diht.eval.statements import judgment, statement
 from open_diht.eval.vqa import evaluate_vqa
 from tests.eval.conftest import a_task, image
 from tests.eval.test_zeroshot import collapsed
@@ -38,8 +38,8 @@ def test_every_form_of_question_has_its_rule(question: Any, answer: Any, expecte
 
 
 def test_a_hypothesis_is_judged() -> None:
-    assert judgement("A man sleeps.", "entailment") == "a man sleeps"
-    assert judgement("A man sleeps.", "contradiction") == "it is not true that a man sleeps"
+    assert judgment("A man sleeps.", "entailment") == "a man sleeps"
+    assert judgment("A man sleeps.", "contradiction") == "it is not true that a man sleeps"
 
 
 def test_the_two_answers_to_a_question_never_make_the_same_statement() -> None:

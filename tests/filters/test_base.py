@@ -41,7 +41,7 @@ def test_what_cannot_be_set_from_a_preset_is_refused() -> None:
         def rejects(self, captions: CaptionEvidence) -> Bools:
             return _all(captions)
 
-    with pytest.raises(TypeError, match="Plain is no frozen dataclass"):
+    with pytest.raises(TypeError, match="Plain is not a frozen dataclass"):
         register_filter(Plain)
 
     @dataclass(frozen=True)

@@ -61,13 +61,13 @@ def test_columns_of_any_plain_type_are_compared(asked: dict[str, Any], column: p
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"a": {}}, "columns.a asks for nothing; give it min, max, in or not_in"),
+        ({"a": {}}, "columns.a has no condition; give it min, max, in or not_in"),
         ({"a": {"max": "x"}}, "columns.a.max is 'x'; it must be a number"),
         ({"a": {"max": float("inf")}}, "columns.a.max is inf"),
         ({"a": {"mx": 1}}, "unknown key columns.a.mx (did you mean 'max'?)"),
         ({"a": {"among": [1]}}, "unknown key columns.a.among"),
         ({"a": {"max": 1, "missing": "drop"}}, "choose keep, reject"),
-        ({"a": {"in": [1, "b"]}}, "put numbers between quotes where words are meant"),
+        ({"a": {"in": [1, "b"]}}, "quote the numbers if they are texts"),
         ({"a": {"min": 1, "not_in": ["b"]}}, "a column holds one or the other"),
         ({"a": {"min": 2, "max": 1}}, "no row would be kept"),
         ({"a": 3}, "it must be a section such as {max: 0.5}"),
@@ -88,7 +88,7 @@ def test_what_a_condition_cannot_mean_is_refused(section: Any, message: str) -> 
         ({"in": []}, "columns.v.in is an empty list; list values, or leave in out"),
         ({"min": 1, "not_in": []}, "columns.v.not_in is an empty list"),
         ({"max": 2**53}, "columns.v.max has 9007199254740992"),
-        ({"in": [1, -(2**60)]}, "put it between quotes"),
+        ({"in": [1, -(2**60)]}, "quote it"),
         ({"max": 10**400}, "columns.v.max has"),
     ],
 )
@@ -207,7 +207,7 @@ def test_words_are_counted_by_what_the_condition_names() -> None:
 
 
 def test_a_reason_says_what_the_threshold_is() -> None:
-    assert condition_of("punsafe", {"max": 0.5}).explanation == ("Of the row punsafe is above 0.5 or missing.")
+    assert condition_of("punsafe", {"max": 0.5}).explanation == ("The row's punsafe is above 0.5 or missing.")
 
 
 def test_every_condition_changes_what_a_preset_stands_for(tmp_path: Path) -> None:
@@ -222,5 +222,5 @@ def test_every_condition_changes_what_a_preset_stands_for(tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", ["complexity", "no_caption", "text_spotting"])
 def test_a_column_may_not_take_the_name_of_a_filter(tmp_path: Path, name: str) -> None:
     (tmp_path / "mine.yaml").write_text(f"columns: {{{name}: {{max: 1}}}}")
-    with pytest.raises(BadPreset, match=f"columns.{name}: .* is a reason of the program"):
+    with pytest.raises(BadPreset, match=f"columns.{name}: .* is a built-in reason"):
         load_preset(str(tmp_path / "mine.yaml"))

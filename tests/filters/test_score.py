@@ -47,7 +47,7 @@ def test_what_cannot_be_asked_is_named(section: str, message: str, tmp_path: Pat
 
 def test_a_column_of_that_name_is_told_to_make_way(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("columns: {clip_score: {min: 0.3}}")
-    with pytest.raises(BadPreset, match="clip_score is a reason of the program; rename the column"):
+    with pytest.raises(BadPreset, match="clip_score is a built-in reason; rename the column"):
         load_preset(str(tmp_path / "mine.yaml"))
 
 

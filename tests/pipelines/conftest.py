@@ -36,7 +36,7 @@ from tests.pipelines.processes import Forked
 REPOSITORY = Path(__file__).resolve().parents[2]
 SAMPLE = REPOSITORY / "data" / "sample"
 KINDS = ("kept", "rejected", "dead_letter")
-NOTHING_LEFT = "nothing is left to do"
+NOTHING_LEFT = "nothing to do: "
 
 
 @dataclass(frozen=True)

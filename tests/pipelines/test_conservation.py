@@ -302,7 +302,7 @@ def test_a_broken_file_costs_that_file_and_no_other(kind, tmp_path, filtering, t
     dead_letters = [row for row in result.rows("dead_letter") if row["file"] == str(broken)]
     assert dead_letters and all(row["error"] and row["message"] for row in dead_letters)
     assert result.funnel["dead_letter"]["units"] >= 1
-    assert any(f"could not be read to their end ({broken}: " in row for row in result.said if row.startswith("error:"))
+    assert any(f"could not be read completely ({broken}: " in row for row in result.said if row.startswith("error:"))
     verdicts = [
         row["n"] for kind in ("kept", "rejected") for row in result.rows(kind) if str(row["n"]).startswith("10000")
     ]

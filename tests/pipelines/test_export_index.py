@@ -155,8 +155,8 @@ def test_it_says_what_it_left_and_what_is_named(left: Any, source: Path) -> None
     assert [entry["path"] for entry in manifest["shards"]] == [str(path) for path in sorted(source.glob("*.tar"))]
     assert manifest["samples"] == sum(entry["rows"] for entry in manifest["shards"]) == kept
     assert left.funnel["left"] == {"shards": 3, "samples": kept, "left_out": {}}
-    (said,) = [line for line in left.said if "stay as they are" in line]
-    assert said in (left.output / "report.html").read_text(encoding="utf-8") and f"the {kept} of their samples" in said
+    (said,) = [line for line in left.said if "are unchanged" in line]
+    assert said in (left.output / "report.html").read_text(encoding="utf-8") and f"their {kept} kept samples" in said
 
 
 def test_other_thresholds_choose_again_and_read_no_tar(filtering, left, source, tmp_path, monkeypatch):
@@ -259,7 +259,7 @@ def test_what_a_training_could_not_read_is_refused(filtering, source, pairs, tmp
 
 
 def test_it_needs_the_stage(filtering: Any, source: Path, tmp_path: Path) -> None:
-    with pytest.raises(WrongUse, match="STAGES leaves it out"):
+    with pytest.raises(WrongUse, match="which STAGES leaves out"):
         filtering(source, tmp_path / "out", stages=("captions",), export=INDEX)
 
 
@@ -293,7 +293,7 @@ def test_a_folder_index_of_somebody_else_is_named(left: Any, tmp_path: Path) -> 
     del manifest["shards"][1]["path"]
     (tmp_path / "index").mkdir()
     (tmp_path / "index" / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ShardMismatch, match=r"index/manifest.json does not say where its shards are"):
+    with pytest.raises(ShardMismatch, match=r"index/manifest.json does not name its shards"):
         samples_of(tmp_path, tmp_path)
     shutil.copy(left.output / "index" / "manifest.json", tmp_path / "index")
     with pytest.raises(ShardMismatch, match=r"00000.tar.npz cannot be read .*run `make filter` again"):
@@ -334,7 +334,7 @@ def test_a_pilot_forecasts_indexes_in_place_of_shards(source, tmp_path, here, ca
 
 def test_what_needs_new_shards_says_so(left: Any, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert pilot(["--input", str(source), "--teacher", "any", *WORDS]) == 2
-    assert "--export index writes none" in capsys.readouterr().err
+    assert "--export index does not write" in capsys.readouterr().err
     with pytest.raises(WrongUse, match="run `make filter` with --export shards"):
         shard_entries(left.output)
 

@@ -73,10 +73,10 @@ def on_disk(captions: list[str], tmp_path_factory: pytest.TempPathFactory) -> di
 def test_from_hub_to_hub_it_is_the_run_on_a_disk(
     hub: Hub, pairs_there: Repository, on_disk: dict[str, Any], here: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(words("--licence", "CC-BY-4.0")) == 0
+    assert cli.main(words("--license", "CC-BY-4.0")) == 0
     said = capsys.readouterr().out.splitlines()
     commit = pairs_there.branches["main"]
-    assert said[0].startswith(f"OUTPUT {OUTPUT}: the run works in {WORK}, where the same command goes on")
+    assert said[0].startswith(f"OUTPUT {OUTPUT}: the run works in {WORK} and publishes at its end")
     assert f"hf://datasets/o/pairs is read at commit {commit}" in said[1] and said[-1].startswith("published: ")
     repository = hub.repositories["datasets/me/cat"]
     assert rows_of(repository) == on_disk and on_disk["kept"] and on_disk["rejected"]
@@ -88,8 +88,8 @@ def test_from_hub_to_hub_it_is_the_run_on_a_disk(
     }
     assert {"README.md", "funnel.json", "report.html", "subset.npy"} <= files.keys()
     assert not [name for name in files if name.startswith("work")] and b"license: cc-by-4.0" in files["README.md"]
-    assert cli.main(words("--licence", "CC-BY-4.0")) == 0
-    assert "holds these results already" in capsys.readouterr().out and len(repository.commits) == 2
+    assert cli.main(words("--license", "CC-BY-4.0")) == 0
+    assert "already holds these results" in capsys.readouterr().out and len(repository.commits) == 2
 
 
 def test_another_preset_is_published_in_its_place(
@@ -127,7 +127,7 @@ def test_what_a_hub_does_not_give_for_a_while_is_no_dead_letter(
     hub.before = lambda request: "b.parquet" not in request or not plan.exists()
     assert cli.main(words()) == 1
     said = capsys.readouterr()
-    assert "failed and set aside" in said.err and "Unreachable" in said.err
+    assert "failed: " in said.err and "Unreachable" in said.err
     assert "nothing is published to hf://datasets/me/cat: the run is not finished" in said.out
     hub.before = lambda _: True
     assert cli.main(words()) == 0
@@ -190,11 +190,11 @@ def test_a_pilot_reads_there_and_publishes_nothing(
 WRONG = {
     "shards without a common folder": (["--shard", "0/2"], OUTPUT, "--shard 0/2 and OUTPUT=hf://datasets/me/cat"),
     "a cluster without a common folder": (["--runner", "flink"], OUTPUT, "--runner flink and OUTPUT=hf://"),
-    "a model": ([], "hf://me/cat", "is no hf://datasets/owner/name[@branch]"),
-    "a folder in a repository": ([], "hf://datasets/me/cat/folder", "is no hf://datasets/owner/name[@branch]"),
+    "a model": ([], "hf://me/cat", "is not hf://datasets/owner/name[@branch]"),
+    "a folder in a repository": ([], "hf://datasets/me/cat/folder", "is not hf://datasets/owner/name[@branch]"),
     "the input's own": ([], "hf://datasets/o/pairs", "INPUT and OUTPUT are both in o/pairs"),
-    "work elsewhere": (["--work", "there"], "out", "--work is for OUTPUT=hf://datasets/owner/name"),
-    "private elsewhere": (["--private"], "out", "--private is for OUTPUT=hf://datasets/owner/name"),
+    "work elsewhere": (["--work", "there"], "out", "--work applies only to OUTPUT=hf://datasets/owner/name"),
+    "private elsewhere": (["--private"], "out", "--private applies only to OUTPUT=hf://datasets/owner/name"),
 }
 
 

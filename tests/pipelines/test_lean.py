@@ -85,5 +85,5 @@ def test_only_on_captions_alone(manifest, filtering, tmp_path, stages):
 def test_only_where_an_action_is_asked_for(manifest: Path, filtering: Callable[..., Any], tmp_path: Path) -> None:
     preset = tmp_path / "complex.yaml"
     preset.write_text("captions: {min_complexity: 2, min_actions: 0}\n")
-    with pytest.raises(WrongUse, match="asks for no action"):
+    with pytest.raises(WrongUse, match="requires no action"):
         filtering(manifest, tmp_path / "out", preset=str(preset), stages=("captions",), lean=True)

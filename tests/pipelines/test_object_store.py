@@ -161,7 +161,7 @@ def test_a_killed_runs_lease_runs_out(bucket: str, monkeypatch: pytest.MonkeyPat
     publish_json(layout.work / "leases" / "killed.json", killed)
     with output_lock(layout, shared=True, shard="0-of-2-f") as other:
         assert other.at_work() == {"0-of-2-f", "1-of-2-f"}
-        with pytest.raises(Busy, match=r"another run \(.*\) is working in s3://.*killed counts for 45 seconds"):
+        with pytest.raises(Busy, match=r"another run \(.*\) is working in s3://.*killed run counts for 45 seconds"):
             output_lock(layout, shared=False).__enter__()
         monkeypatch.setattr(lease, "VALID_S", 1.0)
         deadline = time.monotonic() + 60

@@ -59,7 +59,7 @@ def test_a_filter_of_ones_own_rejects_and_is_explained(own: Path, command: Comma
 
     (own / "mine.yaml").write_text("many_objects: {max_objects: 20}\n", encoding="utf-8")
     looser = command(*arguments, cwd=own)
-    assert looser.returncode == 0 and "without a new parse" in looser.stdout
+    assert looser.returncode == 0 and "without parsing" in looser.stdout
     assert MANY in pq.read_table(output / "kept")["caption"].to_pylist()
 
 
@@ -67,7 +67,7 @@ def test_a_section_for_an_unknown_filter_and_a_plugin_that_is_not_there_are_refu
     arguments = ["--output", "out", "--dataset", "custom", "--input", "rows.tsv", "--preset", "mine.yaml"]
     without = command(*arguments, cwd=own)
     assert without.returncode == 2 and "unknown key many_objects" in without.stderr
-    assert "of a filter of your own is known where its module is named with --plugin" in without.stderr
+    assert "For a filter of your own, name its module with --plugin" in without.stderr
     wrong = command(*arguments, "--plugin", "my_filter", cwd=own)
     assert wrong.returncode == 2 and "--plugin my_filter: ModuleNotFoundError" in wrong.stderr
     assert not (own / "out").exists()

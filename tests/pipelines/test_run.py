@@ -387,7 +387,7 @@ def test_urls_only(tmp_path: Path, tsv: Callable[..., Path], filtering: Callable
     full = filtering(manifest, tmp_path / "full", stages=("captions", "spotting", "export"))
     assert full.verdicts() == {"0": "image_not_available", "1": "action"}
     assert full.status == 1, "no row that passed its caption has an image"
-    assert "STAGES with download" in full.outcome.errors[-1]
+    assert "download to STAGES" in full.outcome.errors[-1]
     assert any("STAGES=captions,export" in line for line in full.said)
 
 
@@ -492,7 +492,7 @@ def test_results_in_a_folder_of_manifests_are_no_input(tmp_path, tsv, filtering)
     assert len(first.rows("kept")) == 6
     again = filtering(tmp_path / "in", output, stages=("captions", "export"))
     assert again.did_nothing and again.tables() == first.tables()
-    with pytest.raises(NoInput, match=r"kept' names lies in OUTPUT .*results; choose another OUTPUT"):
+    with pytest.raises(NoInput, match=r"kept' matches is in OUTPUT .*results; choose another OUTPUT"):
         filtering(output / "kept", output, stages=("captions",))
     other = filtering(output / "kept", tmp_path / "other", stages=("captions",))
     assert len(other.rows("kept")) == 6

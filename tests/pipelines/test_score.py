@@ -263,8 +263,8 @@ def test_a_preset_that_asks_for_scores_needs_a_model(tmp_path, source, capfd, pr
     words = ["--dataset", "custom", "--input", str(source), "--output", str(tmp_path / "out"), "--workers", "1"]
     asked = ["--preset", preset("{min: 0.3}")]
     for more, message in (
-        (asked, "name one with --score-model"),
-        (["--stages", "score"], "names score, and no model is named"),
+        (asked, "pass --score-model"),
+        (["--stages", "score"], "includes score, but no model is given"),
         ([*asked, "--score-model", "timm:resnet50:x"], "unknown score model 'timm:resnet50:x'; choose reference"),
         ([*asked, "--score-model", "open_clip:ViT-B-32:/no/such.pt"], "nothing is downloaded"),
     ):

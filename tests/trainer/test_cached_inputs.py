@@ -105,7 +105,7 @@ def test_other_features_are_another_run(config: Callable[..., Config], tmp_path:
     with np.load(tmp_path / "pairs.npz") as content:
         arrays = dict(content)
     np.savez(tmp_path / "pairs.npz", **{**arrays, "caption": arrays["caption"][::-1]})
-    with pytest.raises(WrongUse, match="the data are not those"):
+    with pytest.raises(WrongUse, match="the data changed since"):
         train(config(schedule={"samples": 16}), tmp_path / "run", _unheard)
 
 

@@ -342,7 +342,9 @@ def test_a_rank_of_gpus_binds_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     begin_group("cuda", 1, 7)
     assert asked[0] == 1 and asked[1][0] == "nccl"
     assert asked[1][1]["device_id"] == torch.device("cuda:1") and asked[1][1]["timeout"].total_seconds() == 7
-    with pytest.raises(WrongUse, match="LOCAL_RANK is 2, but this process sees 2 GPUs: start no more processes"):
+    with pytest.raises(
+        WrongUse, match="LOCAL_RANK is 2, but this process sees 2 GPUs: start at most one process per GPU"
+    ):
         begin_group("cuda", 2, 7)
 
 

@@ -43,7 +43,7 @@ def test_a_model_in_a_store(hub: Hub, capsys: pytest.CaptureFixture[str]) -> Non
     assert main([str(store), "hf://me/small"]) == 0
     assert hub.repositories["me/small"].files().items() >= FILES.items()
     assert main(["memory://run/none", "hf://me/small"]) == 2
-    assert "error: memory://run/none is no exported model, open_clip_model.safetensors is missing" in (
+    assert "error: memory://run/none is not an exported model (open_clip_model.safetensors is missing)" in (
         capsys.readouterr().err
     )
 
@@ -51,9 +51,9 @@ def test_a_model_in_a_store(hub: Hub, capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.parametrize(
     ("target", "token", "says"),
     [
-        ("me/small", "hf_good", "'me/small' is no hf://owner/name"),
-        ("hf://small", "hf_good", "is no hf://owner/name"),
-        ("hf://me/small/deep", "hf_good", "is no hf://owner/name"),
+        ("me/small", "hf_good", "'me/small' is not hf://owner/name"),
+        ("hf://small", "hf_good", "is not hf://owner/name"),
+        ("hf://me/small/deep", "hf_good", "is not hf://owner/name"),
         ("hf://me/small", "", "HF_TOKEN is not set"),
     ],
 )
@@ -73,7 +73,7 @@ def test_a_token_that_may_not_and_a_hub_that_is_not_there(hub, folder, monkeypat
     monkeypatch.setenv("HF_TOKEN", "hf_bad")
     assert main([str(folder), "hf://me/small"]) == 1
     said = capsys.readouterr().err
-    assert "401" in said and "hf_bad" not in said and "the same command tries again" in said
+    assert "401" in said and "hf_bad" not in said and "Run the same command to try again" in said
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     assert main([str(folder), "hf://me/small"]) == 1
     assert "hf://me/small at http://127.0.0.1:9 cannot be written: " in capsys.readouterr().err

@@ -58,7 +58,7 @@ def test_what_was_asked_for_must_be_there(targets: Path, tmp_path: Path) -> None
     other = Path(shutil.copytree(targets, tmp_path / "other"))
     manifest = json.loads((other / "manifest.json").read_text())
     (other / "manifest.json").write_text(json.dumps({**manifest, "heads": {"objects": 4}}))
-    with pytest.raises(ConceptMismatch, match=r"concepts asks for attributes; .*other has objects"):
+    with pytest.raises(ConceptMismatch, match=r"concepts needs attributes; .*other has objects"):
         concept_targets(config_of("x", path=str(other)))
     (one,) = concept_targets(config_of("x", path=str(other), attributes=0))
     assert one.heads == {"objects": 4}

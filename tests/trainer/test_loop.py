@@ -126,7 +126,7 @@ def test_a_finished_run_trains_no_further(finished: tuple[Path, Any, list[str]],
     again = train(config, copy, said.append)
     assert again.finished and again.checks == outcome.checks
     assert [line["step"] for line in entries(copy, "step")] == [2, 4, 6, 8, 10]
-    assert any("going on after step 10 of 10" in text for text in said)
+    assert any("resuming after step 10 of 10" in text for text in said)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -135,7 +135,7 @@ def test_sigterm_saves_and_the_same_call_goes_on(workers: int, tiny_config: Call
     before = signal.getsignal(signal.SIGTERM)
     outcome, said = interrupted(config, tmp_path / "a", 4)
     assert (outcome.finished, outcome.step, outcome.signal, outcome.export) == (False, 4, signal.SIGTERM, None)
-    assert said[-1] == "stopped after step 4 of 10; the same command goes on from there"
+    assert said[-1] == "stopped after step 4 of 10; run the same command to resume"
     assert signal.getsignal(signal.SIGTERM) is before
     assert train(config, tmp_path / "a", said.append).finished
     train(config, tmp_path / "b", said.append)
@@ -224,7 +224,7 @@ def test_another_configuration_is_refused(tiny_values: Values, tmp_path: Path) -
     interrupted(build(Config, values), tmp_path, 2)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     other = build(Config, merged(values, {"loss": {"beta": 0.5}, "run": {"seed": 1}}))
-    with pytest.raises(WrongUse, match=r"another loss.beta, run.seed; give it the same, or start in another WORKDIR"):
+    with pytest.raises(WrongUse, match=r"another loss.beta, run.seed; use the same values, or another WORKDIR"):
         train(other, tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     harmless = merged(values, {"log": {"every_steps": 3}, "data": {"prefetch": 5}, "loss": {"chunk": 4}})
@@ -239,9 +239,7 @@ def test_other_data_are_refused(tiny_values: Values, shards: Path, tmp_path: Pat
     there = merged(values, {"data": {"sources": [{"path": str(moved)}]}})
     interrupted(build(Config, there), tmp_path / "w", 4)  # moved, but the same
     (moved / "00001.tar").unlink()
-    with pytest.raises(
-        BadSource, match=r"the data are not those that the run began with: shard 00001\.tar is not there"
-    ):
+    with pytest.raises(BadSource, match=r"the data changed since the run began: shard 00001\.tar is missing"):
         train(build(Config, there), tmp_path / "w")
 
 
@@ -256,9 +254,7 @@ def test_a_run_goes_on_without_a_lost_shard_where_it_is_told_to(tiny_values, sha
     said: list[str] = []
     outcomes = [train(build(Config, told), tmp_path / run, said.append) for run in ("w", "again")]
     assert all(outcome.finished for outcome in outcomes)
-    assert any(
-        "leaves out 1 shards with 32 of 96 samples (33.33%): others of the shards after" in text for text in said
-    )
+    assert any("leaves out 1 shards with 32 of 96 samples (33.33%): samples of later shards" in text for text in said)
     assert losses(tmp_path / "w") == losses(tmp_path / "again")
     assert entries(tmp_path / "w", "step")[-1]["bad_samples"] == 32
 
@@ -478,11 +474,11 @@ def test_a_run_that_was_asked_to_stop_says_so_by_its_status(
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(tiny_values(checkpoint={"every_samples": 10_000})))
     words = ["--data", str(shards), "--config", str(tmp_path / "mine.yaml"), "--workdir", str(tmp_path / "w")]
     assert main(words) == status
-    assert "stopped after step 3 of 10; the same command goes on from there" in capsys.readouterr().out
+    assert "stopped after step 3 of 10; run the same command to resume" in capsys.readouterr().out
     assert [path.name for path in (tmp_path / "w" / "checkpoints").iterdir()] == ["step-000000000003"]
     monkeypatch.setattr(cli, "say", print)
     assert main(words) == 0
-    assert "going on after step 3 of 10" in capsys.readouterr().out
+    assert "resuming after step 3 of 10" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

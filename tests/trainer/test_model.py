@@ -283,12 +283,12 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(BadWeights, match=r"another shape: conv1.weight \(32, 3, 4, 4\), not \(32, 3, 8, 8\)"):
         student_of(warm_start_image=str(path))
     path.write_bytes(b"<html>")
-    with pytest.raises(BadWeights, match=r"is not a file of weights"):
+    with pytest.raises(BadWeights, match=r"is not a weights file"):
         student_of(warm_start=str(path))
     torch.save({"state_dict": {"x": torch.zeros(1)}, "code": Path("x")}, path)
-    with pytest.raises(BadWeights, match=r"is not a file of weights"):  # nothing of it is run
+    with pytest.raises(BadWeights, match=r"is not a weights file"):  # nothing of it is run
         student_of(warm_start=str(path))
-    with pytest.raises(BadWeights, match=r"there is no file or folder nowhere"):
+    with pytest.raises(BadWeights, match=r"nowhere does not exist"):
         student_of(warm_start_text="nowhere")
     with pytest.raises(BadWeights, match=r"install .*no-such-package"):
         student_of(warm_start_image="package:no_such_package")

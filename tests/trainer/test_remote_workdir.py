@@ -100,7 +100,7 @@ def test_it_holds_what_a_folder_holds(there: tuple[str, Any, list[str]], setting
     assert_equal(FsspecStore(url), calm)
     assert not list(Path(settings.data.cache_folder).glob("workdirs/*")), "nothing stays on the disk"
     again = train(settings, url, said.append)
-    assert again.finished and "going on after step 12 of 12" in "\n".join(said)
+    assert again.finished and "resuming after step 12 of 12" in "\n".join(said)
     assert_equal(FsspecStore(url), calm)
 
 
@@ -172,7 +172,7 @@ def test_killed_at_random_moments_it_ends_with_the_bits_of_an_undisturbed_run(bu
             harm(store)
     process, said = begin(settings, url)
     assert forks.wait(process) == 0, (SEED, said.read_text()[-3000:])
-    assert "going on after step" in said.read_text(), SEED
+    assert "resuming after step" in said.read_text(), SEED
     damaged = {path.split("/")[1] for path in store.files() if path.startswith("checkpoints/damaged-")}
     assert len(damaged) == 1, (SEED, store.files())
     assert_equal(store, calm, ignoring=("checkpoints/damaged-", "lease/"))
@@ -202,7 +202,7 @@ def test_ranks_stop_and_go_on_together(bucket: str, settings: Any, on_ranks: Any
         for _ in range(starts):
             on_ranks(__file__, "ranks_begin", 2, folder)
     said = (tmp_path / "remote" / "said-by-0-of-2.txt").read_text()
-    assert "stopped after step 4 of 12" in said and "going on after step 4 of 12" in said
+    assert "stopped after step 4 of 12" in said and "resuming after step 4 of 12" in said
     assert_equal(FsspecStore(f"{bucket}/ranks"), tmp_path / "w")
 
 

@@ -141,7 +141,7 @@ def test_a_step_waits_for_its_device_once(precision, parts, tiny_config, monkeyp
 
 
 def test_bytes_and_floats_take_the_same_step(tiny_config: Callable[..., Any]) -> None:
-    """Bit by bit; in parts too, where each part is normalised by itself."""
+    """Bit by bit; in parts too, where each part is normalized by itself."""
     given = replace(pairs(16), images=torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8))
     for parts in (1, 3):
         one, other = (stepper(tiny_config(schedule={"micro_batches": parts})) for _ in range(2))

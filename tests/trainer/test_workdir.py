@@ -190,7 +190,7 @@ def test_a_run_that_ended_leaves_nothing_to_wait_for(store: FsspecStore) -> None
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("memory://run", r"WORKDIR memory://run is this process's memory.* take a folder"),
+        ("memory://run", r"WORKDIR memory://run is in this process's memory.* take a folder"),
         ("/", r"WORKDIR / is the root of the file system"),
         ("nostore://bucket/run", r"nostore://bucket/run cannot be used: Protocol not known: nostore"),
     ],

@@ -39,15 +39,14 @@ class AtWork(DataError):
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = Parser(prog=prog, description="Teacher heads and concept targets from stored features.")
+    parser = Parser(prog=prog, description="Train teacher heads and make concept targets from stored features.")
     parser.add_argument(
         "--concepts", required=True, help="folder or URL that `python -m open_diht.pipelines.concepts` wrote"
     )
     parser.add_argument(
         "--shard",
-        help="that of `python -m open_diht.pipelines.concepts`: where that has left the rest to others, or another one "
-        "is at "
-        "work here, so does this",
+        help="shard of `python -m open_diht.pipelines.concepts`: the last shard to finish makes heads and targets, "
+        "the others stop",
     )
     parser.add_argument("--k", type=int, default=10, help="concepts kept per image and head (10)")
     for field in fields(HeadSettings):
@@ -71,7 +70,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
         except (Unfinished, AtWork) as error:
             if not options.shard:
                 raise
-            say(f"shard {options.shard}: heads and targets are left to the one that finishes ({error})")
+            say(f"shard {options.shard}: heads and targets are left to the last shard ({error})")
         return OK
 
     return exit_status(make, failed=(TrainingError,))

@@ -161,8 +161,8 @@ class HeadTrainer:
         validation, test = samples.measured(Part.VALIDATION), samples.measured(Part.TEST)
         if not known.samples or not len(validation) or not len(test):
             raise BadConcepts(
-                f"{samples.head}: {known.samples} samples with a concept to train on, {len(validation)} to choose the "
-                f"epoch by and {len(test)} to test on; of each at least one is needed: more data, another --holdout "
+                f"{samples.head}: {known.samples} training, {len(validation)} validation and {len(test)} test samples "
+                "with a concept; each part needs at least one: use more data, another --holdout "
                 f"(now {settings.holdout:g}), or a lower --min-count"
             )
         per_epoch = max(1, math.ceil(samples.expected(known.frequencies) / settings.batch_size))

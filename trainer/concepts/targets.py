@@ -53,8 +53,7 @@ class ShardTargets:
             return np.array([places[key] for key in keys], np.int64)
         except KeyError as error:
             raise ConceptMismatch(
-                f"shard {self.shard} has a sample {error.args[0]!r} that its concept targets have not: they are of "
-                "other shards; run `make concepts` again"
+                f"shard {self.shard} has a sample {error.args[0]!r} without concept targets; run `make concepts` again"
             ) from error
 
     def head(self, name: str, rows: Ids) -> tuple[Ids, Probabilities]:

@@ -1,7 +1,7 @@
 """Check shards before a training: `python -m open_diht.trainer.data FOLDER [...]`.
 
 It indexes them, decodes every image (except with --index-only), and prints counts of samples by kind. Exit
-status: 0 at most --max-bad-share of the samples is bad; 1 more are, or the shards cannot be used; 2 wrong use.
+status: 0 at most --max-bad-share of the samples are bad; 1 more are, or the shards cannot be used; 2 wrong use.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ def _decoded(source: OpenSource, settings: DataSettings) -> Iterator[list[str]]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit status."""
-    parser = Parser(prog="python -m open_diht.trainer.data", description="Look for what is wrong with shards.")
+    parser = Parser(prog="python -m open_diht.trainer.data", description="Check shards for errors.")
     parser.add_argument("paths", nargs="+", help="output folders of `make filter`, folders of tars, globs, URLs")
     parser.add_argument("--index-only", action="store_true", help="do not decode images")
     parser.add_argument("--workers", type=int, default=2, help="processes (2)")
     parser.add_argument(
-        "--max-bad-share", type=float, default=0.01, help="proportion of bad samples that is allowed (0.01)"
+        "--max-bad-share", type=float, default=0.01, help="fraction of bad samples that is allowed (0.01)"
     )
     return exit_status(lambda: _look(parser.parse_args(arguments)))
 
@@ -84,5 +84,5 @@ def _look(options: argparse.Namespace) -> int:
         if len(problems) > _NAMED:
             say(f"  and {len(problems) - _NAMED:,} more")
         if bad > options.max_bad_share * (bad + good):
-            status = complain(f"{path}: more than {options.max_bad_share:.1%} of the samples is bad")
+            status = complain(f"{path}: more than {options.max_bad_share:.1%} of the samples are bad")
     return status

@@ -76,7 +76,7 @@ def read_features(place: str, split: Split) -> list[FeatureFile]:
     path = Path(place)
     files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
     if not files or not files[0].is_file():
-        raise BadSource(f"data.features: there is no .npz file {place}, nor a folder that holds any")
+        raise BadSource(f"data.features: {place} is neither an .npz file nor a folder with any")
     found = [_read(file, split) for file in files]
     shapes = {tuple(each.inputs.shape[1:]) for each in found}
     if len(shapes) > 1:
@@ -241,7 +241,7 @@ def _joined(files: Sequence[FeatureFile], concepts: ConceptTargets) -> dict[str,
     for file in files:
         targets = concepts.shard(file.name, file.sha256)
         if targets is None:
-            raise ConceptMismatch(f"there are no concept targets of {file.name}, of data.features; make them again")
+            raise ConceptMismatch(f"{file.name} of data.features has no concept targets; make them again")
         rows = targets.rows(file.keys)
         for head in concepts.heads:
             parts.setdefault(head, []).append(targets.head(head, rows))

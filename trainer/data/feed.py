@@ -196,7 +196,7 @@ class Feed:
                 if "timed out" in str(error):
                     self._batches.end_workers()
                     raise LoaderStalled(
-                        f"batch {number} of epoch {epoch} did not come within data.stall_s "
+                        f"batch {number} of epoch {epoch} did not arrive within data.stall_s "
                         f"{self._settings.stall_s:g} s; {self._batches.states()}"
                     ) from error
                 error.add_note(f"while waiting for batch {number} of epoch {epoch}; {self._batches.states()}")

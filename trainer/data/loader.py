@@ -148,7 +148,7 @@ class Loader(ABC):
         batches = self._feed(epoch, start, self.batches_per_epoch)
         while True:
             if turn != self._turn:  # a later call of `epoch` or `close`
-                raise RuntimeError(f"epoch {epoch} was left for another one; this iterator cannot go on")
+                raise RuntimeError(f"epoch {epoch} was left for another one, so this iterator is closed")
             began = time.perf_counter()
             item = next(batches, None)
             if self._prefetch is not None:
@@ -380,7 +380,7 @@ def _missing_targets(
                 f"targets, more than data.max_bad_share {max_bad_share:.2%}; first: {missing[0]}; run `make concepts` "
                 "again"
             )
-        found += [f"{name}: {Kind.MISSING_CONCEPTS}: there are no concept targets of it" for name in missing]
+        found += [f"{name}: {Kind.MISSING_CONCEPTS}: it has no concept targets" for name in missing]
     return found
 
 

@@ -267,11 +267,11 @@ class Reader:
                 raise lost
             url = self._sources[source].shards[shard].file.url
             raise TooManyBad(
-                f"no sample of shard {url} or its neighbours could be used in {_NEIGHBOURS * _TRIES} tries; "
+                f"no sample of shard {url} or its neighbors could be used in {_NEIGHBOURS * _TRIES} tries; "
                 f"last: {failed.message if failed else 'all these shards are lost'}"
             )
         if opened.concepts is None and self._concepts[source] is not None:
-            bad.append(Bad(Kind.MISSING_CONCEPTS, f"shard {opened.shard.file.url}: there are no concept targets of it"))
+            bad.append(Bad(Kind.MISSING_CONCEPTS, f"shard {opened.shard.file.url}: it has no concept targets"))
         return _Sample(opened, place, *caption), self._transformed(opened, place, image, seed)
 
     def _candidates(
@@ -349,7 +349,9 @@ class Reader:
             raise
         index = load(shard.index)
         if index.identity != shard.sha256:
-            raise ShardMismatch(f"shard {shard.file.url} was indexed anew while this run read it; start the run again")
+            raise ShardMismatch(
+                f"shard {shard.file.url} was indexed again while this run read it; run the same command to resume"
+            )
         chosen = selected(index, self._settings.split)
         if self._subset is not None:
             chosen &= self._subset.places(index) >= 0

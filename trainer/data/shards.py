@@ -172,21 +172,21 @@ def _as_begun(path: str, found: Sequence[Shard], begun: Sequence[ShardFacts], sk
             shard = Shard(ShardFile(fact.name), Path(), fact.sha256, fact.samples, left_out=True)
         elif shard is not None and shard.sha256 == fact.sha256 and shard.samples != fact.samples:
             raise BadSource(
-                f"{path}: of shard {fact.name} {shard.samples:,} samples are chosen, {fact.samples:,} were when the "
-                "run began: data.subset is another one now"
+                f"{path}: {shard.samples:,} samples of shard {fact.name} are chosen, but {fact.samples:,} were when "
+                "the run began, because data.subset changed"
             )
         elif shard is None or shard.sha256 != fact.sha256:
-            what = "is not there any more" if shard is None else "is another one now"
+            what = "is missing" if shard is None else "has changed"
             raise BadSource(
-                f"{path}: the data are not those that the run began with: shard {fact.name} {what}; put it back, or go "
-                f"on without it: data.skip=[{fact.name}]"
+                f"{path}: the data changed since the run began: shard {fact.name} {what}; restore it, or continue "
+                f"without it: data.skip=[{fact.name}]"
             )
         result.append(shard)
     if there:
         name = min(there)
         raise BadSource(
-            f"{path}: the data are not those that the run began with: shard {name} is new; take it away, or go on "
-            f"without it: data.skip=[{name}]"
+            f"{path}: the data changed since the run began: shard {name} is new; remove it, or continue without it: "
+            f"data.skip=[{name}]"
         )
     return result
 
@@ -372,7 +372,7 @@ def _finish(jobs: Sequence[Future[None]]) -> None:
         for job in jobs:
             job.result()
     except BrokenProcessPool as error:
-        raise BadSource(f"{_NO_GUARD}; else memory was short, and starting again goes on with what is left") from error
+        raise BadSource(f"{_NO_GUARD}; otherwise memory ran out, and running again resumes") from error
 
 
 def _index_one(url: str, stamp: str, place: Path, indexes: str, store: ShardStore) -> None:

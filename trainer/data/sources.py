@@ -112,9 +112,7 @@ def _elsewhere(where: str, content: bytes) -> FoundShards:
     known = _entries(content, where)
     urls = [str(entry["path"]) for entry in known.values() if "path" in entry]
     if len(urls) < len(known):
-        raise ShardMismatch(
-            f"{where} does not say where its shards are; run `make filter` again, or remove that folder"
-        )
+        raise ShardMismatch(f"{where} does not name its shards; run `make filter` again, or remove that folder")
     return FoundShards(urls, known, where.removesuffix(f"/{MANIFEST}"), hashlib.sha256(content).hexdigest())
 
 

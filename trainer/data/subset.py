@@ -109,7 +109,7 @@ def _read(path: Path) -> npt.NDArray[Any]:
         words = path.read_text(encoding="ascii").split()
         wrong = next((word for word in words if len(word) != 32), None)
         if wrong is not None:
-            raise ValueError(f"{wrong!r} is no uid")
+            raise ValueError(f"{wrong!r} is not a uid")
         halves = np.frombuffer(bytes.fromhex("".join(words)), ">u8").astype("<u8")
         pairs = halves.view(_PAIR)
     if not len(pairs):

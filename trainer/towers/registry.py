@@ -72,12 +72,12 @@ def _found(name: str) -> type[nn.Module]:
     module, colon, attribute = name.partition(":")
     if not colon:
         raise BadTower(
-            f"there is no tower {name!r}{nearest(name, TOWERS)}; choose {', '.join(TOWERS)}, or package.module:Class"
+            f"unknown tower {name!r}{nearest(name, TOWERS)}; choose {', '.join(TOWERS)}, or package.module:Class"
         )
     try:
         tower = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise BadTower(f"the tower {name} cannot be imported: {error}") from error
     if not (isinstance(tower, type) and issubclass(tower, nn.Module)):
-        raise BadTower(f"the tower {name} is no torch.nn.Module")
+        raise BadTower(f"the tower {name} is not a torch.nn.Module")
     return tower

@@ -34,7 +34,7 @@ _LEAST_PROPORTION, _MOST_PROPORTION = 1.5, 32.0  # length by thickness
 class Arc:
     """A band along a circle, in pixels of the image."""
 
-    centre: tuple[float, float]
+    center: tuple[float, float]
     radius: float
     """Radius to the middle of the letters."""
     thickness: float
@@ -85,8 +85,8 @@ def unroll(pixels: Pixels, arc: Arc) -> Pixels:
     outer, inner = arc.radius + arc.thickness / 2, arc.radius - arc.thickness / 2
     clockwise = arc.stop > arc.start  # then the feet of the letters point to the center
     radii = np.linspace(*((outer, inner) if clockwise else (inner, outer)), HEIGHT)
-    across = (arc.centre[0] + np.outer(radii, np.cos(angles))).astype(np.float32)
-    down = (arc.centre[1] + np.outer(radii, np.sin(angles))).astype(np.float32)
+    across = (arc.center[0] + np.outer(radii, np.cos(angles))).astype(np.float32)
+    down = (arc.center[1] + np.outer(radii, np.sin(angles))).astype(np.float32)
     return cv2.remap(pixels, across, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[return-value]
 
 
@@ -99,8 +99,8 @@ def box_of(arc: Arc, size: tuple[int, int]) -> npt.NDArray[np.int32]:
     """
     angles = np.linspace(arc.start, arc.stop, 32)
     rims = np.array([arc.radius - arc.thickness / 2, arc.radius + arc.thickness / 2])
-    across = arc.centre[0] + np.outer(rims, np.cos(angles))
-    down = arc.centre[1] + np.outer(rims, np.sin(angles))
+    across = arc.center[0] + np.outer(rims, np.cos(angles))
+    down = arc.center[1] + np.outer(rims, np.sin(angles))
     left, right, top, bottom = across.min(), across.max(), down.min(), down.max()
     corners = np.array(((left, top), (right, top), (right, bottom), (left, bottom)))
     return np.clip(np.rint(corners), 0, size).astype(np.int32)

@@ -53,8 +53,8 @@ class _OpenVino:
         self._core = openvino.Core()
         if settings.precision == "bf16" and "BF16" not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise RuntimeError(
-                "precision bf16 was asked for, or chosen on another machine, and this processor has neither "
-                "AVX512-BF16 nor AMX; use workers of one kind, or precision f32"
+                "precision bf16 was requested here or chosen on another machine, but this processor has neither "
+                "AVX512-BF16 nor AMX; use identical machines, or precision f32"
             )
         self._config = {
             "INFERENCE_PRECISION_HINT": settings.precision,

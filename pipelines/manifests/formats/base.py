@@ -185,8 +185,8 @@ def format_named(name: str) -> Format:
     if name not in _registered:
         names = format_names()
         raise BadSchema(
-            f"unknown format '{name}'{nearest(name, names)}; known: {', '.join(names)}. One of your own is known where "
-            "its module is named with --plugin"
+            f"unknown format '{name}'{nearest(name, names)}; known: {', '.join(names)}. For a format of your own, "
+            "name its module with --plugin"
         )
     return _registered[name]
 
@@ -238,7 +238,7 @@ def _format(path: str, dataset: Dataset, head: bytes) -> Format:
     named = format_of_name(path) or next((known for known in _registered.values() if known.starts(head)), None)
     if named is None:
         raise BadSchema(
-            f"{path}: neither the name nor the first bytes ({head[:16]!r}) tell the format; say --format, one of "
+            f"{path}: neither the name nor the first bytes ({head[:16]!r}) tell the format; pass --format, one of "
             f"{', '.join(format_names())}"
         )
     return named
@@ -256,7 +256,7 @@ def check_plain(path: str, head: bytes, name: str) -> None:
         raise UnreadableFile(path, "NotUtf8", "the file is UTF-16; convert it: iconv -f UTF-16 -t UTF-8 in > out")
     if head.startswith(b"PAR1"):
         raise UnreadableFile(
-            path, "NotAManifest", f"the file is Parquet, but read as {name}; name it .parquet or say --format parquet"
+            path, "NotAManifest", f"the file is Parquet, but read as {name}; name it .parquet or pass --format parquet"
         )
 
 

@@ -182,7 +182,7 @@ def _checked(raw: bytes) -> Fault | None:
     try:
         raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        message = f"byte {error.start} of the row, {raw[error.start : error.start + 1]!r}, is no UTF-8"
+        message = f"byte {error.start} of the row, {raw[error.start : error.start + 1]!r}, is not UTF-8"
         return Fault("invalid_utf8", message, raw)
     return None
 
@@ -210,7 +210,7 @@ def _check_first_row(rows: list[list[str]], dataset: Dataset, path: str, format:
     if url is None or first[columns.index(url)].startswith("http"):
         return
     shown = first[columns.index(url)][:60]
-    message = f"{path}: the first row has {shown!r} where column '{url}' should hold an address that starts with http"
+    message = f"{path}: the first row has {shown!r} in column '{url}', where an address starts with http"
     elsewhere = [index for index, value in enumerate(first) if value.startswith("http")]
     if elsewhere:
         swapped = list(columns)
@@ -235,8 +235,8 @@ def _header_hint(names: list[str], format: str) -> str:
         return f". The first line ({shown}) looks like data; for a file without header, name the columns: {COLUMNS}"
     if len(names) == 1 and ("," in names[0] or "\t" in names[0]):
         other = "csv" if format == "tsv" else "tsv"
-        return f". The header has one field: is the file {other}? Then say --format {other}"
+        return f". The header has one field: is the file {other}? Then pass --format {other}"
     if len(names) == 1 and (found := next((mark for mark in ";|" if mark in names[0]), None)) is not None:
         say = f"--delimiter '{found}'" if format == "csv" else f"--format csv --delimiter '{found}'"
-        return f". The header has one field: does '{found}' separate the columns? Then say {say}"
+        return f". The header has one field: does '{found}' separate the columns? Then pass {say}"
     return ""

@@ -47,7 +47,7 @@ class JsonLines(LineFormat):
         opens_array = isinstance(first, Fault) and first.error == "invalid_json" and start.startswith(b"[")
         if not objects or opens_array:
             raise BadSchema(
-                f"{path}: these are no JSON lines, which hold one object a line: the file starts with {start!r}. "
+                f"{path}: this is not JSON Lines (one object per line): the file starts with {start!r}. "
                 "Convert an array or an object of lists, for example with jq -c '.[]'"
             )
         columns = (*infer_columns(objects), EXTRA_COLUMN)
@@ -109,7 +109,7 @@ def parse_object(raw: bytes) -> dict[str, Any]:
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise BadJson("invalid_utf8", f"byte {error.start} of the JSON is no UTF-8") from error
+        raise BadJson("invalid_utf8", f"byte {error.start} of the JSON is not UTF-8") from error
     try:
         try:
             value = json.loads(text)

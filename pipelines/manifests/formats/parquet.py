@@ -36,7 +36,7 @@ _MAGIC = b"PAR1"
 _ENCRYPTED_MAGIC = b"PARE"
 _SIGNATURE_BYTES = 28
 """Length of the signature after a footer that is readable although columns are encrypted."""
-_ENCRYPTED = "the file is encrypted Parquet, which is not read here; write it again without encryption"
+_ENCRYPTED = "the file is encrypted Parquet, which is not supported; write it again without encryption"
 
 
 @register_format
@@ -267,8 +267,8 @@ def _check(costs: Sequence[ColumnCost], path: str, group: int) -> None:
         raise UnreadableFile(
             path,
             "OversizedPages",
-            f"row group {group} has pages of {held} bytes that are unpacked at a time, and rows of up to {row}, more "
-            f"than {MAX_OPEN_BYTES}; write the file anew with smaller pages and row groups (pyarrow: "
+            f"row group {group} needs {held} bytes of unpacked pages at once and rows of up to {row}, more than "
+            f"{MAX_OPEN_BYTES}; rewrite the file with smaller pages and row groups (pyarrow: "
             "write_table(..., row_group_size=100, data_page_size=2**20))",
         )
 
@@ -303,7 +303,7 @@ def _of_row(table: pa.Table, row: int, info: FileInfo, folders: Sequence[str], m
         value: Any = None if info.roles.image is None else table.column(info.roles.image)[row].as_py()
         path = None if info.roles.image_path is None else table.column(info.roles.image_path)[row].as_py()
     except UnicodeDecodeError as error:
-        return MissingImage(reason="image_unreadable", message=f"the path of the image is no UTF-8: {error}")
+        return MissingImage(reason="image_unreadable", message=f"the path of the image is not UTF-8: {error}")
     if isinstance(value, dict):
         # Hugging Face writes {bytes, path}: the bytes, or if they are null, the path of a file.
         path = value.get("path") if path is None else path

@@ -75,7 +75,7 @@ class Webdataset(Format):
             having = listing(sorted({f".{extension}" for sample in head for extension in sample.sizes}))
             raise BadSchema(
                 f"{path}: the tar holds no captions: its first {len(head)} samples have only members {having}. A "
-                "sample needs <key>.txt with its caption, or <key>.json with a field for it, beside its image"
+                "sample needs <key>.txt with its caption, or <key>.json with a field for it, next to its image"
             )
         columns = _columns_of(head)
         images = any(sample.image() is not None for sample in head)
@@ -262,7 +262,7 @@ def _row(sample: Sample, info: FileInfo, needed: Sequence[str]) -> Good | Fault:
     except BadJson as error:
         return Fault(error.error, f"'{sample.key}.json': {error.message}", raw)
     except UnicodeError as error:
-        return Fault("invalid_utf8", f"the key or text of sample '{sample.key!r}' is no UTF-8: {error}", raw)
+        return Fault("invalid_utf8", f"the key or text of sample '{sample.key!r}' is not UTF-8: {error}", raw)
     item |= {KEY: sample.key} | ({TEXT: text} if text is not None else {})
     image = sample.image()
     return json_row(item, info.columns, info.roles, raw, f"{sample.key}.{image}" if image else None)

@@ -55,7 +55,7 @@ def duplicates_stage(kind: str) -> str:
 
 
 def write_entries(path: StorePath, tables: Iterable[pa.Table]) -> int:
-    """Write entries in small row groups, so that a unit reads little besides its own. Return their number.
+    """Write entries in small row groups, so that a unit reads little but its own. Return their number.
 
     Args:
         path: the file to write.

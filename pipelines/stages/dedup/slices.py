@@ -57,7 +57,7 @@ def read_slice(read: ReadRange, dtype: np.dtype, parts: int, first: int, stop: i
     begin = len(MAGIC) + 8 * (parts + 3)
     head = read(0, begin)
     if len(head) < begin or head[: len(MAGIC)] != MAGIC:
-        raise BadSlices(f"{name} is no file of sliced records; remove it with its commit record and run again")
+        raise BadSlices(f"{name} is not a file of sliced records; remove it with its commit record and run again")
     itemsize, count, *offsets = np.frombuffer(head, "<u8", offset=len(MAGIC)).tolist()
     if itemsize != dtype.itemsize or count != parts:
         raise BadSlices(
@@ -67,5 +67,5 @@ def read_slice(read: ReadRange, dtype: np.dtype, parts: int, first: int, stop: i
     low, high = begin + offsets[first] * itemsize, begin + offsets[stop] * itemsize
     content = read(low, high) if high > low else b""
     if len(content) != high - low:
-        raise BadSlices(f"{name} is cut short; remove it with its commit record and run again")
+        raise BadSlices(f"{name} is truncated; remove it with its commit record and run again")
     return np.frombuffer(content, dtype)

@@ -41,7 +41,7 @@ class Batch:
     def __len__(self) -> int:
         return len(self._images)
 
-    def normalisers(
+    def normalizers(
         self, images: NDArray[np.float16], texts: NDArray[np.float16], places: NDArray[np.int64], temperature: float
     ) -> NDArray[np.float64]:
         """Return the values to subtract from the scores of rows, (n,).
@@ -57,10 +57,10 @@ class Batch:
         for first in range(0, len(images), step):
             part = slice(first, first + step)
             mine = (_double(images[part], self._device), _double(texts[part], self._device))
-            parts.append(self._normalisers(*mine, places[part], temperature))
+            parts.append(self._normalizers(*mine, places[part], temperature))
         return np.concatenate(parts)
 
-    def _normalisers(
+    def _normalizers(
         self, images: torch.Tensor, texts: torch.Tensor, places: NDArray[np.int64], temperature: float
     ) -> NDArray[np.float64]:
         import torch

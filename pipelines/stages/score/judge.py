@@ -42,7 +42,7 @@ class ScoreFilter:
             np.asarray(known["ordinal"])[np.minimum(places, known.num_rows - 1)], np.asarray(rows["ordinal"])
         ):
             raise NotLookedAt(
-                f"unit {unit}: rows whose image stage score has not looked at; nothing is decided of them"
+                f"unit {unit}: stage score has not read the images of some rows, so they cannot be decided"
             )
         return known.take(pa.array(places)).drop_columns("ordinal")
 

@@ -237,7 +237,7 @@ class NegativeStage(Stage):
                     continue
                 began = time.perf_counter()
                 known = Batch(matrix(batch[IMAGES]), matrix(batch[TEXTS]), self._device)
-                sums += known.normalisers(images, texts, _places(batch, number, ordinals), self.temperature)
+                sums += known.normalizers(images, texts, _places(batch, number, ordinals), self.temperature)
                 took += time.perf_counter() - began
                 heartbeat.beat(len(rows) * done // batches)
             scores = np.einsum("nd,nd->n", images.astype(np.float64), texts.astype(np.float64)) - sums / batches

@@ -71,8 +71,8 @@ def check_score(settings: RunSettings) -> None:
     if settings.score is None:
         if settings.preset.score.asks:
             raise WrongUse(
-                f"preset {settings.preset.name!r} asks how alike image and caption are, and no model says it; name one "
-                "with --score-model (open_clip:<model>:<weights>, local-dir:<folder>, reference), or leave stage score "
+                f"preset {settings.preset.name!r} needs CLIP scores, but no model is given; pass --score-model "
+                "(open_clip:<model>:<weights>, local-dir:<folder>, reference), or leave stage score "
                 "out of STAGES"
             )
         return
@@ -146,11 +146,11 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
     def announce(self, work: Work, todo: Sequence[str], records: Sequence[dict[str, Any]], of: int) -> str | None:
         others = sum(not record["fingerprint"].startswith(self.fingerprint) for record in records)
         if others:
-            return f"scored anew: {others:,} of {counted(of, 'unit')}, scored by another model, precision or version"
+            return f"scoring again: {others:,} of {counted(of, 'unit')}, scored by another model, precision or version"
         if records:
             return (
-                "other rows may get through than when rows were scored (another preset, captions annotated anew, other "
-                "text in images); only rows that no run has scored are scored"
+                "the preset, the caption annotations or the text in images changed; only rows not scored before will "
+                "be scored"
             )
         return None
 
@@ -192,7 +192,7 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
         images = vectors(found, self._encoder.dimension)
         captions = vectors(texts, self._encoder.dimension)
         known = [
-            (NO_TEXT, "the model's answer to the caption is not finite or zero") if text is None and status == OK
+            (NO_TEXT, "the model's embedding of the caption is zero or not finite") if text is None and status == OK
             else (status, message)
             for (status, message), text in zip(statuses(found), texts, strict=True)
         ]  # fmt: skip

@@ -39,7 +39,7 @@ def test_an_absolute_path_needs_no_data_folder(tmp_path: Any, colour_set: Any, m
 
 
 def test_data_that_is_nowhere_says_how_to_get_it(tmp_path: Any, memo: Any) -> None:
-    with pytest.raises(DataMissing, match=r"data not at hand: paint some .*nowhere is not there; colours is not there"):
+    with pytest.raises(DataMissing, match=r"data not found: paint some .*nowhere is not there; colours is not there"):
         open_task(TASK, tmp_path, memo)
 
 

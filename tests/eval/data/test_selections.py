@@ -132,7 +132,7 @@ def test_pairs_in_one_row_and_in_two(folder: Path, memo: Memo) -> None:
     (pair,) = opened(folder, memo, "pair_selection", "pairs", mmvp).pairs or ()
     assert (pair.images, pair.captions, pair.category) == ((0, 1), ("red", "blue"), "color")
     (folder / "Questions.csv").write_text("Id,Type,Statement\n1,color,red\n", encoding="utf-8")
-    with pytest.raises(DataBroken, match="1 rows are no pairs"):
+    with pytest.raises(DataBroken, match="1 rows, an odd number, are not pairs"):
         opened(folder, memo, "pair_selection", "pairs", mmvp)
 
 
@@ -152,7 +152,7 @@ def test_a_sample_of_pairs_keeps_both_images(folder: Path, memo: Memo) -> None:
     ("content", "message"),
     [
         ("[1, 2]", "neither objects nor lists"),
-        ("{", "no .json file of rows"),
+        ("{", "is not a .json file of rows"),
         ("[]", "no rows in"),
         ('[{"filename": "1.png", "caption": " ", "negative_caption": "x"}]', r"row 1: '\{caption\}' gives nothing"),
         ('[{"filename": "1.png", "caption": "x"}]', r"row 1: '\{negative_caption\}' does not fit its columns"),

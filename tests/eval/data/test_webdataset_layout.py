@@ -82,7 +82,7 @@ def test_numbers_beside_a_label_are_groups_and_bursts(tmp_path: Any, memo: Any) 
 @pytest.mark.parametrize("content", [b"5", numbers(0.5), numbers([1], [2])])
 def test_numbers_that_are_no_row_of_whole_ones_are_named(tmp_path: Any, memo: Any, content: bytes) -> None:
     write_webdataset(tmp_path / "odd", [("a", {"jpg": SHOT, "cls": "0", "npy": content})], class_names=["a"])
-    with pytest.raises(DataBroken, match=r"sample 'a': its .npy member is no row of whole numbers"):
+    with pytest.raises(DataBroken, match=r"sample 'a': its .npy member is not a row of whole numbers"):
         read(tmp_path / "odd", memo, group=0)
 
 
@@ -141,10 +141,10 @@ SHOT = jpeg(image())
     [
         (tar_of([("a.jpg", SHOT)]), "has no .cls member"),
         (tar_of([("a.cls", b"0")]), "has no image member"),
-        (tar_of([("a.jpg", SHOT), ("a.cls", b"zero")]), "is no label"),
+        (tar_of([("a.jpg", SHOT), ("a.cls", b"zero")]), "is not a label"),
         (tar_of([("a.jpg", SHOT), ("a.cls", b"0"), ("a.png", SHOT)]), "two samples have the key 'a'"),
-        (tar_of([("a.jpg", SHOT), ("a.cls", b"0")])[:600], "cut off|no readable tar"),
-        (b"<html>not found</html>" * 100, "no readable tar"),
+        (tar_of([("a.jpg", SHOT), ("a.cls", b"0")])[:600], "cut off|not a readable tar"),
+        (b"<html>not found</html>" * 100, "not a readable tar"),
         (tar_of([]), "holds no samples"),
     ],
 )

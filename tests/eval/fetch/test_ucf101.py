@@ -58,7 +58,7 @@ def test_frames_of_both_lists_come_where_the_task_looks(tmp_path: Any, videos: A
         shades = [np.asarray(data.images.open(index)).mean() for index in range(2)]
         assert shades == pytest.approx([120 + 10 * (FRAMES // 2), 20 + 10 * (FRAMES // 2)], abs=4)
     fetch_ucf101(tmp_path / "ucf101", Fetcher(tmp_path, said.append), videos)
-    assert "at hand" in said[-1]
+    assert "already in" in said[-1]
 
 
 def test_zero_shot_takes_the_test_list_alone(tmp_path: Any, videos: Any) -> None:
@@ -70,7 +70,7 @@ def test_a_video_that_lacks_or_is_none_is_named_and_no_split_appears(tmp_path: A
     av: Any = pytest.importorskip("av")
     gone = videos / "UCF-101" / "Apply" / "v_Apply_g01.avi"
     gone.write_bytes(b"no video")
-    with pytest.raises(FetchFailed, match=r"v_Apply_g01\.avi is no video"):
+    with pytest.raises(FetchFailed, match=r"v_Apply_g01\.avi is not a video"):
         middle_frame(av, gone)
     gone.unlink()
     with pytest.raises(FetchFailed, match=r"1 of 2 videos are not in .*v_Apply_g01"):

@@ -165,9 +165,9 @@ def test_settings_that_mean_nothing_are_refused(changes: dict[str, Any], message
 
 
 def test_inputs_that_do_not_fit_are_refused(world: World) -> None:
-    with pytest.raises(ValueError, match=r"test feature .* L2-normalised"):
+    with pytest.raises(ValueError, match=r"test feature .* L2-normalized"):
         curves(world, test=2 * world.test.float())
-    with pytest.raises(ValueError, match=r"training feature .* L2-normalised"):
+    with pytest.raises(ValueError, match=r"training feature .* L2-normalized"):
         curves(world, train=torch.zeros_like(world.train))
     with pytest.raises(ValueError, match=r"expected \(n, d\), \(m, d\), \(d, C\)"):
         curves(world, classifier=world.classifier)

@@ -68,14 +68,14 @@ def test_ridge_is_sklearns(world: World, shots: int) -> None:
     support = support_of(world, shots)
     x, mean, deviation = support.features, support.features.mean(0), support.features.std(0, correction=0)
 
-    def standardised(features: torch.Tensor) -> np.ndarray:
+    def standardized(features: torch.Tensor) -> np.ndarray:
         scaled = ((features - mean) / deviation).numpy()
         return np.concatenate([scaled, np.ones((len(scaled), 1))], axis=1)
 
     targets = 2 * np.eye(len(world.classifier))[support.labels.numpy()] - 1
-    theirs = SklearnRidge(alpha=RIDGE_L2, fit_intercept=False, solver="cholesky").fit(standardised(x), targets)
+    theirs = SklearnRidge(alpha=RIDGE_L2, fit_intercept=False, solver="cholesky").fit(standardized(x), targets)
     ours = METHODS["ridge"](support).scores(world.test).numpy()
-    assert np.allclose(ours, theirs.predict(standardised(world.test)), atol=1e-8)
+    assert np.allclose(ours, theirs.predict(standardized(world.test)), atol=1e-8)
 
 
 def test_tip_adapter_by_hand(world: World) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from open_diht.eval.metrics.answers import normalised, soft_accuracy
+from open_diht.eval.metrics.answers import normalized, soft_accuracy
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ from open_diht.eval.metrics.answers import normalised, soft_accuracy
     ],
 )
 def test_answers_are_compared_without_case_articles_and_punctuation(given: Any, expected: Any) -> None:
-    assert normalised(given) == expected
+    assert normalized(given) == expected
 
 
 @pytest.mark.parametrize(("matching", "value"), [(0, 0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1), (10, 1)])

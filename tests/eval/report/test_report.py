@@ -129,9 +129,9 @@ class TestPage:
         assert tags.text.count("caption_template") == 2 and tags.text.count("model.name") == 1
 
     def test_data_not_at_hand_is_a_row_and_in_no_average(self, tmp_path: Path) -> None:
-        rows = [row("a", value=0.4), row("b", value=0.6), row("c", value=None, missing="data not at hand: buy it")]
+        rows = [row("a", value=0.4), row("b", value=0.6), row("c", value=None, missing="data not found: buy it")]
         tags, _ = written(tmp_path, rows)
-        assert "data not at hand: buy it" in tags.text
+        assert "data not found: buy it" in tags.text
         assert "Average of 2 tasks" in tags.text and "1 without a number left out" in tags.text and "50.0" in tags.text
         assert "2 tasks measured, 1 without a number" in tags.text
 
@@ -182,9 +182,9 @@ class TestFewShot:
         assert (ys[0] - ys[1]) / (ys[1] - ys[2]) == pytest.approx(0.06 / 0.24, abs=0.02)
 
     def test_shots_that_cannot_be_drawn_are_said(self, tmp_path: Path) -> None:
-        lost = row("cats", "few-shot", None, "few_shot", missing="training split: data not at hand")
+        lost = row("cats", "few-shot", None, "few_shot", missing="training split: data not found")
         tags, _ = written(tmp_path, [row("cats"), lost])
-        assert "training split: data not at hand" in tags.text
+        assert "training split: data not found" in tags.text
         assert "training split" in (tmp_path / "results.md").read_text()
 
     @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ class TestFewShot:
         [
             ({"drawn": 1200, "also_test": 0}, "byte for byte: 0 of 1,200."),
             ({"drawn": 6, "also_test": 2, "warning": "so high"}, "byte for byte: 2 of 6. Caution: so high."),
-            ({"drawn": 6, "also_test": None}, "Whether shots are also test images is not known"),
+            ({"drawn": 6, "also_test": None}, "It is unknown whether shots are also test images"),
         ],
     )
     def test_shots_that_are_also_test_images_are_said(self, tmp_path: Path, support: Any, said: str) -> None:
@@ -208,7 +208,7 @@ class TestFewShot:
             own = one["protocol"]["few_shot"]
             own["classes_with_fewer_shots"] = {4: [7], 16: [2, 7]}.get(own["shots"], [])
         tags, _ = written(tmp_path, [row("cats"), *rows])
-        said = "fewer images than shots, and give all they have: 1 at k = 4, 2 at k = 16."
+        said = "fewer images than shots use all they have: 1 at k = 4, 2 at k = 16."
         assert said in tags.text and said in (tmp_path / "results.md").read_text()
 
 

@@ -24,7 +24,7 @@ def snippets(language: str) -> list[str]:
 @pytest.fixture
 def run(tmp_path: Path, tiny_folder: Path, colour_set: Callable[..., Path]) -> Callable[[str], list[dict[str, Any]]]:
     """Runs a suite on coloured images; rows of results.json."""
-    root = colour_set()
+    root = colour_set("colors")
 
     def evaluate(text: str) -> list[dict[str, Any]]:
         suite, output = tmp_path / "mine.yaml", tmp_path / "out"
@@ -32,7 +32,7 @@ def run(tmp_path: Path, tiny_folder: Path, colour_set: Callable[..., Path]) -> C
         words = {"--model": tiny_folder, "--tasks": suite, "--data": root, "--output": output, "--device": "cpu"}
         words |= {"--cache": tmp_path / "cache", "--workers": 0}
         assert cli.main([str(word) for pair in words.items() for word in pair]) == 0
-        assert "Colours" in (output / "report.html").read_text(encoding="utf-8")
+        assert "Colors" in (output / "report.html").read_text(encoding="utf-8")
         rows: list[dict[str, Any]] = json.loads((output / "results.json").read_text(encoding="utf-8"))
         return rows
 
@@ -40,26 +40,26 @@ def run(tmp_path: Path, tiny_folder: Path, colour_set: Callable[..., Path]) -> C
 
 
 @pytest.fixture
-def nearest_neighbour() -> Iterator[None]:
+def nearest_neighbor() -> Iterator[None]:
     """The kind of the page."""
     exec(snippets("python")[0], {"__name__": "outside"})
     yield
-    del KINDS["nearest_neighbour"]
+    del KINDS["nearest_neighbor"]
 
 
 def test_a_task_from_outside_is_in_the_results(run: Callable[[str], list[dict[str, Any]]]) -> None:
     row = run(snippets("yaml")[0])[0]
-    assert (row["task"], row["kind"], row["metric"], row["n"]) == ("colours", "classification", "top1", 12)
+    assert (row["task"], row["kind"], row["metric"], row["n"]) == ("colors", "classification", "top1", 12)
 
 
-@pytest.mark.usefixtures("nearest_neighbour")
+@pytest.mark.usefixtures("nearest_neighbor")
 def test_a_kind_from_outside_is_in_the_results(run: Callable[[str], list[dict[str, Any]]], tmp_path: Path) -> None:
-    text = snippets("yaml")[0].replace("classification", "nearest_neighbour").replace("top1", "same_class")
+    text = snippets("yaml")[0].replace("classification", "nearest_neighbor").replace("top1", "same_class")
     (row,) = run(text)
-    assert (row["task"], row["kind"], row["metric"], row["n"]) == ("colours", "nearest_neighbour", "same_class", 12)
+    assert (row["task"], row["kind"], row["metric"], row["n"]) == ("colors", "nearest_neighbor", "same_class", 12)
     assert row["value"] == 1.0 and row["low"] < 1  # three colours with a little noise: even a random model sees that
-    assert (tmp_path / "out" / "items" / "colours.npz").is_file()
-    assert "Nearest neighbour" in (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
+    assert (tmp_path / "out" / "items" / "colors.npz").is_file()
+    assert "Nearest neighbor" in (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
     suite = tmp_path / "mine.yaml"
     suite.write_text(text.replace("same_class", "top1"), encoding="utf-8")
     with pytest.raises(WrongUse, match=r"task.metric is 'top1'; choose same_class"):

@@ -22,7 +22,7 @@ tasks:
     title: One
     metric: top1
     sources: [{layout: webdataset, path: one}]
-    licence: MIT
+    license: MIT
     get: look here
 """
 
@@ -39,7 +39,7 @@ def test_the_suite_has_17_classification_10_retrieval_and_2_vqa_tasks_and_says_w
 @pytest.mark.parametrize("name", suite_names())
 def test_every_task_says_where_its_data_comes_from_and_under_which_terms(name: Any) -> None:
     for task in load_suite(name).tasks:
-        assert task.sources and task.licence and task.get, task.name
+        assert task.sources and task.license and task.get, task.name
         assert all(source.split for source in (*task.sources, *task.support)), task.name
 
 
@@ -146,8 +146,8 @@ def test_a_class_name_is_taken_literally() -> None:
         (("metric: top1", "metric: recall@1"), "task.metric is 'recall@1'; choose top1"),
         (("kind: classification", "kind: classify"), r"task.kind is 'classify' \(did you mean 'classification'"),
         (("layout: webdataset", "layout: webdatset"), "did you mean 'webdataset'"),
-        (("path: one", "path: a/../../b"), "leads out of the data folder"),
-        (("    licence: MIT\n", ""), "task.licence is missing"),
+        (("path: one", "path: a/../../b"), "leaves the data folder"),
+        (("    license: MIT\n", ""), "task.license is missing"),
         (("get: look here", "get: look here\n    direction: image_to_text"), "belongs to retrieval"),
         (("get: look here", "get: look here\n    templates: ['no slot']"), "exactly one slot"),
         (("get: look here", "get: look here\n    templates: clip_benchmark:cifar11"), "did you mean"),

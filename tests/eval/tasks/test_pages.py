@@ -22,7 +22,7 @@ def test_a_page_says_whose_the_data_is_where_it_lies_and_what_goes_wrong() -> No
     for said in ("arXiv 2306.14610", "7,511 questions", "`sugarcrepe` (selection, val2017)", "## Traps", "blind"):
         assert said in page, said
     assert "bench-data TASK=sugarcrepe" in page and "bench-data" not in task_pages()["hateful_memes"]  # a form
-    assert "854 cues" in task_pages()["winogavil"] and "webdataset that has some" in task_pages()["fmow"]
+    assert "854 cues" in task_pages()["winogavil"] and "webdataset with its own" in task_pages()["fmow"]
     assert "in the suites | `datacomp38`, `diht29`" in task_pages()["cifar10"]
 
 

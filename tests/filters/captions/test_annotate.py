@@ -7,7 +7,7 @@ import pytest
 
 from open_diht.filters.captions.annotate import SCHEMA, CaptionAnnotator, provenance, table_of
 from open_diht.filters.captions.graph import CaptionGraph
-from open_diht.filters.captions.normalise import normalise
+from open_diht.filters.captions.normalize import normalize
 from open_diht.filters.captions.verifier import load_verifier
 
 CAPTIONS = ["A black cat is chasing a small brown bird", "", "Stock Photo: a dog running", "the girl&#39;s red dress"]
@@ -21,7 +21,7 @@ def annotator() -> CaptionAnnotator:
 def test_one_row_per_caption_in_order(annotator: CaptionAnnotator) -> None:
     table = annotator.annotate(CAPTIONS)
     assert table.schema == SCHEMA
-    assert table["parsed"].to_pylist() == [normalise(caption) for caption in CAPTIONS]
+    assert table["parsed"].to_pylist() == [normalize(caption) for caption in CAPTIONS]
     assert annotator.annotate(CAPTIONS[::-1]).to_pylist() == table.to_pylist()[::-1]
 
 

@@ -12,7 +12,7 @@ from benchmarks.label_set import Bools, Labelled, Truth, cc3m_labels, double_rea
 from open_diht.filters.captions import verifier as verifier_module
 from open_diht.filters.captions.annotate import CaptionAnnotator, table_of
 from open_diht.filters.captions.graph import CaptionGraph, build_graph
-from open_diht.filters.captions.normalise import normalise
+from open_diht.filters.captions.normalize import normalize
 from open_diht.filters.captions.parse import CaptionParser, Parse
 from open_diht.filters.captions.rules import decide_captions
 from open_diht.filters.captions.verifier import Scorer, Verifier
@@ -77,7 +77,7 @@ def test_strict_finds_actions_and_attributes_of_captions_it_was_not_trained_on(s
     tables = trained([entry for entry in labelled if entry.part == "train"], cc3m_labels(samples), once)
     verifier = Verifier(*(Scorer.of(tables[part]) for part in ("actions", "details")))
     test = [entry for entry in labelled if entry.part == "test"]
-    graphs: list[CaptionGraph] = [build_graph(p) for p in once.parse([normalise(entry.caption) for entry in test])]
+    graphs: list[CaptionGraph] = [build_graph(p) for p in once.parse([normalize(entry.caption) for entry in test])]
     table = table_of([entry.caption for entry in test], [graph.parse.text for graph in graphs], graphs, verifier)
     decisions = decide_captions(table, load_preset("strict").captions)
     verbs = np.array([any(action.tagged for action in graph.actions) for graph in graphs])

@@ -10,7 +10,7 @@ from spacy.language import Language
 from spacy.tokens import Doc
 
 from open_diht.filters.captions.encoder import Floats, TokenEncoder, UnsupportedModel
-from open_diht.filters.captions.normalise import normalise
+from open_diht.filters.captions.normalize import normalize
 
 HASHED = {
     "@architectures": "spacy.MultiHashEmbed.v2",
@@ -68,7 +68,7 @@ def test_odd_texts(plain_nlp: Language, odd_texts: list[str]) -> None:
 def test_real_captions(plain_nlp: Language, laion: list[str]) -> None:
     encoder = encoder_of(plain_nlp)
     for first in range(0, 2_000, 500):
-        assert_equal_vectors(plain_nlp, [normalise(text) for text in laion[first : first + 500]], encoder)
+        assert_equal_vectors(plain_nlp, [normalize(text) for text in laion[first : first + 500]], encoder)
 
 
 def test_a_text_does_not_depend_on_its_batch(plain_nlp: Language, odd_texts: list[str]) -> None:

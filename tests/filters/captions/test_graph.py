@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from open_diht.filters.captions.graph import Action, CaptionGraph, build_graph, is_action_candidate
-from open_diht.filters.captions.normalise import normalise
+from open_diht.filters.captions.normalize import normalize
 from open_diht.filters.captions.parse import CaptionParser
 
 GraphOf = Callable[[str], CaptionGraph]
@@ -164,14 +164,14 @@ def test_objects(graph_of: GraphOf, sentence: str, expected: list[tuple[str, str
 def test_words_that_describe_inside_a_name_or_beside_it(
     graph_of: GraphOf, caption: str, expected: tuple[str, str]
 ) -> None:
-    assert expected in {(text, kind) for _, text, kind in attributes(graph_of(normalise(caption)))}
+    assert expected in {(text, kind) for _, text, kind in attributes(graph_of(normalize(caption)))}
 
 
 @pytest.mark.parametrize(
     "caption", ["Nike Air Max 90", "John Smith", "Toyota Corolla 2014", "Coffee mug", "IMG_2034.jpg", "Paris, France"]
 )
 def test_names_and_compounds_describe_nothing(graph_of: GraphOf, caption: str) -> None:
-    assert not {kind for _, _, kind in attributes(graph_of(normalise(caption)))} & {"titled"}
+    assert not {kind for _, _, kind in attributes(graph_of(normalize(caption)))} & {"titled"}
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_names_and_compounds_describe_nothing(graph_of: GraphOf, caption: str) -
     ],
 )
 def test_verbs_that_taggers_take_for_nouns_are_candidates(graph_of: GraphOf, caption: str, verb: str) -> None:
-    assert verb in {action.verb for action in graph_of(normalise(caption)).actions}
+    assert verb in {action.verb for action in graph_of(normalize(caption)).actions}
 
 
 def test_what_is_added_to_the_parse_is_marked(graph_of: GraphOf) -> None:
@@ -218,5 +218,5 @@ def test_odd_texts_give_well_formed_graphs(graph_of: GraphOf, odd_texts: list[st
 
 
 def test_real_captions_give_well_formed_graphs(parser: CaptionParser, laion: list[str]) -> None:
-    for parse in parser.parse([normalise(caption) for caption in laion[:2_000]]):
+    for parse in parser.parse([normalize(caption) for caption in laion[:2_000]]):
         assert_well_formed(build_graph(parse))

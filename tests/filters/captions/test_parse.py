@@ -12,7 +12,7 @@ from spacy.language import Language
 from spacy.util import is_package
 
 from open_diht.filters.captions import parse as module
-from open_diht.filters.captions.normalise import normalise
+from open_diht.filters.captions.normalize import normalize
 from open_diht.filters.captions.parse import (
     COPY,
     MODELS,
@@ -48,7 +48,7 @@ def test_odd_texts(parser: CaptionParser, plain_nlp: Language, odd_texts: list[s
 
 def test_real_captions(parser: CaptionParser, plain_nlp: Language, laion: list[str]) -> None:
     assert_equal_to_spacy(parser, plain_nlp, laion[:1_000])
-    assert_equal_to_spacy(parser, plain_nlp, [normalise(text) for text in laion[1_000:2_000]])
+    assert_equal_to_spacy(parser, plain_nlp, [normalize(text) for text in laion[1_000:2_000]])
 
 
 @given(texts=st.lists(odd_texts_of, max_size=6))
@@ -59,9 +59,9 @@ def test_any_text(texts: list[str], parser: CaptionParser, plain_nlp: Language) 
 @pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.soak), 8])
 def test_samples(every: int, parser: CaptionParser, plain_nlp: Language, laion: list[str], cc3m: list[str]) -> None:
     laion, cc3m = laion[::every], cc3m[:5_000:every]
-    for texts in (laion, cc3m, [normalise(text) for text in laion]):
+    for texts in (laion, cc3m, [normalize(text) for text in laion]):
         assert_equal_to_spacy(parser, plain_nlp, texts)
-    texts = [normalise(text) for text in [*laion, *cc3m]]
+    texts = [normalize(text) for text in [*laion, *cc3m]]
     found = parser.parse(texts)
     random.Random(1).shuffle(texts)
     shuffled = dict(zip(texts, CaptionParser().parse(texts), strict=True))

@@ -93,4 +93,4 @@ def test_where_and_which_units_are_those_of_make_filter(
     heads = ["--concepts", str(data / "concepts"), "--min-steps", "5"]
     assert second_half(heads) == 1
     assert second_half([*heads, "--shard", "0/2"]) == 0
-    assert "shard 0/2: heads and targets are left to the one that finishes" in capfd.readouterr().out
+    assert "shard 0/2: heads and targets are left to the last shard" in capfd.readouterr().out

@@ -42,9 +42,9 @@ def test_the_fixed_image_tells_another_preprocessing(tmp_path: Path, teacher: Te
     loaded = teacher.load()
     half = identity._fixed().resize((200, 150))
     other = loaded.features([loaded.transform(half.resize((400, 300)))])[0]  # as another interpolation would
-    with pytest.raises(WrongUse, match=r"computes other features here than those in .*: with timm .* and torch .*, wh"):
+    with pytest.raises(WrongUse, match=r"with timm .* and torch .* computes other features than those in .*, wh"):
         settle(layout, teacher, "auto", "cpu", other)
-    with pytest.raises(WrongUse, match="Install those, or choose another OUTPUT"):
+    with pytest.raises(WrongUse, match="Install those versions, or choose another OUTPUT"):
         settle(layout, teacher, "auto", "cpu", sees[:-1])
 
 

@@ -59,7 +59,7 @@ def test_at_once_they_end_as_one_process(
     assert counts(together) == counts(one) and sum(rows for _, rows, _ in counts(one)) == 35
     about = [json.loads((folder / "concepts.json").read_text()) for folder in (one, together)]
     assert about[0]["shards"] == about[1]["shards"]
-    finished = [file for file in said if "is the last one, and finishes" in file.read_text()]
+    finished = [file for file in said if "is the last one and completes the output" in file.read_text()]
     assert len(finished) == 1
 
 
@@ -69,11 +69,11 @@ def test_one_after_the_other_the_last_finishes_and_nothing_looks_finished_before
     output, how = tmp_path / "shards", {"batch_size": 4, "precision": "fp32"}
     for i in range(SHARDS - 1):
         status, said = make(data, output=output, shard=(i, SHARDS), **how)
-        assert status == 0 and f"shard {i}/{SHARDS} has done its units" in said[-1]
+        assert status == 0 and f"shard {i}/{SHARDS} done" in said[-1]
         assert not (output / "concepts.json").exists() and not (output / "vocabulary.json").exists()
     assert len(counts(output)) == 5  # of the seven, two are the third one's
     status, said = make(data, output=output, shard=(SHARDS - 1, SHARDS), **how)
-    assert status == 0 and any("is the last one, and finishes" in line for line in said)
+    assert status == 0 and any("is the last one and completes the output" in line for line in said)
     again, said = make(data, output=output, **how)
     assert again == 0 and not any("features" in line for line in said if "could not be read" not in line)
     make(data, output=tmp_path / "one", **how)

@@ -44,7 +44,7 @@ def test_any_model_of_the_three_libraries(tmp_path: Path, tiny: tuple[str, str])
 
     weights = tmp_path / "weights.pth"
     torch.save(torchvision.models.squeezenet1_1().state_dict(), weights)
-    with pytest.raises(WrongUse, match="ends in no linear layer"):
+    with pytest.raises(WrongUse, match="does not end in a linear layer"):
         find_teacher("torchvision:squeezenet1_1", str(weights)).load()
     torch.save({"state_dict": torchvision.models.resnet18().state_dict()}, weights)
     assert shape("torchvision:resnet18", weights) == (2, 512)
@@ -62,7 +62,7 @@ def test_any_model_of_the_three_libraries(tmp_path: Path, tiny: tuple[str, str])
         ("nobody", "unknown teacher 'nobody'; choose efficientnet-lite0, swag-vit-h14, timm:<model>:<weights>, "),
         ("keras:vgg", "unknown teacher .*torchvision:<model>:<weights>, open_clip:<model>:<weights>"),
         ("timm:resnet50", "name the file with --weights"),
-        ("swag-vit-h14", r"fetch https://.*vit_h_14_lc_swag-c1eb923e.pth .*Licence: CC-BY-NC-4.0"),
+        ("swag-vit-h14", r"fetch https://.*vit_h_14_lc_swag-c1eb923e.pth .*License: CC-BY-NC-4.0"),
     ],
 )
 def test_what_is_missing_is_said(name: str, says: str) -> None:
@@ -71,9 +71,9 @@ def test_what_is_missing_is_said(name: str, says: str) -> None:
 
 
 def test_weights_that_do_not_fit(tmp_path: Path, tiny: tuple[str, str]) -> None:
-    with pytest.raises(WrongUse, match="teacher timm:resnet50: /nowhere is no file; nothing is downloaded"):
+    with pytest.raises(WrongUse, match="teacher timm:resnet50: /nowhere is not a file; nothing is downloaded"):
         find_teacher("timm:resnet50", "/nowhere")
-    with pytest.raises(WrongUse, match="has its weights in its name, and others with --weights"):
+    with pytest.raises(WrongUse, match="names its weights, and --weights names others"):
         find_teacher("timm:resnet50:one.pth", "other.pth")
     with pytest.raises(WrongUse, match="are not the weights of timm model resnet18"):
         find_teacher("timm:resnet18", tiny[1]).load()

@@ -12,7 +12,7 @@ title: My set
 homepage: ""
 where: a disk
 size: 3 rows
-licence: mine
+license: mine
 default_glob: "*.tsv"
 """
 
@@ -29,11 +29,11 @@ def test_the_promised_sets_are_there() -> None:
 
 
 @pytest.mark.parametrize("name", dataset_names())
-def test_a_set_says_where_how_large_and_under_which_licence(name: str) -> None:
+def test_a_set_says_where_how_large_and_under_which_license(name: str) -> None:
     dataset = load_dataset(name)
     assert dataset.name == name
     message = dataset.missing_message(f"data/{name}/")
-    for part in (dataset.title, dataset.where, dataset.size, dataset.licence, f"make filter DATASET={name}"):
+    for part in (dataset.title, dataset.where, dataset.size, dataset.license, f"make filter DATASET={name}"):
         assert part and part in message
 
 
@@ -82,8 +82,8 @@ def test_a_mistake_is_an_error_that_names_it(tmp_path: Path, line: str, complain
 
 
 def test_a_missing_key_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="licence is missing"):
-        load_text(tmp_path, MINIMAL.replace("licence: mine\n", ""))
+    with pytest.raises(DatasetError, match="license is missing"):
+        load_text(tmp_path, MINIMAL.replace("license: mine\n", ""))
 
 
 def test_data_that_is_not_there_is_said_in_english() -> None:

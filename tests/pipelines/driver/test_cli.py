@@ -66,8 +66,8 @@ WRONG: dict[str, tuple[Sequence[str], str]] = {
     "shard, negative, without =": (["{good}", "--shard", "-1/3"], "a value that begins with - follows a ="),
     "shard, of too many": (["{good}", "--shard", "0/100000000"], "more than 10,000; give at most"),
     "preset, twice": (["{good}", "--preset", "strict", "--preset", "paper"], "given twice, as strict and paper"),
-    "preset, an address": (["{good}", "--preset", "https://a.org/x.yaml"], "https://a.org/x.yaml is an address"),
-    "plugin, of Python": (["{good}", "--plugin", "json"], "--plugin json: a module of Python"),
+    "preset, an address": (["{good}", "--preset", "https://a.org/x.yaml"], "https://a.org/x.yaml is a URL"),
+    "plugin, of Python": (["{good}", "--plugin", "json"], "--plugin json: this is a module of Python's standard"),
     "worker python, no workers elsewhere": (
         ["{good}", "--worker-python", "python3"],
         "leave it out with --runner direct",
@@ -147,7 +147,7 @@ def test_a_run_and_the_same_again_and_other_input(command: Command, manifest: Pa
     assert "complexity" in first.stdout and "kept" in first.stdout and str(tmp_path / "out") in first.stdout
     assert "WARNING" not in first.stderr
     again = command(*arguments)
-    assert again.returncode == 0 and "nothing is left to do" in again.stdout
+    assert again.returncode == 0 and "nothing to do: " in again.stdout
 
     files = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     with open(manifest, "a", encoding="utf-8") as file:
@@ -216,13 +216,13 @@ def test_the_last_shard_finishes(
 ) -> None:
     arguments = _arguments(pairs, tmp_path / "out", "--unit-rows", 15, "--workers", 1)
     first = command(*arguments, "--shard", "0/2")
-    assert first.returncode == 0 and "units to others" in first.stdout, first.stderr
+    assert first.returncode == 0 and "left to other shards" in first.stdout, first.stderr
     assert not (tmp_path / "out" / "kept").exists()
     last = command(*arguments, "--shard", "1/2")
-    assert last.returncode == 0 and "shard 1/2 is the last one, and finishes" in last.stdout, last.stderr
+    assert last.returncode == 0 and "shard 1/2 is the last one and completes the output" in last.stdout, last.stderr
     assert tables_of(tmp_path / "out") == paper.tables()
     again = command(*arguments)
-    assert again.returncode == 0 and "nothing is left to do" in again.stdout, again.stderr
+    assert again.returncode == 0 and "nothing to do: " in again.stdout, again.stderr
 
 
 def test_two_shards_at_once_share_the_decisions_and_the_export(
@@ -233,7 +233,7 @@ def test_two_shards_at_once_share_the_decisions_and_the_export(
     words = [[*arguments, "--shard", f"{i}/2"] for i in range(2)]
     shards = [Forked(forks, word, REPOSITORY, file, file) for word, file in zip(words, said, strict=True)]
     assert [shard.wait() for shard in shards] == [0, 0], [file.read_text() for file in said]
-    finished = [file for file in said if "is the last one, and finishes" in file.read_text()]
+    finished = [file for file in said if "is the last one and completes the output" in file.read_text()]
     assert len(finished) == 1
     assert tables_of(tmp_path / "out") == paper.tables()
     manifest = json.loads((tmp_path / "out" / "shards" / "manifest.json").read_text(encoding="utf-8"))

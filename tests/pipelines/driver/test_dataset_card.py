@@ -56,7 +56,7 @@ TYPES = {
 def card(
     *configs: Config, title: str = "Pairs", source: str = "unknown", pins: dict[str, str] | None = None, **changes: Any
 ) -> str:
-    dataset = replace(load_dataset("custom"), title=title, homepage="https://example.org", licence=source)
+    dataset = replace(load_dataset("custom"), title=title, homepage="https://example.org", license=source)
     common: dict[str, Any] = {"input": "/data/*.tsv", "output": Path("out"), "preset": load_preset("paper")}
     settings = RunSettings(dataset=dataset, stages=("captions",), **{**common, **changes})
     plan = Plan("f00d", (), 32, False, (), 100, (), pins=pins or {})
@@ -90,24 +90,24 @@ def test_types_that_do_not_agree_are_not_promised() -> None:
 
 
 @pytest.mark.parametrize(
-    ("licence", "says"),
+    ("license", "says"),
     [
         (None, {"license": "unknown"}),
         ("CC-BY-4.0", {"license": "cc-by-4.0"}),
         ("Ours: ask #1", {"license": "other", "license_name": "ours-ask-1"}),
     ],
 )
-def test_licences(licence: str | None, says: dict[str, str]) -> None:
-    text = card(KEPT, licence=licence)
-    assert says.items() <= head_of(text).items() and "Licence of the source: unknown: Pairs states none" in text
-    assert (licence is None) == ("Unknown: its publisher has not said" in text)
-    assert "Licence of the source: CC0-1.0." in card(KEPT, licence=licence, source="CC0-1.0")
+def test_licenses(license: str | None, says: dict[str, str]) -> None:
+    text = card(KEPT, license=license)
+    assert says.items() <= head_of(text).items() and "License of the source: unknown: Pairs states none" in text
+    assert (license is None) == ("Unknown: its publisher has not stated one" in text)
+    assert "License of the source: CC0-1.0." in card(KEPT, license=license, source="CC0-1.0")
 
 
-def test_where_only_the_source_has_a_licence_the_card_points_to_it() -> None:
+def test_where_only_the_source_has_a_license_the_card_points_to_it() -> None:
     text = card(KEPT, source="CC0-1.0")
     assert {"license": "other", "license_name": "as-the-source"}.items() <= head_of(text).items()
-    assert "Its publisher has named no other than the source's. Licence of the source: CC0-1.0." in text
+    assert "Its publisher has named no other than the source's. License of the source: CC0-1.0." in text
 
 
 def test_the_body_has_funnel_columns_and_provenance() -> None:
@@ -119,7 +119,7 @@ def test_the_body_has_funnel_columns_and_provenance() -> None:
 
 
 def test_foreign_text_stays_text() -> None:
-    text = card(KEPT, title="<b>Pairs</b>\n---\n# [x](y)", licence="*free*", input="a`b|c")
+    text = card(KEPT, title="<b>Pairs</b>\n---\n# [x](y)", license="*free*", input="a`b|c")
     assert head_of(text)["pretty_name"] == "<b>Pairs</b>\n---\n# [x](y), filtered"
     body = text.partition("\n---\n\n")[2]
     assert "# \\<b\\>Pairs\\</b\\> --- # \\[x\\](y)" in body and "\\*free\\*" in body
@@ -166,8 +166,8 @@ def test_types_that_cannot_be_one_do_no_harm(filtering: Callable[..., Any], tmp_
     assert "dataset_info" not in head(output) and "Types of columns differ" in (output / "README.md").read_text()
 
 
-def test_another_licence_is_another_card(filtering: Callable[..., Any], tmp_path: Path) -> None:
+def test_another_license_is_another_card(filtering: Callable[..., Any], tmp_path: Path) -> None:
     assert head(run(filtering, tmp_path, {}))["license"] == "unknown"
-    assert head(run(filtering, tmp_path, {}, licence="mit"))["license"] == "mit"
+    assert head(run(filtering, tmp_path, {}, license="mit"))["license"] == "mit"
     (tmp_path / "out" / "README.md").unlink()
-    assert head(run(filtering, tmp_path, {}, licence="mit"))["license"] == "mit", "it is made again"
+    assert head(run(filtering, tmp_path, {}, license="mit"))["license"] == "mit", "it is made again"

@@ -17,9 +17,9 @@ def test_what_takes_long_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         said.append(line)
         told.set()
 
-    with run._said_if_slow("still looking", say):
+    with run._said_if_slow("still listing", say):
         assert told.wait(10)
     monkeypatch.setattr(run, "_SLOW_S", 60.0)
-    with run._said_if_slow("still looking", say):
+    with run._said_if_slow("still listing", say):
         pass
-    assert said == ["still looking"]
+    assert said == ["still listing"]

@@ -31,7 +31,7 @@ def test_the_table_says_everything_with_separators() -> None:
     for text in ("1,234,567", "234,567", "40.4 %", "kept", "32.4 %", "dead letter", "1,000", "truncated: 900"):
         assert text in table
     assert table.count("captions") == 1
-    assert "whole units in the dead letter: 2" in table
+    assert "whole units in the dead-letter table: 2" in table
 
 
 def test_counts_that_do_not_add_up_are_said() -> None:
@@ -54,7 +54,7 @@ def test_rows_that_are_lost_are_a_step_where_they_are_lost() -> None:
     assert ["set", "aside", "not_decided", "30", "30.0", "%", "70"] in lines
     assert ["manifest", "dead_letter", "2", "2.0", "%", "68"] in lines
     assert ["not", "decided", "30.0", "%", "30"] in lines and "add up" not in table
-    assert "their rows not counted: 1" in table
+    assert "undecided units whose rows are not counted: 1" in table
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 200])

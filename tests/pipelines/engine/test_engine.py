@@ -206,13 +206,13 @@ def test_a_unit_set_aside_leaves_the_run_whole_and_is_the_only_one_retried(
     (letter,) = result.rows("dead_letter")
     assert (letter["unit"], letter["stage"], letter["error"]) == ("00000-00001", "captions", "IsADirectoryError")
     (line,) = (line for line in result.said if line.startswith("error"))
-    assert "00000-00001" in line and "The same command tries them again" in line
+    assert "00000-00001" in line and "Run the same command to try again" in line
     assert {row["n"] for kind in ("kept", "rejected") for row in result.rows(kind)} < set(paper.verdicts())
 
     obstacle.rmdir()
     again = filtering(pairs, tmp_path / "out", unit_rows=15)
     assert again.status == 0 and again.tables() == paper.tables()
-    assert "captions: 3 of 4 units done already" in again.said
+    assert "captions: 3 of 4 units already done" in again.said
     assert not again.funnel["set_aside"]
     for name in ("subset.npy", "shards/manifest.json"):
         assert (tmp_path / "out" / name).read_bytes() == (paper.output / name).read_bytes()

@@ -14,7 +14,7 @@ import pytest
 from open_diht.common.files import is_temporary
 from open_diht.filters.presets import load_preset
 from open_diht.pipelines.datasets import load_dataset
-from open_diht.pipelines.engine.jobs import assemble, place_of, run_units
+from open_diht.pipelines.engine.jobs import assemble, run_name, run_units
 from open_diht.pipelines.engine.stage import DoUnit, Stage
 from open_diht.pipelines.runners import Direct, Job
 from open_diht.pipelines.stages.decide import DecideStage
@@ -93,9 +93,9 @@ def test_folders_of_one_name_in_two_folders_are_two_places(tmp_path: Path, monke
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path / name)
-        places.add(place_of(Path("out/work")))
+        places.add(run_name(Path("out/work")))
     assert places == {str(tmp_path / "one/out/work"), str(tmp_path / "other/out/work")}
-    assert place_of(store_path("memory://bucket/out/work")) == "memory://bucket/out/work"
+    assert run_name(store_path("memory://bucket/out/work")) == "memory://bucket/out/work"
 
 
 def graph(todo: Path, units: int, hints: dict[str, str] | None = None) -> Any:

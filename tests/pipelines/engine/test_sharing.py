@@ -158,8 +158,8 @@ def test_annotations_are_waited_for_where_their_shard_is_at_work(layout: Layout)
     with lock as held, other:
         left = share(held).wait(units(6), lambda units: next(looks))
     assert left == ["2"], "nobody is at work on it"
-    assert said[0] == "shard 0/3 has done its units, and waits for shard 1"
-    assert said[1].startswith("shard 0/3 has done its units, and left 1 unit to others.") and len(said) == 2
+    assert said[0] == "shard 0/3 done; waiting for shard 1"
+    assert said[1].startswith("shard 0/3 done; 1 unit left to other shards.") and len(said) == 2
 
 
 def test_one_that_ends_while_another_is_looking_is_not_missed(layout: Layout) -> None:

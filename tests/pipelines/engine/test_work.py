@@ -96,7 +96,7 @@ def test_input_that_changes_before_it_is_decided(tmp_path: Path, filtering: Call
     first = filtering(path, output, **QUICK)
 
     def change(line: str) -> None:
-        if line.startswith("the annotations are there"):  # it is about to decide all units
+        if line.startswith("reusing the stored annotations"):  # it is about to decide all units
             with open(path, "r+b") as file:
                 file.seek(100_000)
                 file.write(b"X")
@@ -123,11 +123,11 @@ def test_input_that_changes_after_it_was_read(tmp_path: Path, filtering: Callabl
     result = filtering(path, output, on_line=change, **QUICK)
     assert result.status == 1 and marks(result) == {"A"} and result.funnel["rows_in"] == ROWS
     (error,) = result.outcome.errors
-    assert error.startswith(f"{path} has changed") and "the results are of what it held before" in error
+    assert error.startswith(f"{path} has changed") and "the results are from its earlier content" in error
     write(path, "A")
     again = filtering(path, output, **QUICK)
     assert again.status == 0 and again.tables() == result.tables()
-    assert not any("nothing is left to do" in line for line in again.said)
+    assert not any("nothing to do: " in line for line in again.said)
 
 
 # ---- units that are set aside
@@ -170,10 +170,10 @@ def test_a_unit_that_cannot_be_exported_hides_no_unreadable_file(
     assert result.funnel["not_decided"]["units"] == 0 and result.funnel["kept"] == len(result.rows("kept")) == 40
     assert result.funnel["dead_letter"]["units"] == 1 + unreadable == len(result.rows("dead_letter"))
     first, *more = result.outcome.errors
-    assert first.startswith("failed and set aside: 1 unit, first 00000-00001 in stage export")
+    assert first.startswith("failed: 1 unit, first 00000-00001 in stage export")
     assert len(more) == unreadable
     if unreadable:
-        assert more[0].startswith("1 of the files and units could not be read") and "broken0.parquet" in more[0]
+        assert more[0].startswith("1 files or units could not be read") and "broken0.parquet" in more[0]
     shutil.rmtree(obstacle)
     again = filtering(source, tmp_path / "out", **settings)
     assert again.funnel["set_aside"] == {} and len(again.outcome.errors) == unreadable and obstacle.is_file()
@@ -194,7 +194,7 @@ def test_an_output_folder_that_is_removed_is_named_at_once(tmp_path: Path, filte
 
     thread = threading.Thread(target=remove, daemon=True)
     thread.start()
-    with pytest.raises(RunFailed, match=f"OUTPUT {output} was removed or emptied.*The same command starts anew"):
+    with pytest.raises(RunFailed, match=f"OUTPUT {output} was removed or emptied.*Run the same command to start over"):
         filtering(path, output, stages=("export",), unit_rows=20)
     assert calls
     done = len(list((tmp_path / "removed" / "work" / "captions" / "commits").glob("0*.json")))

@@ -105,7 +105,7 @@ def test_urls_give_what_images_at_hand_give(web, polite, captions, draw, tsv, tm
     assert not web.asked and "download" not in at_hand.funnel["stages"]
     before = filtering(urls, tmp_path / "out", stages=("captions", "spotting", "export"), **more)
     assert not web.asked and set(before.verdicts().values()) == {"image_not_available", "action", "complexity"}
-    assert any("STAGES with download" in line for line in before.said)
+    assert any("add download to STAGES" in line for line in before.said)
 
     result = filtering(urls, tmp_path / "out", **more)
     assert result.verdicts() == at_hand.verdicts() and result.verdicts()["7"] == "kept"

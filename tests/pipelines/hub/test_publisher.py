@@ -56,7 +56,7 @@ def test_all_of_it_in_one_commit_and_no_more_than_that(hub: Hub, repository: Rep
     expected = results(tmp_path)
     assert "14 of 14 files sent" in publish(tmp_path)[0] and ours(repository) == expected
     assert len(repository.commits) == 2
-    assert "holds these results already" in publish(tmp_path)[0] and len(repository.commits) == 2
+    assert "already holds these results" in publish(tmp_path)[0] and len(repository.commits) == 2
 
 
 def test_only_what_differs_is_sent_and_what_is_gone_is_removed(
@@ -115,7 +115,7 @@ def test_two_that_publish_do_not_mix(hub: Hub, repository: Repository, tmp_path:
         return True
 
     hub.before = another
-    with pytest.raises(CannotPublish, match="somebody else has written there since"):
+    with pytest.raises(CannotPublish, match="another process wrote there since"):
         publish(tmp_path)
     assert ours(repository) == {"kept/part-0.parquet": b"of another"}
 
@@ -123,7 +123,7 @@ def test_two_that_publish_do_not_mix(hub: Hub, repository: Repository, tmp_path:
 def test_a_card_of_ones_own_stays(hub: Hub, repository: Repository, tmp_path: Path) -> None:
     repository.commit("main", {**repository.files(), "README.md": b"# Mine"})
     results(tmp_path)
-    assert "README.md there is not of this program and stays" in publish(tmp_path)[0]
+    assert "README.md is not of this program and is kept" in publish(tmp_path)[0]
     assert ours(repository)["README.md"] == b"# Mine" and "funnel.json" in ours(repository)
 
 
@@ -164,8 +164,8 @@ REFUSED = {
     "no token": ("me/cat", "", 3, "HF_TOKEN is not set"),
     "a token that may only read": ("me/cat", "hf_read", 3, "may not do that"),
     "a wrong token": ("me/cat", "hf_wrong", 3, "may not do that, or is not valid"),
-    "data of somebody else": ("me/data", "hf_good", 3, "holds other data than this run's (its input: of somebody else"),
-    "data of somebody else under names of theirs": ("me/theirs", "hf_good", 3, "(its input: of somebody else"),
+    "data of somebody else": ("me/data", "hf_good", 3, "holds other data than this run's (its input: unknown,"),
+    "data of somebody else under names of theirs": ("me/theirs", "hf_good", 3, "(its input: unknown,"),
     "another input": (
         "me/other",
         "hf_good",
@@ -173,8 +173,8 @@ REFUSED = {
         "(its input: cafe, this one's: f00d); choose another OUTPUT, or another",
     ),
     "a broken record": ("me/broken", "hf_good", 3, "an unreadable run.json"),
-    "too many units": ("me/cat", "hf_good", 10_001, "10,001 units, each of which makes a file"),
-    "no name": ("me/-cat-", "hf_good", 3, "is no name of a repository"),
+    "too many units": ("me/cat", "hf_good", 10_001, "the input makes 10,001 files, one per unit"),
+    "no name": ("me/-cat-", "hf_good", 3, "is not a repository name"),
 }
 
 
@@ -200,5 +200,5 @@ def test_a_folder_that_is_too_full_is_refused(
 ) -> None:
     results(tmp_path, parts=7)
     monkeypatch.setattr("open_diht.pipelines.hub.publisher.FOLDER_FILES", 6)
-    with pytest.raises(CannotPublish, match="holds 7 files, and a hub takes 6"):
+    with pytest.raises(CannotPublish, match="holds 7 files, and a hub accepts 6"):
         publish(tmp_path)

@@ -131,7 +131,7 @@ def test_the_same_rows_twice_are_refused(write: Write, tmp_path: Path) -> None:
     [
         (",,,", "has nothing between its commas"),
         ("foo://bucket/x", r"Protocol not known.*s3://bucket/folder"),
-        ("/dev/zero", "'/dev/zero' is no regular file"),
+        ("/dev/zero", "'/dev/zero' is not a regular file"),
     ],
 )
 def test_what_names_no_file_says_what_would(pattern: str, said: str) -> None:
@@ -141,7 +141,7 @@ def test_what_names_no_file_says_what_would(pattern: str, said: str) -> None:
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.tsv")
-    with pytest.raises(NoInput, match="no regular file"):
+    with pytest.raises(NoInput, match="not a regular file"):
         expand_inputs(str(tmp_path / "a.tsv"), CUSTOM)
 
 

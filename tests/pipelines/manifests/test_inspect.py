@@ -169,8 +169,8 @@ BAD_SCHEMA = {
         b'{"caption": 1}\n{"caption": 2}\n',
         "is int64, which cannot be the caption",
     ),
-    "an array of rows": ("custom", "a.json", b'[\n{"caption": "a"}\n]', "no JSON lines"),
-    "one array": ("custom", "a.json", json.dumps([{"caption": "a"}]).encode(), "hold one object a line"),
+    "an array of rows": ("custom", "a.json", b'[\n{"caption": "a"}\n]', "not JSON Lines"),
+    "one array": ("custom", "a.json", json.dumps([{"caption": "a"}]).encode(), "one object per line"),
     "lists of urls": ("custom", "a.jsonl", b'{"url": ["http://a"], "caption": ["b"]}\n', "cannot be the url"),
     "data for a header": ("custom", "a.tsv", b"http://x/1\ta dog\nhttp://x/2\ta cat\n", "looks like data"),
     "CSV named TSV": ("custom", "a.tsv", b"url,caption\nhttp://x,a\n", "--format csv"),
@@ -204,7 +204,7 @@ def test_a_break_behind_the_beginning_is_left_to_reading(write: Write) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("a.csv", r"Then say --delimiter ';'"), ("a.tsv", r"Then say --format csv --delimiter ';'")]
+    ("name", "said"), [("a.csv", r"Then pass --delimiter ';'"), ("a.tsv", r"Then pass --format csv --delimiter ';'")]
 )
 def test_semicolons_are_named(write: Write, name: str, said: str) -> None:
     with pytest.raises(BadSchema, match=said):

@@ -53,9 +53,9 @@ def test_a_format_of_ones_own_is_filtered(
     assert len(units) > 1 and {unit["span"]["format"] for unit in units} == {"fwf"}
 
     again = run(*asked)
-    assert again.returncode == 0 and "nothing is left to do" in again.stdout
+    assert again.returncode == 0 and "nothing to do: " in again.stdout
     without = run("--input", "rows.fwf")
-    assert without.returncode == 2 and "say --format, one of parquet, tsv, csv, jsonl, webdataset" in without.stderr
+    assert without.returncode == 2 and "pass --format, one of parquet, tsv, csv, jsonl, webdataset" in without.stderr
     mistyped = run("--input", "rows.fwf", "--plugin", "my_format", "--format", "fwt")
     assert mistyped.returncode == 2 and "unknown format 'fwt' (did you mean 'fwf'?)" in mistyped.stderr
 

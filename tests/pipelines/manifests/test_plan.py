@@ -40,7 +40,7 @@ def test_a_format_that_no_file_has_is_wrong_use(tmp_path: Path) -> None:
     for name in ("a.tsv", "b.tsv"):
         (tmp_path / name).write_bytes(b"caption\turl\na dog\thttp://1\n")
     parquet = CUSTOM.with_roles(format="parquet")
-    with pytest.raises(BadSchema, match=r"none of 2 input files can be read as parquet, as --format says.*a\.tsv"):
+    with pytest.raises(BadSchema, match=r"none of 2 input files can be read as parquet .from --format..*a\.tsv"):
         make_plan(f"{tmp_path}/*.tsv", parquet, 1)
     pq.write_table(pa.table({"caption": ["a dog"], "url": ["http://1"]}), tmp_path / "b.tsv")
     assert [entry["error"] for entry in make_plan(f"{tmp_path}/*.tsv", parquet, 1).unreadable] == ["NotParquet"]
@@ -49,7 +49,7 @@ def test_a_format_that_no_file_has_is_wrong_use(tmp_path: Path) -> None:
 def test_a_folder_of_images_that_is_none_is_said_once(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_bytes(b"caption\timage_path\na dog\t1.png\n")
     for root in (tmp_path / "none", tmp_path / "a.tsv"):
-        with pytest.raises(NoInput, match=rf"--images-root '{root}' is no folder"):
+        with pytest.raises(NoInput, match=rf"--images-root '{root}' is not a folder"):
             make_plan(f"{tmp_path}/a.tsv", CUSTOM.with_roles(images_root=str(root)), 1)
     make_plan(f"{tmp_path}/a.tsv", CUSTOM.with_roles(images_root=str(tmp_path)), 1)
 

@@ -50,7 +50,7 @@ def test_a_sample_of_all_rows_is_called_exact(
 ) -> None:
     assert main(_arguments(manifest, tmp_path / "out", "--share", "1", unit=1_000)) == 0
     notes = _forecast(tmp_path / "out")["notes"]
-    assert "shares of its rows are exact" in notes[0] and not any("interval" in note for note in notes)
+    assert "fractions of its rows are exact" in notes[0] and not any("interval" in note for note in notes)
 
 
 def test_the_truth_of_the_full_run_lies_in_the_interval(
@@ -77,7 +77,7 @@ def test_the_truth_of_the_full_run_lies_in_the_interval(
     # The same command again does nothing anew; other prices need no new work.
     work = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "pilot" / "kept").iterdir()}
     assert main([*arguments[:-1], "0.08", "--forecast-workers", "3"]) == 0
-    assert "nothing is left to do" in capsys.readouterr().out
+    assert "nothing to do: " in capsys.readouterr().out
     again = _forecast(tmp_path / "out")["forecast"]
     assert again["cost"]["all"]["value"] == pytest.approx(0.08 * hours) and list(again["hours"]) == ["3"]
     assert all(path.stat().st_mtime_ns == moment for path, moment in work.items())
@@ -119,7 +119,7 @@ def test_shards_share_the_sample_and_the_last_forecasts(
 ) -> None:
     arguments = _arguments(manifest, tmp_path / "out", "--units", "4")
     assert main([*arguments, "--shard", "0/2"]) == 0
-    assert "left 2 units to others" in capsys.readouterr().out
+    assert "2 units left to other shards" in capsys.readouterr().out
     assert not (tmp_path / "out" / "pilot" / "pilot.json").exists()
     assert main([*arguments, "--shard", "1/2"]) == 0
     assert len(_forecast(tmp_path / "out")["sample"]["units"]) == 4
@@ -157,10 +157,10 @@ def test_what_a_teacher_takes_is_measured_on_the_shards_of_the_sample(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--units", "3", "--share", "0.5"], "give one of them"),
+        (["--units", "3", "--share", "0.5"], "give only one"),
         (["--units", "0"], "at least 1 unit"),
         (["--units", "x"], "--units: the value is 'x'; it must be a whole number"),
-        (["--share", "2"], "SHARE is 2.0; it must lie above 0"),
+        (["--share", "2"], "SHARE is 2.0; it must be above 0"),
         (["--share", "nan"], "--share: the value is nan; it must be a number"),
         (["--image-keep-rate", "3"], "the value is 3.0; it must be at least 0 and at most 1"),
         (["--image-keep-rate", "-0.1"], "the value is -0.1; it must be at least 0 and at most 1"),

@@ -101,7 +101,7 @@ def test_where_no_scheduler_answers_one_line_says_how_to_start_one(monkeypatch: 
 @pytest.mark.parametrize(
     ("greeting", "why"),
     [
-        (b"", r"nothing of Dask's answers within 0\.2 seconds"),
+        (b"", r"no Dask process answers within 0\.2 seconds"),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "it speaks another protocol, as a dashboard does"),
     ],
 )
@@ -169,7 +169,7 @@ def test_a_cluster_without_workers_or_with_threads_that_would_do_nothing_is_refu
     refused: Callable[..., str],
 ) -> None:
     assert "has no workers; start some (`dask worker " in refused(Cluster(here, {}))
-    assert "has 16 threads; a worker does one unit at a time" in refused(Cluster(here, {ELSEWHERE: 16}))
+    assert "has 16 threads; threads cannot share a parser or OCR" in refused(Cluster(here, {ELSEWHERE: 16}))
     assert refused(Cluster(here)) == ""
 
 
@@ -229,7 +229,7 @@ def test_the_units_that_workers_are_at_for_a_run_that_was_stopped_are_waited_for
     monkeypatch.setattr(dask.Dask, "_cluster", lambda self: contextlib.nullcontext(cluster))
     said: list[str] = []
     make_backend("dask").await_units("out/work", said.append)
-    assert said == ["waiting for 1 Dask worker to end units of a run that was stopped"] and len(answers) == 1
+    assert said == ["waiting for 1 Dask worker to finish units of a stopped run"] and len(answers) == 1
     make_backend("dask").await_units("out/work", said.append)
     assert len(said) == 1 and not answers
 
@@ -263,7 +263,7 @@ def test_units_that_workers_die_of_are_the_engines_to_try_again_and_other_errors
     monkeypatch.setattr(dask, "POLL_SECONDS", 0.01)
     dask._watch(result(), "captions", 60.0)
     killed = result(KilledWorker("unit", SimpleNamespace(address="tcp://a:1"), 4))  # type: ignore[arg-type]
-    with pytest.raises(WorkerDied, match=r"Dask workers died at work \(tcp://a:1 was the last\)"):
+    with pytest.raises(WorkerDied, match=r"Dask workers died while working \(tcp://a:1 was the last\)"):
         dask._watch(killed, "captions", 60.0)
     assert killed.client.at_work == [], "what is under way has ended by then"
     with pytest.raises(JobFailed, match="captions: the job failed: OSError: no model"):
@@ -278,7 +278,7 @@ def test_a_scheduler_that_goes_ends_the_job_in_one_line(monkeypatch: pytest.Monk
     monkeypatch.setattr(distributed, "wait", wait)
     with pytest.raises(JobFailed) as failed:
         dask._watch(result(), "captions", 60.0)
-    assert str(failed.value) == "captions: the Dask scheduler is gone, or has dropped the job"
+    assert str(failed.value) == "captions: the Dask scheduler stopped, or dropped the job"
 
 
 @pytest.mark.usefixtures("waiting")
@@ -424,7 +424,7 @@ def test_a_killed_driver_is_gone_on_from_by_the_same_command(
     last = start(*arguments, "--output", output)
     said, _ = last.communicate(timeout=200)
     assert last.returncode == 0, said
-    assert "done already" in said
+    assert "already done" in said
     assert tables_of(output) == local
 
 

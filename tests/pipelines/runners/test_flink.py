@@ -257,9 +257,7 @@ def test_workers_that_do_not_come_end_the_job_instead_of_hanging_it(
     monkeypatch.setattr(FlinkRunner, "create_job_service", take)
     workers = Workers(start_seconds=0.5 if why == "nothing comes" else 600)
     waiting = Job(label="captions", build=job().build, workers=1, started=lambda: False)
-    message = (
-        "no module named apache_beam" if why == "boot reports" else "no worker has begun within 0 seconds|within 1"
-    )
+    message = "no module named apache_beam" if why == "boot reports" else "no worker started within 0 seconds|within 1"
     with pytest.raises(JobFailed, match=message):
         Flink((f"--flink_master={flink_rest()}",), workers).run(waiting)
     assert service.cancelled

@@ -63,7 +63,7 @@ def test_rows_are_rejected_by_the_first_column_before_the_parse(
     assert sum(funnel["histograms"]["column:unsafe"].values()) == 40
     assert funnel["unparsed"] == 0, "no lean run"
     report = (tmp_path / "out" / "report.html").read_text()
-    assert "Of the row unsafe is above 0.5" in report and 'class="h-mark"' in report
+    assert "The row's unsafe is above 0.5" in report and 'class="h-mark"' in report
 
 
 @pytest.mark.parametrize("then", ["columns: {unsafe: {max: 0.2}}", "columns: {punsafe: {max: 0.9}}", "{}"])
@@ -83,9 +83,9 @@ def test_stricter_thresholds_need_no_parse_and_looser_ones_say_that_they_do(
     output = tmp_path / "out"
     filtering(manifest, output, preset=_preset(tmp_path, "columns: {unsafe: {max: 0.5}}"), stages=WORDS)
     stricter = filtering(manifest, output, preset=_preset(tmp_path, "columns: {unsafe: {max: 0.4}}"), stages=WORDS)
-    assert any("without a new parse" in line for line in stricter.said)
+    assert any("without parsing" in line for line in stricter.said)
     looser = filtering(manifest, output, preset=_preset(tmp_path, "columns: {unsafe: {max: 0.6}}"), stages=WORDS)
-    assert any("the conditions on columns let fewer rows through" in line for line in looser.said)
+    assert any("the conditions on columns passed fewer rows" in line for line in looser.said)
 
 
 def test_images_are_asked_for_what_columns_let_through(tmp_path: Path, filtering: Filter, with_images: Filter) -> None:
@@ -101,9 +101,9 @@ def test_images_are_asked_for_what_columns_let_through(tmp_path: Path, filtering
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("columns: {watermark: {max: 1}}", "no column or role 'watermark', which the preset has a condition on"),
+        ("columns: {watermark: {max: 1}}", "no column or role 'watermark', which a condition of the preset needs"),
         ("columns: {unsaf: {max: 1}}", "did you mean 'punsafe'"),
-        ("columns: {image_not_available: {max: 1}}", "is a reason of the program"),
+        ("columns: {image_not_available: {max: 1}}", "is a built-in reason"),
         ("columns: {tags: {in: [a]}}", "column 'tags' is list<.*>, which columns.tags of the preset cannot compare"),
     ],
 )

@@ -167,8 +167,8 @@ def test_no_hub_is_asked_while_a_model_is_loaded_and_any_may_be_afterwards(
         ("open_clip:ViT-B-32", "write open_clip:ViT-B-32:<weights>"),
         (f"timm:{LITE0}", f"write timm:{LITE0}:<weights>"),
         ("timm::weights.pth", "write timm:<model>:<weights>"),
-        ("timm:vit:/no/such/file", "/no/such/file is no file; nothing is downloaded"),
-        ("local-dir:/no/such/folder", "is no folder"),
+        ("timm:vit:/no/such/file", "/no/such/file is not a file; nothing is downloaded"),
+        ("local-dir:/no/such/folder", "is not a folder"),
         ("local-dir:", "write local-dir:<folder>"),
     ],
 )

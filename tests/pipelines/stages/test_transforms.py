@@ -177,7 +177,7 @@ def ran(batch: pa.Table, *steps: beam.PTransform[Any, Any]) -> None:
         (["caption", "image"], [SpotText()], r"column 'image' is string; SpotText reads the bytes of image files"),
         (["caption"], [ApplyCat()], r"no column 'annotations', only caption; put AnnotateCaptions before"),
         (["caption", "annotations"], [AnnotateCaptions()], r"a column 'annotations' already; rename or drop it"),
-        (["caption"], [AnnotateCaptions(), ApplyCat()], r"no column 'spotting', .*; put SpotText before, or say"),
+        (["caption"], [AnnotateCaptions(), ApplyCat()], r"no column 'spotting', .*; put SpotText before, or pass"),
         (["text"], [ApplyCat(stages=[])], r"no column 'caption', only text"),
     ],
 )  # fmt: skip

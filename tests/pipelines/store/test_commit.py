@@ -139,8 +139,8 @@ def test_annotations_of_another_version_are_made_anew(
         record |= {"segments": 0, "images": 0, "covers": [c.replace(old, "older") for c in record["covers"]]}
         path.write_text(json.dumps(record))
     result = filtering(pairs, copy, unit_rows=15)
-    assert any("annotated anew: " in line for line in result.said)
-    assert any("only images that no run has read are read" in line for line in result.said)
+    assert any("annotating again: " in line for line in result.said)
+    assert any("only images not read before will be read" in line for line in result.said)
     assert result.tables() == paper.tables()
     assert all(row["spotted"] is not None for row in result.rows("kept"))
 
@@ -155,7 +155,7 @@ def test_images_that_another_version_read_are_read_anew(
     covers = [name.replace(record["fingerprint"], "older") for name in record["covers"]]
     older.write_text(json.dumps(record | {"fingerprint": "older", "covers": covers}))
     result = filtering(pairs, copy, unit_rows=15)
-    said = f"read anew: 1 of {len(known)} units, read by another version, engine or setting"
+    said = f"read again: 1 of {len(known)} units, read by another version, engine or setting"
     assert any(said in line for line in result.said)
     assert {path for path, time in known.items() if path.stat().st_mtime_ns != time} == {older}
     assert result.tables() == paper.tables()

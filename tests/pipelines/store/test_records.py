@@ -46,8 +46,8 @@ def take_away(path: Path) -> None:
 WHOLE = {
     "kept": "decide:",
     "rejected": "decide:",
-    f"kept/part-{UNIT}.parquet": "decide: the files of 1 unit are gone or damaged",
-    "work/captions/data": "captions: the files of 4 units are gone or damaged",
+    f"kept/part-{UNIT}.parquet": "decide: the files of 1 unit are missing or damaged",
+    "work/captions/data": "captions: the files of 4 units are missing or damaged",
     f"work/captions/data/{UNIT}.parquet": "captions: the files of 1 unit ",
     "work/decide/data": "decide:",
     "work/pair_keys/data": "pair_keys:",
@@ -77,9 +77,9 @@ def test_what_is_taken_away_is_made_again(
     assert results(copy) == results(done.output)
     assert (copy / "report.html").exists() and (copy / "run.json").exists()
     assert json.loads((copy / "funnel.json").read_text())["kept"] == done.funnel["kept"]
-    assert not any("nothing is left to do" in line for line in again.said)
+    assert not any("nothing to do: " in line for line in again.said)
     assert any(line.startswith(WHOLE[name]) for line in again.said), again.said
-    assert "nothing is left to do" in filtering(pairs, copy, unit_rows=15, stages=STAGES).said[0]
+    assert "nothing to do: " in filtering(pairs, copy, unit_rows=15, stages=STAGES).said[0]
 
 
 DAMAGED = {
@@ -105,7 +105,7 @@ def test_what_is_cut_short_or_garbled_is_made_again(
     again = filtering(pairs, copy, unit_rows=15, stages=STAGES)
     assert again.status == 0 and results(copy) == results(done.output)
     assert json.loads((copy / "funnel.json").read_text())["kept"] == done.funnel["kept"]
-    assert "nothing is left to do" in filtering(pairs, copy, unit_rows=15, stages=STAGES).said[0]
+    assert "nothing to do: " in filtering(pairs, copy, unit_rows=15, stages=STAGES).said[0]
 
 
 def test_a_damaged_part_of_the_same_size_has_a_remedy(copy: Path, pairs: Path, done: Any, command: Any) -> None:
@@ -125,7 +125,7 @@ def test_a_garbled_plan_is_an_error_with_a_remedy(
     content: bytes, copy: Path, pairs: Path, filtering: Callable[..., Any]
 ) -> None:
     (copy / "work" / "plan.json").write_bytes(content)
-    with pytest.raises(PlanMismatch, match=r"plan\.json is no plan any more.*choose another OUTPUT"):
+    with pytest.raises(PlanMismatch, match=r"plan\.json is not a valid plan.*choose another OUTPUT"):
         filtering(pairs, copy, unit_rows=15, stages=STAGES)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from open_diht.pipelines.view.forms import address_of, place_of, query_of
+from open_diht.pipelines.view.forms import address_of, query_of, start_of
 from open_diht.pipelines.view.output import Output
 from open_diht.pipelines.view.query import Bounds, Place, Query, search
 from tests.common.html_tags import Tags
@@ -83,13 +83,13 @@ def test_hostile_captions_are_text(site: str, output: Output) -> None:
         ("/row/what", 404, "cannot be shown"),
         ("/row/00000-00000.kept.999", 404, "There is no such row"),
         ("/at/00000-00000/999", 404, "There is no such row"),
-        ("/image/00000-00000.kept.999", 404, "the row is not there"),
+        ("/image/00000-00000.kept.999", 404, "the row is missing"),
         ("/rows?end=elsewhere", 400, "rows end as one of kept, rejected"),
-        ("/rows?overlap_low=wide", 400, "overlap low is 'wide', which is no number"),
-        ("/rows?column=secret", 400, "there is no column 'secret' with numbers; there are n, similarity"),
+        ("/rows?overlap_low=wide", 400, "overlap low is 'wide', which is not a number"),
+        ("/rows?column=secret", 400, "no numeric column 'secret'; choose one of n, similarity"),
         ("/rows?from=x.kept.0", 400, "there is no unit 'x'"),
-        ("/thresholds?seed=-1", 400, "no whole number"),
-        ("/thresholds?preset=mine", 400, "is none of balanced, paper"),
+        ("/thresholds?seed=-1", 400, "not a whole number"),
+        ("/thresholds?preset=mine", 400, "is not one of balanced, paper"),
     ],
 )
 def test_what_cannot_be_shown_says_why(address: str, status: int, said: str, site: str) -> None:
@@ -147,7 +147,7 @@ def test_files_that_are_gone_or_damaged_are_said(copied: Path, served: Any) -> N
     with served(Output(copied)) as site:
         status, text, _ = get(site + "/rows?end=kept")
         assert status == 500 and "This page cannot be shown" in text
-        assert "the same `make filter` writes it again" in text
+        assert "run the same `make filter` to write it again" in text
         status, text, _ = get(f"{site}/row/{units[1]}.kept.0")
         assert status == 503 and "Try again in a moment" in text
 
@@ -202,7 +202,7 @@ def test_a_record_of_images_in_another_shape_is_named(content: str, copied: Path
     record.write_text(content)
     with served(Output(copied)) as site:
         for address in ("/thresholds", "/row/00000-00000.kept.0"):
-            assert f"{record.name} is no commit record; remove it" in Tags(get(site + address)[1]).text
+            assert f"{record.name} is not a commit record; remove it" in Tags(get(site + address)[1]).text
 
 
 def test_an_address_is_its_query() -> None:
@@ -217,4 +217,4 @@ def test_an_address_is_its_query() -> None:
     )
     place = Place("00000-00003", "kept", 7)
     given = dict(urllib.parse.parse_qsl(address_of(query, place).partition("?")[2]))
-    assert query_of(given, ["n"]) == query and place_of(given) == place
+    assert query_of(given, ["n"]) == query and start_of(given) == place

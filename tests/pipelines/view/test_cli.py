@@ -44,7 +44,7 @@ def test_it_says_its_address_answers_and_ends_when_it_is_told_to(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--output", "{tmp}/nowhere"], "is no folder; name one that `make filter` has written"),
+        (["--output", "{tmp}/nowhere"], "is not a folder; name the OUTPUT of a `make filter`"),
         (["--output", "{tmp}"], "holds no output of `make filter`"),
         (["--output", "nosuch://bucket/x"], "cannot be read"),
         (["--output", "{out}", "--preset", "lenient"], "unknown preset 'lenient'"),
@@ -66,4 +66,4 @@ def test_a_port_that_is_taken_is_one_line(finished: Any, capsys: pytest.CaptureF
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert main(["--output", str(finished.output), "--port", str(port)]) == 2
-    assert f"port {port} cannot be had (Address already in use); choose another" in capsys.readouterr().err
+    assert f"port {port} cannot be used (Address already in use); choose another" in capsys.readouterr().err

@@ -55,7 +55,7 @@ def test_a_run_that_comes_to_its_end_is_noticed(copied: Path, monkeypatch: pytes
 def test_what_is_no_output_is_one_line(where: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "a-file").write_text("")
-    with pytest.raises(WrongUse, match=r"OUTPUT .* (is no folder|holds no output of `make filter`)"):
+    with pytest.raises(WrongUse, match=r"OUTPUT .* (is not a folder|holds no output of `make filter`)"):
         Output(tmp_path / where)
 
 
@@ -68,7 +68,7 @@ def test_a_garbled_record_is_one_line_that_names_it(copied: Path) -> None:
 @pytest.mark.parametrize("content", ["[1]", '{"a": 1}'])
 def test_a_record_of_somebody_else_is_one_line_that_names_it(content: str, copied: Path) -> None:
     (copied / "run.json").write_text(content)
-    with pytest.raises(WrongUse, match=r"run\.json is none that `make filter` has written; move it away"):
+    with pytest.raises(WrongUse, match=r"run\.json was not written by `make filter`; move it away"):
         Output(copied)
 
 
@@ -83,7 +83,7 @@ def test_so_is_a_commit_record_of_somebody_else(
     output = Output(copied)
     assert record_of(output, path.stem)
     path.write_text(content)
-    with pytest.raises(WrongUse, match=rf"{path.name} is none that `make filter` has written; move it away"):
+    with pytest.raises(WrongUse, match=rf"{path.name} was not written by `make filter`; move it away"):
         record_of(output, path.stem)
 
 

@@ -10,12 +10,12 @@ import pytest
 
 from open_diht.pipelines.view.output import Output
 from open_diht.pipelines.view.places import ordinals_of
-from open_diht.pipelines.view.query import Bounds, Page, Place, Query, numeric_columns, row_at, search
+from open_diht.pipelines.view.query import Bounds, Place, Query, QueryResult, numeric_columns, row_at, search
 
 
 def everything(output: Output, query: Query, **options: Any) -> list[Any]:
     """All pages."""
-    page: Page | None = None
+    page: QueryResult | None = None
     hits: list[Any] = []
     while page is None or page.after:
         page = search(output, query, page.after if page else None, **options)

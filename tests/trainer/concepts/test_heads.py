@@ -117,7 +117,7 @@ def test_a_loss_that_is_not_finite_is_said(store: Any) -> None:
 
 
 def test_too_little_to_train_on_is_said(store: Any) -> None:
-    said = r"objects: \d samples with a concept to train on, 0 to choose the epoch by .* another --holdout"
+    said = r"objects: \d training, 0 validation and .* another --holdout"
     with pytest.raises(BadConcepts, match=said):
         HeadTrainer(store(shards=1, rows=3), HeadSettings(holdout=0.0001)).train()
 

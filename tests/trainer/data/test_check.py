@@ -26,7 +26,7 @@ def test_shards_are_looked_at(tars: Any, tmp_path: Path, capsys: pytest.CaptureF
     said = capsys.readouterr()
     assert "3 shards, ok 28, missing_caption 1, undecodable_image 1" in said.out
     assert f"00002.tar: undecodable_image: {tars.key(21)}" in said.out
-    assert "more than 1.0% of the samples is bad" in said.err
+    assert "more than 1.0% of the samples are bad" in said.err
     assert main([str(folder), "--index-only", "--max-bad-share", "0.1"]) == 0
     assert "ok 29, missing_caption 1" in capsys.readouterr().out
 

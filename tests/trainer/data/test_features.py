@@ -169,7 +169,7 @@ def test_what_is_wrong_with_a_file_is_named(change: Any, message: str, saved: Ca
 
 def test_a_place_without_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "noise.npz").write_bytes(b"nothing of the kind")
-    for place, message in ((tmp_path / "no", "no .npz file"), (tmp_path, "cannot be used")):
+    for place, message in ((tmp_path / "no", "neither an .npz file"), (tmp_path, "cannot be used")):
         with pytest.raises(BadSource, match=message):
             loader(str(place))
 

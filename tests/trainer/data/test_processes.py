@@ -104,7 +104,7 @@ def test_indexing_processes_that_die_are_no_riddle(tars, load, tmp_path, monkeyp
 
     monkeypatch.setattr(module, "ProcessPoolExecutor", Pool)
     monkeypatch.setattr(module, "_FEW", 8)
-    with pytest.raises(BadSource, match=r"under `if __name__ == '__main__':`; else memory was short"):
+    with pytest.raises(BadSource, match=r"under `if __name__ == '__main__':`; otherwise memory ran out"):
         load(tars.folder(tmp_path / "d", [1] * 9))
 
 

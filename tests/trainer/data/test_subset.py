@@ -106,7 +106,7 @@ def test_a_held_out_part_is_of_the_subset(tars: Any, load: Any, tmp_path: Path) 
         ("wide.npy", np.zeros((3, 2), np.uint64), "it holds uint64 of shape"),
         ("short.npy", np.zeros(3, "u4,u4"), r"it holds \[\('f0', '<u4'\)"),
         ("empty.npy", np.zeros(0, "u8,u8"), "it is empty"),
-        ("words.txt", b"0123\n", "'0123' is no uid"),
+        ("words.txt", b"0123\n", "'0123' is not a uid"),
         ("letters.txt", b"g" * 32, "non-hexadecimal"),
         ("empty.txt", b"\n", "it is empty"),
     ],

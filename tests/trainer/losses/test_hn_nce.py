@@ -40,7 +40,7 @@ def test_infonce_without_masks_is_the_loss_of_clip(dtype, tolerance, form, featu
     assert relative_error(evaluated(infonce(mask=True), dtype)[0], expected[0]) > 0.1
 
 
-def test_features_are_normalised_here(features: Any) -> None:
+def test_features_are_normalized_here(features: Any) -> None:
     x, y = features(9)
     scale = torch.tensor(10.0, dtype=torch.float64)
     loss = HnNce()

@@ -40,7 +40,7 @@ def ours(loss: SigLip, hashes: Any = None) -> Callable[..., Any]:
 
 
 def of_unit_vectors(loss: Callable[..., Any]) -> Callable[..., Any]:
-    """What others compute of features that are normalised already."""
+    """What others compute of features that are normalized already."""
     normalize = torch.nn.functional.normalize
     return lambda x, y, scale, bias: loss(normalize(x, dim=-1), normalize(y, dim=-1), scale, bias)
 
@@ -133,7 +133,7 @@ def test_it_needs_a_bias(features: Any) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["loss.name=siglip"], r"loss.name siglip learns a bias of the logits: .*model.bias=-10"),
+        (["loss.name=siglip"], r"loss.name siglip learns a logit bias: .*model.bias=-10"),
         (["model.bias=-10"], r"model.bias is -10.0, but loss.name hn_nce learns none: leave it out, or set loss.name"),
         (["loss.name=siglip", "model.bias=-1000"], r"model.bias is -1000.0; it must"),
         (["loss.name=siglip", "model.bias=-10", "loss.beta=1"], r"unknown key loss.beta; known: name, mask_duplicates"),

@@ -84,10 +84,10 @@ def test_a_tower_of_ones_own_is_named_by_its_import_path_or_registered(words: Pa
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        ({"tower": "convnett"}, r"no tower 'convnett' \(did you mean 'convnet'\?\); choose feature_mlp"),
+        ({"tower": "convnett"}, r"unknown tower 'convnett' \(did you mean 'convnet'\?\); choose feature_mlp"),
         ({"tower": "convnet"}, "convnet does not take its settings: .*image_size"),
         ({"tower": "nowhere:Tower"}, "nowhere:Tower cannot be imported"),
-        ({"tower": "open_diht.trainer.towers:is_own"}, "is no torch.nn.Module"),
+        ({"tower": "open_diht.trainer.towers:is_own"}, "is not a torch.nn.Module"),
         ({"tower": "torch.nn:Identity"}, "has no tuple input_shape"),
     ],
 )

@@ -15,7 +15,7 @@ SETTINGS = SpotterSettings()
 
 
 def polar() -> tuple[np.ndarray, np.ndarray]:
-    """Distance from the centre and angle of every pixel."""
+    """Distance from the center and angle of every pixel."""
     down, across = np.mgrid[:SIZE, :SIZE].astype(float)
     return np.hypot(across - CENTRE[0], down - CENTRE[1]), np.arctan2(down - CENTRE[1], across - CENTRE[0])
 
@@ -41,7 +41,7 @@ def test_an_arc_is_found_where_no_straight_line_is(middle: float, clockwise: boo
     assert text_box(contour, probabilities, SETTINGS) is None
     arc = found(probabilities)
     assert arc is not None
-    assert arc.centre == pytest.approx(CENTRE, abs=5) and arc.radius == pytest.approx(RADIUS, abs=5)
+    assert arc.center == pytest.approx(CENTRE, abs=5) and arc.radius == pytest.approx(RADIUS, abs=5)
     assert THICKNESS < arc.thickness < 3 * THICKNESS, "letters reach beyond the core that the detector marks"
     assert (arc.stop > arc.start) is clockwise, "the upper half is read clockwise, the lower one counter-clockwise"
     assert abs(arc.stop - arc.start) == pytest.approx(2.0, abs=0.3)
@@ -50,7 +50,7 @@ def test_an_arc_is_found_where_no_straight_line_is(middle: float, clockwise: boo
 def test_pixels_of_the_image_count_where_the_map_is_smaller() -> None:
     arc = found(band(-math.pi / 2, 1.0), (2.0, 2.0))
     assert arc is not None
-    assert arc.centre == pytest.approx((300, 320), abs=10) and arc.radius == pytest.approx(200, abs=10)
+    assert arc.center == pytest.approx((300, 320), abs=10) and arc.radius == pytest.approx(200, abs=10)
 
 
 @pytest.mark.parametrize(

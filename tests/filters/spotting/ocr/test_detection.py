@@ -37,7 +37,7 @@ def test_common_shapes_are_those_of_common_images() -> None:
     assert len(common_shapes(384)) == 5
 
 
-def test_channels_are_normalised_each_by_its_own() -> None:
+def test_channels_are_normalized_each_by_its_own() -> None:
     pixels = np.full((64, 64, 3), (255, 0, 102), np.uint8)
     planes = detector_input(pixels, 384)[0]
     assert planes[:, 5, 5] == pytest.approx([(1 - 0.485) / 0.229, -0.456 / 0.224, (0.4 - 0.406) / 0.225], abs=1e-5)

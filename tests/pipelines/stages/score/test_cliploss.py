@@ -39,7 +39,7 @@ def _scores(images: Half, texts: Half, batch: list[int], t: float, rows: Any = N
     places = np.array([batch.index(row) if row in batch else -1 for row in rows], np.int64)
     known = Batch(images[batch], texts[batch])
     own = np.einsum("nd,nd->n", images[rows].astype(np.float64), texts[rows].astype(np.float64))
-    return own - known.normalisers(images[rows], texts[rows], places, t)
+    return own - known.normalizers(images[rows], texts[rows], places, t)
 
 
 @pytest.mark.parametrize("temperature", [0.01, 0.05, 1.0])

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from open_diht.filters.captions.normalise import MAX_CHARS, is_title_case, normalise
+from open_diht.filters.captions.normalize import MAX_CHARS, is_title_case, normalize
 
 WORDS = """
 a the dog cat Dog DANCING Girl running Riding on On beach house in 2 1999 red, blue. tree; 'quote' isn't
@@ -28,7 +28,7 @@ a the dog cat Dog DANCING Girl running Riding on On beach house in 2 1999 red, b
     ],
 )
 def test_markup_and_invisible_characters(caption: str, parsed: str) -> None:
-    assert normalise(caption) == parsed
+    assert normalize(caption) == parsed
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_markup_and_invisible_characters(caption: str, parsed: str) -> None:
     ],
 )
 def test_file_names_and_slugs(caption: str, parsed: str) -> None:
-    assert normalise(caption) == parsed
+    assert normalize(caption) == parsed
 
 
 @pytest.mark.parametrize(
@@ -61,12 +61,12 @@ def test_file_names_and_slugs(caption: str, parsed: str) -> None:
     ],
 )
 def test_stock_boilerplate(caption: str, parsed: str) -> None:
-    assert normalise(caption) == parsed
+    assert normalize(caption) == parsed
 
 
 @pytest.mark.parametrize("caption", ["Stock Photo", "Dog Stock Photo", "Royalty Free Stock Image #12345678"])
 def test_boilerplate_stays_where_nothing_else_is_said(caption: str) -> None:
-    assert normalise(caption) == caption
+    assert normalize(caption) == caption
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_boilerplate_stays_where_nothing_else_is_said(caption: str) -> None:
     ],
 )
 def test_capitals(caption: str, parsed: str) -> None:
-    assert normalise(caption) == parsed
+    assert normalize(caption) == parsed
 
 
 @pytest.mark.parametrize(
@@ -101,12 +101,12 @@ def test_is_title_case(text: str, is_title: bool) -> None:
 
 @pytest.mark.parametrize("caption", ["", " ", "<br>", "&nbsp;", "\u200b", '""'])
 def test_nothing_but_markup_is_nothing(caption: str) -> None:
-    assert normalise(caption) == ""
+    assert normalize(caption) == ""
 
 
 def test_what_follows_too_much_text_is_cut() -> None:
-    assert normalise("a dog runs " * 1_000) == ("a dog runs " * 1_000)[:MAX_CHARS].strip()
-    assert len(normalise("İ" * 3_000)) == MAX_CHARS  # each has two characters in lower case
+    assert normalize("a dog runs " * 1_000) == ("a dog runs " * 1_000)[:MAX_CHARS].strip()
+    assert len(normalize("İ" * 3_000)) == MAX_CHARS  # each has two characters in lower case
 
 
 MARKUP = [
@@ -130,7 +130,7 @@ PIECES = st.sampled_from([*MARKUP, *WORDS.split()])
 
 @given(st.one_of(st.text(), st.lists(st.one_of(st.text(max_size=5), PIECES)).map(" ".join)))
 def test_any_text_becomes_one_line_of_bounded_length(text: str) -> None:
-    parsed = normalise(text)
+    parsed = normalize(text)
     assert len(parsed) <= MAX_CHARS
     assert parsed == " ".join(parsed.split())
     assert "\u200b" not in parsed
@@ -139,9 +139,9 @@ def test_any_text_becomes_one_line_of_bounded_length(text: str) -> None:
 @given(st.lists(st.sampled_from(WORDS.split()), max_size=20).map(" ".join))
 def test_what_is_prepared_stays_as_it_is(text: str) -> None:
     # Not a law of any text: escapes are undone twice, not for ever, and what they hid may be boilerplate in turn.
-    assert normalise(normalise(text)) == normalise(text)
+    assert normalize(normalize(text)) == normalize(text)
 
 
 def test_real_captions_are_prepared_in_one_go(laion: list[str]) -> None:
-    prepared = [normalise(caption) for caption in laion]
-    assert sum(normalise(text) != text for text in prepared) <= 3  # of 10,000; triple quotes
+    prepared = [normalize(caption) for caption in laion]
+    assert sum(normalize(text) != text for text in prepared) <= 3  # of 10,000; triple quotes

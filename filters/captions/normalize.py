@@ -1,7 +1,7 @@
 """Normalize a web caption into the text that is parsed.
 
 Taggers are trained on sentences; alt texts come as HTML, as file names, in Title Case and ALL CAPS,
-and with the boilerplate of stock-photo sites. `normalise` undoes what misleads the tagger and
+and with the boilerplate of stock-photo sites. `normalize` undoes what misleads the tagger and
 changes nothing else. The row keeps its original caption.
 """
 
@@ -48,7 +48,7 @@ after before while who which what when where how why than then so but if because
 _FUNCTION_WORDS = frozenset(_SMALL_WORDS.split())
 
 
-def normalise(caption: str) -> str:
+def normalize(caption: str) -> str:
     """Return the text to parse: one line of at most `MAX_CHARS` characters, empty only if the
     caption has nothing but markup."""
     text = caption
@@ -112,7 +112,7 @@ def _may_name_a_medium(text: str) -> bool:
     return any([part in lower for part in _MEDIUM_PARTS])
 
 
-@lru_cache(maxsize=4_096)  # called again for the captions that `normalise` does not change
+@lru_cache(maxsize=4_096)  # called again for the captions that `normalize` does not change
 def is_title_case(text: str) -> bool:
     """Return whether most words of more than three letters, and at least three in all, begin with a capital."""
     words = _LONG_WORD.findall(text)
