@@ -292,7 +292,7 @@ def test_a_run_that_goes_on_may_leave_shards_out(tars: Any, load: Any, tmp_path:
     before = load(folder)
     whole, begun = list(before.epoch(0)), [source.facts for source in before.sources]
     (folder / "00000.tar").unlink()
-    with pytest.raises(BadSource, match=r"began with: shard 00000\.tar is missing; .*data.skip=\[00000.tar\]"):
+    with pytest.raises(BadSource, match=r"began: shard 00000\.tar is missing; .*data.skip=\[00000.tar\]"):
         load(folder, begun=begun)
     gone = {tars.key(number) for number in range(4)}
     loaders = [load(folder, begun=begun, skip=("00000.tar",), max_bad_share=0.1, workers=n) for n in (0, 2)]
