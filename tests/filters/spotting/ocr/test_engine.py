@@ -52,6 +52,7 @@ def sample() -> list[DecodedImage]:
 
 PAGES = [
     page(((30, 40), 40, "CARLSBERG BREWERY"), ((60, 200), 24, "No parking at any time"), ((400, 300), 60, "SALE")),
+    page(((300, 400), 9, "Reflections in the harbour")),
     page(((10, 10), 16, "small print of a page"), ((20, 400), 32, "Wartburg 353, 1966")),
     page(),
 ]
@@ -67,7 +68,7 @@ def test_reads_line_by_line_what_paddleocr_reads(ocr_models: None, monkeypatch: 
     from open_diht.filters.spotting.ocr.paddle import PaddleEngine
 
     monkeypatch.setattr(recognition, "padded_width", lambda width: max(320, width))
-    settings = SpotterSettings(alphabet="all", reread=None, turn_below=0)
+    settings = SpotterSettings(alphabet="all", reread=None, turn_below=0, enlarge_faint=1)
     ours, reference = Engine(settings), PaddleEngine(settings)
     read = 0
     for image in (*PAGES, *sample()):
@@ -136,6 +137,14 @@ def test_letters_of_a_column_are_read_as_a_word_too(engine: Engine) -> None:
     letters = [((300, 20 + 70 * index), 56, letter) for index, letter in enumerate("HOTELS")]
     (lines,) = engine.read([engine.find(page(*letters))])
     assert "HOTELS" in texts(lines)
+
+
+def test_small_print_is_read_at_the_second_look(engine: Engine) -> None:
+    """By each engine alike, and wherever it stands."""
+    image = page(((300, 400), 9, "Reflections in the harbour"))
+    once = Engine(replace(engine.settings, enlarge_faint=1))
+    assert once.read([once.find(image)]) != engine.read([engine.find(image)])
+    assert texts(engine.read([engine.find(image)])[0]) == ["Reflections in the harbour"]
 
 
 def test_an_image_without_text_has_no_lines(engine: Engine) -> None:
