@@ -18,7 +18,7 @@ import random
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -41,6 +41,16 @@ CAPITALS: Final = {"tiny": (0.019, 0.03), "stacked": (0.023, 0.045)}
 """Height of capitals by the image's longest side; of all other shapes ANY_CAPITALS."""
 ANY_CAPITALS: Final = (0.03, 0.1)
 SHAPES: Final = ("straight", "stylized", "turned", "curved", "tiny", "stacked")
+COLUMN: Final = {"style": "outline", "cap": 22, "pitch": 1.5, "step": 120}
+COLUMNS: Final[dict[str, dict[str, Any]]] = {
+    "outlined, 22 px, 1.5 apart": {},
+    **{f"{cap} px": {"cap": cap} for cap in (9, 12, 15, 29)},
+    **{f"{pitch} apart": {"pitch": pitch} for pitch in (1.2, 2, 2.5)},
+    "on a plate": {"style": "plate"},
+    **{f"letters alone, {step} levels": {"style": "color", "step": step} for step in (120, 70, 40)},
+    "alone, 70 levels, 12 px, 2 apart": {"style": "color", "step": 70, "cap": 12, "pitch": 2},
+}
+"""Columns of letters for `--columns`: what differs from COLUMN."""
 UNLABELED_TEXT: Final = {"images/0037.jpg", "images/0164.jpg"}
 """Photographs with small text that their rows do not mention."""
 Layer = Image.Image
@@ -87,7 +97,9 @@ def bent(layer: Layer, rng: random.Random) -> Layer:
     return Image.fromarray(curved).crop(Image.fromarray(curved).getbbox())
 
 
-def render(shape: str, piece: str, fonts: Sequence[Path], photo: Path, rng: random.Random) -> Image.Image | None:
+def render(
+    shape: str, piece: str, fonts: Sequence[Path], photo: Path, rng: random.Random, **fixed: Any
+) -> Image.Image | None:
     """Return a photograph with a text on it; None if it does not fit.
 
     Args:
@@ -96,15 +108,17 @@ def render(shape: str, piece: str, fonts: Sequence[Path], photo: Path, rng: rand
         fonts: files to choose from.
         photo: the photograph.
         rng: draws everything else.
+        fixed: what is not drawn: style, `cap` (height of capitals, in pixels of SIDE), `pitch` (see
+            `draw`), `step` (levels between letters alone and the photograph's mean).
     """
     file = str(rng.choice([font for font in fonts if font.name.startswith(PLAIN) == (shape != "stylized")]))
     _, top, _, bottom = ImageFont.truetype(file, 100).getbbox("H")
-    cap = SIDE * float(np.exp(rng.uniform(*np.log(CAPITALS.get(shape, ANY_CAPITALS)))))
+    cap = fixed.get("cap", SIDE * float(np.exp(rng.uniform(*np.log(CAPITALS.get(shape, ANY_CAPITALS))))))
     font = ImageFont.truetype(file, round(100 * cap / (bottom - top)))
-    style, dark = rng.choice(("outline", "plate", "color")), rng.random() < 0.5
+    style, dark = fixed.get("style", rng.choice(("outline", "plate", "color"))), rng.random() < 0.5
     text = piece.upper() if rng.random() < 0.4 else piece
     rows = list(text.replace(" ", "")) if shape == "stacked" else [text]
-    layer = draw(rows, font, rng.uniform(1.3, 2), style, dark)
+    layer = draw(rows, font, fixed.get("pitch", rng.uniform(1.3, 2)), style, dark)
     if shape == "curved":
         layer = bent(layer, rng)
     elif shape == "turned":
@@ -117,7 +131,7 @@ def render(shape: str, piece: str, fonts: Sequence[Path], photo: Path, rng: rand
     left, top = (rng.randint(4, most - own - 4) for most, own in zip(image.size, layer.size, strict=True))
     if style == "color":  # 70 to 180 levels from the photograph's mean, as far as there are so many
         mean = float(np.mean(image.crop((left, top, left + layer.width, top + layer.height)).convert("L")))
-        step = rng.uniform(70, 180) * (1 if mean < 128 else -1)
+        step = fixed.get("step", rng.uniform(70, 180)) * (1 if mean < 128 else -1)
         color = tuple(round(min(255, max(0, mean + step + rng.uniform(-40, 40)))) for _ in "RGB")
         layer.paste((*color, 255), mask=layer.getchannel("A"))
     image.paste(layer, (left, top), layer)
@@ -174,38 +188,45 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=150, help="images of each shape")
     parser.add_argument("--sides", type=int, nargs="+", default=[256], help="longest sides of the stored images")
     parser.add_argument("--enlarge", type=int, nargs="+", default=[1, 2], help="values of enlarge_faint")
+    parser.add_argument("--columns", action="store_true", help="columns of letters, by one property at a time")
     options = parser.parse_args()
     odd, rng = int(options.part == "test"), random.Random(options.part)
     fonts, photos = families(options.fonts, odd), photographs()[odd::2]
     captions = [caption for caption in laion_captions(samples_folder())[odd::2] if len(caption.split()) > 1]
+    wanted = COLUMNS if options.columns else {shape: {} for shape in SHAPES}
     examples: list[tuple[str, Image.Image, str, str]] = []
-    for shape in SHAPES:
-        while sum(one[0] == shape for one in examples) < options.count:
+    for name, fixed in wanted.items():
+        shape = "stacked" if options.columns else name
+        while sum(one[0] == name for one in examples) < options.count:
             caption = rng.choice(captions)
             piece = piece_of(caption, rng)
             if piece is None or not is_hit(caption, [(piece, 1.0)]) or len(piece) > (12 if shape == "stacked" else 26):
                 continue
-            if image := render(shape, piece, fonts, rng.choice(photos), rng):
-                examples.append((shape, image, piece, caption))
+            known = COLUMN | fixed if options.columns else {}
+            if image := render(shape, piece, fonts, rng.choice(photos), rng, **known):
+                examples.append((name, image, piece, caption))
     examples += [("no text", Image.open(photo).convert("RGB"), "", "") for photo in photos]
     others = [[one for one in rng.sample(captions, OTHERS) if not is_hit(one, [(e[2], 1.0)])] for e in examples]
     engines = [Engine(SpotterSettings(enlarge_faint=factor)) for factor in options.enlarge]
     for side in options.sides:
         files = [stored(image, side) for _, image, _, _ in examples]
-        columns = []
+        columns: list[list[object]] = []
+        before: list[bool] = []  # the hits of the first engine
         for engine in engines:
             lines = [engine.find(decode_image(file, engine.settings.limits)) for file in files]
             read = [[(line.text, line.score) for line in some] for some in engine.read(lines)]
             hits = [is_hit(caption, some) for (_, _, _, caption), some in zip(examples, read, strict=True)]
             false = sum(is_hit(one, some) for some, mine in zip(read, others, strict=True) for one in mine)
-            shapes = [[hit for hit, one in zip(hits, examples, strict=True) if one[0] == shape] for shape in SHAPES]
-            others_than_stacked = [hit for some in shapes[:-1] for hit in some]
-            found = [f"{sum(some) / len(some):.2f}" for some in (*shapes, others_than_stacked)]
-            low, high = wilson(sum(others_than_stacked), len(others_than_stacked))
-            columns.append([*found, f"{low:.2f}", f"{high:.2f}", false])
+            shapes = [[hit for hit, one in zip(hits, examples, strict=True) if one[0] == shape] for shape in wanted]
+            all_but_last = [hit for some in shapes[:-1] for hit in some]
+            found = [f"{sum(some) / len(some):.2f}" for some in (*shapes, all_but_last)]
+            low, high = wilson(sum(all_but_last), len(all_but_last))
+            before = before or hits
+            gained, lost = (sum(a > b for a, b in zip(*pair, strict=True)) for pair in ((hits, before), (before, hits)))
+            columns.append([*found, f"{low:.2f}", f"{high:.2f}", false, gained, lost])
         pairs = sum(map(len, others))
         print(f"\n{side} px: {options.count} images of each shape, {len(photos)} without text, {pairs} false pairs\n")
-        names = [*SHAPES, "all but stacked", "low", "high", "false hits"]
+        names = [*wanted, "all but the last", "low", "high", "false hits", "gained", "lost"]
         head = ["text", *(f"enlarge_faint {factor}" for factor in options.enlarge)]
         print_table(head, zip(names, *columns, strict=True))
 

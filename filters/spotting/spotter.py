@@ -110,6 +110,7 @@ class TextSpotter:
         facts = {"engine": settings.engine, "limit_side": str(settings.limit_side)}
         if settings.engine != "paddle":
             facts |= {"processing": PROCESSING, "precision": settings.precision}
+            facts["enlarge_faint"] = str(settings.enlarge_faint)
         for package in _PACKAGES[settings.engine]:
             facts[package] = importlib.metadata.version(package)
         for role, size in zip(("model", "second_reader"), settings.sizes, strict=False):

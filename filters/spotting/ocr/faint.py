@@ -29,6 +29,8 @@ _THIN: Final = 20
 """A line of less height is searched again, because parts of it may be missing."""
 _MARGIN: Final = 16
 _LEAST_ENLARGEMENT: Final = 1.2
+_WHOLE: Final = 0.7
+"""A line with less of the area of another one at its place is a piece of it."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +82,14 @@ def faint_region(
 
 
 def merge(first: Sequence[Found], closer: Sequence[Found]) -> list[Found]:
-    """Return the lines of two looks at an image. The closer look counts for a line found twice, the
-    first one for a line of which the closer look has only a piece.
+    """Return the lines of two looks at an image. The closer look counts for a line found twice,
+    unless it has only a piece of it.
 
     Args:
         first: lines of the whole image.
         closer: lines of the enlarged part.
     """
-    kept = [line for line in first if not any(_within(line, other) for other in closer)]
+    kept = [line for line in first if not any(_within(line, other) and not _piece(other, line) for other in closer)]
     return kept + [line for line in closer if not any(_within(line, other) for other in kept)]
 
 
@@ -108,3 +110,7 @@ def _within(line: Found, other: Found) -> bool:
     """Return whether the middle of a line lies in another one."""
     x, y = map(float, line[0].mean(axis=0))
     return cv2.pointPolygonTest(other[0], (x, y), False) >= 0
+
+
+def _piece(line: Found, other: Found) -> bool:
+    return cv2.contourArea(line[0]) < _WHOLE * cv2.contourArea(other[0])

@@ -52,7 +52,6 @@ def sample() -> list[DecodedImage]:
 
 PAGES = [
     page(((30, 40), 40, "CARLSBERG BREWERY"), ((60, 200), 24, "No parking at any time"), ((400, 300), 60, "SALE")),
-    page(((300, 400), 9, "Reflections in the harbour")),
     page(((10, 10), 16, "small print of a page"), ((20, 400), 32, "Wartburg 353, 1966")),
     page(),
 ]
@@ -139,12 +138,25 @@ def test_letters_of_a_column_are_read_as_a_word_too(engine: Engine) -> None:
     assert "HOTELS" in texts(lines)
 
 
-def test_small_print_is_read_at_the_second_look(engine: Engine) -> None:
-    """By each engine alike, and wherever it stands."""
-    image = page(((300, 400), 9, "Reflections in the harbour"))
+def small_print() -> DecodedImage:
+    """A photograph at 256 px with letters 6 px high."""
+    photo = Image.open(SAMPLE / "0044.jpg").convert("RGB")
+    photo.thumbnail((256, 256))
+    ImageDraw.Draw(photo).text((100, 120), "Reflections harbour", "white", ImageFont.load_default(9))
+    file = io.BytesIO()
+    photo.save(file, "PNG")
+    return decode_image(file.getvalue(), DecodeLimits())
+
+
+def test_small_print_is_found_at_the_second_look(engine: Engine) -> None:
+    """At its place, and whatever else is read with it."""
+    image = small_print()
     once = Engine(replace(engine.settings, enlarge_faint=1))
-    assert once.read([once.find(image)]) != engine.read([engine.find(image)])
-    assert texts(engine.read([engine.find(image)])[0]) == ["Reflections in the harbour"]
+    assert "Reflections harbour" not in texts(once.read([once.find(image)])[0])
+    (lines,) = engine.read([engine.find(image)])
+    (line,) = [line for line in lines if line.text == "Reflections harbour"]
+    assert line.box[0] == pytest.approx((100, 121), abs=6)
+    assert engine.read([engine.find(PAGES[0]), engine.find(image)])[1] == lines
 
 
 def test_an_image_without_text_has_no_lines(engine: Engine) -> None:

@@ -71,10 +71,10 @@ def test_regions_are_in_pixels_of_the_image() -> None:
 
 
 def test_of_a_line_found_twice_the_closer_look_counts_and_of_a_piece_the_first() -> None:
-    line, part, other = box(10, 10, 90, 30), box(12, 11, 95, 29), box(10, 60, 90, 80)
-    piece, new = box(60, 61, 90, 79), box(100, 100, 150, 120)
-    merged = merge([line, other], [part, piece, new])
-    assert [one[0].tolist() for one in merged] == [one[0].tolist() for one in (other, part, new)]
+    line, again, other = box(10, 10, 90, 30), box(12, 11, 95, 29), box(10, 60, 90, 80)
+    piece, new = box(30, 61, 72, 79), box(100, 100, 150, 120)  # the middle of either lies in the other
+    merged = merge([line, other], [again, piece, new])
+    assert [one[0].tolist() for one in merged] == [one[0].tolist() for one in (other, again, new)]
 
 
 def test_lines_of_a_region_are_moved_to_their_place_in_the_image() -> None:
