@@ -16,7 +16,7 @@ excluded. Images with text are those in which the reference reads a line of thre
 has as many with as without. A second table has the same images at 1,000 to 1,600 pixels. A decision
 is whether the image's caption overlaps its text. Captions come from `manifest.tsv` next to the
 folder (columns image_path, caption); an image without one is compared with what the reference reads
-in it.
+in it. A third table has the images reduced to 256 pixels.
 """
 
 from __future__ import annotations
@@ -165,6 +165,7 @@ SIDES: dict[str, Callable[[], AbstractContextManager[Side]]] = {
     "ours": lambda: ours(SpotterSettings()),
     "ours, OpenVINO": lambda: ours(SpotterSettings(engine="openvino")),
     "ours, OpenVINO f32": lambda: ours(SpotterSettings(engine="openvino", precision="f32")),
+    "ours, one look": lambda: ours(SpotterSettings(enlarge_faint=1)),
     "ours, tiny only": lambda: ours(SpotterSettings(reread=None)),
     "ours, small only": lambda: ours(SpotterSettings(model="small")),
 }
@@ -326,18 +327,19 @@ def drawn(files: list[Path], count: int) -> list[Path]:
     return sorted(random.Random(7).sample(files, min(count, len(files))))
 
 
-def enlarged(files: Sequence[Path], folder: Path) -> list[Path]:
-    """Write the images at 1,000 to 1,600 pixels, as JPEG under their names; return the paths.
+def resized(files: Sequence[Path], folder: Path, sides: tuple[int, int]) -> list[Path]:
+    """Write the images at another size, as JPEG under their names; return the paths.
 
     Args:
         files: the images.
         folder: where to write.
+        sides: smallest and greatest longest side, in pixels.
     """
     rng = random.Random(5)
     written = []
     for file in files:
         image = Image.open(file).convert("RGB")
-        scale = rng.randint(1000, 1600) / max(image.size)
+        scale = rng.randint(*sides) / max(image.size)
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         written.append(folder / "images" / f"{file.stem}.jpg")
         written[-1].parent.mkdir(parents=True, exist_ok=True)
@@ -364,16 +366,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         groups = {name: drawn(some, options.count) for name, some in split(readable(options.images)).items()}
         if not all(groups.values()):
             parser.error(f"{options.images} must hold images with text and images without")
-        large = {f"{name}, enlarged": enlarged(some, Path(folder) / "enlarged") for name, some in groups.items()}
+        large, small = (
+            {f"{name}, {word}": resized(some, Path(folder) / word, sides) for name, some in groups.items()}
+            for word, sides in (("enlarged", (1000, 1600)), ("reduced", (256, 256)))
+        )
         runs: dict[str, list[dict[str, Any]]] = {name: [] for name in dict.fromkeys([REFERENCE, *options.sides])}
         for _ in range(options.repeats):
             for name, done in runs.items():
-                done.append(run_side(name, {**groups, **large}))
+                done.append(run_side(name, {**groups, **large, **small}))
         precision = resolved(SpotterSettings(engine="openvino")).precision
         print(f"{options.repeats} runs a side, one core, CPU time without loading the models\n{processor()}")
         print(f"ONNX Runtime and PaddleOCR in f32, OpenVINO in {precision} unless said otherwise")
         report(groups, runs)
         report(large, runs)
+        report(small, runs)
 
 
 def installed() -> list[str]:

@@ -75,6 +75,9 @@ class SpotterSettings:
     are read at the decoded resolution. Text 14 pixels high in an image of 512 to 640 is still
     found, 10 pixels high in three of four images; 512 finds nearly all of that, for half as much
     time again."""
+    enlarge_faint: Positive = 2
+    """Detector: the part of an image with faint or small text is enlarged by so much, at most to
+    `limit_side`, and searched a second time; 1 turns this off (ignored by `paddle`)."""
     pixel_threshold: Share = 0.2
     """Detector: least probability of a text pixel. The default is PP-OCRv6's own, as for `unclip_ratio`."""
     box_threshold: Share = 0.5

@@ -20,10 +20,10 @@ __all__ = ["Spotted", "SpotterError", "SpotterSettings", "Spotting", "TextSpotte
 
 BATCH_BYTES: Final = 32 * 2**20
 """All images of a batch are in memory together, so large images make small batches."""
-PROCESSING: Final = "5"
+PROCESSING: Final = "6"
 """Version of the processing around the networks in `engine`, increased when its results change. 1
 was PaddleOCR's own; 2 read the letters of columns one by one; 3 changed the rounding in the
-detector; 4 turned large lines at their full size."""
+detector; 4 turned large lines at their full size; 5 did not look twice at faint text."""
 _PACKAGES: Final[Mapping[EngineName, Sequence[str]]] = {
     "onnxruntime": ("onnxruntime",),
     "openvino": ("openvino",),
@@ -110,6 +110,7 @@ class TextSpotter:
         facts = {"engine": settings.engine, "limit_side": str(settings.limit_side)}
         if settings.engine != "paddle":
             facts |= {"processing": PROCESSING, "precision": settings.precision}
+            facts["enlarge_faint"] = str(settings.enlarge_faint)
         for package in _PACKAGES[settings.engine]:
             facts[package] = importlib.metadata.version(package)
         for role, size in zip(("model", "second_reader"), settings.sizes, strict=False):

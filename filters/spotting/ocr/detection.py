@@ -45,6 +45,17 @@ def detector_input(pixels: Pixels, limit_side: int) -> Floats:
         height, width = pixels.shape[:2]
     ratio = min(1.0, limit_side / max(height, width))
     height, width = (max(STRIDE, round(int(side * ratio) / STRIDE) * STRIDE) for side in (height, width))
+    return resized_input(pixels, height, width)
+
+
+def resized_input(pixels: Pixels, height: int, width: int) -> Floats:
+    """Return the network's input of a given size: float32 (1, 3, height, width), normalized.
+
+    Args:
+        pixels: uint8 (rows, columns, 3), blue green red.
+        height: a multiple of `STRIDE`.
+        width: a multiple of `STRIDE`.
+    """
     resized = pixels if pixels.shape[:2] == (height, width) else cv2.resize(pixels, (width, height))
     planes = np.empty((1, 3, height, width), np.float32)
     for channel, samples in enumerate(cv2.split(resized)):

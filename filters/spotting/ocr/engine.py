@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import cv2
+import numpy as np
 
 from open_diht.filters.spotting.decode import DecodedImage
 from open_diht.filters.spotting.ocr.alphabets import load_recogniser
-from open_diht.filters.spotting.ocr.arcs import Arc, box_of, find_arc, unroll
+from open_diht.filters.spotting.ocr.arcs import box_of, find_arc, unroll
 from open_diht.filters.spotting.ocr.columns import find_columns, lay_out, says_a_word
 from open_diht.filters.spotting.ocr.detection import (
     Floats,
@@ -25,9 +26,11 @@ from open_diht.filters.spotting.ocr.detection import (
     find_contours,
     in_image,
     reading_order,
+    resized_input,
     text_box,
 )
 from open_diht.filters.spotting.ocr.detector_graph import load_detector
+from open_diht.filters.spotting.ocr.faint import Found, faint_region, merge, moved
 from open_diht.filters.spotting.ocr.lines import cut_line, to_strip
 from open_diht.filters.spotting.ocr.networks import load_network
 from open_diht.filters.spotting.ocr.recognition import Reading, read_strips
@@ -70,24 +73,33 @@ class Engine:
     def find(self, image: DecodedImage) -> list[Line]:
         """Return the lines of text in an image, from top to bottom, and then columns of letters,
         with everything that `read` needs."""
-        (probabilities,) = self._detect(detector_input(image.pixels, self.settings.limit_side))[0]
-        return self._lines(image, probabilities)
+        settings, pixels = self.settings, image.pixels
+        found, probabilities = self._look(pixels, detector_input(pixels, settings.limit_side))
+        region = faint_region(probabilities, pixels.shape, [box for box, _ in found], settings)
+        if region is not None:
+            left, top, right, bottom = region.box
+            part = np.ascontiguousarray(pixels[top:bottom, left:right])
+            closer, _ = self._look(part, resized_input(part, region.height, region.width))
+            found = merge(found, [moved(one, left, top) for one in closer])
+        return self._cut(image, found)
 
-    def _lines(self, image: DecodedImage, probabilities: Floats) -> list[Line]:
-        """Return the lines in the detector's map (height, width)."""
-        settings, size = self.settings, (image.pixels.shape[1], image.pixels.shape[0])
+    def _look(self, pixels: Pixels, planes: Floats) -> tuple[list[Found], Floats]:
+        """Return the lines that the detector finds in pixels (height, width, 3), given as its
+        input, and its map."""
+        settings, size = self.settings, (pixels.shape[1], pixels.shape[0])
+        (probabilities,) = self._detect(planes)[0]
         map_size = probabilities.shape[1], probabilities.shape[0]
         scale = size[0] / map_size[0], size[1] / map_size[1]
-        found: list[tuple[Quad, Arc | None]] = []
+        found: list[Found] = []
         for contour in find_contours(probabilities, settings.pixel_threshold):
             box = text_box(contour, probabilities, settings)
             if box is not None:
                 found.append((in_image(box, map_size, size), None))
             elif arc := find_arc(contour, probabilities, scale, settings):
                 found.append((box_of(arc, size), arc))
-        return self._cut(image, found)
+        return found, probabilities
 
-    def _cut(self, image: DecodedImage, found: Sequence[tuple[Quad, Arc | None]]) -> list[Line]:
+    def _cut(self, image: DecodedImage, found: Sequence[Found]) -> list[Line]:
         pixels = image.pixels
         across, down = image.width / pixels.shape[1], image.height / pixels.shape[0]
         lines, boxes = [], []

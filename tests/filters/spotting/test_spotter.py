@@ -370,6 +370,7 @@ def test_provenance_names_versions_and_weights(ocr_models: None) -> None:
     facts = TextSpotter().provenance()
     assert {"engine", "processing", "onnxruntime", "model", "model_sha256", "second_reader_sha256"} <= facts.keys()
     assert len(facts["model_sha256"]) == 64
+    assert TextSpotter(SpotterSettings(enlarge_faint=1)).provenance() == facts | {"enlarge_faint": "1"}
 
 
 @pytest.mark.soak

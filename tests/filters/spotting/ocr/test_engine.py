@@ -67,7 +67,7 @@ def test_reads_line_by_line_what_paddleocr_reads(ocr_models: None, monkeypatch: 
     from open_diht.filters.spotting.ocr.paddle import PaddleEngine
 
     monkeypatch.setattr(recognition, "padded_width", lambda width: max(320, width))
-    settings = SpotterSettings(alphabet="all", reread=None, turn_below=0)
+    settings = SpotterSettings(alphabet="all", reread=None, turn_below=0, enlarge_faint=1)
     ours, reference = Engine(settings), PaddleEngine(settings)
     read = 0
     for image in (*PAGES, *sample()):
@@ -136,6 +136,27 @@ def test_letters_of_a_column_are_read_as_a_word_too(engine: Engine) -> None:
     letters = [((300, 20 + 70 * index), 56, letter) for index, letter in enumerate("HOTELS")]
     (lines,) = engine.read([engine.find(page(*letters))])
     assert "HOTELS" in texts(lines)
+
+
+def small_print() -> DecodedImage:
+    """A photograph at 256 px with letters 6 px high."""
+    photo = Image.open(SAMPLE / "0044.jpg").convert("RGB")
+    photo.thumbnail((256, 256))
+    ImageDraw.Draw(photo).text((100, 120), "Reflections harbour", "white", ImageFont.load_default(9))
+    file = io.BytesIO()
+    photo.save(file, "PNG")
+    return decode_image(file.getvalue(), DecodeLimits())
+
+
+def test_small_print_is_found_at_the_second_look(engine: Engine) -> None:
+    """At its place, and whatever else is read with it."""
+    image = small_print()
+    once = Engine(replace(engine.settings, enlarge_faint=1))
+    assert "Reflections harbour" not in texts(once.read([once.find(image)])[0])
+    (lines,) = engine.read([engine.find(image)])
+    (line,) = [line for line in lines if line.text == "Reflections harbour"]
+    assert line.box[0] == pytest.approx((100, 121), abs=6)
+    assert engine.read([engine.find(PAGES[0]), engine.find(image)])[1] == lines
 
 
 def test_an_image_without_text_has_no_lines(engine: Engine) -> None:

@@ -1,0 +1,116 @@
+"""A second, closer look where the detector half sees text.
+
+Small, curved and stylized letters leave pixels in the detector's map that are too few or too
+unlikely for a line, and of small print often only a part is found. The part of an image around such
+places is enlarged and searched again, at less cost than enlarging whole images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import cv2
+import numpy as np
+
+from open_diht.filters.spotting.ocr.arcs import Arc
+from open_diht.filters.spotting.ocr.detection import STRIDE, Floats, Quad
+from open_diht.filters.spotting.settings import SpotterSettings
+
+Found = tuple[Quad, Arc | None]
+"""A line that was found: its corners in pixels of the image, and its arc if it is bent."""
+
+# In pixels of the detector's map:
+_FAINT: Final = 0.1
+"""Least probability of a faint pixel."""
+_LEAST_FAINT: Final = 10
+_THIN: Final = 20
+"""A line of less height is searched again, because parts of it may be missing."""
+_MARGIN: Final = 16
+_LEAST_ENLARGEMENT: Final = 1.2
+_WHOLE: Final = 0.7
+"""A line with less of the area of another one at its place is a piece of it."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """A part of an image to search again."""
+
+    box: tuple[int, int, int, int]
+    """Left, top, right, bottom, in pixels of the image."""
+    height: int
+    """Height of the detector's input; a multiple of STRIDE, like `width`."""
+    width: int
+
+
+def faint_region(
+    probabilities: Floats, shape: tuple[int, ...], boxes: Sequence[Quad], settings: SpotterSettings
+) -> Region | None:
+    """Return the part of an image that has thin lines, or faint pixels outside of all lines; None
+    if there is none, or if it cannot be enlarged.
+
+    Args:
+        probabilities: the map, float32 (height, width).
+        shape: the image's height and width, in pixels.
+        boxes: the lines that were found, in pixels of the image.
+        settings: settings of the detector.
+    """
+    size = probabilities.shape[1::-1]
+    scale = np.array(shape[1::-1]) / size
+    on_map = [np.rint(box / scale).astype(np.int32) for box in boxes]
+    mask = (probabilities > _FAINT).view(np.uint8)
+    for box in on_map:
+        cv2.fillConvexPoly(mask, box, (0,))
+    if cv2.countNonZero(mask) < _LEAST_FAINT:
+        mask[:] = 0
+    for box in on_map:
+        if min(cv2.minAreaRect(box)[1]) < _THIN:
+            cv2.fillConvexPoly(mask, box, (1,))
+    left, top, width, height = cv2.boundingRect(mask)
+    if not width:
+        return None
+    start = np.maximum((left - _MARGIN, top - _MARGIN), 0)
+    stop = np.minimum((left + width + _MARGIN, top + height + _MARGIN), size)
+    sides = (stop - start).tolist()
+    enlargement = min(settings.enlarge_faint, settings.limit_side / max(sides))
+    if enlargement < _LEAST_ENLARGEMENT:
+        return None
+    across, down = (max(STRIDE, round(side * enlargement / STRIDE) * STRIDE) for side in sides)
+    (left, top), (right, bottom) = np.floor(start * scale).astype(int), np.ceil(stop * scale).astype(int)
+    return Region((int(left), int(top), int(right), int(bottom)), height=down, width=across)
+
+
+def merge(first: Sequence[Found], closer: Sequence[Found]) -> list[Found]:
+    """Return the lines of two looks at an image. The closer look counts for a line found twice,
+    unless it has only a piece of it.
+
+    Args:
+        first: lines of the whole image.
+        closer: lines of the enlarged part.
+    """
+    kept = [line for line in first if not any(_within(line, other) and not _piece(other, line) for other in closer)]
+    return kept + [line for line in closer if not any(_within(line, other) for other in kept)]
+
+
+def moved(line: Found, left: int, top: int) -> Found:
+    """Return a line of a part of an image in pixels of the image.
+
+    Args:
+        line: the line.
+        left: left edge of the part.
+        top: top edge of the part.
+    """
+    box, arc = line
+    x, y = arc.centre if arc else (0.0, 0.0)
+    return box + np.array((left, top), np.int32), arc and replace(arc, centre=(x + left, y + top))
+
+
+def _within(line: Found, other: Found) -> bool:
+    """Return whether the middle of a line lies in another one."""
+    x, y = map(float, line[0].mean(axis=0))
+    return cv2.pointPolygonTest(other[0], (x, y), False) >= 0
+
+
+def _piece(line: Found, other: Found) -> bool:
+    return cv2.contourArea(line[0]) < _WHOLE * cv2.contourArea(other[0])
