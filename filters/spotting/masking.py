@@ -32,7 +32,7 @@ def text_area(boxes: Sequence[ArrayLike], size: tuple[int, int]) -> float:
 
 
 def mask_text(image: NDArray[np.uint8], boxes: Sequence[ArrayLike]) -> NDArray[np.uint8]:
-    """Return the image with its text painted over in the mean color of what surrounds it.
+    """Return the image with its text painted over, in the mean of the colors around it.
 
     Boxes that overlap or touch are one region. Each region gets the mean of the pixels around it, one
     pixel wide, and a region that leaves no such pixel the mean of the whole image. The result depends
@@ -72,6 +72,17 @@ def mask_text(image: NDArray[np.uint8], boxes: Sequence[ArrayLike]) -> NDArray[n
             part[ring] if ring.any() else image.reshape(-1, *image.shape[2:])
         )
     return masked
+
+
+def resized(boxes: Sequence[ArrayLike], size: tuple[int, int], to: tuple[int, int]) -> list[NDArray[np.float64]]:
+    """Return the boxes of an image in pixels of the same image in another size.
+
+    Args:
+        boxes: polygons, each with corners (k, 2) as (x, y) in pixels.
+        size: width and height of the image that the boxes are of.
+        to: width and height of the other one.
+    """
+    return [np.asarray(box, np.float64).reshape(-1, 2) * np.divide(to, size) for box in boxes]
 
 
 def _covers(boxes: Sequence[ArrayLike], size: tuple[int, int]) -> Iterator[tuple[_Window, Bools]]:

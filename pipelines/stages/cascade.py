@@ -22,7 +22,7 @@ from open_diht.filters.captions.annotate import SCHEMA
 from open_diht.filters.captions.rules import CaptionDecisions, decide_captions
 from open_diht.filters.columns import ColumnCondition
 from open_diht.filters.presets import Preset
-from open_diht.filters.score import CLIP_SCORE, NEG_CLIP_LOSS, NOT_SCORED, ScoreRule
+from open_diht.filters.score import CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, NOT_SCORED, ScoreRule
 from open_diht.filters.spotting.overlap import overlap_lengths
 from open_diht.pipelines.fetch.reasons import EXPLANATIONS
 
@@ -47,6 +47,7 @@ Reasons = NDArray[np.object_]
 
 _SCORES = {
     CLIP_SCORE: "Image and caption are not alike enough, by the similarity of a model's embeddings",
+    MASKED_SCORE: "Image without its text and caption are not alike enough, by the same similarity",
     NEG_CLIP_LOSS: "Image and caption are not more alike than they are to those of other rows, by the score corrected "
     "for these",
 }
