@@ -352,15 +352,19 @@ def test_thresholds_of_the_masked_score_change_without_scoring_again(
     tmp_path: Path, filtering: Filtering, lettered: Path, model: ScoreSettings, preset: Callable[..., str]
 ) -> None:
     how = {"stages": READ, "score": model, "unit_rows": 6}
-    scores = _scores(filtering(lettered, tmp_path, **how, preset=preset("{masked: {}}", ANY_TEXT)), "masked_score")
-    stored = [_written(tmp_path, stage) for stage in ("spotting", "score")]
+    scores = _scores(
+        filtering(lettered, tmp_path / "out", **how, preset=preset("{masked: {}}", ANY_TEXT)), "masked_score"
+    )
+    stored = [_written(tmp_path / "out", stage) for stage in ("spotting", "score")]
     best = sorted(scores, key=lambda n: -scores[n])[: (len(scores) + 1) // 2]
     for rule in ("{keep: 0.5}", f"{{min: {scores[best[-1]]}}}"):
-        verdicts = filtering(lettered, tmp_path, **how, preset=preset(f"{{masked: {rule}}}", ANY_TEXT)).verdicts()
+        verdicts = filtering(
+            lettered, tmp_path / "out", **how, preset=preset(f"{{masked: {rule}}}", ANY_TEXT)
+        ).verdicts()
         assert {n for n, verdict in verdicts.items() if verdict == "kept"} == set(best)
         assert {n for n, verdict in verdicts.items() if verdict == "masked_score"} == scores.keys() - set(best)
-    assert [_written(tmp_path, stage) for stage in ("spotting", "score")] == stored
-    plain = filtering(lettered, tmp_path, **how, preset=preset("{}", ANY_TEXT))
+    assert [_written(tmp_path / "out", stage) for stage in ("spotting", "score")] == stored
+    plain = filtering(lettered, tmp_path / "out", **how, preset=preset("{}", ANY_TEXT))
     assert "masked_score" not in plain.rows("kept")[0] and "clip_score" in plain.rows("kept")[0]
 
 
