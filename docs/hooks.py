@@ -218,11 +218,11 @@ def tasks() -> Iterator[str]:
 def reasons() -> Iterator[str]:
     """Yield the reasons to reject a row, in the order of the checks, for `paper-dedup` with all scores."""
     from open_diht.filters.presets import load_preset
-    from open_diht.filters.score import NegativesRule, ScoreRule
+    from open_diht.filters.score import MaskedRule, NegativesRule, ScoreRule
     from open_diht.pipelines.stages.cascade import cascade
 
     yield from ("", "| stage | reason | meaning |", "|---|---|---|")
-    score = ScoreRule(min=0.0, negatives=NegativesRule(min=0.0))
+    score = ScoreRule(min=0.0, masked=MaskedRule(min=0.0), negatives=NegativesRule(min=0.0))
     steps = cascade(dataclasses.replace(load_preset("paper-dedup"), score=score))
     yield from (f"| {step.stage} | `{step.reason}` | {_cell(step.explanation)} |" for step in steps)
     yield ""

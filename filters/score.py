@@ -7,12 +7,34 @@ from typing import Annotated
 
 from open_diht.common.fields import Above0, BadValue, Count, Positive, Range, check_fields
 
-CLIP_SCORE, NEG_CLIP_LOSS, NOT_SCORED = "clip_score", "neg_clip_loss", "not_scored"
-"""Reasons; the first two are also the names of the columns with the scores."""
+CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS = "clip_score", "masked_score", "neg_clip_loss"
+"""Reasons, and the names of the columns with the scores."""
+NOT_SCORED = "not_scored"
+"""The reason of rows without a score."""
+TEXT_AREA = "text_area"
+"""The column with the fraction of the image that text covers."""
 
 Finite = Annotated[float, Range()]
 Cosine = Annotated[float, Range(at_least=-1, at_most=1)]
 Kept = Annotated[float, Range(above=0, at_most=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedRule:
+    """The CLIP score of the image without its text, as in T-MARS (Maini et al. 2023, arXiv 2307.03132).
+
+    The text that stage `spotting` has read is painted over in the color around it. An image without
+    text keeps its CLIP score.
+    """
+
+    min: Cosine | None = None
+    """Rows with a lower masked score are rejected (`masked_score`)."""
+    keep: Kept | None = None
+    """Alternative to `min`: the fraction of the scored rows that stays, those with the highest scores."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        _check_one_of(self.min, self.keep, "score.masked.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +78,8 @@ class ScoreRule:
     the model."""
     keep: Kept | None = None
     """Alternative to `min`: the fraction of the scored rows that stays, those with the highest scores."""
+    masked: MaskedRule | None = None
+    """The score without the text in the image; an empty section measures it and rejects nothing."""
     negatives: NegativesRule | None = None
     """The corrected score; an empty section measures it and rejects nothing."""
 
@@ -67,6 +91,8 @@ class ScoreRule:
     def thresholds(self) -> dict[str, tuple[float | None, float | None]]:
         """Return `min` and `keep` of each score with a threshold, by its reason."""
         asked = {CLIP_SCORE: (self.min, self.keep)}
+        if self.masked is not None:
+            asked[MASKED_SCORE] = (self.masked.min, self.masked.keep)
         if self.negatives is not None:
             asked[NEG_CLIP_LOSS] = (self.negatives.min, self.negatives.keep)
         return {name: one for name, one in asked.items() if one != (None, None)}
@@ -74,7 +100,7 @@ class ScoreRule:
     @property
     def asks(self) -> bool:
         """Return whether the rule measures or rejects anything."""
-        return bool(self.thresholds) or self.negatives is not None
+        return bool(self.thresholds) or self.masked is not None or self.negatives is not None
 
 
 def _check_one_of(least: float | None, keep: float | None, where: str) -> None:

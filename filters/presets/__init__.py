@@ -18,7 +18,7 @@ from open_diht.filters.captions.filters import Action, CaptionLength, Complexity
 from open_diht.filters.captions.rules import CaptionRule
 from open_diht.filters.columns import ColumnCondition, as_section, conditions_of
 from open_diht.filters.dedup import DedupRule
-from open_diht.filters.score import CLIP_SCORE, NEG_CLIP_LOSS, NOT_SCORED, ScoreRule
+from open_diht.filters.score import CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, NOT_SCORED, ScoreRule
 from open_diht.filters.spotting.filters import ImageTooSmall, TextSpotting
 from open_diht.filters.spotting.overlap import OverlapRule
 
@@ -148,7 +148,7 @@ def _content(path: Path) -> dict[str, Any]:
 def _check_reasons(preset: Preset) -> None:
     """Raise `BadValue` if a column has the name of a filter's reason."""
     others = (*dataclasses.replace(preset, columns=()).caption_filters, *preset.image_filters)
-    reasons = {CLIP_SCORE, NEG_CLIP_LOSS, NOT_SCORED, *(other.reason for other in others)}
+    reasons = {CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, NOT_SCORED, *(other.reason for other in others)}
     for one in preset.columns:
         if one.reason in reasons:
             raise BadValue(f"columns.{one.reason}: {one.reason} is a built-in reason; rename the column")

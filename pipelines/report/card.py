@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from open_diht.common.html import TextSpan, marked, render_page
+from open_diht.filters.score import TEXT_AREA
 from open_diht.pipelines.report.example import Example, Line, Reasons
 from open_diht.pipelines.report.graph import draw_graph
 from open_diht.pipelines.report.thumbnail import ImageNotShown, shrink
@@ -30,6 +31,9 @@ def draw_card(example: Example) -> str:
     width = example["width"] or (photo.original_width if photo else 1)
     height = example["height"] or (photo.original_height if photo else 1)
     unit = width / photo.width if photo else 1.0  # original pixels per pixel of the page
+    masked = None
+    if photo and example["image"] is not None and example["measured"].get(TEXT_AREA):
+        masked = shrink(example["image"], [line["box"] for line in example["spotted"]], (width, height))
     caption, parsed = _captions(example)
     return render_page(
         __package__,
@@ -38,6 +42,8 @@ def draw_card(example: Example) -> str:
         photo=photo,
         missing=missing,
         jpeg=base64.b64encode(photo.data).decode() if photo else "",
+        masked=masked,
+        masked_jpeg=base64.b64encode(masked.data).decode() if masked else "",
         width=width,
         height=height,
         unit=unit,

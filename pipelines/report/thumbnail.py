@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from open_diht.filters.spotting.decode import DecodeLimits, UnreadableImage, decode_image
+from open_diht.filters.spotting.masking import mask_text, resized
 
 SIDE = 360
 """Longest side of a thumbnail in pixels."""
@@ -34,14 +37,25 @@ class Thumbnail:
     original_height: int
 
 
-def shrink(data: bytes) -> Thumbnail:
-    """Return the thumbnail of a stored image. Raise `ImageNotShown` with the reason if it cannot be decoded."""
+def shrink(data: bytes, masked: Sequence[ArrayLike] = (), size: tuple[int, int] = (1, 1)) -> Thumbnail:
+    """Return the thumbnail of a stored image.
+
+    Args:
+        data: the image file.
+        masked: boxes of text to paint over, each with corners (k, 2) as (x, y).
+        size: width and height of the image that the boxes are of.
+
+    Raises:
+        ImageNotShown: the image cannot be decoded; the message gives the reason.
+    """
     try:
         # decode_image refuses decompression bombs and truncated files with a message for users.
         decoded = decode_image(data, _JPEG_LIMITS if data.startswith(_JPEG) else _LIMITS)
     except UnreadableImage as bad:
         raise ImageNotShown(str(bad)) from bad
-    image = Image.fromarray(decoded.pixels[:, :, ::-1])  # BGR to RGB
+    height, width = decoded.pixels.shape[:2]
+    pixels = mask_text(decoded.pixels, resized(masked, size, (width, height))) if masked else decoded.pixels
+    image = Image.fromarray(pixels[:, :, ::-1])  # BGR to RGB
     image.thumbnail((SIDE, SIDE))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=_QUALITY)

@@ -22,7 +22,7 @@ from open_diht.filters.captions.annotate import SCHEMA
 from open_diht.filters.captions.rules import CaptionDecisions, decide_captions
 from open_diht.filters.columns import ColumnCondition
 from open_diht.filters.presets import Preset
-from open_diht.filters.score import CLIP_SCORE, NEG_CLIP_LOSS, NOT_SCORED, ScoreRule
+from open_diht.filters.score import CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, NOT_SCORED, ScoreRule
 from open_diht.filters.spotting.overlap import overlap_lengths
 from open_diht.pipelines.fetch.reasons import EXPLANATIONS
 
@@ -47,6 +47,7 @@ Reasons = NDArray[np.object_]
 
 _SCORES = {
     CLIP_SCORE: "The similarity of a model's embeddings of image and caption is too low",
+    MASKED_SCORE: "The similarity of the image without its text and the caption is too low",
     NEG_CLIP_LOSS: "The similarity of image and caption, corrected for their similarity to other rows, is too low",
 }
 

@@ -34,7 +34,7 @@ from open_diht.common.encoder_names import (
     packaged_weights,
     parse_encoder_name,
 )
-from open_diht.filters.spotting.decode import DecodeLimits, UnreadableImage, UnreadableImageReason, decode_image
+from open_diht.filters.spotting.decode import DecodeLimits, Pixels, UnreadableImage, UnreadableImageReason, decode_image
 from open_diht.pipelines.stages.dedup.clusters import unit_length
 
 if TYPE_CHECKING:
@@ -178,11 +178,20 @@ class Encoder:
 
     def prepare(self, data: bytes) -> torch.Tensor | UnreadableImage:
         """Return the tensor of an image file, or why there is none. May run in a thread next to `embed`."""
+        pixels = self.decode(data)
+        return pixels if isinstance(pixels, UnreadableImage) else self.tensor(pixels)
+
+    def decode(self, data: bytes) -> Pixels | UnreadableImage:
+        """Return the red, green and blue of an image file, (h, w, 3), or why there are none."""
         try:
             image = decode_image(data, self.limits)
         except UnreadableImage as error:
             return error
-        return self._network.prepare(Image.fromarray(np.ascontiguousarray(image.pixels[:, :, ::-1]), "RGB"))
+        return np.ascontiguousarray(image.pixels[:, :, ::-1])
+
+    def tensor(self, pixels: Pixels) -> torch.Tensor:
+        """Return the tensor of a decoded image."""
+        return self._network.prepare(Image.fromarray(pixels, "RGB"))
 
     def embed(self, prepared: Sequence[torch.Tensor | UnreadableImage]) -> list[Vector | UnreadableImage]:
         """Return the embedding of each prepared image, or why there is none."""

@@ -27,6 +27,7 @@ OK = "ok"
 _GROUP_ROWS = 1_024
 
 Encoded = Vector | UnreadableImage | MissingImage
+_FAILURES = UnreadableImage | MissingImage
 
 
 def embedding_of(encoder: str, downloads: list[Any] | None) -> str:
@@ -78,13 +79,24 @@ class EncodingStage(SegmentStage):
     _encoder: Encoder
 
     @abstractmethod
-    def table(self, ordinals: list[int], found: list[Encoded]) -> pa.Table:
+    def table(self, ordinals: list[int], found: list[list[Encoded]]) -> pa.Table:
         """Return rows of the stage's file.
 
         Args:
             ordinals: ordinals of the rows (n,).
-            found: their embeddings (n,), or why there is none.
+            found: for each row the embeddings of what `prepare` returned, or why there is none.
         """
+
+    def prepare(self, ordinal: int, image: bytes) -> list[Any]:
+        """Return what to embed of a row: the tensor of its image, or why there is none. A stage may add others.
+
+        Threads may call it while the encoder processes other rows.
+
+        Args:
+            ordinal: ordinal of the row.
+            image: the image file.
+        """
+        return [self._encoder.prepare(image)]
 
     def fingerprint_of(self, unit: str) -> str:
         return embedding_of(self.fingerprint, self.downloads(unit))
@@ -93,12 +105,12 @@ class EncodingStage(SegmentStage):
         self, unit: str, name: str, ordinals: NDArray[np.int64], record: dict[str, Any], heartbeat: Heartbeat
     ) -> list[StorePath]:
         path = self.layout.data(self.name, name)
-        waiting: list[tuple[int, Encoded]] = []
+        waiting: list[tuple[int, list[Encoded]]] = []
         with TableFile(path) as out:
-            for places, found in self._encoded(unit_of(unit), ordinals):
-                waiting += zip(places, found, strict=True)
-                record["images"] += len(places)
-                record["bad"] += sum(not isinstance(one, np.ndarray) for one in found)
+            for encoded in self._encoded(unit_of(unit), ordinals):
+                waiting += encoded
+                record["images"] += len(encoded)
+                record["bad"] += sum(not isinstance(one, np.ndarray) for _, (one, *_) in encoded)
                 heartbeat.beat(out.rows + len(waiting))
                 if len(waiting) >= _GROUP_ROWS:
                     out.write(self._rows(waiting))
@@ -107,40 +119,50 @@ class EncodingStage(SegmentStage):
                 out.write(self._rows(waiting))
         return [path]
 
-    def _rows(self, encoded: list[tuple[int, Encoded]]) -> pa.Table:
+    def _rows(self, encoded: list[tuple[int, list[Encoded]]]) -> pa.Table:
         return self.table([ordinal for ordinal, _ in encoded], [one for _, one in encoded])
 
-    def _encoded(self, parent: str, ordinals: NDArray[np.int64]) -> Iterator[tuple[list[int], list[Encoded]]]:
-        """Yield ordinals, and the embeddings of their images."""
+    def _encoded(self, parent: str, ordinals: NDArray[np.int64]) -> Iterator[list[tuple[int, list[Encoded]]]]:
+        """Yield rows as (ordinal, embeddings). All batches of the encoder but the last are full, since it may pad."""
 
-        def prepare(image: bytes | MissingImage) -> Any:
-            return image if isinstance(image, MissingImage) else self._encoder.prepare(image)
+        def prepare(row: tuple[int, bytes | MissingImage]) -> list[Any]:
+            ordinal, image = row
+            return [image] if isinstance(image, MissingImage) else self.prepare(ordinal, image)
 
-        for places, images in prepared_ahead(self._batches(parent, ordinals), prepare, self.threads):
-            there = [image for image in images if not isinstance(image, MissingImage)]
-            answers = iter(self._encoder.embed(there))
-            yield places, [image if isinstance(image, MissingImage) else next(answers) for image in images]
+        rows: list[tuple[int, list[Any]]] = []
+        tensors: list[tuple[list[Any], int]] = []  # the list of a row that contains the tensor, and its index there
 
-    def _batches(
-        self, parent: str, ordinals: NDArray[np.int64]
-    ) -> Iterator[tuple[list[int], list[bytes | MissingImage]]]:
+        def embed(count: int) -> list[tuple[int, list[Encoded]]]:
+            """Replace the first tensors by their embeddings. Return the rows that are complete."""
+            answers = self._encoder.embed([of_row[index] for of_row, index in tensors[:count]])
+            for (of_row, index), answer in zip(tensors[:count], answers, strict=True):
+                of_row[index] = answer
+            del tensors[:count]
+            complete = next((n for n, (_, mine) in enumerate(rows) if tensors and mine is tensors[0][0]), len(rows))
+            done = rows[:complete]
+            del rows[:complete]
+            return done
+
+        batches = ((batch, batch) for batch in self._batches(parent, ordinals))
+        for batch, prepared in prepared_ahead(batches, prepare, self.threads):
+            rows += zip((ordinal for ordinal, _ in batch), prepared, strict=True)
+            tensors += [(mine, n) for mine in prepared for n, one in enumerate(mine) if not isinstance(one, _FAILURES)]
+            yield embed(len(tensors) // self.batch_size * self.batch_size)
+        yield embed(len(tensors))
+
+    def _batches(self, parent: str, ordinals: NDArray[np.int64]) -> Iterator[list[tuple[int, bytes | MissingImage]]]:
         plan = self._plan
-        places: list[int] = []
-        images: list[bytes | MissingImage] = []
+        rows: list[tuple[int, bytes | MissingImage]] = []
         done = 0
         try:
-            for ordinal, image in images_of(
-                self.layout, parent, plan.span(parent), plan.image_rows, self.dataset, ordinals
-            ):
-                places.append(ordinal)
-                images.append(image)
+            for row in images_of(self.layout, parent, plan.span(parent), plan.image_rows, self.dataset, ordinals):
+                rows.append(row)
                 done += 1
-                if len(places) == self.batch_size:
-                    yield places, images
-                    places, images = [], []
+                if len(rows) == self.batch_size:
+                    yield rows
+                    rows = []
         except UnreadableFile as error:  # pages of images may be damaged while those of captions are intact
-            rest = ordinals[done:].tolist()
-            places += rest
-            images += [MissingImage(reason="image_unreadable", message=error.message)] * len(rest)
-        if places:
-            yield places, images
+            missing = MissingImage(reason="image_unreadable", message=error.message)
+            rows += [(ordinal, missing) for ordinal in ordinals[done:].tolist()]
+        if rows:
+            yield rows

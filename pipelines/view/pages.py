@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from open_diht.common.fields import BadValue
 from open_diht.common.html import TextSpan, marked, words
 from open_diht.filters.presets import Preset
+from open_diht.filters.score import CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, TEXT_AREA
 from open_diht.pipelines.driver.funnel import count
 from open_diht.pipelines.report.card import draw_card
 from open_diht.pipelines.report.funnel import FunnelRecord, reasons_of
@@ -41,6 +42,8 @@ Shown = tuple[str, dict[str, Any]]
 """A template and its variables."""
 _CHANGED = 6
 """Maximum number of rows shown that other thresholds would newly keep, and of rows they would no longer keep."""
+_SCORES = (CLIP_SCORE, MASKED_SCORE, TEXT_AREA, NEG_CLIP_LOSS)
+"""Columns with what stage `score` measured."""
 _UNITS_COUNTED = 2_000
 """Maximum number of commit records that are summed for an output without a funnel."""
 
@@ -167,6 +170,9 @@ def row(bench: Workbench, given: Mapping[str, str]) -> Shown:
     if columns is None:
         raise HTTPException(404, "There is no such row, or a run is deciding it again.")
     evidence = bench.evidence(place)
+    scores = {name: columns.get(name) for name in _SCORES if name in columns and "score" in output.stages}
+    if evidence:
+        evidence = {**evidence, "measured": scores}
     reason = columns.get("reason") or ""
     told = {step.reason: step.explanation for step in cascade(output.preset)}
     return "row.html.j2", {
@@ -179,7 +185,11 @@ def row(bench: Workbench, given: Mapping[str, str]) -> Shown:
         "error": columns.get("error") or "",
         "message": columns.get("message") or "",
         "card": draw_card(evidence) if evidence else "",
-        "columns": [(name, _text(value)) for name, value in columns.items() if _is_of_manifest(name, place.end)],
+        "columns": [
+            (name, _text(value))
+            for name, value in columns.items()
+            if name not in scores and _is_of_manifest(name, place.end)
+        ],
         "state": output.state(),
     }
 

@@ -1,8 +1,8 @@
 """Find what other thresholds would keep. Rows in memory are decided by the same function as in a run.
 
 Three things do not depend on thresholds alone. If a row passes the caption filters only now, no run
-has examined its image: such rows are counted separately, as uncertain. Rows rejected by user stages
-stay rejected, and so do duplicates. Only if all rows are in memory, duplicate pairs are recomputed,
+has examined its image: such rows are counted separately, as uncertain. Rows rejected by scores or
+user stages stay rejected, and so do duplicates. Only if all rows are in memory, duplicate pairs are recomputed,
 as in a run.
 """
 
@@ -100,7 +100,9 @@ def decide(output: Output, sample: Sample, preset: Preset) -> Decided:
         DUPLICATE_IMAGE: asked and preset.dedup.images,
         DUPLICATE_SEMANTIC: asked and preset.dedup.semantic,
     }
-    by_thresholds = {step.reason for one in (output.preset, preset) for step in cascade(one)}
+    # Scores are not in memory, so rows that they reject stay rejected.
+    steps = (step for one in (output.preset, preset) for step in cascade(one) if step.stage != "score")
+    by_thresholds = {step.reason for step in steps}
     _stay(decided, lambda reason: reason not in by_thresholds and reason not in rejects)
     if rejects[DUPLICATE_PAIR] and pairs_are_known(output, sample):
         _find_pairs(decided)

@@ -31,9 +31,9 @@ class Workbench:
 
     @cached_property
     def starts(self) -> dict[str, Preset]:
-        """The packaged presets by name, except those with conditions on columns that are not stored."""
+        """The packaged presets by name, except those with conditions on scores or on columns that are not stored."""
         stored = {one.reason for one in self.output.preset.columns}
-        presets = {name: load_preset(name) for name in preset_names()}
+        presets = {name: one for name in preset_names() if not (one := load_preset(name)).score.asks}
         return {name: one for name, one in presets.items() if {column.reason for column in one.columns} <= stored}
 
     def sample(self, seed: int) -> tuple[Sample, Decided]:

@@ -11,7 +11,8 @@ from open_diht.common.fields import BadValue, Range
 from open_diht.filters.captions.rules import CaptionRule
 from open_diht.filters.dedup import DedupRule
 from open_diht.filters.presets import BadPreset, ImageRule, Preset, load_preset, preset_names
-from open_diht.filters.spotting.overlap import PAPER, TOLERANT, OverlapRule
+from open_diht.filters.score import MaskedRule, ScoreRule
+from open_diht.filters.spotting.overlap import PAPER, TOLERANT, OverlapRule, overlap_lengths
 
 Write = Callable[[str], str]
 
@@ -28,7 +29,7 @@ def write(tmp_path: Path) -> Write:
 
 
 def test_the_shipped_presets_load() -> None:
-    assert preset_names() == ["balanced", "laion-paper", "paper", "paper-dedup", "safe", "strict"]
+    assert preset_names() == ["balanced", "laion-paper", "paper", "paper-dedup", "safe", "strict", "tmars"]
     for name in preset_names():
         preset = load_preset(name)
         assert preset.name == name
@@ -52,6 +53,15 @@ def test_balanced_is_strict_with_lower_bars() -> None:
         dataclasses.replace(balanced, name="strict", captions=dataclasses.replace(balanced.captions, **high)) == strict
     )
     assert load_preset("paper").foresee == ("balanced", "strict")  # and with it whatever strict keeps
+
+
+def test_tmars_decides_by_the_masked_score_alone() -> None:
+    tmars = load_preset("tmars")
+    assert tmars.score == ScoreRule(masked=MaskedRule(keep=0.5))
+    assert tmars.captions.min_complexity == tmars.captions.min_actions == 0
+    longest = "a" * tmars.captions.max_chars
+    (length,) = overlap_lengths([longest], [[(longest, 1.0)]], tmars.text_spotting)
+    assert length < tmars.text_spotting.min_chars, "no caption is long enough to be rejected for its text"
 
 
 def test_paper_dedup_is_paper_but_for_duplicates() -> None:
@@ -154,7 +164,7 @@ def test_what_is_wrong_is_said_with_place_and_remedy(write: Write, text: str, me
     ("name", "message"),
     [
         ("papr", "unknown preset 'papr' (did you mean 'paper'?); choose balanced, laion-paper, paper, "),
-        ("", "unknown preset ''; choose balanced, laion-paper, paper, paper-dedup, safe, strict, or a .yaml file"),
+        ("", "choose balanced, laion-paper, paper, paper-dedup, safe, strict, tmars, or a .yaml file"),
         ("nowhere.yaml", "preset file nowhere.yaml: No such file or directory; give the path of a readable file"),
         ("nowhere/mine.yml", "preset file nowhere/mine.yml: No such file or directory"),
     ],

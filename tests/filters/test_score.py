@@ -8,7 +8,7 @@ import pytest
 
 from open_diht.common.fields import BadValue
 from open_diht.filters.presets import BadPreset, load_preset
-from open_diht.filters.score import CLIP_SCORE, NEG_CLIP_LOSS, NegativesRule, ScoreRule
+from open_diht.filters.score import CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, MaskedRule, NegativesRule, ScoreRule
 
 
 def test_a_preset_without_the_section_asks_nothing() -> None:
@@ -17,12 +17,12 @@ def test_a_preset_without_the_section_asks_nothing() -> None:
 
 
 def test_thresholds_are_a_number_or_a_share_of_each_score() -> None:
-    rule = ScoreRule(min=0.28, negatives=NegativesRule(keep=0.3))
-    assert rule.thresholds == {CLIP_SCORE: (0.28, None), NEG_CLIP_LOSS: (None, 0.3)}
+    rule = ScoreRule(min=0.28, masked=MaskedRule(min=0.2), negatives=NegativesRule(keep=0.3))
+    assert rule.thresholds == {CLIP_SCORE: (0.28, None), MASKED_SCORE: (0.2, None), NEG_CLIP_LOSS: (None, 0.3)}
 
 
-def test_an_empty_section_of_negatives_measures_and_rejects_nothing() -> None:
-    rule = ScoreRule(negatives=NegativesRule())
+@pytest.mark.parametrize("rule", [ScoreRule(negatives=NegativesRule()), ScoreRule(masked=MaskedRule())])
+def test_an_empty_section_measures_and_rejects_nothing(rule: ScoreRule) -> None:
     assert rule.asks and rule.thresholds == {}
 
 
@@ -31,6 +31,9 @@ def test_an_empty_section_of_negatives_measures_and_rejects_nothing() -> None:
     [
         ("{min: 0.2, keep: 0.3}", "score.min and score.keep are both given"),
         ("{negatives: {min: 0, keep: 0.3}}", "score.negatives.min and score.negatives.keep are both given"),
+        ("{masked: {min: 0, keep: 0.3}}", "score.masked.min and score.masked.keep are both given"),
+        ("{masked: {keep: 2}}", "score.masked.keep is 2.0; it must be above 0 and at most 1"),
+        ("{masked: true}", "score.masked is True"),
         ("{keep: 0}", "score.keep is 0.0; it must be above 0"),
         ("{keep: 30}", "score.keep is 30.0; it must be above 0 and at most 1"),
         ("{minimum: 1}", "unknown key score.minimum (did you mean 'min'?)"),
@@ -45,9 +48,10 @@ def test_what_cannot_be_asked_is_named(section: str, message: str, tmp_path: Pat
     assert message in str(error.value)
 
 
-def test_a_column_of_that_name_is_told_to_make_way(tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text("columns: {clip_score: {min: 0.3}}")
-    with pytest.raises(BadPreset, match="clip_score is a built-in reason; rename the column"):
+@pytest.mark.parametrize("name", [CLIP_SCORE, MASKED_SCORE])
+def test_a_column_of_that_name_is_told_to_make_way(name: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(f"columns: {{{name}: {{min: 0.3}}}}")
+    with pytest.raises(BadPreset, match=f"{name} is a built-in reason; rename the column"):
         load_preset(str(tmp_path / "mine.yaml"))
 
 

@@ -8,6 +8,7 @@ import re
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -303,6 +304,21 @@ def test_boxes_are_drawn_in_pixels_of_the_original() -> None:
     assert 'points="100.0,50.0 900.0,50.0 900.0,150.0 100.0,150.0"' in html
     assert all(f'<g class="{grade}">' in html for grade in ("good", "fair", "poor"))
     assert "<li>" in html
+
+
+def test_beside_a_masked_score_the_image_is_shown_without_its_text() -> None:
+    content = io.BytesIO()
+    image = Image.new("RGB", (720, 360), (10, 120, 200))
+    image.paste((255, 255, 255), (100, 100, 500, 200))
+    image.save(content, "PNG")
+    box = [[180, 180], [1020, 180], [1020, 420], [180, 420]]  # in pixels of the original, twice as large
+    spotted = [{"text": "HELLO", "score": 0.9, "box": box}]
+    given = {"image": content.getvalue(), "width": 1440, "height": 720, "spotted": spotted}
+    for area, shown in ((0.19, 1), (0.0, 0), (None, 0)):
+        html = draw_card(example(**given, measured={"masked_score": 0.3, "text_area": area}))
+        assert html.count('alt="image of the row without its text"') == shown
+    masked = np.asarray(Image.open(io.BytesIO(shrink(content.getvalue(), [box], (1440, 720)).data)))
+    assert (abs(masked.astype(int) - [10, 120, 200]) <= 3).all(), "but for what JPEG does"
 
 
 @pytest.mark.parametrize("shape", [(4000, 10), (10, 4000), (1, 1), (200, 100)])

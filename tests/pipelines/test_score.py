@@ -13,18 +13,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 for module in ("torch", "open_clip"):
     pytest.importorskip(module, reason=f"{module} is not installed: pip install '.[score]'")
 
 from open_diht.filters.presets import load_preset  # noqa: E402
+from open_diht.filters.spotting.masking import mask_text, text_area  # noqa: E402
+from open_diht.filters.spotting.settings import SpotterSettings  # noqa: E402
 from open_diht.pipelines.driver import cli  # noqa: E402
 from open_diht.pipelines.manifests.plan import load_plan  # noqa: E402
 from open_diht.pipelines.pilot.measure import measure  # noqa: E402
 from open_diht.pipelines.settings import ScoreSettings  # noqa: E402
+from open_diht.pipelines.stages.encoders import Encoder, find_pair_encoder  # noqa: E402
 from open_diht.pipelines.store.commit import read_json  # noqa: E402
 from open_diht.pipelines.store.layout import Layout  # noqa: E402
+from open_diht.pipelines.view import pages  # noqa: E402
+from open_diht.pipelines.view.output import Output  # noqa: E402
+from open_diht.pipelines.view.query import Query, row_at, search  # noqa: E402
+from open_diht.pipelines.view.workbench import Workbench  # noqa: E402
 from tests.pipelines.conftest import pairs_of  # noqa: E402
 from tests.tiny_clip import write_tiny  # noqa: E402
 
@@ -265,6 +272,7 @@ def test_a_preset_that_asks_for_scores_needs_a_model(tmp_path, source, capfd, pr
     for more, message in (
         (asked, "pass --score-model"),
         (["--stages", "score"], "includes score, but no model is given"),
+        (["--preset", "tmars", "--score-model", "reference", "--stages", "score"], "add spotting to STAGES"),
         ([*asked, "--score-model", "timm:resnet50:x"], "unknown score model 'timm:resnet50:x'; choose reference"),
         ([*asked, "--score-model", "open_clip:ViT-B-32:/no/such.pt"], "nothing is downloaded"),
     ):
@@ -273,3 +281,140 @@ def test_a_preset_that_asks_for_scores_needs_a_model(tmp_path, source, capfd, pr
         assert message in errors and errors.count("\n") == 1, errors
         assert not (tmp_path / "out").exists()
     assert cli.main([*words, *asked, "--stages", "dedup"]) == 0
+
+
+# ---- the masked score
+
+READ = ("spotting", *STAGES)
+ANY_TEXT = FEWER + "\ntext_spotting: {min_chars: 4097}"
+WITH_TEXT = 16
+
+
+@pytest.fixture(scope="module")
+def lettered(tmp_path_factory: pytest.TempPathFactory, ocr_models: None) -> Path:
+    """Photographs, every second one with text; one is no image, and one absent."""
+    images: list[bytes | None] = []
+    for n, path in enumerate(sorted(SAMPLE.glob("0*.jpg"))[:WITH_TEXT]):
+        image = Image.open(path).convert("RGB").resize((240, 160))
+        if n % 2:
+            ImageDraw.Draw(image).rectangle((20, 30 + 4 * n, 220, 64 + 4 * n), fill=(250, 250, 250))
+            font = ImageFont.load_default(24)
+            ImageDraw.Draw(image).text((24, 32 + 4 * n), f"SALE {n} TODAY", fill=(0, 0, 0), font=font)
+        content = io.BytesIO()
+        image.save(content, "PNG")
+        images.append(content.getvalue())
+    images[5], images[8] = b"<html>", None
+    path = tmp_path_factory.mktemp("lettered") / "a.parquet"
+    return pairs_of(path, [GOOD.format(n) for n in range(WITH_TEXT)], images, 5)
+
+
+def _boxes(output: Path) -> dict[int, list[Any]]:
+    rows = pq.read_table(output / "work" / "spotting" / "data").to_pylist()
+    return {row["ordinal"]: [line["box"] for line in row["spotted"] or []] for row in rows}
+
+
+def test_the_masked_score_is_that_of_the_image_without_its_text(
+    tmp_path: Path, filtering: Filtering, lettered: Path, model: ScoreSettings, preset: Callable[..., str]
+) -> None:
+    output, asked = tmp_path / "out", preset("{masked: {}}", ANY_TEXT)
+    result = filtering(lettered, output, stages=READ, score=model, preset=asked)
+    (source,) = pq.ParquetFile(lettered).read(["image"]).to_pydict().values()
+    texts = {row["ordinal"]: row["text_embedding"] for row in pq.read_table(output / "work/score/data").to_pylist()}
+    encoder = Encoder(find_pair_encoder(model.model), batch=4)
+    masked, areas = _scores(result, "masked_score"), _scores(result, "text_area")
+    assert masked.keys() == areas.keys() == _scores(result).keys() == {*range(WITH_TEXT)} - {5, 8}
+    assert {row["error"] for row in result.rows("dead_letter")} == {"not_an_image"}, "damage costs its own row"
+    assert result.verdicts()[8] == "image_not_available"
+    boxes = _boxes(output)
+    assert {n for n in masked if n % 2} <= {n for n, found in boxes.items() if found}
+    for n, score in _scores(result).items():
+        if not boxes[n]:
+            assert (masked[n], areas[n]) == (score, 0)
+            continue
+        pixels = np.asarray(Image.open(io.BytesIO(source[n])))
+        content = io.BytesIO()
+        Image.fromarray(mask_text(pixels, boxes[n])).save(content, "PNG")
+        (image,) = encoder.encode([content.getvalue()])
+        assert masked[n] == np.float32(np.float64(image) @ np.float64(texts[n])) != score
+        assert areas[n] == np.float32(text_area(boxes[n], (240, 160))) > 0
+    report = (output / "report.html").read_text(encoding="utf-8")
+    without = 'alt="image of the row without its text"'
+    assert without in report and "masked_score</bdi> <b>" in report
+    bench = Workbench(Output(output), 100)
+    for hit in search(bench.output, Query(end="kept"), None).hits:
+        _, shown = pages.row(bench, {"place": str(hit.place)})
+        row = row_at(bench.output, hit.place) or {}
+        assert (without in shown["card"]) == (row["text_area"] > 0) and "masked_score</bdi> <b>" in shown["card"]
+        assert "masked_score" not in dict(shown["columns"]), "it is no column of the manifest"
+
+
+def test_thresholds_of_the_masked_score_change_without_scoring_again(
+    tmp_path: Path, filtering: Filtering, lettered: Path, model: ScoreSettings, preset: Callable[..., str]
+) -> None:
+    how = {"stages": READ, "score": model, "unit_rows": 6}
+    scores = _scores(
+        filtering(lettered, tmp_path / "out", **how, preset=preset("{masked: {}}", ANY_TEXT)), "masked_score"
+    )
+    stored = [_written(tmp_path / "out", stage) for stage in ("spotting", "score")]
+    best = sorted(scores, key=lambda n: -scores[n])[: (len(scores) + 1) // 2]
+    for rule in ("{keep: 0.5}", f"{{min: {scores[best[-1]]}}}"):
+        verdicts = filtering(
+            lettered, tmp_path / "out", **how, preset=preset(f"{{masked: {rule}}}", ANY_TEXT)
+        ).verdicts()
+        assert {n for n, verdict in verdicts.items() if verdict == "kept"} == set(best)
+        assert {n for n, verdict in verdicts.items() if verdict == "masked_score"} == scores.keys() - set(best)
+    assert [_written(tmp_path / "out", stage) for stage in ("spotting", "score")] == stored
+    plain = filtering(lettered, tmp_path / "out", **how, preset=preset("{}", ANY_TEXT))
+    assert "masked_score" not in plain.rows("kept")[0] and "clip_score" in plain.rows("kept")[0]
+
+
+def test_masked_decisions_do_not_depend_on_units_workers_or_shards(
+    tmp_path: Path, filtering: Filtering, lettered: Path, model: ScoreSettings, preset: Callable[..., str]
+) -> None:
+    how = {"stages": READ, "score": model, "preset": preset("{masked: {keep: 0.5}}", ANY_TEXT)}
+    tables = filtering(lettered, tmp_path / "one", **how).tables()
+    assert filtering(lettered, tmp_path / "units", **how, unit_rows=5, workers=2).tables() == tables
+    filtering(lettered, tmp_path / "shards", **how, unit_rows=7, shard=(0, 2))
+    assert filtering(lettered, tmp_path / "shards", **how, unit_rows=7, shard=(1, 2)).tables() == tables
+
+
+def test_only_images_with_text_are_scored_again_and_all_end_alike(
+    tmp_path: Path, filtering: Filtering, lettered: Path, model: ScoreSettings, preset: Callable[..., str]
+) -> None:
+    pytest.importorskip("faiss", reason="faiss is not installed: pip install '.[score]'")
+    output, how = tmp_path / "out", {"stages": READ, "score": model}
+    twins = ANY_TEXT + f"\ndedup: {{semantic: true, encoder: '{model.model}', eps: 0.000001}}"
+    filtering(lettered, output, **how, preset=preset("{}", twins))
+    stored = _written(output, "score")
+    masked = preset("{masked: {keep: 0.7}}", twins)
+    more = filtering(lettered, output, **how, preset=masked)
+    (new,) = _written(output, "score").keys() - stored.keys()
+    assert pq.read_table(new)["ordinal"].to_pylist() == [n for n, boxes in sorted(_boxes(output).items()) if boxes]
+    assert more.tables() == filtering(lettered, tmp_path / "fresh", **how, preset=masked).tables()
+    # Other boxes are masked again. Those that another reader finds alike are not.
+    before = _boxes(output)
+    for spotter in (SpotterSettings(reread=None), SpotterSettings(limit_side=200)):
+        again = filtering(lettered, output, **how, preset=masked, spotter=spotter)
+        now = _boxes(output)
+        changed = [n for n in sorted(now) if now[n] != before[n]]
+        newest = max(_written(output, "score"), key=lambda path: path.name)
+        assert not changed or pq.read_table(newest)["ordinal"].to_pylist() == changed
+        before = now
+    fresh = filtering(lettered, tmp_path / "other", **how, preset=masked, spotter=spotter)
+    assert again.tables() == fresh.tables() != more.tables()
+    assert filtering(lettered, output, **how, preset=masked).tables() == more.tables(), "back to the first reader"
+
+
+def test_the_encoder_gets_full_batches(tmp_path, filtering, lettered, model, preset, monkeypatch):
+    given: list[int] = []
+    embed = Encoder.embed
+
+    def counted(encoder: Encoder, prepared: Any) -> Any:
+        given.append(len(prepared))
+        return embed(encoder, prepared)
+
+    monkeypatch.setattr(Encoder, "embed", counted)
+    filtering(lettered, tmp_path / "out", stages=READ, score=model, preset=preset("{masked: {}}", ANY_TEXT))
+    lettered_images = sum(bool(boxes) for boxes in _boxes(tmp_path / "out").values())
+    assert sum(given) == WITH_TEXT - 2 + lettered_images
+    assert all(count % model.batch_size == 0 for count in given[:-1]), "a batch that is not full costs as much"

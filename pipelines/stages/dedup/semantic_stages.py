@@ -92,7 +92,8 @@ class _OfEmbeddings(_SemanticStage):
         vectors = np.concatenate([matrix(table[source.column]) for table in good])
         order = np.argsort(ordinals, kind="stable")
         ordinals, vectors = ordinals[order], vectors[order]
-        wanted = np.isin(ordinals, rows.ordinals)
+        # A row that was scored again is stored twice.
+        wanted = np.isin(ordinals, rows.ordinals) & (ordinals != np.append(ordinals[1:], -1))
         ordinals, vectors = ordinals[wanted], vectors[wanted]
         return Embedded(ordinals, rows.uids[np.searchsorted(rows.ordinals, ordinals)], vectors)
 
@@ -121,10 +122,11 @@ class EmbeddingStage(_SemanticStage, EncodingStage):
         rows, ordinals = self._plan.image_rows, self._competitors(parent).ordinals
         return ordinals[(ordinals >= image_unit * rows) & (ordinals < (image_unit + 1) * rows)]
 
-    def table(self, ordinals: list[int], found: list[Encoded]) -> pa.Table:
-        states, messages = zip(*statuses(found), strict=True)
+    def table(self, ordinals: list[int], found: list[list[Encoded]]) -> pa.Table:
+        images = [image for image, *_ in found]
+        states, messages = zip(*statuses(images), strict=True)
         columns = {"ordinal": pa.array(ordinals, pa.int64()), "status": states, "message": messages}
-        return pa.table({**columns, "embedding": vectors(found, self._encoder.dimension)})
+        return pa.table({**columns, "embedding": vectors(images, self._encoder.dimension)})
 
 
 @dataclass

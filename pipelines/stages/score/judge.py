@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from open_diht.filters.columns import ColumnCondition
-from open_diht.filters.score import CLIP_SCORE, NEG_CLIP_LOSS, NOT_SCORED
+from open_diht.filters.score import CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, NOT_SCORED, TEXT_AREA
 from open_diht.pipelines.manifests.plan import load_plan
 from open_diht.pipelines.stages.cascade import KEPT, NotLookedAt, Reasons, Step
 from open_diht.pipelines.stages.encoding import OK
@@ -28,6 +28,8 @@ class ScoreFilter:
     """The conditions in cascade order. Thresholds given as fractions of the rows are numbers by now."""
     rejects: bool
     """Whether rows without a score are rejected, which is so if there is any threshold."""
+    masked: bool
+    """True if images were also scored without their text."""
     corrected: bool
     """Whether the corrected score was computed."""
     fingerprint: str
@@ -63,14 +65,16 @@ class ScoreFilter:
         return self._last[unit]
 
     def _read(self, layout: Layout, unit: str) -> pa.Table:
-        table = stored_scores(layout, load_plan(layout.plan), unit, ["ordinal", "status", CLIP_SCORE])
+        names = [CLIP_SCORE, *([MASKED_SCORE, TEXT_AREA] if self.masked else [])]
+        table = stored_scores(layout, load_plan(layout.plan), unit, ["ordinal", "status", *names])
         if not table.num_rows:
-            names = [CLIP_SCORE, *([NEG_CLIP_LOSS] if self.corrected else [])]
+            names += [NEG_CLIP_LOSS] if self.corrected else []
             return pa.table(
                 {"ordinal": pa.array([], pa.int64()), **{name: pa.array([], pa.float32()) for name in names}}
             )
-        scores = pc.if_else(pc.equal(table["status"], OK), table[CLIP_SCORE], pa.scalar(None, pa.float32()))
-        columns = {"ordinal": table["ordinal"], CLIP_SCORE: scores}
+        scored = pc.equal(table["status"], OK)
+        columns = {name: pc.if_else(scored, table[name], pa.scalar(None, pa.float32())) for name in names}
+        columns = {"ordinal": table["ordinal"], **columns}
         if self.corrected:
             corrected = read_table(layout.data(NEG_CLIP_LOSS, unit))
             places = pc.index_in(table["ordinal"], value_set=corrected["ordinal"])

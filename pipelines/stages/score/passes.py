@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from open_diht.common.devices import Claim, gpus_of
 from open_diht.filters.presets import Preset
-from open_diht.filters.score import CLIP_SCORE, NEG_CLIP_LOSS, NegativesRule
+from open_diht.filters.score import CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, NegativesRule
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, Stage
 from open_diht.pipelines.manifests.plan import Plan
@@ -40,8 +40,8 @@ from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import read_range, read_table, row_groups
 
 ROWS = "score_rows"
-ROW = np.dtype([("high", "<u8"), ("low", "<u8"), ("ordinal", "<u4"), ("score", "<f4")])
-"""A row: its key in the random order, in two halves; its index in the unit; its CLIP score."""
+ROW = np.dtype([("high", "<u8"), ("low", "<u8"), ("ordinal", "<u4"), (CLIP_SCORE, "<f4"), (MASKED_SCORE, "<f4")])
+"""A row: its key in the random order, in two halves; its index in the unit; its scores."""
 PARTS = 256
 """A unit's rows are sorted by their key in the random order and can be read by its first byte."""
 
@@ -60,7 +60,7 @@ class RowStage(Stage):
     part_of = "score"
 
     def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
-        known = stored_scores(self.layout, self._plan, unit, ["ordinal", "status", CLIP_SCORE])
+        known = stored_scores(self.layout, self._plan, unit, ["ordinal", "status", CLIP_SCORE, MASKED_SCORE])
         known = known.filter(pc.equal(known["status"], OK)) if known.num_rows else known
         scored = np.asarray(known["ordinal"])
         image_units = self._plan.image_units(read_json(self.layout.commit("captions", unit)))
@@ -73,8 +73,10 @@ class RowStage(Stage):
             found = np.empty(len(mine), ROW)
             if len(mine):
                 keys = random_order(rows["uid"].take(pa.array(mine)).to_pylist(), self.seed)
-                scores = np.asarray(known[CLIP_SCORE])[np.searchsorted(scored, ordinals[mine])]
-                found["high"], found["low"], found["ordinal"], found["score"] = *keys.T, ordinals[mine], scores
+                places = np.searchsorted(scored, ordinals[mine])
+                found["high"], found["low"], found["ordinal"] = *keys.T, ordinals[mine]
+                for name in (CLIP_SCORE, MASKED_SCORE):
+                    found[name] = np.asarray(known[name])[places]
             parts.append(found)
         everything = np.concatenate(parts)
         everything = everything[np.lexsort((everything["ordinal"], everything["low"], everything["high"]))]
@@ -282,10 +284,10 @@ class ThresholdStage(Stage):
 
     def _scores(self, score: str) -> Iterator[NDArray[np.float32]]:
         for name in (one.name for one in self._plan.units if one.name not in self.skip):
-            if score == CLIP_SCORE:
-                yield rows_of(self.layout, name)["score"]
-            else:
+            if score == NEG_CLIP_LOSS:
                 yield np.asarray(read_table(self.layout.data(NEG_CLIP_LOSS, name), columns=[NEG_CLIP_LOSS])[0])
+            else:
+                yield rows_of(self.layout, name)[score]
 
 
 def rows_kept(share: float, rows: int) -> int:

@@ -21,7 +21,8 @@ from open_diht.common.devices import AUTO, best_precision, check_device, device_
 from open_diht.common.naming import counted
 from open_diht.filters.columns import ColumnCondition
 from open_diht.filters.presets import Preset
-from open_diht.filters.score import CLIP_SCORE, NEG_CLIP_LOSS
+from open_diht.filters.score import CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, TEXT_AREA
+from open_diht.filters.spotting.decode import UnreadableImage
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Records, Stage
@@ -34,7 +35,10 @@ from open_diht.pipelines.stages.decide import VERSION as DECIDED
 from open_diht.pipelines.stages.encoders import BATCH, Encoder, find_pair_encoder
 from open_diht.pipelines.stages.encoding import OK, Encoded, EncodingStage, matrix, statuses, vectors
 from open_diht.pipelines.stages.image_records import image_records
+from open_diht.pipelines.stages.images import last_of_each
 from open_diht.pipelines.stages.score.judge import ScoreFilter
+from open_diht.pipelines.stages.score.masks import NO_TEXT as NOTHING_MASKED
+from open_diht.pipelines.stages.score.masks import ImageText, text_of
 from open_diht.pipelines.stages.score.passes import (
     BATCHES,
     ROWS,
@@ -44,18 +48,21 @@ from open_diht.pipelines.stages.score.passes import (
     RowStage,
     ThresholdStage,
 )
-from open_diht.pipelines.stages.score.stored import IMAGES, NAME, TEXTS, VERSION, among
+from open_diht.pipelines.stages.score.stored import IMAGES, MASKED, NAME, TEXTS, VERSION, among
 from open_diht.pipelines.stages.segments import SegmentAnnotator
+from open_diht.pipelines.stages.spotting import load_records
 from open_diht.pipelines.store.commit import publish_first, publish_json, read_json
 from open_diht.pipelines.store.fingerprints import Fingerprints, fingerprint_of
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.names import place_of, unit_of
-from open_diht.pipelines.store.storage import StorePath, row_groups
+from open_diht.pipelines.store.names import place_of, segment_name, unit_of
+from open_diht.pipelines.store.storage import StorePath, read_table, row_groups
 
 BATCH_OF_GPU = 256
 NO_TEXT = "text_not_embedded"
 _MOST_CHARS = 4_096
 """Most characters of a caption; no tokenizer here reads as many."""
+_MASKED = "-masked-"
+"""Part of the name of a set of rows whose images were masked; the reading of the text in them follows."""
 _BEFORE = ("captions", "download", "spotting")
 """Stages whose filters decide which rows are scored."""
 
@@ -76,6 +83,11 @@ def check_score(settings: RunSettings) -> None:
                 "out of STAGES"
             )
         return
+    if settings.preset.score.masked is not None and "spotting" not in settings.stages:
+        raise WrongUse(
+            f"preset {settings.preset.name!r} scores images without their text (score.masked), and no stage finds the "
+            "text; add spotting to STAGES, or leave score.masked out of the preset"
+        )
     find_pair_encoder(settings.score.model)
     if settings.backend.name == "direct" and settings.score.device != AUTO:
         check_device(settings.score.device, "--score-device")
@@ -90,6 +102,8 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
     preset: Preset
     before: tuple[str, ...]
     """Stages whose filters decide which rows are scored."""
+    masked: bool
+    """True if images are also scored without their text."""
     asked: str
     """Fingerprint of what decides which rows are scored."""
     model: str
@@ -126,6 +140,7 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
             settings.dataset,
             settings.preset,
             before,
+            settings.preset.score.masked is not None,
             fingerprint_of(DECIDED, settings.preset.filters_fingerprint, before, captions),
             asked.model,
             fingerprint,
@@ -148,17 +163,28 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
         if others:
             return f"scoring again: {others:,} of {counted(of, 'unit')}, scored by another model, precision or version"
         if records:
+            text = ", and images whose text was not painted over" if self.masked else ""
             return (
-                "the preset, the caption annotations or the text in images changed; only rows not scored before will "
-                "be scored"
+                "the preset, the caption annotations or the text in images changed; only rows not scored before"
+                f"{text} will be scored"
             )
         return None
 
     def covered(self, unit: str) -> set[str]:
+        return {self._rows_covered(unit), *self.needed(unit)}
+
+    def needed(self, unit: str) -> set[str]:
+        rows = self._rows_covered(unit)
+        return {f"{rows}{_MASKED}{fingerprint_of(self._reading(unit))}" if self.masked else rows}
+
+    def _rows_covered(self, unit: str) -> str:
+        return fingerprint_of(self.asked, self._reading(unit))
+
+    def _reading(self, unit: str) -> list[Any]:
+        """Return what the text that was read in a unit's images depends on; [] if that decides nothing."""
         known = self.__dict__.get("_spotting", {})
         record = known[unit] if unit in known else read_json(self.layout.commit("spotting", unit))
-        read = record and "spotting" in self.before
-        return {fingerprint_of(self.asked, [record["fingerprint"], record["downloads"]] if read else [])}
+        return [record["fingerprint"], record["downloads"]] if record and "spotting" in self.before else []
 
     def candidates(self, unit: str) -> NDArray[np.int64]:
         parent, number = place_of(unit)
@@ -173,6 +199,24 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
             found.append(ordinals[inside][decisions.reasons == KEPT])
         return np.concatenate(found)
 
+    def wanted(self, unit: str, known: dict[str, Any] | None) -> NDArray[np.int64]:
+        candidates, segments = self.candidates(unit), known["segments"] if known is not None else 0
+        if not segments:
+            return candidates
+        paths = [self.layout.data(NAME, segment_name(unit, segment)) for segment in range(segments)]
+        scored = last_of_each(pa.concat_tables(read_table(path, columns=["ordinal", MASKED]) for path in paths))
+        ordinals, masked = np.asarray(scored["ordinal"]), np.asarray(scored[MASKED])
+        if self.masked:
+            text = self._text_of(unit)
+            now = {ordinal: text[ordinal].digest for ordinal in text.keys() & set(ordinals.tolist())}
+            digests = np.array([now.get(ordinal, NOTHING_MASKED) for ordinal in ordinals.tolist()], np.int64)
+            ordinals = ordinals[masked == digests]
+        return candidates[~np.isin(candidates, ordinals)]
+
+    def _text_of(self, unit: str) -> dict[int, ImageText]:
+        parent, number = place_of(unit)
+        return text_of(load_records(self.layout, parent, [number]))
+
     def add(
         self, unit: str, name: str, ordinals: NDArray[np.int64], record: dict[str, Any], heartbeat: Heartbeat
     ) -> list[StorePath]:
@@ -180,31 +224,50 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
         columns = ["ordinal", "uid", "caption"]
         groups = row_groups(self.layout.data("captions", unit_of(unit)), columns, between=between)
         self._rows_of = pa.concat_tables(group.filter(among(group, ordinals)) for group in groups)
+        self._text = self._text_of(unit) if self.masked else {}
+        self._areas: dict[int, float] = {}
         return super().add(unit, name, ordinals, record, heartbeat)
 
     def note(self, unit: str, record: dict[str, Any]) -> None:
         record["temperature"] = self._encoder.temperature
+        if self.masked:  # what earlier readings covered has other boxes by now
+            now = fingerprint_of(self._reading(unit))
+            record["covers"] = [name for name in record["covers"] if name.partition(_MASKED)[2] in ("", now)]
 
-    def table(self, ordinals: list[int], found: list[Encoded]) -> pa.Table:
+    def prepare(self, ordinal: int, image: bytes) -> list[Any]:
+        pixels = self._encoder.decode(image)
+        if isinstance(pixels, UnreadableImage):
+            return [pixels]
+        tensors = [self._encoder.tensor(pixels)]
+        if ordinal in self._text:
+            masked, self._areas[ordinal] = self._text[ordinal].painted_over(pixels)
+            tensors.append(self._encoder.tensor(masked))
+        return tensors
+
+    def table(self, ordinals: list[int], found: list[list[Encoded]]) -> pa.Table:
         places = np.searchsorted(np.asarray(self._rows_of["ordinal"]), ordinals)
         rows = self._rows_of.take(pa.array(places))
         texts = self._encoder.texts([(caption or "")[:_MOST_CHARS] for caption in rows["caption"].to_pylist()])
-        images = vectors(found, self._encoder.dimension)
-        captions = vectors(texts, self._encoder.dimension)
+        whole, last = [one for one, *_ in found], [one for *_, one in found]  # without text they are the same
+        images, masked, captions = (vectors(some, self._encoder.dimension) for some in (whole, last, texts))
+        no_text = (NO_TEXT, "the model's embedding of the caption is zero or not finite")
         known = [
-            (NO_TEXT, "the model's embedding of the caption is zero or not finite") if text is None and status == OK
-            else (status, message)
-            for (status, message), text in zip(statuses(found), texts, strict=True)
-        ]  # fmt: skip
+            next((one for one in (image, without) if one[0] != OK), no_text if text is None else image)
+            for image, without, text in zip(statuses(whole), statuses(last), texts, strict=True)
+        ]
         states, messages = zip(*known, strict=True)
-        score = similarities(images, captions)
+        bad = np.array([state != OK for state in states], bool)
+        digests = [self._text[ordinal].digest if ordinal in self._text else NOTHING_MASKED for ordinal in ordinals]
         return pa.table(
             {
                 "ordinal": pa.array(ordinals, pa.int64()),
                 "uid": rows["uid"],
                 "status": states,
                 "message": messages,
-                CLIP_SCORE: pa.array(score, mask=np.array([state != OK for state in states], bool)),
+                CLIP_SCORE: pa.array(similarities(images, captions), mask=bad),
+                MASKED_SCORE: pa.array(similarities(masked, captions), mask=bad),
+                TEXT_AREA: pa.array([self._areas.get(ordinal, 0.0) for ordinal in ordinals], pa.float32(), mask=bad),
+                MASKED: pa.array(digests, pa.int64()),
                 IMAGES: images,
                 TEXTS: captions,
             }
@@ -230,7 +293,7 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
         found: dict[str, float | None] = {}
         if fractions or rule.negatives is not None:
             rows = stage._come_to_rule(work, sources)
-            scores = {CLIP_SCORE: rows}
+            scores = {CLIP_SCORE: rows, MASKED_SCORE: rows}
             if rule.negatives is not None:
                 scores[NEG_CLIP_LOSS] = stage._negatives(work, rows)
             total = work.total(ROWS, work.alive(sources))
@@ -246,8 +309,8 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
             if least is not None
         ]
         corrected = rule.negatives is not None
-        about_all = fingerprint_of(sorted(asked.items()), corrected, seen)
-        return ScoreFilter(tuple(conditions), bool(asked), corrected, about_all)
+        about_all = fingerprint_of(sorted(asked.items()), stage.masked, corrected, seen)
+        return ScoreFilter(tuple(conditions), bool(asked), stage.masked, corrected, about_all)
 
     def _come_to_rule(self, work: Work, sources: Mapping[str, Sequence[Any]]) -> dict[str, str]:
         """Find the rows that reach the rules. Return for each unit what they depend on."""

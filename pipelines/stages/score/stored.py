@@ -10,22 +10,24 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from open_diht.pipelines.manifests.plan import Plan
+from open_diht.pipelines.stages.images import last_of_each
 from open_diht.pipelines.store.commit import read_json
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.names import image_unit_name, segment_name
 from open_diht.pipelines.store.storage import row_groups
 
 NAME = "score"
-VERSION = 1
-"""Increase it when equal images and captions may get other embeddings."""
-IMAGES, TEXTS = "image_embedding", "text_embedding"
-"""Columns of the stage's files, next to ordinal, uid, status (ok, or why there is no score), message and clip_score."""
+VERSION = 2
+"""Increase it when equal images and captions may get other embeddings, or the files other columns."""
+IMAGES, TEXTS, MASKED = "image_embedding", "text_embedding", "masked_text"
+"""Columns of the stage's files, next to ordinal, uid, status (ok, or why there is no score), message and the scores.
+`MASKED` is the digest of the text that was painted over for the masked score, see `masks.ImageText`."""
 
 
 def stored_scores(
     layout: Layout, plan: Plan, unit: str, columns: Sequence[str], ordinals: NDArray[np.int64] | None = None
 ) -> pa.Table:
-    """Return the stored rows of a caption unit, by ordinal.
+    """Return the stored rows of a caption unit, by ordinal; of a row that was scored again, the last.
 
     Args:
         layout: the output folder.
@@ -37,7 +39,7 @@ def stored_scores(
     parts = list(_stored(layout, plan, unit, list(columns), ordinals))
     if not parts:
         return pa.table({"ordinal": pa.array([], pa.int64())})
-    return pa.concat_tables(parts).combine_chunks().sort_by("ordinal")
+    return last_of_each(pa.concat_tables(parts).combine_chunks())
 
 
 def _stored(
