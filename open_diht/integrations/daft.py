@@ -7,11 +7,15 @@ from typing import Any
 import daft
 from daft import DataType
 
-from open_diht.cat import Cat
+from open_diht.cat import Cat, batch_rows
 
 
 def cat_expression(
-    caption: daft.Expression, image: daft.Expression | None = None, *, preset: Any = "paper", batch_size: int = 256
+    caption: daft.Expression,
+    image: daft.Expression | None = None,
+    *,
+    preset: Any = "paper",
+    batch_size: int | None = None,
 ) -> daft.Expression:
     """Return an expression with CAT's decisions: a struct of `cat_keep`, `cat_reason`, `cat_complexity`, ...
 
@@ -19,26 +23,26 @@ def cat_expression(
         caption: column with the captions.
         image: column with the bytes of image files; None decides about captions alone.
         preset: see `Cat`.
-        batch_size: rows of a call.
+        batch_size: rows of a call; None: 1,000, or 256 with images.
 
     Example:
         >>> import daft
         >>> from open_diht.integrations.daft import cat_expression
         >>> rows = daft.from_pydict({"text": ["a brown dog catches a red ball", "IMG_2034.jpg"]})
         >>> rows = rows.with_column("cat", cat_expression(daft.col("text")))
-        >>> rows.where(daft.col("cat").struct.get("cat_keep")).select("text").to_pydict()
+        >>> rows.where(daft.col("cat")["cat_keep"]).select("text").to_pydict()
         {'text': ['a brown dog catches a red ball']}
     """
-    function = Cat(preset).batch(caption="caption", image=None if image is None else "image")
+    function = Cat(preset).batch(caption=caption.name(), image=None if image is None else image.name())
     types = {field.name: DataType.from_arrow_type(field.type) for field in function.schema}
 
     @daft.cls
     class DaftCat:
-        @daft.method.batch(return_dtype=DataType.struct(types), batch_size=batch_size)
+        @daft.method.batch(return_dtype=DataType.struct(types), batch_size=batch_size or batch_rows(image))
         def decide(self, captions: daft.Series, images: daft.Series | None = None) -> Any:
-            batch = {"caption": captions.to_pylist()}
-            if images is not None:
-                batch["image"] = images.to_pylist()
+            batch = {function.caption: captions.to_pylist()}
+            if function.image is not None and images is not None:
+                batch[function.image] = images.to_pylist()
             rows = function(batch)
             return [dict(zip(types, row, strict=True)) for row in zip(*(rows[name] for name in types), strict=True)]
 

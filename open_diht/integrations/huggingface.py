@@ -7,13 +7,19 @@ from typing import Any, TypeVar
 
 import datasets
 
-from open_diht.cat import Cat
+from open_diht.cat import Cat, batch_rows
 
 AnyDataset = TypeVar("AnyDataset", datasets.Dataset, datasets.IterableDataset)
 
 
 def add_decisions(
-    dataset: AnyDataset, cat: Cat, *, caption: str, image: str | None = None, batch_size: int = 256, **options: Any
+    dataset: AnyDataset,
+    cat: Cat,
+    *,
+    caption: str,
+    image: str | None = None,
+    batch_size: int | None = None,
+    **options: Any,
 ) -> AnyDataset:
     """Return the data set with the columns of CAT, as many rows as it has. Images are not decoded on the way.
 
@@ -22,7 +28,7 @@ def add_decisions(
         cat: decides.
         caption: column with the captions.
         image: column with the images; None decides about captions alone.
-        batch_size: rows of a call.
+        batch_size: rows of a call; None: 1,000, or 256 with images.
         options: passed on to `map`, such as `num_proc`.
 
     Raises:
@@ -41,7 +47,7 @@ def add_decisions(
     if features is not None:  # a streamed data set may not know its own
         features = datasets.Features({**features, **datasets.Features.from_arrow_schema(function.schema)})
     arrow = dataset.with_format("arrow")
-    mapped = arrow.map(function, batched=True, batch_size=batch_size, features=features, **options)
+    mapped = arrow.map(function, batched=True, batch_size=batch_size or batch_rows(image), features=features, **options)
     before = dataset.format["type"] if isinstance(dataset, datasets.Dataset) else None
     return mapped.with_format(before)
 

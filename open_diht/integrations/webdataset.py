@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-from open_diht.cat import Cat
+from open_diht.cat import MANY, Cat, batch_rows, naming
+from open_diht.pipelines.datasets.naming import listing
 
 
 class CatStage:
@@ -17,11 +18,12 @@ class CatStage:
         cat: decides.
         caption: member with the caption, as bytes or text.
         image: member with the image, as bytes; None decides about captions alone.
-        keep_all: also pass on the samples that are rejected, to look at their `cat_reason`.
-        batch_size: samples that are decided together.
+        keep_all: also pass on the samples that are rejected, to look at their `__cat_reason__`.
+        batch_size: samples that are decided together, and in memory; None: 1,000, or 256 if images are read.
 
-    Each sample that is passed on has `cat_reason` (None where it passes). `reasons` counts the rejected samples of this
-    process by their reason; a sample without the member of the caption counts as `no_caption`.
+    Each sample that is passed on has `__cat_reason__` (None where it passes), which `decode` leaves alone. `reasons`
+    counts the rejected samples of this process by their reason; a sample without the member of the caption counts as
+    `no_caption`.
 
     Example:
         >>> from open_diht import Cat
@@ -39,23 +41,34 @@ class CatStage:
         caption: str = "txt",
         image: str | None = "jpg",
         keep_all: bool = False,
-        batch_size: int = 64,
+        batch_size: int | None = None,
     ) -> None:
         self.cat, self.caption, self.image = cat, caption, image
-        self.keep_all, self.batch_size = keep_all, batch_size
+        self.keep_all = keep_all
+        self.batch_size = batch_size or batch_rows(image)
         self.reasons: Counter[str] = Counter()
 
     def __call__(self, samples: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Return the samples that pass, in order."""
+        """Return the samples that pass, in order.
+
+        Raises:
+            KeyError: many samples and none has the member of the caption, or of the image.
+        """
         samples = iter(samples)
         while batch := list(islice(samples, self.batch_size)):
+            for role, name in (("caption", self.caption), ("image", self.image)):
+                if name and len(batch) >= MANY and not any(name in sample for sample in batch):
+                    found = listing([member for member in batch[0] if not member.startswith("__")])
+                    raise KeyError(f"no member {name!r}, only {found}; name the right one: CatStage({role}=...)")
             captions = [_text(sample.get(self.caption)) for sample in batch]
             images = None if self.image is None else [sample.get(self.image) for sample in batch]
-            for sample, reason in zip(batch, self.cat(captions, images).reason, strict=True):
+            with naming(self.caption, self.image):
+                reasons = self.cat(captions, images).reason
+            for sample, reason in zip(batch, reasons, strict=True):
                 if reason is not None:
                     self.reasons[reason] += 1
                 if reason is None or self.keep_all:
-                    yield {**sample, "cat_reason": reason}
+                    yield {**sample, "__cat_reason__": reason}
 
 
 def _text(value: Any) -> Any:

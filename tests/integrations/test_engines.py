@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import json
 import subprocess
 import sys
 import tarfile
 from collections import Counter
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from open_diht import Cat
+from open_diht.cat import CatBatch
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CC3M = REPOSITORY.parent / "shared/samples/cc3m_validation/Validation_GCC-1.1.0-Validation.tsv"
@@ -51,8 +57,6 @@ def hugging_face_by_map(captions: Rows, images: list[bytes] | None, folder: Path
 
 def ray_data(captions: Rows, images: list[bytes] | None, folder: Path) -> Rows:
     ray = pytest.importorskip("ray")
-    from open_diht.cat import CatBatch
-
     ray.init(num_cpus=2, include_dashboard=False, ignore_reinit_error=True, log_to_driver=False)
     try:
         columns = {"text": captions} | ({"jpg": images} if images else {})
@@ -90,7 +94,7 @@ def webdataset(captions: Rows, images: list[bytes] | None, folder: Path) -> Rows
                 tar.addfile(info, BytesIO(content))
     stage = CatStage(Cat(), image="jpg" if images else None, keep_all=True)
     samples = library.WebDataset(str(folder / "rows.tar"), shardshuffle=False).compose(stage)
-    reasons = [sample["cat_reason"] for sample in samples]
+    reasons = [sample["__cat_reason__"] for sample in samples]
     assert stage.reasons == Counter(reason for reason in reasons if reason)
     return reasons
 
@@ -202,3 +206,137 @@ def test_captions_are_decided_as_in_a_run(engine, captions, tmp_path):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_images_are_read_as_in_a_run(engine, pairs, tmp_path):
     assert engine(*pairs[:2], tmp_path) == pairs[2]
+
+
+def example(heading: str) -> str:
+    """The example of an engine on the page, as it is written there."""
+    page = (REPOSITORY / "docs/howto/integrations.md").read_text(encoding="utf-8")
+    return page.split(f"\n## {heading}\n")[1].split("```python\n")[1].split("```")[0]
+
+
+def rows_of(folder: Path) -> int:
+    return sum(pq.read_metadata(file).num_rows for file in folder.glob("**/*.parquet"))
+
+
+EXAMPLES: dict[str, tuple[bool, Callable[[dict[str, Any]], tuple[dict[Any, int], int]]]] = {
+    "Hugging Face datasets": (True, lambda names: (names["reasons"], len(names["kept"]))),
+    "Daft": (
+        True,
+        lambda names: (dict(zip(*names["reasons"].to_pydict().values(), strict=True)), rows_of(Path("kept"))),
+    ),
+    "webdataset": (True, lambda names: (names["stage"].reasons, len(names["kept"]))),
+    "datatrove": (
+        False,
+        lambda names: (
+            {
+                name.removeprefix("dropped_"): stat.total
+                for name, stat in names["statistics"].stats[1].stats.items()
+                if name.startswith("dropped_")
+            },
+            sum(gzip.decompress(file.read_bytes()).count(b"\n") for file in Path("kept").iterdir()),
+        ),
+    ),
+    "pandas and DuckDB": (False, lambda names: (names["reasons"].to_dict(), pq.read_metadata("kept.parquet").num_rows)),
+}
+"""Whether an engine's example reads images; the counts by reason, and of kept rows, from the names that it leaves."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("heading", EXAMPLES)
+def test_the_examples_of_the_page_run_and_count_the_reasons(heading, pairs, tmp_path, monkeypatch):
+    chosen = [pairs[2].index(reason) for reason in ("action", "complexity", "text_spotting", None)]
+    rows = [{"id": str(row), "text": pairs[0][row], "jpg": pairs[1][row]} for row in chosen * 2]
+    expected = dict(Counter(pairs[2][row] for row in chosen * 2))
+    with_images, found = EXAMPLES[heading]
+    if not with_images:
+        expected = dict(Counter(Cat()([row["text"] for row in rows]).reason))
+    (tmp_path / "pairs").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "pairs/0.parquet")
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "pairs.parquet")
+    (tmp_path / "shards").mkdir()
+    for shard in range(2):
+        with tarfile.open(tmp_path / f"shards/0000{shard}.tar", "w") as tar:
+            for row in rows[shard::2]:
+                for name, content in (("txt", row["text"].encode()), ("jpg", row["jpg"])):
+                    info = tarfile.TarInfo(f"{row['id']}-{shard}.{name}")
+                    info.size = len(content)
+                    tar.addfile(info, BytesIO(content))
+    monkeypatch.chdir(tmp_path)
+    if heading == "Hugging Face datasets":
+        monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    names: dict[str, Any] = {}
+    exec(example(heading), names)
+    reasons, kept = found(names)
+    assert kept == expected.pop(None)
+    assert {reason: count for reason, count in reasons.items() if isinstance(reason, str)} == expected
+
+
+def add_by_hugging_face(rows: dict[str, list[Any]], caption: str, image: str | None) -> None:
+    import datasets
+
+    from open_diht.integrations.huggingface import add_decisions
+
+    add_decisions(datasets.Dataset.from_dict(rows), Cat(), caption=caption, image=image)
+
+
+def stream_by_hugging_face(rows: dict[str, list[Any]], caption: str, image: str | None) -> None:
+    import datasets
+
+    from open_diht.integrations.huggingface import add_decisions
+
+    list(add_decisions(datasets.Dataset.from_dict(rows).to_iterable_dataset(), Cat(), caption=caption, image=image))
+
+
+def add_by_daft(rows: dict[str, list[Any]], caption: str, image: str | None) -> None:
+    import daft
+
+    from open_diht.integrations.daft import cat_expression
+
+    decision = cat_expression(daft.col(caption), daft.col(image) if image else None)
+    daft.from_pydict(rows).with_column("cat", decision).collect()
+
+
+def add_by_webdataset(rows: dict[str, list[Any]], caption: str, image: str | None) -> None:
+    from open_diht.integrations.webdataset import CatStage
+
+    stage = CatStage(Cat(), caption=caption, image=image)
+    list(stage(dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)))
+
+
+def add_by_ray_or_arrow(rows: dict[str, list[Any]], caption: str, image: str | None) -> None:
+    CatBatch(Cat(), caption, image)(pa.table(rows))
+
+
+def add_by_pandas(rows: dict[str, list[Any]], caption: str, image: str | None) -> None:
+    Cat().batch(caption=caption, image=image)(rows)
+
+
+@pytest.mark.parametrize(
+    ("column", "caption", "image", "words"),
+    [
+        ({}, "texts", None, ("texts", "text")),
+        ({}, "text", "png", ("png", "jpg")),
+        ({"text": [5] * 20}, "text", None, ("text", "int", "name the column")),
+        ({"jpg": [5] * 20}, "text", "jpg", ("jpg", "int", "undecoded")),
+    ],
+)
+@pytest.mark.parametrize(
+    "add",
+    [
+        add_by_hugging_face,
+        stream_by_hugging_face,
+        add_by_daft,
+        add_by_webdataset,
+        add_by_ray_or_arrow,
+        add_by_pandas,
+    ],
+)
+def test_a_wrong_column_ends_the_job_with_its_name(add, column, caption, image, words):
+    pytest.importorskip({"daft": "daft", "face": "datasets"}.get(add.__name__.split("_")[-1], "pyarrow"))
+    rows = {"text": [WORDS[0]] * 20, "jpg": [b"never decoded"] * 20, **column}
+    with pytest.raises(Exception) as error:
+        add(rows, caption, image)
+    said = f"{error.value} {error.value.__cause__}"  # engines wrap the error of a function
+    if add is add_by_daft and not column:
+        words = words[:1]  # Daft refuses an unknown column itself
+    assert all(word in said for word in words)
