@@ -27,7 +27,7 @@ from open_diht.common.command_line import OK, Parser, WrongUse, exit_status, num
 from open_diht.common.fields import Above0, NotNegative, Positive
 from open_diht.common.html import render_page
 from open_diht.common.html.charts import Point, Series, line_chart
-from open_diht.common.shard_index import caption_hash, load, part_of, place_beside, write
+from open_diht.common.shard_index import ShardIndex, caption_hash, load, part_of, place_beside, write
 from open_diht.pipelines.driver.repeats import DELAYS, HALVES, ORIGIN, allotted, per_row, worth
 from open_diht.pipelines.manifests.plan import Plan, PlanMismatch, load_plan
 from open_diht.pipelines.stages.tar_indexes import tars_of
@@ -134,12 +134,12 @@ def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
     Raises:
         WrongUse: there are no decisions, or the options do not fit them; nothing was written.
     """
-    plan, preset = _decided(layout)
+    plan, units, preset = _decided(layout)
     delays, by = {**DELAYS, **_numbers("--delay", options.delay)}, _numbers("--by", (options.by or "").split(","), 1.0)
     exported = Vouched(layout).current(layout.exported)
     indexed, sharded = bool(exported.get("leaves")), (layout.root / "shards" / "manifest.json").exists()
     only_kept = options.rows == "kept" or (options.rows is None and sharded and not indexed)
-    rows = _candidates(layout, plan, {} if only_kept else delays, list(by), indexed)
+    rows = _candidates(layout, plan, units, {} if only_kept else delays, list(by), indexed)
     if unknown := {**_numbers("--delay", options.delay)}.keys() - {*rows.groups}:
         found = ", ".join(sorted({*rows.groups[1:], *rows.left_out})) or "none"
         raise WrongUse(f"--delay {min(unknown)}: no row that may be chosen has this reason (there are: {found})")
@@ -162,7 +162,7 @@ def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
     folder = layout.root / "selection"
     chosen = repeats > 0
     if indexed:
-        _write_indexes(layout, plan, rows, chosen, folder)
+        _write_indexes(layout, plan, units, rows, chosen, folder)
     uids, times = rows.uid[chosen], repeats[chosen]
     with published(folder / "selection.npy") as temporary, open(temporary, "wb") as file:
         np.save(file, np.repeat(uids, times))
@@ -205,8 +205,11 @@ def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
     yield f'train: make train DATA={data} ARGS="data.selection={folder} schedule.samples={repeats.sum()}"'
 
 
-def _decided(layout: Layout) -> tuple[Plan, str]:
-    """Return the plan of a finished run and its preset's name. Raises `WrongUse` if decisions are missing or mixed."""
+def _decided(layout: Layout) -> tuple[Plan, list[str], str]:
+    """Return the plan of a finished run, its decided units and its preset's name.
+
+    Raises `WrongUse` if decisions are missing or mixed.
+    """
     again = "run the same `make filter` again to its end"
     try:
         plan = load_plan(layout.plan)
@@ -224,7 +227,7 @@ def _decided(layout: Layout) -> tuple[Plan, str]:
             f"OUTPUT {layout.root}: {len(mixed)} of {len(made)} units were decided by another preset or on other "
             f"annotations than the rest; {again}, with one preset"
         )
-    return plan, str(record["preset"]["name"])
+    return plan, [unit.name for unit in plan.units if unit.name in made], str(record["preset"]["name"])
 
 
 def _numbers(option: str, texts: Sequence[str], default: float | None = None) -> dict[str, float]:
@@ -240,13 +243,14 @@ def _numbers(option: str, texts: Sequence[str], default: float | None = None) ->
 
 
 def _candidates(
-    layout: Layout, plan: Plan, delays: Mapping[str, float], by: Sequence[str], indexed: bool
+    layout: Layout, plan: Plan, units: list[str], delays: Mapping[str, float], by: Sequence[str], indexed: bool
 ) -> Candidates:
     """Read the rows that may be chosen.
 
     Args:
         layout: the output.
         plan: its plan.
+        units: names of its decided units.
         delays: reasons whose rows may be chosen.
         by: columns to rank by; none: the margins of the decisions.
         indexed: whether the input's tars are indexed, so that only rows in these indexes can be read.
@@ -254,7 +258,6 @@ def _candidates(
     Raises:
         WrongUse: a column is missing or holds no numbers.
     """
-    units = [unit.name for unit in plan.units if layout.commit("decide", unit.name).exists()]
     groups, left_out, parts = (KEPT, *delays), Counter[str](), []
     for tar, (first, names) in enumerate(tars_of(plan, units).items() if indexed else [("", units)]):
         index = load(io.BytesIO(read_bytes(layout.index(first)))) if indexed else None
@@ -265,18 +268,18 @@ def _candidates(
                     continue
                 reason = table["reason"] if kind == "rejected" else pa.array([KEPT] * len(table))
                 group = np.asarray(pc.fill_null(pc.index_in(reason, pa.array(groups)), -1), np.int64)
-                left_out.update(np.asarray(reason, object)[group < 0].tolist())
+                for other in pc.value_counts(reason.filter(pa.array(group < 0))).to_pylist():
+                    left_out[other["values"]] += other["counts"]
                 table, group = table.filter(pa.array(group >= 0)), group[group >= 0]
                 place = np.zeros(len(table), np.int64)
                 if index is not None:
-                    span, rows = (
-                        plan.span(unit),
+                    places = index.rows_between(plan.span(unit).start, plan.span(unit).stop)
+                    place = _places(
+                        index,
+                        places,
                         read_table(layout.data("captions", unit), ["ordinal", "uid", "caption"]),
+                        table["uid"],
                     )
-                    rows = rows.take(pc.index_in(table["uid"], rows["uid"].combine_chunks()))
-                    place = index.rows_between(span.start, span.stop)[np.asarray(rows["ordinal"], np.int64)]
-                    texts = [caption_hash(text.encode("utf-8", "replace")) for text in rows["caption"].to_pylist()]
-                    place[index.rows["caption_hash"][place] != np.array(texts, np.int64)] = -1
                     left_out["not in the index"] += int((place < 0).sum())
                 values = [_floats(table, name) for name in by] or [_margin(table, group, groups)]
                 uid = np.frombuffer(bytes.fromhex("".join(table["uid"].to_pylist())), ">u8").astype("<u8").view(_PAIR)
@@ -302,6 +305,25 @@ def _candidates(
         place=place[once],
         left_out=+left_out,
     )
+
+
+def _places(
+    index: ShardIndex, places: NDArray[np.int64], captions: pa.Table, uids: pa.ChunkedArray
+) -> NDArray[np.int64]:
+    """Return the row of a tar's index that holds each row, (n,); -1 where the tar has no sample with its caption.
+
+    Args:
+        index: the index of the tar.
+        places: (samples,) rows of the index of the samples of a unit, by ordinal.
+        captions: the annotated captions of the unit.
+        uids: (n,) uids of the rows.
+    """
+    rows = captions.take(pc.index_in(uids, captions["uid"].combine_chunks()))
+    found = places[np.asarray(rows["ordinal"], np.int64)]
+    texts = [caption_hash(text.encode("utf-8", "replace")) for text in rows["caption"].to_pylist()]
+    there = np.flatnonzero(found >= 0)
+    found[there[index.rows["caption_hash"][found[there]] != np.array(texts, np.int64)[there]]] = -1
+    return found
 
 
 def _part(path: StorePath, columns: Sequence[str], kind: str) -> pa.Table | None:
@@ -345,10 +367,11 @@ def _by_columns(rows: Candidates, weights: Sequence[float]) -> tuple[NDArray[np.
     return group, value
 
 
-def _write_indexes(layout: Layout, plan: Plan, rows: Candidates, chosen: NDArray[np.bool_], folder: StorePath) -> None:
+def _write_indexes(
+    layout: Layout, plan: Plan, units: list[str], rows: Candidates, chosen: NDArray[np.bool_], folder: StorePath
+) -> None:
     """Index the chosen rows in each of the input's tars, so that `folder` is a data set of theirs."""
     shards = []
-    units = [unit.name for unit in plan.units if layout.commit("decide", unit.name).exists()]
     for tar, first in enumerate(tars_of(plan, units)):
         index, here = load(io.BytesIO(read_bytes(layout.index(first)))), np.flatnonzero(chosen & (rows.tar == tar))
         here = here[np.argsort(rows.place[here])]

@@ -64,7 +64,7 @@ def test_a_claim_without_data_is_left_out_and_said(
 
 def test_a_claim_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--claims", "dog"]) == 2
-    assert "claim 'dog' is unknown; there are cat, concepts, negatives, fewshot" in capsys.readouterr().err
+    assert "claim 'dog' is unknown; there are cat, concepts, negatives, fewshot, select" in capsys.readouterr().err
 
 
 def test_the_tiny_study_takes_no_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
