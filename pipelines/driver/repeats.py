@@ -42,16 +42,17 @@ def allotted(rows: ArrayLike, delays: ArrayLike, samples: float, cap: float) -> 
     return readings(float(np.interp(samples, [rows @ readings(level) for level in levels], levels)))
 
 
-def worth(rows: ArrayLike, delays: ArrayLike, readings: ArrayLike) -> float:
+def worth(rows: ArrayLike, delays: ArrayLike, readings: ArrayLike, halves: float = HALVES) -> float:
     """Return what the readings of all groups are worth together, in first readings of kept rows.
 
     Args:
         rows: (groups,) number of rows.
         delays: (groups,) delays.
         readings: (groups,) mean number of readings of each row.
+        halves: readings after which the worth of a row is halved.
     """
     rows, delays, readings = (np.asarray(one, np.float64) for one in (rows, delays, readings))
-    decay = 0.5 ** (1 / HALVES)
+    decay = 0.5 ** (1 / halves)
     return float(rows @ (decay**delays * (1 - decay**readings))) / (1 - decay)
 
 
@@ -59,6 +60,7 @@ def per_row(group: NDArray[np.int64], value: NDArray[np.float64], means: Sequenc
     """Return the whole number of readings of each row, (n,).
 
     The fraction of a group's mean becomes one more reading of that fraction of its rows, those of the highest value.
+    Fractions of readings are rounded over all groups, so that the sum is exact.
 
     Args:
         group: (n,) number of each row's group.
@@ -66,10 +68,10 @@ def per_row(group: NDArray[np.int64], value: NDArray[np.float64], means: Sequenc
         means: mean number of readings of each group.
     """
     found = np.zeros(len(group), np.int64)
-    for number, mean in enumerate(means):
-        rows = np.flatnonzero(group == number)
-        more = round((mean - int(mean)) * len(rows))
-        best = rows[np.argsort(-value[rows], kind="stable")[:more]]
-        found[rows] = int(mean)
-        found[best] += 1
+    groups = [np.flatnonzero(group == number) for number in range(len(means))]
+    ends = np.floor(np.cumsum([mean * len(rows) for mean, rows in zip(means, groups, strict=True)]) + 0.5)
+    for rows, total in zip(groups, np.diff(ends, prepend=0).astype(np.int64).tolist(), strict=True):
+        if len(rows):
+            found[rows], more = divmod(total, len(rows))
+            found[rows[np.argsort(-value[rows], kind="stable")[:more]]] += 1
     return found

@@ -6,6 +6,9 @@ rejected pairs, was chosen on one half of each pool and is shown on the other.
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from open_diht.pipelines.driver.repeats import DELAYS, allotted, per_row
+from open_diht.pipelines.driver.repeats import DELAYS, allotted, per_row, worth
 from open_diht.study.claims.described import described, track_of
 from open_diht.study.claims.pools import open_pool, web_held
 from open_diht.study.data import Data, web_set
-from open_diht.study.rows import CPU, TUNING, Arm
+from open_diht.study.rows import CPU, TUNING, Arm, Row
 from open_diht.study.training import Pairs, trained, vocabulary
 
 ABOUT = Path(__file__).with_name("select.yaml")
@@ -107,3 +110,41 @@ def _half(name: str, data: Data, side: int | None, half: int) -> tuple[Pairs, ND
     rows = np.flatnonzero(np.random.default_rng(_SEED).permutation(len(pool.verdict)) % 2 == half)
     pairs = pool.pairs.take(rows)
     return pairs, pool.verdict[rows], vocabulary(pairs.captions)
+
+
+def fitted(rows: Sequence[Row]) -> tuple[float, float]:
+    """Fit the constants of the law to the rows that tune it.
+
+    The logarithm of the rank is taken to fall linearly with that of the worth of the samples, with a line of its own
+    for each pool and test set.
+
+    Args:
+        rows: The claim's rows.
+
+    Returns:
+        The delay of rejected pairs, and the readings that halve the worth of a pair, both of least squares on a grid.
+    """
+    tuning = [row for row in rows if row.arm.settings.get("stage") == TUNING]
+    count: dict[str, tuple[float, float]] = {}
+    series: dict[tuple[str, str], list[tuple[tuple[float, float], float]]] = {}
+    for row in tuning:
+        if row.arm.arm == "delay-99":
+            kept = row.arm.budget / row.notes["repeats"]
+            whole = next(r.notes["pairs"] for r in tuning if (r.arm.pool, r.arm.arm) == (row.arm.pool, "delay-0"))
+            count[row.arm.pool] = (kept, whole - kept)
+    for row in tuning:
+        readings = (row.notes["repeats"], row.notes["repeats_of_rejected"])
+        for name in ("flickr8k-dev", "web-held"):
+            point = (readings, math.log(row.metrics[f"{name}/t2i/gm_rank"]))
+            series.setdefault((row.arm.pool, name), []).append(point)
+
+    def unexplained(constants: tuple[float, float]) -> float:
+        delay, halves = constants
+        total = 0.0
+        for (pool, _), points in series.items():
+            x = [math.log(worth(count[pool], (0.0, delay), readings, halves)) for readings, _ in points]
+            y = [value for _, value in points]
+            total += float(np.polyfit(x, y, 1, full=True)[1].sum())
+        return total
+
+    return min(itertools.product(np.arange(0, 8.1, 0.5).tolist(), np.arange(0.5, 8.1, 0.5).tolist()), key=unexplained)

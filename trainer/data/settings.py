@@ -72,7 +72,7 @@ class DataSettings:
     one uid of 32 hex digits per line. A sample's uid is the `uid` of its JSON, else its key up to
     the first `-`. The run reports how many uids are missing from the shards. Empty: all samples."""
     selection: str = ""
-    """The same with repeats, instead of `subset`: a folder of `make select`, its `selection.npy`, or another file whose
+    """Uids with repeats, instead of `subset`: a folder of `make select`, its `selection.npy`, or another file whose
     uids occur as often as an epoch reads their samples. A held-out part is read once. Empty: no selection."""
     captions: Literal["first", "random"] = "first"
     """first: a sample's caption is its `.txt`. random: a caption drawn from the list `captions_field`
