@@ -1,7 +1,7 @@
 """How often a training of n samples should read each row: the law of decaying usefulness.
 
 A pair teaches less each time it is read (Goyal et al., CVPR 2024, "Scaling Laws for Data Filtering").
-Let a kept row's first reading be worth 1, and let the worth halve every `HALVES` readings. A row that the
+Let a kept row's first reading be worth 1, and let the worth halve with every `HALVES` readings. A row that the
 cascade rejects is worth as much as a kept row that was already read `delay` times. The best
 allotment gives every reading the same worth at the end. So all groups share one level t, and a
 group is read t - delay times: rejected rows enter after `delay` readings of the kept ones, and from
@@ -17,8 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 
 DELAYS = {"complexity": 2.0, "action": 2.0, "text_spotting": 2.0}
 """Readings of the kept rows that come before the first one of rows rejected for a reason."""
-HALVES = 2.5
-"""Readings after which the worth of a row is halved."""
+HALVES = 1.0
+"""Number of readings after which the worth of a row is halved."""
 ORIGIN = "fitted on one half of the study's pools with small models (docs/howto/select.md#constants)"
 """Where these constants come from."""
 

@@ -72,7 +72,7 @@ def before_main() -> None:
     """Do nothing; see `run_command`. There are no workers to prepare."""
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.driver.select") -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "open-diht select") -> int:
     """Run the command line and return the exit status.
 
     Args:
@@ -198,7 +198,7 @@ def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
         yield f"  {why:22} {n:>12,} rows  never chosen"
     for name, more in gain.items():
         yield f"expected worth of the samples: {more:+.1%} against {name} read equally often"
-    yield f"delays, and a worth that halves every {HALVES:g} readings, were {ORIGIN}"
+    yield f"delays, and a worth that halves after {HALVES:g} reading, were {ORIGIN}"
     data = folder if indexed else layout.root if sharded else "the shards that hold these uids"
     if only_kept and options.rows is None:
         yield "rejected rows have no image in shards/: to reach them, filter tars with --export index, or --rows all"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from open_diht.pipelines.driver.repeats import DELAYS
+from open_diht.pipelines.driver.repeats import DELAYS, HALVES
 from open_diht.study.claims import select
-from open_diht.study.rows import TUNING
+from open_diht.study.rows import TUNING, Rows
+from open_diht.study.tables import TABLES, lines
 from tests.study.claims.test_cat import Few
 
+REPOSITORY = Path(__file__).resolve().parents[3]
 VERDICTS = np.array(["kept", "action", "kept", "text_spotting", "complexity"] * 4)
 
 
@@ -40,3 +43,24 @@ def test_tuned_and_reported_rows_share_no_pair_no_test_and_no_seed() -> None:
     assert set(items) == {f"{name}/{way}" for name in ("flickr8k-test", "web-held") for way in ("t2i", "i2t")}
     assert len(items["web-held/t2i"]) == 20 and metrics["web-held/t2i/gm_rank"] >= 1
     assert notes["repeats"] - notes["repeats_of_rejected"] == pytest.approx(DELAYS["action"], abs=0.05)
+
+
+def test_the_constants_are_what_the_committed_rows_give() -> None:
+    delay, halves = select.fitted(Rows(REPOSITORY / "study" / "results").read("select"))
+    assert set(DELAYS.values()) == {delay} and halves == HALVES
+
+
+def test_the_page_has_the_changes_of_the_committed_rows() -> None:
+    found = lines(Rows(REPOSITORY / "study" / "results"), TABLES["select"], "cpu")
+    page = (REPOSITORY / "docs" / "howto" / "select.md").read_text(encoding="utf-8")
+    changes = {(line.items, line.pool, line.budget, line.a): line for line in found}
+    within = [line for line in found if line.a == "all" and line.found[0].difference <= 3]
+    assert len(found) == 24 and f"{len(within)} of 12 comparisons" in page
+    for (items, pool, budget, a), line in changes.items():
+        kept = changes[items, pool, budget, "kept"]
+        if a == "all":
+            both = " | ".join(
+                f"{x.difference:+.1f} [{x.low:+.1f}, {x.high:+.1f}]" for x in (line.found[0], kept.found[0])
+            )
+            row = f"| {items.removesuffix('/t2i')} | {pool} | {budget:,} | {line.repeats:.1f} | {both} |"
+            assert row in page
