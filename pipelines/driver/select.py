@@ -145,8 +145,6 @@ def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
         raise WrongUse(f"--delay {min(unknown)}: no row that may be chosen has this reason (there are: {found})")
     delay = np.array([0.0, *(delays[name] for name in rows.groups[1:])])
     group, value = (rows.group, rows.columns[:, 0]) if not by else _by_columns(rows, list(by.values()))
-    if not rows.rows.sum():
-        raise WrongUse(f"OUTPUT {layout.root} has no row that may be chosen; see {layout.root / 'report.html'}")
     if by:  # the others share the mean delay of the rejected rows
         rejected = rows.rows[1:]
         delay = np.array([0.0, float(rejected @ delay[1:]) / max(1, rejected.sum())])
@@ -154,8 +152,8 @@ def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
     count = np.bincount(group, minlength=len(names))
     if options.samples > options.cap * count.sum():
         raise WrongUse(
-            f"SAMPLES={options.samples:,} reads each of {count.sum():,} rows {options.samples / count.sum():.1f} times "
-            f"on average, more than --cap {options.cap:g}: lower SAMPLES, raise --cap, or filter more data"
+            f"SAMPLES={options.samples:,} of {count.sum():,} rows is more than --cap {options.cap:g} allows "
+            f"({options.cap * count.sum():,.0f}): lower SAMPLES, raise --cap, or filter more data"
         )
     means = allotted(count, delay, options.samples, options.cap)
     repeats = per_row(group, value, means.tolist())
@@ -232,7 +230,7 @@ def _decided(layout: Layout) -> tuple[Plan, list[str], str]:
 
 def _numbers(option: str, texts: Sequence[str], default: float | None = None) -> dict[str, float]:
     """Parse NAME=N. Raises `WrongUse`."""
-    found = {}
+    found: dict[str, float] = {}
     for text in filter(None, texts):
         name, sign, value = text.partition("=")
         try:
@@ -258,7 +256,8 @@ def _candidates(
     Raises:
         WrongUse: a column is missing or holds no numbers.
     """
-    groups, left_out, parts = (KEPT, *delays), Counter[str](), []
+    groups, left_out = (KEPT, *delays), Counter[str]()
+    parts: list[tuple[NDArray[Any], ...]] = []
     for tar, (first, names) in enumerate(tars_of(plan, units).items() if indexed else [("", units)]):
         index = load(io.BytesIO(read_bytes(layout.index(first)))) if indexed else None
         for unit in names:
@@ -285,15 +284,13 @@ def _candidates(
                 uid = np.frombuffer(bytes.fromhex("".join(table["uid"].to_pylist())), ">u8").astype("<u8").view(_PAIR)
                 here = place >= 0
                 parts.append((uid[here], group[here], np.stack(values, 1)[here], place[here], np.full(here.sum(), tar)))
-    uid, group, columns, place, tars = (
-        (np.concatenate(one) for one in zip(*parts, strict=True))
-        if parts
-        else (np.zeros(0, _PAIR), np.zeros(0, np.int64), np.zeros((0, 1)), np.zeros(0, np.int64), np.zeros(0, np.int64))
-    )
+    if not any(len(part[0]) for part in parts):
+        raise WrongUse(f"OUTPUT {layout.root} has no row that may be chosen; see {layout.root / 'report.html'}")
+    uid, group, columns, place, tars = (np.concatenate(one) for one in zip(*parts, strict=True))
     order = np.lexsort((uid["f1"], uid["f0"]))
     # A uid selects all rows that have it, so it must be that of one.
     same = uid[order][1:] == uid[order][:-1]
-    once = order[~(np.append(same, False) | np.insert(same, 0, False))] if len(order) else order
+    once = order[~(np.append(same, False) | np.insert(same, 0, False))]
     left_out["uid of several rows"] += len(order) - len(once)
     there = [number for number in range(len(groups)) if not number or (group[once] == number).any()]
     return Candidates(
