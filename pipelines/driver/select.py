@@ -14,7 +14,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -166,9 +165,8 @@ def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
         np.save(file, np.repeat(uids, times))
     text = [f"{high:016x}{low:016x}" for high, low in uids.tolist()]
     publish_table(folder / "selection.parquet", pa.table({"uid": text, "repeats": pa.array(times, pa.int32())}))
-    arms = {"all rows": _all(count, options.samples), "the kept rows": _first(count, options.samples)}
-    ours = worth(count, delay, means)
-    gain = {name: ours / worth(count, delay, arm) - 1 for name, arm in arms.items() if not only_kept}
+    ours, others = worth(count, delay, means), {} if only_kept else _others(count, options.samples)
+    gain = {name: ours / worth(count, delay, other) - 1 for name, other in others.items()}
     about = {
         "preset": preset,
         "samples": int(repeats.sum()),
@@ -184,7 +182,7 @@ def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
         "gain": gain,
         "left_out": dict(rows.left_out),
     }
-    publish_bytes(folder / "selection.html", _page(about, count, delay, options).encode())
+    publish_bytes(folder / "selection.html", _page(about, count, delay, options.cap).encode())
     publish_json(folder / "selection.json", about)
     yield (
         f"{chosen.sum():,} of {count.sum():,} rows, each read up to {repeats.max()} times, make {repeats.sum():,} "
@@ -195,7 +193,7 @@ def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
     for why, n in sorted(rows.left_out.items()):
         yield f"  {why:22} {n:>12,} rows  never chosen"
     for name, more in gain.items():
-        yield f"expected worth of the samples: {more:+.1%} against {name} read equally often"
+        yield f"expected worth of the samples: {more:+.1%} against {name}, each read equally often"
     yield f"delays, and a worth that halves after {HALVES:g} reading, were {ORIGIN}"
     data = folder if indexed else layout.root if sharded else "the shards that hold these uids"
     if only_kept and options.rows is None:
@@ -381,27 +379,23 @@ def _write_indexes(
     publish_json(folder / "index" / "manifest.json", {"samples": int(chosen.sum()), "shards": shards})
 
 
-def _all(count: NDArray[np.int64], samples: int) -> NDArray[np.float64]:
-    return np.full(len(count), samples / count.sum())
+def _others(count: NDArray[np.int64], samples: float) -> dict[str, NDArray[np.float64]]:
+    """Return the mean readings of each group (groups,) if all rows are read equally often, or kept rows alone."""
+    found = {"all rows": np.full(len(count), samples / count.sum())}
+    if count[0]:
+        found["the kept rows"] = np.array([samples / count[0], *[0.0] * (len(count) - 1)])
+    return found
 
 
-def _first(count: NDArray[np.int64], samples: int) -> NDArray[np.float64]:
-    """Return the readings if only the first group is read."""
-    return np.array([samples / max(1, count[0]), *[0.0] * (len(count) - 1)])
-
-
-def _page(about: Mapping[str, Any], count: NDArray[np.int64], delay: NDArray[np.float64], options: Any) -> str:
+def _page(about: Mapping[str, Any], count: NDArray[np.int64], delay: NDArray[np.float64], cap: float) -> str:
     """Return the page with the chart of the trade-off."""
-    budgets = count.sum() * np.geomspace(0.1, options.cap, 25)
-    arms = {
-        "selected": lambda n: allotted(count, delay, n, options.cap),
-        "all rows": lambda n: _all(count, n),
-        "kept rows": lambda n: _first(count, n),
-    }
-    series = [
-        Series(name, [Point(n / 1e3, y := worth(count, delay, of(n)) / 1e3, y, y) for n in budgets.tolist()])
-        for name, of in arms.items()
-    ]
-    ticks = sorted({float(f"{n / 1e3:.1g}") for n in islice(budgets.tolist(), 0, None, 6)} | {about["samples"] / 1e3})
+    budgets = (count.sum() * np.geomspace(0.1, cap, 25)).tolist()
+    lines: dict[str, list[Point]] = {}
+    for n in budgets:
+        for name, readings in {"selected": allotted(count, delay, n, cap), **_others(count, n)}.items():
+            y = worth(count, delay, readings) / 1e3
+            lines.setdefault(name, []).append(Point(n / 1e3, y, y, y))
+    series = [Series(name, points) for name, points in lines.items()]
+    ticks = sorted({float(f"{n / 1e3:.1g}") for n in budgets[::6]} | {about["samples"] / 1e3})
     chart = line_chart("Worth of a training", "samples seen, thousands", "worth, thousands", series, ticks)
     return render_page(__package__, "select.html.j2", about=about, chart=chart)
