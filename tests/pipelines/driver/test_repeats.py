@@ -22,7 +22,7 @@ def test_no_other_allotment_is_worth_more(groups, fraction, data):
     ours = allotted(rows, delays, samples, CAP)
     assert rows @ ours == pytest.approx(samples) and (ours >= 0).all() and (ours <= CAP).all()
     others = np.array(data.draw(st.lists(st.floats(0, CAP), min_size=len(rows), max_size=len(rows))))
-    if rows @ others > 0:
+    if rows @ others > 1e-6:
         others *= samples / (rows @ others)  # as many samples
         if (others <= CAP).all():
             assert worth(rows, delays, ours) >= worth(rows, delays, others) * (1 - 1e-9)

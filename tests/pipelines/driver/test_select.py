@@ -143,8 +143,8 @@ def damaged(output: Path, folder: Path, how: str) -> Path:
     [
         ("none", (), r"holds no output of `make filter`; name one"),
         ("unfinished", (), r"holds no decisions of a finished run; run the same `make filter` again"),
-        ("undecided", (), r"1 of 4 units are not decided; run the same"),
-        ("mixed", (), r"1 of 4 units were decided by another preset .*; run the same .*, with one preset"),
+        ("undecided", (), r"1 of 5 units are not decided; run the same"),
+        ("mixed", (), r"1 of 5 units were decided by another preset .*; run the same .*, with one preset"),
         ("", ("--samples", "0"), "--samples: .*0"),
         ("", ("--samples", "many"), "--samples: .*many"),
         ("", ("--samples", "721"), r"721 of 60 rows is more than --cap 12 allows \(720\): lower SAMPLES, raise --cap"),
