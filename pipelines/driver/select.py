@@ -71,7 +71,7 @@ def before_main() -> None:
     """Do nothing; see `run_command`. There are no workers to prepare."""
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "open-diht select") -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.driver.select") -> int:
     """Run the command line and return the exit status.
 
     Args:
@@ -399,3 +399,7 @@ def _page(about: Mapping[str, Any], count: NDArray[np.int64], delay: NDArray[np.
     ticks = sorted({float(f"{n / 1e3:.1g}") for n in budgets[::6]} | {about["samples"] / 1e3})
     chart = line_chart("Worth of a training", "samples seen, thousands", "worth, thousands", series, ticks)
     return render_page(__package__, "select.html.j2", about=about, chart=chart)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
