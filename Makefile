@@ -15,6 +15,7 @@ TEACHER ?=#  efficientnet-lite0, swag-vit-h14, timm:NAME, torchvision:NAME or op
 WEIGHTS ?=#  file of the teacher's weights, which you download; the default teacher's are installed
 CONFIG  ?=#  tiny, vit-b-32, vit-b-16, vit-l-14, vit-l-14-336, or a YAML file [tiny]
 WORKDIR ?=#  folder or URL of checkpoints, logs and model; the same one again resumes [out/train]
+SAMPLES ?=#  of make select: samples that the training will see
 MODEL   ?=#  an exported folder, an architecture of open_clip, or reference [reference]
 TASKS   ?=#  of make bench: demo, diht29, a YAML file, or names of tasks [demo]
 TASK    ?=#  of make bench-data: what to fetch: demo, diht29, names of tasks, or reference
@@ -71,6 +72,8 @@ view: ## Look at an output, finished or not, on a local web page (OUTPUT PRESET)
 	$(call run,view,view,output=OUTPUT preset=PRESET)
 pilot: ## Filter a random sample and forecast the whole (as filter; UNITS TEACHER)
 	$(call run,pilot,$(DOWNLOAD) $(SCORE) $(if $(TEACHER),train),$(WHAT) units=UNITS teacher=TEACHER weights=WEIGHTS)
+select: ## Choose rows and repeats for a training of n samples (OUTPUT SAMPLES)
+	$(call run,select,,output=OUTPUT samples=SAMPLES)
 concepts: ## Make concept targets of filtered data (DATA TEACHER WEIGHTS OUTPUT RUNNER)
 	$(call run,concepts,train,data=DATA output=OUTPUT teacher=TEACHER weights=WEIGHTS $(WHERE))
 train: ## Train a model on filtered data (DATA CONFIG WORKDIR)

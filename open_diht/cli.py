@@ -53,6 +53,10 @@ COMMANDS = {
         "open_diht.pipelines.pilot.command",
         check="open_diht.pipelines.pilot.options",
     ),
+    "select": Command(
+        "choose rows and repeats of a filtered data set, for a number of samples",
+        "open_diht.pipelines.driver.select",
+    ),
     "concepts": Command(
         "make concept targets of filtered data; options after -- are for the heads (-- --help lists them)",
         "open_diht.pipelines.concepts.cli",

@@ -57,6 +57,7 @@ TABLES = {
         "negatives", tuple((f"beta-{beta}", "beta-0") for beta in ("0.25", "0.5", "1")), (RANK, R10), "t2i"
     ),
     "fewshot": Table("fewshot", (("probe", "random-init"), ("probe", ZERO_SHOT)), (HITS,), "correct"),
+    "select": Table("select", (("selected", "all"), ("selected", "kept")), (RANK, R10), "t2i"),
     "weak-text": Table("fewshot", (("text-or-zero", "probe"),), (HITS,), "correct"),
 }
 """The tables by their names on the page: one for each claim, and one for the method for weak text."""

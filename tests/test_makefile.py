@@ -68,6 +68,7 @@ def test_the_help_fits_a_screen_and_names_every_target_and_variable() -> None:
         ("concepts RUNNER=dask", "train dask"),
         ("pilot TEACHER=swag-vit-h14", "train"),
         ("view", "view"),
+        ("select SAMPLES=9", ""),
         ("bench", "eval"),
         ("compare A=x B=y", "eval"),
         ("study", "download train eval"),

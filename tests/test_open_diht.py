@@ -75,6 +75,7 @@ def as_module(module: str, *arguments: str) -> None:
         ("view", ["OUTPUT=/data/cat", "PRESET=strict", "ARGS=--port 8000"],
          ["--output", "/data/cat", "--preset", "strict", "--port", "8000"]),
         ("pilot", ["UNITS=5"], ["--units", "5"]),
+        ("select", ["OUTPUT=/data/cat", "SAMPLES=9"], ["--output", "/data/cat", "--samples", "9"]),
         ("concepts", [], []),
         ("train", [], []),
         ("train", ["CONFIG=vit-b-32", "ARGS=loss.beta=0.5"], ["--config", "vit-b-32", "loss.beta=0.5"]),
@@ -94,7 +95,8 @@ def test_a_command_is_what_its_target_is(
 
 
 def test_every_target_that_is_named_alike_has_its_command() -> None:
-    wanted = {"filter", "view", "pilot", "concepts", "train", "bench", "bench-data", "compare", "study", "study-data"}
+    wanted = {"filter", "view", "pilot", "select", "concepts", "train"}
+    wanted |= {"bench", "bench-data", "compare", "study", "study-data"}
     assert set(cli.COMMANDS) == wanted | {"weights"}, "targets fetch the weights where they need them"
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     assert all(re.search(rf"^{name}:.* ## ", makefile, re.MULTILINE) for name in wanted)

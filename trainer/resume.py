@@ -30,8 +30,8 @@ from open_diht.trainer.step import Skipped
 from open_diht.trainer.workdir import CHECKPOINTS, checkpoints_at, spool
 
 MAY_CHANGE = (
-    "data.sources", "data.features", "data.subset", "data.skip", "data.workers", "data.prefetch", "data.stall_s",
-    "data.index_folder",
+    "data.sources", "data.features", "data.subset", "data.selection", "data.skip", "data.workers",
+    "data.prefetch", "data.stall_s", "data.index_folder",
     "data.cache_folder", "data.cache_gib", "data.max_bad_share", "concepts.path", "model.compile",
     "model.gradient_checkpointing", "loss.implementation", "loss.chunk", "schedule.micro_batches", "run.device",
     "run.threads", "run.timeout_s", "run.max_nonfinite", "run.tf32", "run.deterministic", "log.", "check.",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -15,12 +16,14 @@ SCRIPT = Path(__file__).with_name("kill_runs.py")
 SEED = random.SystemRandom().randrange(10**6)
 
 
-def settings(tiny_values: Callable[..., dict[str, Any]], targets: Path, workers: int) -> dict[str, Any]:
+def settings(
+    tiny_values: Callable[..., dict[str, Any]], targets: Path, workers: int, selection: str = ""
+) -> dict[str, Any]:
     """12 steps of 16 over 96 pairs less some held out: three epochs of 5 batches; a checkpoint each 3 steps. What has a
     state of its own is switched on: concept heads, dropped patches, an average of the weights, checks in between."""
     return tiny_values(
         model={"patch_dropout": 0.5},
-        data={"workers": workers, "split": {"holdout": 0.1}},
+        data={"workers": workers, "split": {"holdout": 0.1}, "selection": selection},
         concepts={"path": str(targets)},
         schedule={"samples": 12 * 16, "micro_batches": 2},
         run={"ema": 0.9, "max_nonfinite": 2},
@@ -33,9 +36,11 @@ def settings(tiny_values: Callable[..., dict[str, Any]], targets: Path, workers:
 def killed_and_calm(tiny_values, targets, tmp_path, forks):
     """Runs `kill_runs.py`; returns what it found."""
 
-    def compare(world: int, workers: int, kills: int, how: str) -> dict[str, Any]:
-        config = tmp_path / "config.yaml"
-        config.write_text(yaml.safe_dump(settings(tiny_values, targets, workers)))
+    def compare(world: int, workers: int, kills: int, how: str, times: Sequence[int] = ()) -> dict[str, Any]:
+        config, selection = tmp_path / "config.yaml", tmp_path / "selection.npy"
+        np.save(selection, np.repeat(np.array([(0, number) for number in range(len(times))], "u8,u8"), times))
+        values = settings(tiny_values, targets, workers, str(selection) if len(times) else "")
+        config.write_text(yaml.safe_dump(values))
         arguments = (str(config), tmp_path, world, kills, SEED, how)
         status = forks.wait(forks.start(str(SCRIPT), "kill_and_compare", *arguments, said=tmp_path / "compared.txt"))
         said = "".join(path.read_text()[-3000:] for path in sorted(tmp_path.glob("*.txt")))
@@ -52,11 +57,13 @@ def equal(found: dict[str, Any]) -> bool:
 
 @pytest.mark.kill
 @pytest.mark.slow
-@pytest.mark.parametrize(("world", "workers"), [(1, 2), (2, 0)])
-def test_killed_at_a_random_step_with_a_torn_checkpoint(world, workers, killed_and_calm):
-    """It goes on from the checkpoint before, across the border of an epoch at step 5 or 10. The test that kills again
-    and again has all four pairs of numbers."""
-    found = killed_and_calm(world, workers, 1, "tear")
+@pytest.mark.parametrize(
+    ("world", "workers", "times"), [(1, 2, [3, 0, 1, 1] * 24), (2, 0, [])], ids=["selection", "all"]
+)
+def test_killed_at_a_random_step_with_a_torn_checkpoint(world, workers, times, killed_and_calm):
+    """It goes on from the checkpoint before, across the border of an epoch at step 5 or 10 (of a selection with up to
+    three repeats: 6). The test that kills again and again has all four pairs of numbers."""
+    found = killed_and_calm(world, workers, 1, "tear", times)
     assert equal(found), (SEED, found)
     assert len(found["damaged"]) == 1 and found["killed_at"][0] >= 7, (SEED, found)
 

@@ -215,7 +215,8 @@ class ShardLoader(Loader):
         device: torch.device = CPU,
     ):
         part = RankBatches(batch_size=batch_size, rank=rank, world=world, seed=seed)
-        self.subset = open_subset(settings.subset) if settings.subset else None
+        chosen = settings.subset or settings.selection
+        self.subset = open_subset(chosen, repeats=bool(settings.selection)) if chosen else None
         """The uids of the samples to read; None: all samples."""
         self.found = Found(self.subset) if self.subset is not None and not opened else None
         """Counts which uids are in the shards; None without a subset or with `opened`."""
@@ -225,7 +226,7 @@ class ShardLoader(Loader):
         settings = replace(settings, streams=self.streams)
         _require_cache(settings, self.sources, self.streams, world)
         order = EpochOrder(
-            [[shard.samples for shard in source.shards] for source in self.sources],
+            [[shard.rounds or (shard.samples,) for shard in source.shards] for source in self.sources],
             weights=_weights(settings),
             total=settings.samples_per_epoch,
             seed=seed,
@@ -258,12 +259,12 @@ class ShardLoader(Loader):
             line
             for setting, source in zip(self._settings.sources, self.sources, strict=True)
             for line in (f"source {setting.weight}", *(f"{shard.sha256} {shard.samples}" for shard in source.shards))
-        ] + ([] if self.subset is None else [f"subset {self.subset.digest}"])
+        ] + ([] if self.subset is None else [self.subset.contents])
 
     @property
     def remarks(self) -> Sequence[str]:
         """A line about how many uids of the subset are in the shards, if there is a subset."""
-        return [] if self.found is None else [f"data.subset {self._settings.subset}: {self.found}"]
+        return [] if self.found is None else [f"{self._settings.chosen_by}: {self.found}"]
 
     def close(self) -> None:
         """End the workers and close the shards."""

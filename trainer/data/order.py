@@ -6,6 +6,7 @@ sizes of the shards and the permutations of the windows in use, nothing of the s
 - A *pass* is one permutation of a source: its shards are permuted and concatenated; the sequence is cut into `streams`
   equal ranges, and each range into windows of `window` samples; each window is permuted.
 - The draws of a pass take the streams in turn: draw j takes the next sample of stream j mod streams.
+- With repeats a pass is a sequence of rounds, each a permutation as above of the samples that are in it.
 - Several sources are interleaved evenly by counts, see `interleave`.
 
 Permutations are the sort order of raw bits of PCG64, which NumPy keeps stable (its `permutation` may change).
@@ -105,53 +106,63 @@ class _Recent:
 class SourceOrder:
     """An infinite sequence of draws from one source: pass after pass, with every sample once in each.
 
+    A shard with several sizes has its rows grouped by rounds: a pass takes the first group of all shards, then the
+    second of all, and so on.
+
     Args:
-        sizes: number of samples of each shard.
+        sizes: number of samples of each shard, or (shards, rounds) numbers.
         seed: seed of the permutations.
         source: number of the source, which also seeds them.
         window: samples of a shuffle window; 0: shards and samples in their order.
         streams: number of ranges of a pass that are read in parallel.
     """
 
-    def __init__(self, sizes: Sequence[int], *, seed: int, source: int, window: int, streams: int):
-        self._sizes = np.asarray(sizes, np.int64)
-        self.size = int(self._sizes.sum())
+    def __init__(self, sizes: Sequence[int | Sequence[int]], *, seed: int, source: int, window: int, streams: int):
+        self._sizes = np.atleast_2d(np.asarray(sizes, np.int64).T)  # (rounds, shards)
+        self._before = np.cumsum(self._sizes, axis=0) - self._sizes  # rows of each shard in earlier rounds
+        self._ends = np.cumsum(self._sizes.sum(axis=1))
+        self.size = int(self._ends[-1])
         self._seed, self._source, self._window = seed, source, window
         self._streams = streams if window else 1  # without a shuffle, the order of the shards
-        per_stream = (self.size - np.arange(self._streams) + self._streams - 1) // self._streams  # equal up to one
-        self._bounds = np.concatenate([[0], np.cumsum(per_stream)])
+        totals = self._sizes.sum(axis=1)[:, None]
+        per_stream = (totals - np.arange(self._streams) + self._streams - 1) // self._streams  # equal up to one
+        self._bounds = np.pad(np.cumsum(per_stream, axis=1), ((0, 0), (1, 0)))  # (rounds, streams + 1)
         self._shards, self._windows = _Recent(4), _Recent(2 * self._streams + 2)
 
     def draw(self, draws: Integers) -> tuple[Integers, Integers, Integers]:
         """Return the shard, the row in it and the stream of each draw; draws are counted over all passes."""
         shards, rows = np.empty_like(draws), np.empty_like(draws)
         passes, places = np.divmod(draws, self.size)
+        rounds = np.searchsorted(self._ends, places, side="right")
+        places -= np.concatenate([[0], self._ends])[rounds]
+        passes = passes * len(self._ends) + rounds
         streams, offsets = places % self._streams, places // self._streams
         for number in np.unique(passes).tolist():
-            here = passes == number
-            physical = self._bounds[streams[here]] + self._shuffled(number, streams[here], offsets[here])
-            order = self._shard_order(number)
-            ends = np.cumsum(self._sizes[order])
+            here, of_round = passes == number, number % len(self._ends)
+            begins = self._bounds[of_round][streams[here]]
+            physical = begins + self._shuffled(number, streams[here], offsets[here])
+            order, sizes = self._shard_order(number), self._sizes[of_round]
+            ends = np.cumsum(sizes[order])
             at = np.searchsorted(ends, physical, side="right")  # place of the shard in the permuted order
             shards[here] = order[at]
-            rows[here] = physical - (ends[at] - self._sizes[order][at])
+            rows[here] = physical - (ends[at] - sizes[order][at]) + self._before[of_round][order[at]]
         return shards, rows, streams
 
     def _shard_order(self, number: int) -> Integers:
         if not self._window:
-            return np.arange(len(self._sizes))
+            return np.arange(self._sizes.shape[1])
         seed = (self._seed, 1, self._source, number)
-        return self._shards.get(number, partial(permutation, len(self._sizes), *seed))
+        return self._shards.get(number, partial(permutation, self._sizes.shape[1], *seed))
 
     def _shuffled(self, number: int, streams: Integers, offsets: Integers) -> Integers:
         if not self._window:
             return offsets
         result = np.empty_like(offsets)
-        blocks = offsets // self._window
+        blocks, bounds = offsets // self._window, self._bounds[number % len(self._ends)]
         for stream, block in {*zip(streams.tolist(), blocks.tolist(), strict=True)}:  # each window once
             here = (streams == stream) & (blocks == block)
             first = block * self._window
-            size = min(self._window, int(self._bounds[stream + 1] - self._bounds[stream]) - first)
+            size = min(self._window, int(bounds[stream + 1] - bounds[stream]) - first)
             seed = (self._seed, 2, self._source, number, stream, block)
             order = self._windows.get(seed, partial(permutation, size, *seed))
             result[here] = first + order[offsets[here] - first]
@@ -211,7 +222,7 @@ class EpochOrder:
 
     def __init__(
         self,
-        sizes: Sequence[Sequence[int]],
+        sizes: Sequence[Sequence[int | Sequence[int]]],
         *,
         weights: Sequence[float] | None,
         total: int | None,

@@ -28,7 +28,7 @@ from open_diht.trainer.data.decode import UndecodableImage, decode
 from open_diht.trainer.data.errors import ConceptMismatch, Kind, ShardLost, ShardMismatch, TooManyBad
 from open_diht.trainer.data.order import EpochOrder, RankBatches, mixed
 from open_diht.trainer.data.settings import DataSettings
-from open_diht.trainer.data.shards import OpenSource, Shard, load, selected, shards_in_use, store_of
+from open_diht.trainer.data.shards import OpenSource, Shard, load, rows_to_read, shards_in_use, store_of
 from open_diht.trainer.data.store import is_remote
 from open_diht.trainer.data.subset import Subset
 
@@ -120,7 +120,7 @@ class _Opened:
     """File descriptor of the tar; None if it is remote, because the cache could not free an open file."""
     index: ShardIndex
     rows: npt.NDArray[np.int64]
-    """Rows of the index to read: those in the part of the split and in the subset."""
+    """Rows of the index to read, see `rows_to_read`."""
     concepts: ShardTargets | None
     concept_rows: npt.NDArray[np.int64] | None
     """Row in `concepts` for each row of the index."""
@@ -352,10 +352,7 @@ class Reader:
             raise ShardMismatch(
                 f"shard {shard.file.url} was indexed again while this run read it; run the same command to resume"
             )
-        chosen = selected(index, self._settings.split)
-        if self._subset is not None:
-            chosen &= self._subset.places(index) >= 0
-        rows = np.flatnonzero(chosen)
+        rows, _ = rows_to_read(index, self._settings.split, self._subset)
         concepts = self._concepts[source]
         joined = concepts.shard(index.name, index.identity) if concepts else None
         places = joined.rows(index.keys) if joined else None

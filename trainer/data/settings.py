@@ -71,6 +71,9 @@ class DataSettings:
     """Local file with the uids of the samples to read: DataComp's `subset.npy`, or a text file with
     one uid of 32 hex digits per line. A sample's uid is the `uid` of its JSON, else its key up to
     the first `-`. The run reports how many uids are missing from the shards. Empty: all samples."""
+    selection: str = ""
+    """Uids with repeats, instead of `subset`: a folder of `make select`, its `selection.npy`, or another file whose
+    uids occur as often as an epoch reads their samples. A held-out part is read once. Empty: no selection."""
     captions: Literal["first", "random"] = "first"
     """first: a sample's caption is its `.txt`. random: a caption drawn from the list `captions_field`
     of its JSON, as a function of seed, epoch and position; the `.txt` if it has no such list."""
@@ -114,6 +117,11 @@ class DataSettings:
         return (self.features,) if self.features else tuple(source.path for source in self.sources)
 
     @property
+    def chosen_by(self) -> str:
+        """The setting and the file that choose samples, for messages; empty if all are read."""
+        return next((f"data.{name} {path}" for name in ("subset", "selection") if (path := getattr(self, name))), "")
+
+    @property
     def cache_bytes(self) -> int:
         """`cache_gib` in bytes."""
         return int(self.cache_gib * 2**30)
@@ -124,5 +132,8 @@ class DataSettings:
             raise ValueError("data.sources is empty: name at least one folder of shards, or data.features")
         if self.sources and self.features:
             raise ValueError(f"data.features is {self.features}, and data.sources names shards: leave one of them out")
+        if self.selection and (self.subset or self.features):
+            other = "subset" if self.subset else "features"
+            raise ValueError(f"data.selection chooses samples of shards by itself: leave it or data.{other} out")
         if len({source.weight is None for source in self.sources}) > 1:
             raise ValueError("some data sources have a weight and some have none: give all of them one, or none")

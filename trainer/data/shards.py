@@ -49,9 +49,11 @@ class Shard:
     sha256: str
     """SHA-256 of the tar when it was indexed; `ShardIndex.identity` if only a part of it is read."""
     samples: int
-    """Number of samples in the part of the split that is read."""
+    """Number of samples in the part of the split that is read, each as often as a pass reads it."""
     others: int = 0
     """Number of samples in the other part of the split; 0 if the shard is left out."""
+    rounds: tuple[int, ...] = ()
+    """The part of `samples` in each round of a pass, with a selection; empty: one round."""
     left_out: bool = False
     """True if `data.skip` leaves it out of a run that began with it. Other samples then take its place in the order."""
 
@@ -64,6 +66,8 @@ class ShardFacts(NamedTuple):
     sha256: str
     samples: int
     """Number of samples in the part of the split that is read."""
+    rounds: tuple[int, ...] = ()
+    """See `Shard`."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +90,13 @@ class OpenSource:
     @property
     def other_part(self) -> OpenSource:
         """The source with the samples of the other part of the split."""
-        shards = (replace(shard, samples=shard.others, others=shard.samples) for shard in self.shards)
+        shards = (replace(shard, samples=shard.others, others=shard.samples, rounds=()) for shard in self.shards)
         return replace(self, shards=tuple(shards))
 
     @property
     def facts(self) -> list[ShardFacts]:
         """The facts that a checkpoint stores, in the order of the shards."""
-        return [ShardFacts(shard.file.name, shard.sha256, shard.samples) for shard in self.shards]
+        return [ShardFacts(shard.file.name, shard.sha256, shard.samples, shard.rounds) for shard in self.shards]
 
 
 def open_source(
@@ -108,7 +112,7 @@ def open_source(
         source: the source.
         settings: the section `data`.
         begun: for a resumed run, the shards that it began with, in the order in which it reads them.
-        subset: the uids of `settings.subset`; None: all samples.
+        subset: the uids of `settings.subset` or `settings.selection`; None: all samples.
         found: records which uids of the subset are in the shards.
 
     Raises:
@@ -133,13 +137,13 @@ def open_source(
         problems += index.problems
         good += len(index.rows)
         file = ShardFile(url, index.bytes, index.stamp)
-        chosen = selected(index, settings.split)
-        asked = np.ones(len(chosen), bool)
+        rows, rounds = rows_to_read(index, settings.split, subset)
+        others = np.ones(len(index.rows), bool) if subset is None else (places := subset.places(index)) >= 0
+        others &= ~selected(index, settings.split)
         if subset is not None and found is not None:
-            found.add(places := subset.places(index))
-            asked = places >= 0
-        samples, others = int((asked & chosen).sum()), int((asked & ~chosen).sum())
-        shards.append(Shard(file, place, index.identity, samples, others))
+            found.add(places)
+        of_rounds = rounds if len(rounds) > 1 else ()
+        shards.append(Shard(file, place, index.identity, len(rows), int(others.sum()), of_rounds))
     skipped = set[str]().union(*named.values())
     if begun is not None:
         shards = _as_begun(source.path, shards, begun, settings.skip)
@@ -158,7 +162,7 @@ def open_source(
             f"data.max_bad_share {settings.max_bad_share:.2%}; first: {'; '.join(problems[:3])}"
         )
     if not any(shard.samples for shard in shards):
-        chosen_by = f" with a uid of data.subset {settings.subset}" if settings.subset else ""
+        chosen_by = f" with a uid of {settings.chosen_by}" if settings.chosen_by else ""
         raise BadSource(f"{source.path}: no sample{chosen_by} in part {settings.split.part} of the split")
     return OpenSource(source.path, tuple(shards), dict(bad), tuple(problems), frozenset(skipped))
 
@@ -169,11 +173,13 @@ def _as_begun(path: str, found: Sequence[Shard], begun: Sequence[ShardFacts], sk
     for fact in begun:
         shard = there.pop(fact.name, None)
         if shard is None and fact.name in skip:
-            shard = Shard(ShardFile(fact.name), Path(), fact.sha256, fact.samples, left_out=True)
+            shard = Shard(
+                ShardFile(fact.name), Path(), fact.sha256, fact.samples, rounds=tuple(fact.rounds), left_out=True
+            )
         elif shard is not None and shard.sha256 == fact.sha256 and shard.samples != fact.samples:
             raise BadSource(
                 f"{path}: {shard.samples:,} samples of shard {fact.name} are chosen, but {fact.samples:,} were when "
-                "the run began, because data.subset changed"
+                "the run began, because data.subset or data.selection changed"
             )
         elif shard is None or shard.sha256 != fact.sha256:
             what = "is missing" if shard is None else "has changed"
@@ -264,6 +270,36 @@ def selected(index: ShardIndex, split: Split) -> npt.NDArray[np.bool_]:
         split: the split.
     """
     return on_side(split, index.rows["image_hash"], index.keys)
+
+
+def rows_to_read(
+    index: ShardIndex, split: Split, subset: Subset | None
+) -> tuple[npt.NDArray[np.int64], tuple[int, ...]]:
+    """Return the rows of a shard's index that a pass reads, by round.
+
+    A row that is read r times in a pass of R rounds is in r of them, evenly spaced, beginning with one that depends on
+    its image. So a row is never twice in a round, and rounds are about equally large.
+
+    Args:
+        index: the index of the shard.
+        split: the split. A held-out part is read once.
+        subset: the uids to read; None: all.
+
+    Returns:
+        (samples,) rows of the index, ascending in each round, and the number of them in each round.
+    """
+    repeats = selected(index, split).astype(np.int64)
+    if subset is not None:
+        repeats *= subset.repeats(index)
+    most = 1 if subset is None or split.part == "holdout" else subset.most
+    repeats = np.minimum(repeats, most)
+    begun = (index.rows["image_hash"] % np.uint64(most)).astype(np.int64)
+    # Bresenham's line of slope r / R, shifted by `begun`: a row is in the rounds where it rises.
+    of_rounds = [
+        np.flatnonzero(((number + 1) * repeats + begun) // most > (number * repeats + begun) // most)
+        for number in range(most)
+    ]
+    return np.concatenate(of_rounds), tuple(map(len, of_rounds))
 
 
 def on_side(split: Split, image_hash: npt.NDArray[Any], keys: Sequence[str]) -> npt.NDArray[np.bool_]:

@@ -1,7 +1,8 @@
-"""Choose samples by uid from unchanged shards: `data.subset`.
+"""Choose samples by uid from unchanged shards: `data.subset` and `data.selection`.
 
 A subset is DataComp's `subset.npy`, uids as pairs of unsigned 64-bit numbers, or a text file with one uid
 of 32 hex digits per line. A sorted `.npy` file is searched on the disk, so it may be larger than memory.
+In a selection, which `make select` writes, a uid that occurs r times is read r times an epoch.
 """
 
 from __future__ import annotations
@@ -19,38 +20,80 @@ from open_diht.trainer.data.errors import BadSource
 
 _PAIR = np.dtype("<u8,<u8")
 _CHUNK = 2**20  # uids read at a time
+SELECTION = "selection.npy"
+"""The file of uids in a folder of `make select`."""
 
 
 class Subset:
-    """A set of uids. A pickled copy of a sorted set opens the file again."""
+    """A set of uids, of which a selection's may repeat. A pickled copy of a sorted set opens the file again.
 
-    def __init__(self, path: Path):
-        self._path, self._sorted = path, True
+    Args:
+        path: the file.
+        repeats: whether a uid is read as often as it occurs, as in a selection, instead of once.
+    """
+
+    def __init__(self, path: Path, repeats: bool = False):
+        self._path, self._repeats, sorted_, strictly = path, repeats, True, True
         pairs, digest = _read(path), hashlib.sha256()
         for first in range(0, len(pairs), _CHUNK):
             part = pairs[first : first + _CHUNK + 1]  # and the next one, to compare across chunks
-            self._sorted = self._sorted and _rises(part)
+            below, same = _compared(part)
+            sorted_, strictly = sorted_ and bool(np.all(below | same)), strictly and not same.any()
             digest.update(part[:_CHUNK].astype(_PAIR).tobytes())
-        self._pairs: Any = pairs if self._sorted else np.unique(pairs)
+        self._sorted = sorted_ and (repeats or strictly)
+        self._pairs: Any = pairs if self._sorted else np.sort(pairs) if repeats else np.unique(pairs)
         self.digest = digest.hexdigest()
         """SHA-256 of the uids in the order of the file."""
+        self.uids, self.most = self._counted()
+        """Number of different uids, and how often the most frequent one is read."""
 
     def __len__(self) -> int:
         return len(self._pairs)
 
+    @property
+    def contents(self) -> str:
+        """The line about the set among the contents of a loader."""
+        return f"{'selection' if self._repeats else 'subset'} {self.digest}"
+
+    def _counted(self) -> tuple[int, int]:
+        """Return the number of runs of equal uids, and the length of the longest."""
+        if not self._repeats:
+            return len(self), 1
+        uids = most = 0
+        begin = 0  # of the current run
+        for first in range(0, len(self), _CHUNK):
+            below, _ = _compared(self._pairs[first : first + _CHUNK + 1])
+            starts = np.concatenate([[begin], first + 1 + np.flatnonzero(below)])
+            uids += len(starts) - 1
+            most = max(most, int(np.diff(starts).max(initial=0)))
+            begin = int(starts[-1])
+        return uids + 1, max(most, len(self) - begin)
+
     def places(self, index: ShardIndex) -> npt.NDArray[np.int64]:
         """Return the position in the set of each sample's uid, (n,); -1 if it has none, or one outside the set."""
+        first, pairs = self._bound(index), self._pairs
+        high, low = index.rows["uid_high"], index.rows["uid_low"]
+        there = pairs[np.minimum(first, len(pairs) - 1)]
+        same = (there["f0"] == high) & (there["f1"] == low) & ((high > 0) | (low > 0))  # both 0: no uid
+        return np.where(same, first, -1)
+
+    def repeats(self, index: ShardIndex) -> npt.NDArray[np.int64]:
+        """Return how often an epoch reads each sample, (n,); 0 for samples outside the set."""
+        places = self.places(index)
+        return np.where(places < 0, 0, self._bound(index, after=True) - places if self._repeats else 1)
+
+    def _bound(self, index: ShardIndex, after: bool = False) -> npt.NDArray[np.int64]:
+        """Return the position of the first uid that is not less than each sample's, or with `after` that is greater."""
         high, low, pairs = index.rows["uid_high"], index.rows["uid_low"], self._pairs
         first, last = np.zeros(len(high), np.int64), np.full(len(high), len(pairs), np.int64)
         for _ in range(len(pairs).bit_length()):  # one binary search for all samples
             middle = (first + last) // 2
             there = pairs[np.minimum(middle, len(pairs) - 1)]  # past the end, any value will do
-            below = (there["f0"] < high) | ((there["f0"] == high) & (there["f1"] < low))
+            same = there["f0"] == high
+            below = (there["f0"] < high) | (same & ((there["f1"] <= low) if after else (there["f1"] < low)))
             open_ = first < last
             first, last = np.where(open_ & below, middle + 1, first), np.where(open_ & ~below, middle, last)
-        there = pairs[np.minimum(first, len(pairs) - 1)]
-        same = (there["f0"] == high) & (there["f1"] == low) & ((high > 0) | (low > 0))  # both 0: no uid
-        return np.where(same, first, -1)
+        return first
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_pairs": None if self._sorted else self._pairs}
@@ -66,7 +109,7 @@ class Found:
 
     def __init__(self, subset: Subset):
         self._bits = np.zeros(len(subset) // 8 + 1, np.uint8)
-        self._of, self._samples = len(subset), 0
+        self._of, self._samples = subset.uids, 0
 
     def add(self, places: npt.NDArray[np.int64]) -> None:
         """Record the uids of a shard, given by `Subset.places`."""
@@ -81,21 +124,32 @@ class Found:
         return f"{met:,} of {self._of:,} uids are in {self._samples:,} samples of the shards; {missing:,} are missing"
 
 
-def open_subset(path: str) -> Subset:
-    """Open the subset in a file. Raises `BadSource` if it cannot be read."""
+def open_subset(path: str, repeats: bool = False) -> Subset:
+    """Open the subset or selection in a file.
+
+    Args:
+        path: the file; a folder of `make select` for its `selection.npy`.
+        repeats: see `Subset`.
+
+    Raises:
+        BadSource: it cannot be read.
+    """
+    file = Path(path).absolute()
+    if repeats and file.is_dir():
+        file /= SELECTION
     try:
-        return _opened(Path(path).absolute(), stamp_of(Path(path)))
+        return _opened(file, stamp_of(file), repeats)
     except (OSError, ValueError) as error:
         raise BadSource(
-            f"data.subset {path} cannot be read ({error}); give a local file: .npy of pairs of unsigned 64-bit "
-            "numbers, or text with a uid of 32 hex digits on each line"
+            f"data.{'selection' if repeats else 'subset'} {path} cannot be read ({error}); give a local file: .npy of "
+            "pairs of unsigned 64-bit numbers, or text with a uid of 32 hex digits on each line"
         ) from error
 
 
 @lru_cache(maxsize=1)
-def _opened(path: Path, stamp: str) -> Subset:
+def _opened(path: Path, stamp: str, repeats: bool) -> Subset:
     """Open a subset once, since every check of quality opens the loader's data again."""
-    return Subset(path)
+    return Subset(path, repeats)
 
 
 def _read(path: Path) -> npt.NDArray[Any]:
@@ -117,6 +171,8 @@ def _read(path: Path) -> npt.NDArray[Any]:
     return np.asarray(pairs)
 
 
-def _rises(pairs: npt.NDArray[Any]) -> bool:
+def _compared(pairs: npt.NDArray[Any]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Return masks (n - 1,): whether each uid is less than the next, and whether it equals the next."""
     high, low = pairs["f0"], pairs["f1"]
-    return bool(np.all((high[:-1] < high[1:]) | ((high[:-1] == high[1:]) & (low[:-1] < low[1:]))))
+    alike = high[:-1] == high[1:]
+    return (high[:-1] < high[1:]) | (alike & (low[:-1] < low[1:])), alike & (low[:-1] == low[1:])

@@ -57,6 +57,27 @@ def test_a_piece_is_what_the_whole_has_there(sizes: list[list[int]], streams: in
     assert Counter(drawn(again, 1, first, last)) == Counter(tuple(by_position[p]) for p in range(first, last))
 
 
+@given(
+    sizes=st.integers(1, 4).flatmap(lambda rounds: st.lists(st.tuples(*[st.integers(0, 9)] * rounds), min_size=1)),
+    streams=st.integers(1, 4),
+    window=st.integers(0, 20),
+    epoch=st.integers(0, 2),
+)
+def test_a_pass_takes_one_round_after_another(sizes, streams, window, epoch):
+    if not sum(map(sum, sizes)):
+        return
+    order = epoch_order([sizes], window=window, streams=streams)
+    _, shards, rows, positions = order.batch(epoch, 0, order.samples)
+    before = np.cumsum(sizes, axis=1)
+    rounds = [int(np.searchsorted(before[shard], row, side="right")) for shard, row in zip(shards, rows, strict=True)]
+    assert [rounds[at] for at in np.argsort(positions)] == sorted(rounds)
+    assert sorted(drawn(order, epoch)) == everything([list(map(sum, sizes))])
+    if len(sizes[0]) == 1:
+        assert drawn(order, epoch) == drawn(
+            epoch_order([[size for (size,) in sizes]], window=window, streams=streams), epoch
+        )
+
+
 def test_epochs_and_seeds_differ() -> None:
     order = epoch_order([[20, 30]])
     assert drawn(order, 0) != drawn(order, 1)

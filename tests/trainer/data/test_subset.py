@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,19 @@ def test_a_uid_is_found_where_it_is_and_nowhere_else(chosen, others, data, tmp_p
     assert len(subset) == len(set(chosen))
     assert [sorted(set(chosen))[place] for place in places if place >= 0] == [uid for uid in asked if uid in chosen]
     assert np.array_equal(pickle.loads(pickle.dumps(subset)).places(index_of(asked)), places)
+    assert list(subset.repeats(index_of(asked))) == [int(uid in chosen) for uid in asked]
+
+
+@given(times=st.dictionaries(UIDS, st.integers(1, 5), min_size=1), sort=st.booleans(), data=st.data())
+def test_a_selection_reads_a_uid_as_often_as_it_occurs(times, sort, data, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / "selection.npy"
+    listed = [uid for uid, count in times.items() for _ in range(count)]
+    np.save(path, pairs(sorted(listed) if sort else data.draw(st.permutations(listed))))
+    asked = data.draw(st.permutations([0, *times, *(uid ^ 1 for uid in times)]))
+    selection = Subset(path, repeats=True)
+    for copy in (selection, pickle.loads(pickle.dumps(selection))):
+        assert list(copy.repeats(index_of(asked))) == [times.get(uid, 0) for uid in asked]
+    assert (selection.uids, selection.most) == (len(times), max(times.values()))
 
 
 def test_the_samples_of_a_subset_and_no_others_are_read(tars: Any, load: Any, tmp_path: Path) -> None:
@@ -64,15 +78,51 @@ def test_the_samples_of_a_subset_and_no_others_are_read(tars: Any, load: Any, tm
     assert [shard.samples for shard in loader.sources[0].shards] == [4, 0, 12]
 
 
-def test_order_ranks_workers_and_resume_are_exact(tars: Any, load: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("times", [1, 4])
+def test_order_ranks_workers_and_resume_are_exact(times: int, tars: Any, load: Any, tmp_path: Path) -> None:
     folder = tars.folder(tmp_path / "d", [11, 7, 20])
-    subset = subset_of(tars, tmp_path / "subset.npy", list(range(1, 38, 2)))
-    whole = numbers(load(folder, batch_size=6, subset=subset), 1)
-    assert len(whole) == len(set(whole)) == 18
-    assert numbers(load(folder, batch_size=6, subset=subset), 1, start=2) == whole[12:]
-    assert numbers(load(folder, batch_size=6, subset=subset, workers=2), 1) == whole
-    ranks = [numbers(load(folder, batch_size=3, rank=rank, world=2, subset=subset), 1) for rank in (0, 1)]
+    listed = [number for number in range(1, 38, 2) for _ in range(1 + number % times)]
+    chosen = {"selection" if times > 1 else "subset": subset_of(tars, tmp_path / "chosen.npy", listed)}
+    whole = numbers(load(folder, batch_size=6, **chosen), 1)
+    assert len(whole) == len(listed) // 6 * 6 and len(set(whole)) >= 18
+    assert numbers(load(folder, batch_size=6, **chosen), 1, start=2) == whole[12:]
+    assert numbers(load(folder, batch_size=6, workers=2, **chosen), 1) == whole
+    ranks = [numbers(load(folder, batch_size=3, rank=rank, world=2, **chosen), 1) for rank in (0, 1)]
     assert sorted(ranks[0] + ranks[1]) == sorted(whole) and sorted(ranks[0][:3] + ranks[1][:3]) == sorted(whole[:6])
+
+
+def test_an_epoch_of_a_selection_spreads_the_repeats(tars: Any, load: Any, tmp_path: Path) -> None:
+    """Rounds hold no sample twice, so a sample is read again only after others. Unknown uids are one line."""
+    folder = tars.folder(tmp_path / "d", [11, 7, 20], first=1)
+    times = {number: 1 + number % 3 for number in range(1, 39)} | {99: 2}
+    (tmp_path / "made").mkdir()
+    subset_of(tars, tmp_path / "made" / "selection.npy", [n for n, count in times.items() for _ in range(count)])
+    loader = load(folder, batch_size=1, selection=str(tmp_path / "made"))
+    read = numbers(loader)
+    assert Counter(read) == {number: count for number, count in times.items() if number < 99}
+    per_round = np.sum([shard.rounds for shard in loader.sources[0].shards], axis=0)
+    assert len(per_round) == 3 and per_round.sum() == len(read)
+    first, rounds = 0, []
+    for size in per_round:
+        rounds.append(read[first : (first := first + size)])
+    assert all(len(one) == len(set(one)) for one in rounds)
+    assert {n for n, count in times.items() if count == 3 and n < 99} == set.intersection(*map(set, rounds))
+    (line,) = loader.remarks
+    assert line.startswith("data.selection ") and "38 of 39 uids are in 38 samples" in line and "1 are missing" in line
+
+
+def test_a_selection_is_read_once_by_checks_and_alone(tars: Any, load: Any, tmp_path: Path) -> None:
+    folder = tars.folder(tmp_path / "d", [40], first=1)
+    selection = subset_of(tars, tmp_path / "selection.npy", [number for number in range(1, 21) for _ in range(3)])
+    read = {
+        part: numbers(load(folder, batch_size=1, selection=selection, split=Split(holdout=0.3, part=part)))
+        for part in ("train", "holdout")
+    }
+    assert sorted([*read["holdout"], *set(read["train"])]) == list(range(1, 21))
+    assert set(Counter(read["train"]).values()) == {3}
+    for other in ({"subset": "a.npy"}, {"features": "a.npz", "sources": ()}):
+        with pytest.raises(ValueError, match=f"leave it or data.{next(iter(other))} out"):
+            load(folder, selection=selection, **other)
 
 
 def test_a_list_of_uids_and_uids_in_the_json(tars: Any, load: Any, tmp_path: Path) -> None:

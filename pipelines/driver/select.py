@@ -1,0 +1,405 @@
+"""`make select`: choose rows of a finished filter run, and how often a training of n samples reads each.
+
+    open-diht select --output /data/cat --samples 51200
+
+Nothing is read but the output's own files, and nothing is written but its folder `selection/`. Exit
+status: 0 success; 2 wrong use, nothing was written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from open_diht.common.command_line import OK, Parser, WrongUse, exit_status, number, say
+from open_diht.common.fields import Above0, NotNegative, Positive
+from open_diht.common.html import render_page
+from open_diht.common.html.charts import Point, Series, line_chart
+from open_diht.common.shard_index import ShardIndex, caption_hash, load, part_of, place_beside, write
+from open_diht.pipelines.driver.repeats import DELAYS, HALVES, ORIGIN, allotted, per_row, worth
+from open_diht.pipelines.manifests.plan import Plan, PlanMismatch, load_plan
+from open_diht.pipelines.stages.tar_indexes import tars_of
+from open_diht.pipelines.store.commit import publish_bytes, publish_json, publish_table, published, read_json
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.records import Vouched
+from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, StorePath, asked, read_bytes, read_table, store_path
+
+CAP = 12
+"""Default for the most readings of a row, which is what the study has measured."""
+KEPT = "kept"
+"""Name of the first group, the rows that the cascade keeps. Other groups have the name of a reason."""
+_PAIR = np.dtype("<u8,<u8")
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The n rows that may be chosen, in the order of their uids, which are all different."""
+
+    groups: tuple[str, ...]
+    """`KEPT` and the reasons that have a delay."""
+    uid: NDArray[Any]
+    """(n,) of `_PAIR`."""
+    group: NDArray[np.int64]
+    """(n,) number of the group."""
+    columns: NDArray[np.float64]
+    """(n, columns) values to rank by, highest first; NaN where a row has none."""
+    tar: NDArray[np.int64]
+    """(n,) number of the tar that holds the row; 0 unless the input's tars are indexed."""
+    place: NDArray[np.int64]
+    """(n,) row of the index of that tar."""
+    left_out: Mapping[str, int]
+    """Number of other rows by why they cannot be chosen."""
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """Number of rows of each group."""
+        return np.bincount(self.group, minlength=len(self.groups))
+
+
+def before_main() -> None:
+    """Do nothing; see `run_command`. There are no workers to prepare."""
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.driver.select") -> int:
+    """Run the command line and return the exit status.
+
+    Args:
+        arguments: the command-line arguments; None: those of this process.
+        prog: name of the command in its help.
+    """
+
+    def run() -> int:
+        options = _parser(prog).parse_args(sys.argv[1:] if arguments is None else list(arguments))
+        try:
+            root = store_path(options.output)
+        except (ValueError, ImportError) as error:
+            raise WrongUse(
+                f"OUTPUT {options.output!r} cannot be read ({error}); give a folder or an address"
+            ) from error
+        with asked(root, WrongUse, SEE_TO_OUTPUT):
+            for line in select(Layout(root), options):
+                say(line)
+        return OK
+
+    return exit_status(run)
+
+
+def _parser(prog: str) -> Parser:
+    parser = Parser(prog, "Choose rows of a filter run, and how often a training of n samples reads each.")
+    parser.add_argument("--output", default="out/sample", help="what `make filter` wrote (default out/sample)")
+    parser.add_argument("--samples", type=number(Positive), required=True, help="samples that the training will see")
+    parser.add_argument("--cap", type=number(Above0), default=CAP, help=f"most readings of a row (default {CAP})")
+    parser.add_argument(
+        "--by",
+        metavar="COLUMN[=WEIGHT],...",
+        help="rank all rows by these columns of kept/ and rejected/, highest first, in place of the decisions; the "
+        "best, as many as were kept, count as kept",
+    )
+    parser.add_argument(
+        "--delay",
+        metavar="REASON=N",
+        action="append",
+        default=[],
+        help="readings of the kept rows before the first one of rows rejected for this reason, which may be one that "
+        f"is never chosen otherwise (default {', '.join(f'{name}={value:g}' for name, value in DELAYS.items())})",
+    )
+    parser.add_argument(
+        "--rows",
+        choices=("kept", "all"),
+        help="rows to choose from; all needs a training that reads rejected rows too (default: kept where OUTPUT has "
+        "shards of its own, else all)",
+    )
+    return parser
+
+
+def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
+    """Write the selection of an output and yield lines about it.
+
+    Args:
+        layout: the output of a finished run.
+        options: the parsed command line.
+
+    Raises:
+        WrongUse: there are no decisions, or the options do not fit them; nothing was written.
+    """
+    plan, units, preset = _decided(layout)
+    delays, by = {**DELAYS, **_numbers("--delay", options.delay)}, _numbers("--by", (options.by or "").split(","), 1.0)
+    exported = Vouched(layout).current(layout.exported)
+    indexed, sharded = bool(exported.get("leaves")), (layout.root / "shards" / "manifest.json").exists()
+    only_kept = options.rows == "kept" or (options.rows is None and sharded and not indexed)
+    rows = _candidates(layout, plan, units, {} if only_kept else delays, list(by), indexed)
+    if unknown := {**_numbers("--delay", options.delay)}.keys() - {*rows.groups}:
+        found = ", ".join(sorted({*rows.groups[1:], *rows.left_out})) or "none"
+        raise WrongUse(f"--delay {min(unknown)}: no row that may be chosen has this reason (there are: {found})")
+    delay = np.array([0.0, *(delays[name] for name in rows.groups[1:])])
+    group, value = (rows.group, rows.columns[:, 0]) if not by else _by_columns(rows, list(by.values()))
+    if by:  # the others share the mean delay of the rejected rows
+        rejected = rows.rows[1:]
+        delay = np.array([0.0, float(rejected @ delay[1:]) / max(1, rejected.sum())])
+    names = ("first by the columns", "others") if by else rows.groups
+    count = np.bincount(group, minlength=len(names))
+    if options.samples > options.cap * count.sum():
+        raise WrongUse(
+            f"SAMPLES={options.samples:,} of {count.sum():,} rows is more than --cap {options.cap:g} allows "
+            f"({options.cap * count.sum():,.0f}): lower SAMPLES, raise --cap, or filter more data"
+        )
+    means = allotted(count, delay, options.samples, options.cap)
+    repeats = per_row(group, value, means.tolist())
+    folder = layout.root / "selection"
+    chosen = repeats > 0
+    if indexed:
+        _write_indexes(layout, plan, units, rows, chosen, folder)
+    uids, times = rows.uid[chosen], repeats[chosen]
+    with published(folder / "selection.npy") as temporary, open(temporary, "wb") as file:
+        np.save(file, np.repeat(uids, times))
+    text = [f"{high:016x}{low:016x}" for high, low in uids.tolist()]
+    publish_table(folder / "selection.parquet", pa.table({"uid": text, "repeats": pa.array(times, pa.int32())}))
+    ours, others = worth(count, delay, means), {} if only_kept else _others(count, options.samples)
+    gain = {name: ours / worth(count, delay, other) - 1 for name, other in others.items()}
+    about = {
+        "preset": preset,
+        "samples": int(repeats.sum()),
+        "rows": int(chosen.sum()),
+        "cap": options.cap,
+        "groups": [
+            {"group": name, "rows": int(n), "delay": float(d), "mean_repeats": round(float(mean), 4)}
+            for name, n, d, mean in zip(names, count, delay, means, strict=True)
+        ],
+        "by": by,
+        "halves": HALVES,
+        "origin": ORIGIN,
+        "gain": gain,
+        "left_out": dict(rows.left_out),
+    }
+    publish_bytes(folder / "selection.html", _page(about, count, delay, options.cap).encode())
+    publish_json(folder / "selection.json", about)
+    yield (
+        f"{chosen.sum():,} of {count.sum():,} rows, each read up to {repeats.max()} times, make {repeats.sum():,} "
+        f"samples (preset {preset})"
+    )
+    for name, n, d, mean in zip(names, count, delay, means, strict=True):
+        yield f"  {name:22} {n:>12,} rows  delay {d:g}  read {mean:.2f} times"
+    for why, n in sorted(rows.left_out.items()):
+        yield f"  {why:22} {n:>12,} rows  never chosen"
+    for name, more in gain.items():
+        yield f"expected worth of the samples: {more:+.1%} against {name}, each read equally often"
+    yield f"delays, and a worth that halves after {HALVES:g} reading, were {ORIGIN}"
+    data = folder if indexed else layout.root if sharded else "the shards that hold these uids"
+    if only_kept and options.rows is None:
+        yield "rejected rows have no image in shards/: to reach them, filter tars with --export index, or --rows all"
+    yield f'train: make train DATA={data} ARGS="data.selection={folder} schedule.samples={repeats.sum()}"'
+
+
+def _decided(layout: Layout) -> tuple[Plan, list[str], str]:
+    """Return the plan of a finished run, its decided units and its preset's name.
+
+    Raises `WrongUse` if decisions are missing or mixed.
+    """
+    again = "run the same `make filter` again to its end"
+    try:
+        plan = load_plan(layout.plan)
+    except (FileNotFoundError, PlanMismatch) as error:
+        raise WrongUse(f"OUTPUT {layout.root} holds no output of `make filter`; name one that does") from error
+    record, current = read_json(layout.root / "run.json"), read_json(layout.fingerprints("decide"))
+    if record is None or not current:
+        raise WrongUse(f"OUTPUT {layout.root} holds no decisions of a finished run; {again}")
+    records = Vouched(layout)
+    made = {name: records.current(layout.commit("decide", name)).get("fingerprint") for name in current}
+    if undecided := [name for name, found in made.items() if found is None]:
+        raise WrongUse(f"OUTPUT {layout.root}: {len(undecided)} of {len(made)} units are not decided; {again}")
+    if mixed := [name for name, found in made.items() if found != current[name]]:
+        raise WrongUse(
+            f"OUTPUT {layout.root}: {len(mixed)} of {len(made)} units were decided by another preset or on other "
+            f"annotations than the rest; {again}, with one preset"
+        )
+    return plan, [unit.name for unit in plan.units if unit.name in made], str(record["preset"]["name"])
+
+
+def _numbers(option: str, texts: Sequence[str], default: float | None = None) -> dict[str, float]:
+    """Parse NAME=N. Raises `WrongUse`."""
+    found: dict[str, float] = {}
+    for text in filter(None, texts):
+        name, sign, value = text.partition("=")
+        try:
+            found[name] = default if not sign and default is not None else number(NotNegative)(value)
+        except argparse.ArgumentTypeError as error:
+            raise WrongUse(f"{option} {text!r}: expected NAME={'WEIGHT' if default else 'N'} ({error})") from error
+    return found
+
+
+def _candidates(
+    layout: Layout, plan: Plan, units: list[str], delays: Mapping[str, float], by: Sequence[str], indexed: bool
+) -> Candidates:
+    """Read the rows that may be chosen.
+
+    Args:
+        layout: the output.
+        plan: its plan.
+        units: names of its decided units.
+        delays: reasons whose rows may be chosen.
+        by: columns to rank by; none: the margins of the decisions.
+        indexed: whether the input's tars are indexed, so that only rows in these indexes can be read.
+
+    Raises:
+        WrongUse: a column is missing or holds no numbers.
+    """
+    groups, left_out = (KEPT, *delays), Counter[str]()
+    parts: list[tuple[NDArray[Any], ...]] = []
+    for tar, (first, names) in enumerate(tars_of(plan, units).items() if indexed else [("", units)]):
+        index = load(io.BytesIO(read_bytes(layout.index(first)))) if indexed else None
+        for unit in names:
+            for kind in ("kept", "rejected"):
+                table = _part(layout.part(kind, unit), ["uid", *(by or ("complexity", "overlap"))], kind)
+                if table is None:
+                    continue
+                reason = table["reason"] if kind == "rejected" else pa.array([KEPT] * len(table))
+                group = np.asarray(pc.fill_null(pc.index_in(reason, pa.array(groups)), -1), np.int64)
+                for other in pc.value_counts(reason.filter(pa.array(group < 0))).to_pylist():
+                    left_out[other["values"]] += other["counts"]
+                table, group = table.filter(pa.array(group >= 0)), group[group >= 0]
+                place = np.zeros(len(table), np.int64)
+                if index is not None:
+                    places = index.rows_between(plan.span(unit).start, plan.span(unit).stop)
+                    place = _places(
+                        index,
+                        places,
+                        read_table(layout.data("captions", unit), ["ordinal", "uid", "caption"]),
+                        table["uid"],
+                    )
+                    left_out["not in the index"] += int((place < 0).sum())
+                values = [_floats(table, name) for name in by] or [_margin(table, group, groups)]
+                uid = np.frombuffer(bytes.fromhex("".join(table["uid"].to_pylist())), ">u8").astype("<u8").view(_PAIR)
+                here = place >= 0
+                parts.append((uid[here], group[here], np.stack(values, 1)[here], place[here], np.full(here.sum(), tar)))
+    if not any(len(part[0]) for part in parts):
+        raise WrongUse(f"OUTPUT {layout.root} has no row that may be chosen; see {layout.root / 'report.html'}")
+    uid, group, columns, place, tars = (np.concatenate(one) for one in zip(*parts, strict=True))
+    order = np.lexsort((uid["f1"], uid["f0"]))
+    # A uid selects all rows that have it, so it must be that of one.
+    same = uid[order][1:] == uid[order][:-1]
+    once = order[~(np.append(same, False) | np.insert(same, 0, False))]
+    left_out["uid of several rows"] += len(order) - len(once)
+    there = [number for number in range(len(groups)) if not number or (group[once] == number).any()]
+    return Candidates(
+        groups=tuple(groups[number] for number in there),
+        uid=uid[once],
+        group=np.searchsorted(there, group[once]),
+        columns=columns[once],
+        tar=tars[once],
+        place=place[once],
+        left_out=+left_out,
+    )
+
+
+def _places(
+    index: ShardIndex, places: NDArray[np.int64], captions: pa.Table, uids: pa.ChunkedArray
+) -> NDArray[np.int64]:
+    """Return the row of a tar's index that holds each row, (n,); -1 where the tar has no sample with its caption.
+
+    Args:
+        index: the index of the tar.
+        places: (samples,) rows of the index of the samples of a unit, by ordinal.
+        captions: the annotated captions of the unit.
+        uids: (n,) uids of the rows.
+    """
+    rows = captions.take(pc.index_in(uids, captions["uid"].combine_chunks()))
+    found = places[np.asarray(rows["ordinal"], np.int64)]
+    texts = [caption_hash(text.encode("utf-8", "replace")) for text in rows["caption"].to_pylist()]
+    there = np.flatnonzero(found >= 0)
+    found[there[index.rows["caption_hash"][found[there]] != np.array(texts, np.int64)[there]]] = -1
+    return found
+
+
+def _part(path: StorePath, columns: Sequence[str], kind: str) -> pa.Table | None:
+    """Return columns of a unit's kept or rejected rows; None if it has none."""
+    if not path.exists():
+        return None
+    there = pq.read_schema(io.BytesIO(read_bytes(path))).names
+    if missing := [name for name in columns if name not in there]:
+        raise WrongUse(f"--by {missing[0]}: {path.name} of {kind}/ has no such column (it has {', '.join(there)})")
+    return read_table(path, [*columns, *(["reason"] if kind == "rejected" else [])])
+
+
+def _floats(table: pa.Table, name: str) -> NDArray[np.float64]:
+    try:
+        values = table[name].cast(pa.float64()).combine_chunks()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise WrongUse(f"--by {name}: its values ({table[name].type}) are no numbers; name another column") from error
+    return np.asarray(values.to_numpy(zero_copy_only=False), np.float64)
+
+
+def _margin(table: pa.Table, group: NDArray[np.int64], groups: Sequence[str]) -> NDArray[np.float64]:
+    """Return how near each row is to being kept, or how far from being rejected, within its group (n,).
+
+    It is the overlap, where less is better, of rows that Text-spotting rejects, and the complexity of all others.
+    """
+    by_text = group == (groups.index("text_spotting") if "text_spotting" in groups else -1)
+    return np.where(by_text, -_floats(table, "overlap"), _floats(table, "complexity"))
+
+
+def _by_columns(rows: Candidates, weights: Sequence[float]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the group and the value of each row by columns: 0 for the best, as many as were kept, and 1 for others.
+
+    The value is the weighted sum of a row's ranks by each column; rows without a value are last.
+    """
+    value = np.zeros(len(rows.uid))
+    for column, weight in zip(rows.columns.T, weights, strict=True):
+        _, rank = np.unique(np.nan_to_num(column, nan=-np.inf), return_inverse=True)
+        value += weight * rank / max(1, rank.max(initial=0))
+    group = np.ones(len(value), np.int64)
+    group[np.argsort(-value, kind="stable")[: rows.rows[0]]] = 0
+    return group, value
+
+
+def _write_indexes(
+    layout: Layout, plan: Plan, units: list[str], rows: Candidates, chosen: NDArray[np.bool_], folder: StorePath
+) -> None:
+    """Index the chosen rows in each of the input's tars, so that `folder` is a data set of theirs."""
+    shards = []
+    for tar, first in enumerate(tars_of(plan, units)):
+        index, here = load(io.BytesIO(read_bytes(layout.index(first)))), np.flatnonzero(chosen & (rows.tar == tar))
+        here = here[np.argsort(rows.place[here])]
+        uids = [f"{high:016x}{low:016x}" for high, low in rows.uid[here].tolist()]
+        with published(folder / "index" / place_beside(index.name).name) as temporary:
+            write(part_of(index, rows.place[here], uids), temporary)
+        shards.append(
+            {"shard": index.name, "path": plan.span(first).path, "samples": len(here), "sha256": index.sha256}
+        )
+    publish_json(folder / "index" / "manifest.json", {"samples": int(chosen.sum()), "shards": shards})
+
+
+def _others(count: NDArray[np.int64], samples: float) -> dict[str, NDArray[np.float64]]:
+    """Return the mean readings of each group (groups,) if all rows are read equally often, or kept rows alone."""
+    found = {"all rows": np.full(len(count), samples / count.sum())}
+    if count[0]:
+        found["the kept rows"] = np.array([samples / count[0], *[0.0] * (len(count) - 1)])
+    return found
+
+
+def _page(about: Mapping[str, Any], count: NDArray[np.int64], delay: NDArray[np.float64], cap: float) -> str:
+    """Return the page with the chart of the trade-off."""
+    budgets = (count.sum() * np.geomspace(0.1, cap, 25)).tolist()
+    lines: dict[str, list[Point]] = {}
+    for n in budgets:
+        for name, readings in {"selected": allotted(count, delay, n, cap), **_others(count, n)}.items():
+            y = worth(count, delay, readings) / 1e3
+            lines.setdefault(name, []).append(Point(n / 1e3, y, y, y))
+    series = [Series(name, points) for name, points in lines.items()]
+    ticks = sorted({float(f"{n / 1e3:.1g}") for n in budgets[::6]} | {about["samples"] / 1e3})
+    chart = line_chart("Worth of a training", "samples seen, thousands", "worth, thousands", series, ticks)
+    return render_page(__package__, "select.html.j2", about=about, chart=chart)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""Selection: rows and repeats by `make select` against the kept pairs alone, and against all pairs read equally often.
+
+The rule is the product's own (`open_diht.pipelines.driver.repeats`). Its constant, the delay of
+rejected pairs, was chosen on one half of each pool and is shown on the other.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from open_diht.pipelines.driver.repeats import DELAYS, allotted, per_row, worth
+from open_diht.study.claims.described import described, track_of
+from open_diht.study.claims.pools import open_pool, web_held
+from open_diht.study.data import Data, web_set
+from open_diht.study.rows import CPU, TUNING, Arm, Row
+from open_diht.study.training import Pairs, trained, vocabulary
+
+ABOUT = Path(__file__).with_name("select.yaml")
+NAME = "select"
+_CAP = 100  # repeats; above all that occur here
+_SEED = 7  # draws the halves
+
+
+def arms(track: str, scale: str, data: Data) -> list[Arm]:
+    """Return the arms that tune the delay (only at full scale), then the reported ones, smallest budgets first.
+
+    Args:
+        track: One of the claim's tracks.
+        scale: full, quick or tiny.
+        data: The sets.
+
+    Raises:
+        SetMissing: A set is not available.
+    """
+    about, on = described(ABOUT), track_of(ABOUT, track)
+    data.wanted(web_set(on.side))
+    data.wanted("flickr8k")
+    return [
+        Arm(claim=NAME, pool=pool, arm=f"delay-{delay}", budget=budget, seed=seed, settings={"stage": TUNING})
+        for pool in about["pools"]
+        for budget, seeds in (about["tuning"].items() if (track, scale) == (CPU, "full") else ())
+        for seed in seeds
+        for delay in about["delays"]
+    ] + [
+        Arm(claim=NAME, pool=pool, arm=arm, budget=budget, seed=seed, track=track)
+        for pool in about["pools"]
+        for budget, seeds in on.budgets[scale].items()
+        for seed in range(seeds)
+        for arm in about["arms"]
+    ]
+
+
+def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]:
+    """Train on the arm's pairs, each as often as it says, and rank the test pairs.
+
+    Args:
+        arm: The arm.
+        data: The sets.
+
+    Returns:
+        Metrics, ranks by test set and direction, and notes.
+    """
+    on, tuning = track_of(ABOUT, arm.track), arm.settings.get("stage") == TUNING
+    pairs, verdict, words = _half(arm.pool, data, on.side, 0 if tuning else 1)
+    repeats = chosen(verdict, arm.arm, arm.budget, arm.seed)
+    rows = np.repeat(np.arange(len(verdict)), repeats)
+    model = trained(on.trainer, pairs.take(rows), words, budget=arm.budget, seed=arm.seed, changed={})
+    photographs = data.flickr8k("dev" if tuning else "test", on.side)
+    test = Pairs.of_each(photographs.images, photographs.captions)
+    held = web_held(data.web(on.side), 0 if tuning else 1)
+    metrics, items = model.retrieval({f"flickr8k-{'dev' if tuning else 'test'}": test, "web-held": held})
+    kept = verdict == "kept"
+    seen = {name: arm.budget * float(repeats[mask].sum() / repeats.sum() / mask.sum()) for name, mask in
+            (("repeats", kept), ("repeats_of_rejected", ~kept))}  # fmt: skip
+    return metrics, items, {"pairs": int((repeats > 0).sum()), **seen}
+
+
+def chosen(verdict: NDArray[np.str_], arm: str, budget: int, seed: int) -> NDArray[np.int64]:
+    """Return how often an epoch of an arm holds each pair of a pool, (m,).
+
+    Args:
+        verdict: (m,) CAT's decision on each pair: `kept` or a reason.
+        arm: all, kept, selected by the product's delays, or `delay-N` for one delay of all rejected pairs.
+        budget: Samples seen.
+        seed: Draws the pairs of a group that are read once more than others.
+    """
+    if arm in ("all", "delay-0"):
+        return np.ones(len(verdict), np.int64)
+    if arm == "kept":
+        return (verdict == "kept").astype(np.int64)
+    names, group = np.unique(verdict, return_inverse=True)
+    one = float(arm.partition("-")[2] or 0)
+    delays = [0.0 if name == "kept" else one or DELAYS[name] for name in names.tolist()]
+    means = allotted(np.bincount(group), delays, budget, _CAP)
+    return per_row(group, np.random.default_rng(seed).random(len(verdict)), means.tolist())
+
+
+@lru_cache(maxsize=4)
+def _half(name: str, data: Data, side: int | None, half: int) -> tuple[Pairs, NDArray[np.str_], list[str]]:
+    """Return the pairs, decisions and words of one half of a pool."""
+    pool = open_pool(data, side, **described(ABOUT)["pools"][name])
+    rows = np.flatnonzero(np.random.default_rng(_SEED).permutation(len(pool.verdict)) % 2 == half)
+    pairs = pool.pairs.take(rows)
+    return pairs, pool.verdict[rows], vocabulary(pairs.captions)
+
+
+def fitted(rows: Sequence[Row]) -> tuple[float, float]:
+    """Fit the constants of the law to the rows that tune it.
+
+    The logarithm of the rank is taken to fall linearly with that of the worth of the samples, with a line of its own
+    for each pool and test set.
+
+    Args:
+        rows: The claim's rows.
+
+    Returns:
+        The delay of rejected pairs, and the readings that halve the worth of a pair, both of least squares on a grid.
+    """
+    tuning = [row for row in rows if row.arm.settings.get("stage") == TUNING]
+    count: dict[str, tuple[float, float]] = {}
+    series: dict[tuple[str, str], list[tuple[tuple[float, float], float]]] = {}
+    for row in tuning:
+        if row.arm.arm == "delay-99":
+            kept = row.arm.budget / row.notes["repeats"]
+            whole = next(r.notes["pairs"] for r in tuning if (r.arm.pool, r.arm.arm) == (row.arm.pool, "delay-0"))
+            count[row.arm.pool] = (kept, whole - kept)
+    for row in tuning:
+        readings = (row.notes["repeats"], row.notes["repeats_of_rejected"])
+        for name in ("flickr8k-dev", "web-held"):
+            point = (readings, math.log(row.metrics[f"{name}/t2i/gm_rank"]))
+            series.setdefault((row.arm.pool, name), []).append(point)
+
+    def unexplained(constants: tuple[float, float]) -> float:
+        delay, halves = constants
+        total = 0.0
+        for (pool, _), points in series.items():
+            x = [math.log(worth(count[pool], (0.0, delay), readings, halves)) for readings, _ in points]
+            y = [value for _, value in points]
+            total += float(np.polyfit(x, y, 1, full=True)[1].sum())
+        return total
+
+    return min(itertools.product(np.arange(0, 8.1, 0.5).tolist(), np.arange(0.5, 8.1, 0.5).tolist()), key=unexplained)

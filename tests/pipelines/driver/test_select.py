@@ -1,0 +1,165 @@
+"""`make select`: rows and repeats that a training reads exactly, and one line for everything else."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from open_diht.pipelines.driver.select import main
+from open_diht.pipelines.settings import INDEX
+from tests.pipelines.conftest import tar_of
+
+torch = pytest.importorskip("torch", reason="torch is not installed: pip install '.[train]'")
+from open_diht.trainer.data import DataSettings, ShardLoader, Source  # noqa: E402
+
+STAGES = ("captions", "export")
+
+
+@pytest.fixture(scope="module")
+def tars(tmp_path_factory: pytest.TempPathFactory, captions: list[str], draw: Any) -> Path:
+    """Two tars of 40 and 20 samples; do not change them."""
+    folder = tmp_path_factory.mktemp("tars")
+    for name, numbers in (("00000", range(40)), ("00001", range(40, 60))):
+        members: list[tuple[str, bytes]] = []
+        for number in numbers:
+            image = draw(folder / "image.png", size=(32 + number % 8, 32 + number // 8)).read_bytes()
+            meta = json.dumps({"caption": captions[number], "uid": f"{number + 1:032x}"}).encode()
+            members += [(f"{number:09d}.json", meta), (f"{number:09d}.png", image)]
+            members += [(f"{number:09d}.txt", captions[number].encode())]
+        tar_of(folder / f"{name}.tar", members)
+    (folder / "image.png").unlink()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def indexed(filtering: Any, tars: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """An output that leaves the tars where they are; only its selection/ may be changed."""
+    return filtering(tars, tmp_path_factory.mktemp("indexed") / "out", stages=STAGES, unit_rows=15, export=INDEX)
+
+
+@pytest.fixture(scope="module")
+def exported(filtering: Any, tars: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The same with shards of its own."""
+    return filtering(tars, tmp_path_factory.mktemp("exported") / "out", stages=STAGES, unit_rows=15)
+
+
+def selected(output: Path, samples: int, *words: str) -> dict[str, int]:
+    """Select, and return the repeats by uid."""
+    assert main(["--output", str(output), "--samples", str(samples), *words]) == 0
+    table = pq.read_table(output / "selection" / "selection.parquet").to_pydict()
+    listed = np.load(output / "selection" / "selection.npy")
+    times = dict(zip(table["uid"], table["repeats"], strict=True))
+    assert Counter(f"{high:016x}{low:016x}" for high, low in listed.tolist()) == times
+    return times
+
+
+def read(data: Path, selection: Path, cache: Path) -> Counter[str]:
+    """How often an epoch of the trainer reads each uid."""
+    settings = DataSettings(
+        sources=(Source(path=str(data)),), selection=str(selection), workers=0, index_folder=str(cache)
+    )
+    loader = ShardLoader(
+        settings,
+        batch_size=1,
+        transform=lambda image: torch.zeros(3, 2, 2),
+        tokenizer=lambda texts: torch.zeros(len(texts), 1, dtype=torch.int64),
+    )
+    with closing(loader):
+        assert "0 are missing" in loader.remarks[0]
+        return Counter(key for batch in loader.epoch(0) for key in batch.keys)
+
+
+def test_a_training_reads_rejected_rows_too_as_often_as_selected(indexed: Any, tmp_path: Path, capsys: Any) -> None:
+    times = selected(indexed.output, 270)
+    kept, rejected = ({row["uid"] for row in indexed.rows(kind)} for kind in ("kept", "rejected"))
+    assert sum(times.values()) == 270 and times.keys() == kept | rejected and max(times.values()) > 4
+    by_key = read(indexed.output / "selection", indexed.output / "selection", tmp_path)
+    assert {f"{int(key) + 1:032x}": count for key, count in by_key.items()} == times
+    mean = [np.mean([times[uid] for uid in uids]) for uids in (kept, rejected)]
+    assert mean[0] - mean[1] == pytest.approx(2, abs=0.05)  # the delay of the law
+    said = capsys.readouterr().out
+    assert f'DATA={indexed.output / "selection"} ARGS="data.selection=' in said and "schedule.samples=270" in said
+    assert "against all rows" in said and "docs/howto/select.md" in said
+
+
+def test_a_small_budget_reads_kept_rows_alone_the_best_first(indexed: Any, tmp_path: Path) -> None:
+    complexity = {row["uid"]: row["complexity"] for row in indexed.rows("kept")}
+    count = len(complexity) // 2
+    times = selected(indexed.output, count)
+    assert set(times.values()) == {1} and len(times) == count and times.keys() <= complexity.keys()
+    others = [value for uid, value in complexity.items() if uid not in times]
+    assert min(complexity[uid] for uid in times) >= max(others)
+    assert read(indexed.output / "selection", indexed.output / "selection", tmp_path).total() == count
+
+
+def test_shards_hold_kept_rows_alone_unless_others_are_wanted(exported: Any, tmp_path: Path, capsys: Any) -> None:
+    kept = {row["uid"] for row in exported.rows("kept")}
+    times = selected(exported.output, 270)
+    assert times.keys() == kept
+    assert read(exported.output, exported.output / "selection", tmp_path).total() == 270
+    assert "rejected rows have no image in shards/" in capsys.readouterr().out
+    assert len(selected(exported.output, 270, "--rows", "all")) == 60
+
+
+def test_columns_rank_in_place_of_the_decisions(indexed: Any) -> None:
+    rows = indexed.rows("kept") + indexed.rows("rejected")
+    length = {row["uid"]: row["complexity"] or 0 for row in rows}
+    best = len(indexed.rows("kept"))
+    times = selected(indexed.output, best, "--by", "complexity=2,overlap=0.5")
+    assert sorted(length[uid] for uid in times) == sorted(length.values())[-best:]
+
+
+def test_a_delay_can_be_given_and_leaves_a_reason_to_the_end(indexed: Any) -> None:
+    actions = {row["uid"] for row in indexed.rows("rejected") if row["reason"] == "action"}
+    assert actions and not actions & selected(indexed.output, 270, "--delay", "action=50").keys()
+
+
+def damaged(output: Path, folder: Path, how: str) -> Path:
+    """A copy of an output with something amiss."""
+    copy = Path(shutil.copytree(output, folder / "copy"))
+    commit = min((copy / "work" / "decide" / "commits").glob("*.json"))
+    if how == "undecided":
+        commit.unlink()
+    elif how == "mixed":
+        commit.write_text(json.dumps({**json.loads(commit.read_text()), "fingerprint": "0" * 16}))
+    elif how == "unfinished":
+        (copy / "run.json").unlink()
+    elif how == "none":
+        shutil.rmtree(copy / "work")
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("how", "words", "says"),
+    [
+        ("none", (), r"holds no output of `make filter`; name one"),
+        ("unfinished", (), r"holds no decisions of a finished run; run the same `make filter` again"),
+        ("undecided", (), r"1 of 5 units are not decided; run the same"),
+        ("mixed", (), r"1 of 5 units were decided by another preset .*; run the same .*, with one preset"),
+        ("", ("--samples", "0"), "--samples: .*0"),
+        ("", ("--samples", "many"), "--samples: .*many"),
+        ("", ("--samples", "721"), r"721 of 60 rows is more than --cap 12 allows \(720\): lower SAMPLES, raise --cap"),
+        ("", ("--by", "beauty"), r"--by beauty: .* has no such column \(it has "),
+        ("", ("--by", "caption"), r"--by caption: its values \(string\) are no numbers"),
+        ("", ("--by", "complexity=-1"), "--by 'complexity=-1': expected NAME=WEIGHT"),
+        ("", ("--delay", "action"), "--delay 'action': expected NAME=N"),
+        ("", ("--delay", "luck=2"), "--delay luck: no row .* has this reason .*action"),
+    ],
+)
+def test_what_cannot_be_selected_is_one_line(how, words, says, indexed, tmp_path, capsys):
+    output = damaged(indexed.output, tmp_path, how)
+    shutil.rmtree(output / "selection", ignore_errors=True)
+    assert main(["--output", str(output), "--samples", "90", *words]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and said.startswith("error: ")
+    assert re.search(says, said), said
+    assert not (output / "selection").exists()
