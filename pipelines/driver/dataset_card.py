@@ -36,13 +36,15 @@ _NOT_STATED = ("", "unknown", "yours")
 """Values of a data set's license that name none."""
 _MEANING = {
     "uid": "128 bits in hex",
-    "caption": "the caption, unchanged",
+    "caption": "the caption, unchanged; of several, the first that passed",
     "complexity": "most attributes, actions and relations counted on one object",
     "actions": "what the caption states to be done",
     "objects": "what it speaks of",
     "attributes": "what it says of these",
     "spotted": "text that was read in the image, with its score",
     "overlap": "length of the longest match between caption and text in the image",
+    "captions": "the captions that passed",
+    "rejected_captions": "the other captions of the row, each with its reason",
     "stage": "where the row was rejected",
     "reason": "why",
 }

@@ -125,12 +125,13 @@ def row_groups(
 
     Args:
         path: the file.
-        columns: columns to read; None: all.
+        columns: columns to read, as far as the file has them; None: all.
         between: (column, first, stop): skip groups whose statistics exclude values of that column in [first, stop).
     """
     with open_parts(path) as source:
         file = pq.ParquetFile(source)
         empty = file.schema_arrow.empty_table()
+        columns = None if columns is None else [name for name in columns if name in empty.column_names]
         yield empty if columns is None else empty.select(columns)
         for group in range(file.num_row_groups):
             if between is None or _overlaps(file, group, *between):

@@ -76,6 +76,11 @@ def check_score(settings: RunSettings) -> None:
                 "out of STAGES"
             )
         return
+    if settings.dataset.several_captions:
+        raise WrongUse(
+            f"--score-model {settings.score.model}: rows have several captions, and a score is of one; leave it out, "
+            "or name the column of one caption with --caption-column"
+        )
     find_pair_encoder(settings.score.model)
     if settings.backend.name == "direct" and settings.score.device != AUTO:
         check_device(settings.score.device, "--score-device")
