@@ -96,7 +96,7 @@ class Dataset:
 
     @property
     def several_captions(self) -> bool:
-        """Whether a row may have several captions."""
+        """True if a row may have several captions."""
         return bool(self.roles.captions or (self.roles.caption is None and self.aliases.get("captions")))
 
     def aliases_of(self, role: str) -> tuple[str, ...]:

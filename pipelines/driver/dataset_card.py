@@ -36,7 +36,7 @@ _NOT_STATED = ("", "unknown", "yours")
 """Values of a data set's license that name none."""
 _MEANING = {
     "uid": "128 bits in hex",
-    "caption": "the caption, unchanged; of several, the first that passed",
+    "caption": "the caption, unchanged",
     "complexity": "most attributes, actions and relations counted on one object",
     "actions": "what the caption states to be done",
     "objects": "what it speaks of",

@@ -76,6 +76,8 @@ def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, ima
     for name in captions:
         found.setdefault("caption", name)
         _check_kind("captions", by_name[name], dataset, path)
+    if not dataset.roles.captions and len(captions) == 1 and by_name[captions[0]].kind == "text":
+        captions = ()  # the file has the one caption of each row alone
     for role in _FOUND_BY_ALIAS:
         if role not in found and (match := _by_alias(role, columns, dataset, path)) is not None:
             found[role] = match

@@ -25,6 +25,7 @@ from open_diht.filters.presets import Preset
 from open_diht.filters.score import CLIP_SCORE, NEG_CLIP_LOSS, NOT_SCORED, ScoreRule
 from open_diht.filters.spotting.overlap import overlap_lengths
 from open_diht.pipelines.fetch.reasons import EXPLANATIONS
+from open_diht.pipelines.stages.rows import RECORD
 from open_diht.pipelines.stages.several import OTHERS, each_caption
 
 if TYPE_CHECKING:
@@ -274,13 +275,13 @@ def with_one_caption(
 
     Args:
         rows: the row and its annotations, see `apply_cascade`.
-        record: the record of its image, a row of `stages.rows.RECORD`; None: no image was read.
+        record: the record of its image, a row of `RECORD`; None: no image was read.
         preset: the filters and their thresholds.
         stages: the stages that decide.
     """
     if OTHERS not in rows.column_names:
         return rows
-    records = None if record is None else pa.Table.from_pylist([dict(record)])
+    records = None if record is None else pa.Table.from_pylist([dict(record)], RECORD)
     return apply_cascade(rows, records, preset, stages).rows
 
 

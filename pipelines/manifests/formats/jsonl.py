@@ -248,7 +248,7 @@ def _column(name: str, seen: set[str]) -> Column:
         return Column(name=name, type="string", kind="null")
     if "text" in seen:
         return Column(name=name, type="string", kind="text")
-    return Column(name=name, type="string", kind="texts" if seen == {"texts"} else "other")
+    return Column(name=name, type="string", kind="texts" if "texts" in seen else "other")
 
 
 def _cell(value: Any, column: Column) -> tuple[bool, Any]:
