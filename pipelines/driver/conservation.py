@@ -13,10 +13,10 @@ from open_diht.pipelines.manifests.plan import Unit
 from open_diht.pipelines.report.funnel import CaptionCounts, FunnelRecord
 from open_diht.pipelines.stages.cascade import DEAD, KEPT
 from open_diht.pipelines.stages.output import PASSED, REJECTED
-from open_diht.pipelines.stages.several import OTHERS, captions_in
+from open_diht.pipelines.stages.several import OTHER_CAPTIONS, captions_in
 from open_diht.pipelines.store.commit import read_json
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.storage import StorePath, each, read_table, row_count
+from open_diht.pipelines.store.storage import StorePath, each, read_table, row_count, row_groups
 
 _T = TypeVar("_T")
 
@@ -92,8 +92,8 @@ def _captions_of(layout: Layout, unit: str) -> Counter[str]:
         found.update({entry["values"]: entry["counts"] for entry in reasons.value_counts().to_pylist()})
     dead = _column(layout.part("dead_letter", unit), "ordinal")
     if len(dead):  # dead letters of unreadable rows are no rows of stage `captions`
-        rows = read_table(layout.data("captions", unit), columns=["ordinal", OTHERS])
-        found[DEAD] = captions_in(rows.filter(pc.is_in(rows["ordinal"], value_set=dead.combine_chunks())))
+        for rows in row_groups(layout.data("captions", unit), ["ordinal", OTHER_CAPTIONS]):
+            found[DEAD] += captions_in(rows.filter(pc.is_in(rows["ordinal"], value_set=dead.combine_chunks())))
     return found
 
 

@@ -8,6 +8,7 @@ such column.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,8 @@ from open_diht.filters.captions.annotate import SCHEMA
 
 OTHERS = "others"
 """Column with the captions after the first of a row."""
+OTHER_CAPTIONS = f"{OTHERS}.list.element.caption"
+"""Path of their texts in a Parquet file, to read them without their annotations."""
 BATCH_ROWS = 200
 """Rows of a batch, each of which may have `manifests.types.MAX_CAPTIONS` captions."""
 
@@ -52,8 +55,9 @@ def captions_of(rows: pa.Table) -> list[str]:
     first = [caption or "" for caption in rows["caption"].to_pylist()]
     if OTHERS not in rows.column_names:
         return first
-    others = rows[OTHERS].to_pylist()
-    return ["\0".join([one, *(other["caption"] for other in rest)]) for one, rest in zip(first, others, strict=True)]
+    others = iter(pc.struct_field(pc.list_flatten(rows[OTHERS]), "caption").to_pylist())
+    counts = pc.list_value_length(rows[OTHERS]).to_pylist()
+    return ["\0".join([one, *islice(others, count)]) for one, count in zip(first, counts, strict=True)]
 
 
 def each_caption(rows: pa.Table) -> tuple[pa.Table, NDArray[np.int64] | None]:
@@ -73,6 +77,7 @@ def each_caption(rows: pa.Table) -> tuple[pa.Table, NDArray[np.int64] | None]:
     first = rows.drop_columns(OTHERS)
     flat = pc.list_flatten(rows[OTHERS])
     own = pa.Table.from_batches(map(pa.RecordBatch.from_struct_array, flat.chunks), pa.schema(list(flat.type)))
+    own = own.select([name for name in own.column_names if name in first.column_names])
     shared = first.drop_columns(own.column_names).take(pa.array(owners))
     further = pa.table([*shared.columns, *own.columns], [*shared.column_names, *own.column_names])
     every = pa.concat_tables([first, further.select(first.column_names).cast(first.schema)])

@@ -49,7 +49,7 @@ from open_diht.pipelines.stages.image_records import image_records
 from open_diht.pipelines.stages.images import images_of
 from open_diht.pipelines.stages.rows import ROW
 from open_diht.pipelines.stages.segments import Survivors
-from open_diht.pipelines.stages.several import OTHERS, captions_of
+from open_diht.pipelines.stages.several import OTHER_CAPTIONS, OTHERS, captions_of
 from open_diht.pipelines.stages.spotting import load_records
 from open_diht.pipelines.store.commit import publish_bytes, read_json
 from open_diht.pipelines.store.fingerprints import Fingerprints
@@ -185,7 +185,7 @@ class KeyStage(Stage):
 
     def _of_uids(self, unit: str) -> NDArray[np.void]:
         every = Pairs()
-        for rows in row_groups(self.layout.data("captions", unit), [*ROW.names, OTHERS]):
+        for rows in row_groups(self.layout.data("captions", unit), [*ROW.names, OTHER_CAPTIONS]):
             every.add(rows)
         digests = self._digests(unit, self._spotted(unit)) if every.bare and "spotting" in self.stages else {}
         pairs = spread(every.keys(unit, digests))
