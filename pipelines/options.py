@@ -187,6 +187,11 @@ def command_parser(prog: str, description: str) -> Parser:
     for role in COLUMNS:
         columns.add_argument(f"--{role.replace('_', '-')}-column", metavar="NAME")
     columns.add_argument(
+        "--caption-columns",
+        metavar="NAME,...",
+        help="columns of several captions per image, each a text or a list of texts; each caption is decided",
+    )
+    columns.add_argument(
         "--format",
         metavar="NAME",
         help=f"format of the manifests: {', '.join(FORMATS)}, or one of your own",

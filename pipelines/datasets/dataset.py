@@ -51,11 +51,12 @@ class Dataset:
     roles: Roles = field(default_factory=Roles)
     """Columns named explicitly. Those left None are found by alias."""
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
-    """Aliases that replace those in roles.py, by role."""
+    """Aliases that replace those in roles.py, by role. Of the role `captions`, every column that a file has is
+    taken."""
     needs: tuple[str, ...] = ("caption", "url")
     """Roles that a file must have. Available images (bytes, paths, tar members) replace `url`."""
     caption_list: CaptionList = "first"
-    """Treatment of captions that are lists of texts: take the first, or refuse the file."""
+    """Treatment of a single caption that is a list of texts: take the first, or refuse the file."""
     swap_size: bool = False
     """Whether the columns named width and height hold each other's values (LAION)."""
     images_root: str | None = None
@@ -85,8 +86,18 @@ class Dataset:
             )
         for role in (*self.aliases, *self.needs):
             _one_of("role", role, ROLE_NAMES, self.name)
+        if self.roles.captions and self.roles.caption is not None:
+            raise DatasetError(
+                f"{self.name}: columns are named for the role caption and for captions; name one column "
+                "(--caption-column), or all columns (--caption-columns)"
+            )
         if (self.roles.width is None) != (self.roles.height is None):
             raise DatasetError(f"{self.name}: roles width and height go together; give both or neither")
+
+    @property
+    def several_captions(self) -> bool:
+        """True if a row may have several captions."""
+        return bool(self.roles.captions or (self.roles.caption is None and self.aliases.get("captions")))
 
     def aliases_of(self, role: str) -> tuple[str, ...]:
         """Return the column names to try for `role`, best first."""
@@ -97,7 +108,8 @@ class Dataset:
 
         Args:
             **given: fields of `READ_AS`, and columns by role, for example caption="alt". `columns`
-                alone implies header=False; header=True alone drops `columns`.
+                alone implies header=False; header=True alone drops `columns`. `captions` names columns
+                with several captions per row, and replaces `caption`, which replaces it.
 
         Raises:
             DatasetError: a role is unknown, or settings contradict each other.
@@ -109,6 +121,10 @@ class Dataset:
             changed = {"header": False, **changed, "columns": tuple(changed["columns"])}
         elif changed.get("header"):
             changed["columns"] = ()
+        if "captions" in changed:
+            changed = {"caption": None, **changed, "captions": tuple(changed["captions"])}
+        elif "caption" in changed:
+            changed["captions"] = ()
         settings = {name: changed.pop(name) for name in READ_AS if name in changed}
         return replace(self, roles=replace(self.roles, **changed), **settings)
 

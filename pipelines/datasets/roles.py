@@ -13,7 +13,9 @@ class Roles:
     url: str | None = None
     """The image's URL."""
     caption: str | None = None
-    """Caption that the filters decide on."""
+    """Caption that the filters decide on; the first of `captions`, if a row has several."""
+    captions: tuple[str, ...] = ()
+    """Columns of the captions of a row that has several, in order. A column holds a text, or a list of texts."""
     uid: str | None = None
     """The manifest's own row identifier."""
     image: str | None = None
@@ -46,8 +48,8 @@ class Roles:
     """Outcome of the download (img2dataset: success, failed_to_download, failed_to_resize)."""
 
     def given(self) -> dict[str, str]:
-        """Return the roles that have a column, in field order."""
-        return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
+        """Return the roles that have one column, in field order."""
+        return {field.name: value for field in fields(self) if isinstance(value := getattr(self, field.name), str)}
 
 
 ROLE_NAMES: tuple[str, ...] = tuple(field.name for field in fields(Roles))

@@ -164,6 +164,7 @@ def settings_of(options: argparse.Namespace, of_beam: Sequence[str], arguments: 
     dataset = dataset.with_roles(
         format=options.format,
         columns=names,
+        captions=options.caption_columns.split(",") if options.caption_columns else None,
         delimiter=options.delimiter,
         images_root=options.images_root,
         **roles,

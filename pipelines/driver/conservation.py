@@ -7,12 +7,16 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from open_diht.pipelines.manifests.plan import Unit
-from open_diht.pipelines.report.funnel import FunnelRecord
+from open_diht.pipelines.report.funnel import CaptionCounts, FunnelRecord
+from open_diht.pipelines.stages.cascade import DEAD, KEPT
+from open_diht.pipelines.stages.output import PASSED, REJECTED
+from open_diht.pipelines.stages.several import OTHER_CAPTIONS, captions_in
 from open_diht.pipelines.store.commit import read_json
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.storage import StorePath, each, read_table, row_count
+from open_diht.pipelines.store.storage import StorePath, each, read_table, row_count, row_groups
 
 _T = TypeVar("_T")
 
@@ -23,7 +27,7 @@ class NotConserved(RuntimeError):
 
 def check_conservation(layout: Layout, units: Sequence[Unit], funnel: FunnelRecord) -> None:
     """Check that rows in = kept + rejected (by one reason each) + dead-letter rows + not decided, for each unit and in
-    total. Rows are counted in the files.
+    total, and that the same holds for captions if a row may have several. Both are counted in the files.
 
     Args:
         layout: paths of the output folder.
@@ -49,6 +53,48 @@ def check_conservation(layout: Layout, units: Sequence[Unit], funnel: FunnelReco
             f"{funnel['rows_in']} rows in, {total} out; rejected by data "
             f"{dict(reasons)}, by records {funnel['rejected']}"
         )
+    if "captions" in funnel:
+        _check_captions(layout, units, funnel["captions"])
+
+
+def _check_captions(layout: Layout, units: Sequence[Unit], counted: CaptionCounts) -> None:
+    """Check that captions in = passed + rejected (by one reason each) + in dead-letter rows + not decided.
+
+    Args:
+        layout: paths of the output folder.
+        units: the decided units.
+        counted: the counts of the run.
+
+    Raises:
+        NotConserved: the equation does not hold.
+    """
+    total: Counter[str] = Counter()
+    for unit, found in zip(units, each(lambda unit: _captions_of(layout, unit.name), units, layout.root), strict=True):
+        read = read_json(layout.commit("captions", unit.name))["captions"]
+        if read != found.total():
+            raise NotConserved(
+                f"unit {unit.name}: {read} captions in, {found.total()} out; remove "
+                f"{layout.commit('decide', unit.name)}, and the same command decides the unit again"
+            )
+        total.update(found)
+    ends = {KEPT: counted["passed"], DEAD: counted["dead_letter"], **counted["rejected"]}
+    if total.total() + counted["not_decided"] != counted["captions_in"] or total != Counter(ends):
+        raise NotConserved(f"captions by data: {dict(total)}, by records: {dict(counted)}")
+
+
+def _captions_of(layout: Layout, unit: str) -> Counter[str]:
+    """Return the number of captions of a unit by reason, `KEPT` for those that passed and `DEAD` in dead letters."""
+    passed = _column(layout.part("kept", unit), PASSED)
+    found = Counter({KEPT: pc.sum(pc.list_value_length(passed)).as_py() or 0 if len(passed) else 0})
+    for kind in ("kept", "rejected"):
+        lists = _column(layout.part(kind, unit), REJECTED)
+        reasons = pc.struct_field(pc.list_flatten(lists), "reason") if len(lists) else pa.array([], pa.string())
+        found.update({entry["values"]: entry["counts"] for entry in reasons.value_counts().to_pylist()})
+    dead = _column(layout.part("dead_letter", unit), "ordinal")
+    if len(dead):  # dead letters of unreadable rows are no rows of stage `captions`
+        for rows in row_groups(layout.data("captions", unit), ["ordinal", OTHER_CAPTIONS]):
+            found[DEAD] += captions_in(rows.filter(pc.is_in(rows["ordinal"], value_set=dead.combine_chunks())))
+    return found
 
 
 def _check_unit(layout: Layout, unit: str) -> tuple[int, Counter[str]]:

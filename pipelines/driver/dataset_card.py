@@ -43,6 +43,8 @@ _MEANING = {
     "attributes": "attributes of these objects",
     "spotted": "text that was read in the image, with its score",
     "overlap": "length of the longest match between caption and text in the image",
+    "captions": "the captions that passed",
+    "rejected_captions": "the other captions of the row, each with its reason",
     "stage": "stage that rejected the row",
     "reason": "why",
 }

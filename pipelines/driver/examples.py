@@ -24,6 +24,7 @@ from open_diht.pipelines.stages.cascade import (
     StageFilter,
     apply_caption_filters,
     cascade,
+    with_one_caption,
 )
 from open_diht.pipelines.stages.columns import annotated_rows
 from open_diht.pipelines.stages.image_records import image_records
@@ -81,7 +82,7 @@ def collect_examples(
         measured = _measured(layout, name, rows, judges)
         images = _images(images_of(layout, name, spans[name], plan.image_rows, dataset, asked))
         for ordinal, reason in mine:
-            one = rows.slice(place_of[ordinal], 1)
+            one = with_one_caption(rows.slice(place_of[ordinal], 1), record_of.get(ordinal), preset, stages)
             decisions = apply_caption_filters(one, preset, "captions" in stages)
             passed = decisions.reasons[0] == KEPT  # else records of its image are of an earlier run
             example = example_of(one, preset, decisions, record_of.get(ordinal) if passed else None)

@@ -13,7 +13,16 @@ from open_diht.pipelines.manifests.plan import Plan, Unit
 from open_diht.pipelines.report.funnel import ColumnHistogram, FunnelRecord, FunnelStep, NotDecided
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.captions import CaptionRecord
-from open_diht.pipelines.stages.cascade import DEAD, NOT_AT_HAND, NOT_DECIDED, StageFilter, Step, cascade, conditions_of
+from open_diht.pipelines.stages.cascade import (
+    DEAD,
+    KEPT,
+    NOT_AT_HAND,
+    NOT_DECIDED,
+    StageFilter,
+    Step,
+    cascade,
+    conditions_of,
+)
 from open_diht.pipelines.stages.tally import DecideRecord
 from open_diht.pipelines.store.commit import read_json
 from open_diht.pipelines.store.layout import Layout
@@ -35,23 +44,34 @@ def summarise(
     """
     broken = [in_words(file) for file in plan.unreadable]
     waiting = _not_decided(layout, plan, units)
-    unparsed = 0
+    unparsed, captions_in, by_reason = 0, 0, Counter[str]()
 
     def read(unit: Unit) -> tuple[CaptionRecord, DecideRecord]:
         return read_json(layout.commit("captions", unit.name)), read_json(layout.commit("decide", unit.name))
 
     def records() -> Iterator[tuple[int, DecideRecord]]:
-        nonlocal unparsed
+        nonlocal unparsed, captions_in
         for unit, (captions, decided) in zip(units, each(read, units, layout.root), strict=True):
             unparsed += captions.get("unparsed", 0)
             if captions["broken"] is not None:
                 broken.append(in_words(captions["broken"]))
                 waiting["rows"] += unit.span.rows - captions["rows"] if unit.span.exact else 0
+            captions_in += captions.get("captions", 0)
+            by_reason.update(decided.get("captions", {}))
             yield captions["rows"], decided
 
     steps, conditions = cascade(settings.preset, judges), conditions_of(judges)
     funnel = count(records(), settings.preset, settings.stages, steps, conditions, waiting)
     funnel["dataset"], funnel["unparsed"] = settings.dataset.name, unparsed
+    if settings.dataset.several_captions:
+        undecided = _captions_not_decided(layout, plan, units)
+        funnel["captions"] = {
+            "captions_in": captions_in + undecided,
+            "passed": by_reason.pop(KEPT, 0),
+            "dead_letter": by_reason.pop(DEAD, 0),
+            "rejected": dict(sorted(by_reason.items())),
+            "not_decided": undecided,
+        }
     funnel["dead_letter"] |= {"units": len(broken), "first": next(iter(broken), None)}
     return funnel
 
@@ -132,6 +152,13 @@ def _not_decided(layout: Layout, plan: Plan, decided: Sequence[Unit]) -> NotDeci
             found["uncounted"] += known is None
             found["rows"] += known or 0
     return found
+
+
+def _captions_not_decided(layout: Layout, plan: Plan, decided: Sequence[Unit]) -> int:
+    """Return the number of captions that were read of the other units of a plan."""
+    names = {unit.name for unit in decided}
+    records = (read_json(layout.commit("captions", unit.name)) for unit in plan.units if unit.name not in names)
+    return sum(record.get("captions", 0) for record in records if record)
 
 
 def _steps(

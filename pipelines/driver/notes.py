@@ -30,6 +30,15 @@ def all_notes(funnel: FunnelRecord) -> list[str]:
             "an earlier filter rejects them; their objects, attributes and complexity are null, and rows that "
             "Complexity would have rejected first count under Action"
         )
+    if captions := funnel.get("captions"):
+        ends = {"passed": captions["passed"], "in dead-letter rows": captions["dead_letter"]}
+        ends |= {"not decided": captions["not_decided"]}
+        said = [f"{number:,} {end}" for end, number in ends.items() if number or end == "passed"]
+        said += [f"{number:,} rejected ({reason})" for reason, number in captions["rejected"].items()]
+        notes.append(
+            f"rows have several captions, {captions['captions_in']:,} in all: {', '.join(said)}. A row is kept if one "
+            "of its captions passes"
+        )
     if waiting := funnel["rejected"].get(NOT_AT_HAND, 0):
         notes.append(
             f"{counted(waiting, 'row')} passed the caption filters but have no image here; they are in rejected/ with "

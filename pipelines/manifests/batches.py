@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Generator, Iterator
-from itertools import pairwise
+from collections.abc import Generator, Iterator, Sequence
+from itertools import chain, pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ import pyarrow.compute as pc  # type: ignore[import-untyped, unused-ignore]
 from open_diht.pipelines.datasets import Roles
 from open_diht.pipelines.manifests.columns import bytes_of, is_bytes, kind_of, used_entries
 from open_diht.pipelines.manifests.types import (
+    MAX_CAPTIONS,
     MAX_CELL_BYTES,
     MAX_RAW_BYTES,
     MAX_ROW_BYTES,
@@ -24,10 +25,11 @@ from open_diht.pipelines.manifests.types import (
     Batch,
     Chunk,
     UnreadableFile,
+    too_many,
 )
 
 _FLUSH_BYTES = 64 * 2**20
-_LISTS = ("captions", "urls", "uids", "own_uids", "pairs")
+_LISTS = ("captions", "others", "urls", "uids", "own_uids", "pairs")
 _HEX = re.compile(r"[0-9a-fA-F]{32}")
 
 
@@ -75,7 +77,7 @@ def to_batch(chunk: Chunk, roles: Roles) -> Batch:
     """
     table = chunk.table
     unreadable = _long_rows(table, roles) | _rows_without_utf8(table, roles)
-    captions, stand_ins, ordinals = chunk.captions, chunk.stand_ins, chunk.ordinals
+    captions, stand_ins, ordinals, several = chunk.captions, chunk.stand_ins, chunk.ordinals, chunk.several
     bad = list(chunk.bad)
     if unreadable:
         for row, (error, message) in unreadable.items():
@@ -86,11 +88,19 @@ def to_batch(chunk: Chunk, roles: Roles) -> Batch:
         ordinals = [ordinals[row] for row in keep]
         captions = [captions[row] for row in keep] if captions is not None else None
         stand_ins = [stand_ins[row] for row in keep] if stand_ins is not None else None
-    if captions is None:
+        several = [several[row] for row in keep] if several is not None else None
+    others: list[list[str]] = []
+    if roles.captions:
+        found = [_distinct(texts) for texts in (_lists(table, roles.captions) if several is None else several)]
+        captions, others = [next(iter(texts), None) for texts in found], [texts[1:] for texts in found]
+    elif captions is None:
         captions = _texts(table, roles.caption)
     urls = [None if _is_blank(url) else url for url in _texts(table, roles.url)]
     own, names = _texts(table, roles.uid), _stand_ins(table, roles, stand_ins)
     named = list(zip(urls, captions, names, strict=True))
+    whole = captions
+    if others:
+        whole = ["\0".join([text or "", *rest]) for text, rest in zip(captions, others, strict=True)]
     return Batch(
         ordinals=np.asarray(ordinals, dtype=np.int64),
         table=table,
@@ -101,8 +111,11 @@ def to_batch(chunk: Chunk, roles: Roles) -> Batch:
             for (url, caption, name), mine in zip(named, own, strict=True)
         ],
         own_uids=[mine is not None and is_uid(mine) for mine in own],
-        pairs=[make_pair(url=url, caption=caption, stand_in=name) for url, caption, name in named],
+        pairs=[
+            make_pair(url=url, caption=text, stand_in=name) for (url, _, name), text in zip(named, whole, strict=True)
+        ],
         bad=bad,
+        others=others,
     )
 
 
@@ -130,6 +143,23 @@ def _texts(table: pa.Table, name: str | None) -> list[str | None]:
             return list(values)
 
 
+def _lists(table: pa.Table, names: Sequence[str]) -> list[list[str | None]]:
+    """Return the captions of each row in these columns, in their order."""
+    columns: list[list[list[str | None]]] = []
+    for name in names:
+        if kind_of(table.column(name).type) == "texts":
+            columns.append([texts or [] for texts in table.column(name).to_pylist()])
+        else:
+            columns.append([[text] for text in _texts(table, name)])
+    return [list(chain.from_iterable(cells)) for cells in zip(*columns, strict=True)]
+
+
+def _distinct(texts: Sequence[str | None]) -> list[str]:
+    """Return the captions of a row that say something, each once."""
+    found = dict.fromkeys(text for text in texts if text is not None)
+    return [text for text in found if not _is_blank(text) and not _is_no_text(text)]
+
+
 def _is_blank(text: str | None) -> bool:
     return text is None or not text or text.isspace()
 
@@ -149,9 +179,11 @@ def _long_rows(table: pa.Table, roles: Roles) -> dict[int, _Why]:
     Parquet itself has no such limit.
     """
     found: dict[int, _Why] = {}
-    texts = {roles.caption, roles.url, roles.uid}
+    texts = {roles.caption, *roles.captions, roles.url, roles.uid}
     for name in table.column_names:
         column, kind = table.column(name), kind_of(table.column(name).type)
+        if kind == "texts" and name in roles.captions:
+            found |= _long_lists(name, column)
         if kind not in ("text", "bytes") or name == roles.image:
             continue
         limit = MAX_ROW_BYTES if kind == "text" or name in texts else MAX_CELL_BYTES
@@ -159,6 +191,20 @@ def _long_rows(table: pa.Table, roles: Roles) -> dict[int, _Why]:
             continue  # the usual case: the whole column is below the limit
         for row in np.flatnonzero(_lengths(column) > limit).tolist():
             found[row] = ("oversized", f"column '{name}' holds a value of more than {limit} bytes")
+    return found
+
+
+def _long_lists(name: str, column: pa.ChunkedArray) -> dict[int, _Why]:
+    """Return the rows with a list of too many captions, or of too many bytes."""
+    counts = np.asarray(pc.fill_null(pc.list_value_length(column), 0)).astype(np.int64)
+    found: dict[int, _Why] = {}
+    for row in np.flatnonzero(counts > MAX_CAPTIONS).tolist():
+        found[row] = ("oversized", too_many(int(counts[row])))
+    if column.nbytes > MAX_ROW_BYTES:
+        sizes = _lengths(pc.list_flatten(column))
+        held = np.bincount(np.repeat(np.arange(len(counts)), counts), sizes, len(counts))
+        for row in np.flatnonzero(held > MAX_ROW_BYTES).tolist():
+            found[row] = ("oversized", f"column '{name}' holds a value of more than {MAX_ROW_BYTES} bytes")
     return found
 
 
@@ -175,7 +221,7 @@ def _lengths(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
 def _rows_without_utf8(table: pa.Table, roles: Roles) -> dict[int, _Why]:
     """Return the rows with text that is not valid UTF-8, which Arrow's readers do not check."""
     found: dict[int, _Why] = {}
-    texts = {roles.caption, roles.url, roles.uid}
+    texts = {roles.caption, *roles.captions, roles.url, roles.uid}
     for name in table.column_names:
         column = table.column(name)
         if name == roles.image:

@@ -35,9 +35,10 @@ def from_json(content: Mapping[str, Any], files: Sequence[Mapping[str, Any]]) ->
         content: from `to_json`.
         files: path, rows, bytes and fingerprint of each file, in the same order.
     """
+    roles = [{**one["roles"], "captions": tuple(one["roles"].get("captions", ()))} for one in content["alike"]]
     alike = [
-        {**one, "columns": tuple(Column(**column) for column in one["columns"]), "roles": Roles(**one["roles"])}
-        for one in content["alike"]
+        {**one, "columns": tuple(Column(**column) for column in one["columns"]), "roles": Roles(**mine)}
+        for one, mine in zip(content["alike"], roles, strict=True)
     ]
     infos = []
     for entry, own in zip(files, content["files"], strict=True):

@@ -146,7 +146,10 @@ def make_plan(
             f"the manifests disagree: {disagreeing[0]}{more}; filter them in separate runs, or name the column"
         )
     files = [{"path": i.path, "rows": i.rows, "bytes": i.bytes, "fingerprint": i.fingerprint} for i in infos]
-    identity = [files, unreadable, dataclasses.asdict(dataset.roles), dataset.columns, dataset.header, dataset.format]
+    roles = dataclasses.asdict(dataset.roles)
+    del roles["captions"]  # outputs of earlier versions keep their fingerprints
+    several = [info.roles.captions for info in infos] if dataset.several_captions else []
+    identity = [files, unreadable, roles, dataset.columns, dataset.header, dataset.format, *several]
     fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     # An unchanged input keeps its units, whatever `cores` and `unit_rows` are now.
     if kept is not None and kept.fingerprint == fingerprint:

@@ -34,6 +34,8 @@ _FOUND_BY_ALIAS = (
 
 def remedy(role: str) -> str:
     """Return how to name the column of a role, for messages."""
+    if role == "captions":
+        return "name all of them: --caption-columns A,B,... (in Python: with_roles(captions=[...]))"
     return f"name it: --{role.replace('_', '-')}-column NAME (in Python: with_roles({role}=...))"
 
 
@@ -70,6 +72,12 @@ def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, ima
     for role, name in dataset.roles.given().items():
         found[role] = _named(role, name, names, path)
         _check_kind(role, by_name[found[role]], dataset, path)
+    captions = _captions(names, dataset, path)
+    for name in captions:
+        found.setdefault("caption", name)
+        _check_kind("captions", by_name[name], dataset, path)
+    if not dataset.roles.captions and len(captions) == 1 and by_name[captions[0]].kind == "text":
+        captions = ()  # the file has the one caption of each row alone
     for role in _FOUND_BY_ALIAS:
         if role not in found and (match := _by_alias(role, columns, dataset, path)) is not None:
             found[role] = match
@@ -88,7 +96,20 @@ def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, ima
             f"{path}: no column for the {role}: looked for {', '.join(aliases)}; "
             f"the file has {listing(names)}{guess}; {remedy(role)}"
         )
-    return Roles(**found)
+    return Roles(**found, captions=captions)
+
+
+def _captions(names: Sequence[str], dataset: Dataset, path: str) -> tuple[str, ...]:
+    """Return the columns of the captions of a row with several: those that are named, else those of the aliases."""
+    if not dataset.several_captions:
+        return ()
+    if dataset.roles.captions:
+        found = [_named("captions", name, names, path) for name in dataset.roles.captions]
+    else:
+        folded = {name.casefold(): name for name in reversed(names)}
+        aliases = dataset.aliases_of("captions")
+        found = [alias if alias in names else folded.get(alias.casefold(), "") for alias in aliases]
+    return tuple(name for name in dict.fromkeys(found) if name)
 
 
 def _named(role: str, name: str, names: Sequence[str], path: str) -> str:
@@ -98,6 +119,7 @@ def _named(role: str, name: str, names: Sequence[str], path: str) -> str:
     if len(same) != 1:
         raise BadSchema(
             f"{path}: no column '{name}' for the role {role}{nearest(name, names)}; the file has {listing(names)}"
+            + (f"; {remedy(role)}" if role == "captions" else "")
         )
     return same[0]
 
@@ -125,7 +147,7 @@ def _texts_named_image(columns: Sequence[Column]) -> list[str]:
 
 
 def _check_kind(role: str, column: Column, dataset: Dataset, path: str) -> None:
-    wanted = _KINDS.get(role)
+    wanted = _KINDS.get("caption" if role == "captions" else role)
     if role == "caption" and column.kind == "texts" and dataset.caption_list == "refuse":
         raise BadSchema(
             f"{path}: column '{column.name}' holds lists of captions; with_roles(caption_list='first') takes the first"

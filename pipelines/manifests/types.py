@@ -131,8 +131,15 @@ MAX_ROW_BYTES = 16 * 2**20
 """Longest line, CSV record, tar text or text cell in bytes; a longer one makes its row bad."""
 MAX_CELL_BYTES = 64 * 2**20
 """Largest binary cell in bytes, except images; a larger one makes its row bad."""
+MAX_CAPTIONS = 1_000
+"""Most captions of a row; more make it bad."""
 MAX_RAW_BYTES = 64 * 2**10
 """Most bytes of a bad row that are kept for the dead-letter table."""
+
+
+def too_many(captions: int) -> str:
+    """Return the message about a row with more than MAX_CAPTIONS captions."""
+    return f"the row has {captions:,} captions, more than {MAX_CAPTIONS:,}; split it into rows of the same image"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +166,7 @@ class Batch:
     """The good rows with all original columns and types; n rows. Image bytes only if requested."""
     captions: list[str | None]
     """Captions of the good rows as the file has them; None if null, blank, "nan", "none" or "null";
-    length n."""
+    length n. The first one, if a row has several."""
     urls: list[str | None]
     """URLs of the good rows; None if null or blank, or if the file has none; length n."""
     uids: list[str]
@@ -171,6 +178,9 @@ class Batch:
     else names the image; None if nothing names it; length n (see `make_pair`)."""
     bad: list[BadRow]
     """The bad rows, ascending by ordinal."""
+    others: list[list[str]] = field(default_factory=list)
+    """Captions after the first of the good rows, distinct and not blank; length n, or 0 if rows have
+    one caption each (see `Roles.captions`)."""
 
     @property
     def rows(self) -> int:
@@ -190,6 +200,8 @@ class Chunk:
     """The rows in which it found one."""
     captions: list[str | None] | None = None
     """Captions as the file has them, if the table does not hold them as plain text (lists in JSON)."""
+    several: list[list[str | None]] | None = None
+    """All captions of rows that have several, if the table does not hold them as text or lists (JSON)."""
     stand_ins: list[str | None] | None = None
     """Identifiers of images without a URL, if they are in no column (see `make_uid`)."""
 

@@ -46,6 +46,20 @@ class ColumnHistogram(TypedDict):
     """Bins that begin at a threshold."""
 
 
+class CaptionCounts(TypedDict):
+    """Counts of captions, if a row may have several."""
+
+    captions_in: int
+    """Captions that were read: of each row the distinct ones that are not blank, and at least one."""
+    passed: int
+    rejected: dict[str, int]
+    """Number of rejected captions by reason."""
+    dead_letter: int
+    """Captions of rows in the dead-letter table."""
+    not_decided: int
+    """Captions of units that failed."""
+
+
 class FunnelRecord(TypedDict):
     """The counts of a run. `funnel.json` has these and examples."""
 
@@ -60,6 +74,7 @@ class FunnelRecord(TypedDict):
     not_decided: NotDecided
     kept: int
     keep_rate: float
+    captions: NotRequired[CaptionCounts]
     unparsed: int
     """Number of captions that a lean run did not parse."""
     histograms: dict[str, dict[str, int]]

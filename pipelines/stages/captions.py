@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self, TypedDict
+from typing import Any, NotRequired, Self, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,8 @@ from open_diht.pipelines.stages.annotator import Annotator
 from open_diht.pipelines.stages.columns import ColumnValues
 from open_diht.pipelines.stages.rows import ROW, identities
 from open_diht.pipelines.stages.segments import Survivors
+from open_diht.pipelines.stages.several import BATCH_ROWS as SEVERAL_ROWS
+from open_diht.pipelines.stages.several import OTHERS, captions_in, nested, others_field
 from open_diht.pipelines.store.commit import TableFile
 from open_diht.pipelines.store.fingerprints import fingerprint_of
 from open_diht.pipelines.store.layout import Layout
@@ -66,9 +68,11 @@ class CaptionRecord(TypedDict):
     lean: bool
     """See `RunSettings.lean`."""
     unparsed: int
-    """Number of good rows whose captions a lean run did not parse."""
+    """Number of captions of good rows that a lean run did not parse."""
     columns: dict[str, Any]
     """Conditions on manifest columns whose rejects were not parsed, in the form of a preset."""
+    captions: NotRequired[int]
+    """Number of captions of the good rows, if a row may have several."""
     slow: str | None
     """See `CaptionParser.slow`."""
     broken: Broken | None
@@ -155,13 +159,17 @@ class CaptionStage(Annotator):
     def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
         span = self._plan.span(unit)
         heartbeat.expect(span.rows)
-        rows, extent, own_uids, without_url, unparsed = 0, 0, 0, 0, 0
+        rows, extent, own_uids, without_url, captions = 0, 0, 0, 0, 0
+        self._unparsed = 0
+        several = self.dataset.several_captions
         values = ColumnValues(self.layout, unit, self.conditions) if self.annotate and self.conditions else None
         broken: Broken | None = None
         schema = pa.schema([*ROW, *SCHEMA]) if self.annotate else ROW
+        schema = schema.append(others_field(self.annotate)) if several else schema
+        batch_rows = SEVERAL_ROWS if several else BATCH_ROWS
         with TableFile(self.layout.data(self.name, unit), schema) as good, TableFile(self.layout.dead(unit)) as dead:
             try:
-                for batch in read(span, self.dataset, batch_rows=BATCH_ROWS):
+                for batch in read(span, self.dataset, batch_rows=batch_rows):
                     parse = np.ones(len(batch.ordinals), bool)
                     if values is not None:  # rows that a condition on the manifest's columns rejects are not parsed
                         theirs = values.of(batch.ordinals)
@@ -169,7 +177,7 @@ class CaptionStage(Annotator):
                             parse &= ~one.rejects_values(theirs[STORED + one.reason])
                     table = self._rows(batch, parse)
                     good.write(table)
-                    unparsed += table["objects"].null_count - int((~parse).sum()) if self.annotate else 0
+                    captions += captions_in(table) if several else 0
                     if batch.bad:
                         dead.write(_dead_letters(batch.bad, span.path, unit))
                     rows += batch.rows
@@ -190,23 +198,39 @@ class CaptionStage(Annotator):
             "own_uids": own_uids,
             "without_url": without_url,
             "lean": self.lean,
-            "unparsed": unparsed,
+            "unparsed": self._unparsed,
             "columns": {one.reason: as_section(one) for one in self.conditions} if self.annotate else {},
             "slow": self._annotator.slow if self._annotator else None,
             "broken": broken,
         }
+        if several:
+            said["captions"] = captions
         return said, (self.layout.data(self.name, unit), self.layout.dead(unit))
 
     def _rows(self, batch: Batch, parse: NDArray[np.bool_]) -> pa.Table:
         """Annotate the rows of a batch; `parse` (rows,) is the mask of those to parse."""
         table = identities(batch)
-        if self._annotator is None:
+        annotations = self._annotations([caption or "" for caption in batch.captions], parse)
+        if annotations is not None:
+            table = pa.table([*table.columns, *annotations.columns], schema=pa.schema([*ROW, *SCHEMA]))
+        if not self.dataset.several_captions:
             return table
-        captions = [caption or "" for caption, asked in zip(batch.captions, parse, strict=True) if asked]
-        annotations = self._annotator.annotate(captions)
-        if len(captions) < len(parse):
-            annotations = annotations.take(pa.array(np.cumsum(parse) - 1, mask=~parse))  # null for rows not parsed
-        return pa.table([*table.columns, *annotations.columns], schema=pa.schema([*ROW, *SCHEMA]))
+        others = batch.others or [[]] * table.num_rows  # a file may have a single one of the columns
+        flat = [caption for captions in others for caption in captions]
+        counts = np.array([len(captions) for captions in others], np.int64)
+        annotations = self._annotations(flat, np.repeat(parse, counts))
+        return table.append_column(OTHERS, nested(others, annotations))
+
+    def _annotations(self, captions: Sequence[str], parse: NDArray[np.bool_]) -> pa.Table | None:
+        """Annotate captions, with null for those that the mask `parse` (captions,) leaves out; None: no stage does."""
+        if self._annotator is None:
+            return None
+        asked = [caption for caption, is_asked in zip(captions, parse, strict=True) if is_asked]
+        annotations = self._annotator.annotate(asked)
+        self._unparsed += annotations["objects"].null_count
+        if len(asked) < len(parse):
+            annotations = annotations.take(pa.array(np.cumsum(parse) - 1, mask=~parse))
+        return annotations
 
 
 def annotations_fingerprint(settings: RunSettings) -> str:

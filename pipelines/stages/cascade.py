@@ -9,9 +9,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,8 @@ from open_diht.filters.presets import Preset
 from open_diht.filters.score import CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, NOT_SCORED, ScoreRule
 from open_diht.filters.spotting.overlap import overlap_lengths
 from open_diht.pipelines.fetch.reasons import EXPLANATIONS
+from open_diht.pipelines.stages.rows import RECORD
+from open_diht.pipelines.stages.several import OTHERS, each_caption
 
 if TYPE_CHECKING:
     from open_diht.pipelines.store.layout import Layout
@@ -167,6 +169,28 @@ def conditions_of(own: Sequence[StageFilter]) -> list[ColumnCondition]:
 
 
 @dataclass(frozen=True)
+class EachCaption:
+    """The decisions on the m captions of n rows that may have several."""
+
+    owners: NDArray[np.int64]
+    """(m,): index of the row of each caption, ascending."""
+    captions: pa.Array
+    """(m,): the captions."""
+    reasons: Reasons
+    """(m,): the reason of each caption, as in `Decisions.reasons`."""
+
+    def settled(self, rows: Reasons) -> Reasons:
+        """Return the final reason of each caption (m,). What rejects a row rejects the captions that passed before, and
+        a row in the dead-letter table takes all its captions there.
+
+        Args:
+            rows: the final reason of each row (n,).
+        """
+        of_row = rows[self.owners]
+        return np.where((self.reasons == KEPT) | (of_row == DEAD), of_row, self.reasons)
+
+
+@dataclass(frozen=True)
 class Decisions:
     """The decisions on a table of n annotated rows, each with its reason and evidence."""
 
@@ -183,6 +207,10 @@ class Decisions:
     """(n,): index of each row's record, -1 if an earlier filter rejects the row; None without records."""
     measured: dict[str, pa.Array] = field(default_factory=dict)
     """The numbers of `MeasuringFilter`s by column, (n,) each; null if an earlier filter rejects the row."""
+    rows: pa.Table | None = None
+    """The rows with the one caption that their decision is about; None if they have one caption each."""
+    each: EachCaption | None = None
+    """The decision on every caption; None if rows have one caption each."""
 
 
 def apply_cascade(
@@ -210,21 +238,21 @@ def apply_cascade(
 
     Returns:
         The decisions and their evidence. A row has evidence only up to the filter that rejects it,
-        so that the result does not depend on what other presets annotated before.
+        so that the result does not depend on what other presets annotated before. A row with
+        several captions is decided by the first that passes, else by the first of those that got
+        furthest; `own` decides it once, with that caption.
 
     Raises:
         NotLookedAt: a row passes the caption filters and has no record.
     """
-    decided = apply_caption_filters(rows, preset, "captions" in stages)
-    reasons, overlaps, found, measured = decided.reasons, decided.overlaps, None, dict[str, pa.Array]()
+    captions, owners = each_caption(rows)
+    decided = _apply_caption_filters(captions, preset, "captions" in stages)
     if records is not None:
-        alive = np.flatnonzero(reasons == KEPT)
-        found = np.full(len(reasons), -1, np.int64)
-        found[alive] = _indices(np.asarray(rows["ordinal"])[alive], np.asarray(records["ordinal"]))
-        if (found[alive] < 0).any():
-            raise NotLookedAt("rows pass the caption filters, but no spotting unit has read their images")
-        captions = rows["caption"].take(pa.array(alive)).to_pylist()
-        reasons[alive], overlaps[alive] = apply_image_filters(captions, records.take(pa.array(found[alive])), preset)
+        decided = _apply_images(captions, records, decided, preset)
+    if owners is not None:
+        decided = _one_of_each(captions, owners, decided, preset)
+        rows = decided.rows
+    reasons, measured = decided.reasons, dict[str, pa.Array]()
     for one in own:
         assert layout is not None
         alive = np.flatnonzero(reasons == KEPT)
@@ -235,7 +263,55 @@ def apply_cascade(
             indices[alive] = np.arange(len(alive))
             values = one.measured(layout, unit, mine).take(pa.array(indices, mask=indices < 0))
             measured |= {name: values[name].combine_chunks() for name in values.column_names}
-    return Decisions(reasons, decided.counts, decided.asked, overlaps, found, measured)
+    return replace(decided, measured=measured)
+
+
+def with_one_caption(
+    rows: pa.Table, record: Mapping[str, Any] | None, preset: Preset, stages: Collection[str]
+) -> pa.Table:
+    """Return a row with the one caption that its decision is about.
+
+    Args:
+        rows: the row and its annotations, see `apply_cascade`.
+        record: the record of its image, a row of `RECORD`; None: no image was read.
+        preset: the filters and their thresholds.
+        stages: the stages that decide.
+    """
+    if OTHERS not in rows.column_names:
+        return rows
+    records = None if record is None else pa.Table.from_pylist([dict(record)], RECORD)
+    return apply_cascade(rows, records, preset, stages).rows
+
+
+def _one_of_each(captions: pa.Table, owners: NDArray[np.int64], decided: Decisions, preset: Preset) -> Decisions:
+    """Return the decisions on rows with several captions from those on their captions.
+
+    Args:
+        captions: m captions, from `each_caption`.
+        owners: the row of each caption (m,).
+        decided: the decisions on the captions.
+        preset: the filters, which say how far a caption got.
+    """
+    places = {step.reason: place for place, step in enumerate(cascade(preset))}
+    # One image is read for all captions of a row, so `KEPT` and `DEAD` do not meet in it.
+    reached = np.array([places.get(reason, len(places)) for reason in decided.reasons], np.int64)
+    order = np.lexsort((-reached, owners))  # stable: the first caption of those that got as far
+    best = order[np.unique(owners[order], return_index=True)[1]]
+    counts = decided.counts
+    if counts is not None:
+        values = {one.name: getattr(counts, one.name) for one in fields(counts)}
+        counts = CaptionDecisions(
+            **{n: v[best] if isinstance(v, np.ndarray) else v.take(pa.array(best)) for n, v in values.items()}
+        )
+    return Decisions(
+        decided.reasons[best],
+        counts,
+        decided.asked[best],
+        decided.overlaps[best],
+        None if decided.found is None else decided.found[best],
+        rows=captions.take(pa.array(best)),
+        each=EachCaption(owners, captions["caption"].combine_chunks(), decided.reasons),
+    )
 
 
 def apply_caption_filters(rows: pa.Table, preset: Preset, annotated: bool) -> Decisions:
@@ -246,6 +322,13 @@ def apply_caption_filters(rows: pa.Table, preset: Preset, annotated: bool) -> De
         preset: the filters and their thresholds.
         annotated: whether to apply the filters that need annotations.
     """
+    captions, owners = each_caption(rows)
+    decided = _apply_caption_filters(captions, preset, annotated)
+    return decided if owners is None else _one_of_each(captions, owners, decided, preset)
+
+
+def _apply_caption_filters(rows: pa.Table, preset: Preset, annotated: bool) -> Decisions:
+    """Apply the filters on captions to rows with one caption each; see `apply_caption_filters`."""
     rejected = {one.reason: one.rejects(CaptionEvidence(rows, None)) for one in preset.columns}
     asked = np.ones(rows.num_rows, bool)
     for by_column in rejected.values():
@@ -262,6 +345,19 @@ def apply_caption_filters(rows: pa.Table, preset: Preset, annotated: bool) -> De
             known = rejected.get(one.reason)
             reasons[one.rejects(evidence) if known is None else known] = one.reason
     return Decisions(reasons, evidence.decided, asked, np.full(rows.num_rows, NOT_READ, np.int64))
+
+
+def _apply_images(rows: pa.Table, records: pa.Table, decided: Decisions, preset: Preset) -> Decisions:
+    """Apply the filters on images to the rows that pass the filters on captions; see `apply_cascade`."""
+    reasons, overlaps = decided.reasons, decided.overlaps
+    alive = np.flatnonzero(reasons == KEPT)
+    found = np.full(len(reasons), -1, np.int64)
+    found[alive] = _indices(np.asarray(rows["ordinal"])[alive], np.asarray(records["ordinal"]))
+    if (found[alive] < 0).any():
+        raise NotLookedAt("rows pass their captions, and no spotting unit has looked at their images")
+    captions = rows["caption"].take(pa.array(alive)).to_pylist()
+    reasons[alive], overlaps[alive] = apply_image_filters(captions, records.take(pa.array(found[alive])), preset)
+    return replace(decided, found=found)
 
 
 def apply_image_filters(captions: list[str], records: pa.Table, preset: Preset) -> tuple[Reasons, NDArray[np.int64]]:

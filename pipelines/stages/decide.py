@@ -38,6 +38,8 @@ from open_diht.pipelines.stages.columns import annotated_rows
 from open_diht.pipelines.stages.dedup.findings import DuplicateFiles, Duplicates, Entries, Findings, reject_duplicates
 from open_diht.pipelines.stages.image_records import image_records
 from open_diht.pipelines.stages.output import output_rows, rejected_rows
+from open_diht.pipelines.stages.several import BATCH_ROWS as SEVERAL_ROWS
+from open_diht.pipelines.stages.several import captions_in
 from open_diht.pipelines.stages.shards import remove_shards
 from open_diht.pipelines.stages.tally import Tally
 from open_diht.pipelines.store.commit import TableFile, publish_table, read_json, remove
@@ -109,6 +111,7 @@ class DecideStage(Stage):
         records = image_records(self.layout, unit, self._plan.image_units(read_record), self.stages)
         duplicates = Duplicates(self._entries, self.duplicate_files, self._plan.number(unit))
         annotations = _Annotations(annotated_rows(self.layout, unit, self.preset))
+        several = self.dataset.several_captions
         tally, done, lost = Tally(), 0, list[pa.Table]()
         parts = [TableFile(self.layout.part(kind, unit)) for kind in KINDS]
         with parts[0] as kept, parts[1] as rejected, parts[2] as dead:
@@ -123,8 +126,9 @@ class DecideStage(Stage):
             if read_record["broken"]:
                 dead.write(broken_unit(read_record["broken"], unit))
             try:
-                caption_column = info_of(span, self.dataset).roles.caption
-                for batch in read(span, self.dataset, batch_rows=BATCH_ROWS, images=True):
+                caption_column = None if several else info_of(span, self.dataset).roles.caption
+                batch_rows = SEVERAL_ROWS if several else BATCH_ROWS
+                for batch in read(span, self.dataset, batch_rows=batch_rows, images=True):
                     rows, passed = annotations.take(batch.ordinals)
                     if rows.num_rows < len(batch.ordinals):
                         raise RuntimeError(
@@ -135,6 +139,7 @@ class DecideStage(Stage):
                     done += len(batch.ordinals)
                     decisions = apply_cascade(rows, records, self.preset, self.stages, self.own, self.layout, unit)
                     reasons, found = decisions.reasons, decisions.found
+                    rows = rows if decisions.rows is None else decisions.rows
                     copies = reject_duplicates(rows, reasons, duplicates, unit)
                     table = output_rows(batch.table, rows, records, decisions, caption_column)
                     stay = pa.array(reasons == KEPT)
@@ -153,6 +158,8 @@ class DecideStage(Stage):
                 for rest in (*lost, *annotations.rest()):
                     same = repeat((error.error, error.message), rest.num_rows)
                     lose("manifest", _dead_letters(rest, error.path, unit, "manifest", same))
+                    if several:
+                        tally.captions[DEAD_REASON] += captions_in(rest)
             else:
                 if done != read_record["good"]:
                     raise RuntimeError(
@@ -165,6 +172,8 @@ class DecideStage(Stage):
     def _count(self, tally: Tally, rows: pa.Table, decisions: Decisions) -> None:
         counts, overlaps, reasons = decisions.counts, decisions.overlaps, decisions.reasons.tolist()
         tally.rows.update(reasons)
+        if decisions.each is not None:
+            tally.captions.update(decisions.each.settled(decisions.reasons).tolist())
         if counts is not None:
             tally.histograms["complexity"].update(counts.complexity[counts.parsed].tolist())
             tally.histograms["actions"].update(counts.n_actions[decisions.asked].tolist())

@@ -9,12 +9,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from open_diht.pipelines.stages.cascade import DEAD, KEPT, NOT_READ, Decisions, Reasons
+from open_diht.pipelines.stages.cascade import DEAD, KEPT, NOT_READ, Decisions, EachCaption, Reasons
 from open_diht.pipelines.stages.dedup.findings import COPIES
 
 SPOTTED = pa.list_(pa.struct([("text", pa.string()), ("score", pa.float32())]))
 PAIR = pa.struct([("object", pa.string()), ("attribute", pa.string())])
 OURS = ("uid", "caption", "complexity", "actions", "objects", "attributes", "spotted", "overlap")
+PASSED, REJECTED = SEVERAL = ("captions", "rejected_captions")
+"""Columns of rows that may have several captions: the captions that passed, and the others with their reasons."""
+REJECTED_CAPTION = pa.struct([("caption", pa.string()), ("reason", pa.string())])
 
 
 def output_rows(
@@ -27,14 +30,15 @@ def output_rows(
 
     Args:
         original: the rows as the manifest has them.
-        rows: the same rows with `uid` and `caption`.
+        rows: the same rows with `uid` and `caption`, of several captions the one that was decided.
         records: the spotting records used for the decisions.
         decisions: the decisions on these rows.
-        caption_column: the original column that holds the caption.
+        caption_column: the original column that holds the caption; None: several do.
     """
     if caption_column == "caption" and pa.types.is_string(original["caption"].type):
         original = original.drop_columns("caption")
-    columns = making_way(original, (*OURS, *decisions.measured, "stage", "reason", *COPIES.names))
+    own = OURS if decisions.each is None else (*OURS, *SEVERAL)
+    columns = making_way(original, (*own, *decisions.measured, "stage", "reason", *COPIES.names))
     n, decided = rows.num_rows, decisions.counts
     texts, pairs = pa.list_(pa.string()), pa.list_(PAIR)
     # Lean runs do not parse captions without an action: their actions are known to be empty, the rest
@@ -51,7 +55,23 @@ def output_rows(
         "overlap": pa.array(decisions.overlaps, pa.int32(), mask=decisions.overlaps == NOT_READ),
         **decisions.measured,
     }
+    if decisions.each is not None:
+        columns |= _captions(decisions.each, decisions.reasons)
     return pa.table(columns)
+
+
+def _captions(each: EachCaption, rows: Reasons) -> dict[str, pa.Array]:
+    """Return the columns `SEVERAL` of n rows, whose final reasons are `rows` (n,)."""
+    reasons = each.settled(rows)
+    passed = (reasons == KEPT).astype(bool)
+    named = [each.captions, pa.array(reasons.tolist(), pa.string())]
+    rejected = pa.StructArray.from_arrays(named, fields=list(REJECTED_CAPTION))
+
+    def lists(values: pa.Array, mine: NDArray[np.bool_]) -> pa.Array:
+        offsets = np.searchsorted(each.owners[mine], np.arange(len(rows) + 1)).astype(np.int32)
+        return pa.ListArray.from_arrays(pa.array(offsets), values.filter(pa.array(mine)))
+
+    return {PASSED: lists(each.captions, passed), REJECTED: lists(rejected, ~passed)}
 
 
 def _where(known: NDArray[np.bool_] | None, values: pa.Array) -> pa.Array:

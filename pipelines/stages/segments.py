@@ -24,6 +24,7 @@ from open_diht.pipelines.stages.annotator import Annotator
 from open_diht.pipelines.stages.cascade import KEPT, apply_caption_filters
 from open_diht.pipelines.stages.columns import annotated_rows
 from open_diht.pipelines.stages.images import DOWNLOAD, state_of
+from open_diht.pipelines.stages.several import OTHER_CAPTIONS
 from open_diht.pipelines.store.commit import read_json
 from open_diht.pipelines.store.fingerprints import fingerprint_of
 from open_diht.pipelines.store.layout import Layout
@@ -94,7 +95,7 @@ class Survivors:
         """
         unit, number = place_of(image_unit)
         first, stop = number * image_rows, (number + 1) * image_rows
-        columns = None if self.captions_decide else ["ordinal", "caption"]
+        columns = None if self.captions_decide else ["ordinal", "caption", OTHER_CAPTIONS]
         found = [np.empty(0, np.int64)]
         for rows in annotated_rows(layout, unit, self.preset, columns, between=("ordinal", first, stop)):
             ordinals = np.asarray(rows["ordinal"]).astype(np.int64)

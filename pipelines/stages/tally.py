@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import pyarrow as pa
 
@@ -26,6 +26,8 @@ class DecideRecord(TypedDict):
     histograms: dict[str, dict[str, int]]
     """Number of rows by value for complexity, actions and overlap, and by bin for compared columns and
     scores."""
+    captions: NotRequired[dict[str, int]]
+    """Number of captions by reason, if a row may have several: `KEPT` if they passed, `DEAD` in dead-letter rows."""
     examples: dict[str, list[int]]
     """Ordinals of example rows, by reason or "kept"."""
 
@@ -35,6 +37,8 @@ class Tally:
     """The counts of a unit, which become its commit record."""
 
     rows: Counter[str] = field(default_factory=Counter)
+    captions: Counter[str] = field(default_factory=Counter)
+    """Number of captions by reason, see `DecideRecord`; empty if rows have one caption each."""
     dead: Counter[str] = field(default_factory=Counter)
     """Number of dead letters by error."""
     lost: Counter[str] = field(default_factory=Counter)
@@ -75,7 +79,7 @@ class Tally:
 
     def record(self) -> DecideRecord:
         """Return the unit's commit record."""
-        return {
+        record: DecideRecord = {
             "rows": sum(self.rows.values()),
             "kept": self.rows[KEPT],
             "rejected": {reason: n for reason, n in sorted(self.rows.items()) if reason not in (KEPT, DEAD)},
@@ -86,3 +90,6 @@ class Tally:
             },
             "examples": {reason or "kept": self.ordinals(reason) for reason in self.examples},
         }
+        if self.captions:
+            record["captions"] = dict(sorted(self.captions.items()))
+        return record

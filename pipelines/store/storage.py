@@ -125,13 +125,17 @@ def row_groups(
 
     Args:
         path: the file.
-        columns: columns to read; None: all.
+        columns: columns to read, or paths such as `column.list.element.field`, as far as the file has the columns;
+            None: all.
         between: (column, first, stop): skip groups whose statistics exclude values of that column in [first, stop).
     """
     with open_parts(path) as source:
         file = pq.ParquetFile(source)
         empty = file.schema_arrow.empty_table()
-        yield empty if columns is None else empty.select(columns)
+        if columns is not None:
+            columns = [path for path in columns if path.partition(".")[0] in empty.column_names]
+            empty = empty.select([path.partition(".")[0] for path in columns])
+        yield empty
         for group in range(file.num_row_groups):
             if between is None or _overlaps(file, group, *between):
                 yield file.read_row_group(group, columns=columns)

@@ -13,7 +13,7 @@ from open_diht.pipelines.driver.examples import example_of
 from open_diht.pipelines.manifests import FileChanged, ManifestError, MissingImage, UnreadableFile
 from open_diht.pipelines.report.example import Example
 from open_diht.pipelines.report.thumbnail import ImageNotShown, Thumbnail, shrink
-from open_diht.pipelines.stages.cascade import apply_caption_filters
+from open_diht.pipelines.stages.cascade import apply_caption_filters, with_one_caption
 from open_diht.pipelines.stages.columns import annotated_rows
 from open_diht.pipelines.stages.image_records import image_records
 from open_diht.pipelines.stages.images import images_of
@@ -61,8 +61,10 @@ def evidence_of(output: Output, place: Place) -> Example | None:
     if rows is None or ordinal is None:
         return None
     asked = "captions" in output.stages and "objects" in rows.column_names
+    record = _record(output, place.unit, ordinal)
+    rows = with_one_caption(rows, record, output.preset, output.stages if asked else ())
     decisions = apply_caption_filters(rows, output.preset, asked)
-    example = example_of(rows, output.preset, decisions, _record(output, place.unit, ordinal))
+    example = example_of(rows, output.preset, decisions, record)
     with contextlib.suppress(ImageNotShown):
         example["image"] = image_of(output, place.unit, ordinal)
     return example

@@ -35,7 +35,7 @@ class _Source(TypedDict):
     """How a run read its input."""
 
     name: NotRequired[str]
-    roles: NotRequired[dict[str, str | None]]
+    roles: NotRequired[dict[str, str | list[str] | None]]
     read_as: NotRequired[dict[str, Any]]
 
 

@@ -9,7 +9,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
@@ -282,6 +282,8 @@ class Good:
     """The caption, if the cells do not hold it as plain text."""
     stand_in: str | None = None
     """See Chunk.stand_ins."""
+    several: list[str | None] = field(default_factory=list)
+    """See Chunk.several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,7 +303,7 @@ def gather(
     Args:
         rows: the rows of the span, in order.
         columns: the columns of `Good.cells`.
-        captions: whether to use `Good.caption`.
+        captions: whether to use `Good.caption` and `Good.several`.
         stand_ins: whether to use `Good.stand_in`.
 
     Raises:
@@ -339,6 +341,7 @@ def gather(
             table=pa.Table.from_arrays(arrays, names=[column.name for column in columns]),
             bad=bad,
             captions=[row.caption for row in good] if captions else None,
+            several=[row.several for row in good] if captions else None,
             stand_ins=[row.stand_in for row in good] if stand_ins else None,
         )
     if broken is not None:

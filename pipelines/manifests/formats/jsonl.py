@@ -15,7 +15,15 @@ from typing import Any
 from open_diht.pipelines.datasets import Dataset, Roles
 from open_diht.pipelines.manifests.formats.base import Fault, Good, register_format
 from open_diht.pipelines.manifests.formats.lines import Head, Line, LineFormat, empty, mean
-from open_diht.pipelines.manifests.types import MAX_ROW_BYTES, BadReason, BadSchema, Column, FileInfo
+from open_diht.pipelines.manifests.types import (
+    MAX_CAPTIONS,
+    MAX_ROW_BYTES,
+    BadReason,
+    BadSchema,
+    Column,
+    FileInfo,
+    too_many,
+)
 
 EXTRA = "_extra"
 """Name of the column for values that fit no other column."""
@@ -69,18 +77,26 @@ def json_row(
     Args:
         item: the object.
         columns: the columns, the last of which is `_extra`.
-        roles: the columns that hold caption, URL and image path.
+        roles: the columns that hold caption or captions, URL and image path.
         raw: the row's bytes, for the fault and the size.
         stand_in: see `Good.stand_in`.
     """
     try:
-        caption = as_text(item.get(roles.caption), lists=True) if roles.caption is not None else None
+        several = [as_text(text) for name in roles.captions for text in _listed(item.get(name))]
+        one = roles.caption if not roles.captions else None
+        caption = as_text(item.get(one), lists=True) if one is not None else None
         for role in (roles.url, roles.image_path):
             if role is not None:
                 as_text(item.get(role))
     except BadJson as error:
         return Fault(error.error, error.message, raw)
-    return Good(cells(item, columns), len(raw), caption, stand_in)
+    if len(several) > MAX_CAPTIONS:
+        return Fault("oversized", too_many(len(several)), raw)
+    return Good(cells(item, columns), len(raw), caption, stand_in, several)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _object_of(line: Line) -> dict[str, Any] | Fault:
@@ -232,7 +248,7 @@ def _column(name: str, seen: set[str]) -> Column:
         return Column(name=name, type="string", kind="null")
     if "text" in seen:
         return Column(name=name, type="string", kind="text")
-    return Column(name=name, type="string", kind="texts" if seen == {"texts"} else "other")
+    return Column(name=name, type="string", kind="texts" if "texts" in seen else "other")
 
 
 def _cell(value: Any, column: Column) -> tuple[bool, Any]:

@@ -49,6 +49,7 @@ from open_diht.pipelines.stages.image_records import image_records
 from open_diht.pipelines.stages.images import images_of
 from open_diht.pipelines.stages.rows import ROW
 from open_diht.pipelines.stages.segments import Survivors
+from open_diht.pipelines.stages.several import OTHER_CAPTIONS, OTHERS, captions_of
 from open_diht.pipelines.stages.spotting import load_records
 from open_diht.pipelines.store.commit import publish_bytes, read_json
 from open_diht.pipelines.store.fingerprints import Fingerprints
@@ -106,12 +107,11 @@ class Pairs:
         return np.concatenate(self._ordinals)
 
     def add(self, rows: pa.Table) -> None:
-        """Add rows of `ROW`."""
+        """Add rows of `ROW`, with the column `OTHERS` if they may have several captions."""
         ordinals = np.asarray(rows["ordinal"]).astype(np.int64)
         bare = np.flatnonzero(~np.asarray(rows["has_url"], bool))
-        captions = rows["caption"].take(pa.array(bare)).to_pylist()
-        for place, caption in zip(bare.tolist(), captions, strict=True):
-            digest = hashlib.sha256((caption or "").encode()).digest()
+        for place, caption in zip(bare.tolist(), captions_of(rows.take(pa.array(bare))), strict=True):
+            digest = hashlib.sha256(caption.encode()).digest()
             self.bare[int(ordinals[place])] = len(self.pairs) + place, digest
         self._ordinals.append(ordinals)
         self.uids += rows["uid"].to_pylist()
@@ -178,13 +178,14 @@ class KeyStage(Stage):
         kept = Pairs()
         for read in annotated_rows(self.layout, unit, self.preset):
             decisions = apply_cascade(read, records, self.preset, self.stages, self.judges, self.layout, unit)
-            kept.add(read.select(ROW.names).filter(pa.array(decisions.reasons == KEPT)))
+            rows = read.select([name for name in (*ROW.names, OTHERS) if name in read.column_names])
+            kept.add(rows.filter(pa.array(decisions.reasons == KEPT)))
         keys = kept.keys(unit, self._digests(unit, list(kept.bare)))
         return key_records(keys, kept.ordinals, halves_of_uids(kept.uids))
 
     def _of_uids(self, unit: str) -> NDArray[np.void]:
         every = Pairs()
-        for rows in row_groups(self.layout.data("captions", unit), ROW.names):
+        for rows in row_groups(self.layout.data("captions", unit), [*ROW.names, OTHER_CAPTIONS]):
             every.add(rows)
         digests = self._digests(unit, self._spotted(unit)) if every.bare and "spotting" in self.stages else {}
         pairs = spread(every.keys(unit, digests))

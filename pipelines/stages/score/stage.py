@@ -83,6 +83,11 @@ def check_score(settings: RunSettings) -> None:
                 "out of STAGES"
             )
         return
+    if settings.dataset.several_captions:
+        raise WrongUse(
+            f"--score-model {settings.score.model} scores one caption of an image, and the rows have several; leave "
+            "it out, or name one caption column with --caption-column"
+        )
     if settings.preset.score.masked is not None and "spotting" not in settings.stages:
         raise WrongUse(
             f"preset {settings.preset.name!r} scores images without their text (score.masked), and no stage finds the "

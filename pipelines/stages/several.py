@@ -1,0 +1,86 @@
+"""Rows with several captions.
+
+The further captions of a row are nested, with their annotations, in its column `others`. So every stage still sees one
+row per image, and the filters take the captions apart with `each_caption`. Data sets with one caption per row have no
+such column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from open_diht.filters.captions.annotate import SCHEMA
+
+OTHERS = "others"
+"""Column with the captions after the first of a row."""
+OTHER_CAPTIONS = f"{OTHERS}.list.element.caption"
+"""Path of their texts in a Parquet file, to read them without their annotations."""
+BATCH_ROWS = 200
+"""Rows of a batch, each of which may have `manifests.types.MAX_CAPTIONS` captions."""
+
+
+def others_field(annotated: bool) -> pa.Field:
+    """Return the field of the column `OTHERS`; `annotated`: whether captions are parsed."""
+    return pa.field(OTHERS, pa.list_(pa.struct([("caption", pa.string()), *(SCHEMA if annotated else ())])))
+
+
+def nested(captions: Sequence[Sequence[str]], annotations: pa.Table | None) -> pa.ListArray:
+    """Return the column `OTHERS` of n rows.
+
+    Args:
+        captions: the further captions of each row.
+        annotations: rows of `SCHEMA`, one per caption; None: captions are not parsed.
+    """
+    flat = pa.array([text for texts in captions for text in texts], pa.string())
+    columns = [flat] if annotations is None else [flat, *(one.combine_chunks() for one in annotations.columns)]
+    offsets = np.concatenate([[0], np.cumsum([len(texts) for texts in captions])]).astype(np.int32)
+    type = others_field(annotations is not None).type
+    values = pa.StructArray.from_arrays(columns, fields=list(type.value_type))
+    return pa.ListArray.from_arrays(pa.array(offsets), values, type=type)
+
+
+def captions_in(rows: pa.Table) -> int:
+    """Return the number of captions of some rows. A row without a caption has one, which is empty."""
+    return int(rows.num_rows + (pc.sum(pc.list_value_length(rows[OTHERS])).as_py() or 0))
+
+
+def captions_of(rows: pa.Table) -> list[str]:
+    """Return all captions of each row as one text, which equal rows share."""
+    first = [caption or "" for caption in rows["caption"].to_pylist()]
+    if OTHERS not in rows.column_names:
+        return first
+    others = iter(pc.struct_field(pc.list_flatten(rows[OTHERS]), "caption").to_pylist())
+    counts = pc.list_value_length(rows[OTHERS]).to_pylist()
+    return ["\0".join([one, *islice(others, count)]) for one, count in zip(first, counts, strict=True)]
+
+
+def each_caption(rows: pa.Table) -> tuple[pa.Table, NDArray[np.int64] | None]:
+    """Return a table with one row per caption, and the index of the row of each (m,).
+
+    Args:
+        rows: n rows with `caption`, their annotations, and the column `OTHERS` if they may have several captions.
+
+    Returns:
+        The captions of each row in their order, with the row's other columns; or the rows themselves and None, if they
+        have one caption each.
+    """
+    if OTHERS not in rows.column_names:
+        return rows, None
+    counts = np.asarray(pc.fill_null(pc.list_value_length(rows[OTHERS]), 0)).astype(np.int64)
+    owners = np.repeat(np.arange(rows.num_rows), counts)
+    first = rows.drop_columns(OTHERS)
+    flat = pc.list_flatten(rows[OTHERS])
+    own = pa.Table.from_batches(map(pa.RecordBatch.from_struct_array, flat.chunks), pa.schema(list(flat.type)))
+    own = own.select([name for name in own.column_names if name in first.column_names])
+    shared = first.drop_columns(own.column_names).take(pa.array(owners))
+    further = pa.table([*shared.columns, *own.columns], [*shared.column_names, *own.column_names])
+    every = pa.concat_tables([first, further.select(first.column_names).cast(first.schema)])
+    owners = np.concatenate([np.arange(rows.num_rows), owners])
+    order = np.argsort(owners, kind="stable")
+    return every.take(pa.array(order)), owners[order]
