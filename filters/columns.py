@@ -92,7 +92,7 @@ class ColumnCondition(CaptionFilter):
             f"one of {_listing(self.not_among)}" if self.not_among is not None else "",
             "missing" if self.missing == "reject" else "",
         ]
-        return f"The row's {self.reason} is {' or '.join(part for part in asked if part)}."
+        return f"The value of {self.reason} is {' or '.join(part for part in asked if part)}."
 
     @property
     def numeric(self) -> bool:

@@ -207,7 +207,7 @@ def test_words_are_counted_by_what_the_condition_names() -> None:
 
 
 def test_a_reason_says_what_the_threshold_is() -> None:
-    assert condition_of("punsafe", {"max": 0.5}).explanation == ("The row's punsafe is above 0.5 or missing.")
+    assert condition_of("punsafe", {"max": 0.5}).explanation == ("The value of punsafe is above 0.5 or missing.")
 
 
 def test_every_condition_changes_what_a_preset_stands_for(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ WRONG: dict[str, tuple[Sequence[str], str]] = {
     "workers, mistyped": (["{good}", "--worker", "2"], "did you mean --workers?"),
     "shard, negative": (["{good}", "--shard=-1/3"], "shard '-1/3' is not i/n with 0 <= i < n, for example 0/4"),
     "shard, negative, without =": (["{good}", "--shard", "-1/3"], "a value that begins with - follows a ="),
-    "shard, of too many": (["{good}", "--shard", "0/100000000"], "more than 10,000; give at most"),
+    "shard, of too many": (["{good}", "--shard", "0/100000000"], "too many shards; give at most 10,000"),
     "preset, twice": (["{good}", "--preset", "strict", "--preset", "paper"], "given twice, as strict and paper"),
     "preset, an address": (["{good}", "--preset", "https://a.org/x.yaml"], "https://a.org/x.yaml is a URL"),
     "plugin, of Python": (["{good}", "--plugin", "json"], "--plugin json: this is a module of Python's standard"),

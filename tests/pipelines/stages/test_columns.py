@@ -63,7 +63,7 @@ def test_rows_are_rejected_by_the_first_column_before_the_parse(
     assert sum(funnel["histograms"]["column:unsafe"].values()) == 40
     assert funnel["unparsed"] == 0, "no lean run"
     report = (tmp_path / "out" / "report.html").read_text()
-    assert "The row's unsafe is above 0.5" in report and 'class="h-mark"' in report
+    assert "The value of unsafe is above 0.5" in report and 'class="h-mark"' in report
 
 
 @pytest.mark.parametrize("then", ["columns: {unsafe: {max: 0.2}}", "columns: {punsafe: {max: 0.9}}", "{}"])
