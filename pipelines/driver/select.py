@@ -195,7 +195,7 @@ def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
     for name, more in gain.items():
         yield f"expected worth of the samples: {more:+.1%} against {name}, each read equally often"
     yield f"delays, and a worth that halves after {HALVES:g} reading, were {ORIGIN}"
-    data = folder if indexed else layout.root if sharded else "the shards that hold these uids"
+    data = folder if indexed else layout.root if sharded and only_kept else "SHARDS-WITH-THESE-UIDS"
     if only_kept and options.rows is None:
         yield "rejected rows have no image in shards/: to reach them, filter tars with --export index, or --rows all"
     yield f'train: make train DATA={data} ARGS="data.selection={folder} schedule.samples={repeats.sum()}"'
