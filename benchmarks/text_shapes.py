@@ -130,7 +130,7 @@ def render(
         return None
     left, top = (rng.randint(4, most - own - 4) for most, own in zip(image.size, layer.size, strict=True))
     if style == "color":  # 70 to 180 levels from the photograph's mean, as far as there are so many
-        mean = float(np.mean(image.crop((left, top, left + layer.width, top + layer.height)).convert("L")))
+        mean = float(np.mean(np.asarray(image.crop((left, top, left + layer.width, top + layer.height)).convert("L"))))
         step = fixed.get("step", rng.uniform(70, 180)) * (1 if mean < 128 else -1)
         color = tuple(round(min(255, max(0, mean + step + rng.uniform(-40, 40)))) for _ in "RGB")
         layer.paste((*color, 255), mask=layer.getchannel("A"))

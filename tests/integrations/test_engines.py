@@ -287,7 +287,7 @@ def stream_by_hugging_face(rows: dict[str, list[Any]], caption: str, image: str 
     list(add_decisions(datasets.Dataset.from_dict(rows).to_iterable_dataset(), Cat(), caption=caption, image=image))
 
 
-def add_by_daft(rows: dict[str, list[Any]], caption: str, image: str | None) -> None:
+def add_by_daft(rows: dict[str, Any], caption: str, image: str | None) -> None:
     import daft
 
     from open_diht.integrations.daft import cat_expression

@@ -334,7 +334,7 @@ def test_the_masked_score_is_that_of_the_image_without_its_text(
         pixels = np.asarray(Image.open(io.BytesIO(source[n])))
         content = io.BytesIO()
         Image.fromarray(mask_text(pixels, boxes[n])).save(content, "PNG")
-        (image,) = encoder.encode([content.getvalue()])
+        image: Any = encoder.encode([content.getvalue()])[0]
         assert masked[n] == np.float32(np.float64(image) @ np.float64(texts[n])) != score
         assert areas[n] == np.float32(text_area(boxes[n], (240, 160))) > 0
     report = (output / "report.html").read_text(encoding="utf-8")

@@ -7,6 +7,7 @@ import contextlib
 import json
 import random
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from open_diht.pipelines.cli import main
 
 from open_diht.common.command_line import WrongUse
 from open_diht.filters.captions.annotate import CaptionAnnotator
 from open_diht.filters.presets import load_preset
 from open_diht.pipelines.datasets import Dataset, load_dataset
+from open_diht.pipelines.driver.cli import main
 from open_diht.pipelines.driver.conservation import NotConserved, check_conservation
 from open_diht.pipelines.manifests import BadSchema, inspect, read, read_rows
 from open_diht.pipelines.manifests.plan import load_plan
@@ -82,7 +83,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str,
 @pytest.fixture(scope="module")
 def several(rows: tuple[Path, list[dict[str, Any]]], ocr_models: None) -> Filtered:
     path = written(rows[0] / "several.parquet", rows[1])
-    asked = {"stages": ("captions", "spotting", "export"), "unit_rows": 20, "max_dead_share": 1}
+    asked: dict[str, Any] = {"stages": ("captions", "spotting", "export"), "unit_rows": 20, "max_dead_share": 1}
     return filter_manifest(path, rows[0] / "out", dataset=dataset("caption", "more"), **asked)
 
 
@@ -233,11 +234,12 @@ def test_every_caption_is_in_one_list_of_its_row(lists: list[list[str | None]]) 
         ]
 
 
-def _annotator(made: list[CaptionAnnotator] = []) -> CaptionAnnotator:  # noqa: B006  # the model loads once
-    return made[0] if made else made.append(CaptionAnnotator()) or made[0]
+@cache
+def _annotator() -> CaptionAnnotator:
+    return CaptionAnnotator()
 
 
-LAYOUTS = {
+LAYOUTS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "published": ({"URL": "u", "TEXT": DOG, "top_caption": BOY, "all_captions": [CAR, BOY]}, [DOG, BOY, CAR]),
     "lower case": ({"url": "u", "text": DOG, "all_captions": [BOY, None, ""]}, [DOG, BOY]),
     "without alt text": ({"url": "u", "top_caption": BOY, "all_captions": [CAR]}, [BOY, CAR]),

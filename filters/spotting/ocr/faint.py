@@ -102,8 +102,8 @@ def moved(line: Found, left: int, top: int) -> Found:
         top: top edge of the part.
     """
     box, arc = line
-    x, y = arc.centre if arc else (0.0, 0.0)
-    return box + np.array((left, top), np.int32), arc and replace(arc, centre=(x + left, y + top))
+    x, y = arc.center if arc else (0.0, 0.0)
+    return box + np.array((left, top), np.int32), arc and replace(arc, center=(x + left, y + top))
 
 
 def _within(line: Found, other: Found) -> bool:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from open_diht.filters.spotting.decode import Pixels
 from open_diht.filters.spotting.masking import mask_text, resized, text_area
@@ -29,7 +30,10 @@ class ImageText:
     @property
     def digest(self) -> int:
         """Return a number of 64 bits that changes with the boxes; not `NO_TEXT`."""
-        parts = [np.asarray(self.size, np.int64), *(np.asarray(box, np.float32) for box in self.boxes)]
+        parts: list[NDArray[Any]] = [
+            np.asarray(self.size, np.int64),
+            *(np.asarray(box, np.float32) for box in self.boxes),
+        ]
         content = b"".join(len(part).to_bytes(4) + part.tobytes() for part in parts)
         return int.from_bytes(hashlib.sha256(content).digest()[:8], signed=True) or 1
 
