@@ -36,6 +36,7 @@ def summarise(
     broken = [in_words(file) for file in plan.unreadable]
     waiting = _not_decided(layout, plan, units)
     unparsed = 0
+    moves: Counter[str] = Counter()
 
     def read(unit: Unit) -> tuple[CaptionRecord, DecideRecord]:
         return read_json(layout.commit("captions", unit.name)), read_json(layout.commit("decide", unit.name))
@@ -44,6 +45,7 @@ def summarise(
         nonlocal unparsed
         for unit, (captions, decided) in zip(units, each(read, units, layout.root), strict=True):
             unparsed += captions.get("unparsed", 0)
+            moves.update(captions.get("moves") or {})
             if captions["broken"] is not None:
                 broken.append(in_words(captions["broken"]))
                 waiting["rows"] += unit.span.rows - captions["rows"] if unit.span.exact else 0
@@ -51,7 +53,7 @@ def summarise(
 
     steps, conditions = cascade(settings.preset, judges), conditions_of(judges)
     funnel = count(records(), settings.preset, settings.stages, steps, conditions, waiting)
-    funnel["dataset"], funnel["unparsed"] = settings.dataset.name, unparsed
+    funnel["dataset"], funnel["unparsed"], funnel["moves"] = settings.dataset.name, unparsed, dict(moves)
     funnel["dead_letter"] |= {"units": len(broken), "first": next(iter(broken), None)}
     return funnel
 
@@ -101,6 +103,7 @@ def count(
         "kept": kept,
         "keep_rate": kept / rows if rows else 0.0,
         "unparsed": 0,
+        "moves": {},
         "histograms": {
             name: {str(value): number for value, number in sorted(counts.items())}
             for name, counts in sorted(histograms.items())

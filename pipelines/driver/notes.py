@@ -28,6 +28,12 @@ def all_notes(funnel: FunnelRecord) -> list[str]:
             "They are rejected by Action or a filter before it; their objects, attributes and complexity are not "
             "annotated (null), and rows that Complexity would have rejected first count under Action"
         )
+    if (moves := funnel.get("moves")) and (candidates := int(moves["raised"] + moves["lowered"])):
+        notes.append(
+            f"second opinion: asked about {counted(int(moves['asked']), 'caption')}; it raised the scores of "
+            f"{int(moves['raised']):,} candidates and lowered those of {int(moves['lowered']):,}, by "
+            f"{moves['total'] / candidates:.2f} on average. The examples show which, and the words that it went by"
+        )
     if waiting := funnel["rejected"].get(NOT_AT_HAND, 0):
         notes.append(
             f"{counted(waiting, 'row')} passed the caption filters and have no image here: they name none, or only a "

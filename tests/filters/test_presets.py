@@ -28,7 +28,7 @@ def write(tmp_path: Path) -> Write:
 
 
 def test_the_shipped_presets_load() -> None:
-    assert preset_names() == ["balanced", "laion-paper", "paper", "paper-dedup", "safe", "strict"]
+    assert preset_names() == ["balanced", "laion-paper", "paper", "paper-dedup", "precise", "safe", "strict"]
     for name in preset_names():
         preset = load_preset(name)
         assert preset.name == name
@@ -52,6 +52,22 @@ def test_balanced_is_strict_with_lower_bars() -> None:
         dataclasses.replace(balanced, name="strict", captions=dataclasses.replace(balanced.captions, **high)) == strict
     )
     assert load_preset("paper").foresee == ("balanced", "strict")  # and with it whatever strict keeps
+
+
+def test_precise_is_strict_with_a_second_opinion_and_its_own_bars() -> None:
+    precise, strict = load_preset("precise"), load_preset("strict")
+    bars = {
+        bar: getattr(strict.captions, bar) for bar in ("min_action_score", "min_attribute_score", "min_relation_score")
+    }
+    captions = dataclasses.replace(precise.captions, second_opinion=False, **bars)
+    assert dataclasses.replace(precise, name="strict", captions=captions) == strict
+    asking = [name for name in preset_names() if load_preset(name).captions.second_opinion]
+    assert asking == ["precise"]
+
+
+def test_a_preset_with_other_annotations_cannot_be_foreseen(write: Write) -> None:
+    with pytest.raises(BadPreset, match="foresee names precise, which needs a new parse"):
+        load_preset(write("base: paper\nforesee: [precise]"))
 
 
 def test_paper_dedup_is_paper_but_for_duplicates() -> None:
@@ -154,7 +170,11 @@ def test_what_is_wrong_is_said_with_place_and_remedy(write: Write, text: str, me
     ("name", "message"),
     [
         ("papr", "unknown preset 'papr' (did you mean 'paper'?); choose balanced, laion-paper, paper, "),
-        ("", "unknown preset ''; choose balanced, laion-paper, paper, paper-dedup, safe, strict, or a .yaml file"),
+        (
+            "",
+            "unknown preset ''; choose balanced, laion-paper, paper, paper-dedup, precise, safe, strict, "
+            "or a .yaml file",
+        ),
         ("nowhere.yaml", "preset file nowhere.yaml: No such file or directory; give the path of a readable file"),
         ("nowhere/mine.yml", "preset file nowhere/mine.yml: No such file or directory"),
     ],
