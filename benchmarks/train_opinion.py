@@ -304,12 +304,13 @@ def minilm_folder() -> Path:
     """Return the folder of MiniLM's weights, which `open-diht bench-data --task reference` fetches.
 
     Raises:
-        SystemExit: they are not there, or are not the pinned ones.
+        SystemExit: they are not there.
+        RuntimeError: they are not the pinned ones.
     """
     folder = data_root() / REFERENCE / REFERENCE_TEXTS
     if not (folder / "model.safetensors").is_file():
         raise SystemExit(f"error: no MiniLM weights in {folder}; run: open-diht bench-data --task reference")
-    check_pinned(folder / "model.safetensors", MINILM_WEIGHTS, SystemExit, "fetch them again")
+    check_pinned(folder / "model.safetensors", MINILM_WEIGHTS, RuntimeError, "fetch them again")
     return folder
 
 
@@ -328,7 +329,8 @@ def model_of(net: Net, calibration: Sequence[Encoded], vocabulary: Sequence[str]
     graph = Graph()
     table = net.table.weight.detach().numpy()
     scale = np.abs(table).max(axis=1, keepdims=True) / 127
-    graph.input("ids"), graph.input("kinds")
+    graph.input("ids")
+    graph.input("kinds")
     rows = graph.op("Cast", [graph.op("Gather", [_int8(graph, table / scale, "table"), "ids"])], to=1)
     x = graph.op("Mul", [rows, graph.op("Gather", [graph.constant(scale.astype(np.float32)), "ids"])])
     x = graph.op("Add", [x, graph.op("Gather", [_floats(graph, net.kinds), "kinds"])])

@@ -79,7 +79,7 @@ def explain(caption: str, second_opinion: bool = False) -> Explanation:
     """
     graph = build_graph(_parser().parse([normalise(caption)])[0])
     verifier = load_verifier()
-    found = verifier.evidence(graph, caption)
+    found: tuple[list[Evidence], ...] = verifier.evidence(graph, caption)
     if second_opinion:
         found = _with_opinion(found, graph, caption, verifier)
     return Explanation(*(tuple(_in_words(one) for one in part) for part in found))

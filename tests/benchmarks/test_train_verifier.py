@@ -150,5 +150,5 @@ def test_the_int8_model_is_the_trained_one() -> None:
         true_words, true_captions = (one.numpy() for one in net(torch.from_numpy(ids), torch.from_numpy(kinds)))
     real = ids != 0
     assert np.corrcoef(words[real], true_words[real])[0, 1] > 0.99
-    for head in range(2):
-        assert np.corrcoef(captions[:, head], true_captions[:, head])[0, 1] > 0.98
+    for column in range(2):
+        assert np.corrcoef(captions[:, column], true_captions[:, column])[0, 1] > 0.98
