@@ -120,7 +120,7 @@ setup(
         include=["open_diht", "open_diht.*"],
         exclude=["*.__pycache__", "*.__pycache__.*", "open_diht.study.results", "open_diht.study.results.*"],
     ),
-    package_data={"": ["*.yaml", "*.txt", "*.json", "*.tsv", "*.npz", "*.j2", "*.css", "*.js", "py.typed"]},
+    package_data={"": ["*.yaml", "*.txt", "*.json", "*.tsv", "*.npz", "*.onnx", "*.j2", "*.css", "*.js", "py.typed"]},
     entry_points={"console_scripts": ["open-diht = open_diht.cli:main"]},
     install_requires=FILTER,
     extras_require=EXTRAS,

@@ -54,6 +54,7 @@ def sides() -> dict[str, Side]:
     """Return the compared sides, each with its own model and caches."""
     peers = [spacy.load(find_model(), exclude=["ner", "lemmatizer"]) for _ in range(2)]
     bare, parser, annotator, lean = load_model(), CaptionParser(), CaptionAnnotator(), CaptionAnnotator(lean=True)
+    asking = CaptionAnnotator(second_opinion=True)
     return {
         "one `nlp(text)` per row": lambda _, texts: [peers[0](text) for text in texts[: BLOCK // 20]],
         BASE: lambda _, texts: list(peers[1].pipe(texts, batch_size=256)),
@@ -61,6 +62,7 @@ def sides() -> dict[str, Side]:
         "our parse": lambda _, texts: parser.parse(texts),
         "our caption stage, whole": lambda captions, _: annotator.annotate(captions),
         "our caption stage, `--lean`": lambda captions, _: lean.annotate(captions),
+        "our caption stage, preset `precise`": lambda captions, _: asking.annotate(captions),
     }
 
 

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -41,22 +42,22 @@ class Labelled:
     """Verb words of the stated actions, lower case."""
     part: str
     """train, development (thresholds are chosen there) or test, by a hash of the row number."""
-    plain: Readings = ()
-    """Verb words of each plain reading."""
-    broad: Readings = ()
-    """Verb words of each broad reading."""
-    broad_complex: tuple[bool, ...] = ()
-    """True for each broad reading that calls the caption complex."""
+    medium: Readings = ()
+    """Verb words of each reading under the medium guideline."""
+    lenient: Readings = ()
+    """Verb words of each reading under the lenient guideline."""
+    lenient_complex: tuple[bool, ...] = ()
+    """True for each reading under the lenient guideline that calls the caption complex."""
 
     def share(self, verb: str) -> float:
         """Return the fraction of this row's readings, 0 to 1, that call a verb word stated."""
-        readings = (self.verbs, *self.plain, *self.broad)
+        readings = (self.verbs, *self.medium, *self.lenient)
         return sum(_letters(verb) in map(_letters, words) for words in readings) / len(readings)
 
     @property
     def complex_share(self) -> float:
         """Return the fraction of this row's readings, 0 to 1, that call it complex."""
-        readings = (self.complex, *self.broad_complex)
+        readings = (self.complex, *self.lenient_complex)
         return sum(readings) / len(readings)
 
 
@@ -79,16 +80,16 @@ class Truth:
 
 
 def truths(labelled: Sequence[Labelled]) -> tuple[dict[str, Truth], dict[str, Truth]]:
-    """Return the labels of actions and of complexity, by kind of reading. The careful labels are
+    """Return the labels of actions and of complexity, by guideline. The strict labels are
     adjudicated already."""
     actions = {
-        "careful": Truth.of([(e.action, e.action) for e in labelled]),
-        "plain": Truth.of([tuple(map(bool, e.plain)) for e in labelled]),
-        "broad": Truth.of([tuple(map(bool, e.broad)) for e in labelled]),
+        "strict": Truth.of([(e.action, e.action) for e in labelled]),
+        "medium": Truth.of([tuple(map(bool, e.medium)) for e in labelled]),
+        "lenient": Truth.of([tuple(map(bool, e.lenient)) for e in labelled]),
     }
     complexity = {
-        "careful": Truth.of([(e.complex, e.complex) for e in labelled]),
-        "broad": Truth.of([e.broad_complex for e in labelled]),
+        "strict": Truth.of([(e.complex, e.complex) for e in labelled]),
+        "lenient": Truth.of([e.lenient_complex for e in labelled]),
     }
     return actions, complexity
 
@@ -114,6 +115,11 @@ def laion_captions(folder: Path) -> list[str]:
     return [str(text) for text in pq.read_table(folder / LAION, columns=["TEXT"])["TEXT"].to_pylist()]
 
 
+def laion_hosts(folder: Path) -> list[str]:
+    """Return the host of each LAION-400M caption's image."""
+    return [urlsplit(str(url)).netloc for url in pq.read_table(folder / LAION, columns=["URL"])["URL"].to_pylist()]
+
+
 def cc3m_captions(folder: Path) -> list[str]:
     """Return the validation captions of Conceptual Captions."""
     with open(folder / CC3M, encoding="utf-8") as lines:
@@ -127,9 +133,11 @@ def laion_labels(folder: Path) -> list[Labelled]:
     return [
         replace(
             entry,
-            plain=_readings(actions.get(entry.row, {}), "plain"),
-            broad=_readings(actions.get(entry.row, {}), "broad"),
-            broad_complex=tuple(complex_[entry.row][reader] == "1" for reader in ("first", "second")),
+            medium=_readings(actions.get(entry.row, {}), "medium"),
+            lenient=_readings(actions.get(entry.row, {}), "lenient"),
+            lenient_complex=tuple(
+                complex_[entry.row][reader] == "1" for reader in ("first", "second") if entry.row in complex_
+            ),
         )
         for entry in _labelled("laion400m_sample.tsv", laion_captions(folder))
     ]
@@ -154,25 +162,25 @@ def written_labels() -> list[Labelled]:
             False,
             frozenset(entry["verbs"].split()),
             "train",
-            broad=(frozenset(entry["broad"].split()),),
+            lenient=(frozenset(entry["lenient"].split()),),
         )
         for row, entry in enumerate(_entries("written.tsv"))
     ]
 
 
 def double_readings(laion: Sequence[Labelled]) -> dict[str, list[tuple[bool, ...]]]:
-    """Return the two readings of each LAION caption that was read twice, by kind of reading and question."""
-    careful = list(_entries("laion400m_readings.tsv"))
+    """Return the two readings of each LAION caption that was read twice, by guideline and question."""
+    strict = list(_entries("laion400m_readings.tsv"))
     found: dict[str, list[tuple[bool, ...]]] = {
-        f"careful readers on `{question}`": [
-            (entry[f"{question}_first"] == "1", entry[f"{question}_second"] == "1") for entry in careful
+        f"strict annotations of `{question}`": [
+            (entry[f"{question}_first"] == "1", entry[f"{question}_second"] == "1") for entry in strict
         ]
         for question in ("action", "complex")
     }
-    read = [entry for entry in laion if entry.plain]
-    found["plain readers on `action`"] = [tuple(map(bool, entry.plain)) for entry in read]
-    found["broad readers on `action`"] = [tuple(map(bool, entry.broad)) for entry in read]
-    found["broad readers on `complex`"] = [entry.broad_complex for entry in laion]
+    read = [entry for entry in laion if entry.medium]
+    found["medium annotations of `action`"] = [tuple(map(bool, entry.medium)) for entry in read]
+    found["lenient annotations of `action`"] = [tuple(map(bool, entry.lenient)) for entry in read]
+    found["lenient annotations of `complex`"] = [entry.lenient_complex for entry in laion]
     return found
 
 

@@ -1,9 +1,14 @@
-"""Train the verifier of caption candidates on the hand labels, and write its weights.
+"""Train the verifier of caption candidates and its second opinion on the labels, and write their weights.
 
-    python -m benchmarks.train_verifier                           # on all labels: filters/captions/verifier.json
-    python -m benchmarks.train_verifier --out FILE --train-part   # on the train part, as benchmarks/verifier.py does
+    python -m benchmarks.train_verifier                             # the weights that ship, into filters/captions
+    python -m benchmarks.train_verifier --out FOLDER --train-part   # without the development part
 
-It fits two logistic regressions (L2) to the fraction of positive readings. Actions: the examples
+No training sees the test part of the labels, so `benchmarks.verifier` measures the weights that
+ship. A row that is removed from the files in benchmarks/labels is removed from training. The
+weights name the rows that they saw. The second opinion is a transformer, see
+`benchmarks/train_opinion.py`; it takes some minutes on two cores.
+
+The verifier is two logistic regressions (L2) on the fraction of positive readings. Actions: the examples
 are verb candidates; CC3M captions, which are cleaner than LAION's, and captions written for
 training have less weight; the parser's vector of the verb is added as a linear probe. Details
 (attributes and relations): only the caption has a label, so in captions that most readings call
@@ -13,9 +18,10 @@ believes in. Deterministic.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -174,19 +180,47 @@ def _fit(
     return table | {"bias": round(bias, 4)}
 
 
+def rows_seen(labelled: Mapping[str, Sequence[Labelled]]) -> dict[str, Any]:
+    """Return what the weights say about the rows they saw.
+
+    Args:
+        labelled: file of the labels -> its rows that are trained on.
+    """
+    return {
+        name: {
+            "rows": len(rows),
+            "parts": sorted({row.part for row in rows}),
+            "sha256 of the row numbers": hashlib.sha256(" ".join(str(row.row) for row in rows).encode()).hexdigest(),
+        }
+        for name, rows in labelled.items()
+    }
+
+
 def main() -> None:
     """Run the command line; see the module's docstring."""
     arguments = parser_of("benchmarks.train_verifier", __doc__)
     arguments.add_argument("--captions", help="folder of the caption samples")
-    arguments.add_argument("--out", type=Path, default=Path(verifier.__file__).with_name(verifier.WEIGHTS))
-    arguments.add_argument("--train-part", action="store_true", help="leave the development and test parts out")
+    arguments.add_argument("--out", type=Path, default=Path(verifier.__file__).parent, help="folder of the weights")
+    arguments.add_argument("--train-part", action="store_true", help="leave the development part out")
+    arguments.add_argument("--only", choices=("verifier", "opinion"), help="train one of the two")
     options = arguments.parse_args()
     folder = samples_folder(options.captions)
-    laion = [entry for entry in laion_labels(folder) if entry.part == "train" or not options.train_part]
-    tables = train(laion, cc3m_labels(folder), CaptionParser())
-    options.out.write_text(json.dumps(tables, indent=0, sort_keys=True) + "\n", encoding="utf-8")
-    sizes = [f"{len(table['weights'])} weights for {part}" for part, table in tables.items()]
-    print(f"{options.out}: {', '.join(sizes)}")
+    parts = ("train",) if options.train_part else ("train", "development")
+    laion = [entry for entry in laion_labels(folder) if entry.part in parts]
+    cc3m, parser = cc3m_labels(folder), CaptionParser()
+    labelled = {"laion400m_sample.tsv": laion, "cc3m_validation.tsv": cc3m, "written.tsv": written_labels()}
+    seen = rows_seen(labelled)
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.only != "opinion":
+        tables = train(laion, cc3m, parser)
+        out = options.out / verifier.WEIGHTS
+        out.write_text(json.dumps(tables | {"trained on": seen}, indent=0, sort_keys=True) + "\n", encoding="utf-8")
+        sizes = [f"{len(table['weights'])} weights for {part}" for part, table in tables.items()]
+        print(f"{out}: {', '.join(sizes)}")
+    if options.only != "verifier":
+        from benchmarks.train_opinion import train_opinion  # torch is slow to import
+
+        train_opinion([(rows, graphs_of(rows, parser)) for rows in labelled.values()], seen, options.out)
 
 
 if __name__ == "__main__":

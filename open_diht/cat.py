@@ -133,6 +133,7 @@ class Cat:
             TypeError: an argument is not a sequence, or a long sequence holds no value of its type.
             ValueError: lengths differ, or a column that the preset has a condition on is missing.
             SpotterError, WeightsMissing: OCR does not work at all on this machine.
+            OpinionMissing: the preset asks for a second opinion, whose weights are not there.
         """
         texts, reasons = _texts(captions)
         n = len(texts)
@@ -192,7 +193,8 @@ class Cat:
         places = columns_of(self.preset.columns, dataset.roles, dataset, table.column_names, "columns")
         for name, values in values_of(batch, places, self.preset.columns).items():
             rows = rows.append_column(name, values)
-        annotations = _Models.annotate([caption or "" for caption in batch.captions])
+        captions = [caption or "" for caption in batch.captions]
+        annotations = _Models.annotate(captions, self.preset.captions.second_opinion)
         return batch.ordinals, pa.table(
             [*rows.columns, *annotations.columns], [*rows.column_names, *CAPTION_SCHEMA.names]
         )
@@ -337,15 +339,16 @@ class _Models:
     """The models of this process, shared by all `Cat` objects. A forked process starts its own OCR processes."""
 
     lock = threading.Lock()
-    annotator: CaptionAnnotator | None = None
+    annotators: ClassVar[dict[bool, CaptionAnnotator]] = {}
     spotters: ClassVar[dict[str, TextSpotter]] = {}
 
     @classmethod
-    def annotate(cls, captions: Sequence[str]) -> pa.Table:
+    def annotate(cls, captions: Sequence[str], second_opinion: bool) -> pa.Table:
         """Return the annotations of captions; only one thread annotates at a time."""
         with cls.lock:
-            cls.annotator = cls.annotator or CaptionAnnotator()
-            return cls.annotator.annotate(captions)
+            if second_opinion not in cls.annotators:
+                cls.annotators[second_opinion] = CaptionAnnotator(second_opinion=second_opinion)
+            return cls.annotators[second_opinion].annotate(captions)
 
     @classmethod
     def spotter(cls, settings: SpotterSettings) -> TextSpotter:

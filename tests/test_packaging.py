@@ -22,7 +22,7 @@ from tests.wheel import build_wheel, copy_tree
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FOLDERS = ("common", "filters", "pipelines", "trainer", "eval", "study")
-ENDINGS = (".py", ".yaml", ".txt", ".json", ".tsv", ".npz", ".j2", ".css", ".js", "py.typed")
+ENDINGS = (".py", ".yaml", ".txt", ".json", ".tsv", ".npz", ".onnx", ".j2", ".css", ".js", "py.typed")
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
 MINE = "MINE = True\n"
 CAPTIONS = ["a brown dog catches a red ball", "IMG_2034.jpg", "two small children ride wooden horses"]

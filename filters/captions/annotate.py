@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import chain
 from operator import attrgetter
 from typing import Any
@@ -18,6 +19,7 @@ import pyarrow as pa
 
 from open_diht.filters.captions.graph import CaptionGraph, build_graph, is_action_candidate
 from open_diht.filters.captions.normalize import normalize
+from open_diht.filters.captions.opinion import Opinion, load_opinion, opinion_fingerprint, revise
 from open_diht.filters.captions.parse import CaptionParser, Parse, model_provenance
 from open_diht.filters.captions.verifier import Odds, Verifier, load_verifier, weights_fingerprint
 
@@ -68,12 +70,34 @@ SCHEMA = pa.schema(
     ]
 )
 """Annotation columns: the parsed text; objects with character spans in it; attributes, actions and
-relations with verifier scores, 0 to 1."""
+relations with scores, 0 to 1: the verifier's, or those after the second opinion."""
 
 
-def provenance(lean: bool = False) -> dict[str, str]:
-    """Return what the annotations depend on: versions of model, library, weights and code. Loads no model."""
+@dataclass
+class Moves:
+    """The sum of what second opinions have changed."""
+
+    asked: int = 0
+    """Captions that were asked about."""
+    raised: int = 0
+    lowered: int = 0
+    """Candidates of these captions whose scores became higher or lower."""
+    total: float = 0.0
+    """Sum of the absolute changes of their scores."""
+
+
+def provenance(lean: bool = False, second_opinion: bool = False) -> dict[str, str]:
+    """Return what the annotations depend on: versions of model, library, weights and code. It loads no model.
+
+    Args:
+        lean: see `CaptionAnnotator`.
+        second_opinion: see `CaptionAnnotator`.
+
+    Raises:
+        OpinionMissing: the weights of the second opinion cannot be used.
+    """
     known = {**model_provenance(), "verifier": weights_fingerprint(), "annotations": str(VERSION)}
+    known |= {"second_opinion": opinion_fingerprint()} if second_opinion else {}
     return {**known, "lean": "only captions with a verb candidate are parsed"} if lean else known
 
 
@@ -84,6 +108,11 @@ class CaptionAnnotator:
         lean: captions without a word that may be a verb are tagged but not parsed, because a rule
             that needs an action rejects them in any case. All columns of their rows but `parsed`
             are null.
+        second_opinion: captions that the verifier is unsure about get the scores of
+            `open_diht.filters.captions.opinion`.
+
+    Raises:
+        OpinionMissing: the weights of the second opinion cannot be used.
 
     Example:
         >>> from open_diht import CaptionAnnotator
@@ -91,9 +120,11 @@ class CaptionAnnotator:
         ['parsed', 'objects', 'attributes', 'actions', 'relations']
     """
 
-    def __init__(self, lean: bool = False):
+    def __init__(self, lean: bool = False, second_opinion: bool = False):
+        self._opinion = load_opinion() if second_opinion else None
         self._parser = CaptionParser()
         self._verifier = load_verifier()
+        self.moves = Moves()
         self._lean = lean
 
     @property
@@ -111,7 +142,7 @@ class CaptionAnnotator:
         texts = [normalize(caption) for caption in distinct]
         parses = self._parser.parse_where(may_state_an_action, texts) if self._lean else self._parser.parse(texts)
         graphs = [None if parse is None else build_graph(parse) for parse in parses]
-        table = table_of(distinct, texts, graphs, self._verifier)
+        table = table_of(distinct, texts, graphs, self._verifier, self._opinion, self.moves)
         if len(distinct) == len(captions):
             return table
         places = {caption: place for place, caption in enumerate(distinct)}
@@ -141,7 +172,12 @@ def may_state_an_action(tagged: Parse) -> bool:
 
 
 def table_of(
-    captions: Sequence[str], texts: Sequence[str], graphs: Sequence[CaptionGraph | None], verifier: Verifier
+    captions: Sequence[str],
+    texts: Sequence[str],
+    graphs: Sequence[CaptionGraph | None],
+    verifier: Verifier,
+    opinion: Opinion | None = None,
+    moves: Moves | None = None,
 ) -> pa.Table:
     """Return captions as rows of `SCHEMA`.
 
@@ -150,10 +186,20 @@ def table_of(
         texts: the normalized texts that were parsed.
         graphs: the graphs of those texts; None for a text that was tagged but not parsed.
         verifier: scores the candidates of the graphs.
+        opinion: gives the second opinion; None: there is none.
+        moves: what it changes is added here.
     """
     known = [graph for graph in graphs if graph is not None]
     asked = [caption for caption, graph in zip(captions, graphs, strict=True) if graph is not None]
     scores = verifier.score(known, asked)
+    if opinion is not None:
+        revised = revise(scores, known, opinion)
+        scores = revised.scores
+        if moves is not None:
+            moves.asked += revised.asked
+            moves.raised += int((revised.moves > 0).sum())
+            moves.lowered += int((revised.moves < 0).sum())
+            moves.total += float(np.abs(revised.moves).sum())
     columns = {"parsed": pa.array(texts, pa.string())}
     for part in ("objects", *scores._fields):
         elements = [element for graph in known for element in getattr(graph, part)]

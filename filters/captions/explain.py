@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from functools import cache
 
-from open_diht.filters.captions.graph import build_graph
+from open_diht.filters.captions.graph import CaptionGraph, build_graph
 from open_diht.filters.captions.normalize import normalize
+from open_diht.filters.captions.opinion import load_opinion, revise
 from open_diht.filters.captions.parse import CaptionParser
-from open_diht.filters.captions.verifier import Evidence, load_verifier
+from open_diht.filters.captions.verifier import Evidence, Verifier, load_verifier
 
 _TAGS = {
     "NN": "noun",
@@ -47,6 +49,9 @@ _RATINGS = {
     "shop word": ("unrated verb", "no shop word", "seldom a shop word", "often a shop word", "shop word"),
     "page word": ("unrated noun", "no page word", "at times a page word", "page word"),
 }
+_READ_WORDS = 60
+"""Words of a text whose weight in the second opinion is measured, by leaving out one at a time."""
+_SHOWN_WORDS = 3
 _TAG = re.compile("|".join(rf"(?<![\w$]){re.escape(tag)}(?![\w$])" for tag in _TAGS))
 _RATING = re.compile(rf"({'|'.join(_RATINGS)}) (-1|[0-3])\b")
 
@@ -65,11 +70,62 @@ def _parser() -> CaptionParser:
     return CaptionParser()
 
 
-def explain(caption: str) -> Explanation:
-    """Parse a caption and return the verifier's evidence, with the names of features in plain words."""
+def explain(caption: str, second_opinion: bool = False) -> Explanation:
+    """Parse a caption and return the evidence for its scores, with the names of features in plain words.
+
+    Args:
+        caption: the original caption.
+        second_opinion: whether the scores are those after the second opinion.
+    """
     graph = build_graph(_parser().parse([normalize(caption)])[0])
-    found = load_verifier().evidence(graph, caption)
+    verifier = load_verifier()
+    found: tuple[list[Evidence], ...] = verifier.evidence(graph, caption)
+    if second_opinion:
+        found = _with_opinion(found, graph, caption, verifier)
     return Explanation(*(tuple(_in_words(one) for one in part) for part in found))
+
+
+def _with_opinion(
+    found: tuple[list[Evidence], ...], graph: CaptionGraph, caption: str, verifier: Verifier
+) -> tuple[list[Evidence], ...]:
+    """Return evidence for the scores after the second opinion. Its reasons begin with the log odds that it adds, and
+    the words without which it would differ most."""
+    revised = revise(verifier.score([graph], [caption]), [graph], load_opinion())
+    if not revised.asked:
+        return found
+    words = graph.parse.words[:_READ_WORDS]
+    whole, *without = load_opinion().ask([words, *(words[:gone] + words[gone + 1 :] for gone in range(len(words)))])
+
+    def weights(token: int | None) -> list[float]:
+        """Return how much each word adds to the log odds of complexity, or to those of the action at a token."""
+        if token is None:
+            return [whole.complex - one.complex for one in without]
+        if token >= len(whole.actions):
+            return []
+        odds = float(whole.actions[token])  # without its verb there is no action: the verb has all of the weight
+        return [
+            odds if gone == token else odds - float(one.actions[token - (gone < token)])
+            for gone, one in enumerate(without)
+        ]
+
+    def moved(before: Evidence, after: float, token: int | None = None) -> Evidence:
+        each = weights(token)
+        read = sorted(sorted(range(len(each)), key=lambda at: -abs(each[at]))[:_SHOWN_WORDS])
+        reason = f"second opinion, by {', '.join(words[at] for at in read)}" if read else "second opinion"
+        added = float(_log_odds(after) - _log_odds(before.score))
+        return Evidence(after, ((reason, added), *before.reasons))
+
+    tokens = [action.token for action in graph.actions]
+    actions, *details = ([float(score) for score in scores] for scores in revised.scores)
+    return (
+        list(map(moved, found[0], actions, tokens)),
+        *(list(map(moved, part, scores)) for part, scores in zip(found[1:], details, strict=True)),
+    )
+
+
+def _log_odds(score: float) -> float:
+    inside = min(max(score, 1e-4), 1 - 1e-4)
+    return math.log(inside / (1 - inside))
 
 
 def _in_words(evidence: Evidence) -> Evidence:

@@ -52,6 +52,9 @@ class CaptionRule:
     """True: an action counts only if an object takes part in it."""
     min_action_score: Share = 0.0
     """Action candidates with a lower score do not count."""
+    second_opinion: bool = False
+    """True: a small transformer is asked about captions whose scores are uncertain, and scores are
+    the average of its log odds and the verifier's."""
 
     def __post_init__(self) -> None:
         check_fields(self)

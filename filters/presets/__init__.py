@@ -217,4 +217,7 @@ def load_preset(name: str) -> Preset:
         preset = build_preset(path.stem, _content(path))
         if unknown := sorted(set(preset.foresee) - set(preset_names())):
             raise BadValue(f"foresee names {', '.join(unknown)}; choose from {', '.join(preset_names())}")
+        for other in map(load_preset, preset.foresee):
+            if other.captions.second_opinion != preset.captions.second_opinion:
+                raise BadValue(f"foresee names {other.name}, which needs a new parse: its second_opinion differs")
     return preset

@@ -129,7 +129,7 @@ def example_of(one_row: pa.Table, preset: Preset, decisions: Decisions, record: 
     if decided is None:  # leave out annotations that only an earlier run may have made
         row = {name: row[name] for name in ("uid", "caption")}
     accepted = decided.accepted[0].as_py() if decided else []
-    actions, attributes, relations = _with_reasons(row)
+    actions, attributes, relations = _with_reasons(row, preset.captions.second_opinion)
     example: Example = {
         "uid": row["uid"],
         "caption": (row["caption"] or "")[:EXAMPLE_CHARS],
@@ -156,16 +156,20 @@ def example_of(one_row: pa.Table, preset: Preset, decisions: Decisions, record: 
     return example
 
 
-def _with_reasons(row: Mapping[str, Any]) -> tuple[list[Any], ...]:
+def _with_reasons(row: Mapping[str, Any], second_opinion: bool) -> tuple[list[Any], ...]:
     """Return the actions, attributes and relations of a row, each with the `reasons` for its score.
 
     The reasons are recomputed. If that gives other scores than the stored ones, something else annotated the row, and
     the result has no reasons.
+
+    Args:
+        row: the row with its annotations.
+        second_opinion: whether it was annotated with a second opinion.
     """
     stored = tuple(row.get(name) or [] for name in ("actions", "attributes", "relations"))
     if not any(stored):
         return stored
-    explained = explain(row["caption"])
+    explained = explain(row["caption"], second_opinion)
     found = (explained.actions, explained.attributes, explained.relations)
     pairs = [
         (one, other)

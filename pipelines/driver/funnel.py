@@ -44,7 +44,7 @@ def summarise(
     """
     broken = [in_words(file) for file in plan.unreadable]
     waiting = _not_decided(layout, plan, units)
-    unparsed, captions_in, by_reason = 0, 0, Counter[str]()
+    unparsed, captions_in, by_reason, moves = 0, 0, Counter[str](), Counter[str]()
 
     def read(unit: Unit) -> tuple[CaptionRecord, DecideRecord]:
         return read_json(layout.commit("captions", unit.name)), read_json(layout.commit("decide", unit.name))
@@ -53,6 +53,7 @@ def summarise(
         nonlocal unparsed, captions_in
         for unit, (captions, decided) in zip(units, each(read, units, layout.root), strict=True):
             unparsed += captions.get("unparsed", 0)
+            moves.update(captions.get("moves") or {})
             if captions["broken"] is not None:
                 broken.append(in_words(captions["broken"]))
                 waiting["rows"] += unit.span.rows - captions["rows"] if unit.span.exact else 0
@@ -62,7 +63,7 @@ def summarise(
 
     steps, conditions = cascade(settings.preset, judges), conditions_of(judges)
     funnel = count(records(), settings.preset, settings.stages, steps, conditions, waiting)
-    funnel["dataset"], funnel["unparsed"] = settings.dataset.name, unparsed
+    funnel["dataset"], funnel["unparsed"], funnel["moves"] = settings.dataset.name, unparsed, dict(moves)
     if settings.dataset.several_captions:
         undecided = _captions_not_decided(layout, plan, units)
         funnel["captions"] = {
@@ -121,6 +122,7 @@ def count(
         "kept": kept,
         "keep_rate": kept / rows if rows else 0.0,
         "unparsed": 0,
+        "moves": {},
         "histograms": {
             name: {str(value): number for value, number in sorted(counts.items())}
             for name, counts in sorted(histograms.items())

@@ -39,6 +39,12 @@ def all_notes(funnel: FunnelRecord) -> list[str]:
             f"rows have several captions, {captions['captions_in']:,} in all: {', '.join(said)}. A row is kept if one "
             "of its captions passes"
         )
+    if (moves := funnel.get("moves")) and (candidates := int(moves["raised"] + moves["lowered"])):
+        notes.append(
+            f"second opinion: asked about {counted(int(moves['asked']), 'caption')}; it raised the scores of "
+            f"{int(moves['raised']):,} candidates and lowered those of {int(moves['lowered']):,}, by "
+            f"{moves['total'] / candidates:.2f} on average. The examples show which, and the words that it went by"
+        )
     if waiting := funnel["rejected"].get(NOT_AT_HAND, 0):
         notes.append(
             f"{counted(waiting, 'row')} passed the caption filters but have no image here; they are in rejected/ with "

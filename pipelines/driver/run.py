@@ -30,7 +30,7 @@ from open_diht.pipelines.fetch.tool import ToolMissing, check_tool
 from open_diht.pipelines.manifests import check_image_paths
 from open_diht.pipelines.manifests.plan import Plan, keep_plan, make_plan
 from open_diht.pipelines.settings import STAGES, RunSettings
-from open_diht.pipelines.stages.captions import check_lean
+from open_diht.pipelines.stages.captions import check_lean, check_second_opinion
 from open_diht.pipelines.stages.cascade import StageFilter
 from open_diht.pipelines.stages.columns import check_columns
 from open_diht.pipelines.stages.decide import Deciding
@@ -92,6 +92,7 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
             "the same command to resume"
         )
     check_lean(settings)
+    check_second_opinion(settings)
     if "dedup" in settings.stages:
         check_semantic(settings.preset.dedup)
     check_score(settings)

@@ -77,6 +77,8 @@ class FunnelRecord(TypedDict):
     captions: NotRequired[CaptionCounts]
     unparsed: int
     """Number of captions that a lean run did not parse."""
+    moves: dict[str, float]
+    """Sums of what second opinions changed, see `Moves`; empty if the preset asks for none."""
     histograms: dict[str, dict[str, int]]
     """Number of rows by value, for complexity, actions, overlap, and each column or score that has a condition."""
     columns: dict[str, ColumnHistogram]

@@ -14,7 +14,7 @@ from pathlib import Path
 from open_diht.common.version import program_version
 
 _RUN_BY_WORKERS = ("common", "filters", "pipelines")
-_KINDS = (".css", ".j2", ".js", ".json", ".npz", ".py", ".tsv", ".txt", ".yaml")
+_KINDS = (".css", ".j2", ".js", ".json", ".npz", ".onnx", ".py", ".tsv", ".txt", ".yaml")
 
 
 def code_files() -> dict[str, Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, NotRequired, Self, TypedDict
 
 import numpy as np
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.naming import counted
-from open_diht.filters.captions.annotate import SCHEMA, CaptionAnnotator, provenance
+from open_diht.filters.captions.annotate import SCHEMA, CaptionAnnotator, Moves, provenance
+from open_diht.filters.captions.opinion import OpinionMissing, opinion_fingerprint
 from open_diht.filters.columns import STORED, ColumnCondition, as_section, condition_of
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.progress import Heartbeat
@@ -69,6 +70,8 @@ class CaptionRecord(TypedDict):
     """See `RunSettings.lean`."""
     unparsed: int
     """Number of captions of good rows that a lean run did not parse."""
+    moves: dict[str, float] | None
+    """Sums of what second opinions changed, see `Moves`; None: there were none."""
     columns: dict[str, Any]
     """Conditions on manifest columns whose rejects were not parsed, in the form of a preset."""
     captions: NotRequired[int]
@@ -90,6 +93,8 @@ class CaptionStage(Annotator):
     """Whether to parse captions. False if no caption filter is requested: rows then only get identities."""
     lean: bool = False
     """See `RunSettings.lean`."""
+    second_opinion: bool = False
+    """See `CaptionRule.second_opinion`."""
     fuller: str | None = None
     """Fingerprint of full annotations, which a lean run accepts too, since they include all that it needs."""
     conditions: tuple[ColumnCondition, ...] = ()
@@ -102,15 +107,16 @@ class CaptionStage(Annotator):
 
     @classmethod
     def of_run(cls, settings: RunSettings, work: Work) -> Self:
-        asked, lean = NAME in settings.stages, settings.lean
-        work.models[NAME] = provenance(lean=lean) if asked else {}
+        asked, lean, opinion = NAME in settings.stages, settings.lean, settings.preset.captions.second_opinion
+        work.models[NAME] = provenance(lean, opinion) if asked else {}
         return cls(
             work.layout,
             settings.dataset,
             annotations_fingerprint(settings),
             asked,
             lean,
-            fuller=fingerprint_of(provenance()) if asked and lean else None,
+            opinion,
+            fuller=fingerprint_of(provenance(second_opinion=opinion)) if asked and lean else None,
             conditions=settings.preset.columns,
         )
 
@@ -136,7 +142,7 @@ class CaptionStage(Annotator):
             work.say(f"{NAME}: parsed by spaCy itself, about three times slower: {why}")
 
     def setup(self) -> None:
-        self._annotator = CaptionAnnotator(lean=self.lean) if self.annotate else None
+        self._annotator = CaptionAnnotator(self.lean, self.second_opinion) if self.annotate else None
         gc.collect()
         gc.freeze()  # a model consists of many objects, which every full collection would scan
 
@@ -162,6 +168,8 @@ class CaptionStage(Annotator):
         rows, extent, own_uids, without_url, captions = 0, 0, 0, 0, 0
         self._unparsed = 0
         several = self.dataset.several_captions
+        if self._annotator is not None:
+            self._annotator.moves = Moves()
         values = ColumnValues(self.layout, unit, self.conditions) if self.annotate and self.conditions else None
         broken: Broken | None = None
         schema = pa.schema([*ROW, *SCHEMA]) if self.annotate else ROW
@@ -199,6 +207,7 @@ class CaptionStage(Annotator):
             "without_url": without_url,
             "lean": self.lean,
             "unparsed": self._unparsed,
+            "moves": asdict(self._annotator.moves) if self._annotator and self.second_opinion else None,
             "columns": {one.reason: as_section(one) for one in self.conditions} if self.annotate else {},
             "slow": self._annotator.slow if self._annotator else None,
             "broken": broken,
@@ -235,7 +244,9 @@ class CaptionStage(Annotator):
 
 def annotations_fingerprint(settings: RunSettings) -> str:
     """Return the fingerprint of model, code and weights of a run's caption annotations."""
-    return fingerprint_of(provenance(lean=settings.lean) if NAME in settings.stages else {})
+    return fingerprint_of(
+        provenance(settings.lean, settings.preset.captions.second_opinion) if NAME in settings.stages else {}
+    )
 
 
 def check_lean(settings: RunSettings) -> None:
@@ -256,6 +267,19 @@ def check_lean(settings: RunSettings) -> None:
             f"--lean with preset {settings.preset.name!r}, which requires no action: captions without a verb may be "
             "kept and must be parsed; leave --lean out"
         )
+
+
+def check_second_opinion(settings: RunSettings) -> None:
+    """Check that the weights of the second opinion are there, if the preset asks for it.
+
+    Raises:
+        WrongUse: they are not; the message has the command that restores them.
+    """
+    if NAME in settings.stages and settings.preset.captions.second_opinion:
+        try:
+            opinion_fingerprint()
+        except OpinionMissing as error:
+            raise WrongUse(f"preset {settings.preset.name!r}: {error}") from error
 
 
 def survivors_of(settings: RunSettings) -> Survivors:

@@ -57,6 +57,7 @@ class AnnotateCaptions(beam.PTransform[Any, Any]):
 
     Args:
         caption: the column with the captions.
+        second_opinion: that of the preset which decides later, see `CaptionRule`.
 
     Raises:
         ValueError: while it runs; a batch has no such column, or already has a column `annotations`.
@@ -71,12 +72,12 @@ class AnnotateCaptions(beam.PTransform[Any, Any]):
         ['caption', 'annotations']
     """
 
-    def __init__(self, caption: str = "caption"):
+    def __init__(self, caption: str = "caption", second_opinion: bool = False):
         super().__init__()
-        self._caption = caption
+        self._function = _Annotate(caption, second_opinion)
 
     def expand(self, batches: pvalue.PCollection[pa.Table]) -> pvalue.PCollection[pa.Table]:
-        return batches | beam.ParDo(_Annotate(self._caption))
+        return batches | beam.ParDo(self._function)
 
 
 class SpotText(beam.PTransform[Any, Any]):
@@ -135,7 +136,7 @@ class ApplyCat(beam.PTransform[Any, Any]):
 
     Args:
         preset: the filters and thresholds. Your own filters that it has sections for must be
-            registered.
+            registered. If it has `second_opinion`, so must `AnnotateCaptions`.
         caption: the column with the captions.
         stages: stages whose annotations decide, `captions` and `spotting`; filters of other stages are
             skipped. Use `["captions"]` if there are no images.
@@ -187,11 +188,11 @@ class ApplyCat(beam.PTransform[Any, Any]):
 
 
 class _Annotate(beam.DoFn):
-    def __init__(self, caption: str):
-        self._caption = caption
+    def __init__(self, caption: str, second_opinion: bool):
+        self._caption, self._second_opinion = caption, second_opinion
 
     def setup(self) -> None:
-        self._annotator = CaptionAnnotator()
+        self._annotator = CaptionAnnotator(second_opinion=self._second_opinion)
 
     def process(self, table: pa.Table) -> Iterator[pa.Table]:
         _need(table, self._caption, "name the column with the captions: caption=...")

@@ -29,6 +29,8 @@ FIRST = (
     "text_spotting.min_score",
 )
 """Settings shown before all others, together with those of column conditions and user filters."""
+_ANNOTATED = "captions.second_opinion"
+"""The setting that changes annotations, which the page does not make."""
 _SECTIONS = ("captions", "images", "text_spotting")
 # Parsed at import, in one thread: Python 3.11's parser counts its recursion depth over all threads.
 _MEANINGS = {kind: field_docstrings(kind) for kind in (CaptionRule, ImageRule, OverlapRule)}
@@ -124,7 +126,7 @@ def _of_section(name: str, section: Any) -> Iterator[Control]:
         meaning = " ".join(said.get(field.name, "").split())
         first = key in FIRST or name not in _SECTIONS
         shape = _shape(hints[field.name], value)
-        if shape:
+        if shape and key != _ANNOTATED:
             yield Control(key=key, value=value, meaning=meaning, first=first, **shape)
 
 

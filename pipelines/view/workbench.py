@@ -31,9 +31,11 @@ class Workbench:
 
     @cached_property
     def starts(self) -> dict[str, Preset]:
-        """The packaged presets by name, except those with conditions on scores or on columns that are not stored."""
+        """The packaged presets by name, without those whose scores, columns or second opinions are not stored."""
         stored = {one.reason for one in self.output.preset.columns}
+        opinion = self.output.preset.captions.second_opinion
         presets = {name: one for name in preset_names() if not (one := load_preset(name)).score.asks}
+        presets = {name: one for name, one in presets.items() if one.captions.second_opinion == opinion}
         return {name: one for name, one in presets.items() if {column.reason for column in one.columns} <= stored}
 
     def sample(self, seed: int) -> tuple[Sample, Decided]:

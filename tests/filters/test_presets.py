@@ -29,7 +29,7 @@ def write(tmp_path: Path) -> Write:
 
 
 def test_the_shipped_presets_load() -> None:
-    assert preset_names() == ["balanced", "laion-paper", "paper", "paper-dedup", "safe", "strict", "tmars"]
+    assert preset_names() == ["balanced", "laion-paper", "paper", "paper-dedup", "precise", "safe", "strict", "tmars"]
     for name in preset_names():
         preset = load_preset(name)
         assert preset.name == name
@@ -62,6 +62,22 @@ def test_tmars_decides_by_the_masked_score_alone() -> None:
     longest = "a" * tmars.captions.max_chars
     (length,) = overlap_lengths([longest], [[(longest, 1.0)]], tmars.text_spotting)
     assert length < tmars.text_spotting.min_chars, "no caption is long enough to be rejected for its text"
+
+
+def test_precise_is_strict_with_a_second_opinion_and_its_own_bars() -> None:
+    precise, strict = load_preset("precise"), load_preset("strict")
+    bars = {
+        bar: getattr(strict.captions, bar) for bar in ("min_action_score", "min_attribute_score", "min_relation_score")
+    }
+    captions = dataclasses.replace(precise.captions, second_opinion=False, **bars)
+    assert dataclasses.replace(precise, name="strict", captions=captions) == strict
+    asking = [name for name in preset_names() if load_preset(name).captions.second_opinion]
+    assert asking == ["precise"]
+
+
+def test_a_preset_with_other_annotations_cannot_be_foreseen(write: Write) -> None:
+    with pytest.raises(BadPreset, match="foresee names precise, which needs a new parse"):
+        load_preset(write("base: paper\nforesee: [precise]"))
 
 
 def test_paper_dedup_is_paper_but_for_duplicates() -> None:
@@ -164,7 +180,7 @@ def test_what_is_wrong_is_said_with_place_and_remedy(write: Write, text: str, me
     ("name", "message"),
     [
         ("papr", "unknown preset 'papr' (did you mean 'paper'?); choose balanced, laion-paper, paper, "),
-        ("", "choose balanced, laion-paper, paper, paper-dedup, safe, strict, tmars, or a .yaml file"),
+        ("", "choose balanced, laion-paper, paper, paper-dedup, precise, safe, strict, tmars, or a .yaml file"),
         ("nowhere.yaml", "preset file nowhere.yaml: No such file or directory; give the path of a readable file"),
         ("nowhere/mine.yml", "preset file nowhere/mine.yml: No such file or directory"),
     ],

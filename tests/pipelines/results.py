@@ -24,6 +24,7 @@ def funnel(**changes: Any) -> FunnelRecord:
         "kept": 200,
         "keep_rate": 200 / 1298,
         "unparsed": 0,
+        "moves": {},
         "histograms": {"complexity": {"0": 10, "2": 30}, "actions": {"0": 7}, "overlap": {"0": 50, "40": 3}},
         "columns": {},
         "duplicates": {},

@@ -1,0 +1,83 @@
+"""Split words into the pieces of BERT's uncased vocabulary.
+
+The result equals that of the package `tokenizers`, which the workers of the filters do not need for
+this alone (`tests/filters/captions/test_wordpiece.py` compares them).
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator, Sequence
+
+PAD, UNKNOWN, BEGIN, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
+_LONGEST = 100  # characters of a word; longer ones are unknown, as in BERT
+_CACHED = 40_000  # words, about 200 bytes each
+_IDEOGRAPHS = (
+    (0x4E00, 0x9FFF),
+    (0x3400, 0x4DBF),
+    (0x20000, 0x2A6DF),
+    (0x2A700, 0x2B73F),
+    (0x2B740, 0x2B81F),
+    (0x2B920, 0x2CEAF),
+    (0xF900, 0xFAFF),
+    (0x2F800, 0x2FA1F),
+)
+
+
+class WordPieces(dict[str, tuple[int, ...]]):
+    """A cache of words and the indices of their pieces in the vocabulary.
+
+    Args:
+        vocabulary: the pieces, in the order of their indices.
+    """
+
+    def __init__(self, vocabulary: Sequence[str]):
+        super().__init__()
+        self.index = {piece: place for place, piece in enumerate(vocabulary)}
+        self.unknown = self.index[UNKNOWN]
+
+    def __missing__(self, word: str) -> tuple[int, ...]:
+        if len(self) >= _CACHED:
+            self.clear()
+        found = self[word] = tuple(piece for part in _parts(word) for piece in self._pieces(part))
+        return found
+
+    def _pieces(self, part: str) -> list[int]:
+        """Return the longest pieces of a part, from left to right; the unknown piece if some letters are in none."""
+        found: list[int] = []
+        start = 0
+        while start < len(part) <= _LONGEST:
+            for stop in range(len(part), start, -1):
+                place = self.index.get(f"##{part[start:stop]}" if start else part[:stop])
+                if place is not None:
+                    found.append(place)
+                    start = stop
+                    break
+            else:
+                return [self.unknown]
+        return found or [self.unknown]
+
+
+def _parts(word: str) -> Iterator[str]:
+    """Yield the lower-case parts of a word, without accents and control characters. Each mark and ideograph is a
+    part of its own."""
+    if not (word.isascii() and word.isalnum()):
+        shown = "".join(" " if one.isspace() else one for one in word if _is_shown(one))
+        bare = [one for one in unicodedata.normalize("NFD", shown) if unicodedata.category(one) != "Mn"]
+        word = "".join(f" {one} " if _is_mark(one) or _is_ideograph(one) else one.lower() for one in bare)
+        yield from word.split()
+    elif word:
+        yield word.lower()
+
+
+def _is_shown(character: str) -> bool:
+    return character in "\t\n\r" or (character != "\ufffd" and unicodedata.category(character)[0] != "C")
+
+
+def _is_mark(character: str) -> bool:
+    is_ascii_mark = character.isascii() and not character.isalnum() and not character.isspace()
+    return is_ascii_mark or unicodedata.category(character)[0] == "P"
+
+
+def _is_ideograph(character: str) -> bool:
+    return any(first <= ord(character) <= last for first, last in _IDEOGRAPHS)
