@@ -162,7 +162,7 @@ def test_recipe_best_caption(started: Callable[..., str], tmp_path: Path) -> Non
 
 def published(*words: object) -> subprocess.CompletedProcess[str]:
     """The recipe in a process of its own: the client reads the environment when it is imported."""
-    command = [sys.executable, EXAMPLES / "recipes/filter_and_publish.py", *map(str, words), "--caption", "text"]
+    command = [sys.executable, str(EXAMPLES / "recipes/filter_and_publish.py"), *map(str, words), "--caption", "text"]
     return subprocess.run(command, capture_output=True, text=True)
 
 
