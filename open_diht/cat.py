@@ -177,7 +177,7 @@ class Cat:
             >>> from open_diht import Cat
             >>> rows = Cat("paper").batch(caption="text")({"text": ["a brown dog catches a red ball", "IMG_2034.jpg"]})
             >>> rows["cat_keep"], rows["cat_reason"]
-            ([True, False], [None, 'complexity'])
+            ([True, False], [None, 'action'])
         """
         return CatBatch(self, caption, image)
 

@@ -66,7 +66,7 @@ def load_released(
     if model is None:
         raise BadWeights(f"this open_clip has no architecture {known.architecture}")
     if not path.is_file():
-        raise BadWeights(f"{path} does not exist; get {name} from the official repository's model zoo")
+        raise BadWeights(f"{path} is not a file; get {name} from the official repository's model zoo")
     check_name(path)
     clip = build(model, temperature=0.07)
     assert_exact_gelu(clip, model)

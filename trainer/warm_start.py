@@ -41,7 +41,7 @@ _UNREADABLE = (
 
 
 class BadWeights(WrongUse):
-    """Weights are missing or do not fit; the message names the file and the remedy."""
+    """Weights are missing or do not fit; the message names the file or the setting, and what is wrong."""
 
 
 def warm_start(model: DualEncoder, settings: ModelSettings) -> list[str]:
@@ -69,8 +69,8 @@ def warm_start(model: DualEncoder, settings: ModelSettings) -> list[str]:
     if has_batch_norm(model.visual) and not started:
         raise BadWeights(
             "the image tower has batch norms, whose statistics are kept as they start (a step would depend on how its "
-            "batch is spread over ranks): set model.warm_start_image to its weights, or, for one process, "
-            "model.batch_norm=batch"
+            "batch is spread over ranks and micro-batches): set model.warm_start_image to its weights, or, for one "
+            "process and schedule.micro_batches=1, model.batch_norm=batch"
         )
     return said
 

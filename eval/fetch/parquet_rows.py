@@ -58,7 +58,7 @@ def _saved(value: Any, building: Path) -> Any:
     """Return a column's value; an image in the hub's form {bytes, path} is written and replaced by its path."""
     if not (isinstance(value, dict) and set(value) == {"bytes", "path"} and value["bytes"]):
         return value
-    # Named by content, so that equal images are one file.
+    # Named by content, so that equal images with the same suffix are one file.
     name = f"images/{hashlib.sha256(value['bytes']).hexdigest()[:24]}{Path(value['path'] or '').suffix.lower()}"
     if not (building / name).exists():
         (building / name).write_bytes(value["bytes"])

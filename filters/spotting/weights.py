@@ -124,10 +124,10 @@ def find_models(model: ModelSize, folder: Path | str | None = None) -> Models:
             path = part / name
             if not path.is_file():
                 target = "" if root == models_root() else f" --target {root}"
+                other = "choose another folder" if target else f"point {MODELS_VARIABLE} at a folder"
                 raise WeightsMissing(
                     f"OCR model file {path} is missing on this machine. Fetch the weights with "
-                    f"`{INSTALL_COMMAND}{target}`, or point {MODELS_VARIABLE} at a folder that has {model}/det and "
-                    f"{model}/rec"
+                    f"`{INSTALL_COMMAND}{target}`, or {other} that has {model}/det and {model}/rec"
                 )
             if ours:
                 known = SHA256[path.relative_to(root).as_posix()]

@@ -74,7 +74,7 @@ def backend_of(options: argparse.Namespace, of_beam: Sequence[str], places: Sequ
     Args:
         options: the parsed options of the command.
         of_beam: arguments for Beam; those that Beam does not know are refused.
-        places: (name of the option or variable, path) of everything that workers read and write.
+        places: (name of the option or variable, path) of the data that workers read and write.
 
     Raises:
         RunnerError, WrongUse: the backend cannot run jobs with these options.
@@ -261,7 +261,7 @@ def _output(text: str, called: str) -> StorePath:
 
 
 def _places(output: tuple[str, str], source: str, dataset: Dataset) -> list[tuple[str, str]]:
-    """Return (name of the option or variable, path) of everything that workers read and write."""
+    """Return (name of the option or variable, path) of the data that workers read and write."""
     images = [("--images-root", dataset.images_root)] if dataset.images_root is not None else []
     return [output, *(("INPUT", item) for item in input_items(source)), *images]
 

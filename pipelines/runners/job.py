@@ -69,7 +69,8 @@ class Backend(Protocol):
         """Check that jobs can run here.
 
         Args:
-            places: (name such as OUTPUT or INPUT, path) of everything that jobs write and read.
+            places: (name such as OUTPUT or INPUT, path) of the data that jobs write and read; not of
+                model weights.
 
         Raises:
             RunnerError: jobs cannot run here; nothing was started.

@@ -231,7 +231,8 @@ def apply_cascade(
         records: images by ascending `ordinal`, rows of `stages.rows.RECORD`; None if images
             decide nothing.
         preset: the filters and their thresholds.
-        stages: the stages that decide. Filters of other stages are skipped.
+        stages: the stages that decide. Without "captions", filters that need annotations are skipped; image filters
+            decide if there are records, conditions on columns and `own` always.
         own: filters of the user's stages, which decide the rows that all others keep.
         layout: the output folder, which holds the annotations that `own` reads.
         unit: name of the unit of the rows, for `own`.
