@@ -33,6 +33,7 @@ from open_diht.eval.tasks import load_suite
 from open_diht.filters.presets import load_preset
 from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.runners.beam_options import check_beam_options
+from open_diht.trainer.config_files import load_config
 from tests.pipelines.conftest import filter_manifest
 
 pytestmark = pytest.mark.usefixtures("commands_in_process")
@@ -162,6 +163,8 @@ def test_make_lines_are_understood(command: str, monkeypatch: pytest.MonkeyPatch
         if words != ["weights"]:  # it would look whether the weights are there
             options, rest = understood(partial(cli.main, words), monkeypatch)
             check_beam_options(rest, getattr(options, "runner", "direct"))
+            if words[0] == "train" and not options.config.endswith(".yaml"):
+                load_config(options.config, options.overrides, {"data": {"sources": [{"path": "/data/cat"}]}})
 
 
 def of_container(command: str) -> list[str]:
@@ -206,8 +209,6 @@ def test_extras_that_are_to_be_installed_exist() -> None:
 
 
 def _config(path: str) -> Any:
-    from open_diht.trainer.config_files import load_config
-
     named = yaml.safe_load(Path(path).read_text(encoding="utf-8")).get("data", {})
     return load_config(path, base={} if named else {"data": {"sources": [{"path": "/data/cat"}]}})
 

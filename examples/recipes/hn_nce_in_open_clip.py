@@ -4,7 +4,8 @@
         --dataset-type webdataset --train-data 'out/laion2b/shards/{00000..00009}-00000-000.tar'
 
 All other options are those of open_clip_train, and torchrun starts it on several GPUs. open_clip's command line
-cannot set the initial scale that the loss recommends in the log: in short runs take a smaller --hardness (docs/which-beta.md).
+cannot set the initial scale that the loss recommends in the log: in short runs take a smaller --hardness
+(docs/which-beta.md).
 """
 
 import argparse
