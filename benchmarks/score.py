@@ -2,7 +2,7 @@
 
     python -m benchmarks.score [--model open_clip:NAME:FILE] [--rows N] [--repeats K]
 
-The text of the images is read once, outside the clock. Then both sides process the same unit in turn,
+The text of the images is read once, outside the clock. Then both sides process the same units in turn,
 in processor time of one thread: decoding, embedding images and captions, and writing. The cost
 grows with the fraction of images that have text, so the last column divides by it. By default the
 model is a ViT-B/32 of open_clip with random weights, which take as long as others.
@@ -28,6 +28,7 @@ from open_diht.pipelines.manifests.plan import load_plan
 from open_diht.pipelines.runners import Direct
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.score.stage import ScoreStage
+from open_diht.pipelines.store.commit import read_json
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.names import image_unit_name
 
@@ -69,7 +70,8 @@ def main() -> None:
             backend=Direct(),
         )
         run(settings, lambda line: None)
-        (unit,) = load_plan(layout.plan).units
+        plan = load_plan(layout.plan)
+        (unit,) = plan.units
         stage = ScoreStage(
             layout=layout,
             dataset=dataset,
@@ -81,7 +83,7 @@ def main() -> None:
             fingerprint="",
             device="cpu",
             precision="fp32",
-            batch_size=32,
+            batch_size=4,  # the image units of so few rows are small, and their last batches are padded
             threads=0,
         )
         stage.setup()
@@ -89,7 +91,8 @@ def main() -> None:
         def score(masked: bool) -> None:
             side = dataclasses.replace(stage, masked=masked)
             side._encoder = stage._encoder
-            side.process(image_unit_name(unit.name, 0), None, Heartbeat(folder / "beat"))
+            for image_unit in plan.image_units(read_json(layout.commit("captions", unit.name))):
+                side.process(image_unit_name(unit.name, image_unit), None, Heartbeat(folder / "beat"))
 
         sides = {"score": partial(score, False), "masked": partial(score, True)}
         seconds = in_turn(sides, asked.repeats, time.process_time, warm=True)

@@ -368,14 +368,16 @@ def test_thresholds_of_the_masked_score_change_without_scoring_again(
     assert "masked_score" not in plain.rows("kept")[0] and "clip_score" in plain.rows("kept")[0]
 
 
-def test_masked_decisions_do_not_depend_on_units_workers_or_shards(
+def test_masked_decisions_do_not_depend_on_units_or_shards(
     tmp_path: Path, filtering: Filtering, lettered: Path, model: ScoreSettings, preset: Callable[..., str]
 ) -> None:
     how = {"stages": READ, "score": model, "preset": preset("{masked: {keep: 0.5}}", ANY_TEXT)}
     tables = filtering(lettered, tmp_path / "one", **how).tables()
-    assert filtering(lettered, tmp_path / "units", **how, unit_rows=5, workers=2).tables() == tables
+    units = filtering(lettered, tmp_path / "units", **how, unit_rows=5).tables()
     filtering(lettered, tmp_path / "shards", **how, unit_rows=7, shard=(0, 2))
-    assert filtering(lettered, tmp_path / "shards", **how, unit_rows=7, shard=(1, 2)).tables() == tables
+    shards = filtering(lettered, tmp_path / "shards", **how, unit_rows=7, shard=(1, 2)).tables()
+    for kind in ("kept", "rejected"):
+        assert units[kind] == shards[kind] == tables[kind] != [], "scores and areas too, to the last bit"
 
 
 def test_only_images_with_text_are_scored_again_and_all_end_alike(
