@@ -9,8 +9,8 @@ from open_diht.common.command_line import Parser, WrongUse, check_folder, exit_s
 from open_diht.study.rows import CLAIMS, CPU, GPU, GPU_TINY, Rows
 
 SCALES = ("full", "quick", "tiny")
-CLAIMS_OF = {CPU: CLAIMS, GPU: tuple(name for name in CLAIMS if name != "fewshot")}
-"""The claims of each track; few-shot trains no towers."""
+CLAIMS_OF = {CPU: CLAIMS, GPU: tuple(name for name in CLAIMS if name not in ("rivals", "fewshot"))}
+"""The claims of each track; few-shot trains no towers, and the rivals' scorers learn from features."""
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.study") -> int:
@@ -83,5 +83,5 @@ def _claims(text: str | None, track: str) -> list[str]:
         if name not in CLAIMS:
             raise WrongUse(f"claim {name!r} is unknown; there are {', '.join(CLAIMS)}")
         if name not in there:
-            raise WrongUse(f"the claim {name} trains no towers, so track {track} has nothing to run: use --track cpu")
+            raise WrongUse(f"the claim {name} is not part of track {track}: use --track cpu")
     return names

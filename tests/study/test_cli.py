@@ -64,7 +64,7 @@ def test_a_claim_without_data_is_left_out_and_said(
 
 def test_a_claim_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--claims", "dog"]) == 2
-    assert "claim 'dog' is unknown; there are cat, concepts, negatives, fewshot" in capsys.readouterr().err
+    assert "claim 'dog' is unknown; there are cat, rivals, concepts, negatives, fewshot" in capsys.readouterr().err
 
 
 def test_the_tiny_study_takes_no_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,7 +85,7 @@ def test_the_track_gpu_is_refused_without_a_gpu_and_few_shot_on_it_anywhere(
     assert cli.main(words) == 2
     assert re.search(r"track gpu needs a GPU, and torch .* sees none.*--study tiny", capsys.readouterr().err)
     assert cli.main([*words, "--study", "tiny", "--claims", "fewshot"]) == 2
-    assert "the claim fewshot trains no towers, so track gpu has nothing to run" in capsys.readouterr().err
+    assert "the claim fewshot is not part of track gpu" in capsys.readouterr().err
     assert not (tmp_path / "results").exists()
 
 
