@@ -333,15 +333,8 @@ def _photographs(data: Data) -> tuple[Plan, Seen, Keys, int, tuple[Trained, ...]
     rest = count - round(parts["scorer"] * count)
     made = plan([each[: about["captions"]] for each in photographs.captions[:rest]], about["most"], about["other"], 0)
     looked = seen([contents[at] for at in made.photograph.tolist()], made.text, data.cache, seed=0)
-    views = {"score": looked.features, "flipped": looked.flipped, "masked": looked.masked}
     scorers = _scorers(Pairs.of_each(photographs.images[rest:], photographs.captions[rest:]))
-    return (
-        made,
-        looked,
-        {name: data.scaled(rows) for name, rows in views.items()},
-        round(parts["pool"] * count),
-        scorers,
-    )
+    return made, looked, facts(made.captions), round(parts["pool"] * count), scorers
 
 
 def _lettered(data: Data, own: float) -> _Candidates:
