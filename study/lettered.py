@@ -28,6 +28,7 @@ from open_diht.filters.presets import load_preset
 from open_diht.filters.spotting.masking import mask_text, text_area
 from open_diht.filters.spotting.overlap import SpottedText, overlap_lengths
 from open_diht.filters.spotting.spotter import Spotting, TextSpotter
+from open_diht.pipelines.concepts.teacher import LoadedTeacher
 from open_diht.study.images import BATCH, Floats, opened, small_teacher
 
 SIDE = 224
@@ -36,7 +37,9 @@ SIZES = (18, 20, 22)
 """Sizes of the text in pixels."""
 LETTER = 0.52
 """Width of a letter of Pillow's default font, in units of its size."""
-VERSION = 1
+PART = 512
+"""Images that are computed and stored together."""
+VERSION = 2
 """Increase it where the same photographs would give other results."""
 PLAIN, OWN, OTHER = "plain", "own", "other"
 
@@ -123,7 +126,9 @@ def plan(captions: Sequence[Sequence[str]], most_own: float, other: float, seed:
     )
 
 
-def drawn(photographs: Sequence[bytes | None], text: Sequence[str | None], seed: int) -> Iterator[Image.Image]:
+def drawn(
+    photographs: Sequence[bytes | None], text: Sequence[str | None], seed: Sequence[int]
+) -> Iterator[Image.Image]:
     """Yield squares of SIDE pixels with text written in, white with a black edge, all of it in view.
 
     Args:
@@ -132,7 +137,7 @@ def drawn(photographs: Sequence[bytes | None], text: Sequence[str | None], seed:
         seed: Draws size and height of the text, and colors.
     """
     for number, (content, words) in enumerate(zip(photographs, text, strict=True)):
-        generator = np.random.default_rng([seed, number])
+        generator = np.random.default_rng([*seed, number])
         color = tuple(generator.integers(0, 256, 3).tolist())
         image = Image.new("RGB", (SIDE, SIDE), color) if content is None else opened(content)
         image = ImageOps.fit(image, (SIDE, SIDE), Image.Resampling.BICUBIC)
@@ -164,7 +169,7 @@ def features_of(photographs: Sequence[bytes | None], text: Sequence[str], cache:
         loaded = teacher.load()
         parts = [
             loaded.features([loaded.transform(image) for image in some])
-            for some in _batches(drawn(photographs, text, seed))
+            for some in _batches(drawn(photographs, text, [seed]))
         ]
         with published(path) as temporary, open(temporary, "wb") as file:
             np.save(file, np.concatenate(parts).astype(np.float16))
@@ -172,55 +177,59 @@ def features_of(photographs: Sequence[bytes | None], text: Sequence[str], cache:
 
 
 def seen(photographs: Sequence[bytes], text: Sequence[str | None], cache: Path, seed: int) -> Seen:
-    """Write on photographs, read them by OCR, and compute all features; what was computed before is read.
+    """Write on photographs, read them by OCR, and compute all features; finished parts are read from the cache.
 
     Args:
         photographs: (n,) encoded images.
         text: (n,) what is written in each; None: nothing.
         cache: Folder of stored results.
-        seed: See `drawn`.
+        seed: See `drawn`; each part has a draw of its own.
 
     Raises:
         SpotterError: OCR does not work.
     """
     teacher, spotter = small_teacher(), TextSpotter()
-    made_of = [teacher.identity(), spotter.provenance(), seed, list(text), _lengths(photographs)]
-    path = _stored(cache, "lettered", "npz", made_of)
-    if not path.exists():
-        loaded = teacher.load()
-        found: dict[str, list[NDArray[np.float16]]] = {name: [] for name in ("features", "flipped", "masked")}
-        spotted, area = [], []
-        with spotter, ProgressBar(desc="lettered photographs", unit="images") as bar:
-            for some in _batches(drawn(photographs, text, seed)):
-                read = list(spotter.spot([jpeg(image, 90) for image in some]))
-                lines = [one.spotted if isinstance(one, Spotting) else () for one in read]
-                boxes = [[line.box for line in each] for each in lines]
-                masked = [
-                    Image.fromarray(mask_text(np.asarray(image), around)) if around else None
-                    for image, around in zip(some, boxes, strict=True)
-                ]
-                mirrored = [ImageOps.mirror(image) for image in some]
-                again = [image for image in masked if image is not None]
-                prepared = [loaded.transform(image) for image in (*some, *mirrored, *again)]
-                made = np.asarray(loaded.features(prepared), dtype=np.float16)
-                count = len(some)
-                unmasked = made[:count].copy()
-                # An image without text is its own masked one.
-                unmasked[[image is not None for image in masked]] = made[2 * count :]
-                for name, rows in zip(found, (made[:count], made[count : 2 * count], unmasked), strict=True):
-                    found[name].append(rows)
-                spotted += [json.dumps([(line.text, line.score) for line in each]) for each in lines]
-                area += [text_area(around, (SIDE, SIDE)) for around in boxes]
-                bar.update(count)
-        with published(path) as temporary, open(temporary, "wb") as file:
-            arrays = {name: np.concatenate(rows) for name, rows in found.items()}
-            np.savez(file, **arrays, spotted=np.array(spotted), area=np.array(area, np.float32))
-    with np.load(path, allow_pickle=False) as stored:
-        lines = (json.loads(str(line)) for line in stored["spotted"])
-        return Seen(
-            **{name: stored[name].astype(np.float32) for name in ("features", "flipped", "masked", "area")},
-            spotted=tuple(tuple((line, score) for line, score in each) for each in lines),
-        )
+    paths = []
+    with ProgressBar(desc="lettered photographs", total=len(text), unit="images") as bar:
+        for first in range(0, len(text), PART):
+            part = slice(first, first + PART)
+            drawn_from = [seed, first], list(text[part]), _lengths(photographs[part])
+            paths.append(_stored(cache, "lettered", "npz", [teacher.identity(), spotter.provenance(), *drawn_from]))
+            if not paths[-1].exists():
+                with published(paths[-1]) as temporary, open(temporary, "wb") as file, spotter:
+                    images = drawn(photographs[part], text[part], [seed, first])
+                    np.savez(file, **_looked_at(images, teacher.load(), spotter))
+            bar.update(len(text[part]))
+    loaded = [dict(np.load(path, allow_pickle=False)) for path in paths]
+    arrays = {name: np.concatenate([one[name] for one in loaded]) for name in loaded[0]}
+    lines = (json.loads(str(line)) for line in arrays.pop("spotted"))
+    return Seen(
+        **{name: each.astype(np.float32) for name, each in arrays.items()},
+        spotted=tuple(tuple((line, score) for line, score in each) for each in lines),
+    )
+
+
+def _looked_at(images: Iterator[Image.Image], teacher: LoadedTeacher, spotter: TextSpotter) -> dict[str, Any]:
+    """Return the fields of `Seen` as arrays, lines as JSON."""
+    found: dict[str, list[NDArray[np.float16]]] = {name: [] for name in ("features", "flipped", "masked")}
+    spotted, area = [], []
+    for some in _batches(images):
+        read = spotter.spot([jpeg(image, 90) for image in some])
+        lines = [one.spotted if isinstance(one, Spotting) else () for one in read]
+        boxes = [[line.box for line in each] for each in lines]
+        again = [place for place, around in enumerate(boxes) if around]
+        masked = [Image.fromarray(mask_text(np.asarray(some[place]), boxes[place])) for place in again]
+        shown = (*some, *(ImageOps.mirror(image) for image in some), *masked)
+        made = np.asarray(teacher.features([teacher.transform(image) for image in shown]), dtype=np.float16)
+        # An image without text is its own masked one.
+        without = made[: len(some)].copy()
+        without[again] = made[2 * len(some) :]
+        for name, rows in zip(found, (made[: len(some)], made[len(some) : 2 * len(some)], without), strict=True):
+            found[name].append(rows)
+        spotted += [json.dumps([(line.text, line.score) for line in each]) for each in lines]
+        area += [text_area(around, (SIDE, SIDE)) for around in boxes]
+    arrays: dict[str, Any] = {name: np.concatenate(rows) for name, rows in found.items()}
+    return {**arrays, "spotted": np.array(spotted), "area": np.array(area, np.float32)}
 
 
 def spotted_by_filter(captions: Sequence[str], spotted: Sequence[Sequence[SpottedText]]) -> NDArray[np.bool_]:

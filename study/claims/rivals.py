@@ -51,6 +51,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from open_diht.eval.statistics import FEWEST
 from open_diht.filters.captions.annotate import CaptionAnnotator
 from open_diht.filters.captions.rules import decide_captions
 from open_diht.filters.language import identify
@@ -104,7 +105,7 @@ class Choice:
 
 
 def arms(track: str, scale: str, data: Data) -> list[Arm]:
-    """Return all arms at all budgets: by budget, smallest first, then by seed, then by pool.
+    """Return all arms at all budgets: by budget, smallest first, then FEWEST seeds of all pools, then the others.
 
     Args:
         track: One of the claim's tracks.
@@ -119,8 +120,10 @@ def arms(track: str, scale: str, data: Data) -> list[Arm]:
     return [
         Arm(claim=NAME, pool=pool, arm=arm, budget=budget, seed=seed, track=track)
         for budget, seeds in track_of(ABOUT, track).budgets[scale].items()
-        for seed in range(seeds)
+        # A study that is stopped has intervals for all pools as early as possible.
+        for wave in (range(FEWEST), range(FEWEST, seeds))
         for pool, named in described(ABOUT)["pools"].items()
+        for seed in wave
         for arm in named
     ]
 

@@ -43,7 +43,7 @@ def photograph() -> bytes:
 
 def test_text_changes_only_the_lines_that_it_is_written_on_and_stays_inside() -> None:
     words = "two brown dogs run along the beach after a yellow ball near the water"
-    [plain], [written] = (list(drawn([photograph()], [text], seed=3)) for text in (None, words))
+    [plain], [written] = (list(drawn([photograph()], [text], seed=[3])) for text in (None, words))
     changed = (np.asarray(plain) != np.asarray(written)).any(axis=2)
     assert plain.size == (lettered.SIDE, lettered.SIDE) and 0.05 < changed.mean() < 0.5
     assert not changed[[0, -1]].any() and not changed[:, [0, -1]].any()
