@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
         arguments: Command-line arguments; None reads `sys.argv`.
         prog: The command's name in its help.
     """
-    parser = Parser(prog=prog, description="The paper's four claims in miniature.")
+    parser = Parser(prog=prog, description="The paper's claims and their rivals in miniature.")
     parser.add_argument("--study", choices=SCALES, default="full", help="how much: full (default), quick or tiny")
     parser.add_argument(
         "--track",

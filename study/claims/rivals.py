@@ -117,14 +117,26 @@ def arms(track: str, scale: str, data: Data) -> list[Arm]:
     """
     for name in ("web", "flickr8k", "laion"):
         data.wanted(name)
+    return planned(track, scale)
+
+
+def planned(track: str, scale: str) -> list[Arm]:
+    """Return all arms, whether their sets are available or not.
+
+    Args:
+        track: One of the claim's tracks.
+        scale: full, quick or tiny.
+    """
+    pools = described(ABOUT)["pools"]
+    only = described(ABOUT)["tracks"][track]["only"].get(scale, pools)
     return [
         Arm(claim=NAME, pool=pool, arm=arm, budget=budget, seed=seed, track=track)
         for budget, seeds in track_of(ABOUT, track).budgets[scale].items()
         # A study that is stopped has intervals for all pools as early as possible.
         for wave in (range(FEWEST), range(FEWEST, seeds))
-        for pool, named in described(ABOUT)["pools"].items()
+        for pool in only
         for seed in wave
-        for arm in named
+        for arm in pools[pool]
     ]
 
 

@@ -110,11 +110,17 @@ def test_every_comparison_has_two_random_baselines_and_enough_seeds() -> None:
         made = rivals.arms(CPU, scale, data)
         assert len({arm.key for arm in made}) == len(made)
         budgets = sorted({arm.budget for arm in made})
-        for pool, named in described(rivals.ABOUT)["pools"].items():
+        for pool, budget in {(arm.pool, arm.budget) for arm in made}:
+            named = described(rivals.ABOUT)["pools"][pool]
             assert {"all", "random", "random-2"} < set(named)
-            for budget, least in zip(budgets, fewest, strict=True):
-                seeds = {
-                    name: {arm.seed for arm in made if (arm.pool, arm.budget, arm.arm) == (pool, budget, name)}
-                    for name in named
-                }
-                assert all(len(each) >= least for each in seeds.values())
+            seeds = [
+                {arm.seed for arm in made if (arm.pool, arm.budget, arm.arm) == (pool, budget, name)} for name in named
+            ]
+            assert all(each == seeds[0] and len(each) >= fewest[budgets.index(budget)] for each in seeds)
+
+
+def test_a_study_that_is_stopped_has_three_seeds_of_all_pools_first() -> None:
+    data: Any = SimpleNamespace(wanted=lambda name: None)
+    made = [arm for arm in rivals.arms(CPU, "full", data) if arm.budget == 17408]
+    first = [arm.seed < 3 for arm in made]
+    assert first == sorted(first, reverse=True) and first.count(True) * 2 == first.count(False) * 3
