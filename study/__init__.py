@@ -1,1 +1,1 @@
-"""Miniature tests of the paper's four claims: small drivers over the product's own parts."""
+"""Miniature tests of the paper's claims and their rivals: small drivers over the product's own parts."""

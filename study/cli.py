@@ -9,8 +9,8 @@ from open_diht.common.command_line import Parser, WrongUse, check_folder, exit_s
 from open_diht.study.rows import CLAIMS, CPU, GPU, GPU_TINY, Rows
 
 SCALES = ("full", "quick", "tiny")
-CLAIMS_OF = {CPU: CLAIMS, GPU: tuple(name for name in CLAIMS if name not in ("fewshot", "select"))}
-"""The claims of each track; few-shot trains no towers, and select was tuned on those of the CPU alone."""
+CLAIMS_OF = {CPU: CLAIMS, GPU: tuple(name for name in CLAIMS if name not in ("rivals", "fewshot", "select"))}
+"""The claims of each track; few-shot trains no towers, and the rivals' scorers and the selection are of features."""
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.study") -> int:
@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
         arguments: Command-line arguments; None reads `sys.argv`.
         prog: The command's name in its help.
     """
-    parser = Parser(prog=prog, description="The paper's four claims in miniature.")
+    parser = Parser(prog=prog, description="The paper's claims and their rivals in miniature.")
     parser.add_argument("--study", choices=SCALES, default="full", help="how much: full (default), quick or tiny")
     parser.add_argument(
         "--track",
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
         data = Data(folder, output / "cache", drawn=synthetic.DRAWN if tiny else DRAWN)
         return study(track, options.study, claims, data, Rows(output))
 
-    return exit_status(run, stopped="stopped; finished arms are kept, the same command goes on from there")
+    return exit_status(run, stopped="stopped; finished arms are kept; run the same command to resume")
 
 
 def _runnable(track: str, scale: str) -> str:
@@ -83,6 +83,5 @@ def _claims(text: str | None, track: str) -> list[str]:
         if name not in CLAIMS:
             raise WrongUse(f"claim {name!r} is unknown; there are {', '.join(CLAIMS)}")
         if name not in there:
-            trains = "was tuned on small towers" if name == "select" else "trains no towers"
-            raise WrongUse(f"the claim {name} {trains}, so track {track} has nothing to run: use --track cpu")
+            raise WrongUse(f"the claim {name} is not part of track {track}: use --track cpu")
     return names

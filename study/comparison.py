@@ -54,6 +54,8 @@ class Measure:
 
 
 RANK = Measure("rank", lambda ranks: np.log(ranks.astype(np.float64)), better=-1, logarithmic=True)
+READING = Measure("rank", RANK.of, better=1, logarithmic=True)
+"""The rank of a caption's rendering, which is low only for a model that reads instead of seeing."""
 R10 = Measure("R@10", lambda ranks: (ranks <= 10).astype(np.float64), better=1)
 HITS = Measure("top-1", lambda hits: hits.astype(np.float64), better=1)
 
@@ -145,7 +147,9 @@ def _images(stored: Mapping[str, NDArray[Any]], items: str) -> NDArray[np.int64]
     name, _, direction = items.rpartition("/")
     if direction != "t2i":
         return None
-    captions, images = len(stored[items]), len(stored[f"{name}/i2t"])
+    captions = len(stored[items])
+    # Rows that do not keep the other direction have one caption per image.
+    images = len(stored.get(f"{name}/i2t", stored[items]))
     if captions % images:
         raise BrokenRows(f"{items}: {captions} captions of {images} images; expected as many of each")
     # Captions are stored image by image.

@@ -82,16 +82,20 @@ class _Set:
 
 
 SETS = {
-    "web": _Set(("web-features.npz",), "the claims cat and negatives", "make study-data ARGS=web", tracks=(CPU,)),
+    "web": _Set(
+        ("web-features.npz",), "the claims cat, negatives and rivals", "make study-data ARGS=web", tracks=(CPU,)
+    ),
     "web-images": _Set(
         (SHARDS, VERDICTS), "the claims cat and negatives", "make study-data ARGS=web", tracks=(GPU, GPU_TINY)
     ),
     "flickr8k": _Set(
         tuple(f"flickr8k-{split}.tar" for split in ("train", "dev", "test")),
-        "the claims cat, negatives and concepts",
+        "the claims cat, negatives, concepts and rivals",
         "make study-data ARGS=flickr8k",
     ),
-    "laion": _Set(("laion-captions.parquet",), "noise in the pool of the claim cat", "make study-data ARGS=laion"),
+    "laion": _Set(
+        ("laion-captions.parquet",), "noise in the pools of the claims cat and rivals", "make study-data ARGS=laion"
+    ),
     "grocery": _Set(
         ("grocery-train.tar", "grocery-test.tar", "grocery-classes.txt"),
         "few-shot on groceries",
@@ -163,6 +167,14 @@ class Data:
     def flickr8k_of_teacher(self, split: str) -> Captioned:
         """Return the teacher's features, not standardized. Raises `SetMissing`."""
         return self._captioned(split, tar_features(self._tar(f"flickr8k-{split}"), self.cache))
+
+    def photographs(self, split: str) -> list[bytes]:
+        """Return Flickr8k's encoded photographs, in order. Raises `SetMissing`."""
+        return [image_of(sample) for _, sample in samples(self._tar(f"flickr8k-{split}"))]
+
+    def scaled(self, features: Floats) -> Floats:
+        """Return the teacher's features (n, d) standardized by the web's training pairs. Raises `SetMissing`."""
+        return standardised(features, *self._scaling)
 
     def laion(self) -> list[Decided]:
         """Return alt texts of LAION with the decisions of C and A, in a fixed order. Raises `SetMissing`."""
@@ -237,7 +249,7 @@ class Data:
 
     def _stored(self, tar: Path, side: int | None) -> NDArray[Any]:
         """Return the images of a tar as pixels, or as features standardized by the web's training pairs."""
-        return standardised(tar_features(tar, self.cache), *self._scaling) if side is None else tar_pixels(tar, side)
+        return self.scaled(tar_features(tar, self.cache)) if side is None else tar_pixels(tar, side)
 
     def _captioned(self, split: str, images: NDArray[Any]) -> Captioned:
         found = list(samples(self._tar(f"flickr8k-{split}")))

@@ -239,7 +239,7 @@ def _tried(name: str, what: Callable[[], int] | None) -> int:
     if what is None:
         return fetch_for_evaluation(["--task", name])
     try:
-        say(f"{name}: {what():,} items at hand")
+        say(f"{name}: {what():,} items available")
     except FetchFailed as error:
         return complain(error)
     return OK

@@ -1,4 +1,4 @@
-"""The four plots, from the same lines as the tables."""
+"""The plots, from the same lines as the tables."""
 
 from __future__ import annotations
 
@@ -26,6 +26,26 @@ def cat_figure(lines: Sequence[Line]) -> str:
     ]
     title = "Kept by CAT: below 0 it is better"
     return line_chart(title, "how often a kept pair is seen", CHANGE, series, (0.5, 1, 2, 4, 8, 16))
+
+
+def rivals_figure(lines: Sequence[Line]) -> str:
+    """Plot masking against T over the fraction of pairs with text. Raises ValueError without rows."""
+    shown = [line for line in lines if line.items == PHOTOGRAPHS and line.b.startswith("masked") and line.a != "all"]
+    names = {"masked": "one size", "masked-whole": "all they keep"}
+    series = [
+        Series(
+            f"{names[b]}, {budget / 1000:.0f}k",
+            [
+                Point(percent, line.found[0].difference, line.found[0].low, line.found[0].high)
+                # A fifth of every pool has another caption written in.
+                for percent, line in sorted(((int(one.pool.rpartition("-")[2]) + 20, one) for one in shown), key=_first)
+                if (line.b, line.budget) == (b, budget)
+            ],
+        )
+        for b in names
+        for budget in sorted({line.budget for line in shown})
+    ]
+    return line_chart("Masking against T: below 0 it is better", "pairs with text, %", CHANGE, series, (20, 40, 60, 80))
 
 
 def concepts_figure(lines: Sequence[Line]) -> str:
@@ -67,6 +87,10 @@ def fewshot_figure(lines: Sequence[Line]) -> str:
     return line_chart(
         "The probe against random init: above 0 it is better", "images of each class, k", "top-1, points", series, shots
     )
+
+
+def _first(pair: tuple[int, Line]) -> int:
+    return pair[0]
 
 
 def _series(name: str, lines: Iterable[Line]) -> Series:

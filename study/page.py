@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,37 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from open_diht.common.files import publish_bytes
 from open_diht.common.html.charts import svg_file
+from open_diht.study.claims import rivals
 from open_diht.study.claims.negatives import ranks_by_scale
-from open_diht.study.figures import cat_figure, concepts_figure, fewshot_figure, negatives_figure
+from open_diht.study.figures import cat_figure, concepts_figure, fewshot_figure, negatives_figure, rivals_figure
 from open_diht.study.rows import CLAIMS, CPU, TRACKS, Row, Rows
 from open_diht.study.tables import TABLES, Line, lines
-from open_diht.study.words import change, signed, table_in_markdown, verdicts_in_words
+from open_diht.study.words import (
+    arm_in_words,
+    change,
+    matrix,
+    means_in_markdown,
+    separations_in_markdown,
+    signed,
+    table_in_markdown,
+    verdicts_in_words,
+)
 
-PAGES = ("study.md", "when-filtering-pays.md", "which-beta.md")
+PAGES = ("study.md", "study-details.md", "when-filtering-pays.md", "which-filter-when.md", "which-beta.md")
 """Names of the pages in the documentation; the templates in this folder end in `.j2`."""
+
+
+TITLES = {
+    "cat": "CAT",
+    "rivals": "Rivals",
+    "concepts": "Concept distillation",
+    "negatives": "Hard negatives",
+    "fewshot": "Few-shot",
+    "select": "Selection for a budget",
+}
+"""Headings of the claims."""
+GUESS = 1000 / math.e
+"""Geometric-mean rank of a guess among the thousand test photographs."""
 
 
 def write_pages(rows: Rows, docs: Path) -> list[Path]:
@@ -50,7 +74,21 @@ def render(rows: Rows) -> dict[str, str]:
         keep_trailing_newline=True,
     )
     environment.filters |= {"change": change, "signed": signed}
-    content = {**tracks[CPU], "tracks": tracks, "scales": ranks_by_scale(found["negatives"])}
+    content = {
+        **tracks[CPU],
+        "tracks": tracks,
+        "scales": ranks_by_scale(found["negatives"]),
+        "claims": CLAIMS,
+        "titles": TITLES,
+        "tables": TABLES,
+        "in_table": table_in_markdown,
+        "matrix": matrix,
+        "means": means_in_markdown,
+        "arm": arm_in_words,
+        "separations": separations_in_markdown(found["rivals"]),
+        "guess": GUESS,
+        "planned": len(rivals.planned(CPU, "full")),
+    }
     pages = {name: environment.get_template(f"{name}.j2").render(**content) for name in PAGES}
     return pages | {f"images/study-{name}.svg": svg for name, svg in figures.items()}
 
@@ -62,7 +100,8 @@ def _of_track(rows: Rows, found: dict[str, list[Row]], track: str) -> dict[str, 
     suffix = "" if track == CPU else f"-{track}"
     plots = _plots(rows, compared, of_track)
     return {
-        "table": {name: table_in_markdown(TABLES[name], made) for name, made in compared.items() if made},
+        "track": track,
+        "rows": of_track,
         "verdicts": {name: verdicts_in_words(made) for name, made in compared.items() if made},
         "lines": compared,
         "made": {claim: _made(rows, each) for claim, each in of_track.items() if each},
@@ -75,12 +114,15 @@ def _plots(rows: Rows, compared: dict[str, list[Line]], found: dict[str, list[Ro
     """Return the plots of the claims that have rows for them."""
     how: dict[str, Callable[[], str]] = {
         "cat": lambda: cat_figure(compared["cat"]),
+        "rivals": lambda: rivals_figure(compared["masking"]),
         "concepts": lambda: concepts_figure(compared["concepts"]),
         "negatives": lambda: negatives_figure(rows),
         "fewshot": lambda: fewshot_figure(compared["fewshot"]),
     }
     if not ranks_by_scale(found["negatives"]):
         del how["negatives"]  # a short study, or one on a GPU, has no grid of scales
+    if not compared["masking"]:
+        del how["rivals"]
     return {claim: how[claim]() for claim in CLAIMS if claim in how and compared[claim] and found[claim]}
 
 

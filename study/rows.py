@@ -32,8 +32,8 @@ from open_diht.common.command_line import WrongUse
 from open_diht.common.files import publish_json, published
 from open_diht.eval.versions import software
 
-CLAIMS = ("cat", "concepts", "negatives", "fewshot", "select")
-"""Names of the paper's four claims, in the order of the page, and of ours about `make select`."""
+CLAIMS = ("cat", "rivals", "concepts", "negatives", "fewshot", "select")
+"""Names of the claims, in the order of the page."""
 CPU, GPU, GPU_TINY = "cpu", "gpu", "gpu-tiny"
 TRACKS = (CPU, GPU, GPU_TINY)
 """The models: small towers on a CPU; a ViT at 112 pixels on a GPU; a tiny ViT on a CPU, which tests

@@ -90,7 +90,7 @@ def _photographs(generator: np.random.Generator, count: int) -> Iterator[Sample]
 def _groceries(generator: np.random.Generator, count: int) -> Iterator[Sample]:
     for number in range(count * len(GROCERIES)):
         kind = number % len(GROCERIES)
-        # The background must differ from the color of the shape.
+        # The background must differ from the shape's color.
         image = _drawn(generator, COLOURS[kind], SHAPES[kind % 4], "white" if COLOURS[kind] != "white" else "black")
         yield f"{number:05d}", {"jpg": image, "cls": str(kind)}
 

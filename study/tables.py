@@ -1,4 +1,4 @@
-"""The four tables, for each track: the arms that are compared, and the result of each line.
+"""The tables, for each track: the arms that are compared, and the result of each line.
 
 Every line is one comparison, at one pool and one budget, on one test set. All p values of a table
 are corrected for their number. A line with a corrected p value below 0.05 is called. `worse` is a
@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from open_diht.study.comparison import HITS, R10, RANK, Compared, Measure, Side, compare, corrected
+from open_diht.study.comparison import HITS, R10, RANK, READING, Compared, Measure, Side, compare, corrected
 from open_diht.study.rows import TUNING, ZERO_SHOT, Row, Rows
 
 
@@ -27,6 +27,8 @@ class Table:
     """The first one decides the result of a line."""
     direction: str
     """Last part of the items' names, such as `t2i`."""
+    items: tuple[str, ...] = ()
+    """Names of the items; empty: all of that direction."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +50,42 @@ class Line:
         return self.found[0].verdict
 
 
+_RIVALS = (
+    "random-2", "all", "rules", "ca", "t", "cat", "masked", "score", "negcliploss", "flipped", "ca-score", "ca-masked",
+    "cat-score", "mix",
+)  # fmt: skip
+_RETRIEVAL = ("flickr8k-test/t2i", "web-held/t2i")
 TABLES = {
     "cat": Table("cat", (("kept", "all"), ("kept", "random"), ("kept-ca", "all")), (RANK, R10), "t2i"),
+    "rivals": Table("rivals", tuple((arm, "random") for arm in _RIVALS), (RANK,), "t2i", _RETRIEVAL),
+    "combined": Table(
+        "rivals",
+        (
+            ("ca-score", "ca"),
+            ("cat-score", "cat"),
+            ("ca-score", "score"),
+            ("ca-masked", "score"),
+            ("cat-score", "score"),
+            ("mix", "score"),
+        ),
+        (RANK,),
+        "t2i",
+        _RETRIEVAL,
+    ),
+    "masking": Table(
+        "rivals",
+        (("masked", "t"), ("masked-whole", "t-whole"), ("t-whole", "all"), ("masked-whole", "all")),
+        (RANK,),
+        "t2i",
+        ("flickr8k-test/t2i", "lettered-test/t2i"),
+    ),
+    "reading": Table(
+        "rivals",
+        (("t", "random"), ("masked", "random"), ("t-whole", "all"), ("masked-whole", "all")),
+        (READING,),
+        "t2i",
+        ("rendered/t2i",),
+    ),
     "concepts": Table(
         "concepts", (("concepts", "none"), ("imagenet", "none"), ("concepts", "imagenet")), (RANK, R10), "t2i"
     ),
@@ -60,7 +96,7 @@ TABLES = {
     "select": Table("select", (("selected", "all"), ("selected", "kept")), (RANK, R10), "t2i"),
     "weak-text": Table("fewshot", (("text-or-zero", "probe"),), (HITS,), "correct"),
 }
-"""The tables by their names on the page: one for each claim, and one for the method for weak text."""
+"""The tables by their names on the pages, each a question with a correction of its own."""
 
 
 def lines(rows: Rows, table: Table, track: str) -> list[Line]:
@@ -116,7 +152,7 @@ def _compared(rows: Rows, found: Sequence[Row], table: Table, pool: str, budget:
         return
     first = next(iter(of_b.values()))
     for items in rows.items(first.arm):
-        if not items.endswith(f"/{table.direction}"):
+        if not items.endswith(f"/{table.direction}") or (table.items and items not in table.items):
             continue
         cells = [compare(rows, of_a, of_b, items, measure) for measure in table.measures]
         if all(cells):

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from open_diht.study.comparison import Compared
+from open_diht.study.rows import TUNING, Row
 from open_diht.study.tables import Line, Table
 
 MINUS = "\u2212"
-_CALLED = {"better": "yes", "worse": "**reversed**", "open": "not shown"}
 ARMS = {
     "all": "all",
     "random": "random of the same size",
     "kept": "kept by CAT",
     "kept-ca": "kept by C and A alone",
+    "random-2": "random, second draw",
+    "rules": "rules of length and language",
+    "ca": "C and A",
+    "t": "T",
+    "cat": "C, A and T",
+    "masked": "masked score, as many as T",
+    "score": "score",
+    "negcliploss": "negCLIPLoss",
+    "flipped": "flipped-image score",
+    "ca-score": "C and A, then score",
+    "ca-masked": "C and A, then masked score",
+    "cat-score": "C, A and T, then score",
+    "mix": "logistic mix",
+    "t-whole": "all that T keeps",
+    "masked-whole": "all but a fifth by masked score",
     "none": "no concepts",
     "concepts": "objects and attributes",
     "imagenet": "ImageNet logits",
@@ -26,26 +42,82 @@ ARMS = {
 """Names of arms on the page; others keep their own."""
 
 
-def table_in_markdown(table: Table, lines: Sequence[Line]) -> str:
-    """Return the lines as a Markdown table; bold where the corrected p value is below 0.05.
+def table_in_markdown(table: Table, lines: Sequence[Line], measure: int = 0) -> str:
+    """Return the lines as a Markdown table of at most eight columns, a number in a cell.
+
+    A change is bold where the corrected p value is below 0.05.
 
     Args:
         table: The table.
         lines: Its lines.
+        measure: Which of the table's measures is shown.
     """
     repeats = any(line.repeats is not None for line in lines)
+    shown = table.measures[measure]
     heads = ["test set", "pool", "k" if table.direction == "correct" else "samples seen"]
-    heads += ["repeats"] * repeats + ["arm against arm", "seeds"]
-    heads += [f"{measure.name}, and change" for measure in table.measures] + ["called"]
+    heads += ["repeats"] * repeats + ["arm against arm"]
+    heads += [f"{shown.name}, {'%' if shown.logarithmic else 'points'}", "low", "high"]
     rows = []
     for line in lines:
         cells = [line.items.rpartition("/")[0], line.pool, _count(line.budget)]
         if repeats:
             cells.append("" if line.repeats is None else f"{line.repeats:.1f}")
-        cells += [f"{_arm(line.b)} {MINUS} {_arm(line.a)}", str(line.found[0].seeds)]
-        cells += [f"{_value(one.a, one)} \u2192 {_value(one.b, one)}: {change(one, bold=True)}" for one in line.found]
-        rows.append([*cells, _CALLED[line.verdict]])
-    return "\n".join("| " + " | ".join(row) + " |" for row in (heads, ["---"] * len(heads), *rows))
+        one = line.found[measure]
+        cells += [f"{arm_in_words(line.b)} {MINUS} {arm_in_words(line.a)}", difference(one)]
+        rows.append([*cells, signed(one.low), signed(one.high)])
+    return _markdown(heads, rows)
+
+
+def matrix(lines: Sequence[Line]) -> str:
+    """Return the change of each arm in each pool as a Markdown table, a row for each arm.
+
+    Args:
+        lines: Comparisons with one other arm, at one budget, on one test set.
+    """
+    pools = {line.pool: f"{line.pool}, {line.repeats or 0:.1f} times" for line in lines}
+    cells = {(line.b, line.pool): difference(line.found[0]) for line in lines}
+    rows = [
+        [arm_in_words(arm), *(cells.get((arm, pool), "") for pool in pools)]
+        for arm in dict.fromkeys(line.b for line in lines)
+    ]
+    return _markdown(["arm", *pools.values()], rows)
+
+
+def means_in_markdown(found: Sequence[Row]) -> str:
+    """Return the mean rank and R@10 of each arm over its seeds, a row for each test set, pool and budget."""
+    groups: dict[tuple[str, str, int, str], list[Row]] = {}
+    for row in (row for row in found if row.arm.settings.get("stage") != TUNING):
+        for name in (name.removesuffix("/t2i/gm_rank") for name in row.metrics if name.endswith("/t2i/gm_rank")):
+            groups.setdefault((name, row.arm.pool, row.arm.budget, row.arm.arm), []).append(row)
+    rows = []
+    for (name, pool, budget, arm), group in sorted(groups.items()):
+        rank = math.exp(math.fsum(math.log(row.metrics[f"{name}/t2i/gm_rank"]) for row in group) / len(group))
+        recall = math.fsum(row.metrics.get(f"{name}/t2i/R@10", math.nan) for row in group) / len(group)
+        repeats = group[0].notes.get("repeats")
+        numbers = [str(len(group)), f"{repeats:.1f}" if repeats else "", f"{rank:.1f}", f"{recall:.1f}"]
+        rows.append([name, pool, _count(budget), arm_in_words(arm), *numbers])
+    return _markdown(["test set", "pool", "samples seen", "arm", "seeds", "repeats", "rank", "R@10, %"], rows)
+
+
+def separations_in_markdown(found: Sequence[Row]) -> str:
+    """Return how well scores separate true from injected pairs, a row for each pool, a column for each score.
+
+    Args:
+        found: Rows of the claim `rivals`.
+    """
+    # Every arm of a pool and a seed has the same scores, and seeds 0 to 2 have one scorer each.
+    of_pool: dict[str, dict[int, dict[str, float]]] = {}
+    for row in found:
+        if "separates" in row.notes:
+            of_pool.setdefault(row.arm.pool, {}).setdefault(row.arm.seed % 3, row.notes["separates"])
+    names = list(dict.fromkeys(name for each in of_pool.values() for one in each.values() for name in one))
+    rows = []
+    for pool, scorers in sorted(of_pool.items()):
+        means = {name: math.fsum(one.get(name, math.nan) for one in scorers.values()) / len(scorers) for name in names}
+        spread = max(one["score"] for one in scorers.values()) - min(one["score"] for one in scorers.values())
+        cells = ["" if math.isnan(value) else f"{value:.3f}" for value in means.values()]
+        rows.append([pool, *cells, f"{spread:.3f}"])
+    return _markdown(["pool", *names, "spread of score"], rows)
 
 
 def verdicts_in_words(lines: Sequence[Line]) -> list[str]:
@@ -60,12 +132,21 @@ def verdicts_in_words(lines: Sequence[Line]) -> list[str]:
         groups: dict[str, list[Line]] = {}
         for line in lines:
             if line.verdict == verdict:
-                where = f"{_arm(line.b)} against {_arm(line.a)}, {line.pool}, on {line.items.rpartition('/')[0]}"
-                groups.setdefault(where, []).append(line)
+                arms = f"{arm_in_words(line.b)} against {arm_in_words(line.a)}"
+                groups.setdefault(f"{arms}, {line.pool}, on {line.items.rpartition('/')[0]}", []).append(line)
         for where, group in groups.items():
             name = group[0].found[0].measure.name
             said.append(f"{what}: {where}: {name} " + "; ".join(_told(line) for line in group) + ".")
     return said
+
+
+def difference(one: Compared) -> str:
+    """Return the difference alone, bold where the corrected p value is below 0.05."""
+    return signed(one.difference) if one.verdict == "open" else f"**{signed(one.difference)}**"
+
+
+def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in (heads, ["---"] * len(heads), *rows))
 
 
 def _told(line: Line) -> str:
@@ -76,21 +157,10 @@ def _told(line: Line) -> str:
     return f"{at} ({abs(first.detectable):.1f} would have been seen)"
 
 
-def change(one: Compared, bold: bool = False) -> str:
-    """Return a change such as `+3.4 [2.7, 4.1]`; for ranks in percent, where less is better.
-
-    Args:
-        one: The comparison.
-        bold: Whether a called one is bold.
-    """
-    mark = "**" if bold and one.verdict != "open" else ""
+def change(one: Compared) -> str:
+    """Return a change such as `+3.4 [2.7, 4.1]`; for ranks in percent, where less is better."""
     unit = " %" if one.measure.logarithmic else ""
-    low, high = signed(one.low), signed(one.high)
-    return f"{mark}{signed(one.difference)}{unit}{mark} [{low}, {high}]"
-
-
-def _value(value: float, one: Compared) -> str:
-    return f"{value:.1f}" if one.measure.logarithmic else f"{value:.1f} %"
+    return f"{signed(one.difference)}{unit} [{signed(one.low)}, {signed(one.high)}]"
 
 
 def signed(value: float) -> str:
@@ -106,5 +176,6 @@ def _budget(line: Line) -> str:
     return f"k = {line.budget}" if line.items.endswith("/correct") else f"{line.budget:,} samples"
 
 
-def _arm(name: str) -> str:
+def arm_in_words(name: str) -> str:
+    """Return the name of an arm on the page."""
     return ARMS.get(name, name)

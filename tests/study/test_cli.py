@@ -64,7 +64,9 @@ def test_a_claim_without_data_is_left_out_and_said(
 
 def test_a_claim_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--claims", "dog"]) == 2
-    assert "claim 'dog' is unknown; there are cat, concepts, negatives, fewshot, select" in capsys.readouterr().err
+    assert (
+        "claim 'dog' is unknown; there are cat, rivals, concepts, negatives, fewshot, select" in capsys.readouterr().err
+    )
 
 
 def test_the_tiny_study_takes_no_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,7 +87,7 @@ def test_the_track_gpu_is_refused_without_a_gpu_and_few_shot_on_it_anywhere(
     assert cli.main(words) == 2
     assert re.search(r"track gpu needs a GPU, and torch .* sees none.*--study tiny", capsys.readouterr().err)
     assert cli.main([*words, "--study", "tiny", "--claims", "fewshot"]) == 2
-    assert "the claim fewshot trains no towers, so track gpu has nothing to run" in capsys.readouterr().err
+    assert "the claim fewshot is not part of track gpu" in capsys.readouterr().err
     assert not (tmp_path / "results").exists()
 
 
@@ -107,8 +109,8 @@ def test_the_track_gpu_is_tried_on_a_cpu_with_a_tiny_vit(
     assert [name for name in TABLES if f"\n{name}\n| test set |" in said] == ["concepts", "negatives"]
     found = [row.arm for name in ("concepts", "negatives") for row in Rows(tmp_path).read(name)]
     assert {arm.track for arm in found} == {"gpu-tiny"} and {arm.arm for arm in found} >= {"concepts", "beta-1"}
-    page = (tmp_path / "page" / "study.md").read_text(encoding="utf-8")
-    assert page.count("| test set |") == page.count("With a tiny ViT on a CPU") == 2
+    page = (tmp_path / "page" / "study-details.md").read_text(encoding="utf-8")
+    assert page.count("With a tiny ViT on a CPU") == page.count("minutes of one process") == 2
 
 
 @pytest.mark.soak
@@ -122,5 +124,5 @@ def test_the_tiny_study_goes_through_every_claim_to_its_page(
     said = capfd.readouterr().out
     tables = [name for name, table in TABLES.items() if table.claim in there]
     assert [name for name in TABLES if f"\n{name}\n| test set |" in said] == tables
-    page = (tmp_path / "results" / "page" / "study.md").read_text(encoding="utf-8")
-    assert page.count("| test set |") == len([name for name in tables if name != "select"])  # it has its own page
+    page = (tmp_path / "results" / "page" / "study-details.md").read_text(encoding="utf-8")
+    assert page.count("minutes of one process") == len(there)

@@ -11,7 +11,7 @@ import pytest
 
 from open_diht.study.cli import main
 from open_diht.study.figures import PHOTOGRAPHS
-from open_diht.study.page import render
+from open_diht.study.page import PAGES, render
 from open_diht.study.rows import CLAIMS, CPU, Rows
 from open_diht.study.tables import TABLES, lines
 from open_diht.study.words import signed
@@ -23,7 +23,7 @@ RESULTS, DOCS = REPOSITORY / "study" / "results", REPOSITORY / "docs"
 
 def test_the_committed_pages_and_plots_are_those_of_the_committed_rows() -> None:
     made = render(Rows(RESULTS))
-    assert {"study.md", "when-filtering-pays.md"} < made.keys()
+    assert {*PAGES} < made.keys()
     for name, content in made.items():
         assert (DOCS / name).read_text(encoding="utf-8") == content, (
             f"docs/{name} is not what the rows give: python -m open_diht.study --output study/results --page docs"
@@ -69,14 +69,52 @@ def test_a_claim_with_rows_has_its_table_its_plot_and_what_is_reversed(make_rows
     make_rows({"all": 0.0, "random": -0.3, "kept": 0.3}, budget=1000, repeats=1.0)
     rows = make_rows({"all": 0.0, "random": -0.3, "kept": -0.2}, budget=4000, repeats=4.0)
     made = render(rows)
-    page = made["study.md"]
+    page, details = made["study.md"], made["study-details.md"]
     assert page.count("kept by CAT \u2212 all") == 2
-    assert "- In 3 of 4 comparisons the first arm is better." in page
-    assert re.search(r"^- Reversed: kept by CAT against all, natural, on flickr8k-test: rank \+", page, re.MULTILINE)
+    assert "- In 3 of 4 comparisons the first arm is better." in details
+    assert re.search(r"^- Reversed: kept by CAT against all, natural, on flickr8k-test: rank \+", details, re.MULTILINE)
     assert "images/study-cat.svg" in page and made["images/study-cat.svg"].count("<circle") == 4
-    assert page.count("No rows yet.") == 3
-    table = made["when-filtering-pays.md"]
-    assert table.count("| natural | all |") == 2 and "| 4.0 |" in table
+    assert page.count("No rows yet.") == 3 and details.count("No rows yet.") == 4
+    assert "teach more than all up to 1.0 repeats, and less from 4.0 repeats on." in made["when-filtering-pays.md"]
+
+
+def test_the_story_has_one_table_of_at_most_eight_columns_for_a_question(make_rows: MakeRows) -> None:
+    make_rows({"all": 0.0, "random": -0.3, "kept": 0.3, "kept-ca": 0.2})
+    rows = make_rows({"none": 0.0, "concepts": 0.3}, claim="concepts", pool="flickr8k")
+    for page in (
+        render(rows)["study.md"],
+        (DOCS / "study.md").read_text(),
+        (DOCS / "which-filter-when.md").read_text(),
+    ):
+        for section in page.split("\n## ")[1:]:
+            heads = re.findall(r"^(\|.*)\n\| ?---", section, re.MULTILINE)
+            assert len(heads) <= 1 and all(head.count("|") <= 9 for head in heads), section
+            cells = re.findall(r"(?<=\| )[^|]+(?= \|)", section.partition("| ---")[2])
+            assert not any(re.search(r"\d[^\d,.]+\d", cell) for cell in cells if re.match(r"[*+\u2212\d]", cell))
+
+
+def rival_rows(make_rows: MakeRows, masked: float) -> Rows:
+    """Four pools with text: masking is by `masked` better than T in the last two, and worse in the others."""
+    arms = {"all": 0.2, "random": 0.0, "random-2": 0.0, "score": 0.1, "ca": 0.1, "ca-score": 0.3, "t": 0.0}
+    for percent in (0, 20, 40, 60):
+        gain = masked if percent >= 40 else -masked
+        rows = make_rows({**arms, "masked": gain, "t-whole": 0.0, "masked-whole": gain},
+                         claim="rivals", pool=f"lettered-{percent}")  # fmt: skip
+    return rows
+
+
+def test_which_filter_says_gains_reversals_and_nulls_alike(make_rows: MakeRows) -> None:
+    made = render(rival_rows(make_rows, masked=0.4))
+    page = " ".join(made["which-filter-when.md"].split())
+    for percent, place in ((0, "Worse"), (60, "Better than as many random pairs")):
+        said = page.partition(f"**Pool `lettered-{percent}`.**")[2].partition("**Pool")[0]
+        assert re.search(rf"{place}: [^:]*masked score, as many as T \([+\u2212]", said), said
+        assert re.search(r"Not shown: [^:]*T \([+\u2212]\d", said)
+    masking = page.partition("**Masking against T at one size**:")[2].partition("- **")[0]
+    signs = re.findall(r"([+\u2212])[\d.]+ % \[[^]]+\] in `lettered-(\d+)`", masking)
+    assert signs == [("+", "0"), ("+", "20"), ("\u2212", "40"), ("\u2212", "60")]
+    assert 'best combination in `lettered-40`** is "C and A, then score": \u22121' in page
+    assert made["images/study-rivals.svg"].count("<circle") == 8
 
 
 def test_a_track_has_its_own_table_and_plot(make_rows: MakeRows) -> None:
@@ -84,17 +122,17 @@ def test_a_track_has_its_own_table_and_plot(make_rows: MakeRows) -> None:
     before = render(make_rows({}))
     made = render(make_rows({"all": 0.0, "kept": -0.3}, track="gpu"))
     assert made["images/study-cat.svg"] == before["images/study-cat.svg"] != made["images/study-cat-gpu.svg"]
-    cpu, _, gpu = made["study.md"].partition("ViT-S/16 at 112 pixels, on a GPU")
+    cpu, _, gpu = made["study-details.md"].partition("ViT-S/16 at 112 pixels, on a GPU")
     assert "- In 1 of 1 comparisons the first arm is better." in cpu and "images/study-cat-gpu.svg" in gpu
     assert "- In 0 of 1 comparisons the first arm is better." in gpu
-    assert "No GPU has run it yet" in before["study.md"] and "No GPU has run it yet" not in made["study.md"]
+    assert "No GPU has run it yet" in before["study-details.md"] and "No GPU has run it yet" not in cpu
     assert made["when-filtering-pays.md"] == before["when-filtering-pays.md"]
 
 
 def test_a_shorter_study_without_the_grid_of_scales_has_its_pages_all_the_same(make_rows: MakeRows) -> None:
     made = render(make_rows({"beta-0": 0.0, "beta-1": 0.3}, claim="negatives", pool="tuned"))
     assert "images/study-negatives.svg" not in made
-    assert "| tuned | flickr8k-test | 1,000 | 1 |" in made["which-beta.md"] and "InfoNCE" in made["study.md"]
+    assert "| flickr8k-test | tuned | 1,000 | 2.0 | beta-1 \u2212 InfoNCE |" in made["study.md"]
 
 
 def test_the_pages_are_written_by_the_command(make_rows: MakeRows, tmp_path: Path) -> None:
@@ -115,5 +153,5 @@ def test_rows_of_a_changed_tree_are_named(make_rows: MakeRows) -> None:
     records = [json.loads(line) | {"commit": "abc"} for line in lines]
     records[0]["commit"] = "abc-dirty"
     (rows.folder / "cat.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records))
-    page = render(Rows(rows.folder))["study.md"]
+    page = render(Rows(rows.folder))["study-details.md"]
     assert "commits `abc` `abc-dirty`; 1 of the rows" in page

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
-from open_diht.study.rows import Arm
+from open_diht.study.rows import Arm, Rows
 from open_diht.study.tables import TABLES, lines
-from open_diht.study.words import table_in_markdown, verdicts_in_words
+from open_diht.study.words import (
+    matrix,
+    means_in_markdown,
+    separations_in_markdown,
+    table_in_markdown,
+    verdicts_in_words,
+)
 from tests.study.conftest import MakeRows
 
 
@@ -60,16 +67,47 @@ def test_reversals_and_nulls_are_said_in_words_with_the_size_that_would_have_sho
     assert "at 1,000 samples (" in not_shown and not_shown.endswith(" would have been seen).")
 
 
-def test_a_line_reads_from_a_to_b(make_rows: MakeRows) -> None:
+def test_a_table_has_at_most_eight_columns_and_a_number_in_a_cell(make_rows: MakeRows) -> None:
     rows = make_rows({"all": 0.0, "kept": 0.3})
-    head, rule, line = table_in_markdown(TABLES["cat"], lines(rows, TABLES["cat"], "cpu")).splitlines()
-    assert head == (
-        "| test set | pool | samples seen | repeats | arm against arm | seeds | rank, and change "
-        "| R@10, and change | called |"
-    )
-    assert rule.count("---") == head.count("|") - 1
-    assert line.startswith("| flickr8k-test | natural | 1,000 | 2.0 | kept by CAT \u2212 all | 5 | ")
-    assert re.search(
-        r"\| \d\d\.\d \u2192 \d\d\.\d: \*\*\u22122\d\.\d %\*\* \[\u2212\d\d\.\d, \u2212\d\d\.\d\] \|", line
-    )
-    assert line.endswith("| yes |")
+    found = lines(rows, TABLES["cat"], "cpu")
+    head, rule, line = table_in_markdown(TABLES["cat"], found).splitlines()
+    assert head == "| test set | pool | samples seen | repeats | arm against arm | rank, % | low | high |"
+    assert rule.count("---") == head.count("|") - 1 == 8
+    assert line.startswith("| flickr8k-test | natural | 1,000 | 2.0 | kept by CAT \u2212 all | **\u22122")
+    assert re.search(r"\| \*\*\u22122\d\.\d\*\* \| \u2212\d\d\.\d \| \u2212\d\d\.\d \|$", line)
+    assert "| R@10, points | low | high |" in table_in_markdown(TABLES["cat"], found, 1)
+
+
+def test_a_table_may_be_of_some_test_sets_only(make_rows: MakeRows) -> None:
+    rows = make_rows({"random": 0.0, "cat": 0.3, "all": 0.1}, claim="rivals")
+    assert [(line.b, line.verdict) for line in lines(rows, TABLES["rivals"], "cpu")][1:] == [("cat", "better")]
+    assert lines(rows, TABLES["reading"], "cpu") == []
+
+
+def test_a_matrix_has_a_row_for_each_arm_and_a_column_for_each_pool(make_rows: MakeRows) -> None:
+    make_rows({"random": 0.0, "cat": 0.3}, claim="rivals", pool="natural", repeats=5.0)
+    rows = make_rows({"random": 0.0, "cat": 0.3, "t": -0.3}, claim="rivals", pool="lettered-40", repeats=9.0)
+    head, _, *body = matrix(lines(rows, TABLES["rivals"], "cpu")).splitlines()
+    assert head == "| arm | lettered-40, 9.0 times | natural, 5.0 times |"
+    assert re.fullmatch(r"\| T \| \*\*\+3\d\.\d\*\* \|  \|", body[0])
+    assert re.fullmatch(r"\| C, A and T( \| \*\*\u22122\d\.\d\*\*){2} \|", body[1])
+
+
+def test_means_are_over_seeds_and_leave_out_what_chose_something(tmp_path: Path) -> None:
+    rows = Rows(tmp_path)
+    for seed, rank in enumerate((10.0, 40.0)):
+        metrics = {"flickr8k-test/t2i/gm_rank": rank, "flickr8k-test/t2i/R@10": rank}
+        for settings in ({}, {"stage": "tuning"}):
+            one = Arm(claim="cat", pool="natural", arm="kept", budget=1000, seed=seed, settings=settings)
+            rows.write(one, metrics, {}, 1.0, {"repeats": 2.5})
+    _, _, *body = means_in_markdown(rows.read("cat")).splitlines()
+    assert body == ["| flickr8k-test | natural | 1,000 | kept by CAT | 2 | 2.5 | 20.0 | 25.0 |"]
+
+
+def test_separations_are_means_over_the_scorers(tmp_path: Path) -> None:
+    rows = Rows(tmp_path)
+    for seed, score in enumerate((0.8, 0.9, 0.7, 0.1)):  # the fourth seed has the first scorer again
+        one = Arm(claim="rivals", pool="injected", arm="all", budget=1000, seed=seed)
+        rows.write(one, {}, {}, 1.0, {"separates": {"score": score if seed < 3 else 0.8, "mix": 0.95}})
+    head, _, row = separations_in_markdown(rows.read("rivals")).splitlines()
+    assert head == "| pool | score | mix | spread of score |" and row == "| injected | 0.800 | 0.950 | 0.200 |"

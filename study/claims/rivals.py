@@ -1,0 +1,398 @@
+"""CAT and its rivals: which choice of pairs teaches most, all of one size.
+
+Written before the first run. An arm learns from 30 % of its pool, or from as many pairs as the
+strictest filter of the pool keeps if that is less. A filter that keeps more is cut to that size at
+random, a score keeps its best. Only `all`, `t-whole` and `masked-whole` have a size of their own;
+all see as many samples. Arms of `rivals.yaml`:
+
+    random, random-2          two draws
+    rules                     English, more than two words and more than five characters
+    ca, t, cat                C and A; T; all three (preset `paper`)
+    score                     cosine of image and caption
+    negcliploss               the same, corrected by other pairs (`open_diht.pipelines.stages.score`)
+    flipped                   the cosine of the mirror image, in which text cannot be read
+    masked                    all but as many of the lowest masked cosines as T rejects
+    ca-score, ca-masked, cat-score    the best by a score of what CAT's filters keep
+    mix                       a logistic regression of all annotations, fitted on pairs of the same kind
+    t-whole, masked-whole     what T keeps; all but the fraction of wrong captions by the masked cosine
+
+Scorers are trained as Data Filtering Networks are (arXiv 2309.17425), with the model of the study,
+on pairs that no arm sees, with three seeds; seed s of an arm uses scorer s mod 3. Notes have the
+probability that a true pair scores higher than an injected one.
+
+Pools: `natural` and `injected` are those of the claim cat without the pairs of scorers and mix.
+`lettered-N` are photographs: 20 % have the caption of another one written in and given, N % have
+their own written in, the others are as they are. T and masks are decided by the filter's own OCR.
+
+Tests: Flickr8k's test photographs and held-out web pairs; `lettered-test`, test photographs with
+another caption written in, which a model that reads gets wrong; and `rendered`, captions on plain
+color, which only a model that reads can find (a guess has rank 368 of 1,000).
+
+Questions, each a table with Holm's correction for all of its lines:
+
+1. `rivals`: is an arm better than `random`? The line of `random-2` shows what chance does.
+2. `combined`: what does a score add to C and A, and a combination to the score alone?
+3. `masking`: T or masking, as the fraction of useful text grows, of equal and of own size?
+4. `reading`: do models of arms that keep text read it?
+
+An answer is a corrected p value below 0.05 at the smaller budget (five seeds); the larger one
+(three seeds) says whether the sign stays. Everything else is printed as open.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from open_diht.eval.statistics import FEWEST
+from open_diht.filters.captions.annotate import CaptionAnnotator
+from open_diht.filters.captions.rules import decide_captions
+from open_diht.filters.language import identify
+from open_diht.filters.presets import load_preset
+from open_diht.pipelines.stages.score.cliploss import Batch
+from open_diht.study.claims.cat import BY_CAPTION
+from open_diht.study.claims.described import described, track_of
+from open_diht.study.claims.pools import open_pool, web_held
+from open_diht.study.data import Data
+from open_diht.study.images import Floats
+from open_diht.study.lettered import OTHER, Plan, Seen, features_of, plan, seen, spotted_by_filter
+from open_diht.study.rows import CPU, Arm
+from open_diht.study.training import Pairs, Trained, trained, vocabulary
+
+ABOUT = Path(__file__).with_name("rivals.yaml")
+NAME = "rivals"
+RANKED = {
+    "score": (None, "score"),
+    "negcliploss": (None, "negcliploss"),
+    "flipped": (None, "flipped"),
+    "mix": (None, "mix"),
+    "ca-score": ("ca", "score"),
+    "ca-masked": ("ca", "masked"),
+    "cat-score": ("cat", "score"),
+}
+"""Arms that keep the best: the filter that comes first, and the score."""
+LARGEST_BATCH = 8192
+"""Pairs that the corrected score compares with."""
+BATCH_SIZE = 256
+ITEMS = ("flickr8k-test/t2i", "flickr8k-test/i2t", "web-held/t2i", "lettered-test/t2i", "rendered/t2i")
+"""Ranks that rows keep."""
+LEAST_WORDS, LEAST_CHARACTERS = 3, 6
+
+Bools = NDArray[np.bool_]
+Keys = Mapping[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Choice:
+    """m pairs to choose from, with all that arms choose by."""
+
+    pairs: Pairs
+    origin: NDArray[np.str_]
+    """(m,) where each pair is from."""
+    injected: Bools
+    """(m,) pairs whose caption is wrong, or only written in the image."""
+    filters: Mapping[str, Bools]
+    """Maps rules, ca, t, cat to the pairs (m,) that they keep."""
+    scores: tuple[Keys, ...]
+    """Scores (m,) by name, for each scorer: the higher, the better."""
+
+
+def arms(track: str, scale: str, data: Data) -> list[Arm]:
+    """Return all arms at all budgets: by budget, smallest first, then FEWEST seeds of all pools, then the others.
+
+    Args:
+        track: One of the claim's tracks.
+        scale: full, quick or tiny.
+        data: The sets.
+
+    Raises:
+        SetMissing: A set is not available.
+    """
+    for name in ("web", "flickr8k", "laion"):
+        data.wanted(name)
+    return planned(track, scale)
+
+
+def planned(track: str, scale: str) -> list[Arm]:
+    """Return all arms, whether their sets are available or not.
+
+    Args:
+        track: One of the claim's tracks.
+        scale: full, quick or tiny.
+    """
+    pools = described(ABOUT)["pools"]
+    only = described(ABOUT)["tracks"][track]["only"].get(scale, pools)
+    return [
+        Arm(claim=NAME, pool=pool, arm=arm, budget=budget, seed=seed, track=track)
+        for budget, seeds in track_of(ABOUT, track).budgets[scale].items()
+        # A study that is stopped has intervals for all pools as early as possible.
+        for wave in (range(FEWEST), range(FEWEST, seeds))
+        for pool in only
+        for seed in wave
+        for arm in pools[pool]
+    ]
+
+
+def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]:
+    """Train on the arm's choice of its pool and rank all test sets.
+
+    Args:
+        arm: The arm.
+        data: The sets.
+
+    Returns:
+        Metrics, ranks by test set and direction, and notes.
+    """
+    choice, words = _pool(arm.pool, data)
+    scores = choice.scores[arm.seed % len(choice.scores)]
+    rows = chosen(choice, arm.arm, arm.seed, described(ABOUT)["share"])
+    model = _trained(choice.pairs.take(rows), words, arm.budget, arm.seed)
+    metrics, items = model.retrieval(_tests(data))
+    # Comparisons need the other direction only where an image has several captions.
+    items = {name: ranks for name, ranks in items.items() if name in ITEMS}
+    origin, counts = np.unique(choice.origin[rows], return_counts=True)
+    notes: dict[str, Any] = {"pairs": len(rows), "repeats": arm.budget / len(rows), "pool": len(choice.origin)}
+    notes |= dict(zip(origin.tolist(), counts.tolist(), strict=True))
+    if choice.injected.any():
+        notes["separates"] = {name: separation(key, choice.injected) for name, key in scores.items()}
+    return metrics, items, notes
+
+
+def chosen(choice: Choice, arm: str, seed: int, share: float) -> NDArray[np.int64]:
+    """Return the rows of a pool that an arm learns from.
+
+    Args:
+        choice: The pool.
+        arm: The name of the arm.
+        seed: Draws what is random, and is the scorer's.
+        share: Fraction of the pool that arms of equal size have at most.
+    """
+    everything, scores = len(choice.origin), choice.scores[seed % len(choice.scores)]
+    if arm == "all":
+        return np.arange(everything)
+    size = min(round(share * everything), *(int(kept.sum()) for kept in choice.filters.values()))
+    if arm in RANKED:
+        first, score = RANKED[arm]
+        keep, key = choice.filters[first] if first else np.ones(everything, bool), scores[score]
+    else:
+        # Each arm draws for itself.
+        key = np.random.default_rng([seed, zlib.crc32(arm.encode())]).random(everything)
+        if arm.startswith("masked"):
+            wrong = described(ABOUT)["lettered"]["other"] * everything
+            rejected = round(wrong) if arm == "masked-whole" else everything - int(choice.filters["t"].sum())
+            keep = np.zeros(everything, bool)
+            keep[np.argsort(-scores["masked"], kind="stable")[: everything - rejected]] = True
+        else:
+            name = arm.removesuffix("-whole")
+            keep = np.ones(everything, bool) if name.startswith("random") else choice.filters[name]
+        if arm.endswith("-whole"):
+            size = int(keep.sum())
+    order = np.argsort(np.where(keep, -key, np.inf), kind="stable")
+    return np.sort(order[:size])
+
+
+def separation(key: NDArray[np.float64], injected: Bools) -> float:
+    """Return the probability that a true pair has a higher score than an injected one.
+
+    Args:
+        key: (m,) scores.
+        injected: (m,) which pairs are injected.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(~injected, key))
+
+
+def scored(model: Trained, views: Mapping[str, Floats], captions: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+    """Return the cosines of a scorer, and the one of the image itself corrected by other pairs.
+
+    Args:
+        model: The scorer.
+        views: Maps the name of a score to (m, d) standardized features; `score` is the image itself.
+        captions: (m,) captions.
+    """
+    texts = model.texts(captions).numpy()
+    images = {name: model.images(rows).numpy() for name, rows in views.items()}
+    cosines = {name: (rows * texts).sum(axis=1).astype(np.float64) for name, rows in images.items()}
+    halves = images["score"].astype(np.float16), texts.astype(np.float16)
+    rows = np.random.default_rng(0).permutation(len(texts))[:LARGEST_BATCH]
+    places = np.full(len(texts), -1)
+    places[rows] = np.arange(len(rows))
+    temperature = 1 / float(model.clip.logit_scale.detach().exp())
+    batch = Batch(*(one[rows] for one in halves))
+    return cosines | {"negcliploss": cosines["score"] - batch.normalisers(*halves, places, temperature)}
+
+
+def facts(captions: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+    """Return what is known about each caption by itself, (m,) each."""
+    decided = decide_captions(CaptionAnnotator().annotate(list(captions)), load_preset("paper").captions)
+    return {
+        "complexity": decided.complexity.astype(np.float64),
+        "actions": decided.n_actions.astype(np.float64),
+        "objects": np.array([len(row) for row in decided.objects.to_pylist()], float),
+        # A caption of names and numbers has no language and counts as English, as in the preset `laion-paper`.
+        "english": np.array([language in (None, "en") for language, _ in identify(captions)], float),
+        "words": np.array([len(caption.split()) for caption in captions], float),
+        "characters": np.array([len(caption) for caption in captions], float),
+    }
+
+
+def mixed(fit: Keys, injected: Bools, wanted: Keys) -> NDArray[np.float64]:
+    """Return a logistic regression's opinion that a pair is true.
+
+    Args:
+        fit: Annotations of other pairs, by name.
+        injected: Which of these are injected.
+        wanted: The same annotations of the pairs (m,).
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    known, new = (np.stack([each[name] for name in fit], axis=1) for each in (fit, wanted))
+    model = make_pipeline(StandardScaler(), LogisticRegression()).fit(known, ~injected)
+    return np.asarray(model.decision_function(new), np.float64)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Candidates:
+    """n pairs: those of a pool, and those that the mix is fitted on."""
+
+    pairs: Pairs
+    origin: NDArray[np.str_]
+    injected: Bools
+    in_pool: Bools
+    filters: Mapping[str, Bools]
+    views: Mapping[str, Floats]
+    """Images as the scores see them, in the order of `pairs.images`."""
+    known: Keys
+    """Annotations that need no scorer, (n,) each."""
+    scorers: tuple[Trained, ...]
+
+    def choice(self, wanted: Bools) -> Choice:
+        """Return the wanted pairs (n,) of the pool with their scores."""
+        pool, fit, found = self.in_pool & wanted, ~self.in_pool, []
+        for scorer in self.scorers:
+            of_pool, of_fit = ({**self._known(rows), **self._scored(scorer, rows)} for rows in (pool, fit))
+            of_pool["mix"] = mixed(of_fit, self.injected[fit], of_pool)
+            found.append({name: of_pool[name] for name in (*self.views, "negcliploss", "mix")})
+        return Choice(
+            pairs=self.pairs.take(np.flatnonzero(pool)),
+            origin=self.origin[pool],
+            injected=self.injected[pool],
+            filters={name: kept[pool] for name, kept in self.filters.items()},
+            scores=tuple(found),
+        )
+
+    def _known(self, rows: Bools) -> dict[str, NDArray[np.float64]]:
+        return {name: each[rows] for name, each in self.known.items()}
+
+    def _scored(self, scorer: Trained, rows: Bools) -> dict[str, NDArray[np.float64]]:
+        captions = [self.pairs.captions[row] for row in np.flatnonzero(rows).tolist()]
+        return scored(scorer, {name: each[self.pairs.image[rows]] for name, each in self.views.items()}, captions)
+
+
+def _scorers(pairs: Pairs) -> tuple[Trained, ...]:
+    about, words = described(ABOUT)["scorer"], vocabulary(pairs.captions)
+    # No arm has these seeds.
+    return tuple(_trained(pairs, words, about["budget"], 1000 + seed) for seed in range(about["seeds"]))
+
+
+def _trained(pairs: Pairs, words: Sequence[str], budget: int, seed: int) -> Trained:
+    # The generated pools of the scale tiny have less than a batch.
+    few = {"schedule": {"batch_size": len(pairs.captions)}} if len(pairs.captions) < BATCH_SIZE else {}
+    return trained(track_of(ABOUT, CPU).trainer, pairs, words, budget=budget, seed=seed, changed=few)
+
+
+def _rules(known: Keys) -> Bools:
+    long = (known["words"] >= LEAST_WORDS) & (known["characters"] >= LEAST_CHARACTERS)
+    return np.asarray(long & (known["english"] == 1))
+
+
+@lru_cache(maxsize=1)
+def _web(data: Data) -> _Candidates:
+    """The pairs of `injected`; those of `natural` are not injected."""
+    pool, parts = open_pool(data, None, noise=True), described(ABOUT)["parts"]["web"]
+    names, web = list(parts), pool.origin == "web"
+    # An image is in one part only, whatever its captions.
+    place = np.array([zlib.crc32(image.tobytes()) / 2**32 for image in pool.pairs.images])[pool.pairs.image]
+    part = np.digitize(place, np.cumsum(list(parts.values()))[:-1])
+    used = np.flatnonzero(part != names.index("scorer"))
+    pairs, verdict = pool.pairs.take(used), pool.verdict[used]
+    known = facts(pairs.captions)
+    return _Candidates(
+        pairs=pairs,
+        origin=pool.origin[used],
+        injected=~web[used],
+        in_pool=(part == names.index("pool"))[used],
+        filters={"rules": _rules(known), "ca": ~np.isin(verdict, BY_CAPTION), "cat": verdict == "kept"},
+        views={"score": pairs.images},
+        known=known,
+        scorers=_scorers(pool.pairs.take(np.flatnonzero((part == names.index("scorer")) & web))),
+    )
+
+
+@lru_cache(maxsize=1)
+def _photographs(data: Data) -> tuple[Plan, Seen, Keys, int, tuple[Trained, ...]]:
+    """Photographs with text for all `lettered` pools, what is known of captions, the pool's number, and scorers."""
+    about, parts = described(ABOUT)["lettered"], described(ABOUT)["parts"]["lettered"]
+    photographs, contents = data.flickr8k("train"), data.photographs("train")
+    count = len(contents)
+    rest = count - round(parts["scorer"] * count)
+    made = plan([each[: about["captions"]] for each in photographs.captions[:rest]], about["most"], about["other"], 0)
+    looked = seen([contents[at] for at in made.photograph.tolist()], made.text, data.cache, seed=0)
+    scorers = _scorers(Pairs.of_each(photographs.images[rest:], photographs.captions[rest:]))
+    return made, looked, facts(made.captions), round(parts["pool"] * count), scorers
+
+
+def _lettered(data: Data, own: float) -> _Candidates:
+    """Photographs of which a fraction `own` has its own caption written in."""
+    made, looked, of_captions, pool, scorers = _photographs(data)
+    origin, image, given = made.pairs(own, described(ABOUT)["lettered"]["other"])
+    captions = [made.captions[at] for at in given.tolist()]
+    shows = spotted_by_filter(captions, [looked.spotted[at] for at in image.tolist()])
+    known = {name: each[given] for name, each in of_captions.items()}
+    views = {"score": looked.features, "flipped": looked.flipped, "masked": looked.masked}
+    kept = (known["complexity"] >= 1) & (known["actions"] >= 1)
+    return _Candidates(
+        pairs=Pairs(data.scaled(looked.features), captions, image),
+        origin=origin,
+        injected=origin == OTHER,
+        in_pool=made.photograph[image] < pool,
+        filters={"rules": _rules(known), "ca": kept, "t": ~shows, "cat": kept & ~shows},
+        views={name: data.scaled(rows) for name, rows in views.items()},
+        known={**known, "spotted": shows.astype(float), "area": looked.area[image].astype(float)},
+        scorers=scorers,
+    )
+
+
+@lru_cache(maxsize=8)
+def _pool(name: str, data: Data) -> tuple[Choice, list[str]]:
+    kind, _, percent = name.partition("-")
+    candidates = _lettered(data, int(percent) / 100) if kind == "lettered" else _web(data)
+    wanted = ~candidates.injected if kind == "natural" else np.ones(len(candidates.origin), bool)
+    choice = candidates.choice(wanted)
+    return choice, vocabulary(choice.pairs.captions)
+
+
+@lru_cache(maxsize=1)
+def _tests(data: Data) -> dict[str, Pairs]:
+    photographs, contents = data.flickr8k("test"), data.photographs("test")
+    first = [each[0] for each in photographs.captions]
+    other = [*first[len(first) // 2 :], *first[: len(first) // 2]]
+    numbers = np.arange(len(first))
+    written = features_of(contents, other, data.cache, seed=1)
+    rendered = features_of([None] * len(first), first, data.cache, seed=2)
+    return {
+        "flickr8k-test": Pairs.of_each(photographs.images, photographs.captions),
+        "web-held": web_held(data.web()),
+        "lettered-test": Pairs(data.scaled(written), first, numbers),
+        "rendered": Pairs(data.scaled(rendered), first, numbers),
+    }
