@@ -128,7 +128,7 @@ def test_help_calls_a_command_as_it_was_called(name: str, capsys: pytest.Capture
     with contextlib.suppress(SystemExit):
         assert cli.main([name, "--help"]) == 0
     assert capsys.readouterr().out.startswith(f"usage: open-diht {name} ")
-    module = re.sub(r"\.(cli|command|__main__)$", "", cli.COMMANDS[name].module)
+    module = re.sub(r"(\.driver)?\.(cli|command|__main__)$", "", cli.COMMANDS[name].module)
     with pytest.raises(SystemExit) as ended:
         as_module(module, "--help")
     assert ended.value.code == 0

@@ -122,7 +122,8 @@ class Dataset:
         elif changed.get("header"):
             changed["columns"] = ()
         if "captions" in changed:
-            changed = {"caption": None, **changed, "captions": tuple(changed["captions"])}
+            named = changed["captions"]
+            changed = {"caption": None, **changed, "captions": (named,) if isinstance(named, str) else tuple(named)}
         elif "caption" in changed:
             changed["captions"] = ()
         settings = {name: changed.pop(name) for name in READ_AS if name in changed}

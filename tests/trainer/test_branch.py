@@ -157,7 +157,7 @@ def test_another_subset_is_another_run(shards: Path, tiny_config: Config, tmp_pa
     assert any("50 of 50 uids" in text for text in said)
     assert "subset" in yaml.safe_load((tmp_path / "w" / "config.yaml").read_text())["data"]
     assert train(config(subset("moved.npy", range(20, 70))), tmp_path / "w").finished
-    with pytest.raises(BadSource, match=r"data.subset changed"):
+    with pytest.raises(BadSource, match=r"data.subset or data.selection changed"):
         train(config(subset("more.npy", range(20, 75))), tmp_path / "w")
     with pytest.raises(WrongUse, match="the data changed since"):
         numbers = [19, *range(21, 70)]  # as many of each shard

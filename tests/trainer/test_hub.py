@@ -66,7 +66,7 @@ def test_wrong_words(target, token, says, hub, folder, monkeypatch, capsys):
 def test_a_folder_that_is_no_export(hub: Hub, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "README.md").unlink()
     assert main([str(folder), "hf://me/small"]) == 2
-    assert "README.md is missing; name the folder WORKDIR/export" in capsys.readouterr().err
+    assert "(README.md is missing); name WORKDIR/export" in capsys.readouterr().err
 
 
 def test_a_token_that_may_not_and_a_hub_that_is_not_there(hub, folder, monkeypatch, capsys):

@@ -95,7 +95,7 @@ def test_a_teacher_that_fails_on_all_has_failed_itself() -> None:
 @pytest.mark.parametrize("alone", [False, True])
 def test_want_of_memory_is_no_images_fault(error: Exception, alone: bool) -> None:
     told = Told(lambda images: ValueError("odd") if alone and len(images) > 1 else error)
-    with pytest.raises(TeacherFailed, match="lower --batch-size, or --workers"):
+    with pytest.raises(TeacherFailed, match="lower --batch-size, or use fewer --workers"):
         ask(told, 9, 8)
     assert told.asked == ([2, 1] if alone else [2])
 

@@ -114,7 +114,7 @@ def test_a_teacher_out_of_memory_costs_its_unit_and_says_what_to_do(
     assert status == 1
     (line,) = [line for line in said if line.startswith("error: ")]
     assert "features: unit 00000" in line and "TeacherFailed" in line and "-000.tar, 4 images from key 0" in line
-    assert "CUDA out of memory" in line and "lower --batch-size, or --workers" in line
+    assert "CUDA out of memory" in line and "lower --batch-size, or use fewer --workers" in line
     assert not (data / "concepts" / "concepts.json").exists()
     work = data / "concepts" / "work" / "features"
     (begun,) = work.glob("begun/*")

@@ -104,5 +104,5 @@ def test_with_roles_overrides_and_keeps() -> None:
     assert (mine.format, mine.header, mine.columns) == ("tsv", False, ("alt", "src"))
     assert mine.with_roles(header=True).columns == ()
     assert custom.roles.caption is None
-    with pytest.raises(DatasetError, match=r"unknown role 'captions' \(did you mean 'caption'\?\)"):
-        custom.with_roles(captions="alt")
+    with pytest.raises(DatasetError, match=r"unknown role 'captoin' \(did you mean 'caption'\?\)"):
+        custom.with_roles(captoin="alt")

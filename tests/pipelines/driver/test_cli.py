@@ -167,7 +167,7 @@ def test_too_many_dead_letters(manifest: Path, tmp_path: Path, capfd: pytest.Cap
     assert cli.main(arguments) == 1
     said, errors = capfd.readouterr()
     assert (
-        errors.splitlines()[-1].startswith("error: dead letters: 2 rows")
+        errors.splitlines()[-1].startswith("error: dead-letter table: 2 rows")
         and "--max-dead-share" in errors
         and "error" not in said
     )

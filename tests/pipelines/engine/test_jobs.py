@@ -144,7 +144,7 @@ def test_the_stages_themselves_do_not_grow_with_the_units(tmp_path: Path) -> Non
 def test_what_units_are_done_from_is_missed_by_name(tmp_path: Path) -> None:
     lost = Fingerprints.published(Layout(tmp_path), "decide", {"00000-00000": "f"})
     lost.path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"decide/fingerprints\.json is not there; .*storage that all workers"):
+    with pytest.raises(FileNotFoundError, match=r"decide/fingerprints\.json is missing; .*storage that all workers"):
         lost["00000-00000"]
 
 

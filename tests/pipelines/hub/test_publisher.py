@@ -96,7 +96,7 @@ def test_killed_at_any_request_and_run_again_it_ends_as_if_undisturbed(
         hub.stored = {oid: content for oid, content in hub.stored.items() if b"strict" not in content}
         count = iter(range(10_000))
         setattr(hub, when, lambda _, count=count, last=last: next(count) < last)
-        with pytest.raises(CannotPublish, match="the same command tries again"):
+        with pytest.raises(CannotPublish, match="Run the same command to try again"):
             publish(tmp_path / "new")
         setattr(hub, when, lambda _: True)
         publish(tmp_path / "new")

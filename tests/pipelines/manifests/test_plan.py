@@ -111,7 +111,8 @@ def test_a_folder_with_files_of_others_that_a_run_would_write_over_is_refused(in
     theirs.write_text("{}")
     taken = "work/project" if "project" in name else name
     with pytest.raises(
-        WrongUse, match=rf"out holds {re.escape(taken)}, which no run .* another OUTPUT, or move it away"
+        WrongUse,
+        match=rf"out holds {re.escape(taken)}, which this program did not write .* another OUTPUT, or move it away",
     ):
         _kept(inputs)
     assert [path for path in (inputs / "out").rglob("*") if path.is_file()] == [theirs]

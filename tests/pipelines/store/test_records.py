@@ -132,7 +132,7 @@ def test_a_garbled_plan_is_an_error_with_a_remedy(
 def test_a_plan_that_is_gone_is_not_replaced(copy: Path, pairs: Path, filtering: Callable[..., Any]) -> None:
     """Another one may cut the input otherwise, and units of the same names be of other rows."""
     (copy / "work" / "plan.json").unlink()
-    with pytest.raises(WrongUse, match=r"plan\.json is gone.*choose another OUTPUT"):
+    with pytest.raises(WrongUse, match=r"plan\.json is missing.*choose another OUTPUT"):
         filtering(pairs, copy, unit_rows=30, stages=STAGES)
     assert not (copy / "work" / "plan.json").exists()
 

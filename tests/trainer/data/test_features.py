@@ -141,7 +141,7 @@ def test_concept_targets_are_joined_by_key(saved: Callable[..., str]) -> None:
 
 
 def test_targets_of_other_files_are_refused(saved: Callable[..., str]) -> None:
-    with pytest.raises(ConceptMismatch, match=r"no concept targets of other.npz"):
+    with pytest.raises(ConceptMismatch, match=r"other.npz of data.features has no concept targets"):
         loader(saved("other.npz", **values()), concepts=Targets())
     with pytest.raises(ConceptMismatch, match="has a sample 'pairs-000000030'"):
         loader(saved(), concepts=Targets(known=30))
