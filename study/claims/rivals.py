@@ -226,8 +226,8 @@ def scored(model: Trained, views: Mapping[str, Floats], captions: Sequence[str])
     places = np.full(len(texts), -1)
     places[rows] = np.arange(len(rows))
     temperature = 1 / float(model.clip.logit_scale.detach().exp())
-    batch = Batch(*(one[rows] for one in halves))
-    return cosines | {"negcliploss": cosines["score"] - batch.normalisers(*halves, places, temperature)}
+    batch = Batch(halves[0][rows], halves[1][rows])
+    return cosines | {"negcliploss": cosines["score"] - batch.normalizers(*halves, places, temperature)}
 
 
 def facts(captions: Sequence[str]) -> dict[str, NDArray[np.float64]]:

@@ -395,7 +395,7 @@ def test_only_images_with_text_are_scored_again_and_all_end_alike(
     assert more.tables() == filtering(lettered, tmp_path / "fresh", **how, preset=masked).tables()
     # Other boxes are masked again. Those that another reader finds alike are not.
     before = _boxes(output)
-    for spotter in (SpotterSettings(reread=None), SpotterSettings(limit_side=200)):
+    for spotter in (SpotterSettings(reread=None), SpotterSettings(unclip_ratio=2.0)):
         again = filtering(lettered, output, **how, preset=masked, spotter=spotter)
         now = _boxes(output)
         changed = [n for n in sorted(now) if now[n] != before[n]]

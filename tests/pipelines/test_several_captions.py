@@ -74,6 +74,9 @@ def captions_of(row: dict[str, Any]) -> list[str | None]:
     return [text for text in given if text not in BLANK] or [None]
 
 
+UNIT_ROWS = 20
+
+
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("several")
@@ -83,7 +86,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str,
 @pytest.fixture(scope="module")
 def several(rows: tuple[Path, list[dict[str, Any]]], ocr_models: None) -> Filtered:
     path = written(rows[0] / "several.parquet", rows[1])
-    asked: dict[str, Any] = {"stages": ("captions", "spotting", "export"), "unit_rows": 20, "max_dead_share": 1}
+    asked: dict[str, Any] = {"stages": ("captions", "spotting", "export"), "unit_rows": UNIT_ROWS, "max_dead_share": 1}
     return filter_manifest(path, rows[0] / "out", dataset=dataset("caption", "more"), **asked)
 
 
@@ -166,12 +169,12 @@ def test_an_image_is_read_once_for_all_its_captions(rows, several, alone) -> Non
     wanted = {n for (n, _), row in alone.items() if row.get("reason", KEPT) in (KEPT, "text_spotting", "dead_letter")}
     layout = Layout(several.output)
     read_images = [
-        (path.name.partition(".")[0][:11], ordinal)
+        int(path.name[6:11]) * UNIT_ROWS + ordinal
         for path in layout.data("spotting", "x").parent.glob("*.parquet")
         for ordinal in pq.read_table(path)["ordinal"].to_pylist()
     ]
     assert len(read_images) == len({*read_images})
-    assert wanted <= {ordinal for _, ordinal in read_images}  # and those that foreseen presets want
+    assert wanted <= {*read_images}  # and those that foreseen presets want
 
 
 def test_shards_and_pages_have_the_captions_that_passed(several) -> None:

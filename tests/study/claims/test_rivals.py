@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from open_diht.study.claims import rivals
-from open_diht.study.claims.described import described
+from open_diht.study.claims.described import described, track_of
 from open_diht.study.rows import CPU
 from open_diht.study.training import Pairs, trained, vocabulary
 
@@ -95,7 +95,7 @@ def test_a_scorer_gives_cosines_and_the_product_s_corrected_score() -> None:
     kinds = random.integers(0, 8, 600)
     images = (np.eye(8)[kinds].repeat(160, axis=1) + 0.3 * random.normal(size=(600, 1280))).astype(np.float32)
     pairs = Pairs(images, [f"thing{kind} seen again" for kind in kinds], np.arange(600))
-    trainer = rivals.track_of(rivals.ABOUT, CPU).trainer
+    trainer = track_of(rivals.ABOUT, CPU).trainer
     model = trained(trainer, pairs, vocabulary(pairs.captions), budget=5120, seed=0, changed={})
     found = rivals.scored(model, {"score": images, "flipped": images[:, ::-1].copy()}, pairs.captions)
     wrong = rivals.scored(model, {"score": np.roll(images, 1, axis=0)}, pairs.captions)
