@@ -175,6 +175,20 @@ def test_recipe_best_caption(started: Callable[..., str], tmp_path: Path) -> Non
     assert shown.splitlines()[-1] == "kept: 2, action: 1, no_caption: 1"
 
 
+@pytest.mark.slow
+def test_recipe_cat_in_ray_data(started: Callable[..., str], tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    pq.write_table(pa.table(ROWS_OF_RECIPES), tmp_path / "in.parquet")
+    words = [tmp_path / "*.parquet", tmp_path / "kept", "--caption", "text"]
+    # By default, Ray's workers are nice: a busy machine stops them.
+    shown = started("recipes/cat_in_ray_data.py", *words, RAY_worker_niceness="0")
+    assert {"kept: 2", "action: 1", "no_caption: 1"} <= set(shown.splitlines())
+    assert sorted(pq.read_table(tmp_path / "kept")["text"].to_pylist()) == [
+        "a brown dog catches a red ball",
+        "two women laugh at a table",
+    ]
+
+
 def published(*words: object) -> subprocess.CompletedProcess[str]:
     """The recipe in a process of its own: the client reads the environment when it is imported."""
     command = [sys.executable, str(EXAMPLES / "recipes/filter_and_publish.py"), *map(str, words), "--caption", "text"]

@@ -1,0 +1,153 @@
+"""Core-seconds of CAT on captions in other engines, as ratios to those of `open-diht filter --stages captions`.
+
+    python -m benchmarks.engines [--captions FOLDER] [--repeats K]
+
+A side is a process that reads Parquet, decides, and writes or counts the kept rows. It first passes over 1,000
+captions, uncounted. Each round counts the CPU time of the process and its descendants in a pass over these 1,000 again,
+and in one over them and 4,000 new ones; the difference is the figure. So imports, models, a run's whole start and Ray's
+daemons do not count, and all sides meet the new captions with the same caches. The sides take turns; NumPy has one
+thread, as in a run. The two starts of a run vary, so its own figure has the most noise.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from select import select
+from typing import Any
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.label_set import cc3m_captions, laion_captions, samples_folder
+from benchmarks.measuring import parser_of, print_table, ratios
+from open_diht.cat import Cat, CatBatch, batch_rows
+from open_diht.common.run_command import ONE_THREAD
+
+FIRST, NEW = 1_000, 4_000
+SIDES = ("run", "Cat", "datasets", "ray", "daft", "webdataset", "datatrove")
+
+
+def decide(side: str, rows: str, out: str) -> None:
+    """Make the pass of a side over a Parquet file, with `out` for its files."""
+    if side == "run":
+        words = ["filter", "--stages", "captions", "--workers", "1", "--input", rows, "--output", out]
+        subprocess.run([sys.executable, "-m", "open_diht", *words], check=True)
+    elif side == "Cat":
+        for batch in pq.ParquetFile(rows).iter_batches(batch_rows(None)):
+            Cat()(batch["caption"])
+    elif side == "datasets":
+        from datasets import Dataset
+
+        from open_diht.integrations.huggingface import keep
+
+        keep(Dataset.from_parquet(rows, cache_dir=out), Cat(), caption="caption")[0].to_parquet(f"{out}/kept")
+    elif side == "ray":
+        import ray
+        from ray.data.expressions import col
+
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, ignore_reinit_error=True)
+        actors: Any = {"fn_constructor_kwargs": {"cat": Cat()}, "compute": ray.data.ActorPoolStrategy(size=1)}
+        decided = ray.data.read_parquet(rows).map_batches(CatBatch, batch_format="pyarrow", batch_size=1_000, **actors)
+        decided.filter(expr=col("cat_keep")).write_parquet(out)
+    elif side == "daft":
+        import daft
+
+        from open_diht.integrations.daft import cat_expression
+
+        table = daft.read_parquet(rows).with_column("cat", cat_expression(daft.col("caption")))
+        table.where(daft.col("cat")["cat_keep"]).write_parquet(out)
+    elif side == "webdataset":  # its stage, without the tars
+        from open_diht.integrations.webdataset import CatStage
+
+        captions = pq.read_table(rows)["caption"].to_pylist()
+        list(CatStage(Cat(), image=None)({"txt": caption.encode()} for caption in captions))
+    else:
+        from datatrove.executor import LocalPipelineExecutor
+        from datatrove.pipeline.readers import ParquetReader
+        from datatrove.pipeline.writers import JsonlWriter
+
+        from open_diht.integrations.datatrove import CatFilter
+
+        reader = ParquetReader(os.path.dirname(rows), glob_pattern=os.path.basename(rows), text_key="caption")
+        LocalPipelineExecutor([reader, CatFilter(), JsonlWriter(out)], logging_dir=f"{out}/log").run()
+
+
+def serve(side: str) -> None:
+    """Make the passes that standard input asks for, and answer each with a line."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # engines print too
+    for line in sys.stdin:
+        decide(side, *line.split())
+        print("done", file=answers, flush=True)
+
+
+def sample(process: int, used: dict[tuple[int, float], float]) -> None:
+    """Update the CPU seconds of a process and of each descendant."""
+    # The system's own sum misses children that nobody waits for, such as Ray's actors.
+    with suppress(psutil.NoSuchProcess):
+        for one in [top := psutil.Process(process), *top.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                used[one.pid, one.create_time()] = sum(one.cpu_times()[:2])
+
+
+def passed(side: subprocess.Popen[str], captions: list[str], folder: str) -> float:
+    """Return the CPU seconds of a pass of a side over captions."""
+    out, used = tempfile.mkdtemp(dir=folder), dict[tuple[int, float], float]()
+    pq.write_table(pa.table({"caption": captions}), f"{out}.parquet")
+    sample(side.pid, used)
+    before = sum(used.values())
+    print(f"{out}.parquet {out}", file=side.stdin, flush=True)
+    while not select([side.stdout], [], [], 0.05)[0]:
+        sample(side.pid, used)
+    if not side.stdout or not side.stdout.readline():
+        sys.exit(f"a side failed, see above: {side.args!r}")
+    sample(side.pid, used)
+    return sum(used.values()) - before
+
+
+def main() -> None:
+    """Print the table."""
+    arguments = parser_of("benchmarks.engines", __doc__)
+    arguments.add_argument("--captions", help="folder of the caption samples")
+    arguments.add_argument("--repeats", type=int, default=2)
+    arguments.add_argument("--serve", choices=SIDES, help="be a side: the benchmark starts itself so")
+    options = arguments.parse_args()
+    if options.serve:
+        return serve(options.serve)
+    folder, pipe = samples_folder(options.captions), subprocess.PIPE
+    captions = list(dict.fromkeys(laion_captions(folder) + cc3m_captions(folder)))
+    command = [sys.executable, "-m", "benchmarks.engines", "--serve"]
+    environment = os.environ | ONE_THREAD | {"RAY_worker_niceness": "0"}
+    seconds: dict[str, list[float]] = {name: [] for name in SIDES}
+    with tempfile.TemporaryDirectory() as work:
+        sides = {
+            name: subprocess.Popen([*command, name], env=environment, stdin=pipe, stdout=pipe, text=True)
+            for name in SIDES
+        }
+        first = captions[:FIRST]
+        for side in sides.values():
+            passed(side, first, work)
+        for start in range(FIRST, FIRST + options.repeats * NEW, NEW):
+            for name, side in sides.items():
+                less, more = (passed(side, first + new, work) for new in ([], captions[start : start + NEW]))
+                seconds[name].append((more - less) * 1_000 / NEW)
+                print(f"{name}: {seconds[name][-1]:.3f}", file=sys.stderr, flush=True)
+        for side in sides.values():
+            side.communicate()
+    print_table(
+        ["side", "core-s per 1,000 captions", "ratio to a run: lowest", "median", "highest"],
+        (
+            [name, f"{statistics.median(each):.3f}", *(f"{ratio:.2f}" for ratio in ratios(each, seconds["run"]))]
+            for name, each in seconds.items()
+        ),
+    )
+
+
+if __name__ == "__main__":
+    main()
