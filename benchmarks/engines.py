@@ -89,7 +89,7 @@ def serve(side: str) -> None:
 
 def sample(process: int, used: dict[tuple[int, float], float]) -> None:
     """Update the CPU seconds of a process and of each descendant."""
-    # The system's own sum misses children that nobody waits for, such as Ray's actors.
+    # The system's own sum misses children that no process waits for, such as Ray's actors.
     with suppress(psutil.NoSuchProcess):
         for one in [top := psutil.Process(process), *top.children(recursive=True)]:
             with suppress(psutil.NoSuchProcess):
