@@ -4,9 +4,10 @@
 
 A side is a process that reads Parquet, decides, and writes or counts the kept rows. It first passes over 1,000
 captions, uncounted. Each round counts the CPU time of the process and its descendants in a pass over these 1,000 again,
-and in one over them and 4,000 new ones; the difference is the figure. So imports, models, a run's whole start and Ray's
-daemons do not count, and all sides meet the new captions with the same caches. The sides take turns; NumPy has one
-thread, as in a run. The two starts of a run vary, so its own figure has the most noise.
+and in one over them and 4,000 new ones; the difference is the figure. So imports, models and a run's whole start do
+not count, and all sides meet the new captions with the same caches. The sides take turns; NumPy has one
+thread, as in a run. The two starts of a run vary, so its own figure has the most noise. Ray is not among them: its
+daemons take more than the captions, and vary.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import sys
 import tempfile
 from contextlib import suppress
 from select import select
-from typing import Any
 
 import psutil
 import pyarrow as pa
@@ -26,11 +26,11 @@ import pyarrow.parquet as pq
 
 from benchmarks.label_set import cc3m_captions, laion_captions, samples_folder
 from benchmarks.measuring import parser_of, print_table, ratios
-from open_diht.cat import Cat, CatBatch, batch_rows
+from open_diht.cat import Cat, batch_rows
 from open_diht.common.run_command import ONE_THREAD
 
 FIRST, NEW = 1_000, 4_000
-SIDES = ("run", "Cat", "datasets", "ray", "daft", "webdataset", "datatrove")
+SIDES = ("run", "Cat", "datasets", "daft", "webdataset", "datatrove")
 
 
 def decide(side: str, rows: str, out: str) -> None:
@@ -47,14 +47,6 @@ def decide(side: str, rows: str, out: str) -> None:
         from open_diht.integrations.huggingface import keep
 
         keep(Dataset.from_parquet(rows, cache_dir=out), Cat(), caption="caption")[0].to_parquet(f"{out}/kept")
-    elif side == "ray":
-        import ray
-        from ray.data.expressions import col
-
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, ignore_reinit_error=True)
-        actors: Any = {"fn_constructor_kwargs": {"cat": Cat()}, "compute": ray.data.ActorPoolStrategy(size=1)}
-        decided = ray.data.read_parquet(rows).map_batches(CatBatch, batch_format="pyarrow", batch_size=1_000, **actors)
-        decided.filter(expr=col("cat_keep")).write_parquet(out)
     elif side == "daft":
         import daft
 
@@ -89,7 +81,7 @@ def serve(side: str) -> None:
 
 def sample(process: int, used: dict[tuple[int, float], float]) -> None:
     """Update the CPU seconds of a process and of each descendant."""
-    # The system's own sum misses children that no process waits for, such as Ray's actors.
+    # The system's own sum misses children that no process waits for.
     with suppress(psutil.NoSuchProcess):
         for one in [top := psutil.Process(process), *top.children(recursive=True)]:
             with suppress(psutil.NoSuchProcess):
@@ -123,7 +115,7 @@ def main() -> None:
     folder, pipe = samples_folder(options.captions), subprocess.PIPE
     captions = list(dict.fromkeys(laion_captions(folder) + cc3m_captions(folder)))
     command = [sys.executable, "-m", "benchmarks.engines", "--serve"]
-    environment = os.environ | ONE_THREAD | {"RAY_worker_niceness": "0"}
+    environment = os.environ | ONE_THREAD
     seconds: dict[str, list[float]] = {name: [] for name in SIDES}
     with tempfile.TemporaryDirectory() as work:
         sides = {
