@@ -335,7 +335,7 @@ def test_the_masked_score_is_that_of_the_image_without_its_text(
         content = io.BytesIO()
         Image.fromarray(mask_text(pixels, boxes[n])).save(content, "PNG")
         (image,) = encoder.encode([content.getvalue()])
-        assert masked[n] == np.float32(np.float64(image) @ np.float64(texts[n])) != score
+        assert masked[n] == np.float32(np.array(image, np.float64) @ np.array(texts[n], np.float64)) != score
         assert areas[n] == np.float32(text_area(boxes[n], (240, 160))) > 0
     report = (output / "report.html").read_text(encoding="utf-8")
     without = 'alt="image of the row without its text"'

@@ -29,8 +29,8 @@ class ImageText:
     @property
     def digest(self) -> int:
         """Return a number of 64 bits that changes with the boxes; not `NO_TEXT`."""
-        parts = [np.asarray(self.size, np.int64), *(np.asarray(box, np.float32) for box in self.boxes)]
-        content = b"".join(len(part).to_bytes(4) + part.tobytes() for part in parts)
+        boxes = (np.asarray(box, np.float32) for box in self.boxes)
+        content = b"".join(len(part).to_bytes(4) + part.tobytes() for part in (np.asarray(self.size), *boxes))
         return int.from_bytes(hashlib.sha256(content).digest()[:8], signed=True) or 1
 
     def painted_over(self, pixels: Pixels) -> tuple[Pixels, float]:

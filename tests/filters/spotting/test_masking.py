@@ -115,7 +115,7 @@ class TestMaskText:
     def test_grey_color_and_alpha_images_keep_their_shape_and_type(self, shape):
         image = noise(*shape)
         masked = mask_text(image, [rectangle(2, 2, 8, 6)])
-        assert (masked.shape, masked.dtype) == (shape, np.uint8)
+        assert masked.shape == shape and masked.dtype == np.uint8
         for channel in range(shape[2] if len(shape) == 3 else 0):  # each channel like a grey image
             alone = mask_text(image[:, :, channel], [rectangle(2, 2, 8, 6)])
             assert np.array_equal(masked[:, :, channel], alone)
