@@ -95,9 +95,11 @@ def passed(side: subprocess.Popen[str], captions: list[str], folder: str) -> flo
     sample(side.pid, used)
     before = sum(used.values())
     print(f"{out}.parquet {out}", file=side.stdin, flush=True)
-    while not select([side.stdout], [], [], 0.05)[0]:
+    answers = side.stdout
+    assert answers is not None  # the side was started with a pipe
+    while not select([answers], [], [], 0.05)[0]:
         sample(side.pid, used)
-    if not side.stdout or not side.stdout.readline():
+    if not answers.readline():
         sys.exit(f"a side failed, see above: {side.args!r}")
     sample(side.pid, used)
     return sum(used.values()) - before
