@@ -130,5 +130,5 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["diht_vitb23", "x.ckpt", "--output", str(tmp_path / "o")]) == 2
     assert "choose diht_vitb32_224px" in capsys.readouterr().err
     assert main(["diht_vitb32_224px", str(tmp_path / "none.ckpt"), "--output", str(tmp_path / "o")]) == 2
-    assert "does not exist" in capsys.readouterr().err
+    assert "is not a file" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
