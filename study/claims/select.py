@@ -27,6 +27,7 @@ ABOUT = Path(__file__).with_name("select.yaml")
 NAME = "select"
 _CAP = 100  # repeats; above all that occur here
 _SEED = 7  # draws the halves
+_BATCH = 256  # of features.yaml
 
 
 def arms(track: str, scale: str, data: Data) -> list[Arm]:
@@ -72,6 +73,7 @@ def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]]
     pairs, verdict, words = _half(arm.pool, data, on.side, 0 if tuning else 1)
     repeats = chosen(verdict, arm.arm, arm.budget, arm.seed)
     rows = np.repeat(np.arange(len(verdict)), repeats)
+    rows = np.tile(rows, -(-_BATCH // len(rows)))  # the pools of --study tiny do not fill a batch
     model = trained(on.trainer, pairs.take(rows), words, budget=arm.budget, seed=arm.seed, changed={})
     photographs = data.flickr8k("dev" if tuning else "test", on.side)
     test = Pairs.of_each(photographs.images, photographs.captions)
