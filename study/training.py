@@ -69,6 +69,10 @@ class Pairs:
         np.savez(path, caption=np.array(self.captions), image=self.image, key=keys, **arrays)
 
 
+BATCH_SIZE = 256
+"""Pairs of a batch of `features.yaml`."""
+
+
 def pair_keys(file: str, pairs: int) -> list[str]:
     """Return the keys of the pairs of a file.
 
@@ -129,6 +133,12 @@ class Trained:
 def vocabulary(captions: Sequence[str]) -> list[str]:
     """Return the vocabulary of a small text tower: words that occur at least twice. Arms that are compared share it."""
     return frequent_words(captions, at_least=2)
+
+
+def batch_of_few(pairs: Pairs) -> dict[str, Any]:
+    """Return settings, for `changed`, with a smaller batch if the pairs do not fill one, as in generated pools."""
+    few = len(pairs.captions)
+    return {"schedule": {"batch_size": few}} if few < BATCH_SIZE else {}
 
 
 def trained(

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from open_diht.study.claims.described import described, track_of
+from open_diht.study.claims.described import arms_of_pools, described, track_of, wanted_on_web
 from open_diht.study.claims.pools import Pool, open_pool, web_held
-from open_diht.study.data import Data, web_set
+from open_diht.study.data import Data
 from open_diht.study.rows import Arm
 from open_diht.study.training import Pairs, trained, vocabulary
 
@@ -39,16 +39,8 @@ def arms(track: str, scale: str, data: Data) -> list[Arm]:
     Raises:
         SetMissing: A set is not available.
     """
-    about, on = described(ABOUT), track_of(ABOUT, track)
-    data.wanted(web_set(on.side))
-    data.wanted("flickr8k")
-    return [
-        Arm(claim=NAME, pool=pool, arm=arm, budget=budget, seed=seed, track=track)
-        for budget, seeds in on.budgets[scale].items()
-        for pool in about["pools"]
-        for seed in range(seeds)
-        for arm in about["arms"]
-    ]
+    wanted_on_web(track_of(ABOUT, track), data)
+    return arms_of_pools(NAME, ABOUT, track, scale)
 
 
 def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]:

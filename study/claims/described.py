@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from open_diht.common.yaml_files import read_yaml
+from open_diht.study.data import Data, web_set
+from open_diht.study.rows import Arm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,3 +41,28 @@ def track_of(path: Path, name: str) -> Track:
     """
     about = described(path)["tracks"][name]
     return Track(trainer=path.parent / about["trainer"], side=about.get("side"), budgets=about["budgets"])
+
+
+def wanted_on_web(on: Track, data: Data) -> None:
+    """Check that the sets of a claim about web pairs are available. Raises `SetMissing`."""
+    data.wanted(web_set(on.side))
+    data.wanted("flickr8k")
+
+
+def arms_of_pools(claim: str, path: Path, track: str, scale: str) -> list[Arm]:
+    """Return all arms of all pools at all budgets: by budget, smallest first, then pool, then seed.
+
+    Args:
+        claim: The claim's name.
+        path: Its YAML file.
+        track: One of its tracks.
+        scale: full, quick or tiny.
+    """
+    about = described(path)
+    return [
+        Arm(claim=claim, pool=pool, arm=arm, budget=budget, seed=seed, track=track)
+        for budget, seeds in track_of(path, track).budgets[scale].items()
+        for pool in about["pools"]
+        for seed in range(seeds)
+        for arm in about["arms"]
+    ]

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from open_diht.study.claims.described import described, track_of
+from open_diht.study.claims.described import described, track_of, wanted_on_web
 from open_diht.study.claims.pools import open_pool, web_held
-from open_diht.study.data import Data, web_set
+from open_diht.study.data import Data
 from open_diht.study.rows import CPU, TUNING, Arm, Row
 from open_diht.study.training import Pairs, trained, vocabulary
 
@@ -41,8 +41,7 @@ def arms(track: str, scale: str, data: Data) -> list[Arm]:
         SetMissing: A set is not available.
     """
     about, on = described(ABOUT), track_of(ABOUT, track)
-    data.wanted(web_set(on.side))
-    data.wanted("flickr8k")
+    wanted_on_web(on, data)
     grid = [
         _arm(CPU, TUNING, beta, budget, seed, start)
         for budget, seeds in (about["tuning"].items() if (track, scale) == (CPU, "full") else ())

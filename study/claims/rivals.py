@@ -64,7 +64,7 @@ from open_diht.study.data import Data
 from open_diht.study.images import Floats
 from open_diht.study.lettered import OTHER, Plan, Seen, features_of, plan, seen, spotted_by_filter
 from open_diht.study.rows import CPU, Arm
-from open_diht.study.training import Pairs, Trained, trained, vocabulary
+from open_diht.study.training import Pairs, Trained, batch_of_few, trained, vocabulary
 
 ABOUT = Path(__file__).with_name("rivals.yaml")
 NAME = "rivals"
@@ -80,7 +80,6 @@ RANKED = {
 """Arms that keep the best: the filter that comes first, and the score."""
 LARGEST_BATCH = 8192
 """Pairs that the corrected score compares with."""
-BATCH_SIZE = 256
 ITEMS = ("flickr8k-test/t2i", "flickr8k-test/i2t", "web-held/t2i", "lettered-test/t2i", "rendered/t2i")
 """Ranks that rows keep."""
 LEAST_WORDS, LEAST_CHARACTERS = 3, 6
@@ -306,9 +305,8 @@ def _scorers(pairs: Pairs) -> tuple[Trained, ...]:
 
 
 def _trained(pairs: Pairs, words: Sequence[str], budget: int, seed: int) -> Trained:
-    # The generated pools of the scale tiny have less than a batch.
-    few = {"schedule": {"batch_size": len(pairs.captions)}} if len(pairs.captions) < BATCH_SIZE else {}
-    return trained(track_of(ABOUT, CPU).trainer, pairs, words, budget=budget, seed=seed, changed=few)
+    few, trainer = batch_of_few(pairs), track_of(ABOUT, CPU).trainer
+    return trained(trainer, pairs, words, budget=budget, seed=seed, changed=few)
 
 
 def _rules(known: Keys) -> Bools:
@@ -360,7 +358,8 @@ def _lettered(data: Data, own: float) -> _Candidates:
     shows = spotted_by_filter(captions, [looked.spotted[at] for at in image.tolist()])
     known = {name: each[given] for name, each in of_captions.items()}
     views = {"score": looked.features, "flipped": looked.flipped, "masked": looked.masked}
-    kept = (known["complexity"] >= 1) & (known["actions"] >= 1)
+    rules = load_preset("paper").captions
+    kept = (known["complexity"] >= rules.min_complexity) & (known["actions"] >= rules.min_actions)
     return _Candidates(
         pairs=Pairs(data.scaled(looked.features), captions, image),
         origin=origin,

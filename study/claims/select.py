@@ -17,17 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from open_diht.pipelines.driver.repeats import DELAYS, allotted, per_row, worth
-from open_diht.study.claims.described import described, track_of
+from open_diht.study.claims.described import arms_of_pools, described, track_of, wanted_on_web
 from open_diht.study.claims.pools import open_pool, web_held
-from open_diht.study.data import Data, web_set
+from open_diht.study.data import Data
 from open_diht.study.rows import CPU, TUNING, Arm, Row
-from open_diht.study.training import Pairs, trained, vocabulary
+from open_diht.study.training import Pairs, batch_of_few, trained, vocabulary
 
 ABOUT = Path(__file__).with_name("select.yaml")
 NAME = "select"
 _CAP = 100  # repeats; above all that occur here
 _SEED = 7  # draws the halves
-_BATCH = 256  # of features.yaml
 
 
 def arms(track: str, scale: str, data: Data) -> list[Arm]:
@@ -41,22 +40,16 @@ def arms(track: str, scale: str, data: Data) -> list[Arm]:
     Raises:
         SetMissing: A set is not available.
     """
-    about, on = described(ABOUT), track_of(ABOUT, track)
-    data.wanted(web_set(on.side))
-    data.wanted("flickr8k")
-    return [
+    about = described(ABOUT)
+    wanted_on_web(track_of(ABOUT, track), data)
+    tuning = [
         Arm(claim=NAME, pool=pool, arm=f"delay-{delay}", budget=budget, seed=seed, settings={"stage": TUNING})
         for pool in about["pools"]
         for budget, seeds in (about["tuning"].items() if (track, scale) == (CPU, "full") else ())
         for seed in seeds
         for delay in about["delays"]
-    ] + [
-        Arm(claim=NAME, pool=pool, arm=arm, budget=budget, seed=seed, track=track)
-        for pool in about["pools"]
-        for budget, seeds in on.budgets[scale].items()
-        for seed in range(seeds)
-        for arm in about["arms"]
     ]
+    return tuning + arms_of_pools(NAME, ABOUT, track, scale)
 
 
 def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]:
@@ -73,8 +66,9 @@ def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]]
     pairs, verdict, words = _half(arm.pool, data, on.side, 0 if tuning else 1)
     repeats = chosen(verdict, arm.arm, arm.budget, arm.seed)
     rows = np.repeat(np.arange(len(verdict)), repeats)
-    rows = np.tile(rows, -(-_BATCH // len(rows)))  # the pools of --study tiny do not fill a batch
-    model = trained(on.trainer, pairs.take(rows), words, budget=arm.budget, seed=arm.seed, changed={})
+    chosen_pairs = pairs.take(rows)
+    few = batch_of_few(chosen_pairs)
+    model = trained(on.trainer, chosen_pairs, words, budget=arm.budget, seed=arm.seed, changed=few)
     photographs = data.flickr8k("dev" if tuning else "test", on.side)
     test = Pairs.of_each(photographs.images, photographs.captions)
     held = web_held(data.web(on.side), 0 if tuning else 1)
