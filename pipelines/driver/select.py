@@ -134,12 +134,13 @@ def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
         WrongUse: there are no decisions, or the options do not fit them; nothing was written.
     """
     plan, units, preset = _decided(layout)
-    delays, by = {**DELAYS, **_numbers("--delay", options.delay)}, _numbers("--by", (options.by or "").split(","), 1.0)
+    named, by = _numbers("--delay", options.delay), _numbers("--by", (options.by or "").split(","), 1.0)
+    delays = DELAYS | named
     exported = Vouched(layout).current(layout.exported)
     indexed, sharded = bool(exported.get("leaves")), (layout.root / "shards" / "manifest.json").exists()
     only_kept = options.rows == "kept" or (options.rows is None and sharded and not indexed)
     rows = _candidates(layout, plan, units, {} if only_kept else delays, list(by), indexed)
-    if unknown := {**_numbers("--delay", options.delay)}.keys() - {*rows.groups}:
+    if unknown := named.keys() - {*rows.groups}:
         found = ", ".join(sorted({*rows.groups[1:], *rows.left_out})) or "none"
         raise WrongUse(f"--delay {min(unknown)}: no row that may be chosen has this reason (there are: {found})")
     delay = np.array([0.0, *(delays[name] for name in rows.groups[1:])])
@@ -163,8 +164,7 @@ def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
     uids, times = rows.uid[chosen], repeats[chosen]
     with published(folder / "selection.npy") as temporary, open(temporary, "wb") as file:
         np.save(file, np.repeat(uids, times))
-    text = [f"{high:016x}{low:016x}" for high, low in uids.tolist()]
-    publish_table(folder / "selection.parquet", pa.table({"uid": text, "repeats": pa.array(times, pa.int32())}))
+    publish_table(folder / "selection.parquet", pa.table({"uid": _hex(uids), "repeats": pa.array(times, pa.int32())}))
     ours, others = worth(count, delay, means), {} if only_kept else _others(count, options.samples)
     gain = {name: ours / worth(count, delay, other) - 1 for name, other in others.items()}
     about = {
@@ -370,13 +370,17 @@ def _write_indexes(
     for tar, first in enumerate(tars_of(plan, units)):
         index, here = load(io.BytesIO(read_bytes(layout.index(first)))), np.flatnonzero(chosen & (rows.tar == tar))
         here = here[np.argsort(rows.place[here])]
-        uids = [f"{high:016x}{low:016x}" for high, low in rows.uid[here].tolist()]
         with published(folder / "index" / place_beside(index.name).name) as temporary:
-            write(part_of(index, rows.place[here], uids), temporary)
+            write(part_of(index, rows.place[here], _hex(rows.uid[here])), temporary)
         shards.append(
             {"shard": index.name, "path": plan.span(first).path, "samples": len(here), "sha256": index.sha256}
         )
     publish_json(folder / "index" / "manifest.json", {"samples": int(chosen.sum()), "shards": shards})
+
+
+def _hex(uids: NDArray[Any]) -> list[str]:
+    """Return uids (n,) of `_PAIR` as text."""
+    return [f"{high:016x}{low:016x}" for high, low in uids.tolist()]
 
 
 def _others(count: NDArray[np.int64], samples: float) -> dict[str, NDArray[np.float64]]:
