@@ -186,7 +186,7 @@ def table_of(
         texts: the normalized texts that were parsed.
         graphs: the graphs of those texts; None for a text that was tagged but not parsed.
         verifier: scores the candidates of the graphs.
-        opinion: gives the second opinion; None: there is none.
+        opinion: gives the second opinion; None: no second opinion.
         moves: what it changes is added here.
     """
     known = [graph for graph in graphs if graph is not None]

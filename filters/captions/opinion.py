@@ -206,7 +206,7 @@ def averaged(scores: Odds, odds: Odds) -> Odds:
 
     Args:
         scores: the verifier's, 0 to 1.
-        odds: log odds of the second opinion; NaN: there is none, and the score stays.
+        odds: log odds of the second opinion; NaN: no opinion, and the score stays.
     """
     inside = np.clip(scores.round(4), 1e-4, 1 - 1e-4)
     both = (np.log(inside / (1 - inside)) + odds) / 2

@@ -65,9 +65,9 @@ def mask_text(image: NDArray[np.uint8], boxes: Sequence[ArrayLike]) -> NDArray[n
         # The ring may leave the image by one pixel, which is cut off.
         ring = _dilated(inside)
         ring[1:-1, 1:-1] &= ~inside
-        up, beside = min(first, 1), min(left, 1)
-        part = image[first - up : stop + 1, left - beside : right + 1]
-        ring = ring[1 - up :, 1 - beside :][: part.shape[0], : part.shape[1]]
+        above, before = min(first, 1), min(left, 1)
+        part = image[first - above : stop + 1, left - before : right + 1]
+        ring = ring[1 - above :, 1 - before :][: part.shape[0], : part.shape[1]]
         masked[first:stop, left:right][inside] = _mean(
             part[ring] if ring.any() else image.reshape(-1, *image.shape[2:])
         )
