@@ -32,6 +32,8 @@ FOLDER_VARIABLE = "DIHT_BOOT_FOLDER"
 CWD_VARIABLE = "DIHT_WORKER_CWD"
 """Variable with the folder that relative paths of the job start from; ignored if it is not on this machine."""
 RPC_SECONDS = 60.0
+ANY_SIZE = [("grpc.max_receive_message_length", -1)]
+"""Prism sends a staged file as one message, and our wheel is larger than the 4 MiB that gRPC accepts by default."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -118,7 +120,7 @@ def prepare(worker: str, endpoint: str, private: Path) -> dict[str, str]:
         BootError, grpc.RpcError: the worker cannot be started.
     """
     metadata = [("worker_id", worker)]
-    with grpc.insecure_channel(endpoint) as channel:
+    with grpc.insecure_channel(endpoint, ANY_SIZE) as channel:
         service = beam_provision_api_pb2_grpc.ProvisionServiceStub(channel)
         request = beam_provision_api_pb2.GetProvisionInfoRequest()
         info = service.GetProvisionInfo(request, metadata=metadata, timeout=RPC_SECONDS, wait_for_ready=True).info
@@ -155,7 +157,7 @@ def fetch(dependencies: Sequence[Any], endpoint: str, folder: Path, metadata: li
         BootError: a checksum differs, a file has no name, or a file lists requirements for every worker to download.
     """
     paths = []
-    with grpc.insecure_channel(endpoint) as channel:
+    with grpc.insecure_channel(endpoint, ANY_SIZE) as channel:
         service = beam_artifact_api_pb2_grpc.ArtifactRetrievalServiceStub(channel)
         request = beam_artifact_api_pb2.ResolveArtifactsRequest(artifacts=dependencies)
         resolved = service.ResolveArtifacts(request, metadata=metadata, timeout=RPC_SECONDS, wait_for_ready=True)

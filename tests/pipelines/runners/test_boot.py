@@ -40,6 +40,7 @@ class Runner(
         self.info = beam_provision_api_pb2.ProvisionInfo()
         self.files: dict[bytes, bytes] = {}
         self.asked: list[dict[str, str]] = []
+        self.chunk = 1000
 
     def stage(self, name: str, content: bytes, sha256: str | None = None) -> None:
         digest = hashlib.sha256(content).hexdigest() if sha256 is None else sha256
@@ -62,8 +63,8 @@ class Runner(
 
     def GetArtifact(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
         content = self.files[request.artifact.role_payload]
-        for start in range(0, len(content), 1000):
-            yield beam_artifact_api_pb2.GetArtifactResponse(data=content[start : start + 1000])
+        for start in range(0, len(content), self.chunk):
+            yield beam_artifact_api_pb2.GetArtifactResponse(data=content[start : start + self.chunk])
 
 
 @pytest.fixture
@@ -196,6 +197,14 @@ def test_a_staged_name_is_no_way_out_of_the_folder(runner: Runner, tmp_path: Pat
     address = runner.info.artifact_endpoint.url
     assert boot.fetch(runner.info.dependencies, address, tmp_path, []) == [tmp_path / "escape.txt"]
     assert (tmp_path / "escape.txt").read_bytes() == b"x"
+
+
+def test_a_file_larger_than_a_message_of_grpc_by_default_may_come_in_one(runner: Runner, tmp_path: Path) -> None:
+    content = bytes(5 << 20)
+    runner.chunk = len(content)
+    runner.stage("model.onnx", content)
+    (path,) = boot.fetch(runner.info.dependencies, runner.info.artifact_endpoint.url, tmp_path, [])
+    assert path.read_bytes() == content
 
 
 @pytest.mark.parametrize(("end", "how"), [("raise SystemExit(3)", "status 3"), ("os.kill(os.getpid(), 9)", "signal 9")])
