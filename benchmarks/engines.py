@@ -3,11 +3,10 @@
     python -m benchmarks.engines [--captions FOLDER] [--repeats K]
 
 A side is a process that reads Parquet, decides, and writes or counts the kept rows. It first passes over 1,000
-captions, uncounted. Each round counts the CPU time of the process and its descendants in a pass over these 1,000 again,
-and in one over them and 4,000 new ones; the difference is the figure. So imports, models and a run's whole start do
-not count, and all sides meet the new captions with the same caches. The sides take turns; NumPy has one
-thread, as in a run. The two starts of a run vary, so its own figure has the most noise. Ray is not among them: its
-daemons take more than the captions, and vary.
+captions, uncounted. Then the CPU time of the process and its descendants is taken for a pass over these 1,000 again,
+and for one over all captions of the samples; the difference is the figure. So imports, models and a run's whole start
+do not count, and no side has met the new captions before. Each round starts the sides again, one after the other;
+NumPy has one thread, as in a run. Ray is not among them: its daemons take more than the captions, and vary.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from benchmarks.measuring import parser_of, print_table, ratios
 from open_diht.cat import Cat, batch_rows
 from open_diht.common.run_command import ONE_THREAD
 
-FIRST, NEW = 1_000, 4_000
+FIRST = 1_000
 SIDES = ("run", "Cat", "datasets", "daft", "webdataset", "datatrove")
 
 
@@ -120,20 +119,13 @@ def main() -> None:
     environment = os.environ | ONE_THREAD
     seconds: dict[str, list[float]] = {name: [] for name in SIDES}
     with tempfile.TemporaryDirectory() as work:
-        sides = {
-            name: subprocess.Popen([*command, name], env=environment, stdin=pipe, stdout=pipe, text=True)
-            for name in SIDES
-        }
-        first = captions[:FIRST]
-        for side in sides.values():
-            passed(side, first, work)
-        for start in range(FIRST, FIRST + options.repeats * NEW, NEW):
-            for name, side in sides.items():
-                less, more = (passed(side, first + new, work) for new in ([], captions[start : start + NEW]))
-                seconds[name].append((more - less) * 1_000 / NEW)
+        for _ in range(options.repeats):
+            for name in SIDES:
+                side = subprocess.Popen([*command, name], env=environment, stdin=pipe, stdout=pipe, text=True)
+                _, less, more = (passed(side, some, work) for some in (captions[:FIRST], captions[:FIRST], captions))
+                side.communicate()
+                seconds[name].append((more - less) * 1_000 / (len(captions) - FIRST))
                 print(f"{name}: {seconds[name][-1]:.3f}", file=sys.stderr, flush=True)
-        for side in sides.values():
-            side.communicate()
     print_table(
         ["side", "core-s per 1,000 captions", "ratio to a run: lowest", "median", "highest"],
         (
