@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import daft
+import pyarrow as pa
 from daft import DataType
 
 from open_diht.cat import Cat, batch_rows
@@ -40,11 +41,10 @@ def cat_expression(
     class DaftCat:
         @daft.method.batch(return_dtype=DataType.struct(types), batch_size=batch_size or batch_rows(image))
         def decide(self, captions: daft.Series, images: daft.Series | None = None) -> Any:
-            batch = {function.caption: captions.to_pylist()}
+            columns = {function.caption: captions.to_arrow()}
             if function.image is not None and images is not None:
-                batch[function.image] = images.to_pylist()
-            rows = function(batch)
-            return [dict(zip(types, row, strict=True)) for row in zip(*(rows[name] for name in types), strict=True)]
+                columns[function.image] = images.to_arrow()
+            return function(pa.table(columns)).select(list(types)).to_struct_array().combine_chunks()
 
     decide: Any = DaftCat().decide  # called with expressions, it gives one
     return decide(caption) if image is None else decide(caption, image)
