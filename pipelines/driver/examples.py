@@ -107,7 +107,7 @@ def _measured(
 
 def _images(images: Iterable[tuple[int, Any]]) -> dict[int, bytes]:
     found: dict[int, bytes] = {}
-    # The run reports an unreadable or changed file elsewhere; its rows are shown without images.
+    # The run reports an unreadable or changed file elsewhere; rows whose images it hides are shown without them.
     with contextlib.suppress(UnreadableFile, FileChanged):
         for ordinal, image in images:
             if isinstance(image, bytes):
