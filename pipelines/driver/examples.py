@@ -35,7 +35,7 @@ from open_diht.pipelines.store.layout import Layout
 EXAMPLES = 8
 """Maximum number of examples of each reason in the report."""
 EXAMPLE_CHARS = 10_000
-"""Maximum number of characters of a caption in the report."""
+"""Maximum number of characters of a caption in an example; a page shows fewer."""
 _SAME_SCORE = 1e-3  # tolerance: scores are stored with four digits
 
 

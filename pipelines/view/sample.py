@@ -30,7 +30,7 @@ from open_diht.pipelines.view.places import reasons_of
 ROWS = 20_000
 """Maximum number of rows in memory."""
 PIECES = 40
-"""Number of pieces of a sample."""
+"""Maximum number of pieces of a sample."""
 SECONDS = 20.0
 """Seconds after which no more pieces are read; at least one piece is."""
 
