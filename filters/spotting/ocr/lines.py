@@ -23,7 +23,7 @@ slow. Boxes of hundreds of pixels are seldom text."""
 
 
 def cut_line(pixels: Pixels, box: Quad) -> tuple[Pixels, bool]:
-    """Return the part of an image inside a box, and whether the box was taller than wide.
+    """Return the part of an image inside a box, and whether it was turned because it is tall.
 
     A large box that leans is reduced. A tall part is turned by a quarter counter-clockwise, which
     suits text that reads downwards. The part may be empty: (0, n, 3).
