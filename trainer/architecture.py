@@ -71,7 +71,7 @@ def build(model: dict[str, Any], temperature: float) -> DualEncoder:
         temperature: initial temperature; the learned scale starts at 1 / temperature.
 
     Raises:
-        BadArchitecture: the architecture cannot be built.
+        BadArchitecture: open_clip or a tower does not take the settings.
     """
     model = deepcopy(model)
     if has_own_tower(model):
