@@ -43,7 +43,7 @@ TABLE = pa.schema(
 PREFIX = "cat_"
 """Prefix of the columns that `Cat.batch` adds."""
 MANY = 16
-"""From this many values on, a column without any usable value is the wrong column and not a few bad rows."""
+"""From this many values on, a column without any usable value is taken for the wrong column and not for bad rows."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The paper's own setting, as closely as it is known: CAT, concept distillation and HN-NCE.
 
-It filters with the preset `paper`, makes concept targets, and trains. First it prints each constant and whether it is
-(unverified): believed to follow the paper, but not confirmed. The defaults take minutes on a CPU. For the paper's sizes
+It filters with the preset `paper`, makes concept targets, and trains. First it prints the constants and marks those that
+are (unverified): believed to follow the paper, but not confirmed. The defaults take minutes on a CPU. For the paper's sizes
 use LAION-2B, `--config vit-b-16` and `--teacher swag-vit-h14 --weights FILE`, on GPUs. The same command resumes.
 
     .venv/bin/python examples/recipes/paper_setting.py --work out/paper-setting

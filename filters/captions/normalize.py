@@ -49,8 +49,9 @@ _FUNCTION_WORDS = frozenset(_SMALL_WORDS.split())
 
 
 def normalize(caption: str) -> str:
-    """Return the text to parse: one line of at most `MAX_CHARS` characters, empty only if the
-    caption has nothing but markup, quotes, spaces and invisible characters."""
+    """Return the text to parse: one line cut to `MAX_CHARS` characters, of which a few may become two in
+    lower case; empty only if the caption has nothing but markup, quotes, spaces and invisible or
+    replacement characters."""
     text = caption
     if "&" in text:
         text = html.unescape(html.unescape(text))  # twice, for captions that were escaped twice

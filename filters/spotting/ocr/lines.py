@@ -14,7 +14,7 @@ HEIGHT: Final = 48
 """Height of a strip, in pixels."""
 MAX_WIDTH: Final = 3200
 _TALL: Final = 1.5
-"""A box whose height is at least this multiple of its width holds turned text."""
+"""A box whose height is at least this multiple of its width is taken to hold turned text."""
 _ALIGNED: Final = 0.01
 """A box is cut along rows and columns if its sides lean by fewer pixels than this."""
 _TURNED_HEIGHT: Final = 2 * HEIGHT
