@@ -1,4 +1,4 @@
-"""Features of images and texts, encoded once and cached for zero-shot, retrieval, VQA and few-shot.
+"""Features of images and texts, encoded once and cached for all tasks and probes.
 
 The cache key covers the model (weights, architecture, precision, kind of device), library versions,
 the preprocessing, and the images or texts. Each batch is written to a temporary name, flushed and

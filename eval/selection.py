@@ -306,7 +306,7 @@ def _cue_cosines(
 
 
 def cues(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> list[FoundImages]:
-    """Return cues with wrong images chosen, and some with few wrong ones, with their images.
+    """Return cues with many wrong images chosen, and some with few or none, with their images.
 
     Args:
         task: The task.

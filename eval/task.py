@@ -65,7 +65,7 @@ class Task:
     """`dataset` (the data's own), `source:set` of `eval/templates`, or the list itself. A webdataset's
     own names take precedence."""
     templates: str | tuple[str, ...] = "dataset"
-    """The same for the prompt templates; a webdataset's own take precedence."""
+    """`dataset`, `source:set` or a list of prompts, as for class names; a webdataset's own take precedence."""
     direction: Direction | None = None
     """image_to_text or text_to_image (retrieval)."""
     caption_templates: tuple[str, ...] = ("{}",)

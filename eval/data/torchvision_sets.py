@@ -87,7 +87,7 @@ def read_torchvision(folder: Path, split: str, options: Mapping[str, Any], memo:
 
 
 class _TorchvisionImages:
-    """Images of a torchvision set. Keys are indices, since there are no names."""
+    """Images of a torchvision set. Keys are indices."""
 
     def __init__(self, data: Any, folder: Path, split: str, options: Mapping[str, Any], memo: Memo, place: str) -> None:
         self._data, self._folder, self._memo, self._place = data, folder, memo, place

@@ -1,7 +1,8 @@
 """The probe and its baselines, each as a function of a support set.
 
-Hyperparameters are chosen on the support set, by the same rule for every method, except the fixed
-penalty of `ridge`. Method names are keys of `METHODS`; a new method is a function and a line there.
+Hyperparameters are chosen on the support set, or fixed for one shot per class, by the same rule for
+every method but `ridge`, whose penalty is fixed. Method names are keys of `METHODS`; a new method is a
+function and a line there.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def zero_shot(support: Support) -> Fitted:
 
 @functools.lru_cache(maxsize=1)  # `text_or_zero` asks for it again
 def probe(support: Support) -> Fitted:
-    """Fit the paper's probe: offsets on a ball whose radius is chosen on the support set."""
+    """Fit the paper's probe: offsets in a ball whose radius is chosen on the support set, or fixed for one shot."""
     choice = select(support, _path_scores(RADII, _probe_at), RADIUS_OF_ONE_SHOT, ordered=True)
     logits = RADII[choice.index]
     return _fitted(_probe_at(support, logits), {"delta": _delta(support, logits), "logits": logits}, choice)
