@@ -367,7 +367,7 @@ def _unzipped(rows: Sequence[Sequence[Any]], width: int) -> list[Column]:
 
 
 def _endings(words: Column) -> list[str]:
-    """Return the last three letters of each word."""
+    """Return the last three characters of each word."""
     return [word[-3:] for word in words]
 
 

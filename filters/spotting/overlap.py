@@ -283,7 +283,7 @@ class _Caption:
         return self.words[bisect_right(starts, start) - 1 : bisect_left(starts, stop)]
 
     def _allowed_edits(self, run: str) -> int:
-        letters = sum(map(str.isalpha, run))  # digits do not count: numbers allow no edits
+        letters = sum(map(str.isalpha, run))  # a number alone allows no edits
         return max((edits for least, edits in self.rule.edits if letters >= least), default=0)
 
     def _says_something(self, words: Sequence[str], length: int) -> bool:

@@ -12,7 +12,7 @@ from open_diht.pipelines.datasets.naming import listing
 
 
 class CatStage:
-    """A stage for `WebDataset.compose`: samples in, those that pass out. Put it before `decode`, which then decodes fewer.
+    """A stage for `WebDataset.compose`: samples in, those that pass out. Put it before `decode`, to decode fewer.
 
     Args:
         cat: decides.
