@@ -3,14 +3,14 @@
 ##@ Variables
 DATASET ?=#  sample, laion2b, laion400m, ..., or custom [sample; custom where INPUT is given]
 INPUT   ?=#  manifests to read: a file, a folder or a quoted glob
-OUTPUT  ?=#  folder or URL of the results; the same one again resumes [out/DATASET]
-PRESET  ?=#  thresholds: paper, balanced, strict, or a YAML file [paper]
+OUTPUT  ?=#  folder or URL of the results; the same one again resumes [of make filter: out/DATASET]
+PRESET  ?=#  thresholds: paper, balanced, strict, ..., or a YAML file [paper]
 STAGES  ?=#  stages to run: captions,download,spotting,score,dedup,export [all that apply]
 RUNNER  ?=#  direct (this machine), prism, dask, flink or dataflow, see deploy/README.md [direct]
 WORKERS ?=#  units at a time: processes, or a cluster's slots [all]
 SHARD   ?=#  i/n: part i, from 0, of n commands that share an OUTPUT; the last one completes it
 UNITS   ?=#  of make pilot: units to draw [20]; a fraction of them with ARGS="--share 0.01"
-DATA    ?=#  of make concepts and train: an output folder of make filter [out/sample]
+DATA    ?=#  of make concepts, train: an output of make filter [out/sample]; of make study: its sets
 TEACHER ?=#  efficientnet-lite0, swag-vit-h14, timm:NAME, torchvision:NAME or open_clip:NAME
 WEIGHTS ?=#  file of the teacher's weights, which you download; the default teacher's are installed
 CONFIG  ?=#  tiny, vit-b-32, vit-b-16, vit-l-14, vit-l-14-336, or a YAML file [tiny]
@@ -21,7 +21,7 @@ TASKS   ?=#  of make bench: demo, diht29, a YAML file, or names of tasks [demo]
 TASK    ?=#  of make bench-data: what to fetch: demo, diht29, names of tasks, or reference
 A       ?=#  of make compare: results of one model, a folder of make bench
 B       ?=#  of make compare: results of the other; the comparison is written there
-STUDY   ?=#  full (an hour and a half on two cores), quick (20 minutes) or tiny (a minute) [full]
+STUDY   ?=#  full (three to four hours of one process), quick, or tiny (a minute) [full]
 TRACK   ?=#  of make study: cpu (small towers) or gpu (ViT-S at 112 pixels) [cpu]
 ARGS    ?=#  anything else: --options, key=value of make train, pytest's arguments of make test
 PYTHON  ?=#  the Python, 3.11 to 3.13, that .venv is made with [found on PATH]
@@ -49,7 +49,7 @@ option = $(if $($(word 2,$(1))), --$(word 1,$(1))=$(call quote,$($(word 2,$(1)))
 run = $(INSTALL)$(subst $() ,,$(addprefix $(comma),$(2) $(CLOUD) $(filter dask,$(RUNNER)))) && set -f && \
   .venv/bin/open-diht $(1)$(foreach pair,$(3),$(call option,$(subst =, ,$(pair)))) $(ARGS)
 CLOUD = $(if $(filter dataflow,$(RUNNER))$(filter s3://% gs://% hf://%,$(INPUT) $(OUTPUT) $(DATA) $(WORKDIR) $(ARGS)),cloud)
-# Images are downloaded unless they come with the sample or the stage is left out.
+# Extra `download`, unless the data set is the sample or STAGES leaves out the stage.
 DOWNLOAD = $(if $(filter-out sample,$(DATASET))$(INPUT),$(if $(STAGES),$(findstring download,$(STAGES)),download))
 SCORE = $(if $(findstring dedup,$(PRESET))$(findstring laion-paper,$(PRESET))$(findstring --score-model,$(ARGS)),score)
 WHERE := runner=RUNNER workers=WORKERS shard=SHARD
@@ -118,7 +118,7 @@ bench-filter bench-scale bench-train bench-eval: setup ## Measure our code next 
 	  echo "== $$name"; $(PY) -m benchmarks.$$name $(ARGS) || status=1; done; exit $$status
 s3-server: ## Build versitygw into .tools, an S3 server that tests talk to (needs Go)
 	@[ -x .tools/versitygw ] || GOBIN="$$(pwd)/.tools" go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
-clean: ## Remove .venv and caches; results in out/ and the OCR weights stay
+clean: ## Remove .venv, builds and caches; results in out/ and the OCR weights stay
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 TARGETS := $(shell sed -n 's/^\([a-z0-9 -]*\):.* \#\# .*/\1/p' Makefile)
 .PHONY: $(TARGETS)

@@ -76,7 +76,7 @@ EXTRAS = {
         "orjson",  # datatrove's JSON lines
     ],
     "dask": ["apache-beam[dask]==2.77.0"],  # RUNNER=dask: dask, distributed and their dependencies, 11 MB
-    "dev": [  # needed, with the other extras, by `make test`, `make lint`, `make docs` and the benchmarks
+    "dev": [  # needed, with the other extras except cloud, by `make test`, `make lint`, `make docs` and the benchmarks
         "ruff",
         "mypy",
         "types-psutil",

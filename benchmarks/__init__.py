@@ -1,4 +1,4 @@
-"""Measured comparisons with peers. Run them as modules: `python -m benchmarks.captions`."""
+"""Measurements, most of them next to peers. Run them as modules: `python -m benchmarks.captions`."""
 
 import logging
 import os

@@ -3,9 +3,9 @@ row, with equal annotations.
 
     python -m benchmarks.captions [--captions FOLDER] [--rows N] [--prove]
 
-The captions are real LAION captions, each processed once in `cold` or `warm`, as in a run: cached
-words serve other captions, never the same one again. All sides work on the same blocks of captions
-in turn, on one thread; models are loaded before the clock starts, which counts CPU time. `cold` are
+The captions are real LAION captions, each processed once in `cold` or `warm`, as in a run. All sides
+work on the same blocks of captions in turn (one `nlp(text)` per row on the first twentieth of each), on
+one thread; models are loaded before the clock starts, which counts CPU time. `cold` are
 the first 2,000 captions after the start, `warm` the ones after them, `seen` all of them a second
 time (which no run does). `plain nlp.pipe` is what a careful user of spaCy writes for these filters:
 tagger, parser and attribute ruler (for `pos_`), no entities, no lemmas, batches of 256; one
@@ -114,7 +114,7 @@ def main() -> None:
     captions = list(dict.fromkeys(laion_captions(folder)))[: options.rows]
     if len(captions) <= COLD:
         arguments.error(
-            f"--rows {options.rows}: the first {COLD:,} captions warm up; at least {COLD + BLOCK:,} are needed"
+            f"--rows {options.rows}: the first {COLD:,} captions are the cold ones; give more, such as {COLD + BLOCK:,}"
         )
     print(f"{len(captions):,} LAION captions, blocks of {BLOCK} in turn, CPU seconds of one thread; ratios to {BASE}")
     print_table(["side", "captions per core-second, warm", *PHASES], rows(measure(captions)))

@@ -6,8 +6,8 @@ that do not exist.
 Every row is a world whose truth is known: images are drawn at random, then hits, scores or shots
 for them, and the evaluation is run on them. Intervals should contain the truth in 95 % of the
 rounds. Tests of two equal models should find a difference (p < 0.05) in 5 %. A row outside of 92 to
-97 % or 3 to 7 % is marked: `conservative` is wider than promised, `too sure` is narrower. It needs
-NumPy and SciPy; it takes minutes.
+97 % or 3 to 7 % is marked: `conservative` is wider than promised, `too sure` is narrower. It takes
+minutes.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class World:
     part: str
     name: str
     play: Callable[[Generator], Held | float | None]
-    """Return an interval and the truth, or the p value of two equal models; None if there were too
-    few items."""
+    """Return an interval and the truth, or the p value of two equal models; None in place of the
+    interval or p value if there were too few items."""
     share: float = 1.0
     """Fraction of the rounds that this row needs."""
 
@@ -123,8 +123,8 @@ def hits_of(g: Generator, images: int, p: float, alike: float = 1.0, each: int =
 
 
 def clustered(g: Generator, images: int, p: float, alike: float = 1.0, each: int = 5) -> Held:
-    """Draw captions of images, or pairs of which some share an image, as in Winoground's group
-    score.
+    """Return an interval of the rate over captions of images, or over pairs that share images, and the
+    truth.
 
     Args:
         g: the random generator.
@@ -249,8 +249,8 @@ def labelled(g: Generator, sizes: Floats, rates: Floats) -> tuple[Floats, Floats
 
 
 def worst(g: Generator, of: Floats, by_item: Floats) -> Held:
-    """Draw the worst of several groups: all equal (which biases the lowest downwards), one far
-    behind, or a tiny one."""
+    """Draw the worst of several groups: all equal (which biases the lowest downwards), unequal, or with
+    a tiny one."""
     return estimates.worst_group(g.random(len(of)) < by_item, of).interval(), float(by_item.min())
 
 

@@ -3,9 +3,9 @@
     python -m benchmarks.download [--images 1000] [--repeats 3] [--threads 32]
 
 A server process on this machine answers from memory. Each side is a separate process with one
-download unit, as in a worker; the sides take turns, and the table has the medians. Both reduce to
-512 pixels on the longest side and leave small JPEGs unchanged. CPU time is that of the side,
-without the server.
+download unit, as in a worker; the sides take turns, and rates and memory are medians. Both reduce to
+512 pixels on the longest side and leave small JPEGs unchanged. CPU time is that of the side after it
+has loaded its tools, without the server.
 """
 
 from __future__ import annotations
@@ -113,8 +113,8 @@ def download(side: str, urls: list[str], folder: Path, threads: int, place: str)
 
 
 def plain(table: pa.Table, folder: Path, threads: int) -> int:
-    """Download with img2dataset as its command line configures it, obeying opt-out headers; return
-    how many are stored.
+    """Download with img2dataset's own classes: one retry, opt-out headers obeyed; return how many are
+    stored.
 
     Args:
         table: ordinal, uid, caption and url of each row.

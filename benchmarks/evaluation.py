@@ -1,9 +1,9 @@
 """The evaluation compared with clip-benchmark: images per second, and memory against the number of
 captions.
 
-Both sides get the same model, the same data on disk in the webdataset layout and the same number of
-loader processes, in turn in one run; their numbers must agree, or the benchmark fails. Absolute
-rates are those of this machine; the ratios are more general. Run `make bench-eval`, or `python -m
+For the rates both sides get the same model, the same data on disk in the webdataset layout and the
+same number of loader processes, in turn in one run; their numbers must agree, or the benchmark fails.
+Absolute rates are those of this machine; the ratios are more general. Run `make bench-eval`, or `python -m
 benchmarks.evaluation --help`.
 """
 
@@ -176,8 +176,8 @@ def speed(options: argparse.Namespace) -> bool:
 
 
 def shots(count: int) -> Iterator[tuple[str, bytes]]:
-    """Yield photographs of the sample, 320 pixels on the longer edge; if there are too few, yield
-    them again, mirrored."""
+    """Yield photographs of the sample, at most 320 pixels on the longer edge; if there are too few, yield
+    them again, every second time mirrored."""
     paths = sorted(path for path in SAMPLE.glob("*.jpg") if path.stem.isdecimal())
     for index in range(count):
         with Image.open(paths[index % len(paths)]) as found:
@@ -201,8 +201,8 @@ IMAGES = 1000
 
 
 def memory(counts: Sequence[int]) -> None:
-    """Print the peak memory of retrieval in both directions, including features, each side in its
-    own process."""
+    """Print the growth of the peak memory by retrieval in both directions, including features, each side
+    in its own process."""
     sides = ("ours", "clip-benchmark")
 
     def cells(count: int) -> list[str]:
@@ -234,7 +234,7 @@ def peak_of(side: str, count: int) -> float:
 
     Args:
         side: `ours` or `clip-benchmark`.
-        count: number of captions.
+        count: number of captions, a multiple of IMAGES.
     """
     per_image = count // IMAGES
     if side == "ours":

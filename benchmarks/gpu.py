@@ -2,21 +2,21 @@
 
     python -m benchmarks.gpu [--parts steps losses ...] [--output gpu.json] [--tiny]
 
-Each part is a separate process, ended after ten minutes; if one fails, it reports so and the others
-still run:
+Each part is a separate process, ended after ten minutes; if one fails, the report says so and the
+others still run:
 
     precisions  steps in fp32, bf16 and fp16 learn a batch; optimizer, non-finite steps, syncs a step waits for
     steps       ViT-B/32 and B/16 and open_clip's in the same run, with and without compile: seconds, MFU, memory
     losses      HN-NCE eager, in tiles and by the kernels, and open_clip's loss: time, peak memory, error to float64
-    memory      micro-batches that the probe chooses, and the memory that a step of them really takes
-    loader      bytes to the device by 1, 2, 4 workers, a training on them: pairs per second, data wait
-    resume      a training that was stopped ends with the weights of one that was not
+    memory      memory of a pair by the probe, and the peak of steps in one and in two micro-batches
+    loader      a training on shards with 1, 2, 4, 8 workers: pairs per second, data wait
+    resume      whether a training resumed halfway ends with the weights of one that ran through
     nccl        one rank: gather with gradient, DDP
     concepts    the default teacher in float32 and bf16: images per second, agreement
 
-It prints Markdown for RESULTS.md and writes JSON, both with the name of the device. Without CUDA,
---tiny runs everything at tiny sizes in one process (a minute), as a smoke test; what needs CUDA
-reports so.
+It prints Markdown for RESULTS.md and with --output writes JSON, both with the name of the device.
+--tiny runs everything at tiny sizes in one process (a minute), as a smoke test, where a part that fails
+ends the run; without CUDA, what needs it reports so.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _cell(value: Any) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return 1 if a part failed."""
+    """Run the command line; return 1 if a part in its own process failed."""
     parser = parser_of("benchmarks.gpu", __doc__)
     parser.add_argument("--parts", nargs="+", choices=list(gpu_parts.PARTS), default=list(gpu_parts.PARTS))
     parser.add_argument("--output", type=Path, help="file for the results as JSON")

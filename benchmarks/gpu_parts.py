@@ -80,8 +80,8 @@ SMALL: dict[str, Any] = {
 
 
 def timed(call: Callable[[], Any], device: str, repeats: int) -> tuple[float, int]:
-    """Return the median seconds of a call, and its peak of memory above the memory before it (0 on
-    a CPU).
+    """Return the median seconds of a call, and its peak of memory above the memory before it, in bytes
+    (0 on a CPU).
 
     Args:
         call: what is timed; it runs once before.
@@ -200,7 +200,7 @@ def _mfu(flops_per_s: float, size: Sizes, precision: str) -> float | None:
 
 
 def losses(size: Sizes) -> list[Row]:
-    """Time forward and backward passes, in turn at each n; TF32 rows are for losses with float32 products."""
+    """Time forward and backward passes, one loss after the other at each n, and measure errors of HN-NCE to float64."""
     forms: dict[str, tuple[Callable[[Tensor, Tensor, Tensor], Tensor], bool]] = {
         "open_clip ClipLoss, bf16": (partial(_clip_loss, half=True), False),
         "open_clip ClipLoss, fp32": (partial(_clip_loss, half=False), False),
@@ -342,7 +342,7 @@ def loader(size: Sizes) -> list[Row]:
 
 
 def resume(size: Sizes) -> list[Row]:
-    """Compare a run with one that is stopped halfway and resumed, both deterministic."""
+    """Compare a run with one that is resumed from its checkpoint halfway, both deterministic."""
     found = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -355,7 +355,7 @@ def resume(size: Sizes) -> list[Row]:
         for halves in (1, 2):
             workdir = folder / f"resume-{halves}"
             outcome = _trained(folder / "shards", workdir, few, run=run, checkpoint=checkpoint)
-            if halves == 2:  # as after a kill: the newest checkpoints are missing
+            if halves == 2:  # as after a kill halfway: the later checkpoints are missing
                 steps_taken = sorted((workdir / "checkpoints").glob("step-*"))
                 for late in steps_taken[len(steps_taken) // 2 :]:
                     shutil.rmtree(late)

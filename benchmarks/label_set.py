@@ -1,7 +1,7 @@
 """The hand labels and their captions.
 
-Labels are committed as row numbers (GUIDE.md explains how they were made); we may not ship the
-captions. They are read from a folder with `img2dataset/test_10000.parquet` (10,000 LAION-400M
+Labels of others' captions are committed as row numbers (GUIDE.md explains how they were made); we may
+not ship these captions. They are read from a folder with `img2dataset/test_10000.parquet` (10,000 LAION-400M
 captions, column TEXT) and `cc3m_validation/Validation_GCC-1.1.0-Validation.tsv`.
 """
 
@@ -39,9 +39,9 @@ class Labelled:
     action: bool
     complex: bool
     verbs: frozenset[str]
-    """Verb words of the stated actions, lower case."""
+    """Verb words of the stated actions."""
     part: str
-    """train, development (thresholds are chosen there) or test, by a hash of the row number."""
+    """train, development (thresholds are chosen there) or test; of LAION's rows by a hash of the row number."""
     medium: Readings = ()
     """Verb words of each reading under the medium guideline."""
     lenient: Readings = ()
@@ -80,8 +80,8 @@ class Truth:
 
 
 def truths(labelled: Sequence[Labelled]) -> tuple[dict[str, Truth], dict[str, Truth]]:
-    """Return the labels of actions and of complexity, by guideline. The strict labels are
-    adjudicated already."""
+    """Return the labels of actions and of complexity, by guideline. The strict files hold one label per
+    row."""
     actions = {
         "strict": Truth.of([(e.action, e.action) for e in labelled]),
         "medium": Truth.of([tuple(map(bool, e.medium)) for e in labelled]),
@@ -95,10 +95,10 @@ def truths(labelled: Sequence[Labelled]) -> tuple[dict[str, Truth], dict[str, Tr
 
 
 def samples_folder(argument: str | None = None) -> Path:
-    """Return the folder of the caption samples: the argument, $DIHT_SAMPLES, or ../shared/samples
-    next to the checkout.
+    """Return the folder of the caption samples: the argument, $DIHT_SAMPLES, or `shared/samples` next to
+    the checkout.
 
-    Exits with a message that names the missing files.
+    If files are missing, exit with a message that names them.
     """
     folder = Path(argument or os.environ.get("DIHT_SAMPLES") or HERE.parent.parent / "shared" / "samples")
     missing = [str(part) for part in (LAION, CC3M) if not (folder / part).is_file()]
@@ -116,7 +116,7 @@ def laion_captions(folder: Path) -> list[str]:
 
 
 def laion_hosts(folder: Path) -> list[str]:
-    """Return the host of each LAION-400M caption's image."""
+    """Return the host of each LAION-400M caption's image, with the port if the URL has one."""
     return [urlsplit(str(url)).netloc for url in pq.read_table(folder / LAION, columns=["URL"])["URL"].to_pylist()]
 
 
@@ -169,7 +169,7 @@ def written_labels() -> list[Labelled]:
 
 
 def double_readings(laion: Sequence[Labelled]) -> dict[str, list[tuple[bool, ...]]]:
-    """Return the two readings of each LAION caption that was read twice, by guideline and question."""
+    """Return pairs of independent readings of LAION captions, by guideline and question."""
     strict = list(_entries("laion400m_readings.tsv"))
     found: dict[str, list[tuple[bool, ...]]] = {
         f"strict annotations of `{question}`": [

@@ -5,12 +5,12 @@
 
 Without --data, shards of photographs (scikit-image's, cropped at random, `--side` pixels on the
 longer side, JPEG) are written to a temporary folder; with it, the shards of that folder are read.
-Both sides get the same crop, tokenizer, batch size and number of worker processes, and read the
-same number of samples. Each side runs one warm-up epoch (which makes our index and starts workers),
-then the sides take turns. Ours has three rows: float32 images equal to the other side's, by
-open_clip's transform; bytes, which the training normalizes on its device; and bytes with
+Both sides get the same crop, tokenizer, batch size and number of worker processes; rates count the
+samples that a side returns. Each side runs one warm-up epoch, which starts workers and fills caches,
+then the sides take turns. Ours has three rows: float32 images by open_clip's transform; bytes, which
+the training normalizes on its device; and bytes with
 `decode_side`, which decodes large JPEGs at a fraction of their size. Samples per second of
-processor time (of all processes of a side) do not depend on other work on the machine.
+processor time (of all processes of a side) depend less on other work on the machine.
 
 "open_clip" is `get_wds_dataset` of the installed open_clip_train, called as a library.
 """
@@ -50,7 +50,7 @@ def write_shards(folder: Path, samples: int, side: int, shards: int) -> None:
 
     Args:
         folder: where to write.
-        samples: number of samples in all shards.
+        samples: number of samples in all shards, rounded down to a multiple of `shards`.
         side: longest side of the images, in pixels.
         shards: number of shards.
     """

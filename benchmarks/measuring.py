@@ -68,7 +68,7 @@ def ratios(values: Sequence[float], anchor: Sequence[float]) -> list[float]:
 
 
 def apart(*words: object, given: str = "", **environment: str) -> str:
-    """Run `python` in a separate process of one thread; return its output.
+    """Run `python` in a separate process whose numeric libraries use one thread; return its output.
 
     Args:
         words: the arguments of Python.

@@ -5,8 +5,8 @@
 For each configuration it prints: weights; gradients, moments, images and features of a rank; MiB
 that autograd keeps per pair from the forward to the backward pass; and, for GPUs of several sizes,
 `schedule.micro_batches` of the configuration's batch on eight of them.
-`open_diht.trainer.memory` counts these numbers, here in seconds on tensors without memory (those of
-torch's FakeTensorMode for a CPU, in the configuration's precision).
+`open_diht.trainer.memory` counts all but the weights, here in seconds on tensors without memory (those
+of torch's FakeTensorMode for a CPU, in the configuration's precision).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@ compared with ours.
 
     python -m benchmarks.overlap_false_positives [--captions FOLDER]
 
-1. Strings of one row against the caption of another row: every match is an accident.
+1. Strings of random LAION rows against the caption of another row: nearly every match is an accident.
 2. A piece of the caption with typical OCR errors (joined, cut, one or two wrong letters): every
    miss is a loss.
 
@@ -24,7 +24,7 @@ from open_diht.filters.spotting.overlap import PAPER, TOLERANT, OverlapRule, Spo
 
 RULES: dict[str, OverlapRule] = {"plain": PAPER, "ours": TOLERANT}
 SCORE = 0.95
-LEAST_PIECE = 8  # letters and digits of the shortest piece of a caption that counts as overlapping text
+LEAST_PIECE = 8  # letters and digits of the shortest piece of a caption that is drawn
 
 
 def rate(captions: Sequence[str], spotted: Sequence[Sequence[SpottedText]], rule: OverlapRule) -> float:

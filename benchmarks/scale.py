@@ -8,10 +8,10 @@ A plain process calls the caption stage on one unit after another: read, annotat
 Beam does the same through FnApiRunner, in two shards as two invocations that each do every second
 unit, through Prism in one worker process (if `make prism` has built it), and through Dask on a
 scheduler and two workers of this machine. Times are wall times and include the start of the
-processes and the loading of the models; only Dask's workers are started before, as on a cluster,
+workers and the loading of the models; only Dask's workers are started before, as on a cluster,
 and have imported this program. The sides run in turn. Memory is the peak resident set of one
-process that does all the rows; captions are LAION's, and each copy gets a number so that no cache
-serves it.
+process that does all the rows; captions are LAION's, and each copy gets a number so that it is
+another caption.
 """
 
 from __future__ import annotations
@@ -67,14 +67,14 @@ def stage_of(output: Path) -> CaptionStage:
 
 
 def write_manifest(path: Path, captions: list[str], rows: int) -> None:
-    """Write a Parquet manifest of distinct captions in row groups of `UNIT_ROWS`.
+    """Write a Parquet manifest of captions in row groups of `UNIT_ROWS`.
 
     Args:
         path: the file.
         captions: captions to repeat.
         rows: number of rows.
     """
-    # A number makes each copy distinct, so that no cache serves it.
+    # A number makes each copy another caption: equal captions of a batch are annotated once.
     texts = [captions[row % len(captions)] + (f" {row}" if row >= len(captions) else "") for row in range(rows)]
     urls = [f"https://example.org/{row}.jpg" for row in range(rows)]
     pq.write_table(pa.table({"url": urls, "caption": texts}), path, row_group_size=UNIT_ROWS)

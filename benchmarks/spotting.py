@@ -3,16 +3,17 @@ defaults, and their decisions.
 
     python -m benchmarks.spotting [--images DIR] [--count 40] [--repeats 3] [--sides ...]
 
-All sides read the same files on one core. PaddleOCR's defaults: full resolution (`min`, 64),
-recognition in batches of 6, the small models (the largest available), ONNX Runtime. Its orientation
-and unwarping models are off: no package has their weights, and the defaults would be slower with
-them. `PaddleOCR, our sizes` is its pipeline with our settings but without the second reading; this
-was our spotter until version 2 of its processing.
+All sides read the same files, with one thread in each process. PaddleOCR's defaults are full
+resolution (`min`, 64) and recognition in batches of 6; it gets the small models (the largest
+available) or the tiny ones, and ONNX Runtime. Its orientation and unwarping models are off: no package
+has their weights, and the defaults would be slower with them. `PaddleOCR, our sizes` is its pipeline
+with our settings but without the second reading; this was our spotter until version 2 of its
+processing.
 
 Each run is a separate process and the sides take turns; the tables have the medians, and ratios are
 those of runs of the same round. CPU time counts the decoding of the files and the reading, in all
 processes and threads of a side; the loading of the models and a first pass over some images are
-excluded. Images with text are those in which the reference reads a line of three letters; the mix
+excluded. Images with text are those in which the reference reads a line of three letters or more; the mix
 has as many with as without. A second table has the same images at 1,000 to 1,600 pixels. A decision
 is whether the image's caption overlaps its text. Captions come from `manifest.tsv` next to the
 folder (columns image_path, caption); an image without one is compared with what the reference reads
@@ -60,7 +61,7 @@ class Side:
     clock: Callable[[], float] = time.process_time
     """Return the CPU seconds of all of its processes."""
     peak: Callable[[], float] = memory_mib
-    """Return the resident memory of all of its processes, in MiB."""
+    """Return the peak resident memory of all of its processes, in MiB."""
     warm: int | None = 8
     """Number of images that it reads before it is measured; None: all, if shapes are compiled when
     they first occur."""
@@ -68,7 +69,7 @@ class Side:
 
 @contextmanager
 def paddle_defaults(size: ModelSize) -> Iterator[Side]:
-    """Yield PaddleOCR as its documentation starts it, but with local weights and one thread."""
+    """Yield PaddleOCR as its documentation starts it, but with local weights, ONNX Runtime and one thread."""
     import cv2
     from paddleocr import PaddleOCR
 
@@ -375,7 +376,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for name, done in runs.items():
                 done.append(run_side(name, {**groups, **large, **small}))
         precision = resolved(SpotterSettings(engine="openvino")).precision
-        print(f"{options.repeats} runs a side, one core, CPU time without loading the models\n{processor()}")
+        print(f"{options.repeats} runs a side, one thread each, CPU time without loading the models\n{processor()}")
         print(f"ONNX Runtime and PaddleOCR in f32, OpenVINO in {precision} unless said otherwise")
         report(groups, runs)
         report(large, runs)

@@ -4,9 +4,9 @@
 
 A piece of a LAION caption is drawn onto a photograph of the sample at 640 px. The image is reduced
 to the longest side at which it would be stored, and compressed. A hit is an image whose caption
-overlaps what was read in it; a false hit is one of 20 other captions that does so although it has
-nothing in common with the piece. Every second photograph without text is read as well. The parts
-`development` and `test` share no font family, caption or photograph. DIR has the fonts, as .ttf and
+overlaps what was read in it; a false hit is one of 20 other captions that does so although it does
+not overlap the piece. Every second photograph without text is read as well. The parts
+`development` and `test` share no font family, row of captions or photograph. DIR has the fonts, as .ttf and
 .otf; families that are not in PLAIN draw `stylized` text. Intervals are Wilson's, 95 %.
 """
 
@@ -38,7 +38,7 @@ SIDE: Final = 640
 OTHERS: Final = 20
 PLAIN: Final = ("Andika", "Cabin", "DejaVu", "Karla", "Lato", "OldStandard", "Play", "Quattrocento", "Roboto")
 CAPITALS: Final = {"tiny": (0.019, 0.03), "stacked": (0.023, 0.045)}
-"""Height of capitals by the image's longest side; of all other shapes ANY_CAPITALS."""
+"""Height of capitals as a fraction of the image's longest side; of all other shapes ANY_CAPITALS."""
 ANY_CAPITALS: Final = (0.03, 0.1)
 SHAPES: Final = ("straight", "stylized", "turned", "curved", "tiny", "stacked")
 COLUMN: Final = {"style": "outline", "cap": 22, "pitch": 1.5, "step": 120}
@@ -79,7 +79,7 @@ def draw(rows: Sequence[str], font: ImageFont.FreeTypeFont, pitch: float, style:
 
 
 def bent(layer: Layer, rng: random.Random) -> Layer:
-    """Return a line bent over or under a circle, along 70 to 180 degrees of it.
+    """Return a line bent over or under a circle, along about 70 to 180 degrees of it.
 
     Args:
         layer: the line.
@@ -109,7 +109,7 @@ def render(
         photo: the photograph.
         rng: draws everything else.
         fixed: what is not drawn: style, `cap` (height of capitals, in pixels of SIDE), `pitch` (see
-            `draw`), `step` (levels between letters alone and the photograph's mean).
+            `draw`), `step` (levels between letters alone and the mean of what is below them).
     """
     file = str(rng.choice([font for font in fonts if font.name.startswith(PLAIN) == (shape != "stylized")]))
     _, top, _, bottom = ImageFont.truetype(file, 100).getbbox("H")
@@ -129,7 +129,7 @@ def render(
     if layer.width + 8 > image.width or layer.height + 8 > image.height:
         return None
     left, top = (rng.randint(4, most - own - 4) for most, own in zip(image.size, layer.size, strict=True))
-    if style == "color":  # 70 to 180 levels from the photograph's mean, as far as there are so many
+    if style == "color":  # 70 to 180 levels from the mean of what is below, and 40 less or more by channel
         mean = float(np.mean(np.asarray(image.crop((left, top, left + layer.width, top + layer.height)).convert("L"))))
         step = fixed.get("step", rng.uniform(70, 180)) * (1 if mean < 128 else -1)
         color = tuple(round(min(255, max(0, mean + step + rng.uniform(-40, 40)))) for _ in "RGB")

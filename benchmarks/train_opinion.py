@@ -49,7 +49,7 @@ EPOCHS = 3
 BATCH = 32
 RATE = 1.5e-4
 HEAD_RATE = 1.5e-3
-"""Learning rate of the heads, which begin at the fraction of positive labels."""
+"""Learning rate of the heads."""
 AVERAGED = 0.6
 """Fraction of the steps after which the weights are averaged."""
 OTHER_WEIGHT = 0.3
@@ -60,9 +60,9 @@ DRAWN = 0.5
 """Fraction of the rows without a verb candidate that an epoch draws."""
 SEED = 0
 CALIBRATED = 2_000
-"""Captions whose activations set the ranges of int8."""
+"""The ranges of int8 are set by the activations of about as many captions, or somewhat more."""
 BITS7 = 63
-"""Weights have seven bits, so that no processor without VNNI saturates: 2 * 255 * 63 < 2 ** 15."""
+"""Weights of linear layers have seven bits, so that no processor without VNNI saturates: 2 * 255 * 63 < 2 ** 15."""
 WIDTH = 384
 
 State = Mapping[str, Tensor]
@@ -152,7 +152,7 @@ class Net(nn.Module):
         table = told["embeddings.word_embeddings.weight"]
         self.table = nn.Embedding.from_pretrained(table, freeze=True)
         self.places = nn.Parameter(told["embeddings.position_embeddings.weight"][:LONGEST].clone())
-        # A word's case enters through the token types; all begin as the one type that MiniLM knows.
+        # A word's case enters through the token types; all begin as MiniLM's first type.
         self.kinds = nn.Parameter(told["embeddings.token_type_embeddings.weight"][:1].repeat(KINDS, 1))
         self.norm = nn.LayerNorm(WIDTH, eps=1e-12)
         _copy(self.norm, told, "embeddings.LayerNorm")
@@ -317,7 +317,7 @@ def minilm_folder() -> Path:
 def model_of(net: Net, calibration: Sequence[Encoded], vocabulary: Sequence[str]) -> bytes:
     """Return the content of the int8 model for ONNX Runtime.
 
-    Weights have one scale per column and activations one fixed range per layer, so that a caption's
+    Linear layers have one scale per column and one fixed range of their inputs, so that a caption's
     scores do not depend on the captions next to it.
 
     Args:
@@ -363,7 +363,8 @@ def model_of(net: Net, calibration: Sequence[Encoded], vocabulary: Sequence[str]
 
 
 def _ranges(net: Net, calibration: Sequence[Encoded]) -> dict[str, tuple[float, float]]:
-    """Return the range of the input of each linear layer, without its most extreme ten-thousandth."""
+    """Return the range of the input of each linear layer: the medians over batches of its ends, each
+    without the most extreme ten-thousandth."""
     lows: dict[str, list[float]] = {}
     highs: dict[str, list[float]] = {}
     chosen = calibration[:: max(1, len(calibration) // CALIBRATED)]

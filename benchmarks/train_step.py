@@ -1,14 +1,15 @@
 """Our training step against open_clip's own model and loss at the same sizes.
 
-    python -m benchmarks.train_step [--model ViT-B-32] [--batch 8] [--concepts 10000] [--repeats 7] [--device cpu]
+    python -m benchmarks.train_step [--model ViT-B-32] [--batch 16] [--concepts 10000] [--repeats 7] [--device cpu]
+                                    [--precision fp32] [--all]
 
 Ours: HN-NCE, both concept heads (`--concepts` classes each, top 10), gradient norm, check for
 non-finite values, AdamW with a separate group for the heads, clamp of the scale, through the
 `Stepper` that trains. Theirs: `open_clip.create_model`, ClipLoss, AdamW with open_clip's two
 groups, clamp, as in open_clip_train's loop (without its logging). Both use the same random pairs
 and precision, and steps in turn; the result is the median of the ratios of neighboring steps.
-Further rows: our step with InfoNCE and no heads, which shows the cost of the heads and HN-NCE, and
-with two micro-batches.
+`--all` adds our step with InfoNCE and no heads, which shows the cost of the heads and HN-NCE, and with
+two micro-batches.
 
 On a CPU a ViT-B/32 step of few pairs is dominated by AdamW's pass over 151 M weights on both sides;
 `--batch 32` and more shift it to the encoders.

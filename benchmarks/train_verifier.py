@@ -5,8 +5,8 @@
 
 No training sees the test part of the labels, so `benchmarks.verifier` measures the weights that
 ship. A row that is removed from the files in benchmarks/labels is removed from training. The
-weights name the rows that they saw. The second opinion is a transformer, see
-`benchmarks/train_opinion.py`; it takes some minutes on two cores.
+weights have the number and a hash of the rows that they saw. The second opinion is a transformer, see
+`benchmarks/train_opinion.py`; it takes some minutes on one core.
 
 The verifier is two logistic regressions (L2) on the fraction of positive readings. Actions: the examples
 are verb candidates; CC3M captions, which are cleaner than LAION's, and captions written for
@@ -45,8 +45,8 @@ STRENGTH = {"actions": 0.15, "details": 0.1}  # inverse of the L2 penalty, by cr
 CC3M_WEIGHT = 0.15
 WRITTEN_WEIGHT = 0.1
 VECTOR_SPREAD = 0.3  # standard deviation of a vector's column, next to features of 0 and 1
-MIN_COUNT = 3  # captions in which a feature must occur
-MIN_WEIGHT = 0.01  # smaller weights are dropped: they decide nothing and would fill the file
+MIN_COUNT = 3  # candidates in which a feature must occur
+MIN_WEIGHT = 0.01  # smaller weights are dropped: they hardly matter and would fill the file
 
 
 def graphs_of(labelled: Sequence[Labelled], parser: CaptionParser) -> list[CaptionGraph]:

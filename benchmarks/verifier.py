@@ -7,8 +7,8 @@ of the labels.
 
 No weights have seen the test part, a uniform sample of the 10,000 rows (labels/GUIDE.md). Each
 annotation has its own columns; rows whose two readings of that annotation differ are left out
-there. `--folds` scores the captions of shops in the other parts by five-fold cross-validation of
-the verifier, where no shop is in two folds.
+there. `--folds` scores the complexity of captions of shops, and of others, in the other parts by
+five-fold cross-validation of the verifier, where no host is in two folds.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class Remembering(CaptionParser):
 
 
 def by_shops(labelled: Sequence[Labelled], folder: Path, parser: CaptionParser) -> None:
-    """Print recall and specificity of complexity on captions of shops, by threshold.
+    """Print how well complexity is found on captions of shops and on others, by threshold.
 
     Args:
         labelled: labelled LAION captions.
@@ -189,7 +189,7 @@ def highest(table: pa.Table, columns: Sequence[str]) -> Floats:
 
 
 def ranked(scores: Floats, truth: Truth) -> str:
-    """Return the average precision, the best F1, and the specificity at recalls of .90 and .92, as table cells.
+    """Return average precision, best F1, and specificity at recalls of at least .90 and .92, as table cells.
 
     Args:
         scores: score of each caption.
@@ -211,7 +211,10 @@ def main() -> None:
     arguments.add_argument("--folds", action="store_true", help="captions of shops, by cross-validation")
     options = arguments.parse_args()
     if options.part == "development" and not options.weights:
-        arguments.error("the weights that ship saw the development part; make others: train_verifier --train-part")
+        arguments.error(
+            "the weights that ship saw the development part; make others with `python -m benchmarks.train_verifier "
+            "--out FOLDER --train-part`, and name them: --weights FOLDER"
+        )
     folder = samples_folder(options.captions)
     parser, labelled = Remembering(), laion_labels(folder)
     if options.folds:

@@ -1,1 +1,1 @@
-"""Code that all other packages use. Nothing in it is specific to DiHT."""
+"""Code that the other packages share."""

@@ -1,6 +1,6 @@
 """Command lines: parse arguments into values, and turn expected errors into one line and an exit status.
 
-Exit status: 0 success; 1 failure; 2 wrong use, nothing was written; 130 stopped by Ctrl-C.
+Exit status: 0 success; 1 failure; 2 wrong use; 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ OK, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 
 
 class WrongUse(ValueError):
-    """The command, a file or a setting is wrong; nothing was written (exit status 2). The message names the remedy."""
+    """The command, a file or a setting is wrong (exit status 2). The message names the remedy."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -33,8 +33,8 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog=prog, description=description, epilog=epilog, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
-        """Raise `WrongUse`. The message suggests the nearest option, or `--option=-1` for a value
-        that starts with -."""
+        """Raise `WrongUse`. For an unknown option the message suggests the nearest one, if any is close;
+        for a missing value, which may start with -, `--option=-1`."""
         hint = ""
         if unknown := message.partition("unrecognized arguments: ")[2].split():
             known = [name for action in self._actions for name in action.option_strings]
@@ -155,8 +155,8 @@ def check_folder(called: str, folder: Path) -> None:
         folder: a local path; it need not exist.
 
     Raises:
-        WrongUse: it is the root of the file system or the home folder, is not UTF-8, or is too
-            long.
+        WrongUse: it is the root of the file system or the home folder, is not UTF-8, is too long,
+            or is a loop of links.
     """
     try:
         str(folder).encode()  # raises for names that are not UTF-8

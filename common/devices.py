@@ -20,7 +20,7 @@ _BF16_FLAGS: Final = frozenset({"avx512_bf16", "amx_bf16"})
 
 
 def has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Return whether the processor multiplies bfloat16 natively; False if the file does not exist, as on macOS."""
+    """Return whether an x86 processor multiplies bfloat16 natively; False for others, and without the file (macOS)."""
     if not cpuinfo.is_file():
         return False
     lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -103,8 +103,8 @@ def best_precision(device: str) -> str:
 class Claim:
     """A claim of this process on one device, until the claim is closed or the process ends.
 
-    It takes the device with the fewest claims by processes of this user. A claim is a locked file, named by the UUID of
-    the GPU: jobs that see different GPUs may number them alike.
+    Claims by processes of this user are spread over the devices: each takes the first free turn. A claim is a locked
+    file, named by the UUID of the GPU: jobs that see different GPUs may number them alike.
 
     Args:
         devices: torch names of the devices to choose from.
@@ -114,7 +114,7 @@ class Claim:
     def __init__(self, devices: Sequence[str], folder: Path | None = None):
         folder = folder or Path(tempfile.gettempdir()) / f"diht-gpus-{os.getuid()}"
         folder.mkdir(parents=True, exist_ok=True)
-        # Each claim on a device holds the lock of another turn, so the first free turn is of the least claimed device.
+        # Each claim on a device locks another turn: until one is released, the first free turn is of the least claimed.
         self.device, self._file = next(
             (device, file)
             for turn in itertools.count()

@@ -1,6 +1,6 @@
-"""Convert plain values into frozen dataclasses, and check types, ranges and keys. Errors name key, value and remedy.
+"""Convert plain values into frozen dataclasses, and check types, ranges and keys. Errors name the key.
 
-A number's range is written at its field and nowhere else: `share: Share = 0.05`, or
+A number's range is written at its field: `share: Share = 0.05`, or
 `side: Annotated[int, Range(at_least=10)] = 64`. `build` checks values from a file. A dataclass that
 also checks values from code calls `check_fields` in its `__post_init__`.
 """
@@ -28,7 +28,7 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
 
 
 class BadValue(ValueError):
-    """A value that cannot be used; the message names key, value and remedy."""
+    """A value or key that cannot be used; the message names the key."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +95,8 @@ def check_fields(instance: Any) -> None:
 
 
 def converted(hint: Any, value: Any, where: str) -> Any:
-    """Return the value as the type `hint` requires: integers as floats, lists as tuples, mappings
-    as dataclasses. Nothing else is converted.
+    """Return the value as the type `hint` requires: integers as floats, lists as tuples, mappings or None
+    as dataclasses, keys of mappings as texts. Nothing else is converted.
 
     Args:
         hint: The type of a field.
@@ -144,7 +144,7 @@ def one_of(known: Iterable[Any], value: Any, where: str) -> Any:
         where: its name in the error message.
 
     Raises:
-        BadValue: it is not one of them; the message suggests the nearest.
+        BadValue: it is not one of them; the message suggests the nearest, if any is close.
     """
     if value not in (choices := list(known)):
         names = [str(choice) for choice in choices]

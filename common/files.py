@@ -27,7 +27,7 @@ def temporary_beside(path: Path) -> Path:
 
 
 def is_temporary(name: str) -> bool:
-    """Return whether the name of a file or folder is one that `temporary_beside` makes."""
+    """Return whether the name of a file or folder has the form that `temporary_beside` makes."""
     return _FRESH.fullmatch(name) is not None
 
 
@@ -54,7 +54,7 @@ def sync(path: Path) -> None:
 @contextmanager
 def published(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to. On leaving, the file is flushed to disk and atomically
-    renamed to `path`. On an error no file appears, and a disk error names the file."""
+    renamed to `path`. On an error before that `path` stays as it was; a disk error names the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
     try:
@@ -69,7 +69,7 @@ def published(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Add the file's name to errors raised while it is written. A full disk, for example, reports none."""
+    """Add the file's name to an OSError that has none, such as that of a full disk, while it is written."""
     try:
         yield
     except OSError as error:

@@ -3,7 +3,7 @@
 Image libraries read everything in a file and trust it. A comment in many blocks takes Pillow
 minutes; EXIF whose entries all point at the same bytes takes gigabytes; a JPEG of 500 kB may be
 decoded a thousand times over, scan by scan. These functions walk a file from part to part in one
-pass, decode nothing, and drop parts that pixels do not need.
+pass, decode nothing, and drop most parts that pixels do not need from JPEG, PNG and GIF.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Final
 from open_diht.common.image_errors import BadImage, BadImageReason
 
 MAX_PARTS: Final = 100_000
-"""Maximum number of segments, chunks or blocks in a file. Encoders write chunks of 8 KiB or more, so this is 800 MB."""
+"""Maximum number of segments, chunks or blocks in a file. libpng writes chunks of 8 KiB, so this is 800 MB."""
 MAX_SCANS: Final = 100
 """Maximum number of scans in a JPEG. A baseline JPEG has 1 to 4, a progressive one 10 by libjpeg's
 color script and a few more by MozJPEG's search; hand-made scripts for jpegtran have a few dozen.
@@ -28,7 +28,7 @@ MAX_SCANNED: Final = 2_000_000_000
 
 @dataclass(frozen=True)
 class Parts:
-    """A file, reduced to its first image."""
+    """A file for the decoder, with what its headers say."""
 
     data: bytes
     """The bytes for the decoder."""
@@ -69,7 +69,7 @@ _OF_PIXELS: Final = _FRAMES | {0xC4, 0xCC, 0xDB, 0xDD, 0xE0, 0xEE}
 
 
 def jpeg_parts(data: bytes) -> Parts:
-    """Return a JPEG without metadata and without what follows its first image."""
+    """Return a JPEG without metadata before its scans and without what follows its first image."""
     kept, count = [b"\xff\xd8"], _Count()
     size, orientation, offset = None, 1, 2
     while marker := _MARKER.search(data, offset):

@@ -82,7 +82,7 @@ class OpenedImage:
     orientation: int
     """EXIF orientation, 1 to 8."""
     data: bytes
-    """The bytes it is decoded from: the file without parts that pixels do not need."""
+    """The bytes it is decoded from, see `Parts`."""
 
     def decode(self, at_least: tuple[int, int] | None = None) -> Image.Image:
         """Decode the pixels, in the mode of the file.
@@ -172,7 +172,8 @@ def decoding(what: str) -> Iterator[None]:
     suppress its warnings. Pillow's parsers are plain Python, so corrupt bytes can raise any Python
     error.
 
-    This uses `warnings.catch_warnings`, which is not thread-safe: decode in one thread per process.
+    This uses `warnings.catch_warnings`, which is not thread-safe: with several threads a warning may be
+    shown, or filters may stay changed.
     """
     try:
         with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""A lock in an object store without locks: a JSON object that its holder renews every few seconds
+"""A lock in an object store without locks: a JSON object that its holder renews every ten seconds
 and that expires after 45 seconds. Its age is measured with the store's clock, because the clocks of
 two machines may differ by that much. Later runs remove the leases of killed runs."""
 
@@ -26,7 +26,7 @@ SLOW_S = 4.0
 _KEPT_S = 3600.0
 """Leases not renewed for this long are deleted. It far exceeds the lifetime: a holder's machine may have slept."""
 _PAUSES_S = (2.0, 4.0, 8.0)
-"""Seconds to back off after two runs have seen each other's lease."""
+"""Seconds to back off, times 0.5 to 1.5, if the lease of another run forbids this one."""
 _CONNECTIONS = 32
 
 
@@ -49,7 +49,7 @@ class _Other:
 
 
 class Lease:
-    """A lease on a folder. If two runs ask at the same moment, each sees the other's lease and both back off.
+    """A lease on a folder. If two runs that exclude each other ask at the same moment, both back off.
 
     Args:
         fs: an fsspec file system.
@@ -150,7 +150,7 @@ class Lease:
         return _Other(path, lease, (now - written).total_seconds() + time.monotonic() - self._renewed)
 
     def _written(self, path: str) -> datetime | None:
-        """Return when an object was written, by the store's clock; None if the store does not report it."""
+        """Return when an object was written, by the store's clock; None if that is not reported or it is gone."""
         try:
             found: datetime = self._fs.modified(path)
         except (NotImplementedError, FileNotFoundError):

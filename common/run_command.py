@@ -16,8 +16,8 @@ from types import FrameType
 from typing import Any, NoReturn
 
 ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "BLIS", "MKL")}
-"""Environment of commands and workers: worker processes provide the parallelism, and threads in one
-process cost more than they gain. NumPy reads these variables when it is imported."""
+"""Environment of the commands of `run_command` and of workers: worker processes provide the parallelism,
+and threads in one process cost more than they gain. NumPy reads these variables when it is imported."""
 _SAID = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 _terminal = 2
 """File descriptor for messages to the user."""

@@ -1,5 +1,5 @@
-"""Index of a shard, which is a webdataset tar. It is stored next to the shard in `.index/`, so that
-any sample can be read without reading those before it.
+"""Index of a shard, which is a webdataset tar. It is usually stored next to the shard in `.index/`; with
+it any sample can be read without reading those before it.
 
 Building an index reads the shard from end to end. It records offsets and sizes of images, captions
 and JSON, hashes of images and captions, uids, and the tar's SHA-256. It also detects defects of a
@@ -56,7 +56,7 @@ class Defect(StrEnum):
     """A defect of a shard or of a sample; the index omits what is defective."""
 
     EMPTY_TAR = "empty_tar"  # a shard of zero bytes
-    TRUNCATED_TAR = "truncated_tar"  # a shard whose end is missing; the part before is used
+    TRUNCATED_TAR = "truncated_tar"  # a shard whose end is missing or corrupt; the part before is used
     NOT_A_TAR = "not_a_tar"  # something else under a shard's name
     DUPLICATE_KEY = "duplicate_key"  # a key that occurred before in its shard; the first counts
     MISSING_IMAGE = "missing_image"  # a key without an image
@@ -78,7 +78,7 @@ class ShardIndex:
     stamp: str
     """Stamp of the file, see `stamp_of`; a different stamp means that the tar must be indexed again."""
     rows: npt.NDArray[Any]
-    """Structured array of `_FIELDS`: byte ranges in the tar, 64-bit hashes of the bytes, uids in two halves."""
+    """Structured array of `_FIELDS`: byte ranges in the tar, 64-bit hashes, uids in two halves."""
     keys: list[str]
     bad: dict[str, int] = field(default_factory=dict)
     """Number of defects by kind."""
@@ -88,7 +88,7 @@ class ShardIndex:
     part: str = ""
     """Hash of the listed samples if only some are listed, else "". See `part_of`."""
     starts: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    """Offset of the first header of every sample, including those in `bad`."""
+    """Offset of the first header of every complete sample, including those in `bad`; empty for a part."""
 
     @property
     def identity(self) -> str:

@@ -1,4 +1,4 @@
-"""Read YAML safely: no duplicate keys, and each error is one line with the position and a remedy."""
+"""Read YAML safely: no duplicate keys, and each error is one line with the place and a remedy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _REMEDY = "write `key: value`, indent with spaces, and quote texts that contain 
 
 
 class BadYaml(ValueError):
-    """A text cannot be read as YAML; the one-line message names position and remedy."""
+    """A text cannot be read as YAML; the one-line message names place and remedy."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -96,7 +96,7 @@ class Shelf:
 
 
 def read_yaml(path: Path) -> Any:
-    """Return the content of a YAML file. Raise `BadYaml` if it is missing, not text or not YAML."""
+    """Return the content of a YAML file. Raise `BadYaml` if it is a URL, missing, not text or not YAML."""
     if address := re.match(r"([a-zA-Z][a-zA-Z0-9+.-]+):/", str(path)):  # Path turns two slashes into one
         raise BadYaml(
             f"{address[1]}://{str(path)[address.end() :]} is a URL, and settings are read from local files; download "
@@ -119,7 +119,7 @@ def parse_yaml(text: str, place: str) -> Any:
         place: its name in error messages.
 
     Raises:
-        BadYaml: the text is not valid YAML, or has a duplicate key.
+        BadYaml: the text is not valid YAML, has a duplicate key, or a value that cannot be read.
     """
     try:
         return yaml.load(text, Loader=_Loader)

@@ -38,7 +38,7 @@ if ! $python -c 'import sys' 2>/dev/null; then
     found=
   done
   [ -n "$found" ] || fail "${PYTHON:+PYTHON=$PYTHON is not one: }Python 3.11, 3.12 or 3.13 is needed" \
-    "and was not found; install it, or name it: make PYTHON=/path/to/python3"
+    "and was not found; install it, or add PYTHON=/path/to/python3 to the make command"
   "$found" -c 'import ensurepip, venv' 2>/dev/null ||
     fail "$found has no venv module; on Debian and Ubuntu: apt-get install python3-venv"
   rm -rf .venv

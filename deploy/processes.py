@@ -21,7 +21,7 @@ STOP_SECONDS = 30.0
 
 
 class ClusterError(RuntimeError):
-    """The command failed; the message is one line and names the remedy."""
+    """The command failed; the message is one line."""
 
 
 class LocalCluster(ABC):

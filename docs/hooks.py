@@ -2,7 +2,7 @@
 links.
 
 Pages link each other by their paths in the repository, so that they also read well there. A comment
-`<!-- settings: MODULE.CLASS -->`, or with another word of `MAKERS`, is replaced by a table.
+`<!-- settings: MODULE.CLASS -->`, or with another word of `MAKERS`, is replaced by the lines that it makes.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def _fields(kind: type[Any], prefix: str = "") -> Iterator[str]:
 
 
 def _default(field: dataclasses.Field[Any]) -> str:
-    """Return the default as YAML; empty if there is none."""
+    """Return the default as Markdown; empty if there is none."""
     if field.default is not dataclasses.MISSING:
         return f"`{_yaml(field.default)}`"
     if field.default_factory is dataclasses.MISSING:
@@ -263,7 +263,7 @@ MAKERS: dict[str, Callable[..., Iterator[str]]] = {
 
 
 class _Requests(HTMLParser):
-    """Collects the URLs that a browser would fetch for a page."""
+    """Collects the URLs of scripts, images, frames and links that a browser would fetch for a page."""
 
     def __init__(self) -> None:
         super().__init__()

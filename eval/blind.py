@@ -36,7 +36,7 @@ def blind_accuracy(choices: Sequence[Choice]) -> dict[str, float]:
 
 
 def words(caption: str) -> list[str]:
-    """Return words and punctuation marks in lower case. Spacing is dropped: no text encoder sees it."""
+    """Return words and punctuation marks in lower case, without spacing."""
     return _WORDS.findall(caption.lower())
 
 

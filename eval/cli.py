@@ -1,8 +1,8 @@
 """Command line of `make bench`: loads a model, runs tasks and writes a folder of results.
 
-Exit status: 0 every task was measured; 1 a task was not, because its data is missing or broken (a
-row of the results gives the reason), or features contain NaN or infinity; 2 wrong use, or a model
-that does not load: nothing was written.
+Exit status: 0 every task was measured; 1 a task was not, because its data is missing or broken, or a
+training split is broken (a row of the results gives the reason), or features contain NaN or infinity,
+or a file cannot be read or written; 2 wrong use, or a model that does not load.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PATIENCE_S = 12 * 3600.0
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = Parser(
         prog=prog,
-        description="Evaluate a model, with an interval and a protocol for every number.",
+        description="Evaluate a model. Every number has a protocol, and an interval or a note why it has none.",
     )
     parser.add_argument(
         "--model",
@@ -54,7 +54,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--device", help="cpu or cuda (default: cuda if there is one)")
     parser.add_argument("--precision", default="fp32", help="fp32, bf16 or fp16 autocast (default fp32)")
     parser.add_argument("--strict-ties", action="store_true", help="retrieval: rank wrong ties ahead of the right item")
-    parser.add_argument("--sample", type=number(Positive), help="evaluate so many random items of each task")
+    parser.add_argument("--sample", type=number(Positive), help="evaluate at most so many random items of each task")
     parser.add_argument(
         "--shots", default="1,2,4,5,8,16", help="few-shot: images per class (default 1,2,4,5,8,16), or 0"
     )
@@ -65,7 +65,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         help="few-shot: draws of the shots (default 3, the fewest with intervals)",
     )
     parser.add_argument(
-        "--linear-probe", action="store_true", help="also train a linear probe on all training images, as CLIP does"
+        "--linear-probe",
+        action="store_true",
+        help="also train a linear probe on all training images, after CLIP's protocol",
     )
     parser.add_argument(
         "--power", action="store_true", help="print the differences that the tasks can detect, and stop"

@@ -81,7 +81,7 @@ def to_markdown(comparison: Comparison) -> str:
         "",
         "Values in percent, differences in points. p: two-sided, of no difference; Holm's correction is for the "
         "number of tasks tested. Intervals are over images; the average counts those of one set once. MDE: the "
-        "smallest difference that this test detects in 80 % of cases.",
+        "smallest difference that a t test on as many images detects in 80 % of cases.",
         "",
         *_few_shot_lines(comparison.few_shot),
         comparison.caution,

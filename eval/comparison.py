@@ -59,7 +59,7 @@ class TaskComparison(Compared):
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedAverage:
-    """The average over the tested tasks, equally weighted. Images of one set count once, whatever tasks use them."""
+    """The average over the compared tasks, equally weighted. Images of one set count once, whatever tasks use them."""
 
     tasks: int
     a: float
@@ -96,7 +96,7 @@ def compare(a: Path, b: Path) -> Comparison:
 
     Raises:
         WrongUse: A folder has no results.json.
-        DataBroken: A results.json or an item file is corrupt.
+        DataBroken: A results.json, or a file in items/ or few_shot/, is corrupt.
     """
     all_a, all_b = rows_of(a), rows_of(b)
     rows_a, rows_b = main_rows(all_a), main_rows(all_b)
@@ -238,7 +238,7 @@ def _compare_task(
 
 
 def _tested(metric: str, a: Items, b: Items, of_a: Estimate, of_b: Estimate) -> Paired:
-    """Test by McNemar where hits are 0 or 1 and every item has its own image, else by the paired t test."""
+    """Test means of hits of 0 or 1, each of its own image, by McNemar, all else by the paired t test."""
     paired = difference(of_a, of_b)
     if is_mean(metric) and binary(a.hits, b.hits) and len(np.unique(a.clusters)) == len(a.keys):
         # Keep the difference and its standard error; replace the interval and the p value, which both hold

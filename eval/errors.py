@@ -1,4 +1,4 @@
-"""Errors of the evaluation, by cause. Every message names the value, the place and the remedy."""
+"""Errors of the evaluation, by cause. A message names the value and the place, and often the remedy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["DataBroken", "DataMissing", "EvalError", "FetchFailed", "ModelError"
 
 
 class EvalError(Exception):
-    """Base of the errors that the command line prints as one line and ends with status 1."""
+    """Base of the errors that the command line, unless it handles them, prints as one line with exit status 1."""
 
 
 class ModelError(EvalError):
@@ -16,12 +16,12 @@ class ModelError(EvalError):
 
 
 class DataMissing(EvalError):
-    """The data set of a task is not available. The task gets a row without a number; the run does not fail."""
+    """The data set of a task is not available. The task gets a row without a number; the run continues."""
 
 
 class DataBroken(EvalError):
-    """The data set is available but violates its layout: a shard, a label or an image is unusable."""
+    """Data is available but unusable: a shard, label or image of a data set, or a stored result."""
 
 
 class FetchFailed(EvalError):
-    """A download failed. Complete files are kept; run the same command to resume."""
+    """Data could not be downloaded, unpacked or converted. Complete files are kept."""

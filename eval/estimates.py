@@ -1,8 +1,8 @@
 """Metrics from outcomes per item, each as a number with every image's influence on it.
 
 Means are linearized over images, mean per class and macro F1 are stratified, the worst group uses
-its own images, ROC-AUC follows DeLong et al. (1988), and average precision uses the jackknife:
-without each image once, in closed form.
+its own images, ROC-AUC follows DeLong et al. (1988), and average precision uses the jackknife: without
+each image once, in closed form, or for the 11-point variant without groups of images.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from open_diht.eval.metrics.classification import average_precision_11point, sor
 from open_diht.eval.statistics import Estimate, Floats, Lowest, stratified
 
 GROUPS = 50
-"""Groups of images that are left out in turn where leaving out single images is too expensive."""
+"""Number of groups of images that are left out in turn where leaving out single images is too expensive."""
 
 
 def mean(values: ArrayLike, clusters: ArrayLike | None = None) -> Estimate:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 MOST = 6
-"""Examples per task."""
+"""Maximum number of examples per task."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +79,7 @@ Example = Confusion | FoundTexts | FoundImages | Answered | ComparedPair
 
 
 def chosen(hits: NDArray[np.float64]) -> list[int]:
-    """Return indices of two thirds misses and one third hits, spread over the items, equal in every run."""
+    """Return up to MOST indices: two thirds misses and one third hits where there are enough, spread over the items."""
     wrong, right = np.flatnonzero(hits < 0.5), np.flatnonzero(hits >= 0.5)
     # Hits fill up where there are too few misses.
     few_right = min(len(right), max(MOST // 3, MOST - len(wrong)))

@@ -1,4 +1,4 @@
-"""Features of images and texts, encoded once and cached for zero-shot, retrieval, VQA and few-shot.
+"""Features of images and texts, encoded once and cached for all tasks and probes.
 
 The cache key covers the model (weights, architecture, precision, kind of device), library versions,
 the preprocessing, and the images or texts. Each batch is written to a temporary name, flushed and
@@ -134,7 +134,9 @@ class FeatureCache:
             what: Their name for the progress bar and messages.
 
         Raises:
-            DataBroken: An image cannot be read; batches encoded before are kept.
+            DataBroken: An image cannot be read, or there is none; batches encoded before are kept.
+            ModelError: A feature is not finite.
+            EvalError: The ranks do not share the folder.
         """
 
         def encode(batches: Sequence[range]) -> Iterator[np.ndarray]:
@@ -147,12 +149,17 @@ class FeatureCache:
     def texts(self, texts: Sequence[str], what: str = "texts") -> Features:
         """Return the features of texts, in their order.
 
-        Equal texts are encoded once. In two batches they would differ by rounding, and two classes
+        Equal texts are encoded once. In two batches they could differ by rounding, and two classes
         of the same name would not be tied.
 
         Args:
             texts: The texts.
             what: Their name for the progress bar and messages.
+
+        Raises:
+            DataBroken: There are no texts.
+            ModelError: A feature is not finite.
+            EvalError: The ranks do not share the folder.
         """
         place: dict[str, int] = {}
         places = [place.setdefault(text, len(place)) for text in texts]
@@ -288,8 +295,7 @@ class _Loaded(Dataset[torch.Tensor]):
         return len(self._images.keys)
 
     def __getitem__(self, index: int) -> torch.Tensor | DataBroken:  # type: ignore[override]
-        # An exception raised in a loader process loses its class on the way; returned as a value it arrives
-        # intact.
+        # A loader process would put its traceback into the message of an exception; a value arrives intact.
         try:
             return self._preprocess(self._images.open(index))
         except DataBroken as error:

@@ -4,7 +4,7 @@ Two models differ on a fraction of the items, and one is better by its wins ther
 That fraction determines how many items a difference needs: models of one recipe disagree on few
 items, different ones on many. The power is that of the exact McNemar test, summed over the number
 of items on which the models disagree. Connor's formula (1987), about 2.8 sqrt(fraction / n), is for
-a test without exact p values and promises 80 % where the exact one has 76 to 78.
+a test without exact p values and promises 80 % where the exact one has 77 to 80.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _called(n: int, disagree: float) -> tuple[NDArray[Any], NDArray[Any], NDArra
 
 
 def detectable(n: int, disagree: float) -> float:
-    """Return the difference of two proportions that is found in 80 % of cases, at most `disagree`.
+    """Return the smallest difference of two proportions that is found in 80 % of cases; `disagree` if none is.
 
     Args:
         n: Items of the test set.

@@ -1,4 +1,4 @@
-"""Few-shot rows of a classification task: draw the shots, encode only these images, compute the curves."""
+"""Few-shot rows of a classification task: draw the shots, encode only these training images, compute the curves."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FEW_SHOT_RULES = 2
 
 
 def evaluate_few_shot(task: Task, data: DataSet, session: Session, shots: Shots) -> list[Result]:
-    """Return the few-shot rows of a task, and write the keys of all shots to few_shot/ of the output.
+    """Return the few-shot rows of a task, and write shots and predictions to few_shot/ of the output.
 
     Args:
         task: The task. Without a training split it has no rows; a missing split gives a row that
@@ -43,7 +43,7 @@ def evaluate_few_shot(task: Task, data: DataSet, session: Session, shots: Shots)
         lacking = [names[number] for number in error.classes]
         few = f"{len(lacking)} of {len(names)} classes have no image in {support.place}: {', '.join(lacking[:5])}"
         return [missing(task.name, "few_shot", "few-shot", f"training split: {few}")]
-    # A shot depends only on its own key, so drawing from these few images gives the same shots.
+    # Shots are the first in an order by seed and key, so drawing from these few images gives the same shots.
     chosen = sorted({int(index) for one in drawn for index in one.indices(max(shots.counts))})
     pool = support.take(chosen)
     settings = FewShotSettings(

@@ -1,6 +1,6 @@
 """The protocol record of every number: what was measured, on which data, how, and with which software.
 
-Most failures to reproduce a published number come down to one of these fields.
+Failures to reproduce a published number often come down to one of these fields.
 """
 
 from __future__ import annotations

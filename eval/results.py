@@ -34,13 +34,13 @@ class Result:
     value: float | None
     """The number; None where there is none (then `missing` in `protocol` gives the reason)."""
     low: float | None
-    """Lower end of the 95 % interval; None where there are too few items."""
+    """Lower end of the 95 % interval; None where there are too few items or draws."""
     high: float | None
     """Upper end of the 95 % interval."""
     n: int
     """Number of items."""
     protocol: Mapping[str, Any] = field(default_factory=dict)
-    """Everything needed to measure it again."""
+    """The record of how it was measured."""
 
     def row(self) -> dict[str, Any]:
         """Return the row of results.json. Raises ValueError for NaN or infinity."""
@@ -57,13 +57,13 @@ class Items:
     keys: np.ndarray
     """(n,) names, equal for every model on the same data."""
     hits: np.ndarray
-    """(n,) float64: 1 right, 0 wrong, or in between (VQA)."""
+    """(n,) float64: 1 right, 0 wrong, or in between (VQA, association)."""
     clusters: np.ndarray
-    """(n,) int64, the image of each item; an image counts as one observation."""
+    """(n,) int64, the independent observation that each item belongs to, usually its image."""
     predicted: np.ndarray
-    """(n,) the model's output: a class index, a rank, or a candidate's index."""
+    """(n,) the model's output: a class index, a rank, a candidate's index, or whether a pair is right."""
     label: np.ndarray
-    """(n,) the right output in the same terms; -1 where several are right."""
+    """(n,) the right output in the same terms; -1 where several may be right; for caption selection the category."""
     extra: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Further arrays, such as the scores behind an AUC."""
 
@@ -201,7 +201,7 @@ class Compared:
     """The difference that another sample of this kind and size would detect in 80 % of cases."""
     n: int = 0
     note: str = ""
-    """Why there is no test, or how the two protocols differ."""
+    """Why there is no test, how the two protocols differ, and cautions."""
 
 
 def why_not_comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
@@ -272,7 +272,7 @@ def is_mean(metric: str) -> bool:
 
 
 def estimate_of(items: Items, metric: str) -> Estimate | None:
-    """Return the metric as an `Estimate`; None where the items lack the arrays that it needs.
+    """Return the metric as an `Estimate`; None if it is unknown or the items lack the arrays that it needs.
 
     Args:
         items: The items.

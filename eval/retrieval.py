@@ -33,7 +33,7 @@ def evaluate_retrieval(task: Task, data: DataSet, cache: FeatureCache, strict: b
         task: The task.
         data: Its data.
         cache: The model and its features.
-        strict: Whether every equal score counts against the model.
+        strict: Whether every equal score that is not right counts against the model.
     """
     texts_of, image_of = _kept(task, data)
     images, group, to_text = cache.images(data.images, task.name), cache.group, task.direction == "image_to_text"

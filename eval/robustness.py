@@ -39,7 +39,7 @@ class Robustness:
 def effective_robustness(main: Mapping[str, Mapping[str, Any]]) -> list[Robustness]:
     """Return the robustness on every test set with a curve that was measured along with ImageNet.
 
-    `main` has rows of results.json, by task.
+    `main` has rows of results.json, by task. Both top-1 accuracies must be above 0 and below 1.
     """
     imagenet = main.get(IMAGENET)
     if imagenet is None or not _top1(imagenet):
@@ -87,7 +87,7 @@ def _top1(row: Mapping[str, Any]) -> bool:
 
 
 def _error(row: Mapping[str, Any]) -> float | None:
-    """Return the standard error, from the interval."""
+    """Return the standard error, from the interval; None without one."""
     low, high = row["low"], row["high"]
     return None if low is None or high is None else float(high - low) / (2 * _NORMAL)
 

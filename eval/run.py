@@ -25,7 +25,7 @@ from open_diht.eval.versions import software
 
 Say = Callable[[str], None]
 TOLD = ("paper", "get", "fetch")
-"""Fields of a task that are meant for people and change no number."""
+"""Fields of a task that change neither its numbers nor their protocols."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ def sampled(suite: Suite, count: int | None) -> Suite:
 def run_tasks(suite: Suite, session: Session, say: Say) -> Run:
     """Evaluate all tasks of a suite.
 
-    The first rank writes items/, tasks/ and results.json into the output. It rewrites results.json
+    The first rank writes items/, few_shot/, tasks/ and results.json into the output. It rewrites results.json
     as soon as a task has its main numbers, before its probes, so a stopped run leaves what it had
     measured. May be called from a training run, on all its ranks.
 
@@ -112,7 +112,7 @@ def _evaluated(task: Task, session: Session, tell: Callable[[list[Result]], None
     group.all_or_error(error)
     data = open_task(task, session.root, session.memo) if found is None else found
     kind = KINDS[task.kind]
-    # The key covers everything that numbers depend on; texts for people are left out.
+    # The key covers everything that numbers depend on.
     key = sha256_of(
         [
             {name: value for name, value in dataclasses.asdict(task).items() if name not in TOLD},

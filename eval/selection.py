@@ -38,7 +38,9 @@ CATEGORIES = 20
 
 
 def evaluate_caption_selection(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
-    """Return the accuracy over all questions, its mean over categories, and that of each category.
+    """Return the accuracy over all questions and its mean over categories.
+
+    Up to CATEGORIES categories get a number each, and questions with several right captions `text_only`.
 
     Args:
         task: The task.
@@ -99,7 +101,7 @@ def _answered(choices: Sequence[Choice], images: Features, texts: Features, cach
     (0 where only one is right), and the index of the nearest caption.
     """
     starts = np.concatenate([[0], np.cumsum([len(choice.captions) for choice in choices])])
-    # Small enough for every rank to get a block.
+    # Small enough to be divided among the ranks.
     size = min(BLOCK, -(-len(choices) // cache.group.world))
     blocks = [range(start, min(start + size, len(choices))) for start in range(0, len(choices), size)]
     tables = [np.empty((0, 3))]
@@ -117,7 +119,7 @@ def _answered(choices: Sequence[Choice], images: Features, texts: Features, cach
 
 
 def selections(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> list[FoundTexts]:
-    """Return images for which a wrong caption was ahead, and some for which none was, with their captions.
+    """Return images that were answered wrong, and some that were answered right, with their captions.
 
     Args:
         task: The task.
@@ -149,7 +151,9 @@ def selections(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> 
 
 
 def evaluate_pair_selection(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
-    """Return text, image and group score over all pairs, and the task's own metric per category.
+    """Return text, image and group score over all pairs, and the task's own metric of each category.
+
+    With more than CATEGORIES categories, none gets a number of its own.
 
     Args:
         task: The task.
@@ -302,7 +306,7 @@ def _cue_cosines(
 
 
 def cues(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> list[FoundImages]:
-    """Return cues with wrong images chosen, and some with few wrong ones, with their images.
+    """Return cues with many wrong images chosen, and some with few or none, with their images.
 
     Args:
         task: The task.

@@ -20,7 +20,7 @@ class Session:
     root: Path
     """The folder of the data sets."""
     memo: Memo
-    """Hashes of the data's files."""
+    """Hashes and indexes of the data's files."""
     output: Path
     """The folder of the results."""
     options: Options = field(default_factory=Options)

@@ -1,6 +1,6 @@
 """Turn a question and an answer into a statement, which a dual encoder can compare with an image.
 
-The protocol is ours, with a rule for each form of question; the paper's is not public. The form
+The protocol is ours, with rules for common forms of question; the paper's is not public. The form
 depends on the question and the offered answer, never on people's answers. Questions that no rule
 fits become "question: ... answer: ...".
 """

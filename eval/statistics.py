@@ -1,6 +1,6 @@
 """Uncertainty of numbers: intervals for one model, paired tests between two.
 
-A number is stored with the part of every image in it (its influence, divided by the number of
+A number comes with the part of every image in it (its influence, divided by the number of
 images). The squared parts of independent images sum to the variance. Parts of one image in several
 tasks are added before squaring, and those of two models on the same image are subtracted. The five
 captions of one image are not five independent observations, so images are counted.
@@ -12,9 +12,9 @@ mean over classes is split into strata of classes of similar size, whose interva
 the squares of their distances (Zou and Donner 2008), so that a small class with all items right
 still counts as uncertain. benchmarks/coverage.py measures how often each interval holds.
 
-All of this is sampling noise of the test set. Two trainings of one recipe differ by more (about 0.2
-points on ImageNet, according to the DataComp authors). No test set can show that; it takes several
-seeds.
+All of this is sampling noise, of the test set and of the shots. Two trainings of one recipe differ
+beyond it (by about 0.2 points on ImageNet, according to the DataComp authors). No test set can show
+that; it takes several seeds.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Estimate:
     """(n,) how far each image moved the number off its expectation, to first order. The sum is 0, the
     sum of squares the variance."""
     units: NDArray[Any] = field(repr=False)
-    """(n,) distinct images; equal values in another estimate are the same images."""
+    """(n,) distinct images, or groups of images; equal values in another estimate of one set are the same ones."""
     df: float
     """Degrees of freedom of the variance; below 1 there are too few items to know it."""
     most: float
@@ -83,7 +83,8 @@ class Lowest(Estimate):
         The lower end is the lowest of the groups' lower ends: that of the worst group holds with
         the given level. The upper end is the lowest of upper ends that hold jointly (Sidak),
         because the worst group is not known. Bootstrapping the minimum would repeat its bias: it is
-        too low where groups are alike. A group with too few images has the ends 0 and 1.
+        too low where groups are alike. A group with too few images has the ends 0 and 1; if all have
+        too few, there is no interval.
         """
         # Sidak: upper ends at this level hold jointly at the one-sided level of a single one.
         together = 2 * (0.5 + level / 2) ** (1 / len(self.of)) - 1
@@ -106,7 +107,7 @@ class Averaged(Estimate):
         """Return the interval that combines the distances from each number to its own ends (`_recovered`).
 
         A proportion of 0 or 1 has no parts but is uncertain, and contributes as such. None where
-        one number has no interval.
+        one number has no interval, or `df` is below 1.
         """
         ends = [estimate.interval(level) for _, estimate in self.of]
         known = [end for end in ends if end is not None]
@@ -140,7 +141,7 @@ class Paired:
 
     @property
     def reach(self) -> float | None:
-        """The distance from the difference to either end; None without an interval."""
+        """The distance from the difference to the upper end; None without an interval."""
         return None if self.high is None else self.high - self.difference
 
     @property
@@ -156,8 +157,8 @@ class Paired:
 def share_interval(value: float, variance: float, df: float, most: float, level: float = 0.95) -> Interval | None:
     """Return Clopper and Pearson's interval of a proportion for the number of items that would give its variance.
 
-    Where few items are right, or few wrong, the variance is itself poorly known, so the number of
-    items is averaged with `most`, which gets the weight of one item. If the variance has fewer
+    Where few items are right, or few wrong, the variance is itself poorly known, so a number of items
+    above `most` is averaged with `most`, which gets the weight of one item. If the variance has fewer
     degrees of freedom than `most` independent items would give, the number of items is reduced by
     the squared ratio of Student's quantiles.
 
@@ -290,8 +291,7 @@ def crossed(of_draw: Sequence[Estimate]) -> tuple[float, float, float]:
 
     Images and draws are both random (two-way random effects). The degrees of freedom are those of
     images and draws, weighted by their fractions of the variance, so that a few draws give wide
-    intervals (Satterthwaite's hold 92 % at three draws, these 94 to 96). Fewer than FEWEST draws
-    leave 0.
+    intervals. Fewer than FEWEST draws leave 0.
     """
     return _crossed(
         [estimate.value for estimate in of_draw], np.stack([estimate.parts for estimate in of_draw]), of_draw[0].df
@@ -301,7 +301,7 @@ def crossed(of_draw: Sequence[Estimate]) -> tuple[float, float, float]:
 def crossed_interval(of_draw: Sequence[Estimate]) -> Interval | None:
     """Return the interval of the mean over draws, at least as wide as for the images alone.
 
-    None with fewer draws than FEWEST.
+    None with fewer draws than FEWEST, or too few images.
     """
     value, variance, df = crossed(of_draw)
     both = share_interval(value, variance, df, of_draw[0].most)
@@ -477,7 +477,10 @@ def binary(*arrays: Floats) -> bool:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p values corrected for their number (Holm 1979): at 0.05, the chance of any false positive is 5 %."""
+    """Return p values corrected for their number (Holm 1979).
+
+    At 0.05, the chance of any false positive is at most 5 %. Raises ValueError for a value outside of [0, 1].
+    """
     if any(not 0 <= p <= 1 for p in p_values):
         raise ValueError(f"p values must lie in [0, 1]: {list(p_values)}")
     corrected = [0.0] * len(p_values)

@@ -1,8 +1,9 @@
 """Tabulate several models: `python -m open_diht.eval.table out/bench/one out/bench/other ... [--format latex]`.
 
-Reads results.json of each folder and prints the main number of every task that any of them
-measured, as Markdown, CSV, LaTeX, or HTML (`--format html`). Nothing is bold: `make compare` tests
-whether two models differ. A mark shows numbers with other data or rules than the first model's.
+Reads results.json and the items of each folder, and prints the main number of every task that any of
+them measured, then the numbers over several tasks, as Markdown, CSV, LaTeX, or HTML (`--format
+html`). Nothing is bold: `make compare` tests whether two models differ. Except in CSV, a mark shows
+numbers with other data or rules than the first model's.
 
 Exit status: 0 printed; 1 a file is broken; 2 wrong use.
 """
@@ -33,13 +34,13 @@ MARK = "*"
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A model's number on a task; fractions between 0 and 1."""
+    """A model's number, and the ends of its interval, as fractions."""
 
     value: float
     low: float | None
     high: float | None
     other: bool
-    """True if data or rules differ from those of the first model that has the task."""
+    """True if metric, data, rules or task version differ from those of the first model that has the task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class Line:
 
 
 def lines_of(folders: Sequence[Path]) -> list[Line]:
-    """Return the tasks of all folders, in order of first appearance, then numbers over several tasks.
+    """Return the measured tasks of all folders, in order of first appearance, then numbers over several tasks.
 
     Raises `WrongUse` where a folder has no results, `DataBroken` where its results are corrupt.
     """
@@ -104,7 +105,7 @@ def to_markdown(names: Sequence[str], lines: Sequence[Line]) -> str:
 
 
 def to_csv(names: Sequence[str], lines: Sequence[Line]) -> str:
-    """Return CSV with columns for value, low and high of every model, fractions between 0 and 1.
+    """Return CSV with columns for value, low and high of every model, as fractions.
 
     Args:
         names: The models.

@@ -41,7 +41,7 @@ class Task:
     """classification, retrieval, vqa, caption_selection, pair_selection, association, or another kind
     registered in `open_diht.eval.tasks.kinds`."""
     title: str
-    """The data set's name as its authors write it."""
+    """The data set's name, for people."""
     sources: tuple[Source, ...]
     """Possible sources of the data; the first available one is read."""
     metric: str
@@ -57,31 +57,34 @@ class Task:
     """The publication of the data set, or of the task made of it."""
     items: Positive | None = None
     """Number of items of the published split: images for most kinds, questions of caption selection,
-    pairs of pair selection, cues of association. A different number is noted next to the result."""
+    pairs of pair selection, cues of association. Without a sample, a different number is noted next to
+    the result."""
     classes: Positive | None = None
     """Number of classes (classification)."""
     class_names: str | tuple[str, ...] = "dataset"
-    """`dataset` (the data's own), `source:set` of `eval/templates`, or the list itself."""
+    """`dataset` (the data's own), `source:set` of `eval/templates`, or the list itself. A webdataset's
+    own names take precedence."""
     templates: str | tuple[str, ...] = "dataset"
-    """`dataset` (the data's own), `source:set` of `eval/templates`, or the list itself."""
+    """`dataset`, `source:set` or a list of prompts, as for class names; a webdataset's own take precedence."""
     direction: Direction | None = None
     """image_to_text or text_to_image (retrieval)."""
     caption_templates: tuple[str, ...] = ("{}",)
     """Templates that captions are put into; each gives its own numbers, the first one the task's
-    (retrieval, caption selection, pair selection)."""
+    (retrieval, caption selection, pair selection, association)."""
     captions_per_image: Positive | None = None
     """Keep the first so many captions of an image; None keeps all (retrieval)."""
     candidates: Positive | None = None
     """Number of answers offered per question where the data has no list of its own (vqa)."""
     sample: Positive | None = None
-    """Evaluate a seeded sample of so many items instead of all; noted next to the result."""
+    """Evaluate a seeded sample of at most so many items instead of all; the protocol states it."""
     support: tuple[Source, ...] = ()
-    """Sources of the training split that few-shot draws from (classification); without it the task has
+    """Sources of the training split that probes are fitted on (classification); without it the task has
     no few-shot rows."""
     fetch: Mapping[str, Any] = field(default_factory=dict)
     """Download instructions for `make bench-data`; empty where a program may not fetch the data."""
     caution: str = ""
-    """A few words on which models the number does not test; shown next to it everywhere."""
+    """A few words on which models the number does not test; shown next to it in the terminal, reports and
+    comparisons."""
     note: str = ""
     """A pitfall or a choice that affects how to read the number."""
 
@@ -95,7 +98,7 @@ class Suite:
     about: str
     """Scope and limits of the selection."""
     tasks: tuple[Task, ...]
-    """Tasks in the order of the report."""
+    """Tasks in the order of the results."""
     average: tuple[str | tuple[str, ...], ...] = ()
     """Tasks whose plain mean is the suite's average; a nested list counts as one task. Empty: no average."""
 
@@ -115,7 +118,7 @@ class Options:
     """Options of a run that change numbers; results of a task are stored with them."""
 
     strict_ties: bool = False
-    """Retrieval: count every equal score against the model."""
+    """Retrieval: count every equal score that is not right against the model."""
     shots: Shots | None = field(default_factory=Shots)
     """Few-shot points of the tasks that have a training split; None measures none."""
     linear_probe: bool = False

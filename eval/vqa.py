@@ -1,6 +1,6 @@
 """Visual question answering by a dual encoder: the answer is the candidate whose statement is nearest to the image.
 
-The protocol is our own (`vqa/multiple_choice`); the paper's is not public. Where several candidates
+The protocols are our own (`vqa/multiple_choice`, `vqa/entailment`); the paper's is not public. Where several candidates
 are nearest, the question counts with their mean accuracy, so a model that cannot tell them apart
 scores chance in any order of the candidates.
 """
@@ -42,7 +42,7 @@ def evaluate_vqa(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
     # Equal statements are encoded once.
     choices = [[rows.setdefault(_said(q, answer), len(rows)) for answer in q.candidates] for q in questions]
     texts = cache.texts(list(rows), f"{task.name} statements")
-    # Small enough for every rank to get a block.
+    # Small enough to be divided among the ranks.
     size = min(BLOCK, -(-len(questions) // group.world))
     blocks = [range(start, min(start + size, len(questions))) for start in range(0, len(questions), size)]
     answered = [np.empty((0, 3))]

@@ -1,7 +1,7 @@
 """Zero-shot classification: class names in prompt templates, one vector per class, cosine.
 
 Every prompt is encoded and normalized, a class is the normalized mean over its templates (as in
-Radenovic et al. and all public code bases), and an image is assigned to the class with the largest
+the code of Radenovic et al. and other public code), and an image is assigned to the class with the largest
 product.
 """
 
@@ -49,7 +49,7 @@ def prompt_texts(names: Sequence[str], prompts: Sequence[str]) -> list[str]:
 
 
 def zero_shot_classifier(cache: FeatureCache, names: Sequence[str], prompts: Sequence[str]) -> np.ndarray:
-    """Return (d, c) float32: a unit vector for each class name, the mean over the templates.
+    """Return (d, c) float32: for each class name the normalized mean over the templates.
 
     Args:
         cache: The model and its features.
@@ -125,7 +125,7 @@ def _label_ranks(cache: FeatureCache, features: Features, classifier: np.ndarray
 def _single_label(
     task: Task, data: DataSet, table: np.ndarray, record: Mapping[str, Any]
 ) -> tuple[list[Result], Items]:
-    """Return every metric of these labels from the (n, 3) of `_label_ranks`."""
+    """Return the metrics and the items of single labels from the (n, 3) of `_label_ranks`."""
     labels, bursts, classes = data.labels, data.bursts, record["class_names"]["count"]
     assert labels is not None
     ranks, predicted, margin = table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2]
@@ -174,10 +174,11 @@ def _group_results(
     bursts: np.ndarray | None,
     record: Mapping[str, Any],
 ) -> list[Result]:
-    """Return the worst group's top-1 and top-5, and each group's value of the task's own metric.
+    """Return the accuracies `hits` of the worst group, and each group's value of a task about worst groups.
 
-    `groups` (n,) are names, regions of the world for example. The worst of many groups is partly
-    low by chance, through its smallest groups, so the worst of the large groups is reported too.
+    `groups` (n,) are names, regions of the world for example; more than GROUPS get no values of their
+    own. The worst of many groups is partly low by chance, through its smallest groups, so where only
+    some groups are large, the worst of these is reported too.
     """
     names, counts = np.unique(groups, return_counts=True)
     sizes = dict(zip(names.tolist(), counts.tolist(), strict=True))

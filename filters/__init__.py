@@ -3,5 +3,5 @@ torch.
 
 Importing the package changes nothing in the process. Its arrays are small, so one thread of the
 numeric libraries is enough; the commands and workers of `pipelines` run many processes and set
-`OMP_NUM_THREADS=1`.
+`OMP_NUM_THREADS=1` unless the user has set it.
 """

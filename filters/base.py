@@ -1,8 +1,8 @@
 """Base classes of filters: a filter is one reason to reject a pair, decided from annotations.
 
-A filter measures nothing. The stages annotate each row once; a filter decides on whole tables of
-annotations. A threshold can therefore change without another parse or another OCR, and the evidence
-of every rejection is stored next to it.
+A filter measures nothing. The stages annotate rows; a filter decides on whole tables of
+annotations. A threshold can therefore change without a new parse of the rows that were parsed or a
+second OCR of the images that were read, and rejected rows are written with their annotations.
 
 A custom filter is a registered frozen dataclass. Its fields are its settings, which a preset sets
 in a section named after the filter's reason; a preset without that section does not use the filter.
@@ -63,13 +63,13 @@ class CaptionEvidence:
 
 @dataclass(frozen=True)
 class ImageEvidence:
-    """Images that were read, one for each caption that passed the earlier filters."""
+    """Images that were read, one for each caption that passed the caption filters."""
 
     captions: list[str]
     records: pa.Table
-    """`width` and `height` in pixels, `spotted` (text, score and box of each line), `bytes` of the file."""
+    """`width` and `height` in pixels, `spotted` (text, score and box of each line), `bytes` (size of the file)."""
     overlaps: NDArray[np.int64]
-    """int64 (images,): characters of the longest match between the caption and the text in the image."""
+    """int64 (images,): length of the best match between caption and text, see `spotting.overlap.Overlap.length`."""
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -85,10 +85,10 @@ class Filter(ABC):
 
 
 class CaptionFilter(Filter):
-    """A filter that decides on captions, before any image is fetched."""
+    """A filter that decides by the caption and the manifest's columns; it needs no image."""
 
     needs_annotations: ClassVar[bool] = True
-    """False: the filter needs only the text, so it also runs without the stage `captions`."""
+    """False: the filter needs no annotations, so it also runs without the stage `captions`."""
 
     @abstractmethod
     def rejects(self, captions: CaptionEvidence) -> Bools:
@@ -112,7 +112,7 @@ def register_filter(kind: _Kind) -> _Kind:
 
     Raises:
         TypeError: the class is not a frozen dataclass.
-        ValueError: the reason is not a short name, or belongs to another filter.
+        ValueError: the reason is not a lower-case identifier, or belongs to another registered filter.
     """
     if not dataclasses.is_dataclass(kind) or not kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         raise TypeError(f"filter {kind.__name__} is not a frozen dataclass; decorate it with @dataclass(frozen=True)")

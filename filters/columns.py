@@ -30,9 +30,9 @@ from open_diht.filters.base import Bools, CaptionEvidence, CaptionFilter
 STORED = "column:"
 """Prefix that, with the name of a condition, names the column of annotated rows with its values."""
 MISSING_PLACE, OTHERS_PLACE = -1_000_000, 1_000_000
-"""Bins of rows without a value, and of words that the condition does not list."""
+"""Bins of rows without a value, and of values that the condition does not list."""
 _BINS_BESIDE = 20
-"""Bins of a histogram on each side of its thresholds; values beyond them are counted in the last bin."""
+"""Reach of a histogram beyond its thresholds, in bins; values further out are counted in the outermost bins."""
 
 _FIELDS = {"min": "min", "max": "max", "in": "among", "not_in": "not_among", "missing": "missing"}
 """Key in a preset -> name of the field."""
@@ -45,7 +45,7 @@ Finite = Annotated[float, Range()]
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnCondition(CaptionFilter):
-    """A preset's condition on one column of the manifest. Values equal to a bound are kept."""
+    """A condition on one column, of the manifest or of a stage's numbers. Values equal to a bound are kept."""
 
     reason: str
     """Name of the column or of its role; also the reason written for rejected rows."""
@@ -110,7 +110,7 @@ class ColumnCondition(CaptionFilter):
     # ---- values
 
     def stored(self, column: pa.ChunkedArray | pa.Array) -> pa.Array:
-        """Return the values that are compared: float64 or text, null where the row has none."""
+        """Return the values that are compared: float64 or text, null where the value is missing."""
         values = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
         if pa.types.is_dictionary(values.type):
             values = values.dictionary_decode()
@@ -152,7 +152,8 @@ class ColumnCondition(CaptionFilter):
         return np.asarray(pc.is_in(pc.add(values, 0.0), value_set=pc.add(known, 0.0)))
 
     def implies(self, other: ColumnCondition) -> bool:
-        """Return whether this condition rejects every row that `other` rejects."""
+        """Return whether this condition surely rejects every row that `other` rejects. False may also mean that
+        comparing key with key does not show it."""
         return (
             (self.reason, self.numeric) == (other.reason, other.numeric)
             and (other.min is None or (self.min is not None and self.min >= other.min))
@@ -199,8 +200,8 @@ class ColumnCondition(CaptionFilter):
 
     @property
     def _width(self) -> float:
-        """Return the width of a bin: a tenth of the distance between the thresholds, or of the size
-        of the only one."""
+        """Return the width of a bin: a tenth of the distance between two different thresholds, else of
+        the threshold's size, and 0.1 if that is 0."""
         first, last = self._bounds[0], self._bounds[-1]
         return (last - first or abs(first) or 1.0) / 10
 
@@ -225,10 +226,10 @@ def condition_of(name: str, asked: Any) -> ColumnCondition:
 
     Args:
         name: the column's name, or that of its role.
-        asked: the section, with the keys min, max, in, not_in and missing.
+        asked: the section, with some of the keys min, max, in, not_in and missing.
 
     Raises:
-        BadValue: a key is unknown, or a value cannot be used.
+        BadValue: it is not a section, a key is unknown, or a value cannot be used.
     """
     if not isinstance(asked, Mapping):
         raise BadValue(f"columns.{name} is {shown(asked)}; it must be a section such as {{max: 0.5}}")
@@ -252,7 +253,7 @@ def condition_of(name: str, asked: Any) -> ColumnCondition:
 
 
 def as_section(condition: ColumnCondition) -> dict[str, Any]:
-    """Return a condition as a preset writes it, without the keys that are not set."""
+    """Return a condition as a preset writes it, without the keys whose value is None."""
     given = dataclasses.asdict(condition)
     return {key: given[name] for key, name in _FIELDS.items() if given[name] is not None}
 

@@ -10,10 +10,12 @@ from open_diht.common.fields import Count, Positive, Range, check_fields
 
 @dataclass(frozen=True, kw_only=True)
 class DedupRule:
-    """Settings of stage `dedup`. Exact duplicates are always found and counted; these settings reject them."""
+    """Settings of stage `dedup`. Equal pairs, and equal images among those that were read, are found and
+    counted even if they are not rejected."""
 
     pairs: bool = True
-    """Reject a pair with the same URL and caption as an earlier one (`duplicate_pair`)."""
+    """Reject a pair with the same URL and caption as an earlier one (`duplicate_pair`); without a URL,
+    the same image and caption."""
     images: bool = False
     """Reject a pair whose image has the same bytes as an earlier one (`duplicate_image`). Off by
     default, because the same image with another caption is another pair."""
@@ -21,7 +23,7 @@ class DedupRule:
     """Reject a pair whose image is a near duplicate of another by embedding (`duplicate_semantic`):
     SemDeDup (Abbas et al. 2023)."""
     encoder: str = "efficientnet-lite0"
-    """Model that embeds the images: efficientnet-lite0, open_clip:<model>:<weights>,
+    """Model that embeds the images: efficientnet-lite0, reference, open_clip:<model>:<weights>,
     local-dir:<folder> or timm:<model>:<weights>."""
     eps: Annotated[float, Range(above=0, below=1)] = 0.03
     """Two images are duplicates if the cosine of their embeddings is above 1 - eps."""
@@ -29,14 +31,14 @@ class DedupRule:
     """Which of the duplicates stays: the `first` in the input; the one `far` from the center of its
     cluster, as in SemDeDup; or the one `near` it."""
     against: Literal["kept", "all"] = "kept"
-    """An image is compared with the images that stay (`kept`), or with all images before it (`all`,
-    as in SemDeDup: this rejects more, and the distance from a rejected image to the one that stays
-    may exceed eps)."""
+    """An image is compared with the images before it that stay (`kept`), or with all before it (`all`,
+    as in SemDeDup: this may reject more, and the distance from a rejected image to the one that
+    stays may exceed eps)."""
     clusters: Count = 0
     """Number of k-means clusters; images in different clusters are not compared. 0: one for every
     8,000 images, at most 50,000."""
     points: Positive = 64
-    """Images per cluster that k-means is trained on; all of them are held in memory at once."""
+    """Images per cluster, on average, that k-means is trained on; all of them are held in memory at once."""
     seed: Count = 0
     """Seed of k-means."""
 

@@ -18,7 +18,7 @@ NAMES = ("language", "language_score")
 MAX_CHARS = 4_096
 """Characters of a caption that are read; more do not improve the result."""
 _NO_LANGUAGE = frozenset({"un", "zzp", "xxx", "tlh"})
-"""Codes for unknown, pig Latin, no text and Klingon; CLD2 finds the latter ones in file names."""
+"""CLD2's codes for unknown, pig Latin, ignored text and Klingon; `identify` returns None for them."""
 
 
 def is_installed() -> bool:
@@ -47,9 +47,9 @@ def identify(captions: Iterable[str | None]) -> list[tuple[str | None, float | N
     """Identify the language of each caption.
 
     Returns:
-        For each caption the language of most of its text, as CLD2 writes it (ISO 639-1, or 639-2
-        where that has no code), and the fraction of the text in that language, 0 to 1; (None, None)
-        if the language is unknown.
+        For each caption the language of most of its text, as CLD2 writes it (mostly ISO 639-1; also
+        older codes such as `iw`, and longer ones such as `zh-Hant`), and the fraction of the text in
+        that language, 0 to 1; (None, None) if CLD2 finds no language.
     """
     import pycld2
 

@@ -1,6 +1,6 @@
 """Open DiHT: filter image-text data (CAT), train CLIP models on it, evaluate them.
 
-The names below are the public ones. Each is loaded when it is first used, so `import open_diht` takes
+The names below can be imported from here. Each is loaded when it is first used, so `import open_diht` takes
 milliseconds, needs neither Beam nor torch nor spaCy, and changes nothing in the process.
 
 Example:

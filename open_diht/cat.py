@@ -1,4 +1,4 @@
-"""CAT as a function from captions, with or without images, to decisions. It needs no run, files, Beam or torch."""
+"""CAT as a function from captions, with or without images, to decisions. It needs no run, manifest, Beam or torch."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ TABLE = pa.schema(
 PREFIX = "cat_"
 """Prefix of the columns that `Cat.batch` adds."""
 MANY = 16
-"""From this many values on, a column without any usable value is the wrong column and not a few bad rows."""
+"""From this many values on, a column without any usable value is taken for the wrong column and not for bad rows."""
 
 
 @dataclass(frozen=True)
@@ -64,17 +64,17 @@ class Decisions:
 
     @property
     def reason(self) -> list[str | None]:
-        """Reason of the first filter that rejects each pair; None if the pair is kept."""
+        """Reason of the first filter that rejects each pair, or why the pair is unreadable; None if it is kept."""
         return self.table["reason"].to_pylist()
 
 
 class Cat:
     """The filters of a preset as one callable that makes the same decisions as `open-diht filter`.
 
-    Models are loaded on first use, once per process for all `Cat` objects. An object is picklable, thread-safe, and
-    works in forked and spawned workers. An unusable caption or image raises nothing: its row gets a reason. OCR runs
-    in a child process, so an image that crashes or hangs it costs one row. Duplicates are not detected, because that
-    needs the whole data set.
+    Models are loaded on first use, once per process and setting for all `Cat` objects. An object is picklable,
+    thread-safe, and works in forked and spawned workers. A single unusable caption or image raises nothing: its row
+    gets a reason. OCR runs in a child process, so an image that crashes or hangs it costs one row. Duplicates are not
+    detected, because that needs the whole data set.
 
     Args:
         preset: the name of a preset, the path of a YAML file, or a `Preset`.
@@ -121,10 +121,11 @@ class Cat:
         Args:
             captions: n captions; None and values that are not strings are rejected.
             images: n images, each the bytes of a file, a path, a PIL image, a dict with `bytes` and `path` (as an
-                undecoded image of Hugging Face `datasets`) or None. Without images, only Complexity and Action decide.
-                Prefer undecoded bytes: a PIL image is encoded again, which takes time and may change a few letters
-                that OCR reads.
-            columns: n values for each column that the preset has a condition on, by name; most presets have none.
+                undecoded image of Hugging Face `datasets`) or None. Without images, the filters that need
+                them are skipped. Prefer undecoded bytes: a PIL image is encoded again, which takes time and may change
+                a few letters that OCR reads.
+            columns: n values for each column that the preset has a condition on, by name; most presets have none. A
+                language may be missing; it is then identified.
 
         Returns:
             n decisions.
@@ -132,7 +133,7 @@ class Cat:
         Raises:
             TypeError: an argument is not a sequence, or a long sequence holds no value of its type.
             ValueError: lengths differ, or a column that the preset has a condition on is missing.
-            SpotterError, WeightsMissing: OCR does not work at all on this machine.
+            SpotterError, WeightsMissing, WeightsDamaged: OCR does not work at all on this machine.
             OpinionMissing: the preset asks for a second opinion, whose weights are not there.
         """
         texts, reasons = _texts(captions)
@@ -225,8 +226,9 @@ class CatBatch:
         """Return the batch with the columns of CAT added and the number of rows unchanged.
 
         Raises:
-            KeyError: the batch lacks a column; the message lists the columns that it has.
+            KeyError: the batch lacks the column of the captions or images; the message lists those that it has.
             TypeError: a column holds no captions, or no images.
+            ValueError: the batch lacks a column that the preset has a condition on.
         """
         names = list(batch.column_names if isinstance(batch, pa.Table) else batch)
         for role, name in (("caption", self.caption), ("image", self.image)):
@@ -246,7 +248,7 @@ class CatBatch:
 
 
 def batch_rows(image: object) -> int:
-    """Return the rows of a call that cost least: 1,000 captions, or 256 pairs, whose images are in memory."""
+    """Return the rows of a call: 1,000 captions, or 256 pairs, because their images are in memory."""
     # In batches of 256 a parse costs a quarter more than in batches of 1,000, in batches of 64 two thirds.
     return 1_000 if image is None else 256
 
@@ -267,7 +269,7 @@ def naming(caption: str, image: str | None) -> Iterator[None]:
 
 
 def image_file(image: Any) -> bytes | MissingImage:
-    """Return the file bytes of an image, or the reason why there are none. No value raises.
+    """Return the file bytes of an image, or the reason why there are none.
 
     Args:
         image: bytes, a path, a PIL image, a dict with `bytes` and `path`, or None.

@@ -1,4 +1,4 @@
-"""The command `open-diht`: what the targets of the Makefile do, wherever the package is installed.
+"""The command `open-diht`, which the everyday targets of the Makefile run, wherever the package is installed.
 
     open-diht filter --dataset laion400m --input '/data/laion400m/*.parquet' --output /data/laion400m-cat
 
@@ -31,7 +31,7 @@ class Command:
 
     about: str
     module: str
-    """It has `main(arguments, prog)`. Imported only when it is asked for: it brings Beam or torch."""
+    """It has `main(arguments, prog, **defaults)`. Imported only for its command: most bring Beam or torch."""
     extras: tuple[str, ...] = ()
     """Extras of the distribution that it needs."""
     defaults: tuple[tuple[str, str], ...] = ()
@@ -123,7 +123,7 @@ def _usage() -> str:
 
 
 def _run(module: str, arguments: Sequence[str], prog: str, check: str | None = None, **defaults: str) -> int:
-    """Run `main` of a module; where `python -m` would first arrange how it ends and forks, so does this."""
+    """Run `main` of a module and return its status; those of `pipelines` run by `run_command`, as with `python -m`."""
     if not module.startswith("open_diht.pipelines."):
         status: int = import_module(module).main(arguments, prog, **defaults)
         return status
@@ -139,7 +139,7 @@ def _run(module: str, arguments: Sequence[str], prog: str, check: str | None = N
 
 
 def _concepts(command: Command, words: Sequence[str]) -> int:
-    """Both halves of `make concepts`: targets' features on Beam, then heads on torch."""
+    """Run both halves of `make concepts`: the features of the targets on Beam, then the heads on torch."""
     cut = words.index("--") if "--" in words else len(words)
     of_features, of_heads = words[:cut], words[cut + 1 :]
     if _HELP & {*of_heads}:

@@ -1,4 +1,5 @@
-"""Run the filters over manifests with Beam. Torch is imported only where models run, and the trainer never.
+"""Run the filters over manifests with Beam. Torch is imported only for scores, embeddings and teachers, and the trainer
+never.
 
 The transforms `AnnotateCaptions`, `SpotText` and `ApplyCat` are for Beam pipelines of your own.
 """

@@ -1,4 +1,4 @@
-"""Entry point of `python -m open_diht.pipelines`, which `make filter` calls."""
+"""Entry point of `python -m open_diht.pipelines`, the same as `open-diht filter`."""
 
 from open_diht.common.run_command import run_command
 

@@ -27,7 +27,7 @@ SHARDS, INDEX = EXPORTS = ("shards", "index")
 """Values of --export: kept rows as new tars, or as an index of the input's tars."""
 RUNNERS = ("direct", "prism", "dask", "flink", "dataflow")
 START_SECONDS = 600
-"""Seconds that a job may wait for its first worker; large clusters take minutes to assign slots."""
+"""Seconds that a job may wait for a worker; large clusters take minutes to assign slots."""
 FORMATS = ("parquet", "tsv", "csv", "jsonl", "webdataset")
 COLUMNS = ("caption", "url", "uid", "image", "image_path")
 """Roles that have an option --<role>-column."""
@@ -74,7 +74,7 @@ def parse(parser: Parser, arguments: Sequence[str]) -> tuple[argparse.Namespace,
         The values of our options, and the arguments left for Beam.
 
     Raises:
-        WrongUse: an unknown option resembles one of ours or of Beam's; the message names that one.
+        WrongUse: a value is wrong, or an unknown option resembles one of ours or of Beam's; the message names that one.
     """
     options, left = parser.parse_known_args(list(arguments))
     # Compare names in Beam's spelling, and report ours in our spelling.
@@ -140,9 +140,10 @@ def command_parser(prog: str, description: str) -> Parser:
     parser.add_argument(
         "--work",
         metavar="FOLDER",
-        help=f"with --output hf://...: working folder, seen by all shards and workers (default: {WORK}/owner/name)",
+        help="with --output hf://...: working folder, seen by all shards and workers (default: "
+        f"{WORK}/owner/name[@branch])",
     )
-    parser.add_argument("--private", action="store_true", help="with --output hf://...: make the repository private")
+    parser.add_argument("--private", action="store_true", help="with --output hf://...: keep a new repository private")
     parser.add_argument(
         "--license", metavar="NAME", help="license of the results, as cc-by-4.0 (default: the source's)"
     )
@@ -213,16 +214,22 @@ def add_where(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose the runner, its workers and the shard; see `backend_of`."""
     parser.add_argument("--runner", default="direct", help=f"one of {', '.join(RUNNERS)}")
     parser.add_argument(
-        "--workers", type=number(Workforce), help="units at a time (default: all cores, or a cluster's slots)"
+        "--workers",
+        type=number(Workforce),
+        help="units at a time (default: all cores; with dask and flink, the cluster's slots)",
     )
     parser.add_argument("--shard", help="i/n: process every n-th unit, i from 0; the last one completes the output")
     portable = parser.add_argument_group(
         "workers of prism, dask and flink",
         "Beam's own options are accepted too: --flink_master=host:8081, ...",
     )
-    portable.add_argument("--worker-python", metavar="FILE", help="Python with Beam and the libraries (this one)")
     portable.add_argument(
-        "--boot-command", metavar="FILE", help="boot program on hosts with other files, /opt/diht/boot in our image"
+        "--worker-python", metavar="FILE", help="of prism and flink: Python with Beam and the libraries (this one)"
+    )
+    portable.add_argument(
+        "--boot-command",
+        metavar="FILE",
+        help="of prism and flink: boot program on hosts with other files, /opt/diht/boot in our image",
     )
     portable.add_argument(
         "--start-timeout",

@@ -62,10 +62,10 @@ class RunSettings:
     publisher: Publisher | None = None
     """Publishes the files in `output` when the run is complete; None: nothing is published."""
     license: str | None = None
-    """License of the results, for their data set card; None: unknown."""
+    """License of the results, for their data set card; None: that of the source."""
     stages: tuple[str, ...] = STAGES
-    """Stages to run, of `STAGES`; a filter whose stage does not run rejects nothing. `download` applies only to
-    manifests with URLs and no images, `score` only if a model is given."""
+    """Stages to run, of `STAGES`; a filter that needs one which does not run rejects nothing. `download` applies only
+    to manifests with URLs and no images, `score` only if a model is given."""
     lean: bool = False
     """Do not parse captions without a possible verb. A preset that requires an action rejects them anyway; their other
     annotations stay null. Only for runs on captions alone."""

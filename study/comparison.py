@@ -3,7 +3,7 @@
 Seeds and test images are both random samples, so both contribute to the error: two-way random
 effects with Student's t (`open_diht.eval.statistics.crossed_difference`; benchmarks/coverage.py
 measures the coverage of such intervals). With many seeds a bootstrap crossed over seeds and images
-gives the same (tests/study/test_comparison.py). With five seeds it underestimates their variation,
+gives about the same (tests/study/test_comparison.py). With five seeds it underestimates their variation,
 and where noise of single trainings dominates it counts that noise three times.
 
 The captions of a photograph are not independent, so their mean counts once. Ranks are compared by
@@ -102,7 +102,7 @@ def compare(rows: Rows, a: Side, b: Side, items: str, measure: Measure) -> Compa
         The comparison; None with fewer than FEWEST common seeds, or too few images.
 
     Raises:
-        BrokenRows: Items are missing, or A and B have different ones.
+        BrokenRows: Items are missing, or A and B have another number of them.
     """
     seeds = sorted(a.keys() & b.keys())
     if len(seeds) < FEWEST:

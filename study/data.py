@@ -70,7 +70,7 @@ class Captioned:
 class _Set:
     files: tuple[str, ...]
     claims: str
-    """Claims that cannot run without it."""
+    """The claims, or parts of claims, that cannot be tried without it."""
     fetch: str
     """Command that gets it."""
     of_evaluation: bool = False
@@ -83,18 +83,20 @@ class _Set:
 
 SETS = {
     "web": _Set(
-        ("web-features.npz",), "the claims cat, negatives and rivals", "make study-data ARGS=web", tracks=(CPU,)
+        ("web-features.npz",), "the claims cat, negatives, rivals and select", "make study-data ARGS=web", tracks=(CPU,)
     ),
     "web-images": _Set(
         (SHARDS, VERDICTS), "the claims cat and negatives", "make study-data ARGS=web", tracks=(GPU, GPU_TINY)
     ),
     "flickr8k": _Set(
         tuple(f"flickr8k-{split}.tar" for split in ("train", "dev", "test")),
-        "the claims cat, negatives, concepts and rivals",
+        "the claims cat, negatives, concepts, rivals and select",
         "make study-data ARGS=flickr8k",
     ),
     "laion": _Set(
-        ("laion-captions.parquet",), "noise in the pools of the claims cat and rivals", "make study-data ARGS=laion"
+        ("laion-captions.parquet",),
+        "noise in the pools of the claims cat, rivals and select",
+        "make study-data ARGS=laion",
     ),
     "grocery": _Set(
         ("grocery-train.tar", "grocery-test.tar", "grocery-classes.txt"),
@@ -137,7 +139,7 @@ class Data:
         self._web_images: dict[int, Web] = {}
 
     def has(self, name: str) -> bool:
-        """Return whether all files of a set exist."""
+        """Return whether a set is available."""
         return not self._absent(name)
 
     def missing(self, track: str) -> list[str]:

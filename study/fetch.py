@@ -1,8 +1,8 @@
 """Entry point of `python -m open_diht.study.fetch` (`make study-data`): downloads the sets of the study.
 
 Contents, size and terms of each set are printed before it is downloaded. An archive appears
-completely or not at all; complete ones are reused. Images are stored with SIDE pixels on the
-shorter side.
+completely or not at all; complete ones are reused. Flickr8k's and the groceries' images are stored with
+at most SIDE pixels on the shorter side.
 """
 
 from __future__ import annotations
@@ -89,14 +89,14 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
 def fetch(options: argparse.Namespace, places: Places) -> int:
     """Fetch the requested sets and return the exit status.
 
-    A failure is printed and the other sets are still fetched.
+    A failed download is printed and the other sets are still fetched.
 
     Args:
         options: Parsed options of the command line.
         places: URLs of the archives.
 
     Raises:
-        WrongUse: A set is unknown, or `web` has no manifest.
+        WrongUse: A set is unknown, or `web` has no manifest, or its filter fails.
     """
     wanted = options.sets or [name for name in ABOUT if name != "web" or options.manifest]
     for name in wanted:

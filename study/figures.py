@@ -1,4 +1,4 @@
-"""The plots, from the same lines as the tables."""
+"""The plots, from the lines of the tables and the rows of the tuning."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def concepts_figure(lines: Sequence[Line]) -> str:
 def negatives_figure(rows: Rows) -> str:
     """Plot the mean rank on the selecting pairs against the initial scale, a line for each beta.
 
-    Bars are from the lowest to the highest seed. Raises ValueError without rows.
+    They are of the smallest budget; bars are from the lowest to the highest seed. Raises ValueError without rows.
     """
     found = [row for row in rows.read("negatives") if row.arm.settings.get("stage") == TUNING]
     smallest = min((row.arm.budget for row in found), default=0)

@@ -75,7 +75,7 @@ class Plan:
     strange: NDArray[np.int64]
     """(m,) the pair whose caption a pair gets where it gets another one."""
     image: dict[str, NDArray[np.int64]]
-    """Maps a kind to (m,) indices of images; -1 where no pair needs one."""
+    """Maps a kind to (m,) indices of images; -1 where a pair needs none."""
 
     def pairs(self, own: float, other: float) -> tuple[NDArray[np.str_], NDArray[np.int64], NDArray[np.int64]]:
         """Return kind, image, and index of the given caption of each pair, (m,) each.
@@ -129,7 +129,7 @@ def plan(captions: Sequence[Sequence[str]], most_own: float, other: float, seed:
 def drawn(
     photographs: Sequence[bytes | None], text: Sequence[str | None], seed: Sequence[int]
 ) -> Iterator[Image.Image]:
-    """Yield squares of SIDE pixels with text written in, white with a black edge, all of it in view.
+    """Yield squares of SIDE pixels with text written in, white with a black edge, all in view unless it is too long.
 
     Args:
         photographs: Encoded images; None: a plain color.

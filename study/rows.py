@@ -47,12 +47,13 @@ _INTEGERS = (np.uint8, np.uint16, np.uint32)
 
 
 class BrokenRows(WrongUse):
-    """A file of results cannot be read; the message names it and the remedy."""
+    """Results cannot be read or compared; the message names the file or arm."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One training or probe of the study. Raises ValueError for names that are invalid in a file name."""
+    """One training or probe of the study. Raises ValueError for an unknown claim or track, a name that is
+    invalid in a file name, or a negative number."""
 
     claim: str
     """One of CLAIMS."""
@@ -65,7 +66,7 @@ class Arm:
     seed: int
     """Seed of initialization and order, or of the draw of the shots; arms with equal seeds are paired."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Everything else that the result depends on, as JSON."""
+    """Settings that distinguish arms of one name, as JSON."""
     track: str = CPU
     """One of TRACKS."""
 
@@ -103,7 +104,7 @@ class Row:
     notes: Mapping[str, Any]
     """Further information as JSON: samples in the pool, how often each was seen."""
     commit: str | None
-    """Commit of the code."""
+    """Commit of the code; None if unknown."""
     machine: str
     """Name of the file in `machines/`."""
 

@@ -17,7 +17,7 @@ from open_diht.study.words import table_in_markdown, verdicts_in_words
 
 
 def study(track: str, scale: str, claims: Sequence[str], data: Data, rows: Rows) -> int:
-    """Run the unfinished arms of the claims, print the tables and write the pages.
+    """Run the unfinished arms of the claims, print the tables, and write the pages where there are results.
 
     A claim whose data is missing is reported and left out.
 

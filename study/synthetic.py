@@ -1,4 +1,4 @@
-"""Small generated sets for `STUDY=tiny`, which runs all code of the study anywhere.
+"""Small generated sets for `STUDY=tiny`, which tries the code of the study.
 
 They are colored shapes with sentences about them. Their results show that the code works and say
 nothing about the claims.
@@ -34,7 +34,7 @@ OF_EACH = {"train": 4, "test": 4}
 
 
 def write_synthetic(folder: Path) -> None:
-    """Write all sets to `folder`, with the same content every time; do nothing where all are there."""
+    """Write the generated sets to `folder`, with the same content every time; do nothing where all are there."""
     if (folder / "web-features.npz").exists():  # written last, so it implies the others
         return
     # One seed and a fixed order of drawing give the same content every time.

@@ -43,7 +43,7 @@ class Line:
     a: str
     found: tuple[Compared, ...]
     repeats: float | None
-    """Number of times B saw each of its pairs; None where its row does not have it."""
+    """How often B saw each of its pairs (of `select`: each kept one); None where its row does not have it."""
 
     @property
     def verdict(self) -> str:

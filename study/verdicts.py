@@ -3,7 +3,7 @@
 Also pairs that occur in a crawl and not in a curated set: alt texts of LAION, of which
 img2dataset's tests have ten thousand, with images that are not theirs; and captions drawn into
 images, which a model that reads text could match without looking at anything else. CAT decides on
-both like on any other pair.
+the latter like on any other pair, and on LAION's captions without T.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def matrix(lines: Sequence[Line]) -> str:
 
 
 def means_in_markdown(found: Sequence[Row]) -> str:
-    """Return the mean rank and R@10 of each arm over its seeds, a row for each test set, pool and budget."""
+    """Return the mean rank and R@10 of each arm over its seeds, a row for each test set, pool, budget and arm."""
     groups: dict[tuple[str, str, int, str], list[Row]] = {}
     for row in (row for row in found if row.arm.settings.get("stage") != TUNING):
         for name in (name.removesuffix("/t2i/gm_rank") for name in row.metrics if name.endswith("/t2i/gm_rank")):
@@ -158,7 +158,7 @@ def _told(line: Line) -> str:
 
 
 def change(one: Compared) -> str:
-    """Return a change such as `+3.4 [2.7, 4.1]`; for ranks in percent, where less is better."""
+    """Return a change such as `+3.4 [+2.7, +4.1]`; for ranks in percent."""
     unit = " %" if one.measure.logarithmic else ""
     return f"{signed(one.difference)}{unit} [{signed(one.low)}, {signed(one.high)}]"
 

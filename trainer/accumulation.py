@@ -4,7 +4,8 @@ The contrastive loss couples all pairs of a batch, so averaging the gradients of
 gradient. Instead: (1) encode every part without gradient and keep the features; (2) compute one loss
 over the features of all ranks, and its gradient with respect to them; (3) encode each part again,
 with the same random numbers, and backpropagate its feature gradients. Losses that are sums over
-samples, such as the concept loss, are added in (3). Ranks exchange gradients once, in the last part.
+samples, such as the concept loss, are added in (3). Ranks average the gradients of the parameters
+once, in the last part.
 """
 
 from __future__ import annotations

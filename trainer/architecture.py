@@ -64,14 +64,14 @@ def architecture(settings: ModelSettings) -> dict[str, Any]:
 
 
 def build(model: dict[str, Any], temperature: float) -> DualEncoder:
-    """Build a dual encoder with random weights, a function of torch's seed. Nothing is downloaded.
+    """Build a dual encoder with random weights, a function of torch's seed. No weights are downloaded.
 
     Args:
         model: the architecture in open_clip's form.
         temperature: initial temperature; the learned scale starts at 1 / temperature.
 
     Raises:
-        BadArchitecture: the architecture cannot be built.
+        BadArchitecture: open_clip or a tower does not take the settings.
     """
     model = deepcopy(model)
     if has_own_tower(model):
@@ -115,6 +115,9 @@ def input_shape(clip: DualEncoder, model: dict[str, Any]) -> tuple[int, ...]:
 
     Returns:
         (3, side, side) for images, (d,) for features.
+
+    Raises:
+        BadArchitecture: an open_clip tower's image is not square.
     """
     if is_own(model["vision_cfg"]):
         shape: tuple[int, ...] = clip.visual.input_shape

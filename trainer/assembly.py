@@ -140,7 +140,7 @@ def _about_precision(config: Config, device: torch.device) -> str:
         return ""
     if torch.cuda.is_bf16_supported(including_emulation=False):
         return ""
-    return f"run.precision bf16 is emulated on {torch.cuda.get_device_name(device)}, slowly: it computes in fp16"
+    return f"run.precision bf16 is emulated on {torch.cuda.get_device_name(device)}, slowly; set run.precision=fp16"
 
 
 def _pairs_per_rank(config: Config, ranks: Ranks) -> int:

@@ -2,8 +2,8 @@
 
 A checkpoint is a folder `step-000000001000` with `model.safetensors` (the dual encoder by open_clip's names),
 `training.pt` (everything else that the next step depends on) and `manifest.json` (sizes and SHA-256 of both, and
-the SHA-256 of its own values). It is written under a temporary name, flushed to disk and renamed; on loading
-every byte is compared with the manifest. A damaged checkpoint is renamed, and the one before it is used.
+the SHA-256 of its own values). On a disk it is written under a temporary name, flushed and renamed; on loading
+every byte is checked against the manifest. A damaged checkpoint is renamed, and the one before it is used.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _WORTH_A_LINE_S = 1.0
 
 
 class CheckpointError(TrainingError):
-    """No checkpoint can be used, or one could not be written; the message names it and the remedy."""
+    """No checkpoint can be used, or one could not be written; the message names it."""
 
 
 class Damaged(CheckpointError):
@@ -74,7 +74,7 @@ class Checkpoints:
     Args:
         store: the folder or URL that holds them.
         settings: decides which ones are kept.
-        uploads: uploads saved checkpoints to a store behind a URL; None if the store is on a disk.
+        uploads: uploads saved checkpoints to a store behind a URL; None if the store is on a disk or only read.
         say: receives lines about damaged checkpoints and about waiting for uploads.
     """
 
@@ -110,6 +110,7 @@ class Checkpoints:
         Raises:
             CheckpointError: this one, or the one before it, could not be written. The newest
                 checkpoint in the store stays.
+            StoreError, LeaseLost: another upload failed, or another run took over the store.
         """
         about = replace(checkpoint, model={}, training={})
         if self._uploads is None:
@@ -163,7 +164,7 @@ class Checkpoints:
         return folder
 
     def load(self, step: int) -> Checkpoint:
-        """Load and verify the checkpoint of a step. Raises `Damaged`."""
+        """Load and verify the checkpoint of a step. Raises `Damaged`, or `StoreError` if it cannot be downloaded."""
         manifest, place = self._manifest(step), self.place(step)
         folder = self.store.get(name_of(step), MANIFEST)
         for name, expected in manifest["files"].items():

@@ -139,8 +139,8 @@ def _holdout(parts: Parts) -> Loader:
 def retrieval(student: Student, batches: Iterable[Batch], ranks: Ranks, device: torch.device) -> dict[str, Share]:
     """Measure recall at 1, 5 and 10 among pairs, in both directions.
 
-    A query counts as found at k if a pair with its own caption is among the k most similar. Ties in
-    similarity count as misses.
+    A query counts as found at k if a pair with its own caption is among the k most similar. Among ties
+    in similarity the wrong pairs come first.
 
     Args:
         student: encodes the pairs; it is left in evaluation mode.

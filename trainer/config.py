@@ -1,4 +1,4 @@
-"""The configuration of a training run: frozen sections whose field docstrings state where each default comes from.
+"""The configuration of a training run: frozen sections whose field docstrings mark where defaults come from.
 
 Provenance marks. (recipe): the public recipe of SemDeDup's CLIP ViT-B/16 on the same data, LAION-CAT-440M (Abbas
 et al. 2023, tables A2 and A3); DiHT's own batch size, learning rate, warm-up and decay are not published. (paper):
@@ -54,7 +54,8 @@ class ModelSettings:
     """Initial weights of the text tower: a file of open_clip weights, a folder that holds one, or
     `package:NAME`. It excludes `warm_start`."""
     freeze_image: bool = False
-    """Freeze the image tower (locked-image tuning, LiT: a baseline). A timm trunk's projection is still trained."""
+    """Freeze the image tower (locked-image tuning, LiT: a baseline). A timm trunk's projection is still trained, unless
+    text_cfg has the key `tower`."""
     freeze_text: bool = False
     """Freeze the text tower. A separate text projection is still trained if open_clip leaves it unlocked."""
     temperature: Above0 = 0.07
@@ -112,7 +113,7 @@ class OptimizerSettings:
     learning_rate: Above0 = 5e-4
     """Peak learning rate. (recipe)"""
     weight_decay: Factor = 0.2
-    """Decoupled weight decay of matrices. (recipe)"""
+    """Decoupled weight decay of parameters with two or more dimensions. (recipe)"""
     betas: tuple[Below1, Below1] = (0.9, 0.98)
     """Decay rates of the first and second moments. (recipe)"""
     eps: Above0 = 1e-6
@@ -134,7 +135,7 @@ class ScheduleSettings:
     epochs: Above0 | None = None
     """Samples to see over the whole run, as a multiple of the samples of an epoch. Set either this or `samples`."""
     batch_size: Positive = 33_792
-    """Pairs per step over all ranks and micro-batches. All of them are each other's negatives. (recipe)"""
+    """Pairs per step over all ranks and micro-batches, negatives of each other unless the loss masks them. (recipe)"""
     micro_batches: Literal["auto"] | Positive = 1
     """Number of parts in which each rank computes its pairs of a batch, with the gradient of the
     whole batch (GradCache). Values above 1 divide the memory of activations by this number, for one
@@ -170,8 +171,8 @@ class BranchSettings:
 
     path: str = ""
     """Path or URL of a checkpoint, `WORKDIR/checkpoints/step-...`, or of a WORKDIR, for its newest
-    checkpoint. Model and concept heads must be the parent's; other settings may differ. The count of
-    samples seen continues from the parent's, so `schedule.samples` includes them. Empty: no parent."""
+    checkpoint. Model, concept heads and frozen parts must be the parent's; other settings may differ. The
+    count of samples seen continues from the parent's, so `schedule.samples` includes them. Empty: no parent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,7 +209,7 @@ class RuntimeSettings:
     tf32: bool = False
     """Round the factors of float32 matrix products and convolutions on CUDA to 10 bits, for tensor
     cores: several times as fast. This affects the loss and the heads, and with precision fp32 also
-    the encoders. Logits keep four times the precision of bf16. (ours)"""
+    the encoders. Logits keep three more bits than in bf16. (ours)"""
     ema: Below1 = 0.0
     """Decay per step of a moving average of the weights, which checks and the export then use. 0: no average."""
     deterministic: bool = False

@@ -1,7 +1,7 @@
 """Build a `Config` from YAML files and `key=value` words, with errors that name the place.
 
 A key that no dataclass declares is an error that suggests the nearest name. A float may be written
-as an integer; no other value is converted.
+as an integer, and lists become tuples; no other plain value is converted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def load_config(name: str, overrides: Sequence[str] = (), base: Mapping[str, Any
     """Load the configuration of a training.
 
     Args:
-        name: tiny, vit-b-32 or another of `config_names()`, or the path of a YAML file (with a slash in it).
+        name: tiny, vit-b-32 or another of `config_names()`, or the path of a YAML file (with a slash in it,
+            or ending in .yaml or .yml).
         overrides: words `section.key=value`, which override the file and `base`.
         base: sections that override the file.
 

@@ -2,4 +2,4 @@
 
 
 class TrainingError(RuntimeError):
-    """A run cannot continue (exit status 1). The message names the remedy."""
+    """A run cannot continue (exit status 1, or 2 for an error that is also a `WrongUse`)."""

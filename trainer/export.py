@@ -46,7 +46,7 @@ def export(
         folder: the folder to write.
         architecture: open_clip's `model_cfg`.
         weights: the dual encoder's state under open_clip's names.
-        preprocessing: open_clip's `preprocess_cfg`.
+        preprocessing: open_clip's `preprocess_cfg`; empty for a tower of features.
         card: the model card, in Markdown.
 
     Returns:
@@ -85,7 +85,7 @@ def loaded_by(architecture: Mapping[str, Any], folder: Path | None) -> str:
 
 
 def load(folder: Path | str) -> tuple[DualEncoder, Any]:
-    """Load an exported model, in evaluation mode, and its tokenizer. Raises OSError or ValueError for other folders."""
+    """Load an exported model, in evaluation mode, and its tokenizer. Raises OSError if the folder lacks its files."""
     model = json.loads((Path(folder) / DESCRIPTION).read_text(encoding="utf-8"))["model_cfg"]
     clip = build(model, temperature=1.0)
     clip.load_state_dict(load_file(Path(folder) / WEIGHTS))
@@ -145,16 +145,16 @@ tags:
 - clip
 - diht
 ---
-# Dual encoder trained with DiHT's losses
+# Dual encoder trained with Open DiHT
 
 {model}, {losses}, {samples:,} samples seen in {steps:,} steps of {config.schedule.batch_size:,} ({skipped} skipped as
-not finite), {pairs:,} training pairs. Weights started from: {started}.{averaged}
+not finite), {pairs:,} pairs per epoch. Weights started from: {started}.{averaged}
 
 This is not one of the authors' models. It follows *Filtering, Distillation, and Hard Negatives for Vision-Language
 Pre-Training* (Radenovic et al., CVPR 2023) in an independent implementation. Batch size, learning rate, warm-up and
 decay of the paper are not published; defaults are those of SemDeDup's CLIP ViT-B/16 on the same data (LAION-CAT-440M),
-not the paper's. alpha, beta and the weights of the concept losses follow the paper to the best of our knowledge
-(unverified). The program has been tested on CPUs only: no GPU had run it when it was written.
+not the paper's. The defaults of alpha, beta and the weights of the concept losses follow the paper to the best of our
+knowledge (unverified). The program has been tested on CPUs only: no GPU had run it when it was written.
 
 ## Use
 

@@ -61,7 +61,7 @@ def open_pairs(
 
 
 def resolved(config: Config) -> tuple[Config, str]:
-    """Return the configuration with `concepts.path` auto replaced by paths, and a line that reports it."""
+    """Return the configuration with `concepts.path` auto replaced by paths or "", and a line that reports it."""
     path = config.concepts.path
     line = f"concept targets: {path}" if path else "concept distillation is not requested"
     if path == "auto":
@@ -69,15 +69,15 @@ def resolved(config: Config) -> tuple[Config, str]:
         path = ",".join(folders) if all(store_at(folder).exists("targets") for folder in folders) else ""
         line = f"concept targets: {path}"
         if not path:
-            line = f"no concept targets in {folders[0]}: training without distillation (`make concepts` makes them)"
+            line = f"no distillation: not all sources have concept targets, {', '.join(folders)} (`make concepts`)"
     return replace(config, concepts=replace(config.concepts, path=path)), line
 
 
 def concept_targets(config: Config) -> list[ConceptTargets]:
     """Open the concept targets of each data source; return an empty list without distillation.
 
-    `concepts.path` must be resolved. Raises `ConceptMismatch` if targets are missing, or lack a
-    head that is trained.
+    `concepts.path` must be resolved. Raises `ConceptMismatch` if targets are missing or lack a head
+    that is trained, or if there are not as many folders as sources.
     """
     paths = [path for path in config.concepts.path.split(",") if path]
     if not paths or not config.concepts.weights:

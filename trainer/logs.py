@@ -28,13 +28,13 @@ class MissingTracker(WrongUse):
 class RunLog:
     """A log of values by step.
 
-    The log is only appended to. After a resume, which is a line of kind `event`, steps may appear
+    Lines are only appended. After a resume, which is a line of kind `event`, steps may appear
     again; the last line of a step counts.
 
     Args:
         workdir: the folder of the log and the curves.
         settings, config: the section `log`, and the whole configuration as plain values.
-        resumed_at: the step from which the run resumes; 0: it is new.
+        resumed_at: the step at which the run resumes or branches; 0: it is new.
         grown: called when files have grown, with `now=True` before a checkpoint.
 
     Raises:
@@ -80,7 +80,7 @@ class RunLog:
         self._grown()
 
     def sync(self) -> None:
-        """Flush all files to the disk. Call it before a checkpoint is published."""
+        """Flush the log to the disk, and the curves to their file. Call it before a checkpoint is published."""
         self._file.flush()
         os.fsync(self._file.fileno())
         if self._board is not None:

@@ -3,14 +3,14 @@
     WORKDIR/config.yaml     the configuration
     WORKDIR/checkpoints/    see `checkpoint`
     WORKDIR/log.jsonl       one line per progress line, check and event
-    WORKDIR/tensorboard/    the same values as curves
-    WORKDIR/export/         the model for open_clip, with its card
+    WORKDIR/tensorboard/    their numbers as curves
+    WORKDIR/export/         the model, with its card
     WORKDIR/tasks/          results of `check.tasks`, by step
 
 WORKDIR is a folder or a URL (see `workdir`).
 
-A step is a function of the weights, the optimizer state, and its number: batch, augmentation and dropout
-follow from the seed and the number. So a run that is killed and resumed ends bit-equal to an undisturbed
+A step is a function of the state in a checkpoint and of its number: batch, augmentation and dropout follow
+from the seed and the number. So a run that is killed and resumed ends bit-equal to an undisturbed
 one, on a CPU in float32 with the same number of ranks and threads. On CUDA nondeterministic kernels may
 differ, see `run.deterministic`.
 """
@@ -62,15 +62,15 @@ class TrainingOutcome:
     finished: bool
     """True if all samples were seen. If not, the run was asked to stop, and the same call resumes it."""
     signal: int | None
-    """The number of the signal that requested the stop; None if there was none."""
+    """The number of the stop signal that this process received; None if it received none."""
     checks: dict[str, Share]
-    """Held-out quality at the end; empty if the run was stopped or nothing is measured."""
+    """Measures of the last check; empty if the run was stopped or nothing is measured."""
     export: Path | None
     """The folder of the exported model; None if the run was stopped, or if WORKDIR is a URL (see `export` there)."""
 
 
 def train(config: Config, workdir: Path | str, say: Callable[[str], None] = _log.info) -> TrainingOutcome:
-    """Train a model, from the beginning or from the newest good checkpoint in `workdir`.
+    """Train a model, from the newest good checkpoint in `workdir`, else from `branch.path` or the beginning.
 
     Under torchrun all processes call this with the same arguments and a `workdir` that all of them can access.
 
@@ -80,7 +80,7 @@ def train(config: Config, workdir: Path | str, say: Callable[[str], None] = _log
         say: receives progress lines, on the first rank; by default they are logged.
 
     Returns:
-        The progress of the run, its checks on held-out pairs, and the folder of the exported model.
+        The progress of the run, its last check, and the folder of the exported model.
 
     Example:
         >>> from pathlib import Path
@@ -104,6 +104,7 @@ def train(config: Config, workdir: Path | str, say: Callable[[str], None] = _log
         OutOfMemory: a step or a check needs too much memory.
         Diverged: too many consecutive steps were not finite.
         StoreError, LeaseLost: the store of a `workdir` URL failed, or another run took it over.
+        RuntimeError: configuration or data differ between ranks.
     """
     kind = device_type(config)
     with joined_ranks(kind, config.run.timeout_s) as ranks, stop_wish(ranks.first) as wish:
@@ -188,7 +189,7 @@ class _Run:
         self.ranks.barrier()
 
     def go(self) -> TrainingOutcome:
-        """Take steps to the end of the run or to a stop request."""
+        """Take steps to the end of the run and export the model, or to a stop request and save."""
         if self.parent is not None:
             self._save()  # unless already saved; from here on the run does not need its parent
         total, stopped = self.parts.total_steps, False

@@ -15,8 +15,8 @@ from open_diht.trainer.model import Student
 def build_optimizer(student: Student, settings: OptimizerSettings, concepts: ConceptSettings) -> torch.optim.AdamW:
     """Build AdamW, in torch's fused form, for the trained parameters.
 
-    Matrices are decayed; vectors and scalars (biases, norms, temperature) are not. Concept heads
-    have their own learning rate and weight decay.
+    Parameters of two or more dimensions are decayed; vectors and scalars (biases, norms, temperature) are
+    not. Concept heads have their own learning rate and weight decay.
 
     Args:
         student: the student, with its frozen parameters marked.
@@ -82,7 +82,7 @@ def gradient_norm(parameters: list[nn.Parameter], clip_at: float | None) -> torc
 
 
 class WeightAverage:
-    """A moving average of a student's weights in float32, updated after each step: a <- decay a + (1 - decay) w."""
+    """A moving average of a student's weights in float32. Each finite step updates it: a <- decay a + (1 - decay) w."""
 
     def __init__(self, student: Student, decay: float):
         self.decay = decay

@@ -1,8 +1,8 @@
 """Convert a checkpoint that the authors released to open_clip's form.
 
 Use `python -m open_diht.trainer.released NAME FILE --output DIR` with a file that you have downloaded. This
-project does not distribute the files. The model zoo of the official repository states addresses and terms (its
-code is CC-BY-NC-4.0; treat the weights alike). They are plain state dicts under the names that open_clip uses.
+project does not distribute the files. The model zoo of the official repository states their addresses (its code is
+CC-BY-NC-4.0; treat the weights alike). They are plain state dicts under the names that open_clip uses.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Training steps: gradients, the check that they are finite, and the update.
 
 Random numbers are a function of where they are used, so a resumed run draws the same ones as an
-undisturbed run. No generator state is kept: before each use, torch's generators are seeded from
+undisturbed run. No generator state is kept: torch's generators are seeded before each use, in a step from
 (seed, purpose, epoch, batch, rank, part).
 """
 
@@ -77,7 +77,7 @@ class Stepper:
     Args:
         student: the student, on the device.
         config: the configuration, with `concepts.path` resolved. A `schedule.micro_batches` of auto
-            must be replaced in `Stepper.config` before the first step.
+            must be replaced in `Stepper.config` before `settle`.
         ranks: the ranks of the run.
         device: the device of this rank.
     """
@@ -195,7 +195,7 @@ class Stepper:
     def _read(self, loss: BatchLoss, gradient: Tensor, scale: Tensor) -> tuple[float, float, dict[str, float]]:
         """Return gradient norm, scale, and the means of the losses over ranks.
 
-        It is the only place where a step waits for its device, so all values are read in one transfer.
+        A step waits for its device here, so all values are read in one transfer.
         """
         named: dict[str, Tensor] = {
             "loss": loss.total,
@@ -213,6 +213,6 @@ class Stepper:
         if self.skipped.in_a_row >= self.config.run.max_nonfinite:
             raise Diverged(
                 f"{self.skipped.in_a_row} steps in a row had a loss or gradient that is not finite (run.max_nonfinite)"
-                "; the last good checkpoint is kept: continue from it in a new WORKDIR (model.warm_start), with a "
-                "lower optimizer.learning_rate or with optimizer.max_gradient_norm=1"
+                "; continue from model.safetensors of the last checkpoint in a new WORKDIR (model.warm_start), with "
+                "a lower optimizer.learning_rate or with optimizer.max_gradient_norm=1"
             )

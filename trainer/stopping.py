@@ -1,7 +1,7 @@
 """Stop requests: after the first SIGTERM or SIGINT the loop finishes its step, saves and stops.
 
-A second Ctrl-C stops at once. A second SIGTERM changes nothing, because `scancel` signals every process and
-torchrun then forwards the signal to ranks that already have it. Only SIGKILL ends a run that takes too long.
+A Ctrl-C after that stops at once. A second SIGTERM changes nothing, because `scancel` signals every process and
+torchrun then forwards the signal to ranks that already have it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def stop_wish(first: bool = True) -> Iterator[StopWish]:
             with suppress(OSError):  # stderr is closed
                 os.write(2, answer.encode())  # print may be what the signal interrupted
         wish.signal = wish.signal or number
-        signal.signal(signal.SIGINT, before[signal.SIGINT])  # a second Ctrl-C stops at once
+        signal.signal(signal.SIGINT, before[signal.SIGINT])  # the next Ctrl-C stops at once
 
     for number in signals:
         signal.signal(number, note)

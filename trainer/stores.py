@@ -71,7 +71,7 @@ class LocalStore:
         (self.folder / path).unlink(missing_ok=True)
 
     def names(self, last: str) -> list[str]:
-        """Return the names of all folders. Each one is complete, since it was renamed after it was written."""
+        """Return the names of all folders. All but temporary ones are complete, since they were renamed at the end."""
         return sorted(path.name for path in self.folder.glob("*") if path.is_dir())
 
     def stage(self, name: str) -> Path:
@@ -113,7 +113,7 @@ class LocalStore:
 
 
 class FsspecStore:
-    """A store in a folder behind an fsspec URL. Its methods raise `StoreError`.
+    """A store in a folder behind an fsspec URL. Its methods raise `StoreError` if the store fails.
 
     Args:
         url: the URL of the folder.
@@ -293,7 +293,7 @@ class FsspecStore:
 
     @contextmanager
     def _asking(self, path: str) -> Iterator[str]:
-        """Yield the file system's name of a path, and turn errors in the `with` block into `StoreError`."""
+        """Yield the file system's name of a path. Errors in the block, but FileNotFoundError, become `StoreError`."""
         try:
             yield f"{self.path}/{path}"
         except FileNotFoundError:
@@ -331,7 +331,7 @@ def on_disk(folder: str) -> Iterator[Path]:
 class Uploads:
     """An executor that runs one job at a time and stops at the first permanent failure.
 
-    The next call raises that error. Its threads are daemons, unlike those of a ThreadPoolExecutor,
+    The next `submit` or `wait` raises that error. Its threads are daemons, unlike those of a ThreadPoolExecutor,
     for which Python waits when it exits: a second Ctrl-C must end the process in the middle of a job.
     """
 

@@ -1,6 +1,6 @@
 """Evaluate a model while training (`check.tasks`) by running `python -m open_diht.eval` in a process of its own.
 
-An unknown task is an error at the start of the training. Later failures are reported and logged, and never end it.
+An unknown task is an error at the start of the training. Later failures of that process are reported and logged.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Evaluated:
     values: dict[str, float]
     """Values by `tasks/<task>/<metric>`, with `_low` and `_high` if there is an interval."""
     lines: list[str]
-    """Lines to report: one for each task, and one for a failure."""
+    """Lines to report: one for each result, and one for a failure."""
     failed: str = ""
     """Why the evaluation failed; empty if it succeeded."""
 

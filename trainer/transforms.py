@@ -1,4 +1,4 @@
-"""Turn images, or stored features and small images, into the encoder's input, as open_clip's transforms do.
+"""Turn images, as open_clip's transforms do, or stored features and small images into the encoder's input.
 
 Workers return uint8 pixels of the model's size, which take a quarter of the bytes of float32 in shared
 memory and on the way to a GPU. `Pixels` normalizes them on the device.
@@ -96,7 +96,7 @@ class StoredTransform:
 
 
 class Pixels(nn.Module):
-    """A normalization of images that is bit-equal to torchvision's `ToTensor` and `Normalize`."""
+    """A normalization of images that is, on a CPU, bit-equal to torchvision's `ToTensor` and `Normalize`."""
 
     mean: Tensor
     std: Tensor

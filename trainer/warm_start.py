@@ -1,6 +1,7 @@
 """Load initial weights: whole models under open_clip's names, single towers under open_clip's or timm's.
 
-Every weight of the model is either loaded or reported as missing. A wrong shape is always an error.
+Every weight of what a file is for is either loaded or reported as missing. A wrong shape is an error, except that
+position embeddings are resized.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def find_weights(place: str, key: str) -> Path:
     found = named or found
     if len(found) != 1:
         names = ", ".join(str(file.relative_to(path)) for file in found) or "none"
-        raise BadWeights(f"{key}: {path} holds {len(found)} weight files ({names}); name one of them")
+        raise BadWeights(f"{key}: {path} holds {len(found)} weight files ({names}); name one file")
     if found[0].name == REFERENCE_IMAGES:
         check_pinned(found[0], LITE0_WEIGHTS, BadWeights, f"remove {place}, which {key} names, and install it again")
     return found[0]
@@ -109,7 +110,7 @@ def _package_folder(name: str, key: str) -> Path:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Return the state dict of a file that holds nothing else, without running code from it. Raises `BadWeights`."""
+    """Return the state dict in a file, without running code from the file. Raises `BadWeights`."""
     try:
         state = load_state_dict(str(path), weights_only=True)
     except _UNREADABLE as error:

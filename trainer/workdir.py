@@ -85,7 +85,7 @@ class Workdir:
             self.uploads.submit(self._upload_grown)
 
     def publish(self, name: str, last: str) -> None:
-        """Upload a folder in the background.
+        """Upload a folder in the background, if WORKDIR is a URL.
 
         Args:
             name: name of the folder.
@@ -154,7 +154,7 @@ def opened(
 
     Raises:
         WrongUse: another run uses it, or it cannot be written.
-        StoreError, CheckpointError: an upload failed.
+        StoreError, CheckpointError, LeaseLost: an upload failed, or another run took over the store.
     """
     url = str(workdir)
     if not is_remote(url):

@@ -1,4 +1,4 @@
-"""HTML kit of all reports: self-contained pages without scripts, safe text, charts and one style sheet."""
+"""HTML kit of the reports and of `make view`: pages, safe text, charts and a shared style sheet."""
 
 from open_diht.common.html.page import render_page, style_sheet
 from open_diht.common.html.text import TextSpan, anchor, attribute, marked, percent, plain, show, text_width, words

@@ -1,4 +1,4 @@
-"""Charts of all reports: bars, histograms and lines, as HTML that loads nothing and has labels for screen readers."""
+"""Charts of the reports: bars, histograms and lines, as HTML that loads nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WIDE, HIGH = 720.0, 380.0
 """Size of a line chart, in pixels."""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62.0, 176.0, 40.0, 52.0
 _COLORS = ("#2a8583", "#c2602a", "#8e62b8", "#4a7bc0", "#9a7a1a", "#c0558a", "#74808a")
-"""Colors with a contrast of at least 3.9 on the light and the dark page. Further lines reuse them."""
+"""Colors with a contrast of at least 3.8 on the light and the dark page. Further lines reuse them."""
 _LABEL = 15.0  # distance of two names at the ends of lines
 _TICKS = 7
 _HISTOGRAM_WIDE, _HISTOGRAM_HIGH, _BASE = 340.0, 150.0, 18.0
@@ -80,7 +80,7 @@ def _at(fraction: float) -> str:
 
 def bin_counts(counts: dict[int, int]) -> list[tuple[str, int]]:
     """Return one column per value from the minimum (at most 0) to the maximum. From 17 values on,
-    return a column for 0 and columns for ranges of equal size."""
+    return a column for 0 and below, and columns for ranges of equal size."""
     low, high = min(0, *counts), max(counts)
     if high - low < _MOST_COLUMNS:
         return [(str(value), counts.get(value, 0)) for value in range(low, high + 1)]
@@ -94,7 +94,7 @@ def bin_counts(counts: dict[int, int]) -> list[tuple[str, int]]:
 
 
 def histogram(title: str, text: str, columns: Sequence[tuple[str, int]], marks: Sequence[int] = ()) -> str:
-    """Return a figure of columns with their counts.
+    """Return a figure of columns, with their counts where there is room.
 
     Args:
         title: its heading.
@@ -207,7 +207,7 @@ def svg_file(chart: str) -> str:
 
 
 def apart(heights: Sequence[float], gap: float, lowest: float) -> list[float]:
-    """Return the heights of labels, moved as little as needed to keep the labels a gap apart.
+    """Return the heights of labels, moved down, or up above `lowest`, to keep the labels a gap apart.
 
     Args:
         heights: y coordinates, which grow downwards as in SVG.

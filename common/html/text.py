@@ -24,8 +24,8 @@ class TextSpan:
 
 
 def is_hidden(char: str) -> bool:
-    """Return whether a character is invisible but affects the page: control, bidi or zero-width
-    ones, lone surrogates."""
+    """Return whether a character is invisible but affects the page: control and bidi characters, lone
+    surrogates, and those of `_UNSEEN`."""
     return char in _BIDI or char in _UNSEEN or unicodedata.category(char) in ("Cc", "Cs")
 
 
@@ -85,7 +85,7 @@ def words(name: str) -> str:
 
 
 def percent(fraction: float | None) -> str:
-    """Return a fraction as a percentage: "46.6 %", or "n/a" for None."""
+    """Return a fraction as a percentage: "46.6 %", "< 0.1 %", or "n/a" for None."""
     if fraction is None:
         return "n/a"
     return "< 0.1 %" if 0 < fraction < 0.0005 else f"{100 * fraction:.1f} %"

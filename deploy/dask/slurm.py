@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description="Filter on Dask workers that Slurm starts.", allow_abbrev=False)
     found.add_argument("--jobs", type=int, required=True, help="number of jobs")
     found.add_argument("--cores", type=int, required=True, help="cores per job, each with a worker process")
-    found.add_argument("--memory", required=True, help="memory of a job: 2 GB per core, of which OCR takes half")
+    found.add_argument("--memory", required=True, help="memory of a job: 2 GB per core")
     found.add_argument("--time", default="24:00:00", help="time limit of a job (24:00:00)")
     found.add_argument("--queue", help="partition (the cluster's default)")
     found.add_argument("--account")

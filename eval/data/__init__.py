@@ -1,4 +1,4 @@
-"""Read data sets from disk, with one reader per layout. Nothing here downloads."""
+"""Read data sets from disk, with one reader per layout. Reading downloads nothing."""
 
 from __future__ import annotations
 
@@ -64,6 +64,7 @@ def read_task(task: Task, needs: Annotation, root: Path, memo: Memo) -> DataSet:
     Raises:
         DataMissing: No source is available; the message says how to get the data.
         DataBroken: A source is available but invalid.
+        WrongUse: The options of a source do not fit its layout.
     """
     data = _first(task, task.sources, needs, root, memo)
     if task.sample is not None:
@@ -82,7 +83,8 @@ def open_support(task: Task, test: DataSet, root: Path, memo: Memo) -> DataSet:
 
     Raises:
         DataMissing: The task has no training split, or it is not available.
-        DataBroken: A class is not among those of `test`.
+        DataBroken: The split is invalid, or its classes are not those of `test`.
+        WrongUse: The options of a source do not fit its layout.
     """
     if not task.support:
         raise DataMissing(f"{task.title} has no training split to draw shots from")
@@ -140,7 +142,7 @@ def _read(task: Task, source: Source, needs: Annotation, root: Path, memo: Memo)
 def _checked(task: Task, needs: Annotation, data: DataSet, test: DataSet | None = None) -> DataSet:
     """Return the data, after checking that it has what is needed and that its labels fit its classes.
 
-    The classes are those of `test` where it is given.
+    The classes are those of `test` where it is given. Labels of class folders are matched by name.
     """
     if getattr(data, needs) is None:
         raise DataBroken(f"{data.place} has nothing for a task of kind {task.kind} could use")

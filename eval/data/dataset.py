@@ -40,7 +40,7 @@ class Images(Protocol):
     def stored_hash(self, index: int) -> str | None:
         """Return the sha256 of the stored image, after "file:" or "pixels:", without decoding it.
 
-        None where the image shares a file with others.
+        None where the image has neither a file nor an array of its own.
         """
 
 
@@ -53,7 +53,7 @@ class DataSet:
     layout: str
     """The layout it was read from."""
     place: str
-    """Path relative to the data root."""
+    """Path of the source that it was read from, as the task gives it."""
     labels: np.ndarray | None = None
     """(n,) int64 class indices, or (n, c) bool where several classes apply."""
     captions: tuple[tuple[str, ...], ...] | None = None
@@ -128,7 +128,7 @@ class DataSet:
         )
 
     def sampled(self, count: int) -> DataSet:
-        """Return `count` of the `items`, drawn by seed 0, with the images that they need."""
+        """Return at most `count` of the `items`, drawn by seed 0, with the images that they need."""
         for name in ("choices", "pairs", "associations"):
             annotations = getattr(self, name)
             if annotations is not None:
@@ -210,7 +210,7 @@ def decode(content: bytes | Path, place: str) -> Image.Image:
         place: Its name in messages.
 
     Raises:
-        DataBroken: It is not an image, is truncated, or has too many pixels.
+        DataBroken: It is not a readable image, or exceeds a limit of `ImageLimits`.
     """
     try:
         image = open_image(_bytes(content), _LIMITS, _FORMATS).decode()

@@ -104,7 +104,7 @@ def read_manifest(path: Path, options: Mapping[str, Any], memo: Memo, place: str
 
     Options: `image`, a pattern over the row's columns that gives the image's path relative to the
     file (`"{image_path}"`); `caption` or `label`, the column of either; `leave_out`, images to
-    skip; `skip_empty`, whether to skip rows without a caption; `below`, a folder between the file's
+    skip; `skip_empty`, whether to skip rows without either; `below`, a folder between the file's
     and the images. Rows of one image are combined, in order of appearance.
 
     Args:
@@ -115,7 +115,7 @@ def read_manifest(path: Path, options: Mapping[str, Any], memo: Memo, place: str
 
     Raises:
         DataMissing: The file or all images do not exist.
-        DataBroken: A row is unusable.
+        DataBroken: A row is unusable, or an image is missing.
         WrongUse: The options do not fit.
     """
     unknown = set(options) - {"image", "caption", "label", "leave_out", "skip_empty", "below"}

@@ -16,8 +16,8 @@ _BLANKS = re.compile(r"[ \t\n\r]*")
 def elements(path: Path, name: str) -> Iterator[Any]:
     """Yield the elements of the list `name` of the JSON object in `path`.
 
-    Values before the list are read and dropped, those behind it are not read. At most one value or
-    element is in memory.
+    Values before the list are read and dropped, those behind it are not decoded. At most one value
+    or element is decoded at once.
 
     Args:
         path: The file.
@@ -47,7 +47,7 @@ def elements(path: Path, name: str) -> Iterator[Any]:
 
 
 class _Text:
-    """A file's text; only the part being decoded is in memory."""
+    """A file's text, read in pieces."""
 
     def __init__(self, file: TextIO):
         self._file, self._text, self._at = file, "", 0

@@ -1,4 +1,4 @@
-"""Hashes of large files, computed once and stored under the file's path, size and modification time."""
+"""Values computed from files, such as hashes, stored with the file's path, size and modification time."""
 
 from __future__ import annotations
 

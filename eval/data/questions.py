@@ -25,14 +25,14 @@ def read_vqav2(folder: Path, options: Mapping[str, Any], candidates: int | None,
     """Read VQAv2 from its official files in `folder`.
 
     Each question offers its own `multiple_choices` where the file has them (VQA v1), else the most
-    frequent training answers to questions of its type.
+    frequent training answers to questions of its type, or to all questions if the type is unknown.
 
     Args:
         folder: The folder of the set.
         options: `questions`, `annotations` and `train_annotations`, file names, and `image`, the
             pattern of an image's path over {image_id}.
         candidates: Number of answers to offer; None or 0: 10.
-        memo: Remembers the frequent answers.
+        memo: Remembers the frequent answers, and hashes of files.
         place: The set's name in messages.
 
     Raises:

@@ -1,6 +1,6 @@
 """Captions to choose from, pairs to keep apart, and images that go with a cue, as published.
 
-A set is a JSON, CSV or TSV file of rows, and images next to it. Patterns such as
+A set is files of rows (JSON, JSONL, CSV or TSV), and images next to them. Patterns such as
 `"val2017/{filename}"` define what a row's columns mean; `{0}`, `{1}`, ... are the columns by
 position.
 """
@@ -174,7 +174,7 @@ class _Row:
         return self.fill(options["category"]) if "category" in options else self.stem
 
     def fill(self, pattern: str) -> str:
-        """Fill the pattern with the row's columns. Raises `DataBroken` for an empty result."""
+        """Fill the pattern with the row's columns. Raises `DataBroken` for a misfit or an empty result."""
         named = self.content if isinstance(self.content, dict) else {}
         try:
             found = str(pattern).format(*(self.content.values() if named else self.content), **named).strip()
@@ -185,7 +185,7 @@ class _Row:
         return found
 
     def names(self, column: str) -> list[str]:
-        """Return the list in a column, which may be stored as JSON."""
+        """Return the list in a column, which may be stored as JSON. Raises `DataBroken` for anything else."""
         try:
             found = self.content[column]
             listed = json.loads(found) if isinstance(found, str) else found

@@ -66,6 +66,7 @@ def read_torchvision(folder: Path, split: str, options: Mapping[str, Any], memo:
     Raises:
         DataMissing: The folder does not exist, or torchvision does not find the set.
         DataBroken: The set has no images.
+        WrongUse: torchvision has no such class.
     """
     if not folder.is_dir():
         raise DataMissing(f"{place} is not there")
@@ -86,7 +87,7 @@ def read_torchvision(folder: Path, split: str, options: Mapping[str, Any], memo:
 
 
 class _TorchvisionImages:
-    """Images of a torchvision set. Keys are indices, since there are no names."""
+    """Images of a torchvision set. Keys are indices."""
 
     def __init__(self, data: Any, folder: Path, split: str, options: Mapping[str, Any], memo: Memo, place: str) -> None:
         self._data, self._folder, self._memo, self._place = data, folder, memo, place
@@ -114,10 +115,10 @@ class _TorchvisionImages:
 
 
 def _content(data: Any, folder: Path, memo: Memo) -> str:
-    """Return the sha256 of the image data alone.
+    """Return a hash of the image data.
 
-    It covers the files that this class lists, else the array that it holds, else its own folder
-    below `folder`.
+    It covers the files that this class lists, else the array that it holds, else all files of its
+    folder.
     """
     files, array = _files(data), _array(data)
     if files is not None:

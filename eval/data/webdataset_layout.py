@@ -1,6 +1,6 @@
 """The webdataset layout of CLIP_benchmark and DataComp.
 
-    <set>/<split>/nshards.txt, 0.tar, 1.tar, ...    samples <key>.jpg|jpeg|png|webp with a label member
+    <set>/<split>/nshards.txt, 0.tar, 1.tar, ...    samples: an image such as <key>.jpg, and a label
     <set>/classnames.txt                            one class per line, in order of label
     <set>/zeroshot_classification_templates.txt     one template per line, slot {c}
     <set>/dataset_type.txt                          retrieval, multilabel or vqa; missing: classification
@@ -13,8 +13,7 @@ DataComp's copies of sets with groups have a <key>.npy next to the label: whole 
 region, year and class.
 
 Shards are indexed once and then read in any order, so that ranks and interrupted runs read only
-what they need. Where CLIP_benchmark warns (no class names) or guesses (a wrong number of shards),
-this module raises.
+what they need. Where CLIP_benchmark guesses (a wrong number of shards), this module raises.
 """
 
 from __future__ import annotations

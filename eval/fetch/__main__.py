@@ -34,7 +34,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
     parser.add_argument("--data", help="folder of the data sets (default: $DIHT_BENCH_DATA, else ~/.cache/diht/bench)")
     parser.add_argument("--wheels", type=Path, help="folder with wheels that were downloaded by hand")
     parser.add_argument("--videos", type=Path, help="folder with UCF101's videos and lists, unpacked by hand")
-    parser.add_argument("--zero-shot", action="store_true", help="skip training splits, which only few-shot uses")
+    parser.add_argument(
+        "--zero-shot", action="store_true", help="skip training splits, which only few-shot and linear probes use"
+    )
     parser.add_argument("--sizes", action="store_true", help="print what would be fetched and its size, and stop")
     return exit_status(lambda: _fetch_all(parser.parse_args(arguments)))
 

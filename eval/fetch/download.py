@@ -1,4 +1,4 @@
-"""Download files so that each is complete, checked and recorded; sizes are printed first."""
+"""Download files so that each is complete, checked if its hash is known, and recorded; sizes are printed first."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Remote:
 
 
 def download(url: str, path: Path, digest: str | None = None, transfer: Callable[[Path], Path] | None = None) -> None:
-    """Download a file to `path`, unless it exists. It appears there complete and checked, or not at all.
+    """Download a file to `path`, unless it exists. It appears there complete, with the given hash, or not at all.
 
     Args:
         url: The address; used only in messages where `transfer` is given.
@@ -129,8 +129,8 @@ def named_digest(path: Path, algorithm: str) -> str:
 class Fetcher:
     """Downloads files into the data folder `root`; with `sizes_only` it prints sizes and downloads nothing.
 
-    `root`/SHA256SUMS records every downloaded file, including those unpacked and removed since:
-    `sha256sum --check --ignore-missing SHA256SUMS` checks the remaining ones.
+    `root`/SHA256SUMS records every file that `get` downloads, including those unpacked, moved or removed
+    since: `sha256sum --check --ignore-missing SHA256SUMS` checks those still in their place.
     """
 
     def __init__(self, root: Path, say: Say, *, sizes_only: bool = False, zero_shot: bool = False):
@@ -157,7 +157,7 @@ class Fetcher:
             remotes: All files of the set.
 
         Returns:
-            Whether all files exist now. False means that only sizes were requested.
+            True if all files exist now, False if only sizes were requested.
 
         Raises:
             FetchFailed: A file cannot be downloaded. If the disk is too small, no download starts.

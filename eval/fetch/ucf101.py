@@ -2,7 +2,7 @@
 
 `ucf101/test/<Class>/<video>.jpg` holds test list 1, and `ucf101/train/...` train list 1 for
 few-shot. Frames are counted by decoding, because the number in a video's header is not reliable.
-PyAV (extra `video`) decodes; the videos are a RAR archive, which bsdtar (libarchive), unrar or 7z
+PyAV (extra `eval`) decodes; the videos are a RAR archive, which bsdtar (libarchive), unrar or 7z
 unpacks.
 """
 

@@ -1,7 +1,7 @@
 """Compare few-shot numbers of two models on the same shots and test images.
 
-Both models got the same shots for every seed, so their numbers are paired over images and over
-seeds. Images and shots are both random samples, so both contribute to the error (two-way random
+Only seeds that drew the same shots for both models are used, so their numbers are paired over images
+and over seeds. Images and shots are both random samples, so both contribute to the error (two-way random
 effects). Three seeds tell little about the variation between shots; Student's t with few degrees of
 freedom accounts for that.
 """
@@ -23,7 +23,7 @@ from open_diht.eval.results import Compared, why_not_comparable
 from open_diht.eval.statistics import FEWEST, crossed_difference
 
 TEXT_ALONE = "zero-shot"
-"""The task's main number, which is compared elsewhere."""
+"""The method that uses no shots; zero-shot numbers are compared elsewhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class FewShotComparison(Compared):
 def compare_few_shot(
     task: str, a: Path, b: Path, rows_a: Sequence[Mapping[str, Any]], rows_b: Sequence[Mapping[str, Any]]
 ) -> list[FewShotComparison]:
-    """Compare every method and k that both result folders have for a task.
+    """Compare every method but zero-shot at every k that both result folders have for a task.
 
     Args:
         task: The task's name.
@@ -51,6 +51,9 @@ def compare_few_shot(
 
     Returns:
         One entry per method and k; or a single entry with a note where they cannot be paired.
+
+    Raises:
+        DataBroken: A file in few_shot/ is corrupt.
     """
     try:
         return _paired(task, a, b, rows_a, rows_b)
@@ -59,7 +62,7 @@ def compare_few_shot(
 
 
 class _NotPaired(Exception):
-    """Raised where A and B do not have the same shots or images."""
+    """Raised where the few-shot numbers of A and B cannot be paired."""
 
 
 def _paired(

@@ -26,7 +26,7 @@ from open_diht.eval.metrics.classification import lowest_best
 from open_diht.eval.statistics import FEWEST, Estimate, crossed_interval
 
 ROWS = 8192
-"""Test images whose scores are in memory at once."""
+"""Maximum number of test images whose scores are in memory at once."""
 Cell = tuple[str, int, int]
 """Method, k, seed."""
 INTERVAL = "over test images and draws of the shots (two-way random effects, Student's t), 95 %"
@@ -44,7 +44,7 @@ class FewShotSettings:
     methods: tuple[str, ...] = tuple(METHODS)
     """Keys of `open_diht.eval.fewshot.METHODS`."""
     metric: str = "top1"
-    """top1 or mean_per_class, as for the task itself."""
+    """top1 or mean_per_class."""
     standard_errors: float = 0.0
     """Number of standard errors of held-out cross-entropy by which a more cautious choice may be worse
     than the best."""
@@ -111,7 +111,7 @@ class CurvePoint:
     low: float | None
     high: float | None
     """Upper end of the 95 % interval over test images and draws of the shots. Both ends are None with
-    fewer than three draws."""
+    fewer than three draws, or too few images."""
     per_seed: tuple[float, ...]
 
 

@@ -1,7 +1,8 @@
 """The probe and its baselines, each as a function of a support set.
 
-Every method with hyperparameters chooses them on the support set, by the same rule. Method names
-are keys of `METHODS`; a new method is a function and a line there.
+Hyperparameters are chosen on the support set, or fixed for one shot per class, by the same rule for
+every method but `ridge`, whose penalty is fixed. Method names are keys of `METHODS`; a new method is a
+function and a line there.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from open_diht.eval.fewshot.solver import Ridge, SoftmaxLoss
 
 NOTHING = "nothing to choose"
 RADII = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 30.0, math.inf)
-"""Maximum change of the scores in logits, from the zero-shot classifier (0) to the ordinary probe
-(inf). delta is this over the logit scale, relative to ||W_0||_F, so that it is comparable between
-tasks of 10 and 1000 classes and between models."""
+"""Maximum change of the scores in logits, as root mean square over classes and without the bias, from
+the zero-shot classifier (0) to the ordinary probe (inf). delta is this over the logit scale, times
+||W_0||_F, so that the radii are comparable between tasks of 10 and 1000 classes and between models."""
 RADIUS_OF_ONE_SHOT = RADII.index(8.0)
-"""It is also the minimum for several shots. It was found on the few-shot sets of
+"""Index of the radius for one shot, which is also the minimum for several. It was found on the few-shot sets of
 benchmarks/RESULTS.md, which flatters them."""
 PENALTIES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 3e-4, 1e-4, 3e-5, 1e-5)
 """L2 weights relative to the squared logit scale."""
@@ -49,7 +50,7 @@ class Fitted:
     """`support_cv`, `fixed`, or a note that there was nothing to choose; never the test set."""
     converged: bool = True
     loss: float | None = None
-    """Cross-entropy of the choice on held-out shots; None where it was not chosen on them."""
+    """Cross-entropy of a chosen radius or penalty on held-out shots; None where there is none."""
 
 
 def zero_shot(support: Support) -> Fitted:
@@ -59,7 +60,7 @@ def zero_shot(support: Support) -> Fitted:
 
 @functools.lru_cache(maxsize=1)  # `text_or_zero` asks for it again
 def probe(support: Support) -> Fitted:
-    """Fit the paper's probe: offsets on a ball whose radius is chosen on the support set."""
+    """Fit the paper's probe: offsets in a ball whose radius is chosen on the support set, or fixed for one shot."""
     choice = select(support, _path_scores(RADII, _probe_at), RADIUS_OF_ONE_SHOT, ordered=True)
     logits = RADII[choice.index]
     return _fitted(_probe_at(support, logits), {"delta": _delta(support, logits), "logits": logits}, choice)
@@ -195,7 +196,7 @@ def _path_scores(
 ) -> Callable[[Support, Tensor], Iterator[Tensor]]:
     """Return a function that yields the scores of one probe per value, each started from the previous solution.
 
-    That takes a fraction of the steps and gives the same answers.
+    That takes a fraction of the steps and gives the same answers to within the tolerance.
     """
 
     def scores_of(part: Support, features: Tensor) -> Iterator[Tensor]:

@@ -48,8 +48,8 @@ def fit_probe(
     Args:
         loss: The support set and the classifier.
         radius: delta, an absolute Frobenius norm.
-        start: (C, d + 1) initial offsets. The answer does not depend on them.
-        tolerance: Maximum distance of the mean loss from its optimum, in nats.
+        start: (C, d + 1) initial offsets. With a finite radius the loss depends on them by at most `tolerance`.
+        tolerance: The gap to reach, in nats: for a finite radius, a bound of the mean loss's distance to its optimum.
         max_steps: Steps after which the solver gives up.
 
     Raises:
@@ -71,7 +71,7 @@ def fit_around(
         loss: The support set and the classifier.
         term: The constraint or penalty.
         start: (C, d + 1) initial offsets.
-        tolerance: Maximum distance of the objective from its optimum, in nats.
+        tolerance: The term's gap to reach, in nats.
         max_steps: Steps after which the solver gives up.
     """
     solution = solve(loss, term, start=start, tolerance=tolerance, max_steps=max_steps)

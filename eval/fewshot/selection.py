@@ -92,7 +92,7 @@ def select(
         return Selection(fixed, FIXED, ())
     found: list[NDArray[np.float64]] = []
     for fold in range(folds):
-        # Deal the shots of every class in turn, so that each fold has a part of every class.
+        # Deal the shots of every class in turn, so that a class with enough shots is in every fold.
         held = support.places % folds == fold
         outside = support.part(held)
         losses = [
@@ -111,8 +111,8 @@ def select(
 def most_cautious(losses: NDArray[np.float64], standard_errors: float = 0.0) -> int:
     """Return the first candidate that is not significantly worse than the best.
 
-    The standard error is of the difference on the same samples, which is far smaller than that of
-    either loss.
+    The standard error is of the difference on the same samples, which is usually far smaller than that
+    of either loss.
 
     Args:
         losses: (candidates, n) loss of each held-out sample.

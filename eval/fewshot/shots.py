@@ -1,8 +1,8 @@
-"""Select the training samples that are the shots, as a function of seed and keys alone.
+"""Select the training samples that are the shots, as a function of seed, keys and labels alone.
 
 Samples of a class are ordered by a hash of seed and key, and k shots are the first k. Shots are
 therefore nested (the shot of k = 1 is among the two of k = 2). They do not depend on the order of
-files, the model, the version of a random generator, or which other samples exist.
+files, the model, or the version of a random generator.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def draw_shots(keys: Sequence[str], labels: ArrayLike, n_classes: int, k: int, s
 
     Raises:
         ShotsMissing: A class has no sample.
-        ValueError: Keys are repeated, or labels are out of range.
+        ValueError: Keys are repeated, labels are out of range or not as many as keys, or k is below 1.
     """
     classes = np.asarray(labels)
     if classes.shape != (len(keys),):

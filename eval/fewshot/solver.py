@@ -148,7 +148,7 @@ class SoftmaxLoss:
         return (self.scale / len(scores)) * (residual.T @ self.features)
 
     def curvature(self) -> float:
-        """Return an upper bound of the Hessian: 1/2 scale^2 lambda_max(X^T X / n)."""
+        """Return an upper bound of the Hessian's eigenvalues: 1/2 scale^2 lambda_max(X^T X / n)."""
         n, d = self.features.shape
         # X X^T has the same largest eigenvalue and may be smaller.
         gram = self.features.T @ self.features if d <= n else self.features @ self.features.T
@@ -159,7 +159,7 @@ class SoftmaxLoss:
 def solve(
     loss: SoftmaxLoss, term: Term, *, start: Tensor | None = None, tolerance: float = 1e-3, max_steps: int = 1000
 ) -> Solution:
-    """Minimize loss + term until the term's gap is at most `tolerance`.
+    """Minimize loss + term until the term's gap is at most `tolerance`, or for `max_steps`.
 
     The curvature bound is up to a hundred times the curvature near the answer. The step is
     therefore longer than the bound's inverse wherever the descent inequality still holds, and falls

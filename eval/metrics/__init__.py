@@ -1,1 +1,1 @@
-"""Metrics: pure functions of scores and labels that know no model."""
+"""Metrics: functions of vectors, scores, labels and answers that know no model."""

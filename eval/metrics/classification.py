@@ -1,4 +1,4 @@
-"""Metrics of classification from scores (n, c) and labels. Ties go to the lower class index."""
+"""Metrics of classification from scores and labels. Ties go to the lower class index, or rank negatives first."""
 
 from __future__ import annotations
 
@@ -45,10 +45,7 @@ def label_ranks(logits: torch.Tensor, labels: np.ndarray) -> tuple[np.ndarray, n
 
 
 def lowest_best(logits: torch.Tensor) -> torch.Tensor:
-    """Return (n,) the class of the highest logit in each row (n, c), the lowest index among ties.
-
-    torch's argmax does not define which of equal values it takes.
-    """
+    """Return (n,) the class of the highest logit in each row (n, c), the lowest index among ties."""
     top = logits.max(dim=1, keepdim=True).values
     index = torch.arange(logits.shape[1], device=logits.device)
     return torch.where(logits == top, index, logits.shape[1]).min(dim=1).values

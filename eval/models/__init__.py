@@ -64,7 +64,7 @@ def load_model(
         (2, 512)
 
     Raises:
-        WrongUse: The word or a path leads nowhere.
+        WrongUse: The word, the weights or the precision is unknown, or they do not belong together.
         ModelError: Loading fails.
     """
     if precision not in PRECISIONS:
@@ -103,7 +103,8 @@ def load_model(
 def _weights_file(word: str, pretrained: str | None, data: Path) -> Path:
     if not pretrained:
         raise WrongUse(
-            f"model {word} needs weights: --pretrained with the path of a checkpoint (or `random` to try things out)"
+            f"model {word} needs weights: --pretrained with the path of a checkpoint (or, for an architecture of "
+            "open_clip, `random`)"
         )
     path = Path(pretrained)
     if path.is_file():

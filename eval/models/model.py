@@ -21,7 +21,7 @@ class Model(ABC):
     """A dual encoder, ready to use."""
 
     name: str
-    """Name given by the user."""
+    """Name to show."""
     width: int
     """Width d of the common space."""
     logit_scale: float
@@ -32,11 +32,11 @@ class Model(ABC):
     """The preprocessing in words: size, interpolation, crop, mean, std."""
     record: Mapping[str, Any]
     """Protocol record: model, architecture_sha256, weights_sha256, activation, tokenizer,
-    context_length, precision, device."""
+    context_length, logit_scale, precision, device."""
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over everything but the data that features depend on; the key of the cache."""
+        """sha256 over everything but the data that features depend on; a part of the cache's keys."""
         # Exclude name and path: the same weights in another folder need not be encoded again.
         parts = {key: value for key, value in self.record.items() if key not in ("model", "device")}
         # Include only the kind of device: ranks have one each and share their features.
@@ -44,17 +44,17 @@ class Model(ABC):
         return sha256_of([parts, kind, dict(self.preprocessing), library_versions()])
 
     def images(self, batch: torch.Tensor) -> np.ndarray:
-        """Return (b, d) float32 unit vectors of a batch of preprocessed images (b, 3, h, w)."""
+        """Return (b, d) float32 unit vectors of preprocessed images (b, 3, h, w). Raises `ModelError` if not finite."""
         with self._exact():
             return _unit(self._images(batch), f"{self.name}: a batch of images")
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Return (b, d) float32 unit vectors of texts."""
+        """Return (b, d) float32 unit vectors of texts. Raises `ModelError` if not finite."""
         with self._exact():
             return _unit(self._texts(texts), f"{self.name}: a batch of texts")
 
     def _exact(self) -> contextlib.AbstractContextManager[None]:
-        """Return a context in which fp32 is exact: CUDA's convolutions use TF32 by default."""
+        """Return a context in which fp32 excludes TF32, which CUDA's convolutions use by default."""
         return _without_tf32() if self.record["precision"] == "fp32" else contextlib.nullcontext()
 
     @abstractmethod

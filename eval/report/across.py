@@ -1,6 +1,7 @@
 """Numbers over several tasks: averages of a kind, averages defined by suites, effective robustness.
 
-Intervals come from the stored items; the images of one set count once, however many tasks use them.
+Intervals of averages come from the stored items; the images of one set count once, however many tasks
+use them.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def across(tasks: Sequence[TaskRows], folder: Path) -> list[Across]:
 
 
 def _of_suite(suite: Suite, tasks: Sequence[TaskRows], folder: Path) -> Across | None:
-    """Return the suite's average; None without an average, or if the run does not include all of its tasks."""
+    """Return the suite's average; None if it has none, the run lacks one of its tasks, or no task was measured."""
     by_name = {task.task: task for task in tasks}
     parts = [(one,) if isinstance(one, str) else one for one in suite.average]
     if not parts or any(name not in by_name for part in parts for name in part):

@@ -187,7 +187,7 @@ def thumbnail(image: Image.Image, name: str) -> str:
     """
     small = image.convert("RGB")
     small.thumbnail((SIDE, SIDE))
-    times = max(1, SIDE // 2 // max(small.size))  # small images are enlarged to at least about half of SIDE
+    times = max(1, SIDE // 2 // max(small.size))  # images of up to a quarter of SIDE are enlarged
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=80)
     encoded = base64.b64encode(buffer.getvalue()).decode("ascii")

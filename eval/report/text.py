@@ -9,9 +9,9 @@ from open_diht.common.html import plain
 from open_diht.eval.results import cautions
 
 CAUTION = (
-    "An interval covers only the choice of the test items. It excludes what training with another seed would change "
-    "(about 0.2 points on ImageNet, according to DataComp) and what another prompt, split or preprocessing would "
-    "change; each number's protocol states these."
+    "An interval covers only the choice of the test items, and in few-shot of the shots. It excludes what training "
+    "with another seed would change (about 0.2 points on ImageNet, according to DataComp) and what another prompt, "
+    "split or preprocessing would change; each number's protocol states the latter."
 )
 AVERAGES = (
     "Averages are plain, over the measured tasks of a kind; tasks without data are not counted. They "
@@ -24,10 +24,9 @@ ACROSS = (
 )
 FEW_SHOT = (
     "Shots are drawn by a hash of seed and key, nested over k. Radius, penalty and temperatures are chosen by "
-    "cross-validation on the shots themselves (support_cv), or fixed where a class has one shot; test labels are "
-    "never used. Points are means over seeds, bars one standard deviation; pointing at a number shows its interval "
-    "over test "
-    "images and draws of the shots."
+    "cross-validation on the shots themselves (support_cv), or fixed at one shot per class, as ridge's penalty always "
+    "is; no choice uses test labels. Numbers are means over seeds \u00b1 one standard deviation. In report.html, "
+    "pointing at a number shows its interval over test images and draws of the shots."
 )
 
 
@@ -55,7 +54,7 @@ def shots_said(record: Mapping[str, Any], short: Mapping[int, int]) -> str:
 
 
 def cell(text: str) -> str:
-    """Return `text` escaped for a cell of a Markdown table."""
+    """Return `text`, shortened to 400 characters, escaped for a cell of a Markdown table."""
     return plain(text, 400).replace("\\", "\\\\").replace("|", "\\|")
 
 

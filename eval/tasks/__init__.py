@@ -1,4 +1,4 @@
-"""Tasks and suites, one YAML file per suite in `eval/suites/`, and kinds of task, one class each."""
+"""Tasks and suites, one YAML file per suite in `eval/suites/`, and the registry of kinds of task."""
 
 from open_diht.eval.task import Source, Suite, Task
 from open_diht.eval.tasks.kinds import KINDS, Kind, register

@@ -1,4 +1,4 @@
-"""Read tasks from suite files; every key, name and number of a file is checked before anything else happens."""
+"""Read and check tasks from suite files. Options of sources and entries of `fetch` are checked when they are used."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def load_suite(name: str) -> Suite:
 def choose_tasks(words: str) -> Suite:
     """Return the tasks of a comma-separated list of suites, suite files and task names, each task once.
 
-    Raises `WrongUse` for an unknown word, with the nearest known name.
+    Raises `WrongUse` for no word, an unknown word or an invalid suite file.
     """
     asked = [word.strip() for word in words.split(",") if word.strip()]
     if not asked:

@@ -1,6 +1,6 @@
 """Published prompt templates and class names, by the name of their source (credits are in NOTICE.txt).
 
-A name is `clip_benchmark:cifar10` or `openai_clip:ucf101`. A template has one slot, `{}`
+Names are, for example, `clip_benchmark:cifar10` and `openai_clip:ucf101`. A template has one slot, `{}`
 (openai/CLIP) or `{c}` (CLIP_benchmark and the webdataset template files).
 """
 

@@ -1,8 +1,8 @@
 """Choose the best of several captions per image (alt text, recaptions) by CAT, and keep the images that have one.
 
-The best caption passes Complexity and Action and is the most complex; the first wins a tie. Then the image, read once,
-decides whether it repeats that caption as text. Input and output are Parquet; the column of the captions holds lists.
-The output has the columns of CAT and `caption`. It prints how many images each reason rejected.
+The best caption is the most complex of those that pass the caption filters, else of all; the first wins a tie. With
+`--image`, text in the image that repeats it then rejects the row. Input and output are Parquet; the column of the
+captions holds lists. The output has the columns of CAT and `caption`. It prints the counts of the reasons.
 
     .venv/bin/python examples/recipes/best_caption.py recaptioned.parquet out/best.parquet --captions all_captions
 """
@@ -19,7 +19,7 @@ from open_diht.integrations.huggingface import keep
 
 
 def choose(batch: dict[str, list[Any]], column: str, cat: Cat) -> dict[str, list[str | None]]:
-    """Return the best caption of each row; None for a row without any caption.
+    """Return the best caption of each row; None for a row without any.
 
     Args:
         batch: rows of a data set.

@@ -1,6 +1,6 @@
 """Filter a data set of the Hugging Face hub with `datasets` and publish the rows that pass.
 
-It prints how many rows each reason rejected. The result is private unless you pass `--public`; the token is that of
+It prints how many rows each reason rejected. A new data set is private unless you pass `--public`; the token is that of
 `hf auth login` or HF_TOKEN. Nothing is published if the source or the hub cannot be reached. For data sets of many
 gigabytes, `make filter INPUT=hf://... OUTPUT=hf://...` resumes and keeps the rejected rows too (docs/howto/hub.md).
 
@@ -22,12 +22,12 @@ from open_diht.integrations.huggingface import keep
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("source", help="data set on the hub, or a folder")
-    parser.add_argument("target", help="data set on the hub that is created, or replaced")
+    parser.add_argument("target", help="data set on the hub that is created, or whose split is replaced")
     parser.add_argument("--split", default="train")
     parser.add_argument("--caption", default="caption", help="column of the captions")
-    parser.add_argument("--image", help="column of the images; without it Complexity and Action decide alone")
+    parser.add_argument("--image", help="column of the images; without it captions decide alone")
     parser.add_argument("--preset", default="paper", help="paper, balanced, strict, or a YAML file")
-    parser.add_argument("--public", action="store_true", help="publish for everybody; mind the source's license")
+    parser.add_argument("--public", action="store_true", help="make a new data set public; mind the source's license")
     options = parser.parse_args()
     try:
         rows = datasets.load_dataset(options.source, split=options.split)

@@ -3,8 +3,8 @@
     python examples/recipes/hn_nce_in_open_clip.py --hardness 0.25 --model ViT-B-32 --batch-size 256 --epochs 1 \\
         --dataset-type webdataset --train-data 'out/laion2b/shards/{00000..00009}-00000-000.tar'
 
-All other options are those of open_clip_train, and torchrun starts it on several GPUs. open_clip's command line
-cannot set the initial scale that the loss recommends in the log: in short runs take a smaller --hardness
+All options but `--alpha` and `--hardness` are those of open_clip_train, and torchrun starts it on several GPUs. None
+of them sets the initial scale that the loss recommends in the log: in short runs take a smaller --hardness
 (docs/which-beta.md).
 """
 

@@ -1,8 +1,8 @@
 """From a LAION manifest to a CLIP model: filter, train, load the export with open_clip, classify an image zero-shot.
 
-A manifest of urls is downloaded on the way; the default is the sample, whose images are there, and a model that takes
-minutes on a CPU and is not useful. For a real one, pass `--config vit-b-32` and run it on GPUs. It prints the counts of
-the filters, the progress of the training, and the probability of each class. The same command resumes.
+Images that the manifest names by url are downloaded; the default is the sample, whose images are there, and a model
+that takes minutes on a CPU and is not useful. For a real one, pass `--config vit-b-32` and run it on GPUs. It prints
+the counts of the filters, the progress of the training, and the probability of each class. The same command resumes.
 
     .venv/bin/python examples/recipes/laion_to_clip.py --work out/laion-to-clip
 """

@@ -1,8 +1,8 @@
 """The paper's own setting, as closely as it is known: CAT, concept distillation and HN-NCE.
 
-It filters with the preset `paper`, makes concept targets, and trains. First it prints each constant and whether it is
-(unverified): believed to follow the paper, but not confirmed. The defaults take minutes on a CPU. For the paper's sizes
-use LAION-2B, `--config vit-b-16` and `--teacher swag-vit-h14 --weights FILE`, on GPUs. The same command resumes.
+It filters with the preset `paper`, makes concept targets, and trains. First it prints the constants, of which those
+marked (unverified) are believed to follow the paper, but not confirmed. The defaults take minutes on a CPU. For its
+sizes use LAION-2B, `--config vit-b-16` and `--teacher swag-vit-h14 --weights FILE`, on GPUs. The same command resumes.
 
     .venv/bin/python examples/recipes/paper_setting.py --work out/paper-setting
 """

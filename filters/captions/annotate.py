@@ -1,6 +1,6 @@
-"""Annotate captions: make the Arrow columns from which every preset decides.
+"""Annotate captions: make the Arrow columns from which presets decide.
 
-Annotating is the expensive pass (normalize, parse, graph, verify) and uses no thresholds.
+Annotating is the expensive pass (normalize, parse, graph, verify) and uses no preset's thresholds.
 `rules.py` decides on its columns.
 """
 
@@ -94,6 +94,7 @@ def provenance(lean: bool = False, second_opinion: bool = False) -> dict[str, st
         second_opinion: see `CaptionAnnotator`.
 
     Raises:
+        ModelMissing: no spaCy model is installed.
         OpinionMissing: the weights of the second opinion cannot be used.
     """
     known = {**model_provenance(), "verifier": weights_fingerprint(), "annotations": str(VERSION)}
@@ -112,6 +113,7 @@ class CaptionAnnotator:
             `open_diht.filters.captions.opinion`.
 
     Raises:
+        ModelMissing: see `parse.load_model`.
         OpinionMissing: the weights of the second opinion cannot be used.
 
     Example:
@@ -151,7 +153,7 @@ class CaptionAnnotator:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Turn off garbage collection of cycles in the `with` block. Millions of small tuples and lists
+    """Turn off garbage collection of cycles in the `with` block. Very many small tuples and lists
     without cycles are created here, and searching them would take a tenth of the time."""
     was_on = gc.isenabled()
     gc.disable()

@@ -3,7 +3,7 @@ things have equal names.
 
 The annotations of the filter hold words as written in the caption ("Black horses", "evening sun").
 Here they become lower-case base forms ("horse", "black"). A compound object has several names, from
-the whole to its head ("evening sun", "sun"); a vocabulary takes the longest one that it knows.
+its last three words to its head ("evening sun", "sun").
 
 Base forms come from the lemma tables of the spaCy model (from WordNet): first the exceptions, then
 the suffix rules if they lead to a known word, otherwise the word itself. No tagger runs, because

@@ -50,7 +50,7 @@ _RATINGS = {
     "page word": ("unrated noun", "no page word", "at times a page word", "page word"),
 }
 _READ_WORDS = 60
-"""Words of a text whose weight in the second opinion is measured, by leaving out one at a time."""
+"""First words of a text, whose weight in the second opinion is measured by leaving out one at a time."""
 _SHOWN_WORDS = 3
 _TAG = re.compile("|".join(rf"(?<![\w$]){re.escape(tag)}(?![\w$])" for tag in _TAGS))
 _RATING = re.compile(rf"({'|'.join(_RATINGS)}) (-1|[0-3])\b")

@@ -2,8 +2,7 @@
 arguments.
 
 Most groups are templates with one feature each. A group of templates returns nothing if its first
-argument is None, because the caption has no such word. Two groups of a candidate never produce the
-same name.
+argument is None, because the caption has no such word.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 They are computed column by column, for all candidates of many captions at once. They come in
 groups; each is a function in `feature_names.py` with the columns of its arguments. Arguments recur
-between candidates, so `verifier.py` names and weighs most groups once. The features of the caption
-itself (`Captions.facts`) apply to all its candidates; they are separate so that they are weighed
-once. Names are readable, so a score can be explained.
+between candidates, so `verifier.py` caches the weight of a group by its arguments. The features of
+the caption itself (`Captions.facts`) apply to all its candidates; they are separate so that they
+are not weighed for each of them. Names are readable, so a score can be explained.
 """
 
 from __future__ import annotations
@@ -223,7 +223,7 @@ class Captions:
 
     def _noun_behind(self, at: int) -> int:
         """Return the place of the last word of the run of nouns after a word, possibly after words
-        that describe the noun: "walking boots" or "feeding the two ducks"."""
+        that describe the noun: "walking boots" or "feeding the two ducks"; `_NOWHERE` if there is none."""
         place, last = at + 1, _NOWHERE
         while self._tags[place] in _DESCRIBES_A_NOUN:
             place += 1
@@ -240,7 +240,7 @@ class Captions:
 
     def _noun_near(self, start: int, at: int) -> tuple[int, str | None]:
         """Return the place of a noun or pronoun before a verb without a syntactic subject, and the
-        tie "near"."""
+        tie "near"; `_NOWHERE` and None if there is none."""
         for place in range(at - 1, max(start, at - _NEAR) - 1, -1):
             if self._tags[place][:2] in ("NN", "PR"):
                 return place, "near"
@@ -367,7 +367,7 @@ def _unzipped(rows: Sequence[Sequence[Any]], width: int) -> list[Column]:
 
 
 def _endings(words: Column) -> list[str]:
-    """Return the last three letters of each word."""
+    """Return the last three characters of each word."""
     return [word[-3:] for word in words]
 
 

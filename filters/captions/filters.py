@@ -24,10 +24,10 @@ class NoCaption(CaptionFilter):
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionLength(CaptionFilter):
-    """Captions longer than a description."""
+    """Captions longer than the preset allows."""
 
     reason = "caption_length"
-    explanation = "The caption is longer than the preset allows. Captions that long are pages of text."
+    explanation = "The caption is longer than the preset allows. Very long captions are mostly pages of text."
     needs_annotations = False
     max_chars: int = 4_096
 
@@ -42,7 +42,7 @@ class Complexity(CaptionFilter):
     reason = "complexity"
     explanation = (
         "No object in the caption is described in enough detail. An object's complexity is the number of its "
-        "attributes, actions and relations; a caption's complexity is the highest among its objects."
+        "attributes, actions and relations that count; a caption's complexity is the highest among its objects."
     )
     min_complexity: int = 1
 
@@ -56,8 +56,8 @@ class Action(CaptionFilter):
 
     reason = "action"
     explanation = (
-        "The caption has too few actions that the preset accepts: it has no verb, or only words that look like "
-        "verbs, as in product names (struck through in the graph)."
+        "The caption has too few actions that the preset accepts: mostly it has no verb, or only words that look "
+        "like verbs, as in product names (struck through in the graph)."
     )
     min_actions: int = 1
 

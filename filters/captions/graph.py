@@ -3,7 +3,7 @@ relations.
 
 The graph is complete and lenient: it holds every candidate. A rule decides which of them count, and
 from which verifier score on (`rules.py`), so presets differ without a new parse. The definitions
-follow method.md section 2.1 (DiHT's parser is not published).
+are our reading of DiHT, whose parser is not published.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PRONOUNS = frozenset({"i", "he", "she", "they", "we", "you", "who", "him", "her
 _DISGUISES = frozenset({"NN", "NNS", "NNP", "NNPS", "JJ"})  # tags that verbs often get in titles and news
 _NO_SUBJECT = frozenset(
     {"START", "DT", "IN", "PRP$", "TO", "POS", "CD", "CC"}
-)  # a disguised verb never follows one of these
+)  # a word after one of these is no disguised verb, unless it ends in -ing
 _PLURAL_TAGS = frozenset({"NNS", "NNPS"})
 _DOES = VERB_TAGS - {"VBN", "VBD"}  # verb forms that state what is done, not how something is
 _NEAR = 4  # words before a disguised verb to search for its subject
@@ -77,9 +77,9 @@ class Attribute(NamedTuple):
     object: int
     text: str
     kind: str
-    """adjective, predicate, participle, number, or the lexicon group of a noun used as an
-    attribute: colour, material, size, state, pattern. Describing words that the parse does not tie
-    to the object are titled (inside its name or compound) or listed (next to it)."""
+    """adjective, predicate, participle, number, or the word's group in the lexicon: colour,
+    material, size, state, pattern. Describing words that the parse does not tie to the object are
+    titled (inside its name or compound) or listed (near it)."""
     token: int
 
 
@@ -135,7 +135,7 @@ class CaptionGraph:
     actions: tuple[Action, ...] = ()
     relations: tuple[Relation, ...] = ()
     object_at: dict[int, int] = field(default_factory=dict)
-    """Token -> object, for every token of an object's compound."""
+    """Token -> object, for every token of the compound of an object that the parse has."""
     children: Children = field(default_factory=dict)
     """Token -> its children in the parse; tokens without children are absent."""
 
@@ -245,8 +245,8 @@ def _untied(
 ) -> Iterator[Attribute]:
     """Yield describing words that the parse ties to no object.
 
-    They are inside a name or compound (`titled`, "Elegant Wedding Card") or next to their object
-    (`listed`, "Cat Toy - Blue"). If the parse names no object at all, the nearest noun becomes one.
+    They are inside a name or compound (`titled`, "Elegant Wedding Card") or near their object
+    (`listed`, "Cat Toy - Blue"). If the parse names no other object, a noun becomes one.
     """
     tied = len(objects)  # objects of the parse; more may be appended below
     for token, tag in enumerate(parse.tags):
@@ -297,8 +297,7 @@ def _tied_groups() -> dict[str, str]:
 
 
 def _modifier_kind(parse: Parse, words: Sequence[Word], token: int) -> str | None:
-    """Return the kind of attribute that a noun's child (one of `_MODIFIERS`) is; None for names and
-    other words that are none."""
+    """Return the kind of attribute that a noun's child (one of `_MODIFIERS`) is; None if it is none."""
     dep, tag = parse.deps[token], parse.tags[token]
     if dep in _TIES:
         group = _tied_groups().get(words[token].lower)

@@ -1,8 +1,8 @@
 """Normalize a web caption into the text that is parsed.
 
 Taggers are trained on sentences; alt texts come as HTML, as file names, in Title Case and ALL CAPS,
-and with the boilerplate of stock-photo sites. `normalize` undoes what misleads the tagger and
-changes nothing else. The row keeps its original caption.
+and with the boilerplate of stock-photo sites. `normalize` undoes what misleads the tagger. The row
+keeps its original caption.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _EXTENSION = re.compile(r"\.(?:jpe?g|png|gif|webp|bmp|tiff?|svg)\b.*$", re.I)
 _NOT_OF_WORDS = re.compile(r"[^A-Za-z']")
 _LONG_WORD = re.compile(r"[A-Za-z][A-Za-z']{3,}")
 _CAPITALS = ascii_uppercase.encode()
-_MIN_LEFT = 8  # characters: a tail is removed only if this much of the caption remains
+_MIN_LEFT = 8  # characters: stock text is removed only if this much of the caption remains
 
 _SMALL_WORDS = """
 a an the of in on at by to for with and or from as is are was were be been it its his her their our my your this that
@@ -49,8 +49,9 @@ _FUNCTION_WORDS = frozenset(_SMALL_WORDS.split())
 
 
 def normalize(caption: str) -> str:
-    """Return the text to parse: one line of at most `MAX_CHARS` characters, empty only if the
-    caption has nothing but markup."""
+    """Return the text to parse: one line cut to `MAX_CHARS` characters, of which a few may become two in
+    lower case; empty only if the caption has nothing but markup, quotes, spaces and invisible or
+    replacement characters."""
     text = caption
     if "&" in text:
         text = html.unescape(html.unescape(text))  # twice, for captions that were escaped twice
@@ -72,7 +73,8 @@ def _single_spaces(text: str) -> str:
 
 
 def _file_name_to_words(text: str) -> str:
-    """Turn `a-dog-running_2.jpg` into `a dog running 2`; other texts do not change."""
+    """Turn `a-dog-running_2.jpg` into `a dog running 2`. Texts change if they have an image's extension, which ends
+    them, or are one word with two of `-_+`."""
     has_extension = "." in text and _EXTENSION.search(text)
     if has_extension:
         text = _EXTENSION.sub("", text)
@@ -114,7 +116,7 @@ def _may_name_a_medium(text: str) -> bool:
 
 @lru_cache(maxsize=4_096)  # called again for the captions that `normalize` does not change
 def is_title_case(text: str) -> bool:
-    """Return whether most words of more than three letters, and at least three in all, begin with a capital."""
+    """Return whether at least three words have four letters or more, and over 70 % of these begin with a capital."""
     words = _LONG_WORD.findall(text)
     return len(words) >= 3 and sum([word < "[" for word in words]) > 0.7 * len(words)  # "[" follows "Z" in ASCII
 

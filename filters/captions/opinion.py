@@ -38,13 +38,13 @@ HEADS = 12
 KINDS = 3
 """Token types: lower case and no letters, capitalized, capitals only."""
 LONGEST = 128
-"""Pieces that are read; about the words behind them there is no opinion."""
+"""Most pieces that are read; about the words behind them there is no opinion."""
 BUCKET = 4
 BATCH = 64
 UNSURE = (0.08, 0.85)
-"""The highest score of a caption's action candidates if the caption is asked about."""
+"""Range, ends included, of the highest score of a caption's action candidates, if the caption is asked about."""
 UNSURE_DETAILS = (0.1, 0.8)
-"""The highest score of its attributes and relations if it is asked about although an action is sure."""
+"""Range of the highest score of its attributes and relations, if it is asked about although an action is sure."""
 STEP = 0.125
 """Log odds are rounded to multiples of this."""
 

@@ -1,4 +1,4 @@
-"""Parse captions with spaCy's models, fast: tagger and parser only, in NumPy, each distinct text once."""
+"""Parse captions with spaCy's models, fast: tagger and parser only, in NumPy if possible, equal texts once."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def load_model(
 
     Args:
         names: the packages or folders to choose from.
-        exclude: parts of the model that are not loaded; by default all but tagger and parser.
+        exclude: parts of the model that are not loaded; by default entity recognizer, attribute ruler and lemmatizer.
 
     Returns:
         The spaCy pipeline.
@@ -155,8 +155,7 @@ class CaptionParser:
         return [parse for parse in self._distinct(texts, None) if parse is not None]
 
     def parse_where(self, wanted: Wanted, texts: Sequence[str]) -> list[Parse | None]:
-        """Return one parse per text that is wanted, in order; None for the others, which are tagged
-        but not parsed.
+        """Return one parse per text that is wanted, in order; None for the others.
 
         Args:
             wanted: decides from the words and tags of a text whether to parse it.
@@ -219,7 +218,7 @@ class _NumpyPipeline:
     """Tokenizer, encoder, tagger and parser of a spaCy pipeline.
 
     Raises:
-        UnsupportedModel: the pipeline has another architecture, or its parses differ from spaCy's.
+        UnsupportedModel: the pipeline has another architecture, or a test text is parsed otherwise than by spaCy.
     """
 
     def __init__(self, nlp: Language):

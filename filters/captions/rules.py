@@ -3,8 +3,8 @@ thresholds.
 
 The complexity of an object is the number of its attributes, of distinct actions it takes part in,
 and of its relations, counting only the kinds and verifier scores that the rule admits. The
-complexity of a caption is the maximum over its objects (DiHT, method.md section 2.1). The actions
-of a caption are its distinct action lemmas.
+complexity of a caption is the maximum over its objects. The actions of a caption are its distinct
+action lemmas. This is our reading of DiHT, whose parser and rules are not published.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionRule:
-    """Rules for what counts, and how much of it a caption needs. Scores are the verifier's; 0
-    admits every candidate."""
+    """Rules for what counts, and how much of it a caption needs. Scores are the verifier's, or those
+    after the second opinion; a minimum of 0 admits every score."""
 
     min_complexity: Count = 1
     """Captions with a lower complexity are rejected (`complexity`)."""
     min_actions: Count = 1
     """Captions with fewer distinct actions are rejected (`action`)."""
     max_chars: Positive = 4_096
-    """Longer captions are rejected (`caption_length`): they come from shifted columns and page text."""
+    """Longer captions are rejected (`caption_length`): they mostly come from shifted columns and page text."""
     attribute_kinds: tuple[AttributeKind, ...] = TIED_KINDS
     """Kinds of attributes that count for complexity; `titled` and `listed` are words that the parse
     ties to no object."""
@@ -53,8 +53,8 @@ class CaptionRule:
     min_action_score: Share = 0.0
     """Action candidates with a lower score do not count."""
     second_opinion: bool = False
-    """True: a small transformer is asked about captions whose scores are uncertain, and scores are
-    the average of its log odds and the verifier's."""
+    """True: a small transformer is asked about captions whose scores are uncertain; the log odds of
+    their scores are then the average of its own and the verifier's."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -74,8 +74,8 @@ class CaptionDecisions:
     """The result of a rule for a table of annotations, one entry per row."""
 
     parsed: Bools
-    """False for captions that a lean run did not parse: they state no action, and nothing else is
-    known about them."""
+    """False for captions without annotations: a lean run found no verb candidate in them, or a
+    condition on a column rejects their row."""
     complexity: Ints
     """Complexity; 0 if the caption was not parsed."""
     actions: pa.ListArray

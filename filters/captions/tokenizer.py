@@ -1,9 +1,9 @@
-"""spaCy's tokenizer, called once per distinct chunk: the text between two spaces is split the same
-way everywhere.
+"""spaCy's tokenizer with a cache of chunks: the text between two spaces is split the same way
+everywhere, except where a special case crosses a space.
 
 The same holds for the context-free half of a token's vector (`TokenEncoder.embed`), so chunks are
 cached with their tokens, and tokens with their vectors. Both caches have two generations: an entry
-that is not used during a whole generation is dropped, so common words always stay.
+that is not used during a whole generation is dropped, so common words stay.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class _Generation:
         self.openers: set[str] = set()
         """Chunks whose last token may begin a special case that crosses a space."""
         self.rows: dict[int, int] = {}
-        """Key of a token (see `keys`) -> its row."""
+        """Key of a token (see `ChunkTokenizer._rows_of_tokens`) -> its row."""
         self.keys: list[int] = []
         self.words: list[str] = []
         self.steps = np.zeros(1024, np.int64)
@@ -97,8 +97,8 @@ class ChunkTokenizer:
 
     Args:
         nlp: the pipeline whose tokenizer is used. From then on its vocabulary computes only those
-            attributes of a new word that `encoder` embeds; the others cost as much as splitting the
-            text.
+            attributes of a new word that `encoder` embeds, and IS_SPACE; the others cost as much as
+            splitting the text.
         encoder: makes the vectors.
         chunks: distinct chunks of a generation; two generations are kept.
 
@@ -168,8 +168,8 @@ class ChunkTokenizer:
         young.openers.update(old.openers.intersection(chunks))
 
     def _learn(self, chunks: Sequence[str]) -> None:
-        """Add unknown chunks. Words of ASCII letters, which are most of them, stay whole, so the
-        tokenizer is not called for them."""
+        """Add unknown chunks. With English affixes, words of ASCII letters stay whole unless they are
+        special cases, so the tokenizer is not called for them."""
         is_word = [self._is_word(chunk.removesuffix(_END)) for chunk in chunks]
         self._learn_words(list(compress(chunks, is_word)))
         self._learn_others(list(compress(chunks, map(not_, is_word))))
@@ -246,7 +246,7 @@ class ChunkTokenizer:
 
 
 def _has_english_affixes(nlp: Language) -> bool:
-    """Return whether the tokenizer splits like spaCy's English one, which splits words of ASCII
+    """Return whether the tokenizer has the affixes of spaCy's English one, which splits words of ASCII
     letters only in special cases."""
     asked, known = nlp.tokenizer, English.Defaults
     affixes = asked.prefix_search, asked.suffix_search, asked.infix_finditer

@@ -1,4 +1,4 @@
-"""Properties of a word that do not depend on its context, looked up once for each distinct word."""
+"""Properties of a word that do not depend on its context, cached by word."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Word(NamedTuple):
     """The verb form that a noun or adjective may really be. A base form that is seldom another word
     is `inflected` as well; other base forms count only after a plural ("Rescuers help")."""
     seldom: bool
-    """True if that form is usually another word, or its verb states nothing visible. It then counts
-    only directly after a noun that can act ("Firefighters rescue", "Minister tweets")."""
+    """True if its verb states nothing visible, or if it is a base form that is usually another word. It
+    then counts only directly after a noun that can act ("Firefighters rescue", "Minister tweets")."""
     noun: tuple[int, int]
     """(can act, is a page word) as in `NounRating`; `PERSON` for pronouns of persons, `UNKNOWN` for
     unrated words."""
@@ -85,8 +85,8 @@ def _form(word: str, lower: str) -> tuple[Form | None, bool]:
 
 
 def descriptor_group(word: str) -> str | None:
-    """Return the group of a word that describes by itself, `number` for figures and measures,
-    `participle` for forms in -ed, None for other words."""
+    """Return the group of a word that describes by itself, `number` for figures and measures but not
+    years, `participle` for forms of rated verbs in -ed, None for other words."""
     group = describing_words().get(word.lower())
     if group is None:
         if word[0].isdigit():

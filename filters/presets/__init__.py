@@ -102,13 +102,12 @@ class Preset:
 
     @property
     def filters_fingerprint(self) -> str:
-        """Return a hash of all settings but those of score and deduplication: they decide which
-        rows reach those stages."""
+        """Return a hash of the settings that decide which rows reach the stages score and dedup."""
         return _fingerprint(self.captions, self.images, self.text_spotting, filters=[*self.columns, *self.filters])
 
     @property
     def fingerprint(self) -> str:
-        """Return a hash of all settings."""
+        """Return a hash of all settings that decide, so without `name` and `foresee`."""
         rules = (self.captions, self.images, self.text_spotting, self.score, self.dedup)
         return _fingerprint(*rules, filters=[*self.columns, *self.filters])
 
@@ -167,7 +166,7 @@ def build_preset(name: str, content: Mapping[str, Any]) -> Preset:
         content: section -> settings, see `Preset.as_content`.
 
     Raises:
-        BadValue: a setting is unknown, or a value is out of range.
+        BadValue: a setting is unknown, or a value cannot be used.
     """
     own = {name: kind for name, kind in registered_filters().items() if name in content}
     filters = tuple(converted(own[name], content[name], name) for name in content if name in own)
@@ -189,7 +188,7 @@ def recorded_preset(record: Mapping[str, Any]) -> Preset:
     """Return the preset in a provenance record (see `Preset.as_dict`).
 
     Raises:
-        BadValue: another version wrote the record, or a filter in it is not registered here.
+        BadValue: the record has a setting or value of another version, or a filter that is not registered here.
     """
     content = {name: value for name, value in record.items() if name not in ("name", "filters")}
     return build_preset(str(record["name"]), content | record.get("filters", {}))
@@ -210,7 +209,7 @@ def load_preset(name: str) -> Preset:
         'strict'
 
     Raises:
-        BadPreset: no such preset or file, not YAML, unknown settings or values out of range.
+        BadPreset: no such preset or file, not YAML, unknown settings or unusable values.
     """
     path = _SHELF.path(name)
     with _SHELF.explained(path):

@@ -40,7 +40,7 @@ class ChildDied(Exception):
 
 
 class ChildTimeout(Exception):
-    """The process did not answer in time and was killed."""
+    """The process did not answer in time, or was stopped while starting, and was killed."""
 
 
 class Child:
@@ -174,8 +174,8 @@ class Child:
 
 
 def _environment() -> dict[str, str]:
-    """Return the child's environment: one thread, no network, a writable cache folder, and the
-    parent's import path, because the child runs in another working folder."""
+    """Return the child's environment: one thread, no check of PaddleX's model hosts, a writable cache
+    folder, and the parent's import path, because the child runs in another working folder."""
     paths = [str(_IMPORT_ROOT), *(os.path.abspath(path) for path in sys.path if path)]
     cache = Path(tempfile.gettempdir()) / f"diht-paddlex-{os.getuid()}"
     return {

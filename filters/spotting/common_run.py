@@ -24,7 +24,7 @@ def longest_common_run(string: str, caption: str) -> tuple[int, int, int]:
 
 
 def within_edits(left: str, right: str, most: int) -> int | None:
-    """Return the number of inserted, deleted or changed letters between two strings; None if it is
+    """Return the number of inserted, deleted or changed characters between two strings; None if it is
     more than `most`.
 
     Args:

@@ -98,7 +98,7 @@ def decode_image(data: bytes, limits: DecodeLimits, decode_jpeg: JpegDecoder | N
         data: a whole file.
         limits: the largest accepted size, and the size to reduce to.
         decode_jpeg: decodes plain JPEGs (whole, grey or RGB, upright). Pillow decodes all others,
-            and those for which it returns None.
+            those for which it returns None, and those that it cannot reduce enough.
 
     Raises:
         UnreadableImage: the bytes cannot be decoded. No other error is raised for any bytes but

@@ -12,7 +12,7 @@ from open_diht.filters.base import Bools, ImageEvidence, ImageFilter
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTooSmall(ImageFilter):
-    """Images that are too small, such as tracking pixels, bullets and icons."""
+    """Images that are too small, such as tracking pixels and bullets."""
 
     reason = "image_too_small"
     explanation = "The image is too small to learn from, or to read text in."

@@ -2,7 +2,7 @@
 original.
 
 OCR joins words, loses accents and changes case; captions hold full-width forms, ligatures and
-zero-width marks. After folding, texts that look the same to a human are the same string. Word
+zero-width marks. After folding, texts that differ only in these are the same string. Word
 boundaries are kept, because the rule needs them.
 """
 
@@ -21,7 +21,7 @@ class Folded:
     """A text without case, accents, punctuation and spaces."""
 
     chars: str
-    """Letters and digits only."""
+    """Letters and digits, and the marks that some scripts write vowels with."""
     starts: tuple[int, ...]
     """Index in `chars` where each word starts, and len(chars) at the end: word i is
     chars[starts[i]:starts[i + 1]]."""
@@ -45,7 +45,7 @@ class Folded:
 
 
 def fold(text: str) -> Folded:
-    """Fold a text: NFKC, case-folded, without accents, letters and digits only.
+    """Fold a text: NFKC, case-folded, without accents, only the characters of `Folded.chars`.
 
     Words end at anything else, except at invisible marks (soft hyphen, zero-width joiner). HTML
     entities such as `&amp;` count as spaces. Each ideograph, kana, or letter of a script written

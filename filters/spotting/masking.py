@@ -1,7 +1,7 @@
 """Paint over the text in an image, and measure how much of the image it covers.
 
 A pixel is covered by a polygon if its center lies inside it. Both functions use this one rule, so the
-area is exactly the fraction of pixels that masking paints over. They need numpy alone.
+area is exactly the fraction of pixels that masking paints over.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def mask_text(image: NDArray[np.uint8], boxes: Sequence[ArrayLike]) -> NDArray[n
 
     Boxes that overlap or touch are one region. Each region gets the mean of the pixels around it, one
     pixel wide, and a region that leaves no such pixel the mean of the whole image. The result depends
-    neither on the order of the boxes nor on their corners outside the image.
+    neither on the order of the boxes nor on their parts outside the image.
 
     Args:
         image: (height, width) or (height, width, channels); each channel is averaged, also alpha.

@@ -1,15 +1,15 @@
 """The T rule: how much of a caption is written in its image, as a pure function of caption, OCR
 strings and thresholds.
 
-The plain rule (`PAPER`) drops a pair if five consecutive characters agree, ignoring spaces and
-case. It also drops every seventh page of text by accident: "other" is in MOTHER, "ation" is
+The plain rule (`PAPER`) drops a pair if five consecutive letters and digits agree, ignoring case and
+accents. It also drops every seventh page of text by accident: "other" is in MOTHER, "ation" is
 everywhere. Ours (`TOLERANT`) needs evidence:
 
 1. A match is a run of whole words, of the caption or of the OCR string, that the other side
    contains as well: between word boundaries there, or anywhere from seven characters on. Joined
    words, case, accents, punctuation and look-alikes (0/O, 1/l/I, 5/S) do not matter.
-2. Whole words on both sides may differ by one letter from six letters on and by two from eight on,
-   never in a digit, and not if the string is a common word itself (HOUSE is not a misread "horse").
+2. Whole words on both sides may differ by one character from six letters on and by two from eight
+   on, but not if the string is a common word itself (HOUSE is not a misread "horse").
 3. A run of common words alone ("black", "of the") is no evidence, unless it has twelve characters
    or makes up two fifths of the caption.
 
@@ -22,9 +22,9 @@ was counted on the even ones), plain rule / ours:
   with one wrong letter, 87.3 / 94.5 % with two; rendered at 14 pixels or more and really read: 98.3
   / 96.3 %.
 
-Ours thus misses two in a hundred true overlaps (boilerplate such as "Stock Photo", single common
-words) and avoids nine in ten accidents. Everything is a field of `OverlapRule`, and the spotter
-stores the strings and scores, so any other rule can decide on them later.
+Ours thus misses about two in a hundred true overlaps (boilerplate such as "Stock Photo", single
+common words) and avoids 85 to 91 % of the accidents. The thresholds are fields of `OverlapRule`, and
+runs store the strings and scores, so any other rule can decide on them later.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class OverlapRule:
     many characters on."""
     edits: tuple[tuple[Positive, Count], ...] = ((6, 1), (8, 2))
     """(letters, edits) in rising order: a run of whole words with at least that many letters may
-    have that many wrong, missing or extra letters."""
+    have that many wrong, missing or extra characters."""
     look_alikes: tuple[str, ...] = ("0o", "1il", "5s")
     """Groups of characters that OCR confuses; within a group they count as the same character."""
     common_chance: Share = 0.004
@@ -76,7 +76,7 @@ class OverlapRule:
     common_chars: Positive = 12
     """A run of common words still counts from this many characters on."""
     ideograph_weight: Positive = 2
-    """Han ideographs and Hangul syllables count as this many characters, in `min_chars` and everywhere else."""
+    """Han ideographs and Hangul syllables count as this many characters, but as one letter in `edits`."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -93,8 +93,8 @@ class Overlap:
     """The best match between a caption and the strings of its image."""
 
     length: int
-    """Number of matching characters; 0 if nothing counts. The pair is dropped if length >=
-    OverlapRule.min_chars."""
+    """Number of matching characters, ideographs weighted and edits subtracted; 0 if nothing counts. The
+    pair is dropped if length >= OverlapRule.min_chars."""
     text: str
     """The spotted string that matched, as recognized; empty if nothing counts."""
     score: float
@@ -254,7 +254,7 @@ class _Caption:
 
     def _nearly_equal(self, string: Folded, shapes: str, longest: int) -> Iterator[_Run]:
         """Yield runs of whole words of the caption that differ from whole words of the string by a
-        few letters."""
+        few characters."""
         if not self.rule.edits or len(shapes) < self.rule.edits[0][0] - 1:  # the string is too short for any edit
             return
         starts, string_words = self.folded.starts, list(string.words())
@@ -283,7 +283,7 @@ class _Caption:
         return self.words[bisect_right(starts, start) - 1 : bisect_left(starts, stop)]
 
     def _allowed_edits(self, run: str) -> int:
-        letters = sum(map(str.isalpha, run))  # a wrong digit makes another number, not a misread one
+        letters = sum(map(str.isalpha, run))  # a number alone allows no edits
         return max((edits for least, edits in self.rule.edits if letters >= least), default=0)
 
     def _says_something(self, words: Sequence[str], length: int) -> bool:
@@ -308,8 +308,8 @@ def _stands_alone(run: str, string: Folded, shapes: str) -> bool:
 
 
 def _shares_a_piece(run: str, shapes: str, pieces: int) -> bool:
-    """Return whether the string contains one of `pieces` equal pieces of the run: with fewer edits
-    than pieces, one piece is intact."""
+    """Return whether the string contains one of `pieces` pieces of the run: with fewer edits than
+    pieces, one piece is intact."""
     size = len(run) // pieces
     return any(
         run[index * size : (index + 1) * size if index + 1 < pieces else len(run)] in shapes for index in range(pieces)

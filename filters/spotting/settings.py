@@ -32,7 +32,7 @@ class Spotting:
     """The text that was read in one image."""
 
     spotted: tuple[Spotted, ...]
-    """The text lines, from top to bottom; empty if no text was found."""
+    """The text lines, from top to bottom, then words of stacked letters; empty if no text was read."""
     width: int
     """Width of the upright original, in pixels."""
     height: int
@@ -55,43 +55,45 @@ class SpotterSettings:
     """The characters that lines are read as (ignored by `paddle`): `latin` saves time; `all` also
     reads Chinese, Japanese and Greek, which English captions do not need."""
     reread: ModelSize | None = "small"
-    """Size of the recognizer that reads doubtful lines a second time; None or the same as `model`:
-    no second reading."""
+    """Size of the recognizer that reads doubtful lines a second time (ignored by `paddle`); None or
+    the same as `model`: no second reading."""
     reread_below: Share = 0.85
-    """Lines with a lower score are read a second time, and the second reading counts."""
+    """Lines with a lower score, but at least `min_score`, are read a second time, and the second
+    reading counts."""
     turn_below: Share = 0.9
-    """Lines that may be upside down (taller than wide, or along an arc) are read both ways if they
-    have a lower score, and the better reading counts; 0 turns this off."""
+    """Lines that may be upside down (at least 1.5 times as tall as wide, or along an arc) are read both
+    ways if they have a lower score, and the better reading counts; 0 turns this off (ignored by
+    `paddle`)."""
     reread_chars: int = 5
-    """Shorter lines are not read a second time: they are too short to overlap a caption anyway."""
+    """Shorter lines are not read a second time: a preset with `min_chars: 5` finds no overlap in them."""
     models: str | None = None
     """Folder of the installed models; None: $DIHT_OCR_MODELS, else the user's cache (see weights.py)."""
     batch: Positive = 32
-    """Images that are sent to the OCR process at a time; it reads their lines together."""
+    """Most images that are sent to the OCR process at a time; it reads their lines together."""
     lines_at_once: Positive = 8
     """Most lines that are read in one call of the recognizer."""
     limit_side: Positive = 384
     """Images are reduced to this longest side, in pixels, before the text detection; found lines
-    are read at the decoded resolution. Text 14 pixels high in an image of 512 to 640 is still
-    found, 10 pixels high in three of four images; 512 finds nearly all of that, for half as much
-    time again."""
+    are read at the decoded resolution. Text 14 pixels high in an image of 512 to 640 is mostly
+    found, 10 pixels high less often; 512 finds more, in more time."""
     enlarge_faint: Positive = 2
     """Detector: the part of an image with faint or small text is enlarged by so much, at most to
     `limit_side`, and searched a second time; 1 turns this off (ignored by `paddle`)."""
     pixel_threshold: Share = 0.2
-    """Detector: least probability of a text pixel. The default is PP-OCRv6's own, as for `unclip_ratio`."""
+    """Detector: text pixels have a higher probability. The default is PP-OCRv6's own, as for `unclip_ratio`."""
     box_threshold: Share = 0.5
     """Detector: least mean probability within a box. PP-OCRv6's own 0.4 finds the same text and reads more junk."""
     unclip_ratio: Above0 = 1.4
     """Detector: how far a box is grown beyond its text pixels, as a proportion of area by perimeter."""
     min_score: Share = 0.5
-    """Lines recognized with a lower score are not returned; the T rule applies its own, higher
-    threshold later."""
+    """Lines recognized with a lower score are not returned; the T rule applies its own threshold
+    later, by default 0.8."""
     limits: DecodeLimits = field(default_factory=lambda: DecodeLimits(decode_side=512))
-    """How large an image may be. Images of 1,024 pixels or more are decoded at a half, a quarter or
-    an eighth: text that is large enough to be found is still large enough to be read."""
+    """How large an image may be. Images whose longest side has 1,024 pixels or more are reduced by a
+    whole factor: text that is large enough to be found is still large enough to be read."""
     recycle_after: Positive = 5000
-    """The OCR process is replaced after this many images, because OCR engines leak memory."""
+    """The OCR process is replaced after the batch that brings it to this many images, because OCR
+    engines leak memory."""
     recycle_rss_mib: Positive = 2048
     """The OCR process is replaced when its resident memory exceeds this, in MiB."""
     timeout_s: Above0 = 60.0

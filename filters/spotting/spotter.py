@@ -1,4 +1,4 @@
-"""Read the text in images with PaddleOCR, in a child process that may crash, hang or leak without harm."""
+"""Read the text in images with PaddleOCR's models, in a child process that may crash, hang or leak without harm."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from open_diht.filters.spotting.weights import find_models, fingerprint
 __all__ = ["Spotted", "SpotterError", "SpotterSettings", "Spotting", "TextSpotter", "UnreadableImage"]
 
 BATCH_BYTES: Final = 32 * 2**20
-"""All images of a batch are in memory together, so large images make small batches."""
+"""A batch ends when its files have this many bytes, because they are in memory together."""
 PROCESSING: Final = "6"
 """Version of the processing around the networks in `engine`, increased when its results change. 1
 was PaddleOCR's own; 2 read the letters of columns one by one; 3 changed the rounding in the
@@ -38,7 +38,7 @@ class SpotterError(RuntimeError):
 
 
 class TextSpotter:
-    """PaddleOCR in a child process.
+    """PaddleOCR's models in a child process.
 
     Use it as a context manager, which starts the OCR process and so fails early; or call `spot`,
     which starts it when needed, and `close`. The process is replaced after `recycle_after` images
@@ -87,6 +87,7 @@ class TextSpotter:
         Raises:
             SpotterError: OCR does not work at all.
             WeightsMissing: the models are not installed.
+            WeightsDamaged: a model file does not match its pinned digest.
         """
         for some in _batches(images, min(self.settings.batch, self.settings.recycle_after)):
             with self._lock:
@@ -104,7 +105,7 @@ class TextSpotter:
         """Return what the results depend on: engine, versions, model names and the sha256 of the
         weights.
 
-        It reads the weights (30 MB).
+        It reads the weights (37 MB by default).
         """
         settings = self.settings
         facts = {"engine": settings.engine, "limit_side": str(settings.limit_side)}

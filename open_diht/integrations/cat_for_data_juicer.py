@@ -1,6 +1,6 @@
 """CAT as an operator of data-juicer: name this file in `custom_operator_paths` and use `cat_filter` in a recipe.
 
-custom_operator_paths: [.../open_diht/integrations/data_juicer.py]
+custom_operator_paths: [.../open_diht/integrations/cat_for_data_juicer.py]
 process:
   - cat_filter: {preset: paper, images: true}
 """
@@ -30,7 +30,7 @@ class CatFilter(Filter):  # type: ignore[misc]  # data-juicer brings no types
 
         Args:
             preset: a preset's name or the path of a YAML file.
-            images: whether to read text in images; else Complexity and Action decide alone.
+            images: whether to read text in images; else the caption decides alone.
             args: of data-juicer's operators.
             kwargs: of data-juicer's operators, such as `text_key` and `image_key`.
         """

@@ -24,7 +24,7 @@ def cat_expression(
         caption: column with the captions.
         image: column with the bytes of image files; None decides about captions alone.
         preset: see `Cat`.
-        batch_size: rows of a call; None: 1,000, or 256 with images.
+        batch_size: most rows of a call; None: 1,000, or 256 with images.
 
     Example:
         >>> import daft

@@ -1,4 +1,4 @@
-"""CAT as a filter of a datatrove pipeline: Complexity and Action of a document's text."""
+"""CAT as a filter of a datatrove pipeline: it decides about a document's text as a caption."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class CatFilter(BaseFilter):  # type: ignore[misc]  # datatrove brings no types
         self.cat = Cat(preset)
 
     def filter(self, doc: Document) -> bool | tuple[bool, str]:
-        """Return True, or False and the reason; annotations are added to the document's metadata."""
+        """Return True, or False and the reason; complexity and actions are added to the document's metadata."""
         return self.filter_batch([doc])[0]
 
     def filter_batch(self, batch: list[Document]) -> list[bool | tuple[bool, str]]:

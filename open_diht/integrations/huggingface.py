@@ -28,7 +28,7 @@ def add_decisions(
         cat: decides.
         caption: column with the captions.
         image: column with the images; None decides about captions alone.
-        batch_size: rows of a call; None: 1,000, or 256 with images.
+        batch_size: most rows of a call; None: 1,000, or 256 with images.
         options: passed on to `map`, such as `num_proc`.
 
     Raises:

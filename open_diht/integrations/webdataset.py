@@ -12,14 +12,14 @@ from open_diht.pipelines.datasets.naming import listing
 
 
 class CatStage:
-    """A stage for `WebDataset.compose`: samples in, those that pass out. Put it before `decode`, which costs more.
+    """A stage for `WebDataset.compose`: samples in, those that pass out. Put it before `decode`, to decode fewer.
 
     Args:
         cat: decides.
         caption: member with the caption, as bytes or text.
         image: member with the image, as bytes; None decides about captions alone.
         keep_all: also pass on the samples that are rejected, to look at their `__cat_reason__`.
-        batch_size: samples that are decided together, and in memory; None: 1,000, or 256 if images are read.
+        batch_size: most samples that are decided together, and in memory; None: 1,000, or 256 if images are read.
 
     Each sample that is passed on has `__cat_reason__` (None where it passes), which `decode` leaves alone. `reasons`
     counts the rejected samples of this process by their reason; a sample without the member of the caption counts as
@@ -49,10 +49,11 @@ class CatStage:
         self.reasons: Counter[str] = Counter()
 
     def __call__(self, samples: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Return the samples that pass, in order.
+        """Yield the samples that pass, with `keep_all` all samples, in order.
 
         Raises:
-            KeyError: many samples and none has the member of the caption, or of the image.
+            KeyError: none of many samples has the member of the caption, or of the image.
+            TypeError: the members of many samples hold no captions, or no images.
         """
         samples = iter(samples)
         while batch := list(islice(samples, self.batch_size)):
@@ -77,4 +78,4 @@ def _text(value: Any) -> Any:
     try:
         return value.decode()
     except UnicodeDecodeError:
-        return value  # bytes that are no text: reason not_text
+        return value  # bytes that are no UTF-8: reason not_text

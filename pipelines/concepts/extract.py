@@ -39,7 +39,7 @@ class Features:
     """The features of a batch."""
 
     rows: npt.NDArray[np.float16]
-    """(n, d); zeros for bad images; d is 0 if all are bad."""
+    """(n, d); zeros for bad images; d is 0 if the teacher returned none."""
     bad: dict[int, Bad]
     """Reasons by row."""
 
@@ -86,7 +86,7 @@ def extracted(images: Sequence[Any], teacher: LoadedTeacher) -> Features:
         elif np.isfinite(row).all():
             rows[place] = row
         else:
-            bad[place] = Bad(NOT_FINITE, "a feature is not a number, or is above 65,504")
+            bad[place] = Bad(NOT_FINITE, "a feature is not a number, or exceeds 65,504 in size")
     return Features(rows, bad)
 
 

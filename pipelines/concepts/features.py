@@ -2,7 +2,7 @@
 
 For a given batch size, batches depend only on the shard, so a killed and resumed run produces the
 same bytes as an undisturbed one, and n shards of a run the same as a single process. A unit's
-results are saved every minute, and the next run resumes from there. An image that cannot be
+results are saved about every minute, and the next run resumes from there. An image that cannot be
 decoded, or on which the teacher fails, loses its row, which is marked.
 
 While the teacher processes a batch on a GPU, threads read and decode the next ones: a GPU needs a
@@ -35,7 +35,7 @@ from open_diht.pipelines.store.fingerprints import Fingerprints
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import StorePath
 
-KEEP_S = 60.0  # at most this much of a unit's work is lost with its worker
+KEEP_S = 60.0  # with its worker, a unit loses at most about this much work
 
 Keys = list[str]
 

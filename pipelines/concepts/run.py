@@ -1,8 +1,8 @@
 """Make the trainer's input for concept targets from the output of `make filter`: count, label and extract.
 
 Counting and extracting are independent, so a shard (SHARD=i/n) begins with its own units of both.
-The vocabulary needs all counts, and the labels need the vocabulary, so the shards that are running
-then make them together.
+The vocabulary needs all counts, and the labels need the vocabulary, so both come after that; the
+shards that are then running divide the labels.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ class ConceptSettings:
     precision: str = AUTO
     """bf16, fp32 or auto: that of the folder's features, else bf16 if the device supports it."""
     workers: int | None = None
-    """Maximum number of units that run at the same time; None: a process for each GPU, or for each core."""
+    """Maximum number of units that run at the same time; None: on this machine a process for each GPU, or else for each
+    core; on another backend its default."""
     backend: Backend = field(default_factory=Direct)
     """Where the work runs."""
     shard: tuple[int, int] | None = None
@@ -90,11 +91,12 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> in
         say: receives progress lines.
 
     Returns:
-        The exit status: 1 if units failed or too many images are bad.
+        The exit status: 1 if units failed, a shard is corrupt or too many images are bad.
 
     Raises:
         WrongUse: the data cannot be used as requested.
         NotLocked: another run works in the output folder, or it cannot be determined.
+        RunFailed, WorkerDied, JobFailed: see `Engine.run`.
     """
     for what, path in (("DATA", settings.data), ("OUTPUT", settings.output)):
         if in_memory(path):
@@ -219,7 +221,7 @@ class _Run:
     """See `shard_entries`."""
     extraction: Extraction
     asked: str
-    """Fingerprint of the settings, the same for all shards."""
+    """Fingerprint of teacher, `min_count` and `max_size`; shards share units if theirs are equal."""
     lock: FileLock | Lease
 
     def do(self) -> int:
@@ -369,14 +371,15 @@ class _Run:
         return self._is_good(list(records.values()))
 
     def _is_good(self, records: Sequence[dict[str, Any]]) -> bool:
-        """Return whether all shards were read completely and no more images are bad than allowed."""
+        """Report bad images and corrupt shards. Return whether all shards were read completely and no more images are
+        bad than allowed."""
         bad = [entry for record in records for entry in record["bad"]]
         rows = sum(record["rows"] for record in records)
         broken = [f"{record['unit']}.tar ({record['broken']['message']})" for record in records if record["broken"]]
         if bad:
             kinds = ", ".join(f"{kind} {n}" for kind, n in sorted(Counter(entry["error"] for entry in bad).items()))
             self.say(
-                f"features: {len(bad):,} of {rows:,} images could not be read ({kinds}); each is named in "
+                f"features: {len(bad):,} of {rows:,} images have no features ({kinds}); each is named in "
                 f"{self.layout.commits('features')}"
             )
         for what in broken:

@@ -41,7 +41,7 @@ def shard_entries(data: StorePath) -> dict[str, dict[str, Any]]:
 
 
 def images_of(path: StorePath) -> Iterator[tuple[str, bytes | None]]:
-    """Yield key and image of every sample; the image is None if the sample has none.
+    """Yield key and image of every sample, of equal keys only the first; the image is None if the sample has none.
 
     Raises:
         UnreadableFile: the tar is corrupt or truncated; complete samples before that are yielded
@@ -56,7 +56,7 @@ def images_of(path: StorePath) -> Iterator[tuple[str, bytes | None]]:
 
 
 def annotations_of(path: StorePath) -> Iterator[tuple[str, dict[str, Any] | None]]:
-    """Yield key and .json of every sample; None if there is no readable object. Raise like `images_of`."""
+    """Yield key and .json of every sample, and raise, like `images_of`; None if there is no readable object."""
 
     def limit(_: int, ending: str) -> int:
         return MAX_JSON_BYTES if ending == "json" else 0

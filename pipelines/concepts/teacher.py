@@ -1,4 +1,4 @@
-"""Image teachers: any timm, torchvision or open_clip model by name, with weights from a local file.
+"""Image teachers: timm, torchvision or open_clip models by name, with weights from a local file.
 
     efficientnet-lite0            a YAML file in teachers/: model, weights, preprocessing, license
     timm:resnet50                 --weights resnet50.safetensors, or timm:resnet50:resnet50.safetensors; preprocessing
@@ -63,11 +63,11 @@ class Teacher:
         """Build the model and read the weights.
 
         Args:
-            device: torch device; cuda claims a GPU.
+            device: torch device; cuda claims the GPU with the fewest claims, and cuda:1 claims that GPU.
             precision: fp32 or bf16.
 
         Raises:
-            WrongUse: the weights do not fit the model, or the device does not support the
+            WrongUse: there is no such model, the weights do not fit it, or the device does not support the
                 precision.
         """
         import torch

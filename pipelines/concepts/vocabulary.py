@@ -1,7 +1,7 @@
 """Count the rows of kept/ that name each object and each attribute, and choose the classes of the vocabularies.
 
 A unit is one part of kept/. It publishes its counts sorted by a hash bucket of the name. Merging
-reads a few buckets at a time, so that memory does not grow with the number of names.
+reads as many buckets at a time as hold about `ROWS_AT_ONCE` counts, to bound memory.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def annotated(row: dict[str, Any]) -> tuple[list[str], list[str]]:
     """Return the objects and attributes of a row of kept/, or of a sample's .json in the shards.
 
     Raises:
-        KeyError, TypeError: the row has none, or they have another form.
+        KeyError, TypeError, IndexError: the row has none, or they have another form.
     """
     pairs = row["attributes"] or []
     return row["objects"] or [], [pair["attribute"] if isinstance(pair, dict) else pair[1] for pair in pairs]

@@ -13,14 +13,14 @@ from open_diht.pipelines.datasets.roles import ALIASES, ROLE_NAMES, Roles
 CaptionList = Literal["first", "refuse"]
 CAPTION_LISTS: tuple[str, ...] = get_args(CaptionList)
 READ_AS = ("format", "header", "columns", "delimiter", "caption_list", "images_root")
-"""The fields other than roles that define how to read files. `Dataset.with_roles` accepts all of them."""
+"""The fields other than roles that a user may set, see `Dataset.with_roles`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
     """The description of how to find and read the manifests of one data set.
 
-    Raises DatasetError if fields contradict each other.
+    Raises DatasetError if a field is invalid or fields contradict each other.
     """
 
     name: str
@@ -40,8 +40,8 @@ class Dataset:
     format: str = "auto"
     """File format. auto: detected from the extension, then from the first bytes. The name of a
     format (parquet, tsv, csv, jsonl, webdataset, or one that a plugin registers) applies whatever
-    the file's name. Presets use auto, because the same rows occur as published and as img2dataset's
-    shards."""
+    the file's name. The built-in data sets use auto, because the same rows occur as published and as
+    img2dataset's shards."""
     header: bool = True
     """Whether a TSV or CSV file starts with a line of column names."""
     columns: tuple[str, ...] = ()
@@ -51,8 +51,8 @@ class Dataset:
     roles: Roles = field(default_factory=Roles)
     """Columns named explicitly. Those left None are found by alias."""
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
-    """Aliases that replace those in roles.py, by role. Of the role `captions`, every column that a file has is
-    taken."""
+    """Aliases that replace those in roles.py, by role; for width and height they have no effect. Of the role
+    `captions`, every column that a file has is taken."""
     needs: tuple[str, ...] = ("caption", "url")
     """Roles that a file must have. Available images (bytes, paths, tar members) replace `url`."""
     caption_list: CaptionList = "first"
@@ -112,7 +112,7 @@ class Dataset:
                 with several captions per row, and replaces `caption`, which replaces it.
 
         Raises:
-            DatasetError: a role is unknown, or settings contradict each other.
+            DatasetError: a role is unknown, a setting is invalid, or settings contradict each other.
         """
         for role in given.keys() - {*READ_AS}:
             _one_of("role", role, ROLE_NAMES, self.name)

@@ -28,8 +28,8 @@ def load_dataset(name_or_path: str) -> Dataset:
         How to read manifests of the data set, and where they are published.
 
     Raises:
-        DatasetError: no such name or file, unreadable YAML, an unknown, repeated or missing key, or
-            a value of the wrong type.
+        DatasetError: no such name or file, unreadable YAML, an unknown, repeated or missing key, a
+            value of the wrong type, or values that contradict each other.
 
     Example:
         >>> from open_diht import load_dataset

@@ -21,7 +21,7 @@ class Roles:
     image: str | None = None
     """The image's bytes: a binary column, or a struct {bytes, path} as Hugging Face writes it."""
     image_path: str | None = None
-    """Path of the image file, relative to the manifest's folder."""
+    """Path or URL of the image file. Relative paths start at `Dataset.images_root`, or at the manifest's folder."""
     key: str | None = None
     """Name of the row within its shard (img2dataset, webdataset). Not a row identifier: it repeats
     across shards."""
@@ -55,7 +55,7 @@ class Roles:
 ROLE_NAMES: tuple[str, ...] = tuple(field.name for field in fields(Roles))
 
 # Aliases that differ only in case are one rank; the exact spellings here win over other cases of
-# the same word. Earlier ranks win over later ones. Two columns of one rank are refused, not guessed
+# the same word. Earlier ranks win over later ones. Two equally good columns of one rank are refused
 # (see manifests/schema.py).
 ALIASES: Mapping[str, tuple[str, ...]] = {
     "url": ("URL", "url", "image_url", "image_urls"),

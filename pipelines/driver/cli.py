@@ -69,7 +69,7 @@ _FAILED = (
 
 
 def backend_of(options: argparse.Namespace, of_beam: Sequence[str], places: Sequence[tuple[str, str]]) -> Backend:
-    """Return the backend that runs the units, after checking that it can.
+    """Return the backend that runs the units, after checking that it can run them.
 
     Args:
         options: the parsed options of the command.
@@ -93,7 +93,7 @@ def backend_of(options: argparse.Namespace, of_beam: Sequence[str], places: Sequ
         for option in ("worker_python", "boot_command"):
             if getattr(options, option):
                 raise WrongUse(
-                    f"--{option.replace('_', '-')} applies only to workers of prism, dask and flink; leave it out with "
+                    f"--{option.replace('_', '-')} applies only to workers of prism and flink; leave it out with "
                     f"--runner {backend.name}"
                 )
     if options.workers and isinstance(backend, Direct):

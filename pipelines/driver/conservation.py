@@ -1,4 +1,4 @@
-"""Check in the result files that no row was lost or duplicated."""
+"""Check in the result files, by counting, that no row was lost or duplicated."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _T = TypeVar("_T")
 
 
 class NotConserved(RuntimeError):
-    """Rows were lost or duplicated, by a bug or by changes to the output folder."""
+    """The result files do not hold each row once, by a bug or by changes to the output folder."""
 
 
 def check_conservation(layout: Layout, units: Sequence[Unit], funnel: FunnelRecord) -> None:
@@ -35,7 +35,8 @@ def check_conservation(layout: Layout, units: Sequence[Unit], funnel: FunnelReco
         funnel: the counts of the run.
 
     Raises:
-        NotConserved: the equation does not hold; the message has the unit and the numbers.
+        NotConserved: the equation does not hold, or a file is damaged or belongs to no unit; the message has the
+            numbers or the file.
     """
     expected = {f"part-{unit.name}.parquet" for unit in units} | {"part-unreadable.parquet"}
     for kind in ("kept", "rejected", "dead_letter"):
@@ -66,7 +67,7 @@ def _check_captions(layout: Layout, units: Sequence[Unit], counted: CaptionCount
         counted: the counts of the run.
 
     Raises:
-        NotConserved: the equation does not hold.
+        NotConserved: the equation does not hold, or a file is damaged.
     """
     total: Counter[str] = Counter()
     for unit, found in zip(units, each(lambda unit: _captions_of(layout, unit.name), units, layout.root), strict=True):

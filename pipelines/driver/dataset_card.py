@@ -1,8 +1,8 @@
 """README.md of an output folder: a data set card for hubs, whose YAML head tells loaders which files to read.
 
 `datasets.load_dataset` of the folder, or of a repository with the same files, loads kept/; the other kinds are
-configurations with their names. The head lists the types of all columns, so that parts with different columns load as
-one table, with null for columns that a part lacks.
+configurations with their names. The head lists the types of all columns where the parts agree on them, so that parts
+with different columns load as one table, with null for columns that a part lacks.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def render_card(funnel: FunnelRecord, settings: RunSettings, plan: Plan, configs
         funnel: counts of the run.
         settings: settings of the run, with the license that the publisher states.
         plan: plan of the run.
-        configs: the configurations, the default one first.
+        configs: the configurations; the first one is the default.
     """
     dataset, dead, rows_in, rate = settings.dataset, funnel["dead_letter"], funnel["rows_in"], funnel["keep_rate"]
     source = dataset.title if dataset.homepage else _OWN

@@ -24,7 +24,7 @@ from open_diht.pipelines.stages.decide import broken_unit
 
 
 def errors_of(work: Work, funnel: FunnelRecord | None, settings: RunSettings) -> tuple[str, ...]:
-    """Return the error lines of a run. If one reason removed every row, the last line names a remedy.
+    """Return the error lines of a run. If no row has a caption or no image could be read, the last one names a remedy.
 
     Args:
         work: the engine of the run.

@@ -35,7 +35,7 @@ from open_diht.pipelines.store.layout import Layout
 EXAMPLES = 8
 """Maximum number of examples of each reason in the report."""
 EXAMPLE_CHARS = 10_000
-"""Maximum number of characters of a caption in the report."""
+"""Maximum number of characters of a caption in an example; a page shows fewer."""
 _SAME_SCORE = 1e-3  # tolerance: scores are stored with four digits
 
 
@@ -107,7 +107,7 @@ def _measured(
 
 def _images(images: Iterable[tuple[int, Any]]) -> dict[int, bytes]:
     found: dict[int, bytes] = {}
-    # The run reports an unreadable or changed file elsewhere; its rows are shown without images.
+    # The run reports an unreadable or changed file elsewhere; rows whose images it hides are shown without them.
     with contextlib.suppress(UnreadableFile, FileChanged):
         for ordinal, image in images:
             if isinstance(image, bytes):

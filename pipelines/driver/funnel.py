@@ -1,4 +1,4 @@
-"""The content of funnel.json, summed over the commit records."""
+"""The counts in funnel.json, summed over the commit records."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from open_diht.pipelines.store.storage import each
 def summarise(
     layout: Layout, units: Sequence[Unit], plan: Plan, settings: RunSettings, judges: Sequence[StageFilter] = ()
 ) -> FunnelRecord:
-    """Return the funnel of the decisions. The caller adds duplicates, quarantined units and seconds.
+    """Return the funnel of the decisions. The caller adds duplicates, an index export, quarantined units and seconds.
 
     Args:
         layout: paths of the output folder.

@@ -12,9 +12,9 @@ class FilterOutcome:
     """The outcome of a run."""
 
     funnel: FunnelRecord | None
-    """Counts of the run, as in funnel.json; None if a shard has done its part and others have not yet."""
+    """Counts of the run, as in funnel.json; None for a shard that did not complete the output."""
     errors: tuple[str, ...] = ()
-    """Error lines for the user: too many dead-letter rows, unreadable files, changed input, quarantined units."""
+    """Error lines for the user, see `errors.errors_of`."""
 
     @property
     def status(self) -> int:

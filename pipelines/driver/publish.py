@@ -1,4 +1,4 @@
-"""Write run.json, funnel.json, the card and the report at the end of a run, and print the funnel."""
+"""Write run.json, funnel.json, the card and, with stage export, the report; print the funnel."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from open_diht.pipelines.store.records import Vouched, publish_record
 
 @dataclass
 class Results:
-    """The last step of a run, which writes and prints its results."""
+    """The step of a run that writes and prints its results."""
 
     settings: RunSettings
     layout: Layout
@@ -42,7 +42,7 @@ class Results:
     """Filters of stages, which decided in addition to the preset."""
 
     def publish(self, funnel: FunnelRecord, decided: dict[str, str], began: float, say: Callable[[str], None]) -> None:
-        """Write all results and print the funnel; only print it if nothing has changed since an earlier run.
+        """Write the results and print the funnel; only print it if nothing has changed since an earlier run.
 
         Args:
             funnel: counts of the run; its `seconds` are set here.

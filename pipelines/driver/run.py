@@ -81,9 +81,10 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
         (0, 184)
 
     Raises:
-        WrongUse, ManifestError, PlanMismatch: the input or output is not usable; nothing was written.
+        WrongUse, ManifestError, PlanMismatch: the input or output is not usable; no results were written.
         NotConserved: rows in and rows out differ.
-        RunFailed: the output folder was removed, is full or has damaged files.
+        RunFailed: the output folder was removed, is full or has damaged files, or a store or hub does not answer.
+        WorkerDied, JobFailed, Staged: see `Engine.run`.
     """
     began = time.time()
     if settings.publisher:
@@ -188,7 +189,7 @@ def _filter(settings: RunSettings, work: Work, lock: FileLock | Lease, began: fl
         publish_table(layout.part("dead_letter", "unreadable"), dead_letters)
     results = Results(settings, layout, work.plan, units, work.models, work.seconds, judges)
     results.publish(funnel, decided, began, work.say)
-    work.find_changed()  # results of a changed input are not published
+    work.find_changed()  # results of a changed input are not published to a hub
     if settings.publisher and (work.set_aside or work.changed):  # a rerun may add rows
         work.say(f"nothing is published to {settings.publisher.target}: the run is not finished, see below")
     elif settings.publisher:
@@ -200,7 +201,7 @@ def _is_last(
     settings: RunSettings, work: Work, lock: FileLock | Lease, annotations: Annotations, names: Sequence[str]
 ) -> bool:
     """Run the part of a shard: its annotations and, once all units are annotated, its decisions and export. Return
-    whether it is the last shard at work, which completes the output."""
+    whether it is the last shard at work and no unit is missing, so that it completes the output."""
     assert settings.shard
     sharing = work.sharing = Sharing(settings.shard, _asked(settings), lock, work.place, work.say)
     annotations.make(sharing.own(names))
@@ -229,7 +230,7 @@ def _decide(
 
 
 def _asked(settings: RunSettings) -> str:
-    """Return a hash of the settings that the results of shards depend on."""
+    """Return a hash of preset, stages, plugins and export format; shards share units if theirs are equal."""
     return fingerprint_of(settings.preset.as_dict(), settings.stages, settings.plugins, settings.export)
 
 

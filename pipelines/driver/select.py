@@ -3,7 +3,7 @@
     open-diht select --output /data/cat --samples 51200
 
 Nothing is read but the output's own files, and nothing is written but its folder `selection/`. Exit
-status: 0 success; 2 wrong use, nothing was written.
+status: 0 success; 2 wrong use (nothing was written), or the store of OUTPUT failed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from open_diht.pipelines.store.records import Vouched
 from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, StorePath, asked, read_bytes, read_table, store_path
 
 CAP = 12
-"""Default for the most readings of a row, which is what the study has measured."""
+"""Default for the most readings of a row; the study has measured up to 12."""
 KEPT = "kept"
 """Name of the first group, the rows that the cascade keeps. Other groups have the name of a reason."""
 _PAIR = np.dtype("<u8,<u8")
@@ -47,7 +47,7 @@ class Candidates:
     """The n rows that may be chosen, in the order of their uids, which are all different."""
 
     groups: tuple[str, ...]
-    """`KEPT` and the reasons that have a delay."""
+    """`KEPT`, and the reasons with a delay of which there are rows."""
     uid: NDArray[Any]
     """(n,) of `_PAIR`."""
     group: NDArray[np.int64]
@@ -103,7 +103,7 @@ def _parser(prog: str) -> Parser:
     parser.add_argument(
         "--by",
         metavar="COLUMN[=WEIGHT],...",
-        help="rank all rows by these columns of kept/ and rejected/, highest first, in place of the decisions; the "
+        help="rank the rows by these columns of kept/ and rejected/, highest first, in place of the decisions; the "
         "best, as many as were kept, count as kept",
     )
     parser.add_argument(
@@ -191,10 +191,10 @@ def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
     for name, n, d, mean in zip(names, count, delay, means, strict=True):
         yield f"  {name:22} {n:>12,} rows  delay {d:g}  read {mean:.2f} times"
     for why, n in sorted(rows.left_out.items()):
-        yield f"  {why:22} {n:>12,} rows  never chosen"
+        yield f"  {why:22} {n:>12,} rows  left out"
     for name, more in gain.items():
         yield f"expected worth of the samples: {more:+.1%} against {name}, each read equally often"
-    yield f"delays, and a worth that halves after {HALVES:g} reading, were {ORIGIN}"
+    yield f"the default delays, and a worth that halves after {HALVES:g} reading, were {ORIGIN}"
     data = folder if indexed else layout.root if sharded and only_kept else "SHARDS-WITH-THESE-UIDS"
     if only_kept and options.rows is None:
         yield "rejected rows have no image in shards/: to reach them, filter tars with --export index, or --rows all"
@@ -248,11 +248,11 @@ def _candidates(
         plan: its plan.
         units: names of its decided units.
         delays: reasons whose rows may be chosen.
-        by: columns to rank by; none: the margins of the decisions.
+        by: columns to rank by; empty: the margins of the decisions.
         indexed: whether the input's tars are indexed, so that only rows in these indexes can be read.
 
     Raises:
-        WrongUse: a column is missing or holds no numbers.
+        WrongUse: a column is missing or holds no numbers, or there is no row to choose.
     """
     groups, left_out = (KEPT, *delays), Counter[str]()
     parts: list[tuple[NDArray[Any], ...]] = []

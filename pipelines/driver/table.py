@@ -17,7 +17,7 @@ def render_funnel(funnel: FunnelRecord, width: int = 100) -> str:
     Args:
         funnel: counts of the run. Percentages are of the rows in. If there is room, a bar shows the rows left after
             each step.
-        width: maximum characters of a line, at least 60.
+        width: maximum characters of a table line; less than 60 counts as 60.
     """
     rows_in, width = funnel["rows_in"], max(width, 60)
 
@@ -53,7 +53,7 @@ def render_funnel(funnel: FunnelRecord, width: int = 100) -> str:
     for error, count in sorted(dead["by_error"].items(), key=lambda item: (-item[1], item[0])):
         lines.append(f"{_printable(error)}: {count:,}".rjust(len(rule))[:width])
     if dead["units"]:
-        lines.append(f"whole units in the dead-letter table: {dead['units']:,}".rjust(len(rule)))
+        lines.append(f"files and units in the dead-letter table: {dead['units']:,}".rjust(len(rule)))
     if uncounted := not_decided["uncounted"]:
         lines.append(f"undecided units whose rows are not counted: {uncounted:,}".rjust(len(rule)))
     if wrong := unaccounted(funnel):

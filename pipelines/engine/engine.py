@@ -38,7 +38,7 @@ class Engine:
     workers: int
     say: Callable[[str], None]
     seconds: dict[str, float] = field(default_factory=dict)
-    """Seconds that each stage took."""
+    """Seconds that each stage with units to run took."""
     backend: Backend = field(default_factory=Direct)
     """The backend that runs the units."""
     sharing: Sharing | None = None
@@ -78,9 +78,10 @@ class Engine:
             The records of the units that failed. They are added to `set_aside`.
 
         Raises:
-            RunFailed: a unit failed and `fatal` is set, or units are neither committed nor failed because the output
+            RunFailed: a unit failed and `fatal` is set, or units are neither committed nor failed, as when the output
                 folder was removed or is full.
-            WorkerDied: workers died repeatedly without completing a unit.
+            WorkerDied: workers died repeatedly without a unit running or done.
+            JobFailed, Staged: see `Backend.run`.
         """
         failed: Failed = {}
         parts: Iterable[list[str]] = [list(todo)] if todo else []

@@ -1,5 +1,5 @@
-"""Run a stage as one Beam job that passes every unit name to the stage once. `open_diht.pipelines.runners` provides
-the backends."""
+"""Run a stage as one Beam job that passes every unit name to the stage. `open_diht.pipelines.runners` provides the
+backends."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def run_units(
     todo: StorePath | None = None,
     hints: Mapping[str, str] | None = None,
 ) -> None:
-    """Call `do` once with every unit name, and return when all calls have ended.
+    """Call `do` with every unit name, and return when all calls have ended.
 
     The names are in a file that one worker reads and distributes: with a hundred thousand names in it, a job graph
     would exceed the limits of services (Dataflow: 10 MB). The job holds the names only for backends that distribute
@@ -153,7 +153,8 @@ def worker_log(path: Path) -> Iterator[None]:
     """Redirect the standard error of this process and its workers into a file, so that Beam's messages do not disturb
     the progress line.
 
-    On an error, print the last 4,000 bytes, which contain the worker's traceback.
+    On an error other than `Staged` and `WorkerDied`, print the last 4,000 bytes, which usually hold the worker's
+    traceback.
     """
     try:
         terminal = os.dup(sys.stderr.fileno())

@@ -45,7 +45,7 @@ class Heartbeat:
 
 
 def beats(folder: Path, units: Collection[str]) -> list[tuple[int, int]]:
-    """Return (rows done, rows expected) of every running unit that has reported.
+    """Return (rows done, rows expected) of each of these units that is running and has reported.
 
     Args:
         folder: folder of the heartbeats.

@@ -26,7 +26,7 @@ def shard_name(shard: tuple[int, int], asked: str) -> str:
 
     Args:
         shard: (i, n).
-        asked: hash of the settings that the results depend on; only shards with equal hashes share units.
+        asked: hash of settings; only shards with equal hashes share units.
     """
     return f"{shard[0]}-of-{shard[1]}-{asked}"
 
@@ -93,7 +93,7 @@ class Sharing:
 
         Args:
             stage: the stage.
-            todo: the units that are not committed, equal in all shards.
+            todo: the units that are not committed.
             failed: records of the failed units. The caller adds those of a part before it requests the next part; this
                 method adds those that failed in other shards.
         """

@@ -25,7 +25,7 @@ from open_diht.pipelines.store.records import publish_record
 from open_diht.pipelines.store.storage import StorePath, is_gone
 
 TRIES = 3
-"""Tries of a unit in one run. After the last one it is quarantined, and the run continues without it."""
+"""Most tries of a unit in one run. After the last one it is quarantined, and the run continues without it."""
 PAUSES_S = (1.0, 5.0)
 """Seconds before the second and third try, since errors of a disk or a network may pass."""
 
@@ -62,7 +62,7 @@ class Stage(ABC):
     """Beam resource hints, for backends that choose machines by them. --resource_hints=min_ram=8GB applies to all."""
 
     def setup(self) -> None:  # noqa: B027  # not all stages load something
-        """Load models; called once per worker process."""
+        """Load models; called in each worker process before its first unit."""
 
     def teardown(self) -> None:  # noqa: B027
         """End helper processes."""

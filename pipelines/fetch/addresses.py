@@ -8,7 +8,7 @@ from dataclasses import dataclass
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-# IANA's special-purpose registries for IPv4 and IPv6. They are written out here because
+# Mostly from IANA's special-purpose registries for IPv4 and IPv6. They are written out here because
 # `ipaddress`'s notion of "global" differs between Python versions, includes multicast and does not
 # look into translated addresses.
 _NOT_PUBLIC_4 = tuple(
@@ -32,7 +32,7 @@ _NOT_PUBLIC_4 = tuple(
         "240.0.0.0/4",  # reserved, and broadcast
     )
 )
-_GLOBAL_6 = ipaddress.IPv6Network("2000::/3")  # all assigned unicast; loopback, local, mapped etc. lie outside
+_GLOBAL_6 = ipaddress.IPv6Network("2000::/3")  # all assigned global unicast; loopback, local, mapped etc. lie outside
 _NOT_PUBLIC_6 = tuple(
     ipaddress.IPv6Network(text)
     for text in (
@@ -52,9 +52,9 @@ def is_public(address: Address) -> bool:
     """Return whether an address belongs to the public internet.
 
     An address under the well-known NAT64 prefix is judged by its embedded IPv4 address: in networks
-    without IPv4, the resolver maps every public IPv4 address to such an address. Other addresses
-    that embed an IPv4 address (mapped, compatible, 6to4, Teredo, ISATAP, a private NAT64 prefix)
-    are never public; no honest name resolves to one.
+    without IPv4, resolvers map public IPv4 addresses to such addresses. Other forms that embed an
+    IPv4 address (mapped, compatible, 6to4, Teredo, ISATAP, the local-use NAT64 prefix) are never
+    public.
     """
     if isinstance(address, ipaddress.IPv4Address):
         return not any(address in network for network in _NOT_PUBLIC_4)
@@ -86,7 +86,7 @@ class Allowed:
         except ValueError as error:
             raise ValueError(f"{text!r} is not address:port, for example 127.0.0.1:8000 or 10.1.0.0/16:80") from error
         if not (port.isascii() and port.isdecimal() and 0 < int(port) < 2**16):
-            raise ValueError(f"{text!r} has no port; write for example {host}:80")
+            raise ValueError(f"{text!r} has no port from 1 to 65535; write for example {host}:80")
         return cls(network, int(port))
 
     def covers(self, address: Address, port: int) -> bool:

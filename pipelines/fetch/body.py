@@ -23,8 +23,8 @@ def read_body(answer: http.client.HTTPResponse, max_bytes: int) -> bytes:
         max_bytes: limit in bytes, both as sent and after decompression.
 
     Raises:
-        FetchError: too_large, or bad_response for a body that is truncated, empty or in another
-            encoding.
+        FetchError: too_large, or bad_response for a body that is truncated, empty, corrupt or in
+            another encoding.
         OSError, http.client.HTTPException: the connection failed.
     """
     promised = answer.length  # from Content-Length; None for chunked bodies and those that end with the connection

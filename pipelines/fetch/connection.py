@@ -23,15 +23,15 @@ Dial = Callable[[Address, int, float], socket.socket]
 """Maps an address, a port and a timeout in seconds to a connected TCP socket. Raises OSError."""
 
 MAX_ADDRESSES = 4
-"""How many addresses of one host are tried."""
+"""Maximum number of addresses of one host that are tried."""
 
 
 _ACCEPT = ",".join([*(f"image/{form.lower()}" for form in FORMATS), "*/*;q=0.1"])
-"""Omits image/*: servers that store an image in several formats would send AVIF, which we cannot read."""
+"""Omits image/*: servers that store an image in several formats may send AVIF, which we do not read."""
 
 
 class _Bounded:
-    """A mixin that limits a plain or TLS socket in time and bytes. Both read through `recv_into`."""
+    """A mixin that limits reading from a plain or TLS socket in time and bytes. Both read through `recv_into`."""
 
     deadline: float
     allowance: int
@@ -165,7 +165,7 @@ def response(connection: GuardedConnection, target: Target, user_agent: str) -> 
 
     Raises:
         FetchError: for every failure here or while the caller reads, so that a bad response costs
-            only the row that requested it. MemoryError passes through.
+            only the rows with that URL. MemoryError passes through.
     """
     try:
         connection.connect()

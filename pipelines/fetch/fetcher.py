@@ -74,9 +74,11 @@ class Fetcher:
     def fetch(self, url: str | None) -> Fetched:
         """Return the content of a URL, retrying temporary failures up to `settings.retries` times.
 
+        A failure is final if the server asks to wait longer than `settings.max_wait`.
+
         Raises:
-            FetchError: the error of the last attempt; its `attempts` is the number of attempts
-                made.
+            FetchError: the URL is invalid, or the error of the last attempt; then its `attempts` is
+                the number of attempts made.
         """
         target = parse_url(url)
         attempt = 0
@@ -133,7 +135,7 @@ class Fetcher:
                 if answer.status in _REDIRECTS:  # only now, since a redirecting server may opt out as well
                     target = _redirected(answer.getheader("Location"), target)
                     continue
-                # Chunk and TLS framing count as received bytes too; twice the size leaves room for them.
+                # Chunk framing counts as received bytes too; twice the size leaves room for it.
                 connection.allow_body(2 * settings.max_bytes + settings.max_header_bytes)
                 return Fetched(read_body(answer, settings.max_bytes), answer.headers, str(target), attempt)
         raise FetchError(Reason.TOO_MANY_REDIRECTS, f"more than {settings.max_redirects}, the last to {target}"[:300])

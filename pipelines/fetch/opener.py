@@ -55,7 +55,8 @@ class GuardedOpener(urllib.request.OpenerDirector):
             timeout: ignored; the fetcher has its own.
 
         Raises:
-            FetchError: the fetch failed; its text is "reason: message".
+            FetchError: the fetch failed, or `data` is given; its text is "reason: message". Any other
+                exception is raised too, and the first is kept in `notes.bug`.
         """
         url = fullurl if isinstance(fullurl, str) else fullurl.full_url
         try:

@@ -8,17 +8,17 @@ from enum import StrEnum
 class Reason(StrEnum):
     """A reason why an image was not fetched. The values are written to data sets: add, never rename."""
 
-    BAD_URL = "bad_url"  # not an http(s) URL, or one with a user, a control character, a broken host or port
+    BAD_URL = "bad_url"  # not an http(s) URL, too long, or with a user, a control character, a broken host or port
     BLOCKED_PORT = "blocked_port"  # a port outside `DownloadSettings.ports`
     BLOCKED_ADDRESS = "blocked_address"  # the host is, or resolves to, an address that is not public
-    DNS_FAILED = "dns_failed"  # the host name has no address, or the resolver did not answer in time
-    CONNECT_FAILED = "connect_failed"  # refused, unreachable, or no trustworthy TLS
+    DNS_FAILED = "dns_failed"  # the host name has no address, or the resolver failed or did not answer in time
+    CONNECT_FAILED = "connect_failed"  # refused, unreachable, no trustworthy TLS, or cut
     TIMEOUT = "timeout"  # connecting, the headers or the body took longer than allowed
-    HTTP_STATUS = "http_status"  # the server answered, but not with 200
-    BAD_RESPONSE = "bad_response"  # not HTTP, too many headers, an unknown encoding, or a truncated body
+    HTTP_STATUS = "http_status"  # the server answered with neither 200 nor a redirect
+    BAD_RESPONSE = "bad_response"  # not HTTP, headers too long, an unknown encoding, or a bad body
     TOO_MANY_REDIRECTS = "too_many_redirects"
     TOO_LARGE = "too_large"  # more bytes than allowed, as sent or after decompression
-    OPT_OUT = "opt_out"  # the server asks not to use its images for training
+    OPT_OUT = "opt_out"  # the server opts out, see opt_out.py
     HASH_MISMATCH = "hash_mismatch"  # the bytes do not match the manifest's sha256 or md5
     NOT_AN_IMAGE = "not_an_image"  # HTML, a truncated or broken image, or a format that is not accepted
     TOO_MANY_PIXELS = "too_many_pixels"  # according to its header, before any pixel is decoded
@@ -26,18 +26,18 @@ class Reason(StrEnum):
 
 
 EXPLANATIONS = {
-    Reason.BAD_URL: "The row's URL is not a valid web address.",
-    Reason.BLOCKED_PORT: "The URL has a port that downloads do not use.",
+    Reason.BAD_URL: "The row's URL, or one that it redirects to, is not a valid web address.",
+    Reason.BLOCKED_PORT: "The URL leads to a port that downloads do not use.",
     Reason.BLOCKED_ADDRESS: "The URL leads to a machine outside the public internet. Downloads contact such machines "
     "only if allowed.",
     Reason.DNS_FAILED: "The server's name does not resolve.",
     Reason.CONNECT_FAILED: "The server could not be reached, or not safely.",
     Reason.TIMEOUT: "The server took too long.",
-    Reason.HTTP_STATUS: "The server answered that the image does not exist or may not be downloaded.",
-    Reason.BAD_RESPONSE: "The server's answer was truncated or is not valid HTTP.",
+    Reason.HTTP_STATUS: "The server answered with an HTTP status other than 200, such as 404 (not found).",
+    Reason.BAD_RESPONSE: "The server's answer was truncated, empty or invalid.",
     Reason.TOO_MANY_REDIRECTS: "The server redirected the request too often.",
     Reason.TOO_LARGE: "The file is larger than allowed.",
-    Reason.OPT_OUT: "The server asks that its images are not used for training.",
+    Reason.OPT_OUT: "The server asks that its images are not indexed or not used for training.",
     Reason.HASH_MISMATCH: "The image does not match the manifest's hash.",
     Reason.NOT_AN_IMAGE: "The server sent no image, or a corrupt one.",
     Reason.TOO_MANY_PIXELS: "The image has more pixels than allowed.",

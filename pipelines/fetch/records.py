@@ -32,7 +32,7 @@ FETCHED = pa.schema(
         ("bytes", pa.int64()),
     ]
 )
-"""One row per requested row. `status` is ok or a `Reason`; `attempts` counts the requests for its
-URL; `sha256` is that of the bytes as fetched; width and height are those of the upright original in
+"""One row per requested row. `status` is ok or a `Reason`; `attempts` counts the attempts to fetch
+its URL; `sha256` is that of the bytes as fetched; width and height are those of the upright original in
 pixels; the stored image is `bytes` long and starts at `offset` in tar `shard`. Rows with the same
 URL share an image."""

@@ -41,7 +41,7 @@ class SystemResolver:
             raise FetchError(Reason.DNS_FAILED, f"{host}: {error}", temporary=isinstance(error, OSError)) from error
 
     def close(self) -> None:
-        """Shut down the threads once their pending lookups end."""
+        """Shut down the threads once their running lookups end."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -58,8 +58,8 @@ def checked_addresses(
         allowed: exceptions, which need be neither public nor at one of `ports`.
 
     Raises:
-        FetchError: dns_failed, blocked_port, or blocked_address if any address is not public (a
-            name with even one private address is not trusted).
+        FetchError: dns_failed, blocked_port, or blocked_address if any address is neither public nor
+            allowed (a name with even one private address is not trusted).
     """
     allowed, ports = tuple(allowed), tuple(ports)
     if target.port not in ports and all(entry.port != target.port for entry in allowed):

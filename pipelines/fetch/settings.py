@@ -14,7 +14,7 @@ from open_diht.pipelines.fetch.reasons import Reason
 
 _DAY_S = 86_400
 Threads = Annotated[int, Range(at_least=1, at_most=4096)]
-"""Threads of one process. Each has an open connection and memory for two images."""
+"""Threads of one process. Each may have an open connection and two images in memory."""
 Patience = Annotated[float, Range(at_least=0.01, at_most=_DAY_S)]
 Wait = Annotated[float, Range(at_least=0, at_most=_DAY_S)]
 Repeats = Annotated[int, Range(at_least=0, at_most=1000)]
@@ -46,10 +46,11 @@ class DownloadSettings:
     connect_timeout: Patience = 5.0
     """Longest time for a name resolution, and for a connection including its TLS handshake."""
     retries: Repeats = 1
-    """Attempts after the first, for temporary failures: timeouts, broken connections, 408, 429,
-    502, 503, 504. Most dead hosts time out, and each retry costs another `connect_timeout`."""
+    """Attempts after the first, for temporary failures: of the resolver, timeouts, broken
+    connections, truncated bodies, 408, 429, 502, 503, 504. Most dead hosts time out, and each retry
+    costs another `connect_timeout`."""
     backoff: Wait = 1.0
-    """Wait before the first retry; doubled for each further retry."""
+    """Wait before the first retry, give or take a quarter; doubled for each further retry."""
     max_wait: Wait = 15.0
     """Longest wait before a retry. If Retry-After asks for more, the server is not asked again."""
     max_redirects: Repeats = 5
@@ -67,14 +68,14 @@ class DownloadSettings:
     quality: Annotated[int, Range(at_least=1, at_most=100)] = 95
     """JPEG quality of stored images. A JPEG that needs no downscaling is stored unchanged."""
     ports: tuple[Annotated[int, Range(at_least=1, at_most=2**16 - 1)], ...] = (80, 443, 8080, 8443)
-    """Ports that may be requested."""
+    """Ports that may be requested at public addresses."""
     allow: tuple[str, ...] = ()
     """Addresses that may be requested although they are not public, as address:port or network:port."""
     respect_opt_out: bool = True
     """Whether to skip images whose server opts out: X-Robots-Tag noai, noimageai, noindex,
     noimageindex or none, or TDM-Reservation: 1."""
     user_agent: str = f"diht/{program_version()} (image-text data set filter)"
-    """The User-Agent header. Its first word, without version, is the name that X-Robots-Tag may address."""
+    """The User-Agent header. X-Robots-Tag may address its first word, without version, or img2dataset."""
 
     def __post_init__(self) -> None:
         try:
@@ -82,20 +83,20 @@ class DownloadSettings:
         except BadValue as error:
             raise BadValue(f"download: {error}") from error
         if not self.user_agent.strip() or not (self.user_agent.isascii() and self.user_agent.isprintable()):
-            raise ValueError(f"download: user_agent is {self.user_agent!r}; it must be printable ASCII")
+            raise ValueError(f"download: user_agent is {self.user_agent!r}; it must be printable ASCII, and not blank")
         for text in self.allow:
             Allowed.parse(text)
 
     def identity(self) -> dict[str, Any]:
         """Return the settings that stored images depend on. If one changes, all images are fetched again.
 
-        `limits` returns the settings that only decide which images are refused.
+        `limits` returns the settings that only decide which downloads fail.
         """
         names = ("image_size", "quality", "respect_opt_out")
         return {name: value for name, value in dataclasses.asdict(self).items() if name in names}
 
     def limits(self) -> dict[str, Any]:
-        """Return the settings that only decide which images are refused, as JSON values."""
+        """Return the settings that only decide which downloads fail, as JSON values."""
         values = {name: getattr(self, name) for name in _MAY_LIFT}
         agent = self.user_agent.replace(f"/{program_version()}", "")  # a new version of ours must not lift refusals
         return values | {"ports": list(self.ports), "allow": list(self.allow), "user_agent": agent}

@@ -56,8 +56,8 @@ def fetch_shard(
         was fetched. The tar's members are in order of completion.
 
     Raises:
-        RuntimeError: img2dataset did not report every row, or failed in an unknown way. Any other
-            exception of our own code is raised too; failed requests become records.
+        RuntimeError: img2dataset is not installed, did not report every row, or failed in an unknown
+            way. Any other exception of the fetcher is raised too; failed requests become records.
     """
     records: list[dict[str, Any]] = []
     shared: dict[str, list[dict[str, Any]]] = {}
@@ -83,7 +83,7 @@ def fetch_shard(
 
 
 def _address(url: str | None) -> str:
-    """Return the normalized URL. Raises FetchError if it must not be requested."""
+    """Return the normalized URL. Raises FetchError if `parse_url` refuses it."""
     parse_url(url)
     return str(parse_url((url or "").strip()))  # strip all Unicode white space, as urllib does
 
@@ -108,7 +108,7 @@ def _download(
         timeout=settings.timeout,
         number_sample_per_shard=max(10, len(rows)),
         oom_shard_count=5,
-        compute_hash=None,  # the opener computes and checks hashes for every row that shares an image
+        compute_hash=None,  # the opener computes hashes, which are checked for every row that shares an image
         verify_hash_type=None,
         encode_format="jpg",
         retries=0,  # the fetcher retries; img2dataset would retry permanent failures too, and without waiting

@@ -1,4 +1,4 @@
-"""Load img2dataset on demand: it imports wandb, albumentations and a second OpenCV, which takes seconds."""
+"""Load img2dataset on demand: it imports wandb and albumentations, which takes seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parse URLs from manifests strictly, and write them so that every server understands them."""
+"""Parse URLs from manifests strictly, and escape them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_URL = 8_192
 """Longest accepted URL, in characters."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _HOST = re.compile(r"[a-z0-9_][a-z0-9._-]*")
-_ESCAPED = "%/:=&?~#+!$,;'@()*[]"  # left unescaped: reserved characters, and % of existing escapes
+_ESCAPED = "%/:=&?~#+!$,;'@()*[]"  # left unescaped: ~, reserved characters, and %, for existing escapes
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Target:
     """Host name or address, lower case, ASCII; an IPv6 address without brackets."""
     port: int
     path: str
-    """Path and query, ASCII, escaped; begins with a slash."""
+    """Path and query without fragment, ASCII, escaped; begins with a slash."""
 
     @property
     def authority(self) -> str:
@@ -82,7 +82,7 @@ def parse_url(url: str | None, base: Target | None = None) -> Target:
 def _host(host: str, url: str) -> str:
     """Return the host in lower-case ASCII. Whether it may be requested depends on what it resolves to."""
     if ":" in host:
-        if "%" in host:  # only link-local addresses have zones
+        if "%" in host:  # only addresses of local scope have zones
             raise FetchError(Reason.BLOCKED_ADDRESS, f"{host} is not a public address")
         try:
             return str(ipaddress.IPv6Address(host))

@@ -40,7 +40,7 @@ _DATA = (*known_endings(), ".arrow", ".npz", ".zip")
 
 
 class CannotPublish(RunFailed):
-    """The hub did not accept the results; the message says why."""
+    """The results could not be published; the message says why."""
 
 
 @dataclass(frozen=True)

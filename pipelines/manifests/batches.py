@@ -34,7 +34,7 @@ _HEX = re.compile(r"[0-9a-fA-F]{32}")
 
 
 def batches(chunks: Iterator[Chunk], roles: Roles, batch_rows: int) -> Generator[Batch, None, None]:
-    """Yield the rows of consecutive chunks in batches of `batch_rows` rows, or of fewer if rows are large.
+    """Yield the rows of consecutive chunks in batches of `batch_rows` rows, fewer at the end or if rows are large.
 
     Which rows there are, good or bad, and their order do not depend on `batch_rows`.
 
@@ -127,7 +127,7 @@ def _stand_ins(table: pa.Table, roles: Roles, stand_ins: list[str | None] | None
 
 
 def _texts(table: pa.Table, name: str | None) -> list[str | None]:
-    """Return a column as texts, whatever its type; all None if there is no such column."""
+    """Return a column as texts, of a list the first; all None if there is no such column."""
     if name is None:
         return [None] * int(table.num_rows)
     column = table.column(name)
@@ -246,7 +246,7 @@ def _rows_without_utf8(table: pa.Table, roles: Roles) -> dict[int, _Why]:
 
 
 def _printed(table: pa.Table, row: int) -> bytes:
-    """Return a row as JSON, with unprintable values replaced."""
+    """Return a row as JSON, at most MAX_RAW_BYTES of it, with unreadable values replaced."""
     shown = {}
     for name in table.column_names:
         column = table.column(name)
@@ -310,8 +310,8 @@ def make_uid(*, url: str | None, caption: str | None, own: str | None = None, st
 
     The manifest's own uid is used if it is 32 hex digits, so that subsets fit DataComp's. Another
     own id is hashed together with URL and caption: ids such as row numbers repeat between files and
-    would make unrelated rows equal. Without an own id, the uid comes from the SHA-256 of URL, NUL,
-    caption.
+    would make unrelated rows equal. Without an own id, the uid comes from the SHA-256 of URL (or
+    `stand_in`), NUL, caption.
 
     Args:
         url: the row's URL; None or "" if it has none.
@@ -344,7 +344,7 @@ def make_pair(*, url: str | None, caption: str | None, stand_in: str | None = No
 
 
 def is_uid(own: str) -> bool:
-    """Return whether a manifest's own id has the form of a uid, so that it is used unchanged."""
+    """Return whether a manifest's own id has the form of a uid, so that it is used as such, in lower case."""
     return _HEX.fullmatch(own) is not None
 
 

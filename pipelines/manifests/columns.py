@@ -52,7 +52,7 @@ def is_bytes(type: pa.DataType) -> bool:
 
 
 def plain(table: pa.Table) -> pa.Table:
-    """Return the table with view types replaced by plain ones, which all of Arrow's functions support.
+    """Return the table with view types replaced by plain ones, which more of Arrow's functions support.
 
     Views are another memory layout of the same values; in a file there is no difference.
     """

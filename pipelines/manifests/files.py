@@ -69,10 +69,10 @@ def is_outage(path: str, error: Exception) -> bool:
 
 @contextmanager
 def reading(path: str) -> Iterator[None]:
-    """Convert exceptions inside the block to the two errors of manifests.
+    """Convert exceptions of libraries inside the block to the errors below; others pass.
 
     Raises:
-        UnreadableFile: for errors of libraries at a broken or absent file.
+        UnreadableFile: for errors at a broken or absent file.
         Unreachable: for errors of store clients during an outage.
     """
     try:
@@ -188,9 +188,9 @@ class _Parts(io.RawIOBase):
         super().close()
 
     def _part(self, stop: int) -> tuple[int, bytes]:
-        """Return a part with the next byte to read, and its offset.
+        """Return the offset of a part with the next byte to read, and the part.
 
-        If no cached part has it, the missing bytes before `stop` are fetched.
+        If no cached part has it, the bytes up to `stop` or the next cached part are fetched.
         """
         at = self._at
         for start, part in self._parts.items():
@@ -258,7 +258,7 @@ def read_part(path: str, start: int, stop: int) -> bytes:
 
 
 def file_size(path: str) -> int:
-    """Return the size of a file in bytes. Raises UnreadableFile if it is absent, a folder, or empty."""
+    """Return the size of a file in bytes. Raises UnreadableFile if it is absent, a folder, or empty; see `reading`."""
     with reading(path):
         if is_url(path):
             fs, inside = file_system(path)
@@ -295,6 +295,8 @@ def fingerprint(path: str, size: int) -> str:
 def stamp(path: str) -> Stamp | None:
     """Return a value that changes when a file is written to, using one request; None if there is no file.
 
+    Some stores report only the size (see `telling`).
+
     Raises Unreachable if a store does not answer. Other errors are raised as they are.
     """
     try:
@@ -330,7 +332,7 @@ def stamps_of(paths: Iterable[str]) -> dict[str, Stamp | None]:
 def unchanged(span: Span) -> Iterator[bool]:
     """Check that the file of a span does not change while the `with` block reads it.
 
-    Yields whether `span.info` still holds. A span without fingerprint is not checked.
+    Yields whether `span.info` still holds; False for a span without fingerprint, which is not checked.
 
     Raises:
         FileChanged: the file is not the one that the span was cut from, or was written to in the
@@ -352,7 +354,7 @@ def unchanged(span: Span) -> Iterator[bool]:
 
 def difference(found: Stamp | None) -> str:
     """Return how a file differs, as the end of a message that begins with its path."""
-    return "is gone" if found is None else f"has changed while it was read (it has {found[0]:,} bytes now)"
+    return "is gone" if found is None else f"has changed since it was inspected (it has {found[0]:,} bytes now)"
 
 
 @lru_cache(maxsize=4096)

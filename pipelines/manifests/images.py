@@ -20,8 +20,7 @@ MissingReason = Literal[
 
 image_not_available: the row names no image, or only one on the web. image_outside_root: the path is
 in no folder that may be read. image_missing: the file or tar member does not exist.
-image_unreadable: it exists but cannot be read. image_too_large_file: it has more bytes than the
-limit.
+image_unreadable: it cannot be read. image_too_large_file: it has more bytes than the limit.
 """
 
 MAX_IMAGE_BYTES = 64 * 2**20
@@ -55,7 +54,7 @@ def image_folders(manifest: str, dataset: Dataset) -> tuple[str, ...]:
 
 
 def check_images_root(dataset: Dataset) -> None:
-    """Raise NoInput if the data set's images folder does not exist, since every row would lack its image."""
+    """Raise NoInput if the data set's images folder does not exist or cannot be read, since rows would lack images."""
     root = dataset.images_root
     if root is None or root.startswith(_WEB):
         return
@@ -71,6 +70,8 @@ def check_images_root(dataset: Dataset) -> None:
 
 def read_image_file(path: str | None, folders: Sequence[str], limit: int) -> ImageOrMissing:
     """Return the bytes of an image file, or why there are none. Reads only below `folders`, see `inside`.
+
+    Errors of an outage (see `is_outage`) are raised.
 
     Args:
         path: the path as the manifest has it: relative, absolute, or a URL.
@@ -124,7 +125,7 @@ def is_file_path(path: str | None) -> bool:
 
 
 def folder_of_all(paths: Sequence[str], folders: Sequence[str]) -> str:
-    """Return the deepest folder that contains all these image paths.
+    """Return the deepest folder that contains all these image paths; if one is a URL, the folder of the first.
 
     Args:
         paths: at least one path, as the manifest has it.
@@ -139,7 +140,7 @@ def folder_of_all(paths: Sequence[str], folders: Sequence[str]) -> str:
 def full_path(path: str, folders: Sequence[str]) -> str:
     """Return a relative path joined to its base folder, and any other path unchanged.
 
-    The base is the first folder, but for a path that begins with ".." it is the last, the
+    The base is the first folder, but for a path that leads out of it by ".." it is the last, the
     manifest's.
 
     Args:

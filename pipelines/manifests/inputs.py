@@ -51,16 +51,18 @@ def expand_inputs(pattern: str, dataset: Dataset) -> list[str]:
     """Return the manifest files that match a pattern, sorted, each once.
 
     Args:
-        pattern: a file, a folder (its files that match `dataset.default_glob`, or else all files
-            below it with a known extension), a glob (*, ?, [], **), a numbered range as in
+        pattern: a file, a folder (its files with a known extension that match
+            `dataset.default_glob`, or else all below it; not hidden ones, `_*` and
+            `*_stats.json`), a glob (*, ?, [], **), a numbered range as in
             `part-{00000..00127}.parquet`, or several of these separated by commas; local or as
             fsspec URLs. Local results are absolute.
         dataset: tells which files of a folder are manifests.
 
     Raises:
-        NoInput: an item matches nothing or cannot be searched (unknown protocol, no access); or a
-            table and a tar of the same name both match. img2dataset writes the same rows to both,
-            which would count twice.
+        NoInput: the pattern is empty; an item matches nothing, is not a regular file or cannot be
+            searched (unknown protocol, no access); or a table and a tar of the same name both match.
+            img2dataset writes the same rows to both, which would count twice.
+        Unreachable: a store does not answer.
     """
     if not pattern.strip():
         raise NoInput("the input pattern is empty; name a file, a folder or a glob")
@@ -105,8 +107,8 @@ def _paths(item: str, dataset: Dataset) -> list[str]:
         paths = _in_folder(fs, inside, dataset)
         if not paths:
             raise NoInput(
-                f"no file in the folder '{item}' matches {dataset.default_glob} or has a known ending "
-                f"({', '.join(known_endings())}); it holds {listing(_names(fs, inside))}. Name the files with a glob"
+                f"the folder '{item}' has no file with a known ending ({', '.join(known_endings())}), not counting "
+                f"hidden files, _* and *_stats.json; it holds {listing(_names(fs, inside))}. Name the files with a glob"
             )
         return [_outside(fs, path, item) for path in paths]
     if fs.isfile(inside):
@@ -177,6 +179,6 @@ def _refuse_doubles(paths: set[str]) -> None:
     for path in sorted(paths):
         if path.endswith(".tar") and (table := f"{path.removesuffix('.tar')}.parquet") in paths:
             raise NoInput(
-                f"'{table}' and '{path}' have the same name, because img2dataset writes the same rows twice; name "
+                f"'{table}' and '{path}' have the same name, and img2dataset writes the same rows to both; name "
                 f"only one: '{posixpath.dirname(path)}/*.tar' (with images) or '*.parquet' (without)"
             )

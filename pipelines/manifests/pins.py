@@ -22,7 +22,8 @@ def pinned(pattern: str, known: Mapping[str, str]) -> tuple[str, dict[str, str]]
         The pattern for `expand_inputs`, and the commits by the address of their repository.
 
     Raises:
-        NoInput: a repository or revision is missing, not accessible, or cannot be requested.
+        NoInput: a repository or revision is missing, not accessible, or cannot be requested, or an
+            address is not that of a data set.
     """
     pins: dict[str, str] = {}
     items = [_item(item, known, pins) if item.startswith(SCHEME) else item for item in input_items(pattern)]

@@ -49,6 +49,7 @@ def inspect(path: str, dataset: Dataset, known: FileInfo | None = None) -> FileI
             affected.
         BadSchema: a needed column is missing, ambiguous, repeated or of the wrong type, or the
             format is unknown.
+        Unreachable: a store does not answer.
     """
     with reading(path):
         before = stamp(path)  # taken before the inspection, so that a change during it is noticed
@@ -82,8 +83,8 @@ def split(info: FileInfo, unit_rows: int) -> list[Span]:
     Parquet: whole row groups while they fit into `unit_rows`; a larger row group is cut inside.
     Uncompressed TSV, JSON lines and CSV without quotes: byte ranges of about `unit_rows` rows. An
     uncompressed tar: one span if it seems to have at most `unit_rows` samples, else ranges of
-    exactly `unit_rows` samples, found in one pass over its headers. Compressed files and CSV with
-    quotes: one span, since row boundaries cannot be located.
+    exactly `unit_rows` samples (the last may have fewer), found in one pass over its headers.
+    Compressed files and CSV with quotes: one span, since row boundaries cannot be located.
 
     Args:
         info: the file, from `inspect`.
@@ -121,7 +122,9 @@ def read(
 
     Raises:
         ValueError: `batch_rows` is below 1.
-        UnreadableFile: the file is damaged; the rows before the damage are yielded first.
+        UnreadableFile: the file is damaged; the rows before the damage, and those of intact row
+            groups, are yielded first.
+        Unreachable: a store does not answer.
         BadSchema: a span's file does not have the columns (any more).
         FileChanged: a span's file has changed; the yielded rows must not be used.
     """
@@ -162,7 +165,7 @@ def read_images(
         max_bytes: most bytes of an image.
 
     Raises:
-        ValueError: ordinals are not ascending from 0, or lie beyond the end of the span.
+        ValueError: ordinals are not ascending from 0, or lie beyond the end of a span with images.
         UnreadableFile: the manifest or tar is damaged; the images before are yielded first.
         FileChanged: a span's file has changed; the yielded images must not be used.
     """
@@ -187,7 +190,7 @@ def read_images(
 
 
 def check_image_paths(infos: Sequence[FileInfo], dataset: Dataset) -> None:
-    """Raise NoInput if no image path in the first rows of a manifest lies in a folder that may be read.
+    """Raise NoInput if the first rows of a manifest have image paths, and none lies in a folder that may be read.
 
     Args:
         infos: the manifests. The first with a column of paths and none of image bytes is checked.
@@ -219,8 +222,7 @@ def _watched(info_or_span: FileInfo | Span, dataset: Dataset) -> Iterator[tuple[
     """Yield a file's inspection and a span of it.
 
     The file of a span is checked for changes (see `unchanged`), and inspected if its stored
-    inspection does not hold. A `FileInfo` is taken as it is, since the caller has just inspected
-    the file.
+    inspection does not hold. A `FileInfo` is taken as it is.
     """
     if isinstance(info_or_span, FileInfo):
         yield info_or_span, whole_file(info_or_span)

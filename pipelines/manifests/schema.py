@@ -44,7 +44,8 @@ def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, ima
 
     A column named by the data set or the user comes first. Otherwise the aliases are tried in
     order. An alias matches in any case, preferring its listed spelling; two equally good matches
-    are refused.
+    are refused. Width and height come from the first pair of `SIZE_FAMILIES` that is there once,
+    and a text column named image holds paths.
 
     Args:
         columns: the file's columns.
@@ -53,8 +54,8 @@ def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, ima
         images: whether the file has images outside its columns (members of a tar).
 
     Raises:
-        BadSchema: two columns have the same name; or a needed or named role has no column, two, or
-            one of the wrong type.
+        BadSchema: two columns have the same name, or there are too many; a needed or named role has
+            no column; or a role has two columns, or one of the wrong type.
     """
     if len(columns) > MAX_COLUMNS:
         raise BadSchema(

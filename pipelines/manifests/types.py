@@ -48,7 +48,7 @@ class FileInfo:
     bytes: int
     """Size of the file in bytes."""
     fingerprint: str = ""
-    """Size, and hash of the first and last 64 KiB; changes with the file. Set by `inspect`."""
+    """Size, and hash of the first and last 64 KiB. Set by `inspect`."""
     stamp: Stamp | None = field(default=None, compare=False)
     """Stamp of the file at inspection. While it stays the same, this information holds without
     another inspection."""
@@ -60,13 +60,13 @@ class FileInfo:
     data_start: int = 0
     """Text: offset of the first byte after the header, in the uncompressed stream."""
     row_bytes: float = 0.0
-    """Mean uncompressed bytes of a row at the file's beginning (Parquet: stored bytes); 0 if no row was seen."""
+    """Mean uncompressed bytes of a row at the file's beginning (Parquet: stored, of the file); 0 if no row was seen."""
     images: bool = False
     """Whether the rows have images: a column of bytes or paths, or image members of a tar."""
 
     @property
     def estimated_rows(self) -> int:
-        """Return the rows, exact if known, else estimated from the size (a lower bound if compressed)."""
+        """Return the rows, exact if known, else estimated from the size (usually too low if compressed)."""
         if self.rows is not None:
             return self.rows
         return round(max(self.bytes - self.data_start, 0) / self.row_bytes) if self.row_bytes else 0
@@ -119,20 +119,20 @@ BadReason = Literal[
 """Why a row is bad; a closed list, suitable for counters.
 
 field_count: not as many fields as columns. invalid_utf8: bytes that are not valid UTF-8. nul_byte:
-a NUL in a line of text. oversized: longer than MAX_ROW_BYTES, or a cell longer than MAX_CELL_BYTES.
-quoting: a misplaced or unclosed CSV quote. invalid_json, not_an_object: JSON lines and the .json of
-tar samples. not_text: a number or object in place of a caption, URL or path. lone_surrogate: JSON
-escapes that are half a character. no_caption: a tar sample with neither .txt nor .json.
-missing_member: a tar sample without the .json or .txt that the other samples have.
-duplicate_member: two members of one tar sample with the same name.
+a NUL in a line of text. oversized: longer than MAX_ROW_BYTES, a cell longer than MAX_CELL_BYTES, or
+more than MAX_CAPTIONS captions. quoting: a misplaced or unclosed CSV quote, or a CR outside quotes.
+invalid_json, not_an_object: JSON lines and the .json of tar samples. not_text: another JSON value in
+place of a caption, URL or path. lone_surrogate: JSON escapes that are half a character. no_caption:
+a tar sample with neither .txt nor .json. missing_member: a tar sample without the .json or .txt that
+the other samples have. duplicate_member: two members of one tar sample with the same name, case aside.
 """
 
 MAX_ROW_BYTES = 16 * 2**20
 """Longest line, CSV record, tar text or text cell in bytes; a longer one makes its row bad."""
 MAX_CELL_BYTES = 64 * 2**20
-"""Largest binary cell in bytes, except images; a larger one makes its row bad."""
+"""Largest binary cell in bytes, except images and texts; a larger one makes its row bad."""
 MAX_CAPTIONS = 1_000
-"""Most captions of a row; more make it bad."""
+"""Most captions of a row (in Parquet, of each column of it); more make it bad."""
 MAX_RAW_BYTES = 64 * 2**10
 """Most bytes of a bad row that are kept for the dead-letter table."""
 
@@ -153,7 +153,7 @@ class BadRow:
     message: str
     """The reason in words."""
     raw: bytes
-    """The row as far as readable, at most MAX_RAW_BYTES: the line, or JSON made from a Parquet row's cells."""
+    """The row as far as readable, at most MAX_RAW_BYTES: the line, a sample's text, or a Parquet row as JSON."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -163,7 +163,7 @@ class Batch:
     ordinals: npt.NDArray[np.int64]
     """Indices of the good rows inside the span, ascending; shape (n,)."""
     table: pa.Table
-    """The good rows with all original columns and types; n rows. Image bytes only if requested."""
+    """The good rows with all original columns and types (see `columns.plain`). Image bytes only if requested."""
     captions: list[str | None]
     """Captions of the good rows as the file has them; None if null, blank, "nan", "none" or "null";
     length n. The first one, if a row has several."""
@@ -174,7 +174,7 @@ class Batch:
     own_uids: list[bool]
     """Whether each uid is the manifest's own, which several rows may share; length n."""
     pairs: list[str | None]
-    """Keys that equal pairs share, 32 lower-case hex digits from the caption and the URL or what
+    """Keys that equal pairs share, 32 lower-case hex digits from the captions and the URL or what
     else names the image; None if nothing names it; length n (see `make_pair`)."""
     bad: list[BadRow]
     """The bad rows, ascending by ordinal."""
@@ -211,11 +211,11 @@ class ManifestError(Exception):
 
 
 class NoInput(ManifestError):
-    """A pattern matches nothing, or the same rows twice. The user must fix it; nothing has been written yet."""
+    """The input cannot be used, for example because a pattern matches nothing. The user must fix it."""
 
 
 class BadSchema(ManifestError):
-    """A file is readable but does not have the requested columns. The user must fix it."""
+    """A file is readable but does not have the requested columns or format. The user must fix it."""
 
 
 class Broken(TypedDict):
@@ -240,9 +240,9 @@ class UnreadableFile(ManifestError):
         self.path = path
         """The file."""
         self.error = error
-        """Short name of the error's class."""
+        """Short name of the error, often its class."""
         self.message = message
-        """Text for the user: what happened, where in the file, and what to do."""
+        """Text for the user."""
 
     @property
     def record(self) -> Broken:

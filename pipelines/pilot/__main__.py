@@ -1,4 +1,4 @@
-"""`python -m open_diht.pipelines.pilot`, which `make pilot` runs."""
+"""`python -m open_diht.pipelines.pilot`, the same as `open-diht pilot`."""
 
 from open_diht.common.run_command import run_command
 

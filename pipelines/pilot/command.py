@@ -80,7 +80,7 @@ def _pilot(
     outcome = run(settings, say, plan)
     status = told(outcome)
     if outcome.funnel is None and settings.shard:
-        return status  # another shard finishes the run and makes the forecast
+        return status  # the last shard, or a run without SHARD, makes the forecast
     sample = measure(layout, plan, settings.preset, whole_plan.rows)
     if not sample or outcome.funnel is None:
         raise RunFailed("no unit of the sample could be finished, so nothing can be forecast")
@@ -179,11 +179,11 @@ def _notes(whole: Whole, chosen: Sampling, units: int, funnel: FunnelRecord, res
         )
     duplicates = sum(known["found"] for kind, known in funnel["duplicates"].items() if kind in KINDS)
     notes.append(
-        f"duplicates count as kept ({duplicates:,} within the sample); the whole data set has a larger fraction, "
+        f"duplicates count as kept ({duplicates:,} within the sample); the whole data set may have a larger fraction, "
         "since a sample misses most of their partners"
     )
     unknown = [name for name, line in (*result.images.items(), *result.core_hours.items()) if line.basis != "measured"]
     if unknown:
-        notes.append(f"not measured, since the sample has no images: {', '.join(unknown)}")
+        notes.append(f"not measured, since no image of the sample was read: {', '.join(unknown)}")
     notes.append("hours are for this machine's cores, without starting workers or other machines' network")
     return notes

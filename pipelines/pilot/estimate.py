@@ -1,8 +1,8 @@
 """Estimates from a random sample of units, with intervals that allow for similar rows within a unit.
 
-The units of a plan are clusters, drawn without replacement. An estimate is the ratio of two sums
-over the sample. Its variance is that of a ratio estimator (Cochran 1977, 6.4) with finite
-population correction. Units are the replicates, so they determine the degrees of freedom.
+The units of a plan are clusters, drawn without replacement. Except in `recut`, an estimate is the
+ratio of two sums over the sample, and its variance is that of a ratio estimator (Cochran 1977, 6.4)
+with finite population correction. Units are the replicates, so they determine the degrees of freedom.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ rows, and the partial last batch of a unit costs a little more per row."""
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and its interval; the ends are None if a single unit allows none."""
+    """A value and its interval; the ends are None if the sample has too few units for them."""
 
     value: float
     low: float | None
@@ -51,10 +51,10 @@ def share(counts: Sequence[int], rows: Sequence[int], all_rows: int) -> Estimate
     """Return the proportion of rows of a kind.
 
     The interval is Wilson's with the effective number of rows: the number of rows divided by the
-    design effect, which tells how much less information a row carries because rows of a unit are
-    similar (Dean and Pagano 2015, "modified Wilson"). It lies within 0 and 1 and has a positive
-    width even if no row is of the kind. With one unit, rows are treated as independent, so the
-    interval is too narrow.
+    fraction not sampled and by the design effect, which tells how much less information a row carries
+    because rows of a unit are similar (Dean and Pagano 2015, "modified Wilson"). It lies within 0 and
+    1, and even if no row is of the kind it has a positive width, unless all rows are sampled. With one
+    unit, rows are treated as independent, so the interval is too narrow.
 
     Args:
         counts: rows of the kind in each unit of the sample.
@@ -82,8 +82,8 @@ def per_row(amounts: Sequence[float], rows: Sequence[int], all_rows: int) -> Est
     """Return the cost of a row: the ratio of sums with Student's interval; with one unit there is no interval.
 
     Args:
-        amounts: seconds or bytes of each unit of the sample.
-        rows: rows of each unit.
+        amounts: seconds, bytes or images of each unit of the sample.
+        rows: rows (or images) of each unit.
         all_rows: rows of the whole population.
     """
     y, m = np.asarray(amounts, float), np.asarray(rows, float)
@@ -103,12 +103,12 @@ def recut(amounts: Sequence[float], rows: Sequence[int], all_rows: int, units: i
 
     A unit has a fixed cost (files, footers) and a cost per row; units of two sizes separate them.
     The fit is a line by weighted least squares. Its variance comes from the residuals alone (HC2,
-    MacKinnon and White 1985, because noise may grow with the unit). Student's quantile uses the
-    smaller of the numbers of smaller and of larger units.
+    MacKinnon and White 1985, because noise may grow with the unit). Student's quantile has
+    one degree of freedom less than there are units of the rarer size.
 
     Args:
-        amounts: seconds or bytes of each unit of the sample.
-        rows: rows of each unit; they need at least two sizes, else there is no interval.
+        amounts: seconds, bytes or images of each unit of the sample.
+        rows: rows of each unit; at least two units above their mean and two others, else there is no interval.
         all_rows: rows of the whole population.
         units: number of units that these are cut into.
     """
@@ -129,7 +129,7 @@ def recut(amounts: Sequence[float], rows: Sequence[int], all_rows: int, units: i
 
 
 def _ratio_variance(y: np.ndarray, m: np.ndarray) -> float:
-    """Return the variance of sum(y) / sum(m) for units drawn with replacement."""
+    """Estimate the variance of sum(y) / sum(m) for units drawn with replacement."""
     residuals = y - y.sum() / m.sum() * m
     n = len(m)
     return float(n / (n - 1) * (residuals**2).sum() / m.sum() ** 2)

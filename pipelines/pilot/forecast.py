@@ -26,17 +26,17 @@ class Measured:
     """Rows by outcome: kept, dead_letter or a reason of rejection. Duplicates count as kept: a
     sample contains few pairs of them, and their fraction grows with the data."""
     to_fetch: int
-    """Rows whose image is requested: those that pass the column conditions and the caption filters."""
+    """Rows that pass the column conditions and the caption filters; stages that need images request theirs."""
     seconds: Mapping[str, float]
-    """Core-seconds by stage."""
+    """Core-seconds by stage; for `score` on a GPU, seconds of the GPU."""
     stored: Mapping[str, int]
     """Bytes by place: work, kept, rejected, dead_letter, and shards or index."""
     images: int = 0
-    """Images read."""
+    """Images read by OCR."""
     image_bytes: int = 0
     """Bytes of the images read."""
     samples: int = 0
-    """Images in the shards."""
+    """Images in the new shards, or in the indexes of the input's tars."""
     shards: Sequence[str] = ()
     """File names of the new shards."""
 
@@ -59,7 +59,7 @@ class Whole:
 
 @dataclass(frozen=True, kw_only=True)
 class Assumptions:
-    """Values from the user for what the pilot could not measure; None if not given."""
+    """Values from the user for what the pilot cannot measure without images; None if not given."""
 
     image_bytes: float | None = None
     seconds_per_image: float | None = None
@@ -101,7 +101,7 @@ class ForecastLine:
 
 @dataclass
 class Forecast:
-    """The forecast, in the order of the table."""
+    """The forecast, by section of the table."""
 
     rates: dict[str, Estimate] = field(default_factory=dict)
     """Fraction of all rows by outcome."""
@@ -131,12 +131,12 @@ def forecast(
     workers: Sequence[int],
     teacher: TeacherCost | None = None,
 ) -> Forecast:
-    """Return the forecast. Each quantity has its own 95 % interval.
+    """Return the forecast. Intervals are 95 %, each on its own; sums and products combine the ends of their parts.
 
     Args:
         sample: measurements of at least one unit.
         whole: the data set.
-        assumed: values to use if the sample has no images.
+        assumed: values to use if no image of the sample was read.
         prices: see `Prices`.
         workers: numbers of workers to forecast wall-clock hours for.
         teacher: cost of a teacher for images of the sample.
@@ -192,7 +192,7 @@ def forecast(
             of_image = size_line.estimate.value / max(fetch.value, 1)
             result.stored["shards"] = replace(kept.times(of_image), note="kept x bytes of an image")
         elif not whole.images_at_hand and result.images:
-            result.stored["shards"] = ForecastLine(None, "unknown", "give --image-bytes and --image-keep-rate")
+            result.stored["shards"] = ForecastLine(None, "unknown", "no shards; give --image-bytes, --image-keep-rate")
     result.stored["all"] = _sum(result.stored.values())
 
     _hours(result, whole, workers, max(sum(unit.seconds.values()) for unit in sample) / 3600)

@@ -106,10 +106,9 @@ def _comparisons(layout: Layout, preset: Preset, rows: int) -> float:
 def _seconds(
     layout: Layout, shares: Mapping[tuple[str, str], float], comparisons: float
 ) -> dict[str, dict[str, float]]:
-    """Return the core-seconds of each caption unit by stage.
+    """Return the seconds of each caption unit by stage, see `Measured.seconds`.
 
-    Work on all units together (the comparison of keys) is stored under its own unit names; it is
-    negligible.
+    Work on all units together, such as the comparison of keys, is stored under its own unit names and left out.
     """
     found: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for folder in layout.work.iterdir():

@@ -57,8 +57,8 @@ def sampling(settings: RunSettings, count: int | None, share: float | None, seed
         seed: seed of the random draw.
 
     Raises:
-        WrongUse: the input has no readable rows, `count` and `share` are both given, or the sample
-            would be empty.
+        WrongUse: the input has no readable rows, `count` and `share` are both given, `count` is below 1, or `share`
+            is not above 0 and at most 1.
     """
     whole = _plan(settings, settings.unit_rows)
     unreadable = whole.unreadable
@@ -84,7 +84,7 @@ def _plan(settings: RunSettings, unit_rows: int | None) -> Plan:
 
 def _finer(settings: RunSettings, whole: Plan) -> Plan | None:
     """Return a plan with smaller units than a run's. Return None if the user set the size of units,
-    or if a run's units are hardly longer than a long unit of the sample."""
+    or if a run's units are on average no longer than a long unit of the sample."""
     size = max(UNIT_ROWS[0], -(-whole.rows // _MOST_UNITS))
     if settings.unit_rows or whole.rows <= LONG * size * len(whole.units):
         return None
@@ -93,10 +93,10 @@ def _finer(settings: RunSettings, whole: Plan) -> Plan | None:
 
 def _count(units: int, count: int | None, share: float | None) -> int:
     if count is not None and share is not None:
-        raise WrongUse("UNITS and SHARE both set the size of the sample; give only one")
+        raise WrongUse("UNITS and --share both set the size of the sample; give only one")
     if share is not None:
         if not 0 < share <= 1:
-            raise WrongUse(f"SHARE is {share}; it must be above 0 and at most 1")
+            raise WrongUse(f"--share is {share}; it must be above 0 and at most 1")
         count = max(1, round(share * units))
     count = min(UNITS if count is None else count, units)
     if count < 1:
@@ -105,7 +105,7 @@ def _count(units: int, count: int | None, share: float | None) -> int:
 
 
 def _two_sizes(units: Sequence[Unit], count: int, dice: random.Random) -> list[Unit] | None:
-    """Draw units of two sizes, in plan order; None if there are too few for at least 2 of each size."""
+    """Draw units of two sizes, in plan order; None if `count` allows no 2 of each size, or the units do not suffice."""
     long = max(2, count // LONG_SHARE)
     if count < long + 2:
         return None

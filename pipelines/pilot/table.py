@@ -11,7 +11,7 @@ _UNITS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def render(forecast: Forecast) -> str:
-    """Return the forecast as plain ASCII: name, value, interval and basis."""
+    """Return the forecast as plain text: name, value, interval and, except for proportions, basis."""
     lines = ["proportion of all rows         estimate   95 % interval", "-" * 76]
     for outcome, rate in forecast.rates.items():
         lines.append(_row(outcome, _percent(rate.value), _interval(rate, _percent), ""))

@@ -34,7 +34,7 @@ class TeacherCost:
 def measure_teacher(
     layout: Layout, shards: Mapping[str, Sequence[str]], asked: ConceptSettings, most: int
 ) -> TeacherCost:
-    """Extract features in this process and discard them.
+    """Extract features in this process, discard them, and return what they cost.
 
     Args:
         layout: the output folder of the pilot.

@@ -61,7 +61,7 @@ class CaptionCounts(TypedDict):
 
 
 class FunnelRecord(TypedDict):
-    """The counts of a run. `funnel.json` has these and examples."""
+    """The counts of a run. `funnel.json` has these, examples, and the fields of a commit record."""
 
     dataset: str
     preset: str
@@ -80,7 +80,8 @@ class FunnelRecord(TypedDict):
     moves: dict[str, float]
     """Sums of what second opinions changed, see `Moves`; empty if the preset asks for none."""
     histograms: dict[str, dict[str, int]]
-    """Number of rows by value, for complexity, actions, overlap, and each column or score that has a condition."""
+    """Number of rows by value for complexity, actions and overlap, and by bin for each column or score that has a
+    condition."""
     columns: dict[str, ColumnHistogram]
     """Axis of the histogram of each such column or score, by the name of the histogram."""
     duplicates: dict[str, dict[str, Any]]
@@ -90,7 +91,7 @@ class FunnelRecord(TypedDict):
     set_aside: dict[str, str]
     """Quarantined units, each with the stage in which it failed."""
     seconds: dict[str, float]
-    """Seconds that each stage took; for a stage with nothing to do, in the run before."""
+    """Seconds that each stage took; for a stage with nothing to do, in an earlier run."""
 
 
 def unaccounted(funnel: FunnelRecord) -> int:

@@ -2,7 +2,7 @@
 
 There are three columns: actions on the left, objects in reading order in the middle with their
 attributes below, and relations as brackets on the right. So no node covers another, however many
-there are, and the drawing grows downwards only.
+there are.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ MAX_GROUPS = 24
 
 _ENDS = {
     "kept": "Rows that passed every requested step.",
-    "dead_letter": "Rows that could not be decided because they, or their images, are corrupt. They are neither kept "
-    "nor rejected; each is stored with its error.",
+    "dead_letter": "Rows that could not be decided because they, or their images, could not be read. They are neither "
+    "kept nor rejected; each is stored with its error.",
     "not_decided": "Rows of failed units, which the same command tries again, and rows after the point where a file "
     "is corrupt.",
 }
@@ -28,7 +28,7 @@ _UNKNOWN = "Rejected at this step."
 _CHARTS = (
     ("complexity", "Complexity", "The highest number of attributes, actions and relations of one object."),
     ("actions", "Actions", "How many actions of the caption were accepted."),
-    ("overlap", "Overlap", "Characters of the caption that can be read in the image."),
+    ("overlap", "Overlap", "Length in characters of the longest match between the caption and the text in the image."),
 )
 """Histograms of the funnel: name, title, and what is counted."""
 

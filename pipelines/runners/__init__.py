@@ -23,7 +23,7 @@ def make_backend(name: str, beam_arguments: Sequence[str] = (), workers: Workers
     Args:
         name: the value of --runner.
         beam_arguments: Beam's own options.
-        workers: how to start the worker processes of `prism`, `dask` and `flink`.
+        workers: how to start the worker processes of `prism` and `flink`, or find those of `dask`.
 
     Raises:
         RunnerError: the name or an option is unknown, an option belongs to another runner, or Dask is not installed.

@@ -19,8 +19,8 @@ _OURS = {
     "direct_running_mode": "--workers",
     "dask_client_address": "--dask-scheduler",
     "dask_scheduler_file": "--dask-scheduler, which takes a file too",
-    "dask_npartitions": "nothing; units are spread over the workers one by one",
-    "dask_partition_size": "nothing; units are spread over the workers one by one",
+    "dask_npartitions": "nothing; units are spread over the workers in small parts",
+    "dask_partition_size": "nothing; units are spread over the workers in small parts",
     "job_endpoint": "--runner",
     "streaming": "nothing; a run is a batch",
     "save_main_session": "nothing; stages are importable",
@@ -37,7 +37,7 @@ _BELONGS = {
     "SparkRunnerOptions": (),
     "KafkaStreamsRunnerOptions": (),
 }
-"""Runners that read the options of a class. All runners read the classes that are not listed."""
+"""Runners for which the options of a class are accepted. Those of classes that are not listed always are."""
 
 
 class _Parser(beam_options._BeamArgumentParser):

@@ -205,7 +205,8 @@ def install(packages: Sequence[Path], site: Path) -> None:
 
 
 def _supervise(environment: Mapping[str, str]) -> int:
-    """Run the worker and return its exit status. It gets the signals to end, and does not outlive this process."""
+    """Run the worker and return its exit status, 0 if the runner ended it. It gets the signals to end, and on Linux
+    does not outlive this process."""
     cwd = environment.get(CWD_VARIABLE, "")
     parent = os.getpid()
     process = subprocess.Popen(
@@ -229,8 +230,8 @@ def _supervise(environment: Mapping[str, str]) -> int:
 
 
 def die_with(parent: int) -> None:
-    """Ask the kernel to kill this process when its parent ends. Runners end workers with SIGKILL, which a parent cannot
-    forward."""
+    """On Linux, ask the kernel to kill this process when its parent ends. Runners end workers with SIGKILL, which a
+    parent cannot forward."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # the parent ended before the call

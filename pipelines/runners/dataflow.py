@@ -20,7 +20,7 @@ from open_diht.pipelines.store.storage import on_this_machine
 WORKERS = 32
 """Units at a time that a plan assumes if no number of workers is given."""
 MACHINE = "n2-standard-4"
-"""Default machine type, with 4 GB per vCPU. Each vCPU runs a process of 0.4 GB and its OCR process of 0.5 GB."""
+"""Default machine type, with 4 GB per vCPU. Each vCPU runs a process of 0.4 GB and its OCR process of up to 0.5 GB."""
 _TIGHT = re.compile(r"(n1|n2|n2d|e2)-highcpu-\d+|e2-(micro|small|medium)|f1-micro|g1-small")
 """Machine types with 1 GB or less per vCPU, or that share a vCPU."""
 _ONE_PROCESS = "no_use_multiple_sdk_containers"
@@ -63,8 +63,8 @@ class Dataflow(Backend):
         machine, experiments = str(values["machine_type"]), values["experiments"] or ()
         if _TIGHT.fullmatch(machine) and _ONE_PROCESS not in experiments:  # type: ignore[operator]
             raise RunnerError(
-                f"--worker_machine_type {machine} has 1 GB or less for each process, and one that reads images takes "
-                "0.9: the worker would run out of memory; take a standard type such as n2-standard-16, or "
+                f"--worker_machine_type {machine} has 1 GB or less for each process, or shares a vCPU, and a process "
+                "that reads images takes up to 0.9 GB; take a standard type such as n2-standard-16, or "
                 f"--experiments={_ONE_PROCESS}"
             )
         if self._offline(values):

@@ -59,7 +59,7 @@ class Flink(portable.PortableBackend):
         portable.run(_Runner(), job, self._job_flags(job.workers), self.workers)
 
     def _job_flags(self, workers: int) -> list[str]:
-        """Return all flags of a job except those that start workers; the user's come last and take precedence."""
+        """Return the flags of a job for this cluster; the user's come last and take precedence."""
         cluster = self._cluster()
         version = self._version(cluster)
         jar = self._jar(version)

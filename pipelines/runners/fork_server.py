@@ -5,8 +5,8 @@ standard error of the worker. The worker reads its environment, folder and impor
 writes the worker's exit status to it. The server has one thread and uses no gRPC, which makes forking safe.
 
 When the driver ends in any way, the socket closes, the server ends, and the kernel kills its workers. Unlike
-multiprocessing's forkserver, this server is forked from the driver, so that nothing is imported twice and workers share
-the driver's memory, and it passes standard error on to each worker.
+multiprocessing's forkserver, this server is forked from a driver that is a command, so that nothing is imported twice
+and workers share the driver's memory, and it passes standard error on to each worker.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class ForkServer:
         "apache_beam.runners.worker.sdk_worker_main",
         "open_diht.pipelines.driver.run",
     )
-    """Modules that a newly started server imports for its workers: Beam's worker and all stages."""
+    """Modules that a newly started server imports for its workers: Beam's worker and the stages of a filter run."""
     _running: ForkServer | None = None
 
     def __init__(self, orders: socket.socket, process: int):

@@ -91,7 +91,7 @@ class Backend(Protocol):
         return None
 
     def run(self, job: Job) -> None:
-        """Run a job to its end. Raises JobFailed or an error of the stage, or Staged if it was only staged."""
+        """Run a job to its end. Raises JobFailed, WorkerDied or an error of the stage, or Staged if only staged."""
 
 
 def cancel(result: PipelineResult) -> None:

@@ -1,4 +1,4 @@
-"""A Beam function that each process sets up only once, for runners that set functions up for each partition."""
+"""A Beam function that a process sets up once per job, for runners that set functions up for each partition."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def run(
     Args:
         runner: the runner of Prism or Flink, not started.
         job: the job.
-        flags: Beam's options, except those that start workers.
+        flags: Beam's options, to which those that start workers are added.
         workers: how to start the workers.
         end_seconds: seconds that the runner may take to end a job after a worker has died; infinite for a runner that
             may start another worker.
@@ -202,7 +202,7 @@ def _watch(result: PipelineResult, job: Job, folder: Path, start_seconds: float,
         if not started and time.monotonic() - began > start_seconds:
             raise JobFailed(
                 f"{job.label}: no worker started within {start_seconds:.0f} seconds; look at the runner's and the "
-                "workers' logs (workers.log in the output folder, or the task managers'), or allow more with "
+                "workers' logs (workers.log in OUTPUT/work, or the task managers'), or allow more with "
                 "--start-timeout"
             )
     if failure:

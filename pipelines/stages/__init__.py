@@ -1,1 +1,1 @@
-"""The pipeline's stages. Each processes units, and publishes files and a commit record for every unit."""
+"""The pipeline's stages. Each processes units, and publishes files and a commit record for each that it completes."""

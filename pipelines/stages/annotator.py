@@ -17,7 +17,7 @@ from open_diht.pipelines.stages.cascade import StageFilter
 
 
 class Annotator(Stage):
-    """A stage that annotates rows or images. Each run creates its own instances, from registered classes."""
+    """A stage that annotates rows or images. Each run creates its own instances of the classes."""
 
     lasting: ClassVar[bool] = False
     """Whether the annotations of earlier runs also count in a run without the stage."""
@@ -30,7 +30,7 @@ class Annotator(Stage):
     @classmethod
     @abstractmethod
     def of_run(cls, settings: RunSettings, work: Work) -> Self:
-        """Create the stage for a run, once the stages before it are done.
+        """Create the stage for a run.
 
         Args:
             settings: the run's settings.
@@ -72,7 +72,7 @@ class Annotator(Stage):
         return None
 
     def finish(self, work: Work, todo: Sequence[str]) -> None:  # not abstract: most stages need no such step
-        """Process all units together, after each is done.
+        """Do what needs the units together, after each of `todo` is done or has failed. Not called without any.
 
         Args:
             work: the run's work.
@@ -88,7 +88,7 @@ class Annotator(Stage):
     def judge(cls, settings: RunSettings, work: Work, sources: Mapping[str, Sequence[Any]]) -> StageFilter | None:
         """Return the filter that decides by the annotations, or None if the cascade already does.
 
-        All units are annotated by now, so it may first process all of them together.
+        All units that have not failed are annotated by now, so it may first process them together.
 
         Args:
             settings: the run's settings.
@@ -106,7 +106,7 @@ def register_annotator(kind: _Kind) -> _Kind:
     """Register a stage under its name. Use it as a decorator.
 
     Raises:
-        ValueError: another stage has this name.
+        ValueError: another registered stage has this name.
     """
     known = _registered.setdefault(kind.name, kind)
     if (known.__module__, known.__qualname__) != (kind.__module__, kind.__qualname__):
@@ -116,5 +116,5 @@ def register_annotator(kind: _Kind) -> _Kind:
 
 
 def registered_annotators() -> tuple[type[Annotator], ...]:
-    """Return the stages registered with `register_annotator`, in order."""
+    """Return the stages registered with `register_annotator`, in the order of registration."""
     return tuple(_registered.values())

@@ -48,8 +48,8 @@ DEAD = pa.schema(
         ("raw", pa.binary()),
     ]
 )
-"""A row of the dead-letter table: where the row was (`ordinal` is its index in the unit; null if a
-whole unit or file was lost), what was wrong, and the raw row as far as it was read."""
+"""A row of the dead-letter table: where the row was (`ordinal` is its index in the unit; null for the
+failure of a file or unit), what was wrong, and a bad row of the manifest as far as it was read."""
 
 
 class CaptionRecord(TypedDict):
@@ -62,16 +62,16 @@ class CaptionRecord(TypedDict):
     dead: int
     """`rows` = `good` + `dead`."""
     extent: int
-    """Index after the last row that was read; larger than `rows` if a row group is damaged."""
+    """Index after the last row that was read; larger than `rows` if rows before it are damaged."""
     own_uids: int
-    """Number of rows whose uid is the manifest's."""
+    """Number of good rows whose uid is the manifest's."""
     without_url: int
     lean: bool
     """See `RunSettings.lean`."""
     unparsed: int
     """Number of captions of good rows that a lean run did not parse."""
     moves: dict[str, float] | None
-    """Sums of what second opinions changed, see `Moves`; None: there were none."""
+    """Sums of what second opinions changed, see `Moves`; None: the run asks for none."""
     columns: dict[str, Any]
     """Conditions on manifest columns whose rejects were not parsed, in the form of a preset."""
     captions: NotRequired[int]
@@ -90,7 +90,7 @@ class CaptionStage(Annotator):
     fingerprint: str
     """Fingerprint of model, code and weights."""
     annotate: bool = True
-    """Whether to parse captions. False if no caption filter is requested: rows then only get identities."""
+    """Whether to parse captions. False if the stage is not requested: rows then only get identities."""
     lean: bool = False
     """See `RunSettings.lean`."""
     second_opinion: bool = False
@@ -152,7 +152,7 @@ class CaptionStage(Annotator):
 
     def current(self, unit: str, record: dict[str, Any] | None) -> dict[str, Any] | None:
         if not self.annotate:
-            return record  # existing annotations hold more than needed
+            return record  # existing annotations hold at least what is needed
         is_fuller = record is not None and self.fuller is not None and record["fingerprint"] == self.fuller
         known = record if is_fuller else super().current(unit, record)
         return known if known and known["annotated"] and self.parsed(known) else None
@@ -193,7 +193,7 @@ class CaptionStage(Annotator):
                     own_uids += sum(batch.own_uids)
                     without_url += batch.urls.count(None)
                     heartbeat.beat(rows)
-            except UnreadableFile as error:  # the rest of the unit is lost; the rows read before it are kept
+            except UnreadableFile as error:  # rows that cannot be read are lost; the others are kept
                 broken = error.record
         if span.exact and broken is None and rows != span.rows:
             raise RuntimeError(f"{span.path}: {rows:,} rows were read, but the plan counts {span.rows:,}")
@@ -231,7 +231,7 @@ class CaptionStage(Annotator):
         return table.append_column(OTHERS, nested(others, annotations))
 
     def _annotations(self, captions: Sequence[str], parse: NDArray[np.bool_]) -> pa.Table | None:
-        """Annotate captions, with null for those that the mask `parse` (captions,) leaves out; None: no stage does."""
+        """Annotate captions, null where the mask `parse` (captions,) leaves them out; None without the stage."""
         if self._annotator is None:
             return None
         asked = [caption for caption, is_asked in zip(captions, parse, strict=True) if is_asked]
@@ -270,10 +270,10 @@ def check_lean(settings: RunSettings) -> None:
 
 
 def check_second_opinion(settings: RunSettings) -> None:
-    """Check that the weights of the second opinion are there, if the preset asks for it.
+    """Check that the weights of the second opinion can be used, if the run asks for it.
 
     Raises:
-        WrongUse: they are not; the message has the command that restores them.
+        WrongUse: they cannot; the message has the command that restores them.
     """
     if NAME in settings.stages and settings.preset.captions.second_opinion:
         try:

@@ -1,6 +1,7 @@
 """The cascade: the ordered filters of a preset, which decide each row and name the reason of the first that rejects it.
 
-`apply_cascade` is a pure function of annotations and a preset. It needs no Beam, no file and no run:
+Without filters of stages, `apply_cascade` is a pure function of annotations and a preset. It needs no Beam, no file and
+no run:
 
     annotations = CaptionAnnotator().annotate(captions)
     rows = annotations.append_column("caption", pa.array(captions))
@@ -37,7 +38,7 @@ DUPLICATE_PAIR, DUPLICATE_IMAGE, DUPLICATE_SEMANTIC = "duplicate_pair", "duplica
 KEPT = ""
 DEAD = "dead_letter"
 NOT_DECIDED = "not_decided"
-"""Decision of rows of failed units. Like `DEAD` it is not a reason: the next run decides these rows."""
+"""Decision of rows of failed units. Like `DEAD` it is not a reason. The next run tries these rows again."""
 UNREAD = "unread"
 """Status of an available image if the run has no stage that reads it."""
 DOWNLOAD_FAILED = "download:"
@@ -63,7 +64,7 @@ class Step:
     """One reason of the cascade."""
 
     stage: str
-    """The stage of this step; a run without the stage skips the step."""
+    """The stage of this step; a run without the stage skips the step, unless `always`."""
     reason: str
     explanation: str
     always: bool = False
@@ -73,7 +74,7 @@ class Step:
 
 
 class StageFilter(Protocol):
-    """The filter of a user-defined stage: a small picklable object that decides by the stage's annotations."""
+    """The filter of stage `score` or a user's stage: a small picklable object that decides by its annotations."""
 
     @property
     def steps(self) -> Sequence[Step]:
@@ -116,14 +117,15 @@ def cascade(preset: Preset, own: Sequence[StageFilter] = ()) -> tuple[Step, ...]
 
     Args:
         preset: the filters and their thresholds.
-        own: filters of the user's stages. They follow the preset's filters.
+        own: filters of stage `score` and of the user's stages. Their steps follow those of the preset, except
+            duplicates.
     """
     dedup = preset.dedup
-    same_image = "The same image is already kept, with another caption or from another url."
+    same_image = "The same image is in an earlier row."
     duplicates = (
-        (dedup.pairs, DUPLICATE_PAIR, "The same url with the same caption is already kept."),
+        (dedup.pairs, DUPLICATE_PAIR, "The same pair of image and caption is in an earlier row."),
         (dedup.images, DUPLICATE_IMAGE, same_image),
-        (dedup.semantic, DUPLICATE_SEMANTIC, "An image with almost the same embedding is already kept."),
+        (dedup.semantic, DUPLICATE_SEMANTIC, "The image is a near copy of another, by their embeddings."),
     )
     return (
         *(
@@ -197,16 +199,16 @@ class Decisions:
     reasons: Reasons
     """(n,): the reason of each row; `KEPT` if no filter rejects it, `DEAD` if its image cannot be read."""
     counts: CaptionDecisions | None
-    """The preset's counts for each caption; None if captions decide nothing."""
+    """The preset's counts for each caption; None without stage `captions`."""
     asked: Bools
     """(n,): whether a row reached the caption filters, that is, the manifest's own columns did not
     reject it."""
     overlaps: NDArray[np.int64]
-    """(n,): number of caption characters that the image repeats; `NOT_READ` if the image was not read."""
+    """(n,): characters of the longest match of caption and text in the image; `NOT_READ` if the image was not read."""
     found: NDArray[np.int64] | None = None
     """(n,): index of each row's record, -1 if an earlier filter rejects the row; None without records."""
     measured: dict[str, pa.Array] = field(default_factory=dict)
-    """The numbers of `MeasuringFilter`s by column, (n,) each; null if an earlier filter rejects the row."""
+    """The numbers of `MeasuringFilter`s by column, (n,) each; null also if an earlier filter rejects the row."""
     rows: pa.Table | None = None
     """The rows with the one caption that their decision is about; None if they have one caption each."""
     each: EachCaption | None = None
@@ -233,7 +235,7 @@ def apply_cascade(
         preset: the filters and their thresholds.
         stages: the stages that decide. Without "captions", filters that need annotations are skipped; image filters
             decide if there are records, conditions on columns and `own` always.
-        own: filters of the user's stages, which decide the rows that all others keep.
+        own: filters of stage `score` and of the user's stages. Each decides the rows that those before it keep.
         layout: the output folder, which holds the annotations that `own` reads.
         unit: name of the unit of the rows, for `own`.
 
@@ -244,7 +246,7 @@ def apply_cascade(
         furthest; `own` decides it once, with that caption.
 
     Raises:
-        NotLookedAt: a row passes the caption filters and has no record.
+        NotLookedAt: a row passes the caption filters and has no record, or lacks annotations that `own` needs.
     """
     captions, owners = each_caption(rows)
     decided = _apply_caption_filters(captions, preset, "captions" in stages)

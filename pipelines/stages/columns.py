@@ -1,8 +1,7 @@
 """Stage `columns`: store the values of the manifest's own columns that the preset has conditions on.
 
-See `open_diht.filters.columns`. The values are read and stored once, before captions are parsed.
-Thresholds can then change without reading the manifest again, and only rows that pass them are
-parsed, fetched and read.
+See `open_diht.filters.columns`. The values are stored before captions are parsed, so that other
+thresholds do not run this stage again, and only rows that pass them are parsed, fetched and read.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ class ColumnStage(Annotator):
 
     @property
     def kinds(self) -> dict[str, str]:
-        """Return the stored names, and whether each is compared as numbers or words."""
+        """Return by the reason of each condition whether its values are stored as numbers or as words."""
         return {one.reason: "numbers" if one.numeric else "words" for one in self.conditions}
 
     def current(self, unit: str, record: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -144,7 +143,7 @@ def check_columns(preset: Preset, infos: Sequence[FileInfo], dataset: Dataset) -
 
     Raises:
         WrongUse: a column is missing, holds values that cannot be compared, or has the name of
-            another reason.
+            another reason; or languages must be identified, and pycld2 is not installed.
     """
     conditions = preset.columns
     others = {step.reason for step in cascade(preset) if step.stage != NAME}

@@ -1,6 +1,6 @@
 """Stage `decide`: apply thresholds to annotations, and write kept, rejected and dead-letter rows.
 
-It needs no parsing and no OCR, and decides about a million rows per minute and core.
+It needs no parsing and no OCR.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class DecideStage(Stage):
     duplicate_files: tuple[DuplicateFiles, ...] = ()
     """Files of the kinds of duplicates that the run compares. The stage uses those that reject."""
     own: tuple[StageFilter, ...] = ()
-    """Filters of the user's stages."""
+    """Filters of stage `score` and of the user's stages."""
     name: str = field(default="decide", init=False)
 
     @cached_property
@@ -196,7 +196,7 @@ def _dead_letters(rows: pa.Table, path: str, unit: str, stage: str, why: Iterabl
 
 
 def broken_unit(broken: Broken, unit: str | None, stage: str = "manifest") -> pa.Table:
-    """Return the dead letter of a unit or file that could not be read to its end. It has no ordinal and no row.
+    """Return the dead letter of a unit or file that failed or was not read completely. It has no ordinal and no row.
 
     Args:
         broken: the file and its error.
@@ -211,7 +211,7 @@ class Deciding:
     """The driver's part of stage `decide` in a run."""
 
     def __init__(self, settings: RunSettings, work: Work, own: tuple[StageFilter, ...]):
-        """Store the run's settings and work; `own`: filters of the user's stages."""
+        """Store the run's settings and work; `own`: filters of stage `score` and of the user's stages."""
         self.settings, self.work, self.own = settings, work, own
         self._only_decides = not work.seconds  # nothing was annotated
 
@@ -257,7 +257,7 @@ class Deciding:
         return {unit: fingerprints[unit] for unit in self.work.alive(names)}
 
     def _take_back(self) -> None:
-        """Remove earlier decisions on quarantined units, which would contradict the funnel."""
+        """Remove earlier decisions and shards of quarantined units, which would contradict the funnel."""
         layout = self.work.layout
         for unit in self.work.set_aside:
             remove(layout.commit("decide", unit))

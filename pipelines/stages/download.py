@@ -1,9 +1,9 @@
 """Stage `download`: fetch the images of rows whose captions pass, if the manifest has only their URLs.
 
 Its units are the image units that spotting reads, at most ten thousand URLs each. A segment of an
-image unit becomes a webdataset tar and a table with one record per requested row. A row is
-requested again only if it was refused and the settings permit more now. A URL that several rows of
-a segment share is requested once.
+image unit becomes a table with one record per requested row and, if any image was fetched, a
+webdataset tar. While images are to be stored in the same way, a row is requested again only if it was
+refused and the settings permit more now. Rows of a segment that share a URL share its requests.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from open_diht.pipelines.store.storage import StorePath
 
 BATCH_ROWS = 2_000
 UNREACHABLE = (*UNREACHED, Reason.UNEXPECTED_ERROR)
-"""Reasons that may be caused by this machine, and are if almost every URL has one."""
+"""Reasons that may be caused by this machine, and probably are if almost every URL has one."""
 OUTAGE = (10, 0.9)
 """Least number and least fraction of unreachable URLs that indicate an outage of this machine's network."""
 
@@ -66,7 +66,7 @@ class NetworkDown(RuntimeError):
 
 
 def is_outage(unreachable: int, asked: int) -> bool:
-    """Return whether so many URLs were unreachable that this machine's network must be the cause.
+    """Return whether so many URLs were unreachable that this machine's network is probably the cause.
 
     Args:
         unreachable: number of unreachable URLs.
@@ -133,9 +133,9 @@ class DownloadStage(SegmentAnnotator):
         )
 
     def finish(self, work: Work, todo: Sequence[str]) -> None:
-        """Check for an outage over all units of a run.
+        """Check for an outage over all units that the run has processed, unless they are many.
 
-        A unit with few URLs cannot tell dead links from a broken network; all units together can.
+        A unit with few URLs cannot tell dead links from a broken network; all units together often can.
         """
         if len(todo) > _FEW_UNITS:
             return

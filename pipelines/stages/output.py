@@ -31,7 +31,7 @@ def output_rows(
     Args:
         original: the rows as the manifest has them.
         rows: the same rows with `uid` and `caption`, of several captions the one that was decided.
-        records: the spotting records used for the decisions.
+        records: the image records used for the decisions.
         decisions: the decisions on these rows.
         caption_column: the original column that holds the caption; None: several do.
     """
@@ -101,7 +101,7 @@ def making_way(original: pa.Table, names: Iterable[str]) -> dict[str, pa.Chunked
 def rejected_rows(
     table: pa.Table, reasons: Reasons, stages: Mapping[str, str], copies: pa.Table | None = None
 ) -> pa.Table:
-    """Return the rejected rows, with `stage`, `reason` and, if they were compared, `COPIES`.
+    """Return the rejected rows, with `stage`, `reason` and, if `copies` is given, its columns.
 
     Args:
         table: n rows from `output_rows`.

@@ -49,11 +49,11 @@ RECORD = pa.schema(
 )
 """One row per requested image. `status` is ok, or why there is no result. Boxes are four corners (x, y)
 in pixels of the original. `sha256` and `bytes` describe the image as stored, null if it is not
-available."""
+available or was not read."""
 
 Asked = tuple[int, bytes | MissingImage, tuple[int, int] | None]
 """The ordinal of a row; its image file, or why there is none; the image's width and height before the
-download downscaled it."""
+download downscaled it, None if it was not downloaded."""
 
 
 @cache  # the description is a file, and callers ask for each batch

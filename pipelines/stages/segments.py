@@ -37,8 +37,7 @@ _COUNTED_ROWS = 100_000
 def all_rows(preset: Preset) -> str:
     """Return the name of the set of rows that are wanted if captions decide nothing.
 
-    It holds all rows whose caption has an accepted length and that pass the preset's conditions on
-    columns.
+    It holds all rows with a caption of accepted length that pass the preset's conditions on columns.
     """
     conditions = "".join(f"-{fingerprint_of(one)}" for one in preset.columns)
     return f"all-{preset.captions.max_chars}{conditions}"
@@ -60,7 +59,7 @@ class Survivors:
 
     preset: Preset
     captions_decide: bool
-    """False if the captions stage is not requested: the images of all rows are wanted."""
+    """False if stage `captions` is not requested: filters that need its annotations are then skipped."""
     annotations: str
     """Fingerprint of the caption annotations. With other annotations, other rows may pass."""
 

@@ -1,8 +1,8 @@
 """Rows with several captions.
 
-The further captions of a row are nested, with their annotations, in its column `others`. So every stage still sees one
-row per image, and the filters take the captions apart with `each_caption`. Data sets with one caption per row have no
-such column.
+The further captions of a row are nested, with their annotations, in its column `others`. So stages still see one row
+for all its captions, and the filters take the captions apart with `each_caption`. Data sets with one caption per row
+have no such column.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ OTHERS = "others"
 OTHER_CAPTIONS = f"{OTHERS}.list.element.caption"
 """Path of their texts in a Parquet file, to read them without their annotations."""
 BATCH_ROWS = 200
-"""Rows of a batch, each of which may have `manifests.types.MAX_CAPTIONS` captions."""
+"""Rows of a batch, each of which may have up to `manifests.types.MAX_CAPTIONS` captions."""
 
 
 def others_field(annotated: bool) -> pa.Field:

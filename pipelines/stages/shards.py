@@ -133,7 +133,7 @@ class ExportStage(Stage):
     def _write(self, path: Path, unit: str, rows: list[dict[str, Any]], ordinals: NDArray[np.int64]) -> int:
         """Write a tar and return its number of samples.
 
-        Rows whose image is missing or broken, which are kept only without Text-spotting, are skipped.
+        Rows whose image is missing or broken are skipped.
         """
         samples, plan = 0, self._plan
         with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
@@ -173,7 +173,7 @@ def kept_rows(layout: Layout, unit: str, columns: Sequence[str]) -> list[dict[st
 def _members(layout: Layout, unit: str) -> tuple[pa.Table, NDArray[np.int64]]:
     """Return the content of each survivor's .json, and the survivors' ordinals.
 
-    It has the columns of kept/, including the manifest's own, but neither bytes nor spotted text. A
+    It has the columns of kept/ that JSON can hold, including the manifest's own, but no spotted text. A
     manifest's `key` and `ordinal` are renamed in favor of the sample's, and `_extra` in favor of what a
     reader adds.
     """
@@ -224,7 +224,7 @@ def _member(image: bytes) -> tuple[str, bytes]:
     """Return the extension and content of an image's member.
 
     The image is stored unchanged, or as a PNG of its first frame if loaders would not know the format.
-    Raises BadImage if it is not safe to open.
+    Raises BadImage if it cannot be opened safely.
     """
     ending = _AS_IT_IS.get(open_image(image, _LIMITS).image.format or "")
     if ending:

@@ -92,12 +92,12 @@ class SpottingStage(SegmentAnnotator):
 
     def announce(self, work: Work, todo: Sequence[str], records: Sequence[dict[str, Any]], of: int) -> str | None:
         if moved := sum(record["root"] != self.dataset.images_root for record in records):
-            return f"{moved:,} of {counted(of, 'unit')} will be read again: --images-root names another folder"
+            return f"{moved:,} of {counted(of, 'unit')} will be read again: --images-root has changed"
         if outdated := sum(record["fingerprint"] != self.fingerprint for record in records):
             return f"read again: {outdated:,} of {counted(of, 'unit')}, read by another version, engine or setting"
         if not records or work.seconds.get(DOWNLOAD):
             return None
-        return "the preset or the caption annotations changed; only images not read before will be read"
+        return "the preset, the caption annotations or the downloads changed; only images not read before will be read"
 
     def setup(self) -> None:
         self._spotter = TextSpotter(self.settings)

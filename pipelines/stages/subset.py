@@ -1,7 +1,7 @@
 """Write subset.npy in DataComp's format: the survivors' uids as pairs of uint64, sorted, each once.
 
 Its readers take every row with one of the uids. A uid that different rows share is therefore left out:
-it would add rows that were not kept.
+it could add rows that were not kept.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PAIR = np.dtype("<u8,<u8")
 
 
 def write_subset(layout: Layout, units: Iterable[Unit], duplicate_files: tuple[DuplicateFiles, ...]) -> int:
-    """Write subset.npy from the parts in kept/, without the uids that different rows share, in bounded memory.
+    """Write subset.npy from the parts in kept/, without the uids that different rows share.
 
     Args:
         layout: the output folder.

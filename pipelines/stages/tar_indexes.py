@@ -1,8 +1,8 @@
 """Stage `export` with `--export index`: leave the input's tars unchanged, and index the survivors in each.
 
-Training reads these samples and no others. A tar is scanned once, for an index of all its samples that
-is kept in work/; later thresholds select from that. Units are tars, named after the first of their
-caption units.
+Training reads these samples and no others. While it stays the same, a tar is scanned at most once, for
+an index of all its samples that is kept in work/; later thresholds select from that. Units are tars,
+named after the first of their caption units.
 """
 
 from __future__ import annotations
@@ -49,13 +49,14 @@ VERSION = 1
 INDEX_STAGE = "index"
 """Name of the part of the stage that scans tars."""
 UNUSABLE, OTHER_CAPTION = "unusable", "other_caption"
-"""Why a survivor is in no index. unusable: training cannot read the sample (it has no image or no .txt,
-or its key occurred before in the tar). other_caption: its .txt, which training reads, differs from the
-caption that was filtered."""
+"""Why a survivor is in no index. unusable: training cannot read the sample (it has no image or no
+caption in a .txt, or its key occurred before in the tar). other_caption: its .txt, which training
+reads, differs from the caption that was filtered."""
 
 
 def check_export(settings: RunSettings, infos: Iterable[FileInfo]) -> None:
-    """Raise WrongUse if `--export index` is requested for files that are not tars that training can read.
+    """Raise WrongUse if `--export index` is requested without stage `export`, for files that are not tars that
+    training can read, or for files with the same name.
 
     Args:
         settings: the run's settings.
@@ -211,7 +212,7 @@ def write_indexes(work: Work, decided: Mapping[str, str]) -> None:
 
 
 def _beside(path: str) -> ShardIndex | None:
-    """Return the index next to a tar, if it belongs to that tar and locates each sample, else None."""
+    """Return the index next to a tar, if its stamp or size is that of the tar and it locates each sample, else None."""
     tar = store_path(path)
     try:
         index = load(io.BytesIO(read_bytes(tar.parent / str(place_beside(tar.name)))))

@@ -11,8 +11,7 @@
     found.kept, found.rejected, found.dead_letter
 
 The decisions equal those of a run over the same rows (`open_diht.pipelines.driver.run`), except for
-duplicates, which need all rows. A few hundred rows are a good batch size. A worker holds one parser and
-one OCR process.
+duplicates, scores and stages of your own. A few hundred rows are a good batch size.
 """
 
 from __future__ import annotations
@@ -61,6 +60,7 @@ class AnnotateCaptions(beam.PTransform[Any, Any]):
 
     Raises:
         ValueError: while it runs; a batch has no such column, or already has a column `annotations`.
+        OpinionMissing: while it runs; the weights of the second opinion cannot be used.
 
     Example:
         >>> import apache_beam as beam, pyarrow as pa
@@ -84,8 +84,8 @@ class SpotText(beam.PTransform[Any, Any]):
     """A transform that reads the text in images: it adds a column `spotting` to batches.
 
     A bad image affects only its row: `status` is then not `ok`, and `message` says why. A row without
-    an image has the status `image_not_available`. OCR costs as much as 40 parses. With `preset`, only
-    images whose caption passes are read, and `spotting` is null for the other rows.
+    an image has the status `image_not_available`. OCR costs as much as dozens of parses. With `preset`,
+    only images whose caption passes are read, and `spotting` is null for the other rows.
 
     Args:
         image: the column with the bytes of image files; binary, or a struct with a field `bytes`.
@@ -96,7 +96,8 @@ class SpotText(beam.PTransform[Any, Any]):
 
     Raises:
         BadPreset: there is no such preset.
-        ValueError: while it runs; a batch lacks a column, or already has a column `spotting`.
+        ValueError: while it runs; a batch lacks a column or annotations, has no bytes in the column of images, or
+            already has a column `spotting`.
 
     Example:
         >>> import apache_beam as beam, pyarrow as pa

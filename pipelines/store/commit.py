@@ -1,4 +1,4 @@
-"""Publish files so that a kill at any moment leaves them complete or absent.
+"""Publish files so that a kill at any moment leaves each complete or as it was before.
 
 On a disk, a file is written under a temporary name, flushed and renamed. In an object store an upload appears only when
 it is complete, and a rename would be a copy; so the file is written to a local temporary file and uploaded under its
@@ -27,7 +27,7 @@ from open_diht.pipelines.store.storage import StorePath, is_local, read_bytes
 @contextmanager
 def published(path: StorePath) -> Iterator[Path]:
     """Yield a temporary local path to write to, and publish the file as `path` when the block ends. On an error nothing
-    is published, and an error of the disk names `path`."""
+    is published, and if `path` is on a disk, an error of the disk names it."""
     if is_local(path):
         with files.published(path) as temporary:
             yield temporary
@@ -137,7 +137,7 @@ class TableFile:
 
 
 class RunFailed(RuntimeError):
-    """The run ended early; committed units are kept. The message gives the reason and the remedy."""
+    """The run ended early. The message gives the reason and the remedy."""
 
 
 class CorruptRecord(RunFailed):
@@ -155,7 +155,7 @@ def read_json(path: StorePath) -> Any:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise CorruptRecord(f"{path} holds no JSON ({error}); remove it and run the same command again") from error
+        raise CorruptRecord(f"{path} holds no JSON ({error}); remove it and run its command again") from error
 
 
 def remove(path: StorePath) -> None:
@@ -184,8 +184,8 @@ def retract(record: StorePath) -> None:
 
 
 def remove_leftovers(layout: Layout) -> None:
-    """Delete the temporary files and folders that killed runs left in the folders of `Layout.folders`. Only names of
-    `temporary_beside` are deleted. In an object store there are none."""
+    """Delete the temporary files and folders that killed runs left in the folders of `Layout.folders`. Only names like
+    those of `temporary_beside` are deleted. An object store is left as it is."""
     for folder in layout.folders() if is_local(layout.root) else ():
         assert is_local(folder)
         remove_temporaries(folder)

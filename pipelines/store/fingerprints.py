@@ -1,6 +1,6 @@
 """Fingerprints of the units of a stage, in a file that the driver writes and the workers read.
 
-In a job graph, fingerprints of some hundred thousand units would exceed the limits of services (Dataflow: 10 MB).
+In a job graph, fingerprints of several hundred thousand units would exceed the limits of services (Dataflow: 10 MB).
 """
 
 from __future__ import annotations

@@ -31,12 +31,12 @@ def client() -> HfApi:
 
 @contextmanager
 def explained(address: HubAddress, error: type[Exception], then: str = "") -> Iterator[None]:
-    """Turn errors of hub requests in the `with` block into `error`, with a one-line message.
+    """Turn exceptions in the `with` block, which requests to a hub raise, into `error` with a one-line message.
 
     Args:
         address: the repository.
-        error: class of the new errors. Errors of this class and other OSErrors pass through.
-        then: end of the message.
+        error: class of the new errors. Errors of this class, and OSErrors that are not of the hub client, pass through.
+        then: end of the message about a failed request.
     """
     try:
         from huggingface_hub import constants, errors
@@ -82,5 +82,5 @@ def may_pass(error: Exception) -> bool:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's message."""
+    """Return the first line of an error's message without a final period, or "no message"."""
     return next(iter(str(error).strip().splitlines()), "no message").rstrip(".:")

@@ -20,9 +20,9 @@ _LAST = (CARD, "report.html", "subset.npy", *RECORDS)
 _FOLDERS = (*KINDS, "shards", "shards/.index", "index")
 _ENDINGS = (".parquet", ".tar", ".json", ".npz")
 _FILES = 500
-"""Maximum number of files in a commit; hubs fail on much larger commits."""
+"""Maximum number of files in a commit, not counting those of `_LAST`; hubs fail on much larger commits."""
 _BYTES = 8 * 2**30
-"""Maximum size in bytes of a commit's files that are first fetched from an object store."""
+"""Maximum size in bytes of a commit's files that are first fetched from an object store, unless it is one file."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ def most_of_a_folder(names: Iterable[str]) -> int:
 
 
 def steps(files: Mapping[str, StorePath], changed: Iterable[str], there: Iterable[str]) -> list[Push]:
-    """Return the commits, in order, that make a repository hold `files` and no other published files; [] if it does.
+    """Return the commits, in order, that make a repository hold `files` and no other published files but a card; [] if
+    it does.
 
     Args:
         files: the result of `contents`.

@@ -72,7 +72,7 @@ class Layout:
         return self.work / stage / "data" / f"{unit}.parquet"
 
     def slices(self, stage: str, unit: str) -> StorePath:
-        """Return the path of a unit's records in slices, see dedup/slices.py."""
+        """Return the path of a unit's records, mostly in slices (see stages/dedup/slices.py)."""
         return self.work / stage / "data" / f"{unit}.slices"
 
     def dead(self, unit: str) -> StorePath:
@@ -103,7 +103,7 @@ class Layout:
     def folders(self) -> Iterator[StorePath]:
         """Yield the folders that runs write files into, whether they exist or not.
 
-        Folders of `work/` without a folder `commits` or `progress` belong to the user and are left out.
+        Folders of `work/` without a folder `commits` or `progress` may be the user's and are left out.
         """
         shards = self.root / "shards"
         yield from (self.root, *(self.root / kind for kind in KINDS), shards, shards / ".index", self.indexes)

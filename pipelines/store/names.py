@@ -20,5 +20,5 @@ def unit_of(name: str) -> str:
 
 
 def segment_name(image_unit: str, segment: int) -> str:
-    """Return the file name of a segment of an image unit."""
+    """Return the name of a segment of an image unit."""
     return f"{image_unit}.g{segment}"

@@ -23,7 +23,7 @@ def check_output(layout: Layout) -> None:
     """Refuse an OUTPUT that a run must not use. Nothing is written.
 
     Raises:
-        WrongUse: OUTPUT is not a usable folder, holds foreign files under the names of results, or has lost its plan.
+        WrongUse: OUTPUT is not a usable folder, holds foreign files where a run writes, or has lost its plan.
     """
     _check_shape(layout)
     if layout.plan.exists():
@@ -38,7 +38,7 @@ def check_output(layout: Layout) -> None:
             "another OUTPUT, or remove that folder to start over"
         )
     raise WrongUse(
-        f"{layout.root} holds {foreign}, which this program did not write ({layout.plan} is missing) and a run would "
+        f"{layout.root} holds {foreign}, which may not be this program's ({layout.plan} is missing) and a run could "
         "overwrite; choose another OUTPUT, or move it away"
     )
 

@@ -38,7 +38,8 @@ _CONNECTIONS = 32  # concurrent requests to an object store; each takes tens of 
 
 
 def store_path(text: str | StorePath) -> StorePath:
-    """Return the path that a user's text names. Raises ValueError or ImportError if its protocol is not available."""
+    """Return the path that a user's text names. Raises ValueError or ImportError if its protocol is not available or is
+    followed by one slash."""
     if not isinstance(text, str):
         return text
     if text.startswith("file://"):
@@ -196,11 +197,12 @@ def many_at_once(do: Callable[[_T], Any], items: Iterable[_T]) -> Iterator[Any]:
 
 
 def stamps(folder: StorePath, ending: str) -> dict[str, Any]:
-    """Return a stamp of each file in a folder by its name; a stamp changes when the file is replaced.
+    """Return a stamp of each entry of a folder by its name, on a disk without hidden ones. A stamp changes when the
+    file is replaced.
 
     Args:
         folder: the folder; it need not exist.
-        ending: only files with this ending, which is removed from the names.
+        ending: only entries with this ending, which is removed from the names.
     """
     found = (
         {name: status.st_mtime_ns if status else 0 for name, status in _on_disk(folder)}
@@ -211,7 +213,7 @@ def stamps(folder: StorePath, ending: str) -> dict[str, Any]:
 
 
 def sizes(folder: StorePath) -> dict[str, int]:
-    """Return the size in bytes of each file in a folder by its name, from one listing."""
+    """Return the size in bytes of each file in a folder by its name, on a disk without hidden ones."""
     if is_local(folder):
         return {name: status.st_size for name, status in _on_disk(folder) if status and S_ISREG(status.st_mode)}
     return {name: int(info["size"] or 0) for name, info in _in_store(folder) if info["type"] == "file"}

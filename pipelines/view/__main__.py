@@ -1,4 +1,4 @@
-"""`python -m open_diht.pipelines.view`, which `make view` runs."""
+"""`python -m open_diht.pipelines.view`, the same as `open-diht view`."""
 
 from open_diht.common.run_command import run_command
 

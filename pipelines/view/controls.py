@@ -35,7 +35,7 @@ _SECTIONS = ("captions", "images", "text_spotting")
 # Parsed at import, in one thread: Python 3.11's parser counts its recursion depth over all threads.
 _MEANINGS = {kind: field_docstrings(kind) for kind in (CaptionRule, ImageRule, OverlapRule)}
 _REACH = 4
-"""The upper end of an integer slider is this multiple of its value."""
+"""The upper end of an integer slider is this multiple of its value, but at least 10."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ def controls_of(preset: Preset, sample: Sample) -> list[Control]:
 
     Args:
         preset: the preset.
-        sample: rows whose smallest and largest values are the ends of column sliders.
+        sample: rows whose smallest and largest values, with the bound, are the ends of column sliders.
     """
     found = [
         *(one for name in _SECTIONS for one in _of_section(name, getattr(preset, name))),

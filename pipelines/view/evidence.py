@@ -71,7 +71,7 @@ def evidence_of(output: Output, place: Place) -> Example | None:
 
 
 def image_of(output: Output, unit: str, ordinal: int) -> bytes:
-    """Return the stored image of a row. Nothing is requested from the web.
+    """Return the stored image of a row. Its URL is not requested.
 
     Args:
         output: the output.

@@ -174,7 +174,7 @@ class Output:
         return stamps(self.layout.commits(stage), ".json")
 
     def captions_record(self, unit: str) -> CaptionRecord | None:
-        """Return the commit record of stage `captions` for a unit."""
+        """Return the commit record of stage `captions` for a unit; None if there is none."""
         return read_record(self.layout.commit("captions", unit), CaptionRecord)
 
     def decide_record(self, unit: str) -> DecideRecord | None:

@@ -1,8 +1,8 @@
 """Search an output for rows that fit, a page at a time, in plan order.
 
 A query reads the files of one unit after another, and no more of them than needed. It ends when a
-page is full or its time is up; the next page begins where it ended. So the size of an output does
-not matter, and every page shows how many rows were examined.
+page is full or its time is up; the next page begins where it ended, and every page shows how many
+rows were examined.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _GROUP_ROWS, _GROUP_BYTES = 65_536, 32 * 2**20
 _SHOWN = ("uid", "caption", "stage", "reason", "complexity", "actions", "overlap", "spotted", "duplicate_of", "error")
 """Columns that a list of rows shows, if the file has them."""
 NOT_OF_MANIFEST = frozenset({*OURS, *COPIES.names, "stage", "reason"})
-"""Columns that a run adds to those of the manifest."""
+"""Columns that a run adds to those of the manifest, without scores and lists of several captions."""
 _LOOK, _PROBE = 20, 1_000
 """Number of units that are searched for a file, and number of rows that determine which columns hold numbers."""
 _NUMBER = r"^[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?$"
@@ -78,7 +78,7 @@ class Query:
     action: Bounds = Bounds()
     """Bounds of the verifier's score of the best action candidate."""
     column: str = ""
-    """A numeric column of the manifest."""
+    """A numeric column, see `numeric_columns`."""
     values: Bounds = Bounds()
     """Bounds of its values."""
 
@@ -150,8 +150,8 @@ def search(
 
 
 def numeric_columns(output: Output) -> list[str]:
-    """Return the manifest's own columns that hold numbers, according to the first output file. A
-    text column, as from a TSV manifest, counts if all its texts are numbers."""
+    """Return the manifest's columns, and the scores, that hold numbers in the first rows of an output
+    file. A text column, as from a TSV manifest, counts if all its texts there are numbers."""
     for path in (output.part(end, unit) for unit in output.listing().decided[:_LOOK] for end in ("kept", "rejected")):
         try:
             with open_parts(path) as source:

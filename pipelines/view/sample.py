@@ -1,8 +1,8 @@
 """Annotated rows in memory, to be decided with different thresholds: all rows of an output, or a random sample.
 
 Annotations are stored in files, so a sample is drawn in pieces. Each piece is the row group of a
-randomly drawn row, and the same number of random rows is taken from every such row group. So every
-row has the same chance.
+randomly drawn row, and the same number of random rows is taken from every such row group that has
+as many. So every row has about the same chance.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from open_diht.pipelines.view.places import reasons_of
 ROWS = 20_000
 """Maximum number of rows in memory."""
 PIECES = 40
-"""Number of pieces of a sample."""
+"""Maximum number of pieces of a sample."""
 SECONDS = 20.0
 """Seconds after which no more pieces are read; at least one piece is."""
 

@@ -2,8 +2,7 @@
 
 Three things do not depend on thresholds alone. If a row passes the caption filters only now, no run
 has examined its image: such rows are counted separately, as uncertain. Rows rejected by scores or
-user stages stay rejected, and so do duplicates. Only if all rows are in memory, duplicate pairs are recomputed,
-as in a run.
+user stages stay rejected, and so do duplicates. Duplicate pairs are recomputed, as in a run, if `pairs_are_known`.
 """
 
 from __future__ import annotations
@@ -112,8 +111,8 @@ def decide(output: Output, sample: Sample, preset: Preset) -> Decided:
 
 
 def pairs_are_known(output: Output, sample: Sample) -> bool:
-    """Return whether duplicate pairs can be found in a sample: it holds all rows, and each has a
-    URL or its image was read.
+    """Return whether duplicate pairs can be found in a sample: it holds all rows, and either all of them
+    have a URL or the run reads images.
 
     Args:
         output: the output of the sample.

@@ -31,7 +31,8 @@ class Workbench:
 
     @cached_property
     def starts(self) -> dict[str, Preset]:
-        """The packaged presets by name, without those whose scores, columns or second opinions are not stored."""
+        """The packaged presets by name, without those that need scores, columns that are not stored, or another choice
+        of second opinion."""
         stored = {one.reason for one in self.output.preset.columns}
         opinion = self.output.preset.captions.second_opinion
         presets = {name: one for name in preset_names() if not (one := load_preset(name)).score.asks}
@@ -39,8 +40,8 @@ class Workbench:
         return {name: one for name, one in presets.items() if {column.reason for column in one.columns} <= stored}
 
     def sample(self, seed: int) -> tuple[Sample, Decided]:
-        """Return the sample of a seed and the decision of the output's preset on it. It is redrawn
-        when units were added."""
+        """Return the sample of a seed and the decision of the output's preset on it. It is redrawn if
+        the seed, the committed units or the preset have changed."""
         with self._lock:
             about = self.output.listing(), self.output.preset, seed
             if self._drawn is None or self._drawn[0] != about:

@@ -1,1 +1,1 @@
-"""One module per claim: `arms(track, scale, data)` lists the arms, `run(arm, data)` runs one."""
+"""A module per claim: `arms(track, scale, data)` lists the arms, `run(arm, data)` runs one. Others serve them."""

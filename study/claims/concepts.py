@@ -1,4 +1,4 @@
-"""Concept distillation: an image tower learns more when it has heads that predict a teacher's concepts.
+"""The claim of distillation: an image tower learns more when it has heads that predict a teacher's concepts.
 
 The tower is trained from scratch (on a CPU a ConvNet at 48 pixels) on Flickr8k's training
 photographs with all their captions. The teacher, an EfficientNet-Lite0 trained on ImageNet-1k, has

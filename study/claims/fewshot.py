@@ -6,7 +6,7 @@ over images and over draws. Radius and penalty are chosen on the shots alone
 (`open_diht.eval.fewshot`): test labels only score.
 
 Sets of photographs of groceries: `grocery-inside`, the kinds that are classes of ImageNet, on which
-the image encoder was trained; `grocery-packages`, cartons and bottles of one shelf, whose names
+the image encoder was trained; `grocery-packages`, cartons and bottles, whose names
 tell little about their looks; `grocery-produce`, the fruit and vegetables that are not classes of
 ImageNet. Then CIFAR-10, and Fashion-MNIST, on which the rule for the radius was developed
 (benchmarks/RESULTS.md).
@@ -72,7 +72,7 @@ class Pool:
 
 
 def arms(track: str, scale: str, data: Data) -> list[Arm]:
-    """Return zero-shot once, and every method at every k and draw, fewest shots first, on the available sets.
+    """Return zero-shot once per set, and every method at every k and draw, fewest shots first, on the available sets.
 
     Args:
         track: The name of the rows' track. No towers are trained, so nothing else depends on it.

@@ -1,4 +1,4 @@
-"""HN-NCE: weighting hard negatives improves retrieval if the initial logits are soft enough.
+"""The claim of HN-NCE: weighting hard negatives improves retrieval if the initial logits are soft enough.
 
 beta sharpens the weights of negatives depending on the scale of the logits, which a short run
 hardly changes. There are therefore two pools of rows: `usual`, every beta at the usual initial

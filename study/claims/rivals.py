@@ -36,7 +36,7 @@ Questions, each a table with Holm's correction for all of its lines:
 4. `reading`: do models of arms that keep text read it?
 
 An answer is a corrected p value below 0.05 at the smaller budget (five seeds); the larger one
-(three seeds) says whether the sign stays. Everything else is printed as open.
+(three seeds) says whether the sign stays.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ RANKED = {
 }
 """Arms that keep the best: the filter that comes first, and the score."""
 LARGEST_BATCH = 8192
-"""Pairs that the corrected score compares with."""
+"""Most pairs that the corrected score compares with."""
 ITEMS = ("flickr8k-test/t2i", "flickr8k-test/i2t", "web-held/t2i", "lettered-test/t2i", "rendered/t2i")
 """Ranks that rows keep."""
 LEAST_WORDS, LEAST_CHARACTERS = 3, 6
@@ -98,7 +98,7 @@ class Choice:
     injected: Bools
     """(m,) pairs whose caption is wrong, or only written in the image."""
     filters: Mapping[str, Bools]
-    """Maps rules, ca, t, cat to the pairs (m,) that they keep."""
+    """Maps filters, of rules, ca, t and cat, to the pairs (m,) that they keep."""
     scores: tuple[Keys, ...]
     """Scores (m,) by name, for each scorer: the higher, the better."""
 

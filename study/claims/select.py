@@ -1,7 +1,8 @@
 """Selection: rows and repeats by `make select` against the kept pairs alone, and against all pairs read equally often.
 
-The rule is the product's own (`open_diht.pipelines.driver.repeats`). Its constant, the delay of
-rejected pairs, was chosen on one half of each pool and is shown on the other.
+The rule is the product's own (`open_diht.pipelines.driver.repeats`). Its constants, the delay of rejected
+pairs and the readings that halve a pair's worth, were fitted on one half of each pool; the results
+reported are of the other.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _SEED = 7  # draws the halves
 
 
 def arms(track: str, scale: str, data: Data) -> list[Arm]:
-    """Return the arms that tune the delay (only at full scale), then the reported ones, smallest budgets first.
+    """Return the arms that tune the delay (only at full scale on a CPU), then those reported, smallest budgets first.
 
     Args:
         track: One of the claim's tracks.

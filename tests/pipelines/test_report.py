@@ -82,7 +82,7 @@ def test_the_page_has_every_section_and_is_well_formed() -> None:
         assert text in page
     for name in ("action", "kept", "dead_letter"):
         assert f'id="{anchor(name)}"' in page
-    assert "1 whole unit " in page
+    assert "1 file or unit " in page
     assert "do not add up" not in page
 
 

@@ -26,7 +26,7 @@ def config_of(*paths: str, **concepts: Any) -> Config:
 
 def test_auto_takes_what_lies_beside_the_data(tmp_path: Path) -> None:
     found, said = resolved(config_of(str(tmp_path)))
-    assert found.concepts.path == "" and f"no concept targets in {tmp_path}/concepts" in said
+    assert found.concepts.path == "" and f"not all sources have concept targets, {tmp_path}/concepts" in said
     (tmp_path / "concepts" / "targets").mkdir(parents=True)
     for path in (str(tmp_path), f"{tmp_path}/", f"file://{tmp_path}"):
         found, said = resolved(config_of(path))

@@ -1,6 +1,6 @@
 """Command line of the torch half of `make concepts`: train the teacher's heads, and store their predictions.
 
-Exit status: 0 success; 1 the folder cannot be used; 2 wrong use, nothing was written.
+Exit status: 0 success, or left to the last shard; 1 the folder cannot be used; 2 wrong use, nothing was written.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def write_targets(
     k: int,
     device: str = "cpu",
 ) -> dict[str, Any]:
-    """Write the missing targets of all shards, then the manifest.
+    """Write the missing targets of all shards, then the manifest, and delete targets of other shards.
 
     Args:
         store: the features and labels.

@@ -4,7 +4,7 @@
     concepts/targets/<shard>.npz         keys, and for each head ids (n, k) uint32 and probabilities (n, k) float16
 
 Rows of zero probabilities are images that the teacher could not read. The files take 60 bytes per image and
-head at k = 10, and training does not need the teacher itself.
+head at k = 10, plus the keys, and training does not need the teacher itself.
 """
 
 from __future__ import annotations

@@ -28,11 +28,11 @@ class Kind(StrEnum):
 
 
 class DataError(TrainingError):
-    """Training data cannot be used as configured; the message names shard, key and remedy if there are any."""
+    """Training data cannot be used as configured."""
 
 
 class BadSource(DataError, WrongUse):
-    """A source has no shards, unreadable ones, or other ones than the run began with."""
+    """The data or their settings are wrong, such as a source without shards, or with others than the run began with."""
 
 
 class ShardMismatch(DataError):
@@ -40,7 +40,7 @@ class ShardMismatch(DataError):
 
 
 class ConceptMismatch(DataError, WrongUse):
-    """Concept targets do not belong to the samples they are joined to."""
+    """Concept targets are missing or damaged, or do not belong to the samples they are joined to."""
 
 
 class TooManyBad(DataError):

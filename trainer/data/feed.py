@@ -4,7 +4,7 @@ Workers are torch's; each makes whole batches, which are returned in order. A ba
 page-locked memory and copied on a separate stream while the one before it is trained on.
 
 A launcher (torchrun, `scancel`) signals every process of a run, including workers, and a trainer without workers
-cannot finish its step or write its checkpoint. So workers ignore signals until the trainer dismisses them.
+cannot finish its step or write its checkpoint. So workers ignore SIGINT, and SIGTERM until the trainer dismisses them.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ class _Recent:
 
 
 class SourceOrder:
-    """An infinite sequence of draws from one source: pass after pass, with every sample once in each.
+    """An infinite sequence of draws from one source: pass after pass, with every row once in each.
 
     A shard with several sizes has its rows grouped by rounds: a pass takes the first group of all shards, then the
     second of all, and so on.

@@ -1,4 +1,4 @@
-"""Make batches from shards: read, decode, and join concept targets. Runs in the workers and holds no position."""
+"""Make batches from shards: read, decode, and join concept targets. Runs in the workers, if any; holds no position."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from open_diht.trainer.data.subset import Subset
 if TYPE_CHECKING:
     from open_diht.trainer.concepts.targets import ConceptTargets, ShardTargets
 
-_OPEN_SHARDS = 256  # fewest that a worker may keep open, with indexes in memory (1.7 MB for 10,000 samples)
+_OPEN_SHARDS = 256  # that a worker keeps open if it may, with indexes in memory (1.7 MB for 10,000 samples)
 _NEIGHBOURS = 4  # shards that are tried for a sample, its own first
 _TRIES = 8  # samples that are tried of each shard
 _CAPTIONS = 0x6361_7074_696F_6E73  # separates the captions' random numbers from others with the same seed
@@ -280,7 +280,7 @@ class Reader:
         """Yield candidates for a sample: shard, row of the index, and whether it is the sample itself.
 
         The sample itself comes first, then others of its shard, then samples of the shards after it.
-        They are a function of position and seed alone, so that all ranks and every resume agree.
+        They are a function of position, seed and missing shards, so that all ranks and every resume agree.
         """
         there = self._there[source]
         first, attempt = bisect_left(there, shard), 0

@@ -17,7 +17,7 @@ class Source:
     (`.../{00000..00099}.tar`); local or an fsspec URL."""
     weight: Above0 | None = None
     """Weight of the source: an epoch takes samples of the sources in proportion to their weights. None:
-    every sample once per epoch. Give all sources a weight, or none."""
+    in proportion to their sizes. Give all sources a weight, or none."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -62,15 +62,15 @@ class DataSettings:
     """Number of equal ranges of the permuted data that are read in parallel, so that a batch mixes
     samples of about this many ranges. If it is a multiple of the number of ranks, each rank reads
     mostly its own shards. The order of samples depends on this number, not on the number of ranks.
-    None: the number of shards of the largest source, rounded down to a power of two, at most 64,
-    and for remote shards at most what fits in the cache; a resumed run keeps its number."""
+    None: 1 without a shuffle, else the number of shards of the source with most, rounded down to a power of two,
+    at most 64, and for remote shards at most what fits in the cache; a resumed run keeps its number."""
     skip: tuple[str, ...] = ()
     """File names or paths of shards to leave out. In a resumed run that began with them, samples of
     the following shards take their places in the order, so that all other samples keep theirs."""
     subset: str = ""
     """Local file with the uids of the samples to read: DataComp's `subset.npy`, or a text file with
-    one uid of 32 hex digits per line. A sample's uid is the `uid` of its JSON, else its key up to
-    the first `-`. The run reports how many uids are missing from the shards. Empty: all samples."""
+    one uid of 32 hex digits per line. A sample's uid is the `uid` of its JSON, else that in a key
+    `UID` or `UID-NUMBER`. The run reports how many uids are missing from the shards. Empty: all samples."""
     selection: str = ""
     """Uids with repeats, instead of `subset`: a folder of `make select`, its `selection.npy`, or another file whose
     uids occur as often as an epoch reads their samples. A held-out part is read once. Empty: no selection."""
@@ -87,7 +87,7 @@ class DataSettings:
     a shuffled epoch they differ each time. False: make a smaller last batch, split over ranks as
     evenly as possible; a rank's part may be empty."""
     workers: Count = 2
-    """Number of processes that read and decode. 0: the training process does. The samples do not depend on it."""
+    """Processes of each rank that read and decode. 0: the training process does. The samples do not depend on it."""
     prefetch: Positive = 2
     """Batches that each worker prepares in advance."""
     stall_s: Above0 = 300.0
@@ -101,8 +101,8 @@ class DataSettings:
     max_pixels: Positive = 100_000_000
     """Largest accepted image, in pixels (width x height, from its header)."""
     index_folder: str | None = None
-    """Folder for the indexes of shards. None: next to local shards if their folder is writable,
-    else `index` in the default cache folder (see `cache_folder`)."""
+    """Folder for the indexes of shards. None: next to local shards if their folder is writable
+    and `make filter` gives no `index/`, else `index` in the default cache folder (see `cache_folder`)."""
     cache_folder: str | None = None
     """Folder for remote shards while they are read, and for files on their way to a remote WORKDIR
     (about two checkpoints). None: `$XDG_CACHE_HOME/diht` or `~/.cache/diht`."""

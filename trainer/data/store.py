@@ -2,8 +2,8 @@
 
 A shard is read at random places during one window of the shuffle and then not for a long time, so it
 is fetched once and dropped when the cache is full. The workers and ranks of a machine share the cache;
-a lock per shard prevents fetching it twice. Bytes on disk never exceed the bound: fetches reserve
-their space, and readers open a file for one sample only, so that no dropped file keeps its space.
+a lock per shard prevents fetching it twice. The cache keeps to its bound: fetches reserve their space,
+and readers open a file for one sample only, so that no dropped file keeps its space for long.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ class ShardStore:
         Raises:
             ShardLost: the shard is missing.
             ShardUnavailable: it cannot be opened or fetched.
+            ShardMismatch: the fetched shard has another size.
         """
         descriptor = self.descriptor(shard)
         try:

@@ -150,7 +150,7 @@ def hn_nce_rows_chunked(
     chunk: int | None = None,
     passes: type[Passes] = TorchPasses,
 ) -> RowLosses:
-    """Compute `hn_nce_rows` in tiles, with the same arguments and result, in memory O((b + n) d) and a tile.
+    """Compute `hn_nce_rows` in tiles, with the same arguments and result, in memory O((b + n) d) and about two tiles.
 
     A tile has `chunk` rows (None: 32 MiB), and `passes` computes on it. Also raises ValueError for a `chunk`
     below 1.

@@ -20,7 +20,7 @@ class HnNceLoss(nn.Module):
     On several ranks the loss of the whole batch and its exact gradient are computed: features are gathered with
     gradient, and each rank computes the losses of its own rows, so that the gradients that DDP averages over ranks
     are those of one process with the whole batch. This is what open_clip calls `--local-loss --gather-with-grad`.
-    Without duplicates to mask, `HnNceLoss(alpha=1, beta=0)` equals `ClipLoss`.
+    Duplicates are not masked, so `HnNceLoss(alpha=1, beta=0)` equals `ClipLoss`.
 
     Args:
         alpha: weight of the positive in the denominator, 0 to 1.
@@ -92,15 +92,15 @@ class HnNceLoss(nn.Module):
         return f"alpha={self.loss.alpha:g}, beta={self.loss.beta:g}"
 
     def _advise(self, logit_scale: Tensor) -> None:
-        """Log once in a process that training starts at a scale at which short runs lose (docs/which-beta.md)."""
+        """Log, once in a process, if training starts at a scale at which short runs lose (docs/which-beta.md)."""
         if HnNceLoss._advised or not self.loss.beta or not self.training:
             return
         HnNceLoss._advised = True  # reading the scale waits for a GPU, so it is read once
         scale, fitting = float(logit_scale.detach()), fitting_scale(self.loss.beta)
         if self.ranks.first and scale > 1.01 * fitting:
             _log.warning(
-                "HN-NCE with beta %g begins at logit_scale %.3g. Runs of a few thousand steps end better when a new "
-                "model begins at %.3g: open_clip.create_model(..., init_logit_scale=%.3g).",
+                "HN-NCE with beta %g begins at logit_scale %.3g. Short runs end better when a new model begins at "
+                "%.3g: open_clip.create_model(..., init_logit_scale=%.3g).",
                 self.loss.beta,
                 scale,
                 fitting,

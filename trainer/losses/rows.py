@@ -40,7 +40,7 @@ class RowLosses(NamedTuple):
 
 
 def check_constants(alpha: float, beta: float) -> None:
-    """Raise ValueError unless 0 <= alpha <= 1 and beta >= 0."""
+    """Raise ValueError unless 0 <= alpha <= 1 and 0 <= beta < inf."""
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha is {alpha}; it must lie between 0 and 1")
     if not 0 <= beta < math.inf:

@@ -20,7 +20,7 @@ def words_of(caption: str) -> list[str]:
 
 
 def frequent_words(captions: Iterable[str], at_least: int = 2) -> list[str]:
-    """Return a vocabulary: the words that occur `at_least` times in the captions, the most frequent first."""
+    """Return a vocabulary: the words with `at_least` or more occurrences in the captions, most frequent first."""
     counts = Counter(word for caption in captions for word in words_of(caption))
     return sorted((word for word, count in counts.items() if count >= at_least), key=lambda word: (-counts[word], word))
 

@@ -3,7 +3,7 @@ materials.
 
 Ratings of verbs and nouns come from two sources: words that were read one by one, and more words
 from WordNet that a model of those ratings rated ("wide"). If a word has both, the rating by reading
-counts (see README.md next to the tables). The first names are those of the US census of 1990.
+counts (see README.md next to the tables). The first names come from the US census of 1990.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def first_names() -> frozenset[str]:
 
 @cache
 def words(group: str) -> frozenset[str]:
-    """Return the words of a group of `attributes.tsv`: colour, material, size, state, pattern or age."""
+    """Return the words of a group of `attributes.tsv`: colour, material, size, state or pattern."""
     return frozenset(word for name, *rest in _lines("attributes.tsv") if name == group for word in rest[0].split())
 
 

@@ -22,7 +22,7 @@ from open_diht.filters.spotting.settings import SpotterSettings
 _LEAST_AREA: Final = 200
 _LEAST_THICKNESS: Final = 3.0
 _SURE: Final = 0.6
-"""Least probability of the pixels that the circle is fitted to."""
+"""The circle is fitted to pixels with a higher probability."""
 _LEAST_INSIDE: Final = 0.65
 """Least mean probability inside the outline: an arc of text is as certain as a straight line, a
 tangle of edges is not."""

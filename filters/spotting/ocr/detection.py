@@ -36,7 +36,7 @@ def detector_input(pixels: Pixels, limit_side: int) -> Floats:
 
     Args:
         pixels: uint8 (height, width, 3), blue green red.
-        limit_side: images are reduced to this longest side; smaller ones keep their size.
+        limit_side: images are reduced to this longest side, before the sides are rounded; smaller ones keep theirs.
     """
     height, width = pixels.shape[:2]
     if height + width < 2 * STRIDE:
@@ -140,8 +140,8 @@ def in_image(box: npt.NDArray[np.float32], map_size: tuple[int, int], size: tupl
 
 
 def reading_order(boxes: list[Quad]) -> list[int]:
-    """Return the indices of boxes from top to bottom; boxes that start within ten pixels of height
-    go from left to right."""
+    """Return the indices of boxes from top to bottom; neighbors in this order that start less than ten
+    pixels apart in height go from left to right."""
     order = sorted(range(len(boxes)), key=lambda index: (boxes[index][0][1], boxes[index][0][0]))
     for end in range(1, len(order)):
         place = end

@@ -238,7 +238,7 @@ def _half_scale(graph: Graph, node: Any) -> _Array | None:
 
 
 def _halve(graph: Graph, node: Any) -> str:
-    """Return the output of a node that enlarges half as much as this one."""
+    """Make a node enlarge half as much, or remove it if that is not at all, and return the name of the result."""
     scales = _half_scale(graph, node)
     if scales is None or scales[2] == 1:
         graph.remove(node)

@@ -47,7 +47,7 @@ class Line:
     box: Box
     """See `Spotted.box`."""
     either_way: bool
-    """True if the strip may be upside down: it was taller than wide, or an arc."""
+    """True if the strip may be upside down: it was turned (see `lines.cut_line`), or an arc."""
     parts: tuple[int, ...] = ()
     """For a column, whose letters the strip shows side by side: indices of its lines among the
     image's lines."""

@@ -23,7 +23,7 @@ Found = tuple[Quad, Arc | None]
 
 # In pixels of the detector's map:
 _FAINT: Final = 0.1
-"""Least probability of a faint pixel."""
+"""Faint pixels have a higher probability."""
 _LEAST_FAINT: Final = 10
 _THIN: Final = 20
 """A line of less height is searched again, because parts of it may be missing."""
@@ -48,7 +48,7 @@ def faint_region(
     probabilities: Floats, shape: tuple[int, ...], boxes: Sequence[Quad], settings: SpotterSettings
 ) -> Region | None:
     """Return the part of an image that has thin lines, or faint pixels outside of all lines; None
-    if there is none, or if it cannot be enlarged.
+    if there is none, or if it can hardly be enlarged.
 
     Args:
         probabilities: the map, float32 (height, width).

@@ -14,7 +14,7 @@ HEIGHT: Final = 48
 """Height of a strip, in pixels."""
 MAX_WIDTH: Final = 3200
 _TALL: Final = 1.5
-"""A box whose height is at least this multiple of its width holds turned text."""
+"""A box whose height is at least this multiple of its width is taken to hold turned text."""
 _ALIGNED: Final = 0.01
 """A box is cut along rows and columns if its sides lean by fewer pixels than this."""
 _TURNED_HEIGHT: Final = 2 * HEIGHT
@@ -23,7 +23,7 @@ slow. Boxes of hundreds of pixels are seldom text."""
 
 
 def cut_line(pixels: Pixels, box: Quad) -> tuple[Pixels, bool]:
-    """Return the part of an image inside a box, and whether the box was taller than wide.
+    """Return the part of an image inside a box, and whether it was turned because it is tall.
 
     A large box that leans is reduced. A tall part is turned by a quarter counter-clockwise, which
     suits text that reads downwards. The part may be empty: (0, n, 3).

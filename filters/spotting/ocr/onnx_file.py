@@ -158,7 +158,7 @@ class Graph:
 
 
 def attributes_of(node: Any) -> dict[str, Any]:
-    """Return the attributes of a node that are numbers, strings or lists of integers."""
+    """Return the attributes of a node that are integers, strings or lists of integers."""
     fields = {kind: field for field, kind in (*_FIELDS.values(), ("ints", _INTS))}
     known = [attribute for attribute in node.attribute if attribute.type in fields]
     values = {attribute.name: getattr(attribute, fields[attribute.type]) for attribute in known}

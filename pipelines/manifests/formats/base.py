@@ -104,7 +104,7 @@ class Format(ABC):
         return Span(path=info.path, format=self.name, start=0, stop=info.bytes, rows=rows, exact=info.rows is not None)
 
     def split(self, info: FileInfo, unit_rows: int) -> list[Span]:
-        """Return the spans of a file that has rows, in order: a pure function of the file.
+        """Return the spans of a file that has rows, in order: a pure function of the arguments.
 
         Args:
             info: the file.
@@ -162,7 +162,7 @@ def register_format(kind: _Kind) -> _Kind:
         raise TypeError(f"format {kind.__name__} lacks {', '.join(sorted(kind.__abstractmethods__))}")
     name = kind.name
     if not (name.isidentifier() and name == name.lower()) or name == "auto":
-        raise ValueError(f"format {kind.__name__}: name {name!r}; use lower case letters, digits and underscores")
+        raise ValueError(f"{kind.__name__}: name {name!r}; use lower case letters, digits, underscores; not auto")
     for known in _registered.values():
         same = (type(known).__module__, type(known).__qualname__) == (kind.__module__, kind.__qualname__)
         if same:  # a reloaded module registers its class again
@@ -217,8 +217,9 @@ def detect(path: str, dataset: Dataset) -> tuple[Format, Compression]:
         dataset: its `format` decides unless it is auto.
 
     Raises:
-        UnreadableFile: the first bytes contradict the name or format (a web page, UTF-16, another kind of file).
-        BadSchema: neither the data set, nor the name, nor the first bytes tell the format.
+        UnreadableFile: the file is absent, or its first bytes contradict the name or format (a web page, UTF-16,
+            another kind of file).
+        BadSchema: neither the data set, nor the name, nor the first bytes tell a known format.
     """
     with reading(path):
         head = read_part(path, 0, _MAGIC_BYTES)
@@ -245,7 +246,7 @@ def _format(path: str, dataset: Dataset, head: bytes) -> Format:
 
 
 def check_plain(path: str, head: bytes, name: str) -> None:
-    """Raise UnreadableFile if a file is UTF-16 or Parquet.
+    """Raise UnreadableFile if a file is UTF-16 (with byte order mark) or Parquet.
 
     Args:
         path: the file, for messages.

@@ -107,7 +107,7 @@ class Csv(_Delimited):
     def records(self, lines: Iterator[Line], dataset: Dataset) -> Iterator[Record]:
         """Yield the records of consecutive lines, skipping empty lines.
 
-        After a misplaced or unclosed quote, the line where the record began is bad and reading
+        After a misplaced or unclosed quote (or a CR outside quotes), the line where the record began is bad and reading
         continues with the next line, so that only one line is lost and not the rest of the file.
 
         Args:
@@ -126,7 +126,7 @@ class Csv(_Delimited):
                 return
             except csv.Error as error:
                 line = source.back_to_first()
-                wrong = Fault("quoting", f"{error}; double the quotes inside a quoted field", line.raw)
+                wrong = Fault("quoting", f"{error}; double quotes in a quoted field, and quote line ends", line.raw)
                 yield line.raw, line.end, _oversized(line) or wrong
                 continue
             if fields:
@@ -198,7 +198,7 @@ def _has_quotes(info: FileInfo) -> bool:
 
 
 def _check_first_row(rows: list[list[str]], dataset: Dataset, path: str, format: str) -> None:
-    """Refuse a file without header whose columns are in another order; no later check would notice."""
+    """Refuse a file without header whose first complete row does not fit its columns; no later check would notice."""
     columns = dataset.columns
     first = next((fields for fields in rows if len(fields) == len(columns)), None)
     if first is None:

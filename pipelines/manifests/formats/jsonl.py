@@ -1,8 +1,8 @@
 """JSON lines, and JSON objects as rows of a table with one schema.
 
 The columns come from the first objects. A later value that does not fit (another key, another type)
-is kept as JSON in the column `_extra`, so that all tables of a file have one schema and nothing is
-lost. Nested values are kept as JSON text.
+is kept as JSON in the column `_extra`, so that all tables of a file have one schema. Nested values
+are kept as JSON text.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class JsonLines(LineFormat):
 def json_row(
     item: Mapping[str, Any], columns: Sequence[Column], roles: Roles, raw: bytes, stand_in: str | None = None
 ) -> Good | Fault:
-    """Return an object as a row of `columns`, or as a fault if a caption, URL or path is not text.
+    """Return an object as a row of `columns`; a fault if a caption, URL or path is not text, or captions are too many.
 
     Args:
         item: the object.
@@ -199,7 +199,7 @@ def cells(item: Mapping[str, Any], columns: Sequence[Column]) -> list[Any]:
 
 
 def as_text(value: Any, *, lists: bool = False) -> str | None:
-    """Return a JSON value that should be text; None for null and NaN.
+    """Return a JSON value that should be text; None for null, NaN and the first of an empty list.
 
     Args:
         value: the parsed value.

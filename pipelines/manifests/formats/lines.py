@@ -55,7 +55,7 @@ def lines(stream: IO[bytes], *, start: int = 0, stop: int | None = None) -> Iter
     """Yield the lines that begin in [start, stop). Lines end with a line feed, which the last may lack.
 
     Args:
-        stream: positioned at `start`, which is the beginning of a line.
+        stream: positioned at `start`. If that is inside a line, the rest of it is yielded as a line.
         start: offset of the stream's position, in bytes.
         stop: offset from which on no line is yielded; None reads to the end.
     """
@@ -107,7 +107,7 @@ class LineFormat(Format):
     """
 
     captions: ClassVar[bool] = False
-    """Whether `Good.caption` replaces the caption's cell."""
+    """Whether `Good.caption` and `Good.several` replace the cells of captions."""
 
     @abstractmethod
     def head(self, lines: list[Line], path: str, dataset: Dataset) -> Head:

@@ -24,8 +24,7 @@ from open_diht.pipelines.manifests.types import Chunk, Compression, FileInfo, Sp
 MAX_OPEN_BYTES = 512 * 2**20
 """Most bytes of simultaneously held pages (one per column, and its dictionary), and most bytes of a
 row. A row group that needs more is not read. Reading takes at most about three times as much
-memory, whatever the file. Writing rows takes several times the largest row, which only an image can
-make larger than MAX_CELL_BYTES."""
+memory, whatever the file. Writing rows takes several times the largest row."""
 _CHUNK_ROWS = 128
 _IMAGE_ROWS = 16
 _CHUNK_BYTES = 32 * 2**20
@@ -41,7 +40,7 @@ _ENCRYPTED = "the file is encrypted Parquet, which is not supported; write it ag
 
 @register_format
 class Parquet(Format):
-    """Parquet files. Their page headers tell how much memory reading takes, before anything is unpacked."""
+    """Parquet files. Their page headers tell how much memory reading takes, before rows are unpacked."""
 
     name = "parquet"
     endings = (".parquet", ".pq")
@@ -166,8 +165,9 @@ def parquet_tables(
 ) -> Iterator[tuple[int, pa.Table]]:
     """Yield rows `start` to `stop` of a file, as the index of the first row in the file and a table.
 
-    A table has plain types (see columns.py), at most `chunk_rows` rows and about _CHUNK_BYTES, and
-    comes from one row group. In a damaged row group, only the rows from the damage on are lost.
+    A table has plain types (see columns.py), fewer than twice `chunk_rows` rows, about _CHUNK_BYTES
+    at most, and comes from one row group. In a damaged row group, only the rows from the step on
+    that unpacks the damage are lost.
 
     Args:
         opened: the open file.
@@ -175,7 +175,7 @@ def parquet_tables(
         start: index of the first row.
         stop: index after the last row.
         columns: names of the columns to read.
-        chunk_rows: most rows of a table.
+        chunk_rows: rows from which on a table is complete.
 
     Raises:
         UnreadableFile: a row group is damaged; all readable rows are yielded first.
@@ -280,7 +280,7 @@ def _paths(images: pa.ChunkedArray) -> list[str | None]:
 
 
 def _image_path(file: pq.ParquetFile, image: str | None) -> str | None:
-    """Return pyarrow's name of an image struct's path, which identifies images and is cheap to read."""
+    """Return pyarrow's name of an image struct's path, which identifies images and is cheap to read, or None."""
     if image is None:
         return None
     type = file.schema_arrow.field(image).type

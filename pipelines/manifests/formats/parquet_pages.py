@@ -2,7 +2,7 @@
 
 A file states neither how large its values are nor how large its pages: with a dictionary page of
 one 16 MiB value, a hundred rows take 1.6 GiB, from two kilobytes on disk. The page headers tell
-this before anything is unpacked. They can be trusted, because the reader unpacks by them.
+this before rows are unpacked. They can be trusted, because the reader unpacks by them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _BLOCK_BYTES = 2**16
 _DATA, _DICTIONARY, _DATA_V2 = 0, 2, 3
 _PLAIN, _PLAIN_DICTIONARY, _DELTA_LENGTHS, _RLE_DICTIONARY = 0, 2, 6, 8
 _FIXED_BYTES = 16
-"""Most bytes of a number, date or decimal in memory."""
+"""Most bytes in memory of a value that is not stored as a byte array."""
 _PLAUSIBLE = 100
 """If unpacking a list column increases its size by more than this factor, all of it may be one row."""
 

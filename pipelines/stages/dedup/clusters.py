@@ -12,7 +12,7 @@ from open_diht.common.installation import remedy
 Vectors = NDArray[np.float32]
 
 PER_CLUSTER = 8_000
-"""Desired rows per cluster, from SemDeDup: 440 million pairs in 50,000 clusters."""
+"""Desired rows per cluster, about as in SemDeDup: 440 million pairs in 50,000 clusters."""
 MOST_CLUSTERS = 50_000
 ITERATIONS = 20
 _CHUNK = 8_192
@@ -38,7 +38,7 @@ def faiss() -> ModuleType:
 
 
 def cluster_count(rows: int, asked: int) -> int:
-    """Return the number of clusters, at least 1 and at most `rows`.
+    """Return the number of clusters, at most `rows`, but at least 1.
 
     Args:
         rows: number of embeddings.

@@ -4,8 +4,8 @@ A row may turn out to be unreadable only when it is written out (the image pages
 damaged, its captions are intact, and spotting was not requested). Such rows take part in the search and
 end up in the dead-letter table.
 
-Exact duplicates are always searched for, and so are uids that several different rows share. Duplicates
-of a kind are rejected if stage `dedup` is requested and the preset says so.
+Exact duplicates are searched for even if they are not rejected, and so are uids that several different
+rows share. Duplicates of a kind are rejected if stage `dedup` is requested and the preset says so.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from open_diht.pipelines.store.fingerprints import Fingerprints, fingerprint_of
 
 VERSION = 3  # increase it when equal survivors may be compared differently
 MEMORY = 512 * 2**20
-"""Most bytes of a range of keys or of an average group of clusters."""
+"""Most bytes that a range of keys or an average group of clusters should take."""
 _ROWS_PER_WORKER = 500_000  # with fewer rows, starting a worker takes longer than the keys do
 
 
@@ -67,7 +67,7 @@ class Deduplication:
     """The search for duplicates in one run."""
 
     def __init__(self, settings: RunSettings, work: Work, judges: tuple[StageFilter, ...]):
-        """Store the run's settings and work; `judges`: filters of the user's stages."""
+        """Store the run's settings and work; `judges`: filters of stage `score` and of the user's stages."""
         self.settings, self._work, self._judges = settings, work, judges
         self.layout = work.layout
         self._images = images_at_hand(self.layout, work.plan.images)

@@ -24,7 +24,7 @@ _SEEN = np.dtype([*((name, KEY[name]) for name in KEY.names or ()), ("unit", "<u
 
 
 def ranges_of(keys: int, memory: int) -> int:
-    """Return the number of ranges so that each fits into memory: a power of two up to `PARTS`.
+    """Return the number of ranges so that each fits into memory if possible: a power of two up to `PARTS`.
 
     Args:
         keys: number of keys in all.
@@ -42,7 +42,7 @@ def duplicates(slices: Iterable[tuple[int, NDArray[np.void]]], batch: int = BATC
     Args:
         slices: (number of the unit, its records of the range, sorted like those of `key_records`),
             units ascending.
-        batch: waiting keys before they are compared with those seen; results do not depend on it.
+        batch: fewest waiting keys that are compared with those seen; results do not depend on it.
 
     Raises:
         ValueError: units do not ascend.

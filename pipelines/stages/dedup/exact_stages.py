@@ -120,7 +120,7 @@ class Pairs:
     def keys(self, unit: str, digests: Mapping[int, bytes]) -> Halves:
         """Return keys that equal pairs share.
 
-        A row without URL is identified by the bytes of its image, else by what names the image. If it
+        A row without URL is identified by the bytes of its image if read, else by what names the image. If it
         has neither, it equals no other row.
 
         Args:
@@ -158,7 +158,7 @@ class KeyStage(Stage):
     fingerprint: Fingerprints
     """Fingerprint of each unit; changes with the survivors and with the findings of earlier kinds."""
     judges: tuple[StageFilter, ...] = ()
-    """Filters of the user's stages."""
+    """Filters of stage `score` and of the user's stages."""
     part_of = "dedup"
 
     def __post_init__(self) -> None:

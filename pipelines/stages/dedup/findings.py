@@ -23,7 +23,8 @@ UID = "uid"
 KINDS = (PAIR, IMAGE, SEMANTIC)
 """The kinds in the order of comparison; the reason of a kind is `duplicate_<kind>`."""
 COPIES = pa.schema([("duplicate_of", pa.string()), ("duplicate_similarity", pa.float32())])
-"""Columns of rejected rows: the uid of the row that stays, and the cosine of their images' embeddings."""
+"""Columns of rejected rows: the uid of the row that they duplicate, and the cosine that makes them its near copies
+(null for exact duplicates)."""
 _GROUP_ROWS = 16_384
 
 

@@ -49,7 +49,7 @@ def member_type(dimension: int) -> np.dtype:
 
 
 def groups_of(rows: int, clusters: int, dimension: int, memory: int) -> int:
-    """Return the number of groups of clusters so that an average group takes about `memory` bytes.
+    """Return the number of groups of clusters so that an average group takes at most `memory` bytes if possible.
 
     Args:
         rows: number of embeddings.
@@ -90,7 +90,7 @@ def near_copies(
 
     Args:
         vectors: embeddings (n, d). They may be a memory map: rows are read in tiles, and memory is a
-            few tiles and blocks for any n.
+            few tiles and blocks, and 20 bytes per row.
         order: the rows in the order in which to take them.
         eps: the least cosine distance of rows that both stay.
         against: see the module.

@@ -131,7 +131,7 @@ class EmbeddingStage(_SemanticStage, EncodingStage):
 
 @dataclass
 class CentroidStage(_OfEmbeddings):
-    """A `Stage` of one unit, which trains k-means on a sample of all embeddings.
+    """A `Stage` of one unit, which trains k-means on a sample of the competing rows' embeddings.
 
     The sample is drawn by uid, so it depends neither on units nor on workers.
     """
@@ -165,7 +165,7 @@ class CentroidStage(_OfEmbeddings):
 
 @dataclass
 class MemberStage(_OfEmbeddings):
-    """A `Stage` that writes a unit's embeddings ordered by cluster, with the cosine to the centroid."""
+    """A `Stage` that writes the embeddings of a unit's competing rows by cluster, with the cosine to the centroid."""
 
     groups: int
     fingerprint: str

@@ -7,8 +7,8 @@ temperature t, the score of row i is
     v_i l_i - t/2 * mean over batches B with i of
                       [log mean_{j in B} exp(v_i l_j / t) + log mean_{j in B} exp(v_j l_i / t)]
 
-The paper has sums in place of the inner means, which adds t log |B| to every score alike. Its batches
-are drawn at random. Here the batch of a row is the row itself and the first |B| - 1 other rows of a
+The paper has sums in place of the inner means, which lowers every score alike by t log |B|. Its
+batches are drawn at random. Here the batch of a row is the row itself and the first |B| - 1 other rows of a
 fixed batch, so that the score depends only on the row and the fixed batches.
 """
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 _CELLS = 2**23
-"""Most similarities in memory at a time, 64 MB."""
+"""Most similarities that are computed at a time, 64 MiB."""
 
 
 class Batch:

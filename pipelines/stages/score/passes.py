@@ -146,8 +146,7 @@ SCHEMA = pa.schema([("ordinal", pa.int64()), (NEG_CLIP_LOSS, pa.float32())])
 class BatchStage(Stage):
     """A `Stage` of one unit: it takes the first of all rows in the random order as batches, one per row group.
 
-    It reads the row groups that contain them, so at most all embeddings once. Memory holds those of the
-    batches.
+    It reads the embeddings of the units that contain them once. Memory holds those of the batches.
     """
 
     layout: Layout
@@ -291,7 +290,7 @@ class ThresholdStage(Stage):
 
 
 def rows_kept(share: float, rows: int) -> int:
-    """Return how many rows a fraction is, rounded up, so that it is at least one if there are rows.
+    """Return how many rows a fraction is, rounded up.
 
     Args:
         share: the fraction to keep.

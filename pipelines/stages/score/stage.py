@@ -71,7 +71,7 @@ def check_score(settings: RunSettings) -> None:
     """Check before the run that stage `score` has what it needs.
 
     Raises:
-        WrongUse: something is missing, or the preset needs scores and no model is named.
+        WrongUse: something is missing or does not fit, or the preset needs scores and no model is named.
     """
     if NAME not in settings.stages:
         return
@@ -113,7 +113,7 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
     """Fingerprint of what decides which rows are scored."""
     model: str
     fingerprint: str
-    """Fingerprint of the model, its weights and precision."""
+    """Fingerprint of the model, its weights, the precision and --images-root."""
     device: str
     precision: str
     batch_size: int
@@ -166,7 +166,7 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
     def announce(self, work: Work, todo: Sequence[str], records: Sequence[dict[str, Any]], of: int) -> str | None:
         others = sum(not record["fingerprint"].startswith(self.fingerprint) for record in records)
         if others:
-            return f"scoring again: {others:,} of {counted(of, 'unit')}, scored by another model, precision or version"
+            return f"scoring again: {others:,} of {counted(of, 'unit')}, scored by another model, version or setting"
         if records:
             text = ", and images whose text was not painted over" if self.masked else ""
             return (
@@ -363,13 +363,14 @@ def similarities(images: pa.Array, texts: pa.Array) -> NDArray[np.float32]:
 
 
 def _workers(work: Work, device: str) -> int:
-    """Return how many units run at a time: one per GPU of this machine, else as many as in other stages."""
+    """Return how many units run at a time: at most one per GPU of this machine, else as many as in other stages."""
     gpus = gpus_of(device) if work.backend.name == "direct" else []
     return min(work.workers, len(gpus)) if gpus else work.workers
 
 
 def settled_precision(layout: Layout, identity: Mapping[str, Any], asked: str, device: str) -> str:
-    """Return the precision: as requested, else as OUTPUT has it for this model, else the device's best.
+    """Return the precision, and store it in OUTPUT: as requested, else as OUTPUT has it for this model, else the
+    device's best.
 
     Shards on machines of different kinds thus agree.
 

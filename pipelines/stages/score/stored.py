@@ -20,8 +20,8 @@ NAME = "score"
 VERSION = 2
 """Increase it when equal images and captions may get other embeddings, or the files other columns."""
 IMAGES, TEXTS, MASKED = "image_embedding", "text_embedding", "masked_text"
-"""Columns of the stage's files, next to ordinal, uid, status (ok, or why there is no score), message and the scores.
-`MASKED` is the digest of the text that was painted over for the masked score, see `masks.ImageText`."""
+"""Columns of the stage's files, next to ordinal, uid, status (ok, or why there is no score), message, the scores and
+`TEXT_AREA`. `MASKED` is the digest of the text that was painted over for the masked score, see `masks.ImageText`."""
 
 
 def stored_scores(

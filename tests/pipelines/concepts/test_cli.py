@@ -24,7 +24,7 @@ def test_the_whole_way(filtered: Any, tiny: tuple[str, str], capfd: pytest.Captu
     assert cli.main(words) == 0
     assert second_half(["--concepts", str(data / "concepts"), "--k", "2", "--min-steps", "40"]) == 0
     said = capfd.readouterr().out
-    assert "features: 1 of 100 images could not be read (missing_image 1)" in said
+    assert "features: 1 of 100 images have no features (missing_image 1)" in said
     assert "targets: 100 images in 2 shards, 2 of each head" in said
     targets = open_targets(data / "concepts")
     assert targets.heads == {"objects": 3, "attributes": 4} and targets.k == 2

@@ -55,7 +55,7 @@ def test_bad_images_cost_their_row_and_never_their_batch(filtered: Any, make: An
     record = json.loads((data / "concepts/work/features/commits/00000-00000-000.json").read_text())
     assert [entry["error"] for entry in record["bad"]] == ["not_an_image", "truncated", "missing_image", "empty"]
     assert record["bad"][0]["key"] == keys[3] and "html" in record["bad"][0]["message"]
-    assert any("4 of 27 images could not be read (empty 1, missing_image 1, not_an_image 1" in line for line in said)
+    assert any("4 of 27 images have no features (empty 1, missing_image 1, not_an_image 1" in line for line in said)
     status, said = make(data, max_bad_share=0.1)
     assert status == 1 and "error: more than the allowed 10.0%; see --max-bad-share" in said
 

@@ -31,7 +31,7 @@ def test_the_table_says_everything_with_separators() -> None:
     for text in ("1,234,567", "234,567", "40.4 %", "kept", "32.4 %", "dead letter", "1,000", "truncated: 900"):
         assert text in table
     assert table.count("captions") == 1
-    assert "whole units in the dead-letter table: 2" in table
+    assert "files and units in the dead-letter table: 2" in table
 
 
 def test_counts_that_do_not_add_up_are_said() -> None:

@@ -73,7 +73,7 @@ def test_input_that_changes_while_it_is_read(
     disturbed = filtering(source, output, on_line=change, **QUICK)
     assert disturbed.status == 1 and marks(disturbed) == {"C"}
     (error,) = disturbed.outcome.errors
-    what = "is gone" if rows is None else "has changed while it was read"
+    what = "is gone" if rows is None else "has changed since it was inspected"
     assert error.startswith(f"{path} {what}") and "none of its rows are in the results" in error
     funnel = disturbed.funnel
     assert funnel["rows_in"] == 100 + funnel["not_decided"]["rows"]
@@ -105,7 +105,7 @@ def test_input_that_changes_before_it_is_decided(tmp_path: Path, filtering: Call
     assert disturbed.status == 1 and not marks(disturbed)
     assert disturbed.funnel["not_decided"]["rows"] == ROWS and not disturbed.funnel["not_decided"]["uncounted"]
     (error,) = disturbed.outcome.errors
-    assert error.startswith(f"{path} has changed while it was read")
+    assert error.startswith(f"{path} has changed since it was inspected")
     write(path, "A")
     again = filtering(path, output, **QUICK)
     assert again.status == 0 and again.tables() == first.tables()

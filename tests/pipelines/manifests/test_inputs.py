@@ -105,10 +105,10 @@ def test_nothing_found_says_what_is_there(write: Write, tmp_path: Path) -> None:
     ):
         expand_inputs(f"{tmp_path}/lain/*.parquet", CUSTOM)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(NoInput, match=r"no file in the folder .*it holds nothing"):
+    with pytest.raises(NoInput, match=r"the folder .* has no file .*it holds nothing"):
         expand_inputs(f"{tmp_path}/empty", CUSTOM)
     write("set/notes.doc", b"x")
-    with pytest.raises(NoInput, match=r"no file in the folder .*it holds notes\.doc"):
+    with pytest.raises(NoInput, match=r"the folder .* has no file .*it holds notes\.doc"):
         expand_inputs(f"{tmp_path}/set", CUSTOM)
 
 

@@ -51,7 +51,7 @@ def test_rows_of_a_file_that_changes_are_not_to_be_used(name: str, tmp_path: Pat
     batches = read(first, DATASET, batch_rows=100)
     next(batches)
     FORMS[name](path, ROWS // 2, "B")
-    with pytest.raises(FileChanged, match=f"{path} has changed while it was read"):
+    with pytest.raises(FileChanged, match=f"{path} has changed since it was inspected"):
         list(batches)
     with pytest.raises(FileChanged):  # another span, which nobody had begun
         list(read(second, DATASET))

@@ -160,7 +160,7 @@ def test_what_a_teacher_takes_is_measured_on_the_shards_of_the_sample(
         (["--units", "3", "--share", "0.5"], "give only one"),
         (["--units", "0"], "at least 1 unit"),
         (["--units", "x"], "--units: the value is 'x'; it must be a whole number"),
-        (["--share", "2"], "SHARE is 2.0; it must be above 0"),
+        (["--share", "2"], "--share is 2.0; it must be above 0"),
         (["--share", "nan"], "--share: the value is nan; it must be a number"),
         (["--image-keep-rate", "3"], "the value is 3.0; it must be at least 0 and at most 1"),
         (["--image-keep-rate", "-0.1"], "the value is -0.1; it must be at least 0 and at most 1"),
