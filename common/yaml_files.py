@@ -119,7 +119,8 @@ def parse_yaml(text: str, place: str) -> Any:
         place: its name in error messages.
 
     Raises:
-        BadYaml: the text is not valid YAML, has a duplicate key, or a value that cannot be read.
+        BadYaml: the text is not valid YAML, has a key written twice, or a value that cannot be
+            read.
     """
     try:
         return yaml.load(text, Loader=_Loader)
@@ -136,5 +137,6 @@ def parse_yaml(text: str, place: str) -> Any:
         raise BadYaml(f"{place}{where}: not YAML, {' '.join(said.split())}; {_REMEDY}") from error
     except RecursionError as error:
         raise BadYaml(f"{place}: the YAML is nested too deeply; flatten it") from error
-    except ValueError as error:  # for example a number of thousands of digits, or February 31
+    # For example a number of thousands of digits (ValueError), `!!bool foo` (KeyError) or `!!timestamp foo`.
+    except (ValueError, LookupError, AttributeError) as error:
         raise BadYaml(f"{place}: a value cannot be read ({error}); quote it, or correct it") from error

@@ -42,7 +42,7 @@ class Cluster(LocalCluster):
         own = ["--nthreads=1", f"--nworkers={self.size}", f"--local-directory={self.state / 'tmp'}"]
         for daemon, more in (("scheduler", [f"--port={self.port}"]), ("worker", own)):
             command = [sys.executable, "-m", f"distributed.cli.dask_{daemon}", *local, *more]
-            self.spawn(daemon, command, {**os.environ, **ONE_THREAD})
+            self.spawn(daemon, command, {**ONE_THREAD, **os.environ})
 
     def count(self) -> int:
         """Return the number of workers that the scheduler knows, 0 if no scheduler answers."""

@@ -98,7 +98,8 @@ def _of_suite(suite: Suite, tasks: Sequence[TaskRows], folder: Path) -> Across |
         return None
     value = sum(sum(by_name[name].main["value"] for name in part) / len(part) for part in measured) / len(measured)
     lacking = ["/".join(part) for part in parts if part not in measured]
-    of_parts = [("/".join(part), _average([by_name[name] for name in part], folder)) for part in measured]
+    in_parts = [[by_name[name] for name in part] for part in measured]
+    of_parts = [(_images(part), _average(part, folder)) for part in in_parts]
     known = [(name, found) for name, found in of_parts if found is not None]
     low, high = _interval(average(known) if len(known) == len(of_parts) else None)
     return Across(
@@ -109,6 +110,11 @@ def _of_suite(suite: Suite, tasks: Sequence[TaskRows], folder: Path) -> Across |
         high=high,
         how=f"not counted: {', '.join(lacking)}" if lacking else "each task's own metric",
     )
+
+
+def _images(tasks: Sequence[TaskRows]) -> tuple[str, ...]:
+    """Return an identifier of the images behind tasks; parts of a suite with equal ones share their images."""
+    return tuple(dict.fromkeys(images_of(task.task, task.main["protocol"]) for task in tasks))
 
 
 def _average(tasks: Sequence[TaskRows], folder: Path) -> Averaged | None:

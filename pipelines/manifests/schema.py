@@ -179,28 +179,30 @@ class Difference:
 
 
 def check_consistent(infos: Sequence[FileInfo]) -> list[Difference]:
-    """Return the columns whose types differ from those in the first file, in the order of the files.
+    """Return the columns whose types differ from those in the first file that has them and
+    in which they are not all null, in the order of the files.
 
     Types of one family agree: int32 and int64, float and double, string and large_string and
     dictionary; an all-null column agrees with any. The order of columns and missing columns do not
     matter. Differences with a `role` affect what is filtered.
     """
     found = []
-    for info in infos[1:]:
-        first = infos[0]
-        expected = {column.name: column for column in first.columns}
-        roles = {name: role for one in (info, first) for role, name in one.roles.given().items()}
+    firsts: dict[str, tuple[FileInfo, Column]] = {}
+    for info in infos:
         for column in info.columns:
-            name, ours = column.name, expected.get(column.name)
-            if ours is None or ours.kind == column.kind or "null" in (ours.kind, column.kind):
+            if column.kind == "null":
                 continue
+            first, ours = firsts.setdefault(column.name, (info, column))
+            if ours.kind == column.kind:
+                continue
+            roles = {name: role for one in (info, first) for role, name in one.roles.given().items()}
             found.append(
                 Difference(
                     path=info.path,
-                    column=name,
+                    column=column.name,
                     expected=ours.type,
                     found=column.type,
-                    role=roles.get(name),
+                    role=roles.get(column.name),
                     first=first.path,
                 )
             )

@@ -58,6 +58,7 @@ def test_a_merged_key_may_be_given_anew() -> None:
         ("a: {b: 1, c: {}, b: 2}", "line 1, column 18: key 'b' is given twice; remove one of them"),
         ("- {x: 1}\n- {y: 1, y: 1}\n", "line 2, column 10: key 'y' is given twice"),
         ("a: [1, 2\nb: 3\n", "line 2, column 2: not YAML"),
+        *[(f"a: !!{tagged}", "a value cannot be read") for tagged in ("bool no thing", "int ''", "timestamp foo")],
         ("a: b: c\n", "line 1, column 5: not YAML, mapping values are not allowed here; write `key: value`"),
         ("a:\n\tb: 1\n", "line 2, column 1: not YAML, found character"),
         ("a: 'open\n", "line 2, column 1: not YAML, found unexpected end of stream"),

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from open_diht.eval.report import write_report
 from open_diht.eval.report.across import across
 from open_diht.eval.report.data import group_tasks
+from open_diht.eval.results import Items, read_items
 from open_diht.eval.table import main
 from open_diht.eval.tasks import load_suite
 from tests.eval.report.test_report import row
@@ -44,6 +46,29 @@ def test_an_entry_that_was_not_measured_is_said_and_not_counted(tmp_path: Path) 
     one = average(rows(coco_t2i=None, mnist=None), tmp_path)
     assert one.metric == "average of 36 of 38" and one.value == pytest.approx(0.5)
     assert "coco_t2i/coco_i2t" in one.how and "mnist" in one.how
+
+
+def test_parts_on_the_same_images_are_not_independent(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    for name in TASKS:
+        hits = draw.random(40) < 0.5
+        if name == "clevr_distance":  # right on the images on which the other task is
+            hits = read_items(tmp_path / "items" / "clevr_counts.npz").hits
+        what = np.zeros(40, dtype=np.int64)
+        keys = np.array([str(number) for number in range(40)])
+        Items(keys=keys, hits=hits * 1.0, clusters=np.arange(40), predicted=what, label=what).write(
+            tmp_path / "items" / f"{name}.npz"
+        )
+    own = {name: read_items(tmp_path / "items" / f"{name}.npz").hits.mean() for name in TASKS}
+
+    def width(**images: str) -> float:
+        found = [row(name, value=own[name], data={"images_sha256": images.get(name, name)}) for name in TASKS]
+        one = average(found, tmp_path)
+        return float(one.high - one.low)
+
+    # Two of 38 equal parts vary together: the variance is that of 36 single parts and a double one.
+    together, apart = width(clevr_counts="clevr", clevr_distance="clevr"), width()
+    assert together / apart == pytest.approx((40 / 38) ** 0.5, rel=0.01)
 
 
 def test_tasks_that_are_not_the_suite_have_no_average_of_it(tmp_path: Path) -> None:

@@ -35,3 +35,15 @@ def test_differences_name_file_column_and_type(tmp_path: Path) -> None:
         ("n", "int64", None),
     ]
     assert str(found[1]) == f"{second.path}: column 'n' is string, in {first.path} it is int64"
+
+
+def test_a_column_is_compared_with_the_first_file_that_has_values_of_it(tmp_path: Path) -> None:
+    text = pa.array(["x"])
+    files = [
+        look(tmp_path / "1.parquet", caption=text),
+        look(tmp_path / "2.parquet", caption=text, n=pa.nulls(1)),
+        look(tmp_path / "3.parquet", caption=text, n=pa.array([1])),
+        look(tmp_path / "4.parquet", caption=text, n=pa.array(["1"])),
+    ]
+    (one,) = check_consistent(files)
+    assert (one.column, one.expected, one.found, one.first) == ("n", "int64", "string", files[2].path)
