@@ -2,6 +2,7 @@
 torch.
 
 Importing the package changes nothing in the process. Its arrays are small, so one thread of the
-numeric libraries is enough; the commands and workers of `pipelines` run many processes and set
-`OMP_NUM_THREADS=1` unless the user has set it.
+numeric libraries is enough: the commands of `pipelines`, and the workers that they start, set
+`OMP_NUM_THREADS=1` unless the user has set it. On a cluster that you start yourself, in an image or
+a program of your own, it is yours to set.
 """

@@ -63,7 +63,7 @@ class CaptionEvidence:
 
 @dataclass(frozen=True)
 class ImageEvidence:
-    """Images that were read, one for each caption that passed the caption filters."""
+    """Images that were read, once for each of their captions that passed the caption filters."""
 
     captions: list[str]
     records: pa.Table

@@ -134,7 +134,9 @@ class Cat:
             TypeError: an argument is not a sequence, or a long sequence holds no value of its type.
             ValueError: lengths differ, or a column that the preset has a condition on is missing.
             SpotterError, WeightsMissing, WeightsDamaged: OCR does not work at all on this machine.
-            OpinionMissing: the preset asks for a second opinion, whose weights are not there.
+            ModelMissing: the parser's model is not there, or is not the pinned one.
+            OpinionMissing: the preset asks for a second opinion, whose weights cannot be used.
+            ModuleNotFoundError: a language must be identified, and pycld2 is not installed.
         """
         texts, reasons = _texts(captions)
         n = len(texts)

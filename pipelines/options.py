@@ -74,7 +74,7 @@ def parse(parser: Parser, arguments: Sequence[str]) -> tuple[argparse.Namespace,
         The values of our options, and the arguments left for Beam.
 
     Raises:
-        WrongUse: a value is wrong, or an unknown option resembles one of ours or of Beam's; the message names that one.
+        WrongUse: a value is wrong, or an unknown option resembles one of ours or of Beam's, which the message names.
     """
     options, left = parser.parse_known_args(list(arguments))
     # Compare names in Beam's spelling, and report ours in our spelling.
@@ -123,7 +123,7 @@ def command_parser(prog: str, description: str) -> Parser:
 
     Args:
         prog: name of the command in its help.
-        description: first line of its help.
+        description: what the help says that it does.
     """
     parser = Parser(prog=prog, description=description)
     parser.add_argument(
@@ -150,7 +150,7 @@ def command_parser(prog: str, description: str) -> Parser:
     parser.add_argument(
         "--preset", action=Once, default="paper", help=f"thresholds: {', '.join(_preset_names())}, or a YAML file"
     )
-    parser.add_argument("--stages", help=f"comma-separated, of {','.join(STAGES)} (default: all that apply)")
+    parser.add_argument("--stages", help=f"comma-separated, of {','.join(STAGES)} and those of plugins (default: all)")
     parser.add_argument(
         "--export",
         choices=EXPORTS,
@@ -170,7 +170,7 @@ def command_parser(prog: str, description: str) -> Parser:
         help="a Python module with filters, stages or formats of your own",
     )
     add_where(parser)
-    parser.add_argument("--unit-rows", type=number(Positive), help="rows per unit (default: by size and cores)")
+    parser.add_argument("--unit-rows", type=number(Positive), help="rows per unit (default: by size and workers)")
     parser.add_argument(
         "--max-dead-share",
         type=number(Share),
@@ -216,7 +216,8 @@ def add_where(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
         type=number(Workforce),
-        help="units at a time (default: all cores; with dask and flink, the cluster's slots)",
+        help="units at a time (default: all cores; with dask and flink, the cluster's slots; with prism, 1; with "
+        "dataflow, --max_num_workers, --num_workers or 32)",
     )
     parser.add_argument("--shard", help="i/n: process every n-th unit, i from 0; the last one completes the output")
     portable = parser.add_argument_group(

@@ -64,8 +64,8 @@ class RunSettings:
     license: str | None = None
     """License of the results, for their data set card; None: that of the source."""
     stages: tuple[str, ...] = STAGES
-    """Stages to run, of `STAGES`; a filter that needs one which does not run rejects nothing. `download` applies only
-    to manifests with URLs and no images, `score` only if a model is given."""
+    """Stages to run, of `STAGES` and of plugins; a filter that needs one which does not run rejects nothing. `download`
+    applies only to manifests with URLs and no images, `score` only if a model is given."""
     lean: bool = False
     """Do not parse captions without a possible verb. A preset that requires an action rejects them anyway; their other
     annotations stay null. Only for runs on captions alone."""
@@ -82,7 +82,7 @@ class RunSettings:
     """Export format, of `EXPORTS`. shards: new tars; index: the input's tars stay, and an index of each lists the kept
     samples."""
     max_dead_share: float = 0.05
-    """Largest fraction of dead-letter rows with exit status 0; above it the exit status is 1."""
+    """Fraction of dead-letter rows above which the exit status is 1."""
     download: DownloadSettings = field(default_factory=DownloadSettings)
     """Settings of the image download, for manifests with URLs and no images."""
     spotter: SpotterSettings = field(default_factory=SpotterSettings)

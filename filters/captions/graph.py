@@ -246,7 +246,7 @@ def _untied(
     """Yield describing words that the parse ties to no object.
 
     They are inside a name or compound (`titled`, "Elegant Wedding Card") or near their object
-    (`listed`, "Cat Toy - Blue"). If the parse names no other object, a noun becomes one.
+    (`listed`, "Cat Toy - Blue"). If the parse names no other object, another noun may become one.
     """
     tied = len(objects)  # objects of the parse; more may be appended below
     for token, tag in enumerate(parse.tags):

@@ -131,7 +131,7 @@ class CaptionParser:
     spaCy's own pipeline.
 
     Args:
-        names: packages of spaCy models; the first one that is installed is loaded.
+        names: packages or folders of spaCy models; the first one that is there is loaded.
 
     Example:
         >>> from open_diht import CaptionParser

@@ -39,8 +39,9 @@ class Word(NamedTuple):
     """The verb form that a noun or adjective may really be. A base form that is seldom another word
     is `inflected` as well; other base forms count only after a plural ("Rescuers help")."""
     seldom: bool
-    """True if its verb states nothing visible, or if it is a base form that is usually another word. It
-    then counts only directly after a noun that can act ("Firefighters rescue", "Minister tweets")."""
+    """True if its verb states nothing visible, or if it is a base form that is usually another word;
+    never for forms in -ing. It then counts only directly after a noun that can act ("Firefighters
+    rescue", "Minister tweets")."""
     noun: tuple[int, int]
     """(can act, is a page word) as in `NounRating`; `PERSON` for pronouns of persons, `UNKNOWN` for
     unrated words."""

@@ -145,7 +145,7 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 def _check_reasons(preset: Preset) -> None:
-    """Raise `BadValue` if a column has the name of a filter's reason."""
+    """Raise `BadValue` if a column has the name of a filter's reason, or of one of stage `score`."""
     others = (*dataclasses.replace(preset, columns=()).caption_filters, *preset.image_filters)
     reasons = {CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, NOT_SCORED, *(other.reason for other in others)}
     for one in preset.columns:

@@ -63,8 +63,8 @@ class Child:
             settings_to_json(settings),
             str(os.getpid()),
         ]
-        # The child has its own process group. When this process ends for any reason, the kernel sends SIGHUP and
-        # SIGCONT to the orphaned group, which wakes a stopped child. A running child ends by itself, see worker.py.
+        # The child has its own process group. When this process ends while the child is stopped, the kernel sends
+        # SIGHUP and SIGCONT to the orphaned group, which ends it. A running child ends by itself, see worker.py.
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

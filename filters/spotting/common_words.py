@@ -30,8 +30,8 @@ LEAST_CHANCE: Final = 0.001
 
 @lru_cache(maxsize=1)
 def word_chances() -> Mapping[str, float]:
-    """Return folded word -> fraction of captions with it, for every word whose fraction is
-    `LEAST_CHANCE` or more."""
+    """Return folded word -> fraction of captions with it, the largest of the samples, for every word
+    whose fraction is `LEAST_CHANCE` or more."""
     lines = importlib.resources.files(__package__).joinpath(TABLE).read_text(encoding="utf-8").splitlines()
     pairs = (line.split("\t") for line in lines if line and not line.startswith("#"))
     return MappingProxyType({word: float(chance) for word, chance in pairs})

@@ -65,7 +65,7 @@ class SpotterSettings:
     ways if they have a lower score, and the better reading counts; 0 turns this off (ignored by
     `paddle`)."""
     reread_chars: int = 5
-    """Shorter lines are not read a second time: a preset with `min_chars: 5` finds no overlap in them."""
+    """Shorter lines are not read a second time: a preset with `min_chars: 5` seldom finds an overlap in them."""
     models: str | None = None
     """Folder of the installed models; None: $DIHT_OCR_MODELS, else the user's cache (see weights.py)."""
     batch: Positive = 32
@@ -102,8 +102,8 @@ class SpotterSettings:
     start_timeout_s: Above0 = 300.0
     """Longest time for the OCR process to load its models, in seconds."""
     attempts: Positive = 2
-    """How often an image is tried if the OCR process dies on it, because the kernel may have killed
-    the process for another reason."""
+    """How often an image is tried by itself if the OCR process dies on it, because the kernel may have
+    killed the process for another reason."""
     crashes_in_a_row: Positive = 10
     """After this many images in a row lost to crashes, the environment is considered broken and
     `SpotterError` is raised."""

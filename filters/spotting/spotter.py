@@ -102,8 +102,8 @@ class TextSpotter:
                 self._child = None
 
     def provenance(self) -> dict[str, str]:
-        """Return what the results depend on: engine, versions, model names and the sha256 of the
-        weights.
+        """Return facts that the results depend on: engine, versions, model names, the sha256 of the
+        weights and some settings.
 
         It reads the weights (37 MB by default).
         """

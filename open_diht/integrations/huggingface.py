@@ -32,7 +32,7 @@ def add_decisions(
         options: passed on to `map`, such as `num_proc`.
 
     Raises:
-        KeyError: the data set lacks a column.
+        KeyError: the data set lacks the column of the captions or images; a streamed one raises it when it is read.
 
     Example:
         >>> import datasets

@@ -1,7 +1,7 @@
 """Command line of the Beam half of `make concepts`: parse options, and turn errors into one line and an exit status.
 
-Exit status: 0 success; 1 units failed, a shard is corrupt, or more images than allowed are bad; 2
-wrong use.
+Exit status: 0 success; 1 units or the run failed, a shard is corrupt, or more images than allowed are
+bad; 2 wrong use.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _parser(prog: str, defaults: Mapping[str, str]) -> Parser:
     parser.add_argument(
         "--min-count",
         type=number(Positive),
-        help="rows that a concept needs to enter the vocabulary (default: a 50th of all rows, at least 2, at most 100)",
+        help="rows that a concept needs to enter the vocabulary (default: a 50th of the kept rows, from 2 to 100)",
     )
     parser.add_argument(
         "--max-size", type=number(Positive), default=10_000, help="largest vocabulary of a head (default 10,000)"

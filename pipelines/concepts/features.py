@@ -124,7 +124,7 @@ class FeatureStage(Stage):
 
     def _ahead(self, batches: Batches) -> Iterator[tuple[Keys, list[Any]]]:
         """Yield keys and prepared images of each batch. On a CPU nothing is decoded ahead: the
-        teacher uses all cores."""
+        teachers of all workers use all cores."""
         prepare = partial(prepared, teacher=self._loaded)
         return prepared_ahead(batches, prepare, 0 if self.device == "cpu" else self.threads)
 

@@ -96,7 +96,8 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> in
     Raises:
         WrongUse: the data cannot be used as requested.
         NotLocked: another run works in the output folder, or it cannot be determined.
-        RunFailed, WorkerDied, JobFailed: see `Engine.run`.
+        RunFailed, WorkerDied, JobFailed, RunnerError: see `Engine.run`.
+        LeaseLost: another run has taken the output folder in a store.
     """
     for what, path in (("DATA", settings.data), ("OUTPUT", settings.output)):
         if in_memory(path):

@@ -46,6 +46,7 @@ def images_of(path: StorePath) -> Iterator[tuple[str, bytes | None]]:
     Raises:
         UnreadableFile: the tar is corrupt or truncated; complete samples before that are yielded
             first.
+        Unreachable: a store does not answer.
     """
 
     def limit(_: int, ending: str) -> int:

@@ -118,8 +118,8 @@ def find_teacher(name: str, weights: str | None = None) -> Teacher:
         weights: path of its weights; None if the name or a package provides them.
 
     Raises:
-        WrongUse: there is no such teacher, or its weights are missing or differ from the known
-            file.
+        WrongUse: there is no such teacher, a package is not installed, or its weights are missing or
+            differ from the known file.
     """
     asked = parse_encoder_name(name, libraries=LIBRARIES, names=teacher_names(), what="teacher")
     whose = f"teacher {name}"

@@ -36,7 +36,7 @@ class Dataset:
     license: str
     """License of the manifest, as text for people; "unknown" if unknown."""
     default_glob: str
-    """Glob of the manifest files, relative to data/<name>/."""
+    """Glob of the manifest files, relative to data/<name>/ or to a folder that INPUT names."""
     format: str = "auto"
     """File format. auto: detected from the extension, then from the first bytes. The name of a
     format (parquet, tsv, csv, jsonl, webdataset, or one that a plugin registers) applies whatever

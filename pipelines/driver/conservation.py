@@ -27,7 +27,8 @@ class NotConserved(RuntimeError):
 
 def check_conservation(layout: Layout, units: Sequence[Unit], funnel: FunnelRecord) -> None:
     """Check that rows in = kept + rejected (by one reason each) + dead-letter rows + not decided, for each unit and in
-    total, and that the same holds for captions if a row may have several. Both are counted in the files.
+    total, and that the same holds for captions if a row may have several. Kept, rejected and
+    dead-letter rows are counted in the files.
 
     Args:
         layout: paths of the output folder.

@@ -1,8 +1,9 @@
 """README.md of an output folder: a data set card for hubs, whose YAML head tells loaders which files to read.
 
 `datasets.load_dataset` of the folder, or of a repository with the same files, loads kept/; the other kinds are
-configurations with their names. The head lists the types of all columns where the parts agree on them, so that parts
-with different columns load as one table, with null for columns that a part lacks.
+configurations with their names. The head lists the types of all columns of a kind if its parts agree on them and the
+notation has words for all, so that parts with different columns load as one table, with null for columns that a part
+lacks.
 """
 
 from __future__ import annotations

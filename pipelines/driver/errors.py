@@ -1,4 +1,4 @@
-"""Error lines of a run that reached its end. If there are any, its exit status is 1."""
+"""Error lines of a run or shard that ended without an exception. If there are any, its exit status is 1."""
 
 from __future__ import annotations
 

@@ -81,9 +81,11 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
         (0, 184)
 
     Raises:
-        WrongUse, ManifestError, PlanMismatch: the input or output is not usable; no results were written.
+        WrongUse, ManifestError, PlanMismatch, FaissMissing: input, output or a setting is not usable; no results were
+            written.
         NotConserved: rows in and rows out differ.
         RunFailed: the output folder was removed, is full or has damaged files, or a store or hub does not answer.
+        LeaseLost: another run has taken the output folder in a store, after this one could not renew its lease.
         WorkerDied, JobFailed, Staged: see `Engine.run`.
     """
     began = time.time()
@@ -103,7 +105,7 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
     if not plan.units and not plan.unreadable:
         raise WrongUse(f"{settings.input}: the manifests hold no rows")
     for address, commit in plan.pins.items():
-        say(f"{address} is read at commit {commit}, the newest when this run began")
+        say(f"{address} is read at commit {commit}, its commit when this run began")
     if differing := types_that_differ(plan.infos):
         say(differing)
     check_columns(settings.preset, plan.infos, settings.dataset)

@@ -47,8 +47,8 @@ class Engine:
     """Records of the units that failed in this run, by the name of the caption unit."""
 
     def clear_up(self) -> None:
-        """Delete the leftovers of stopped runs, after waiting for workers that still run units of such a run: their
-        files would be missed, and would overwrite those of this run."""
+        """Delete the leftovers of stopped runs, see `remove_leftovers`. On Dask first wait for workers that still run
+        units of such a run: their files would be missed, and would overwrite those of this run."""
         self.backend.await_units(run_name(self.layout.work), self.say)
         remove_leftovers(self.layout)
 
@@ -81,7 +81,7 @@ class Engine:
             RunFailed: a unit failed and `fatal` is set, or units are neither committed nor failed, as when the output
                 folder was removed or is full.
             WorkerDied: workers died repeatedly without a unit running or done.
-            JobFailed, Staged: see `Backend.run`.
+            JobFailed, RunnerError, Staged: see `Backend.run`.
         """
         failed: Failed = {}
         parts: Iterable[list[str]] = [list(todo)] if todo else []

@@ -50,7 +50,7 @@ def run_units(
 
     Raises:
         WorkerDied: a worker process died; its units may be undone.
-        JobFailed, Staged: see `Backend.run`.
+        JobFailed, RunnerError, Staged: see `Backend.run`.
     """
     where: Backend = backend or Direct()
     workers = max(1, min(workers, len(unit_names)))
@@ -150,11 +150,11 @@ def _is_there(path: StorePath) -> bool:
 
 @contextlib.contextmanager
 def worker_log(path: Path) -> Iterator[None]:
-    """Redirect the standard error of this process and its workers into a file, so that Beam's messages do not disturb
-    the progress line.
+    """Redirect the standard error of this process, and of workers that it starts, into a file, so that Beam's messages
+    do not disturb the progress line.
 
-    On an error other than `Staged` and `WorkerDied`, print the last 4,000 bytes, which usually hold the worker's
-    traceback.
+    On an error other than `Staged` and `WorkerDied`, print the last 4,000 bytes written meanwhile, which usually hold
+    the worker's traceback. If standard error has no file descriptor, do nothing.
     """
     try:
         terminal = os.dup(sys.stderr.fileno())

@@ -25,7 +25,8 @@ from open_diht.pipelines.store.records import publish_record
 from open_diht.pipelines.store.storage import StorePath, is_gone
 
 TRIES = 3
-"""Most tries of a unit in one run. After the last one it is quarantined, and the run continues without it."""
+"""Failed tries of a unit in a row, or deaths of workers that ran it, after which it is quarantined and the run
+continues without it."""
 PAUSES_S = (1.0, 5.0)
 """Seconds before the second and third try, since errors of a disk or a network may pass."""
 
@@ -39,8 +40,8 @@ class Stage(ABC):
     """A small picklable object: settings in its constructor, models in `setup`, one unit in `process`.
 
     A stage of your own is a dataclass with a `layout`, a `name`, a `fingerprint` and a `process`. This class does the
-    rest: it deletes the commit record before a unit is redone, writes it after the unit's files are published, and
-    reports progress. A unit that fails is retried and then quarantined.
+    rest: it deletes the commit record before a unit is redone, and writes it after the unit's files are published.
+    `DoUnit` retries a unit that fails and then quarantines it.
     """
 
     name: str
@@ -107,7 +108,7 @@ class Stage(ABC):
         """
 
     def do(self, unit: str) -> None:
-        """Process one unit and commit it."""
+        """Process one unit and commit it, unless another shard has done so."""
         began, path = time.time(), self.layout.commit(self.name, unit)
         heartbeat = Heartbeat(self.layout.progress(self.name, unit))
         before = self.current(unit, read_json(path))

@@ -93,7 +93,7 @@ class Publisher:
             units: number of units of the input.
 
         Raises:
-            WrongUse: no access, too many units, or the repository holds other data.
+            WrongUse: no token or access, no answer, too many units, or the repository holds other data.
         """
         if units > FOLDER_FILES:
             raise WrongUse(
@@ -131,8 +131,8 @@ class Publisher:
             say: receives progress lines.
 
         Raises:
-            CannotPublish: the hub or the network failed, the repository holds other data, or
-                another run has published since.
+            CannotPublish: the hub or the network failed, the repository holds other data, a folder holds too
+                many files, or another run has published since.
         """
         again = f"; all results are in {root}. Run the same command to try again"
         with explained(self.target, CannotPublish, again):

@@ -45,6 +45,7 @@ def batches(chunks: Iterator[Chunk], roles: Roles, batch_rows: int) -> Generator
 
     Raises:
         UnreadableFile: the chunks raised it. All rows before are yielded first.
+        Unreachable: the chunks raised it.
     """
     waiting: list[Batch] = []
     size = 0
@@ -120,14 +121,14 @@ def to_batch(chunk: Chunk, roles: Roles) -> Batch:
 
 
 def _stand_ins(table: pa.Table, roles: Roles, stand_ins: list[str | None] | None) -> list[str | None]:
-    """Return what identifies each image without its URL: preferably a name, else a hash of its bytes."""
+    """Return what identifies each image without its URL: a name, else a hash of its bytes, else None."""
     sources = [_texts(table, roles.image_path), stand_ins or [], _texts(table, roles.sha256), _texts(table, roles.md5)]
     given = [source for source in sources if source]
     return [next((source[row] for source in given if source[row]), None) for row in range(table.num_rows)]
 
 
 def _texts(table: pa.Table, name: str | None) -> list[str | None]:
-    """Return a column as texts, of a list the first; all None if there is no such column."""
+    """Return a column as texts, of a list the first; all None if `name` is None."""
     if name is None:
         return [None] * int(table.num_rows)
     column = table.column(name)

@@ -293,7 +293,7 @@ def fingerprint(path: str, size: int) -> str:
 
 
 def stamp(path: str) -> Stamp | None:
-    """Return a value that changes when a file is written to, using one request; None if there is no file.
+    """Return a value that changes when a file is written to; None if there is no file.
 
     Some stores report only the size (see `telling`).
 
@@ -322,7 +322,7 @@ def telling(known: Stamp | None) -> Stamp | None:
 
 
 def stamps_of(paths: Iterable[str]) -> dict[str, Stamp | None]:
-    """Return the stamps of files, by path."""
+    """Return the stamps of files, by path. Raises what `stamp` raises."""
     known = list(paths)
     found = many_at_once(stamp, known) if any(map(is_url, known)) else map(stamp, known)
     return dict(zip(known, found, strict=True))
@@ -337,6 +337,7 @@ def unchanged(span: Span) -> Iterator[bool]:
     Raises:
         FileChanged: the file is not the one that the span was cut from, or was written to in the
             meantime. It replaces an exception of the block, which the change explains.
+        UnreadableFile, Unreachable: the file cannot be checked, see `reading`.
     """
     if not span.fingerprint:
         yield False

@@ -18,7 +18,7 @@ MissingReason = Literal[
 ]
 """Why there is no image; a closed list, suitable for counters.
 
-image_not_available: the row names no image, or only one on the web. image_outside_root: the path is
+image_not_available: the row is broken, or names no image, or only one on the web. image_outside_root: the path is
 in no folder that may be read. image_missing: the file or tar member does not exist.
 image_unreadable: it cannot be read. image_too_large_file: it has more bytes than the limit.
 """
@@ -54,7 +54,8 @@ def image_folders(manifest: str, dataset: Dataset) -> tuple[str, ...]:
 
 
 def check_images_root(dataset: Dataset) -> None:
-    """Raise NoInput if the data set's images folder does not exist or cannot be read, since rows would lack images."""
+    """Raise NoInput if the data set's images folder does not exist or cannot be read, since rows would lack images, and
+    Unreachable if its store does not answer."""
     root = dataset.images_root
     if root is None or root.startswith(_WEB):
         return

@@ -1,5 +1,5 @@
-"""Pin each repository in INPUT to the commit of its revision when a run begins. A resumed run then
-reads the same rows, and no file changes while it is read."""
+"""Pin each hub repository in INPUT to the commit of its revision when a run begins. A resumed run then reads the same
+rows of it, and none of its files changes while it is read."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def info_of(span: Span, dataset: Dataset) -> FileInfo:
         dataset: how its rows are read.
 
     Raises:
-        UnreadableFile, BadSchema: see `inspect`.
+        UnreadableFile, BadSchema, Unreachable: see `inspect`.
     """
     known = span.info is not None and span.info.read_as == _read_as(dataset, versions())
     return span.info if known and span.info is not None else _look(span.path, dataset)
@@ -92,7 +92,7 @@ def split(info: FileInfo, unit_rows: int) -> list[Span]:
 
     Raises:
         ValueError: `unit_rows` is below 1.
-        UnreadableFile: the file had to be opened (CSV, large tar) and could not be.
+        UnreadableFile, Unreachable: the file had to be opened (CSV, large tar) and could not be.
     """
     if unit_rows < 1:
         raise ValueError(f"unit_rows is {unit_rows}; a unit has at least 1 row")
@@ -109,8 +109,8 @@ def read(
 ) -> Generator[Batch, None, None]:
     """Yield the rows of a file or span in batches. Every row is in exactly one, good or bad, in file order.
 
-    Memory is bounded by `batch_rows`, and batches of large rows are cut short. No file or row group
-    is held whole.
+    Memory is bounded by `batch_rows`, and batches of large rows are cut short. Files and row groups
+    are streamed.
 
     Args:
         info_or_span: a file (all its rows, as one span) or a span. A span's file is inspected again
@@ -136,7 +136,9 @@ def read(
 
 
 def read_rows(table: pa.Table, dataset: Dataset) -> Batch:
-    """Read a table as `read` reads a file: its rows, good and bad, with the same uids and captions.
+    """Read a table as `read` reads a file: its rows, good and bad, with the same captions and uids.
+
+    The paths in structs of images do not enter uids here; in a Parquet file they do if a row has no URL.
 
     Args:
         table: the rows, with any columns.
@@ -166,7 +168,9 @@ def read_images(
 
     Raises:
         ValueError: ordinals are not ascending from 0, or lie beyond the end of a span with images.
-        UnreadableFile: the manifest or tar is damaged; the images before are yielded first.
+        UnreadableFile: the manifest or tar is damaged; the images before are yielded first. In Parquet, the
+            wanted rows of a damaged row group, from the damage on, yield a `MissingImage` instead.
+        Unreachable, or the error of its client: a store does not answer.
         FileChanged: a span's file has changed; the yielded images must not be used.
     """
     wanted = [int(ordinal) for ordinal in ordinals]

@@ -1,4 +1,4 @@
-"""Map columns to roles, and check that the files of one manifest have the same columns."""
+"""Map columns to roles, and find columns whose types differ between the files of one manifest."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _KINDS: dict[str, tuple[Kind, ...]] = {
     "md5": ("text", "null"),
 }
 MAX_COLUMNS = 10_000
-"""Most columns of a file. Beyond it the file is refused, because every row would cost that much."""
+"""Most columns of a file. Beyond it the file is refused, because the cost of a row grows with them."""
 COLUMNS = "--columns a,b,... (in Python: with_roles(columns=[...]))"
 """How to name the columns of a file without header, for messages."""
 _FOUND_BY_ALIAS = (
@@ -36,7 +36,9 @@ def remedy(role: str) -> str:
     """Return how to name the column of a role, for messages."""
     if role == "captions":
         return "name all of them: --caption-columns A,B,... (in Python: with_roles(captions=[...]))"
-    return f"name it: --{role.replace('_', '-')}-column NAME (in Python: with_roles({role}=...))"
+    has_option = role in ("caption", "url", "uid", "image", "image_path")
+    how = f"--{role.replace('_', '-')}-column NAME" if has_option else f"roles: {{{role}: NAME}} in a data set file"
+    return f"name it: {how} (in Python: with_roles({role}=...))"
 
 
 def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, images: bool = False) -> Roles:

@@ -92,7 +92,7 @@ class Span:
     stop: int
     """End of the span, exclusive. A file's spans cover it from 0 to its rows (Parquet) or bytes (others)."""
     rows: int
-    """Number of rows in it, good and bad."""
+    """Number of rows in it, good and bad, exact or estimated."""
     exact: bool
     """Whether `rows` is exact rather than an estimate."""
     fingerprint: str = ""
@@ -158,7 +158,7 @@ class BadRow:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Batch:
-    """Consecutive rows of a span. Every row of the span is in exactly one batch, as good or bad, in order."""
+    """Consecutive rows of a span. Every row of an undamaged span is in exactly one batch, as good or bad, in order."""
 
     ordinals: npt.NDArray[np.int64]
     """Indices of the good rows inside the span, ascending; shape (n,)."""

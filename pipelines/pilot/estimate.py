@@ -54,7 +54,8 @@ def share(counts: Sequence[int], rows: Sequence[int], all_rows: int) -> Estimate
     fraction not sampled and by the design effect, which tells how much less information a row carries
     because rows of a unit are similar (Dean and Pagano 2015, "modified Wilson"). It lies within 0 and
     1, and even if no row is of the kind it has a positive width, unless all rows are sampled. With one
-    unit, rows are treated as independent, so the interval is too narrow.
+    unit, rows are treated as independent, so the interval is too narrow. Without rows, the estimate is 0 with the
+    interval 0 to 1.
 
     Args:
         counts: rows of the kind in each unit of the sample.
@@ -79,7 +80,8 @@ def share(counts: Sequence[int], rows: Sequence[int], all_rows: int) -> Estimate
 
 
 def per_row(amounts: Sequence[float], rows: Sequence[int], all_rows: int) -> Estimate:
-    """Return the cost of a row: the ratio of sums with Student's interval; with one unit there is no interval.
+    """Return the cost of a row: the ratio of sums with Student's interval; with one unit or no rows
+    there is no interval.
 
     Args:
         amounts: seconds, bytes or images of each unit of the sample.
@@ -104,7 +106,7 @@ def recut(amounts: Sequence[float], rows: Sequence[int], all_rows: int, units: i
     A unit has a fixed cost (files, footers) and a cost per row; units of two sizes separate them.
     The fit is a line by weighted least squares. Its variance comes from the residuals alone (HC2,
     MacKinnon and White 1985, because noise may grow with the unit). Student's quantile has
-    one degree of freedom less than there are units of the rarer size.
+    one degree of freedom less than there are units of the rarer size. The interval is widened by `_BENT` of the total.
 
     Args:
         amounts: seconds, bytes or images of each unit of the sample.

@@ -59,6 +59,7 @@ def sampling(settings: RunSettings, count: int | None, share: float | None, seed
     Raises:
         WrongUse: the input has no readable rows, `count` and `share` are both given, `count` is below 1, or `share`
             is not above 0 and at most 1.
+        ManifestError, PlanMismatch: see `make_plan`.
     """
     whole = _plan(settings, settings.unit_rows)
     unreadable = whole.unreadable

@@ -14,11 +14,11 @@ from open_diht.pipelines.runners.portable import Workers
 __all__ = ["RUNNERS", "Backend", "Direct", "Job", "JobFailed", "RunnerError", "Staged", "Workers", "make_backend"]
 
 _BEAM_NAMES = {"PrismRunner": "prism", "DaskRunner": "dask", "FlinkRunner": "flink", "DataflowRunner": "dataflow"}
-"""Our name for each of Beam's runner names, which Beam's launchers pass, such as that of Flex templates."""
+"""Our names by Beam's, except for DirectRunner. Beam's launchers pass these, such as that of Flex templates."""
 
 
 def make_backend(name: str, beam_arguments: Sequence[str] = (), workers: Workers | None = None) -> Backend:
-    """Return the backend with a name in `RUNNERS`, or with Beam's name for it.
+    """Return the backend with a name in `RUNNERS`, or with Beam's name for one of them other than `direct`.
 
     Args:
         name: the value of --runner.
@@ -26,7 +26,8 @@ def make_backend(name: str, beam_arguments: Sequence[str] = (), workers: Workers
         workers: how to start the worker processes of `prism` and `flink`, or find those of `dask`.
 
     Raises:
-        RunnerError: the name or an option is unknown, an option belongs to another runner, or Dask is not installed.
+        RunnerError: the name is unknown, an option is refused (see `check_beam_options`) or belongs to another runner,
+            or Dask is not installed.
     """
     name = _BEAM_NAMES.get(name, name)
     if name not in RUNNERS:

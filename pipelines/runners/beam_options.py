@@ -25,7 +25,7 @@ _OURS = {
     "streaming": "nothing; a run is a batch",
     "save_main_session": "nothing; stages are importable",
 }
-"""Beam options that this program sets itself, each with the option to use instead."""
+"""Beam options that are refused, each with the option to use instead, or why none is needed."""
 _BELONGS = {
     "FlinkRunnerOptions": ("flink",),
     "PrismRunnerOptions": ("prism",),
@@ -37,7 +37,8 @@ _BELONGS = {
     "SparkRunnerOptions": (),
     "KafkaStreamsRunnerOptions": (),
 }
-"""Runners for which the options of a class are accepted. Those of classes that are not listed always are."""
+"""Runners for which the options of a class are accepted. Those of other classes are accepted, except for
+`_OURS`."""
 
 
 class _Parser(beam_options._BeamArgumentParser):
@@ -53,7 +54,7 @@ def check_beam_options(arguments: Sequence[str], runner: str) -> tuple[str, ...]
         runner: name of the runner that will get them.
 
     Raises:
-        RunnerError: an option is unknown to Beam, belongs to another runner, or is one that this program sets itself.
+        RunnerError: an option is unknown to Beam, belongs to another runner, or is one of `_OURS`.
     """
     flags = tuple(underscored(argument) for argument in arguments)
     parser, owners = _Parser(allow_abbrev=False, add_help=False, conflict_handler="resolve"), dict[str, str]()

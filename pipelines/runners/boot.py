@@ -4,8 +4,9 @@
 With `environment_type=PROCESS`, a runner starts this program for each worker, with an id and the address of its
 provision service. The program gets pipeline options, service addresses and the list of staged files from there, fetches
 the files, installs the packages among them into a private folder, and starts Beam's worker with that folder first on
-its path. It remains the parent of the worker and prints why a worker failed. It also writes that to a file in the
-driver's folder (`DIHT_BOOT_FOLDER`), because a runner waits silently for a worker that never starts.
+its path. It remains the parent of the worker and prints why a worker failed. If the driver's folder
+(`DIHT_BOOT_FOLDER`) is on this machine, it also writes that to a file there, because a runner waits silently for a
+worker that never starts.
 
 Beam has no such program outside its images: its worker pool (EXTERNAL) installs nothing and passes no options, and its
 boot binary installs into the environment that it runs in. This file imports Beam and grpc but nothing of this project,
@@ -28,7 +29,8 @@ from pathlib import Path
 from typing import Any
 
 FOLDER_VARIABLE = "DIHT_BOOT_FOLDER"
-"""Variable with the folder for workers' files and reports; a temporary one if it is unset or not on this machine."""
+"""Variable with the driver's folder, for workers' files and reports. If it is unset or the folder is not on this
+machine, files go to a temporary folder, and reports are only printed."""
 CWD_VARIABLE = "DIHT_WORKER_CWD"
 """Variable with the folder that relative paths of the job start from; ignored if it is not on this machine."""
 RPC_SECONDS = 60.0
@@ -44,7 +46,7 @@ def given_folder() -> str | None:
 
 
 def report(worker: str, message: str, kind: str = "failed") -> None:
-    """Print an error, and write its message to a file `<kind>-*.txt` in the driver's folder.
+    """Print an error, and write its message to a file `<kind>-*.txt` in the driver's folder if that is on this machine.
 
     Args:
         worker: id of the worker.
@@ -80,7 +82,7 @@ class BootError(RuntimeError):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Start a worker, wait for its end, and return its exit status."""
+    """Start a worker, wait for its end, and return its exit status; 1 if it cannot be started."""
     parser = argparse.ArgumentParser(prog="boot", description="Start a Beam worker process.", allow_abbrev=False)
     parser.add_argument("--id", required=True)
     parser.add_argument("--provision_endpoint", required=True)
@@ -117,7 +119,7 @@ def prepare(worker: str, endpoint: str, private: Path) -> dict[str, str]:
         The environment variables of the worker process, which describe its job.
 
     Raises:
-        BootError, grpc.RpcError: the worker cannot be started.
+        BootError, grpc.RpcError, OSError: the worker cannot be started.
     """
     metadata = [("worker_id", worker)]
     with grpc.insecure_channel(endpoint, ANY_SIZE) as channel:
@@ -155,6 +157,7 @@ def fetch(dependencies: Sequence[Any], endpoint: str, folder: Path, metadata: li
 
     Raises:
         BootError: a checksum differs, a file has no name, or a file lists requirements for every worker to download.
+        grpc.RpcError, OSError: the service does not answer, or a file cannot be written.
     """
     paths = []
     with grpc.insecure_channel(endpoint, ANY_SIZE) as channel:
@@ -205,8 +208,8 @@ def install(packages: Sequence[Path], site: Path) -> None:
 
 
 def _supervise(environment: Mapping[str, str]) -> int:
-    """Run the worker and return its exit status, 0 if the runner ended it. It gets the signals to end, and on Linux
-    does not outlive this process."""
+    """Run the worker and return its exit status: 0 if this process got SIGTERM or SIGINT, which it passes on;
+    negative if another signal ended the worker. On Linux the worker does not outlive this process."""
     cwd = environment.get(CWD_VARIABLE, "")
     parent = os.getpid()
     process = subprocess.Popen(

@@ -50,8 +50,8 @@ VARIABLE = "DASK_SCHEDULER_ADDRESS"
 CONNECT_SECONDS = 5.0
 POLL_SECONDS = 2.0
 PARTITIONS = 50
-"""Partitions per worker. Dask assigns them as workers become free, so that all end at about the same time, and the load
-of its scheduler does not grow with the number of units."""
+"""Partitions per unit at a time, or per worker if these are more. Dask assigns them as workers become free, so that all
+end at about the same time, and the load of its scheduler does not grow with the number of units."""
 PACKAGES = (
     "apache-beam",
     "cloudpickle",
@@ -152,17 +152,19 @@ class Dask(PortableBackend):
 
     def address(self) -> str:
         """Return the address of the scheduler: of the option, else of the variable, else that of `make dask-up`. Both
-        may name a scheduler file instead. Raises RunnerError if it is not an address."""
+        may name a scheduler file instead. Raises RunnerError if it is neither."""
         asked = self.workers.scheduler or os.environ.get(VARIABLE) or ADDRESS
         if os.path.isfile(asked):
             try:
                 return str(json.loads(Path(asked).read_text(encoding="utf-8"))["address"])
             except (ValueError, KeyError, TypeError) as error:
-                raise RunnerError(f"--dask-scheduler {asked} is not a Dask scheduler's file ({error!r})") from error
+                raise RunnerError(
+                    f"{asked} (--dask-scheduler or {VARIABLE}) is not a Dask scheduler's file ({error!r})"
+                ) from error
         if not _ADDRESS.fullmatch(asked):
             raise RunnerError(
-                f"--dask-scheduler {asked} is neither an address such as tcp://host:8786 nor the file that a scheduler "
-                "writes (--scheduler-file)"
+                f"{asked} (--dask-scheduler or {VARIABLE}) is neither an address such as tcp://host:8786 nor the file "
+                "that a scheduler writes (--scheduler-file)"
             )
         return asked
 
@@ -274,7 +276,8 @@ def _check_versions(client: distributed.Client) -> None:
 
 
 def _check_seen(client: distributed.Client, what: str, place: str) -> None:
-    """Raise RunnerError if a worker does not see a path on a disk."""
+    """Raise RunnerError if a path is in the memory of this process, or is on a disk and a worker does not see it; of a
+    pattern, the first match."""
     if not on_this_machine(place):
         return
     path = store_path(place.rpartition("::")[2])

@@ -113,7 +113,7 @@ class Dataflow(Backend):
             raise
 
     def job_flags(self, label: str) -> list[str]:
-        """Return all flags of a stage's job; the user's flags come last and take precedence."""
+        """Return the flags of a stage's job, except `QUIET`; the user's flags come last and take precedence."""
         flags = ["--no_save_main_session", "--number_of_worker_harness_threads=1"]
         values = option_values(self.flags)
         if not values["machine_type"] and _PRIME not in (values["dataflow_service_options"] or ()):  # type: ignore[operator]

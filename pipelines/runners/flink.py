@@ -88,7 +88,7 @@ class Flink(portable.PortableBackend):
 
     def _cluster(self) -> dict[str, Any] | None:
         """Return slots, task managers and version from the cluster's REST service; None if the job server will run the
-        cluster itself."""
+        cluster itself. Raises RunnerError if no cluster answers."""
         master = self._master()
         if master in MAGIC_HOST_NAMES:
             return None
@@ -104,7 +104,10 @@ class Flink(portable.PortableBackend):
             ) from error
 
     def _version(self, cluster: dict[str, Any] | None) -> str:
-        """Return the Flink version of the cluster, as in 1.20, which the jar must match."""
+        """Return the Flink version, as in 1.20, which the jar must match: of the option or the cluster, else `VERSION`.
+
+        Raises RunnerError if option and cluster differ, or Beam has no job server for the version.
+        """
         named = str(option_values(self.flags)["flink_version"]) if given(self.flags, "flink_version") else None
         found = ".".join(str(cluster["flink-version"]).split(".")[:2]) if cluster else None
         if named and found and named != found:

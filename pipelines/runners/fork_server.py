@@ -1,4 +1,5 @@
-"""The process that local workers are forked from. It has imported everything, so a worker starts in milliseconds.
+"""The process that local workers are forked from. It has imported Beam and the stages, so a worker starts in
+milliseconds.
 
 The server listens on a socket. Each byte requests a worker, and comes with two descriptors: a connection, and the
 standard error of the worker. The worker reads its environment, folder and import path from the connection; the server

@@ -16,7 +16,7 @@ QUIET = ("--default_sdk_harness_log_level=ERROR",)
 
 
 class RunnerError(ValueError):
-    """The runner cannot be used with these options; nothing was started. The message names the remedy."""
+    """The runner cannot be used with these options, or its cluster does not answer. The message names the remedy."""
 
 
 class JobFailed(RuntimeError):
@@ -82,7 +82,8 @@ class Backend(Protocol):
         return 1
 
     def await_units(self, place: str, say: Callable[[str], None]) -> None:
-        """Wait until no worker is running a unit of a stopped run. On most backends, workers end with their driver.
+        """Wait until no worker is running a unit of a stopped run. By default there is no waiting, since on most
+        backends workers end with their driver.
 
         Args:
             place: name of the run's jobs, see `engine.jobs.run_name`.
@@ -91,7 +92,8 @@ class Backend(Protocol):
         return None
 
     def run(self, job: Job) -> None:
-        """Run a job to its end. Raises JobFailed, WorkerDied or an error of the stage, or Staged if only staged."""
+        """Run a job to its end. Raises JobFailed, WorkerDied, RunnerError or an error of the stage, or Staged if only
+        staged."""
 
 
 def cancel(result: PipelineResult) -> None:

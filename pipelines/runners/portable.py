@@ -2,7 +2,7 @@
 
 By default (environment PROCESS) boot.py starts the workers. They run the code that the driver stages, so the hosts of a
 cluster need Beam and the filters' dependencies, but not this project. A runner waits forever for workers that cannot
-start; so boot.py reports to the driver, and a job without a worker after `start_seconds` is ended.
+start; so boot.py reports to a driver whose folder it sees, and a job without a worker after `start_seconds` is ended.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ def environment_type(flags: Sequence[str]) -> str:
 
 
 def check_workers(workers: Workers, flags: Sequence[str]) -> None:
-    """Raise RunnerError if the environment type is unknown or the workers' Python is not on this machine.
+    """Raise RunnerError if the environment type is unknown, or boot.py is to start workers with a Python that is not on
+    this machine.
 
     Args:
         workers: how to start the workers.

@@ -16,7 +16,7 @@ from open_diht.pipelines.runners.job import Job, RunnerError
 
 VARIABLE = "PRISM"
 BUILT = Path(".prism/prism")
-"""Path of the binary that `make prism` builds, relative to the checkout."""
+"""Path of the binary that `make prism` builds, relative to the checkout, which must be the working directory."""
 END_SECONDS = 20.0
 """Seconds until a job with a dead worker is ended: Prism starts no other, and may wait for the dead one forever."""
 BUILD = f"GOBIN=$PWD/.prism go install github.com/apache/beam/sdks/v2/go/cmd/prism@v{beam_version}"
@@ -46,7 +46,7 @@ class Prism(portable.PortableBackend):
         named = option_values(self.flags)["prism_location"] or os.environ.get(VARIABLE)
         path = Path(str(named)) if named else BUILT
         if not path.is_file() or not os.access(path, os.X_OK):
-            what = f"{path} is missing or not executable" if named else f"neither ${VARIABLE} nor {BUILT} exists"
+            what = f"{path} is missing or not executable{'' if named else f', and ${VARIABLE} is not set'}"
             raise RunnerError(
                 f"--runner prism needs the Prism binary ({what}); build it with `make prism` (that is `{BUILD}`), or "
                 f"name it: {VARIABLE}=/path/to/prism"

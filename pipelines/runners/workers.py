@@ -79,7 +79,8 @@ def watched_workers() -> Iterator[None]:
     """Make the local runner watch the worker processes that it starts during the `with` block.
 
     Raises:
-        WorkerDied: a worker process died. The other workers have finished their units.
+        WorkerDied: a worker process died; the other workers have finished their units. Or the process that starts
+            workers was killed, and they with it.
     """
     register = worker_handlers.WorkerHandler.register_environment
     register(python_urns.SUBPROCESS_SDK, bytes)(_WatchedWorkerHandler)

@@ -83,14 +83,14 @@ class CaptionRecord(TypedDict):
 
 @dataclass
 class CaptionStage(Annotator):
-    """See `Annotator`. Part of every run; if it is not requested, rows only get identities."""
+    """See `Annotator`. Part of every run; if it is not requested, rows not annotated before only get identities."""
 
     layout: Layout
     dataset: Dataset
     fingerprint: str
     """Fingerprint of model, code and weights."""
     annotate: bool = True
-    """Whether to parse captions. False if the stage is not requested: rows then only get identities."""
+    """Whether to parse captions. False if the stage is not requested."""
     lean: bool = False
     """See `RunSettings.lean`."""
     second_opinion: bool = False

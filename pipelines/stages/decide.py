@@ -227,7 +227,7 @@ class Deciding:
         return {unit: fingerprint_of(base, parts) for unit, parts in sources.items()}
 
     def make(self, survivors: Mapping[str, str], findings: Findings) -> dict[str, str]:
-        """Decide all units that are not up to date. Return what each unit's decisions depend on.
+        """Decide all units that are not up to date. Return what each unit's decisions depend on, without failed units.
 
         Args:
             survivors: fingerprints of the units' survivors, from `survivors`.

@@ -2,8 +2,8 @@
 
 Its units are the image units that spotting reads, at most ten thousand URLs each. A segment of an
 image unit becomes a table with one record per requested row and, if any image was fetched, a
-webdataset tar. While images are to be stored in the same way, a row is requested again only if it was
-refused and the settings permit more now. Rows of a segment that share a URL share its requests.
+webdataset tar. While images are to be stored in the same way, a recorded row is requested again only if
+it was refused and the settings permit more now. Rows of a segment that share a URL share its requests.
 """
 
 from __future__ import annotations
@@ -133,7 +133,8 @@ class DownloadStage(SegmentAnnotator):
         )
 
     def finish(self, work: Work, todo: Sequence[str]) -> None:
-        """Check for an outage over all units that the run has processed, unless they are many.
+        """Check for an outage over all units that the run has processed, unless they are many, and quarantine the units
+        with unreachable URLs.
 
         A unit with few URLs cannot tell dead links from a broken network; all units together often can.
         """
@@ -149,7 +150,8 @@ class DownloadStage(SegmentAnnotator):
         elif asked and unreachable == asked:
             work.say(
                 f"download: none of the {asked} urls was reached. If that was this machine's network, remove "
-                f"{self.layout.work / DOWNLOAD}, and run again to retry them"
+                f"{self.layout.work / DOWNLOAD} and run again; the images of earlier runs are in it too, and are then "
+                "fetched again"
             )
 
     def setup(self) -> None:

@@ -68,7 +68,7 @@ class LocalEncoder:
 
 
 def find_encoder(text: str) -> LocalEncoder:
-    """Return the image encoder that a preset names, checked without importing torch.
+    """Return an image encoder by name, checked without importing torch.
 
     Raises:
         EncoderError: the name is unknown, packages are not installed, or the weights are missing.

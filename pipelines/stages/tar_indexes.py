@@ -1,8 +1,8 @@
 """Stage `export` with `--export index`: leave the input's tars unchanged, and index the survivors in each.
 
-Training reads these samples and no others. While it stays the same, a tar is scanned at most once, for
-an index of all its samples that is kept in work/; later thresholds select from that. Units are tars,
-named after the first of their caption units.
+Training reads these samples and no others. An index of all samples of a tar is kept in work/, so that the tar is not
+scanned again while it stays the same; later thresholds select from that. Units are tars, named after the first of their
+caption units.
 """
 
 from __future__ import annotations

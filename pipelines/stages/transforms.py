@@ -60,6 +60,7 @@ class AnnotateCaptions(beam.PTransform[Any, Any]):
 
     Raises:
         ValueError: while it runs; a batch has no such column, or already has a column `annotations`.
+        BadSchema: while it runs; the column holds no text.
         OpinionMissing: while it runs; the weights of the second opinion cannot be used.
 
     Example:
@@ -98,6 +99,7 @@ class SpotText(beam.PTransform[Any, Any]):
         BadPreset: there is no such preset.
         ValueError: while it runs; a batch lacks a column or annotations, has no bytes in the column of images, or
             already has a column `spotting`.
+        BadSchema: while it runs with a preset; a column has the wrong type.
 
     Example:
         >>> import apache_beam as beam, pyarrow as pa
@@ -142,12 +144,13 @@ class ApplyCat(beam.PTransform[Any, Any]):
         stages: stages whose annotations decide, `captions` and `spotting`; filters of other stages are
             skipped. Use `["captions"]` if there are no images.
         **roles: columns that identify rows, if they have other names than a run looks for
-            (`DATASET=custom`), as in `uid="id"`, `url="link"`.
+            (`DATASET=custom`), as in `uid="id"`, `url="link"`; and columns that conditions of the preset compare, if
+            they have other names than the conditions, as in `similarity="clip_l14"`. Aliases of these are not tried.
 
     Raises:
         BadPreset: there is no such preset.
         ValueError: a stage is unknown; or while it runs, a batch lacks a column or annotations.
-        DatasetError, BadSchema: a role is unknown, or its column is ambiguous.
+        DatasetError, BadSchema: a role is unknown, or its column is missing, ambiguous or of the wrong type.
 
     Example:
         >>> import apache_beam as beam, pyarrow as pa

@@ -2,7 +2,7 @@
 
 On a disk, a file is written under a temporary name, flushed and renamed. In an object store an upload appears only when
 it is complete, and a rename would be a copy; so the file is written to a local temporary file and uploaded under its
-final name. The commit record of a unit is written last in the same way: a unit is done when its record exists.
+final name. The commit record of a unit is written last in the same way: without it a unit is not done.
 """
 
 from __future__ import annotations

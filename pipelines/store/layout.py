@@ -1,4 +1,4 @@
-"""Paths of all files in an output folder."""
+"""Paths of the files in an output folder."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Layout:
 
     @property
     def scratch(self) -> Path:
-        """Local folder of the progress files and logs, which only this machine needs."""
+        """Local folder of the progress files and logs: `work`, or if that is in a store, a folder of this machine."""
         work = self.work
         if is_local(work):
             return work
@@ -101,7 +101,7 @@ class Layout:
         return self.root / "shards" / unit
 
     def folders(self) -> Iterator[StorePath]:
-        """Yield the folders that runs write files into, whether they exist or not.
+        """Yield the folders in which killed runs may leave temporary files, whether they exist or not.
 
         Folders of `work/` without a folder `commits` or `progress` may be the user's and are left out.
         """

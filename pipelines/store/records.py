@@ -1,4 +1,4 @@
-"""Commit records: a unit is done as long as its record exists, together with the files that the record vouches for."""
+"""Commit records: without its record, or a file that the record vouches for, a unit is not done."""
 
 from __future__ import annotations
 

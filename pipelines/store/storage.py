@@ -1,8 +1,9 @@
 """One path type for output folders on a disk or in an object store.
 
-A path without protocol is a `pathlib.Path`; `s3://...`, `gs://...` and every other protocol that fsspec knows is a
-`UPath` with the same methods. fsspec and the client of the store find credentials and endpoints themselves
-(AWS_ENDPOINT_URL, FSSPEC_S3_..., credential files), so workers get them with the environment and nothing stores them.
+A path without protocol, or with file://, is a `pathlib.Path`; `s3://...`, `gs://...` and every other protocol that
+fsspec knows is a `UPath` with the same methods. fsspec and the client of the store find credentials and endpoints
+themselves (AWS_ENDPOINT_URL, FSSPEC_S3_..., credential files), so workers get them with the environment and nothing
+stores them.
 """
 
 from __future__ import annotations

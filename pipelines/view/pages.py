@@ -45,7 +45,7 @@ _CHANGED = 6
 _SCORES = (CLIP_SCORE, MASKED_SCORE, TEXT_AREA, NEG_CLIP_LOSS)
 """Columns with what stage `score` measured."""
 _UNITS_COUNTED = 2_000
-"""Maximum number of commit records that are summed for an output without a funnel."""
+"""Maximum number of commit records that are summed for an output whose run has not ended."""
 
 
 def script() -> str:

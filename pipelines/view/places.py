@@ -1,4 +1,4 @@
-"""Find the ordinals of rows in output files. The files store no ordinals, but keep the order of the rows."""
+"""Find the ordinals of rows in output files. kept/ and rejected/ store none, but keep the order of the rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def ordinals_of(output: Output, unit: str, end: str) -> NDArray[np.int64]:
         end: one of `ENDS`.
 
     Raises:
-        FileNotFoundError: a run is deciding the unit again at this moment.
+        FileNotFoundError: a run is deciding the unit again at this moment, or the unit has no file of its annotations
+            or decisions.
     """
     if end == UNDECIDED:
         return _column(output.layout.data("captions", unit))

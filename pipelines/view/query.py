@@ -172,7 +172,7 @@ def numeric_columns(output: Output) -> list[str]:
 
 
 def random_place(output: Output) -> Place | None:
-    """Return the first row of a random unit; None if there are no units."""
+    """Return the first place of a random unit, which may have no row there; None if there are no units."""
     listing = output.listing()
     units = [*listing.decided, *listing.undecided]
     if not units:

@@ -58,7 +58,8 @@ class Sample:
 
     pieces: tuple[Piece, ...]
     all_rows: int
-    """Rows of the annotated units, including those that could not be read."""
+    """Rows of the annotated units, including those that could not be read; of units without a count, the plan's
+    estimate."""
     whole: bool
     """Whether the sample holds all rows of these units."""
     seed: int
@@ -70,7 +71,7 @@ class Sample:
 
 
 def draw(output: Output, rows: int = ROWS, seed: int = 0, seconds: float = SECONDS) -> Sample:
-    """Return all rows of the annotated units if they are at most `rows`, else a random sample of about `rows`.
+    """Return all rows of the annotated units if they are at most `rows`, else a random sample of at most `rows`.
 
     Args:
         output: the output.
@@ -95,7 +96,8 @@ def draw(output: Output, rows: int = ROWS, seed: int = 0, seconds: float = SECON
 
 
 def _size(output: Output, unit: str) -> int:
-    """Return the number of rows of a unit, including those that could not be read."""
+    """Return the number of rows of a unit, including those that could not be read; while they are not counted, the
+    plan's estimate."""
     span = output.plan.span(unit)
     record = None if span.exact else output.captions_record(unit)  # counted rows in place of an estimate
     return record["rows"] if record else span.rows

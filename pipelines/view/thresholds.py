@@ -59,7 +59,7 @@ class Decided:
 
     @property
     def share(self) -> Estimate:
-        """The fraction of all rows of the output that is certainly kept."""
+        """The fraction of the annotated rows of the output that is certainly kept."""
         counts = [int(kept.sum()) for kept in self.kept]
         rows = [len(piece) for piece in self.sample.pieces]
         return share(counts, rows, sum(rows) if self.sample.whole else max(self.sample.all_rows, sum(rows)))

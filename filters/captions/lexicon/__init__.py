@@ -111,8 +111,8 @@ def verb_forms() -> frozenset[str]:
 def verb_lemma(form: str) -> str | None:
     """Return the rated verb that the lower-case `form` is an inflection of, else None.
 
-    If there are several, a verb that was rated by reading is preferred ("singing" is a form of
-    sing, not of singe).
+    An irregular form is of its own verb ("found" of find). If a regular form has several, a verb that
+    was rated by reading is preferred ("singing" is a form of sing, not of singe).
     """
     if form in _irregular():
         return _irregular()[form]

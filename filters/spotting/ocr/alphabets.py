@@ -1,6 +1,6 @@
 """Load a recognizer without unneeded classes: 6,200 of the tiny one's 6,906 are Chinese characters.
 
-The last layer, over all classes at every step, takes a sixth of the tiny recognizer's time. Its
+The last layer, over all classes at every step, takes about a fifth of the tiny recognizer's time. Its
 columns are cut in the ONNX file when it is loaded.
 """
 

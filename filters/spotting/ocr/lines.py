@@ -26,7 +26,7 @@ def cut_line(pixels: Pixels, box: Quad) -> tuple[Pixels, bool]:
     """Return the part of an image inside a box, and whether it was turned because it is tall.
 
     A large box that leans is reduced. A tall part is turned by a quarter counter-clockwise, which
-    suits text that reads downwards. The part may be empty: (0, n, 3).
+    suits text that reads downwards. The part may be empty.
 
     Args:
         pixels: the image, uint8 (height, width, 3).

@@ -104,7 +104,7 @@ class Graph:
         return users[0] if len(users) == 1 and name != self.output else None
 
     def constant(self, name: str) -> npt.NDArray[np.float32] | None:
-        """Return a float32 constant; None if the name is not that of one."""
+        """Return a float32 constant with raw data; None if the name is not that of one."""
         tensor = next((tensor for tensor in self._graph.initializer if tensor.name == name), None)
         if tensor is None or tensor.data_type != _FLOAT or not tensor.raw_data:
             return None

@@ -54,9 +54,9 @@ class Format(ABC):
     """Increase it when inspecting the same file gives another result. Older inspections are then discarded."""
 
     def starts(self, head: bytes) -> bool:
-        """Return whether these first 512 bytes, as stored, certainly belong to this format.
+        """Return whether a file with these first 512 bytes, as stored, certainly has this format.
 
-        It is called only if the file's name does not tell the format.
+        It is called only if neither the data set nor the file's name tells the format.
         """
         return False
 
@@ -82,6 +82,7 @@ class Format(ABC):
         Raises:
             UnreadableFile: empty, damaged, or not what its name says.
             BadSchema: columns are missing, ambiguous, repeated, or of the wrong type.
+            Unreachable: a store does not answer.
         """
 
     @abstractmethod
@@ -96,6 +97,7 @@ class Format(ABC):
 
         Raises:
             UnreadableFile: the file is damaged; the rows before are yielded first.
+            Unreachable: a store does not answer.
         """
 
     def whole(self, info: FileInfo) -> Span:
@@ -220,6 +222,7 @@ def detect(path: str, dataset: Dataset) -> tuple[Format, Compression]:
         UnreadableFile: the file is absent, or its first bytes contradict the name or format (a web page, UTF-16,
             another kind of file).
         BadSchema: neither the data set, nor the name, nor the first bytes tell a known format.
+        Unreachable: a store does not answer.
     """
     with reading(path):
         head = read_part(path, 0, _MAGIC_BYTES)

@@ -1,8 +1,8 @@
 """JSON lines, and JSON objects as rows of a table with one schema.
 
-The columns come from the first objects. A later value that does not fit (another key, another type)
-is kept as JSON in the column `_extra`, so that all tables of a file have one schema. Nested values
-are kept as JSON text.
+The columns come from the first objects. A later value that does not fit (another key, or no number or
+boolean where the column holds these) is kept as JSON in the column `_extra`, so that all tables of a
+file have one schema. Columns of type string hold such values as JSON text.
 """
 
 from __future__ import annotations

@@ -100,7 +100,8 @@ class Head:
 
 
 class LineFormat(Format):
-    """A format whose rows begin at line starts, so that uncompressed files can be split anywhere.
+    """A format whose rows begin at line starts. By default every line start may begin a row, so that uncompressed files
+    can be split anywhere.
 
     Compressed files are decompressed. A line of more than MAX_ROW_BYTES is `oversized`, and only
     its beginning is available.
@@ -196,6 +197,7 @@ def span_lines(info: FileInfo, span: Span) -> Iterator[Line]:
 
     Raises:
         UnreadableFile: the file is damaged; the lines before are yielded first.
+        Unreachable: a store does not answer.
     """
     with reading(info.path):
         stream = open_stream(info.path, info.compression)
@@ -225,6 +227,7 @@ def head_lines(path: str, compression: Compression) -> list[Line]:
 
     Raises:
         UnreadableFile: the file is damaged before its first line ends.
+        Unreachable: a store does not answer.
     """
     with reading(path):
         stream = open_stream(path, compression)

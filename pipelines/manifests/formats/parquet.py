@@ -144,7 +144,8 @@ class OpenParquet:
 
 @contextmanager
 def open_parquet(path: str) -> Iterator[OpenParquet]:
-    """Open a Parquet file. Raises UnreadableFile if its footer is unreadable or columns are encrypted."""
+    """Open a Parquet file. Raises UnreadableFile if its footer is unreadable or columns are encrypted, and Unreachable
+    if a store does not answer."""
     with reading(path):
         handle = open_file(path, parts=True)  # pages of all columns are read in turn, from distant offsets
     with handle:
@@ -165,9 +166,9 @@ def parquet_tables(
 ) -> Iterator[tuple[int, pa.Table]]:
     """Yield rows `start` to `stop` of a file, as the index of the first row in the file and a table.
 
-    A table has plain types (see columns.py), fewer than twice `chunk_rows` rows, about _CHUNK_BYTES
-    at most, and comes from one row group. In a damaged row group, only the rows from the step on
-    that unpacks the damage are lost.
+    A table has plain types (see columns.py) and comes from one row group. It is complete from `chunk_rows` rows on (it
+    has fewer than twice as many), or from _CHUNK_BYTES on. In a damaged row group, only the rows from the step on that
+    unpacks the damage are lost.
 
     Args:
         opened: the open file.
@@ -179,6 +180,7 @@ def parquet_tables(
 
     Raises:
         UnreadableFile: a row group is damaged; all readable rows are yielded first.
+        Unreachable: a store does not answer.
     """
     broken: UnreadableFile | None = None
     first = 0

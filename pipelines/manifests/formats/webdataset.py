@@ -69,7 +69,7 @@ class Webdataset(Format):
         with closing(found):
             head = list(until_broken(islice(found, _HEAD_SAMPLES + 1)))
         if not head:
-            message = "the tar has no members named <key>.<extension>, or breaks before the first sample ends"
+            message = "the tar has no members named <key>.<extension>"
             raise UnreadableFile(path, "EmptyTar", message)
         if not any(sample.contents for sample in head):
             having = listing(sorted({f".{extension}" for sample in head for extension in sample.sizes}))
@@ -177,6 +177,7 @@ def samples(
 
     Raises:
         UnreadableFile: the tar is damaged. Complete samples before the damage are yielded first.
+        Unreachable: a store does not answer.
     """
     with reading(path):
         stream = open_stream(path, compression)

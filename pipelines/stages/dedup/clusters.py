@@ -1,4 +1,5 @@
-"""K-means on the unit sphere, to find images that may be near copies. Needs faiss (extra `score`)."""
+"""K-means on the unit sphere, to find images that may be near copies. More than one cluster needs faiss (extra
+`score`)."""
 
 from __future__ import annotations
 
@@ -48,13 +49,14 @@ def cluster_count(rows: int, asked: int) -> int:
 
 
 def unit_length(vectors: NDArray[np.floating]) -> Vectors:
-    """Return vectors (n, d) as float32 of length 1. A zero vector stays zero, so it resembles nothing."""
+    """Return vectors (n, d) as float32 of length 1, shorter if they are below 1e-12. A zero vector stays zero, so it
+    resembles nothing."""
     wide = np.asarray(vectors, np.float32)
     return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), np.float32(1e-12))
 
 
 def train(sample: Vectors, clusters: int, seed: int) -> Vectors:
-    """Return centroids (clusters, d) of unit length, by spherical k-means.
+    """Return centroids (clusters, d) of unit length, by spherical k-means; one that is a mean of zero stays zero.
 
     The same sample and seed give the same centroids on the same machine.
 
@@ -65,6 +67,7 @@ def train(sample: Vectors, clusters: int, seed: int) -> Vectors:
 
     Raises:
         ValueError: fewer rows than clusters.
+        FaissMissing: there are several clusters, and faiss is not installed.
     """
     if len(sample) < clusters:
         raise ValueError(f"{len(sample)} rows do not make {clusters} clusters; take a larger sample or fewer clusters")

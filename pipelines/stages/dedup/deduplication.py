@@ -79,13 +79,13 @@ class Deduplication:
         self._models: dict[str, Any] = {}
 
     def find(self, survivors: dict[str, str]) -> Findings:
-        """Find all duplicates.
+        """Find the duplicates of each kind that applies.
 
         Args:
             survivors: for each unit, in the order of the plan, what its survivors depend on.
 
         Raises:
-            RunFailed: a range or group failed repeatedly.
+            RunFailed: a unit of a step that the others need failed repeatedly, such as a range or a group.
         """
         names, pairs = self._work.alive(survivors), self.asked and self.rule.pairs
         own, without_url = (self._work.total("captions", names, of) for of in ("own_uids", "without_url"))

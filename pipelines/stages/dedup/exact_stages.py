@@ -214,7 +214,7 @@ class KeyStage(Stage):
         return self._plan.image_units(read)
 
     def _digests(self, unit: str, ordinals: list[int]) -> dict[int, bytes]:
-        """Return the SHA-256 of these rows' images, if this run reads images.
+        """Return the SHA-256 of these rows' images as far as known or read now; {} if this run reads no images.
 
         Images that an earlier run has read are not read again.
         """

@@ -97,7 +97,7 @@ def near_copies(
 
     Returns:
         For each row the row that stays in its place, -1 if it stays itself; and the cosine to the row
-        that made it a duplicate (with `all`, not always the one that stays).
+        that made it a duplicate (with `all`, not always the one that stays), 0 if it stays.
     """
     bound = np.float32(1.0 - eps)
     stays_for = np.full(len(vectors), -1, np.int64)

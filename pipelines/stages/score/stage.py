@@ -363,7 +363,7 @@ def similarities(images: pa.Array, texts: pa.Array) -> NDArray[np.float32]:
 
 
 def _workers(work: Work, device: str) -> int:
-    """Return how many units run at a time: at most one per GPU of this machine, else as many as in other stages."""
+    """Return how many units run at a time: with runner direct at most one per GPU, else as many as in other stages."""
     gpus = gpus_of(device) if work.backend.name == "direct" else []
     return min(work.workers, len(gpus)) if gpus else work.workers
 

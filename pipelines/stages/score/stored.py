@@ -27,7 +27,8 @@ IMAGES, TEXTS, MASKED = "image_embedding", "text_embedding", "masked_text"
 def stored_scores(
     layout: Layout, plan: Plan, unit: str, columns: Sequence[str], ordinals: NDArray[np.int64] | None = None
 ) -> pa.Table:
-    """Return the stored rows of a caption unit, by ordinal; of a row that was scored again, the last.
+    """Return the stored rows of a caption unit, by ordinal; of a row that was scored again, the last. If nothing is
+    stored, the table has no rows and only the column `ordinal`.
 
     Args:
         layout: the output folder.
