@@ -78,7 +78,7 @@ def ours(keys: int, folder: Path) -> tuple[int, float]:
     return sum(table.num_rows for table in tables), seconds + time.perf_counter() - began
 
 
-def a_set(keys: int, folder: Path) -> tuple[int, float]:
+def a_dict(keys: int, folder: Path) -> tuple[int, float]:
     """Put every key into one dict; return the number of duplicates and the seconds.
 
     Args:
@@ -99,7 +99,7 @@ def a_set(keys: int, folder: Path) -> tuple[int, float]:
     return found, seconds
 
 
-SIDES = {"ours": ours, "a set": a_set}
+SIDES = {"ours": ours, "a dict": a_dict}
 
 
 def measure(side: str, keys: int) -> tuple[int, float, float]:

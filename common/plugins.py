@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 _loaded: dict[str, None] = {}
@@ -13,7 +14,7 @@ class PluginError(ValueError):
 
 
 def load_plugin(name: str) -> None:
-    """Import a module by its dotted name.
+    """Import a module by its dotted name, from the import path or the current folder.
 
     Raises:
         PluginError: the module is not found, fails while it is imported, or belongs to Python's
@@ -22,6 +23,8 @@ def load_plugin(name: str) -> None:
     if name.partition(".")[0] in sys.stdlib_module_names:
         raise PluginError(f"--plugin {name}: this is a module of Python's standard library; rename yours")
     try:
+        if (here := os.getcwd()) not in sys.path:
+            sys.path.append(here)  # the installed command has its own folder there instead
         importlib.import_module(name)
     except Exception as error:  # the user's module may raise anything
         raise PluginError(

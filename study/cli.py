@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from open_diht.common.command_line import Parser, WrongUse, check_folder, exit_status
+from open_diht.eval.errors import EvalError
 from open_diht.study.rows import CLAIMS, CPU, GPU, GPU_TINY, Rows
 
 SCALES = ("full", "quick", "tiny")
@@ -57,7 +58,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
         data = Data(folder, output / "cache", drawn=synthetic.DRAWN if tiny else DRAWN)
         return study(track, options.study, claims, data, Rows(output))
 
-    return exit_status(run, stopped="stopped; finished arms are kept; run the same command to resume")
+    stopped = "stopped; finished arms are kept; run the same command to resume"
+    return exit_status(run, failed=(EvalError,), stopped=stopped)
 
 
 def _runnable(track: str, scale: str) -> str:

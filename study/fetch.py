@@ -31,6 +31,7 @@ from open_diht.eval.fetch.download import download
 from open_diht.eval.fetch.writing import Sample, jpeg, write_tar
 from open_diht.eval.tasks import choose_tasks
 from open_diht.study.images import opened
+from open_diht.study.verdicts import FilterFailed
 from open_diht.study.web import make_web
 
 SIDE = 112
@@ -69,7 +70,7 @@ ABOUT = {
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.study.fetch") -> int:
-    """Run the command line and return the exit status: 0, 1 where a download failed, 2 for wrong use.
+    """Run the command line and return the exit status: 0, 1 where a set failed, 2 for wrong use.
 
     Args:
         arguments: Command-line arguments; None reads `sys.argv`.
@@ -89,14 +90,14 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
 def fetch(options: argparse.Namespace, places: Places) -> int:
     """Fetch the requested sets and return the exit status.
 
-    A failed download is printed and the other sets are still fetched.
+    A failed download or filter is printed and the other sets are still fetched.
 
     Args:
         options: Parsed options of the command line.
         places: URLs of the archives.
 
     Raises:
-        WrongUse: A set is unknown, or `web` has no manifest, or its filter fails.
+        WrongUse: A set is unknown, or `web` has no manifest.
     """
     wanted = options.sets or [name for name in ABOUT if name != "web" or options.manifest]
     for name in wanted:
@@ -240,7 +241,7 @@ def _tried(name: str, what: Callable[[], int] | None) -> int:
         return fetch_for_evaluation(["--task", name])
     try:
         say(f"{name}: {what():,} items available")
-    except FetchFailed as error:
+    except (FetchFailed, FilterFailed) as error:
         return complain(error)
     return OK
 

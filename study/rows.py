@@ -28,8 +28,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from open_diht.common.command_line import WrongUse
 from open_diht.common.files import publish_json, published
+from open_diht.eval.errors import EvalError
 from open_diht.eval.versions import software
 
 CLAIMS = ("cat", "rivals", "concepts", "negatives", "fewshot", "select")
@@ -46,7 +46,7 @@ _WORD = re.compile(r"[A-Za-z0-9_.+-]+")
 _INTEGERS = (np.uint8, np.uint16, np.uint32)
 
 
-class BrokenRows(WrongUse):
+class BrokenRows(EvalError):
     """Results cannot be read or compared; the message names the file or arm."""
 
 

@@ -19,8 +19,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
-from open_diht.common.command_line import WrongUse
 from open_diht.common.files import published
+from open_diht.eval.errors import EvalError
 from open_diht.eval.fetch.writing import jpeg, write_tar
 
 WIDTH, HEIGHT = 320, 240
@@ -30,7 +30,7 @@ _LETTER = 0.52
 KEPT = "kept"
 
 
-class FilterFailed(WrongUse):
+class FilterFailed(EvalError):
     """The filter ended with an error; the message has its last line."""
 
 

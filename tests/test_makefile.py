@@ -147,3 +147,21 @@ def test_the_runner_and_the_shard_reach_concepts_and_the_pilot_too() -> None:
 def test_arguments_reach_pytest() -> None:
     assert run_by("test", "ARGS=tests/filters -k overlap")[-3:] == ["tests/filters", "-k", "overlap"]
     assert "-m" in run_by("test-all")[3:] and "-m" not in run_by("test")[3:]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        ("sleep 9", 124, "ci: stopped after 1 seconds\n"),
+        ("trap '' TERM; while true; do sleep 0.1; done", 137, "ci: stopped after 1 seconds\n"),
+        ("kill -KILL $$", 137, ""),
+        ("exit 3", 3, ""),
+    ],
+)
+def test_a_check_that_exceeds_its_time_reports_it(body: str, status: int, said: str, tmp_path: Path) -> None:
+    beginning = (REPOSITORY / ".ci" / "run").read_text(encoding="utf-8").partition("step() {")[0]
+    (tmp_path / ".ci").mkdir()
+    script = beginning.replace("LIMIT_S=3540", "LIMIT_S=1").replace("--kill-after=30", "--kill-after=0.3")
+    (tmp_path / ".ci" / "run").write_text(script + body + "\n", encoding="utf-8")
+    done = subprocess.run(["bash", ".ci/run"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, "".join(re.findall("ci: .*\n", done.stderr))) == (status, said)

@@ -21,6 +21,7 @@ from open_diht.trainer.towers import BadTower, WordTokenizer, is_own, read_words
 from open_diht.trainer.towers.pair import TowerPair
 
 DualEncoder: TypeAlias = "CLIP | CustomTextCLIP | TowerPair"
+_REFUSALS = (TypeError, AssertionError, RuntimeError)  # of open_clip; timm raises RuntimeError for an unknown model
 
 
 class BadArchitecture(WrongUse):
@@ -82,7 +83,7 @@ def build(model: dict[str, Any], temperature: float) -> DualEncoder:
         model["text_cfg"]["hf_model_pretrained"] = False
     try:
         return (CustomTextCLIP if custom else CLIP)(**model, init_logit_scale=math.log(1 / temperature))
-    except (TypeError, AssertionError) as error:
+    except _REFUSALS as error:
         raise BadArchitecture(f"open_clip cannot build this architecture: {error}") from error
 
 
@@ -95,7 +96,7 @@ def _pair(model: dict[str, Any], temperature: float) -> TowerPair:
     model.pop("custom_text", None)
     try:
         return TowerPair(**model, vocab_size=tokenizer(model).vocab_size, init_logit_scale=math.log(1 / temperature))
-    except (BadTower, TypeError, AssertionError) as error:
+    except (BadTower, *_REFUSALS) as error:
         raise BadArchitecture(f"model.architecture cannot be built: {error}") from error
 
 

@@ -1,8 +1,10 @@
 """Filters of the user's own, those of `docs/extend/filter.md`: a module, a section in a preset."""
 
 import json
+import os
 import re
 import subprocess
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,6 +63,17 @@ def test_a_filter_of_ones_own_rejects_and_is_explained(own: Path, command: Comma
     looser = command(*arguments, cwd=own)
     assert looser.returncode == 0 and "without parsing" in looser.stdout
     assert MANY in pq.read_table(output / "kept")["caption"].to_pylist()
+
+
+def test_the_installed_command_finds_a_module_in_the_current_folder(own: Path) -> None:
+    """Its own folder is on the import path in place of the current one, here and in its workers."""
+    script = Path(sysconfig.get_path("scripts"), "open-diht")
+    arguments = ["--input", "rows.tsv", "--preset", "mine.yaml", "--plugin", "my_filters", "--output", "out"]
+    arguments += ["--stages", "captions,export", "--workers", "2", "--unit-rows", "2"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([script, "filter", *arguments], cwd=own, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "many_objects" in pq.read_table(own / "out" / "rejected")["reason"].to_pylist()
 
 
 def test_a_section_for_an_unknown_filter_and_a_plugin_that_is_not_there_are_refused(own, command):

@@ -62,6 +62,19 @@ def test_a_claim_without_data_is_left_out_and_said(
     assert "fewshot: left out. without" in said and "`make bench-data TASK=reference` gets it" in said
 
 
+def test_results_that_broke_during_a_study_are_a_failure_and_no_wrong_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Status 2 would promise that nothing was written."""
+    claim, output = Claim(), tmp_path / "results"
+    claim.ran = ["another"] * 9  # it is not stopped
+    monkeypatch.setattr("open_diht.study.run.claim_module", lambda name: claim)
+    monkeypatch.setattr(Rows, "pack", lambda self, name: (self.folder / "cat.jsonl").write_text("{}\n"))
+    assert cli.main(["--claims", "cat", "--data", str(tmp_path / "nothing"), "--output", str(output)]) == 1
+    assert re.fullmatch(r"error: .*cat\.jsonl, line 1: .*; remove the line\n", capsys.readouterr().err)
+    assert len(list(output.glob("items/*"))) == 3
+
+
 def test_a_claim_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--claims", "dog"]) == 2
     assert (

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 import zipfile
+from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,8 +17,9 @@ from PIL import Image
 
 from open_diht.eval.errors import FetchFailed
 from open_diht.study.data import Data
-from open_diht.study.fetch import SIDE, fetch_flickr8k, fetch_grocery, fetch_laion, main, shrunk
+from open_diht.study.fetch import SIDE, Places, fetch, fetch_flickr8k, fetch_grocery, fetch_laion, main, shrunk
 from open_diht.study.images import samples
+from open_diht.study.verdicts import run_filter
 from tests.eval.fetch.test_fetch import Server, server
 
 __all__ = ["server"]
@@ -112,6 +115,18 @@ def test_captions_of_another_content_are_refused(server: Server, tmp_path: Path)
     with pytest.raises(FetchFailed, match="another file than before"):
         fetch_laion(tmp_path, f"{server.address}/x")
     assert not (tmp_path / "laion-captions.parquet").exists()
+
+
+def test_a_filter_that_fails_fails_its_set_alone(
+    grocery: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("open_diht.study.fetch.make_web", lambda *_: run_filter("--stages", "dogs"))
+    monkeypatch.setattr("open_diht.study.fetch.fetch_grocery", lambda folder, url: fetch_grocery(folder, url, {}))
+    options = Namespace(sets=["web", "grocery"], data=str(tmp_path), manifest=tmp_path / "urls.tsv", rows=9)
+    assert fetch(options, Places(grocery=grocery)) == 1
+    said = capsys.readouterr()
+    assert re.fullmatch(r"error: `.* --stages dogs` ended with 2: error: .*dogs.*\n", said.err)
+    assert (tmp_path / "grocery-classes.txt").exists() and "grocery: 0 items available" in said.out
 
 
 def test_small_images_stay_as_large_as_they_are() -> None:

@@ -170,9 +170,16 @@ def test_architectures_that_are_refused(settings: dict[str, Any], message: str) 
         architecture(ModelSettings(**settings))
 
 
-def test_an_architecture_with_an_unknown_part() -> None:
-    with pytest.raises(BadArchitecture, match=r"cannot build this architecture: .*depth"):
-        build({**TINY, "vision_cfg": {**TINY["vision_cfg"], "depth": 3}}, 0.07)
+@pytest.mark.parametrize(
+    ("part", "message"), [({"depth": 3}, "depth"), ({"timm_model_name": "resnet-51"}, r"Unknown model \(resnet-51\)")]
+)
+def test_an_architecture_with_an_unknown_part(part: dict[str, Any], message: str) -> None:
+    vision = {**TINY["vision_cfg"], **part}
+    with pytest.raises(BadArchitecture, match=rf"cannot build this architecture: .*{message}"):
+        build({**TINY, "vision_cfg": vision}, 0.07)
+    words = {"tower": "bag_of_words", "width": 8, "hidden": 8, "words": ["dog"]}
+    with pytest.raises(BadArchitecture, match=rf"cannot be built: .*{message}"):
+        build({**TINY, "vision_cfg": vision, "text_cfg": words}, 0.07)
 
 
 # -- warm start ------------------------------------------------------------------------------------------------------

@@ -11,9 +11,11 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from itertools import chain
 from multiprocessing import get_context
 
-from open_diht.common.command_line import OK, Parser, complain, exit_status, say
+from open_diht.common.command_line import OK, Parser, complain, exit_status, number, say
+from open_diht.common.fields import Count, Share
 from open_diht.trainer.data.decode import UndecodableImage, decode
 from open_diht.trainer.data.errors import DataError, Kind
 from open_diht.trainer.data.settings import DataSettings, Source
@@ -53,9 +55,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = Parser(prog="python -m open_diht.trainer.data", description="Check shards for errors.")
     parser.add_argument("paths", nargs="+", help="output folders of `make filter`, folders of tars, globs, URLs")
     parser.add_argument("--index-only", action="store_true", help="do not decode images")
-    parser.add_argument("--workers", type=int, default=2, help="processes (2)")
+    parser.add_argument("--workers", type=number(Count), default=2, help="processes (2)")
     parser.add_argument(
-        "--max-bad-share", type=float, default=0.01, help="fraction of bad samples that is allowed (0.01)"
+        "--max-bad-share", type=number(Share), default=0.01, help="fraction of bad samples that is allowed (0.01)"
     )
     return exit_status(lambda: _look(parser.parse_args(arguments)))
 
@@ -66,16 +68,13 @@ def _look(options: argparse.Namespace) -> int:
         settings = DataSettings(sources=(Source(path=path),), workers=options.workers, max_bad_share=1.0)
         try:
             source = open_source(settings.sources[0], settings)
+            found = [] if options.index_only else list(chain.from_iterable(_decoded(source, settings)))
         except DataError as error:
             status = complain(error)
             continue
-        counts, problems = Counter(source.bad), list(source.problems)
-        good = sum(shard.samples for shard in source.shards)
-        if not options.index_only:
-            for found in _decoded(source, settings):
-                counts[Kind.UNDECODABLE_IMAGE] += len(found)
-                problems += found
-            good -= counts[Kind.UNDECODABLE_IMAGE]
+        counts, problems = Counter(source.bad), [*source.problems, *found]
+        counts[Kind.UNDECODABLE_IMAGE] += len(found)
+        good = sum(shard.samples for shard in source.shards) - len(found)
         bad = counts.total()
         kinds = "".join(f", {kind} {count:,}" for kind, count in sorted(counts.items()) if count)
         say(f"{path}: {len(source.shards):,} shards, ok {good:,}{kinds}")

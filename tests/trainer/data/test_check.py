@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from open_diht.trainer.data import check
 from open_diht.trainer.data.check import main
+from open_diht.trainer.data.shards import OpenSource, open_source
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -34,6 +37,29 @@ def test_shards_are_looked_at(tars: Any, tmp_path: Path, capsys: pytest.CaptureF
 def test_what_holds_no_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "nowhere")]) == 1
     assert "no such folder" in capsys.readouterr().err
+
+
+def test_a_shard_that_goes_after_indexing_fails_its_folder_alone(
+    tars: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lossy, whole = tars.folder(tmp_path / "a", [3, 3]), tars.folder(tmp_path / "b", [3])
+
+    def index_and_lose(*arguments: Any) -> OpenSource:
+        source = open_source(*arguments)
+        (lossy / "00001.tar").unlink(missing_ok=True)
+        return source
+
+    monkeypatch.setattr(check, "open_source", index_and_lose)
+    assert main([str(lossy), str(whole), "--workers", "1"]) == 1
+    said = capsys.readouterr()
+    assert said.out == f"{whole}: 1 shards, ok 3\n"
+    assert re.fullmatch(rf"error: .*{lossy}/00001\.tar.*\n", said.err)
+
+
+@pytest.mark.parametrize("words", [["--workers", "-1"], ["--max-bad-share", "2"], ["--max-bad-share", "nan"]])
+def test_numbers_out_of_range_are_wrong_use(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["anywhere", *words]) == 2
+    assert re.fullmatch(rf"error: argument {words[0]}: .*\n", capsys.readouterr().err)
 
 
 @pytest.mark.slow
