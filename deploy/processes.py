@@ -80,7 +80,7 @@ class LocalCluster(ABC):
         return f"stopped {' and '.join(stopped)}" if stopped else f"no {self.name} runs from {self.state}"
 
     def status(self) -> str:
-        """Return a message with the size and address. Raises ClusterError if the cluster does not run."""
+        """Return a message with the size and address. Raises ClusterError if no cluster runs and answers."""
         there = self.count() if self.running() else 0
         if not there:
             raise ClusterError(f"no {self.name} runs from {self.state}; start one with `make {self.name.lower()}-up`")
@@ -130,7 +130,7 @@ class LocalCluster(ABC):
         return f"{there} {self.sizes}, {self.address} (logs in {self.log})"
 
     def _await(self) -> int:
-        """Wait until the cluster has its full size, and return that. Raises ClusterError."""
+        """Wait until the cluster has at least its full size, and return its size. Raises ClusterError."""
         deadline = time.monotonic() + START_SECONDS
         # `running` would fail here: a new process has no command line for a moment.
         while time.monotonic() < deadline and all(process.poll() is None for process in self._started):
@@ -183,7 +183,7 @@ def alone(state: Path) -> Iterator[None]:
 
 
 def command_line(pid: int) -> str:
-    """Return the command line of a process; empty if there is no such process or only a zombie."""
+    """Return the command line of a process; empty if there is no such process, or on Linux only a zombie."""
     if os.path.exists("/proc/self"):
         try:
             return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")

@@ -23,8 +23,8 @@ Score = Callable[[Choice, str], float]
 def blind_accuracy(choices: Sequence[Choice]) -> dict[str, float]:
     """Return the accuracy of each text-only rule; a tie counts half.
 
-    `shorter` and `longer` compare word counts; `likelier` takes the caption whose words follow each
-    other more often in the right captions of other images.
+    `shorter` and `longer` compare word counts; `likelier` compares the mean log-probability of a word
+    after the one before it, by the right captions of other photographs.
     """
     likelihood = _Bigrams(choices)
     rules: dict[str, Score] = {

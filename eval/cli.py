@@ -1,8 +1,8 @@
 """Command line of `make bench`: loads a model, runs tasks and writes a folder of results.
 
-Exit status: 0 every task was measured; 1 a task was not, because its data is missing or broken, or a
-training split is broken (a row of the results gives the reason), or features contain NaN or infinity,
-or a file cannot be read or written; 2 wrong use, or a model that does not load.
+Exit status: 0 every task was measured; 1 a task was not, or a training split is broken (a row of the
+results gives the reason), or features contain NaN or infinity, or a file cannot be read or written, or
+ranks do not share the cache; 2 wrong use, or a model that does not load.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--tasks", default="demo", help="suites, suite files, tasks; comma-separated (default: demo)")
     parser.add_argument("--output", help="folder for the results (default: out/bench/<model>)")
     parser.add_argument("--data", help="folder of the data sets (default: $DIHT_BENCH_DATA, else ~/.cache/diht/bench)")
-    parser.add_argument("--cache", help="folder of the encoded features (default: ~/.cache/diht/features)")
+    parser.add_argument("--cache", help="folder of encoded features (default: diht/features in the user's cache)")
     parser.add_argument(
         "--batch", type=number(Positive), help="images encoded at once (default: 64 on a CPU, 256 on a GPU)"
     )

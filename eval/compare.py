@@ -1,9 +1,9 @@
 """Compare two models on the same items: `make compare A=out/bench/one B=out/bench/other`.
 
 Reads the results of two runs of `make bench`, tests every task that both measured on the same
-items, and writes compare.json and compare.md.
+items, if there are enough, and writes compare.json and compare.md.
 
-Exit status: 0 compared; 1 nothing could be compared, or a file is broken; 2 wrong use, nothing was
+Exit status: 0 compared; 1 no task could be tested, or a file is broken; 2 wrong use, nothing was
 written.
 """
 
@@ -52,7 +52,7 @@ def _compare(options: argparse.Namespace) -> int:
     say(text)
     tested = [found.p for found in comparison.tasks] + [found.p for found in comparison.few_shot]
     if all(p is None for p in tested):
-        return complain("no task could be compared; the table says why")
+        return complain("no task could be tested; the table says why")
     return OK
 
 

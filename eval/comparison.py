@@ -40,10 +40,10 @@ from open_diht.eval.statistics import (
 )
 
 NOT_SEED_NOISE = (
-    "A sampling interval is not seed noise. Intervals and p values cover the choice of test items, not another "
-    "training. Two trainings of one recipe that "
-    "differ only in the seed differ by about 0.2 points on ImageNet and by up to 0.6 points on an average over tasks "
-    "(DataComp). Comparing recipes takes several seeds of each."
+    "A sampling interval is not seed noise. Intervals and p values cover the choice of test items and of shots, not "
+    "another training. Two trainings of one recipe that differ only in the seed differ by about 0.2 points on "
+    "ImageNet and by up to 0.6 points on an average over tasks (DataComp). Comparing recipes takes several seeds of "
+    "each."
 )
 IGNORED = ("model", "software", "preprocessing", "metric", "truncated_texts", "device", "seconds", "ranks")
 """Protocol fields that may differ between two models without a note."""
@@ -166,7 +166,7 @@ def rows_of(folder: Path) -> list[Mapping[str, Any]]:
 
 
 def main_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """Return the first row of every task, which holds its main number."""
+    """Return the first row of every task that is not few-shot, which holds its main number."""
     by_task: dict[str, Mapping[str, Any]] = {}
     for row in rows:
         if row["kind"] != "few_shot":

@@ -40,7 +40,7 @@ _HASHED = 16
 
 @dataclass(frozen=True)
 class Features:
-    """(n, d) float32 unit vectors on disk, in the order of `keys`."""
+    """(n, d) float32 vectors on disk, of length 1 or zero, in the order of `keys`."""
 
     folder: Path
     """Folder of the batches."""

@@ -50,7 +50,7 @@ class LinearProbe:
     classifier: LogisticRegression
     penalty: float
     tried: dict[float, float]
-    """Held-out accuracy of every penalty that was tried."""
+    """Held-out accuracy of every penalty that was tried; 0 for the only one, 1, where no image is held out."""
     held_out: int
     converged: bool
 

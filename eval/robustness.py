@@ -87,7 +87,7 @@ def _top1(row: Mapping[str, Any]) -> bool:
 
 
 def _error(row: Mapping[str, Any]) -> float | None:
-    """Return the standard error, from the interval; None without one."""
+    """Estimate the standard error from the interval; return None without one."""
     low, high = row["low"], row["high"]
     return None if low is None or high is None else float(high - low) / (2 * _NORMAL)
 

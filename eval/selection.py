@@ -40,7 +40,8 @@ CATEGORIES = 20
 def evaluate_caption_selection(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
     """Return the accuracy over all questions and its mean over categories.
 
-    Up to CATEGORIES categories get a number each, and questions with several right captions `text_only`.
+    If there are 2 to CATEGORIES categories, each gets a number, and so do questions with several right captions
+    (`text_only`).
 
     Args:
         task: The task.

@@ -1,7 +1,7 @@
 """Uncertainty of numbers: intervals for one model, paired tests between two.
 
-A number comes with the part of every image in it (its influence, divided by the number of
-images). The squared parts of independent images sum to the variance. Parts of one image in several
+A number comes with the part of every image in it: about its influence, divided by the number of
+images, scaled so that the squares of independent images sum to the variance. Parts of one image in several
 tasks are added before squaring, and those of two models on the same image are subtracted. The five
 captions of one image are not five independent observations, so images are counted.
 
@@ -48,8 +48,8 @@ class Estimate:
 
     value: float
     parts: Floats = field(repr=False)
-    """(n,) how far each image moved the number off its expectation, to first order. The sum is 0, the
-    sum of squares the variance."""
+    """(n,) about how far each image moved the number off its expectation. The sum is 0, the sum of
+    squares the variance."""
     units: NDArray[Any] = field(repr=False)
     """(n,) distinct images, or groups of images; equal values in another estimate of one set are the same ones."""
     df: float
@@ -134,7 +134,7 @@ class Paired:
     p: float | None
     """Two-sided p value of "no difference"; None if `low` is."""
     se: float
-    """Standard error of the difference."""
+    """Standard error of the difference; 0 where no image changed."""
     df: float
     test: str
     """`mcnemar` or `paired t`."""

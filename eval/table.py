@@ -3,7 +3,7 @@
 Reads results.json and the items of each folder, and prints the main number of every task that any of
 them measured, then the numbers over several tasks, as Markdown, CSV, LaTeX, or HTML (`--format
 html`). Nothing is bold: `make compare` tests whether two models differ. Except in CSV, a mark shows
-numbers with other data or rules than the first model's.
+a task's number with another metric, data or rules than that of the first model that has it.
 
 Exit status: 0 printed; 1 a file is broken; 2 wrong use.
 """

@@ -28,7 +28,7 @@ BLOCK = 1024
 
 
 def evaluate_vqa(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
-    """Return the accuracy over all questions, and that of each kind of question.
+    """Return the accuracy over all questions, and that of each kind of question if there are several.
 
     Args:
         task: The task.

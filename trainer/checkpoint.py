@@ -3,7 +3,7 @@
 A checkpoint is a folder `step-000000001000` with `model.safetensors` (the dual encoder by open_clip's names),
 `training.pt` (everything else that the next step depends on) and `manifest.json` (sizes and SHA-256 of both, and
 the SHA-256 of its own values). On a disk it is written under a temporary name, flushed and renamed; on loading
-every byte is checked against the manifest. A damaged checkpoint is renamed, and the one before it is used.
+both files are checked against the manifest. A damaged checkpoint is renamed, and the one before it is used.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Checkpoints:
         """Publish a checkpoint, and remove those that need not be kept.
 
         For a store behind a URL it is uploaded in the background: when this returns, its files are
-        on this machine's disk, and the checkpoint before it is in the store.
+        on this machine's disk, and the checkpoint that was saved before it is in the store.
 
         Raises:
             CheckpointError: this one, or the one before it, could not be written. The newest
@@ -193,6 +193,7 @@ class Checkpoints:
 
         Raises:
             CheckpointError: all of them are damaged, including those renamed at an earlier start.
+            StoreError: the store of a URL failed.
         """
         self.store.sweep(lambda name: step_of(name) is not None, MANIFEST)
         for step in reversed(self.steps()):  # newest first

@@ -28,7 +28,7 @@ _TILE = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """A measured fraction."""
+    """A measured fraction; 0, between 0 and 1, without queries."""
 
     value: float
     low: float

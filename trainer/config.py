@@ -61,7 +61,7 @@ class ModelSettings:
     temperature: Above0 = 0.07
     """Initial temperature. Logits are cosines divided by the learned temperature. (paper)"""
     max_scale: Above0 = 100.0
-    """Upper limit of the factor of the cosine, 1 / temperature, clamped after each step. (convention)"""
+    """Upper limit of the factor of the cosine, 1 / temperature, clamped after each finite step. (convention)"""
     bias: Annotated[float, Range(at_least=-100, at_most=100)] | None = None
     """Initial bias of the logits. Of the built-in losses only `loss.name: siglip` learns one and
     requires it: -10, with temperature 0.1. None: no bias. (SigLIP's paper)"""
@@ -233,7 +233,8 @@ class CheckpointSettings:
     """When checkpoints are written, and which are kept."""
 
     every_samples: Total = 20_000_000
-    """Samples between checkpoints. One is also written at the end of the run and on a stop request. (ours)"""
+    """Samples between checkpoints. One is also written when a branch starts, at the end of the run and on a stop
+    request. (ours)"""
     keep_last: Positive = 3
     """Number of newest checkpoints to keep. A run that finds the newest one damaged uses the one before."""
     keep_every_samples: Total | None = None
@@ -252,8 +253,9 @@ class LogSettings:
     every_steps: Positive = 50
     """Steps between progress lines, whose values also go to `log.jsonl`. The last step always has one."""
     peak_tflops: Above0 | None = None
-    """Peak of one device on dense matrices in `run.precision`, in 1e12 FLOP/s, from which the MFU of the progress
-    line is computed. None: the data sheet's value for known devices (`trainer/utilisation.py`); others have no MFU."""
+    """Peak of one device on dense matrices in the precision of the encoders, in 1e12 FLOP/s, from which the MFU of
+    the progress line is computed. None: the data sheet's value for known devices (`trainer/utilisation.py`); others
+    have no MFU."""
     tensorboard: bool = True
     """Write curves to `tensorboard/`, if the tensorboard package is installed."""
     wandb: str = ""
@@ -265,7 +267,7 @@ class LogSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckSettings:
-    """Quality measured while training, on all ranks. Use it to guide a run; publish numbers from the evaluation."""
+    """Quality measured while training. Use it to guide a run; publish numbers from the evaluation."""
 
     every_samples: Total | None = None
     """Samples between checks. There is always one at the end. None: only at the end."""

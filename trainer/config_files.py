@@ -1,6 +1,6 @@
 """Build a `Config` from YAML files and `key=value` words, with errors that name the place.
 
-A key that no dataclass declares is an error that suggests the nearest name. A float may be written
+A key that no dataclass declares is an error that suggests the nearest name, if one is close. A float may be written
 as an integer, and lists become tuples; no other plain value is converted.
 """
 

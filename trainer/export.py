@@ -85,7 +85,7 @@ def loaded_by(architecture: Mapping[str, Any], folder: Path | None) -> str:
 
 
 def load(folder: Path | str) -> tuple[DualEncoder, Any]:
-    """Load an exported model, in evaluation mode, and its tokenizer. Raises OSError if the folder lacks its files."""
+    """Load an exported model, in evaluation mode, and its tokenizer. Raises OSError if a file is missing."""
     model = json.loads((Path(folder) / DESCRIPTION).read_text(encoding="utf-8"))["model_cfg"]
     clip = build(model, temperature=1.0)
     clip.load_state_dict(load_file(Path(folder) / WEIGHTS))
@@ -136,7 +136,7 @@ def model_card(
     start = [getattr(config.model, key) for key in ("warm_start", "warm_start_image", "warm_start_text")]
     started = parent or ", ".join(part for part in start if part) or "random numbers"
     averaged = f" They are an average over steps (EMA, decay {config.run.ema:g})." if config.run.ema else ""
-    measured = "\n".join(f"- {line}" for line in results) or "- nothing was held out"
+    measured = "\n".join(f"- {line}" for line in results) or "- nothing was measured"
     library = "open_diht" if own else "open_clip"
     return f"""---
 library_name: {library}
@@ -168,8 +168,8 @@ knowledge (unverified). The program has been tested on CPUs only: no GPU had run
 
 ## Measured while training
 
-Pairs held out from the same data ({config.data.split.holdout:.0%}, by {config.data.split.by}), with
-95 % Wilson intervals. They guide a run and compare with nothing else.
+On pairs held out from the same data ({config.data.split.holdout:.0%}, by {config.data.split.by}), zero-shot on the
+images of `check.zero_shot`, with 95 % Wilson intervals. These numbers guide a run and compare with nothing else.
 
 {measured}
 

@@ -16,7 +16,7 @@ from open_diht.trainer.losses import HnNce
 
 
 def fitting_scale(beta: float) -> float:
-    """Return the initial factor of the cosine that suits a short run best."""
+    """Return the initial factor of the cosine that suited the short runs of the study best."""
     return 10 / (1 + 2 * beta)
 
 

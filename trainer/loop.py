@@ -103,8 +103,8 @@ def train(config: Config, workdir: Path | str, say: Callable[[str], None] = _log
         CheckpointError, CannotExport: a file could not be read or written.
         OutOfMemory: a step or a check needs too much memory.
         Diverged: too many consecutive steps were not finite.
-        StoreError, LeaseLost: the store of a `workdir` URL failed, or another run took it over.
-        RuntimeError: configuration or data differ between ranks.
+        StoreError, LeaseLost: an object store failed, or another run took over that of a `workdir` URL.
+        RuntimeError: configuration or data differ between ranks, or a worker ended.
     """
     kind = device_type(config)
     with joined_ranks(kind, config.run.timeout_s) as ranks, stop_wish(ranks.first) as wish:

@@ -38,7 +38,7 @@ class DoesNotFit(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Need:
-    """The memory that a rank needs, in bytes."""
+    """The estimated memory that a rank needs, in bytes."""
 
     fixed: int
     """Gradients, moments of AdamW, the rank's batches and features: independent of the number of parts."""
@@ -66,7 +66,7 @@ class Need:
 
 
 def need(student: Student, shape: tuple[int, ...], tokens: Tensor, pairs: int, world: int) -> Need:
-    """Measure the memory that a rank needs. Random numbers and gradients are not changed.
+    """Estimate the memory that a rank needs. Random numbers and gradients are not changed.
 
     Args:
         student: the student, in training mode, on its device.

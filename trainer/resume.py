@@ -2,7 +2,7 @@
 
 A branch is a new run that starts with its parent's weights and optimizer state and may use other
 settings. Its count of samples continues from the parent's, and so do schedules and the order of the
-data. A branch with the settings of its parent takes the parent's own steps, bit by bit.
+data. A branch with the settings of its parent takes the parent's own steps, as exactly as a resumed run does.
 """
 
 from __future__ import annotations
@@ -185,6 +185,7 @@ def adopt(path: str, parts: Parts, ranks: Ranks) -> Parent:
         WrongUse: there is no checkpoint, it is of another model, its samples are not a whole number
             of batches, or no samples are left to see.
         CheckpointError: it is damaged.
+        StoreError: it cannot be downloaded.
     """
     cache = parts.config.data.cache_folder
     folder, step = ranks.share(_named(path, cache) if ranks.first else None)

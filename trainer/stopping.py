@@ -1,4 +1,4 @@
-"""Stop requests: after the first SIGTERM or SIGINT the loop finishes its step, saves and stops.
+"""Stop requests: after the first SIGTERM or SIGINT the loop finishes its step and any check, saves and stops.
 
 A Ctrl-C after that stops at once. A second SIGTERM changes nothing, because `scancel` signals every process and
 torchrun then forwards the signal to ranks that already have it.

@@ -2,7 +2,7 @@
 
 A file, or a folder, is put into a store whole or not at all, even if the process is killed. An
 object store cannot rename a folder atomically, so there one of its files is the *last*: it is
-written last and removed first, and a folder without it was left by a killed run.
+written last and removed first, and a folder without it is being written or was left by a killed run.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def peak_of(name: str, precision: str) -> float | None:
 
 
 def flops_per_pair(student: Student, shape: tuple[int, ...], tokens: Tensor) -> float:
-    """Count the FLOPs that a step needs for one pair, forward and backward.
+    """Count the FLOPs that a step needs for one pair, forward and backward, without the loss.
 
     Gradients of frozen weights and dropped patches do not count. Random numbers and gradients are not changed.
 

@@ -1,7 +1,7 @@
 """Load initial weights: whole models under open_clip's names, single towers under open_clip's or timm's.
 
 Every weight of what a file is for is either loaded or reported as missing. A wrong shape is an error, except that
-position embeddings are resized.
+open_clip's position embeddings are resized.
 """
 
 from __future__ import annotations
@@ -80,11 +80,11 @@ def find_weights(place: str, key: str) -> Path:
     """Return the path of a weight file.
 
     Args:
-        place: a file, a folder that holds exactly one, or `package:NAME`.
+        place: a file, a folder that holds exactly one (or exactly one `open_clip*`), or `package:NAME`.
         key: the setting that names it, for messages.
 
     Raises:
-        BadWeights: there is no such file, or several.
+        BadWeights: there is no such file, or several, or a file of known SHA-256 has another one.
     """
     path = _package_folder(place.removeprefix("package:"), key) if place.startswith("package:") else Path(place)
     if path.is_file():

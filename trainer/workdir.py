@@ -2,7 +2,7 @@
 
 With a URL a run works in a folder on the disk and uploads its files in the background: each
 checkpoint when it is written, its manifest last; the log and the curves before each checkpoint and
-otherwise every few seconds. A run starts from the content of the store and ignores the disk's.
+otherwise, as they grow, every few seconds. A run starts from the content of the store and ignores the disk's.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Workdir:
                 (self.folder / name).write_bytes(self.store.read(name))
 
     def grown(self, now: bool = False) -> None:
-        """Upload log and curves if the last upload is some seconds ago, or always if `now`, before a checkpoint."""
+        """Upload log and curves if no upload runs and the last is seconds ago, or if `now`, before a checkpoint."""
         due = now or (self.uploads.idle and self._clock() - self._uploaded_at >= _EVERY_S)
         if self.store is not None and due:
             self._uploaded_at = self._clock()

@@ -7,7 +7,7 @@
 
 All files are in one folder (`--state`, by default .flink): packages, installation, configuration, logs, process ids.
 There is one JobManager and one TaskManager with `--slots` slots; every port binds to the loopback address. It needs
-Java 11 or 17, and pip with access to a package registry the first time (232 MB), but only the standard library. Exit
+Java 11 to 21, and pip with access to a package registry the first time (232 MB), but only the standard library. Exit
 status 0: success; 2: failure, with one line that gives the reason.
 """
 
@@ -139,7 +139,7 @@ class Cluster(LocalCluster):
 
 
 def _java() -> Path:
-    """Return the path of `java`. Raises ClusterError if there is none that Flink runs on."""
+    """Return the path of `java`. Raises ClusterError if there is none, or it is not Java 11 to 21."""
     home = os.environ.get("JAVA_HOME")
     found = str(Path(home) / "bin" / "java") if home else shutil.which("java")
     remedy = "install Java 17 (on Debian and Ubuntu: apt-get install openjdk-17-jre-headless), or set JAVA_HOME"
@@ -149,7 +149,7 @@ def _java() -> Path:
     version = re.search(r'version "((\d+)[^"]*)"', said)
     if not version or not 11 <= int(version[2]) <= 21:
         what = version[1] if version else repr(said)
-        raise ClusterError(f"Flink {VERSION} needs Java 11 or 17, {found} is {what}; {remedy}")
+        raise ClusterError(f"Flink {VERSION} needs Java 11 to 21, {found} is {what}; {remedy}")
     return Path(found).resolve()
 
 

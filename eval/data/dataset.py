@@ -32,7 +32,7 @@ class Images(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over keys and contents, the same on every machine."""
+        """sha256 that depends on keys and contents, the same on every machine."""
 
     def open(self, index: int) -> Image.Image:
         """Return the image in RGB. Raises `DataBroken`."""
@@ -40,7 +40,7 @@ class Images(Protocol):
     def stored_hash(self, index: int) -> str | None:
         """Return the sha256 of the stored image, after "file:" or "pixels:", without decoding it.
 
-        None where the image has neither a file nor an array of its own.
+        A part of an image adds its box. None where the image has neither a file nor an array of its own.
         """
 
 
@@ -87,7 +87,7 @@ class DataSet:
 
     @property
     def label_hash(self) -> str:
-        """sha256 over keys and all annotations."""
+        """sha256 over keys and annotations."""
         labels = None if self.labels is None else self.labels.astype(np.int64).tolist()
         questions = [
             (q.key, q.image, q.question, q.kind, q.answers, q.candidates) for q in self.questions or ()

@@ -23,7 +23,7 @@ def unpack(archive: Path, members: Mapping[str, Path]) -> None:
         members: Maps members, or whole folders ("name/"), to their targets.
 
     Raises:
-        FetchFailed: The archive is corrupt, or a member is not in it.
+        FetchFailed: The archive is corrupt, a member is not in it, or a name leads out of its folder.
     """
     found: set[str] = set()
     with ExitStack() as stack:

@@ -21,7 +21,7 @@ SHARED = ("classnames.txt", "zeroshot_classification_templates.txt", "dataset_ty
 
 
 class HubSet:
-    """The files of the data set `owner/name` at its newest commit. Raises `FetchFailed` where the hub lists none."""
+    """The files of the data set `owner/name` at its newest commit. Raises `FetchFailed` where they cannot be listed."""
 
     def __init__(self, name: str):
         self.name, self._api = name, HfApi(endpoint=os.environ.get("HF_ENDPOINT"))

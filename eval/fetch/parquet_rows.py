@@ -16,7 +16,7 @@ from open_diht.eval.errors import FetchFailed
 
 ROWS = "rows.jsonl"
 BATCH = 64
-"""Rows in memory at once, images included."""
+"""Rows that are converted at once, images included."""
 
 
 def write_rows(files: Sequence[Path], target: Path) -> int:

@@ -1,7 +1,7 @@
 """The probe and its baselines, each as a function of a support set.
 
 Hyperparameters are chosen on the support set, or fixed for one shot per class, by the same rule for
-every method but `ridge`, whose penalty is fixed. Method names are keys of `METHODS`; a new method is a
+every method that has any but `ridge`, whose penalty is fixed. Method names are keys of `METHODS`; a new method is a
 function and a line there.
 """
 

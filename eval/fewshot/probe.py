@@ -48,7 +48,8 @@ def fit_probe(
     Args:
         loss: The support set and the classifier.
         radius: delta, an absolute Frobenius norm.
-        start: (C, d + 1) initial offsets. With a finite radius the loss depends on them by at most `tolerance`.
+        start: (C, d + 1) initial offsets. With a finite radius the loss depends on them by at most `tolerance`,
+            if the solver converges.
         tolerance: The gap to reach, in nats: for a finite radius, a bound of the mean loss's distance to its optimum.
         max_steps: Steps after which the solver gives up.
 

@@ -44,12 +44,15 @@ class Model(ABC):
         return sha256_of([parts, kind, dict(self.preprocessing), library_versions()])
 
     def images(self, batch: torch.Tensor) -> np.ndarray:
-        """Return (b, d) float32 unit vectors of preprocessed images (b, 3, h, w). Raises `ModelError` if not finite."""
+        """Return (b, d) float32 unit vectors of preprocessed images (b, 3, h, w); a zero vector stays zero.
+
+        Raises `ModelError` for values that are not finite.
+        """
         with self._exact():
             return _unit(self._images(batch), f"{self.name}: a batch of images")
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Return (b, d) float32 unit vectors of texts. Raises `ModelError` if not finite."""
+        """Return (b, d) float32 unit vectors of texts; a zero vector stays zero. Raises as `images`."""
         with self._exact():
             return _unit(self._texts(texts), f"{self.name}: a batch of texts")
 

@@ -31,6 +31,7 @@ def write_report(
 
     Raises:
         ValueError: A row lacks a column.
+        DataBroken: Stored items are corrupt.
     """
     rows = checked(results)
     tasks = group_tasks(rows)

@@ -14,19 +14,19 @@ CAUTION = (
     "split or preprocessing would change; each number's protocol states the latter."
 )
 AVERAGES = (
-    "Averages are plain, over the measured tasks of a kind; tasks without data are not counted. They "
+    "Averages are plain, over the measured tasks of a kind; tasks without a number are not counted. They "
     "depend on the selection of tasks: compare single data sets with published ones, averages over the same tasks only."
 )
 ACROSS = (
     "Effective robustness is a model's lead in points over models that were trained on ImageNet alone and have its "
     "ImageNet accuracy (curves of eval/robustness.yaml, taken as known); a lead within their spread does not count. A "
-    "suite's average is the plain mean over the tasks that it names."
+    "suite's average is the plain mean over the tasks that it names, both directions of a set as one."
 )
 FEW_SHOT = (
     "Shots are drawn by a hash of seed and key, nested over k. Radius, penalty and temperatures are chosen by "
     "cross-validation on the shots themselves (support_cv), or fixed at one shot per class, as ridge's penalty always "
-    "is; no choice uses test labels. Numbers are means over seeds \u00b1 one standard deviation. In report.html, "
-    "pointing at a number shows its interval over test images and draws of the shots."
+    "is; no run uses test labels for a choice. Numbers are means over seeds \u00b1 one standard deviation. In "
+    "report.html, pointing at a number shows its interval over test images and draws of the shots."
 )
 
 

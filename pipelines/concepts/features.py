@@ -1,7 +1,7 @@
 """Extract features of a frozen teacher for every image. A unit is a shard.
 
-For a given batch size, batches depend only on the shard, so a killed and resumed run produces the
-same bytes as an undisturbed one, and n shards of a run the same as a single process. A unit's
+For a given batch size, batches depend only on the shard. So with equal processors and threads, a killed
+and resumed run produces the same bytes as an undisturbed one, and n shards of a run the same as one process. A unit's
 results are saved about every minute, and the next run resumes from there. An image that cannot be
 decoded, or on which the teacher fails, loses its row, which is marked.
 

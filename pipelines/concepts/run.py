@@ -125,7 +125,7 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> in
 
 
 def _check_output(layout: Layout) -> None:
-    """Raise WrongUse if OUTPUT holds foreign files with the names of results."""
+    """Raise WrongUse if `check_folder` refuses OUTPUT, or it holds foreign files where a run writes."""
     if is_local(layout.root):
         check_folder("OUTPUT", layout.root)
     if layout.plan.exists() or any((layout.work / stage).is_dir() for stage in _STAGES):

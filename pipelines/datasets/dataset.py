@@ -20,7 +20,8 @@ READ_AS = ("format", "header", "columns", "delimiter", "caption_list", "images_r
 class Dataset:
     """The description of how to find and read the manifests of one data set.
 
-    Raises DatasetError if a field is invalid or fields contradict each other.
+    Raises DatasetError for an unknown role, a bad `delimiter` or `caption_list`, repeated `columns`, and fields that
+    contradict each other.
     """
 
     name: str
@@ -112,7 +113,7 @@ class Dataset:
                 with several captions per row, and replaces `caption`, which replaces it.
 
         Raises:
-            DatasetError: a role is unknown, a setting is invalid, or settings contradict each other.
+            DatasetError: a role is unknown, or the copy is refused, see `Dataset`.
         """
         for role in given.keys() - {*READ_AS}:
             _one_of("role", role, ROLE_NAMES, self.name)

@@ -58,7 +58,7 @@ class Config:
     name: str
     rows: int
     schema: pa.Schema
-    """Common schema of all its part files."""
+    """Common schema of all its part files; if they disagree, each column with its type in one of them."""
     agrees: bool = True
     """False if a column has incompatible types in different parts."""
 

@@ -2,10 +2,10 @@
 
 A pair teaches less each time it is read (Goyal et al., CVPR 2024, "Scaling Laws for Data Filtering").
 Let a kept row's first reading be worth 1, and let the worth halve with every `HALVES` readings. A row that the
-cascade rejects is worth as much as a kept row that was already read `delay` times. The best
-allotment gives every reading the same worth at the end. So all groups share one level t, and a
-group is read t - delay times: rejected rows enter after `delay` readings of the kept ones, and from
-then on each group is read equally often.
+cascade rejects is worth as much as a kept row that was already read `delay` times. Below the
+cap, the best allotment makes the next reading of every group that is read worth the same. So all groups
+share one level t, and a group is read t - delay times: rejected rows enter after `delay` readings of the
+kept ones, and from then on each group is read equally often.
 """
 
 from __future__ import annotations

@@ -60,8 +60,8 @@ def expand_inputs(pattern: str, dataset: Dataset) -> list[str]:
 
     Raises:
         NoInput: the pattern is empty; an item matches nothing, is not a regular file or cannot be
-            searched (unknown protocol, no access); a range runs backwards or is too long; or a table and a
-            tar of the same name both match.
+            searched (unknown protocol, no access); a range runs backwards or is too long; or a Parquet
+            file and a tar of the same name both match.
             img2dataset writes the same rows to both, which would count twice.
         Unreachable: a store does not answer.
     """

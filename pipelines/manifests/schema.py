@@ -161,7 +161,7 @@ def _check_kind(role: str, column: Column, dataset: Dataset, path: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """A column whose type differs from that in the first file."""
+    """A column whose type is of another family than in the first file."""
 
     path: str
     """The file that differs."""

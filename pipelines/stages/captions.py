@@ -250,7 +250,7 @@ def annotations_fingerprint(settings: RunSettings) -> str:
 
 
 def check_lean(settings: RunSettings) -> None:
-    """Check that a lean run decides every row as a full run would.
+    """Check that a lean run keeps the rows that a full run would keep.
 
     Raises:
         WrongUse: it would not, with these stages or this preset.

@@ -44,7 +44,8 @@ def check_output(layout: Layout) -> None:
 
 
 def _check_shape(layout: Layout) -> None:
-    """Refuse an OUTPUT with a file where results need a folder, or the reverse. An object store allows both."""
+    """Refuse an OUTPUT that `check_folder` refuses, or with a file where results need a folder, or the reverse. In an
+    object store all of these are allowed."""
     root = layout.root
     if not is_local(root):
         return

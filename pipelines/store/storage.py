@@ -2,8 +2,8 @@
 
 A path without protocol, or with file://, is a `pathlib.Path`; `s3://...`, `gs://...` and every other protocol that
 fsspec knows is a `UPath` with the same methods. fsspec and the client of the store find credentials and endpoints
-themselves (AWS_ENDPOINT_URL, FSSPEC_S3_..., credential files), so workers get them with the environment and nothing
-stores them.
+themselves (AWS_ENDPOINT_URL, FSSPEC_S3_..., credential files), so workers take them from their own environment, and
+nothing stores them.
 """
 
 from __future__ import annotations

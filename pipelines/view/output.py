@@ -22,7 +22,7 @@ from open_diht.pipelines.store.shapes import read_record
 from open_diht.pipelines.store.storage import StorePath, is_local, stamps
 
 UNREADABLE = "unreadable"
-"""Used as the unit of dead-letter rows of files that could not be read at all."""
+"""Used as the unit of dead-letter rows of files that could not be read at all, and of units that failed."""
 UNDECIDED = "undecided"
 """Rows whose captions are annotated and that are not decided yet."""
 ENDS = (*KINDS, UNDECIDED)

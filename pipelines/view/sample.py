@@ -61,7 +61,7 @@ class Sample:
     """Rows of the annotated units, including those that could not be read; of units without a count, the plan's
     estimate."""
     whole: bool
-    """Whether the sample holds all rows of these units."""
+    """Whether the sample holds all rows of these units that could be read."""
     seed: int
 
     @property
@@ -71,7 +71,7 @@ class Sample:
 
 
 def draw(output: Output, rows: int = ROWS, seed: int = 0, seconds: float = SECONDS) -> Sample:
-    """Return all rows of the annotated units if they are at most `rows`, else a random sample of at most `rows`.
+    """Return the readable rows of the annotated units: all if they are at most `rows`, else a sample of at most `rows`.
 
     Args:
         output: the output.

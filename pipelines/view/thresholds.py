@@ -1,7 +1,7 @@
 """Find what other thresholds would keep. Rows in memory are decided by the same function as in a run.
 
-Three things do not depend on thresholds alone. If a row passes the caption filters only now, no run
-has examined its image: such rows are counted separately, as uncertain. Rows rejected by scores or
+Three things do not depend on thresholds alone. If a row passes the caption filters only now, it may be
+that no run has examined its image: such rows are counted separately, as uncertain. Rows rejected by scores or
 user stages stay rejected, and so do duplicates. Duplicate pairs are recomputed, as in a run, if `pairs_are_known`.
 """
 

@@ -1,6 +1,7 @@
 """Command line of the torch half of `make concepts`: train the teacher's heads, and store their predictions.
 
-Exit status: 0 success, or left to the last shard; 1 the folder cannot be used; 2 wrong use, nothing was written.
+Exit status: 0 success, or left to the last shard; 1 the folder cannot be used, or its store failed; 2 wrong use,
+nothing was written.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ FEW = 100  # fewer test samples make metrics rough
 
 
 class AtWork(DataError):
-    """Another process is working in the folder."""
+    """Another process makes targets in this local folder."""
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
@@ -89,7 +90,8 @@ def make_targets(folder: str | Path, settings: HeadSettings, k: int) -> dict[str
 
     Raises:
         BadConcepts: the folder cannot be used.
-        AtWork: another process is working in it.
+        AtWork: another process makes targets in this local folder; a URL is not locked.
+        StoreError: the store of a URL failed.
     """
     store = ConceptStore(folder)
     with _alone(store.folder):

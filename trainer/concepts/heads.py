@@ -3,8 +3,8 @@
 The target of a sample is 1/m on each of the m concepts of its caption (Mahajan et al. 2018);
 samples without concepts are not used. See `samples` for the up-sampling of rare concepts.
 
-Some samples are held out: one half of them, validation, selects the epoch with the lowest loss; the
-other half, test, is used only for reported metrics. On a CPU the result is a function of data,
+Some samples are held out: about half of them, validation, select the epoch with the lowest loss; the
+others, test, are used only for reported metrics. On a CPU the result is a function of data,
 settings and number of threads, even if the training was interrupted and resumed.
 """
 
@@ -43,7 +43,7 @@ class HeadSettings:
     epochs: int = 10
     """Passes over the samples. The best one on the validation samples is kept."""
     min_steps: int = 50
-    """Fewest steps in all. On small data there are more passes than `epochs`, to reach it."""
+    """About the fewest steps in all. On small data there are more passes than `epochs`, to reach it."""
     batch_size: int = 256
     """Samples per step."""
     learning_rate: float = 1e-3
@@ -53,7 +53,8 @@ class HeadSettings:
     repeat_threshold: float = 1e-3
     """Threshold t of the repeat factor: concepts in a smaller fraction of the samples are up-sampled. 0: none are."""
     holdout: float = 0.1
-    """Fraction of the samples that is held out: one half selects the epoch, the other is for reported metrics."""
+    """Fraction of the samples that is held out: about half selects the epoch, half is for reported metrics (see
+    `samples.MOST_MEASURED`)."""
     seed: int = 0
     """Seed of the order of the samples."""
     device: str = "cpu"
@@ -107,7 +108,7 @@ class HeadProgress:
 
     @property
     def due(self) -> bool:
-        """True if the last state was stored at least `EVERY_S` seconds ago."""
+        """True if `EVERY_S` seconds have passed since the start and since the last state was stored."""
         return time.monotonic() - self._kept >= EVERY_S
 
     def keep(self, head: str, state: Mapping[str, Any]) -> None:
@@ -209,7 +210,7 @@ class _Fit:
         self._settings, self.steps = settings, steps
         self._centre, self._scale = self._tensor(known.mean), self._tensor(1 / known.std)
         self.model = torch.nn.Linear(len(known.mean), len(known.counts)).to(settings.device)
-        torch.nn.init.zeros_(self.model.weight)  # the problem is convex, so the start does not matter
+        torch.nn.init.zeros_(self.model.weight)  # the problem is convex, so any start will do
         with torch.no_grad():  # start from the frequencies of the concepts
             self.model.bias.copy_(torch.from_numpy(np.log((known.counts + 1) / (known.counts + 1).sum())))
         groups: list[dict[str, Any]] = [

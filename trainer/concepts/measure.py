@@ -48,7 +48,7 @@ def metrics(weight: Tensor, bias: Tensor, counts: npt.NDArray[np.int64], samples
     Returns:
         Metrics by name. top1: fraction of samples whose first prediction is one of their concepts, with
         its 95 % Wilson interval. recall_at_10: fraction of the samples' concepts among their first ten
-        predictions, over all concepts together, and as the mean over concepts (`macro_`).
+        predictions, over all concepts together, and as the mean over the concepts that occur (`macro_`).
     """
     prior = torch.from_numpy(np.log((counts + 1) / (counts + 1).sum()).astype(np.float32)).to(weight.device)
     nothing = torch.zeros_like(weight)  # a head that ignores the features

@@ -32,7 +32,7 @@ def top_k(
 
     Returns:
         Ids (n, k) uint32, the most probable first, and their probabilities (n, k) float16, renormalized
-        to sum to 1. If a head has fewer than k concepts, the rest is id 0 with probability 0.
+        to sum to 1 before rounding. If a head has fewer than k concepts, the rest is id 0 with probability 0.
     """
     n, kept = len(features), min(k, len(head.bias))
     ids, probabilities = np.zeros((n, k), np.uint32), np.zeros((n, k), np.float16)
@@ -54,7 +54,7 @@ def write_targets(
     k: int,
     device: str = "cpu",
 ) -> dict[str, Any]:
-    """Write the missing targets of all shards, then the manifest, and delete targets of other shards.
+    """Write the missing and outdated targets of all shards, then the manifest, and delete targets of other shards.
 
     Args:
         store: the features and labels.
@@ -65,6 +65,10 @@ def write_targets(
 
     Returns:
         The manifest.
+
+    Raises:
+        BadConcepts: features or labels of a shard cannot be used.
+        StoreError: the store of a URL failed.
     """
     folder = store_at(f"{store.folder}/targets")
     entries = []

@@ -33,7 +33,7 @@ class Part(StrEnum):
 
 @dataclass(frozen=True)
 class Usable:
-    """The samples of one shard that have an image and a concept."""
+    """The samples of one shard and part that have an image and a concept."""
 
     shard: ShardConcepts
     rows: npt.NDArray[np.int64]

@@ -76,6 +76,7 @@ class ConceptStore:
 
     Raises:
         BadConcepts: the folder is not one, is unfinished, or is of another version.
+        StoreError: the store of a URL failed.
     """
 
     def __init__(self, folder: str | Path):
@@ -110,6 +111,7 @@ class ConceptStore:
 
         Raises:
             BadConcepts: labels and features are of different samples, or files are missing or damaged.
+            StoreError: the store of a URL failed.
         """
         unit = entry["unit"]
         try:

@@ -4,7 +4,7 @@
     concepts/targets/<shard>.npz         keys, and for each head ids (n, k) uint32 and probabilities (n, k) float16
 
 Rows of zero probabilities are images that the teacher could not read. The files take 60 bytes per image and
-head at k = 10, plus the keys, and training does not need the teacher itself.
+head at k = 10, plus keys and headers, and training does not need the teacher itself.
 """
 
 from __future__ import annotations
@@ -115,6 +115,7 @@ class ConceptTargets:
 
         Raises:
             ConceptMismatch: the targets are of another tar, or their file is damaged.
+            StoreError: the store of a URL failed.
         """
         entry = self._shards.get(name)
         if entry is None:
@@ -135,6 +136,7 @@ def open_targets(folder: str | Path) -> ConceptTargets:
 
     Raises:
         ConceptMismatch: there are none, or they are of another version of this program.
+        StoreError: the store of a URL failed.
     """
     place = store_at(f"{folder}/targets" if store_at(folder).exists("targets") else folder)
     try:

@@ -26,7 +26,7 @@ class Batch:
     """Keys of the samples in their shards."""
     concepts: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """Head ("objects", "attributes") to ids (b, k) int64 and probabilities (b, k) float32. Rows of
-    probabilities sum to 1, or are zero for samples without concepts. Empty if there are no targets."""
+    probabilities sum to 1, or are zero for samples without predictions. Empty if there are no targets."""
 
     @property
     def hashes(self) -> Tensor:

@@ -1,7 +1,7 @@
 """Check shards before a training: `python -m open_diht.trainer.data FOLDER [...]`.
 
 It indexes them, decodes every image (except with --index-only), and prints counts of samples by kind. Exit
-status: 0 at most --max-bad-share of the samples are bad; 1 more are, or the shards cannot be used; 2 wrong use.
+status: 0 at most --max-bad-share of each FOLDER's samples are bad; 1 more are, or shards cannot be used; 2 wrong use.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from open_diht.trainer.data.errors import DataError, Kind
 from open_diht.trainer.data.settings import DataSettings, Source
 from open_diht.trainer.data.shards import OpenSource, Shard, load, open_source, store_of
 
-_NAMED = 20  # bad samples that are listed
+_NAMED = 20  # problems that are listed
 
 
 def bad_images(shard: Shard, settings: DataSettings) -> list[str]:

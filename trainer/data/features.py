@@ -71,7 +71,7 @@ def read_features(place: str, split: Split) -> list[FeatureFile]:
         split: the part of the pairs to read.
 
     Raises:
-        BadSource: there are no files or no pairs, or a file cannot be used.
+        BadSource: there are no files or no pairs, a file cannot be used, or files do not fit together.
     """
     path = Path(place)
     files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
@@ -124,7 +124,9 @@ def _images(stored: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 
 def _features(stored: npt.NDArray[Any], scale: npt.NDArray[Any] | None) -> npt.NDArray[np.float32]:
     if stored.ndim != 2 or stored.dtype not in (np.int8, np.float16, np.float32):
-        raise ValueError(f"features of shape {stored.shape} and type {stored.dtype}, not (n, d) of float32")
+        raise ValueError(
+            f"features of shape {stored.shape} and type {stored.dtype}, not (n, d) of int8, float16 or float32"
+        )
     if (stored.dtype == np.int8) != (scale is not None):
         raise ValueError(f"features of type {stored.dtype} {'without' if scale is None else 'with'} a scale")
     found = stored.astype(np.float32)
@@ -165,6 +167,8 @@ class FeatureLoader(Loader):
 
     Raises:
         BadSource, ConceptMismatch: the data or their concept targets cannot be used.
+        StoreError: concept targets at a URL cannot be read.
+        ValueError: the batch size, rank or seed is out of range.
     """
 
     def __init__(

@@ -151,7 +151,10 @@ class Feed:
         self._workers: DataLoader[Any] | None = None
 
     def __call__(self, epoch: int, start: int, end: int) -> Iterator[tuple[Any, Any]]:
-        """Yield batches start to end - 1 of an epoch, on the device. Raises `LoaderStalled` and the maker's errors."""
+        """Yield batches start to end - 1 of an epoch, on the device.
+
+        Raises `LoaderStalled`, the maker's errors, and RuntimeError if a worker ended.
+        """
         items = (self._from_workers if self._settings.workers else self._here)(epoch, start, end)
         return items if self._stream is None else one_ahead(items, self._begin_copy, self._wait_for_copy)
 

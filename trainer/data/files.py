@@ -95,7 +95,7 @@ def _image(path: Path) -> Image:
     try:
         return decode(path.read_bytes(), ImageLimits.max_pixels)
     except (OSError, UndecodableImage) as error:
-        raise DataError(f"{path} is not an image, take it out of the folder: {error}") from error
+        raise DataError(f"{path} cannot be read as an image; take it out of the folder: {error}") from error
 
 
 def _say_nothing(text: str) -> None:

@@ -1,6 +1,6 @@
 """Loaders: the batches of an epoch for one rank, from any position. `ShardLoader` reads shards.
 
-Every batch is a function of (seed, epoch, number of the batch, global batch size): the order is
+For given data and settings a batch is a function of (seed, epoch, number, global batch size): the order is
 arithmetic (`order`), a sample is read by its position in the tar, and its augmentation is seeded by
 its position in the epoch. So a resume just starts at another number, and the content of a global
 batch does not depend on workers or ranks. `feed` runs the workers.
@@ -71,9 +71,9 @@ class Loader(ABC):
         self.problems: list[str] = []
         """Lines about the first bad samples and shards."""
         self.indexed: Counter[str] = Counter()
-        """Samples that are left out from the start, by kind; the same on all ranks."""
+        """Samples that are left out from the start, by kind (see `OpenSource.bad`); the same on all ranks."""
         self.read: Counter[str] = Counter({"ok": 0})
-        """Samples that this loader has returned (`ok`), and bad ones by kind."""
+        """Samples returned (`ok`), and bad ones by kind, including those of `take_over`."""
         self.lost = 0
         """Bad samples of this epoch."""
         self.waited_s = 0.0
@@ -133,6 +133,7 @@ class Loader(ABC):
             ValueError: there is no such epoch or batch.
             TooManyBad: this rank alone met more bad samples than `max_bad_share` of the epoch (see `check_lost`).
             LoaderStalled: a worker did not answer in time.
+            RuntimeError: a worker ended, or a later call has closed the iterator.
             ShardUnavailable, ShardMismatch, ConceptMismatch: a shard is missing or has changed, or concept
                 targets do not belong to it.
         """
@@ -197,6 +198,7 @@ class ShardLoader(Loader):
 
     Raises:
         BadSource, ShardMismatch, ConceptMismatch, TooManyBad: the data cannot be used as configured.
+        ValueError: the batch size, rank or seed is out of range, or there are not as many `concepts` as sources.
     """
 
     def __init__(
@@ -263,7 +265,7 @@ class ShardLoader(Loader):
 
     @property
     def remarks(self) -> Sequence[str]:
-        """A line about how many uids of the subset are in the shards, if there is a subset."""
+        """A line about how many uids of the subset are in the shards; none without a subset or with `opened`."""
         return [] if self.found is None else [f"{self._settings.chosen_by}: {self.found}"]
 
     def close(self) -> None:
@@ -276,7 +278,7 @@ class Prefetch:
     """A thread that fetches the remote shards of the next shuffle window while this one is read.
 
     Without it all workers would wait at the start of every window, which needs many new shards at
-    once. The cache must hold two windows. There is no thread if all shards are local.
+    once. The cache must hold two windows of every stream. There is no thread if all shards are local.
     """
 
     def __init__(self, reader: Reader, batches: int):

@@ -1,7 +1,7 @@
 """The order of an epoch as arithmetic: any position can be computed without those before it.
 
 So a resume is exact and cheap, and independent of the number of workers and ranks. Memory holds only the
-sizes of the shards and the permutations of the windows in use, nothing of the size of the data.
+sizes and order of the shards and the permutations of the windows in use.
 
 - A *pass* is one permutation of a source: its shards are permuted and concatenated; the sequence is cut into `streams`
   equal ranges, and each range into windows of `window` samples; each window is permuted.
@@ -242,7 +242,7 @@ class EpochOrder:
     def batch(self, epoch: int, first: int, last: int) -> tuple[Integers, Integers, Integers, Integers]:
         """Return source, shard, row and position of the samples in a range of an epoch.
 
-        Samples of one stream are adjacent, so that the ranks' slices have as few shards as possible in common.
+        Samples of one stream are adjacent, so that the ranks' slices have few shards in common.
 
         Args:
             epoch: the epoch.

@@ -267,7 +267,7 @@ class Reader:
                 raise lost
             url = self._sources[source].shards[shard].file.url
             raise TooManyBad(
-                f"no sample of shard {url} or its neighbors could be used in {_NEIGHBOURS * _TRIES} tries; "
+                f"no sample of shard {url} or its neighbors could be used in up to {_NEIGHBOURS * _TRIES} tries; "
                 f"last: {failed.message if failed else 'all these shards are lost'}"
             )
         if opened.concepts is None and self._concepts[source] is not None:
@@ -450,7 +450,10 @@ def _own_random_state() -> Iterator[None]:
 
 
 def heads_of(concepts: Sequence[ConceptTargets | None]) -> dict[str, int]:
-    """Return the heads and their sizes, equal for all sources with targets. Raises `ConceptMismatch` if they differ."""
+    """Return the heads and their sizes, equal for all sources with targets; empty if none has any.
+
+    Raises `ConceptMismatch` if they differ.
+    """
     known = [each for each in concepts if each is not None]
     for other in known[1:]:
         if other.heads != known[0].heads or other.k != known[0].k:

@@ -77,7 +77,7 @@ class OpenSource:
     path: str
     shards: tuple[Shard, ...]
     bad: dict[str, int]
-    """Number of samples that are left out, by kind."""
+    """Number of samples that are left out, by kind; of a missing shard that no manifest counts, an estimate."""
     problems: tuple[str, ...]
     skipped: frozenset[str] = frozenset()
     """Entries of `data.skip` that name shards of this source."""
@@ -219,7 +219,7 @@ def default_streams(sources: Sequence[OpenSource], window: int, cache_bytes: int
 
 
 def shards_in_use(sources: Sequence[OpenSource], window: int, streams: int, share: float = 1.0) -> int:
-    """Return the number of shards that the windows read at a time touch.
+    """Estimate the number of shards that the windows read at a time touch.
 
     Args:
         sources: the sources to read.
@@ -228,7 +228,7 @@ def shards_in_use(sources: Sequence[OpenSource], window: int, streams: int, shar
         share: fraction of the streams that the caller reads.
 
     Returns:
-        The number of shards of all sources together.
+        The number for all sources together.
     """
     total, streams = 0, streams if window else 1
     for source in sources:
@@ -240,7 +240,7 @@ def shards_in_use(sources: Sequence[OpenSource], window: int, streams: int, shar
 
 
 def bytes_in_use(sources: Sequence[OpenSource], window: int, streams: int, share: float = 1.0) -> int:
-    """Return the bytes of remote shards in use while a window of every stream is read and the next one fetched.
+    """Estimate the bytes of remote shards in use while a window of every stream is read and the next one fetched.
 
     The arguments are those of `shards_in_use`.
     """
@@ -445,7 +445,7 @@ def _given_index(place: str, url: str, stamp: str) -> ShardIndex:
 
 
 def _index_beside(url: str, stamp: str) -> ShardIndex | None:
-    """Return the index in the folder `.index` next to a remote shard, or None if none is of that size.
+    """Return the index in the folder `.index` next to a remote shard, or None if none can be read and is of that size.
 
     Such indexes were made before the shards were copied there. Without them every machine fetches all shards once.
     """
@@ -461,7 +461,7 @@ def _index_beside(url: str, stamp: str) -> ShardIndex | None:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Let one process of a machine index shards while the others wait."""
+    """Let one process of a machine write indexes to this folder while the others wait."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / ".lock", "w")  # noqa: SIM115 closed below

@@ -1,4 +1,4 @@
-"""Find the shards at the path of a source, local or remote, in order of name."""
+"""Find the shards at the path of a source, local or remote, in order of name (of number, for a brace pattern)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class FoundShards(NamedTuple):
     """The shards at the path of a source."""
 
     urls: list[str]
-    """Paths or URLs of the tars in order of name, including missing ones."""
+    """Paths or URLs of the tars in order, including missing ones."""
     entries: dict[str, dict[str, Any]]
     """File name of a tar to its entry in the manifest; empty without a manifest."""
     indexes: str = ""
@@ -45,7 +45,7 @@ def find_shards(path: str) -> FoundShards:
     braces = _BRACES.search(path)
     if braces:
         first, last = braces.groups()
-        numbers = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]  # equally wide
+        numbers = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]  # padded alike
         return FoundShards([path[: braces.start()] + number + path[braces.end() :] for number in numbers], {})
     found = _remote(path) if is_remote(path) else _local(path.removeprefix("file://"))
     urls, manifest = found.urls, found.entries

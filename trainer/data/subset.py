@@ -1,8 +1,9 @@
 """Choose samples by uid from unchanged shards: `data.subset` and `data.selection`.
 
 A subset is DataComp's `subset.npy`, uids as pairs of unsigned 64-bit numbers, or a text file with one uid
-of 32 hex digits per line. A sorted `.npy` file is searched on the disk, so it may be larger than memory.
-In a selection, which `make select` writes, a uid that occurs r times is read r times an epoch.
+of 32 hex digits per line. A sorted `.npy` file, in a subset without repeats, is searched on the disk, so it
+may be larger than memory. In a selection, which `make select` writes, a uid that occurs r times is read r times
+in a pass.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class Subset:
         return np.where(same, first, -1)
 
     def repeats(self, index: ShardIndex) -> npt.NDArray[np.int64]:
-        """Return how often an epoch reads each sample, (n,); 0 for samples outside the set."""
+        """Return how often a pass reads each sample, (n,); 0 for samples outside the set."""
         places = self.places(index)
         return np.where(places < 0, 0, self._bound(index, after=True) - places if self._repeats else 1)
 

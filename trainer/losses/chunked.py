@@ -1,4 +1,4 @@
-"""HN-NCE by row tiles: the same numbers as `hn_nce_rows`, in memory O(n d) instead of O(b n).
+"""HN-NCE by row tiles: up to rounding the same numbers as `hn_nce_rows`, in memory O(n d) instead of O(b n).
 
 Forward keeps three numbers per row: sigmoid(z), S(1+beta) and S(beta), where z_i = N_i - s_ii -
 log(alpha) and S, N are those of `rows`. Backward recomputes the similarities of each tile. With omega_i

@@ -129,12 +129,12 @@ class HnNce(Loss):
 class InfoNce(HnNce):
     """The InfoNCE loss: HN-NCE with alpha 1 and beta 0, whatever the settings `alpha` and `beta` are.
 
-    Unless duplicates are masked, its value is that of open_clip's `ClipLoss`. In float32 the gradients of the two
-    differ for easy pairs, where they are near zero, and those here are more exact: cross_entropy computes the
-    positive's gradient as p - 1, which cancels as p approaches 1, while this one comes from a sigmoid. Against
-    float64, for 256 pairs of width 64, the relative error of the gradient (norms) is 1.7e-6 here and 1.6e-5 there
-    at a loss of 6.5e-3, 1.9e-6 and 1.6e-4 at 8.4e-4, and 3.0e-6 and 0.93 at 5e-15. For hard pairs (a loss above
-    0.1) it is at most 1.2e-6 in both.
+    Unless duplicates are masked, its value is, up to rounding, that of open_clip's `ClipLoss`. In float32 the
+    gradients of the two differ for easy pairs, where they are near zero, and those here are more exact:
+    cross_entropy computes the positive's gradient as p - 1, which cancels as p approaches 1, while this one comes
+    from a sigmoid. Against float64, for 256 pairs of width 64, the relative error of the gradient (norms) is 1.7e-6
+    here and 1.6e-5 there at a loss of 6.5e-3, 1.9e-6 and 1.6e-4 at 8.4e-4, and 3.0e-6 and 0.93 at 5e-15. For hard
+    pairs (a loss above 0.1) it is at most 1.2e-6 in both.
     """
 
     name: str = "infonce"

@@ -1,9 +1,9 @@
 """The base of losses over the pairs of a batch that is spread over ranks, with exact gradients.
 
 Rank r owns b rows of each modality. The features of all ranks are gathered *with gradient*, and rank r computes
-the losses of its own rows against all columns, in both directions. The gradients that DDP then averages over
-ranks are those of the loss of the whole batch on one device, for both encoders and the temperature. (Without
-the gradient of the gather they would be too small by the number of ranks, or have another direction.)
+the losses of its own rows against all columns, in both directions unless they have one mean. The average over ranks,
+which DDP computes, is the gradient of the whole batch's loss, for both encoders and the temperature. (Without the
+gradient of the gather it would be too small by the number of ranks, or have another direction.)
 """
 
 from __future__ import annotations

@@ -17,10 +17,10 @@ _log = logging.getLogger("open_diht")
 class HnNceLoss(nn.Module):
     """The HN-NCE loss of DiHT (section 3.3) as a replacement of open_clip's `ClipLoss`.
 
-    On several ranks the loss of the whole batch and its exact gradient are computed: features are gathered with
-    gradient, and each rank computes the losses of its own rows, so that the gradients that DDP averages over ranks
-    are those of one process with the whole batch. This is what open_clip calls `--local-loss --gather-with-grad`.
-    Duplicates are not masked, so `HnNceLoss(alpha=1, beta=0)` equals `ClipLoss`.
+    On several ranks the gradient is that of the whole batch's loss: features are gathered with gradient, and each rank
+    computes the losses of its own rows, so that the average over ranks, which DDP computes, is the gradient of one
+    process with the whole batch. This is what open_clip calls `--local-loss --gather-with-grad`. Duplicates are not
+    masked, so `HnNceLoss(alpha=1, beta=0)` equals `ClipLoss` up to rounding.
 
     Args:
         alpha: weight of the positive in the denominator, 0 to 1.

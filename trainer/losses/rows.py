@@ -34,7 +34,7 @@ class RowLosses(NamedTuple):
     loss: Tensor
     """(b,) loss of each row, differentiable."""
     hit: Tensor
-    """(b,) bool: the positive is more similar than every negative; ties are misses."""
+    """(b,) bool: the positive is more similar than every negative, if there are any; ties are misses."""
     hardest: Tensor
     """(b,) fraction of the weighted sum that is due to the hardest negative; 0 for a row without negatives."""
 

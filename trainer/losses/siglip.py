@@ -28,8 +28,8 @@ from open_diht.trainer.losses.rows import duplicates
 class SigLip(Loss):
     """The pairwise sigmoid loss.
 
-    It is computed in tiles of at most 32 MiB of float32 similarities; the backward pass recomputes
-    them if there are several. Its statistics are `accuracy`, the fraction of images whose caption
+    It is computed in tiles of at most 32 MiB of float32 similarities, or of one row; the backward
+    pass recomputes them if there are several. Its statistics are `accuracy`, the fraction of images whose caption
     is more similar than every negative, and `bias`.
     """
 

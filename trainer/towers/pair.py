@@ -1,4 +1,4 @@
-"""Two towers as one dual encoder with open_clip's interface. One of them may be open_clip's."""
+"""Two towers as one dual encoder with open_clip's interface, without gradient checkpointing. One may be open_clip's."""
 
 from __future__ import annotations
 

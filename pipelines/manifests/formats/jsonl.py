@@ -56,7 +56,7 @@ class JsonLines(LineFormat):
         if not objects or opens_array:
             raise BadSchema(
                 f"{path}: this is not JSON Lines (one object per line): the file starts with {start!r}. "
-                "Convert an array or an object of lists, for example with jq -c '.[]'"
+                "Convert it: an array of objects with jq -c '.[]', objects of several lines with jq -c ."
             )
         columns = (*infer_columns(objects), EXTRA_COLUMN)
         return Head(columns=columns, row_bytes=mean([line.size + 1 for line in full]))

@@ -25,8 +25,8 @@ ENTRIES = pa.schema(
     ]
 )
 """A duplicate: its position (`unit` is the unit's number in the plan, from 0), position and uid of the
-row that it duplicates, and the cosine from `semantic.near_copies` (null if they are equal). Files are
-sorted by unit and ordinal."""
+row that it duplicates, and the cosine from `semantic.near_copies` (null for other kinds than `semantic`).
+Files are sorted by unit and ordinal."""
 
 Halves = NDArray[np.uint64]
 
