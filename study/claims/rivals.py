@@ -244,7 +244,7 @@ def facts(captions: Sequence[str]) -> dict[str, NDArray[np.float64]]:
 
 
 def mixed(fit: Keys, injected: Bools, wanted: Keys) -> NDArray[np.float64]:
-    """Return a logistic regression's opinion that a pair is true.
+    """Return a logistic regression's log odds that a pair is true.
 
     Args:
         fit: Annotations of other pairs, by name.
