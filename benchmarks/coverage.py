@@ -235,13 +235,13 @@ def _classes() -> Iterator[World]:
 
 
 def labelled(g: Generator, sizes: Floats, rates: Floats) -> tuple[Floats, Floats]:
-    """Return predictions and labels of classes; a miss falls on any class, on large ones more
-    often.
+    """Return predictions and labels of classes. An image that is not recognized gets any class, a large one more
+    often, and so the right one by chance.
 
     Args:
         g: the random generator.
         sizes: images of each class.
-        rates: accuracy of each class.
+        rates: probability of each class that an image is recognized.
     """
     labels = np.repeat(np.arange(len(sizes)), sizes)
     missed = g.choice(len(sizes), size=len(labels), p=sizes / sizes.sum())
@@ -411,14 +411,14 @@ def two(draw: Callable[[Generator], Estimate], g: Generator) -> Paired:
 
 
 def hits_twice(g: Generator, n: int, p: float, changed: float) -> tuple[Floats, Floats]:
-    """Return the hits of two models: a fraction of the second's is drawn again, so losses and wins
+    """Return the hits of two models: about a fraction of the second's is drawn again, so losses and wins
     balance in expectation.
 
     Args:
         g: the random generator.
         n: number of images.
         p: accuracy of both models.
-        changed: the fraction that is drawn again.
+        changed: probability that a hit is drawn again.
     """
     a = g.random(n) < p
     b = np.where(g.random(n) < changed, g.random(n) < p, a)

@@ -1,6 +1,6 @@
-"""The hand labels and their captions.
+"""The labels of captions by a language model, and these captions.
 
-Labels of others' captions are committed as row numbers (GUIDE.md explains how they were made); we may
+Labels of others' captions are committed as row numbers (labels/GUIDE.md explains how they were made); we may
 not ship these captions. They are read from a folder with `img2dataset/test_10000.parquet` (10,000 LAION-400M
 captions, column TEXT) and `cc3m_validation/Validation_GCC-1.1.0-Validation.tsv`.
 """

@@ -13,9 +13,9 @@ processing.
 Each run is a separate process and the sides take turns; the tables have the medians, and ratios are
 those of runs of the same round. CPU time counts the decoding of the files and the reading, in all
 processes and threads of a side; the loading of the models and a first pass over some images are
-excluded. Images with text are those in which the reference reads a line of three letters or more; the mix
-has as many with as without. A second table has the same images at 1,000 to 1,600 pixels. A decision
-is whether the image's caption overlaps its text. Captions come from `manifest.tsv` next to the
+excluded. Images with text are those in which the reference reads a line of three letters or more with a
+score of 0.8 or more; the mix has as many with as without. A second table has the same images at 1,000 to
+1,600 pixels. A decision is whether the image's caption overlaps its text. Captions come from `manifest.tsv` next to the
 folder (columns image_path, caption); an image without one is compared with what the reference reads
 in it. A third table has the images reduced to 256 pixels.
 """

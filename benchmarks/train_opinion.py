@@ -60,7 +60,7 @@ DRAWN = 0.5
 """Fraction of the rows without a verb candidate that an epoch draws."""
 SEED = 0
 CALIBRATED = 2_000
-"""The ranges of int8 are set by the activations of about as many captions, or somewhat more."""
+"""The ranges of int8 are set by the activations of as many to twice as many captions, or of all if they are fewer."""
 BITS7 = 63
 """Weights of linear layers have seven bits, so that no processor without VNNI saturates: 2 * 255 * 63 < 2 ** 15."""
 WIDTH = 384
@@ -317,7 +317,7 @@ def minilm_folder() -> Path:
 def model_of(net: Net, calibration: Sequence[Encoded], vocabulary: Sequence[str]) -> bytes:
     """Return the content of the int8 model for ONNX Runtime.
 
-    Linear layers have one scale per column and one fixed range of their inputs, so that a caption's
+    The layers' linear maps have one scale per column and one fixed range of their inputs, so that a caption's
     scores do not depend on the captions next to it.
 
     Args:

@@ -73,7 +73,7 @@ def add_device_options(
         f"--{prefix}precision",
         choices=(AUTO, *PRECISIONS),
         default=AUTO,
-        help=f"precision of the {model}; auto (default): that of the results in OUTPUT, else bf16 if the device has it",
+        help=f"precision of the {model}; auto (default): that of its results in OUTPUT, else bf16 if the device has it",
     )
 
 

@@ -158,7 +158,7 @@ def shown(value: Any) -> str:
 
 
 def field_docstrings(kind: type[Any]) -> dict[str, str]:
-    """Return the string below each field of a dataclass, by field name."""
+    """Return the string below each field in a dataclass's own body, by field name; inherited fields are not in it."""
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
     assert isinstance(tree, ast.ClassDef)
     said: dict[str, str] = {}

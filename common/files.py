@@ -17,7 +17,7 @@ TEMPORARY = ".tmp-diht-"
 """Prefix of files and folders that are being written. It names this program, because leftovers of
 killed runs are deleted by their name, and other programs use `.tmp-` too."""
 
-# The suffix is made by `temporary_beside`, or by `tempfile` when it is called with this prefix.
+# The suffix is made by `temporary_beside`, or by `tempfile` when it is called with this prefix, a name and a hyphen.
 _FRESH = re.compile(rf"{re.escape(TEMPORARY)}.+-[0-9a-z_]{{8}}", re.DOTALL)
 
 
@@ -32,7 +32,10 @@ def is_temporary(name: str) -> bool:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Delete what killed runs left directly in `folder`, not below it. Files of other programs stay."""
+    """Delete what killed runs left directly in `folder`, not below it. Files of other programs stay.
+
+    It deletes what another process is writing there, too.
+    """
     for path in folder.glob(f"{TEMPORARY}*"):
         if not is_temporary(path.name):
             continue
@@ -80,7 +83,8 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def published_folder(path: Path) -> Iterator[Path]:
-    """Like `published`, for a folder: yield an empty temporary folder; an existing folder is replaced as a whole."""
+    """Like `published`, for a folder: yield an empty temporary folder. An existing folder is replaced as a whole,
+    by two renames: after a kill between them there is none."""
     temporary = temporary_beside(path)
     temporary.mkdir(parents=True)
     try:

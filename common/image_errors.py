@@ -13,7 +13,7 @@ class BadImageReason(StrEnum):
     TRUNCATED = "truncated"  # the end of the image is missing
     CORRUPT = "corrupt"  # the header or body contradicts the format
     TOO_MANY_BYTES = "too_many_bytes"  # the file is larger than ImageLimits.max_bytes
-    TOO_MANY_PIXELS = "too_many_pixels"  # the header exceeds ImageLimits.max_pixels or max_side
+    TOO_MANY_PIXELS = "too_many_pixels"  # the header exceeds ImageLimits.max_pixels or max_side, or Pillow's own limit
     TOO_COMPLEX = "too_complex"  # so many scans or parts that decoding could take minutes
 
 

@@ -23,7 +23,7 @@ MAX_SCANS: Final = 100
 color script and a few more by MozJPEG's search; hand-made scripts for jpegtran have a few dozen.
 libjpeg itself has no limit."""
 MAX_SCANNED: Final = 2_000_000_000
-"""Maximum scans x pixels of a JPEG, because each scan visits all pixels: 20 scans of an image of 100 million pixels."""
+"""Maximum scans x pixels, as each scan of a JPEG may visit all pixels: 20 scans of an image of 100 million pixels."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class Parts:
     data: bytes
     """The bytes for the decoder."""
     size: tuple[int, int] | None
-    """Width and height in the file's own header; None if opening allocates nothing, so that the
+    """Width and height by the file's own headers; None if opening allocates nothing, so that the
     decoder may report them."""
     orientation: int = 1
     """EXIF orientation, 1 to 8."""
     scans: int = 1
-    """Number of passes over all pixels."""
+    """Number of scans of a JPEG, each of which may visit all pixels; 1 for other formats."""
 
 
 class _Count:
@@ -149,7 +149,7 @@ _CONTROL = 0xF9
 
 
 def gif_parts(data: bytes) -> Parts:
-    """Return a GIF from its first frame on, without preceding comments, application blocks and loop counts."""
+    """Return a GIF: its header, and all from its first frame on, without comments and loop counts before that."""
     try:
         return _gif_parts(data, _Count())
     except (IndexError, struct.error) as error:

@@ -1,4 +1,7 @@
-"""Find the command that adds packages to this installation, with the installer that made it."""
+"""Find the command that adds packages to this installation: uv if it made it or pip is missing, else pip.
+
+Without uv, it is pip.
+"""
 
 from __future__ import annotations
 

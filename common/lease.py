@@ -1,6 +1,6 @@
 """A lock in an object store without locks: a JSON object that its holder renews every ten seconds
-and that expires after 45 seconds. Its age is measured with the store's clock, because the clocks of
-two machines may differ by that much. Later runs remove the leases of killed runs."""
+and that expires after 45 seconds. Its age is measured with the store's clock, if the store reports times, because the
+clocks of two machines may differ by that much. Later runs remove the leases that were not renewed for an hour."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RENEW_S, AGAIN_S, VALID_S = 10.0, 5.0, 45.0
 SLOW_S = 4.0
 """A longer renewal is reported, because other work that waits for the store prints nothing, perhaps for minutes."""
 _KEPT_S = 3600.0
-"""Leases not renewed for this long are deleted. It far exceeds the lifetime: a holder's machine may have slept."""
+"""A run that acquires a lease deletes those not renewed for longer. A machine may have slept for some time."""
 _PAUSES_S = (2.0, 4.0, 8.0)
 """Seconds to back off, times 0.5 to 1.5, if the lease of another run forbids this one."""
 _CONNECTIONS = 32
@@ -56,7 +56,7 @@ class Lease:
         folder: path of the folder of leases, which holds nothing else.
         of: what the lease protects, for messages.
         shard: name that other runs see in `at_work`.
-        say: receives a message when the store does not answer while the lease is held.
+        say: receives a message when a renewal takes longer than SLOW_S.
     """
 
     def __init__(self, fs: Any, folder: str, of: str, shard: str = "", say: Callable[[str], None] = lambda line: None):
@@ -110,7 +110,7 @@ class Lease:
             self._remove(self._path)
 
     def check(self) -> None:
-        """Raise LeaseLost if the lease expired or was deleted, and another run holds a conflicting one since."""
+        """Raise LeaseLost if a renewal found that the lease had expired or was deleted, and another run's conflicts."""
         if self._lost_to:
             raise LeaseLost(
                 f"this run could not renew its lease for {VALID_S:.0f} seconds, and {self._lost_to} now works in "

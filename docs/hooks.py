@@ -179,7 +179,7 @@ def _cell(text: str) -> str:
 
 
 def presets() -> Iterator[str]:
-    """Yield the settings of all presets side by side."""
+    """Yield the settings in the sections of `paper`, for all presets side by side."""
     from open_diht.filters.presets import load_preset, preset_names
 
     names = sorted(preset_names(), key=lambda name: (name != "paper", name))

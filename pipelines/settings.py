@@ -70,7 +70,8 @@ class RunSettings:
     """Do not parse captions without a possible verb. A preset that requires an action rejects them anyway; their other
     annotations stay null. Only for runs on captions alone."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
-    """Units that may run at the same time, as worker processes or in the slots of a cluster."""
+    """Units at a time for which the input is cut; with worker processes of this machine and on Flink also the most that
+    run at the same time. On Dask and Dataflow the cluster decides."""
     backend: Backend = field(default_factory=Direct)
     """The backend that runs the units."""
     shard: tuple[int, int] | None = None

@@ -29,7 +29,7 @@ Floats = NDArray[np.float64]
 Side = Mapping[int, Row]
 """The rows of an arm by seed."""
 ALPHA = 0.05
-"""Probability of any false positive in a whole table, by Holm's correction."""
+"""Bound on the probability of any false positive in a whole table, by Holm's correction."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,9 @@ class Compared:
     p: float
     """p value of this comparison alone."""
     corrected: float = math.nan
-    """p value corrected for all comparisons of a table (`corrected`)."""
+    """p value corrected for all comparisons of a table; NaN before `corrected` has set it."""
     detectable: float
-    """The difference that such a test would detect in 80 % of cases."""
+    """The difference that such a test would detect in 80 % of cases; 0 if unknown."""
     seeds: int
     images: int
 

@@ -179,14 +179,17 @@ class Data:
         return standardised(features, *self._scaling)
 
     def laion(self) -> list[Decided]:
-        """Return alt texts of LAION with the decisions of C and A, in a fixed order. Raises `SetMissing`."""
+        """Return alt texts of LAION with C's and A's decisions, in a fixed order.
+
+        Raises `SetMissing` or `FilterFailed`.
+        """
         return self._laion
 
     def drawn(self, side: int | None = None) -> Web:
         """Return captions of web training pairs, each drawn into an image, with CAT's decisions.
 
         Images are features, standardized by the web's training pairs, or pixels. Raises
-        `SetMissing`.
+        `SetMissing` or `FilterFailed`.
         """
         web = self.web(side)
         train = np.flatnonzero(web.split == "train")

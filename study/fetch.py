@@ -1,6 +1,6 @@
 """Entry point of `python -m open_diht.study.fetch` (`make study-data`): downloads the sets of the study.
 
-Contents, size and terms of each set are printed before it is downloaded. An archive appears
+Contents, size and, for most, terms of each set are printed before it is downloaded. An archive appears
 completely or not at all; complete ones are reused. Flickr8k's and the groceries' images are stored with
 at most SIDE pixels on the shorter side.
 """
@@ -66,7 +66,7 @@ ABOUT = {
     "fashion_mnist": "31 MB, 70,000 images of Fashion-MNIST (Xiao et al. 2017), as torchvision fetches them; MIT",
     "reference": "110 MB, the reference encoder, as `python -m open_diht.eval.fetch --task reference`",
 }
-"""Contents, size and terms of each set."""
+"""Contents, size and, for most, terms of each set."""
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.study.fetch") -> int:
@@ -154,7 +154,7 @@ def fetch_grocery(folder: Path, url: str, counts: dict[str, int] = GROCERY_COUNT
         counts: Expected images of each split.
 
     Raises:
-        FetchFailed: It cannot be downloaded, or lacks a file.
+        FetchFailed: It cannot be downloaded, lacks a file, or has another number of images.
     """
     archive = folder / "archives" / "grocery.tar.gz"
     download(url, archive)
@@ -187,7 +187,7 @@ def fetch_flickr8k(folder: Path, url: str, counts: dict[str, int] = FLICKR8K_COU
         counts: Expected images of each split.
 
     Raises:
-        FetchFailed: An archive cannot be downloaded, or lacks a file.
+        FetchFailed: An archive cannot be downloaded, lacks an image, or has another number of them.
     """
     archives = folder / "archives"
     for name in ("Flickr8k_text.zip", "Flickr8k_Dataset.zip"):

@@ -60,7 +60,7 @@ def concepts_figure(lines: Sequence[Line]) -> str:
 
 
 def negatives_figure(rows: Rows) -> str:
-    """Plot the mean rank on the selecting pairs against the initial scale, a line for each beta.
+    """Plot the geometric-mean rank on the selecting pairs against the initial scale, a line for each beta.
 
     They are of the smallest budget; bars are from the lowest to the highest seed. Raises ValueError without rows.
     """

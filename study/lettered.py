@@ -1,6 +1,6 @@
 """Photographs with text written in, as a scorer and the text-spotting filter see them.
 
-The pool `lettered` of the claim `rivals` mixes three kinds of pairs: a photograph as it is, one with
+Each pool `lettered-N` of the claim `rivals` mixes three kinds of pairs: a photograph as it is, one with
 its own caption written in, and one with the caption of another photograph, which is also given as
 its caption. Photographs are written on at SIDE pixels, where the filter's OCR reads the text. All
 features are those of the study's teacher, as of the other pools.
@@ -101,7 +101,7 @@ def plan(captions: Sequence[Sequence[str]], most_own: float, other: float, seed:
     generator = np.random.default_rng(seed)
     owner = np.repeat(np.arange(len(captions)), [len(each) for each in captions])
     flat = [text for each in captions for text in each]
-    # Positions are spread evenly, so that fractions are exact.
+    # Positions are spread evenly, so that fractions are exact to a pair.
     position = (generator.permutation(len(flat)) + 0.5) / len(flat)
     # Half a turn of the list is another photograph's caption.
     strange = np.roll(np.arange(len(flat)), len(flat) // 2)
@@ -129,7 +129,7 @@ def plan(captions: Sequence[Sequence[str]], most_own: float, other: float, seed:
 def drawn(
     photographs: Sequence[bytes | None], text: Sequence[str | None], seed: Sequence[int]
 ) -> Iterator[Image.Image]:
-    """Yield squares of SIDE pixels with text written in, white with a black edge, all in view unless it is too long.
+    """Yield squares of SIDE pixels with text written in, white with a black edge; a long one may exceed them.
 
     Args:
         photographs: Encoded images; None: a plain color.

@@ -42,7 +42,7 @@ TITLES = {
 }
 """Headings of the claims."""
 GUESS = 1000 / math.e
-"""Geometric-mean rank of a guess among the thousand test photographs."""
+"""Approximate geometric-mean rank of a guess among the thousand test photographs."""
 
 
 def write_pages(rows: Rows, docs: Path) -> list[Path]:

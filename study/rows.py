@@ -41,7 +41,7 @@ the code of the second. Rows of different tracks are never compared."""
 ZERO_SHOT = "zero-shot"
 """An arm without seeds and budget, which is compared with every seed and budget of another."""
 TUNING = "tuning"
-"""`settings["stage"]` of rows that select a setting on held-out pairs; tables exclude them."""
+"""`settings["stage"]` of rows that select a setting on data of their own; tables exclude them."""
 _WORD = re.compile(r"[A-Za-z0-9_.+-]+")
 _INTEGERS = (np.uint8, np.uint16, np.uint32)
 
@@ -242,7 +242,7 @@ class Rows:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the folder's lock, so that there is one writer at a time."""
+        """Hold the folder's lock, so that one process at a time writes lines or packs."""
         # flock on the folder itself needs no lock file; closing the descriptor releases it.
         folder = os.open(self.folder, os.O_RDONLY)
         try:

@@ -69,7 +69,7 @@ def claim_module(name: str) -> ModuleType:
 
 
 def run_claim(claim: ModuleType, track: str, scale: str, data: Data, rows: Rows) -> None:
-    """Run every arm of a claim that has no result yet.
+    """Run every arm of a claim that has no result yet, and pack the items.
 
     Args:
         claim: The claim's module.

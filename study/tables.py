@@ -22,7 +22,7 @@ class Table:
 
     claim: str
     contrasts: tuple[tuple[str, str], ...]
-    """(B, A): the arm that the claim says is better, and the one it is compared with."""
+    """(B, A): the arm that is called `better` or `worse`, and the one it is compared with."""
     measures: tuple[Measure, ...]
     """The first one decides the result of a line."""
     direction: str
@@ -100,7 +100,7 @@ TABLES = {
 
 
 def lines(rows: Rows, table: Table, track: str) -> list[Line]:
-    """Return all comparisons of a table that have rows on the track, with corrected p values.
+    """Return all comparisons of a table that have enough rows on the track, with corrected p values.
 
     Args:
         rows: The results.

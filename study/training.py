@@ -38,7 +38,7 @@ class Pairs:
     """Training or test data: m captions of n images."""
 
     images: NDArray[Any]
-    """(n, d) features, standardized, or (n, 3, h, w) uint8 pixels."""
+    """(n, d) features, standardized for a training and its tests, or (n, 3, h, w) uint8 pixels."""
     captions: Sequence[str]
     image: NDArray[np.int64]
     """(m,) the image of each caption."""

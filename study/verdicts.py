@@ -129,6 +129,9 @@ def drawn_verdicts(tar: Path, output: Path) -> dict[str, Decided]:
     Args:
         tar: The tar.
         output: Output folder of the run that decides.
+
+    Raises:
+        FilterFailed: The run failed.
     """
     run_filter("--dataset", "custom", "--input", str(tar), "--output", str(output), "--stages", "captions,spotting")
     return decided(output, "__key__")

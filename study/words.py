@@ -84,7 +84,7 @@ def matrix(lines: Sequence[Line]) -> str:
 
 
 def means_in_markdown(found: Sequence[Row]) -> str:
-    """Return the mean rank and R@10 of each arm over its seeds, a row for each test set, pool, budget and arm."""
+    """Return the geometric-mean rank and mean R@10 over seeds, a row for each test set, pool, budget and arm."""
     groups: dict[tuple[str, str, int, str], list[Row]] = {}
     for row in (row for row in found if row.arm.settings.get("stage") != TUNING):
         for name in (name.removesuffix("/t2i/gm_rank") for name in row.metrics if name.endswith("/t2i/gm_rank")):
@@ -121,10 +121,10 @@ def separations_in_markdown(found: Sequence[Row]) -> str:
 
 
 def verdicts_in_words(lines: Sequence[Line]) -> list[str]:
-    """Return sentences on what holds, what is reversed, and what could not be shown.
+    """Return sentences on how many lines hold, what is reversed, and what could not be shown.
 
-    The last include the difference that would have been detected. There is a sentence for each pair
-    of arms on each pool and test set.
+    The last include the difference that would have been detected, if known. Lines of the same arms, pool, test set
+    and verdict that do not hold share a sentence.
     """
     held = sum(line.verdict == "better" for line in lines)
     said = [f"In {held} of {len(lines)} comparisons the first arm is better."]

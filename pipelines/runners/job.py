@@ -36,7 +36,8 @@ class Job:
     build: Callable[[beam.Pipeline], None]
     """Adds the transforms to a pipeline."""
     workers: int
-    """Units that may run at the same time."""
+    """Units at a time for which the input is cut; with worker processes of this machine and on Flink also the most that
+    run at the same time. On Dask and Dataflow the cluster decides."""
     started: Callable[[], bool] = lambda: True
     """Returns whether a worker has begun."""
 

@@ -4,7 +4,8 @@ The tower is trained from scratch (on a CPU a ConvNet at 48 pixels) on Flickr8k'
 photographs with all their captions. The teacher, an EfficientNet-Lite0 trained on ImageNet-1k, has
 heads for the objects and attributes in captions (`concepts`), or keeps its own classifier
 (`imagenet`). With the same seed all arms have the same initial towers and the same order of pairs.
-Nothing is tuned: loss factors and the learning rates of heads are the trainer's defaults.
+Nothing is tuned: loss factors (but for the attributes, which `imagenet` lacks) and the learning rates of heads are
+the trainer's defaults.
 """
 
 from __future__ import annotations

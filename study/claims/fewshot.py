@@ -2,7 +2,7 @@
 
 The model is the reference encoder of the evaluation. A budget is the number k of labeled images per
 class; k = 0 is zero-shot. A seed draws the shots, which all methods share, so results are paired
-over images and over draws. Radius and penalty are chosen on the shots alone
+over images and over draws. Radius and penalty are chosen on the shots alone, or fixed for a single shot
 (`open_diht.eval.fewshot`): test labels only score.
 
 Sets of photographs of groceries: `grocery-inside`, the kinds that are classes of ImageNet, on which
@@ -73,6 +73,8 @@ class Pool:
 
 def arms(track: str, scale: str, data: Data) -> list[Arm]:
     """Return zero-shot once per set, and every method at every k and draw, fewest shots first, on the available sets.
+
+    At scale `tiny` these are only the groceries.
 
     Args:
         track: The name of the rows' track. No towers are trained, so nothing else depends on it.

@@ -3,8 +3,8 @@
 beta sharpens the weights of negatives depending on the scale of the logits, which a short run
 hardly changes. There are therefore two pools of rows: `usual`, every beta at the usual initial
 scale, and `tuned`, each beta at its best scale on one half of the held-out web pairs, found with
-seeds of their own (rows of stage `tuning`; `best_scales`). Results are reported on the other half
-and on Flickr8k's test photographs. All arms train on the web's training pairs.
+seeds of their own at the nearest budget with a grid (rows of stage `tuning`; `best_scales`). Results are
+reported on the other half and on Flickr8k's test photographs. All arms train on the web's training pairs.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]]
 def ranks_by_scale(rows: Sequence[Row]) -> dict[int, dict[float, dict[float, float]]]:
     """Return the geometric-mean rank on the selecting pairs by budget, beta and initial scale.
 
-    The mean is over the grid's seeds.
+    The mean over the grid's seeds is geometric, too.
     """
     ranks: dict[int, dict[float, dict[float, list[float]]]] = {}
     for row in rows:

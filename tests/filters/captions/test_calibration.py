@@ -1,4 +1,4 @@
-"""The presets keep and find what was measured: anchors of filter-landscape.md section 5, and the hand labels."""
+"""The presets keep and find what was measured: anchors of filter-landscape.md section 5, and the labels (GUIDE.md)."""
 
 import json
 from collections.abc import Sequence
