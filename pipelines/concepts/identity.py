@@ -8,7 +8,6 @@ a run that has work to do compares its own with them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -94,7 +93,7 @@ def settle(layout: Layout, teacher: Teacher, asked: str, device: str, sees: npt.
     )
 
 
-def _listed(versions: Mapping[str, str]) -> str:
+def _listed(versions: dict[str, str]) -> str:
     return " and ".join(f"{name} {version}" for name, version in sorted(versions.items()))
 
 

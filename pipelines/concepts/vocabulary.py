@@ -44,7 +44,7 @@ class Vocabulary(TypedDict):
     """The content of vocabulary.json."""
 
     version: int
-    hash: str  # of the names in order, because their positions are the class ids
+    hash: str  # see `vocabulary_hash`
     rows: int  # number of rows counted
     min_count: int  # number of rows that must have a name
     max_size: int  # most names of a head
@@ -134,6 +134,10 @@ def make_vocabulary(layout: Layout, units: Sequence[str], rows: int, min_count: 
         rows: number of rows counted.
         min_count: number of rows that must have a name.
         max_size: maximum number of names of a head.
+
+    Returns:
+        The vocabulary. Its `hash` covers the names in order, because their positions are the class
+        ids.
 
     Raises:
         ValueError: a head would be empty; the message gives the highest count.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NotRequired, TypedDict
+from typing import TypedDict
 
 import pyarrow as pa
 
@@ -47,8 +47,8 @@ class AskedRow(TypedDict):
     uid: str
     caption: str | None
     url: str | None
-    sha256: NotRequired[str | None]
-    md5: NotRequired[str | None]
+    sha256: str | None
+    md5: str | None
 
 
 class FetchedRow(TypedDict, total=False):

@@ -93,8 +93,7 @@ class FunnelRecord(TypedDict):
     """Quarantined units, each with the stage in which it failed."""
     seconds: dict[str, float]
     """Seconds that each stage took; for a stage with nothing to do, in the run before."""
-    fingerprint: NotRequired[str]
-    """Hash of everything the results depend on; in the file alone."""
+    fingerprint: NotRequired[str]  # hash of everything the results depend on; in the file alone
 
 
 def unaccounted(funnel: FunnelRecord) -> int:
