@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, NotRequired, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -61,6 +61,30 @@ class Defect(StrEnum):
     DUPLICATE_KEY = "duplicate_key"  # a key that occurred before in its shard; the first counts
     MISSING_IMAGE = "missing_image"  # a key without an image
     MISSING_CAPTION = "missing_caption"  # a key without .txt, or with a blank one
+
+
+class Shard(TypedDict):
+    """A shard in a manifest.json, or in the commit record of stage `export`."""
+
+    shard: str
+    """File name."""
+    rows: int
+    """Number of survivors."""
+    samples: int
+    """Number of survivors that training can read."""
+    sha256: str
+    path: NotRequired[str]
+    """Path of the tar, if it is one of the input."""
+    left_out: NotRequired[dict[str, int]]
+    """Number of survivors that are not in the index of a tar of the input, by reason."""
+
+
+class IndexCounts(TypedDict):
+    """Counts of an export that indexes the input's tars; other exports have none of them."""
+
+    shards: NotRequired[int]  # number of tars
+    samples: NotRequired[int]  # number of indexed survivors
+    left_out: NotRequired[dict[str, int]]  # number of other survivors by reason
 
 
 class BadIndex(RuntimeError):

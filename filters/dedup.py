@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NotRequired, TypedDict
 
 from open_diht.common.fields import Count, Positive, Range, check_fields
+
+
+class DuplicateCounts(TypedDict):
+    """Counts of one kind of duplicates in a run."""
+
+    compared: int  # number of rows
+    found: int  # number of duplicates; of kind `uid`, of rows that share the uid of an earlier, different row
+    rejected: bool  # whether the duplicates are
+    clusters: NotRequired[int]  # of k-means, for semantic duplicates
+    eps: NotRequired[float]  # see `DedupRule`, for semantic duplicates
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,6 +33,7 @@ from open_diht.pipelines.manifests import UnreadableFile
 from open_diht.pipelines.store.commit import published, remove
 from open_diht.pipelines.store.fingerprints import Fingerprints
 from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.records import CommitRecord
 from open_diht.pipelines.store.storage import StorePath
 
 KEEP_S = 60.0  # with its worker, a unit loses at most about this much work
@@ -72,7 +73,7 @@ class FeatureStage(Stage):
             torch.set_num_threads(self.threads)
         return self.teacher.load(self.device, self.precision)
 
-    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
+    def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         begun = _Begun.read(self._begun_path(unit))
         batches = Batches(self.shards / f"{unit}.tar", self.batch_size, skip=len(begun))
         kept = time.monotonic()

@@ -74,13 +74,13 @@ def settle(layout: Layout, teacher: Teacher, asked: str, device: str, sees: npt.
         WrongUse: this machine's libraries compute other features from the same weights.
     """
     path = record_path(layout)
-    ours = {
+    ours: dict[str, Any] = {
         "teacher": teacher.identity(),
         "precision": precision_of(layout, teacher, asked, device),
         "versions": teacher.versions(),
         "sees": [float(value) for value in sees],
     }
-    known: dict[str, Any] = ours if publish_first(path, ours) else read_json(path)  # the first record counts
+    known = ours if publish_first(path, ours) else read_json(path)  # the first record counts
     if known["teacher"] != ours["teacher"] or asked not in (AUTO, known["precision"]):
         publish_json(path, ours)  # another teacher or precision is requested; features are recomputed
         return
@@ -88,13 +88,13 @@ def settle(layout: Layout, teacher: Teacher, asked: str, device: str, sees: npt.
     if before.shape == sees.shape and np.linalg.norm(before - sees) <= SAME * np.linalg.norm(before):
         return
     raise WrongUse(
-        f"teacher {teacher.name} with {_listed(ours)} computes other features than those in {layout.root}, which were "
-        f"made with {_listed(known)}. Install those versions, or choose another OUTPUT"
+        f"teacher {teacher.name} with {_listed(ours['versions'])} computes other features than those in {layout.root}, "
+        f"which were made with {_listed(known['versions'])}. Install those versions, or choose another OUTPUT"
     )
 
 
-def _listed(record: dict[str, Any]) -> str:
-    return " and ".join(f"{name} {version}" for name, version in sorted(record["versions"].items()))
+def _listed(versions: dict[str, str]) -> str:
+    return " and ".join(f"{name} {version}" for name, version in sorted(versions.items()))
 
 
 def _fixed() -> Image.Image:

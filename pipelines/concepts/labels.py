@@ -18,7 +18,8 @@ from open_diht.pipelines.manifests import UnreadableFile
 from open_diht.pipelines.store.commit import published, read_json
 from open_diht.pipelines.store.fingerprints import Fingerprints
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.storage import StorePath
+from open_diht.pipelines.store.records import CommitRecord
+from open_diht.pipelines.store.storage import Row, StorePath
 
 
 @dataclass
@@ -43,7 +44,7 @@ class LabelStage(Stage):
         heads = read_json(self.vocabulary)["heads"]
         return {head: {name: index for index, name in enumerate(heads[head]["names"])} for head in HEADS}
 
-    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
+    def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         keys: list[str] = []
         found: dict[str, list[list[int]]] = {head: [] for head in HEADS}
         without, broken = 0, None
@@ -70,7 +71,7 @@ class LabelStage(Stage):
         }
         return said, [label_path(self.layout, unit)]
 
-    def _labels(self, row: dict[str, Any]) -> dict[str, list[int]]:
+    def _labels(self, row: Row) -> dict[str, list[int]]:
         objects, attributes = annotated(row)
         known = self._ids["objects"]
         named = {next((known[name] for name in self._names.object(text) if name in known), None) for text in objects}

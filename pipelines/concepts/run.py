@@ -19,6 +19,7 @@ from typing import Any
 from open_diht.common.command_line import WrongUse, check_folder
 from open_diht.common.devices import AUTO, check_device, device_here, gpus_of
 from open_diht.common.lease import Lease
+from open_diht.common.shard_index import Shard
 from open_diht.filters.captions.parse import model_provenance
 from open_diht.pipelines.concepts.features import FeatureStage
 from open_diht.pipelines.concepts.identity import precision_of, seen, settle
@@ -27,6 +28,7 @@ from open_diht.pipelines.concepts.shards import shard_entries
 from open_diht.pipelines.concepts.teacher import Teacher
 from open_diht.pipelines.concepts.vocabulary import (
     VERSION,
+    Vocabulary,
     VocabularyStage,
     lowest_count,
     make_vocabulary,
@@ -42,7 +44,7 @@ from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.locking import FileLock, output_lock
 from open_diht.pipelines.store.ownership import foreign_entry
 from open_diht.pipelines.store.records import Vouched
-from open_diht.pipelines.store.storage import StorePath, each, in_memory, is_local, stamps
+from open_diht.pipelines.store.storage import FileStamp, StorePath, each, in_memory, is_local, stamps
 
 _log = logging.getLogger(__name__)
 _STAGES = ("vocabulary", "labels", "features")
@@ -158,12 +160,12 @@ class Extraction:
         here = isinstance(settings.backend, Direct)
         return settings.workers or (here and len(gpus_of(self.device))) or settings.backend.default_workers()
 
-    def fingerprints(self, shards: Mapping[str, dict[str, Any]]) -> dict[str, str]:
+    def fingerprints(self, shards: Mapping[str, Shard]) -> dict[str, str]:
         """Return the fingerprint of each shard's features: teacher, precision and tar."""
         about = {**self._settings.teacher.identity(), "precision": self.precision}
         return {unit: fingerprint_of(about, entry["sha256"]) for unit, entry in shards.items()}
 
-    def stage(self, shards: Mapping[str, dict[str, Any]]) -> FeatureStage:
+    def stage(self, shards: Mapping[str, Shard]) -> FeatureStage:
         """Return the stage that extracts the features of shards."""
         known = Fingerprints.published(self._layout, "features", self.fingerprints(shards))
         return self.stage_with(known, threads=max(1, (os.cpu_count() or 1) // min(self.workers(), len(shards))))
@@ -216,9 +218,9 @@ class _Run:
     settings: ConceptSettings
     layout: Layout
     say: Callable[[str], None]
-    kept: dict[str, Any]
+    kept: dict[str, FileStamp]
     """Parts of kept/, each with a stamp that changes with it."""
-    shards: dict[str, dict[str, Any]]
+    shards: dict[str, Shard]
     """See `shard_entries`."""
     extraction: Extraction
     asked: str
@@ -277,7 +279,7 @@ class _Run:
         stage = VocabularyStage(self.layout, self.settings.data / "kept", known)
         return self._do(stage, {unit: fingerprints[unit] for unit in units})
 
-    def _vocabulary(self) -> dict[str, Any]:
+    def _vocabulary(self) -> Vocabulary:
         """Return the vocabulary of all counts, and publish it if it has changed."""
         settings, units = self.settings, sorted(self.kept)
         rows = rows_counted(self.layout, units)
@@ -293,7 +295,7 @@ class _Run:
         self.say(f"vocabulary: {sizes}, each in at least {min_count} of {rows:,} rows")
         return vocabulary
 
-    def _labels(self, vocabulary: dict[str, Any]) -> bool:
+    def _labels(self, vocabulary: Vocabulary) -> bool:
         shards = self.shards
         fingerprints = {
             unit: fingerprint_of(VERSION, vocabulary["hash"], entry["sha256"]) for unit, entry in shards.items()
@@ -339,7 +341,7 @@ class _Run:
             self.say(f"error: {stage.name}: {len(failed) - _NAMED:,} more units failed; each is named in {where}")
         return not failed
 
-    def _finish(self, vocabulary: dict[str, Any]) -> bool:
+    def _finish(self, vocabulary: Vocabulary) -> bool:
         self.lock.check()
         shards, teacher = self.shards, self.settings.teacher
         records = {unit: read_json(self.layout.commit("features", unit)) for unit in shards}

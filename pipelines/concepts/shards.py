@@ -7,18 +7,18 @@ from collections.abc import Iterator
 from typing import Any
 
 from open_diht.common.command_line import WrongUse
-from open_diht.common.shard_index import IMAGES
+from open_diht.common.shard_index import IMAGES, Shard
 from open_diht.pipelines.manifests.formats.webdataset import Sample, samples
 from open_diht.pipelines.settings import INDEX, SHARDS
 from open_diht.pipelines.store.commit import read_json
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.storage import StorePath
+from open_diht.pipelines.store.storage import Row, StorePath
 
 MAX_IMAGE_BYTES = 64 * 2**20
 MAX_JSON_BYTES = 16 * 2**20
 
 
-def shard_entries(data: StorePath) -> dict[str, dict[str, Any]]:
+def shard_entries(data: StorePath) -> dict[str, Shard]:
     """Return each shard's entry in the manifest of `make filter`, by unit name (file name without .tar).
 
     Raises:
@@ -56,7 +56,7 @@ def images_of(path: StorePath) -> Iterator[tuple[str, bytes | None]]:
         yield sample.key, next((sample.contents[ending] for ending in IMAGES if ending in sample.contents), None)
 
 
-def annotations_of(path: StorePath) -> Iterator[tuple[str, dict[str, Any] | None]]:
+def annotations_of(path: StorePath) -> Iterator[tuple[str, Row | None]]:
     """Yield key and .json of every sample, and raise, like `images_of`; None if there is no readable object."""
 
     def limit(_: int, ending: str) -> int:

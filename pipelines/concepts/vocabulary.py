@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,7 +22,8 @@ from open_diht.pipelines.engine.stage import Done, Stage
 from open_diht.pipelines.store.commit import publish_table, read_json
 from open_diht.pipelines.store.fingerprints import Fingerprints
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.storage import StorePath, read_table, row_count
+from open_diht.pipelines.store.records import CommitRecord
+from open_diht.pipelines.store.storage import Row, StorePath, read_table, row_count
 
 HEADS = ("objects", "attributes")
 BATCH_ROWS = 10_000
@@ -30,6 +31,24 @@ BUCKETS = 256
 ROWS_AT_ONCE = 4_000_000  # counts merged per slice of buckets
 COUNTS = pa.schema([("bucket", pa.uint8()), ("head", pa.string()), ("name", pa.string()), ("rows", pa.int64())])
 VERSION = 1  # raise it when equal annotations may give other names
+
+
+class Head(TypedDict):
+    """The classes of a head, in the order of their ids."""
+
+    names: list[str]
+    rows: list[int]  # number of rows that have each name
+
+
+class Vocabulary(TypedDict):
+    """The content of vocabulary.json."""
+
+    version: int
+    hash: str  # see `vocabulary_hash`
+    rows: int  # number of rows counted
+    min_count: int  # number of rows that must have a name
+    max_size: int  # most names of a head
+    heads: dict[str, Head]
 
 
 @dataclass
@@ -45,7 +64,7 @@ class VocabularyStage(Stage):
     def setup(self) -> None:
         self._names = concept_names()
 
-    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
+    def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         counts: dict[str, Counter[str]] = {head: Counter() for head in HEADS}
         rows = 0
         with (self.kept / f"{unit}.parquet").open("rb") as file:
@@ -62,7 +81,7 @@ class VocabularyStage(Stage):
         return {"rows": rows}, [self.layout.data(self.name, unit)]
 
 
-def annotated(row: dict[str, Any]) -> tuple[list[str], list[str]]:
+def annotated(row: Row) -> tuple[list[str], list[str]]:
     """Return the objects and attributes of a row of kept/, or of a sample's .json in the shards.
 
     Raises:
@@ -106,7 +125,7 @@ def lowest_count(rows: int, asked: int | None) -> int:
     return asked if asked is not None else min(100, max(2, rows // 50))
 
 
-def make_vocabulary(layout: Layout, units: Sequence[str], rows: int, min_count: int, max_size: int) -> dict[str, Any]:
+def make_vocabulary(layout: Layout, units: Sequence[str], rows: int, min_count: int, max_size: int) -> Vocabulary:
     """Make the vocabulary: the names of each head, most frequent first, and by name if equally frequent.
 
     Args:
@@ -129,7 +148,7 @@ def make_vocabulary(layout: Layout, units: Sequence[str], rows: int, min_count: 
         most[head] = max(most.get(head, (0, "")), (count, name))
         if count >= min_count:
             found[head].append((-count, name))
-    heads: dict[str, dict[str, list[Any]]] = {}
+    heads: dict[str, Head] = {}
     for head, names in found.items():
         if not names:
             count, name = most.get(head, (0, ""))

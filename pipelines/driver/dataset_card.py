@@ -181,7 +181,7 @@ def _yaml(value: Any) -> str:
     return text
 
 
-def _configs_head(configs: Sequence[Config]) -> dict[str, Any]:
+def _configs_head(configs: Sequence[Config]) -> dict[str, object]:
     if not configs:
         return {}
     files = [
@@ -216,18 +216,18 @@ def _license(license: str | None, source: str | None, title: str) -> str:
     return f"{stated} License of the source: {known}. Captions and images belong to their owners."
 
 
-def features(schema: pa.Schema) -> list[dict[str, Any]] | None:
+def features(schema: pa.Schema) -> list[dict[str, object]] | None:
     """Return the columns in the notation of a card's head; None if that has no word for a column's type."""
     found = [_feature(field) for field in schema]
     return None if any(one is None for one in found) else [one for one in found if one is not None]
 
 
-def _feature(field: pa.Field) -> dict[str, Any] | None:
+def _feature(field: pa.Field) -> dict[str, object] | None:
     kind = _kind(field.type)
     return None if kind is None else {"name": field.name, **kind}
 
 
-def _kind(kind: pa.DataType) -> dict[str, Any] | None:
+def _kind(kind: pa.DataType) -> dict[str, object] | None:
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         inner = _kind(kind.value_type)
         return None if inner is None else {"list": inner.get("dtype") or inner.get("struct") or inner}

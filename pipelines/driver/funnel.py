@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 from open_diht.filters.columns import MISSING_PLACE, STORED, ColumnCondition
 from open_diht.filters.presets import Preset
+from open_diht.pipelines.engine.stage import FailedUnit
 from open_diht.pipelines.manifests import in_words
 from open_diht.pipelines.manifests.plan import Plan, Unit
 from open_diht.pipelines.report.funnel import ColumnHistogram, FunnelRecord, FunnelStep, NotDecided
@@ -202,7 +202,7 @@ def _steps(
     return steps
 
 
-def count_set_aside(funnel: FunnelRecord, set_aside: Mapping[str, Mapping[str, Any]]) -> None:
+def count_set_aside(funnel: FunnelRecord, set_aside: Mapping[str, FailedUnit]) -> None:
     """Add the quarantined units to a funnel: those that were not decided, and those that were not exported.
 
     Args:

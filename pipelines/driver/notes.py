@@ -61,7 +61,7 @@ def all_notes(funnel: FunnelRecord) -> list[str]:
         notes.append(
             f"duplicates kept: {', '.join(stay)}; set that setting in the preset to reject them in stage dedup"
         )
-    if shared := duplicates.get(UID, {"found": 0})["found"]:
+    if (same := duplicates.get(UID)) and (shared := same["found"]):
         notes.append(
             f"{counted(shared, 'row')} with the uid of an earlier row but another url, image or caption; subset.npy "
             "omits these uids because each would select all of its rows"

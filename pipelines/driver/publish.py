@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, cast
 
 from open_diht.pipelines.datasets import READ_AS
 from open_diht.pipelines.driver.dataset_card import card_of
@@ -34,7 +34,7 @@ class Results:
     plan: Plan
     units: list[Unit]
     """The decided units."""
-    models: dict[str, Any]
+    models: dict[str, Mapping[str, Any]]
     """Models and settings of each stage, recorded in run.json."""
     seconds: dict[str, float]
     """Seconds that each stage took in this run."""
@@ -53,7 +53,7 @@ class Results:
         settings = self.settings
         root, stages = self.layout.root, settings.stages
         path, report = root / "funnel.json", root / "report.html"
-        previous = Vouched(self.layout).current(path)
+        previous = cast(FunnelRecord, Vouched(self.layout).current(path))
         asked = fingerprint_of(funnel, decided, settings.license)
         funnel["seconds"] = {**previous.get("seconds", {}), **self.seconds}
         if previous.get("fingerprint") == asked and not self.seconds:
@@ -77,7 +77,7 @@ class Results:
             say(note)
         say(f"results in {root}/ (kept, rejected, dead_letter{', report.html' if 'export' in stages else ''})")
 
-    def _provenance(self, began: float) -> dict[str, Any]:
+    def _provenance(self, began: float) -> dict[str, object]:
         settings = self.settings
         return {
             "command": list(settings.command),

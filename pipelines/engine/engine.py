@@ -15,19 +15,19 @@ from open_diht.common.naming import counted
 from open_diht.pipelines.engine.jobs import run_name, run_units, worker_log
 from open_diht.pipelines.engine.progress import Count, StageProgress, beats
 from open_diht.pipelines.engine.sharing import Sharing
-from open_diht.pipelines.engine.stage import TRIES, DoUnit, Stage, failure, set_aside
+from open_diht.pipelines.engine.stage import TRIES, DoUnit, FailedUnit, Failure, Stage, failure, set_aside
 from open_diht.pipelines.runners import Backend, Direct
 from open_diht.pipelines.runners.workers import WorkerDied
 from open_diht.pipelines.store.commit import RunFailed, read_json, remove, remove_leftovers
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.names import unit_of
-from open_diht.pipelines.store.records import Vouched, removed
-from open_diht.pipelines.store.storage import each, is_local, stamps
+from open_diht.pipelines.store.records import CommitRecord, Vouched, removed
+from open_diht.pipelines.store.storage import FileStamp, each, is_local, stamps
 
 _LISTING_SHARE = 20  # listing commit records takes at most one part in 20 of the time
 
-Failed = dict[str, dict[str, Any]]
-"""Record of each failed unit by its name, see `stage.set_aside`."""
+Failed = dict[str, FailedUnit]
+"""Record of each failed unit by its name."""
 
 
 @dataclass
@@ -120,7 +120,7 @@ class Engine:
         return failed
 
     def _left_by(
-        self, death: WorkerDied, stage: Stage, todo: Sequence[str], before: Mapping[str, Any], tries: _Tries
+        self, death: WorkerDied, stage: Stage, todo: Sequence[str], before: Mapping[str, FileStamp], tries: _Tries
     ) -> list[str]:
         """Return the units left to run after a worker died. A unit that was running at `TRIES` deaths has failed.
 
@@ -148,10 +148,10 @@ class Engine:
         self.say(f"{stage.name}: {death}; continuing with {counted(len(left), 'unit')}")
         return left
 
-    def _failed(self, stage: Stage) -> dict[str, Any]:
+    def _failed(self, stage: Stage) -> dict[str, FileStamp]:
         return stamps(self.layout.work / stage.name / "failed", ".json")
 
-    def _check_done(self, stage: Stage, units: Sequence[str], failed: Mapping[str, Any]) -> None:
+    def _check_done(self, stage: Stage, units: Sequence[str], failed: Failed) -> None:
         """Raise RunFailed if a unit is neither committed nor failed."""
         committed = stamps(self.layout.commits(stage.name), ".json")
         left = [unit for unit in units if unit not in committed and unit not in failed]
@@ -232,7 +232,7 @@ class Engine:
         if withdrawn:
             self.say(f"{stage}: the files of {counted(withdrawn, 'unit')} are missing or damaged and are written again")
 
-    def missing(self, stage: Stage, names: Sequence[str]) -> dict[str, dict[str, Any] | None]:
+    def missing(self, stage: Stage, names: Sequence[str]) -> dict[str, CommitRecord | None]:
         """Return the commit records of the units that are not done; None for a missing record.
 
         Args:
@@ -260,7 +260,7 @@ class Engine:
 class _Tries:
     """The deaths of workers during one stage."""
 
-    of: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
+    of: dict[str, list[Failure]] = field(default_factory=lambda: defaultdict(list))
     """Failed tries of each unit."""
     fruitless: int = 0
     """Consecutive deaths without a unit running or done."""

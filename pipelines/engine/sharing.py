@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 from open_diht.common.lease import Lease
 from open_diht.common.naming import counted
-from open_diht.pipelines.engine.stage import Stage
+from open_diht.pipelines.engine.stage import FailedUnit, Stage
 from open_diht.pipelines.store.commit import read_json
 from open_diht.pipelines.store.locking import FileLock
-from open_diht.pipelines.store.storage import each, stamps
+from open_diht.pipelines.store.storage import FileStamp, each, stamps
 
 _LOOK_S, _LOOK_AT_STORE_S = 0.5, 5.0  # seconds between polls of the other shards, on a disk and in a store
 
@@ -88,7 +87,7 @@ class Sharing:
                 self._say(f"{self} done; waiting for {_listed(others)}")
             self._pause()
 
-    def parts(self, stage: Stage, todo: Sequence[str], failed: dict[str, dict[str, Any]]) -> Iterator[list[str]]:
+    def parts(self, stage: Stage, todo: Sequence[str], failed: dict[str, FailedUnit]) -> Iterator[list[str]]:
         """Yield the units that this shard must run, part after part, until every unit is done or has failed.
 
         Args:
@@ -99,7 +98,7 @@ class Sharing:
         """
         folder = stage.layout.work / stage.name / "failed"
         before = stamps(folder, ".json")
-        seen: dict[str, Any] = {}
+        seen: dict[str, FileStamp] = {}
         left = list(todo)
         while left:
             if mine := self._mine(left):
@@ -140,7 +139,7 @@ class Sharing:
         time.sleep(_LOOK_S if isinstance(self._lock, FileLock) else _LOOK_AT_STORE_S)
 
 
-def _undone(stage: Stage, units: Sequence[str], seen: dict[str, Any]) -> list[str]:
+def _undone(stage: Stage, units: Sequence[str], seen: dict[str, FileStamp]) -> list[str]:
     """Return the units that are not done. Records are read only if their stamp is not yet in `seen`."""
     now = stamps(stage.layout.commits(stage.name), ".json")
     new = [unit for unit in units if now.get(unit, 0) not in (0, seen.get(unit))]

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
 import apache_beam as beam
 import pyarrow as pa
@@ -21,7 +21,7 @@ from open_diht.pipelines.manifests.plan import Plan, load_plan
 from open_diht.pipelines.store.commit import publish_json, read_json, retract
 from open_diht.pipelines.store.fingerprints import Fingerprints
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.records import publish_record
+from open_diht.pipelines.store.records import CommitRecord, publish_record
 from open_diht.pipelines.store.storage import StorePath, is_gone
 
 TRIES = 3
@@ -30,10 +30,27 @@ continues without it."""
 PAUSES_S = (1.0, 5.0)
 """Seconds before the second and third try, since errors of a disk or a network may pass."""
 
-Done = tuple[Mapping[str, Any], Sequence[StorePath]]
+Done = tuple[Mapping[str, object], Sequence[StorePath]]
 """Entries for the commit record of a unit, and the files that the record vouches for."""
 Records = Callable[[str, Sequence[str]], Iterator[tuple[str, Any]]]
 """Function from a stage's name and unit names to (unit, commit record), with None for a missing record."""
+
+
+class Failure(TypedDict):
+    """A failed try of a unit."""
+
+    time: str  # as in 2026-01-31T12:00:00Z
+    error: str  # name of the exception
+    message: str
+    trace: str
+
+
+class FailedUnit(TypedDict):
+    """The record of a quarantined unit."""
+
+    unit: str
+    stage: str
+    tries: list[Failure]
 
 
 class Stage(ABC):
@@ -69,7 +86,7 @@ class Stage(ABC):
         """End helper processes."""
 
     @abstractmethod
-    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
+    def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         """Process one unit and publish its files. A repeated call must publish the same files.
 
         Args:
@@ -85,7 +102,7 @@ class Stage(ABC):
         """Return the hash of everything the results of a unit depend on."""
         return self.fingerprint if isinstance(self.fingerprint, str) else self.fingerprint[unit]
 
-    def current(self, unit: str, record: dict[str, Any] | None) -> dict[str, Any] | None:
+    def current(self, unit: str, record: CommitRecord | None) -> CommitRecord | None:
         """Return the commit record if the unit's files are of the same model, settings and input; else None, and the
         unit is done from the beginning.
 
@@ -95,7 +112,7 @@ class Stage(ABC):
         """
         return record if record is not None and record["fingerprint"] == self.fingerprint_of(unit) else None
 
-    def is_done(self, unit: str, record: dict[str, Any] | None) -> bool:
+    def is_done(self, unit: str, record: CommitRecord | None) -> bool:
         """Return whether a unit is complete, given its commit record."""
         return self.current(unit, record) is not None
 
@@ -118,7 +135,7 @@ class Stage(ABC):
         if before is None:
             retract(path)  # it must not vouch for files that are about to be replaced
         said, files = self.process(unit, before, heartbeat)
-        earlier = before or {"seconds": 0.0, "files": {}}
+        earlier: CommitRecord = before or {"seconds": 0.0, "files": {}}
         record = {
             "unit": unit,
             "stage": self.part_of or self.name,
@@ -158,7 +175,7 @@ class DoUnit(beam.DoFn):
         mark = self._stage.layout.progress(self._stage.name, unit)
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()  # if the worker dies, the mark that is left tells which unit it was running
-        tries: list[dict[str, Any]] = []
+        tries: list[Failure] = []
         while True:
             try:
                 self._stage.do(unit)
@@ -182,7 +199,7 @@ class DoUnit(beam.DoFn):
         self._stage.teardown()
 
 
-def failure(error: str, message: str, trace: str = "") -> dict[str, Any]:
+def failure(error: str, message: str, trace: str = "") -> Failure:
     """Return the record of a failed try.
 
     Args:
@@ -194,7 +211,7 @@ def failure(error: str, message: str, trace: str = "") -> dict[str, Any]:
     return {"time": now, "error": error, "message": message, "trace": trace}
 
 
-def set_aside(stage: Stage, unit: str, tries: list[dict[str, Any]]) -> None:
+def set_aside(stage: Stage, unit: str, tries: list[Failure]) -> None:
     """Quarantine a unit: record that it failed in this run. The next run tries it again.
 
     Args:
@@ -202,4 +219,4 @@ def set_aside(stage: Stage, unit: str, tries: list[dict[str, Any]]) -> None:
         unit: name of the unit.
         tries: its failed tries, see `failure`.
     """
-    publish_json(stage.layout.failed(stage.name, unit), {"unit": unit, "stage": stage.name, "tries": tries})
+    publish_json(stage.layout.failed(stage.name, unit), FailedUnit(unit=unit, stage=stage.name, tries=tries))

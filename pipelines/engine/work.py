@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,7 @@ class Work(Engine):
     """An `Engine` for the units of a plan, which also watches the input files for changes."""
 
     plan: Plan
-    models: dict[str, Any] = field(default_factory=dict)
+    models: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     """Models and settings of each stage, recorded in run.json."""
     changed: dict[str, str] = field(default_factory=dict)
     """Input files that have changed since the run began, each with a description of the change."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 import pyarrow as pa
 
 OK = "ok"
@@ -36,3 +38,31 @@ FETCHED = pa.schema(
 its URL; `sha256` is that of the bytes as fetched; width and height are those of the upright original in
 pixels; the stored image is `bytes` long and starts at `offset` in tar `shard`. Rows with the same
 URL share an image."""
+
+
+class AskedRow(TypedDict):
+    """A row of `ASKED`."""
+
+    ordinal: int
+    uid: str
+    caption: str | None
+    url: str | None
+    sha256: str | None
+    md5: str | None
+
+
+class FetchedRow(TypedDict, total=False):
+    """A row of `FETCHED`; keys that are absent are null."""
+
+    ordinal: int
+    uid: str
+    url: str | None
+    status: str
+    message: str
+    attempts: int
+    sha256: str | None
+    width: int
+    height: int
+    shard: str
+    offset: int
+    bytes: int

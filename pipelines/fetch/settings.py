@@ -87,7 +87,7 @@ class DownloadSettings:
         for text in self.allow:
             Allowed.parse(text)
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """Return the settings that stored images depend on. If one changes, all images are fetched again.
 
         `limits` returns the settings that only decide which downloads fail.
@@ -95,13 +95,13 @@ class DownloadSettings:
         names = ("image_size", "quality", "respect_opt_out")
         return {name: value for name, value in dataclasses.asdict(self).items() if name in names}
 
-    def limits(self) -> dict[str, Any]:
+    def limits(self) -> dict[str, object]:
         """Return the settings that only decide which downloads fail, as JSON values."""
         values = {name: getattr(self, name) for name in _MAY_LIFT}
         agent = self.user_agent.replace(f"/{program_version()}", "")  # a new version of ours must not lift refusals
         return values | {"ports": list(self.ports), "allow": list(self.allow), "user_agent": agent}
 
-    def may_lift(self, earlier: Mapping[str, Any]) -> frozenset[str]:
+    def may_lift(self, earlier: Mapping[str, object]) -> frozenset[str]:
         """Return the reasons of failures under `earlier` (see `limits`) that these settings may lift."""
         now = self.limits()
         looser = [name for name, before in earlier.items() if _permits_more(now[name], before)]

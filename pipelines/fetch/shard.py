@@ -20,13 +20,13 @@ from open_diht.pipelines.fetch.fetcher import Fetcher
 from open_diht.pipelines.fetch.hashes import MISMATCH, expected_of
 from open_diht.pipelines.fetch.opener import Notes, opening_by
 from open_diht.pipelines.fetch.reasons import FetchError, Reason
-from open_diht.pipelines.fetch.records import ASKED, FETCHED, OK
+from open_diht.pipelines.fetch.records import ASKED, FETCHED, OK, AskedRow, FetchedRow
 from open_diht.pipelines.fetch.settings import DownloadSettings
 from open_diht.pipelines.fetch.tool import load_tool
 from open_diht.pipelines.fetch.urls import parse_url
 
 _CODES = frozenset(reason.value for reason in Reason)
-_SWAPPED = {"status": str(Reason.HASH_MISMATCH), "message": MISMATCH}
+_SWAPPED: FetchedRow = {"status": str(Reason.HASH_MISMATCH), "message": MISMATCH}
 
 
 def fetch_shard(
@@ -59,13 +59,13 @@ def fetch_shard(
         RuntimeError: img2dataset is not installed, did not report every row, or failed in an unknown
             way. Any other exception of the fetcher is raised too; failed requests become records.
     """
-    records: list[dict[str, Any]] = []
-    shared: dict[str, list[dict[str, Any]]] = {}
+    records: list[FetchedRow] = []
+    shared: dict[str, list[AskedRow]] = {}
     for row in rows.to_pylist():
         try:
             shared.setdefault(_address(row["url"]), []).append(row)
         except FetchError as error:  # refused before any request
-            records.append(_record(row, status=str(error.reason), message=error.message, attempts=0))
+            records.append(_record(row, {"status": str(error.reason), "message": error.message, "attempts": 0}))
     if shared:
         expected = {address: [expected_of(row) for row in group] for address, group in shared.items()}
         with opening_by(fetcher, expected) as notes:
@@ -88,9 +88,7 @@ def _address(url: str | None) -> str:
     return str(parse_url((url or "").strip()))  # strip all Unicode white space, as urllib does
 
 
-def _download(
-    rows: list[dict[str, Any]], folder: Path, settings: DownloadSettings, beat: Callable[[int], None]
-) -> None:
+def _download(rows: list[AskedRow], folder: Path, settings: DownloadSettings, beat: Callable[[int], None]) -> None:
     """Write one shard with img2dataset: 00000.tar and 00000.parquet in `folder`."""
     downloader, resizer, writer = load_tool()
     columns = ["ordinal", "uid", "caption", "url"]
@@ -117,9 +115,7 @@ def _download(
     ).download_shard((0, str(folder / "asked.arrow")))
 
 
-def _records(
-    shared: dict[str, list[dict[str, Any]]], written: pa.Table, tar: Path, notes: Notes
-) -> Iterator[dict[str, Any]]:
+def _records(shared: dict[str, list[AskedRow]], written: pa.Table, tar: Path, notes: Notes) -> Iterator[FetchedRow]:
     """Yield the records of all rows, given img2dataset's result for the first row of each URL."""
     addresses = {group[0]["ordinal"]: address for address, group in shared.items()}
     with tarfile.open(tar) as members:
@@ -131,14 +127,14 @@ def _records(
     for result in written.to_pylist():
         address = addresses[result["ordinal"]]
         found, digests = _found(result, places, tar.name), notes.digests.get(address, {})
-        told = {"attempts": notes.attempts[address], "sha256": digests.get("sha256")}
+        told: FetchedRow = {"attempts": notes.attempts[address], "sha256": digests.get("sha256")}
         for row in shared[address]:
             expected = expected_of(row)
             swapped = digests and expected is not None and not expected.holds(digests)
-            yield _record(row, **(_SWAPPED if swapped else found), **told)
+            yield _record(row, {**(_SWAPPED if swapped else found), **told})
 
 
-def _found(result: dict[str, Any], places: dict[str, tuple[int, int]], tar: str) -> dict[str, Any]:
+def _found(result: dict[str, Any], places: dict[str, tuple[int, int]], tar: str) -> FetchedRow:
     """Return the part of a record that describes a URL's result: the image's location, or the failure."""
     if result["status"] != "success":
         reason, message = _reason(result["status"], result["error_message"] or "")
@@ -155,9 +151,8 @@ def _found(result: dict[str, Any], places: dict[str, tuple[int, int]], tar: str)
     }
 
 
-def _record(row: dict[str, Any], **said: Any) -> dict[str, Any]:
-    nothing = {field.name: None for field in FETCHED}
-    return {**nothing, **{name: row[name] for name in ("ordinal", "uid", "url")}, **said}
+def _record(row: AskedRow, said: FetchedRow) -> FetchedRow:
+    return {"ordinal": row["ordinal"], "uid": row["uid"], "url": row["url"], **said}
 
 
 def _reason(status: str, text: str) -> tuple[Reason, str]:

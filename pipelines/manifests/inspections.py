@@ -14,11 +14,11 @@ _OWN = ("stamp", "row_groups", "data_start", "row_bytes")
 _ELSEWHERE = ("path", "rows", "bytes", "fingerprint")
 
 
-def to_json(infos: Sequence[FileInfo]) -> dict[str, Any]:
+def to_json(infos: Sequence[FileInfo]) -> dict[str, object]:
     """Return the facts that `files` of `from_json` does not have, as JSON values."""
     alike: dict[tuple[Any, ...], int] = {}
-    shared: list[dict[str, Any]] = []
-    files: list[dict[str, Any]] = []
+    shared: list[dict[str, object]] = []
+    files: list[dict[str, object]] = []
     for info in infos:
         number = alike.setdefault(tuple(getattr(info, name) for name in _SHARED), len(alike))
         if number == len(shared):

@@ -34,6 +34,7 @@ from open_diht.pipelines.manifests import (
 )
 from open_diht.pipelines.manifests.files import is_url
 from open_diht.pipelines.manifests.pins import pinned
+from open_diht.pipelines.manifests.types import InputFile
 from open_diht.pipelines.store.commit import CorruptRecord, publish_first, publish_json, read_json
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.ownership import check_output
@@ -70,8 +71,8 @@ class Plan:
     """Files that could not be read; they are listed in the dead-letter table."""
     rows: int
     """Total number of rows, exact or estimated."""
-    files: tuple[dict[str, Any], ...]
-    """path, rows, bytes, fingerprint and `urls_only` (it has URLs and no images) of each readable file."""
+    files: tuple[InputFile, ...]
+    """The readable files."""
     infos: tuple[FileInfo, ...] = ()
     """Inspection of each readable file, stored so that later runs need not inspect it again."""
     pins: Mapping[str, str] = field(default_factory=dict)
@@ -144,7 +145,7 @@ def make_plan(
         raise BadSchema(
             f"the manifests disagree: {disagreeing[0]}{more}; filter them in separate runs, or name the column"
         )
-    files = [{"path": i.path, "rows": i.rows, "bytes": i.bytes, "fingerprint": i.fingerprint} for i in infos]
+    files = [InputFile(path=i.path, rows=i.rows, bytes=i.bytes, fingerprint=i.fingerprint) for i in infos]
     roles = dataclasses.asdict(dataset.roles)
     del roles["captions"]  # outputs of earlier versions keep their fingerprints
     several = [info.roles.captions for info in infos] if dataset.several_captions else []
@@ -295,7 +296,7 @@ def load_plan(path: StorePath) -> Plan:
     return _load(found)
 
 
-def _content(plan: Plan) -> dict[str, Any]:
+def _content(plan: Plan) -> dict[str, object]:
     """Return the plan for JSON, with the inspection of a file stored once instead of in each of its spans."""
     plain = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan) if field.name != "infos"}
     names = [field.name for field in dataclasses.fields(Span) if field.name != "info"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -216,6 +216,16 @@ class NoInput(ManifestError):
 
 class BadSchema(ManifestError):
     """A file is readable but does not have the requested columns or format. The user must fix it."""
+
+
+class InputFile(TypedDict):
+    """A readable input file in a plan; see `FileInfo`."""
+
+    path: str
+    rows: int | None
+    bytes: int
+    fingerprint: str
+    urls_only: NotRequired[bool]  # whether it has URLs and no images
 
 
 class Broken(TypedDict):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 from open_diht.common.naming import counted
 from open_diht.pipelines.pilot.estimate import Estimate, per_row, recut, share, total
@@ -93,7 +93,7 @@ class ForecastLine:
         """Return the quantity times a factor, to change its unit."""
         return ForecastLine(self.estimate and self.estimate.times(factor), self.basis, self.note)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Return the line for JSON."""
         numbers = asdict(self.estimate) if self.estimate else {"value": None, "low": None, "high": None}
         return {**numbers, "basis": self.basis, **({"note": self.note} if self.note else {})}
@@ -116,7 +116,7 @@ class Forecast:
     """Cost of `make concepts` if a teacher is given: images, and GPU-hours or core-hours."""
     cost: dict[str, ForecastLine] = field(default_factory=dict)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Return the forecast for JSON."""
         sections = ("rows", "core_hours", "images", "stored", "hours", "concepts", "cost")
         lines = {name: {str(key): line.as_dict() for key, line in getattr(self, name).items()} for name in sections}

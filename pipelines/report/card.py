@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
-from typing import Any
 
 from open_diht.common.html import TextSpan, marked, render_page
 from open_diht.filters.score import TEXT_AREA
@@ -56,7 +55,7 @@ def draw_card(example: Example) -> str:
     )
 
 
-def _line(number: int, line: Line, chip: float, width: int, height: int) -> dict[str, Any]:
+def _line(number: int, line: Line, chip: float, width: int, height: int) -> dict[str, object]:
     """Return the template's variables for a line of text; the chip with its number stays inside the image."""
     box = line["box"] if len(line["box"]) >= 3 else []
     return {

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
+
+from open_diht.common.shard_index import IndexCounts
+from open_diht.filters.dedup import DuplicateCounts
 
 
 class DeadLetter(TypedDict):
@@ -84,14 +87,14 @@ class FunnelRecord(TypedDict):
     condition."""
     columns: dict[str, ColumnHistogram]
     """Axis of the histogram of each such column or score, by the name of the histogram."""
-    duplicates: dict[str, dict[str, Any]]
-    """Counts of duplicates by kind, see `Findings.counts`."""
-    left: dict[str, Any]
-    """Counts of an index export, see `Export.make`; empty for other exports."""
+    duplicates: dict[str, DuplicateCounts]
+    """Counts of duplicates by kind."""
+    left: IndexCounts
     set_aside: dict[str, str]
     """Quarantined units, each with the stage in which it failed."""
     seconds: dict[str, float]
     """Seconds that each stage took; for a stage with nothing to do, in an earlier run."""
+    fingerprint: NotRequired[str]  # hash of everything the results depend on; in the file alone
 
 
 def unaccounted(funnel: FunnelRecord) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from open_diht.common.html import anchor, render_page
 from open_diht.common.html.charts import bin_counts, histogram
@@ -72,7 +71,7 @@ def render_report(funnel: FunnelRecord, examples: Mapping[str, Sequence[Example]
     totals = {"kept": funnel["kept"], "dead_letter": funnel["dead_letter"]["rows"], **funnel["rejected"]}
     reasons = reasons_of(funnel)
     shown = [name for name in dict.fromkeys([*reasons, *_ENDS, *examples]) if examples.get(name)][:MAX_GROUPS]
-    groups: list[dict[str, Any]] = [
+    groups: list[dict[str, object]] = [
         {
             "name": name,
             "rejected": name not in _ENDS,

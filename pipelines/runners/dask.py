@@ -303,9 +303,9 @@ def _check_seen(client: distributed.Client, what: str, place: str) -> None:
             )
 
 
-def _ask(client: distributed.Client, function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+def _ask(client: distributed.Client, function: Callable[..., Any], *arguments: Any) -> dict[str, object]:
     """Return the result, or the exception, of a function on each worker, by its address. Workers whose connection
     breaks are omitted, since Dask replaces them."""
-    answers: dict[str, Any] = client.run(function, *arguments, on_error="return")
+    answers: dict[str, object] = client.run(function, *arguments, on_error="return")
     broken = (CommClosedError, ConnectionError, TimeoutError)
     return {worker: answer for worker, answer in answers.items() if not isinstance(answer, broken)}

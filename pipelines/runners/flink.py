@@ -10,7 +10,6 @@ import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from apache_beam.options.pipeline_options import FlinkRunnerOptions
 from apache_beam.runners.portability.flink_runner import MAGIC_HOST_NAMES, FlinkRunner
@@ -86,7 +85,7 @@ class Flink(portable.PortableBackend):
         named = given(self.flags, "flink_master")
         return str(option_values(self.flags)["flink_master"]).strip() if named else MASTER
 
-    def _cluster(self) -> dict[str, Any] | None:
+    def _cluster(self) -> dict[str, str | int] | None:
         """Return slots, task managers and version from the cluster's REST service; None if the job server will run the
         cluster itself. Raises RunnerError if no cluster answers."""
         master = self._master()
@@ -103,7 +102,7 @@ class Flink(portable.PortableBackend):
                 "flink-up`, or name it: --flink_master=host:port"
             ) from error
 
-    def _version(self, cluster: dict[str, Any] | None) -> str:
+    def _version(self, cluster: dict[str, str | int] | None) -> str:
         """Return the Flink version, as in 1.20, which the jar must match: of the option or the cluster, else `VERSION`.
 
         Raises RunnerError if option and cluster differ, or Beam has no job server for the version.

@@ -14,6 +14,7 @@ from open_diht.pipelines.engine.stage import Stage
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.cascade import StageFilter
+from open_diht.pipelines.store.records import CommitRecord
 
 
 class Annotator(Stage):
@@ -47,7 +48,7 @@ class Annotator(Stage):
         """
         return list(units)
 
-    def announce(self, work: Work, todo: Sequence[str], records: Sequence[dict[str, Any]], of: int) -> str | None:
+    def announce(self, work: Work, todo: Sequence[str], records: Sequence[CommitRecord], of: int) -> str | None:
         """Return a line to print before units are processed, or None.
 
         Args:
@@ -80,7 +81,7 @@ class Annotator(Stage):
         """
 
     @classmethod
-    def source(cls, record: dict[str, Any]) -> Any:
+    def source(cls, record: CommitRecord) -> Any:
         """Return the part of a commit record that decisions depend on."""
         return record["fingerprint"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, NotRequired, Self, TypedDict
+from typing import NotRequired, Self, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +31,7 @@ from open_diht.pipelines.stages.several import OTHERS, captions_in, nested, othe
 from open_diht.pipelines.store.commit import TableFile
 from open_diht.pipelines.store.fingerprints import fingerprint_of
 from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.records import CommitRecord
 
 NAME = "captions"
 BATCH_ROWS = 2_000
@@ -72,7 +73,7 @@ class CaptionRecord(TypedDict):
     """Number of captions of good rows that a lean run did not parse."""
     moves: dict[str, float] | None
     """Sums of what second opinions changed, see `Moves`; None: the run asks for none."""
-    columns: dict[str, Any]
+    columns: dict[str, object]
     """Conditions on manifest columns whose rejects were not parsed, in the form of a preset."""
     captions: NotRequired[int]
     """Number of captions of the good rows, if a row may have several."""
@@ -120,7 +121,7 @@ class CaptionStage(Annotator):
             conditions=settings.preset.columns,
         )
 
-    def announce(self, work: Work, todo: Sequence[str], records: Sequence[dict[str, Any]], of: int) -> str | None:
+    def announce(self, work: Work, todo: Sequence[str], records: Sequence[CommitRecord], of: int) -> str | None:
         units = counted(of, "unit")
         lean = sum(bool(record["lean"]) for record in records)
         wider = sum(not record["lean"] and not self.parsed(record) for record in records)
@@ -150,19 +151,19 @@ class CaptionStage(Annotator):
         self._annotator = None
         gc.unfreeze()
 
-    def current(self, unit: str, record: dict[str, Any] | None) -> dict[str, Any] | None:
+    def current(self, unit: str, record: CommitRecord | None) -> CommitRecord | None:
         if not self.annotate:
             return record  # existing annotations hold at least what is needed
         is_fuller = record is not None and self.fuller is not None and record["fingerprint"] == self.fuller
         known = record if is_fuller else super().current(unit, record)
         return known if known and known["annotated"] and self.parsed(known) else None
 
-    def parsed(self, record: dict[str, Any]) -> bool:
+    def parsed(self, record: CommitRecord) -> bool:
         """Return whether every row that passes the conditions was parsed: all skipped rows are rejected again."""
         then = [condition_of(*one) for one in record["columns"].items()]
         return all(any(now.implies(one) for now in self.conditions) for one in then)
 
-    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
+    def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         span = self._plan.span(unit)
         heartbeat.expect(span.rows)
         rows, extent, own_uids, without_url, captions = 0, 0, 0, 0, 0

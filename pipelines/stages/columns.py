@@ -30,6 +30,7 @@ from open_diht.pipelines.stages.rows import columns_of, values_of
 from open_diht.pipelines.store.commit import TableFile
 from open_diht.pipelines.store.fingerprints import fingerprint_of
 from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.records import CommitRecord
 from open_diht.pipelines.store.storage import row_groups
 
 VERSION = 2
@@ -67,11 +68,11 @@ class ColumnStage(Annotator):
         """Return by the reason of each condition whether its values are stored as numbers or as words."""
         return {one.reason: "numbers" if one.numeric else "words" for one in self.conditions}
 
-    def current(self, unit: str, record: dict[str, Any] | None) -> dict[str, Any] | None:
+    def current(self, unit: str, record: CommitRecord | None) -> CommitRecord | None:
         known = super().current(unit, record)
         return known if known is not None and self.kinds.items() <= known["kinds"].items() else None
 
-    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
+    def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         span = self._plan.span(unit)
         heartbeat.expect(span.rows)
         path, rows = self.layout.data(self.name, unit), 0

@@ -45,6 +45,7 @@ from open_diht.pipelines.stages.tally import Tally
 from open_diht.pipelines.store.commit import TableFile, publish_table, read_json, remove
 from open_diht.pipelines.store.fingerprints import Fingerprints, fingerprint_of
 from open_diht.pipelines.store.layout import KINDS, Layout
+from open_diht.pipelines.store.records import CommitRecord
 from open_diht.pipelines.store.storage import row_groups
 
 VERSION = 5  # increase it when equal annotations and thresholds may lead to other decisions
@@ -104,7 +105,7 @@ class DecideStage(Stage):
     def _entries(self) -> Entries:
         return Entries(self.layout)
 
-    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
+    def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         span = self._plan.span(unit)
         read_record: CaptionRecord = read_json(self.layout.commit("captions", unit))
         heartbeat.expect(read_record["rows"])

@@ -43,6 +43,7 @@ from open_diht.pipelines.store.commit import publish_table, published, read_json
 from open_diht.pipelines.store.fingerprints import fingerprint_of
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.names import unit_of
+from open_diht.pipelines.store.records import CommitRecord
 from open_diht.pipelines.store.storage import StorePath
 
 BATCH_ROWS = 2_000
@@ -90,7 +91,7 @@ class DownloadStage(SegmentAnnotator):
     name: str = field(default=DOWNLOAD, init=False)
     lasting = True
     counted = noun = "urls"
-    nothing: ClassVar[dict[str, Any]] = {
+    nothing: ClassVar[CommitRecord] = {
         "found": "",
         "urls": 0,
         "asked": 0,
@@ -112,10 +113,10 @@ class DownloadStage(SegmentAnnotator):
         return super().units(work, [unit for unit in units if unit in with_urls])
 
     @classmethod
-    def source(cls, record: dict[str, Any]) -> Any:
+    def source(cls, record: CommitRecord) -> Any:
         return state_of(record)
 
-    def announce(self, work: Work, todo: Sequence[str], records: Sequence[dict[str, Any]], of: int) -> str | None:
+    def announce(self, work: Work, todo: Sequence[str], records: Sequence[CommitRecord], of: int) -> str | None:
         current = [record for record in records if record["fingerprint"] == self.fingerprint]
         if lifted := sum((self.lifted(record) for record in current), Counter[str]()):
             reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(lifted.items()))
@@ -170,13 +171,13 @@ class DownloadStage(SegmentAnnotator):
     def needed(self, unit: str) -> set[str]:
         return self.survivors.needed
 
-    def is_done(self, unit: str, record: dict[str, Any] | None) -> bool:
+    def is_done(self, unit: str, record: CommitRecord | None) -> bool:
         return super().is_done(unit, record) and not (record and self.lifted(record))
 
-    def note(self, unit: str, record: dict[str, Any]) -> None:
+    def note(self, unit: str, record: CommitRecord) -> None:
         record["limits"] = self.settings.limits()
 
-    def wanted(self, unit: str, known: dict[str, Any] | None) -> NDArray[np.int64]:
+    def wanted(self, unit: str, known: CommitRecord | None) -> NDArray[np.int64]:
         wanted = self.candidates(unit)
         if known is None or (records := load_downloads(self.layout, unit)) is None:
             return wanted
@@ -186,13 +187,13 @@ class DownloadStage(SegmentAnnotator):
         # the whole unit.
         return np.union1d(new, np.asarray(records.filter(lifted)["ordinal"]))
 
-    def lifted(self, record: dict[str, Any]) -> Counter[str]:
+    def lifted(self, record: CommitRecord) -> Counter[str]:
         """Return how many rows of a unit earlier settings refused that the current ones may not, by reason."""
         reasons = self.settings.may_lift(record.get("limits", {}))
         return Counter({reason: count for reason, count in record["statuses"].items() if reason in reasons})
 
     def add(
-        self, unit: str, name: str, ordinals: NDArray[np.int64], record: dict[str, Any], heartbeat: Heartbeat
+        self, unit: str, name: str, ordinals: NDArray[np.int64], record: CommitRecord, heartbeat: Heartbeat
     ) -> list[StorePath]:
         earlier = (record["segments"] and load_downloads(self.layout, unit)) or FETCHED.empty_table()
         earlier = earlier.filter(pa.array(np.isin(np.asarray(earlier["ordinal"]), ordinals)))
@@ -236,7 +237,7 @@ class DownloadStage(SegmentAnnotator):
     def _asked(self, span: Span, ordinals: NDArray[np.int64]) -> pa.Table:
         """Return the rows of a unit with these ordinals, as a table of `ASKED`."""
         info = info_of(span, self.dataset)
-        rows: list[dict[str, Any]] = []
+        rows: list[dict[str, object]] = []
         # Closing the reader checks that the file has not changed, even if the loop ends early.
         with closing(read(span, self.dataset, batch_rows=BATCH_ROWS)) as batches:
             for batch in batches:

@@ -57,7 +57,7 @@ class LocalEncoder:
     name: EncoderName
     weights: Path
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, str]:
         """Return what embeddings depend on: the library, the model and a digest of the weights."""
         below = sorted(path for path in self.weights.rglob("*") if path.is_file())
         digest = hashlib.sha256()

@@ -20,6 +20,7 @@ from open_diht.pipelines.stages.images import images_of
 from open_diht.pipelines.stages.segments import SegmentStage
 from open_diht.pipelines.store.commit import TableFile
 from open_diht.pipelines.store.names import unit_of
+from open_diht.pipelines.store.records import CommitRecord
 from open_diht.pipelines.store.storage import StorePath
 
 OK = "ok"
@@ -75,7 +76,7 @@ class EncodingStage(SegmentStage):
     threads: int = 0
     """Threads that decode images while the encoder processes others; 0: none."""
     counted = noun = "images"
-    nothing: ClassVar[dict[str, Any]] = {"images": 0, "bad": 0}
+    nothing: ClassVar[CommitRecord] = {"images": 0, "bad": 0}
     _encoder: Encoder
 
     @abstractmethod
@@ -102,7 +103,7 @@ class EncodingStage(SegmentStage):
         return embedding_of(self.fingerprint, self.downloads(unit))
 
     def add(
-        self, unit: str, name: str, ordinals: NDArray[np.int64], record: dict[str, Any], heartbeat: Heartbeat
+        self, unit: str, name: str, ordinals: NDArray[np.int64], record: CommitRecord, heartbeat: Heartbeat
     ) -> list[StorePath]:
         path = self.layout.data(self.name, name)
         waiting: list[tuple[int, list[Encoded]]] = []

@@ -6,14 +6,13 @@ import posixpath
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping
-from typing import Any
 
-from open_diht.common.shard_index import FOLDER
+from open_diht.common.shard_index import FOLDER, IndexCounts, Shard
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.settings import INDEX, RunSettings
 from open_diht.pipelines.stages.dedup.findings import DuplicateFiles
 from open_diht.pipelines.stages.images import images_at_hand
-from open_diht.pipelines.stages.shards import ExportStage, Shard, index_path
+from open_diht.pipelines.stages.shards import ExportStage, index_path
 from open_diht.pipelines.stages.subset import write_subset
 from open_diht.pipelines.stages.tar_indexes import kept_index, tars_of, write_indexes
 from open_diht.pipelines.store.commit import publish_json, remove, remove_empty, retract
@@ -49,7 +48,7 @@ class Export:
         known = Fingerprints.published(self.layout, "export", decided)
         self.work.complete(ExportStage(self.layout, self.settings.dataset, known), self.work.alive(decided))
 
-    def make(self, decided: Mapping[str, str], duplicate_files: tuple[DuplicateFiles, ...]) -> dict[str, Any]:
+    def make(self, decided: Mapping[str, str], duplicate_files: tuple[DuplicateFiles, ...]) -> IndexCounts:
         """Write outdated exports. If the stage is not requested, remove exports and a report that contradict kept/.
 
         Args:
@@ -79,10 +78,10 @@ class Export:
         is_same = record.get("fingerprint") == fingerprint and record.get("leaves", False) == self._leaves
         if is_same and not work.seconds:
             work.models["subset"] = {"uids": record["uids"]}
-            return dict(record.get("left", {}))
+            return record.get("left", {})
         retract(layout.exported)
         uids = write_subset(layout, work.units(), duplicate_files)
-        left: dict[str, Any] = {}
+        left: IndexCounts = {}
         listed: list[StorePath] = []
         if self._images:
             listed = self._of_indexes if self._leaves else self._of_shards
@@ -93,7 +92,7 @@ class Export:
         work.seconds.setdefault("export", round(time.time() - began, 2))
         return left
 
-    def _list(self, names: list[str]) -> dict[str, Any]:
+    def _list(self, names: list[str]) -> IndexCounts:
         """Write the manifests of shards or indexes, and remove the other kind. Return the result of `make`."""
         units = tars_of(self.work.plan, names) if self._leaves else dict.fromkeys(names)
         if self._leaves:

@@ -23,6 +23,7 @@ from open_diht.pipelines.manifests import MissingImage, Span, read_images
 from open_diht.pipelines.store.commit import read_json
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.names import image_unit_name, segment_name
+from open_diht.pipelines.store.records import CommitRecord
 from open_diht.pipelines.store.storage import StorePath, is_local, open_parts, read_table, stamps
 
 DOWNLOAD = "download"
@@ -30,7 +31,7 @@ _MANY = 100
 """From this many images of a remote tar on, fetching it whole is faster than one request per image."""
 
 
-def state_of(record: dict[str, Any] | None) -> list[Any] | None:
+def state_of(record: CommitRecord | None) -> list[Any] | None:
     """Return a state that changes when images of an image unit are downloaded, or downloaded again.
 
     It holds how images are stored, the number of segments, and a digest of the results. It is None if

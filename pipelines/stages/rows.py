@@ -9,7 +9,7 @@ import hashlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import TypedDict
 
 import pyarrow as pa
 
@@ -50,6 +50,20 @@ RECORD = pa.schema(
 """One row per requested image. `status` is ok, or why there is no result. Boxes are four corners (x, y)
 in pixels of the original. `sha256` and `bytes` describe the image as stored, null if it is not
 available or was not read."""
+
+
+class Reading(TypedDict, total=False):
+    """A row of `RECORD`; absent keys are null."""
+
+    ordinal: int
+    status: str
+    message: str
+    width: int | None
+    height: int | None
+    spotted: list[dict[str, object]] | None
+    sha256: bytes | None
+    bytes: int | None
+
 
 Asked = tuple[int, bytes | MissingImage, tuple[int, int] | None]
 """The ordinal of a row; its image file, or why there is none; the image's width and height before the
@@ -140,58 +154,49 @@ def _column(name: str, roles: Roles, dataset: Dataset, columns: Sequence[str]) -
     return name if name in columns else same[0] if len(same) == 1 else None
 
 
-def read_texts(spotter: TextSpotter, asked: Iterable[Asked]) -> Iterator[dict[str, Any]]:
+def read_texts(spotter: TextSpotter, asked: Iterable[Asked]) -> Iterator[Reading]:
     """Yield rows of `RECORD`, in order: the text in each image, or why it could not be read.
 
     Args:
         spotter: reads the text. It determines how many images are in memory at a time.
         asked: the rows and their images.
     """
-    waiting: deque[tuple[int, MissingImage | dict[str, Any], tuple[int, int] | None]] = deque()
+    waiting: deque[tuple[int, MissingImage | tuple[bytes, int], tuple[int, int] | None]] = deque()
 
     def at_hand() -> Iterator[bytes]:
         for ordinal, image, original in asked:
             if isinstance(image, MissingImage):
                 waiting.append((ordinal, image, original))
                 continue
-            given = {"sha256": hashlib.sha256(image).digest(), "bytes": len(image)}
-            waiting.append((ordinal, given, original))
+            waiting.append((ordinal, (hashlib.sha256(image).digest(), len(image)), original))
             yield image
 
-    def absent() -> Iterator[dict[str, Any]]:
+    def absent() -> Iterator[Reading]:
         while waiting and isinstance(missing := waiting[0][1], MissingImage):
             yield no_reading(waiting.popleft()[0], missing.reason, missing.message)
 
     for result in spotter.spot(at_hand()):
         yield from absent()
         ordinal, given, original = waiting.popleft()
-        assert isinstance(given, dict)
-        yield _reading(ordinal, result, original) | given
+        assert not isinstance(given, MissingImage)
+        reading = _reading(ordinal, result, original)
+        reading["sha256"], reading["bytes"] = given
+        yield reading
     yield from absent()
 
 
-def _reading(ordinal: int, result: Spotting | UnreadableImage, original: tuple[int, int] | None) -> dict[str, Any]:
+def _reading(ordinal: int, result: Spotting | UnreadableImage, original: tuple[int, int] | None) -> Reading:
     if isinstance(result, UnreadableImage):
         return no_reading(ordinal, str(result.reason), result.message)
     width, height = original or (result.width, result.height)
     x, y = width / result.width, height / result.height  # boxes are scaled to the original
-    lines = [
+    lines: list[dict[str, object]] = [
         {"text": s.text, "score": s.score, "box": [[corner[0] * x, corner[1] * y] for corner in s.box]}
         for s in result.spotted
     ]
-    return {
-        "ordinal": ordinal,
-        "status": "ok",
-        "message": "",
-        "width": width,
-        "height": height,
-        "spotted": lines,
-        "sha256": None,
-        "bytes": None,
-    }
+    return {"ordinal": ordinal, "status": "ok", "message": "", "width": width, "height": height, "spotted": lines}
 
 
-def no_reading(ordinal: int, status: str, message: str) -> dict[str, Any]:
+def no_reading(ordinal: int, status: str, message: str) -> Reading:
     """Return a row of `RECORD` for an image that was not read."""
-    empty = dict.fromkeys(name for name in RECORD.names if name not in ("ordinal", "status", "message"))
-    return {"ordinal": ordinal, "status": status, "message": message, **empty}
+    return {"ordinal": ordinal, "status": status, "message": message}

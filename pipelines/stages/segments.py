@@ -29,6 +29,7 @@ from open_diht.pipelines.store.commit import read_json
 from open_diht.pipelines.store.fingerprints import fingerprint_of
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.names import place_of, segment_name
+from open_diht.pipelines.store.records import CommitRecord
 from open_diht.pipelines.store.storage import StorePath, read_table, stamps
 
 _COUNTED_ROWS = 100_000
@@ -109,7 +110,7 @@ class SegmentStage(Stage):
     """A stage that keeps results. If other thresholds let more rows pass, it processes only these."""
 
     adds = True
-    nothing: ClassVar[dict[str, Any]]
+    nothing: ClassVar[CommitRecord]
     """Counts of a unit before any of its rows is processed."""
 
     @abstractmethod
@@ -122,7 +123,7 @@ class SegmentStage(Stage):
 
     @abstractmethod
     def add(
-        self, unit: str, name: str, ordinals: NDArray[np.int64], record: dict[str, Any], heartbeat: Heartbeat
+        self, unit: str, name: str, ordinals: NDArray[np.int64], record: CommitRecord, heartbeat: Heartbeat
     ) -> Sequence[StorePath]:
         """Process rows of a unit and publish them as a segment.
 
@@ -141,7 +142,7 @@ class SegmentStage(Stage):
         """Return names of sets of rows, any of which contains all rows that a finished unit must contain."""
         return self.covered(unit)
 
-    def note(self, unit: str, record: dict[str, Any]) -> None:  # not abstract: few stages need it
+    def note(self, unit: str, record: CommitRecord) -> None:  # not abstract: few stages need it
         """Add to a finished unit's commit record what else `current` and `is_done` compare.
 
         Args:
@@ -149,7 +150,7 @@ class SegmentStage(Stage):
             record: its commit record, which is changed.
         """
 
-    def seen(self, unit: str, segment: str, record: dict[str, Any]) -> NDArray[np.int64]:
+    def seen(self, unit: str, segment: str, record: CommitRecord) -> NDArray[np.int64]:
         """Return the ordinals of the rows that a segment contains.
 
         Args:
@@ -159,11 +160,11 @@ class SegmentStage(Stage):
         """
         return np.asarray(read_table(self.layout.data(self.name, segment), columns=["ordinal"])["ordinal"])
 
-    def is_done(self, unit: str, record: dict[str, Any] | None) -> bool:
+    def is_done(self, unit: str, record: CommitRecord | None) -> bool:
         current = self.current(unit, record)
         return current is not None and not self.needed(unit).isdisjoint(current["covers"])
 
-    def wanted(self, unit: str, known: dict[str, Any] | None) -> NDArray[np.int64]:
+    def wanted(self, unit: str, known: CommitRecord | None) -> NDArray[np.int64]:
         """Return the ordinals of the rows that remain to be processed.
 
         Args:
@@ -175,10 +176,10 @@ class SegmentStage(Stage):
             wanted = wanted[~np.isin(wanted, self.seen(unit, segment_name(unit, segment), known or {}))]
         return wanted
 
-    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
+    def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         wanted = self.wanted(unit, before)
         heartbeat.expect(len(wanted))
-        record = before or {"segments": 0, "covers": [], **self.nothing}
+        record: CommitRecord = before or {"segments": 0, "covers": [], **self.nothing}
         files: Sequence[StorePath] = ()
         if len(wanted):
             files = self.add(unit, segment_name(unit, record["segments"]), wanted, record, heartbeat)
@@ -228,5 +229,5 @@ class SegmentAnnotator(SegmentStage, Annotator):
         return sum(len(self.wanted(unit, self.current(unit, rec))) for unit, rec in work.records(self.name, todo))
 
     @classmethod
-    def source(cls, record: dict[str, Any]) -> Any:
+    def source(cls, record: CommitRecord) -> Any:
         return record["fingerprint"], record["segments"]

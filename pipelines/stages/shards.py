@@ -9,7 +9,7 @@ import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from open_diht.common.images import BadImage, open_image
-from open_diht.common.shard_index import place_beside, scan, stamp_of, write
+from open_diht.common.shard_index import Shard, place_beside, scan, stamp_of, write
 from open_diht.filters.spotting.decode import DecodeLimits, decode_image
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.progress import Heartbeat
@@ -30,7 +30,8 @@ from open_diht.pipelines.stages.output import making_way
 from open_diht.pipelines.store.commit import published, remove
 from open_diht.pipelines.store.fingerprints import Fingerprints
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.storage import StorePath, is_local, read_table, row_groups
+from open_diht.pipelines.store.records import CommitRecord
+from open_diht.pipelines.store.storage import Row, StorePath, is_local, read_table, row_groups
 
 PER_SHARD = 10_000
 _AS_IT_IS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
@@ -71,22 +72,6 @@ def remove_shards(layout: Layout, unit: str, first: int = 0) -> None:
         first += 1
 
 
-class Shard(TypedDict):
-    """A shard in a commit record."""
-
-    shard: str
-    """File name."""
-    rows: int
-    """Number of survivors."""
-    samples: int
-    """Number of survivors that training can read."""
-    sha256: str
-    path: NotRequired[str]
-    """Path of the tar, if it is one of the input."""
-    left_out: NotRequired[dict[str, int]]
-    """Number of survivors that are not in the index of a tar of the input, by reason."""
-
-
 class ExportRecord(TypedDict):
     """The fields of an `export` commit record, in addition to those of all records."""
 
@@ -109,7 +94,7 @@ class ExportStage(Stage):
     name: str = field(default="export", init=False)
     noun = "images"
 
-    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
+    def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         kept, ordinals = _members(self.layout, unit)
         heartbeat.expect(len(ordinals))
         shards: list[Shard] = []
@@ -130,7 +115,7 @@ class ExportStage(Stage):
         files = [shard_path(self.layout, unit, number) for number in range(len(shards))]
         return record, files
 
-    def _write(self, path: Path, unit: str, rows: list[dict[str, Any]], ordinals: NDArray[np.int64]) -> int:
+    def _write(self, path: Path, unit: str, rows: list[Row], ordinals: NDArray[np.int64]) -> int:
         """Write a tar and return its number of samples.
 
         Rows whose image is missing or broken are skipped.
@@ -154,7 +139,7 @@ class ExportStage(Stage):
         return samples
 
 
-def kept_rows(layout: Layout, unit: str, columns: Sequence[str]) -> list[dict[str, Any]]:
+def kept_rows(layout: Layout, unit: str, columns: Sequence[str]) -> list[Row]:
     """Return columns of a unit's survivors, with their ordinals, as one dict per row.
 
     Args:

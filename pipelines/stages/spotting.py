@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
@@ -32,12 +32,13 @@ from open_diht.pipelines.stages.images import (
     last_of_each,
     original_sizes,
 )
-from open_diht.pipelines.stages.rows import RECORD, Asked, no_reading, read_texts
+from open_diht.pipelines.stages.rows import RECORD, Asked, Reading, no_reading, read_texts
 from open_diht.pipelines.stages.segments import SegmentAnnotator, Survivors
 from open_diht.pipelines.store.commit import CorruptRecord, TableFile, read_json
 from open_diht.pipelines.store.fingerprints import fingerprint_of
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.names import image_unit_name, segment_name, unit_of
+from open_diht.pipelines.store.records import CommitRecord
 from open_diht.pipelines.store.storage import StorePath, read_table
 
 BATCH = 64
@@ -81,7 +82,7 @@ class SpottingStage(SegmentAnnotator):
     counted = "images"
     noun = "rows"  # some have no image
     hints = MappingProxyType({"min_ram": "4GB"})  # OCR runs in a child of each worker process
-    nothing: ClassVar[dict[str, Any]] = {"downloads": None, "images": 0}
+    nothing: ClassVar[CommitRecord] = {"downloads": None, "images": 0}
 
     @classmethod
     def of_run(cls, settings: RunSettings, work: Work) -> Self:
@@ -90,7 +91,7 @@ class SpottingStage(SegmentAnnotator):
         fingerprint = fingerprint_of(known, asdict(spotter.settings))
         return cls(work.layout, settings.dataset, fingerprint, spotter.settings, survivors_of(settings))
 
-    def announce(self, work: Work, todo: Sequence[str], records: Sequence[dict[str, Any]], of: int) -> str | None:
+    def announce(self, work: Work, todo: Sequence[str], records: Sequence[CommitRecord], of: int) -> str | None:
         if moved := sum(record["root"] != self.dataset.images_root for record in records):
             return f"{moved:,} of {counted(of, 'unit')} will be read again: --images-root has changed"
         if outdated := sum(record["fingerprint"] != self.fingerprint for record in records):
@@ -114,7 +115,7 @@ class SpottingStage(SegmentAnnotator):
     def needed(self, unit: str) -> set[str]:
         return self.survivors.needed
 
-    def current(self, unit: str, record: dict[str, Any] | None) -> dict[str, Any] | None:
+    def current(self, unit: str, record: CommitRecord | None) -> CommitRecord | None:
         known = super().current(unit, record)
         if known is None or known["root"] != self.dataset.images_root:  # relative paths then mean other files
             return None
@@ -125,21 +126,21 @@ class SpottingStage(SegmentAnnotator):
         replaced = before[0] != now[0] or before[1] > now[1] or (before[1] == now[1] and before[2:] != now[2:])
         return None if replaced else known
 
-    def is_done(self, unit: str, record: dict[str, Any] | None) -> bool:
+    def is_done(self, unit: str, record: CommitRecord | None) -> bool:
         return super().is_done(unit, record) and bool(record and record["downloads"] == self.downloads(unit))
 
-    def seen(self, unit: str, segment: str, record: dict[str, Any]) -> NDArray[np.int64]:
+    def seen(self, unit: str, segment: str, record: CommitRecord) -> NDArray[np.int64]:
         done = read_table(self.layout.data(self.name, segment), columns=["ordinal", "status"])
         if record["downloads"] != self.downloads(unit):  # images that were not available may be now
             done = done.filter(pc.not_equal(done["status"], NOT_AT_HAND))
         return np.asarray(done["ordinal"])
 
-    def note(self, unit: str, record: dict[str, Any]) -> None:
+    def note(self, unit: str, record: CommitRecord) -> None:
         record["downloads"] = self.downloads(unit)
         record["root"] = self.dataset.images_root
 
     def add(
-        self, unit: str, name: str, ordinals: NDArray[np.int64], record: dict[str, Any], heartbeat: Heartbeat
+        self, unit: str, name: str, ordinals: NDArray[np.int64], record: CommitRecord, heartbeat: Heartbeat
     ) -> list[StorePath]:
         parent, plan, path = unit_of(unit), self._plan, self.layout.data(self.name, name)
         images = images_of(self.layout, parent, plan.span(parent), plan.image_rows, self.dataset, ordinals)
@@ -153,7 +154,7 @@ class SpottingStage(SegmentAnnotator):
             except UnreadableFile as error:  # pages of images may be damaged while those of captions are intact
                 broken.append(error)
 
-        rows: list[dict[str, Any]] = []
+        rows: list[Reading] = []
         with TableFile(path, RECORD) as out:
             for done, row in enumerate(read_texts(self._spotter, asked()), 1):
                 rows.append(row)

@@ -13,7 +13,6 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from open_diht.common import shard_index
 from open_diht.common.command_line import WrongUse
 from open_diht.common.shard_index import (
     BadIndex,
+    Shard,
     ShardIndex,
     caption_hash,
     load,
@@ -38,10 +38,11 @@ from open_diht.pipelines.manifests.files import is_url, local_path, open_file, r
 from open_diht.pipelines.manifests.formats.webdataset import TEXT, Webdataset
 from open_diht.pipelines.manifests.plan import Plan, Unit
 from open_diht.pipelines.settings import INDEX, RunSettings
-from open_diht.pipelines.stages.shards import ExportRecord, Shard, kept_rows
+from open_diht.pipelines.stages.shards import ExportRecord, kept_rows
 from open_diht.pipelines.store.commit import published
 from open_diht.pipelines.store.fingerprints import Fingerprints, fingerprint_of
 from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.records import CommitRecord
 from open_diht.pipelines.store.storage import StorePath, read_bytes, store_path
 
 VERSION = 1
@@ -115,7 +116,7 @@ class TarIndexStage(Stage):
     part_of = "export"
     noun = "samples"
 
-    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
+    def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         span = self._plan.span(unit)
         with unchanged(span):
             index = _beside(span.path)
@@ -148,7 +149,7 @@ class KeptIndexStage(Stage):
             found.setdefault(unit.span.path, []).append(unit)
         return found
 
-    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
+    def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         span = self._plan.span(unit)
         index = load(io.BytesIO(read_bytes(self.layout.index(unit))))
         chosen: dict[int, str] = {}

@@ -3,11 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypedDict
 
+from open_diht.common.shard_index import IndexCounts
 from open_diht.pipelines.store.commit import CorruptRecord, RunFailed, publish_json, read_json, remove
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import StorePath, each, size_of, sizes
+
+
+class CommitRecord(TypedDict, total=False):
+    """Keys of commit records that are read without knowing the stage. Types such as `DecideRecord` have the others."""
+
+    unit: str
+    stage: str  # the stage in STAGES that the work counts for, see `Stage.part_of`
+    fingerprint: str  # hash of everything the results depend on
+    seconds: float  # of all runs that worked on the unit
+    files: dict[str, int]  # bytes of each file that the record vouches for, by path in OUTPUT
+    # Records of image units have these.
+    segments: int  # number of segments
+    covers: list[str]  # names of the sets of rows that they contain
+    images: int  # number of rows whose image was asked for: `spotting`, and stages that encode
+    bad: int  # number of these rows without an embedding: stages that encode
+    temperature: float  # the model's own: `score`
+    downloads: list[Any] | None  # `state_of` the downloads that were read: `spotting`
+    root: str | None  # `images_root` of the data set: `spotting`
+    # Records of stage `download` have these.
+    found: str  # digest of the results
+    urls: int  # number of rows asked for
+    asked: int  # number of URLs requested for the last segment
+    unreachable: int  # number of these that were not reached
+    statuses: dict[str, int]  # number of rows by status
+    bytes: int  # size of the stored images
+    limits: dict[str, object]  # see `DownloadSettings.limits`
+    # Records of other stages have these.
+    kinds: dict[str, str]  # "numbers" or "words", by stored name: `columns`
+    annotated: bool  # this and the next two: see `CaptionRecord`
+    lean: bool
+    columns: dict[str, object]
+    # Layout.exported has these.
+    leaves: bool  # whether the input's tars stay
+    uids: int  # number of uids in subset.npy
+    left: IndexCounts  # see `Export.make`
 
 
 def publish_record(
@@ -48,10 +84,10 @@ class Vouched:
         self._layout = layout
         self._listed: dict[str, dict[str, int]] = {}
 
-    def read(self, path: StorePath) -> dict[str, Any] | None:
+    def read(self, path: StorePath) -> CommitRecord | None:
         """Return the record in a file: {} if it is corrupt, None if there is no file."""
         try:
-            found = read_json(path)
+            found: CommitRecord | None = read_json(path)
         except CorruptRecord:
             return {}
         return found if isinstance(found, dict) or found is None else {}
@@ -75,7 +111,7 @@ class Vouched:
         remove(path)
         return True
 
-    def current(self, path: StorePath) -> dict[str, Any]:
+    def current(self, path: StorePath) -> CommitRecord:
         """Return the record in a file if all its files exist, else {}."""
         record = self.read(path)
         return record if record and self.holds(record) else {}

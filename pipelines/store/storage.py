@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 
 StorePath = Path | UPath
 """A file or folder, local or remote."""
+
+FileStamp = int | tuple[str, ...]
+"""Changes when a file is replaced: its time of modification in nanoseconds; of an object, see `stamp_of`."""
+Row = dict[str, Any]
+"""A row with columns of the user's own, or the JSON object of one; rows of our own tables have types."""
 
 _T = TypeVar("_T")
 _REMEMBERS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl")
@@ -197,7 +202,7 @@ def many_at_once(do: Callable[[_T], Any], items: Iterable[_T]) -> Iterator[Any]:
         yield from pool.map(do, items)
 
 
-def stamps(folder: StorePath, ending: str) -> dict[str, Any]:
+def stamps(folder: StorePath, ending: str) -> dict[str, FileStamp]:
     """Return a stamp of each entry of a folder by its name, on a disk without hidden ones. A stamp changes when the
     file is replaced.
 
@@ -228,7 +233,7 @@ def size_of(path: StorePath) -> int | None:
         return None
 
 
-def stamp_of(info: dict[str, Any]) -> tuple[str, ...]:
+def stamp_of(info: Mapping[str, object]) -> tuple[str, ...]:
     """Return a stamp of an object that changes when the object is replaced, from the store's metadata."""
     # Each kind of store reports only some of these.
     changing = ("ETag", "etag", "generation", "LastModified", "mtime", "created", "size")

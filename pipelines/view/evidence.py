@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,7 @@ from open_diht.pipelines.stages.cascade import apply_caption_filters, with_one_c
 from open_diht.pipelines.stages.columns import annotated_rows
 from open_diht.pipelines.stages.image_records import image_records
 from open_diht.pipelines.stages.images import images_of
+from open_diht.pipelines.stages.rows import Reading
 from open_diht.pipelines.store.layout import KINDS
 from open_diht.pipelines.view.output import UNDECIDED, UNREADABLE, Output
 from open_diht.pipelines.view.places import ordinals_of
@@ -109,7 +110,7 @@ def _annotated(output: Output, unit: str, ordinal: int) -> pa.Table | None:
     return None
 
 
-def _record(output: Output, unit: str, ordinal: int) -> dict[str, Any] | None:
+def _record(output: Output, unit: str, ordinal: int) -> Reading | None:
     records = image_records(output.layout, unit, [ordinal // output.plan.image_rows], output.stages)
     places = [] if records is None else np.flatnonzero(np.asarray(records["ordinal"]) == ordinal).tolist()
-    return dict(records.slice(places[0], 1).to_pylist()[0]) if records is not None and places else None
+    return cast(Reading, records.slice(places[0], 1).to_pylist()[0]) if records is not None and places else None

@@ -36,13 +36,13 @@ class _Source(TypedDict):
 
     name: NotRequired[str]
     roles: NotRequired[dict[str, str | list[str] | None]]
-    read_as: NotRequired[dict[str, Any]]
+    read_as: NotRequired[dict[str, object]]
 
 
 class _RunRecord(TypedDict):
     """The fields of `run.json` that the viewer reads."""
 
-    preset: dict[str, Any]
+    preset: dict[str, object]
     stages: list[str]
     dataset: _Source
     command: NotRequired[list[str]]

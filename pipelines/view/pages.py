@@ -38,7 +38,7 @@ from open_diht.pipelines.view.sample import Sample
 from open_diht.pipelines.view.thresholds import Decided, decide, pairs_are_known
 from open_diht.pipelines.view.workbench import Workbench
 
-Shown = tuple[str, dict[str, Any]]
+Shown = tuple[str, dict[str, object]]
 """A template and its variables."""
 _CHANGED = 6
 """Maximum number of rows shown that other thresholds would newly keep, and of rows they would no longer keep."""
@@ -285,9 +285,9 @@ def _compared(output: Output, preset: Preset, before: Decided, now: Decided) -> 
     return [(reason, told.get(reason, ""), old[reason], new[reason]) for reason in order if old[reason] or new[reason]]
 
 
-def _changed(sample: Sample, before: Decided, now: Decided) -> list[dict[str, Any]]:
+def _changed(sample: Sample, before: Decided, now: Decided) -> list[dict[str, object]]:
     """Return some rows that are kept now and were not, and some that were kept and are not now."""
-    changes: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
+    changes: dict[bool, list[dict[str, object]]] = {True: [], False: []}
     for piece, old, new, why, why_not in zip(
         sample.pieces, before.kept, now.kept, before.reasons, now.reasons, strict=True
     ):

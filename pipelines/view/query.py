@@ -23,7 +23,7 @@ from open_diht.filters.base import Bools
 from open_diht.pipelines.stages.dedup.findings import COPIES
 from open_diht.pipelines.stages.output import OURS
 from open_diht.pipelines.store.layout import KINDS
-from open_diht.pipelines.store.storage import open_parts
+from open_diht.pipelines.store.storage import Row, open_parts
 from open_diht.pipelines.view.output import ENDS, UNDECIDED, UNREADABLE, Output
 from open_diht.pipelines.view.places import ordinals_of
 
@@ -108,7 +108,7 @@ class Hit:
     """A row that fits a query."""
 
     place: Place
-    row: dict[str, Any]
+    row: Row
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def random_place(output: Output) -> Place | None:
     return Place(unit, KINDS[0] if unit in listing.decided else UNDECIDED, 0)
 
 
-def row_at(output: Output, place: Place) -> dict[str, Any] | None:
+def row_at(output: Output, place: Place) -> Row | None:
     """Return all columns of the row at a place; None if the row does not exist (any more)."""
     try:
         with open_parts(output.part(place.end, place.unit)) as source:
@@ -191,9 +191,7 @@ def row_at(output: Output, place: Place) -> dict[str, Any] | None:
         return None
 
 
-def _rows(
-    file: pq.ParquetFile, places: NDArray[np.int64], columns: list[str] | None
-) -> Iterator[tuple[int, dict[str, Any]]]:
+def _rows(file: pq.ParquetFile, places: NDArray[np.int64], columns: list[str] | None) -> Iterator[tuple[int, Row]]:
     """Yield (place, row) for rows of a file; only row groups that contain one are read."""
     first = 0
     for group in range(file.num_row_groups):

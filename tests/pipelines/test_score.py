@@ -342,7 +342,7 @@ def test_the_masked_score_is_that_of_the_image_without_its_text(
     assert without in report and "masked_score</bdi> <b>" in report
     bench = Workbench(Output(output), 100)
     for hit in search(bench.output, Query(end="kept"), None).hits:
-        _, shown = pages.row(bench, {"place": str(hit.place)})
+        shown: Any = pages.row(bench, {"place": str(hit.place)})[1]
         row = row_at(bench.output, hit.place) or {}
         assert (without in shown["card"]) == (row["text_area"] > 0) and "masked_score</bdi> <b>" in shown["card"]
         assert "masked_score" not in dict(shown["columns"]), "it is no column of the manifest"

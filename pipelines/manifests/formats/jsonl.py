@@ -24,6 +24,7 @@ from open_diht.pipelines.manifests.types import (
     FileInfo,
     too_many,
 )
+from open_diht.pipelines.store.storage import Row
 
 EXTRA = "_extra"
 """Name of the column for values that fit no other column."""
@@ -99,7 +100,7 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _object_of(line: Line) -> dict[str, Any] | Fault:
+def _object_of(line: Line) -> Row | Fault:
     """Return the object in a line, or the fault."""
     if line.oversized:
         return Fault("oversized", f"the line has {line.size} bytes, more than {MAX_ROW_BYTES}", line.raw)
@@ -120,7 +121,7 @@ class BadJson(Exception):
         self.message = message
 
 
-def parse_object(raw: bytes) -> dict[str, Any]:
+def parse_object(raw: bytes) -> Row:
     """Parse a JSON object. Raises BadJson."""
     try:
         text = raw.decode("utf-8")
@@ -155,7 +156,7 @@ def _long(digits: str) -> int | str:
     return int(digits) if len(digits) <= sys.int_info.default_max_str_digits else digits
 
 
-def _is_deeper(value: dict[str, Any], depth: int) -> bool:
+def _is_deeper(value: Row, depth: int) -> bool:
     """Return whether objects and lists are nested more than `depth` levels deep, without recursion."""
     level: list[Any] = [value]
     for _ in range(depth):

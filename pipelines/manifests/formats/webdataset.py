@@ -6,7 +6,6 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise
-from typing import Any
 
 from open_diht.common.image_formats import EXTENSIONS
 from open_diht.common.tar_stream import TarStream
@@ -42,6 +41,7 @@ from open_diht.pipelines.manifests.types import (
     Span,
     UnreadableFile,
 )
+from open_diht.pipelines.store.storage import Row
 
 KEY, TEXT, JSON = "__key__", "txt", "json"
 """Column of the sample's key; member and column of its caption; member with its other columns."""
@@ -257,7 +257,7 @@ def _row(sample: Sample, info: FileInfo, needed: Sequence[str]) -> Good | Fault:
             "missing_member", f"sample '{sample.key}' has no .{missing[0]}, other samples of the tar have", raw
         )
     try:
-        item: dict[str, Any] = parse_object(sample.contents[JSON]) if JSON in sample.contents else {}
+        item: Row = parse_object(sample.contents[JSON]) if JSON in sample.contents else {}
         sample.key.encode("utf-8")
         text = sample.contents[TEXT].decode("utf-8") if TEXT in sample.contents else None
     except BadJson as error:

@@ -10,11 +10,10 @@ rows share. Duplicates of a kind are rejected if stage `dedup` is requested and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
 
-from open_diht.filters.dedup import DedupRule
+from open_diht.filters.dedup import DedupRule, DuplicateCounts
 from open_diht.pipelines.engine.stage import Stage
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.settings import RunSettings
@@ -74,9 +73,9 @@ class Deduplication:
         self.rule = settings.preset.dedup
         self.asked = "dedup" in settings.stages
         self._found: tuple[DuplicateFiles, ...] = ()
-        self._counts: dict[str, dict[str, Any]] = {}
+        self._counts: dict[str, DuplicateCounts] = {}
         self._rejecting: list[str] = []
-        self._models: dict[str, Any] = {}
+        self._models: dict[str, Mapping[str, str]] = {}
 
     def find(self, survivors: dict[str, str]) -> Findings:
         """Find the duplicates of each kind that applies.

@@ -11,7 +11,6 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -55,6 +54,7 @@ from open_diht.pipelines.store.commit import publish_bytes, read_json
 from open_diht.pipelines.store.fingerprints import Fingerprints
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.names import image_unit_name
+from open_diht.pipelines.store.records import CommitRecord
 from open_diht.pipelines.store.storage import read_range, row_groups
 
 
@@ -167,7 +167,7 @@ class KeyStage(Stage):
     def setup(self) -> None:
         self._entries = Entries(self.layout)
 
-    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
+    def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         of_kind = {PAIR: self._of_pairs, IMAGE: self._of_images, UID: self._of_uids}
         records = of_kind[self.kind](unit)
         publish_bytes(self.layout.slices(self.name, unit), pack(records, key_parts(records), PARTS))
@@ -255,7 +255,7 @@ class RangeStage(Stage):
     def __post_init__(self) -> None:
         self.name = duplicates_stage(self.kind)
 
-    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
+    def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         width = PARTS // self.ranges
         first = int(unit) * width
         names = [(number, planned.name) for number, planned in enumerate(self._plan.units)]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from open_diht.filters.dedup import DuplicateCounts
 from open_diht.pipelines.stages.cascade import KEPT, Reasons
 from open_diht.pipelines.stages.dedup.keys import ENTRIES
 from open_diht.pipelines.store.commit import TableFile
@@ -45,9 +45,8 @@ class Findings:
     """Files of each kind that was compared, in order."""
     fingerprint: str
     """Changes with everything that rejects."""
-    counts: dict[str, dict[str, Any]]
-    """For each kind: numbers of rows compared and found to be duplicates, and whether these are
-    rejected. For kind `uid`, found are the rows that share the uid of an earlier, different row."""
+    counts: dict[str, DuplicateCounts]
+    """Counts of each kind."""
 
 
 def duplicates_stage(kind: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +27,7 @@ from open_diht.pipelines.store.commit import publish_bytes, read_json
 from open_diht.pipelines.store.fingerprints import Fingerprints
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.names import image_unit_name, place_of, segment_name, unit_of
+from open_diht.pipelines.store.records import CommitRecord
 from open_diht.pipelines.store.storage import read_range, read_table
 
 EMBEDDINGS = "embeddings"
@@ -143,7 +143,7 @@ class CentroidStage(_OfEmbeddings):
     fingerprint: str
     name: str = field(default=CENTROIDS, init=False)
 
-    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
+    def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         clusters = cluster_count(self.rows, self.rule.clusters)
         share = min(1.0, clusters * self.rule.points / max(self.rows, 1))
         parts = []
@@ -178,7 +178,7 @@ class MemberStage(_OfEmbeddings):
         if len(self._centroids) > 1:
             faiss().omp_set_num_threads(1)  # parallelism comes from worker processes
 
-    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
+    def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         clusters, dimension = self._centroids.shape
         found = self._embedded(unit)
         records = np.empty(0 if found is None else len(found.ordinals), member_type(dimension))
@@ -206,7 +206,7 @@ class GroupStage(Stage):
     name: str = field(default=duplicates_stage(SEMANTIC), init=False)
     part_of = "dedup"
 
-    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
+    def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         group = int(unit)
         names = [(number, planned.name) for number, planned in enumerate(self._plan.units)]
         slices = ((number, self._slice(name, group)) for number, name in names if name not in self.skip)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -81,5 +80,5 @@ class ScoreFilter:
             columns[NEG_CLIP_LOSS] = corrected[NEG_CLIP_LOSS].combine_chunks().take(places)
         return pa.table(columns).combine_chunks()
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_last": {}}

@@ -37,6 +37,7 @@ from open_diht.pipelines.stages.score.stored import IMAGES, TEXTS, stored_scores
 from open_diht.pipelines.store.commit import TableFile, publish_bytes, publish_table, read_json
 from open_diht.pipelines.store.fingerprints import Fingerprints
 from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.records import CommitRecord
 from open_diht.pipelines.store.storage import read_range, read_table, row_groups
 
 ROWS = "score_rows"
@@ -59,7 +60,7 @@ class RowStage(Stage):
     name: str = field(default=ROWS, init=False)
     part_of = "score"
 
-    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
+    def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         known = stored_scores(self.layout, self._plan, unit, ["ordinal", "status", CLIP_SCORE, MASKED_SCORE])
         known = known.filter(pc.equal(known["status"], OK)) if known.num_rows else known
         scored = np.asarray(known["ordinal"])
@@ -158,7 +159,7 @@ class BatchStage(Stage):
     name: str = field(default=BATCHES, init=False)
     part_of = "score"
 
-    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
+    def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         units = [(number, one.name) for number, one in enumerate(self._plan.units) if one.name not in self.skip]
         size = min(self.rule.batch_size, self.rows)
         batches = min(self.rule.batches, self.rows // size) if size else 0
@@ -225,7 +226,7 @@ class NegativeStage(Stage):
         if self._device == "cpu":
             torch.set_num_threads(1)  # parallelism comes from worker processes
 
-    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
+    def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         rows, took = np.sort(rows_of(self.layout, unit), order="ordinal"), 0.0
         ordinals, path = rows["ordinal"].astype(np.int64), self.layout.data(self.name, unit)
         if len(rows):
@@ -276,7 +277,7 @@ class ThresholdStage(Stage):
     name: str = field(default=THRESHOLDS, init=False)
     part_of = "score"
 
-    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
+    def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         kept = rows_kept(self.keep[unit], self.rows)
         threshold = kth_largest(lambda: self._scores(unit), kept) if kept else None
         return {"rows": self.rows, "kept": kept, "threshold": threshold}, []

@@ -55,6 +55,7 @@ from open_diht.pipelines.store.commit import publish_first, publish_json, read_j
 from open_diht.pipelines.store.fingerprints import Fingerprints, fingerprint_of
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.names import place_of, segment_name, unit_of
+from open_diht.pipelines.store.records import CommitRecord
 from open_diht.pipelines.store.storage import StorePath, read_table, row_groups
 
 BATCH_OF_GPU = 256
@@ -163,7 +164,7 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
         super().prefetch(records, units)
         self._spotting = dict(records("spotting", units))
 
-    def announce(self, work: Work, todo: Sequence[str], records: Sequence[dict[str, Any]], of: int) -> str | None:
+    def announce(self, work: Work, todo: Sequence[str], records: Sequence[CommitRecord], of: int) -> str | None:
         others = sum(not record["fingerprint"].startswith(self.fingerprint) for record in records)
         if others:
             return f"scoring again: {others:,} of {counted(of, 'unit')}, scored by another model, version or setting"
@@ -204,7 +205,7 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
             found.append(ordinals[inside][decisions.reasons == KEPT])
         return np.concatenate(found)
 
-    def wanted(self, unit: str, known: dict[str, Any] | None) -> NDArray[np.int64]:
+    def wanted(self, unit: str, known: CommitRecord | None) -> NDArray[np.int64]:
         candidates, segments = self.candidates(unit), known["segments"] if known is not None else 0
         if not segments:
             return candidates
@@ -223,7 +224,7 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
         return text_of(load_records(self.layout, parent, [number]))
 
     def add(
-        self, unit: str, name: str, ordinals: NDArray[np.int64], record: dict[str, Any], heartbeat: Heartbeat
+        self, unit: str, name: str, ordinals: NDArray[np.int64], record: CommitRecord, heartbeat: Heartbeat
     ) -> list[StorePath]:
         between = ("ordinal", int(ordinals[0]), int(ordinals[-1]) + 1)
         columns = ["ordinal", "uid", "caption"]
@@ -233,7 +234,7 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
         self._areas: dict[int, float] = {}
         return super().add(unit, name, ordinals, record, heartbeat)
 
-    def note(self, unit: str, record: dict[str, Any]) -> None:
+    def note(self, unit: str, record: CommitRecord) -> None:
         record["temperature"] = self._encoder.temperature
         if self.masked:  # what earlier readings covered has other boxes by now
             now = fingerprint_of(self._reading(unit))
@@ -368,7 +369,7 @@ def _workers(work: Work, device: str) -> int:
     return min(work.workers, len(gpus)) if gpus else work.workers
 
 
-def settled_precision(layout: Layout, identity: Mapping[str, Any], asked: str, device: str) -> str:
+def settled_precision(layout: Layout, identity: Mapping[str, str], asked: str, device: str) -> str:
     """Return the precision, and store it in OUTPUT: as requested, else as OUTPUT has it for this model, else the
     device's best.
 

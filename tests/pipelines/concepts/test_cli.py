@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from open_diht.common.shard_index import Shard
 from open_diht.pipelines.concepts import cli
 from open_diht.pipelines.concepts.run import ConceptSettings, Extraction
 from open_diht.pipelines.concepts.teacher import find_teacher
@@ -74,7 +75,8 @@ def test_a_process_for_each_gpu_or_core(
         )
         extraction = Extraction(settings, Layout(tmp_path))
         assert extraction.workers() == (asked or workers)
-    stage = extraction.stage({f"{number}": {"sha256": ""} for number in range(100)})
+    entry: Shard = {"shard": "", "rows": 1, "samples": 1, "sha256": ""}
+    stage = extraction.stage({f"{number}": entry for number in range(100)})
     assert stage.threads == 64 // 9 and stage.batch_size == (32 if device == "cpu" else 256)
 
 

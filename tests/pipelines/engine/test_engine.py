@@ -24,6 +24,7 @@ from open_diht.pipelines.runners.fork_server import ForkServer
 from open_diht.pipelines.runners.workers import WorkerDied
 from open_diht.pipelines.store.commit import publish_json, read_json
 from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.records import CommitRecord
 from open_diht.pipelines.store.storage import store_path
 from tests.pipelines.conftest import Here
 
@@ -37,7 +38,7 @@ class Fussy(Stage):
     fingerprint: str = "x"
     planned = False
 
-    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
+    def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         with (self.layout.root / "calls").open("a", encoding="utf-8") as file:
             file.write(unit + "\n")
         if unit == "killer" and (self.layout.root / "deadly").exists():

@@ -19,6 +19,7 @@ from open_diht.pipelines.engine.sharing import Sharing, shard_name
 from open_diht.pipelines.engine.stage import Done, Stage, failure, set_aside
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.locking import FileLock, output_lock
+from open_diht.pipelines.store.records import CommitRecord
 
 ASKED = "f"
 
@@ -34,7 +35,7 @@ class Noted(Stage):
     name: str = field(default="noted", init=False)
     planned = False
 
-    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
+    def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         self.did.append((self.who, unit))
         return {"rows": 1}, []
 
