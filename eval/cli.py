@@ -183,8 +183,9 @@ def _bench(options: argparse.Namespace) -> int:
 
 def _how_to_get(absent: Sequence[Task], tasks: int) -> str:
     """Return the line that names the command for fetchable data and the tasks that need manual download."""
-    fetched = ",".join(task.name for task in absent if task.fetch)
-    by_hand = ", ".join(task.name for task in absent if not task.fetch)
+    # No command fetches what comes with the repository.
+    fetchable = [task.name for task in absent if task.fetch.get("from", "repository") != "repository"]
+    fetched, by_hand = ",".join(fetchable), ", ".join(task.name for task in absent if task.name not in fetchable)
     ways = [f"make bench-data TASK={fetched}"] if fetched else []
     ways += [f"by hand, see their lines above: {by_hand}"] if by_hand else []
     return f"{len(absent)} of {tasks} tasks have no data here. To get it: {'; '.join(ways)}"

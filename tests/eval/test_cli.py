@@ -106,14 +106,15 @@ def rows(world: dict[str, Any]) -> list[dict[str, Any]]:
 
 def test_a_run_measures_what_is_there_and_says_how_to_get_the_rest_with_status_1(world: Any, capsys: Any) -> None:
     fetched = ABSENT.replace("absent", "fetched") + "    fetch: {from: hub}\n"
-    world["suite"].write_text(SUITE + ABSENT + fetched, encoding="utf-8")
+    shipped = ABSENT.replace("absent", "shipped") + "    fetch: {from: repository}\n"
+    world["suite"].write_text(SUITE + ABSENT + fetched + shipped, encoding="utf-8")
     assert cli.main(world["command"]) == 1
     found = rows(world)
     assert all(set(row) == {"task", "kind", "metric", "value", "low", "high", "n", "protocol"} for row in found)
     first: dict[str, Any] = {}
     for row in found:
         first.setdefault(row["task"], row)
-    assert list(first) == ["colours", "told", "asked", "absent", "fetched"]
+    assert list(first) == ["colours", "told", "asked", "absent", "fetched", "shipped"]
     assert first["absent"]["value"] is None and "there is no way" in first["absent"]["protocol"]["missing"]
     for row in found:
         if row["kind"] == "few_shot":  # one draw of the shots: nothing is known of its luck
@@ -122,9 +123,9 @@ def test_a_run_measures_what_is_there_and_says_how_to_get_the_rest_with_status_1
             assert row["low"] <= row["value"] <= row["high"], row["metric"]
     assert {row["kind"] for row in found} == {"classification", "few_shot", "retrieval", "vqa"}
     said = capsys.readouterr().out
-    assert "data not found: there is no way" in said and "3 of 5 tasks measured" in said
+    assert "data not found: there is no way" in said and "3 of 6 tasks measured" in said
     last = said.splitlines()[-1]
-    assert "2 of 5" in last and "make bench-data TASK=fetched;" in last and last.endswith("absent")
+    assert "3 of 6" in last and "make bench-data TASK=fetched;" in last and last.endswith("above: absent, shipped")
     for name in ("results.md", "report.html", "few_shot/colours.json"):
         assert (world["out"] / name).is_file(), name
     items = np.load(world["out"] / "items" / "colours.npz")
