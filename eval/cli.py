@@ -120,7 +120,7 @@ def _bench(options: argparse.Namespace) -> int:
         return OK
 
     from open_diht.common.ranks import joined_ranks
-    from open_diht.eval.data import Memo, data_root
+    from open_diht.eval.data import Memo, check_options, data_root
     from open_diht.eval.features import FeatureCache
     from open_diht.eval.models import load_model
     from open_diht.eval.report import write_report
@@ -128,6 +128,7 @@ def _bench(options: argparse.Namespace) -> int:
     from open_diht.eval.session import Session
     from open_diht.eval.task import Options
 
+    check_options(suite.tasks)
     suite = sampled(suite, options.sample)
     data, shots = data_root(options.data), _shots(options.shots, options.seeds)
     output = Path(options.output or Path("out") / "bench" / _plain(options.model))
