@@ -60,7 +60,6 @@ GOOD = {"question": "Is it red?", "kind": "yes/no", "answers": ["yes"], "candida
 @pytest.mark.parametrize(
     "content",
     [
-        b"{}",
         b'{"questions": null}',
         questions_member([GOOD, {key: value for key, value in GOOD.items() if key != "kind"}]),
         questions_member([{**GOOD, "candidates": []}]),
