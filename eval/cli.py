@@ -120,7 +120,7 @@ def _bench(options: argparse.Namespace) -> int:
         return OK
 
     from open_diht.common.ranks import joined_ranks
-    from open_diht.eval.data import Memo, data_root
+    from open_diht.eval.data import Memo, check_options, data_root
     from open_diht.eval.features import FeatureCache
     from open_diht.eval.models import load_model
     from open_diht.eval.report import write_report
@@ -128,6 +128,7 @@ def _bench(options: argparse.Namespace) -> int:
     from open_diht.eval.session import Session
     from open_diht.eval.task import Options
 
+    check_options(suite.tasks)
     suite = sampled(suite, options.sample)
     data, shots = data_root(options.data), _shots(options.shots, options.seeds)
     output = Path(options.output or Path("out") / "bench" / _plain(options.model))
@@ -183,8 +184,9 @@ def _bench(options: argparse.Namespace) -> int:
 
 def _how_to_get(absent: Sequence[Task], tasks: int) -> str:
     """Return the line that names the command for fetchable data and the tasks that need manual download."""
-    fetched = ",".join(task.name for task in absent if task.fetch)
-    by_hand = ", ".join(task.name for task in absent if not task.fetch)
+    # No command fetches what comes with the repository.
+    fetchable = [task.name for task in absent if task.fetch.get("from", "repository") != "repository"]
+    fetched, by_hand = ",".join(fetchable), ", ".join(task.name for task in absent if task.name not in fetchable)
     ways = [f"make bench-data TASK={fetched}"] if fetched else []
     ways += [f"by hand, see their lines above: {by_hand}"] if by_hand else []
     return f"{len(absent)} of {tasks} tasks have no data here. To get it: {'; '.join(ways)}"

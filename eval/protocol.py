@@ -55,8 +55,9 @@ def data_record(task: Task, data: DataSet) -> dict[str, Any]:
         "labels_sha256": data.label_hash,
         "license": task.license,
     }
-    if task.sample is not None:
-        record["sample"] = f"{data.items} items drawn by seed 0 from the sorted keys"
+    # A smaller set was read whole.
+    if data.items == task.sample != task.items:
+        record["sample"] = f"at most {task.sample} items, drawn by seed 0 from the sorted keys"
     elif task.items is not None and task.items != data.items:
         record["items_expected"] = task.items
         record["warning"] = f"{data.items} items, but the split has {task.items}: another split, or part of it"

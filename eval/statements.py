@@ -17,7 +17,7 @@ ENTAILED = {
 }
 _AUX = "is|are|was|were|can|could|will|would|should|do|does|did|has|have|had"
 _SUBJECT = r"(?:this|that|it|these|those|he|she|they|(?:the|a|an|his|her|their|this|that|these|those|any|all)\s+\w+)"
-_THERE = re.compile(r"(is|are|was|were) there (?:an? |any |some )?(.+)")
+_THERE = re.compile(r"(is|are|was|were) there (?:(an? )|any |some )?(.+)")
 _INVERTED = re.compile(rf"({_AUX}) ({_SUBJECT}) (.+)")
 _MANY = re.compile(r"how many (.+)")
 _MANY_THERE = re.compile(r"(.+?) (?:is|are|was|were) (?:there|seen|visible|shown)\b\s*(.*)")
@@ -63,10 +63,8 @@ def _yes_no(text: str, answer: str) -> str | None:
         return None
     found = _THERE.fullmatch(text)
     if found:
-        verb, rest = found.groups()
-        # The pattern dropped the article; a question in the singular gets it back.
-        article = "a " if verb in ("is", "was") and re.match(r"(?:is|was) there an? ", text) else ""
-        return f"there {verb} {article}{rest}" if answer == "yes" else f"there {verb} no {rest}"
+        verb, article, rest = found.groups()
+        return f"there {verb} {article or ''}{rest}" if answer == "yes" else f"there {verb} no {rest}"
     found = _INVERTED.fullmatch(text)
     if found:
         verb, subject, rest = found.groups()

@@ -14,7 +14,7 @@ import numpy as np
 
 from open_diht.eval import estimates, protocol
 from open_diht.eval.data import DataSet, Question
-from open_diht.eval.data.questions import SNLI_VE
+from open_diht.eval.data.questions import DEFAULT_CANDIDATES, SNLI_VE
 from open_diht.eval.examples import Answered, chosen
 from open_diht.eval.features import FeatureCache, Features
 from open_diht.eval.hashes import sha256_texts
@@ -56,7 +56,7 @@ def evaluate_vqa(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
     record |= {
         "protocol": "ours: vqa/multiple_choice" if task.metric == "soft_accuracy" else "ours: vqa/entailment",
         "statements": {"count": len(rows), "sha256": sha256_texts(rows)},
-        "candidates": "the data's own" if task.candidates is None else f"{task.candidates} per type of question",
+        "candidates": _origin(task, data),
         "truncated_texts": texts.truncated,
         "ties": "mean over the nearest",
         "interval": INTERVAL,
@@ -79,6 +79,12 @@ def evaluate_vqa(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
         label=np.full(len(questions), -1),
     )
     return TaskOutcome(tuple(results), items)
+
+
+def _origin(task: Task, data: DataSet) -> str:
+    """Return where the candidates come from: only VQAv2's reader makes lists, where a question has none."""
+    made = f", else {task.candidates or DEFAULT_CANDIDATES} frequent answers per type of question"
+    return "the data's own" + (made if data.layout == "vqav2" else "")
 
 
 def _said(question: Question, answer: str) -> str:

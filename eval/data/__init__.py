@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +34,7 @@ __all__ = [
     "Pair",
     "Question",
     "TextList",
+    "check_options",
     "class_names",
     "data_root",
     "open_support",
@@ -72,6 +75,16 @@ def read_task(task: Task, needs: Annotation, root: Path, memo: Memo) -> DataSet:
     return _checked(task, needs, data)
 
 
+def check_options(tasks: Sequence[Task]) -> None:
+    """Raise `WrongUse` where the options of a source do not fit its layout, without its data."""
+    nowhere = Path(os.devnull) / "nowhere"
+    for task in tasks:
+        for source in (*task.sources, *task.support):
+            # A reader checks the options before it looks for the data.
+            with contextlib.suppress(DataMissing, DataBroken):
+                _read(task, source, "labels", nowhere / Path(source.path).name, Memo(nowhere))
+
+
 def open_support(task: Task, test: DataSet, root: Path, memo: Memo) -> DataSet:
     """Read the training images that shots are drawn from, labeled with the classes of `test`.
 
@@ -95,26 +108,25 @@ def _first(task: Task, sources: Sequence[Source], needs: Annotation, root: Path,
     looked = []
     for source in sources:
         try:
-            return _read(task, source, needs, root, memo)
+            return _read(task, source, needs, path_of(source, root), memo)
         except DataMissing as error:
             looked.append(str(error))
     raise DataMissing(f"data not found: {task.get} (looked in {root}: {'; '.join(looked)})")
 
 
 def path_of(source: Source, root: Path) -> Path:
-    """Return the path of a source: below `root`, unless the source's path is absolute.
+    """Return the path of a source: below `root`, unless the source's path is absolute or of the repository.
 
     Args:
         source: The source.
         root: The folder of the data sets.
     """
+    if source.path.startswith(REPOSITORY):
+        return Path(__file__).resolve().parents[2] / source.path.removeprefix(REPOSITORY)
     return root / Path(source.path).expanduser()
 
 
-def _read(task: Task, source: Source, needs: Annotation, root: Path, memo: Memo) -> DataSet:
-    path = path_of(source, root)
-    if source.path.startswith(REPOSITORY):
-        path = Path(__file__).resolve().parents[2] / source.path.removeprefix(REPOSITORY)
+def _read(task: Task, source: Source, needs: Annotation, path: Path, memo: Memo) -> DataSet:
     place = source.path
     match source.layout:
         case "webdataset":

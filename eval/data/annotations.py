@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question about an image with the answers that people gave."""
+    """A question about an image with the answers that people gave. Raises ValueError where something is missing."""
 
     key: str
     """Unique name."""
@@ -22,6 +22,11 @@ class Question:
     """Each annotator's answer."""
     candidates: tuple[str, ...]
     """The answers to choose from."""
+
+    def __post_init__(self) -> None:
+        texts = (self.question, self.kind, *self.answers, *self.candidates)
+        if not self.answers or not self.candidates or not all(isinstance(text, str) for text in texts):
+            raise ValueError("a question has a text, a kind, answers and candidates, all of them texts")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import json
@@ -86,13 +87,11 @@ def read_folder(folder: Path, split: str, memo: Memo, place: str, options: Mappi
 
 
 def _groups(path: Path, names: Sequence[str], place: str) -> tuple[str, ...]:
-    if not path.is_file():
-        raise DataMissing(f"{place}/{path.name} is not there")
     place = f"{place}/{path.name}"
-    try:
-        found = {str(row["image"]): str(row["group"]) for row in read_rows(path, place, csv.QUOTE_NONE)}
-    except KeyError as error:
-        raise DataBroken(f"{place} has no column {error}") from None
+    found = {}
+    for number, row in enumerate(read_rows(path, place, csv.QUOTE_NONE), start=1):
+        with usable(f"{place}, row {number}", row):
+            found[str(row["image"])] = str(row["group"])
     lacking = [name for name in names if not found.get(name)]
     if lacking:
         raise DataBroken(f"{place} has no group for {len(lacking)} of {len(names)} images, as {lacking[0]}")
@@ -123,17 +122,13 @@ def read_manifest(path: Path, options: Mapping[str, Any], memo: Memo, place: str
         raise WrongUse(
             f"{place}: a manifest takes image, caption or label, leave_out, skip_empty, below; got {dict(options)}"
         )
-    if not path.is_file():
-        raise DataMissing(f"{place} is not there")
     root = path.parent / str(options.get("below", ""))
     leave_out = {str(name) for name in options.get("leave_out", ())}
     column = options.get("caption") or options.get("label")
     found: dict[str, list[Any]] = {}
     for number, row in enumerate(read_rows(path, place, csv.QUOTE_NONE), start=1):
-        try:
+        with usable(f"{place}, row {number}", row):
             name, value = str(options["image"]).format_map(row), row[str(column)]
-        except (KeyError, ValueError, IndexError) as error:
-            raise DataBroken(f"{place}, row {number}: {error} is not among its columns {', '.join(row)}") from None
         if name not in leave_out and (str(value).strip() or not options.get("skip_empty")):
             found.setdefault(name, []).append(value)
     # Images that are all absent were not downloaded; a single absent one means a broken set.
@@ -174,7 +169,10 @@ def read_lines(folder: Path, options: Mapping[str, Any], memo: Memo, place: str)
     listed, said = (_text_lines(folder / str(options[name]), place) for name in ("images", "captions"))
     if len(listed) != len(said):
         raise DataBroken(f"{place}: {len(listed)} lines of {options['images']}, {len(said)} of {options['captions']}")
-    names = [str(options["image"]).format(*name.split(), name=name) for name in listed]
+    names = []
+    for number, name in enumerate(listed, start=1):
+        with usable(f"{place}/{options['images']}, line {number}", name):
+            names.append(str(options["image"]).format(*name.split(), name=name))
     if not any((folder / name).is_file() for name in names):
         raise DataMissing(f"the images of {place} are not in {folder}")
     captions: dict[str, list[str]] = {}
@@ -208,6 +206,21 @@ def _labels(found: Mapping[str, Sequence[Any]], place: str) -> np.ndarray:
     return np.array(labels, dtype=np.int64)
 
 
+@contextlib.contextmanager
+def usable(place: str, row: Any) -> Iterator[None]:
+    """Turn an error about a row's columns, where one is missing or has an unusable value, into `DataBroken`.
+
+    Args:
+        place: The row's name in messages.
+        row: The row; the message names the columns of an object.
+    """
+    try:
+        yield
+    except (LookupError, ValueError, TypeError, AttributeError, OverflowError) as error:
+        columns = f"; its columns are {', '.join(map(str, row))}" if isinstance(row, dict) else ""
+        raise DataBroken(f"{place}: a column is missing or unusable ({error!r}){columns}") from None
+
+
 def read_rows(path: Path, place: str, quoting: Literal[0, 3] = csv.QUOTE_MINIMAL) -> Iterator[Any]:
     """Yield the rows of a file, objects or lists.
 
@@ -217,11 +230,14 @@ def read_rows(path: Path, place: str, quoting: Literal[0, 3] = csv.QUOTE_MINIMAL
         quoting: How a .tsv or .csv quotes, as the csv module names it.
 
     Raises:
-        DataBroken: The file holds something else.
+        DataMissing: The file does not exist.
+        DataBroken: It holds something else.
         WrongUse: It has another suffix.
     """
     if path.suffix not in (".tsv", ".csv", ".jsonl", ".json"):
         raise WrongUse(f"{place}: a file of rows ends in .tsv, .csv, .jsonl or .json")
+    if not path.is_file():
+        raise DataMissing(f"{place} is not there")
     number = 1
     try:
         with path.open(encoding="utf-8", newline="") as lines:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import Any
 
 from open_diht.eval.data.annotations import Question
 from open_diht.eval.data.dataset import DataSet
-from open_diht.eval.data.files import FileImages, read_rows
+from open_diht.eval.data.files import FileImages, read_rows, usable
 from open_diht.eval.data.json_stream import elements
 from open_diht.eval.data.memo import Memo
 from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
@@ -55,28 +54,29 @@ def read_vqav2(folder: Path, options: Mapping[str, Any], candidates: int | None,
             lambda path: _frequent(path, count, place),
         ).items()
     }
-    asked = {
-        entry["question_id"]: (entry["question"], entry.get("multiple_choices"))
-        for entry in _entries(folder / options["questions"], "questions", place)
-    }
+    asked: dict[Any, tuple[Any, Any]] = {}
+    for where, entry in _entries(folder / options["questions"], "questions", place):
+        with usable(where, entry):
+            asked[entry["question_id"]] = entry["question"], entry.get("multiple_choices")
     images: dict[str, int] = {}
     questions = []
-    for entry in _entries(folder / options["annotations"], "annotations", place):
-        number = entry["question_id"]
-        if number not in asked:
-            raise DataBroken(f"{place}: question {number} has annotations and no text")
-        name = str(options["image"]).format(image_id=int(entry["image_id"]))
-        text, own = asked[number]
-        questions.append(
-            Question(
-                key=str(number),
-                image=images.setdefault(name, len(images)),
-                question=text,
-                kind=sys.intern(entry["answer_type"]),
-                answers=tuple(sys.intern(answer["answer"]) for answer in entry["answers"]),
-                candidates=tuple(own) if own else frequent.get(entry["question_type"]) or frequent[""],
+    for where, entry in _entries(folder / options["annotations"], "annotations", place):
+        with usable(where, entry):
+            number = entry["question_id"]
+            if number not in asked:
+                raise DataBroken(f"{place}: question {number} has annotations and no text")
+            name = str(options["image"]).format(image_id=int(entry["image_id"]))
+            text, own = asked[number]
+            questions.append(
+                Question(
+                    key=str(number),
+                    image=images.setdefault(name, len(images)),
+                    question=text,
+                    kind=sys.intern(entry["answer_type"]),
+                    answers=tuple(sys.intern(answer["answer"]) for answer in entry["answers"]),
+                    candidates=tuple(own) if own else frequent.get(entry["question_type"]) or frequent[""],
+                )
             )
-        )
     return _with_images(folder, images, questions, "vqav2", memo, place)
 
 
@@ -86,9 +86,10 @@ def _frequent(path: Path, count: int, place: str) -> dict[str, list[str]]:
     A type is the first words of a question. Ties are broken by the answer's text.
     """
     answers: dict[str, Counter[str]] = {"": Counter()}
-    for entry in _entries(path, "annotations", place):
-        for kind in ("", entry["question_type"]):
-            answers.setdefault(kind, Counter())[entry["multiple_choice_answer"]] += 1
+    for where, entry in _entries(path, "annotations", place):
+        with usable(where, entry):
+            for kind in ("", entry["question_type"]):
+                answers.setdefault(kind, Counter())[entry["multiple_choice_answer"]] += 1
     # Ties are broken by text, so that the list does not depend on the file's order.
     return {
         kind: [answer for answer, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:count]]
@@ -96,14 +97,15 @@ def _frequent(path: Path, count: int, place: str) -> dict[str, list[str]]:
     }
 
 
-def _entries(path: Path, name: str, place: str) -> Iterator[Mapping[str, Any]]:
-    """Yield the objects of the list `name` in a file {..., name: [...], ...}, one at a time.
+def _entries(path: Path, name: str, place: str) -> Iterator[tuple[str, Any]]:
+    """Yield the objects of the list `name` in a file {..., name: [...], ...}, each after its name in messages.
 
-    The annotations of VQAv2 would take gigabytes at once.
+    They are read one at a time. The annotations of VQAv2 would take gigabytes at once.
     """
     try:
-        yield from elements(path, name)
-    except json.JSONDecodeError as error:
+        for number, entry in enumerate(elements(path, name), start=1):
+            yield f"{place}/{path.name}, {name} {number}", entry
+    except ValueError as error:  # no JSON, or no UTF-8
         raise DataBroken(f"{place}/{path.name} is not JSON with a list {name!r}: {error}") from None
 
 
@@ -126,26 +128,25 @@ def read_snli_ve(folder: Path, options: Mapping[str, Any], memo: Memo, place: st
     if set(options) != {"file", "image"}:
         raise WrongUse(f"{place}: snli_ve takes the options file and image; got {dict(options)}")
     path = folder / options["file"]
-    if not path.is_file():
-        raise DataMissing(f"{place}/{options['file']} is not there")
     images: dict[str, int] = {}
     questions = []
     for number, row in enumerate(read_rows(path, f"{place}/{path.name}"), start=1):
-        if row["gold_label"] == "-":
-            continue
-        if row["gold_label"] not in ENTAILMENT:
-            raise DataBroken(f"{place}, line {number}: gold label {row['gold_label']!r}")
-        name = str(options["image"]).format_map(row)
-        questions.append(
-            Question(
-                key=str(row.get("pairID", number)),
-                image=images.setdefault(name, len(images)),
-                question=row["sentence2"],
-                kind=SNLI_VE,
-                answers=(row["gold_label"],),
-                candidates=ENTAILMENT,
+        with usable(f"{place}, line {number}", row):
+            if row["gold_label"] == "-":
+                continue
+            if row["gold_label"] not in ENTAILMENT:
+                raise ValueError(f"gold label {row['gold_label']!r}")
+            name = str(options["image"]).format_map(row)
+            questions.append(
+                Question(
+                    key=str(row.get("pairID", number)),
+                    image=images.setdefault(name, len(images)),
+                    question=row["sentence2"],
+                    kind=SNLI_VE,
+                    answers=(row["gold_label"],),
+                    candidates=ENTAILMENT,
+                )
             )
-        )
     return _with_images(folder, images, questions, "snli_ve", memo, place)
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from open_diht.eval.data.annotations import Association, Choice, Pair
 from open_diht.eval.data.dataset import DataSet
-from open_diht.eval.data.files import FileImages, read_rows
+from open_diht.eval.data.files import FileImages, read_rows, usable
 from open_diht.eval.data.memo import Memo
 from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
 from open_diht.eval.hashes import sha256_of
@@ -47,10 +47,13 @@ def read_selection(folder: Path, options: Mapping[str, Any], memo: Memo, place: 
         WrongUse: The options do not fit.
     """
     _check(options, place, needed={"files", "image", "right", "wrong"}, known={"category", "crop", "at_least"})
+    if len(options.get("crop", range(4))) != 4:
+        raise WrongUse(f"{place}: crop takes four patterns, for left, top, width and height")
     images = _Listed(folder, place)
     choices = []
     for number, row in enumerate(_rows(folder, options["files"], place)):
-        box = [int(float(row.fill(pattern))) for pattern in options.get("crop", ())]
+        with usable(row.place, row.content):
+            box = [int(float(row.fill(pattern))) for pattern in options.get("crop", ())]
         name = row.fill(options["image"])
         right = tuple(row.fill(pattern) for pattern in options["right"])
         wrong = tuple(row.fill(pattern) for pattern in options["wrong"])
@@ -143,11 +146,13 @@ def read_associations(folder: Path, options: Mapping[str, Any], memo: Memo, plac
             raise DataBroken(f"{row.place}: {right} are not some of the candidates {names}, each named once")
         if len(names) < int(options.get("at_least", 2)):
             continue
+        with usable(row.place, row.content):
+            shown = tuple(images.index(str(options["image"]).format(name=name)) for name in (*right, *wrong))
         found.append(
             Association(
                 key=f"{number:06d}",
                 cue=row.fill(options["cue"]),
-                images=tuple(images.index(str(options["image"]).format(name=name)) for name in (*right, *wrong)),
+                images=shown,
                 right=len(right),
                 # Cues about the same set of images share a cluster.
                 cluster=boards.setdefault(frozenset(names), len(boards)),
@@ -200,8 +205,6 @@ def _rows(folder: Path, files: Sequence[str], place: str) -> list[_Row]:
     found = []
     for name in files:
         path = folder / name
-        if not path.is_file():
-            raise DataMissing(f"{place}/{name} is not there")
         rows = enumerate(read_rows(path, f"{place}/{name}"), start=1)
         found += [_Row(row, path.stem, f"{place}/{name}, row {number}") for number, row in rows]
     if not found:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +34,9 @@ def torchvision_set(folder: Path, split: str, options: Mapping[str, Any], downlo
         download: Whether torchvision may download, where the class can.
 
     Raises:
-        WrongUse: torchvision has no such class.
+        WrongUse: torchvision has no such class, or it takes no such option.
     """
-    import torchvision.datasets  # the import takes seconds and few sets need it
-
-    arguments = dict(options)
-    name = str(arguments.pop("name", ""))
-    kind = getattr(torchvision.datasets, name, None)
-    if kind is None or not isinstance(kind, type):
-        raise WrongUse(f"torchvision has no data set {name!r}")
+    kind, arguments = _kind(options)
     parameters = inspect.signature(kind).parameters
     if "split" in parameters:
         arguments["split"] = split
@@ -51,6 +45,20 @@ def torchvision_set(folder: Path, split: str, options: Mapping[str, Any], downlo
     if "download" in parameters:
         arguments["download"] = download
     return kind(folder, **arguments)
+
+
+def _kind(options: Mapping[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """Return the torchvision class that the options name, and its arguments. Raises `WrongUse` if there is none."""
+    import torchvision.datasets  # the import takes seconds and few sets need it
+
+    arguments = dict(options)
+    name = str(arguments.pop("name", ""))
+    kind = getattr(torchvision.datasets, name, None)
+    if kind is None or not isinstance(kind, type):
+        raise WrongUse(f"torchvision has no data set {name!r}")
+    if unknown := set(arguments) - set(inspect.signature(kind).parameters):
+        raise WrongUse(f"torchvision's {name} takes no option {', '.join(sorted(unknown))}")
+    return kind, arguments
 
 
 def read_torchvision(folder: Path, split: str, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
@@ -66,8 +74,9 @@ def read_torchvision(folder: Path, split: str, options: Mapping[str, Any], memo:
     Raises:
         DataMissing: The folder does not exist, or torchvision does not find the set.
         DataBroken: The set has no images.
-        WrongUse: torchvision has no such class.
+        WrongUse: torchvision has no such class, or it takes no such option.
     """
+    _kind(options)
     if not folder.is_dir():
         raise DataMissing(f"{place} is not there")
     try:

@@ -32,6 +32,7 @@ from open_diht.common.image_formats import EXTENSIONS
 from open_diht.common.tar_stream import BrokenTar, TarStream
 from open_diht.eval.data.annotations import Question
 from open_diht.eval.data.dataset import Annotation, DataSet, decode
+from open_diht.eval.data.files import usable
 from open_diht.eval.data.memo import Memo
 from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
 from open_diht.eval.hashes import sha256_of
@@ -109,8 +110,8 @@ def read_webdataset(
     questions: list[Question] = []
     for index, label in enumerate(labels):
         key = samples[index]["key"]
-        for number, raw in enumerate(_questions(label, f"{place}, sample {key!r}")):
-            questions.append(
+        with usable(f"{place}, sample {key!r}, {member} member", None):
+            questions += [
                 Question(
                     key=f"{key}/{number}",
                     image=index,
@@ -119,15 +120,9 @@ def read_webdataset(
                     answers=tuple(raw["answers"]),
                     candidates=tuple(raw["candidates"]),
                 )
-            )
+                for number, raw in enumerate(json.loads(label)["questions"])
+            ]
     return DataSet(images=images, layout="webdataset", place=place, questions=tuple(questions))
-
-
-def _questions(label: bytes, place: str) -> list[dict[str, Any]]:
-    try:
-        return json.loads(label)["questions"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise DataBroken(f"{place}: its .json member is not an object with questions ({error})") from None
 
 
 class TarImages:
@@ -211,13 +206,15 @@ def _samples(shards: Sequence[Path], members: Mapping[str, str], memo: Memo, pla
 
 def _classes(raw: Sequence[bytes], said: str, samples: Sequence[dict[str, Any]], place: str) -> np.ndarray:
     """Return (n,) int64 labels, or (n, c) bool for multilabel sets."""
-    rows = []
+    rows: list[Any] = []
     for sample, content in zip(samples, raw, strict=True):
         try:
-            rows.append(np.load(io.BytesIO(content)) if said == "multilabel" else int(content))
+            rows.append(_row(content, sample, place) if said == "multilabel" else int(content))
         except ValueError:
             raise DataBroken(f"{place}, sample {sample['key']!r}: {content[:20]!r} is not a label") from None
-    return np.stack(rows).astype(bool) if said == "multilabel" else np.array(rows, dtype=np.int64)
+    if said == "multilabel" and len({len(row) for row in rows}) > 1:
+        raise DataBroken(f"{place}: its .npy members have different numbers of classes")
+    return np.array(rows, dtype=bool if said == "multilabel" else np.int64)
 
 
 def _numbers(shards: Sequence[Path], samples: Sequence[dict[str, Any]], place: str) -> list[list[int]]:
@@ -225,17 +222,22 @@ def _numbers(shards: Sequence[Path], samples: Sequence[dict[str, Any]], place: s
     rows = []
     for sample in samples:
         shard, offset, size = sample["numbers"][:3]
-        try:
-            found = np.load(io.BytesIO(_read(shards[shard], offset, size)))
-            whole = found.astype(np.int64)
-            if found.ndim != 1 or not np.array_equal(found, whole):
-                raise ValueError(f"shape {found.shape}, {found.dtype}")
-        except (ValueError, EOFError) as error:
-            raise DataBroken(
-                f"{place}, sample {sample['key']!r}: its .{METADATA} member is not a row of whole numbers ({error})"
-            ) from None
-        rows.append(whole.tolist())
+        rows.append(_row(_read(shards[shard], offset, size), sample, place).tolist())
     return rows
+
+
+def _row(content: bytes, sample: Mapping[str, Any], place: str) -> np.ndarray:
+    """Return the (n,) int64 numbers of a .npy member. Raises `DataBroken` where they are not a row of whole numbers."""
+    try:
+        found = np.lib.format.read_array(io.BytesIO(content))
+        whole = found.astype(np.int64)
+        if found.ndim != 1 or not np.array_equal(found, whole):
+            raise ValueError(f"shape {found.shape}, {found.dtype}")
+    except (ValueError, TypeError) as error:
+        raise DataBroken(
+            f"{place}, sample {sample['key']!r}: its .npy member is not a row of whole numbers ({error})"
+        ) from None
+    return whole
 
 
 def _column(numbers: Sequence[Sequence[int]] | None, column: int, place: str) -> list[int]:

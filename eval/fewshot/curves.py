@@ -23,6 +23,7 @@ from open_diht.eval.fewshot.predictions import Predictions
 from open_diht.eval.fewshot.selection import Support
 from open_diht.eval.fewshot.shots import DrawnShots, draw_shots
 from open_diht.eval.metrics.classification import lowest_best
+from open_diht.eval.results import TOO_FEW as TOO_FEW_ITEMS
 from open_diht.eval.statistics import FEWEST, Estimate, crossed_interval
 
 ROWS = 8192
@@ -69,7 +70,7 @@ class FewShotSettings:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Encoded:
-    """A data set as encoded by a model; features are L2-normalized."""
+    """A data set as encoded by a model; features are L2-normalized, or zero."""
 
     train: ArrayLike | Tensor
     """(n, d) features of the training samples that shots are drawn from."""
@@ -156,6 +157,7 @@ class FewShotResult:
             protocol: The task's protocol record, to which each row adds its own choices.
         """
         rows = []
+        none = TOO_FEW_ITEMS if len(self.settings.seeds) >= FEWEST else TOO_FEW
         for point in self.points:
             choices = [asdict(one) for one in self.choices if (one.method, one.shots) == (point.method, point.shots)]
             own = {
@@ -168,7 +170,7 @@ class FewShotResult:
                 "selected_on": sorted({one["selected_on"] for one in choices}),
                 "choices": choices,
                 "classes_with_fewer_shots": list(self.short_classes[point.shots]),
-                "interval": INTERVAL if len(self.settings.seeds) >= FEWEST else TOO_FEW,
+                "interval": none if point.low is None else INTERVAL,
             }
             rows.append(
                 {
@@ -361,8 +363,10 @@ def _tensor(values: ArrayLike | Tensor, device: str) -> Tensor:
 
 def _check_normalized(features: Tensor, which: str) -> None:
     lengths = features.norm(dim=1)
-    worst = int((lengths - 1).abs().argmax()) if len(features) else 0
-    if len(features) and not abs(lengths[worst].item() - 1) < 1e-3:
+    # A model may map an image to zero, which then has equal scores for all classes.
+    off = torch.where(lengths == 0, 0.0, (lengths - 1).abs())
+    worst = int(off.argmax()) if len(features) else 0
+    if len(features) and not off[worst].item() < 1e-3:
         raise ValueError(
             f"{which} feature {worst} has length {lengths[worst].item():.4g}: few-shot expects L2-normalized features"
         )

@@ -33,7 +33,7 @@ class Support:
     """A support set and the classifier to improve; tensors share dtype and device."""
 
     features: Tensor
-    """(n, d), L2-normalized."""
+    """(n, d), L2-normalized, or zero."""
     labels: Tensor
     """(n,)"""
     places: NDArray[np.int64]

@@ -137,7 +137,8 @@ def _few_shot_protocol(table: FewShotTable) -> dict[str, str]:
 
 
 def _few_shot_ends(row: Row) -> str:
-    return f"{_interval(row) or 'too few draws of the shots for an interval'}, n = {row['n']:,}"
+    note = row["protocol"]["few_shot"].get("interval", "none")
+    return f"{_interval(row) or f'95 % interval: {note}'}, n = {row['n']:,}"
 
 
 def _interval(row: Row) -> str:

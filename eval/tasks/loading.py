@@ -1,4 +1,7 @@
-"""Read and check tasks from suite files. Options of sources and entries of `fetch` are checked when they are used."""
+"""Read and check tasks from suite files.
+
+Options of sources are checked by `open_diht.eval.data.check_options`, entries of `fetch` when they are used.
+"""
 
 from __future__ import annotations
 

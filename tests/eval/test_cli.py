@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from open_diht.eval import cli, compare
+from open_diht.eval.data import check_options
 from open_diht.eval.fetch.writing import jpeg
 from open_diht.eval.fewshot import METHODS
+from open_diht.eval.tasks import load_suite, suite_names
 from tests.eval.conftest import COLOURS, image
 from tests.tiny_clip import write_tiny
 from tests.webdatasets import questions_member, write_webdataset
@@ -106,14 +108,15 @@ def rows(world: dict[str, Any]) -> list[dict[str, Any]]:
 
 def test_a_run_measures_what_is_there_and_says_how_to_get_the_rest_with_status_1(world: Any, capsys: Any) -> None:
     fetched = ABSENT.replace("absent", "fetched") + "    fetch: {from: hub}\n"
-    world["suite"].write_text(SUITE + ABSENT + fetched, encoding="utf-8")
+    shipped = ABSENT.replace("absent", "shipped") + "    fetch: {from: repository}\n"
+    world["suite"].write_text(SUITE + ABSENT + fetched + shipped, encoding="utf-8")
     assert cli.main(world["command"]) == 1
     found = rows(world)
     assert all(set(row) == {"task", "kind", "metric", "value", "low", "high", "n", "protocol"} for row in found)
     first: dict[str, Any] = {}
     for row in found:
         first.setdefault(row["task"], row)
-    assert list(first) == ["colours", "told", "asked", "absent", "fetched"]
+    assert list(first) == ["colours", "told", "asked", "absent", "fetched", "shipped"]
     assert first["absent"]["value"] is None and "there is no way" in first["absent"]["protocol"]["missing"]
     for row in found:
         if row["kind"] == "few_shot":  # one draw of the shots: nothing is known of its luck
@@ -122,9 +125,9 @@ def test_a_run_measures_what_is_there_and_says_how_to_get_the_rest_with_status_1
             assert row["low"] <= row["value"] <= row["high"], row["metric"]
     assert {row["kind"] for row in found} == {"classification", "few_shot", "retrieval", "vqa"}
     said = capsys.readouterr().out
-    assert "data not found: there is no way" in said and "3 of 5 tasks measured" in said
+    assert "data not found: there is no way" in said and "3 of 6 tasks measured" in said
     last = said.splitlines()[-1]
-    assert "2 of 5" in last and "make bench-data TASK=fetched;" in last and last.endswith("absent")
+    assert "3 of 6" in last and "make bench-data TASK=fetched;" in last and last.endswith("above: absent, shipped")
     for name in ("results.md", "report.html", "few_shot/colours.json"):
         assert (world["out"] / name).is_file(), name
     items = np.load(world["out"] / "items" / "colours.npz")
@@ -302,6 +305,29 @@ def test_wrong_use_is_one_line_and_status_2_and_writes_nothing(
     said = capsys.readouterr().err
     assert said.startswith("error: ") and said.count("\n") == 1 and message in said
     assert not world["out"].exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("{layout: webdataset, path: x, options: {color: 1}}", "takes the options group, group_name and burst"),
+        ("{layout: torchvision, path: x, options: {name: Clothes}}", "torchvision has no data set 'Clothes'"),
+        ("{layout: torchvision, path: x, options: {name: MNIST, size: 3}}", "torchvision's MNIST takes no option size"),
+        ("{layout: manifest, path: x.txt, options: {image: a, label: b}}", "ends in .tsv, .csv, .jsonl or .json"),
+    ],
+)
+def test_a_wrong_option_of_the_last_task_is_found_before_the_first_is_measured(
+    world: Any, capsys: Any, source: str, message: str
+) -> None:
+    last = ABSENT.replace("{layout: webdataset, path: nowhere}", source)
+    world["suite"].write_text(SUITE + last, encoding="utf-8")
+    assert cli.main(world["command"]) == 2
+    assert message in capsys.readouterr().err and not world["out"].exists()
+
+
+def test_the_options_of_the_shipped_suites_fit() -> None:
+    for name in suite_names():
+        check_options(load_suite(name).tasks)
 
 
 def test_suites_and_tasks_can_be_listed(capsys: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from open_diht.eval.session import open_task
 from open_diht.eval.statements import judgment, statement
 from open_diht.eval.vqa import evaluate_vqa
 from tests.eval.conftest import a_task, image
+from tests.eval.data.test_open_task import vqa
 from tests.eval.test_zeroshot import collapsed
 from tests.webdatasets import questions_member, write_webdataset
 
@@ -21,6 +23,8 @@ from tests.webdatasets import questions_member, write_webdataset
     [
         ("Is there a dog?", "yes", "there is a dog"),
         ("Is there a dog?", "no", "there is no dog"),
+        ("Is there an umbrella?", "yes", "there is an umbrella"),
+        ("Are there a few dogs?", "yes", "there are a few dogs"),
         ("Are there any people here?", "no", "there are no people here"),
         ("Is the man wearing a hat?", "yes", "the man is wearing a hat"),
         ("Is the man wearing a hat?", "no", "the man is not wearing a hat"),
@@ -76,6 +80,14 @@ def test_accuracy_of_all_questions_and_of_each_kind(cache: Any, data: Any) -> No
     assert found["soft_accuracy"].value == pytest.approx(outcome.items.hits.mean())
     assert found["soft_accuracy"].protocol["protocol"].startswith("ours")
     assert outcome.items.clusters.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_the_record_names_the_origin_of_the_candidates(tmp_path: Any, memo: Any, cache: Any, data: Any) -> None:
+    assert evaluate_vqa(TASK, data, cache).results[0].protocol["candidates"] == "the data's own"
+    for count, offered in ((2, 2), (None, 10)):
+        made = dataclasses.replace(vqa(tmp_path), candidates=count)
+        said = evaluate_vqa(made, open_task(made, tmp_path, memo), cache).results[0].protocol["candidates"]
+        assert said == f"the data's own, else {offered} frequent answers per type of question"
 
 
 def test_what_people_answered_has_no_say_in_the_statements(tmp_path: Any, memo: Any, cache: Any) -> None:

@@ -102,10 +102,10 @@ class DataSettings:
     """Largest accepted image, in pixels (width x height, from its header)."""
     index_folder: str | None = None
     """Folder for the indexes of shards. None: next to local shards if their folder is writable
-    and `make filter` gives no `index/`, else `index` in the default cache folder (see `cache_folder`)."""
+    and `make filter` gives no `index/`, else `index` in `cache_folder`."""
     cache_folder: str | None = None
-    """Folder for remote shards while they are read, and for files on their way to a remote WORKDIR
-    (about two checkpoints). None: `$XDG_CACHE_HOME/diht` or `~/.cache/diht`."""
+    """Folder for remote shards while they are read, for indexes (see `index_folder`), and for files on their
+    way to a remote WORKDIR (about two checkpoints). None: `$XDG_CACHE_HOME/diht` or `~/.cache/diht`."""
     cache_gib: Above0 = 50.0
     """Largest size of the cache of remote shards, in GiB, for all ranks of a machine together. The least
     recently used shards are dropped first. It must hold two windows of the shuffle of every stream that

@@ -322,8 +322,11 @@ def on_side(split: Split, image_hash: npt.NDArray[Any], keys: Sequence[str]) -> 
 
 def store_of(settings: DataSettings) -> ShardStore:
     """Return the store of shards, with the cache of the settings."""
-    folder = Path(settings.cache_folder) if settings.cache_folder else default_cache()
-    return ShardStore(folder, settings.cache_bytes)
+    return ShardStore(_cache_folder(settings), settings.cache_bytes)
+
+
+def _cache_folder(settings: DataSettings) -> Path:
+    return Path(settings.cache_folder) if settings.cache_folder else default_cache()
 
 
 def _losses(index: ShardIndex, url: str, sha256: str | None, expected: int | None) -> dict[str, int]:
@@ -345,7 +348,7 @@ def _index_folder(found: FoundShards, settings: DataSettings) -> Path:
     beside = not found.indexes and not is_remote(parent) and os.access(parent, os.W_OK)
     if settings.index_folder is None and beside:
         return Path(parent) / shard_index.FOLDER
-    root = Path(settings.index_folder) if settings.index_folder else default_cache() / "index"
+    root = Path(settings.index_folder) if settings.index_folder else _cache_folder(settings) / "index"
     whose = f"{found.indexes} {found.version}" if found.indexes else parent
     return root / hashlib.sha256(whose.encode()).hexdigest()[:16]
 

@@ -14,6 +14,7 @@ import pytest
 from open_diht.eval.data import class_names, open_support, sample_indices, shared_images, templates
 from open_diht.eval.errors import DataBroken, DataMissing
 from open_diht.eval.fetch.writing import jpeg
+from open_diht.eval.protocol import data_record
 from open_diht.eval.session import open_task
 from open_diht.eval.tasks import Source, Task
 from tests.eval.conftest import a_task, image
@@ -58,6 +59,15 @@ def test_a_sample_depends_on_keys_alone(colour_set: Any, memo: Any) -> None:
     keys = [f"s{index:04d}" for index in range(12)]
     backwards = sample_indices(keys[::-1], 5)
     assert sorted(keys[::-1][index] for index in backwards) == sorted(one.images.keys)
+
+
+def test_a_sample_is_recorded_unless_the_whole_set_was_read(colour_set: Any, memo: Any) -> None:
+    root = colour_set(n=6)
+    for items, sample, recorded in ((None, 5, True), (6, 5, True), (6, 6, False), (None, 7, False)):
+        asked = task(items=items, sample=sample)
+        record = data_record(asked, open_task(asked, root, memo))
+        said = f"at most {sample} items, drawn by seed 0 from the sorted keys"
+        assert record.get("sample") == (said if recorded else None)
 
 
 def test_shared_images_are_found_across_layouts_by_their_bytes(tmp_path: Any, colour_set: Any, memo: Any) -> None:
@@ -224,36 +234,66 @@ def test_torchvision_files_are_those_of_the_split_and_class_names_keep_their_str
     assert open_task(wanted, tmp_path, memo).images.fingerprint != data.images.fingerprint
 
 
-def test_vqav2_offers_the_frequent_training_answers_of_the_questions_type(tmp_path: Any, memo: Any) -> None:
-    images_in(tmp_path / "v", {"p/000000000007.jpg": "red"})
+@pytest.mark.parametrize(
+    ("options", "row", "message"),
+    [
+        ({"label": "label"}, '["1.png", 0]', r"m/list.jsonl, row 2: a column is missing or unusable \(TypeError"),
+        (
+            {"label": "label"},
+            '{"image": "1.png", "by": 1}',
+            r"row 2: .*KeyError\('label'\)\); its columns are image, by",
+        ),
+    ],
+)
+def test_a_row_of_a_list_without_its_columns_is_named(
+    tmp_path: Any, memo: Any, options: Any, row: str, message: str
+) -> None:
+    images_in(tmp_path / "m", {"1.png": "red"})
+    (tmp_path / "m" / "list.jsonl").write_text('{"image": "1.png", "label": 0}\n' + row, encoding="utf-8")
+    source = Source(layout="manifest", path="m/list.jsonl", options={"image": "{image}", **options})
+    with pytest.raises(DataBroken, match=message):
+        open_task(task(sources=(source,)), tmp_path, memo)
+
+
+def vqa(folder: Path, name: str = "", **changes: Any) -> Task:
+    """A VQAv2 set of one question; the last entry of the file `name` gets the changes, a key of None goes."""
+    images_in(folder / "v", {"p/000000000007.jpg": "red"})
     train = [("yes", "is"), ("yes", "is"), ("no", "is"), ("2", "how many"), ("3", "how many"), ("3", "how many")]
-    files = {
+    answered = {"question_type": "how many", "answer_type": "number", "answers": [{"answer": "2"}] * 10}
+    files: dict[str, Any] = {
         "q.json": {"questions": [{"question_id": 1, "question": "How many?", "image_id": 7}]},
-        "a.json": {
-            "annotations": [
-                {
-                    "question_id": 1,
-                    "image_id": 7,
-                    "question_type": "how many",
-                    "answer_type": "number",
-                    "answers": [{"answer": "2"}] * 10,
-                }
-            ]
-        },
+        "a.json": {"annotations": [{"question_id": 1, "image_id": 7, **answered}]},
         "t.json": {
             "annotations": [{"multiple_choice_answer": answer, "question_type": kind} for answer, kind in train]
         },
     }
-    for name, content in files.items():
-        (tmp_path / "v" / name).write_text(json.dumps(content), encoding="utf-8")
-    options = {
-        "questions": "q.json",
-        "annotations": "a.json",
-        "train_annotations": "t.json",
-        "image": "p/{image_id:012d}.jpg",
-    }
-    source = Source(layout="vqav2", path="v", split="val", options=options)
-    data: Any = open_task(task(kind="vqa", metric="soft_accuracy", candidates=2, sources=(source,)), tmp_path, memo)
+    for file, content in files.items():
+        (entries,) = content.values()
+        if file == name:
+            entries[-1] = {key: value for key, value in {**entries[-1], **changes}.items() if value is not None}
+        (folder / "v" / file).write_text(json.dumps(content), encoding="utf-8")
+    options = {"questions": "q.json", "annotations": "a.json", "train_annotations": "t.json"}
+    source = Source(layout="vqav2", path="v", split="val", options={**options, "image": "p/{image_id:012d}.jpg"})
+    return task(kind="vqa", metric="soft_accuracy", candidates=2, sources=(source,))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("q.json", {"question": None}, r"v/q.json, questions 1: .*KeyError\('question'\)"),
+        ("q.json", {"question": 5}, "v/a.json, annotations 1: .*all of them texts"),
+        ("a.json", {"answers": None}, r"v/a.json, annotations 1: .*its columns are question_id, image_id"),
+        ("a.json", {"answers": []}, "v/a.json, annotations 1: .*all of them texts"),
+        ("t.json", {"question_type": None}, "v/t.json, annotations 6: .*question_type"),
+    ],
+)
+def test_an_unusable_entry_of_vqav2_is_named(tmp_path: Any, memo: Any, name: str, changes: Any, message: str) -> None:
+    with pytest.raises(DataBroken, match=message):
+        open_task(vqa(tmp_path, name, **changes), tmp_path, memo)
+
+
+def test_vqav2_offers_the_frequent_training_answers_of_the_questions_type(tmp_path: Any, memo: Any) -> None:
+    data: Any = open_task(vqa(tmp_path), tmp_path, memo)
     assert data.questions is not None
     (question,) = data.questions
     assert question.candidates == ("3", "2") and question.kind == "number" and len(question.answers) == 10
@@ -270,3 +310,8 @@ def test_snli_ve_leaves_out_rows_without_a_gold_label(tmp_path: Any, memo: Any) 
     data: Any = open_task(task(kind="vqa", metric="accuracy", sources=(source,)), tmp_path, memo)
     assert data.questions is not None
     assert [question.key for question in data.questions] == ["a"]
+    for name in ("gold_label", "sentence2", "Flickr30K_ID"):
+        lacking = {key: value for key, value in rows[0].items() if key != name}
+        (tmp_path / "s" / "x.jsonl").write_text(json.dumps(lacking), encoding="utf-8")
+        with pytest.raises(DataBroken, match=rf"s, line 1: .*KeyError\('{name}'\)"):
+            open_task(task(kind="vqa", metric="accuracy", sources=(source,)), tmp_path, memo)

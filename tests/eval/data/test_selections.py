@@ -109,6 +109,8 @@ def test_the_part_of_an_image_that_is_meant(folder: Path, memo: Memo) -> None:
     assert np.array_equal(np.asarray(data.images.open(0)), whole[2:14, 4:14])
     assert list(data.images.keys) == ["val2017/1.png#4,2,10,12", "val2017/1.png#0,0,5,5"]
     assert data.images.stored_hash(0) != data.images.stored_hash(1)
+    with pytest.raises(DataBroken, match=r"set/aro.json, row 1: .*could not convert string to float"):
+        opened(folder, memo, "caption_selection", "selection", {**given, "crop": ["{x}", "{y}", "{w}", "{yes}"]})
 
 
 def test_categories_with_too_few_questions_are_left_out_with_their_images(folder: Path, memo: Memo) -> None:
@@ -185,6 +187,10 @@ def test_captions_line_by_line(folder: Path, memo: Memo) -> None:
         return opened(folder, memo, "retrieval", "lines", given, direction="text_to_image")
 
     assert read().captions == (("ein roter",), ("ein blauer",))
+    for pattern, error in (("val2017/{2}", "IndexError"), ("val2017/{file}", "KeyError")):
+        given["image"] = pattern
+        with pytest.raises(DataBroken, match=rf"names.txt, line 1: a column is missing or unusable \({error}"):
+            read()
     (folder / "names.txt").write_text("1.png 7\n", encoding="utf-8")
     with pytest.raises(DataBroken, match=r"1 lines of names\.txt, 2 of captions\.de\.gz"):
         read()

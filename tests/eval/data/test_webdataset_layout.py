@@ -54,6 +54,24 @@ def test_retrieval_multilabel_and_vqa_sets(tmp_path: Any, memo: Any) -> None:
     assert questions is not None and questions[0].question == "Is it red?" and questions[0].image == 0
 
 
+GOOD = {"question": "Is it red?", "kind": "yes/no", "answers": ["yes"], "candidates": ["yes", "no"]}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"questions": null}',
+        questions_member([GOOD, {key: value for key, value in GOOD.items() if key != "kind"}]),
+        questions_member([{**GOOD, "candidates": []}]),
+        questions_member([{**GOOD, "answers": [None]}]),
+    ],
+)
+def test_questions_that_lack_something_are_named(tmp_path: Any, memo: Any, content: bytes) -> None:
+    write_webdataset(tmp_path / "odd", [("a", {"jpg": jpeg(image()), "json": content})], kind="vqa")
+    with pytest.raises(DataBroken, match=r"odd, sample 'a', json member: a column is missing or unusable"):
+        read(tmp_path / "odd", memo, "questions")
+
+
 def numbers(*values: Any) -> bytes:
     out = io.BytesIO()
     np.save(out, np.array(values))
@@ -79,11 +97,21 @@ def test_numbers_beside_a_label_are_groups_and_bursts(tmp_path: Any, memo: Any) 
         read(tmp_path / "grouped", memo, region=0)
 
 
-@pytest.mark.parametrize("content", [b"5", numbers(0.5), numbers([1], [2])])
+@pytest.mark.parametrize("content", [b"", b"5", b"PK\x03\x04", numbers(1)[:-3], numbers(0.5), numbers([1], [2])])
 def test_numbers_that_are_no_row_of_whole_ones_are_named(tmp_path: Any, memo: Any, content: bytes) -> None:
     write_webdataset(tmp_path / "odd", [("a", {"jpg": SHOT, "cls": "0", "npy": content})], class_names=["a"])
     with pytest.raises(DataBroken, match=r"sample 'a': its .npy member is not a row of whole numbers"):
         read(tmp_path / "odd", memo, group=0)
+    write_webdataset(tmp_path / "flags", [("a", {"jpg": SHOT, "npy": content})], kind="multilabel")
+    with pytest.raises(DataBroken, match=r"sample 'a': its .npy member is not a row of whole numbers"):
+        read(tmp_path / "flags", memo)
+
+
+def test_rows_of_flags_have_one_length(tmp_path: Any, memo: Any) -> None:
+    samples = [(key, {"jpg": SHOT, "npy": numbers(*row)}) for key, row in (("a", (1, 0)), ("b", (1, 0, 1)))]
+    write_webdataset(tmp_path / "flags", samples, kind="multilabel")
+    with pytest.raises(DataBroken, match=r"its .npy members have different numbers of classes"):
+        read(tmp_path / "flags", memo)
 
 
 def test_a_label_without_numbers_is_named_where_they_are_asked_for(colour_set: Any, memo: Any) -> None:

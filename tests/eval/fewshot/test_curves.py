@@ -137,6 +137,23 @@ def test_a_mean_per_class_task_is_scored_per_class(world: World) -> None:
     assert row["protocol"]["few_shot"]["interval"].startswith("none: fewer than 3 draws")
 
 
+def test_an_image_that_a_model_maps_to_zero_gets_the_lowest_class(world: World) -> None:
+    test, train = world.test.float().clone(), world.train.float().clone()
+    test[3], train[::7] = 0.0, 0.0
+    settings = FewShotSettings(shots=(1, 4), seeds=(0,), methods=("zero-shot", "probe", "tip-adapter", "ridge"))
+    result = curves(world, train=train, test=test, settings=settings)
+    assert {result.predicted["zero-shot", k, 0][3] for k in (1, 4)} == {0}
+    blind = curves(world, train=torch.zeros_like(train), test=torch.zeros_like(test), settings=settings)
+    for point in blind.points:  # a model that sees nothing gets one class right
+        assert any(point.value == (world.test_labels == label).double().mean().item() for label in range(5)), point
+
+
+def test_three_draws_on_one_test_image_have_no_interval_and_the_record_names_the_reason(world: World) -> None:
+    settings = FewShotSettings(shots=(1,), seeds=(0, 1, 2), methods=("zero-shot",))
+    (row,) = curves(world, test_labels=[0], test=world.test[:1].float(), settings=settings).rows("flowers", {})
+    assert row["low"] is None and row["protocol"]["few_shot"]["interval"] == "none: too few items to say"
+
+
 def test_torch_and_numpy_are_both_welcome(world: World, result: FewShotResult) -> None:
     same = curves(
         world,
@@ -168,7 +185,7 @@ def test_inputs_that_do_not_fit_are_refused(world: World) -> None:
     with pytest.raises(ValueError, match=r"test feature .* L2-normalized"):
         curves(world, test=2 * world.test.float())
     with pytest.raises(ValueError, match=r"training feature .* L2-normalized"):
-        curves(world, train=torch.zeros_like(world.train))
+        curves(world, train=world.train / 2)
     with pytest.raises(ValueError, match=r"expected \(n, d\), \(m, d\), \(d, C\)"):
         curves(world, classifier=world.classifier)
     with pytest.raises(ValueError, match="expected one each"):

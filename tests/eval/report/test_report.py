@@ -181,6 +181,14 @@ class TestFewShot:
         assert ys == sorted(ys, reverse=True)
         assert (ys[0] - ys[1]) / (ys[1] - ys[2]) == pytest.approx(0.06 / 0.24, abs=0.02)
 
+    def test_pointing_at_a_number_shows_its_interval_or_why_it_has_none(self, tmp_path: Path) -> None:
+        rows = few_shot_rows()
+        rows[0]["low"] = rows[0]["high"] = None
+        rows[0]["protocol"]["few_shot"]["interval"] = "none: too few items to say"
+        _, page = written(tmp_path, [row("cats"), *rows])
+        assert 'title="95 % interval: none: too few items to say, n = 400"' in page
+        assert 'title="95 % interval 35.0 to 45.0, n = 400"' in page
+
     def test_shots_that_cannot_be_drawn_are_said(self, tmp_path: Path) -> None:
         lost = row("cats", "few-shot", None, "few_shot", missing="training split: data not found")
         tags, _ = written(tmp_path, [row("cats"), lost])
