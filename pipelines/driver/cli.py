@@ -89,7 +89,7 @@ def backend_of(options: argparse.Namespace, of_beam: Sequence[str], places: Sequ
             scheduler=options.dask_scheduler,
         ),
     )
-    if backend.name in ("direct", "dataflow"):
+    if backend.name not in ("prism", "flink"):
         for option in ("worker_python", "boot_command"):
             if getattr(options, option):
                 raise WrongUse(

@@ -72,6 +72,10 @@ WRONG: dict[str, tuple[Sequence[str], str]] = {
         ["{good}", "--worker-python", "python3"],
         "leave it out with --runner direct",
     ),
+    "worker python, of a cluster's own": (
+        ["{good}", "--runner", "dask", "--worker-python", "python3"],
+        "--worker-python applies only to workers of prism and flink; leave it out with --runner dask",
+    ),
     "shard, beyond all numbers": (["{good}", "--shard", f"0/{'9' * 9_999}"], "is not i/n"),
     "preset, a key twice": (["{good}", "--preset", "{tmp}/twice.yaml"], "key 'pairs' is given twice"),
     "preset, no YAML": (["{good}", "--preset", "{tmp}/broken.yaml"], "broken.yaml, line 2, column 1: not YAML"),
