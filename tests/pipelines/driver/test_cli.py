@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -137,10 +138,14 @@ def test_wrong_use_in_a_process(command: Command, manifest: Path, tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
-def test_data_that_is_not_there_yet(command: Command, tmp_path: Path) -> None:
-    done = command("--dataset", "laion2b", cwd=tmp_path)
+@pytest.mark.parametrize("given", ["laion2b", "mine.yaml"])
+def test_data_that_is_not_there_yet(given: str, command: Command, tmp_path: Path) -> None:
+    shutil.copy(REPOSITORY / "pipelines" / "datasets" / "laion2b.yaml", tmp_path / "mine.yaml")
+    done = command("--dataset", given, cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.startswith("error: ")
-    assert "https://" in done.stderr and "Traceback" not in done.stderr and not list(tmp_path.iterdir())
+    assert "https://" in done.stderr and "Traceback" not in done.stderr
+    assert f"  make filter DATASET={given}\n" in done.stderr and f"make filter DATASET={given} INPUT=" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
 
 
 def test_a_run_and_the_same_again_and_other_input(command: Command, manifest: Path, tmp_path: Path) -> None:
