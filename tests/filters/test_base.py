@@ -1,6 +1,7 @@
 """What a filter must be to be registered."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -45,7 +46,7 @@ def test_what_cannot_be_set_from_a_preset_is_refused() -> None:
         register_filter(Plain)
 
     for text in ("Two words", "4k"):
-        named = dataclass(frozen=True)(type("Named", (Plain,), {"reason": text, "__module__": __name__}))
+        named: Any = dataclass(frozen=True)(type("Named", (Plain,), {"reason": text, "__module__": __name__}))
         with pytest.raises(ValueError, match="use lower case letters, digits and underscores, the first a letter"):
             register_filter(named)
 
