@@ -119,7 +119,7 @@ def register_annotator(kind: _Kind) -> _Kind:
     return kind
 
 
-def _kinds_of(kind: type[Stage]) -> Iterator[type[Stage]]:
+def _kinds_of(kind: type[Any]) -> Iterator[type[Any]]:
     for one in kind.__subclasses__():
         yield from (one, *_kinds_of(one))
 
