@@ -112,13 +112,17 @@ def register_filter(kind: _Kind) -> _Kind:
 
     Raises:
         TypeError: the class is not a frozen dataclass.
-        ValueError: the reason is not a lower-case identifier, or belongs to another registered filter.
+        ValueError: the reason is not a lower-case identifier, or belongs to another registered filter. A preset with a
+            section for a filter refuses reasons that are built in.
     """
     if not dataclasses.is_dataclass(kind) or not kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         raise TypeError(f"filter {kind.__name__} is not a frozen dataclass; decorate it with @dataclass(frozen=True)")
     reason = kind.reason
     if not (reason.isidentifier() and reason == reason.lower()):
-        raise ValueError(f"filter {kind.__name__}: reason {reason!r}; use lower case letters, digits and underscores")
+        raise ValueError(
+            f"filter {kind.__name__}: reason {reason!r}; use lower case letters, digits and underscores, the first a "
+            "letter"
+        )
     known_as = _registered.setdefault(reason, kind)
     # Compare names, because a reloaded module defines the class again.
     if (known_as.__module__, known_as.__qualname__) != (kind.__module__, kind.__qualname__):

@@ -165,6 +165,15 @@ class ColumnCondition(CaptionFilter):
 
     # ---- histogram
 
+    @property
+    def _bins(self) -> dict[Any, Value]:
+        """Return the listed values by what they are compared as, in order. A value that is listed twice, such as `true`
+        and the text "true", is there once."""
+        found: dict[Any, Value] = {}
+        for one in self._listed:
+            found.setdefault(float(one) if self.numeric else _word(one), one)
+        return found
+
     def places(self, values: pa.ChunkedArray | pa.Array) -> NDArray[np.int64]:
         """Return the bin of each of the `stored` values; the bins are the same for all rows of a run."""
         missing = np.asarray(pc.is_null(values))
@@ -174,10 +183,7 @@ class ColumnCondition(CaptionFilter):
             # The small offset puts a value equal to a threshold into the bin that begins there, despite rounding.
             places = np.floor(np.clip(steps + 1e-6, low, high)).astype(np.int64)
         else:
-            known: dict[Any, int] = {}
-            for one in self._listed:
-                # A value that is listed twice has one bin.
-                known.setdefault(float(one) if self.numeric else _word(one), len(known))
+            known = {one: place for place, one in enumerate(self._bins)}
             places = np.array([known.get(one, OTHERS_PLACE) for one in values.to_pylist()], np.int64)
         places[missing] = MISSING_PLACE
         return places
@@ -187,7 +193,7 @@ class ColumnCondition(CaptionFilter):
         if place == MISSING_PLACE:
             return "none"
         if not self._bounds:
-            return "others" if place == OTHERS_PLACE else str(list(dict.fromkeys(self._listed))[place])
+            return "others" if place == OTHERS_PLACE else _word([*self._bins.values()][place])
         low, high = self._edges
         start = self._bounds[0] + (place + (place <= low)) * self._width
         beyond = "< " if place <= low else "\u2265 " if place >= high else ""

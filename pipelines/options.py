@@ -20,6 +20,7 @@ from open_diht.common.command_line import OK, Once, Parser, WrongUse, exit_statu
 from open_diht.common.devices import add_device_options
 from open_diht.common.fields import Positive, Range, Share
 from open_diht.pipelines.datasets import dataset_names
+from open_diht.pipelines.datasets.roles import WITH_OPTION
 from open_diht.pipelines.fetch import DownloadSettings
 
 STAGES = ("captions", "download", "spotting", "score", "dedup", "export")
@@ -29,8 +30,6 @@ RUNNERS = ("direct", "prism", "dask", "flink", "dataflow")
 START_SECONDS = 600
 """Seconds that a job may wait for a worker; large clusters take minutes to assign slots."""
 FORMATS = ("parquet", "tsv", "csv", "jsonl", "webdataset")
-COLUMNS = ("caption", "url", "uid", "image", "image_path")
-"""Roles that have an option --<role>-column."""
 WORK = "out/hub"
 """Parent of the default working folders of runs that publish to a hub."""
 Workforce = Annotated[int, Range(at_least=1, at_most=10_000)]
@@ -185,7 +184,7 @@ def command_parser(prog: str, description: str) -> Parser:
         "again (default onnxruntime)",
     )
     columns = parser.add_argument_group("columns of the manifest (default: found by name)")
-    for role in COLUMNS:
+    for role in WITH_OPTION:
         columns.add_argument(f"--{role.replace('_', '-')}-column", metavar="NAME")
     columns.add_argument(
         "--caption-columns",

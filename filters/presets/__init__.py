@@ -144,13 +144,20 @@ def _content(path: Path) -> dict[str, Any]:
     return {**base, **content, **{name: {**base[name], **content[name]} for name in both}}
 
 
-def _check_reasons(preset: Preset) -> None:
-    """Raise `BadValue` if a column has the name of a filter's reason, or of one of stage `score`."""
-    others = (*dataclasses.replace(preset, columns=()).caption_filters, *preset.image_filters)
-    reasons = {CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, NOT_SCORED, *(other.reason for other in others)}
-    for one in preset.columns:
-        if one.reason in reasons:
-            raise BadValue(f"columns.{one.reason}: {one.reason} is a built-in reason; rename the column")
+def _check_reasons(columns: Sequence[ColumnCondition], own: Mapping[str, type[Filter]]) -> None:
+    """Raise `BadValue` if a column has the reason of a filter, or a registered filter a built-in reason or section."""
+    bare = Preset(name="")
+    filters = (*bare.caption_filters, *bare.image_filters)
+    built_in = {CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, NOT_SCORED, *(one.reason for one in filters)}
+    for reason, kind in own.items():
+        if reason in {*built_in, *_SECTIONS}:
+            raise BadValue(
+                f"filter {kind.__name__}: {reason} is a built-in reason or section; register it under another reason"
+            )
+    for one in columns:
+        if one.reason in built_in | own.keys():
+            which = "a built-in reason" if one.reason in built_in else "the reason of another filter"
+            raise BadValue(f"columns.{one.reason}: {one.reason} is {which}; rename the column")
 
 
 def preset_names() -> list[str]:
@@ -169,6 +176,8 @@ def build_preset(name: str, content: Mapping[str, Any]) -> Preset:
         BadValue: a setting is unknown, or a value cannot be used.
     """
     own = {name: kind for name, kind in registered_filters().items() if name in content}
+    columns = conditions_of(content.get("columns", {}))
+    _check_reasons(columns, own)
     filters = tuple(converted(own[name], content[name], name) for name in content if name in own)
     shipped = {name: value for name, value in content.items() if name not in own and name != "columns"}
     for section in shipped:
@@ -178,10 +187,7 @@ def build_preset(name: str, content: Mapping[str, Any]) -> Preset:
                 f"unknown key {section}{nearest(str(section), known)}; known: {', '.join(known)}. For a filter of "
                 "your own, name its module with --plugin"
             )
-    columns = conditions_of(content.get("columns", {}))
-    preset = build(Preset, shipped, name=name, columns=columns, filters=filters)
-    _check_reasons(preset)
-    return preset
+    return build(Preset, shipped, name=name, columns=columns, filters=filters)
 
 
 def recorded_preset(record: Mapping[str, Any]) -> Preset:

@@ -1,7 +1,7 @@
 """Command line of the Beam half of `make concepts`: parse options, and turn errors into one line and an exit status.
 
-Exit status: 0 success; 1 units or the run failed, a shard is corrupt, or more images than allowed are
-bad; 2 wrong use.
+Exit status: 0 success; 1 units or the run failed, a shard is corrupt, captions or shards name no concepts, or more
+images than allowed are bad; 2 wrong use, and nothing was written.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ from open_diht.pipelines.engine.engine import Engine
 from open_diht.pipelines.engine.sharing import Sharing, shard_name
 from open_diht.pipelines.engine.stage import Stage
 from open_diht.pipelines.runners import Backend, Direct
-from open_diht.pipelines.store.commit import publish_json, read_json, retract
+from open_diht.pipelines.store.commit import RunFailed, publish_json, read_json, retract
 from open_diht.pipelines.store.fingerprints import Fingerprints, fingerprint_of
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.locking import FileLock, output_lock
@@ -96,9 +96,10 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> in
         The exit status: 1 if units failed, a shard is corrupt or too many images are bad.
 
     Raises:
-        WrongUse: the data cannot be used as requested.
+        WrongUse: the data cannot be used as requested, and nothing was written.
         NotLocked: another run works in the output folder, or it cannot be determined.
-        RunFailed, WorkerDied, JobFailed, RunnerError: see `Engine.run`.
+        RunFailed: captions or shards turned out to name no concepts, or see `Engine.run`.
+        WorkerDied, JobFailed, RunnerError: see `Engine.run`.
         LeaseLost: another run has taken the output folder in a store.
     """
     for what, path in (("DATA", settings.data), ("OUTPUT", settings.output)):
@@ -287,7 +288,7 @@ class _Run:
         try:
             vocabulary = make_vocabulary(self.layout, units, rows, min_count, settings.max_size)
         except ValueError as error:
-            raise WrongUse(str(error)) from error
+            raise RunFailed(str(error)) from error
         path = self.layout.root / "vocabulary.json"
         if read_json(path) != vocabulary:
             publish_json(path, vocabulary)
@@ -308,7 +309,7 @@ class _Run:
         rows = sum(record["rows"] for record in records)
         without = sum(record["without_annotations"] for record in records)
         if rows and without == rows:
-            raise WrongUse(
+            raise RunFailed(
                 f"{self.settings.data}/shards: no sample has a .json with objects and attributes; were the "
                 "shards made by another program than `make filter`?"
             )

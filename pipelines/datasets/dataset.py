@@ -52,8 +52,8 @@ class Dataset:
     roles: Roles = field(default_factory=Roles)
     """Columns named explicitly. Those left None are found by alias."""
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
-    """Aliases that replace those in roles.py, by role; for width and height they have no effect. Of the role
-    `captions`, every column that a file has is taken."""
+    """Aliases that replace those in roles.py, by role; not of width and height, which `roles` names as a pair. Of
+    the role `captions`, every column that a file has is taken."""
     needs: tuple[str, ...] = ("caption", "url")
     """Roles that a file must have. Available images (bytes, paths, tar members) replace `url`."""
     caption_list: CaptionList = "first"
@@ -87,6 +87,11 @@ class Dataset:
             )
         for role in (*self.aliases, *self.needs):
             _one_of("role", role, ROLE_NAMES, self.name)
+        if {"width", "height"} & {*self.aliases}:
+            raise DatasetError(
+                f"{self.name}: aliases has width or height, which are found as a pair; name both columns, as in "
+                "roles: {width: W, height: H}"
+            )
         if self.roles.captions and self.roles.caption is not None:
             raise DatasetError(
                 f"{self.name}: columns are named for the role caption and for captions; name one column "
@@ -130,8 +135,14 @@ class Dataset:
         settings = {name: changed.pop(name) for name in READ_AS if name in changed}
         return replace(self, roles=replace(self.roles, **changed), **settings)
 
-    def missing_message(self, looked_in: str) -> str:
-        """Return the message for a user whose folder or glob `looked_in` has no manifest."""
+    def missing_message(self, looked_in: str, given: str | None = None) -> str:
+        """Return the message for a user whose folder has no manifest.
+
+        Args:
+            looked_in: the folder.
+            given: the user's DATASET, such as the path of a file; None: the name.
+        """
+        command = f"make filter DATASET={given or self.name}"
         lines = [
             f"There is no manifest in {looked_in}: nothing there matches {self.default_glob}.",
             "",
@@ -143,9 +154,9 @@ class Dataset:
             *([f"  note      {self.notes}"] if self.notes else []),
             "",
             f"Put the files into data/{self.name}/ and run",
-            f"  make filter DATASET={self.name}",
+            f"  {command}",
             "or leave them where they are and run",
-            f"  make filter DATASET={self.name} INPUT='/path/to/{self.default_glob}'",
+            f"  {command} INPUT='/path/to/{self.default_glob}'",
         ]
         return "\n".join(lines)
 

@@ -53,6 +53,8 @@ class Roles:
 
 
 ROLE_NAMES: tuple[str, ...] = tuple(field.name for field in fields(Roles))
+WITH_OPTION = ("caption", "url", "uid", "image", "image_path")
+"""Roles that have an option --<role>-column."""
 
 # Aliases that differ only in case are one rank; the exact spellings here win over other cases of
 # the same word. Earlier ranks win over later ones. Two equally good columns of one rank are refused

@@ -23,6 +23,7 @@ from open_diht.filters.spotting.settings import SpotterSettings
 from open_diht.filters.spotting.spotter import SpotterError
 from open_diht.filters.spotting.weights import WeightsDamaged, WeightsMissing
 from open_diht.pipelines.datasets import Dataset, DatasetError, load_dataset
+from open_diht.pipelines.datasets.roles import WITH_OPTION
 from open_diht.pipelines.driver.annotations import stage_names
 from open_diht.pipelines.driver.conservation import NotConserved
 from open_diht.pipelines.driver.outcome import FilterOutcome
@@ -31,7 +32,7 @@ from open_diht.pipelines.fetch import DownloadSettings
 from open_diht.pipelines.hub.publisher import Publisher
 from open_diht.pipelines.manifests import ManifestError, input_items
 from open_diht.pipelines.manifests.plan import PlanMismatch
-from open_diht.pipelines.options import COLUMNS, WORK, filter_parser, parse
+from open_diht.pipelines.options import WORK, filter_parser, parse
 from open_diht.pipelines.runners import Backend, Direct, JobFailed, RunnerError, Staged, Workers, make_backend
 from open_diht.pipelines.runners.direct import check_workers
 from open_diht.pipelines.runners.fork_server import ForkServer
@@ -89,7 +90,7 @@ def backend_of(options: argparse.Namespace, of_beam: Sequence[str], places: Sequ
             scheduler=options.dask_scheduler,
         ),
     )
-    if backend.name in ("direct", "dataflow"):
+    if backend.name not in ("prism", "flink"):
         for option in ("worker_python", "boot_command"):
             if getattr(options, option):
                 raise WrongUse(
@@ -160,7 +161,7 @@ def settings_of(options: argparse.Namespace, of_beam: Sequence[str], arguments: 
     for name in options.plugin:
         load_plugin(name)
     dataset = load_dataset(options.dataset or ("custom" if options.input else "sample"))
-    roles = {role: getattr(options, f"{role}_column") for role in COLUMNS}
+    roles = {role: getattr(options, f"{role}_column") for role in WITH_OPTION}
     names = options.columns.split(",") if options.columns else None
     dataset = dataset.with_roles(
         format=options.format,
@@ -173,7 +174,7 @@ def settings_of(options: argparse.Namespace, of_beam: Sequence[str], arguments: 
     publisher = _publisher(options)
     place = ("--work", options.work or _work(publisher)) if publisher else ("OUTPUT", options.output)
     output = _output(place[1] or f"out/{dataset.name}", place[0])
-    source = options.input or _default_input(dataset)
+    source = options.input or _default_input(dataset, options.dataset)
     backend = backend_of(options, of_beam, _places((place[0], str(output)), source, dataset))
     return RunSettings(
         dataset=dataset,
@@ -267,7 +268,7 @@ def _places(output: tuple[str, str], source: str, dataset: Dataset) -> list[tupl
     return [output, *(("INPUT", item) for item in input_items(source)), *images]
 
 
-def _default_input(dataset: Dataset) -> str:
+def _default_input(dataset: Dataset, given: str | None) -> str:
     folder = Path("data") / dataset.name
     if not any(folder.glob(dataset.default_glob)):
         if dataset.name == "sample":
@@ -275,7 +276,7 @@ def _default_input(dataset: Dataset) -> str:
                 f"the sample is not in {folder}: it comes with the repository, not with the package (10 MB of images "
                 "under their own licenses); run in a checkout, or pass --dataset and --input"
             )
-        raise WrongUse(dataset.missing_message(str(folder)))
+        raise WrongUse(dataset.missing_message(str(folder), given))
     return str(folder / dataset.default_glob)
 
 

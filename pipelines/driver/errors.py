@@ -51,8 +51,8 @@ def errors_of(work: Work, funnel: FunnelRecord | None, settings: RunSettings) ->
         return tuple(found)
     if unread := funnel["dead_letter"]["units"] - len(funnel["set_aside"]):
         found.append(
-            f"{unread:,} files or units could not be read completely ({funnel['dead_letter']['first']}); "
-            "repair or leave out the file and choose another OUTPUT (all are listed in dead_letter/)"
+            f"{counted(unread, 'part')} of the input could not be read completely ({funnel['dead_letter']['first']}); "
+            "repair or leave out the file and choose another OUTPUT (all such files and units are in dead_letter/)"
         )
     rows, most = funnel["dead_letter"]["rows"], settings.max_dead_share
     if (fraction := rows / funnel["rows_in"] if funnel["rows_in"] else 0.0) > most:

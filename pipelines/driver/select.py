@@ -3,7 +3,8 @@
     open-diht select --output /data/cat --samples 51200
 
 Nothing is read but the output's own files, and nothing is written but its folder `selection/`. Exit
-status: 0 success; 2 wrong use (nothing was written), or the store of OUTPUT failed.
+status: 0 success; 1 a record of OUTPUT is corrupt, or its store failed after the plan and the records
+were read; 2 wrong use, and nothing was written.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from open_diht.common.shard_index import ShardIndex, caption_hash, load, part_of
 from open_diht.pipelines.driver.repeats import DELAYS, HALVES, ORIGIN, allotted, per_row, worth
 from open_diht.pipelines.manifests.plan import Plan, PlanMismatch, load_plan
 from open_diht.pipelines.stages.tar_indexes import tars_of
-from open_diht.pipelines.store.commit import publish_bytes, publish_json, publish_table, published, read_json
+from open_diht.pipelines.store.commit import RunFailed, publish_bytes, publish_json, publish_table, published, read_json
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import Vouched
 from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, StorePath, asked, read_bytes, read_table, store_path
@@ -87,12 +88,12 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
             raise WrongUse(
                 f"OUTPUT {options.output!r} cannot be read ({error}); give a folder or an address"
             ) from error
-        with asked(root, WrongUse, SEE_TO_OUTPUT):
+        with asked(root, RunFailed, f"{SEE_TO_OUTPUT}, and run the same command again"):
             for line in select(Layout(root), options):
                 say(line)
         return OK
 
-    return exit_status(run)
+    return exit_status(run, failed=(RunFailed,))
 
 
 def _parser(prog: str) -> Parser:
@@ -131,9 +132,12 @@ def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
         options: the parsed command line.
 
     Raises:
-        WrongUse: there are no decisions, or the options do not fit them; nothing was written.
+        WrongUse: there are no decisions, the options do not fit them, or the store of the output does not answer;
+            nothing was written.
+        CorruptRecord: a record of the output is corrupt.
     """
-    plan, units, preset = _decided(layout)
+    with asked(layout.root, WrongUse, SEE_TO_OUTPUT):
+        plan, units, preset = _decided(layout)
     named, by = _numbers("--delay", options.delay), _numbers("--by", (options.by or "").split(","), 1.0)
     delays = DELAYS | named
     exported = Vouched(layout).current(layout.exported)

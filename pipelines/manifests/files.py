@@ -258,7 +258,8 @@ def read_part(path: str, start: int, stop: int) -> bytes:
 
 
 def file_size(path: str) -> int:
-    """Return the size of a file in bytes. Raises UnreadableFile if it is absent, a folder, or empty; see `reading`."""
+    """Return the size of a file in bytes. Raises UnreadableFile if it is absent, a folder, or empty, or its server does
+    not state the size; see `reading`."""
     with reading(path):
         if is_url(path):
             fs, inside = file_system(path)
@@ -269,6 +270,10 @@ def file_size(path: str) -> int:
             is_folder, size = os.path.isdir(local_path(path)), status.st_size
     if is_folder:
         raise UnreadableFile(path, "IsADirectoryError", "this is a folder; name the files in it")
+    if size is None:
+        raise UnreadableFile(
+            path, "UnknownSize", "its server does not state its size, so no part of it can be read; download it first"
+        )
     if not size:
         raise UnreadableFile(path, "EmptyFile", "the file has 0 bytes; fetch it again, or take it out of the input")
     return int(size)

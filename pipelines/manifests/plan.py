@@ -62,7 +62,8 @@ class Plan:
     """The input of a run and its units."""
 
     fingerprint: str
-    """Hash of the input files, and of the format and columns by which they are read."""
+    """Hash of the input files, and of the format and columns by which they are read. It leaves out `images_root`, on
+    which no row's captions and uid depend: stages that read images compare it themselves."""
     units: tuple[Unit, ...]
     image_rows: int
     images: bool
@@ -149,7 +150,9 @@ def make_plan(
     roles = dataclasses.asdict(dataset.roles)
     del roles["captions"]  # outputs of earlier versions keep their fingerprints
     several = [info.roles.captions for info in infos] if dataset.several_captions else []
-    identity = [files, unreadable, roles, dataset.columns, dataset.header, dataset.format, *several]
+    usual = {("delimiter", ","), ("caption_list", "first")}  # left out for the same reason
+    unusual = sorted({("delimiter", dataset.delimiter), ("caption_list", dataset.caption_list)} - usual)
+    identity = [files, unreadable, roles, dataset.columns, dataset.header, dataset.format, *several, *unusual]
     fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     # An unchanged input keeps its units, whatever `cores` and `unit_rows` are now.
     if kept is not None and kept.fingerprint == fingerprint:
@@ -245,7 +248,9 @@ def keep_plan(path: StorePath, plan: Plan) -> Plan:
         if publish_first(path, _content(plan)):  # else another shard wrote its plan first
             return plan
     existing = known_plan(path) or {}
-    if existing.get("fingerprint") != plan.fingerprint:
+    kept = _load(existing) if existing.get("fingerprint") == plan.fingerprint else None
+    # Aliases may lead to other columns of the same files. A plan of an early version has no inspections.
+    if kept is None or (kept.infos and [info.roles for info in kept.infos] != [info.roles for info in plan.infos]):
         before = {entry["path"]: entry["fingerprint"] for entry in existing.get("files", ())}
         now = {str(entry["path"]): entry["fingerprint"] for entry in plan.files}
         changed = sorted(set(before.items()) ^ set(now.items()))
@@ -254,7 +259,6 @@ def keep_plan(path: StorePath, plan: Plan) -> Plan:
             f"{path.parent.parent} was made from another input (differs: {what}); choose "
             "another OUTPUT, or remove that folder to start over"
         )
-    kept = _load(existing)
     if [(info.stamp, info.read_as) for info in kept.infos] == [(info.stamp, info.read_as) for info in plan.infos]:
         return kept
     # Files were touched or are read differently: keep the units, and store the new inspections for the next run.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from open_diht.common.naming import nearest
 from open_diht.pipelines.datasets import Dataset, Roles
 from open_diht.pipelines.datasets.naming import listing
-from open_diht.pipelines.datasets.roles import SIZE_FAMILIES
+from open_diht.pipelines.datasets.roles import SIZE_FAMILIES, WITH_OPTION
 from open_diht.pipelines.manifests.types import BadSchema, Column, FileInfo, Kind
 
 # Roles whose values are read here need fitting types. The rules that use the other roles check their types.
@@ -36,9 +36,9 @@ def remedy(role: str) -> str:
     """Return how to name the column of a role, for messages."""
     if role == "captions":
         return "name all of them: --caption-columns A,B,... (in Python: with_roles(captions=[...]))"
-    has_option = role in ("caption", "url", "uid", "image", "image_path")
-    how = f"--{role.replace('_', '-')}-column NAME" if has_option else f"roles: {{{role}: NAME}} in a data set file"
-    return f"name it: {how} (in Python: with_roles({role}=...))"
+    if role not in WITH_OPTION:
+        return f"name it in the data set's file: `roles: {{{role}: NAME}}` (in Python: with_roles({role}=...))"
+    return f"name it: --{role.replace('_', '-')}-column NAME (in Python: with_roles({role}=...))"
 
 
 def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, images: bool = False) -> Roles:

@@ -192,7 +192,10 @@ def forecast(
             of_image = size_line.estimate.value / max(fetch.value, 1)
             result.stored["shards"] = replace(kept.times(of_image), note="kept x bytes of an image")
         elif not whole.images_at_hand and result.images:
-            result.stored["shards"] = ForecastLine(None, "unknown", "no shards; give --image-bytes, --image-keep-rate")
+            why = "no row of the sample is in a shard"
+            if "spotting" in stages and not has_images:  # only then do the assumptions give kept rows and their size
+                why += "; give --image-bytes, --image-keep-rate"
+            result.stored["shards"] = ForecastLine(None, "unknown", why)
     result.stored["all"] = _sum(result.stored.values())
 
     _hours(result, whole, workers, max(sum(unit.seconds.values()) for unit in sample) / 3600)

@@ -7,12 +7,12 @@ driver it tells which units there are, which of them are done, and what their an
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self, TypeVar
 
 from open_diht.pipelines.engine.stage import Stage
 from open_diht.pipelines.engine.work import Work
-from open_diht.pipelines.settings import RunSettings
+from open_diht.pipelines.settings import STAGES, RunSettings
 from open_diht.pipelines.stages.cascade import StageFilter
 from open_diht.pipelines.store.records import CommitRecord
 
@@ -107,13 +107,22 @@ def register_annotator(kind: _Kind) -> _Kind:
     """Register a stage under its name. Use it as a decorator.
 
     Raises:
-        ValueError: another registered stage has this name.
+        ValueError: a stage of the program that is imported, or another registered stage, has this name. The command
+            line imports all its stages before it loads plugins.
     """
-    known = _registered.setdefault(kind.name, kind)
+    ours = {getattr(one, "name", "") for one in _kinds_of(Stage) if one.__module__.startswith(f"{__package__}.")}
+    known = _registered.get(kind.name, kind)
+    if kind.name in {*ours, *STAGES}:
+        raise ValueError(f"stage {kind.name!r} of {kind.__name__} is taken by this program; choose another name")
     if (known.__module__, known.__qualname__) != (kind.__module__, kind.__qualname__):
         raise ValueError(f"stage {kind.name!r} of {kind.__name__} is taken by {known.__name__}; choose another name")
     _registered[kind.name] = kind
     return kind
+
+
+def _kinds_of(kind: type[Any]) -> Iterator[type[Any]]:
+    for one in kind.__subclasses__():
+        yield from (one, *_kinds_of(one))
 
 
 def registered_annotators() -> tuple[type[Annotator], ...]:

@@ -6,6 +6,7 @@ thresholds do not run this stage again, and only rows that pass them are parsed,
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -143,14 +144,13 @@ def check_columns(preset: Preset, infos: Sequence[FileInfo], dataset: Dataset) -
         dataset: how rows are read.
 
     Raises:
-        WrongUse: a column is missing, holds values that cannot be compared, or has the name of
-            another reason; or languages must be identified, and pycld2 is not installed.
+        WrongUse: a column is missing or holds values that cannot be compared; a column or a registered filter has the
+            name of another reason; or languages must be identified, and pycld2 is not installed.
     """
     conditions = preset.columns
-    others = {step.reason for step in cascade(preset) if step.stage != NAME}
-    for one in conditions:
-        if one.reason in others:
-            raise WrongUse(f"columns.{one.reason}: {one.reason} is a built-in reason; rename the column")
+    for reason, steps in Counter(step.reason for step in cascade(preset)).items():
+        if steps > 1:
+            raise WrongUse(f"preset {preset.name}: {reason} is the reason of two filters; rename your column or filter")
     for info in infos:
         names = [column.name for column in info.columns]
         places = columns_of(conditions, info.roles, dataset, names, info.path)

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from open_diht.filters.base import CaptionFilter
 from open_diht.filters.presets import Preset, load_preset
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, Records, Stage
@@ -38,9 +39,11 @@ _COUNTED_ROWS = 100_000
 def all_rows(preset: Preset) -> str:
     """Return the name of the set of rows that are wanted if captions decide nothing.
 
-    It holds all rows with a caption of accepted length that pass the preset's conditions on columns.
+    It holds all rows with a caption of accepted length that pass the preset's conditions on columns and its registered
+    filters without annotations.
     """
-    conditions = "".join(f"-{fingerprint_of(one)}" for one in preset.columns)
+    own = [one for one in preset.filters if isinstance(one, CaptionFilter) and not one.needs_annotations]
+    conditions = "".join(f"-{fingerprint_of(one)}" for one in (*preset.columns, *own))
     return f"all-{preset.captions.max_chars}{conditions}"
 
 
@@ -83,7 +86,8 @@ class Survivors:
     def needed(self) -> set[str]:
         """Names of sets of rows, any of which contains all rows that the preset needs."""
         mine = {survivors(self.preset, self.annotations)} if self.captions_decide else set()
-        return {all_rows(self.preset), all_rows(replace(self.preset, columns=()))} | mine
+        some, own = self.preset.columns, self.preset.filters
+        return {all_rows(replace(self.preset, columns=c, filters=f)) for c in (some, ()) for f in (own, ())} | mine
 
     def ordinals(self, layout: Layout, image_unit: str, image_rows: int) -> NDArray[np.int64]:
         """Return the ordinals of the wanted rows of an image unit.

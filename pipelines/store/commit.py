@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from open_diht.common import files
-from open_diht.common.files import naming, remove_temporaries, sync, temporary_beside
+from open_diht.common.files import is_temporary, naming, remove_temporaries, sync, temporary_beside
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.storage import StorePath, is_local, read_bytes
+from open_diht.pipelines.store.storage import StorePath, is_local, read_bytes, sizes
 
 
 @contextmanager
@@ -185,7 +185,13 @@ def retract(record: StorePath) -> None:
 
 def remove_leftovers(layout: Layout) -> None:
     """Delete the temporary files and folders that killed runs left in the folders of `Layout.folders`. Only names like
-    those of `temporary_beside` are deleted. An object store is left as it is."""
-    for folder in layout.folders() if is_local(layout.root) else ():
-        assert is_local(folder)
-        remove_temporaries(folder)
+    those of `temporary_beside` are deleted. In an object store only `work/` has any, and this machine's scratch
+    folder."""
+    if is_local(layout.root):
+        for folder in layout.folders():
+            assert is_local(folder)
+            remove_temporaries(folder)
+        return
+    remove_temporaries(layout.scratch)
+    for name in filter(is_temporary, sizes(layout.work)):
+        remove(layout.work / name)

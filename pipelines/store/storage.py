@@ -149,7 +149,9 @@ def row_groups(
 
 
 def _overlaps(file: pq.ParquetFile, group: int, column: str, first: int, stop: int) -> bool:
-    known = file.metadata.row_group(group).column(file.schema_arrow.names.index(column)).statistics
+    # A nested column has a leaf for each of its fields, and statistics are of leaves.
+    leaves = [file.schema.column(leaf).path for leaf in range(len(file.schema))]
+    known = file.metadata.row_group(group).column(leaves.index(column)).statistics
     return known is None or not known.has_min_max or (known.min < stop and known.max >= first)
 
 

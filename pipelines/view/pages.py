@@ -25,10 +25,10 @@ from open_diht.pipelines.view.controls import as_yaml, controls_of, moved
 from open_diht.pipelines.view.forms import BadAddress, address_of, end_of, query_of, start_of
 from open_diht.pipelines.view.output import UNDECIDED, UNREADABLE, Output
 from open_diht.pipelines.view.query import (
-    NOT_OF_MANIFEST,
     Hit,
     Place,
     Query,
+    added_columns,
     numeric_columns,
     random_place,
     row_at,
@@ -173,7 +173,7 @@ def row(bench: Workbench, given: Mapping[str, str]) -> Shown:
     scores = {name: columns.get(name) for name in _SCORES if name in columns and "score" in output.stages}
     if evidence:
         evidence = {**evidence, "measured": scores}
-    reason = columns.get("reason") or ""
+    added, reason = added_columns(output), columns.get("reason") or ""
     told = {step.reason: step.explanation for step in cascade(output.preset)}
     return "row.html.j2", {
         "here": "rows",
@@ -188,14 +188,10 @@ def row(bench: Workbench, given: Mapping[str, str]) -> Shown:
         "columns": [
             (name, _text(value))
             for name, value in columns.items()
-            if name not in scores and _is_of_manifest(name, place.end)
+            if name not in scores and (place.end == "dead_letter" or (place.end != UNDECIDED and name not in added))
         ],
         "state": output.state(),
     }
-
-
-def _is_of_manifest(name: str, end: str) -> bool:
-    return end == "dead_letter" or (end != UNDECIDED and name not in NOT_OF_MANIFEST)
 
 
 def _text(value: Any) -> str:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from open_diht.filters.base import Bools
 from open_diht.pipelines.stages.dedup.findings import COPIES
-from open_diht.pipelines.stages.output import OURS
+from open_diht.pipelines.stages.output import OURS, SEVERAL
 from open_diht.pipelines.store.layout import KINDS
 from open_diht.pipelines.store.storage import Row, open_parts
 from open_diht.pipelines.view.output import ENDS, UNDECIDED, UNREADABLE, Output
@@ -34,8 +34,6 @@ _GROUP_ROWS, _GROUP_BYTES = 65_536, 32 * 2**20
 """Row groups are read together up to these bounds."""
 _SHOWN = ("uid", "caption", "stage", "reason", "complexity", "actions", "overlap", "spotted", "duplicate_of", "error")
 """Columns that a list of rows shows, if the file has them."""
-NOT_OF_MANIFEST = frozenset({*OURS, *COPIES.names, "stage", "reason"})
-"""Columns that a run adds to those of the manifest, without scores and lists of several captions."""
 _LOOK, _PROBE = 20, 1_000
 """Number of units that are searched for a file, and number of rows that determine which columns hold numbers."""
 _NUMBER = r"^[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?$"
@@ -149,6 +147,12 @@ def search(
     return QueryResult(tuple(hits), looked, None, time.monotonic() - began)
 
 
+def added_columns(output: Output) -> frozenset[str]:
+    """Return the columns that a run adds to those of the manifest, without scores."""
+    lists = SEVERAL if output.dataset.several_captions else ()  # else these may be names of the manifest's own
+    return frozenset({*OURS, *lists, *COPIES.names, "stage", "reason"})
+
+
 def numeric_columns(output: Output) -> list[str]:
     """Return the manifest's columns, and the scores, that hold numbers in the first rows of an output
     file. A text column, as from a TSV manifest, counts if all its texts there are numbers."""
@@ -156,7 +160,7 @@ def numeric_columns(output: Output) -> list[str]:
         try:
             with open_parts(path) as source:
                 file = pq.ParquetFile(source)
-                names = [name for name in file.schema_arrow.names if name not in NOT_OF_MANIFEST]
+                names = [name for name in file.schema_arrow.names if name not in added_columns(output)]
                 table = file.read_row_group(0, columns=names).slice(0, _PROBE)
         except FileNotFoundError:
             continue

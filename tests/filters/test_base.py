@@ -1,6 +1,7 @@
 """What a filter must be to be registered."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -44,12 +45,10 @@ def test_what_cannot_be_set_from_a_preset_is_refused() -> None:
     with pytest.raises(TypeError, match="Plain is not a frozen dataclass"):
         register_filter(Plain)
 
-    @dataclass(frozen=True)
-    class Named(Plain):
-        reason = "Two words"
-
-    with pytest.raises(ValueError, match="use lower case"):
-        register_filter(Named)
+    for text in ("Two words", "4k"):
+        named: Any = dataclass(frozen=True)(type("Named", (Plain,), {"reason": text, "__module__": __name__}))
+        with pytest.raises(ValueError, match="use lower case letters, digits and underscores, the first a letter"):
+            register_filter(named)
 
 
 def test_annotations_that_were_not_made_are_not_guessed() -> None:

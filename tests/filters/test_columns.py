@@ -203,6 +203,9 @@ def test_words_are_counted_by_what_the_condition_names() -> None:
     condition = condition_of("language", {"in": ["en", "de"]})
     places = condition.places(pa.array(["de", "en", "fr", None]))
     assert [condition.label(place) for place in places.tolist()] == ["de", "en", "others", "none"]
+    twice = ColumnCondition(reason="flag", among=(True, "true", "b"))  # one word, and so one bin
+    places = twice.places(twice.stored(pa.array(["true", "b", "c"])))
+    assert [twice.label(place) for place in places.tolist()] == ["true", "b", "others"]
     assert condition.thresholds == ()
 
 

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sysconfig
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from open_diht.common.command_line import WrongUse
 from open_diht.common.plugins import PluginError, load_plugin
-from open_diht.filters.base import ImageEvidence
-from open_diht.filters.presets import load_preset
+from open_diht.filters.base import Bools, CaptionEvidence, CaptionFilter, ImageEvidence, register_filter
+from open_diht.filters.presets import BadPreset, load_preset
 from tests.pipelines.conftest import NOTHING_LEFT
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -93,6 +95,67 @@ def test_the_image_filter_of_the_page_rejects_banners(own: Path, monkeypatch: py
     sizes = {"width": [400, 401, 100], "height": [100, 100, 500]}
     evidence = ImageEvidence([""] * 3, pa.table(sizes), np.zeros(3, np.int64))
     assert preset.image_filters[-1].rejects(evidence).tolist() == [False, True, False]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Late(CaptionFilter):
+    """Captions that begin late in the alphabet; a filter without annotations."""
+
+    reason = "late"
+    explanation = "The caption begins with a late letter."
+    needs_annotations = False
+    last: str = "m"
+
+    def rejects(self, captions: CaptionEvidence) -> Bools:
+        texts = captions.rows["caption"].to_pylist()
+        return np.array([text is not None and text[0].lower() > self.last for text in texts], bool)
+
+
+def _named(reason: str) -> type[Late]:
+    members = {"reason": reason, "__module__": __name__, "__annotations__": {}}
+    return dataclass(frozen=True, kw_only=True)(type("Named", (Late,), members))
+
+
+@pytest.mark.parametrize("reason", ["action", "text_spotting", "clip_score", "captions", "foresee"])
+def test_a_reason_or_section_that_is_built_in_is_refused(
+    reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("open_diht.filters.base._registered", {})
+    register_filter(_named(reason))
+    (tmp_path / "mine.yaml").write_text(f"{reason}: {{}}\n", encoding="utf-8")
+    with pytest.raises(BadPreset, match=f"filter Named: {reason} is a built-in reason or section; register it under"):
+        load_preset(str(tmp_path / "mine.yaml"))
+
+
+def test_no_two_filters_may_have_one_reason(own, filtering, monkeypatch):
+    monkeypatch.setattr("open_diht.filters.base._registered", {})
+    register_filter(Late)
+    (own / "mine.yaml").write_text("late: {}\ncolumns: {late: {max: 1}}\n", encoding="utf-8")
+    with pytest.raises(BadPreset, match=r"columns\.late: late is the reason of another filter; rename the column"):
+        load_preset(str(own / "mine.yaml"))
+    register_filter(_named("duplicate_pair"))
+    (own / "mine.yaml").write_text("duplicate_pair: {}\n", encoding="utf-8")
+    with pytest.raises(WrongUse, match="duplicate_pair is the reason of two filters; rename"):
+        filtering(own / "rows.tsv", own / "out", preset=str(own / "mine.yaml"), stages=("captions",))
+    assert not (own / "out").exists()
+
+
+def test_a_looser_filter_without_annotations_has_more_images_read(
+    tmp_path, with_images, tsv, filtering, ocr_models, monkeypatch
+):
+    monkeypatch.setattr("open_diht.filters.base._registered", {})
+    register_filter(Late)
+    manifest, preset = tsv(tmp_path / "a.tsv", with_images(tmp_path / "images", 20)), tmp_path / "mine.yaml"
+
+    def run(output, last):
+        preset.write_text(f"base: paper\nlate: {{last: {last}}}\n", encoding="utf-8")
+        result = filtering(manifest, tmp_path / output, preset=str(preset), stages=("spotting",))
+        assert result.status == 0, result.said
+        return result.tables()
+
+    strict, loose = run("out", "a"), run("out", "y")
+    assert loose == run("fresh", "y") != strict
+    assert run("out", "a") == strict
 
 
 def test_a_plugin_that_fails_says_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,10 @@ import subprocess
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 
+import open_diht.pipelines.driver.cli  # noqa: F401  # it imports all stages before it loads plugins
+from open_diht.pipelines.stages.annotator import Annotator, register_annotator
 from tests.pipelines.conftest import NOTHING_LEFT
 
 PAGE = Path(__file__).parents[2] / "docs" / "extend" / "stage.md"
@@ -48,3 +51,11 @@ def test_a_stage_of_ones_own_annotates_decides_and_is_resumed(tmp_path, command)
     assert without.returncode == 0 and CAPTIONS[1] in pq.read_table(output / "kept")["caption"].to_pylist()
     unknown = run("--stages", "captions,ascii")
     assert unknown.returncode == 2 and "unknown stage ascii" in unknown.stderr
+
+
+@pytest.mark.parametrize("name", ["captions", "columns", "score", "dedup", "export", "decide", "embeddings"])
+def test_the_name_of_a_stage_of_this_program_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("open_diht.pipelines.stages.annotator._registered", {})
+    kind = type("Mine", (Annotator,), {"name": name})
+    with pytest.raises(ValueError, match=f"stage {name!r} of Mine is taken by .*; choose another name"):
+        register_annotator(kind)

@@ -33,6 +33,8 @@ from open_diht.pipelines.stages.several import OTHERS, nested
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.view.evidence import evidence_of, place_at
 from open_diht.pipelines.view.output import Output
+from open_diht.pipelines.view.pages import row as view_row
+from open_diht.pipelines.view.workbench import Workbench
 from tests.pipelines.conftest import Filtered, filter_manifest, image_rows, members_of, sample_captions
 from tests.pipelines.kills import Moment, check_kills
 from tests.pipelines.processes import ForkedStarter
@@ -199,6 +201,8 @@ def test_shards_and_pages_have_the_captions_that_passed(several) -> None:
             place = place_at(output, unit.name, ordinal)
             assert place is not None and (shown := evidence_of(output, place)) is not None
             assert (shown["caption"], shown["overlap"]) == (row["caption"], row["overlap"])
+    _, page = view_row(Workbench(output, 10), {"place": str(place)})
+    assert {name for name, _ in page["columns"]} == {"n", "original_caption", "more", "image_path"}
 
 
 def test_one_caption_per_row_gives_the_rows_of_one_column(tmp_path) -> None:

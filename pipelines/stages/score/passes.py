@@ -291,13 +291,14 @@ class ThresholdStage(Stage):
 
 
 def rows_kept(share: float, rows: int) -> int:
-    """Return how many rows a fraction is, rounded up.
+    """Return how many rows a fraction is, rounded up: at least one of any.
 
     Args:
-        share: the fraction to keep.
+        share: the fraction to keep, above 0.
         rows: number of rows.
     """
-    return math.ceil(share * rows - 1e-9)  # binary floating point may exceed a decimal fraction slightly
+    count = math.ceil(share * rows - 1e-9)  # binary floating point may exceed a decimal fraction slightly
+    return max(min(1, rows), count)
 
 
 def kth_largest(scores: Callable[[], Scores], k: int) -> float:

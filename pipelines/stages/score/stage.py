@@ -165,9 +165,10 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
         self._spotting = dict(records("spotting", units))
 
     def announce(self, work: Work, todo: Sequence[str], records: Sequence[CommitRecord], of: int) -> str | None:
-        others = sum(not record["fingerprint"].startswith(self.fingerprint) for record in records)
+        others = sum(self.current(record["unit"], record) is None for record in records)
         if others:
-            return f"scoring again: {others:,} of {counted(of, 'unit')}, scored by another model, version or setting"
+            why = "scored by another model, version or setting, or of other downloads"
+            return f"scoring again: {others:,} of {counted(of, 'unit')}, {why}"
         if records:
             text = ", and images whose text was not painted over" if self.masked else ""
             return (

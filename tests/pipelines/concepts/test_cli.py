@@ -63,6 +63,23 @@ def test_data_that_is_none(tmp_path: Path, tiny: tuple[str, str], capsys: pytest
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.usefixtures("here")
+def test_what_shows_only_after_counting_is_status_1(
+    filtered: Any, tiny: tuple[str, str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    data = filtered.write([6], lambda number, members: [*members[:2], (members[2][0], b"{}")])
+    words = ["--data", str(data), "--teacher", tiny[0], "--weights", tiny[1], "--workers", "1", "--min-count"]
+    for count, says, written in (
+        ("9", "lower --min-count", "work/vocabulary/commits"),
+        ("2", "no sample has a .json with objects and attributes", "vocabulary.json"),
+    ):
+        assert cli.main([*words, count]) == 1
+        error = capfd.readouterr().err
+        last = error.splitlines()[-1]
+        assert last.startswith("error: ") and says in last and error.count("error") == 1
+        assert (data / "concepts" / written).exists()
+
+
 @pytest.mark.parametrize(("device", "gpus", "workers"), [("cpu", 0, 64), ("cuda", 8, 8), ("cuda:1", 8, 1)])
 def test_a_process_for_each_gpu_or_core(
     device: str, gpus: int, workers: int, tmp_path: Path, tiny: tuple[str, str], monkeypatch: pytest.MonkeyPatch

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -244,9 +243,3 @@ def test_wrong_use_writes_nothing(filtered: Any, make: Any, tmp_path: Path) -> N
     with pytest.raises(WrongUse, match="no shards; run `make filter` with images"):
         make(data)
     assert not os.path.exists(data / "concepts")
-
-
-def test_shards_without_annotations_are_refused(filtered: Any, make: Callable[..., Any]) -> None:
-    data = filtered.write([6], lambda number, members: [*members[:2], (members[2][0], b"{}")])
-    with pytest.raises(WrongUse, match=r"no sample has a \.json with objects and attributes"):
-        make(data)

@@ -72,6 +72,7 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         ("header: false\ncolumns: [a, a]", "names a more than once"),
         ("delimiter: ab", "must be one character"),
         ("roles: {width: w}", "width and height go together"),
+        ("aliases: {width: [w]}", "name both columns, as in roles: {width: W, height: H}"),
         ("roles: [caption]", "roles is .* it must be a section"),
         ("a: [", r"mine\.yaml, line 10, column 1: not YAML, .*; write `key: value`, [^\n]*$"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -72,6 +73,10 @@ WRONG: dict[str, tuple[Sequence[str], str]] = {
         ["{good}", "--worker-python", "python3"],
         "leave it out with --runner direct",
     ),
+    "worker python, of a cluster's own": (
+        ["{good}", "--runner", "dask", "--worker-python", "python3"],
+        "--worker-python applies only to workers of prism and flink; leave it out with --runner dask",
+    ),
     "shard, beyond all numbers": (["{good}", "--shard", f"0/{'9' * 9_999}"], "is not i/n"),
     "preset, a key twice": (["{good}", "--preset", "{tmp}/twice.yaml"], "key 'pairs' is given twice"),
     "preset, no YAML": (["{good}", "--preset", "{tmp}/broken.yaml"], "broken.yaml, line 2, column 1: not YAML"),
@@ -133,10 +138,14 @@ def test_wrong_use_in_a_process(command: Command, manifest: Path, tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
-def test_data_that_is_not_there_yet(command: Command, tmp_path: Path) -> None:
-    done = command("--dataset", "laion2b", cwd=tmp_path)
+@pytest.mark.parametrize("given", ["laion2b", "mine.yaml"])
+def test_data_that_is_not_there_yet(given: str, command: Command, tmp_path: Path) -> None:
+    shutil.copy(REPOSITORY / "pipelines" / "datasets" / "laion2b.yaml", tmp_path / "mine.yaml")
+    done = command("--dataset", given, cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.startswith("error: ")
-    assert "https://" in done.stderr and "Traceback" not in done.stderr and not list(tmp_path.iterdir())
+    assert "https://" in done.stderr and "Traceback" not in done.stderr
+    assert f"  make filter DATASET={given}\n" in done.stderr and f"make filter DATASET={given} INPUT=" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
 
 
 def test_a_run_and_the_same_again_and_other_input(command: Command, manifest: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -163,3 +164,19 @@ def test_what_cannot_be_selected_is_one_line(how, words, says, indexed, tmp_path
     assert said.count("\n") == 1 and said.startswith("error: ")
     assert re.search(says, said), said
     assert not (output / "selection").exists()
+
+
+@pytest.mark.parametrize(("method", "status"), [("cat_file", 2), ("put_file", 1)])
+def test_a_store_that_does_not_answer_is_wrong_use_and_one_that_fails_later_is_a_failure(
+    method: str, status: int, indexed: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def down(*_: Any, **__: Any) -> None:
+        raise ConnectionError("the store is down")
+
+    store = fsspec.filesystem("memory")
+    store.put(str(indexed.output), f"/select-{status}", recursive=True)
+    monkeypatch.setattr(type(store), method, down)
+    assert main(["--output", f"memory://select-{status}", "--samples", "90"]) == status
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1
+    assert "the store is down" in said and "check OUTPUT" in said

@@ -173,7 +173,7 @@ def test_a_unit_that_cannot_be_exported_hides_no_unreadable_file(
     assert first.startswith("failed: 1 unit, first 00000-00001 in stage export")
     assert len(more) == unreadable
     if unreadable:
-        assert more[0].startswith("1 files or units could not be read") and "broken0.parquet" in more[0]
+        assert more[0].startswith("1 part of the input could not be read") and "broken0.parquet" in more[0]
     shutil.rmtree(obstacle)
     again = filtering(source, tmp_path / "out", **settings)
     assert again.funnel["set_aside"] == {} and len(again.outcome.errors) == unreadable and obstacle.is_file()

@@ -22,7 +22,7 @@ from PIL import Image
 
 from open_diht.common.command_line import WrongUse
 from open_diht.pipelines.fetch import DownloadSettings
-from open_diht.pipelines.settings import STAGES
+from open_diht.pipelines.settings import STAGES, ScoreSettings
 from tests.pipelines.conftest import members_of
 from tests.pipelines.kills import Moment, check_kills
 from tests.pipelines.processes import ForkedStarter
@@ -241,6 +241,20 @@ def test_other_sizes_are_downloaded_anew(web: Any, make_jpeg: Callable[..., byte
     assert len(web.asked) == 1
     assert size(image_size=150) == (150, 100)
     assert len(web.asked) == 2
+
+
+def test_images_that_are_downloaded_again_are_scored_again_and_the_line_says_so(web, make_jpeg, tmp_path, runs):
+    pytest.importorskip("open_clip", reason="open_clip is not installed: pip install '.[score]'")
+    from tests.tiny_clip import write_tiny
+
+    manifest = runs.manifest(numbered([web.page("/a", make_jpeg(size=(300, 200)))]))
+    score = ScoreSettings(model=f"local-dir:{write_tiny(tmp_path / 'tiny')}", device="cpu")
+    more: dict[str, Any] = {"stages": ("captions", "download", "score"), "score": score}
+    runs(manifest, **more)
+    again = runs(manifest, download=dataclasses.replace(runs.settings, image_size=150), **more)
+    assert [line for line in again.said if line.startswith("score: ")] == [
+        "score: scoring again: 1 of 1 unit, scored by another model, version or setting, or of other downloads"
+    ]
 
 
 def test_rows_that_settings_refused_are_asked_again(web, make_jpeg, tmp_path, runs):

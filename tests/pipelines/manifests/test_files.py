@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import random
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 from typing import Any
 
 import fsspec
 import pytest
 
-from open_diht.pipelines.manifests.files import _REMEMBERED_BYTES, open_file, reading, stamp
+from open_diht.pipelines.manifests.files import _REMEMBERED_BYTES, file_size, open_file, reading, stamp
 from open_diht.pipelines.manifests.types import Unreachable, UnreadableFile
 
 MIB = 2**20
@@ -113,3 +115,15 @@ def test_an_outage_is_no_fault_of_the_file(path: str, error: Exception, is_one: 
         reading(path),
     ):
         raise error
+
+
+def test_a_file_whose_server_does_not_state_its_size_is_not_called_empty() -> None:
+    class Silent(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.wfile.write(b"HTTP/1.0 200 OK\r\n\r\ncaption\na dog\n")
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Silent) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(UnreadableFile, match=r"does not state its size.*download it first"):
+            file_size(f"http://127.0.0.1:{server.server_port}/a.tsv")
+        server.shutdown()

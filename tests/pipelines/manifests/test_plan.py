@@ -7,8 +7,9 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,7 +18,7 @@ import pytest
 from open_diht.common.command_line import WrongUse
 from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.manifests import BadSchema, NoInput, info_of, read
-from open_diht.pipelines.manifests.plan import Plan, keep_plan, load_plan, make_plan, part_of
+from open_diht.pipelines.manifests.plan import Plan, PlanMismatch, keep_plan, load_plan, make_plan, part_of
 from open_diht.pipelines.store.layout import Layout
 
 CUSTOM = load_dataset("custom")
@@ -188,6 +189,30 @@ def test_what_is_read_otherwise_is_looked_at_again(inputs: Path) -> None:
     _kept(inputs, "c.csv")
     with pytest.raises(BadSchema, match="no column for the caption"):
         make_plan(f"{inputs}/in/c.csv", CUSTOM.with_roles(delimiter=";"), 1, 3, inputs / "out")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"delimiter": ";"},
+        {"caption_list": "refuse"},
+        {"aliases": {"caption": ("alt",)}},
+        {"swap_size": True, "images_root": "."},
+    ],
+)
+def test_a_plan_whose_rows_are_read_otherwise_is_refused(tmp_path: Path, other: dict[str, Any]) -> None:
+    """Each row is valid with either delimiter and either caption. Where images lie changes no row."""
+    (tmp_path / "a.csv").write_text("a dog runs,a cat;1\na cow eats,a hen;2\n")
+    first = replace(CUSTOM, header=False, columns=("caption", "alt"), needs=(), aliases={"caption": ("caption",)})
+    path = Layout(tmp_path / "out").plan
+    plan = keep_plan(path, make_plan(f"{tmp_path}/a.csv", first, 1, 3, tmp_path / "out"))
+    again = make_plan(f"{tmp_path}/a.csv", replace(first, **other), 1, 3, tmp_path / "out")
+    if "images_root" in other:
+        assert keep_plan(path, again).units == plan.units
+        return
+    with pytest.raises(PlanMismatch, match=r"differs: which files can be read, or how they are read.*another OUTPUT"):
+        keep_plan(path, again)
+    assert load_plan(path) == plan
 
 
 def test_a_plan_of_an_earlier_version_is_read(inputs: Path) -> None:

@@ -47,6 +47,11 @@ def test_equal_candidates_are_refused() -> None:
     assert roles_of({"TEXT": S, "text": S, "URL": S}, "laion2b", caption="text").caption == "text"
 
 
+def test_a_role_without_an_option_is_named_in_the_data_sets_file() -> None:
+    with pytest.raises(BadSchema, match=r"the md5; name it in the data set's file: `roles: {md5: NAME}`"):
+        roles_of({"text": S, "md5": N})
+
+
 def test_a_named_column_must_exist() -> None:
     assert roles_of({"Alt": S}, caption="alt").caption == "Alt"
     with pytest.raises(BadSchema, match=r"no column 'captoin' for the role caption \(did you mean 'caption'\?\)"):

@@ -81,6 +81,16 @@ def test_without_images_what_depends_on_them_is_unknown() -> None:
     assert "give --image-bytes" in render(found)
 
 
+@pytest.mark.parametrize(("stages", "images"), [(WHOLE.stages, 300), (("captions", "download", "export"), 0)])
+def test_assumptions_that_change_nothing_are_not_asked_for(stages: tuple[str, ...], images: int) -> None:
+    """Images were read and no row was kept, or no stage reads images."""
+    urls = replace(WHOLE, images_at_hand=False, stages=stages)
+    units = [replace(_unit(n, 0, images), stored={"work": 5_000}) for n in range(2)]
+    assumed = Assumptions(image_bytes=20_000, seconds_per_image=0.05, image_keep_rate=0.7)
+    lines = [_forecast(*units, whole=urls, assumed=one).stored["shards"] for one in (Assumptions(), assumed)]
+    assert lines[0] == lines[1] and lines[0].basis == "unknown" and "--image" not in lines[0].note
+
+
 def test_assumptions_fill_the_gaps_and_are_named() -> None:
     urls = replace(WHOLE, images_at_hand=False)
     assumed = Assumptions(image_bytes=20_000, seconds_per_image=0.05, image_keep_rate=0.7)

@@ -103,7 +103,7 @@ def test_images_are_asked_for_what_columns_let_through(tmp_path: Path, filtering
     [
         ("columns: {watermark: {max: 1}}", "no column or role 'watermark', which a condition of the preset needs"),
         ("columns: {unsaf: {max: 1}}", "did you mean 'punsafe'"),
-        ("columns: {image_not_available: {max: 1}}", "is a built-in reason"),
+        ("columns: {image_not_available: {max: 1}}", "image_not_available is the reason of two filters"),
         ("columns: {tags: {in: [a]}}", "column 'tags' is list<.*>, which columns.tags of the preset cannot compare"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 from open_diht.common.files import temporary_beside
 from open_diht.pipelines.store.commit import TableFile, publish_json, published, read_json, remove_leftovers, retract
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.storage import StorePath
+from open_diht.pipelines.store.storage import StorePath, sizes, store_path
 
 
 def test_published_at_once(tmp_path: Path) -> None:
@@ -93,6 +94,19 @@ def test_retract_and_leftovers(tmp_path: Path) -> None:
     retract(tmp_path / "deep" / "a.json")
     retract(tmp_path / "deep" / "a.json")
     assert read_json(tmp_path / "deep" / "a.json") is None
+
+
+def test_leftovers_of_a_run_in_a_store_and_on_this_machine() -> None:
+    layout = Layout(store_path(f"memory://{uuid.uuid4().hex}"))
+    names = [".tmp-diht-todo-captions-01234567", ".tmp-diht-begun-.tmp-diht-todo-captions-01234567"]
+    theirs = [layout.plan, layout.work / ".tmp-notes", layout.root / "kept" / "part-a.parquet"]
+    for path in [*theirs, *(layout.work / name for name in names)]:
+        path.write_bytes(b"x")
+    (layout.scratch / ".tmp-diht-a-01234567").mkdir(parents=True)
+    remove_leftovers(layout)
+    assert [path.exists() for path in theirs] == [True] * 3 and not [*layout.scratch.iterdir()]
+    assert sizes(layout.work).keys() == {"plan.json", ".tmp-notes"}
+    layout.scratch.rmdir()
 
 
 @pytest.fixture

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from open_diht.common.command_line import WrongUse
-from open_diht.pipelines.store.storage import asked, is_gone, store_path
+from open_diht.pipelines.store.storage import asked, is_gone, row_groups, store_path
 
 STORE = store_path("memory://silent/out")
 
@@ -41,3 +43,11 @@ def test_what_a_store_answers_becomes_one_line(tmp_path: Path) -> None:
         raise busy
     with pytest.raises(ZeroDivisionError), asked(STORE, WrongUse, "try later"):
         raise ZeroDivisionError
+
+
+def test_row_groups_are_chosen_by_their_own_column(tmp_path: Path) -> None:
+    """Also if a nested column, which Parquet stores as several, comes before it."""
+    pairs = [{"a": n, "b": 1_000 + n} for n in range(6)]
+    pq.write_table(pa.table({"pairs": pairs, "ordinal": range(6)}), tmp_path / "a.parquet", row_group_size=2)
+    found = [*row_groups(tmp_path / "a.parquet", ["ordinal"], between=("ordinal", 1, 3))]
+    assert [table["ordinal"].to_pylist() for table in found] == [[], [0, 1], [2, 3]]

@@ -73,7 +73,8 @@ def test_the_kth_largest_is_that_of_a_sort_however_they_are_cut(scores: list[flo
 
 
 @pytest.mark.parametrize(
-    ("share", "rows", "kept"), [(0.3, 10, 3), (0.1, 30, 3), (0.3, 11, 4), (1.0, 7, 7), (0.01, 5, 1), (0.3, 0, 0)]
+    ("share", "rows", "kept"),
+    [(0.3, 10, 3), (0.1, 30, 3), (0.3, 11, 4), (1.0, 7, 7), (0.01, 5, 1), (0.3, 0, 0), (1e-12, 100, 1)],
 )
 def test_a_share_of_rows(share: float, rows: int, kept: int) -> None:
     assert rows_kept(share, rows) == kept
