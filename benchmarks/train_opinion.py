@@ -41,15 +41,13 @@ from open_diht.filters.captions.opinion import (
     encode,
     padded,
 )
-from open_diht.filters.captions.wordpiece import BEGIN, END, PAD, UNKNOWN, WordPieces
+from open_diht.filters.captions.wordpiece import WordPieces
 
-LAYERS = (0, 1, 2, 3, 4, 5)
+LAYERS = (0, 2, 5)
 """Layers of MiniLM-L6 that are kept."""
-PIECES = 17_500
-"""Pieces of MiniLM's vocabulary that are kept."""
 EPOCHS = 3
 BATCH = 32
-RATE = 2e-4
+RATE = 1.5e-4
 HEAD_RATE = 1.5e-3
 """Learning rate of the heads, which begin at the fraction of positive labels."""
 AVERAGED = 0.6
@@ -114,22 +112,6 @@ def examples_of(
             )
         )
     return found
-
-
-def kept_pieces(vocabulary: Sequence[str], texts: Sequence[Sequence[str]]) -> list[int]:
-    """Return the places of the pieces that are kept, in order: the special ones, those that spell ASCII words,
-    those of the texts, and then the first in ASCII of the vocabulary, which is ordered by frequency.
-
-    Args:
-        vocabulary: MiniLM's pieces.
-        texts: the words of each text.
-    """
-    pieces = WordPieces(vocabulary)
-    special = [pieces.index[name] for name in (PAD, UNKNOWN, BEGIN, END)]
-    used = [place for words in texts for word in words for place in pieces[word]]
-    ascii_only = [place for place, piece in enumerate(vocabulary) if piece.isascii() and not piece.startswith("[")]
-    letters = [place for place in ascii_only if len(vocabulary[place].removeprefix("##")) == 1]
-    return sorted(list(dict.fromkeys([*special, *letters, *used, *ascii_only]))[:PIECES])
 
 
 class Layer(nn.Module):
@@ -297,17 +279,13 @@ def train_opinion(
     """
     folder = minilm_folder()
     vocabulary = (folder / "vocab.txt").read_text(encoding="utf-8").split("\n")[:-1]
-    kept = kept_pieces(vocabulary, [graph.parse.words for _, graphs in labelled for graph in graphs])
-    vocabulary = [vocabulary[place] for place in kept]
     pieces = WordPieces(vocabulary)
     examples = [
         one
         for place, (rows, graphs) in enumerate(labelled)
         for one in examples_of(rows, graphs, pieces, laion=place == 0)
     ]
-    minilm = load_file(folder / "model.safetensors")
-    minilm["embeddings.word_embeddings.weight"] = minilm["embeddings.word_embeddings.weight"][kept]
-    net = fine_tune(minilm, examples)
+    net = fine_tune(load_file(folder / "model.safetensors"), examples)
     content = model_of(net, [one.encoded for one in examples], vocabulary)
     provenance = {
         "version": VERSION,
