@@ -202,7 +202,9 @@ def test_shards_and_pages_have_the_captions_that_passed(several) -> None:
             assert place is not None and (shown := evidence_of(output, place)) is not None
             assert (shown["caption"], shown["overlap"]) == (row["caption"], row["overlap"])
     _, page = view_row(Workbench(output, 10), {"place": str(place)})
-    assert {name for name, _ in page["columns"]} == {"n", "original_caption", "more", "image_path"}
+    columns = page["columns"]
+    assert isinstance(columns, list)
+    assert {name for name, _ in columns} == {"n", "original_caption", "more", "image_path"}
 
 
 def test_one_caption_per_row_gives_the_rows_of_one_column(tmp_path) -> None:
