@@ -30,7 +30,7 @@ from open_diht.common.shard_index import ShardIndex, caption_hash, load, part_of
 from open_diht.pipelines.driver.repeats import DELAYS, HALVES, ORIGIN, allotted, per_row, worth
 from open_diht.pipelines.manifests.plan import Plan, PlanMismatch, load_plan
 from open_diht.pipelines.stages.tar_indexes import tars_of
-from open_diht.pipelines.store.commit import publish_bytes, publish_json, publish_table, published, read_json
+from open_diht.pipelines.store.commit import RunFailed, publish_bytes, publish_json, publish_table, published, read_json
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import Vouched
 from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, StorePath, asked, read_bytes, read_table, store_path
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
                 say(line)
         return OK
 
-    return exit_status(run)
+    return exit_status(run, failed=(RunFailed,))
 
 
 def _parser(prog: str) -> Parser:

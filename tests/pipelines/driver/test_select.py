@@ -135,6 +135,8 @@ def damaged(output: Path, folder: Path, how: str) -> Path:
         (copy / "run.json").unlink()
     elif how == "none":
         shutil.rmtree(copy / "work")
+    elif how.endswith(".json"):
+        (copy / how).write_text("{")
     return copy
 
 
@@ -163,3 +165,11 @@ def test_what_cannot_be_selected_is_one_line(how, words, says, indexed, tmp_path
     assert said.count("\n") == 1 and said.startswith("error: ")
     assert re.search(says, said), said
     assert not (output / "selection").exists()
+
+
+@pytest.mark.parametrize("name", ["run.json", "work/decide/fingerprints.json"])
+def test_a_corrupt_record_is_one_line(name: str, indexed: Any, tmp_path: Path, capsys: Any) -> None:
+    output = damaged(indexed.output, tmp_path, name)
+    assert main(["--output", str(output), "--samples", "90"]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"{output / name} holds no JSON" in said and "remove it" in said
