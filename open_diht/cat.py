@@ -239,7 +239,7 @@ class CatBatch:
             if name is not None and name not in names:
                 raise KeyError(f"no column {name!r}, only {listing(names)}; name the right one: batch({role}=...)")
         images = None if self.image is None else _listed(batch[self.image])
-        columns = {}
+        columns: dict[str, Any] = {}
         if conditions := self.cat.preset.columns:
             empty, dataset = pa.table({str(name): pa.nulls(0) for name in names}), dataset_of(self.caption)
             places = columns_of(conditions, roles_of(empty, dataset), dataset, empty.column_names, "the batch")
