@@ -3,7 +3,7 @@
 Reads the results of two runs of `make bench`, tests every task that both measured on the same
 items, if there are enough, and writes compare.json and compare.md.
 
-Exit status: 0 compared; 1 no task could be tested, or a file is broken; 2 wrong use, nothing was
+Exit status: 0 compared; 1 no task could be tested, or a file is broken or cannot be written; 2 wrong use, nothing was
 written.
 """
 
@@ -46,9 +46,12 @@ def _compare(options: argparse.Namespace) -> int:
         raise WrongUse(f"A and B are the same folder, {options.a}; give two")
     comparison = compare(options.a, options.b)
     output = options.output or options.b
-    publish_json(output / "compare.json", asdict(comparison))
     text = to_markdown(comparison)
-    publish_bytes(output / "compare.md", text.encode("utf-8"))
+    try:
+        publish_json(output / "compare.json", asdict(comparison))
+        publish_bytes(output / "compare.md", text.encode("utf-8"))
+    except OSError as error:  # a full disk, a folder without write permission
+        return complain(f"{error.filename or output}: {error.strerror or error}; check --output")
     say(text)
     tested = [found.p for found in comparison.tasks] + [found.p for found in comparison.few_shot]
     if all(p is None for p in tested):

@@ -20,7 +20,7 @@ from open_diht.filters.presets import Preset, load_preset
 from open_diht.filters.spotting.settings import SpotterSettings
 from open_diht.filters.spotting.spotter import TextSpotter
 from open_diht.pipelines.datasets.naming import listing
-from open_diht.pipelines.manifests import MissingImage, read_rows
+from open_diht.pipelines.manifests import MissingImage, read_rows, roles_of
 from open_diht.pipelines.manifests.images import MAX_IMAGE_BYTES, read_image_file, within
 from open_diht.pipelines.stages.cascade import DEAD, KEPT, apply_caption_filters, apply_cascade
 from open_diht.pipelines.stages.output import PAIR, SPOTTED, output_rows
@@ -124,8 +124,8 @@ class Cat:
                 undecoded image of Hugging Face `datasets`) or None. Without images, the filters that need
                 them are skipped. Prefer undecoded bytes: a PIL image is encoded again, which takes time and may change
                 a few letters that OCR reads.
-            columns: n values for each column that the preset has a condition on, by name; most presets have none. A
-                language may be missing; it is then identified.
+            columns: n values for each column that the preset has a condition on, by a name that a run finds; most
+                presets have none. A language may be missing; it is then identified.
 
         Returns:
             n decisions.
@@ -133,6 +133,7 @@ class Cat:
         Raises:
             TypeError: an argument is not a sequence, or a long sequence holds no value of its type.
             ValueError: lengths differ, or a column that the preset has a condition on is missing.
+            BadSchema: two columns could be that of a condition.
             SpotterError, WeightsMissing, WeightsDamaged: OCR does not work at all on this machine.
             ModelMissing: the parser's model is not there, or is not the pinned one.
             OpinionMissing: the preset asks for a second opinion, whose weights cannot be used.
@@ -193,7 +194,7 @@ class Cat:
         batch = read_rows(table, dataset)
         reasons |= {row.ordinal: str(row.error) for row in batch.bad}
         rows = identities(batch).set_column(0, "ordinal", pa.array(np.arange(len(batch.ordinals))))
-        places = columns_of(self.preset.columns, dataset.roles, dataset, table.column_names, "columns")
+        places = columns_of(self.preset.columns, roles_of(table, dataset), dataset, table.column_names, "columns")
         for name, values in values_of(batch, places, self.preset.columns).items():
             rows = rows.append_column(name, values)
         captions = [caption or "" for caption in batch.captions]
@@ -231,13 +232,18 @@ class CatBatch:
             KeyError: the batch lacks the column of the captions or images; the message lists those that it has.
             TypeError: a column holds no captions, or no images.
             ValueError: the batch lacks a column that the preset has a condition on.
+            BadSchema: a run would refuse the columns, for example because two could be that of a condition.
         """
         names = list(batch.column_names if isinstance(batch, pa.Table) else batch)
         for role, name in (("caption", self.caption), ("image", self.image)):
             if name is not None and name not in names:
                 raise KeyError(f"no column {name!r}, only {listing(names)}; name the right one: batch({role}=...)")
         images = None if self.image is None else _listed(batch[self.image])
-        columns = {one.reason: batch[one.reason] for one in self.cat.preset.columns if one.reason in names}
+        columns: dict[str, Any] = {}
+        if conditions := self.cat.preset.columns:
+            empty, dataset = pa.table({str(name): pa.nulls(0) for name in names}), dataset_of(self.caption)
+            places = columns_of(conditions, roles_of(empty, dataset), dataset, empty.column_names, "the batch")
+            columns = {name: batch[column] for name, column in places.items()}
         with naming(self.caption, self.image):
             decisions = self.cat(_listed(batch[self.caption]), images, columns)
         added = {f"{PREFIX}keep": pa.array(decisions.keep, pa.bool_())}

@@ -203,6 +203,23 @@ def test_a_preset_may_have_conditions_on_columns() -> None:
         Cat(preset)([DOG])
 
 
+def test_conditions_find_their_columns_as_a_run_does(tmp_path: Path) -> None:
+    names = ["text", "clip_l14_similarity_score", "width", "height", "original_width", "original_height"]
+    rows = [[f"{DOG} {n}", 0.1 * n, 10 * n, 9, 60 - 10 * n, 9] for n in range(6)]
+    table = pa.table(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))
+    pq.write_table(table, tmp_path / "in.parquet")
+    preset = tmp_path / "own.yaml"
+    preset.write_text("base: paper\ncolumns:\n  width: {min: 25}\n  similarity: {min: 0.15}\n")
+    options = ("--input", tmp_path / "in.parquet", "--stages", "captions", "--preset", preset)
+    written = {row["caption"]: row.get("reason") for row in run(tmp_path / "out", *options)}
+    expected = [written[row[0]] for row in rows]
+    assert expected == ["similarity", "similarity", None, None, "width", "width"]
+    cat, columns = Cat(preset), table.drop_columns("text").to_pydict()
+    assert cat(table["text"], columns=columns).reason == expected
+    assert cat.batch(caption="text")(table)["cat_reason"].to_pylist() == expected
+    assert cat.batch(caption="text")({"text": table["text"], **columns})["cat_reason"] == expected
+
+
 def test_a_preset_with_scores_is_refused_with_the_command_that_computes_them() -> None:
     with pytest.raises(ValueError, match="--score-model"):
         Cat(replace(load_preset("paper"), score=ScoreRule(min=0.3)))

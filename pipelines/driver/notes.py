@@ -58,9 +58,10 @@ def all_notes(funnel: FunnelRecord) -> list[str]:
         if kind in duplicates and duplicates[kind]["found"] and not duplicates[kind]["rejected"]
     ]
     if stay:
-        notes.append(
-            f"duplicates kept: {', '.join(stay)}; set that setting in the preset to reject them in stage dedup"
-        )
+        how = "set that setting in the preset to reject them in stage dedup"
+        if "dedup" not in funnel["stages"]:
+            how = "to reject them, add dedup to STAGES, with that setting in the preset"
+        notes.append(f"duplicates kept: {', '.join(stay)}; {how}")
     if (same := duplicates.get(UID)) and (shared := same["found"]):
         notes.append(
             f"{counted(shared, 'row')} with the uid of an earlier row but another url, image or caption; subset.npy "

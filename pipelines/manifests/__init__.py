@@ -17,6 +17,7 @@ from open_diht.pipelines.manifests.reader import (
     read,
     read_images,
     read_rows,
+    roles_of,
     split,
     whole_file,
 )
@@ -64,6 +65,7 @@ __all__ = [
     "read",
     "read_images",
     "read_rows",
+    "roles_of",
     "split",
     "stamps_of",
     "whole_file",

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
 from open_diht.common.naming import counted
-from open_diht.pipelines.datasets import Dataset
+from open_diht.pipelines.datasets import Dataset, Roles
 from open_diht.pipelines.manifests.batches import batches, to_batch
 from open_diht.pipelines.manifests.columns import column_of, plain
 from open_diht.pipelines.manifests.files import file_size, fingerprint, reading, stamp, telling, unchanged
@@ -147,8 +147,13 @@ def read_rows(table: pa.Table, dataset: Dataset) -> Batch:
     Raises:
         BadSchema: a needed column is missing, ambiguous, repeated or of the wrong type.
     """
-    roles = resolve_roles([column_of(field.name, field.type) for field in table.schema], dataset, "the batch")
+    roles = roles_of(table, dataset)
     return to_batch(Chunk(ordinals=list(range(table.num_rows)), table=plain(table), bad=[]), roles)
+
+
+def roles_of(table: pa.Table, dataset: Dataset) -> Roles:
+    """Return the column of every role of a table, as of a file with its columns. Raises BadSchema like `read_rows`."""
+    return resolve_roles([column_of(field.name, field.type) for field in table.schema], dataset, "the batch")
 
 
 def read_images(

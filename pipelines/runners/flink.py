@@ -18,7 +18,7 @@ from apache_beam.version import __version__ as beam_version
 
 from open_diht.pipelines.runners import portable
 from open_diht.pipelines.runners.beam_options import given, option_values
-from open_diht.pipelines.runners.job import Job, RunnerError
+from open_diht.pipelines.runners.job import Job, JobFailed, RunnerError
 
 MASTER = "localhost:8081"
 """Address of the cluster that `make flink-up` starts."""
@@ -55,7 +55,11 @@ class Flink(portable.PortableBackend):
         return int(cluster["slots-total"]) if cluster else 1
 
     def run(self, job: Job) -> None:
-        portable.run(_Runner(), job, self._job_flags(job.workers), self.workers)
+        try:
+            flags = self._job_flags(job.workers)
+        except RunnerError as error:  # the cluster was there when the run began
+            raise JobFailed(f"{job.label}: {error}") from error
+        portable.run(_Runner(), job, flags, self.workers)
 
     def _job_flags(self, workers: int) -> list[str]:
         """Return the flags of a job for this cluster; the user's come last and take precedence."""

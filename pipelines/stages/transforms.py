@@ -32,7 +32,7 @@ from open_diht.filters.spotting.settings import SpotterSettings
 from open_diht.filters.spotting.spotter import TextSpotter
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.datasets.naming import listing
-from open_diht.pipelines.manifests import Batch, MissingImage, read_rows
+from open_diht.pipelines.manifests import Batch, MissingImage, read_rows, roles_of
 from open_diht.pipelines.manifests.columns import kind_of
 from open_diht.pipelines.stages.cascade import DEAD, KEPT, NotLookedAt, apply_caption_filters, apply_cascade, stage_of
 from open_diht.pipelines.stages.output import making_way, output_rows, rejected_rows
@@ -144,8 +144,8 @@ class ApplyCat(beam.PTransform[Any, Any]):
         stages: stages whose annotations decide, `captions` and `spotting`; filters of other stages are
             skipped. Use `["captions"]` if there are no images.
         **roles: columns that identify rows, if they have other names than a run looks for
-            (`DATASET=custom`), as in `uid="id"`, `url="link"`; and columns that conditions of the preset compare, if
-            they have other names than the conditions, as in `similarity="clip_l14"`. Aliases of these are not tried.
+            (`DATASET=custom`), as in `uid="id"`, `url="link"`; likewise columns that conditions of the preset compare,
+            as in `similarity="clip"`.
 
     Raises:
         BadPreset: there is no such preset.
@@ -288,7 +288,7 @@ def _rows(table: pa.Table, dataset: Dataset, preset: Preset, *, annotated: bool)
     _need(table, str(dataset.roles.caption), "name the column with the captions: caption=...")
     batch = read_rows(table, dataset)
     rows = identities(batch)
-    places = columns_of(preset.columns, dataset.roles, dataset, table.column_names)
+    places = columns_of(preset.columns, roles_of(table, dataset), dataset, table.column_names)
     for name, values in values_of(batch, places, preset.columns).items():
         rows = rows.append_column(name, values)
     if not annotated:

@@ -88,7 +88,8 @@ def draw(output: Output, rows: int = ROWS, seed: int = 0, seconds: float = SECON
         pieces = _read(output, asked, decided, None)
         return Sample(tuple(pieces), total, True, seed)
     began, found = time.monotonic(), []
-    for piece in _read(output, _drawn(units, sizes, seed), decided, (rows // PIECES, seed)):
+    count = min(PIECES, rows)
+    for piece in _read(output, _drawn(units, sizes, seed, count), decided, (rows // count, seed)):
         found.append(piece)
         if time.monotonic() - began > seconds:
             break
@@ -103,10 +104,10 @@ def _size(output: Output, unit: str) -> int:
     return record["rows"] if record else span.rows
 
 
-def _drawn(units: Sequence[str], sizes: Sequence[int], seed: int) -> Iterator[tuple[str, int | None]]:
-    """Yield random rows of all units, as (unit, place in the unit)."""
+def _drawn(units: Sequence[str], sizes: Sequence[int], seed: int, count: int) -> Iterator[tuple[str, int | None]]:
+    """Yield `count` random rows of all units, as (unit, place in the unit)."""
     dice, ends = random.Random(seed), list(accumulate(sizes))
-    for _ in range(PIECES):
+    for _ in range(count):
         place = dice.randrange(ends[-1])
         number = int(np.searchsorted(ends, place, side="right"))
         yield units[number], place - (ends[number] - sizes[number])

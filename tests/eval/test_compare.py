@@ -229,6 +229,14 @@ class TestCommand:
             assert capsys.readouterr().err.startswith("error: ")
         assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "results.json"]
 
+    def test_an_output_that_cannot_be_written_is_one_line(self, tmp_path: Path, capsys: Any) -> None:
+        one, other = (write(tmp_path / name, [top1(np.ones(4))], {"cats": items(np.ones(4))}) for name in "ab")
+        (tmp_path / "file").touch()
+        assert main([str(one), str(other), "--output", str(tmp_path / "file" / "c")]) == 1
+        said = capsys.readouterr().err
+        assert said.startswith("error: ") and said.count("\n") == 1 and f"{tmp_path}/file" in said
+        assert "check --output" in said
+
     def test_nothing_comparable_is_a_failure(self, tmp_path: Path) -> None:
         one = write(tmp_path / "a", [row("cats", "top1", 0.5)], {})
         other = write(tmp_path / "b", [row("dogs", "top1", 0.5)], {})

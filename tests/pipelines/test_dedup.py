@@ -17,6 +17,7 @@ import pytest
 import yaml
 from PIL import Image, ImageDraw
 
+from open_diht.pipelines.driver.notes import all_notes
 from open_diht.pipelines.manifests import make_uid
 from tests.pipelines.conftest import encoded_again, pairs_of
 
@@ -174,6 +175,7 @@ def test_without_stage_dedup_they_are_found_and_stay(tmp_path: Path, filtering: 
     found = sum(uid is not None for uid in expected.values())
     assert result.funnel["duplicates"]["pair"]["found"] == found and not _copies(result)
     assert {row["duplicate_of"] for row in result.rows("rejected")} == {None}
+    assert [note for note in all_notes(result.funnel) if "(dedup.pairs); to reject them, add dedup to STAGES" in note]
 
 
 def test_what_is_rejected_can_change_without_a_new_parse(tmp_path, filtering, preset):
@@ -251,6 +253,7 @@ def test_spotting_remembers_the_digest_of_images(tmp_path, filtering, preset, oc
     stages = ("captions", "spotting", "dedup")
     found = filtering(source, output, stages=stages, max_dead_share=1.0)
     assert found.funnel["duplicates"]["image"] == {"compared": 4, "found": 2, "rejected": False}
+    assert [note for note in all_notes(found.funnel) if "(dedup.images); set that setting in the preset" in note]
     assert len(found.rows("kept")) == 4 and len(found.rows("dead_letter")) == 2
     rejected = filtering(source, output, stages=stages, max_dead_share=1.0, preset=preset(IMAGES))
     assert {n: reason for n, reason in rejected.verdicts().items() if reason != "kept"} == {

@@ -45,6 +45,8 @@ def find_shards(path: str) -> FoundShards:
     braces = _BRACES.search(path)
     if braces:
         first, last = braces.groups()
+        if int(first) > int(last):
+            raise BadSource(f"{path}: {first} is after {last}, so this names no shard; write {{{last}..{first}}}")
         numbers = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]  # padded alike
         return FoundShards([path[: braces.start()] + number + path[braces.end() :] for number in numbers], {})
     found = _remote(path) if is_remote(path) else _local(path.removeprefix("file://"))

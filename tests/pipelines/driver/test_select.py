@@ -136,6 +136,8 @@ def damaged(output: Path, folder: Path, how: str) -> Path:
         (copy / "run.json").unlink()
     elif how == "none":
         shutil.rmtree(copy / "work")
+    elif how.endswith(".json"):
+        (copy / how).write_text("{")
     return copy
 
 
@@ -180,3 +182,11 @@ def test_a_store_that_does_not_answer_is_wrong_use_and_one_that_fails_later_is_a
     said = capsys.readouterr().err
     assert said.startswith("error: ") and said.count("\n") == 1
     assert "the store is down" in said and "check OUTPUT" in said
+
+
+@pytest.mark.parametrize("name", ["run.json", "work/decide/fingerprints.json"])
+def test_a_corrupt_record_is_one_line(name: str, indexed: Any, tmp_path: Path, capsys: Any) -> None:
+    output = damaged(indexed.output, tmp_path, name)
+    assert main(["--output", str(output), "--samples", "90"]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"{output / name} holds no JSON" in said and "remove it" in said

@@ -208,6 +208,11 @@ def test_no_cluster_no_java_no_worker_python(
         make_backend("flink", [master]).check([("OUTPUT", "out")])
 
 
+def test_a_cluster_that_goes_away_between_stages_fails_the_job() -> None:
+    with pytest.raises(JobFailed, match=r"captions: no Flink cluster answers at http://localhost:1/overview"):
+        make_backend("flink", ["--flink_master=localhost:1"]).run(job())
+
+
 def test_wrong_use_is_one_line_and_status_two_and_nothing_is_written(
     flink_rest: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

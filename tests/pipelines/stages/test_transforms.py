@@ -106,6 +106,21 @@ def test_captions_alone(tmp_path: Path, manifest: Path, filtering: Callable[...,
     assert found["dead_letter"] == []
 
 
+def test_conditions_find_their_columns_as_a_run_does(tmp_path: Path, filtering: Callable[..., Filtered]) -> None:
+    ascending = [0.1 * n for n in range(6)]
+    columns = {"punsafe": ascending, "width": ascending[::-1], "height": ascending, "original_width": ascending}
+    table = pa.table({"caption": [f"a brown dog catches a red ball {n}" for n in range(6)], **columns})
+    table = table.append_column("original_height", table["height"])
+    pq.write_table(table, tmp_path / "rows.parquet")
+    preset = tmp_path / "own.yaml"
+    preset.write_text("base: paper\ncolumns:\n  width: {min: 0.15}\n  unsafe: {max: 0.35}\n")
+    alone = filtering(tmp_path / "rows.parquet", tmp_path / "out", stages=("captions",), preset=str(preset))
+    found = applied(tmp_path, [table], AnnotateCaptions(), cat=ApplyCat(str(preset), stages=["captions"]))
+    assert found["kept"] == alone.tables()["kept"]
+    assert found["rejected"] == without(alone.rows("rejected"), "duplicate_of", "duplicate_similarity")
+    assert sorted(row["reason"] for row in found["rejected"]) == ["unsafe", "unsafe", "width", "width"]
+
+
 @register_filter
 @dataclass(frozen=True, kw_only=True)
 class Shouted(CaptionFilter):

@@ -95,6 +95,11 @@ def test_a_sample_is_random_of_a_size_and_says_how_sure_it_is(
     assert whole.low == whole.value == whole.high
 
 
+@pytest.mark.parametrize("rows", [1, 7])
+def test_a_sample_of_fewer_rows_than_pieces_has_them(rows: int, output: Output) -> None:
+    assert draw(output, rows=rows).rows == rows
+
+
 def test_time_bounds_a_sample(output: Output) -> None:
     assert len(draw(output, rows=40, seconds=0.0).pieces) == 1
 

@@ -384,6 +384,8 @@ def test_paths_without_shards_say_so(tars: Any, load: Any, tmp_path: Path) -> No
         load(tmp_path / "nowhere")
     with pytest.raises(BadSource, match=r"no \*\.tar there; run `make filter`"):
         load(tmp_path)
+    with pytest.raises(BadSource, match=r"00005 is after 00003, .*; write \{00003\.\.00005\}"):
+        load(f"{tmp_path}/{{00005..00003}}.tar")
     (tmp_path / "unpacked" / "00000.tar").mkdir(parents=True)
     with pytest.raises(BadSource, match=r"00000\.tar is a folder; name tars, or a folder of tars"):
         load(tmp_path / "unpacked")
