@@ -1,4 +1,4 @@
-"""Run tasks and write results.json. Finished tasks are kept; run the same command to resume."""
+"""Run tasks and write results.json. Tasks whose numbers are all there are kept; run the same command to resume."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Memo:
         return known["value"]
 
     def tree_hash(self, folder: Path) -> str:
-        """Return the sha256 over names and contents of all files below `folder`."""
+        """Return the sha256 over names and contents of all files below `folder`, except behind links to folders."""
         found = (path for path in folder.rglob("*") if path.is_file())
         return self.files_hash(folder, sorted(str(path.relative_to(folder)) for path in found))
 

@@ -116,7 +116,10 @@ def _may_name_a_medium(text: str) -> bool:
 
 @lru_cache(maxsize=4_096)  # called again for the captions that `normalize` does not change
 def is_title_case(text: str) -> bool:
-    """Return whether at least three words have four letters or more, and over 70 % of these begin with a capital."""
+    """Return whether at least three words have four characters or more, and over 70 % of these begin with a capital.
+
+    The characters of a word are ASCII letters and, after the first, apostrophes; any other ends it.
+    """
     words = _LONG_WORD.findall(text)
     return len(words) >= 3 and sum([word < "[" for word in words]) > 0.7 * len(words)  # "[" follows "Z" in ASCII
 

@@ -218,7 +218,7 @@ class CaptionStage(Annotator):
         return said, (self.layout.data(self.name, unit), self.layout.dead(unit))
 
     def _rows(self, batch: Batch, parse: NDArray[np.bool_]) -> pa.Table:
-        """Annotate the rows of a batch; `parse` (rows,) is the mask of those to parse."""
+        """Annotate the n good rows of a batch; `parse` (n,) is the mask of those to parse."""
         table = identities(batch)
         annotations = self._annotations([caption or "" for caption in batch.captions], parse)
         if annotations is not None:

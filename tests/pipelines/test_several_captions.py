@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -316,7 +317,7 @@ def test_other_captions_make_another_pair(tmp_path: Path) -> None:
     path = written(
         tmp_path / "a.parquet", [{"url": "https://example.org/1", "caption": DOG, "more": one} for one in lists]
     )
-    stages = ("captions", "dedup")
+    stages = ("captions", "dedup", "export")
     run = filter_manifest(
         path, tmp_path / "out", preset="paper-dedup", dataset=dataset("caption", "more"), stages=stages
     )
@@ -325,6 +326,8 @@ def test_other_captions_make_another_pair(tmp_path: Path) -> None:
         {"caption": text, "reason": "duplicate_pair"} for text in (DOG, BOY)
     ]
     assert run.funnel["captions"]["passed"] == 2 + 1 + 2
+    # A uid is made from the first caption, so the three kept pairs share theirs, and it would select all of them.
+    assert len(np.load(run.output / "subset.npy")) == 0
 
 
 @pytest.mark.kill

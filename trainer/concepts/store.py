@@ -84,11 +84,11 @@ class ConceptStore:
         try:
             self.about: dict[str, Any] = json.loads(self.folder.read("concepts.json"))
             self.vocabulary: dict[str, Any] = json.loads(self.folder.read("vocabulary.json"))
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise Unfinished(f"{self.folder} has no concepts.json and vocabulary.json: run `make concepts`") from error
         except ValueError as error:
             raise BadConcepts(f"{self.folder} cannot be read ({error}); run `make concepts` again") from error
-        if self.about["version"] != VERSION or self.about["vocabulary_hash"] != self.vocabulary["hash"]:
+        if self.about.get("version") != VERSION or self.about["vocabulary_hash"] != self.vocabulary["hash"]:
             raise BadConcepts(f"{self.folder} is unfinished, or of another version; run `make concepts` again")
 
     @cached_property

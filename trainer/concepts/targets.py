@@ -145,7 +145,9 @@ def open_targets(folder: str | Path) -> ConceptTargets:
         raise ConceptMismatch(f"{folder} holds no concept targets; make them with `make concepts`") from error
     except ValueError as error:
         raise ConceptMismatch(f"{place}/{MANIFEST} cannot be read: {error}; run `make concepts` again") from error
-    if manifest.get("version") != VERSION:
+    if "version" not in manifest:
+        raise ConceptMismatch(f"{folder} holds no concept targets; make them with `make concepts`")
+    if manifest["version"] != VERSION:
         raise ConceptMismatch(f"{place} is of another version of this program; run `make concepts` again")
     return ConceptTargets(place, manifest)
 

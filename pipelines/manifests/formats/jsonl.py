@@ -172,7 +172,7 @@ def _too_deep() -> BadJson:
 
 
 def infer_columns(objects: Iterable[Mapping[str, Any]]) -> tuple[Column, ...]:
-    """Return the columns of objects, keys in order of first occurrence, without the column `_extra`."""
+    """Return the columns of objects, keys in order of first occurrence. The caller adds the column `_extra`."""
     kinds: dict[str, set[str]] = {}
     for item in objects:
         for key, value in item.items():

@@ -12,7 +12,7 @@ import torch
 from open_diht.trainer.concepts.cli import _alone, main, make_targets
 from open_diht.trainer.concepts.heads import Head, HeadSettings
 from open_diht.trainer.concepts.predict import top_k
-from open_diht.trainer.concepts.store import BadConcepts
+from open_diht.trainer.concepts.store import BadConcepts, ConceptStore
 from open_diht.trainer.concepts.targets import ShardTargets, open_targets, packed, unpacked
 from open_diht.trainer.data import ConceptMismatch
 
@@ -134,3 +134,15 @@ def test_what_cannot_be_used_is_said(store: Any, tmp_path: Path, capsys: pytest.
     labels.write_bytes((labels.parent / "00000.npz").read_bytes())
     with pytest.raises(BadConcepts, match=r"shard 00001\.tar: features and labels are of different samples from 0 on"):
         known.load(known.shards[1])
+
+
+def test_a_path_that_is_no_output_of_concepts_is_named_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    (tmp_path / "concepts.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "vocabulary.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "manifest.json").write_text('{"samples": 3}', encoding="utf-8")
+    for path in (tmp_path / "file", tmp_path):
+        with pytest.raises(BadConcepts, match="run `make concepts`"):
+            ConceptStore(path)
+        with pytest.raises(ConceptMismatch, match="holds no concept targets; make them with `make concepts`"):
+            open_targets(path)
