@@ -89,7 +89,7 @@ class Deduplication:
         names, pairs = self._work.alive(survivors), self.asked and self.rule.pairs
         own, without_url = (self._work.total("captions", names, of) for of in ("own_uids", "without_url"))
         self._exact(PAIR, survivors, rejects=pairs, read=pairs and self._images and without_url > 0)
-        # Otherwise rows with equal uids are equal pairs. Of several captions the first is in the uid, all are in the pair.
+        # Otherwise equal uids mean equal pairs. Of several captions the first is in the uid, all are in the pair.
         if own or without_url or self.settings.dataset.several_captions:
             self._exact(UID, survivors, rejects=False, read=False)
         if self._images:
