@@ -121,7 +121,7 @@ def test_a_pattern_that_cannot_be_looked_for(pattern: str) -> None:
 def test_the_same_rows_twice_are_refused(write: Write, tmp_path: Path) -> None:
     write("00000.tar", b"x")
     write("00000.parquet", b"x")
-    with pytest.raises(NoInput, match="same rows twice"):
+    with pytest.raises(NoInput, match="writes the same rows to both; name only one"):
         expand_inputs(str(tmp_path), CUSTOM)
     assert names(f"{tmp_path}/*.tar") == ["00000.tar"]
 
