@@ -66,6 +66,6 @@ def keep(
         options: passed on to `add_decisions`.
     """
     decided = add_decisions(dataset, cat, caption=caption, image=image, **options)
-    kept = decided.with_format("arrow")[:]["cat_keep"].to_numpy().nonzero()[0]
-    reasons = Counter(reason for reason in decided["cat_reason"] if reason is not None)
-    return decided.select(kept), reasons
+    added = decided.select_columns(["cat_keep", "cat_reason"]).with_format("arrow")[:]
+    kept = added["cat_keep"].to_numpy().nonzero()[0]
+    return decided.select(kept), Counter(added["cat_reason"].drop_null().to_pylist())
