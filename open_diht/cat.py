@@ -20,11 +20,11 @@ from open_diht.filters.presets import Preset, load_preset
 from open_diht.filters.spotting.settings import SpotterSettings
 from open_diht.filters.spotting.spotter import TextSpotter
 from open_diht.pipelines.datasets.naming import listing
-from open_diht.pipelines.manifests import MissingImage, read_rows, roles_of
+from open_diht.pipelines.manifests import MissingImage
 from open_diht.pipelines.manifests.images import MAX_IMAGE_BYTES, read_image_file, within
 from open_diht.pipelines.stages.cascade import DEAD, KEPT, apply_caption_filters, apply_cascade
 from open_diht.pipelines.stages.output import PAIR, SPOTTED, output_rows
-from open_diht.pipelines.stages.rows import RECORD, columns_of, dataset_of, identities, read_texts, values_of
+from open_diht.pipelines.stages.rows import RECORD, columns_in, dataset_of, good_rows, read_texts
 
 NOT_TEXT = "not_text"
 """Reason of a caption that is not text, such as a number or a lone surrogate."""
@@ -190,13 +190,9 @@ class Cat:
 
         Unreadable rows are added to `reasons`.
         """
-        dataset = dataset_of("caption")
-        batch = read_rows(table, dataset)
+        batch, rows = good_rows(table, dataset_of("caption"), self.preset.columns, "columns")
         reasons |= {row.ordinal: str(row.error) for row in batch.bad}
-        rows = identities(batch).set_column(0, "ordinal", pa.array(np.arange(len(batch.ordinals))))
-        places = columns_of(self.preset.columns, roles_of(table, dataset), dataset, table.column_names, "columns")
-        for name, values in values_of(batch, places, self.preset.columns).items():
-            rows = rows.append_column(name, values)
+        rows = rows.set_column(0, "ordinal", pa.array(np.arange(len(batch.ordinals))))
         captions = [caption or "" for caption in batch.captions]
         annotations = _Models.annotate(captions, self.preset.captions.second_opinion)
         return batch.ordinals, pa.table(
@@ -241,8 +237,8 @@ class CatBatch:
         images = None if self.image is None else _listed(batch[self.image])
         columns: dict[str, Any] = {}
         if conditions := self.cat.preset.columns:
-            empty, dataset = pa.table({str(name): pa.nulls(0) for name in names}), dataset_of(self.caption)
-            places = columns_of(conditions, roles_of(empty, dataset), dataset, empty.column_names, "the batch")
+            empty = pa.table({str(name): pa.nulls(0) for name in names})
+            places = columns_in(empty, dataset_of(self.caption), conditions, "the batch")
             columns = {name: batch[column] for name, column in places.items()}
         with naming(self.caption, self.image):
             decisions = self.cat(_listed(batch[self.caption]), images, columns)

@@ -30,6 +30,7 @@ from open_diht.common.html.charts import Point, Series, line_chart
 from open_diht.common.shard_index import ShardIndex, caption_hash, load, part_of, place_beside, write
 from open_diht.pipelines.driver.repeats import DELAYS, HALVES, ORIGIN, allotted, per_row, worth
 from open_diht.pipelines.manifests.plan import Plan, PlanMismatch, load_plan
+from open_diht.pipelines.stages.dedup.keys import uid_of
 from open_diht.pipelines.stages.tar_indexes import tars_of
 from open_diht.pipelines.store.commit import RunFailed, publish_bytes, publish_json, publish_table, published, read_json
 from open_diht.pipelines.store.layout import Layout
@@ -168,7 +169,10 @@ def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
     uids, times = rows.uid[chosen], repeats[chosen]
     with published(folder / "selection.npy") as temporary, open(temporary, "wb") as file:
         np.save(file, np.repeat(uids, times))
-    publish_table(folder / "selection.parquet", pa.table({"uid": _hex(uids), "repeats": pa.array(times, pa.int32())}))
+    publish_table(
+        folder / "selection.parquet",
+        pa.table({"uid": [uid_of(*uid) for uid in uids.tolist()], "repeats": pa.array(times, pa.int32())}),
+    )
     ours, others = worth(count, delay, means), {} if only_kept else _others(count, options.samples)
     gain = {name: ours / worth(count, delay, other) - 1 for name, other in others.items()}
     about = {
@@ -375,16 +379,11 @@ def _write_indexes(
         index, here = load(io.BytesIO(read_bytes(layout.index(first)))), np.flatnonzero(chosen & (rows.tar == tar))
         here = here[np.argsort(rows.place[here])]
         with published(folder / "index" / place_beside(index.name).name) as temporary:
-            write(part_of(index, rows.place[here], _hex(rows.uid[here])), temporary)
+            write(part_of(index, rows.place[here], [uid_of(*uid) for uid in rows.uid[here].tolist()]), temporary)
         shards.append(
             {"shard": index.name, "path": plan.span(first).path, "samples": len(here), "sha256": index.sha256}
         )
     publish_json(folder / "index" / "manifest.json", {"samples": int(chosen.sum()), "shards": shards})
-
-
-def _hex(uids: NDArray[Any]) -> list[str]:
-    """Return uids (n,) of `_PAIR` as text."""
-    return [f"{high:016x}{low:016x}" for high, low in uids.tolist()]
 
 
 def _others(count: NDArray[np.int64], samples: float) -> dict[str, NDArray[np.float64]]:

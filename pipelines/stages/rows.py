@@ -21,7 +21,7 @@ from open_diht.filters.spotting.decode import UnreadableImage
 from open_diht.filters.spotting.spotter import Spotting, TextSpotter
 from open_diht.pipelines.datasets import Dataset, Roles, load_dataset
 from open_diht.pipelines.datasets.naming import listing
-from open_diht.pipelines.manifests import Batch, MissingImage
+from open_diht.pipelines.manifests import Batch, MissingImage, read_rows, roles_of
 
 ROW = pa.schema(
     [
@@ -125,6 +125,36 @@ def columns_of(
             f"file has {listing(columns)}. Name another column, or leave columns.{name} out of the preset"
         )
     return {name: column for name, column in found.items() if column is not None}
+
+
+def columns_in(table: pa.Table, dataset: Dataset, conditions: Sequence[ColumnCondition], path: str) -> dict[str, str]:
+    """Return the column of each condition in a table, as `columns_of` does with the roles that a run would resolve.
+
+    Args:
+        table: at least the schema of the rows.
+        dataset: the caption column and other roles.
+        conditions: the preset's conditions.
+        path: what the columns belong to, for messages.
+
+    Raises:
+        WrongUse: there is no such column.
+        BadSchema: a run would refuse the columns.
+    """
+    return columns_of(conditions, roles_of(table, dataset), dataset, table.column_names, path) if conditions else {}
+
+
+def good_rows(
+    table: pa.Table, dataset: Dataset, conditions: Sequence[ColumnCondition], path: str
+) -> tuple[Batch, pa.Table]:
+    """Return the good rows of a table as read, and as a table of `ROW` and the values that conditions compare.
+
+    Arguments and errors are those of `columns_in`.
+    """
+    batch = read_rows(table, dataset)
+    rows = identities(batch)
+    for name, values in values_of(batch, columns_in(table, dataset, conditions, path), conditions).items():
+        rows = rows.append_column(name, values)
+    return batch, rows
 
 
 def values_of(batch: Batch, places: Mapping[str, str], conditions: Sequence[ColumnCondition]) -> dict[str, pa.Array]:

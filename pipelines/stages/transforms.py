@@ -32,12 +32,12 @@ from open_diht.filters.spotting.settings import SpotterSettings
 from open_diht.filters.spotting.spotter import TextSpotter
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.datasets.naming import listing
-from open_diht.pipelines.manifests import Batch, MissingImage, read_rows, roles_of
+from open_diht.pipelines.manifests import Batch, MissingImage, read_rows
 from open_diht.pipelines.manifests.columns import kind_of
 from open_diht.pipelines.stages.cascade import DEAD, KEPT, NotLookedAt, apply_caption_filters, apply_cascade, stage_of
 from open_diht.pipelines.stages.output import making_way, output_rows, rejected_rows
 from open_diht.pipelines.stages.rows import RECORD as RECORD_SCHEMA
-from open_diht.pipelines.stages.rows import columns_of, dataset_of, identities, read_texts, values_of
+from open_diht.pipelines.stages.rows import dataset_of, good_rows, read_texts
 from open_diht.pipelines.store.layout import KINDS
 
 ANNOTATIONS, SPOTTING = "annotations", "spotting"
@@ -286,11 +286,7 @@ def _rows(table: pa.Table, dataset: Dataset, preset: Preset, *, annotated: bool)
     `annotated`, annotations.
     """
     _need(table, str(dataset.roles.caption), "name the column with the captions: caption=...")
-    batch = read_rows(table, dataset)
-    rows = identities(batch)
-    places = columns_of(preset.columns, roles_of(table, dataset), dataset, table.column_names)
-    for name, values in values_of(batch, places, preset.columns).items():
-        rows = rows.append_column(name, values)
+    batch, rows = good_rows(table, dataset, preset.columns, "the manifest")
     if not annotated:
         return batch, rows
     _need(table, ANNOTATIONS, "put AnnotateCaptions before")

@@ -143,15 +143,15 @@ def row_groups(
             columns = [path for path in columns if path.partition(".")[0] in empty.column_names]
             empty = empty.select([path.partition(".")[0] for path in columns])
         yield empty
+        # A nested column has a leaf for each of its fields, and statistics are of leaves.
+        leaves = [file.schema.column(leaf).path for leaf in range(len(file.schema))] if between else []
         for group in range(file.num_row_groups):
-            if between is None or _overlaps(file, group, *between):
+            if between is None or _overlaps(file, group, leaves.index(between[0]), *between[1:]):
                 yield file.read_row_group(group, columns=columns)
 
 
-def _overlaps(file: pq.ParquetFile, group: int, column: str, first: int, stop: int) -> bool:
-    # A nested column has a leaf for each of its fields, and statistics are of leaves.
-    leaves = [file.schema.column(leaf).path for leaf in range(len(file.schema))]
-    known = file.metadata.row_group(group).column(leaves.index(column)).statistics
+def _overlaps(file: pq.ParquetFile, group: int, leaf: int, first: int, stop: int) -> bool:
+    known = file.metadata.row_group(group).column(leaf).statistics
     return known is None or not known.has_min_max or (known.min < stop and known.max >= first)
 
 

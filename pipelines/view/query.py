@@ -156,11 +156,12 @@ def added_columns(output: Output) -> frozenset[str]:
 def numeric_columns(output: Output) -> list[str]:
     """Return the manifest's columns, and the scores, that hold numbers in the first rows of an output
     file. A text column, as from a TSV manifest, counts if all its texts there are numbers."""
+    added = added_columns(output)
     for path in (output.part(end, unit) for unit in output.listing().decided[:_LOOK] for end in ("kept", "rejected")):
         try:
             with open_parts(path) as source:
                 file = pq.ParquetFile(source)
-                names = [name for name in file.schema_arrow.names if name not in added_columns(output)]
+                names = [name for name in file.schema_arrow.names if name not in added]
                 table = file.read_row_group(0, columns=names).slice(0, _PROBE)
         except FileNotFoundError:
             continue

@@ -141,13 +141,12 @@ def open_targets(folder: str | Path) -> ConceptTargets:
     place = store_at(f"{folder}/targets" if store_at(folder).exists("targets") else folder)
     try:
         manifest = json.loads(place.read(MANIFEST))
-    except (FileNotFoundError, NotADirectoryError) as error:
+        version = manifest["version"]
+    except (FileNotFoundError, NotADirectoryError, KeyError, TypeError) as error:
         raise ConceptMismatch(f"{folder} holds no concept targets; make them with `make concepts`") from error
     except ValueError as error:
         raise ConceptMismatch(f"{place}/{MANIFEST} cannot be read: {error}; run `make concepts` again") from error
-    if "version" not in manifest:
-        raise ConceptMismatch(f"{folder} holds no concept targets; make them with `make concepts`")
-    if manifest["version"] != VERSION:
+    if version != VERSION:
         raise ConceptMismatch(f"{place} is of another version of this program; run `make concepts` again")
     return ConceptTargets(place, manifest)
 
