@@ -84,7 +84,7 @@ def naming(path: Path) -> Iterator[None]:
 @contextmanager
 def published_folder(path: Path) -> Iterator[Path]:
     """Like `published`, for a folder: yield an empty temporary folder. An existing folder is replaced as a whole,
-    by two renames: after a kill between them there is none."""
+    by two renames; a kill between them leaves neither the old nor the new one."""
     temporary = temporary_beside(path)
     temporary.mkdir(parents=True)
     try:

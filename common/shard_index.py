@@ -80,7 +80,7 @@ class Shard(TypedDict):
 
 
 class IndexCounts(TypedDict):
-    """Counts of an export that indexes the input's tars; other exports have none of them."""
+    """Counts of an export that indexes the input's tars; empty for other exports."""
 
     shards: NotRequired[int]  # number of tars
     samples: NotRequired[int]  # number of indexed survivors

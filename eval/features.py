@@ -134,7 +134,7 @@ class FeatureCache:
             what: Their name for the progress bar and messages.
 
         Raises:
-            DataBroken: An image cannot be read, or there is none; batches encoded before are kept.
+            DataBroken: An image cannot be read, or the set is empty; batches encoded before are kept.
             ModelError: A feature is not finite.
             EvalError: The ranks do not share the folder.
         """

@@ -48,7 +48,7 @@ def torchvision_set(folder: Path, split: str, options: Mapping[str, Any], downlo
 
 
 def _kind(options: Mapping[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """Return the torchvision class that the options name, and its arguments. Raises `WrongUse` if there is none."""
+    """Return the torchvision class that the options name, and its arguments. Raises `WrongUse` for unknown ones."""
     import torchvision.datasets  # the import takes seconds and few sets need it
 
     arguments = dict(options)

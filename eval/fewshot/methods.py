@@ -50,7 +50,7 @@ class Fitted:
     """`support_cv`, `fixed`, or a note that there was nothing to choose; never the test set."""
     converged: bool = True
     loss: float | None = None
-    """Cross-entropy of a chosen radius or penalty on held-out shots; None where there is none."""
+    """Cross-entropy of a chosen radius or penalty on held-out shots, if there is one."""
 
 
 def zero_shot(support: Support) -> Fitted:

@@ -223,7 +223,7 @@ class Captions:
 
     def _noun_behind(self, at: int) -> int:
         """Return the place of the last word of the run of nouns after a word, possibly after words
-        that describe the noun: "walking boots" or "feeding the two ducks"; `_NOWHERE` if there is none."""
+        that describe the noun: "walking boots" or "feeding the two ducks"; `_NOWHERE` if no noun follows."""
         place, last = at + 1, _NOWHERE
         while self._tags[place] in _DESCRIBES_A_NOUN:
             place += 1
@@ -240,7 +240,7 @@ class Captions:
 
     def _noun_near(self, start: int, at: int) -> tuple[int, str | None]:
         """Return the place of a noun or pronoun before a verb without a syntactic subject, and the
-        tie "near"; `_NOWHERE` and None if there is none."""
+        tie "near"; `_NOWHERE` and None if no such word is near."""
         for place in range(at - 1, max(start, at - _NEAR) - 1, -1):
             if self._tags[place][:2] in ("NN", "PR"):
                 return place, "near"

@@ -297,7 +297,7 @@ def _tied_groups() -> dict[str, str]:
 
 
 def _modifier_kind(parse: Parse, words: Sequence[Word], token: int) -> str | None:
-    """Return the kind of attribute that a noun's child (one of `_MODIFIERS`) is; None if it is none."""
+    """Return the kind of attribute that a noun's child (one of `_MODIFIERS`) is; None for other children."""
     dep, tag = parse.deps[token], parse.tags[token]
     if dep in _TIES:
         group = _tied_groups().get(words[token].lower)

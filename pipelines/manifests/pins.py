@@ -1,5 +1,5 @@
 """Pin each hub repository in INPUT to the commit of its revision when a run begins. A resumed run then reads the same
-rows of it, and none of its files changes while it is read."""
+rows of it, and its files do not change while they are read."""
 
 from __future__ import annotations
 

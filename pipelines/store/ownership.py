@@ -58,7 +58,7 @@ def _check_shape(layout: Layout) -> None:
 
 
 def foreign_entry(layout: Layout, stages: Iterable[str] = ()) -> str | None:
-    """Return the name of an entry of `work/` that no run writes before its plan, None if there is none.
+    """Return the name of an entry of `work/` that no run writes before its plan, or None.
 
     Args:
         layout: paths of an output folder without a plan.

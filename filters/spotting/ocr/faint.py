@@ -48,7 +48,7 @@ def faint_region(
     probabilities: Floats, shape: tuple[int, ...], boxes: Sequence[Quad], settings: SpotterSettings
 ) -> Region | None:
     """Return the part of an image that has thin lines, or faint pixels outside of all lines; None
-    if there is none, or if it can hardly be enlarged.
+    if no part does, or if it can hardly be enlarged.
 
     Args:
         probabilities: the map, float32 (height, width).
