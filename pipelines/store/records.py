@@ -73,7 +73,8 @@ def removed(layout: Layout) -> str:
     """Return the error message for an output folder that was removed during the run."""
     return (
         f"OUTPUT {layout.root} was removed or emptied while the run was working in it ({layout.plan} is gone); "
-        "its results are lost. Run the same command to start over"
+        f"its results are lost. To start over, remove {layout.work} if units that were being worked on have made it "
+        "again, and run the same command"
     )
 
 
