@@ -57,6 +57,8 @@ WHAT := dataset=DATASET input=INPUT output=OUTPUT preset=PRESET stages=STAGES $(
 BEAM = $(shell sed -n 's/.*"apache-beam==\([0-9.]*\)".*/\1/p' setup.py)
 CODE := open_diht benchmarks deploy examples tests setup.py docs/hooks.py docs/prose.py
 SUITE_filter := captions verifier spotting overlap_false_positives dedup download
+MARKS_test-slow := slow and not soak and not flink and not cluster
+MARKS_test-all := not flink and not cluster
 SUITE_scale := scale
 SUITE_train := losses train_step checkpoints loader
 SUITE_eval := evaluation coverage
@@ -101,8 +103,8 @@ prism: ## Build Prism into .prism, for RUNNER=prism (needs Go)
 setup: ## Install everything that development needs (EXTRAS)
 	$(INSTALL),$(EXTRAS)
 	@.venv/bin/open-diht weights
-test test-all: setup ## Run the tests; test-all adds those that take minutes
-	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(if $(filter test-all,$@),-m "not flink and not cluster") $(ARGS)
+test test-slow test-all: setup ## Run the quick tests, the slow ones, or all (CI runs the first two)
+	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(if $(MARKS_$@),-m "$(MARKS_$@)") $(ARGS)
 test-runners: setup ## Run the tests on Flink, Prism, a Dask cluster and Beam's Google Cloud part
 	@$(PY) -m pytest -rs -m "flink or cluster" tests/pipelines/runners tests/deploy $(ARGS)
 lint: setup ## Run ruff, mypy and a check of the prose

@@ -27,7 +27,7 @@ settings.load_profile("tests")
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with long tests come first, or one of the processes of `make test` would be left with them at the end."""
+    """Files with long tests come first, or one of the two processes would be left with them at the end."""
     long = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -long[item.path])
 

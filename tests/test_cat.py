@@ -105,6 +105,7 @@ def test_a_caption_that_cannot_be_used_costs_its_row() -> None:
     assert Cat()(["dog " * 5_000_000]).reason == ["oversized"]
 
 
+@pytest.mark.slow
 def test_an_image_that_cannot_be_used_costs_its_row(ocr_models: None, tmp_path: Path) -> None:
     good = next((SAMPLE / "images").glob("0*.jpg"))
     truncated = good.read_bytes()[:500]
@@ -203,6 +204,7 @@ def test_a_preset_may_have_conditions_on_columns() -> None:
         Cat(preset)([DOG])
 
 
+@pytest.mark.slow
 def test_conditions_find_their_columns_as_a_run_does(tmp_path: Path) -> None:
     names = ["text", "clip_l14_similarity_score", "width", "height", "original_width", "original_height"]
     rows = [[f"{DOG} {n}", 0.1 * n, 10 * n, 9, 60 - 10 * n, 9] for n in range(6)]
@@ -240,6 +242,7 @@ def in_a_worker(function: Any, caption: str) -> Any:
     return function({"text": [caption], "jpg": [None]})["cat_reason"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_it_works_in_other_processes(method: str) -> None:
     function = Cat().batch(caption="text", image="jpg")

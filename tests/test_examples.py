@@ -82,6 +82,7 @@ def test_each_says_how_it_is_started(path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_filter_from_python(sample: Path, started: Callable[..., str]) -> None:
     shown = started("filter_from_python.py", "--manifest", sample, "--rows", 12).splitlines()
     with open(sample, encoding="utf-8") as file:

@@ -107,6 +107,7 @@ WALKED = ("common", "eval", "study", "trainer")
 OF_PIPELINES = WALK.format("open_diht.pipelines", " if each.ispkg")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "code",
     [

@@ -47,6 +47,7 @@ def _is_at_work(output: Path) -> bool:
     return any((output / "work" / "captions" / "progress").glob("*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("workers", "number", "word"), [(1, signal.SIGTERM, "terminated"), (2, signal.SIGINT, "interrupted")]
 )
@@ -64,6 +65,7 @@ def test_a_signal_at_work_ends_the_command_and_its_workers(
     _wait_for(lambda: not runs.left())
 
 
+@pytest.mark.slow
 def test_a_second_signal_is_not_silent_though_the_first_is_not_yet_answered(runs: Starter, manifest: Path) -> None:
     process, output = _start(runs, manifest, 1)
     _wait_for(lambda: _is_at_work(output))

@@ -49,6 +49,7 @@ def test_finders_that_imports_add_stay() -> None:
         sys.meta_path[:] = before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed, so nothing imports it")
 @pytest.mark.parametrize(
     "module",

@@ -356,6 +356,7 @@ def test_two_shards_at_once_share_the_tars(left: Any, source: Path, tmp_path: Pa
     assert left_by(output) == left_by(left.output)
 
 
+@pytest.mark.slow
 @pytest.mark.store
 def test_tars_and_output_in_an_object_store(filtering, left, source, bucket, tmp_path):
     import s3fs

@@ -143,6 +143,7 @@ def test_a_hub_that_fails_while_the_input_is_looked_at_is_wrong_use(
     assert "b.parquet cannot be read now" in errors and errors.count("\n") == 1 and not Path(WORK).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.kill
 def test_killed_while_it_publishes_and_started_again(
     hub: Hub, pairs_there: Repository, on_disk: dict[str, Any], tmp_path: Path
@@ -218,6 +219,7 @@ print([sorted(rows.to_list(), key=lambda row: row["n"]) for rows in (kept, rejec
 """
 
 
+@pytest.mark.slow
 def test_datasets_loads_what_is_published_and_what_lies_in_a_folder(
     hub: Hub, pairs_there: Repository, on_disk: dict[str, Any], here: None, tmp_path: Path
 ) -> None:

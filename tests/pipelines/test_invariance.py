@@ -73,6 +73,7 @@ def test_one_file_or_many(texts, whole, tmp_path, filtering):
     assert _said_of_rows(filtering(tmp_path / "in", tmp_path / "out", stages=("captions",))) == whole
 
 
+@pytest.mark.slow
 def test_workers_and_units_with_images(pairs: Path, paper: Any, tmp_path: Path, filtering: Callable[..., Any]) -> None:
     """`paper` was made by one worker in four units."""
     two = filtering(pairs, tmp_path / "out", workers=2, unit_rows=23)

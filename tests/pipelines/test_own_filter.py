@@ -39,6 +39,7 @@ def own(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_filter_of_ones_own_rejects_and_is_explained(own: Path, command: Command) -> None:
     """In worker processes, which have never heard of it; in the funnel, the report and the provenance."""
     output = own / "out"
@@ -67,6 +68,7 @@ def test_a_filter_of_ones_own_rejects_and_is_explained(own: Path, command: Comma
     assert MANY in pq.read_table(output / "kept")["caption"].to_pylist()
 
 
+@pytest.mark.slow
 def test_the_installed_command_finds_a_module_in_the_current_folder(own: Path) -> None:
     """Its own folder is on the import path in place of the current one, here and in its workers."""
     script = Path(sysconfig.get_path("scripts"), "open-diht")

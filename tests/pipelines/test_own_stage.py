@@ -18,6 +18,7 @@ DOG = "a brown dog runs"
 CAPTIONS = (DOG, "\u00fc\u00f6\u00e4 a dog runs", "two cats sleep on a red sofa", "SALE NOW", DOG)
 
 
+@pytest.mark.slow
 def test_a_stage_of_ones_own_annotates_decides_and_is_resumed(tmp_path, command):
     def run(*more: str) -> subprocess.CompletedProcess[str]:
         words = ["--dataset", "custom", "--input", "rows.tsv", "--output", "out", "--workers", "2", "--unit-rows", "2"]

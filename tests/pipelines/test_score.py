@@ -380,6 +380,7 @@ def test_masked_decisions_do_not_depend_on_units_or_shards(
         assert units[kind] == shards[kind] == tables[kind] != [], "scores and areas too, to the last bit"
 
 
+@pytest.mark.slow
 def test_only_images_with_text_are_scored_again_and_all_end_alike(
     tmp_path: Path, filtering: Filtering, lettered: Path, model: ScoreSettings, preset: Callable[..., str]
 ) -> None:

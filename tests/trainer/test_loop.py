@@ -161,6 +161,7 @@ def test_the_bias_of_siglip_is_trained_resumed_and_exported(tiny_config: Callabl
     assert exported[0] == exported[1] and exported[0][1] != -10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["a step", "a check", "a save"])
 def test_a_signal_to_all_processes_ends_no_worker_and_loses_no_step(moment, tiny_config, tmp_path, monkeypatch):
     """As from torchrun or `scancel`, and twice, because the one passes on what the other has sent already."""

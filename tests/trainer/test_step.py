@@ -66,6 +66,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_64_pairs_are_learnt_by_heart(name: str, tiny_config: Callable[..., Any]) -> None:
     """Recall at 1 of 100 % in both directions, and the concepts of every image."""

@@ -93,6 +93,7 @@ def test_strict_finds_actions_and_attributes_of_captions_it_was_not_trained_on(s
         assert precision >= lenient_precision + 0.06, readers
 
 
+@pytest.mark.slow
 def test_the_weights_in_the_tree_are_those_that_training_gives(samples: Path, once: Any) -> None:
     shipped: Tables = json.loads(Path(verifier_module.__file__).with_name(verifier_module.WEIGHTS).read_text("utf-8"))
     laion = [entry for entry in laion_labels(samples) if entry.part != "test"]

@@ -56,6 +56,7 @@ def test_any_text(texts: list[str], parser: CaptionParser, plain_nlp: Language) 
     assert_equal_to_spacy(parser, plain_nlp, texts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.soak), 8])
 def test_samples(every: int, parser: CaptionParser, plain_nlp: Language, laion: list[str], cc3m: list[str]) -> None:
     laion, cc3m = laion[::every], cc3m[:5_000:every]

@@ -182,6 +182,7 @@ def stubbed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SpotterSettings:
     return SpotterSettings(timeout_s=2.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 2, 32])
 def test_a_crash_a_hang_and_an_error_cost_their_image_only(stubbed: SpotterSettings, batch: int) -> None:
     """Also in a batch: it is read again image by image."""

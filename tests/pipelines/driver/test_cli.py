@@ -220,6 +220,7 @@ def test_two_runs_on_one_folder(manifest: Path, tmp_path: Path, capfd: pytest.Ca
             assert errors.startswith("error: another run") and errors.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_last_shard_finishes(
     command: Command, pairs: Path, paper: Any, tmp_path: Path, tables_of: Callable[[Path], dict[str, Any]]
 ) -> None:
@@ -234,6 +235,7 @@ def test_the_last_shard_finishes(
     assert again.returncode == 0 and "nothing to do: " in again.stdout, again.stderr
 
 
+@pytest.mark.slow
 def test_two_shards_at_once_share_the_decisions_and_the_export(
     forks: Forks, pairs: Path, paper: Any, tmp_path: Path, tables_of: Callable[[Path], dict[str, Any]]
 ) -> None:

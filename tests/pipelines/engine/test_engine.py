@@ -91,6 +91,7 @@ def test_a_store_that_is_down_ends_no_worker(monkeypatch: pytest.MonkeyPatch) ->
     assert not layout.progress("fussy", UNITS[0]).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.kill
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_unit_that_kills_its_workers_is_set_aside_and_the_rest_goes_on(tmp_path: Path, workers: int) -> None:
@@ -172,6 +173,7 @@ class Deadly(Dataset):
         return super().__getattribute__(name)
 
 
+@pytest.mark.slow
 @pytest.mark.kill
 def test_a_run_with_one_worker_outlives_what_kills_it(
     tmp_path: Path, tsv: Callable[..., Path], filtering: Callable[..., Any]

@@ -62,6 +62,7 @@ class Recorder:
         self.then(job)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_every_unit_is_done_once(tmp_path: Path, workers: int) -> None:
     done, todo = tmp_path / "done", tmp_path / "todo"

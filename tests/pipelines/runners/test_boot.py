@@ -152,6 +152,7 @@ def sdist(folder: Path) -> bytes:
     return next((source / "dist").iterdir()).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["workflow.tar.gz", "probe-of-boot-1.tar.gz"])
 def test_a_staged_source_package_is_installed_for_this_worker_alone(
     runner: Runner, start: Callable[..., Any], tmp_path: Path, name: str
@@ -207,6 +208,7 @@ def test_a_file_larger_than_a_message_of_grpc_by_default_may_come_in_one(runner:
     assert path.read_bytes() == content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("end", "how"), [("raise SystemExit(3)", "status 3"), ("os.kill(os.getpid(), 9)", "signal 9")])
 def test_a_worker_that_dies_is_reported_as_dead_not_as_never_started(
     start: Callable[..., Any], tmp_path: Path, end: str, how: str
