@@ -20,10 +20,11 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from open_diht.common.command_line import OK, Parser, WrongUse, complain, exit_status, number, say
+from open_diht.common.command_line import INTERRUPTED, OK, Parser, WrongUse, complain, exit_status, number, say
 from open_diht.common.data_root import data_root
 from open_diht.common.fields import Positive
 from open_diht.common.files import publish_bytes, published, sha256_file
+from open_diht.common.image_errors import BadImage
 from open_diht.eval.errors import FetchFailed
 from open_diht.eval.fetch.__main__ import fetch_torchvision
 from open_diht.eval.fetch.__main__ import main as fetch_for_evaluation
@@ -116,7 +117,12 @@ def fetch(options: argparse.Namespace, places: Places) -> int:
         "fashion_mnist": fetch_fashion,
         "web": lambda: make_web(options.manifest, options.rows, folder, say),
     }
-    return max([_tried(name, how.get(name)) for name in wanted], default=OK)
+    worst = OK
+    for name in wanted:
+        worst = max(worst, _tried(name, how.get(name)))
+        if worst == INTERRUPTED:  # of a set that the evaluation's command fetches
+            break
+    return worst
 
 
 def fetch_fashion() -> int:
@@ -243,6 +249,8 @@ def _tried(name: str, what: Callable[[], int] | None) -> int:
         say(f"{name}: {what():,} items available")
     except (FetchFailed, FilterFailed) as error:
         return complain(error)
+    except (BadImage, tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+        return complain(f"{name}: an archive is damaged ({error}); remove it and fetch the set again")
     return OK
 
 

@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -131,7 +132,7 @@ class Rows:
             if arm.key not in self._packed(arm.claim):
                 self._packs.pop(arm.claim)  # another process may have packed it since
             return _load(path) if path.exists() else self._packed(arm.claim)[arm.key]
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             remedy = f"remove its line from {arm.claim}.jsonl and run the study again"
             raise BrokenRows(f"{path} cannot be read ({error}); {remedy}") from error
 

@@ -129,6 +129,23 @@ def test_a_filter_that_fails_fails_its_set_alone(
     assert (tmp_path / "grocery-classes.txt").exists() and "grocery: 0 items available" in said.out
 
 
+def test_a_damaged_archive_fails_its_set_alone(
+    flickr8k: str, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.files["/Flickr8k_Dataset.zip"] = zipped({"Flicker8k_Dataset/a.jpg": jpeg(9, 9)})[:-30]
+    options = Namespace(sets=["flickr8k", "laion"], data=str(tmp_path), manifest=None, rows=9)
+    assert fetch(options, Places(flickr8k=flickr8k, laion=f"{server.address}/absent")) == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("error: flickr8k: an archive is damaged (") and "absent" in second
+
+
+def test_after_ctrl_c_no_other_set_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("open_diht.study.fetch.fetch_for_evaluation", lambda arguments: 130)
+    monkeypatch.setattr("open_diht.study.fetch.fetch_laion", lambda folder, url: pytest.fail("it was fetched"))
+    options = Namespace(sets=["cifar10", "laion"], data=str(tmp_path), manifest=None, rows=9)
+    assert fetch(options, Places()) == 130
+
+
 def test_small_images_stay_as_large_as_they_are() -> None:
     assert Image.open(io.BytesIO(shrunk(jpeg(50, 90)))).size == (50, 90)
     assert np.asarray(Image.open(io.BytesIO(shrunk(jpeg(500, 90, "white"))))).min() > 250

@@ -89,6 +89,9 @@ def test_items_that_are_gone_are_named(tmp_path: Path) -> None:
     (tmp_path / "items" / f"{arm().key}.npz").unlink()
     with pytest.raises(BrokenRows, match=r"cat\.jsonl"):
         rows.items(arm())
+    (tmp_path / "items" / f"{arm().key}.npz").write_bytes(b"PK\x03\x04 cut off")
+    with pytest.raises(BrokenRows, match=r"cat\.jsonl"):
+        rows.items(arm())
 
 
 def test_packed_items_are_those_that_were_written(tmp_path: Path) -> None:
