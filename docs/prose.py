@@ -1,7 +1,8 @@
 """Find prose that readers have to read twice: python -m docs.prose.
 
 Docstrings, comments, messages and Markdown are searched for archaic or translated turns, for British spelling and for
-tables of more than eight columns, docstrings and comments for fragments at their beginning.
+tables of more than eight columns, docstrings and comments for fragments at their beginning; all files are searched for
+the marks of merge conflicts.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ CODE = re.compile(r"`[^`]*`|\]\([^)]*\)|\"[^\"]*\"")
 
 
 def main() -> int:
-    """Print each odd sentence. Return 1 if there is any, else 0."""
+    """Print each odd sentence and each mark of a merge conflict. Return 1 if there is any, else 0."""
     files = subprocess.run(["git", "ls-files", "*.py", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True)
     found = [
         line
@@ -39,6 +40,8 @@ def main() -> int:
         if not name.startswith(EXEMPT) and not (ROOT / name).is_symlink()
         for line in odd(ROOT / name, messages=name not in WORDS)
     ]
+    marks = subprocess.run(["git", "grep", "-nE", "^(<<<<<<<|>>>>>>>) "], cwd=ROOT, capture_output=True, text=True)
+    found += [f"{mark} is left of a merge" for mark in marks.stdout.splitlines()]
     print("\n".join(found), end="\n" * bool(found))
     return int(bool(found))
 

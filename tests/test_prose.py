@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from docs import prose
@@ -30,3 +33,13 @@ def test_odd_sentences(name, text, found, tmp_path, monkeypatch):
 
 def test_the_repository_has_no_odd_sentences(capsys):
     assert prose.main() == 0, capsys.readouterr().out
+
+
+def test_marks_of_a_merge_conflict_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(prose, "ROOT", tmp_path)
+    (tmp_path / "page.md.j2").write_text("A page.\n" + "<" * 7 + " HEAD\n")
+    subprocess.run("git init -q && git add .", shell=True, cwd=tmp_path, check=True)
+    assert prose.main() == 1
+    assert capsys.readouterr().out == "page.md.j2:2:<<<<<<< HEAD is left of a merge\n"
