@@ -40,7 +40,7 @@ DEAD = "dead_letter"
 NOT_DECIDED = "not_decided"
 """Decision of rows of failed units. Like `DEAD` it is not a reason. The next run tries these rows again."""
 UNREAD = "unread"
-"""Status of an available image if the run has no stage that reads it."""
+"""Status of a downloaded image in a run without stage `spotting`."""
 DOWNLOAD_FAILED = "download:"
 """Prefix of the status of an image that was not fetched; the reason follows."""
 NOT_READ = -1
