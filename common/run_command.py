@@ -1,5 +1,5 @@
 """Start a command of this package, and end it on signals: Ctrl-C and SIGTERM become one line on
-standard error and an exit status.
+standard error and an exit status, unless the command handles them as `make view` does.
 
 Import nothing heavy here: the signal handlers must be active while the rest is imported.
 """
