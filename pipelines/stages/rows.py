@@ -48,8 +48,8 @@ RECORD = pa.schema(
     ]
 )
 """One row per requested image. `status` is ok, or why there is no result. Boxes are four corners (x, y)
-in pixels of the original. `sha256` and `bytes` describe the image as stored, null if it is not
-available or was not read."""
+in pixels of the original. `sha256` and `bytes` describe the image as stored, null if its bytes
+were not read."""
 
 
 class Reading(TypedDict, total=False):
