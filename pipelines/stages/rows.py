@@ -148,7 +148,7 @@ def good_rows(
 ) -> tuple[Batch, pa.Table]:
     """Return the good rows of a table as read, and as a table of `ROW` and the values that conditions compare.
 
-    Arguments and errors are those of `columns_in`; ModuleNotFoundError if a language is to be identified without pycld2.
+    Arguments and errors are those of `columns_in`; ModuleNotFoundError if a language must be identified without pycld2.
     """
     batch = read_rows(table, dataset)
     rows = identities(batch)
