@@ -145,8 +145,8 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 def _check_reasons(columns: Sequence[ColumnCondition], own: Mapping[str, type[Filter]]) -> None:
-    """Raise `BadValue` if a column has the reason of a filter or score, or a registered filter that of a built-in filter
-    or score, or a section's name."""
+    """Raise `BadValue` if a column has the reason of a filter or score, or a registered filter that of a built-in
+    filter or score, or a section's name."""
     bare = Preset(name="")
     filters = (*bare.caption_filters, *bare.image_filters)
     built_in = {CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, NOT_SCORED, *(one.reason for one in filters)}
