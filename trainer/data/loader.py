@@ -51,7 +51,7 @@ class Loader(ABC):
     held_out: int = 0
     """Number of samples in the other part of the split: the held-out ones, for a loader of training samples."""
     streams: int | None = None
-    """Number of ranges of the data that are read in parallel; None without shards."""
+    """Number of ranges of each source that are read in parallel if it is shuffled; None without shards."""
 
     def __init__(
         self, settings: DataSettings, part: RankBatches, samples: int, maker: Makes, device: torch.device = CPU

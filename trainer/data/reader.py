@@ -143,7 +143,7 @@ class _Sample(NamedTuple):
 
 
 class Reader:
-    """A maker of batches by position. `batch(e, t)` does not depend on earlier calls."""
+    """A maker of batches by position. `batch(e, t)` does not depend on earlier calls, unless a shard disappears."""
 
     def __init__(
         self,

@@ -362,7 +362,10 @@ def _index_folder(found: FoundShards, settings: DataSettings) -> Path:
 
 
 def _stamp(url: str) -> str | None:
-    """Return a stamp that changes with the file, or None if there is none. Raises `BadSource` on another OSError."""
+    """Return a stamp that changes with the file, or None if it is missing.
+
+    Raises `BadSource` for a folder, and instead of other OSErrors.
+    """
     try:
         if not is_remote(url):
             if Path(url).is_dir():
