@@ -22,8 +22,8 @@ BATCH = 64
 def write_rows(files: Sequence[Path], target: Path) -> int:
     """Write the rows to `target`/rows.jsonl and their images to `target`/images, completely or not at all.
 
-    Equal images are written once, named by their content; the name replaces the image in its
-    column.
+    Equal images with the same suffix are written once, named by their content; the path below
+    `target` replaces the image in its column.
 
     Args:
         files: The parquet files.

@@ -56,7 +56,7 @@ def draw_shots(keys: Sequence[str], labels: ArrayLike, n_classes: int, k: int, s
         labels: (n,) their classes.
         n_classes: The number of classes.
         k: Shots per class, at least 1.
-        seed: Each seed draws other shots.
+        seed: Seed of the draw; where a class has more than k samples, it decides which are drawn.
 
     Raises:
         ShotsMissing: A class has no sample.

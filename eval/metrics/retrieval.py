@@ -1,4 +1,4 @@
-"""Ranks of the right result in cross-modal retrieval, tile by tile, with ties decided against the model.
+"""Ranks of the right result in cross-modal retrieval, tile by tile, with a fixed rule for ties.
 
 The rank of a positive is the number of items with a higher score plus the number of equal-score
 items with a lower index; for image to text it is the minimum over the image's captions. A model
