@@ -1,4 +1,4 @@
-"""Two towers as one dual encoder with open_clip's interface, without gradient checkpointing. One may be open_clip's."""
+"""Two towers as one dual encoder, with the methods of open_clip's models that the trainer needs. One may be open_clip's."""
 
 from __future__ import annotations
 
