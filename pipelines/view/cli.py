@@ -42,7 +42,7 @@ def main(
     Args:
         arguments: the command-line arguments; None: those of this process.
         prog: name of the command in its help.
-        defaults: default values of options.
+        defaults: `output`, the default of that option.
     """
 
     def view() -> int:
