@@ -1,4 +1,4 @@
-"""Two towers as one dual encoder, with the methods of open_clip's models that the trainer needs. One may be open_clip's."""
+"""Two towers, one possibly open_clip's, as one dual encoder with the methods that the trainer needs."""
 
 from __future__ import annotations
 
