@@ -2,7 +2,7 @@
 
 Samples of a class are ordered by a hash of seed and key, and k shots are the first k. Shots are
 therefore nested (the shot of k = 1 is among the two of k = 2). They do not depend on the order of
-files, the model, or the version of a random generator.
+the samples, the model, or the version of a random generator.
 """
 
 from __future__ import annotations
