@@ -93,7 +93,7 @@ def asked(path: StorePath, error: type[Exception], then: str) -> Iterator[None]:
 
 
 def in_memory(path: StorePath) -> bool:
-    """Return whether a path is in the memory of this process, which workers cannot see."""
+    """Return whether a path is in the memory of this process, which worker processes cannot see."""
     return not is_local(path) and path.protocol == "memory"
 
 
@@ -105,8 +105,7 @@ def on_this_machine(address: str) -> bool:
 
 
 def open_parts(path: StorePath) -> IO[bytes]:
-    """Open a file to read parts of it. Nothing else is fetched of a remote file, whereas clients read ahead by default
-    (S3: 50 MB)."""
+    """Open a file to read parts of it. A store's client does not read ahead, as it does by default (S3: 50 MB)."""
     if is_local(path):
         return path.open("rb")
     handle: IO[bytes] = path.fs.open(path.path, "rb", cache_type="none")
@@ -167,7 +166,7 @@ def read_bytes(path: StorePath) -> bytes:
 
 
 def read_range(path: StorePath, start: int, stop: int) -> bytes:
-    """Return a range of bytes of a file. Nothing else is fetched.
+    """Return a range of bytes of a file.
 
     Args:
         path: the file.
@@ -209,7 +208,7 @@ def many_at_once(do: Callable[[_T], Any], items: Iterable[_T]) -> Iterator[Any]:
 
 def stamps(folder: StorePath, ending: str) -> dict[str, FileStamp]:
     """Return a stamp of each entry of a folder by its name, on a disk without hidden ones. A stamp changes when the
-    file is replaced.
+    file is replaced, see `FileStamp`.
 
     Args:
         folder: the folder; it need not exist.
