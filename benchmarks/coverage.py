@@ -57,7 +57,7 @@ class World:
     """Return an interval and the truth, or the p value of two equal models; None in place of the
     interval or p value if there were too few items or draws."""
     share: float = 1.0
-    """Fraction of the rounds that this row needs."""
+    """Fraction of the rounds that this row plays, see `row`."""
 
     def row(self, rounds: int) -> list[str]:
         """Play `rounds` times the row's fraction, at least 100 rounds; return the cells of its row."""
