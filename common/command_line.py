@@ -23,7 +23,7 @@ OK, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 
 
 class WrongUse(ValueError):
-    """The command, a file or a setting is wrong (exit status 2). The message names the remedy."""
+    """The command, a file or a setting is wrong (exit status 2)."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -111,8 +111,8 @@ def exit_status(
 def _unprinted(message: str) -> bool:
     """Return whether a message still has to be printed, and mark it as printed.
 
-    Torchrun restarts its ranks whatever their exit status. Without the mark each local rank would
-    print the same message at each attempt. Outside of torchrun the answer is always True.
+    With --max-restarts, torchrun restarts failed ranks whatever their exit status. Without the mark each local rank
+    would print the same message at each attempt. Outside of torchrun the answer is always True.
     """
     # The file of this rank is RUN/attempt_N/RANK/error.json, unless the user has set the variable to another path.
     folders = Path(os.environ.get("TORCHELASTIC_ERROR_FILE", "")).absolute().parents
