@@ -140,7 +140,7 @@ class Lease:
             return [other for other in pool.map(partial(self._other, now=now), paths) if other]
 
     def _other(self, path: str, now: datetime | None) -> _Other | None:
-        """Read another run's lease; None if it is gone. `now` is the store's time of this run's renewal, if it has one."""
+        """Read another run's lease; None if it is gone. `now` is the store's time of this run's renewal, or None."""
         try:
             lease: dict[str, Any] = json.loads(self._fs.cat_file(path))
         except FileNotFoundError:
