@@ -85,7 +85,7 @@ def exit_status(
     failed: tuple[type[Exception], ...] = (),
     stopped: str | None = "stopped; run the same command to resume",
 ) -> int:
-    """Run `do` and return its exit status. Expected errors become one line on stderr and an exit status.
+    """Run `do` and return its exit status. Expected errors become at most one line on stderr and an exit status.
 
     Args:
         do: the command; returns its exit status.
@@ -148,7 +148,7 @@ def refuse_empty(options: argparse.Namespace, *names: str) -> None:
 
 
 def check_folder(called: str, folder: Path) -> None:
-    """Refuse a folder that results must not be written into, or that the file system does not accept.
+    """Refuse a folder that results must not be written into, or whose name the file system does not accept.
 
     Args:
         called: its name in messages, such as OUTPUT.

@@ -89,7 +89,7 @@ def build(kind: type[T], values: Mapping[str, Any], where: str = "", **given: An
 
 
 def check_fields(instance: Any) -> None:
-    """Raise `BadValue` if a field of a dataclass instance has a value of the wrong type or out of range."""
+    """Raise `BadValue` if `converted` refuses the value of a field of a dataclass instance."""
     for name, hint in _hints(type(instance)).items():
         converted(hint, getattr(instance, name), name)
 
