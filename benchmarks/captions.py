@@ -51,7 +51,7 @@ def annotated(captions: Sequence[str], parses: Sequence[Parse]) -> pa.Table:
 
 
 def sides() -> dict[str, Side]:
-    """Return the compared sides, each with its own model and caches."""
+    """Return the compared sides, each with a spaCy model of its own."""
     peers = [spacy.load(find_model(), exclude=["ner", "lemmatizer"]) for _ in range(2)]
     bare, parser, annotator, lean = load_model(), CaptionParser(), CaptionAnnotator(), CaptionAnnotator(lean=True)
     asking = CaptionAnnotator(second_opinion=True)

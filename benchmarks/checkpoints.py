@@ -5,8 +5,8 @@
 It writes a student with both heads and its AdamW state as the trainer does (safetensors,
 torch.save, SHA-256, fsync, rename), in turn with a bare `torch.save` of the same without hash and
 fsync; then it loads and verifies it. `--folder` chooses the disk. The fraction is for the default
-schedule, a checkpoint per 20 M samples, at a given speed (`--samples-per-s`; the default is what
-176 A100 reach for ViT-B/16 in published runs).
+schedule, a checkpoint per 20 M samples, at a given speed (`--samples-per-s`; the default is about
+what 176 GPUs reach for ViT-B/16 in published runs).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from open_diht.trainer.stores import LocalStore
 
 
 def trained(model: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the weights and the training state after one step."""
+    """Return the weights, and the states of the heads and AdamW, after one step with gradients of 0."""
     sizes = {"objects": 10_000, "attributes": 10_000}
     student, _, _ = build_student(ModelSettings(name=model), ConceptSettings(), sizes)
     optimizer = build_optimizer(student, OptimizerSettings(), ConceptSettings())

@@ -3,11 +3,11 @@ that do not exist.
 
     python -m benchmarks.coverage [--rounds 2000] [--only few-shot]
 
-Every row is a world whose truth is known: images are drawn at random, then hits, scores or shots
-for them, and the evaluation is run on them. Intervals should contain the truth in 95 % of the
-rounds. Tests of two equal models should find a difference (p < 0.05) in 5 %. A row outside of 92 to
-97 % or 3 to 7 % is marked: `conservative` is wider than promised, `too sure` is narrower. It takes
-minutes.
+Every row is a world whose truth is known, or the mean of 1,500 draws: hits, scores or shots are
+drawn at random, and the evaluation's estimates are computed from them. Intervals should contain the
+truth in 95 % of the rounds. Tests of two equal models should find a difference (p < 0.05) in 5 %. A
+row outside of 92 to 97 % or 3 to 7 % is marked: `conservative` is wider, or finds less, than
+promised, `too sure` is the opposite. It takes minutes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from open_diht.eval.statistics import (
 Generator = np.random.Generator
 Floats = np.ndarray
 Held = tuple[Interval | None, float]
-"""An interval (None if there were too few items) and the truth."""
+"""An interval (None if there were too few items or draws) and the truth."""
 GAINS = np.array([0.0, 0.3, 0.6, 0.9, 1.0])
 NORMAL = NormalDist()
 TRUTH_ROUNDS = 1500
@@ -55,9 +55,9 @@ class World:
     name: str
     play: Callable[[Generator], Held | float | None]
     """Return an interval and the truth, or the p value of two equal models; None in place of the
-    interval or p value if there were too few items."""
+    interval or p value if there were too few items or draws."""
     share: float = 1.0
-    """Fraction of the rounds that this row needs."""
+    """Fraction of the rounds that this row plays, see `row`."""
 
     def row(self, rounds: int) -> list[str]:
         """Play `rounds` times the row's fraction, at least 100 rounds; return the cells of its row."""
@@ -209,7 +209,7 @@ def categories(g: Generator, images: int, each: int, count: int) -> Held:
     """Draw the mean per category of questions; several questions are about the same image."""
     clusters, rates, n = np.repeat(np.arange(images), each), np.linspace(0.5, 0.95, count), images * each
     category = np.arange(n) % count
-    # 60 % of the questions share the luck of their image.
+    # About 60 % of the questions share the luck of their image.
     luck = np.where(g.random(n) < 0.6, g.random(images)[clusters], g.random(n))
     return estimates.mean_per_class(luck < rates[category], category, clusters).interval(), float(rates.mean())
 

@@ -3,11 +3,11 @@
     python -m benchmarks.dedup [--keys N] [--semantic N] [--repeats K]
 
 Exact: N keys, about a tenth of them repeated, in units of 100,000. Our side writes a key file per unit,
-then finds the duplicates range by range, at most 64 MiB a range; the plain side puts every key of the same
-units into one Python dict. Each side runs in its own process, in turn; memory is the peak resident
-set above that of the bare process. Semantic: N embeddings of 256 numbers around random centers, a
-fifth of them near copies. Our side clusters them and compares within clusters; brute force compares
-all pairs. Recall is the fraction of brute force's duplicates that we find.
+then finds the duplicates range by range (as many as keep each to about 64 MiB, at most 256); the plain side
+puts every key of the same units into one Python dict. Each side runs in its own process, in turn; memory is
+the peak resident set above that of the bare process. Semantic: N embeddings of 256 numbers around random centers, a
+fifth of them near copies. Our side clusters them and compares within clusters; brute force has
+one cluster. Recall is the fraction of brute force's duplicates that we find.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def units(keys: int) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int64]]]:
     for first in range(0, keys, UNIT):
         numbers = np.arange(first, min(first + UNIT, keys), dtype=np.uint64)
         again = dice.random(len(numbers)) < 0.1
-        # Repeat keys of earlier units; in the first unit, its first key.
+        # Take numbers of earlier units, whose keys nearly all occurred; in the first unit, its first key.
         numbers[again] = dice.integers(0, max(first, 1), again.sum(), dtype=np.uint64)
         pair = np.stack([numbers * np.uint64(0x9E3779B97F4A7C15), numbers], axis=1)
         yield pair, np.arange(len(numbers))

@@ -4,9 +4,10 @@
 
 A side is a process that reads Parquet and decides; all but `Cat` and `webdataset` write rows, too. It first passes over
 1,000 captions, uncounted. Then the CPU time of the process and its descendants is taken for a pass over these 1,000
-again, and for one over all captions of the samples; the difference is the figure. So imports, models and a run's whole
-start do not count, and no side has met the new captions before. Each round starts the sides again, one after the other;
-NumPy has one thread, as in a run. Ray is not among them: its daemons take more than the captions, and vary.
+again, and for one over all distinct captions of the samples; the difference is the figure. So imports, models and a
+run's whole start do not count, and no side has met the new captions before. Each round starts the sides again, one
+after the other; NumPy has one thread, as in a run. Ray is not among them: its daemons take more than the captions, and
+vary.
 """
 
 from __future__ import annotations

@@ -189,8 +189,7 @@ def shots(count: int) -> Iterator[tuple[str, bytes]]:
 
 
 def captioned(count: int) -> Iterator[Sample]:
-    """Yield the same photographs with five made-up captions each: the time of a text does not
-    depend on its content."""
+    """Yield the same photographs with five made-up captions each."""
     words = look_up("class_names", "clip_benchmark:imagenet1k")
     for index, (key, shot) in enumerate(shots(count)):
         lines = (f"a photo of {words[(7 * index + 131 * n) % 1000]} and {index} more" for n in range(CAPTIONS))

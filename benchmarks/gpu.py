@@ -7,7 +7,7 @@ others still run:
 
     precisions  steps in fp32, bf16 and fp16 learn a batch; optimizer, non-finite steps, syncs a step waits for
     steps       ViT-B/32 and B/16 and open_clip's in the same run, with and without compile: seconds, MFU, memory
-    losses      HN-NCE eager, in tiles and by the kernels, and open_clip's loss: time, peak memory, error to float64
+    losses      HN-NCE eager, tiled and by the kernels, open_clip's loss: time, peak memory, HN-NCE's error to float64
     memory      memory of a pair by the probe, and the peak of steps in one and in two micro-batches
     loader      a training on shards with 1, 2, 4, 8 workers: pairs per second, data wait
     resume      whether a training resumed halfway ends with the weights of one that ran through
@@ -80,7 +80,7 @@ def apart(name: str) -> Row:
 
 
 def markdown(results: Sequence[Row], about: str) -> str:
-    """Return one table per part.
+    """Return the report: the table of each part, or its error.
 
     Args:
         results: the results of the parts.

@@ -366,7 +366,7 @@ def resume(size: Sizes) -> list[Row]:
 
 
 def nccl(size: Sizes) -> list[Row]:
-    """Run the collectives that a training uses, on one rank."""
+    """Run a barrier, the gather with its gradient, and steps with DDP on one rank, if there is CUDA."""
     if size.device == "cpu":
         return [{"nccl": "needs CUDA"}]
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29533", "RANK": "0", "WORLD_SIZE": "1"}

@@ -1,6 +1,6 @@
 """The labels of captions by a language model, and these captions.
 
-Labels of others' captions are committed as row numbers (labels/GUIDE.md explains how they were made); we may
+Labels of others' captions are committed by row number (labels/GUIDE.md explains how they were made); we may
 not ship these captions. They are read from a folder with `img2dataset/test_10000.parquet` (10,000 LAION-400M
 captions, column TEXT) and `cc3m_validation/Validation_GCC-1.1.0-Validation.tsv`.
 """
@@ -27,7 +27,7 @@ CC3M = Path("cc3m_validation/Validation_GCC-1.1.0-Validation.tsv")
 
 Bools = NDArray[np.bool_]
 Readings = tuple[frozenset[str], ...]
-"""Verb words of the stated actions, as in the caption, one set per reading; empty if there is no reading."""
+"""Verb words of the stated actions, one set per reading; empty if there is no reading."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Truth:
 
     @staticmethod
     def of(readings: Sequence[Sequence[bool]]) -> Truth:
-        """Build labels from two readings per caption; a missing reading counts as False. Captions
+        """Build labels from two readings per caption; a caption without readings is False. Captions
         with equal readings count."""
         first, second = np.array([reading or (False, False) for reading in readings], bool).T
         return Truth(first, first == second)  # captions on which the readings differ are not counted
@@ -80,8 +80,8 @@ class Truth:
 
 
 def truths(labelled: Sequence[Labelled]) -> tuple[dict[str, Truth], dict[str, Truth]]:
-    """Return the labels of actions and of complexity, by guideline. The strict files hold one label per
-    row."""
+    """Return the labels of actions and of complexity, by guideline. `laion400m_sample.tsv` holds one
+    strict label per row."""
     actions = {
         "strict": Truth.of([(e.action, e.action) for e in labelled]),
         "medium": Truth.of([tuple(map(bool, e.medium)) for e in labelled]),
@@ -152,8 +152,7 @@ def _letters(verb: str) -> str:
 
 
 def written_labels() -> list[Labelled]:
-    """Return captions written for training: short ones of kinds that are rare in LAION, with labels
-    of actions only."""
+    """Return captions written for training, of kinds that are rare in LAION or hard, with labels of actions only."""
     return [
         Labelled(
             row,

@@ -94,6 +94,9 @@ def drained(batches: Iterator[Any], images: Callable[[Any], torch.Tensor]) -> tu
     Args:
         batches: the epoch.
         images: gets the images of a batch.
+
+    Raises:
+        RuntimeError: the epoch has no samples.
     """
     began, processor, samples = time.perf_counter(), processor_s(), 0
     for batch in batches:
@@ -195,7 +198,7 @@ def measure(options: Any, urls: list[str], workers: int, transform: Any, tokeniz
 
 
 def braces(urls: list[str]) -> str:
-    """Return the shards as open_clip accepts them: one brace pattern of consecutive numbers."""
+    """Return the shards, which must be numbered without gaps, as a brace pattern for open_clip."""
     first, last = Path(urls[0]).stem, Path(urls[-1]).stem
     return f"{Path(urls[0]).parent}/{{{first}..{last}}}.tar"
 

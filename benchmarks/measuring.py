@@ -74,6 +74,9 @@ def apart(*words: object, given: str = "", **environment: str) -> str:
         words: the arguments of Python.
         given: the standard input.
         environment: additional variables.
+
+    Raises:
+        subprocess.CalledProcessError: the process failed.
     """
     done = subprocess.run(
         [sys.executable, *map(str, words)],
@@ -92,7 +95,7 @@ def start_peak() -> None:
 
 
 def memory_mib(field: str = "VmHWM", process: int | str = "self") -> float:
-    """Return the peak or present memory of a process in MiB.
+    """Return the peak or present memory of a process in MiB (Linux).
 
     It does not use `getrusage`, because a child's peak there begins with that of its parent.
 

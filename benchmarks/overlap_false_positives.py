@@ -3,7 +3,7 @@ compared with ours.
 
     python -m benchmarks.overlap_false_positives [--captions FOLDER]
 
-1. Strings of random LAION rows against each caption: nearly every match is an accident.
+1. Strings of random LAION rows against 5,000 captions: nearly every match is an accident.
 2. A piece of the caption with typical OCR errors (joined, cut, one or two wrong letters): every
    miss is a loss.
 

@@ -7,13 +7,13 @@ All sides read the same files, with one thread in each process. PaddleOCR's defa
 resolution (`min`, 64) and recognition in batches of 6; it gets the small models (the largest
 available) or the tiny ones, and ONNX Runtime. Its orientation and unwarping models are off: no package
 has their weights, and the defaults would be slower with them. `PaddleOCR, our sizes` is its pipeline
-with our settings but without the second reading; this was our spotter until version 2 of its
-processing.
+with our sizes and thresholds, but it has no second look or reading and reduces images less while
+decoding. Our spotter was built on that pipeline before version 2 of its processing.
 
-Each run is a separate process and the sides take turns; the tables have the medians, and ratios are
+Each run is a separate process and the sides take turns; the tables have median times, and ratios are
 those of runs of the same round. CPU time counts the decoding of the files and the reading, in all
-processes and threads of a side; the loading of the models and a first pass over some images are
-excluded. Images with text are those in which the reference reads a line of three letters or more with a
+processes and threads of a side; the loading of the models and a first pass over some or all images
+are excluded. Images with text are those in which the reference reads a line of three letters or more with a
 score of 0.8 or more; the mix has as many with as without. A second table has the same images at 1,000 to
 1,600 pixels. A decision is whether the image's caption overlaps its text. Captions come from `manifest.tsv` next to the
 folder (columns image_path, caption); an image without one is compared with what the reference reads
@@ -211,7 +211,7 @@ def run_side(name: str, groups: dict[str, list[Path]]) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """Return the processor's name and those of its features that the networks' kernels use."""
+    """Return the processor's name and its vector features among five that matter here (Linux, x86)."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     facts = {line.partition(":")[0].strip(): line.partition(":")[2].strip() for line in lines}
     wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
@@ -329,7 +329,7 @@ def drawn(files: list[Path], count: int) -> list[Path]:
 
 
 def resized(files: Sequence[Path], folder: Path, sides: tuple[int, int]) -> list[Path]:
-    """Write the images at another size, as JPEG under their names; return the paths.
+    """Write the images at another size, as `<stem>.jpg`; return the paths.
 
     Args:
         files: the images.
@@ -384,7 +384,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def installed() -> list[str]:
-    """Return the sides that are compared by default: ours, and the installed peers."""
+    """Return the sides that are compared by default: PaddleOCR, ours, and faster-paddle and OpenVINO if installed."""
     needs = {"faster-paddle, tiny": "faster_paddle", "ours, OpenVINO": "openvino"}
     known = ["PaddleOCR, our sizes", *(name for name, module in needs.items() if find_spec(module)), "ours"]
     return [REFERENCE, *known]

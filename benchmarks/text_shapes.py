@@ -54,7 +54,7 @@ COLUMNS: Final[dict[str, dict[str, Any]]] = {
 UNLABELED_TEXT: Final = {"images/0037.jpg", "images/0164.jpg"}
 """Photographs with small text that their rows do not mention."""
 Layer = Image.Image
-"""Letters on nothing, mode RGBA."""
+"""A drawing of letters, mode RGBA."""
 
 
 def draw(rows: Sequence[str], font: ImageFont.FreeTypeFont, pitch: float, style: str, dark: bool) -> Layer:
@@ -129,7 +129,7 @@ def render(
     if layer.width + 8 > image.width or layer.height + 8 > image.height:
         return None
     left, top = (rng.randint(4, most - own - 4) for most, own in zip(image.size, layer.size, strict=True))
-    if style == "color":  # 70 to 180 levels from the mean of what is below, and 40 less or more by channel
+    if style == "color":  # `step` levels from the mean of what is below, up to 40 less or more by channel
         mean = float(np.mean(np.asarray(image.crop((left, top, left + layer.width, top + layer.height)).convert("L"))))
         step = fixed.get("step", rng.uniform(70, 180)) * (1 if mean < 128 else -1)
         color = tuple(round(min(255, max(0, mean + step + rng.uniform(-40, 40)))) for _ in "RGB")
@@ -188,7 +188,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=150, help="images of each shape")
     parser.add_argument("--sides", type=int, nargs="+", default=[256], help="longest sides of the stored images")
     parser.add_argument("--enlarge", type=int, nargs="+", default=[1, 2], help="values of enlarge_faint")
-    parser.add_argument("--columns", action="store_true", help="columns of letters, by one property at a time")
+    parser.add_argument("--columns", action="store_true", help="columns of letters, by their properties")
     options = parser.parse_args()
     odd, rng = int(options.part == "test"), random.Random(options.part)
     fonts, photos = families(options.fonts, odd), photographs()[odd::2]

@@ -3,7 +3,7 @@
 `python -m benchmarks.train_verifier` calls this. The token embeddings stay as they are. Two heads
 are learned: one on each word (the fraction of readings that call it a stated verb) and one on the
 mean of all pieces (the fractions of readings that find an action, and that call the caption
-complex). Rows of CC3M and written captions have less weight, and half of the rows without a verb
+complex). Rows of CC3M and written captions have less weight, and about half of the rows without a verb
 candidate are drawn in each epoch. Deterministic for one kind of processor.
 """
 
@@ -44,25 +44,25 @@ from open_diht.filters.captions.opinion import (
 from open_diht.filters.captions.wordpiece import WordPieces
 
 LAYERS = (0, 2, 5)
-"""Layers of MiniLM-L6 that are kept."""
+"""Layers of MiniLM-L6 that are kept, counted from 0."""
 EPOCHS = 3
 BATCH = 32
 RATE = 1.5e-4
 HEAD_RATE = 1.5e-3
 """Learning rate of the heads."""
 AVERAGED = 0.6
-"""Fraction of the steps after which the weights are averaged."""
+"""Fraction of the steps after which the weights of every fifth step are averaged."""
 OTHER_WEIGHT = 0.3
 """Weight of captions that are not LAION's."""
 NO_CANDIDATE_WEIGHT = 0.1
 """Weight of words that are neither a verb candidate nor stated."""
 DRAWN = 0.5
-"""Fraction of the rows without a verb candidate that an epoch draws."""
+"""Probability that an epoch draws a row without a verb candidate."""
 SEED = 0
 CALIBRATED = 2_000
 """The ranges of int8 are set by the activations of as many to twice as many captions, or of all if they are fewer."""
 BITS7 = 63
-"""Weights of linear layers have seven bits, so that no processor without VNNI saturates: 2 * 255 * 63 < 2 ** 15."""
+"""Int8 weights of linear layers have seven bits, so no processor without VNNI saturates: 2 * 255 * 63 < 2 ** 15."""
 WIDTH = 384
 
 State = Mapping[str, Tensor]

@@ -6,13 +6,10 @@
 Ours: HN-NCE, both concept heads (`--concepts` classes each, top 10), gradient norm, check for
 non-finite values, AdamW with a separate group for the heads, clamp of the scale, through the
 `Stepper` that trains. Theirs: `open_clip.create_model`, ClipLoss, AdamW with open_clip's two
-groups, clamp, as in open_clip_train's loop (without its logging). Both use the same random pairs
-and precision, and steps in turn; the result is the median of the ratios of neighboring steps.
+groups, clamp, as in open_clip_train's loop (without its logging and loss scaling). Both use the same
+random pairs and precision, and steps in turn; the result is the median of the ratios of steps of one round.
 `--all` adds our step with InfoNCE and no heads, which shows the cost of the heads and HN-NCE, and with
 two micro-batches.
-
-On a CPU a ViT-B/32 step of few pairs is dominated by AdamW's pass over 151 M weights on both sides;
-`--batch 32` and more shift it to the encoders.
 """
 
 from __future__ import annotations
@@ -42,10 +39,10 @@ ANCHOR = "open_clip, ClipLoss"
 
 
 def pairs(model: str, batch: int, concepts: int, device: str, side: int | None = None) -> Batch:
-    """Return random pairs as bytes, with targets of ten concepts.
+    """Return random pairs, images as bytes, with targets of ten concepts.
 
     Args:
-        model: the architecture, which gives the sizes.
+        model: the architecture.
         batch: number of pairs.
         concepts: number of concepts of each head.
         device: where the tensors are.
@@ -117,7 +114,7 @@ def ours(name: str, batch: Batch, concepts: int, device: str, precision: str, **
 
 
 def theirs(model: str, batch: Batch, device: str, precision: str, compiled: bool = False) -> Step:
-    """Return a step of open_clip_train, on images that its loader has normalized.
+    """Return a step like open_clip_train's, on images that are already normalized.
 
     Args:
         model: the architecture.

@@ -4,16 +4,16 @@
     python -m benchmarks.train_verifier --out FOLDER --train-part   # without the development part
 
 No training sees the test part of the labels, so `benchmarks.verifier` measures the weights that
-ship. A row that is removed from the files in benchmarks/labels is removed from training. The
-weights have the number and a hash of the rows that they saw. The second opinion is a transformer, see
-`benchmarks/train_opinion.py`; it takes some minutes on one core.
+ship. A row that is removed from the files in benchmarks/labels is removed from training. The number of
+the rows that the weights saw and a hash of the row numbers are stored with them. The second opinion is a
+transformer, see `benchmarks/train_opinion.py`; it takes some minutes on one core.
 
 The verifier is two logistic regressions (L2) on the fraction of positive readings. Actions: the examples
 are verb candidates; CC3M captions, which are cleaner than LAION's, and captions written for
 training have less weight; the parser's vector of the verb is added as a linear probe. Details
 (attributes and relations): only the caption has a label, so in captions that most readings call
 complex all candidates count at first, and in two further rounds only those that the model itself
-believes in. Deterministic.
+believes in, and the most likely one. Deterministic.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ of the labels.
     python -m benchmarks.verifier --folds                               # choose the threshold of details
 
 No weights have seen the test part, a uniform sample of the 10,000 rows (labels/GUIDE.md). Each
-annotation has its own columns; rows whose two readings of that annotation differ are left out
+annotation is counted by itself; rows whose two readings of that annotation differ are left out
 there. `--folds` scores the complexity of captions of shops, and of others, in the other parts by
 five-fold cross-validation of the verifier, where no host is in two folds.
 """

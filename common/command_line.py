@@ -23,7 +23,7 @@ OK, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 
 
 class WrongUse(ValueError):
-    """The command, a file or a setting is wrong (exit status 2). The message names the remedy."""
+    """The command, a file or a setting is wrong (exit status 2)."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -85,7 +85,7 @@ def exit_status(
     failed: tuple[type[Exception], ...] = (),
     stopped: str | None = "stopped; run the same command to resume",
 ) -> int:
-    """Run `do` and return its exit status. Expected errors become one line on stderr and an exit status.
+    """Run `do` and return its exit status. Expected errors become at most one line on stderr and an exit status.
 
     Args:
         do: the command; returns its exit status.
@@ -111,8 +111,8 @@ def exit_status(
 def _unprinted(message: str) -> bool:
     """Return whether a message still has to be printed, and mark it as printed.
 
-    Torchrun restarts its ranks whatever their exit status. Without the mark each local rank would
-    print the same message at each attempt. Outside of torchrun the answer is always True.
+    With --max-restarts, torchrun restarts failed ranks whatever their exit status. Without the mark each local rank
+    would print the same message at each attempt. Outside of torchrun the answer is always True.
     """
     # The file of this rank is RUN/attempt_N/RANK/error.json, unless the user has set the variable to another path.
     folders = Path(os.environ.get("TORCHELASTIC_ERROR_FILE", "")).absolute().parents
@@ -148,7 +148,7 @@ def refuse_empty(options: argparse.Namespace, *names: str) -> None:
 
 
 def check_folder(called: str, folder: Path) -> None:
-    """Refuse a folder that results must not be written into, or that the file system does not accept.
+    """Refuse a folder that results must not be written into, or whose name the file system does not accept.
 
     Args:
         called: its name in messages, such as OUTPUT.

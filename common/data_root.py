@@ -1,4 +1,4 @@
-"""The folder of data that is downloaded once for all runs: evaluation sets and the reference encoder."""
+"""The folder of data that is downloaded once for all runs: evaluation sets, weights and the reference encoder."""
 
 from __future__ import annotations
 

@@ -66,8 +66,8 @@ def add_device_options(
         f"--{prefix}device",
         default=AUTO,
         metavar="DEVICE",
-        help=f"torch device of the {model}: cpu, cuda (all GPUs, a process each), cuda:1, ...; auto (default): cuda "
-        "if this machine has one",
+        help=f"torch device of the {model}: cpu, cuda (workers are spread over all GPUs), cuda:1, ...; auto (default): "
+        "cuda if this machine has one",
     )
     parser.add_argument(
         f"--{prefix}precision",

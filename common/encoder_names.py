@@ -1,7 +1,7 @@
 """Names of image encoders, for presets and commands. Checking a name imports neither torch nor the library.
 
-    efficientnet-lite0            a built-in encoder, or a package with its weights
-    timm:resnet50                 a model of a library; its weights are given separately
+    efficientnet-lite0            a built-in encoder
+    timm:resnet50                 a model of a library, where the weights may be given separately
     timm:resnet50:resnet50.pth    a model of a library with its weight file
     local-dir:<folder>            a folder that open_clip loads as "local-dir:..."
 
@@ -23,7 +23,7 @@ FOLDER = "local-dir"
 
 
 class EncoderError(WrongUse):
-    """An encoder that cannot be used as named; the message names the remedy."""
+    """An encoder that cannot be used as named."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
 
 
 class BadValue(ValueError):
-    """A value or key that cannot be used; the message names the key."""
+    """A value or key that cannot be used."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ def build(kind: type[T], values: Mapping[str, Any], where: str = "", **given: An
 
 
 def check_fields(instance: Any) -> None:
-    """Raise `BadValue` if a field of a dataclass instance has a value of the wrong type or out of range."""
+    """Raise `BadValue` if `converted` refuses the value of a field of a dataclass instance."""
     for name, hint in _hints(type(instance)).items():
         converted(hint, getattr(instance, name), name)
 
@@ -104,7 +104,7 @@ def converted(hint: Any, value: Any, where: str) -> Any:
         where: The name of the value in error messages.
 
     Raises:
-        BadValue: The value has the wrong type or is out of range.
+        BadValue: The value has the wrong type or is out of range, or see `build`.
     """
     origin, inner = get_origin(hint), get_args(hint)
     if hint is Any:

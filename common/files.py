@@ -22,7 +22,7 @@ _FRESH = re.compile(rf"{re.escape(TEMPORARY)}.+-[0-9a-z_]{{8}}", re.DOTALL)
 
 
 def temporary_beside(path: Path) -> Path:
-    """Return a new temporary name in the folder of `path`. Its ending differs, so that listings by ending skip it."""
+    """Return a new temporary path in the folder of `path`. Its ending differs, so that listings by ending skip it."""
     return path.with_name(f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")
 
 
@@ -83,8 +83,8 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def published_folder(path: Path) -> Iterator[Path]:
-    """Like `published`, for a folder: yield an empty temporary folder. An existing folder is replaced as a whole,
-    by two renames; a kill between them leaves neither the old nor the new one."""
+    """Yield an empty temporary folder; on leaving, it is flushed to disk and renamed to `path`. An existing folder is
+    replaced by two renames; a kill between them leaves neither the old nor the new one at `path`."""
     temporary = temporary_beside(path)
     temporary.mkdir(parents=True)
     try:

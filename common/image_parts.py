@@ -17,7 +17,7 @@ from typing import Final
 from open_diht.common.image_errors import BadImage, BadImageReason
 
 MAX_PARTS: Final = 100_000
-"""Maximum number of segments, chunks or blocks in a file. libpng writes chunks of 8 KiB, so this is 800 MB."""
+"""Maximum number of walked segments, chunks or blocks of a file. libpng writes chunks of 8 KiB, so this is 800 MB."""
 MAX_SCANS: Final = 100
 """Maximum number of scans in a JPEG. A baseline JPEG has 1 to 4, a progressive one 10 by libjpeg's
 color script and a few more by MozJPEG's search; hand-made scripts for jpegtran have a few dozen.
@@ -255,4 +255,4 @@ WALKS: Final[dict[str, Callable[[bytes], Parts]]] = {
     "WEBP": webp_parts,
     "BMP": bmp_parts,
 }
-"""Functions by Pillow's name of the format."""
+"""Functions by Pillow's name of the format. Each may raise BadImage."""

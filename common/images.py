@@ -1,9 +1,9 @@
 """Open untrusted images in bounded time and memory.
 
 Images on the web include decompression bombs, truncated downloads, HTML error pages and animations.
-`open_image` looks at the content only: file names and declared types are ignored. The images it
-returns decode, and can be composed on white, within 36 bytes per pixel and in time proportional to
-pixels x scans, both of which are limited. All other input raises BadImage with a reason.
+`open_image` looks at the content only: file names and declared types are ignored. To decode an image that
+it returns and compose it on white takes at most 36 bytes per pixel, and time proportional to
+pixels x scans, both of which are limited. All other input raises BadImage with a reason, when it is opened or decoded.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class ImageLimits:
     max_bytes: int = 64 * 2**20
     """Longest accepted file, in bytes."""
     max_pixels: int = 100_000_000
-    """Largest accepted width x height in the header, checked before decoding; 100 million pixels take 300 MB as RGB."""
+    """Largest accepted width x height in the header, checked before decoding; 100 million are 300 MB of RGB bytes."""
     max_side: int = 30_000
     """Longest accepted side in the header, in pixels."""
 
@@ -119,7 +119,7 @@ def open_image(data: bytes, limits: ImageLimits, formats: Collection[str] = FORM
             MemoryError, which is not caught because it says nothing about the bytes.
     """
     if not data:
-        raise BadImage(BadImageReason.EMPTY, "0 bytes; the download has stored nothing")
+        raise BadImage(BadImageReason.EMPTY, "0 bytes; the file is empty")
     if len(data) > limits.max_bytes:
         raise BadImage(BadImageReason.TOO_MANY_BYTES, f"{len(data):,} bytes; at most {limits.max_bytes:,} are accepted")
     form = _format(data, formats)

@@ -1,6 +1,7 @@
 """A lock in an object store without locks: a JSON object that its holder renews every ten seconds
-and that expires after 45 seconds. Its age is measured with the store's clock, if the store reports times, because the
-clocks of two machines may differ by that much. Later runs remove the leases that were not renewed for an hour."""
+and that expires after 45 seconds. A run that holds a lease measures the age of others with the store's clock, if the
+store reports times, because the clocks of two machines may differ by that much. Later runs remove the leases that were
+not renewed for an hour."""
 
 from __future__ import annotations
 
@@ -49,7 +50,7 @@ class _Other:
 
 
 class Lease:
-    """A lease on a folder. If two runs that exclude each other ask at the same moment, both back off.
+    """A lease on a folder. If two runs that exclude each other ask at the same moment, both may back off.
 
     Args:
         fs: an fsspec file system.
@@ -80,7 +81,7 @@ class Lease:
         self.release()
         self._shared, self._lost_to = shared, ""
         self._write()
-        found = self._found()  # after writing: of two that ask at once, each sees the other
+        found = self._found()  # after writing: of two that ask at once, at least one sees the other
         if self._forbidding(found):
             self._remove(self._path)
             return False
@@ -92,7 +93,8 @@ class Lease:
         return True
 
     def take_alone(self) -> bool:
-        """Acquire the lease exclusively. Retry after random pauses, because two runs that meet have both backed off."""
+        """Acquire the lease exclusively; return False if others hold it. Retry after random pauses, because two runs
+        that meet may both have backed off."""
         for pause in _PAUSES_S:
             if self.take(shared=False):
                 return True
@@ -138,13 +140,13 @@ class Lease:
             return [other for other in pool.map(partial(self._other, now=now), paths) if other]
 
     def _other(self, path: str, now: datetime | None) -> _Other | None:
-        """Read another run's lease. `now` is the store's time of this run's last renewal. Return None if it is gone."""
+        """Read another run's lease; None if it is gone. `now` is the store's time of this run's renewal, or None."""
         try:
             lease: dict[str, Any] = json.loads(self._fs.cat_file(path))
         except FileNotFoundError:
             return None
         written = self._written(path)
-        if written is None or now is None:  # the store reports no times, so the clocks of the machines have to agree
+        if written is None or now is None:  # without the store's times, the clocks of the machines have to agree
             return _Other(path, lease, time.time() - float(lease["renewed"]))
         # `now` is the time of this lease's renewal, so add the time since.
         return _Other(path, lease, (now - written).total_seconds() + time.monotonic() - self._renewed)

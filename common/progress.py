@@ -83,7 +83,7 @@ class ProgressBar(tqdm):
 
         Args:
             done: items done.
-            total: items in all; None if unknown. A smaller number than `done` is raised to it.
+            total: items in all; None or 0 if unknown. A smaller number than `done` is raised to it.
             exact: False if `total` is an estimate.
         """
         self.n, self.total, self.exact = done, total and max(done, total), exact  # an estimated total may be too small

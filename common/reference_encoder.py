@@ -32,7 +32,7 @@ _REMEDY = "`make bench-data TASK=reference`"
 
 
 class ReferenceMissing(RuntimeError):
-    """The weights are missing or differ from the known files; the message says how to get them."""
+    """The weights are missing or differ from the known files."""
 
 
 class LitePreprocess:

@@ -1,5 +1,5 @@
 """Start a command of this package, and end it on signals: Ctrl-C and SIGTERM become one line on
-standard error and an exit status.
+standard error and an exit status, unless the command handles them as `make view` does.
 
 Import nothing heavy here: the signal handlers must be active while the rest is imported.
 """
@@ -34,7 +34,7 @@ class Told(KeyboardInterrupt):
 def run_command(module: str, *arguments: Any, check: str | None = None, **named: Any) -> NoReturn:
     """Run the `main` function of a module as this process's command, and exit with its status.
 
-    Call the module's `before_main` first, when everything is imported and nothing has started. A
+    Call the module's `before_main` first, when the module is imported and nothing has started. A
     signal during the imports ends the process at once. A later one raises KeyboardInterrupt, so
     that locks are released and jobs ended; a second signal does not wait for that.
 
@@ -42,7 +42,7 @@ def run_command(module: str, *arguments: Any, check: str | None = None, **named:
         module: its full name.
         arguments: positional arguments of `main`.
         check: name of a light module whose function `check` ends the process if the arguments are
-            wrong, before `module` is imported.
+            wrong or ask for help, before `module` is imported.
         named: keyword arguments of `main`.
     """
     global _terminal
@@ -50,7 +50,7 @@ def run_command(module: str, *arguments: Any, check: str | None = None, **named:
         os.environ.setdefault(variable, value)  # the user's values take precedence
     _open_standard_files()
     _terminal = os.dup(2)  # while stages run, descriptor 2 is their log
-    asked = [number for number in _SAID if signal.getsignal(number) is not signal.SIG_IGN]  # nohup and `&` ignore some
+    asked = [number for number in _SAID if signal.getsignal(number) is not signal.SIG_IGN]  # in scripts `&` ignores INT
     for number in asked:
         signal.signal(number, _end)
     logging.basicConfig(level=logging.ERROR)  # before Beam is imported: it warns about unused cloud clients

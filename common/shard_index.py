@@ -3,7 +3,8 @@ it any sample can be read without reading those before it.
 
 Building an index reads the shard from end to end. It records offsets and sizes of images, captions
 and JSON, hashes of images and captions, uids, and the tar's SHA-256. It also detects defects of a
-shard before it is used. Writers index each shard they write. Readers build any missing index.
+shard before it is used. Stage `export` writes an index with each shard. Training builds missing ones,
+except those of `--export index`.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ class ShardIndex:
     bytes: int
     sha256: str
     stamp: str
-    """Stamp of the file, see `stamp_of`; a different stamp means that the tar must be indexed again."""
+    """Stamp of the file, see `stamp_of`. For a remote tar, what its store states, or ""."""
     rows: npt.NDArray[Any]
     """Structured array of `_FIELDS`: byte ranges in the tar, 64-bit hashes, uids in two halves."""
     keys: list[str]
@@ -112,8 +113,8 @@ class ShardIndex:
     part: str = ""
     """Hash of the listed samples if only some are listed, else "". See `part_of`."""
     starts: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    """Offset of the first header of every sample, including those in `bad` except a truncated last one; empty for a
-    part."""
+    """Offset of the first header of every sample, including those in `bad`, but not an incomplete one at
+    the end of a truncated tar; empty for a part."""
 
     @property
     def identity(self) -> str:
@@ -145,7 +146,7 @@ class ShardIndex:
 
 @dataclass
 class _Group:
-    """The members of a tar with one key."""
+    """Consecutive members of a tar with one key."""
 
     key: str
     start: int
@@ -168,7 +169,7 @@ def stamp_of(path: Path) -> str:
 
 
 def uid_of_key(key: str) -> str:
-    """Return the uid of 32 hex digits in a key `<uid>` or `<uid>-<number>`, or "" for other keys."""
+    """Return the uid of 32 hex digits in a key [folder/]uid[-number], or "" for other keys."""
     found = _UID_OF_KEY.fullmatch(key)
     return found[1] if found else ""
 
@@ -361,7 +362,7 @@ def load(path: Path | IO[bytes]) -> ShardIndex:
             found.starts = content["starts"]
             return found
     except _UNREADABLE as error:
-        raise BadIndex(f"the index {path} cannot be read ({error}); run the command again to rebuild it") from error
+        raise BadIndex(f"the index {path} cannot be read ({error}); remove it and rerun what wrote it") from error
 
 
 def is_current(path: Path, stamp: str) -> bool:

@@ -24,7 +24,7 @@ def check_level(level: float) -> None:
 
 
 def wilson(hits: float, n: int, level: float = 0.95) -> Interval:
-    """Return the Wilson score interval of a proportion. It is never empty and never exceeds [0, 1].
+    """Return the Wilson score interval of a proportion. For whole hits it lies in [0, 1].
 
     Args:
         hits: number of hits; it need not be whole.

@@ -1,6 +1,6 @@
 """Read a tar forwards: its members, and the webdataset samples they belong to.
 
-Python's tarfile takes a corrupt header in the middle for the end of the archive, so a truncated
+Python's tarfile takes a corrupt header in the middle for the end of the archive, so a damaged
 shard would silently lose its tail. Here every end except a proper one is an error.
 """
 
@@ -35,7 +35,7 @@ class Member:
     def sample(self) -> tuple[str, str] | None:
         """Return the sample's key and the lower-case extension, split at the first dot of the file name.
 
-        A member without an extension belongs to no sample: return None.
+        A file name without an extension, or with a dot in front, belongs to no sample: return None.
         """
         parts = _SAMPLE.fullmatch(self.name)
         return (parts[1], parts[2].lower()) if parts else None
@@ -88,7 +88,7 @@ class TarStream:
             if header.type in _REGULAR:
                 self._unread = length + -length % _BLOCK  # content is padded to whole blocks
                 return Member(header.name if name is None else name, offset, self._at, length)
-            # Folders, links and devices have no content, whatever size they state; other types are skipped with theirs.
+            # Folders, links and devices have no content, whatever size they state. Skip unknown types with theirs.
             self._skip(0 if header.type in tarfile.SUPPORTED_TYPES else length + -length % _BLOCK)
             offset, name, size = self._at, None, None
 

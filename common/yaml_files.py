@@ -18,7 +18,7 @@ _REMEDY = "write `key: value`, indent with spaces, and quote texts that contain 
 
 
 class BadYaml(ValueError):
-    """A text cannot be read as YAML; the one-line message names place and remedy."""
+    """A file or text cannot be read as YAML; the one-line message names place and remedy."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -44,7 +44,7 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBERS]  # replaced below
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-# Numbers with a leading zero (010, octal in YAML 1.1) or colons (1:30, base 60) are texts.
+# Integers with a leading zero (010, octal in YAML 1.1) and numbers with colons (1:30, base 60) are texts.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:int",
     re.compile(r"^[-+]?(0|[1-9][\d_]*|0x[\da-fA-F_]+|0b[01_]+)$", re.ASCII),

@@ -63,7 +63,7 @@ class LocalCluster(ABC):
         with alone(self.state):
             if len(self.running()) == len(self.daemons) and (there := self.count()):
                 return f"{self.name} is already running: {self._describe(there)}"
-            self._stop()  # what is left of a cluster that runs only in part
+            self._stop()  # what is left of a cluster that runs only in part, or does not answer
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:
                     raise ClusterError(f"port {self.port} is taken by another process; choose another with --port")

@@ -1,6 +1,6 @@
 """Command line of `make bench`: loads a model, runs tasks and writes a folder of results.
 
-Exit status: 0 every task was measured; 1 a task was not, or a training split is broken (a row of the
+Exit status: 0 every task has a number; 1 a task has none, or a training split is broken (a row of the
 results gives the reason), or features contain NaN or infinity, or a file cannot be read or written, or
 ranks do not share the cache; 2 wrong use, or a model that does not load.
 """
@@ -37,10 +37,14 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         help="a folder that `make train` or open_clip exported, an architecture of open_clip or one of the authors' "
         "models (with --pretrained), or `reference`, the offline reference encoder (default)",
     )
-    parser.add_argument("--pretrained", help="path of the weights, a tag fetched before, or `random`")
+    parser.add_argument(
+        "--pretrained", help="path of the weights; of an architecture also a tag fetched before, or `random`"
+    )
     parser.add_argument("--tasks", default="demo", help="suites, suite files, tasks; comma-separated (default: demo)")
     parser.add_argument("--output", help="folder for the results (default: out/bench/<model>)")
-    parser.add_argument("--data", help="folder of the data sets (default: $DIHT_BENCH_DATA, else ~/.cache/diht/bench)")
+    parser.add_argument(
+        "--data", help="folder of the data sets (default: $DIHT_BENCH_DATA, else diht/bench in the user's cache)"
+    )
     parser.add_argument("--cache", help="folder of encoded features (default: diht/features in the user's cache)")
     parser.add_argument(
         "--batch", type=number(Positive), help="images encoded at once (default: 64 on a CPU, 256 on a GPU)"
@@ -184,7 +188,7 @@ def _bench(options: argparse.Namespace) -> int:
 
 def _how_to_get(absent: Sequence[Task], tasks: int) -> str:
     """Return the line that names the command for fetchable data and the tasks that need manual download."""
-    # No command fetches what comes with the repository.
+    # `make bench-data` does not fetch what comes with the repository.
     fetchable = [task.name for task in absent if task.fetch.get("from", "repository") != "repository"]
     fetched, by_hand = ",".join(fetchable), ", ".join(task.name for task in absent if task.name not in fetchable)
     ways = [f"make bench-data TASK={fetched}"] if fetched else []

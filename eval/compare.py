@@ -130,7 +130,7 @@ def _few_shot_lines(few_shot: Sequence[FewShotComparison]) -> list[str]:
         *tests,
         "",
         "Means over the seeds of the shots, which are the same for both models. Intervals and p values are over test "
-        "images and seeds; few seeds make them wide. Holm's correction is for the rows of this table.",
+        "images and seeds; few seeds make them wide. Holm's correction is for the number of these tests.",
         "",
     ]
 

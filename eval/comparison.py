@@ -54,7 +54,7 @@ class TaskComparison(Compared):
     """The comparison of B with A on one task."""
 
     test: str = ""
-    """`mcnemar` or `paired t`; empty without a test."""
+    """`mcnemar` or `paired t`; empty if the task was not compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +149,7 @@ def _few_shot_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[
 
 
 class _OtherItems(Exception):
-    """Raised where the two runs did not measure the same items."""
+    """Raised where the items of the two runs cannot be paired."""
 
 
 def rows_of(folder: Path) -> list[Mapping[str, Any]]:
@@ -214,7 +214,7 @@ def _compare_task(
         return _untested(task, row_a, row_b, "the same items have other labels in A and B"), None
     of_a, of_b = estimate_of(a, metric), estimate_of(b, metric)
     if of_a is None or of_b is None:
-        return _untested(task, row_a, row_b, f"the stored items lack the values that {metric} needs"), None
+        return _untested(task, row_a, row_b, f"{metric} is unknown here, or the stored items lack its values"), None
     tested = _tested(metric, a, b, of_a, of_b)
     few = "too few items for a test" if tested.p is None else ""
     notes = (few, _protocol_note(row_a["protocol"], row_b["protocol"]), cautions(row_a["protocol"]))

@@ -12,7 +12,7 @@ class EvalError(Exception):
 
 
 class ModelError(EvalError):
-    """The model cannot be loaded, or its features contain NaN or infinity."""
+    """The model cannot be loaded, or its features are unusable, such as NaN."""
 
 
 class DataMissing(EvalError):

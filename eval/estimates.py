@@ -18,7 +18,7 @@ from open_diht.eval.metrics.classification import average_precision_11point, sor
 from open_diht.eval.statistics import Estimate, Floats, Lowest, stratified
 
 GROUPS = 50
-"""Number of groups of images that are left out in turn where leaving out single images is too expensive."""
+"""Maximum number of groups of images that are left out in turn where leaving out single images is too expensive."""
 
 
 def mean(values: ArrayLike, clusters: ArrayLike | None = None) -> Estimate:

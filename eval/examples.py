@@ -53,7 +53,7 @@ class FoundImages:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered:
-    """A question with the chosen answer and those that people gave."""
+    """A question with the chosen answer and the most frequent ones that people gave."""
 
     image: Image.Image
     key: str

@@ -40,7 +40,7 @@ _HASHED = 16
 
 @dataclass(frozen=True)
 class Features:
-    """(n, d) float32 vectors on disk, of length 1 or zero, in the order of `keys`."""
+    """(n, d) float32 vectors of length 1 or zero, in the order of `keys`, read from disk."""
 
     folder: Path
     """Folder of the batches."""
@@ -135,7 +135,7 @@ class FeatureCache:
 
         Raises:
             DataBroken: An image cannot be read, or the set is empty; batches encoded before are kept.
-            ModelError: A feature is not finite.
+            ModelError: A feature is not finite, or a batch does not have a row for each image.
             EvalError: The ranks do not share the folder.
         """
 
@@ -158,7 +158,7 @@ class FeatureCache:
 
         Raises:
             DataBroken: There are no texts.
-            ModelError: A feature is not finite.
+            ModelError: A feature is not finite, or a batch does not have a row for each text.
             EvalError: The ranks do not share the folder.
         """
         place: dict[str, int] = {}
@@ -234,7 +234,7 @@ def _complete(folder: Path, key: str, what: str, count: int, truncated: Callable
     batches = _batches(folder)
     if _gaps(batches, count):
         raise EvalError(f"{folder} lacks batches that other ranks wrote: the ranks must share one cache folder")
-    # An earlier run has written the record.
+    # An earlier call or run has written the record.
     if read_record(folder / "meta.json", "width", "truncated") is not None:
         return
     width = int(np.load(batches[0].path, mmap_mode="r").shape[1])

@@ -168,7 +168,7 @@ def held_out(keys: Sequence[str], labels: Labels) -> NDArray[np.bool_]:
         keys: (n,) names.
         labels: (n,) classes.
     """
-    # The hash makes the choice independent of the order of files.
+    # The hash makes the choice independent of the order of the samples.
     digests = [hashlib.sha256(f"held out/{key}".encode(errors="surrogatepass")).digest() for key in keys]
     ranked = np.array(sorted(range(len(keys)), key=digests.__getitem__))
     of_ranked = labels[ranked]

@@ -46,7 +46,7 @@ def power(n: int, disagree: float, difference: float) -> float:
 def _called(n: int, disagree: float) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Return the numbers of changed items, the critical losses of each, and its probability.
 
-    The critical number is the most losses (or wins) with p < 0.05; -1: p is never so small.
+    The critical number is the most losses (or wins) with p < 0.05; -1 or NaN: p is never so small.
     """
     # Six standard deviations around the mean; the remaining probability is negligible.
     spread = 6 * np.sqrt(n * disagree * (1 - disagree)) + 1
@@ -118,7 +118,7 @@ def power_table(suite: Suite) -> str:
         f"{'(one point)':24} {'':>8} {needed}",
         "",
         "Items are images, or questions, pairs and cues where captions, pairs or images are selected; several captions",
-        "or questions of one image change this a little. Mean per class, macro F1, Jaccard index and AUC are treated",
+        "or questions of one image change this. Mean per class, macro F1, Jaccard index and AUC are treated",
         "as fractions. Worst groups have no number, as only one group's images count. Few-shot results also vary with",
         "the drawn shots; `make compare` reports what its draws can detect.",
     ]

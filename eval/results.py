@@ -1,6 +1,6 @@
 """Results of a task: numbers with their intervals and protocol, and the outcome of every item.
 
-Averages and comparisons of two models are computed from the stored items.
+Intervals of averages, and comparisons of two models, are computed from the stored items.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Result:
     value: float | None
     """The number; None where there is none (then `missing` in `protocol` gives the reason)."""
     low: float | None
-    """Lower end of the 95 % interval; None where there are too few items or draws."""
+    """Lower end of the 95 % interval; None where there is no number, or too few items or draws."""
     high: float | None
     """Upper end of the 95 % interval."""
     n: int
@@ -219,7 +219,7 @@ def why_not_comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
     if version_a != version_b:
         older = "A" if version_a < version_b else "B"
         return f"other versions of the task (A: {version_a}, B: {version_b}); run `make bench` for {older} again"
-    # Compare the hashes of images and labels, for few-shot also of the training images.
+    # Compare the hashes of images and labels, for probes also of the training images.
     differing = [
         f"{part}.{name}"
         for part, names in (("data", SAME_DATA), ("support", ("images_sha256",)))
@@ -267,7 +267,7 @@ def read_items(path: Path) -> Items:
 
 
 def is_mean(metric: str) -> bool:
-    """Return whether the metric is the mean of the items' hits."""
+    """Return whether a task's main metric of this name is the mean of its items' hits."""
     return metric.startswith(MEANS)
 
 
@@ -276,9 +276,9 @@ def estimate_of(items: Items, metric: str) -> Estimate | None:
 
     Args:
         items: The items.
-        metric: Its name, which may end in a caption template.
+        metric: Its name; what follows a space, such as a caption template, is ignored.
     """
-    name = metric.partition(" ")[0]  # a caption template may follow
+    name = metric.partition(" ")[0]  # drop a caption template
     if is_mean(name):
         return estimates.mean(items.hits, items.clusters)
     if name in ("mean_per_class", "mean_per_category"):

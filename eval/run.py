@@ -58,8 +58,8 @@ def run_tasks(suite: Suite, session: Session, say: Say) -> Run:
     """Evaluate all tasks of a suite.
 
     The first rank writes items/, few_shot/, tasks/ and results.json into the output. It rewrites results.json
-    as soon as a task has its main numbers, before its probes, so a stopped run leaves what it had
-    measured. May be called from a training run, on all its ranks.
+    as soon as a task has its main numbers, before its probes, so a stopped run leaves the main
+    numbers that it had measured. May be called from a training run, on all its ranks.
 
     Args:
         suite: The tasks.
@@ -112,7 +112,7 @@ def _evaluated(task: Task, session: Session, tell: Callable[[list[Result]], None
     group.all_or_error(error)
     data = open_task(task, session.root, session.memo) if found is None else found
     kind = KINDS[task.kind]
-    # The key covers everything that numbers depend on.
+    # The key covers what numbers depend on, but for rounding.
     key = sha256_of(
         [
             {name: value for name, value in dataclasses.asdict(task).items() if name not in TOLD},
@@ -156,7 +156,7 @@ def _evaluated(task: Task, session: Session, tell: Callable[[list[Result]], None
 def _kept(record: Path, key: str, output: Path) -> list[Result] | None:
     """Return the stored results of a task that was measured before on the same inputs.
 
-    None where the key or a file written with them differs, so that it must be measured again.
+    None where there is no such record, or the key or a file written with them differs: then it is measured again.
     """
     found = read_record(record, "key", "files", "results")
     if found is None or found["key"] != key:
@@ -183,12 +183,12 @@ def _support_hash(task: Task, test: DataSet, session: Session) -> str | None:
 
 
 def collect_examples(tasks: Sequence[Task], results: Sequence[Result], session: Session) -> dict[str, list[Example]]:
-    """Return examples of every measured task by its name, from stored items and cached features; nothing is encoded.
+    """Return examples of measured tasks by name, from stored items and features; only what the cache lacks is encoded.
 
     All ranks must call this, since they share features; the first one reads the items.
 
     Args:
-        tasks: The measured tasks, with their samples.
+        tasks: The tasks of the run, with their samples.
         results: Their results.
         session: The session of the run.
     """

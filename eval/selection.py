@@ -34,14 +34,14 @@ from open_diht.eval.templates import fill
 BLOCK = 4096
 """Maximum number of questions whose features are in memory at once."""
 CATEGORIES = 20
-"""Maximum number of categories that get numbers of their own."""
+"""Number of categories above which none gets a number of its own."""
 
 
 def evaluate_caption_selection(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
     """Return the accuracy over all questions and its mean over categories.
 
-    If there are 2 to CATEGORIES categories, each gets a number, and so do questions with several right captions
-    (`text_only`).
+    If there are 2 to CATEGORIES categories, each gets a number. If there are questions with several right captions,
+    these get one too (`text_only`).
 
     Args:
         task: The task.
@@ -154,7 +154,7 @@ def selections(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> 
 def evaluate_pair_selection(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
     """Return text, image and group score over all pairs, and the task's own metric of each category.
 
-    With more than CATEGORIES categories, none gets a number of its own.
+    With a single category, or more than CATEGORIES, none gets a number of its own.
 
     Args:
         task: The task.

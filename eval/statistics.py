@@ -7,7 +7,7 @@ captions of one image are not five independent observations, so images are count
 
 A proportion gets the exact interval of Clopper and Pearson (1934) for the number of independent
 items with the same variance, reduced where the variance is poorly known (Korn and Graubard 1998).
-It holds for few items and near 0 and 1, where Wilson's interval holds in as few as 84 % of cases. A
+It holds for few items and near 0 and 1, where Wilson's interval may hold in only about 84 % of cases. A
 mean over classes is split into strata of classes of similar size, whose intervals are combined by
 the squares of their distances (Zou and Donner 2008), so that a small class with all items right
 still counts as uncertain. benchmarks/coverage.py measures how often each interval holds.
@@ -39,7 +39,7 @@ FEWEST = 3
 _EDGE = 1e-9
 """Distance from 0 or 1, and size of a standard error, below which the difference is rounding."""
 _MANY = 1e6
-"""Degrees of freedom above which Student's t is treated as the normal distribution."""
+"""Largest degrees of freedom that are computed with; Student's t is then practically normal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +129,7 @@ class Paired:
     difference: float
     """Metric of B minus metric of A."""
     low: float | None
-    """Lower end of the interval; None where there are too few items."""
+    """Lower end of the interval; None where there are too few items or draws."""
     high: float | None
     p: float | None
     """Two-sided p value of "no difference"; None if `low` is."""

@@ -3,7 +3,7 @@
 Reads results.json and the items of each folder, and prints the main number of every task that any of
 them measured, then the numbers over several tasks, as Markdown, CSV, LaTeX, or HTML (`--format
 html`). Nothing is bold: `make compare` tests whether two models differ. Except in CSV, a mark shows
-a task's number with another metric, data or rules than that of the first model that has it.
+a task's number with another metric, data, rules or version than that of the first model that has it.
 
 Exit status: 0 printed; 1 a file is broken; 2 wrong use.
 """
@@ -192,7 +192,7 @@ def _print(options: argparse.Namespace) -> int:
     written = {"markdown": to_markdown, "csv": to_csv, "latex": to_latex, "html": to_html}[options.format]
     say(written([folder.name for folder in options.folders], lines))
     if any(cell is not None and cell.other for line in lines for cell in line.cells):
-        print(f"{MARK} other data, or other rules, than the first model's", file=sys.stderr)
+        print(f"{MARK} another metric, or other data, rules or task version, than the first model's", file=sys.stderr)
     return OK
 
 

@@ -26,7 +26,7 @@ class Source:
     """Folder or file below the data folder, or an absolute path (`/...`, `~/...`); `repository:...` is
     below the checkout, for data that comes with it."""
     split: str = "test"
-    """The split's name in the layout."""
+    """The split's name, recorded with the numbers; webdataset, torchvision and folder read the split of this name."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Further options of the layout's reader."""
 
@@ -45,7 +45,7 @@ class Task:
     sources: tuple[Source, ...]
     """Possible sources of the data; the first available one is read."""
     metric: str
-    """The main metric of this task; others of its kind are reported next to it."""
+    """The main metric of this task; others may be reported next to it."""
     license: str
     """License of the data, or a note that it is unclear."""
     get: str
@@ -69,12 +69,12 @@ class Task:
     direction: Direction | None = None
     """image_to_text or text_to_image (retrieval)."""
     caption_templates: tuple[str, ...] = ("{}",)
-    """Templates that captions are put into; each gives its own numbers, the first one the task's
+    """Templates that captions or cues are put into; each gives its own numbers, the first one the task's
     (retrieval, caption selection, pair selection, association)."""
     captions_per_image: Positive | None = None
     """Keep the first so many captions of an image; None keeps all (retrieval)."""
     candidates: Positive | None = None
-    """Number of answers offered per question where the data has no list of its own (vqa)."""
+    """Most answers offered per question where the data has no list of its own (vqa); None: 10."""
     sample: Positive | None = None
     """Evaluate a seeded sample of at most so many items instead of all; the protocol states it."""
     support: tuple[Source, ...] = ()
@@ -94,7 +94,7 @@ class Suite:
     """A named list of tasks."""
 
     name: str
-    """Name for all its tasks on the command line."""
+    """Name of the suite. The command line takes the name of a built-in suite's file, or the path of another file."""
     about: str
     """Scope and limits of the selection."""
     tasks: tuple[Task, ...]

@@ -15,7 +15,7 @@ LIBRARIES = ("torch", "torchvision", "open_clip_torch", "timm", "transformers", 
 
 @functools.cache
 def library_versions() -> Mapping[str, str]:
-    """Return the version of each installed library."""
+    """Return the version of each of `LIBRARIES` that is installed."""
     versions = {}
     for name in LIBRARIES:
         try:
@@ -27,7 +27,7 @@ def library_versions() -> Mapping[str, str]:
 
 @functools.cache
 def software() -> Mapping[str, Any]:
-    """Return library versions, the commit if this is a checkout, and the machine."""
+    """Return library versions, the machine, and the commit, None where git names none."""
     return {
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",

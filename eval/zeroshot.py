@@ -227,7 +227,7 @@ def _multi_label(
 
 
 def confusions(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> list[Confusion]:
-    """Return the most frequent confusions of two classes, each with its first image.
+    """Return the most frequent confusions of two classes, each with its first image; none for multi-label sets.
 
     Args:
         task: The task.

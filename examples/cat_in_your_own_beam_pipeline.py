@@ -39,7 +39,7 @@ def read_pair(line: str, folder: str) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--manifest", default="data/sample/manifest.tsv", help="lines of image path, caption")
+    parser.add_argument("--manifest", default="data/sample/manifest.tsv", help="TSV with header: image path, caption")
     parser.add_argument("--output", default="out/own-pipeline", help="folder for kept, rejected and dead_letter")
     parser.add_argument("--preset", default="paper", help="paper, strict, or a YAML file")
     options, words = parser.parse_known_args()

@@ -21,8 +21,8 @@ from open_diht.trainer.loop import train
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", default="out/sample", help="the output of make filter, with shards")
-    parser.add_argument("--workdir", default="out/example-train", help="folder for everything that is written")
-    parser.add_argument("--samples", type=int, default=510, help="the training's clock: as many pairs are seen")
+    parser.add_argument("--workdir", default="out/example-train", help="folder of the training and the results")
+    parser.add_argument("--samples", type=int, default=510, help="pairs that the training sees, in whole batches")
     parser.add_argument("--tasks", default="sample_t2i,sample_i2t", help="suites or tasks of the evaluation")
     parser.add_argument("words", nargs="*", metavar="key=value", help="settings of the training")
     options = parser.parse_args()

@@ -1,5 +1,4 @@
-"""Filters for captions and images: pure functions and small classes that need neither Beam nor
-torch.
+"""Filters for captions and images, which need neither Beam nor torch.
 
 Importing the package changes nothing in the process. Its arrays are small, so one thread of the
 numeric libraries is enough: the commands of `pipelines`, and the workers that they start, set

@@ -2,7 +2,7 @@
 
 A filter measures nothing. The stages annotate rows; a filter decides on whole tables of
 annotations. A threshold can therefore change without a new parse of the rows that were parsed or a
-second OCR of the images that were read, and rejected rows are written with their annotations.
+second OCR of the images that were read, and rejected rows are written with their evidence.
 
 A custom filter is a registered frozen dataclass. Its fields are its settings, which a preset sets
 in a section named after the filter's reason; a preset without that section does not use the filter.
@@ -39,9 +39,9 @@ class CaptionEvidence:
     """Rows with the annotations of their captions."""
 
     rows: pa.Table
-    """`uid`, `caption` (null where the row has none), the columns of `captions.annotate.SCHEMA` if
-    captions were annotated, and the values of the columns that the preset has conditions on (see
-    `open_diht.filters.columns`)."""
+    """`uid`, `caption` (null where the row has none), the columns of `captions.annotate.SCHEMA` if captions
+    were annotated (null where a column rejects the row or a lean run did not parse), and the values of the columns
+    that the preset has conditions on (see `open_diht.filters.columns`)."""
     decided: CaptionDecisions | None
     """The preset's counts for each row; None if captions were not annotated."""
 

@@ -59,8 +59,8 @@ class ColumnCondition(CaptionFilter):
     not_among: tuple[Value, ...] | None = None
     """`not_in`: rows with one of these values are rejected."""
     missing: Literal["keep", "reject"] = "reject"
-    """Keep or reject rows without a value. A value that is not a number counts as missing if the
-    condition compares numbers."""
+    """Keep or reject rows without a value. A value that cannot be read as a number counts as missing if
+    the condition compares numbers."""
 
     needs_annotations = False
 
@@ -71,7 +71,7 @@ class ColumnCondition(CaptionFilter):
         if (self.min, self.max, self.among, self.not_among) == (None,) * 4:
             raise BadValue(f"columns.{self.reason} has no condition; give it min, max, in or not_in")
         if self.min is not None and self.max is not None and self.min > self.max:
-            raise BadValue(f"columns.{self.reason}: min {self.min:g} is above max {self.max:g}; no row would be kept")
+            raise BadValue(f"columns.{self.reason}: min {self.min:g} is above max {self.max:g}; no value is in between")
         for name, listed in (("in", self.among), ("not_in", self.not_among)):
             if listed == ():
                 raise BadValue(f"columns.{self.reason}.{name} is an empty list; list values, or leave {name} out")

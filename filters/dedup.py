@@ -41,9 +41,9 @@ class DedupRule:
     """Which of the duplicates stays: the `first` in the input; the one `far` from the center of its
     cluster, as in SemDeDup; or the one `near` it."""
     against: Literal["kept", "all"] = "kept"
-    """An image is compared with the images before it that stay (`kept`), or with all before it (`all`,
-    as in SemDeDup: this may reject more, and the distance from a rejected image to the one that
-    stays may exceed eps)."""
+    """In the order of `keep`, an image is compared with the images before it that stay (`kept`), or with
+    all before it (`all`, as in SemDeDup: this may reject more, and the distance from a rejected image
+    to the one that stays may exceed eps)."""
     clusters: Count = 0
     """Number of k-means clusters; images in different clusters are not compared. 0: one for every
     8,000 images, at most 50,000."""

@@ -16,7 +16,7 @@ from open_diht.common.installation import remedy
 NAMES = ("language", "language_score")
 """Columns that `identify` fills, under the names that conditions on columns use."""
 MAX_CHARS = 4_096
-"""Characters of a caption that are read; more do not improve the result."""
+"""Most characters of a caption that are read."""
 _NO_LANGUAGE = frozenset({"un", "zzp", "xxx", "tlh"})
 """CLD2's codes for unknown, pig Latin, ignored text and Klingon; `identify` returns None for them."""
 
@@ -47,7 +47,7 @@ def identify(captions: Iterable[str | None]) -> list[tuple[str | None, float | N
     """Identify the language of each caption.
 
     Returns:
-        For each caption the language of most of its text, as CLD2 writes it (mostly ISO 639-1; also
+        For each caption the main language of its text, as CLD2 writes it (mostly ISO 639-1; also
         older codes such as `iw`, and longer ones such as `zh-Hant`), and the fraction of the text in
         that language, 0 to 1; (None, None) if CLD2 finds no language.
     """

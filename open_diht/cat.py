@@ -226,7 +226,7 @@ class CatBatch:
 
         Raises:
             KeyError: the batch lacks the column of the captions or images; the message lists those that it has.
-            TypeError: a column holds no captions, or no images.
+            TypeError: a column of many values holds no captions, or no images.
             ValueError: the batch lacks a column that the preset has a condition on.
             BadSchema: a run would refuse the columns, for example because two could be that of a condition.
         """

@@ -37,7 +37,7 @@ Workforce = Annotated[int, Range(at_least=1, at_most=10_000)]
 
 
 def check(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines") -> None:
-    """End the process if the arguments of `make filter` ask for help or are wrong; called by `run_command`.
+    """End the process if the arguments of `make filter` ask for help or `parse` refuses them; called by `run_command`.
 
     Args:
         arguments: the command line; None: that of this process.
@@ -215,8 +215,9 @@ def add_where(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
         type=number(Workforce),
-        help="units at a time (default: all cores; with dask and flink, the cluster's slots; with prism, 1; with "
-        "dataflow, --max_num_workers, --num_workers or 32)",
+        help="units at a time for which the input is cut; with direct and flink also the most that run (default: all "
+        "cores; with dask and flink, the cluster's slots; with prism, 1; with dataflow, --max_num_workers, "
+        "--num_workers or 32)",
     )
     parser.add_argument("--shard", help="i/n: process every n-th unit, i from 0; the last one completes the output")
     portable = parser.add_argument_group(
@@ -250,7 +251,7 @@ def _add_score(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--score-model",
         metavar="NAME",
-        help="open_clip:<model>:<weights>, local-dir:<folder>, or reference (weak, offline); nothing is downloaded",
+        help="open_clip:<model>:<weights>, local-dir:<folder>, or reference (weak, offline); weights are not fetched",
     )
     add_device_options(group, "score model", prefix="score-", batch="--score-batch")
 

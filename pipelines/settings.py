@@ -25,7 +25,8 @@ class ScoreSettings:
     model: str
     """open_clip:<model>:<weights>, local-dir:<folder>, or reference (the evaluation's model, offline)."""
     device: str = AUTO
-    """Device in torch's notation. cuda: all GPUs, one process each; auto: cuda if this machine has a GPU, else cpu."""
+    """Device in torch's notation. cuda: all GPUs, with runner `direct` at most one process each; auto: cuda if this
+    machine has a GPU, else cpu."""
     precision: str = AUTO
     """bf16, fp32 or auto. auto: the precision that the output already has of this model, else bf16 if the device
     supports it, else fp32."""
@@ -70,15 +71,16 @@ class RunSettings:
     """Do not parse captions without a possible verb. A preset that requires an action rejects them anyway; their other
     annotations stay null. Only for runs on captions alone."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
-    """Units at a time for which the input is cut; with worker processes of this machine and on Flink also the most that
-    run at the same time. On Dask and Dataflow the cluster decides."""
+    """Units at a time for which the input is cut; with `direct` and Flink also the most that run at the same time. The
+    other runners decide that themselves."""
     backend: Backend = field(default_factory=Direct)
     """The backend that runs the units."""
     shard: tuple[int, int] | None = None
-    """(i, n): process every n-th unit, starting at unit i, 0 <= i < n. The last shard, or a run without a shard,
+    """(i, n): annotate every n-th unit, starting at unit i, 0 <= i < n. The last shard, or a run without a shard,
     completes the output."""
     unit_rows: int | None = None
-    """Rows of a unit; None: by the size of the input and the workers. Fixed by the first run on an output folder."""
+    """Most rows of a unit; None: by the size of the input and the workers. Fixed by the first run on an output
+    folder."""
     export: str = SHARDS
     """Export format, of `EXPORTS`. shards: new tars; index: the input's tars stay, and an index of each lists the kept
     samples."""

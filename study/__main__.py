@@ -1,4 +1,4 @@
-"""Entry point of `python -m open_diht.study`, which `make study` calls."""
+"""Entry point of `python -m open_diht.study`, the same as `open-diht study`."""
 
 from __future__ import annotations
 

@@ -27,8 +27,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
         "--track",
         choices=list(CLAIMS_OF),
         default=CPU,
-        help="what learns: cpu (default), small towers; gpu, a ViT-S/16 at 112 pixels on CUDA, without rivals, "
-        "fewshot and select; with --study tiny a tiny ViT on the CPU. No GPU has run it yet",
+        help="what learns: cpu (default), small towers; gpu, a ViT-S/16 at 112 pixels on CUDA (with --study tiny a "
+        "tiny ViT on the CPU), without rivals, fewshot and select. No GPU has run it yet",
     )
     parser.add_argument("--claims", help=f"comma-separated, of {','.join(CLAIMS)} (default all of the track)")
     parser.add_argument(

@@ -50,7 +50,7 @@ class Web:
     s, s) uint8 pixels."""
     captions: NDArray[np.str_]
     verdict: NDArray[np.str_]
-    """`kept`, or the first reason for which CAT rejects the pair: `action`, `complexity`, `text_spotting`."""
+    """`kept`, or the first reason for which CAT rejects the pair, such as `action`, `complexity` or `text_spotting`."""
     split: NDArray[np.str_]
     """`train` or `held`."""
 
@@ -83,10 +83,16 @@ class _Set:
 
 SETS = {
     "web": _Set(
-        ("web-features.npz",), "the claims cat, negatives, rivals and select", "make study-data ARGS=web", tracks=(CPU,)
+        ("web-features.npz",),
+        "the claims cat, negatives, rivals and select",
+        "make study-data ARGS='web --manifest TSV'",
+        tracks=(CPU,),
     ),
     "web-images": _Set(
-        (SHARDS, VERDICTS), "the claims cat and negatives", "make study-data ARGS=web", tracks=(GPU, GPU_TINY)
+        (SHARDS, VERDICTS),
+        "the claims cat and negatives",
+        "make study-data ARGS='web --manifest TSV'",
+        tracks=(GPU, GPU_TINY),
     ),
     "flickr8k": _Set(
         tuple(f"flickr8k-{split}.tar" for split in ("train", "dev", "test")),
@@ -95,7 +101,7 @@ SETS = {
     ),
     "laion": _Set(
         ("laion-captions.parquet",),
-        "noise in the pools of the claims cat, rivals and select",
+        "the claim rivals, and noise in the pools of the claims cat and select",
         "make study-data ARGS=laion",
     ),
     "grocery": _Set(
@@ -167,7 +173,7 @@ class Data:
         return self._captioned(split, self._stored(self._tar(f"flickr8k-{split}"), side))
 
     def flickr8k_of_teacher(self, split: str) -> Captioned:
-        """Return the teacher's features, not standardized. Raises `SetMissing`."""
+        """Return Flickr8k's photographs with the teacher's features, not standardized. Raises `SetMissing`."""
         return self._captioned(split, tar_features(self._tar(f"flickr8k-{split}"), self.cache))
 
     def photographs(self, split: str) -> list[bytes]:

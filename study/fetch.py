@@ -61,8 +61,8 @@ ABOUT = {
     "flickr8k": "1.1 GB, 8,000 photographs with five captions each; for research alone, not to be passed on",
     "grocery": "120 MB, 5,125 photographs of 81 kinds of groceries (Klasson et al. 2019); MIT",
     "laion": "1.3 MB, ten thousand alt texts of LAION-400M, out of img2dataset's tests; CC-BY-4.0",
-    "web": f"about 2 GB and some hours: images of the first {ROWS:,} urls of CC3M's TSV, which Google's page hands out "
-    "(--manifest); they belong to their owners",
+    "web": f"about 2 GB and some hours for {ROWS:,} rows: images of the first urls of CC3M's TSV, which Google's page "
+    "hands out (--manifest); they belong to their owners",
     "cifar10": "170 MB, as `python -m open_diht.eval.fetch --task cifar10`",
     "fashion_mnist": "31 MB, 70,000 images of Fashion-MNIST (Xiao et al. 2017), as torchvision fetches them; MIT",
     "reference": "110 MB, the reference encoder, as `python -m open_diht.eval.fetch --task reference`",
@@ -71,7 +71,7 @@ ABOUT = {
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.study.fetch") -> int:
-    """Run the command line and return the exit status: 0, 1 where a set failed, 2 for wrong use.
+    """Run the command line and return the exit status: 0, 1 where a set failed, 2 for wrong use, 130 for Ctrl-C.
 
     Args:
         arguments: Command-line arguments; None reads `sys.argv`.

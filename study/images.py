@@ -23,7 +23,7 @@ from open_diht.pipelines.concepts.teacher import DEFAULT, Teacher, find_teacher
 
 Floats = NDArray[np.float32]
 PIXELS = 128
-"""Side of the images for features; photographs of the web are stored small."""
+"""Side of the images for features."""
 BATCH = 32
 _LIMITS = ImageLimits()
 

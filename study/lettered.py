@@ -1,7 +1,7 @@
 """Photographs with text written in, as a scorer and the text-spotting filter see them.
 
 Each pool `lettered-N` of the claim `rivals` mixes three kinds of pairs: a photograph as it is, one with
-its own caption written in, and one with the caption of another photograph, which is also given as
+its own caption written in (none if N is 0), and one with the caption of another photograph, which is also given as
 its caption. Photographs are written on at SIDE pixels, where the filter's OCR reads the text. All
 features are those of the study's teacher, as of the other pools.
 """
@@ -36,7 +36,7 @@ SIDE = 224
 SIZES = (18, 20, 22)
 """Sizes of the text in pixels."""
 LETTER = 0.52
-"""Width of a letter of Pillow's default font, in units of its size."""
+"""Assumed mean width of a letter of Pillow's default font, in units of its size."""
 PART = 512
 """Images that are computed and stored together."""
 VERSION = 2
@@ -96,7 +96,7 @@ def plan(captions: Sequence[Sequence[str]], most_own: float, other: float, seed:
         captions: The captions of each photograph; each is a pair.
         most_own: The largest fraction of pairs with their own caption.
         other: The fraction of pairs with another one's.
-        seed: Draws kinds, and the other captions.
+        seed: Draws the kinds of the pairs.
     """
     generator = np.random.default_rng(seed)
     owner = np.repeat(np.arange(len(captions)), [len(each) for each in captions])

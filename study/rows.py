@@ -1,4 +1,4 @@
-"""Results of the study: a line of JSON and the ranks of all items for each arm; finished arms are skipped.
+"""Results of the study: a line of JSON and the ranks or hits of items for each arm; finished arms are skipped.
 
     FOLDER/cat.jsonl            a line for each finished arm of the claim
     FOLDER/items/KEY.npz        the ranks or hits of an arm's items, written before its line
@@ -59,7 +59,7 @@ class Arm:
     claim: str
     """One of CLAIMS."""
     pool: str
-    """Training data, such as `natural`; for few-shot the data set."""
+    """Training data, such as `natural`; for few-shot the data set, for hard negatives the choice of the scale."""
     arm: str
     """The variant that is compared, such as `kept` with `all`."""
     budget: int
@@ -103,7 +103,7 @@ class Row:
     """Maps `SET/DIRECTION/METRIC`, such as `flickr8k-test/t2i/R@10`, to its value."""
     seconds: float
     notes: Mapping[str, Any]
-    """Further information as JSON: samples in the pool, how often each was seen."""
+    """Further information as JSON, such as the number of pairs and how often each was seen."""
     commit: str | None
     """Commit of the code; None if unknown."""
     machine: str

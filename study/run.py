@@ -19,7 +19,7 @@ from open_diht.study.words import table_in_markdown, verdicts_in_words
 def study(track: str, scale: str, claims: Sequence[str], data: Data, rows: Rows) -> int:
     """Run the unfinished arms of the claims, print the tables, and write the pages where there are results.
 
-    A claim whose data is missing is reported and left out.
+    A claim that misses data is reported and ends there; arms that ran before keep their results.
 
     Args:
         track: The track.

@@ -26,7 +26,7 @@ from open_diht.eval.fetch.writing import jpeg, write_tar
 WIDTH, HEIGHT = 320, 240
 _SIZES = (18, 22, 26)
 _LETTER = 0.52
-"""Width of a letter of Pillow's default font, in units of its size."""
+"""Assumed mean width of a letter of Pillow's default font, in units of its size."""
 KEPT = "kept"
 
 
@@ -98,7 +98,7 @@ def drawn_images(captions: Sequence[str], seed: int) -> Iterator[Image.Image]:
         image = Image.new("RGB", (WIDTH, HEIGHT), colour)
         # Black on light colors, white on dark ones: the sum is between 0 and 765.
         ink = "black" if sum(colour) > 380 else "white"
-        # Wrap by the width of a letter, with a margin of 10 pixels on each side.
+        # Wrap by the assumed width of a letter, with a margin of 10 pixels on each side.
         text = "\n".join(textwrap.wrap(caption, int((WIDTH - 20) / (size * _LETTER))))
         place = (WIDTH / 2, HEIGHT / 2)
         font = ImageFont.load_default(size)

@@ -1,4 +1,4 @@
-"""Run `python -m open_diht.trainer`, which `make train` calls."""
+"""Entry point of `python -m open_diht.trainer`."""
 
 from open_diht.trainer.cli import main
 

@@ -1,6 +1,6 @@
 """Dual encoders in open_clip's description, which builds the model here and is exported with it.
 
-A `vision_cfg` or `text_cfg` with the key `tower` selects a tower of `open_diht.trainer.towers`.
+The key `tower` in a `vision_cfg` or `text_cfg` selects a tower of `open_diht.trainer.towers`, or one by import path.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ def architecture(settings: ModelSettings) -> dict[str, Any]:
             raise BadArchitecture(f"open_clip knows no architecture {settings.name!r}{hint}")
         model = known
     if "multimodal_cfg" in model:
-        raise BadArchitecture(f"{settings.name} has a text decoder; only dual encoders are trained here")
+        raise BadArchitecture("the model has a text decoder; only dual encoders are trained here")
     if settings.bias is not None:
         model["init_logit_bias"] = settings.bias
     elif (bias := model.get("init_logit_bias")) is not None:
         raise BadArchitecture(
-            f"{settings.name} has a logit bias, which belongs to the sigmoid loss: set loss.name=siglip, "
+            "the model has a logit bias, which belongs to the sigmoid loss: set loss.name=siglip, "
             f"model.bias={bias} and model.temperature=0.1, or take an architecture without one"
         )
     vision = model["vision_cfg"]
@@ -65,7 +65,9 @@ def architecture(settings: ModelSettings) -> dict[str, Any]:
 
 
 def build(model: dict[str, Any], temperature: float) -> DualEncoder:
-    """Build a dual encoder with random weights, a function of torch's seed. No weights are downloaded.
+    """Build a dual encoder with random weights, a function of torch's seed.
+
+    No weights are downloaded for a model without a `tower` key.
 
     Args:
         model: the architecture in open_clip's form.
@@ -77,7 +79,7 @@ def build(model: dict[str, Any], temperature: float) -> DualEncoder:
     model = deepcopy(model)
     if has_own_tower(model):
         return _pair(model, temperature)
-    model["vision_cfg"]["timm_model_pretrained"] = False  # or open_clip would download weights
+    model["vision_cfg"]["timm_model_pretrained"] = False  # if true, open_clip would download weights
     custom = model.pop("custom_text", False) or "hf_model_name" in model["text_cfg"]  # as open_clip decides
     if "hf_model_name" in model["text_cfg"]:
         model["text_cfg"]["hf_model_pretrained"] = False

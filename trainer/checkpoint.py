@@ -1,9 +1,9 @@
-"""Checkpoints: complete or absent, verified before use, the previous one in reserve.
+"""Checkpoints: complete or absent, and verified before use.
 
 A checkpoint is a folder `step-000000001000` with `model.safetensors` (the dual encoder by open_clip's names),
 `training.pt` (everything else that the next step depends on) and `manifest.json` (sizes and SHA-256 of both, and
 the SHA-256 of its own values). On a disk it is written under a temporary name, flushed and renamed; on loading
-both files are checked against the manifest. A damaged checkpoint is renamed, and the one before it is used.
+both files are checked against the manifest. A resumed run renames a damaged checkpoint and uses the one before it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class CheckpointError(TrainingError):
 
 
 class Damaged(CheckpointError):
-    """A checkpoint is not as it was written."""
+    """A checkpoint is not as it was written, or cannot be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,7 +208,7 @@ class Checkpoints:
             raise CheckpointError(
                 f"no checkpoint in {self.store} is valid, and {len(damaged)} were renamed as damaged "
                 f"({damaged[-1]} is the newest): put a copy of a good one there to resume from it; to start over, "
-                "take another WORKDIR or remove that folder"
+                f"take another WORKDIR or remove {self.store}"
             )
         return None
 

@@ -73,7 +73,7 @@ def measure(parts: Parts, say: Callable[[str], None]) -> dict[str, Share]:
 
 
 def metric(found: Mapping[str, Share]) -> float | None:
-    """Return the mean of all recalls, by which checkpoints are compared, or None without held-out pairs."""
+    """Return the mean of all recalls, by which checkpoints are compared, or None if there are none."""
     recalls = [share.value for name, share in found.items() if name.startswith("retrieval/")]
     return sum(recalls) / len(recalls) if recalls else None
 
@@ -106,8 +106,8 @@ def lines(found: Mapping[str, Share]) -> list[str]:
 def _holdout(parts: Parts) -> Loader:
     """Return the held-out pairs, in a fixed order, without concepts.
 
-    They come from the shards that the training has open, so without those in `data.skip`. Any number of
-    unreadable pairs is replaced: the training's own loader decides when too much of the data is bad.
+    They come from the shards that the training has open, so without those in `data.skip`. `data.max_bad_share`
+    does not apply to them: the training's own loader decides when too much of the data is bad.
     """
     data = parts.config.data
     settings = replace(

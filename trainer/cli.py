@@ -1,7 +1,7 @@
 """Command line of `open-diht train`.
 
-Exit status: 0 trained to the end; 1 the run failed; 2 wrong use; 130 or 143 stopped by SIGINT or
-SIGTERM after saving; 130 also stopped at once by a Ctrl-C after the first signal.
+Exit status: 0 trained to the end; 1 the run failed; 2 wrong use; 130 or 143 stopped by SIGINT or SIGTERM after
+saving; 130 also stopped at once by a Ctrl-C, while the program loads or after the first signal.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The configuration of a training run: frozen sections whose field docstrings mark where defaults come from.
+"""The configuration of a training run, in frozen sections.
 
-Provenance marks. (recipe): the public recipe of SemDeDup's CLIP ViT-B/16 on the same data, LAION-CAT-440M (Abbas
-et al. 2023, tables A2 and A3); DiHT's own batch size, learning rate, warm-up and decay are not published. (paper):
-stated in the paper or its official repository. (unverified): follows the paper to the best of our knowledge.
-(convention): common to CLIP training code. (ours): a choice of this project. Quote only values marked (paper) as
-the paper's.
+Marks state where many defaults come from. (recipe): the public recipe of SemDeDup's CLIP ViT-B/16 on the same data,
+LAION-CAT-440M (Abbas et al. 2023, tables A2 and A3); DiHT's own batch size, learning rate, warm-up and decay are not
+published. (paper): stated in the paper or its official repository. (unverified): follows the paper to the best of our
+knowledge. (convention): common to CLIP training code. (ours): a choice of this project. Quote only values marked
+(paper) as the paper's.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class ModelSettings:
     The key `vocabulary` in text_cfg names a file with one word per line, and each token is then a whole word."""
     image_size: Positive | None = None
     """Side of the square input image, in pixels. None: the architecture's own. A warm start resizes
-    position embeddings."""
+    open_clip's position embeddings."""
     patch_dropout: Annotated[float, Range(at_least=0, at_most=0.95)] = 0.0
     """Fraction of each image's patches that a training step drops, for ViT only. 0.5 about doubles
     the speed (FLIP). (ours)"""
@@ -171,8 +171,9 @@ class BranchSettings:
 
     path: str = ""
     """Path or URL of a checkpoint, `WORKDIR/checkpoints/step-...`, or of a WORKDIR, for its newest
-    checkpoint. Model, concept heads and frozen parts must be the parent's; other settings may differ. The
-    count of samples seen continues from the parent's, so `schedule.samples` includes them. Empty: no parent."""
+    checkpoint. Model, concept heads and frozen parts must be the parent's; other settings may differ, but
+    the parent's samples must fill whole batches. The count of samples seen continues from the parent's, so
+    `schedule.samples` includes them. Empty: no parent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,7 +237,8 @@ class CheckpointSettings:
     """Samples between checkpoints. One is also written when a branch starts, at the end of the run and on a stop
     request. (ours)"""
     keep_last: Positive = 3
-    """Number of newest checkpoints to keep. A run that finds the newest one damaged uses the one before."""
+    """Number of newest checkpoints to keep. A run that finds the newest one damaged uses the one before, if
+    there is one."""
     keep_every_samples: Total | None = None
     """Keep for good the first checkpoint at or after each multiple of this number of samples. None: keep no others."""
     keep_best: bool = True
@@ -299,7 +301,7 @@ class CheckSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The configuration of a training run. See `trainer/configs/` for complete ones.
+    """The configuration of a training run. See `trainer/configs/` for examples, without data.
 
     Example:
         >>> from open_diht import load_config

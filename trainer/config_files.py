@@ -1,7 +1,7 @@
 """Build a `Config` from YAML files and `key=value` words, with errors that name the place.
 
 A key that no dataclass declares is an error that suggests the nearest name, if one is close. A float may be written
-as an integer, and lists become tuples; no other plain value is converted.
+as an integer, lists become tuples, and an empty section has its defaults; no other plain value is converted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from open_diht.trainer.config import Config
 
 
 class BadConfig(ValueError):
-    """A configuration cannot be used; the message names key, value and remedy."""
+    """A configuration cannot be used; the message says why."""
 
 
 SHELF = Shelf(Path(__file__).with_name("configs"), "configuration", BadConfig)

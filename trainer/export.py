@@ -169,7 +169,8 @@ knowledge (unverified). The program has been tested on CPUs only: no GPU had run
 ## Measured while training
 
 On pairs held out from the same data ({config.data.split.holdout:.0%}, by {config.data.split.by}), zero-shot on the
-images of `check.zero_shot`, with 95 % Wilson intervals. These numbers guide a run and compare with nothing else.
+images of `check.zero_shot` if it is set, with 95 % Wilson intervals. These numbers guide a run and compare with nothing
+else.
 
 {measured}
 

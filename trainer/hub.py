@@ -19,7 +19,7 @@ from open_diht.trainer.stores import on_disk
 
 
 class CannotPush(TrainingError):
-    """The hub did not accept the model; the message says why."""
+    """The hub was not reached or did not accept the model; the message says why."""
 
 
 def push(folder: Path | str, target: str, *, private: bool = False) -> str:
@@ -35,7 +35,7 @@ def push(folder: Path | str, target: str, *, private: bool = False) -> str:
 
     Raises:
         WrongUse: the folder is not an exported model, the target is not a repository, or there is no token.
-        CannotPush: the hub did not accept the model.
+        CannotPush: the hub was not reached or did not accept the model.
         StoreError: the folder's URL could not be read.
     """
     address = parse_address(target)

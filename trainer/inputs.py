@@ -47,6 +47,8 @@ def open_pairs(
 
     Raises:
         DataError: the data cannot be used as configured.
+        StoreError: concept targets at a URL cannot be read.
+        ValueError: an option is out of range.
     """
     if data.features:
         prepare = StoredTransform(transforms, shape, training=training)
@@ -61,7 +63,10 @@ def open_pairs(
 
 
 def resolved(config: Config) -> tuple[Config, str]:
-    """Return the configuration with `concepts.path` auto replaced by paths or "", and a line that reports it."""
+    """Return the configuration with `concepts.path` auto replaced by paths or "", and a line that reports it.
+
+    Raises `StoreError` if a URL cannot be asked.
+    """
     path = config.concepts.path
     line = f"concept targets: {path}" if path else "concept distillation is not requested"
     if path == "auto":
@@ -77,7 +82,7 @@ def concept_targets(config: Config) -> list[ConceptTargets]:
     """Open the concept targets of each data source; return an empty list without distillation.
 
     `concepts.path` must be resolved. Raises `ConceptMismatch` if targets are missing or lack a head
-    that is trained, or if there are not as many folders as sources.
+    that is trained, or if there are not as many folders as sources; `StoreError` if a URL cannot be read.
     """
     paths = [path for path in config.concepts.path.split(",") if path]
     if not paths or not config.concepts.weights:

@@ -101,6 +101,7 @@ def train(config: Config, workdir: Path | str, say: Callable[[str], None] = _log
     Raises:
         WrongUse, BadArchitecture, BadWeights, DataError: the configuration, model or data cannot be used.
         CheckpointError, CannotExport: a file could not be read or written.
+        OSError: the log or `config.yaml` could not be written, as on a full disk.
         OutOfMemory: a step or a check needs too much memory.
         Diverged: too many consecutive steps were not finite.
         StoreError, LeaseLost: an object store failed, or another run took over that of a `workdir` URL.

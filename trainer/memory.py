@@ -79,7 +79,7 @@ def need(student: Student, shape: tuple[int, ...], tokens: Tensor, pairs: int, w
     d = clip_width(student.clip)
     # This batch, and the next one, which is copied meanwhile: one byte per pixel value, or float32 features.
     batch = 2 * pairs * math.prod(shape) * (1 if len(shape) == 3 else 4)
-    features = 2 * 4 * d * pairs * (2 + 3 * world)  # images and texts; own ones and gathered ones, each with gradients
+    features = 2 * 4 * d * pairs * (2 + 3 * world)  # images and texts: own ones with gradients, 3 gathered tensors
 
     def slope() -> int:
         small, large = (_kept(student, n, shape, tokens) for n in (_PAIRS, 2 * _PAIRS))
@@ -159,7 +159,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def _available(proc: Path = Path("/proc"), mount: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return the bytes left on this machine and in every control group (version 1 or 2) of this process.
+    """Return the least of the bytes left on this machine and in each control group (version 1 or 2) of this process.
 
     The limit of a group also holds for all groups below it.
     """
@@ -185,7 +185,7 @@ def _available(proc: Path = Path("/proc"), mount: Path = Path("/sys/fs/cgroup"))
 
 @contextmanager
 def remedy(text: Callable[[], str]) -> Iterator[None]:
-    """Turn an out-of-memory error in the `with` block into `OutOfMemory` with the remedy that `text` returns."""
+    """Turn torch's out-of-memory errors in the `with` block into `OutOfMemory` with the remedy that `text` returns."""
     try:
         yield
     except RuntimeError as error:

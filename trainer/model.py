@@ -105,7 +105,7 @@ class Student(nn.Module):
             texts: (b, context) int64 token ids.
 
         Returns:
-            Embeddings, scale and the float32 logits of the heads.
+            Embeddings, scale, the float32 logits of the heads, and the bias.
         """
         with self._autocast(images):
             images = self.pixels(images)
@@ -152,7 +152,7 @@ def _projection_input(clip: DualEncoder) -> int:
     if isinstance(visual, TimmModel) and len(visual.head):
         return int(visual.trunk.num_features)
     raise BadArchitecture(
-        f"concepts.features pre_projection: {type(visual).__name__} has no projection of its own; use projected"
+        f"concepts.features pre_projection: {type(visual).__name__} has no separate projection; use projected"
     )
 
 

@@ -30,7 +30,7 @@ class Released:
     """A checkpoint that the authors released."""
 
     architecture: str
-    """open_clip's name. Never use a quickgelu variant: it loads without an error and computes something else."""
+    """open_clip's name. In open_clip a quickgelu variant loads without an error and computes something else."""
     image_size: int
     parameters: int
 
@@ -57,7 +57,9 @@ def load_released(
         The dual encoder, and its architecture in open_clip's form.
 
     Raises:
-        BadWeights: the name is unknown, the file is damaged or does not fit, or the architecture uses QuickGELU.
+        BadWeights: the name is unknown, the file is missing, damaged or does not fit, or the architecture does not use
+            the exact GELU.
+        BadArchitecture: `architecture` cannot be built.
     """
     if name not in RELEASED:
         raise BadWeights(f"unknown released model {name!r}; choose {', '.join(RELEASED)}")
@@ -115,7 +117,7 @@ def assert_exact_gelu(clip: nn.Module, model: dict[str, Any]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line. Return 0, or 1 if the folder could not be written, or 2 for wrong use."""
+    """Run the command line. Return 0, 1 if the folder could not be written, 2 for wrong use, or 130 after Ctrl-C."""
     parser = Parser(prog="python -m open_diht.trainer.released", description=__doc__ or "")
     parser.add_argument("name", help=", ".join(RELEASED))
     parser.add_argument("file", type=Path, help="the downloaded checkpoint")

@@ -182,8 +182,8 @@ def adopt(path: str, parts: Parts, ranks: Ranks) -> Parent:
         ranks: the ranks of the run.
 
     Raises:
-        WrongUse: there is no checkpoint, it is of another model, its samples are not a whole number
-            of batches, or no samples are left to see.
+        WrongUse: there is no checkpoint, it is of another model or trained other weights, its samples are not a
+            whole number of batches, or no samples are left to see.
         CheckpointError: it is damaged.
         StoreError: it cannot be downloaded.
     """
@@ -203,8 +203,8 @@ def adopt(path: str, parts: Parts, ranks: Ranks) -> Parent:
         )
     if found.samples >= parts.total_samples:
         raise WrongUse(
-            f"the parent has seen {found.samples:,} samples, and schedule.samples, which counts them, is "
-            f"{parts.total_samples:,}: raise it"
+            f"the parent has seen {found.samples:,} samples, and this run, which counts them, ends at "
+            f"{parts.total_samples:,}: raise schedule.samples or schedule.epochs"
         )
     state, student = found.training, parts.student
     _load(student.clip, found.model, "weights")

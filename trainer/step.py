@@ -1,8 +1,8 @@
 """Training steps: gradients, the check that they are finite, and the update.
 
-Random numbers are a function of where they are used, so a resumed run draws the same ones as an
-undisturbed run. No generator state is kept: torch's generators are seeded before each use, in a step from
-(seed, purpose, epoch, batch, rank, part).
+Random numbers are a function of where they are used, so a run that is resumed with the same numbers of ranks and
+micro-batches draws the same ones as an undisturbed run. No generator state is kept: torch's generators are seeded
+before each use, in a step from (seed, purpose, epoch, batch, rank, part).
 """
 
 from __future__ import annotations
@@ -188,12 +188,12 @@ class Stepper:
     def _too_large(self, pairs: int) -> str:
         return (
             f"a step needs more memory than available, with {pairs:,} pairs on each rank and schedule.micro_batches "
-            f"{self._parts}: set schedule.micro_batches={min(pairs, 2 * self._parts)}, or lower schedule.batch_size; "
-            "run the same command to resume from the last checkpoint"
+            f"{self._parts}: set schedule.micro_batches={min(pairs, 2 * self._parts)}, which lets the same "
+            "command resume from the last checkpoint, or lower schedule.batch_size in a new WORKDIR"
         )
 
     def _read(self, loss: BatchLoss, gradient: Tensor, scale: Tensor) -> tuple[float, float, dict[str, float]]:
-        """Return gradient norm, scale, and the means of the losses over ranks.
+        """Return gradient norm, scale, and the means of losses and statistics over ranks.
 
         A step waits for its device here, so all values are read in one transfer.
         """

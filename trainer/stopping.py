@@ -1,4 +1,4 @@
-"""Stop requests: after the first SIGTERM or SIGINT the loop finishes its step and any check, saves and stops.
+"""Stop requests: after the first SIGTERM or SIGINT the loop finishes its step, saves and stops.
 
 A Ctrl-C after that stops at once. A second SIGTERM changes nothing, because `scancel` signals every process and
 torchrun then forwards the signal to ranks that already have it.
@@ -31,7 +31,7 @@ def stop_wish(first: bool = True) -> Iterator[StopWish]:
     """Turn SIGTERM and SIGINT into a stop request during the `with` block.
 
     Outside the main thread Python cannot handle signals, so there is never a request. The first
-    rank acknowledges the first signal on stderr at once, because the step may take long to end.
+    rank acknowledges the first signal on stderr, because the step may take long to end.
     """
     wish = StopWish()
     if threading.current_thread() is not threading.main_thread():
@@ -44,7 +44,7 @@ def stop_wish(first: bool = True) -> Iterator[StopWish]:
         if wish.signal is None and first:
             answer = (
                 f"\n{signal.Signals(number).name}: stop request received; finishing the current step and any check "
-                "that is due, and saving a checkpoint; Ctrl-C again stops at once without saving\n"
+                "that is due, without check.tasks, and saving a checkpoint; Ctrl-C again stops at once without saving\n"
             )
             with suppress(OSError):  # stderr is closed
                 os.write(2, answer.encode())  # print may be what the signal interrupted

@@ -1,8 +1,9 @@
 """Stores of files and folders, on a disk or behind an fsspec URL, and uploading in the background.
 
-A file, or a folder, is put into a store whole or not at all, even if the process is killed. An
-object store cannot rename a folder atomically, so there one of its files is the *last*: it is
-written last and removed first, and a folder without it is being written or was left by a killed run.
+A file, or a folder, is put into a store whole or not at all, even if the process is killed, where
+the store writes single files atomically, as object stores do. They cannot rename a folder atomically, so
+there one of its files is the *last*: it is uploaded last and removed first, and a folder without it is being
+written or removed, or was left by a run that ended in between.
 """
 
 from __future__ import annotations
@@ -114,6 +115,8 @@ class LocalStore:
 
 class FsspecStore:
     """A store in a folder behind an fsspec URL. Its methods raise `StoreError` if the store fails.
+
+    FileNotFoundError passes through.
 
     Args:
         url: the URL of the folder.

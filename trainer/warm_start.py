@@ -84,7 +84,7 @@ def find_weights(place: str, key: str) -> Path:
         key: the setting that names it, for messages.
 
     Raises:
-        BadWeights: there is no such file, or several, or a file of known SHA-256 has another one.
+        BadWeights: there is no such file, or several, or one in a folder or package has another SHA-256 than is known.
     """
     path = _package_folder(place.removeprefix("package:"), key) if place.startswith("package:") else Path(place)
     if path.is_file():

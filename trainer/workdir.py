@@ -55,7 +55,7 @@ class Workdir:
         return Checkpoints(store, settings, self.uploads, say)
 
     def require_unused(self) -> None:
-        """Raise `WrongUse` if a new run would overwrite files that no run has written.
+        """Raise `WrongUse` if a new run would overwrite a configuration or an export that no run has written.
 
         Files next to a log belong to a run that did not reach its first checkpoint, and are overwritten.
         """
@@ -78,7 +78,7 @@ class Workdir:
                 (self.folder / name).write_bytes(self.store.read(name))
 
     def grown(self, now: bool = False) -> None:
-        """Upload log and curves if no upload runs and the last is seconds ago, or if `now`, before a checkpoint."""
+        """Upload log and curves if no upload runs and the last is seconds ago, or if `now`."""
         due = now or (self.uploads.idle and self._clock() - self._uploaded_at >= _EVERY_S)
         if self.store is not None and due:
             self._uploaded_at = self._clock()

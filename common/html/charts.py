@@ -226,7 +226,7 @@ def apart(heights: Sequence[float], gap: float, lowest: float) -> list[float]:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Return at most about seven round numbers from `low` to `high`."""
+    """Return at most eight round numbers from `low` to `high`."""
     power = math.floor(math.log10((high - low) / _TICKS))
     candidates = [step * 10.0**exponent for exponent in range(power, power + 3) for step in (1, 2, 5)]
     step = next(step for step in candidates if (high - low) / step <= _TICKS)

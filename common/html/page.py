@@ -14,12 +14,12 @@ from open_diht.common.html.text import attribute, percent, show, words
 
 
 def render_page(package: str | tuple[str, ...], template: str, **content: Any) -> str:
-    """Return a page as HTML.
+    """Return a page, or a part of one, as HTML.
 
     Args:
         package: package of the template and its style sheets; further packages provide templates
             that it imports.
-        template: file name. It extends `page.html.j2` and fills the blocks `title` and `body`.
+        template: file name. A whole page extends `page.html.j2` and fills the blocks `title` and `body`.
             Values are escaped: pass finished HTML through `|safe` and untrusted text through
             `|show`.
         content: variables of the template.

@@ -97,8 +97,7 @@ def anchor(name: str) -> str:
 
 
 def text_width(text: str, size: float) -> float:
-    """Estimate the width of a text in a sans-serif font, in pixels. The estimate is generous: no
-    font is available to measure.
+    """Estimate the width of a text in a sans-serif font, in pixels; no font is available to measure.
 
     Args:
         text: one line of text.

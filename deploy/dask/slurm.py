@@ -5,9 +5,9 @@
       --dataset laion400m --input '/data/laion400m/*.parquet' --output /data/laion400m-cat
 
 The arguments after `--` are options of `python -m open_diht.pipelines`. The extra `dask` and `dask-jobqueue` must be
-installed. The checkout (with its .venv), the manifests and the output folder must be on a file system that all nodes
-see. Run this where it can stay until the run ends, for example in a job of one core. If it is stopped for any reason,
-run the same command to resume.
+installed. The checkout (with its .venv) must be on a file system that all nodes see, the manifests and the output
+folder there or in an object store. Run this where it can stay until the run ends, for example in a job of one core.
+If it is stopped for any reason, run the same command to resume.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@
 All files are in one folder (`--state`, by default .flink): packages, installation, configuration, logs, process ids.
 There is one JobManager and one TaskManager with `--slots` slots; every port binds to the loopback address. It needs
 Java 11 to 21, and pip with access to a package registry the first time (232 MB), but only the standard library. Exit
-status 0: success; 2: failure, with one line that gives the reason.
+status 0: success; 2: no cluster runs or could be started, with one line that gives the reason.
 """
 
 from __future__ import annotations

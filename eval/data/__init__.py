@@ -96,7 +96,8 @@ def open_support(task: Task, test: DataSet, root: Path, memo: Memo) -> DataSet:
 
     Raises:
         DataMissing: The task has no training split, or it is not available.
-        DataBroken: The split is invalid, or its classes are not those of `test`.
+        DataBroken: The split is invalid, or its classes differ from those of `test`. Names are compared only for class
+            folders and between equal layouts.
         WrongUse: The options of a source do not fit its layout.
     """
     if not task.support:
@@ -157,7 +158,7 @@ def _checked(task: Task, needs: Annotation, data: DataSet, test: DataSet | None 
     The classes are those of `test` where it is given. Labels of class folders are matched by name.
     """
     if getattr(data, needs) is None:
-        raise DataBroken(f"{data.place} has nothing for a task of kind {task.kind} could use")
+        raise DataBroken(f"{data.place} has nothing that a task of kind {task.kind} could use")
     if needs != "labels" or data.labels is None:
         return data
     names = class_names(task, data if test is None else test).texts
@@ -179,7 +180,7 @@ def _checked(task: Task, needs: Annotation, data: DataSet, test: DataSet | None 
 def _by_name(data: DataSet, names: Sequence[str]) -> DataSet:
     """Renumber class folders as in `names`. A split numbers its own folders, and another split may lack some.
 
-    Raises `DataBroken` for a folder that is not one of the classes.
+    Raises `DataBroken` for a folder that does not name exactly one of the classes.
     """
     assert data.labels is not None and data.class_names is not None  # set by the reader of the folder layout
     squeezed = [_squeezed(name) for name in names]
@@ -187,7 +188,9 @@ def _by_name(data: DataSet, names: Sequence[str]) -> DataSet:
     for own in data.class_names:
         if squeezed.count(_squeezed(own)) != 1:
             few = ", ".join(names[:5])
-            raise DataBroken(f"{data.place}: the folder {own!r} is not one of the {len(names)} classes ({few}, ...)")
+            raise DataBroken(
+                f"{data.place}: the folder {own!r} does not name exactly one of the {len(names)} classes ({few}, ...)"
+            )
         numbers.append(squeezed.index(_squeezed(own)))
     return dataclasses.replace(data, labels=np.array(numbers, dtype=np.int64)[data.labels], class_names=tuple(names))
 
@@ -204,7 +207,9 @@ def class_names(task: Task, data: DataSet) -> TextList:
     """
     listed = _listed("class_names", task.class_names, data.class_names, data)
     if not listed.texts:
-        raise DataBroken(f"{data.place} has no classnames.txt, and the task names no class names")
+        raise DataBroken(
+            f"{data.place} has no class names of its own (a webdataset: classnames.txt), and the task names none"
+        )
     if task.classes is not None and len(listed.texts) != task.classes:
         raise DataBroken(f"{data.place} has {len(listed.texts)} class names; {task.title} has {task.classes} classes")
     return listed
@@ -218,11 +223,14 @@ def templates(task: Task, data: DataSet) -> TextList:
         data: Its data, which may have templates of its own.
 
     Raises:
-        DataBroken: There are no templates, or one has no valid slot.
+        DataBroken: There are no templates, or one does not have exactly one slot.
     """
     listed = _listed("templates", task.templates, data.templates, data)
     if not listed.texts:
-        raise DataBroken(f"{data.place} has no zeroshot_classification_templates.txt, and the task names no templates")
+        raise DataBroken(
+            f"{data.place} has no templates of its own (a webdataset: zeroshot_classification_templates.txt), and the "
+            "task names none"
+        )
     try:
         check_templates(listed.texts, data.place)
     except WrongUse as error:

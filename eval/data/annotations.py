@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question about an image with the answers that people gave. Raises ValueError where something is missing."""
+    """A question about an image with the answers that people gave.
+
+    Raises ValueError without answers or candidates, or where a text is not a string.
+    """
 
     key: str
     """Unique name."""
@@ -16,8 +19,8 @@ class Question:
     question: str
     """The question's text; for SNLI-VE the hypothesis."""
     kind: str
-    """yes/no, number, other or snli_ve. The first three are derived from people's answers, so numbers
-    are reported by them but no statement may depend on them."""
+    """yes/no, number, other or snli_ve; a webdataset may have others. The first three are derived from people's
+    answers, so numbers are reported by them but no statement may depend on them."""
     answers: tuple[str, ...]
     """Each annotator's answer."""
     candidates: tuple[str, ...]

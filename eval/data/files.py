@@ -59,7 +59,7 @@ def read_folder(folder: Path, split: str, memo: Memo, place: str, options: Mappi
 
     Raises:
         DataMissing: The split or the file of groups does not exist.
-        DataBroken: There are no images, or an image has no group.
+        DataBroken: There are no images, or the file of groups is invalid or lacks an image.
         WrongUse: There is another option.
     """
     options = options or {}
@@ -99,7 +99,7 @@ def _groups(path: Path, names: Sequence[str], place: str) -> tuple[str, ...]:
 
 
 def read_manifest(path: Path, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
-    """Read images listed in a file with a row each: .tsv with a header, or .jsonl.
+    """Read images listed in the rows of a file: .tsv or .csv with a header, .jsonl or .json.
 
     Options: `image`, a pattern over the row's columns that gives the image's path relative to the
     file (`"{image_path}"`); `caption` or `label`, the column of either; `leave_out`, images to

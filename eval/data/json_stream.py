@@ -24,7 +24,8 @@ def elements(path: Path, name: str) -> Iterator[Any]:
         name: The key of the list.
 
     Raises:
-        json.JSONDecodeError: The file is not such an object, or is truncated.
+        json.JSONDecodeError: The file is not such an object, or ends before the list does.
+        UnicodeDecodeError: The text read so far is not UTF-8.
     """
     with path.open(encoding="utf-8") as file:
         text = _Text(file)

@@ -192,7 +192,7 @@ def _samples(shards: Sequence[Path], members: Mapping[str, str], memo: Memo, pla
             if what is None:
                 continue
             if what in sample or sample["shard"] != number:
-                raise DataBroken(f"{place}: two samples have the key {key!r}")
+                raise DataBroken(f"{place}: two samples, or two images of a sample, have the key {key!r}")
             sample[what] = [number, offset, size, digest]
     for sample in samples.values():
         for what, extension in members.items():

@@ -1,1 +1,1 @@
-"""Download evaluation data and weights; the only part of the evaluation that uses a network."""
+"""Download evaluation data and weights; the other parts of the evaluation download nothing."""

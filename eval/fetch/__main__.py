@@ -22,7 +22,7 @@ REFERENCE = "reference"
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.eval.fetch") -> int:
-    """Run the command line and return the exit status: 0, 1 where a download failed, 2 for wrong use.
+    """Run the command line and return the exit status: 0, 1 where a download failed, 2 for wrong use, 130 for Ctrl-C.
 
     Args:
         arguments: Command-line arguments; None reads `sys.argv`.
@@ -31,13 +31,15 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
     parser = Parser(prog=prog, description="Fetch evaluation data.")
     parser.add_argument("--task", help="suites and tasks, comma-separated; `reference` is the reference encoder")
     parser.add_argument("--weights", help="NAME:TAG, weights that open_clip knows how to get")
-    parser.add_argument("--data", help="folder of the data sets (default: $DIHT_BENCH_DATA, else ~/.cache/diht/bench)")
+    parser.add_argument(
+        "--data", help="folder of the data sets (default: $DIHT_BENCH_DATA, else diht/bench in the user's cache)"
+    )
     parser.add_argument("--wheels", type=Path, help="folder with wheels that were downloaded by hand")
     parser.add_argument("--videos", type=Path, help="folder with UCF101's videos and lists, unpacked by hand")
     parser.add_argument(
         "--zero-shot", action="store_true", help="skip training splits, which only few-shot and linear probes use"
     )
-    parser.add_argument("--sizes", action="store_true", help="print what would be fetched and its size, and stop")
+    parser.add_argument("--sizes", action="store_true", help="print the downloads and their sizes, and stop")
     return exit_status(lambda: _fetch_all(parser.parse_args(arguments)))
 
 
@@ -66,14 +68,14 @@ def _reference(fetcher: Fetcher, wheels: Path | None) -> None:
 
 
 def fetch_weights(word: str, fetcher: Fetcher) -> None:
-    """Download weights into weights/NAME/TAG of the default data folder.
+    """Download weights into weights/NAME/TAG of the default data folder, unless only sizes are wanted.
 
     Args:
         word: `NAME:TAG`, as open_clip names them.
-        fetcher: Prints what is downloaded.
+        fetcher: Prints the download and decides whether to perform it.
 
     Raises:
-        WrongUse: open_clip does not know the pair.
+        WrongUse: open_clip does not know the pair. With `sizes_only` this is not checked.
         FetchFailed: The download failed.
     """
     from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
@@ -98,7 +100,7 @@ def _what(task: Task) -> str:
 
 
 def _tried(what: Callable[[], None]) -> int:
-    """Run a download and return its status. A failure is printed, so that the other tasks are still fetched."""
+    """Run a download and return its status. A `FetchFailed` is printed, so that the others are still fetched."""
     try:
         what()
     except FetchFailed as error:

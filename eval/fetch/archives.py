@@ -23,7 +23,8 @@ def unpack(archive: Path, members: Mapping[str, Path]) -> None:
         members: Maps members, or whole folders ("name/"), to their targets.
 
     Raises:
-        FetchFailed: The archive is corrupt, a member is not in it, or a name leads out of its folder.
+        FetchFailed: The archive is truncated, or neither zip nor tar; a member is not in it; or a name
+            leads out of its folder.
     """
     found: set[str] = set()
     with ExitStack() as stack:
@@ -47,7 +48,7 @@ def unpack(archive: Path, members: Mapping[str, Path]) -> None:
             ) from None
         for inside in members:
             if inside not in found:
-                raise FetchFailed(f"{archive} has no {inside}; it was changed at its source")
+                raise FetchFailed(f"{archive} has no {inside}; perhaps it was changed at its source")
 
 
 def below(folder: Path, name: str) -> Path:
@@ -61,12 +62,12 @@ def below(folder: Path, name: str) -> Path:
         FetchFailed: The name leads out of the folder.
     """
     if name.startswith("/") or ".." in Path(name).parts:
-        raise FetchFailed(f"{name!r} leads out of its folder; nothing was kept")
+        raise FetchFailed(f"{name!r} leads out of its folder; it was not written")
     return folder / name
 
 
 def _files(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """Yield names and contents of the regular files in an archive, in its order; links and devices are skipped."""
+    """Yield names and contents of the files in an archive, in its order. Links and devices in a tar are skipped."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as zipped:
             for name in zipped.namelist():

@@ -22,7 +22,7 @@ SUMS = "SHA256SUMS"
 RETRIES = 3
 WAIT_S = 30.0
 LINES = 20
-"""Approximate number of progress lines for a set of many files."""
+"""Progress lines for a set of many files: about this many, at most twice as many."""
 PLAIN = {"Accept-Encoding": "identity"}  # without it, lengths and contents would be those of the compressed form
 
 pooch.get_logger().setLevel("WARNING")
@@ -94,7 +94,7 @@ def _from_url(url: str, path: Path, folder: Path) -> Path:
 
 
 def size_of(url: str) -> int | None:
-    """Return the file's bytes as its server states them; None where it does not. Raises `FetchFailed`."""
+    """Return the file's size in bytes, as its server states it; None where it does not. Raises `FetchFailed`."""
     try:
         answer = requests.head(url, headers=PLAIN, allow_redirects=True, timeout=WAIT_S)
     except requests.RequestException as error:
@@ -160,7 +160,7 @@ class Fetcher:
             True if all files exist now, False if only sizes were requested.
 
         Raises:
-            FetchFailed: A file cannot be downloaded. If the disk is too small, no download starts.
+            FetchFailed: A file cannot be downloaded. No download starts if the known sizes exceed the free space.
         """
         missing = [remote for remote in remotes if not remote.path.exists()]
         if not missing:
@@ -194,7 +194,7 @@ class Fetcher:
 
     def _record(self, what: str, name: str, recorded: str | None, now: str) -> None:
         if recorded not in (None, now):
-            self.say(f"{what}: {name} differs from the first download, and so does its published hash")
+            self.say(f"{what}: {name} differs from an earlier download, and so does its published hash")
         self._sums[name] = now
         lines = [f"{digest.removeprefix('sha256:')}  {file}\n" for file, digest in sorted(self._sums.items())]
         publish_bytes(self.root / SUMS, "".join(lines).encode())

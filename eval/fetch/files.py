@@ -16,7 +16,7 @@ from open_diht.eval.fetch.hub import HubSet
 from open_diht.eval.fetch.parquet_rows import write_rows
 
 ARCHIVES = "archives"
-"""Folder below the data folder for archives that are not yet unpacked."""
+"""Folder below the data folder for archives that are not yet unpacked, and folders that are not yet complete."""
 DRIVE = "https://drive.usercontent.google.com/download?export=download&confirm=t&id="
 """Address of Google Drive's files by id, without the confirmation page about virus scans."""
 

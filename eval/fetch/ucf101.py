@@ -38,7 +38,7 @@ UNPACKERS: Mapping[str, tuple[str, ...]] = {
 
 
 def fetch_ucf101(folder: Path, fetcher: Fetcher, videos: Path | None = None) -> None:
-    """Write frames of the test split, and of the training split unless only zero-shot is wanted.
+    """Write missing frames of the test split, and of the training split unless only zero-shot is wanted.
 
     Args:
         folder: The target folder.
@@ -46,7 +46,7 @@ def fetch_ucf101(folder: Path, fetcher: Fetcher, videos: Path | None = None) -> 
         videos: A folder with unpacked videos and lists; then nothing is downloaded.
 
     Raises:
-        FetchFailed: A download failed, a program is missing, or a video is unusable.
+        FetchFailed: A download failed, PyAV or a program is missing, or a list or video is missing or unusable.
     """
     splits = [split for split in LIST_OF if split == "test" or not fetcher.zero_shot]
     missing = [split for split in splits if not (folder / split).is_dir()]

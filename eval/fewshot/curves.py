@@ -81,20 +81,20 @@ class Encoded:
     test: NDArray[np.float32] | Tensor
     """(m, d) features of the test images."""
     classifier: ArrayLike | Tensor
-    """(d, C) the zero-shot classifier, with unit columns."""
+    """(d, C) the zero-shot classifier; columns have length 1, or zero."""
     logit_scale: float
     """The model's logit scale, 100 for example."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hyperparameters:
-    """The hyperparameters that one method chose for one support set."""
+    """The hyperparameters of one method for one support set, chosen or fixed."""
 
     method: str
     shots: int
     seed: int
     chosen: Mapping[str, float | str]
-    """Radius, penalty or temperature; "inf" as a string, since JSON has no such number."""
+    """Radius, penalty or what else the method has; "inf" as a string, since JSON has no such number."""
     selected_on: str
     converged: bool
 
@@ -211,7 +211,7 @@ class FewShotResult:
         )
 
     def record(self) -> dict[str, Any]:
-        """Return everything but the predictions, as JSON: settings, points, choices, and the keys of all shots."""
+        """Return everything but the predictions, for JSON: settings, points, choices, and the keys of all shots."""
         return {
             "settings": asdict(self.settings),
             "n": self.n,
@@ -239,13 +239,15 @@ def run(
             same result.
 
     Raises:
-        ValueError: Shapes do not fit, features are not normalized, or a key is repeated.
+        ValueError: Shapes or labels do not fit, features are not normalized, or a key is repeated.
         ShotsMissing: A class has no training sample (a ValueError).
     """
     settings = settings or FewShotSettings()
     labels = np.asarray(test_labels)
     if labels.shape != (len(encoded.test),) or not len(encoded.test):
-        raise ValueError(f"{len(encoded.test)} test features, labels of shape {labels.shape}: expected one each")
+        raise ValueError(
+            f"{len(encoded.test)} test features, labels of shape {labels.shape}: expected one each, and some"
+        )
     draws, choices, predicted = predict_curves(encoded, settings, group)
     points = tuple(
         _point(method, k, {seed: predicted[method, k, seed] for seed in settings.seeds}, labels, settings)
@@ -275,7 +277,8 @@ def predict_curves(
             this process.
 
     Raises:
-        ValueError: Shapes do not fit, features are not normalized, or a key is repeated.
+        ValueError: Shapes or labels do not fit, features are not normalized, a key is repeated, or a
+            class has no training sample.
     """
     group = group or Ranks()
     test = _tensor(encoded.test, settings.device)
@@ -363,7 +366,7 @@ def _tensor(values: ArrayLike | Tensor, device: str) -> Tensor:
 
 def _check_normalized(features: Tensor, which: str) -> None:
     lengths = features.norm(dim=1)
-    # A model may map an image to zero, which then has equal scores for all classes.
+    # A model may map an image to zero.
     off = torch.where(lengths == 0, 0.0, (lengths - 1).abs())
     worst = int(off.argmax()) if len(features) else 0
     if len(features) and not off[worst].item() < 1e-3:

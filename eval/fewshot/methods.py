@@ -1,8 +1,8 @@
 """The probe and its baselines, each as a function of a support set.
 
-Hyperparameters are chosen on the support set, or fixed for one shot per class, by the same rule for
-every method that has any but `ridge`, whose penalty is fixed. Method names are keys of `METHODS`; a new method is a
-function and a line there.
+Hyperparameters are chosen on the support set, or fixed for one shot per class; those of `ridge` and
+`unprojected` are always fixed. Method names are keys of `METHODS`; a new method is a function and a
+line there.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ RADII = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 30.0, math.inf)
 the zero-shot classifier (0) to the ordinary probe (inf). delta is this over the logit scale, times
 ||W_0||_F, so that the radii are comparable between tasks of 10 and 1000 classes and between models."""
 RADIUS_OF_ONE_SHOT = RADII.index(8.0)
-"""Index of the radius for one shot, which is also the minimum for several. It was found on the few-shot sets of
-benchmarks/RESULTS.md, which flatters them."""
+"""Index of the radius for one shot, which by default is also the minimum for several. It was found on Fashion-MNIST
+and the stamps, which flatters their figures in benchmarks/RESULTS.md."""
 PENALTIES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 3e-4, 1e-4, 3e-5, 1e-5)
 """L2 weights relative to the squared logit scale."""
 PENALTY_OF_ONE_SHOT = PENALTIES.index(0.01)
@@ -80,8 +80,8 @@ def unprojected(support: Support) -> Fitted:
 def random_init(support: Support) -> Fitted:
     """Fit the ordinary linear probe with L2, without the text.
 
-    The penalized problem has a single optimum, so a random start would not matter; it starts at
-    zero.
+    The penalized problem has a single optimum, but for a constant added to all biases, so a random start
+    would not matter; it starts at zero.
     """
     return l2(replace(support, classifier=torch.zeros_like(support.classifier)))
 
@@ -108,8 +108,7 @@ def text_or_zero(support: Support) -> Fitted:
 def tip_adapter(support: Support) -> Fitted:
     """Fit training-free Tip-Adapter (Zhang et al., ECCV 2022): zero-shot logits + alpha exp(-beta (1 - x F^T)) Y.
 
-    Written from its formula. Its authors tune alpha and beta on the test set; here they are chosen
-    on the support set.
+    Written from its formula. Alpha and beta are chosen on the support set, not on a validation or test set.
     """
 
     def scores_of(part: Support, features: Tensor) -> Iterator[Tensor]:
@@ -125,7 +124,7 @@ def tip_adapter(support: Support) -> Fitted:
 
 
 def ridge(support: Support) -> Fitted:
-    """Fit closed-form least squares to targets of -1 and 1 on standardized features with a bias, without the text."""
+    """Fit ridge regression in closed form to targets of -1 and 1 on standardized features, without the text."""
     mean, deviation = support.features.mean(dim=0), support.features.std(dim=0, correction=0)
     # A constant feature has no deviation; avoid dividing by 0.
     deviation = deviation.clamp(min=1e-6)
@@ -196,7 +195,7 @@ def _path_scores(
 ) -> Callable[[Support, Tensor], Iterator[Tensor]]:
     """Return a function that yields the scores of one probe per value, each started from the previous solution.
 
-    That takes a fraction of the steps and gives the same answers to within the tolerance.
+    That takes a fraction of the steps and, but for an infinite radius, gives the same loss to within the tolerance.
     """
 
     def scores_of(part: Support, features: Tensor) -> Iterator[Tensor]:

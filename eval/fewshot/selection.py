@@ -6,8 +6,8 @@ and the candidate with the lowest cross-entropy wins; among equal ones the most 
 shot per class leaves nothing to validate on, so its value is fixed in advance.
 
 A fold's classifier has fewer shots than the final one, so the choice errs on the cautious side.
-There is therefore no one-standard-error rule by default: it would stay so near the text that the
-shots are almost ignored. And several shots get at least the freedom of one (`floor`).
+There is therefore no one-standard-error rule by default: it would stay too near the text, above all
+with few shots. And several shots get at least the freedom of one (`floor`).
 benchmarks/RESULTS.md has the figures.
 
 Hits are not used: with 20 held-out shots they are too coarse, and the choice jumps between draws.
@@ -30,7 +30,7 @@ FOLDS = 4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Support:
-    """A support set and the classifier to improve; tensors share dtype and device."""
+    """A support set and the classifier to improve; features and classifier share dtype, all tensors the device."""
 
     features: Tensor
     """(n, d), L2-normalized, or zero."""

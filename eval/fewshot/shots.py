@@ -2,7 +2,7 @@
 
 Samples of a class are ordered by a hash of seed and key, and k shots are the first k. Shots are
 therefore nested (the shot of k = 1 is among the two of k = 2). They do not depend on the order of
-files, the model, or the version of a random generator.
+the samples, the model, or the version of a random generator.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def draw_shots(keys: Sequence[str], labels: ArrayLike, n_classes: int, k: int, s
         labels: (n,) their classes.
         n_classes: The number of classes.
         k: Shots per class, at least 1.
-        seed: Each seed draws other shots.
+        seed: Seed of the draw; where a class has more than k samples, it decides which are drawn.
 
     Raises:
         ShotsMissing: A class has no sample.

@@ -1,9 +1,9 @@
 """Accelerated proximal gradient descent (FISTA) for softmax regression with a constraint or a penalty.
 
-The problem is convex, so the answer must not depend on the path to it. The step size comes from the
-curvature of the cross-entropy; there is no learning rate to tune. On a ball the Frank-Wolfe gap
-bounds the distance of the objective from its optimum, so "converged" describes the answer and not
-the last step.
+The problem is convex, so in a finite ball or with a penalty the answer must not depend on the path to
+it. The step size comes from the curvature of the cross-entropy; there is no learning rate to tune. In a
+finite ball the Frank-Wolfe gap bounds the distance of the objective from its optimum, so "converged"
+describes the answer and not the last step.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Term(Protocol):
         """Return the term's contribution to the objective."""
 
     def gap(self, offsets: Tensor, gradient: Tensor) -> float:
-        """Return a bound on the distance of the objective from its optimum.
+        """Return a bound on the distance of the objective from its optimum, which may hold only near the optimum.
 
         Args:
             offsets: (C, d + 1).
@@ -118,7 +118,7 @@ class Solution:
 class SoftmaxLoss:
     """Mean cross-entropy of scale * (x . (w_0 + w) + b) as a function of the offsets.
 
-    features (n, d), labels (n,) and classifier (C, d) share dtype and device. Memory is a few score
+    features (n, d) and classifier (C, d) share dtype and device; labels are (n,). Memory is a few score
     matrices (n, C): 64 MB each for ImageNet at 16 shots.
     """
 
@@ -170,7 +170,7 @@ def solve(
         term: The constraint or penalty.
         start: (C, d + 1) initial offsets; None: 0.
         tolerance: The gap to reach, in nats.
-        max_steps: Steps after which the best effort is returned as not converged.
+        max_steps: Steps after which the last offsets are returned, even if the gap is larger.
     """
     bound = loss.curvature()
     curvature = bound * _FIRST_GUESS

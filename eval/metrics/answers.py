@@ -14,7 +14,7 @@ _ARTICLES = {"a", "an", "the"}
 def normalized(answer: str) -> str:
     """Return an answer in the form that is compared.
 
-    It is in lower case, without articles and punctuation, with digits for words up to ten. The
+    It is in lower case, without articles and most punctuation, with digits for words up to ten. The
     rules are those of the VQA evaluation (vqaEval.py). A punctuation mark becomes a space. It is
     dropped instead if it is next to a space anywhere in the answer, or if the answer has a number
     such as 1,000. A period is dropped unless a digit follows, so "U.S." is "us". Only the table of

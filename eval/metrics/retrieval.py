@@ -1,10 +1,10 @@
-"""Ranks of the right result in cross-modal retrieval, tile by tile, with ties decided against the model.
+"""Ranks of the right result in cross-modal retrieval, tile by tile, with a fixed rule for ties.
 
 The rank of a positive is the number of items with a higher score plus the number of equal-score
 items with a lower index; for image to text it is the minimum over the image's captions. A model
-that maps everything to one vector thus gets an R@1 of exactly chance if all images have equally many
-captions, where `topk` gives anything up to 100 %. `strict` counts every equal-score item that is not
-right as ahead.
+that maps everything to one vector thus gets an R@1 of chance, up to rounding of the scores, if all images
+have equally many captions, where `topk` gives anything up to 100 %. `strict` counts every equal-score
+item that is not right as ahead.
 
 A positive's score is read from the same tile of scores as its competitors'. Computed separately,
 the same dot product can differ in the last bits, and the comparison would be noise.

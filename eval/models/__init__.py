@@ -64,7 +64,8 @@ def load_model(
         (2, 512)
 
     Raises:
-        WrongUse: The word, the weights or the precision is unknown, or they do not belong together.
+        WrongUse: The word, the tag or the precision is unknown, the weights file is missing, or a model that has its
+            own weights is given others.
         ModelError: Loading fails.
     """
     if precision not in PRECISIONS:
@@ -78,7 +79,7 @@ def load_model(
     for folder in (Path(word), Path(word) / "export"):
         if (folder / CONFIG).is_file():
             if pretrained:
-                raise WrongUse(f"folder {word} has its own weights; use --pretrained only with an architecture's name")
+                raise WrongUse(f"folder {word} has its own weights; leave out --pretrained")
             return load_folder(folder, device, precision)
     if "://" in word:
         raise WrongUse(f"model {word} is in a store, and an evaluation fetches nothing: name a copy of it on a disk")

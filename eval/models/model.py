@@ -87,7 +87,7 @@ def _unit(features: torch.Tensor, what: str) -> np.ndarray:
     features = features.detach().to(device="cpu", dtype=torch.float32)
     if not bool(torch.isfinite(features).all()):
         raise ModelError(f"{what} gives features that are not finite numbers; the weights may be damaged")
-    # A zero vector stays zero: its score with everything is equal, which is chance, where 0/0 would be NaN.
+    # A zero vector stays zero: its score with everything is 0, where 0/0 would be NaN.
     return torch.nn.functional.normalize(features, dim=-1).numpy()
 
 

@@ -54,7 +54,7 @@ def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
     """Return names and shapes of the weights in a file, without executing code in it.
 
     The values are not read where the format allows. Empty for numpy's formats, which open_clip
-    converts. Raises `ModelError` for anything that is not a file of weights.
+    converts. Raises `ModelError` for anything else that is not a file of weights.
     """
     if path.suffix in (".npz", ".npy"):
         return {}
@@ -77,7 +77,7 @@ def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def check_positions(path: Path, name: str, settings: Mapping[str, Any]) -> None:
-    """Raise `ModelError` where the position embeddings do not fit the architecture's size.
+    """Raise `ModelError` where position embeddings under CLIP's names miss the architecture's size by more than one.
 
     Args:
         path: The file of weights.

@@ -75,7 +75,7 @@ def across(tasks: Sequence[TaskRows], folder: Path) -> list[Across]:
     """
     rows = []
     for one in effective_robustness({task.task: task.main for task in tasks}):
-        beyond = "; ImageNet accuracy beyond that of these models" if one.beyond else ""
+        beyond = "; ImageNet accuracy outside the range of these models" if one.beyond else ""
         how = (
             f"models trained on ImageNet alone: {100 * one.expected:.1f}, \u00b1 {100 * one.spread:.1f} points{beyond}"
         )
@@ -87,7 +87,7 @@ def across(tasks: Sequence[TaskRows], folder: Path) -> list[Across]:
 
 
 def _of_suite(suite: Suite, tasks: Sequence[TaskRows], folder: Path) -> Across | None:
-    """Return the suite's average; None if it has none, the run lacks one of its tasks, or no task was measured."""
+    """Return the suite's average; None if it has none, the run lacks one of its tasks, or no part was measured."""
     by_name = {task.task: task for task in tasks}
     parts = [(one,) if isinstance(one, str) else one for one in suite.average]
     if not parts or any(name not in by_name for part in parts for name in part):
@@ -118,7 +118,7 @@ def _images(tasks: Sequence[TaskRows]) -> tuple[str, ...]:
 
 
 def _average(tasks: Sequence[TaskRows], folder: Path) -> Averaged | None:
-    """Return the average of the tasks' items; None where those of a task are not stored."""
+    """Return the average of the tasks' items; None where those of a task are not stored, or lack its metric."""
     found = []
     for task in tasks:
         path = folder / "items" / f"{task.task}.npz"

@@ -37,7 +37,7 @@ def render(
 
     Args:
         rows: Rows of results.json.
-        tasks: The same grouped by task.
+        tasks: The same without few-shot, grouped by task.
         tables: Few-shot points by task.
         unshot: Tasks whose shots are missing.
         of_kinds: Averages of kinds.
@@ -146,7 +146,7 @@ def _interval(row: Row) -> str:
 
 
 def _choices(table: FewShotTable) -> Iterator[dict[str, Any]]:
-    """Yield the chosen hyperparameter of every method, number of shots and seed, and what it was chosen on."""
+    """Yield the chosen hyperparameters by method, number of shots and seed, and what they were chosen on."""
     for method, k in itertools.product(table.methods, table.shots):
         row = table.of(method, k)
         for choice in row["protocol"]["few_shot"].get("choices", ()) if row is not None else ():

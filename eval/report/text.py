@@ -23,10 +23,10 @@ ACROSS = (
     "suite's average is the plain mean over the tasks that it names, both directions of a set as one."
 )
 FEW_SHOT = (
-    "Shots are drawn by a hash of seed and key, nested over k. Radius, penalty and temperatures are chosen by "
-    "cross-validation on the shots themselves (support_cv), or fixed at one shot per class, as ridge's penalty always "
-    "is; no run uses test labels for a choice. Numbers are means over seeds \u00b1 one standard deviation. In "
-    "report.html, pointing at a number shows its interval over test images and draws of the shots."
+    "Shots are drawn by a hash of seed and key, nested over k. The probe's radius, penalties and Tip-Adapter's alpha "
+    "and beta are chosen by cross-validation on the shots themselves (support_cv), or fixed at one shot per class, as "
+    "ridge's penalty always is; no run uses test labels for a choice. Numbers are means over seeds \u00b1 one standard "
+    "deviation. In report.html, pointing at a number shows its interval over test images and draws of the shots."
 )
 
 

@@ -62,7 +62,7 @@ class Kind(ABC):
 
 
 class Shipped(Kind):
-    """A built-in kind. Its module loads torch, so it is imported only when something is measured."""
+    """A built-in kind. Its module loads torch, so it is imported on first use."""
 
     def __init__(
         self, name: str, heading: str, needs: Annotation, metrics: str, measure: str, examples: str, rules: int = 1

@@ -80,7 +80,7 @@ def _suite(path: Path) -> Suite:
 
 
 def _task(entry: Any) -> Task:
-    """Return the checked task of an entry of `tasks`; a string `suite:task` refers to another suite."""
+    """Return the checked task of an entry of `tasks`; a string `suite:task` refers to a built-in suite."""
     if isinstance(entry, str):
         return _borrowed(entry)
     try:
@@ -109,7 +109,7 @@ def _check(task: Task) -> None:
         raise WrongUse("no sources")
     for source in (*task.sources, *task.support):
         if ".." in Path(source.path).parts:
-            raise WrongUse(f"path {source.path!r} leaves the data folder; write it as an absolute path")
+            raise WrongUse(f"path {source.path!r} has a `..`; write it without, absolute if it is elsewhere")
     for sources in (task.sources, task.support):
         if len({(one.layout, one.path) for one in sources}) != len(sources):
             raise WrongUse("two sources have the same layout and path")

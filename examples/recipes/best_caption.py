@@ -2,7 +2,7 @@
 
 The best caption is the most complex of those that pass the caption filters, else of all; the first wins a tie. With
 `--image`, text in the image that repeats it then rejects the row. Input and output are Parquet; the column of the
-captions holds lists. The output has the columns of CAT and `caption`. It prints the counts of the reasons.
+captions holds lists. The output adds the columns of CAT and `caption`. It prints the counts of the reasons.
 
     .venv/bin/python examples/recipes/best_caption.py recaptioned.parquet out/best.parquet --captions all_captions
 """
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("output", help="Parquet file of the images that are kept")
     parser.add_argument("--captions", default="captions", help="column with a list of captions per image")
     parser.add_argument("--image", help="column of the images; without it captions decide alone")
-    parser.add_argument("--preset", default="paper", help="paper, balanced, strict, or a YAML file")
+    parser.add_argument("--preset", default="paper", help="a preset, such as strict, or a YAML file")
     options = parser.parse_args()
     cat = Cat(options.preset)
     rows = datasets.load_dataset("parquet", data_files=options.input, split="train")

@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("output", help="folder or URL for the rows that pass")
     parser.add_argument("--caption", default="caption", help="column of the captions")
     parser.add_argument("--image", help="column of the image files' bytes; without it captions decide alone")
-    parser.add_argument("--preset", default="paper", help="paper, balanced, strict, or a YAML file")
+    parser.add_argument("--preset", default="paper", help="a preset, such as strict, or a YAML file")
     parser.add_argument("--actors", type=int, default=1, help="most actors; each takes a core and 0.7 GiB")
     options = parser.parse_args()
 

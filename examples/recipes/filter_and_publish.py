@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--split", default="train")
     parser.add_argument("--caption", default="caption", help="column of the captions")
     parser.add_argument("--image", help="column of the images; without it captions decide alone")
-    parser.add_argument("--preset", default="paper", help="paper, balanced, strict, or a YAML file")
+    parser.add_argument("--preset", default="paper", help="a preset, such as strict, or a YAML file")
     parser.add_argument("--public", action="store_true", help="make a new data set public; mind the source's license")
     options = parser.parse_args()
     try:

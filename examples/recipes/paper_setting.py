@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--config", default="tiny", help="vit-b-32, vit-b-16, vit-l-14; tiny is not the paper's")
     parser.add_argument("--teacher", default="efficientnet-lite0", help="swag-vit-h14 is closest to the paper's")
     parser.add_argument("--weights", help="file of the teacher's weights")
-    parser.add_argument("--holdout", default="0.1", help="fraction of the rows that tests the teacher's heads")
+    parser.add_argument("--holdout", default="0.1", help="fraction of the rows that the heads do not train on")
     parser.add_argument("words", nargs="*", metavar="key=value", help="settings of the training")
     options = parser.parse_args()
 

@@ -209,7 +209,7 @@ def _runs(starts: Ints, lengths: Ints) -> Ints:
 
 def _take_apart(model: Model) -> tuple[Model, list[Model], Model, list[Model]]:
     """Return extractor, hash tables, mixer and convolutions of a MultiHashEmbed +
-    MaxoutWindowEncoder, checked by name and shape."""
+    MaxoutWindowEncoder, checked by name, number and window."""
     wrapped = [node for node in model.walk(order="dfs_pre") if node.name.startswith("with_array(")]
     extractors = [node for node in model.walk() if node.name == "extract_features"]
     if len(wrapped) != 3 or len(extractors) != 1:

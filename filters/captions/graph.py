@@ -2,7 +2,7 @@
 relations.
 
 The graph is complete and lenient: it holds every candidate. A rule decides which of them count, and
-from which verifier score on (`rules.py`), so presets differ without a new parse. The definitions
+from which verifier score on (`rules.py`), so thresholds change without a new parse. The definitions
 are our reading of DiHT, whose parser is not published.
 """
 
@@ -62,7 +62,7 @@ class Object(NamedTuple):
     """A thing, being, place or name: the head of a noun phrase."""
 
     text: str
-    """The head with its compounds, as in the parsed text ("dining table")."""
+    """The head with the compounds directly before it, as in the parsed text ("dining table")."""
     start: int
     end: int
     """Character span (start, end) in the parsed text."""
@@ -246,7 +246,7 @@ def _untied(
     """Yield describing words that the parse ties to no object.
 
     They are inside a name or compound (`titled`, "Elegant Wedding Card") or near their object
-    (`listed`, "Cat Toy - Blue"). If the parse names no other object, another noun may become one.
+    (`listed`, "Chair - modern"). If the parse names no other object, another noun may become one.
     """
     tied = len(objects)  # objects of the parse; more may be appended below
     for token, tag in enumerate(parse.tags):
@@ -377,7 +377,7 @@ def subject_of(parse: Parse, children: Children, token: int) -> tuple[int, str] 
     if dep in ("conj", "advcl", "xcomp", "ccomp"):
         for child in children.get(head, ()):
             if parse.deps[child] in _SUBJECTS:
-                return child, "shared"  # "a dog runs and barks": both verbs have the subject of the first
+                return child, "shared"  # "a man sits and reads": both verbs have the subject of the first
         if parse.deps[head] == "acl":
             return parse.heads[head], "shared"
     return None

@@ -33,18 +33,18 @@ from open_diht.filters.captions.wordpiece import BEGIN, END, WordPieces
 VERSION = 1  # increase it if weights of before mean something else now
 WEIGHTS, PROVENANCE = Path(__file__).with_name("opinion.onnx"), Path(__file__).with_name("opinion.json")
 VOCABULARY = "vocabulary"
-"""Metadata of the weights: the pieces, one a line."""
+"""Key in the metadata of the weights; the value is the pieces, one a line."""
 HEADS = 12
 KINDS = 3
-"""Token types: lower case and no letters, capitalized, capitals only."""
+"""Token types: not beginning with a capital, capitalized, and capitals only with at least two characters."""
 LONGEST = 128
 """Most pieces that are read; about the words behind them there is no opinion."""
 BUCKET = 4
 BATCH = 64
 UNSURE = (0.08, 0.85)
-"""Range, ends included, of the highest score of a caption's action candidates, if the caption is asked about."""
+"""A caption is asked about if the highest score of its action candidates is in this range, ends included."""
 UNSURE_DETAILS = (0.1, 0.8)
-"""Range of the highest score of its attributes and relations, if it is asked about although an action is sure."""
+"""If that score is higher, it is asked about if the highest one of its attributes and relations is in this range."""
 STEP = 0.125
 """Log odds are rounded to multiples of this."""
 
@@ -67,7 +67,7 @@ class Said(NamedTuple):
     """The opinion on a text, as log odds in steps of `STEP`."""
 
     actions: Odds
-    """(words,) that the word is the verb of a stated action, averaged with the same about the caption."""
+    """(read words,) that the word is the verb of a stated action, averaged with the same about the caption."""
     complex: float
 
 

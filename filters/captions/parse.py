@@ -143,7 +143,7 @@ class CaptionParser:
     def __init__(self, names: Sequence[str] = MODELS):
         self.nlp = load_model(names)
         self.slow: str | None = None
-        """Why spaCy runs the parser itself, about three times slower; None if NumPy does."""
+        """Why spaCy itself parses, more slowly; None if NumPy does."""
         self._numpy: _NumpyPipeline | None = None
         try:
             self._numpy = _NumpyPipeline(self.nlp)

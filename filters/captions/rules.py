@@ -1,10 +1,9 @@
-"""Decide Complexity and Action from annotations: pure, vectorized functions of columns and
-thresholds.
+"""Decide Complexity and Action from annotations: pure functions of columns and thresholds.
 
 The complexity of an object is the number of its attributes, of distinct actions it takes part in,
-and of its relations, counting only the kinds and verifier scores that the rule admits. The
-complexity of a caption is the maximum over its objects. The actions of a caption are its distinct
-action lemmas. This is our reading of DiHT, whose parser and rules are not published.
+and of its relations, counting only what the rule admits. The complexity of a caption is the maximum
+over its objects. The actions of a caption are its distinct action lemmas. This is our reading of
+DiHT, whose parser and rules are not published.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ class CaptionRule:
 
         Args:
             kind: the attribute's kind.
-            score: its verifier score, 0 to 1.
+            score: its score, 0 to 1.
         """
         return kind in self.attribute_kinds and score >= self.min_attribute_score
 

@@ -29,7 +29,7 @@ with without(*FRAMEWORKS):
     from spacy.util import compile_infix_regex, compile_prefix_regex, compile_suffix_regex
 
 CHUNKS = 40_000
-"""Distinct chunks of a generation, about 1 kB each."""
+"""Distinct chunks at which a generation is full, about 1 kB each."""
 _CHARS = 16  # average characters of a chunk and its tokens; with longer ones a generation is full earlier
 _END = "\n"  # marks the last chunk of a text, because no space follows it
 
@@ -54,7 +54,7 @@ class _Generation:
         self.chunks: dict[str, list[int]] = {}
         """Chunk -> the rows of its tokens."""
         self.openers: set[str] = set()
-        """Chunks whose last token may begin a special case that crosses a space."""
+        """Chunks whose last token may stand before a space that a special case crosses."""
         self.rows: dict[int, int] = {}
         """Key of a token (see `ChunkTokenizer._rows_of_tokens`) -> its row."""
         self.keys: list[int] = []

@@ -111,7 +111,7 @@ class Scorer:
         return 1 / (1 + np.exp(-np.clip(self.bias + log_odds, -30.0, 30.0)))  # exp must not overflow
 
     def __call__(self, features: Features) -> float:
-        """Return the probability of a candidate with these features, which include those of its caption."""
+        """Return the probability, without the probe, of a candidate with these features and those of its caption."""
         return float(self.probability(np.array(self.weigh(features))))
 
     def reasons(self, features: Features, read: float = 0.0, count: int = REASONS) -> list[tuple[str, float]]:

@@ -1,7 +1,8 @@
 """Split words into the pieces of BERT's uncased vocabulary.
 
-The result equals that of the package `tokenizers`, which the workers of the filters do not need for
-this alone (`tests/filters/captions/test_wordpiece.py` compares them).
+The result equals that of the package `tokenizers`, except for characters that are unassigned or new
+in Unicode; the workers of the filters do not need the package for this alone
+(`tests/filters/captions/test_wordpiece.py` compares them).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 
 PAD, UNKNOWN, BEGIN, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
-_LONGEST = 100  # characters of a word; longer ones are unknown, as in BERT
+_LONGEST = 100  # characters of a part of a word; longer ones are unknown, as in BERT
 _CACHED = 40_000  # words, about 200 bytes each
 _IDEOGRAPHS = (
     (0x4E00, 0x9FFF),
@@ -43,7 +44,7 @@ class WordPieces(dict[str, tuple[int, ...]]):
         return found
 
     def _pieces(self, part: str) -> list[int]:
-        """Return the longest pieces of a part, from left to right; the unknown piece if some letters are in none."""
+        """Return the longest pieces of a part, from left to right; the unknown piece if none fits or it is too long."""
         found: list[int] = []
         start = 0
         while start < len(part) <= _LONGEST:

@@ -27,7 +27,7 @@ _SECTIONS = ("captions", "columns", "images", "text_spotting", "score", "dedup",
 
 
 class BadPreset(ValueError):
-    """A preset cannot be used; the message names the file, the setting and the remedy."""
+    """A preset cannot be used; the message names it or its file, and the problem."""
 
 
 _SHELF = Shelf(Path(__file__).parent, "preset", BadPreset)
@@ -64,10 +64,10 @@ class Preset:
     score: ScoreRule = field(default_factory=ScoreRule)
     dedup: DedupRule = field(default_factory=DedupRule)
     columns: tuple[ColumnCondition, ...] = ()
-    """Conditions on the manifest's own columns (see `open_diht.filters.columns`)."""
+    """Conditions on columns (see `open_diht.filters.columns`)."""
     foresee: tuple[str, ...] = ()
-    """Other presets. Images of rows that pass their caption filters are read in the same run, so
-    that switching to one of these presets later needs no OCR."""
+    """Other presets. Images of rows that pass their caption filters and this preset's `columns` are read
+    in the same run, so that switching to one of them later needs no OCR, unless its `columns` are looser."""
     filters: tuple[Filter, ...] = ()
     """Registered filters that the preset has a section for (see `open_diht.filters.base`), in the
     order of the sections."""
@@ -102,7 +102,7 @@ class Preset:
 
     @property
     def filters_fingerprint(self) -> str:
-        """Return a hash of the settings that decide which rows reach the stages score and dedup."""
+        """Return a hash of the settings that decide which rows pass the caption and image filters."""
         return _fingerprint(self.captions, self.images, self.text_spotting, filters=[*self.columns, *self.filters])
 
     @property
@@ -145,7 +145,8 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 def _check_reasons(columns: Sequence[ColumnCondition], own: Mapping[str, type[Filter]]) -> None:
-    """Raise `BadValue` if a column has the reason of a filter, or a registered filter a built-in reason or section."""
+    """Raise `BadValue` if a column has the reason of a filter or score, or a registered filter that of a built-in
+    filter or score, or a section's name."""
     bare = Preset(name="")
     filters = (*bare.caption_filters, *bare.image_filters)
     built_in = {CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, NOT_SCORED, *(one.reason for one in filters)}

@@ -36,7 +36,7 @@ _THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_
 
 
 class ChildDied(Exception):
-    """The process ended; the message has its exit status and the end of its stderr."""
+    """The process ended; the message has its exit status or signal, and the end of its stderr."""
 
 
 class ChildTimeout(Exception):
@@ -127,7 +127,7 @@ class Child:
         self._stderr.close()
 
     def _await_start(self, timeout_s: float) -> None:
-        """Wait until the models are loaded. Log a slow start, and give up on a process that is stopped."""
+        """Wait until the models are loaded. Log a slow start; give up on one that is stopped or takes too long."""
         began = time.monotonic()
         poll = select.poll()
         poll.register(self._answers, select.POLLIN)
@@ -174,8 +174,9 @@ class Child:
 
 
 def _environment() -> dict[str, str]:
-    """Return the child's environment: one thread, no check of PaddleX's model hosts, a writable cache
-    folder, and the parent's import path, because the child runs in another working folder."""
+    """Return the child's environment: one thread, no check of PaddleX's model hosts, a temporary cache
+    folder unless PADDLE_PDX_CACHE_HOME names one, and the parent's import path, because the child runs
+    in another working folder."""
     paths = [str(_IMPORT_ROOT), *(os.path.abspath(path) for path in sys.path if path)]
     cache = Path(tempfile.gettempdir()) / f"diht-paddlex-{os.getuid()}"
     return {

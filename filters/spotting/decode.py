@@ -89,9 +89,9 @@ _ALPHA_MODES: Final = frozenset({"RGBA", "LA", "PA", "La", "RGBa"})
 def decode_image(data: bytes, limits: DecodeLimits, decode_jpeg: JpegDecoder | None = None) -> DecodedImage:
     """Decode the first frame of an image to upright BGR.
 
-    Transparency is composed on white; CMYK (also Adobe's inverted one) becomes RGB; 16-bit samples
-    are scaled, not clipped; the EXIF orientation is applied; color profiles are ignored. An image
-    of 1 x 1 pixel is an image; its use is the caller's decision. Call it from one thread per
+    Transparency is composed on white, except in 16-bit grey; CMYK (also Adobe's inverted one) becomes
+    RGB; 16-bit samples are scaled, not clipped; the EXIF orientation is applied; color profiles are
+    ignored. An image of 1 x 1 pixel is an image; its use is the caller's decision. Call it from one thread per
     process (`open_diht.common.images`).
 
     Args:
@@ -101,7 +101,7 @@ def decode_image(data: bytes, limits: DecodeLimits, decode_jpeg: JpegDecoder | N
             those for which it returns None, and those that it cannot reduce enough.
 
     Raises:
-        UnreadableImage: the bytes cannot be decoded. No other error is raised for any bytes but
+        UnreadableImage: the bytes cannot be decoded, or exceed a limit. No other error is raised for any bytes but
             MemoryError, which says nothing about the image.
     """
     try:

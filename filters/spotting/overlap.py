@@ -17,10 +17,9 @@ Measured by benchmarks/overlap_false_positives.py on odd rows of a LAION-400M sa
 was counted on the even ones), plain rule / ours:
 
 - accidents, text of one row against the caption of another: 3.0 / 0.3 % for some lines of text,
-  14.8 / 2.2 % for a page of it; strings that OCR really read in rendered text: 1.3 / 0.2 %;
-- hits, a piece of the caption of eight or more letters: 100 / 98.0 % without errors, 97.6 / 96.9 %
-  with one wrong letter, 87.3 / 94.5 % with two; rendered at 14 pixels or more and really read: 98.3
-  / 96.3 %.
+  14.8 / 2.2 % for a page of it;
+- hits, a piece of the caption of eight or more letters and digits: 100 / 98.0 % without errors, 97.6
+  / 96.9 % with one wrong letter, 87.3 / 94.5 % with two.
 
 Ours thus misses about two in a hundred true overlaps (boilerplate such as "Stock Photo", single
 common words) and avoids 85 to 91 % of the accidents. The thresholds are fields of `OverlapRule`, and
@@ -191,7 +190,7 @@ class _Caption:
         self.words = list(self.folded.words())
 
     def best_run(self, text: str) -> _Run:
-        """Return the longest run that counts between the caption and one string."""
+        """Return the longest run that counts between the caption and one string; `_NO_RUN` if there is none."""
         string = _fold_string(text)
         if not string.chars or not self.folded.chars:
             return _NO_RUN

@@ -53,7 +53,7 @@ class SpotterSettings:
     """Size of the PP-OCRv6 detector and recognizer."""
     alphabet: Alphabet = "latin"
     """The characters that lines are read as (ignored by `paddle`): `latin` saves time; `all` also
-    reads Chinese, Japanese and Greek, which English captions do not need."""
+    reads Chinese and Greek, and with `small` Japanese, which English captions do not need."""
     reread: ModelSize | None = "small"
     """Size of the recognizer that reads doubtful lines a second time (ignored by `paddle`); None or
     the same as `model`: no second reading."""

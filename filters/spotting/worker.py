@@ -64,7 +64,7 @@ def answers(
 ) -> list[dict[str, Any]]:
     """Return a message for each image: its lines, or the reason why it has none.
 
-    The pixels of an image are freed before the next one is decoded.
+    The pixels of a readable image are freed before the next one is decoded.
 
     Args:
         images: the bytes of each file.

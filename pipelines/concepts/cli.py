@@ -1,7 +1,7 @@
 """Command line of the Beam half of `make concepts`: parse options, and turn errors into one line and an exit status.
 
 Exit status: 0 success; 1 units or the run failed, a shard is corrupt, captions or shards name no concepts, or more
-images than allowed are bad; 2 wrong use, and nothing was written.
+images than allowed are bad; 2 wrong use, or the runner cannot be used.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _parser(prog: str, defaults: Mapping[str, str]) -> Parser:
         "--teacher",
         default=DEFAULT,
         help=f"{', '.join(teacher_names())}, or a model as in timm:resnet50, torchvision:vit_b_16, open_clip:ViT-B-32; "
-        f"all but {DEFAULT} need --weights, or :FILE after the model",
+        f"all but {DEFAULT} need --weights; such a model may have :FILE after it instead",
     )
     parser.add_argument(
         "--weights",

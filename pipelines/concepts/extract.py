@@ -1,8 +1,8 @@
 """Extract the teacher's features of one batch of images.
 
-An image that cannot be decoded loses its row. If the teacher fails on a batch, its images are tried
-one by one, and those on which it fails again lose their rows. The whole batch fails if the teacher
-runs out of memory, or fails on every image of a batch of several.
+The row of an image that cannot be decoded holds zeros. If the teacher fails on a batch, its images are
+tried one by one, and those on which it fails again get zeros too. The whole batch fails if the
+teacher runs out of memory, or fails on every one of several images.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NO_IMAGE = "missing_image"
 NOT_FINITE = "not_finite"
 TEACHER_FAILED = "teacher_failed"
 MAX_ASPECT = 20
-"""Longer images are cropped to this aspect ratio, around the middle. Teachers resize the shorter
+"""Longer images are cropped to this aspect ratio, around the middle. Most teachers resize the shorter
 side, which would enlarge a line of pixels enormously, and then use the middle."""
 
 
@@ -45,7 +45,7 @@ class Features:
 
 
 class TeacherFailed(RuntimeError):
-    """The teacher failed on a batch; the message names the remedy."""
+    """The teacher failed on a batch."""
 
 
 def prepared(content: bytes | None, teacher: LoadedTeacher) -> Any:
@@ -108,7 +108,7 @@ def _found(images: list[Any], teacher: LoadedTeacher) -> list[npt.NDArray[np.flo
             if _lacks_memory(error):
                 raise _failed(teacher, error) from error
             found.append(Bad(TEACHER_FAILED, _in_words(error)))
-    if all(isinstance(each, Bad) for each in found):  # then the images are not the cause
+    if all(isinstance(each, Bad) for each in found):  # then the images are probably not the cause
         raise _failed(teacher, first) from first
     return found
 
@@ -131,7 +131,7 @@ def _image(content: bytes | None) -> Image.Image:
 
 
 ERRORS = (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError, OSError, MemoryError)
-"""Errors that models and their preprocessing raise; torch's errors are RuntimeErrors."""
+"""Errors that models and their preprocessing raise; most of torch's are RuntimeErrors."""
 
 
 def _lacks_memory(error: Exception) -> bool:

@@ -2,10 +2,10 @@
 
 For a given batch size, batches depend only on the shard. So with equal processors and threads, a killed
 and resumed run produces the same bytes as an undisturbed one, and n shards of a run the same as one process. A unit's
-results are saved about every minute, and the next run resumes from there. An image that cannot be
-decoded, or on which the teacher fails, loses its row, which is marked.
+results are saved about every minute, and the next run resumes from there. The row of an image
+that cannot be decoded, or on which the teacher fails, holds zeros and is marked.
 
-While the teacher processes a batch on a GPU, threads read and decode the next ones: a GPU needs a
+While the teacher processes a batch on a GPU, threads decode the next ones: a GPU needs about a
 dozen cores for that.
 """
 
@@ -124,8 +124,8 @@ class FeatureStage(Stage):
         return self.layout.work / self.name / "begun" / name
 
     def _ahead(self, batches: Batches) -> Iterator[tuple[Keys, list[Any]]]:
-        """Yield keys and prepared images of each batch. On a CPU nothing is decoded ahead: the
-        teachers of all workers use all cores."""
+        """Yield keys and prepared images of each batch. On a CPU nothing is decoded ahead,
+        because the teachers need the cores."""
         prepare = partial(prepared, teacher=self._loaded)
         return prepared_ahead(batches, prepare, 0 if self.device == "cpu" else self.threads)
 
@@ -194,7 +194,7 @@ class _Begun:
     def rows(self) -> npt.NDArray[np.float16]:
         """Return the features (n, d), zeros for bad images."""
         width = max((rows.shape[1] for rows in self._rows), default=0)
-        # Batches without a good image have width 0.
+        # Batches for which the teacher returned nothing have width 0.
         wide = [rows if rows.shape[1] else np.zeros((len(rows), width), np.float16) for rows in self._rows]
         return np.concatenate(wide) if wide else np.zeros((0, 0), np.float16)
 

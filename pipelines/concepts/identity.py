@@ -3,7 +3,7 @@
 Features are keyed to the model, the SHA-256 of its weights, its preprocessing and the precision,
 but not to the versions of torch and of the model's library: another version that computes the same
 invalidates nothing. This is checked: the folder stores the float32 features of one fixed image, and
-a run that has work to do compares its own with them.
+a run with features to extract compares its own with them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from open_diht.pipelines.store.storage import StorePath
 
 SAME = 0.01
 """Maximum relative distance of equal features of one image. Processors and versions differ by
-0.00001; another interpolation in the preprocessing by a tenth."""
+about 0.00001; another interpolation in the preprocessing by about a tenth."""
 
 
 def record_path(layout: Layout) -> StorePath:
@@ -53,7 +53,7 @@ def seen(teacher: Teacher) -> npt.NDArray[np.float32]:
     """Return the features (d,) float32 of the fixed image, computed on this machine's CPU.
 
     Raises:
-        WrongUse: the weights do not fit the model.
+        WrongUse: there is no such model, or the weights do not fit it.
     """
     loaded = teacher.load()
     found: npt.NDArray[np.float32] = loaded.features([loaded.transform(_fixed())])[0]
@@ -61,7 +61,7 @@ def seen(teacher: Teacher) -> npt.NDArray[np.float32]:
 
 
 def settle(layout: Layout, teacher: Teacher, asked: str, device: str, sees: npt.NDArray[np.float32]) -> None:
-    """Record what identifies the features of a folder, or compare with the existing record.
+    """Record what identifies the features of a folder, or compare with its record of the same teacher and precision.
 
     Args:
         layout: the output folder.

@@ -73,8 +73,8 @@ class ConceptSettings:
     precision: str = AUTO
     """bf16, fp32 or auto: that of the folder's features, else bf16 if the device supports it."""
     workers: int | None = None
-    """Maximum number of units that run at the same time; None: on this machine a process for each GPU, or else for each
-    core; on another backend its default."""
+    """Units at a time; None: with worker processes of this machine one for each GPU, or else for each core; on another
+    backend its default. On Prism, Dask and Dataflow the backend decides."""
     backend: Backend = field(default_factory=Direct)
     """Where the work runs."""
     shard: tuple[int, int] | None = None
@@ -93,13 +93,14 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> in
         say: receives progress lines.
 
     Returns:
-        The exit status: 1 if units failed, a shard is corrupt or too many images are bad.
+        The exit status: 1 if units failed or, when the output is completed, a shard is corrupt or too many images are
+        bad; else 0.
 
     Raises:
         WrongUse: the data cannot be used as requested, and nothing was written.
         NotLocked: another run works in the output folder, or it cannot be determined.
         RunFailed: captions or shards turned out to name no concepts, or see `Engine.run`.
-        WorkerDied, JobFailed, RunnerError: see `Engine.run`.
+        WorkerDied, JobFailed, RunnerError, Staged: see `Engine.run`.
         LeaseLost: another run has taken the output folder in a store.
     """
     for what, path in (("DATA", settings.data), ("OUTPUT", settings.output)):
@@ -128,7 +129,7 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> in
 
 
 def _check_output(layout: Layout) -> None:
-    """Raise WrongUse if `check_folder` refuses OUTPUT, or it holds foreign files where a run writes."""
+    """Raise WrongUse if `check_folder` refuses OUTPUT, or it holds foreign files where its first run would write."""
     if is_local(layout.root):
         check_folder("OUTPUT", layout.root)
     if layout.plan.exists() or any((layout.work / stage).is_dir() for stage in _STAGES):
@@ -137,13 +138,13 @@ def _check_output(layout: Layout) -> None:
     foreign = foreign_entry(layout, ["heads"]) or next(results, None)
     if foreign is not None:
         raise WrongUse(
-            f"{layout.root} holds {foreign}, which this program did not write and a run would overwrite; choose "
+            f"{layout.root} holds {foreign}, which may not be this program's and a run would overwrite; choose "
             "another OUTPUT, or move it away"
         )
 
 
 class Extraction:
-    """The teacher's part of a run: which features exist, and the stage that extracts the others."""
+    """The teacher's part of a run: device, precision, fingerprints, and the stage that extracts features."""
 
     def __init__(self, settings: ConceptSettings, layout: Layout):
         self._settings, self._layout = settings, layout
@@ -156,7 +157,7 @@ class Extraction:
         return f"{self._settings.teacher.name} on {self.device} in {self.precision}"
 
     def workers(self) -> int:
-        """Return the number of units that run at the same time."""
+        """Return the number of units to run at the same time."""
         settings = self._settings
         here = isinstance(settings.backend, Direct)
         return settings.workers or (here and len(gpus_of(self.device))) or settings.backend.default_workers()
@@ -177,7 +178,7 @@ class Extraction:
         """Return the stage with an explicit number of threads.
 
         Args:
-            fingerprint: fingerprint of each unit; not needed if no unit is committed.
+            fingerprint: fingerprint of each unit; not needed for `FeatureStage.features`.
             threads: number of threads in each process.
         """
         settings = self._settings

@@ -119,7 +119,7 @@ def find_teacher(name: str, weights: str | None = None) -> Teacher:
 
     Raises:
         WrongUse: there is no such teacher, a package is not installed, or its weights are missing or
-            differ from the known file.
+            differ from the known file, or are named twice.
     """
     asked = parse_encoder_name(name, libraries=LIBRARIES, names=teacher_names(), what="teacher")
     whose = f"teacher {name}"

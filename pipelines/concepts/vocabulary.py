@@ -85,7 +85,7 @@ def annotated(row: Row) -> tuple[list[str], list[str]]:
     """Return the objects and attributes of a row of kept/, or of a sample's .json in the shards.
 
     Raises:
-        KeyError, TypeError, IndexError: the row has none, or they have another form.
+        KeyError, TypeError, IndexError: the row has no such columns, or they have another form.
     """
     pairs = row["attributes"] or []
     return row["objects"] or [], [pair["attribute"] if isinstance(pair, dict) else pair[1] for pair in pairs]
@@ -140,7 +140,7 @@ def make_vocabulary(layout: Layout, units: Sequence[str], rows: int, min_count: 
         ids.
 
     Raises:
-        ValueError: a head would be empty; the message gives the highest count.
+        ValueError: a head would be empty; the message gives the highest count, if any.
     """
     found: dict[str, list[tuple[int, str]]] = {head: [] for head in HEADS}
     most: dict[str, tuple[int, str]] = {}

@@ -13,7 +13,7 @@ class Roles:
     url: str | None = None
     """The image's URL."""
     caption: str | None = None
-    """Caption that the filters decide on; the first of `captions`, if a row has several."""
+    """The caption; the first of `captions`, if a row has several."""
     captions: tuple[str, ...] = ()
     """Columns of the captions of a row that has several, in order. A column holds a text, or a list of texts."""
     uid: str | None = None

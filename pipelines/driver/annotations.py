@@ -66,7 +66,8 @@ class Annotations:
         return [unit for unit in units if unit in found]
 
     def judges(self) -> tuple[StageFilter, ...]:
-        """Return the filters of stages whose annotations the cascade does not know. All units must be annotated."""
+        """Return the filters of stages whose annotations the cascade does not know. All units that have not failed
+        must be annotated."""
         running = [kind for kind in self._kinds if kind.runs(self._settings)]
         sources = self.sources([unit.name for unit in self._work.units()])
         judges = [kind.judge(self._settings, self._work, sources) for kind in running]

@@ -292,7 +292,8 @@ def _stages(text: str | None) -> tuple[str, ...]:
 
 
 def shard_of(text: str | None) -> tuple[int, int] | None:
-    """Parse SHARD=i/n into (i, n); None stays None. Raises WrongUse if the text is not such a pair."""
+    """Parse SHARD=i/n into (i, n); None stays None. Raises WrongUse if the text is not such a pair, or n exceeds
+    `MOST_SHARDS`."""
     if text is None:
         return None
     first, _, second = text.partition("/")

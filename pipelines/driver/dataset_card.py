@@ -135,7 +135,7 @@ def render_card(funnel: FunnelRecord, settings: RunSettings, plan: Plan, configs
         *((f"commit of {_code(name)}", _code(commit)) for name, commit in plan.pins.items()),
         ("fingerprint of the input", _code(plan.fingerprint)),
         ("stages", ", ".join(settings.stages)),
-        ("program", f"open-diht {program_version()}; `run.json` has all versions, models and files"),
+        ("program", f"open-diht {program_version()}; `run.json` has versions, models and input files"),
     ]
     columns = []
     for config in configs:
@@ -148,7 +148,7 @@ def render_card(funnel: FunnelRecord, settings: RunSettings, plan: Plan, configs
         f"# {_text(title)}",
         CARD_MARK,
         f"{funnel['kept']:,} of {rows_in:,} image-text pairs{f' ({rate:.1%})' if rows_in else ''}, "
-        "kept by the CAT filters (Complexity, Action, Text-spotting) of open-diht, after "
+        "kept by the filters of open-diht that the funnel lists, after "
         "[DiHT](https://arxiv.org/abs/2301.02280) (CVPR 2023).",
         "## Funnel",
         _table(("stage", "reason", "rejected", "left"), steps),
@@ -165,7 +165,7 @@ def render_card(funnel: FunnelRecord, settings: RunSettings, plan: Plan, configs
 
 
 class _OneLine(yaml.SafeDumper):
-    """Dumps every string on one line, so that a line of dashes in a column name cannot end the head."""
+    """Dumps strings of several lines on one line, so that a line of dashes in a column name cannot end the head."""
 
 
 _OneLine.add_representer(
@@ -253,5 +253,5 @@ def _code(text: str) -> str:
 
 
 def _text(text: str) -> str:
-    """Return foreign text as one line with the markup of Markdown and HTML escaped."""
+    """Return foreign text as one line with backslashes and ` * [ ] < > | escaped."""
     return re.sub(r"([\\`*\[\]<>|])", r"\\\1", " ".join(text.split()))

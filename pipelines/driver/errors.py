@@ -120,7 +120,7 @@ def dead_letters_of(plan: Plan, set_aside: Mapping[str, Mapping[str, Any]]) -> p
     """Return the dead-letter table of unreadable files and quarantined units, None if there are none.
 
     Args:
-        plan: plan of the run, with the files that could not be opened.
+        plan: plan of the run, with the files that could not be read.
         set_aside: record of each quarantined unit by its name.
     """
     dead_letters = [broken_unit(file, None) for file in plan.unreadable]

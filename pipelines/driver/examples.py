@@ -122,7 +122,7 @@ def example_of(one_row: pa.Table, preset: Preset, decisions: Decisions, record: 
         one_row: a table with the one row and its annotations.
         preset: filters and thresholds.
         decisions: decisions of the caption filters about the row.
-        record: OCR record of its image, a row of `stages.rows.RECORD`; None: no image was read.
+        record: OCR record of its image, a row of `stages.rows.RECORD`; None: leave out what was read in it.
     """
     row = one_row.to_pylist()[0]
     decided = decisions.counts if decisions.asked[0] else None

@@ -83,10 +83,11 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
     Raises:
         WrongUse, ManifestError, PlanMismatch, FaissMissing: input, output or a setting is not usable; no results were
             written.
-        NotConserved: rows in and rows out differ.
-        RunFailed: the output folder was removed, is full or has damaged files, or a store or hub does not answer.
+        NotConserved: see `check_conservation`.
+        RunFailed: the output folder was removed, is full or has damaged files, a store or hub does not answer, or see
+            `Engine.run`.
         LeaseLost: another run has taken the output folder in a store, after this one could not renew its lease.
-        WorkerDied, JobFailed, Staged: see `Engine.run`.
+        WorkerDied, JobFailed, RunnerError, Staged: see `Engine.run`.
     """
     began = time.time()
     if settings.publisher:

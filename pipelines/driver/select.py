@@ -38,7 +38,7 @@ from open_diht.pipelines.store.records import Vouched
 from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, StorePath, asked, read_bytes, read_table, store_path
 
 CAP = 12
-"""Default for the most readings of a row; the study has measured up to 12."""
+"""Default for the most readings of a row."""
 KEPT = "kept"
 """Name of the first group, the rows that the cascade keeps. Other groups have the name of a reason."""
 _PAIR = np.dtype("<u8,<u8")
@@ -147,7 +147,7 @@ def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
     rows = _candidates(layout, plan, units, {} if only_kept else delays, list(by), indexed)
     if unknown := named.keys() - {*rows.groups}:
         found = ", ".join(sorted({*rows.groups[1:], *rows.left_out})) or "none"
-        raise WrongUse(f"--delay {min(unknown)}: no row that may be chosen has this reason (there are: {found})")
+        raise WrongUse(f"--delay {min(unknown)}: no row that may be chosen has this reason (OUTPUT has: {found})")
     delay = np.array([0.0, *(delays[name] for name in rows.groups[1:])])
     group, value = (rows.group, rows.columns[:, 0]) if not by else _by_columns(rows, list(by.values()))
     if by:  # the others share the mean delay of the rejected rows
@@ -291,7 +291,7 @@ def _candidates(
                 here = place >= 0
                 parts.append((uid[here], group[here], np.stack(values, 1)[here], place[here], np.full(here.sum(), tar)))
     if not any(len(part[0]) for part in parts):
-        raise WrongUse(f"OUTPUT {layout.root} has no row that may be chosen; see {layout.root / 'report.html'}")
+        raise WrongUse(f"OUTPUT {layout.root} has no row that may be chosen; see {layout.root / 'funnel.json'}")
     uid, group, columns, place, tars = (np.concatenate(one) for one in zip(*parts, strict=True))
     order = np.lexsort((uid["f1"], uid["f0"]))
     # A uid selects all rows that have it, so it must be that of one.
@@ -359,7 +359,7 @@ def _margin(table: pa.Table, group: NDArray[np.int64], groups: Sequence[str]) ->
 def _by_columns(rows: Candidates, weights: Sequence[float]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return the group and the value of each row by columns: 0 for the best, as many as were kept, and 1 for others.
 
-    The value is the weighted sum of a row's ranks by each column; rows without a value are last.
+    The value is the weighted sum of a row's ranks by each column; in a column, rows without a value are last.
     """
     value = np.zeros(len(rows.uid))
     for column, weight in zip(rows.columns.T, weights, strict=True):
@@ -387,7 +387,7 @@ def _write_indexes(
 
 
 def _others(count: NDArray[np.int64], samples: float) -> dict[str, NDArray[np.float64]]:
-    """Return the mean readings of each group (groups,) if all rows are read equally often, or kept rows alone."""
+    """Return the mean readings of each group (groups,) if all rows are read equally often, or the first group alone."""
     found = {"all rows": np.full(len(count), samples / count.sum())}
     if count[0]:
         found["the kept rows"] = np.array([samples / count[0], *[0.0] * (len(count) - 1)])

@@ -1,5 +1,5 @@
-"""Prepare the items of batches in threads while an earlier batch is processed: one GPU needs a dozen cores to decode
-its images."""
+"""Prepare the items of batches in threads while an earlier batch is processed: a GPU needs many cores to decode its
+images."""
 
 from __future__ import annotations
 

@@ -38,13 +38,13 @@ class Engine:
     workers: int
     say: Callable[[str], None]
     seconds: dict[str, float] = field(default_factory=dict)
-    """Seconds that each stage with units to run took."""
+    """Seconds of work by stage; a stage with nothing to do has no entry."""
     backend: Backend = field(default_factory=Direct)
     """The backend that runs the units."""
     sharing: Sharing | None = None
     """Divides the units among shards; None: this invocation runs all units."""
     set_aside: Failed = field(default_factory=dict)
-    """Records of the units that failed in this run, by the name of the caption unit."""
+    """Records of the units that failed in this run, by name; of an image unit, by the name of its caption unit."""
 
     def clear_up(self) -> None:
         """Delete the leftovers of stopped runs, see `remove_leftovers`. On Dask first wait for workers that still run
@@ -68,10 +68,11 @@ class Engine:
         Args:
             stage: the stage.
             todo: names of the units to run.
-            of: number of units of the stage, including those already committed.
-            total: number of rows (or other counts) in `todo`; None: estimate it from the units begun.
+            of: number of these units and of those already done, for a message.
+            total: number of rows (or other counts) in `todo`. It is estimated from the units begun if it is None, or
+                other shards run a part.
             quiet: show no progress line.
-            workers: units at a time; None: `self.workers`.
+            workers: see `Job.workers`; None: `self.workers`.
             fatal: the run cannot continue without these units.
 
         Returns:
@@ -96,7 +97,7 @@ class Engine:
             progress = contextlib.nullcontext() if quiet else StageProgress(stage.name, count.look, stage.noun)
             with progress, worker_log(self.layout.scratch / "workers.log"):
                 while left:
-                    for unit in left:  # leave the marks of other units, which belong to other shards
+                    for unit in left:  # leave the marks of other units, which may belong to other shards
                         self.layout.progress(stage.name, unit).unlink(missing_ok=True)
                     before = stamps(self.layout.commits(stage.name), ".json")
                     try:
@@ -122,7 +123,7 @@ class Engine:
     def _left_by(
         self, death: WorkerDied, stage: Stage, todo: Sequence[str], before: Mapping[str, FileStamp], tries: _Tries
     ) -> list[str]:
-        """Return the units left to run after a worker died. A unit that was running at `TRIES` deaths has failed.
+        """Return the units left to run after a worker died. A unit whose mark was left by `TRIES` deaths has failed.
 
         Raises:
             WorkerDied: workers died `TRIES` times in a row without a unit running or done.
@@ -188,7 +189,7 @@ class Engine:
         self.set_aside |= {unit_of(name): record for name, record in failed.items()}
 
     def alive(self, names: Iterable[str]) -> list[str]:
-        """Return the units or image units that have not failed."""
+        """Return the units that have not failed; of image units, those of such units."""
         return [name for name in names if unit_of(name) not in self.set_aside]
 
     # ---- commit records
@@ -216,7 +217,7 @@ class Engine:
 
     def done(self, stage: str, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
         """Yield (name, commit record) like `records`, but verified: a record that is corrupt, or whose files are
-        missing or truncated, is deleted, so that its unit is run again.
+        missing or of another size, is deleted, so that its unit is not done.
 
         Args:
             stage: name of the stage.
@@ -230,7 +231,10 @@ class Engine:
             withdrawn += not holds and vouched.withdraw(self.layout.commit(stage, name), record)
             yield name, record if holds else None
         if withdrawn:
-            self.say(f"{stage}: the files of {counted(withdrawn, 'unit')} are missing or damaged and are written again")
+            self.say(
+                f"{stage}: the files of {counted(withdrawn, 'unit')} are missing or damaged; a run of this stage "
+                "writes them again"
+            )
 
     def missing(self, stage: Stage, names: Sequence[str]) -> dict[str, CommitRecord | None]:
         """Return the commit records of the units that are not done; None for a missing record.
@@ -293,7 +297,7 @@ class _Counter:
         return int(record.get(self._counted, 0)), record.get("segments", 0)
 
     def look(self) -> Count:
-        """Return how many rows or images this run has done, and the total, exact or estimated."""
+        """Return how much this run has done, and the total: exact, estimated or unknown."""
         now = time.monotonic()
         if now - self._looked > _LISTING_SHARE * self._took:  # slow listings are repeated less often
             found = stamps(self._layout.commits(self._stage), ".json")

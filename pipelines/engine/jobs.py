@@ -43,7 +43,7 @@ def run_units(
         label: name of the stage.
         unit_names: names of the units to run.
         do: the stage as a Beam function.
-        workers: units that may run at the same time.
+        workers: see `Job.workers`.
         backend: where the job runs; None: on this machine.
         todo: folder for the file of names, visible to all workers; None: a temporary one on this machine.
         hints: resource hints of the stage, see `Stage.hints`.

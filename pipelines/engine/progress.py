@@ -53,11 +53,11 @@ def beats(folder: Path, units: Collection[str]) -> list[tuple[int, int]]:
     """
     found = []
     for path in folder.glob("*"):
-        if path.name not in units:  # a unit of another shard
+        if path.name not in units:  # of another shard, or already counted as committed
             continue
         try:
             done, of = map(int, path.read_text(encoding="ascii").split())
-        except (FileNotFoundError, ValueError):  # the unit has just ended, or is writing
+        except (FileNotFoundError, ValueError):  # the unit has just ended, is writing, or has not reported
             continue
         found.append((done, max(done, of)))  # `of` is 0 until the unit reports its size
     return found

@@ -1,8 +1,8 @@
 """Divide the units of a run among n invocations, SHARD=i/n.
 
 For annotations, shard i runs every n-th unit and no other. For the stages after that, the shards then at work divide
-the units: each runs its part of a stage, and waits for the other parts before the next stage. The part of a shard that
-is absent or dies is divided among the others. Two shards that run the same unit write equal files.
+the units: each runs its part of a stage, and waits for the other parts before the next stage. There the part of a shard
+that is absent or dies is divided among the others. Two shards that run the same unit write equal files.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Sharing:
 
         Args:
             stage: the stage.
-            todo: the units that are not committed.
+            todo: the units that are not done.
             failed: records of the failed units. The caller adds those of a part before it requests the next part; this
                 method adds those that failed in other shards.
         """

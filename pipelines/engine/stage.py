@@ -25,8 +25,7 @@ from open_diht.pipelines.store.records import CommitRecord, publish_record
 from open_diht.pipelines.store.storage import StorePath, is_gone
 
 TRIES = 3
-"""Failed tries of a unit in a row, or deaths of workers that ran it, after which it is quarantined and the run
-continues without it."""
+"""Failed tries of a unit in a row, or deaths of workers that ran it, after which it is quarantined."""
 PAUSES_S = (1.0, 5.0)
 """Seconds before the second and third try, since errors of a disk or a network may pass."""
 
@@ -56,7 +55,7 @@ class FailedUnit(TypedDict):
 class Stage(ABC):
     """A small picklable object: settings in its constructor, models in `setup`, one unit in `process`.
 
-    A stage of your own is a dataclass with a `layout`, a `name`, a `fingerprint` and a `process`. This class does the
+    Its subclasses have a `layout`, a `name`, a `fingerprint` and a `process`. This class does the
     rest: it deletes the commit record before a unit is redone, and writes it after the unit's files are published.
     `DoUnit` retries a unit that fails and then quarantines it.
     """
@@ -129,7 +128,7 @@ class Stage(ABC):
         began, path = time.time(), self.layout.commit(self.name, unit)
         heartbeat = Heartbeat(self.layout.progress(self.name, unit))
         before = self.current(unit, read_json(path))
-        if before is not None and not self.adds:  # done by another shard since the driver looked
+        if before is not None and not self.adds:  # done since the driver looked, as by another shard
             heartbeat.end()
             return
         if before is None:
@@ -192,7 +191,7 @@ class DoUnit(beam.DoFn):
         mark.unlink(missing_ok=True)
 
     def _is_removed(self) -> bool:
-        """Return whether the output folder was removed while the worker ran."""
+        """Return whether the output folder was removed while the worker ran; False if it had no plan."""
         return self._had_plan and is_gone(self._stage.layout.plan)
 
     def teardown(self) -> None:

@@ -24,7 +24,7 @@ class Work(Engine):
 
     plan: Plan
     models: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Models and settings of each stage, recorded in run.json."""
+    """Models and settings of stages, recorded in run.json."""
     changed: dict[str, str] = field(default_factory=dict)
     """Input files that have changed since the run began, each with a description of the change."""
 
@@ -36,7 +36,7 @@ class Work(Engine):
         return [unit for unit in self.plan.units if unit.name not in self.set_aside]
 
     def image_units(self, units: Iterable[str]) -> list[str]:
-        """Return the names of the image units of caption units."""
+        """Return the names of the image units of caption units that have a commit record."""
         return [
             image_unit_name(unit, image_unit)
             for unit, record in self.records("captions", units)
@@ -70,7 +70,7 @@ class Work(Engine):
         return found
 
     def give_up_changed(self) -> None:
-        """Fail all units of changed input files, so that the results never mix rows of two versions."""
+        """Fail all units of input files that `find_changed` returns, since their rows may be of two versions."""
         found = self.find_changed()
         for unit in self.plan.units:
             if (path := unit.span.path) in found:
@@ -78,7 +78,8 @@ class Work(Engine):
                 self.give_up({unit.name: {"unit": unit.name, "stage": "manifest", "tries": tries}})
 
     def take_back_changed(self) -> None:
-        """Delete the commit records of changed input files and of passes over all units; the next run redoes them."""
+        """If input files have changed, delete the commit records of their units and of passes over all units. The next
+        run redoes these."""
         if not self.changed:
             return
         known = {unit.name for unit in self.plan.units}

@@ -2,7 +2,7 @@
 
 A manifest is untrusted input: a URL in it may name the machine's own services, a cloud's metadata
 server, a file, an endless stream or a terabyte image. `Fetcher` requests public addresses, and
-others only if allowed, within limits, and reports every failure with one reason from a closed list.
+others only if allowed, within limits, and reports a failed request with one reason from a closed list.
 `fetch_shard` runs img2dataset's own downloader on top of it.
 """
 

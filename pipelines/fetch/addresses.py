@@ -67,7 +67,7 @@ def is_public(address: Address) -> bool:
 
 @dataclass(frozen=True)
 class Allowed:
-    """A network and port that may be requested although it is not public, or not one of the ports that always may."""
+    """A network and port that may be requested although it is not public or not in `DownloadSettings.ports`."""
 
     network: _Network
     port: int

@@ -138,7 +138,7 @@ class GuardedConnection(http.client.HTTPConnection):
 
     def allow_body(self, count: int) -> None:
         """Allow `count` more bytes to be received. Call it once the headers are read."""
-        _permit(self._bounded, self._deadline, count)  # http.client has detached `sock` by now
+        _permit(self._bounded, self._deadline, count)  # http.client may have detached `sock` by now
 
 
 def _permit(sock: Any, deadline: float, allowance: int) -> None:

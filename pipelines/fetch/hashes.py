@@ -45,7 +45,7 @@ def digests_of(body: bytes, rows: Iterable[Expected | None]) -> dict[str, str]:
 
 
 def is_nobodys(digests: Mapping[str, str], rows: Collection[Expected | None]) -> bool:
-    """Return whether a file contradicts the hash of every row in `rows`.
+    """Return whether a file contradicts the hash of every row in `rows`; False without rows.
 
     Args:
         digests: the file's digests by kind.

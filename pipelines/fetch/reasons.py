@@ -15,7 +15,7 @@ class Reason(StrEnum):
     CONNECT_FAILED = "connect_failed"  # refused, unreachable, no trustworthy TLS, or cut
     TIMEOUT = "timeout"  # connecting, the headers or the body took longer than allowed
     HTTP_STATUS = "http_status"  # the server answered with neither 200 nor a redirect
-    BAD_RESPONSE = "bad_response"  # not HTTP, headers too long, an unknown encoding, or a bad body
+    BAD_RESPONSE = "bad_response"  # not HTTP, headers too long, no redirect target, an unknown encoding, or a bad body
     TOO_MANY_REDIRECTS = "too_many_redirects"
     TOO_LARGE = "too_large"  # more bytes than allowed, as sent or after decompression
     OPT_OUT = "opt_out"  # the server opts out, see opt_out.py
@@ -26,12 +26,12 @@ class Reason(StrEnum):
 
 
 EXPLANATIONS = {
-    Reason.BAD_URL: "The row's URL, or one that it redirects to, is not a valid web address.",
+    Reason.BAD_URL: "The row's URL, or one that it redirects to, is missing or not an accepted web address.",
     Reason.BLOCKED_PORT: "The URL leads to a port that downloads do not use.",
     Reason.BLOCKED_ADDRESS: "The URL leads to a machine outside the public internet. Downloads contact such machines "
     "only if allowed.",
-    Reason.DNS_FAILED: "The server's name does not resolve.",
-    Reason.CONNECT_FAILED: "The server could not be reached, or not safely.",
+    Reason.DNS_FAILED: "The server's name did not resolve.",
+    Reason.CONNECT_FAILED: "The server could not be reached, or not safely, or the connection broke.",
     Reason.TIMEOUT: "The server took too long.",
     Reason.HTTP_STATUS: "The server answered with an HTTP status other than 200, such as 404 (not found).",
     Reason.BAD_RESPONSE: "The server's answer was truncated, empty or invalid.",
@@ -39,12 +39,12 @@ EXPLANATIONS = {
     Reason.TOO_LARGE: "The file is larger than allowed.",
     Reason.OPT_OUT: "The server asks that its images are not indexed or not used for training.",
     Reason.HASH_MISMATCH: "The image does not match the manifest's hash.",
-    Reason.NOT_AN_IMAGE: "The server sent no image, or a corrupt one.",
+    Reason.NOT_AN_IMAGE: "The server sent no image, a corrupt one, or one that is not accepted, such as AVIF.",
     Reason.TOO_MANY_PIXELS: "The image has more pixels than allowed.",
     Reason.UNEXPECTED_ERROR: "This program failed on the server's answer; the records of the download hold the "
     "message.",
 }
-"""One sentence per reason, for readers of a report."""
+"""An explanation of each reason, for readers of a report."""
 
 
 class FetchError(Exception):

@@ -70,7 +70,7 @@ class DownloadSettings:
     ports: tuple[Annotated[int, Range(at_least=1, at_most=2**16 - 1)], ...] = (80, 443, 8080, 8443)
     """Ports that may be requested at public addresses."""
     allow: tuple[str, ...] = ()
-    """Addresses that may be requested although they are not public, as address:port or network:port."""
+    """Exceptions, as address:port or network:port, which need be neither public nor at one of `ports`."""
     respect_opt_out: bool = True
     """Whether to skip images whose server opts out: X-Robots-Tag noai, noimageai, noindex,
     noimageindex or none, or TDM-Reservation: 1."""

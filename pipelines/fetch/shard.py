@@ -41,7 +41,7 @@ def fetch_shard(
 
     The tar has members jpg, txt (the caption) and json (with uid) for each image. A URL that
     several rows share is requested once and its image is stored once, under the caption of the
-    first row; the records assign it to all of them.
+    first row; the records assign it to all of them but those with another hash.
 
     Args:
         rows: the requested rows, a table of schema `ASKED`.

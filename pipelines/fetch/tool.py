@@ -27,7 +27,7 @@ def check_tool() -> None:
 
 @functools.cache
 def load_tool() -> tuple[Any, Any, Any]:
-    """Load img2dataset, with two of its classes adapted.
+    """Load img2dataset, with two of its classes adapted. Raises ToolMissing if it is not installed.
 
     Returns:
         Its Downloader, Resizer and webdataset writer. The Resizer takes `DownloadSettings` and gets

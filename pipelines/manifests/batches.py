@@ -70,7 +70,7 @@ def batches(chunks: Iterator[Chunk], roles: Roles, batch_rows: int) -> Generator
 
 
 def to_batch(chunk: Chunk, roles: Roles) -> Batch:
-    """Return a chunk as a batch. Rows with invalid or oversized text become bad rows; the others get uids.
+    """Return a chunk as a batch. Rows with invalid text or an oversized value become bad rows; the others get uids.
 
     Args:
         chunk: rows as a format's reader delivers them.
@@ -175,10 +175,7 @@ _Why = tuple[BadReason, str]
 
 
 def _long_rows(table: pa.Table, roles: Roles) -> dict[int, _Why]:
-    """Return the rows with a text longer than text formats allow, or with an oversized value of bytes.
-
-    Parquet itself has no such limit.
-    """
+    """Return the rows with an oversized text, list of captions or value of bytes. Parquet itself has no such limit."""
     found: dict[int, _Why] = {}
     texts = {roles.caption, *roles.captions, roles.url, roles.uid}
     for name in table.column_names:
@@ -220,7 +217,7 @@ def _lengths(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
 
 
 def _rows_without_utf8(table: pa.Table, roles: Roles) -> dict[int, _Why]:
-    """Return the rows with text that is not valid UTF-8, which Arrow's readers do not check."""
+    """Return the rows with text that is not valid UTF-8, which Arrow's Parquet reader does not check."""
     found: dict[int, _Why] = {}
     texts = {roles.caption, *roles.captions, roles.url, roles.uid}
     for name in table.column_names:
@@ -329,8 +326,6 @@ def make_uid(*, url: str | None, caption: str | None, own: str | None = None, st
 
 def make_pair(*, url: str | None, caption: str | None, stand_in: str | None = None) -> str | None:
     """Return a key that equal pairs share, whatever their ids: the uid of the row without an own id.
-
-    The arguments are those of `make_uid`.
 
     Args:
         url: the row's URL; None or "" if it has none.

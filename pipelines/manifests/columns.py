@@ -42,7 +42,7 @@ def kind_of(type: pa.DataType) -> Kind:
 
 
 def is_bytes(type: pa.DataType) -> bool:
-    """Return whether values of this type are byte strings."""
+    """Return whether this is one of Arrow's binary types."""
     return bool(
         pa.types.is_binary(type)
         or pa.types.is_large_binary(type)
@@ -52,9 +52,10 @@ def is_bytes(type: pa.DataType) -> bool:
 
 
 def plain(table: pa.Table) -> pa.Table:
-    """Return the table with view types replaced by plain ones, which more of Arrow's functions support.
+    """Return the table with view types, outside dictionaries, replaced by plain ones, which more of Arrow's functions
+    support.
 
-    Views are another memory layout of the same values; in a file there is no difference.
+    Views are another memory layout of the same values.
     """
     schema = pa.schema([field.with_type(_plain(field.type)) for field in table.schema])
     if schema.types == table.schema.types:
@@ -79,7 +80,7 @@ def _converted(array: pa.Array, type: pa.DataType) -> pa.Array:
 
 
 def bytes_of(table: pa.Table) -> int:
-    """Return about how many bytes the rows take with dictionaries expanded."""
+    """Return about how many bytes the table takes; a column of dictionaries counts as expanded if that is more."""
     return sum(max(column.nbytes, _unpacked(column)) for column in table.columns)
 
 

@@ -72,8 +72,8 @@ def reading(path: str) -> Iterator[None]:
     """Convert exceptions of libraries inside the block to the errors below; others pass.
 
     Raises:
-        UnreadableFile: for errors at a broken or absent file.
-        Unreachable: for errors of store clients during an outage.
+        UnreadableFile: for errors at a damaged or absent file, or one that cannot be opened.
+        Unreachable: for errors of an outage, see `is_outage`.
     """
     try:
         yield
@@ -337,12 +337,13 @@ def stamps_of(paths: Iterable[str]) -> dict[str, Stamp | None]:
 def unchanged(span: Span) -> Iterator[bool]:
     """Check that the file of a span does not change while the `with` block reads it.
 
-    Yields whether `span.info` still holds; False for a span without fingerprint, which is not checked.
+    Yields whether the file still has the stamp of `span.info`; False for a span without
+    fingerprint, which is not checked.
 
     Raises:
         FileChanged: the file is not the one that the span was cut from, or was written to in the
             meantime. It replaces an exception of the block, which the change explains.
-        UnreadableFile, Unreachable: the file cannot be checked, see `reading`.
+        UnreadableFile, Unreachable, OSError: the file cannot be checked, see `fingerprint` and `stamp`.
     """
     if not span.fingerprint:
         yield False
@@ -365,5 +366,5 @@ def difference(found: Stamp | None) -> str:
 
 @lru_cache(maxsize=4096)
 def _fingerprint(path: str, known: Stamp) -> str:
-    """Return the fingerprint of a file, cached as long as its stamp stays the same."""
+    """Return the fingerprint of a file, cached by path and stamp."""
     return fingerprint(path, known[0])

@@ -54,8 +54,8 @@ def image_folders(manifest: str, dataset: Dataset) -> tuple[str, ...]:
 
 
 def check_images_root(dataset: Dataset) -> None:
-    """Raise NoInput if the data set's images folder does not exist or cannot be read, since rows would lack images, and
-    Unreachable if its store does not answer."""
+    """Raise NoInput if the data set's images folder is not a folder or cannot be looked up, since rows would lack
+    images, and Unreachable if its store does not answer. A folder on the web is not looked up."""
     root = dataset.images_root
     if root is None or root.startswith(_WEB):
         return
@@ -206,7 +206,7 @@ def _read(path: str, limit: int) -> ImageOrMissing:
         if stat.S_ISDIR(status.st_mode):
             raise IsADirectoryError(path)
         if not stat.S_ISREG(status.st_mode):
-            # A pipe or device would block forever.
+            # A pipe or device could block forever.
             return MissingImage(reason="image_unreadable", message=f"{path} is not a regular file")
         size = status.st_size
     if size is not None and size > limit:

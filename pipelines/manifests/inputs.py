@@ -25,7 +25,7 @@ _MAX_RANGE = 1_000_000
 class _LocalFiles(LocalFileSystem):  # type: ignore[misc, unused-ignore]
     """A local file system where unlistable folders and dangling links are errors.
 
-    fsspec skips both, so that their rows would be silently missing. Stores have neither.
+    fsspec skips both, so that their rows would be silently missing.
     """
 
     def ls(self, path: str, detail: bool = False, **options: Any) -> list[Any]:

@@ -40,7 +40,7 @@ from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.ownership import check_output
 from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, StorePath, asked, is_local, many_at_once
 
-UNIT_ROWS = (2_000, 100_000)  # minimum and maximum of the default rows of a caption unit
+UNIT_ROWS = (2_000, 100_000)  # minimum and maximum of the desired rows of a caption unit, unless given
 IMAGE_ROWS = (32, 10_000)  # minimum and maximum of the rows of an image unit; its caption unit's last may have fewer
 UNITS_PER_CORE = 4
 
@@ -115,7 +115,8 @@ def make_plan(
         cores: units that may run at the same time; the default sizes of units depend on it.
         unit_rows: rows of a unit; None: by the number of rows and cores.
         output: the output folder. Files in it are not input, because a folder of manifests may hold the results. If it
-            has a plan, unchanged files are not inspected again, and a plan of the same input keeps its units.
+            has a plan, files that surely have not changed are not inspected again unless they are read differently, and
+            a plan of the same input keeps its units.
 
     Raises:
         ManifestError: no file matches, a store does not answer, a column is missing or ambiguous, or files disagree.
@@ -231,7 +232,7 @@ def part_of(plan: Plan, units: Sequence[Unit]) -> Plan:
 
 
 def keep_plan(path: StorePath, plan: Plan) -> Plan:
-    """Return the plan of the output folder. Write `plan` if there is none, and its inspections if files were touched.
+    """Return the plan of the output folder. Write `plan` if there is none, and its inspections if they differ.
 
     If shards start at the same moment, all use the plan that was written first.
 
@@ -240,7 +241,7 @@ def keep_plan(path: StorePath, plan: Plan) -> Plan:
         plan: the plan of the input as it is now.
 
     Raises:
-        PlanMismatch: the stored plan is unreadable or has another input.
+        PlanMismatch: the stored plan is unreadable, or has another input or other columns.
         WrongUse: the folder cannot be used, see `check_output`.
     """
     if not path.exists():

@@ -45,10 +45,10 @@ def inspect(path: str, dataset: Dataset, known: FileInfo | None = None) -> FileI
         known: an earlier result; it is returned without another inspection if it still holds.
 
     Raises:
-        UnreadableFile: absent, empty, damaged, or not what its name says. Other files are not
+        UnreadableFile: the file cannot be opened, or is empty, damaged, or not what its name says. Other files are not
             affected.
-        BadSchema: a needed column is missing, ambiguous, repeated or of the wrong type, or the
-            format is unknown.
+        BadSchema: a needed column is missing, ambiguous or of the wrong type, columns are repeated or too many, or the
+            format is unknown or not that of the first rows.
         Unreachable: a store does not answer.
     """
     with reading(path):
@@ -75,7 +75,8 @@ def info_of(span: Span, dataset: Dataset) -> FileInfo:
 
 
 def split(info: FileInfo, unit_rows: int) -> list[Span]:
-    """Return the spans of a file, in order; they tile it without gap or overlap. A file without rows has none.
+    """Return the spans of a file, in order; they tile it without gap or overlap. A file known to be without rows
+    has none.
 
     The result is a pure function of the file and `unit_rows`, since a rerun must find the same
     units.
@@ -92,7 +93,8 @@ def split(info: FileInfo, unit_rows: int) -> list[Span]:
 
     Raises:
         ValueError: `unit_rows` is below 1.
-        UnreadableFile, Unreachable: the file had to be opened (CSV, large tar) and could not be.
+        UnreadableFile: a CSV file had to be opened and could not be.
+        Unreachable: a store does not answer (CSV, large tar).
     """
     if unit_rows < 1:
         raise ValueError(f"unit_rows is {unit_rows}; a unit has at least 1 row")
@@ -122,8 +124,8 @@ def read(
 
     Raises:
         ValueError: `batch_rows` is below 1.
-        UnreadableFile: the file is damaged; the rows before the damage, and those of intact row
-            groups, are yielded first.
+        UnreadableFile: the file is damaged; the rows before the damage (of a tar except the last), and those of intact
+            row groups, are yielded first.
         Unreachable: a store does not answer.
         BadSchema: a span's file does not have the columns (any more).
         FileChanged: a span's file has changed; the yielded rows must not be used.
@@ -138,7 +140,7 @@ def read(
 def read_rows(table: pa.Table, dataset: Dataset) -> Batch:
     """Read a table as `read` reads a file: its rows, good and bad, with the same captions and uids.
 
-    The paths in structs of images do not enter uids here; in a Parquet file they do if a row has no URL.
+    The paths in structs of images do not enter uids here; in a Parquet file they may if a row has no URL.
 
     Args:
         table: the rows, with any columns.
@@ -173,8 +175,8 @@ def read_images(
 
     Raises:
         ValueError: ordinals are not ascending from 0, or lie beyond the end of a span with images.
-        UnreadableFile: the manifest or tar is damaged; the images before are yielded first. In Parquet, the
-            wanted rows of a damaged row group, from the damage on, yield a `MissingImage` instead.
+        UnreadableFile: the manifest or tar is damaged; the images before (see `read`) are yielded first. In Parquet,
+            the wanted rows of a damaged row group, from the damage on, yield a `MissingImage` instead.
         Unreachable, or the error of its client: a store does not answer.
         FileChanged: a span's file has changed; the yielded images must not be used.
     """

@@ -12,7 +12,7 @@ from open_diht.pipelines.datasets.naming import listing
 from open_diht.pipelines.datasets.roles import SIZE_FAMILIES, WITH_OPTION
 from open_diht.pipelines.manifests.types import BadSchema, Column, FileInfo, Kind
 
-# Roles whose values are read here need fitting types. The rules that use the other roles check their types.
+# Roles whose values are read here need fitting types. Rules on the other roles convert the values.
 _KINDS: dict[str, tuple[Kind, ...]] = {
     "caption": ("text", "texts", "bytes", "null"),
     "url": ("text", "bytes", "null"),
@@ -46,8 +46,8 @@ def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, ima
 
     A column named by the data set or the user comes first. Otherwise the aliases are tried in
     order. An alias matches in any case, preferring its listed spelling; two equally good matches
-    are refused. Width and height come from the first pair of `SIZE_FAMILIES` that is there once,
-    and a text column named image holds paths.
+    are refused, except for `captions`. Width and height come from the first pair of `SIZE_FAMILIES`
+    that is there once, and a text column named image holds paths if no other column does.
 
     Args:
         columns: the file's columns.
@@ -103,7 +103,8 @@ def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, ima
 
 
 def _captions(names: Sequence[str], dataset: Dataset, path: str) -> tuple[str, ...]:
-    """Return the columns of the captions of a row with several: those that are named, else those of the aliases."""
+    """Return the columns of the captions of a row with several: those that are named, else those of the aliases. Empty
+    if the data set names neither."""
     if not dataset.several_captions:
         return ()
     if dataset.roles.captions:
@@ -161,7 +162,7 @@ def _check_kind(role: str, column: Column, dataset: Dataset, path: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """A column whose type is of another family than in the first file."""
+    """A column whose type is of another family than in the first file with it."""
 
     path: str
     """The file that differs."""
@@ -173,7 +174,7 @@ class Difference:
     role: str | None
     """The role of the column in either file, or None."""
     first: str
-    """The first file, with which the others are compared."""
+    """The first file that has the column, not as null, with which the others are compared."""
 
     def __str__(self) -> str:
         role = f" ({self.role})" if self.role else ""
@@ -182,10 +183,10 @@ class Difference:
 
 def check_consistent(infos: Sequence[FileInfo]) -> list[Difference]:
     """Return the columns whose types differ from those in the first file that has them and
-    in which they are not all null, in the order of the files.
+    in which they are not of the family null, in the order of the files.
 
     Types of one family agree: int32 and int64, float and double, string and large_string and
-    dictionary; an all-null column agrees with any. The order of columns and missing columns do not
+    dictionary; a column of the family null agrees with any. The order of columns and missing columns do not
     matter. Differences with a `role` affect what is filtered.
     """
     found = []

@@ -14,7 +14,7 @@ from open_diht.pipelines.datasets import Roles
 Compression = Literal["", "gzip", "zstd", "bz2"]
 Kind = Literal["text", "texts", "bytes", "image", "integer", "floating", "boolean", "null", "other"]
 Stamp = tuple[int, tuple[str, ...]]
-"""Size of a file in bytes, and values that change when the file is written to."""
+"""Size of a file in bytes, and values that change when the file is written to; some stores report only the size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class Column:
     """One column of a manifest."""
 
     name: str
-    """Name as spelled in the file; may be ""."""
+    """Name as spelled in the file, or in the data set for a file without header; may be ""."""
     type: str
     """Arrow type in words, for example "large_string"."""
     kind: Kind
@@ -42,7 +42,7 @@ class FileInfo:
     columns: tuple[Column, ...]
     """Columns in order. JSON lines: of the first 1,000 rows at most; tars: of about the first 100 samples."""
     roles: Roles
-    """The column of every role, None for roles without one."""
+    """The column of every role; None, or () for `captions`, for roles without one."""
     rows: int | None
     """Number of rows, good and bad; None if only reading the whole file would tell."""
     bytes: int
@@ -50,8 +50,8 @@ class FileInfo:
     fingerprint: str = ""
     """Size, and hash of the first and last 64 KiB. Set by `inspect`."""
     stamp: Stamp | None = field(default=None, compare=False)
-    """Stamp of the file at inspection. While it stays the same, this information holds without
-    another inspection."""
+    """Stamp of the file at inspection. While it and `read_as` stay the same, this information holds without another
+    inspection. None: it would hold only the size."""
     read_as: str = field(default="", compare=False)
     """Fingerprint of everything else that this depends on: how the data set is read, and the code's
     versions."""
@@ -60,7 +60,8 @@ class FileInfo:
     data_start: int = 0
     """Text: offset of the first byte after the header, in the uncompressed stream."""
     row_bytes: float = 0.0
-    """Mean uncompressed bytes of a row at the file's beginning (Parquet: stored, of the file); 0 if no row was seen."""
+    """Mean uncompressed bytes of a row at the file's beginning (Parquet, and a tar of one sample: the stored bytes of
+    the file per row); 0 if no row was seen."""
     images: bool = False
     """Whether the rows have images: a column of bytes or paths, or image members of a tar."""
 
@@ -96,8 +97,7 @@ class Span:
     exact: bool
     """Whether `rows` is exact rather than an estimate."""
     fingerprint: str = ""
-    """Fingerprint of the file that it was cut from. Reading fails if the file differs by then. "":
-    not checked."""
+    """Fingerprint of the file that it was cut from. Reading fails if the file has another by then. "": not checked."""
     info: FileInfo | None = field(default=None, compare=False, repr=False)
     """Result of `inspect` for the file; None: the file is inspected again when needed."""
 
@@ -119,12 +119,13 @@ BadReason = Literal[
 """Why a row is bad; a closed list, suitable for counters.
 
 field_count: not as many fields as columns. invalid_utf8: bytes that are not valid UTF-8. nul_byte:
-a NUL in a line of text. oversized: longer than MAX_ROW_BYTES, a cell longer than MAX_CELL_BYTES, or
-more than MAX_CAPTIONS captions. quoting: a misplaced or unclosed CSV quote, or a CR outside quotes.
-invalid_json, not_an_object: JSON lines and the .json of tar samples. not_text: another JSON value in
-place of a caption, URL or path. lone_surrogate: JSON escapes that are half a character. no_caption:
-a tar sample with neither .txt nor .json. missing_member: a tar sample without the .json or .txt that
-the other samples have. duplicate_member: two members of one tar sample with the same name, case aside.
+a NUL in a line of text. oversized: above MAX_ROW_BYTES, MAX_CELL_BYTES or MAX_CAPTIONS. quoting: a
+misplaced or unclosed CSV quote, or a CR outside quotes before the end of the line. invalid_json,
+not_an_object: JSON lines and the .json of tar samples. not_text: another JSON value in place of a
+caption, URL or path. lone_surrogate: JSON escapes that are half a character. no_caption: a tar sample
+with neither .txt nor .json. missing_member: a tar sample without the .json, or the .txt for the caption,
+that some of the first samples have. duplicate_member: two members of one tar sample with the same name,
+case aside.
 """
 
 MAX_ROW_BYTES = 16 * 2**20
@@ -132,7 +133,7 @@ MAX_ROW_BYTES = 16 * 2**20
 MAX_CELL_BYTES = 64 * 2**20
 """Largest binary cell in bytes, except images and texts; a larger one makes its row bad."""
 MAX_CAPTIONS = 1_000
-"""Most captions of a row (in Parquet, of each column of it); more make it bad."""
+"""Most captions of a row, if all are read (in Parquet, of each column of it); more make it bad."""
 MAX_RAW_BYTES = 64 * 2**10
 """Most bytes of a bad row that are kept for the dead-letter table."""
 
@@ -147,13 +148,14 @@ class BadRow:
     """A row that cannot be read. Other rows are not affected."""
 
     ordinal: int
-    """Index inside the span, from 0, counting good and bad rows."""
+    """Index inside the span, from 0, among all its rows."""
     error: BadReason
     """The reason as a code."""
     message: str
     """The reason in words."""
     raw: bytes
-    """The row as far as readable, at most MAX_RAW_BYTES: the line, a sample's text, or a Parquet row as JSON."""
+    """The row as far as readable, at most MAX_RAW_BYTES: the line or CSV record, a sample's .json, .txt
+    or key, or a row of a table as JSON."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -166,7 +168,7 @@ class Batch:
     """The good rows with all original columns and types (see `columns.plain`). Image bytes only if requested."""
     captions: list[str | None]
     """Captions of the good rows as the file has them; None if null, blank, "nan", "none" or "null";
-    length n. The first one, if a row has several."""
+    length n. The first one, if a row has several; of `Roles.captions`, the first that is none of these."""
     urls: list[str | None]
     """URLs of the good rows; None if null or blank, or if the file has none; length n."""
     uids: list[str]
@@ -179,8 +181,8 @@ class Batch:
     bad: list[BadRow]
     """The bad rows, ascending by ordinal."""
     others: list[list[str]] = field(default_factory=list)
-    """Captions after the first of the good rows, distinct and not blank; length n, or 0 if rows have
-    one caption each (see `Roles.captions`)."""
+    """Captions after the first of the good rows, distinct and not blank; length n, or 0 without
+    `Roles.captions`."""
 
     @property
     def rows(self) -> int:
@@ -203,11 +205,11 @@ class Chunk:
     several: list[list[str | None]] | None = None
     """All captions of rows that have several, if the table does not hold them as text or lists (JSON)."""
     stand_ins: list[str | None] | None = None
-    """Identifiers of images without a URL, if they are in no column (see `make_uid`)."""
+    """Identifiers of images other than URLs, if they are in no column of their own (see `make_uid`)."""
 
 
 class ManifestError(Exception):
-    """An error in a manifest. The subclasses tell who can fix it."""
+    """An error in the input or its store; see the subclasses."""
 
 
 class NoInput(ManifestError):
@@ -215,7 +217,7 @@ class NoInput(ManifestError):
 
 
 class BadSchema(ManifestError):
-    """A file is readable but does not have the requested columns or format. The user must fix it."""
+    """The columns or format of the files are not those requested, or not the same. The user must fix it."""
 
 
 class InputFile(TypedDict):
@@ -242,7 +244,7 @@ def in_words(broken: Broken) -> str:
 
 
 class UnreadableFile(ManifestError):
-    """A file, or the rest of one, cannot be read. It goes to the dead-letter table."""
+    """A file, or a part of one, cannot be read. A run records it in the dead-letter table."""
 
     def __init__(self, path: str, error: str, message: str) -> None:
         # All arguments go to the base class, so that the exception survives pickling between processes.
@@ -268,7 +270,7 @@ class Unreachable(ManifestError):
 
 
 class FileChanged(ManifestError):
-    """A file has changed since its spans were cut. Rows read from it must not be used."""
+    """A file has changed, or is gone, since its spans were cut. Rows read from it must not be used."""
 
     def __init__(self, path: str, what: str) -> None:
         super().__init__(path, what)  # all arguments, so that the exception survives pickling

@@ -180,10 +180,10 @@ def _notes(whole: Whole, chosen: Sampling, units: int, funnel: FunnelRecord, res
     duplicates = sum(known["found"] for kind, known in funnel["duplicates"].items() if kind in KINDS)
     notes.append(
         f"duplicates count as kept ({duplicates:,} within the sample); the whole data set may have a larger fraction, "
-        "since a sample misses most of their partners"
+        "since a small sample misses most of their partners"
     )
     unknown = [name for name, line in (*result.images.items(), *result.core_hours.items()) if line.basis != "measured"]
     if unknown:
-        notes.append(f"not measured, since no image of the sample was read: {', '.join(unknown)}")
-    notes.append("hours are for this machine's cores, without starting workers or other machines' network")
+        notes.append(f"not measured, since OCR read no image of the sample: {', '.join(unknown)}")
+    notes.append("hours are for the cores of the pilot's workers, without starting workers or other machines' network")
     return notes

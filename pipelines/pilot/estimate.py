@@ -24,7 +24,7 @@ rows, and the partial last batch of a unit costs a little more per row."""
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and its interval; the ends are None if the sample has too few units for them."""
+    """A value and its interval; the ends are None if the sample has too few units or no rows for them."""
 
     value: float
     low: float | None

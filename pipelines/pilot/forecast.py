@@ -28,7 +28,7 @@ class Measured:
     to_fetch: int
     """Rows that pass the column conditions and the caption filters; stages that need images request theirs."""
     seconds: Mapping[str, float]
-    """Core-seconds by stage; for `score` on a GPU, seconds of the GPU."""
+    """Wall-clock seconds of a worker, a process of one core, by stage; for `score` on a GPU, of the GPU."""
     stored: Mapping[str, int]
     """Bytes by place: work, kept, rejected, dead_letter, and shards or index."""
     images: int = 0
@@ -83,7 +83,7 @@ class Prices:
 
 @dataclass(frozen=True)
 class ForecastLine:
-    """A forecast quantity: its estimate (None if unknown) and what it is based on."""
+    """A forecast quantity: its estimate, if there is one, and what it is based on."""
 
     estimate: Estimate | None
     basis: Basis
@@ -136,7 +136,7 @@ def forecast(
     Args:
         sample: measurements of at least one unit.
         whole: the data set.
-        assumed: values to use if no image of the sample was read.
+        assumed: values to use if OCR read no image of the sample.
         prices: see `Prices`.
         workers: numbers of workers to forecast wall-clock hours for.
         teacher: cost of a teacher for images of the sample.
@@ -206,9 +206,9 @@ def forecast(
 
 
 def _hours(result: Forecast, whole: Whole, workers: Sequence[int], longest: float) -> None:
-    """Add wall-clock hours for each number of workers, at least those of the longest unit."""
+    """Add wall-clock hours for each number of workers, at least those of the sample's longest unit."""
     for count in workers:
-        line = result.core_hours["all"].times(1 / min(count, whole.units))  # a unit occupies one worker
+        line = result.core_hours["all"].times(1 / min(count, whole.units))  # as if one worker did all of a unit
         if line.estimate is not None:
             ends = [None if end is None else max(end, longest) for end in (line.estimate.low, line.estimate.high)]
             note = f"only {counted(whole.units, 'unit')} to distribute" if count > whole.units else ""
@@ -249,7 +249,7 @@ def _image_bytes(sample: Sequence[Measured], fetch: Estimate, assumed: Assumptio
         size = per_row([unit.image_bytes for unit in read], images, max(round(fetch.value), sum(images)))
         return ForecastLine(_product(fetch, size), "measured")
     return _assumed(fetch, assumed.image_bytes, "images x --image-bytes") or ForecastLine(
-        None, "unknown", "no image was read; give --image-bytes"
+        None, "unknown", "OCR read no image; give --image-bytes"
     )
 
 

@@ -16,7 +16,7 @@ IMAGES = 256
 
 
 def check(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.pilot") -> None:
-    """End the process if the arguments of `make pilot` ask for help or are wrong; see `run_command`.
+    """End the process if the arguments of `make pilot` ask for help or `parse` refuses them; see `run_command`.
 
     Args:
         arguments: the command-line arguments; None: those of this process.

@@ -1,4 +1,4 @@
-"""Print a forecast as a table."""
+"""Format a forecast as a table."""
 
 from __future__ import annotations
 

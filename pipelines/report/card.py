@@ -56,7 +56,7 @@ def draw_card(example: Example) -> str:
 
 
 def _line(number: int, line: Line, chip: float, width: int, height: int) -> dict[str, object]:
-    """Return the template's variables for a line of text; the chip with its number stays inside the image."""
+    """Return the template's variables for a line of text and the chip with its number."""
     box = line["box"] if len(line["box"]) >= 3 else []
     return {
         **line,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import NotRequired, TypedDict
 
 Reasons = list[tuple[str, float]]
-"""Features behind the verifier's score, in words, each with the log odds that it adds: a second opinion
-first, then the strongest."""
+"""Features behind the verifier's score, in words, each with the log odds that it adds, the strongest
+first."""
 
 
 class Object(TypedDict):

@@ -23,7 +23,8 @@ class NotDecided(TypedDict):
     """Counts of the units that failed before their rows were decided."""
 
     rows: int
-    """Rows of these units, as read or else as the plan counts, and rows after the break of a truncated unit."""
+    """Rows of these units, as read or else as the plan counts, and rows that the plan counts after the break of a
+    truncated unit."""
     units: int
     uncounted: int
     """Number of these units whose rows are unknown, and in no sum."""
@@ -60,7 +61,7 @@ class CaptionCounts(TypedDict):
     dead_letter: int
     """Captions of rows in the dead-letter table."""
     not_decided: int
-    """Captions of units that failed."""
+    """Captions that were read of units that failed."""
 
 
 class FunnelRecord(TypedDict):
@@ -93,7 +94,7 @@ class FunnelRecord(TypedDict):
     set_aside: dict[str, str]
     """Quarantined units, each with the stage in which it failed."""
     seconds: dict[str, float]
-    """Seconds that each stage took; for a stage with nothing to do, in an earlier run."""
+    """Seconds of each stage in the latest run, or shard, that had work for it and wrote results."""
     fingerprint: NotRequired[str]  # hash of everything the results depend on; in the file alone
 
 

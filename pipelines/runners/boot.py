@@ -103,7 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 1
     if status:
         how = f"signal {-status}" if status < 0 else f"status {status}"
-        report(worker, f"the worker process ended with {how}; its output is above", "died")
+        report(
+            worker, f"the worker process ended with {how}; its output is above, or in the task manager's log", "died"
+        )
     return status if status >= 0 else 128 - status
 
 

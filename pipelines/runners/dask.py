@@ -2,7 +2,7 @@
 
 DaskRunner distributes the partitions of the first collection, sets a function up for each partition, and computes only
 the last collection; so a job consists of unit names and one function over them (see `Backend.by_partition`). Dask
-replaces workers that die and gives their units to others.
+gives the units of a worker that dies to others.
 """
 
 from __future__ import annotations
@@ -305,7 +305,7 @@ def _check_seen(client: distributed.Client, what: str, place: str) -> None:
 
 def _ask(client: distributed.Client, function: Callable[..., Any], *arguments: Any) -> dict[str, object]:
     """Return the result, or the exception, of a function on each worker, by its address. Workers whose connection
-    breaks are omitted, since Dask replaces them."""
+    breaks are omitted, since Dask gives their units to others."""
     answers: dict[str, object] = client.run(function, *arguments, on_error="return")
     broken = (CommClosedError, ConnectionError, TimeoutError)
     return {worker: answer for worker, answer in answers.items() if not isinstance(answer, broken)}

@@ -1,4 +1,5 @@
-"""The backend for Google Cloud Dataflow. Every stage is one job; the driver reads the commit records between jobs."""
+"""The backend for Google Cloud Dataflow. Every stage is a job of its own; the driver reads the commit records between
+jobs."""
 
 from __future__ import annotations
 

@@ -3,9 +3,9 @@ milliseconds.
 
 The server listens on a socket. Each byte requests a worker, and comes with two descriptors: a connection, and the
 standard error of the worker. The worker reads its environment, folder and import path from the connection; the server
-writes the worker's exit status to it. The server has one thread and uses no gRPC, which makes forking safe.
+writes the worker's exit status to it. The server has one Python thread and uses no gRPC, which makes forking safe.
 
-When the driver ends in any way, the socket closes, the server ends, and the kernel kills its workers. Unlike
+When the driver ends in any way, the socket closes, the server ends, and on Linux the kernel kills its workers. Unlike
 multiprocessing's forkserver, this server is forked from a driver that is a command, so that nothing is imported twice
 and workers share the driver's memory, and it passes standard error on to each worker.
 """
@@ -66,7 +66,7 @@ class ForkServer:
 
     @classmethod
     def running(cls) -> ForkServer:
-        """Return the running server. If there is none, start one, which takes seconds for its imports."""
+        """Return the running server. If there is none, start one, whose imports take seconds."""
         if cls._running is None or cls._running._has_ended():
             ours, theirs = socket.socketpair()
             path = os.pathsep.join([str(_IMPORT_ROOT), *filter(None, sys.path)])
@@ -91,9 +91,9 @@ class ForkServer:
             cls._running = None
 
     def fork(self, environment: dict[str, str]) -> socket.socket:
-        """Fork a worker, and return the connection on which `how_it_ended` waits for its end."""
+        """Request a worker, and return the connection on which `how_it_ended` waits for its end."""
         connection, theirs = socket.socketpair()
-        with contextlib.suppress(ConnectionError):  # the server was killed; `how_it_ended` reports it
+        with contextlib.suppress(ConnectionError):  # the server ended; `how_it_ended` reports it
             with theirs:
                 socket.send_fds(self._orders, [b"w"], [theirs.fileno(), 2])
             connection.sendall(json.dumps([environment, os.getcwd(), sys.path]).encode())
@@ -114,13 +114,13 @@ def how_it_ended(connection: socket.socket) -> int | None:
     """Wait for the end of a worker.
 
     Returns:
-        Its exit status, or the negative number of the signal that killed it; None if the server was killed, which also
-        ends all workers and drops pending requests.
+        Its exit status, or the negative number of the signal that killed it; None if the server ended, which also ends
+        all workers and drops pending requests.
     """
     with connection:
         try:
             status = connection.recv(16)
-        except ConnectionResetError:  # the server was killed before it read the request
+        except ConnectionResetError:  # the server ended before it read the request
             return None
     return int(status) if status else None
 
@@ -204,8 +204,8 @@ def _be_killed_first() -> None:
 
 def main() -> NoReturn:
     """Run the server as a separate process: standard input is the socket, the arguments are modules to import."""
-    modules, sys.argv[1:] = sys.argv[1:], []  # Beam's worker would parse them
-    logging.basicConfig(level=logging.ERROR)  # before Beam is imported, which warns about missing cloud packages
+    modules, sys.argv[1:] = sys.argv[1:], []  # they are not for the workers
+    logging.basicConfig(level=logging.ERROR)
     for module in modules:
         importlib.import_module(module)
     gc.freeze()

@@ -12,11 +12,11 @@ import apache_beam as beam
 from apache_beam.runners.runner import PipelineResult
 
 QUIET = ("--default_sdk_harness_log_level=ERROR",)
-"""Flags of every job. They silence Beam, whose messages would disturb the progress line."""
+"""Flags of every job, which the user's can override. Of the messages of Beam's workers they leave the errors."""
 
 
 class RunnerError(ValueError):
-    """The runner cannot be used with these options, or its cluster does not answer. The message names the remedy."""
+    """The runner cannot be used here or with these options, or its cluster does not answer."""
 
 
 class JobFailed(RuntimeError):
@@ -36,8 +36,8 @@ class Job:
     build: Callable[[beam.Pipeline], None]
     """Adds the transforms to a pipeline."""
     workers: int
-    """Units at a time for which the input is cut; with worker processes of this machine and on Flink also the most that
-    run at the same time. On Dask and Dataflow the cluster decides."""
+    """Most units that run at the same time on `direct` and Flink. Dask gets partitions in proportion; Prism and
+    Dataflow ignore it."""
     started: Callable[[], bool] = lambda: True
     """Returns whether a worker has begun."""
 
@@ -51,8 +51,8 @@ class Backend(Protocol):
 
     @property
     def takes_hints(self) -> bool:
-        """True if machines are chosen by the resource hints of stages. Beam starts separate worker processes for each
-        stage with hints, so other backends get no hints."""
+        """True if machines can be chosen by the resource hints of stages. Beam starts separate worker processes for
+        each stage with hints, so other backends get no hints."""
         return False
 
     @property
@@ -79,12 +79,11 @@ class Backend(Protocol):
         return None
 
     def default_workers(self) -> int:
-        """Return the default number of units that run at the same time."""
+        """Return the default number of units at a time. Raises RunnerError if the cluster does not answer."""
         return 1
 
     def await_units(self, place: str, say: Callable[[str], None]) -> None:
-        """Wait until no worker is running a unit of a stopped run. By default there is no waiting, since on most
-        backends workers end with their driver.
+        """Wait until no worker is running a unit of a stopped run. By default there is no waiting.
 
         Args:
             place: name of the run's jobs, see `engine.jobs.run_name`.
@@ -93,12 +92,13 @@ class Backend(Protocol):
         return None
 
     def run(self, job: Job) -> None:
-        """Run a job to its end. Raises JobFailed, WorkerDied, RunnerError or an error of the stage, or Staged if only
-        staged."""
+        """Run a job to its end. Raises JobFailed, WorkerDied, RunnerError or, on this machine, Beam's RuntimeError;
+        Staged if only staged."""
 
 
 def cancel(result: PipelineResult) -> None:
-    """Cancel a failed job. Errors are ignored, and a runner that does not answer is left after 10 seconds."""
+    """Cancel a failed or interrupted job. Errors are ignored, and a runner that does not answer is left after 10
+    seconds."""
 
     def ask() -> None:
         with contextlib.suppress(Exception):  # the error of the job is the one to show

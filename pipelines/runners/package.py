@@ -18,7 +18,7 @@ _KINDS = (".css", ".j2", ".js", ".json", ".npz", ".onnx", ".py", ".tsv", ".txt",
 
 
 def code_files() -> dict[str, Path]:
-    """Return the code and data files that workers need, sorted, by their names relative to `open_diht`."""
+    """Return the code and data files of the folders that workers use, sorted, by names relative to `open_diht`."""
     tops = Path(__file__).resolve().parents[2]
     paths = (path for top in _RUN_BY_WORKERS for path in (tops / top).rglob("*") if path.suffix in _KINDS)
     return {path.relative_to(tops).as_posix(): path for path in sorted(paths)}

@@ -192,7 +192,7 @@ def _watch(result: PipelineResult, job: Job, folder: Path, start_seconds: float,
     began, started = time.monotonic(), False
     while not ended.wait(POLL_SECONDS):
         started = started or job.started()
-        # Runners report a worker that dies at work, and may start another, but not one that never started.
+        # A runner may report or replace a worker that dies at work, but not one that never started.
         dead = list(folder.glob("died-*.txt"))
         reports = [*folder.glob("failed-*.txt"), *([] if started else dead)]
         if reports and not ended.wait(1.0):  # the runner may have a better message
@@ -203,8 +203,8 @@ def _watch(result: PipelineResult, job: Job, folder: Path, start_seconds: float,
         if not started and time.monotonic() - began > start_seconds:
             raise JobFailed(
                 f"{job.label}: no worker started within {start_seconds:.0f} seconds; look at the runner's and the "
-                "workers' logs (workers.log in OUTPUT/work, or the task managers'), or allow more with "
-                "--start-timeout"
+                "workers' logs (workers.log in OUTPUT/work if that is on a disk, or the task managers'), or allow more "
+                "with --start-timeout"
             )
     if failure:
         raise JobFailed(f"{job.label}: the job failed: {str(failure[0]).strip()[-2_000:]}") from failure[0]

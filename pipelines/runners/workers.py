@@ -61,7 +61,7 @@ class _WatchedWorkerHandler(worker_handlers.SubprocessSdkWorkerHandler):
         if status == 0:
             return
         if status is None:
-            _deaths.append("the process that starts workers was killed")
+            _deaths.append("the process that starts workers ended")
         else:
             _deaths.append(f"killed by signal {-status}" if status < 0 else f"exit status {status}")
         # Beam's `abort` is no alternative: it leaves readers of the request's data waiting forever.
@@ -80,7 +80,7 @@ def watched_workers() -> Iterator[None]:
 
     Raises:
         WorkerDied: a worker process died; the other workers have finished their units. Or the process that starts
-            workers was killed, and they with it.
+            workers ended, and they with it.
     """
     register = worker_handlers.WorkerHandler.register_environment
     register(python_urns.SUBPROCESS_SDK, bytes)(_WatchedWorkerHandler)
@@ -89,5 +89,5 @@ def watched_workers() -> Iterator[None]:
         yield
     except RuntimeError as error:
         if _deaths:
-            raise WorkerDied(f"a worker process ended by itself ({_deaths[0]})") from error
+            raise WorkerDied(f"a worker process ended unexpectedly ({_deaths[0]})") from error
         raise

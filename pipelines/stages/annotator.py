@@ -107,7 +107,7 @@ def register_annotator(kind: _Kind) -> _Kind:
     """Register a stage under its name. Use it as a decorator.
 
     Raises:
-        ValueError: a stage of the program that is imported, or another registered stage, has this name. The command
+        ValueError: `STAGES`, an imported stage of this package, or another registered stage has this name. The command
             line imports all its stages before it loads plugins.
     """
     ours = {getattr(one, "name", "") for one in _kinds_of(Stage) if one.__module__.startswith(f"{__package__}.")}

@@ -99,7 +99,7 @@ class CaptionStage(Annotator):
     fuller: str | None = None
     """Fingerprint of full annotations, which a lean run accepts too, since they include all that it needs."""
     conditions: tuple[ColumnCondition, ...] = ()
-    """Conditions on the manifest's own columns. Rows that they reject are not parsed."""
+    """The preset's conditions on columns. Rows that they reject are not parsed."""
     name: str = field(default=NAME, init=False)
 
     @classmethod
@@ -129,7 +129,7 @@ class CaptionStage(Annotator):
         said = [f"{lean:,} of {units}, annotated by a lean run, which did not parse all captions"] if lean else []
         fewer = "annotated when the conditions on columns passed fewer rows"
         said += [f"{wider:,} of {units}, {fewer}"] if wider else []
-        said += [f"{anew:,} of {units}, annotated by another model or version"] if anew else []
+        said += [f"{anew:,} of {units}, annotated by another model, version or setting"] if anew else []
         return f"annotating again: {'; '.join(said)}" if said else None
 
     def total(self, work: Work, todo: Sequence[str]) -> int | None:
@@ -244,7 +244,8 @@ class CaptionStage(Annotator):
 
 
 def annotations_fingerprint(settings: RunSettings) -> str:
-    """Return the fingerprint of model, code and weights of a run's caption annotations."""
+    """Return the fingerprint of model, code and weights of a run's caption annotations, or of nothing without the
+    stage."""
     return fingerprint_of(
         provenance(settings.lean, settings.preset.captions.second_opinion) if NAME in settings.stages else {}
     )

@@ -40,7 +40,7 @@ DEAD = "dead_letter"
 NOT_DECIDED = "not_decided"
 """Decision of rows of failed units. Like `DEAD` it is not a reason. The next run tries these rows again."""
 UNREAD = "unread"
-"""Status of an available image if the run has no stage that reads it."""
+"""Status of a downloaded image in a run without stage `spotting`."""
 DOWNLOAD_FAILED = "download:"
 """Prefix of the status of an image that was not fetched; the reason follows."""
 NOT_READ = -1
@@ -78,7 +78,7 @@ class StageFilter(Protocol):
 
     @property
     def steps(self) -> Sequence[Step]:
-        """The filter's reasons, in cascade order."""
+        """The filter's reasons, in cascade order; empty if the program's own cascade has them."""
 
     @property
     def fingerprint(self) -> str:
@@ -148,7 +148,7 @@ def cascade(preset: Preset, own: Sequence[StageFilter] = ()) -> tuple[Step, ...]
 
 def _score_steps(rule: ScoreRule) -> Iterator[Step]:
     if rule.thresholds:
-        absent = "There is no readable image for the row to compare with its caption."
+        absent = "There is no score for the row: it has no readable image, or its caption cannot be embedded."
         yield Step("score", NOT_SCORED, absent, rare=True)
     for reason, (least, keep) in rule.thresholds.items():
         what = f"below {least:g}" if least is not None else f"not among the highest {keep:.4g} of all"
@@ -201,10 +201,10 @@ class Decisions:
     counts: CaptionDecisions | None
     """The preset's counts for each caption; None without stage `captions`."""
     asked: Bools
-    """(n,): whether a row reached the caption filters, that is, the manifest's own columns did not
-    reject it."""
+    """(n,): whether a row reached the caption filters, that is, no condition on a column rejected it."""
     overlaps: NDArray[np.int64]
-    """(n,): characters of the longest match of caption and text in the image; `NOT_READ` if the image was not read."""
+    """(n,): characters of the longest match of caption and text in the image; `NOT_READ` if the image was not
+    read, or an earlier filter rejects the row."""
     found: NDArray[np.int64] | None = None
     """(n,): index of each row's record, -1 if an earlier filter rejects the row; None without records."""
     measured: dict[str, pa.Array] = field(default_factory=dict)
@@ -229,7 +229,7 @@ def apply_cascade(
     Args:
         rows: n rows with `caption`, the columns of `filters.captions.annotate.SCHEMA` if `stages`
             has "captions", the values that the preset's conditions compare
-            (`filters.columns.STORED`), and `ordinal` if there are records.
+            (`filters.columns.STORED`), and `ordinal` if there are records or `own`.
         records: images by ascending `ordinal`, rows of `stages.rows.RECORD`; None if images
             decide nothing.
         preset: the filters and their thresholds.
@@ -240,8 +240,8 @@ def apply_cascade(
         unit: name of the unit of the rows, for `own`.
 
     Returns:
-        The decisions and their evidence. A row has evidence only up to the filter that rejects it,
-        so that the result does not depend on what other presets annotated before. A row with
+        The decisions and their evidence. A row has evidence only up to the stage whose filter
+        rejects it, so that the result does not depend on what other presets annotated before. A row with
         several captions is decided by the first that passes, else by the first of those that got
         furthest; `own` decides it once, with that caption.
 
@@ -357,7 +357,7 @@ def _apply_images(rows: pa.Table, records: pa.Table, decided: Decisions, preset:
     found = np.full(len(reasons), -1, np.int64)
     found[alive] = _indices(np.asarray(rows["ordinal"])[alive], np.asarray(records["ordinal"]))
     if (found[alive] < 0).any():
-        raise NotLookedAt("rows pass their captions, and no spotting unit has looked at their images")
+        raise NotLookedAt("rows pass their captions, and no stage has looked at their images")
     captions = rows["caption"].take(pa.array(alive)).to_pylist()
     reasons[alive], overlaps[alive] = apply_image_filters(captions, records.take(pa.array(found[alive])), preset)
     return replace(decided, found=found)

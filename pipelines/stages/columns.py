@@ -1,4 +1,4 @@
-"""Stage `columns`: store the values of the manifest's own columns that the preset has conditions on.
+"""Stage `columns`: store the values that the preset's conditions on columns compare.
 
 See `open_diht.filters.columns`. The values are stored before captions are parsed, so that other
 thresholds do not run this stage again, and only rows that pass them are parsed, fetched and read.

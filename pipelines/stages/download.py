@@ -3,7 +3,7 @@
 Its units are the image units that spotting reads, at most ten thousand URLs each. A segment of an
 image unit becomes a table with one record per requested row and, if any image was fetched, a
 webdataset tar. While images are to be stored in the same way, a recorded row is requested again only if
-it was refused and the settings permit more now. Rows of a segment that share a URL share its requests.
+it failed and the settings permit more now. Rows of a segment that share a URL share its requests.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ OUTAGE = (10, 0.9)
 """Least number and least fraction of unreachable URLs that indicate an outage of this machine's network."""
 
 
-_FEW_UNITS = 1_000  # with more units, each is large enough to detect an outage by itself
+_FEW_UNITS = 1_000  # more units are not checked together
 
 
 class NetworkDown(RuntimeError):
@@ -125,7 +125,7 @@ class DownloadStage(SegmentAnnotator):
                 f"again ({reasons}); downloaded images are kept"
             )
         if current:
-            return f"downloading only images that no run has requested ({counted(len(todo), 'unit')})"
+            return f"downloading only images without a valid result ({counted(len(todo), 'unit')})"
         with_urls, units = len(work.plan.downloadable()), len(work.plan.units)
         which = "the manifests" if with_urls == units else f"{with_urls} of {units} units"
         return (
@@ -134,8 +134,8 @@ class DownloadStage(SegmentAnnotator):
         )
 
     def finish(self, work: Work, todo: Sequence[str]) -> None:
-        """Check for an outage over all units that the run has processed, unless they are many, and quarantine the units
-        with unreachable URLs.
+        """Check for an outage over all units that the run has processed, unless they are many. If there is one,
+        quarantine the units with unreachable URLs.
 
         A unit with few URLs cannot tell dead links from a broken network; all units together often can.
         """

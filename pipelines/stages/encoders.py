@@ -58,7 +58,7 @@ class LocalEncoder:
     weights: Path
 
     def identity(self) -> dict[str, str]:
-        """Return what embeddings depend on: the library, the model and a digest of the weights."""
+        """Return the encoder's identity: the library, the model and a digest of the weights."""
         below = sorted(path for path in self.weights.rglob("*") if path.is_file())
         digest = hashlib.sha256()
         for path in below or [self.weights]:
@@ -71,7 +71,7 @@ def find_encoder(text: str) -> LocalEncoder:
     """Return an image encoder by name, checked without importing torch.
 
     Raises:
-        EncoderError: the name is unknown, packages are not installed, or the weights are missing.
+        EncoderError: the name is unknown or incomplete, packages are not installed, or the weights are missing.
     """
     return _found(parse_encoder_name(text, libraries=_MODULES, names=[LITE0, REFERENCE]), f"encoder {text!r}", "train")
 
@@ -118,7 +118,7 @@ class Network:
     """Converts texts to a tensor (b, l) of constant length l; None if the model has no texts, or
     takes them unconverted."""
     texts: Callable[[Any], Any] | None = None
-    """Maps tokens to vectors (b, d)."""
+    """Maps tokens, or texts if `tokens` is None, to vectors (b, d); None if the model has no texts."""
     temperature: float | None = None
     """Divisor of cosines before a softmax; None if the model has no texts."""
 
@@ -126,7 +126,7 @@ class Network:
 class Encoder:
     """A loaded encoder of images, and of texts if the model has them.
 
-    Embeddings have length 1 and are in half precision. On a CPU it uses one thread.
+    Embeddings have length 1, rounded to half precision. On a CPU it uses one thread.
     """
 
     def __init__(self, encoder: LocalEncoder, device: str = "cpu", precision: str = "fp32", batch: int | None = None):
@@ -134,16 +134,16 @@ class Encoder:
 
         Args:
             encoder: the encoder to load.
-            device: torch's device name. With several GPUs, `cuda` means the one with the fewest
-                users.
+            device: torch's device name. With several GPUs, `cuda` means the one that `Claim`
+                chooses.
             precision: bf16 (torch's autocast; weights stay float32) or fp32.
             batch: size that every batch of images or tokens is padded to. The fixed shape makes an
                 embedding independent of its neighbors, to the last bit. None: batches of up to
                 `BATCH`, not padded.
 
         Raises:
-            EncoderError: the model does not load with these weights, or the device does not compute in
-                that precision.
+            EncoderError: the weights are of another model, or the device does not compute in that precision.
+                A corrupt file of weights may raise other errors of torch.
         """
         import torch
 
@@ -259,8 +259,8 @@ def _open_clip(model_name: str, weights: Path) -> Network:
 def _timm(model_name: str, weights: Path) -> Network:
     timm = importlib.import_module("timm")
     model = timm.create_model(model_name, pretrained=False, num_classes=0)
-    # Not strict, because the classifier is left out. Any other missing weight would stay random, so
-    # it is refused.
+    # Not strict, because the classifier is left out. A missing weight would stay random, so it is
+    # refused.
     missing = timm.models.load_checkpoint(model, str(weights), strict=False, weights_only=True).missing_keys
     if missing:
         raise ValueError(f"{weights} lacks {len(missing)} weights of {model_name}, such as {missing[0]}")

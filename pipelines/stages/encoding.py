@@ -45,7 +45,7 @@ def vectors(embeddings: Sequence[Encoded | None], dimension: int) -> pa.Array:
     """Return a column of float16 embeddings, zeros for missing ones.
 
     Args:
-        embeddings: n embeddings (d,), or why there is none.
+        embeddings: n embeddings (d,); anything else counts as missing.
         dimension: d, the numbers per embedding.
     """
     flat = np.zeros((len(embeddings), dimension), np.float16)
@@ -56,7 +56,7 @@ def vectors(embeddings: Sequence[Encoded | None], dimension: int) -> pa.Array:
 
 
 def matrix(column: pa.ChunkedArray) -> NDArray[np.float16]:
-    """Return the vectors of a column, shape (n, d)."""
+    """Return the vectors of a column that has any, shape (n, d)."""
     flat = [np.asarray(chunk.flatten()) for chunk in column.chunks]
     return np.concatenate([np.zeros(0, np.float16), *flat]).reshape(len(column), -1)
 
@@ -162,7 +162,7 @@ class EncodingStage(SegmentStage):
                 if len(rows) == self.batch_size:
                     yield rows
                     rows = []
-        except UnreadableFile as error:  # pages of images may be damaged while those of captions are intact
+        except UnreadableFile as error:  # images may be damaged while the captions are intact
             missing = MissingImage(reason="image_unreadable", message=error.message)
             rows += [(ordinal, missing) for ordinal in ordinals[done:].tolist()]
         if rows:

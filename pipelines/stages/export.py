@@ -49,7 +49,8 @@ class Export:
         self.work.complete(ExportStage(self.layout, self.settings.dataset, known), self.work.alive(decided))
 
     def make(self, decided: Mapping[str, str], duplicate_files: tuple[DuplicateFiles, ...]) -> IndexCounts:
-        """Write outdated exports. If the stage is not requested, remove exports and a report that contradict kept/.
+        """Write outdated exports. If the stage is not requested and the record of the last export is of other
+        decisions, remove the exports and the report.
 
         Args:
             decided: for each unit, what its decisions depend on.
@@ -69,8 +70,8 @@ class Export:
                 for path in (self._subset, layout.root / "report.html", layout.exported):
                     remove(path)
                 work.say(
-                    "removed the subset, shards and report of the earlier decisions; add export to STAGES to write "
-                    "new ones"
+                    "removed the subset, the shards or indexes, and the report of the earlier decisions; add export to "
+                    "STAGES to write new ones"
                 )
             return {}
         self.write_shards(decided)

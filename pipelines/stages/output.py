@@ -25,7 +25,7 @@ def output_rows(
 ) -> pa.Table:
     """Return the rows with the original columns and ours.
 
-    An original column with one of our names is renamed to original_<name>. Only a string column
+    An original column with one of our names is renamed, see `making_way`. Only a string column
     `caption` that is the caption itself is not kept twice.
 
     Args:
@@ -41,8 +41,8 @@ def output_rows(
     columns = making_way(original, (*own, *decisions.measured, "stage", "reason", *COPIES.names))
     n, decided = rows.num_rows, decisions.counts
     texts, pairs = pa.list_(pa.string()), pa.list_(PAIR)
-    # Lean runs do not parse captions without an action: their actions are known to be empty, the rest
-    # is null.
+    # Lean runs do not parse captions without a possible verb: their actions are known to be empty, the
+    # rest is null.
     known, asked = decided.parsed if decided else None, decisions.asked
     columns |= {
         "uid": rows["uid"],
@@ -82,7 +82,8 @@ def _where(known: NDArray[np.bool_] | None, values: pa.Array) -> pa.Array:
 
 
 def making_way(original: pa.Table, names: Iterable[str]) -> dict[str, pa.ChunkedArray]:
-    """Return the columns of a table, renaming those with one of `names` to original_<name>.
+    """Return the columns of a table, renaming those with one of `names` to original_<name>, or to
+    original_original_<name> if that exists.
 
     Args:
         original: the table.

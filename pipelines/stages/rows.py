@@ -48,8 +48,8 @@ RECORD = pa.schema(
     ]
 )
 """One row per requested image. `status` is ok, or why there is no result. Boxes are four corners (x, y)
-in pixels of the original. `sha256` and `bytes` describe the image as stored, null if it is not
-available or was not read."""
+in pixels of the original. `sha256` and `bytes` describe the image as stored, null if its bytes
+were not read."""
 
 
 class Reading(TypedDict, total=False):
@@ -148,7 +148,7 @@ def good_rows(
 ) -> tuple[Batch, pa.Table]:
     """Return the good rows of a table as read, and as a table of `ROW` and the values that conditions compare.
 
-    Arguments and errors are those of `columns_in`.
+    Arguments and errors are those of `columns_in`; ModuleNotFoundError if a language must be identified without pycld2.
     """
     batch = read_rows(table, dataset)
     rows = identities(batch)

@@ -22,7 +22,7 @@ OTHERS = "others"
 OTHER_CAPTIONS = f"{OTHERS}.list.element.caption"
 """Path of their texts in a Parquet file, to read them without their annotations."""
 BATCH_ROWS = 200
-"""Rows of a batch, each of which may have up to `manifests.types.MAX_CAPTIONS` captions."""
+"""Rows of a batch, each of which may have as many captions as `manifests.types.MAX_CAPTIONS` permits."""
 
 
 def others_field(annotated: bool) -> pa.Field:

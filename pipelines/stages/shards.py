@@ -59,7 +59,7 @@ def index_path(shard: StorePath) -> StorePath:
 
 
 def remove_shards(layout: Layout, unit: str, first: int = 0) -> None:
-    """Remove a unit's shards and their indexes. Shards are written in order, so there is no gap between them.
+    """Remove a unit's shards and their indexes, up to the first number without a shard.
 
     Args:
         layout: the output folder.
@@ -118,7 +118,7 @@ class ExportStage(Stage):
     def _write(self, path: Path, unit: str, rows: list[Row], ordinals: NDArray[np.int64]) -> int:
         """Write a tar and return its number of samples.
 
-        Rows whose image is missing or broken are skipped.
+        Rows whose image is missing or cannot be opened safely are skipped.
         """
         samples, plan = 0, self._plan
         with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:

@@ -98,7 +98,10 @@ class SpottingStage(SegmentAnnotator):
             return f"read again: {outdated:,} of {counted(of, 'unit')}, read by another version, engine or setting"
         if not records or work.seconds.get(DOWNLOAD):
             return None
-        return "the preset, the caption annotations or the downloads changed; only images not read before will be read"
+        return (
+            "the preset, STAGES, the caption annotations or the downloads changed; only images not read before, or "
+            "downloaded again since, will be read"
+        )
 
     def setup(self) -> None:
         self._spotter = TextSpotter(self.settings)
@@ -151,7 +154,7 @@ class SpottingStage(SegmentAnnotator):
             try:
                 for ordinal, image in images:
                     yield ordinal, image, sizes.get(ordinal)
-            except UnreadableFile as error:  # pages of images may be damaged while those of captions are intact
+            except UnreadableFile as error:  # images may be damaged while the captions are intact
                 broken.append(error)
 
         rows: list[Reading] = []

@@ -2,7 +2,7 @@
 
 Training reads these samples and no others. An index of all samples of a tar is kept in work/, so that the tar is not
 scanned again while it stays the same; later thresholds select from that. Units are tars, named after the first of their
-caption units.
+caption units that has not failed.
 """
 
 from __future__ import annotations

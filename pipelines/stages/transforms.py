@@ -61,7 +61,8 @@ class AnnotateCaptions(beam.PTransform[Any, Any]):
     Raises:
         ValueError: while it runs; a batch has no such column, or already has a column `annotations`.
         BadSchema: while it runs; the column holds no text.
-        OpinionMissing: while it runs; the weights of the second opinion cannot be used.
+        ModelMissing, OpinionMissing: while it runs; the parser's model or the weights of the second opinion cannot be
+            used.
 
     Example:
         >>> import apache_beam as beam, pyarrow as pa
@@ -96,7 +97,7 @@ class SpotText(beam.PTransform[Any, Any]):
         caption: the column with the captions.
 
     Raises:
-        BadPreset: there is no such preset.
+        BadPreset: the preset cannot be loaded.
         ValueError: while it runs; a batch lacks a column or annotations, has no bytes in the column of images, or
             already has a column `spotting`.
         BadSchema: while it runs with a preset; a column has the wrong type.
@@ -135,7 +136,8 @@ class ApplyCat(beam.PTransform[Any, Any]):
     `complexity`, `actions`, `objects`, `attributes`, `spotted`, `overlap`, like kept/ of a run.
     `rejected` also has `stage` and `reason`, the first that applies. `dead_letter` has the rows that
     cannot be decided because their image or text cannot be read, with their own columns and `stage`,
-    `error`, `message`. An own column with one of these names is renamed to original_<name>.
+    `error`, `message`. An own column with one of these names, except that of the captions, is renamed
+    to original_<name>.
 
     Args:
         preset: the filters and thresholds. Your own filters that it has sections for must be
@@ -144,11 +146,11 @@ class ApplyCat(beam.PTransform[Any, Any]):
         stages: stages whose annotations decide, `captions` and `spotting`; filters of other stages are
             skipped. Use `["captions"]` if there are no images.
         **roles: columns that identify rows, if they have other names than a run looks for
-            (`DATASET=custom`), as in `uid="id"`, `url="link"`; likewise columns that conditions of the preset compare,
-            as in `similarity="clip"`.
+            (`DATASET=custom`), as in `uid="id"`, `url="link"`; likewise columns of other roles that conditions of
+            the preset compare, as in `similarity="clip"`.
 
     Raises:
-        BadPreset: there is no such preset.
+        BadPreset: the preset cannot be loaded.
         ValueError: a stage is unknown; or while it runs, a batch lacks a column or annotations.
         DatasetError, BadSchema: a role is unknown, or its column is missing, ambiguous or of the wrong type.
 

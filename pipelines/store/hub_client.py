@@ -44,7 +44,7 @@ def explained(address: HubAddress, error: type[Exception], then: str = "") -> It
         raise error(f"{address.root} needs the package huggingface_hub: {installation.remedy('cloud')}") from missing
     endpoint = os.environ.get("HF_ENDPOINT", constants.ENDPOINT)
     page = f"{endpoint}/{'datasets/' if address.kind == 'dataset' else ''}{address.repository}"
-    token = "the token in HF_TOKEN" if os.environ.get("HF_TOKEN") else "a request without a token (HF_TOKEN)"
+    token = "the token in HF_TOKEN" if os.environ.get("HF_TOKEN") else "a request without HF_TOKEN"
     try:
         yield
     except errors.GatedRepoError as found:
@@ -82,5 +82,5 @@ def may_pass(error: Exception) -> bool:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's message without a final period, or "no message"."""
+    """Return the first line of an error's message without periods and colons at its end, or "no message"."""
     return next(iter(str(error).strip().splitlines()), "no message").rstrip(".:")

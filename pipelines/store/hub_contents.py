@@ -20,9 +20,10 @@ _LAST = (CARD, "report.html", "subset.npy", *RECORDS)
 _FOLDERS = (*KINDS, "shards", "shards/.index", "index")
 _ENDINGS = (".parquet", ".tar", ".json", ".npz")
 _FILES = 500
-"""Maximum number of files in a commit, not counting those of `_LAST`; hubs fail on much larger commits."""
+"""Maximum number of files that a commit adds, not counting `_LAST` and `PUBLISHING`; hubs may fail on far more."""
 _BYTES = 8 * 2**30
-"""Maximum size in bytes of a commit's files that are first fetched from an object store, unless it is one file."""
+"""Maximum size in bytes of the files of a commit that are fetched from an object store, without `_LAST`. One larger
+file makes a commit."""
 
 
 @dataclass(frozen=True)

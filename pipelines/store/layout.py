@@ -12,7 +12,7 @@ from pathlib import Path
 from open_diht.pipelines.store.storage import StorePath, is_local
 
 KINDS = ("kept", "rejected", "dead_letter")
-"""Kinds of results. Each kind has a folder with a part file of every unit that has such rows."""
+"""Kinds of results. Each kind has a folder with at most one part file of a unit, which may have no rows."""
 CARD = "README.md"
 """Name of the data set card."""
 CARD_MARK = "<!-- A card of open-diht; without this line it is yours, and the next publication leaves it alone. -->"
@@ -47,7 +47,7 @@ class Layout:
 
     @property
     def exported(self) -> StorePath:
-        """Commit record of subset, shards and report: the decisions that they were made from."""
+        """Commit record of the subset and the shards or indexes: the decisions that they were made from."""
         return self.work / "exported.json"
 
     def commits(self, stage: str) -> StorePath:
@@ -68,7 +68,7 @@ class Layout:
         return self.work / stage / "failed" / f"{unit}.json"
 
     def data(self, stage: str, unit: str) -> StorePath:
-        """Return the path of a unit's annotations."""
+        """Return the path of a unit's table of results of a stage."""
         return self.work / stage / "data" / f"{unit}.parquet"
 
     def slices(self, stage: str, unit: str) -> StorePath:
@@ -88,7 +88,8 @@ class Layout:
         return self.root / kind / f"part-{unit}.parquet"
 
     def index(self, unit: str) -> StorePath:
-        """Return the path of the index of all samples of an input tar, given the first unit of that tar."""
+        """Return the path of the index of all samples of an input tar, given the first unit of that
+        tar that has not failed."""
         return self.work / "index" / "data" / f"{unit}.npz"
 
     @property

@@ -1,4 +1,4 @@
-"""Decide whether a run may use an output folder, so that foreign files are never overwritten or deleted."""
+"""Decide whether a run may use an output folder, so that it does not overwrite or delete foreign files."""
 
 from __future__ import annotations
 

@@ -12,12 +12,12 @@ from open_diht.pipelines.store.storage import StorePath, each, size_of, sizes
 
 
 class CommitRecord(TypedDict, total=False):
-    """Keys of commit records that are read without knowing the stage. Types such as `DecideRecord` have the others."""
+    """Keys of commit records, of all stages and of some. Types such as `DecideRecord` have the others."""
 
     unit: str
-    stage: str  # the stage in STAGES that the work counts for, see `Stage.part_of`
-    fingerprint: str  # hash of everything the results depend on
-    seconds: float  # of all runs that worked on the unit
+    stage: str  # `Stage.part_of` if that is set, else the name of the stage
+    fingerprint: str  # see `Stage.fingerprint`
+    seconds: float  # of the runs that made or extended the results
     files: dict[str, int]  # bytes of each file that the record vouches for, by path in OUTPUT
     # Records of image units have these.
     segments: int  # number of segments
@@ -30,7 +30,7 @@ class CommitRecord(TypedDict, total=False):
     # Records of stage `download` have these.
     found: str  # digest of the results
     urls: int  # number of rows asked for
-    asked: int  # number of URLs requested for the last segment
+    asked: int  # number of URLs requested for the last segment, but for known dead links
     unreachable: int  # number of these that were not reached
     statuses: dict[str, int]  # number of rows by status
     bytes: int  # size of the stored images

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def read_record(path: StorePath, kind: type[T]) -> T | None:
-    """Return the record in a JSON file; None if the file does not exist.
+    """Return the record in a JSON file; None if the file does not exist or holds null.
 
     Args:
         path: the file.
@@ -30,13 +30,14 @@ def read_record(path: StorePath, kind: type[T]) -> T | None:
         raise WrongUse(str(error)) from error
     if found is not None and not conforms(found, kind):
         raise WrongUse(
-            f"{path} was not written by `make filter`; move it away, and run `make filter` again to write it"
+            f"{path} was not written by this version of `make filter`; move it away, and run `make filter` to write it"
         )
     return cast(T | None, found)
 
 
 def conforms(value: object, kind: Any) -> bool:
-    """Return whether a JSON value has a type. Numbers must be finite and below 2**63 in magnitude.
+    """Return whether a JSON value has a type. Values of kind int and float must be finite and below 2**63 in
+    magnitude.
 
     Args:
         value: the value.

@@ -30,7 +30,8 @@ StorePath = Path | UPath
 """A file or folder, local or remote."""
 
 FileStamp = int | tuple[str, ...]
-"""Changes when a file is replaced: its time of modification in nanoseconds; of an object, see `stamp_of`."""
+"""Changes when a file is replaced: its time of modification in nanoseconds, 0 if it is gone; of an object, see
+`stamp_of`."""
 Row = dict[str, Any]
 """A row with columns of the user's own, or the JSON object of one; rows of our own tables have types."""
 
@@ -44,8 +45,8 @@ _CONNECTIONS = 32  # concurrent requests to an object store; each takes tens of 
 
 
 def store_path(text: str | StorePath) -> StorePath:
-    """Return the path that a user's text names. Raises ValueError or ImportError if its protocol is not available or is
-    followed by one slash."""
+    """Return the path that a user's text names. Raises ValueError if its protocol is unknown or is followed by
+    one slash. If a store's package is missing, using the path raises ImportError."""
     if not isinstance(text, str):
         return text
     if text.startswith("file://"):
@@ -59,7 +60,7 @@ def store_path(text: str | StorePath) -> StorePath:
 
 
 def is_local(path: StorePath) -> TypeIs[Path]:
-    """Return whether a path is on a disk that this machine has mounted."""
+    """Return whether a path is a `pathlib.Path`, so on a disk that this machine has mounted."""
     return isinstance(path, Path)
 
 
@@ -75,7 +76,8 @@ def is_gone(path: StorePath) -> bool:
 
 @contextmanager
 def asked(path: StorePath, error: type[Exception], then: str) -> Iterator[None]:
-    """Turn errors of an object store in the `with` block into one line of an `error`. Errors of a disk pass unchanged.
+    """Turn errors of an object store in the `with` block into one line of an `error`. If `path` is on a disk,
+    errors pass unchanged.
 
     Args:
         path: the file or folder that the block accesses.
@@ -91,7 +93,7 @@ def asked(path: StorePath, error: type[Exception], then: str) -> Iterator[None]:
 
 
 def in_memory(path: StorePath) -> bool:
-    """Return whether a path is in the memory of this process, which workers cannot see."""
+    """Return whether a path is in the memory of this process, which worker processes cannot see."""
     return not is_local(path) and path.protocol == "memory"
 
 
@@ -103,8 +105,7 @@ def on_this_machine(address: str) -> bool:
 
 
 def open_parts(path: StorePath) -> IO[bytes]:
-    """Open a file to read parts of it. Nothing else is fetched of a remote file, whereas clients read ahead by default
-    (S3: 50 MB)."""
+    """Open a file to read parts of it. A store's client does not read ahead, as it does by default (S3: 50 MB)."""
     if is_local(path):
         return path.open("rb")
     handle: IO[bytes] = path.fs.open(path.path, "rb", cache_type="none")
@@ -128,7 +129,7 @@ def read_table(path: StorePath, columns: list[str] | None = None, filters: list[
 def row_groups(
     path: StorePath, columns: list[str] | None = None, between: tuple[str, int, int] | None = None
 ) -> Iterator[pa.Table]:
-    """Yield an empty table with the schema of a Parquet file, then its row groups one by one, to limit memory.
+    """Yield an empty table with the schema of the columns, then the row groups of a Parquet file one by one.
 
     Args:
         path: the file.
@@ -156,7 +157,8 @@ def _overlaps(file: pq.ParquetFile, group: int, leaf: int, first: int, stop: int
 
 
 def read_bytes(path: StorePath) -> bytes:
-    """Return the content of a file. Raises FileNotFoundError if it does not exist."""
+    """Return the content of a file. Raises FileNotFoundError if it does not exist; a store that forbids
+    listing may raise PermissionError."""
     if is_local(path):
         return path.read_bytes()
     content: bytes = path.fs.cat_file(path.path)  # one request; opening the file would need another one for its size
@@ -164,7 +166,7 @@ def read_bytes(path: StorePath) -> bytes:
 
 
 def read_range(path: StorePath, start: int, stop: int) -> bytes:
-    """Return a range of bytes of a file. Nothing else is fetched.
+    """Return a range of bytes of a file.
 
     Args:
         path: the file.
@@ -174,8 +176,8 @@ def read_range(path: StorePath, start: int, stop: int) -> bytes:
     if not is_local(path):
         content: bytes = path.fs.cat_file(path.path, start=start, end=stop)
         return content
-    with open(path, "rb", buffering=0) as file:  # a buffer would read more than the range
-        return os.pread(file.fileno(), stop - start, start)
+    with open(path, "rb", buffering=0) as file:
+        return os.pread(file.fileno(), stop - start, start)  # a buffered read would take more than the range
 
 
 def row_count(path: StorePath) -> int:
@@ -206,7 +208,7 @@ def many_at_once(do: Callable[[_T], Any], items: Iterable[_T]) -> Iterator[Any]:
 
 def stamps(folder: StorePath, ending: str) -> dict[str, FileStamp]:
     """Return a stamp of each entry of a folder by its name, on a disk without hidden ones. A stamp changes when the
-    file is replaced.
+    file is replaced, see `FileStamp`.
 
     Args:
         folder: the folder; it need not exist.
@@ -236,7 +238,7 @@ def size_of(path: StorePath) -> int | None:
 
 
 def stamp_of(info: Mapping[str, object]) -> tuple[str, ...]:
-    """Return a stamp of an object that changes when the object is replaced, from the store's metadata."""
+    """Return a stamp of an object, which changes when the object is replaced if the store's metadata shows that."""
     # Each kind of store reports only some of these.
     changing = ("ETag", "etag", "generation", "LastModified", "mtime", "created", "size")
     of_git = (str(info["blob_id"]),) if "blob_id" in info else ()
@@ -244,7 +246,8 @@ def stamp_of(info: Mapping[str, object]) -> tuple[str, ...]:
 
 
 def _on_disk(folder: Path) -> Iterator[tuple[str, os.stat_result | None]]:
-    """Yield the name and status of each visible entry; the status is None if the entry has just been removed."""
+    """Yield the name and status of each visible entry; the status is None if the entry has just been removed or is a
+    broken link."""
     try:
         with os.scandir(folder) as entries:
             for entry in entries:

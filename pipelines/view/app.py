@@ -106,14 +106,14 @@ def _told(error: Exception) -> tuple[int, str]:
     if isinstance(error, FileNotFoundError):
         return 503, f"{error.filename or error} is missing; a run may be writing it again. Try again in a moment."
     if isinstance(error, pa.ArrowException):
-        return 500, f"{error} If the file is damaged, run the same `make filter` to write it again."
+        return 500, f"{error} If a file is damaged, remove it and run the same `make filter` to write it again."
     if isinstance(error, BadAddress | BadValue):
         return 400, str(error)
     if isinstance(error, _SAID):
         return 500, str(error)
     _log.error("a page failed", exc_info=error)
     why = f"{type(error).__name__}: {error}"
-    return 500, f"A file of this output has an unexpected form ({why}). Remove it, and run `make filter` to write it."
+    return 500, f"A file of this output may be damaged ({why}). Remove it, and run `make filter` to write it."
 
 
 def _file(content: str, kind: str) -> Callable[[Request], Response]:

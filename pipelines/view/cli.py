@@ -1,6 +1,6 @@
 """Command line of `make view`: start a server on this machine, which ends with Ctrl-C.
 
-Exit status: 0 the server was stopped; 1 reading the output failed; 2 wrong use.
+Exit status: 0 the server was stopped; 1 reading the output failed; 2 wrong use; 130 Ctrl-C before the server started.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main(
     Args:
         arguments: the command-line arguments; None: those of this process.
         prog: name of the command in its help.
-        defaults: default values of options.
+        defaults: `output`, the default of that option.
     """
 
     def view() -> int:

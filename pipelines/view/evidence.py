@@ -36,7 +36,7 @@ def ordinal_of(output: Output, place: Place) -> int | None:
 
 
 def place_at(output: Output, unit: str, ordinal: int) -> Place | None:
-    """Return the place of a row; None if there is no such row.
+    """Return the place of a row; None if there is no such row, or a run is deciding it again.
 
     Args:
         output: the output.
@@ -55,7 +55,7 @@ def place_at(output: Output, unit: str, ordinal: int) -> Place | None:
 
 
 def evidence_of(output: Output, place: Place) -> Example | None:
-    """Return the row at a place with all evidence, as in the report; None if nothing is stored, as
+    """Return the row at a place with its evidence, as in the report but without scores; None if nothing is stored, as
     for unreadable rows."""
     ordinal = ordinal_of(output, place)
     rows = None if ordinal is None else _annotated(output, place.unit, ordinal)

@@ -57,7 +57,7 @@ class _ColumnRecord(TypedDict):
 
 @dataclass(frozen=True)
 class Listing:
-    """The units of an output at one moment, in plan order."""
+    """The annotated or decided units of an output at one moment, in plan order."""
 
     decided: tuple[str, ...]
     undecided: tuple[str, ...]
@@ -73,7 +73,7 @@ class State:
     annotated: int
     """Units whose captions are annotated, including decided ones."""
     finished: bool
-    """True if the run has ended and no unit is being redone since."""
+    """True if a run has ended, and all units are decided or quarantined."""
 
 
 class Output:
@@ -135,7 +135,8 @@ class Output:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """The stages that decide: the run's, or those that have committed results while the run has recorded none."""
+        """The stages that decide: the run's; while it has recorded none, those of captions, download and spotting that
+        have committed results."""
         if self._record is not None:
             return tuple(self._record["stages"])
         first = next(iter(stamps(self.layout.commits("captions"), ".json")), None)

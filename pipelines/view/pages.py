@@ -49,7 +49,7 @@ _UNITS_COUNTED = 2_000
 
 
 def script() -> str:
-    """Return the script of the pages, which updates the results when sliders move."""
+    """Return the script of the page of thresholds, which updates the results when sliders move."""
     return files(__package__).joinpath("view.js").read_text("utf-8")
 
 
@@ -142,7 +142,7 @@ def _ends(output: Output) -> list[tuple[str, str]]:
 
 
 def _caption(hit: Hit, query: Query) -> str:
-    """Return the caption of a row as HTML, with the search text marked; "" if there is none."""
+    """Return the caption of a row as HTML, with the first match of the search text marked; "" if there is none."""
     caption = hit.row.get("caption") or ""
     match = re.search(re.escape(query.caption), caption, re.IGNORECASE) if query.caption else None
     return marked(caption, [TextSpan(*match.span(), "hit")] if match else [], 300) if caption else ""
@@ -152,7 +152,7 @@ def _caption(hit: Hit, query: Query) -> str:
 
 
 def row(bench: Workbench, given: Mapping[str, str]) -> Shown:
-    """Show a row with all that is known about it.
+    """Show a row with its columns and evidence.
 
     Args:
         bench: the output.
@@ -205,7 +205,7 @@ def _text(value: Any) -> str:
 
 
 def thresholds(bench: Workbench, given: Mapping[str, str]) -> Shown:
-    """Show the controls of a preset, and the rows it would keep.
+    """Show the controls of a preset, and what it would keep.
 
     Args:
         bench: the output.

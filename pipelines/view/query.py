@@ -1,8 +1,8 @@
 """Search an output for rows that fit, a page at a time, in plan order.
 
-A query reads the files of one unit after another, and no more of them than needed. It ends when a
-page is full or its time is up; the next page begins where it ended, and every page shows how many
-rows were examined.
+A query reads the files of one unit after another. It ends at the first row that a full page has no room for, when its
+time is up, or after the last row; the next page begins where it ended, and every page shows how many rows were
+examined.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class QueryResult:
     looked_at: int
     """Number of rows examined."""
     after: Place | None
-    """Place where the search continues; None if all rows were examined."""
+    """Place where the search continues, perhaps after the last row; None: all rows were examined."""
     seconds: float
 
 
@@ -318,7 +318,7 @@ def _flat(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], pa.Array]:
 
 
 def _numbers(column: pa.ChunkedArray) -> NDArray[np.float64]:
-    """Return the numbers (n,) of a column as float64, NaN for missing values."""
+    """Return the numbers (n,) of a column as float64, NaN for what is no number."""
     if pa.types.is_string(column.type):
         column = pc.if_else(pc.match_substring_regex(column, _NUMBER), column, pa.scalar(None, pa.string()))
     elif not _is_number(column.type):

@@ -28,11 +28,11 @@ from open_diht.pipelines.view.output import Output
 from open_diht.pipelines.view.places import reasons_of
 
 ROWS = 20_000
-"""Maximum number of rows in memory."""
+"""Default maximum number of rows in memory."""
 PIECES = 40
 """Maximum number of pieces of a sample."""
 SECONDS = 20.0
-"""Seconds after which no more pieces are read; at least one piece is."""
+"""Seconds after which no more pieces of a sample are read."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,14 @@ class Sample:
 
 
 def draw(output: Output, rows: int = ROWS, seed: int = 0, seconds: float = SECONDS) -> Sample:
-    """Return the readable rows of the annotated units: all if they are at most `rows`, else a sample of at most `rows`.
+    """Return the readable rows of the annotated units: all if the units have at most `rows`, else a sample of at most
+    `rows`.
 
     Args:
         output: the output.
         rows: maximum number of rows.
         seed: seed of the random draw.
-        seconds: time after which no more pieces are read.
+        seconds: time after which no more pieces of a sample are read.
     """
     listing = output.listing()
     units = [unit for unit in (*listing.decided, *listing.undecided) if unit in output.plan]

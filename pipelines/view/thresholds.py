@@ -2,7 +2,8 @@
 
 Three things do not depend on thresholds alone. If a row passes the caption filters only now, it may be
 that no run has examined its image: such rows are counted separately, as uncertain. Rows rejected by scores or
-user stages stay rejected, and so do duplicates. Duplicate pairs are recomputed, as in a run, if `pairs_are_known`.
+user stages stay rejected, and so do duplicates of kinds that the preset rejects. Duplicate pairs are recomputed, as in
+a run, if `pairs_are_known`.
 """
 
 from __future__ import annotations

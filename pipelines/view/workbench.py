@@ -1,4 +1,4 @@
-"""State of the server between requests: the sample, and the decision of the run's own preset on it."""
+"""State of the server between requests: the sample, and the decision of the output's preset on it."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Workbench:
 
     @cached_property
     def starts(self) -> dict[str, Preset]:
-        """The packaged presets by name, without those that need scores, columns that are not stored, or another choice
-        of second opinion."""
+        """The packaged presets by name, without those that need scores, columns that the output's preset does not use,
+        or another choice of second opinion."""
         stored = {one.reason for one in self.output.preset.columns}
         opinion = self.output.preset.captions.second_opinion
         presets = {name: one for name in preset_names() if not (one := load_preset(name)).score.asks}

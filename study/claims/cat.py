@@ -2,9 +2,9 @@
 
 Pools: the web pairs (`natural`), and these with noise (`injected`): web images with LAION's
 captions, and images that show their caption. The decisions are those of the product's filters,
-preset `paper`. Every arm of a pool has the same words and, with the same seed, the same initial
-weights. Budgets count samples seen, so a smaller part is repeated more often. No setting is tuned for an
-arm: they are those of the track's configuration.
+preset `paper`, without T on LAION's captions. Every arm of a pool has the same words and, with the
+same seed, the same initial weights. Budgets count samples seen, so a smaller part is repeated more
+often. All arms have the settings of the track's configuration.
 """
 
 from __future__ import annotations

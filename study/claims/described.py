@@ -22,12 +22,13 @@ class Track:
     side: int | None
     """Side of the stored images in pixels; None: cached features."""
     budgets: Mapping[str, Any]
-    """Maps the scale (`full`, `quick`, `tiny`) to numbers of samples seen, each with its seeds."""
+    """Maps the scale (`full`, `quick`, `tiny`) to numbers of samples seen, each with its number of seeds, or
+    one per arm."""
 
 
 @cache
 def described(path: Path) -> dict[str, Any]:
-    """Return arms, pools and tracks of a claim."""
+    """Return the content of the YAML file of a claim."""
     found: dict[str, Any] = read_yaml(path)
     return found
 

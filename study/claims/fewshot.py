@@ -3,12 +3,12 @@
 The model is the reference encoder of the evaluation. A budget is the number k of labeled images per
 class; k = 0 is zero-shot. A seed draws the shots, which all methods share, so results are paired
 over images and over draws. Radius and penalty are chosen on the shots alone, or fixed for a single shot
-(`open_diht.eval.fewshot`): test labels only score.
+(`open_diht.eval.fewshot`): except for Fashion-MNIST, see below, test labels only score.
 
 Sets of photographs of groceries: `grocery-inside`, the kinds that are classes of ImageNet, on which
 the image encoder was trained; `grocery-packages`, cartons and bottles, whose names
-tell little about their looks; `grocery-produce`, the fruit and vegetables that are not classes of
-ImageNet. Then CIFAR-10, and Fashion-MNIST, on which the rule for the radius was developed
+tell little about their looks; `grocery-produce`, the other fruit and vegetables (of these, ImageNet
+has one class for all bell peppers). Then CIFAR-10, and Fashion-MNIST, on which the rule for the radius was developed
 (benchmarks/RESULTS.md).
 """
 
@@ -43,7 +43,7 @@ FEW = {"full": 5, "quick": 3, "tiny": 3}
 METHODS = ("probe", "random-init", "text-or-zero")
 """Methods of `open_diht.eval.fewshot.METHODS` to run in addition to zero-shot."""
 TASKS = {"fashion-mnist": "fashion_mnist", "cifar10": "cifar10"}
-"""Pools that are tasks of the evaluation, by their names there."""
+"""Maps pools that are tasks of the evaluation to their names there."""
 TEMPLATES = ("a photo of a {}.", "a photo of {}, a type of food.", "{}")
 """Templates for groceries: ours, written before any measurement."""
 INSIDE = (
@@ -98,7 +98,7 @@ def arms(track: str, scale: str, data: Data) -> list[Arm]:
 
 
 def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]:
-    """Fit a probe on one draw and score the test images.
+    """Score the test images by zero-shot, or by a method fitted on one draw.
 
     Args:
         arm: The arm. The time of a draw's probes is recorded for the first one only.

@@ -1,4 +1,4 @@
-"""Pools of web pairs with CAT's decision on each."""
+"""Pools of web pairs with CAT's decision on each; on LAION's captions that of C and A alone."""
 
 from __future__ import annotations
 

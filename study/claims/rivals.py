@@ -17,10 +17,10 @@ all see as many samples. Arms of `rivals.yaml`:
     t-whole, masked-whole     what T keeps; all but the fraction of wrong captions by the masked cosine
 
 Scorers are trained as Data Filtering Networks are (arXiv 2309.17425), with the model of the study,
-on pairs that no arm sees, with three seeds; seed s of an arm uses scorer s mod 3. Notes have the
-probability that a true pair scores higher than an injected one.
+on pairs that no arm sees, with three seeds; seed s of an arm uses scorer s mod 3. Notes on pools with
+injected pairs have the probability that a true pair scores higher than an injected one.
 
-Pools: `natural` and `injected` are those of the claim cat without the pairs of scorers and mix.
+Pools: `natural` and `injected` are those of the claim cat without the parts for scorers and mix.
 `lettered-N` are photographs: 20 % have the caption of another one written in and given, N % have
 their own written in, the others are as they are. T and masks are decided by the filter's own OCR.
 
@@ -170,7 +170,7 @@ def chosen(choice: Choice, arm: str, seed: int, share: float) -> NDArray[np.int6
     Args:
         choice: The pool.
         arm: The name of the arm.
-        seed: Draws what is random, and is the scorer's.
+        seed: Draws what is random, and selects the scorer.
         share: Fraction of the pool that arms of equal size have at most.
     """
     everything, scores = len(choice.origin), choice.scores[seed % len(choice.scores)]
@@ -236,7 +236,7 @@ def facts(captions: Sequence[str]) -> dict[str, NDArray[np.float64]]:
         "complexity": decided.complexity.astype(np.float64),
         "actions": decided.n_actions.astype(np.float64),
         "objects": np.array([len(row) for row in decided.objects.to_pylist()], float),
-        # A caption of names and numbers has no language and counts as English, as in the preset `laion-paper`.
+        # A caption without a known language, such as numbers, counts as English, as in the preset `laion-paper`.
         "english": np.array([language in (None, "en") for language, _ in identify(captions)], float),
         "words": np.array([len(caption.split()) for caption in captions], float),
         "characters": np.array([len(caption) for caption in captions], float),
@@ -339,7 +339,7 @@ def _web(data: Data) -> _Candidates:
 
 @lru_cache(maxsize=1)
 def _photographs(data: Data) -> tuple[Plan, Seen, Keys, int, tuple[Trained, ...]]:
-    """Photographs with text for all `lettered` pools, what is known of captions, the pool's number, and scorers."""
+    """Photographs with text for all `lettered` pools, facts on captions, photographs of a pool, and scorers."""
     about, parts = described(ABOUT)["lettered"], described(ABOUT)["parts"]["lettered"]
     photographs, contents = data.flickr8k("train"), data.photographs("train")
     count = len(contents)
@@ -351,7 +351,7 @@ def _photographs(data: Data) -> tuple[Plan, Seen, Keys, int, tuple[Trained, ...]
 
 
 def _lettered(data: Data, own: float) -> _Candidates:
-    """Photographs of which a fraction `own` has its own caption written in."""
+    """Pairs of photographs, of which a fraction `own` has its own caption written in."""
     made, looked, of_captions, pool, scorers = _photographs(data)
     origin, image, given = made.pairs(own, described(ABOUT)["lettered"]["other"])
     captions = [made.captions[at] for at in given.tolist()]

@@ -69,7 +69,7 @@ def test_columns_of_any_plain_type_are_compared(asked: dict[str, Any], column: p
         ({"a": {"max": 1, "missing": "drop"}}, "choose keep, reject"),
         ({"a": {"in": [1, "b"]}}, "quote the numbers if they are texts"),
         ({"a": {"min": 1, "not_in": ["b"]}}, "a column holds one or the other"),
-        ({"a": {"min": 2, "max": 1}}, "no row would be kept"),
+        ({"a": {"min": 2, "max": 1}}, "no value is in between"),
         ({"a": 3}, "it must be a section such as {max: 0.5}"),
         ({"": {"max": 1}}, "a column has no name"),
         ([1], "it must be a section of columns"),

@@ -45,7 +45,7 @@ def test_a_stage_of_ones_own_annotates_decides_and_is_resumed(tmp_path, command)
     assert NOTHING_LEFT in again.stdout
     next((output / "work" / "ascii" / "data").glob("*.parquet")).unlink()
     mended = run("--plugin", "my_stage", "--stages", "captions,ascii,dedup,export")
-    assert mended.returncode == 0 and "are missing or damaged and are written again" in mended.stdout
+    assert mended.returncode == 0 and "are missing or damaged; a run of this stage writes them again" in mended.stdout
     assert len(list((output / "work" / "ascii" / "data").glob("*.parquet"))) == 3
 
     without = run("--stages", "captions,dedup,export")

@@ -96,7 +96,7 @@ def test_a_step_that_is_too_large_names_the_setting(tiny_values, tmp_path, monke
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(tiny_values(schedule={"micro_batches": 2})))
     assert main(["--config", str(tmp_path / "mine.yaml"), "--workdir", str(tmp_path / "w")]) == 1
     err = capsys.readouterr().err
-    assert "with 16 pairs on each rank and schedule.micro_batches 2: set schedule.micro_batches=4, or lower" in err
+    assert "with 16 pairs on each rank and schedule.micro_batches 2: set schedule.micro_batches=4, which lets" in err
     assert err.endswith("(CUDA out of memory. Tried to allocate 20.00 GiB.)\n") and err.count("\n") == 1
 
 

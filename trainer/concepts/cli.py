@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
 
 
 def make_targets(folder: str | Path, settings: HeadSettings, k: int) -> dict[str, Any]:
-    """Train the heads and store the targets. Existing ones are kept, and an interrupted training resumes.
+    """Train the heads and store the targets. Those that are up to date are kept, and an interrupted training resumes.
 
     Args:
         folder: path or URL that `python -m open_diht.pipelines.concepts` wrote.

@@ -98,7 +98,7 @@ class HeadProgress:
         self._kept = time.monotonic()
 
     def load(self, head: str) -> dict[str, Any] | None:
-        """Return the state of a head, or None if there is none."""
+        """Return the state of a head, or None if none can be used."""
         try:
             content = self._folder.read(f"work/heads/{head}.pt")
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -142,7 +142,9 @@ class HeadTrainer:
         """Train all heads.
 
         Raises:
-            BadConcepts: a head has no sample for training, validation or test, or its loss was never finite.
+            BadConcepts: files of a shard cannot be used, a head has no sample for training, validation or test, or
+                its loss was never finite.
+            StoreError: the store of a URL failed.
         """
         return {head: self._train(self.samples(head)) for head in self._store.heads}
 

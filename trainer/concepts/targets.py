@@ -1,6 +1,6 @@
 """Stored predictions of the teacher: a few concepts with probabilities per image, in one small file per shard.
 
-    concepts/targets/manifest.json       vocabulary, teacher, k, and the SHA-256 of every file
+    concepts/targets/manifest.json       hash of the vocabulary, teacher, k, and the SHA-256 of every file
     concepts/targets/<shard>.npz         keys, and for each head ids (n, k) uint32 and probabilities (n, k) float16
 
 Rows of zero probabilities are images that the teacher could not read. The files take 60 bytes per image and
@@ -135,7 +135,7 @@ def open_targets(folder: str | Path) -> ConceptTargets:
     """Open the targets in the output folder of `make concepts`, or in its `targets/`; a path or an fsspec URL.
 
     Raises:
-        ConceptMismatch: there are none, or they are of another version of this program.
+        ConceptMismatch: there are none that can be read, or they are of another version of this program.
         StoreError: the store of a URL failed.
     """
     place = store_at(f"{folder}/targets" if store_at(folder).exists("targets") else folder)

@@ -30,7 +30,7 @@ class Batch:
 
     @property
     def hashes(self) -> Tensor:
-        """(b, 2) int64 hashes of caption and image. Pairs that share either are not negatives of each other."""
+        """(b, 2) int64 hashes of caption and image. Pairs that share either are duplicates, which losses may mask."""
         return torch.stack([self.caption_hash, self.image_hash], dim=1)
 
     def __len__(self) -> int:

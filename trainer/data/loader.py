@@ -2,7 +2,7 @@
 
 For given data and settings a batch is a function of (seed, epoch, number, global batch size): the order is
 arithmetic (`order`), a sample is read by its position in the tar, and its augmentation is seeded by
-its position in the epoch. So a resume just starts at another number, and the content of a global
+seed, epoch and position. So a resume just starts at another number, and the content of a global
 batch does not depend on workers or ranks. `feed` runs the workers.
 """
 
@@ -51,7 +51,7 @@ class Loader(ABC):
     held_out: int = 0
     """Number of samples in the other part of the split: the held-out ones, for a loader of training samples."""
     streams: int | None = None
-    """Number of ranges of the data that are read in parallel; None without shards."""
+    """Number of ranges of each source that are read in parallel if it is shuffled; None without shards."""
 
     def __init__(
         self, settings: DataSettings, part: RankBatches, samples: int, maker: Makes, device: torch.device = CPU
@@ -84,7 +84,7 @@ class Loader(ABC):
     @property
     @abstractmethod
     def contents(self) -> Sequence[str]:
-        """Lines that identify the data: hashes and sizes, in the order of reading."""
+        """Lines that identify the data: hashes and sizes, in the order of the shards or files."""
 
     @property
     def remarks(self) -> Sequence[str]:
@@ -111,7 +111,7 @@ class Loader(ABC):
 
         Args:
             epoch: the epoch.
-            lost: number of its bad samples, over all ranks.
+            lost: number of its bad samples, over all ranks or on this one.
         """
         if lost > self._settings.max_bad_share * self.samples_per_epoch:
             last = f"; last: {self.problems[-1]}" if self.problems else ""
@@ -130,12 +130,14 @@ class Loader(ABC):
             start: number of the first batch.
 
         Raises:
-            ValueError: there is no such epoch or batch.
-            TooManyBad: this rank alone met more bad samples than `max_bad_share` of the epoch (see `check_lost`).
+            ValueError: the epoch is negative, or `start` is not in 0 to `batches_per_epoch`.
+            TooManyBad: this rank counted more bad samples than `max_bad_share` of the epoch (see `check_lost`), or
+                found no replacement for one.
             LoaderStalled: a worker did not answer in time.
             RuntimeError: a worker ended, or a later call has closed the iterator.
-            ShardUnavailable, ShardMismatch, ConceptMismatch: a shard is missing or has changed, or concept
+            ShardUnavailable, ShardMismatch, ConceptMismatch: a shard cannot be opened or has changed, or concept
                 targets do not belong to it.
+            StoreError: concept targets at a URL cannot be read.
         """
         if epoch < 0 or not 0 <= start <= self.batches_per_epoch:
             raise ValueError(f"epoch {epoch}, batch {start}: an epoch has {self.batches_per_epoch} batches")
@@ -149,7 +151,7 @@ class Loader(ABC):
         batches = self._feed(epoch, start, self.batches_per_epoch)
         while True:
             if turn != self._turn:  # a later call of `epoch` or `close`
-                raise RuntimeError(f"epoch {epoch} was left for another one, so this iterator is closed")
+                raise RuntimeError(f"epoch {epoch}: a later call of `epoch` or `close` has closed this iterator")
             began = time.perf_counter()
             item = next(batches, None)
             if self._prefetch is not None:
@@ -197,8 +199,10 @@ class ShardLoader(Loader):
         device: device on which batches are returned; a batch for a GPU is copied while the one before is used.
 
     Raises:
-        BadSource, ShardMismatch, ConceptMismatch, TooManyBad: the data cannot be used as configured.
-        ValueError: the batch size, rank or seed is out of range, or there are not as many `concepts` as sources.
+        BadSource, ShardMismatch, ShardUnavailable, ConceptMismatch, TooManyBad: the data cannot be used as configured.
+        StoreError: concept targets at a URL cannot be listed.
+        ValueError: the batch size, rank, seed or number of samples is out of range, or there are not as many
+            `concepts` as sources.
     """
 
     def __init__(
@@ -275,10 +279,10 @@ class ShardLoader(Loader):
 
 
 class Prefetch:
-    """A thread that fetches the remote shards of the next shuffle window while this one is read.
+    """A thread that fetches the remote shards of an epoch's next shuffle window while this one is read.
 
     Without it all workers would wait at the start of every window, which needs many new shards at
-    once. The cache must hold two windows of every stream. There is no thread if all shards are local.
+    once. The cache must hold two windows of every stream of this machine. There is no thread if all shards are local.
     """
 
     def __init__(self, reader: Reader, batches: int):
@@ -365,10 +369,10 @@ def _require_cache(settings: DataSettings, sources: Sequence[OpenSource], stream
 def _missing_targets(
     sources: Sequence[OpenSource], concepts: Sequence[ConceptTargets | None], max_bad_share: float
 ) -> list[str]:
-    """Return a line about each shard without concept targets.
+    """Return a line about each shard without concept targets, of sources that have targets.
 
     Raises `TooManyBad` if they hold more of a source than allowed, `ConceptMismatch` if targets are
-    of other shards.
+    of other shards, `StoreError` if targets at a URL cannot be listed.
     """
     found = []
     for source, known in zip(sources, concepts, strict=True):

@@ -114,7 +114,7 @@ class SourceOrder:
         seed: seed of the permutations.
         source: number of the source, which also seeds them.
         window: samples of a shuffle window; 0: shards and samples in their order.
-        streams: number of ranges of a pass that are read in parallel.
+        streams: number of ranges of a pass that are read in parallel; unused without a window.
     """
 
     def __init__(self, sizes: Sequence[int | Sequence[int]], *, seed: int, source: int, window: int, streams: int):

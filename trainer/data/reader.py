@@ -48,7 +48,7 @@ class Images:
     """The images of a batch in one tensor, with the shape, type and memory layout of the first image.
 
     Each image is copied while it is still in the processor's cache. In a worker the tensor is in
-    shared memory, from which the training reads it without another copy.
+    shared memory, which the training's process reads without another copy, unless a GPU needs one.
     """
 
     def __init__(self, n: int):
@@ -87,7 +87,7 @@ def drawn_caption(content: bytes, field: str, seed: int) -> tuple[str, int] | No
         seed: chooses a text, all with the same probability.
 
     Returns:
-        The text and its hash; None if there is no such list, or it has only blank texts.
+        The text and its hash; None if there is no such list, or it has no text that is not blank.
     """
     try:
         found = json.loads(content)[field]
@@ -143,7 +143,7 @@ class _Sample(NamedTuple):
 
 
 class Reader:
-    """A maker of batches by position. `batch(e, t)` does not depend on earlier calls."""
+    """A maker of batches by position. `batch(e, t)` does not depend on earlier calls, unless a shard disappears."""
 
     def __init__(
         self,
@@ -182,7 +182,7 @@ class Reader:
 
         Raises:
             TooManyBad, ShardLost: no sample could replace a bad one.
-            ShardUnavailable, ShardMismatch, ConceptMismatch: a shard or its targets cannot be used.
+            ShardUnavailable, ShardMismatch, ConceptMismatch, StoreError: a shard or its targets cannot be used.
         """
         bad: list[Bad] = []
         sources, shards, rows, positions = (each.tolist() for each in self._slice(epoch, number))
@@ -196,7 +196,7 @@ class Reader:
         return (self._collate(samples, images.tensor) if images.tensor is not None else self._empty()), bad
 
     def remote_shards(self, epoch: int, number: int) -> set[tuple[int, int]]:
-        """Return the numbers (source, shard) of the remote shards that a batch needs.
+        """Return the numbers (source, shard) of the remote shards in this rank's part of a batch, before replacements.
 
         Args:
             epoch: the epoch.
@@ -232,7 +232,7 @@ class Reader:
 
     @property
     def window_batches(self) -> int:
-        """Number of batches that use up one window of every stream."""
+        """Number of batches that use up one window of every stream, if there is one source."""
         return -(-self._settings.shuffle * (self._settings.streams or 1) // self._part.whole)
 
     def _slice(self, epoch: int, number: int) -> list[npt.NDArray[np.int64]]:
@@ -245,7 +245,7 @@ class Reader:
     def _sample(self, source: int, shard: int, row: int, seed: int, bad: list[Bad]) -> tuple[_Sample, Tensor]:
         """Return a sample and its image, or a replacement if the image is bad or the shard is missing.
 
-        A bad sample is counted only at its own position, not where it fails as a replacement.
+        A sample that cannot be read is counted only at its own position, not where it fails as a replacement.
         """
         failed: Bad | None = None
         for opened, place, itself in self._candidates(source, shard, row, seed, bad):
@@ -279,7 +279,8 @@ class Reader:
     ) -> Iterator[tuple[_Opened, int, bool]]:
         """Yield candidates for a sample: shard, row of the index, and whether it is the sample itself.
 
-        The sample itself comes first, then others of its shard, then samples of the shards after it.
+        The sample itself comes first, then samples drawn from its shard, then from the shards after it. Missing shards
+        are passed over.
         They are a function of position, seed and missing shards, so that all ranks and every resume agree.
         """
         there = self._there[source]
@@ -350,7 +351,8 @@ class Reader:
         index = load(shard.index)
         if index.identity != shard.sha256:
             raise ShardMismatch(
-                f"shard {shard.file.url} was indexed again while this run read it; run the same command to resume"
+                f"shard {shard.file.url} was indexed again while this run read it, because it changed; restore it, "
+                f"or continue without it: data.skip=[{shard.file.name}]"
             )
         rows, _ = rows_to_read(index, self._settings.split, self._subset)
         concepts = self._concepts[source]
@@ -452,13 +454,13 @@ def _own_random_state() -> Iterator[None]:
 def heads_of(concepts: Sequence[ConceptTargets | None]) -> dict[str, int]:
     """Return the heads and their sizes, equal for all sources with targets; empty if none has any.
 
-    Raises `ConceptMismatch` if they differ.
+    Raises `ConceptMismatch` if they or the numbers of targets per sample differ.
     """
     known = [each for each in concepts if each is not None]
     for other in known[1:]:
         if other.heads != known[0].heads or other.k != known[0].k:
             raise ConceptMismatch(
                 f"the sources' concept targets disagree: {known[0].heads}, k {known[0].k} and {other.heads}, "
-                f"k {other.k}; make them with one vocabulary"
+                f"k {other.k}; make them with one vocabulary and one --k"
             )
     return known[0].heads if known else {}

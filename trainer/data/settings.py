@@ -35,7 +35,7 @@ class Split:
     """Input of the hash. image: the image's bytes, so that no held-out image is also trained on
     with another caption. key: the sample's key."""
     part: Literal["train", "holdout", "all"] = "train"
-    """The part to read. A training reads `train`, and its checks read `holdout`."""
+    """The part to read. A training reads `train` by default, and its checks then read `holdout`."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -55,7 +55,7 @@ class DataSettings:
     split: Split = field(default_factory=Split)
     """The split into training and held-out samples."""
     shuffle: Count = 20_000
-    """Window of the bounded shuffle, in samples. The shards are permuted, then the samples within
+    """Window of the bounded shuffle of shards, in samples. The shards are permuted, then the samples within
     each window of this many consecutive ones. A window touches about shuffle / (samples per shard)
     shards. 0: no shuffle; samples come in the order of the shards."""
     streams: Positive | None = None
@@ -94,7 +94,7 @@ class DataSettings:
     """Seconds to wait for a batch of the workers before the run ends with an error that reports their state."""
     max_bad_share: Share = 0.01
     """Largest tolerated fraction of bad samples, of a source when it is indexed and of an epoch over all ranks
-    while it is read; more end the run. Samples of missing shards and samples without concept targets count as bad."""
+    while it is read; more end the run. Samples of missing shards and of shards without concept targets count as bad."""
     decode_side: Positive | None = None
     """Smallest side, in pixels, to which JPEGs may be reduced while decoding. They are decoded at a half, a quarter
     or an eighth of their size if both sides stay at or above it, which saves most of the time. None: full size."""

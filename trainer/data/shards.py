@@ -65,7 +65,7 @@ class ShardFacts(NamedTuple):
     """File name of the tar."""
     sha256: str
     samples: int
-    """Number of samples in the part of the split that is read."""
+    """See `Shard`."""
     rounds: tuple[int, ...] = ()
     """See `Shard`."""
 
@@ -77,7 +77,8 @@ class OpenSource:
     path: str
     shards: tuple[Shard, ...]
     bad: dict[str, int]
-    """Number of samples that are left out, by kind; of a missing shard that no manifest counts, an estimate."""
+    """Number of samples that are left out, by kind. Without a manifest, a missing shard counts by an estimate, and a
+    broken one as 1."""
     problems: tuple[str, ...]
     skipped: frozenset[str] = frozenset()
     """Entries of `data.skip` that name shards of this source."""
@@ -111,13 +112,14 @@ def open_source(
     Args:
         source: the source.
         settings: the section `data`.
-        begun: for a resumed run, the shards that it began with, in the order in which it reads them.
+        begun: for a resumed run, the shards that it began with, in their order then.
         subset: the uids of `settings.subset` or `settings.selection`; None: all samples.
         found: records which uids of the subset are in the shards.
 
     Raises:
         BadSource: there are no shards or samples to read, or the shards are not those of `begun`.
         ShardMismatch: shards differ from their manifest.
+        ShardUnavailable: a shard without an index cannot be opened or fetched.
         TooManyBad: more than `max_bad_share` of the samples is unusable.
     """
     there = find_shards(source.path)
@@ -168,7 +170,10 @@ def open_source(
 
 
 def _as_begun(path: str, found: Sequence[Shard], begun: Sequence[ShardFacts], skip: Sequence[str]) -> list[Shard]:
-    """Return the shards that a resumed run began with. Those in `data.skip` are marked as left out."""
+    """Return the shards that a resumed run began with. Those in `data.skip` are marked as left out.
+
+    Raises `BadSource` if others have gone or changed, or are new.
+    """
     there, result = {shard.file.name: shard for shard in found}, []
     for fact in begun:
         shard = there.pop(fact.name, None)
@@ -207,7 +212,7 @@ def default_streams(sources: Sequence[OpenSource], window: int, cache_bytes: int
 
     Returns:
         A power of two, at most `MOST_STREAMS` and the number of shards of the source that has most,
-        and so small that the cache holds two windows of every stream; 1 without a window.
+        and, if above 1, so small that the cache holds two windows of every stream; 1 without a window.
     """
     if not window:
         return 1  # the order of the shards
@@ -330,7 +335,10 @@ def _cache_folder(settings: DataSettings) -> Path:
 
 
 def _losses(index: ShardIndex, url: str, sha256: str | None, expected: int | None) -> dict[str, int]:
-    """Count the lost samples of a shard by kind. For a broken tar, the manifest states how many it should have."""
+    """Count the lost samples of a shard by kind. For a broken tar, a manifest states how many it should have.
+
+    Raises `ShardMismatch` if a whole tar has another SHA-256 than in the manifest.
+    """
     losses = dict(index.bad)
     broken = [kind for kind in (Kind.EMPTY_TAR, Kind.TRUNCATED_TAR, Kind.NOT_A_TAR) if kind in losses]
     if broken and expected is not None:
@@ -354,7 +362,10 @@ def _index_folder(found: FoundShards, settings: DataSettings) -> Path:
 
 
 def _stamp(url: str) -> str | None:
-    """Return a stamp that changes with the file, or None if there is no file."""
+    """Return a stamp that changes with the file, or None if it is missing.
+
+    Raises `BadSource` for a folder, and instead of other OSErrors.
+    """
     try:
         if not is_remote(url):
             if Path(url).is_dir():
@@ -450,7 +461,7 @@ def _given_index(place: str, url: str, stamp: str) -> ShardIndex:
 def _index_beside(url: str, stamp: str) -> ShardIndex | None:
     """Return the index in the folder `.index` next to a remote shard, or None if none can be read and is of that size.
 
-    Such indexes were made before the shards were copied there. Without them every machine fetches all shards once.
+    Such indexes were put there with the shards. Without them every machine fetches all shards once.
     """
     folder, name = url.rsplit("/", 1)
     fs, inside = fsspec.core.url_to_fs(f"{folder}/{place_beside(name)}")

@@ -29,7 +29,7 @@ class FoundShards(NamedTuple):
     urls: list[str]
     """Paths or URLs of the tars in order, including missing ones."""
     entries: dict[str, dict[str, Any]]
-    """File name of a tar to its entry in the manifest; empty without a manifest."""
+    """File name of a tar to its entry in the manifest; empty without a manifest, for a pattern and for a single tar."""
     indexes: str = ""
     """Folder with the indexes that state what to read of the tars; empty: all samples are read, and
     missing indexes are made."""
@@ -40,7 +40,8 @@ class FoundShards(NamedTuple):
 def find_shards(path: str) -> FoundShards:
     """Find the tars of a source, including missing ones that a manifest or a brace pattern names.
 
-    Raises `BadSource` if there are none or they cannot be listed, `ShardMismatch` if they differ from the manifest.
+    Raises `BadSource` if there are none or an OSError prevents listing them, `ShardMismatch` if they differ from the
+    manifest.
     """
     braces = _BRACES.search(path)
     if braces:

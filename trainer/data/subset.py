@@ -1,7 +1,7 @@
 """Choose samples by uid from unchanged shards: `data.subset` and `data.selection`.
 
 A subset is DataComp's `subset.npy`, uids as pairs of unsigned 64-bit numbers, or a text file with one uid
-of 32 hex digits per line. A sorted `.npy` file, in a subset without repeats, is searched on the disk, so it
+of 32 hex digits per line. A sorted `.npy` file (of a subset: without repeats) is searched on the disk, so it
 may be larger than memory. In a selection, which `make select` writes, a uid that occurs r times is read r times
 in a pass.
 """
@@ -154,7 +154,7 @@ def _opened(path: Path, stamp: str, repeats: bool) -> Subset:
 
 
 def _read(path: Path) -> npt.NDArray[Any]:
-    """Return the uids (n,) of `_PAIR`, in the order of the file. Raises ValueError or OSError."""
+    """Return the uids (n,) of `_PAIR`, in the order of the file. Raises ValueError, OSError or EOFError."""
     if path.suffix == ".npy":
         pairs = np.load(path, mmap_mode="r")
         if pairs.ndim != 1 or [kind for kind, *_ in (pairs.dtype.fields or {}).values()] != [_PAIR[0]] * 2:

@@ -152,8 +152,8 @@ def hn_nce_rows_chunked(
 ) -> RowLosses:
     """Compute `hn_nce_rows` in tiles, with the same arguments and result, in memory O((b + n) d) and about two tiles.
 
-    A tile has `chunk` rows (None: 32 MiB), and `passes` computes on it. Also raises ValueError for a `chunk`
-    below 1.
+    A tile has at most `chunk` rows (None: as many as `tile_rows` returns), and `passes` computes on it. Also raises
+    ValueError for a `chunk` below 1.
     """
     check_constants(alpha, beta)
     chunk = tile_rows(len(x_bd), len(y_nd)) if chunk is None else chunk

@@ -1,6 +1,6 @@
 """HN-NCE by row tiles on a GPU, with Triton kernels that read each tile of logits once.
 
-Matrix products are cuBLAS's, and the formulas are those of `chunked`. The kernels compute masks
+Matrix products are torch's, and the formulas are those of `chunked`. The kernels compute masks
 from columns and hashes, and write the gradient in place, so a tile, one at a time, is the only
 tensor of its size. Triton's interpreter (TRITON_INTERPRET=1 when this module is imported) runs the
 kernels on a CPU, slowly, which the tests use.
@@ -21,8 +21,7 @@ from open_diht.trainer.losses.chunked import Tile, hn_nce_rows_chunked, tile_row
 from open_diht.trainer.losses.rows import RowLosses
 
 TILE_ELEMENTS = 32 * 2**20
-"""Default size of a tile in elements: 128 MiB of float32. A GPU would finish kernels on smaller
-ones faster than they can be launched."""
+"""Default size of a tile in elements: 128 MiB of float32."""
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 _NONE = tl.constexpr(-math.inf)
 
@@ -73,7 +72,7 @@ class TritonPasses:
 
 
 def _on(tensor: Tensor) -> Any:
-    """Make the tensor's device the current one, on which Triton launches kernels."""
+    """Return a context in which the tensor's device is the current one, on which Triton launches kernels."""
     return torch.cuda.device_of(tensor)
 
 

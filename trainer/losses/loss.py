@@ -2,8 +2,7 @@
 
 Rank r owns b rows of each modality. The features of all ranks are gathered *with gradient*, and rank r computes
 the losses of its own rows against all columns, in both directions unless they have one mean. The average over ranks,
-which DDP computes, is the gradient of the whole batch's loss, for both encoders and the temperature. (Without the
-gradient of the gather it would be too small by the number of ranks, or have another direction.)
+which DDP computes, is the gradient of the whole batch's loss, for both encoders and the temperature.
 """
 
 from __future__ import annotations

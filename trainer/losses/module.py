@@ -1,4 +1,4 @@
-"""HN-NCE as a module with the signature of open_clip's `ClipLoss`, for trainers other than ours."""
+"""HN-NCE as a module that takes the keyword arguments of open_clip's `ClipLoss`, for trainers other than ours."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class HnNceLoss(nn.Module):
     On several ranks the gradient is that of the whole batch's loss: features are gathered with gradient, and each rank
     computes the losses of its own rows, so that the average over ranks, which DDP computes, is the gradient of one
     process with the whole batch. This is what open_clip calls `--local-loss --gather-with-grad`. Duplicates are not
-    masked, so `HnNceLoss(alpha=1, beta=0)` equals `ClipLoss` up to rounding.
+    masked, so on normalized features `HnNceLoss(alpha=1, beta=0)` equals `ClipLoss` with these options up to rounding.
 
     Args:
         alpha: weight of the positive in the denominator, 0 to 1.
         beta: hardness; the weight of a negative is proportional to e^(beta * logit). 0 weighs all negatives alike.
-        local_loss: accepted for `ClipLoss`'s signature; the layout is always the exact one, whatever its value.
+        local_loss: accepted as `ClipLoss` accepts it; the layout is always the exact one, whatever its value.
         gather_with_grad: accepted and ignored, like `local_loss`.
         cache_labels: accepted and ignored; there are no labels to cache.
         rank: index of this process in torch.distributed's default group.
@@ -92,7 +92,7 @@ class HnNceLoss(nn.Module):
         return f"alpha={self.loss.alpha:g}, beta={self.loss.beta:g}"
 
     def _advise(self, logit_scale: Tensor) -> None:
-        """Log, once in a process, if training starts at a scale at which short runs lose (docs/which-beta.md)."""
+        """Log, at most once in a process, if its first training step has a scale too high for short runs."""
         if HnNceLoss._advised or not self.loss.beta or not self.training:
             return
         HnNceLoss._advised = True  # reading the scale waits for a GPU, so it is read once

@@ -26,7 +26,7 @@ def register(loss: type[Loss]) -> type[Loss]:
 
 
 def loss_of(values: Loss | Mapping[str, Any]) -> Loss:
-    """Return the loss called `name` (default hn_nce), with the other values as its settings.
+    """Return the loss called `name` (default hn_nce), with the other values as its settings; return a `Loss` as it is.
 
     Raises `BadValue` if `values` is not a section, the name is unknown, or settings are wrong.
     """

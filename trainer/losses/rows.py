@@ -9,7 +9,7 @@ With S_i(c) = log sum_{j != i} e^{c s_ij} the weighted sum is N_i = log(n-1) + S
 
     L_i = log alpha + softplus(N_i - s_ii - log alpha)        (alpha = 0: L_i = N_i - s_ii)
 
-With two masked log-sum-exps and one softplus nothing overflows at any temperature, and easy pairs keep their
+With two masked log-sum-exps and one softplus no exponential overflows, and easy pairs keep their
 precision, while logaddexp(log alpha + s_ii, N_i) - s_ii, or cross_entropy, would cancel to 0. alpha = 1, beta
 = 0 is InfoNCE.
 """
@@ -44,7 +44,7 @@ def check_constants(alpha: float, beta: float) -> None:
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha is {alpha}; it must lie between 0 and 1")
     if not 0 <= beta < math.inf:
-        raise ValueError(f"beta is {beta}; it must be at least 0")
+        raise ValueError(f"beta is {beta}; it must be at least 0 and finite")
 
 
 def duplicates(mine: Tensor, all_of: Tensor) -> Tensor:
@@ -103,8 +103,8 @@ def require_negatives(count: Tensor, alpha: float) -> None:
     """Raise ValueError if alpha is 0 and a row has no negatives, since its loss log(alpha) does not exist."""
     if alpha == 0 and bool((count == 0).any()):
         raise ValueError(
-            "alpha is 0 and a row of the batch has no negatives, so that its loss is undefined: use a batch of at "
-            "least two different samples, or alpha above 0"
+            "alpha is 0 and a row of the batch has no negatives, so that its loss is undefined: use a batch in "
+            "which every row has a negative, or alpha above 0"
         )
 
 

@@ -1,4 +1,4 @@
-"""Two towers as one dual encoder with open_clip's interface, without gradient checkpointing. One may be open_clip's."""
+"""Two towers, one possibly open_clip's, as one dual encoder with the methods that the trainer needs."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ settings.
 - An image tower has `input_shape`, (d,) for features or (3, side, side) for images, and maps (b, *input_shape) to
   (b, embed_dim).
 - A text tower also takes `vocab_size` and `context_length`, and maps ids (b, context_length) to (b, embed_dim). Short
-  captions are padded with id 0.
+  captions are padded with id 0, or with the padding id of the tokenizer that `hf_tokenizer_name` names.
 
 Any class with this interface can be named as `package.module:Class`, without registration.
 """

@@ -1,4 +1,4 @@
-"""Small text towers. Token ids are words or BPE tokens, and id 0 is padding."""
+"""Small text towers. Token ids are words or BPE tokens, and id 0 is taken for padding."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def verb_lemma(form: str) -> str | None:
 
 
 def _may_inflect(form: str) -> Iterator[str]:
-    """Yield the possible base forms of a regular form, the most likely first."""
+    """Yield the possible base forms of a regular form, itself first."""
     yield form
     for ending, repairs in _ENDINGS.get(form[-1:], ()):
         if form.endswith(ending) and len(form) > len(ending) + 1:

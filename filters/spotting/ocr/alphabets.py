@@ -27,11 +27,10 @@ def load_recogniser(folder: Path, alphabet: Alphabet) -> tuple[bytes, list[str]]
 
     Args:
         folder: holds inference.onnx and inference.yml.
-        alphabet: `all`, or `latin` for the characters that fold to ASCII letters and digits, and
-            those that are neither letters nor digits.
+        alphabet: `all`, or `latin` for the characters that fold to ASCII letters and digits, or to nothing.
 
     Raises:
-        ValueError: the files are not those of a recognizer as PaddleOCR writes them.
+        ValueError: the characters are not a list, or, with `latin`, the model does not end as PaddleOCR's do.
     """
     model, characters = (folder / "inference.onnx").read_bytes(), _characters(folder / "inference.yml")
     if alphabet == "all":

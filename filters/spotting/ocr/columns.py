@@ -73,7 +73,7 @@ def lay_out(pixels: Pixels, column: Column) -> Pixels | None:
     """Return the letters of a column as a line, uint8 (height, width, 3); None if they are too few
     or too many for a word.
 
-    Letters are separated by rows without edges.
+    Letters are separated by rows with few edges.
 
     Args:
         pixels: the image, uint8 (height, width, 3).

@@ -36,7 +36,7 @@ def detector_input(pixels: Pixels, limit_side: int) -> Floats:
 
     Args:
         pixels: uint8 (height, width, 3), blue green red.
-        limit_side: images are reduced to this longest side, before the sides are rounded; none is enlarged.
+        limit_side: larger images are reduced to this longest side, before the sides are rounded.
     """
     height, width = pixels.shape[:2]
     if height + width < 2 * STRIDE:
@@ -73,7 +73,7 @@ def common_shapes(limit_side: int) -> set[tuple[int, ...]]:
 
 
 def find_contours(probabilities: Floats, threshold: float) -> list[Contour]:
-    """Return the outlines of at most 3,000 patches of text pixels, each int32 (points, 1, 2).
+    """Return at most 3,000 outlines of patches of text pixels and of holes in them, each int32 (points, 1, 2).
 
     Args:
         probabilities: the map, float32 (height, width).

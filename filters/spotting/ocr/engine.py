@@ -54,7 +54,7 @@ class Line:
 
 
 class Engine:
-    """The loaded networks: a detector, a recognizer, and a larger recognizer for doubtful lines.
+    """The loaded networks: a detector, a recognizer, and by default a larger recognizer for doubtful lines.
 
     The small recognizer takes five times the time of the tiny one, but only one line in twenty is
     doubtful; reading those a second time finds nearly everything that the small one alone finds.

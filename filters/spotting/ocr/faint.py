@@ -21,7 +21,7 @@ from open_diht.filters.spotting.settings import SpotterSettings
 Found = tuple[Quad, Arc | None]
 """A line that was found: its corners in pixels of the image, and its arc if it is bent."""
 
-# In pixels of the detector's map:
+# Counts, heights and margins are in pixels of the detector's map.
 _FAINT: Final = 0.1
 """Faint pixels have a higher probability."""
 _LEAST_FAINT: Final = 10

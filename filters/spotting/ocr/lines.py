@@ -1,4 +1,4 @@
-"""Cut lines of text out of an image, upright, as strips of the height that the recognizer reads."""
+"""Cut lines of text out of an image, as strips of the height that the recognizer reads."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _TALL: Final = 1.5
 _ALIGNED: Final = 0.01
 """A box is cut along rows and columns if its sides lean by fewer pixels than this."""
 _TURNED_HEIGHT: Final = 2 * HEIGHT
-"""Greatest height, in pixels, at which a line is turned: a strip shows no more, and turning is
-slow. Boxes of hundreds of pixels are seldom text."""
+"""Greatest height, in pixels, at which a leaning line is straightened: a strip shows less, and
+straightening is slow. Boxes of hundreds of pixels are seldom text."""
 
 
 def cut_line(pixels: Pixels, box: Quad) -> tuple[Pixels, bool]:
@@ -38,7 +38,7 @@ def cut_line(pixels: Pixels, box: Quad) -> tuple[Pixels, bool]:
     height = int(max(np.linalg.norm(left_top - left_bottom), np.linalg.norm(right_top - right_bottom)))
     if not width or not height:
         return np.empty((0, 0, 3), np.uint8), False
-    if np.abs(corners[[0, 1]] - corners[[3, 2]])[:, 0].max() < _ALIGNED:  # no need to turn anything
+    if np.abs(corners[[0, 1]] - corners[[3, 2]])[:, 0].max() < _ALIGNED:  # nothing leans
         left, top = np.rint(left_top).astype(int)
         crop = pixels[top : top + height, left : left + width]
         return _standing(crop)

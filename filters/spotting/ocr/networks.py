@@ -20,7 +20,7 @@ def load_network(model: bytes, settings: SpotterSettings, fixed: Collection[tupl
         model: the content of an ONNX file.
         settings: the engine and its precision.
         fixed: frequent shapes of the input. OpenVINO compiles the network separately for each of
-            them that occurs, which takes 25 MiB and saves a quarter of the time.
+            them that occurs, which takes some 20 MiB and saves about a quarter of the time.
 
     Raises:
         RuntimeError: the processor does not support the precision of the settings.

@@ -18,7 +18,7 @@ _FLOAT: Final = 1
 _INT64: Final = 7
 _INTS: Final = 7
 _FIELDS: Final[dict[type, tuple[str, int]]] = {int: ("i", 2), bytes: ("s", 3)}
-"""Type of an attribute's value -> its field and AttributeProto.AttributeType; others are lists of numbers."""
+"""Type of an attribute's value -> its field and AttributeProto.AttributeType; others are lists of integers."""
 _Field = descriptor_pb2.FieldDescriptorProto
 _MESSAGES: Final[dict[str, tuple[tuple[str, int, Any], ...]]] = {
     # (name, number, type): the type of a string, bytes or number, or the name of a message; in a list if repeated

@@ -1,6 +1,6 @@
 """PaddleOCR's own pipeline with the same networks: the reference for `engine.Engine`.
 
-Importing it takes a second and 300 MB.
+Importing it takes seconds and 300 MB.
 """
 
 from __future__ import annotations

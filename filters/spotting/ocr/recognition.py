@@ -35,7 +35,7 @@ SCORE_DIGITS: Final = 5
 def read_strips(
     strips: Sequence[Pixels], network: Callable[[Floats], Floats], alphabet: Sequence[str], batch: int
 ) -> list[Reading]:
-    """Return the text of each strip (see `lines.to_strip`), in order.
+    """Return the reading of each strip (see `lines.to_strip`), in order.
 
     Args:
         strips: lines of any images.

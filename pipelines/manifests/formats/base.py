@@ -81,7 +81,8 @@ class Format(ABC):
 
         Raises:
             UnreadableFile: empty, damaged, or not what its name says.
-            BadSchema: columns are missing, ambiguous, repeated, or of the wrong type.
+            BadSchema: columns are missing, ambiguous, repeated, too many or of the wrong type, or the first rows do not
+                have the format.
             Unreachable: a store does not answer.
         """
 
@@ -96,7 +97,7 @@ class Format(ABC):
             images: whether to include image bytes.
 
         Raises:
-            UnreadableFile: the file is damaged; the rows before are yielded first.
+            UnreadableFile: the file is damaged; the complete rows before are yielded first.
             Unreachable: a store does not answer.
         """
 
@@ -106,7 +107,7 @@ class Format(ABC):
         return Span(path=info.path, format=self.name, start=0, stop=info.bytes, rows=rows, exact=info.rows is not None)
 
     def split(self, info: FileInfo, unit_rows: int) -> list[Span]:
-        """Return the spans of a file that has rows, in order: a pure function of the arguments.
+        """Return the spans of a file that has rows, in order: a pure function of the file and `unit_rows`.
 
         Args:
             info: the file.
@@ -157,14 +158,16 @@ def register_format(kind: _Kind) -> _Kind:
     """Register a format under its name and extensions. Use it as a decorator.
 
     Raises:
-        TypeError: the class lacks a method.
+        TypeError, AttributeError: the class lacks a method, or a name.
         ValueError: its name is invalid, or another format has the same name or extension.
     """
     if inspect.isabstract(kind):
         raise TypeError(f"format {kind.__name__} lacks {', '.join(sorted(kind.__abstractmethods__))}")
     name = kind.name
     if not (name.isidentifier() and name == name.lower()) or name == "auto":
-        raise ValueError(f"{kind.__name__}: name {name!r}; use lower case letters, digits, underscores; not auto")
+        raise ValueError(
+            f"{kind.__name__}: name {name!r}; use lower case letters, digits, underscores, no digit first; not auto"
+        )
     for known in _registered.values():
         same = (type(known).__module__, type(known).__qualname__) == (kind.__module__, kind.__qualname__)
         if same:  # a reloaded module registers its class again
@@ -219,7 +222,7 @@ def detect(path: str, dataset: Dataset) -> tuple[Format, Compression]:
         dataset: its `format` decides unless it is auto.
 
     Raises:
-        UnreadableFile: the file is absent, or its first bytes contradict the name or format (a web page, UTF-16,
+        UnreadableFile: the file cannot be opened, or its first bytes contradict the name or format (a web page, UTF-16,
             another kind of file).
         BadSchema: neither the data set, nor the name, nor the first bytes tell a known format.
         Unreachable: a store does not answer.
@@ -283,7 +286,7 @@ class Good:
     size: int
     """Approximate bytes in memory."""
     caption: str | None = None
-    """The caption, if the cells do not hold it as plain text."""
+    """See Chunk.captions."""
     stand_in: str | None = None
     """See Chunk.stand_ins."""
     several: list[str | None] = field(default_factory=list)

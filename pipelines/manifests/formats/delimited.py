@@ -107,8 +107,8 @@ class Csv(_Delimited):
     def records(self, lines: Iterator[Line], dataset: Dataset) -> Iterator[Record]:
         """Yield the records of consecutive lines, skipping empty lines.
 
-        After a misplaced or unclosed quote (or a CR outside quotes), the line where the record began is bad and reading
-        continues with the next line, so that only one line is lost and not the rest of the file.
+        After a misplaced or unclosed quote that the csv module detects (or a CR outside quotes), the line where the
+        record began is bad and reading continues with the next line, so that the rest of the file is not lost.
 
         Args:
             lines: the lines, in order.
@@ -157,7 +157,7 @@ class _Source:
         self._size = line.size + (self._size if self.taken else 0)
         self.taken.append(line)
         if self._size > MAX_ROW_BYTES:
-            raise csv.Error(f"a quote that opens here is not closed within {MAX_ROW_BYTES} bytes")
+            raise csv.Error(f"a quote that opens in this row is not closed within {MAX_ROW_BYTES} bytes")
         # surrogateescape passes invalid UTF-8 through; the check of the whole record, which has the
         # raw bytes, finds it.
         return line.raw.decode("utf-8", "surrogateescape") + "\n"

@@ -1,8 +1,8 @@
 """JSON lines, and JSON objects as rows of a table with one schema.
 
-The columns come from the first objects. A later value that does not fit (another key, or no number or
-boolean where the column holds these) is kept as JSON in the column `_extra`, so that all tables of a
-file have one schema. Columns of type string hold such values as JSON text.
+The columns come from the first objects. A value that does not fit (a later key, or not of the type of a
+column of numbers or booleans) is kept as JSON in the column `_extra`, so that all tables of a file have
+one schema. Columns of type string hold other values as JSON text.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _EXACT_DOUBLE = 2**53
 
 @register_format
 class JsonLines(LineFormat):
-    """One object per line. Empty lines are not rows."""
+    """One object per line. Blank lines are not rows."""
 
     name = "jsonl"
     endings = (".jsonl", ".ndjson", ".json")
@@ -113,7 +113,7 @@ def _object_of(line: Line) -> Row | Fault:
 
 
 class BadJson(Exception):
-    """The error that a text is not a JSON object usable as a row."""
+    """An error in the JSON of a row."""
 
     def __init__(self, error: BadReason, message: str) -> None:
         super().__init__(error, message)
@@ -253,7 +253,7 @@ def _column(name: str, seen: set[str]) -> Column:
 
 
 def _cell(value: Any, column: Column) -> tuple[bool, Any]:
-    # pandas writes a missing text as NaN.
+    # pandas holds a missing text as NaN, and json.dumps writes it so.
     if value is None or (column.type == "string" and value != value):
         return True, None
     if column.type == "string":
@@ -264,7 +264,7 @@ def _cell(value: Any, column: Column) -> tuple[bool, Any]:
         return False, None
     if column.type == "int64":
         return (True, value) if isinstance(value, int) and value in _INT64 else (False, None)
-    # Larger integers would lose digits as doubles.
+    # Larger integers can lose digits as doubles.
     if isinstance(value, float) or (isinstance(value, int) and abs(value) <= _EXACT_DOUBLE):
         return True, float(value)
     return False, None

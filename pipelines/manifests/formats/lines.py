@@ -38,11 +38,11 @@ class Line:
     raw: bytes
     """The line without line feed and without the file's byte order mark; cut to MAX_RAW_BYTES if oversized."""
     size: int
-    """Length in bytes, without the line feed."""
+    """Length in bytes, without the line feed, with the byte order mark."""
 
     @property
     def end(self) -> int:
-        """Return the offset of the first byte after the line and its line feed."""
+        """Return the offset after the line and a line feed, which the last line may lack."""
         return self.offset + self.size + 1
 
     @property
@@ -226,7 +226,7 @@ def head_lines(path: str, compression: Compression) -> list[Line]:
         compression: how the file is compressed.
 
     Raises:
-        UnreadableFile: the file is damaged before its first line ends.
+        UnreadableFile: the file cannot be opened, or is damaged before its first line ends.
         Unreachable: a store does not answer.
     """
     with reading(path):

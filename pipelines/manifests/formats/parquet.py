@@ -144,8 +144,8 @@ class OpenParquet:
 
 @contextmanager
 def open_parquet(path: str) -> Iterator[OpenParquet]:
-    """Open a Parquet file. Raises UnreadableFile if its footer is unreadable or columns are encrypted, and Unreachable
-    if a store does not answer."""
+    """Open a Parquet file. Raises UnreadableFile if it cannot be opened, its footer is unreadable or columns are
+    encrypted, and Unreachable if a store does not answer."""
     with reading(path):
         handle = open_file(path, parts=True)  # pages of all columns are read in turn, from distant offsets
     with handle:
@@ -179,7 +179,7 @@ def parquet_tables(
         chunk_rows: rows from which on a table is complete.
 
     Raises:
-        UnreadableFile: a row group is damaged; all readable rows are yielded first.
+        UnreadableFile: a row group is damaged, or needs too much memory; all readable rows are yielded first.
         Unreachable: a store does not answer.
     """
     broken: UnreadableFile | None = None

@@ -1,7 +1,7 @@
 """Estimate the memory that a few rows of a Parquet row group can take, from its page headers.
 
 A file states neither how large its values are nor how large its pages: with a dictionary page of
-one 16 MiB value, a hundred rows take 1.6 GiB, from two kilobytes on disk. The page headers tell
+one 16 MiB value, a hundred rows take 1.6 GiB, from one kilobyte on disk. The page headers tell
 this before rows are unpacked. They can be trusted, because the reader unpacks by them.
 """
 
@@ -50,7 +50,7 @@ class ColumnCost:
     row: int
     """Bytes of the largest possible row, as an array."""
     total: int
-    """Bytes of all rows, as an array."""
+    """Most bytes of all rows, as an array."""
 
     def of(self, rows: int) -> int:
         """Return the most bytes that `rows` rows can take as an array."""
@@ -102,7 +102,7 @@ def _unpacked(page: Page, width: int, entry: int, byte_array: bool) -> int:
 
 
 def _pages(handle: IO[bytes], chunk: pq.ColumnChunkMetaData) -> Iterator[Page]:
-    """Yield the pages of a column chunk, up to an unparsable header, where the reader fails too."""
+    """Yield the data and dictionary pages of a column chunk, up to an unparsable header, where the reader fails too."""
     at = chunk.data_page_offset
     if chunk.has_dictionary_page and 0 < (first := chunk.dictionary_page_offset or 0) < at:
         at = first

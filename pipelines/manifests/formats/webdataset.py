@@ -176,7 +176,7 @@ def samples(
             to read; 0 skips it.
 
     Raises:
-        UnreadableFile: the tar is damaged. Complete samples before the damage are yielded first.
+        UnreadableFile: the tar is damaged. Samples that another one follows before the damage are yielded first.
         Unreachable: a store does not answer.
     """
     with reading(path):
@@ -218,7 +218,7 @@ def _columns_of(head: list[Sample]) -> tuple[Column, ...]:
         try:
             objects.append(parse_object(sample.contents[JSON]))
         except (KeyError, BadJson):
-            continue  # reading will report the row as bad
+            continue  # there is no .json, or reading will report the row as bad
     texts = (TEXT,) if any(TEXT in sample.contents for sample in head) else ()
     own = [column for column in infer_columns(objects) if column.name not in (KEY, *texts)]
     key, *text = (Column(name=name, type="string", kind="text") for name in (KEY, *texts))
@@ -226,7 +226,7 @@ def _columns_of(head: list[Sample]) -> tuple[Column, ...]:
 
 
 def _rows(info: FileInfo, span: Span) -> Iterator[Good | Fault]:
-    # The first samples tell which members a sample has. A sample that lacks one is damaged.
+    # The first samples tell which of .txt and .json a sample needs. A sample that lacks one is bad.
     needed = [TEXT] if info.roles.caption == TEXT else []
     if any(column.name not in (KEY, TEXT, EXTRA) for column in info.columns):
         needed.append(JSON)

@@ -17,8 +17,7 @@ from open_diht.pipelines.stages.dedup.keys import ENTRIES, KEY, PARTS, uid_of, u
 
 BATCH = 1 << 18
 KEY_BYTES = 300
-"""Peak memory per key of a range, measured by benchmarks/dedup.py: seen keys, waiting keys, and sorting
-both."""
+"""Rough peak memory per key of a range: seen keys, waiting keys, and sorting both."""
 
 _SEEN = np.dtype([*((name, KEY[name]) for name in KEY.names or ()), ("unit", "<u4")])
 
@@ -52,7 +51,7 @@ def duplicates(slices: Iterable[tuple[int, NDArray[np.void]]], batch: int = BATC
 
 
 def shared(slices: Iterable[tuple[int, NDArray[np.void]]], batch: int = BATCH) -> Iterator[pa.Table]:
-    """Yield the rows that share the uid of an earlier row but are another pair, in the form of `duplicates`.
+    """Yield the rows that are another pair than the first row with their uid, in the form of `duplicates`.
 
     Args:
         slices: as for `duplicates`; the keys are uids, and the cited values are equal for equal pairs.

@@ -156,7 +156,7 @@ class KeyStage(Stage):
     read_missing: bool
     """Whether to read images whose digest is not known yet."""
     fingerprint: Fingerprints
-    """Fingerprint of each unit; changes with the survivors and with the findings of earlier kinds."""
+    """Fingerprint of each unit; changes with the survivors and with the findings of earlier kinds that reject."""
     judges: tuple[StageFilter, ...] = ()
     """Filters of stage `score` and of the user's stages."""
     part_of = "dedup"
@@ -214,9 +214,10 @@ class KeyStage(Stage):
         return self._plan.image_units(read)
 
     def _digests(self, unit: str, ordinals: list[int]) -> dict[int, bytes]:
-        """Return the SHA-256 of these rows' images as far as known or read now; {} if this run reads no images.
+        """Return the SHA-256 of these rows' images as far as known or read now; {} without `read_missing` and stage
+        `spotting`.
 
-        Images that an earlier run has read are not read again.
+        Images that stage `spotting` has read are not read again.
         """
         if not ordinals or not (self.read_missing or "spotting" in self.stages):
             return {}

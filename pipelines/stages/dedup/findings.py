@@ -19,7 +19,7 @@ from open_diht.pipelines.store.storage import StorePath, open_parts
 
 PAIR, IMAGE, SEMANTIC = "pair", "image", "semantic"
 UID = "uid"
-"""Not a kind of duplicates: rows with the uid of an earlier row that is another pair. It never rejects."""
+"""Not a kind of duplicates: rows that are another pair than the first row with their uid. It never rejects."""
 KINDS = (PAIR, IMAGE, SEMANTIC)
 """The kinds in the order of comparison; the reason of a kind is `duplicate_<kind>`."""
 COPIES = pa.schema([("duplicate_of", pa.string()), ("duplicate_similarity", pa.float32())])
@@ -44,7 +44,7 @@ class Findings:
     files: tuple[DuplicateFiles, ...]
     """Files of each kind that was compared, in order."""
     fingerprint: str
-    """Changes with everything that rejects."""
+    """Changes with the findings of the kinds that reject."""
     counts: dict[str, DuplicateCounts]
     """Counts of each kind."""
 

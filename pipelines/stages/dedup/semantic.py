@@ -6,7 +6,7 @@ resembles an earlier row is a duplicate of it. The order thus decides which row 
 the centroid; `near` the most typical first.
 
 `against` says which earlier rows are compared: only those that stay (`kept`: every duplicate is within
-eps of a kept row), or all (`all`, as in SemDeDup: it removes more, since a chain of similar rows
+eps of a kept row), or all (`all`, as in SemDeDup: it may remove more, since a chain of similar rows
 collapses into its first).
 """
 
@@ -34,7 +34,7 @@ PARTS = 1_024
 def member_type(dimension: int) -> np.dtype:
     """Return the record type of a row in a cluster; `cosine` is that to the centroid.
 
-    Half precision changes a cosine by about 1e-5, far less than any useful eps.
+    Half precision changes a cosine by up to about 1e-5, far less than any useful eps.
     """
     return np.dtype(
         [

@@ -1,8 +1,8 @@
 """Files of fixed-size records in parts, of which a range of parts can be read alone.
 
 Layout: 8 bytes magic, then little-endian uint64: bytes of a record, number of parts P, P + 1 offsets
-(in records); then the records. A reader knows P, so it reads the header and the slice with two range
-requests, from a disk or an object store.
+(in records); then the records. A reader knows P, so it reads the header and the slice with at most
+two range requests, from a disk or an object store.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ReadRange = Callable[[int, int], bytes]
 
 
 class BadSlices(ValueError):
-    """The error that a file is not of this kind or holds other records. The message says what was found."""
+    """The error that a file is not of this kind, is truncated or holds other records."""
 
 
 def pack(records: NDArray[np.void], parts_of: NDArray[np.int64], parts: int) -> bytes:

@@ -61,7 +61,7 @@ from open_diht.pipelines.store.storage import StorePath, read_table, row_groups
 BATCH_OF_GPU = 256
 NO_TEXT = "text_not_embedded"
 _MOST_CHARS = 4_096
-"""Most characters of a caption; no tokenizer here reads as many."""
+"""Most characters of a caption that are embedded; tokenizers rarely read as many."""
 _MASKED = "-masked-"
 """Part of the name of a set of rows whose images were masked; the reading of the text in them follows."""
 _BEFORE = ("captions", "download", "spotting")
@@ -111,7 +111,7 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
     masked: bool
     """True if images are also scored without their text."""
     asked: str
-    """Fingerprint of what decides which rows are scored."""
+    """Fingerprint of what decides which rows are scored, except for what was read in their images."""
     model: str
     fingerprint: str
     """Fingerprint of the model, its weights, the precision and --images-root."""
@@ -172,7 +172,7 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
         if records:
             text = ", and images whose text was not painted over" if self.masked else ""
             return (
-                "the preset, the caption annotations or the text in images changed; only rows not scored before"
+                "the preset, STAGES, the caption annotations or the text in images changed; only rows not scored before"
                 f"{text} will be scored"
             )
         return None
@@ -284,7 +284,7 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
 
     @classmethod
     def judge(cls, settings: RunSettings, work: Work, sources: Mapping[str, Sequence[Any]]) -> ScoreFilter:
-        """Find the thresholds that fractions of all rows give, and the corrected scores, if needed.
+        """Find the thresholds that fractions of the rows give, and the corrected scores, if needed.
 
         Args:
             settings: the run's settings.
@@ -374,7 +374,7 @@ def settled_precision(layout: Layout, identity: Mapping[str, str], asked: str, d
     """Return the precision, and store it in OUTPUT: as requested, else as OUTPUT has it for this model, else the
     device's best.
 
-    Shards on machines of different kinds thus agree.
+    With `AUTO`, shards on machines of different kinds thus agree.
 
     Args:
         layout: the output folder.

@@ -170,7 +170,7 @@ SHOT = jpeg(image())
         (tar_of([("a.jpg", SHOT)]), "has no .cls member"),
         (tar_of([("a.cls", b"0")]), "has no image member"),
         (tar_of([("a.jpg", SHOT), ("a.cls", b"zero")]), "is not a label"),
-        (tar_of([("a.jpg", SHOT), ("a.cls", b"0"), ("a.png", SHOT)]), "two samples have the key 'a'"),
+        (tar_of([("a.jpg", SHOT), ("a.cls", b"0"), ("a.png", SHOT)]), "two images of a sample, have the key 'a'"),
         (tar_of([("a.jpg", SHOT), ("a.cls", b"0")])[:600], "cut off|not a readable tar"),
         (b"<html>not found</html>" * 100, "not a readable tar"),
         (tar_of([]), "holds no samples"),

@@ -413,7 +413,7 @@ def test_both_images_of_a_row_are_read_from_parquet(tmp_path: Any, memo: Any) ->
 @pytest.mark.parametrize("content", [b"no parquet", b""])
 def test_what_is_no_parquet_file_leaves_nothing(tmp_path: Any, content: bytes) -> None:
     (tmp_path / "a.parquet").write_bytes(content)
-    with pytest.raises(FetchFailed, match=r"a\.parquet is not a Parquet file of rows"):
+    with pytest.raises(FetchFailed, match=r"a\.parquet cannot be converted to rows"):
         write_rows([tmp_path / "a.parquet"], tmp_path / "out")
     parquet(tmp_path / "b.parquet", [])
     with pytest.raises(FetchFailed, match="no rows in"):

@@ -146,7 +146,7 @@ def test_a_class_name_is_taken_literally() -> None:
         (("metric: top1", "metric: recall@1"), "task.metric is 'recall@1'; choose top1"),
         (("kind: classification", "kind: classify"), r"task.kind is 'classify' \(did you mean 'classification'"),
         (("layout: webdataset", "layout: webdatset"), "did you mean 'webdataset'"),
-        (("path: one", "path: a/../../b"), "leaves the data folder"),
+        (("path: one", "path: a/../../b"), "write it without"),
         (("    license: MIT\n", ""), "task.license is missing"),
         (("get: look here", "get: look here\n    direction: image_to_text"), "belongs to retrieval"),
         (("get: look here", "get: look here\n    templates: ['no slot']"), "exactly one slot"),
