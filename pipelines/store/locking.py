@@ -87,7 +87,7 @@ def output_lock(
         layout: paths of the folder.
         shared: allow other processes that also pass True.
         shard: name of this shard in the `at_work` of others; must be a valid file name. Empty: none.
-        say: receives a line for the terminal if a store does not answer while the block runs.
+        say: receives a line for the terminal if a store does not answer or another run's lease has to expire.
 
     Raises:
         Busy: another run holds the lock.
