@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from itertools import chain, repeat
 from typing import Any
 
 RENEW_S, AGAIN_S, VALID_S = 10.0, 5.0, 45.0
@@ -27,7 +28,8 @@ SLOW_S = 4.0
 _KEPT_S = 3600.0
 """A run that acquires a lease deletes those not renewed for longer. A machine may have slept for some time."""
 _PAUSES_S = (2.0, 4.0, 8.0)
-"""Seconds to back off, times 0.5 to 1.5, if the lease of another run forbids this one."""
+"""Seconds to back off, times 0.5 to 1.5, after the first, the second and all later tries to acquire a lease
+exclusively."""
 _CONNECTIONS = 32
 
 
@@ -57,15 +59,18 @@ class Lease:
         folder: path of the folder of leases, which holds nothing else.
         of: what the lease protects, for messages.
         shard: name that other runs see in `at_work`.
-        say: receives a message when a renewal takes longer than SLOW_S.
+        say: receives a message when a renewal takes longer than SLOW_S, and when `take_alone` has to wait.
     """
 
     def __init__(self, fs: Any, folder: str, of: str, shard: str = "", say: Callable[[str], None] = lambda line: None):
         self._fs, self._folder, self._of, self._shard, self._say = fs, folder.rstrip("/"), of, shard, say
         self._name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._path, self._shared = f"{self._folder}/{self._name}.json", True
-        self._renewed = 0.0  # on this machine's monotonic clock
+        self._taken = 0.0  # on this machine's clock
+        self._renewed = 0.0  # on its monotonic clock
         self._lost_to = ""
+        self.refused_by: list[dict[str, Any]] = []
+        """The leases of other runs that forbade the last `take`."""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -79,10 +84,11 @@ class Lease:
             False if the lease of another run forbids it; no lease is held then.
         """
         self.release()
-        self._shared, self._lost_to = shared, ""
+        self._shared, self._lost_to, self._taken = shared, "", time.time()
         self._write()
         found = self._found()  # after writing: of two that ask at once, at least one sees the other
-        if self._forbidding(found):
+        self.refused_by = self._forbidding(found)
+        if self.refused_by:
             self._remove(self._path)
             return False
         for other in found:
@@ -93,13 +99,22 @@ class Lease:
         return True
 
     def take_alone(self) -> bool:
-        """Acquire the lease exclusively; return False if others hold it. Retry after random pauses, because two runs
-        that meet may both have backed off."""
-        for pause in _PAUSES_S:
-            if self.take(shared=False):
-                return True
-            time.sleep(pause * random.uniform(0.5, 1.5))
-        return self.take(shared=False)
+        """Acquire the lease exclusively. Wait for the lease of a killed run to expire, which takes up to a minute.
+
+        Returns:
+            False if another run renews a lease that forbids this one, so that it is alive; no lease is held then.
+        """
+        known, pauses = dict[tuple[str, float], float](), chain(_PAUSES_S, repeat(_PAUSES_S[-1]))
+        while not self.take(shared=False):
+            if not known:
+                self._say(f"{self._of} was in use: waiting up to a minute to see if that run was killed")
+            for other in self.refused_by:
+                # A run that waits like this one takes its lease again and again, and must not be taken for one at work.
+                lease = str(other["holder"]), float(other["taken"])
+                if other["renewed"] - known.setdefault(lease, other["renewed"]) > 0.9 * RENEW_S:
+                    return False
+            time.sleep(next(pauses) * random.uniform(0.5, 1.5))  # random, because two that meet both back off
+        return True
 
     def release(self) -> None:
         """Release the lease; it can be acquired again."""
@@ -121,11 +136,8 @@ class Lease:
 
     def at_work(self) -> set[str]:
         """Return the names of the shards that hold a lease, including this one."""
-        return {str(lease["shard"]) for lease in self.others() if lease.get("shard")} | {self._shard} - {""}
-
-    def others(self) -> list[dict[str, Any]]:
-        """Return the valid leases of other runs."""
-        return [other.lease for other in self._found() if other.counts]
+        valid = (other.lease for other in self._found() if other.counts)
+        return {str(lease["shard"]) for lease in valid if lease.get("shard")} | {self._shard} - {""}
 
     def _found(self) -> list[_Other]:
         """Return all leases of other runs, valid or expired."""
@@ -159,13 +171,14 @@ class Lease:
             return None
         return found
 
-    def _forbidding(self, others: list[_Other]) -> list[str]:
-        """Return the holders whose leases conflict with this one."""
+    def _forbidding(self, others: list[_Other]) -> list[dict[str, Any]]:
+        """Return the valid leases that conflict with this one."""
         counting = (other.lease for other in others if other.counts)
-        return [str(lease["holder"]) for lease in counting if not (self._shared and lease["shared"])]
+        return [lease for lease in counting if not (self._shared and lease["shared"])]
 
     def _write(self) -> None:
-        lease = {"holder": self._name, "shard": self._shard, "shared": self._shared, "renewed": time.time()}
+        lease = {"holder": self._name, "shard": self._shard, "shared": self._shared}
+        lease |= {"taken": self._taken, "renewed": time.time()}
         self._fs.pipe_file(self._path, json.dumps(lease).encode())
         self._renewed = time.monotonic()
 
@@ -187,7 +200,7 @@ class Lease:
                 late = time.monotonic() - self._renewed > VALID_S
                 self._write()
                 if (gone or late) and (others := self._forbidding(self._found())):
-                    self._lost_to = others[0]
+                    self._lost_to = str(others[0]["holder"])
                 pause = RENEW_S
             except Exception:  # every store has errors of its own; a retry may succeed before the lease expires
                 pause = AGAIN_S

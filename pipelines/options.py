@@ -235,7 +235,6 @@ def add_where(parser: argparse.ArgumentParser) -> None:
     portable.add_argument(
         "--start-timeout",
         type=number(Positive),
-        default=START_SECONDS,
         metavar="SECONDS",
         help=f"end a job after so long without a worker (default {START_SECONDS})",
     )

@@ -8,6 +8,7 @@ the latter like on any other pair, and on LAION's captions without T.
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import textwrap
@@ -45,11 +46,21 @@ class Decided:
 
 def run_filter(*options: str) -> None:
     """Run `python -m open_diht.pipelines` with these options; it resumes a stopped run. Raises `FilterFailed`."""
-    done = subprocess.run([sys.executable, "-m", "open_diht.pipelines", *options], stderr=subprocess.PIPE, text=True)
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or ["no message"]
+    command = [sys.executable, "-m", "open_diht.pipelines", *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as filtering:
+        # By default SIGTERM would end this process alone, and the next study would wait for the filter.
+        before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+        try:
+            said = filtering.communicate()[1].strip().splitlines()
+        except BaseException:
+            filtering.terminate()
+            raise
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    if filtering.returncode:
         raise FilterFailed(
-            f"`python -m open_diht.pipelines {' '.join(options)}` ended with {done.returncode}: {said[-1]}"
+            f"`python -m open_diht.pipelines {' '.join(options)}` ended with {filtering.returncode}: "
+            f"{said[-1] if said else 'no message'}"
         )
 
 

@@ -87,6 +87,9 @@ def build(model: dict[str, Any], temperature: float) -> DualEncoder:
         return (CustomTextCLIP if custom else CLIP)(**model, init_logit_scale=math.log(1 / temperature))
     except _REFUSALS as error:
         raise BadArchitecture(f"open_clip cannot build this architecture: {error}") from error
+    except OSError as error:  # of transformers, for a name that the hub does not know, or if the hub does not answer
+        name = model["text_cfg"].get("hf_model_name")
+        raise BadArchitecture(f"text_cfg.hf_model_name {name} cannot be loaded: {error}") from error
 
 
 def has_own_tower(model: dict[str, Any]) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import random
 import shutil
 import socket
 import time
@@ -18,7 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from open_diht.common.command_line import WrongUse, check_folder
-from open_diht.common.lease import RENEW_S, VALID_S, Lease
+from open_diht.common.lease import Lease
 from open_diht.common.ranks import Ranks
 from open_diht.common.store_errors import in_words
 from open_diht.trainer.checkpoint import Checkpoints
@@ -215,18 +214,11 @@ def _locked(workdir: Path, ranks: Ranks) -> Iterator[None]:
 @contextmanager
 def _leased(store: FsspecStore, say: Callable[[str], None]) -> Iterator[Lease]:
     """Hold the lease of a store. Wait for a killed run's lease to expire, but fail if another run renews its lease."""
-    lease, known = Lease(store.fs, f"{store.path}/lease", str(store)), dict[str, float]()
+    lease = Lease(store.fs, f"{store.path}/lease", str(store), say=say)
     try:
-        while not lease.take(shared=False):
-            for other in lease.others():
-                holder, renewed = other["holder"], other["renewed"]
-                if not known:
-                    say(f"{store} was in use: waiting up to {VALID_S:.0f} s to see if that run was killed")
-                if renewed - known.setdefault(holder, renewed) > 0.9 * RENEW_S:
-                    raise WrongUse(
-                        f"another run ({holder}) is writing to {store}; wait for it, or take another WORKDIR"
-                    )
-            time.sleep(random.uniform(1, 3))  # random, so that two runs that met retry at different times
+        if not lease.take_alone():
+            holders = ", ".join(str(other["holder"]) for other in lease.refused_by)
+            raise WrongUse(f"another run ({holders}) is writing to {store}; wait for it, or take another WORKDIR")
     except WrongUse:
         raise
     except Exception as error:  # errors of fsspec's clients have no common base class

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import gzip
 import json
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -193,8 +194,25 @@ def _text_lines(path: Path, place: str) -> list[str]:
     """Return the stripped lines of a text file without the empty ones at its end."""
     if not path.is_file():
         raise DataMissing(f"{place}/{path.name} is not there")
-    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    return [line.strip() for line in content.decode("utf-8").rstrip().split("\n")]
+    return [line.strip() for line in text_of(path, f"{place}/{path.name}").rstrip().split("\n")]
+
+
+def text_of(path: Path, place: str) -> str:
+    """Return the text of a UTF-8 file, decompressed if its name ends in `.gz`.
+
+    Args:
+        path: The file.
+        place: Its name in messages.
+
+    Raises:
+        DataBroken: It is damaged or not UTF-8.
+    """
+    try:
+        return (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode("utf-8")
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataBroken(f"{place} is not a whole gzip file ({error}): fetch it again") from None
+    except UnicodeDecodeError as error:
+        raise DataBroken(f"{place} is not UTF-8 (byte {error.start})") from None
 
 
 def _labels(found: Mapping[str, Sequence[Any]], place: str) -> np.ndarray:

@@ -32,7 +32,7 @@ from open_diht.common.image_formats import EXTENSIONS
 from open_diht.common.tar_stream import BrokenTar, TarStream
 from open_diht.eval.data.annotations import Question
 from open_diht.eval.data.dataset import Annotation, DataSet, decode
-from open_diht.eval.data.files import usable
+from open_diht.eval.data.files import text_of, usable
 from open_diht.eval.data.memo import Memo
 from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
 from open_diht.eval.hashes import sha256_of
@@ -75,7 +75,7 @@ def read_webdataset(
         raise WrongUse(f"{place}: a webdataset takes the options group, group_name and burst; got {dict(options)}")
     shards = _shards(folder / split, place)
     type_file = folder / "dataset_type.txt"
-    said = type_file.read_text(encoding="utf-8").strip() if type_file.is_file() else "classification"
+    said = text_of(type_file, f"{place}/{type_file.name}").strip() if type_file.is_file() else "classification"
     if said not in TYPES:
         raise DataBroken(f"{place}/dataset_type.txt says {said!r}; known are {', '.join(TYPES)}")
     annotation, member = TYPES[said]
@@ -96,8 +96,8 @@ def read_webdataset(
             layout="webdataset",
             place=place,
             labels=_classes(labels, said, samples, place),
-            class_names=_lines(folder / "classnames.txt"),
-            templates=_lines(folder / "zeroshot_classification_templates.txt"),
+            class_names=_lines(folder / "classnames.txt", place),
+            templates=_lines(folder / "zeroshot_classification_templates.txt", place),
             groups=None if group is None else tuple(f"{name} {one}" for one in _column(numbers, group, place)),
             bursts=None if burst is None else np.array(_column(numbers, burst, place), dtype=np.int64),
         )
@@ -150,7 +150,7 @@ def _shards(folder: Path, place: str) -> list[Path]:
     place = f"{place}/{folder.name}"
     if not count_file.is_file():
         raise DataBroken(f"{place}/nshards.txt is missing: the download is incomplete, or the layout is another")
-    text = count_file.read_text(encoding="utf-8").strip()
+    text = text_of(count_file, f"{place}/{count_file.name}").strip()
     if not text.isdecimal() or int(text) < 1:
         raise DataBroken(f"{place}/nshards.txt holds {text!r}, not a number of shards")
     promised = {f"{index}.tar" for index in range(int(text))}
@@ -265,7 +265,7 @@ def _read(path: Path, offset: int, size: int) -> bytes:
         return handle.read(size)
 
 
-def _lines(path: Path) -> tuple[str, ...] | None:
+def _lines(path: Path, place: str) -> tuple[str, ...] | None:
     if not path.is_file():
         return None
-    return tuple(line for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    return tuple(line for line in text_of(path, f"{place}/{path.name}").splitlines() if line.strip())

@@ -32,7 +32,7 @@ from open_diht.pipelines.fetch import DownloadSettings
 from open_diht.pipelines.hub.publisher import Publisher
 from open_diht.pipelines.manifests import ManifestError, input_items
 from open_diht.pipelines.manifests.plan import PlanMismatch
-from open_diht.pipelines.options import WORK, filter_parser, parse
+from open_diht.pipelines.options import START_SECONDS, WORK, filter_parser, parse
 from open_diht.pipelines.runners import Backend, Direct, JobFailed, RunnerError, Staged, Workers, make_backend
 from open_diht.pipelines.runners.direct import check_workers
 from open_diht.pipelines.runners.fork_server import ForkServer
@@ -86,7 +86,7 @@ def backend_of(options: argparse.Namespace, of_beam: Sequence[str], places: Sequ
         Workers(
             python=options.worker_python or sys.executable,
             boot=options.boot_command,
-            start_seconds=options.start_timeout,
+            start_seconds=options.start_timeout or START_SECONDS,
             scheduler=options.dask_scheduler,
         ),
     )
@@ -97,6 +97,8 @@ def backend_of(options: argparse.Namespace, of_beam: Sequence[str], places: Sequ
                     f"--{option.replace('_', '-')} applies only to workers of prism and flink; leave it out with "
                     f"--runner {backend.name}"
                 )
+    if options.start_timeout and backend.name in ("direct", "dataflow"):
+        raise WrongUse(f"--start-timeout does not apply to --runner {backend.name}; leave it out")
     if options.workers and isinstance(backend, Direct):
         check_workers(options.workers)
     backend.check(places)

@@ -87,7 +87,7 @@ def output_lock(
         layout: paths of the folder.
         shared: allow other processes that also pass True.
         shard: name of this shard in the `at_work` of others; must be a valid file name. Empty: none.
-        say: receives a line for the terminal if a store does not answer while the block runs.
+        say: receives a line for the terminal if a store does not answer or another run's lease has to expire.
 
     Raises:
         Busy: another run holds the lock.
@@ -98,7 +98,7 @@ def output_lock(
         leases = work / "leases"
         lease = Lease(leases.fs, leases.path, str(layout.root), shard, say)
         if not lease.take(shared):
-            who = next((f" ({other['holder']})" for other in lease.others()), "")
+            who = f" ({lease.refused_by[0]['holder']})"
             raise Busy(f"{_busy(layout, who)}. (A killed run counts for {VALID_S:.0f} seconds.)")
         try:
             yield lease

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -34,24 +34,75 @@ def lease_in(fs: Any, shard: str = "") -> Lease:
     return Lease(fs, FOLDER, "memory://locking", shard)
 
 
-def _others(fs: Any, renewed: float | None = None) -> str:
-    """The lease of somebody else, who shares it with nobody."""
+def _others(fs: Any, renewed: float | None = None, taken: float = 0.0, shared: bool = False) -> str:
+    """The lease of somebody else."""
     path = f"{FOLDER}/other.json"
-    content = {"holder": "other", "shared": False, "renewed": time.time() if renewed is None else renewed}
+    renewed = time.time() if renewed is None else renewed
+    content = {"holder": "other", "shared": shared, "taken": taken, "renewed": renewed}
     fs.pipe_file(path, json.dumps(content).encode())
     return path
 
 
-def test_a_lease_given_back_may_be_taken_again(leases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("open_diht.common.lease.time.sleep", lambda seconds: None)
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
+    """What happens while a run waits for a lease, a pause each."""
+    happen: list[Callable[[], object]] = []
+    pause = time.sleep
+
+    def sleep(seconds: float) -> None:
+        if threading.current_thread() is not threading.main_thread():  # of something else in this process
+            return pause(seconds)
+        happen.pop(0)()
+
+    monkeypatch.setattr("open_diht.common.lease.time.sleep", sleep)
+    return happen
+
+
+def test_a_lease_given_back_may_be_taken_again(leases: Any, pauses: list[Callable[[], object]]) -> None:
     one, other = lease_in(leases), lease_in(leases)
     assert one.take(shared=True) and other.take(shared=True)
     one.release()
-    assert other.take_alone() and not one.take_alone()
-    other.release()
+    assert other.take_alone()
+    pauses.append(other.release)
     assert one.take_alone() and len(leases.ls(FOLDER)) == 1
     one.release()
     assert not leases.ls(FOLDER)
+
+
+def test_the_last_shard_waits_for_the_lease_of_a_killed_one(
+    leases: Any, pauses: list[Callable[[], object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shard that was killed and started again finds its own lease of before, and nobody else would complete."""
+    _others(leases, shared=True)
+    said: list[str] = []
+    lease = Lease(leases, FOLDER, "memory://locking", "0-of-2", said.append)
+    assert lease.take(shared=True)
+    pauses += [lambda: None] * 3 + [lambda: _at(monkeypatch, 50)]
+    assert lease.take_alone() and not pauses
+    assert len(said) == 1 and "memory://locking was in use: waiting up to a minute" in said[0]
+    lease.release()
+
+
+@pytest.mark.parametrize("behind", [0, 3_600])
+def test_a_run_that_renews_its_lease_is_not_waited_for(
+    behind: int, leases: Any, pauses: list[Callable[[], object]]
+) -> None:
+    """Whatever its machine's clock says."""
+    began = time.time() - behind
+    _others(leases, began)
+    pauses += [lambda: _others(leases, began + 3), lambda: _others(leases, began + 10)]
+    assert not lease_in(leases).take_alone() and not pauses
+    assert leases.ls(FOLDER, detail=False) == [f"{FOLDER}/other.json"]
+
+
+def test_a_run_that_only_asks_again_and_again_is_waited_for(leases: Any, pauses: list[Callable[[], object]]) -> None:
+    """Else of many shards that end together each would take the others for at work, and none would complete."""
+    began = time.time()
+    met = _others(leases, began, taken=began)
+    pauses += [lambda: _others(leases, began + 30, taken=began + 30), lambda: leases.rm_file(met)]
+    lease = lease_in(leases)
+    assert lease.take_alone() and not pauses
+    lease.release()
 
 
 def _at(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
@@ -83,7 +134,7 @@ def test_leases_of_killed_runs_are_removed_by_whoever_takes_the_lock(
 
     def killed(number: int) -> str:
         path = f"{FOLDER}/other-{number}.json"
-        content = {"holder": path, "shared": True, "renewed": time.time()}
+        content = {"holder": path, "shared": True, "taken": 0.0, "renewed": time.time()}
         leases.pipe_file(path, json.dumps(content).encode())
         return path
 
@@ -142,7 +193,6 @@ def test_a_lease_says_which_shards_are_at_work(leases: Any) -> None:
     one, other, run = lease_in(leases, "0-of-2"), lease_in(leases, "1-of-2"), lease_in(leases)
     assert one.take(shared=True) and other.take(shared=True)
     assert one.at_work() == other.at_work() == {"0-of-2", "1-of-2"}
-    assert [lease["shard"] for lease in one.others()] == ["1-of-2"]
     assert not run.take(shared=False)
     other.release()
     assert one.at_work() == {"0-of-2"}
@@ -161,24 +211,6 @@ def test_a_lease_that_ran_out_and_was_taken_is_known_to_be_lost(leases: Any, mon
         while time.monotonic() < deadline:
             lease.check()
             time.sleep(0.01)
-    lease.release()
-
-
-def test_of_two_that_meet_one_gets_it(leases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both have given way; then one asks again."""
-    met = _others(leases)
-    waited: list[float] = []
-    at_rest = time.sleep
-
-    def sleep(seconds: float) -> None:
-        if threading.current_thread() is not threading.main_thread():  # of something else in this process
-            return at_rest(seconds)
-        waited.append(seconds)
-        leases.rm_file(met)
-
-    monkeypatch.setattr("open_diht.common.lease.time.sleep", sleep)
-    lease = lease_in(leases)
-    assert lease.take_alone() and len(waited) == 1
     lease.release()
 
 

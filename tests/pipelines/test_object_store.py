@@ -157,7 +157,7 @@ def test_one_run_or_several_shards(bucket: str) -> None:
 def test_a_killed_runs_lease_runs_out(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the server's clock, whatever the holder's said."""
     layout = Layout(store_path(f"{bucket}/killed"))
-    killed = {"holder": "killed", "shard": "1-of-2-f", "shared": True, "renewed": time.time() + 3_600}
+    killed = {"holder": "killed", "shard": "1-of-2-f", "shared": True, "taken": 0.0, "renewed": time.time()}
     publish_json(layout.work / "leases" / "killed.json", killed)
     with output_lock(layout, shared=True, shard="0-of-2-f") as other:
         assert other.at_work() == {"0-of-2-f", "1-of-2-f"}

@@ -182,6 +182,15 @@ def test_an_architecture_with_an_unknown_part(part: dict[str, Any], message: str
         build({**TINY, "vision_cfg": vision, "text_cfg": words}, 0.07)
 
 
+def test_a_text_tower_of_a_hub_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers raises OSError for a name that the hub does not know, or if it cannot ask."""
+    pytest.importorskip("transformers", reason="not installed: pip install '.[train]'")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    text = {"hf_model_name": "nobody/absent", "hf_tokenizer_name": "nobody/absent"}
+    with pytest.raises(BadArchitecture, match=r"text_cfg.hf_model_name nobody/absent cannot be loaded: "):
+        build({**TINY, "text_cfg": text}, 0.07)
+
+
 # -- warm start ------------------------------------------------------------------------------------------------------
 
 

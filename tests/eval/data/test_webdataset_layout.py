@@ -151,6 +151,14 @@ def test_the_number_of_shards_must_be_the_promised_one(colour_set: Any, memo: An
         read(folder, memo)
 
 
+@pytest.mark.parametrize("name", ["classnames.txt", "dataset_type.txt", "test/nshards.txt"])
+def test_a_text_that_is_not_utf_8_is_named(colour_set: Any, memo: Any, name: str) -> None:
+    folder = colour_set() / "colours"
+    (folder / name).write_bytes(b"caf\xe9")
+    with pytest.raises(DataBroken, match=rf"{name} is not UTF-8 \(byte 3\)"):
+        read(folder, memo)
+
+
 def tar_of(members: list[tuple[str, bytes]]) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:

@@ -77,6 +77,10 @@ WRONG: dict[str, tuple[Sequence[str], str]] = {
         ["{good}", "--runner", "dask", "--worker-python", "python3"],
         "--worker-python applies only to workers of prism and flink; leave it out with --runner dask",
     ),
+    "start timeout, no workers to wait for": (
+        ["{good}", "--start-timeout", "60"],
+        "--start-timeout does not apply to --runner direct; leave it out",
+    ),
     "shard, beyond all numbers": (["{good}", "--shard", f"0/{'9' * 9_999}"], "is not i/n"),
     "preset, a key twice": (["{good}", "--preset", "{tmp}/twice.yaml"], "key 'pairs' is given twice"),
     "preset, no YAML": (["{good}", "--preset", "{tmp}/broken.yaml"], "broken.yaml, line 2, column 1: not YAML"),

@@ -1,0 +1,38 @@
+"""Runs of the filter that a study starts."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from open_diht.study.verdicts import FilterFailed, run_filter
+
+
+def test_a_filter_that_fails_is_named_with_its_last_line(tmp_path: Path) -> None:
+    with pytest.raises(FilterFailed, match=r"--output .* ended with 2: .*absent.tsv"):
+        run_filter("--dataset", "custom", "--input", str(tmp_path / "absent.tsv"), "--output", str(tmp_path / "out"))
+
+
+def test_sigterm_ends_the_filter_too(tmp_path: Path) -> None:
+    """The filter stands for any that takes long: a program that writes its number and sleeps."""
+    mark = tmp_path / "started"
+    sleeper = f"import os, time; open({str(mark)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    (tmp_path / "study.py").write_text(
+        "import subprocess\n"
+        "from open_diht.study.verdicts import run_filter\n"
+        "begin = subprocess.Popen\n"
+        f"subprocess.Popen = lambda command, **named: begin([command[0], '-c', {sleeper!r}], **named)\n"
+        "run_filter()\n"
+    )
+    study = subprocess.Popen([sys.executable, tmp_path / "study.py"])
+    while not (mark.exists() and mark.read_text()):
+        assert study.poll() is None
+        time.sleep(0.01)
+    study.send_signal(signal.SIGTERM)
+    assert study.wait(60) == 128 + signal.SIGTERM
+    assert not Path("/proc", mark.read_text()).exists(), "it was waited for"
