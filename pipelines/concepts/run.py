@@ -99,7 +99,7 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> in
         WrongUse: the data cannot be used as requested, and nothing was written.
         NotLocked: another run works in the output folder, or it cannot be determined.
         RunFailed: captions or shards turned out to name no concepts, or see `Engine.run`.
-        WorkerDied, JobFailed, RunnerError: see `Engine.run`.
+        WorkerDied, JobFailed, RunnerError, Staged: see `Engine.run`.
         LeaseLost: another run has taken the output folder in a store.
     """
     for what, path in (("DATA", settings.data), ("OUTPUT", settings.output)):
