@@ -10,6 +10,7 @@ except those of `--export index`.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -351,22 +352,32 @@ def write(index: ShardIndex, path: Path) -> None:
         )
 
 
-def load(path: Path | IO[bytes]) -> ShardIndex:
-    """Return a stored index. Raise `BadIndex` if it is missing, unreadable or of another version."""
+def load(path: Path | str, content: bytes | None = None) -> ShardIndex:
+    """Return a stored index.
+
+    Args:
+        path: its file.
+        content: its bytes, if the caller has read them; `path` is then only named in messages.
+
+    Raises:
+        BadIndex: it is missing, unreadable or of another version.
+    """
     try:
-        with np.load(path) as content:
-            about = _about(content)
-            keys = content["keys"].tobytes().decode("utf-8", "surrogateescape").split("\n")
+        with np.load(path if content is None else io.BytesIO(content)) as arrays:
+            about = _about(arrays)
+            keys = arrays["keys"].tobytes().decode("utf-8", "surrogateescape").split("\n")
             # Splitting an empty text yields one empty key.
-            found = ShardIndex(**about, rows=content["rows"], keys=keys if keys != [""] else [])
-            found.starts = content["starts"]
+            found = ShardIndex(**about, rows=arrays["rows"], keys=keys if keys != [""] else [])
+            found.starts = arrays["starts"]
             return found
     except _UNREADABLE as error:
-        raise BadIndex(f"the index {path} cannot be read ({error}); remove it and rerun what wrote it") from error
+        raise BadIndex(
+            f"the index {path} cannot be read ({error}); remove it, and run the command that wrote it again"
+        ) from error
 
 
 def is_current(path: Path, stamp: str) -> bool:
-    """Return whether an index of this version exists for a stamp.
+    """Return whether an index of this version exists for a stamp. Only its metadata are read.
 
     Args:
         path: the index file.
@@ -380,7 +391,8 @@ def is_current(path: Path, stamp: str) -> bool:
         return False
 
 
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
+# zipfile raises RuntimeError and NotImplementedError for flipped bits in its headers.
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile)
 
 
 def _about(content: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import IO
 _BLOCK = 512
 _READ_BYTES = 2**20  # per read: sizes in headers cannot be trusted
 _MAX_EXTENSION = 2**20
+_MOST_DIGITS = 20  # of a number in a pax header
 _REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _SAMPLE = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)", re.DOTALL)
 
@@ -69,7 +70,7 @@ class TarStream:
     def __next__(self) -> Member:
         self._skip(self._unread)
         self._unread = 0
-        offset, name, size = self._at, None, None
+        offset, name, size, sparse = self._at, None, None, False
         while True:
             header = self._header()
             if header is None:
@@ -81,9 +82,18 @@ class TarStream:
                     name = content.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
                 elif header.type == tarfile.XHDTYPE:
                     records = _pax_records(content)
-                    name = records.get("path", name)
-                    size = int(records["size"]) if records.get("size", "").isdecimal() else size
+                    name = records.get("GNU.sparse.name") or records.get("path", name)
+                    sparse |= any(key.startswith("GNU.sparse.") for key in records)
+                    digits = records.get("size", "")
+                    if len(digits) > _MOST_DIGITS:
+                        raise BrokenTar(f"no tar header before byte {self._at}: a size of {len(digits)} digits")
+                    size = int(digits) if digits.isdecimal() else size
                 continue
+            if sparse or header.type == tarfile.GNUTYPE_SPARSE:
+                raise BrokenTar(
+                    f"'{header.name if name is None else name}' before byte {self._at} is stored as a sparse file, "
+                    "which is not supported; make the tar again without --sparse"
+                )
             length = header.size if size is None else size
             if header.type in _REGULAR:
                 self._unread = length + -length % _BLOCK  # content is padded to whole blocks
@@ -171,7 +181,7 @@ def _pax_records(content: bytes) -> dict[str, str]:
     records: dict[str, str] = {}
     while content:
         length, _, _ = content.partition(b" ")
-        if not length.isdigit() or not len(length) + 1 < int(length) <= len(content):
+        if not length.isdigit() or len(length) > _MOST_DIGITS or not len(length) + 1 < int(length) <= len(content):
             break
         key, _, value = content[len(length) + 1 : int(length) - 1].partition(b"=")
         records[key.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")

@@ -175,9 +175,16 @@ def options_of(cluster: str, state: str, port: int) -> argparse.ArgumentParser:
 
 @contextlib.contextmanager
 def alone(state: Path) -> Iterator[None]:
-    """Create a state folder if needed, and hold its lock during the `with` block."""
-    state.mkdir(parents=True, exist_ok=True)
-    with open(state / "lock", "a", encoding="ascii") as handle:
+    """Create a state folder if needed, and hold its lock during the `with` block. Raises ClusterError if it cannot be
+    written."""
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        lock = open(state / "lock", "a", encoding="ascii")  # noqa: SIM115 closed below
+    except OSError as error:
+        raise ClusterError(
+            f"the state folder {state} cannot be written ({error.strerror}); choose another with --state"
+        ) from error
+    with lock as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 

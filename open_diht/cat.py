@@ -22,7 +22,7 @@ from open_diht.filters.spotting.spotter import TextSpotter
 from open_diht.pipelines.datasets.naming import listing
 from open_diht.pipelines.manifests import MissingImage
 from open_diht.pipelines.manifests.images import MAX_IMAGE_BYTES, read_image_file, within
-from open_diht.pipelines.stages.cascade import DEAD, KEPT, apply_caption_filters, apply_cascade
+from open_diht.pipelines.stages.cascade import DEAD, KEPT, apply_caption_filters, apply_cascade, refuse_scores
 from open_diht.pipelines.stages.output import PAIR, SPOTTED, output_rows
 from open_diht.pipelines.stages.rows import RECORD, columns_in, dataset_of, good_rows, read_texts
 
@@ -102,11 +102,7 @@ class Cat:
             raise TypeError(
                 f"preset is a {type(preset).__name__}; pass a name such as 'paper', a YAML file or a Preset"
             )
-        if preset.score.thresholds:
-            raise ValueError(
-                f"preset {preset.name!r} needs CLIP scores, which Cat does not compute; leave out its section "
-                "`score`, or run `open-diht filter --score-model NAME`"
-            )
+        refuse_scores(preset, "Cat")
         self.preset = preset
         self.ocr = ocr or SpotterSettings()
 
@@ -141,6 +137,8 @@ class Cat:
         """
         texts, reasons = _texts(captions)
         n = len(texts)
+        if not isinstance(columns, Mapping | None):
+            raise TypeError(f"columns is a {type(columns).__name__}; pass a dict of lists, by the columns' names")
         given = {name: pa.array(_listed(values)) for name, values in (columns or {}).items() if name != "caption"}
         for name, values in {"images": images, **given}.items():
             if values is not None and len(values) != n:

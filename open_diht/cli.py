@@ -139,14 +139,16 @@ def _run(module: str, arguments: Sequence[str], prog: str, check: str | None = N
 
 
 def _concepts(command: Command, words: Sequence[str]) -> int:
-    """Run both halves of `make concepts`: the features of the targets on Beam, then the heads on torch."""
+    """Run both halves of `make concepts`: the features of the targets on Beam, then, unless their job is only staged as
+    a template, the heads on torch."""
     cut = words.index("--") if "--" in words else len(words)
     of_features, of_heads = words[:cut], words[cut + 1 :]
     if _HELP & {*of_heads}:
         return _run("open_diht.trainer.concepts.cli", of_heads, "open-diht concepts --")
     defaults = dict(command.defaults)
     status = _run(command.module, of_features, "open-diht concepts", **defaults)
-    if status != OK or _HELP & {*of_features}:
+    staged = any(word.replace("-", "_").startswith("__template_location") for word in of_features)
+    if status != OK or staged or _HELP & {*of_features}:
         return status
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--data", default=defaults["data"])

@@ -185,6 +185,7 @@ def test_captions_come_in_any_sequence(values: Any) -> None:
         (lambda: Cat()(DOG), TypeError, "list"),
         (lambda: Cat()([5] * 20), TypeError, "int"),
         (lambda: Cat()([DOG] * 20, [5] * 20), TypeError, "int"),
+        (lambda: Cat()([DOG], columns=[1]), TypeError, "columns is a list; pass a dict"),  # type: ignore[arg-type]
         (lambda: Cat()([DOG], [None, None]), ValueError, "2"),
         (lambda: Cat().batch(caption="texts")({"text": [DOG]}), KeyError, "text"),
         (lambda: Cat().batch(caption="text", image="jpg")({"text": [DOG]}), KeyError, "image="),

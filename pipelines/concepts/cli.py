@@ -1,7 +1,7 @@
 """Command line of the Beam half of `make concepts`: parse options, and turn errors into one line and an exit status.
 
-Exit status: 0 success; 1 units or the run failed, a shard is corrupt, captions or shards name no concepts, or more
-images than allowed are bad; 2 wrong use, or the runner cannot be used.
+Exit status: 0 success, or a job was staged as a template; 1 units or the run failed, a shard is corrupt, captions or
+shards name no concepts, or more images than allowed are bad; 2 wrong use, or the runner cannot be used.
 """
 
 from __future__ import annotations
@@ -10,20 +10,14 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 
-from open_diht.common.command_line import Parser, exit_status, number, refuse_empty, say
+from open_diht.common.command_line import Parser, number, refuse_empty, say
 from open_diht.common.devices import add_device_options
 from open_diht.common.fields import Positive
-from open_diht.common.lease import LeaseLost
-from open_diht.filters.captions.parse import ModelMissing
 from open_diht.pipelines.concepts.run import ConceptSettings, run
 from open_diht.pipelines.concepts.teacher import DEFAULT, find_teacher, teacher_names
-from open_diht.pipelines.driver.cli import backend_of, shard_of
+from open_diht.pipelines.driver.cli import backend_of, exit_status, shard_of
 from open_diht.pipelines.options import add_where, parse
-from open_diht.pipelines.runners import JobFailed, RunnerError
 from open_diht.pipelines.runners.fork_server import ForkServer
-from open_diht.pipelines.runners.workers import WorkerDied
-from open_diht.pipelines.store.commit import RunFailed
-from open_diht.pipelines.store.locking import NotLocked
 from open_diht.pipelines.store.storage import store_path
 
 
@@ -87,12 +81,7 @@ def main(
         options, of_beam = parse(parser, arguments)
         return run(_settings(options, of_beam, arguments), say)
 
-    return exit_status(
-        concepts,
-        wrong_use=(RunnerError,),
-        failed=(ModelMissing, NotLocked, JobFailed, WorkerDied, RunFailed, LeaseLost),
-        stopped=None,
-    )
+    return exit_status(concepts)
 
 
 def _settings(options: argparse.Namespace, of_beam: Sequence[str], arguments: Sequence[str]) -> ConceptSettings:

@@ -19,8 +19,9 @@ from typing import Any
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.devices import Claim, computes_bf16, gpus_of
-from open_diht.common.encoder_names import check_installed, local_weights, packaged_weights, parse_encoder_name
+from open_diht.common.encoder_names import check_installed, local_weights, no_hub, packaged_weights, parse_encoder_name
 from open_diht.common.files import sha256_file
+from open_diht.common.naming import nearest
 from open_diht.common.yaml_files import read_yaml
 
 LIBRARIES = ("timm", "torchvision", "open_clip")
@@ -229,11 +230,12 @@ def _torchvision(teacher: Teacher) -> tuple[Any, Callable[[Any], Any]]:
     import torch
     from torchvision import models
 
-    try:
-        model = models.get_model(teacher.model, weights=None)
-        transform = models.get_model_weights(teacher.model).DEFAULT.transforms()
-    except (ValueError, AttributeError) as error:
-        raise WrongUse(f"torchvision has no classifier {teacher.model}: {error}") from error
+    # Detectors and segmenters, which `models.<package>` lists, would download the weights of their backbone.
+    names = models.list_models(models)
+    if teacher.model.lower() not in names:
+        raise WrongUse(f"torchvision has no classifier {teacher.model}{nearest(teacher.model, names)}")
+    model = models.get_model(teacher.model, weights=None)
+    transform = models.get_model_weights(teacher.model).DEFAULT.transforms()
     _fill(teacher, model)
     linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     if not linear:
@@ -246,9 +248,16 @@ def _open_clip(teacher: Teacher) -> tuple[Any, Callable[[Any], Any]]:
     import open_clip
 
     try:
-        model, _, transform = open_clip.create_model_and_transforms(teacher.model, pretrained=None)
+        with no_hub():
+            model, _, transform = open_clip.create_model_and_transforms(teacher.model, pretrained_text=False)
     except RuntimeError as error:
         raise WrongUse(f"open_clip has no model {teacher.model}: {error}") from error
+    except OSError as error:  # of transformers
+        text = open_clip.get_model_config(teacher.model)["text_cfg"]["hf_model_name"]
+        raise WrongUse(
+            f"open_clip model {teacher.model} needs the configuration of {text} in the cache of Hugging Face, and "
+            f"nothing is downloaded: fetch it with `hf download {text} config.json`, or take another teacher"
+        ) from error
     _fill(teacher, model)
     model.forward = model.encode_image  # the image side alone
     return model, transform

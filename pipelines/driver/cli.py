@@ -41,6 +41,7 @@ from open_diht.pipelines.settings import RunSettings, ScoreSettings
 from open_diht.pipelines.stages.dedup.clusters import FaissMissing
 from open_diht.pipelines.stages.score.stored import NAME
 from open_diht.pipelines.store.commit import RunFailed
+from open_diht.pipelines.store.locking import NotLocked
 from open_diht.pipelines.store.storage import StorePath, store_path
 
 MOST_SHARDS = 10_000
@@ -62,6 +63,7 @@ _FAILED = (
     WeightsDamaged,
     SpotterError,
     NotConserved,
+    NotLocked,
     JobFailed,
     WorkerDied,
     RunFailed,

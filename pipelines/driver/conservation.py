@@ -94,9 +94,15 @@ def _captions_of(layout: Layout, unit: str) -> Counter[str]:
         found.update({entry["values"]: entry["counts"] for entry in reasons.value_counts().to_pylist()})
     dead = _column(layout.part("dead_letter", unit), "ordinal")
     if len(dead):  # dead letters of unreadable rows are no rows of stage `captions`
-        for rows in row_groups(layout.data("captions", unit), ["ordinal", OTHER_CAPTIONS]):
-            found[DEAD] += captions_in(rows.filter(pc.is_in(rows["ordinal"], value_set=dead.combine_chunks())))
+        ordinals = dead.combine_chunks()
+        found[DEAD] += _readable(lambda path: _captions_at(path, ordinals), layout.data("captions", unit))
     return found
+
+
+def _captions_at(path: StorePath, ordinals: pa.Array) -> int:
+    """Return the number of captions of some rows of a file of stage `captions`."""
+    groups = row_groups(path, ["ordinal", OTHER_CAPTIONS])
+    return sum(captions_in(rows.filter(pc.is_in(rows["ordinal"], value_set=ordinals))) for rows in groups)
 
 
 def _check_unit(layout: Layout, unit: str) -> tuple[int, Counter[str]]:
@@ -120,15 +126,25 @@ def _check_unit(layout: Layout, unit: str) -> tuple[int, Counter[str]]:
 
 def _column(path: StorePath, name: str) -> pa.ChunkedArray:
     try:
-        return _readable(lambda path: read_table(path, columns=[name])[name], path)
+        return _readable(lambda path: _valid(read_table(path, columns=[name])[name]), path)
     except FileNotFoundError:
         return pa.chunked_array([], pa.string())
+
+
+def _valid(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return a column whose values can be counted. Raises ArrowInvalid, for example for text that is not UTF-8."""
+    column.validate(full=True)
+    return column
 
 
 def _readable(read: Callable[[StorePath], _T], path: StorePath) -> _T:
     try:
         return read(path)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError, UnicodeDecodeError, OSError) as error:
+        # Arrow raises a plain OSError without a number for bad bytes; others are of the disk or the store.
+        if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
+            raise
+        message = " ".join(str(error).split())
         raise NotConserved(
-            f"{path} is damaged ({error}); remove it, and run the same command to write it again"
+            f"{path} is damaged ({message}); remove it, and run the same command to write it again"
         ) from error

@@ -27,7 +27,7 @@ from open_diht.common.command_line import OK, Parser, WrongUse, exit_status, num
 from open_diht.common.fields import Above0, NotNegative, Positive
 from open_diht.common.html import render_page
 from open_diht.common.html.charts import Point, Series, line_chart
-from open_diht.common.shard_index import ShardIndex, caption_hash, load, part_of, place_beside, write
+from open_diht.common.shard_index import BadIndex, ShardIndex, caption_hash, load, part_of, place_beside, write
 from open_diht.pipelines.driver.repeats import DELAYS, HALVES, ORIGIN, allotted, per_row, worth
 from open_diht.pipelines.manifests.plan import Plan, PlanMismatch, load_plan
 from open_diht.pipelines.stages.dedup.keys import uid_of
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
                 say(line)
         return OK
 
-    return exit_status(run, failed=(RunFailed,))
+    return exit_status(run, failed=(RunFailed, BadIndex))
 
 
 def _parser(prog: str) -> Parser:
@@ -265,7 +265,7 @@ def _candidates(
     groups, left_out = (KEPT, *delays), Counter[str]()
     parts: list[tuple[NDArray[Any], ...]] = []
     for tar, (first, names) in enumerate(tars_of(plan, units).items() if indexed else [("", units)]):
-        index = load(io.BytesIO(read_bytes(layout.index(first)))) if indexed else None
+        index = load(str(layout.index(first)), read_bytes(layout.index(first))) if indexed else None
         for unit in names:
             for kind in ("kept", "rejected"):
                 table = _part(layout.part(kind, unit), ["uid", *(by or ("complexity", "overlap"))], kind)
@@ -376,7 +376,8 @@ def _write_indexes(
     """Index the chosen rows in each of the input's tars, so that `folder` is a data set of theirs."""
     shards = []
     for tar, first in enumerate(tars_of(plan, units)):
-        index, here = load(io.BytesIO(read_bytes(layout.index(first)))), np.flatnonzero(chosen & (rows.tar == tar))
+        index = load(str(layout.index(first)), read_bytes(layout.index(first)))
+        here = np.flatnonzero(chosen & (rows.tar == tar))
         here = here[np.argsort(rows.place[here])]
         with published(folder / "index" / place_beside(index.name).name) as temporary:
             write(part_of(index, rows.place[here], [uid_of(*uid) for uid in rows.uid[here].tolist()]), temporary)

@@ -14,18 +14,18 @@ from open_diht.pipelines.options import underscored
 from open_diht.pipelines.runners.job import RunnerError
 
 _OURS = {
-    "runner": "--runner",
-    "direct_num_workers": "--workers",
-    "direct_running_mode": "--workers",
-    "dask_client_address": "--dask-scheduler",
-    "dask_scheduler_file": "--dask-scheduler, which takes a file too",
-    "dask_npartitions": "nothing; units are spread over the workers in small parts",
-    "dask_partition_size": "nothing; units are spread over the workers in small parts",
-    "job_endpoint": "--runner",
-    "streaming": "nothing; a run is a batch",
-    "save_main_session": "nothing; stages are importable",
+    "runner": "use --runner",
+    "direct_num_workers": "use --workers",
+    "direct_running_mode": "use --workers",
+    "dask_client_address": "use --dask-scheduler",
+    "dask_scheduler_file": "use --dask-scheduler, which takes a file too",
+    "dask_npartitions": "leave it out, because units are spread over the workers in small parts",
+    "dask_partition_size": "leave it out, because units are spread over the workers in small parts",
+    "job_endpoint": "use --runner",
+    "streaming": "leave it out, because a run is a batch",
+    "save_main_session": "leave it out, because stages are importable",
 }
-"""Beam options that are refused, each with the option to use instead, or why none is needed."""
+"""Beam options that are refused, each with what to do instead."""
 _BELONGS = {
     "FlinkRunnerOptions": ("flink",),
     "PrismRunnerOptions": ("prism",),
@@ -72,7 +72,7 @@ def check_beam_options(arguments: Sequence[str], runner: str) -> tuple[str, ...]
         if name not in owners:
             continue  # the value of the option before it
         if name[2:] in _OURS:
-            raise RunnerError(f"{name} is set by this program; use {_OURS[name[2:]]}")
+            raise RunnerError(f"{name} is set by this program; {_OURS[name[2:]]}")
         readers = _BELONGS.get(owners[name])
         if readers is not None and runner not in readers:
             whose = f"--runner {' or '.join(readers)}" if readers else "a runner that is not supported"

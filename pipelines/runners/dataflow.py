@@ -22,8 +22,10 @@ WORKERS = 32
 """Units at a time that a plan assumes if no number of workers is given."""
 MACHINE = "n2-standard-4"
 """Default machine type, with 4 GB per vCPU. Each vCPU runs a process of 0.4 GB and its OCR process of up to 0.5 GB."""
-_TIGHT = re.compile(r"(n1|n2|n2d|e2)-highcpu-\d+|e2-(micro|small|medium)|f1-micro|g1-small")
-"""Machine types with 1 GB or less per vCPU, or that share a vCPU."""
+_TIGHT = re.compile(r"(n1|n2|n2d|e2)-highcpu-\d+|e2-(custom-)?(micro|small|medium)(-\d+)?|f1-micro|g1-small")
+"""Machine types with 1 GB or less per vCPU, or that share a vCPU; for custom types see `_is_tight`."""
+_CUSTOM = re.compile(r"(?:[a-z0-9]+-)?custom-(\d+)-(\d+)(?:-ext)?")
+"""Custom machine types: number of vCPUs and MB of memory."""
 _ONE_PROCESS = "no_use_multiple_sdk_containers"
 """Experiment: one process per machine instead of one per vCPU."""
 _PRIME = "enable_prime"
@@ -62,7 +64,7 @@ class Dataflow(Backend):
                 "deploy/dataflow/), because workers download nothing"
             )
         machine, experiments = str(values["machine_type"]), values["experiments"] or ()
-        if _TIGHT.fullmatch(machine) and _ONE_PROCESS not in experiments:  # type: ignore[operator]
+        if _is_tight(machine) and _ONE_PROCESS not in experiments:  # type: ignore[operator]
             raise RunnerError(
                 f"--worker_machine_type {machine} has 1 GB or less for each process, or shares a vCPU, and a process "
                 "that reads images takes up to 0.9 GB; take a standard type such as n2-standard-16, or "
@@ -125,3 +127,10 @@ class Dataflow(Backend):
             name = re.sub("[^a-z0-9]+", "-", label.lower()).strip("-")
             flags.append(f"--job_name=diht-{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}")
         return [*flags, *self.flags]
+
+
+def _is_tight(machine: str) -> bool:
+    """Return whether a machine type has 1 GB or less per vCPU, or shares a vCPU."""
+    if custom := _CUSTOM.fullmatch(machine):
+        return int(custom[2]) <= 1024 * int(custom[1])
+    return _TIGHT.fullmatch(machine) is not None

@@ -155,6 +155,20 @@ def _score_steps(rule: ScoreRule) -> Iterator[Step]:
         yield Step("score", reason, f"{_SCORES[reason]}: {what}.")
 
 
+def refuse_scores(preset: Preset, user: str) -> None:
+    """Raise ValueError if a preset decides by CLIP scores.
+
+    Args:
+        preset: the preset.
+        user: name of the class that cannot compute them.
+    """
+    if preset.score.thresholds:
+        raise ValueError(
+            f"preset {preset.name!r} needs CLIP scores, which {user} does not compute; leave out its section "
+            "`score`, or run `open-diht filter --score-model NAME`"
+        )
+
+
 def stage_of(preset: Preset, own: Sequence[StageFilter] = ()) -> dict[str, str]:
     """Return the stage of each reason of the cascade.
 

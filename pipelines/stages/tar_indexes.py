@@ -7,7 +7,6 @@ caption units that has not failed.
 
 from __future__ import annotations
 
-import io
 import posixpath
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -151,7 +150,7 @@ class KeptIndexStage(Stage):
 
     def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         span = self._plan.span(unit)
-        index = load(io.BytesIO(read_bytes(self.layout.index(unit))))
+        index = load(str(self.layout.index(unit)), read_bytes(self.layout.index(unit)))
         chosen: dict[int, str] = {}
         rows, left_out = 0, {UNUSABLE: 0, OTHER_CAPTION: 0}
         for other in self._units_of[span.path]:
@@ -215,8 +214,9 @@ def write_indexes(work: Work, decided: Mapping[str, str]) -> None:
 def _beside(path: str) -> ShardIndex | None:
     """Return the index next to a tar, if its stamp or size is that of the tar and it locates each sample, else None."""
     tar = store_path(path)
+    place = tar.parent / str(place_beside(tar.name))
     try:
-        index = load(io.BytesIO(read_bytes(tar.parent / str(place_beside(tar.name)))))
+        index = load(str(place), read_bytes(place))
     except (OSError, BadIndex):  # stores that forbid listing deny access to missing files
         return None
     same = index.bytes == tar.stat().st_size if is_url(path) else index.stamp == stamp_of(Path(local_path(path)))

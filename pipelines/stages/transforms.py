@@ -11,7 +11,7 @@
     found.kept, found.rejected, found.dead_letter
 
 The decisions equal those of a run over the same rows (`open_diht.pipelines.driver.run`), except for
-duplicates, scores and stages of your own. A few hundred rows are a good batch size.
+duplicates and stages of your own. A few hundred rows are a good batch size.
 """
 
 from __future__ import annotations
@@ -34,7 +34,15 @@ from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.datasets.naming import listing
 from open_diht.pipelines.manifests import Batch, MissingImage, read_rows
 from open_diht.pipelines.manifests.columns import kind_of
-from open_diht.pipelines.stages.cascade import DEAD, KEPT, NotLookedAt, apply_caption_filters, apply_cascade, stage_of
+from open_diht.pipelines.stages.cascade import (
+    DEAD,
+    KEPT,
+    NotLookedAt,
+    apply_caption_filters,
+    apply_cascade,
+    refuse_scores,
+    stage_of,
+)
 from open_diht.pipelines.stages.output import making_way, output_rows, rejected_rows
 from open_diht.pipelines.stages.rows import RECORD as RECORD_SCHEMA
 from open_diht.pipelines.stages.rows import dataset_of, good_rows, read_texts
@@ -151,7 +159,8 @@ class ApplyCat(beam.PTransform[Any, Any]):
 
     Raises:
         BadPreset: the preset cannot be loaded.
-        ValueError: a stage is unknown; or while it runs, a batch lacks a column or annotations.
+        ValueError: a stage is unknown, or the preset needs CLIP scores; or while it runs, a batch lacks a column or
+            annotations.
         DatasetError, BadSchema: a role is unknown, or its column is missing, ambiguous or of the wrong type.
 
     Example:
@@ -176,6 +185,7 @@ class ApplyCat(beam.PTransform[Any, Any]):
         if unknown := sorted(set(stages) - {"captions", "spotting"}):
             raise ValueError(f"unknown stage {', '.join(unknown)}; choose captions, spotting")
         known = load_preset(preset) if isinstance(preset, str) else preset
+        refuse_scores(known, "ApplyCat")
         self._function = _Decide(known, dataset_of(caption, **roles), tuple(stages))
 
     def expand(self, batches: pvalue.PCollection[pa.Table]) -> pvalue.DoOutputsTuple:

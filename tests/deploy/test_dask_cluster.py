@@ -104,6 +104,15 @@ def test_a_process_id_that_belongs_to_somebody_else_is_left_alone(cluster: str, 
         bystander.wait()
 
 
+def test_a_state_folder_that_cannot_be_written_is_said_in_one_line(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "file").touch()
+    state = tmp_path / "file" / "state"
+    assert Cluster(state, 1, 1).do("up") == 2
+    assert capsys.readouterr().err == (
+        f"error: the state folder {state} cannot be written (Not a directory); choose another with --state\n"
+    )
+
+
 def test_a_port_that_somebody_else_has_is_said_in_one_line(command: Any) -> None:
     pytest.importorskip("distributed", reason="Dask is not installed: pip install '.[dask]'")
     with socket.create_server(("127.0.0.1", command.cluster.port)):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import shutil
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -166,6 +167,25 @@ def test_a_caption_that_is_lost_or_doubled_ends_the_run(tmp_path) -> None:
         pq.write_table(pa.Table.from_pylist([row], whole.schema), part)
         with pytest.raises(NotConserved, match="captions"):
             check_conservation(layout, units, run.funnel)
+
+
+@pytest.mark.parametrize("name", ["kept", "rejected", "dead_letter", "captions"])
+def test_flipped_bits_in_a_file_are_named_or_do_not_count(name, several, tmp_path) -> None:
+    """Commit records hold sizes, not hashes. The bytes are damaged one at a time."""
+    layout, unit = Layout(Path(shutil.copytree(several.output, tmp_path / "out"))), "00000-00000"
+    units = load_plan(layout.plan).units
+    path = layout.data("captions", unit) if name == "captions" else layout.part(name, unit)
+    content, errors = path.read_bytes(), set[type | None]()
+    for at in np.linspace(0, len(content) - 1, 40, dtype=int).tolist():
+        path.write_bytes(content[:at] + bytes([content[at] ^ 0x88]) + content[at + 1 :])
+        try:
+            check_conservation(layout, units, several.funnel)
+        except NotConserved as error:
+            assert "\n" not in str(error)
+            errors.add(type(error.__cause__))
+    assert errors >= {OSError, pa.ArrowInvalid}
+    path.write_bytes(content)
+    check_conservation(layout, units, several.funnel)
 
 
 def test_an_image_is_read_once_for_all_its_captions(rows, several, alone) -> None:

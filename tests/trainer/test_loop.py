@@ -303,9 +303,9 @@ def test_a_check_opens_no_index_but_those_of_the_pairs_it_measures(tiny_config, 
     opened: list[str] = []
     load = shard_index.load
 
-    def counted(path: Any) -> Any:
+    def counted(path: Any, *content: bytes) -> Any:
         opened.append(Path(path).name)
-        return load(path)
+        return load(path, *content)
 
     monkeypatch.setattr(shard_index, "load", counted)
     measure = checks.measure

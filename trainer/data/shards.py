@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import io
 import math
 import multiprocessing
 import os
@@ -15,7 +14,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import fsspec  # type: ignore[import-untyped, unused-ignore]
 import numpy as np
@@ -259,10 +258,10 @@ def bytes_in_use(sources: Sequence[OpenSource], window: int, streams: int, share
     return int(total)
 
 
-def load(path: Path | IO[bytes]) -> ShardIndex:
-    """Load a stored index. Raises `ShardMismatch` if it is missing or cannot be read."""
+def load(path: Path | str, *content: bytes) -> ShardIndex:
+    """Load a stored index, see `shard_index.load`. Raises `ShardMismatch` if it is missing or cannot be read."""
     try:
-        return shard_index.load(path)
+        return shard_index.load(path, *content)
     except BadIndex as error:
         raise ShardMismatch(str(error)) from error
 
@@ -414,7 +413,16 @@ def _indices(
             with ProcessPoolExecutor(len(os.sched_getaffinity(0)), context) as pool:
                 _finish([pool.submit(_index_one, *job, indexes, store) for job in todo])
     for url in urls:
-        yield url, places[url], None if stamps[url] is None else load(places[url])
+        if (stamp := stamps[url]) is None:
+            yield url, places[url], None
+            continue
+        try:
+            index = load(places[url])
+        except ShardMismatch:  # damaged beyond what `is_current` reads
+            with _locked(folder):
+                _index_one(url, stamp, places[url], indexes, store)
+            index = load(places[url])
+        yield url, places[url], index
 
 
 def _finish(jobs: Sequence[Future[None]]) -> None:
@@ -445,7 +453,7 @@ def _given_index(place: str, url: str, stamp: str) -> ShardIndex:
     """
     try:
         with fsspec.open(place, "rb") as file:
-            index = load(io.BytesIO(file.read()))
+            index = load(place, file.read())
     except OSError as error:
         raise ShardMismatch(f"the index {place} cannot be read ({error}); run `make filter` again") from error
     same = stamp.partition("-")[0] == str(index.bytes)
@@ -464,9 +472,10 @@ def _index_beside(url: str, stamp: str) -> ShardIndex | None:
     Such indexes were put there with the shards. Without them every machine fetches all shards once.
     """
     folder, name = url.rsplit("/", 1)
-    fs, inside = fsspec.core.url_to_fs(f"{folder}/{place_beside(name)}")
+    place = f"{folder}/{place_beside(name)}"
+    fs, inside = fsspec.core.url_to_fs(place)
     try:
-        index = load(io.BytesIO(fs.cat_file(inside)))
+        index = load(place, fs.cat_file(inside))
     except (OSError, ShardMismatch):
         return None
     index.stamp = stamp

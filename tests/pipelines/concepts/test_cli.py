@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from open_diht.cli import main as open_diht_main
 from open_diht.common.shard_index import Shard
 from open_diht.pipelines.concepts import cli
 from open_diht.pipelines.concepts.run import ConceptSettings, Extraction
 from open_diht.pipelines.concepts.teacher import find_teacher
+from open_diht.pipelines.runners import Direct, Job, Staged
 from open_diht.pipelines.store.layout import Layout
 from open_diht.trainer.concepts import open_targets
 from open_diht.trainer.concepts.cli import main as second_half
@@ -113,3 +115,23 @@ def test_where_and_which_units_are_those_of_make_filter(
     assert second_half(heads) == 1
     assert second_half([*heads, "--shard", "0/2"]) == 0
     assert "shard 0/2: heads and targets are left to the last shard" in capfd.readouterr().out
+
+
+class Staging(Direct):
+    """A backend that stages every job, as Dataflow does with a template location."""
+
+    def run(self, job: Job) -> None:
+        raise Staged(f"stage {job.label} is staged as template gs://bucket/t; nothing was started")
+
+
+@pytest.mark.usefixtures("here")
+def test_a_job_that_is_only_staged_ends_both_halves_with_status_0(
+    filtered: Any, tiny: tuple[str, str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data = filtered.write([4])
+    monkeypatch.setattr(cli, "backend_of", lambda *_: Staging())
+    words = ["--data", str(data), "--teacher", tiny[0], "--weights", tiny[1], "--template-location", "gs://bucket/t"]
+    assert open_diht_main(["concepts", *words]) == 0
+    said = capfd.readouterr()
+    assert said.out.splitlines()[-1] == "stage vocabulary is staged as template gs://bucket/t; nothing was started"
+    assert "error" not in said.err

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import open_clip
 import pytest
@@ -81,6 +83,29 @@ def test_weights_that_do_not_fit(tmp_path: Path, tiny: tuple[str, str]) -> None:
         find_teacher("timm:nonsense", tiny[1]).load()
     with pytest.raises(WrongUse, match=r"is not the file of teacher swag-vit-h14: SHA-256 .* should start c1eb923e"):
         find_teacher("swag-vit-h14", tiny[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("open_clip:roberta-ViT-B-32", "fetch it with `hf download roberta-base config.json`"),
+        ("torchvision:fcn_resnet50", "torchvision has no classifier fcn_resnet50"),
+    ],
+)
+def test_a_model_that_would_be_downloaded_in_part_is_refused_without_a_request(
+    name: str, says: str, tiny: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def resolve(*address: Any, **_: Any) -> Any:
+        asked.append(address)
+        raise socket.gaierror("no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", "/nowhere")
+    with pytest.raises(WrongUse, match=says) as refused:
+        find_teacher(name, tiny[1]).load()
+    assert "\n" not in str(refused.value) and not asked
 
 
 def test_its_identity_changes_with_the_weights(tmp_path: Path, tiny: tuple[str, str]) -> None:

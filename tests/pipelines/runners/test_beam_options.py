@@ -30,7 +30,7 @@ def test_options_go_through_in_both_spellings_and_with_their_values() -> None:
         (["--prism_location=/p"], "dataflow", "--prism_location is an option of --runner prism"),
         (["--spark_master_url=x"], "flink", "an option of a runner that is not supported"),
         (["--direct_num_workers=4"], "direct", "--direct_num_workers is set by this program; use --workers"),
-        (["--save_main_session"], "dataflow", "is set by this program"),
+        (["--streaming"], "flink", "--streaming is set by this program; leave it out, because a run is a batch"),
     ],
 )
 def test_what_beam_would_drop_or_misread_is_refused(arguments: list[str], runner: str, message: str) -> None:

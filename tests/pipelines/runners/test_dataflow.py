@@ -148,7 +148,11 @@ def test_a_process_has_one_thread_and_the_memory_that_ocr_takes(with_gcp: None) 
     assert machine() == "n2-standard-4", "4 GB for each vCPU, and so for each process"
     assert machine("--dataflow_service_options=enable_prime") is None, "Prime goes by the stage's hint"
     assert machine("--machine_type=c3-highcpu-22") == "c3-highcpu-22", "2 GB for each will do"
-    for tight in ("n2-highcpu-16", "n1-highcpu-8", "e2-micro", "g1-small"):
+    assert machine("--machine_type=n2-custom-8-16384") == "n2-custom-8-16384"
+    for tight in (
+        *("n2-highcpu-16", "n1-highcpu-8", "e2-micro", "g1-small"),
+        *("custom-8-4096", "n2-custom-8-8192", "n1-custom-2-2048-ext", "e2-custom-small-4096"),
+    ):
         with pytest.raises(RunnerError, match=f"--worker_machine_type {tight} has 1 GB or less for each process"):
             machine(f"--worker_machine_type={tight}")
     one = "--experiments=no_use_multiple_sdk_containers"

@@ -217,6 +217,8 @@ def test_wrong_use_is_said_when_the_pipeline_is_made() -> None:
         ApplyCat(stages=["captions", "ocr"])
     with pytest.raises(DatasetError, match="unknown role 'ulr'"):
         ApplyCat(ulr="link")
+    with pytest.raises(ValueError, match=r"preset 'tmars' needs CLIP scores, which ApplyCat does not .*--score-model"):
+        ApplyCat("tmars")
 
 
 def test_importing_pipelines_stays_light() -> None:

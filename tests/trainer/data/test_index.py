@@ -185,6 +185,24 @@ def test_noise_never_raises(noise: bytes) -> None:
     index_of(noise)
 
 
+def test_every_flipped_bit_leaves_the_index_or_is_a_bad_one_that_is_named(tars: Any, tmp_path: Path) -> None:
+    place = tmp_path / "a.npz"
+    save(index_of(tars.write(tmp_path / "a.tar", tars.members(range(2)))), place)
+    content, refused = place.read_bytes(), 0
+    for bit in range(0, 8 * len(content), 3):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        try:
+            load("bucket/a.npz", bytes(damaged))
+        except ShardMismatch as error:
+            refused += 1
+            assert str(error).startswith("the index bucket/a.npz cannot be read")
+        if bit % 8 == 0:
+            place.write_bytes(damaged)
+            is_current(place, "stamp")
+    assert refused > 1000
+
+
 def test_an_index_is_read_back_and_torn_ones_are_not_current(tars: Any, tmp_path: Path) -> None:
     index = index_of(tars.write(tmp_path / "a.tar", tars.members(range(3))))
     place = tmp_path / "a.npz"

@@ -396,6 +396,17 @@ def test_paths_without_shards_say_so(tars: Any, load: Any, tmp_path: Path) -> No
         load(tars.folder(tmp_path / "d", [3]))
 
 
+def test_a_damaged_index_is_made_again(tars: Any, load: Any, tmp_path: Path) -> None:
+    folder = tars.folder(tmp_path / "shards", [4, 4])
+    assert load(folder).samples_per_epoch == 8
+    for place in (folder / ".index").glob("*.npz"):
+        whole = place.read_bytes()
+        at = whole.index(tars.key(0).encode() if "00000" in place.name else b"rows.npy") + 40
+        place.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        assert load(folder).samples_per_epoch == 8
+        assert place.read_bytes() == whole
+
+
 def test_every_way_to_name_shards(tars: Any, load: Any, tmp_path: Path) -> None:
     folder = tars.folder(tmp_path / "out" / "shards", [4, 4])
     for path, samples in [
