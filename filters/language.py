@@ -50,7 +50,11 @@ def identify(captions: Iterable[str | None]) -> list[tuple[str | None, float | N
         For each caption the main language of its text, as CLD2 writes it (mostly ISO 639-1; also
         older codes such as `iw`, and longer ones such as `zh-Hant`), and the fraction of the text in
         that language, 0 to 1; (None, None) if CLD2 finds no language.
+
+    Raises:
+        ModuleNotFoundError: see `check_identifier`.
     """
+    check_identifier()
     import pycld2
 
     found: list[tuple[str | None, float | None]] = []

@@ -254,8 +254,8 @@ class _Caption:
     def _nearly_equal(self, string: Folded, shapes: str, longest: int) -> Iterator[_Run]:
         """Yield runs of whole words of the caption that differ from whole words of the string by a
         few characters."""
-        if not self.rule.edits or len(shapes) < self.rule.edits[0][0] - 1:  # the string is too short for any edit
-            return
+        if len(shapes) < min((least - edits for least, edits in self.rule.edits), default=len(shapes) + 1):
+            return  # the string is too short for any edit
         starts, string_words = self.folded.starts, list(string.words())
         runs = _runs_by_length(string.starts)
         for first in range(len(starts) - 1):

@@ -27,10 +27,10 @@ detector; 4 turned large lines at their full size; 5 did not look twice at faint
 _PACKAGES: Final[Mapping[EngineName, Sequence[str]]] = {
     "onnxruntime": ("onnxruntime",),
     "openvino": ("openvino",),
-    "paddle": ("paddleocr", "paddlex"),
+    "paddle": ("paddleocr", "paddlex", "onnxruntime"),
 }
-"""Engine -> its packages, whose versions are part of the provenance. Each has a module of its name;
-installing the first installs the others."""
+"""Engine -> the packages that determine its results, whose versions are part of the provenance. Each has a module of
+its name; installing the first installs the others, and onnxruntime comes with this program."""
 
 
 class SpotterError(RuntimeError):
@@ -179,7 +179,7 @@ class TextSpotter:
         engine = self.settings.engine
         for package in _PACKAGES[engine]:
             if importlib.util.find_spec(package) is None:
-                command = remedy() if engine == "onnxruntime" else install_command(_PACKAGES[engine][0])
+                command = remedy() if package == "onnxruntime" else install_command(_PACKAGES[engine][0])
                 raise SpotterError(f"OCR engine {engine!r} needs the package {package}: {command}")
         for size in self.settings.sizes:
             find_models(size, self.settings.models)

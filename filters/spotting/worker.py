@@ -91,7 +91,7 @@ def _find(data: bytes, limits: DecodeLimits, engine: Reader, decode_jpeg: JpegDe
         image = decode_image(data, limits, decode_jpeg)
         return _Found(engine.find(image), image.width, image.height)
     except UnreadableImage as bad:
-        return bad
+        return UnreadableImage(bad.reason, bad.message)  # `bad` keeps its traceback, and so the decoded image
     except MemoryError:
         raise  # the process is out of memory, not the image at fault: end and be replaced
     except Exception as error:  # an engine may raise anything; an error must cost only its image

@@ -41,6 +41,8 @@ CAP = 12
 """Default for the most readings of a row."""
 KEPT = "kept"
 """Name of the first group, the rows that the cascade keeps. Other groups have the name of a reason."""
+NOT_INDEXED, SEVERAL_ROWS = "not in the index", "uid of several rows"
+"""Keys of `Candidates.left_out` that are no reasons."""
 _PAIR = np.dtype("<u8,<u8")
 
 
@@ -146,7 +148,7 @@ def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
     only_kept = options.rows == "kept" or (options.rows is None and sharded and not indexed)
     rows = _candidates(layout, plan, units, {} if only_kept else delays, list(by), indexed)
     if unknown := named.keys() - {*rows.groups}:
-        found = ", ".join(sorted({*rows.groups[1:], *rows.left_out})) or "none"
+        found = ", ".join(sorted({*rows.groups[1:], *rows.left_out} - {NOT_INDEXED, SEVERAL_ROWS})) or "none"
         raise WrongUse(f"--delay {min(unknown)}: no row that may be chosen has this reason (OUTPUT has: {found})")
     delay = np.array([0.0, *(delays[name] for name in rows.groups[1:])])
     group, value = (rows.group, rows.columns[:, 0]) if not by else _by_columns(rows, list(by.values()))
@@ -173,7 +175,7 @@ def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
         folder / "selection.parquet",
         pa.table({"uid": [uid_of(*uid) for uid in uids.tolist()], "repeats": pa.array(times, pa.int32())}),
     )
-    ours, others = worth(count, delay, means), {} if only_kept else _others(count, options.samples)
+    ours, others = worth(count, delay, means), {} if only_kept else _others(count, options.samples, bool(by))
     gain = {name: ours / worth(count, delay, other) - 1 for name, other in others.items()}
     about = {
         "preset": preset,
@@ -285,7 +287,7 @@ def _candidates(
                         read_table(layout.data("captions", unit), ["ordinal", "uid", "caption"]),
                         table["uid"],
                     )
-                    left_out["not in the index"] += int((place < 0).sum())
+                    left_out[NOT_INDEXED] += int((place < 0).sum())
                 values = [_floats(table, name) for name in by] or [_margin(table, group, groups)]
                 uid = np.frombuffer(bytes.fromhex("".join(table["uid"].to_pylist())), ">u8").astype("<u8").view(_PAIR)
                 here = place >= 0
@@ -297,7 +299,7 @@ def _candidates(
     # A uid selects all rows that have it, so it must be that of one.
     same = uid[order][1:] == uid[order][:-1]
     once = order[~(np.append(same, False) | np.insert(same, 0, False))]
-    left_out["uid of several rows"] += len(order) - len(once)
+    left_out[SEVERAL_ROWS] += len(order) - len(once)
     there = [number for number in range(len(groups)) if not number or (group[once] == number).any()]
     return Candidates(
         groups=tuple(groups[number] for number in there),
@@ -387,11 +389,14 @@ def _write_indexes(
     publish_json(folder / "index" / "manifest.json", {"samples": int(chosen.sum()), "shards": shards})
 
 
-def _others(count: NDArray[np.int64], samples: float) -> dict[str, NDArray[np.float64]]:
-    """Return the mean readings of each group (groups,) if all rows are read equally often, or the first group alone."""
+def _others(count: NDArray[np.int64], samples: float, by: bool) -> dict[str, NDArray[np.float64]]:
+    """Return the mean readings of each group (groups,) if all rows are read equally often, or the first group alone,
+    which with `by` is the best rows by the columns and not the kept ones."""
     found = {"all rows": np.full(len(count), samples / count.sum())}
     if count[0]:
-        found["the kept rows"] = np.array([samples / count[0], *[0.0] * (len(count) - 1)])
+        found["the rows first by the columns" if by else "the kept rows"] = np.array(
+            [samples / count[0], *[0.0] * (len(count) - 1)]
+        )
     return found
 
 
@@ -400,7 +405,10 @@ def _page(about: Mapping[str, Any], count: NDArray[np.int64], delay: NDArray[np.
     budgets = (count.sum() * np.geomspace(0.1, cap, 25)).tolist()
     lines: dict[str, list[Point]] = {}
     for n in budgets:
-        for name, readings in {"selected": allotted(count, delay, n, cap), **_others(count, n)}.items():
+        for name, readings in {
+            "selected": allotted(count, delay, n, cap),
+            **_others(count, n, bool(about["by"])),
+        }.items():
             y = worth(count, delay, readings) / 1e3
             lines.setdefault(name, []).append(Point(n / 1e3, y, y, y))
     series = [Series(name, points) for name, points in lines.items()]

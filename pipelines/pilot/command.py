@@ -27,7 +27,7 @@ from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.runners.fork_server import ForkServer
 from open_diht.pipelines.settings import SHARDS, RunSettings
 from open_diht.pipelines.stages.dedup.findings import KINDS
-from open_diht.pipelines.store.commit import RunFailed, publish_json
+from open_diht.pipelines.store.commit import RunFailed, publish_json, read_json
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import store_path
 
@@ -93,6 +93,8 @@ def _pilot(
         exact_rows=all(unit.span.exact for unit in whole_plan.units),
         stages=settings.stages,
         images_at_hand=whole_plan.images,
+        image_units=sum(-(-unit.span.rows // whole_plan.image_rows) for unit in whole_plan.units),
+        score_on_gpu=read_json(layout.root / "run.json")["models"].get("score", {}).get("device", "cpu") != "cpu",
     )
     assumed = Assumptions(**{one.name: getattr(options, one.name) for one in fields(Assumptions)})
     prices = Prices(**{one.name: getattr(options, one.name) for one in fields(Prices)})
@@ -157,7 +159,8 @@ def _workers(text: str | None, here: int) -> list[int]:
 
 def _notes(whole: Whole, chosen: Sampling, units: int, funnel: FunnelRecord, result: Forecast) -> list[str]:
     notes = ["intervals are 95 %, each on its own; they reflect differences between units, not changes over time"]
-    if units == len(chosen.plan.units) and chosen.plan.rows >= chosen.whole.rows:
+    is_all = units == len(chosen.plan.units) and chosen.plan.rows >= chosen.whole.rows
+    if is_all:
         notes = ["the sample is all of the data, so fractions of its rows are exact"]
     elif units < 2:
         notes.append(
@@ -178,10 +181,8 @@ def _notes(whole: Whole, chosen: Sampling, units: int, funnel: FunnelRecord, res
             f"{in_words(unreadable[0])}"
         )
     duplicates = sum(known["found"] for kind, known in funnel["duplicates"].items() if kind in KINDS)
-    notes.append(
-        f"duplicates count as kept ({duplicates:,} within the sample); the whole data set may have a larger fraction, "
-        "since a small sample misses most of their partners"
-    )
+    partners = "; the whole data set may have a larger fraction, since a sample misses most of their partners"
+    notes.append(f"duplicates count as kept ({duplicates:,} within the sample){'' if is_all else partners}")
     unknown = [name for name, line in (*result.images.items(), *result.core_hours.items()) if line.basis != "measured"]
     if unknown:
         notes.append(f"not measured, since OCR read no image of the sample: {', '.join(unknown)}")

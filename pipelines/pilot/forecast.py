@@ -12,6 +12,8 @@ from open_diht.pipelines.pilot.teacher import TeacherCost
 
 Basis = Literal["measured", "assumed", "unknown"]
 KEPT, DEAD = "kept", "dead_letter"
+_OF_IMAGES = ("download", "spotting", "score")
+"""Stages that process a unit's images in image units, several at a time."""
 _GB = 1e9
 
 
@@ -32,9 +34,11 @@ class Measured:
     stored: Mapping[str, int]
     """Bytes by place: work, kept, rejected, dead_letter, and shards or index."""
     images: int = 0
-    """Images read by OCR."""
+    """Images read by OCR; images fetched if it has read none."""
     image_bytes: int = 0
-    """Bytes of the images read."""
+    """Bytes of these images."""
+    image_units: int = 1
+    """Number of image units that the unit's images are divided into."""
     samples: int = 0
     """Images in the new shards, or in the indexes of the input's tars."""
     shards: Sequence[str] = ()
@@ -55,6 +59,10 @@ class Whole:
     stages: tuple[str, ...]
     """The stages of the run."""
     images_at_hand: bool
+    image_units: int = 0
+    """Number of image units that a run will make; 0: as many as units."""
+    score_on_gpu: bool = False
+    """Whether the hours of stage `score` are those of a GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +206,7 @@ def forecast(
             result.stored["shards"] = ForecastLine(None, "unknown", why)
     result.stored["all"] = _sum(result.stored.values())
 
-    _hours(result, whole, workers, max(sum(unit.seconds.values()) for unit in sample) / 3600)
+    _hours(result, whole, workers, max(map(_longest, sample)) / 3600)
     if teacher is not None:
         _concepts(result, teacher, all_of([unit.samples for unit in sample]))
     _cost(result, whole, prices)
@@ -207,13 +215,20 @@ def forecast(
 
 def _hours(result: Forecast, whole: Whole, workers: Sequence[int], longest: float) -> None:
     """Add wall-clock hours for each number of workers, at least those of the sample's longest unit."""
-    for count in workers:
-        line = result.core_hours["all"].times(1 / min(count, whole.units))  # as if one worker did all of a unit
+    stages = {stage: line for stage, line in result.core_hours.items() if stage != "all"}
+    units = {stage: max(whole.image_units, whole.units) if stage in _OF_IMAGES else whole.units for stage in stages}
+    for count in workers:  # as if one worker did all of a unit
+        line = _sum(line.times(1 / min(count, units[stage])) for stage, line in stages.items())
         if line.estimate is not None:
             ends = [None if end is None else max(end, longest) for end in (line.estimate.low, line.estimate.high)]
             note = f"only {counted(whole.units, 'unit')} to distribute" if count > whole.units else ""
             line = ForecastLine(Estimate(max(line.estimate.value, longest), *ends), line.basis, note)
         result.hours[count] = line
+
+
+def _longest(unit: Measured) -> float:
+    """Return the seconds of a unit if its image units are processed at the same time."""
+    return sum(each / (unit.image_units if stage in _OF_IMAGES else 1) for stage, each in unit.seconds.items())
 
 
 def _concepts(result: Forecast, teacher: TeacherCost, images: Estimate) -> None:
@@ -227,8 +242,13 @@ def _concepts(result: Forecast, teacher: TeacherCost, images: Estimate) -> None:
 
 
 def _cost(result: Forecast, whole: Whole, prices: Prices) -> None:
+    gpu = {"score"} if whole.score_on_gpu else set()
     parts = {
-        "cores": (result.core_hours["all"], prices.core_hour),
+        "cores": (
+            _sum(line for stage, line in result.core_hours.items() if stage not in {"all", *gpu}),
+            prices.core_hour,
+        ),
+        "score": (result.core_hours.get("score") if gpu else None, prices.gpu_hour),
         "concepts": (
             (result.concepts["GPU-hours"], prices.gpu_hour)
             if "GPU-hours" in result.concepts

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from open_diht.filters.presets import Preset
+from open_diht.pipelines.fetch.records import FETCHED, OK
 from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.pilot.forecast import DEAD, KEPT, Measured
 from open_diht.pipelines.stages.captions import CaptionRecord
 from open_diht.pipelines.stages.cascade import stage_of
+from open_diht.pipelines.stages.images import load_downloads
 from open_diht.pipelines.stages.score.passes import BATCHES
 from open_diht.pipelines.stages.shards import ExportRecord
 from open_diht.pipelines.stages.spotting import load_records
@@ -20,7 +23,7 @@ from open_diht.pipelines.stages.tally import DecideRecord
 from open_diht.pipelines.stages.tar_indexes import INDEX_STAGE, kept_index, tars_of
 from open_diht.pipelines.store.commit import read_json
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.names import unit_of
+from open_diht.pipelines.store.names import image_unit_name, unit_of
 from open_diht.pipelines.store.storage import StorePath, stamps
 
 
@@ -53,8 +56,8 @@ def _unit(
         outcomes[KEPT if stages.get(reason) == "dedup" else reason] += rows  # see Measured.outcomes
     rejected = decided["rejected"].items()
     before_images = sum(rows for reason, rows in rejected if stages.get(reason) in ("columns", "captions"))
-    records = load_records(layout, unit, plan.image_units(read))
-    sizes = records["bytes"].drop_null()
+    image_units = plan.image_units(read)
+    sizes = _sizes_of_images(layout, unit, image_units)
     export: ExportRecord | None = read_json(layout.commit("export", unit))
     # Shards with a path are tars of the input that stay in place.
     shards = [shard["shard"] for shard in (export["shards"] if export else ()) if "path" not in shard]
@@ -68,9 +71,20 @@ def _unit(
         stored=stored | {"work": work, **_stored(layout, export)},
         images=len(sizes),
         image_bytes=int(pc.sum(sizes).as_py() or 0),
+        image_units=len(image_units),
         samples=export["rows"] if export else 0,
         shards=shards,
     )
+
+
+def _sizes_of_images(layout: Layout, unit: str, image_units: Iterable[int]) -> pa.ChunkedArray:
+    """Return the bytes of each image of a unit that OCR has read, or that was fetched if OCR has read none."""
+    read = load_records(layout, unit, image_units)["bytes"].drop_null()
+    if len(read):
+        return read
+    fetched = (load_downloads(layout, image_unit_name(unit, number)) for number in image_units)
+    tables = [FETCHED.empty_table(), *(table for table in fetched if table is not None)]
+    return pa.concat_tables([table.filter(pc.equal(table["status"], OK)) for table in tables])["bytes"]
 
 
 def _stored(layout: Layout, export: ExportRecord | None) -> Counter[str]:

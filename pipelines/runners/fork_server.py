@@ -17,7 +17,6 @@ import contextlib
 import gc
 import importlib
 import json
-import logging
 import os
 import select
 import signal
@@ -205,7 +204,6 @@ def _be_killed_first() -> None:
 def main() -> NoReturn:
     """Run the server as a separate process: standard input is the socket, the arguments are modules to import."""
     modules, sys.argv[1:] = sys.argv[1:], []  # they are not for the workers
-    logging.basicConfig(level=logging.ERROR)
     for module in modules:
         importlib.import_module(module)
     gc.freeze()

@@ -21,7 +21,8 @@ def code_files() -> dict[str, Path]:
     """Return the code and data files of the folders that workers use, sorted, by names relative to `open_diht`."""
     tops = Path(__file__).resolve().parents[2]
     paths = (path for top in _RUN_BY_WORKERS for path in (tops / top).rglob("*") if path.suffix in _KINDS)
-    return {path.relative_to(tops).as_posix(): path for path in sorted(paths)}
+    package = Path(find_spec("open_diht").origin)  # type: ignore[union-attr, arg-type]
+    return {package.name: package, **{path.relative_to(tops).as_posix(): path for path in sorted(paths)}}
 
 
 @cache
@@ -33,7 +34,6 @@ def build_wheel() -> Path:
     version = program_version()
     path, about = folder / f"open_diht-{version}-py3-none-any.whl", f"open_diht-{version}.dist-info"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as wheel:
-        wheel.write(str(find_spec("open_diht").origin), "open_diht/__init__.py")  # type: ignore[union-attr]
         for name, file in code_files().items():
             wheel.write(file, f"open_diht/{name}")
         wheel.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: open-diht\nVersion: {version}\n")

@@ -110,7 +110,7 @@ def register_annotator(kind: _Kind) -> _Kind:
         ValueError: `STAGES`, an imported stage of this package, or another registered stage has this name. The command
             line imports all its stages before it loads plugins.
     """
-    ours = {getattr(one, "name", "") for one in _kinds_of(Stage) if one.__module__.startswith(f"{__package__}.")}
+    ours = {getattr(one, "name", "") for one in _kinds_of(Stage) if one.__module__.startswith("open_diht.")}
     known = _registered.get(kind.name, kind)
     if kind.name in {*ours, *STAGES}:
         raise ValueError(f"stage {kind.name!r} of {kind.__name__} is taken by this program; choose another name")

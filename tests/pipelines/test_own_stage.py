@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+import open_diht.pipelines.concepts.features
 import open_diht.pipelines.driver.cli  # noqa: F401  # it imports all stages before it loads plugins
 from open_diht.pipelines.stages.annotator import Annotator, register_annotator
 from tests.pipelines.conftest import NOTHING_LEFT
@@ -54,7 +55,9 @@ def test_a_stage_of_ones_own_annotates_decides_and_is_resumed(tmp_path, command)
     assert unknown.returncode == 2 and "unknown stage ascii" in unknown.stderr
 
 
-@pytest.mark.parametrize("name", ["captions", "columns", "score", "dedup", "export", "decide", "embeddings"])
+@pytest.mark.parametrize(
+    "name", ["captions", "columns", "score", "dedup", "export", "decide", "embeddings", "features"]
+)
 def test_the_name_of_a_stage_of_this_program_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("open_diht.pipelines.stages.annotator._registered", {})
     kind = type("Mine", (Annotator,), {"name": name})

@@ -26,6 +26,7 @@ from open_diht.common.shard_index import load, stamp_of
 from open_diht.filters.spotting.weights import WeightsMissing
 from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.manifests import NoInput
+from open_diht.pipelines.settings import STAGES
 from tests.pipelines.conftest import members_of, tar_of
 
 SENTENCE = "A brown dog runs after a red ball"
@@ -376,6 +377,22 @@ def test_results_of_other_decisions_do_not_stay(pairs, paper, tmp_path, filterin
     for name in ("subset.npy", "shards/manifest.json"):
         assert (tmp_path / "out" / name).read_bytes() == (paper.output / name).read_bytes()
     assert (tmp_path / "out" / "report.html").exists()
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_results_of_a_killed_export_do_not_stay_either(listed, pairs, tmp_path, filtering):
+    """A kill between the retraction of the record and its replacement leaves files of either decision."""
+    output = tmp_path / "out"
+    filtering(pairs, output, unit_rows=15)
+    (output / "work" / "exported.json").unlink()
+    if not listed:  # the first export was killed before it listed its shards
+        for name in ("subset.npy", "report.html", "shards/manifest.json", "shards/sizes.json"):
+            (output / name).unlink()
+        filtering(pairs, output, unit_rows=15, stages=[stage for stage in STAGES if stage != "export"])
+        assert list(output.glob("shards/*.tar")), "shards of the same decisions stay for the next export"
+    filtering(pairs, output, unit_rows=15, stages=("captions",))
+    for name in ("subset.npy", "report.html", "shards"):
+        assert not (output / name).exists(), name
 
 
 def test_urls_only(tmp_path: Path, tsv: Callable[..., Path], filtering: Callable[..., Any]) -> None:

@@ -10,6 +10,7 @@ import csv
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 from open_diht.pipelines.datasets import Dataset, Roles
 from open_diht.pipelines.datasets.naming import listing
@@ -35,6 +36,9 @@ stream, and its fields or its fault."""
 class _Delimited(LineFormat):
     """A format with fields in rows, and column names from a header or from the data set."""
 
+    quotes: ClassVar[bool] = False
+    """Whether a quoted field may hold line ends."""
+
     @abstractmethod
     def records(self, lines: Iterator[Line], dataset: Dataset) -> Iterator[Record]:
         """Yield the records of consecutive lines, skipping empty lines.
@@ -45,12 +49,14 @@ class _Delimited(LineFormat):
         """
 
     def head(self, lines: list[Line], path: str, dataset: Dataset) -> Head:
-        if len(lines) == 1 and b"\r" in lines[0].raw.rstrip(b"\r"):  # CR alone does not end a line here
-            message = "its lines end with CR alone; convert it: tr '\\r' '\\n' < in > out"
-            raise UnreadableFile(path, "LineEnds", message)
         found = list(self.records(iter(lines), dataset))
         if not found:
             raise empty(path)
+        # CR alone does not end a line here, but a quoted field may hold it.
+        is_quoted = self.quotes and not isinstance(found[0][2], Fault)
+        if len(lines) == 1 and b"\r" in lines[0].raw.rstrip(b"\r") and not is_quoted:
+            message = "its lines end with CR alone; convert it: tr '\\r' '\\n' < in > out"
+            raise UnreadableFile(path, "LineEnds", message)
         data_start, names = 0, list(dataset.columns)
         if dataset.header:
             (_, data_start, first), *found = found
@@ -102,6 +108,7 @@ class Csv(_Delimited):
     """Tables with quoted fields and the data set's delimiter."""
 
     name = "csv"
+    quotes = True
     endings = (".csv",)
 
     def records(self, lines: Iterator[Line], dataset: Dataset) -> Iterator[Record]:

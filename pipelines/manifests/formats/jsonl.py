@@ -2,7 +2,7 @@
 
 The columns come from the first objects. A value that does not fit (a later key, or not of the type of a
 column of numbers or booleans) is kept as JSON in the column `_extra`, so that all tables of a file have
-one schema. Columns of type string hold other values as JSON text.
+one schema. The value of a key `_extra` is kept there too. Columns of type string hold other values as JSON text.
 """
 
 from __future__ import annotations
@@ -172,12 +172,13 @@ def _too_deep() -> BadJson:
 
 
 def infer_columns(objects: Iterable[Mapping[str, Any]]) -> tuple[Column, ...]:
-    """Return the columns of objects, keys in order of first occurrence. The caller adds the column `_extra`."""
+    """Return the columns of objects, keys in order of first occurrence. The caller adds the column `_extra`, which also
+    holds the values of keys of that name."""
     kinds: dict[str, set[str]] = {}
     for item in objects:
         for key, value in item.items():
             kinds.setdefault(key, set()).add(_class_of(value))
-    return tuple(_column(key, seen - {"null"}) for key, seen in kinds.items())
+    return tuple(_column(key, seen - {"null"}) for key, seen in kinds.items() if key != EXTRA)
 
 
 def cells(item: Mapping[str, Any], columns: Sequence[Column]) -> list[Any]:

@@ -200,8 +200,6 @@ class _Thrift:
 
     def struct(self, depth: int = 0) -> tuple[dict[int, Any], int]:
         """Return the fields by number, and the offset after the struct."""
-        if depth > self._MOST_DEPTH:
-            raise ValueError("structs in structs")
         fields: dict[int, Any] = {}
         number = 0
         while head := self._byte():
@@ -210,6 +208,8 @@ class _Thrift:
         return fields, self._at
 
     def _value(self, type: int, depth: int) -> Any:
+        if depth > self._MOST_DEPTH:
+            raise ValueError("structs or lists in each other, deeper than in any page header")
         match type:
             case 1 | 2:
                 return type == 1

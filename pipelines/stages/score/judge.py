@@ -38,14 +38,12 @@ class ScoreFilter:
 
     def measured(self, layout: Layout, unit: str, rows: pa.Table) -> pa.Table:
         known = self._known(layout, unit)
-        places = np.searchsorted(np.asarray(known["ordinal"]), np.asarray(rows["ordinal"]))
-        if rows.num_rows and not np.array_equal(
-            np.asarray(known["ordinal"])[np.minimum(places, known.num_rows - 1)], np.asarray(rows["ordinal"])
-        ):
+        scored, ordinals = np.asarray(known["ordinal"]), np.asarray(rows["ordinal"])
+        if not np.isin(ordinals, scored).all():
             raise NotLookedAt(
                 f"unit {unit}: stage score has not read the images of some rows, so they cannot be decided"
             )
-        return known.take(pa.array(places)).drop_columns("ordinal")
+        return known.take(pa.array(np.searchsorted(scored, ordinals))).drop_columns("ordinal")
 
     def reasons(self, layout: Layout, unit: str, rows: pa.Table) -> Reasons:
         values = self.measured(layout, unit, rows)

@@ -88,6 +88,12 @@ def test_units() -> None:
     assert overlap("drive a Wartburg", [("A WARTBURG", 0.9)], replace(PAPER, unit="word")).length == 8
 
 
+@pytest.mark.parametrize(("edits", "length"), [(((6, 2),), 4), (((6, 1),), 0), ((), 0)])
+def test_a_string_may_lack_as_many_letters_as_edits_allow(edits: tuple[tuple[int, int], ...], length: int) -> None:
+    rule = replace(TOLERANT, min_chars=4, edits=edits)
+    assert overlap("zebras", [("zbrs", 0.9)], rule).length == length
+
+
 def test_the_paper_rule_is_the_plain_window() -> None:
     assert overlap("the other side", [("MOTHER", 0.9)], PAPER).length == 5
     assert overlap("Yamaha", [("YAMAMA", 0.9)], PAPER).length == 4

@@ -15,6 +15,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from open_diht.filters.spotting import worker
 from open_diht.filters.spotting.decode import DecodeLimits, UnreadableImage, UnreadableImageReason
 from open_diht.filters.spotting.spotter import SpotterError, SpotterSettings, Spotting, TextSpotter
 from open_diht.filters.spotting.weights import WeightsMissing
@@ -372,6 +373,19 @@ def test_provenance_names_versions_and_weights(ocr_models: None) -> None:
     assert {"engine", "processing", "onnxruntime", "model", "model_sha256", "second_reader_sha256"} <= facts.keys()
     assert len(facts["model_sha256"]) == 64
     assert TextSpotter(SpotterSettings(enlarge_faint=1)).provenance() == facts | {"enlarge_faint": "1"}
+
+
+def test_provenance_of_the_reference_names_what_computes(ocr_models: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda package: f"1 of {package}")
+    facts = TextSpotter(SpotterSettings(engine="paddle")).provenance()
+    assert facts["paddleocr"] == "1 of paddleocr" and facts["onnxruntime"] == "1 of onnxruntime"
+
+
+def test_what_is_known_of_an_unreadable_image_does_not_keep_its_pixels(render: Callable[..., bytes]) -> None:
+    cut = render("CARLSBERG", format="JPEG")[:-2_000]
+    found = worker._find(cut, DecodeLimits(), None, lambda *_: None)  # type: ignore[arg-type, return-value]
+    assert isinstance(found, UnreadableImage) and found.reason == UnreadableImageReason.TRUNCATED
+    assert found.message and found.__traceback__ is None
 
 
 @pytest.mark.soak

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections import Counter
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from open_diht.pipelines.driver import select
 from open_diht.pipelines.driver.select import main
 from open_diht.pipelines.settings import INDEX
 from tests.pipelines.conftest import tar_of
@@ -111,12 +113,24 @@ def test_shards_hold_kept_rows_alone_unless_others_are_wanted(exported: Any, tmp
     assert len(selected(exported.output, 270, "--rows", "all")) == 60
 
 
-def test_columns_rank_in_place_of_the_decisions(indexed: Any) -> None:
+def test_columns_rank_in_place_of_the_decisions(indexed: Any, capsys: Any) -> None:
     rows = indexed.rows("kept") + indexed.rows("rejected")
     length = {row["uid"]: row["complexity"] or 0 for row in rows}
     best = len(indexed.rows("kept"))
     times = selected(indexed.output, best, "--by", "complexity=2,overlap=0.5")
     assert sorted(length[uid] for uid in times) == sorted(length.values())[-best:]
+    gain = json.loads((indexed.output / "selection" / "selection.json").read_text())["gain"]
+    assert gain.keys() == {"all rows", "the rows first by the columns"}
+    assert "the kept rows" not in capsys.readouterr().out
+    assert "the kept rows" not in (indexed.output / "selection" / "selection.html").read_text()
+
+
+def test_only_reasons_are_offered_for_a_delay(indexed: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    candidates = select._candidates
+    left_out = {select.NOT_INDEXED: 3, select.SEVERAL_ROWS: 2, "overlap": 1}
+    monkeypatch.setattr(select, "_candidates", lambda *about: replace(candidates(*about), left_out=left_out))
+    assert main(["--output", str(indexed.output), "--samples", "90", "--delay", "luck=2"]) == 2
+    assert re.search(r"\(there are: action, (\w+, )*overlap(, \w+)*\)", capsys.readouterr().err)
 
 
 def test_a_delay_can_be_given_and_leaves_a_reason_to_the_end(indexed: Any) -> None:

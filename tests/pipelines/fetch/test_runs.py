@@ -21,8 +21,12 @@ import pytest
 from PIL import Image
 
 from open_diht.common.command_line import WrongUse
+from open_diht.filters.presets import load_preset
 from open_diht.pipelines.fetch import DownloadSettings
+from open_diht.pipelines.manifests.plan import load_plan
+from open_diht.pipelines.pilot.measure import measure
 from open_diht.pipelines.settings import STAGES, ScoreSettings
+from open_diht.pipelines.store.layout import Layout
 from tests.pipelines.conftest import members_of
 from tests.pipelines.kills import Moment, check_kills
 from tests.pipelines.processes import ForkedStarter
@@ -130,6 +134,17 @@ def test_urls_give_what_images_at_hand_give(web, polite, captions, draw, tsv, tm
     offline = filtering(urls, tmp_path / "out", stages=("captions", "spotting", "export"), **more)
     assert offline.verdicts() == result.verdicts() and offline.rows("kept") == result.rows("kept")
     assert len(web.asked) == len(passed), "what was downloaded is at hand"
+
+
+def test_a_pilot_without_ocr_measures_the_images_that_were_fetched(
+    web: Any, make_jpeg: Callable[..., bytes], runs: Runs
+) -> None:
+    bodies = [make_jpeg((n + 40, 30)) for n in range(4)]
+    urls = [web.page(f"/{n}.jpg", body) for n, body in enumerate(bodies)]
+    runs(runs.manifest(numbered([*urls, web.url("/missing.jpg")])), stages=("captions", "download"))
+    layout = Layout(runs.folder / "out")
+    [measured] = measure(layout, load_plan(layout.plan), load_preset("paper"), 5)
+    assert (measured.images, measured.image_bytes) == (4, sum(map(len, bodies)))
 
 
 def _read_of(output: Path, ordinal: int) -> tuple[tuple[int, int], list[list[float]]]:

@@ -95,6 +95,7 @@ UNREADABLE = {
     "parquet magic and nothing else": ("a.parquet", b"PAR1", "ArrowInvalid", ""),
     "parquet named tsv": ("a.tsv", parquet(), "NotAManifest", "the file is Parquet"),
     "CR alone": ("a.tsv", b"url\tcaption\rhttp://e.org\tA dog\r", "LineEnds", "tr '"),
+    "CR alone, CSV": ("a.csv", b"url,caption\rhttp://e.org,A dog\r", "LineEnds", "tr '"),
     "encrypted Parquet": ("a.parquet", b"PARE" + b"\x00" * 90 + b"PARE", "Encrypted", "without encryption"),
     "UTF-16": ("a.tsv", "caption\na dog\n".encode("utf-16"), "NotUtf8", "iconv"),
     "a binary header": ("a.tsv", b"caption\xff\t\x00url\na\tb\n", "NotText", "header"),
@@ -179,7 +180,6 @@ BAD_SCHEMA = {
     "a header where none should be": ("cc12m", "a.tsv", b"url\tcaption\nhttp://x\ta dog\n", "this line is a header"),
     "no url at all": ("cc3m", "a.tsv", b"a dog\tanother\n", "starts with http"),
     "too many columns": ("cc3m", "a.tsv", b"a\tb\tc\n", "no line among the first 1 has 2 fields"),
-    "a reserved column": ("custom", "a.jsonl", b'{"caption": "a", "_extra": 1}\n', "'_extra' occurs more than once"),
 }
 
 

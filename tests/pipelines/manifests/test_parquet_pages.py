@@ -58,5 +58,5 @@ def test_a_header_that_cannot_be_parsed_ends_the_look() -> None:
     at = metadata.row_group(0).column(0).dictionary_page_offset
     for byte in range(256):
         buffer.seek(at)
-        buffer.write(bytes([byte]) * 40)
+        buffer.write(bytes([byte]) * 5_000)  # 0x19: lists in lists
         column_costs(buffer, metadata, 0)

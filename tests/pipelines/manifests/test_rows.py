@@ -227,6 +227,16 @@ def test_json_keys_and_types_that_come_late_are_kept_aside(write: Write) -> None
     ]
 
 
+def test_a_json_key_named_as_the_column_of_late_values_is_kept_in_it(write: Write) -> None:
+    rows = Rows(write("a.jsonl", b'{"caption": "a dog", "_extra": 1}\n{"caption": "a cat"}'))
+    assert rows.captions == {0: "a dog", 1: "a cat"} and rows.column("_extra") == ['{"_extra": 1}', None]
+
+
+def test_a_csv_of_one_line_may_quote_a_carriage_return(write: Write) -> None:
+    dataset = load_dataset("custom").with_roles(columns=["url", "caption"])
+    assert Rows(write("a.csv", b'http://a.example/1,"A dog\rruns"\n'), dataset).captions == {0: "A dog\rruns"}
+
+
 def test_json_numbers_keep_their_value(write: Write) -> None:
     big = 2**63
     values = [

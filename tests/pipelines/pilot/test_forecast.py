@@ -64,6 +64,24 @@ def test_hours_are_bounded_by_units_and_the_longest_of_them() -> None:
     assert "only 100 units" in found.hours[1_000].note
 
 
+def test_images_of_a_unit_are_distributed_in_image_units() -> None:
+    units = [replace(_unit(n), image_units=2) for n in range(5)]
+    found = _forecast(*units, whole=replace(WHOLE, image_units=200))
+    values = {n: line.estimate.value for n, line in found.hours.items() if line.estimate}
+    assert values[16] == pytest.approx(11.5 * 100 / 3600 / 16)
+    assert values[1_000] == pytest.approx((1.5 + 10 / 2) / 3600)
+
+
+@pytest.mark.parametrize(("on_gpu", "cores", "score"), [(True, 11.5 * 0.04, 7 * 2.5), (False, 18.5 * 0.04, None)])
+def test_hours_of_a_gpu_have_its_price(on_gpu: bool, cores: float, score: float | None) -> None:
+    units = [replace(_unit(n), seconds={**_unit(n).seconds, "score": 7.0}) for n in range(5)]
+    prices = Prices(core_hour=0.04, gpu_hour=2.5)
+    found = _forecast(*units, whole=replace(WHOLE, score_on_gpu=on_gpu), prices=prices)
+    costs = {name: line.estimate.value / 100 * 3600 for name, line in found.cost.items() if line.estimate}
+    wanted = {"cores": cores, "all": cores + (score or 0), **({} if score is None else {"score": score})}
+    assert costs == pytest.approx(wanted)
+
+
 def test_without_prices_there_is_no_cost() -> None:
     assert _forecast(_unit(0), _unit(1)).cost == {}
 

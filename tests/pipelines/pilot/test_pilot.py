@@ -51,6 +51,7 @@ def test_a_sample_of_all_rows_is_called_exact(
     assert main(_arguments(manifest, tmp_path / "out", "--share", "1", unit=1_000)) == 0
     notes = _forecast(tmp_path / "out")["notes"]
     assert "fractions of its rows are exact" in notes[0] and not any("interval" in note for note in notes)
+    assert any("duplicates count as kept" in note for note in notes) and not any("partners" in note for note in notes)
 
 
 def test_the_truth_of_the_full_run_lies_in_the_interval(

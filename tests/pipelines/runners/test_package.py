@@ -5,9 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 from setuptools import find_namespace_packages
 
+from open_diht.pipelines.runners import package
 from open_diht.pipelines.runners.package import build_wheel, code_digest
 from tests.wheel import REPOSITORY
 
@@ -23,3 +26,9 @@ def test_the_wheel_installs_every_package_that_workers_run(tmp_path: Path) -> No
     code = "from open_diht.pipelines.runners.package import code_digest; print(code_digest())"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == code_digest()
+
+
+def test_a_change_of_the_package_itself_is_another_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "__init__.py").write_text("changed = True\n")
+    monkeypatch.setattr(package, "find_spec", lambda name: SimpleNamespace(origin=str(tmp_path / "__init__.py")))
+    assert code_digest.__wrapped__() != code_digest()

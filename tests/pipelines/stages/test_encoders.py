@@ -158,6 +158,27 @@ def test_no_hub_is_asked_while_a_model_is_loaded_and_any_may_be_afterwards(
     assert found == [True] and not constants.is_offline_mode()
 
 
+@pytest.mark.parametrize("content", [b"", b"no zip", b"\x80\x02pickle of what?"], ids=["empty", "text", "pickle"])
+@pytest.mark.parametrize("name", ["open_clip:ViT-S-32-alt:{}", "timm:test_vit:{}", "timm:test_vit:{}.safetensors"])
+def test_a_file_without_weights_is_named_in_one_line(name: str, content: bytes, tmp_path: Path) -> None:
+    for module in ("torch", "open_clip", "timm"):
+        pytest.importorskip(module, reason=f"{module} is not installed: pip install '.[score]'")
+    encoder = name.format(tmp_path / "weights")
+    Path(encoder.rpartition(":")[2]).write_bytes(content)
+    with pytest.raises(EncoderError, match=r"^encoder '.*' does not load: [^\n]+: name a complete file of .*$"):
+        Encoder(find_encoder(encoder))
+
+
+def test_a_tokenizer_of_the_hub_is_an_error_in_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="transformers is not installed: pip install '.[score]'")
+    folder = write_tiny(tmp_path / "tiny")
+    about = json.loads((folder / "open_clip_config.json").read_text())
+    about["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = "organization/model-that-nobody-has"
+    (folder / "open_clip_config.json").write_text(json.dumps(about))
+    with pytest.raises(EncoderError, match=r"^encoder '.*' does not load: [^\n]+Nothing is downloaded: [^\n]+$"):
+        Encoder(find_pair_encoder(f"local-dir:{folder}"))
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

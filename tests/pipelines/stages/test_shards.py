@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 
 import pytest
 
 from open_diht.common.images import BadImage
-from open_diht.pipelines.stages.shards import _member
+from open_diht.pipelines.stages import shards
+from open_diht.pipelines.stages.shards import _member, index_path, remove_shards, shard_path
+from open_diht.pipelines.store.commit import remove
+from open_diht.pipelines.store.layout import Layout
 from tests.common.hostile_images import BOMBS, KINDS
 
 
@@ -33,3 +37,29 @@ def test_bombs_are_not_handed_on(name: str) -> None:
 def test_sound_is_no_webp() -> None:
     with pytest.raises(BadImage, match="not_an_image"):
         _member(b"RIFF" + struct.pack("<I", 40) + b"WAVEfmt " + bytes(36))
+
+
+@pytest.mark.parametrize("removals", range(7))
+def test_a_removal_that_was_killed_is_completed_by_the_next(
+    removals: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout, done = Layout(tmp_path), []
+    for path in (
+        path for n in range(5) for path in (shard_path(layout, "a", n), index_path(shard_path(layout, "a", n)))
+    ):
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.write_bytes(b"")
+
+    def killed_after_some(path: Path) -> None:
+        if len(done) == removals:
+            raise KeyboardInterrupt
+        done.append(path)
+        remove(path)
+
+    monkeypatch.setattr(shards, "remove", killed_after_some)
+    with pytest.raises(KeyboardInterrupt):
+        remove_shards(layout, "a", 1)
+    monkeypatch.undo()
+    remove_shards(layout, "a", 1)
+    left = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert sorted(left) == sorted([shard_path(layout, "a", 0), index_path(shard_path(layout, "a", 0))])
