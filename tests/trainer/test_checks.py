@@ -15,7 +15,7 @@ from PIL import Image
 from open_diht.common.ranks import Ranks, joined_ranks
 from open_diht.trainer import checks
 from open_diht.trainer.config import CheckSettings, TransformSettings
-from open_diht.trainer.data import DataSettings, Source
+from open_diht.trainer.data import DataError, DataSettings, Source
 from open_diht.trainer.data.batch import Batch
 from open_diht.trainer.data.files import BadZeroShotFolder, ZeroShotData, read_zero_shot
 
@@ -81,6 +81,15 @@ def test_by_hand() -> None:
 def test_a_collapsed_model_finds_nothing() -> None:
     """Ties count against the query, so that equal features do not look perfect."""
     assert set(recalls(torch.ones(16, 4), torch.ones(16, 4)).values()) == {0.0}
+
+
+def test_features_that_are_not_numbers_find_nothing() -> None:
+    eye, lost = torch.eye(16), torch.full((16, 16), torch.nan)
+    assert set(recalls(lost, eye).values()) == set(recalls(eye, lost).values()) == {0.0}
+    assert recalls(torch.where(torch.arange(16)[:, None] < 4, lost, eye), eye) == {
+        **dict.fromkeys([f"image_to_text_r{k}" for k in (1, 5, 10)], 12 / 16),  # four queries are lost
+        "text_to_image_r1": 0.0, "text_to_image_r5": 12 / 16, "text_to_image_r10": 12 / 16,  # four come first
+    }  # fmt: skip
 
 
 def test_pairs_with_the_same_caption_are_all_right() -> None:
@@ -170,6 +179,12 @@ def test_zero_shot_while_training(tiny_config: Callable[..., Any], tmp_path: Pat
     said: list[str] = []
     outcome = train(config, tmp_path / "w", said.append)
     share = outcome.checks["zero_shot/accuracy"]
+    with pytest.raises(DataError, match=r"40 x 40 pixels; at most 1,599 .*data\.max_pixels sets the limit"):
+        train(
+            replace(config, data=replace(config.data, max_pixels=1_599, max_bad_share=0.99)),
+            tmp_path / "x",
+            said.append,
+        )
     assert share.n == 6 and share.chance == 0.5
     assert any(text.startswith("step 2: zero-shot, 6 images: accuracy ") for text in said)
 
