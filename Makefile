@@ -48,7 +48,7 @@ option = $(if $($(word 2,$(1))), --$(word 1,$(1))=$(call quote,$($(word 2,$(1)))
 # $(call run,COMMAND,EXTRA ...,option=VARIABLE ...): install what the command needs, then run it.
 run = $(INSTALL)$(subst $() ,,$(addprefix $(comma),$(2) $(CLOUD) $(filter dask,$(RUNNER)))) && set -f && \
   .venv/bin/open-diht $(1)$(foreach pair,$(3),$(call option,$(subst =, ,$(pair)))) $(ARGS)
-CLOUD = $(if $(filter dataflow,$(RUNNER))$(filter s3://% gs://% hf://%,$(INPUT) $(OUTPUT) $(DATA) $(WORKDIR) $(ARGS)),cloud)
+CLOUD = $(if $(filter dataflow,$(RUNNER))$(strip $(foreach store,s3 gs gcs hf,$(findstring $(store)://,$(INPUT) $(OUTPUT) $(DATA) $(WORKDIR) $(ARGS)))),cloud)
 # Extra `download`, unless the data set is the sample or STAGES leaves out the stage.
 DOWNLOAD = $(if $(filter-out sample,$(DATASET))$(INPUT),$(if $(STAGES),$(findstring download,$(STAGES)),download))
 SCORE = $(if $(findstring dedup,$(PRESET))$(findstring laion-paper,$(PRESET))$(findstring --score-model,$(ARGS)),score)

@@ -124,6 +124,7 @@ def _bench(options: argparse.Namespace) -> int:
         return OK
 
     from open_diht.common.ranks import joined_ranks
+    from open_diht.eval.comparison import main_rows
     from open_diht.eval.data import Memo, check_options, data_root
     from open_diht.eval.features import FeatureCache
     from open_diht.eval.models import load_model
@@ -176,9 +177,10 @@ def _bench(options: argparse.Namespace) -> int:
         run = run_tasks(suite, session, tell)
         # Features are shared, so all ranks collect examples; the first one writes the report.
         examples = collect_examples(suite.tasks, run.results, session)
+        rows = [result.row() for result in run.results]
         if group.first:
-            write_report([result.row() for result in run.results], output, examples=examples)
-        measured = {result.task for result in run.results if result.value is not None}
+            write_report(rows, output, examples=examples)
+        measured = [task for task, row in main_rows(rows).items() if row["value"] is not None]
         counted = f"{len(measured)} of {len(suite.tasks)} tasks measured"
         tell(f"{counted}; results.json, results.md and report.html in {output}/")
         if run.absent:

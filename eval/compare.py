@@ -32,20 +32,21 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
     """
     # The description is the second paragraph of the module's docstring.
     parser = Parser(prog=prog, description=(__doc__ or "").split("\n\n")[1])
-    parser.add_argument("a", type=Path, metavar="A", help="results of the first model (a folder of `make bench`)")
-    parser.add_argument("b", type=Path, metavar="B", help="results of the second")
+    parser.add_argument("a", metavar="A", help="results of the first model (a folder of `make bench`)")
+    parser.add_argument("b", metavar="B", help="results of the second")
     parser.add_argument("--output", type=Path, help="folder for compare.json and compare.md (default: B's)")
     return exit_status(lambda: _compare(parser.parse_args(arguments)), failed=(EvalError,))
 
 
 def _compare(options: argparse.Namespace) -> int:
     for name, folder in (("A", options.a), ("B", options.b)):
-        if not folder.name:
+        if not folder:
             raise WrongUse(f"{name} is missing; run `make compare A=out/bench/one B=out/bench/other`")
-    if options.a.resolve() == options.b.resolve():
-        raise WrongUse(f"A and B are the same folder, {options.a}; give two")
-    comparison = compare(options.a, options.b)
-    output = options.output or options.b
+    a, b = Path(options.a), Path(options.b)
+    if a.resolve() == b.resolve():
+        raise WrongUse(f"A and B are the same folder, {a}; give two")
+    comparison = compare(a, b)
+    output = options.output or b
     text = to_markdown(comparison)
     try:
         publish_json(output / "compare.json", asdict(comparison))

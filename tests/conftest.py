@@ -150,6 +150,20 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 os.environ[name] = value
 
 
+@pytest.fixture
+def dead_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """s3://... of a store whose server does not answer."""
+    s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed: pip install '.[cloud]'")
+    with socket.socket() as probe:  # bound and not listening, so that no other process takes the port
+        probe.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{probe.getsockname()[1]}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_MAX_ATTEMPTS"):
+            monkeypatch.setenv(name, "1")
+        s3fs.S3FileSystem.clear_instance_cache()
+        yield "s3://bucket"
+        s3fs.S3FileSystem.clear_instance_cache()
+
+
 def _wait(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
     for _ in range(100):
         with socket.socket() as probe:

@@ -99,6 +99,11 @@ def has_own_tower(model: dict[str, Any]) -> bool:
 
 def _pair(model: dict[str, Any], temperature: float) -> TowerPair:
     model.pop("custom_text", None)
+    if {"hf_model_name", "hf_tokenizer_name"} & set(model["text_cfg"]):
+        raise BadArchitecture(
+            "a `tower` goes with no text model or tokenizer of Hugging Face; leave hf_model_name and hf_tokenizer_name "
+            "out of text_cfg, or take both towers from open_clip"
+        )
     try:
         return TowerPair(**model, vocab_size=tokenizer(model).vocab_size, init_logit_scale=math.log(1 / temperature))
     except (BadTower, *_REFUSALS) as error:

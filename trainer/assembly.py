@@ -37,7 +37,6 @@ class Parts:
         WrongUse: settings contradict each other, the data or the memory.
         BadArchitecture, BadWeights: the model cannot be built or its weights cannot be loaded.
         DataError, BadZeroShotFolder: the data cannot be used.
-        StoreError: concept targets at a URL cannot be read.
         OutOfMemory: with several ranks, a batch is too large.
     """
 

@@ -194,7 +194,7 @@ def _places(queries: Tensor, candidates: Tensor, mine: Tensor, all_of: Tensor) -
         s = queries[rows] @ candidates.T
         right = mine[rows, None] == all_of[None, :]
         best = s.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)  # the query's own pair is always right
-        places.append(((s >= best) & ~right).sum(dim=1))
+        places.append((~((s < best) | right)).sum(dim=1))  # NaN is not less, so it counts against the query
     return torch.cat(places) if places else mine.new_zeros(0)
 
 
@@ -225,8 +225,9 @@ def zero_shot(parts: Parts) -> Share:
     weights = normalize(features.reshape(len(data.names), len(check.templates), -1).mean(dim=1), dim=-1)
     mine = data.images[ranks.rank :: ranks.world]
     prepare = transform(parts.config.transform, parts.shape[1], training=False)
-    files = ImageFiles([path for path, _ in mine], check.batch_size, prepare)
-    feed, guesses = Feed(files, parts.config.data, parts.device), []
+    settings = parts.config.data
+    files = ImageFiles([path for path, _ in mine], check.batch_size, prepare, settings.max_pixels)
+    feed, guesses = Feed(files, settings, parts.device), []
     try:
         for images, _ in feed(0, 0, files.batches):
             guesses.append((_unit(student.encode_image(images)) @ weights.T).argmax(dim=1))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from open_diht.trainer.data import (
     ShardLoader,
 )
 from open_diht.trainer.data.shards import OpenSource
-from open_diht.trainer.stores import store_at
+from open_diht.trainer.stores import StoreError, store_at
 from open_diht.trainer.transforms import StoredTransform, transform
 
 
@@ -62,16 +63,26 @@ def open_pairs(
     return ShardLoader(data, transform=prepared, concepts=concepts or None, begun=begun, opened=opened, **options)
 
 
+@contextmanager
+def _reached() -> Iterator[None]:
+    """Turn the error of a store that does not answer at the start of a run into `BadSource`."""
+    try:
+        yield
+    except StoreError as error:
+        raise BadSource(f"{error}; check the address, the network, and the store's credentials and endpoint") from error
+
+
 def resolved(config: Config) -> tuple[Config, str]:
     """Return the configuration with `concepts.path` auto replaced by paths or "", and a line that reports it.
 
-    Raises `StoreError` if a URL cannot be asked.
+    Raises `BadSource` if the store of the data cannot be reached.
     """
     path = config.concepts.path
     line = f"concept targets: {path}" if path else "concept distillation is not requested"
     if path == "auto":
         folders = [f"{place.rstrip('/')}/concepts" for place in config.data.places]
-        path = ",".join(folders) if all(store_at(folder).exists("targets") for folder in folders) else ""
+        with _reached():
+            path = ",".join(folders) if all(store_at(folder).exists("targets") for folder in folders) else ""
         line = f"concept targets: {path}"
         if not path:
             line = f"no distillation: not all sources have concept targets, {', '.join(folders)} (`make concepts`)"
@@ -82,14 +93,15 @@ def concept_targets(config: Config) -> list[ConceptTargets]:
     """Open the concept targets of each data source; return an empty list without distillation.
 
     `concepts.path` must be resolved. Raises `ConceptMismatch` if targets are missing or lack a head
-    that is trained, or if there are not as many folders as sources; `StoreError` if a URL cannot be read.
+    that is trained, or if there are not as many folders as sources; `BadSource` if their store cannot be reached.
     """
     paths = [path for path in config.concepts.path.split(",") if path]
     if not paths or not config.concepts.weights:
         return []
     if len(paths) != len(config.data.places):
         raise ConceptMismatch(f"concepts.path names {len(paths)} folders for {len(config.data.places)} data sources")
-    targets = [open_targets(path) for path in paths]
+    with _reached():
+        targets = [open_targets(path) for path in paths]
     for path, each in zip(paths, targets, strict=True):
         missing = [name for name in config.concepts.weights if name not in each.heads]
         if missing:

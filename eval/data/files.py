@@ -6,6 +6,7 @@ import contextlib
 import csv
 import gzip
 import json
+import string
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -92,7 +93,7 @@ def _groups(path: Path, names: Sequence[str], place: str) -> tuple[str, ...]:
     found = {}
     for number, row in enumerate(read_rows(path, place, csv.QUOTE_NONE), start=1):
         with usable(f"{place}, row {number}", row):
-            found[str(row["image"])] = str(row["group"])
+            found[_text(row["image"])] = _text(row["group"])
     lacking = [name for name in names if not found.get(name)]
     if lacking:
         raise DataBroken(f"{place} has no group for {len(lacking)} of {len(names)} images, as {lacking[0]}")
@@ -129,8 +130,11 @@ def read_manifest(path: Path, options: Mapping[str, Any], memo: Memo, place: str
     found: dict[str, list[Any]] = {}
     for number, row in enumerate(read_rows(path, place, csv.QUOTE_NONE), start=1):
         with usable(f"{place}, row {number}", row):
-            name, value = str(options["image"]).format_map(row), row[str(column)]
-        if name not in leave_out and (str(value).strip() or not options.get("skip_empty")):
+            value = row[str(column)]
+            if options.get("skip_empty") and not _text(value).strip():
+                continue
+            name = Columns().vformat(str(options["image"]), (), row)
+        if name not in leave_out:
             found.setdefault(name, []).append(value)
     # Images that are all absent were not downloaded; a single absent one means a broken set.
     if found and not any((root / name).is_file() for name in found):
@@ -138,13 +142,27 @@ def read_manifest(path: Path, options: Mapping[str, Any], memo: Memo, place: str
     for name, values in found.items():
         if not (root / name).is_file():
             raise DataBroken(f"{place}: image {name} is not there")
-        if not all(str(value).strip() for value in values):
+        if not all(_text(value).strip() for value in values):
             raise DataBroken(f"{place}: image {name} has an empty {column}")
     images = FileImages(root, list(found), memo, place)
     if "caption" in options:
         captions = tuple(tuple(str(value) for value in values) for values in found.values())
         return DataSet(images=images, layout="manifest", place=place, captions=captions)
     return DataSet(images=images, layout="manifest", place=place, labels=_labels(found, place))
+
+
+def _text(value: Any) -> str:
+    """Return a column's value as text; empty for JSON's null and for a column that a row lacks."""
+    return "" if value is None else str(value)
+
+
+class Columns(string.Formatter):
+    """A formatter of patterns over a row's columns; None, which is no value, raises ValueError."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if value is None:
+            raise ValueError("a column is empty")
+        return str(super().format_field(value, format_spec))
 
 
 def read_lines(folder: Path, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:

@@ -16,35 +16,32 @@ _BLANKS = re.compile(r"[ \t\n\r]*")
 def elements(path: Path, name: str) -> Iterator[Any]:
     """Yield the elements of the list `name` of the JSON object in `path`.
 
-    Values before the list are read and dropped, those behind it are not decoded. At most one value
-    or element is decoded at once.
+    Other values are decoded and dropped, also those behind the list, which shows whether the file is
+    complete. At most one value or element is decoded at once.
 
     Args:
         path: The file.
         name: The key of the list.
 
     Raises:
-        json.JSONDecodeError: The file is not such an object, or ends before the list does.
-        UnicodeDecodeError: The text read so far is not UTF-8.
+        json.JSONDecodeError: The file is not such an object, or is truncated.
+        UnicodeDecodeError: It is not UTF-8.
     """
     with path.open(encoding="utf-8") as file:
         text = _Text(file)
-        text.expect("{")
-        while True:
+        found, separator = False, "{"
+        while separator != "}":
+            text.expect(separator)
             key = text.value()
             text.expect(":")
             if key == name:
-                break
-            text.value()
-            text.expect(",")
-        text.expect("[")
-        if text.next() == "]":
-            return
-        while True:
-            yield text.value()
-            if text.next() == "]":
-                return
-            text.expect(",")
+                found = True
+                yield from text.elements()
+            else:
+                text.value()
+            separator = "}" if text.next() == "}" else ","
+        if not found:
+            raise json.JSONDecodeError(f"no list {name!r}", "", 0)
 
 
 class _Text:
@@ -84,6 +81,15 @@ class _Text:
                 continue
             self._at = end
             return found
+
+    def elements(self) -> Iterator[Any]:
+        """Yield the elements of a list."""
+        self.expect("[")
+        while self.next() != "]":
+            yield self.value()
+            if self.next() != "]":
+                self.expect(",")
+        self.expect("]")
 
     def _more(self) -> bool:
         """Read at least as much as is pending, so that repeated decoding stays proportional to the file."""

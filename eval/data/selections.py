@@ -17,7 +17,7 @@ from PIL import Image
 
 from open_diht.eval.data.annotations import Association, Choice, Pair
 from open_diht.eval.data.dataset import DataSet
-from open_diht.eval.data.files import FileImages, read_rows, usable
+from open_diht.eval.data.files import Columns, FileImages, read_rows, usable
 from open_diht.eval.data.memo import Memo
 from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
 from open_diht.eval.hashes import sha256_of
@@ -182,7 +182,7 @@ class _Row:
         """Fill the pattern with the row's columns. Raises `DataBroken` for a misfit or an empty result."""
         named = self.content if isinstance(self.content, dict) else {}
         try:
-            found = str(pattern).format(*(self.content.values() if named else self.content), **named).strip()
+            found = Columns().format(str(pattern), *(self.content.values() if named else self.content), **named).strip()
         except (KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
             raise DataBroken(f"{self.place}: {pattern!r} does not fit its columns ({error!r})") from None
         if not found:

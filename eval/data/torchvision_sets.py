@@ -34,7 +34,7 @@ def torchvision_set(folder: Path, split: str, options: Mapping[str, Any], downlo
         download: Whether torchvision may download, where the class can.
 
     Raises:
-        WrongUse: torchvision has no such class, or it takes no such option.
+        WrongUse: torchvision has no such class, or it takes no such option or split.
     """
     kind, arguments = _kind(options)
     parameters = inspect.signature(kind).parameters
@@ -44,7 +44,12 @@ def torchvision_set(folder: Path, split: str, options: Mapping[str, Any], downlo
         arguments["train"] = split == "train"
     if "download" in parameters:
         arguments["download"] = download
-    return kind(folder, **arguments)
+    try:
+        return kind(folder, **arguments)
+    except ValueError as error:
+        if not str(error).startswith("Unknown value"):  # of torchvision's check of options
+            raise
+        raise WrongUse(f"torchvision's {options['name']}: {error}") from None
 
 
 def _kind(options: Mapping[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
@@ -74,7 +79,7 @@ def read_torchvision(folder: Path, split: str, options: Mapping[str, Any], memo:
     Raises:
         DataMissing: The folder does not exist, or torchvision does not find the set.
         DataBroken: The set has no images.
-        WrongUse: torchvision has no such class, or it takes no such option.
+        WrongUse: torchvision has no such class, or it takes no such option or split.
     """
     _kind(options)
     if not folder.is_dir():

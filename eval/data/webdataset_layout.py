@@ -144,10 +144,10 @@ class TarImages:
 
 
 def _shards(folder: Path, place: str) -> list[Path]:
+    place = f"{place}/{folder.name}"
     if not folder.is_dir():
         raise DataMissing(f"{place} is not there")
     count_file = folder / "nshards.txt"
-    place = f"{place}/{folder.name}"
     if not count_file.is_file():
         raise DataBroken(f"{place}/nshards.txt is missing: the download is incomplete, or the layout is another")
     text = text_of(count_file, f"{place}/{count_file.name}").strip()

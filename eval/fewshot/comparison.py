@@ -19,7 +19,7 @@ from open_diht.eval.errors import DataBroken
 from open_diht.eval.fewshot.curves import estimate
 from open_diht.eval.fewshot.predictions import Predictions, read_predictions
 from open_diht.eval.records import read_written
-from open_diht.eval.results import Compared, why_not_comparable
+from open_diht.eval.results import AGAIN, Compared, why_not_comparable
 from open_diht.eval.statistics import FEWEST, crossed_difference
 
 TEXT_ALONE = "zero-shot"
@@ -75,7 +75,7 @@ def _paired(
         lost = next((row["protocol"].get("missing", "no number") for row in rows if row["value"] is None), "")
         if lost:
             raise _NotPaired(f"no few-shot numbers in {name}: {lost}")
-        record = read_written(folder / "few_shot" / f"{task}.json")
+        record = _record(folder / "few_shot" / f"{task}.json")
         try:
             kept.append(read_predictions(folder / "few_shot" / f"{task}.npz"))
         except FileNotFoundError:
@@ -85,7 +85,7 @@ def _paired(
         records.append(record)
     if reason := why_not_comparable(rows_a[0]["protocol"], rows_b[0]["protocol"]):
         raise _NotPaired(reason)
-    metrics = [record["settings"]["metric"] for record in records]
+    metrics = [metric for metric, _ in records]
     if metrics[0] != metrics[1]:
         raise _NotPaired(f"A has {metrics[0]}, B has {metrics[1]}")
     first, second = kept
@@ -97,7 +97,7 @@ def _paired(
         raise _NotPaired("the same images have other labels in A and B")
     found = []
     for k in sorted(set(first.shots.tolist()) & set(second.shots.tolist())):
-        seeds = _common_seeds(records[0]["shots"], records[1]["shots"], k)
+        seeds = _common_seeds(records[0][1], records[1][1], k)
         if not seeds:
             raise _NotPaired("no seed drew the same shots in A and B")
         for method in first.methods.tolist():
@@ -108,14 +108,27 @@ def _paired(
     return found
 
 
-def _common_seeds(a: Mapping[str, Any], b: Mapping[str, Any], k: int) -> list[int]:
+_Shots = Mapping[int, Sequence[Sequence[str]]]
+"""Seed to the keys of each class's shots."""
+
+
+def _record(path: Path) -> tuple[str, _Shots] | None:
+    """Return the metric and the shots of a record, None where there is none. Raises `DataBroken` if it is corrupt."""
+    record = read_written(path)
+    if record is None:
+        return None
+    try:
+        shots = {int(seed): [list(keys) for keys in classes] for seed, classes in record["shots"].items()}
+        return str(record["settings"]["metric"]), shots
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataBroken(f"{path} is corrupt ({error!r}); {AGAIN}") from None
+
+
+def _common_seeds(a: _Shots, b: _Shots, k: int) -> list[int]:
     """Return the seeds whose k shots of every class are the same in both records."""
-    same = []
-    # Seeds are strings in JSON; sort them as numbers.
-    for seed in sorted(set(a) & set(b), key=int):
-        if [keys[:k] for keys in a[seed]] == [keys[:k] for keys in b[seed]]:
-            same.append(int(seed))
-    return same
+    return [
+        seed for seed in sorted(set(a) & set(b)) if [keys[:k] for keys in a[seed]] == [keys[:k] for keys in b[seed]]
+    ]
 
 
 def _tested(

@@ -75,9 +75,13 @@ def heading(kind: str) -> str:
 def checked(results: Sequence[Row]) -> list[Row]:
     """Return the rows if each has all columns of results.json; raises ValueError otherwise."""
     for index, row in enumerate(results):
+        if not isinstance(row, Mapping):
+            raise ValueError(f"result {index} is not an object")
         lacking = [name for name in COLUMNS if name not in row]
         if lacking:
             raise ValueError(f"result {index} ({row.get('task', 'unnamed')}) lacks {', '.join(lacking)}")
+        if not isinstance(row["protocol"], Mapping):
+            raise ValueError(f"the protocol of result {index} ({row['task']}) is not an object")
     return list(results)
 
 

@@ -44,7 +44,7 @@ from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.locking import FileLock, output_lock
 from open_diht.pipelines.store.ownership import foreign_entry
 from open_diht.pipelines.store.records import Vouched
-from open_diht.pipelines.store.storage import FileStamp, StorePath, each, in_memory, is_local, stamps
+from open_diht.pipelines.store.storage import FileStamp, StorePath, asked, each, in_memory, is_local, stamps
 
 _log = logging.getLogger(__name__)
 _STAGES = ("vocabulary", "labels", "features")
@@ -106,10 +106,11 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> in
     for what, path in (("DATA", settings.data), ("OUTPUT", settings.output)):
         if in_memory(path):
             raise WrongUse(f"{what} {path} is in the memory of this process, which workers do not see; choose a folder")
-    kept = stamps(settings.data / "kept", ".parquet")
-    if not kept:
-        raise WrongUse(f"{settings.data}/kept: no *.parquet; DATA is the output folder of `make filter`")
-    shards = shard_entries(settings.data)
+    with asked(settings.data, WrongUse, "check DATA, the network, and the credentials and endpoint of its store"):
+        kept = stamps(settings.data / "kept", ".parquet")
+        if not kept:
+            raise WrongUse(f"{settings.data}/kept: no *.parquet; DATA is the output folder of `make filter`")
+        shards = shard_entries(settings.data)
     layout = Layout(settings.output)
     _check_output(layout)
     extraction = Extraction(settings, layout)
@@ -119,13 +120,13 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> in
     sees = seen(settings.teacher) if missing else None  # weights that do not fit fail before anything is written
     if is_local(settings.output):
         settings.output.mkdir(parents=True, exist_ok=True)
-    asked = fingerprint_of(settings.teacher.identity(), settings.min_count, settings.max_size)
-    name = shard_name(settings.shard, asked) if settings.shard else ""
+    request = fingerprint_of(settings.teacher.identity(), settings.min_count, settings.max_size)
+    name = shard_name(settings.shard, request) if settings.shard else ""
     with output_lock(layout, settings.shard is not None, name, say) as lock:
         if sees is not None:
             settle(layout, settings.teacher, settings.precision, extraction.device, sees)
             extraction = Extraction(settings, layout)
-        return _Run(settings, layout, say, kept, shards, extraction, asked, lock).do()
+        return _Run(settings, layout, say, kept, shards, extraction, request, lock).do()
 
 
 def _check_output(layout: Layout) -> None:

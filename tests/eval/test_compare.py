@@ -224,10 +224,21 @@ class TestCommand:
 
     def test_wrong_use_is_one_line_and_writes_nothing(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         folder = write(tmp_path / "a", [], {})
-        for words in ([str(folder)], [str(folder), str(tmp_path / "no")], [str(folder), str(folder)]):
+        for words in (
+            [str(folder)],
+            [str(folder), str(tmp_path / "no")],
+            [str(folder), str(folder)],
+            ["", str(folder)],
+        ):
             assert main(words) == 2
             assert capsys.readouterr().err.startswith("error: ")
         assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "results.json"]
+
+    def test_the_current_folder_is_a_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        one, other = (write(tmp_path / name, [top1(np.ones(4))], {"cats": items(np.ones(4))}) for name in "ab")
+        monkeypatch.chdir(one)
+        assert main([".", str(other)]) == 0
+        assert json.loads((other / "compare.json").read_text())["a"] == "."
 
     def test_an_output_that_cannot_be_written_is_one_line(self, tmp_path: Path, capsys: Any) -> None:
         one, other = (write(tmp_path / name, [top1(np.ones(4))], {"cats": items(np.ones(4))}) for name in "ab")
@@ -245,7 +256,8 @@ class TestCommand:
     def test_torn_files_are_one_line_that_names_them(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         one = write(tmp_path / "a", [top1(np.ones(4))], {"cats": items(np.ones(4))})
         other = write(tmp_path / "b", [top1(np.ones(4))], {"cats": items(np.ones(4))})
-        for content in ('[{"task": "ca', "{}", '[{"task": "cats"}]'):
+        of_list = json.dumps([{**top1(np.ones(4)), "protocol": []}])
+        for content in ('[{"task": "ca', "{}", '[{"task": "cats"}]', "[1]", of_list):
             (other / "results.json").write_text(content)
             assert main([str(one), str(other)]) == 1
             said = capsys.readouterr().err

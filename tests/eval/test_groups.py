@@ -151,6 +151,9 @@ def test_a_folder_says_its_groups_in_a_table(tmp_path: Path, memo: Memo, cache: 
     table.write_text("\n".join(["image\tgroup", *rows]), encoding="utf-8")
     with pytest.raises(DataBroken, match=r"no group for 3 of 6 images, as blue/5.png"):
         open_task(task, tmp_path, memo)
+    table.write_text("\n".join(["image\tgroup", *rows, "red/3.png"]), encoding="utf-8")
+    with pytest.raises(DataBroken, match=r"no group for 3 of 6 images, as blue/5.png"):
+        open_task(task, tmp_path, memo)
     rows += [f"{colour}/{number + 3}.png\tsouth" for number, colour in enumerate(COLOURS)]
     table.write_text("\n".join(["image\tgroup", *rows]), encoding="utf-8")
     data = open_task(task, tmp_path, memo)

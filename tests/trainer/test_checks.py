@@ -15,7 +15,7 @@ from PIL import Image
 from open_diht.common.ranks import Ranks, joined_ranks
 from open_diht.trainer import checks
 from open_diht.trainer.config import CheckSettings, TransformSettings
-from open_diht.trainer.data import DataSettings, Source
+from open_diht.trainer.data import DataError, DataSettings, Source
 from open_diht.trainer.data.batch import Batch
 from open_diht.trainer.data.files import BadZeroShotFolder, ZeroShotData, read_zero_shot
 
@@ -81,6 +81,15 @@ def test_by_hand() -> None:
 def test_a_collapsed_model_finds_nothing() -> None:
     """Ties count against the query, so that equal features do not look perfect."""
     assert set(recalls(torch.ones(16, 4), torch.ones(16, 4)).values()) == {0.0}
+
+
+def test_features_that_are_not_numbers_find_nothing() -> None:
+    eye, lost = torch.eye(16), torch.full((16, 16), torch.nan)
+    assert set(recalls(lost, eye).values()) == set(recalls(eye, lost).values()) == {0.0}
+    assert recalls(torch.where(torch.arange(16)[:, None] < 4, lost, eye), eye) == {
+        **dict.fromkeys([f"image_to_text_r{k}" for k in (1, 5, 10)], 12 / 16),  # four queries are lost
+        "text_to_image_r1": 0.0, "text_to_image_r5": 12 / 16, "text_to_image_r10": 12 / 16,  # four come first
+    }  # fmt: skip
 
 
 def test_pairs_with_the_same_caption_are_all_right() -> None:
@@ -163,7 +172,7 @@ def test_zero_shot_while_training(tiny_config: Callable[..., Any], tmp_path: Pat
     for name in ("circle", "square"):
         (tmp_path / "classes" / name).mkdir(parents=True)
         for i in range(3):
-            Image.effect_noise((40, 40), 50).convert("RGB").save(tmp_path / "classes" / name / f"{i}.png")
+            Image.effect_noise((48, 48), 50).convert("RGB").save(tmp_path / "classes" / name / f"{i}.png")
     config = tiny_config(
         schedule={"samples": 32}, check={"zero_shot": str(tmp_path / "classes"), "templates": ["a {}.", "one {}."]}
     )
@@ -172,6 +181,9 @@ def test_zero_shot_while_training(tiny_config: Callable[..., Any], tmp_path: Pat
     share = outcome.checks["zero_shot/accuracy"]
     assert share.n == 6 and share.chance == 0.5
     assert any(text.startswith("step 2: zero-shot, 6 images: accuracy ") for text in said)
+    smaller = replace(config, data=replace(config.data, max_pixels=48 * 48 - 1))  # the training's images are smaller
+    with pytest.raises(DataError, match=r"48 x 48 pixels; at most 2,303 .*data\.max_pixels sets the limit"):
+        train(smaller, tmp_path / "x", said.append)
 
 
 def test_mean_recall() -> None:

@@ -14,7 +14,7 @@ import pytest
 from open_diht.common.fields import build
 from open_diht.trainer.config import Config
 from open_diht.trainer.config_files import load_config
-from open_diht.trainer.data import ConceptMismatch
+from open_diht.trainer.data import BadSource, ConceptMismatch
 from open_diht.trainer.inputs import concept_targets, resolved
 from open_diht.trainer.loop import train
 from tests.trainer.conftest import entries
@@ -46,6 +46,13 @@ def test_auto_looks_beside_remote_data_too(tmp_path: Path) -> None:
         assert resolved(config_of(url))[0].concepts.path == f"{url}/concepts"
     finally:
         memory.rm(f"/{tmp_path.name}", recursive=True)
+
+
+def test_a_store_that_does_not_answer_at_the_start_is_wrong_use(dead_store: str) -> None:
+    with pytest.raises(BadSource, match=r"s3://bucket/data/concepts/targets: .*check the address"):
+        resolved(config_of(f"{dead_store}/data"))
+    with pytest.raises(BadSource, match=r"s3://bucket/c.*check the address"):
+        concept_targets(config_of("x", path=f"{dead_store}/c"))
 
 
 def test_what_was_asked_for_must_be_there(targets: Path, tmp_path: Path) -> None:

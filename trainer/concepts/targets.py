@@ -12,8 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from open_diht.trainer.data.errors import ConceptMismatch
+from open_diht.trainer.data.errors import UNREADABLE, ConceptMismatch
 from open_diht.trainer.stores import Store, store_at
 
 VERSION = 1
@@ -172,13 +171,18 @@ def packed(targets: ShardTargets, about: Mapping[str, Any]) -> bytes:
     return content.getvalue()
 
 
-def about(content: bytes) -> dict[str, Any]:
-    """Return the provenance in a targets file, or an empty dict if it cannot be read."""
+def about(content: bytes, heads: Collection[str]) -> dict[str, Any]:
+    """Return the provenance in a targets file, or an empty dict if any part of the file is damaged.
+
+    Args:
+        content: the bytes of the file.
+        heads: names of the heads that it must hold.
+    """
     try:
         with np.load(io.BytesIO(content)) as arrays:
             found: dict[str, Any] = json.loads(arrays["about"].tobytes())
-            return found
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return found if set(unpacked(content).ids) == set(heads) else {}  # reading an array checks its CRC-32
+    except (*UNREADABLE, RuntimeError):  # zipfile raises RuntimeError if a damaged header names an encryption
         return {}
 
 

@@ -14,8 +14,8 @@ from functools import partial
 from itertools import chain
 from multiprocessing import get_context
 
-from open_diht.common.command_line import OK, Parser, complain, exit_status, number, say
-from open_diht.common.fields import Count, Share
+from open_diht.common.command_line import OK, Parser, WrongUse, complain, exit_status, number, say
+from open_diht.common.fields import Count, Positive, Share
 from open_diht.trainer.data.decode import UndecodableImage, decode
 from open_diht.trainer.data.errors import DataError, Kind
 from open_diht.trainer.data.settings import DataSettings, Source
@@ -59,13 +59,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--max-bad-share", type=number(Share), default=0.01, help="fraction of bad samples that is allowed (0.01)"
     )
+    parser.add_argument(
+        "--max-pixels",
+        type=number(Positive),
+        default=DataSettings.max_pixels,
+        help=f"largest accepted width x height, data.max_pixels of the training ({DataSettings.max_pixels:,})",
+    )
     return exit_status(lambda: _look(parser.parse_args(arguments)))
 
 
 def _look(options: argparse.Namespace) -> int:
+    if "" in options.paths:
+        raise WrongUse("a path is empty, perhaps from an unset variable; give it a value, or leave it out")
     status = OK
     for path in options.paths:
-        settings = DataSettings(sources=(Source(path=path),), workers=options.workers, max_bad_share=1.0)
+        settings = DataSettings(
+            sources=(Source(path=path),),
+            workers=options.workers,
+            max_bad_share=1.0,
+            max_pixels=options.max_pixels,
+        )
         try:
             source = open_source(settings.sources[0], settings)
             found = [] if options.index_only else list(chain.from_iterable(_decoded(source, settings)))

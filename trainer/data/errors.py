@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from enum import StrEnum
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.shard_index import Defect
 from open_diht.trainer.errors import TrainingError
 
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 """Errors that NumPy raises for files whose arrays are damaged or missing."""
 
 

@@ -91,7 +91,10 @@ def read_features(place: str, split: Split) -> list[FeatureFile]:
 
 def _read(path: Path, split: Split) -> FeatureFile:
     try:
-        with np.load(path) as content:
+        content = np.load(path)
+        if isinstance(content, np.ndarray):
+            raise ValueError("it holds a single array; save all arrays in one .npz file")
+        with content:
             arrays = {name: content[name] for name in content.files}
             stored = arrays["images"] if "images" in arrays else arrays["features"]
             inputs = _images(stored) if "images" in arrays else _features(stored, arrays.get("scale"))

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.image_formats import EXTENSIONS
-from open_diht.common.images import ImageLimits
 from open_diht.trainer.data.decode import UndecodableImage, decode
 from open_diht.trainer.data.errors import DataError
 from open_diht.trainer.data.reader import Images, Transform
@@ -65,10 +64,11 @@ class ImageFiles:
         paths: the files.
         batch_size: images per batch; the last one may have fewer.
         transform: function from an image (PIL, RGB) to a (3, h, w) tensor.
+        max_pixels: largest accepted width x height of an image.
     """
 
-    def __init__(self, paths: Sequence[Path], batch_size: int, transform: Transform):
-        self._paths, self._size, self._transform = paths, batch_size, transform
+    def __init__(self, paths: Sequence[Path], batch_size: int, transform: Transform, max_pixels: int):
+        self._paths, self._size, self._transform, self._max_pixels = paths, batch_size, transform, max_pixels
         self.batches = -(-len(paths) // batch_size)
         """Number of batches."""
         self.state: Callable[[str], None] = _say_nothing
@@ -87,14 +87,14 @@ class ImageFiles:
         images = Images(len(paths))
         for path in paths:
             self.state(str(path))
-            images.add(self._transform(_image(path)))
+            images.add(self._transform(_image(path, self._max_pixels)))
         assert images.tensor is not None
         return images.tensor, ()
 
 
-def _image(path: Path) -> Image:
+def _image(path: Path, max_pixels: int) -> Image:
     try:
-        return decode(path.read_bytes(), ImageLimits.max_pixels)
+        return decode(path.read_bytes(), max_pixels)
     except (OSError, UndecodableImage) as error:
         raise DataError(f"{path} cannot be read as an image; take it out of the folder: {error}") from error
 

@@ -24,7 +24,7 @@ from open_diht.common import shard_index
 from open_diht.common.shard_index import BadIndex, ShardIndex, hash64, is_current, place_beside, save, scan, stamp_of
 from open_diht.trainer.data.errors import BadSource, Kind, ShardMismatch, TooManyBad
 from open_diht.trainer.data.settings import DataSettings, Source, Split
-from open_diht.trainer.data.sources import MANIFEST, FoundShards, find_shards, name_of
+from open_diht.trainer.data.sources import MANIFEST, FoundShards, find_shards, name_of, reached
 from open_diht.trainer.data.store import ShardFile, ShardStore, default_cache, is_remote
 from open_diht.trainer.data.subset import Found, Subset
 
@@ -363,20 +363,17 @@ def _index_folder(found: FoundShards, settings: DataSettings) -> Path:
 def _stamp(url: str) -> str | None:
     """Return a stamp that changes with the file, or None if it is missing.
 
-    Raises `BadSource` for a folder, and instead of other OSErrors.
+    Raises `BadSource` for a folder, and if the file cannot be reached.
     """
-    try:
+    with reached(f"shard {url}"), contextlib.suppress(FileNotFoundError):
         if not is_remote(url):
             if Path(url).is_dir():
                 raise BadSource(f"shard {url} is a folder; name tars, or a folder of tars")
             return stamp_of(Path(url))
         fs, inside = fsspec.core.url_to_fs(url)
         info = fs.info(inside)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise BadSource(f"shard {url} cannot be reached: {error}") from error
-    return "-".join(str(info.get(name)) for name in ("size", "ETag", "etag", "mtime", "LastModified"))
+        return "-".join(str(info.get(name)) for name in ("size", "ETag", "etag", "mtime", "LastModified"))
+    return None
 
 
 def _indices(

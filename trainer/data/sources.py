@@ -8,12 +8,16 @@ import json
 import os
 import re
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import fsspec  # type: ignore[import-untyped, unused-ignore]
 
-from open_diht.trainer.data.errors import BadSource, ShardMismatch
+from open_diht.common.command_line import WrongUse
+from open_diht.common.store_errors import in_words, is_of_client
+from open_diht.trainer.data.errors import BadSource, DataError, ShardMismatch
 from open_diht.trainer.data.store import is_remote
 
 MANIFEST = "manifest.json"
@@ -40,8 +44,8 @@ class FoundShards(NamedTuple):
 def find_shards(path: str) -> FoundShards:
     """Find the tars of a source, including missing ones that a manifest or a brace pattern names.
 
-    Raises `BadSource` if there are none or an OSError prevents listing them, `ShardMismatch` if they differ from the
-    manifest.
+    Raises `BadSource` if there are none or they cannot be listed, `ShardMismatch` if they differ from the manifest,
+    `WrongUse` if the path is not an address that fsspec can use.
     """
     braces = _BRACES.search(path)
     if braces:
@@ -50,7 +54,11 @@ def find_shards(path: str) -> FoundShards:
             raise BadSource(f"{path}: {first} is after {last}, so this names no shard; write {{{last}..{first}}}")
         numbers = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]  # padded alike
         return FoundShards([path[: braces.start()] + number + path[braces.end() :] for number in numbers], {})
-    found = _remote(path) if is_remote(path) else _local(path.removeprefix("file://"))
+    if is_remote(path):
+        with reached(path):
+            found = _remote(path)
+    else:
+        found = _local(path.removeprefix("file://"))
     urls, manifest = found.urls, found.entries
     names = [name_of(url) for url in urls]
     if not urls:
@@ -92,23 +100,38 @@ def _remote(path: str) -> FoundShards:
     def full(found: str) -> str:
         return found if "://" in found else f"{protocol}://{found.lstrip('/')}"
 
+    if inside.endswith(".tar") and not globbing.has_magic(inside):
+        return FoundShards([path], {})
+    if globbing.has_magic(inside):
+        return FoundShards([full(found) for found in fs.glob(inside)], {})
+    folder = inside.rstrip("/")
+    if fs.exists(manifest := f"{folder}/{INDEXES}/{MANIFEST}"):
+        return _elsewhere(full(manifest), fs.cat_file(manifest))
+    if fs.isdir(f"{folder}/shards"):
+        folder = f"{folder}/shards"
+    manifest = f"{folder}/{MANIFEST}"
+    known = _entries(fs.cat_file(manifest), full(manifest)) if fs.exists(manifest) else {}
+    if known:  # no need to list, which some stores cannot
+        return FoundShards([full(f"{folder}/{name}") for name in known], known)
+    return FoundShards([full(found) for found in fs.glob(f"{folder}/*.tar")], known)
+
+
+@contextmanager
+def reached(url: str) -> Iterator[None]:
+    """Turn errors of a store in the `with` block into `BadSource`, and those of an unusable address into `WrongUse`."""
     try:
-        if inside.endswith(".tar") and not globbing.has_magic(inside):
-            return FoundShards([path], {})
-        if globbing.has_magic(inside):
-            return FoundShards([full(found) for found in fs.glob(inside)], {})
-        folder = inside.rstrip("/")
-        if fs.exists(manifest := f"{folder}/{INDEXES}/{MANIFEST}"):
-            return _elsewhere(full(manifest), fs.cat_file(manifest))
-        if fs.isdir(f"{folder}/shards"):
-            folder = f"{folder}/shards"
-        manifest = f"{folder}/{MANIFEST}"
-        known = _entries(fs.cat_file(manifest), full(manifest)) if fs.exists(manifest) else {}
-        if known:  # no need to list, which some stores cannot
-            return FoundShards([full(f"{folder}/{name}") for name in known], known)
-        return FoundShards([full(found) for found in fs.glob(f"{folder}/*.tar")], known)
-    except OSError as error:
-        raise BadSource(f"{path} cannot be listed: {error}") from error
+        yield
+    except DataError:
+        raise
+    except Exception as error:  # errors of fsspec's clients have no common base class
+        if isinstance(error, OSError) or is_of_client(error):
+            raise BadSource(
+                f"{url} cannot be reached ({in_words(error)}); check the address and the rights, for a store also "
+                "the network, the credentials and the endpoint"
+            ) from error
+        if isinstance(error, ValueError | ImportError):  # of an unknown protocol, or of one without an installed client
+            raise WrongUse(f"{url} cannot be used: {error}") from error
+        raise
 
 
 def _elsewhere(where: str, content: bytes) -> FoundShards:

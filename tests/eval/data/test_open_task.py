@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from open_diht.eval.data import class_names, open_support, sample_indices, shared_images, templates
-from open_diht.eval.errors import DataBroken, DataMissing
+from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
 from open_diht.eval.fetch.writing import jpeg
 from open_diht.eval.protocol import data_record
 from open_diht.eval.session import open_task
@@ -40,7 +40,7 @@ def test_an_absolute_path_needs_no_data_folder(tmp_path: Any, colour_set: Any, m
 
 
 def test_data_that_is_nowhere_says_how_to_get_it(tmp_path: Any, memo: Any) -> None:
-    with pytest.raises(DataMissing, match=r"data not found: paint some .*nowhere is not there; colours is not there"):
+    with pytest.raises(DataMissing, match=r"data not found: paint some .*nowhere/test is not there; colours/test is"):
         open_task(TASK, tmp_path, memo)
 
 
@@ -187,6 +187,28 @@ def test_lists_of_images_put_the_captions_of_one_together(tmp_path: Any, memo: A
             open_task(dataclasses.replace(listed, sources=(broken,)), tmp_path, memo)
 
 
+@pytest.mark.parametrize(
+    ("file", "rows"),
+    [
+        ("list.tsv", "image\tcaption\n1.png\tred\n2.png"),
+        ("list.jsonl", '{"image": "1.png", "caption": "red"}\n{"image": "2.png", "caption": null}'),
+    ],
+)
+def test_a_column_without_a_value_is_empty(tmp_path: Any, memo: Any, file: str, rows: str) -> None:
+    (images_in(tmp_path / "m", {"1.png": "red", "2.png": "blue"}) / file).write_text(rows, encoding="utf-8")
+
+    def captions(**options: Any) -> Any:
+        source = Source(layout="manifest", path=f"m/{file}", options={"caption": "caption", **options})
+        listed = task(kind="retrieval", direction="image_to_text", metric="recall@1", sources=(source,))
+        return open_task(listed, tmp_path, memo).captions
+
+    assert captions(image="{image}", skip_empty=True) == (("red",),)
+    with pytest.raises(DataBroken, match=r"image 2\.png has an empty caption"):
+        captions(image="{image}")
+    with pytest.raises(DataBroken, match=rf"m/{file}, row 2: .*a column is empty"):
+        captions(image="{caption}.png", caption="image")
+
+
 def test_torchvision_sets_are_read_and_never_downloaded(tmp_path: Any, memo: Any) -> None:
     raw = tmp_path / "tv" / "FashionMNIST" / "raw"
     source = Source(layout="torchvision", path="tv", options={"name": "FashionMNIST"})
@@ -201,6 +223,9 @@ def test_torchvision_sets_are_read_and_never_downloaded(tmp_path: Any, memo: Any
     data: Any = open_task(wanted, tmp_path, memo)
     assert data.labels is not None and data.labels.tolist() == [7, 0, 2]
     assert data.images.open(0).mode == "RGB" and data.images.open(0).size == (28, 28)
+    unknown = dataclasses.replace(source, split="tset", options={"name": "SVHN"})
+    with pytest.raises(WrongUse, match="torchvision's SVHN: Unknown value 'tset' for argument split"):
+        open_task(dataclasses.replace(wanted, sources=(unknown,)), tmp_path, memo)
     (tmp_path / "tv" / "notes.txt").write_text("a foreign file changes nothing")
     again = open_task(wanted, tmp_path, memo)
     assert again.images.fingerprint == data.images.fingerprint
@@ -297,6 +322,14 @@ def test_vqav2_offers_the_frequent_training_answers_of_the_questions_type(tmp_pa
     assert data.questions is not None
     (question,) = data.questions
     assert question.candidates == ("3", "2") and question.kind == "number" and len(question.answers) == 10
+
+
+@pytest.mark.parametrize(("old", "new"), [(b"}]}", b"}]"), (b"is", b"\xff")])
+def test_a_damaged_file_of_vqav2_is_named(tmp_path: Any, memo: Any, old: bytes, new: bytes) -> None:
+    asked, path = vqa(tmp_path), tmp_path / "v" / "t.json"
+    path.write_bytes(path.read_bytes().replace(old, new))
+    with pytest.raises(DataBroken, match=r"v/t\.json is not JSON with a list 'annotations'"):
+        open_task(asked, tmp_path, memo)
 
 
 def test_snli_ve_leaves_out_rows_without_a_gold_label(tmp_path: Any, memo: Any) -> None:

@@ -157,6 +157,7 @@ def test_a_sample_of_pairs_keeps_both_images(folder: Path, memo: Memo) -> None:
         ("{", "is not a .json file of rows"),
         ("[]", "no rows in"),
         ('[{"filename": "1.png", "caption": " ", "negative_caption": "x"}]', r"row 1: '\{caption\}' gives nothing"),
+        ('[{"filename": "1.png", "caption": null, "negative_caption": "x"}]', "row 1: .*a column is empty"),
         ('[{"filename": "1.png", "caption": "x"}]', r"row 1: '\{negative_caption\}' does not fit its columns"),
         ('[{"filename": "1.png", "caption": "x", "negative_caption": "y"}, '
          '{"filename": "9.png", "caption": "x", "negative_caption": "y"}]', "1 of 2 images are not there"),

@@ -135,7 +135,7 @@ def test_changed_content_under_the_same_name_is_noticed(colour_set: Any, memo: A
 
 
 def test_a_split_that_is_not_there_is_missing_and_not_broken(colour_set: Any, memo: Any) -> None:
-    with pytest.raises(DataMissing, match="is not there"):
+    with pytest.raises(DataMissing, match="colours/train is not there"):
         read_webdataset(colour_set() / "colours", "train", "labels", memo, "colours")
 
 

@@ -74,6 +74,17 @@ def test_methods_are_paired_by_image_and_seed_whatever_the_order_of_images(tmp_p
     assert [row.difference for row in back] == pytest.approx([-(row.difference or 0) for row in found])
 
 
+@pytest.mark.parametrize(
+    "record",
+    [[], {"shots": SHOTS}, {"settings": {}, "shots": SHOTS}, {"settings": {"metric": "top1"}, "shots": {"a": []}}],
+)
+def test_a_record_that_is_none_is_named(tmp_path: Path, record: Any) -> None:
+    a, b = (write(tmp_path / name, predictions(0.5)) for name in "ab")
+    (b / "few_shot" / "cats.json").write_text(json.dumps(record))
+    with pytest.raises(DataBroken, match=r"b/few_shot/cats\.json is corrupt .* run the evaluation again"):
+        compared(a, b)
+
+
 def test_a_model_is_not_better_than_itself(tmp_path: Path) -> None:
     a, b = (write(tmp_path / name, predictions(0.5)) for name in "ab")
     for row in compared(a, b):

@@ -65,6 +65,16 @@ def test_data_that_is_none(tmp_path: Path, tiny: tuple[str, str], capsys: pytest
     assert not [*tmp_path.iterdir()]
 
 
+def test_data_in_a_store_that_does_not_answer(
+    dead_store: str, tmp_path: Path, tiny: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--data", f"{dead_store}/x", "--output", str(tmp_path / "o"), "--teacher", tiny[0], "--weights", tiny[1]]
+    assert cli.main(words) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: s3://bucket/x cannot be read from its store (EndpointConnectionError")
+    assert said.count("\n") == 1 and "check DATA" in said and not [*tmp_path.iterdir()]
+
+
 @pytest.mark.usefixtures("here")
 def test_what_shows_only_after_counting_is_status_1(
     filtered: Any, tiny: tuple[str, str], capfd: pytest.CaptureFixture[str]

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from open_diht.trainer.concepts.cli import _alone, main, make_targets
 from open_diht.trainer.concepts.heads import Head, HeadSettings
 from open_diht.trainer.concepts.predict import top_k
 from open_diht.trainer.concepts.store import BadConcepts, ConceptStore
-from open_diht.trainer.concepts.targets import ShardTargets, open_targets, packed, unpacked
+from open_diht.trainer.concepts.targets import ShardTargets, about, open_targets, packed, unpacked
 from open_diht.trainer.data import ConceptMismatch
 
 FAST = HeadSettings(epochs=1, min_steps=1)
@@ -60,6 +62,26 @@ def test_files_are_read_back_and_equal_content_gives_equal_bytes() -> None:
         again.rows(["x", "z"])
 
 
+PACKED = packed(
+    ShardTargets(
+        "a.tar", ("x", "y"), {"objects": np.ones((2, 3), np.uint32)}, {"objects": np.ones((2, 3), np.float16)}
+    ),
+    {"k": 3},
+)
+
+
+@given(place=st.integers(0, len(PACKED) - 1), flip=st.integers(1, 255))
+@example(place=PACKED.index(b"PK\1\2") + 32, flip=255)  # the first array's entry in the directory hides the others
+@example(place=PACKED.index(b"PK\1\2") + 8, flip=1)  # an encrypted array
+def test_a_file_with_a_damaged_byte_is_made_again_or_reads_as_before(place: int, flip: int) -> None:
+    content = PACKED[:place] + bytes([PACKED[place] ^ flip]) + PACKED[place + 1 :]
+    if found := about(content, ["objects"]):
+        assert found == about(PACKED, ["objects"]) != {}
+        was, now = unpacked(PACKED), unpacked(content)
+        assert now.keys == was.keys and np.array_equal(now.ids["objects"], was.ids["objects"])
+        assert np.array_equal(now.probabilities["objects"], was.probabilities["objects"])
+
+
 def test_a_run_writes_all_shards_and_keeps_them(store: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store()
     folder = tmp_path
@@ -73,8 +95,10 @@ def test_a_run_writes_all_shards_and_keeps_them(store: Any, tmp_path: Path, caps
     assert {path: path.stat().st_mtime_ns for path in files} == files
     lost = folder / "targets" / "00001.npz"
     content = lost.read_bytes()
-    lost.write_bytes(content[:100])  # torn, as by a crash of the machine
-    assert make_targets(folder, FAST, 3) == manifest and lost.read_bytes() == content
+    middle = len(content) // 2
+    for damaged in (content[:100], content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]):
+        lost.write_bytes(damaged)
+        assert make_targets(folder, FAST, 3) == manifest and lost.read_bytes() == content
     assert make_targets(folder, FAST, 2)["k"] == 2
     targets = open_targets(folder)
     shard = targets.shard("00000.tar")

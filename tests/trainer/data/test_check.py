@@ -56,6 +56,31 @@ def test_a_shard_that_goes_after_indexing_fails_its_folder_alone(
     assert re.fullmatch(rf"error: .*{lossy}/00001\.tar.*\n", said.err)
 
 
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("", "a path is empty"),
+        ("foo://x", "foo://x cannot be used: .*foo"),
+        ("foo://x/{0..1}.tar", r"shard foo://x/0\.tar cannot be used: .*foo"),
+    ],
+)
+def test_a_path_that_is_no_address_is_wrong_use(path: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([path]) == 2
+    assert re.fullmatch(f"error: {said}.*\n", capsys.readouterr().err)
+
+
+def test_a_store_that_does_not_answer_is_one_line(dead_store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in (f"{dead_store}/data", f"{dead_store}/{{0..1}}.tar"):
+        assert main([path]) == 1
+        said = capsys.readouterr().err
+        assert re.fullmatch(r"error: .*s3://bucket/\S* cannot be reached \(EndpointConnectionError: .*check .*\n", said)
+
+
+def test_the_limit_of_pixels_is_that_of_the_training(tars: Any, tmp_path: Path) -> None:
+    folder = str(tars.folder(tmp_path / "d", [3]))
+    assert [main([folder, "--workers", "1", "--max-pixels", str(n)]) for n in (1, 10**6)] == [1, 0]
+
+
 @pytest.mark.parametrize("words", [["--workers", "-1"], ["--max-bad-share", "2"], ["--max-bad-share", "nan"]])
 def test_numbers_out_of_range_are_wrong_use(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["anywhere", *words]) == 2

@@ -117,6 +117,22 @@ def test_held_out_pairs_are_not_trained_on(by: str, saved: Callable[..., str]) -
         assert not {*train.image_hash.tolist()} & {*held.image_hash.tolist()}
 
 
+@pytest.mark.parametrize(
+    ("name", "save", "message"),
+    [
+        ("x.npy", np.save, "x.npy cannot be used: it holds a single array"),
+        ("x.npz", np.savez_compressed, "x.npz cannot be used"),
+    ],
+)
+def test_a_file_that_is_none_is_named(tmp_path: Path, name: str, save: Any, message: str) -> None:
+    save(tmp_path / name, np.arange(999))
+    content = bytearray((tmp_path / name).read_bytes())
+    content[200] ^= 0xFF
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BadSource, match=message):
+        read_features(str(tmp_path / name), Split())
+
+
 class Targets:
     """Concept targets of one file: concept of pair i is i."""
 

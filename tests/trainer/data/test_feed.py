@@ -58,7 +58,7 @@ def paths(tmp_path: Path) -> list[Path]:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_come_in_the_order_of_the_files(paths: list[Path], workers: int) -> None:
-    files = ImageFiles(paths, 2, PILToTensor())
+    files = ImageFiles(paths, 2, PILToTensor(), 12)
     feed = Feed(files, DataSettings(sources=(Source(path="none"),), workers=workers))
     batches = [images for images, _ in feed(0, 0, files.batches)]
     feed.close()
@@ -67,10 +67,12 @@ def test_batches_come_in_the_order_of_the_files(paths: list[Path], workers: int)
 
 
 def test_no_files_are_no_batches() -> None:
-    assert ImageFiles([], 2, PILToTensor()).batches == 0
+    assert ImageFiles([], 2, PILToTensor(), 12).batches == 0
 
 
 def test_a_file_that_is_no_image_is_named(paths: list[Path]) -> None:
     paths[1].write_text("<html>")
     with pytest.raises(DataError, match=r"1\.png cannot be read as an image; take it out of the folder"):
-        ImageFiles(paths, 2, PILToTensor()).batch(0, 0)
+        ImageFiles(paths, 2, PILToTensor(), 12).batch(0, 0)
+    with pytest.raises(DataError, match=r"0\.png .*4 x 3 pixels; at most 11 .*data\.max_pixels sets the limit"):
+        ImageFiles(paths, 2, PILToTensor(), 11).batch(0, 0)

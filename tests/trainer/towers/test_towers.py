@@ -96,6 +96,13 @@ def test_what_is_wrong_with_a_tower_is_named(image: dict[str, Any], message: str
         build(architecture(settings(words, image, TEXTS["bag_of_words"])), 0.1)
 
 
+@pytest.mark.parametrize("name", ["hf_model_name", "hf_tokenizer_name"])
+def test_text_models_of_a_hub_do_not_go_with_a_tower(name: str) -> None:
+    model = {"embed_dim": 4, "vision_cfg": IMAGES["feature_mlp"][0], "text_cfg": {name: "nobody/absent"}}
+    with pytest.raises(BadArchitecture, match="leave hf_model_name and hf_tokenizer_name out"):
+        build(model, 0.1)
+
+
 def test_a_vocabulary_that_is_none_is_named(words: Path, tmp_path: Path) -> None:
     for content in ("", "a\na\n"):
         words.write_text(content)
