@@ -110,9 +110,10 @@ def _list() -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from open_diht.eval.tasks import choose_tasks
+    from open_diht.eval.tasks import choose_tasks, suite_files
 
-    suite = choose_tasks(options.tasks)  # before torch is loaded, so that a typing error is reported at once
+    # Before torch is loaded, so that a typing error is reported at once.
+    suite, own = choose_tasks(options.tasks), suite_files(options.tasks)
     if options.power:
         from open_diht.eval.power import power_table
 
@@ -173,7 +174,7 @@ def _bench(options: argparse.Namespace) -> int:
         # Features are shared, so all ranks collect examples; the first one writes the report.
         examples = collect_examples(suite.tasks, run.results, session)
         if group.first:
-            write_report([result.row() for result in run.results], output, examples=examples)
+            write_report([result.row() for result in run.results], output, suites=own, examples=examples)
         measured = {result.task for result in run.results if result.value is not None}
         counted = f"{len(measured)} of {len(suite.tasks)} tasks measured"
         tell(f"{counted}; results.json, results.md and report.html in {output}/")
