@@ -114,9 +114,10 @@ def _list() -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from open_diht.eval.tasks import choose_tasks
+    from open_diht.eval.tasks import choose_tasks, suite_files
 
-    suite = choose_tasks(options.tasks)  # before torch is loaded, so that a typing error is reported at once
+    # Before torch is loaded, so that a typing error is reported at once.
+    suite, own = choose_tasks(options.tasks), suite_files(options.tasks)
     if options.power:
         from open_diht.eval.power import power_table
 
@@ -179,7 +180,7 @@ def _bench(options: argparse.Namespace) -> int:
         examples = collect_examples(suite.tasks, run.results, session)
         rows = [result.row() for result in run.results]
         if group.first:
-            write_report(rows, output, examples=examples)
+            write_report(rows, output, suites=own, examples=examples)
         measured = [task for task, row in main_rows(rows).items() if row["value"] is not None]
         counted = f"{len(measured)} of {len(suite.tasks)} tasks measured"
         tell(f"{counted}; results.json, results.md and report.html in {output}/")

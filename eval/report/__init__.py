@@ -10,16 +10,21 @@ from pathlib import Path
 
 from open_diht.common.files import publish_bytes, publish_json
 from open_diht.eval.examples import Answered, ComparedPair, Confusion, Example, FoundImages, FoundTexts
-from open_diht.eval.report.across import across, averages
+from open_diht.eval.report.across import AVERAGES, across, averages
 from open_diht.eval.report.data import Row, checked, group_few_shot, group_tasks
 from open_diht.eval.report.markdown import render_markdown
 from open_diht.eval.report.page import render
+from open_diht.eval.task import Suite
 
 __all__ = ["Answered", "ComparedPair", "Confusion", "Example", "FoundImages", "FoundTexts", "write_report"]
 
 
 def write_report(
-    results: Sequence[Row], folder: Path, *, examples: Mapping[str, Sequence[Example]] | None = None
+    results: Sequence[Row],
+    folder: Path,
+    *,
+    suites: Sequence[Suite] = (),
+    examples: Mapping[str, Sequence[Example]] | None = None,
 ) -> None:
     """Write results.json, results.md and report.html into `folder`, each completely or not at all.
 
@@ -27,6 +32,7 @@ def write_report(
         results: Rows of results.json, including few-shot rows (kind `few_shot`); the first row of a
             task is its main number.
         folder: The folder; items in `folder`/items give averages their intervals.
+        suites: Suites of the user's own files; averages.json keeps the averages that they define, see `across`.
         examples: Examples by task.
 
     Raises:
@@ -36,6 +42,9 @@ def write_report(
     rows = checked(results)
     tasks = group_tasks(rows)
     tables, unshot = group_few_shot(rows)
+    (folder / AVERAGES).unlink(missing_ok=True)  # of an earlier run
+    if own := {suite.name: suite.average for suite in suites if suite.average}:
+        publish_json(folder / AVERAGES, own)
     of_kinds, of_several = averages(tasks, folder), across(tasks, folder)
     publish_json(folder / "results.json", [dict(row) for row in rows])
     publish_bytes(folder / "results.md", render_markdown(tasks, tables, unshot, of_kinds, of_several).encode("utf-8"))

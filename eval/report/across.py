@@ -10,13 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from open_diht.common.fields import BadValue, converted
 from open_diht.common.statistics import Interval
+from open_diht.eval.errors import DataBroken
+from open_diht.eval.records import read_written
 from open_diht.eval.report.data import TaskRows
 from open_diht.eval.results import estimate_of, images_of, read_items
 from open_diht.eval.robustness import effective_robustness
 from open_diht.eval.statistics import Averaged, average
-from open_diht.eval.task import Suite
 from open_diht.eval.tasks import load_suite, suite_names
+
+AVERAGES = "averages.json"
+"""File with the averages that the suite files of a run define: names of tasks, by suite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +76,11 @@ def across(tasks: Sequence[TaskRows], folder: Path) -> list[Across]:
 
     Args:
         tasks: The tasks of a run.
-        folder: The folder of the results; items are read from `folder`/items.
+        folder: The folder of the results; items are read from `folder`/items, and averages of the user's suites from
+            `AVERAGES`. They replace those of built-in suites with the same name.
+
+    Raises:
+        DataBroken: One of these files is corrupt.
     """
     rows = []
     for one in effective_robustness({task.task: task.main for task in tasks}):
@@ -82,14 +91,26 @@ def across(tasks: Sequence[TaskRows], folder: Path) -> list[Across]:
         rows.append(
             Across(name=one.task, metric="effective robustness", value=one.value, low=one.low, high=one.high, how=how)
         )
-    averaged = (_of_suite(load_suite(name), tasks, folder) for name in suite_names())
+    defined = {name: load_suite(name).average for name in suite_names()} | _own_averages(folder / AVERAGES)
+    averaged = (_of_suite(name, parts, tasks, folder) for name, parts in defined.items())
     return rows + [one for one in averaged if one is not None]
 
 
-def _of_suite(suite: Suite, tasks: Sequence[TaskRows], folder: Path) -> Across | None:
+def _own_averages(path: Path) -> dict[str, tuple[str | tuple[str, ...], ...]]:
+    """Return the averages of the user's suites by name."""
+    found = read_written(path)
+    try:
+        return {} if found is None else converted(dict[str, tuple[str | tuple[str, ...], ...]], found, path.name)
+    except BadValue as error:
+        raise DataBroken(f"{path}: {error}; run `make bench` for it again") from None
+
+
+def _of_suite(
+    suite: str, average_of: Sequence[str | Sequence[str]], tasks: Sequence[TaskRows], folder: Path
+) -> Across | None:
     """Return the suite's average; None if it has none, the run lacks one of its tasks, or no part was measured."""
     by_name = {task.task: task for task in tasks}
-    parts = [(one,) if isinstance(one, str) else one for one in suite.average]
+    parts = [(one,) if isinstance(one, str) else one for one in average_of]
     if not parts or any(name not in by_name for part in parts for name in part):
         return None
     # A part with a missing task is left out of the average.
@@ -103,7 +124,7 @@ def _of_suite(suite: Suite, tasks: Sequence[TaskRows], folder: Path) -> Across |
     known = [(name, found) for name, found in of_parts if found is not None]
     low, high = _interval(average(known) if len(known) == len(of_parts) else None)
     return Across(
-        name=suite.name,
+        name=suite,
         metric=f"average of {len(measured)} of {len(parts)}" if lacking else f"average of {len(parts)}",
         value=value,
         low=low,

@@ -2,7 +2,7 @@
 
 from open_diht.eval.task import Source, Suite, Task
 from open_diht.eval.tasks.kinds import KINDS, Kind, register
-from open_diht.eval.tasks.loading import choose_tasks, load_suite, suite_names
+from open_diht.eval.tasks.loading import choose_tasks, load_suite, suite_files, suite_names
 
 __all__ = [
     "KINDS",
@@ -13,5 +13,6 @@ __all__ = [
     "choose_tasks",
     "load_suite",
     "register",
+    "suite_files",
     "suite_names",
 ]

@@ -56,6 +56,11 @@ def choose_tasks(words: str) -> Suite:
     return Suite(name=",".join(asked), about=" ".join(about), tasks=tuple(chosen.values()))
 
 
+def suite_files(words: str) -> list[Suite]:
+    """Return the suites of the suite files in such a list, for the averages that they define. Raises `WrongUse`."""
+    return [load_suite(word) for word in map(str.strip, words.split(",")) if word.endswith((".yaml", ".yml"))]
+
+
 @functools.cache
 def _shipped(path: Path) -> Suite:
     return _suite(path)

@@ -94,12 +94,12 @@ class Engine:
                 remove(self.layout.failed(stage.name, unit))
             count = _Counter(stage, mine, None if others else total)
             began, left, tries = time.time(), mine, _Tries()
+            begun = before = stamps(self.layout.commits(stage.name), ".json")
             progress = contextlib.nullcontext() if quiet else StageProgress(stage.name, count.look, stage.noun)
             with progress, worker_log(self.layout.scratch / "workers.log"):
                 while left:
                     for unit in left:  # leave the marks of other units, which may belong to other shards
                         self.layout.progress(stage.name, unit).unlink(missing_ok=True)
-                    before = stamps(self.layout.commits(stage.name), ".json")
                     try:
                         run_units(
                             stage.name,
@@ -113,10 +113,11 @@ class Engine:
                         break
                     except WorkerDied as death:
                         left = self._left_by(death, stage, left, before, tries)
+                        before = stamps(self.layout.commits(stage.name), ".json")
             self.seconds[stage.name] = round(self.seconds.get(stage.name, 0.0) + time.time() - began, 2)
             found = self._failed(stage)
             failed |= {unit: read_json(self.layout.failed(stage.name, unit)) for unit in mine if unit in found}
-            self._check_done(stage, mine, failed)
+            self._check_done(stage, mine, failed, begun)
         self.give_up(failed, fatal)
         return failed
 
@@ -152,10 +153,12 @@ class Engine:
     def _failed(self, stage: Stage) -> dict[str, FileStamp]:
         return stamps(self.layout.work / stage.name / "failed", ".json")
 
-    def _check_done(self, stage: Stage, units: Sequence[str], failed: Failed) -> None:
-        """Raise RunFailed if a unit is neither committed nor failed."""
+    def _check_done(self, stage: Stage, units: Sequence[str], failed: Failed, begun: Mapping[str, FileStamp]) -> None:
+        """Raise RunFailed if a unit is neither committed nor failed. `begun` has the commit records before it ran."""
         committed = stamps(self.layout.commits(stage.name), ".json")
-        left = [unit for unit in units if unit not in committed and unit not in failed]
+        same = [unit for unit in units if unit not in failed and committed.get(unit) in (None, begun.get(unit))]
+        # The old record of a unit to be extended is still there; or another shard had already done the unit.
+        left = [unit for unit, record in self.records(stage.name, same) if not stage.is_done(unit, record)]
         if not left:
             return
         root = self.layout.root

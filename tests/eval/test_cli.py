@@ -23,6 +23,7 @@ from tests.webdatasets import questions_member, write_webdataset
 SUITE = """
 name: mine
 about: a suite for a test
+average: [colours, told]
 tasks:
   - name: colours
     kind: classification
@@ -130,6 +131,8 @@ def test_a_run_measures_what_is_there_and_says_how_to_get_the_rest_with_status_1
     assert "3 of 6" in last and "make bench-data TASK=fetched;" in last and last.endswith("above: absent, shipped")
     for name in ("results.md", "report.html", "few_shot/colours.json"):
         assert (world["out"] / name).is_file(), name
+    average = (first["colours"]["value"] + first["told"]["value"]) / 2
+    assert f"| mine | average of 2 | **{100 * average:.1f}** |" in (world["out"] / "results.md").read_text("utf-8")
     items = np.load(world["out"] / "items" / "colours.npz")
     assert set(items.files) >= {"keys", "hits", "clusters", "predicted", "label"}
     assert items["hits"].mean() == first["colours"]["value"]

@@ -13,7 +13,7 @@ from open_diht.eval.report.across import across
 from open_diht.eval.report.data import group_tasks
 from open_diht.eval.results import Items, read_items
 from open_diht.eval.table import main
-from open_diht.eval.tasks import load_suite
+from open_diht.eval.tasks import load_suite, suite_files
 from tests.eval.report.test_report import row
 
 DATACOMP = load_suite("datacomp38")
@@ -73,6 +73,22 @@ def test_parts_on_the_same_images_are_not_independent(tmp_path: Path) -> None:
 
 def test_tasks_that_are_not_the_suite_have_no_average_of_it(tmp_path: Path) -> None:
     assert not [one for one in across(group_tasks(rows()[1:]), tmp_path) if one.name == "datacomp38"]
+
+
+def test_the_average_of_a_users_suite_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, out = tmp_path / "mine.yaml", tmp_path / "out"
+    tasks = "tasks: ['diht29:cifar10', 'datacomp38:mnist', 'datacomp38:eurosat']"
+    file.write_text(f"name: mine\nabout: x\n{tasks}\naverage: [cifar10, [mnist, eurosat]]", encoding="utf-8")
+    found = [row("cifar10", value=0.8), row("mnist", value=0.5), row("eurosat", value=0.1)]
+    write_report(found, out, suites=suite_files(f"demo, {file}"))
+    assert "| mine | average of 2 | **55.0** |" in (out / "results.md").read_text(encoding="utf-8")
+    assert main([str(out)]) == 0
+    assert "| mine | average of 2 | 55.0 |" in capsys.readouterr().out
+    (out / "averages.json").write_text('{"mine": 3}', encoding="utf-8")
+    assert main([str(out)]) == 1
+    assert "averages.json.mine is 3; it must be a list" in capsys.readouterr().err
+    write_report(found, out)
+    assert "mine" not in (out / "results.md").read_text(encoding="utf-8"), "another run took its place"
 
 
 def test_the_report_and_the_table_have_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ from open_diht.pipelines.manifests.plan import keep_plan, make_plan
 from open_diht.pipelines.runners import Backend, Direct
 from open_diht.pipelines.runners.fork_server import ForkServer
 from open_diht.pipelines.runners.workers import WorkerDied
-from open_diht.pipelines.store.commit import publish_json, read_json
+from open_diht.pipelines.store.commit import RunFailed, publish_json, read_json
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import CommitRecord
 from open_diht.pipelines.store.storage import store_path
@@ -73,6 +73,34 @@ def test_a_unit_that_raises_is_tried_three_times_and_set_aside(tmp_path: Path) -
     assert len(tries) == TRIES == _calls(tmp_path, "broken")
     assert tries[-1]["error"] == "OSError" and "on fire" in tries[-1]["message"] and "process" in tries[-1]["trace"]
     assert read_json(Layout(tmp_path).failed("fussy", "broken")) == failed["broken"]
+
+
+@dataclass
+class Growing(Fussy):
+    """A stage whose units are complete with two rows; it can add the second one only where a file lies."""
+
+    adds = True
+
+    def is_done(self, unit: str, record: CommitRecord | None) -> bool:
+        return record is not None and record["rows"] == 2
+
+    def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
+        if before is not None and not (self.layout.root / "room").exists():
+            raise OSError("no room")
+        return {"rows": 1 if before is None else 2}, ()
+
+
+def test_the_old_record_of_a_unit_that_could_not_be_extended_is_not_taken_for_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("open_diht.pipelines.engine.stage.PAUSES_S", (0.0, 0.0))
+    engine, stage = Engine(Layout(tmp_path), 1, str, backend=Here()), Growing(Layout(tmp_path))
+    assert engine.run(stage, ["a"], of=1) == {} and engine.total("fussy", ["a"]) == 1
+    (tmp_path / "work" / "fussy" / "failed").touch()  # where the folder with the record of the failure should be
+    with pytest.raises(RunFailed, match="1 unit of stage fussy could be neither completed nor recorded as failed"):
+        engine.run(stage, ["a"], of=1)
+    (tmp_path / "room").touch()  # but the file is still in the way
+    assert engine.run(stage, ["a"], of=1) == {} and engine.total("fussy", ["a"]) == 2
 
 
 def test_a_store_that_is_down_ends_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
