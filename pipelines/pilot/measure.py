@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from open_diht.filters.presets import Preset
-from open_diht.pipelines.fetch.records import FETCHED, OK
 from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.pilot.forecast import DEAD, KEPT, Measured
 from open_diht.pipelines.stages.captions import CaptionRecord
@@ -83,8 +82,8 @@ def _sizes_of_images(layout: Layout, unit: str, image_units: Iterable[int]) -> p
     if len(read):
         return read
     fetched = (load_downloads(layout, image_unit_name(unit, number)) for number in image_units)
-    tables = [FETCHED.empty_table(), *(table for table in fetched if table is not None)]
-    return pa.concat_tables([table.filter(pc.equal(table["status"], OK)) for table in tables])["bytes"]
+    chunks = [chunk for table in fetched if table is not None for chunk in table["bytes"].chunks]
+    return pa.chunked_array(chunks, pa.int64()).drop_null()
 
 
 def _stored(layout: Layout, export: ExportRecord | None) -> Counter[str]:
