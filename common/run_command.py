@@ -19,6 +19,8 @@ ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "
 """Environment of the commands of `run_command` and of workers: worker processes provide the parallelism,
 and threads in one process cost more than they gain. NumPy reads these variables when it is imported."""
 _SAID = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+_VIEWER = "open_diht.pipelines.view.cli"
+_remedy = ""
 _terminal = 2
 """File descriptor for messages to the user."""
 
@@ -45,7 +47,8 @@ def run_command(module: str, *arguments: Any, check: str | None = None, **named:
             wrong or ask for help, before `module` is imported.
         named: keyword arguments of `main`.
     """
-    global _terminal
+    global _remedy, _terminal
+    _remedy = "" if module == _VIEWER else "; run the same command to resume"  # a view has nothing to resume
     for variable, value in ONE_THREAD.items():
         os.environ.setdefault(variable, value)  # the user's values take precedence
     _open_standard_files()
@@ -91,7 +94,7 @@ def _open_standard_files() -> None:
 
 
 def _end(number: int, frame: FrameType | None = None) -> NoReturn:
-    line = f"{_SAID[signal.Signals(number)]}; run the same command to resume\n"
+    line = f"{_SAID[signal.Signals(number)]}{_remedy}\n"
     with contextlib.suppress(OSError):  # standard error is full
         os.write(_terminal, line.encode())
     os._exit(128 + number)  # not sys.exit: it would wait for Beam threads that wait for workers

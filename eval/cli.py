@@ -114,10 +114,11 @@ def _list() -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
+    from open_diht.eval.task import sampled
     from open_diht.eval.tasks import choose_tasks, suite_files
 
     # Before torch is loaded, so that a typing error is reported at once.
-    suite, own = choose_tasks(options.tasks), suite_files(options.tasks)
+    suite, own = sampled(choose_tasks(options.tasks), options.sample), suite_files(options.tasks)
     if options.power:
         from open_diht.eval.power import power_table
 
@@ -130,12 +131,11 @@ def _bench(options: argparse.Namespace) -> int:
     from open_diht.eval.features import FeatureCache
     from open_diht.eval.models import load_model
     from open_diht.eval.report import write_report
-    from open_diht.eval.run import collect_examples, run_tasks, sampled
+    from open_diht.eval.run import collect_examples, run_tasks
     from open_diht.eval.session import Session
     from open_diht.eval.task import Options
 
     check_options(suite.tasks)
-    suite = sampled(suite, options.sample)
     data, shots = data_root(options.data), _shots(options.shots, options.seeds)
     output = Path(options.output or Path("out") / "bench" / _plain(options.model))
     folder = Path(options.cache).expanduser() if options.cache else _cache_folder()

@@ -154,7 +154,7 @@ class _OtherItems(Exception):
 
 def rows_of(folder: Path) -> list[Mapping[str, Any]]:
     """Return the rows of results.json. Raises `WrongUse` where there is none, `DataBroken` where it is corrupt."""
-    rows = read_written(folder / "results.json")
+    rows = read_written(folder / "results.json") if folder.is_dir() else None
     if rows is None:
         raise WrongUse(f"{folder} has no results.json; name the OUTPUT folder of a `make bench`")
     if not isinstance(rows, list):

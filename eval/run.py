@@ -40,20 +40,6 @@ class Run:
     """Number of tasks whose data or training split is available but unusable."""
 
 
-def sampled(suite: Suite, count: int | None) -> Suite:
-    """Return the suite with at most `count` items per task.
-
-    Args:
-        suite: The suite.
-        count: Items per task, drawn by a seed; None leaves the suite as it is.
-    """
-    if count is None:
-        return suite
-    # A task may have a smaller sample of its own.
-    tasks = tuple(dataclasses.replace(task, sample=min(count, task.sample or count)) for task in suite.tasks)
-    return dataclasses.replace(suite, tasks=tasks)
-
-
 def run_tasks(suite: Suite, session: Session, say: Say) -> Run:
     """Evaluate all tasks of a suite.
 

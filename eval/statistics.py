@@ -270,13 +270,15 @@ def difference(a: Estimate, b: Estimate) -> Paired:
         return _tested(b.value - a.value, float(np.sum(parts**2)), df, min(a.most, b.most))
     # Pair the parts of both averages: each difference has an interval of its own.
     of = [(one, other) for (_, one), (_, other) in zip(a.of, b.of, strict=True)]
-    reaches = [difference(one, other).reach for one, other in of]
-    reached = [reach for reach in reaches if reach is not None]
-    if df < 1 or len(reached) < len(reaches):
+    tested = [difference(one, other) for one, other in of]
+    reached = [one.reach for one in tested if one.reach is not None]
+    if df < 1 or len(reached) < len(tested):
         return _tested(b.value - a.value, float(np.sum(parts**2)), 0.0, 1.0)
     moved = [other.parts - one.parts for one, other in of]
     alike = _correlations([name for name, _ in a.of], [one.units for one, _ in of], moved)
-    return _within(b.value - a.value, _recovered(np.array(reached) * a.weights, alike), df, bool(parts.any()))
+    # Where every image changed in the same way, all parts are 0, but the values differ.
+    changed = any(one.se > 0 for one in tested)
+    return _within(b.value - a.value, _recovered(np.array(reached) * a.weights, alike), df, changed)
 
 
 def average_difference(pairs: Sequence[tuple[Hashable, Estimate, Estimate]]) -> Paired:
@@ -327,7 +329,7 @@ def crossed_difference(a: Sequence[Estimate], b: Sequence[Estimate]) -> Paired:
     images = difference(_over_images(a), _over_images(b)).reach
     if tested.reach is None or images is None or images <= tested.reach:
         return tested
-    return _within(value, images, df, variance > 0)
+    return _within(value, images, df, tested.se > 0)
 
 
 def _over_images(of_draw: Sequence[Estimate]) -> Averaged:
@@ -375,7 +377,8 @@ def _tested(value: float, variance: float, df: float, most: float) -> Paired:
 def _within(value: float, reach: float, df: float, changed: bool) -> Paired:
     """Return a difference with an interval of `reach` to both sides, and the matching p value."""
     se = reach / _quantile(df, 0.95) if changed else 0.0
-    p = float(2 * stdtr(min(df, _MANY), -abs(value) / se)) if changed else 1.0
+    # Changes that cancel each other in every image leave no error.
+    p = float(2 * stdtr(min(df, _MANY), -abs(value) / se)) if se > _EDGE else float(abs(value) <= _EDGE)
     return Paired(difference=value, low=value - reach, high=value + reach, p=p, se=se, df=df, test="paired t")
 
 

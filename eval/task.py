@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from open_diht.common.fields import Positive
@@ -101,6 +101,20 @@ class Suite:
     """Tasks in the order of the results."""
     average: tuple[str | tuple[str, ...], ...] = ()
     """Tasks whose plain mean is the suite's average; a nested list counts as one task. Empty: no average."""
+
+
+def sampled(suite: Suite, count: int | None) -> Suite:
+    """Return the suite with at most `count` items per task.
+
+    Args:
+        suite: The suite.
+        count: Items per task, drawn by a seed; None leaves the suite as it is.
+    """
+    if count is None:
+        return suite
+    # A task may have a smaller sample of its own.
+    tasks = tuple(replace(task, sample=min(count, task.sample or count)) for task in suite.tasks)
+    return replace(suite, tasks=tasks)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,8 @@ def main() -> None:
         rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
         captions = [row["caption"].strip() or None for row, _ in zip(rows, range(options.rows), strict=False)]
 
-    annotations = CaptionAnnotator().annotate([caption or "" for caption in captions])
+    annotator = CaptionAnnotator(second_opinion=preset.captions.second_opinion)
+    annotations = annotator.annotate([caption or "" for caption in captions])
     table = annotations.append_column("caption", pa.array(captions, pa.string()))
     decided = decide_captions(table, preset.captions)
     reasons = np.full(len(captions), "kept", object)

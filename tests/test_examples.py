@@ -15,11 +15,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from open_diht.filters.captions.annotate import CaptionAnnotator
+from open_diht.filters.presets import load_preset
+from open_diht.pipelines.stages.cascade import KEPT, apply_caption_filters
 from tests.forks import Forks
 from tests.hub_server import Hub
 from tests.pipelines.conftest import Filtered, filter_manifest
@@ -91,6 +95,19 @@ def test_filter_from_python(sample: Path, started: Callable[..., str]) -> None:
     counts = dict(part.split(": ") for part in shown[-1].split(", "))
     assert set(kept) <= set(captions) and len(kept) == int(counts["kept"]) > 3
     assert sum(map(int, counts.values())) == 12 and "actions: standing; attributes: Black horses" in shown[1]
+
+
+def test_filter_from_python_asks_for_the_second_opinion_of_its_preset(
+    sample: Path, started: Callable[..., str]
+) -> None:
+    shown = started("filter_from_python.py", "--manifest", sample, "--preset", "precise").splitlines()
+    with open(sample, encoding="utf-8") as file:
+        rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        captions = [row["caption"].strip() or None for row in rows]
+    annotations = CaptionAnnotator(second_opinion=True).annotate([caption or "" for caption in captions])
+    table = annotations.append_column("caption", pa.array(captions, pa.string()))
+    kept = np.flatnonzero(apply_caption_filters(table, load_preset("precise"), True).reasons == KEPT)
+    assert [line for line in shown[:-1] if not line.startswith("    ")] == [captions[place] for place in kept]
 
 
 @pytest.mark.slow

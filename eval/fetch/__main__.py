@@ -40,7 +40,15 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
         "--zero-shot", action="store_true", help="skip training splits, which only few-shot and linear probes use"
     )
     parser.add_argument("--sizes", action="store_true", help="print the downloads and their sizes, and stop")
-    return exit_status(lambda: _fetch_all(parser.parse_args(arguments)))
+
+    def run() -> int:
+        options = parser.parse_args(arguments)
+        try:
+            return _fetch_all(options)
+        except OSError as error:  # a full disk, a folder without write permission
+            return complain(f"{error.filename or 'a file'}: {error.strerror or error}; check --data")
+
+    return exit_status(run)
 
 
 def _fetch_all(options: argparse.Namespace) -> int:
@@ -96,7 +104,9 @@ def fetch_weights(word: str, fetcher: Fetcher) -> None:
 
 def _what(task: Task) -> str:
     """Return a name that is equal for tasks that one download serves."""
-    return str(task.fetch.get("name") or task.fetch.get("files") or task.name)
+    if "name" in task.fetch:  # of the hub, which is asked for the splits of each task
+        return str((task.fetch["name"], [(source.path, source.split) for source in (*task.sources, *task.support)]))
+    return str(task.fetch.get("files") or task.name)
 
 
 def _tried(what: Callable[[], None]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import shutil
 import tarfile
 import zipfile
@@ -42,10 +43,12 @@ def unpack(archive: Path, members: Mapping[str, Path]) -> None:
                         target.parent.mkdir(parents=True, exist_ok=True)
                         with target.open("wb") as out:
                             shutil.copyfileobj(content, out)
-        except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
-            raise FetchFailed(
-                f"{archive} cannot be unpacked ({error}); remove it and run the same command again"
-            ) from None
+        except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
+            # gzip and bz2 raise OSError without a number; errors of the disk have one.
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            said = " ".join(str(error).split())
+            raise FetchFailed(f"{archive} cannot be unpacked ({said}); remove it and run the command again") from None
         for inside in members:
             if inside not in found:
                 raise FetchFailed(f"{archive} has no {inside}; perhaps it was changed at its source")
@@ -79,3 +82,6 @@ def _files(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
         for member in tarred:
             if member.isfile() and (found := tarred.extractfile(member)):
                 yield member.name.removeprefix("./"), found
+        # A checksum of the whole stream comes after the last member, and is tested when it is read.
+        while tarred.fileobj and tarred.fileobj.read(1 << 20):
+            pass

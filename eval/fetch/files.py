@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -115,7 +116,8 @@ def _fetch_folder(name: str, entry: FileEntry, hubs: Mapping[str, HubSet], fetch
             if file.startswith(entry.file)
         ]
     elif not (fetcher.root / entry.each).is_file():
-        fetcher.say(f"{name}: and the files that {entry.each} names, about {(entry.size or 0) / 1e3:.0f} kB each")
+        size = f", about {entry.size / 1e3:.0f} kB each" if entry.size else ""
+        fetcher.say(f"{name}: and the files that {entry.each} names{size}")
         return
     else:
         names = (fetcher.root / entry.each).read_text(encoding="utf-8").split()
@@ -134,7 +136,9 @@ def _fetch_folder(name: str, entry: FileEntry, hubs: Mapping[str, HubSet], fetch
 
 
 def _remote(entry: FileEntry, hubs: Mapping[str, HubSet], root: Path) -> Remote:
-    path = root / (entry.to or f"{ARCHIVES}/{entry.file.rpartition('/')[2]}")
+    # The hash keeps archives of one name apart, here and in the record of their hashes.
+    place = hashlib.sha256(f"{entry.hub}{entry.drive}/{entry.file}".encode()).hexdigest()[:8]
+    path = root / (entry.to or f"{ARCHIVES}/{place}-{entry.file.rpartition('/')[2]}")
     if entry.hub:
         return hubs[entry.hub].remote(entry.file, path)
     return Remote(

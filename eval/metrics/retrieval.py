@@ -116,17 +116,21 @@ class _Tile:
         self._queries, self._items = queries, items
         self._memory = torch.empty((most, items.count))
         self._left = torch.empty((most, queries.width))
-        self._right = torch.empty((min(BLOCK_ROWS, items.count), items.width))
+        # Blocks of one shape: products of equal vectors differ in the last bits between shapes.
+        blocks = max(1, -(-items.count // BLOCK_ROWS))
+        size = min((-(-items.count // blocks) + 63) & ~63, items.count)
+        self._right = torch.empty((size, items.width))
 
     def scores(self, block: range) -> torch.Tensor:
         """Return (len(block), items) float32 scores of the block's queries against all items."""
         scores, left = self._memory[: len(block)], self._left[: len(block)]
         self._queries.rows(block.start, block.stop, left.numpy())
-        for start in range(0, self._items.count, BLOCK_ROWS):
-            stop = min(start + BLOCK_ROWS, self._items.count)
-            right = self._right[: stop - start]
-            self._items.rows(start, stop, right.numpy())
-            torch.mm(left, right.T, out=scores[:, start:stop])
+        size = len(self._right)
+        for first in range(0, self._items.count, size):
+            stop = min(first + size, self._items.count)
+            start = stop - size  # the last block overlaps the one before
+            self._items.rows(start, stop, self._right.numpy())
+            torch.mm(left, self._right.T, out=scores[:, start:stop])
         return scores
 
 

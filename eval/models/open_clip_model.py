@@ -151,7 +151,10 @@ def load_architecture(name: str, weights: Path | None, device: str, precision: P
 def untrained(name: str) -> tuple[torch.nn.Module, Any, Any]:
     """Return an architecture with random weights, always the same ones, its preprocessing and its tokenizer."""
     torch.manual_seed(0)
-    model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=None, device="cpu")
+    # By default open_clip loads the weights of a text tower of the hub.
+    model, _, preprocess = open_clip.create_model_and_transforms(
+        name, pretrained=None, pretrained_text=False, device="cpu"
+    )
     return model, preprocess, open_clip.get_tokenizer(name)
 
 

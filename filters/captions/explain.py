@@ -53,7 +53,7 @@ _READ_WORDS = 60
 """First words of a text, whose weight in the second opinion is measured by leaving out one at a time."""
 _SHOWN_WORDS = 3
 _TAG = re.compile("|".join(rf"(?<![\w$]){re.escape(tag)}(?![\w$])" for tag in _TAGS))
-_RATING = re.compile(rf"({'|'.join(_RATINGS)}) (-1|[0-3])\b")
+_RATING = re.compile(rf"({'|'.join(_RATINGS)}) (-1|[0-3]|None)\b")
 
 
 @dataclass(frozen=True)
@@ -137,5 +137,6 @@ def _in_words(evidence: Evidence) -> Evidence:
 
 def in_words(name: str) -> str:
     """Return the name of a feature with the tags and ratings of the tables above spelled out."""
-    name = _RATING.sub(lambda found: _RATINGS[found[1]][int(found[2]) + 1], name)
+    # None is the rating of a word that the caption lacks, such as the subject of a verb without one.
+    name = _RATING.sub(lambda found: "absent" if found[2] == "None" else _RATINGS[found[1]][int(found[2]) + 1], name)
     return _TAG.sub(lambda found: _TAGS[found[0]], name)

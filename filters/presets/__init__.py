@@ -25,6 +25,9 @@ from open_diht.filters.spotting.overlap import OverlapRule
 _SECTIONS = ("captions", "columns", "images", "text_spotting", "score", "dedup", "foresee")
 """Sections of a preset file, in addition to those of registered filters."""
 
+_OF_ROWS = ("dead_letter", "not_decided", "image_unreadable")
+"""Names for rows that are not decided. A run refuses the reasons of its stages, see `stages.columns`."""
+
 
 class BadPreset(ValueError):
     """A preset cannot be used; the message names it or its file, and the problem."""
@@ -149,7 +152,7 @@ def _check_reasons(columns: Sequence[ColumnCondition], own: Mapping[str, type[Fi
     filter or score, or a section's name."""
     bare = Preset(name="")
     filters = (*bare.caption_filters, *bare.image_filters)
-    built_in = {CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, NOT_SCORED, *(one.reason for one in filters)}
+    built_in = {*_OF_ROWS, CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, NOT_SCORED, *(one.reason for one in filters)}
     for reason, kind in own.items():
         if reason in {*built_in, *_SECTIONS}:
             raise BadValue(

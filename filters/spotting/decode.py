@@ -148,7 +148,10 @@ def _plain_jpeg(opened: OpenedImage, least: tuple[int, int] | None, decode_jpeg:
 
 def _to_rgb(image: Image.Image, *, inverted_cmyk: bool) -> Image.Image:
     if image.mode == "I" or image.mode.startswith("I;16"):
-        return _from_16_bit(np.asarray(image))
+        samples = np.asarray(image)
+        if "transparency" in image.info:  # of a PNG: the one value that is transparent
+            samples = np.where(samples == image.info["transparency"], 65535, samples)
+        return _from_16_bit(samples)
     if image.mode in _ALPHA_MODES or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))

@@ -21,8 +21,9 @@ from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.cascade import StageFilter
 from open_diht.pipelines.store.commit import publish_bytes, publish_json, retract
 from open_diht.pipelines.store.fingerprints import fingerprint_of
-from open_diht.pipelines.store.layout import CARD, Layout
+from open_diht.pipelines.store.layout import CARD, CARD_MARK, Layout
 from open_diht.pipelines.store.records import Vouched, publish_record
+from open_diht.pipelines.store.storage import StorePath, read_bytes
 
 
 @dataclass
@@ -66,7 +67,10 @@ class Results:
         # funnel.json is the commit record of the results: deleted first, written last.
         retract(path)
         publish_json(root / "run.json", self._provenance(began))
-        publish_bytes(root / CARD, card_of(settings, self.layout, self.plan, self.units, funnel).encode())
+        if _is_of_the_user(root / CARD):
+            say(f"{root / CARD} is not of this program and is kept; remove it to get a new one")
+        else:
+            publish_bytes(root / CARD, card_of(settings, self.layout, self.plan, self.units, funnel).encode())
         if "export" in stages:
             publish_bytes(report, render_report(funnel, examples, notes=notes).encode("utf-8", "replace"))
         slim = {reason: [{**row, "image": None} for row in rows] for reason, rows in examples.items()}
@@ -102,3 +106,10 @@ class Results:
             "files": list(self.plan.files),
             "plan": {"fingerprint": self.plan.fingerprint, "units": len(self.plan.units)},
         }
+
+
+def _is_of_the_user(card: StorePath) -> bool:
+    try:
+        return CARD_MARK.encode() not in read_bytes(card)
+    except FileNotFoundError:
+        return False

@@ -1,9 +1,9 @@
 """One path type for output folders on a disk or in an object store.
 
-A path without protocol, or with file://, is a `pathlib.Path`; `s3://...`, `gs://...` and every other protocol that
-fsspec knows is a `UPath` with the same methods. fsspec and the client of the store find credentials and endpoints
-themselves (AWS_ENDPOINT_URL, FSSPEC_S3_..., credential files), so workers take them from their own environment, and
-nothing stores them.
+A path without protocol, or with file:// or local://, is a `pathlib.Path`; `s3://...`, `gs://...` and every other
+protocol that fsspec knows is a `UPath` with the same methods. fsspec and the client of the store find credentials and
+endpoints themselves (AWS_ENDPOINT_URL, FSSPEC_S3_..., credential files), so workers take them from their own
+environment, and nothing stores them.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ def store_path(text: str | StorePath) -> StorePath:
     one slash. If a store's package is missing, using the path raises ImportError."""
     if not isinstance(text, str):
         return text
-    if text.startswith("file://"):
-        return Path(text.removeprefix("file://"))
-    protocol, remote, _ = text.partition("://")
+    protocol, _, rest = text.partition("://")
+    if rest and protocol in ("file", "local"):
+        return Path(rest)
     if slip := _ONE_SLASH.match(text):  # else a local folder named `s3:` would be created
         raise ValueError(f"an address has two slashes: {slip[1]}//{text[slip.end() :]}")
-    if not remote:
+    if not rest:
         return Path(os.path.expanduser(text))
     return UPath(text, use_listings_cache=False) if protocol in _REMEMBERS else UPath(text)
 

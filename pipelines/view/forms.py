@@ -68,7 +68,9 @@ def address_of(query: Query, start: Place | None = None) -> str:
         said |= {f"{name}_low": bounds.low, f"{name}_high": bounds.high}
     if start is not None:
         said["from"] = str(start)
-    words = {name: f"{value:g}" if isinstance(value, float) else value for name, value in said.items()}
+    words = {
+        name: repr(value).removesuffix(".0") if isinstance(value, float) else value for name, value in said.items()
+    }
     return "/rows?" + urlencode({name: value for name, value in words.items() if value not in ("", None)})
 
 

@@ -238,10 +238,12 @@ def _pieces(output: Output, query: Query, start: Place | None) -> Iterator[tuple
 
 def _passed_over(output: Output, query: Query, unit: str, end: str) -> int:
     """Return how many rows of a unit have an end if its commit record shows none with the query's reason; else 0."""
-    record = None if not query.reason or end == UNDECIDED or unit == UNREADABLE else output.decide_record(unit)
+    # The record does not count the dead letter of the unit itself, so those files are always read.
+    known = query.reason and end in ("kept", "rejected")
+    record = output.decide_record(unit) if known else None
     if record is None:
         return 0
-    counts = {"kept": {"": record["kept"]}, "rejected": record["rejected"], "dead_letter": record["dead"]}[end]
+    counts = {"kept": {"": record["kept"]}, "rejected": record["rejected"]}[end]
     return 0 if counts.get(query.reason) else sum(counts.values())
 
 

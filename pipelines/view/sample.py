@@ -137,7 +137,8 @@ def _piece(output: Output, unit: str, rows: pa.Table, decided: bool) -> Piece:
     ordinals = np.asarray(rows["ordinal"]).astype(np.int64)
     numbers = np.unique(ordinals // output.plan.image_rows).tolist()
     records = image_records(output.layout, unit, numbers, output.stages)
-    if records is None and {"download", "spotting"} & {*output.stages}:
+    # A decided unit without records of downloads has its images in the manifest.
+    if records is None and ("spotting" in output.stages or ("download" in output.stages and not decided)):
         records = RECORD.empty_table()
     recorded = reasons_of(output, unit, ordinals) if decided else np.full(len(ordinals), KEPT, object)
     if records is None:

@@ -265,7 +265,8 @@ def test_results_kept_of_other_data_are_not_used(world: Any) -> None:
 def test_a_task_is_measured_by_its_own_metric(world: Any, capsys: Any) -> None:
     samples = [(f"s{i}", {"jpg": jpeg(image("red", i)), "cls": "0"}) for i in range(4)]
     write_webdataset(world["data"] / "colours", samples, class_names=["red", "blue"], templates=["a {c} thing"])
-    world["suite"].write_text(SUITE.partition("  - name: told")[0].replace("top1", "roc_auc"), encoding="utf-8")
+    suite = SUITE.partition("  - name: told")[0].replace("top1", "roc_auc").replace("average: [colours, told]\n", "")
+    world["suite"].write_text(suite, encoding="utf-8")
     assert cli.main([*world["command"], "--shots", "0"]) == 1
     assert [row["metric"] for row in rows(world) if row["value"] is None] == ["roc_auc"]
     assert "0 of 1 tasks measured" in capsys.readouterr().out

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -264,8 +266,10 @@ class TestCommand:
             assert said.startswith("error: ") and said.count("\n") == 1 and "results.json" in said
 
     def test_a_folder_without_results_says_what_to_name(self, tmp_path: Path) -> None:
-        with pytest.raises(WrongUse, match="make bench"):
-            compare(tmp_path, tmp_path)
+        (tmp_path / "file").touch()
+        for path in (tmp_path, tmp_path / "file"):
+            with pytest.raises(WrongUse, match="make bench"):
+                compare(path, path)
 
 
 class TestItems:
@@ -279,6 +283,15 @@ class TestItems:
         path = tmp_path / "t.npz"
         path.write_bytes(b"PK\x03\x04 no zip at all")
         with pytest.raises(DataBroken, match=r"t\.npz"):
+            read_items(path)
+        np.savez_compressed(path, keys=np.arange(99))
+        damaged = bytearray(path.read_bytes())
+        with zipfile.ZipFile(path) as packed:
+            header = packed.infolist()[0].header_offset
+        names = sum(struct.unpack_from("<HH", damaged, header + 26))
+        damaged[header + 30 + names] = 0xFF  # no kind of block begins so
+        path.write_bytes(damaged)
+        with pytest.raises(DataBroken, match=r"t\.npz does not hold arrays"):
             read_items(path)
         np.savez(path, keys=np.array(["a"]))
         with pytest.raises(DataBroken, match="lacks hits, clusters"):

@@ -37,6 +37,9 @@ def test_the_command_says_it_and_measures_nothing(capsys: Any, tmp_path: Any) ->
     assert "winoground_t2i                400" in said
     assert line.split() == ["imagenet1k", "50,000", "0.28", "0.40", "0.56"]
     assert not (tmp_path / "out").exists()
+    assert cli.main(["--power", "--tasks", "imagenet1k,winoground_t2i", "--sample", "1000"]) == 0
+    lines = {line.split()[0]: line.split()[1] for line in capsys.readouterr().out.splitlines() if line}
+    assert lines["imagenet1k"] == "1,000" and lines["winoground_t2i"] == "400"
 
 
 def test_a_worst_group_has_no_number_as_nobody_knows_its_size_before() -> None:

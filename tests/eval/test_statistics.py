@@ -182,6 +182,23 @@ class TestPaired:
         low, high = disagreement_interval(hits, hits)
         assert -0.1 < low < 0 < high < 0.1
 
+    @pytest.mark.parametrize("tasks", [1, 2, 3])
+    def test_a_model_that_gets_everything_right_differs_from_one_that_gets_nothing(self, tasks: int) -> None:
+        wrong, right = estimates.mean(np.zeros(40)), estimates.mean(np.ones(40))
+        alone = difference(wrong, right)
+        found = average_difference([(name, wrong, right) for name in range(tasks)])
+        assert found.difference == 1 and found.se > 0
+        assert found.p is not None and alone.p is not None and found.p <= alone.p < 1e-9
+        few_shot = crossed_difference([wrong] * 3, [right] * 3)
+        assert few_shot.p is not None and few_shot.p < 1e-9 and few_shot.se > 0
+
+    def test_tasks_that_changed_against_each_other_are_no_difference_but_a_change(self) -> None:
+        wrong, right = estimates.mean(np.zeros(40)), estimates.mean(np.ones(40))
+        found = average_difference([("a", wrong, right), ("b", right, wrong)])
+        assert (found.difference, found.p) == (0, 1) and found.se > 0
+        same = average_difference([("a", wrong, wrong), ("b", right, right)])
+        assert (same.difference, same.p, same.se) == (0, 1, 0)
+
     def test_other_images_are_refused(self) -> None:
         with pytest.raises(ValueError, match="the same images"):
             difference(estimates.mean([0, 1]), estimates.mean([0, 1, 1]))

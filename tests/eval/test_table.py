@@ -37,7 +37,7 @@ def test_markdown_has_every_task_once_and_marks_what_was_asked_otherwise(folders
         "| dogs_2 | top1 | 30.0 ± 2.0 | 31.0 ± 2.0 | - |",
         "| fish | top1 | - | - | 20.0 ± 2.0 |",
     ]
-    assert "other rules" in said.err
+    assert "other data, rules" in said.err
 
 
 def test_csv_has_the_numbers_as_they_are(folders: Any, capsys: Any) -> None:
@@ -67,6 +67,7 @@ def test_a_page_has_every_model_and_number_and_loads_nothing(folders: Any, capsy
 def test_wrong_use_and_torn_results_are_one_line(folders: Any, tmp_path: Path, capsys: Any) -> None:
     assert main([*folders, "--format", "xls"]) == 2
     assert main([str(tmp_path / "nowhere")]) == 2
+    assert main([str(tmp_path / "one" / "results.json")]) == 2
     (tmp_path / "one" / "results.json").write_text("[{")
     assert main(folders) == 1
-    assert [line.startswith("error: ") for line in capsys.readouterr().err.splitlines()] == [True] * 3
+    assert [line.startswith("error: ") for line in capsys.readouterr().err.splitlines()] == [True] * 4

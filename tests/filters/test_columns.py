@@ -222,7 +222,7 @@ def test_every_condition_changes_what_a_preset_stands_for(tmp_path: Path) -> Non
     assert len(found) == 4
 
 
-@pytest.mark.parametrize("name", ["complexity", "no_caption", "text_spotting"])
+@pytest.mark.parametrize("name", ["complexity", "text_spotting", "image_unreadable", "dead_letter"])
 def test_a_column_may_not_take_the_name_of_a_filter(tmp_path: Path, name: str) -> None:
     (tmp_path / "mine.yaml").write_text(f"columns: {{{name}: {{max: 1}}}}")
     with pytest.raises(BadPreset, match=f"columns.{name}: .* is a built-in reason"):

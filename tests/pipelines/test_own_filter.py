@@ -118,7 +118,7 @@ def _named(reason: str) -> type[Late]:
     return dataclass(frozen=True, kw_only=True)(type("Named", (Late,), members))
 
 
-@pytest.mark.parametrize("reason", ["action", "text_spotting", "clip_score", "captions", "foresee"])
+@pytest.mark.parametrize("reason", ["action", "text_spotting", "clip_score", "image_unreadable", "captions", "foresee"])
 def test_a_reason_or_section_that_is_built_in_is_refused(
     reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

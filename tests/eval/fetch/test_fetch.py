@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import io
 import json
+import random
 import tarfile
 import threading
 import zipfile
@@ -197,6 +198,34 @@ def test_the_command_fetches_tasks_and_tells_what_no_program_may(
     assert main([]) == 2
 
 
+def test_tasks_with_different_splits_of_one_hub_set_are_all_fetched(
+    hub: Hub, tmp_path: Any, colour_set: Any, monkeypatch: Any
+) -> None:
+    more = read(colour_set(name="more", n=4, split="train") / "more")
+    hub.add("datasets/clip-benchmark/wds_vtab-cifar10", read(colour_set(n=4) / "colours") | more)
+    suite = load_suite("diht29")
+    (task,) = [one for one in suite.tasks if one.name == "cifar10"]
+    tasks = [
+        dataclasses.replace(
+            task, name=split, sources=[dataclasses.replace(one, split=split) for one in task.sources], support=()
+        )
+        for split in ("train", "test")
+    ]
+    monkeypatch.setattr(
+        "open_diht.eval.fetch.__main__.choose_tasks", lambda words: dataclasses.replace(suite, tasks=tasks)
+    )
+    assert main(["--task", "own", "--data", str(tmp_path / "root")]) == 0
+    assert {path.parent.name for path in (tmp_path / "root").rglob("nshards.txt")} == {"train", "test"}
+
+
+def test_a_data_folder_that_cannot_be_written_is_told_in_one_line(hub: Hub, tmp_path: Any, capsys: Any) -> None:
+    hub.add("datasets/clip-benchmark/wds_vtab-cifar10", {"test/nshards.txt": b"0"})
+    (tmp_path / "file").touch()
+    assert main(["--task", "cifar10", "--data", str(tmp_path / "file")]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {tmp_path}/file") and said.endswith("; check --data\n") and said.count("\n") == 1
+
+
 def test_sizes_are_said_before_and_can_be_asked_for_alone(server: Any, tmp_path: Any) -> None:
     server.files |= {"/a": b"a" * 1500, "/b": b"b" * 500}
     remotes = [
@@ -304,6 +333,8 @@ def test_files_that_a_list_names_are_fetched_each_from_its_folder(server: Any, t
     fetcher, said = told(tmp_path, sizes_only=True)
     fetch_files("set", entries, fetcher)
     assert said[-1] == "set: and the files that set/names.txt names, about 2 kB each"
+    fetch_files("set", [entries[0], {**entries[1], "size": None}], fetcher)
+    assert said[-1] == "set: and the files that set/names.txt names"
     fetcher, said = told(tmp_path)
     fetch_files("set", entries, fetcher)
     found = {path.name: path.read_text() for path in (tmp_path / "set" / "images").iterdir()}
@@ -421,9 +452,9 @@ def test_what_is_no_parquet_file_leaves_nothing(tmp_path: Any, content: bytes) -
     assert not (tmp_path / "out").exists()
 
 
-def tarred(names: dict[str, bytes]) -> bytes:
+def tarred(names: dict[str, bytes], packing: str = "gz") -> bytes:
     packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+    with tarfile.open(fileobj=packed, mode=f"w:{packing}") as archive:  # type: ignore[call-overload]
         for name, content in names.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
@@ -483,6 +514,35 @@ def test_a_damaged_archive_leaves_nothing(tmp_path: Any, kept: int) -> None:
         (tmp_path / "a.tar.gz").write_bytes(whole)
         unpack(tmp_path / "a.tar.gz", {"images/": tmp_path / "in" / "images", "pictures/": tmp_path / "in" / "p"})
     assert not (tmp_path / "in" / "images").exists() and not (tmp_path / "in" / "p").exists()
+
+
+@pytest.mark.parametrize(("packing", "place"), [("gz", -8), ("gz", 3000), ("xz", 950_000), ("bz2", 950_000)])
+def test_an_archive_with_one_other_byte_leaves_nothing(tmp_path: Any, packing: str, place: int) -> None:
+    changed = bytearray(tarred({f"images/{n}": random.Random(n).randbytes(50_000) for n in range(20)}, packing))
+    changed[place] ^= 1  # -8 is the first byte of gzip's checksum
+    (tmp_path / f"a.tar.{packing}").write_bytes(changed)
+    with pytest.raises(FetchFailed, match=rf"a\.tar\.{packing} cannot be unpacked .*remove it and run"):
+        unpack(tmp_path / f"a.tar.{packing}", {"images/": tmp_path / "in" / "images"})
+    assert not (tmp_path / "in" / "images").exists()
+
+
+def test_an_error_of_the_disk_does_not_blame_the_archive(tmp_path: Any) -> None:
+    (tmp_path / "a.tar.gz").write_bytes(tarred({f"images/{'1' * 300}": b"1"}))
+    with pytest.raises(OSError, match="File name too long"):
+        unpack(tmp_path / "a.tar.gz", {"images/": tmp_path / "images"})
+
+
+def test_archives_of_one_name_are_kept_apart(server: Any, tmp_path: Any) -> None:
+    entries = []
+    for name in ("one", "two"):
+        server.files[f"/{name}/images.tar.gz"] = tarred({"1": name.encode()})
+        entries.append({"file": f"{server.address}/{name}/images.tar.gz", "unpack": {"1": f"{name}/1"}})
+    fetch_files("one", entries[:1], told(tmp_path)[0])
+    fetch_files("two", entries[1:], told(tmp_path)[0])
+    (tmp_path / "one" / "1").unlink()
+    (tmp_path / "two" / "1").unlink()
+    fetch_files("both", entries, told(tmp_path)[0])  # both are checked by the hashes of the first time
+    assert [(tmp_path / name / "1").read_text() for name in ("one", "two")] == ["one", "two"]
 
 
 @pytest.mark.parametrize("name", ["xtd_de_t2i", "multi30k_fr_i2t"])

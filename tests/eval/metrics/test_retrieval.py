@@ -70,6 +70,19 @@ def test_a_collapsed_model_scores_exactly_chance_both_ways(n: Any) -> None:
     assert hits(image_to_text_ranks(images, captions, image_of, strict=True), 1).mean() == 0.0
 
 
+@pytest.mark.parametrize(("n", "width"), [(2049, 384), (4097, 768)])
+def test_equal_vectors_score_the_same_in_every_block(n: int, width: int) -> None:
+    vector = np.random.default_rng(0).normal(size=(1, width)).astype(np.float32)
+    same = ArrayRows(np.repeat(vector, n, axis=0))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)  # the kernels of several threads round by shape
+    try:
+        assert hits(image_to_text_ranks(same, same, np.arange(n)), 1).sum() == 1
+        assert hits(text_to_image_ranks(same, same, np.arange(n)), 1).sum() == 1
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_an_image_without_a_caption_is_an_error() -> None:
     images, captions = exact(SCORES)
     with pytest.raises(ValueError, match="image 2 has no caption"):

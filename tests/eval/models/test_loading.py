@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -147,3 +148,18 @@ def test_words_that_lead_nowhere_say_where_to_go(folder: Path, word: str, more: 
     more = {name: value.replace("FOLDER", str(folder)) for name, value in more.items()}
     with pytest.raises(WrongUse, match=message):
         load_model(word.replace("FOLDER", str(folder)), data=folder, **more)
+
+
+def test_random_weights_are_random_in_a_text_tower_of_the_hub_too(tmp_path: Path, monkeypatch: Any) -> None:
+    transformers = pytest.importorskip("transformers", reason="not installed: make setup")
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    tower = tmp_path / "tower"
+    transformers.BertConfig(vocab_size=49408, **small).save_pretrained(tower)  # a configuration without weights
+    monkeypatch.setattr("open_clip.factory._MODEL_CONFIGS", dict(open_clip.factory._MODEL_CONFIGS))
+    vision = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16}
+    text = {"hf_model_name": str(tower), "hf_proj_type": "mlp", "context_length": 77}
+    config = {"embed_dim": 32, "vision_cfg": vision, "text_cfg": text}
+    (tmp_path / "own-tower.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path)
+    model = load_model("own-tower", data=tmp_path, pretrained="random")
+    assert model.texts(["a cat"]).shape == (1, 32)

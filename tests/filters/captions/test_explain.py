@@ -31,8 +31,16 @@ def test_reasons_are_few_loudest_first_and_each_said_once() -> None:
         ("subject acts 3, visible -1", "subject can act, unrated verb"),
         ("verb form ing, PRP$ before", "verb form ing, possessive before"),
         ("said of spinning", "said of spinning"),
+        ("tie None, subject acts None", "tie None, subject absent"),
         ("other word 2 as NN", "often another word as noun"),
     ],
 )
 def test_tags_and_ratings_are_spelled_out(name: str, words: str) -> None:
     assert in_words(name) == words
+
+
+def test_no_reason_shows_how_a_word_is_lacking_in_the_program(odd_texts: list[str]) -> None:
+    for caption in ("running", "a photo of eating and drinking", "sitting on a bench", *odd_texts[:30]):
+        said = explain(caption)
+        found = [*said.actions, *said.attributes, *said.relations]
+        assert not [text for one in found for text, _ in one.reasons if "None" in text], caption

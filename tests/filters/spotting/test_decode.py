@@ -147,8 +147,10 @@ def palette_with_transparency() -> bytes:
     return encode(image, "PNG", transparency=0)
 
 
-def sixteen_bit(value: int) -> bytes:
-    return encode(Image.fromarray(np.full((20, 40), value, np.uint16)), "PNG")
+def sixteen_bit(value: int, transparent: int | None = None) -> bytes:
+    png = encode(Image.fromarray(np.full((20, 40), value, np.uint16)), "PNG")
+    at = png.index(b"IDAT") - 4  # Pillow writes no transparent value of 16 bits
+    return png if transparent is None else png[:at] + chunk(b"tRNS", struct.pack(">H", transparent)) + png[at:]
 
 
 def sixteen_bit_rgb() -> bytes:
@@ -174,6 +176,8 @@ GOOD: dict[str, tuple[Callable[[], bytes], tuple[int, int, int]]] = {  # name ->
     ),
     "16-bit grey, dark": (lambda: sixteen_bit(300), (1, 1, 1)),
     "16-bit grey, middle": (lambda: sixteen_bit(32768), (128, 128, 128)),
+    "16-bit grey, transparent": (lambda: sixteen_bit(300, 300), (255, 255, 255)),
+    "16-bit grey, another value is transparent": (lambda: sixteen_bit(300, 301), (1, 1, 1)),
     "16-bit RGB": (sixteen_bit_rgb, (128, 128, 128)),
     "transparent RGBA on white": (lambda: encode(flat("RGBA", (0, 0, 0, 0)), "PNG"), (255, 255, 255)),
     "half transparent RGBA": (lambda: encode(flat("RGBA", (0, 0, 0, 128)), "PNG"), (127, 127, 127)),

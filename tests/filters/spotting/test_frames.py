@@ -27,13 +27,13 @@ def test_a_message_arrives_whole(body: bytes) -> None:
 
 def test_silence_ends_at_the_deadline() -> None:
     receiver, _ = nonblocking_pipe()
-    with pytest.raises(PipeTimeout):
+    with pytest.raises(PipeTimeout, match="the pipe was not ready before the deadline"):
         read_frame(receiver, time.monotonic() + 0.05)
 
 
 def test_a_reader_that_does_not_read_ends_at_the_deadline() -> None:
     _, sender = nonblocking_pipe()
-    with pytest.raises(PipeTimeout):
+    with pytest.raises(PipeTimeout, match="the pipe was not ready before the deadline"):
         write_frame(sender, bytes(3_000_000), time.monotonic() + 0.05)
 
 

@@ -171,3 +171,10 @@ def test_another_license_is_another_card(filtering: Callable[..., Any], tmp_path
     assert head(run(filtering, tmp_path, {}, license="mit"))["license"] == "mit"
     (tmp_path / "out" / "README.md").unlink()
     assert head(run(filtering, tmp_path, {}, license="mit"))["license"] == "mit", "it is made again"
+
+
+def test_a_card_of_ones_own_outlives_the_next_results(filtering: Callable[..., Any], tmp_path: Path) -> None:
+    (run(filtering, tmp_path, {}) / "README.md").write_text("# Mine")
+    assert (run(filtering, tmp_path, {}, license="mit") / "README.md").read_text() == "# Mine"
+    (tmp_path / "out" / "README.md").unlink()
+    assert head(run(filtering, tmp_path, {}, license="mit"))["license"] == "mit"

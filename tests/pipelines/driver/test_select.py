@@ -130,7 +130,7 @@ def test_only_reasons_are_offered_for_a_delay(indexed: Any, monkeypatch: pytest.
     left_out = {select.NOT_INDEXED: 3, select.SEVERAL_ROWS: 2, "overlap": 1}
     monkeypatch.setattr(select, "_candidates", lambda *about: replace(candidates(*about), left_out=left_out))
     assert main(["--output", str(indexed.output), "--samples", "90", "--delay", "luck=2"]) == 2
-    assert re.search(r"\(there are: action, (\w+, )*overlap(, \w+)*\)", capsys.readouterr().err)
+    assert re.search(r"\(OUTPUT has: action, (\w+, )*overlap(, \w+)*\)", capsys.readouterr().err)
 
 
 def test_a_delay_can_be_given_and_leaves_a_reason_to_the_end(indexed: Any) -> None:

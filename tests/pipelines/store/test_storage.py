@@ -31,7 +31,8 @@ def test_a_store_that_does_not_answer_says_nothing_of_what_is_there(
 def test_an_address_with_one_slash_is_no_folder() -> None:
     with pytest.raises(ValueError, match=r"an address has two slashes: s3://bucket/out"):
         store_path("s3:/bucket/out")
-    assert store_path("a:b/c") == Path("a:b/c") and store_path("file:///a") == Path("/a")
+    assert store_path("a:b/c") == Path("a:b/c")
+    assert store_path("file:///a") == store_path("local:///a") == Path("/a")
 
 
 def test_what_a_store_answers_becomes_one_line(tmp_path: Path) -> None:

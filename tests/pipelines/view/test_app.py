@@ -213,7 +213,7 @@ def test_an_address_is_its_query() -> None:
         read="ü",
         overlap=Bounds(low=0.5, high=2),
         column="n",
-        values=Bounds(high=-3),
+        values=Bounds(low=-12_345.678_9, high=1_234_567),
     )
     place = Place("00000-00003", "kept", 7)
     given = dict(urllib.parse.parse_qsl(address_of(query, place).partition("?")[2]))

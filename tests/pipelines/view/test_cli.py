@@ -41,6 +41,16 @@ def test_it_says_its_address_answers_and_ends_when_it_is_told_to(
     assert said.read_text() == f"{found[1]} shows {finished.output}; Ctrl-C ends it\n"
 
 
+def test_an_end_while_the_output_is_opened_names_no_remedy(copied: Path, forks: Forks, tmp_path: Path) -> None:
+    (copied / "run.json").unlink()
+    os.mkfifo(copied / "run.json")
+    process = forks.start(__file__, "command", ["--output", str(copied)], said=tmp_path / "said")
+    with open(copied / "run.json", "w"):  # waits for the reader, and then lets it wait
+        os.kill(process, signal.SIGINT)
+        assert forks.wait(process) == 130
+    assert (tmp_path / "said").read_text() == "interrupted\n"
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
+from open_diht.pipelines.stages.decide import broken_unit
+from open_diht.pipelines.store.commit import publish_table
 from open_diht.pipelines.view.output import Output
 from open_diht.pipelines.view.places import ordinals_of
 from open_diht.pipelines.view.query import Bounds, Place, Query, QueryResult, numeric_columns, row_at, search
@@ -75,6 +79,21 @@ def test_units_without_the_reason_are_passed_over_within_the_time(output: Output
     assert (first.after.unit, first.after.end) == (output.listing().decided[0], "rejected")
     whole = search(output, query)
     assert whole.looked_at == len(everything(output, Query(end="rejected"))) and whole.after is None
+
+
+def test_the_error_of_a_unit_is_found_beside_dead_rows_with_other_errors(copied: Path) -> None:
+    unit = Output(copied).listing().decided[0]
+    record = copied / "work/decide/commits" / f"{unit}.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "dead": {"corrupt": 1}}))
+    row = {"ordinal": 0, "caption": "a", "file": "f", "unit": unit, "stage": "spotting", "error": "corrupt"}
+    broken = broken_unit({"path": "f", "error": "UnreadableFile", "message": "damaged"}, unit)
+    publish_table(
+        copied / "dead_letter" / f"part-{unit}.parquet",
+        pa.concat_tables([pa.Table.from_pylist([row], broken.schema), broken]),
+    )
+    for error, place in (("corrupt", 0), ("UnreadableFile", 1)):
+        found = search(Output(copied), Query(end="dead_letter", reason=error))
+        assert [hit.place for hit in found.hits] == [Place(unit, "dead_letter", place)]
 
 
 def test_by_the_score_of_the_best_action(output: Output, finished: Any) -> None:

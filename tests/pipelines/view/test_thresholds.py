@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -59,6 +60,17 @@ def test_stages_that_are_not_asked_for_decide_nothing(
     found = decide(output, draw(output), output.preset)
     assert (found.kept_rows, found.uncertain) == (done.funnel["kept"], 0)
     assert found.rejected == {reason: count for reason, count in done.funnel["rejected"].items() if count}
+
+
+def test_units_with_images_are_certain_beside_units_that_are_downloaded(
+    manifest: Path, copied: Path, filtering: Any
+) -> None:
+    done = filtering(manifest, copied, stages=("captions",), unit_rows=12)
+    record = json.loads((copied / "run.json").read_text())
+    (copied / "run.json").write_text(json.dumps({**record, "stages": ["captions", "download"]}))
+    output = Output(copied)
+    found = decide(output, draw(output), output.preset)
+    assert (found.kept_rows, found.uncertain) == (done.funnel["kept"], 0)
 
 
 def test_every_row_is_kept_rejected_or_left_open(output: Output) -> None:

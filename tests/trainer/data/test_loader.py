@@ -157,7 +157,7 @@ def test_an_epoch_that_is_left_cannot_go_on(tars: Any, load: Any, tmp_path: Path
     next(left)
     whole = list(loader.epoch(1))
     assert len(whole) == 10
-    with pytest.raises(RuntimeError, match="epoch 0 was left"):
+    with pytest.raises(RuntimeError, match="epoch 0: a later call"):
         next(left)
 
 
