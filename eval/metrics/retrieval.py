@@ -117,8 +117,8 @@ class _Tile:
         self._memory = torch.empty((most, items.count))
         self._left = torch.empty((most, queries.width))
         # Blocks of one shape: products of equal vectors differ in the last bits between shapes.
-        blocks = max(1, -(-items.count // BLOCK_ROWS))
-        size = min((-(-items.count // blocks) + 63) & ~63, items.count)
+        count = max(1, -(-items.count // BLOCK_ROWS))
+        size = min((-(-items.count // count) + 63) & ~63, items.count)
         self._right = torch.empty((size, items.width))
 
     def scores(self, block: range) -> torch.Tensor:

@@ -205,12 +205,12 @@ def test_tasks_with_different_splits_of_one_hub_set_are_all_fetched(
     hub.add("datasets/clip-benchmark/wds_vtab-cifar10", read(colour_set(n=4) / "colours") | more)
     suite = load_suite("diht29")
     (task,) = [one for one in suite.tasks if one.name == "cifar10"]
-    tasks = [
+    tasks = tuple(
         dataclasses.replace(
-            task, name=split, sources=[dataclasses.replace(one, split=split) for one in task.sources], support=()
+            task, name=split, sources=tuple(dataclasses.replace(one, split=split) for one in task.sources), support=()
         )
         for split in ("train", "test")
-    ]
+    )
     monkeypatch.setattr(
         "open_diht.eval.fetch.__main__.choose_tasks", lambda words: dataclasses.replace(suite, tasks=tasks)
     )

@@ -94,7 +94,7 @@ def test_the_old_record_of_a_unit_that_could_not_be_extended_is_not_taken_for_do
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("open_diht.pipelines.engine.stage.PAUSES_S", (0.0, 0.0))
-    engine, stage = Engine(Layout(tmp_path), 1, [].append, backend=Here()), Growing(Layout(tmp_path))
+    engine, stage = Engine(Layout(tmp_path), 1, list[str]().append, backend=Here()), Growing(Layout(tmp_path))
     assert engine.run(stage, ["a"], of=1) == {} and engine.total("fussy", ["a"]) == 1
     (tmp_path / "work" / "fussy" / "failed").touch()  # where the folder with the record of the failure should be
     with pytest.raises(RunFailed, match="1 unit of stage fussy could be neither completed nor recorded as failed"):
