@@ -181,6 +181,7 @@ ROWS_OF_RECIPES = {
 }
 
 
+@pytest.mark.slow
 def test_recipe_best_caption(started: Callable[..., str], tmp_path: Path) -> None:
     pytest.importorskip("datasets")
     pq.write_table(pa.table(ROWS_OF_RECIPES), tmp_path / "in.parquet")

@@ -239,6 +239,7 @@ def encode(model: Path, root: Path) -> None:
     FeatureCache(root / "f", slow, batch=2).images(data.images)
 
 
+@pytest.mark.slow
 @pytest.mark.kill
 def test_killed_while_encoding_it_goes_on_from_the_last_batch(
     colour_set: Any, tiny: Any, tiny_folder: Any, memo: Any, forks: Forks, tmp_path: Path

@@ -78,6 +78,7 @@ def test_every_unit_is_done_once(tmp_path: Path, workers: int) -> None:
     assert list(todo.iterdir()) == [], "the file of names goes when the job ends"
 
 
+@pytest.mark.slow
 def test_where_partitions_are_all_that_is_spread_the_job_holds_the_names(tmp_path: Path) -> None:
     recorder = Recorder(Direct().run)
     recorder.by_partition = True  # type: ignore[misc]
