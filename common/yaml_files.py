@@ -132,7 +132,7 @@ def parse_yaml(text: str, place: str) -> Any:
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = error.problem or error.context or "unreadable"
         if "given twice" in problem:
-            raise BadYaml(f"{place}{where}: {problem}; remove one of them") from error
+            raise BadYaml(f"{place}{where}: {' '.join(problem.split())}; remove one of them") from error
         said = f"{problem} {error.context}" if error.problem and error.context else problem
         raise BadYaml(f"{place}{where}: not YAML, {' '.join(said.split())}; {_REMEDY}") from error
     except RecursionError as error:

@@ -56,6 +56,7 @@ def test_a_merged_key_may_be_given_anew() -> None:
     [
         ("a: 1\nb: 2\na: 3\n", "line 3, column 1: key 'a' is given twice; remove one of them"),
         ("a: {b: 1, c: {}, b: 2}", "line 1, column 18: key 'b' is given twice; remove one of them"),
+        ('"a\\nb": 1\n"a\\nb": 2', "key 'a b' is given twice; remove one of them"),
         ("- {x: 1}\n- {y: 1, y: 1}\n", "line 2, column 10: key 'y' is given twice"),
         ("a: [1, 2\nb: 3\n", "line 2, column 2: not YAML"),
         *[(f"a: !!{tagged}", "a value cannot be read") for tagged in ("bool no thing", "int ''", "timestamp foo")],
