@@ -88,9 +88,9 @@ compare: ## Test two models against each other on the same items (A B)
 	$(if $(A),$(if $(B),,$(error B is missing; give two folders of make bench: make compare A=one B=other)),$(error A is missing; give two folders of make bench: make compare A=one B=other))
 	$(call run,compare $(call quote,$(A)) $(call quote,$(B)),eval)
 study: ## Test the paper's claims in miniature (STUDY TRACK DATA OUTPUT)
-	$(call run,study,download train eval,study=STUDY track=TRACK data=DATA output=OUTPUT)
+	$(call run,study,download train eval score,study=STUDY track=TRACK data=DATA output=OUTPUT)
 study-data: ## Fetch the data of the study, if a program may download it (DATA)
-	$(call run,study-data,download train eval,data=DATA)
+	$(call run,study-data,download train eval score,data=DATA)
 ##@ Clusters
 dask-up dask-down flink-up flink-down: ## Start, or stop, a cluster here for RUNNER=dask or flink
 	@$(if $(filter %-up,$@),deploy/install.sh base$(if $(filter dask-up,$@),$(comma)dask) &&) \

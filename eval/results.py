@@ -6,6 +6,7 @@ Intervals of averages, and comparisons of two models, are computed from the stor
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -251,7 +252,7 @@ def read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
             arrays = {name: stored[name] for name in stored.files}
     except FileNotFoundError:
         raise
-    except (ValueError, OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except (ValueError, OSError, zipfile.BadZipFile, zlib.error, tokenize.TokenError, EOFError) as error:
         raise DataBroken(f"{path} does not hold arrays ({error}); {AGAIN}") from None
     if lacking := [name for name in names if name not in arrays]:
         raise DataBroken(f"{path} lacks {', '.join(lacking)}; {AGAIN}")

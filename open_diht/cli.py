@@ -20,8 +20,8 @@ from importlib.metadata import version
 from importlib.util import find_spec
 
 OK, WRONG_USE = 0, 2
-STUDY = ("download", "train", "eval")
-"""Extras of the study."""
+STUDY = ("download", "train", "eval", "score")
+"""Extras of the study; its rivals include a language filter, which is in `score`."""
 _HELP = {"-h", "--help"}
 
 

@@ -87,4 +87,5 @@ def run_claim(claim: ModuleType, track: str, scale: str, data: Data, rows: Rows)
         seconds = time.perf_counter() - started
         rows.write(arm, metrics, items, seconds, notes)
         say(f"  {arm.key}  {seconds:.1f} s")
-    rows.pack(arms[0].claim)
+    if arms:  # few-shot has none if all its sets are missing
+        rows.pack(arms[0].claim)

@@ -74,7 +74,7 @@ def test_the_help_fits_a_screen_and_names_every_target_and_variable() -> None:
         ("select SAMPLES=9", ""),
         ("bench", "eval"),
         ("compare A=x B=y", "eval"),
-        ("study", "download train eval"),
+        ("study", "download train eval score"),
         ("dask-up", "dask"),
     ],
 )

@@ -136,8 +136,10 @@ def read_manifest(path: Path, options: Mapping[str, Any], memo: Memo, place: str
             name = Columns().vformat(str(options["image"]), (), row)
         if name not in leave_out:
             found.setdefault(name, []).append(value)
+    if not found:
+        raise DataBroken(f"{place} has no usable rows")
     # Images that are all absent were not downloaded; a single absent one means a broken set.
-    if found and not any((root / name).is_file() for name in found):
+    if not any((root / name).is_file() for name in found):
         raise DataMissing(f"the images of {place} are not in {root}")
     for name, values in found.items():
         if not (root / name).is_file():
@@ -228,7 +230,7 @@ def text_of(path: Path, place: str) -> str:
     try:
         return (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode("utf-8")
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataBroken(f"{place} is not a whole gzip file ({error}): fetch it again") from None
+        raise DataBroken(f"{place} is not a whole gzip file ({error}): remove it and fetch the set again") from None
     except UnicodeDecodeError as error:
         raise DataBroken(f"{place} is not UTF-8 (byte {error.start})") from None
 

@@ -15,7 +15,7 @@ from open_diht.study.claims import negatives
 from open_diht.study.claims.described import described
 from open_diht.study.data import Data
 from open_diht.study.rows import Arm, Rows
-from open_diht.study.run import run_claim
+from open_diht.study.run import run_claim, study
 from open_diht.study.tables import TABLES
 
 
@@ -139,3 +139,11 @@ def test_the_tiny_study_goes_through_every_claim_to_its_page(
     assert [name for name in TABLES if f"\n{name}\n| test set |" in said] == tables
     page = (tmp_path / "results" / "page" / "study-details.md").read_text(encoding="utf-8")
     assert page.count("minutes of one process") == len(there)
+
+
+def test_few_shot_without_any_of_its_sets_has_no_arms(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Data, "has", lambda data, name: name == "reference")
+    assert study("cpu", "full", ["fewshot"], data, Rows(tmp_path)) == 0
+    assert "fewshot: 0 arms" in capsys.readouterr().out

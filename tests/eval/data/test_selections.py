@@ -195,7 +195,10 @@ def test_captions_line_by_line(folder: Path, memo: Memo) -> None:
     (folder / "names.txt").write_text("1.png 7\n", encoding="utf-8")
     with pytest.raises(DataBroken, match=r"1 lines of names\.txt, 2 of captions\.de\.gz"):
         read()
-    for content, message in ((gzip.compress(b"\xff"), "is not UTF-8"), (gzip.compress(b"ein")[:-9], "fetch it again")):
+    for content, message in (
+        (gzip.compress(b"\xff"), "is not UTF-8"),
+        (gzip.compress(b"ein")[:-9], "fetch the set again"),
+    ):
         (folder / "captions.de.gz").write_bytes(content)
         with pytest.raises(DataBroken, match=rf"set/captions.de.gz .*{message}"):
             read()
