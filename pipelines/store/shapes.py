@@ -30,7 +30,7 @@ def read_record(path: StorePath, kind: type[T]) -> T | None:
         raise WrongUse(str(error)) from error
     if found is not None and not conforms(found, kind):
         raise WrongUse(
-            f"{path} was not written by this version of `make filter`; move it away, and run `make filter` to write it"
+            f"{path} is not as this version of `make filter` writes it; move it away, and run `make filter` to write it"
         )
     return cast(T | None, found)
 

@@ -88,7 +88,7 @@ class Output:
                 recorded none, the default is `paper`.
 
         Raises:
-            WrongUse: there is no output, a record of its run is corrupt, or its preset cannot be
+            WrongUse: there is no output, a record of its run is corrupt, or the preset cannot be
                 read or needs columns that are not stored.
             BadPreset: no such preset.
         """
@@ -207,7 +207,7 @@ def _plan(layout: Layout) -> Plan:
 def _dataset(source: _Source) -> Dataset:
     try:
         known = load_dataset(source.get("name", "custom"))
-    except DatasetError:  # a data set made in Python; the run has recorded how to read it
+    except DatasetError:  # a data set of the user's own; the run has recorded how to read it
         known = load_dataset("custom")
     read_as = {name: value for name, value in source.get("read_as", {}).items() if name in READ_AS}
     said: dict[str, Any] = {**source.get("roles", {}), **read_as}
