@@ -31,7 +31,7 @@ class Command:
 
     about: str
     module: str
-    """It has `main(arguments, prog)`, which also takes `defaults`. Imported only for its command: most bring Beam or torch."""
+    """Its `main(arguments, prog)` also takes `defaults`. Imported only for its command: most bring Beam or torch."""
     extras: tuple[str, ...] = ()
     """Extras of the distribution that it needs."""
     defaults: tuple[tuple[str, str], ...] = ()
