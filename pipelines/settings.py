@@ -25,8 +25,8 @@ class ScoreSettings:
     model: str
     """open_clip:<model>:<weights>, local-dir:<folder>, or reference (the evaluation's model, offline)."""
     device: str = AUTO
-    """Device in torch's notation. cuda: all GPUs, with runner `direct` at most one process each; auto: cuda if this
-    machine has a GPU, else cpu."""
+    """Device in torch's notation. cuda: all GPUs, with runner `direct` at most one process each; auto: cuda if torch
+    sees a GPU on this machine, else cpu."""
     precision: str = AUTO
     """bf16, fp32 or auto. auto: the precision that the output already has of this model, else bf16 if the device
     supports it, else fp32."""
