@@ -31,7 +31,8 @@ class Command:
 
     about: str
     module: str
-    """Its `main(arguments, prog)` also takes `defaults`. Imported only for its command: most bring Beam or torch."""
+    """It has a `main(arguments, prog)`, and `defaults` as keywords. Imported only for its command: most bring Beam or
+    torch."""
     extras: tuple[str, ...] = ()
     """Extras of the distribution that it needs."""
     defaults: tuple[tuple[str, str], ...] = ()
