@@ -83,7 +83,7 @@ class RunSettings:
     folder."""
     export: str = SHARDS
     """Export format, of `EXPORTS`. shards: new tars; index: the input's tars stay, and an index of each lists the kept
-    samples."""
+    samples that training can use."""
     max_dead_share: float = 0.05
     """Fraction of dead-letter rows above which the exit status is 1."""
     download: DownloadSettings = field(default_factory=DownloadSettings)
