@@ -31,8 +31,8 @@ class Command:
 
     about: str
     module: str
-    """The module that has `main(arguments, prog)`, which takes `defaults` as keywords. Imported only for its command: most
-    bring Beam or torch."""
+    """The module that has `main(arguments, prog)`, which takes `defaults` as keywords. Imported only for its command:
+    most bring Beam or torch."""
     extras: tuple[str, ...] = ()
     """Extras of the distribution that it needs."""
     defaults: tuple[tuple[str, str], ...] = ()
