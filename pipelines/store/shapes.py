@@ -37,7 +37,7 @@ def read_record(path: StorePath, kind: type[T]) -> T | None:
 
 def conforms(value: object, kind: Any) -> bool:
     """Return whether a JSON value has a type. Values of kind int and float must be finite and below 2**63 in
-    magnitude.
+    magnitude; a bool counts as a number.
 
     Args:
         value: the value.

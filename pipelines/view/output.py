@@ -24,7 +24,7 @@ from open_diht.pipelines.store.storage import StorePath, is_local, stamps
 UNREADABLE = "unreadable"
 """Used as the unit of dead-letter rows of files that could not be read at all, and of units that failed."""
 UNDECIDED = "undecided"
-"""Rows whose captions are annotated and that are not decided yet."""
+"""Rows that stage `captions` has stored and that are not decided yet."""
 ENDS = (*KINDS, UNDECIDED)
 """The ends where rows may be found."""
 _FRESH_S = 5.0
@@ -71,7 +71,7 @@ class State:
     units: int
     decided: int
     annotated: int
-    """Units whose captions are annotated, including decided ones."""
+    """Units with results of stage `captions`, including decided ones."""
     finished: bool
     """True if a run has ended, and all units are decided or quarantined."""
 

@@ -318,7 +318,7 @@ def _flat(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], pa.Array]:
 
 
 def _numbers(column: pa.ChunkedArray) -> NDArray[np.float64]:
-    """Return the numbers (n,) of a column as float64, NaN for what is no number."""
+    """Return the numbers (n,) of a column as float64, NaN for what is no number, including texts such as `.5`."""
     if pa.types.is_string(column.type):
         column = pc.if_else(pc.match_substring_regex(column, _NUMBER), column, pa.scalar(None, pa.string()))
     elif not _is_number(column.type):
