@@ -164,7 +164,7 @@ class FsspecStore:
             return sorted(path.removeprefix(folder).lstrip("/") for path in self.fs.find(folder))
 
     def read(self, path: str) -> bytes:
-        """Return the content of a file. Raises FileNotFoundError if there is none; other failures are retried for 7 s."""
+        """Return the content of a file. Raises FileNotFoundError if there is none; other failures are retried."""
         for pause_s in (*_READ_PAUSES_S, None):
             try:
                 with self._asking(path) as inside:

@@ -77,7 +77,7 @@ class Workdir:
                 (self.folder / name).write_bytes(self.store.read(name))
 
     def grown(self, now: bool = False) -> None:
-        """Upload log and curves if no upload runs and the last is seconds ago, or if `now`."""
+        """Upload log and curves to a URL: at once if `now`, else if no upload runs and the last is seconds ago."""
         due = now or (self.uploads.idle and self._clock() - self._uploaded_at >= _EVERY_S)
         if self.store is not None and due:
             self._uploaded_at = self._clock()
@@ -143,7 +143,7 @@ def checkpoints_at(folder: str, cache_folder: str | None) -> Checkpoints:
 def opened(
     workdir: Path | str, cache_folder: str | None, ranks: Ranks, say: Callable[[str], None]
 ) -> Iterator[Workdir]:
-    """Yield the WORKDIR of a run, locked against other runs, and finish its uploads on leaving.
+    """Yield the WORKDIR of a run, locked against other runs, and finish its uploads on leaving, except after Ctrl-C.
 
     Args:
         workdir: a folder or an fsspec URL.
