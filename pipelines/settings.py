@@ -79,8 +79,8 @@ class RunSettings:
     """(i, n): annotate every n-th unit, starting at unit i, 0 <= i < n. The last shard, or a run without a shard,
     completes the output."""
     unit_rows: int | None = None
-    """Most rows of a unit; None: by the size of the input and the workers. Fixed by the first run on an output
-    folder."""
+    """Rows of a unit, approximately and where a file can be divided; None: by the size of the input and the workers.
+    Fixed by the first run on an output folder."""
     export: str = SHARDS
     """Export format, of `EXPORTS`. shards: new tars; index: the input's tars stay, and an index of each lists the kept
     samples that training can use."""
