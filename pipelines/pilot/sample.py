@@ -84,8 +84,8 @@ def _plan(settings: RunSettings, unit_rows: int | None) -> Plan:
 
 
 def _finer(settings: RunSettings, whole: Plan) -> Plan | None:
-    """Return a plan with smaller units than a run's, where files can be divided. Return None if the user set the size of
-    units, or if a run's units are on average no longer than a long unit of the sample."""
+    """Return a plan with smaller units than a run's, where files can be divided. Return None if the user set the size
+    of units, or if a run's units are on average no longer than a long unit of the sample."""
     size = max(UNIT_ROWS[0], -(-whole.rows // _MOST_UNITS))
     if settings.unit_rows or whole.rows <= LONG * size * len(whole.units):
         return None

@@ -54,7 +54,7 @@ class CaptionCounts(TypedDict):
     """Counts of captions, if a row may have several."""
 
     captions_in: int
-    """Captions that were read: of each good row the distinct ones that are not blank, and at least one."""
+    """Captions that were read: of each good row the distinct ones that hold text, and at least one."""
     passed: int
     rejected: dict[str, int]
     """Number of rejected captions by reason."""
