@@ -63,7 +63,7 @@ class Workdir:
         foreign = sorted(names & {CONFIG, EXPORT})
         if foreign and LOG not in names:
             raise WrongUse(
-                f"{self} holds {foreign[0]} but no {LOG}, so it may not be this program's, and a run would overwrite "
+                f"{self} holds {foreign[0]} but no {LOG}: it may not be this program's, and a run would overwrite "
                 "it; take another WORKDIR, or move it away"
             )
 
