@@ -76,8 +76,8 @@ class RunSettings:
     backend: Backend = field(default_factory=Direct)
     """The backend that runs the units."""
     shard: tuple[int, int] | None = None
-    """(i, n): annotate every n-th unit, starting at unit i, 0 <= i < n. The last shard, or a run without a shard,
-    completes the output."""
+    """(i, n): annotate every n-th unit, starting at unit i, 0 <= i < n. A run without a shard, or the last shard
+    if no unit is missing then, completes the output."""
     unit_rows: int | None = None
     """Rows of a unit, approximately and where a file can be divided; None: by the size of the input and the workers.
     Fixed by the first run on an output folder."""
