@@ -202,7 +202,9 @@ def command_parser(prog: str, description: str) -> Parser:
         help="folder that image paths are relative to; images are read below it and below the manifest's folder "
         "(default: the latter only)",
     )
-    columns.add_argument("--delimiter", help="separator of the fields of CSV files (default: comma)")
+    columns.add_argument(
+        "--delimiter", help="separator of the fields of CSV files (default: the data set's, mostly a comma)"
+    )
     columns.add_argument("--columns", help="names of the columns of TSV or CSV files without header, comma-separated")
     _add_score(parser)
     _add_download(parser)
@@ -271,7 +273,7 @@ def _add_download(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--download-allow",
         metavar="ADDRESS:PORT,...",
-        help="non-public addresses or networks that downloads may contact (default: none)",
+        help="addresses or networks that downloads may contact although non-public or at another port (default: none)",
     )
     group.add_argument(
         "--download-ignore-opt-out",
