@@ -218,8 +218,8 @@ def add_where(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=number(Workforce),
         help="units at a time for which the input is cut; with direct and flink also the most that run (default: all "
-        "cores; with dask and flink, the cluster's slots; with prism, 1; with dataflow, --max_num_workers, "
-        "--num_workers or 32)",
+        "cores; with dask and flink, the cluster's slots; with prism, or flink without a cluster, 1; with dataflow, "
+        "--max_num_workers, --num_workers or 32)",
     )
     parser.add_argument("--shard", help="i/n: process every n-th unit, i from 0; the last one completes the output")
     portable = parser.add_argument_group(

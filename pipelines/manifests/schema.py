@@ -47,7 +47,8 @@ def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, ima
     A column named by the data set or the user comes first. Otherwise the aliases are tried in
     order. An alias matches in any case, preferring its listed spelling; two equally good matches
     are refused, except for `captions`. Width and height come from the first pair of `SIZE_FAMILIES`
-    that is there once, and a text column named image holds paths if no other column does.
+    that is there once, and the first text column named image holds paths if no
+    other column does.
 
     Args:
         columns: the file's columns.
