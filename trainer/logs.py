@@ -28,8 +28,8 @@ class MissingTracker(WrongUse):
 class RunLog:
     """A log of values by step.
 
-    Lines are only appended. After a resume, which is a line of kind `event`, steps may appear
-    again; the last line of a step counts.
+    Whole lines are never removed. After a resume, which is a line of kind `event`, steps may appear
+    again; the last value of a step counts.
 
     Args:
         workdir: the folder of the log and the curves.
