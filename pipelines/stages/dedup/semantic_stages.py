@@ -92,7 +92,7 @@ class _OfEmbeddings(_SemanticStage):
         vectors = np.concatenate([matrix(table[source.column]) for table in good])
         order = np.argsort(ordinals, kind="stable")
         ordinals, vectors = ordinals[order], vectors[order]
-        # A row that was scored again is stored twice.
+        # A row that was scored again is stored several times.
         wanted = np.isin(ordinals, rows.ordinals) & (ordinals != np.append(ordinals[1:], -1))
         ordinals, vectors = ordinals[wanted], vectors[wanted]
         return Embedded(ordinals, rows.uids[np.searchsorted(rows.ordinals, ordinals)], vectors)
