@@ -163,7 +163,7 @@ class TrainingProgress:
             waited_s: seconds waited for batches since the start.
 
         Returns:
-            `samples_per_s` over all ranks; `data_wait`, the fraction of time spent waiting for batches;
+            `samples_per_s` over all ranks; `data_wait`, the fraction of time that this rank waited for batches;
             `eta_s`, seconds left including checks and checkpoints; `mfu` if the full speed is known.
         """
         now = self._clock()
