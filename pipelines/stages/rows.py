@@ -103,7 +103,7 @@ def columns_of(
     columns: Sequence[str],
     path: str = "the manifest",
 ) -> dict[str, str]:
-    """Return the column of each condition: that of a role, else the one of that name, else the only one in another case.
+    """Return the column of each condition: that of a role, else the one of that name (in another case, the only one).
 
     A condition on a language is left out if the manifest has no such column; the language is then
     identified.

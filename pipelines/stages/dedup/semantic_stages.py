@@ -75,7 +75,7 @@ class _OfEmbeddings(_SemanticStage):
     stored: Stored
 
     def _embedded(self, unit: str) -> Embedded | None:
-        """Return the embeddings of a unit's competitors that have one; None if no image has any."""
+        """Return the embeddings of a unit's competitors with status `OK`; None if no row of the unit has it."""
         rows, source = self._competitors(unit), self.stored
         tables = []
         for image_unit in self._plan.image_units(read_json(self.layout.commit("captions", unit))):
