@@ -246,8 +246,8 @@ def condition_of(name: str, asked: Any) -> ColumnCondition:
         for one in value if isinstance(value, list | tuple) else (value,):
             if isinstance(one, int) and not isinstance(one, bool) and abs(one) > _EXACT:
                 raise BadValue(
-                    f"columns.{name}.{key} has {shown(one)}, but whole numbers are exact only below 2**53; quote it "
-                    "to compare it as text, or write it as a rounded decimal (1.7e18)"
+                    f"columns.{name}.{key} has {shown(one)}, but whole numbers are exact only below 2**53; write it "
+                    "as a rounded decimal (1.7e18), or, for in and not_in, quote it to compare it as text"
                 )
     hints = get_type_hints(ColumnCondition, include_extras=True)
     values = {
