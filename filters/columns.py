@@ -78,7 +78,7 @@ class ColumnCondition(CaptionFilter):
         words = [value for value in self._listed if not _is_number(value)]
         if words and (self._bounds or len(words) < len(self._listed)):
             raise BadValue(
-                f"columns.{self.reason} mixes numbers with the text {shown(words[0])}, but a column holds one or the "
+                f"columns.{self.reason} mixes numbers with {shown(words[0])}, but a column holds one or the "
                 "other; quote the numbers if they are texts"
             )
 

@@ -27,7 +27,7 @@ _PRONOUNS = frozenset({"i", "he", "she", "they", "we", "you", "who", "him", "her
 _DISGUISES = frozenset({"NN", "NNS", "NNP", "NNPS", "JJ"})  # tags that verbs often get in titles and news
 _NO_SUBJECT = frozenset(
     {"START", "DT", "IN", "PRP$", "TO", "POS", "CD", "CC"}
-)  # a word after one of these is no disguised verb, unless it ends in -ing
+)  # a word after one of these is no disguised verb, unless its `Word.form` is "ing"
 _PLURAL_TAGS = frozenset({"NNS", "NNPS"})
 _DOES = VERB_TAGS - {"VBN", "VBD"}  # verb forms that state what is done, not how something is
 _NEAR = 4  # words before a disguised verb to search for its subject
