@@ -182,7 +182,8 @@ class TransformSettings:
     """Augmentation and normalization of images."""
 
     crop_scale: tuple[float, float] = (0.9, 1.0)
-    """Range of the fraction of the area that a random crop keeps in training. Colors are not changed. (paper)"""
+    """Range of the fraction of the area that a random crop keeps in training. Colors are not changed. Images of
+    `data.features` are cropped without scaling. (paper)"""
     flip: Share = 0.0
     """Fraction of the images that are mirrored in training. (paper: none)"""
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
@@ -284,7 +285,7 @@ class CheckSettings:
     """Prompts of a class, each with one `{}` for its name. A class's vector is the normalized mean
     of its normalized prompts."""
     batch_size: Positive = 256
-    """Images, or prompts, that a rank encodes at once."""
+    """Pairs, images or prompts that a rank encodes at once."""
     tasks: str = ""
     """Comma-separated suites, suite files and tasks of the evaluation (`--tasks` of `python -m
     open_diht.eval`). The first rank measures them at each check, without few-shot, while the others
