@@ -103,7 +103,7 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> in
         NotLocked: another run works in the output folder, or it cannot be determined.
         ModelMissing: no spaCy model is installed.
         RunFailed: captions or shards turned out to name no concepts, a record is corrupt, or see `Engine.run`.
-        WorkerDied, JobFailed, RunnerError, Staged: see `Engine.run`.
+        WorkerDied, JobFailed, RunnerError, RuntimeError, Staged: see `Engine.run`.
         LeaseLost: another run has taken the output folder in a store.
     """
     for what, path in (("DATA", settings.data), ("OUTPUT", settings.output)):
@@ -113,7 +113,7 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> in
         kept = stamps(settings.data / "kept", ".parquet")
         if not kept:
             raise WrongUse(
-                f"{settings.data}/kept: no *.parquet; DATA must be an output of `make filter` with kept rows"
+                f"{settings.data}/kept: no *.parquet; DATA is the output folder of `make filter`, with kept rows"
             )
         shards = shard_entries(settings.data)
     layout = Layout(settings.output)

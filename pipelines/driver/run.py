@@ -88,7 +88,7 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
         RunFailed: the output folder was removed, is full or has damaged files, a store or hub does not answer, or see
             `Engine.run`.
         LeaseLost: another run has taken the output folder in a store, after this one could not renew its lease.
-        WorkerDied, JobFailed, RunnerError, Staged: see `Engine.run`.
+        WorkerDied, JobFailed, RunnerError, RuntimeError, Staged: see `Engine.run`.
     """
     began = time.time()
     if settings.publisher:

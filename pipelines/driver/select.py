@@ -149,7 +149,10 @@ def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
     rows = _candidates(layout, plan, units, {} if only_kept else delays, list(by), indexed)
     if unknown := named.keys() - {*rows.groups}:
         found = ", ".join(sorted({*rows.groups[1:], *rows.left_out} - {NOT_INDEXED, SEVERAL_ROWS})) or "none"
-        raise WrongUse(f"--delay {min(unknown)}: no row that may be chosen has this reason (OUTPUT has: {found})")
+        raise WrongUse(
+            f"--delay {min(unknown)}: no row that may be chosen has this reason (OUTPUT has: {found}; rows with a "
+            "reason are never chosen with --rows kept)"
+        )
     delay = np.array([0.0, *(delays[name] for name in rows.groups[1:])])
     group, value = (rows.group, rows.columns[:, 0]) if not by else _by_columns(rows, list(by.values()))
     if by:  # the others share the mean delay of the rejected rows
