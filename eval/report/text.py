@@ -20,7 +20,8 @@ AVERAGES = (
 ACROSS = (
     "Effective robustness is a model's lead in points over models that were trained on ImageNet alone and have its "
     "ImageNet accuracy (curves of eval/robustness.yaml, taken as known); a lead within their spread does not count. A "
-    "suite's average is the plain mean over the tasks that it names, both directions of a set as one."
+    "suite's average is the plain mean over the measured ones of its tasks, those that it lists together (such as both "
+    "directions of a set) as one."
 )
 FEW_SHOT = (
     "Shots are drawn by a hash of seed and key, nested over k. The probe's radius, penalties and Tip-Adapter's alpha "
