@@ -66,7 +66,7 @@ def load_model(
     Raises:
         WrongUse: `word`, `pretrained` or `precision` is none of these, the weights are missing, or a model that has
             its own weights is given others (the reference also another precision).
-        ModelError: Loading fails.
+        ModelError: Loading fails, or the model gives features that are not finite numbers.
     """
     if precision not in PRECISIONS:
         raise WrongUse(f"precision {precision!r} is unknown; choose {', '.join(PRECISIONS)}")

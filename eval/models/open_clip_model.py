@@ -1,4 +1,4 @@
-"""Models of open_clip: its architectures, random or with weights from a file, and folders of our trainer or open_clip."""
+"""Models of open_clip: its architectures, random or with weights of a file, and folders of our trainer or open_clip."""
 
 from __future__ import annotations
 
