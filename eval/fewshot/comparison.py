@@ -104,7 +104,7 @@ def _paired(
             if method in second.methods and method != TEXT_ALONE:
                 found.append(_tested(task, metrics[0], method, k, seeds, first, second))
     if not found:
-        raise _NotPaired("A and B have no method and number of shots in common")
+        raise _NotPaired(f"A and B have no method but {TEXT_ALONE}, or no number of shots, in common")
     return found
 
 
