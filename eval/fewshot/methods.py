@@ -196,8 +196,7 @@ def _path_scores(
 ) -> Callable[[Support, Tensor], Iterator[Tensor]]:
     """Return a function that yields the scores of one probe per value, each started from the previous solution.
 
-    That takes a fraction of the steps and, where the solver converges and the radius is finite, gives the same loss
-    to within the tolerance.
+    That takes a fraction of the steps and, where the solver converges and radii are finite, gives about the same loss.
     """
 
     def scores_of(part: Support, features: Tensor) -> Iterator[Tensor]:
