@@ -99,7 +99,7 @@ def _paired(
     for k in sorted(set(first.shots.tolist()) & set(second.shots.tolist())):
         seeds = _common_seeds(records[0][1], records[1][1], k)
         if not seeds:
-            raise _NotPaired("no seed drew the same shots in A and B")
+            raise _NotPaired(f"no seed drew the same shots in A and B, at {k} per class")
         for method in first.methods.tolist():
             if method in second.methods and method != TEXT_ALONE:
                 found.append(_tested(task, metrics[0], method, k, seeds, first, second))
