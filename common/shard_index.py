@@ -59,14 +59,14 @@ class Defect(StrEnum):
 
     EMPTY_TAR = "empty_tar"  # a shard of zero bytes
     TRUNCATED_TAR = "truncated_tar"  # a shard whose end is missing or corrupt; the part before is used
-    NOT_A_TAR = "not_a_tar"  # something else under a shard's name, or corrupt before the first sample
+    NOT_A_TAR = "not_a_tar"  # something else under a shard's name, or corrupt or cut off before the first sample
     DUPLICATE_KEY = "duplicate_key"  # a key that occurred before in its shard; the first counts
     MISSING_IMAGE = "missing_image"  # a key without an image
     MISSING_CAPTION = "missing_caption"  # a key without .txt, or with a blank one
 
 
 class Shard(TypedDict):
-    """A shard in a manifest.json, or in the commit record of stage `export`."""
+    """A shard in a manifest.json of `make filter`, or in the commit record of stage `export`."""
 
     shard: str
     """File name."""
