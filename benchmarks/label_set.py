@@ -70,8 +70,8 @@ class Truth:
 
     @staticmethod
     def of(readings: Sequence[Sequence[bool]]) -> Truth:
-        """Build labels from two readings per caption; a caption without readings is False. Captions
-        with equal readings count."""
+        """Build labels from two readings per caption; a caption without readings is False and counts, like
+        captions with equal readings."""
         first, second = np.array([reading or (False, False) for reading in readings], bool).T
         return Truth(first, first == second)  # captions on which the readings differ are not counted
 

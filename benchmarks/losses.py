@@ -4,9 +4,9 @@ ClipLoss, and HN-NCE eager and in tiles.
     python -m benchmarks.losses [--n 512 1024 2048 4096] [--d 512] [--repeats 5]
 
 It runs forward and backward passes on one thread of the CPU, float32, scale 1/0.07. The losses take
-turns; times are medians of processor time, and ratios to ClipLoss of the same run. Peak memory
-(Linux) is the growth of a separate process for each loss and n, features and their gradients
-included.
+turns; times are medians of processor time, which includes drawing the features, and ratios to ClipLoss
+are medians over the rounds. Peak memory (Linux) is the growth of a separate process for each loss and
+n, features and their gradients included.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LOSSES: dict[str, Loss] = {
 
 
 def once(name: str, n: int, d: int) -> None:
-    """Run one forward and backward pass.
+    """Draw features, and run one forward and backward pass.
 
     Args:
         name: a name in `LOSSES`.

@@ -46,7 +46,7 @@ CC3M_WEIGHT = 0.15
 WRITTEN_WEIGHT = 0.1
 VECTOR_SPREAD = 0.3  # standard deviation of a vector's column, next to features of 0 and 1
 MIN_COUNT = 3  # candidates in which a feature must occur
-MIN_WEIGHT = 0.01  # smaller weights are dropped: they hardly matter and would fill the file
+MIN_WEIGHT = 0.01  # smaller weights of features are dropped: they hardly matter and would fill the file
 
 
 def graphs_of(labelled: Sequence[Labelled], parser: CaptionParser) -> list[CaptionGraph]:
@@ -152,7 +152,7 @@ def _fit(
     kept = [{name: value for name, value in row.items() if counts[name] >= MIN_COUNT} for row in rows]
     vectorizer = DictVectorizer()
     columns = vectorizer.fit_transform(kept)
-    if vectors is not None:  # scaled to one spread, so that the penalty affects all columns equally
+    if vectors is not None:  # scaled to one spread, so that the penalty affects all its columns equally
         scale = VECTOR_SPREAD / (vectors.std(axis=0) + 1e-6)
         columns = hstack([columns, csr_matrix((vectors - vectors.mean(axis=0)) * scale)]).tocsr()
     # Use each row twice: weighted by the fraction of positive readings, and by that of negative ones.

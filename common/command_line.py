@@ -1,6 +1,7 @@
 """Command lines: parse arguments into values, and turn expected errors into one line and an exit status.
 
-Exit status: 0 success; 1 failure; 2 wrong use; 130 stopped by Ctrl-C; 141 if the reader of the output has closed it.
+Exit status: 0 success; 1 failure; 2 wrong use; 130 stopped by Ctrl-C; 141 if the reader of the output has closed it;
+143 ended by SIGTERM.
 """
 
 from __future__ import annotations

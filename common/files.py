@@ -27,7 +27,7 @@ def temporary_beside(path: Path) -> Path:
 
 
 def is_temporary(name: str) -> bool:
-    """Return whether the name of a file or folder has the form that `temporary_beside` makes."""
+    """Return whether the name of a file or folder has the form of the temporary ones, see `_FRESH`."""
     return _FRESH.fullmatch(name) is not None
 
 
@@ -57,7 +57,7 @@ def sync(path: Path) -> None:
 @contextmanager
 def published(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to. On leaving, the file is flushed to disk and atomically
-    renamed to `path`. On an error before that `path` stays as it was; a disk error names the file."""
+    renamed to `path`. On an error before that `path` stays as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
     try:
@@ -130,7 +130,7 @@ def publish_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Return the content of a JSON file, or None if there is no such file."""
+    """Return the content of a JSON file, or None if there is no such file. Raise ValueError if it is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

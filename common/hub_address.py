@@ -51,5 +51,5 @@ def parse_address(text: str) -> HubAddress | None:
 
 
 def is_pinned(address: str) -> bool:
-    """Return whether an address names a commit, whose files cannot change."""
+    """Return whether an address names a commit by 40 lower-case hex digits, so that its files cannot change."""
     return _PINNED.match(address) is not None

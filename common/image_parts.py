@@ -69,7 +69,7 @@ _OF_PIXELS: Final = _FRAMES | {0xC4, 0xCC, 0xDB, 0xDD, 0xE0, 0xEE}
 
 
 def jpeg_parts(data: bytes) -> Parts:
-    """Return a JPEG without metadata before its scans and without what follows its first image."""
+    """Return a JPEG without most metadata before its scans and without what follows its first image."""
     kept, count = [b"\xff\xd8"], _Count()
     size, orientation, offset = None, 1, 2
     while marker := _MARKER.search(data, offset):
@@ -149,7 +149,7 @@ _CONTROL = 0xF9
 
 
 def gif_parts(data: bytes) -> Parts:
-    """Return a GIF: its header, and all from its first frame on, without comments and loop counts before that."""
+    """Return a GIF: its header, and all from its first frame on; of the blocks between, only the graphic control."""
     try:
         return _gif_parts(data, _Count())
     except (IndexError, struct.error) as error:

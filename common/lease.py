@@ -135,7 +135,7 @@ class Lease:
             )
 
     def at_work(self) -> set[str]:
-        """Return the names of the shards that hold a lease, including this one."""
+        """Return the names of the shards that hold a lease, and that of this one, held or not."""
         valid = (other.lease for other in self._found() if other.counts)
         return {str(lease["shard"]) for lease in valid if lease.get("shard")} | {self._shard} - {""}
 

@@ -30,7 +30,7 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """True for rank 0, which writes files and prints messages."""
+        """True for rank 0, which writes the run's files and prints its messages."""
         return self.rank == 0
 
     def gather(self, tensor: Tensor) -> Tensor:

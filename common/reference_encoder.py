@@ -32,7 +32,7 @@ _REMEDY = "`make bench-data TASK=reference`"
 
 
 class ReferenceMissing(RuntimeError):
-    """The weights are missing or differ from the known files."""
+    """The weights are missing, differ from the known files or do not load."""
 
 
 class LitePreprocess:
@@ -59,7 +59,7 @@ class ReferenceEncoder:
             device: a torch device.
 
         Raises:
-            ReferenceMissing: weights are missing or differ from the known files.
+            ReferenceMissing: weights are missing, differ from the known files or do not load.
         """
         self.preprocess = LitePreprocess()
         if not (folder / REFERENCE_IMAGES).is_file():
@@ -124,6 +124,6 @@ def _load_text(folder: Path) -> tuple[Any, torch.nn.Module]:
     except (OSError, ValueError, ImportError) as error:
         raise ReferenceMissing(
             f"the reference encoder's text model does not load from {folder} ({' '.join(str(error).split())[:200]}); "
-            f"get it with {_REMEDY}"
+            f"remove that folder, if it exists, and get it with {_REMEDY}"
         ) from None
     return tokenizer, model.eval()

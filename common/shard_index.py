@@ -4,7 +4,7 @@ it any sample can be read without reading those before it.
 Building an index reads the shard from end to end. It records offsets and sizes of images, captions
 and JSON, hashes of images and captions, uids, and the tar's SHA-256. It also detects defects of a
 shard before it is used. Stage `export` writes an index with each shard. Training builds missing ones,
-except those of `--export index`.
+except those of `--export index` and of `make select`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from open_diht.common.image_formats import EXTENSIONS
 from open_diht.common.tar_stream import BrokenTar, TarStream
 
 VERSION = 2
-"""Indexes of other versions are rebuilt."""
+"""Training rebuilds indexes of other versions, except those of `--export index` and of `make select`."""
 FOLDER = ".index"
 """Folder of the indexes, next to the shards."""
 IMAGES = (*EXTENSIONS, "bin")
@@ -59,14 +59,14 @@ class Defect(StrEnum):
 
     EMPTY_TAR = "empty_tar"  # a shard of zero bytes
     TRUNCATED_TAR = "truncated_tar"  # a shard whose end is missing or corrupt; the part before is used
-    NOT_A_TAR = "not_a_tar"  # something else under a shard's name, or corrupt before the first sample
+    NOT_A_TAR = "not_a_tar"  # something else under a shard's name, or corrupt or cut off before the first sample
     DUPLICATE_KEY = "duplicate_key"  # a key that occurred before in its shard; the first counts
     MISSING_IMAGE = "missing_image"  # a key without an image
     MISSING_CAPTION = "missing_caption"  # a key without .txt, or with a blank one
 
 
 class Shard(TypedDict):
-    """A shard in a manifest.json, or in the commit record of stage `export`."""
+    """A shard in a manifest.json of `make filter`, or in the commit record of stage `export`."""
 
     shard: str
     """File name."""

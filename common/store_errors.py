@@ -6,7 +6,10 @@ _CLIENTS = {"botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "adlfs", "a
 
 
 def is_of_client(error: BaseException) -> bool:
-    """Return whether the client of an object store raised an error, such as no credentials, no such host, no answer."""
+    """Return whether an error is of an object store's client, such as no credentials, no such host, no answer.
+
+    False for most of Python's own errors that clients raise, such as FileNotFoundError.
+    """
     if isinstance(error, ValueError) and str(error).startswith("Invalid endpoint"):
         return True  # botocore's, of an AWS_ENDPOINT_URL without http://
     return any(kind.__module__.partition(".")[0] in _CLIENTS for kind in type(error).__mro__)

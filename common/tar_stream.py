@@ -27,7 +27,8 @@ class Member:
     name: str
     """Path in the tar; bytes that are not UTF-8 become surrogate escapes."""
     offset: int
-    """Offset of its first header, including extended headers, in the uncompressed stream."""
+    """Offset in the uncompressed stream from which it is found: of its first header, extended ones included, or of
+    zeros before that, in tars joined with cat."""
     content: int
     """Offset of its content in the uncompressed stream."""
     size: int

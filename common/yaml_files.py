@@ -96,7 +96,8 @@ class Shelf:
 
 
 def read_yaml(path: Path) -> Any:
-    """Return the content of a YAML file. Raise `BadYaml` if it is a URL, missing, not text or not YAML."""
+    """Return the content of a YAML file. Raise `BadYaml` if it is a URL, cannot be opened, is not UTF-8, or
+    for the reasons of `parse_yaml`."""
     if address := re.match(r"([a-zA-Z][a-zA-Z0-9+.-]+):/", str(path)):  # Path turns two slashes into one
         raise BadYaml(
             f"{address[1]}://{str(path)[address.end() :]} is a URL, and settings are read from local files; download "
@@ -119,8 +120,8 @@ def parse_yaml(text: str, place: str) -> Any:
         place: its name in error messages.
 
     Raises:
-        BadYaml: the text is not valid YAML, has a key written twice, or a value that cannot be
-            read.
+        BadYaml: the text is not valid YAML or is nested too deeply, or has a key written twice or a value that
+            cannot be read.
     """
     try:
         return yaml.load(text, Loader=_Loader)

@@ -72,7 +72,7 @@ class LocalCluster(ABC):
             return f"{self.name} is up: {self._describe(self._await())}"
 
     def down(self) -> str:
-        """Stop the daemons that run, and return a message."""
+        """Stop the daemons that run, and return a message. Raises ClusterError."""
         stopped = []
         if self.state.is_dir():
             with alone(self.state):

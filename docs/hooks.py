@@ -74,7 +74,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Make the tables of a page, and adapt its links to the site.
+    """Make the tables of a page, and adapt its links to the site. Raises PluginError for a dead link or unknown table.
 
     Args:
         markdown: the text of the page.
@@ -278,8 +278,10 @@ class _Requests(HTMLParser):
 
 
 def on_post_build(config: MkDocsConfig) -> None:
-    """Check that pages load nothing from other sites: they must work without a network and not
-    reveal their readers."""
+    """Raise PluginError if a page loads a script, image, frame or style sheet from another site.
+
+    Pages must work without a network and not reveal their readers.
+    """
     site = Path(config.site_dir)
     for page in sorted(site.rglob("*.html")):
         requests = _Requests()

@@ -190,7 +190,7 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _how_to_get(absent: Sequence[Task], tasks: int) -> str:
-    """Return the line that names the command for fetchable data and the tasks that need manual download."""
+    """Return the line that names the command for fetchable data, and the other tasks as those to get by hand."""
     # `make bench-data` does not fetch what comes with the repository.
     fetchable = [task.name for task in absent if task.fetch.get("from", "repository") != "repository"]
     fetched, by_hand = ",".join(fetchable), ", ".join(task.name for task in absent if task.name not in fetchable)

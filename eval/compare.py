@@ -1,7 +1,7 @@
 """Compare two models on the same items: `make compare A=out/bench/one B=out/bench/other`.
 
-Reads the results of two runs of `make bench`, tests every task that both measured on the same
-items, if there are enough, and writes compare.json and compare.md.
+Reads the results of two runs of `make bench`, tests every task that both measured by the same rules on
+the same items, if there are enough, and writes compare.json and compare.md.
 
 Exit status: 0 compared; 1 no task could be tested, or a file is broken or cannot be written; 2 wrong use, nothing was
 written.
@@ -84,8 +84,8 @@ def to_markdown(comparison: Comparison) -> str:
         *(test for _, test in rows),
         "",
         "Values in percent, differences in points. p: two-sided, of no difference; Holm's correction is for the "
-        "number of tasks tested. Intervals are over images; the average counts those of one set once. MDE: the "
-        "smallest difference that a t test on as many images detects in 80 % of cases.",
+        "number of tasks tested. Intervals are over images; the average counts those of tasks with the same "
+        "images once. MDE: the smallest difference that a t test on as many images detects in 80 % of cases.",
         "",
         *_few_shot_lines(comparison.few_shot),
         comparison.caution,

@@ -59,7 +59,7 @@ class TaskComparison(Compared):
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedAverage:
-    """The average over the compared tasks, equally weighted. Images of one set count once, whatever tasks use them."""
+    """The average over the compared tasks, equally weighted. Tasks with the same images count them once."""
 
     tasks: int
     a: float

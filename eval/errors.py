@@ -24,4 +24,4 @@ class DataBroken(EvalError):
 
 
 class FetchFailed(EvalError):
-    """Data could not be downloaded, unpacked or converted. Complete files are kept."""
+    """Data could not be downloaded, unpacked or converted. Complete files in the data folder are kept."""

@@ -154,7 +154,7 @@ def worst_group(hits: ArrayLike, groups: ArrayLike, clusters: ArrayLike | None =
             groups counts in each.
 
     Raises:
-        ValueError: There are no items.
+        ValueError: There are no items, or some hits are not finite.
     """
     right, of = np.asarray(hits, dtype=np.float64), np.asarray(groups)
     of_image = np.arange(len(right)) if clusters is None else np.asarray(clusters)
@@ -185,7 +185,7 @@ def roc_auc(scores: ArrayLike, labels: ArrayLike) -> Estimate:
     if not m or not k:
         raise ValueError(f"ROC-AUC needs items of both classes; there are {m} of class 1 and {k} of class 0")
     parts = np.empty(len(values))
-    # Each item's fraction of the other class that it is ranked correctly against; an equal score counts half.
+    # The fraction of negatives below each positive, and of positives below each negative; equal scores count half.
     below, above = _share_below(values[positive], values[~positive]), _share_below(values[~positive], values[positive])
     value = float(below.mean())
     parts[positive] = (below - value) / m * np.sqrt(m / max(m - 1, 1))
@@ -263,7 +263,7 @@ def _jackknifed(value: float, left_out: Floats, units: NDArray[Any], truth: NDAr
 
 
 def _without_each(scores: Floats, labels: NDArray[np.bool_]) -> tuple[float, Floats]:
-    """Return the average precision of one class, and (n,) what it is without each item."""
+    """Return the average precision of one class, and (n,) that without each item; unchanged for a sole positive."""
     order, truth = sorted_truth(scores, labels)
     n, positives = len(truth), int(truth.sum())
     if not positives:

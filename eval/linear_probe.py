@@ -56,15 +56,15 @@ class LinearProbe:
 
 
 def evaluate_linear_probe(task: Task, data: DataSet, session: Session) -> list[Result]:
-    """Return the row of the full linear probe of a task.
+    """Return the row of the full linear probe of a task, in a list.
 
     All ranks call this and divide the search.
 
     Args:
-        task: The task. Without a training split there is no row; a missing split gives a row that
-            states it.
+        task: The task. Without a training split, or with several labels per image, there is no row; a split that is
+            missing, broken or without images of a class gives a row that states it.
         data: Its test images.
-        session: The model, the data folder and the options.
+        session: The model, the data folder and the hashes.
     """
     cache, group = session.cache, session.cache.group
     support, absent = training_split(task, data, session, "linear probe")

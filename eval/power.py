@@ -118,8 +118,9 @@ def power_table(suite: Suite) -> str:
         f"{'(one point)':24} {'':>8} {needed}",
         "",
         "Items are images, or questions, pairs and cues where captions, pairs or images are selected; several captions",
-        "or questions of one image change this. Mean per class, macro F1, Jaccard index and AUC are treated",
-        "as fractions. Worst groups have no number, as only one group's images count. Few-shot results also vary with",
-        "the drawn shots; `make compare` reports what its draws can detect.",
+        "or questions of one image change this. Other metrics, such as mean per class and AUC, are treated as",
+        "fractions. A number as large as its column's fraction can mean that no difference is detected so often. Worst",
+        "groups have no number, as only one group's images count. Few-shot results also vary with the drawn shots;",
+        "`make compare` reports what its draws can detect.",
     ]
     return "\n".join(lines)

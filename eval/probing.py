@@ -22,8 +22,8 @@ def evaluate_few_shot(task: Task, data: DataSet, session: Session, shots: Shots)
     """Return the few-shot rows of a task, and write shots and predictions to few_shot/ of the output.
 
     Args:
-        task: The task. Without a training split it has no rows; a missing split gives a row that
-            states it.
+        task: The task. Without a training split, or with several labels per image, it has no rows; a split that is
+            missing, broken or without images of a class gives a row that states it.
         data: Its test images.
         session: The model, the data folder and the output.
         shots: The points to measure.
@@ -86,7 +86,7 @@ def training_split(task: Task, data: DataSet, session: Session, metric: str) -> 
     """Return the training split for a probe of a task, or the rows that explain its absence.
 
     A missing or broken split affects only the probe, since zero-shot needs none. A task without a
-    training split has no row.
+    training split, or with several labels per image, has no row.
 
     Args:
         task: The task.

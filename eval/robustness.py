@@ -76,7 +76,7 @@ def expected_accuracy(imagenet: float, curve: Mapping[str, float]) -> float:
     """Return the expected accuracy of a model trained on ImageNet alone.
 
     Args:
-        imagenet: Its accuracy on ImageNet, between 0 and 1.
+        imagenet: Its accuracy on ImageNet, above 0 and below 1.
         curve: Slope and intercept of the test set, in logits.
     """
     return 1 / (1 + math.exp(-(curve["slope"] * math.log(imagenet / (1 - imagenet)) + curve["intercept"])))

@@ -1,4 +1,7 @@
-"""Run tasks and write results.json. Tasks whose numbers are all there are kept; run the same command to resume."""
+"""Run tasks and write results.json.
+
+Tasks whose numbers are all there, from the same inputs and software, are kept; run the same command to resume.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +86,7 @@ def _write(session: Session, results: list[Result]) -> None:
 
 
 def _evaluated(task: Task, session: Session, tell: Callable[[list[Result]], None]) -> list[Result]:
-    """Return the results of one task, from the output where they were measured before on the same inputs.
+    """Return the results of one task, from the output where they were measured before (see `_kept`).
 
     `tell` gets the results that are available first.
     """
@@ -140,7 +143,7 @@ def _evaluated(task: Task, session: Session, tell: Callable[[list[Result]], None
 
 
 def _kept(record: Path, key: str, output: Path) -> list[Result] | None:
-    """Return the stored results of a task that was measured before on the same inputs.
+    """Return the stored results of a task that was measured before on the same inputs by the same software.
 
     None where there is no such record, or the key or a file written with them differs: then it is measured again.
     """

@@ -32,7 +32,7 @@ from open_diht.eval.task import Task
 from open_diht.eval.templates import fill
 
 BLOCK = 4096
-"""Maximum number of questions whose features are in memory at once."""
+"""Maximum number of questions of caption selection whose features a rank has in memory at once."""
 CATEGORIES = 20
 """Number of categories above which none gets a number of its own."""
 

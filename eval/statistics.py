@@ -367,7 +367,7 @@ def _tested(value: float, variance: float, df: float, most: float) -> Paired:
     if df < 1:
         se = math.sqrt(variance)
         return Paired(difference=value, low=None, high=None, p=None, se=se, df=df, test="paired t")
-    if variance == 0:  # no image changed: the proportion that could have changed unseen
+    if variance == 0:  # no image changed, or all alike: the proportion unseen
         unseen = share_interval(0.0, 0.0, df, most)
         assert unseen is not None  # df is at least 1
         return _within(value, unseen.high, df, changed=value != 0)

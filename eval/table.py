@@ -138,6 +138,8 @@ def to_latex(names: Sequence[str], lines: Sequence[Line]) -> str:
 def to_html(names: Sequence[str], lines: Sequence[Line]) -> str:
     """Return a self-contained page that shows each number with its interval on a scale from 0 to 100 %.
 
+    Negative numbers, as effective robustness may be, are drawn at 0.
+
     Args:
         names: The models.
         lines: The rows.

@@ -26,7 +26,8 @@ class Source:
     """Folder or file below the data folder, or an absolute path (`/...`, `~/...`); `repository:...` is
     below the checkout, for data that comes with it."""
     split: str = "test"
-    """The split's name, recorded with the numbers; webdataset, torchvision and folder read the split of this name."""
+    """The split's name, recorded with the numbers; webdataset and folder read the split of this name, torchvision where
+    the set has splits."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Further options of the layout's reader."""
 

@@ -114,7 +114,7 @@ def _answered(
 
 
 def answers(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> list[Answered]:
-    """Return questions that were answered wrong, and some that were answered right.
+    """Return some questions that were answered wrong, and some that were answered right.
 
     Args:
         task: The task.

@@ -1,4 +1,4 @@
-"""Ask the caption filters from Python, without a run: which captions pass, which do not and why.
+"""Ask the caption filters from Python, without a run: which captions pass, and how many each filter rejects.
 
 Captions are annotated once; presets without a second opinion then decide on the same annotations.
 

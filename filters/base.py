@@ -40,8 +40,8 @@ class CaptionEvidence:
 
     rows: pa.Table
     """`uid`, `caption` (null where the row has none), the columns of `captions.annotate.SCHEMA` if captions
-    were annotated (null where a column rejects the row or a lean run did not parse), and the values of the columns
-    that the preset has conditions on (see `open_diht.filters.columns`)."""
+    were annotated (null where a column rejects the row and, except `parsed`, where a lean run did not parse), and
+    the values of the columns that the preset has conditions on (see `open_diht.filters.columns`)."""
     decided: CaptionDecisions | None
     """The preset's counts for each row; None if captions were not annotated."""
 

@@ -78,7 +78,7 @@ class ColumnCondition(CaptionFilter):
         words = [value for value in self._listed if not _is_number(value)]
         if words and (self._bounds or len(words) < len(self._listed)):
             raise BadValue(
-                f"columns.{self.reason} mixes numbers with the text {shown(words[0])}, but a column holds one or the "
+                f"columns.{self.reason} mixes numbers with {shown(words[0])}, but a column holds one or the "
                 "other; quote the numbers if they are texts"
             )
 
@@ -246,8 +246,8 @@ def condition_of(name: str, asked: Any) -> ColumnCondition:
         for one in value if isinstance(value, list | tuple) else (value,):
             if isinstance(one, int) and not isinstance(one, bool) and abs(one) > _EXACT:
                 raise BadValue(
-                    f"columns.{name}.{key} has {shown(one)}, but whole numbers are exact only below 2**53; quote it "
-                    "to compare it as text, or write it as a rounded decimal (1.7e18)"
+                    f"columns.{name}.{key} has {shown(one)}, but whole numbers are exact only below 2**53; write it "
+                    "as a rounded decimal (1.7e18), or, for in and not_in, quote it to compare it as text"
                 )
     hints = get_type_hints(ColumnCondition, include_extras=True)
     values = {

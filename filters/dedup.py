@@ -25,7 +25,7 @@ class DedupRule:
 
     pairs: bool = True
     """Reject a pair with the same URL and caption as an earlier one (`duplicate_pair`); without a URL,
-    the same image and caption."""
+    the same image (its bytes, or its name if it was not read) and caption."""
     images: bool = False
     """Reject a pair whose image has the same bytes as an earlier one (`duplicate_image`). Off by
     default, because the same image with another caption is another pair."""
@@ -45,8 +45,8 @@ class DedupRule:
     all before it (`all`, as in SemDeDup: this may reject more, and the distance from a rejected image
     to the one that stays may exceed eps)."""
     clusters: Count = 0
-    """Number of k-means clusters; images in different clusters are not compared. 0: one for every
-    8,000 images, at most 50,000."""
+    """Number of k-means clusters, fewer if k-means is trained on fewer images; images in different clusters
+    are not compared. 0: one for every 8,000 images, at most 50,000."""
     points: Positive = 64
     """Images per cluster, on average, that k-means is trained on; all of them are held in memory at once."""
     seed: Count = 0

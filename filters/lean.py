@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 FRAMEWORKS = ("torch", "tensorflow", "mxnet", "transformers")
-"""Frameworks that workers of the filters do not need."""
+"""Frameworks that parsing and OCR do not need."""
 
 
 class _Hiding(MetaPathFinder):

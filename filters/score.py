@@ -79,9 +79,9 @@ class ScoreRule:
     keep: Kept | None = None
     """Alternative to `min`: the fraction of the scored rows that stays, those with the highest scores."""
     masked: MaskedRule | None = None
-    """The score without the text in the image; an empty section measures it and rejects nothing."""
+    """The score without the text in the image; `{}` measures it and rejects nothing."""
     negatives: NegativesRule | None = None
-    """The corrected score; an empty section measures it and rejects nothing."""
+    """The corrected score; `{}` measures it and rejects nothing."""
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -43,7 +43,8 @@ TABLE = pa.schema(
 PREFIX = "cat_"
 """Prefix of the columns that `Cat.batch` adds."""
 MANY = 16
-"""From this many values on, a column without any usable value is taken for the wrong column and not for bad rows."""
+"""From this many values other than None on, a column without any usable value is taken for the wrong column and not for
+bad rows."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class Cat:
             n decisions.
 
         Raises:
-            TypeError: an argument is not a sequence, or a long sequence holds no value of its type.
+            TypeError: an argument is not a sequence, or holds 16 values or more other than None, and none of its type.
             ValueError: lengths differ, or a column that the preset has a condition on is missing.
             BadSchema: two columns could be that of a condition.
             SpotterError, WeightsMissing, WeightsDamaged: OCR does not work at all on this machine.
@@ -220,11 +221,12 @@ class CatBatch:
         return pa.schema([pa.field(f"{PREFIX}keep", pa.bool_()), *added])
 
     def __call__(self, batch: Any) -> Any:
-        """Return the batch with the columns of CAT added and the number of rows unchanged.
+        """Return the batch with the columns of CAT added and the number of rows unchanged; for a lazy batch of Hugging
+        Face only the added columns.
 
         Raises:
             KeyError: the batch lacks the column of the captions or images; the message lists those that it has.
-            TypeError: a column of many values holds no captions, or no images.
+            TypeError: a column of many values other than None holds no captions, or no images.
             ValueError: the batch lacks a column that the preset has a condition on.
             BadSchema: a run would refuse the columns, for example because two could be that of a condition.
         """
@@ -321,7 +323,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _check_images(images: Sequence[Any]) -> None:
-    """Raise TypeError if `images` is not a sequence of images, or is long and holds no image at all."""
+    """Raise TypeError if `images` is not a sequence of images, or holds `MANY` values other than None and no image."""
     if isinstance(images, str | bytes | Mapping):
         raise TypeError(f"images is a {type(images).__name__}; pass a list with one image for each caption")
     given = [image for image in images if image is not None]

@@ -31,7 +31,8 @@ class Command:
 
     about: str
     module: str
-    """It has `main(arguments, prog, **defaults)`. Imported only for its command: most bring Beam or torch."""
+    """The module that has `main(arguments, prog)`, which takes `defaults` as keywords. Imported only for its command:
+    most bring Beam or torch."""
     extras: tuple[str, ...] = ()
     """Extras of the distribution that it needs."""
     defaults: tuple[tuple[str, str], ...] = ()
@@ -139,8 +140,8 @@ def _run(module: str, arguments: Sequence[str], prog: str, check: str | None = N
 
 
 def _concepts(command: Command, words: Sequence[str]) -> int:
-    """Run both halves of `make concepts`: the features of the targets on Beam, then, unless their job is only staged as
-    a template, the heads on torch."""
+    """Run both halves of `make concepts`: the features of the targets on Beam, then, if they succeed and their job is
+    not only staged as a template, the heads on torch."""
     cut = words.index("--") if "--" in words else len(words)
     of_features, of_heads = words[:cut], words[cut + 1 :]
     if _HELP & {*of_heads}:

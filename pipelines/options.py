@@ -202,7 +202,9 @@ def command_parser(prog: str, description: str) -> Parser:
         help="folder that image paths are relative to; images are read below it and below the manifest's folder "
         "(default: the latter only)",
     )
-    columns.add_argument("--delimiter", help="separator of the fields of CSV files (default: comma)")
+    columns.add_argument(
+        "--delimiter", help="separator of the fields of CSV files (default: the data set's, mostly a comma)"
+    )
     columns.add_argument("--columns", help="names of the columns of TSV or CSV files without header, comma-separated")
     _add_score(parser)
     _add_download(parser)
@@ -216,8 +218,8 @@ def add_where(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=number(Workforce),
         help="units at a time for which the input is cut; with direct and flink also the most that run (default: all "
-        "cores; with dask and flink, the cluster's slots; with prism, 1; with dataflow, --max_num_workers, "
-        "--num_workers or 32)",
+        "cores; with dask and flink, the cluster's slots; with prism, or flink without a cluster, 1; with dataflow, "
+        "--max_num_workers, --num_workers or 32)",
     )
     parser.add_argument("--shard", help="i/n: process every n-th unit, i from 0; the last one completes the output")
     portable = parser.add_argument_group(
@@ -271,7 +273,7 @@ def _add_download(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--download-allow",
         metavar="ADDRESS:PORT,...",
-        help="non-public addresses or networks that downloads may contact (default: none)",
+        help="addresses or networks that downloads may contact although non-public or at another port (default: none)",
     )
     group.add_argument(
         "--download-ignore-opt-out",

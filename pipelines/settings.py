@@ -25,8 +25,8 @@ class ScoreSettings:
     model: str
     """open_clip:<model>:<weights>, local-dir:<folder>, or reference (the evaluation's model, offline)."""
     device: str = AUTO
-    """Device in torch's notation. cuda: all GPUs, with runner `direct` at most one process each; auto: cuda if this
-    machine has a GPU, else cpu."""
+    """Device in torch's notation. cuda: all GPUs, with runner `direct` at most one process each; auto: cuda if torch
+    sees a GPU on this machine, else cpu."""
     precision: str = AUTO
     """bf16, fp32 or auto. auto: the precision that the output already has of this model, else bf16 if the device
     supports it, else fp32."""
@@ -76,14 +76,14 @@ class RunSettings:
     backend: Backend = field(default_factory=Direct)
     """The backend that runs the units."""
     shard: tuple[int, int] | None = None
-    """(i, n): annotate every n-th unit, starting at unit i, 0 <= i < n. The last shard, or a run without a shard,
-    completes the output."""
+    """(i, n): annotate every n-th unit, starting at unit i, 0 <= i < n. A run without a shard, or the last shard
+    if no unit is missing then, completes the output."""
     unit_rows: int | None = None
-    """Most rows of a unit; None: by the size of the input and the workers. Fixed by the first run on an output
-    folder."""
+    """Rows of a unit, approximately and where a file can be divided; None: by the size of the input and the workers.
+    Fixed by the first run on an output folder."""
     export: str = SHARDS
     """Export format, of `EXPORTS`. shards: new tars; index: the input's tars stay, and an index of each lists the kept
-    samples."""
+    samples that training can use."""
     max_dead_share: float = 0.05
     """Fraction of dead-letter rows above which the exit status is 1."""
     download: DownloadSettings = field(default_factory=DownloadSettings)

@@ -76,7 +76,7 @@ class Compared:
     corrected: float = math.nan
     """p value corrected for all comparisons of a table; NaN before `corrected` has set it."""
     detectable: float
-    """The difference that such a test would detect in 80 % of cases; 0 if unknown."""
+    """The difference that such a test would detect in 80 % of cases; 0 if unknown, or if no item changed."""
     seeds: int
     images: int
 
@@ -102,7 +102,7 @@ def compare(rows: Rows, a: Side, b: Side, items: str, measure: Measure) -> Compa
         The comparison; None with fewer than FEWEST common seeds, or too few images.
 
     Raises:
-        BrokenRows: Items are missing, or A and B have another number of them.
+        BrokenRows: Items are missing or cannot be read, or A and B have another number of them.
     """
     seeds = sorted(a.keys() & b.keys())
     if len(seeds) < FEWEST:

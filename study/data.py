@@ -38,7 +38,7 @@ seed that draws them."""
 
 
 class SetMissing(WrongUse):
-    """A set is not in the folder; the message names the command that gets it."""
+    """A set is not in its folder; the message names the command that gets it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,7 @@ SETS = {
     ),
     "laion": _Set(
         ("laion-captions.parquet",),
-        "the claim rivals, and noise in the pools of the claims cat and select",
+        "the claim rivals, and most of the claims cat and select",
         "make study-data ARGS=laion",
     ),
     "grocery": _Set(

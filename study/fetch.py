@@ -147,7 +147,9 @@ def fetch_laion(folder: Path, url: str) -> int:
     download(url, path)
     if sha256_file(path) != LAION_SHA256:
         path.unlink()
-        raise FetchFailed(f"{url} is another file than before: its SHA-256 does not begin {LAION_SHA256[:8]}")
+        raise FetchFailed(
+            f"{path}, from {url}, is another file than before: its SHA-256 does not begin {LAION_SHA256[:8]}"
+        )
     return 10_000
 
 

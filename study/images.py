@@ -90,6 +90,8 @@ def tar_features(tar: Path, cache: Path) -> Floats:
         cache: Folder of stored features, which are reused for the same file and teacher.
 
     Raises:
+        WrongUse: The teacher is missing.
+        BrokenTar: The tar is damaged.
         BadImage: An image cannot be decoded.
     """
     teacher = small_teacher()
@@ -109,7 +111,7 @@ def small_teacher() -> Teacher:
 
 
 def standardised(rows: Floats, mean: Floats, deviation: Floats) -> Floats:
-    """Return rows minus the mean in units of the deviation; a constant column becomes 0.
+    """Return rows minus the mean in units of the deviation; a deviation of 0 counts as 1.
 
     Args:
         rows: (n, d).

@@ -186,6 +186,7 @@ def seen(photographs: Sequence[bytes], text: Sequence[str | None], cache: Path, 
         seed: See `drawn`; each part has a draw of its own.
 
     Raises:
+        WrongUse: The teacher is missing.
         SpotterError: OCR does not work.
     """
     teacher, spotter = small_teacher(), TextSpotter()

@@ -53,7 +53,7 @@ def write_pages(rows: Rows, docs: Path) -> list[Path]:
         docs: The folder of the documentation.
 
     Raises:
-        BrokenRows: Results cannot be read.
+        BrokenRows: Results cannot be read or compared.
     """
     made = render(rows)
     for name, content in made.items():

@@ -107,7 +107,7 @@ class Row:
     commit: str | None
     """Commit of the code; None if unknown."""
     machine: str
-    """Name of the file in `machines/`."""
+    """Name of the file in `machines/`, without `.json`."""
 
 
 class Rows:

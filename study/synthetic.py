@@ -34,7 +34,7 @@ OF_EACH = {"train": 4, "test": 4}
 
 
 def write_synthetic(folder: Path) -> None:
-    """Write the generated sets to `folder`, with the same content every time; do nothing where all are there."""
+    """Write the generated sets to `folder`, with the same content every time; do nothing if the last one is there."""
     if (folder / "web-features.npz").exists():  # written last, so it implies the others
         return
     # One seed and a fixed order of drawing give the same content every time.

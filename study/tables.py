@@ -108,7 +108,7 @@ def lines(rows: Rows, table: Table, track: str) -> list[Line]:
         track: The track.
 
     Raises:
-        BrokenRows: Results cannot be read.
+        BrokenRows: Results cannot be read or compared.
     """
     of_track = (row for row in rows.read(table.claim) if row.arm.track == track)
     found = [row for row in of_track if row.arm.settings.get("stage") != TUNING]

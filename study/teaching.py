@@ -113,7 +113,7 @@ def concept_heads(keys: Sequence[str], features: NDArray[np.float32], known: Nam
 
 
 def imagenet_head() -> dict[str, Head]:
-    """Return the teacher's own classifier as the head of objects. Raises `BadWeights` where it is not installed."""
+    """Return the teacher's own classifier as the head of objects. Raises `BadWeights` where it cannot be read."""
     state = read_weights(find_weights(CLASSIFIER, "the teacher's classifier"))
     # The last two entries are the classifier's weight and bias.
     weight, bias = list(state.values())[-2:]

@@ -32,7 +32,7 @@ KEPT = "kept"
 
 
 class FilterFailed(EvalError):
-    """The filter ended with an error; the message has its last line."""
+    """The filter ended with an error or by a signal; the message has its last line, if there is one."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def run_filter(*options: str) -> None:
     """Run `python -m open_diht.pipelines` with these options; it resumes a stopped run. Raises `FilterFailed`."""
     command = [sys.executable, "-m", "open_diht.pipelines", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as filtering:
-        # By default SIGTERM would end this process alone, and the next study would wait for the filter.
+        # By default SIGTERM would end this process alone, and the filter still at work would bar the next one.
         before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         try:
             said = filtering.communicate()[1].strip().splitlines()
@@ -82,7 +82,7 @@ def decided(output: Path, name: str) -> dict[str, Decided]:
 
 
 def laion_captions(manifest: Path, output: Path) -> list[Decided]:
-    """Return the captions of a manifest with the decisions of C and A.
+    """Return the captions of a manifest with the decisions of C and A; equal rows count once.
 
     Args:
         manifest: A parquet file with columns URL and TEXT.

@@ -100,7 +100,7 @@ def means_in_markdown(found: Sequence[Row]) -> str:
 
 
 def separations_in_markdown(found: Sequence[Row]) -> str:
-    """Return how well scores separate true from injected pairs, a row for each pool, a column for each score.
+    """Return how well scores separate true from injected pairs, a row for each pool that has them, as a Markdown table.
 
     Args:
         found: Rows of the claim `rivals`.

@@ -74,7 +74,7 @@ def build(model: dict[str, Any], temperature: float) -> DualEncoder:
         temperature: initial temperature; the learned scale starts at 1 / temperature.
 
     Raises:
-        BadArchitecture: open_clip or a tower does not take the settings.
+        BadArchitecture: open_clip or a tower does not take the settings, or a Hugging Face text model cannot be loaded.
     """
     model = deepcopy(model)
     if has_own_tower(model):
@@ -87,7 +87,7 @@ def build(model: dict[str, Any], temperature: float) -> DualEncoder:
         return (CustomTextCLIP if custom else CLIP)(**model, init_logit_scale=math.log(1 / temperature))
     except _REFUSALS as error:
         raise BadArchitecture(f"open_clip cannot build this architecture: {error}") from error
-    except OSError as error:  # of transformers, for a name that the hub does not know, or if the hub does not answer
+    except OSError as error:  # of transformers, for example if the hub does not know the name or does not answer
         name = model["text_cfg"].get("hf_model_name")
         raise BadArchitecture(f"text_cfg.hf_model_name {name} cannot be loaded: {error}") from error
 

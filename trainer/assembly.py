@@ -37,6 +37,7 @@ class Parts:
         WrongUse: settings contradict each other, the data or the memory.
         BadArchitecture, BadWeights: the model cannot be built or its weights cannot be loaded.
         DataError, BadZeroShotFolder: the data cannot be used.
+        StoreError: concept targets at a URL cannot be read.
         OutOfMemory: with several ranks, a batch is too large.
     """
 
@@ -86,7 +87,7 @@ class Parts:
             config = replace(config, schedule=replace(config.schedule, micro_batches=parts))
             remarks.append(text)
         self.config = self.stepper.config = config
-        """The configuration, with the choices that it left to the program."""
+        """The configuration, with the numbers of streams and micro-batches if it left them to the program."""
         schedule = config.schedule
         samples = schedule.samples or math.ceil((schedule.epochs or 0) * self.loader.samples_per_epoch)
         self.total_samples, self.total_steps = samples, math.ceil(samples / schedule.batch_size)

@@ -3,7 +3,8 @@
 A checkpoint is a folder `step-000000001000` with `model.safetensors` (the dual encoder by open_clip's names),
 `training.pt` (everything else that the next step depends on) and `manifest.json` (sizes and SHA-256 of both, and
 the SHA-256 of its own values). On a disk it is written under a temporary name, flushed and renamed; on loading
-both files are checked against the manifest. A resumed run renames a damaged checkpoint and uses the one before it.
+both files are checked against the manifest. A resumed run renames a damaged checkpoint and uses the one before it, if
+there is one.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from open_diht.trainer.stores import Store, Uploads
 
 MODEL, TRAINING, MANIFEST = "model.safetensors", "training.pt", "manifest.json"
 CANNOT_WRITE = (OSError, RuntimeError, SafetensorError)
-"""Errors that Python, torch and safetensors raise if the disk is full."""
+"""Errors that Python, torch and safetensors raise, for example if the disk is full; `StoreError` is a RuntimeError."""
 _PREFIX, _DAMAGED = "step-", "damaged-"
 _WORTH_A_LINE_S = 1.0
 
@@ -130,7 +131,7 @@ class Checkpoints:
         self._uploads.submit(lambda: self._publish(about, lambda: staged))
 
     def _publish(self, about: Checkpoint, stage: Callable[[], Path]) -> None:
-        """Put a checkpoint into the store. If that fails, remove what need not be kept and try again."""
+        """Put a checkpoint into the store. If that fails, remove what need not be kept, if anything, and try again."""
         for again in (False, True):  # the second try follows after room was made
             try:
                 self.store.put(stage(), name_of(about.step), MANIFEST)
@@ -139,7 +140,8 @@ class Checkpoints:
                 if again or not self._prune(about):
                     raise CheckpointError(
                         f"the checkpoint of step {about.step} could not be written to {self.store}: "
-                        f"{error}; make room there, and run the same command to resume from the previous checkpoint"
+                        f"{error}; make room there or correct the cause, and run the same command to resume from the "
+                        "previous checkpoint"
                     ) from error
         self._prune()
 
@@ -189,7 +191,7 @@ class Checkpoints:
     def newest(self) -> Checkpoint | None:
         """Return the newest checkpoint that verifies, or None if there are none.
 
-        Damaged ones are renamed and reported.
+        Damaged ones that are newer are renamed and reported.
 
         Raises:
             CheckpointError: all of them are damaged, including those renamed at an earlier start.
@@ -239,7 +241,7 @@ class Checkpoints:
             try:
                 manifest = vars(coming) if coming and step == coming.step else self._manifest(step)
             except Damaged:
-                continue  # `newest` finds and reports it
+                continue  # kept only if it is among the newest; `newest` then reports it
             samples, metric = manifest["samples"], manifest["metric"]
             if every is not None and samples // every > previous // every:
                 kept.add(step)

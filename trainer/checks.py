@@ -106,7 +106,7 @@ def lines(found: Mapping[str, Share]) -> list[str]:
 def _holdout(parts: Parts) -> Loader:
     """Return the held-out pairs, in a fixed order, without concepts.
 
-    They come from the shards that the training has open, so without those in `data.skip`. `data.max_bad_share`
+    Pairs in shards come from those that the training has open, so without those in `data.skip`. `data.max_bad_share`
     does not apply to them: the training's own loader decides when too much of the data is bad.
     """
     data = parts.config.data

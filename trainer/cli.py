@@ -1,7 +1,8 @@
 """Command line of `open-diht train`.
 
 Exit status: 0 trained to the end; 1 the run failed; 2 wrong use; 130 or 143 stopped by SIGINT or SIGTERM after
-saving; 130 also stopped at once by a Ctrl-C, while the program loads or after the first signal.
+saving, or without saving: by either while the program loads, or by a Ctrl-C after the first signal; 141 if the reader
+of the output has closed it.
 """
 
 from __future__ import annotations
@@ -61,5 +62,5 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
         run,
         wrong_use=(BadConfig,),
         failed=(TrainingError, LeaseLost),
-        stopped="stopped at once; run the same command to resume from the last checkpoint",
+        stopped="stopped at once; run the same command to resume from the last checkpoint, if there is one",
     )

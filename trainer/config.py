@@ -29,7 +29,8 @@ class ModelSettings:
     architecture: dict[str, Any] | None = None
     """An architecture in open_clip's form (embed_dim, vision_cfg, text_cfg), used instead of `name`. The key
     `tower` in vision_cfg or text_cfg selects a small tower of this project by name, or your own by its import path.
-    The key `vocabulary` in text_cfg names a file with one word per line, and each token is then a whole word."""
+    With a `tower`, the key `vocabulary` in text_cfg names a file with one word per line, and each token is then a
+    whole word."""
     image_size: Positive | None = None
     """Side of the square input image, in pixels. None: the architecture's own. A warm start resizes
     open_clip's position embeddings."""
@@ -181,7 +182,8 @@ class TransformSettings:
     """Augmentation and normalization of images."""
 
     crop_scale: tuple[float, float] = (0.9, 1.0)
-    """Range of the fraction of the area that a random crop keeps in training. Colors are not changed. (paper)"""
+    """Range of the fraction of the area that a random crop keeps in training. Colors are not changed. Images of
+    `data.features` are cropped without scaling. (paper)"""
     flip: Share = 0.0
     """Fraction of the images that are mirrored in training. (paper: none)"""
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
@@ -201,15 +203,15 @@ class RuntimeSettings:
     """Seed, device, precision and limits of the run."""
 
     seed: Annotated[int, Range(at_least=0, at_most=2**63 - 1)] = 0
-    """Seed of the initial weights, the order of the data, augmentation and dropout."""
+    """Seed of the initial weights, the order of the data, augmentation, dropout and drawn captions."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to train on. auto: CUDA if there is a GPU, else the CPU."""
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     """Autocast precision of the encoders. Loss, heads and weights are always float32. bf16 and fp16
-    are slow on a CPU. (ours)"""
+    are slow on most CPUs. (ours)"""
     tf32: bool = False
-    """Round the factors of float32 matrix products and convolutions on CUDA to 10 bits, for tensor
-    cores: several times as fast. This affects the loss and the heads, and with precision fp32 also
+    """Round the factors of float32 matrix products and convolutions to 10 bits on NVIDIA GPUs from Ampere on, for
+    tensor cores: several times as fast. This affects the loss and the heads, and with precision fp32 also
     the encoders. Logits keep three more bits than in bf16. (ours)"""
     ema: Below1 = 0.0
     """Decay per step of a moving average of the weights, which checks and the export then use. 0: no average."""
@@ -256,8 +258,8 @@ class LogSettings:
     """Steps between progress lines, whose values also go to `log.jsonl`. The last step always has one."""
     peak_tflops: Above0 | None = None
     """Peak of one device on dense matrices in the precision of the encoders, in 1e12 FLOP/s, from which the MFU of
-    the progress line is computed. None: the data sheet's value for known devices (`trainer/utilisation.py`); others
-    have no MFU."""
+    the progress line is computed. None: the data sheet's value for known devices and precisions
+    (`trainer/utilisation.py`); others have no MFU."""
     tensorboard: bool = True
     """Write curves to `tensorboard/`, if the tensorboard package is installed."""
     wandb: str = ""
@@ -283,7 +285,7 @@ class CheckSettings:
     """Prompts of a class, each with one `{}` for its name. A class's vector is the normalized mean
     of its normalized prompts."""
     batch_size: Positive = 256
-    """Images, or prompts, that a rank encodes at once."""
+    """Pairs, images or prompts that a rank encodes at once."""
     tasks: str = ""
     """Comma-separated suites, suite files and tasks of the evaluation (`--tasks` of `python -m
     open_diht.eval`). The first rank measures them at each check, without few-shot, while the others

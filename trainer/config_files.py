@@ -1,7 +1,8 @@
 """Build a `Config` from YAML files and `key=value` words, with errors that name the place.
 
-A key that no dataclass declares is an error that suggests the nearest name, if one is close. A float may be written
-as an integer, lists become tuples, and an empty section has its defaults; no other plain value is converted.
+Outside of `model.architecture`, a key that no dataclass declares is an error that suggests the nearest name, if one
+is close. A float may be written as an integer, lists become tuples, and an empty section has its defaults; no other
+plain value is converted.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def load_config(name: str, overrides: Sequence[str] = (), base: Mapping[str, Any
         0.5
 
     Raises:
-        BadConfig: there is no such configuration, or it has a wrong key or value.
+        BadConfig: there is no such configuration, it cannot be read, or a key, value or override is wrong.
     """
     values = merged(_read(Path(name) if "/" in name else SHELF.path(name)), base or {})
     for word in overrides:

@@ -64,7 +64,7 @@ def export(
             (temporary / CARD).write_text(card, encoding="utf-8")
     except CANNOT_WRITE as error:
         raise CannotExport(
-            f"{folder} could not be written: {error}; make room there, and run the same command again"
+            f"{folder} could not be written: {error}; make room there or allow writing, and run the same command again"
         ) from error
     return folder
 
@@ -168,7 +168,7 @@ knowledge (unverified). The program has been tested on CPUs only: no GPU had run
 
 ## Measured while training
 
-On pairs held out from the same data ({config.data.split.holdout:.0%}, by {config.data.split.by}), zero-shot on the
+On pairs held out from the same data ({100 * config.data.split.holdout:g}%, by {config.data.split.by}), zero-shot on the
 images of `check.zero_shot` if it is set, with 95 % Wilson intervals. These numbers guide a run and compare with nothing
 else.
 

@@ -47,7 +47,7 @@ def open_pairs(
         options: passed to the loader: batch_size, rank, world, seed, tokenizer, device.
 
     Raises:
-        DataError: the data cannot be used as configured.
+        DataError, WrongUse: the data cannot be used as configured.
         StoreError: concept targets at a URL cannot be read.
         ValueError: an option is out of range.
     """
@@ -92,7 +92,7 @@ def resolved(config: Config) -> tuple[Config, str]:
 def concept_targets(config: Config) -> list[ConceptTargets]:
     """Open the concept targets of each data source; return an empty list without distillation.
 
-    `concepts.path` must be resolved. Raises `ConceptMismatch` if targets are missing or lack a head
+    `concepts.path` must be resolved. Raises `ConceptMismatch` if targets are missing or unreadable or lack a head
     that is trained, or if there are not as many folders as sources; `BadSource` if their store cannot be reached.
     """
     paths = [path for path in config.concepts.path.split(",") if path]

@@ -28,8 +28,8 @@ class MissingTracker(WrongUse):
 class RunLog:
     """A log of values by step.
 
-    Lines are only appended. After a resume, which is a line of kind `event`, steps may appear
-    again; the last line of a step counts.
+    Whole lines are never removed. After a resume, which is a line of kind `event`, steps may appear
+    again; the last value of a step counts.
 
     Args:
         workdir: the folder of the log and the curves.
@@ -163,7 +163,7 @@ class TrainingProgress:
             waited_s: seconds waited for batches since the start.
 
         Returns:
-            `samples_per_s` over all ranks; `data_wait`, the fraction of time spent waiting for batches;
+            `samples_per_s` over all ranks; `data_wait`, the fraction of time that this rank waited for batches;
             `eta_s`, seconds left including checks and checkpoints; `mfu` if the full speed is known.
         """
         now = self._clock()

@@ -11,8 +11,8 @@ WORKDIR is a folder or a URL (see `workdir`).
 
 A step is a function of the state in a checkpoint and of its number: batch, augmentation and dropout follow
 from the seed and the number. So a run that is killed and resumed ends bit-equal to an undisturbed
-one, on a CPU in float32 with the same number of ranks and threads. On CUDA nondeterministic kernels may
-differ, see `run.deterministic`.
+one, on a CPU in float32 with the same settings and the same number of ranks and threads. On CUDA nondeterministic
+kernels may differ, see `run.deterministic`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class TrainingOutcome:
     finished: bool
     """True if all samples were seen. If not, the run was asked to stop, and the same call resumes it."""
     signal: int | None
-    """The number of the stop signal that this process received; None if it received none."""
+    """The number of the first stop signal that this process received; None if it received none."""
     checks: dict[str, Share]
     """Measures of the last check; empty if the run was stopped or nothing is measured."""
     export: Path | None
@@ -100,12 +100,12 @@ def train(config: Config, workdir: Path | str, say: Callable[[str], None] = _log
 
     Raises:
         WrongUse, BadArchitecture, BadWeights, DataError: the configuration, model or data cannot be used.
-        CheckpointError, CannotExport: a file could not be read or written.
-        OSError: the log or `config.yaml` could not be written, as on a full disk.
+        CheckpointError, CannotExport: checkpoints are damaged, or one or the export could not be written.
+        OSError: another file, such as the log or `config.yaml`, could not be written, as on a full disk.
         OutOfMemory: a step or a check needs too much memory.
         Diverged: too many consecutive steps were not finite.
         StoreError, LeaseLost: an object store failed, or another run took over that of a `workdir` URL.
-        RuntimeError: configuration or data differ between ranks, or a worker ended.
+        RuntimeError: configuration or data differ between ranks, or a worker or another rank ended.
     """
     kind = device_type(config)
     with joined_ranks(kind, config.run.timeout_s) as ranks, stop_wish(ranks.first) as wish:
@@ -203,7 +203,7 @@ class _Run:
         return self._finish()
 
     def _epoch(self, epoch: int, start: int) -> bool:
-        """Take steps to the end of the epoch or the run, and return whether a stop was requested."""
+        """Take steps to the end of the epoch or the run, and return whether a stop request ended them."""
         self.parts.student.train()
         loader = self.parts.loader
         batches = loader.epoch(epoch, start)
@@ -262,7 +262,7 @@ class _Run:
         self.log.write("step", self.step, self._samples(), {**plain_values, **speed, **counts})
 
     def _check(self) -> dict[str, Share]:
-        with remedy(lambda: "a check needs more memory than available: lower check.batch_size"):
+        with remedy(lambda: "a check needs more memory: lower check.batch_size or check.retrieval_samples"):
             measures = checks.measure(self.parts, self.say)
         if measures and self.log is not None:
             for text in checks.lines(measures):
@@ -271,7 +271,7 @@ class _Run:
         return measures
 
     def _evaluate(self) -> None:
-        """Run the tasks of the evaluation on the current weights."""
+        """Run the tasks of the evaluation on the model as it would be exported now."""
         folder, name = self.workdir.folder / "tasks", name_of(self.step)
         evaluation = evaluate(
             self.config.check.tasks,

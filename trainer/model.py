@@ -185,8 +185,8 @@ def build_student(
         The student, its architecture in open_clip's form, and lines about its warm start.
 
     Raises:
-        BadArchitecture: the model cannot be built, or nothing of it is trained.
-        BadWeights: weights for the warm start are missing or do not fit.
+        BadArchitecture: the model cannot be built with these settings, or nothing of it is trained.
+        BadWeights: weights for the warm start are missing or do not fit, or batch norms would start without statistics.
     """
     model = architecture(settings)
     clip = build(model, settings.temperature)

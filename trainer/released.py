@@ -50,7 +50,8 @@ def load_released(
 
     Args:
         name: a key of `RELEASED`.
-        path: the checkpoint. If its name ends in 64 hexadecimal digits, as downloaded, they must be its SHA-256.
+        path: the checkpoint. If its stem ends in 64 lower-case hexadecimal digits, as downloaded, they must be
+            its SHA-256.
         architecture: replaces the architecture known for the name; its number of parameters is not checked.
 
     Returns:

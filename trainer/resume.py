@@ -138,11 +138,14 @@ def take_over(found: Checkpoint, parts: Parts, data: str, workdir: str) -> list[
         Lines to report.
 
     Raises:
-        WrongUse: the data differ from those that the run began with.
+        WrongUse: the data or concept targets differ from those that the run began with.
     """
     state = found.training
     if state["data"] != data:
-        raise WrongUse(f"the data changed since the run in {workdir} began; use the same data, or another WORKDIR")
+        raise WrongUse(
+            f"the data changed since the run in {workdir} began, or their concept targets did; use the same data, or "
+            "another WORKDIR"
+        )
     parts.student.clip.load_state_dict(found.model)
     parts.student.heads.load_state_dict(state["heads"])
     parts.stepper.optimizer.load_state_dict(state["optimizer"])
@@ -241,8 +244,8 @@ def _load(module: nn.Module, found: Mapping[str, Tensor], what: str) -> None:
         name = sorted(set(shapes.items()) ^ set(wanted.items()))[0][0]  # the first difference, for the message
         raise WrongUse(
             f"the parent's {what} differ from this run's: {name} is {shapes.get(name, 'not there')}, "
-            f"not {wanted.get(name, 'there')}; a branch keeps model and concept heads (model.warm_start takes weights "
-            "of another form, without the optimizer)"
+            f"not {wanted.get(name, 'there')}; a branch keeps model and concept heads (model.warm_start loads "
+            "the model alone, and resizes its position embeddings)"
         )
     module.load_state_dict(dict(found))
 

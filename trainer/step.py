@@ -213,6 +213,6 @@ class Stepper:
         if self.skipped.in_a_row >= self.config.run.max_nonfinite:
             raise Diverged(
                 f"{self.skipped.in_a_row} steps in a row had a loss or gradient that is not finite (run.max_nonfinite)"
-                "; continue from model.safetensors of the last checkpoint in a new WORKDIR (model.warm_start), with "
-                "a lower optimizer.learning_rate or with optimizer.max_gradient_norm=1"
+                "; start again, or from model.safetensors of the last checkpoint (model.warm_start), in a new WORKDIR, "
+                "with a lower optimizer.learning_rate or with optimizer.max_gradient_norm=1"
             )

@@ -34,7 +34,7 @@ _READ_PAUSES_S = (1.0, 2.0, 4.0)
 
 
 class StoreError(TrainingError):
-    """An object store failed; the message names the object and quotes the store's client."""
+    """Reading or writing an object store failed; the message names the object and quotes the store's client."""
 
 
 class LocalStore:
@@ -60,7 +60,7 @@ class LocalStore:
         return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
     def read(self, path: str) -> bytes:
-        """Return the content of a file, or raise FileNotFoundError."""
+        """Return the content of a file. Raises FileNotFoundError if there is none."""
         return (self.folder / path).read_bytes()
 
     def write(self, content: bytes, path: str) -> None:
@@ -124,7 +124,7 @@ class FsspecStore:
             ranks of the machine share it.
 
     Raises:
-        WrongUse: the protocol is unknown, or its client is not installed.
+        WrongUse: the protocol is unknown, or its client is not installed or does not accept the URL.
     """
 
     def __init__(self, url: str, disk: Path = Path(os.devnull)):
@@ -164,7 +164,7 @@ class FsspecStore:
             return sorted(path.removeprefix(folder).lstrip("/") for path in self.fs.find(folder))
 
     def read(self, path: str) -> bytes:
-        """Return the content of a file, or raise FileNotFoundError. Other failures are retried for some seconds."""
+        """Return the content of a file. Raises FileNotFoundError if there is none; other failures are retried."""
         for pause_s in (*_READ_PAUSES_S, None):
             try:
                 with self._asking(path) as inside:

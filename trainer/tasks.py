@@ -112,7 +112,7 @@ def _alone() -> dict[str, str]:
 
 
 def _ended(process: subprocess.Popen[bytes]) -> int | None:
-    """Wait for `_PAUSE_S` and return the exit status, or None if the process still runs."""
+    """Wait for at most `_PAUSE_S` and return the exit status, or None if the process still runs."""
     with suppress(subprocess.TimeoutExpired):
         return process.wait(_PAUSE_S)
     return None

@@ -65,7 +65,7 @@ class StoredTransform:
     """A transform of stored inputs, (b, d) float32 or (b, 3, h, w) uint8, into the tower's input.
 
     Features are not changed. Images are cropped to the tower's size: at random in training, which
-    also flips them at random, otherwise in the center.
+    also flips a fraction `transform.flip` of them, otherwise in the center.
     """
 
     def __init__(self, settings: TransformSettings, shape: Sequence[int], *, training: bool):

@@ -42,7 +42,7 @@ _UNREADABLE = (
 
 
 class BadWeights(WrongUse):
-    """Weights are missing or do not fit; the message names the file or the setting, and what is wrong."""
+    """Weights are missing, damaged or do not fit; the message names the file or the setting, and what is wrong."""
 
 
 def warm_start(model: DualEncoder, settings: ModelSettings) -> list[str]:
@@ -150,7 +150,7 @@ def _load_image_tower(model: DualEncoder, path: Path) -> str:
         found = {f"trunk.{name}": value for name, value in _timm_names(state, tower.trunk.state_dict(), path).items()}
     else:
         raise BadWeights(
-            f"{path} has no weights named visual.*: for an image tower of open_clip give open_clip weights"
+            f"{path} has no weights named visual.*, which an image tower without timm needs: give open_clip weights"
         )
     return _load(tower, found, path, optional=("head.", "proj"))
 

@@ -54,16 +54,16 @@ class Workdir:
         return Checkpoints(store, settings, self.uploads, say)
 
     def require_unused(self) -> None:
-        """Raise `WrongUse` if a new run would overwrite a configuration or an export that no run has written.
+        """Raise `WrongUse` if a new run would overwrite a configuration or an export that has no log next to it.
 
-        Files next to a log belong to a run that did not reach its first checkpoint, and are overwritten.
+        Files next to a log belong to a run without checkpoints, and are overwritten.
         """
         paths = self.store.files() if self.store else [path.name for path in self.folder.glob("*")]
         names = {path.partition("/")[0] for path in paths}
         foreign = sorted(names & {CONFIG, EXPORT})
         if foreign and LOG not in names:
             raise WrongUse(
-                f"{self} holds {foreign[0]} but no {LOG}: this program did not write it, and a run would overwrite "
+                f"{self} holds {foreign[0]} but no {LOG}: it may not be this program's, and a run would overwrite "
                 "it; take another WORKDIR, or move it away"
             )
 
@@ -77,7 +77,7 @@ class Workdir:
                 (self.folder / name).write_bytes(self.store.read(name))
 
     def grown(self, now: bool = False) -> None:
-        """Upload log and curves if no upload runs and the last is seconds ago, or if `now`."""
+        """Upload log and curves to a URL: at once if `now`, else if no upload runs and the last is seconds ago."""
         due = now or (self.uploads.idle and self._clock() - self._uploaded_at >= _EVERY_S)
         if self.store is not None and due:
             self._uploaded_at = self._clock()
@@ -143,7 +143,7 @@ def checkpoints_at(folder: str, cache_folder: str | None) -> Checkpoints:
 def opened(
     workdir: Path | str, cache_folder: str | None, ranks: Ranks, say: Callable[[str], None]
 ) -> Iterator[Workdir]:
-    """Yield the WORKDIR of a run, locked against other runs, and finish its uploads on leaving.
+    """Yield the WORKDIR of a run, locked against other runs, and finish its uploads on leaving, except after Ctrl-C.
 
     Args:
         workdir: a folder or an fsspec URL.
@@ -152,8 +152,8 @@ def opened(
         say: receives lines to report.
 
     Raises:
-        WrongUse: another run uses it, or it cannot be written.
-        StoreError, CheckpointError, LeaseLost: an upload failed, or another run took over the store.
+        WrongUse: another run uses it, it cannot be written, or it is no place for results, such as the home folder.
+        StoreError, CheckpointError, LeaseLost: the store failed, or another run took over the store.
     """
     url = str(workdir)
     if not is_remote(url):
@@ -207,7 +207,9 @@ def _locked(workdir: Path, ranks: Ranks) -> Iterator[None]:
         try:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise WrongUse(f"another run is writing to {workdir}; wait for it, or take another WORKDIR") from error
+            raise WrongUse(
+                f"another run is writing to {workdir}, or its disk has no locks; wait, or take another WORKDIR"
+            ) from error
         yield
 
 

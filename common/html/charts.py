@@ -106,7 +106,7 @@ def histogram(title: str, text: str, columns: Sequence[tuple[str, int]], marks: 
     if not columns:
         return f"{head}<p>Not measured.</p></figure>"
     most = max(1, *(count for _, count in columns))
-    step = _HISTOGRAM_WIDE / max(len(columns), _FEWEST_COLUMNS)  # keep two or three columns from becoming too wide
+    step = _HISTOGRAM_WIDE / max(len(columns), _FEWEST_COLUMNS)  # keep a few columns from becoming too wide
     every = max(1, max(len(label) for label, _ in columns) * 7 // int(step) + 1)
     base = 16 + _HISTOGRAM_HIGH
     parts = [f'<path class="h-axis" d="M0 {base:.1f}H{_HISTOGRAM_WIDE:.0f}"/>']
@@ -138,7 +138,7 @@ def line_chart(
         title: text above the chart.
         x_label: name of the x axis.
         y_label: name of the y axis, with its unit.
-        series: the lines; lines without points are omitted.
+        series: the lines, whose points have x above 0; lines without points are omitted.
         x_ticks: values above 0 that are marked on the x axis.
         zero: include y = 0 in the range of the y axis.
 

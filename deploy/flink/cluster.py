@@ -5,10 +5,11 @@
     python3 -m deploy.flink.cluster down    (`make flink-down`) stops it
     python3 -m deploy.flink.cluster status
 
-All files are in one folder (`--state`, by default .flink): packages, installation, configuration, logs, process ids.
+Its files are in one folder (`--state`, by default .flink): packages, installation, configuration, logs, process ids.
 There is one JobManager and one TaskManager with `--slots` slots; every port binds to the loopback address. It needs
 Java 11 to 21, and pip with access to a package registry the first time (232 MB), but only the standard library. Exit
-status 0: success; 2: no cluster runs or could be started, with one line that gives the reason.
+status 0: success, also if there is nothing to stop; 2: no cluster could be started or, for `status`, found, with one
+line that gives the reason.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class Cluster(LocalCluster):
             self.spawn(daemon, command, {**inherited, **own, "JAVA_HOME": str(java.parents[1])})
 
     def count(self) -> int:
-        """Return the number of slots that the REST service reports, 0 if it does not answer."""
+        """Return the number of slots that the REST service reports, 0 if it does not answer as Flink does."""
         try:
             with urllib.request.urlopen(f"{self.address}/overview", timeout=5.0) as answer:
                 return int(json.load(answer)["slots-total"])

@@ -76,11 +76,11 @@ def read_task(task: Task, needs: Annotation, root: Path, memo: Memo) -> DataSet:
 
 
 def check_options(tasks: Sequence[Task]) -> None:
-    """Raise `WrongUse` where the options of a source do not fit its layout, without its data."""
+    """Raise `WrongUse` where the options of a source do not fit its layout, as far as this shows without its data."""
     nowhere = Path(os.devnull) / "nowhere"
     for task in tasks:
         for source in (*task.sources, *task.support):
-            # A reader checks the options before it looks for the data.
+            # A reader checks the names of the options before it looks for the data.
             with contextlib.suppress(DataMissing, DataBroken):
                 _read(task, source, "labels", nowhere / Path(source.path).name, Memo(nowhere))
 

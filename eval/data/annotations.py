@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question about an image with the answers that people gave.
+    """A question about an image with its answers.
 
     Raises ValueError without answers or candidates, or where a text is not a string.
     """
@@ -22,7 +22,7 @@ class Question:
     """yes/no, number, other or snli_ve; a webdataset may have others. The first three are derived from people's
     answers, so numbers are reported by them but no statement may depend on them."""
     answers: tuple[str, ...]
-    """Each annotator's answer."""
+    """Each annotator's answer; for SNLI-VE the gold label alone."""
     candidates: tuple[str, ...]
     """The answers to choose from."""
 

@@ -46,7 +46,7 @@ class FileImages:
 
 
 def read_folder(folder: Path, split: str, memo: Memo, place: str, options: Mapping[str, Any] | None = None) -> DataSet:
-    """Read images from one folder per class: <folder>/<split>/<class>/<image>.
+    """Read images from one folder per class, and folders in it: <folder>/<split>/<class>/.../<image>.
 
     Labels follow the sorted class folders. Their names, with underscores replaced by spaces, are
     the class names.
@@ -56,13 +56,13 @@ def read_folder(folder: Path, split: str, memo: Memo, place: str, options: Mappi
         split: The split's folder in it.
         memo: Hashes of files.
         place: The set's name in messages.
-        options: `groups`: a .tsv or .jsonl file in `folder` with a row per image: `image`, its path
-            below the split, and `group`, its group's name.
+        options: `groups`: a file of rows in `folder`, see `read_rows`, with a row per image: `image`,
+            its path below the split, and `group`, its group's name.
 
     Raises:
         DataMissing: The split or the file of groups does not exist.
         DataBroken: There are no images, or the file of groups is invalid or lacks an image.
-        WrongUse: There is another option.
+        WrongUse: There is another option, or the file of groups has another suffix.
     """
     options = options or {}
     if set(options) - {"groups"}:
@@ -116,8 +116,8 @@ def read_manifest(path: Path, options: Mapping[str, Any], memo: Memo, place: str
 
     Raises:
         DataMissing: The file or all images do not exist.
-        DataBroken: A row is unusable, or an image is missing.
-        WrongUse: The options do not fit.
+        DataBroken: The file or a row is unusable, or an image is missing.
+        WrongUse: The options or the file's suffix do not fit.
     """
     unknown = set(options) - {"image", "caption", "label", "leave_out", "skip_empty", "below"}
     if unknown or "image" not in options or ("caption" in options) == ("label" in options):
@@ -154,7 +154,7 @@ def read_manifest(path: Path, options: Mapping[str, Any], memo: Memo, place: str
 
 
 def _text(value: Any) -> str:
-    """Return a column's value as text; empty for JSON's null and for a column that a row lacks."""
+    """Return a column's value as text; empty for JSON's null and for the end that a row of a .tsv or .csv lacks."""
     return "" if value is None else str(value)
 
 
@@ -182,7 +182,8 @@ def read_lines(folder: Path, options: Mapping[str, Any], memo: Memo, place: str)
 
     Raises:
         DataMissing: A file or all images do not exist.
-        DataBroken: The files differ in length, or a line lacks its image or caption.
+        DataBroken: The files differ in length, or one is damaged or not UTF-8; or a line does not fit the
+            pattern, or lacks its image or caption.
         WrongUse: The options do not fit.
     """
     if set(options) != {"images", "captions", "image"}:
@@ -211,7 +212,7 @@ def read_lines(folder: Path, options: Mapping[str, Any], memo: Memo, place: str)
 
 
 def _text_lines(path: Path, place: str) -> list[str]:
-    """Return the stripped lines of a text file without the empty ones at its end."""
+    """Return the stripped lines of a text file without the empty ones at its end; of an empty file, one empty line."""
     if not path.is_file():
         raise DataMissing(f"{place}/{path.name} is not there")
     return [line.strip() for line in text_of(path, f"{place}/{path.name}").rstrip().split("\n")]

@@ -12,7 +12,7 @@ from open_diht.eval.records import read_record
 
 
 class Memo:
-    """A folder that remembers values computed from a file's content until the file changes."""
+    """A folder that remembers values computed from files until a size or modification time changes."""
 
     def __init__(self, folder: Path):
         self._folder = folder

@@ -36,8 +36,8 @@ def read_vqav2(folder: Path, options: Mapping[str, Any], candidates: int | None,
 
     Raises:
         DataMissing: A file or all images do not exist.
-        DataBroken: A file is not what it should be, or an image is missing.
-        WrongUse: The options do not fit.
+        DataBroken: A file or the pattern `image` is not what it should be, or an image is missing.
+        WrongUse: An option is missing or unknown.
     """
     wanted = ("questions", "annotations", "train_annotations", "image")
     if set(options) != set(wanted):
@@ -83,7 +83,7 @@ def read_vqav2(folder: Path, options: Mapping[str, Any], candidates: int | None,
 def _frequent(path: Path, count: int, place: str) -> dict[str, list[str]]:
     """Return the most frequent answers of each question type, and of all questions under "".
 
-    A type is the first words of a question. Ties are broken by the answer's text.
+    Ties are broken by the answer's text.
     """
     answers: dict[str, Counter[str]] = {"": Counter()}
     for where, entry in _entries(path, "annotations", place):
@@ -100,12 +100,12 @@ def _frequent(path: Path, count: int, place: str) -> dict[str, list[str]]:
 def _entries(path: Path, name: str, place: str) -> Iterator[tuple[str, Any]]:
     """Yield the objects of the list `name` in a file {..., name: [...], ...}, each after its name in messages.
 
-    They are read one at a time. The annotations of VQAv2 would take gigabytes at once.
+    They are decoded one at a time. The annotations of VQAv2 would take gigabytes at once.
     """
     try:
         for number, entry in enumerate(elements(path, name), start=1):
             yield f"{place}/{path.name}, {name} {number}", entry
-    except ValueError as error:  # no JSON, or no UTF-8
+    except ValueError as error:  # no JSON, no such list, or no UTF-8
         raise DataBroken(f"{place}/{path.name} is not JSON with a list {name!r}: {error}") from None
 
 
@@ -122,8 +122,8 @@ def read_snli_ve(folder: Path, options: Mapping[str, Any], memo: Memo, place: st
 
     Raises:
         DataMissing: The file or all images do not exist.
-        DataBroken: A row is unusable, or an image is missing.
-        WrongUse: The options do not fit.
+        DataBroken: A row or the pattern `image` is unusable, or an image is missing.
+        WrongUse: An option is missing or unknown, or `file` has no suffix of a file of rows.
     """
     if set(options) != {"file", "image"}:
         raise WrongUse(f"{place}: snli_ve takes the options file and image; got {dict(options)}")

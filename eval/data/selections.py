@@ -27,7 +27,7 @@ Box = tuple[int, int, int, int]
 
 
 def read_selection(folder: Path, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
-    """Read captions to choose from for each image of `folder`.
+    """Read captions to choose from for images of `folder`.
 
     Options: `files`, names of .json (a list, or an object of rows), .jsonl, .csv or .tsv files;
     patterns over their columns: `image`, the path of the image, `right` and `wrong`, lists of
@@ -43,7 +43,7 @@ def read_selection(folder: Path, options: Mapping[str, Any], memo: Memo, place: 
 
     Raises:
         DataMissing: A file or all images do not exist.
-        DataBroken: A row is unusable, or an image is missing.
+        DataBroken: A row is unusable, there is none, or an image is missing.
         WrongUse: The options do not fit.
     """
     _check(options, place, needed={"files", "image", "right", "wrong"}, known={"category", "crop", "at_least"})
@@ -91,7 +91,7 @@ def read_pairs(folder: Path, options: Mapping[str, Any], memo: Memo, place: str)
 
     Raises:
         DataMissing: A file or all images do not exist.
-        DataBroken: A row is unusable, or an image is missing.
+        DataBroken: A row is unusable, there is none, rows form no pairs, or an image is missing.
         WrongUse: The options do not fit.
     """
     _check(options, place, needed={"files", "images", "captions"}, known={"category"})
@@ -132,7 +132,7 @@ def read_associations(folder: Path, options: Mapping[str, Any], memo: Memo, plac
 
     Raises:
         DataMissing: A file or all images do not exist.
-        DataBroken: A row is unusable, or an image is missing.
+        DataBroken: A row is unusable, no cue is left, or an image is missing.
         WrongUse: The options do not fit.
     """
     _check(options, place, needed={"files", "cue", "candidates", "right", "image"}, known={"at_least"})
@@ -213,7 +213,7 @@ def _rows(folder: Path, files: Sequence[str], place: str) -> list[_Row]:
 
 
 class _Listed:
-    """The images that rows name, each once, in order of appearance."""
+    """The images that rows name, or parts of them, each once, in order of appearance."""
 
     def __init__(self, folder: Path, place: str):
         self._folder, self._place = folder, place

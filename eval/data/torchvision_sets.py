@@ -19,7 +19,7 @@ from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
 from open_diht.eval.hashes import sha256_of
 
 PATHS = ("SUN397",)
-"""Classes of torchvision whose class names are paths."""
+"""Classes of torchvision whose class names are paths, of those that our tasks use."""
 
 
 def torchvision_set(folder: Path, split: str, options: Mapping[str, Any], download: bool = False) -> Any:
@@ -29,7 +29,7 @@ def torchvision_set(folder: Path, split: str, options: Mapping[str, Any], downlo
 
     Args:
         folder: The `root` that torchvision gets.
-        split: The split; for a class with `train`, whether it is "train".
+        split: The split; for a class with `train`, whether it is "train"; unused for a class with neither.
         options: `name`, the torchvision class; the others are passed to it.
         download: Whether torchvision may download, where the class can.
 
@@ -131,7 +131,7 @@ class _TorchvisionImages:
 def _content(data: Any, folder: Path, memo: Memo) -> str:
     """Return a hash of the image data.
 
-    It covers the files that this class lists, else the array that it holds, else all files of its
+    It covers the files that `_files` finds, else the array that the class holds, else all files of its
     folder.
     """
     files, array = _files(data), _array(data)
@@ -143,7 +143,7 @@ def _content(data: Any, folder: Path, memo: Memo) -> str:
 
 
 def _files(data: Any) -> list[str | Path] | None:
-    """Return the file of each image; None where the class does not list them."""
+    """Return the file of each image; None where no attribute known here lists them."""
     # Classes of torchvision use different attributes.
     for name in ("_image_files", "_samples", "samples", "_images", "images"):
         found = getattr(data, name, None)
@@ -167,7 +167,7 @@ def _pixels_hash(array: Any) -> str:
 
 
 def _labels(data: Any, place: str) -> np.ndarray:
-    """Return the labels from the attribute that this class keeps them in, without decoding images if possible."""
+    """Return the labels from an attribute known here, else by decoding every image."""
     for name in ("targets", "labels", "_labels"):
         found = getattr(data, name, None)
         if found is not None and len(found) == len(data):

@@ -12,8 +12,8 @@ a caption per line). `vqa` is ours: <key>.json with {"questions": [{"question", 
 DataComp's copies of sets with groups have a <key>.npy next to the label: whole numbers such as
 region, year and class.
 
-Shards are indexed once and then read in any order, so that ranks and interrupted runs read only
-what they need. Where CLIP_benchmark guesses (a wrong number of shards), this module raises.
+Shards are indexed, and images are then read in any order, so that ranks and interrupted runs read
+only the images that they need. A number of shards other than in nshards.txt is an error.
 """
 
 from __future__ import annotations
@@ -158,7 +158,9 @@ def _shards(folder: Path, place: str) -> list[Path]:
     if promised != present:
         lacking, extra = sorted(promised - present), sorted(present - promised)
         detail = f"lacks {', '.join(lacking[:5])}" if lacking else f"has besides {', '.join(extra[:5])}"
-        raise DataBroken(f"{place}: nshards.txt says {text} shards, the folder {detail}; fetch the set again")
+        raise DataBroken(
+            f"{place}: nshards.txt says {text} shards, the folder {detail}; remove the folder and fetch the set again"
+        )
     return [folder / f"{index}.tar" for index in range(int(text))]
 
 
@@ -174,7 +176,9 @@ def _index(shard: Path) -> list[list[Any]]:
                     digest = hashlib.sha256(tar.content(member)).hexdigest() if parts[1] in EXTENSIONS else ""
                     members.append([*parts, member.content, member.size, digest])
     except BrokenTar as error:
-        raise DataBroken(f"{shard} is not a readable tar file ({error}); fetch it again") from None
+        raise DataBroken(
+            f"{shard} is not a readable tar file ({error}); remove it and its nshards.txt, and fetch the set again"
+        ) from None
     return members
 
 

@@ -23,7 +23,7 @@ RETRIES = 3
 WAIT_S = 30.0
 LINES = 20
 """Progress lines for a set of many files: about this many, at most twice as many."""
-PLAIN = {"Accept-Encoding": "identity"}  # without it, lengths and contents would be those of the compressed form
+PLAIN = {"Accept-Encoding": "identity"}  # without it, a length could be that of the compressed form
 
 pooch.get_logger().setLevel("WARNING")
 
@@ -66,7 +66,7 @@ def download(url: str, path: Path, digest: str | None = None, transfer: Callable
         if digest is not None and (found := named_digest(arrived, digest.partition(":")[0])) != digest:
             raise FetchFailed(
                 f"{url}: expected {digest}, got {found}; nothing was kept. Run the same command again; if it fails "
-                "again, the file changed at its source"
+                "again, the file probably changed at its source"
             )
         # Flush before renaming: after a crash, a complete name must not have partial content.
         sync(arrived)
@@ -81,8 +81,8 @@ def _from_url(url: str, path: Path, folder: Path) -> Path:
         kind = answer.headers.get("Content-Type", "")
         if answer.ok and not answer.is_redirect and kind.startswith("text/html"):  # Google Drive does this
             raise FetchFailed(
-                f"{url} returns a web page instead of the file (too many requests, or it was moved). Save it with a "
-                f"browser as {path} and run the same command again"
+                f"{url} returns a web page instead of the file (perhaps too many requests, or it was moved). Save it "
+                f"with a browser as {path} and run the same command again"
             )
 
     source = pooch.create(folder, "", registry={path.name: None}, urls={path.name: url}, retry_if_failed=RETRIES)
@@ -94,7 +94,7 @@ def _from_url(url: str, path: Path, folder: Path) -> Path:
 
 
 def size_of(url: str) -> int | None:
-    """Return the file's size in bytes, as its server states it; None where it does not. Raises `FetchFailed`."""
+    """Return the file's size in bytes, as its server states it; None where it states none. Raises `FetchFailed`."""
     try:
         answer = requests.head(url, headers=PLAIN, allow_redirects=True, timeout=WAIT_S)
     except requests.RequestException as error:
@@ -105,7 +105,7 @@ def size_of(url: str) -> int | None:
 
 def _refuse_status(url: str, answer: requests.Response) -> None:
     if answer.status_code in (401, 403, 404):
-        what = "does not exist" if answer.status_code == 404 else "is not public"
+        what = "does not exist" if answer.status_code == 404 else "is refused"
         raise FetchFailed(f"{url} {what} ({answer.status_code})")
 
 

@@ -43,9 +43,9 @@ class FileEntry:
     rows: str = ""
     """Or, for the parquet files of `hub` whose names begin with `file`: the folder for `rows.jsonl` and the images."""
     size: Positive | None = None
-    """Bytes if known (about, for a file of `each`); else the server is asked."""
+    """Bytes if known (about, for a file of `each`); else the server is asked. Unused with `hub`, which lists sizes."""
     digest: str | None = None
-    """`md5:...`, `sha256:...` or `git:...`, if known."""
+    """`md5:...`, `sha256:...` or `git:...`, if known; unused for a file of `hub` or `each`."""
 
     def __post_init__(self) -> None:
         if sum(map(bool, (self.to, self.unpack, self.rows))) != 1 or (self.many and self.unpack):

@@ -82,7 +82,7 @@ def fetch_webdataset(name: str, splits: Sequence[str], folder: Path, fetcher: Fe
 
     Args:
         name: `owner/name` on the hub.
-        splits: The first one must exist; others, for few-shot, need not.
+        splits: The first one must exist; others need not.
         folder: The target folder of the set.
         fetcher: Downloads and prints.
 

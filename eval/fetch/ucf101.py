@@ -1,7 +1,7 @@
-"""UCF101 as images: the middle frame of every video of its first split, as in CLIP and CoOp.
+"""UCF101 as images: the middle frame, as in CLIP and CoOp, of every video of its first split.
 
 `ucf101/test/<Class>/<video>.jpg` holds test list 1, and `ucf101/train/...` train list 1 for
-few-shot. Frames are counted by decoding, because the number in a video's header is not reliable.
+few-shot and linear probes. Frames are counted by decoding, because the number in a video's header is not reliable.
 PyAV (extra `eval`) decodes; the videos are a RAR archive, which bsdtar (libarchive), unrar or 7z
 unpacks.
 """
@@ -38,7 +38,7 @@ UNPACKERS: Mapping[str, tuple[str, ...]] = {
 
 
 def fetch_ucf101(folder: Path, fetcher: Fetcher, videos: Path | None = None) -> None:
-    """Write missing frames of the test split, and of the training split unless only zero-shot is wanted.
+    """Write the frames of splits without a folder: test, and train unless only zero-shot is wanted.
 
     Args:
         folder: The target folder.

@@ -99,12 +99,12 @@ def _paired(
     for k in sorted(set(first.shots.tolist()) & set(second.shots.tolist())):
         seeds = _common_seeds(records[0][1], records[1][1], k)
         if not seeds:
-            raise _NotPaired("no seed drew the same shots in A and B")
+            raise _NotPaired(f"no seed drew the same shots in A and B, at {k} per class")
         for method in first.methods.tolist():
             if method in second.methods and method != TEXT_ALONE:
                 found.append(_tested(task, metrics[0], method, k, seeds, first, second))
     if not found:
-        raise _NotPaired("A and B have no method and number of shots in common")
+        raise _NotPaired(f"A and B have no method but {TEXT_ALONE}, or no number of shots, in common")
     return found
 
 

@@ -108,7 +108,8 @@ def text_or_zero(support: Support) -> Fitted:
 def tip_adapter(support: Support) -> Fitted:
     """Fit training-free Tip-Adapter (Zhang et al., ECCV 2022): zero-shot logits + alpha exp(-beta (1 - x F^T)) Y.
 
-    Written from its formula. Alpha and beta are chosen on the support set, not on a validation or test set.
+    Written from its formula. Alpha and beta are chosen on the support set, or fixed for one shot per class, not on a
+    validation or test set.
     """
 
     def scores_of(part: Support, features: Tensor) -> Iterator[Tensor]:
@@ -195,7 +196,7 @@ def _path_scores(
 ) -> Callable[[Support, Tensor], Iterator[Tensor]]:
     """Return a function that yields the scores of one probe per value, each started from the previous solution.
 
-    That takes a fraction of the steps and, but for an infinite radius, gives the same loss to within the tolerance.
+    That takes a fraction of the steps and, where the solver converges and radii are finite, gives about the same loss.
     """
 
     def scores_of(part: Support, features: Tensor) -> Iterator[Tensor]:

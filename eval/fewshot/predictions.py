@@ -54,7 +54,7 @@ class Predictions:
         return self.predicted[places[0], places[1], places[2:]]
 
     def ordered(self, keys: NDArray[np.str_]) -> Predictions:
-        """Return the predictions in the order of `keys`. Raises KeyError where the images differ."""
+        """Return the predictions in the order of `keys`. Raises KeyError where the images differ or own keys repeat."""
         place = {key: index for index, key in enumerate(self.keys.tolist())}
         # Finding every key proves that the images are the same if lengths are equal and no key is repeated.
         if len(place) != len(self.keys) or len(keys) != len(self.keys):

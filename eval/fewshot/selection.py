@@ -1,4 +1,4 @@
-"""Choose a radius, a penalty or a temperature on the support set alone.
+"""Choose a radius, a penalty or the numbers of Tip-Adapter on the support set alone.
 
 Few-shot results are often tuned on the test set, or on a validation set far larger than the
 support. Here the shots are divided into at most four folds, each fold is predicted from the others,
@@ -7,7 +7,8 @@ shot per class leaves nothing to validate on, so its value is fixed in advance.
 
 A fold's classifier has fewer shots than the final one, so the choice errs on the cautious side.
 There is therefore no one-standard-error rule by default: it would stay too near the text, above all
-with few shots. And several shots get at least the freedom of one (`floor`).
+with few shots. And several shots get at least the freedom of one (`floor`; not in
+Tip-Adapter).
 benchmarks/RESULTS.md has the figures.
 
 Hits are not used: with 20 held-out shots they are too coarse, and the choice jumps between draws.

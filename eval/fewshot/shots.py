@@ -36,7 +36,7 @@ class DrawnShots:
     """Their keys."""
 
     def indices(self, k: int) -> Indices:
-        """Return the k-shot support set, class by class. A class with fewer samples gives all it has."""
+        """Return the k-shot support set, class by class. A class with fewer drawn samples gives all of them."""
         return np.array([index for order in self.by_class for index in order[:k]], dtype=np.int64)
 
     def places(self, k: int) -> Indices:
@@ -44,7 +44,7 @@ class DrawnShots:
         return np.array([index for order in self.by_class for index in range(len(order[:k]))], dtype=np.int64)
 
     def short_classes(self, k: int) -> list[int]:
-        """Return the classes with fewer than k samples."""
+        """Return the classes with fewer than k samples; k is at most that of the draw."""
         return [number for number, order in enumerate(self.by_class) if len(order) < k]
 
 
@@ -56,7 +56,7 @@ def draw_shots(keys: Sequence[str], labels: ArrayLike, n_classes: int, k: int, s
         labels: (n,) their classes.
         n_classes: The number of classes.
         k: Shots per class, at least 1.
-        seed: Seed of the draw; where a class has more than k samples, it decides which are drawn.
+        seed: Seed of the draw; it decides the order of a class's samples, and so which are drawn.
 
     Raises:
         ShotsMissing: A class has no sample.

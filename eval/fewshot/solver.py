@@ -1,6 +1,6 @@
 """Accelerated proximal gradient descent (FISTA) for softmax regression with a constraint or a penalty.
 
-The problem is convex, so in a finite ball or with a penalty the answer must not depend on the path to
+The problem is convex, so in a finite ball or with a penalty the objective must not depend on the path to
 it. The step size comes from the curvature of the cross-entropy; there is no learning rate to tune. In a
 finite ball the Frank-Wolfe gap bounds the distance of the objective from its optimum, so "converged"
 describes the answer and not the last step.
@@ -21,7 +21,7 @@ _ROUNDING = 16  # units in the last place by which the loss may violate the desc
 
 
 class Term(Protocol):
-    """A term that keeps the offsets (C, d + 1) near zero; their last column is the bias."""
+    """A constraint or penalty on the offsets (C, d + 1); their last column is the bias."""
 
     def step(self, offsets: Tensor, step: float) -> Tensor:
         """Return the proximal step: a projection, or a shrinkage by `step`.
@@ -58,9 +58,9 @@ class Ball:
         return 0.0
 
     def gap(self, offsets: Tensor, gradient: Tensor) -> float:
-        """Return the Frank-Wolfe gap, <G, D> + radius ||G||.
+        """Return the Frank-Wolfe gap: the sum of <G, D> + radius ||G|| over weights and bias.
 
-        For an infinite radius it is ||G||, a bound for offsets that are off by 1.
+        For an infinite radius a part is ||G||, a bound for offsets that are off by 1.
 
         Args:
             offsets: (C, d + 1) D.
@@ -161,7 +161,7 @@ def solve(
 ) -> Solution:
     """Minimize loss + term until the term's gap is at most `tolerance`, or for `max_steps`.
 
-    The curvature bound is up to a hundred times the curvature near the answer. The step is
+    The curvature bound can be a hundred times the curvature near the answer. The step is
     therefore longer than the bound's inverse wherever the descent inequality still holds, and falls
     back to it otherwise. Momentum restarts where it points uphill (O'Donoghue and Candes 2015).
 

@@ -14,11 +14,11 @@ _ARTICLES = {"a", "an", "the"}
 def normalized(answer: str) -> str:
     """Return an answer in the form that is compared.
 
-    It is in lower case, without articles and most punctuation, with digits for words up to ten. The
-    rules are those of the VQA evaluation (vqaEval.py). A punctuation mark becomes a space. It is
-    dropped instead if it is next to a space anywhere in the answer, or if the answer has a number
-    such as 1,000. A period is dropped unless a digit follows, so "U.S." is "us". Only the table of
-    contractions is replaced: apostrophes are dropped.
+    It is in lower case, without articles and most punctuation, with digits for "none" and words up to ten. The
+    rules are those of the VQA evaluation (vqaEval.py), which leaves answers as they are where all annotators agree. A
+    punctuation mark becomes a space. It is dropped instead if it is next to a space anywhere in the answer, or if the
+    answer has a number such as 1,000. A period is dropped unless a digit follows, so "U.S." is "us". Instead of its
+    table of contractions, apostrophes are dropped.
     """
     given = answer.lower().replace("'", "")
     text, thousands = given, re.search(r"\d,\d", given)

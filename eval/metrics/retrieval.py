@@ -20,7 +20,7 @@ import torch
 from open_diht.eval.metrics.rows import BLOCK_ROWS, Rows, tiles
 
 PART = 1 << 18
-"""Number of scores compared at once, or those of one query if they are more."""
+"""Maximum number of scores compared at once, or those of one query if they are more."""
 
 
 def image_to_text_ranks(

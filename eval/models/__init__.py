@@ -64,9 +64,9 @@ def load_model(
         (2, 512)
 
     Raises:
-        WrongUse: The word, the tag or the precision is unknown, the weights file is missing, or a model that has its
-            own weights is given others.
-        ModelError: Loading fails.
+        WrongUse: `word`, `pretrained` or `precision` is none of these, the weights are missing, or a model that has
+            its own weights is given others (the reference also another precision).
+        ModelError: Loading fails, or the model gives features that are not finite numbers.
     """
     if precision not in PRECISIONS:
         raise WrongUse(f"precision {precision!r} is unknown; choose {', '.join(PRECISIONS)}")
@@ -105,7 +105,7 @@ def _weights_file(word: str, pretrained: str | None, data: Path) -> Path:
     if not pretrained:
         raise WrongUse(
             f"model {word} needs weights: --pretrained with the path of a checkpoint (or, for an architecture of "
-            "open_clip, `random`)"
+            "open_clip, a fetched tag or `random`)"
         )
     path = Path(pretrained)
     if path.is_file():

@@ -1,4 +1,4 @@
-"""Models of open_clip: its architectures with weights from a file, and folders written by our trainer or open_clip."""
+"""Models of open_clip: its architectures, random or with weights of a file, and folders of our trainer or open_clip."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def load_architecture(name: str, weights: Path | None, device: str, precision: P
 
 
 def untrained(name: str) -> tuple[torch.nn.Module, Any, Any]:
-    """Return an architecture with random weights, always the same ones, its preprocessing and its tokenizer."""
+    """Return an architecture with random weights, the same at every call, its preprocessing and its tokenizer."""
     torch.manual_seed(0)
     # By default open_clip loads the weights of a text tower of the hub.
     model, _, preprocess = open_clip.create_model_and_transforms(

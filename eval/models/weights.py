@@ -54,7 +54,7 @@ def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
     """Return names and shapes of the weights in a file, without executing code in it.
 
     The values are not read where the format allows. Empty for numpy's formats, which open_clip
-    converts. Raises `ModelError` for anything else that is not a file of weights.
+    converts. Raises `ModelError` where another file cannot be read so, or a pickle holds no weights by name.
     """
     if path.suffix in (".npz", ".npy"):
         return {}
@@ -64,7 +64,7 @@ def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
                 return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except NOT_LOADED as error:
-        raise ModelError(f"{path} is damaged, or not a weights file ({reason(error)})") from None
+        raise ModelError(f"{path} is damaged, or not a weights file that needs no code ({reason(error)})") from None
     # Training checkpoints have the weights under `state_dict`.
     state = found.get("state_dict", found) if isinstance(found, Mapping) else found
     if not isinstance(state, Mapping) or not any(isinstance(value, torch.Tensor) for value in state.values()):

@@ -36,7 +36,7 @@ def write_report(
         examples: Examples by task.
 
     Raises:
-        ValueError: A row lacks a column.
+        ValueError: A row lacks a column, or it or its protocol is not an object.
         DataBroken: Stored items are corrupt.
     """
     rows = checked(results)

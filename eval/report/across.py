@@ -34,7 +34,7 @@ class AverageRow:
     """Number of tasks of this kind without a number; they are not counted."""
     value: float
     low: float | None
-    """Lower end; None where the items of a task are not stored, or too few."""
+    """Lower end; None where the items of a task are not stored or lack its metric, or are too few."""
     high: float | None
 
 
@@ -53,7 +53,7 @@ class Across:
 
 
 def averages(tasks: Sequence[TaskRows], folder: Path) -> list[AverageRow]:
-    """Average every kind with at least two measured tasks.
+    """Average every kind with at least two measured tasks. Raises as `across`.
 
     Args:
         tasks: The tasks.

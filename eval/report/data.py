@@ -95,7 +95,7 @@ def group_tasks(results: Sequence[Row]) -> list[TaskRows]:
 
 
 def group_few_shot(results: Sequence[Row]) -> tuple[list[FewShotTable], list[TaskRows]]:
-    """Return tables of few-shot points by task, and the tasks whose shots are missing."""
+    """Return tables of few-shot points by task, and the tasks whose few-shot rows have no number."""
     found: dict[str, list[Row]] = {}
     for row in results:
         if row["kind"] == "few_shot":

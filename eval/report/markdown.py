@@ -19,12 +19,12 @@ def render_markdown(
     of_kinds: Sequence[AverageRow],
     of_several: Sequence[Across],
 ) -> str:
-    """Return all numbers as Markdown tables.
+    """Return the numbers as Markdown tables and lists.
 
     Args:
         tasks: The tasks.
         tables: Few-shot points by task.
-        unshot: Tasks whose shots are missing.
+        unshot: Tasks whose few-shot rows have no number.
         of_kinds: Averages of kinds.
         of_several: Numbers over several tasks.
     """

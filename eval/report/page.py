@@ -39,7 +39,7 @@ def render(
         rows: Rows of results.json.
         tasks: The same without few-shot, grouped by task.
         tables: Few-shot points by task.
-        unshot: Tasks whose shots are missing.
+        unshot: Tasks whose few-shot rows have no number.
         of_kinds: Averages of kinds.
         of_several: Numbers over several tasks.
         examples: Examples by task.

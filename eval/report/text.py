@@ -20,13 +20,15 @@ AVERAGES = (
 ACROSS = (
     "Effective robustness is a model's lead in points over models that were trained on ImageNet alone and have its "
     "ImageNet accuracy (curves of eval/robustness.yaml, taken as known); a lead within their spread does not count. A "
-    "suite's average is the plain mean over the tasks that it names, both directions of a set as one."
+    "suite's average is the plain mean over the measured ones of its tasks, those that it lists together (such as both "
+    "directions of a set) as one."
 )
 FEW_SHOT = (
     "Shots are drawn by a hash of seed and key, nested over k. The probe's radius, penalties and Tip-Adapter's alpha "
-    "and beta are chosen by cross-validation on the shots themselves (support_cv), or fixed at one shot per class, as "
-    "ridge's penalty always is; no run uses test labels for a choice. Numbers are means over seeds \u00b1 one standard "
-    "deviation. In report.html, pointing at a number shows its interval over test images and draws of the shots."
+    "and beta are fixed at one shot per class, as ridge's penalty always is, and else chosen by cross-validation on "
+    "the shots themselves (support_cv), radius and penalties at least as free as at one shot; no run uses test labels "
+    "for a choice. Numbers are means over seeds \u00b1 one standard deviation. In report.html, pointing at a number "
+    "shows its interval over test images and draws of the shots, if there is one."
 )
 
 

@@ -33,9 +33,10 @@ def load_suite(name: str) -> Suite:
 
 
 def choose_tasks(words: str) -> Suite:
-    """Return the tasks of a comma-separated list of suites, suite files and task names, each task once.
+    """Return the tasks of a comma-separated list of suites, suite files and task names.
 
-    Raises `WrongUse` for no word, an unknown word or an invalid suite file.
+    Of several tasks of one name the last is returned. Raises `WrongUse` for no word, an unknown word or
+    an invalid suite file.
     """
     asked = [word.strip() for word in words.split(",") if word.strip()]
     if not asked:

@@ -1,8 +1,9 @@
-"""Choose the best of several captions per image (alt text, recaptions) by CAT, and keep the images that have one.
+"""Choose the best of several captions per image (alt text, recaptions) by CAT, and keep the images where it passes.
 
 The best caption is the most complex of those that pass the caption filters, else of all; the first wins a tie. With
 `--image`, text in the image that repeats it then rejects the row. Input and output are Parquet; the column of the
-captions holds lists. The output adds the columns of CAT and `caption`. It prints the counts of the reasons.
+captions holds lists. The output adds the columns of CAT and `caption`, which replaces a column of that name. It prints
+the counts of the reasons.
 
     .venv/bin/python examples/recipes/best_caption.py recaptioned.parquet out/best.parquet --captions all_captions
 """

@@ -185,7 +185,7 @@ def table_of(
 
     Args:
         captions: the original captions of the rows.
-        texts: the normalized texts that were parsed.
+        texts: their normalized texts.
         graphs: the graphs of those texts; None for a text that was tagged but not parsed.
         verifier: scores the candidates of the graphs.
         opinion: gives the second opinion; None: no second opinion.

@@ -6,8 +6,8 @@ Here they become lower-case base forms ("horse", "black"). A compound object has
 its last three words to its head ("evening sun", "sun").
 
 Base forms come from the lemma tables of the spaCy model (from WordNet): first the exceptions, then
-the suffix rules if they lead to a known word, otherwise the word itself. No tagger runs, because
-the words are known to be nouns and adjectives.
+the suffix rules if they lead to a known word (known adjectives stay as they are), otherwise the word
+itself. No tagger runs, because the words are known to be nouns and adjectives.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class ConceptNames:
         self.attribute = lru_cache(_CACHED)(self._attribute)
 
     def _object(self, text: str) -> tuple[str, ...]:
-        """Return the names of an object, the longest first, the head alone last. Pronouns, and
-        heads without letters, have none."""
+        """Return the names of an object, the longest first, the head alone last. Personal
+        pronouns, and heads without letters, have none."""
         words = [word for word in map(_plain, text.split()) if word]
         if not words or words[-1] in _PRONOUNS or not any(char.isalpha() for char in words[-1]):
             return ()

@@ -1,9 +1,10 @@
-"""spaCy's token encoder ("tok2vec") in plain NumPy, in two halves.
+"""spaCy's token encoder ("tok2vec") in NumPy, in two halves.
 
 The encoder is most of the cost of a parse. Its first half, hashed embeddings mixed by a maxout
-layer, depends only on the token, so `ChunkTokenizer` caches the result of `embed` for each distinct
-token. The second half, four convolutions over windows of three tokens, runs here as NumPy matrix
-products: they are faster than those that spaCy calls on the same core, and there are a third fewer.
+layer, calls operations of thinc and depends only on the token, so `ChunkTokenizer` caches the result
+of `embed` for each distinct token. The second half, four convolutions over windows of three tokens,
+runs here as NumPy matrix products: they are faster than those that spaCy calls on the same core, and
+there are a third fewer.
 Weights and results are spaCy's, up to the rounding of the sums.
 """
 

@@ -15,7 +15,7 @@ class NoCaption(CaptionFilter):
     """Rows without a caption."""
 
     reason = "no_caption"
-    explanation = "The row has no caption, or only blanks."
+    explanation = 'The row has no caption, or only blanks or the word "nan", "none" or "null".'
     needs_annotations = False
 
     def rejects(self, captions: CaptionEvidence) -> Bools:

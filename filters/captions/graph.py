@@ -27,7 +27,7 @@ _PRONOUNS = frozenset({"i", "he", "she", "they", "we", "you", "who", "him", "her
 _DISGUISES = frozenset({"NN", "NNS", "NNP", "NNPS", "JJ"})  # tags that verbs often get in titles and news
 _NO_SUBJECT = frozenset(
     {"START", "DT", "IN", "PRP$", "TO", "POS", "CD", "CC"}
-)  # a word after one of these is no disguised verb, unless it ends in -ing
+)  # a word after one of these is no disguised verb, unless its `Word.form` is "ing"
 _PLURAL_TAGS = frozenset({"NNS", "NNPS"})
 _DOES = VERB_TAGS - {"VBN", "VBD"}  # verb forms that state what is done, not how something is
 _NEAR = 4  # words before a disguised verb to search for its subject
@@ -78,8 +78,9 @@ class Attribute(NamedTuple):
     text: str
     kind: str
     """adjective, predicate, participle, number, or the word's group in the lexicon: colour,
-    material, size, state, pattern. Describing words that the parse does not tie to the object are
-    titled (inside its name or compound) or listed (near it)."""
+    material, size, state, pattern. A word tied by a conjunction ("red and big") has the kind of the
+    first. Describing words that the parse does not tie to the object are titled (inside its name or
+    compound) or listed (near it)."""
     token: int
 
 
@@ -88,8 +89,8 @@ class Participant(NamedTuple):
 
     object: int
     role: str
-    """subject, object, agent, the preposition that attaches it, or near (no syntactic tie: the noun
-    before the verb)."""
+    """subject, object, agent, the preposition that attaches it, or near (no syntactic tie: the nearest
+    object before the verb)."""
 
 
 class Action(NamedTuple):
@@ -225,7 +226,7 @@ def _attributes(
             for token in children.get(head, ()):
                 if parse.deps[token] == "acomp":
                     add(owner, token, "predicate")
-    # An adjective that is the head ("black and white" alone) or attached elsewhere is not an object's attribute.
+    # A word that is part of an object is an attribute only if its kind is a group of the lexicon.
     found = [attribute for attribute in found if attribute.token not in object_at or attribute.kind in _GROUPS]
     return [*found, *_untied(parse, words, children, objects, object_at, {attribute.token for attribute in found})]
 
@@ -317,7 +318,7 @@ def is_action_candidate(parse: Parse, token: int) -> bool:
     noun or adjective that may be a verb.
 
     Args:
-        parse: the parsed or tagged text.
+        parse: the parsed text, or the tagged one, in which auxiliaries are not known and count as verbs.
         token: the index of the token.
     """
     tag = parse.tags[token]

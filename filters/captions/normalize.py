@@ -74,7 +74,7 @@ def _single_spaces(text: str) -> str:
 
 def _file_name_to_words(text: str) -> str:
     """Turn `a-dog-running_2.jpg` into `a dog running 2`. Texts change if they have an image's extension, which ends
-    them, or are one word with two of `-_+`."""
+    them, or are one word with at least two of `-_+`."""
     has_extension = "." in text and _EXTENSION.search(text)
     if has_extension:
         text = _EXTENSION.sub("", text)
@@ -125,8 +125,8 @@ def is_title_case(text: str) -> bool:
 
 
 def _sentence_case(text: str) -> str:
-    """Lower-case a text of more than ten letters if over 80 % are capitals; in Title Case lower-case the
-    small words and inflected verbs that name visible actions, except in the first place.
+    """Lower-case a text of more than ten letters, except its first, if over 80 % are capitals; in Title
+    Case lower-case the small words and inflected verbs that name visible actions, except in the first place.
 
     Lower-casing every word of a title makes taggers see more verbs in names, not fewer, so only the
     words that a title hides from the tagger are changed.

@@ -36,7 +36,7 @@ VOCABULARY = "vocabulary"
 """Key in the metadata of the weights; the value is the pieces, one a line."""
 HEADS = 12
 KINDS = 3
-"""Token types: not beginning with a capital, capitalized, and capitals only with at least two characters."""
+"""Token types: not beginning with a capital, capitalized, and two or more characters without small letters."""
 LONGEST = 128
 """Most pieces that are read; about the words behind them there is no opinion."""
 BUCKET = 4

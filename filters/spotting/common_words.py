@@ -1,9 +1,9 @@
 """The probability that a word is in any caption, for common words, which say little about one
 image.
 
-The table `common_words.txt` lists the words found in at least one of a thousand captions; a word
-that is not in it is rarer. Its counts come from three public caption samples (the header of the
-file names them); regenerate it with
+The table `common_words.txt` lists the words found in at least one of a thousand captions of a
+sample; a word that is not in it is rarer in all of them. Its counts come from three public caption
+samples (the header of the file names them); regenerate it with
 
     python -m open_diht.filters.spotting.common_words --output common_words.txt NAME=FILE ...
 

@@ -1,8 +1,8 @@
 """Decode untrusted image bytes into pixels that an OCR engine can read.
 
 Images of the web include bombs, truncated downloads, HTML error pages, animations, CMYK scans and
-16-bit PNGs. `decode_image` either returns upright BGR pixels or raises `UnreadableImage` with one
-reason from a closed list. `open_diht.common.images` decides what is accepted, and within which
+16-bit PNGs. `decode_image` returns upright BGR pixels, or raises `UnreadableImage` with one reason
+from a closed list, or MemoryError. `open_diht.common.images` decides what is accepted, and within which
 limits.
 """
 
@@ -40,7 +40,7 @@ class UnreadableImageReason(StrEnum):
     # Reasons of spotting:
     OCR_CRASHED = "ocr_crashed"  # the OCR process died on it (see spotter.py)
     OCR_TIMEOUT = "ocr_timeout"  # the OCR process did not answer in time (see spotter.py)
-    OCR_FAILED = "ocr_failed"  # the OCR engine raised an error on it (see spotter.py)
+    OCR_FAILED = "ocr_failed"  # the OCR engine raised an error on it (see worker.py)
 
 
 class UnreadableImage(BadImage):

@@ -101,8 +101,8 @@ def _fold_unicode(text: str) -> Folded:
 
 
 def _segments(text: str) -> Iterator[tuple[int, str]]:
-    """Yield each base character with the marks and jamo that compose with it, and its index, so
-    that composed and decomposed forms fold alike."""
+    """Yield each base character with the combining marks and jamo after it, and its index, so
+    that accented letters and syllables fold alike, composed or decomposed."""
     start = 0
     for index in range(1, len(text) + 1):
         if index == len(text) or not (unicodedata.combining(text[index]) or "\u1160" <= text[index] <= "\u11ff"):

@@ -23,7 +23,7 @@ was counted on the even ones), plain rule / ours:
 
 Ours thus misses about two in a hundred true overlaps (boilerplate such as "Stock Photo", single
 common words) and avoids 85 to 91 % of the accidents. The thresholds are fields of `OverlapRule`, and
-runs store the strings and scores, so any other rule can decide on them later.
+runs store the strings and scores, so another rule can decide on them later.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Overlap:
     text: str
     """The spotted string that matched, as recognized; empty if nothing counts."""
     score: float
-    """Recognition score of that string; 0 if nothing counts."""
+    """Recognition score of that string, the lowest of its lines if they are joined; 0 if nothing counts."""
     where: tuple[int, int] | None
     """The matched span (start, end) in the caption's characters; None if nothing counts."""
 

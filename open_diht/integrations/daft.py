@@ -23,7 +23,7 @@ def cat_expression(
     Args:
         caption: column with the captions.
         image: column with the bytes of image files; None decides about captions alone.
-        preset: see `Cat`.
+        preset: see `Cat`; it may not have conditions on columns, except on a language.
         batch_size: most rows of a call; None: 1,000, or 256 with images.
 
     Example:

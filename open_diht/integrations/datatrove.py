@@ -18,7 +18,8 @@ class CatFilter(BaseFilter):  # type: ignore[misc]  # datatrove brings no types
     documents with their `filter_reason`.
 
     Args:
-        preset: a preset's name, the path of a YAML file, or a `Preset`.
+        preset: a preset's name, the path of a YAML file, or a `Preset`; it may not have conditions on columns, except
+            on a language.
         exclusion_writer: of datatrove; receives the documents that are rejected.
         batch_size: documents that are decided together.
     """

@@ -15,7 +15,7 @@ class CatStage:
     """A stage for `WebDataset.compose`: samples in, those that pass out. Put it before `decode`, to decode fewer.
 
     Args:
-        cat: decides.
+        cat: decides; its preset may not have conditions on columns, except on a language.
         caption: member with the caption, as bytes or text.
         image: member with the image, as bytes; None decides about captions alone.
         keep_all: also pass on the samples that are rejected, to look at their `__cat_reason__`.

@@ -32,7 +32,7 @@ def _parser(prog: str, defaults: Mapping[str, str]) -> Parser:
         "--teacher",
         default=DEFAULT,
         help=f"{', '.join(teacher_names())}, or a model as in timm:resnet50, torchvision:vit_b_16, open_clip:ViT-B-32; "
-        f"all but {DEFAULT} need --weights; such a model may have :FILE after it instead",
+        f"all but {DEFAULT} need --weights; a library's model may have :FILE after it instead",
     )
     parser.add_argument(
         "--weights",

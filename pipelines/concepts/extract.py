@@ -119,7 +119,9 @@ def _failed(teacher: LoadedTeacher, error: Exception) -> TeacherFailed:
         if _lacks_memory(error)
         else "it also fails on each of these images alone"
     )
-    return TeacherFailed(f"the teacher failed on {teacher.device}: {_in_words(error)}; {remedy}. Finished work is kept")
+    return TeacherFailed(
+        f"the teacher failed on {teacher.device}: {_in_words(error)}; {remedy}. Finished shards are kept"
+    )
 
 
 def _image(content: bytes | None) -> Image.Image:

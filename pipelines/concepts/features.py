@@ -2,7 +2,7 @@
 
 For a given batch size, batches depend only on the shard. So with equal processors and threads, a killed
 and resumed run produces the same bytes as an undisturbed one, and n shards of a run the same as one process. A unit's
-results are saved about every minute, and the next run resumes from there. The row of an image
+results are saved about every minute, and the next run with the same settings resumes from there. The row of an image
 that cannot be decoded, or on which the teacher fails, holds zeros and is marked.
 
 While the teacher processes a batch on a GPU, threads decode the next ones: a GPU needs about a
@@ -84,7 +84,7 @@ class FeatureStage(Stage):
                 if time.monotonic() - kept > KEEP_S:
                     begun.keep(self._begun_path(unit))
                     kept = time.monotonic()
-        except TeacherFailed:  # the next run resumes from the finished batches
+        except TeacherFailed:  # a run with this batch size resumes from here
             begun.keep(self._begun_path(unit))
             raise
         rows, good = begun.rows(), np.array(begun.good, np.bool_)

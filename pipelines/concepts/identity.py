@@ -3,7 +3,7 @@
 Features are keyed to the model, the SHA-256 of its weights, its preprocessing and the precision,
 but not to the versions of torch and of the model's library: another version that computes the same
 invalidates nothing. This is checked: the folder stores the float32 features of one fixed image, and
-a run with features to extract compares its own with them.
+a run with features of the same teacher and precision to extract compares its own with them.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def seen(teacher: Teacher) -> npt.NDArray[np.float32]:
     """Return the features (d,) float32 of the fixed image, computed on this machine's CPU.
 
     Raises:
-        WrongUse: there is no such model, or the weights do not fit it.
+        WrongUse: see `Teacher.load`.
     """
     loaded = teacher.load()
     found: npt.NDArray[np.float32] = loaded.features([loaded.transform(_fixed())])[0]

@@ -69,11 +69,13 @@ class ConceptSettings:
     batch_size: int | None = None
     """Number of images in a batch; None: 32, and 256 on a GPU."""
     device: str = AUTO
-    """torch device of the teacher. cuda: all GPUs, with a process each; auto: cuda if this machine has it, else cpu."""
+    """torch device of the teacher. cuda: all GPUs, by default with a process each on the direct runner; auto: cuda
+    if this machine has it, else cpu."""
     precision: str = AUTO
-    """bf16, fp32 or auto: that of the folder's features, else bf16 if the device supports it."""
+    """bf16, fp32 or auto: that of this teacher's features in the folder, else bf16 if the device supports it, else
+    fp32."""
     workers: int | None = None
-    """Units at a time; None: with worker processes of this machine one for each GPU, or else for each core; on another
+    """Units at a time; None: on the direct runner one for each GPU of `device`, or else for each core; on another
     backend its default. On Prism, Dask and Dataflow the backend decides."""
     backend: Backend = field(default_factory=Direct)
     """Where the work runs."""
@@ -97,10 +99,11 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> in
         bad; else 0.
 
     Raises:
-        WrongUse: the data cannot be used as requested, and nothing was written.
+        WrongUse: DATA, OUTPUT, the device or the teacher cannot be used as requested; no results were written.
         NotLocked: another run works in the output folder, or it cannot be determined.
-        RunFailed: captions or shards turned out to name no concepts, or see `Engine.run`.
-        WorkerDied, JobFailed, RunnerError, Staged: see `Engine.run`.
+        ModelMissing: no spaCy model is installed.
+        RunFailed: captions or shards turned out to name no concepts, a record is corrupt, or see `Engine.run`.
+        WorkerDied, JobFailed, RunnerError, RuntimeError, Staged: see `Engine.run`.
         LeaseLost: another run has taken the output folder in a store.
     """
     for what, path in (("DATA", settings.data), ("OUTPUT", settings.output)):
@@ -109,7 +112,9 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> in
     with asked(settings.data, WrongUse, "check DATA, the network, and the credentials and endpoint of its store"):
         kept = stamps(settings.data / "kept", ".parquet")
         if not kept:
-            raise WrongUse(f"{settings.data}/kept: no *.parquet; DATA is the output folder of `make filter`")
+            raise WrongUse(
+                f"{settings.data}/kept: no *.parquet; DATA is the output folder of `make filter`, with kept rows"
+            )
         shards = shard_entries(settings.data)
     layout = Layout(settings.output)
     _check_output(layout)
@@ -196,8 +201,8 @@ class Extraction:
 
 
 def outdated(layout: Layout, stage: str, fingerprints: Mapping[str, str]) -> Iterator[str]:
-    """Yield the units that are not committed with their fingerprint. Delete records whose files are
-    missing or truncated.
+    """Yield the units that are not committed with their fingerprint. Delete records that are corrupt, or whose files
+    are missing or of another size.
 
     Args:
         layout: the output folder.

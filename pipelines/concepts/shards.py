@@ -41,12 +41,13 @@ def shard_entries(data: StorePath) -> dict[str, Shard]:
 
 
 def images_of(path: StorePath) -> Iterator[tuple[str, bytes | None]]:
-    """Yield key and image of every sample, of equal keys only the first; the image is None if the sample has none.
+    """Yield key and image of every sample, of equal keys only the first; the image is None if the sample has none,
+    and cut if it is larger than `MAX_IMAGE_BYTES`.
 
     Raises:
-        UnreadableFile: the tar is corrupt or truncated; complete samples before that are yielded
-            first.
-        Unreachable: a store does not answer.
+        FileNotFoundError: there is no such tar.
+        UnreadableFile: the tar is corrupt or truncated; samples that another one follows before that are yielded first.
+        Unreachable: a store stops answering while the tar is read.
     """
 
     def limit(_: int, ending: str) -> int:

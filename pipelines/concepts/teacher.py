@@ -64,12 +64,12 @@ class Teacher:
         """Build the model and read the weights.
 
         Args:
-            device: torch device; cuda claims the GPU with the fewest claims, and cuda:1 claims that GPU.
+            device: torch device; cuda claims one of the GPUs, see `Claim`, and cuda:1 claims that GPU.
             precision: fp32 or bf16.
 
         Raises:
-            WrongUse: there is no such model, the weights do not fit it, or the device does not support the
-                precision.
+            WrongUse: there is no such model, it has no linear layer to drop (torchvision), its text configuration is
+                not cached (open_clip), the weights do not fit it, or the device does not support the precision.
         """
         import torch
 

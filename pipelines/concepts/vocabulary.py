@@ -85,7 +85,8 @@ def annotated(row: Row) -> tuple[list[str], list[str]]:
     """Return the objects and attributes of a row of kept/, or of a sample's .json in the shards.
 
     Raises:
-        KeyError, TypeError, IndexError: the row has no such columns, or they have another form.
+        KeyError, TypeError, IndexError: the row has no such columns, or they have another form. Not all other forms are
+            noticed.
     """
     pairs = row["attributes"] or []
     return row["objects"] or [], [pair["attribute"] if isinstance(pair, dict) else pair[1] for pair in pairs]

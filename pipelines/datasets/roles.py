@@ -15,7 +15,8 @@ class Roles:
     caption: str | None = None
     """The caption; the first of `captions`, if a row has several."""
     captions: tuple[str, ...] = ()
-    """Columns of the captions of a row that has several, in order. A column holds a text, or a list of texts."""
+    """Columns of the captions of a row that has several, in order. A column holds texts (also as
+    bytes), or lists of texts."""
     uid: str | None = None
     """The manifest's own row identifier."""
     image: str | None = None

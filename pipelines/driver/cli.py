@@ -1,7 +1,7 @@
-"""Command line of `make filter`: turn options into settings, and errors into one line and an exit status.
+"""Command line of `make filter`: turn options into settings, and errors into a message and an exit status.
 
-Exit status: 0 success; 1 error lines at the end of a run (see `errors.errors_of`), or a failed run; 2 wrong use, and no
-results were written.
+Exit status: 0 success, or a job was staged as a template; 1 error lines at the end of a run (see `errors.errors_of`),
+or a failed run; 2 wrong use, and no results were written.
 """
 
 from __future__ import annotations
@@ -131,8 +131,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
 
 
 def exit_status(do: Callable[[], int]) -> int:
-    """Return the status that `do` returns, 0 if it only staged a job; print an error of the user, the run or a store as
-    one line, and return its status."""
+    """Return the status that `do` returns, 0 if it only staged a job; print the message of an
+    error of the user, the run or a store, and return its status."""
 
     def do_or_stage() -> int:
         try:

@@ -1,9 +1,9 @@
 """README.md of an output folder: a data set card for hubs, whose YAML head tells loaders which files to read.
 
-`datasets.load_dataset` of the folder, or of a repository with the same files, loads kept/; the other kinds are
-configurations with their names. The head lists the types of all columns of a kind if its parts agree on them and the
-notation has words for all, so that parts with different columns load as one table, with null for columns that a part
-lacks.
+`datasets.load_dataset` of the folder, or of a repository with the same files, loads kept/ if any row is kept;
+the other kinds are configurations with their names. The head lists the types of all columns of a kind if its parts
+agree on them and the notation has words for all, so that parts with different columns load as one table, with null for
+columns that a part lacks.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _MEANING = {
     "overlap": "length of the longest match between caption and text in the image",
     "captions": "the captions that passed",
     "rejected_captions": "the other captions of the row, each with its reason",
-    "stage": "stage that rejected the row",
+    "stage": "stage that rejected the row, or in which it failed",
     "reason": "why",
 }
 

@@ -80,14 +80,14 @@ _REMEDIES: dict[str, str] = {
     Reason.HASH_MISMATCH: "check that the manifest's column of hashes belongs to these images",
 }
 _NO_IMAGE = {NOT_AT_HAND, NOT_SCORED, *EXPLANATIONS}
-"""Reasons of rejected rows without a readable image."""
+"""Reasons of rejected rows without a readable image; `NOT_SCORED` also of captions that cannot be embedded."""
 _BAD_IMAGE = {*get_args(MissingReason), *UnreadableImageReason}
 """Errors of dead-letter rows without a readable image."""
 
 
 def _all_lost(work: Work, funnel: FunnelRecord, settings: RunSettings) -> str | None:
     """Return an error line with the likeliest remedy if all rows lack a caption, or all rows that needed an image lack
-    one; else None."""
+    one or were not scored; else None."""
     rejected, dead = funnel["rejected"], funnel["dead_letter"]["by_error"]
     without = rejected.get(NoCaption.reason, 0)
     if without and without == funnel["rows_in"]:

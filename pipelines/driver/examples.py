@@ -48,7 +48,7 @@ def collect_examples(
     stages: Sequence[str],
     judges: Sequence[StageFilter] = (),
 ) -> dict[str, list[Example]]:
-    """Return up to `EXAMPLES` rows of each reason with all evidence, from the first units that have such rows.
+    """Return up to `EXAMPLES` rows of each reason, of kept and dead-letter rows, from the first units with such rows.
 
     Args:
         layout: paths of the output folder.

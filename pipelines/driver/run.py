@@ -83,11 +83,12 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
     Raises:
         WrongUse, ManifestError, PlanMismatch, FaissMissing: input, output or a setting is not usable; no results were
             written.
+        ModelMissing: no spaCy model is installed.
         NotConserved: see `check_conservation`.
         RunFailed: the output folder was removed, is full or has damaged files, a store or hub does not answer, or see
             `Engine.run`.
         LeaseLost: another run has taken the output folder in a store, after this one could not renew its lease.
-        WorkerDied, JobFailed, RunnerError, Staged: see `Engine.run`.
+        WorkerDied, JobFailed, RunnerError, RuntimeError, Staged: see `Engine.run`.
     """
     began = time.time()
     if settings.publisher:
@@ -149,7 +150,7 @@ def _said_if_slow(line: str, say: Callable[[str], None]) -> Iterator[None]:
 
 @contextmanager
 def _explained(layout: Layout, planned: bool = False) -> Iterator[None]:
-    """Turn errors of a full disk, of a store or, if `planned`, of a removed output folder into RunFailed.
+    """Turn errors of a full disk, of the store of OUTPUT or, if `planned`, of a removed output folder into RunFailed.
 
     Raises:
         RunFailed: the block raised such an error; the message gives the cause.
@@ -256,8 +257,9 @@ def _applicable(settings: RunSettings, plan: Plan) -> RunSettings:
 
 
 def _check_ocr(settings: RunSettings, layout: Layout, plan: Plan, say: Callable[[str], None]) -> None:
-    """Check before the first stage that OCR works, if the run will read images, and download missing OCR weights. Only
-    the driver does this; workers bring their own weights or report which ones are missing.
+    """Check before the first stage that OCR works, if the run will read images, and download missing OCR weights unless
+    a setting names their folder. Only the driver does this; workers bring their own weights or report which ones are
+    missing.
 
     Raises:
         WrongUse: OCR does not work here.

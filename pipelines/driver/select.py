@@ -3,8 +3,8 @@
     open-diht select --output /data/cat --samples 51200
 
 Nothing is read but the output's own files, and nothing is written but its folder `selection/`. Exit
-status: 0 success; 1 a record of OUTPUT is corrupt, or its store failed after the plan and the records
-were read; 2 wrong use, and nothing was written.
+status: 0 success; 1 a record or an index of OUTPUT is corrupt, or its store failed after the plan and
+the records were read; 2 wrong use, and nothing was written.
 """
 
 from __future__ import annotations
@@ -135,9 +135,9 @@ def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
         options: the parsed command line.
 
     Raises:
-        WrongUse: there are no decisions, the options do not fit them, or the store of the output does not answer;
-            nothing was written.
-        CorruptRecord: a record of the output is corrupt.
+        WrongUse: there are no decisions, the options do not fit them, or the store of the output does not answer when
+            the plan and the records are read; nothing was written.
+        CorruptRecord, BadIndex: a record or an index of the output is corrupt.
     """
     with asked(layout.root, WrongUse, SEE_TO_OUTPUT):
         plan, units, preset = _decided(layout)
@@ -149,7 +149,10 @@ def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
     rows = _candidates(layout, plan, units, {} if only_kept else delays, list(by), indexed)
     if unknown := named.keys() - {*rows.groups}:
         found = ", ".join(sorted({*rows.groups[1:], *rows.left_out} - {NOT_INDEXED, SEVERAL_ROWS})) or "none"
-        raise WrongUse(f"--delay {min(unknown)}: no row that may be chosen has this reason (OUTPUT has: {found})")
+        raise WrongUse(
+            f"--delay {min(unknown)}: no row that may be chosen has this reason (OUTPUT has: {found}; rows with a "
+            "reason are never chosen with --rows kept)"
+        )
     delay = np.array([0.0, *(delays[name] for name in rows.groups[1:])])
     group, value = (rows.group, rows.columns[:, 0]) if not by else _by_columns(rows, list(by.values()))
     if by:  # the others share the mean delay of the rejected rows
@@ -214,13 +217,15 @@ def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
 def _decided(layout: Layout) -> tuple[Plan, list[str], str]:
     """Return the plan of a finished run, its decided units and its preset's name.
 
-    Raises `WrongUse` if decisions are missing or mixed.
+    Raises `WrongUse` if the plan is missing or corrupt, or decisions are missing or mixed.
     """
     again = "run the same `make filter` again to its end"
     try:
         plan = load_plan(layout.plan)
     except (FileNotFoundError, PlanMismatch) as error:
-        raise WrongUse(f"OUTPUT {layout.root} holds no output of `make filter`; name one that does") from error
+        raise WrongUse(
+            f"OUTPUT {layout.root} holds no output of `make filter` with a valid plan; name one that does"
+        ) from error
     record, current = read_json(layout.root / "run.json"), read_json(layout.fingerprints("decide"))
     if record is None or not current:
         raise WrongUse(f"OUTPUT {layout.root} holds no decisions of a finished run; {again}")

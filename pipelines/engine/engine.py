@@ -82,7 +82,8 @@ class Engine:
             RunFailed: a unit failed and `fatal` is set, or units are neither committed nor failed, as when the output
                 folder was removed or is full.
             WorkerDied: workers died repeatedly without a unit running or done.
-            JobFailed, RunnerError, Staged: see `Backend.run`.
+            LeaseLost: with `sharing`, another run has taken the output folder in a store.
+            JobFailed, RunnerError, RuntimeError, Staged: see `Backend.run`.
         """
         failed: Failed = {}
         parts: Iterable[list[str]] = [list(todo)] if todo else []

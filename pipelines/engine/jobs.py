@@ -49,8 +49,8 @@ def run_units(
         hints: resource hints of the stage, see `Stage.hints`.
 
     Raises:
-        WorkerDied: a worker process died; its units may be undone.
-        JobFailed, RunnerError, Staged: see `Backend.run`.
+        WorkerDied: a worker process, or the process that starts them, died; units may be undone.
+        JobFailed, RunnerError, RuntimeError, Staged: see `Backend.run`.
     """
     where: Backend = backend or Direct()
     workers = max(1, min(workers, len(unit_names)))
@@ -129,7 +129,8 @@ def assemble_partitions(
 
 
 def _read_names(names: StorePath) -> list[str]:
-    """Return the unit names, after marking that a worker has begun."""
+    """Return the unit names, after marking that a worker has begun. Raises FileNotFoundError if the file or its
+    folder is missing."""
     _begun(names).write_text("", encoding="ascii")
     found: list[str] | None = read_json(names)
     if found is None:

@@ -45,11 +45,11 @@ class Heartbeat:
 
 
 def beats(folder: Path, units: Collection[str]) -> list[tuple[int, int]]:
-    """Return (rows done, rows expected) of each of these units that is running and has reported.
+    """Return (rows done, rows expected) of each of these units that is running and has reported in `folder`.
 
     Args:
         folder: folder of the heartbeats.
-        units: the units of this shard.
+        units: the units of this shard that are not yet counted as committed.
     """
     found = []
     for path in folder.glob("*"):
@@ -105,13 +105,14 @@ class StageProgress:
         while not self._stop.wait(self._bar.mininterval):
             try:
                 count = self._count()
-            except Exception:  # keep the bar as it is until the store answers again
+            except Exception:  # keep the bar as it is until a count succeeds, as when a store answers again
                 continue
             self._bar.move(count.done, count.total, exact=count.exact)
 
 
 def _terminal() -> TextIO:
-    """Return a copy of standard error, so that the bar shows while the workers' output goes to a file."""
+    """Return a copy of standard error, so that the bar shows while the workers' output goes to a file; standard error
+    itself if it has no file descriptor."""
     try:
         return os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8")
     except io.UnsupportedOperation:  # it has no file descriptor, as under some test runners

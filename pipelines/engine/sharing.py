@@ -71,7 +71,7 @@ class Sharing:
         """
         left, waited_for = list(units), set[int]()
         while True:
-            # Before the units: a shard that ends in between has done its units, and must not be taken for absent.
+            # Before the units: a shard that ends in between may have done its units, and must not be taken for absent.
             present = self._present()
             left = undone(left)
             others = {self._place(unit) % self._n for unit in left} & set(present) - {self._i}

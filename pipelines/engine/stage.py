@@ -25,7 +25,8 @@ from open_diht.pipelines.store.records import CommitRecord, publish_record
 from open_diht.pipelines.store.storage import StorePath, is_gone
 
 TRIES = 3
-"""Failed tries of a unit in a row, or deaths of workers that ran it, after which it is quarantined."""
+"""Failed tries of a unit in a row, or deaths of workers that ran it, after which it is quarantined. A
+changed input file needs only one."""
 PAUSES_S = (1.0, 5.0)
 """Seconds before the second and third try, since errors of a disk or a network may pass."""
 
@@ -57,14 +58,15 @@ class Stage(ABC):
 
     Its subclasses have a `layout`, a `name`, a `fingerprint` and a `process`. This class does the
     rest: it deletes the commit record before a unit is redone, and writes it after the unit's files are published.
-    `DoUnit` retries a unit that fails and then quarantines it.
+    `DoUnit` retries a unit that fails, unless its input file has changed, and then quarantines it.
     """
 
     name: str
     """Name of the stage and of its folder in work/."""
     layout: Layout
     fingerprint: str | Mapping[str, str] | Fingerprints
-    """Hash of everything the results depend on: one for all units, or one per unit. Stored in the commit record."""
+    """Hash of what the results depend on, see `current`: one for all units, or one per unit. Stored in the commit
+    record."""
     part_of: ClassVar[str] = ""
     """Name of the stage in STAGES if this is one of its passes; empty: `name`. Stored in the commit record."""
     adds: ClassVar[bool] = False
@@ -91,19 +93,19 @@ class Stage(ABC):
         Args:
             unit: name of the unit.
             before: the commit record of a unit that is extended, see `adds`; else None.
-            heartbeat: receives the number of rows done.
+            heartbeat: receives the numbers of rows expected and done.
 
         Returns:
             The entries for the commit record, and the files.
         """
 
     def fingerprint_of(self, unit: str) -> str:
-        """Return the hash of everything the results of a unit depend on."""
+        """Return the fingerprint of a unit, see `fingerprint`."""
         return self.fingerprint if isinstance(self.fingerprint, str) else self.fingerprint[unit]
 
     def current(self, unit: str, record: CommitRecord | None) -> CommitRecord | None:
-        """Return the commit record if the unit's files are of the same model, settings and input; else None, and the
-        unit is done from the beginning.
+        """Return the commit record if the unit's files are current, by default if it has the unit's fingerprint; else
+        None, and the unit is done from the beginning.
 
         Args:
             unit: name of the unit.
@@ -124,7 +126,8 @@ class Stage(ABC):
         """
 
     def do(self, unit: str) -> None:
-        """Process one unit and commit it, unless another shard has done so."""
+        """Process one unit and commit it, unless it has a current commit record by now and the stage extends none, see
+        `adds`."""
         began, path = time.time(), self.layout.commit(self.name, unit)
         heartbeat = Heartbeat(self.layout.progress(self.name, unit))
         before = self.current(unit, read_json(path))
@@ -183,7 +186,7 @@ class DoUnit(beam.DoFn):
                 if self._is_removed():
                     break
                 tries.append(failure(type(error).__name__, str(error), traceback.format_exc()))
-                if len(tries) == TRIES or isinstance(error, FileChanged):  # no further try can help
+                if len(tries) == TRIES or isinstance(error, FileChanged):  # a changed file stays changed
                     with contextlib.suppress(Exception):  # the driver reports a full disk or a store that is down
                         set_aside(self._stage, unit, tries)
                     break

@@ -55,7 +55,8 @@ class Work(Engine):
         """Return the input files that have changed since the run began, or since the last call.
 
         Raises:
-            RunFailed: the input cannot be checked.
+            RunFailed: a store does not answer.
+            OSError: a file cannot be checked, see `stamp`.
         """
         try:
             now = stamps_of(self._input)
@@ -79,7 +80,7 @@ class Work(Engine):
 
     def take_back_changed(self) -> None:
         """If input files have changed, delete the commit records of their units and of passes over all units. The next
-        run redoes these."""
+        run redoes these, unless `keep_plan` refuses the changed input."""
         if not self.changed:
             return
         known = {unit.name for unit in self.plan.units}

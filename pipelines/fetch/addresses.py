@@ -52,8 +52,8 @@ def is_public(address: Address) -> bool:
     """Return whether an address belongs to the public internet.
 
     An address under the well-known NAT64 prefix is judged by its embedded IPv4 address: in networks
-    without IPv4, resolvers map public IPv4 addresses to such addresses. Other forms that embed an
-    IPv4 address (mapped, compatible, 6to4, Teredo, ISATAP, the local-use NAT64 prefix) are never
+    without IPv4, resolvers map public IPv4 addresses to such addresses. The mapped, compatible, 6to4,
+    Teredo and ISATAP forms and the local-use NAT64 prefix, which embed an IPv4 address too, are never
     public.
     """
     if isinstance(address, ipaddress.IPv4Address):
@@ -77,7 +77,8 @@ class Allowed:
         """Parse address:port or network:port, such as 127.0.0.1:8000, 10.1.0.0/16:80 or [fd00::1]:80.
 
         Raises:
-            ValueError: the text is neither. Names are refused, since they may resolve to anything.
+            ValueError: the text is neither, the network has host bits, or the port is not from 1 to 65535. Names are
+                refused, since they may resolve to anything.
         """
         host, _, port = text.strip().rpartition(":")
         host = host[1:-1] if host.startswith("[") and host.endswith("]") else host

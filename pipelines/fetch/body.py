@@ -25,7 +25,7 @@ def read_body(answer: http.client.HTTPResponse, max_bytes: int) -> bytes:
     Raises:
         FetchError: too_large, or bad_response for a body that is truncated, empty, corrupt or in
             another encoding.
-        OSError, http.client.HTTPException: the connection failed.
+        OSError, http.client.HTTPException: the connection failed, or a chunked body is malformed or ends early.
     """
     promised = answer.length  # from Content-Length; None for chunked bodies and those that end with the connection
     if promised is not None and promised > max_bytes:

@@ -8,9 +8,9 @@ from enum import StrEnum
 class Reason(StrEnum):
     """A reason why an image was not fetched. The values are written to data sets: add, never rename."""
 
-    BAD_URL = "bad_url"  # not an http(s) URL, too long, or with a user, a control character, a broken host or port
+    BAD_URL = "bad_url"  # missing, not http(s), too long, or with a user, a control character, a broken host or port
     BLOCKED_PORT = "blocked_port"  # a port outside `DownloadSettings.ports`
-    BLOCKED_ADDRESS = "blocked_address"  # the host is, or resolves to, an address that is not public
+    BLOCKED_ADDRESS = "blocked_address"  # the host is, or resolves to, an address that is neither public nor allowed
     DNS_FAILED = "dns_failed"  # the host name has no address, or the resolver failed or did not answer in time
     CONNECT_FAILED = "connect_failed"  # refused, unreachable, no trustworthy TLS, or cut
     TIMEOUT = "timeout"  # connecting, the headers or the body took longer than allowed
@@ -20,7 +20,7 @@ class Reason(StrEnum):
     TOO_LARGE = "too_large"  # more bytes than allowed, as sent or after decompression
     OPT_OUT = "opt_out"  # the server opts out, see opt_out.py
     HASH_MISMATCH = "hash_mismatch"  # the bytes do not match the manifest's sha256 or md5
-    NOT_AN_IMAGE = "not_an_image"  # HTML, a truncated or broken image, or a format that is not accepted
+    NOT_AN_IMAGE = "not_an_image"  # HTML, a truncated, broken or too complex image, or a format that is not accepted
     TOO_MANY_PIXELS = "too_many_pixels"  # according to its header, before any pixel is decoded
     UNEXPECTED_ERROR = "unexpected_error"  # our own code failed on the response; the message has the error
 

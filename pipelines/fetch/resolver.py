@@ -20,7 +20,7 @@ _SAYS_NO = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME),
 
 
 class SystemResolver:
-    """The system's resolver with a timeout, which it lacks itself."""
+    """The system's resolver with a timeout of the caller."""
 
     def __init__(self, threads: int):
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="resolve")

@@ -46,9 +46,9 @@ class DownloadSettings:
     connect_timeout: Patience = 5.0
     """Longest time for a name resolution, and for a connection including its TLS handshake."""
     retries: Repeats = 1
-    """Attempts after the first, for temporary failures: of the resolver, timeouts, broken
-    connections, truncated bodies, 408, 429, 502, 503, 504. Most dead hosts time out, and each retry
-    costs another `connect_timeout`."""
+    """Attempts after the first, for temporary failures: of the resolver, timeouts, broken or
+    failed connections (unless refused, or with an invalid certificate), truncated bodies, 408, 429, 502, 503, 504. A
+    dead host that times out costs another `connect_timeout` for each retry."""
     backoff: Wait = 1.0
     """Wait before the first retry, give or take a quarter; doubled for each further retry."""
     max_wait: Wait = 15.0

@@ -40,7 +40,7 @@ def fetch_shard(
     """Fetch the images of `rows` into a tar.
 
     The tar has members jpg, txt (the caption) and json (with uid) for each image. A URL that
-    several rows share is requested once and its image is stored once, under the caption of the
+    several rows share is fetched once and its image is stored once, under the caption of the
     first row; the records assign it to all of them but those with another hash.
 
     Args:
@@ -156,7 +156,10 @@ def _record(row: AskedRow, said: FetchedRow) -> FetchedRow:
 
 
 def _reason(status: str, text: str) -> tuple[Reason, str]:
-    """Return the reason and message in img2dataset's error text; our own errors begin with the reason."""
+    """Return the reason and message in img2dataset's error text; our own errors begin with the reason.
+
+    Raises RuntimeError if the text names none and the image was not refused by the resizer.
+    """
     head, colon, message = text.partition(": ")
     if colon and head in _CODES:
         return Reason(head), message

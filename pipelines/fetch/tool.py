@@ -33,7 +33,7 @@ def load_tool() -> tuple[Any, Any, Any]:
         Its Downloader, Resizer and webdataset writer. The Resizer takes `DownloadSettings` and gets
         pixels that Pillow has decoded under our limits, because img2dataset's own decoding accepts
         broken images, ignores the orientation and checks the size too late. The writer's first
-        argument is a function that it calls with the number of samples written so far.
+        argument is a function that it calls with the number of URLs done so far, failed ones too.
     """
     check_tool()
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # otherwise it checks the network for a newer version

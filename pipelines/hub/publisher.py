@@ -1,7 +1,7 @@
 """Publish the results of a run to a data set repository on a hub.
 
-Files that are already there with the same bytes are not sent again. A few changed files are sent in
-one commit, so no reader sees a partial result. For many files, the first commit removes funnel.json
+Files that are already there with the same bytes are not sent again, but funnel.json and run.json may be. What fits
+into one commit is sent in one, so no reader sees a partial result. Otherwise the first commit removes funnel.json
 and run.json and adds `PUBLISHING`, and the last one does the reverse: as with commit records of
 units, the files that mark success come last. Every commit names its parent, and the hub refuses it
 if another commit has come between, so two publishing runs cannot mix.
@@ -60,8 +60,8 @@ class _There:
         return content
 
     def input_of(self) -> str | None:
-        """Return the fingerprint of the input of the published results, or a description if the
-        data is not ours or the record is unreadable. Return None if the repository holds neither."""
+        """Return the fingerprint of the input of the published results, or a description if there is
+        data without a record, or the record is unreadable. Return None if the repository holds neither."""
         record = next((name for name in (PUBLISHING, "run.json") if name in self.files), None)
         if record is None:
             return "unknown" if any(map(_is_data, self.files)) else None
@@ -79,7 +79,7 @@ class Publisher:
     target: HubAddress
     """A data set repository, created if it is missing. Its revision is a branch; None means `MAIN`."""
     private: bool = False
-    """Whether a new repository is created as private."""
+    """Whether a new repository is created as private. False: the default of its owner holds."""
 
     @property
     def _branch(self) -> str:
@@ -93,7 +93,8 @@ class Publisher:
             units: number of units of the input.
 
         Raises:
-            WrongUse: no token or access, no answer, too many units, or the repository holds other data.
+            WrongUse: huggingface_hub, a token or access is missing, the hub does not answer, there are too many units,
+                or the repository holds other data.
         """
         if units > FOLDER_FILES:
             raise WrongUse(
@@ -132,7 +133,7 @@ class Publisher:
 
         Raises:
             CannotPublish: the hub or the network failed, the repository holds other data, a folder holds too
-                many files, or another run has published since.
+                many files, or another process has written there since.
         """
         again = f"; all results are in {root}. Run the same command to try again"
         with explained(self.target, CannotPublish, again):

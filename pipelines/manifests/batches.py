@@ -1,4 +1,4 @@
-"""Convert chunks to batches: check the text encoding, then derive captions, URLs and uids."""
+"""Convert chunks to batches: check text encodings and sizes, then derive captions, URLs and uids."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def batches(chunks: Iterator[Chunk], roles: Roles, batch_rows: int) -> Generator
 
     Args:
         chunks: the chunks of a span, in order.
-        roles: the columns that hold captions, URLs and uids.
+        roles: the column of every role.
         batch_rows: most rows of a batch, good and bad together.
 
     Raises:
@@ -74,7 +74,7 @@ def to_batch(chunk: Chunk, roles: Roles) -> Batch:
 
     Args:
         chunk: rows as a format's reader delivers them.
-        roles: the columns that hold captions, URLs and uids.
+        roles: the column of every role.
     """
     table = chunk.table
     unreadable = _long_rows(table, roles) | _rows_without_utf8(table, roles)
@@ -175,7 +175,8 @@ _Why = tuple[BadReason, str]
 
 
 def _long_rows(table: pa.Table, roles: Roles) -> dict[int, _Why]:
-    """Return the rows with an oversized text, list of captions or value of bytes. Parquet itself has no such limit."""
+    """Return the rows with an oversized text, list of captions or value of bytes other than an image. Parquet itself
+    has no such limit."""
     found: dict[int, _Why] = {}
     texts = {roles.caption, *roles.captions, roles.url, roles.uid}
     for name in table.column_names:

@@ -341,7 +341,7 @@ def unchanged(span: Span) -> Iterator[bool]:
     fingerprint, which is not checked.
 
     Raises:
-        FileChanged: the file is not the one that the span was cut from, or was written to in the
+        FileChanged: the file is gone or not the one that the span was cut from, or its size or times changed in the
             meantime. It replaces an exception of the block, which the change explains.
         UnreadableFile, Unreachable, OSError: the file cannot be checked, see `fingerprint` and `stamp`.
     """

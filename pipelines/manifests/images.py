@@ -91,7 +91,7 @@ def read_image_file(path: str | None, folders: Sequence[str], limit: int) -> Ima
         return _read(full, limit)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return MissingImage(reason="image_missing", message=f"no file {full}")
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+    except (OSError, ValueError) as error:  # ValueError: for example a NUL in the path
         if is_outage(full, error):  # a retry may find the image
             raise
         return MissingImage(reason="image_unreadable", message=f"{full}: {type(error).__name__}: {error}")

@@ -41,8 +41,8 @@ class _LocalFiles(LocalFileSystem):  # type: ignore[misc, unused-ignore]
     def isfile(self, path: str) -> bool:
         if os.path.islink(path) and not os.path.exists(path):
             raise NoInput(
-                f"'{path}' is a link to '{os.readlink(path)}', which is not there, so its rows would be left out; "
-                "bring the file there, or remove the link"
+                f"'{path}' is a link to '{os.readlink(path)}', which is not there or cannot be accessed, so its "
+                "rows would be left out; bring the file there, or remove the link"
             )
         return bool(super().isfile(path))
 

@@ -119,7 +119,8 @@ def make_plan(
             a plan of the same input keeps its units.
 
     Raises:
-        ManifestError: no file matches, a store does not answer, a column is missing or ambiguous, or files disagree.
+        ManifestError: the input cannot be used (no file matches, a column is missing or ambiguous, files disagree, the
+            folder of images is none), or a store does not answer.
         WrongUse: `output` cannot be used, see `check_output`.
         PlanMismatch: the plan in `output` is unreadable, or its store does not answer.
     """
@@ -138,9 +139,9 @@ def make_plan(
     if unreadable and not infos and dataset.format != "auto":
         raise BadSchema(
             f"none of {counted(len(unreadable), 'input file')} can be read as {dataset.format}, the format given; the "
-            f"first: {in_words(unreadable[0])}. Leave --format out, or name the format they have"
+            f"first: {in_words(unreadable[0])}. Check the files, and the format of --format or of the data set's file"
         )
-    # Roles are resolved file by file, so only columns of one role with different types are an error.
+    # Roles are resolved file by file, so only different types of a column with a role are an error.
     disagreeing = [difference for difference in check_consistent(infos) if difference.role]
     if disagreeing:
         more = f" (and {len(disagreeing) - 1} more)" if len(disagreeing) > 1 else ""

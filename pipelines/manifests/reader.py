@@ -124,11 +124,11 @@ def read(
 
     Raises:
         ValueError: `batch_rows` is below 1.
-        UnreadableFile: the file is damaged; the rows before the damage (of a tar except the last), and those of intact
-            row groups, are yielded first.
+        UnreadableFile: the file cannot be opened, or is damaged; the rows before the damage (of a tar except the last),
+            and those of intact row groups, are yielded first.
         Unreachable: a store does not answer.
         BadSchema: a span's file does not have the columns (any more).
-        FileChanged: a span's file has changed; the yielded rows must not be used.
+        FileChanged: a span's file has changed or is gone; the yielded rows must not be used.
     """
     if batch_rows < 1:
         raise ValueError(f"batch_rows is {batch_rows}; a batch has at least 1 row")
@@ -147,7 +147,7 @@ def read_rows(table: pa.Table, dataset: Dataset) -> Batch:
         dataset: how rows are read.
 
     Raises:
-        BadSchema: a needed column is missing, ambiguous, repeated or of the wrong type.
+        BadSchema: a needed column is missing, ambiguous or of the wrong type, or columns are repeated or too many.
     """
     roles = roles_of(table, dataset)
     return to_batch(Chunk(ordinals=list(range(table.num_rows)), table=plain(table), bad=[]), roles)
@@ -175,10 +175,10 @@ def read_images(
 
     Raises:
         ValueError: ordinals are not ascending from 0, or lie beyond the end of a span with images.
-        UnreadableFile: the manifest or tar is damaged; the images before (see `read`) are yielded first. In Parquet,
-            the wanted rows of a damaged row group, from the damage on, yield a `MissingImage` instead.
+        UnreadableFile: the manifest cannot be opened, or is damaged; the images before (see `read`) are yielded first.
+            In Parquet, the wanted rows of a damaged row group, from the damage on, yield a `MissingImage` instead.
         Unreachable, or the error of its client: a store does not answer.
-        FileChanged: a span's file has changed; the yielded images must not be used.
+        FileChanged: a span's file has changed or is gone; the yielded images must not be used.
     """
     wanted = [int(ordinal) for ordinal in ordinals]
     if any(after <= before for before, after in zip([-1, *wanted], wanted, strict=False)):

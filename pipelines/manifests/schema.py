@@ -47,7 +47,8 @@ def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, ima
     A column named by the data set or the user comes first. Otherwise the aliases are tried in
     order. An alias matches in any case, preferring its listed spelling; two equally good matches
     are refused, except for `captions`. Width and height come from the first pair of `SIZE_FAMILIES`
-    that is there once, and a text column named image holds paths if no other column does.
+    that is there once, and the first text column named image holds paths if no
+    other column does.
 
     Args:
         columns: the file's columns.
@@ -61,8 +62,8 @@ def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, ima
     """
     if len(columns) > MAX_COLUMNS:
         raise BadSchema(
-            f"{path}: {len(columns)} columns, more than {MAX_COLUMNS}; in JSON Lines, put keys that vary by row into "
-            "one field; in other formats, check that the first line is a header"
+            f"{path}: {len(columns)} columns, more than {MAX_COLUMNS}; in JSON Lines and tars, put keys that vary by "
+            "row into one field; in TSV and CSV, check that the first line is a header"
         )
     names = [column.name for column in columns]
     repeated = sorted(name for name, count in Counter(names).items() if count > 1)
@@ -103,8 +104,8 @@ def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, ima
 
 
 def _captions(names: Sequence[str], dataset: Dataset, path: str) -> tuple[str, ...]:
-    """Return the columns of the captions of a row with several: those that are named, else those of the aliases. Empty
-    if the data set names neither."""
+    """Return the columns of the captions of a row with several: those that are named, else those of the aliases that
+    the file has. Empty if there are none."""
     if not dataset.several_captions:
         return ()
     if dataset.roles.captions:
@@ -154,7 +155,8 @@ def _check_kind(role: str, column: Column, dataset: Dataset, path: str) -> None:
     wanted = _KINDS.get("caption" if role == "captions" else role)
     if role == "caption" and column.kind == "texts" and dataset.caption_list == "refuse":
         raise BadSchema(
-            f"{path}: column '{column.name}' holds lists of captions; with_roles(caption_list='first') takes the first"
+            f"{path}: column '{column.name}' holds lists of captions; caption_list: first in the data set's file (in "
+            "Python: with_roles(caption_list='first')) takes the first"
         )
     if wanted is not None and column.kind not in wanted:
         raise BadSchema(f"{path}: column '{column.name}' is {column.type}, which cannot be the {role}; {remedy(role)}")

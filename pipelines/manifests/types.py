@@ -181,8 +181,8 @@ class Batch:
     bad: list[BadRow]
     """The bad rows, ascending by ordinal."""
     others: list[list[str]] = field(default_factory=list)
-    """Captions after the first of the good rows, distinct and not blank; length n, or 0 without
-    `Roles.captions`."""
+    """Captions after the first of the good rows, distinct and not blank, "nan", "none" or "null"; length n, or 0
+    without `Roles.captions`."""
 
     @property
     def rows(self) -> int:

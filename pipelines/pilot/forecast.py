@@ -144,7 +144,7 @@ def forecast(
     Args:
         sample: measurements of at least one unit.
         whole: the data set.
-        assumed: values to use if OCR read no image of the sample.
+        assumed: values to use if no image of the sample was read by OCR or fetched.
         prices: see `Prices`.
         workers: numbers of workers to forecast wall-clock hours for.
         teacher: cost of a teacher for images of the sample.

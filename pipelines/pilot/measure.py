@@ -27,7 +27,7 @@ from open_diht.pipelines.store.storage import StorePath, stamps
 
 
 def measure(layout: Layout, plan: Plan, preset: Preset, rows: int) -> list[Measured]:
-    """Return the measurements of the units of a finished run; quarantined units are omitted.
+    """Return the measurements of the units of a finished run; units that were not decided are omitted.
 
     Args:
         layout: the output folder of the pilot.
@@ -98,7 +98,7 @@ def _stored(layout: Layout, export: ExportRecord | None) -> Counter[str]:
 
 
 def _shares_of_tars(layout: Layout, plan: Plan) -> dict[tuple[str, str], float]:
-    """Return the fraction of each indexed tar that the sample's units cover, by stage and tar."""
+    """Return the fraction of each indexed tar that the sample's units cover, by stage and the tar's first unit."""
     found = {}
     for name, units in tars_of(plan, [unit.name for unit in plan.units]).items():
         tar = read_json(layout.commit(INDEX_STAGE, name))

@@ -12,7 +12,7 @@ from open_diht.pipelines.options import check_by, command_parser
 UNITS = 20
 """Default number of units to draw."""
 IMAGES = 256
-"""Default number of images of the whole sample that a teacher is measured on; at least a batch of each unit."""
+"""Default number of images of the whole sample that a teacher is measured on, rounded up to whole batches of a unit."""
 
 
 def check(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.pilot") -> None:

@@ -1,9 +1,9 @@
 """Choose the units that a pilot filters.
 
 Many small units make a better sample than a few large ones. But a unit has a fixed cost (files,
-footers), which small units spread over fewer rows. If the units of a run are much larger, some
-units of the sample are made longer than the others, so that both costs can be estimated (see
-`estimate.recut`).
+footers), which small units spread over fewer rows. If the units of a run are much larger and the
+sample has enough units, some of them are made longer than the others, so that both costs can be
+estimated (see `estimate.recut`).
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ def _plan(settings: RunSettings, unit_rows: int | None) -> Plan:
 
 
 def _finer(settings: RunSettings, whole: Plan) -> Plan | None:
-    """Return a plan with smaller units than a run's. Return None if the user set the size of units,
-    or if a run's units are on average no longer than a long unit of the sample."""
+    """Return a plan with smaller units than a run's, where files can be divided. Return None if the user set the size
+    of units, or if a run's units are on average no longer than a long unit of the sample."""
     size = max(UNIT_ROWS[0], -(-whole.rows // _MOST_UNITS))
     if settings.unit_rows or whole.rows <= LONG * size * len(whole.units):
         return None

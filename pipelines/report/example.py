@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NotRequired, TypedDict
 
 Reasons = list[tuple[str, float]]
-"""Features behind the verifier's score, in words, each with the log odds that it adds, the strongest
+"""Features behind a candidate's score, in words, each with the log odds that it adds, the strongest
 first."""
 
 
@@ -35,7 +35,7 @@ class Participant(TypedDict):
 
 
 class Action(TypedDict):
-    """A verb candidate; `score` is the verifier's, 0 to 1."""
+    """A verb candidate; `score`, 0 to 1, is the verifier's or that after the second opinion."""
 
     verb: str
     start: int

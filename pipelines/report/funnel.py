@@ -42,7 +42,7 @@ class FunnelStep(TypedDict):
 
 
 class ColumnHistogram(TypedDict):
-    """Axis of the histogram of a column or score that has a condition."""
+    """Axis of the histogram of a column, score or other number that has a condition."""
 
     labels: dict[str, str]
     """Label of each bin, in order."""
@@ -54,12 +54,12 @@ class CaptionCounts(TypedDict):
     """Counts of captions, if a row may have several."""
 
     captions_in: int
-    """Captions that were read: of each row the distinct ones that are not blank, and at least one."""
+    """Captions that were read: of each good row the distinct ones that hold text, and at least one."""
     passed: int
     rejected: dict[str, int]
     """Number of rejected captions by reason."""
     dead_letter: int
-    """Captions of rows in the dead-letter table."""
+    """Captions that were read of rows in the dead-letter table."""
     not_decided: int
     """Captions that were read of units that failed."""
 
@@ -82,12 +82,12 @@ class FunnelRecord(TypedDict):
     unparsed: int
     """Number of captions that a lean run did not parse."""
     moves: dict[str, float]
-    """Sums of what second opinions changed, see `Moves`; empty if the preset asks for none."""
+    """Sums of what second opinions changed, see `Moves`; empty if no caption was annotated with one."""
     histograms: dict[str, dict[str, int]]
-    """Number of rows by value for complexity, actions and overlap, and by bin for each column or score that has a
-    condition."""
+    """Number of rows by value for complexity, actions and overlap, and by bin for each column, score or other
+    number that has a condition."""
     columns: dict[str, ColumnHistogram]
-    """Axis of the histogram of each such column or score, by the name of the histogram."""
+    """Axis of the histogram of each number that has a condition, by the name of the histogram."""
     duplicates: dict[str, DuplicateCounts]
     """Counts of duplicates by kind."""
     left: IndexCounts

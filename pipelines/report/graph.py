@@ -149,7 +149,7 @@ def _place_blocks(
 
 
 def _place_actions(participants: Sequence[Sequence[float]], bottom: float) -> list[float]:
-    """Return the y coordinate of each action, near the mean of its participants'."""
+    """Return the y coordinate of each action, near the mean of its participants'; actions without any come last."""
     wishes = [sum(one) / len(one) if one else math.inf for one in participants]
     order = sorted(range(len(wishes)), key=lambda index: (wishes[index], index))
     heights = [0.0] * len(wishes)

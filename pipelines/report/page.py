@@ -18,8 +18,8 @@ MAX_GROUPS = 24
 
 _ENDS = {
     "kept": "Rows that passed every requested step.",
-    "dead_letter": "Rows that could not be decided because they, or their images, could not be read. They are neither "
-    "kept nor rejected; each is stored with its error.",
+    "dead_letter": "Rows that could not be decided because they, or their images, could not be read, or OCR failed. "
+    "They are neither kept nor rejected; each is stored with its error.",
     "not_decided": "Rows of failed units, which the same command tries again, and rows after the point where a file "
     "is corrupt.",
 }
@@ -97,7 +97,7 @@ def render_report(funnel: FunnelRecord, examples: Mapping[str, Sequence[Example]
 
 
 def draw_histograms(funnel: FunnelRecord) -> str:
-    """Return the histograms of a run as HTML: of caption and image measures, and of columns with conditions."""
+    """Return the histograms of a run as HTML: of caption and image measures, and of numbers with conditions."""
     drawn = []
     for name, title, text in _CHARTS:
         counts = {int(value): count for value, count in funnel["histograms"].get(name, {}).items()}

@@ -1,6 +1,6 @@
 """Accept Beam's own options on our command line, and check them before anything starts.
 
-Beam drops an unknown option with a warning; this module refuses it.
+Beam ignores an unknown option; this module refuses it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def check_beam_options(arguments: Sequence[str], runner: str) -> tuple[str, ...]
         runner: name of the runner that will get them.
 
     Raises:
-        RunnerError: an option is unknown to Beam, belongs to another runner, or is one of `_OURS`.
+        RunnerError: an option is unknown to Beam, has a wrong value or none, belongs to another runner, or is one of
+            `_OURS`.
     """
     flags = tuple(underscored(argument) for argument in arguments)
     parser, owners = _Parser(allow_abbrev=False, add_help=False, conflict_handler="resolve"), dict[str, str]()

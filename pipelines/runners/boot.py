@@ -8,9 +8,8 @@ its path. It remains the parent of the worker and prints why a worker failed. If
 (`DIHT_BOOT_FOLDER`) is on this machine, it also writes that to a file there, because a runner waits silently for a
 worker that never starts.
 
-Beam has no such program outside its images: its worker pool (EXTERNAL) installs nothing and passes no options, and its
-boot binary installs into the environment that it runs in. This file imports Beam and grpc but nothing of this project,
-which it may have to install. It needs Python 3.11 or newer.
+Beam has no such program outside its images: its worker pool (EXTERNAL) installs nothing and passes no options. This
+file imports Beam and grpc but nothing of this project, which it may have to install. It needs Python 3.11 or newer.
 """
 
 from __future__ import annotations
@@ -82,7 +81,7 @@ class BootError(RuntimeError):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Start a worker, wait for its end, and return its exit status; 1 if it cannot be started."""
+    """Start a worker, wait for its end, and return its exit status: 128 + n after signal n, 1 if it cannot start."""
     parser = argparse.ArgumentParser(prog="boot", description="Start a Beam worker process.", allow_abbrev=False)
     parser.add_argument("--id", required=True)
     parser.add_argument("--provision_endpoint", required=True)
@@ -235,8 +234,8 @@ def _supervise(environment: Mapping[str, str]) -> int:
 
 
 def die_with(parent: int) -> None:
-    """On Linux, ask the kernel to kill this process when its parent ends. Runners end workers with SIGKILL, which a
-    parent cannot forward."""
+    """On Linux, ask the kernel to kill this process when its parent ends. A runner may end it with SIGKILL, which it
+    cannot forward."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # the parent ended before the call

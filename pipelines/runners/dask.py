@@ -206,7 +206,7 @@ def _watch(result: DaskRunnerResult, label: str, patience: float) -> None:
     """Wait for the end of a job.
 
     Raises:
-        WorkerDied: workers died of a unit as often as Dask retries it.
+        WorkerDied: more workers died at work on the same units than Dask allows.
         JobFailed: the job had another error, the scheduler is gone, or there was no worker for `patience` seconds.
     """
     seen = time.monotonic()

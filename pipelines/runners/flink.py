@@ -45,8 +45,8 @@ class Flink(portable.PortableBackend):
         portable.check_workers(self.workers, self._where())
         if shutil.which(JavaHelper.get_java()) is None:
             raise RunnerError(
-                "--runner flink needs Java 11 or 17 for the job server, but no `java` is on PATH or in JAVA_HOME; on "
-                "Debian and Ubuntu: apt-get install openjdk-17-jre-headless"
+                "--runner flink needs Java 11 or 17 for the job server, but there is no `java` in JAVA_HOME or, if "
+                "that is unset, on PATH; on Debian and Ubuntu: apt-get install openjdk-17-jre-headless"
             )
         self._jar(self._version(self._cluster()))
 

@@ -81,7 +81,7 @@ class ForkServer:
 
     @classmethod
     def end(cls) -> None:
-        """Kill the server and with it all workers."""
+        """Kill the server and with it, on Linux, all workers."""
         if cls._running is not None:
             with contextlib.suppress(ChildProcessError, ProcessLookupError):  # it has ended already
                 os.kill(cls._running._process, signal.SIGKILL)
@@ -113,8 +113,8 @@ def how_it_ended(connection: socket.socket) -> int | None:
     """Wait for the end of a worker.
 
     Returns:
-        Its exit status, or the negative number of the signal that killed it; None if the server ended, which also ends
-        all workers and drops pending requests.
+        Its exit status, or the negative number of the signal that killed it; None if the server ended, which also
+        drops pending requests and, on Linux, ends all workers.
     """
     with connection:
         try:

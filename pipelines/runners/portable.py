@@ -175,8 +175,8 @@ def _launcher(folder: Path, python: str) -> Path:
 
 
 def _watch(result: PipelineResult, job: Job, folder: Path, start_seconds: float, end_seconds: float) -> None:
-    """Wait for the end of a job. Raises JobFailed if it fails, if boot.py reports an error, or if the job does not
-    start or end in time."""
+    """Wait for the end of a job. Raises JobFailed if it fails, if boot.py reports that a worker did not start, or if
+    the job does not start or end in time."""
     ended, failure = threading.Event(), list[Exception]()
 
     def wait() -> None:

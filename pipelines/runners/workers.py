@@ -80,7 +80,7 @@ def watched_workers() -> Iterator[None]:
 
     Raises:
         WorkerDied: a worker process died; the other workers have finished their units. Or the process that starts
-            workers ended, and they with it.
+            workers ended, and on Linux they with it.
     """
     register = worker_handlers.WorkerHandler.register_environment
     register(python_urns.SUBPROCESS_SDK, bytes)(_WatchedWorkerHandler)

@@ -127,8 +127,8 @@ class CaptionStage(Annotator):
         wider = sum(not record["lean"] and not self.parsed(record) for record in records)
         anew = sum(bool(record["annotated"]) for record in records) - lean - wider
         said = [f"{lean:,} of {units}, annotated by a lean run, which did not parse all captions"] if lean else []
-        fewer = "annotated when the conditions on columns passed fewer rows"
-        said += [f"{wider:,} of {units}, {fewer}"] if wider else []
+        other = "annotated when the conditions on columns did not pass all of these rows"
+        said += [f"{wider:,} of {units}, {other}"] if wider else []
         said += [f"{anew:,} of {units}, annotated by another model, version or setting"] if anew else []
         return f"annotating again: {'; '.join(said)}" if said else None
 

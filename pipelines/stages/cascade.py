@@ -96,7 +96,7 @@ class StageFilter(Protocol):
 
 @runtime_checkable
 class MeasuringFilter(StageFilter, Protocol):
-    """A filter that exposes its numbers: in columns of kept/ and rejected/, and in histograms of the report."""
+    """A filter that exposes its numbers: in columns of kept/ and rejected/, and those with conditions in histograms."""
 
     @property
     def conditions(self) -> Sequence[ColumnCondition]:
@@ -148,7 +148,7 @@ def cascade(preset: Preset, own: Sequence[StageFilter] = ()) -> tuple[Step, ...]
 
 def _score_steps(rule: ScoreRule) -> Iterator[Step]:
     if rule.thresholds:
-        absent = "There is no score for the row: it has no readable image, or its caption cannot be embedded."
+        absent = "There is no score for the row: it has no readable image, or its image or caption cannot be embedded."
         yield Step("score", NOT_SCORED, absent, rare=True)
     for reason, (least, keep) in rule.thresholds.items():
         what = f"below {least:g}" if least is not None else f"not among the highest {keep:.4g} of all"
@@ -213,14 +213,14 @@ class Decisions:
     reasons: Reasons
     """(n,): the reason of each row; `KEPT` if no filter rejects it, `DEAD` if its image cannot be read."""
     counts: CaptionDecisions | None
-    """The preset's counts for each caption; None without stage `captions`."""
+    """The preset's counts for each row's one caption; None without stage `captions`."""
     asked: Bools
     """(n,): whether a row reached the caption filters, that is, no condition on a column rejected it."""
     overlaps: NDArray[np.int64]
     """(n,): characters of the longest match of caption and text in the image; `NOT_READ` if the image was not
-    read, or an earlier filter rejects the row."""
+    read, or a filter on captions or columns rejects the row."""
     found: NDArray[np.int64] | None = None
-    """(n,): index of each row's record, -1 if an earlier filter rejects the row; None without records."""
+    """(n,): index of each row's record, -1 if a filter on captions or columns rejects the row; None without records."""
     measured: dict[str, pa.Array] = field(default_factory=dict)
     """The numbers of `MeasuringFilter`s by column, (n,) each; null also if an earlier filter rejects the row."""
     rows: pa.Table | None = None

@@ -88,7 +88,7 @@ class DecideStage(Stage):
     stages: tuple[str, ...]
     """The stages that decide."""
     fingerprint: Fingerprints
-    """Fingerprint of each unit; changes with its annotations, the thresholds and the stages."""
+    """Fingerprint of each unit; changes with its annotations, the filters and the duplicates that were searched for."""
     examples: int
     """Most examples for each reason that a unit offers to the report."""
     duplicate_files: tuple[DuplicateFiles, ...] = ()

@@ -3,7 +3,7 @@
 Its units are the image units that spotting reads, at most ten thousand URLs each. A segment of an
 image unit becomes a table with one record per requested row and, if any image was fetched, a
 webdataset tar. While images are to be stored in the same way, a recorded row is requested again only if
-it failed and the settings permit more now. Rows of a segment that share a URL share its requests.
+it failed and the settings may permit more now. Rows of a segment that share a URL share its requests.
 """
 
 from __future__ import annotations
@@ -121,11 +121,11 @@ class DownloadStage(SegmentAnnotator):
         if lifted := sum((self.lifted(record) for record in current), Counter[str]()):
             reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(lifted.items()))
             return (
-                f"the settings permit more than before: {counted(lifted.total(), 'row')} refused before are tried "
+                f"the settings may permit more than before: {counted(lifted.total(), 'row')} refused before are tried "
                 f"again ({reasons}); downloaded images are kept"
             )
         if current:
-            return f"downloading only images without a valid result ({counted(len(todo), 'unit')})"
+            return f"downloading only images that were not requested before ({counted(len(todo), 'unit')})"
         with_urls, units = len(work.plan.downloadable()), len(work.plan.units)
         which = "the manifests" if with_urls == units else f"{with_urls} of {units} units"
         return (

@@ -84,7 +84,8 @@ def find_encoder(text: str) -> LocalEncoder:
     """Return an image encoder by name, checked without importing torch.
 
     Raises:
-        EncoderError: the name is unknown or incomplete, packages are not installed, or the weights are missing.
+        EncoderError: the name is unknown, incomplete or has an argument too many; packages are not installed; or the
+            weights are missing.
     """
     return _found(parse_encoder_name(text, libraries=_MODULES, names=[LITE0, REFERENCE]), f"encoder {text!r}", "train")
 
@@ -155,8 +156,8 @@ class Encoder:
                 `BATCH`, not padded.
 
         Raises:
-            EncoderError: the weights are of another model, or the device does not compute in that precision.
-                A corrupt file of weights may raise other errors of torch.
+            EncoderError: the model or its tokenizer does not load, such as from weights of another model, or the
+                device does not compute in that precision. A corrupt file of weights may raise other errors of torch.
         """
         import torch
         from safetensors import SafetensorError
@@ -174,7 +175,7 @@ class Encoder:
             with no_hub():
                 self._network = _LOADERS[encoder.name.library](encoder.name.model, encoder.weights)
         except (*_NOT_LOADED, SafetensorError) as error:
-            said = " ".join(str(error).split())[:400] or "the file ends too early"
+            said = " ".join(str(error).split())[:400] or "the file may end too early"
             raise EncoderError(
                 f"{whose} does not load: {type(error).__name__}: {said}. Nothing is downloaded: name a complete file "
                 "of this model's weights, or a local-dir:<folder> that has its tokenizer"

@@ -24,7 +24,7 @@ from open_diht.pipelines.store.records import CommitRecord
 from open_diht.pipelines.store.storage import StorePath
 
 OK = "ok"
-"""Status of an image with an embedding. The status of other images is why they have none."""
+"""Status of a row with all its embeddings. The status of other rows is why one is missing."""
 _GROUP_ROWS = 1_024
 
 Encoded = Vector | UnreadableImage | MissingImage

@@ -49,16 +49,16 @@ class Export:
         self.work.complete(ExportStage(self.layout, self.settings.dataset, known), self.work.alive(decided))
 
     def make(self, decided: Mapping[str, str], duplicate_files: tuple[DuplicateFiles, ...]) -> IndexCounts:
-        """Write outdated exports. If the stage is not requested and the record of the last export is of other
-        decisions, remove the exports and the report.
+        """Write outdated exports. If the stage is not requested and there are exports that may be of other
+        decisions, remove them and the report.
 
         Args:
             decided: for each unit, what its decisions depend on.
             duplicate_files: files of the kinds of duplicates that were compared.
 
         Returns:
-            If the input's tars stay: `shards`, the number of indexes; `samples`, the number of indexed survivors;
-            `left_out`, the number of other survivors by reason. Empty otherwise.
+            If the stage is requested and the input's tars stay: `shards`, the number of indexes; `samples`, the number
+            of indexed survivors; `left_out`, the number of other survivors by reason. Empty otherwise.
         """
         work, layout, began = self.work, self.layout, time.time()
         fingerprint, vouched = fingerprint_of(decided), Vouched(layout)

@@ -32,7 +32,7 @@ _MANY = 100
 
 
 def state_of(record: CommitRecord | None) -> list[Any] | None:
-    """Return a state that changes when images of an image unit are downloaded, or downloaded again.
+    """Return a state that changes when further or other images of an image unit are downloaded.
 
     It holds how images are stored, the number of segments, and a digest of the results. It is None if
     the stage has not processed the unit.
@@ -98,6 +98,8 @@ def images_of(
     ordinals: Sequence[int] | npt.NDArray[np.int64],
 ) -> Iterator[tuple[int, bytes | MissingImage]]:
     """Yield the images of chosen rows of a caption unit, in order: (ordinal, bytes, or why there are none).
+
+    Errors are those of `read_images`.
 
     Args:
         layout: the output folder.

@@ -82,8 +82,8 @@ def _where(known: NDArray[np.bool_] | None, values: pa.Array) -> pa.Array:
 
 
 def making_way(original: pa.Table, names: Iterable[str]) -> dict[str, pa.ChunkedArray]:
-    """Return the columns of a table, renaming those with one of `names` to original_<name>, or to
-    original_original_<name> if that exists.
+    """Return the columns of a table, renaming those with one of `names` to original_<name>, with more
+    such prefixes if that exists.
 
     Args:
         original: the table.

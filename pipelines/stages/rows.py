@@ -79,7 +79,7 @@ def dataset_of(caption: str, **roles: str) -> Dataset:
         roles: columns of other roles, by role.
 
     Raises:
-        DatasetError: a role is unknown.
+        DatasetError: see `Dataset.with_roles`.
     """
     return load_dataset("custom").with_roles(caption=caption, **roles)
 
@@ -103,7 +103,7 @@ def columns_of(
     columns: Sequence[str],
     path: str = "the manifest",
 ) -> dict[str, str]:
-    """Return the column of each condition: that of a role, else the one of that name.
+    """Return the column of each condition: that of a role, else the one of that name (in another case, the only one).
 
     A condition on a language is left out if the manifest has no such column; the language is then
     identified.

@@ -1,8 +1,8 @@
 """Stages over image units.
 
-An image unit is a part of a caption unit: the survivors of the caption filters in a range of its rows.
-The results of an image unit are kept. A preset that lets more rows pass adds a segment to them; one
-that lets fewer pass finds everything it needs.
+An image unit is a range of the rows of a caption unit; those that pass the caption filters are processed.
+While models and settings stay the same, its results are kept. Rows that another preset lets pass in addition become a
+further segment; a preset that lets fewer pass finds everything it needs.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Survivors:
 
     @cached_property
     def _presets(self) -> list[Preset]:
-        """The preset, and those that it foresees, whose rows are processed at the same time."""
+        """The preset and, if captions decide, those that it foresees, whose rows are processed at the same time."""
         if not self.captions_decide:
             return [self.preset]
         foreseen = (replace(load_preset(name), columns=self.preset.columns) for name in self.preset.foresee)
@@ -115,7 +115,7 @@ class SegmentStage(Stage):
 
     adds = True
     nothing: ClassVar[CommitRecord]
-    """Counts of a unit before any of its rows is processed."""
+    """Entries of a unit's commit record before any of its rows is processed."""
 
     @abstractmethod
     def candidates(self, unit: str) -> NDArray[np.int64]:
@@ -155,7 +155,7 @@ class SegmentStage(Stage):
         """
 
     def seen(self, unit: str, segment: str, record: CommitRecord) -> NDArray[np.int64]:
-        """Return the ordinals of the rows that a segment contains.
+        """Return the ordinals of the rows of a segment that need not be processed again.
 
         Args:
             unit: name of the unit.

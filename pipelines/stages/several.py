@@ -1,6 +1,6 @@
 """Rows with several captions.
 
-The further captions of a row are nested, with their annotations, in its column `others`. So stages still see one row
+The further captions of a row are nested, with any annotations, in its column `others`. So stages still see one row
 for all its captions, and the filters take the captions apart with `each_caption`. Data sets with one caption per row
 have no such column.
 """
@@ -46,7 +46,7 @@ def nested(captions: Sequence[Sequence[str]], annotations: pa.Table | None) -> p
 
 
 def captions_in(rows: pa.Table) -> int:
-    """Return the number of captions of some rows. A row without a caption has one, which is empty."""
+    """Return the number of captions of some rows. A row without a caption counts as one."""
     return int(rows.num_rows + (pc.sum(pc.list_value_length(rows[OTHERS])).as_py() or 0))
 
 
@@ -68,7 +68,7 @@ def each_caption(rows: pa.Table) -> tuple[pa.Table, NDArray[np.int64] | None]:
 
     Returns:
         The captions of each row in their order, with the row's other columns; or the rows themselves and None, if they
-        have one caption each.
+        have no column `OTHERS`.
     """
     if OTHERS not in rows.column_names:
         return rows, None

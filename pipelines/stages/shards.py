@@ -53,7 +53,7 @@ def shard_path(layout: Layout, unit: str, number: int) -> StorePath:
 def index_path(shard: StorePath) -> StorePath:
     """Return the path of a shard's index, which training reads instead of scanning the shard.
 
-    No record guarantees it: training rebuilds it if it is missing, or if its shard was copied.
+    No record guarantees it: training rebuilds it if it is missing or does not fit the shard.
     """
     return shard.parent / str(place_beside(shard.name))
 
@@ -159,7 +159,7 @@ def kept_rows(layout: Layout, unit: str, columns: Sequence[str]) -> list[Row]:
 
 
 def _members(layout: Layout, unit: str) -> tuple[pa.Table, NDArray[np.int64]]:
-    """Return the content of each survivor's .json, and the survivors' ordinals.
+    """Return the content of each survivor's .json but `key` and `ordinal`, and the survivors' ordinals.
 
     It has the columns of kept/ that JSON can hold, including the manifest's own, but no spotted text. A
     manifest's `key` and `ordinal` are renamed in favor of the sample's, and `_extra` in favor of what a

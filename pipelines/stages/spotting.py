@@ -74,7 +74,7 @@ class SpottingStage(SegmentAnnotator):
     layout: Layout
     dataset: Dataset
     fingerprint: str
-    """Fingerprint of engine, models and settings."""
+    """Fingerprint of engine, models and settings; of the settings alone if there are no images."""
     settings: SpotterSettings
     survivors: Survivors
     """The rows whose images are read."""
@@ -95,7 +95,10 @@ class SpottingStage(SegmentAnnotator):
         if moved := sum(record["root"] != self.dataset.images_root for record in records):
             return f"{moved:,} of {counted(of, 'unit')} will be read again: --images-root has changed"
         if outdated := sum(record["fingerprint"] != self.fingerprint for record in records):
-            return f"read again: {outdated:,} of {counted(of, 'unit')}, read by another version, engine or setting"
+            return (
+                f"read again: {outdated:,} of {counted(of, 'unit')}, read by another version, engine or setting, or "
+                "before there were images"
+            )
         if not records or work.seconds.get(DOWNLOAD):
             return None
         return (

@@ -59,7 +59,8 @@ class Tally:
         self.lost[stage] += dead_letters.num_rows
 
     def example(self, reason: str, uid: str, ordinal: int, most: int) -> None:
-        """Keep the rows with the lowest uids as examples: deterministic, yet random with respect to content.
+        """Keep the rows with the lowest uids as examples: deterministic, yet random with respect to content
+        if uids are hashes.
 
         Args:
             reason: reason of the row.

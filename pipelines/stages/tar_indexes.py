@@ -83,9 +83,9 @@ def _why_not(info: FileInfo) -> str:
     if info.compression:
         return f"it is compressed ({info.compression})"
     if not info.images or info.roles.image_path is not None:
-        return "its images are in other files"
+        return "its images are not in it"
     if info.roles.captions:
-        return "its samples hold rejected captions next to those that passed"
+        return "its samples may hold rejected captions next to those that passed"
     if TEXT not in [column.name for column in info.columns]:
         return "its samples have no .txt for training to read captions from"
     return ""

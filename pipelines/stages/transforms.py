@@ -11,7 +11,7 @@
     found.kept, found.rejected, found.dead_letter
 
 The decisions equal those of a run over the same rows (`open_diht.pipelines.driver.run`), except for
-duplicates and stages of your own. A few hundred rows are a good batch size.
+duplicates, downloaded images and stages of your own. A few hundred rows are a good batch size.
 """
 
 from __future__ import annotations
@@ -109,6 +109,8 @@ class SpotText(beam.PTransform[Any, Any]):
         ValueError: while it runs; a batch lacks a column or annotations, has no bytes in the column of images, or
             already has a column `spotting`.
         BadSchema: while it runs with a preset; a column has the wrong type.
+        SpotterError, WeightsMissing, WeightsDamaged: while it runs; OCR does not work.
+        ModuleNotFoundError: while it runs with a preset; a language must be identified, and pycld2 is missing.
 
     Example:
         >>> import apache_beam as beam, pyarrow as pa
@@ -144,8 +146,8 @@ class ApplyCat(beam.PTransform[Any, Any]):
     `complexity`, `actions`, `objects`, `attributes`, `spotted`, `overlap`, like kept/ of a run.
     `rejected` also has `stage` and `reason`, the first that applies. `dead_letter` has the rows that
     cannot be decided because their image or text cannot be read, with their own columns and `stage`,
-    `error`, `message`. An own column with one of these names, except that of the captions, is renamed
-    to original_<name>.
+    `error`, `message`. An own column with the name of an added one is renamed to original_<name>, in the first two also
+    `stage`, `reason`, `duplicate_of` and `duplicate_similarity`. A string column `caption` with the captions stays.
 
     Args:
         preset: the filters and thresholds. Your own filters that it has sections for must be
@@ -162,6 +164,7 @@ class ApplyCat(beam.PTransform[Any, Any]):
         ValueError: a stage is unknown, or the preset needs CLIP scores; or while it runs, a batch lacks a column or
             annotations.
         DatasetError, BadSchema: a role is unknown, or its column is missing, ambiguous or of the wrong type.
+        ModuleNotFoundError: while it runs; a language must be identified, and pycld2 is missing.
 
     Example:
         >>> import apache_beam as beam, pyarrow as pa

@@ -27,7 +27,7 @@ from open_diht.pipelines.store.storage import StorePath, is_local, read_bytes, s
 @contextmanager
 def published(path: StorePath) -> Iterator[Path]:
     """Yield a temporary local path to write to, and publish the file as `path` when the block ends. On an error nothing
-    is published, and if `path` is on a disk, an error of the disk names it."""
+    is published, and if `path` is on a disk, an error of the disk that names no file gets this name."""
     if is_local(path):
         with files.published(path) as temporary:
             yield temporary
@@ -95,8 +95,8 @@ def publish_table(path: StorePath, table: pa.Table) -> None:
 class TableFile:
     """A Parquet file that is written table by table and published when it is closed without error.
 
-    Its schema is `schema` or else that of the first table. If `schema` is None and no table was written, no file is
-    published and an existing one is deleted.
+    Its schema is `schema` or else that of the first table. If `schema` is None and no table was written, closing it
+    without error publishes no file and deletes an existing one.
 
     Args:
         path: the file.
@@ -170,7 +170,7 @@ def remove_empty(*folders: StorePath) -> None:
     """Delete those of these folders that are empty, in this order. An object store has no empty folders."""
     for folder in folders:
         if is_local(folder):
-            with suppress(OSError):  # it does not exist, or holds files
+            with suppress(OSError):  # it does not exist, holds files, or may not be removed
                 folder.rmdir()
 
 

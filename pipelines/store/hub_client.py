@@ -1,4 +1,4 @@
-"""The hub client, and its errors as one line each with a remedy."""
+"""The hub client, and its errors as one line each, most with a remedy."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def client() -> HfApi:
     """Return a client of the hub in HF_ENDPOINT, or of the public hub.
 
-    It uses the token in HF_TOKEN or of an earlier login. Its progress bars are shown on terminals
-    only, unless HF_HUB_DISABLE_PROGRESS_BARS is set.
+    It uses the token in HF_TOKEN, in HUGGING_FACE_HUB_TOKEN or of an earlier login. Its progress bars are shown on
+    terminals only, unless HF_HUB_DISABLE_PROGRESS_BARS is set.
     """
     from huggingface_hub import HfApi, constants
     from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -57,7 +57,8 @@ def explained(address: HubAddress, error: type[Exception], then: str = "") -> It
         why = f"{address.root} does not exist, or is private and closed to {token}; check the name, or set HF_TOKEN"
         raise error(why + then) from found
     except errors.OfflineModeIsEnabled as found:
-        raise error(f"{address.root} cannot be reached because HF_HUB_OFFLINE is set; unset it{then}") from found
+        why = f"{address.root} cannot be reached because HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set; unset it"
+        raise error(why + then) from found
     except errors.HFValidationError as found:
         raise error(f"{address.root} is not a repository name: {first_line(found)}{then}") from found
     except errors.HfHubHTTPError as found:
@@ -72,8 +73,8 @@ def explained(address: HubAddress, error: type[Exception], then: str = "") -> It
 
 
 def may_pass(error: Exception) -> bool:
-    """Return whether an error comes from the hub client and may be temporary: no network, too many
-    requests, an expired token. A 404 answer is not."""
+    """Return whether an error comes from the hub client and may be temporary, such as no network, too many
+    requests or an expired token. A 404 answer is not."""
     errors = sys.modules.get("huggingface_hub.errors")  # if it is not imported, the error is not the client's
     if errors is None or not isinstance(error, errors.HTTPError):
         return False

@@ -22,8 +22,8 @@ class CommitRecord(TypedDict, total=False):
     # Records of image units have these.
     segments: int  # number of segments
     covers: list[str]  # names of the sets of rows that they contain
-    images: int  # number of rows whose image was asked for: `spotting`, and stages that encode
-    bad: int  # number of these rows without an embedding: stages that encode
+    images: int  # number of times that a row's image was asked for: `spotting`, and stages that encode
+    bad: int  # number of these without an embedding: stages that encode
     temperature: float  # the model's own: `score`
     downloads: list[Any] | None  # `state_of` the downloads that were read: `spotting`
     root: str | None  # `images_root` of the data set: `spotting`
@@ -86,7 +86,7 @@ class Vouched:
         self._listed: dict[str, dict[str, int]] = {}
 
     def read(self, path: StorePath) -> CommitRecord | None:
-        """Return the record in a file: {} if it is corrupt, None if there is no file."""
+        """Return the record in a file: {} if it is corrupt, None if there is no file or it holds null."""
         try:
             found: CommitRecord | None = read_json(path)
         except CorruptRecord:
@@ -94,11 +94,11 @@ class Vouched:
         return found if isinstance(found, dict) or found is None else {}
 
     def holds(self, record: Mapping[str, Any]) -> bool:
-        """Return whether all files that a record vouches for exist with their recorded sizes."""
+        """Return whether a record has `files` and all of them exist with their recorded sizes."""
         return "files" in record and all(self._is_there(name, size) for name, size in record["files"].items())
 
     def withdraw(self, path: StorePath, record: Mapping[str, Any]) -> bool:
-        """Delete a record whose files are missing, unless another shard has replaced it while redoing the unit.
+        """Delete a record whose files are missing, unless another shard has meanwhile replaced or deleted it.
 
         Args:
             path: the file of the record.

@@ -30,14 +30,14 @@ def read_record(path: StorePath, kind: type[T]) -> T | None:
         raise WrongUse(str(error)) from error
     if found is not None and not conforms(found, kind):
         raise WrongUse(
-            f"{path} was not written by this version of `make filter`; move it away, and run `make filter` to write it"
+            f"{path} is not as this version of `make filter` writes it; move it away, and run `make filter` to write it"
         )
     return cast(T | None, found)
 
 
 def conforms(value: object, kind: Any) -> bool:
     """Return whether a JSON value has a type. Values of kind int and float must be finite and below 2**63 in
-    magnitude.
+    magnitude; a bool counts as a number.
 
     Args:
         value: the value.

@@ -44,7 +44,7 @@ _PACKAGES = ("open_diht.pipelines.view", "open_diht.pipelines.report")
 _SAID = (HTTPException, BadAddress, BadValue, WrongUse, RunFailed, ManifestError, FileNotFoundError, pa.ArrowException)
 """Errors that are shown on a page with their message."""
 _DAMAGED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
-"""Errors raised by code that reads a run's files after someone has changed them."""
+"""Errors that code raises when it reads damaged files, as after someone has changed them."""
 
 
 def make_app(bench: Workbench) -> Starlette:
@@ -67,7 +67,7 @@ def make_app(bench: Workbench) -> Starlette:
     def row_of_unit(request: Request) -> Response:
         place = place_at(bench.output, request.path_params["unit"], request.path_params["ordinal"])
         if place is None:
-            raise HTTPException(404, "There is no such row, or a run is deciding it again.")
+            raise HTTPException(404, "There is no such row, its files are missing, or a run is deciding it again.")
         return RedirectResponse(f"/row/{place}")
 
     def failed(request: Request, error: Exception) -> Response:

@@ -1,6 +1,7 @@
 """Command line of `make view`: start a server on this machine, which ends with Ctrl-C.
 
-Exit status: 0 the server was stopped; 1 reading the output failed; 2 wrong use; 130 Ctrl-C before the server started.
+Exit status: 0 the server was stopped; 1 reading the output failed; 2 wrong use; 130 Ctrl-C, or
+143 SIGTERM, before the server started.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def _parser(prog: str, defaults: dict[str, str]) -> Parser:
     parser = Parser(prog, "Show the output of a filter run, finished or not, on a local web page.")
     parser.add_argument("--output", default=defaults.get("output", "out/sample"), help="output folder of `make filter`")
     parser.add_argument(
-        "--preset", help="initial thresholds, a name or a YAML file (default: the run's; before its end, paper)"
+        "--preset", help="initial thresholds, a name or a YAML file (default: the last finished run's; if none, paper)"
     )
     parser.add_argument("--port", type=number(Port), default=0, help="port of the page (default: a free one)")
     parser.add_argument(

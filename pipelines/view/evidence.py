@@ -25,7 +25,8 @@ from open_diht.pipelines.view.query import Place
 
 
 def ordinal_of(output: Output, place: Place) -> int | None:
-    """Return the ordinal of the row at a place in its unit; None if it has none or the row is gone."""
+    """Return the ordinal of the row at a place in its unit; None if the row has none or is gone, a run decides its unit
+    again, or files are missing."""
     if place.unit == UNREADABLE:
         return None
     try:
@@ -36,7 +37,7 @@ def ordinal_of(output: Output, place: Place) -> int | None:
 
 
 def place_at(output: Output, unit: str, ordinal: int) -> Place | None:
-    """Return the place of a row; None if there is no such row, or a run is deciding it again.
+    """Return the place of a row; None if there is no such row, a run is deciding it again, or files are missing.
 
     Args:
         output: the output.
@@ -56,7 +57,7 @@ def place_at(output: Output, unit: str, ordinal: int) -> Place | None:
 
 def evidence_of(output: Output, place: Place) -> Example | None:
     """Return the row at a place with its evidence, as in the report but without scores; None if nothing is stored, as
-    for unreadable rows."""
+    for unreadable rows, or `ordinal_of` is None."""
     ordinal = ordinal_of(output, place)
     rows = None if ordinal is None else _annotated(output, place.unit, ordinal)
     if rows is None or ordinal is None:
@@ -80,7 +81,7 @@ def image_of(output: Output, unit: str, ordinal: int) -> bytes:
         ordinal: ordinal of the row in it.
 
     Raises:
-        ImageNotShown: there is no image; the message gives the reason.
+        ImageNotShown: there is no image, or it or its manifest cannot be read; the message gives the reason.
     """
     plan = output.plan
     try:
@@ -94,10 +95,10 @@ def image_of(output: Output, unit: str, ordinal: int) -> bytes:
 
 
 def thumbnail_of(output: Output, place: Place) -> Thumbnail:
-    """Return the image of a row as a small JPEG. Raise `ImageNotShown` with the reason if there is none."""
+    """Return the image of a row as a small JPEG. Raise `ImageNotShown` with the reason if it cannot be shown."""
     ordinal = ordinal_of(output, place)
     if ordinal is None:
-        raise ImageNotShown("the row is missing, or could not be read")
+        raise ImageNotShown("the row is missing or could not be read, or a run is deciding it again")
     return shrink(image_of(output, place.unit, ordinal))
 
 

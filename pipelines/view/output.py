@@ -24,7 +24,7 @@ from open_diht.pipelines.store.storage import StorePath, is_local, stamps
 UNREADABLE = "unreadable"
 """Used as the unit of dead-letter rows of files that could not be read at all, and of units that failed."""
 UNDECIDED = "undecided"
-"""Rows whose captions are annotated and that are not decided yet."""
+"""Rows that stage `captions` has stored and that are not decided yet."""
 ENDS = (*KINDS, UNDECIDED)
 """The ends where rows may be found."""
 _FRESH_S = 5.0
@@ -71,7 +71,7 @@ class State:
     units: int
     decided: int
     annotated: int
-    """Units whose captions are annotated, including decided ones."""
+    """Units with results of stage `captions`, including decided ones."""
     finished: bool
     """True if a run has ended, and all units are decided or quarantined."""
 
@@ -88,7 +88,7 @@ class Output:
                 recorded none, the default is `paper`.
 
         Raises:
-            WrongUse: there is no output, a record of its run is corrupt, or its preset cannot be
+            WrongUse: there is no output, a record of its run is corrupt, or the preset cannot be
                 read or needs columns that are not stored.
             BadPreset: no such preset.
         """
@@ -207,7 +207,7 @@ def _plan(layout: Layout) -> Plan:
 def _dataset(source: _Source) -> Dataset:
     try:
         known = load_dataset(source.get("name", "custom"))
-    except DatasetError:  # a data set made in Python; the run has recorded how to read it
+    except DatasetError:  # a data set of the user's own; the run has recorded how to read it
         known = load_dataset("custom")
     read_as = {name: value for name, value in source.get("read_as", {}).items() if name in READ_AS}
     said: dict[str, Any] = {**source.get("roles", {}), **read_as}

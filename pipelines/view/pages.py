@@ -159,7 +159,7 @@ def row(bench: Workbench, given: Mapping[str, str]) -> Shown:
         given: parameters of the address: `place`.
 
     Raises:
-        HTTPException: there is no such row (404).
+        HTTPException: there is no such row, or its file is missing (404).
     """
     try:
         place = Place.parse(given["place"])
@@ -168,7 +168,7 @@ def row(bench: Workbench, given: Mapping[str, str]) -> Shown:
     output = bench.output
     columns = row_at(output, place)
     if columns is None:
-        raise HTTPException(404, "There is no such row, or a run is deciding it again.")
+        raise HTTPException(404, "There is no such row, its files are missing, or a run is deciding it again.")
     evidence = bench.evidence(place)
     scores = {name: columns.get(name) for name in _SCORES if name in columns and "score" in output.stages}
     if evidence:

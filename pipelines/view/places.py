@@ -46,7 +46,7 @@ def reasons_of(output: Output, unit: str, ordinals: NDArray[np.int64]) -> Reason
         ordinals: (n,) ordinals of the rows.
 
     Raises:
-        FileNotFoundError: a run is deciding the unit again at this moment.
+        FileNotFoundError: a run is deciding the unit again at this moment, or files of it are missing.
     """
     found: Reasons = np.full(len(ordinals), KEPT, object)
     try:

@@ -31,7 +31,7 @@ PAGE_ROWS = 24
 SECONDS = 3.0
 """A query ends after about this time even if its page is not full."""
 _GROUP_ROWS, _GROUP_BYTES = 65_536, 32 * 2**20
-"""Row groups are read together up to these bounds."""
+"""Row groups are read together up to these bounds, the bytes those of their captions; a larger one is read alone."""
 _SHOWN = ("uid", "caption", "stage", "reason", "complexity", "actions", "overlap", "spotted", "duplicate_of", "error")
 """Columns that a list of rows shows, if the file has them."""
 _LOOK, _PROBE = 20, 1_000
@@ -148,14 +148,14 @@ def search(
 
 
 def added_columns(output: Output) -> frozenset[str]:
-    """Return the columns that a run adds to those of the manifest, without scores."""
+    """Return the columns that a run adds to those of the manifest, without the numbers of scores and user stages."""
     lists = SEVERAL if output.dataset.several_captions else ()  # else these may be names of the manifest's own
     return frozenset({*OURS, *lists, *COPIES.names, "stage", "reason"})
 
 
 def numeric_columns(output: Output) -> list[str]:
-    """Return the manifest's columns, and the scores, that hold numbers in the first rows of an output
-    file. A text column, as from a TSV manifest, counts if all its texts there are numbers."""
+    """Return the manifest's columns, and those of scores and user stages, that hold numbers in the first rows of an
+    output file. A string column, as from a TSV manifest, counts if all its texts there are numbers."""
     added = added_columns(output)
     for path in (output.part(end, unit) for unit in output.listing().decided[:_LOOK] for end in ("kept", "rejected")):
         try:
@@ -232,7 +232,7 @@ def _pieces(output: Output, query: Query, start: Place | None) -> Iterator[tuple
                         if stop > first:
                             found = _hits(output, query, file, Place(unit, end, group_first), groups, first)
                             yield unit, end, max(first, group_first), stop, found
-            except FileNotFoundError:  # a run is deciding the unit again at this moment
+            except FileNotFoundError:  # a run is deciding the unit again at this moment, or it has no such file
                 continue
 
 
@@ -320,7 +320,7 @@ def _flat(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], pa.Array]:
 
 
 def _numbers(column: pa.ChunkedArray) -> NDArray[np.float64]:
-    """Return the numbers (n,) of a column as float64, NaN for what is no number."""
+    """Return the numbers (n,) of a column as float64, NaN for what is no number, including texts such as `.5`."""
     if pa.types.is_string(column.type):
         column = pc.if_else(pc.match_substring_regex(column, _NUMBER), column, pa.scalar(None, pa.string()))
     elif not _is_number(column.type):

@@ -2,7 +2,7 @@
 
 Annotations are stored in files, so a sample is drawn in pieces. Each piece is the row group of a
 randomly drawn row, and the same number of random rows is taken from every such row group that has
-as many. So every row has about the same chance.
+as many. So rows of these row groups have about the same chance.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Sample:
     """Rows of the annotated units, including those that could not be read; of units without a count, the plan's
     estimate."""
     whole: bool
-    """Whether the sample holds all rows of these units that could be read."""
+    """Whether the sample holds all rows of these units that could be read, but for units without their files."""
     seed: int
 
     @property
@@ -118,7 +118,7 @@ def _read(
     output: Output, asked: Iterator[tuple[str, int | None]], decided: frozenset[str], some: tuple[int, int] | None
 ) -> Iterator[Piece]:
     """Yield the rows of whole units, or of the row groups that contain the given rows. `some` is
-    (number of rows to draw from each row group, seed)."""
+    (most rows to draw from each row group, seed)."""
     for number, (unit, place) in enumerate(asked):
         between = None if place is None else ("ordinal", place, place + 1)
         try:
@@ -129,7 +129,7 @@ def _read(
                 rows = rows.take(pa.array(np.sort(dice.choice(rows.num_rows, some[0], replace=False))))
             if rows.num_rows:
                 yield _piece(output, unit, rows, unit in decided)
-        except FileNotFoundError:  # the unit is being redone at this moment
+        except FileNotFoundError:  # the unit is being redone at this moment, or a file is missing
             continue
 
 

@@ -50,6 +50,6 @@ class Workbench:
             return self._drawn[1:]
 
     def evidence(self, place: Place) -> Example | None:
-        """Return `evidence_of`. Calls run one at a time, because all threads share the parser that explains scores."""
+        """Return `evidence_of`. Calls run one at a time, because threads share the parser that explains captions."""
         with self._lock:
             return evidence_of(self.output, place)

@@ -25,7 +25,7 @@ from open_diht.study.training import Pairs, trained, vocabulary
 ABOUT = Path(__file__).with_name("cat.yaml")
 NAME = "cat"
 BY_CAPTION = ("complexity", "action")
-"""Reasons of rejection that depend only on the caption."""
+"""The reasons of the filters C and A."""
 
 
 def arms(track: str, scale: str, data: Data) -> list[Arm]:
@@ -37,7 +37,7 @@ def arms(track: str, scale: str, data: Data) -> list[Arm]:
         data: The sets.
 
     Raises:
-        SetMissing: A set is not available.
+        SetMissing: The web pairs or Flickr8k are not available.
     """
     wanted_on_web(track_of(ABOUT, track), data)
     return arms_of_pools(NAME, ABOUT, track, scale)

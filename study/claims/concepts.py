@@ -1,6 +1,6 @@
 """The claim of distillation: an image tower learns more when it has heads that predict a teacher's concepts.
 
-The tower is trained from scratch (on a CPU a ConvNet at 48 pixels) on Flickr8k's training
+The tower is trained from scratch (on track `cpu` a ConvNet at 48 pixels) on Flickr8k's training
 photographs with all their captions. The teacher, an EfficientNet-Lite0 trained on ImageNet-1k, has
 heads for the objects and attributes in captions (`concepts`), or keeps its own classifier
 (`imagenet`). With the same seed all arms have the same initial towers and the same order of pairs.
@@ -35,7 +35,7 @@ def arms(track: str, scale: str, data: Data) -> list[Arm]:
         data: The sets.
 
     Raises:
-        SetMissing: A set is not available.
+        SetMissing: Flickr8k is not available.
     """
     data.wanted("flickr8k")
     return [

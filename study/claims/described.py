@@ -45,7 +45,7 @@ def track_of(path: Path, name: str) -> Track:
 
 
 def wanted_on_web(on: Track, data: Data) -> None:
-    """Check that the sets of a claim about web pairs are available. Raises `SetMissing`."""
+    """Check that web pairs and Flickr8k are available. Raises `SetMissing`."""
     data.wanted(web_set(on.side))
     data.wanted("flickr8k")
 

@@ -101,7 +101,7 @@ def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]]
     """Score the test images by zero-shot, or by a method fitted on one draw.
 
     Args:
-        arm: The arm. The time of a draw's probes is recorded for the first one only.
+        arm: The arm. The time of a draw's probes is recorded for the first one that a process runs.
         data: The sets.
 
     Returns:

@@ -40,6 +40,7 @@ def open_pool(data: Data, side: int | None, noise: bool = False) -> Pool:
 
     Raises:
         SetMissing: A set is not available.
+        FilterFailed: The filter failed on the noise.
     """
     web = data.web(side)
     parts = [_web(web, np.flatnonzero(web.split == "train"), "web")]

@@ -31,7 +31,7 @@ color, which only a model that reads can find (a guess has a geometric-mean rank
 Questions, each a table with Holm's correction for all of its lines:
 
 1. `rivals`: is an arm better than `random`? The line of `random-2` shows what chance does.
-2. `combined`: what does a score add to C and A, and a combination to the score alone?
+2. `combined`: what does a score add to C and A or to all of CAT, and a combination to the score alone?
 3. `masking`: T or masking, as the fraction of useful text grows, of equal and of own size?
 4. `reading`: do models of arms that keep text read it?
 
@@ -339,7 +339,7 @@ def _web(data: Data) -> _Candidates:
 
 @lru_cache(maxsize=1)
 def _photographs(data: Data) -> tuple[Plan, Seen, Keys, int, tuple[Trained, ...]]:
-    """Photographs with text for all `lettered` pools, facts on captions, photographs of a pool, and scorers."""
+    """Photographs with text for `lettered` pools, facts on captions, a pool's number of photographs, and scorers."""
     about, parts = described(ABOUT)["lettered"], described(ABOUT)["parts"]["lettered"]
     photographs, contents = data.flickr8k("train"), data.photographs("train")
     count = len(contents)

@@ -39,7 +39,7 @@ def arms(track: str, scale: str, data: Data) -> list[Arm]:
         data: The sets.
 
     Raises:
-        SetMissing: A set is not available.
+        SetMissing: The web pairs or Flickr8k are not available.
     """
     about = described(ABOUT)
     wanted_on_web(track_of(ABOUT, track), data)

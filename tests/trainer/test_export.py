@@ -81,7 +81,9 @@ def test_a_disk_that_is_full_leaves_the_old_export(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
-        with pytest.raises(CannotExport, match=r"export could not be written: .*; make room there, and run the same"):
+        with pytest.raises(
+            CannotExport, match=r"export could not be written: .*; make room there or allow writing, and run the same"
+        ):
             export(folder, SHAPES["vit"], clip.state_dict(), {}, "new")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -1,7 +1,7 @@
 """Command line of the torch half of `make concepts`: train the teacher's heads, and store their predictions.
 
-Exit status: 0 success, or left to the last shard; 1 the folder cannot be used, or its store failed; 2 wrong use,
-nothing was written.
+Exit status: 0 success, or left to the last shard; 1 the folder cannot be used, another run works in it, or its store
+failed; 2 wrong use, nothing was written; 130 stopped by Ctrl-C; 141 if the reader of the output has closed it.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def make_targets(folder: str | Path, settings: HeadSettings, k: int) -> dict[str
     Raises:
         BadConcepts: the folder cannot be used.
         AtWork: another process makes targets in this local folder; a URL is not locked.
-        StoreError: the store of a URL failed.
+        WrongUse, StoreError: a URL cannot be used, or its store failed.
     """
     store = ConceptStore(folder)
     with _alone(store.folder):

@@ -4,8 +4,9 @@ The target of a sample is 1/m on each of the m concepts of its caption (Mahajan 
 samples without concepts are not used. See `samples` for the up-sampling of rare concepts.
 
 Some samples are held out: about half of them, validation, select the epoch with the lowest loss; the
-others, test, are used only for reported metrics. On a CPU the result is a function of data,
-settings and number of threads, even if the training was interrupted and resumed.
+others, test, are used only for reported metrics (of many, only a part: `samples.MOST_MEASURED`). On a
+CPU the result is a function of data, settings and number of threads, even if the training was
+interrupted and resumed.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class HeadSettings:
     """Fraction of the samples that is held out: about half selects the epoch, half is for reported metrics (see
     `samples.MOST_MEASURED`)."""
     seed: int = 0
-    """Seed of the order of the samples."""
+    """Seed of the order and the repeats of the samples."""
     device: str = "cpu"
     """The torch device."""
 

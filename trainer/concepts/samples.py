@@ -19,7 +19,7 @@ from open_diht.common.shard_index import hash64
 from open_diht.trainer.concepts.store import ConceptStore, Labels, ShardConcepts, concatenated
 from open_diht.trainer.data.order import permutation
 
-POOL_ROWS = 100_000  # samples shuffled together, with features in memory
+POOL_ROWS = 100_000  # fewest samples in whole shards that are shuffled together, in memory; the last may be fewer
 MOST_MEASURED = 50_000  # validation or test samples after which no shard is added
 
 
@@ -69,7 +69,7 @@ class Statistics:
     """(concepts,) number of samples with each concept."""
     mean: npt.NDArray[np.float32]
     std: npt.NDArray[np.float32]
-    """(d,) standard deviation of the features; `mean` is (d,) too."""
+    """(d,) standard deviation of the features, at least 1e-4; `mean` is (d,) too."""
 
     @property
     def frequencies(self) -> npt.NDArray[np.float64]:
@@ -102,7 +102,7 @@ class HeadSamples:
         head: name of the head.
         holdout: fraction of the samples that is held out, half for validation and half for test.
         threshold: t of the repeat factor.
-        seed: seed of the order, with the number of the head.
+        seed: seed of the order and the repeats, with the number of the head.
     """
 
     def __init__(self, store: ConceptStore, head: str, *, holdout: float, threshold: float, seed: tuple[int, ...]):
@@ -157,7 +157,7 @@ class HeadSamples:
 
         Args:
             epoch: the epoch.
-            batch_size: samples per batch n.
+            batch_size: samples per batch n; the last one of a pool may have fewer.
             frequencies: (concepts,) fraction of the training samples with each concept.
             first: number of the first pool; features of earlier ones are not read.
 

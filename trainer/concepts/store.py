@@ -24,7 +24,7 @@ class BadConcepts(DataError):
 
 
 class Unfinished(BadConcepts):
-    """Features are missing, or not complete yet."""
+    """There is no concepts.json or vocabulary.json, as before all features are stored."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class ShardConcepts:
 
     @cached_property
     def features(self) -> npt.NDArray[np.float16]:
-        """Features (n, d), read on first use (a local file as a memory map). Raises `BadConcepts`."""
+        """Features (n, d), read on first use (a local file as a memory map). Raises `BadConcepts`, `StoreError`."""
         return self.read_features()
 
 
@@ -76,7 +76,7 @@ class ConceptStore:
 
     Raises:
         BadConcepts: the folder is not one, is unfinished, or is of another version.
-        StoreError: the store of a URL failed.
+        WrongUse, StoreError: a URL cannot be used, or its store failed.
     """
 
     def __init__(self, folder: str | Path):
@@ -85,7 +85,7 @@ class ConceptStore:
             self.about: dict[str, Any] = json.loads(self.folder.read("concepts.json"))
             self.vocabulary: dict[str, Any] = json.loads(self.folder.read("vocabulary.json"))
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise Unfinished(f"{self.folder} has no concepts.json and vocabulary.json: run `make concepts`") from error
+            raise Unfinished(f"{self.folder} lacks concepts.json or vocabulary.json: run `make concepts`") from error
         except ValueError as error:
             raise BadConcepts(f"{self.folder} cannot be read ({error}); run `make concepts` again") from error
         if self.about.get("version") != VERSION or self.about["vocabulary_hash"] != self.vocabulary["hash"]:

@@ -91,6 +91,7 @@ class ConceptTargets:
 
         Raises:
             ConceptMismatch: targets were made from another tar of that name.
+            StoreError: the store of a URL failed.
         """
         files = set(self._folder.files())
         for name, sha256 in shards.items():
@@ -135,7 +136,7 @@ def open_targets(folder: str | Path) -> ConceptTargets:
 
     Raises:
         ConceptMismatch: there are none that can be read, or they are of another version of this program.
-        StoreError: the store of a URL failed.
+        WrongUse, StoreError: a URL cannot be used, or its store failed.
     """
     place = store_at(f"{folder}/targets" if store_at(folder).exists("targets") else folder)
     try:
@@ -151,7 +152,7 @@ def open_targets(folder: str | Path) -> ConceptTargets:
 
 
 def packed(targets: ShardTargets, about: Mapping[str, Any]) -> bytes:
-    """Return the bytes of a targets file, which are equal for equal targets.
+    """Return the bytes of a targets file, which are equal for equal targets and provenance.
 
     Args:
         targets: the targets of a shard.
@@ -172,7 +173,7 @@ def packed(targets: ShardTargets, about: Mapping[str, Any]) -> bytes:
 
 
 def about(content: bytes, heads: Collection[str]) -> dict[str, Any]:
-    """Return the provenance in a targets file, or an empty dict if any part of the file is damaged.
+    """Return the provenance in a targets file, or an empty dict if the file is damaged or has other heads.
 
     Args:
         content: the bytes of the file.

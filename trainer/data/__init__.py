@@ -1,4 +1,4 @@
-"""Load batches from webdataset shards (`loader`) or cached features (`features`), in order and from any position."""
+"""Load batches from webdataset shards (`loader`) or arrays in memory (`features`), in order and from any position."""
 
 from open_diht.trainer.data.batch import Batch
 from open_diht.trainer.data.errors import (

@@ -19,11 +19,11 @@ class Batch:
     texts: Tensor
     """(b, context) int64 token ids."""
     caption_hash: Tensor
-    """(b,) int64, equal for equal captions."""
+    """(b,) int64, equal for captions of equal bytes."""
     image_hash: Tensor
     """(b,) int64, equal for images of equal bytes."""
     keys: list[str]
-    """Keys of the samples in their shards."""
+    """Keys of the samples in their shards or files."""
     concepts: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """Head ("objects", "attributes") to ids (b, k) int64 and probabilities (b, k) float32. Rows of
     probabilities sum to 1, or are zero for samples without predictions. Empty if there are no targets."""

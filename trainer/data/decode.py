@@ -26,7 +26,7 @@ def decode(content: bytes, max_pixels: int, decode_side: int | None = None) -> I
         The image, cropped to `MAX_ASPECT`.
 
     Raises:
-        UndecodableImage: the bytes are not an image, the image is too large, or it is truncated.
+        UndecodableImage: the bytes are not an image of an accepted format, or it is too large, too complex or damaged.
     """
     try:
         opened = open_image(content, ImageLimits(max_pixels=max_pixels))
@@ -34,7 +34,11 @@ def decode(content: bytes, max_pixels: int, decode_side: int | None = None) -> I
         with decoding(f"pixels of mode {image.mode}"):
             return _middle(opened.upright(image.convert("RGB")))
     except BadImage as error:
-        setting = "; data.max_pixels sets the limit" if error.reason is BadImageReason.TOO_MANY_PIXELS else ""
+        setting = (
+            "; data.max_pixels sets the limit of width x height, up to Pillow's limit"
+            if error.reason is BadImageReason.TOO_MANY_PIXELS
+            else ""
+        )
         raise UndecodableImage(f"{error}{setting}") from error
 
 

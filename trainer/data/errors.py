@@ -11,7 +11,7 @@ from open_diht.common.shard_index import Defect
 from open_diht.trainer.errors import TrainingError
 
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
-"""Errors that NumPy raises for files whose arrays are damaged or missing."""
+"""Most errors that NumPy raises for files whose arrays are damaged or missing."""
 
 
 class Kind(StrEnum):
@@ -37,15 +37,15 @@ class BadSource(DataError, WrongUse):
 
 
 class ShardMismatch(DataError):
-    """Shards differ from their manifest or from the run's index."""
+    """Shards differ from their manifest or from the run's index, or one of these cannot be read."""
 
 
 class ConceptMismatch(DataError, WrongUse):
-    """Concept targets are missing or damaged, or do not belong to the samples they are joined to."""
+    """Concept targets are missing or damaged, or do not fit the samples, the settings or each other."""
 
 
 class TooManyBad(DataError):
-    """There are more bad samples than `max_bad_share` allows."""
+    """There are more bad samples than `max_bad_share` allows, or no sample can replace a bad one."""
 
 
 class ShardUnavailable(DataError):

@@ -6,7 +6,7 @@
     images    (n, h, w, 3) uint8, instead of features
     caption   (m,) text
     image     (m,) row of features or images for each caption; optional: by default m = n, in their order
-    key       (m,) text, unique over all files; optional: by default made of the file's name and the row
+    key       (m,) text, unique over all files; optional: by default made of the file's name and the number of the pair
 
 Several captions of an image are several pairs with the same image hash.
 """
@@ -171,7 +171,7 @@ class FeatureLoader(Loader):
     Raises:
         BadSource, ConceptMismatch: the data or their concept targets cannot be used.
         StoreError: concept targets at a URL cannot be read.
-        ValueError: the batch size, rank or seed is out of range.
+        ValueError: the batch size, rank, seed or number of samples is out of range.
     """
 
     def __init__(
@@ -243,7 +243,7 @@ class FeatureLoader(Loader):
 
 
 def _joined(files: Sequence[FeatureFile], concepts: ConceptTargets) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return ids and probabilities of all pairs by head. Raises `ConceptMismatch` if a file has no targets."""
+    """Return ids and probabilities of all pairs by head. Raises `ConceptMismatch` if a file or a pair has none."""
     parts: dict[str, list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]] = {}
     for file in files:
         targets = concepts.shard(file.name, file.sha256)

@@ -78,7 +78,7 @@ class Batches(Dataset[tuple[Any, Any]]):
 
     @contextmanager
     def starting(self) -> Iterator[None]:
-        """Block signals while workers start, so that they inherit blocked signals until `begin` sets handlers."""
+        """Block SIGTERM and SIGINT while workers start, so that workers too block them until `begin` sets handlers."""
         self._dismissed[0] = False
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
         try:
@@ -91,7 +91,7 @@ class Batches(Dataset[tuple[Any, Any]]):
         self._dismissed[0] = True
 
     def end_workers(self) -> None:
-        """End the workers at once. Torch would wait five seconds for each one that hangs."""
+        """Send SIGTERM to the workers at once. Torch would first wait five seconds for each one that hangs."""
         self.dismiss()
         mine = set(self._pids.tolist())
         for child in multiprocessing.active_children():

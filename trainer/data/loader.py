@@ -1,7 +1,7 @@
 """Loaders: the batches of an epoch for one rank, from any position. `ShardLoader` reads shards.
 
 For given data and settings a batch is a function of (seed, epoch, number, global batch size): the order is
-arithmetic (`order`), a sample is read by its position in the tar, and its augmentation is seeded by
+arithmetic (`order`), a sample of a shard is read by its position in the tar, and its augmentation is seeded by
 seed, epoch and position. So a resume just starts at another number, and the content of a global
 batch does not depend on workers or ranks. `feed` runs the workers.
 """
@@ -64,7 +64,7 @@ class Loader(ABC):
         if not batches:
             raise BadSource(
                 f"an epoch of {samples:,} samples does not fill one global batch of {part.batch_size} x {part.world}"
-                ": lower the batch size, or read more data"
+                ": lower the batch size, or let an epoch have more samples"
             )
         self.batches_per_epoch = batches
         self.samples_per_epoch = batches * part.whole if settings.drop_last else samples
@@ -100,7 +100,7 @@ class Loader(ABC):
         """Continue the counts of an earlier loader.
 
         Args:
-            read: its counts of samples by kind.
+            read: its `read`.
             epoch: the epoch that is resumed.
             lost: number of bad samples in that epoch so far.
         """
@@ -138,6 +138,7 @@ class Loader(ABC):
             ShardUnavailable, ShardMismatch, ConceptMismatch: a shard cannot be opened or has changed, or concept
                 targets do not belong to it.
             StoreError: concept targets at a URL cannot be read.
+            OSError: the cache folder cannot be written.
         """
         if epoch < 0 or not 0 <= start <= self.batches_per_epoch:
             raise ValueError(f"epoch {epoch}, batch {start}: an epoch has {self.batches_per_epoch} batches")
@@ -199,8 +200,10 @@ class ShardLoader(Loader):
         device: device on which batches are returned; a batch for a GPU is copied while the one before is used.
 
     Raises:
-        BadSource, ShardMismatch, ShardUnavailable, ConceptMismatch, TooManyBad: the data cannot be used as configured.
+        BadSource, ShardMismatch, ShardUnavailable, ConceptMismatch, TooManyBad, WrongUse: the data cannot be used as
+            configured.
         StoreError: concept targets at a URL cannot be listed.
+        OSError: the cache folder cannot be written.
         ValueError: the batch size, rank, seed or number of samples is out of range, or there are not as many
             `concepts` as sources.
     """

@@ -183,6 +183,7 @@ class Reader:
         Raises:
             TooManyBad, ShardLost: no sample could replace a bad one.
             ShardUnavailable, ShardMismatch, ConceptMismatch, StoreError: a shard or its targets cannot be used.
+            OSError: the cache folder cannot be written.
         """
         bad: list[Bad] = []
         sources, shards, rows, positions = (each.tolist() for each in self._slice(epoch, number))
@@ -351,7 +352,7 @@ class Reader:
         index = load(shard.index)
         if index.identity != shard.sha256:
             raise ShardMismatch(
-                f"shard {shard.file.url} was indexed again while this run read it, because it changed; restore it, "
+                f"shard {shard.file.url} was indexed again while this run read it; restore it, "
                 f"or continue without it: data.skip=[{shard.file.name}]"
             )
         rows, _ = rows_to_read(index, self._settings.split, self._subset)

@@ -65,11 +65,11 @@ class DataSettings:
     None: 1 without a shuffle, else the number of shards of the source with most, rounded down to a power of two,
     at most 64, and for remote shards at most what fits in the cache; a resumed run keeps its number."""
     skip: tuple[str, ...] = ()
-    """File names or paths of shards to leave out. In a resumed run that began with them, samples of
-    the following shards take their places in the order, so that all other samples keep theirs."""
+    """File names or paths of shards to leave out. A resumed run that began with them takes only file names;
+    samples of the following shards take their places in the order, so that all other samples keep theirs."""
     subset: str = ""
-    """Local file with the uids of the samples to read: DataComp's `subset.npy`, or a text file with
-    one uid of 32 hex digits per line. A sample's uid is the `uid` of its JSON, else that in a key
+    """Local file with the uids of the samples to read from shards: DataComp's `subset.npy`, or a text file
+    with one uid of 32 hex digits per line. A sample's uid is the `uid` of its JSON, else that in a key
     `UID` or `UID-NUMBER`. The run reports how many uids are missing from the shards. Empty: all samples."""
     selection: str = ""
     """Uids with repeats, instead of `subset`: a folder of `make select`, its `selection.npy`, or another file whose
@@ -80,7 +80,7 @@ class DataSettings:
     captions_field: str = "captions"
     """Name of the list of captions in a sample's JSON, for `captions: random`."""
     samples_per_epoch: Total | None = None
-    """Samples per epoch over all ranks. None: as many as the sources hold. With this or with weights an
+    """Samples per epoch over all ranks. None: as many as one pass over the sources reads. With this or with weights an
     epoch may take only part of a source, or repeat it; the next epoch continues where this one stopped."""
     drop_last: bool = True
     """True, which training requires: leave out the samples that do not fill a last global batch; in
@@ -99,7 +99,7 @@ class DataSettings:
     """Smallest side, in pixels, to which JPEGs may be reduced while decoding. They are decoded at a half, a quarter
     or an eighth of their size if both sides stay at or above it, which saves most of the time. None: full size."""
     max_pixels: Positive = 100_000_000
-    """Largest accepted image, in pixels (width x height, from its header)."""
+    """Largest accepted image, in pixels (width x height, from its header). Pillow opens none above 178,956,970."""
     index_folder: str | None = None
     """Folder for the indexes of shards. None: next to local shards if their folder is writable
     and `make filter` gives no `index/`, else `index` in `cache_folder`."""

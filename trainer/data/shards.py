@@ -116,10 +116,13 @@ def open_source(
         found: records which uids of the subset are in the shards.
 
     Raises:
-        BadSource: there are no shards or samples to read, or the shards are not those of `begun`.
-        ShardMismatch: shards differ from their manifest.
+        BadSource: there are no shards or samples to read, the store or the folder of indexes cannot be used, or the
+            shards or their samples are not those of `begun`.
+        WrongUse: the path of the source is not an address that fsspec can use.
+        ShardMismatch: shards differ from their manifest, or it or an index cannot be read.
         ShardUnavailable: a shard without an index cannot be opened or fetched.
         TooManyBad: more than `max_bad_share` of the samples is unusable.
+        OSError: the cache folder cannot be written.
     """
     there = find_shards(source.path)
     urls, manifest = there.urls, there.entries
@@ -169,9 +172,9 @@ def open_source(
 
 
 def _as_begun(path: str, found: Sequence[Shard], begun: Sequence[ShardFacts], skip: Sequence[str]) -> list[Shard]:
-    """Return the shards that a resumed run began with. Those in `data.skip` are marked as left out.
+    """Return the shards that a resumed run began with. Those whose names are in `data.skip` are marked as left out.
 
-    Raises `BadSource` if others have gone or changed, or are new.
+    Raises `BadSource` if others have gone or changed, are new, or have other samples to read.
     """
     there, result = {shard.file.name: shard for shard in found}, []
     for fact in begun:
@@ -259,7 +262,7 @@ def bytes_in_use(sources: Sequence[OpenSource], window: int, streams: int, share
 
 
 def load(path: Path | str, *content: bytes) -> ShardIndex:
-    """Load a stored index, see `shard_index.load`. Raises `ShardMismatch` if it is missing or cannot be read."""
+    """Load a stored index, see `shard_index.load`. Raises `ShardMismatch` if it cannot be read."""
     try:
         return shard_index.load(path, *content)
     except BadIndex as error:
@@ -363,7 +366,7 @@ def _index_folder(found: FoundShards, settings: DataSettings) -> Path:
 def _stamp(url: str) -> str | None:
     """Return a stamp that changes with the file, or None if it is missing.
 
-    Raises `BadSource` for a folder, and if the file cannot be reached.
+    Raises `BadSource` for a folder, and what `reached` raises.
     """
     with reached(f"shard {url}"), contextlib.suppress(FileNotFoundError):
         if not is_remote(url):

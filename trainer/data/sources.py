@@ -44,8 +44,8 @@ class FoundShards(NamedTuple):
 def find_shards(path: str) -> FoundShards:
     """Find the tars of a source, including missing ones that a manifest or a brace pattern names.
 
-    Raises `BadSource` if there are none or they cannot be listed, `ShardMismatch` if they differ from the manifest,
-    `WrongUse` if the path is not an address that fsspec can use.
+    Raises `BadSource` if there are none, two have one name, or they cannot be listed, `ShardMismatch` if they differ
+    from the manifest or it cannot be read, `WrongUse` if the path is not an address that fsspec can use.
     """
     braces = _BRACES.search(path)
     if braces:

@@ -3,7 +3,7 @@
 A shard is read at random places during one window of the shuffle and then not for a long time, so it
 is fetched once and dropped when the cache is full. The workers and ranks of a machine share the cache;
 a lock per shard prevents fetching it twice at the same time. The cache keeps to its bound: fetches reserve their space,
-and workers open a file for one sample only, so that no dropped file keeps its space for long.
+and workers of a training open a file for one sample only, so that no dropped file keeps its space for long.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A subset is DataComp's `subset.npy`, uids as pairs of unsigned 64-bit numbers, or a text file with one uid
 of 32 hex digits per line. A sorted `.npy` file (of a subset: without repeats) is searched on the disk, so it
 may be larger than memory. In a selection, which `make select` writes, a uid that occurs r times is read r times
-in a pass.
+in a pass (once if it is held out).
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class Passes(Protocol):
     def sums(tile: Tile, beta: float) -> tuple[Tensor, Tensor, Tensor]:
         """Return the largest s_ij of each row's negatives, S(1 + beta) and S(beta), each (c,).
 
-        All are -inf for a row without negatives. The caller does not read S(beta) if beta is 0.
+        All are -inf for a row without negatives. The caller does not use S(beta) if beta is 0.
 
         Args:
             tile: the tile, whose logits may be overwritten.
@@ -92,7 +92,7 @@ def tile_rows(b: int, n: int, elements: int | None = None) -> int:
     Args:
         b: number of rows of the whole matrix.
         n: number of columns.
-        elements: largest number of similarities in a tile; None: `TILE_ELEMENTS`.
+        elements: largest number of similarities in a tile of several rows; None: `TILE_ELEMENTS`.
     """
     return max(1, min(b, (elements or TILE_ELEMENTS) // max(n, 1)))
 

@@ -27,7 +27,7 @@ _NONE = tl.constexpr(-math.inf)
 
 
 def hn_nce_rows_fused(x_bd: Tensor, y_nd: Tensor, scale: Tensor, *, chunk: int | None, **options: Any) -> RowLosses:
-    """Compute `hn_nce_rows` on a GPU, with the same arguments and result, in tiles of `chunk` rows (None: 128 MiB).
+    """Compute `hn_nce_rows` on a GPU, with the same arguments and result, in tiles of `chunk` rows or about 128 MiB.
 
     Also raises ValueError if the features are not on a GPU, unless Triton interprets the kernels.
     """

@@ -69,7 +69,7 @@ class HnNce(Loss):
     tile once. auto: triton on a GPU that it supports, if the package and a C compiler are installed;
     otherwise eager if the matrix takes at most 256 MiB and `chunk` is not set, else tiles."""
     chunk: Positive | None = None
-    """Rows of a tile. None: tiles of 32 MiB, or 128 MiB with triton."""
+    """Rows of a tile. None: tiles of at most 32 MiB, or 128 MiB with triton, or of one row."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -129,10 +129,10 @@ class HnNce(Loss):
 class InfoNce(HnNce):
     """The InfoNCE loss: HN-NCE with alpha 1 and beta 0, whatever the settings `alpha` and `beta` are.
 
-    Unless duplicates are masked, its value is, up to rounding, that of open_clip's `ClipLoss` on normalized
-    features. In float32 the gradients of the two differ for easy pairs, where they are near zero, and those here
-    are more exact: cross_entropy computes the positive's gradient as p - 1, which cancels as p approaches 1, while
-    this one comes from a sigmoid.
+    Unless duplicates are masked, its value in one process is, up to rounding, that of open_clip's `ClipLoss` on
+    normalized features. In float32 the gradients of the two differ for easy pairs, where they are near zero, and
+    those here are more exact: cross_entropy computes the positive's gradient as p - 1, which cancels as p approaches
+    1, while this one comes from a sigmoid.
     """
 
     name: str = "infonce"

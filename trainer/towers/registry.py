@@ -1,4 +1,5 @@
-"""Towers by name: `tower: convnet` in a vision_cfg or text_cfg selects one, and the other keys are its settings.
+"""Towers by name: `tower: convnet` in a vision_cfg or text_cfg selects one; the other keys,
+except those of the tokenizer, are its settings.
 
 A tower is a `torch.nn.Module` whose constructor takes `embed_dim`, the size of the joint embedding, and its
 settings.
@@ -6,7 +7,7 @@ settings.
 - An image tower has `input_shape`, (d,) for features or (3, side, side) for images, and maps (b, *input_shape) to
   (b, embed_dim).
 - A text tower also takes `vocab_size` and `context_length`, and maps ids (b, context_length) to (b, embed_dim). Short
-  captions are padded with id 0, or with the padding id of the tokenizer that `hf_tokenizer_name` names.
+  captions are padded with id 0.
 
 Any class with this interface can be named as `package.module:Class`, without registration.
 """
@@ -33,7 +34,7 @@ TOWERS: dict[str, type[nn.Module]] = {
 
 
 class BadTower(ValueError):
-    """A tower is unknown or does not take its settings; the message names it."""
+    """A tower is unknown or cannot be used as configured; the message names it."""
 
 
 def register(name: str, tower: type[nn.Module]) -> None:
@@ -57,7 +58,7 @@ def build_tower(settings: Mapping[str, Any], embed_dim: int, **given: Any) -> nn
         given: further arguments of the constructor.
 
     Raises:
-        BadTower: the tower is unknown or does not take its settings.
+        BadTower: the tower is unknown, cannot be imported, is not a module of torch or does not take its settings.
     """
     name = str(settings["tower"])
     try:

@@ -26,7 +26,8 @@ def frequent_words(captions: Iterable[str], at_least: int = 2) -> list[str]:
 
 
 def read_words(path: Path) -> list[str]:
-    """Read a vocabulary from a file with one word per line. Raises OSError, or ValueError for no or repeated words."""
+    """Read a vocabulary from a file with one word per line. Raises OSError, or ValueError for no or
+    repeated words or for text that is not UTF-8."""
     words = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not words or len(set(words)) < len(words):
         raise ValueError(f"{path} holds {len(words)} words, {len(set(words))} different ones")

@@ -138,7 +138,7 @@ def verb_rating(lemma: str) -> VerbRating | None:
 
 
 def noun_rating(word: str) -> NounRating | None:
-    """Return the rating of a lower-case noun, singular or plural, None if it is not rated."""
+    """Return the rating of a lower-case noun, singular or in a plural of `_PLURALS`, None if it is not rated."""
     nouns = _nouns()
     if rating := nouns.get(word):
         return rating

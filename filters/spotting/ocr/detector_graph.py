@@ -272,7 +272,7 @@ def _split_concatenations(graph: Graph) -> bool:
 
 def _weights_over(graph: Graph, joined: Any) -> list[_Array] | None:
     """Return the weights for each of the joined maps of the convolution that alone reads them; None
-    if there is none."""
+    if there is none, or if it is not known which weights are whose."""
     convolution = graph.only_user(joined.output[0])
     if convolution is None or convolution.op_type != "Conv" or attributes_of(joined).get("axis") != 1:
         return None

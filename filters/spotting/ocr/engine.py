@@ -142,7 +142,8 @@ class Engine:
         return len(column.parts) > 1 or readings[column.parts[0]][1] < self.settings.turn_below
 
     def _surer(self, word: Reading, parts: Sequence[Reading]) -> Reading:
-        """Return the more certain reading of a column: its letters together, or its parts one by one."""
+        """Return the more certain reading of a column: its letters together, or, if two or more of them
+        count, its parts one by one."""
         read = [(text.strip(), score) for text, score in parts if self._counts(text, score)]
         if len(read) < 2:
             return word

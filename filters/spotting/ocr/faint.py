@@ -47,8 +47,8 @@ class Region:
 def faint_region(
     probabilities: Floats, shape: tuple[int, ...], boxes: Sequence[Quad], settings: SpotterSettings
 ) -> Region | None:
-    """Return the part of an image that has thin lines, or faint pixels outside of all lines; None
-    if no part does, or if it can hardly be enlarged.
+    """Return the part of an image that has thin lines, or at least ten faint pixels outside of all
+    lines; None if no part does, or if it can hardly be enlarged.
 
     Args:
         probabilities: the map, float32 (height, width).

@@ -1,8 +1,8 @@
 """Decode JPEGs with OpenCV, which writes blue, green and red directly: without Pillow's two
 conversions, in half the time.
 
-Both use libjpeg-turbo and give the same pixels. OpenCV does not report damage, so only whole files
-are decoded here (`decode.decode_image`).
+Both use libjpeg-turbo and give the same pixels. OpenCV does not report damage, so only files
+that have JPEG's end marker are decoded here (`decode.decode_image`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def decode_jpeg(data: bytes, scale: int) -> Pixels | None:
 
     Args:
         data: the whole file.
-        scale: 1, 2, 4 or 8; the sides are divided by it.
+        scale: 1, 2, 4 or 8; the sides are divided by it, rounded up.
     """
     try:
         return cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS[scale] | cv2.IMREAD_IGNORE_ORIENTATION)  # type: ignore[return-value]

@@ -49,7 +49,7 @@ class Format(ABC):
     name: ClassVar[str]
     """Name that users type and that plans record."""
     endings: ClassVar[tuple[str, ...]] = ()
-    """File extensions, lower case, with the dot and without that of a compression."""
+    """File extensions, lower case, with the dot. Names lose .gz, .zst, .zstd and .bz2 before the comparison."""
     version: ClassVar[int] = 1
     """Increase it when inspecting the same file gives another result. Older inspections are then discarded."""
 
@@ -94,10 +94,10 @@ class Format(ABC):
             info: the file.
             span: the part of it to read.
             dataset: how its rows are read.
-            images: whether to include image bytes.
+            images: whether to include the column of image bytes, if the format has one.
 
         Raises:
-            UnreadableFile: the file is damaged; the complete rows before are yielded first.
+            UnreadableFile: the file cannot be opened or is damaged; the rows read before are yielded first.
             Unreachable: a store does not answer.
         """
 

@@ -217,7 +217,7 @@ def _check_first_row(rows: list[list[str]], dataset: Dataset, path: str, format:
     if url is None or first[columns.index(url)].startswith("http"):
         return
     shown = first[columns.index(url)][:60]
-    message = f"{path}: the first row has {shown!r} in column '{url}', where an address starts with http"
+    message = f"{path}: the first complete row has {shown!r} in column '{url}', where an address starts with http"
     elsewhere = [index for index, value in enumerate(first) if value.startswith("http")]
     if elsewhere:
         swapped = list(columns)
@@ -225,7 +225,7 @@ def _check_first_row(rows: list[list[str]], dataset: Dataset, path: str, format:
         swapped[index], swapped[elsewhere[0]] = swapped[elsewhere[0]], swapped[index]
         raise BadSchema(f"{message}; the columns are in another order: --columns {','.join(swapped)}")
     if [value.strip().casefold() for value in first] == [name.casefold() for name in columns]:
-        raise BadSchema(f"{message}; this line is a header: read the file with DATASET=custom")
+        raise BadSchema(f"{message}; this line is a header: leave --columns out, or read the file with DATASET=custom")
     raise BadSchema(f"{message}; name the columns in the order of the file: {COLUMNS}")
 
 

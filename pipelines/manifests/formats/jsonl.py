@@ -2,7 +2,8 @@
 
 The columns come from the first objects. A value that does not fit (a later key, or not of the type of a
 column of numbers or booleans) is kept as JSON in the column `_extra`, so that all tables of a file have
-one schema. The value of a key `_extra` is kept there too. Columns of type string hold other values as JSON text.
+one schema. The value of a key `_extra` is kept there too. Columns of type string hold null and NaN as null, and
+other values as JSON text.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ class JsonLines(LineFormat):
         opens_array = isinstance(first, Fault) and first.error == "invalid_json" and start.startswith(b"[")
         if not objects or opens_array:
             raise BadSchema(
-                f"{path}: this is not JSON Lines (one object per line): the file starts with {start!r}. "
-                "Convert it: an array of objects with jq -c '.[]', objects of several lines with jq -c ."
+                f"{path}: this is not JSON Lines (one object per line), or its first lines are bad; it starts with "
+                f"{start!r}. Convert an array of objects with jq -c '.[]', objects of several lines with jq -c ."
             )
         columns = (*infer_columns(objects), EXTRA_COLUMN)
         return Head(columns=columns, row_bytes=mean([line.size + 1 for line in full]))

@@ -196,7 +196,7 @@ def span_lines(info: FileInfo, span: Span) -> Iterator[Line]:
         span: the part of it to read. A compressed file is read whole.
 
     Raises:
-        UnreadableFile: the file is damaged; the lines before are yielded first.
+        UnreadableFile: the file cannot be opened, or is damaged; the lines before the damage are yielded first.
         Unreachable: a store does not answer.
     """
     with reading(info.path):
@@ -241,8 +241,8 @@ def head_lines(path: str, compression: Compression) -> list[Line]:
 
 
 def empty(path: str) -> UnreadableFile:
-    """Return the error for a file that has neither rows nor a header."""
-    return UnreadableFile(path, "EmptyFile", "the file has no line that is not empty")
+    """Return the error for a file in whose first lines is neither a row nor a header."""
+    return UnreadableFile(path, "EmptyFile", "the file has no line, or only empty ones at its beginning")
 
 
 def mean(sizes: Sequence[int]) -> float:

@@ -146,7 +146,7 @@ class Sample:
     sizes: dict[str, int] = field(default_factory=dict)
     """Member sizes in bytes, by extension (lower case, without the first dot)."""
     contents: dict[str, bytes] = field(default_factory=dict)
-    """Contents of the requested members, by extension."""
+    """Contents of the requested members, cut at the limit, by extension."""
     doubled: str | None = None
     """An extension that occurs twice."""
 
@@ -176,7 +176,8 @@ def samples(
             to read; 0 skips it.
 
     Raises:
-        UnreadableFile: the tar is damaged. Samples that another one follows before the damage are yielded first.
+        UnreadableFile: the tar cannot be opened, or is damaged. Samples that another one follows before the damage are
+            yielded first.
         Unreachable: a store does not answer.
     """
     with reading(path):

@@ -4,7 +4,7 @@
 `semantic_stages` run this unit by unit, `deduplication` orders the stages, and later stages read
 `findings`.
 
-Rows never move. A unit writes small records of its survivors. Other work units (ranges of keys, groups
+Rows never move. A unit writes small records of its rows. Other work units (ranges of keys, groups
 of clusters) read their slice of every unit's file and find which rows duplicate which. A unit then
 reads the findings on its own rows.
 """

@@ -20,20 +20,20 @@ _CHUNK = 8_192
 
 
 class FaissMissing(RuntimeError):
-    """The error that faiss is not installed. The message says how to install it."""
+    """The error that faiss cannot be imported. The message says how to install it."""
 
 
 def faiss() -> ModuleType:
     """Return the faiss module.
 
     Raises:
-        FaissMissing: it is not installed.
+        FaissMissing: it cannot be imported.
     """
     try:
         import faiss as module
     except ImportError as error:
         raise FaissMissing(
-            f"semantic de-duplication needs faiss, which is not installed; install it with: {remedy('score')}"
+            f"semantic de-duplication needs faiss, which cannot be imported; install it with: {remedy('score')}"
         ) from error
     return module
 
@@ -67,7 +67,7 @@ def train(sample: Vectors, clusters: int, seed: int) -> Vectors:
 
     Raises:
         ValueError: fewer rows than clusters.
-        FaissMissing: there are several clusters, and faiss is not installed.
+        FaissMissing: there are several clusters, and faiss cannot be imported.
     """
     if len(sample) < clusters:
         raise ValueError(f"{len(sample)} rows do not make {clusters} clusters; take a larger sample or fewer clusters")

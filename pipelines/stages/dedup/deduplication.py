@@ -4,8 +4,9 @@ A row may turn out to be unreadable only when it is written out (the image pages
 damaged, its captions are intact, and spotting was not requested). Such rows take part in the search and
 end up in the dead-letter table.
 
-Exact duplicates are searched for even if they are not rejected, and so are uids that several different
-rows share. Duplicates of a kind are rejected if stage `dedup` is requested and the preset says so.
+Exact duplicates are searched for even if they are not rejected (of images, among those that stage
+`spotting` read), and so are uids that several different rows share. Duplicates of a kind are rejected
+if stage `dedup` is requested and the preset says so.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ def check_semantic(rule: DedupRule) -> None:
     """Check before the run that semantic deduplication has what it needs.
 
     Raises:
-        EncoderError, FaissMissing: the encoder or faiss is missing.
+        EncoderError: see `find_encoder`.
+        FaissMissing: see `faiss`.
     """
     if rule.semantic:
         faiss()
@@ -84,7 +86,8 @@ class Deduplication:
             survivors: for each unit, in the order of the plan, what its survivors depend on.
 
         Raises:
-            RunFailed: a unit of a step that the others need failed repeatedly, such as a range or a group.
+            RunFailed: a unit of a step that the others need failed, such as a range or a group. Other errors are
+                those of `Engine.run`.
         """
         names, pairs = self._work.alive(survivors), self.asked and self.rule.pairs
         own, without_url = (self._work.total("captions", names, of) for of in ("own_uids", "without_url"))
@@ -103,7 +106,7 @@ class Deduplication:
     # ---- exact
 
     def _exact(self, kind: str, survivors: dict[str, str], *, rejects: bool, read: bool) -> None:
-        """Find the duplicates of a kind; `read`: whether to read images that no run has read."""
+        """Find the duplicates of a kind; `read`: whether to read images that stage `spotting` has not read."""
         settings = self.settings
         quick = not read or "spotting" in settings.stages  # spotting records already have the digests
         before = fingerprint_of(VERSION, kind, self._rejecting, read)

@@ -41,7 +41,8 @@ def duplicates(slices: Iterable[tuple[int, NDArray[np.void]]], batch: int = BATC
     Args:
         slices: (number of the unit, its records of the range, sorted like those of `key_records`),
             units ascending.
-        batch: fewest waiting keys that are compared with those seen; results do not depend on it.
+        batch: fewest waiting keys that are compared with those seen, unless they are the last; results do not
+            depend on it.
 
     Raises:
         ValueError: units do not ascend.

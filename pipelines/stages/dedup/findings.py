@@ -23,8 +23,8 @@ UID = "uid"
 KINDS = (PAIR, IMAGE, SEMANTIC)
 """The kinds in the order of comparison; the reason of a kind is `duplicate_<kind>`."""
 COPIES = pa.schema([("duplicate_of", pa.string()), ("duplicate_similarity", pa.float32())])
-"""Columns of rejected rows: the uid of the row that stays in their place, and their cosine to the row that made them
-duplicates (with `against: all`, not always that one; null for exact duplicates)."""
+"""Columns of rejected rows: the uid of the row that they duplicate, which a later kind may reject, and their cosine
+to the row that made them duplicates (with `against: all`, not always that one; null for exact duplicates)."""
 _GROUP_ROWS = 16_384
 
 

@@ -75,7 +75,7 @@ class _OfEmbeddings(_SemanticStage):
     stored: Stored
 
     def _embedded(self, unit: str) -> Embedded | None:
-        """Return the embeddings of a unit's competitors that have one; None if no image has any."""
+        """Return the embeddings of a unit's competitors with status `OK`; None if no row of the unit has it."""
         rows, source = self._competitors(unit), self.stored
         tables = []
         for image_unit in self._plan.image_units(read_json(self.layout.commit("captions", unit))):
@@ -92,7 +92,7 @@ class _OfEmbeddings(_SemanticStage):
         vectors = np.concatenate([matrix(table[source.column]) for table in good])
         order = np.argsort(ordinals, kind="stable")
         ordinals, vectors = ordinals[order], vectors[order]
-        # A row that was scored again is stored twice.
+        # A row that was scored again is stored several times.
         wanted = np.isin(ordinals, rows.ordinals) & (ordinals != np.append(ordinals[1:], -1))
         ordinals, vectors = ordinals[wanted], vectors[wanted]
         return Embedded(ordinals, rows.uids[np.searchsorted(rows.ordinals, ordinals)], vectors)

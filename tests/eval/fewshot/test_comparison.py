@@ -128,7 +128,7 @@ def test_a_mean_per_class_task_is_compared_per_class(tmp_path: Path) -> None:
             "no seed drew the same shots",
         ),
         (lambda path: write(path, predictions(0.5), metric="mean_per_class"), "A has top1, B has mean_per_class"),
-        (lambda path: write(path, predictions(0.5, shots=np.array([2, 8]))), "no method and number of shots"),
+        (lambda path: write(path, predictions(0.5, shots=np.array([2, 8]))), "no number of shots"),
     ],
 )
 def test_what_cannot_be_paired_is_one_row_that_says_why(tmp_path: Path, change: Any, message: str) -> None:

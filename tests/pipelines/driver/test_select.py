@@ -158,7 +158,7 @@ def damaged(output: Path, folder: Path, how: str) -> Path:
 @pytest.mark.parametrize(
     ("how", "words", "says"),
     [
-        ("none", (), r"holds no output of `make filter`; name one"),
+        ("none", (), r"holds no output of `make filter` with a valid plan; name one"),
         ("unfinished", (), r"holds no decisions of a finished run; run the same `make filter` again"),
         ("undecided", (), r"1 of 5 units are not decided; run the same"),
         ("mixed", (), r"1 of 5 units were decided by another preset .*; run the same .*, with one preset"),

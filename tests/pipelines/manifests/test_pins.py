@@ -86,7 +86,7 @@ def test_a_hub_that_cannot_be_asked(hub: Hub, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(NoInput, match=r"hf://datasets/o/n: http://127.0.0.1:9 cannot be reached \(ConnectError"):
         pinned("hf://datasets/o/n", {})
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(NoInput, match="HF_HUB_OFFLINE is set; unset it"):
+    with pytest.raises(NoInput, match="HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set; unset it"):
         pinned("hf://datasets/o/n", {})
 
 

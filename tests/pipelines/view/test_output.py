@@ -68,7 +68,7 @@ def test_a_garbled_record_is_one_line_that_names_it(copied: Path) -> None:
 @pytest.mark.parametrize("content", ["[1]", '{"a": 1}'])
 def test_a_record_of_somebody_else_is_one_line_that_names_it(content: str, copied: Path) -> None:
     (copied / "run.json").write_text(content)
-    with pytest.raises(WrongUse, match=r"run\.json was not written by this version of `make filter`; move it away"):
+    with pytest.raises(WrongUse, match=r"run\.json is not as this version of `make filter` writes it; move it away"):
         Output(copied)
 
 
@@ -83,7 +83,7 @@ def test_so_is_a_commit_record_of_somebody_else(
     output = Output(copied)
     assert record_of(output, path.stem)
     path.write_text(content)
-    with pytest.raises(WrongUse, match=rf"{path.name} was not written by this version of `make filter`; move it away"):
+    with pytest.raises(WrongUse, match=rf"{path.name} is not as this version of `make filter` writes it; move it away"):
         record_of(output, path.stem)
 
 
