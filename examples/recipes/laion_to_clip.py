@@ -26,7 +26,7 @@ def open_diht(*words: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--input", default="data/sample/manifest.tsv", help="Parquet, CSV, TSV or tars; a quoted glob")
+    parser.add_argument("--input", default="data/sample/manifest.tsv", help="manifests or tars, as of make filter")
     parser.add_argument("--work", default="out/laion-to-clip", help="folder for everything that is written")
     parser.add_argument("--config", default="tiny", help="tiny, vit-b-32, ..., or a YAML file")
     parser.add_argument("--image", default="data/sample/images/0019.jpg", help="what is classified")

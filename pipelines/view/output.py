@@ -147,7 +147,7 @@ class Output:
     def state(self) -> State:
         """Return the progress of the run."""
         listing, units, funnel = self.listing(), len(self.plan.units), self.funnel()
-        finished = funnel is not None and len(listing.decided) + len(funnel["set_aside"]) >= units
+        finished = funnel is not None and len({*listing.decided, *funnel["set_aside"]}) >= units
         return State(units, len(listing.decided), len(listing.decided) + len(listing.undecided), finished)
 
     def order(self, unit: str) -> int:
