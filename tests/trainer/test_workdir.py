@@ -220,7 +220,9 @@ def test_each_address_has_its_own_folder_on_the_disk(tmp_path: Path, monkeypatch
         (errno.ENOLCK, r"cannot be locked \(.*No locks available\): take one on another file system"),
     ],
 )
-def test_a_file_system_without_locks_is_not_another_run(code: int, says: str, tmp_path: Path, monkeypatch) -> None:
+def test_a_file_system_without_locks_is_not_another_run(
+    code: int, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def lockf(*arguments: object) -> None:
         raise OSError(code, os.strerror(code))
 
@@ -229,7 +231,7 @@ def test_a_file_system_without_locks_is_not_another_run(code: int, says: str, tm
         pass
 
 
-def test_a_rename_that_is_killed_leaves_no_complete_folder(store: FsspecStore, monkeypatch) -> None:
+def test_a_rename_that_is_killed_leaves_no_complete_folder(store: FsspecStore, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("manifest.json", "weights"):
         store.write(name.encode(), f"step-1/{name}")
     copied: list[str] = []

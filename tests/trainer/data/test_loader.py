@@ -328,7 +328,7 @@ def test_many_neighbours_may_be_lost(told: bool, tars: Any, load: Any, tmp_path:
 
 @pytest.mark.parametrize("pattern", ["", "{00000..00001}.tar"])
 @pytest.mark.parametrize("begins", ["", "{}/", "file://{}/"])
-def test_shards_are_left_out_by_path(begins: str, pattern: str, tars, load, tmp_path, monkeypatch) -> None:
+def test_shards_are_left_out_by_path(begins, pattern, tars, load, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder, other = tars.folder(tmp_path / "d", [4, 8]), tars.folder(tmp_path / "e", [8], first=12)
     sources = (f"{folder.name}/{pattern}" if pattern else folder, other)
