@@ -108,7 +108,7 @@ def model_card(
     results: Sequence[str],
     versions: Mapping[str, str],
     parent: str | None,
-    own: bool,
+    architecture: Mapping[str, Any],
 ) -> str:
     """Return the model card: data, training, and quality on held-out pairs.
 
@@ -121,7 +121,7 @@ def model_card(
         results: lines about checks.
         versions: package name to version.
         parent: the checkpoint from which the run branched, if any.
-        own: whether a tower is not one of open_clip's.
+        architecture: open_clip's `model_cfg`.
 
     Returns:
         Markdown with the metadata header of the Hugging Face hub.
@@ -137,7 +137,11 @@ def model_card(
     started = parent or ", ".join(part for part in start if part) or "random numbers"
     averaged = f" They are an average over steps (EMA, decay {config.run.ema:g})." if config.run.ema else ""
     measured = "\n".join(f"- {line}" for line in results) or "- nothing was measured"
-    library = "open_diht" if own else "open_clip"
+    own, text = has_own_tower(dict(architecture)), architecture["text_cfg"]
+    library, use = ("open_diht", _OWN) if own else ("open_clip", _OPEN_CLIP)
+    if name := text.get("hf_tokenizer_name"):  # the folder holds no files of Hugging Face's tokenizer
+        made = f"open_clip.tokenizer.HFTokenizer({name!r}, context_length={text.get('context_length', 77)})"
+        use = use.replace('open_clip.get_tokenizer("local-dir:PATH_OF_THIS_FOLDER")', made)
     return f"""---
 library_name: {library}
 pipeline_tag: zero-shot-image-classification
@@ -159,7 +163,7 @@ knowledge (unverified). The program has been tested on CPUs only: no GPU had run
 ## Use
 
 ```python
-{_OWN if own else _OPEN_CLIP}
+{use}
 ```
 
 ## Data

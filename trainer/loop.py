@@ -30,7 +30,6 @@ import yaml
 
 from open_diht.common.ranks import Ranks, joined_ranks, same_on_all
 from open_diht.trainer import checks
-from open_diht.trainer.architecture import has_own_tower
 from open_diht.trainer.assembly import Parts, device_type, introduction, prepare_torch
 from open_diht.trainer.checkpoint import Checkpoint, name_of
 from open_diht.trainer.checks import Share
@@ -330,7 +329,7 @@ class _Run:
             results=checks.lines(self.measured),
             versions={name: version(name) for name in ("torch", "open_clip_torch", "timm")},
             parent=None if self.parent is None else str(self.parent),
-            own=has_own_tower(self.parts.architecture),
+            architecture=self.parts.architecture,
         )
         weights, shape = self.parts.judged.clip.state_dict(), self.parts.shape
         seen = preprocessing(self.config.transform, shape[1]) if len(shape) == 3 else {}

@@ -109,7 +109,7 @@ def without_checkpointing(student: Student) -> Iterator[bool]:
 
 @contextmanager
 def probe(student: Student, pairs: int, shape: tuple[int, ...], tokens: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield images and texts for a probe, on the student's device; random numbers are restored on leaving.
+    """Yield images and texts for a probe, on the student's device. Restore random numbers and batch norms on leaving.
 
     Args:
         student: the student to probe.
@@ -118,8 +118,11 @@ def probe(student: Student, pairs: int, shape: tuple[int, ...], tokens: Tensor) 
         tokens: (1, context) ids of any caption.
     """
     device = student.clip.logit_scale.device
+    before = [(buffer, buffer.clone()) for buffer in student.statistics()]
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield torch.zeros(pairs, *shape, device=device), tokens.to(device).expand(pairs, -1)
+    for buffer, value in before:
+        buffer.copy_(value)
 
 
 def _kept(student: Student, pairs: int, shape: tuple[int, ...], tokens: Tensor) -> int:

@@ -186,10 +186,15 @@ class Stepper:
         return parts
 
     def _too_large(self, pairs: int) -> str:
+        smaller, parts = "lower schedule.batch_size in a new WORKDIR", min(pairs, 2 * self._parts)
+        if parts > self._parts and self.config.model.batch_norm == "frozen":  # batch norms of batches allow one part
+            smaller = (
+                f"set schedule.micro_batches={parts}, which lets the same command resume from the last checkpoint, or "
+                + smaller
+            )
         return (
             f"a step needs more memory than available, with {pairs:,} pairs on each rank and schedule.micro_batches "
-            f"{self._parts}: set schedule.micro_batches={min(pairs, 2 * self._parts)}, which lets the same "
-            "command resume from the last checkpoint, or lower schedule.batch_size in a new WORKDIR"
+            f"{self._parts}: {smaller}"
         )
 
     def _read(self, loss: BatchLoss, gradient: Tensor, scale: Tensor) -> tuple[float, float, dict[str, float]]:

@@ -255,14 +255,14 @@ class FsspecStore:
         return folder
 
     def rename(self, name: str, other: str, last: str) -> None:
-        """Rename a folder: copy its files in the store, then delete the old ones.
+        """Rename a folder: copy its files in the store, its last file at the end, then delete the old ones.
 
         Args:
             name: the old name.
             other: the new name.
             last: path in the folder of its last file.
         """
-        for path in self.files(name):
+        for path in sorted(self.files(name), key=lambda path: path == last):
             with self._asking(f"{name}/{path}") as inside:
                 self.fs.cp_file(inside, f"{self.path}/{other}/{path}")
         self.remove(name, last)
@@ -323,11 +323,12 @@ def _made(folder: Path) -> Path:
 @contextmanager
 def on_disk(folder: str) -> Iterator[Path]:
     """Yield a folder on this machine's disk: `folder`, or a temporary copy if it is a URL."""
-    if not is_remote(folder):
-        yield Path(folder)
+    store = store_at(folder)
+    if isinstance(store, LocalStore):
+        yield store.folder
         return
     with tempfile.TemporaryDirectory(prefix="diht-") as copy:
-        FsspecStore(folder).download("", Path(copy))
+        store.download("", Path(copy))
         yield Path(copy)
 
 

@@ -26,7 +26,7 @@ _PAUSE_S = 1.0  # between polls of the process; ranks wait for each other only t
 _OF_LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK", "MASTER_ADDR",
                  "MASTER_PORT")  # fmt: skip
 _COMMAND = (sys.executable, "-m", "open_diht.eval")
-RESULTS, LOG = "results.json", "log.txt"
+RESULTS, REPORT, LOG = "results.json", "report.html", "log.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,8 @@ def _start(tasks: str, model: Path, output: Path, device: torch.device) -> subpr
     if device.type == "cuda":
         torch.cuda.empty_cache()  # frees what the training does not use at the moment
     output.mkdir(parents=True, exist_ok=True)
-    (output / RESULTS).unlink(missing_ok=True)  # left by an earlier try
+    for name in (RESULTS, REPORT):
+        (output / name).unlink(missing_ok=True)  # left by an earlier try
     words = ("--model", str(model), "--tasks", tasks, "--output", str(output), "--device", device.type, "--shots", "0")
     with open(output / LOG, "wb") as log:
         return subprocess.Popen(
@@ -125,9 +126,9 @@ def _read(output: Path, code: int) -> Evaluated:
         rows = json.loads((output / RESULTS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         rows = None
-    # Results are written task by task, so the file does not show that the evaluation finished. Status 1 also means that
-    # a task has no data, but only a failed evaluation ends its log with an error line.
-    failed = rows is None or code not in (0, 1) or text.strip().rpartition("\n")[2].startswith("error: ")
+    # Results are written task by task, and status 1 also means that a task has no data, so neither shows that the
+    # evaluation finished. It writes its report at the end.
+    failed = rows is None or code not in (0, 1) or not (output / REPORT).exists()
     why = f"status {code}: {_last_line(text)}" if failed else ""
     said = [f"check.tasks failed, {why}; see {log}; the training continues"] if failed else []
     rows = rows or []

@@ -37,6 +37,7 @@ _UNREADABLE = (
     TypeError,
     AttributeError,
     AssertionError,
+    StopIteration,
 )
 """Errors that torch, safetensors and open_clip raise for a file of another kind."""
 

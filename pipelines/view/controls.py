@@ -102,13 +102,25 @@ def moved(preset: Preset, given: Mapping[str, str], controls: list[Control]) -> 
 
 
 def as_yaml(preset: Preset) -> str:
-    """Return the file of a preset. If a packaged preset has its name, the file holds only the changes to it."""
+    """Return the file of a preset.
+
+    If a packaged preset has its name and no setting that this one lacks, the file holds only the changes to it.
+    """
     content = json.loads(json.dumps(preset.as_content()))  # tuples become lists, which YAML can hold
     if preset.name in preset_names():
         base = json.loads(json.dumps(load_preset(preset.name).as_content()))
-        content = {"base": preset.name} | {name: _changes(value, base.get(name)) for name, value in content.items()}
-        content = {name: value for name, value in content.items() if value not in ({}, None)}
+        if not _lacks(content, base):  # a file cannot take away what its base has
+            content = {"base": preset.name} | {name: _changes(value, base.get(name)) for name, value in content.items()}
+            content = {name: value for name, value in content.items() if value not in ({}, None)}
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=10_000)
+
+
+def _lacks(content: Mapping[str, Any], base: Mapping[str, Any]) -> bool:
+    """Return whether a section of the base, or a setting in it, is missing."""
+    return any(
+        name not in content or (isinstance(value, dict) and not value.keys() <= content[name].keys())
+        for name, value in base.items()
+    )
 
 
 def _changes(value: Any, base: Any) -> Any:

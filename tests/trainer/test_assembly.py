@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from open_diht.common.command_line import WrongUse
 from open_diht.trainer.assembly import _about_precision, prepare_torch
+from open_diht.trainer.loop import train
 from open_diht.trainer.losses import HnNce, hn_nce
 
 GPU = torch.device("cuda", 0)
@@ -61,3 +63,14 @@ def test_kernels_that_cannot_be_built_are_said_and_done_without(monkeypatch: pyt
         assert why in remark if why else not remark
         assert HnNce()._chosen(large, large) == form
     assert not HnNce(implementation="tiles").remark(GPU) and not HnNce().remark(torch.device("cpu"))
+
+
+def test_kernels_that_were_asked_for_and_cannot_run_are_refused(tiny_config, tmp_path, monkeypatch):
+    kernels = HnNce(implementation="triton")
+    with pytest.raises(WrongUse, match=r"loss.implementation triton: .*need a GPU, and .* is cpu: set it to auto"):
+        train(tiny_config(loss={"implementation": "triton"}), tmp_path / "w")
+    monkeypatch.setattr(hn_nce, "without_kernels", lambda device: "the package is not installed")
+    with pytest.raises(WrongUse, match=r"triton: .*; the package is not installed: set it to auto"):
+        kernels.remark(GPU)
+    monkeypatch.setattr(hn_nce, "without_kernels", lambda device: "")
+    assert kernels.remark(GPU) == ""

@@ -14,7 +14,7 @@ from PIL import Image
 
 from open_diht.trainer.architecture import architecture, build
 from open_diht.trainer.config import ModelSettings, TransformSettings
-from open_diht.trainer.export import CannotExport, export
+from open_diht.trainer.export import CannotExport, export, model_card
 from open_diht.trainer.transforms import Pixels, preprocessing, transform
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -88,3 +88,13 @@ def test_a_disk_that_is_full_leaves_the_old_export(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert (folder / "README.md").read_text() == "old" and [path.name for path in tmp_path.iterdir()] == ["export"]
+
+
+def test_the_card_names_a_tokenizer_that_the_folder_does_not_hold(tiny_config: Any) -> None:
+    counts: dict[str, Any] = {"samples": 8, "steps": 1, "skipped": 0, "pairs": 8}
+    about: dict[str, Any] = {**counts, "results": [], "versions": {}, "parent": None}
+    hub = {"vision_cfg": {}, "text_cfg": {"hf_tokenizer_name": "roberta-base", "context_length": 64}}
+    card = model_card(tiny_config(), **about, architecture=hub)
+    assert "tokenizer = open_clip.tokenizer.HFTokenizer('roberta-base', context_length=64)\n" in card
+    card = model_card(tiny_config(), **about, architecture={"vision_cfg": {}, "text_cfg": {}})
+    assert 'tokenizer = open_clip.get_tokenizer("local-dir:PATH_OF_THIS_FOLDER")\n' in card

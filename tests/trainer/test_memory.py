@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from open_diht.common.ranks import Ranks
 from open_diht.trainer import assembly, memory, step
 from open_diht.trainer.cli import main
 from open_diht.trainer.config import ConceptSettings, ModelSettings
@@ -86,6 +87,13 @@ def test_where_no_pair_fits(tiny_values: Any, tmp_path: Path, monkeypatch: Any, 
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(tiny_values(schedule={"micro_batches": "auto"})))
     assert main(["--config", str(tmp_path / "mine.yaml"), "--workdir", str(tmp_path / "w")]) == 2
     assert "error: schedule.micro_batches auto: of 9.31e-07 GiB of free memory 80% are used" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("changes", [{"schedule": {"micro_batches": 16}}, {"model": {"batch_norm": "batch"}}])
+def test_where_more_parts_cannot_help_a_smaller_batch_is_advised(changes, tiny_config):
+    config = tiny_config(**changes)
+    text = step.Stepper(tiny(), config, Ranks(), torch.device("cpu"))._too_large(16)
+    assert text.endswith(f"micro_batches {config.schedule.micro_batches}: lower schedule.batch_size in a new WORKDIR")
 
 
 def test_a_step_that_is_too_large_names_the_setting(tiny_values, tmp_path, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import pickle
 import re
@@ -268,6 +269,11 @@ def test_image_towers_of_timm(names: str, tmp_path: Path) -> None:
     assert "head.proj.weight, which start at random" in student.said[0]
 
 
+def saved(content: Any) -> bytes:
+    torch.save(content, file := io.BytesIO())
+    return file.getvalue()
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -278,6 +284,7 @@ def test_image_towers_of_timm(names: str, tmp_path: Path) -> None:
         ("list.bin", pickle.dumps([1, 2])),
         ("zip.ckpt", b"PK\x03\x04 and no more"),
         ("array.npy", b"\x93NUMPY"),
+        ("nothing.pt", saved({})),
     ],
 )
 def test_files_that_hold_no_weights_are_one_line(name: str, content: bytes, tmp_path: Path) -> None:

@@ -40,6 +40,10 @@ rows = [
      "protocol": {"missing": "get it there"}},
 ]
 (output / "results.json").write_text(json.dumps(rows))
+if given["--tasks"] == "crash" and "step-000000000002" in str(output):
+    raise RuntimeError("out of memory")
+(output / "report.html").touch()
+sys.exit(1)  # a task has no number
 """
 
 
@@ -77,6 +81,15 @@ def test_a_failure_is_said_and_the_training_goes_on(stand_in, tiny_config, tmp_p
     assert train(config(tiny_config, "broken"), tmp_path / "w", said.append).finished
     assert any("check.tasks failed, status 1: it does not load; see" in text for text in said)
     assert [line["event"] for line in entries(tmp_path / "w", "event")] == ["tasks_failed"] * 2
+
+
+def test_results_before_a_crash_are_those_of_a_failure(stand_in, tiny_config, tmp_path):
+    said: list[str] = []
+    assert train(config(tiny_config, "crash"), tmp_path / "w", said.append).finished
+    (failure,) = (text for text in said if "check.tasks failed" in text)
+    assert "status 1: RuntimeError: out of memory; see" in failure
+    assert [line["step"] for line in entries(tmp_path / "w", "event")] == [2]
+    assert [line["step"] for line in entries(tmp_path / "w", "check")] == [3]
 
 
 def test_an_unknown_task_is_refused_at_the_start(stand_in, tiny_config, tmp_path):

@@ -101,3 +101,16 @@ def test_a_peak_that_is_told_counts_and_a_cpu_has_none() -> None:
 def test_peak_memory_is_what_was_held_at_most() -> None:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     assert peak_memory(torch.device("cpu")) >= 0.99 * pages * resource.getpagesize() > 50 * 2**20
+
+
+def test_counting_leaves_the_statistics_of_batch_norms() -> None:
+    architecture = {
+        "embed_dim": 8,
+        "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8},
+        "text_cfg": {"context_length": CONTEXT, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1},
+    }
+    settings = ModelSettings(architecture=architecture, batch_norm="batch")
+    student = build_student(settings, ConceptSettings(), {})[0].train()
+    before = [buffer.clone() for buffer in student.statistics()]
+    flops(student)
+    assert before and all(map(torch.equal, before, student.statistics()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -18,7 +19,7 @@ from open_diht.common.command_line import WrongUse
 from open_diht.common.lease import Lease
 from open_diht.common.ranks import Ranks
 from open_diht.trainer import stores
-from open_diht.trainer.stores import FsspecStore, StoreError
+from open_diht.trainer.stores import FsspecStore, StoreError, on_disk
 from open_diht.trainer.workdir import Workdir, _leased, opened, spool
 
 
@@ -209,3 +210,45 @@ def test_each_address_has_its_own_folder_on_the_disk(tmp_path: Path, monkeypatch
     assert len(folders) == 2 and all(folder.is_relative_to(tmp_path) for folder in folders)
     monkeypatch.setitem(os.environ, "XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert spool("s3://bucket/a", None).is_relative_to(tmp_path / "cache" / "diht")
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        (errno.EAGAIN, "another run is writing to"),
+        (errno.EACCES, "another run is writing to"),
+        (errno.ENOLCK, r"cannot be locked \(.*No locks available\): take one on another file system"),
+    ],
+)
+def test_a_file_system_without_locks_is_not_another_run(
+    code: int, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lockf(*arguments: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.lockf", lockf)
+    with pytest.raises(WrongUse, match=says), opened(tmp_path / "w", None, Ranks(), print):
+        pass
+
+
+def test_a_rename_that_is_killed_leaves_no_complete_folder(store: FsspecStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("manifest.json", "weights"):
+        store.write(name.encode(), f"step-1/{name}")
+    copied: list[str] = []
+
+    def killed(source: str, target: str) -> None:
+        copied.append(target)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(store.fs, "cp_file", killed)
+        store.rename("step-1", "damaged-1", "manifest.json")
+    assert [path.rpartition("/")[2] for path in copied] == ["weights"]
+    store.rename("step-1", "damaged-1", "manifest.json")
+    assert store.files() == ["damaged-1/manifest.json", "damaged-1/weights"]
+
+
+@pytest.mark.parametrize("begins", ["", "file://", "local://"])
+def test_a_local_address_is_the_folder_itself(begins: str, tmp_path: Path) -> None:
+    with on_disk(f"{begins}{tmp_path}") as folder:
+        assert folder == tmp_path

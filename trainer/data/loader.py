@@ -203,9 +203,7 @@ class ShardLoader(Loader):
         BadSource, ShardMismatch, ShardUnavailable, ConceptMismatch, TooManyBad, WrongUse: the data cannot be used as
             configured.
         StoreError: concept targets at a URL cannot be listed.
-        OSError: the cache folder cannot be written.
-        ValueError: the batch size, rank, seed or number of samples is out of range, or there are not as many
-            `concepts` as sources.
+        ValueError: the batch size, rank or seed is out of range, or there are not as many `concepts` as sources.
     """
 
     def __init__(

@@ -22,6 +22,8 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
+from open_diht.trainer.data.errors import BadSource
+
 Integers = npt.NDArray[np.int64]
 
 
@@ -237,7 +239,7 @@ class EpochOrder:
         self.counts = apportion([order.size for order in self._orders], weights, total)
         self.samples = sum(self.counts)
         if self.samples > 2**31:  # products of two of them must stay below 2^63
-            raise ValueError(f"an epoch of {self.samples:,} samples: set data.samples_per_epoch to at most 2^31")
+            raise BadSource(f"an epoch of {self.samples:,} samples: set data.samples_per_epoch to at most 2^31")
 
     def batch(self, epoch: int, first: int, last: int) -> tuple[Integers, Integers, Integers, Integers]:
         """Return source, shard, row and position of the samples in a range of an epoch.

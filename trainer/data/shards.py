@@ -126,8 +126,9 @@ def open_source(
     """
     there = find_shards(source.path)
     urls, manifest = there.urls, there.entries
-    named = {url: {url, name_of(url)}.intersection(settings.skip) for url in urls}
-    wanted = [url for url in urls if not named[url]]
+    skipped = _naming(settings.skip, urls, begun or ())
+    left_out = {_place(entry) for entry in skipped}
+    wanted = [url for url in urls if left_out.isdisjoint((name_of(url), _place(url)))]
     if not wanted:
         raise BadSource(f"{source.path}: data.skip leaves out all of its {len(urls):,} shards")
     store = store_of(settings)
@@ -148,13 +149,11 @@ def open_source(
             found.add(places)
         of_rounds = rounds if len(rounds) > 1 else ()
         shards.append(Shard(file, place, index.identity, len(rows), int(others.sum()), of_rounds))
-    skipped = set[str]().union(*named.values())
     if begun is not None:
-        shards = _as_begun(source.path, shards, begun, settings.skip)
-        skipped |= {fact.name for fact in begun}.intersection(settings.skip)
+        shards = _as_begun(source.path, shards, begun, {name_of(entry) for entry in skipped})
         missing = [url for url in missing if name_of(url) not in {fact.name for fact in begun}]
-        left_out = sum(shard.samples for shard in shards if shard.left_out)
-        bad.update({Kind.MISSING_SHARD: left_out} if left_out else {})
+        lost_samples = sum(shard.samples for shard in shards if shard.left_out)
+        bad.update({Kind.MISSING_SHARD: lost_samples} if lost_samples else {})
     for url in missing:  # without a manifest, assume that a missing shard has the average number of samples
         bad[Kind.MISSING_SHARD] += int(manifest.get(name_of(url), {}).get("samples", good // max(len(shards), 1))) or 1
         problems.append(f"{name_of(url)}: {Kind.MISSING_SHARD}: it is not there")
@@ -168,11 +167,31 @@ def open_source(
     if not any(shard.samples for shard in shards):
         chosen_by = f" with a uid of {settings.chosen_by}" if settings.chosen_by else ""
         raise BadSource(f"{source.path}: no sample{chosen_by} in part {settings.split.part} of the split")
-    return OpenSource(source.path, tuple(shards), dict(bad), tuple(problems), frozenset(skipped))
+    return OpenSource(source.path, tuple(shards), dict(bad), tuple(problems), skipped)
 
 
-def _as_begun(path: str, found: Sequence[Shard], begun: Sequence[ShardFacts], skip: Sequence[str]) -> list[Shard]:
-    """Return the shards that a resumed run began with. Those whose names are in `data.skip` are marked as left out.
+def _naming(skip: Sequence[str], urls: Sequence[str], begun: Sequence[ShardFacts]) -> frozenset[str]:
+    """Return the entries of `data.skip` that name shards of a source, including those that have gone since it began."""
+    places, gone = {_place(url) for url in urls}, {fact.name for fact in begun}
+    names, folders = {name_of(url) for url in urls} | gone, {place.rpartition("/")[0] for place in places}
+    return frozenset(
+        entry
+        for entry in skip
+        if entry in names
+        or (place := _place(entry)) in places
+        or (name_of(place) in gone and place.rpartition("/")[0] in folders)
+    )
+
+
+def _place(path: str) -> str:
+    """Return the absolute path of a local shard; a URL and a file name as they are."""
+    if "/" not in path or is_remote(path):
+        return path
+    return os.path.abspath(path.removeprefix("file://").removeprefix("local://"))
+
+
+def _as_begun(path: str, found: Sequence[Shard], begun: Sequence[ShardFacts], skip: set[str]) -> list[Shard]:
+    """Return the shards that a resumed run began with. Those with a name in `skip` are marked as left out.
 
     Raises `BadSource` if others have gone or changed, are new, or have other samples to read.
     """
@@ -451,11 +470,12 @@ def _given_index(place: str, url: str, stamp: str) -> ShardIndex:
     A remote shard must have the same size. A local one with another stamp, such as a copy, must have the same
     SHA-256.
     """
-    try:
-        with fsspec.open(place, "rb") as file:
-            index = load(place, file.read())
-    except OSError as error:
-        raise ShardMismatch(f"the index {place} cannot be read ({error}); run `make filter` again") from error
+    with reached(f"the index {place}"):
+        try:
+            with fsspec.open(place, "rb") as file:
+                index = load(place, file.read())
+        except FileNotFoundError as error:
+            raise ShardMismatch(f"the index {place} cannot be read ({error}); run `make filter` again") from error
     same = stamp.partition("-")[0] == str(index.bytes)
     if same and not is_remote(url) and stamp != index.stamp:
         with open(url, "rb") as tar:
@@ -474,10 +494,11 @@ def _index_beside(url: str, stamp: str) -> ShardIndex | None:
     folder, name = url.rsplit("/", 1)
     place = f"{folder}/{place_beside(name)}"
     fs, inside = fsspec.core.url_to_fs(place)
-    try:
-        index = load(place, fs.cat_file(inside))
-    except (OSError, ShardMismatch):
-        return None
+    with reached(f"the index {place}"):
+        try:
+            index = load(place, fs.cat_file(inside))
+        except (OSError, ShardMismatch):  # a store may refuse to say that there is none
+            return None
     index.stamp = stamp
     return index if stamp.partition("-")[0] == str(index.bytes) else None
 

@@ -68,9 +68,8 @@ class ShardStore:
 
         Raises:
             ShardLost: the shard is missing.
-            ShardUnavailable: it cannot be opened or fetched.
+            ShardUnavailable: it cannot be opened or fetched, or the cache folder cannot be written.
             ShardMismatch: the fetched shard has another size.
-            OSError: the cache folder cannot be written.
         """
         descriptor = self.descriptor(shard)
         try:
@@ -107,10 +106,15 @@ class ShardStore:
         path = self._folder / f"{hashlib.sha256(f'{shard.url} {shard.stamp}'.encode()).hexdigest()[:24]}.tar"
         if path.exists():
             return path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(path.with_suffix(".lock")):
-            if not path.exists():
-                self._fetch(shard, path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _alone(path.with_suffix(".lock")):
+                if not path.exists():
+                    self._fetch(shard, path)
+        except OSError as error:
+            raise ShardUnavailable(
+                f"shard {shard.url} cannot be kept in {self._folder} ({error}): set data.cache_folder"
+            ) from error
         return path
 
     def _fetch(self, shard: ShardFile, path: Path) -> None:

@@ -140,7 +140,7 @@ def open_subset(path: str, repeats: bool = False) -> Subset:
         file /= SELECTION
     try:
         return _opened(file, stamp_of(file), repeats)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise BadSource(
             f"data.{'selection' if repeats else 'subset'} {path} cannot be read ({error}); give a local file: .npy of "
             "pairs of unsigned 64-bit numbers, or text with a uid of 32 hex digits on each line"

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
+from open_diht.common.command_line import WrongUse
 from open_diht.common.fields import Positive, Range, Share, check_fields
 from open_diht.trainer.losses.chunked import hn_nce_rows_chunked
 from open_diht.trainer.losses.loss import Loss, Statistics
@@ -31,6 +32,11 @@ def without_kernels(device: torch.device) -> str:
     if torch.version.hip is None and torch.cuda.get_device_capability(device) < (7, 0):
         return f"{torch.cuda.get_device_name(device)} is too old for them"
     return ""
+
+
+def _without_gpu(device: torch.device) -> str:
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1" and find_spec("triton") is not None
+    return "" if device.type == "cuda" or interpreted else f"they need a GPU, and the device is {device.type}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +100,13 @@ class HnNce(Loss):
         return f"HN-NCE (alpha {self.alpha:g}, beta {self.beta:g})"
 
     def remark(self, device: torch.device) -> str:
-        """Return a line if `implementation: auto` cannot use kernels on a GPU, otherwise an empty string."""
-        why = without_kernels(device) if self.implementation == "auto" and device.type == "cuda" else ""
+        """Return a line if `implementation: auto` cannot use kernels on a GPU, otherwise an empty string.
+
+        Raises `WrongUse` if `implementation: triton` cannot use them.
+        """
+        why = without_kernels(device) if self.implementation in ("auto", "triton") and device.type == "cuda" else ""
+        if self.implementation == "triton" and (why := why or _without_gpu(device)):
+            raise WrongUse(f"loss.implementation triton: Triton's kernels cannot run; {why}: set it to auto")
         return f"loss.implementation auto: without Triton's kernels; {why}" if why else ""
 
     def rows(

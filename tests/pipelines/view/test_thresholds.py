@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from open_diht.common.fields import BadValue
-from open_diht.filters.presets import Preset, load_preset, recorded_preset
+from open_diht.filters.presets import Preset, load_preset, preset_names, recorded_preset
 from open_diht.pipelines.view.controls import as_yaml, controls_of, moved
 from open_diht.pipelines.view.output import Output
 from open_diht.pipelines.view.sample import draw
@@ -149,6 +149,14 @@ def test_a_preset_is_written_as_what_it_changes_of_its_base(output: Output, tmp_
     (tmp_path / "again.yaml").write_text(as_yaml(own))
     assert load_preset(str(tmp_path / "again.yaml")).fingerprint == own.fingerprint
     assert recorded_preset(own.as_dict()) == own
+
+
+def test_a_preset_without_what_its_base_has_is_written_whole(tmp_path: Path) -> None:
+    """A packaged preset whose column conditions and user filters another of its name does not have."""
+    base = next(found for name in preset_names() if (found := load_preset(name)).columns or found.filters)
+    less = replace(base, columns=(), filters=())
+    (tmp_path / "again.yaml").write_text(as_yaml(less))
+    assert load_preset(str(tmp_path / "again.yaml")).fingerprint == less.fingerprint != base.fingerprint
 
 
 def test_thresholds_on_columns_of_the_manifest_move_too(

@@ -27,6 +27,7 @@ from open_diht.trainer.data import (
     Split,
     TooManyBad,
 )
+from open_diht.trainer.data.shards import _given_index
 from open_diht.trainer.data.store import ShardFile, ShardStore
 
 
@@ -325,6 +326,23 @@ def test_many_neighbours_may_be_lost(told: bool, tars: Any, load: Any, tmp_path:
     assert loader.counts == {"ok": 48, "missing_shard": 28}
 
 
+@pytest.mark.parametrize("pattern", ["", "{00000..00001}.tar"])
+@pytest.mark.parametrize("begins", ["", "{}/", "file://{}/"])
+def test_shards_are_left_out_by_path(begins, pattern, tars, load, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder, other = tars.folder(tmp_path / "d", [4, 8]), tars.folder(tmp_path / "e", [8], first=12)
+    sources = (f"{folder.name}/{pattern}" if pattern else folder, other)
+    begun = [source.facts for source in load(*sources).sources]
+    skip = (f"{begins.format(tmp_path)}d/00000.tar",)
+    assert load(*sources, skip=skip).counts == {"ok": 0}
+    assert [shard.left_out for source in load(*sources, begun=begun, skip=skip, max_bad_share=0.5).sources
+            for shard in source.shards] == [True, False, False]  # fmt: skip
+    (folder / "00000.tar").unlink()
+    assert load(*sources, begun=begun, skip=skip, max_bad_share=0.5).counts == {"ok": 0, "missing_shard": 4}
+    with pytest.raises(BadSource, match=r"data.skip names elsewhere/00000.tar, which is .* of no shard"):
+        load(other, skip=("elsewhere/00000.tar",))
+
+
 def test_a_run_may_begin_without_some_shards(tars: Any, load: Any, tmp_path: Path) -> None:
     folder = tars.folder(tmp_path / "d", [4, 8])
     loader = load(folder, skip=(str(folder / "00000.tar"),))
@@ -392,6 +410,8 @@ def test_paths_without_shards_say_so(tars: Any, load: Any, tmp_path: Path) -> No
     (tmp_path / "file").touch()
     with pytest.raises(BadSource, match=r"cannot be kept in .*file/\w+ \(.*\): set data.index_folder"):
         load(tars.folder(tmp_path / "good", [4]), index_folder=str(tmp_path / "file"))
+    with pytest.raises(BadSource, match=r"2,147,483,652 samples: set data.samples_per_epoch to at most 2\^31"):
+        load(tmp_path / "good", samples_per_epoch=2**31 + 4)
     with pytest.raises(BadSource, match=r"3 samples does not fill one global batch of 4 x 1"):
         load(tars.folder(tmp_path / "d", [3]))
 
@@ -613,6 +633,30 @@ def test_indexes_of_remote_shards_lie_in_the_cache_folder(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "default"))
     remote.loader(20, index_folder=None)
     assert any((tmp_path / "cache" / "index").iterdir()) and not (tmp_path / "default").exists()
+
+
+def test_a_cache_that_cannot_be_written_is_named(remote: Remote, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ShardUnavailable, match=r"00000.tar cannot be kept in .*file/shards \(.*\): set data.cache_fol"):
+        remote.loader(20, cache_folder=str(tmp_path / "file"))
+
+
+class NoAnswer(Exception):
+    __module__ = "botocore.exceptions"
+
+
+def test_a_store_that_does_not_give_an_index_is_named(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise NoAnswer("no answer")
+
+    get = type(remote.memory).cat_file
+    for_index = lambda fs, path, **more: (refuse if ".index" in path else get)(fs, path, **more)  # noqa: E731
+    monkeypatch.setattr(type(remote.memory), "cat_file", for_index)
+    with pytest.raises(BadSource, match=r"/.index/00000.*cannot be reached \(NoAnswer: no answer\); check the address"):
+        remote.loader(20)
+    monkeypatch.setattr("fsspec.open", refuse)
+    with pytest.raises(BadSource, match=r"s3://b/0.npz cannot be reached \(NoAnswer: no answer\); check the address"):
+        _given_index("s3://b/0.npz", "s3://b/0.tar", "1")
 
 
 def test_an_index_beside_remote_shards_is_used(remote: Remote, fetched: list[str], tmp_path: Path) -> None:

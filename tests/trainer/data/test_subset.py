@@ -159,6 +159,7 @@ def test_a_held_out_part_is_of_the_subset(tars: Any, load: Any, tmp_path: Path) 
         ("words.txt", b"0123\n", "'0123' is not a uid"),
         ("letters.txt", b"g" * 32, "non-hexadecimal"),
         ("empty.txt", b"\n", "it is empty"),
+        ("nothing.npy", b"", "No data left in file"),
     ],
 )
 def test_what_is_no_subset_is_refused(tmp_path: Path, name: str, content: Any, says: str) -> None:
