@@ -114,7 +114,7 @@ def ours(name: str, batch: Batch, concepts: int, device: str, precision: str, **
 
 
 def theirs(model: str, batch: Batch, device: str, precision: str, compiled: bool = False) -> Step:
-    """Return a step like open_clip_train's, on images that are already normalized.
+    """Return a step like open_clip_train's (in fp16 without its gradient scaler) on images already normalized.
 
     Args:
         model: the architecture.

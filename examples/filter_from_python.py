@@ -23,7 +23,7 @@ from open_diht.filters.presets import load_preset
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--manifest", default="data/sample/manifest.tsv", help="tab-separated, with a column caption")
-    parser.add_argument("--preset", default="paper", help="paper, balanced, strict, or a YAML file")
+    parser.add_argument("--preset", default="paper", help="a preset, such as paper or strict, or a YAML file")
     parser.add_argument("--rows", type=int, default=40, help="as many captions from the beginning")
     options = parser.parse_args()
     preset = load_preset(options.preset)

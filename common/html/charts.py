@@ -66,7 +66,7 @@ def interval_bar(value: float, low: float | None, high: float | None, chance: fl
     """
     parts, said = [], f"{100 * value:.1f} %"
     if low is not None and high is not None:
-        parts.append(f'<i class="ci" style="left:{_at(low)}%;width:{100 * (high - low):.2f}%"></i>')
+        parts.append(f'<i class="ci" style="left:{_at(low)}%;width:{float(_at(high)) - float(_at(low)):.2f}%"></i>')
         said += f", 95 % interval {100 * low:.1f} to {100 * high:.1f}"
     if chance is not None:
         parts.append(f'<i class="chance" style="left:{_at(chance)}%" title="chance {100 * chance:.1f} %"></i>')

@@ -29,7 +29,7 @@ LICENSES = (
     *("cc0-1.0", "cc-by-2.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-4.0"),
     *("cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-4.0", "odc-by", "odbl", "pddl", "apache-2.0", "mit"),
 )
-"""License identifiers that hubs know, as far as they are used for data. Others become `other` in the head of the card,
+"""Common license identifiers of data that hubs know. Others become `other` in the head of the card,
 and its text has their full name."""
 _OWN = "Image-text pairs of the publisher's own"
 """Title of data sets without a home page."""

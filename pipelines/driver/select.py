@@ -149,9 +149,9 @@ def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
     rows = _candidates(layout, plan, units, {} if only_kept else delays, list(by), indexed)
     if unknown := named.keys() - {*rows.groups}:
         found = ", ".join(sorted({*rows.groups[1:], *rows.left_out} - {NOT_INDEXED, SEVERAL_ROWS})) or "none"
+        never = "; with --rows kept, none of these is chosen" if only_kept else ""
         raise WrongUse(
-            f"--delay {min(unknown)}: no row that may be chosen has this reason (OUTPUT has: {found}; rows with a "
-            "reason are never chosen with --rows kept)"
+            f"--delay {min(unknown)}: no row that may be chosen has this reason (OUTPUT has: {found}{never})"
         )
     delay = np.array([0.0, *(delays[name] for name in rows.groups[1:])])
     group, value = (rows.group, rows.columns[:, 0]) if not by else _by_columns(rows, list(by.values()))
@@ -337,7 +337,7 @@ def _places(
 
 
 def _part(path: StorePath, columns: Sequence[str], kind: str) -> pa.Table | None:
-    """Return columns of a unit's kept or rejected rows; None if it has none."""
+    """Return columns of a unit's kept or rejected rows, and the reason of rejected ones; None if there is no file."""
     if not path.exists():
         return None
     there = pq.read_schema(io.BytesIO(read_bytes(path))).names

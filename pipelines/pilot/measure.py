@@ -77,7 +77,7 @@ def _unit(
 
 
 def _sizes_of_images(layout: Layout, unit: str, image_units: Iterable[int]) -> pa.ChunkedArray:
-    """Return the bytes of each image of a unit that OCR has read, or that was fetched if OCR has read none."""
+    """Return the size in bytes of each image of a unit that OCR was given, or if it was given none, was fetched."""
     read = load_records(layout, unit, image_units)["bytes"].drop_null()
     if len(read):
         return read

@@ -69,6 +69,7 @@ def test_hostile_words_are_text() -> None:
 
 def test_bars_stay_inside() -> None:
     assert "left:100.00%" in interval_bar(1.0, 0.99, 1.0, None)
+    assert "left:0.00%;width:1.00%" in interval_bar(-0.02, -0.05, 0.01, None)
     assert "chance" not in interval_bar(0.5, None, None, None)
     assert re.findall(r' width="([\d.]+)"', bar([("left", 0.7), ("took", 0.9), ("dead", -1)])) == ["70.000", "30.000"]
 

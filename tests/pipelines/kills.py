@@ -82,5 +82,6 @@ def check_kills(
     runs.finish(given, killed, *options)
     expected = read(calm)
     assert read(killed) == expected, SEED
-    assert not list(killed.rglob(".tmp-*")), SEED
+    left = list(killed.rglob(".tmp-*"))
+    assert not left, (SEED, left)
     return expected

@@ -4,7 +4,8 @@ So a resume is exact and cheap, and independent of the number of workers and ran
 sizes and order of the shards and the permutations of the windows in use.
 
 - A *pass* is one permutation of a source: its shards are permuted and concatenated; the sequence is cut into `streams`
-  equal ranges, and each range into windows of `window` samples; each window is permuted.
+  ranges, equal up to one sample, and each range into windows of `window` samples; each window is permuted. With window
+  0 a pass is the shards and samples in their order.
 - The draws of a pass take the streams in turn: draw j takes the next sample of stream j mod streams.
 - With repeats a pass is a sequence of rounds, each a permutation as above of the samples that are in it.
 - Several sources are interleaved evenly by counts, see `interleave`.

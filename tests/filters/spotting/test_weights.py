@@ -220,4 +220,4 @@ def test_the_folder_that_cannot_be_written_is_named(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
     assert weights.main(["--target", str(tmp_path / "ocr")]) == 1
-    assert f"({tmp_path}/none/diht-ocr-" in (said := capsys.readouterr().err) and "and TMPDIR" in said
+    assert f"({tmp_path}/none/diht-ocr-" in (said := capsys.readouterr().err) and "in TMPDIR" in said
