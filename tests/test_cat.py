@@ -254,6 +254,7 @@ def test_it_works_in_other_processes(method: str) -> None:
     assert reasons == [["image_not_available"], ["action"]] * 2
 
 
+@pytest.mark.slow
 def test_a_forked_process_starts_an_ocr_process_of_its_own(ocr_models: None) -> None:
     image = next((SAMPLE / "images").glob("0*.jpg"))
     assert Cat()([DOG], [image]).keep == [True]
@@ -270,6 +271,7 @@ def test_threads_share_it() -> None:
     assert found == cat(captions).table.to_pylist()
 
 
+@pytest.mark.slow
 def test_it_imports_neither_beam_nor_torch() -> None:
     use = "import sys; from open_diht import Cat; Cat()(['a dog runs'], [None])"
     code = f"{use}; print({{'apache_beam', 'torch'}} & {{*sys.modules}})"

@@ -97,6 +97,7 @@ def test_filter_from_python(sample: Path, started: Callable[..., str]) -> None:
     assert sum(map(int, counts.values())) == 12 and "actions: standing; attributes: Black horses" in shown[1]
 
 
+@pytest.mark.slow
 def test_filter_from_python_asks_for_the_second_opinion_of_its_preset(
     sample: Path, started: Callable[..., str]
 ) -> None:

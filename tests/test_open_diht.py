@@ -161,6 +161,7 @@ def test_no_help_waits_for_torch(module: str) -> None:
     assert "usage:" in done.stdout and done.stdout.endswith("\n[]\n"), done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "missing", "extra"),
     [

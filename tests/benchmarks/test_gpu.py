@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed: pip install
 from benchmarks import gpu  # noqa: E402
 
 
+@pytest.mark.slow
 def test_parts_run_at_tiny_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Those that are cheap; .ci/run runs all of them."""
     file = tmp_path / "gpu.json"

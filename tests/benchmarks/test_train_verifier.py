@@ -64,6 +64,7 @@ def test_no_part_is_trained_on_the_test_rows(trained: Any) -> None:
     assert told["laion400m_sample.tsv"]["parts"] == ["train"]
 
 
+@pytest.mark.slow
 def test_rows_removed_from_the_files_are_removed_from_training(
     trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,6 +132,7 @@ def minilm() -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_the_int8_model_is_the_trained_one() -> None:
     from benchmarks import train_opinion
 

@@ -23,6 +23,7 @@ BATCHES, BATCH = 12, 4_000
 """Of mutated images in the long test; minutes."""
 
 
+@pytest.mark.slow
 def test_bombs_cost_nothing(tmp_path: Path) -> None:
     """200 MB and a minute of a processor for all of them; as Pillow reads them, single ones take gigabytes or hours."""
     names = {f"{place:02d}": name for place, name in enumerate(BOMBS)}

@@ -93,6 +93,7 @@ def test_a_signal_while_it_starts_ends_the_command(
     _wait_for(lambda: not runs.left())
 
 
+@pytest.mark.slow
 def test_nothing_outlives_a_driver_that_is_killed(runs: Starter, manifest: Path) -> None:
     process, output = _start(runs, manifest, 2)
     _wait_for(lambda: _is_at_work(output))
@@ -101,6 +102,7 @@ def test_nothing_outlives_a_driver_that_is_killed(runs: Starter, manifest: Path)
     _wait_for(lambda: not runs.left())
 
 
+@pytest.mark.slow
 def test_what_was_ignored_from_the_beginning_stays_ignored(runs: Starter, tmp_path: Path) -> None:
     """As nohup asks for, and shells that start a command in the background."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -103,6 +103,7 @@ def test_other_weights_or_another_preprocessing_are_encoded_anew(tmp_path: Any, 
         assert counted.images_seen == 14
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_broken_image_is_named_and_what_was_encoded_before_stays(
     tmp_path: Any, tiny: Any, memo: Any, workers: Any

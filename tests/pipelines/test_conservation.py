@@ -283,6 +283,7 @@ FILES: dict[str, tuple[str, Callable[[Path], bytes], bool]] = {
 """What is wrong: the file's name, its bytes, and whether some of its rows can be read."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FILES)
 def test_a_broken_file_costs_that_file_and_no_other(kind, tmp_path, filtering, tsv, ocr_models):
     name, content, partly = FILES[kind]

@@ -48,6 +48,7 @@ def _said_of_rows(result: Any) -> dict[int, dict[str, Any]]:
     return {row["n"]: row for row in rows}
 
 
+@pytest.mark.slow
 @settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     batch=st.sampled_from([1, 3, 7, 50, 2_000]),

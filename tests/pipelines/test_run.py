@@ -365,6 +365,7 @@ def test_spotting_alone_decides_nothing_about_captions(pairs, paper, tmp_path, f
     assert filtering(pairs, tmp_path / "out", unit_rows=15).tables() == paper.tables()
 
 
+@pytest.mark.slow
 def test_results_of_other_decisions_do_not_stay(pairs, paper, tmp_path, filtering):
     """What export wrote of an earlier decision would contradict kept/."""
     filtering(pairs, tmp_path / "out", unit_rows=15)

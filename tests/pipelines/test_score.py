@@ -348,6 +348,7 @@ def test_the_masked_score_is_that_of_the_image_without_its_text(
         assert "masked_score" not in dict(shown["columns"]), "it is no column of the manifest"
 
 
+@pytest.mark.slow
 def test_thresholds_of_the_masked_score_change_without_scoring_again(
     tmp_path: Path, filtering: Filtering, lettered: Path, model: ScoreSettings, preset: Callable[..., str]
 ) -> None:
@@ -368,6 +369,7 @@ def test_thresholds_of_the_masked_score_change_without_scoring_again(
     assert "masked_score" not in plain.rows("kept")[0] and "clip_score" in plain.rows("kept")[0]
 
 
+@pytest.mark.slow
 def test_masked_decisions_do_not_depend_on_units_or_shards(
     tmp_path: Path, filtering: Filtering, lettered: Path, model: ScoreSettings, preset: Callable[..., str]
 ) -> None:

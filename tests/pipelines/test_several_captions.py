@@ -243,6 +243,7 @@ def test_one_caption_per_row_gives_the_rows_of_one_column(tmp_path) -> None:
     assert "captions" not in runs[0].funnel
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.lists(st.sampled_from([DOG, BOY, CAR, WALL, *BLANK]), max_size=5), max_size=6))
 def test_every_caption_is_in_one_list_of_its_row(lists: list[list[str | None]]) -> None:

@@ -117,6 +117,7 @@ def test_captions_of_another_content_are_refused(server: Server, tmp_path: Path)
     assert not (tmp_path / "laion-captions.parquet").exists()
 
 
+@pytest.mark.slow
 def test_a_filter_that_fails_fails_its_set_alone(
     grocery: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

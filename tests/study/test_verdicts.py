@@ -13,6 +13,7 @@ import pytest
 from open_diht.study.verdicts import FilterFailed, run_filter
 
 
+@pytest.mark.slow
 def test_a_filter_that_fails_is_named_with_its_last_line(tmp_path: Path) -> None:
     with pytest.raises(FilterFailed, match=r"--output .* ended with 2: .*absent.tsv"):
         run_filter("--dataset", "custom", "--input", str(tmp_path / "absent.tsv"), "--output", str(tmp_path / "out"))

@@ -131,6 +131,7 @@ def test_a_manifest_that_says_less_is_damage(key: str, disk: Begin, tmp_path: Pa
     assert kept.newest() == 1 and "manifest.json" in kept.said[0]
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_of_a_manifest_is_found_or_harmless(disk: Begin, tmp_path: Path) -> None:
     kept = disk()
     kept.save(1)

@@ -260,6 +260,7 @@ def test_a_run_goes_on_without_a_lost_shard_where_it_is_told_to(tiny_values, sha
     assert entries(tmp_path / "w", "step")[-1]["bad_samples"] == 32
 
 
+@pytest.mark.slow
 def test_checks_leave_a_lost_shard_out_as_the_training_does(tiny_values: Values, shards: Path, tmp_path: Path) -> None:
     """The shard is lost and left out: checks, in the middle and at the end, measure the pairs that are left."""
     data = Path(shutil.copytree(shards, tmp_path / "data"))
@@ -323,6 +324,7 @@ def test_a_check_opens_no_index_but_those_of_the_pairs_it_measures(tiny_config, 
     assert by_check == [["00000.tar.npz"]] * 2
 
 
+@pytest.mark.slow
 def test_what_the_program_chose_stays_for_the_run(tiny_config, tmp_path, monkeypatch):
     """The number of streams is derived from the data: another version may derive another one."""
     config = tiny_config()
@@ -335,6 +337,7 @@ def test_what_the_program_chose_stays_for_the_run(tiny_config, tmp_path, monkeyp
     assert losses(tmp_path / "w") == losses(tmp_path / "calm")
 
 
+@pytest.mark.slow
 def test_bad_samples_are_counted_over_a_whole_run(tiny_values: Values, shards: Path, tmp_path: Path) -> None:
     """A limit that began anew with every resume would not be one."""
     data = Path(shutil.copytree(shards, tmp_path / "data"))

@@ -206,6 +206,7 @@ def test_ranks_stop_and_go_on_together(bucket: str, settings: Any, on_ranks: Any
     assert_equal(FsspecStore(f"{bucket}/ranks"), tmp_path / "w")
 
 
+@pytest.mark.slow
 def test_a_branch_of_a_run_in_the_store(there, bucket, settings, calm, tmp_path):
     url = there[0]
     found: list[Checkpoint] = []

@@ -113,7 +113,7 @@ def test_a_transfer_that_breaks_off_begins_again_and_a_whole_file_is_not_fetched
 
 
 @pytest.mark.parametrize(
-    ("status", "asked", "message"), [(404, 1, "does not exist"), (403, 1, "not public"), (500, 4, "500")]
+    ("status", "asked", "message"), [(404, 1, "does not exist"), (403, 1, "refused"), (500, 4, "500")]
 )
 def test_what_cannot_be_had_is_told_and_leaves_nothing(
     server: Any, tmp_path: Any, status: int, asked: int, message: str

@@ -21,6 +21,7 @@ from open_diht.filters.presets import load_preset
 Tables = dict[str, dict[str, Any]]
 
 
+@pytest.mark.slow
 def test_the_paper_preset_keeps_a_third_of_laion(laion: list[str]) -> None:
     rule = load_preset("paper").captions
     decisions = decide_captions(CaptionAnnotator().annotate(laion[::2]), rule)
@@ -33,6 +34,7 @@ def share_with_a_verb(parser: CaptionParser, captions: list[str]) -> float:
     return sum(any(action.tagged for action in graph.actions) for graph in graphs) / len(graphs)
 
 
+@pytest.mark.slow
 def test_the_plain_verb_rule_on_laion(parser: CaptionParser, laion: list[str]) -> None:
     assert share_with_a_verb(parser, laion) == pytest.approx(0.285, abs=0.02)
 

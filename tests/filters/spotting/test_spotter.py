@@ -113,6 +113,7 @@ def test_large_files_make_small_batches(stubbed: SpotterSettings, monkeypatch: p
         assert len(list(results)) == 8
 
 
+@pytest.mark.slow
 def test_results_depend_on_nothing_but_the_image(
     ocr_models: None, spotter: TextSpotter, render: Callable[..., bytes]
 ) -> None:
@@ -126,6 +127,7 @@ def test_results_depend_on_nothing_but_the_image(
         assert list(fresh.spot(images[:2])) == forward[:2]
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_replaced_and_costs_at_most_one_image(
     ocr_models: None, render: Callable[..., bytes]
 ) -> None:

@@ -46,6 +46,7 @@ def counts(output: Path) -> list[tuple[str, int, int]]:
     return [(record["unit"], record["rows"], len(record["bad"])) for record in records]
 
 
+@pytest.mark.slow
 def test_at_once_they_end_as_one_process(
     data: Path, forks: Forks, tiny: tuple[str, str], make: Any, made: Any, tmp_path: Path
 ) -> None:

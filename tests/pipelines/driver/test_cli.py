@@ -135,6 +135,7 @@ def test_input_alone_means_custom(words: list[str], name: str, manifest: Path, m
     assert (settings.dataset.name, settings.output) == (name, Path("out") / name)
 
 
+@pytest.mark.slow
 def test_wrong_use_in_a_process(command: Command, manifest: Path, tmp_path: Path) -> None:
     done = command(*_arguments(manifest, tmp_path / "out", "--preset", "strickt"))
     assert (done.returncode, done.stdout) == (2, "")
@@ -152,6 +153,7 @@ def test_data_that_is_not_there_yet(given: str, command: Command, tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
 
 
+@pytest.mark.slow
 def test_a_run_and_the_same_again_and_other_input(command: Command, manifest: Path, tmp_path: Path) -> None:
     arguments = _arguments(manifest, tmp_path / "out", "--stages", "captions,export", "--workers", "1")
     first = command(*arguments)

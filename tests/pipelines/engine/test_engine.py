@@ -152,6 +152,7 @@ class KilledServer(ForkServer):
         return connection
 
 
+@pytest.mark.slow
 @pytest.mark.kill
 @pytest.mark.timeout(120)
 def test_a_fork_server_that_is_killed_while_it_starts_is_started_again(

@@ -88,6 +88,7 @@ def numbered(urls: Iterable[str]) -> Rows:
     return [{"n": n, "caption": f"{SENTENCE}, number {n}", "url": url} for n, url in enumerate(urls)]
 
 
+@pytest.mark.slow
 def test_urls_give_what_images_at_hand_give(web, polite, captions, draw, tsv, tmp_path, filtering, ocr_models):
     """Also where a run without the stage came before, and one without it comes after."""
     (tmp_path / "images").mkdir()

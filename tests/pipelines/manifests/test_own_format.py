@@ -26,6 +26,7 @@ def _line(number: int, caption: str) -> bytes:
     return f"{f'http://127.0.0.1/{number}.jpg':32}{caption}\n".encode()
 
 
+@pytest.mark.slow
 def test_a_format_of_ones_own_is_filtered(
     tmp_path: Path, command: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:

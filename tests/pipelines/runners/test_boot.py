@@ -119,6 +119,7 @@ def start(runner: Runner, tmp_path: Path) -> Callable[..., subprocess.CompletedP
 DUMP = "import json, os, sys; json.dump(dict(os.environ, cwd=os.getcwd()), open(os.environ['DUMP'], 'w'))"
 
 
+@pytest.mark.slow
 def test_a_worker_gets_its_id_options_addresses_and_capabilities(
     runner: Runner, start: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -240,6 +241,7 @@ def test_a_python_without_beam_is_reported(tmp_path: Path) -> None:
     assert report.name.startswith("failed-")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux is what ends the worker")
 def test_a_worker_does_not_outlive_a_boot_program_that_is_killed(tmp_path: Path) -> None:
     """Runners end a worker with SIGKILL, which the boot program cannot pass on."""

@@ -98,6 +98,7 @@ def job(workers: int = 4) -> Job:
     return Job(label="captions", build=build, workers=workers)
 
 
+@pytest.mark.slow
 def test_the_cluster_tells_its_slots_and_its_line_and_both_reach_flinkrunner(
     flink_rest: Callable[..., str], submitted: Submission, jar: Path
 ) -> None:
@@ -115,6 +116,7 @@ def test_the_cluster_tells_its_slots_and_its_line_and_both_reach_flinkrunner(
     assert submitted.options.view_as(WorkerOptions).default_sdk_harness_log_level == "ERROR"
 
 
+@pytest.mark.slow
 def test_workers_are_processes_of_the_boot_program_with_this_code_staged(
     flink_rest: Callable[..., str], submitted: Submission, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

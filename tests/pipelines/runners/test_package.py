@@ -15,6 +15,7 @@ from open_diht.pipelines.runners.package import build_wheel, code_digest
 from tests.wheel import REPOSITORY
 
 
+@pytest.mark.slow
 def test_the_wheel_installs_every_package_that_workers_run(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(tmp_path)]
     subprocess.run([*command, "--disable-pip-version-check", str(build_wheel())], check=True)

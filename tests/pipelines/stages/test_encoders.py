@@ -206,6 +206,7 @@ def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         find_encoder(LITE0)
 
 
+@pytest.mark.slow
 def test_torch_and_faiss_are_imported_only_when_they_are_used() -> None:
     code = (
         "import sys, open_diht.pipelines.driver.cli, open_diht.pipelines.stages.encoders as e; "

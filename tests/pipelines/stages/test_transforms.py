@@ -156,6 +156,7 @@ def forget() -> Iterator[None]:
         del base._registered[kind.reason]
 
 
+@pytest.mark.slow
 def test_filters_of_ones_own_decide(own: Preset, draw: Callable[..., Path], tmp_path: Path, ocr_models: None) -> None:
     small, large = (draw(tmp_path / f"{side}.png", "SALE", (side, side)).read_bytes() for side in (80, 600))
     assert len(small) < 2_000 < len(large)
@@ -169,6 +170,7 @@ def test_filters_of_ones_own_decide(own: Preset, draw: Callable[..., Path], tmp_
     }
 
 
+@pytest.mark.slow
 def test_a_text_that_cannot_be_read_is_a_dead_letter(tmp_path: Path) -> None:
     batch = pa.table({"caption": pa.array([DOG, "x" * (16 * 2**20 + 1)]), "n": [1, 2]})
     found = applied(tmp_path, [batch], AnnotateCaptions(), cat=ApplyCat(stages=["captions"]))
@@ -221,6 +223,7 @@ def test_wrong_use_is_said_when_the_pipeline_is_made() -> None:
         ApplyCat("tmars")
 
 
+@pytest.mark.slow
 def test_importing_pipelines_stays_light() -> None:
     code = (
         "import sys, open_diht.pipelines as pipelines\n"

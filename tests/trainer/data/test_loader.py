@@ -246,6 +246,7 @@ def test_where_no_sample_of_a_shard_is_good_its_neighbours_stand_in(tars: Any, l
     assert [one.keys + other.keys for one, other in pairs] == [batch.keys for batch in batches]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_shard_that_goes_while_it_is_read_is_counted_and_replaced(workers, tars, load, tmp_path):
     folder = tars.folder(tmp_path / "d", [4, 8, 36])

@@ -6,6 +6,7 @@ import itertools
 from collections import Counter
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,6 +35,7 @@ def everything(sizes: list[list[int]]) -> list[tuple[int, int, int]]:
     ]
 
 
+@pytest.mark.slow
 @given(
     sizes=st.lists(SIZES, min_size=1, max_size=3),
     window=st.integers(0, 50),

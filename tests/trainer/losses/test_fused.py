@@ -54,6 +54,7 @@ def fused(child: ProcessPoolExecutor) -> Evaluated:
     return lambda *args, **options: child.submit(interpreted, *args, **options).result()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "chunk"), [(2, None), (17, 5)])
 @pytest.mark.parametrize(
     ("alpha", "beta", "scale", "detach"),

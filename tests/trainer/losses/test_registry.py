@@ -43,6 +43,7 @@ def triplet(tmp_path: Path) -> Iterator[type[Any]]:
     LOSSES.update(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [1, 2])
 def test_a_loss_from_outside_is_trained_and_in_the_log(parts, triplet, tiny_config, tmp_path):
     config = tiny_config(

@@ -61,6 +61,7 @@ def texts(lines: Sequence[Spotted]) -> list[str]:
     return [line.text for line in lines]
 
 
+@pytest.mark.slow
 def test_reads_line_by_line_what_paddleocr_reads(ocr_models: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines padded as PaddleOCR pads them: to 320 pixels at least."""
     pytest.importorskip("paddleocr")
