@@ -75,7 +75,8 @@ def test_a_claim_with_rows_has_its_table_its_plot_and_what_is_reversed(make_rows
     assert re.search(r"^- Reversed: kept by CAT against all, natural, on flickr8k-test: rank \+", details, re.MULTILINE)
     assert "images/study-cat.svg" in page and made["images/study-cat.svg"].count("<circle") == 4
     assert page.count("No rows yet.") == 3 and details.count("No rows yet.") == 5
-    assert "teach more about photographs than all up to 1.0 repeats, and less from 4.0 repeats on." in made["when-filtering-pays.md"]
+    said = "teach more about photographs than all up to 1.0 repeats, and less from 4.0 repeats on."
+    assert said in made["when-filtering-pays.md"]
 
 
 def test_the_story_has_one_table_of_at_most_eight_columns_for_a_question(make_rows: MakeRows) -> None:
