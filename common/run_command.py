@@ -19,7 +19,6 @@ ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "
 """Environment of the commands of `run_command` and of workers: worker processes provide the parallelism,
 and threads in one process cost more than they gain. NumPy reads these variables when it is imported."""
 _SAID = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
-_VIEWER = "open_diht.pipelines.view.cli"
 _remedy = ""
 _terminal = 2
 """File descriptor for messages to the user."""
@@ -33,7 +32,7 @@ class Told(KeyboardInterrupt):
         self.number = number
 
 
-def run_command(module: str, *arguments: Any, check: str | None = None, **named: Any) -> NoReturn:
+def run_command(module: str, *arguments: Any, check: str | None = None, resumes: bool = True, **named: Any) -> NoReturn:
     """Run the `main` function of a module as this process's command, and exit with its status.
 
     Call the module's `before_main` first, when the module is imported and nothing has started. A
@@ -45,10 +44,11 @@ def run_command(module: str, *arguments: Any, check: str | None = None, **named:
         arguments: positional arguments of `main`.
         check: name of a light module whose function `check` ends the process if the arguments are
             wrong or ask for help, before `module` is imported.
+        resumes: whether the same command resumes after a signal, which the line then says.
         named: keyword arguments of `main`.
     """
     global _remedy, _terminal
-    _remedy = "" if module == _VIEWER else "; run the same command to resume"  # a view has nothing to resume
+    _remedy = "; run the same command to resume" if resumes else ""
     for variable, value in ONE_THREAD.items():
         os.environ.setdefault(variable, value)  # the user's values take precedence
     _open_standard_files()

@@ -39,6 +39,8 @@ class Command:
     """Options that need not be given here, though the module wants them."""
     check: str | None = None
     """A module that refuses wrong arguments before `module` is imported, see `run_command`."""
+    resumes: bool = True
+    """Whether the same command resumes after a signal."""
 
 
 COMMANDS = {
@@ -48,6 +50,7 @@ COMMANDS = {
         "open_diht.pipelines.view.cli",
         ("view",),
         (("output", "out/sample"),),
+        resumes=False,
     ),
     "pilot": Command(
         "filter a random sample, forecast the whole",
@@ -97,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if name == "concepts":
             return _concepts(command, rest)
-        return _run(command.module, rest, f"open-diht {name}", command.check, **dict(command.defaults))
+        return _run(command.module, rest, f"open-diht {name}", command.check, command.resumes, **dict(command.defaults))
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if not package or package == "open_diht" or find_spec(package):
@@ -123,14 +126,17 @@ def _usage() -> str:
     )
 
 
-def _run(module: str, arguments: Sequence[str], prog: str, check: str | None = None, **defaults: str) -> int:
+def _run(
+    module: str, arguments: Sequence[str], prog: str, check: str | None = None, resumes: bool = True, **defaults: str
+) -> int:
     """Run `main` of a module and return its status; those of `pipelines` run by `run_command`, as with `python -m`."""
     if not module.startswith("open_diht.pipelines."):
         status: int = import_module(module).main(arguments, prog, **defaults)
         return status
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        import_module("open_diht.common.run_command").run_command(module, arguments, prog, check=check, **defaults)
+        runner = import_module("open_diht.common.run_command")
+        runner.run_command(module, arguments, prog, check=check, resumes=resumes, **defaults)
     except SystemExit as ended:
         return int(ended.code or OK)
     finally:
@@ -147,7 +153,7 @@ def _concepts(command: Command, words: Sequence[str]) -> int:
     if _HELP & {*of_heads}:
         return _run("open_diht.trainer.concepts.cli", of_heads, "open-diht concepts --")
     defaults = dict(command.defaults)
-    status = _run(command.module, of_features, "open-diht concepts", **defaults)
+    status = _run(command.module, of_features, "open-diht concepts", command.check, command.resumes, **defaults)
     staged = any(word.replace("-", "_").startswith("__template_location") for word in of_features)
     if status != OK or staged or _HELP & {*of_features}:
         return status

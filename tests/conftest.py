@@ -44,7 +44,9 @@ def commands_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """What starts a command of `pipelines` runs it in the process of the test, which keeps its signals and forks
     nothing."""
 
-    def run_command(module: str, *arguments: Any, check: str | None = None, **named: Any) -> NoReturn:
+    def run_command(
+        module: str, *arguments: Any, check: str | None = None, resumes: bool = True, **named: Any
+    ) -> NoReturn:
         if check is not None:
             importlib.import_module(check).check(*arguments)
         raise SystemExit(importlib.import_module(module).main(*arguments, **named))

@@ -105,7 +105,7 @@ def test_every_target_that_is_named_alike_has_its_command() -> None:
 def test_concepts_does_both_halves(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[str, list[str]]] = []
 
-    def run(module: str, arguments: list[str], prog: str, **_: str) -> int:
+    def run(module: str, arguments: list[str], prog: str, *_: object, **__: str) -> int:
         calls.append((module, arguments))
         return 1 if "--break" in arguments else 0
 

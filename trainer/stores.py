@@ -25,7 +25,7 @@ from open_diht.common.command_line import WrongUse
 from open_diht.common.files import publish_bytes, published_folder, remove_temporaries, temporary_beside
 from open_diht.common.lease import Lease
 from open_diht.common.store_errors import in_words
-from open_diht.trainer.data.store import is_remote
+from open_diht.trainer.data.store import is_remote, local_path
 from open_diht.trainer.errors import TrainingError
 
 PAUSES_S = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
@@ -312,7 +312,7 @@ def store_at(place: Path | str) -> Store:
     """Return the store at a path or URL."""
     if is_remote(url := str(place)):
         return FsspecStore(url)
-    return LocalStore(Path(url.removeprefix("file://").removeprefix("local://")))
+    return LocalStore(Path(local_path(url)))
 
 
 def _made(folder: Path) -> Path:

@@ -22,7 +22,7 @@ from open_diht.common.ranks import Ranks
 from open_diht.common.store_errors import in_words
 from open_diht.trainer.checkpoint import Checkpoints
 from open_diht.trainer.config import CheckpointSettings
-from open_diht.trainer.data.store import default_cache, is_remote
+from open_diht.trainer.data.store import default_cache, is_remote, local_path
 from open_diht.trainer.stores import FsspecStore, LocalStore, StoreError, Uploads
 
 CHECKPOINTS, EXPORT, LOG, CURVES, CONFIG = "checkpoints", "export", "log.jsonl", "tensorboard", "config.yaml"
@@ -157,7 +157,7 @@ def opened(
     """
     url = str(workdir)
     if not is_remote(url):
-        folder = Path(url.removeprefix("file://").removeprefix("local://"))
+        folder = Path(local_path(url))
         check_folder("WORKDIR", folder)
         with _locked(folder, ranks):
             yield Workdir(folder)

@@ -64,7 +64,7 @@ def load_model(
         (2, 512)
 
     Raises:
-        WrongUse: `word`, `pretrained` or `precision` is none of these, the weights are missing, or a model that has
+        WrongUse: `word`, `pretrained` or `precision` is not one of these, the weights are missing, or a model that has
             its own weights is given others (the reference also another precision).
         ModelError: Loading fails, or the model gives features that are not finite numbers.
     """

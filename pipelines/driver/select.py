@@ -27,11 +27,11 @@ from open_diht.common.command_line import OK, Parser, WrongUse, exit_status, num
 from open_diht.common.fields import Above0, NotNegative, Positive
 from open_diht.common.html import render_page
 from open_diht.common.html.charts import Point, Series, line_chart
-from open_diht.common.shard_index import BadIndex, ShardIndex, caption_hash, load, part_of, place_beside, write
+from open_diht.common.shard_index import BadIndex, ShardIndex, caption_hash, part_of, place_beside, write
 from open_diht.pipelines.driver.repeats import DELAYS, HALVES, ORIGIN, allotted, per_row, worth
 from open_diht.pipelines.manifests.plan import Plan, PlanMismatch, load_plan
 from open_diht.pipelines.stages.dedup.keys import uid_of
-from open_diht.pipelines.stages.tar_indexes import tars_of
+from open_diht.pipelines.stages.tar_indexes import read_index, tars_of
 from open_diht.pipelines.store.commit import RunFailed, publish_bytes, publish_json, publish_table, published, read_json
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import Vouched
@@ -272,7 +272,7 @@ def _candidates(
     groups, left_out = (KEPT, *delays), Counter[str]()
     parts: list[tuple[NDArray[Any], ...]] = []
     for tar, (first, names) in enumerate(tars_of(plan, units).items() if indexed else [("", units)]):
-        index = load(str(layout.index(first)), read_bytes(layout.index(first))) if indexed else None
+        index = read_index(layout.index(first)) if indexed else None
         for unit in names:
             for kind in ("kept", "rejected"):
                 table = _part(layout.part(kind, unit), ["uid", *(by or ("complexity", "overlap"))], kind)
@@ -383,7 +383,7 @@ def _write_indexes(
     """Index the chosen rows in each of the input's tars, so that `folder` is a data set of theirs."""
     shards = []
     for tar, first in enumerate(tars_of(plan, units)):
-        index = load(str(layout.index(first)), read_bytes(layout.index(first)))
+        index = read_index(layout.index(first))
         here = np.flatnonzero(chosen & (rows.tar == tar))
         here = here[np.argsort(rows.place[here])]
         with published(folder / "index" / place_beside(index.name).name) as temporary:

@@ -168,7 +168,7 @@ class Batch:
     """The good rows with all original columns and types (see `columns.plain`). Image bytes only if requested."""
     captions: list[str | None]
     """Captions of the good rows as the file has them; None if null, blank, "nan", "none" or "null";
-    length n. The first one, if a row has several; of `Roles.captions`, the first that is none of these."""
+    length n. If a row has several captions, the first; of `Roles.captions`, the first that is not one of these."""
     urls: list[str | None]
     """URLs of the good rows; None if null or blank, or if the file has none; length n."""
     uids: list[str]

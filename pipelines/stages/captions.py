@@ -125,11 +125,11 @@ class CaptionStage(Annotator):
         units = counted(of, "unit")
         lean = sum(bool(record["lean"]) for record in records)
         wider = sum(not record["lean"] and not self.parsed(record) for record in records)
-        anew = sum(bool(record["annotated"]) for record in records) - lean - wider
+        changed = sum(bool(record["annotated"]) for record in records) - lean - wider
         said = [f"{lean:,} of {units}, annotated by a lean run, which did not parse all captions"] if lean else []
         other = "annotated when the conditions on columns did not pass all of these rows"
         said += [f"{wider:,} of {units}, {other}"] if wider else []
-        said += [f"{anew:,} of {units}, annotated by another model, version or setting"] if anew else []
+        said += [f"{changed:,} of {units}, annotated by another model, version or setting"] if changed else []
         return f"annotating again: {'; '.join(said)}" if said else None
 
     def total(self, work: Work, todo: Sequence[str]) -> int | None:

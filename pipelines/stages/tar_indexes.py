@@ -150,7 +150,7 @@ class KeptIndexStage(Stage):
 
     def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         span = self._plan.span(unit)
-        index = load(str(self.layout.index(unit)), read_bytes(self.layout.index(unit)))
+        index = read_index(self.layout.index(unit))
         chosen: dict[int, str] = {}
         rows, left_out = 0, {UNUSABLE: 0, OTHER_CAPTION: 0}
         for other in self._units_of[span.path]:
@@ -211,12 +211,17 @@ def write_indexes(work: Work, decided: Mapping[str, str]) -> None:
         work.give_up({name: record for name in tars[unit]})
 
 
+def read_index(path: StorePath) -> ShardIndex:
+    """Return a stored index. Raises `BadIndex` with its path if it is unreadable, and OSError if it cannot be read."""
+    return load(str(path), read_bytes(path))
+
+
 def _beside(path: str) -> ShardIndex | None:
     """Return the index next to a tar, if its stamp or size is that of the tar and it locates each sample, else None."""
     tar = store_path(path)
     place = tar.parent / str(place_beside(tar.name))
     try:
-        index = load(str(place), read_bytes(place))
+        index = read_index(place)
     except (OSError, BadIndex):  # stores that forbid listing deny access to missing files
         return None
     same = index.bytes == tar.stat().st_size if is_url(path) else index.stamp == stamp_of(Path(local_path(path)))

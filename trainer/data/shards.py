@@ -25,7 +25,7 @@ from open_diht.common.shard_index import BadIndex, ShardIndex, hash64, is_curren
 from open_diht.trainer.data.errors import BadSource, Kind, ShardMismatch, TooManyBad
 from open_diht.trainer.data.settings import DataSettings, Source, Split
 from open_diht.trainer.data.sources import MANIFEST, FoundShards, find_shards, name_of, reached
-from open_diht.trainer.data.store import ShardFile, ShardStore, default_cache, is_remote
+from open_diht.trainer.data.store import ShardFile, ShardStore, default_cache, is_remote, local_path
 from open_diht.trainer.data.subset import Found, Subset
 
 MOST_STREAMS = 64
@@ -187,7 +187,7 @@ def _place(path: str) -> str:
     """Return the absolute path of a local shard; a URL and a file name as they are."""
     if "/" not in path or is_remote(path):
         return path
-    return os.path.abspath(path.removeprefix("file://").removeprefix("local://"))
+    return os.path.abspath(local_path(path))
 
 
 def _as_begun(path: str, found: Sequence[Shard], begun: Sequence[ShardFacts], skip: set[str]) -> list[Shard]:

@@ -32,6 +32,11 @@ def is_remote(path: str) -> bool:
     return "://" in path and not path.startswith(("file://", "local://"))
 
 
+def local_path(path: str) -> str:
+    """Return the path of a local file or folder without file:// or local://."""
+    return path.removeprefix("file://").removeprefix("local://")
+
+
 def default_cache() -> Path:
     """Return the default cache folder: `$XDG_CACHE_HOME/diht`, or `~/.cache/diht` if that is not set."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diht"
@@ -81,7 +86,7 @@ class ShardStore:
         """Return a file descriptor as `open` does, which the caller must close."""
         if not is_remote(shard.url):
             try:
-                return os.open(shard.url.removeprefix("file://").removeprefix("local://"), os.O_RDONLY)
+                return os.open(local_path(shard.url), os.O_RDONLY)
             except FileNotFoundError as error:
                 raise ShardLost(f"shard {shard.url} cannot be opened: {error.strerror}") from error
             except OSError as error:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import signal
 import socket
+import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -19,9 +21,8 @@ from tests.forks import Forks
 
 def command(words: list[str]) -> None:
     """`python -m open_diht.pipelines.view` with these words. Runs in a process of its own."""
-    from open_diht.common.run_command import run_command
-
-    run_command("open_diht.pipelines.view.cli", words)
+    sys.argv[1:] = words
+    runpy.run_module("open_diht.pipelines.view", run_name="__main__")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
