@@ -19,7 +19,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from open_diht.filters.base import Bools
-from open_diht.pipelines.stages.cascade import KEPT, UNREAD, Reasons
+from open_diht.pipelines.options import STAGES
+from open_diht.pipelines.stages.cascade import KEPT, UNREAD, Reasons, cascade
 from open_diht.pipelines.stages.columns import annotated_rows
 from open_diht.pipelines.stages.image_records import image_records
 from open_diht.pipelines.stages.rows import RECORD
@@ -43,8 +44,9 @@ class Piece:
     rows: pa.Table
     records: pa.Table | None
     """Records of their images, with `UNREAD` for missing ones; None if images decide nothing."""
-    unlooked: Bools
-    """Mask of the rows whose image no run has examined, although images decide."""
+    unexamined: Bools
+    """Mask of the rows that a stage after the captions has not examined although it decides: of the image of some, no
+    run has read the text; for others the run has computed no score, or a stage of the user has seen nothing."""
     recorded: Reasons
     """Reasons why the run rejected rows; `KEPT` for all others and for undecided rows."""
 
@@ -141,10 +143,15 @@ def _piece(output: Output, unit: str, rows: pa.Table, decided: bool) -> Piece:
     if records is None and ("spotting" in output.stages or ("download" in output.stages and not decided)):
         records = RECORD.empty_table()
     recorded = reasons_of(output, unit, ordinals) if decided else np.full(len(ordinals), KEPT, object)
-    if records is None:
-        return Piece(unit, rows, None, np.zeros(len(ordinals), bool), recorded)
-    unlooked = ~np.isin(ordinals, np.asarray(records["ordinal"]))
-    return Piece(unit, rows, _with_unread(records, ordinals), unlooked, recorded)
+    unexamined = np.zeros(len(ordinals), bool)
+    if records is not None:
+        unexamined = ~np.isin(ordinals, np.asarray(records["ordinal"]))
+        records = _with_unread(records, ordinals)
+    if "score" in output.stages or set(output.stages) - set(STAGES):
+        # Scores and the user's stages saw the rows that the filters before them kept.
+        before = [step.reason for step in cascade(output.preset) if step.stage not in ("score", "dedup")]
+        unexamined |= np.isin(recorded.astype(str), before) if decided else True
+    return Piece(unit, rows, records, unexamined, recorded)
 
 
 def _with_unread(records: pa.Table, ordinals: NDArray[np.int64]) -> pa.Table:

@@ -1,9 +1,9 @@
 """Find what other thresholds would keep. Rows in memory are decided by the same function as in a run.
 
-Three things do not depend on thresholds alone. If a row passes the caption filters only now, it may be
-that no run has examined its image: such rows are counted separately, as uncertain. Rows rejected by scores or
-user stages stay rejected, and so do duplicates of kinds that the preset rejects. Duplicate pairs are recomputed, as in
-a run, if `pairs_are_known`.
+Three things do not depend on thresholds alone. If a row passes a filter only now, it may be that no run has examined
+its image, scored it or shown it to a stage of the user: such rows are counted separately, as uncertain. Rows rejected
+by scores or user stages stay rejected, and so do duplicates of kinds that the preset rejects. Duplicate pairs are
+recomputed, as in a run, if `pairs_are_known`.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ class Decided:
 
     @property
     def uncertain(self) -> int:
-        """Number of rows that are kept if their image, which no run has examined, passes."""
+        """Number of rows that are kept if they pass the stages that have not examined them."""
         pairs = zip(self.sample.pieces, self.reasons, strict=True)
-        return sum(int(((why == KEPT) & piece.unlooked).sum()) for piece, why in pairs)
+        return sum(int(((why == KEPT) & piece.unexamined).sum()) for piece, why in pairs)
 
     @property
     def kept_rows(self) -> int:
@@ -76,10 +76,10 @@ class Decided:
     @property
     def _known(self) -> list[Reasons]:
         pairs = zip(self.sample.pieces, self.reasons, strict=True)
-        return [np.where((why == KEPT) & piece.unlooked, _UNCERTAIN, why) for piece, why in pairs]
+        return [np.where((why == KEPT) & piece.unexamined, _UNCERTAIN, why) for piece, why in pairs]
 
 
-_UNCERTAIN = "image not looked at"
+_UNCERTAIN = "not examined yet"
 
 
 def decide(output: Output, sample: Sample, preset: Preset) -> Decided:

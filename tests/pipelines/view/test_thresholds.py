@@ -73,6 +73,21 @@ def test_units_with_images_are_certain_beside_units_that_are_downloaded(
     assert (found.kept_rows, found.uncertain) == (done.funnel["kept"], 0)
 
 
+@pytest.mark.parametrize("later", ["score", "stage_of_the_user"])
+def test_rows_that_pass_only_now_are_uncertain_where_a_later_stage_has_not_seen_them(later: str, copied: Path) -> None:
+    without = Output(copied)
+    preset = preset_of(without, {"text_spotting.min_chars": "100"})
+    as_run, looser = (decide(without, draw(without), one) for one in (without.preset, preset))
+    new = sum(int((now & ~was).sum()) for now, was in zip(looser.kept, as_run.kept, strict=True))
+    assert new == looser.kept_rows - as_run.kept_rows > 0 and looser.uncertain == 0
+    record = json.loads((copied / "run.json").read_text())
+    (copied / "run.json").write_text(json.dumps({**record, "stages": [*record["stages"], later]}))
+    output = Output(copied)
+    found = decide(output, draw(output), preset)
+    assert (found.kept_rows, found.uncertain) == (as_run.kept_rows, new)
+    assert decide(output, draw(output), output.preset).uncertain == 0
+
+
 def test_every_row_is_kept_rejected_or_left_open(output: Output) -> None:
     sample = draw(output)
     for moves in MOVES.values():
