@@ -202,9 +202,7 @@ class Checkpoints:
             try:
                 return self.load(step)
             except Damaged as error:
-                renamed = f"{_DAMAGED}{name_of(step)}-{uuid.uuid4().hex[:8]}"
-                self.store.rename(name_of(step), renamed, MANIFEST)
-                self._say(f"checkpoint of step {step} is damaged, now {renamed}: {error}")
+                self._set_aside(step, error)
         damaged = [name for name in self.store.names(MANIFEST) if name.startswith(_DAMAGED)]
         if damaged:
             raise CheckpointError(
@@ -213,6 +211,11 @@ class Checkpoints:
                 f"take another WORKDIR or remove {self.store}"
             )
         return None
+
+    def _set_aside(self, step: int, error: Damaged) -> None:
+        renamed = f"{_DAMAGED}{name_of(step)}-{uuid.uuid4().hex[:8]}"
+        self.store.rename(name_of(step), renamed, MANIFEST)
+        self._say(f"checkpoint of step {step} is damaged, now {renamed}: {error}")
 
     def _manifest(self, step: int) -> dict[str, Any]:
         file = f"{self.place(step)}/{MANIFEST}"
@@ -227,7 +230,8 @@ class Checkpoints:
             raise Damaged(f"{file} cannot be read: {error}") from error
 
     def _prune(self, coming: Checkpoint | None = None) -> bool:
-        """Remove the checkpoints that the settings do not keep, and return whether there were any.
+        """Remove the checkpoints that the settings do not keep, and return whether there were any. Those whose manifest
+        is damaged are renamed and reported instead, since nobody knows whether the settings would keep them.
 
         `coming` is counted like an existing checkpoint although it is not written yet. Until it is,
         a run would resume from the newest existing one, which is therefore always kept.
@@ -237,11 +241,13 @@ class Checkpoints:
         kept = {*steps[-self._settings.keep_last :], *there[-1:]}
         every, previous = self._settings.keep_every_samples, 0
         measured: list[tuple[float, int]] = []
+        damaged: dict[int, Damaged] = {}
         for step in steps:
             try:
                 manifest = vars(coming) if coming and step == coming.step else self._manifest(step)
-            except Damaged:
-                continue  # kept only if it is among the newest; `newest` then reports it
+            except Damaged as error:
+                damaged[step] = error
+                continue
             samples, metric = manifest["samples"], manifest["metric"]
             if every is not None and samples // every > previous // every:
                 kept.add(step)
@@ -251,9 +257,11 @@ class Checkpoints:
         if self._settings.keep_best and measured:
             kept.add(max(measured)[1])  # the newest one on ties
         gone = set(there) - kept
-        for step in gone:
+        for step in gone & damaged.keys():  # one among the newest stays: `newest` reports it
+            self._set_aside(step, damaged[step])
+        for step in gone - damaged.keys():
             self.store.remove(name_of(step), MANIFEST)
-        return bool(gone)
+        return bool(gone - damaged.keys())
 
 
 def content_digest(manifest: Mapping[str, Any]) -> str:

@@ -197,6 +197,17 @@ def test_retention_without_the_best(disk: Begin) -> None:
     assert kept.checkpoints.steps() == [3]
 
 
+def test_one_whose_manifest_is_damaged_is_renamed_where_it_would_be_deleted(run: Begin) -> None:
+    kept = run(keep_last=2)
+    kept.save(1, 2)
+    path = f"{kept.path}/step-000000000001/manifest.json"
+    kept.fs.pipe_file(path, kept.fs.cat_file(path)[:-10])
+    kept.save(3, 4)
+    assert kept.checkpoints.steps() == [3, 4]
+    assert len(kept.said) == 1 and "step 1 is damaged, now damaged-step-000000000001-" in kept.said[0]
+    assert {name for name in kept.names() if name.startswith("damaged-")} == {kept.said[0].split()[7].rstrip(":")}
+
+
 def test_with_room_for_those_that_are_kept_the_oldest_goes_first(run: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     kept, room = run(keep_last=2), [2]
 
