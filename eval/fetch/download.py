@@ -135,8 +135,13 @@ class Fetcher:
 
     def __init__(self, root: Path, say: Say, *, sizes_only: bool = False, zero_shot: bool = False):
         self.root, self.say, self.sizes_only, self.zero_shot = root, say, sizes_only, zero_shot
-        lines = (root / SUMS).read_text(encoding="utf-8").splitlines() if (root / SUMS).is_file() else []
-        self._sums = {name: f"sha256:{found}" for found, _, name in (line.partition("  ") for line in lines)}
+        self._sums = self._recorded()
+
+    def _recorded(self) -> dict[str, str]:
+        """Return the digests in `SUMS`, as sha256:..., by name."""
+        file = self.root / SUMS
+        lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+        return {name: f"sha256:{found}" for found, _, name in (line.partition("  ") for line in lines)}
 
     def announce(self, what: str, size: int | None, how: str) -> bool:
         """Print a download that does not go through `get`, and return whether to perform it.
@@ -195,7 +200,7 @@ class Fetcher:
     def _record(self, what: str, name: str, recorded: str | None, now: str) -> None:
         if recorded not in (None, now):
             self.say(f"{what}: {name} differs from an earlier download, and so does its published hash")
-        self._sums[name] = now
+        self._sums = {**self._recorded(), name: now}  # with what other fetches into this folder have recorded since
         lines = [f"{digest.removeprefix('sha256:')}  {file}\n" for file, digest in sorted(self._sums.items())]
         publish_bytes(self.root / SUMS, "".join(lines).encode())
 

@@ -275,6 +275,15 @@ def test_without_a_published_hash_a_file_must_be_the_one_that_came_first(server:
     assert told(tmp_path)[0].get("set", [one])
 
 
+def test_fetches_at_the_same_time_record_the_digests_of_both(server: Any, tmp_path: Any) -> None:
+    server.files |= {"/a": b"a", "/b": b"b"}
+    fetchers = [told(tmp_path)[0] for _ in range(2)]
+    for fetcher, name in zip(fetchers, "ab", strict=True):
+        fetcher.get(name, [Remote(url=f"{server.address}/{name}", path=tmp_path / name)])
+    lines = (tmp_path / "SHA256SUMS").read_text().splitlines()
+    assert lines == [f"{hashlib.sha256(name.encode()).hexdigest()}  {name}" for name in "ab"]
+
+
 def test_files_and_members_of_archives_come_where_the_task_looks(hub: Hub, server: Any, tmp_path: Any) -> None:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
