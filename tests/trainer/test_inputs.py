@@ -28,7 +28,7 @@ def test_auto_takes_what_lies_beside_the_data(tmp_path: Path) -> None:
     found, said = resolved(config_of(str(tmp_path)))
     assert found.concepts.path == "" and f"not all sources have concept targets, {tmp_path}/concepts" in said
     (tmp_path / "concepts" / "targets").mkdir(parents=True)
-    for path in (str(tmp_path), f"{tmp_path}/", f"file://{tmp_path}"):
+    for path in (str(tmp_path), f"{tmp_path}/", f"file://{tmp_path}", f"local://{tmp_path}"):
         found, said = resolved(config_of(path))
         assert (
             found.concepts.path == f"{path.rstrip('/')}/concepts"

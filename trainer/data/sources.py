@@ -18,7 +18,7 @@ import fsspec  # type: ignore[import-untyped, unused-ignore]
 from open_diht.common.command_line import WrongUse
 from open_diht.common.store_errors import in_words, is_of_client
 from open_diht.trainer.data.errors import BadSource, DataError, ShardMismatch
-from open_diht.trainer.data.store import is_remote
+from open_diht.trainer.data.store import is_remote, local_path
 
 MANIFEST = "manifest.json"
 INDEXES = "index"
@@ -58,7 +58,7 @@ def find_shards(path: str) -> FoundShards:
         with reached(path):
             found = _remote(path)
     else:
-        found = _local(path.removeprefix("file://"))
+        found = _local(local_path(path))
     urls, manifest = found.urls, found.entries
     names = [name_of(url) for url in urls]
     if not urls:
