@@ -35,17 +35,22 @@ def device_here() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def check_device(device: str, option: str = "--device") -> None:
-    """Raise WrongUse if a device is a CUDA GPU and torch sees none.
+def check_device(device: str, precision: str = AUTO, *, prefix: str = "") -> None:
+    """Raise WrongUse if this machine lacks a device, or the device does not compute in a precision.
 
     Args:
         device: torch name of the device.
-        option: the option that named it, for the message.
+        precision: an entry of `PRECISIONS`, or `AUTO`.
+        prefix: prefix of the options that named them, see `add_device_options`.
     """
     import torch
 
+    option = f"--{prefix}device"
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise WrongUse(f"{option} {device}: torch sees no GPU on this machine; leave it out, or give {option} cpu")
+    if precision == "bf16" and not computes_bf16(device):
+        option = f"--{prefix}precision"
+        raise WrongUse(f"{option} bf16: {device} of this machine does not compute in it; give {option} fp32")
 
 
 def add_device_options(

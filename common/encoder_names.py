@@ -10,6 +10,7 @@ Nothing is downloaded.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,20 @@ from open_diht.common.command_line import WrongUse
 from open_diht.common.installation import remedy
 
 FOLDER = "local-dir"
+NOT_LOADED = (
+    RuntimeError,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    StopIteration,
+    EOFError,
+    pickle.UnpicklingError,
+)
+"""Errors of torch and of the model libraries for a file of weights that is damaged or another kind of file. safetensors
+adds a `SafetensorError`."""
 
 
 class EncoderError(WrongUse):

@@ -7,7 +7,6 @@ open_clip's position embeddings are resized.
 from __future__ import annotations
 
 import importlib.util
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.data_root import REFERENCE_IMAGES
+from open_diht.common.encoder_names import NOT_LOADED
 from open_diht.common.installation import install_command
 from open_diht.common.pinned import LITE0_WEIGHTS, check_pinned
 from open_diht.trainer.architecture import DualEncoder, has_batch_norm
@@ -26,20 +26,6 @@ from open_diht.trainer.config import ModelSettings
 
 ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 State = Mapping[str, Tensor]
-_UNREADABLE = (
-    pickle.UnpicklingError,
-    SafetensorError,
-    RuntimeError,
-    OSError,
-    EOFError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    StopIteration,
-)
-"""Errors that torch, safetensors and open_clip raise for a file of another kind."""
 
 
 class BadWeights(WrongUse):
@@ -114,7 +100,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Return the state dict in a file, without running code from the file. Raises `BadWeights`."""
     try:
         state = load_state_dict(str(path), weights_only=True)
-    except _UNREADABLE as error:
+    except (*NOT_LOADED, SafetensorError) as error:
         said = " ".join(str(error).split())[:400] or "it ends too early"
         raise BadWeights(f"{path} is not a weights file: {type(error).__name__}: {said}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

@@ -6,7 +6,6 @@ a folder has none: the numbers would be those of another model.
 
 from __future__ import annotations
 
-import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,23 +14,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from open_diht.common import encoder_names
 from open_diht.eval.errors import ModelError
 
 NAMES = (".safetensors", ".bin", ".pth")
 """Suffixes of weight files in a folder."""
-NOT_LOADED = (
-    RuntimeError,
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    EOFError,
-    pickle.UnpicklingError,
-    SafetensorError,
-)
-"""Errors of torch, safetensors and open_clip for an invalid file or configuration."""
+NOT_LOADED = (*encoder_names.NOT_LOADED, SafetensorError)
 POSITIONS = ("positional_embedding", "visual.positional_embedding", "text.positional_embedding")
 
 

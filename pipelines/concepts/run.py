@@ -120,7 +120,7 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> in
     _check_output(layout)
     extraction = Extraction(settings, layout)
     if isinstance(settings.backend, Direct):
-        check_device(extraction.device)
+        check_device(extraction.device, extraction.precision)
     missing = any(outdated(layout, "features", extraction.fingerprints(shards)))
     sees = seen(settings.teacher) if missing else None  # weights that do not fit fail before anything is written
     if is_local(settings.output):

@@ -19,7 +19,14 @@ from typing import Any
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.devices import Claim, computes_bf16, gpus_of
-from open_diht.common.encoder_names import check_installed, local_weights, no_hub, packaged_weights, parse_encoder_name
+from open_diht.common.encoder_names import (
+    NOT_LOADED,
+    check_installed,
+    local_weights,
+    no_hub,
+    packaged_weights,
+    parse_encoder_name,
+)
 from open_diht.common.files import sha256_file
 from open_diht.common.naming import nearest
 from open_diht.common.yaml_files import read_yaml
@@ -167,17 +174,24 @@ def _weights_of(entry: dict[str, Any], weights: str | None) -> Path:
 
 
 def _state(path: str) -> dict[str, Any]:
+    """Return the weights in a file, in its order. Raises `WrongUse` for a file that holds none."""
     import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
 
-    if path.endswith(".safetensors"):
-        from safetensors.torch import load_file
-
-        return dict(load_file(path))
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    for wrapper in ("state_dict", "model"):  # checkpoints may nest the weights
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    return dict(content)
+    try:
+        if path.endswith(".safetensors"):
+            return dict(load_file(path))
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        for wrapper in ("state_dict", "model"):  # checkpoints may nest the weights
+            if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+                content = content[wrapper]
+        return dict(content)
+    except (*NOT_LOADED, SafetensorError) as error:
+        said = " ".join(str(error).split())[:300] or "it ends too early"
+        raise WrongUse(
+            f"{path} is not a file of weights that loads without code: {type(error).__name__}: {said}"
+        ) from error
 
 
 def _fill(teacher: Teacher, model: Any) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
 
 from open_diht.common.command_line import WrongUse, say
-from open_diht.common.devices import check_device
+from open_diht.common.devices import AUTO, check_device, device_here
 from open_diht.common.naming import counted
 from open_diht.pipelines.concepts.run import ConceptSettings
 from open_diht.pipelines.concepts.teacher import Teacher, find_teacher
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
             )
         teacher = find_teacher(options.teacher, options.weights) if options.teacher else None
         if teacher is not None:
-            check_device(options.device)
+            check_device(device_here() if options.device == AUTO else options.device, options.precision)
         settings = settings_of(options, of_beam, arguments)
         return _pilot(options, _elsewhere(settings, options.output), teacher, arguments, say)
 

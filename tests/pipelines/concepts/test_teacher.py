@@ -86,6 +86,24 @@ def test_weights_that_do_not_fit(tmp_path: Path, tiny: tuple[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("notes.txt", b"no weights\n"),
+        ("empty.pth", b""),
+        ("cut.safetensors", b"\x10\0\0\0"),
+        ("list.pt", b"\x80\x04]\x94(K\x01K\x02e."),
+    ],
+)
+def test_a_file_that_holds_no_weights_is_one_line(
+    file: str, content: bytes, tmp_path: Path, tiny: tuple[str, str]
+) -> None:
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(WrongUse, match=f"^{tmp_path}/{file} ") as refused:
+        find_teacher(tiny[0], str(tmp_path / file)).load()
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
     ("name", "says"),
     [
         ("open_clip:roberta-ViT-B-32", "fetch it with `hf download roberta-base config.json`"),
