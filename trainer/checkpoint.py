@@ -231,7 +231,7 @@ class Checkpoints:
 
     def _prune(self, coming: Checkpoint | None = None) -> bool:
         """Remove the checkpoints that the settings do not keep, and return whether there were any. Those whose manifest
-        is damaged are renamed and reported instead, since nobody knows whether the settings would keep them.
+        is damaged are renamed and reported instead: they may be what the settings keep.
 
         `coming` is counted like an existing checkpoint although it is not written yet. Until it is,
         a run would resume from the newest existing one, which is therefore always kept.
