@@ -11,6 +11,7 @@ Nothing is downloaded. torch is imported only when a model is loaded.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -34,6 +35,7 @@ from open_diht.common.yaml_files import read_yaml
 LIBRARIES = ("timm", "torchvision", "open_clip")
 DEFAULT = "efficientnet-lite0"
 _FOLDER = Path(__file__).with_name("teachers")
+_OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 _DISTRIBUTIONS = {"timm": "timm", "torchvision": "torchvision", "open_clip": "open_clip_torch"}
 
 
@@ -196,6 +198,8 @@ def _state(path: str) -> dict[str, Any]:
 
 def _fill(teacher: Teacher, model: Any) -> None:
     state = _state(teacher.weights)
+    # torchvision publishes its DenseNets under names of an older version of the model.
+    state = {_OLD_DENSENET.sub(r"\1\2", key): value for key, value in state.items()}
     wanted = model.state_dict()
     if teacher.keys == "in_order":
         shapes = [tuple(tensor.shape) for tensor in state.values()], [tuple(tensor.shape) for tensor in wanted.values()]
@@ -249,6 +253,8 @@ def _torchvision(teacher: Teacher) -> tuple[Any, Callable[[Any], Any]]:
     if teacher.model.lower() not in names:
         raise WrongUse(f"torchvision has no classifier {teacher.model}{nearest(teacher.model, names)}")
     model = models.get_model(teacher.model, weights=None)
+    if hasattr(model, "transform_input"):  # Inception and GoogLeNet: torchvision sets it with the weights it publishes
+        model.transform_input = True
     transform = models.get_model_weights(teacher.model).DEFAULT.transforms()
     _fill(teacher, model)
     linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]

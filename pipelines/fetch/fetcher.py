@@ -5,12 +5,14 @@ from __future__ import annotations
 import email.utils
 import random
 import ssl
+import string
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.message import Message
 from functools import cached_property
+from urllib.parse import quote
 
 from open_diht.pipelines.fetch.addresses import Allowed
 from open_diht.pipelines.fetch.body import read_body
@@ -144,7 +146,12 @@ class Fetcher:
 def _redirected(location: str | None, target: Target) -> Target:
     if not location:
         raise FetchError(Reason.BAD_RESPONSE, f"{target.host}: a redirect to nowhere")
-    return parse_url(location, target)
+    # A header's bytes arrive as ISO-8859-1. Servers that do not escape other letters than ASCII send them as UTF-8.
+    sent = location.encode("iso-8859-1")
+    try:
+        return parse_url(sent.decode("utf-8"), target)
+    except UnicodeDecodeError:  # of another encoding, whose bytes are sent back
+        return parse_url(quote(sent, safe=string.printable), target)
 
 
 def _seconds(retry_after: str | None) -> float | None:

@@ -36,7 +36,8 @@ def _refuses(value: str, ours: set[str]) -> bool:
     for item in value.lower().split(","):
         directive = item.strip()
         name, colon, rest = directive.partition(":")
-        if colon and name.strip() not in _WITH_VALUE:
+        # A name has no space; the rest of a date does, which the comma after its weekday has cut off.
+        if colon and " " not in name.strip() and name.strip() not in _WITH_VALUE:
             addressed, directive = name.strip() in ours, rest.strip()
         if addressed and (directive in DIRECTIVES or directive == "none"):
             return True

@@ -2,6 +2,9 @@
 
 On a disk this is a lock of the operating system (flock), which ends with its process. An object store has no locks, so
 there it is a lease (`open_diht.common.lease`).
+
+NFS maps a flock to a lock of bytes, and grants a shared one to files that are open for reading alone, an exclusive one
+to files that are open for writing. So each lock file is open for both.
 """
 
 from __future__ import annotations
@@ -69,7 +72,7 @@ class FileLock:
 
 
 def _is_held(path: Path) -> bool:
-    with open(path, encoding="ascii") as handle:  # closing it releases the lock of this test
+    with open(path, "r+", encoding="ascii") as handle:  # closing it releases the lock of this test
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -108,11 +111,11 @@ def output_lock(
     shards = work / "shards"
     shards.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        lock = FileLock(stack.enter_context(open(work / "lock", "a", encoding="ascii")), shards)
+        lock = FileLock(stack.enter_context(open(work / "lock", "a+", encoding="ascii")), shards)
         try:
             taken = lock.take(shared)
             if taken and shard:
-                mark = stack.enter_context(open(shards / shard, "a", encoding="ascii"))
+                mark = stack.enter_context(open(shards / shard, "a+", encoding="ascii"))
                 fcntl.flock(mark, fcntl.LOCK_SH)  # shared: a shard may be started twice
         except OSError as error:
             if error.errno not in _NO_LOCKS:

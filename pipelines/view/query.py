@@ -161,8 +161,11 @@ def numeric_columns(output: Output) -> list[str]:
         try:
             with open_parts(path) as source:
                 file = pq.ParquetFile(source)
+                groups = (n for n in range(file.num_row_groups) if file.metadata.row_group(n).num_rows)
+                if (first := next(groups, None)) is None:  # a group has no row where none of its batch was kept
+                    continue
                 names = [name for name in file.schema_arrow.names if name not in added]
-                table = file.read_row_group(0, columns=names).slice(0, _PROBE)
+                table = file.read_row_group(first, columns=names).slice(0, _PROBE)
         except FileNotFoundError:
             continue
         numbers = {name: int(np.isfinite(_numbers(table[name])).sum()) for name in names}

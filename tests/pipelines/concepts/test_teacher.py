@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,28 @@ def test_any_model_of_the_three_libraries(tmp_path: Path, tiny: tuple[str, str])
     loaded = find_teacher("open_clip:ViT-S-32", str(tmp_path / "clip.safetensors")).load()
     expected = clip.eval().encode_image(loaded.transform(image)[None]).detach().numpy()
     assert np.allclose(loaded.features([loaded.transform(image)]), expected, atol=1e-4)
+
+
+def test_models_that_torchvision_changes_when_it_loads_its_own_weights(tmp_path: Path) -> None:
+    image, weights = Image.fromarray(skimage.data.coffee()), tmp_path / "weights.pth"
+    expected: Any = torchvision.models.googlenet(weights=None, init_weights=False).eval()
+    torch.save(expected.state_dict(), weights)
+    loaded = find_teacher("torchvision:googlenet", str(weights)).load()
+    expected.transform_input, expected.fc = True, torch.nn.Identity()
+    features = loaded.features([loaded.transform(image)])
+    assert np.allclose(features, expected(loaded.transform(image)[None]).detach().numpy(), rtol=1e-3)
+    expected.transform_input = False
+    assert not np.allclose(features, expected(loaded.transform(image)[None]).detach().numpy(), rtol=0.1)
+    expected = torchvision.models.densenet121().eval()
+    old = {
+        re.sub(r"(\.denselayer\d+\.(norm|conv))", r"\1.", key): value for key, value in expected.state_dict().items()
+    }
+    assert "features.denseblock1.denselayer1.norm.1.weight" in old  # as in the file that torchvision publishes
+    torch.save(old, weights)
+    loaded = find_teacher("torchvision:densenet121", str(weights)).load()
+    expected.classifier = torch.nn.Identity()
+    features = loaded.features([loaded.transform(image)])
+    assert np.allclose(features, expected(loaded.transform(image)[None]).detach().numpy(), rtol=1e-3)
 
 
 @pytest.mark.parametrize(

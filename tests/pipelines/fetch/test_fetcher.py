@@ -69,6 +69,22 @@ def test_redirects_are_followed(web: Any, fetcher: Fetcher) -> None:
     assert fetcher.fetch(web.url("/1")).url == web.url("/3?x=y")
 
 
+@pytest.mark.parametrize(
+    ("sent", "asked"),
+    [
+        ("/bilder/Käse.png".encode(), "/bilder/K%C3%A4se.png"),
+        ("/É/猫.png".encode(), "/%C3%89/%E7%8C%AB.png"),
+        ("/K\u00e4se%20b.png".encode("iso-8859-1"), "/K%E4se%20b.png"),
+    ],
+)
+def test_redirects_to_letters_that_are_not_escaped_are_followed(
+    web: Any, fetcher: Fetcher, sent: bytes, asked: str
+) -> None:
+    web.page("/1", b"", ("Location", sent.decode("iso-8859-1")), status=301)
+    web.page(asked, BODY)
+    assert fetcher.fetch(web.url("/1")).url == web.url(asked)
+
+
 @pytest.mark.parametrize("chunked", [False, True])
 def test_gzip_that_nobody_asked_for(web: Any, fetcher: Fetcher, chunked: bool) -> None:
     packed = gzip.compress(BODY)

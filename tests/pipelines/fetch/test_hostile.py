@@ -286,7 +286,7 @@ RESPONSES: list[tuple[str, Page, Reason]] = [
     ),
     (
         "noai after a date",
-        _reply(GOOD, ("X-Robots-Tag", "unavailable_after: 25 Jun 2030 15:00:00 PST, noai")),
+        _reply(GOOD, ("X-Robots-Tag", "unavailable_after: Wed, 25 Jun 2030 15:00:00 PST, noai")),
         Reason.OPT_OUT,
     ),
     ("mining reserved", _reply(GOOD, ("TDM-Reservation", "1")), Reason.OPT_OUT),

@@ -25,6 +25,25 @@ def test_a_lock_given_back_may_be_taken_again(tmp_path: Path) -> None:
             output_lock(layout, shared=True).__enter__()
 
 
+def test_shards_lock_a_folder_on_nfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux maps a flock on NFS to a lock of bytes, which asks how the file was opened (flock(2), "NFS details")."""
+    flock = fcntl.flock
+
+    def as_on_nfs(handle: Any, operation: int) -> None:
+        if (operation & fcntl.LOCK_SH and not handle.readable()) or (
+            operation & fcntl.LOCK_EX and not handle.writable()
+        ):
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        flock(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", as_on_nfs)
+    layout = Layout(tmp_path)
+    with output_lock(layout, True, "one") as one, output_lock(layout, True, "other") as other:
+        assert one.at_work() == other.at_work() == {"one", "other"}
+    with output_lock(layout, shared=False) as alone:
+        assert alone.at_work() == set()
+
+
 def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(handle: Any, operation: int) -> None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from open_diht.pipelines.stages.decide import broken_unit
@@ -138,3 +139,17 @@ def test_what_a_place_says_is_read_back_and_nothing_else() -> None:
 
 def test_columns_with_numbers_can_be_compared(output: Output) -> None:
     assert numeric_columns(output) == ["n", "similarity"]
+
+
+def test_columns_are_looked_up_where_rows_are(copied: Path) -> None:
+    """A unit's file has an empty row group for each batch of which no row was kept."""
+    output = Output(copied)
+    for unit in output.listing().decided[:1]:
+        file = Path(str(output.part("kept", unit)))
+        table = pq.read_table(file)
+        with pq.ParquetWriter(file, table.schema) as writer:
+            writer.write_table(table.slice(0, 0))
+            writer.write_table(table)
+        assert numeric_columns(Output(copied)) == ["n", "similarity"]
+        pq.write_table(table.slice(0, 0), file)
+    assert numeric_columns(Output(copied)) == ["n", "similarity"]
