@@ -281,7 +281,8 @@ def _default_input(dataset: Dataset, given: str | None) -> str:
                 "under their own licenses); run in a checkout, or pass --dataset and --input"
             )
         raise WrongUse(dataset.missing_message(str(folder), given))
-    return str(folder / dataset.default_glob)
+    # As a folder, it is read without files that are no manifests, and with those in its folders.
+    return str(folder if dataset.default_glob == "*" else folder / dataset.default_glob)
 
 
 def _stages(text: str | None) -> tuple[str, ...]:

@@ -278,7 +278,7 @@ def _candidates(
                 table = _part(layout.part(kind, unit), ["uid", *(by or ("complexity", "overlap"))], kind)
                 if table is None:
                     continue
-                reason = table["reason"] if kind == "rejected" else pa.array([KEPT] * len(table))
+                reason = table["reason"] if kind == "rejected" else pa.array([KEPT] * len(table), pa.string())
                 group = np.asarray(pc.fill_null(pc.index_in(reason, pa.array(groups)), -1), np.int64)
                 for other in pc.value_counts(reason.filter(pa.array(group < 0))).to_pylist():
                     left_out[other["values"]] += other["counts"]

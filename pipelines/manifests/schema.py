@@ -22,6 +22,9 @@ _KINDS: dict[str, tuple[Kind, ...]] = {
     "sha256": ("text", "null"),
     "md5": ("text", "null"),
 }
+_DISPENSABLE = ("uid", "sha256", "md5")
+"""Roles that a column of their aliases does not take if its type does not fit: without them, a row gets an id that is
+made of its content, and its download is not compared with a hash."""
 MAX_COLUMNS = 10_000
 """Most columns of a file. Beyond it the file is refused, because the cost of a row grows with them."""
 COLUMNS = "--columns a,b,... (in Python: with_roles(columns=[...]))"
@@ -46,9 +49,9 @@ def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, ima
 
     A column named by the data set or the user comes first. Otherwise the aliases are tried in
     order. An alias matches in any case, preferring its listed spelling; two equally good matches
-    are refused, except for `captions`. Width and height come from the first pair of `SIZE_FAMILIES`
-    that is there once, and the first text column named image holds paths if no
-    other column does.
+    are refused, except for `captions`. A column that could be an id or a hash but has no type of one is
+    left alone. Width and height come from the first pair of `SIZE_FAMILIES` that is there once, and the
+    first text column named image holds paths if no other column does.
 
     Args:
         columns: the file's columns.
@@ -131,7 +134,8 @@ def _named(role: str, name: str, names: Sequence[str], path: str) -> str:
 
 def _by_alias(role: str, columns: Sequence[Column], dataset: Dataset, path: str) -> str | None:
     aliases = dataset.aliases_of(role)
-    kinds = _KINDS[role] if role == "image" else None  # a text column named image holds paths: see below
+    # A text column named image holds paths: see below.
+    kinds = _KINDS[role] if role == "image" or (role in _DISPENSABLE and role not in dataset.needs) else None
     names = [column.name for column in columns if kinds is None or column.kind in kinds]
     if role == "image_path":
         names = [name for name in names if name not in _texts_named_image(columns)]
@@ -174,7 +178,7 @@ class Difference:
     found: str
     """The column's type in this file."""
     role: str | None
-    """The role of the column in either file, or None."""
+    """The role of the column in either file; None for none, and where the values of both types are compared alike."""
     first: str
     """The first file that has the column, not as null, with which the others are compared."""
 
@@ -201,13 +205,16 @@ def check_consistent(infos: Sequence[FileInfo]) -> list[Difference]:
             if ours.kind == column.kind:
                 continue
             roles = {name: role for one in (info, first) for role, name in one.roles.given().items()}
+            role = roles.get(column.name)
+            if role not in _KINDS and {ours.kind, column.kind} == {"integer", "floating"}:
+                role = None  # filters compare either as float64
             found.append(
                 Difference(
                     path=info.path,
                     column=column.name,
                     expected=ours.type,
                     found=column.type,
-                    role=roles.get(column.name),
+                    role=role,
                     first=first.path,
                 )
             )

@@ -34,7 +34,7 @@ from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import CommitRecord
 from open_diht.pipelines.store.storage import row_groups
 
-VERSION = 2
+VERSION = 3
 """Increase it when the same column of a file may give other values."""
 BATCH_ROWS = 10_000
 NAME = "columns"

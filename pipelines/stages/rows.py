@@ -6,12 +6,16 @@ Runs, Beam transforms and `open_diht.Cat` share these functions, which import no
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import TypedDict
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.naming import nearest
@@ -22,6 +26,7 @@ from open_diht.filters.spotting.spotter import Spotting, TextSpotter
 from open_diht.pipelines.datasets import Dataset, Roles, load_dataset
 from open_diht.pipelines.datasets.naming import listing
 from open_diht.pipelines.manifests import Batch, MissingImage, read_rows, roles_of
+from open_diht.pipelines.manifests.formats.jsonl import EXTRA
 
 ROW = pa.schema(
     [
@@ -172,7 +177,32 @@ def values_of(batch: Batch, places: Mapping[str, str], conditions: Sequence[Colu
     if identified:
         known = list(zip(*language.identify(batch.captions), strict=True)) or [(), ()]
         found |= {name: pa.array(known[language.NAMES.index(name)]) for name in identified}
-    return {STORED + one.reason: one.stored(found[one.reason]) for one in conditions}
+    stored = {one.reason: one.stored(found[one.reason]) for one in conditions}
+    if EXTRA in table.column_names:
+        for one in conditions:
+            if one.numeric and one.reason in places:
+                stored[one.reason] = _with_moved(stored[one.reason], table[EXTRA], places[one.reason])
+    return {STORED + name: values for name, values in stored.items()}
+
+
+def _with_moved(values: pa.Array, extra: pa.ChunkedArray, column: str) -> pa.Array:
+    """Return float64 values (n,) of a column with the numbers of `EXTRA` where they are null: of a column whose first
+    rows hold whole numbers, the reader has moved fractions there."""
+    named = pc.match_substring(extra, json.dumps(column, ensure_ascii=False))
+    rows = np.flatnonzero(np.asarray(pc.and_kleene(pc.is_null(values), pc.fill_null(named, False))))
+    if not len(rows):
+        return values
+    full = values.to_pylist()
+    for row, text in zip(rows.tolist(), extra.take(pa.array(rows)).to_pylist(), strict=True):
+        try:
+            moved = json.loads(text).get(column)
+            if isinstance(moved, int | float) and not isinstance(moved, bool) and not math.isnan(moved):
+                full[row] = float(moved)
+        except (ValueError, AttributeError):  # not written by the reader, but a column of the user's of this name
+            continue
+        except OverflowError:  # an integer above the range of doubles
+            continue
+    return pa.array(full, pa.float64())
 
 
 def _column(name: str, roles: Roles, dataset: Dataset, columns: Sequence[str]) -> str | None:

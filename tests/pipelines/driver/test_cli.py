@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from open_diht.pipelines.driver import cli
+from open_diht.pipelines.manifests.inputs import expand_inputs
 from open_diht.pipelines.options import filter_parser
 from tests.forks import Forks
 from tests.pipelines.processes import REPOSITORY, Forked
@@ -133,6 +134,17 @@ def test_input_alone_means_custom(words: list[str], name: str, manifest: Path, m
     arguments = [word.format(manifest) for word in words]
     settings = cli.settings_of(filter_parser("x").parse_args(arguments), [], arguments)
     assert (settings.dataset.name, settings.output) == (name, Path("out") / name)
+
+
+def test_the_folder_of_a_data_set_is_read_as_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "data" / "custom"
+    for file in ("part/a.tsv", "part/README.md", "part/00000_stats.json"):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text("caption\turl\n")
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--dataset", "custom"]
+    settings = cli.settings_of(filter_parser("x").parse_args(arguments), [], arguments)
+    assert expand_inputs(settings.input, settings.dataset) == [str(folder / "part" / "a.tsv")]
 
 
 @pytest.mark.slow

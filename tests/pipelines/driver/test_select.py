@@ -94,6 +94,15 @@ def test_a_training_reads_rejected_rows_too_as_often_as_selected(indexed: Any, t
     assert "against all rows" in said and "docs/howto/select.md" in said
 
 
+def test_units_that_kept_nothing_are_no_obstacle(tmp_path: Path, filtering: Any, captions: list[str]) -> None:
+    for name, some in (("0.tsv", captions[:8]), ("1.tsv", ["red car", "blue car"])):
+        lines = (f"{text}\thttp://127.0.0.1/{name}/{number}\n" for number, text in enumerate(some))
+        (tmp_path / name).write_text("caption\turl\n" + "".join(lines))
+    run = filtering(f"{tmp_path}/*.tsv", tmp_path / "out", stages=("captions",))
+    kept = {row["uid"] for row in run.rows("kept")}
+    assert kept and selected(tmp_path / "out", len(kept)).keys() == kept
+
+
 def test_a_small_budget_reads_kept_rows_alone_the_best_first(indexed: Any, tmp_path: Path) -> None:
     complexity = {row["uid"]: row["complexity"] for row in indexed.rows("kept")}
     count = len(complexity) // 2

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from open_diht.pipelines.datasets import load_dataset
-from open_diht.pipelines.manifests import FileInfo, check_consistent, inspect
+from open_diht.pipelines.manifests import BadSchema, FileInfo, check_consistent, inspect
+from open_diht.pipelines.manifests.plan import make_plan
 
 
 def look(path: Path, **columns: pa.Array) -> FileInfo:
@@ -35,6 +37,19 @@ def test_differences_name_file_column_and_type(tmp_path: Path) -> None:
         ("n", "int64", None),
     ]
     assert str(found[1]) == f"{second.path}: column 'n' is string, in {first.path} it is int64"
+
+
+def test_whole_numbers_and_fractions_go_together_where_filters_compare_them_alike(tmp_path: Path) -> None:
+    """pandas writes a column of whole numbers as float64 as soon as one is missing."""
+    text = pa.array(["x"])
+    first = look(tmp_path / "1.parquet", caption=text, url=text, width=pa.array([64]), height=pa.array([64]))
+    second = look(tmp_path / "2.parquet", caption=text, url=text, width=pa.array([64.0]), height=pa.array([64]))
+    (one,) = check_consistent([first, second])
+    assert (one.column, one.found, one.role) == ("width", "double", None)
+    make_plan(str(tmp_path), load_dataset("custom"), 1)
+    look(tmp_path / "3.parquet", caption=text, url=text, width=text, height=text)
+    with pytest.raises(BadSchema, match=r"3.parquet: column 'width' \(width\) is string"):
+        make_plan(str(tmp_path), load_dataset("custom"), 1)
 
 
 def test_a_column_is_compared_with_the_first_file_that_has_values_of_it(tmp_path: Path) -> None:

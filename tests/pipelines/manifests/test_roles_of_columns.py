@@ -49,7 +49,7 @@ def test_equal_candidates_are_refused() -> None:
 
 def test_a_role_without_an_option_is_named_in_the_data_sets_file() -> None:
     with pytest.raises(BadSchema, match=r"the md5; name it in the data set's file: `roles: {md5: NAME}`"):
-        roles_of({"text": S, "md5": N})
+        roles_of({"text": S, "md5": N}, md5="md5")
 
 
 def test_a_named_column_must_exist() -> None:
@@ -67,6 +67,17 @@ def test_a_needed_column_is_missed_with_the_nearest_name() -> None:
         roles_of({"TEXT": S}, "laion2b")
     with pytest.raises(BadSchema, match="no column for the uid"):
         roles_of({"text": S, "url": S}, "datacomp")
+
+
+def test_a_column_that_is_no_id_and_no_hash_is_left_alone_unless_it_was_named() -> None:
+    columns = {"text": S, "url": S, "id": F, "sha256": pa.binary(32), "md5": N}
+    roles = roles_of(columns)
+    assert (roles.uid, roles.sha256, roles.md5) == (None, None, None)
+    assert roles_of({**columns, "uid": S}).uid == "uid"
+    with pytest.raises(BadSchema, match="column 'id' is float, which cannot be the uid"):
+        roles_of(columns, uid="id")
+    with pytest.raises(BadSchema, match="column 'uid' is float, which cannot be the uid"):
+        roles_of({"text": S, "url": S, "uid": F}, "datacomp")  # which cannot do without
 
 
 def test_images_stand_in_for_the_url() -> None:

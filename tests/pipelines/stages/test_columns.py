@@ -13,6 +13,7 @@ import pytest
 
 from open_diht.common.command_line import WrongUse
 from open_diht.pipelines.datasets import load_dataset
+from tests.pipelines.conftest import tar_of
 
 Filter = Callable[..., Any]
 WORDS = ["captions", "export"]
@@ -32,6 +33,20 @@ def manifest(tmp_path: Path) -> Path:
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.table({name: list(values) for name, values in rows.items()}), path)
     return path
+
+
+@pytest.mark.parametrize("form", ["jsonl", "tar"])
+def test_fractions_after_a_thousand_whole_numbers_are_compared(form: str, tmp_path: Path, filtering: Filter) -> None:
+    values: list[Any] = [0] * 1_000 + [0.1, 0.9, None, "0.1", 10**400]
+    rows = [{"n": n, "caption": "A dog runs", "url": "http://127.0.0.1/", "nsfw": v} for n, v in enumerate(values)]
+    if form == "jsonl":
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        tar_of(tmp_path / "rows.tar", [(f"{row['n']:05d}.json", json.dumps(row).encode()) for row in rows])
+    preset = _preset(tmp_path, "columns: {nsfw: {max: 0.5}}")
+    run = filtering(tmp_path / f"rows.{form}", tmp_path / "out", preset=preset, stages=WORDS)
+    rejected = {row["n"] for row in run.rows("rejected") if row["reason"] == "nsfw"}
+    assert rejected == {1001, 1002, 1003, 1004}  # text is no number in a column of numbers
 
 
 def _preset(tmp_path: Path, text: str) -> str:
