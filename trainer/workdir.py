@@ -170,15 +170,16 @@ def opened(
     store = FsspecStore(url)
     place, refused = Workdir(spool(store.url, cache_folder), store), None
     with ExitStack() as stack:
-        if ranks.local_rank == 0:
-            stack.callback(shutil.rmtree, place.folder, ignore_errors=True)  # once per machine, whose ranks share it
         if ranks.first:
             try:
                 place.uploads.lease = stack.enter_context(_leased(store, say))
+                stack.callback(shutil.rmtree, place.folder, ignore_errors=True)  # before the lease is released
                 place.restore()
             except (WrongUse, StoreError) as error:
                 refused = error
-        ranks.all_or_error(refused)
+        ranks.all_or_error(refused)  # a refused run leaves the folder alone, which a live run on this machine may use
+        if ranks.local_rank == 0 and not ranks.first:
+            stack.callback(shutil.rmtree, place.folder, ignore_errors=True)  # once per machine, whose ranks share it
         try:
             yield place
         except Exception as failed:  # not KeyboardInterrupt: a second Ctrl-C does not wait

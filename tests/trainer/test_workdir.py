@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import threading
 import time
 import uuid
@@ -246,6 +247,63 @@ def test_a_rename_that_is_killed_leaves_no_complete_folder(store: FsspecStore, m
     assert [path.rpartition("/")[2] for path in copied] == ["weights"]
     store.rename("step-1", "damaged-1", "manifest.json")
     assert store.files() == ["damaged-1/manifest.json", "damaged-1/weights"]
+
+
+@pytest.fixture
+def open_run(store: FsspecStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Opens the same WORKDIR for a run. It is refused at once if another run holds the lease."""
+    monkeypatch.setattr("open_diht.trainer.workdir.FsspecStore", lambda url: store)
+    monkeypatch.setattr(Lease, "take_alone", lambda lease: lease.take(shared=False))
+    return lambda ranks=None: opened("s3://bucket/run", str(tmp_path), ranks or Ranks(), lambda text: None)
+
+
+class OnAnotherMachine(Ranks):
+    """The first process of a second machine, whose run rank 0 may refuse."""
+
+    refused: Exception | None = None
+
+    def __init__(self) -> None:
+        super().__init__(rank=1, world=2)
+
+    def all_or_error(self, error: Exception | None) -> None:
+        if self.refused is not None:
+            raise self.refused
+
+
+def test_a_run_that_is_refused_leaves_the_folder_of_the_live_run(open_run: Callable[..., Any]) -> None:
+    with open_run() as live:
+        write(live, "one")
+        with pytest.raises(WrongUse, match="another run"), open_run():
+            pass
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(WrongUse, match="refused by the first"):
+            patch.setattr(OnAnotherMachine, "refused", WrongUse("refused by the first"))
+            open_run(OnAnotherMachine()).__enter__()
+        assert (live.folder / "log.jsonl").read_text() == "one\n"
+        with open_run(OnAnotherMachine()):
+            assert live.folder.exists()
+        assert not live.folder.exists(), "each machine removes its folder"
+        live.folder.mkdir()
+    assert not live.folder.exists()
+
+
+def test_a_run_that_cannot_restore_its_log_leaves_no_folder(open_run, store, tmp_path, monkeypatch):
+    def failed(store: FsspecStore, path: str) -> bytes:
+        raise StoreError("access denied")
+
+    monkeypatch.setattr(FsspecStore, "read", failed)
+    with pytest.raises(StoreError, match="access denied"), open_run():
+        pass
+    assert not any(tmp_path.glob("workdirs/*")) and store.files("lease") == []
+
+
+def test_a_staged_folder_without_its_last_file_is_not_uploaded(store: FsspecStore, tmp_path: Path) -> None:
+    store.write(b"old", "step-1/manifest.json")
+    says = rf"{re.escape(str(tmp_path))}.* has no manifest.json, .*; run the same command to resume"
+    for staged in (tmp_path / "gone", tmp_path):
+        with pytest.raises(StoreError, match=says):
+            store.put(staged, "step-1", "manifest.json")
+        (tmp_path / "weights").write_text("new")
+    assert store.files() == ["step-1/manifest.json"]
 
 
 @pytest.mark.parametrize("begins", ["", "file://", "local://"])
