@@ -138,11 +138,13 @@ class ShardStore:
                         if tried == TRIES - 1 or isinstance(error, FileNotFoundError):
                             raise _unavailable(shard, error) from error
                         time.sleep(2**tried)
-            if shard.bytes is not None and part.stat().st_size != shard.bytes:
-                raise ShardMismatch(
-                    f"shard {shard.url} has {part.stat().st_size:,} bytes, {shard.bytes:,} when it was indexed"
-                )
-            os.rename(part, path)  # so a file under the final name is always complete
+                local.flush()
+                if shard.bytes is not None and part.stat().st_size != shard.bytes:
+                    raise ShardMismatch(
+                        f"shard {shard.url} has {part.stat().st_size:,} bytes, {shard.bytes:,} when it was indexed"
+                    )
+                # A file under the final name is complete. The lock is still held: without it, the part is an orphan.
+                os.rename(part, path)
         finally:
             part.unlink(missing_ok=True)
 

@@ -9,6 +9,7 @@ import random
 import signal
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -601,6 +602,39 @@ def test_a_cache_without_room_for_the_window_is_refused_with_the_figure(remote: 
     assert remote.loader(20, streams=None).streams == 4
     with pytest.raises(ShardUnavailable, match=r"GiB, the cache data.cache_gib \S+: raise it"):
         remote.loader(0.5, index_folder=str(remote.folder / "other"))
+
+
+@pytest.mark.parametrize("moment", ["stat", "rename"])
+def test_another_process_that_makes_room_keeps_a_finished_download(moment, remote, monkeypatch, tmp_path):
+    """It looks when the content is complete and the file does not have its final name yet."""
+    place, function = (Path, "stat") if moment == "stat" else (os, "rename")
+    wrapped, other = getattr(place, function), ShardStore(tmp_path, 2**30)
+    name = remote.memory.ls(f"/{tmp_path.name}/shards", detail=False)[0]
+    content = remote.memory.cat_file(name)
+
+    def at_the_moment(path: Any, *arguments: Any, **options: Any) -> Any:
+        if ".part-" in str(path):
+            monkeypatch.undo()
+            assert other._make_room(0) and Path(path).read_bytes() == content
+        return wrapped(path, *arguments, **options)
+
+    monkeypatch.setattr(place, function, at_the_moment)
+    with ShardStore(tmp_path, 2**30).open(ShardFile(f"memory:/{name}", len(content))) as descriptor:
+        assert os.pread(descriptor, 2**20, 0) == content
+
+
+def test_threads_that_fetch_into_a_small_cache_keep_their_downloads(remote, tmp_path, monkeypatch):
+    monkeypatch.setattr("open_diht.trainer.data.store._PAUSE_S", 0.001)
+    names = remote.memory.ls(f"/{tmp_path.name}/shards", detail=False)
+    contents = {name: remote.memory.cat_file(name) for name in names if name.endswith(".tar")}
+    store = ShardStore(tmp_path, int(3.5 * remote.shard_bytes))
+
+    def fetch(number: int) -> None:
+        name = sorted(contents)[number % len(contents)]
+        store.fetch(ShardFile(f"memory:/{name}", len(contents[name]), stamp=str(number)))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(fetch, range(200)))  # raises what a thread raised
 
 
 def test_shards_that_go_from_the_store_are_lost(remote: Remote) -> None:
