@@ -7,6 +7,7 @@ CC-BY-NC-4.0; treat the weights alike). They are plain state dicts under the nam
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,11 +17,11 @@ from typing import Any
 import open_clip
 from torch import nn
 
-from open_diht.common.command_line import OK, Parser, exit_status, say
+from open_diht.common.command_line import OK, Parser, WrongUse, check_folder, exit_status, say
 from open_diht.common.files import sha256_file
 from open_diht.trainer.architecture import DualEncoder, build
 from open_diht.trainer.config import TransformSettings
-from open_diht.trainer.export import CannotExport, export
+from open_diht.trainer.export import CARD, DESCRIPTION, WEIGHTS, CannotExport, export
 from open_diht.trainer.transforms import preprocessing
 from open_diht.trainer.warm_start import BadWeights, read_weights
 
@@ -117,6 +118,15 @@ def assert_exact_gelu(clip: nn.Module, model: dict[str, Any]) -> None:
         )
 
 
+def _check_replaceable(folder: Path) -> None:
+    """Raise `WrongUse` if a folder is a file, or holds other files than an exported model, which would be deleted."""
+    if folder.exists() and not folder.is_dir():
+        raise WrongUse(f"--output {folder} is a file; name a new folder")
+    other = sorted({path.name for path in folder.glob("*")} - {WEIGHTS, DESCRIPTION, CARD})
+    if other:
+        raise WrongUse(f"--output {folder} holds {other[0]}, and the folder is replaced as a whole; name a new folder")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line. Return 0, 1 if the folder could not be written, 2 for wrong use, or 130 after Ctrl-C."""
     parser = Parser(prog="python -m open_diht.trainer.released", description=__doc__ or "")
@@ -126,6 +136,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def run() -> int:
         options = parser.parse_args(arguments)
+        output = Path(os.path.abspath(options.output))
+        check_folder("--output", output)
+        _check_replaceable(output)
         clip, model = load_released(options.name, options.file)
         card = (
             f"# {options.name}\n\nThe authors' released checkpoint, {options.file.name}, in open_clip's form; "
@@ -134,8 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "their own).\n"
         )
         size = RELEASED[options.name].image_size
-        export(options.output, model, clip.state_dict(), preprocessing(TransformSettings(), size), card)
-        say(f"{options.output} loads with open_clip.create_model_and_transforms('local-dir:{options.output}')")
+        export(output, model, clip.state_dict(), preprocessing(TransformSettings(), size), card)
+        say(f"{output} loads with open_clip.create_model_and_transforms('local-dir:{output}')")
         return OK
 
     return exit_status(run, failed=(CannotExport,))

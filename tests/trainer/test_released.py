@@ -4,6 +4,7 @@ is refused. The released files themselves are not tried: they are not ours to sh
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -132,3 +133,46 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["diht_vitb32_224px", str(tmp_path / "none.ckpt"), "--output", str(tmp_path / "o")]) == 2
     assert "is not a file" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command loads a small model under the released name."""
+    load = load_released
+    monkeypatch.setattr("open_diht.trainer.released.load_released", lambda name, path: load(name, path, SMALL))
+
+
+def test_an_exported_model_is_replaced(small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, _ = saved(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert main(["diht_vitb32_224px", str(path), "--output", "o"]) == 0
+    assert sorted(file.name for file in (tmp_path / "o").iterdir()) == [
+        "README.md",
+        "open_clip_config.json",
+        "open_clip_model.safetensors",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (".", r"holds diht_vitb32_224px_.*\.ckpt, and the folder is replaced as a whole; name a new folder"),
+        ("../o/sub/..", "holds .hidden, and the folder is replaced"),
+        ("sub/file", "is a file; name a new folder"),
+        ("/", "is the root of the file system"),
+    ],
+)
+def test_an_output_that_holds_other_files_stays(output, message, small, tmp_path, monkeypatch, capsys):
+    here = tmp_path / "o"
+    (here / "sub").mkdir(parents=True)
+    (here / "sub" / "file").touch()
+    path, _ = saved(here)
+    if output != ".":
+        path = path.rename(tmp_path / path.name)
+        (here / ".hidden").touch()
+    monkeypatch.chdir(here)
+    before = sorted(here.rglob("*"))
+    assert main(["diht_vitb32_224px", str(path), "--output", output]) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert sorted(here.rglob("*")) == before
