@@ -144,11 +144,10 @@ class Cat:
         for name, values in {"images": images, **given}.items():
             if values is not None and len(values) != n:
                 raise ValueError(f"{n} captions, but {len(values)} values in {name}; give one for each caption")
-        if images is not None:
-            _check_images(images)
+        files = None if images is None else _images(images)
         ordinals, rows = self._annotated(pa.table({"caption": pa.array(texts, pa.string()), **given}), reasons)
-        records = None if images is None else self._read([images[row] for row in ordinals], rows)
-        stages = ("captions",) if images is None else ("captions", "spotting")
+        records = None if files is None else self._read([files[row] for row in ordinals], rows)
+        stages = ("captions",) if files is None else ("captions", "spotting")
         decided = apply_cascade(rows, records, self.preset, stages)
         table = output_rows(rows.select([]), rows, records, decided, None)
         for index, row in enumerate(ordinals.tolist()):
@@ -234,7 +233,7 @@ class CatBatch:
         for role, name in (("caption", self.caption), ("image", self.image)):
             if name is not None and name not in names:
                 raise KeyError(f"no column {name!r}, only {listing(names)}; name the right one: batch({role}=...)")
-        images = None if self.image is None else _listed(batch[self.image])
+        images = None if self.image is None else batch[self.image]
         columns: dict[str, Any] = {}
         if conditions := self.cat.preset.columns:
             empty = pa.table({str(name): pa.nulls(0) for name in names})
@@ -322,16 +321,22 @@ def _is_text(value: Any) -> bool:
     return True
 
 
-def _check_images(images: Sequence[Any]) -> None:
-    """Raise TypeError if `images` is not a sequence of images, or holds `MANY` values other than None and no image."""
+def _images(images: Sequence[Any]) -> list[Any]:
+    """Return the images as a list.
+
+    Raises:
+        TypeError: `images` is not a sequence of images, or holds `MANY` values other than None and no image.
+    """
     if isinstance(images, str | bytes | Mapping):
         raise TypeError(f"images is a {type(images).__name__}; pass a list with one image for each caption")
-    given = [image for image in images if image is not None]
+    values = list(images) if isinstance(images, np.ndarray) else _listed(images)  # tolist would take apart pixels
+    given = [image for image in values if image is not None]
     kinds = (bytes, bytearray, memoryview, str, os.PathLike, Mapping)
     if len(given) >= MANY and not any(isinstance(image, kinds) or hasattr(image, "save") for image in given):
         raise TypeError(
             f"images hold {type(given[0]).__name__}; pass the undecoded bytes of image files, paths or PIL images"
         )
+    return values
 
 
 def _listed(values: Any) -> list[Any]:

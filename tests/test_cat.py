@@ -25,6 +25,7 @@ from open_diht.cat import TABLE
 from open_diht.filters.columns import ColumnCondition
 from open_diht.filters.presets import BadPreset, load_preset
 from open_diht.filters.score import ScoreRule
+from open_diht.filters.spotting.decode import UnreadableImage, UnreadableImageReason
 from open_diht.filters.spotting.settings import SpotterSettings
 from open_diht.filters.spotting.spotter import TextSpotter
 
@@ -175,6 +176,26 @@ def test_without_captions_there_are_no_decisions() -> None:
 @pytest.mark.parametrize("values", [[DOG, NAME], pa.array([DOG, NAME]), np.array([DOG, NAME]), (DOG, NAME)])
 def test_captions_come_in_any_sequence(values: Any) -> None:
     assert Cat()(values).keep == [True, False]
+
+
+def reversed_frame(values: list[Any]) -> Any:
+    """A pandas Series whose index labels run against its positions."""
+    return pytest.importorskip("pandas").Series(values[::-1])[::-1]
+
+
+@pytest.mark.parametrize("of", [pa.array, pa.chunked_array, np.array, tuple, reversed_frame])
+@pytest.mark.parametrize("n", [3, 20])
+def test_images_are_paired_with_captions_by_their_places(of: Any, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[bytes] = []
+
+    def spot(self: TextSpotter, images: Iterable[bytes]) -> Any:
+        read.extend(images)
+        return (UnreadableImage(UnreadableImageReason.TRUNCATED, "") for _ in read)
+
+    monkeypatch.setattr(TextSpotter, "spot", spot)
+    images = [b"%d" % row for row in range(n)]
+    reasons = Cat()([NAME, *[DOG] * (n - 1)], of([images]) if of is pa.chunked_array else of(images)).reason
+    assert reasons == ["action", *["truncated"] * (n - 1)] and read == images[1:]
 
 
 @pytest.mark.parametrize(
