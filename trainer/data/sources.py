@@ -44,17 +44,14 @@ class FoundShards(NamedTuple):
 def find_shards(path: str) -> FoundShards:
     """Find the tars of a source, including missing ones that a manifest or a brace pattern names.
 
-    Raises `BadSource` if there are none, two have one name, or they cannot be listed, `ShardMismatch` if they differ
-    from the manifest or it cannot be read, `WrongUse` if the path is not an address that fsspec can use.
+    Raises `BadSource` if there are none, two have one name, they cannot be listed, or the path has a second pattern
+    next to a brace pattern; `ShardMismatch` if they differ from the manifest or it cannot be read; `WrongUse` if the
+    path is not an address that fsspec can use.
     """
     braces = _BRACES.search(path)
     if braces:
-        first, last = braces.groups()
-        if int(first) > int(last):
-            raise BadSource(f"{path}: {first} is after {last}, so this names no shard; write {{{last}..{first}}}")
-        numbers = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]  # padded alike
-        return FoundShards([path[: braces.start()] + number + path[braces.end() :] for number in numbers], {})
-    if is_remote(path):
+        found = FoundShards(_numbered(path, braces), {})
+    elif is_remote(path):
         with reached(path):
             found = _remote(path)
     else:
@@ -66,6 +63,8 @@ def find_shards(path: str) -> FoundShards:
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise BadSource(f"{path}: several shards are named {twice[0]}; give each folder as a source of its own")
+    if braces:
+        return found  # in order of number
     if manifest:
         if unknown := sorted({*names} - {*manifest}):
             raise ShardMismatch(
@@ -74,6 +73,24 @@ def find_shards(path: str) -> FoundShards:
         folder = urls[0].rsplit("/", 1)[0]
         urls += [f"{folder}/{name}" for name in {*manifest} - {*names}]
     return found._replace(urls=sorted(urls, key=name_of))
+
+
+def _numbered(path: str, braces: re.Match[str]) -> list[str]:
+    """Return the tars of a brace pattern in order, local ones by their absolute paths."""
+    first, last = braces.groups()
+    if int(first) > int(last):
+        raise BadSource(f"{path}: {first} is after {last}, so this names no shard; write {{{last}..{first}}}")
+    before, after = path[: braces.start()], path[braces.end() :]
+    rest = before + after
+    if path.startswith(("http://", "https://")):
+        rest = rest.partition("?")[0]  # the query follows
+    if re.search(r"[{*?[]", rest):
+        raise BadSource(
+            f"{path}: a path with {braces[0]} has no other pattern; write a source for each folder or name that the "
+            "other pattern stands for"
+        )
+    found = [before + str(number).zfill(len(first)) + after for number in range(int(first), int(last) + 1)]
+    return found if is_remote(path) else [os.path.abspath(local_path(each)) for each in found]
 
 
 def _local(path: str) -> FoundShards:

@@ -29,6 +29,7 @@ from open_diht.trainer.data import (
     TooManyBad,
 )
 from open_diht.trainer.data.shards import _given_index
+from open_diht.trainer.data.sources import find_shards
 from open_diht.trainer.data.store import ShardFile, ShardStore
 
 
@@ -406,6 +407,14 @@ def test_paths_without_shards_say_so(tars: Any, load: Any, tmp_path: Path) -> No
         load(tmp_path)
     with pytest.raises(BadSource, match=r"00005 is after 00003, .*; write \{00003\.\.00005\}"):
         load(f"{tmp_path}/{{00005..00003}}.tar")
+    for path in ("part-{0..2}/00000.tar", "part-*/00000.tar"):
+        for number in range(3):
+            tars.folder(tmp_path / f"part-{number}", [4])
+        with pytest.raises(BadSource, match=r"several shards are named 00000\.tar; give each folder as a source"):
+            load(tmp_path / path)
+    for path in ("part-{0..2}/{00000..00001}.tar", "part-*/{0..2}.tar", "part-{0..2}/{a,b}.tar", "[ab]/{0..2}.tar"):
+        with pytest.raises(BadSource, match=r"a path with \{.*\.\..*\} has no other pattern; write .* for each"):
+            load(tmp_path / path)
     (tmp_path / "unpacked" / "00000.tar").mkdir(parents=True)
     with pytest.raises(BadSource, match=r"00000\.tar is a folder; name tars, or a folder of tars"):
         load(tmp_path / "unpacked")
@@ -437,9 +446,20 @@ def test_every_way_to_name_shards(tars: Any, load: Any, tmp_path: Path) -> None:
         (folder / "00001.tar", 4),
         (folder / "*.tar", 8),
         (f"{folder}/{{00000..00001}}.tar", 8),
+        (f"file://{folder}/{{00000..00001}}.tar", 8),
+        (f"local://{folder}/{{00000..00001}}.tar", 8),
         (f"file://{folder}", 8),
     ]:
         assert load(path).samples_per_epoch == samples
+
+
+def test_a_brace_pattern_names_local_shards_by_their_absolute_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_shards("d/{8..10}.tar").urls == [f"{tmp_path}/d/{number}.tar" for number in (8, 9, 10)]
+
+
+def test_a_brace_pattern_keeps_the_query_of_a_url() -> None:
+    assert find_shards("https://host/{0..1}.tar?v=1").urls == [f"https://host/{n}.tar?v=1" for n in (0, 1)]
 
 
 # Workers
