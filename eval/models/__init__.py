@@ -44,7 +44,8 @@ def load_model(
     - a folder with open_clip_config.json, or a WORKDIR of `make train` (its `export/` is used);
     - the name of one of the authors' models, with `pretrained` the checkpoint's path;
     - an architecture of open_clip, with `pretrained` the path of its weights, a tag that was fetched before with
-      `python -m open_diht.eval.fetch --weights NAME:TAG`, or `random` for untrained weights.
+      `python -m open_diht.eval.fetch --weights NAME:TAG`, or `random` for untrained weights. A tag has the
+      preprocessing that open_clip lists for it; a path and `random` have open_clip's default.
 
     Args:
         word: A name or a folder, see above.
@@ -64,8 +65,9 @@ def load_model(
         (2, 512)
 
     Raises:
-        WrongUse: `word`, `pretrained` or `precision` is not one of these, the weights are missing, or a model that has
-            its own weights is given others (the reference also another precision).
+        WrongUse: `word`, `pretrained` or `precision` is not one of these, the weights are missing, a model that has
+            its own weights is given others (the reference also another precision), or the tag's weights need QuickGELU
+            and the architecture has GELU.
         ModelError: Loading fails, or the model gives features that are not finite numbers.
     """
     if precision not in PRECISIONS:
@@ -98,7 +100,16 @@ def load_model(
         )
     if pretrained == RANDOM:
         return load_architecture(word, None, device, precision)
-    return load_architecture(word, _weights_file(word, pretrained, data), device, precision)
+    path = _weights_file(word, pretrained, data)
+    # open_clip lists preprocessing and activation of tags; of a file it knows neither.
+    tag = open_clip.get_pretrained_cfg(word, str(pretrained)) if path != Path(str(pretrained)) else {}
+    # Do not check the opposite: roberta-ViT-B-32 has QuickGELU, and the list omits that of its weights.
+    if tag.get("quick_gelu") and not (open_clip.get_model_config(word) or {}).get("quick_gelu"):
+        raise WrongUse(
+            f"the weights {pretrained!r} need QuickGELU, and {word} has GELU; name {word}-quickgelu, after `python -m "
+            f"open_diht.eval.fetch --weights {word}-quickgelu:{pretrained}`"
+        )
+    return load_architecture(word, path, device, precision, tag)
 
 
 def _weights_file(word: str, pretrained: str | None, data: Path) -> Path:

@@ -130,10 +130,12 @@ def load_folder(folder: Path, device: str, precision: Precision) -> OpenClipMode
         ModelError: It cannot be loaded.
     """
     check_exported(folder)
-    return _load(str(folder), f"local-dir:{folder.resolve()}", None, device, precision)
+    return _load(str(folder), f"local-dir:{folder.resolve()}", None, device, precision, {})
 
 
-def load_architecture(name: str, weights: Path | None, device: str, precision: Precision) -> OpenClipModel:
+def load_architecture(
+    name: str, weights: Path | None, device: str, precision: Precision, tag: Mapping[str, Any] | None = None
+) -> OpenClipModel:
     """Load an architecture of open_clip.
 
     Args:
@@ -141,11 +143,12 @@ def load_architecture(name: str, weights: Path | None, device: str, precision: P
         weights: The file of its weights; None: random ones.
         device: The device.
         precision: fp32, or the precision of autocast.
+        tag: What open_clip lists for the weights, with their preprocessing; None: nothing, for open_clip's default.
 
     Raises:
         ModelError: It cannot be loaded, or the weights do not fit.
     """
-    return _load(f"{name} with {weights or 'random weights'}", name, weights, device, precision)
+    return _load(f"{name} with {weights or 'random weights'}", name, weights, device, precision, tag or {})
 
 
 def untrained(name: str) -> tuple[torch.nn.Module, Any, Any]:
@@ -158,7 +161,9 @@ def untrained(name: str) -> tuple[torch.nn.Module, Any, Any]:
     return model, preprocess, open_clip.get_tokenizer(name)
 
 
-def _load(shown: str, name: str, weights: Path | None, device: str, precision: Precision) -> OpenClipModel:
+def _load(
+    shown: str, name: str, weights: Path | None, device: str, precision: Precision, tag: Mapping[str, Any]
+) -> OpenClipModel:
     local = name.startswith("local-dir:")
     if weights is not None:
         check_positions(weights, name, open_clip.get_model_config(name) or {})
@@ -168,7 +173,14 @@ def _load(shown: str, name: str, weights: Path | None, device: str, precision: P
         else:
             pretrained = None if weights is None else str(weights)
             model, _, preprocess = open_clip.create_model_and_transforms(
-                name, pretrained=pretrained, require_pretrained=True, device="cpu"
+                name,
+                pretrained=pretrained,
+                require_pretrained=True,
+                device="cpu",
+                image_mean=tag.get("mean"),
+                image_std=tag.get("std"),
+                image_interpolation=tag.get("interpolation"),
+                image_resize_mode=tag.get("resize_mode"),
             )
             tokenizer = open_clip.get_tokenizer(name)
         settings = open_clip.get_model_config(name) or {}

@@ -11,12 +11,14 @@ from typing import Any
 import open_clip
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from open_diht.eval import cli
 from open_diht.eval.errors import ModelError, WrongUse
 from open_diht.eval.models import load_model
 from open_diht.eval.models.weights import check_positions, shapes_of
+from tests.tiny_clip import TINY
 
 WEIGHTS = "open_clip_pytorch_model.bin"
 CONFIG = "open_clip_config.json"
@@ -148,6 +150,45 @@ def test_words_that_lead_nowhere_say_where_to_go(folder: Path, word: str, more: 
     more = {name: value.replace("FOLDER", str(folder)) for name, value in more.items()}
     with pytest.raises(WrongUse, match=message):
         load_model(word.replace("FOLDER", str(folder)), data=folder, **more)
+
+
+@pytest.fixture
+def fetched(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The data folder with fetched weights of `own`, and of `own-quickgelu`, under the tag that open_clip knows."""
+    monkeypatch.setattr("open_clip.factory._MODEL_CONFIGS", dict(open_clip.factory._MODEL_CONFIGS))
+    tag = {"mean": (0.1,) * 3, "std": (0.2,) * 3, "interpolation": "bilinear", "resize_mode": "squash"}
+    tags: dict[str, dict[str, Any]] = {
+        "own": {"plain": tag, "quick": {**tag, "quick_gelu": True}},
+        "own-quickgelu": {"quick": tag},
+    }
+    for name, known in tags.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps({**TINY, "quick_gelu": name != "own"}))
+        monkeypatch.setitem(open_clip.pretrained._PRETRAINED, name, known)
+        for one in (*known, "unknown"):
+            (tmp_path / "weights" / name / one).mkdir(parents=True)
+            shutil.copy(folder / WEIGHTS, tmp_path / "weights" / name / one / WEIGHTS)
+    open_clip.add_model_config(tmp_path)
+    return tmp_path
+
+
+SQUASHED = {"mean": [0.1] * 3, "std": [0.2] * 3, "interpolation": "bilinear", "resize": "squash"}
+
+
+@pytest.mark.parametrize(("name", "tag"), [("own", "plain"), ("own-quickgelu", "quick")])
+def test_a_tag_has_its_own_preprocessing_and_a_file_has_the_default(fetched: Path, name: str, tag: str) -> None:
+    model = load_model(name, data=fetched, pretrained=tag)
+    assert {key: model.preprocessing[key] for key in SQUASHED} == SQUASHED
+    white = model.preprocess(Image.new("RGB", (64, 32), "white"))
+    assert white.shape == (3, 32, 32) and torch.allclose(white, torch.tensor((1 - 0.1) / 0.2))
+    for other in (str(fetched / "weights" / name / tag / WEIGHTS), "unknown"):
+        model = load_model(name, data=fetched, pretrained=other)
+        assert model.preprocessing["resize"] == "shortest" and model.preprocessing["interpolation"] == "bicubic"
+
+
+def test_a_tag_of_weights_with_quickgelu_is_refused_for_an_architecture_without(fetched: Path) -> None:
+    with pytest.raises(WrongUse, match=r"name own-quickgelu, .*--weights own-quickgelu:quick`"):
+        load_model("own", data=fetched, pretrained="quick")
+    assert load_model("own-quickgelu", data=fetched, pretrained="quick").record["activation"] == "quickgelu"
 
 
 def test_random_weights_are_random_in_a_text_tower_of_the_hub_too(tmp_path: Path, monkeypatch: Any) -> None:
