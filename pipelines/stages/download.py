@@ -27,7 +27,7 @@ from open_diht.common.files import TEMPORARY
 from open_diht.common.naming import counted
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.progress import Heartbeat
-from open_diht.pipelines.engine.stage import failure, set_aside
+from open_diht.pipelines.engine.stage import Done, failure, set_aside
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.fetch import DownloadSettings, Fetcher, Reason
 from open_diht.pipelines.fetch.records import ASKED, FETCHED, OK
@@ -39,7 +39,7 @@ from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.captions import survivors_of
 from open_diht.pipelines.stages.images import DOWNLOAD, load_downloads, state_of, tar_path
 from open_diht.pipelines.stages.segments import SegmentAnnotator, Survivors
-from open_diht.pipelines.store.commit import publish_table, published, read_json, retract
+from open_diht.pipelines.store.commit import publish_json, publish_table, published, read_json, retract
 from open_diht.pipelines.store.fingerprints import fingerprint_of
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.names import unit_of
@@ -118,6 +118,7 @@ class DownloadStage(SegmentAnnotator):
 
     def announce(self, work: Work, todo: Sequence[str], records: Sequence[CommitRecord], of: int) -> str | None:
         current = [record for record in records if record["fingerprint"] == self.fingerprint]
+        self._before = {record["unit"]: record for record in current}
         if lifted := sum((self.lifted(record) for record in current), Counter[str]()):
             reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(lifted.items()))
             return (
@@ -135,7 +136,7 @@ class DownloadStage(SegmentAnnotator):
 
     def finish(self, work: Work, todo: Sequence[str]) -> None:
         """Check for an outage over all units that the run has processed, unless they are many. If there is one,
-        quarantine the units with unreachable URLs.
+        quarantine the units with unreachable URLs. The images that earlier runs have downloaded for them stay.
 
         A unit with few URLs cannot tell dead links from a broken network; all units together often can.
         """
@@ -145,7 +146,10 @@ class DownloadStage(SegmentAnnotator):
         asked, unreachable = (sum(record[name] for record in records.values()) for name in ("asked", "unreachable"))
         if is_outage(unreachable, asked):
             for unit in (unit for unit, record in records.items() if record["unreachable"]):
-                retract(self.layout.commit(DOWNLOAD, unit))
+                if unit in self._before:
+                    publish_json(self.layout.commit(DOWNLOAD, unit), self._before[unit])
+                else:
+                    retract(self.layout.commit(DOWNLOAD, unit))
                 set_aside(self, unit, [failure("NetworkDown", str(NetworkDown(unreachable, asked, "in all units")))])
                 work.give_up({unit: read_json(self.layout.failed(DOWNLOAD, unit))})
         elif asked and unreachable == asked:
@@ -192,6 +196,11 @@ class DownloadStage(SegmentAnnotator):
         reasons = self.settings.may_lift(record.get("limits", {}))
         return Counter({reason: count for reason, count in record["statuses"].items() if reason in reasons})
 
+    def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
+        if before:  # these count what this run asks for; see `finish`
+            before |= {"asked": 0, "unreachable": 0}
+        return super().process(unit, before, heartbeat)
+
     def add(
         self, unit: str, name: str, ordinals: NDArray[np.int64], record: CommitRecord, heartbeat: Heartbeat
     ) -> list[StorePath]:
@@ -204,7 +213,7 @@ class DownloadStage(SegmentAnnotator):
         statuses -= Counter(earlier["status"].to_pylist())
         record["found"] = _digest(record["found"], found)
         record["urls"] += found.num_rows - earlier.num_rows
-        record["asked"], record["unreachable"] = reached  # of this segment only
+        record["asked"], record["unreachable"] = reached
         record["statuses"] = dict(sorted(statuses.items()))
         stored = found.filter(pc.equal(found["status"], OK))
         at = dict(zip(stored["offset"].to_pylist(), stored["bytes"].to_pylist(), strict=True))

@@ -3,6 +3,7 @@ rows alone."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import random
 from collections.abc import Callable
@@ -17,8 +18,11 @@ import pytest
 import yaml
 from PIL import Image, ImageDraw
 
+from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.driver.notes import all_notes
 from open_diht.pipelines.manifests import make_uid
+from open_diht.pipelines.stages.dedup import clusters, deduplication, semantic_stages
+from open_diht.pipelines.stages.dedup.clusters import unit_length
 from tests.pipelines.conftest import encoded_again, pairs_of
 
 Filtering = Callable[..., Any]
@@ -294,6 +298,69 @@ def test_semantic_duplicates(tmp_path: Path, filtering: Filtering, preset: Calla
     assert _copies(other) == {9: uid[0]}
     assert other.rows("rejected")[0]["reason"] == "duplicate_semantic"
     assert all(path.stat().st_mtime_ns == moment for path, moment in embeddings.items())
+
+
+class _Drawn:
+    """An encoder whose vectors are random, but equal for equal bytes."""
+
+    dimension = 8
+
+    def __init__(self, *_: Any, **__: Any):
+        pass
+
+    def identity(self) -> dict[str, str]:
+        return {"model": "drawn"}
+
+    def prepare(self, image: bytes) -> bytes:
+        return image
+
+    def embed(self, images: list[bytes]) -> list[Any]:
+        dice = [np.random.default_rng(list(hashlib.sha256(image).digest())) for image in images]
+        return [unit_length(one.normal(size=(1, self.dimension)).astype(np.float32))[0] for one in dice]
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stages that find semantic duplicates use `_Drawn`, in this process."""
+    pytest.importorskip("faiss", reason="faiss is not installed: pip install '.[score]'")
+    for module in (semantic_stages, deduplication):
+        monkeypatch.setattr(module, "find_encoder", lambda name: _Drawn())
+    monkeypatch.setattr(semantic_stages, "Encoder", _Drawn)
+
+
+@pytest.mark.parametrize("kinds", ["images: true", "images: false, semantic: true"])
+def test_another_images_root_means_other_images(
+    kinds: str, drawn: None, tmp_path: Path, tsv: Any, filtering: Filtering, preset: Callable[[str], str]
+) -> None:
+    rows = [{"n": n, "caption": GOOD.format(n), "image_path": f"{n}.png"} for n in range(4)]
+    manifest = tsv(tmp_path / "rows.tsv", rows)
+    for folder, images in (("a", range(4)), ("b", [0] * 4)):
+        (tmp_path / folder).mkdir()
+        for n, seed in enumerate(images):
+            (tmp_path / folder / f"{n}.png").write_bytes(_image(seed))
+
+    def kept(folder: str, stages: tuple[str, ...], output: str = "out") -> int:
+        dataset = load_dataset("custom").with_roles(images_root=str(tmp_path / folder))
+        options = {"stages": stages, "preset": preset(f"dedup: {{{kinds}}}"), "dataset": dataset}
+        return len(filtering(manifest, tmp_path / output, **options).rows("kept"))
+
+    assert kept("a", ("captions", "spotting", "dedup")) == 4
+    assert kept("b", TEXT) == kept("b", TEXT, "fresh") == 1
+
+
+def test_presets_that_ran_before_change_no_cluster(
+    drawn: None, tmp_path: Path, filtering: Filtering, preset: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clusters, "PER_CLUSTER", 5)
+    rows = [(GOOD.format(n) + (" in the sun" if n % 3 else ""), _image(n)) for n in range(30)]
+    source = _with_images(tmp_path / "a.parquet", rows)
+    wide = "dedup: {semantic: true, images: false, eps: 0.3, points: 4}"
+    narrow = f"{wide}\ncaptions: {{max_chars: {len(GOOD)}}}"
+    for text in (wide, narrow):
+        after = filtering(source, tmp_path / "out", stages=TEXT, preset=preset(text), unit_rows=7)
+    fresh = filtering(source, tmp_path / "fresh", stages=TEXT, preset=preset(narrow), unit_rows=7)
+    assert after.funnel["duplicates"] == fresh.funnel["duplicates"] and after.tables() == fresh.tables()
+    assert fresh.funnel["duplicates"]["semantic"]["compared"] == 10
 
 
 def test_an_encoder_that_is_not_there_is_wrong_use(tmp_path: Path, command: Callable[..., Any]) -> None:

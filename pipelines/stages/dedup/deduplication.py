@@ -46,7 +46,7 @@ from open_diht.pipelines.stages.images import images_at_hand
 from open_diht.pipelines.stages.score.stored import IMAGES, NAME
 from open_diht.pipelines.store.fingerprints import Fingerprints, fingerprint_of
 
-VERSION = 3  # increase it when equal survivors may be compared differently
+VERSION = 4  # increase it when equal survivors may be compared differently
 MEMORY = 512 * 2**20
 """Most bytes that a range of keys or an average group of clusters should take."""
 _ROWS_PER_WORKER = 500_000  # with fewer rows, starting a worker takes longer than the keys do
@@ -152,21 +152,20 @@ class Deduplication:
         if scored.get("encoder") == encoder and NAME in self.settings.stages:  # stage score has embedded the images
             stored, embedding = Stored(NAME, IMAGES), scored["fingerprint"]
         else:
-            stored, embedding = Stored(), fingerprint_of(encoder)
-            covers = Fingerprints.published(self.layout, EMBEDDINGS, competing)
             dataset = self.settings.dataset
+            # Relative paths mean other files below another --images-root.
+            stored, embedding = Stored(), fingerprint_of(encoder, dataset.images_root)
+            covers = Fingerprints.published(self.layout, EMBEDDINGS, competing)
             stage = EmbeddingStage(self.layout, self._found, dataset, rule.encoder, embedding, covers)
             self._do(stage, self._work.image_units(names))
         names = self._work.alive(survivors)
-        records = self._work.records(stored.stage, self._work.image_units(names))
-        rows = sum(record["images"] - record["bad"] for _, record in records if record is not None)
         everything = fingerprint_of(embedding, asdict(rule), [competing[unit] for unit in names])
         skip = frozenset(self._work.set_aside)
-        trainer = CentroidStage(self.layout, self._found, stored, rule, skip, rows, everything)
+        trainer = CentroidStage(self.layout, self._found, stored, rule, skip, everything)
         self._do(trainer, [CENTROIDS], fatal=True)
         ((_, record),) = self._work.records(CENTROIDS, [CENTROIDS])
         clusters, dimension = max(1, record["clusters"]), record["dimension"]
-        groups = groups_of(rows, clusters, dimension, MEMORY)
+        groups = groups_of(record["rows"], clusters, dimension, MEMORY)
         everything = fingerprint_of(everything, groups)
         members = MemberStage(self.layout, self._found, stored, groups, everything)
         self._do(members, names, fatal=True)

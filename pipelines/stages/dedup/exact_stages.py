@@ -217,14 +217,15 @@ class KeyStage(Stage):
         """Return the SHA-256 of these rows' images as far as known or read now; {} without `read_missing` and stage
         `spotting`.
 
-        Images that stage `spotting` has read are not read again.
+        Images that this run's stage `spotting` has read are not read again. Records of earlier runs may be of other files,
+        as below another --images-root.
         """
-        if not ordinals or not (self.read_missing or "spotting" in self.stages):
-            return {}
-        records = load_records(self.layout, unit, self._image_units(unit))
-        records = records.filter(np.isin(np.asarray(records["ordinal"]), ordinals))
-        pairs = zip(records["ordinal"].to_pylist(), records["sha256"].to_pylist(), strict=True)
-        digests = {ordinal: digest for ordinal, digest in pairs if digest is not None}
+        digests: dict[int, bytes] = {}
+        if ordinals and "spotting" in self.stages:
+            records = load_records(self.layout, unit, self._image_units(unit))
+            records = records.filter(np.isin(np.asarray(records["ordinal"]), ordinals))
+            pairs = zip(records["ordinal"].to_pylist(), records["sha256"].to_pylist(), strict=True)
+            digests = {ordinal: digest for ordinal, digest in pairs if digest is not None}
         missing = [ordinal for ordinal in ordinals if ordinal not in digests]
         if missing and self.read_missing:
             digests |= dict(self._read_digests(unit, missing))

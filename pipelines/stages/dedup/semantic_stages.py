@@ -76,26 +76,35 @@ class _OfEmbeddings(_SemanticStage):
 
     def _embedded(self, unit: str) -> Embedded | None:
         """Return the embeddings of a unit's competitors with status `OK`; None if no row of the unit has it."""
-        rows, source = self._competitors(unit), self.stored
-        tables = []
-        for image_unit in self._plan.image_units(read_json(self.layout.commit("captions", unit))):
-            name = image_unit_name(unit, image_unit)
-            record = read_json(self.layout.commit(source.stage, name))
-            for segment in range(record["segments"]):
-                path = self.layout.data(source.stage, segment_name(name, segment))
-                tables.append(read_table(path, columns=["ordinal", "status", source.column]))
-        good = [table.filter(pc.equal(table["status"], OK)) for table in tables]
-        good = [table for table in good if table.num_rows]
+        rows, good = self._competitors(unit), self._stored(unit, self.stored.column)
         if not good:
             return None
         ordinals = np.concatenate([np.asarray(table["ordinal"]) for table in good])
-        vectors = np.concatenate([matrix(table[source.column]) for table in good])
+        vectors = np.concatenate([matrix(table[self.stored.column]) for table in good])
         order = np.argsort(ordinals, kind="stable")
         ordinals, vectors = ordinals[order], vectors[order]
         # A row that was scored again is stored several times.
         wanted = np.isin(ordinals, rows.ordinals) & (ordinals != np.append(ordinals[1:], -1))
         ordinals, vectors = ordinals[wanted], vectors[wanted]
         return Embedded(ordinals, rows.uids[np.searchsorted(rows.ordinals, ordinals)], vectors)
+
+    def _count(self, unit: str) -> int:
+        """Return the number of rows of `_embedded`, without reading the embeddings."""
+        good = [np.empty(0, np.int64), *(np.asarray(table["ordinal"]) for table in self._stored(unit))]
+        return len(np.intersect1d(np.concatenate(good), self._competitors(unit).ordinals))
+
+    def _stored(self, unit: str, *columns: str) -> list[pa.Table]:
+        """Return the ordinals and these columns of a unit's embedded images with status `OK`, also of rows that do not
+        compete, and of rows that were embedded several times; no table is empty."""
+        tables = []
+        for image_unit in self._plan.image_units(read_json(self.layout.commit("captions", unit))):
+            name = image_unit_name(unit, image_unit)
+            record = read_json(self.layout.commit(self.stored.stage, name))
+            for segment in range(record["segments"]):
+                path = self.layout.data(self.stored.stage, segment_name(name, segment))
+                table = read_table(path, columns=["ordinal", "status", *columns])
+                tables.append(table.filter(pc.equal(table["status"], OK)))
+        return [table for table in tables if table.num_rows]
 
 
 @dataclass
@@ -138,16 +147,16 @@ class CentroidStage(_OfEmbeddings):
 
     rule: DedupRule
     skip: frozenset[str]
-    rows: int
-    """Number of all embeddings."""
     fingerprint: str
     name: str = field(default=CENTROIDS, init=False)
 
     def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
-        clusters = cluster_count(self.rows, self.rule.clusters)
-        share = min(1.0, clusters * self.rule.points / max(self.rows, 1))
+        names = [planned.name for planned in self._plan.units if planned.name not in self.skip]
+        rows = sum(map(self._count, names))  # what competes now, whatever other presets have embedded
+        clusters = cluster_count(rows, self.rule.clusters)
+        share = min(1.0, clusters * self.rule.points / max(rows, 1))
         parts = []
-        for name in (planned.name for planned in self._plan.units if planned.name not in self.skip):
+        for name in names:
             found = self._embedded(name)
             if found is not None:
                 # These are not the bits that ranges of keys are cut by, though those would work too.
@@ -159,7 +168,7 @@ class CentroidStage(_OfEmbeddings):
         content = io.BytesIO()
         np.save(content, centroids)
         publish_bytes(self.layout.slices(self.name, unit), content.getvalue())
-        record = {"rows": len(sample), "clusters": len(centroids), "dimension": int(sample.shape[1])}
+        record = {"rows": rows, "clusters": len(centroids), "dimension": int(sample.shape[1])}
         return record, [self.layout.slices(self.name, unit)]
 
 

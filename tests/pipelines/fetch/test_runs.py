@@ -370,6 +370,30 @@ def test_an_outage_is_seen_over_units_of_few_urls(web: Any, make_jpeg: Callable[
         assert up.status == 0 and len(up.rows("kept")) == count
 
 
+def test_an_outage_in_a_wider_run_is_seen_and_costs_no_image_of_an_earlier_one(
+    web: Any, make_jpeg: Callable[..., bytes], tmp_path: Path, runs: Runs
+) -> None:
+    """Only rows that this run asks for count, also where a unit has none."""
+    web.page("*", make_jpeg())
+    long = [4, 4, 4, 0]  # rows of each unit that only the wider preset lets pass
+    rows = [
+        {"caption": SENTENCE + (", far away" if n < count else ""), "url": web.url(f"/{unit}-{n}.jpg")}
+        for unit, count in enumerate(long)
+        for n in range(12)
+    ]
+    manifest, narrow = runs.manifest(rows), tmp_path / "narrow.yaml"
+    narrow.write_text(f"base: paper\nforesee: []\ncaptions: {{max_chars: {len(SENTENCE)}}}\n")
+    first = runs(manifest, preset=str(narrow), unit_rows=12)
+    assert first.status == 0 and len(web.asked) == len(first.rows("kept")) == 36
+    with no_network():
+        down = runs(manifest, unit_rows=12)
+    assert down.status == 1 and len(down.funnel["set_aside"]) == 3 and "dns_failed" not in down.funnel["rejected"]
+    web.asked.clear()
+    assert runs(manifest, preset=str(narrow), unit_rows=12).tables() == first.tables() and not web.asked
+    up = runs(manifest, unit_rows=12)
+    assert up.status == 0 and len(up.rows("kept")) == 48 and len(web.asked) == 12
+
+
 def test_a_dead_link_of_many_rows_is_no_outage(web: Any, runs: Runs) -> None:
     rows = numbered([web.url("/a.jpg")] * 12)
     manifest = runs.manifest(rows)
