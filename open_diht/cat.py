@@ -14,6 +14,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from open_diht.common.image_parts import exif_orientation
+from open_diht.common.images import OpenedImage
 from open_diht.filters.captions.annotate import SCHEMA as CAPTION_SCHEMA
 from open_diht.filters.captions.annotate import CaptionAnnotator
 from open_diht.filters.presets import Preset, load_preset
@@ -289,6 +291,10 @@ def image_file(image: Any) -> bytes | MissingImage:
     if hasattr(image, "save") and hasattr(image, "mode"):
         buffer = io.BytesIO()
         try:
+            image.load()  # also metadata at the end of the file
+            # Pillow's exif_transpose raises any error on damaged EXIF data, and obeys XMP data, which a run does not.
+            orientation = exif_orientation(image.info.get("exif", b"").removeprefix(b"Exif\0\0"))
+            image = OpenedImage(image, orientation, b"").upright(image)
             (image if image.mode in _PNG_MODES else image.convert("RGB")).save(buffer, "PNG", compress_level=1)
         except (OSError, ValueError, SyntaxError, MemoryError) as error:  # PIL decodes lazily
             return MissingImage(reason="image_unreadable", message=f"{type(error).__name__}: {error}")

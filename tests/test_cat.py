@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import multiprocessing
 import pickle
 import subprocess
@@ -17,15 +18,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 from pyarrow import csv
 
 from open_diht import Cat
-from open_diht.cat import TABLE
+from open_diht.cat import TABLE, image_file
 from open_diht.filters.columns import ColumnCondition
 from open_diht.filters.presets import BadPreset, load_preset
 from open_diht.filters.score import ScoreRule
-from open_diht.filters.spotting.decode import UnreadableImage, UnreadableImageReason
+from open_diht.filters.spotting.decode import DecodeLimits, UnreadableImage, UnreadableImageReason, decode_image
 from open_diht.filters.spotting.settings import SpotterSettings
 from open_diht.filters.spotting.spotter import TextSpotter
 
@@ -132,6 +133,30 @@ def test_an_image_that_cannot_be_used_costs_its_row(ocr_models: None, tmp_path: 
     }
     decisions = Cat()([DOG] * len(images), [image for image, _ in images.values()])
     assert dict(zip(images, decisions.reason, strict=True)) == {name: reason for name, (_, reason) in images.items()}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
+def test_a_pil_image_is_read_upright(form: str, orientation: int) -> None:
+    pixels = np.repeat(np.repeat(np.arange(0, 240, 40, np.uint8).reshape(2, 3), 16, 0), 16, 1)
+    stored, exif = io.BytesIO(), Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.fromarray(pixels).convert("RGB").save(stored, form, exif=exif)
+    given = image_file(Image.open(stored))
+    assert isinstance(given, bytes)
+    upright, expected = (decode_image(file, DecodeLimits()).pixels.astype(int) for file in (given, stored.getvalue()))
+    assert upright.shape == expected.shape and np.abs(upright - expected).max() < 20
+
+
+def test_damaged_metadata_of_a_pil_image_costs_nothing() -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation], exif[ExifTags.Base.ImageDescription] = 6, "a dog"
+    whole = exif.tobytes()
+    for place, byte in itertools.product(range(6, len(whole)), (0, 1, 9, 255)):
+        stored = io.BytesIO()
+        damaged = whole[:place] + bytes([byte]) + whole[place + 1 :]
+        Image.new("L", (2, 3)).save(stored, "PNG", exif=damaged)
+        assert isinstance(image_file(Image.open(stored)), bytes)
 
 
 STUB = """
