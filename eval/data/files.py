@@ -266,11 +266,11 @@ def read_rows(path: Path, place: str, quoting: Literal[0, 3] = csv.QUOTE_MINIMAL
     Args:
         path: A .tsv, .csv or .jsonl, or a .json with a list or an object of rows.
         place: Its name in messages.
-        quoting: How a .tsv or .csv quotes, as the csv module names it.
+        quoting: How a .tsv quotes, as the csv module names it; a .csv has values with commas in quotes.
 
     Raises:
         DataMissing: The file does not exist.
-        DataBroken: It holds something else.
+        DataBroken: It holds something else, or a row of a .tsv or .csv has more fields than the header.
         WrongUse: It has another suffix.
     """
     if path.suffix not in (".tsv", ".csv", ".jsonl", ".json"):
@@ -287,10 +287,17 @@ def read_rows(path: Path, place: str, quoting: Literal[0, 3] = csv.QUOTE_MINIMAL
                 read = json.load(lines)
                 rows = read.values() if isinstance(read, dict) else read
             else:
-                rows = csv.DictReader(lines, delimiter="\t" if path.suffix == ".tsv" else ",", quoting=quoting)
+                tabs = path.suffix == ".tsv"
+                kind = quoting if tabs else csv.QUOTE_MINIMAL
+                rows = csv.DictReader(lines, delimiter="\t" if tabs else ",", quoting=kind)
             for row in rows:
                 if not isinstance(row, dict | list):
                     raise ValueError("its rows are neither objects nor lists")
+                if isinstance(row, dict) and None in row:  # where the csv module puts the fields without a column
+                    raise ValueError(
+                        f"{row[None][0][:40]!r} is in no column of the header; put values with commas in quotes in a "
+                        ".csv, and remove tabs from the values of a .tsv"
+                    )
                 yield row
                 number += 1
     except (ValueError, TypeError, csv.Error) as error:

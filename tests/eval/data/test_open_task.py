@@ -209,6 +209,36 @@ def test_a_column_without_a_value_is_empty(tmp_path: Any, memo: Any, file: str, 
         captions(image="{caption}.png", caption="image")
 
 
+def test_a_csv_has_quotes_and_a_tsv_has_none(tmp_path: Any, memo: Any) -> None:
+    folder = images_in(tmp_path / "m", {"1.png": "red", "2.png": "blue"})
+    (folder / "list.csv").write_text('image,caption\n1.png,"A ""red"" dog, running"\n2.png,blue\n', encoding="utf-8")
+    (folder / "list.tsv").write_text('image\tcaption\n1.png\t"Red, he said\n2.png\t7" blue\n', encoding="utf-8")
+    expected = {"list.csv": (('A "red" dog, running',), ("blue",)), "list.tsv": (('"Red, he said',), ('7" blue',))}
+    for file, captions in expected.items():
+        source = Source(layout="manifest", path=f"m/{file}", options={"image": "{image}", "caption": "caption"})
+        listed = task(kind="retrieval", direction="image_to_text", metric="recall@1", sources=(source,))
+        assert open_task(listed, tmp_path, memo).captions == captions
+
+
+def test_groups_in_a_csv_have_quotes_too(tmp_path: Any, memo: Any) -> None:
+    images_in(tmp_path / "f", {"test/red/1.png": "red"})
+    (tmp_path / "f" / "groups.csv").write_text('image,group\nred/1.png,"Congo, Republic"\n', encoding="utf-8")
+    source = Source(layout="folder", path="f", options={"groups": "groups.csv"})
+    data = open_task(task(metric="worst_group_top1", sources=(source,)), tmp_path, memo)
+    assert data.groups == ("Congo, Republic",)
+
+
+@pytest.mark.parametrize(("file", "separator"), [("list.csv", ","), ("list.tsv", "\t")])
+def test_a_row_with_more_fields_than_the_header_is_named(tmp_path: Any, memo: Any, file: str, separator: str) -> None:
+    rows = ["image,caption", "1.png,red", "2.png,blue, and cold"]
+    folder = images_in(tmp_path / "m", {"1.png": "red", "2.png": "blue"})
+    (folder / file).write_text("\n".join(rows).replace(",", separator), encoding="utf-8")
+    source = Source(layout="manifest", path=f"m/{file}", options={"image": "{image}", "caption": "caption"})
+    listed = task(kind="retrieval", direction="image_to_text", metric="recall@1", sources=(source,))
+    with pytest.raises(DataBroken, match=rf"m/{file} .*\(row 2: ' and cold' is in no column of the header; "):
+        open_task(listed, tmp_path, memo)
+
+
 def test_torchvision_sets_are_read_and_never_downloaded(tmp_path: Any, memo: Any) -> None:
     raw = tmp_path / "tv" / "FashionMNIST" / "raw"
     source = Source(layout="torchvision", path="tv", options={"name": "FashionMNIST"})
