@@ -31,7 +31,8 @@ class Parts:
         config: the configuration, with `concepts.path` resolved.
         ranks: the ranks of the run.
         device: the device of this rank.
-        begun: for a resumed run, the shards of each source that it began with.
+        begun: for a resumed run, the shards of each source that it began with. Its checkpoint holds all weights, so
+            it reads no files of a warm start.
 
     Raises:
         WrongUse: settings contradict each other, the data or the memory.
@@ -57,7 +58,7 @@ class Parts:
         heads = {name: self.targets[0].heads[name] for name in config.concepts.weights} if self.targets else {}
         torch.manual_seed(seed_for(config.run.seed, Purpose.WEIGHTS))  # the same initial weights on all ranks
         self.student, self.architecture, started = build_student(
-            config.model, config.concepts, heads, config.transform, config.run.precision
+            config.model, config.concepts, heads, config.transform, config.run.precision, resumed=begun is not None
         )
         self.student.to(device)
         self.tokenize = tokenizer(self.architecture)

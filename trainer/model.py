@@ -171,6 +171,7 @@ def build_student(
     vocabularies: Mapping[str, int],
     transform: TransformSettings | None = None,
     precision: str = "fp32",
+    resumed: bool = False,
 ) -> tuple[Student, dict[str, Any], list[str]]:
     """Build the student before its first step. Random weights are a function of torch's seed.
 
@@ -180,6 +181,7 @@ def build_student(
         transform: the section `transform`.
         vocabularies: head name to its number of concepts.
         precision: `run.precision`.
+        resumed: whether a checkpoint will replace all weights, so that the files of a warm start are not needed.
 
     Returns:
         The student, its architecture in open_clip's form, and lines about its warm start.
@@ -190,7 +192,7 @@ def build_student(
     """
     model = architecture(settings)
     clip = build(model, settings.temperature)
-    said = warm_start(clip, settings)
+    said = [] if resumed else warm_start(clip, settings)
     if settings.gradient_checkpointing:
         if isinstance(clip, TowerPair):
             raise BadArchitecture("model.gradient_checkpointing: an architecture with a `tower` of its own has none")

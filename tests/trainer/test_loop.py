@@ -144,6 +144,26 @@ def test_sigterm_saves_and_the_same_call_goes_on(workers: int, tiny_config: Call
     assert models[0] == models[1]
 
 
+@pytest.mark.parametrize("key", ["warm_start", "warm_start_image"])
+def test_a_resumed_run_does_without_the_weights_it_started_from(key, finished, tiny_config, tmp_path):
+    """Also with a frozen tower, whose weights the checkpoint holds."""
+    (tmp_path / "first").mkdir()
+    weights = shutil.copy(finished[0] / "export" / "open_clip_model.safetensors", tmp_path / "first")
+    config = tiny_config(model={key: str(tmp_path / "first"), "freeze_image": True})
+    _, said = interrupted(config, tmp_path / "w", 4)
+    assert f"from {weights}" in next(text for text in said if text.startswith("warm start: "))
+    again = shutil.copytree(tmp_path / "w", tmp_path / "again")
+    train(config, again)
+    (tmp_path / "first").rename(tmp_path / "moved")
+    said.clear()
+    assert train(config, tmp_path / "w", said.append).finished
+    assert not [text for text in said if "warm start" in text]
+    ends = [folder / "export" / "open_clip_model.safetensors" for folder in (tmp_path / "w", again)]
+    assert ends[0].read_bytes() == ends[1].read_bytes()
+    with pytest.raises(WrongUse, match=f"model.{key}: .*first does not exist"):
+        train(config, tmp_path / "other")
+
+
 def test_the_bias_of_siglip_is_trained_resumed_and_exported(tiny_config: Callable[..., Any], tmp_path: Path) -> None:
     config = tiny_config(
         loss={"name": "siglip"}, model={"bias": -10, "temperature": 0.1}, run={"ema": 0.5},
