@@ -17,11 +17,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from open_diht.filters.spotting.frames import PipeClosed, PipeTimeout, read_frame, write_frame
 from open_diht.filters.spotting.settings import SpotterSettings
+from open_diht.filters.spotting.weights import models_root
 from open_diht.filters.spotting.worker import COUNT, settings_to_json
 
 _log = logging.getLogger(__name__)
@@ -60,7 +62,7 @@ class Child:
             "-P",  # keeps the working folder off the import path
             "-m",
             "open_diht.filters.spotting.worker",
-            settings_to_json(settings),
+            settings_to_json(replace(settings, models=str(models_root(settings.models)))),  # it has another cwd
             str(os.getpid()),
         ]
         # The child has its own process group. When this process ends while the child is stopped, the kernel sends

@@ -89,16 +89,16 @@ class Models:
 
 
 def default_target() -> Path:
-    """Return `$XDG_CACHE_HOME/diht/ocr`, by default `~/.cache/diht/ocr`."""
+    """Return the absolute path of `$XDG_CACHE_HOME/diht/ocr`, by default `~/.cache/diht/ocr`."""
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(cache) / "diht" / "ocr"
+    return Path(cache).absolute() / "diht" / "ocr"
 
 
 def models_root(folder: Path | str | None = None) -> Path:
-    """Return the folder of the model folders: `folder`, else $DIHT_OCR_MODELS, else the default
-    target. It need not exist."""
+    """Return the absolute path of the folder of the model folders: `folder`, else $DIHT_OCR_MODELS,
+    else the default target. It need not exist."""
     chosen = folder or os.environ.get(MODELS_VARIABLE) or default_target()
-    return Path(chosen).expanduser()
+    return Path(chosen).expanduser().absolute()
 
 
 def find_models(model: ModelSize, folder: Path | str | None = None) -> Models:

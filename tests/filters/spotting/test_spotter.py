@@ -18,7 +18,7 @@ from PIL import Image
 from open_diht.filters.spotting import worker
 from open_diht.filters.spotting.decode import DecodeLimits, UnreadableImage, UnreadableImageReason
 from open_diht.filters.spotting.spotter import SpotterError, SpotterSettings, Spotting, TextSpotter
-from open_diht.filters.spotting.weights import WeightsMissing
+from open_diht.filters.spotting.weights import WeightsMissing, models_root
 
 ROOT = Path(__file__).parents[3]
 
@@ -62,6 +62,21 @@ def test_photographs_have_no_words(spotter: TextSpotter) -> None:
     for photo, result in zip(photos, spotter.spot(path.read_bytes() for path in photos), strict=True):
         assert isinstance(result, Spotting), photo
         assert [line for line in result.spotted if line.score >= 0.8 and len(line.text) >= 5] == [], photo
+
+
+@pytest.mark.parametrize("how", ["setting", "variable", "cache"])
+def test_a_relative_folder_of_models_is_that_of_the_caller(
+    how: str, ocr_models: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models/diht").mkdir(parents=True)
+    (tmp_path / "models/diht/ocr").symlink_to(models_root())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DIHT_OCR_MODELS", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "models" if how == "cache" else "nowhere")
+    if how == "variable":
+        monkeypatch.setenv("DIHT_OCR_MODELS", "models/diht/ocr")
+    with TextSpotter(SpotterSettings(models="models/diht/ocr" if how == "setting" else None)) as spotter:
+        assert spotter.pid
 
 
 def test_bad_images_are_results_and_the_rest_goes_on(spotter: TextSpotter, render: Callable[..., bytes]) -> None:

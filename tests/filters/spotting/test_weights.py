@@ -184,6 +184,10 @@ def test_where_models_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("DIHT_OCR_MODELS", str(tmp_path / "variable"))
     assert weights.models_root() == tmp_path / "variable"
     assert weights.models_root(tmp_path / "setting") == tmp_path / "setting"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", "cache")
+    assert weights.default_target() == tmp_path / "cache" / "diht" / "ocr"
+    assert weights.models_root("setting") == tmp_path / "setting"
 
 
 def test_an_unknown_size_is_refused() -> None:
