@@ -104,7 +104,8 @@ def _answered(
     statements = texts.take(np.array([row for own in choices for row in own]))
     found, reached = np.empty((len(questions), 3)), 0
     for index, (question, own) in enumerate(zip(questions, choices, strict=True)):
-        scores = statements[reached : reached + len(own)] @ asked[index]
+        # BLAS can give equal statements unequal scores.
+        scores = np.einsum("cd,d->c", statements[reached : reached + len(own)], asked[index])
         reached += len(own)
         gains = np.array([soft_accuracy(answer, question.answers) for answer in question.candidates])
         # Several candidates may be equally near; their mean accuracy counts.

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
 import pytest
 
-from open_diht.eval.features import FeatureCache
+from open_diht.eval.data import Question
+from open_diht.eval.features import FeatureCache, Features
 from open_diht.eval.fetch.writing import jpeg
 from open_diht.eval.session import open_task
 from open_diht.eval.statements import judgment, statement
-from open_diht.eval.vqa import evaluate_vqa
+from open_diht.eval.vqa import _answered, evaluate_vqa
 from tests.eval.conftest import a_task, image
 from tests.eval.data.test_open_task import vqa
 from tests.eval.test_zeroshot import collapsed
@@ -109,3 +111,19 @@ def test_a_collapsed_model_scores_the_mean_over_the_candidates_whatever_their_or
     found = {result.metric: result for result in outcome.results}
     assert found["soft_accuracy (yes/no)"].value == pytest.approx(0.5)
     assert found["soft_accuracy"].value == pytest.approx(found["soft_accuracy"].protocol["chance"])
+
+
+@pytest.mark.parametrize("width", [512, 500, 33])
+def test_equal_statements_are_equally_near_to_the_last_bit(tmp_path: Any, width: int) -> None:
+    vectors = np.random.default_rng(0).standard_normal((201, width)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    features = []
+    for name, rows in (("images", vectors[1:]), ("texts", np.repeat(vectors[:1], 10, axis=0))):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / f"{0:09d}-{len(rows):09d}-0.npy", rows)
+        features.append(Features(tmp_path / name, len(rows), width, [str(row) for row in range(len(rows))], 0))
+    candidates = tuple(str(answer) for answer in range(10))
+    for right in candidates:
+        questions = [Question(str(i), i, "Which?", "other", (right,), candidates) for i in range(200)]
+        found = _answered(questions, [list(range(10))] * 200, *features)
+        assert found[:, 0].tolist() == pytest.approx([0.1] * 200) and found[:, 1].tolist() == [0] * 200
