@@ -36,7 +36,7 @@ def device_here() -> str:
 
 
 def check_device(device: str, precision: str = AUTO, *, prefix: str = "") -> None:
-    """Raise WrongUse if this machine lacks a device, or the device does not compute in a precision.
+    """Raise WrongUse if torch knows no such device, this machine lacks it, or it does not compute in a precision.
 
     Args:
         device: torch name of the device.
@@ -46,8 +46,16 @@ def check_device(device: str, precision: str = AUTO, *, prefix: str = "") -> Non
     import torch
 
     option = f"--{prefix}device"
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    try:
+        named = torch.device(device)
+    except RuntimeError:
+        raise WrongUse(f"{option} {device!r} is no device of torch; give {option} cpu, cuda or cuda:1") from None
+    if named.type == "cuda" and not torch.cuda.is_available():
         raise WrongUse(f"{option} {device}: torch sees no GPU on this machine; leave it out, or give {option} cpu")
+    if named.type == "cuda" and (named.index or 0) >= (count := torch.cuda.device_count()):
+        raise WrongUse(
+            f"{option} {device}: torch sees {count} GPUs here, counted from 0; give {option} cuda"
+        )
     if precision == "bf16" and not computes_bf16(device):
         option = f"--{prefix}precision"
         raise WrongUse(f"{option} bf16: {device} of this machine does not compute in it; give {option} fp32")

@@ -33,6 +33,12 @@ exclusively."""
 _CONNECTIONS = 32
 
 
+def _clock() -> float:
+    """Return seconds that, unlike those of `time.monotonic`, also pass while the machine sleeps, where the system has
+    such a clock (Linux)."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
 class LeaseLost(RuntimeError):
     """The lease could not be renewed in time, and another run has taken its place."""
 
@@ -67,7 +73,7 @@ class Lease:
         self._name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._path, self._shared = f"{self._folder}/{self._name}.json", True
         self._taken = 0.0  # on this machine's clock
-        self._renewed = 0.0  # on its monotonic clock
+        self._renewed = 0.0  # on `_clock`
         self._lost_to = ""
         self.refused_by: list[dict[str, Any]] = []
         """The leases of other runs that forbade the last `take`."""
@@ -161,7 +167,7 @@ class Lease:
         if written is None or now is None:  # without the store's times, the clocks of the machines have to agree
             return _Other(path, lease, time.time() - float(lease["renewed"]))
         # `now` is the time of this lease's renewal, so add the time since.
-        return _Other(path, lease, (now - written).total_seconds() + time.monotonic() - self._renewed)
+        return _Other(path, lease, (now - written).total_seconds() + _clock() - self._renewed)
 
     def _written(self, path: str) -> datetime | None:
         """Return when an object was written, by the store's clock; None if that is not reported or it is gone."""
@@ -180,7 +186,7 @@ class Lease:
         lease = {"holder": self._name, "shard": self._shard, "shared": self._shared}
         lease |= {"taken": self._taken, "renewed": time.time()}
         self._fs.pipe_file(self._path, json.dumps(lease).encode())
-        self._renewed = time.monotonic()
+        self._renewed = _clock()
 
     def _remove(self, path: str) -> None:
         """Delete a lease, which another run may have deleted already."""
@@ -197,7 +203,7 @@ class Lease:
             slow.start()
             try:
                 gone = not self._fs.exists(self._path)  # another run took it for a killed run's and deleted it
-                late = time.monotonic() - self._renewed > VALID_S
+                late = _clock() - self._renewed > VALID_S
                 self._write()
                 if (gone or late) and (others := self._forbidding(self._found())):
                     self._lost_to = str(others[0]["holder"])

@@ -9,6 +9,7 @@ installed.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from argparse import ArgumentParser
@@ -134,14 +135,17 @@ def _run(
         status: int = import_module(module).main(arguments, prog, **defaults)
         return status
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    runner = import_module("open_diht.common.run_command")
+    given = os.environ.keys() & runner.ONE_THREAD.keys()
     try:
-        runner = import_module("open_diht.common.run_command")
         runner.run_command(module, arguments, prog, check=check, resumes=resumes, **defaults)
     except SystemExit as ended:
         return int(ended.code or OK)
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+        for variable in runner.ONE_THREAD.keys() - given:
+            os.environ.pop(variable, None)  # the heads of `concepts`, which follow in this process, use all cores
     raise AssertionError("a command ends with its status")
 
 
@@ -163,7 +167,9 @@ def _concepts(command: Command, words: Sequence[str]) -> int:
     parser.add_argument("--shard")
     known, _ = parser.parse_known_args(of_features)
     shard = [f"--shard={known.shard}"] if known.shard else []
-    of_heads = ["--concepts", known.output or f"{known.data}/concepts", *shard, *of_heads]
+    if (torch := sys.modules.get("torch")) and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(os.cpu_count() or 1)  # the features' half, which has loaded it, uses one
+    of_heads = ["--concepts", known.output or f"{known.data.rstrip('/')}/concepts", *shard, *of_heads]
     return _run("open_diht.trainer.concepts.cli", of_heads, "open-diht concepts --")
 
 

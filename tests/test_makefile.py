@@ -100,6 +100,8 @@ def test_a_variable_that_nobody_reads_is_refused_and_the_nearest_named(target: s
     [
         ("fliter", "unknown target fliter (did you mean filter?);"),
         ("xyzzyqq", "unknown target xyzzyqq; see `make help`"),
+        ("filters", "unknown target filters (did you mean filter?);"),  # a folder of the checkout
+        ("eval", "unknown target eval; see `make help`"),
     ],
 )
 def test_the_nearest_target_is_named(word: str, said: str) -> None:

@@ -13,6 +13,7 @@ import sys
 import venv
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -120,6 +121,30 @@ def test_concepts_does_both_halves(monkeypatch: pytest.MonkeyPatch) -> None:
     calls.clear()
     assert cli.main(["concepts", "--break"]) == 1
     assert len(calls) == 1, "heads are not trained on what failed"
+    calls.clear()
+    assert cli.main(["concepts", "--data", "s3://bucket/cat/"]) == 0
+    assert calls[1][1] == ["--concepts", "s3://bucket/cat/concepts"]
+
+
+def test_heads_use_all_cores_after_the_features_half_used_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(set_num_threads=threads.append))
+    monkeypatch.setattr(os, "cpu_count", lambda: 48)
+    monkeypatch.setitem(os.environ, "MKL_NUM_THREADS", "3")  # the user's
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    seen: list[tuple[str, str | None, str | None]] = []
+
+    def main(*_: object, **__: object) -> int:
+        seen.append(("half", os.environ.get("OMP_NUM_THREADS"), os.environ.get("MKL_NUM_THREADS")))
+        return 0
+
+    halves = {cli.COMMANDS["concepts"].module, "open_diht.trainer.concepts.cli"}
+    fake = SimpleNamespace(main=main, before_main=lambda: None, check=lambda *_: None)
+    for name in (*halves, cli.COMMANDS["concepts"].check):
+        if name:
+            monkeypatch.setitem(sys.modules, name, fake)
+    assert cli.main(["concepts", "--data", "/data/cat"]) == 0
+    assert seen == [("half", "1", "3"), ("half", None, "3")] and threads == [48]
 
 
 @pytest.mark.usefixtures("commands_in_process")

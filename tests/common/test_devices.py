@@ -56,6 +56,18 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         check_device("cuda", prefix="score-")
 
 
+def test_a_device_that_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("gpu", "CUDA", "cuda:x", ""):
+        with pytest.raises(WrongUse, match=f"^--device '{name}' is no device of torch"):
+            check_device(name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check_device("cuda")
+    check_device("cuda:1")
+    with pytest.raises(WrongUse, match=r"^--score-device cuda:2: torch sees 2 GPUs"):
+        check_device("cuda:2", prefix="score-")
+
+
 def test_a_precision_that_the_device_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "has_bf16", lambda: False)
     check_device("cpu", "fp32")
