@@ -80,6 +80,7 @@ def training_state(
     return {
         "config": plain(parts.config),
         "data": data,
+        "words": words_digest(parts),
         "shards": [[tuple(fact) for fact in source.facts] for source in parts.loader.sources],
         "read": {str(kind): count for kind, count in read.items()},  # only plain values can be loaded again
         "lost": lost,
@@ -91,6 +92,17 @@ def training_state(
         "skipped": vars(parts.stepper.skipped),
         "average": parts.stepper.average.student.state_dict() if parts.stepper.average is not None else None,
     }
+
+
+def words_digest(parts: Parts) -> str | None:
+    """Return the SHA-256 of the words of `text_cfg.vocabulary` in their order; None if there is no vocabulary."""
+    words = parts.architecture["text_cfg"].get("words")
+    return None if words is None else hashlib.sha256(json.dumps(words).encode()).hexdigest()
+
+
+def _same_words(state: Mapping[str, Any], parts: Parts) -> bool:
+    """Return whether a run has the words of a checkpoint's training state; True if an older version wrote the state."""
+    return "words" not in state or state["words"] == words_digest(parts)
 
 
 def as_begun(config: Config, begun: Mapping[str, Any], same_ranks: bool, workdir: str) -> Config:
@@ -138,13 +150,18 @@ def take_over(found: Checkpoint, parts: Parts, data: str, workdir: str) -> list[
         Lines to report.
 
     Raises:
-        WrongUse: the data or concept targets differ from those that the run began with.
+        WrongUse: the data, the concept targets or the vocabulary's words differ from those that the run began with.
     """
     state = found.training
     if state["data"] != data:
         raise WrongUse(
             f"the data changed since the run in {workdir} began, or their concept targets did; use the same data, or "
             "another WORKDIR"
+        )
+    if not _same_words(state, parts):
+        raise WrongUse(
+            f"the words of text_cfg.vocabulary, or their order, changed since the run in {workdir} began; use the same "
+            "words, or another WORKDIR"
         )
     parts.student.clip.load_state_dict(found.model)
     parts.student.heads.load_state_dict(state["heads"])
@@ -185,8 +202,8 @@ def adopt(path: str, parts: Parts, ranks: Ranks) -> Parent:
         ranks: the ranks of the run.
 
     Raises:
-        WrongUse: there is no checkpoint, it is of another model or trained other weights, its samples are not a
-            whole number of batches, or no samples are left to see.
+        WrongUse: there is no checkpoint, it is of another model or vocabulary or trained other weights, its samples
+            are not a whole number of batches, or no samples are left to see.
         CheckpointError: it is damaged.
         StoreError: it cannot be downloaded.
     """
@@ -211,6 +228,11 @@ def adopt(path: str, parts: Parts, ranks: Ranks) -> Parent:
         )
     state, student = found.training, parts.student
     _load(student.clip, found.model, "weights")
+    if not _same_words(state, parts):
+        raise WrongUse(
+            f"the parent {parent.path} was trained with other words than text_cfg.vocabulary lists, or in another "
+            "order; use its words"
+        )
     _load(student.heads, state["heads"], "concept heads")
     _load_moments(parts.stepper.optimizer, state["optimizer"])
     if parts.stepper.scaler.is_enabled() and state["scaler"]:

@@ -7,7 +7,8 @@ open_clip's position embeddings are resized.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from open_diht.common.installation import install_command
 from open_diht.common.pinned import LITE0_WEIGHTS, check_pinned
 from open_diht.trainer.architecture import DualEncoder, has_batch_norm
 from open_diht.trainer.config import ModelSettings
+from open_diht.trainer.export import DESCRIPTION
 
 ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 State = Mapping[str, Tensor]
@@ -32,27 +34,32 @@ class BadWeights(WrongUse):
     """Weights are missing, damaged or do not fit; the message names the file or the setting, and what is wrong."""
 
 
-def warm_start(model: DualEncoder, settings: ModelSettings) -> list[str]:
+def warm_start(model: DualEncoder, settings: ModelSettings, words: Sequence[str] | None = None) -> list[str]:
     """Load initial weights into a model.
 
     Args:
         model: the dual encoder.
         settings: the section `model`, for its `warm_start...` keys.
+        words: the words of `text_cfg.vocabulary`; None: there is no vocabulary.
 
     Returns:
         A line per file about what was loaded.
 
     Raises:
-        BadWeights: weights are missing or do not fit, or batch norms would start without statistics.
+        BadWeights: weights are missing, do not fit or were trained with other words, or batch norms would start
+            without statistics.
     """
     said = []
     if settings.warm_start:
         path = find_weights(settings.warm_start, "model.warm_start")
+        _check_words(path, words)
         said.append(_load_whole(model, path))
     if settings.warm_start_image:
         said.append(_load_image_tower(model, find_weights(settings.warm_start_image, "model.warm_start_image")))
     if settings.warm_start_text:
-        said.append(_load_text_tower(model, find_weights(settings.warm_start_text, "model.warm_start_text")))
+        path = find_weights(settings.warm_start_text, "model.warm_start_text")
+        _check_words(path, words)
+        said.append(_load_text_tower(model, path))
     started = settings.warm_start or settings.warm_start_image or settings.batch_norm == "batch"
     if has_batch_norm(model.visual) and not started:
         raise BadWeights(
@@ -106,6 +113,19 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise BadWeights(f"{path} holds more than weights by name")
     return state
+
+
+def _check_words(path: Path, words: Sequence[str] | None) -> None:
+    """Raise `BadWeights` if the weights are those of an exported model whose description lists other words."""
+    try:
+        listed = json.loads((path.parent / DESCRIPTION).read_text(encoding="utf-8"))["model_cfg"]["text_cfg"]["words"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # there is no description, or it lists no words
+    if words is None or listed != list(words):
+        raise BadWeights(
+            f"{path} was trained with other words than text_cfg.vocabulary lists, or in another order; write the words "
+            f"of {DESCRIPTION} in the same folder into that file"
+        )
 
 
 def _load_whole(model: DualEncoder, path: Path) -> str:

@@ -4,6 +4,7 @@ does not fit is refused before the first step."""
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +16,13 @@ import torch
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.fields import build
+from open_diht.trainer.checkpoint import Checkpoints
 from open_diht.trainer.config import Config, TransformSettings
 from open_diht.trainer.config_files import merged
 from open_diht.trainer.data import BadSource
 from open_diht.trainer.export import load
 from open_diht.trainer.loop import train
+from open_diht.trainer.stores import LocalStore
 from open_diht.trainer.transforms import StoredTransform
 
 KINDS = 8
@@ -107,6 +110,42 @@ def test_other_features_are_another_run(config: Callable[..., Config], tmp_path:
     np.savez(tmp_path / "pairs.npz", **{**arrays, "caption": arrays["caption"][::-1]})
     with pytest.raises(WrongUse, match="the data changed since"):
         train(config(schedule={"samples": 16}), tmp_path / "run", _unheard)
+
+
+@pytest.mark.parametrize("kind", ["features"], indirect=True)
+def test_other_words_do_not_go_with_trained_weights(config: Callable[..., Config], tmp_path: Path) -> None:
+    """They are as many, so all shapes fit, and each word would get the vector of another one."""
+    short, words = {"schedule": {"samples": 16}}, tmp_path / "words.txt"
+    train(config(**short), tmp_path / "run", _unheard)
+    exported = str(tmp_path / "run" / "export")
+    starts: dict[str, Any] = {
+        "run": short,
+        "branch": {"branch": {"path": str(tmp_path / "run")}, "schedule": {"samples": 32}},
+        "whole": {"model": {"warm_start": exported}, **short},
+        "tower": {"model": {"warm_start_text": f"{exported}/open_clip_model.safetensors"}, **short},
+    }
+    lines = words.read_text().splitlines(keepends=True)
+    for other in (lines[::-1], [*lines[:-1], "thing9\n"]):
+        words.write_text("".join(other))
+        for name, sections in starts.items():
+            with pytest.raises(WrongUse, match=r"words .*text_cfg\.vocabulary.* order"):
+                train(config(**sections), tmp_path / name, _unheard)
+    words.write_text("".join(lines))
+    for name, sections in starts.items():
+        assert train(config(**sections), tmp_path / name, _unheard).finished
+
+
+@pytest.mark.parametrize("kind", ["features"], indirect=True)
+def test_a_checkpoint_of_before_the_words_were_recorded_is_resumed(config, tmp_path):
+    train(config(schedule={"samples": 16}), tmp_path / "run", _unheard)
+    checkpoints = Checkpoints(LocalStore(tmp_path / "run" / "checkpoints"))
+    found = checkpoints.load(1)
+    assert len(found.training.pop("words")) == 64
+    shutil.rmtree(checkpoints.place(1))
+    checkpoints.save(found)
+    said: list[str] = []
+    assert train(config(schedule={"samples": 16}), tmp_path / "run", said.append).finished
+    assert any(text.startswith("resuming after step 1 of 1") for text in said)
 
 
 @pytest.mark.parametrize("kind", ["images"], indirect=True)
