@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import os
@@ -112,8 +113,13 @@ class _TorchvisionImages:
     @property
     def fingerprint(self) -> str:
         if self._fingerprint is None:
-            self._fingerprint = sha256_of([_content(self._data, self._folder, self._memo), self._what])
+            self._fingerprint = sha256_of([self._content(), self._what])
         return self._fingerprint
+
+    # Cached, because listing the files of a set takes a time that grows with their number.
+    @functools.cached_property
+    def _listed(self) -> tuple[list[str | Path] | None, Any]:
+        return _files(self._data), _array(self._data)
 
     def open(self, index: int) -> Image.Image:
         try:
@@ -122,24 +128,24 @@ class _TorchvisionImages:
             raise DataBroken(f"{self._place}, image {index}: {error}") from None
 
     def stored_hash(self, index: int) -> str | None:
-        files, array = _files(self._data), _array(self._data)
+        files, array = self._listed
         if files is not None:
             return f"file:{sha256_file(Path(files[index]))}"
         return None if array is None else f"pixels:{_pixels_hash(array[index])}"
 
+    def _content(self) -> str:
+        """Return a hash of the image data.
 
-def _content(data: Any, folder: Path, memo: Memo) -> str:
-    """Return a hash of the image data.
-
-    It covers the files that `_files` finds, else the array that the class holds, else all files of its
-    folder.
-    """
-    files, array = _files(data), _array(data)
-    if files is not None:
-        return memo.files_hash(folder, [os.path.relpath(path, folder) for path in files])
-    if array is not None:
-        return _pixels_hash(array)
-    return memo.tree_hash(Path(getattr(data, "_base_folder", getattr(data, "root", folder))))
+        It covers the files that `_files` finds, else the array that the class holds, else all files of its
+        folder.
+        """
+        files, array = self._listed
+        if files is not None:
+            return self._memo.files_hash(self._folder, [os.path.relpath(path, self._folder) for path in files])
+        if array is not None:
+            return _pixels_hash(array)
+        root = getattr(self._data, "root", self._folder)
+        return self._memo.tree_hash(Path(getattr(self._data, "_base_folder", root)))
 
 
 def _files(data: Any) -> list[str | Path] | None:

@@ -289,6 +289,34 @@ def test_torchvision_files_are_those_of_the_split_and_class_names_keep_their_str
     assert open_task(wanted, tmp_path, memo).images.fingerprint != data.images.fingerprint
 
 
+@pytest.mark.parametrize("held", ["_image_files", "data"])
+def test_the_images_of_a_torchvision_set_are_listed_once(tmp_path: Any, memo: Any, monkeypatch: Any, held: str) -> None:
+    listed = []
+
+    class Large:
+        """As torchvision's ImageNet, whose files are listed in a time that grows with their number."""
+
+        def __init__(self, root: Any) -> None:
+            self.content = [str(Path(root) / "1.png")] * 50 if held != "data" else np.zeros((50, 2, 2), np.uint8)
+            self._labels, self.classes = [0] * 50, ["red"]
+
+        def __getattr__(self, name: str) -> Any:
+            if name != held:
+                raise AttributeError(name)
+            listed.append(name)
+            return self.content
+
+        def __len__(self) -> int:
+            return 50
+
+    monkeypatch.setattr("torchvision.datasets.Large", Large, raising=False)
+    images_in(tmp_path / "tv", {"1.png": "red"})
+    source = Source(layout="torchvision", path="tv", options={"name": "Large"})
+    images = open_task(task(sources=(source,), templates=("a {}",)), tmp_path, memo).images
+    assert images.fingerprint and len({images.stored_hash(index) for index in range(50)}) == 1
+    assert len(listed) == 1
+
+
 @pytest.mark.parametrize(
     ("options", "row", "message"),
     [
