@@ -127,7 +127,12 @@ def _weights_file(word: str, pretrained: str | None, data: Path) -> Path:
     if path.name != pretrained or path.suffix in (*NAMES, ".pt", ".ckpt", ".npz"):
         raise WrongUse(f"the weights file {pretrained} does not exist")
     fetched = data / "weights" / word / pretrained
-    files = sorted(path for path in fetched.rglob("*") if path.suffix in (".safetensors", ".bin", ".pt"))
+    # The hub's client marks files that a repository lacks by empty ones below .no_exist.
+    files = sorted(
+        path
+        for path in fetched.rglob("*")
+        if path.suffix in (".safetensors", ".bin", ".pt") and ".no_exist" not in path.relative_to(fetched).parts
+    )
     if files:
         return files[0]
     raise WrongUse(

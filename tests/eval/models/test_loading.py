@@ -185,6 +185,21 @@ def test_a_tag_has_its_own_preprocessing_and_a_file_has_the_default(fetched: Pat
         assert model.preprocessing["resize"] == "shortest" and model.preprocessing["interpolation"] == "bicubic"
 
 
+def test_the_marks_of_files_that_the_hub_lacks_are_no_weights(fetched: Path) -> None:
+    """huggingface_hub's cache: an empty file below .no_exist for each name that the repository does not have."""
+    folder = fetched / "weights" / "own" / "plain"
+    mark = folder / "models--laion--own" / ".no_exist" / "5f0c" / "open_clip_model.safetensors"
+    snapshot = folder / "models--laion--own" / "snapshots" / "5f0c" / WEIGHTS
+    for path in (mark, snapshot):
+        path.parent.mkdir(parents=True)
+    mark.touch()
+    (folder / WEIGHTS).rename(snapshot)
+    assert str(snapshot) in load_model("own", data=fetched, pretrained="plain").name
+    snapshot.unlink()
+    with pytest.raises(WrongUse, match="fetch them by"):
+        load_model("own", data=fetched, pretrained="plain")
+
+
 def test_a_tag_of_weights_with_quickgelu_is_refused_for_an_architecture_without(fetched: Path) -> None:
     with pytest.raises(WrongUse, match=r"name own-quickgelu, .*--weights own-quickgelu:quick`"):
         load_model("own", data=fetched, pretrained="quick")
