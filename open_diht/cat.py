@@ -175,7 +175,7 @@ class Cat:
         Returns:
             A picklable callable. It takes a dict of lists or arrays, or a `pyarrow.Table`, and returns the same kind
             with the columns `cat_keep`, `cat_reason`, `cat_complexity`, `cat_actions`, `cat_objects` and
-            `cat_attributes` added, and with images `cat_spotted` and `cat_overlap`.
+            `cat_attributes` added, and with images `cat_spotted` and `cat_overlap`. Columns of these names are replaced.
 
         Example:
             >>> from open_diht import Cat
@@ -246,7 +246,8 @@ class CatBatch:
         added = {f"{PREFIX}keep": pa.array(decisions.keep, pa.bool_())}
         added |= {name: decisions.table[name.removeprefix(PREFIX)] for name in self.schema.names[1:]}
         if isinstance(batch, pa.Table):
-            return pa.table([*batch.columns, *added.values()], [*names, *added])
+            batch = batch.drop_columns([name for name in names if name in added])  # of an earlier decision
+            return pa.table([*batch.columns, *added.values()], [*batch.column_names, *added])
         rows = {name: values.to_pylist() for name, values in added.items()}
         # Hugging Face merges the result into its lazy batch; copying the batch here would decode every image.
         return rows if type(batch).__name__ == "LazyBatch" else {**batch, **rows}

@@ -285,6 +285,14 @@ def test_a_batch_keeps_its_kind_and_its_rows() -> None:
     assert function(pa.table(batch).slice(0, 0)).schema == table.schema, "empty batches have the same types"
 
 
+def test_rows_may_be_decided_again() -> None:
+    decided = Cat("paper").batch(caption="text")({"text": [DOG, NAME], "id": [7, 8]})
+    again = Cat("strict").batch(caption="text")
+    assert again(decided)["cat_reason"] == [None, "complexity"]
+    table = again(pa.table(decided))
+    assert sorted(table.column_names) == sorted(decided) and table["cat_reason"].to_pylist() == [None, "complexity"]
+
+
 def in_a_worker(function: Any, caption: str) -> Any:
     return function({"text": [caption], "jpg": [None]})["cat_reason"]
 

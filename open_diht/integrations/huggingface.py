@@ -23,6 +23,9 @@ def add_decisions(
 ) -> AnyDataset:
     """Return the data set with the columns of CAT, as many rows as it has. Images are not decoded on the way.
 
+    Columns of an earlier decision are replaced. A `Dataset` keeps its format or transform; if that names columns, those
+    of CAT are added to it. A streamed data set returns to Python objects.
+
     Args:
         dataset: a `Dataset`, or an `IterableDataset` that streams.
         cat: decides.
@@ -47,9 +50,20 @@ def add_decisions(
     if features is not None:  # a streamed data set may not know its own
         features = datasets.Features({**features, **datasets.Features.from_arrow_schema(function.schema)})
     arrow = dataset.with_format("arrow")
-    mapped = arrow.map(function, batched=True, batch_size=batch_size or batch_rows(image), features=features, **options)
-    before = dataset.format["type"] if isinstance(dataset, datasets.Dataset) else None
-    return mapped.with_format(before)
+    if isinstance(dataset, datasets.Dataset) and not len(dataset):  # map would return it as it is
+        info = dataset.info.copy()
+        info.features = features
+        mapped = datasets.Dataset(function(arrow[:]), info=info, split=dataset.split)
+    else:
+        size = batch_size or batch_rows(image)
+        mapped = arrow.map(function, batched=True, batch_size=size, features=features, **options)
+    if not isinstance(dataset, datasets.Dataset):
+        return mapped.with_format(None)
+    before = dataset.format
+    columns = None
+    if before["columns"] != dataset.column_names:  # the format names columns
+        columns = list(dict.fromkeys([*before["columns"], *function.schema.names]))
+    return mapped.with_format(before["type"], columns, before["output_all_columns"], **before["format_kwargs"])
 
 
 def keep(

@@ -351,3 +351,56 @@ def test_a_wrong_column_ends_the_job_with_its_name(add, column, caption, image, 
     if add is add_by_daft and not column:
         words = words[:1]  # Daft refuses an unknown column itself
     assert all(word in said for word in words)
+
+
+@pytest.fixture
+def few():
+    """A small data set of Hugging Face, of which the second row is rejected."""
+    return pytest.importorskip("datasets").Dataset.from_dict({"text": [*WORDS[:2]], "id": [7, 8]})
+
+
+ADDED = ["cat_keep", "cat_reason", "cat_complexity", "cat_actions", "cat_objects", "cat_attributes"]
+
+
+@pytest.mark.parametrize("emptied", [lambda rows: rows.select([]), lambda rows: rows.filter(lambda row: False)])
+def test_a_data_set_without_rows_gets_the_columns(emptied, few):
+    from open_diht.integrations.huggingface import add_decisions, keep
+
+    few.info.description = "few"
+    full, empty = (add_decisions(rows, Cat(), caption="text") for rows in (few, emptied(few)))
+    assert (len(empty), empty.column_names, empty.features) == (0, full.column_names, full.features)
+    assert empty.info.description == "few"
+    kept, reasons = keep(emptied(few).with_format("numpy", ["id"]), Cat(), caption="text")
+    assert (kept.num_rows, kept.format["columns"], reasons) == (0, ["id", *ADDED], Counter())
+    with pytest.raises(KeyError, match="text"):
+        keep(emptied(few), Cat(), caption="texts")
+
+
+def test_kept_rows_can_be_decided_by_another_preset(few):
+    from open_diht.integrations.huggingface import keep
+
+    kept, _ = keep(few, Cat("paper"), caption="text")
+    again, reasons = keep(kept, Cat("strict"), caption="text")
+    assert again.column_names == kept.column_names == ["text", "id", *ADDED]
+    assert (again["text"][:], reasons) == ([WORDS[0]], Counter())
+
+
+@pytest.mark.parametrize(
+    ("columns", "output_all_columns", "shown"),
+    [(None, False, ["text", "id", *ADDED]), (["id"], False, ["id", *ADDED]), (["id"], True, ["text", "id", *ADDED])],
+)
+def test_a_data_set_keeps_its_format(columns, output_all_columns, shown, few):
+    from open_diht.integrations.huggingface import keep
+
+    kept, _ = keep(few.with_format("numpy", columns, output_all_columns, dtype="int8"), Cat(), caption="text")
+    assert kept.format["type"] == "numpy" and kept.format["format_kwargs"] == {"dtype": "int8"}
+    assert sorted(kept[0]) == sorted(shown)
+    kept, _ = keep(kept, Cat(), caption="text")
+    assert sorted(kept[0]) == sorted(shown), "decided again"
+
+
+def test_a_data_set_keeps_its_transform(few):
+    from open_diht.integrations.huggingface import keep
+
+    kept, reasons = keep(few.with_transform(lambda batch: {"loud": [text.upper() for text in batch["text"]]}), Cat(), caption="text")
+    assert (kept[0], reasons) == ({"loud": WORDS[0].upper()}, Counter(action=1))
