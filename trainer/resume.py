@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from open_diht.common.command_line import WrongUse
 from open_diht.common.fields import BadValue, build
 from open_diht.common.ranks import Ranks
 from open_diht.trainer.assembly import Parts
-from open_diht.trainer.checkpoint import Checkpoint, CheckpointError, step_of
+from open_diht.trainer.checkpoint import Checkpoint, CheckpointError, Checkpoints, step_of
 from open_diht.trainer.config import Config
 from open_diht.trainer.config_files import differences, plain
 from open_diht.trainer.data.store import is_remote
@@ -207,42 +209,55 @@ def adopt(path: str, parts: Parts, ranks: Ranks) -> Parent:
         CheckpointError: it is damaged.
         StoreError: it cannot be downloaded.
     """
-    cache = parts.config.data.cache_folder
-    folder, step = ranks.share(_named(path, cache) if ranks.first else None)
-    checkpoints = checkpoints_at(folder, cache)
-    try:
-        found = checkpoints.load(step)
-    except CheckpointError as error:
-        raise CheckpointError(f"branch.path {path}: {error}; take another checkpoint, or a good copy of it") from error
-    parent = Parent(path=checkpoints.place(step), step=step, samples=found.samples, sha256=checkpoints.digest(step))
-    batch = parts.config.schedule.batch_size
-    if found.samples % batch:
-        raise WrongUse(
-            f"the parent has seen {found.samples:,} samples, which is not a multiple of schedule.batch_size "
-            f"{batch:,}: take another batch size"
-        )
-    if found.samples >= parts.total_samples:
-        raise WrongUse(
-            f"the parent has seen {found.samples:,} samples, and this run, which counts them, ends at "
-            f"{parts.total_samples:,}: raise schedule.samples or schedule.epochs"
-        )
-    state, student = found.training, parts.student
-    _load(student.clip, found.model, "weights")
-    if not _same_words(state, parts):
-        raise WrongUse(
-            f"the parent {parent.path} was trained with other words than text_cfg.vocabulary lists, or in another "
-            "order; use its words"
-        )
-    _load(student.heads, state["heads"], "concept heads")
-    _load_moments(parts.stepper.optimizer, state["optimizer"])
-    if parts.stepper.scaler.is_enabled() and state["scaler"]:
-        parts.stepper.scaler.load_state_dict(state["scaler"])
-    if parts.stepper.average is not None:
-        parts.stepper.average.student.load_state_dict(state["average"] or student.state_dict())
-    ranks.barrier()
-    if is_remote(folder):
-        shutil.rmtree(spool(folder, cache), ignore_errors=True)  # the downloaded checkpoint
+    with _opened(path, parts.config.data.cache_folder, ranks) as (checkpoints, step):
+        try:
+            found = checkpoints.load(step)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"branch.path {path}: {error}; take another checkpoint, or a good copy of it"
+            ) from error
+        parent = Parent(path=checkpoints.place(step), step=step, samples=found.samples, sha256=checkpoints.digest(step))
+        batch = parts.config.schedule.batch_size
+        if found.samples % batch:
+            raise WrongUse(
+                f"the parent has seen {found.samples:,} samples, which is not a multiple of schedule.batch_size "
+                f"{batch:,}: take another batch size"
+            )
+        if found.samples >= parts.total_samples:
+            raise WrongUse(
+                f"the parent has seen {found.samples:,} samples, and this run, which counts them, ends at "
+                f"{parts.total_samples:,}: raise schedule.samples or schedule.epochs"
+            )
+        state, student = found.training, parts.student
+        _load(student.clip, found.model, "weights")
+        if not _same_words(state, parts):
+            raise WrongUse(
+                f"the parent {parent.path} was trained with other words than text_cfg.vocabulary lists, or in another "
+                "order; use its words"
+            )
+        _load(student.heads, state["heads"], "concept heads")
+        _load_moments(parts.stepper.optimizer, state["optimizer"])
+        if parts.stepper.scaler.is_enabled() and state["scaler"]:
+            parts.stepper.scaler.load_state_dict(state["scaler"])
+        if parts.stepper.average is not None:
+            parts.stepper.average.student.load_state_dict(state["average"] or student.state_dict())
     return parent
+
+
+@contextmanager
+def _opened(path: str, cache_folder: str | None, ranks: Ranks) -> Iterator[tuple[Checkpoints, int]]:
+    """Yield the checkpoints of the parent and the step to load. On leaving, remove what was downloaded.
+
+    Runs on one machine that branch from one parent download it to folders of their own, so none removes another's.
+    """
+    named = (*_named(path, cache_folder), uuid.uuid4().hex) if ranks.first else None
+    folder, step, reader = ranks.share(named)
+    try:
+        yield checkpoints_at(folder, cache_folder, reader), step
+        ranks.barrier()
+    finally:
+        if is_remote(folder):
+            shutil.rmtree(spool(folder, cache_folder, reader), ignore_errors=True)
 
 
 def _named(path: str, cache_folder: str | None) -> tuple[str, int]:

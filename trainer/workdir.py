@@ -116,26 +116,28 @@ class Workdir:
                 self._uploaded[path] = state
 
 
-def spool(url: str, cache_folder: str | None) -> Path:
+def spool(url: str, cache_folder: str | None, reader: str = "") -> Path:
     """Return the folder on this machine's disk for files on their way to or from a URL.
 
     Args:
         url: the URL.
         cache_folder: `data.cache_folder`; None: the default cache.
+        reader: name of a run that only reads the URL. Each name has a folder of its own.
     """
-    name = hashlib.sha256(url.encode()).hexdigest()[:16]
+    name = hashlib.sha256(f"{url} {reader}".rstrip().encode()).hexdigest()[:16]
     return Path(cache_folder or default_cache()) / "workdirs" / f"{name}-{socket.gethostname()}"
 
 
-def checkpoints_at(folder: str, cache_folder: str | None) -> Checkpoints:
+def checkpoints_at(folder: str, cache_folder: str | None, reader: str = "") -> Checkpoints:
     """Return the checkpoints of another run, for reading.
 
     Args:
         folder: path or URL of the folder of the checkpoints.
         cache_folder: `data.cache_folder`, for downloads; None: the default cache.
+        reader: name of the run that reads them; see `spool`.
     """
     if is_remote(folder):
-        return Checkpoints(FsspecStore(folder, spool(folder, cache_folder)))
+        return Checkpoints(FsspecStore(folder, spool(folder, cache_folder, reader)))
     return Checkpoints(LocalStore(Path(folder)))
 
 

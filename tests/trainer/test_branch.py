@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 import yaml
@@ -14,9 +16,10 @@ import yaml
 from open_diht.common.command_line import WrongUse
 from open_diht.common.files import sha256_file
 from open_diht.trainer.checkpoint import Checkpoint, CheckpointError, Checkpoints
+from open_diht.trainer.config_files import merged
 from open_diht.trainer.data import BadSource
 from open_diht.trainer.loop import train
-from open_diht.trainer.stores import LocalStore
+from open_diht.trainer.stores import FsspecStore, LocalStore
 from tests.trainer.conftest import entries
 from tests.trainer.kill_runs import same_bits
 
@@ -126,6 +129,27 @@ def test_a_parent_that_is_none(parent: Path, tiny_config: Config, tmp_path: Path
     with pytest.raises(CheckpointError, match=r"^branch.path .*damaged: .* SHA-256 .*; take another checkpoint, or a"):
         train(config, tmp_path / "child")
     assert not list(damaged.rglob("damaged-*")), "what belongs to another run is left alone"
+
+
+def test_two_branches_of_a_remote_parent_read_it_at_the_same_time(parent, tiny_config, tmp_path, monkeypatch):
+    """The second one comes to its end between the download of the first one and its use."""
+    url, cache = f"memory://{uuid.uuid4().hex}", tmp_path / "cache"
+    fsspec.filesystem("memory").put(f"{parent}/", f"{url}/", recursive=True)
+    sections = {"branch": {"path": url}, "schedule": {"samples": 176}, "data": {"cache_folder": str(cache)}}
+    config, get = tiny_config(**merged(SECTIONS, sections)), FsspecStore.get
+
+    def get_and_wait(store: FsspecStore, name: str, last: str) -> Path:
+        monkeypatch.undo()
+        folder = get(store, name, last)
+        assert train(config, tmp_path / "second").finished
+        return folder
+
+    monkeypatch.setattr(FsspecStore, "get", get_and_wait)
+    assert train(config, tmp_path / "first").finished
+    assert same_state(last(tmp_path / "first", 11), last(tmp_path / "second", 11))
+    with pytest.raises(WrongUse, match="ends at 160: raise"):
+        train(tiny_config(**merged(SECTIONS, {**sections, "schedule": {"samples": 160}})), tmp_path / "third")
+    assert not list(cache.glob("workdirs/*")), "nothing of the parent stays on the disk"
 
 
 def test_settings_that_came_later_do_not_keep_a_run_from_going_on(parent, tiny_config, tmp_path):
