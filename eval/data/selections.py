@@ -32,7 +32,7 @@ def read_selection(folder: Path, options: Mapping[str, Any], memo: Memo, place: 
     Options: `files`, names of .json (a list, or an object of rows), .jsonl, .csv or .tsv files;
     patterns over their columns: `image`, the path of the image, `right` and `wrong`, lists of
     patterns that give the captions, and `category` (default: the file's name without suffix);
-    `crop`, four patterns for left, top, width and height of the relevant part of the image;
+    `crop`, four patterns for left, top, width and height, in pixels, of the relevant part of the image;
     `at_least`, the number of questions below which a category is dropped.
 
     Args:
@@ -54,13 +54,15 @@ def read_selection(folder: Path, options: Mapping[str, Any], memo: Memo, place: 
     for number, row in enumerate(_rows(folder, options["files"], place)):
         with usable(row.place, row.content):
             box = [int(float(row.fill(pattern))) for pattern in options.get("crop", ())]
+            if box and min(box[2:]) < 1:
+                raise ValueError(f"crop {box}: its width and height must be at least 1 pixel")
         name = row.fill(options["image"])
         right = tuple(row.fill(pattern) for pattern in options["right"])
         wrong = tuple(row.fill(pattern) for pattern in options["wrong"])
         choices.append(
             Choice(
                 key=f"{number:06d}",
-                image=images.index(name, tuple(box)),
+                image=images.index(name, tuple(box), row.place),
                 captions=(*right, *wrong),
                 right=len(right),
                 category=row.category(options),
@@ -218,10 +220,13 @@ class _Listed:
     def __init__(self, folder: Path, place: str):
         self._folder, self._place = folder, place
         self._found: dict[tuple[str, tuple[int, ...]], int] = {}
+        self._rows: list[str] = []
         self._files: dict[str, int] = {}
 
-    def index(self, name: str, box: tuple[int, ...] = ()) -> int:
-        """Return the index of an image, or of the part `box` of it."""
+    def index(self, name: str, box: tuple[int, ...] = (), row: str = "") -> int:
+        """Return the index of an image, or of the part `box` of it that a row names."""
+        if (name, box) not in self._found:
+            self._rows.append(row)
         return self._found.setdefault((name, box), len(self._found))
 
     def file(self, name: str) -> int:
@@ -240,14 +245,15 @@ class _Listed:
         if not any(box for _, box in self._found):
             return files
         places = {name: place for place, name in enumerate(names)}
-        return Crops(files, [(places[name], (box[0], box[1], box[2], box[3])) for name, box in self._found])
+        parts = [(places[name], (box[0], box[1], box[2], box[3])) for name, box in self._found]
+        return Crops(files, parts, self._rows)
 
 
 class Crops:
-    """Parts of images, given by an image's index and a box."""
+    """Parts of images, given by an image's index and a box, and the row that names each, for messages."""
 
-    def __init__(self, images: FileImages, parts: Sequence[tuple[int, Box]]):
-        self._images, self._parts = images, list(parts)
+    def __init__(self, images: FileImages, parts: Sequence[tuple[int, Box]], rows: Sequence[str]):
+        self._images, self._parts, self._rows = images, list(parts), list(rows)
         self.keys: Sequence[str] = [
             f"{images.keys[place]}#{','.join(str(edge) for edge in box)}" for place, box in parts
         ]
@@ -258,7 +264,14 @@ class Crops:
 
     def open(self, index: int) -> Image.Image:
         place, (left, top, width, height) = self._parts[index]
-        return self._images.open(place).crop((left, top, left + width, top + height))
+        image = self._images.open(place)
+        # PIL would return a part outside the image in black.
+        if left >= image.width or top >= image.height or left + width <= 0 or top + height <= 0:
+            raise DataBroken(
+                f"{self._rows[index]}: the crop, left {left}, top {top}, width {width}, height {height}, is outside the "
+                f"image of {image.width} x {image.height} pixels; correct the row or the patterns of crop"
+            )
+        return image.crop((left, top, left + width, top + height))
 
     def stored_hash(self, index: int) -> str | None:
         place, box = self._parts[index]

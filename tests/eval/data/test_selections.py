@@ -12,6 +12,7 @@ import pytest
 
 from open_diht.eval.data import DataSet, Memo
 from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
+from open_diht.eval.features import FeatureCache
 from open_diht.eval.session import open_task
 from open_diht.eval.tasks import Source, load_suite
 from tests.eval.conftest import a_task, image
@@ -111,6 +112,30 @@ def test_the_part_of_an_image_that_is_meant(folder: Path, memo: Memo) -> None:
     assert data.images.stored_hash(0) != data.images.stored_hash(1)
     with pytest.raises(DataBroken, match=r"set/aro.json, row 1: .*could not convert string to float"):
         opened(folder, memo, "caption_selection", "selection", {**given, "crop": ["{x}", "{y}", "{w}", "{yes}"]})
+
+
+CROPPED = {"crop": ["{box[0]}", "{box[1]}", "{box[2]}", "{box[3]}"]}
+
+
+@pytest.mark.parametrize("box", [(0, 0, 0.5, 0.5), (4, 4, -2, 5), (4, 4, 5, 0)])
+def test_a_part_of_less_than_a_pixel_is_refused_with_its_row(folder: Path, memo: Memo, box: Any) -> None:
+    rows = [{**row, "box": (0, 0, 5, 5)} for row in ROWS]
+    (folder / "swap_att.json").write_text(json.dumps([*rows[:1], {**rows[1], "box": box}]), encoding="utf-8")
+    with pytest.raises(DataBroken, match=r"set/swap_att.json, row 2: .*at least 1 pixel"):
+        selection(folder, memo, **CROPPED)
+
+
+@pytest.mark.parametrize("box", [(40, 0, 5, 5), (0, 36, 5, 5), (-5, 0, 5, 5), (0, -5, 5, 5)])
+def test_a_part_outside_the_image_is_refused_with_its_row(
+    folder: Path, memo: Memo, tmp_path: Path, tiny: Any, box: Any
+) -> None:
+    boxes = [(0, 0, 5, 5), box, (39, 35, 5, 5)]  # the last one has a pixel of the image, at its corner
+    rows = [{**row, "box": own} for row, own in zip(ROWS, boxes, strict=True)]
+    (folder / "swap_att.json").write_text(json.dumps(rows), encoding="utf-8")
+    images = selection(folder, memo, **CROPPED).images
+    assert images.open(0).size == images.open(2).size == (5, 5)
+    with pytest.raises(DataBroken, match=r"set/swap_att.json, row 2: .* outside the image of 40 x 36 pixels"):
+        FeatureCache(tmp_path / "features", tiny).images(images)
 
 
 def test_categories_with_too_few_questions_are_left_out_with_their_images(folder: Path, memo: Memo) -> None:
