@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -28,6 +29,7 @@ from open_diht.trainer.export import DESCRIPTION
 
 ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 State = Mapping[str, Tensor]
+_MISFITS = (RuntimeError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 
 
 class BadWeights(WrongUse):
@@ -129,21 +131,45 @@ def _check_words(path: Path, words: Sequence[str] | None) -> None:
 
 
 def _load_whole(model: DualEncoder, path: Path) -> str:
-    biased, initial = "logit_bias" in read_weights(path), model.logit_bias
+    state, initial = read_weights(path), model.logit_bias
+    biased = "logit_bias" in state
     if biased and initial is None:
         raise BadWeights(
             f"{path} holds a logit bias, which belongs to the sigmoid loss: set loss.name=siglip, model.bias=-10 and "
             "model.temperature=0.1"
         )
     kept = None if biased or initial is None else initial.detach().clone()  # open_clip would make it 0
-    try:
+    _check_text_width(state, model, path)
+    with _fitting(path):
         load_checkpoint(model, str(path), strict=True, weights_only=True)
-    except RuntimeError as error:
-        raise BadWeights(f"{path} does not fit the model: {' '.join(str(error).split())[:500]}") from error
     if kept is None:
         return f"all weights from {path}"
     initial.data.copy_(kept)
     return f"all weights from {path}, except the logit bias, which starts at {float(kept.mean()):g}"
+
+
+@contextmanager
+def _fitting(path: Path) -> Iterator[None]:
+    """Turn the errors that open_clip raises for weights of another model into `BadWeights`."""
+    try:
+        yield
+    except _MISFITS as error:
+        reason = " ".join(str(error).split())[:500]
+        raise BadWeights(f"{path} does not fit the model: {reason or type(error).__name__}") from error
+
+
+def _check_text_width(state: State, model: DualEncoder, path: Path) -> None:
+    """Raise `BadWeights` if open_clip cannot resize the position embeddings of a text tower: only their number may
+    differ."""
+    found = state.get("positional_embedding", state.get("text.positional_embedding"))
+    mine = getattr(getattr(model, "text", model), "positional_embedding", None)
+    if found is None or (mine is not None and found.shape[1:] == mine.shape[1:]):
+        return
+    shape = "none" if mine is None else str(tuple(mine.shape))
+    raise BadWeights(
+        f"{path} does not fit the text tower: its positional_embedding is {tuple(found.shape)}, the tower's {shape}; "
+        "take weights of the same text tower, or only those of the image tower (model.warm_start_image)"
+    )
 
 
 def _load_image_tower(model: DualEncoder, path: Path) -> str:
@@ -151,7 +177,8 @@ def _load_image_tower(model: DualEncoder, path: Path) -> str:
     tower = model.visual
     if any(name.startswith("visual.") for name in state):
         state = {name: value for name, value in state.items() if name.startswith("visual.")}
-        resize_pos_embed(state, model)  # to the model's image size
+        with _fitting(path):
+            resize_pos_embed(state, model)  # to the model's image size
         found = {name.removeprefix("visual."): value for name, value in state.items()}
     elif hasattr(tower, "trunk"):
         found = {f"trunk.{name}": value for name, value in _timm_names(state, tower.trunk.state_dict(), path).items()}
@@ -178,7 +205,9 @@ def _timm_names(state: State, wanted: State, path: Path) -> dict[str, Tensor]:
 
 def _load_text_tower(model: DualEncoder, path: Path) -> str:
     state = {name.removeprefix("text."): value for name, value in read_weights(path).items() if _is_text(name)}
-    resize_text_pos_embed(state, model)  # to the model's context length
+    _check_text_width(state, model, path)
+    with _fitting(path):
+        resize_text_pos_embed(state, model)  # to the model's context length
     if hasattr(model, "text"):
         return _load(model.text, state, path, optional=("proj", "text_projection"))
     others = {name: value for name, value in model.state_dict().items() if not _is_text(name)}

@@ -322,6 +322,31 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
         student_of(warm_start=str(tmp_path / "two"))
 
 
+OTHER_TEXTS: dict[str, dict[str, Any]] = {
+    "wider": {**TINY, "text_cfg": {**TINY["text_cfg"], "width": 32}},
+    "wider, custom": {**TINY, "custom_text": True, "text_cfg": {**TINY["text_cfg"], "width": 32}},
+    "words": {**TINY, "text_cfg": {"tower": "bag_of_words", "width": 24, "context_length": 8, "words": ["dog"] * 38}},
+}
+
+
+@pytest.mark.parametrize("key", ["warm_start", "warm_start_text"])
+@pytest.mark.parametrize("custom", [False, True])
+@pytest.mark.parametrize("text", OTHER_TEXTS)
+def test_weights_of_another_text_tower_are_named(text: str, custom: bool, key: str, tmp_path: Path) -> None:
+    path = written(tmp_path / "model.pt", student_of({**TINY, "custom_text": custom}).clip.state_dict())
+    shape = "none" if text == "words" else r"\(8, 32\)"
+    said = rf"model\.pt does not fit the text tower: .* is \(8, 24\), the tower's {shape}; .*model\.warm_start_image"
+    with pytest.raises(BadWeights, match=said):
+        student_of(OTHER_TEXTS[text], **{key: path})
+
+
+@pytest.mark.parametrize("key", ["warm_start", "warm_start_image"])
+def test_image_positions_that_are_no_square_are_named(key: str, tmp_path: Path) -> None:
+    state = {**student_of().clip.state_dict(), "visual.positional_embedding": torch.zeros(12, 32)}
+    with pytest.raises(BadWeights, match=r"model\.pt does not fit the model: .*shape"):
+        student_of(**{key: written(tmp_path / "model.pt", state)})
+
+
 def test_batch_norms_need_weights() -> None:
     shape = {**TIMM, "vision_cfg": {"timm_model_name": "test_resnet", "timm_proj": "linear", "image_size": 160}}
     with pytest.raises(BadWeights, match=r"batch norms, whose statistics are kept as they start"):
