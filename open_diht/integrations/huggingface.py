@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import datasets
 
-from open_diht.cat import Cat, batch_rows
+from open_diht.cat import Cat, CatBatch, batch_rows
 
 AnyDataset = TypeVar("AnyDataset", datasets.Dataset, datasets.IterableDataset)
 
@@ -45,7 +45,7 @@ def add_decisions(
         >>> add_decisions(rows, Cat("paper"), caption="text")["cat_reason"][:]
         [None, 'action']
     """
-    function = cat.batch(caption=caption, image=image)
+    function: CatBatch = cat.batch(caption=caption, image=image)
     features = dataset.features
     if features is not None:  # a streamed data set may not know its own
         features = datasets.Features({**features, **datasets.Features.from_arrow_schema(function.schema)})
@@ -57,13 +57,12 @@ def add_decisions(
     else:
         size = batch_size or batch_rows(image)
         mapped = arrow.map(function, batched=True, batch_size=size, features=features, **options)
-    if not isinstance(dataset, datasets.Dataset):
-        return mapped.with_format(None)
-    before = dataset.format
-    columns = None
-    if before["columns"] != dataset.column_names:  # the format names columns
-        columns = list(dict.fromkeys([*before["columns"], *function.schema.names]))
-    return mapped.with_format(before["type"], columns, before["output_all_columns"], **before["format_kwargs"])
+    before: dict[str, Any] = {"type": None}
+    if isinstance(dataset, datasets.Dataset):
+        before = dataset.format
+        named = before["columns"] != dataset.column_names  # without named columns, it lists all
+        before["columns"] = [*dict.fromkeys([*before["columns"], *function.schema.names])] if named else None
+    return mapped.with_format(**before)
 
 
 def keep(

@@ -402,5 +402,7 @@ def test_a_data_set_keeps_its_format(columns, output_all_columns, shown, few):
 def test_a_data_set_keeps_its_transform(few):
     from open_diht.integrations.huggingface import keep
 
-    kept, reasons = keep(few.with_transform(lambda batch: {"loud": [text.upper() for text in batch["text"]]}), Cat(), caption="text")
+    kept, reasons = keep(
+        few.with_transform(lambda batch: {"loud": [text.upper() for text in batch["text"]]}), Cat(), caption="text"
+    )
     assert (kept[0], reasons) == ({"loud": WORDS[0].upper()}, Counter(action=1))
