@@ -118,7 +118,7 @@ class Cat:
         """Return the decisions about captions, or about captions with their images.
 
         Args:
-            captions: n captions; None and values that are not strings are rejected.
+            captions: n captions; None, NaN and values that are not strings are rejected.
             images: n images, each the bytes of a file, a path, a PIL image, a dict with `bytes` and `path` (as an
                 undecoded image of Hugging Face `datasets`) or None. Without images, the filters that need
                 them are skipped. Prefer undecoded bytes: a PIL image is encoded again, which takes time and may change
@@ -142,7 +142,11 @@ class Cat:
         n = len(texts)
         if not isinstance(columns, Mapping | None):
             raise TypeError(f"columns is a {type(columns).__name__}; pass a dict of lists, by the columns' names")
-        given = {name: pa.array(_listed(values)) for name, values in (columns or {}).items() if name != "caption"}
+        given = {
+            name: pa.array(_listed(values), from_pandas=True)
+            for name, values in (columns or {}).items()
+            if name != "caption"
+        }
         for name, values in {"images": images, **given}.items():
             if values is not None and len(values) != n:
                 raise ValueError(f"{n} captions, but {len(values)} values in {name}; give one for each caption")
@@ -175,7 +179,7 @@ class Cat:
         Returns:
             A picklable callable. It takes a dict of lists or arrays, or a `pyarrow.Table`, and returns the same kind
             with the columns `cat_keep`, `cat_reason`, `cat_complexity`, `cat_actions`, `cat_objects` and
-            `cat_attributes` added, and with images `cat_spotted` and `cat_overlap`. Columns of these names are replaced.
+            `cat_attributes` added or replaced, and with images `cat_spotted` and `cat_overlap`.
 
         Example:
             >>> from open_diht import Cat
@@ -336,7 +340,7 @@ def _images(images: Sequence[Any]) -> list[Any]:
     """
     if isinstance(images, str | bytes | Mapping):
         raise TypeError(f"images is a {type(images).__name__}; pass a list with one image for each caption")
-    values = list(images) if isinstance(images, np.ndarray) else _listed(images)  # tolist would take apart pixels
+    values = _listed(list(images) if isinstance(images, np.ndarray) else images)  # its tolist would list each pixel
     given = [image for image in values if image is not None]
     kinds = (bytes, bytearray, memoryview, str, os.PathLike, Mapping)
     if len(given) >= MANY and not any(isinstance(image, kinds) or hasattr(image, "save") for image in given):
@@ -347,10 +351,16 @@ def _images(images: Sequence[Any]) -> list[Any]:
 
 
 def _listed(values: Any) -> list[Any]:
-    """Return the values of an Arrow, NumPy or Python sequence as a list of Python objects."""
+    """Return the values of an Arrow, NumPy, pandas or Python sequence as a list of Python objects, with None for the
+    NaN and NA that pandas has for missing values."""
     if isinstance(values, pa.Array | pa.ChunkedArray):
         return values.to_pylist()
-    return values.tolist() if isinstance(values, np.ndarray) else list(values)
+    objects = values.tolist() if isinstance(values, np.ndarray) else values
+    return [None if _is_nan(value) else value for value in objects]
+
+
+def _is_nan(value: Any) -> bool:
+    return value != value if isinstance(value, float) else type(value).__name__ == "NAType"
 
 
 class _Models:

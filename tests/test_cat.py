@@ -251,6 +251,21 @@ def test_a_preset_may_have_conditions_on_columns() -> None:
         Cat(preset)([DOG])
 
 
+@pytest.mark.parametrize("text", ["object", "string"])
+def test_empty_cells_of_pandas_are_missing_values(text: Any) -> None:
+    pandas = pytest.importorskip("pandas")
+    file = io.StringIO(f"text,license,score,jpg\n{DOG},cc0,0.5,\n{DOG},,0.5,\n{DOG},cc0,,\n,cc0,0.5,\n")
+    rows = pandas.read_csv(file, dtype={"text": text, "license": text})
+    conditions = (ColumnCondition(reason="license", among=("cc0",)), ColumnCondition(reason="score", min=0.3))
+    cat = Cat(replace(load_preset("paper"), columns=conditions))
+    expected = [None, "license", "score", "no_caption"]
+    assert cat(rows.text, columns=rows[["license", "score"]].to_dict("list")).reason == expected
+    assert cat.batch(caption="text")(rows.to_dict("list"))["cat_reason"] == expected
+    assert Cat()([float("nan")] * 20).reason == ["no_caption"] * 20, "an empty column is no column of numbers"
+    assert Cat()(rows.text, rows.jpg).reason == [*["image_not_available"] * 3, "no_caption"]
+    assert Cat()([DOG] * 20, pandas.Series([float("nan")] * 20)).reason == ["image_not_available"] * 20
+
+
 @pytest.mark.slow
 def test_conditions_find_their_columns_as_a_run_does(tmp_path: Path) -> None:
     names = ["text", "clip_l14_similarity_score", "width", "height", "original_width", "original_height"]
