@@ -268,8 +268,8 @@ class Crops:
         # PIL would return a part outside the image in black.
         if left >= image.width or top >= image.height or left + width <= 0 or top + height <= 0:
             raise DataBroken(
-                f"{self._rows[index]}: the crop, left {left}, top {top}, width {width}, height {height}, is outside the "
-                f"image of {image.width} x {image.height} pixels; correct the row or the patterns of crop"
+                f"{self._rows[index]}: the crop at {left}, {top} of {width} x {height} pixels is outside the image of "
+                f"{image.width} x {image.height} pixels; correct the row or the patterns of crop"
             )
         return image.crop((left, top, left + width, top + height))
 
