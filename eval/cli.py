@@ -218,13 +218,21 @@ def _nothing(text: str) -> None:
 def _device(asked: str | None) -> str:
     import torch
 
-    if asked is None:
-        asked = "cuda" if torch.cuda.is_available() else "cpu"
+    from open_diht.common.devices import check_device, device_here
+
+    asked = device_here() if asked is None else asked
     if asked.split(":")[0] not in ("cpu", "cuda"):
         raise WrongUse(f"device {asked!r} is unknown; choose cpu or cuda")
-    if asked.startswith("cuda") and not torch.cuda.is_available():
-        raise WrongUse("--device cuda, but torch finds no GPU; use --device cpu")
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if asked == "cuda" else asked
+    check_device(asked)
+    if asked != "cuda":
+        return asked
+    rank, count = os.environ.get("LOCAL_RANK", "0"), torch.cuda.device_count()
+    if int(rank) >= count:
+        raise WrongUse(
+            f"process {rank} of this machine has no GPU of its own, as torch sees {count}, counted from 0; start at "
+            f"most {count} processes"
+        )
+    return f"cuda:{rank}"
 
 
 def _shots(text: str, seeds: int) -> Shots | None:

@@ -303,6 +303,9 @@ def test_cautions_and_another_size_than_the_published_one_stand_beside_the_numbe
         (["--model", "."], "is not an exported model"),
         (["--precision", "fp8"], "precision 'fp8' is unknown"),
         (["--device", "tpu"], "device 'tpu' is unknown"),
+        (["--device", "cuda:x"], "--device 'cuda:x' is no device of torch"),
+        (["--device", "cuda:9"], "--device cuda:9: torch sees 2 GPUs"),
+        (["--device", "cuda"], "process 2 of this machine has no GPU of its own"),
         (["--batch", "0"], "the value is 0; it must be at least 1"),
         (["--shots", "one"], "shots 'one'"),
         (["--taks", "demo"], "--taks"),
@@ -312,8 +315,12 @@ def test_cautions_and_another_size_than_the_published_one_stand_beside_the_numbe
     ],
 )
 def test_wrong_use_is_one_line_and_status_2_and_writes_nothing(
-    world: Any, capsys: Any, change: Any, message: Any
+    world: Any, capsys: Any, change: Any, message: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if "--device" in change:  # a machine with two GPUs, and the third process of torchrun there
+        monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+        monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+        monkeypatch.setenv("LOCAL_RANK", "2")
     assert cli.main([*world["command"], *change]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and said.count("\n") == 1 and message in said
