@@ -4,8 +4,8 @@
 
     features  (n, d) float16 or float32; or int8, with `scale` (d,) float32 that multiplies them
     images    (n, h, w, 3) uint8, instead of features
-    caption   (m,) text
-    image     (m,) row of features or images for each caption; optional: by default m = n, in their order
+    caption   (m,) text, as an array of str, not of bytes
+    image     (m,) row of features or images for each caption, integers; optional: by default m = n, in their order
     key       (m,) text, unique over all files; optional: by default made of the file's name and the number of the pair
 
 Several captions of an image are several pairs with the same image hash.
@@ -98,9 +98,10 @@ def _read(path: Path, split: Split) -> FeatureFile:
             arrays = {name: content[name] for name in content.files}
             stored = arrays["images"] if "images" in arrays else arrays["features"]
             inputs = _images(stored) if "images" in arrays else _features(stored, arrays.get("scale"))
-            captions = [str(text).strip() for text in arrays["caption"].tolist()]
-            rows = np.asarray(arrays.get("image", np.arange(len(inputs))), np.int64)
-            keys = [str(key) for key in arrays["key"].tolist()] if "key" in arrays else _made_keys(path, len(captions))
+            captions = [text.strip() for text in _column(arrays, "caption", "U", "str").tolist()]
+            arrays.setdefault("image", np.arange(len(inputs)))
+            rows = _column(arrays, "image", "iu", "integers").astype(np.int64)
+            keys = _column(arrays, "key", "U", "str").tolist() if "key" in arrays else _made_keys(path, len(captions))
             _check(len(inputs), captions, rows, keys)
     except UNREADABLE as error:
         raise BadSource(f"data.features: {path} cannot be used: {error}") from error
@@ -117,6 +118,14 @@ def _read(path: Path, split: Split) -> FeatureFile:
         image_hash=of_images.view(np.int64)[mine],
         others=int((~mine).sum()),
     )
+
+
+def _column(arrays: dict[str, npt.NDArray[Any]], name: str, kinds: str, words: str) -> npt.NDArray[Any]:
+    """Return an array (m,) of one of NumPy's `kinds`, which `words` describe. Raise ValueError if it is another one."""
+    found = arrays[name]
+    if found.ndim != 1 or found.dtype.kind not in kinds:
+        raise ValueError(f"`{name}` has shape {found.shape} and type {found.dtype}, not (m,) of {words}")
+    return found
 
 
 def _images(stored: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:

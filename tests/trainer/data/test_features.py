@@ -96,6 +96,13 @@ def test_several_captions_of_an_image_are_pairs_that_share_it(saved: Callable[..
     assert len(batch.image_hash.unique()) == 8 and len(batch.caption_hash.unique()) == N
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.uint64])
+def test_rows_may_be_integers_of_any_size(dtype: Any, saved: Callable[..., str]) -> None:
+    place = saved(**{**values(), "image": np.arange(N, dtype=dtype)[::-1]})
+    (batch,) = loader(place, batch_size=N, shuffle=0).epoch(0)
+    assert torch.equal(batch.images, torch.from_numpy(values()["features"][::-1].copy()))
+
+
 def test_int8_features_are_scaled(saved: Callable[..., str]) -> None:
     small = np.arange(2 * D, dtype=np.int8).reshape(2, D)
     place = saved(features=small, scale=np.full(D, 0.5, np.float32), caption=np.array(["a 0", "b 1"]))
@@ -174,6 +181,13 @@ def test_targets_of_other_files_are_refused(saved: Callable[..., str]) -> None:
         ({"caption": np.array(["one"])}, "1 captions, 40 rows of images"),
         ({"caption": np.array([" "] * N)}, "the caption of pairs-000000000 is blank"),
         ({"image": np.arange(N) + 1}, "names rows 1 to 40; there are 40"),
+        ({"caption": np.array([b"a dog"] * N)}, r"`caption` has shape \(40,\) and type \|S5, not \(m,\) of str"),
+        ({"caption": np.array([["a", "b", "c", "d", "e"]] * N)}, r"`caption` has shape \(40, 5\)"),
+        ({"caption": np.arange(N)}, "`caption` has .* type int64, not"),
+        ({"key": np.array([b"%d" % number for number in range(N)])}, r"`key` has .* type \|S2, not"),
+        ({"key": np.arange(N)}, "`key` has .* type int64, not"),
+        ({"image": np.arange(N) + 0.5}, r"`image` has shape \(40,\) and type float64, not \(m,\) of integers"),
+        ({"image": np.arange(N)[:, None]}, r"`image` has shape \(40, 1\)"),
         ({"images": np.zeros((N, 3, 8, 8), np.uint8)}, r"not \(n, h, w, 3\) of uint8"),
         ({"key": np.array(["same"] * N)}, "some keys occur twice"),
     ],
