@@ -60,8 +60,9 @@ def push(folder: Path | str, target: str, *, private: bool = False) -> str:
                 commit_message="Model of open-diht",
             )
         except Exception as error:  # errors of the hub's client and its HTTP library have no common base class
+            kind, text = type(error).__name__, " ".join(str(error).split())[:400]
             raise CannotPush(
-                f"{target} at {api.endpoint} cannot be written: {type(error).__name__}: {str(error).splitlines()[0]}; "
+                f"{target} at {api.endpoint} cannot be written: {f'{kind}: {text}' if text else kind}; "
                 f"the model is kept in {folder}. Run the same command to try again"
             ) from error
     return str(done.commit_url)
