@@ -335,16 +335,18 @@ OTHER_TEXTS: dict[str, dict[str, Any]] = {
 def test_weights_of_another_text_tower_are_named(text: str, custom: bool, key: str, tmp_path: Path) -> None:
     path = written(tmp_path / "model.pt", student_of({**TINY, "custom_text": custom}).clip.state_dict())
     shape = "none" if text == "words" else r"\(8, 32\)"
+    changes: dict[str, Any] = {key: path}
     said = rf"model\.pt does not fit the text tower: .* is \(8, 24\), the tower's {shape}; .*model\.warm_start_image"
     with pytest.raises(BadWeights, match=said):
-        student_of(OTHER_TEXTS[text], **{key: path})
+        student_of(OTHER_TEXTS[text], **changes)
 
 
 @pytest.mark.parametrize("key", ["warm_start", "warm_start_image"])
 def test_image_positions_that_are_no_square_are_named(key: str, tmp_path: Path) -> None:
     state = {**student_of().clip.state_dict(), "visual.positional_embedding": torch.zeros(12, 32)}
+    changes: dict[str, Any] = {key: written(tmp_path / "model.pt", state)}
     with pytest.raises(BadWeights, match=r"model\.pt does not fit the model: .*shape"):
-        student_of(**{key: written(tmp_path / "model.pt", state)})
+        student_of(**changes)
 
 
 def test_batch_norms_need_weights() -> None:
