@@ -281,7 +281,7 @@ def _default_input(dataset: Dataset, given: str | None) -> str:
                 "under their own licenses); run in a checkout, or pass --dataset and --input"
             )
         raise WrongUse(dataset.missing_message(str(folder), given))
-    # As a folder, it is read without files that are no manifests, and with those in its folders.
+    # A folder is searched for manifests, also in its subfolders; `*` would match every file in it, and no others.
     return str(folder if dataset.default_glob == "*" else folder / dataset.default_glob)
 
 

@@ -217,8 +217,8 @@ class KeyStage(Stage):
         """Return the SHA-256 of these rows' images as far as known or read now; {} without `read_missing` and stage
         `spotting`.
 
-        Images that this run's stage `spotting` has read are not read again. Records of earlier runs may be of other files,
-        as below another --images-root.
+        Images that this run's stage `spotting` has read are not read again. Records of earlier runs may be of
+        other files, as below another --images-root.
         """
         digests: dict[int, bytes] = {}
         if ordinals and "spotting" in self.stages:
