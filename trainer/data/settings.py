@@ -135,5 +135,9 @@ class DataSettings:
         if self.selection and (self.subset or self.features):
             other = "subset" if self.subset else "features"
             raise ValueError(f"data.selection chooses samples of shards by itself: leave it or data.{other} out")
+        if self.features:
+            of_shards = {"subset": self.subset, "skip": self.skip, "captions": self.captions != "first"}
+            if name := next((name for name, given in of_shards.items() if given), None):
+                raise ValueError(f"data.{name} applies to shards only: leave it or data.features out")
         if len({source.weight is None for source in self.sources}) > 1:
             raise ValueError("some data sources have a weight and some have none: give all of them one, or none")
