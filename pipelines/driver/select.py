@@ -381,11 +381,12 @@ def _write_indexes(
     layout: Layout, plan: Plan, units: list[str], rows: Candidates, chosen: NDArray[np.bool_], folder: StorePath
 ) -> None:
     """Index the chosen rows in each of the input's tars, so that `folder` is a data set of theirs."""
-    shards = []
-    for tar, first in enumerate(tars_of(plan, units)):
-        index = read_index(layout.index(first))
-        here = np.flatnonzero(chosen & (rows.tar == tar))
-        here = here[np.argsort(rows.place[here])]
+    shards, tars = [], list(tars_of(plan, units))
+    order = np.flatnonzero(chosen)
+    order = order[np.lexsort((rows.place[order], rows.tar[order]))]
+    edges = np.searchsorted(rows.tar[order], np.arange(len(tars) + 1))
+    for tar, first in enumerate(tars):
+        index, here = read_index(layout.index(first)), order[edges[tar] : edges[tar + 1]]
         with published(folder / "index" / place_beside(index.name).name) as temporary:
             write(part_of(index, rows.place[here], [uid_of(*uid) for uid in rows.uid[here].tolist()]), temporary)
         shards.append(

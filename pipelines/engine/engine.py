@@ -140,7 +140,7 @@ class Engine:
             if len(tries.of[unit]) >= TRIES:
                 set_aside(stage, unit, tries.of[unit])
         after, failed = stamps(self.layout.commits(stage.name), ".json"), self._failed(stage)
-        left = [unit for unit in todo if unit not in failed and after.get(unit) == before.get(unit)]
+        left = [unit for unit in todo if unit not in failed and after.get(unit) in (None, before.get(unit))]
         tries.fruitless = 0 if under_way or len(left) < len(todo) else tries.fruitless + 1
         if tries.fruitless == TRIES:
             raise WorkerDied(

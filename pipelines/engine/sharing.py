@@ -18,6 +18,7 @@ from open_diht.pipelines.store.locking import FileLock
 from open_diht.pipelines.store.storage import FileStamp, each, stamps
 
 _LOOK_S, _LOOK_AT_STORE_S = 0.5, 5.0  # seconds between polls of the other shards, on a disk and in a store
+_PATIENT_LOOKS = 20  # polls after which a shard tries units of others whose record says that they failed before it came
 
 
 def shard_name(shard: tuple[int, int], asked: str) -> str:
@@ -99,14 +100,19 @@ class Sharing:
         folder = stage.layout.work / stage.name / "failed"
         before = stamps(folder, ".json")
         seen: dict[str, FileStamp] = {}
-        left = list(todo)
+        left, now, looks = list(todo), before, 0
         while left:
-            if mine := self._mine(left):
+            mine = self._mine(left)
+            if not mine and looks >= _PATIENT_LOOKS:
+                # Another shard may have failed in them in this run and wait for us, or may have to try them again.
+                mine = [unit for unit in left if now.get(unit) is not None]
+            if mine:
                 yield mine
-                done = set(mine)
+                done, looks = set(mine), 0
                 left = [unit for unit in left if unit not in done]
             else:
                 self._pause()
+                looks += 1
             now = stamps(folder, ".json")
             gone = [unit for unit in left if now.get(unit) not in (None, before.get(unit))]
             failed |= {unit: record for unit in gone if (record := read_json(stage.layout.failed(stage.name, unit)))}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import NotRequired, Self, TypedDict
 
 import numpy as np
@@ -23,7 +24,7 @@ from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests import BadRow, Batch, Broken, UnreadableFile, read
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.annotator import Annotator
-from open_diht.pipelines.stages.columns import ColumnValues
+from open_diht.pipelines.stages.columns import ColumnValues, values_fingerprint
 from open_diht.pipelines.stages.rows import ROW, identities
 from open_diht.pipelines.stages.segments import Survivors
 from open_diht.pipelines.stages.several import BATCH_ROWS as SEVERAL_ROWS
@@ -75,6 +76,8 @@ class CaptionRecord(TypedDict):
     """Sums of what second opinions changed, see `Moves`; None: the run asks for none."""
     columns: dict[str, object]
     """Conditions on manifest columns whose rejects were not parsed, in the form of a preset."""
+    values: dict[str, str]
+    """By the name of each of these conditions, its `values_fingerprint`."""
     captions: NotRequired[int]
     """Number of captions of the good rows, if a row may have several."""
     slow: str | None
@@ -161,7 +164,13 @@ class CaptionStage(Annotator):
     def parsed(self, record: CommitRecord) -> bool:
         """Return whether every row that passes the conditions was parsed: all skipped rows are rejected again."""
         then = [condition_of(*one) for one in record["columns"].items()]
+        if any(record.get("values", {}).get(one.reason) != self._values.get(one.reason) for one in then):
+            return False  # the skipped rows were rejected for other values of a column
         return all(any(now.implies(one) for now in self.conditions) for one in then)
+
+    @cached_property
+    def _values(self) -> dict[str, str]:
+        return {one.reason: values_fingerprint(self.dataset, [one]) for one in self.conditions}
 
     def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         span = self._plan.span(unit)
@@ -210,6 +219,7 @@ class CaptionStage(Annotator):
             "unparsed": self._unparsed,
             "moves": asdict(self._annotator.moves) if self._annotator and self.second_opinion else None,
             "columns": {one.reason: as_section(one) for one in self.conditions} if self.annotate else {},
+            "values": self._values if self.annotate else {},
             "slow": self._annotator.slow if self._annotator else None,
             "broken": broken,
         }
@@ -286,8 +296,8 @@ def check_second_opinion(settings: RunSettings) -> None:
 
 def survivors_of(settings: RunSettings) -> Survivors:
     """Return the rows of a run whose images are wanted."""
-    asked = NAME in settings.stages
-    return Survivors(settings.preset, asked, annotations_fingerprint(settings))
+    values = values_fingerprint(settings.dataset, settings.preset.columns)
+    return Survivors(settings.preset, NAME in settings.stages, annotations_fingerprint(settings), values)
 
 
 def _dead_letters(bad: list[BadRow], path: str, unit: str) -> pa.Table:

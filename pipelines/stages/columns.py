@@ -40,6 +40,18 @@ BATCH_ROWS = 10_000
 NAME = "columns"
 
 
+def values_fingerprint(dataset: Dataset, conditions: Sequence[ColumnCondition]) -> str:
+    """Return the fingerprint of how the values that conditions compare are read, "" without conditions."""
+    if not conditions:
+        return ""
+    parts: list[Any] = [VERSION, dataset.roles.given(), dataset.aliases, dataset.swap_size]
+    return fingerprint_of(*parts, *([language.provenance()] if _identifies(conditions) else []))
+
+
+def _identifies(conditions: Sequence[ColumnCondition]) -> bool:
+    return any(one.reason in language.NAMES for one in conditions) and language.is_installed()
+
+
 @dataclass
 class ColumnStage(Annotator):
     """See `Annotator`. Part of a run if the preset has conditions on columns, whatever stages are requested."""
@@ -58,11 +70,9 @@ class ColumnStage(Annotator):
     @classmethod
     def of_run(cls, settings: RunSettings, work: Work) -> Self:
         dataset, conditions = settings.dataset, settings.preset.columns
-        parts: list[Any] = [VERSION, dataset.roles.given(), dataset.aliases, dataset.swap_size]
-        if any(one.reason in language.NAMES for one in conditions) and language.is_installed():
-            parts.append(language.provenance())
+        if _identifies(conditions):
             work.models[NAME] = {"language": language.provenance()}
-        return cls(work.layout, dataset, conditions, fingerprint_of(*parts))
+        return cls(work.layout, dataset, conditions, values_fingerprint(dataset, conditions))
 
     @property
     def kinds(self) -> dict[str, str]:

@@ -36,25 +36,30 @@ from open_diht.pipelines.store.storage import StorePath, read_table, stamps
 _COUNTED_ROWS = 100_000
 
 
-def all_rows(preset: Preset) -> str:
+def all_rows(preset: Preset, values: str) -> str:
     """Return the name of the set of rows that are wanted if captions decide nothing.
 
     It holds all rows with a caption of accepted length that pass the preset's conditions on columns and its registered
     filters without annotations.
+
+    Args:
+        preset: the filters and their thresholds.
+        values: see `Survivors.values`.
     """
     own = [one for one in preset.filters if isinstance(one, CaptionFilter) and not one.needs_annotations]
     conditions = "".join(f"-{fingerprint_of(one)}" for one in (*preset.columns, *own))
-    return f"all-{preset.captions.max_chars}{conditions}"
+    return f"all-{preset.captions.max_chars}{conditions}{f'-{values}' if values and preset.columns else ''}"
 
 
-def survivors(preset: Preset, annotations: str) -> str:
+def survivors(preset: Preset, annotations: str, values: str) -> str:
     """Return the name of the set of rows that pass a preset's filters on captions and columns.
 
     Args:
         preset: the filters and their thresholds.
         annotations: fingerprint of the caption annotations.
+        values: see `Survivors.values`.
     """
-    return f"{preset.captions_fingerprint}-{annotations}"
+    return f"{preset.captions_fingerprint}-{annotations}{f'-{values}' if values else ''}"
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,8 @@ class Survivors:
     """False if stage `captions` is not requested: filters that need its annotations are then skipped."""
     annotations: str
     """Fingerprint of the caption annotations. With other annotations, other rows may pass."""
+    values: str = ""
+    """Fingerprint of the values that the preset's conditions on columns compare; "" without conditions."""
 
     @cached_property
     def _presets(self) -> list[Preset]:
@@ -79,15 +86,16 @@ class Survivors:
     def covers(self) -> set[str]:
         """Names of the sets of rows that a finished image unit contains."""
         if not self.captions_decide:
-            return {all_rows(self.preset)}
-        return {survivors(preset, self.annotations) for preset in self._presets}
+            return {all_rows(self.preset, self.values)}
+        return {survivors(preset, self.annotations, self.values) for preset in self._presets}
 
     @property
     def needed(self) -> set[str]:
         """Names of sets of rows, any of which contains all rows that the preset needs."""
-        mine = {survivors(self.preset, self.annotations)} if self.captions_decide else set()
+        mine = {survivors(self.preset, self.annotations, self.values)} if self.captions_decide else set()
         some, own = self.preset.columns, self.preset.filters
-        return {all_rows(replace(self.preset, columns=c, filters=f)) for c in (some, ()) for f in (own, ())} | mine
+        fewer = (replace(self.preset, columns=c, filters=f) for c in (some, ()) for f in (own, ()))
+        return {all_rows(preset, self.values) for preset in fewer} | mine
 
     def ordinals(self, layout: Layout, image_unit: str, image_rows: int) -> NDArray[np.int64]:
         """Return the ordinals of the wanted rows of an image unit.

@@ -30,7 +30,7 @@ from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.captions import annotations_fingerprint
 from open_diht.pipelines.stages.cascade import KEPT, apply_cascade
-from open_diht.pipelines.stages.columns import annotated_rows
+from open_diht.pipelines.stages.columns import annotated_rows, values_fingerprint
 from open_diht.pipelines.stages.decide import VERSION as DECIDED
 from open_diht.pipelines.stages.encoders import BATCH, Encoder, find_pair_encoder
 from open_diht.pipelines.stages.encoding import OK, Encoded, EncodingStage, matrix, statuses, vectors
@@ -142,13 +142,16 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
         work.models[NAME] = {**about, "device": device, "fingerprint": fingerprint}
         before = tuple(stage for stage in settings.stages if stage in _BEFORE)
         captions = annotations_fingerprint(settings)
+        values = values_fingerprint(settings.dataset, settings.preset.columns)
         return cls(
             work.layout,
             settings.dataset,
             settings.preset,
             before,
             settings.preset.score.masked is not None,
-            fingerprint_of(DECIDED, settings.preset.filters_fingerprint, before, captions),
+            fingerprint_of(
+                DECIDED, settings.preset.filters_fingerprint, before, captions, *([values] if values else [])
+            ),
             asked.model,
             fingerprint,
             device,

@@ -138,6 +138,12 @@ def test_a_unit_that_kills_its_workers_is_set_aside_and_the_rest_goes_on(tmp_pat
     assert _run(tmp_path, ["killer"], workers=workers) == {}
     assert "killer" in _committed(tmp_path) and not Layout(tmp_path).failed("fussy", "killer").exists()
 
+    # Units that are redone, since something else is asked for, are still to do when a worker dies.
+    (tmp_path / "deadly").touch()
+    engine = Engine(Layout(tmp_path), workers, said.append, backend=Direct())
+    again = engine.run(Fussy(Layout(tmp_path), fingerprint="y"), ["killer", *UNITS], of=7, total=7)
+    assert set(again) == {"killer"} and _committed(tmp_path) == set(UNITS)
+
 
 class KilledServer(ForkServer):
     """A fork server that is killed while it starts."""

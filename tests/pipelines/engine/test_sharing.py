@@ -151,6 +151,20 @@ def test_what_another_sets_aside_is_known_here_and_what_an_earlier_run_did_is_no
     assert "3" in layout.failed("noted", "3").read_text(encoding="utf-8"), "the old record is its owner's to remove"
 
 
+def test_a_unit_that_failed_before_a_shard_came_is_tried_by_it_at_last(layout: Layout) -> None:
+    """Its owner has failed in it in this run, is done with the stage, and waits for this shard in the next one."""
+    did: list[tuple[int, str]] = []
+    stage = Noted(layout, 0, did)
+    set_aside(stage, "3", [failure("New", "a moment before this shard came")])
+    for unit in ("1", "5"):
+        Noted(layout, 1, did).do(unit)
+    other, _ = at(layout, 1, 2)
+    lock, share = at(layout, 0, 2)
+    with lock as held, other:
+        assert stage.do_all(share(held), 6) == {}
+    assert did == [(1, "1"), (1, "5"), (0, "0"), (0, "2"), (0, "4"), (0, "3")]
+
+
 def test_annotations_are_waited_for_where_their_shard_is_at_work(layout: Layout) -> None:
     said: list[str] = []
     other, _ = at(layout, 1, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -140,6 +141,28 @@ def test_sizes_that_a_data_set_swaps_are_compared_as_they_are_meant(tmp_path: Pa
         tmp_path / "rows.parquet", tmp_path / "out", preset=preset, stages=WORDS, dataset=load_dataset("laion2b")
     )
     assert run.verdicts() == {0: "kept", 1: "width"}
+
+
+def test_rows_that_pass_by_other_values_of_a_column_are_parsed_and_their_images_read(
+    tmp_path: Path, filtering: Filter, with_images: Filter, tsv: Any, ocr_models: None
+) -> None:
+    """As after a change of how a column is read."""
+    rows = [
+        {**row, "width": 200 + 200 * (n % 2), "height": 400 - 200 * (n % 2)}
+        for n, row in enumerate(with_images(tmp_path / "images", 6))
+    ]
+    path, preset = tsv(tmp_path / "rows.tsv", rows), _preset(tmp_path, "columns: {width: {min: 300}}")
+
+    def run(swap: bool, output: str) -> Any:
+        dataset = dataclasses.replace(load_dataset("custom"), swap_size=swap)
+        stages = ("captions", "spotting")
+        done = filtering(path, tmp_path / output, preset=preset, stages=stages, dataset=dataset)
+        assert done.status == 0 and done.rows("kept")
+        return done.tables()
+
+    first = run(False, "out")
+    assert run(True, "out") == run(True, "fresh") != first
+    assert run(False, "out") == first
 
 
 def test_a_language_that_the_manifest_does_not_say_is_identified(tmp_path: Path, filtering: Filter) -> None:
