@@ -79,7 +79,7 @@ class Parts:
             device=device,
         )
         _check_holdout(config, self.loader)
-        config = replace(config, data=replace(config.data, streams=self.loader.streams))
+        config = replace(config, data=replace(config.data, streams=self.loader.streams or config.data.streams))
         self.stepper = Stepper(self.student, config, ranks, device)
         tokens, remarks = self.tokenize(["a caption"]), []
         if config.schedule.micro_batches == "auto":

@@ -40,6 +40,7 @@ MAY_CHANGE = (
     "checkpoint.",
 )  # fmt: skip
 """Prefixes of settings that may differ when a run is resumed. Data may have moved; their hashes must be the same."""
+_OF_SHARDS = ("streams", "captions", "subset", "skip")  # settings of `data` that do not apply to features
 
 
 def fingerprint(parts: Parts) -> str:
@@ -119,6 +120,8 @@ def as_begun(config: Config, begun: Mapping[str, Any], same_ranks: bool, workdir
     Raises:
         WrongUse: settings outside `MAY_CHANGE` differ from the checkpoint's.
     """
+    if config.data.features:  # earlier versions accepted settings of shards next to features, and stored no streams
+        begun = {**begun, "data": {**begun["data"], **{name: plain(config)["data"][name] for name in _OF_SHARDS}}}
     if config.data.streams is None:
         config = replace(config, data=replace(config.data, streams=begun["data"]["streams"]))
     if config.schedule.micro_batches == "auto" and same_ranks:

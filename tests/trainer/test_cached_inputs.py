@@ -148,6 +148,23 @@ def test_a_checkpoint_of_before_the_words_were_recorded_is_resumed(config, tmp_p
     assert any(text.startswith("resuming after step 1 of 1") for text in said)
 
 
+@pytest.mark.parametrize("kind", ["features"], indirect=True)
+@pytest.mark.parametrize("earlier", [{}, {"streams": None, "captions": "random", "subset": "of_shards.npy"}])
+def test_settings_that_features_do_not_use_stop_no_resume(earlier, config, tmp_path):
+    """Earlier versions stored no streams, and accepted settings of shards."""
+    settings = config(schedule={"samples": 16}, data={"streams": 4})
+    train(settings, tmp_path / "run", _unheard)
+    checkpoints = Checkpoints(LocalStore(tmp_path / "run" / "checkpoints"))
+    found = checkpoints.load(1)
+    assert found.training["config"]["data"]["streams"] == 4
+    found.training["config"]["data"] |= earlier
+    shutil.rmtree(checkpoints.place(1))
+    checkpoints.save(found)
+    said: list[str] = []
+    assert train(settings, tmp_path / "run", said.append).finished
+    assert any(text.startswith("resuming after step 1 of 1") for text in said)
+
+
 @pytest.mark.parametrize("kind", ["images"], indirect=True)
 def test_a_step_that_is_not_finite_leaves_statistics_as_they_were(config, tmp_path, monkeypatch):
     from open_diht.trainer import transforms
