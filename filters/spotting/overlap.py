@@ -29,9 +29,10 @@ runs store the strings and scores, so another rule can decide on them later.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, cached_property, lru_cache
+from itertools import accumulate
 from math import prod
 from typing import Final, Literal
 
@@ -203,9 +204,8 @@ class _Caption:
             best = max(best, run, key=lambda run: run[0])
         for run in self._string_words_in(string, shapes):
             best = max(best, run, key=lambda run: run[0])
-        for run in self._nearly_equal(string, shapes, best[0]):
-            best = max(best, run, key=lambda run: run[0])
-        return best
+        nearly = self._nearly_equal(string, shapes, best[0])
+        return min(nearly, key=lambda run: (-run[0], *run[1:]), default=best)  # the first one of the longest
 
     def _weight(self, start: int, stop: int) -> int:
         run = self.folded.chars[start:stop]
@@ -251,38 +251,57 @@ class _Caption:
             if self._says_something(words[first:last], length) and self._says_something(touched, length):
                 yield length, start, start + len(run)
 
-    def _nearly_equal(self, string: Folded, shapes: str, longest: int) -> Iterator[_Run]:
-        """Yield runs of whole words of the caption that differ from whole words of the string by a
-        few characters."""
-        if len(shapes) < min((least - edits for least, edits in self.rule.edits), default=len(shapes) + 1):
-            return  # the string is too short for any edit
-        starts, string_words = self.folded.starts, list(string.words())
-        runs = _runs_by_length(string.starts)
-        for first in range(len(starts) - 1):
+    @cached_property
+    def _edited_runs(self) -> dict[tuple[int, int], dict[tuple[str, ...], tuple[int, int]]]:
+        """Return (characters, allowed edits) -> words of a run -> where it is first (first word, word after the last).
+
+        The edits are fewer than the characters of the first and the last word (see `_is_another_text`).
+        """
+        starts, words = self.folded.starts, self.words
+        letters = [0, *accumulate(map(str.isalpha, self.folded.chars))]
+        allowed_edits = cache(self._allowed_edits)
+        runs: dict[tuple[int, int], dict[tuple[str, ...], tuple[int, int]]] = {}
+        for first, word in enumerate(words):
+            if len(word) == 1:
+                continue
             for last in range(first + 1, len(starts)):
-                run = self.shapes[starts[first] : starts[last]]
-                if len(run) > _LONGEST_EDITED:
+                size = starts[last] - starts[first]
+                if size > _LONGEST_EDITED:
                     break
-                allowed = self._allowed_edits(self.folded.chars[starts[first] : starts[last]])
-                if not allowed or not _shares_a_piece(run, shapes, allowed + 1):
+                allowed = allowed_edits(letters[starts[last]] - letters[starts[first]])
+                if allowed := min(allowed, len(word) - 1, len(words[last - 1]) - 1):
+                    runs.setdefault((size, allowed), {}).setdefault(tuple(words[first:last]), (first, last))
+        return dict(sorted(runs.items(), reverse=True))  # once a long one is found, shorter ones are skipped
+
+    def _nearly_equal(self, string: Folded, shapes: str, longest: int) -> Iterator[_Run]:
+        """Yield runs of whole words of the caption that differ from whole words of the string by a few characters: at
+        least the longest ones, if they are longer than `longest`."""
+        starts, string_words, least = self.folded.starts, list(string.words()), longest + 1
+        places = {start: word for word, start in enumerate(string.starts)}
+        common, _, _ = longest_common_run(shapes, self.shapes)
+        for (size, allowed), runs in self._edited_runs.items():
+            if size - allowed > len(shapes) or size // (allowed + 1) > common:
+                continue
+            for first, last in runs.values():
+                start, stop = starts[first], starts[last]
+                weight = self._weight(start, stop)
+                if weight - 1 < least:
                     continue
-                for other_length in range(len(run) - allowed, len(run) + allowed + 1):
-                    for left, right in runs.get(other_length, ()):
-                        edits = within_edits(run, shapes[string.starts[left] : string.starts[right]], allowed)
-                        if not edits or _is_another_text(string_words[left:right], self.words[first:last], edits):
-                            continue  # without edits they are equal, and the searches above have found them
-                        length = self._weight(starts[first], starts[last]) - edits
-                        if length > longest and self._says_something(self.words[first:last], length):
-                            longest = length
-                            yield length, starts[first], starts[last]
+                run = self.shapes[start:stop]
+                for left, right in _alike(run, shapes, places, allowed):
+                    edits = within_edits(run, shapes[string.starts[left] : string.starts[right]], allowed)
+                    if not edits or _is_another_text(string_words[left:right], self.words[first:last], edits):
+                        continue  # without edits they are equal, and the searches above have found them
+                    if weight - edits >= least and self._says_something(self.words[first:last], weight - edits):
+                        least = weight - edits
+                        yield least, start, stop
 
     def _words_between(self, start: int, stop: int) -> list[str]:
         """Return the caption's words with a character in chars[start:stop]."""
         starts = self.folded.starts
         return self.words[bisect_right(starts, start) - 1 : bisect_left(starts, stop)]
 
-    def _allowed_edits(self, run: str) -> int:
-        letters = sum(map(str.isalpha, run))  # a number alone allows no edits
+    def _allowed_edits(self, letters: int) -> int:
         return max((edits for least, edits in self.rule.edits if letters >= least), default=0)
 
     def _says_something(self, words: Sequence[str], length: int) -> bool:
@@ -292,8 +311,11 @@ class _Caption:
         chance = prod(share for share in (chances.get(word, 0.0) for word in words) if share < self.rule.filler_chance)
         if chance < self.rule.common_chance:
             return True
-        whole = self._weight(0, len(self.folded.chars))
-        return length >= min(self.rule.common_chars, self.rule.caption_share * whole)
+        return length >= min(self.rule.common_chars, self.rule.caption_share * self._whole)
+
+    @cached_property
+    def _whole(self) -> int:
+        return self._weight(0, len(self.folded.chars))
 
 
 def _stands_alone(run: str, string: Folded, shapes: str) -> bool:
@@ -306,26 +328,29 @@ def _stands_alone(run: str, string: Folded, shapes: str) -> bool:
     return False
 
 
-def _shares_a_piece(run: str, shapes: str, pieces: int) -> bool:
-    """Return whether the string contains one of `pieces` pieces of the run: with fewer edits than
-    pieces, one piece is intact."""
-    size = len(run) // pieces
-    return any(
-        run[index * size : (index + 1) * size if index + 1 < pieces else len(run)] in shapes for index in range(pieces)
-    )
+def _alike(run: str, shapes: str, places: Mapping[int, int], allowed: int) -> Iterator[tuple[int, int]]:
+    """Yield the runs of whole words of the string (first word, word after the last) that may differ from a run by up to
+    `allowed` edits.
 
+    Of `allowed` + 1 pieces of the run one is then intact, and has moved by at most `allowed` characters.
 
-def _runs_by_length(starts: Sequence[int]) -> dict[int, list[tuple[int, int]]]:
-    """Return length in characters -> runs (first word, word after the last), for lengths up to
-    twice _LONGEST_EDITED."""
-    runs: dict[int, list[tuple[int, int]]] = {}
-    for first in range(len(starts) - 1):
-        for last in range(first + 1, len(starts)):
-            length = starts[last] - starts[first]
-            if length > 2 * _LONGEST_EDITED:
-                break
-            runs.setdefault(length, []).append((first, last))
-    return runs
+    Args:
+        run: characters of the caption, more than `allowed`.
+        shapes: characters of the string.
+        places: index in `shapes` where a word starts, or the last one ends -> number of words before it.
+        allowed: the largest number of edits.
+    """
+    size = len(run) // (allowed + 1)
+    for offset in range(0, size * (allowed + 1), size):
+        piece = run[offset : offset + size]
+        at = shapes.find(piece)
+        while at >= 0:
+            for start in range(at - offset - allowed, at - offset + allowed + 1):
+                if start in places:
+                    for stop in range(start + len(run) - allowed, start + len(run) + allowed + 1):
+                        if stop in places:
+                            yield places[start], places[stop]
+            at = shapes.find(piece, at + 1)
 
 
 def _is_another_text(string_words: Sequence[str], caption_words: Sequence[str], edits: int) -> bool:

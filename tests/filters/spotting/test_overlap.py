@@ -1,14 +1,24 @@
 """The T rule: what is an overlap of caption and image text, and what only looks like one."""
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from open_diht.filters.spotting.folding import fold
-from open_diht.filters.spotting.overlap import PAPER, TOLERANT, OverlapRule, overlap, overlap_lengths
+from open_diht.filters.spotting.common_run import within_edits
+from open_diht.filters.spotting.folding import Folded, fold
+from open_diht.filters.spotting.overlap import (
+    PAPER,
+    TOLERANT,
+    OverlapRule,
+    _Caption,
+    _is_another_text,
+    overlap,
+    overlap_lengths,
+)
 
 HITS = [  # caption, OCR string: pairs seen in real images, with the errors OCR really made
     ("No parking sign on a brick wall", "NOPARKING"),
@@ -165,6 +175,72 @@ def test_the_order_of_strings_does_not_matter(
 def test_the_fast_path_is_the_slow_one(rows: list[tuple[str, list[tuple[str, float]]]], rule: OverlapRule) -> None:
     captions, spotted = [caption for caption, _ in rows], [strings for _, strings in rows]
     assert overlap_lengths(captions, spotted, rule) == [overlap(c, s, rule).length for c, s in rows]
+
+
+class Plain(_Caption):
+    """The search for nearly equal runs without its short cuts: each run of the caption with each of the string."""
+
+    def _nearly_equal(self, string: Folded, shapes: str, longest: int) -> Iterator[tuple[int, int, int]]:
+        starts, string_words = self.folded.starts, list(string.words())
+        for first, last in itertools.combinations(range(len(starts)), 2):
+            run = self.shapes[starts[first] : starts[last]]
+            letters = sum(map(str.isalpha, self.folded.chars[starts[first] : starts[last]]))
+            allowed = max((edits for least, edits in self.rule.edits if letters >= least), default=0)
+            if not allowed or len(run) > 40:
+                continue
+            for left, right in itertools.combinations(range(len(string.starts)), 2):
+                edits = within_edits(run, shapes[string.starts[left] : string.starts[right]], allowed)
+                if not edits or _is_another_text(string_words[left:right], self.words[first:last], edits):
+                    continue
+                length = self._weight(starts[first], starts[last]) - edits
+                if length > longest and self._says_something(self.words[first:last], length):
+                    longest = length
+                    yield length, starts[first], starts[last]
+
+
+@st.composite
+def captions_and_lines(draw: st.DrawFn) -> tuple[str, str]:
+    """A caption of words of some alphabets, and a piece of it with some characters replaced, added or left out."""
+    alphabet = draw(st.sampled_from(["ab", "abcdefgh", "o0l1is5e", "a北京大学b", "กขั", "ñaéb北가나"]))
+    word = st.one_of(WORDS, st.text(alphabet, min_size=1, max_size=12))
+    caption = draw(st.sampled_from(["", " "])).join(draw(st.lists(word, min_size=1, max_size=6)))
+    start = draw(st.integers(0, len(caption)))
+    line = list(caption[start : start + draw(st.integers(4, 30))])
+    for _ in range(draw(st.integers(0, 4))):
+        at = draw(st.integers(0, len(line)))
+        line[at : at + draw(st.integers(0, 1))] = draw(st.text(alphabet + " ", max_size=1))
+    return caption, draw(st.sampled_from(["", "the ", "ab "])) + "".join(line)
+
+
+@given(
+    captions_and_lines(),
+    st.sampled_from(
+        [
+            TOLERANT,
+            replace(TOLERANT, common_chance=0, ideograph_weight=1),
+            replace(TOLERANT, common_chance=0, edits=((3, 1), (5, 2), (9, 4))),
+            replace(TOLERANT, common_chance=0, edits=((4, 3),), look_alikes=()),
+        ]
+    ),
+)
+@settings(max_examples=200)
+def test_nearly_equal_runs_are_those_of_a_search_without_short_cuts(pair: tuple[str, str], rule: OverlapRule) -> None:
+    caption, line = pair
+    assert _Caption(caption, rule).best_run(line) == Plain(caption, rule).best_run(line)
+
+
+def test_a_search_of_a_long_caption_compares_few_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+
+    def counted(left: str, right: str, most: int) -> int | None:
+        compared.append(left)
+        return within_edits(left, right, most)
+
+    monkeypatch.setattr("open_diht.filters.spotting.overlap.within_edits", counted)
+    ideographs = "".join(chr(0x4E00 + 7 * row % 5000) for row in range(4000))
+    caption = _Caption(ideographs + " nevermind " + "a b c d " * 500, TOLERANT)
+    assert caption.best_run(ideographs[1000:1003] + "newermind a b d e") == (8, 4000, 4009)
+    assert len(compared) < 50 and sum(map(len, caption._edited_runs.values())) < 500
 
 
 @given(st.text(alphabet="abc ", max_size=20), st.text(alphabet="abc ", max_size=12))
