@@ -136,7 +136,10 @@ def _fingerprint(*rules: Any, filters: Sequence[Filter]) -> str:
 
 
 def _content(path: Path) -> dict[str, Any]:
-    """Return the content of a preset file merged into that of its `base`, section by section and key by key."""
+    """Return the content of a preset file merged into that of its `base`, section by section and key by key.
+
+    A file that changes `second_opinion` does not inherit `foresee`.
+    """
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise BadValue(f"a preset must map sections ({', '.join(_SECTIONS)}) to settings")
@@ -144,7 +147,12 @@ def _content(path: Path) -> dict[str, Any]:
         return content
     base = _content(_SHELF.path(one_of(preset_names(), content.pop("base"), "base")))
     both = [name for name in content if isinstance(content[name], dict) and isinstance(base.get(name), dict)]
-    return {**base, **content, **{name: {**base[name], **content[name]} for name in both}}
+    merged = {**base, **content, **{name: {**base[name], **content[name]} for name in both}}
+    if "captions" in both and "foresee" not in content:
+        before, after = (one["captions"].get("second_opinion", False) for one in (base, merged))
+        if before != after:  # what the base foresees would need a new parse
+            merged.pop("foresee", None)
+    return merged
 
 
 def _check_reasons(columns: Sequence[ColumnCondition], own: Mapping[str, type[Filter]]) -> None:
@@ -228,5 +236,8 @@ def load_preset(name: str) -> Preset:
             raise BadValue(f"foresee names {', '.join(unknown)}; choose from {', '.join(preset_names())}")
         for other in map(load_preset, preset.foresee):
             if other.captions.second_opinion != preset.captions.second_opinion:
-                raise BadValue(f"foresee names {other.name}, which needs a new parse: its second_opinion differs")
+                raise BadValue(
+                    f"foresee names {other.name}, which needs a new parse: its second_opinion differs; leave it out, "
+                    "with `foresee: []` if no other is left"
+                )
     return preset

@@ -76,8 +76,21 @@ def test_precise_is_strict_with_a_second_opinion_and_its_own_bars() -> None:
 
 
 def test_a_preset_with_other_annotations_cannot_be_foreseen(write: Write) -> None:
-    with pytest.raises(BadPreset, match="foresee names precise, which needs a new parse"):
+    with pytest.raises(BadPreset, match=r"foresee names precise, which needs a new parse.*`foresee: \[\]`"):
         load_preset(write("base: paper\nforesee: [precise]"))
+    with pytest.raises(BadPreset, match="foresee names strict, which needs a new parse"):
+        load_preset(write("base: paper\ncaptions: {second_opinion: true}\nforesee: [strict]"))
+
+
+@pytest.mark.parametrize(
+    ("captions", "foresee"),
+    [("second_opinion: true", ()), ("second_opinion: false", ("balanced", "strict")), ("", ("balanced", "strict"))],
+)
+def test_what_a_base_foresees_is_inherited_where_it_needs_no_new_parse(
+    write: Write, captions: str, foresee: tuple[str, ...]
+) -> None:
+    preset = load_preset(write(f"base: paper\ncaptions: {{{captions}}}"))
+    assert preset.foresee == foresee and preset.captions.second_opinion == (foresee == ())
 
 
 def test_paper_dedup_is_paper_but_for_duplicates() -> None:
