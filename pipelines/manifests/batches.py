@@ -257,7 +257,7 @@ def _printed(table: pa.Table, row: int) -> bytes:
         else:
             try:
                 value = column[row].as_py()
-            except UnicodeDecodeError:
+            except (ValueError, OverflowError):  # not UTF-8, or a date that Python has none for
                 value = "(unreadable)"
             shown[name] = value if isinstance(value, int | float | None) else str(value)
     return json.dumps(shown, ensure_ascii=False).encode("utf-8", "backslashreplace")[:MAX_RAW_BYTES]

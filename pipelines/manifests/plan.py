@@ -105,7 +105,12 @@ class Plan:
 
 
 def make_plan(
-    pattern: str, dataset: Dataset, cores: int, unit_rows: int | None = None, output: StorePath | None = None
+    pattern: str,
+    dataset: Dataset,
+    cores: int,
+    unit_rows: int | None = None,
+    output: StorePath | None = None,
+    results: StorePath | None = None,
 ) -> Plan:
     """Inspect every input file (footers and first lines) and cut it into units.
 
@@ -114,9 +119,9 @@ def make_plan(
         dataset: how the manifests are read.
         cores: units that may run at the same time; the default sizes of units depend on it.
         unit_rows: rows of a unit; None: by the number of rows and cores.
-        output: the output folder. Files in it are not input, because a folder of manifests may hold the results. If it
-            has a plan, files that surely have not changed are not inspected again unless they are read differently, and
-            a plan of the same input keeps its units.
+        output: the output folder. If it has a plan, files that surely have not changed are not inspected again unless
+            they are read differently, and a plan of the same input keeps its units.
+        results: a folder whose files are not input, because a folder of manifests may hold the results; None: `output`.
 
     Raises:
         ManifestError: the input cannot be used (no file matches, a column is missing or ambiguous, files disagree, the
@@ -129,7 +134,7 @@ def make_plan(
     place, pins = pinned(pattern, {} if kept is None else kept.pins)
     paths = expand_inputs(place, dataset)
     if output is not None:
-        paths = _outside(paths, pattern, output)
+        paths = _outside(paths, pattern, results or output)
     known = {} if kept is None else {info.path: info for info in kept.infos}
     # Requests to remote files mostly wait, so send many at once.
     of_all = many_at_once if any(map(is_url, paths)) else map

@@ -20,7 +20,7 @@ from open_diht.pipelines.options import parse
 from open_diht.pipelines.pilot.forecast import Assumptions, Forecast, Measured, Prices, Whole, forecast
 from open_diht.pipelines.pilot.measure import measure, rows_of
 from open_diht.pipelines.pilot.options import pilot_parser
-from open_diht.pipelines.pilot.sample import Sampling, sampling
+from open_diht.pipelines.pilot.sample import FOLDER, Sampling, sampling
 from open_diht.pipelines.pilot.table import render
 from open_diht.pipelines.pilot.teacher import TeacherCost, measure_teacher
 from open_diht.pipelines.report.funnel import FunnelRecord
@@ -144,7 +144,7 @@ def _measured(options: argparse.Namespace, layout: Layout, sample: Sequence[Meas
 
 def _elsewhere(settings: RunSettings, asked: str | None) -> RunSettings:
     """Return the settings with an output folder of the pilot's own, so that it does not disturb the whole run."""
-    output = settings.output / "pilot" if asked else store_path(f"out/{settings.dataset.name}-pilot")
+    output = settings.output / FOLDER if asked else store_path(f"out/{settings.dataset.name}-pilot")
     return replace(settings, output=output, publisher=None)  # and without publishing
 
 

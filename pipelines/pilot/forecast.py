@@ -215,14 +215,17 @@ def forecast(
 
 def _hours(result: Forecast, whole: Whole, workers: Sequence[int], longest: float) -> None:
     """Add wall-clock hours for each number of workers, at least those of the sample's longest unit."""
-    stages = {stage: line for stage, line in result.core_hours.items() if stage != "all"}
+    # Hours of GPUs are divided by GPUs, not by workers.
+    left_out = {"all", "score"} if whole.score_on_gpu else {"all"}
+    stages = {stage: line for stage, line in result.core_hours.items() if stage not in left_out}
     units = {stage: max(whole.image_units, whole.units) if stage in _OF_IMAGES else whole.units for stage in stages}
     for count in workers:  # as if one worker did all of a unit
         line = _sum(line.times(1 / min(count, units[stage])) for stage, line in stages.items())
         if line.estimate is not None:
             ends = [None if end is None else max(end, longest) for end in (line.estimate.low, line.estimate.high)]
-            note = f"only {counted(whole.units, 'unit')} to distribute" if count > whole.units else ""
-            line = ForecastLine(Estimate(max(line.estimate.value, longest), *ends), line.basis, note)
+            notes = [f"only {counted(whole.units, 'unit')} to distribute"] if count > whole.units else []
+            notes += ["without score, whose hours of GPUs are divided by GPUs"] if "score" in left_out else []
+            line = ForecastLine(Estimate(max(line.estimate.value, longest), *ends), line.basis, "; ".join(notes))
         result.hours[count] = line
 
 

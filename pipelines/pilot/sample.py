@@ -19,6 +19,8 @@ from open_diht.pipelines.manifests.plan import UNIT_ROWS, Plan, Unit, make_plan,
 from open_diht.pipelines.pilot.options import UNITS
 from open_diht.pipelines.settings import RunSettings
 
+FOLDER = "pilot"
+"""Name of the output folder of a pilot in that of a run."""
 LONG = 4
 """Number of neighboring units that are joined to a long one."""
 LONG_SHARE = 3
@@ -69,7 +71,8 @@ def sampling(settings: RunSettings, count: int | None, share: float | None, seed
         raise WrongUse(f"{settings.input}: the manifests hold no rows that can be read{why}")
     fine = _finer(settings, whole)
     if fine is not None:
-        wanted = _count(len(fine.units), count, share)
+        # Long units make the rows of the sample more than those of `count` small ones, by this factor.
+        wanted = _count(len(fine.units), count, share, longer=1 + (LONG - 1) / LONG_SHARE)
         chosen = _two_sizes(fine.units, wanted, random.Random(seed))
         if chosen is not None:
             return Sampling(whole, part_of(fine, chosen), len(fine.units), recut=True)
@@ -80,7 +83,9 @@ def sampling(settings: RunSettings, count: int | None, share: float | None, seed
 
 def _plan(settings: RunSettings, unit_rows: int | None) -> Plan:
     cores = 1 if settings.unit_rows else settings.workers
-    return make_plan(settings.input, settings.dataset, cores, unit_rows, settings.output)
+    # The pilot's output may be a folder in that of a run, whose results are not input.
+    results = settings.output.parent if settings.output.name == FOLDER else settings.output
+    return make_plan(settings.input, settings.dataset, cores, unit_rows, settings.output, results)
 
 
 def _finer(settings: RunSettings, whole: Plan) -> Plan | None:
@@ -92,13 +97,13 @@ def _finer(settings: RunSettings, whole: Plan) -> Plan | None:
     return _plan(settings, size)
 
 
-def _count(units: int, count: int | None, share: float | None) -> int:
+def _count(units: int, count: int | None, share: float | None, longer: float = 1.0) -> int:
     if count is not None and share is not None:
         raise WrongUse("UNITS and --share both set the size of the sample; give only one")
     if share is not None:
         if not 0 < share <= 1:
             raise WrongUse(f"--share is {share}; it must be above 0 and at most 1")
-        count = max(1, round(share * units))
+        count = max(1, round(share / longer * units))
     count = min(UNITS if count is None else count, units)
     if count < 1:
         raise WrongUse("UNITS is 0; a sample has at least 1 unit")

@@ -109,7 +109,8 @@ class Dataflow(Backend):
             raise Staged(f"stage {job.label} is staged as template {template}; nothing was started")
         try:
             result.wait_until_finish()
-        except RuntimeError as error:
+        except Exception as error:  # Beam's error of a failed or cancelled job is no RuntimeError
+            cancel(result)
             raise JobFailed(f"{job.label}: the Dataflow job failed: {str(error).strip()[-2_000:]}") from error
         except BaseException:
             cancel(result)

@@ -338,6 +338,14 @@ def test_parquet_columns_of_every_layout_are_carried(write: Write, other: pa.Arr
     assert pq.read_table(again)["other"].to_pylist() == rows.column("other")
 
 
+@pytest.mark.parametrize("far", [pa.array([1, 2**62], pa.timestamp("us")), pa.array([1, 2**30], pa.date32())])
+def test_a_bad_row_with_a_date_that_python_has_not_costs_itself(write: Write, far: pa.Array) -> None:
+    table = pa.table({"caption": raw_strings([b"a dog", b"\xff"]), "url": ["1", "2"], "taken": far})
+    rows = Rows(parquet_of(write, table))
+    assert rows.captions == {0: "a dog"} and rows.errors == {1: "invalid_utf8"}
+    assert json.loads(rows.bad[0].raw)["taken"] == "(unreadable)"
+
+
 @pytest.mark.parametrize("type", [pa.string_view(), pa.binary_view()])
 def test_parquet_views_play_roles(write: Write, type: pa.DataType) -> None:
     table = pa.table({name: pa.array(["a dog", "b"]).cast(type) for name in ("caption", "url", "uid")})

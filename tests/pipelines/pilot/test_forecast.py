@@ -80,6 +80,9 @@ def test_hours_of_a_gpu_have_its_price(on_gpu: bool, cores: float, score: float 
     costs = {name: line.estimate.value / 100 * 3600 for name, line in found.cost.items() if line.estimate}
     wanted = {"cores": cores, "all": cores + (score or 0), **({} if score is None else {"score": score})}
     assert costs == pytest.approx(wanted)
+    hours = found.hours[16]
+    assert hours.estimate and hours.estimate.value == pytest.approx((11.5 if on_gpu else 18.5) * 100 / 3600 / 16)
+    assert ("without score" in hours.note) is on_gpu
 
 
 def test_without_prices_there_is_no_cost() -> None:

@@ -15,7 +15,7 @@ from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.manifests import Span
 from open_diht.pipelines.manifests.plan import Unit
 from open_diht.pipelines.pilot.options import UNITS
-from open_diht.pipelines.pilot.sample import LONG, _two_sizes, sampling
+from open_diht.pipelines.pilot.sample import FOLDER, LONG, _two_sizes, sampling
 from open_diht.pipelines.settings import RunSettings
 
 
@@ -67,6 +67,37 @@ def test_units_are_a_runs_where_these_are_small_or_few(tmp_path: Path) -> None:
         drawn = sampling(alike, None, None, 0)
         assert not drawn.recut and set(drawn.plan.units) <= set(drawn.whole.units)
         assert drawn.of == len(drawn.whole.units) and len(drawn.plan.units) == min(UNITS, drawn.of)
+
+
+@pytest.mark.parametrize("part", [0.1, 0.3, 0.5, 0.9])
+def test_a_fraction_of_the_units_is_that_of_the_rows(part: float, tmp_path: Path) -> None:
+    urls = pa.array(range(200_000), pa.int64()).cast(pa.string())
+    pq.write_table(pa.table({"url": urls, "caption": urls}), tmp_path / "a.parquet")
+    settings = RunSettings(
+        dataset=load_dataset("custom"),
+        input=str(tmp_path / "a.parquet"),
+        output=tmp_path / "out",
+        preset=load_preset("paper"),
+        stages=("captions",),
+        workers=1,
+    )
+    drawn = sampling(settings, None, part, 0)
+    assert sum(unit.span.rows for unit in drawn.plan.units) == pytest.approx(part * 200_000, abs=0.15 * 200_000)
+
+
+def test_results_of_a_run_are_not_sampled(tmp_path: Path) -> None:
+    table = pa.table({"url": ["u"], "caption": ["a dog runs"]})
+    for file in ("part/a.parquet", "out/kept/00000-00000.parquet"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, tmp_path / file)
+    settings = RunSettings(
+        dataset=load_dataset("custom"),
+        input=str(tmp_path / "**" / "*.parquet"),
+        output=tmp_path / "out" / FOLDER,
+        preset=load_preset("paper"),
+        stages=("captions",),
+    )
+    assert sampling(settings, None, None, 0).whole.rows == 1
 
 
 def test_without_a_row_the_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:

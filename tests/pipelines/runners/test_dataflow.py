@@ -24,6 +24,7 @@ import pytest
 from open_diht.pipelines.driver.cli import main
 from open_diht.pipelines.runners import RunnerError, make_backend
 from open_diht.pipelines.runners.beam_options import option_values
+from open_diht.pipelines.runners.job import Job, JobFailed
 from open_diht.pipelines.stages.spotting import SpottingStage
 
 from .conftest import clean_environment, python_without_us
@@ -114,6 +115,26 @@ def test_enough_is_enough(with_gcp: None) -> None:
         ("INPUT", "simplecache::s3://bucket/a.tsv"),
     ]
     make_backend("dataflow", [*CLOUD, IMAGE]).check(places)
+
+
+def test_a_job_that_fails_or_is_cancelled_is_a_failed_job(with_gcp: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from apache_beam.runners.dataflow import dataflow_runner
+
+    cancelled = []
+
+    class Result:
+        def wait_until_finish(self) -> None:
+            raise dataflow_runner.DataflowRuntimeException("Dataflow pipeline failed. State: FAILED", self)
+
+        def cancel(self) -> None:
+            cancelled.append(True)
+
+    monkeypatch.setattr("open_diht.pipelines.runners.dataflow.beam.Pipeline", lambda **_: Result())
+    monkeypatch.setattr(Result, "run", lambda self: self, raising=False)
+    job = Job(label="captions", build=lambda pipeline: None, workers=1)
+    with pytest.raises(JobFailed, match=r"^captions: the Dataflow job failed: .*State: FAILED"):
+        make_backend("dataflow", [*CLOUD, IMAGE]).run(job)
+    assert cancelled == [True]
 
 
 def test_without_the_extra_one_line_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
