@@ -10,7 +10,7 @@ import multiprocessing
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +33,7 @@ MOST_STREAMS = 64
 indexes in memory: about three per stream at the default window."""
 _WINDOWS = 2  # the window that is read, and the next one, which is fetched meanwhile
 _FEW = 8  # up to this many shards are indexed in this process
+_REQUESTS = 32  # requests to stores at a time
 _NO_GUARD = (
     "the processes that index shards ended by themselves: they begin by importing the script that started them, so "
     "that a script has to train, or to open a ShardLoader, under `if __name__ == '__main__':`"
@@ -398,6 +399,16 @@ def _stamp(url: str) -> str | None:
     return None
 
 
+def _stamps(urls: Sequence[str]) -> dict[str, str | None]:
+    """Return the stamp of each shard, see `_stamp`. Stores are asked about many remote shards at a time."""
+    remote = [url for url in urls if is_remote(url)]
+    # The first request opens the connection, which the others then share, and fails early if there is none.
+    stamps = {url: _stamp(url) for url in urls if not is_remote(url) or url == remote[0]}
+    with ThreadPoolExecutor(_REQUESTS) as pool:
+        stamps.update(zip(remote[1:], pool.map(_stamp, remote[1:]), strict=True))
+    return stamps
+
+
 def _indices(
     urls: Sequence[str], indexes: str, folder: Path, store: ShardStore
 ) -> Iterator[tuple[str, Path, ShardIndex | None]]:
@@ -412,8 +423,8 @@ def _indices(
     if getattr(multiprocessing.current_process(), "_inheriting", False):  # its parent holds the lock and waits for it
         raise BadSource(_NO_GUARD)
     given = Path(indexes) if indexes and not is_remote(indexes) else None
+    stamps = _stamps(urls)  # without the lock: it takes a request to the store for each shard
     with _locked(folder):
-        stamps = {url: _stamp(url) for url in urls}
         places, todo = {}, []
         for url, stamp in stamps.items():
             name = place_beside(name_of(url)).name

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
 import pickle
 import random
 import signal
+import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -694,6 +696,28 @@ def test_a_cache_that_cannot_be_written_is_named(remote: Remote, tmp_path: Path)
     (tmp_path / "file").touch()
     with pytest.raises(ShardUnavailable, match=r"00000.tar cannot be kept in .*file/shards \(.*\): set data.cache_fol"):
         remote.loader(20, cache_folder=str(tmp_path / "file"))
+
+
+def test_stores_are_asked_about_many_shards_at_a_time_and_without_the_lock(remote, tmp_path, monkeypatch):
+    """A request takes tens of milliseconds, and there may be tens of thousands of shards, and several ranks."""
+    remote.loader(20)
+    (lock,) = (tmp_path / "index").rglob(".lock")
+    ask, others, asked = type(remote.memory).info, threading.Barrier(5), list[str]()
+
+    def info(fs: Any, path: str, **options: Any) -> Any:
+        if path.endswith(".tar"):
+            asked.append(path)
+            with open(lock, "w") as other:
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises if a rank holds it
+            if len(asked) > 1:  # the first is asked for alone, as its request opens the connection
+                others.wait(timeout=30)
+        return ask(fs, path, **options)
+
+    remote.memory.rm(f"/{tmp_path.name}/shards/00005.tar")
+    monkeypatch.setattr(type(remote.memory), "info", info)
+    loader = remote.loader(20, max_bad_share=0.2)
+    assert [shard.file.name for shard in loader.sources[0].shards] == [f"0000{number}.tar" for number in range(5)]
+    assert loader.indexed == {"missing_shard": 8}
 
 
 class NoAnswer(Exception):
