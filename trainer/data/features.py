@@ -49,7 +49,7 @@ class FeatureFile:
     name: str
     sha256: str
     inputs: Tensor
-    """(n, d) float32, or (n, 3, h, w) uint8."""
+    """(n, d) float32, or (n, 3, h, w) uint8: those of these pairs only."""
     rows: npt.NDArray[np.int64]
     """(m,) row of `inputs` for each pair."""
     captions: list[str]
@@ -107,11 +107,12 @@ def _read(path: Path, split: Split) -> FeatureFile:
         raise BadSource(f"data.features: {path} cannot be used: {error}") from error
     of_images = np.array([hash64(row.tobytes()) for row in stored], np.uint64)[rows]
     mine = on_side(split, of_images, keys)
+    used, places = np.unique(rows[mine], return_inverse=True)
     return FeatureFile(
         name=path.name,
         sha256=sha256_file(path),
-        inputs=torch.from_numpy(inputs),
-        rows=rows[mine],
+        inputs=torch.from_numpy(inputs if len(used) == len(inputs) else inputs[used]),
+        rows=places,
         captions=[text for text, taken in zip(captions, mine, strict=True) if taken],
         keys=[key for key, taken in zip(keys, mine, strict=True) if taken],
         caption_hash=np.array([caption_hash(text.encode()) for text in captions], np.int64)[mine],
@@ -197,9 +198,10 @@ class FeatureLoader(Loader):
         device: torch.device = CPU,
     ):
         part = RankBatches(batch_size=batch_size, rank=rank, world=world, seed=seed)
-        self._files = read_features(settings.features, settings.split)
-        pairs = sum(len(file) for file in self._files)
-        self.held_out = sum(file.others for file in self._files)
+        files = read_features(settings.features, settings.split)  # not kept: their inputs are copied below
+        self._contents = [f"features {file.sha256} {len(file)}" for file in files]
+        pairs = sum(len(file) for file in files)
+        self.held_out = sum(file.others for file in files)
         window = pairs if settings.shuffle else 0  # one window for all, since all pairs are in memory
         self._order = EpochOrder(
             [[pairs]], weights=None, total=settings.samples_per_epoch, seed=seed, window=window, streams=1
@@ -207,18 +209,16 @@ class FeatureLoader(Loader):
         super().__init__(replace(settings, workers=0), part, self._order.samples, self, device)
         self._transform = transform
         self.state: Callable[[str], None] = lambda text: None
-        before = np.cumsum([0, *(len(file.inputs) for file in self._files)])
-        self._rows = np.concatenate([file.rows + at for file, at in zip(self._files, before, strict=False)])
-        self._inputs = (
-            torch.cat([file.inputs for file in self._files]) if len(self._files) > 1 else self._files[0].inputs
-        )
-        self._keys = [key for file in self._files for key in file.keys]
-        self._texts = tokenizer([text for file in self._files for text in file.captions])
+        before = np.cumsum([0, *(len(file.inputs) for file in files)])
+        self._rows = np.concatenate([file.rows + at for file, at in zip(files, before, strict=False)])
+        self._inputs = torch.cat([file.inputs for file in files]) if len(files) > 1 else files[0].inputs
+        self._keys = [key for file in files for key in file.keys]
+        self._texts = tokenizer([text for file in files for text in file.captions])
         self._caption_hash, self._image_hash = (
-            torch.from_numpy(np.concatenate([getattr(file, name) for file in self._files]))
+            torch.from_numpy(np.concatenate([getattr(file, name) for file in files]))
             for name in ("caption_hash", "image_hash")
         )
-        self._concepts = _joined(self._files, concepts) if concepts is not None else {}
+        self._concepts = _joined(files, concepts) if concepts is not None else {}
 
     @property
     def stored(self) -> tuple[int, ...]:
@@ -228,7 +228,7 @@ class FeatureLoader(Loader):
     @property
     def contents(self) -> Sequence[str]:
         """SHA-256 and pairs of each file."""
-        return [f"features {file.sha256} {len(file)}" for file in self._files]
+        return self._contents
 
     def batch(self, epoch: int, number: int) -> tuple[Batch, list[Bad]]:
         """Return this rank's part of a batch, and an empty list, since no sample in memory is bad.

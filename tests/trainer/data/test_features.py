@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,6 +124,34 @@ def test_held_out_pairs_are_not_trained_on(by: str, saved: Callable[..., str]) -
     assert not {*train.keys} & {*held.keys}
     if by == "image":
         assert not {*train.image_hash.tolist()} & {*held.image_hash.tolist()}
+
+
+@pytest.mark.parametrize("by", ["image", "key"])
+def test_only_the_inputs_of_the_pairs_that_are_read_are_kept(by: str, saved: Callable[..., str]) -> None:
+    image = np.arange(N) // 2
+    place = saved(**{**values(), "features": values(N // 2 + 3)["features"], "image": image})  # three without a caption
+    for part in ("train", "holdout", "all"):
+        (file,) = read_features(place, Split(holdout=0.4, by=by, part=part))  # type: ignore[arg-type]
+        used = [int(key.rpartition("-")[2]) // 2 for key in file.keys]
+        assert len(file.inputs) == len(set(used)) and file.inputs.untyped_storage().nbytes() == file.inputs.nbytes
+        assert torch.equal(file.inputs[file.rows], torch.from_numpy(values(N // 2 + 3)["features"][used]))
+
+
+def test_the_inputs_of_a_folder_are_held_once(saved, tmp_path, monkeypatch):
+    saved("a.npz", **values())
+    saved("b.npz", **values(8, seed=1))
+    read: list[Any] = []
+
+    def noted(*arguments: Any) -> Any:
+        files = read_features(*arguments)
+        read.extend((weakref.ref(file.inputs), f"features {file.sha256} {len(file)}") for file in files)
+        return files
+
+    monkeypatch.setattr("open_diht.trainer.data.features.read_features", noted)
+    made = loader(str(tmp_path))
+    gc.collect()
+    assert [inputs() for inputs, _ in read] == [None, None]
+    assert made.contents == [line for _, line in read] and made.stored == (D,)
 
 
 @pytest.mark.parametrize(
