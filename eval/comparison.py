@@ -47,6 +47,8 @@ NOT_SEED_NOISE = (
 )
 IGNORED = ("model", "software", "preprocessing", "metric", "truncated_texts", "device", "seconds", "ranks")
 """Protocol fields that may differ between two models without a note."""
+SAME = 1e-6
+"""A number and that of its items differ by no more, whatever the order of the sums."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,6 +217,10 @@ def _compare_task(
     of_a, of_b = estimate_of(a, metric), estimate_of(b, metric)
     if of_a is None or of_b is None:
         return _untested(task, row_a, row_b, f"{metric} is unknown here, or the stored items lack its values"), None
+    for name, row, found in (("A", row_a, of_a), ("B", row_b, of_b)):
+        if abs(found.value - row["value"]) > SAME:
+            other = f"the items of {name} are of another run than its number ({found.value:.4f}, {row['value']:.4f})"
+            return _untested(task, row_a, row_b, f"{other}; run `make bench` for {name} again"), None
     tested = _tested(metric, a, b, of_a, of_b)
     few = "too few items for a test" if tested.p is None else ""
     notes = (few, _protocol_note(row_a["protocol"], row_b["protocol"]), cautions(row_a["protocol"]))

@@ -14,12 +14,13 @@ from pathlib import Path
 from open_diht.common.files import publish_json, sha256_file
 from open_diht.eval import protocol
 from open_diht.eval.data import DataSet, open_support
-from open_diht.eval.errors import DataBroken, DataMissing
+from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
 from open_diht.eval.examples import Example
 from open_diht.eval.hashes import sha256_of
 from open_diht.eval.linear_probe import LINEAR_PROBE_RULES, evaluate_linear_probe
 from open_diht.eval.probing import FEW_SHOT_RULES, evaluate_few_shot
-from open_diht.eval.records import read_record
+from open_diht.eval.records import read_record, read_written
+from open_diht.eval.report.data import checked
 from open_diht.eval.results import Result, broken_data, cautions, is_broken, missing, read_items
 from open_diht.eval.session import Session, open_task
 from open_diht.eval.task import Suite, Task
@@ -53,8 +54,12 @@ def run_tasks(suite: Suite, session: Session, say: Say) -> Run:
     Args:
         suite: The tasks.
         session: The model, its data and the folder of the results.
-        say: Prints a line for each task.
+        say: Prints a line for each task, and one for results of other tasks that results.json loses.
+
+    Raises:
+        WrongUse: The output has results of other weights.
     """
+    _check_output(suite, session, say)
     results: list[Result] = []
     absent: set[str] = set()
     broken = 0
@@ -78,6 +83,39 @@ def run_tasks(suite: Suite, session: Session, say: Say) -> Run:
         results += found
     _write(session, results)
     return Run(results=tuple(results), absent=frozenset(absent), broken=broken)
+
+
+def _check_output(suite: Suite, session: Session, say: Say) -> None:
+    """Raise `WrongUse` where the output is another model's; print which results of this model will be left out."""
+    error = None
+    try:
+        if session.cache.group.first and (lost := _others(suite, session)):
+            say(
+                f"{session.output}/results.json leaves out {', '.join(lost)}, which this run does not name. To keep "
+                "them, name all tasks in one run, which measures no finished one again, or name another --output"
+            )
+    except WrongUse as caught:
+        error = caught
+    session.cache.group.all_or_error(error)
+
+
+def _others(suite: Suite, session: Session) -> list[str]:
+    """Return the tasks of results.json that the suite lacks. Raises `WrongUse` where it is of other weights."""
+    path, record, key = session.output / "results.json", session.cache.model.record, "weights_sha256"
+    try:
+        rows = checked(read_written(path) or [])
+    except (DataBroken, ValueError, TypeError):  # a corrupt file is replaced
+        return []
+    rows = [row for row in rows if key in row["protocol"].get("model", {})]
+    for model in (row["protocol"]["model"] for row in rows):
+        if model[key] != record[key]:
+            this = f"{session.cache.model.name} with weights {record[key][:12]}"
+            raise WrongUse(
+                f"{path} is of another model, {model['name']} with weights {model[key][:12]}; this run is of {this}. "
+                f"Name another --output, or remove {session.output}"
+            )
+    named = {task.name for task in suite.tasks}
+    return list(dict.fromkeys(row["task"] for row in rows if row["task"] not in named))
 
 
 def _write(session: Session, results: list[Result]) -> None:

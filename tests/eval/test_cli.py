@@ -164,6 +164,41 @@ def test_run_again_it_gives_the_same_and_encodes_nothing(world: Any, monkeypatch
     assert rows(world) == before
 
 
+def part_of_suite(world: Any, name: str) -> list[str]:
+    """The command for one of the suite's tasks."""
+    head, *tasks = SUITE.replace("average: [colours, told]\n", "").split("  - name: ")
+    world["suite"].write_text(f"{head}  - name: {next(task for task in tasks if task.startswith(name))}", "utf-8")
+    return [*world["command"], "--shots", "0"]
+
+
+def test_results_of_another_model_are_not_replaced(world: Any, tmp_path: Path, capsys: Any) -> None:
+    command = part_of_suite(world, "told")
+    assert cli.main(command) == 0
+    left = {path: path.read_bytes() for path in world["out"].rglob("*") if path.is_file()}
+    other = write_tiny(tmp_path / "other", seed=1)
+    capsys.readouterr()
+    assert cli.main([*command, "--model", str(other)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1
+    assert f"of another model, {command[1]} with weights" in said and f"this run is of {other} with" in said
+    assert "--output" in said
+    assert {path: path.read_bytes() for path in world["out"].rglob("*") if path.is_file()} == left
+
+
+def test_results_that_leave_the_table_are_named_and_come_back(world: Any, capsys: Any) -> None:
+    assert cli.main(part_of_suite(world, "told")) == 0
+    before = rows(world)
+    capsys.readouterr()
+    assert cli.main(part_of_suite(world, "asked")) == 0
+    said = capsys.readouterr().out
+    assert f"{world['out']}/results.json leaves out told, which this run does not name" in said
+    assert said.index("leaves out told") < said.index("soft_accuracy")
+    world["suite"].write_text(SUITE, encoding="utf-8")
+    assert cli.main([*world["command"], "--shots", "0"]) == 0
+    assert "leaves out" not in capsys.readouterr().out
+    assert [row for row in rows(world) if row["task"] == "told"] == before  # with its time: not measured again
+
+
 RECORD = {
     "data": ("title", "split", "items", "images_sha256", "labels_sha256", "license"),
     "model": (

@@ -176,6 +176,11 @@ class TestNotCompared:
         note = self.of(tmp_path, top1(hits, rules=3), items(hits))
         assert note == "measured by other rules (A: 1, B: 3); run `make bench` for A again"
 
+    def test_items_of_another_run_than_the_number(self, tmp_path: Path) -> None:
+        hits = np.tile([0, 1], 10)
+        note = self.of(tmp_path, row("cats", "top1", 0.95), items(hits))
+        assert note.startswith("the items of B are of another run than its number (0.5000, 0.9500); run `make bench`")
+
     def test_another_metric(self, tmp_path: Path) -> None:
         assert self.of(tmp_path, row("cats", "top5", 1.0), items(np.ones(20))) == "A has top1, B has top5"
 
