@@ -16,6 +16,7 @@ import io
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ class Cell:
     low: float | None
     high: float | None
     other: bool
-    """True if metric, data, rules or task version differ from those of the first model that has the task."""
+    """True if metric, data, rules or version of a task differ from those of the first model that has the number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +68,26 @@ def lines_of(folders: Sequence[Path]) -> list[Line]:
         if measured:
             cells = tuple(_cell(row, measured[0]) for row in rows)
             found.append(Line(task, measured[0]["metric"], cells))
-    # Numbers over several tasks come last, matched by name and metric.
+    # Numbers over several tasks come last, matched by name, metric and the tasks that were used.
     several = [
-        {(one.name, one.metric): Cell(one.value, one.low, one.high, False) for one in across(group_tasks(rows), folder)}
+        {(one.name, one.metric, one.parts): one for one in across(group_tasks(rows), folder)}
         for rows, folder in zip(of_folders, folders, strict=True)
     ]
     keys = dict.fromkeys(key for of_model in several for key in of_model)
-    return found + [Line(*key, tuple(of_model.get(key) for of_model in several)) for key in keys]
+    for name, metric, parts in keys:
+        numbers = [of_model.get((name, metric, parts)) for of_model in several]
+        first, used = next(index for index, one in enumerate(numbers) if one is not None), list(chain(*parts))
+        cells = tuple(
+            None if one is None else Cell(one.value, one.low, one.high, _differ(of_models[first], rows, used))
+            for one, rows in zip(numbers, of_models, strict=True)
+        )
+        alike = sum(key[:2] == (name, metric) for key in keys) > 1
+        found.append(Line(name, f"{metric}: {', '.join(map('/'.join, parts))}" if alike else metric, cells))
+    return found
+
+
+def _differ(first: Mapping[str, Mapping[str, Any]], other: Mapping[str, Mapping[str, Any]], tasks: list[str]) -> bool:
+    return any(_asked(first[task]) != _asked(other[task]) for task in tasks)
 
 
 def _cell(row: Mapping[str, Any] | None, first: Mapping[str, Any]) -> Cell | None:

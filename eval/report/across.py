@@ -16,7 +16,7 @@ from open_diht.eval.errors import DataBroken
 from open_diht.eval.records import read_written
 from open_diht.eval.report.data import TaskRows
 from open_diht.eval.results import estimate_of, images_of, read_items
-from open_diht.eval.robustness import effective_robustness
+from open_diht.eval.robustness import IMAGENET, effective_robustness
 from open_diht.eval.statistics import Averaged, average
 from open_diht.eval.tasks import load_suite, suite_names
 
@@ -50,6 +50,8 @@ class Across:
     high: float | None
     how: str
     """A note for the reader."""
+    parts: tuple[tuple[str, ...], ...]
+    """Names of the tasks behind it; an average counts each part once."""
 
 
 def averages(tasks: Sequence[TaskRows], folder: Path) -> list[AverageRow]:
@@ -89,7 +91,15 @@ def across(tasks: Sequence[TaskRows], folder: Path) -> list[Across]:
             f"models trained on ImageNet alone: {100 * one.expected:.1f}, \u00b1 {100 * one.spread:.1f} points{beyond}"
         )
         rows.append(
-            Across(name=one.task, metric="effective robustness", value=one.value, low=one.low, high=one.high, how=how)
+            Across(
+                name=one.task,
+                metric="effective robustness",
+                value=one.value,
+                low=one.low,
+                high=one.high,
+                how=how,
+                parts=((one.task,), (IMAGENET,)),
+            )
         )
     defined = {name: load_suite(name).average for name in suite_names()} | _own_averages(folder / AVERAGES)
     averaged = (_of_suite(name, parts, tasks, folder) for name, parts in defined.items())
@@ -110,7 +120,7 @@ def _of_suite(
 ) -> Across | None:
     """Return the suite's average; None if it has none, the run lacks one of its tasks, or no part was measured."""
     by_name = {task.task: task for task in tasks}
-    parts = [(one,) if isinstance(one, str) else one for one in average_of]
+    parts = [(one,) if isinstance(one, str) else tuple(one) for one in average_of]
     if not parts or any(name not in by_name for part in parts for name in part):
         return None
     # A part with a missing task is left out of the average.
@@ -130,6 +140,7 @@ def _of_suite(
         low=low,
         high=high,
         how=f"not counted: {', '.join(lacking)}" if lacking else "each task's own metric",
+        parts=tuple(measured),
     )
 
 

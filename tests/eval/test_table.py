@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,44 @@ def test_markdown_has_every_task_once_and_marks_what_was_asked_otherwise(folders
         "| fish | top1 | - | - | 20.0 ± 2.0 |",
     ]
     assert "other data, rules" in said.err
+
+
+def averaged(folder: Path, values: dict[str, float | None], of: Any = ("a", "b", "c"), **protocol: Any) -> str:
+    """Results with an average `mine`; None is a task without data."""
+    write(folder, [row(task, "top1", value, **protocol) for task, value in values.items()], {})
+    (folder / "averages.json").write_text(json.dumps({"mine": of}))
+    return str(folder)
+
+
+def across(folders: list[str], capsys: Any) -> list[str]:
+    assert main(folders) == 0
+    return [line for line in capsys.readouterr().out.splitlines() if line.startswith(("| mine", "| imagenet_r | eff"))]
+
+
+def test_averages_of_other_tasks_do_not_share_a_row(tmp_path: Path, capsys: Any) -> None:
+    one = averaged(tmp_path / "one", {"a": 0.9, "b": 0.5, "c": None})
+    other = averaged(tmp_path / "other", {"a": None, "b": 0.5, "c": 0.1})
+    assert across([one, other], capsys) == [
+        "| mine | average of 2 of 3: a, b | 70.0 | - |",
+        "| mine | average of 2 of 3: b, c | - | 30.0 |",
+    ]
+    values: dict[str, float | None] = {"a": 0.9, "b": 0.5, "c": 0.1}
+    one = averaged(tmp_path / "one", values, ["a", ["b", "c"]])
+    other = averaged(tmp_path / "other", values, [["a", "b"], "c"])
+    assert across([one, other], capsys) == [
+        "| mine | average of 2: a, b/c | 60.0 | - |",
+        "| mine | average of 2: a/b, c | - | 40.0 |",
+    ]
+
+
+def test_numbers_over_several_tasks_are_marked_where_data_differ(tmp_path: Path, capsys: Any) -> None:
+    values: dict[str, float | None] = {"a": 0.9, "b": 0.5, "c": 0.1, "imagenet1k": 0.6, "imagenet_r": 0.7}
+    sampled = {"images_sha256": "a sample", "labels_sha256": "l"}
+    same = averaged(tmp_path / "same", values)
+    first, other = averaged(tmp_path / "first", values), averaged(tmp_path / "other", values, data=sampled)
+    robust, mine = across([first, same, other], capsys)
+    assert mine == "| mine | average of 3 | 50.0 | 50.0 | 50.0* |"
+    assert [cell.endswith("*") for cell in robust.strip("| ").split(" | ")[2:]] == [False, False, True]
 
 
 def test_csv_has_the_numbers_as_they_are(folders: Any, capsys: Any) -> None:
