@@ -90,6 +90,19 @@ def _differ(first: Mapping[str, Mapping[str, Any]], other: Mapping[str, Mapping[
     return any(_asked(first[task]) != _asked(other[task]) for task in tasks)
 
 
+def _names(folders: Sequence[Path]) -> list[str]:
+    """Return the shortest trailing part of each folder's path that no other folder has."""
+    paths = [folder.resolve().parts for folder in folders]
+    return [
+        next(
+            "/".join(end)
+            for end in (path[start:] for start in reversed(range(len(path))))
+            if all(other[-len(end) :] != end for other in paths if other != path)
+        )
+        for path in paths
+    ]
+
+
 def _cell(row: Mapping[str, Any] | None, first: Mapping[str, Any]) -> Cell | None:
     if row is None or row["value"] is None:
         return None
@@ -206,7 +219,7 @@ def _print(options: argparse.Namespace) -> int:
         raise WrongUse(f"format {options.format!r} is unknown; choose {', '.join(FORMATS)}")
     lines = lines_of(options.folders)
     written = {"markdown": to_markdown, "csv": to_csv, "latex": to_latex, "html": to_html}[options.format]
-    say(written([folder.name for folder in options.folders], lines))
+    say(written(_names(options.folders), lines))
     if any(cell is not None and cell.other for line in lines for cell in line.cells):
         print(f"{MARK} another metric, or other data, rules or task version, than the first model's", file=sys.stderr)
     return OK

@@ -86,6 +86,18 @@ def test_csv_has_the_numbers_as_they_are(folders: Any, capsys: Any) -> None:
     assert float(rows[0]["two"]) == 0.6 and float(rows[0]["two low"]) == 0.58 and rows[2]["one high"] == ""
 
 
+def test_every_model_has_a_name_of_its_own(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = [tmp_path / name for name in ("v1/run", "v2/run", "v2/other/run", "here")]
+    for number, place in enumerate(places):
+        write(place, [row("cats", "top1", number / 10)], {})
+    monkeypatch.chdir(tmp_path / "here")
+    assert main([*map(str, places[:3]), ".", "../v1/run", "--format", "csv"]) == 0
+    (one,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    names = ("v1/run", "v2/run", "other/run", "here")
+    assert [float(one[name]) for name in names] == [0, 0.1, 0.2, 0.3] and set(names) < set(one)
+    assert len(one) == 2 + 3 * 4  # the folder that was named twice has one name
+
+
 def test_latex_is_a_tabular_with_its_letters_escaped(folders: Any, capsys: Any) -> None:
     assert main([*folders, "--format", "latex"]) == 0
     said = capsys.readouterr().out
