@@ -150,8 +150,14 @@ class Paired:
 
         None where too little is known, or no image changed.
         """
-        # t quantiles of a two-sided 5 % test and of 80 % power.
-        return None if self.p is None or not self.se else (_quantile(self.df, 0.95) + _quantile(self.df, 0.6)) * self.se
+        return self.detectable_among(1)
+
+    def detectable_among(self, tests: int) -> float | None:
+        """Return `detectable` for a p value that is compared with 0.05 / `tests`, as that of the first step of Holm's
+        correction of so many."""
+        # t quantiles of the two-sided test and of 80 % power.
+        quantiles = _quantile(self.df, 1 - 0.05 / tests) + _quantile(self.df, 0.6)
+        return None if self.p is None or not self.se else quantiles * self.se
 
 
 def share_interval(value: float, variance: float, df: float, most: float, level: float = 0.95) -> Interval | None:

@@ -34,14 +34,16 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
     parser.add_argument(
         "--data", help="folder of the sets (default out/study-data; tiny draws its own, in the folder of the results)"
     )
-    parser.add_argument("--output", default="out/study", help="folder of the results (default out/study)")
+    parser.add_argument("--output", help="folder of the results (default out/study; of tiny, out/study-tiny)")
     parser.add_argument("--page", type=Path, metavar="DIR", help="run nothing: make the pages of the results in DIR")
 
     def run() -> int:
         options = parser.parse_args(arguments)
-        output, claims = Path(options.output), _claims(options.claims, options.track)
+        tiny = options.study == "tiny"  # its rows are of drawn shapes and must not lie beside others
+        output = Path(options.output or ("out/study-tiny" if tiny else "out/study"))
+        claims = _claims(options.claims, options.track)
         check_folder("OUTPUT", output)
-        if options.study == "tiny" and options.data:
+        if tiny and options.data:
             raise WrongUse("--study tiny draws its own data; leave --data out, or run --study quick on yours")
         # These import torch and open_clip, which would delay the help and the report of a typing error.
         from open_diht.study import synthetic
@@ -51,7 +53,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
         if options.page:
             return make_pages(Rows(output), options.page)
         track = _runnable(options.track, options.study)
-        tiny, folder = options.study == "tiny", Path(options.data or "out/study-data")
+        folder = Path(options.data or "out/study-data")
         if tiny:
             folder = output / "data"
             synthetic.write_synthetic(folder)

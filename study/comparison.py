@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from open_diht.eval import estimates
-from open_diht.eval.statistics import FEWEST, Estimate, crossed_difference, holm
+from open_diht.eval.statistics import FEWEST, Estimate, Paired, crossed_difference, holm
 from open_diht.study.rows import BrokenRows, Row, Rows
 
 Floats = NDArray[np.float64]
@@ -75,8 +75,12 @@ class Compared:
     """p value of this comparison alone."""
     corrected: float = math.nan
     """p value corrected for all comparisons of a table; NaN before `corrected` has set it."""
-    detectable: float
-    """The difference that such a test would detect in 80 % of cases; 0 if unknown, or if no item changed."""
+    paired: Paired
+    """The test, in the unit of `Measure.of`."""
+    detectable: float = math.nan
+    """The difference for the better that such a test would detect in 80 % of cases whatever the others of its table
+    give, as in the first step of the correction; 0 if unknown or if no item changed; NaN before `corrected` has set
+    it."""
     seeds: int
     images: int
 
@@ -121,15 +125,20 @@ def compare(rows: Rows, a: Side, b: Side, items: str, measure: Measure) -> Compa
         low=measure.change(found.low),
         high=measure.change(found.high),
         p=found.p,
-        detectable=measure.change(found.detectable or 0.0),
+        paired=found,
         seeds=len(seeds),
         images=len(of_a[0].units),
     )
 
 
 def corrected(found: Sequence[Compared]) -> list[Compared]:
-    """Return the comparisons with p values corrected for their number (Holm 1979)."""
-    return [replace(one, corrected=p) for one, p in zip(found, holm([one.p for one in found]), strict=True)]
+    """Return the comparisons with p values corrected for their number (Holm 1979), and what that leaves detectable."""
+
+    def detectable(one: Compared) -> float:
+        return one.measure.change(one.measure.better * (one.paired.detectable_among(len(found)) or 0.0))
+
+    ps = holm([one.p for one in found])
+    return [replace(one, corrected=p, detectable=detectable(one)) for one, p in zip(found, ps, strict=True)]
 
 
 def _estimate(rows: Rows, row: Row, items: str, measure: Measure) -> Estimate:

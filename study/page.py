@@ -41,8 +41,8 @@ TITLES = {
     "select": "Selection for a budget",
 }
 """Headings of the claims."""
-GUESS = 1000 / math.e
-"""Approximate geometric-mean rank of a guess among the thousand test photographs."""
+GUESS = math.exp(math.lgamma(1001) / 1000)
+"""Geometric-mean rank of a guess among the thousand test photographs."""
 
 
 def write_pages(rows: Rows, docs: Path) -> list[Path]:

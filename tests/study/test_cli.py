@@ -87,6 +87,17 @@ def test_the_tiny_study_takes_no_data(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "leave --data out" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(("words", "folder"), [([], "out/study"), (["--study", "tiny"], "out/study-tiny")])
+def test_rows_of_drawn_shapes_have_a_folder_of_their_own(
+    words: list[str], folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Rows] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("open_diht.study.run.make_pages", lambda rows, page: made.append(rows) or 0)
+    assert cli.main([*words, "--page", "docs"]) == 0
+    assert [str(rows.folder) for rows in made] == [folder]
+
+
 def test_the_root_is_no_place_for_results(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--output", "/"]) == 2
     assert "OUTPUT / is the root of the file system" in capsys.readouterr().err

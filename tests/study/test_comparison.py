@@ -105,6 +105,10 @@ def test_a_table_is_corrected_for_all_that_it_compares(make_rows: MakeRows) -> N
     assert found is not None and 0.05 / 60 < found.p < 0.05
     assert corrected([found])[0].verdict == "better"
     assert {one.verdict for one in corrected([found] * 60)} == {"open"}
+    # What would have been seen is a fall of the rank, and larger than what the correction leaves unseen.
+    alone, among = (corrected([found] * tests)[0].detectable for tests in (1, 60))
+    assert among < found.difference < alone < 0
+    assert alone == pytest.approx(100 * math.expm1(-(found.paired.detectable or math.nan)))
 
 
 @pytest.mark.parametrize(("measure", "value", "shown"), [(RANK, math.log(30), 30), (R10, 0.25, 25), (HITS, 1.0, 100)])
