@@ -53,9 +53,7 @@ def check_device(device: str, precision: str = AUTO, *, prefix: str = "") -> Non
     if named.type == "cuda" and not torch.cuda.is_available():
         raise WrongUse(f"{option} {device}: torch sees no GPU on this machine; leave it out, or give {option} cpu")
     if named.type == "cuda" and (named.index or 0) >= (count := torch.cuda.device_count()):
-        raise WrongUse(
-            f"{option} {device}: torch sees {count} GPUs here, counted from 0; give {option} cuda"
-        )
+        raise WrongUse(f"{option} {device}: torch sees {count} GPUs here, counted from 0; give {option} cuda")
     if precision == "bf16" and not computes_bf16(device):
         option = f"--{prefix}precision"
         raise WrongUse(f"{option} bf16: {device} of this machine does not compute in it; give {option} fp32")

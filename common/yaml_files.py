@@ -23,7 +23,8 @@ class BadYaml(ValueError):
 
 class _Loader(yaml.SafeLoader):
     """A safe YAML loader that refuses duplicate keys, where the plain loader keeps the last. Like
-    YAML 1.2, it reads 5e-4 as a number, where the plain loader reads a text."""
+    YAML 1.2, it reads 5e-4 as a number and no (the language Norwegian) as a text, where the plain loader
+    reads a text and false."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         # A composed node holds the keys as written. Later it also holds keys merged by `<<`, which are no duplicates.
@@ -39,9 +40,9 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_REPLACED = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float", "tag:yaml.org,2002:bool")
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBERS]  # replaced below
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _REPLACED]  # see below
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 # Integers with a leading zero (010, octal in YAML 1.1) and numbers with colons (1:30, base 60) are texts.
@@ -57,6 +58,9 @@ _Loader.add_implicit_resolver(
         re.ASCII,
     ),
     list("-+0123456789."),
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
 )
 
 

@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 from open_diht.common.fields import Count, Positive, Share, check_fields
 from open_diht.filters.captions.graph import TIED_KINDS, AttributeKind
 
+SCORE_DECIMALS = 4
+"""Decimals of the scores of candidates."""
+
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 
@@ -65,7 +68,7 @@ class CaptionRule:
             kind: the attribute's kind.
             score: its score, 0 to 1.
         """
-        return kind in self.attribute_kinds and score >= self.min_attribute_score
+        return kind in self.attribute_kinds and round(score, SCORE_DECIMALS) >= self.min_attribute_score
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,9 @@ class _Elements:
         return len(self.rows)
 
     def numbers(self, name: str) -> NDArray[np.float64]:
-        return np.asarray(self.values.field(name), dtype=np.float64)
+        numbers = np.asarray(self.values.field(name), dtype=np.float64)
+        # Scores of 4 decimals are stored as float32, where .7 is a little less than a preset's .7.
+        return np.round(numbers, SCORE_DECIMALS) if name == "score" else numbers
 
 
 def decide_captions(annotations: pa.Table, rule: CaptionRule) -> CaptionDecisions:

@@ -114,6 +114,8 @@ def _segments(text: str) -> Iterator[tuple[int, str]]:
 def _fold_segment(segment: str) -> str:
     """Return the comparable characters of one segment: `_SEPARATOR` where a word ends, nothing for
     invisible marks."""
+    if segment[0] in "\u2122\u2120":  # the signs TM and SM, which normalization would make letters of the word before
+        return _SEPARATOR
     # Case folding may undo the normalization, so normalize again.
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", segment).casefold())
     bare = "".join(char for char in unicodedata.normalize("NFD", folded) if not "\u0300" <= char <= "\u036f")

@@ -154,7 +154,7 @@ def overlap_lengths(
         )
     lengths = []
     for caption, strings in zip(captions, spotted, strict=True):
-        if not strings or all(score < rule.min_score for _, score in strings):
+        if not any(_counts(score, rule) for _, score in strings):
             lengths.append(0)  # most images have no text, so their captions need not be folded
             continue
         comparison = _Caption(caption, rule)
@@ -162,8 +162,13 @@ def overlap_lengths(
     return lengths
 
 
+def _counts(score: float, rule: OverlapRule) -> bool:
+    # Runs store scores of 5 decimals as float32, where .9 is a little less than a preset's .9.
+    return round(score, 5) >= rule.min_score
+
+
 def _units(spotted: Iterable[SpottedText], rule: OverlapRule) -> Iterator[SpottedText]:
-    lines = [(text, score) for text, score in spotted if score >= rule.min_score]
+    lines = [(text, score) for text, score in spotted if _counts(score, rule)]
     if rule.unit == "line":
         yield from lines
     elif rule.unit == "word":

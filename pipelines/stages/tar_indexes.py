@@ -29,6 +29,7 @@ from open_diht.common.shard_index import (
     stamp_of,
     write,
 )
+from open_diht.common.store_errors import is_of_client
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, Stage
 from open_diht.pipelines.engine.work import Work
@@ -222,7 +223,11 @@ def _beside(path: str) -> ShardIndex | None:
     place = tar.parent / str(place_beside(tar.name))
     try:
         index = read_index(place)
-    except (OSError, BadIndex):  # stores that forbid listing deny access to missing files
+    except (OSError, BadIndex):
         return None
+    except Exception as error:  # stores that forbid listing deny access to missing files, with errors of their clients
+        if is_of_client(error):
+            return None
+        raise
     same = index.bytes == tar.stat().st_size if is_url(path) else index.stamp == stamp_of(Path(local_path(path)))
     return index if same and index.places_samples else None

@@ -37,9 +37,10 @@ class CommitRecord(TypedDict, total=False):
     limits: dict[str, object]  # see `DownloadSettings.limits`
     # Records of other stages have these.
     kinds: dict[str, str]  # "numbers" or "words", by stored name: `columns`
-    annotated: bool  # this and the next two: see `CaptionRecord`
+    annotated: bool  # this and the next three: see `CaptionRecord`
     lean: bool
     columns: dict[str, object]
+    values: dict[str, str]
     # Layout.exported has these.
     leaves: bool  # whether the input's tars stay
     uids: int  # number of uids in subset.npy

@@ -33,9 +33,11 @@ def test_values_are_those_of_yaml() -> None:
         *[("010", "010"), ("-07", "-07"), ("1:30", "1:30"), ("1:30.5", "1:30.5"), ("10:00:00", "10:00:00"), ("0", 0)],
         *[("1_000", 1000), ("-12", -12), ("0x1F", 31), ("0b11", 3), ("0.5", 0.5), (".5", 0.5), ("1.", 1.0)],
         *[("-.inf", float("-inf")), ("1e3", 1000.0), ("08", "08"), ("1.2.3", "1.2.3"), ("00.5", 0.5)],
+        *[("no", "no"), ("on", "on"), ("Yes", "Yes"), ("off", "off"), ("y", "y")],  # no is Norwegian
+        *[("true", True), ("True", True), ("FALSE", False), ("false", False)],
     ],
 )
-def test_numbers_are_those_that_people_read(text: str, value: object) -> None:
+def test_values_are_those_that_people_read(text: str, value: object) -> None:
     read = parse_yaml(f"a: {text}", "here")["a"]
     assert (read, type(read)) == (value, type(value))
 

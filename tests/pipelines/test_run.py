@@ -27,6 +27,7 @@ from open_diht.filters.spotting.weights import WeightsMissing
 from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.manifests import NoInput
 from open_diht.pipelines.settings import STAGES
+from open_diht.pipelines.stages.export import Export
 from tests.pipelines.conftest import members_of, tar_of
 
 SENTENCE = "A brown dog runs after a red ball"
@@ -394,6 +395,25 @@ def test_results_of_a_killed_export_do_not_stay_either(listed, pairs, tmp_path, 
     filtering(pairs, output, unit_rows=15, stages=("captions",))
     for name in ("subset.npy", "report.html", "shards"):
         assert not (output / name).exists(), name
+
+
+def test_shards_of_a_killed_export_do_not_pass_as_those_of_the_decisions_before(
+    pairs: Path, tmp_path: Path, filtering: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages, output = ("captions", "export"), tmp_path / "out"
+    first = filtering(pairs, output, unit_rows=15, stages=stages)
+    write = Export.write_shards
+
+    def killed(self: Export, *arguments: Any) -> None:
+        write(self, *arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Export, "write_shards", killed)
+        with pytest.raises(KeyboardInterrupt):
+            filtering(pairs, output, unit_rows=15, stages=stages, preset="strict")
+    again = filtering(pairs, output, unit_rows=15, stages=("captions",))
+    assert again.tables() == first.tables() and not list(output.glob("shards/*"))
 
 
 def test_urls_only(tmp_path: Path, tsv: Callable[..., Path], filtering: Callable[..., Any]) -> None:

@@ -241,6 +241,18 @@ def test_another_model_scores_anew_and_says_so(tmp_path, filtering, source, mode
     assert known["model"] == other.model and known["precision"] in ("fp32", "bf16")
 
 
+def test_no_file_of_another_model_stays(tmp_path, filtering, source, model, preset):
+    """Users read these files; of a row that is there twice, the last counts."""
+    how = {"stages": STAGES, "unit_rows": 15}
+    for chosen in (preset(f"{{negatives: {NEGATIVES}}}"), lenient := preset(f"{{negatives: {NEGATIVES}}}", MORE)):
+        filtering(source, tmp_path / "out", **how, score=model, preset=chosen)
+    other = ScoreSettings(model=f"local-dir:{write_tiny(tmp_path / 'other', seed=1)}", device="cpu", batch_size=4)
+    filtering(source, tmp_path / "out", **how, score=other, preset=lenient)
+    filtering(source, tmp_path / "fresh", **how, score=other, preset=lenient)
+    files = [{path.name for path in (tmp_path / name / "work/score/data").iterdir()} for name in ("out", "fresh")]
+    assert files[0] == files[1]
+
+
 def test_of_no_rows_a_share_is_none(tmp_path, filtering, model, preset):
     source = _manifest(tmp_path / "a.parquet", [None] * 6)
     asked = preset(f"{{keep: 0.5, negatives: {NEGATIVES}}}")

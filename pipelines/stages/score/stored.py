@@ -17,7 +17,7 @@ from open_diht.pipelines.store.names import image_unit_name, segment_name
 from open_diht.pipelines.store.storage import row_groups
 
 NAME = "score"
-VERSION = 2
+VERSION = 3
 """Increase it when equal images and captions may get other embeddings, or the files other columns."""
 IMAGES, TEXTS, MASKED = "image_embedding", "text_embedding", "masked_text"
 """Columns of the stage's files, next to ordinal, uid, status (ok, or why there is no score), message, the scores and

@@ -26,6 +26,7 @@ from open_diht.filters.spotting.folding import fold, is_ideograph
         ("한국 음식", ["한국", "음식"]),
         ("हिन्दी में", ["हिन्दी", "में"]),
         ("C++ & C#", ["c", "c"]),
+        ("Nike™Air Zone℠®", ["nike", "air", "zone"]),
         ("", []),
         ("—!?", []),
     ],

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -83,6 +84,14 @@ def test_common_words_count_where_they_are_most_of_the_caption() -> None:
 def test_low_scores_are_ignored() -> None:
     assert overlap("Carlsberg", [("Carlsberg", 0.79)]).length == 0
     assert overlap("Carlsberg", [("Carlsberg", 0.8)]).length == 9
+
+
+@pytest.mark.parametrize("score", [number / 20 for number in range(1, 20)])
+def test_a_score_that_equals_the_minimum_counts_also_as_it_is_stored(score: float) -> None:
+    rule = replace(PAPER, min_score=score)
+    for stored in (score, float(np.float32(score))):
+        assert overlap("a brown dog", [("brown dog", stored)], rule).length > 0
+    assert overlap("a brown dog", [("brown dog", score - 0.00002)], rule).length == 0
 
 
 def test_the_longest_match_wins() -> None:

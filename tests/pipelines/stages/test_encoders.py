@@ -137,6 +137,26 @@ def test_in_batches_of_one_size_an_embedding_depends_on_no_neighbour(tmp_path: P
     assert encoder.texts([]) == []
 
 
+def test_what_tools_keep_in_a_models_folder_does_not_change_its_identity(tmp_path: Path) -> None:
+    folder = write_tiny(tmp_path / "model")
+    encoder = find_pair_encoder(f"local-dir:{folder}")
+    before = encoder.identity()
+    for name in (".cache/huggingface/download/model.safetensors.metadata", ".DS_Store"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("commit\netag\n1764374400.5\n")
+    assert encoder.identity() == before
+    (folder / "open_clip_config.json").write_text("{}")
+    assert encoder.identity() != before
+
+
+def test_wide_images_are_not_decoded_below_the_input_of_the_model(lite0: Encoder) -> None:
+    """Elsewhere the model would see an enlargement of what was reduced before."""
+    for width, height in ((3000, 1000), (4000, 1100), (1280, 720)):
+        image = _jpeg(Image.effect_noise((width, height), 60).convert("RGB"), 90)
+        pixels = lite0.decode(image)
+        assert not isinstance(pixels, UnreadableImage) and min(pixels.shape[:2]) >= 224
+
+
 def test_models_of_images_alone_score_nothing() -> None:
     with pytest.raises(EncoderError, match="unknown score model 'efficientnet-lite0'; choose reference, open_clip:"):
         find_pair_encoder(LITE0)
