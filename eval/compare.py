@@ -110,7 +110,7 @@ def _rows_of(found: TaskComparison) -> tuple[str, str]:
 def _few_shot_lines(few_shot: Sequence[FewShotComparison]) -> list[str]:
     if not few_shot:
         return []
-    results, tests = list[str](), list[str]()
+    results, tests, notes = list[str](), list[str](), dict[str, None]()
     for found in few_shot:
         if found.difference is None:
             results.append(f"| {cell(found.task)} | not compared: {cell(found.note)} | | | | | | |")
@@ -119,6 +119,8 @@ def _few_shot_lines(few_shot: Sequence[FewShotComparison]) -> list[str]:
         values = f"{_percent(found.a)} | {_percent(found.b)} | {_points(found.difference)}"
         results.append(f"{name} {values} | {_ends(found)} | {_p(found.p_holm)} |")
         tests.append(f"{name} {found.n:,} | {len(found.seeds)} | {_p(found.p)} | {_percent(found.detectable)} |")
+        if found.note:
+            notes[f"- {cell(found.task)}: {cell(found.note)}"] = None
     return [
         "## Few-shot, on the same shots",
         "",
@@ -133,6 +135,7 @@ def _few_shot_lines(few_shot: Sequence[FewShotComparison]) -> list[str]:
         "Means over the seeds of the shots, which are the same for both models. Intervals and p values are over test "
         "images and seeds; few seeds make them wide. Holm's correction is for the number of these tests.",
         "",
+        *([*notes, ""] if notes else []),
     ]
 
 

@@ -21,10 +21,10 @@ from open_diht.eval.report.data import checked
 from open_diht.eval.results import (
     Compared,
     Items,
-    cautions,
     estimate_of,
     images_of,
     is_mean,
+    note_of,
     read_items,
     why_not_comparable,
 )
@@ -45,8 +45,6 @@ NOT_SEED_NOISE = (
     "ImageNet and by up to 0.6 points on an average over tasks (DataComp). Comparing recipes takes several seeds of "
     "each."
 )
-IGNORED = ("model", "software", "preprocessing", "metric", "truncated_texts", "device", "seconds", "ranks")
-"""Protocol fields that may differ between two models without a note."""
 SAME = 1e-6
 """A number and that of its items differ by no more, whatever the order of the sums."""
 
@@ -223,7 +221,6 @@ def _compare_task(
             return _untested(task, row_a, row_b, f"{other}; run `make bench` for {name} again"), None
     tested = _tested(metric, a, b, of_a, of_b)
     few = "too few items for a test" if tested.p is None else ""
-    notes = (few, _protocol_note(row_a["protocol"], row_b["protocol"]), cautions(row_a["protocol"]))
     return (
         TaskComparison(
             task=task,
@@ -237,7 +234,7 @@ def _compare_task(
             detectable=tested.detectable,
             n=len(a.keys),
             test=tested.test,
-            note="; ".join(note for note in notes if note),
+            note=note_of(few, row_a["protocol"], row_b["protocol"]),
         ),
         (of_a, of_b),
     )
@@ -256,11 +253,6 @@ def _tested(metric: str, a: Items, b: Items, of_a: Estimate, of_b: Estimate) -> 
 
 def _has_labels(metric: str) -> bool:
     return metric.startswith(("top", "mean_per_class", "mean_per_category", "macro_f1", "worst_group", "roc_auc"))
-
-
-def _protocol_note(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
-    differing = sorted(key for key in {*a, *b} if key not in IGNORED and a.get(key) != b.get(key))
-    return f"the protocols differ in {', '.join(differing)}" if differing else ""
 
 
 def _untested(task: str, row_a: Mapping[str, Any] | None, row_b: Mapping[str, Any] | None, note: str) -> TaskComparison:

@@ -231,6 +231,26 @@ def why_not_comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
     return f"not the same data: {', '.join(differing)} differ" if differing else ""
 
 
+IGNORED = (
+    *("model", "software", "preprocessing", "metric", "truncated_texts", "device", "seconds", "ranks"),
+    *("support", "few_shot"),
+)
+"""Protocol fields that may differ between two models without a note; shots are compared by their keys."""
+
+
+def note_of(few: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
+    """Return the note of a comparison: why there is no test, how the two protocols differ, and cautions.
+
+    Args:
+        few: Why there is no test; empty if there is one.
+        a: A's protocol record.
+        b: B's protocol record.
+    """
+    differing = sorted(key for key in {*a, *b} if key not in IGNORED and a.get(key) != b.get(key))
+    differ = f"the protocols differ in {', '.join(differing)}" if differing else ""
+    return "; ".join(note for note in (few, differ, cautions(a)) if note)
+
+
 AGAIN = "remove it and run the evaluation again"
 NEEDED = ("keys", "hits", "clusters", "predicted", "label")
 MEANS = ("top1", "top5", "recall@", "soft_accuracy", "accuracy", "text_score", "image_score", "group_score", "jaccard")

@@ -9,7 +9,7 @@ freedom accounts for that.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from open_diht.eval.errors import DataBroken
 from open_diht.eval.fewshot.curves import estimate
 from open_diht.eval.fewshot.predictions import Predictions, read_predictions
 from open_diht.eval.records import read_written
-from open_diht.eval.results import AGAIN, Compared, why_not_comparable
+from open_diht.eval.results import AGAIN, Compared, note_of, why_not_comparable
 from open_diht.eval.statistics import FEWEST, crossed_difference
 
 TEXT_ALONE = "zero-shot"
@@ -102,7 +102,10 @@ def _paired(
             raise _NotPaired(f"no seed drew the same shots in A and B, at {k} per class")
         for method in first.methods.tolist():
             if method in second.methods and method != TEXT_ALONE:
-                found.append(_tested(task, metrics[0], method, k, seeds, first, second))
+                tested = _tested(task, metrics[0], method, k, seeds, first, second)
+                # The records of all points are equal but for `few_shot`.
+                note = note_of(tested.note, rows_a[0]["protocol"], rows_b[0]["protocol"])
+                found.append(replace(tested, note=note))
     if not found:
         raise _NotPaired(f"A and B have no method but {TEXT_ALONE}, or no number of shots, in common")
     return found

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from open_diht.eval.compare import main
 from open_diht.eval.errors import DataBroken
 from open_diht.eval.fewshot.comparison import FewShotComparison, compare_few_shot
 from open_diht.eval.fewshot.predictions import Predictions, read_predictions
@@ -89,6 +90,27 @@ def test_a_model_is_not_better_than_itself(tmp_path: Path) -> None:
     a, b = (write(tmp_path / name, predictions(0.5)) for name in "ab")
     for row in compared(a, b):
         assert (row.difference, row.p) == (0, 1) and row.low is not None and row.low < 0 < (row.high or 0)
+
+
+def test_protocols_that_differ_and_cautions_are_told_once_a_task(tmp_path: Path, capsys: Any) -> None:
+    warning = "5 of 6 shots are also test images, which makes the number too high"
+    for name, drawn in (("a", 6), ("b", 9)):  # other shots drawn, for other k, are no difference of those compared
+        protocol = {
+            "data": {**ROW["protocol"]["data"], "caution": "training images of A"},
+            "support": {"images_sha256": "s", "drawn": drawn, "warning": warning},
+            "templates": {"sha256": name},
+            "few_shot": {"choices": [name]},
+        }
+        row = {"task": "cats", "metric": "top1", "low": None, "high": None, "n": N, **ROW, "protocol": protocol}
+        write(tmp_path / name, predictions(0.5))
+        (tmp_path / name / "results.json").write_text(json.dumps([row]))
+    assert main([str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    note = f"the protocols differ in templates; training images of A; {warning}"
+    found = json.loads((tmp_path / "b" / "compare.json").read_text())["few_shot"]
+    assert [one["note"] for one in found] == [note, note]
+    said = capsys.readouterr().out
+    assert said.count(note) == 1 and f"\n\n- cats: {note}\n\n" in said
+    assert said.index("| task | method | shots | n | seeds") < said.index(note)
 
 
 def test_two_seeds_are_too_few_for_a_test_and_say_so(tmp_path: Path) -> None:
