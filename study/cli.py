@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
 
     def run() -> int:
         options = parser.parse_args(arguments)
-        tiny = options.study == "tiny"  # its rows are of drawn shapes and must not lie beside others
+        tiny = options.study == "tiny"  # with drawn shapes, whose rows must not be compared with those of photographs
         output = Path(options.output or ("out/study-tiny" if tiny else "out/study"))
         claims = _claims(options.claims, options.track)
         check_folder("OUTPUT", output)
