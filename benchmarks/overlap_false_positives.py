@@ -103,11 +103,11 @@ def false_positives(samples: dict[str, list[str]], rng: random.Random) -> None:
     rows = []
     for name, captions in samples.items():
         for amount, blocks in (("a few lines", 1), ("a page of lines", 5)):
-            pairs = [
-                (captions[row], [line for _ in range(blocks) for line in as_lines(rng.choice(texts), rng, 6)])
-                for row in range(min(5000, len(captions)))
-            ]
-            pairs = [(caption, lines) for caption, lines in pairs if lines]
+            pairs = []
+            for caption in captions[:5000]:
+                drawn = [text for _ in range(blocks) if (text := rng.choice(texts)) != caption]
+                if lines := [line for text in drawn for line in as_lines(text, rng, 6)]:
+                    pairs.append((caption, lines))
             columns = [caption for caption, _ in pairs], [lines for _, lines in pairs]
             rows.append([name, amount, str(len(pairs)), *(f"{rate(*columns, rule):.2f}" for rule in RULES.values())])
     print("Accidents, in percent: text of other rows\n")

@@ -229,7 +229,7 @@ def text_of(path: Path, place: str) -> str:
         DataBroken: It is damaged or not UTF-8.
     """
     try:
-        return (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode("utf-8")
+        return (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode("utf-8-sig")
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataBroken(f"{place} is not a whole gzip file ({error}): remove it and fetch the set again") from None
     except UnicodeDecodeError as error:
@@ -279,7 +279,7 @@ def read_rows(path: Path, place: str, quoting: Literal[0, 3] = csv.QUOTE_MINIMAL
         raise DataMissing(f"{place} is not there")
     number = 1
     try:
-        with path.open(encoding="utf-8", newline="") as lines:
+        with path.open(encoding="utf-8-sig", newline="") as lines:
             rows: Iterable[Any]
             if path.suffix == ".jsonl":
                 rows = (json.loads(line) for line in lines if line.strip())

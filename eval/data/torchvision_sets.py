@@ -179,9 +179,12 @@ def _labels(data: Any, place: str) -> np.ndarray:
         if found is not None and len(found) == len(data):
             return np.asarray(found, dtype=np.int64)
     found = getattr(data, "_samples", None) or getattr(data, "samples", None)
-    if found is not None and len(found) == len(data):
-        return np.array([label for _, label in found], dtype=np.int64)
-    return np.array([int(data[index][1]) for index in range(len(data))], dtype=np.int64)
+    if found is None or len(found) != len(data):
+        found = (data[index] for index in range(len(data)))
+    labels = [label for _, label in found]
+    if None in labels:  # as in a file for a competition, such as test.csv of FER2013
+        raise DataBroken(f"{place} holds images without labels; get the files of the set that have them")
+    return np.array(labels, dtype=np.int64)
 
 
 def _plain(name: Any, paths: bool) -> str:

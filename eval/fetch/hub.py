@@ -68,7 +68,7 @@ class HubSet:
                 "and set HF_TOKEN"
             ) from None
         except Exception as error:  # errors of the client, its transports and the disk have no common base class
-            said = (str(error).strip().splitlines() or [""])[0]
+            said = " ".join(str(error).split())[:400]
             raise FetchFailed(
                 f"{self.name}{file} could not be fetched ({type(error).__name__}: {said}); run the same command again"
             ) from None

@@ -76,7 +76,7 @@ class CaptionRecord(TypedDict):
     """Sums of what second opinions changed, see `Moves`; None: the run asks for none."""
     columns: dict[str, object]
     """Conditions on manifest columns whose rejects were not parsed, in the form of a preset."""
-    values: dict[str, str]
+    values: NotRequired[dict[str, str]]
     """By the name of each of these conditions, its `values_fingerprint`."""
     captions: NotRequired[int]
     """Number of captions of the good rows, if a row may have several."""

@@ -60,15 +60,15 @@ def explained(address: HubAddress, error: type[Exception], then: str = "") -> It
         why = f"{address.root} cannot be reached because HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set; unset it"
         raise error(why + then) from found
     except errors.HFValidationError as found:
-        raise error(f"{address.root} is not a repository name: {first_line(found)}{then}") from found
+        raise error(f"{address.root} is not a repository name: {_in_one_line(found)}{then}") from found
     except errors.HfHubHTTPError as found:
         status = found.response.status_code
         remedy = f"; {token} may not do that, or is not valid" if status in (401, 403) else ""
-        raise error(f"{address.root}: {endpoint} answers {status} ({first_line(found)}){remedy}{then}") from found
+        raise error(f"{address.root}: {endpoint} answers {status} ({_in_one_line(found)}){remedy}{then}") from found
     except Exception as found:  # network errors: the client's transport and hf-xet have no common error class
         if isinstance(found, (error, OSError)):  # our own errors, and disk errors
             raise
-        why = f"{address.root}: {endpoint} cannot be reached ({type(found).__name__}: {first_line(found)})"
+        why = f"{address.root}: {endpoint} cannot be reached ({type(found).__name__}: {_in_one_line(found)})"
         raise error(f"{why}; check the network, or HF_ENDPOINT{then}") from found
 
 
@@ -82,6 +82,7 @@ def may_pass(error: Exception) -> bool:
     return answer is None or answer.status_code != 404
 
 
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message without periods and colons at its end, or "no message"."""
-    return next(iter(str(error).strip().splitlines()), "no message").rstrip(".:")
+def _in_one_line(error: Exception) -> str:
+    """Return an error's message without periods and colons at its end, or "no message". The hub's answers begin with
+    the number of the request on a line of its own."""
+    return " ".join(str(error).split())[:400].rstrip(".:") or "no message"

@@ -41,7 +41,7 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 _PACKAGES = ("open_diht.pipelines.view", "open_diht.pipelines.report")
-_SAID = (HTTPException, BadAddress, BadValue, WrongUse, RunFailed, ManifestError, FileNotFoundError, pa.ArrowException)
+_SAID = (HTTPException, BadAddress, BadValue, WrongUse, RunFailed, ManifestError, OSError, pa.ArrowException)
 """Errors that are shown on a page with their message."""
 _DAMAGED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 """Errors that code raises when it reads damaged files, as after someone has changed them."""
@@ -62,7 +62,7 @@ def make_app(bench: Workbench) -> Starlette:
             found = thumbnail_of(bench.output, _place(request))
         except ImageNotShown as why:
             raise HTTPException(404, str(why)) from why
-        return Response(found.data, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
+        return Response(found.data, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
 
     def row_of_unit(request: Request) -> Response:
         place = place_at(bench.output, request.path_params["unit"], request.path_params["ordinal"])
@@ -105,7 +105,7 @@ def _told(error: Exception) -> tuple[int, str]:
         return error.status_code, error.detail
     if isinstance(error, FileNotFoundError):
         return 503, f"{error.filename or error} is missing; a run may be writing it again. Try again in a moment."
-    if isinstance(error, pa.ArrowException):
+    if isinstance(error, pa.ArrowException | OSError):
         return 500, f"{error} If a file is damaged, remove it and run the same `make filter` to write it again."
     if isinstance(error, BadAddress | BadValue):
         return 400, str(error)

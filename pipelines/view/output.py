@@ -19,7 +19,7 @@ from open_diht.pipelines.stages.images import DOWNLOAD
 from open_diht.pipelines.stages.tally import DecideRecord
 from open_diht.pipelines.store.layout import KINDS, Layout
 from open_diht.pipelines.store.shapes import read_record
-from open_diht.pipelines.store.storage import StorePath, is_local, stamps
+from open_diht.pipelines.store.storage import FileStamp, StorePath, is_local, stamps
 
 UNREADABLE = "unreadable"
 """Used as the unit of dead-letter rows of files that could not be read at all, and of units that failed."""
@@ -62,6 +62,8 @@ class Listing:
     decided: tuple[str, ...]
     undecided: tuple[str, ...]
     """Annotated units that are not decided."""
+    commits: frozenset[FileStamp]
+    """Stamps of the records of the decided units."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +102,12 @@ class Output:
 
     def _read(self, record: _RunRecord | None) -> None:
         """Take over the settings of the run; `record` is None while it has not recorded them."""
+        preset, preset_from = self._preset_of(record)
+        self._check_columns(preset)
+        # Nothing is taken over of a record that is refused, so that each page says so.
         self._record = record
-        self.preset, self.preset_from = self._preset_of(record)
+        self.preset, self.preset_from = preset, preset_from
         """The preset that rows are shown with, and its source, for messages."""
-        self._check_columns()
         self.dataset = _dataset(record["dataset"] if record else {})
         """How to read the manifests."""
         self.command = tuple(record.get("command", ())) if record else ()
@@ -122,14 +126,14 @@ class Output:
             where = self.layout.root / "run.json"
             raise WrongUse(f"{where}: its preset cannot be read here ({error}); give {remedy}") from error
 
-    def _check_columns(self) -> None:
-        asked = [one.reason for one in self.preset.columns]
+    def _check_columns(self, preset: Preset) -> None:
+        asked = [one.reason for one in preset.columns]
         first = next(iter(stamps(self.layout.commits(COLUMNS), ".json")), None) if asked else None
         record = read_record(self.layout.commit(COLUMNS, first), _ColumnRecord) if first else None
         for name in asked:
             if record is None or name not in record["kinds"]:
                 raise WrongUse(
-                    f"preset {self.preset.name} asks for column {name}, which no run has read into {self.layout.root}; "
+                    f"preset {preset.name} asks for column {name}, which no run has read into {self.layout.root}; "
                     "choose another preset, or run `make filter` with this one first"
                 )
 
@@ -162,16 +166,18 @@ class Output:
         """Return the committed units, as of at most a few seconds ago."""
         now = time.monotonic()
         if self._listed is None or now - self._listed[0] > _FRESH_S:
-            stages = ("decide", "captions")
-            decided, annotated = (set(filter(self.plan.__contains__, self._stamps(stage))) for stage in stages)
-            units = (tuple(sorted(some, key=self.order)) for some in (decided, annotated - decided))
-            self._listed = now, Listing(*units)
             record = read_record(self.layout.root / "run.json", _RunRecord)
             if record != self._record:  # a run has finished
                 self._read(record)
+            stages = ("decide", "captions")
+            decisions, captions = ({n: s for n, s in self._stamps(one).items() if n in self.plan} for one in stages)
+            decided, undecided = (
+                tuple(sorted(some, key=self.order)) for some in (decisions, captions.keys() - decisions.keys())
+            )
+            self._listed = now, Listing(decided, undecided, frozenset(decisions.values()))
         return self._listed[1]
 
-    def _stamps(self, stage: str) -> Mapping[str, Any]:
+    def _stamps(self, stage: str) -> Mapping[str, FileStamp]:
         return stamps(self.layout.commits(stage), ".json")
 
     def captions_record(self, unit: str) -> CaptionRecord | None:

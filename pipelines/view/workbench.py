@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from functools import cached_property
 
 from open_diht.filters.presets import Preset, load_preset, preset_names
 from open_diht.pipelines.report.example import Example
@@ -29,7 +28,7 @@ class Workbench:
         self._lock = threading.Lock()
         self._drawn: tuple[object, Sample, Decided] | None = None
 
-    @cached_property
+    @property
     def starts(self) -> dict[str, Preset]:
         """The packaged presets by name, without those that need scores, columns that the output's preset does not use,
         or another choice of second opinion."""
@@ -41,9 +40,9 @@ class Workbench:
 
     def sample(self, seed: int) -> tuple[Sample, Decided]:
         """Return the sample of a seed and the decision of the output's preset on it. It is redrawn if
-        the seed, the committed units or the preset have changed."""
+        the seed, the preset, the stages of the run or the commits of units have changed."""
         with self._lock:
-            about = self.output.listing(), self.output.preset, seed
+            about = self.output.listing(), self.output.preset, self.output.stages, seed
             if self._drawn is None or self._drawn[0] != about:
                 found = draw(self.output, self._rows, seed)
                 self._drawn = about, found, decide(self.output, found, self.output.preset)

@@ -211,7 +211,9 @@ def test_a_column_without_a_value_is_empty(tmp_path: Any, memo: Any, file: str, 
 
 def test_a_csv_has_quotes_and_a_tsv_has_none(tmp_path: Any, memo: Any) -> None:
     folder = images_in(tmp_path / "m", {"1.png": "red", "2.png": "blue"})
-    (folder / "list.csv").write_text('image,caption\n1.png,"A ""red"" dog, running"\n2.png,blue\n', encoding="utf-8")
+    (folder / "list.csv").write_text(
+        'image,caption\n1.png,"A ""red"" dog, running"\n2.png,blue\n', encoding="utf-8-sig"
+    )  # as Excel writes it
     (folder / "list.tsv").write_text('image\tcaption\n1.png\t"Red, he said\n2.png\t7" blue\n', encoding="utf-8")
     expected = {"list.csv": (('A "red" dog, running',), ("blue",)), "list.tsv": (('"Red, he said',), ('7" blue',))}
     for file, captions in expected.items():

@@ -45,6 +45,12 @@ def test_no_page_may_load_or_run_what_is_not_its_own(address: str, site: str) ->
     assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
 
 
+def test_no_browser_keeps_the_image_of_an_address(site: str) -> None:
+    """After another run, its row may be another one."""
+    status, _, headers = get(f"{site}/image/00000-00000.kept.0")
+    assert status == 200 and headers["Cache-Control"] == "no-store"
+
+
 def test_a_page_of_another_name_is_refused(site: str) -> None:
     status, text, _ = get(site, Host="evil.example:80")
     assert status == 400 and "were kept" not in text
@@ -141,6 +147,9 @@ def test_a_large_output_says_that_it_is_a_sample(output: Output, served: Any) ->
 
 def test_files_that_are_gone_or_damaged_are_said(copied: Path, served: Any) -> None:
     first, second = sorted((copied / "kept").iterdir())[:2]
+    whole = second.read_bytes()
+    damaged = bytearray(whole)
+    damaged[8:200] = bytes(192)  # a page of a column
     first.write_bytes(b"PAR1 no more")
     units = [path.stem.removeprefix("part-") for path in (first, second)]
     (copied / f"work/captions/data/{units[1]}.parquet").unlink()
@@ -148,6 +157,10 @@ def test_files_that_are_gone_or_damaged_are_said(copied: Path, served: Any) -> N
         status, text, _ = get(site + "/rows?end=kept")
         assert status == 500 and "This page cannot be shown" in text
         assert "run the same `make filter` to write it again" in text
+        second.write_bytes(damaged)
+        status, text, _ = get(f"{site}/rows?end=kept&unit={units[1]}")
+        assert status == 500 and "If a file is damaged, remove it" in text
+        second.write_bytes(whole)
         status, text, _ = get(f"{site}/row/{units[1]}.kept.0")
         assert status == 503 and "Try again in a moment" in text
 

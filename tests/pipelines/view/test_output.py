@@ -11,6 +11,7 @@ import pytest
 
 from open_diht.common.command_line import WrongUse
 from open_diht.filters.presets import BadPreset, load_preset
+from open_diht.pipelines.store.commit import publish_json
 from open_diht.pipelines.view.output import Output
 
 OTHER_SHAPE = '{"annotated": 1, "rows": [], "kept": 1, "rejected": {"action": "x"}, "dead": []}'
@@ -49,6 +50,35 @@ def test_a_run_that_comes_to_its_end_is_noticed(copied: Path, monkeypatch: pytes
     (copied / "run.json").write_text(json.dumps(record))
     output.listing()
     assert output.preset.captions.min_complexity == 3 and output.preset_from == "the run's own"
+
+
+def test_a_run_whose_preset_cannot_be_read_is_refused_each_time(copied: Path) -> None:
+    record = json.loads((copied / "run.json").read_text())
+    (copied / "run.json").unlink()
+    output = Output(copied)
+    record["preset"]["filters"] = {"shouting": {"max_proportion": 0.5}}
+    (copied / "run.json").write_text(json.dumps({**record, "plugins": ["my_filters"]}))
+    for _ in range(2):
+        with pytest.raises(WrongUse, match="--plugin my_filters"):
+            output.listing()
+
+
+def test_units_that_are_decided_again_are_another_listing(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("open_diht.pipelines.view.output._FRESH_S", 0.0)
+    output = Output(copied)
+    before = output.listing()
+    assert output.listing() == before
+    path = min((copied / "work/decide/commits").glob("*.json"))
+    publish_json(path, json.loads(path.read_text()))
+    assert output.listing() != before and output.listing().decided == before.decided
+
+
+def test_a_caption_record_of_before_it_told_how_columns_were_read_is_read(copied: Path) -> None:
+    path = min((copied / "work/captions/commits").glob("*.json"))
+    record = json.loads(path.read_text())
+    del record["values"]
+    path.write_text(json.dumps(record))
+    assert Output(copied).captions_record(path.stem) == record
 
 
 @pytest.mark.parametrize("where", ["nowhere", "empty", "a-file"])
