@@ -3,8 +3,9 @@
 A checkpoint is a folder `step-000000001000` with `model.safetensors` (the dual encoder by open_clip's names),
 `training.pt` (everything else that the next step depends on) and `manifest.json` (sizes and SHA-256 of both, and
 the SHA-256 of its own values). On a disk it is written under a temporary name, flushed and renamed; on loading
-both files are checked against the manifest. A resumed run renames a damaged checkpoint and uses the one before it, if
-there is one.
+both files are checked against the manifest. The check of a step comes after its checkpoint, and its result replaces the
+manifest alone, atomically, so that the checkpoint is valid at every moment. A resumed run renames a damaged checkpoint
+and uses the one before it, if there is one.
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ class Checkpoint:
     """The rest of the state: plain values and tensors."""
     metric: float | None = None
     """Quality, higher is better; None if it was not measured at this step."""
+    checked: bool = True
+    """False if the check of this step is still due, see `Checkpoints.record_check`."""
 
 
 def name_of(step: int) -> str:
@@ -130,6 +133,35 @@ class Checkpoints:
             ) from error
         self._uploads.submit(lambda: self._publish(about, lambda: staged))
 
+    def record_check(self, step: int, metric: float | None) -> None:
+        """Record the check of a saved step in its manifest, and remove the checkpoints that need not be kept.
+
+        For a store behind a URL this happens in the background, after the upload of the checkpoint.
+
+        Args:
+            step: the step.
+            metric: see `Checkpoint`.
+
+        Raises:
+            CheckpointError: the manifest could not be read or written. The checkpoint stays as it was.
+            StoreError, LeaseLost: an earlier upload failed, or another run took over the store.
+        """
+        if self._uploads is None:
+            self._record_check(step, metric)
+        else:
+            self._uploads.submit(lambda: self._record_check(step, metric))
+
+    def _record_check(self, step: int, metric: float | None) -> None:
+        manifest = {**self._manifest(step), "metric": metric, "checked": True}
+        try:
+            self.store.write(_signed(manifest), f"{name_of(step)}/{MANIFEST}")
+        except CANNOT_WRITE as error:
+            raise CheckpointError(
+                f"the check of step {step} could not be recorded in {self.place(step)}: {error}; correct the cause, "
+                "and run the same command to check that step again"
+            ) from error
+        self._prune()
+
     def _publish(self, about: Checkpoint, stage: Callable[[], Path]) -> None:
         """Put a checkpoint into the store. If that fails, remove what need not be kept, if anything, and try again."""
         for again in (False, True):  # the second try follows after room was made
@@ -156,10 +188,10 @@ class Checkpoints:
                 "step": checkpoint.step,
                 "samples": checkpoint.samples,
                 "metric": checkpoint.metric,
+                "checked": checkpoint.checked,
                 "files": {name: _describe(folder / name) for name in (MODEL, TRAINING)},
             }
-            manifest["sha256"] = content_digest(manifest)  # of the values above
-            (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+            (folder / MANIFEST).write_bytes(_signed(manifest))
         except BaseException:
             shutil.rmtree(folder)
             raise
@@ -185,7 +217,12 @@ class Checkpoints:
         except (RuntimeError, pickle.UnpicklingError, ValueError, SafetensorError) as error:
             raise Damaged(f"{place} matches its manifest but cannot be read: {error}") from error
         return Checkpoint(
-            step=step, samples=manifest["samples"], model=model, training=training, metric=manifest["metric"]
+            step=step,
+            samples=manifest["samples"],
+            model=model,
+            training=training,
+            metric=manifest["metric"],
+            checked=manifest.get("checked", True),  # earlier versions saved after the check
         )
 
     def newest(self) -> Checkpoint | None:
@@ -267,6 +304,11 @@ class Checkpoints:
 def content_digest(manifest: Mapping[str, Any]) -> str:
     """Return the SHA-256 of a manifest's values, which it stores as `sha256`, without that entry itself."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _signed(manifest: Mapping[str, Any]) -> bytes:
+    """Return the content of a manifest's file: its values with their SHA-256."""
+    return (json.dumps({**manifest, "sha256": content_digest(manifest)}, indent=1) + "\n").encode()
 
 
 def _describe(path: Path) -> dict[str, Any]:

@@ -137,6 +137,7 @@ class _Run:
         self.log: RunLog | None = None
         self.step = 0
         self.saved: int | None = None
+        self.check_due = False  # at the step from which the run resumes
         self.measured: dict[str, Share] = {}
         prepare_torch(self.config)
         same_on_all(ranks, "the configuration", plain(self.config))
@@ -170,6 +171,7 @@ class _Run:
             for text in take_over(checkpoint, self.parts, self.data, str(self.workdir)):
                 self.say(text)
             self.step = self.saved = checkpoint.step
+            self.check_due = not checkpoint.checked
             if checkpoint.training.get("parent") is not None:
                 self.parent = Parent(**checkpoint.training["parent"])
         elif self.config.branch.path:
@@ -192,6 +194,9 @@ class _Run:
         """Take steps to the end of the run and export the model, or to a stop request and save."""
         if self.parent is not None:
             self._save()  # unless already saved; from here on the run does not need its parent
+        if self.check_due:
+            with self.progress.not_counted():
+                self._judge()
         total, stopped = self.parts.total_steps, False
         while self.step < total and not stopped:
             stopped = self._epoch(self.step // self.batches, self.step % self.batches)
@@ -233,12 +238,11 @@ class _Run:
         if last or self.step % self.config.log.every_steps == 0:
             self._report(result, factor * self.config.optimizer.learning_rate)
         with self.progress.not_counted():
-            check = last or self._passes(self.config.check.every_samples)
-            self.measured = self._check() if check else {}
-            if check and self.config.check.tasks:
-                self._evaluate()
+            check, self.measured = last or self._passes(self.config.check.every_samples), {}
             if last or self._passes(self.config.checkpoint.every_samples):
-                self._save()
+                self._save(checked=not check)  # before the check, so that one that fails loses no steps
+            if check:
+                self._judge()
 
     def _samples(self) -> int:
         return self.step * self.config.schedule.batch_size
@@ -259,6 +263,18 @@ class _Run:
         plain_values = {key: value if math.isfinite(value) else str(value) for key, value in values.items()}
         counts = {"skipped": skipped, "bad_samples": loader.indexed.total() + self.bad}
         self.log.write("step", self.step, self._samples(), {**plain_values, **speed, **counts})
+
+    def _judge(self) -> None:
+        """Check the model of this step, and record that in the checkpoint of this step, if there is one."""
+        self.measured = self._check()
+        if self.config.check.tasks:
+            self._evaluate()
+        if self.saved != self.step:
+            return
+        if self.log is not None:
+            self.log.sync()
+            self.checkpoints.record_check(self.step, checks.metric(self.measured))
+        self.ranks.barrier()
 
     def _check(self) -> dict[str, Share]:
         with remedy(lambda: "a check needs more memory: lower check.batch_size or check.retrieval_samples"):
@@ -291,7 +307,8 @@ class _Run:
         else:
             self.log.write("check", self.step, self._samples(), evaluation.values)
 
-    def _save(self) -> None:
+    def _save(self, checked: bool = True) -> None:
+        """Save a checkpoint of this step, unless there is one. `checked` is false if `_judge` follows."""
         loader = self.parts.loader
         read, lost = self.ranks.collect(loader.read), self.ranks.total(loader.lost)[0]
         if self.log is not None and self.step != self.saved:
@@ -303,6 +320,7 @@ class _Run:
                     model=self.parts.student.clip.state_dict(),
                     training=training_state(self.parts, self.data, sum(read, Counter()), lost, self.parent),
                     metric=checks.metric(self.measured),
+                    checked=checked,
                 )
             )
         self.saved = self.step

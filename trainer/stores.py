@@ -109,8 +109,14 @@ class LocalStore:
         shutil.rmtree(gone)
 
     def sweep(self, ours: Callable[[str], bool], last: str) -> None:
-        """Delete temporary folders of killed runs. The arguments are unused."""
-        remove_temporaries(self.folder)
+        """Delete temporary folders of killed runs, and temporary files in folders of the store.
+
+        Args:
+            ours: returns whether files in a folder of this name may be deleted.
+            last: unused.
+        """
+        for folder in (self.folder, *(self.folder / name for name in self.names(last) if ours(name))):
+            remove_temporaries(folder)
 
 
 class FsspecStore:

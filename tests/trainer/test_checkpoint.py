@@ -190,6 +190,58 @@ def test_retention(run: Begin) -> None:
     assert kept.checkpoints.steps() == [4, 5, 8, 9, 10]
 
 
+@pytest.mark.parametrize(("metric", "kept"), [(0.75, [2]), (0.25, [1, 2]), (None, [1, 2])])
+def test_a_check_is_recorded_in_the_manifest_alone(metric, kept, run):
+    """Of a checkpoint that was saved before it; afterwards those are kept that would be kept had it come first."""
+    begun = run(keep_last=1)
+    begun.save(1, metric=0.5)
+    begun.checkpoints.save(replace(made(2), checked=False))
+    if begun.uploads is not None:
+        begun.uploads.wait()
+    assert begun.checkpoints.steps() == [1, 2]
+    files = {name: begun.fs.cat_file(f"{begun.path}/step-000000000002/{name}") for name in FILES}
+    found = run().checkpoints.newest()
+    assert found is not None and (found.step, found.metric, found.checked) == (2, None, False)
+    begun.checkpoints.record_check(2, metric)
+    if begun.uploads is not None:
+        begun.uploads.wait()
+    found = run().checkpoints.newest()
+    assert found is not None and (found.step, found.metric, found.checked) == (2, metric, True)
+    assert begun.checkpoints.steps() == kept
+    changed = [name for name in FILES if begun.fs.cat_file(f"{begun.path}/step-000000000002/{name}") != files[name]]
+    assert changed == ["manifest.json"]
+
+
+def test_a_check_that_cannot_be_recorded_leaves_the_checkpoint(run: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = run()
+    begun.checkpoints.save(replace(made(2), checked=False))
+    if begun.uploads is not None:
+        begun.uploads.wait()
+
+    def full(*arguments: Any, **options: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        patch.setattr(type(begun.fs), "pipe_file", full)
+        with pytest.raises(CheckpointError, match=r"check of step 2 could not be recorded in .*2: .*No space left"):
+            begun.checkpoints.record_check(2, 0.5)
+            if begun.uploads is not None:
+                begun.uploads.wait()
+    found = run().checkpoints.newest()
+    assert found is not None and (found.step, found.metric, found.checked) == (2, None, False)
+
+
+def test_a_manifest_of_an_earlier_version_has_its_check(disk: Begin, tmp_path: Path) -> None:
+    kept = disk()
+    kept.save(1, metric=0.5)
+    manifest = tmp_path / "step-000000000001" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    del content["checked"], content["sha256"]
+    manifest.write_text(json.dumps({**content, "sha256": module.content_digest(content)}))
+    assert kept.checkpoints.load(1).checked
+
+
 def test_retention_without_the_best(disk: Begin) -> None:
     kept = disk(keep_last=1, keep_best=False)
     for step in (1, 2, 3):
@@ -292,7 +344,9 @@ def test_what_a_kill_left_is_swept(disk: Begin, tmp_path: Path) -> None:
     kept = disk()
     kept.save(1)
     (tmp_path / ".tmp-diht-step-000000000002-01234567").mkdir()
+    (tmp_path / "step-000000000001" / ".tmp-diht-manifest.json-01234567").touch()
     assert kept.newest() == 1
+    assert {path.name for path in (tmp_path / "step-000000000001").iterdir()} == {*FILES}
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000000001"]
 
 

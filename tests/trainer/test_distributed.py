@@ -20,14 +20,18 @@ from torch import nn
 from open_diht.common.command_line import WrongUse
 from open_diht.common.fields import build
 from open_diht.common.ranks import Ranks, begin_group, joined_ranks, same_on_all
+from open_diht.trainer import checks
 from open_diht.trainer.accumulation import Losses, backward
+from open_diht.trainer.checkpoint import Checkpoints
 from open_diht.trainer.config import Config
 from open_diht.trainer.config_files import load_config
+from open_diht.trainer.data import DataError
 from open_diht.trainer.data.batch import Batch
 from open_diht.trainer.loop import train
 from open_diht.trainer.losses import HnNce, loss_of
 from open_diht.trainer.model import Encoded, build_student
 from open_diht.trainer.step import Stepper, StepResult
+from open_diht.trainer.stores import LocalStore
 from tests.trainer.conftest import entries
 
 CASES: dict[str, dict[str, Any]] = {
@@ -314,6 +318,34 @@ def test_all_ranks_stop_where_one_is_asked_to(on_ranks, tiny_values, tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(tiny_values(checkpoint={"every_samples": 10_000})))
     on_ranks(__file__, "one_rank_is_asked_to_stop", 2, tmp_path)
     assert [line["step"] for line in entries(tmp_path / "w", "step")] == list(range(1, 11))
+
+
+def a_check_fails(folder: Path) -> None:
+    """Runs on every rank: the last check fails, and the ranks that resume make it, as in an undisturbed run."""
+    with joined_ranks("cpu", 60) as ranks:
+        config = load_config(str(folder / "config.yaml"))
+        calm = train(config, folder / "calm", lambda text: None)
+
+        def failing(*arguments: Any) -> Any:
+            raise DataError("images/0.jpg cannot be read as an image")
+
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(DataError):
+            patch.setattr(checks, "measure", failing)
+            train(config, folder / "w", lambda text: None)
+        ranks.barrier()
+        again = train(config, folder / "w", lambda text: None)
+        assert again.finished and again.checks == calm.checks != {}
+
+
+@pytest.mark.slow
+def test_ranks_save_before_a_check_that_fails_and_make_it_when_they_resume(on_ranks, tiny_values, tmp_path):
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(tiny_values(data={"split": {"holdout": 0.25}})))
+    on_ranks(__file__, "a_check_fails", 2, tmp_path)
+    assert [line["step"] for line in entries(tmp_path / "w", "step")] == list(range(1, 11))
+    models = [(tmp_path / run / "export" / "open_clip_model.safetensors").read_bytes() for run in ("calm", "w")]
+    assert models[0] == models[1]
+    metrics = [Checkpoints(LocalStore(tmp_path / run / "checkpoints")).load(10).metric for run in ("calm", "w")]
+    assert metrics[0] == metrics[1] is not None
 
 
 def test_a_group_of_gpus_gets_one_for_the_cpu_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,13 +25,15 @@ from open_diht.trainer.checkpoint import Checkpoints
 from open_diht.trainer.cli import main
 from open_diht.trainer.config import Config
 from open_diht.trainer.config_files import merged, plain
-from open_diht.trainer.data import BadSource, TooManyBad
+from open_diht.trainer.data import BadSource, DataError, TooManyBad
 from open_diht.trainer.data import shards as sources
 from open_diht.trainer.loop import train
 from open_diht.trainer.step import Stepper
 from open_diht.trainer.stopping import stop_wish
+from open_diht.trainer.stores import LocalStore
 from tests.forks import Forks
 from tests.trainer.conftest import entries, interrupted, losses
+from tests.trainer.kill_runs import same_bits
 
 Values = Callable[..., dict[str, Any]]
 
@@ -142,6 +144,44 @@ def test_sigterm_saves_and_the_same_call_goes_on(workers: int, tiny_config: Call
     assert len(losses(tmp_path / "a")) == 10 and losses(tmp_path / "a") == losses(tmp_path / "b")
     models = [(tmp_path / run / "export" / "open_clip_model.safetensors").read_bytes() for run in "ab"]
     assert models[0] == models[1]
+
+
+@pytest.mark.parametrize("step", [6, 10])
+def test_a_check_that_fails_loses_no_step_and_the_resumed_run_makes_it(step, tiny_config, tmp_path, monkeypatch):
+    """In the middle and at the end, where by default the first checkpoint and the first check of a short run are."""
+    config = tiny_config(
+        data={"split": {"holdout": 0.25}}, run={"ema": 0.5}, checkpoint={"every_samples": 96},
+        check={"every_samples": 96},
+    )  # fmt: skip
+    assert train(config, tmp_path / "calm").finished
+    measure = checks.measure
+
+    def failing(parts: Any, *arguments: Any) -> Any:
+        if Checkpoints(LocalStore(tmp_path / "w" / "checkpoints")).steps()[-1:] == [step]:
+            raise DataError("images/0.jpg cannot be read as an image")
+        return measure(parts, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checks, "measure", failing)
+        for _ in range(2):
+            with pytest.raises(DataError, match="cannot be read as an image"):
+                train(config, tmp_path / "w")
+    assert len(losses(tmp_path / "w")) == step
+    checkpoints = [Checkpoints(LocalStore(tmp_path / run / "checkpoints")) for run in ("calm", "w")]
+    assert not checkpoints[1].load(step).checked
+    outcome = train(config, tmp_path / "w")
+    assert outcome.finished and outcome.checks
+    assert losses(tmp_path / "w") == losses(tmp_path / "calm")
+    numbers = [[line.items() for line in entries(tmp_path / run, "check")] for run in ("calm", "w")]
+    assert numbers[0] == numbers[1] and len(numbers[0]) == 2
+    for name in ("open_clip_model.safetensors", "README.md"):
+        assert (tmp_path / "w" / "export" / name).read_bytes() == (tmp_path / "calm" / "export" / name).read_bytes()
+    calm, again = ({at: each.load(at) for at in each.steps()} for each in checkpoints)
+    assert calm.keys() == again.keys() == {6, 10}
+    for at, one in calm.items():
+        other = again[at]
+        assert other.checked and (one.metric, one.model.keys()) == (other.metric, other.model.keys())
+        assert one.metric is not None and same_bits((one.model, one.training), (other.model, other.training))
 
 
 @pytest.mark.parametrize("key", ["warm_start", "warm_start_image"])

@@ -113,6 +113,19 @@ def test_who_is_asked_to_stop_does_not_wait_for_it(stand_in, tiny_config, tmp_pa
         os.kill(int((output / "pid").read_text()), 0)
 
 
+def test_a_resumed_run_evaluates_a_saved_step_that_was_not_evaluated(stand_in, tiny_config, tmp_path, monkeypatch):
+    def killed(process: Any) -> int | None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(tasks, "_ended", killed)
+        train(tiny_config(check={"tasks": "pets"}, schedule={"samples": 48}), tmp_path / "w")
+    for _ in range(2):  # the second finds that it is done
+        assert train(tiny_config(check={"tasks": "pets"}, schedule={"samples": 48}), tmp_path / "w").finished
+    assert len(entries(tmp_path / "w", "step")) == 3
+    assert [(line["step"], line["tasks/pets/accuracy"]) for line in entries(tmp_path / "w", "check")] == [(3, 0.5)]
+
+
 @pytest.mark.slow
 def test_the_evaluation_itself_loads_the_model(tiny_config, tmp_path, monkeypatch):
     """Without data: each task says how to get its own."""
