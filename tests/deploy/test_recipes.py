@@ -295,7 +295,7 @@ def test_the_slurm_script_of_concepts_counts_shards_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["filter", "concepts"])
 def test_an_array_that_is_a_list_is_refused_where_a_task_would_be_no_shard(name: str) -> None:
     variables = {f"SLURM_ARRAY_TASK_{name}": value for name, value in {"ID": "5", "MIN": "0", "COUNT": "3"}.items()}
-    words = ["bash", DEPLOY / "slurm" / f"{name}.sbatch", "custom", "in.tsv", "out"]
+    words = ["bash", str(DEPLOY / "slurm" / f"{name}.sbatch"), "custom", "in.tsv", "out"]
     done = subprocess.run(words, env={**os.environ, **variables}, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.endswith("give a range, as in 0-2\n")
 

@@ -352,7 +352,9 @@ def test_presets_that_ran_before_change_no_cluster(
     drawn: None, tmp_path: Path, filtering: Filtering, preset: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(clusters, "PER_CLUSTER", 5)
-    rows = [(GOOD.format(n) + (" in the sun" if n % 3 else ""), _image(n)) for n in range(30)]
+    rows: list[tuple[str, bytes | None]] = [
+        (GOOD.format(n) + (" in the sun" if n % 3 else ""), _image(n)) for n in range(30)
+    ]
     source = _with_images(tmp_path / "a.parquet", rows)
     wide = "dedup: {semantic: true, images: false, eps: 0.3, points: 4}"
     narrow = f"{wide}\ncaptions: {{max_chars: {len(GOOD)}}}"

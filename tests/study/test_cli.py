@@ -92,8 +92,13 @@ def test_rows_of_drawn_shapes_have_a_folder_of_their_own(
     words: list[str], folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[Rows] = []
+
+    def make_pages(rows: Rows, page: Path) -> int:
+        made.append(rows)
+        return 0
+
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("open_diht.study.run.make_pages", lambda rows, page: made.append(rows) or 0)
+    monkeypatch.setattr("open_diht.study.run.make_pages", make_pages)
     assert cli.main([*words, "--page", "docs"]) == 0
     assert [str(rows.folder) for rows in made] == [folder]
 
