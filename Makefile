@@ -123,6 +123,6 @@ s3-server: ## Build versitygw into .tools, an S3 server that tests talk to (need
 clean: ## Remove .venv, builds and caches; results in out/ and the OCR weights stay
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 TARGETS := $(shell sed -n 's/^\([a-z0-9 -]*\):.* \#\# .*/\1/p' Makefile)
-.PHONY: $(TARGETS) $(patsubst %/,%,$(wildcard */))
-$(filter-out $(TARGETS),$(patsubst %/,%,$(wildcard */))) .DEFAULT:
+.PHONY: $(TARGETS) $(patsubst %/__init__.py,%,$(wildcard */__init__.py))
+$(filter-out $(TARGETS),$(patsubst %/__init__.py,%,$(wildcard */__init__.py))) .DEFAULT:
 	$(error unknown target $@$(call meant,$@,$(TARGETS)); see `make help`)

@@ -70,7 +70,7 @@ def lines_of(folders: Sequence[Path]) -> list[Line]:
             found.append(Line(task, measured[0]["metric"], cells))
     # Numbers over several tasks come last, matched by name, metric and the tasks that were used.
     several = [
-        {(one.name, one.metric, one.parts): one for one in across(group_tasks(rows), folder)}
+        {(one.name, one.metric, tuple(sorted(one.parts))): one for one in across(group_tasks(rows), folder)}
         for rows, folder in zip(of_folders, folders, strict=True)
     ]
     keys = dict.fromkeys(key for of_model in several for key in of_model)

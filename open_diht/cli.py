@@ -167,10 +167,15 @@ def _concepts(command: Command, words: Sequence[str]) -> int:
     parser.add_argument("--shard")
     known, _ = parser.parse_known_args(of_features)
     shard = [f"--shard={known.shard}"] if known.shard else []
-    if (torch := sys.modules.get("torch")) and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(os.cpu_count() or 1)  # the features' half, which has loaded it, uses one
+    if (torch := sys.modules.get("torch")) and not {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & os.environ.keys():
+        torch.set_num_threads(_cores())  # the features' half, which has loaded it, uses one
     of_heads = ["--concepts", known.output or f"{known.data.rstrip('/')}/concepts", *shard, *of_heads]
     return _run("open_diht.trainer.concepts.cli", of_heads, "open-diht concepts --")
+
+
+def _cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _refuse(message: str) -> int:

@@ -129,13 +129,14 @@ def test_concepts_does_both_halves(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_heads_use_all_cores_after_the_features_half_used_one(monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[int] = []
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(set_num_threads=threads.append))
-    monkeypatch.setattr(os, "cpu_count", lambda: 48)
-    monkeypatch.setitem(os.environ, "MKL_NUM_THREADS", "3")  # the user's
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(48), raising=False)
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setitem(os.environ, "BLIS_NUM_THREADS", "3")  # the user's
     seen: list[tuple[str, str | None, str | None]] = []
 
     def main(*_: object, **__: object) -> int:
-        seen.append(("half", os.environ.get("OMP_NUM_THREADS"), os.environ.get("MKL_NUM_THREADS")))
+        seen.append(("half", os.environ.get("OMP_NUM_THREADS"), os.environ.get("BLIS_NUM_THREADS")))
         return 0
 
     halves = {cli.COMMANDS["concepts"].module, "open_diht.trainer.concepts.cli"}
@@ -145,6 +146,8 @@ def test_heads_use_all_cores_after_the_features_half_used_one(monkeypatch: pytes
             monkeypatch.setitem(sys.modules, name, fake)
     assert cli.main(["concepts", "--data", "/data/cat"]) == 0
     assert seen == [("half", "1", "3"), ("half", None, "3")] and threads == [48]
+    monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "5")
+    assert cli.main(["concepts", "--data", "/data/cat"]) == 0 and threads == [48]
 
 
 @pytest.mark.usefixtures("commands_in_process")

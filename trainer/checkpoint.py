@@ -28,7 +28,7 @@ from torch import Tensor
 from open_diht.common.files import sha256_file
 from open_diht.trainer.config import CheckpointSettings
 from open_diht.trainer.errors import TrainingError
-from open_diht.trainer.stores import Store, Uploads
+from open_diht.trainer.stores import Store, StoreError, Uploads
 
 MODEL, TRAINING, MANIFEST = "model.safetensors", "training.pt", "manifest.json"
 CANNOT_WRITE = (OSError, RuntimeError, SafetensorError)
@@ -102,8 +102,10 @@ class Checkpoints:
         return f"{self.store}/{name_of(step)}"
 
     def digest(self, step: int) -> str:
-        """Return the SHA-256 of a step's manifest, which contains the SHA-256 of its files."""
-        return hashlib.sha256(self.store.read(f"{name_of(step)}/{MANIFEST}")).hexdigest()
+        """Return the SHA-256 of the entries of a step's manifest that no check changes, with the SHA-256 of its files.
+        Raises `Damaged`."""
+        manifest = self._manifest(step)
+        return content_digest({name: manifest[name] for name in ("step", "samples", "files")})
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Publish a checkpoint, and remove those that need not be kept.
@@ -166,7 +168,10 @@ class Checkpoints:
         """Put a checkpoint into the store. If that fails, remove what need not be kept, if anything, and try again."""
         for again in (False, True):  # the second try follows after room was made
             try:
-                self.store.put(stage(), name_of(about.step), MANIFEST)
+                staged = stage()
+                if not (staged / MANIFEST).is_file():
+                    raise StoreError(f"{staged} was cleared, perhaps by another program")
+                self.store.put(staged, name_of(about.step), MANIFEST)
                 break
             except CANNOT_WRITE as error:
                 if again or not self._prune(about):

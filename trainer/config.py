@@ -19,6 +19,13 @@ from open_diht.trainer.losses import HnNce, loss_of
 Factor = Annotated[float, Range(at_least=0, at_most=1e6)]
 
 
+def _yes_or_no(value: Any) -> str:
+    """Return a word that YAML 1.1 reads as true or false, below a value that open_clip takes as it is; "" for none."""
+    if isinstance(value, dict):
+        return next(filter(None, map(_yes_or_no, value.values())), "")
+    return value if isinstance(value, str) and value.lower() in ("yes", "no", "on", "off") else ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
     """The dual encoder and its initial weights."""
@@ -69,6 +76,8 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if word := _yes_or_no(self.architecture):
+            raise ValueError(f"model.architecture holds {word!r}, which is a text; write true or false")
         if self.warm_start and (self.warm_start_image or self.warm_start_text):
             raise ValueError("model.warm_start gives all weights: leave out warm_start_image and warm_start_text")
         if 1 / self.temperature > self.max_scale * (1 + 1e-9):  # tolerates rounding

@@ -255,11 +255,13 @@ def _opened(path: str, cache_folder: str | None, ranks: Ranks) -> Iterator[tuple
     """
     named = (*_named(path, cache_folder), uuid.uuid4().hex) if ranks.first else None
     folder, step, reader = ranks.share(named)
+    together = False
     try:
         yield checkpoints_at(folder, cache_folder, reader), step
         ranks.barrier()
+        together = True
     finally:
-        if is_remote(folder):
+        if is_remote(folder) and (together or ranks.world == 1):  # after an error, other ranks may still be reading
             shutil.rmtree(spool(folder, cache_folder, reader), ignore_errors=True)
 
 

@@ -236,16 +236,8 @@ class FsspecStore:
             staged: the folder on the disk, which stays.
             name: name of the folder in the store.
             last: path in the folder of the file that is uploaded last.
-
-        Raises:
-            StoreError: the staged folder has no last file, or the store fails.
         """
         paths = sorted(path for path in staged.rglob("*") if path.is_file())
-        if staged / last not in paths:
-            raise StoreError(
-                f"{self.url}/{name}: {staged} has no {last}, perhaps because another program cleared that folder; run "
-                "the same command to resume"
-            )
         self.delete(f"{name}/{last}")
         for path in sorted(paths, key=lambda path: path == staged / last):
             self.upload(path, f"{name}/{path.relative_to(staged)}")

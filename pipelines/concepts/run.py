@@ -120,8 +120,10 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> in
     _check_output(layout)
     extraction = Extraction(settings, layout)
     if isinstance(settings.backend, Direct):
-        check_device(extraction.device, extraction.precision)
+        check_device(extraction.device)
     missing = any(outdated(layout, "features", extraction.fingerprints(shards)))
+    if missing and isinstance(settings.backend, Direct):
+        check_device(extraction.device, extraction.precision)
     sees = seen(settings.teacher) if missing else None  # weights that do not fit fail before anything is written
     if is_local(settings.output):
         settings.output.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,8 @@ from open_diht.pipelines.driver.outcome import FilterOutcome
 from open_diht.pipelines.driver.run import run
 from open_diht.pipelines.fetch import DownloadSettings
 from open_diht.pipelines.hub.publisher import Publisher
-from open_diht.pipelines.manifests import ManifestError, input_items
+from open_diht.pipelines.manifests import ManifestError, NoInput, input_items
+from open_diht.pipelines.manifests.inputs import expand_inputs
 from open_diht.pipelines.manifests.plan import PlanMismatch
 from open_diht.pipelines.options import START_SECONDS, WORK, filter_parser, parse
 from open_diht.pipelines.runners import Backend, Direct, JobFailed, RunnerError, Staged, Workers, make_backend
@@ -281,8 +282,14 @@ def _default_input(dataset: Dataset, given: str | None) -> str:
                 "under their own licenses); run in a checkout, or pass --dataset and --input"
             )
         raise WrongUse(dataset.missing_message(str(folder), given))
-    # A folder is searched for manifests, also in its subfolders; `*` would match every file in it, and no others.
-    return str(folder if dataset.default_glob == "*" else folder / dataset.default_glob)
+    everything = str(folder / dataset.default_glob)
+    if dataset.default_glob != "*":
+        return everything
+    try:
+        expand_inputs(str(folder), dataset)  # without files that are no manifests, and with subfolders
+    except NoInput:  # no file has an ending of manifests
+        return everything
+    return str(folder)
 
 
 def _stages(text: str | None) -> tuple[str, ...]:

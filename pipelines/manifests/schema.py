@@ -22,6 +22,7 @@ _KINDS: dict[str, tuple[Kind, ...]] = {
     "sha256": ("text", "null"),
     "md5": ("text", "null"),
 }
+_NUMBERS = ("similarity", "unsafe", "watermark", "aesthetic", "width", "height")
 _DISPENSABLE = ("uid", "sha256", "md5")
 """Roles that a column of their aliases does not take if its type does not fit: without them, a row gets an id that is
 made of its content, and its download is not compared with a hash."""
@@ -206,7 +207,7 @@ def check_consistent(infos: Sequence[FileInfo]) -> list[Difference]:
                 continue
             roles = {name: role for one in (info, first) for role, name in one.roles.given().items()}
             role = roles.get(column.name)
-            if role not in _KINDS and {ours.kind, column.kind} == {"integer", "floating"}:
+            if role in _NUMBERS and {ours.kind, column.kind} == {"integer", "floating"}:
                 role = None  # filters compare either as float64
             found.append(
                 Difference(

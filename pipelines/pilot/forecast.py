@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
@@ -206,18 +206,19 @@ def forecast(
             result.stored["shards"] = ForecastLine(None, "unknown", why)
     result.stored["all"] = _sum(result.stored.values())
 
-    _hours(result, whole, workers, max(map(_longest, sample)) / 3600)
+    _hours(result, whole, workers, sample)
     if teacher is not None:
         _concepts(result, teacher, all_of([unit.samples for unit in sample]))
     _cost(result, whole, prices)
     return result
 
 
-def _hours(result: Forecast, whole: Whole, workers: Sequence[int], longest: float) -> None:
+def _hours(result: Forecast, whole: Whole, workers: Sequence[int], sample: Sequence[Measured]) -> None:
     """Add wall-clock hours for each number of workers, at least those of the sample's longest unit."""
     # Hours of GPUs are divided by GPUs, not by workers.
     left_out = {"all", "score"} if whole.score_on_gpu else {"all"}
     stages = {stage: line for stage, line in result.core_hours.items() if stage not in left_out}
+    longest = max(_longest(unit, left_out) for unit in sample) / 3600
     units = {stage: max(whole.image_units, whole.units) if stage in _OF_IMAGES else whole.units for stage in stages}
     for count in workers:  # as if one worker did all of a unit
         line = _sum(line.times(1 / min(count, units[stage])) for stage, line in stages.items())
@@ -229,9 +230,11 @@ def _hours(result: Forecast, whole: Whole, workers: Sequence[int], longest: floa
         result.hours[count] = line
 
 
-def _longest(unit: Measured) -> float:
-    """Return the seconds of a unit if its image units are processed at the same time."""
-    return sum(each / (unit.image_units if stage in _OF_IMAGES else 1) for stage, each in unit.seconds.items())
+def _longest(unit: Measured, left_out: Collection[str]) -> float:
+    """Return the seconds of a unit, without the stages that are left out, if its image units are processed at the same
+    time."""
+    seconds = {stage: each for stage, each in unit.seconds.items() if stage not in left_out}
+    return sum(each / (unit.image_units if stage in _OF_IMAGES else 1) for stage, each in seconds.items())
 
 
 def _concepts(result: Forecast, teacher: TeacherCost, images: Estimate) -> None:

@@ -35,7 +35,7 @@ def pilot_parser(prog: str) -> Parser:
         "--units", type=number(Count), help=f"units to draw (default {UNITS}, or all if there are fewer)"
     )
     pilot.add_argument(
-        "--share", type=number(NotNegative), help="fraction of the units to draw, instead of their number"
+        "--share", type=number(NotNegative), help="fraction of the data to draw, instead of a number of units"
     )
     pilot.add_argument("--seed", type=number(Count), default=0, help="seed of the draw (default 0)")
     pilot.add_argument("--forecast-workers", help="numbers of workers to forecast hours for, comma-separated")

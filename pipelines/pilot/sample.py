@@ -55,7 +55,7 @@ def sampling(settings: RunSettings, count: int | None, share: float | None, seed
     Args:
         settings: settings of the run.
         count: number of units; None: by `share`, else `UNITS`.
-        share: fraction of all units.
+        share: fraction of all units; where some are made longer than others, of the rows.
         seed: seed of the random draw.
 
     Raises:

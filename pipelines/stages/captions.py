@@ -130,7 +130,7 @@ class CaptionStage(Annotator):
         wider = sum(not record["lean"] and not self.parsed(record) for record in records)
         changed = sum(bool(record["annotated"]) for record in records) - lean - wider
         said = [f"{lean:,} of {units}, annotated by a lean run, which did not parse all captions"] if lean else []
-        other = "annotated when the conditions on columns did not pass all of these rows"
+        other = "annotated when the conditions on columns did not pass all of these rows, or compared other values"
         said += [f"{wider:,} of {units}, {other}"] if wider else []
         said += [f"{changed:,} of {units}, annotated by another model, version or setting"] if changed else []
         return f"annotating again: {'; '.join(said)}" if said else None

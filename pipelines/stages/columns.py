@@ -27,7 +27,7 @@ from open_diht.pipelines.manifests import FileInfo, UnreadableFile, info_of, rea
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.annotator import Annotator
 from open_diht.pipelines.stages.cascade import cascade
-from open_diht.pipelines.stages.rows import columns_of, values_of
+from open_diht.pipelines.stages.rows import columns_of, role_of, values_of
 from open_diht.pipelines.store.commit import TableFile
 from open_diht.pipelines.store.fingerprints import fingerprint_of
 from open_diht.pipelines.store.layout import Layout
@@ -42,10 +42,15 @@ NAME = "columns"
 
 def values_fingerprint(dataset: Dataset, conditions: Sequence[ColumnCondition]) -> str:
     """Return the fingerprint of how the values that conditions compare are read, "" without conditions."""
+
+    def how(name: str) -> list[Any]:
+        role = role_of(name, dataset)
+        return [name, role, dataset.roles.given().get(role), dataset.aliases.get(role)]
+
     if not conditions:
         return ""
-    parts: list[Any] = [VERSION, dataset.roles.given(), dataset.aliases, dataset.swap_size]
-    return fingerprint_of(*parts, *([language.provenance()] if _identifies(conditions) else []))
+    identified = [language.provenance()] if _identifies(conditions) else []
+    return fingerprint_of(VERSION, [how(one.reason) for one in conditions], *identified)
 
 
 def _identifies(conditions: Sequence[ColumnCondition]) -> bool:
@@ -70,9 +75,11 @@ class ColumnStage(Annotator):
     @classmethod
     def of_run(cls, settings: RunSettings, work: Work) -> Self:
         dataset, conditions = settings.dataset, settings.preset.columns
+        parts: list[Any] = [VERSION, dataset.roles.given(), dataset.aliases, dataset.swap_size]
         if _identifies(conditions):
             work.models[NAME] = {"language": language.provenance()}
-        return cls(work.layout, dataset, conditions, values_fingerprint(dataset, conditions))
+            parts.append(language.provenance())
+        return cls(work.layout, dataset, conditions, fingerprint_of(*parts))
 
     @property
     def kinds(self) -> dict[str, str]:

@@ -44,7 +44,7 @@ class Export:
             return
         vouched = Vouched(self.layout).read(self.layout.exported)
         if vouched is None or vouched.get("fingerprint") != fingerprint_of(decided):
-            retract(self.layout.exported)  # if this run is killed, its shards must not pass as those of the record
+            remove(self.layout.exported)  # if this run is killed, its shards must not pass as those of the record
         if self._leaves:
             write_indexes(self.work, decided)
             return

@@ -178,7 +178,7 @@ def values_of(batch: Batch, places: Mapping[str, str], conditions: Sequence[Colu
         known = list(zip(*language.identify(batch.captions), strict=True)) or [(), ()]
         found |= {name: pa.array(known[language.NAMES.index(name)]) for name in identified}
     stored = {one.reason: one.stored(found[one.reason]) for one in conditions}
-    if EXTRA in table.column_names:
+    if EXTRA in table.column_names and pa.types.is_string(table[EXTRA].type):
         for one in conditions:
             if one.numeric and one.reason in places:
                 stored[one.reason] = _with_moved(stored[one.reason], table[EXTRA], places[one.reason])
@@ -205,10 +205,14 @@ def _with_moved(values: pa.Array, extra: pa.ChunkedArray, column: str) -> pa.Arr
     return pa.array(full, pa.float64())
 
 
-def _column(name: str, roles: Roles, dataset: Dataset, columns: Sequence[str]) -> str | None:
+def role_of(name: str, dataset: Dataset) -> str:
+    """Return the role whose column a condition of this name compares, where there is such a role."""
     # In swapped sets, the column in the role `height` holds the widths.
-    role = {"width": "height", "height": "width"}.get(name, name) if dataset.swap_size else name
-    if (played := roles.given().get(role)) in columns:
+    return {"width": "height", "height": "width"}.get(name, name) if dataset.swap_size else name
+
+
+def _column(name: str, roles: Roles, dataset: Dataset, columns: Sequence[str]) -> str | None:
+    if (played := roles.given().get(role_of(name, dataset))) in columns:
         return played
     same = [column for column in columns if column.casefold() == name.casefold()]
     return name if name in columns else same[0] if len(same) == 1 else None

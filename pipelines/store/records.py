@@ -30,7 +30,7 @@ class CommitRecord(TypedDict, total=False):
     # Records of stage `download` have these.
     found: str  # digest of the results
     urls: int  # number of rows asked for
-    asked: int  # number of URLs requested for the last segment, but for known dead links
+    asked: int  # number of URLs that the last run requested, but for known dead links
     unreachable: int  # number of these that were not reached
     statuses: dict[str, int]  # number of rows by status
     bytes: int  # size of the stored images

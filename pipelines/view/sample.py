@@ -31,7 +31,7 @@ ROWS = 20_000
 """Default maximum number of rows in memory."""
 PIECES = 40
 """Maximum number of pieces of a sample."""
-_WITHOUT_SCORES = {"captions", "download", "spotting", "dedup", "export"}
+_BUILT_IN = {"captions", "download", "spotting", "score", "dedup", "export"}
 SECONDS = 20.0
 """Seconds after which no more pieces of a sample are read."""
 
@@ -147,7 +147,7 @@ def _piece(output: Output, unit: str, rows: pa.Table, decided: bool) -> Piece:
     if records is not None:
         unexamined = ~np.isin(ordinals, np.asarray(records["ordinal"]))
         records = _with_unread(records, ordinals)
-    if set(output.stages) - _WITHOUT_SCORES:
+    if output.preset.score.thresholds or set(output.stages) - _BUILT_IN:
         # Scores and the user's stages saw the rows that the filters before them kept.
         before = [step.reason for step in cascade(output.preset) if step.stage not in ("score", "dedup")]
         unexamined |= np.isin(recorded.astype(str), before) if decided else True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import uuid
 from collections.abc import Callable
@@ -14,12 +15,12 @@ import pytest
 import yaml
 
 from open_diht.common.command_line import WrongUse
-from open_diht.common.files import sha256_file
-from open_diht.trainer.checkpoint import Checkpoint, CheckpointError, Checkpoints
+from open_diht.trainer.checkpoint import Checkpoint, CheckpointError, Checkpoints, content_digest
 from open_diht.trainer.config_files import merged
 from open_diht.trainer.data import BadSource
 from open_diht.trainer.loop import train
 from open_diht.trainer.stores import FsspecStore, LocalStore
+from open_diht.trainer.workdir import checkpoints_at
 from tests.trainer.conftest import entries
 from tests.trainer.kill_runs import same_bits
 
@@ -67,7 +68,9 @@ def test_the_child_records_its_parent_and_does_without_it(parent: Path, tiny_con
     gone = Path(shutil.copytree(parent, tmp_path / "gone"))
     config = tiny_config(**SECTIONS, branch={"path": str(gone)}, schedule={"samples": 192})
     path = gone / "checkpoints" / "step-000000000010"
-    known = {"path": str(path), "step": 10, "samples": 160, "sha256": sha256_file(path / "manifest.json")}
+    known = {"path": str(path), "step": 10, "samples": 160, "sha256": checkpoints_at(str(path.parent), None).digest(10)}
+    manifest = json.loads((path / "manifest.json").read_text())
+    assert known["sha256"] == content_digest({name: manifest[name] for name in ("step", "samples", "files")})
     outcome = train(config, tmp_path / "child")
     shutil.rmtree(gone)
     child = Checkpoints(LocalStore(tmp_path / "child" / "checkpoints"))

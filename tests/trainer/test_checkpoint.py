@@ -402,6 +402,26 @@ def test_the_training_goes_on_while_one_is_brought_and_waits_for_it_before_the_n
     assert store().newest() == 2
 
 
+def test_a_staged_checkpoint_that_another_program_cleared_is_no_checkpoint(
+    store: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = store()
+    run.save(1)
+    stage = Checkpoints._staged
+
+    def cleared(self: Checkpoints, checkpoint: Checkpoint) -> Path:
+        folder = stage(self, checkpoint)
+        for file in folder.iterdir():
+            file.unlink()
+        return folder
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoints, "_staged", cleared)
+        with pytest.raises(CheckpointError, match=r"step 2 could not be written to .* was cleared, perhaps by another"):
+            run.save(2)
+    assert store().newest() == 1
+
+
 def test_what_fails_for_a_moment_is_tried_again(store: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stores, "PAUSES_S", (0.0, 0.0))
     broken(monkeypatch, fails=2)

@@ -101,11 +101,15 @@ def _read(path: Path, split: Split) -> FeatureFile:
             captions = [text.strip() for text in _column(arrays, "caption", "U", "str").tolist()]
             arrays.setdefault("image", np.arange(len(inputs)))
             rows = _column(arrays, "image", "iu", "integers").astype(np.int64)
-            keys = _column(arrays, "key", "U", "str").tolist() if "key" in arrays else _made_keys(path, len(captions))
+            keys = _made_keys(path, len(captions))
+            if "key" in arrays:
+                keys = [str(key) for key in _column(arrays, "key", "Uiu", "str or integers").tolist()]
             _check(len(inputs), captions, rows, keys)
     except UNREADABLE as error:
         raise BadSource(f"data.features: {path} cannot be used: {error}") from error
     of_images = np.array([hash64(row.tobytes()) for row in stored], np.uint64)[rows]
+    arrays.clear()
+    del stored  # before the rows of this side are copied
     mine = on_side(split, of_images, keys)
     used, places = np.unique(rows[mine], return_inverse=True)
     return FeatureFile(

@@ -82,9 +82,9 @@ def _numbered(path: str, braces: re.Match[str]) -> list[str]:
         raise BadSource(f"{path}: {first} is after {last}, so this names no shard; write {{{last}..{first}}}")
     before, after = path[: braces.start()], path[braces.end() :]
     rest = before + after
-    if path.startswith(("http://", "https://")):
-        rest = rest.partition("?")[0]  # the query follows
-    if re.search(r"[{*?[]", rest):
+    # In names of folders that exist, [ and ? are letters like others.
+    literal = is_remote(path) or os.path.isdir(os.path.dirname(local_path(before)) or ".")
+    if re.search(r"[{*]" if literal else r"[{*?[]", rest):
         raise BadSource(
             f"{path}: a path with {braces[0]} has no other pattern; write a source for each folder or name that the "
             "other pattern stands for"

@@ -114,7 +114,7 @@ class EmbeddingStage(_SemanticStage, EncodingStage):
     dataset: Dataset
     encoder: str
     fingerprint: str
-    """Fingerprint of the encoder and its weights."""
+    """Fingerprint of the encoder, its weights and --images-root."""
     covers: Fingerprints
     """For each caption unit, the name of the set of rows that compete."""
     name: str = field(default=EMBEDDINGS, init=False)

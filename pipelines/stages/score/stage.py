@@ -95,9 +95,8 @@ def check_score(settings: RunSettings) -> None:
             "text; add spotting to STAGES, or leave score.masked out of the preset"
         )
     find_pair_encoder(settings.score.model)
-    device, precision = settings.score.device, settings.score.precision
-    if settings.backend.name == "direct" and (device, precision) != (AUTO, AUTO):
-        check_device(device_here() if device == AUTO else device, precision, prefix="score-")
+    if settings.backend.name == "direct" and settings.score.device != AUTO:
+        check_device(settings.score.device, prefix="score-")
 
 
 @dataclass

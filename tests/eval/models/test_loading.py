@@ -156,6 +156,7 @@ def test_words_that_lead_nowhere_say_where_to_go(folder: Path, word: str, more: 
 def fetched(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The data folder with fetched weights of `own`, and of `own-quickgelu`, under the tag that open_clip knows."""
     monkeypatch.setattr("open_clip.factory._MODEL_CONFIGS", dict(open_clip.factory._MODEL_CONFIGS))
+    monkeypatch.setattr("open_clip.factory._MODEL_CONFIG_PATHS", list(open_clip.factory._MODEL_CONFIG_PATHS))
     tag = {"mean": (0.1,) * 3, "std": (0.2,) * 3, "interpolation": "bilinear", "resize_mode": "squash"}
     tags: dict[str, dict[str, Any]] = {
         "own": {"plain": tag, "quick": {**tag, "quick_gelu": True}},

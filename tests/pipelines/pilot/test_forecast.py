@@ -83,6 +83,8 @@ def test_hours_of_a_gpu_have_its_price(on_gpu: bool, cores: float, score: float 
     hours = found.hours[16]
     assert hours.estimate and hours.estimate.value == pytest.approx((11.5 if on_gpu else 18.5) * 100 / 3600 / 16)
     assert ("without score" in hours.note) is on_gpu
+    most = found.hours[1_000].estimate  # that of the longest unit
+    assert most and most.value == pytest.approx((11.5 if on_gpu else 18.5) / 3600)
 
 
 def test_without_prices_there_is_no_cost() -> None:

@@ -50,6 +50,15 @@ def test_fractions_after_a_thousand_whole_numbers_are_compared(form: str, tmp_pa
     assert rejected == {1001, 1002, 1003, 1004}  # text is no number in a column of numbers
 
 
+@pytest.mark.parametrize("extra", [pa.nulls(2), pa.array([{"a": 1}, None]), pa.array([1, 2]), pa.array(["x", "{}"])])
+def test_a_column_of_the_users_named_extra_is_no_obstacle(extra: pa.Array, tmp_path: Path, filtering: Filter) -> None:
+    table = pa.table({"caption": CAPTIONS[:2], "url": ["a", "b"], "similarity": [0.4, None], "_extra": extra})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    preset = _preset(tmp_path, "columns: {similarity: {min: 0.3}}")
+    run = filtering(tmp_path / "rows.parquet", tmp_path / "out", preset=preset, stages=WORDS)
+    assert run.status == 0 and [row["reason"] for row in run.rows("rejected")] == ["similarity"]
+
+
 def _preset(tmp_path: Path, text: str) -> str:
     path = tmp_path / "mine.yaml"
     path.write_text(text)

@@ -13,6 +13,7 @@ import yaml
 
 from open_diht.common.fields import BadValue
 from open_diht.filters.presets import Preset, load_preset, preset_names, recorded_preset
+from open_diht.filters.score import ScoreRule
 from open_diht.pipelines.view.controls import as_yaml, controls_of, moved
 from open_diht.pipelines.view.output import Output
 from open_diht.pipelines.view.sample import draw
@@ -73,7 +74,7 @@ def test_units_with_images_are_certain_beside_units_that_are_downloaded(
     assert (found.kept_rows, found.uncertain) == (done.funnel["kept"], 0)
 
 
-@pytest.mark.parametrize("later", ["score", "stage_of_the_user"])
+@pytest.mark.parametrize("later", ["score", "stage_of_the_user", "score that only measures"])
 def test_rows_that_pass_only_now_are_uncertain_where_a_later_stage_has_not_seen_them(later: str, copied: Path) -> None:
     without = Output(copied)
     preset = preset_of(without, {"text_spotting.min_chars": "100"})
@@ -81,10 +82,13 @@ def test_rows_that_pass_only_now_are_uncertain_where_a_later_stage_has_not_seen_
     new = sum(int((now & ~was).sum()) for now, was in zip(looser.kept, as_run.kept, strict=True))
     assert new == looser.kept_rows - as_run.kept_rows > 0 and looser.uncertain == 0
     record = json.loads((copied / "run.json").read_text())
-    (copied / "run.json").write_text(json.dumps({**record, "stages": [*record["stages"], later]}))
+    (copied / "run.json").write_text(json.dumps({**record, "stages": [*record["stages"], later.partition(" ")[0]]}))
     output = Output(copied)
+    if later == "score":
+        output.preset = replace(output.preset, score=ScoreRule(min=0.1))
     found = decide(output, draw(output), preset)
-    assert (found.kept_rows, found.uncertain) == (as_run.kept_rows, new)
+    expected = (looser.kept_rows, 0) if later == "score that only measures" else (as_run.kept_rows, new)
+    assert (found.kept_rows, found.uncertain) == expected
     assert decide(output, draw(output), output.preset).uncertain == 0
 
 
