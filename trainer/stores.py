@@ -237,8 +237,8 @@ class FsspecStore:
             name: name of the folder in the store.
             last: path in the folder of the file that is uploaded last.
         """
-        paths = sorted(path for path in staged.rglob("*") if path.is_file())
         self.delete(f"{name}/{last}")
+        paths = sorted(path for path in staged.rglob("*") if path.is_file())
         for path in sorted(paths, key=lambda path: path == staged / last):
             self.upload(path, f"{name}/{path.relative_to(staged)}")
 

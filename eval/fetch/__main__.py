@@ -87,8 +87,9 @@ def fetch_weights(word: str, fetcher: Fetcher) -> None:
             `sizes_only` this is not checked.
         FetchFailed: The download failed.
     """
-    from open_clip import get_model_config
     from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
+
+    from open_diht.eval.models.weights import lacks_quickgelu
 
     if not fetcher.announce(f"weights {word}", None, "from open_clip's address"):
         return
@@ -97,7 +98,7 @@ def fetch_weights(word: str, fetcher: Fetcher) -> None:
     if not settings:
         tags = ", ".join(list_pretrained_tags_by_model(name)) or "none, as it does not know the name"
         raise WrongUse(f"open_clip knows no weights {tag!r} of {name!r}; there are {tags}")
-    if settings.get("quick_gelu") and not (get_model_config(name) or {}).get("quick_gelu"):
+    if lacks_quickgelu(name, settings):
         raise WrongUse(f"the weights {tag!r} need QuickGELU, and {name} has GELU; name {name}-quickgelu:{tag}")
     try:
         path = download_pretrained(settings, cache_dir=str(data_root() / "weights" / name / tag))

@@ -20,7 +20,7 @@ from open_diht.eval.models.open_clip_model import (
     untrained,
 )
 from open_diht.eval.models.reference import ReferenceModel
-from open_diht.eval.models.weights import NAMES, shapes_of
+from open_diht.eval.models.weights import NAMES, lacks_quickgelu, shapes_of
 
 __all__ = ["PRECISIONS", "Model", "OpenClipModel", "Precision", "load_model"]
 
@@ -103,8 +103,7 @@ def load_model(
     path = _weights_file(word, pretrained, data)
     # open_clip lists preprocessing and activation of tags; of a file it knows neither.
     tag = open_clip.get_pretrained_cfg(word, str(pretrained)) if path != Path(str(pretrained)) else {}
-    # Do not check the opposite: roberta-ViT-B-32 has QuickGELU, and the list omits that of its weights.
-    if tag.get("quick_gelu") and not (open_clip.get_model_config(word) or {}).get("quick_gelu"):
+    if lacks_quickgelu(word, tag):
         raise WrongUse(
             f"the weights {pretrained!r} need QuickGELU, and {word} has GELU; name {word}-quickgelu, after `python -m "
             f"open_diht.eval.fetch --weights {word}-quickgelu:{pretrained}`"

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import torch
 from safetensors import SafetensorError, safe_open
 
@@ -21,6 +22,18 @@ NAMES = (".safetensors", ".bin", ".pth")
 """Suffixes of weight files in a folder."""
 NOT_LOADED = (*encoder_names.NOT_LOADED, SafetensorError)
 POSITIONS = ("positional_embedding", "visual.positional_embedding", "text.positional_embedding")
+
+
+def lacks_quickgelu(name: str, tag: Mapping[str, Any]) -> bool:
+    """Return whether weights need QuickGELU where their architecture has GELU.
+
+    The opposite is not asked: roberta-ViT-B-32 has QuickGELU, and the list omits that of its weights.
+
+    Args:
+        name: The architecture.
+        tag: What open_clip lists for the weights.
+    """
+    return bool(tag.get("quick_gelu")) and not (open_clip.get_model_config(name) or {}).get("quick_gelu")
 
 
 def reason(error: BaseException) -> str:

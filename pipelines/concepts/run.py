@@ -119,11 +119,9 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> in
     layout = Layout(settings.output)
     _check_output(layout)
     extraction = Extraction(settings, layout)
-    if isinstance(settings.backend, Direct):
-        check_device(extraction.device)
     missing = any(outdated(layout, "features", extraction.fingerprints(shards)))
-    if missing and isinstance(settings.backend, Direct):
-        check_device(extraction.device, extraction.precision)
+    if isinstance(settings.backend, Direct):
+        check_device(extraction.device, extraction.precision if missing else AUTO)
     sees = seen(settings.teacher) if missing else None  # weights that do not fit fail before anything is written
     if is_local(settings.output):
         settings.output.mkdir(parents=True, exist_ok=True)

@@ -42,8 +42,8 @@ class Export:
         """
         if "export" not in self.settings.stages or not self._images:
             return
-        vouched = Vouched(self.layout).read(self.layout.exported)
-        if vouched is None or vouched.get("fingerprint") != fingerprint_of(decided):
+        record = Vouched(self.layout).read(self.layout.exported) or {}
+        if record.get("fingerprint") != fingerprint_of(decided):
             remove(self.layout.exported)  # if this run is killed, its shards must not pass as those of the record
         if self._leaves:
             write_indexes(self.work, decided)

@@ -198,10 +198,8 @@ def _with_moved(values: pa.Array, extra: pa.ChunkedArray, column: str) -> pa.Arr
             moved = json.loads(text).get(column)
             if isinstance(moved, int | float) and not isinstance(moved, bool) and not math.isnan(moved):
                 full[row] = float(moved)
-        except (ValueError, AttributeError):  # not written by the reader, but a column of the user's of this name
-            continue
-        except OverflowError:  # an integer above the range of doubles
-            continue
+        except (ValueError, AttributeError, OverflowError):
+            continue  # not written by the reader, but the user's own column of this name; or above the range of doubles
     return pa.array(full, pa.float64())
 
 

@@ -51,7 +51,7 @@ def all_rows(preset: Preset, values: str) -> str:
     """
     own = [one for one in preset.filters if isinstance(one, CaptionFilter) and not one.needs_annotations]
     conditions = "".join(f"-{fingerprint_of(one)}" for one in (*preset.columns, *own))
-    return f"all-{preset.captions.max_chars}{conditions}{f'-{values}' if values and preset.columns else ''}"
+    return f"all-{preset.captions.max_chars}{conditions}{f'-{values}' if preset.columns else ''}"
 
 
 def survivors(preset: Preset, annotations: str, values: str) -> str:
@@ -62,7 +62,7 @@ def survivors(preset: Preset, annotations: str, values: str) -> str:
         annotations: fingerprint of the caption annotations.
         values: see `Survivors.values`.
     """
-    return f"{RULES}-{preset.captions_fingerprint}-{annotations}{f'-{values}' if values else ''}"
+    return f"{RULES}-{preset.captions_fingerprint}-{annotations}-{values}"
 
 
 @dataclass(frozen=True)

@@ -148,9 +148,7 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
             settings.preset,
             before,
             settings.preset.score.masked is not None,
-            fingerprint_of(
-                DECIDED, settings.preset.filters_fingerprint, before, captions, *([values] if values else [])
-            ),
+            fingerprint_of(DECIDED, settings.preset.filters_fingerprint, before, captions, values),
             asked.model,
             fingerprint,
             device,
