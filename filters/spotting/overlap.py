@@ -17,12 +17,12 @@ Measured by benchmarks/overlap_false_positives.py on odd rows of a LAION-400M sa
 was counted on the even ones), plain rule / ours:
 
 - accidents, text of one row against the caption of another: 3.0 / 0.3 % for some lines of text,
-  14.8 / 2.2 % for a page of it;
-- hits, a piece of the caption of eight or more letters and digits: 100 / 98.0 % without errors, 97.6
-  / 96.9 % with one wrong letter, 87.3 / 94.5 % with two.
+  14.2 / 2.0 % for a page of it;
+- hits, a piece of the caption of eight or more letters and digits: 100 / 97.8 % without errors, 97.7
+  / 96.6 % with one wrong letter, 86.9 / 94.4 % with two.
 
 Ours thus misses about two in a hundred true overlaps (boilerplate such as "Stock Photo", single
-common words) and avoids 85 to 91 % of the accidents. The thresholds are fields of `OverlapRule`, and
+common words) and avoids 86 to 91 % of the accidents. The thresholds are fields of `OverlapRule`, and
 runs store the strings and scores, so another rule can decide on them later.
 """
 
