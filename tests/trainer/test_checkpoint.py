@@ -192,7 +192,7 @@ def test_retention(run: Begin) -> None:
 
 @pytest.mark.parametrize(("metric", "kept"), [(0.75, [2]), (0.25, [1, 2]), (None, [1, 2])])
 def test_a_check_is_recorded_in_the_manifest_alone(metric, kept, run):
-    """Of a checkpoint that was saved before it; afterwards those are kept that would be kept had it come first."""
+    """The checkpoint is saved before its check; afterwards the same checkpoints stay as if the check had come first."""
     begun = run(keep_last=1)
     begun.save(1, metric=0.5)
     begun.checkpoints.save(replace(made(2), checked=False))

@@ -30,6 +30,23 @@ def _units(files: int, each: int, rows: int = 10) -> list[Unit]:
     ]
 
 
+def _settings(source: Path, output: Path, **more: int) -> RunSettings:
+    return RunSettings(
+        dataset=load_dataset("custom"),
+        input=str(source),
+        output=output,
+        preset=load_preset("paper"),
+        stages=("captions",),
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def _table(path: Path, rows: int) -> Path:
+    urls = pa.array(range(rows), pa.int64()).cast(pa.string())
+    pq.write_table(pa.table({"url": urls, "caption": urls}), path)
+    return path
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_a_third_are_long_and_none_overlap(seed: int) -> None:
     chosen = _two_sizes(_units(10, 9), 20, random.Random(seed))
@@ -49,17 +66,7 @@ def test_too_few_units_are_not_of_two_sizes() -> None:
 
 def test_units_are_a_runs_where_these_are_small_or_few(tmp_path: Path) -> None:
     def settings(rows: int, **more: int) -> RunSettings:
-        urls = pa.array(range(rows), pa.int64()).cast(pa.string())
-        pq.write_table(pa.table({"url": urls, "caption": urls}), tmp_path / "a.parquet")
-        common = {"workers": 1, **more}
-        return RunSettings(
-            dataset=load_dataset("custom"),
-            input=str(tmp_path / "a.parquet"),
-            output=tmp_path / "out",
-            preset=load_preset("paper"),
-            stages=("captions",),
-            **common,  # type: ignore[arg-type]
-        )
+        return _settings(_table(tmp_path / "a.parquet", rows), tmp_path / "out", **{"workers": 1, **more})
 
     large = sampling(settings(200_000), None, None, 0)
     assert large.recut and len(large.whole.units) == 4 and large.of == 100 and len(large.plan.units) == UNITS
@@ -71,16 +78,7 @@ def test_units_are_a_runs_where_these_are_small_or_few(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("part", [0.2, 0.3, 0.45])
 def test_a_fraction_of_the_units_is_that_of_the_rows(part: float, tmp_path: Path) -> None:
-    urls = pa.array(range(200_000), pa.int64()).cast(pa.string())
-    pq.write_table(pa.table({"url": urls, "caption": urls}), tmp_path / "a.parquet")
-    settings = RunSettings(
-        dataset=load_dataset("custom"),
-        input=str(tmp_path / "a.parquet"),
-        output=tmp_path / "out",
-        preset=load_preset("paper"),
-        stages=("captions",),
-        workers=1,
-    )
+    settings = _settings(_table(tmp_path / "a.parquet", 200_000), tmp_path / "out", workers=1)
     drawn = sampling(settings, None, part, 0)
     assert sum(unit.span.rows for unit in drawn.plan.units) == pytest.approx(part * 200_000, abs=0.15 * 200_000)
 
@@ -90,24 +88,12 @@ def test_results_of_a_run_are_not_sampled(tmp_path: Path) -> None:
     for file in ("part/a.parquet", "out/kept/00000-00000.parquet"):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table, tmp_path / file)
-    settings = RunSettings(
-        dataset=load_dataset("custom"),
-        input=str(tmp_path / "**" / "*.parquet"),
-        output=tmp_path / "out" / FOLDER,
-        preset=load_preset("paper"),
-        stages=("captions",),
-    )
+    settings = _settings(tmp_path / "**" / "*.parquet", tmp_path / "out" / FOLDER)
     assert sampling(settings, None, None, 0).whole.rows == 1
 
 
 def test_without_a_row_the_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"<html>")
-    settings = RunSettings(
-        dataset=load_dataset("custom"),
-        input=str(tmp_path / "*.parquet"),
-        output=tmp_path / "out",
-        preset=load_preset("paper"),
-        stages=("captions",),
-    )
+    settings = _settings(tmp_path / "*.parquet", tmp_path / "out")
     with pytest.raises(WrongUse, match=r"no rows that can be read \(1 file that cannot be, first .*a\.parquet: "):
         sampling(settings, None, None, 0)
