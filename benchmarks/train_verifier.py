@@ -34,11 +34,11 @@ from sklearn.linear_model import LogisticRegression
 from benchmarks.label_set import Labelled, cc3m_labels, laion_labels, samples_folder, written_labels
 from benchmarks.measuring import parser_of
 from open_diht.filters.captions import verifier
-from open_diht.filters.captions.encoder import Floats
 from open_diht.filters.captions.feature_names import Features
 from open_diht.filters.captions.features import Captions
 from open_diht.filters.captions.graph import Action, CaptionGraph, build_graph
 from open_diht.filters.captions.normalize import normalize
+from open_diht.filters.captions.numpy_spacy.encoder import Floats
 from open_diht.filters.captions.parse import CaptionParser
 
 STRENGTH = {"actions": 0.15, "details": 0.1}  # inverse of the L2 penalty, by cross-validation without the test part

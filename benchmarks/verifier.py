@@ -37,8 +37,8 @@ from benchmarks.label_set import (
 from benchmarks.measuring import parser_of
 from benchmarks.train_verifier import graphs_of, train
 from open_diht.filters.captions.annotate import table_of
-from open_diht.filters.captions.encoder import Floats
 from open_diht.filters.captions.graph import CaptionGraph
+from open_diht.filters.captions.numpy_spacy.encoder import Floats
 from open_diht.filters.captions.opinion import WEIGHTS, Opinion
 from open_diht.filters.captions.parse import CaptionParser, Parse
 from open_diht.filters.captions.rules import CaptionDecisions, CaptionRule, decide_captions

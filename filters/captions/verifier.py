@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from open_diht.filters.captions.encoder import Floats
 from open_diht.filters.captions.feature_names import Features, Make
 from open_diht.filters.captions.features import Captions, Columns
 from open_diht.filters.captions.graph import CaptionGraph
+from open_diht.filters.captions.numpy_spacy.encoder import Floats
 
 Odds = NDArray[np.float64]
 

@@ -14,7 +14,7 @@ import importlib, locale, logging, os, pkgutil, random, signal, socket, sys, war
 from PIL import Image, ImageFile
 import numpy, pyarrow, yaml  # what libraries change when they are imported is theirs
 if sys.argv[1:]:
-    from open_diht.filters.lean import FRAMEWORKS, without
+    from open_diht.filters.light_imports import FRAMEWORKS, without
     with without(*FRAMEWORKS):
         import spacy
 

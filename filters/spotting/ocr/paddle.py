@@ -11,7 +11,7 @@ from typing import Any
 
 import cv2
 
-from open_diht.filters.lean import FRAMEWORKS, without
+from open_diht.filters.light_imports import FRAMEWORKS, without
 
 with without(*FRAMEWORKS):
     from paddleocr import PaddleOCR  # type: ignore[import-untyped, unused-ignore]

@@ -13,6 +13,8 @@ from spacy.util import is_package
 
 from open_diht.filters.captions import parse as module
 from open_diht.filters.captions.normalize import normalize
+from open_diht.filters.captions.numpy_spacy.tokenizer import ChunkTokenizer, Tokens
+from open_diht.filters.captions.numpy_spacy.transitions import ArcEagerParser
 from open_diht.filters.captions.parse import (
     COPY,
     MODELS,
@@ -23,9 +25,7 @@ from open_diht.filters.captions.parse import (
     model_provenance,
     parse_with_spacy,
 )
-from open_diht.filters.captions.tokenizer import ChunkTokenizer, Tokens
-from open_diht.filters.captions.transitions import ArcEagerParser
-from tests.filters.captions.test_tokenizer import odd_texts_of
+from tests.filters.captions.numpy_spacy.test_tokenizer import odd_texts_of
 
 # Sums in another order: a batch may turn the balance where two readings are equally likely. None of these texts does.
 SENTENCES = [

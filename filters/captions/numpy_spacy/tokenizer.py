@@ -17,8 +17,8 @@ from operator import not_
 import numpy as np
 from numpy.typing import NDArray
 
-from open_diht.filters.captions.encoder import Floats, Ints, TokenEncoder, UnsupportedModel
-from open_diht.filters.lean import FRAMEWORKS, without
+from open_diht.filters.captions.numpy_spacy.encoder import Floats, Ints, TokenEncoder, UnsupportedModel
+from open_diht.filters.light_imports import FRAMEWORKS, without
 
 with without(*FRAMEWORKS):
     from spacy.attrs import IDS, IDX, LENGTH, NORM, ORTH, SPACY

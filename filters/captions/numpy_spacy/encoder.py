@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from open_diht.filters.lean import FRAMEWORKS, without
+from open_diht.filters.light_imports import FRAMEWORKS, without
 
 with without(*FRAMEWORKS):
     from spacy.pipeline import Tok2Vec

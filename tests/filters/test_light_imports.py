@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from open_diht.filters.lean import without
+from open_diht.filters.light_imports import without
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

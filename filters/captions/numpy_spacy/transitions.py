@@ -15,8 +15,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from open_diht.filters.captions.encoder import Floats, Ints, UnsupportedModel, groups_of
-from open_diht.filters.lean import FRAMEWORKS, without
+from open_diht.filters.captions.numpy_spacy.encoder import Floats, Ints, UnsupportedModel, groups_of
+from open_diht.filters.light_imports import FRAMEWORKS, without
 
 with without(*FRAMEWORKS):
     from spacy.pipeline import DependencyParser

@@ -9,8 +9,8 @@ import spacy
 from spacy.language import Language
 from spacy.tokens import Doc
 
-from open_diht.filters.captions.encoder import Floats, TokenEncoder, UnsupportedModel
 from open_diht.filters.captions.normalize import normalize
+from open_diht.filters.captions.numpy_spacy.encoder import Floats, TokenEncoder, UnsupportedModel
 
 HASHED = {
     "@architectures": "spacy.MultiHashEmbed.v2",

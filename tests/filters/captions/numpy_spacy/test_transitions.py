@@ -7,10 +7,10 @@ import pytest
 from spacy.language import Language
 from spacy.tokens import Doc
 
-from open_diht.filters.captions import transitions
-from open_diht.filters.captions.encoder import Floats, Ints, UnsupportedModel
+from open_diht.filters.captions.numpy_spacy import transitions
+from open_diht.filters.captions.numpy_spacy.encoder import Floats, Ints, UnsupportedModel
+from open_diht.filters.captions.numpy_spacy.transitions import ROOT, ArcEagerParser
 from open_diht.filters.captions.parse import load_model
-from open_diht.filters.captions.transitions import ROOT, ArcEagerParser
 
 
 def parser_of(nlp: Language) -> Any:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from spacy.language import Language
 
-from open_diht.filters.captions.encoder import Floats, TokenEncoder, UnsupportedModel
+from open_diht.filters.captions.numpy_spacy.encoder import Floats, TokenEncoder, UnsupportedModel
+from open_diht.filters.captions.numpy_spacy.tokenizer import ChunkTokenizer
 from open_diht.filters.captions.parse import load_model
-from open_diht.filters.captions.tokenizer import ChunkTokenizer
 
 # What special cases of the tokenizer are made of, within a chunk and across a space.
 PIECES = [
