@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from open_diht.pipelines.engine.work import Work
+from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.settings import STAGES, RunSettings
 from open_diht.pipelines.stages.annotator import Annotator, registered_annotators
 from open_diht.pipelines.stages.captions import CaptionStage
@@ -21,6 +22,17 @@ BUILT_IN: tuple[type[Annotator], ...] = (ColumnStage, CaptionStage, DownloadStag
 """The annotating stages of this program, in the order in which they run."""
 
 
+def annotating_stages() -> tuple[type[Annotator], ...]:
+    """Return the annotating stages of this program and of plugins, in the order in which they run."""
+    return *BUILT_IN, *registered_annotators()
+
+
+def applicable_stages(settings: RunSettings, plan: Plan) -> tuple[str, ...]:
+    """Return the requested stages without those that have nothing to do in this run."""
+    idle = {kind.name for kind in annotating_stages() if not kind.applies(settings, plan)}
+    return tuple(stage for stage in settings.stages if stage not in idle)
+
+
 def stage_names() -> tuple[str, ...]:
     """Return the valid names in STAGES, in the order of the cascade."""
     *annotating, dedup, export = STAGES
@@ -32,7 +44,7 @@ class Annotations:
 
     def __init__(self, settings: RunSettings, work: Work):
         self._settings, self._work = settings, work
-        self._kinds = (*BUILT_IN, *registered_annotators())
+        self._kinds = annotating_stages()
 
     def make(self, units: Sequence[str]) -> None:
         """Run each stage of the run, one after another, on its units that are not done. Units that fail are left out of

@@ -15,9 +15,7 @@ from pathlib import Path
 from open_diht.common.command_line import WrongUse
 from open_diht.common.files import temporary_beside
 from open_diht.common.lease import Lease
-from open_diht.filters.spotting.spotter import SpotterError, TextSpotter
-from open_diht.filters.spotting.weights import WeightsDamaged, WeightsMissing, download_and_install
-from open_diht.pipelines.driver.annotations import Annotations
+from open_diht.pipelines.driver.annotations import Annotations, annotating_stages, applicable_stages
 from open_diht.pipelines.driver.conservation import check_conservation
 from open_diht.pipelines.driver.errors import dead_letters_of, errors_of
 from open_diht.pipelines.driver.funnel import count_set_aside, summarise
@@ -26,21 +24,15 @@ from open_diht.pipelines.driver.outcome import FilterOutcome
 from open_diht.pipelines.driver.publish import Results
 from open_diht.pipelines.engine.sharing import Sharing, shard_name
 from open_diht.pipelines.engine.work import Work
-from open_diht.pipelines.fetch.tool import ToolMissing, check_tool
 from open_diht.pipelines.manifests import check_image_paths
 from open_diht.pipelines.manifests.plan import Plan, keep_plan, make_plan
 from open_diht.pipelines.settings import STAGES, RunSettings
-from open_diht.pipelines.stages.captions import check_lean, check_second_opinion
 from open_diht.pipelines.stages.cascade import StageFilter
-from open_diht.pipelines.stages.columns import check_columns
 from open_diht.pipelines.stages.decide import Deciding
-from open_diht.pipelines.stages.dedup.deduplication import Deduplication, check_semantic
+from open_diht.pipelines.stages.dedup.deduplication import Deduplication
 from open_diht.pipelines.stages.dedup.findings import Findings
 from open_diht.pipelines.stages.export import Export
-from open_diht.pipelines.stages.images import DOWNLOAD, images_at_hand
-from open_diht.pipelines.stages.score.stage import check_score
-from open_diht.pipelines.stages.score.stored import NAME
-from open_diht.pipelines.stages.tar_indexes import check_export
+from open_diht.pipelines.stages.images import DOWNLOAD
 from open_diht.pipelines.store.commit import RunFailed, publish_table, remove
 from open_diht.pipelines.store.fingerprints import fingerprint_of
 from open_diht.pipelines.store.layout import Layout
@@ -96,11 +88,7 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
             f"OUTPUT {settings.publisher.target}: the run works in {settings.output} and publishes at its end; run "
             "the same command to resume"
         )
-    check_lean(settings)
-    check_second_opinion(settings)
-    if "dedup" in settings.stages:
-        check_semantic(settings.preset.dedup)
-    check_score(settings)
+    _check(settings, None, say)
     cores = settings.workers if settings.unit_rows is None else 1
     with _said_if_slow(f"still listing INPUT {settings.input} and OUTPUT {settings.output} ...", say):
         plan = plan or make_plan(settings.input, settings.dataset, cores, settings.unit_rows, settings.output)
@@ -110,13 +98,11 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
         say(f"{address} is read at commit {commit}, its commit when this run began")
     if differing := types_that_differ(plan.infos):
         say(differing)
-    check_columns(settings.preset, plan.infos, settings.dataset)
-    check_export(settings, plan.infos)
-    settings = _applicable(settings, plan)
+    settings = replace(settings, stages=applicable_stages(settings, plan))
     if not {*settings.stages} <= {"captions", DOWNLOAD}:
         check_image_paths(plan.infos, settings.dataset)
+    _check(settings, plan, say)
     layout = Layout(settings.output)
-    _check_ocr(settings, layout, plan, say)
     place = settings.publisher.target if settings.publisher else layout.root
     with _said_if_slow(f"still waiting for the store of OUTPUT {place}, which does not answer ...", say):
         _check_writable(layout)
@@ -238,45 +224,11 @@ def _asked(settings: RunSettings) -> str:
     return fingerprint_of(settings.preset.as_dict(), settings.stages, settings.plugins, settings.export)
 
 
-def _applicable(settings: RunSettings, plan: Plan) -> RunSettings:
-    """Return the settings with only the stages that apply: `download` if manifests have URLs and no images, and `score`
-    if a model is given.
-
-    Raises:
-        WrongUse: the download applies, but its package is not installed.
-    """
-    left_out = {NAME} if settings.score is None else set()
-    if not plan.downloadable():
-        left_out.add(DOWNLOAD)
-    elif DOWNLOAD in settings.stages:
-        try:
-            check_tool()
-        except ToolMissing as error:
-            raise WrongUse(f"{error}. Or leave the stage out: STAGES=captions,export") from error
-    return replace(settings, stages=tuple(stage for stage in settings.stages if stage not in left_out))
-
-
-def _check_ocr(settings: RunSettings, layout: Layout, plan: Plan, say: Callable[[str], None]) -> None:
-    """Check before the first stage that OCR works, if the run will read images, and download missing OCR weights unless
-    a setting names their folder. Only the driver does this; workers bring their own weights or report which ones are
-    missing.
-
-    Raises:
-        WrongUse: OCR does not work here.
-    """
-    if "spotting" not in settings.stages or not images_at_hand(layout, plan.images or DOWNLOAD in settings.stages):
-        return
-    spotter = TextSpotter(settings.spotter)
-    try:
-        try:
-            spotter.check_installed()
-        except WeightsMissing:
-            if settings.spotter.models:
-                raise  # the user's own folder
-            download_and_install(say=say)
-            spotter.check_installed()
-    except (SpotterError, WeightsMissing, WeightsDamaged) as error:
-        raise WrongUse(f"{error}. Or leave the stage out: STAGES=captions,download,export") from error
+def _check(settings: RunSettings, plan: Plan | None, say: Callable[[str], None]) -> None:
+    """Let every stage check that it can do its part; see `Annotator.check`. Annotating stages come last, because the
+    stage of OCR may download weights."""
+    for check in (Export.check, Deduplication.check, *(stage.check for stage in annotating_stages())):
+        check(settings, plan, say)
 
 
 def _check_writable(layout: Layout) -> None:

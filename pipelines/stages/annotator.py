@@ -7,11 +7,12 @@ driver it tells which units there are, which of them are done, and what their an
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self, TypeVar
 
 from open_diht.pipelines.engine.stage import Stage
 from open_diht.pipelines.engine.work import Work
+from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.settings import STAGES, RunSettings
 from open_diht.pipelines.stages.cascade import StageFilter
 from open_diht.pipelines.store.records import CommitRecord
@@ -27,6 +28,28 @@ class Annotator(Stage):
     def runs(cls, settings: RunSettings) -> bool:
         """Return whether the stage is part of a run."""
         return cls.name in settings.stages
+
+    @classmethod
+    def applies(cls, settings: RunSettings, plan: Plan) -> bool:
+        """Return whether the input and the settings give the stage anything to do; if not, the run leaves it out."""
+        return True
+
+    @classmethod
+    def check(cls, settings: RunSettings, plan: Plan | None, say: Callable[[str], None]) -> None:
+        """Check before the first unit that the stage has what it needs in this run.
+
+        A run calls it for all stages, also for those that are not part of it: first without a plan,
+        so that a wrong setting is refused before manifests are listed, and then with the plan and
+        the stages that apply.
+
+        Args:
+            settings: the run's settings.
+            plan: the units and the manifest files; None before they are listed.
+            say: receives lines for the terminal.
+
+        Raises:
+            WrongUse: something is missing or contradicts something else; nothing was written.
+        """
 
     @classmethod
     @abstractmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import NotRequired, Self, TypedDict
@@ -22,6 +22,7 @@ from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests import BadRow, Batch, Broken, UnreadableFile, read
+from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.annotator import Annotator
 from open_diht.pipelines.stages.columns import ColumnValues, values_fingerprint
@@ -123,6 +124,25 @@ class CaptionStage(Annotator):
             fuller=fingerprint_of(provenance(second_opinion=opinion)) if asked and lean else None,
             conditions=settings.preset.columns,
         )
+
+    @classmethod
+    def check(cls, settings: RunSettings, plan: Plan | None, say: Callable[[str], None]) -> None:
+        preset = settings.preset
+        if settings.lean and (NAME not in settings.stages or not {*settings.stages} <= {NAME, "export"}):
+            raise WrongUse(
+                f"--lean with stages {','.join(settings.stages)}: it works on captions alone; pass --stages captions "
+                "or captions,export, or leave --lean out"
+            )
+        if settings.lean and preset.captions.min_actions < 1:
+            raise WrongUse(
+                f"--lean with preset {preset.name!r}, which requires no action: captions without a verb may be kept "
+                "and must be parsed; leave --lean out"
+            )
+        if NAME in settings.stages and preset.captions.second_opinion:
+            try:
+                opinion_fingerprint()
+            except OpinionMissing as error:
+                raise WrongUse(f"preset {preset.name!r}: {error}") from error
 
     def announce(self, work: Work, todo: Sequence[str], records: Sequence[CommitRecord], of: int) -> str | None:
         units = counted(of, "unit")
@@ -260,39 +280,6 @@ def annotations_fingerprint(settings: RunSettings) -> str:
     return fingerprint_of(
         provenance(settings.lean, settings.preset.captions.second_opinion) if NAME in settings.stages else {}
     )
-
-
-def check_lean(settings: RunSettings) -> None:
-    """Check that a lean run keeps the rows that a full run would keep.
-
-    Raises:
-        WrongUse: it would not, with these stages or this preset.
-    """
-    if not settings.lean:
-        return
-    if NAME not in settings.stages or not {*settings.stages} <= {NAME, "export"}:
-        raise WrongUse(
-            f"--lean with stages {','.join(settings.stages)}: it works on captions alone; pass --stages captions or "
-            "captions,export, or leave --lean out"
-        )
-    if settings.preset.captions.min_actions < 1:
-        raise WrongUse(
-            f"--lean with preset {settings.preset.name!r}, which requires no action: captions without a verb may be "
-            "kept and must be parsed; leave --lean out"
-        )
-
-
-def check_second_opinion(settings: RunSettings) -> None:
-    """Check that the weights of the second opinion can be used, if the run asks for it.
-
-    Raises:
-        WrongUse: they cannot; the message has the command that restores them.
-    """
-    if NAME in settings.stages and settings.preset.captions.second_opinion:
-        try:
-            opinion_fingerprint()
-        except OpinionMissing as error:
-            raise WrongUse(f"preset {settings.preset.name!r}: {error}") from error
 
 
 def survivors_of(settings: RunSettings) -> Survivors:

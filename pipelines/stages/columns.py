@@ -7,7 +7,7 @@ thresholds do not run this stage again, and only rows that pass them are parsed,
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -23,7 +23,8 @@ from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done
 from open_diht.pipelines.engine.work import Work
-from open_diht.pipelines.manifests import FileInfo, UnreadableFile, info_of, read
+from open_diht.pipelines.manifests import UnreadableFile, info_of, read
+from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.annotator import Annotator
 from open_diht.pipelines.stages.cascade import cascade
@@ -80,6 +81,32 @@ class ColumnStage(Annotator):
             work.models[NAME] = {"language": language.provenance()}
             parts.append(language.provenance())
         return cls(work.layout, dataset, conditions, fingerprint_of(*parts))
+
+    @classmethod
+    def check(cls, settings: RunSettings, plan: Plan | None, say: Callable[[str], None]) -> None:
+        """Check that all files have the columns that the preset's conditions need."""
+        preset, conditions = settings.preset, settings.preset.columns
+        for reason, steps in Counter(step.reason for step in cascade(preset)).items():
+            if steps > 1:
+                raise WrongUse(
+                    f"preset {preset.name}: {reason} is the reason of two filters; rename your column or filter"
+                )
+        for info in plan.infos if plan is not None else ():
+            names = [column.name for column in info.columns]
+            places = columns_of(conditions, info.roles, settings.dataset, names, info.path)
+            if len(places) < len(conditions):
+                try:
+                    language.check_identifier()
+                except ModuleNotFoundError as error:
+                    raise WrongUse(str(error)) from error
+            for one in [one for one in conditions if one.reason in places]:
+                column = info.column(places[one.reason])
+                kinds = ("integer", "floating", "text", "null") if one.numeric else None
+                if column.kind in ("image", "texts", "other") or (kinds and column.kind not in kinds):
+                    raise WrongUse(
+                        f"{info.path}: column '{column.name}' is {column.type}, which columns.{one.reason} of the "
+                        f"preset cannot compare with {'numbers' if one.numeric else 'words'}; choose another column"
+                    )
 
     @property
     def kinds(self) -> dict[str, str]:
@@ -150,37 +177,3 @@ def annotated_rows(
     for rows in groups:
         values = known.of(np.asarray(rows["ordinal"]))
         yield pa.table([*rows.columns, *values.columns], [*rows.column_names, *values.column_names])
-
-
-def check_columns(preset: Preset, infos: Sequence[FileInfo], dataset: Dataset) -> None:
-    """Check that all files have the columns that a preset's conditions need.
-
-    Args:
-        preset: has the conditions.
-        infos: the manifest files.
-        dataset: how rows are read.
-
-    Raises:
-        WrongUse: a column is missing or holds values that cannot be compared; a column or a registered filter has the
-            name of another reason; or languages must be identified, and pycld2 is not installed.
-    """
-    conditions = preset.columns
-    for reason, steps in Counter(step.reason for step in cascade(preset)).items():
-        if steps > 1:
-            raise WrongUse(f"preset {preset.name}: {reason} is the reason of two filters; rename your column or filter")
-    for info in infos:
-        names = [column.name for column in info.columns]
-        places = columns_of(conditions, info.roles, dataset, names, info.path)
-        if len(places) < len(conditions):
-            try:
-                language.check_identifier()
-            except ModuleNotFoundError as error:
-                raise WrongUse(str(error)) from error
-        for one in [one for one in conditions if one.reason in places]:
-            column = info.column(places[one.reason])
-            kinds = ("integer", "floating", "text", "null") if one.numeric else None
-            if column.kind in ("image", "texts", "other") or (kinds and column.kind not in kinds):
-                raise WrongUse(
-                    f"{info.path}: column '{column.name}' is {column.type}, which columns.{one.reason} of the preset "
-                    f"cannot compare with {'numbers' if one.numeric else 'words'}; choose another column"
-                )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from open_diht.common.command_line import WrongUse
 from open_diht.common.files import TEMPORARY
 from open_diht.common.naming import counted
 from open_diht.pipelines.datasets import Dataset
@@ -33,8 +34,9 @@ from open_diht.pipelines.fetch import DownloadSettings, Fetcher, Reason
 from open_diht.pipelines.fetch.records import ASKED, FETCHED, OK
 from open_diht.pipelines.fetch.settings import UNREACHED
 from open_diht.pipelines.fetch.shard import fetch_shard
-from open_diht.pipelines.fetch.tool import load_tool
+from open_diht.pipelines.fetch.tool import ToolMissing, check_tool, load_tool
 from open_diht.pipelines.manifests import Span, info_of, read
+from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.captions import survivors_of
 from open_diht.pipelines.stages.images import DOWNLOAD, load_downloads, state_of, tar_path
@@ -100,6 +102,18 @@ class DownloadStage(SegmentAnnotator):
         "bytes": 0,
         "limits": {},
     }
+
+    @classmethod
+    def applies(cls, settings: RunSettings, plan: Plan) -> bool:
+        return bool(plan.downloadable())
+
+    @classmethod
+    def check(cls, settings: RunSettings, plan: Plan | None, say: Callable[[str], None]) -> None:
+        if plan is not None and DOWNLOAD in settings.stages:
+            try:
+                check_tool()
+            except ToolMissing as error:
+                raise WrongUse(f"{error}. Or leave the stage out: STAGES=captions,export") from error
 
     @classmethod
     def of_run(cls, settings: RunSettings, work: Work) -> Self:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import posixpath
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
+from open_diht.common.command_line import WrongUse
 from open_diht.common.shard_index import FOLDER, IndexCounts, Shard
 from open_diht.pipelines.engine.work import Work
+from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.settings import INDEX, RunSettings
 from open_diht.pipelines.stages.dedup.findings import DuplicateFiles
 from open_diht.pipelines.stages.images import images_at_hand
 from open_diht.pipelines.stages.shards import ExportStage, index_path
 from open_diht.pipelines.stages.subset import write_subset
-from open_diht.pipelines.stages.tar_indexes import kept_index, tars_of, write_indexes
+from open_diht.pipelines.stages.tar_indexes import kept_index, tars_of, why_not_indexed, write_indexes
 from open_diht.pipelines.store.commit import publish_json, remove, remove_empty, retract
 from open_diht.pipelines.store.fingerprints import Fingerprints, fingerprint_of
 from open_diht.pipelines.store.records import Vouched, publish_record
@@ -33,6 +35,24 @@ class Export:
         self._of_indexes = [self.layout.indexes / "manifest.json"]
         self._subset = self.layout.root / "subset.npy"
         self._images = images_at_hand(self.layout, work.plan.images)
+
+    @staticmethod
+    def check(settings: RunSettings, plan: Plan | None, say: Callable[[str], None]) -> None:
+        """Refuse `--export index` without stage `export`, for files that are not tars that training can read, and for
+        files with the same name; see `Annotator.check`."""
+        if settings.export != INDEX:
+            return
+        if "export" not in settings.stages:
+            raise WrongUse(f"--export {INDEX} needs stage export, which STAGES leaves out")
+        named: dict[str, str] = {}
+        for info in plan.infos if plan is not None else ():
+            other = named.setdefault(posixpath.basename(info.path), info.path)
+            why = why_not_indexed(info) or ("" if other == info.path else f"it has the name of {other}")
+            if why:
+                raise WrongUse(
+                    f"--export {INDEX} trains on the tars of INPUT, but training cannot read {info.path}: {why}; use "
+                    "--export shards to write new ones"
+                )
 
     def write_shards(self, decided: Mapping[str, str]) -> None:
         """Write the shards or indexes that are outdated, if the stage is requested and images are available.

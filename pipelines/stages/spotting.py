@@ -6,7 +6,7 @@ record counts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import ClassVar, Self
@@ -16,12 +16,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from open_diht.common.command_line import WrongUse
 from open_diht.common.naming import counted
-from open_diht.filters.spotting.spotter import SpotterSettings, TextSpotter
+from open_diht.filters.spotting.spotter import SpotterError, SpotterSettings, TextSpotter
+from open_diht.filters.spotting.weights import WeightsDamaged, WeightsMissing, download_and_install
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests import UnreadableFile
+from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.captions import survivors_of
 from open_diht.pipelines.stages.cascade import NOT_AT_HAND
@@ -90,6 +93,26 @@ class SpottingStage(SegmentAnnotator):
         known = work.models[cls.name] = spotter.provenance() if images_at_hand(work.layout, work.plan.images) else {}
         fingerprint = fingerprint_of(known, asdict(spotter.settings))
         return cls(work.layout, settings.dataset, fingerprint, spotter.settings, survivors_of(settings))
+
+    @classmethod
+    def check(cls, settings: RunSettings, plan: Plan | None, say: Callable[[str], None]) -> None:
+        """Check that OCR works, if the run will read images, and download missing weights unless a setting names their
+        folder. Only the driver does this; workers bring their own weights or report which ones are missing."""
+        if plan is None or "spotting" not in settings.stages:
+            return
+        if not images_at_hand(Layout(settings.output), plan.images or DOWNLOAD in settings.stages):
+            return
+        spotter = TextSpotter(settings.spotter)
+        try:
+            try:
+                spotter.check_installed()
+            except WeightsMissing:
+                if settings.spotter.models:
+                    raise  # the user's own folder
+                download_and_install(say=say)
+                spotter.check_installed()
+        except (SpotterError, WeightsMissing, WeightsDamaged) as error:
+            raise WrongUse(f"{error}. Or leave the stage out: STAGES=captions,download,export") from error
 
     def announce(self, work: Work, todo: Sequence[str], records: Sequence[CommitRecord], of: int) -> str | None:
         if moved := sum(record["root"] != self.dataset.images_root for record in records):

@@ -8,7 +8,7 @@ caption units that has not failed.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 
 from open_diht.common import shard_index
-from open_diht.common.command_line import WrongUse
 from open_diht.common.shard_index import (
     BadIndex,
     Shard,
@@ -37,7 +36,7 @@ from open_diht.pipelines.manifests import FileInfo
 from open_diht.pipelines.manifests.files import is_url, local_path, open_file, reading, unchanged
 from open_diht.pipelines.manifests.formats.webdataset import TEXT, Webdataset
 from open_diht.pipelines.manifests.plan import Plan, Unit
-from open_diht.pipelines.settings import INDEX, RunSettings
+from open_diht.pipelines.settings import INDEX
 from open_diht.pipelines.stages.shards import ExportRecord, kept_rows
 from open_diht.pipelines.store.commit import published
 from open_diht.pipelines.store.fingerprints import Fingerprints, fingerprint_of
@@ -55,30 +54,7 @@ caption in a .txt, or its key occurred before in the tar). other_caption: its .t
 reads, differs from the caption that was filtered."""
 
 
-def check_export(settings: RunSettings, infos: Iterable[FileInfo]) -> None:
-    """Raise WrongUse if `--export index` is requested without stage `export`, for files that are not tars that
-    training can read, or for files with the same name.
-
-    Args:
-        settings: the run's settings.
-        infos: the manifest files.
-    """
-    if settings.export != INDEX:
-        return
-    if "export" not in settings.stages:
-        raise WrongUse(f"--export {INDEX} needs stage export, which STAGES leaves out")
-    named: dict[str, str] = {}
-    for info in infos:
-        other = named.setdefault(posixpath.basename(info.path), info.path)
-        why = _why_not(info) or ("" if other == info.path else f"it has the name of {other}")
-        if why:
-            raise WrongUse(
-                f"--export {INDEX} trains on the tars of INPUT, but training cannot read {info.path}: {why}; use "
-                "--export shards to write new ones"
-            )
-
-
-def _why_not(info: FileInfo) -> str:
+def why_not_indexed(info: FileInfo) -> str:
     if info.format != Webdataset.name:
         return f"it is {info.format}, not a webdataset tar"
     if info.compression:

@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -10,6 +11,11 @@ import pytest
 
 import open_diht.pipelines.concepts.features
 import open_diht.pipelines.driver.cli  # noqa: F401  # it imports all stages before it loads plugins
+from open_diht.common.command_line import WrongUse
+from open_diht.filters.presets import load_preset
+from open_diht.pipelines.datasets import load_dataset
+from open_diht.pipelines.driver.run import run
+from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.annotator import Annotator, register_annotator
 from tests.pipelines.conftest import NOTHING_LEFT
 
@@ -63,3 +69,35 @@ def test_the_name_of_a_stage_of_this_program_is_refused(name: str, monkeypatch: 
     kind = type("Mine", (Annotator,), {"name": name})
     with pytest.raises(ValueError, match=f"stage {name!r} of Mine is taken by .*; choose another name"):
         register_annotator(kind)
+
+
+def test_a_stage_refuses_a_run_before_any_work_and_is_left_out_where_it_has_nothing_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Picky(Annotator):
+        name = "picky"
+
+        @classmethod
+        def applies(cls, settings, plan):
+            return plan.rows > 1
+
+        @classmethod
+        def check(cls, settings, plan, say):
+            if plan is not None and cls.name in settings.stages:
+                raise WrongUse(f"{plan.rows} rows are not to its taste")
+
+    monkeypatch.setattr("open_diht.pipelines.stages.annotator._registered", {"picky": Picky})
+    (tmp_path / "two.tsv").write_text(f"caption\n{DOG}\n{DOG}s\n", encoding="utf-8")
+    (tmp_path / "one.tsv").write_text(f"caption\n{DOG}\n", encoding="utf-8")
+    settings = RunSettings(
+        dataset=load_dataset("custom"),
+        input=str(tmp_path / "two.tsv"),
+        output=tmp_path / "out",
+        preset=load_preset("paper"),
+        stages=("captions", "picky"),
+        workers=1,
+    )
+    with pytest.raises(WrongUse, match="2 rows are not to its taste"):
+        run(settings)
+    assert not settings.output.exists()
+    assert run(replace(settings, input=str(tmp_path / "one.tsv"))).status == 0

@@ -11,12 +11,13 @@ if stage `dedup` is requested and the preset says so.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 
-from open_diht.filters.dedup import DedupRule, DuplicateCounts
+from open_diht.filters.dedup import DuplicateCounts
 from open_diht.pipelines.engine.stage import Stage
 from open_diht.pipelines.engine.work import Work
+from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.cascade import StageFilter
 from open_diht.pipelines.stages.dedup.clusters import faiss
@@ -52,18 +53,6 @@ MEMORY = 512 * 2**20
 _ROWS_PER_WORKER = 500_000  # with fewer rows, starting a worker takes longer than the keys do
 
 
-def check_semantic(rule: DedupRule) -> None:
-    """Check before the run that semantic deduplication has what it needs.
-
-    Raises:
-        EncoderError: see `find_encoder`.
-        FaissMissing: see `faiss`.
-    """
-    if rule.semantic:
-        faiss()
-        find_encoder(rule.encoder)
-
-
 class Deduplication:
     """The search for duplicates in one run."""
 
@@ -78,6 +67,18 @@ class Deduplication:
         self._counts: dict[str, DuplicateCounts] = {}
         self._rejecting: list[str] = []
         self._models: dict[str, Mapping[str, str]] = {}
+
+    @staticmethod
+    def check(settings: RunSettings, plan: Plan | None, say: Callable[[str], None]) -> None:
+        """Check before the run that semantic deduplication has what it needs; see `Annotator.check`.
+
+        Raises:
+            EncoderError: see `find_encoder`.
+            FaissMissing: see `faiss`.
+        """
+        if plan is None and "dedup" in settings.stages and settings.preset.dedup.semantic:
+            faiss()
+            find_encoder(settings.preset.dedup.encoder)
 
     def find(self, survivors: dict[str, str]) -> Findings:
         """Find the duplicates of each kind that applies.

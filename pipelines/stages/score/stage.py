@@ -7,7 +7,7 @@ the stored values in double precision, where products and sums of such numbers a
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -27,6 +27,7 @@ from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Records, Stage
 from open_diht.pipelines.engine.work import Work
+from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.captions import annotations_fingerprint
 from open_diht.pipelines.stages.cascade import KEPT, apply_cascade
@@ -68,37 +69,6 @@ _BEFORE = ("captions", "download", "spotting")
 """Stages whose filters decide which rows are scored."""
 
 
-def check_score(settings: RunSettings) -> None:
-    """Check before the run that stage `score` has what it needs.
-
-    Raises:
-        WrongUse: something is missing or does not fit, or the preset needs scores and no model is named.
-    """
-    if NAME not in settings.stages:
-        return
-    if settings.score is None:
-        if settings.preset.score.asks:
-            raise WrongUse(
-                f"preset {settings.preset.name!r} needs CLIP scores, but no model is given; pass --score-model "
-                "(open_clip:<model>:<weights>, local-dir:<folder>, reference), or leave stage score "
-                "out of STAGES"
-            )
-        return
-    if settings.dataset.several_captions:
-        raise WrongUse(
-            f"--score-model {settings.score.model} scores one caption of an image, and the rows have several; leave "
-            "it out, or name one caption column with --caption-column"
-        )
-    if settings.preset.score.masked is not None and "spotting" not in settings.stages:
-        raise WrongUse(
-            f"preset {settings.preset.name!r} scores images without their text (score.masked), and no stage finds the "
-            "text; add spotting to STAGES, or leave score.masked out of the preset"
-        )
-    find_pair_encoder(settings.score.model)
-    if settings.backend.name == "direct" and settings.score.device != AUTO:
-        check_device(settings.score.device, prefix="score-")
-
-
 @dataclass
 class ScoreStage(EncodingStage, SegmentAnnotator):
     """The stage that scores rows; see `SegmentStage`."""
@@ -128,6 +98,36 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
 
     def _load(self) -> Encoder:
         return Encoder(find_pair_encoder(self.model), self.device, self.precision, self.batch_size)
+
+    @classmethod
+    def applies(cls, settings: RunSettings, plan: Plan) -> bool:
+        return settings.score is not None
+
+    @classmethod
+    def check(cls, settings: RunSettings, plan: Plan | None, say: Callable[[str], None]) -> None:
+        if plan is not None or NAME not in settings.stages:
+            return
+        if settings.score is None:
+            if settings.preset.score.asks:
+                raise WrongUse(
+                    f"preset {settings.preset.name!r} needs CLIP scores, but no model is given; pass --score-model "
+                    "(open_clip:<model>:<weights>, local-dir:<folder>, reference), or leave stage score "
+                    "out of STAGES"
+                )
+            return
+        if settings.dataset.several_captions:
+            raise WrongUse(
+                f"--score-model {settings.score.model} scores one caption of an image, and the rows have several; "
+                "leave it out, or name one caption column with --caption-column"
+            )
+        if settings.preset.score.masked is not None and "spotting" not in settings.stages:
+            raise WrongUse(
+                f"preset {settings.preset.name!r} scores images without their text (score.masked), and no stage finds "
+                "the text; add spotting to STAGES, or leave score.masked out of the preset"
+            )
+        find_pair_encoder(settings.score.model)
+        if settings.backend.name == "direct" and settings.score.device != AUTO:
+            check_device(settings.score.device, prefix="score-")
 
     @classmethod
     def of_run(cls, settings: RunSettings, work: Work) -> Self:
