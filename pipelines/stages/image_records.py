@@ -1,13 +1,16 @@
-"""The records of the images of a unit: read, downloaded or failed."""
+"""Decisions on the rows of a unit so far, from the stored annotations of captions and images."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from open_diht.filters.presets import Preset
 from open_diht.pipelines.fetch.records import OK
-from open_diht.pipelines.stages.cascade import DOWNLOAD_FAILED, UNREAD
+from open_diht.pipelines.stages.cascade import DOWNLOAD_FAILED, UNREAD, Decisions, StageFilter, apply_cascade
+from open_diht.pipelines.stages.columns import annotated_rows
 from open_diht.pipelines.stages.images import DOWNLOAD, load_downloads
 from open_diht.pipelines.stages.rows import RECORD
 from open_diht.pipelines.stages.spotting import load_records
@@ -51,3 +54,30 @@ def image_records(layout: Layout, unit: str, image_units: Iterable[int], stages:
     for name, values in zip(("status", "message"), zip(*merged, strict=True), strict=True):
         records = records.set_column(records.schema.get_field_index(name), name, pa.array(values, pa.string()))
     return records
+
+
+def decided_rows(
+    layout: Layout,
+    unit: str,
+    image_units: Iterable[int],
+    preset: Preset,
+    stages: Collection[str],
+    own: Sequence[StageFilter] = (),
+    span: tuple[int, int] | None = None,
+) -> Iterator[tuple[pa.Table, Decisions]]:
+    """Yield the annotated rows of a caption unit, in groups, with what some stages decide about them.
+
+    Duplicates are not considered. Stage `decide` alone applies the cascade itself, because it reads
+    the manifest again and may find fewer rows there than are annotated.
+
+    Args:
+        image_units: numbers of the image units whose records are read.
+        stages: the stages that decide.
+        own: filters of stage `score` and of the user's stages.
+        span: (first, stop): only rows with ordinals in [first, stop).
+    """
+    records = image_records(layout, unit, image_units, stages)
+    for rows in annotated_rows(layout, unit, preset, between=span and ("ordinal", *span)):
+        if span is not None:
+            rows = rows.filter((pc.field("ordinal") >= span[0]) & (pc.field("ordinal") < span[1]))
+        yield rows, apply_cascade(rows, records, preset, stages, own, layout, unit)

@@ -21,8 +21,7 @@ from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, Stage
 from open_diht.pipelines.manifests import MissingImage, UnreadableFile
-from open_diht.pipelines.stages.cascade import KEPT, StageFilter, apply_cascade
-from open_diht.pipelines.stages.columns import annotated_rows
+from open_diht.pipelines.stages.cascade import KEPT, StageFilter
 from open_diht.pipelines.stages.dedup.exact import duplicates, shared
 from open_diht.pipelines.stages.dedup.findings import (
     IMAGE,
@@ -44,7 +43,7 @@ from open_diht.pipelines.stages.dedup.keys import (
     spread,
 )
 from open_diht.pipelines.stages.dedup.slices import pack, read_slice
-from open_diht.pipelines.stages.image_records import image_records
+from open_diht.pipelines.stages.image_records import decided_rows
 from open_diht.pipelines.stages.images import images_of
 from open_diht.pipelines.stages.rows import ROW
 from open_diht.pipelines.stages.segments import Survivors
@@ -174,10 +173,9 @@ class KeyStage(Stage):
         return {"rows": len(records)}, [self.layout.slices(self.name, unit)]
 
     def _of_pairs(self, unit: str) -> NDArray[np.void]:
-        records = image_records(self.layout, unit, self._image_units(unit), self.stages)
         kept = Pairs()
-        for read in annotated_rows(self.layout, unit, self.preset):
-            decisions = apply_cascade(read, records, self.preset, self.stages, self.judges, self.layout, unit)
+        units = self._image_units(unit)
+        for read, decisions in decided_rows(self.layout, unit, units, self.preset, self.stages, self.judges):
             rows = read.select([name for name in (*ROW.names, OTHERS) if name in read.column_names])
             kept.add(rows.filter(pa.array(decisions.reasons == KEPT)))
         keys = kept.keys(unit, self._digests(unit, list(kept.bare)))

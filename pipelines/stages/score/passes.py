@@ -26,12 +26,11 @@ from open_diht.filters.score import CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, Neg
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, Stage
 from open_diht.pipelines.manifests.plan import Plan
-from open_diht.pipelines.stages.cascade import KEPT, apply_cascade
-from open_diht.pipelines.stages.columns import annotated_rows
+from open_diht.pipelines.stages.cascade import KEPT
 from open_diht.pipelines.stages.dedup.keys import halves_of_uids, spread
 from open_diht.pipelines.stages.dedup.slices import pack, read_slice
 from open_diht.pipelines.stages.encoding import OK, matrix
-from open_diht.pipelines.stages.image_records import image_records
+from open_diht.pipelines.stages.image_records import decided_rows
 from open_diht.pipelines.stages.score.cliploss import Batch
 from open_diht.pipelines.stages.score.stored import IMAGES, TEXTS, stored_scores
 from open_diht.pipelines.store.commit import TableFile, publish_bytes, publish_table, read_json
@@ -65,10 +64,8 @@ class RowStage(Stage):
         known = known.filter(pc.equal(known["status"], OK)) if known.num_rows else known
         scored = np.asarray(known["ordinal"])
         image_units = self._plan.image_units(read_json(self.layout.commit("captions", unit)))
-        images = image_records(self.layout, unit, image_units, self.before)
         parts = [np.empty(0, ROW)]
-        for rows in annotated_rows(self.layout, unit, self.preset):
-            decisions = apply_cascade(rows, images, self.preset, self.before)
+        for rows, decisions in decided_rows(self.layout, unit, image_units, self.preset, self.before):
             ordinals = np.asarray(rows["ordinal"]).astype(np.int64)
             mine = np.flatnonzero((decisions.reasons == KEPT) & np.isin(ordinals, scored))
             found = np.empty(len(mine), ROW)

@@ -30,12 +30,12 @@ from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.captions import annotations_fingerprint
-from open_diht.pipelines.stages.cascade import KEPT, apply_cascade
-from open_diht.pipelines.stages.columns import annotated_rows, values_fingerprint
+from open_diht.pipelines.stages.cascade import KEPT
+from open_diht.pipelines.stages.columns import values_fingerprint
 from open_diht.pipelines.stages.decide import VERSION as DECIDED
 from open_diht.pipelines.stages.encoders import BATCH, Encoder, find_pair_encoder
 from open_diht.pipelines.stages.encoding import OK, Encoded, EncodingStage, matrix, statuses, vectors
-from open_diht.pipelines.stages.image_records import image_records
+from open_diht.pipelines.stages.image_records import decided_rows
 from open_diht.pipelines.stages.images import last_of_each
 from open_diht.pipelines.stages.score.judge import ScoreFilter
 from open_diht.pipelines.stages.score.masks import NO_TEXT as NOTHING_MASKED
@@ -197,14 +197,8 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
     def candidates(self, unit: str) -> NDArray[np.int64]:
         parent, number = place_of(unit)
         first, stop = number * self._plan.image_rows, (number + 1) * self._plan.image_rows
-        records = image_records(self.layout, parent, [number], self.before)
-        found = [np.empty(0, np.int64)]
-        for rows in annotated_rows(self.layout, parent, self.preset, between=("ordinal", first, stop)):
-            ordinals = np.asarray(rows["ordinal"]).astype(np.int64)
-            inside = (ordinals >= first) & (ordinals < stop)
-            mine = rows.filter(pa.array(inside))
-            decisions = apply_cascade(mine, records, self.preset, self.before)
-            found.append(ordinals[inside][decisions.reasons == KEPT])
+        rows = decided_rows(self.layout, parent, [number], self.preset, self.before, span=(first, stop))
+        found = [np.asarray(some["ordinal"])[decided.reasons == KEPT].astype(np.int64) for some, decided in rows]
         return np.concatenate(found)
 
     def wanted(self, unit: str, known: CommitRecord | None) -> NDArray[np.int64]:
