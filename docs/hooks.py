@@ -196,8 +196,9 @@ def datasets() -> Iterator[str]:
     for name in dataset_names():
         known = load_dataset(name)
         title = f"[{known.title}]({known.homepage})" if known.homepage else known.title
-        cells = (known.where, known.size, known.license, known.notes)
-        yield f"| `{name}` | {title} | {' | '.join(map(_cell, cells))} |"
+        # A long address may be broken, so that the columns behind it fit the page.
+        where, *others = map(_cell, (known.where, known.size, known.license, known.notes))
+        yield f"| `{name}` | {title} | {where.replace('/', '/<wbr>')} | {' | '.join(others)} |"
     yield ""
 
 
