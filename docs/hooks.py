@@ -15,11 +15,12 @@ import os
 import posixpath
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from html.parser import HTMLParser
 from importlib import import_module
 from pathlib import Path
 from typing import Any, get_type_hints
+from urllib.parse import unquote, urlsplit
 
 import yaml
 from mkdocs.config.defaults import MkDocsConfig
@@ -30,27 +31,10 @@ from mkdocs.structure.pages import Page
 from open_diht.common.fields import field_docstrings
 
 logging.basicConfig(level=logging.ERROR)  # before Beam is imported: it warns about clouds that are not used
+# Only warnings are printed. Not --quiet, which hides warnings from the --strict that counts them.
+logging.getLogger("mkdocs").setLevel(logging.WARNING)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-BESIDE = (
-    "AGENTS.md",
-    "CHANGELOG.md",
-    "CONTRIBUTING.md",
-    "SECURITY.md",
-    "benchmarks/RESULTS.md",
-    "benchmarks/history.md",
-    "data/sample/README.md",
-    "deploy/README.md",
-    "deploy/dask/README.md",
-    "deploy/dataflow/README.md",
-    "deploy/flink/README.md",
-    "deploy/kubernetes/README.md",
-    "deploy/slurm/README.md",
-    "examples/README.md",
-    "examples/recipes/README.md",
-    "trainer/README.md",
-)
-"""Pages outside `docs/`; on the site they are below `project/`."""
 _LINK = re.compile(r"(!?\[[^\]]*\]\()([^)\s#]+)(#[^)\s]*)?(\))")
 _FENCE = re.compile(r"^(```.*?^```[^\n]*$)", re.MULTILINE | re.DOTALL)
 _DIRECTIVE = re.compile(r"^<!-- (\w+)(?:: (.+?))? -->$", re.MULTILINE)
@@ -68,8 +52,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name, content in task_pages().items():
         uri = f"tasks/{name}.md"
         files.append(File.generated(config, uri, content=content, inclusion=InclusionLevel.NOT_IN_NAV))
-    for path in BESIDE:
-        files.append(File.generated(config, f"project/{path}", abs_src_path=str(REPOSITORY / path)))
+    # Pages outside `docs/` are below `project/` on the site.
+    for path in re.findall(r"'project/([^']+)'", str(config.nav)):
+        if (REPOSITORY / path).is_file():
+            files.append(File.generated(config, f"project/{path}", abs_src_path=str(REPOSITORY / path)))
     return files
 
 
@@ -95,19 +81,20 @@ def _linked(found: re.Match[str], where: str, files: Files) -> str:
         return found.group(0)
     here = where.removeprefix("project/") if where.startswith("project/") else f"docs/{where}"
     path = posixpath.normpath(posixpath.join(posixpath.dirname(here), target))
-    if path.startswith("docs/"):
-        uri = path.removeprefix("docs/")
-    elif path in BESIDE or f"{path}/README.md" in BESIDE:
-        uri = f"project/{path if path in BESIDE else f'{path}/README.md'}"
-    elif path == "README.md":
+    if path == "README.md":
         uri = "index.md"
-    elif (REPOSITORY / path).exists():  # code is not on the site: show its path without a link
-        return f"{before[before.index('[') + 1 : -2]} (`{path}`)"
+    elif path.startswith("docs/"):
+        uri = path.removeprefix("docs/")
     else:
+        uri = f"project/{path}/README.md" if (REPOSITORY / path).is_dir() else f"project/{path}"
+    if files.get_file_from_path(uri):
+        return f"{before}{posixpath.relpath(uri, posixpath.dirname(where) or '.')}{anchor or ''}{after}"
+    if not (REPOSITORY / path).exists():
         raise PluginError(f"{here}: the link to {target} leads nowhere")
-    if files.get_file_from_path(uri) is None:
-        raise PluginError(f"{here}: the link to {target} leads to no page")
-    return f"{before}{posixpath.relpath(uri, posixpath.dirname(where) or '.')}{anchor or ''}{after}"
+    if path.endswith(".md"):
+        raise PluginError(f"{here}: the link to {target} leads to a page that nav of mkdocs.yml does not name")
+    text = before[before.index("[") + 1 : -2]  # code is not on the site: show its path without a link
+    return f"`{path}`" if text.strip("`") == posixpath.basename(path) else f"{text}, `{path}`"
 
 
 def _make(found: re.Match[str], where: str) -> str:
@@ -132,7 +119,7 @@ def sections(name: str) -> Iterator[str]:
         kind = hints[field.name]
         if not dataclasses.is_dataclass(kind) and field.default_factory is not dataclasses.MISSING:
             kind = type(field.default_factory())
-        said = (kind.__doc__ or "").partition("Example:")[0]
+        said = (kind.__doc__ or "").partition("Examples:")[0]
         yield from (f"## {field.name}", "", _cell(said), *_fields(kind, f"{field.name}."))
 
 
@@ -179,20 +166,26 @@ def _cell(text: str) -> str:
 
 
 def presets() -> Iterator[str]:
-    """Yield the settings in the sections of `paper`, for all presets side by side."""
+    """Yield the settings of all presets: those of `paper`, and which other presets have which other value."""
     from open_diht.filters.presets import load_preset, preset_names
 
-    names = sorted(preset_names(), key=lambda name: (name != "paper", name))
-    loaded = {name: load_preset(name).as_dict() for name in names}
-    yield from ("", f"| setting | {' | '.join(f'`{name}`' for name in names)} |", "|---|" + "---|" * len(names))
-    for section, values in loaded["paper"].items():
-        if isinstance(values, dict):
-            said = [loaded[name][section] for name in names]
-            for setting in dict.fromkeys(setting for one in said for setting in one):
-                row = [f"`{_yaml(one[setting])}`" if setting in one else "" for one in said]
-                shown = [row[0], *("=" if other and other == row[0] else other for other in row[1:])]
-                yield f"| `{section}.{setting}` | {' | '.join(shown)} |"
+    loaded = {name: _settings(load_preset(name).as_content()) for name in sorted(preset_names())}
+    paper = loaded.pop("paper")
+    yield from ("", "| setting | `paper` | other presets |", "|---|---|---|")
+    for setting in dict.fromkeys(setting for values in (paper, *loaded.values()) for setting in values):
+        others: dict[str, list[str]] = {}
+        for name, values in loaded.items():
+            if values.get(setting) != paper.get(setting):
+                others.setdefault(f"`{values[setting]}`" if setting in values else "none", []).append(f"`{name}`")
+        shown = "; ".join(f"{', '.join(names)}: {value}" for value, names in others.items())
+        yield f"| `{setting}` | {f'`{paper[setting]}`' if setting in paper else ''} | {shown} |"
     yield ""
+
+
+def _settings(content: Mapping[str, Any]) -> dict[str, str]:
+    """Return the settings of a preset's sections as YAML, by `section.setting`."""
+    sections = {name: value if isinstance(value, Mapping) else {"": value} for name, value in content.items()}
+    return {f"{name}.{key}".rstrip("."): _yaml(value) for name, each in sections.items() for key, value in each.items()}
 
 
 def datasets() -> Iterator[str]:
@@ -203,8 +196,9 @@ def datasets() -> Iterator[str]:
     for name in dataset_names():
         known = load_dataset(name)
         title = f"[{known.title}]({known.homepage})" if known.homepage else known.title
-        cells = (known.where, known.size, known.license, known.notes)
-        yield f"| `{name}` | {title} | {' | '.join(map(_cell, cells))} |"
+        # A long address may be broken, so that the columns behind it fit the page.
+        where, *others = map(_cell, (known.where, known.size, known.license, known.notes))
+        yield f"| `{name}` | {title} | {where.replace('/', '/<wbr>')} | {' | '.join(others)} |"
     yield ""
 
 
@@ -262,32 +256,46 @@ MAKERS: dict[str, Callable[..., Iterator[str]]] = {
 }
 
 
-class _Requests(HTMLParser):
-    """Collects the URLs of scripts, images, frames and links that a browser would fetch for a page."""
+class _Addresses(HTMLParser):
+    """Collects what a browser fetches for a page, the targets of its links, and the names that links can lead to."""
 
-    def __init__(self) -> None:
+    def __init__(self, page: Path) -> None:
         super().__init__()
-        self.found: list[str] = []
+        self.fetched: list[str] = []
+        self.linked: list[str] = []
+        self.names: set[str] = set()
+        self.feed(page.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        named = dict(attrs)
-        if tag in ("script", "img", "iframe", "source") and named.get("src"):
-            self.found.append(str(named["src"]))
+        named = {name: value for name, value in attrs if value}
+        if "id" in named:
+            self.names.add(named["id"])
+        if tag in ("script", "img", "iframe", "source") and "src" in named:
+            self.fetched.append(named["src"])
         if tag == "link" and named.get("rel") not in ("canonical", "prev", "next"):
-            self.found.append(str(named["href"]))
+            self.fetched.append(named["href"])
+        if tag == "a" and "href" in named:
+            self.linked.append(named["href"])
 
 
 def on_post_build(config: MkDocsConfig) -> None:
-    """Raise PluginError if a page loads a script, image, frame or style sheet from another site.
+    """Raise PluginError if a page loads something from another site, or has a link within the site that leads nowhere.
 
-    Pages must work without a network and not reveal their readers.
+    Pages must work without a network, as files too, and not reveal their readers.
     """
-    site = Path(config.site_dir)
-    for page in sorted(site.rglob("*.html")):
-        requests = _Requests()
-        requests.feed(page.read_text(encoding="utf-8"))
-        if away := [url for url in requests.found if re.match(r"(https?:)?//", url)]:
+    site = Path(config.site_dir).resolve()
+    pages = {page: _Addresses(page) for page in sorted(site.rglob("*.html"))}
+    for page, found in pages.items():
+        if away := [url for url in found.fetched if re.match(r"(https?:)?//", url)]:
             raise PluginError(f"{page} loads {away[0]}, which is not of the site")
+        for url in found.fetched + found.linked:
+            parts = urlsplit(url)
+            if parts.scheme or page.name == "404.html":  # it is shown at any address, so its links begin at the root
+                continue
+            target = (page.parent / unquote(parts.path)).resolve() if parts.path else page
+            names = pages[target].names if target in pages else {parts.fragment}
+            if not target.is_file() or (parts.fragment and unquote(parts.fragment) not in names):
+                raise PluginError(f"{page}: the link to {url} leads nowhere")
     for sheet in site.rglob("*.css"):
         if re.search(r"url\(['\"]?(https?:)?//", sheet.read_text(encoding="utf-8")):
             raise PluginError(f"{sheet} loads something that is not of the site")

@@ -3,7 +3,7 @@
 The names below can be imported from here. Each is loaded when it is first used, so `import open_diht` takes
 milliseconds, needs neither Beam nor torch nor spaCy, and changes nothing in the process.
 
-Example:
+Examples:
     >>> import open_diht
     >>> parser = open_diht.CaptionParser()
     >>> graph = open_diht.build_graph(parser.parse(["a brown dog catches a red ball"])[0])

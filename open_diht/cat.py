@@ -88,7 +88,7 @@ class Cat:
         TypeError: `preset` has another type.
         ValueError: the preset needs CLIP scores, which only a run computes (`open-diht filter --score-model`).
 
-    Example:
+    Examples:
         >>> from open_diht import Cat
         >>> cat = Cat("strict")
         >>> decisions = cat(["a brown dog catches a red ball", "IMG_2034.jpg", None])
@@ -181,7 +181,7 @@ class Cat:
             with the columns `cat_keep`, `cat_reason`, `cat_complexity`, `cat_actions`, `cat_objects` and
             `cat_attributes` added or replaced, and with images `cat_spotted` and `cat_overlap`.
 
-        Example:
+        Examples:
             >>> from open_diht import Cat
             >>> rows = Cat("paper").batch(caption="text")({"text": ["a brown dog catches a red ball", "IMG_2034.jpg"]})
             >>> rows["cat_keep"], rows["cat_reason"]

@@ -38,7 +38,7 @@ class ScoreSettings:
 class RunSettings:
     """The settings of a run.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> from open_diht import RunSettings, load_dataset, load_preset, run
         >>> settings = RunSettings(

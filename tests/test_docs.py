@@ -17,12 +17,14 @@ import os
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,7 +32,7 @@ import yaml
 
 from open_diht import cli
 from open_diht.eval.tasks import load_suite
-from open_diht.filters.presets import load_preset
+from open_diht.filters.presets import load_preset, preset_names
 from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.runners.beam_options import check_beam_options
 from open_diht.trainer.config_files import load_config
@@ -295,3 +297,92 @@ def test_every_guarantee_names_tests_that_exist() -> None:
 def test_the_readme_is_short_and_its_image_small() -> None:
     assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()) <= 130
     assert (REPOSITORY / "docs/images/report.png").stat().st_size < 300_000
+
+
+def build_site(folder: Path, pages: dict[str, str], nav: list[str]) -> subprocess.CompletedProcess[str]:
+    """Build a site of these pages as `make docs` builds ours: by its command, with its theme, hooks and search."""
+    pytest.importorskip("mkdocs", reason="mkdocs is not installed: pip install '.[dev]'")
+    (folder / "docs").mkdir()
+    for name in ("site.css", "iframe-worker.js"):
+        shutil.copy(REPOSITORY / "docs" / name, folder / "docs")
+    for name, text in pages.items():
+        (folder / "docs" / name).write_text(text, encoding="utf-8")
+    ours = yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8"))
+    hooks, plugins = [str(REPOSITORY / "docs/hooks.py")], [one for one in ours["plugins"] if isinstance(one, str)]
+    ours |= {"docs_dir": "docs", "site_dir": "site", "nav": nav, "hooks": hooks, "plugins": plugins}
+    (folder / "mkdocs.yml").write_text(yaml.safe_dump(ours), encoding="utf-8")
+    [build] = re.findall(r"-m (mkdocs build.*) && echo", (REPOSITORY / "Makefile").read_text(encoding="utf-8"))
+    return subprocess.run(
+        [sys.executable, "-m", *build.split()],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("nav", "text", "named"),
+    [
+        (["index.md"], "", "lone.md"),  # a page without a place, which is only a warning
+        (["index.md", "lone.md", "lost.md"], "", "lost.md"),
+        (["index.md", "lone.md"], '<a href="lost.html">lost</a>', "lost.html"),
+        (["index.md", "lone.md"], '<a href="lone.html#lost">lost</a>', "lone.html#lost"),
+        (["index.md", "lone.md"], '<img src="https://example.com/x.png">', "https://example.com/x.png"),
+    ],
+)
+def test_a_site_with_a_fault_is_not_built(nav: list[str], text: str, named: str, tmp_path: Path) -> None:
+    done = build_site(tmp_path, {"index.md": f"# Start\n\n{text}\n", "lone.md": "# Lone\n"}, nav)
+    assert done.returncode != 0 and named in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_site_that_is_opened_as_a_file_is_searched_and_dark(tmp_path: Path, browser: Any) -> None:
+    done = build_site(
+        tmp_path, {"index.md": "# Start\n", "other.md": "# Animals\n\nA platypus.\n"}, ["index.md", "other.md"]
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    page = browser.new_page(color_scheme="dark", viewport={"width": 1200, "height": 900})
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.goto((tmp_path / "site/index.html").as_uri())
+    assert page.get_attribute("body", "data-md-color-scheme") == "slate"
+    page.click(".md-search__input")
+    page.keyboard.type("platypus")
+    page.click(".md-search-result__link")
+    page.wait_for_url("**/other.html*")
+    page.close()
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("link", "shown"),
+    [
+        ("[`text.py`](../common/html/text.py)", "`common/html/text.py`"),
+        ("(as [here](../Makefile))", "(as here, `Makefile`)"),
+        ("[Train](howto/train.md#several)", "[Train](howto/train.md#several)"),
+        ("[Security](../SECURITY.md)", "[Security](project/SECURITY.md)"),
+        ("[the start](../README.md)", "[the start](index.md)"),
+    ],
+)
+def test_links_of_the_repository_become_links_of_the_site(link: str, shown: str) -> None:
+    hooks = pytest.importorskip("docs.hooks", reason="mkdocs is not installed: pip install '.[dev]'")
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="limits.md"))
+    known = {"howto/train.md", "project/SECURITY.md", "index.md"}
+    files = SimpleNamespace(get_file_from_path=lambda uri: uri if uri in known else None)
+    assert hooks.on_page_markdown(link, page, None, files) == shown
+    for lost in ("[lost](lost.md)", "[a page that nav does not name](../examples/README.md)"):
+        with pytest.raises(hooks.PluginError, match="leads"):
+            hooks.on_page_markdown(lost, page, None, files)
+
+
+def test_the_table_of_presets_has_every_setting_and_every_other_value() -> None:
+    hooks = pytest.importorskip("docs.hooks", reason="mkdocs is not installed: pip install '.[dev]'")
+    table = {line.split("|")[1].strip(" `"): line.split("|")[2:4] for line in hooks.presets() if "|" in line}
+    paper, others = table["foresee"]
+    assert paper.strip() == "`[balanced, strict]`" and "`strict`: `[]`" in others
+    for name in preset_names():
+        for section, values in load_preset(name).as_content().items():
+            for setting in values if isinstance(values, dict) else ():
+                assert f"{section}.{setting}" in table

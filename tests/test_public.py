@@ -62,7 +62,7 @@ def test_each_name_is_described_and_its_example_runs(name, tmp_path, monkeypatch
     if name in READS_IMAGES:
         request.getfixturevalue("ocr_models")
     said = inspect.getdoc(getattr(open_diht, name)) or ""
-    assert "\nExample:\n" in said
+    assert "\nExamples:\n" in said
     if callable(getattr(open_diht, name)) and inspect.isfunction(getattr(open_diht, name)):
         assert "\nArgs:\n" in said and "\nReturns:\n" in said
     (tmp_path / "data").symlink_to(REPOSITORY / "data")

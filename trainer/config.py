@@ -314,7 +314,7 @@ class CheckSettings:
 class Config:
     """The configuration of a training run. See `trainer/configs/` for examples, without data.
 
-    Example:
+    Examples:
         >>> from open_diht import load_config
         >>> config = load_config("vit-b-32", base={"data": {"sources": [{"path": "/data/cat"}]}})
         >>> config.loss.name, config.loss.beta

@@ -41,7 +41,7 @@ def load_config(name: str, overrides: Sequence[str] = (), base: Mapping[str, Any
     Returns:
         The checked configuration.
 
-    Example:
+    Examples:
         >>> from open_diht import load_config
         >>> config = load_config("vit-b-32", ["loss.beta=0.5"], {"data": {"sources": [{"path": "/data/cat"}]}})
         >>> config.loss.beta

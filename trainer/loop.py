@@ -81,7 +81,7 @@ def train(config: Config, workdir: Path | str, say: Callable[[str], None] = _log
     Returns:
         The progress of the run, its last check, and the folder of the exported model.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> from open_diht import RunSettings, load_config, load_dataset, load_preset, run, train
         >>> settings = RunSettings(

@@ -12,6 +12,8 @@ from open_diht.common.html.text import attribute, plain, show, text_width
 WIDE, HIGH = 720.0, 380.0
 """Size of a line chart, in pixels."""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62.0, 176.0, 40.0, 52.0
+_MOST_RIGHT = 300.0
+"""Largest right margin, which grows with the longest name."""
 _COLORS = ("#2a8583", "#c2602a", "#8e62b8", "#4a7bc0", "#9a7a1a", "#c0558a", "#74808a")
 """Colors with a contrast of at least 3.8 on the light and the dark page. Further lines reuse them."""
 _LABEL = 15.0  # distance of two names at the ends of lines
@@ -154,7 +156,10 @@ def line_chart(
     low, high = (min(0.0, low), max(0.0, high)) if zero else (low, high)
     if low == high:  # avoid an empty y range
         low, high = low - 1, high + 1
-    right, base, middle = WIDE - _RIGHT, HIGH - _BOTTOM, (_LEFT + WIDE - _RIGHT) / 2
+    names = [plain(one.name) for one in drawn]
+    room = min(_MOST_RIGHT, max(_RIGHT, *(text_width(name, 12) + 13 for name in names))) - 12
+    right, base = WIDE - room - 12, HIGH - _BOTTOM
+    middle = (_LEFT + right) / 2
 
     def across(x: float) -> float:
         fraction = math.log(x / first) / math.log(last / first) if last > first else 0.5
@@ -176,7 +181,7 @@ def line_chart(
     turned = f'x="16" y="{HIGH / 2}" text-anchor="middle" transform="rotate(-90 16 {HIGH / 2})"'
     parts.append(f"<text {turned}>{attribute(y_label)}</text>")
     labels = apart([down(one.points[-1].y) for one in drawn], _LABEL, base)
-    for number, (one, label) in enumerate(zip(drawn, labels, strict=True)):
+    for number, (one, name, label) in enumerate(zip(drawn, names, labels, strict=True)):
         placed = [(across(point.x), down(point.y), point) for point in one.points]
         path = "L".join(f"{x:.1f} {y:.1f}" for x, y, _ in placed)
         color = _COLORS[number % len(_COLORS)]
@@ -188,7 +193,6 @@ def line_chart(
             parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3"><title>{tip}</title></circle>')
         x, y, _ = placed[-1]
         parts.append(f'<path d="M{x + 5:.1f} {y:.1f}L{right + 6:.1f} {label:.1f}"/></g>')
-        name, room = plain(one.name), _RIGHT - 12
         while text_width(name, 12) > room:  # shorten names that do not fit
             name = name[:-2].rstrip() + "\u2026"
         parts.append(f'<text x="{right + 9:.1f}" y="{label + 4:.1f}">{attribute(name)}</text>')
@@ -200,10 +204,11 @@ def line_chart(
 
 
 def svg_file(chart: str) -> str:
-    """Return a line chart as the content of an SVG file, on a light background."""
+    """Return a line chart as the content of an SVG file, on a background that follows the reader's color scheme."""
     head, _, rest = chart.partition(">")
     head = head.replace('class="lines"', 'xmlns="http://www.w3.org/2000/svg" color="#1d2328"')
-    return f'{head}>\n<rect width="{WIDE:.0f}" height="{HIGH:.0f}" fill="#fdfcfa"/>{rest}'
+    dark = "<style>@media (prefers-color-scheme: dark) { svg { color: #e4e2dc } rect { fill: #1b2126 } }</style>"
+    return f'{head}>\n{dark}\n<rect width="{WIDE:.0f}" height="{HIGH:.0f}" fill="#fdfcfa"/>{rest}'
 
 
 def apart(heights: Sequence[float], gap: float, lowest: float) -> list[float]:

@@ -57,7 +57,7 @@ def load_model(
     Returns:
         A model that turns batches of images and lists of texts into unit vectors.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> from open_diht import load_model
         >>> model = load_model("ViT-B-32", data=Path("data"), pretrained="random")

@@ -116,7 +116,7 @@ class CaptionAnnotator:
         ModelMissing: see `parse.load_model`.
         OpinionMissing: the weights of the second opinion cannot be used.
 
-    Example:
+    Examples:
         >>> from open_diht import CaptionAnnotator
         >>> CaptionAnnotator().annotate(["a brown dog catches a red ball"]).column_names
         ['parsed', 'objects', 'attributes', 'actions', 'relations']

@@ -121,7 +121,7 @@ class CaptionGraph:
     """The content of one caption. Indices of objects refer to `objects`, indices of tokens to the
     parse.
 
-    Example:
+    Examples:
         >>> from open_diht import CaptionParser, build_graph
         >>> graph = build_graph(CaptionParser().parse(["a brown dog catches a red ball"])[0])
         >>> [(graph.objects[known.object].text, known.text) for known in graph.attributes]
@@ -150,7 +150,7 @@ def build_graph(parse: Parse) -> CaptionGraph:
     Returns:
         Objects, attributes, actions and relations of the caption.
 
-    Example:
+    Examples:
         >>> from open_diht import CaptionParser, build_graph
         >>> graph = build_graph(CaptionParser().parse(["a brown dog catches a red ball"])[0])
         >>> [action.verb for action in graph.actions], [known.text for known in graph.objects]

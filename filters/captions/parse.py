@@ -134,7 +134,7 @@ class CaptionParser:
     Args:
         names: packages or folders of spaCy models; the first one that is there is loaded.
 
-    Example:
+    Examples:
         >>> from open_diht import CaptionParser
         >>> (parse,) = CaptionParser().parse(["a brown dog catches a red ball"])
         >>> [word for word, label in zip(parse.words, parse.deps) if label in ("nsubj", "dobj")]

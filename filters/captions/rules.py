@@ -128,7 +128,7 @@ def decide_captions(annotations: pa.Table, rule: CaptionRule) -> CaptionDecision
     Returns:
         Arrays with one entry per caption: complexity, number of actions, and the lists they count.
 
-    Example:
+    Examples:
         >>> from open_diht import CaptionAnnotator, decide_captions, load_preset
         >>> annotations = CaptionAnnotator().annotate(["a brown dog catches a red ball", "IMG_2034.jpg"])
         >>> decisions = decide_captions(annotations, load_preset("strict").captions)

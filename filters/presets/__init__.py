@@ -51,7 +51,7 @@ class ImageRule:
 class Preset:
     """The thresholds of a run.
 
-    Example:
+    Examples:
         >>> from dataclasses import replace
         >>> from open_diht import load_preset
         >>> paper = load_preset("paper")
@@ -221,7 +221,7 @@ def load_preset(name: str) -> Preset:
     Returns:
         The preset.
 
-    Example:
+    Examples:
         >>> from open_diht import load_preset
         >>> load_preset("strict").name
         'strict'

@@ -119,7 +119,7 @@ def overlap(caption: str, spotted: Sequence[SpottedText], rule: OverlapRule = TO
     Returns:
         The match; its `length` is 0 if nothing matches.
 
-    Example:
+    Examples:
         >>> from open_diht import overlap
         >>> match = overlap("Ocean Waves Yoga Retreat banner", [("YOGA RETREAT", 0.98)])
         >>> match.length, match.text

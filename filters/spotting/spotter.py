@@ -49,7 +49,7 @@ class TextSpotter:
     Args:
         settings: the engine, the models and the limits; by default those of a run.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> from open_diht import TextSpotter
         >>> with TextSpotter() as spotter:

@@ -31,7 +31,7 @@ def load_dataset(name_or_path: str) -> Dataset:
         DatasetError: no such name or file, unreadable YAML, an unknown, repeated or missing key, a
             value of the wrong type, or values that contradict each other.
 
-    Example:
+    Examples:
         >>> from open_diht import load_dataset
         >>> load_dataset("laion400m").name
         'laion400m'

@@ -58,7 +58,7 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
     Returns:
         Exit status, counts for each reason, and errors. The rows are in the output folder.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> from open_diht import RunSettings, load_dataset, load_preset, run
         >>> settings = RunSettings(

@@ -72,7 +72,7 @@ class AnnotateCaptions(beam.PTransform[Any, Any]):
         ModelMissing, OpinionMissing: while it runs; the parser's model or the weights of the second opinion cannot be
             used.
 
-    Example:
+    Examples:
         >>> import apache_beam as beam, pyarrow as pa
         >>> from open_diht import AnnotateCaptions
         >>> batch = pa.table({"caption": ["a brown dog catches a red ball", "IMG_2034.jpg"]})
@@ -112,7 +112,7 @@ class SpotText(beam.PTransform[Any, Any]):
         SpotterError, WeightsMissing, WeightsDamaged: while it runs; OCR does not work.
         ModuleNotFoundError: while it runs with a preset; a language must be identified, and pycld2 is missing.
 
-    Example:
+    Examples:
         >>> import apache_beam as beam, pyarrow as pa
         >>> from pathlib import Path
         >>> from open_diht import SpotText
@@ -166,7 +166,7 @@ class ApplyCat(beam.PTransform[Any, Any]):
         DatasetError, BadSchema: a role is unknown, or its column is missing, ambiguous or of the wrong type.
         ModuleNotFoundError: while it runs; a language must be identified, and pycld2 is missing.
 
-    Example:
+    Examples:
         >>> import apache_beam as beam, pyarrow as pa
         >>> from open_diht import AnnotateCaptions, ApplyCat
         >>> batch = pa.table({"caption": ["a brown dog catches a red ball", "IMG_2034.jpg"]})

@@ -23,6 +23,7 @@ from open_diht.common.html.charts import (
     line_chart,
     svg_file,
 )
+from open_diht.common.html.text import text_width
 from tests.common.html_tags import HOSTILE, Tags
 
 LINES = [
@@ -39,6 +40,14 @@ def test_all_points_and_names_are_in_the_picture() -> None:
     assert all(0 < float(dot.attrib["cx"]) < WIDE and 0 < float(dot.attrib["cy"]) < HIGH for dot in dots)
     texts = [text.text for text in found.findall(f".//{name}text")]
     assert {"Title", "k", "points", "up", "down & <out>", "1", "2", "4", "0"} <= set(texts)
+
+
+def test_a_long_name_makes_room_for_itself() -> None:
+    name = "injected, against random of the same size"
+    svg = line_chart("Title", "k", "points", [Series(name, LINES[0].points)], (1, 4))
+    begin = float(re.search(rf'x="([\d.]+)" y="[\d.]+">{name}<', svg)[1])  # type: ignore[index]
+    assert begin + text_width(name, 12) <= WIDE
+    assert max(float(x) for x in re.findall(r'cx="([\d.]+)"', svg)) < begin
 
 
 @pytest.mark.parametrize("count", [1, 3, 9])

@@ -47,7 +47,7 @@ class HnNce(Loss):
     scalar, and statistics: `accuracy`, the fraction of rows whose positive is more similar than every negative,
     and `hardest`, the mean fraction of the weighted sum over negatives that is due to the hardest one.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from open_diht import HnNce
         >>> images = torch.eye(4)

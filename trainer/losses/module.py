@@ -35,7 +35,7 @@ class HnNceLoss(nn.Module):
     Raises:
         ValueError: `alpha` or `beta` is out of range, or `use_horovod` is True.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from open_diht.losses import HnNceLoss
         >>> features = torch.eye(4)

@@ -1,8 +1,7 @@
-"""An output to look at, a server over it, and a browser."""
+"""An output to look at, and a server over it."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 import threading
@@ -25,7 +24,6 @@ HOSTILE = (
 )
 """Captions that try to run and to load something. 192.0.2.1 is an address of nobody (RFC 5737)."""
 PAIRS = 40
-CHROMIUM = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 
 
 @pytest.fixture(scope="session")
@@ -83,17 +81,3 @@ def site(finished: Any, served: Any) -> Iterator[str]:
     """The address of a server over it."""
     with served(Output(finished.output)) as address:
         yield address
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """Chromium as the system has it; skips where there is none."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install '.[dev]'")
-    found = next(filter(None, map(shutil.which, CHROMIUM)), None)
-    if found is None:
-        pytest.skip("no Chromium on PATH; on Debian: apt-get install chromium-headless-shell fonts-dejavu-core")
-    as_root = ["--no-sandbox"] if os.geteuid() == 0 else []  # which Chromium asks of root
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=found, args=as_root)
-        yield browser
-        browser.close()
