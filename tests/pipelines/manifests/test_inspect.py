@@ -7,6 +7,7 @@ import bz2
 import gzip
 import io
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -216,6 +217,32 @@ def test_a_tar_of_images_alone_is_told_what_it_lacks(write: Write, tar_of: TarOf
     with pytest.raises(BadSchema, match=r"holds no captions: .*only members \.jpg, \.png.*<key>\.txt") as raised:
         inspect(path, CUSTOM)
     assert "_extra" not in str(raised.value)
+
+
+@pytest.mark.parametrize("order", ["shuffled", "images last"])
+@pytest.mark.parametrize("count", [5, 1_000])
+def test_a_tar_in_no_order_is_refused_with_the_command_that_sorts_it(
+    write: Write, tar_of: TarOf, order: str, count: int
+) -> None:
+    members = [(f"./{row:04d}.{ending}", b"a dog") for row in range(count) for ending in ("jpg", "json", "txt")]
+    if order == "shuffled":
+        random.Random(1).shuffle(members)
+    else:
+        members.sort(key=lambda member: member[0].endswith(".jpg"))
+    path = write("a.tar", tar_of(*members))
+    with pytest.raises(BadSchema, match=r"not next to each other.*tar --sort=name") as raised:
+        inspect(path, CUSTOM)
+    assert path in str(raised.value)
+
+
+def test_incomplete_samples_and_equal_keys_are_no_disorder(write: Write, tar_of: TarOf) -> None:
+    texts = tar_of(*((f"{row}.txt", b"a dog") for row in range(200)))
+    assert not inspect(write("a.tar", texts + texts), CUSTOM).images
+    late = [("7.txt", b"a dog")]  # appended for one sample, which costs that sample alone
+    whole = [
+        (f"{row}.{ending}", b"a dog") for row in range(9) for ending in ("jpg", "txt") if (row, ending) != (7, "txt")
+    ]
+    assert inspect(write("b.tar", tar_of(*whole, *late)), CUSTOM).images
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
