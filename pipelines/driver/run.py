@@ -27,7 +27,7 @@ from open_diht.pipelines.driver.publish import Results
 from open_diht.pipelines.engine.sharing import Sharing, shard_name
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.fetch.tool import ToolMissing, check_tool
-from open_diht.pipelines.manifests import check_image_paths
+from open_diht.pipelines.manifests import check_image_paths, check_loose_images
 from open_diht.pipelines.manifests.plan import Plan, keep_plan, make_plan
 from open_diht.pipelines.settings import STAGES, RunSettings
 from open_diht.pipelines.stages.captions import check_lean, check_second_opinion
@@ -115,6 +115,8 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
     settings = _applicable(settings, plan)
     if not {*settings.stages} <= {"captions", DOWNLOAD}:
         check_image_paths(plan.infos, settings.dataset)
+    if not {*settings.stages} <= {"captions", "dedup", "export"}:
+        check_loose_images(plan.infos)
     layout = Layout(settings.output)
     _check_ocr(settings, layout, plan, say)
     place = settings.publisher.target if settings.publisher else layout.root
