@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from open_diht.pipelines.datasets import Dataset, load_dataset
-from open_diht.pipelines.manifests import BadRow, UnreadableFile, inspect, make_uid, read
+from open_diht.pipelines.manifests import BadRow, UnreadableFile, inspect, make_uid, read, split
 from open_diht.pipelines.manifests.files import open_file
 from open_diht.pipelines.manifests.formats import parquet as parquet_module
 
@@ -98,6 +98,19 @@ def test_byte_order_mark_and_line_ends(write: Write, ending: bytes, mark: bytes,
         rows = Rows(write(name, mark + ending.join(lines) + (ending if last else b"")))
         assert rows.captions == {0: "a dog", 1: "b"}
         assert rows.urls == {0: "http://1", 1: "c"}
+
+
+@pytest.mark.parametrize("pack", [lambda data: data, gzip.compress])
+@pytest.mark.parametrize(("name", "head"), [("a.tsv", b"url\tcaption\n"), ("a.csv", b"caption\r\n"), ("a.jsonl", b"")])
+def test_empty_lines_before_the_first_row_are_no_rows(
+    write: Write, name: str, head: bytes, pack: Callable[[bytes], bytes]
+) -> None:
+    row = {"a.tsv": b"http://x\ta dog\n", "a.csv": b"a dog\r\n", "a.jsonl": b'{"caption": "a dog"}\n'}[name]
+    content = b"\n" * 3_000 + b"\r\n" * 3_000 + head + b"\n" * 2_000 + row
+    path = write(name + (".gz" if pack is gzip.compress else ""), pack(content))
+    assert Rows(path).captions == {0: "a dog"}
+    spans = split(inspect(path, CUSTOM), 1)
+    assert [caption for span in spans for batch in read(span, CUSTOM) for caption in batch.captions] == ["a dog"]
 
 
 def test_null_captions_are_good_rows(write: Write) -> None:
