@@ -16,7 +16,7 @@ import os
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
@@ -185,6 +185,19 @@ def hash64(content: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
+def packed_keys(keys: Iterable[str]) -> npt.NDArray[np.uint8]:
+    """Return keys as bytes, one on each line. A line end in a key becomes NUL, which no name in a tar has."""
+    return np.frombuffer(
+        "\n".join(key.replace("\n", "\0") for key in keys).encode("utf-8", "surrogateescape"), np.uint8
+    )
+
+
+def unpacked_keys(content: npt.NDArray[np.uint8]) -> list[str]:
+    """Return the keys that `packed_keys` packed."""
+    text = content.tobytes().decode("utf-8", "surrogateescape")
+    return [key.replace("\0", "\n") for key in text.split("\n")] if text else []
+
+
 def caption_hash(caption: bytes) -> int:
     """Return a signed 64-bit hash that ignores ASCII white space at both ends of a caption."""
     return hash64(caption.strip()) - 2**63
@@ -346,7 +359,7 @@ def write(index: ShardIndex, path: Path) -> None:
         np.savez(
             file,
             about=np.frombuffer(json.dumps(about).encode(), np.uint8),
-            keys=np.frombuffer("\n".join(index.keys).encode("utf-8", "surrogateescape"), np.uint8),
+            keys=packed_keys(index.keys),
             rows=index.rows,
             starts=index.starts,
         )
@@ -365,9 +378,7 @@ def load(path: Path | str, content: bytes | None = None) -> ShardIndex:
     try:
         with np.load(path if content is None else io.BytesIO(content)) as arrays:
             about = _about(arrays)
-            keys = arrays["keys"].tobytes().decode("utf-8", "surrogateescape").split("\n")
-            # Splitting an empty text yields one empty key.
-            found = ShardIndex(**about, rows=arrays["rows"], keys=keys if keys != [""] else [])
+            found = ShardIndex(**about, rows=arrays["rows"], keys=unpacked_keys(arrays["keys"]))
             found.starts = arrays["starts"]
             return found
     except _UNREADABLE as error:

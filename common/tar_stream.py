@@ -178,13 +178,15 @@ class TarStream:
 
 
 def _pax_records(content: bytes) -> dict[str, str]:
-    """Return the records "length key=value" of a pax header, up to the first malformed one."""
+    """Return the records "length key=value" of a pax header, up to the first malformed one. As in the other headers, a
+    value ends at a NUL."""
     records: dict[str, str] = {}
     while content:
         length, _, _ = content.partition(b" ")
         if not length.isdigit() or len(length) > _MOST_DIGITS or not len(length) + 1 < int(length) <= len(content):
             break
         key, _, value = content[len(length) + 1 : int(length) - 1].partition(b"=")
+        value = value.partition(b"\0")[0]
         records[key.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")
         content = content[int(length) :]
     return records

@@ -25,6 +25,7 @@ _EDGES = re.compile(r"^[^\w]+|[^\w]+$")
 _POSSESSIVE = re.compile(r"['’]s?$")
 _PRONOUNS = frozenset(["i", "he", "she", "they", "we", "you", "who", "him", "her", "them", "it", "me", "us"])
 _SHORTEST = 3  # shorter base forms are errors ("bus" is not a plural of "bu")
+_SINGULAR = frozenset(["species", "corps", "kansas", "laos", "mars", "wales"])  # a rule makes other known words of them
 _CACHED = 200_000
 
 
@@ -38,6 +39,9 @@ class ConceptNames:
             kind: tuple(lookups.get_table(f"lemma_{part}")[kind] for part in ("rules", "exc", "index"))
             for kind in ("noun", "adj")
         }
+        # The longer base comes first: "cutest" is of "cute", as "cut" would double its last letter.
+        rules, *others = self._tables["adj"]
+        self._tables["adj"] = sorted(rules, key=lambda rule: len(rule[0]) - len(rule[1])), *others
         self.object = lru_cache(_CACHED)(self._object)
         self.attribute = lru_cache(_CACHED)(self._attribute)
 
@@ -61,8 +65,8 @@ class ConceptNames:
         rules, exceptions, index = self._tables[kind]
         if exceptions.get(word):
             return str(exceptions[word][0])
-        if kind == "adj" and word in index:  # a known adjective is its own base form
-            return word
+        if word in index if kind == "adj" else word.endswith("ss") or word in _SINGULAR:
+            return word  # a known adjective is its own base form, and no noun in -ss is a plural ("pass" of "pas")
         for ending, instead in rules:
             base = word[: len(word) - len(ending)] + instead
             if word.endswith(ending) and len(base) >= _SHORTEST and base in index:

@@ -78,6 +78,12 @@ _UNSPACED: Final = re.compile(  # Thai, Lao, Myanmar, Khmer, kana, Han: scripts 
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff"
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f]"
 )
+_SECOND_PARTS: Final = frozenset(
+    "\u09be\u09d7\u0b3e\u0b56\u0b57\u0bbe\u0bd7\u0cc2\u0cd5\u0cd6\u0d3e\u0d57\u0dcf\u0ddf\u102e\u1b35\uff9e\uff9f"
+    "\U00011127\U0001133e\U00011357\U000114b0\U000114ba\U000114bd\U000115af\U00011930"
+)
+"""Characters that Unicode composes with the one before, though it does not class them as combining: the second parts
+of vowels of Indic scripts, and the voiced marks of half-width kana."""
 _SEPARATOR: Final = "\0"
 
 
@@ -101,11 +107,15 @@ def _fold_unicode(text: str) -> Folded:
 
 
 def _segments(text: str) -> Iterator[tuple[int, str]]:
-    """Yield each base character with the combining marks and jamo after it, and its index, so
-    that accented letters and syllables fold alike, composed or decomposed."""
+    """Yield each base character with the combining marks, jamo and second parts after it, and its index, so that
+    accented letters, syllables and vowels fold alike, composed or decomposed."""
     start = 0
     for index in range(1, len(text) + 1):
-        if index == len(text) or not (unicodedata.combining(text[index]) or "\u1160" <= text[index] <= "\u11ff"):
+        if index == len(text) or not (
+            unicodedata.combining(text[index])
+            or "\u1160" <= text[index] <= "\u11ff"
+            or (text[index] in _SECOND_PARTS and len(unicodedata.normalize("NFKC", text[start : index + 1])) == 1)
+        ):
             yield start, text[start:index]
             start = index
 

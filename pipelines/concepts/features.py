@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from apache_beam.utils.shared import Shared
 
+from open_diht.common.shard_index import packed_keys, unpacked_keys
 from open_diht.pipelines.concepts.extract import Features, TeacherFailed, extracted, prepared
 from open_diht.pipelines.concepts.shards import images_of
 from open_diht.pipelines.concepts.teacher import LoadedTeacher, Teacher
@@ -91,7 +92,7 @@ class FeatureStage(Stage):
         with published(feature_path(self.layout, unit)) as temporary, open(temporary, "wb") as file:
             np.save(file, rows)
         with published(status_path(self.layout, unit)) as temporary, open(temporary, "wb") as file:
-            np.savez(file, keys=_bytes("\n".join(begun.keys)), good=good)
+            np.savez(file, keys=packed_keys(begun.keys), good=good)
         said = {"rows": len(begun), "width": rows.shape[1], "bad": begun.bad, "broken": batches.broken}
         return said, [feature_path(self.layout, unit), status_path(self.layout, unit)]
 
@@ -201,8 +202,9 @@ class _Begun:
     def keep(self, path: StorePath) -> None:
         """Save the partial results."""
         with published(path) as temporary, open(temporary, "wb") as file:
-            keys, bad = _bytes("\n".join(self.keys)), _bytes(json.dumps(self.bad))
-            np.savez(file, rows=self.rows(), good=np.array(self.good, np.bool_), keys=keys, bad=bad)
+            bad = np.frombuffer(json.dumps(self.bad).encode(), np.uint8)
+            good = np.array(self.good, np.bool_)
+            np.savez(file, rows=self.rows(), good=good, keys=packed_keys(self.keys), bad=bad)
 
     @classmethod
     def read(cls, path: StorePath) -> _Begun:
@@ -213,11 +215,6 @@ class _Begun:
         except FileNotFoundError:
             return begun
         with np.load(io.BytesIO(content)) as found:
-            text = found["keys"].tobytes().decode("utf-8", "surrogateescape")
-            begun.keys, begun.good = text.split("\n") if text else [], found["good"].tolist()
+            begun.keys, begun.good = unpacked_keys(found["keys"]), found["good"].tolist()
             begun.bad, begun._rows = json.loads(found["bad"].tobytes()), [found["rows"]]
         return begun
-
-
-def _bytes(text: str) -> npt.NDArray[np.uint8]:
-    return np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8)

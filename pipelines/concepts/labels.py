@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from open_diht.common.shard_index import packed_keys
 from open_diht.filters.captions.concepts import concept_names
 from open_diht.pipelines.concepts.shards import annotations_of
 from open_diht.pipelines.concepts.vocabulary import HEADS, annotated
@@ -88,7 +89,7 @@ def label_path(layout: Layout, unit: str) -> StorePath:
 
 
 def _arrays(keys: Sequence[str], found: dict[str, list[list[int]]]) -> dict[str, Any]:
-    arrays: dict[str, Any] = {"keys": np.frombuffer("\n".join(keys).encode("utf-8", "surrogateescape"), np.uint8)}
+    arrays: dict[str, Any] = {"keys": packed_keys(keys)}
     for head, lists in found.items():
         arrays[f"{head}.offsets"] = np.cumsum([0, *map(len, lists)], dtype=np.int64)
         arrays[f"{head}.ids"] = np.array([place for ids in lists for place in ids], np.int32)

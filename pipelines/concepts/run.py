@@ -27,6 +27,7 @@ from open_diht.pipelines.concepts.labels import LabelStage
 from open_diht.pipelines.concepts.shards import shard_entries
 from open_diht.pipelines.concepts.teacher import Teacher
 from open_diht.pipelines.concepts.vocabulary import (
+    NAMES_VERSION,
     VERSION,
     Vocabulary,
     VocabularyStage,
@@ -269,7 +270,7 @@ class _Run:
     @cached_property
     def _fingerprints(self) -> dict[str, dict[str, str]]:
         """Fingerprints of units by stage, for the stages that do not wait for the vocabulary."""
-        names = fingerprint_of(VERSION, model_provenance())
+        names = fingerprint_of(NAMES_VERSION, model_provenance())
         counts = {unit: fingerprint_of(names, stamp) for unit, stamp in self.kept.items()}
         return {"vocabulary": counts, "features": self.extraction.fingerprints(self.shards)}
 
@@ -306,7 +307,7 @@ class _Run:
     def _labels(self, vocabulary: Vocabulary) -> bool:
         shards = self.shards
         fingerprints = {
-            unit: fingerprint_of(VERSION, vocabulary["hash"], entry["sha256"]) for unit, entry in shards.items()
+            unit: fingerprint_of(NAMES_VERSION, vocabulary["hash"], entry["sha256"]) for unit, entry in shards.items()
         }
         known = Fingerprints.published(self.layout, "labels", fingerprints)
         stage = LabelStage(self.layout, self.settings.data / "shards", self.layout.root / "vocabulary.json", known)

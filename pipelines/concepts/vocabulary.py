@@ -30,7 +30,8 @@ BATCH_ROWS = 10_000
 BUCKETS = 256
 ROWS_AT_ONCE = 4_000_000  # counts merged per slice of buckets
 COUNTS = pa.schema([("bucket", pa.uint8()), ("head", pa.string()), ("name", pa.string()), ("rows", pa.int64())])
-VERSION = 1  # raise it when equal annotations may give other names
+VERSION = 1  # of the files that training reads
+NAMES_VERSION = 2  # raise it when equal annotations may give other names
 
 
 class Head(TypedDict):

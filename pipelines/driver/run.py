@@ -24,7 +24,7 @@ from open_diht.pipelines.driver.outcome import FilterOutcome
 from open_diht.pipelines.driver.publish import Results
 from open_diht.pipelines.engine.sharing import Sharing, shard_name
 from open_diht.pipelines.engine.work import Work
-from open_diht.pipelines.manifests import check_image_paths
+from open_diht.pipelines.manifests import check_image_paths, check_loose_images
 from open_diht.pipelines.manifests.plan import Plan, keep_plan, make_plan
 from open_diht.pipelines.settings import STAGES, RunSettings
 from open_diht.pipelines.stages.cascade import StageFilter
@@ -101,6 +101,8 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
     settings = replace(settings, stages=applicable_stages(settings, plan))
     if not {*settings.stages} <= {"captions", DOWNLOAD}:
         check_image_paths(plan.infos, settings.dataset)
+    if not {*settings.stages} <= {"captions", "dedup", "export"}:
+        check_loose_images(plan.infos)
     _check(settings, plan, say)
     layout = Layout(settings.output)
     place = settings.publisher.target if settings.publisher else layout.root

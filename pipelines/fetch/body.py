@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from open_diht.pipelines.fetch.reasons import FetchError, Reason
 
 _CHUNK = 256 * 2**10
+_SLICE = 16 * 2**10
+"""Bytes unpacked at a time, since each member of a gzip stream copies those behind it."""
 _WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
@@ -56,13 +58,20 @@ def _pieces(answer: http.client.HTTPResponse, promised: int | None, max_bytes: i
 
 
 def _unpacked(pieces: Iterator[bytes], encoding: str, max_bytes: int) -> bytes:
+    """Return the decompressed body. One of gzip may consist of several members."""
     unpack = zlib.decompressobj(_WINDOWS[encoding])
     out = bytearray()
     try:
-        for piece in pieces:
-            out += unpack.decompress(piece, max_bytes + 1 - len(out))  # one byte too many reveals a bomb
-            if len(out) > max_bytes:
-                raise FetchError(Reason.TOO_LARGE, f"more than {max_bytes} bytes when unpacked")
+        for piece in (one[at : at + _SLICE] for one in pieces for at in range(0, len(one), _SLICE)):
+            while piece:
+                if unpack.eof:
+                    if encoding == "deflate" or piece[:1] != b"\x1f":
+                        break  # what follows is no part of the body
+                    unpack = zlib.decompressobj(_WINDOWS[encoding])
+                out += unpack.decompress(piece, max_bytes + 1 - len(out))  # one byte too many reveals a bomb
+                if len(out) > max_bytes:
+                    raise FetchError(Reason.TOO_LARGE, f"more than {max_bytes} bytes when unpacked")
+                piece = unpack.unused_data
     except zlib.error as error:
         raise FetchError(Reason.BAD_RESPONSE, f"broken {encoding}: {error}") from error
     if not unpack.eof:

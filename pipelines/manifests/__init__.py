@@ -9,7 +9,7 @@ for batch in read(spans[0], dataset): ...
 from open_diht.pipelines.manifests.batches import make_uid
 from open_diht.pipelines.manifests.files import stamps_of
 from open_diht.pipelines.manifests.images import MissingImage, check_images_root
-from open_diht.pipelines.manifests.inputs import expand_inputs, input_items
+from open_diht.pipelines.manifests.inputs import check_loose_images, expand_inputs, input_items
 from open_diht.pipelines.manifests.reader import (
     check_image_paths,
     info_of,
@@ -56,6 +56,7 @@ __all__ = [
     "check_consistent",
     "check_image_paths",
     "check_images_root",
+    "check_loose_images",
     "expand_inputs",
     "in_words",
     "info_of",

@@ -6,17 +6,21 @@ import glob
 import os
 import posixpath
 import re
+from collections.abc import Sequence
+from contextlib import suppress
+from shlex import quote
 from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped, unused-ignore]
 
+from open_diht.common.image_formats import EXTENSIONS
 from open_diht.common.installation import remedy
 from open_diht.common.naming import nearest
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.datasets.naming import listing
 from open_diht.pipelines.manifests.files import file_system, is_url, local_path, reading
 from open_diht.pipelines.manifests.formats import format_of_name, known_endings
-from open_diht.pipelines.manifests.types import NoInput, UnreadableFile
+from open_diht.pipelines.manifests.types import FileInfo, NoInput, UnreadableFile
 
 _NUMBERS = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _MAX_RANGE = 1_000_000
@@ -62,7 +66,8 @@ def expand_inputs(pattern: str, dataset: Dataset) -> list[str]:
         NoInput: the pattern is empty; an item matches nothing, is not a regular file or cannot be
             searched (unknown protocol, no access); a range runs backwards or is too long; or a Parquet
             file and a tar of the same name both match.
-            img2dataset writes the same rows to both, which would count twice.
+            img2dataset writes the same rows to both, which would count twice. Or a .json belongs to the
+            image and the .txt of its name.
         Unreachable: a store does not answer.
     """
     if not pattern.strip():
@@ -72,7 +77,25 @@ def expand_inputs(pattern: str, dataset: Dataset) -> list[str]:
         raise NoInput(f"the input pattern {pattern!r} has nothing between its commas; name a file, a folder or a glob")
     found = {path for item in items for path in _expand(item, dataset)}
     _refuse_doubles(found)
+    _refuse_samples(found)
     return sorted(found)
+
+
+def check_loose_images(infos: Sequence[FileInfo]) -> None:
+    """Raise NoInput if a Parquet file of URLs lies next to a folder of its name with their images, which would be
+    downloaded again. This is img2dataset's layout `files`. Of each folder, the first such file is checked."""
+    of_urls = [one for one in infos if one.format == "parquet" and one.roles.url is not None and not one.images]
+    for path in {posixpath.dirname(one.path): one.path for one in reversed(of_urls)}.values():
+        folder = path.removesuffix(".parquet")
+        names: list[str] = []
+        with reading(path), suppress(PermissionError):  # a store that forbids listing
+            fs, inside = file_system(folder)
+            names = _names(fs, inside) if folder != path and fs.isdir(inside) else []
+        if any(_is_image(name) for name in names):
+            raise NoInput(
+                f"'{path}' has only URLs, and '{folder}' holds their images, which would be downloaded again. "
+                f"{_packed(folder)}"
+            )
 
 
 def input_items(pattern: str) -> list[str]:
@@ -109,7 +132,8 @@ def _paths(item: str, dataset: Dataset) -> list[str]:
         if not paths:
             raise NoInput(
                 f"the folder '{item}' has no file with a known ending ({', '.join(known_endings())}), not counting "
-                f"hidden files, _* and *_stats.json; it holds {listing(_names(fs, inside))}. Name the files with a glob"
+                f"hidden files, _* and *_stats.json; it holds {listing(names := _names(fs, inside))}. "
+                + (_packed(_outside(fs, inside, item)) if any(map(_is_image, names)) else "Name the files with a glob")
             )
         return [_outside(fs, path, item) for path in paths]
     if fs.isfile(inside):
@@ -183,3 +207,27 @@ def _refuse_doubles(paths: set[str]) -> None:
                 f"'{table}' and '{path}' have the same name, and img2dataset writes the same rows to both; name "
                 f"only one: '{posixpath.dirname(path)}/*.tar' (with images) or '*.parquet' (without)"
             )
+
+
+def _refuse_samples(paths: set[str]) -> None:
+    for path in {posixpath.dirname(path): path for path in sorted(paths) if path.endswith(".json")}.values():
+        is_sample = False
+        with reading(path), suppress(PermissionError):  # a store that forbids listing denies access to missing files
+            fs, inside = file_system(path.removesuffix(".json"))
+            is_sample = fs.exists(f"{inside}.txt") and any(fs.exists(f"{inside}.{image}") for image in EXTENSIONS)
+        if is_sample:
+            raise NoInput(
+                f"'{path}' belongs to the image and the text next to it, and is no manifest. "
+                f"{_packed(posixpath.dirname(path))}"
+            )
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(tuple(f".{ending}" for ending in EXTENSIONS))
+
+
+def _packed(folder: str) -> str:
+    """Return how to make a folder of images and texts readable."""
+    folder = quote(folder.rstrip("/"))
+    command = f"tar --sort=name -cf {folder}.tar -C {folder} ."
+    return f"Pack each folder of images and texts into a tar, and filter the tars: {command}"

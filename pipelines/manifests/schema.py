@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from open_diht.common.naming import nearest
 from open_diht.pipelines.datasets import Dataset, Roles
@@ -62,7 +63,7 @@ def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, ima
 
     Raises:
         BadSchema: two columns have the same name, or there are too many; a needed or named role has
-            no column; or a role has two columns, or one of the wrong type.
+            no column; or a role has two columns, or one of the wrong type. The message has all problems.
     """
     if len(columns) > MAX_COLUMNS:
         raise BadSchema(
@@ -71,15 +72,25 @@ def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, ima
         )
     names = [column.name for column in columns]
     repeated = sorted(name for name, count in Counter(names).items() if count > 1)
-    if repeated:
-        raise BadSchema(
-            f"{path}: column {listing([repr(name) for name in repeated])} occurs more than once; rename one of them"
-        )
     by_name = {column.name: column for column in columns}
     found: dict[str, str] = {}
+    problems: list[BadSchema] = []
+    if repeated:
+        message = f"column {listing([repr(name) for name in repeated])} occurs more than once; rename one of them"
+        problems.append(BadSchema(f"{path}: {message}"))
+        columns, names = list(by_name.values()), list(by_name)
+
+    def take(role: str, find: Callable[[], str | None]) -> None:
+        try:
+            if (name := find()) is not None:
+                found[role] = name
+                _check_kind(role, by_name[name], dataset, path)
+        except BadSchema as error:
+            problems.append(error)
+            found.setdefault(role, "")  # so that no other problem of this role is reported
+
     for role, name in dataset.roles.given().items():
-        found[role] = _named(role, name, names, path)
-        _check_kind(role, by_name[found[role]], dataset, path)
+        take(role, partial(_named, role, name, names, path))
     captions = _captions(names, dataset, path)
     for name in captions:
         found.setdefault("caption", name)
@@ -87,9 +98,8 @@ def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, ima
     if not dataset.roles.captions and len(captions) == 1 and by_name[captions[0]].kind == "text":
         captions = ()  # the file has the one caption of each row alone
     for role in _FOUND_BY_ALIAS:
-        if role not in found and (match := _by_alias(role, columns, dataset, path)) is not None:
-            found[role] = match
-            _check_kind(role, by_name[match], dataset, path)
+        if role not in found:
+            take(role, partial(_by_alias, role, columns, dataset, path))
     for family in SIZE_FAMILIES if "width" not in found else ():
         pair = [[name for name in names if name.casefold() == wanted] for wanted in family]
         if all(len(same) == 1 for same in pair):
@@ -100,10 +110,14 @@ def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, ima
             continue
         aliases = dataset.aliases_of(role)
         guess = next((hint for alias in aliases if (hint := nearest(alias, names))), "")
-        raise BadSchema(
-            f"{path}: no column for the {role}: looked for {', '.join(aliases)}; "
-            f"the file has {listing(names)}{guess}; {remedy(role)}"
+        problems.append(
+            BadSchema(
+                f"{path}: no column for the {role}: looked for {', '.join(aliases)}; "
+                f"the file has {listing(names)}{guess}; {remedy(role)}"
+            )
         )
+    if problems:
+        raise BadSchema(f"{path}: {'. Also, '.join(str(one).removeprefix(f'{path}: ') for one in problems)}")
     return Roles(**found, captions=captions)
 
 

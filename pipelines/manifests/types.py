@@ -123,7 +123,7 @@ a NUL in a line of text. oversized: above MAX_ROW_BYTES, MAX_CELL_BYTES or MAX_C
 misplaced or unclosed CSV quote, or a CR outside quotes before the end of the line. invalid_json,
 not_an_object: JSON lines and the .json of tar samples. not_text: another JSON value in place of a
 caption, URL or path. lone_surrogate: JSON escapes that are half a character. no_caption: a tar sample
-with neither .txt nor .json. missing_member: a tar sample without the .json, or the .txt for the caption,
+with neither .txt nor .json. missing_member: a tar sample without the caption, a .txt or a field txt,
 that some of the first samples have. duplicate_member: two members of one tar sample with the same name,
 case aside.
 """

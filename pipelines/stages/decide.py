@@ -48,7 +48,7 @@ from open_diht.pipelines.store.layout import KINDS, Layout
 from open_diht.pipelines.store.records import CommitRecord
 from open_diht.pipelines.store.storage import row_groups
 
-VERSION = 6  # increase it when equal annotations and thresholds may lead to other decisions
+VERSION = 7  # increase it when equal annotations and thresholds may lead to other decisions
 
 
 class _Annotations:

@@ -180,15 +180,6 @@ class DownloadStage(SegmentAnnotator):
     def teardown(self) -> None:
         self._fetcher.close()
 
-    def candidates(self, unit: str) -> NDArray[np.int64]:
-        return self.survivors.ordinals(self.layout, unit, self._plan.image_rows)
-
-    def covered(self, unit: str) -> set[str]:
-        return self.survivors.covers
-
-    def needed(self, unit: str) -> set[str]:
-        return self.survivors.needed
-
     def is_done(self, unit: str, record: CommitRecord | None) -> bool:
         return super().is_done(unit, record) and not (record and self.lifted(record))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,15 +12,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from open_diht.filters.spotting.decode import UnreadableImage
-from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.ahead import prepared_ahead
 from open_diht.pipelines.engine.progress import Heartbeat
-from open_diht.pipelines.manifests import MissingImage, UnreadableFile
+from open_diht.pipelines.manifests import MissingImage
 from open_diht.pipelines.stages.encoders import BATCH, Encoder, Vector
-from open_diht.pipelines.stages.images import images_of
 from open_diht.pipelines.stages.segments import SegmentStage
 from open_diht.pipelines.store.commit import TableFile
-from open_diht.pipelines.store.names import unit_of
 from open_diht.pipelines.store.records import CommitRecord
 from open_diht.pipelines.store.storage import StorePath
 
@@ -69,7 +67,6 @@ def statuses(embeddings: Sequence[Encoded]) -> list[tuple[str, str]]:
 class EncodingStage(SegmentStage):
     """A `SegmentStage` that runs an encoder on images."""
 
-    dataset: Dataset
     fingerprint: str
     """Fingerprint of the encoder and its weights."""
     batch_size: int = BATCH
@@ -108,7 +105,7 @@ class EncodingStage(SegmentStage):
         path = self.layout.data(self.name, name)
         waiting: list[tuple[int, list[Encoded]]] = []
         with TableFile(path) as out:
-            for encoded in self._encoded(unit_of(unit), ordinals):
+            for encoded in self._encoded(unit, ordinals):
                 waiting += encoded
                 record["images"] += len(encoded)
                 record["bad"] += sum(not isinstance(one, np.ndarray) for _, (one, *_) in encoded)
@@ -123,7 +120,7 @@ class EncodingStage(SegmentStage):
     def _rows(self, encoded: list[tuple[int, list[Encoded]]]) -> pa.Table:
         return self.table([ordinal for ordinal, _ in encoded], [one for _, one in encoded])
 
-    def _encoded(self, parent: str, ordinals: NDArray[np.int64]) -> Iterator[list[tuple[int, list[Encoded]]]]:
+    def _encoded(self, unit: str, ordinals: NDArray[np.int64]) -> Iterator[list[tuple[int, list[Encoded]]]]:
         """Yield rows as (ordinal, embeddings). All batches of the encoder but the last are full, since it may pad."""
 
         def prepare(row: tuple[int, bytes | MissingImage]) -> list[Any]:
@@ -144,26 +141,10 @@ class EncodingStage(SegmentStage):
             del rows[:complete]
             return done
 
-        batches = ((batch, batch) for batch in self._batches(parent, ordinals))
+        images = self.images(unit, ordinals)
+        batches = ((batch, batch) for batch in iter(lambda: list(islice(images, self.batch_size)), []))
         for batch, prepared in prepared_ahead(batches, prepare, self.threads):
             rows += zip((ordinal for ordinal, _ in batch), prepared, strict=True)
             tensors += [(mine, n) for mine in prepared for n, one in enumerate(mine) if not isinstance(one, _FAILURES)]
             yield embed(len(tensors) // self.batch_size * self.batch_size)
         yield embed(len(tensors))
-
-    def _batches(self, parent: str, ordinals: NDArray[np.int64]) -> Iterator[list[tuple[int, bytes | MissingImage]]]:
-        plan = self._plan
-        rows: list[tuple[int, bytes | MissingImage]] = []
-        done = 0
-        try:
-            for row in images_of(self.layout, parent, plan.span(parent), plan.image_rows, self.dataset, ordinals):
-                rows.append(row)
-                done += 1
-                if len(rows) == self.batch_size:
-                    yield rows
-                    rows = []
-        except UnreadableFile as error:  # images may be damaged while the captions are intact
-            missing = MissingImage(reason="image_unreadable", message=error.message)
-            rows += [(ordinal, missing) for ordinal in ordinals[done:].tolist()]
-        if rows:
-            yield rows

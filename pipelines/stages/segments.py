@@ -8,29 +8,33 @@ further segment; a preset that lets fewer pass finds everything it needs.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count, takewhile
 from typing import Any, ClassVar
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from open_diht.filters.base import CaptionFilter
 from open_diht.filters.presets import Preset, load_preset
+from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, Records, Stage
 from open_diht.pipelines.engine.work import Work
+from open_diht.pipelines.manifests import MissingImage, UnreadableFile
+from open_diht.pipelines.manifests.plan import load_plan
 from open_diht.pipelines.stages.annotator import Annotator
-from open_diht.pipelines.stages.cascade import KEPT, apply_caption_filters
+from open_diht.pipelines.stages.cascade import KEPT, NotLookedAt, apply_caption_filters
 from open_diht.pipelines.stages.columns import annotated_rows
-from open_diht.pipelines.stages.images import DOWNLOAD, state_of
+from open_diht.pipelines.stages.images import DOWNLOAD, images_of, last_of_each, state_of
 from open_diht.pipelines.stages.several import OTHER_CAPTIONS
-from open_diht.pipelines.store.commit import read_json
+from open_diht.pipelines.store.commit import CorruptRecord, read_json
 from open_diht.pipelines.store.fingerprints import fingerprint_of
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.names import place_of, segment_name
+from open_diht.pipelines.store.names import image_unit_name, place_of, segment_name, unit_of
 from open_diht.pipelines.store.records import CommitRecord
 from open_diht.pipelines.store.storage import StorePath, read_table, stamps
 
@@ -121,9 +125,59 @@ class Survivors:
         return np.concatenate(found)
 
 
+def segments_of(layout: Layout, stage: str, unit: str, image_units: Iterable[int]) -> Iterator[StorePath]:
+    """Yield the files that a stage has stored of a caption unit, segment after segment of each image unit.
+
+    Args:
+        layout: the output folder.
+        stage: name of the stage.
+        unit: name of the caption unit.
+        image_units: numbers of the image units.
+
+    Raises:
+        CorruptRecord: a commit record is corrupt.
+    """
+    for number in image_units:
+        name = image_unit_name(unit, number)
+        path = layout.commit(stage, name)
+        record = read_json(path)
+        if record is not None and not (isinstance(record, dict) and isinstance(record.get("segments"), int)):
+            raise CorruptRecord(f"{path} is not a commit record; remove it, and run the same command to write it again")
+        for segment in range(record["segments"] if record else 0):
+            yield layout.data(stage, segment_name(name, segment))
+
+
+def stored_values(layout: Layout, stage: str, unit: str, column: str, ordinals: pa.ChunkedArray) -> pa.Array:
+    """Return what a stage over image units has stored of rows of a caption unit, as filters need it.
+
+    Args:
+        layout: the output folder.
+        stage: name of the stage.
+        unit: name of the caption unit.
+        column: column of the stage's files, which also have `ordinal`.
+        ordinals: the rows (n,).
+
+    Returns:
+        The n values; of a row that was processed again, the last.
+
+    Raises:
+        NotLookedAt: the stage has not processed one of the rows.
+    """
+    numbers = load_plan(layout.plan).image_units(read_json(layout.commit("captions", unit)))
+    paths = segments_of(layout, stage, unit, numbers)
+    tables = [read_table(path, columns=["ordinal", column]) for path in paths]
+    nothing = pa.table({"ordinal": pa.array([], pa.int64()), column: pa.nulls(0)})
+    known = last_of_each(pa.concat_tables(tables)) if tables else nothing
+    if not np.isin(ordinals, known["ordinal"]).all():
+        raise NotLookedAt(f"unit {unit}: stage {stage} has not processed some rows, so they cannot be decided")
+    return known[column].take(pa.array(np.searchsorted(known["ordinal"], ordinals))).combine_chunks()
+
+
 class SegmentStage(Stage):
     """A stage that keeps results. If other thresholds let more rows pass, it processes only these."""
 
+    dataset: Dataset
+    """How the manifests, and so the images, are read."""
     adds = True
     nothing: ClassVar[CommitRecord]
     """Entries of a unit's commit record before any of its rows is processed."""
@@ -152,6 +206,25 @@ class SegmentStage(Stage):
         Returns:
             The files of the segment.
         """
+
+    def images(self, unit: str, ordinals: NDArray[np.int64]) -> Iterator[tuple[int, bytes | MissingImage]]:
+        """Yield the images of rows, from the manifest or downloaded, in order.
+
+        Args:
+            unit: name of the unit.
+            ordinals: the rows (n,), ascending.
+
+        Yields:
+            The ordinal of each row, and its image file as stored, not decoded, or why there is none.
+        """
+        parent, plan, done = unit_of(unit), self._plan, 0
+        try:
+            for row in images_of(self.layout, parent, plan.span(parent), plan.image_rows, self.dataset, ordinals):
+                yield row
+                done += 1
+        except UnreadableFile as error:  # images may be damaged while the captions are intact
+            missing = MissingImage(reason="image_unreadable", message=error.message)
+            yield from ((ordinal, missing) for ordinal in ordinals[done:].tolist())
 
     def needed(self, unit: str) -> set[str]:
         """Return names of sets of rows, any of which contains all rows that a finished unit must contain."""
@@ -228,6 +301,18 @@ class SegmentStage(Stage):
 
 class SegmentAnnotator(SegmentStage, Annotator):
     """A stage over the image units of rows that pass the caption filters."""
+
+    survivors: Survivors
+    """The rows that are processed, see `survivors_of`."""
+
+    def candidates(self, unit: str) -> NDArray[np.int64]:
+        return self.survivors.ordinals(self.layout, unit, self._plan.image_rows)
+
+    def covered(self, unit: str) -> set[str]:
+        return self.survivors.covers
+
+    def needed(self, unit: str) -> set[str]:
+        return self.survivors.needed
 
     @classmethod
     def units(cls, work: Work, units: Sequence[str]) -> list[str]:

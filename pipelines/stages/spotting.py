@@ -6,7 +6,7 @@ record counts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import ClassVar, Self
@@ -23,7 +23,6 @@ from open_diht.filters.spotting.weights import WeightsDamaged, WeightsMissing, d
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.work import Work
-from open_diht.pipelines.manifests import UnreadableFile
 from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.captions import survivors_of
@@ -31,16 +30,14 @@ from open_diht.pipelines.stages.cascade import NOT_AT_HAND
 from open_diht.pipelines.stages.images import (
     DOWNLOAD,
     images_at_hand,
-    images_of,
     last_of_each,
     original_sizes,
 )
-from open_diht.pipelines.stages.rows import RECORD, Asked, Reading, no_reading, read_texts
-from open_diht.pipelines.stages.segments import SegmentAnnotator, Survivors
-from open_diht.pipelines.store.commit import CorruptRecord, TableFile, read_json
+from open_diht.pipelines.stages.rows import RECORD, Reading, read_texts
+from open_diht.pipelines.stages.segments import SegmentAnnotator, Survivors, segments_of
+from open_diht.pipelines.store.commit import TableFile
 from open_diht.pipelines.store.fingerprints import fingerprint_of
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.names import image_unit_name, segment_name, unit_of
 from open_diht.pipelines.store.records import CommitRecord
 from open_diht.pipelines.store.storage import StorePath, read_table
 
@@ -58,15 +55,7 @@ def load_records(layout: Layout, unit: str, image_units: Iterable[int]) -> pa.Ta
     Raises:
         CorruptRecord: a commit record is corrupt.
     """
-    tables = []
-    for image_unit in image_units:
-        name = image_unit_name(unit, image_unit)
-        path = layout.commit("spotting", name)
-        record = read_json(path)
-        if record is not None and not (isinstance(record, dict) and isinstance(record.get("segments"), int)):
-            raise CorruptRecord(f"{path} is not a commit record; remove it, and run the same command to write it again")
-        for segment in range(record["segments"] if record else 0):
-            tables.append(read_table(layout.data("spotting", segment_name(name, segment))))
+    tables = [read_table(path) for path in segments_of(layout, "spotting", unit, image_units)]
     return last_of_each(pa.concat_tables([RECORD.empty_table(), *tables]))
 
 
@@ -135,15 +124,6 @@ class SpottingStage(SegmentAnnotator):
     def teardown(self) -> None:
         self._spotter.close()
 
-    def candidates(self, unit: str) -> NDArray[np.int64]:
-        return self.survivors.ordinals(self.layout, unit, self._plan.image_rows)
-
-    def covered(self, unit: str) -> set[str]:
-        return self.survivors.covers
-
-    def needed(self, unit: str) -> set[str]:
-        return self.survivors.needed
-
     def current(self, unit: str, record: CommitRecord | None) -> CommitRecord | None:
         known = super().current(unit, record)
         if known is None or known["root"] != self.dataset.images_root:  # relative paths then mean other files
@@ -171,29 +151,16 @@ class SpottingStage(SegmentAnnotator):
     def add(
         self, unit: str, name: str, ordinals: NDArray[np.int64], record: CommitRecord, heartbeat: Heartbeat
     ) -> list[StorePath]:
-        parent, plan, path = unit_of(unit), self._plan, self.layout.data(self.name, name)
-        images = images_of(self.layout, parent, plan.span(parent), plan.image_rows, self.dataset, ordinals)
-        sizes = original_sizes(self.layout, unit)
-        broken: list[UnreadableFile] = []
-
-        def asked() -> Iterator[Asked]:
-            try:
-                for ordinal, image in images:
-                    yield ordinal, image, sizes.get(ordinal)
-            except UnreadableFile as error:  # images may be damaged while the captions are intact
-                broken.append(error)
-
+        path, sizes = self.layout.data(self.name, name), original_sizes(self.layout, unit)
+        asked = ((ordinal, image, sizes.get(ordinal)) for ordinal, image in self.images(unit, ordinals))
         rows: list[Reading] = []
         with TableFile(path, RECORD) as out:
-            for done, row in enumerate(read_texts(self._spotter, asked()), 1):
+            for done, row in enumerate(read_texts(self._spotter, asked), 1):
                 rows.append(row)
                 if len(rows) >= BATCH:
                     out.write(pa.Table.from_pylist(rows, RECORD))
                     rows = []
                 heartbeat.beat(done)
-            for error in broken:
-                rest = ordinals[out.rows + len(rows) :].tolist()
-                rows += [no_reading(ordinal, "image_unreadable", error.message) for ordinal in rest]
             out.write(pa.Table.from_pylist(rows, RECORD))
         record["images"] += len(ordinals)
         return [path]

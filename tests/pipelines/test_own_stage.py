@@ -1,13 +1,17 @@
-"""A stage of the user's own, that of `docs/extend/stage.md`: it annotates, decides, is resumed and explained."""
+"""Stages of the user's own, those of `docs/extend/stage.md`: they annotate, decide, are resumed and explained."""
 
 import json
 import re
 import subprocess
+import sys
+import types
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 import open_diht.pipelines.concepts.features
 import open_diht.pipelines.driver.cli  # noqa: F401  # it imports all stages before it loads plugins
@@ -20,7 +24,7 @@ from open_diht.pipelines.stages.annotator import Annotator, register_annotator
 from tests.pipelines.conftest import NOTHING_LEFT
 
 PAGE = Path(__file__).parents[2] / "docs" / "extend" / "stage.md"
-(MODULE,) = re.findall(r"```{.python .compile}\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+MODULE, IMAGES = re.findall(r"```{.python .compile}\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 DOG = "a brown dog runs"
 CAPTIONS = (DOG, "\u00fc\u00f6\u00e4 a dog runs", "two cats sleep on a red sofa", "SALE NOW", DOG)
 
@@ -59,6 +63,43 @@ def test_a_stage_of_ones_own_annotates_decides_and_is_resumed(tmp_path, command)
     assert without.returncode == 0 and CAPTIONS[1] in pq.read_table(output / "kept")["caption"].to_pylist()
     unknown = run("--stages", "captions,ascii")
     assert unknown.returncode == 2 and "unknown stage ascii" in unknown.stderr
+
+
+def test_a_stage_of_ones_own_measures_images(tmp_path, filtering, monkeypatch):
+    """From files and after a break; rows that another preset lets pass in addition are measured then."""
+    monkeypatch.setattr("open_diht.pipelines.stages.annotator._registered", {})
+    (tmp_path / "images").mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    for name, image in (
+        ("sharp", Image.fromarray(noise)),
+        ("flat", Image.new("RGB", (64, 64))),
+        ("dot", Image.new("L", (1, 1))),
+    ):
+        image.save(tmp_path / "images" / f"{name}.png")
+    (tmp_path / "images" / "page.png").write_text("<html>")
+    names = ["sharp", "flat", "dot", "page", "absent", "sharp", "sharp"]
+    captions = [DOG] * 5 + ["SALE NOW", "a man rides a horse"]
+    rows = [f"{n}\timages/{name}.png\t{text}\n" for n, (name, text) in enumerate(zip(names, captions, strict=True))]
+    (tmp_path / "rows.tsv").write_text("n\timage_path\tcaption\n" + "".join(rows))
+    module = types.ModuleType("my_images")
+    monkeypatch.setitem(sys.modules, "my_images", module)
+    exec(IMAGES, module.__dict__)
+
+    def run(preset: str = "paper", *stages: str):
+        return filtering(
+            tmp_path / "rows.tsv", tmp_path / "out", preset=preset, stages=(*stages, "sharpness", "export")
+        )
+
+    done = run("paper", "captions")
+    blurred = {1: "blurred", 2: "blurred"}
+    expected = {0: "kept", **blurred, 3: "kept", 4: "kept", 5: "complexity", 6: "kept"}
+    assert done.verdicts() == {str(n): verdict for n, verdict in expected.items()}
+    assert run("paper", "captions").did_nothing
+    more = run("paper")
+    assert more.verdicts() == {str(n): verdict for n, verdict in {**expected, 5: "kept"}.items()}
+    data = tmp_path / "out" / "work" / "sharpness" / "data"
+    ordinals = [pq.read_table(path)["ordinal"].to_pylist() for path in sorted(data.glob("*.parquet"))]
+    assert ordinals == [[0, 1, 2, 3, 4, 6], [5]], "only the row that was not measured before"
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from open_diht.common.shard_index import unpacked_keys
 from open_diht.trainer.data.errors import UNREADABLE, DataError
 from open_diht.trainer.stores import store_at
 
@@ -116,9 +117,9 @@ class ConceptStore:
         unit = entry["unit"]
         try:
             with np.load(io.BytesIO(self._data("features", f"{unit}.npz"))) as status:
-                keys, good = _keys(status["keys"]), status["good"]
+                keys, good = unpacked_keys(status["keys"]), status["good"]
             with np.load(io.BytesIO(self._data("labels", f"{unit}.npz"))) as stored:
-                labelled = _keys(stored["keys"])
+                labelled = unpacked_keys(stored["keys"])
                 labels = {head: Labels(stored[f"{head}.offsets"], stored[f"{head}.ids"]) for head in self.heads}
         except UNREADABLE as error:
             raise BadConcepts(f"shard {entry['shard']}: {error}; run `make concepts` again") from error
@@ -150,11 +151,6 @@ class ConceptStore:
                 f"remove {self.folder}/work and run `make concepts` again"
             )
         return found
-
-
-def _keys(content: npt.NDArray[np.uint8]) -> list[str]:
-    text = content.tobytes().decode("utf-8", "surrogateescape")
-    return text.split("\n") if text else []
 
 
 def concatenated(parts: Sequence[Labels]) -> Labels:

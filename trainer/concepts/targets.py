@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from open_diht.common.shard_index import packed_keys, unpacked_keys
 from open_diht.trainer.data.errors import UNREADABLE, ConceptMismatch
 from open_diht.trainer.stores import Store, store_at
 
@@ -158,13 +159,8 @@ def packed(targets: ShardTargets, about: Mapping[str, Any]) -> bytes:
         targets: the targets of a shard.
         about: their provenance.
     """
-    texts = {
-        "about": json.dumps({**about, "version": VERSION, "shard": targets.shard}, sort_keys=True),
-        "keys": "\n".join(targets.keys),
-    }
-    arrays: dict[str, Any] = {
-        name: np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8) for name, text in texts.items()
-    }
+    text = json.dumps({**about, "version": VERSION, "shard": targets.shard}, sort_keys=True)
+    arrays: dict[str, Any] = {"about": np.frombuffer(text.encode(), np.uint8), "keys": packed_keys(targets.keys)}
     arrays |= {f"{head}.ids": ids for head, ids in targets.ids.items()}
     arrays |= {f"{head}.probabilities": values for head, values in targets.probabilities.items()}
     content = io.BytesIO()
@@ -190,11 +186,10 @@ def about(content: bytes, heads: Collection[str]) -> dict[str, Any]:
 def unpacked(content: bytes) -> ShardTargets:
     """Return the targets in the bytes of a file."""
     with np.load(io.BytesIO(content)) as arrays:
-        keys = arrays["keys"].tobytes().decode("utf-8", "surrogateescape")
         heads = [name.removesuffix(".ids") for name in arrays.files if name.endswith(".ids")]
         return ShardTargets(
             shard=json.loads(arrays["about"].tobytes())["shard"],
-            keys=tuple(keys.split("\n")) if keys else (),
+            keys=tuple(unpacked_keys(arrays["keys"])),
             ids={head: arrays[f"{head}.ids"] for head in heads},
             probabilities={head: arrays[f"{head}.probabilities"] for head in heads},
         )

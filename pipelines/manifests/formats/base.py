@@ -36,6 +36,9 @@ _COMPRESSED_ENDINGS = (".gz", ".zst", ".zstd", ".bz2")
 _PACKED_ENDINGS = (*_COMPRESSED_ENDINGS, ".tgz")
 _MAGIC: dict[bytes, Compression] = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2"}
 _MAGIC_BYTES = 512
+UTF16 = (b"\xff\xfe", b"\xfe\xff")
+"""Byte order marks of UTF-16."""
+IN_UTF16 = "convert it: iconv -f UTF-16 -t UTF-8 in > out"
 _CHUNK_ROWS = 1024
 _CHUNK_BYTES = 32 * 2**20
 _BATCH_ROWS = 1000
@@ -259,8 +262,8 @@ def check_plain(path: str, head: bytes, name: str) -> None:
         head: its first bytes.
         name: the format that it is read as, for messages.
     """
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise UnreadableFile(path, "NotUtf8", "the file is UTF-16; convert it: iconv -f UTF-16 -t UTF-8 in > out")
+    if head.startswith(UTF16):
+        raise UnreadableFile(path, "NotUtf8", f"the file is UTF-16; {IN_UTF16}")
     if head.startswith(b"PAR1"):
         raise UnreadableFile(
             path, "NotAManifest", f"the file is Parquet, but read as {name}; name it .parquet or pass --format parquet"

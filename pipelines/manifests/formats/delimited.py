@@ -6,6 +6,7 @@ ends, and a stray quote must not swallow the rest of the file.
 
 from __future__ import annotations
 
+import codecs
 import csv
 from abc import abstractmethod
 from collections import deque
@@ -14,20 +15,24 @@ from typing import ClassVar
 
 from open_diht.pipelines.datasets import Dataset, Roles
 from open_diht.pipelines.datasets.naming import listing
-from open_diht.pipelines.manifests.files import open_file, reading
-from open_diht.pipelines.manifests.formats.base import Fault, Good, register_format
+from open_diht.pipelines.manifests.files import open_file, open_stream, reading
+from open_diht.pipelines.manifests.formats.base import IN_UTF16, UTF16, Fault, Good, check_plain, register_format
 from open_diht.pipelines.manifests.formats.lines import Head, Line, LineFormat, empty, mean
 from open_diht.pipelines.manifests.schema import COLUMNS
 from open_diht.pipelines.manifests.types import (
     MAX_ROW_BYTES,
     BadSchema,
     Column,
+    Compression,
     FileInfo,
     Span,
     UnreadableFile,
 )
 
 _SCAN_BYTES = 2**20
+_PROBLEM_BYTES = 16 * 2**10
+"""Bytes of a file's beginning in which problems are looked for."""
+CR_ALONE = "its lines end with CR alone; convert it: tr '\\r' '\\n' < in > out"
 Record = tuple[bytes, int, list[str] | Fault]
 """A row: its lines joined by line feeds, the offset of the first byte after it in the uncompressed
 stream, and its fields or its fault."""
@@ -48,15 +53,31 @@ class _Delimited(LineFormat):
             dataset: tells the delimiter.
         """
 
+    def check(self, path: str, head: bytes, compression: Compression) -> None:
+        if not head.startswith(UTF16):  # `look` reports it with the file's other problems
+            super().check(path, head, compression)
+
+    def look(self, path: str, size: int, compression: Compression, dataset: Dataset) -> FileInfo:
+        try:
+            return super().look(path, size, compression, dataset)
+        except (BadSchema, UnreadableFile) as error:
+            problems = _problems(path, compression, dataset, self)
+            if len(problems) < 2:
+                raise
+            if isinstance(error, UnreadableFile):
+                raise UnreadableFile(path, error.error, _numbered(problems)) from error
+            raise BadSchema(f"{path}: {_numbered(problems)}") from error
+
     def head(self, lines: list[Line], path: str, dataset: Dataset) -> Head:
+        if lines[0].raw.startswith(UTF16):
+            check_plain(path, lines[0].raw, self.name)
         found = list(self.records(iter(lines), dataset))
         if not found:
             raise empty(path)
         # CR alone does not end a line here, but a quoted field may hold it.
         is_quoted = self.quotes and not isinstance(found[0][2], Fault)
         if len(lines) == 1 and b"\r" in lines[0].raw.rstrip(b"\r") and not is_quoted:
-            message = "its lines end with CR alone; convert it: tr '\\r' '\\n' < in > out"
-            raise UnreadableFile(path, "LineEnds", message)
+            raise UnreadableFile(path, "LineEnds", CR_ALONE)
         data_start, names = 0, list(dataset.columns)
         if dataset.header:
             (_, data_start, first), *found = found
@@ -236,14 +257,58 @@ def _url_column(dataset: Dataset) -> str | None:
     return next((column for column in dataset.columns if column.casefold() in aliases), None)
 
 
+def _problems(path: str, compression: Compression, dataset: Dataset, format: _Delimited) -> list[str]:
+    """Return all that the beginning of a table has to be repaired for, each found as if those before were repaired."""
+    with reading(path), open_stream(path, compression) as stream:
+        raw = stream.read(_PROBLEM_BYTES)
+    found = []
+    if raw.startswith(UTF16):
+        found.append(f"the file is UTF-16; {IN_UTF16}")
+        text = raw[: len(raw) // 2 * 2].decode("utf-16", "replace")
+    else:
+        try:
+            text = codecs.getincrementaldecoder("utf-8-sig")().decode(raw)
+        except UnicodeDecodeError as error:
+            line = raw[: error.start].count(b"\n") + 1
+            found.append(f"line {line} is not UTF-8; if it is Latin-1, convert it: iconv -f LATIN1 -t UTF-8 in > out")
+            text = raw.decode("latin-1")
+    if "\n" not in text and "\r" in text:
+        found.append(CR_ALONE)
+    rows = text.splitlines()[: -1 if len(raw) == _PROBLEM_BYTES else None]
+    first = next((row for row in rows if row.strip()), "")
+    mark = max(",\t;|", key=first.count)
+    if mark in first and (dataset.delimiter if format.quotes else "\t") not in first:
+        found.append(f"{mark!r} separates the columns; pass {_with_mark(mark, format.name)}")
+        format, dataset = (Tsv(), dataset) if mark == "\t" else (Csv(), dataset.with_roles(delimiter=mark))
+    lines = [Line(0, row.encode(), len(row)) for row in rows]
+    try:
+        if first:
+            format.roles(format.head(lines, path, dataset).columns, dataset, path)
+    except BadSchema as error:
+        found.append(str(error).removeprefix(f"{path}: "))
+    except UnreadableFile as error:
+        found.append(error.message)
+    return found
+
+
+def _numbered(problems: list[str]) -> str:
+    return " ".join(f"({number}) {problem}." for number, problem in enumerate(problems, 1))
+
+
+def _with_mark(mark: str, format: str) -> str:
+    """Return the options with which a mark separates the columns of a file that is read as `format`."""
+    if mark == "\t":
+        return "--format tsv"
+    if format != "csv":
+        return "--format csv" if mark == "," else f"--format csv --delimiter '{mark}'"
+    return f"--delimiter '{mark}'"
+
+
 def _header_hint(names: list[str], format: str) -> str:
     if any(name.startswith("http") for name in names):
         shown = listing([repr(name[:30]) for name in names], 4)
         return f". The first line ({shown}) looks like data; for a file without header, name the columns: {COLUMNS}"
-    if len(names) == 1 and ("," in names[0] or "\t" in names[0]):
-        other = "csv" if format == "tsv" else "tsv"
-        return f". The header has one field: is the file {other}? Then pass --format {other}"
-    if len(names) == 1 and (found := next((mark for mark in ";|" if mark in names[0]), None)) is not None:
-        say = f"--delimiter '{found}'" if format == "csv" else f"--format csv --delimiter '{found}'"
-        return f". The header has one field: does '{found}' separate the columns? Then pass {say}"
+    mark = next((mark for mark in ",\t;|" if mark in names[0]), None)
+    if len(names) == 1 and mark is not None:
+        return f". The header has one field: does {mark!r} separate the columns? Then pass {_with_mark(mark, format)}"
     return ""

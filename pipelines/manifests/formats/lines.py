@@ -142,7 +142,7 @@ class LineFormat(Format):
 
     def look(self, path: str, size: int, compression: Compression, dataset: Dataset) -> FileInfo:
         lines = head_lines(path, compression)
-        if all(line.raw in (b"", b"\r") for line in lines):
+        if not lines:
             raise empty(path)
         head = self.head(lines, path, dataset)
         roles = self.roles(head.columns, dataset, path)
@@ -219,7 +219,8 @@ def span_lines(info: FileInfo, span: Span) -> Iterator[Line]:
 
 
 def head_lines(path: str, compression: Compression) -> list[Line]:
-    """Return the first lines of a file, at most _HEAD_ROWS and about _HEAD_BYTES of them.
+    """Return the first lines of a file from the first that is not empty on: at most _HEAD_ROWS, of about the first
+    _HEAD_BYTES.
 
     Args:
         path: the file.
@@ -234,7 +235,8 @@ def head_lines(path: str, compression: Compression) -> list[Line]:
     head: list[Line] = []
     with stream:
         for line in until_broken(guarded(path, lines(stream))):
-            head.append(line)
+            if head or line.raw not in (b"", b"\r"):
+                head.append(line)
             if len(head) >= _HEAD_ROWS or line.offset > _HEAD_BYTES:
                 break
     return head

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise
 
 from open_diht.common.image_formats import EXTENSIONS
 from open_diht.common.tar_stream import TarStream
@@ -22,7 +22,6 @@ from open_diht.pipelines.manifests.formats.base import (
     until_broken,
 )
 from open_diht.pipelines.manifests.formats.jsonl import (
-    EXTRA,
     EXTRA_COLUMN,
     BadJson,
     infer_columns,
@@ -47,6 +46,9 @@ KEY, TEXT, JSON = "__key__", "txt", "json"
 """Column of the sample's key; member and column of its caption; member with its other columns."""
 _TEXTS = (TEXT, JSON)
 _HEAD_SAMPLES = 100
+_ORDER_SAMPLES = 20_000
+"""Most samples whose headers are read to learn why the first ones lack members."""
+_SORTED = "tar --sort=name -cf NEW.tar -C FOLDER ."
 
 
 @register_format
@@ -54,7 +56,7 @@ class Webdataset(Format):
     """Tars whose members are captions, columns and images."""
 
     name = "webdataset"
-    version = 2
+    version = 3
     endings = (".tar", ".tgz")
 
     def starts(self, head: bytes) -> bool:
@@ -65,18 +67,24 @@ class Webdataset(Format):
             check_plain(path, head, self.name)
 
     def look(self, path: str, size: int, compression: Compression, dataset: Dataset) -> FileInfo:
-        found = samples(path, compression, size=size, limit_of=_text_limit)
+        def limit_of(place: int, extension: str) -> int:
+            return _text_limit(place, extension) if place <= _HEAD_SAMPLES else 0
+
+        found = samples(path, compression, size=size, limit_of=limit_of)
         with closing(found):
             head = list(until_broken(islice(found, _HEAD_SAMPLES + 1)))
-        if not head:
-            message = "the tar has no members named <key>.<extension>"
-            raise UnreadableFile(path, "EmptyTar", message)
-        if not any(sample.contents for sample in head):
-            having = listing(sorted({f".{extension}" for sample in head for extension in sample.sizes}))
-            raise BadSchema(
-                f"{path}: the tar holds no captions: its first {len(head)} samples have only members {having}. A "
-                "sample needs <key>.txt with its caption, or <key>.json with a field for it, next to its image"
-            )
+            if not head:
+                message = "the tar has no members named <key>.<extension>"
+                raise UnreadableFile(path, "EmptyTar", message)
+            if not any(sample.contents for sample in head):
+                having = listing(sorted({f".{extension}" for sample in head for extension in sample.sizes}))
+                raise BadSchema(
+                    f"{path}: the tar holds no captions: its first {len(head)} samples have only members {having}. A "
+                    "sample needs <key>.txt with its caption, or <key>.json with a field for it, next to its image; "
+                    f"if the tar has them further on, sort its members: {_SORTED}"
+                )
+            if sum(not sample.contents or sample.image() is None for sample in head) > len(head) / 2:
+                _check_order(path, until_broken(islice(chain(head, found), _ORDER_SAMPLES)))
         columns = _columns_of(head)
         images = any(sample.image() is not None for sample in head)
         roles = resolve_roles(columns, dataset, path, images=images)
@@ -207,6 +215,20 @@ def samples(
             yield current
 
 
+def _check_order(path: str, found: Iterable[Sample]) -> None:
+    """Raise BadSchema if the members of a sample are not next to each other, as in a tar of a folder in no order: each
+    would count as a sample of its own."""
+    seen: dict[str, set[str]] = {}
+    for sample in found:
+        known = seen.setdefault(sample.key, set())
+        if known and known.isdisjoint(sample.sizes):  # else it is another sample of the same key, in joined tars
+            raise BadSchema(
+                f"{path}: the members of a sample are not next to each other: those of other samples lie between "
+                f"'{sample.key}.{min(known)}' and '{sample.key}.{min(sample.sizes)}'. Sort them: {_SORTED}"
+            )
+        known.update(sample.sizes)
+
+
 def _text_limit(_: int, extension: str) -> int:
     """Return how many bytes of a member to read: captions and columns, but not images."""
     return MAX_ROW_BYTES + 1 if extension in _TEXTS else 0
@@ -227,18 +249,14 @@ def _columns_of(head: list[Sample]) -> tuple[Column, ...]:
 
 
 def _rows(info: FileInfo, span: Span) -> Iterator[Good | Fault]:
-    # The first samples tell which of .txt and .json a sample needs. A sample that lacks one is bad.
-    needed = [TEXT] if info.roles.caption == TEXT else []
-    if any(column.name not in (KEY, TEXT, EXTRA) for column in info.columns):
-        needed.append(JSON)
     stop = None if info.compression else span.stop
     found = samples(info.path, info.compression, start=span.start, stop=stop, size=info.bytes, limit_of=_text_limit)
     with closing(found):
         for sample in found:
-            yield _row(sample, info, needed)
+            yield _row(sample, info)
 
 
-def _row(sample: Sample, info: FileInfo, needed: Sequence[str]) -> Good | Fault:
+def _row(sample: Sample, info: FileInfo) -> Good | Fault:
     raw = sample.contents.get(JSON, sample.contents.get(TEXT, sample.key.encode("utf-8", "surrogateescape")))
     if sample.doubled is not None:
         return Fault("duplicate_member", f"sample '{sample.key}' has two members .{sample.doubled}", raw)
@@ -253,10 +271,6 @@ def _row(sample: Sample, info: FileInfo, needed: Sequence[str]) -> Good | Fault:
                 f"'{sample.key}.{extension}' has {sample.sizes[extension]} bytes, more than {MAX_ROW_BYTES}",
                 raw,
             )
-    if missing := [extension for extension in needed if extension not in sample.contents]:
-        return Fault(
-            "missing_member", f"sample '{sample.key}' has no .{missing[0]}, other samples of the tar have", raw
-        )
     try:
         item: Row = parse_object(sample.contents[JSON]) if JSON in sample.contents else {}
         sample.key.encode("utf-8")
@@ -266,6 +280,13 @@ def _row(sample: Sample, info: FileInfo, needed: Sequence[str]) -> Good | Fault:
     except UnicodeError as error:
         return Fault("invalid_utf8", f"the key or text of sample '{sample.key!r}' is not UTF-8: {error}", raw)
     item |= {KEY: sample.key} | ({TEXT: text} if text is not None else {})
+    if text is not None and JSON not in sample.contents and info.roles.caption is not None:
+        item[info.roles.caption] = text
+    elif info.roles.caption == TEXT and TEXT not in item:
+        message = (
+            f"sample '{sample.key}' has no .{TEXT}, which other samples have, and no field '{TEXT}' in its .{JSON}"
+        )
+        return Fault("missing_member", message, raw)
     image = sample.image()
     return json_row(item, info.columns, info.roles, raw, f"{sample.key}.{image}" if image else None)
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.stages.images import last_of_each
+from open_diht.pipelines.stages.segments import segments_of
 from open_diht.pipelines.store.commit import read_json
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.names import image_unit_name, segment_name
 from open_diht.pipelines.store.storage import row_groups
 
 NAME = "score"
@@ -46,12 +46,10 @@ def stored_scores(
 def _stored(
     layout: Layout, plan: Plan, unit: str, columns: list[str], ordinals: NDArray[np.int64] | None
 ) -> Iterator[pa.Table]:
-    for number in plan.image_units(read_json(layout.commit("captions", unit))):
-        name = image_unit_name(unit, number)
-        record = read_json(layout.commit(NAME, name))
-        for segment in range(record["segments"] if record else 0):
-            for group in row_groups(layout.data(NAME, segment_name(name, segment)), columns):
-                yield group if ordinals is None else group.filter(among(group, ordinals))
+    numbers = plan.image_units(read_json(layout.commit("captions", unit)))
+    for path in segments_of(layout, NAME, unit, numbers):
+        for group in row_groups(path, columns):
+            yield group if ordinals is None else group.filter(among(group, ordinals))
 
 
 def among(rows: pa.Table, ordinals: NDArray[np.int64]) -> pa.Array:

@@ -30,6 +30,11 @@ def names() -> ConceptNames:
         ("dress", ("dress",)),
         ("bus", ("bus",)),
         ("series", ("series",)),
+        ("species", ("species",)),
+        ("mountain pass", ("mountain pass", "pass")),
+        ("passes", ("pass",)),
+        ("boss", ("boss",)),
+        ("glasses", ("glass",)),
         ("dog's", ("dog",)),
         ("(trees)", ("tree",)),
         ("they", ()),
@@ -44,7 +49,18 @@ def test_objects(names: ConceptNames, text: str, expected: tuple[str, ...]) -> N
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("Red", "red"), ("darker", "dark"), ("best", "good"), ("Two", "two"), ("60W", None), ("2", None), ("!", None)],
+    [
+        ("Red", "red"),
+        ("darker", "dark"),
+        ("best", "good"),
+        ("cutest", "cute"),
+        ("cuter", "cute"),
+        ("pass", "pass"),
+        ("Two", "two"),
+        ("60W", None),
+        ("2", None),
+        ("!", None),
+    ],
 )
 def test_attributes(names: ConceptNames, text: str, expected: str | None) -> None:
     assert names.attribute(text) == expected

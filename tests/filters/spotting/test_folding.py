@@ -1,5 +1,6 @@
 """What a reader calls the same text folds to the same characters, and the way back leads to the original."""
 
+import sys
 import unicodedata
 
 import pytest
@@ -40,6 +41,23 @@ def test_the_way_back() -> None:
     folded = fold(text)
     start = folded.chars.index("deja")
     assert text[slice(*folded.where(start, start + 6))] == "Déjà-vu"
+
+
+def test_every_character_folds_as_its_parts() -> None:
+    differing = []
+    for code in range(sys.maxunicode + 1):
+        parts = unicodedata.normalize("NFD", chr(code))
+        if parts != chr(code) and fold(f"x{chr(code)}").chars != fold(f"x{parts}").chars:
+            differing.append(f"{code:x}")
+    assert not differing
+
+
+@pytest.mark.parametrize(
+    ("half", "full"), [("\uff76\uff9e\uff97\uff7d", "\u30ac\u30e9\u30b9"), ("\uff8a\uff9f\uff9d", "\u30d1\u30f3")]
+)
+def test_half_width_kana_fold_as_full_width_ones(half: str, full: str) -> None:
+    assert (fold(half).chars, fold(half).starts) == (fold(full).chars, fold(full).starts)
+    assert fold(half).where(0, 1) == (0, 1)
 
 
 @given(st.text(max_size=60))

@@ -85,6 +85,21 @@ def test_redirects_to_letters_that_are_not_escaped_are_followed(
     assert fetcher.fetch(web.url("/1")).url == web.url(asked)
 
 
+@pytest.mark.parametrize("behind", [b"", b"\0" * 512, b"rubbish"])
+def test_gzip_of_several_members(web: Any, fetcher: Fetcher, behind: bytes) -> None:
+    """As of a server that compresses block by block; padding and rubbish behind it are no part of the body."""
+    packed = b"".join(gzip.compress(BODY[start : start + 4]) for start in range(0, len(BODY), 4)) + behind
+    web.page("/a", packed, ("Content-Encoding", "gzip"))
+    web.page("/b", b"".join([gzip.compress(bytes(100_000))] * 50), ("Content-Encoding", "gzip"))
+    assert fetcher.fetch(web.url("/a")).body == BODY
+    cut = gzip.compress(BODY) + gzip.compress(BODY)[:-3]
+    web.page("/c", cut, ("Content-Encoding", "gzip"))
+    for page, reason in (("/b", Reason.TOO_LARGE), ("/c", Reason.BAD_RESPONSE)):
+        with pytest.raises(FetchError) as raised:
+            fetcher.fetch(web.url(page))
+        assert raised.value.reason == reason
+
+
 @pytest.mark.parametrize("chunked", [False, True])
 def test_gzip_that_nobody_asked_for(web: Any, fetcher: Fetcher, chunked: bool) -> None:
     packed = gzip.compress(BODY)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -11,10 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from open_diht.pipelines.datasets import load_dataset
-from open_diht.pipelines.manifests import NoInput, expand_inputs
+from open_diht.pipelines.manifests import NoInput, check_loose_images, expand_inputs, inspect, read_images
 from tests.pipelines.processes import REPOSITORY
 
 CUSTOM = load_dataset("custom")
@@ -124,6 +128,48 @@ def test_the_same_rows_twice_are_refused(write: Write, tmp_path: Path) -> None:
     with pytest.raises(NoInput, match="writes the same rows to both; name only one"):
         expand_inputs(str(tmp_path), CUSTOM)
     assert names(f"{tmp_path}/*.tar") == ["00000.tar"]
+
+
+@pytest.mark.parametrize("given", ["{}", "{}/00000", "{}/*/*.json", "{}/*.parquet"])
+def test_img2datasets_loose_files_are_read_from_the_tar_that_the_message_makes(
+    write: Write, tmp_path: Path, given: str
+) -> None:
+    """Its layout `files`: the Parquet file has the URLs, and the folder of its name the images."""
+    for row in range(3):
+        item = {"url": f"http://x/{row}", "caption": "a dog", "key": f"{row:09d}"}
+        for ending, content in (("jpg", f"image {row}"), ("txt", "a dog"), ("json", json.dumps(item, indent=4))):
+            write(f"00000/{row:09d}.{ending}", content.encode())
+    write("00000_stats.json", b"{}")
+    if "json" not in given:
+        pq.write_table(pa.table({"url": ["http://x/0"], "caption": ["a dog"]}), tmp_path / "00000.parquet")
+    with pytest.raises(NoInput, match="tar --sort=name") as raised:
+        check_loose_images([inspect(path, CUSTOM) for path in expand_inputs(given.format(tmp_path), CUSTOM)])
+    command = str(raised.value).rpartition(": ")[2]
+    subprocess.run(shlex.split(command), check=True, timeout=60)
+    [path] = expand_inputs(f"{tmp_path}/*.tar", CUSTOM)
+    info = inspect(path, CUSTOM)
+    assert info.images and info.roles.url == "url"
+    assert dict(read_images(info, CUSTOM, [0, 2])) == {0: b"image 0", 2: b"image 2"}
+
+
+def test_tables_next_to_images_are_read(write: Write, tmp_path: Path) -> None:
+    write("set/0.jpg", b"x")
+    write("set/0.txt", b"x")
+    for name, columns in (("set", {"image_path": ["set/0.jpg"]}), ("other", {"n": [1]})):
+        table = pa.table({"url": ["http://x"], "caption": ["a dog"], **columns})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    write("captions.json", b'{"caption": "a dog"}')
+    write("captions.txt", b"x")
+    paths = expand_inputs(str(tmp_path), CUSTOM)
+    assert len(paths) == 3
+    check_loose_images([inspect(path, CUSTOM) for path in paths])
+
+
+def test_a_folder_of_images_and_texts_is_packed_first(write: Write, tmp_path: Path) -> None:
+    write("set/0.jpg", b"x")
+    write("set/0.txt", b"x")
+    with pytest.raises(NoInput, match=rf"tar --sort=name -cf {tmp_path}/set\.tar -C {tmp_path}/set \."):
+        expand_inputs(f"{tmp_path}/set/", CUSTOM)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import bz2
 import gzip
 import io
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -211,11 +212,63 @@ def test_semicolons_are_named(write: Write, name: str, said: str) -> None:
         inspect(write(name, b"url;caption\nhttp://x;a dog\n"), CUSTOM)
 
 
+GERMAN = "bild;text des bildes;größe\nhttp://x/1.jpg;ein Hund;2\n"
+ODD = {
+    "UTF-16": (GERMAN.encode("utf-16"), {}, ["iconv -f UTF-16", "--delimiter ';'", "bild, text des bildes, größe"]),
+    "Latin-1": (GERMAN.encode("latin-1"), {}, ["iconv -f LATIN1", "--delimiter ';'", "--caption-column NAME"]),
+    "CR": (GERMAN.replace("\n", "\r").encode(), {}, [r"tr '\r' '\n'", "--delimiter ';'", "--caption-column NAME"]),
+    "tabs": (GERMAN.replace(";", "\t").encode(), {}, ["--format tsv", "--caption-column NAME"]),
+    "no header": (GERMAN.partition("\n")[2].encode(), {}, ["--delimiter ';'", "--columns a,b,..."]),
+    "too few columns": (GERMAN.encode(), {"columns": ["url", "caption"]}, ["--delimiter ';'", "the first has 3"]),
+    "names": (b"url,URL,n,n\n", {}, ["'n' occurs more than once", "--url-column NAME", "--caption-column NAME"]),
+}
+
+
+@pytest.mark.parametrize("pack", [lambda data: data, gzip.compress])
+@pytest.mark.parametrize("case", ODD)
+def test_all_problems_of_an_odd_table_are_reported_at_once(
+    case: str, pack: Callable[[bytes], bytes], write: Write
+) -> None:
+    content, roles, said = ODD[case]
+    path = write("a.csv.gz" if pack is gzip.compress else "a.csv", pack(content))
+    with pytest.raises((BadSchema, UnreadableFile)) as raised:
+        inspect(path, CUSTOM.with_roles(**roles))
+    message = str(raised.value)
+    places = [message.find(one) for one in said]
+    assert path in message and -1 not in places and places == sorted(places), message
+
+
 def test_a_tar_of_images_alone_is_told_what_it_lacks(write: Write, tar_of: TarOf) -> None:
     path = write("a.tar", tar_of(("1.jpg", b"x"), ("2.png", b"y")))
     with pytest.raises(BadSchema, match=r"holds no captions: .*only members \.jpg, \.png.*<key>\.txt") as raised:
         inspect(path, CUSTOM)
     assert "_extra" not in str(raised.value)
+
+
+@pytest.mark.parametrize("order", ["shuffled", "images last"])
+@pytest.mark.parametrize("count", [5, 1_000])
+def test_a_tar_in_no_order_is_refused_with_the_command_that_sorts_it(
+    write: Write, tar_of: TarOf, order: str, count: int
+) -> None:
+    members = [(f"./{row:04d}.{ending}", b"a dog") for row in range(count) for ending in ("jpg", "json", "txt")]
+    if order == "shuffled":
+        random.Random(1).shuffle(members)
+    else:
+        members.sort(key=lambda member: member[0].endswith(".jpg"))
+    path = write("a.tar", tar_of(*members))
+    with pytest.raises(BadSchema, match=r"not next to each other.*tar --sort=name") as raised:
+        inspect(path, CUSTOM)
+    assert path in str(raised.value)
+
+
+def test_incomplete_samples_and_equal_keys_are_no_disorder(write: Write, tar_of: TarOf) -> None:
+    texts = tar_of(*((f"{row}.txt", b"a dog") for row in range(200)))
+    assert not inspect(write("a.tar", texts + texts), CUSTOM).images
+    late = [("7.txt", b"a dog")]  # appended for one sample, which costs that sample alone
+    whole = [
+        (f"{row}.{ending}", b"a dog") for row in range(9) for ending in ("jpg", "txt") if (row, ending) != (7, "txt")
+    ]
+    assert inspect(write("b.tar", tar_of(*whole, *late)), CUSTOM).images
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])

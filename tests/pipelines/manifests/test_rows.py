@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from open_diht.pipelines.datasets import Dataset, load_dataset
-from open_diht.pipelines.manifests import BadRow, UnreadableFile, inspect, make_uid, read
+from open_diht.pipelines.manifests import BadRow, UnreadableFile, inspect, make_uid, read, split
 from open_diht.pipelines.manifests.files import open_file
 from open_diht.pipelines.manifests.formats import parquet as parquet_module
 
@@ -98,6 +98,19 @@ def test_byte_order_mark_and_line_ends(write: Write, ending: bytes, mark: bytes,
         rows = Rows(write(name, mark + ending.join(lines) + (ending if last else b"")))
         assert rows.captions == {0: "a dog", 1: "b"}
         assert rows.urls == {0: "http://1", 1: "c"}
+
+
+@pytest.mark.parametrize("pack", [lambda data: data, gzip.compress])
+@pytest.mark.parametrize(("name", "head"), [("a.tsv", b"url\tcaption\n"), ("a.csv", b"caption\r\n"), ("a.jsonl", b"")])
+def test_empty_lines_before_the_first_row_are_no_rows(
+    write: Write, name: str, head: bytes, pack: Callable[[bytes], bytes]
+) -> None:
+    row = {"a.tsv": b"http://x\ta dog\n", "a.csv": b"a dog\r\n", "a.jsonl": b'{"caption": "a dog"}\n'}[name]
+    content = b"\n" * 3_000 + b"\r\n" * 3_000 + head + b"\n" * 2_000 + row
+    path = write(name + (".gz" if pack is gzip.compress else ""), pack(content))
+    assert Rows(path).captions == {0: "a dog"}
+    spans = split(inspect(path, CUSTOM), 1)
+    assert [caption for span in spans for batch in read(span, CUSTOM) for caption in batch.captions] == ["a dog"]
 
 
 def test_null_captions_are_good_rows(write: Write) -> None:
@@ -515,14 +528,28 @@ def test_tar_bad_rows_cost_themselves(write: Write, tar_of: TarOf) -> None:
         *torn,
         *latin,
         *doubled,
-        ("05.txt", b"x"),
-        *sample("06", "a cat"),
+        *sample("05", "a cat"),
     ]
     rows = Rows(write("a.tar", tar_of(*members)))
-    assert rows.captions == {0: "a dog", 6: "a cat"}
-    assert rows.errors == {
-        **{1: "no_caption", 2: "invalid_json", 3: "invalid_utf8", 4: "duplicate_member", 5: "missing_member"},
-    }
+    assert rows.captions == {0: "a dog", 5: "a cat"}
+    assert rows.errors == {1: "no_caption", 2: "invalid_json", 3: "invalid_utf8", 4: "duplicate_member"}
+
+
+@pytest.mark.parametrize("caption", ["caption", "comment"])
+def test_the_text_serves_a_sample_without_json(write: Write, tar_of: TarOf, caption: str) -> None:
+    """Whether captions come from the .json, or from the .txt because the .json has none."""
+    item = json.dumps({caption: "from the JSON", "n": 1, "url": "http://x"}).encode()
+    texts = [member for key in "135" for member in ((f"{key}.jpg", key.encode()), (f"{key}.txt", b"a dog"))]
+    rows = Rows(write("a.tar", tar_of(("0.jpg", b"0"), ("0.json", item), ("0.txt", b"from the text"), *texts)))
+    first = "from the JSON" if caption == "caption" else "from the text"
+    assert rows.captions == {0: first, 1: "a dog", 2: "a dog", 3: "a dog"} and not rows.errors
+    assert rows.column("n") == [1, None, None, None] and rows.column("txt") == ["from the text", *["a dog"] * 3]
+
+
+def test_captions_in_the_json_under_the_name_of_the_text_file(write: Write, tar_of: TarOf) -> None:
+    members = [("0.json", b'{"txt": "a dog"}'), ("1.json", b'{"n": 1}'), ("2.json", b'{"txt": "a cat"}')]
+    rows = Rows(write("a.tar", tar_of(*members)))
+    assert rows.captions == {0: "a dog", 2: "a cat"} and rows.errors == {1: "missing_member"}
 
 
 def test_tar_null_caption_is_a_good_row(write: Write, tar_of: TarOf) -> None:

@@ -46,15 +46,15 @@ def test_a_head_of_fewer_concepts_is_padded() -> None:
 def test_files_are_read_back_and_equal_content_gives_equal_bytes() -> None:
     targets = ShardTargets(
         "a.tar",
-        ("x", "ÿ"),
+        ("x", "ÿ\n"),
         {"objects": np.array([[1, 2], [0, 0]], np.uint32)},
         {"objects": np.array([[0.7, 0.3], [0, 0]], np.float16)},
     )
     content = packed(targets, {"k": 2})
     assert content == packed(targets, {"k": 2})
     again = unpacked(content)
-    assert (again.shard, again.keys) == ("a.tar", ("x", "ÿ"))
-    ids, probabilities = again.head("objects", again.rows(["ÿ", "x"]))
+    assert (again.shard, again.keys) == ("a.tar", ("x", "ÿ\n"))
+    ids, probabilities = again.head("objects", again.rows(["ÿ\n", "x"]))
     assert ids.dtype == np.int64 and probabilities.dtype == np.float32
     assert ids.tolist() == [[0, 0], [1, 2]]
     assert probabilities[0].tolist() == [0, 0] and probabilities[1].sum() == pytest.approx(1, abs=1e-7)

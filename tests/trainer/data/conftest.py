@@ -48,10 +48,10 @@ class Tars:
         return found
 
     @staticmethod
-    def write(path: Path, content: Members) -> Path:
+    def write(path: Path, content: Members, format: int = tarfile.USTAR_FORMAT) -> Path:
         """A tar of these members."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        with tarfile.open(path, "w", format=format) as tar:
             for name, data in content:
                 info = tarfile.TarInfo(name)
                 info.size = len(data)

@@ -203,6 +203,15 @@ def test_every_flipped_bit_leaves_the_index_or_is_a_bad_one_that_is_named(tars: 
     assert refused > 1000
 
 
+@pytest.mark.parametrize("keys", [["a\nb"], ["\n", "x/y\n\nz", "c"], ["d\x00e", "\udcff"]])
+def test_keys_of_any_names_are_read_back(tars: Any, tmp_path: Path, keys: list[str]) -> None:
+    members = [member for key in keys for member in ((f"{key}.jpg", b"x"), (f"{key}.txt", b"a dog"))]
+    path = tars.write(tmp_path / "a.tar", members, tarfile.PAX_FORMAT)
+    index = index_of(path)
+    save(index, tmp_path / "a.npz")
+    assert load(tmp_path / "a.npz").keys == index.keys == [key for key in keys if "\0" not in key]
+
+
 def test_an_index_is_read_back_and_torn_ones_are_not_current(tars: Any, tmp_path: Path) -> None:
     index = index_of(tars.write(tmp_path / "a.tar", tars.members(range(3))))
     place = tmp_path / "a.npz"
