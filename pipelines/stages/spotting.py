@@ -112,6 +112,9 @@ class SpottingStage(SegmentAnnotator):
     def teardown(self) -> None:
         self._spotter.close()
 
+    def helpers(self) -> Sequence[int]:
+        return [self._spotter.pid] if self._spotter.pid else []
+
     def candidates(self, unit: str) -> NDArray[np.int64]:
         return self.survivors.ordinals(self.layout, unit, self._plan.image_rows)
 
