@@ -23,9 +23,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pyarrow as pa
 import spacy
+from threadpoolctl import threadpool_info
 
 from benchmarks.label_set import cc3m_captions, laion_captions, samples_folder
-from benchmarks.measuring import parser_of, print_table, ratios
+from benchmarks.measuring import parser_of, print_table, processor, ratios
 from open_diht.filters.captions.annotate import CaptionAnnotator, table_of
 from open_diht.filters.captions.graph import build_graph
 from open_diht.filters.captions.normalize import normalize
@@ -86,10 +87,18 @@ def measure(captions: Sequence[str]) -> dict[str, dict[str, list[float]]]:
 
 
 def rows(seconds: dict[str, dict[str, list[float]]]) -> Iterator[list[str]]:
-    """Yield the rate of each side, and its ratios to plain `nlp.pipe` as medians over blocks."""
+    """Yield the rate of each side, and its ratios to plain `nlp.pipe` as medians over blocks; of `warm` also the lowest
+    and the highest."""
     for name, warm in seconds["warm"].items():
         cells = (f"{ratios(seconds[phase][BASE], seconds[phase][name])[1]:.2f}" for phase in PHASES)
-        yield [name, f"{1 / statistics.median(warm):,.0f}", *cells]
+        low, _, high = ratios(seconds["warm"][BASE], warm)
+        yield [name, f"{1 / statistics.median(warm):,.0f}", *cells, f"{low:.2f}", f"{high:.2f}"]
+
+
+def kernels() -> str:
+    """Return the processor, and the kernels that OpenBLAS has chosen for it, which decide the speed of the parse."""
+    found = {f"{pool['internal_api']} {pool['version']} {pool.get('architecture')}" for pool in threadpool_info()}
+    return f"{processor()}; {', '.join(sorted(found))}"
 
 
 def prove(captions: Sequence[str]) -> int:
@@ -117,7 +126,9 @@ def main() -> None:
             f"--rows {options.rows}: the first {COLD:,} captions are the cold ones; give more, such as {COLD + BLOCK:,}"
         )
     print(f"{len(captions):,} LAION captions, blocks of {BLOCK} in turn, CPU seconds of one thread; ratios to {BASE}")
-    print_table(["side", "captions per core-second, warm", *PHASES], rows(measure(captions)))
+    seconds = measure(captions)
+    print(kernels())
+    print_table(["side", "captions per core-second, warm", *PHASES, "warm, lowest", "highest"], rows(seconds))
 
 
 if __name__ == "__main__":

@@ -107,6 +107,14 @@ def memory_mib(field: str = "VmHWM", process: int | str = "self") -> float:
     return int(next(line.split()[1] for line in lines if line.startswith(f"{field}:"))) / 1024
 
 
+def processor() -> str:
+    """Return the processor's name and its vector features among five that matter here (Linux, x86)."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    facts = {line.partition(":")[0].strip(): line.partition(":")[2].strip() for line in lines}
+    wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
+    return f"{facts['model name']}: {', '.join(flag for flag in wanted if flag in facts['flags'].split())}"
+
+
 def print_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a Markdown table, row by row as they come.
 

@@ -1,7 +1,7 @@
 """Command lines: parse arguments into values, and turn expected errors into one line and an exit status.
 
-Exit status: 0 success; 1 failure; 2 wrong use; 130 stopped by Ctrl-C; 141 if the reader of the output has closed it;
-143 ended by SIGTERM.
+Exit status: 0 success; 1 failure; 2 wrong use; 129 ended by SIGHUP; 130 stopped by Ctrl-C; 141 if the reader of the
+output has closed it; 143 ended by SIGTERM.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ def exit_status(
         do: the command; returns its exit status.
         wrong_use: errors that, like `WrongUse`, give status 2. They take precedence over `failed`.
         failed: errors that give status 1. All other errors pass through.
-        stopped: line to print after Ctrl-C, with status 130; None lets KeyboardInterrupt pass
-            through.
+        stopped: line to print after Ctrl-C or, in a command of `run_command`, another signal, with status
+            128 + its number; None lets KeyboardInterrupt pass through.
     """
     mistakes: tuple[type[Exception], ...] = (WrongUse, *wrong_use)
     try:
@@ -102,11 +102,12 @@ def exit_status(
         return complain(error, WRONG_USE) if _unprinted(str(error)) else WRONG_USE
     except failed as error:
         return complain(error, FAILED)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as told:
         if stopped is None:
             raise
-        print(f"\n{stopped}", file=sys.stderr)
-        return INTERRUPTED
+        with suppress(OSError):  # standard error is full, or the terminal was closed
+            print(f"\n{stopped}", file=sys.stderr, flush=True)
+        return 128 + int(getattr(told, "number", signal.SIGINT))
 
 
 def _unprinted(message: str) -> bool:
@@ -134,6 +135,17 @@ def complain(error: Exception | str, status: int = FAILED) -> int:
     with suppress(OSError):  # standard error is full or closed; the exit status still reports the failure
         print(f"error: {error}", file=sys.stderr, flush=True)
     return status
+
+
+def refuse_wrong(parse: Callable[[], object]) -> None:
+    """End the process if `parse` prints the help or raises `WrongUse`, whose message is printed; else return."""
+
+    def parsed() -> int:
+        parse()
+        return OK
+
+    if status := exit_status(parsed, stopped=None):
+        raise SystemExit(status)
 
 
 def refuse_empty(options: argparse.Namespace, *names: str) -> None:

@@ -1,5 +1,5 @@
-"""Start a command of this package, and end it on signals: Ctrl-C and SIGTERM become one line on
-standard error and an exit status, unless the command handles them as `make view` does.
+"""Start a command of this package, and end it on signals: Ctrl-C, SIGTERM and SIGHUP become one line
+on standard error and an exit status, unless the command handles them as `make view` does.
 
 Import nothing heavy here: the signal handlers must be active while the rest is imported.
 """
@@ -12,13 +12,22 @@ import logging
 import os
 import signal
 import sys
+import threading
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any, NoReturn
 
 ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "BLIS", "MKL")}
 """Environment of the commands of `run_command` and of workers: worker processes provide the parallelism,
 and threads in one process cost more than they gain. NumPy reads these variables when it is imported."""
-_SAID = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+SAID = {
+    signal.SIGINT: "interrupted",
+    signal.SIGTERM: "terminated",
+    signal.SIGHUP: "ended, as its terminal was closed",
+}
+"""The signals that end a command, and what it then says."""
+LOADING = "loading libraries"
+"""The first line of a command whose imports take seconds."""
 _remedy = ""
 _terminal = 2
 """File descriptor for messages to the user."""
@@ -32,10 +41,17 @@ class Told(KeyboardInterrupt):
         self.number = number
 
 
-def run_command(module: str, *arguments: Any, check: str | None = None, resumes: bool = True, **named: Any) -> NoReturn:
+def run_command(
+    module: str,
+    *arguments: Any,
+    check: str | None = None,
+    resumes: bool = True,
+    workers: bool = True,
+    **named: Any,
+) -> NoReturn:
     """Run the `main` function of a module as this process's command, and exit with its status.
 
-    Call the module's `before_main` first, when the module is imported and nothing has started. A
+    Call the module's `before_main` first, if it has one, when the module is imported and nothing has started. A
     signal during the imports ends the process at once. A later one raises KeyboardInterrupt, so
     that locks are released and jobs ended; a second signal does not wait for that.
 
@@ -43,24 +59,29 @@ def run_command(module: str, *arguments: Any, check: str | None = None, resumes:
         module: its full name.
         arguments: positional arguments of `main`.
         check: name of a light module whose function `check` ends the process if the arguments are
-            wrong or ask for help, before `module` is imported.
+            wrong or ask for help, before `module` is imported. If it returns, `LOADING` is printed.
         resumes: whether the same command resumes after a signal, which the line then says.
+        workers: whether worker processes provide the parallelism; if so, numeric libraries of this process use
+            one thread, see `ONE_THREAD`, and libraries log only errors.
         named: keyword arguments of `main`.
     """
     global _remedy, _terminal
     _remedy = "; run the same command to resume" if resumes else ""
-    for variable, value in ONE_THREAD.items():
+    for variable, value in ONE_THREAD.items() if workers else ():
         os.environ.setdefault(variable, value)  # the user's values take precedence
     _open_standard_files()
     _terminal = os.dup(2)  # while stages run, descriptor 2 is their log
-    asked = [number for number in _SAID if signal.getsignal(number) is not signal.SIG_IGN]  # in scripts `&` ignores INT
+    asked = [number for number in SAID if signal.getsignal(number) is not signal.SIG_IGN]  # in scripts `&` ignores INT
     for number in asked:
         signal.signal(number, _end)
-    logging.basicConfig(level=logging.ERROR)  # before Beam is imported: it warns about unused cloud clients
+    if workers:
+        logging.basicConfig(level=logging.ERROR)  # before Beam is imported: it warns about unused cloud clients
     if check is not None:
-        importlib.import_module(check).check(*arguments)
+        importlib.import_module(check).check(*arguments, **named)
+        _write(f"{LOADING}\n")
     command = importlib.import_module(module)
-    command.before_main()
+    if hasattr(command, "before_main"):
+        command.before_main()
 
     def tell(number: int, frame: FrameType | None) -> NoReturn:
         for each in asked:
@@ -74,6 +95,24 @@ def run_command(module: str, *arguments: Any, check: str | None = None, resumes:
     except Told as told:
         _end(told.number)
     raise SystemExit(status)
+
+
+@contextlib.contextmanager
+def ended_at_once() -> Iterator[None]:
+    """Let a signal end the process at once during the `with` block, in which libraries are imported.
+
+    An exception in the middle of an import may be swallowed, and leaves a library half imported.
+    """
+    is_main = threading.current_thread() is threading.main_thread()  # others cannot set handlers
+    before = {number: signal.getsignal(number) for number in SAID if is_main}
+    handled = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
+    for number in handled:
+        signal.signal(number, _end)
+    try:
+        yield
+    finally:
+        for number in handled:
+            signal.signal(number, before[number])
 
 
 def _open_standard_files() -> None:
@@ -94,7 +133,10 @@ def _open_standard_files() -> None:
 
 
 def _end(number: int, frame: FrameType | None = None) -> NoReturn:
-    line = f"{_SAID[signal.Signals(number)]}{_remedy}\n"
-    with contextlib.suppress(OSError):  # standard error is full
-        os.write(_terminal, line.encode())
+    _write(f"{SAID[signal.Signals(number)]}{_remedy}\n")
     os._exit(128 + number)  # not sys.exit: it would wait for Beam threads that wait for workers
+
+
+def _write(line: str) -> None:
+    with contextlib.suppress(OSError):  # standard error is full, or the terminal was closed
+        os.write(_terminal, line.encode())

@@ -14,8 +14,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from open_diht.common.command_line import FAILED, OK, Parser, WrongUse, check_folder, complain, exit_status, number, say
+from open_diht.common.command_line import (
+    FAILED,
+    OK,
+    Parser,
+    WrongUse,
+    check_folder,
+    complain,
+    exit_status,
+    number,
+    refuse_wrong,
+    say,
+)
 from open_diht.common.fields import Count, Positive
+from open_diht.common.run_command import ended_at_once
 from open_diht.eval.errors import EvalError, ModelError
 
 if TYPE_CHECKING:
@@ -80,6 +92,16 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     return parser
 
 
+def check(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.eval") -> None:
+    """End the process if the arguments ask for help or are wrong; see `run_command`.
+
+    Args:
+        arguments: Command-line arguments; None reads `sys.argv`.
+        prog: The command's name in its help.
+    """
+    refuse_wrong(lambda: _parser(prog).parse_args(arguments))
+
+
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.eval") -> int:
     """Run the command line and return the exit status.
 
@@ -125,15 +147,16 @@ def _bench(options: argparse.Namespace) -> int:
         say(power_table(suite))
         return OK
 
-    from open_diht.common.ranks import joined_ranks
-    from open_diht.eval.comparison import main_rows
-    from open_diht.eval.data import Memo, check_options, data_root
-    from open_diht.eval.features import FeatureCache
-    from open_diht.eval.models import load_model
-    from open_diht.eval.report import write_report
-    from open_diht.eval.run import collect_examples, run_tasks
-    from open_diht.eval.session import Session
-    from open_diht.eval.task import Options
+    with ended_at_once():
+        from open_diht.common.ranks import joined_ranks
+        from open_diht.eval.comparison import main_rows
+        from open_diht.eval.data import Memo, check_options, data_root
+        from open_diht.eval.features import FeatureCache
+        from open_diht.eval.models import load_model
+        from open_diht.eval.report import write_report
+        from open_diht.eval.run import collect_examples, run_tasks
+        from open_diht.eval.session import Session
+        from open_diht.eval.task import Options
 
     check_options(suite.tasks)
     data, shots = data_root(options.data), _shots(options.shots, options.seeds)

@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from open_diht.common.command_line import OK, Parser, WrongUse, complain, exit_status, say
+from open_diht.common.command_line import OK, WrongUse, complain, exit_status, say
 from open_diht.common.files import publish_bytes, publish_json
+from open_diht.eval.compare_options import compare_parser
 from open_diht.eval.comparison import ComparedAverage, Comparison, TaskComparison, compare
 from open_diht.eval.errors import EvalError
 from open_diht.eval.fewshot.comparison import FewShotComparison
@@ -30,12 +31,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
         arguments: Command-line arguments; None reads `sys.argv`.
         prog: The command's name in its help.
     """
-    # The description is the second paragraph of the module's docstring.
-    parser = Parser(prog=prog, description=(__doc__ or "").split("\n\n")[1])
-    parser.add_argument("a", metavar="A", help="results of the first model (a folder of `make bench`)")
-    parser.add_argument("b", metavar="B", help="results of the second")
-    parser.add_argument("--output", type=Path, help="folder for compare.json and compare.md (default: B's)")
-    return exit_status(lambda: _compare(parser.parse_args(arguments)), failed=(EvalError,))
+    return exit_status(lambda: _compare(compare_parser(prog).parse_args(arguments)), failed=(EvalError,))
 
 
 def _compare(options: argparse.Namespace) -> int:

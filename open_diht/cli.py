@@ -51,6 +51,7 @@ COMMANDS = {
         "open_diht.pipelines.view.cli",
         ("view",),
         (("output", "out/sample"),),
+        check="open_diht.pipelines.view.options",
         resumes=False,
     ),
     "pilot": Command(
@@ -61,25 +62,36 @@ COMMANDS = {
     "select": Command(
         "choose rows and repeats of a filtered data set, for a number of samples",
         "open_diht.pipelines.driver.select",
+        check="open_diht.pipelines.driver.select_options",
     ),
     "concepts": Command(
         "make concept targets of filtered data; options after -- are for the heads (-- --help lists them)",
         "open_diht.pipelines.concepts.cli",
         ("train",),
         (("data", "out/sample"),),
+        check="open_diht.pipelines.concepts.options",
     ),
     "train": Command(
         "train a model on filtered data",
         "open_diht.trainer.cli",
         ("train",),
         (("data", "out/sample"), ("workdir", "out/train")),
+        check="open_diht.trainer.cli",
     ),
-    "bench": Command("evaluate a model", "open_diht.eval.__main__", ("eval",)),
+    "bench": Command("evaluate a model", "open_diht.eval.__main__", ("eval",), check="open_diht.eval.cli"),
     "bench-data": Command("fetch evaluation data", "open_diht.eval.fetch.__main__", ("eval",)),
-    "compare": Command("test two models against each other on the same items", "open_diht.eval.compare", ("eval",)),
+    "compare": Command(
+        "test two models against each other on the same items",
+        "open_diht.eval.compare",
+        ("eval",),
+        check="open_diht.eval.compare_options",
+        resumes=False,
+    ),
     "study": Command("test the paper's claims in miniature", "open_diht.study.cli", STUDY),
     "study-data": Command("fetch the data of the study", "open_diht.study.fetch", STUDY),
-    "weights": Command("fetch the OCR weights, before a command needs them", "open_diht.filters.spotting.weights"),
+    "weights": Command(
+        "fetch the OCR weights, before a command needs them", "open_diht.filters.spotting.weights", resumes=False
+    ),
 }
 
 
@@ -130,15 +142,13 @@ def _usage() -> str:
 def _run(
     module: str, arguments: Sequence[str], prog: str, check: str | None = None, resumes: bool = True, **defaults: str
 ) -> int:
-    """Run `main` of a module and return its status; those of `pipelines` run by `run_command`, as with `python -m`."""
-    if not module.startswith("open_diht.pipelines."):
-        status: int = import_module(module).main(arguments, prog, **defaults)
-        return status
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    """Run `main` of a module by `run_command`, and return its status."""
     runner = import_module("open_diht.common.run_command")
+    handlers = {number: signal.getsignal(number) for number in runner.SAID}
     given = os.environ.keys() & runner.ONE_THREAD.keys()
+    workers = module.startswith("open_diht.pipelines.")
     try:
-        runner.run_command(module, arguments, prog, check=check, resumes=resumes, **defaults)
+        runner.run_command(module, arguments, prog, check=check, resumes=resumes, workers=workers, **defaults)
     except SystemExit as ended:
         return int(ended.code or OK)
     finally:
@@ -153,11 +163,15 @@ def _concepts(command: Command, words: Sequence[str]) -> int:
     """Run both halves of `make concepts`: the features of the targets on Beam, then, if they succeed and their job is
     not only staged as a template, the heads on torch."""
     cut = words.index("--") if "--" in words else len(words)
-    of_features, of_heads = words[:cut], words[cut + 1 :]
-    if _HELP & {*of_heads}:
-        return _run("open_diht.trainer.concepts.cli", of_heads, "open-diht concepts --")
+    of_features, of_heads, prog = words[:cut], words[cut + 1 :], "open-diht concepts"
+    try:  # before the features, which may take hours
+        import_module("open_diht.trainer.head_options").check(
+            ["--concepts", "later", *of_heads], "open-diht concepts --"
+        )
+    except SystemExit as ended:
+        return int(ended.code or OK)
     defaults = dict(command.defaults)
-    status = _run(command.module, of_features, "open-diht concepts", command.check, command.resumes, **defaults)
+    status = _run(command.module, of_features, prog, command.check, command.resumes, **defaults)
     staged = any(word.replace("-", "_").startswith("__template_location") for word in of_features)
     if status != OK or staged or _HELP & {*of_features}:
         return status
@@ -170,7 +184,7 @@ def _concepts(command: Command, words: Sequence[str]) -> int:
     if (torch := sys.modules.get("torch")) and not {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & os.environ.keys():
         torch.set_num_threads(_cores())  # the features' half, which has loaded it, uses one
     of_heads = ["--concepts", known.output or f"{known.data.rstrip('/')}/concepts", *shard, *of_heads]
-    return _run("open_diht.trainer.concepts.cli", of_heads, "open-diht concepts --")
+    return _run("open_diht.trainer.concepts.cli", of_heads, f"{prog} --")
 
 
 def _cores() -> int:

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
-from open_diht.common.command_line import OK, Once, Parser, WrongUse, exit_status, number
+from open_diht.common.command_line import Once, Parser, WrongUse, number, refuse_wrong
 from open_diht.common.devices import add_device_options
 from open_diht.common.fields import Positive, Range, Share
 from open_diht.pipelines.datasets import dataset_names
@@ -53,13 +53,7 @@ def check_by(parser: Parser, arguments: Sequence[str] | None) -> None:
         parser: the parser of the command.
         arguments: the command line; None: that of this process.
     """
-
-    def parsed() -> int:
-        parse(parser, sys.argv[1:] if arguments is None else arguments)
-        return OK
-
-    if status := exit_status(parsed, stopped=None):
-        raise SystemExit(status)
+    refuse_wrong(lambda: parse(parser, sys.argv[1:] if arguments is None else arguments))
 
 
 def parse(parser: Parser, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

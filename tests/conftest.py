@@ -46,10 +46,15 @@ def commands_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     nothing."""
 
     def run_command(
-        module: str, *arguments: Any, check: str | None = None, resumes: bool = True, **named: Any
+        module: str,
+        *arguments: Any,
+        check: str | None = None,
+        resumes: bool = True,
+        workers: bool = True,
+        **named: Any,
     ) -> NoReturn:
         if check is not None:
-            importlib.import_module(check).check(*arguments)
+            importlib.import_module(check).check(*arguments, **named)
         raise SystemExit(importlib.import_module(module).main(*arguments, **named))
 
     monkeypatch.setattr("open_diht.common.run_command.run_command", run_command)

@@ -21,6 +21,7 @@ import pytest
 
 from open_diht import cli
 from open_diht.common.installation import remedy
+from open_diht.common.run_command import LOADING
 from tests.wheel import build_wheel
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -140,7 +141,7 @@ def test_heads_use_all_cores_after_the_features_half_used_one(monkeypatch: pytes
         return 0
 
     halves = {cli.COMMANDS["concepts"].module, "open_diht.trainer.concepts.cli"}
-    fake = SimpleNamespace(main=main, before_main=lambda: None, check=lambda *_: None)
+    fake = SimpleNamespace(main=main, before_main=lambda: None, check=lambda *_, **__: None)
     for name in (*halves, cli.COMMANDS["concepts"].check):
         if name:
             monkeypatch.setitem(sys.modules, name, fake)
@@ -178,15 +179,44 @@ def test_what_needs_no_command_loads_no_library(words: list[str]) -> None:
         assert done.returncode == 0 and all(f"  {name} " in done.stdout for name in cli.COMMANDS)
 
 
-@pytest.mark.parametrize("module", ["open_diht.eval.cli", "open_diht.eval.fetch.__main__", "open_diht.study.cli"])
-def test_no_help_waits_for_torch(module: str) -> None:
-    code = (
-        f"import sys, {module} as command\n"
-        "try: command.main(['--help'])\n"
-        "except SystemExit: print(sorted({'torch', 'timm', 'open_clip', 'transformers'} & sys.modules.keys()))"
-    )
+HEAVY = ("apache_beam", "torch", "spacy", "timm", "open_clip", "transformers")
+RUN = """
+import sys
+from open_diht.cli import main
+
+def run(*words):
+    try:
+        return main(words)
+    except SystemExit as ended:
+        return ended.code
+"""
+
+
+def test_no_slip_and_no_help_waits_for_imports() -> None:
+    code = f"{RUN}\nfor words in {[[name] for name in cli.COMMANDS] + [['concepts', '--']]!r}:\n"
+    code += "    assert (run(*words, '--help') or 0, run(*words, '--no-such-option')) == (0, 2), words\n"
+    code += f"    assert not {set(HEAVY)} & sys.modules.keys(), words"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
-    assert "usage:" in done.stdout and done.stdout.endswith("\n[]\n"), done.stderr
+    assert done.returncode == 0 and LOADING not in done.stderr, done.stderr
+    assert done.stdout.count("usage: ") == len(cli.COMMANDS) + 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["filter", "view", "pilot", "select --samples 9", "concepts", "train", "bench", "compare one other"],
+)
+def test_a_first_line_comes_before_the_imports(words: str) -> None:
+    code = f"""{RUN}
+class Imported(BaseException): pass
+class Watch:
+    def find_spec(self, name, *more):
+        if name in ("torch", "pyarrow", "scipy"): raise Imported
+sys.meta_path.insert(0, Watch())
+try: run(*sys.argv[1:])
+except Imported: print("imports", file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code, *words.split()], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.stderr == f"{LOADING}\nimports\n"
 
 
 @pytest.mark.slow
@@ -210,9 +240,8 @@ def test_a_missing_extra_is_one_line_that_names_it(command: str, missing: str, e
     )
     assert done.returncode == 2 and not list(tmp_path.iterdir())
     name = command.split()[0]
-    assert done.stderr == (
-        f"error: open-diht {name} needs {missing}, which is not installed: {remedy(*filter(None, [extra]))}\n"
-    )
+    why = f"open-diht {name} needs {missing}, which is not installed: {remedy(*filter(None, [extra]))}"
+    assert done.stderr == f"{LOADING}\nerror: {why}\n"
 
 
 @pytest.fixture(scope="module")

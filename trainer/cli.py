@@ -1,8 +1,8 @@
 """Command line of `open-diht train`.
 
 Exit status: 0 trained to the end; 1 the run failed; 2 wrong use; 130 or 143 stopped by SIGINT or SIGTERM after
-saving, or without saving: by either while the program loads, or by a Ctrl-C after the first signal; 141 if the reader
-of the output has closed it.
+saving, or without saving: by either while the program loads, or by a Ctrl-C after the first signal; 129 stopped
+without saving when its terminal was closed; 141 if the reader of the output has closed it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from open_diht.common.command_line import OK, Parser, exit_status, say
+from open_diht.common.command_line import OK, Parser, exit_status, refuse_wrong, say
 from open_diht.common.lease import LeaseLost
-from open_diht.trainer.config_files import BadConfig, config_names, load_config
+from open_diht.common.run_command import ended_at_once
+from open_diht.trainer.config_names import BadConfig, config_names
 from open_diht.trainer.errors import TrainingError
 
 
@@ -35,6 +36,17 @@ def _parser(prog: str, defaults: Mapping[str, str]) -> argparse.ArgumentParser:
     return parser
 
 
+def check(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.trainer", **defaults: str) -> None:
+    """End the process if the arguments ask for help or have an unknown option; see `run_command`.
+
+    Args:
+        arguments: the words after the command; None: the arguments of the process.
+        prog: the name of the command in its help.
+        defaults: defaults of options, by name.
+    """
+    refuse_wrong(lambda: _parser(prog, defaults).parse_args(arguments))
+
+
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.trainer", **defaults: str) -> int:
     """Run the command line.
 
@@ -52,8 +64,11 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
         base: dict[str, Any] = {}
         if options.data is not None:
             base = {"data": {"sources": [{"path": path} for path in options.data.split(",") if path]}}
+        with ended_at_once():  # torch takes seconds
+            from open_diht.trainer.config_files import load_config
         config = load_config(options.config, options.overrides, base)
-        from open_diht.trainer.loop import train  # takes seconds, so typing errors are reported before it
+        with ended_at_once():
+            from open_diht.trainer.loop import train
 
         outcome = train(config, options.workdir, say)
         return OK if outcome.finished else 128 + (outcome.signal or 15)  # as shells report signals

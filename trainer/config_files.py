@@ -13,20 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from open_diht.common.fields import BadValue, build
-from open_diht.common.yaml_files import BadYaml, Shelf, parse_yaml, read_yaml
+from open_diht.common.yaml_files import BadYaml, parse_yaml, read_yaml
 from open_diht.trainer.config import Config
-
-
-class BadConfig(ValueError):
-    """A configuration cannot be used; the message says why."""
-
-
-SHELF = Shelf(Path(__file__).with_name("configs"), "configuration", BadConfig)
-
-
-def config_names() -> list[str]:
-    """Return the names of the configurations that come with the trainer."""
-    return SHELF.names()
+from open_diht.trainer.config_names import SHELF, BadConfig, config_names
 
 
 def load_config(name: str, overrides: Sequence[str] = (), base: Mapping[str, Any] | None = None) -> Config:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +15,7 @@ from typing import Any
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.installation import install_command
-from open_diht.common.progress import duration
+from open_diht.common.progress import EVERY_ON_A_PIPE_S, duration
 from open_diht.trainer.config import LogSettings
 from open_diht.trainer.step import StepResult
 
@@ -179,6 +180,19 @@ class TrainingProgress:
         self._began, self._from, self._waited = now, step, waited_s
         return speed
 
+    def between(self, step: int) -> str:
+        """Return a line for the time between two progress lines.
+
+        Args:
+            step: number of steps taken.
+        """
+        spent, steps = max(self._clock() - self._began, 1e-9), step - self._from
+        at = f"step {step:,}/{self._total:,}"
+        if not steps:
+            return f"{at}  the next step has not ended for {duration(spent)}"
+        left = duration((self._total - step) * spent / steps)
+        return f"{at}  {steps * self._batch / spent:,.0f} images/s  ETA {left}"
+
     @contextmanager
     def not_counted(self) -> Iterator[None]:
         """Exclude the time of the `with` block, such as a check or a checkpoint, from the speed."""
@@ -187,6 +201,49 @@ class TrainingProgress:
         aside = self._clock() - began
         self._began += aside
         self._aside += aside
+
+
+class Pulse:
+    """Says a line whenever nothing was said for a while, so that a slow training is not silent.
+
+    Args:
+        say: receives all lines.
+        every_s: seconds of silence.
+    """
+
+    def __init__(self, say: Callable[[str], None], every_s: float = EVERY_ON_A_PIPE_S):
+        self._say, self._every = say, every_s
+        self._said = time.monotonic()
+        self._failed: BaseException | None = None
+
+    def say(self, text: str) -> None:
+        """Say a line. Raises what a line of the thread has raised, such as the end of a closed output."""
+        if self._failed is not None:
+            raise self._failed
+        self._said = time.monotonic()
+        self._say(text)
+
+    @contextmanager
+    def filling(self, line: Callable[[], str]) -> Iterator[None]:
+        """Say `line()` in silences of the `with` block, from a thread."""
+        ended = threading.Event()
+
+        def fill() -> None:
+            while not ended.wait(max(0.0, self._said + self._every - time.monotonic())):
+                if time.monotonic() >= self._said + self._every:
+                    try:
+                        self.say(line())
+                    except BaseException as error:
+                        self._failed = error
+                        return
+
+        thread = threading.Thread(target=fill, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
 
 def line(step: int, total: int, result: StepResult, speed: dict[str, float], rate: float, skipped: int) -> str:

@@ -38,7 +38,7 @@ from open_diht.trainer.config_files import plain
 from open_diht.trainer.data import Batch, ShardFacts
 from open_diht.trainer.export import DESCRIPTION, export, loaded_by, model_card
 from open_diht.trainer.inputs import resolved
-from open_diht.trainer.logs import RunLog, TrainingProgress, line
+from open_diht.trainer.logs import Pulse, RunLog, TrainingProgress, line
 from open_diht.trainer.memory import remedy
 from open_diht.trainer.optim import rate_factor
 from open_diht.trainer.resume import Parent, adopt, as_begun, fingerprint, take_over, training_state
@@ -108,12 +108,13 @@ def train(config: Config, workdir: Path | str, say: Callable[[str], None] = _log
     """
     kind = device_type(config)
     with joined_ranks(kind, config.run.timeout_s) as ranks, stop_wish(ranks.first) as wish:
-        quiet: Callable[[str], None] = say if ranks.first else lambda text: None
-        with opened(workdir, config.data.cache_folder, ranks, quiet) as place:
+        pulse = Pulse(say if ranks.first else lambda text: None)
+        with opened(workdir, config.data.cache_folder, ranks, pulse.say) as place:
             device = torch.device(kind, ranks.local_rank) if kind == "cuda" else torch.device("cpu")
-            run = _Run(config, place, quiet, ranks, wish, device)
+            run = _Run(config, place, pulse.say, ranks, wish, device)
             try:
-                return run.go()
+                with pulse.filling(lambda: run.progress.between(run.step)):
+                    return run.go()
             finally:
                 run.close()
 

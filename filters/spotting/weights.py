@@ -256,21 +256,20 @@ def _fetch(folder: Path, place: Path) -> Path:
 
 
 def _watched(command: Sequence[str], folder: Path) -> tuple[int, str]:
-    """Run a command that writes into `folder`, with a progress bar if stderr is a terminal. Return
-    its exit status and output."""
-    log, terminal = folder / "log", sys.stderr.isatty()
+    """Run a command that writes into `folder`, with a progress bar. Return its exit status and output."""
+    log = folder / "log"
     with (
         log.open("wb") as out,
-        ProgressBar(desc="weights", unit="MB", total=_MB, disable=not terminal) as bar,
+        ProgressBar(desc="weights", unit="MB", total=_MB) as bar,
         subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=os.environ | {"TMPDIR": str(folder)}
         ) as process,
     ):
         try:
             while process.poll() is None:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(0.5)
-                if terminal:
+                try:
+                    process.wait(bar.mininterval)
+                except subprocess.TimeoutExpired:
                     bar.move(min(_megabytes(folder), _MB), _MB)
         except BaseException:
             process.kill()

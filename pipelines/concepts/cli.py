@@ -8,57 +8,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from open_diht.common.command_line import Parser, number, refuse_empty, say
-from open_diht.common.devices import add_device_options
-from open_diht.common.fields import Positive
+from open_diht.common.command_line import refuse_empty, say
+from open_diht.pipelines.concepts.options import concepts_parser
 from open_diht.pipelines.concepts.run import ConceptSettings, run
-from open_diht.pipelines.concepts.teacher import DEFAULT, find_teacher, teacher_names
+from open_diht.pipelines.concepts.teacher import find_teacher
 from open_diht.pipelines.driver.cli import backend_of, exit_status, shard_of
-from open_diht.pipelines.options import add_where, parse
+from open_diht.pipelines.options import parse
 from open_diht.pipelines.runners.fork_server import ForkServer
 from open_diht.pipelines.store.storage import store_path
-
-
-def _parser(prog: str, defaults: Mapping[str, str]) -> Parser:
-    parser = Parser(
-        prog=prog,
-        description="Make vocabularies, labels and teacher features for concept distillation.",
-    )
-    parser.add_argument("--data", required="data" not in defaults, help="output folder of `make filter`, or its URL")
-    parser.add_argument("--output", help="folder or URL of the results (default: DATA/concepts)")
-    parser.add_argument(
-        "--teacher",
-        default=DEFAULT,
-        help=f"{', '.join(teacher_names())}, or a model as in timm:resnet50, torchvision:vit_b_16, open_clip:ViT-B-32; "
-        f"all but {DEFAULT} need --weights; a library's model may have :FILE after it instead",
-    )
-    parser.add_argument(
-        "--weights",
-        help="file of the teacher's weights, which you download yourself; mind their license: those of swag-vit-h14 "
-        "are "
-        "CC-BY-NC-4.0",
-    )
-    parser.add_argument(
-        "--min-count",
-        type=number(Positive),
-        help="rows that a concept needs to enter the vocabulary (default: a 50th of the kept rows, from 2 to 100)",
-    )
-    parser.add_argument(
-        "--max-size", type=number(Positive), default=10_000, help="largest vocabulary of a head (default 10,000)"
-    )
-    add_device_options(parser, "teacher", batch="--batch-size")
-    add_where(parser)
-    parser.add_argument(
-        "--max-bad-share",
-        type=float,
-        default=0.05,
-        help="fraction of bad images above which the exit status is 1 (0.05)",
-    )
-    parser.set_defaults(**defaults)
-    return parser
-
 
 before_main = ForkServer.branch_off
 """See `run_command`: workers are forked with the modules imported by then."""
@@ -77,8 +36,7 @@ def main(
     arguments = sys.argv[1:] if arguments is None else list(arguments)
 
     def concepts() -> int:
-        parser = _parser(prog, defaults)
-        options, of_beam = parse(parser, arguments)
+        options, of_beam = parse(concepts_parser(prog, defaults), arguments)
         return run(_settings(options, of_beam, arguments), say)
 
     return exit_status(concepts)

@@ -23,12 +23,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from open_diht.common.command_line import OK, Parser, WrongUse, exit_status, number, say
-from open_diht.common.fields import Above0, NotNegative, Positive
+from open_diht.common.command_line import OK, WrongUse, exit_status, number, say
+from open_diht.common.fields import NotNegative
 from open_diht.common.html import render_page
 from open_diht.common.html.charts import Point, Series, line_chart
 from open_diht.common.shard_index import BadIndex, ShardIndex, caption_hash, part_of, place_beside, write
 from open_diht.pipelines.driver.repeats import DELAYS, HALVES, ORIGIN, allotted, per_row, worth
+from open_diht.pipelines.driver.select_options import select_parser
 from open_diht.pipelines.manifests.plan import Plan, PlanMismatch, load_plan
 from open_diht.pipelines.stages.dedup.keys import uid_of
 from open_diht.pipelines.stages.tar_indexes import read_index, tars_of
@@ -37,8 +38,6 @@ from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import Vouched
 from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, StorePath, asked, read_bytes, read_table, store_path
 
-CAP = 12
-"""Default for the most readings of a row."""
 KEPT = "kept"
 """Name of the first group, the rows that the cascade keeps. Other groups have the name of a reason."""
 NOT_INDEXED, SEVERAL_ROWS = "not in the index", "uid of several rows"
@@ -71,10 +70,6 @@ class Candidates:
         return np.bincount(self.group, minlength=len(self.groups))
 
 
-def before_main() -> None:
-    """Do nothing; see `run_command`. There are no workers to prepare."""
-
-
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.driver.select") -> int:
     """Run the command line and return the exit status.
 
@@ -84,7 +79,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
     """
 
     def run() -> int:
-        options = _parser(prog).parse_args(sys.argv[1:] if arguments is None else list(arguments))
+        options = select_parser(prog).parse_args(sys.argv[1:] if arguments is None else list(arguments))
         try:
             root = store_path(options.output)
         except (ValueError, ImportError) as error:
@@ -97,34 +92,6 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
         return OK
 
     return exit_status(run, failed=(RunFailed, BadIndex))
-
-
-def _parser(prog: str) -> Parser:
-    parser = Parser(prog, "Choose rows of a filter run, and how often a training of n samples reads each.")
-    parser.add_argument("--output", default="out/sample", help="what `make filter` wrote (default out/sample)")
-    parser.add_argument("--samples", type=number(Positive), required=True, help="samples that the training will see")
-    parser.add_argument("--cap", type=number(Above0), default=CAP, help=f"most readings of a row (default {CAP})")
-    parser.add_argument(
-        "--by",
-        metavar="COLUMN[=WEIGHT],...",
-        help="rank the rows by these columns of kept/ and rejected/, highest first, in place of the decisions; the "
-        "best, as many as were kept, count as kept",
-    )
-    parser.add_argument(
-        "--delay",
-        metavar="REASON=N",
-        action="append",
-        default=[],
-        help="readings of the kept rows before the first one of rows rejected for this reason, which may be one that "
-        f"is never chosen otherwise (default {', '.join(f'{name}={value:g}' for name, value in DELAYS.items())})",
-    )
-    parser.add_argument(
-        "--rows",
-        choices=("kept", "all"),
-        help="rows to choose from; all needs a training that reads rejected rows too (default: kept where OUTPUT has "
-        "shards of its own, else all)",
-    )
-    return parser
 
 
 def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, TypedDict
 import apache_beam as beam
 import pyarrow as pa
 
+from open_diht.common.cpu_time import cpu_seconds
 from open_diht.common.plugins import load_plugin, loaded_plugins
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.manifests import FileChanged
@@ -86,6 +87,10 @@ class Stage(ABC):
     def teardown(self) -> None:  # noqa: B027
         """End helper processes."""
 
+    def helpers(self) -> Sequence[int]:
+        """Return the ids of the running processes that work for this stage, whose CPU time counts as the unit's."""
+        return ()
+
     @abstractmethod
     def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         """Process one unit and publish its files. A repeated call must publish the same files.
@@ -128,7 +133,7 @@ class Stage(ABC):
     def do(self, unit: str) -> None:
         """Process one unit and commit it, unless it has a current commit record by now and the stage extends none, see
         `adds`."""
-        began, path = time.time(), self.layout.commit(self.name, unit)
+        began, used, path = time.time(), cpu_seconds(self.helpers()), self.layout.commit(self.name, unit)
         heartbeat = Heartbeat(self.layout.progress(self.name, unit))
         before = self.current(unit, read_json(path))
         if before is not None and not self.adds:  # done since the driver looked, as by another shard
@@ -138,12 +143,14 @@ class Stage(ABC):
             retract(path)  # it must not vouch for files that are about to be replaced
         said, files = self.process(unit, before, heartbeat)
         earlier: CommitRecord = before or {"seconds": 0.0, "files": {}}
+        used = cpu_seconds(self.helpers()) - used
         record = {
             "unit": unit,
             "stage": self.part_of or self.name,
             "fingerprint": self.fingerprint_of(unit),
             **said,
             "seconds": round(earlier["seconds"] + time.time() - began, 3),
+            "cpu_seconds": round(earlier.get("cpu_seconds", earlier["seconds"]) + used, 3),
             "files": earlier.get("files", {}),
         }
         publish_record(self.layout, path, record, files, planned=self.planned)

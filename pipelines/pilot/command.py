@@ -31,6 +31,8 @@ from open_diht.pipelines.store.commit import RunFailed, publish_json, read_json
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import store_path
 
+_MUCH = 0.2
+"""Fraction of the workers' time without a processor from which the forecast reports it."""
 before_main = ForkServer.branch_off
 """See `run_command`: workers are forked with the modules imported by then."""
 
@@ -81,7 +83,9 @@ def _pilot(
     status = told(outcome)
     if outcome.funnel is None and settings.shard:
         return status  # the last shard, or a run without SHARD, makes the forecast
-    sample = measure(layout, plan, settings.preset, whole_plan.rows)
+    models = read_json(layout.root / "run.json")["models"] if outcome.funnel else {}
+    score_on_gpu = models.get("score", {}).get("device", "cpu") != "cpu"
+    sample = measure(layout, plan, settings.preset, whole_plan.rows, score_on_gpu=score_on_gpu)
     if not sample or outcome.funnel is None:
         raise RunFailed("no unit of the sample could be finished, so nothing can be forecast")
     known = {unit.unit: unit.rows for unit in sample}
@@ -94,13 +98,13 @@ def _pilot(
         stages=settings.stages,
         images_at_hand=whole_plan.images,
         image_units=sum(-(-unit.span.rows // whole_plan.image_rows) for unit in whole_plan.units),
-        score_on_gpu=read_json(layout.root / "run.json")["models"].get("score", {}).get("device", "cpu") != "cpu",
+        score_on_gpu=score_on_gpu,
     )
     assumed = Assumptions(**{one.name: getattr(options, one.name) for one in fields(Assumptions)})
     prices = Prices(**{one.name: getattr(options, one.name) for one in fields(Prices)})
     took = None if teacher is None else _measured(options, layout, sample, teacher)
     result = forecast(sample, whole, assumed, prices, workers, took)
-    notes = _notes(whole, chosen, len(sample), outcome.funnel, result)
+    notes = _notes(whole, chosen, sample, outcome.funnel, result)
     content = {
         "command": list(arguments),
         "dataset": settings.dataset.name,
@@ -157,7 +161,10 @@ def _workers(text: str | None, here: int) -> list[int]:
     return sorted({int(part) for part in parts})
 
 
-def _notes(whole: Whole, chosen: Sampling, units: int, funnel: FunnelRecord, result: Forecast) -> list[str]:
+def _notes(
+    whole: Whole, chosen: Sampling, sample: Sequence[Measured], funnel: FunnelRecord, result: Forecast
+) -> list[str]:
+    units = len(sample)
     notes = ["intervals are 95 %, each on its own; they reflect differences between units, not changes over time"]
     is_all = units == len(chosen.plan.units) and chosen.plan.rows >= chosen.whole.rows
     if is_all:
@@ -187,4 +194,11 @@ def _notes(whole: Whole, chosen: Sampling, units: int, funnel: FunnelRecord, res
     if unknown:
         notes.append(f"not measured, since OCR read no image of the sample: {', '.join(unknown)}")
     notes.append("hours are for the cores of the pilot's workers, without starting workers or other machines' network")
+    waited = sum(unit.waited for unit in sample)
+    everything = waited + sum(sum(unit.seconds.values()) for unit in sample)
+    if waited > _MUCH * everything:
+        notes.append(
+            f"workers had no processor for {waited / everything:.0%} of their time, because other work kept this "
+            "machine busy, or a disk or store was slow; hours leave this time out"
+        )
     return notes

@@ -30,7 +30,8 @@ class Measured:
     to_fetch: int
     """Rows that pass the column conditions and the caption filters; stages that need images request theirs."""
     seconds: Mapping[str, float]
-    """Wall-clock seconds of a worker, a process of one core, by stage; for `score` on a GPU, of the GPU."""
+    """Seconds of a core by stage: CPU time, since wall-clock time also depends on other work on the machine; for
+    `download`, whose worker mostly waits for servers, wall-clock time, as for `score` on a GPU."""
     stored: Mapping[str, int]
     """Bytes by place: work, kept, rejected, dead_letter, and shards or index."""
     images: int = 0
@@ -39,6 +40,8 @@ class Measured:
     """Bytes of these images."""
     image_units: int = 1
     """Number of image units that the unit's images are divided into."""
+    waited: float = 0.0
+    """Seconds in which the worker had no processor in stages that count CPU time."""
     samples: int = 0
     """Images in the new shards, or in the indexes of the input's tars."""
     shards: Sequence[str] = ()
@@ -183,7 +186,8 @@ def forecast(
     for stage in sorted({stage for unit in sample for stage in unit.seconds}, key=_order):
         if stage != "spotting" or has_images:
             seconds = all_of([unit.seconds.get(stage, 0.0) for unit in sample])
-            result.core_hours[stage] = ForecastLine(seconds.times(1 / 3600), "measured")
+            note = "by the clock: it waits for servers" if stage == "download" else ""
+            result.core_hours[stage] = ForecastLine(seconds.times(1 / 3600), "measured", note)
     if "spotting" in stages and "spotting" not in result.core_hours:
         each = None if assumed.seconds_per_image is None else assumed.seconds_per_image / 3600
         result.core_hours["spotting"] = _assumed(fetch, each, "images x --seconds-per-image") or ForecastLine(

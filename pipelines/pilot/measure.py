@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +26,7 @@ from open_diht.pipelines.store.names import image_unit_name, unit_of
 from open_diht.pipelines.store.storage import StorePath, stamps
 
 
-def measure(layout: Layout, plan: Plan, preset: Preset, rows: int) -> list[Measured]:
+def measure(layout: Layout, plan: Plan, preset: Preset, rows: int, *, score_on_gpu: bool = False) -> list[Measured]:
     """Return the measurements of the units of a finished run; units that were not decided are omitted.
 
     Args:
@@ -34,19 +34,27 @@ def measure(layout: Layout, plan: Plan, preset: Preset, rows: int) -> list[Measu
         plan: its units.
         preset: its preset.
         rows: number of rows of the whole data set.
+        score_on_gpu: whether stage `score` runs on a GPU.
     """
     shares = _shares_of_tars(layout, plan)
-    seconds = _seconds(layout, shares, _comparisons(layout, preset, rows))
+    by_clock = {"download", "score"} if score_on_gpu else {"download"}
+    seconds, waited = _seconds(layout, shares, _comparisons(layout, preset, rows), by_clock)
     work, stages = _sizes_of_work(layout, shares), stage_of(preset)
     return [
-        _unit(layout, plan, stages, unit.name, dict(seconds[unit.name]), work[unit.name])
+        _unit(layout, plan, stages, unit.name, dict(seconds[unit.name]), waited[unit.name], work[unit.name])
         for unit in plan.units
         if read_json(layout.commit("decide", unit.name)) is not None
     ]
 
 
 def _unit(
-    layout: Layout, plan: Plan, stages: Mapping[str, str], unit: str, seconds: dict[str, float], work: int
+    layout: Layout,
+    plan: Plan,
+    stages: Mapping[str, str],
+    unit: str,
+    seconds: dict[str, float],
+    waited: float,
+    work: int,
 ) -> Measured:
     read: CaptionRecord = read_json(layout.commit("captions", unit))
     decided: DecideRecord = read_json(layout.commit("decide", unit))
@@ -67,6 +75,7 @@ def _unit(
         outcomes=dict(outcomes),
         to_fetch=read["good"] - before_images,
         seconds=seconds,
+        waited=waited,
         stored=stored | {"work": work, **_stored(layout, export)},
         images=len(sizes),
         image_bytes=int(pc.sum(sizes).as_py() or 0),
@@ -117,21 +126,25 @@ def _comparisons(layout: Layout, preset: Preset, rows: int) -> float:
 
 
 def _seconds(
-    layout: Layout, shares: Mapping[tuple[str, str], float], comparisons: float
-) -> dict[str, dict[str, float]]:
-    """Return the seconds of each caption unit by stage, see `Measured.seconds`.
+    layout: Layout, shares: Mapping[tuple[str, str], float], comparisons: float, by_clock: Collection[str]
+) -> tuple[dict[str, dict[str, float]], Counter[str]]:
+    """Return `Measured.seconds` and `Measured.waited` of each caption unit.
 
     Work on all units together, such as the comparison of keys, is stored under its own unit names and left out.
     """
     found: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    waited: Counter[str] = Counter()
     for folder in layout.work.iterdir():
         if folder.is_dir():
             for name in stamps(layout.commits(folder.name), ".json"):
                 record = read_json(layout.commit(folder.name, name))
                 more = record.get("comparing_seconds", 0.0) * (comparisons - 1)
                 share = shares.get((folder.name, name), 1.0)
-                found[unit_of(name)][record["stage"]] += (record["seconds"] + more) * share
-    return found
+                stage, clock = record["stage"], record["seconds"]
+                spent = clock if stage in by_clock else record.get("cpu_seconds", clock)
+                found[unit_of(name)][stage] += (spent + more) * share
+                waited[unit_of(name)] += max(0.0, clock - spent) * share
+    return found, waited
 
 
 def _sizes_of_work(layout: Layout, shares: Mapping[tuple[str, str], float]) -> Counter[str]:

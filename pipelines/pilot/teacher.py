@@ -21,7 +21,7 @@ class TeacherCost:
     said: str
     """Teacher, device and precision, for messages."""
     on_gpu: bool
-    """True if seconds are those of a GPU with its part of the machine's cores; False for seconds of a core."""
+    """True if seconds are those of a GPU with its part of the machine's cores; False for CPU seconds."""
     images: Sequence[int]
     seconds: Sequence[float]
 
@@ -53,10 +53,11 @@ def measure_teacher(
         stage.setup()
         first = next(iter(with_images.values()))
         _extract(stage, _batches(stage, layout, first[:1]), 1)  # warm up: the first batch includes one-time costs
+    clock = time.perf_counter if on_gpu else time.process_time
     for names in with_images.values():
-        began = time.perf_counter()
+        began = clock()
         images.append(_extract(stage, _batches(stage, layout, names), each))
-        seconds.append(time.perf_counter() - began)
+        seconds.append(clock() - began)
     return TeacherCost(said=extraction.said, on_gpu=on_gpu, images=images, seconds=seconds)
 
 

@@ -124,6 +124,9 @@ class SpottingStage(SegmentAnnotator):
     def teardown(self) -> None:
         self._spotter.close()
 
+    def helpers(self) -> Sequence[int]:
+        return [self._spotter.pid] if self._spotter.pid else []
+
     def current(self, unit: str, record: CommitRecord | None) -> CommitRecord | None:
         known = super().current(unit, record)
         if known is None or known["root"] != self.dataset.images_root:  # relative paths then mean other files

@@ -10,29 +10,22 @@ import contextlib
 import socket
 import sys
 from collections.abc import Sequence
-from typing import Annotated
 
 import uvicorn
 
-from open_diht.common.command_line import OK, Parser, WrongUse, exit_status, number, say
-from open_diht.common.fields import Positive, Range
+from open_diht.common.command_line import OK, WrongUse, exit_status, say
 from open_diht.common.installation import remedy
 from open_diht.common.plugins import PluginError, load_plugin
 from open_diht.filters.presets import BadPreset
 from open_diht.pipelines.store.commit import RunFailed
 from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, asked, store_path
 from open_diht.pipelines.view.app import HOSTS, make_app
+from open_diht.pipelines.view.options import view_parser
 from open_diht.pipelines.view.output import Output
-from open_diht.pipelines.view.sample import ROWS
 from open_diht.pipelines.view.workbench import Workbench
 
-Port = Annotated[int, Range(at_least=0, at_most=65_535)]
 _CLOSE_S = 2
 """Seconds that running requests have to finish when the server is stopped."""
-
-
-def before_main() -> None:
-    """Do nothing; see `run_command`. There are no workers to prepare."""
 
 
 def main(
@@ -47,7 +40,7 @@ def main(
     """
 
     def view() -> int:
-        options = _parser(prog, defaults).parse_args(sys.argv[1:] if arguments is None else list(arguments))
+        options = view_parser(prog, defaults).parse_args(sys.argv[1:] if arguments is None else list(arguments))
         for name in options.plugin:
             load_plugin(name)
         bench = Workbench(_opened(options.output, options.preset), options.sample_rows)
@@ -71,25 +64,6 @@ def serve(bench: Workbench, listening: socket.socket) -> None:
     )
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again after its shutdown
         uvicorn.Server(config).run(sockets=[listening])
-
-
-def _parser(prog: str, defaults: dict[str, str]) -> Parser:
-    parser = Parser(prog, "Show the output of a filter run, finished or not, on a local web page.")
-    parser.add_argument("--output", default=defaults.get("output", "out/sample"), help="output folder of `make filter`")
-    parser.add_argument(
-        "--preset", help="initial thresholds, a name or a YAML file (default: the last finished run's; if none, paper)"
-    )
-    parser.add_argument("--port", type=number(Port), default=0, help="port of the page (default: a free one)")
-    parser.add_argument(
-        "--sample-rows",
-        type=number(Positive),
-        default=ROWS,
-        help=f"largest number of rows that thresholds are tried on (default {ROWS})",
-    )
-    parser.add_argument(
-        "--plugin", action="append", default=[], metavar="MODULE", help="a Python module with filters of your own"
-    )
-    return parser
 
 
 def _opened(output: str, preset: str | None) -> Output:

@@ -24,11 +24,10 @@ from open_diht.pipelines.stages.columns import annotated_rows
 from open_diht.pipelines.stages.image_records import image_records
 from open_diht.pipelines.stages.rows import RECORD
 from open_diht.pipelines.store.storage import each
+from open_diht.pipelines.view.options import ROWS
 from open_diht.pipelines.view.output import Output
 from open_diht.pipelines.view.places import reasons_of
 
-ROWS = 20_000
-"""Default maximum number of rows in memory."""
 PIECES = 40
 """Maximum number of pieces of a sample."""
 _BUILT_IN = {"captions", "download", "spotting", "score", "dedup", "export"}

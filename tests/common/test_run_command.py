@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from open_diht.common.run_command import LOADING, SAID
 from tests.pipelines.conftest import write_tsv
 from tests.pipelines.processes import REPOSITORY, Starter, starter
 
@@ -48,20 +49,20 @@ def _is_at_work(output: Path) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("workers", "number", "word"), [(1, signal.SIGTERM, "terminated"), (2, signal.SIGINT, "interrupted")]
-)
+@pytest.mark.parametrize(("workers", "number"), [(1, signal.SIGTERM), (2, signal.SIGINT), (2, signal.SIGHUP)])
 def test_a_signal_at_work_ends_the_command_and_its_workers(
-    runs: Starter, manifest: Path, workers: int, number: signal.Signals, word: str
+    runs: Starter, manifest: Path, workers: int, number: signal.Signals
 ) -> None:
-    """^C reaches the whole group, SIGTERM mostly the driver alone."""
+    """^C and the end of a terminal reach the whole group, SIGTERM mostly the driver alone."""
     process, output = _start(runs, manifest, workers)
     _wait_for(lambda: _is_at_work(output))
     assert len(runs.left()) >= 3, "driver, fork server, workers"
-    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+    (os.kill if number == signal.SIGTERM else os.killpg)(process.pid, number)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert said.splitlines()[-1] == f"{word}; {GOES_ON}" and "Traceback" not in said and said.count(GOES_ON) == 1
+    assert (
+        said.splitlines()[-1] == f"{SAID[number]}; {GOES_ON}" and "Traceback" not in said and said.count(GOES_ON) == 1
+    )
     _wait_for(lambda: not runs.left())
 
 
@@ -77,20 +78,23 @@ def test_a_second_signal_is_not_silent_though_the_first_is_not_yet_answered(runs
     _wait_for(lambda: not runs.left())
 
 
-@pytest.mark.parametrize(
-    ("delay", "number", "word"), [(0.3, signal.SIGINT, "interrupted"), (1.0, signal.SIGTERM, "terminated")]
-)
-def test_a_signal_while_it_starts_ends_the_command(
-    runs: Starter, manifest: Path, delay: float, number: signal.Signals, word: str
-) -> None:
-    process, _ = _start(runs, manifest, 1)
-    _wait_for(lambda: b"pipelines" in Path(f"/proc/{process.pid}/cmdline").read_bytes())
-    _wait_for(lambda: "numpy" in Path(f"/proc/{process.pid}/maps").read_text())
-    time.sleep(delay)
+@pytest.mark.parametrize("number", list(SAID))
+@pytest.mark.parametrize("command", ["filter", "train"])
+def test_a_signal_while_it_starts_is_one_line(command: str, number: signal.Signals, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "open_diht", command],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None and process.stdout.readline() == f"{LOADING}\n"
     process.send_signal(number)
     said, _ = process.communicate(timeout=60)
-    assert (process.returncode, said) == (128 + number, f"{word}; {GOES_ON}\n")
-    _wait_for(lambda: not runs.left())
+    (line,) = said.strip().splitlines()  # of the start, or of the command where that had just begun
+    assert process.returncode == 128 + number and GOES_ON in line
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -329,7 +329,7 @@ def test_a_pilot_forecasts_indexes_in_place_of_shards(source, tmp_path, here, ca
     rows = [unit.span.rows for unit in plan.units]
     charged = sum(unit.seconds.get("export", 0) for unit in measure(layout, plan, load_preset("paper"), 40))
     assert (len(rows), tar["rows"]) == (2, 40)
-    assert charged == pytest.approx(tar["seconds"] * sum(rows) / 40 + chosen["seconds"])
+    assert charged == pytest.approx(tar["cpu_seconds"] * sum(rows) / 40 + chosen["cpu_seconds"])
 
 
 def test_what_needs_new_shards_says_so(left: Any, source: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +14,7 @@ import pytest
 
 from open_diht.common.command_line import WrongUse
 from open_diht.trainer.config import LogSettings
-from open_diht.trainer.logs import MissingTracker, RunLog, TrainingProgress, line
+from open_diht.trainer.logs import MissingTracker, Pulse, RunLog, TrainingProgress, line
 from open_diht.trainer.step import Purpose, StepResult, seed_for
 
 
@@ -113,6 +114,46 @@ def test_speed_is_that_of_the_window() -> None:
     now[0] += 10
     speed = progress.speed(40, waited_s=1.0)
     assert speed == {"samples_per_s": 8.0, "data_wait": 0.0, "eta_s": 60 * (1.0 + 1000 / 20)}  # 60 steps, 3 checks
+
+
+def test_between_two_lines_the_speed_is_that_since_the_last() -> None:
+    now = [100.0]
+    progress = TrainingProgress(total_steps=100, batch_size=8, step=20, clock=lambda: now[0])
+    now[0] += 90
+    assert progress.between(20) == "step 20/100  the next step has not ended for 1:30"
+    now[0] += 10
+    assert progress.between(30) == "step 30/100  1 images/s  ETA 11:40"
+    assert progress.speed(30, waited_s=0.0)["samples_per_s"] == 0.8, "the line of the log counts from the same moment"
+
+
+def test_silence_is_filled_and_nothing_else() -> None:
+    said: list[str] = []
+    enough, counted = threading.Event(), iter(range(1_000_000))
+
+    def filler() -> str:
+        number = next(counted)
+        if number == 2:
+            enough.set()
+        return f"filler {number}"
+
+    pulse = Pulse(said.append, every_s=0.01)
+    with pulse.filling(filler):
+        assert enough.wait(60)
+    assert said[:3] == ["filler 0", "filler 1", "filler 2"]
+
+    def full(text: str) -> None:
+        failed.set()
+        raise SystemExit(141)
+
+    failed, pulse = threading.Event(), Pulse(full, every_s=0.01)
+    with pytest.raises(SystemExit), pulse.filling(str):
+        assert failed.wait(60)
+        while True:  # the thread keeps what it has met for the next line
+            pulse.say("a line")
+    with (patient := Pulse(said.append, every_s=3_600.0)).filling(filler):
+        said.clear()
+        patient.say("a line")
+    assert said == ["a line"]
 
 
 def test_the_line_has_the_mfu_where_the_full_speed_is_known() -> None:

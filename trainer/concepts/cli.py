@@ -6,14 +6,13 @@ failed; 2 wrong use, nothing was written; 130 stopped by Ctrl-C; 141 if the read
 
 from __future__ import annotations
 
-import argparse
 import fcntl
 import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from open_diht.common.command_line import OK, Parser, WrongUse, exit_status, say
+from open_diht.common.command_line import OK, exit_status, say
 from open_diht.common.files import remove_temporaries
-from open_diht.trainer.concepts.heads import Head, HeadProgress, HeadSettings, HeadTrainer
+from open_diht.trainer.concepts.heads import Head, HeadProgress, HeadTrainer
 from open_diht.trainer.concepts.predict import write_targets
 from open_diht.trainer.concepts.store import ConceptStore, Unfinished
 from open_diht.trainer.data import DataError
 from open_diht.trainer.errors import TrainingError
+from open_diht.trainer.head_options import HeadSettings, head_options
 from open_diht.trainer.stores import LocalStore, Store
 
 HEADS = "heads.safetensors"
@@ -39,33 +39,11 @@ class AtWork(DataError):
     """Another process makes targets in this local folder."""
 
 
-def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = Parser(prog=prog, description="Train teacher heads and make concept targets from stored features.")
-    parser.add_argument(
-        "--concepts", required=True, help="folder or URL that `python -m open_diht.pipelines.concepts` wrote"
-    )
-    parser.add_argument(
-        "--shard",
-        help="shard of `python -m open_diht.pipelines.concepts`: the last shard to finish makes heads and targets, "
-        "the others stop",
-    )
-    parser.add_argument("--k", type=int, default=10, help="concepts kept per image and head (10)")
-    for field in fields(HeadSettings):
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default)
-    return parser
-
-
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.trainer.concepts") -> int:
     """Run the command line and return the exit status. `prog` is the name of the command in its help."""
 
     def make() -> int:
-        options = _parser(prog).parse_args(arguments)
-        if options.k < 1:
-            raise WrongUse(f"--k {options.k}: it must be at least 1")
-        try:
-            settings = HeadSettings(**{field.name: getattr(options, field.name) for field in fields(HeadSettings)})
-        except ValueError as error:
-            raise WrongUse(str(error)) from error
+        options, settings = head_options(prog, arguments)
         try:
             make_targets(options.concepts, settings, options.k)
         except (Unfinished, AtWork) as error:

@@ -29,46 +29,13 @@ from torch import Tensor
 from open_diht.trainer.concepts.measure import mean_loss, metrics, soft_cross_entropy
 from open_diht.trainer.concepts.samples import HeadSamples, Part, Samples, Statistics
 from open_diht.trainer.concepts.store import BadConcepts, ConceptStore
+from open_diht.trainer.head_options import HeadSettings
 from open_diht.trainer.stores import Store
 
 _log = logging.getLogger(__name__)
 SAY_S = 10.0  # between progress lines
 EVERY_S = 60.0  # between states that are stored
 _UNREADABLE = (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError, zipfile.BadZipFile)
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeadSettings:
-    """Settings of the training of heads."""
-
-    epochs: int = 10
-    """Passes over the samples. The best one on the validation samples is kept."""
-    min_steps: int = 50
-    """About the fewest steps in all. On small data there are more passes than `epochs`, to reach it."""
-    batch_size: int = 256
-    """Samples per step."""
-    learning_rate: float = 1e-3
-    """Learning rate of AdamW at the first step, which falls to zero as a cosine. Features are standardized first."""
-    weight_decay: float = 0.05
-    """Weight decay of AdamW."""
-    repeat_threshold: float = 1e-3
-    """Threshold t of the repeat factor: concepts in a smaller fraction of the samples are up-sampled. 0: none are."""
-    holdout: float = 0.1
-    """Fraction of the samples that is held out: about half selects the epoch, half is for reported metrics (see
-    `samples.MOST_MEASURED`)."""
-    seed: int = 0
-    """Seed of the order and the repeats of the samples."""
-    device: str = "cpu"
-    """The torch device."""
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "min_steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not 0 < self.holdout < 1:
-            raise ValueError(f"holdout {self.holdout} is not between 0 and 1")
-        if self.learning_rate <= 0 or self.weight_decay < 0 or self.repeat_threshold < 0:
-            raise ValueError("learning_rate must be above 0, weight_decay and repeat_threshold at least 0")
 
 
 @dataclass(frozen=True)

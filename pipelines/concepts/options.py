@@ -1,0 +1,64 @@
+"""Options of `make concepts`, without importing what it runs; see `open_diht.pipelines.options`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from open_diht.common.command_line import Parser, number
+from open_diht.common.devices import add_device_options
+from open_diht.common.fields import Positive
+from open_diht.pipelines.concepts.teacher import DEFAULT, teacher_names
+from open_diht.pipelines.options import add_where, check_by
+
+
+def check(
+    arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.concepts", **defaults: str
+) -> None:
+    """End the process if the arguments of `make concepts` ask for help or `parse` refuses them; see `run_command`.
+
+    Args:
+        arguments: the command-line arguments; None: those of this process.
+        prog: name of the command in its help.
+        defaults: default values of options, which then need not be given.
+    """
+    check_by(concepts_parser(prog, defaults), arguments)
+
+
+def concepts_parser(prog: str, defaults: Mapping[str, str]) -> Parser:
+    """Return the parser of `make concepts`."""
+    parser = Parser(
+        prog=prog,
+        description="Make vocabularies, labels and teacher features for concept distillation.",
+    )
+    parser.add_argument("--data", required="data" not in defaults, help="output folder of `make filter`, or its URL")
+    parser.add_argument("--output", help="folder or URL of the results (default: DATA/concepts)")
+    parser.add_argument(
+        "--teacher",
+        default=DEFAULT,
+        help=f"{', '.join(teacher_names())}, or a model as in timm:resnet50, torchvision:vit_b_16, open_clip:ViT-B-32; "
+        f"all but {DEFAULT} need --weights; a library's model may have :FILE after it instead",
+    )
+    parser.add_argument(
+        "--weights",
+        help="file of the teacher's weights, which you download yourself; mind their license: those of swag-vit-h14 "
+        "are "
+        "CC-BY-NC-4.0",
+    )
+    parser.add_argument(
+        "--min-count",
+        type=number(Positive),
+        help="rows that a concept needs to enter the vocabulary (default: a 50th of the kept rows, from 2 to 100)",
+    )
+    parser.add_argument(
+        "--max-size", type=number(Positive), default=10_000, help="largest vocabulary of a head (default 10,000)"
+    )
+    add_device_options(parser, "teacher", batch="--batch-size")
+    add_where(parser)
+    parser.add_argument(
+        "--max-bad-share",
+        type=float,
+        default=0.05,
+        help="fraction of bad images above which the exit status is 1 (0.05)",
+    )
+    parser.set_defaults(**defaults)
+    return parser

@@ -1,0 +1,52 @@
+"""Options of `make select`, without importing what it runs; see `open_diht.pipelines.options`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from open_diht.common.command_line import Parser, number, refuse_wrong
+from open_diht.common.fields import Above0, Positive
+from open_diht.pipelines.driver.repeats import DELAYS
+
+CAP = 12
+"""Default for the most readings of a row."""
+
+
+def check(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.driver.select") -> None:
+    """End the process if the arguments of `make select` ask for help or are wrong; see `run_command`.
+
+    Args:
+        arguments: the command-line arguments; None: those of this process.
+        prog: name of the command in its help.
+    """
+    refuse_wrong(lambda: select_parser(prog).parse_args(sys.argv[1:] if arguments is None else list(arguments)))
+
+
+def select_parser(prog: str) -> Parser:
+    """Return the parser of `make select`."""
+    parser = Parser(prog, "Choose rows of a filter run, and how often a training of n samples reads each.")
+    parser.add_argument("--output", default="out/sample", help="what `make filter` wrote (default out/sample)")
+    parser.add_argument("--samples", type=number(Positive), required=True, help="samples that the training will see")
+    parser.add_argument("--cap", type=number(Above0), default=CAP, help=f"most readings of a row (default {CAP})")
+    parser.add_argument(
+        "--by",
+        metavar="COLUMN[=WEIGHT],...",
+        help="rank the rows by these columns of kept/ and rejected/, highest first, in place of the decisions; the "
+        "best, as many as were kept, count as kept",
+    )
+    parser.add_argument(
+        "--delay",
+        metavar="REASON=N",
+        action="append",
+        default=[],
+        help="readings of the kept rows before the first one of rows rejected for this reason, which may be one that "
+        f"is never chosen otherwise (default {', '.join(f'{name}={value:g}' for name, value in DELAYS.items())})",
+    )
+    parser.add_argument(
+        "--rows",
+        choices=("kept", "all"),
+        help="rows to choose from; all needs a training that reads rejected rows too (default: kept where OUTPUT has "
+        "shards of its own, else all)",
+    )
+    return parser

@@ -1,0 +1,48 @@
+"""Options of `make view`, without importing what it runs; see `open_diht.pipelines.options`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+from open_diht.common.command_line import Parser, number, refuse_wrong
+from open_diht.common.fields import Positive, Range
+
+Port = Annotated[int, Range(at_least=0, at_most=65_535)]
+ROWS = 20_000
+"""Default maximum number of rows in memory."""
+
+
+def check(
+    arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.view", **defaults: str
+) -> None:
+    """End the process if the arguments of `make view` ask for help or are wrong; see `run_command`.
+
+    Args:
+        arguments: the command-line arguments; None: those of this process.
+        prog: name of the command in its help.
+        defaults: `output`, the default of that option.
+    """
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    refuse_wrong(lambda: view_parser(prog, defaults).parse_args(words))
+
+
+def view_parser(prog: str, defaults: Mapping[str, str]) -> Parser:
+    """Return the parser of `make view`."""
+    parser = Parser(prog, "Show the output of a filter run, finished or not, on a local web page.")
+    parser.add_argument("--output", default=defaults.get("output", "out/sample"), help="output folder of `make filter`")
+    parser.add_argument(
+        "--preset", help="initial thresholds, a name or a YAML file (default: the last finished run's; if none, paper)"
+    )
+    parser.add_argument("--port", type=number(Port), default=0, help="port of the page (default: a free one)")
+    parser.add_argument(
+        "--sample-rows",
+        type=number(Positive),
+        default=ROWS,
+        help=f"largest number of rows that thresholds are tried on (default {ROWS})",
+    )
+    parser.add_argument(
+        "--plugin", action="append", default=[], metavar="MODULE", help="a Python module with filters of your own"
+    )
+    return parser

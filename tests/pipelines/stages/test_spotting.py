@@ -1,0 +1,29 @@
+"""Stage `spotting`: what its units cost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+
+def _of_children() -> float:
+    return sum(sum(child.cpu_times()[:2]) for child in psutil.Process().children())
+
+
+def test_cpu_time_of_a_unit_counts_the_ocr_process(
+    tmp_path: Path,
+    tsv: Callable[..., Path],
+    with_images: Callable[..., Any],
+    filtering: Callable[..., Any],
+    ocr_models: None,
+) -> None:
+    source = tsv(tmp_path / "pairs.tsv", with_images(tmp_path / "images", 24))
+    before = _of_children()
+    filtering(source, tmp_path / "out", stages=("spotting",))
+    ocr = _of_children() - before
+    records = (tmp_path / "out" / "work" / "spotting" / "commits").glob("*.json")
+    assert sum(json.loads(path.read_text())["cpu_seconds"] for path in records) >= 0.9 * ocr > 0
