@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from open_diht.common.run_command import LOADING
 from open_diht.pipelines.view.cli import main
 from tests.forks import Forks
 
@@ -32,14 +33,14 @@ def test_it_says_its_address_answers_and_ends_when_it_is_told_to(
     said = tmp_path / "said"
     process = forks.start(__file__, "command", ["--output", str(finished.output)], said=said)
     until = time.monotonic() + 60
-    while not said.exists() or not (found := re.search(r"^(http://127\.0\.0\.1:\d+/) shows ", said.read_text())):
+    while not said.exists() or not (found := re.search(r"(?m)^(http://127\.0\.0\.1:\d+/) shows ", said.read_text())):
         assert forks.poll(process) is None and time.monotonic() < until, said.read_text()
         time.sleep(0.02)
     with urllib.request.urlopen(found[1], timeout=60) as answer:
         assert b"were kept" in answer.read()
     os.kill(process, number)
     assert forks.wait(process) == 0
-    assert said.read_text() == f"{found[1]} shows {finished.output}; Ctrl-C ends it\n"
+    assert said.read_text() == f"{LOADING}\n{found[1]} shows {finished.output}; Ctrl-C ends it\n"
 
 
 def test_an_end_while_the_output_is_opened_names_no_remedy(copied: Path, forks: Forks, tmp_path: Path) -> None:
@@ -49,7 +50,7 @@ def test_an_end_while_the_output_is_opened_names_no_remedy(copied: Path, forks: 
     with open(copied / "run.json", "w"):  # waits for the reader, and then lets it wait
         os.kill(process, signal.SIGINT)
         assert forks.wait(process) == 130
-    assert (tmp_path / "said").read_text() == "interrupted\n"
+    assert (tmp_path / "said").read_text() == f"{LOADING}\ninterrupted\n"
 
 
 @pytest.mark.parametrize(
