@@ -76,8 +76,9 @@ class Cat:
     """The filters of a preset as one callable that makes the same decisions as `open-diht filter`.
 
     Models are loaded on first use, once per process and setting for all `Cat` objects. An object is picklable,
-    thread-safe, and works in forked and spawned workers. A single unusable caption or image raises nothing: its row
-    gets a reason. OCR runs in a child process, so an image that crashes or hangs it costs one row. Duplicates are not
+    thread-safe, and works in forked and spawned workers; a fork waits for threads that annotate captions. An exception
+    or Ctrl-C during a call changes no later call. A single unusable caption or image raises nothing: its row gets a
+    reason. OCR runs in a child process, so an image that crashes or hangs it costs one row. Duplicates are not
     detected, because that needs the whole data set.
 
     Args:

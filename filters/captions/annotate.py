@@ -156,8 +156,8 @@ def _uncollected() -> Iterator[None]:
     """Turn off garbage collection of cycles in the `with` block. Very many small tuples and lists
     without cycles are created here, and searching them would take a tenth of the time."""
     was_on = gc.isenabled()
-    gc.disable()
-    try:
+    try:  # before the change, because Ctrl-C may come right after it
+        gc.disable()
         yield
     finally:
         if was_on:
