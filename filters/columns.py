@@ -115,7 +115,7 @@ class ColumnCondition(CaptionFilter):
         if pa.types.is_dictionary(values.type):
             values = values.dictionary_decode()
         if not self.numeric:
-            return pa.array([None if one is None else _word(one) for one in values.to_pylist()], pa.string())
+            return pa.array([None if one is None else as_word(one) for one in values.to_pylist()], pa.string())
         if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
             if pa.types.is_float32(values.type) or pa.types.is_float16(values.type):
                 return _as_written(values)
@@ -146,7 +146,7 @@ class ColumnCondition(CaptionFilter):
 
     def _is_in(self, values: pa.ChunkedArray | pa.Array, listed: tuple[Value, ...]) -> Bools:
         if not self.numeric:
-            return np.asarray(pc.is_in(values, value_set=pa.array([_word(one) for one in listed], pa.string())))
+            return np.asarray(pc.is_in(values, value_set=pa.array([as_word(one) for one in listed], pa.string())))
         known = pa.array([float(one) for one in listed], pa.float64())
         # is_in distinguishes -0.0 from 0.0; adding 0.0 turns -0.0 into 0.0.
         return np.asarray(pc.is_in(pc.add(values, 0.0), value_set=pc.add(known, 0.0)))
@@ -171,7 +171,7 @@ class ColumnCondition(CaptionFilter):
         and the text "true", is there once."""
         found: dict[Any, Value] = {}
         for one in self._listed:
-            found.setdefault(float(one) if self.numeric else _word(one), one)
+            found.setdefault(float(one) if self.numeric else as_word(one), one)
         return found
 
     def places(self, values: pa.ChunkedArray | pa.Array) -> NDArray[np.int64]:
@@ -193,7 +193,7 @@ class ColumnCondition(CaptionFilter):
         if place == MISSING_PLACE:
             return "none"
         if not self._bounds:
-            return "others" if place == OTHERS_PLACE else _word([*self._bins.values()][place])
+            return "others" if place == OTHERS_PLACE else as_word([*self._bins.values()][place])
         low, high = self._edges
         start = self._bounds[0] + (place + (place <= low)) * self._width
         beyond = "< " if place <= low else "\u2265 " if place >= high else ""
@@ -294,11 +294,12 @@ def _as_written(values: pa.Array) -> pa.Array:
     return pc.if_else(pc.is_nan(numbers), pa.scalar(None, pa.float64()), numbers)
 
 
-def _word(value: Any) -> str:
+def as_word(value: Any) -> str:
+    """Return a value as the text that a condition on words compares."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _listing(values: tuple[Value, ...]) -> str:
-    return ", ".join(_word(value) for value in values) or "nothing"
+    return ", ".join(as_word(value) for value in values) or "nothing"

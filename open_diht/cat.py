@@ -18,11 +18,12 @@ from open_diht.common.image_parts import exif_orientation
 from open_diht.common.images import OpenedImage
 from open_diht.filters.captions.annotate import SCHEMA as CAPTION_SCHEMA
 from open_diht.filters.captions.annotate import CaptionAnnotator
+from open_diht.filters.columns import as_word
 from open_diht.filters.presets import Preset, load_preset
 from open_diht.filters.spotting.settings import SpotterSettings
 from open_diht.filters.spotting.spotter import TextSpotter
 from open_diht.pipelines.datasets.naming import listing
-from open_diht.pipelines.manifests import MissingImage
+from open_diht.pipelines.manifests import BadSchema, MissingImage
 from open_diht.pipelines.manifests.images import MAX_IMAGE_BYTES, read_image_file, within
 from open_diht.pipelines.stages.cascade import DEAD, KEPT, apply_caption_filters, apply_cascade, refuse_scores
 from open_diht.pipelines.stages.output import PAIR, SPOTTED, output_rows
@@ -75,8 +76,9 @@ class Cat:
     """The filters of a preset as one callable that makes the same decisions as `open-diht filter`.
 
     Models are loaded on first use, once per process and setting for all `Cat` objects. An object is picklable,
-    thread-safe, and works in forked and spawned workers. A single unusable caption or image raises nothing: its row
-    gets a reason. OCR runs in a child process, so an image that crashes or hangs it costs one row. Duplicates are not
+    thread-safe, and works in forked and spawned workers; a fork waits for threads that annotate captions. An exception
+    or Ctrl-C during a call changes no later call. A single unusable caption or image raises nothing: its row gets a
+    reason. OCR runs in a child process, so an image that crashes or hangs it costs one row. Duplicates are not
     detected, because that needs the whole data set.
 
     Args:
@@ -142,32 +144,30 @@ class Cat:
         n = len(texts)
         if not isinstance(columns, Mapping | None):
             raise TypeError(f"columns is a {type(columns).__name__}; pass a dict of lists, by the columns' names")
-        given = {
-            name: pa.array(_listed(values), from_pandas=True)
-            for name, values in (columns or {}).items()
-            if name != "caption"
-        }
+        given = {name: _column(values) for name, values in (columns or {}).items() if name != "caption"}
         for name, values in {"images": images, **given}.items():
             if values is not None and len(values) != n:
                 raise ValueError(f"{n} captions, but {len(values)} values in {name}; give one for each caption")
         files = None if images is None else _images(images)
-        ordinals, rows = self._annotated(pa.table({"caption": pa.array(texts, pa.string()), **given}), reasons)
+        with _Models.lock:
+            ordinals, rows = self._annotated(pa.table({"caption": pa.array(texts, pa.string()), **given}), reasons)
         records = None if files is None else self._read([files[row] for row in ordinals], rows)
         stages = ("captions",) if files is None else ("captions", "spotting")
-        decided = apply_cascade(rows, records, self.preset, stages)
-        table = output_rows(rows.select([]), rows, records, decided, None)
-        for index, row in enumerate(ordinals.tolist()):
-            reason = decided.reasons[index]
-            if reason == DEAD and records is not None and decided.found is not None:  # the OCR status names the error
-                reason = records["status"][int(decided.found[index])].as_py()
-            if reason != KEPT:
-                reasons.setdefault(row, reason)
-        # Restore the order of the captions; unreadable ones become rows of null.
-        where = np.full(n, -1)
-        where[ordinals] = np.arange(len(ordinals))
-        table = table.take(pa.array(where, mask=where < 0))
-        table = table.append_column("reason", pa.array([reasons.get(row) for row in range(n)], pa.string()))
-        return Decisions(table.select(TABLE.names).cast(TABLE))
+        with _Models.lock:
+            decided = apply_cascade(rows, records, self.preset, stages)
+            table = output_rows(rows.select([]), rows, records, decided, None)
+            for index, row in enumerate(ordinals.tolist()):
+                reason = decided.reasons[index]
+                if reason == DEAD and records is not None and decided.found is not None:
+                    reason = records["status"][int(decided.found[index])].as_py()  # it names the error
+                if reason != KEPT:
+                    reasons.setdefault(row, reason)
+            # Restore the order of the captions; unreadable ones become rows of null.
+            where = np.full(n, -1)
+            where[ordinals] = np.arange(len(ordinals))
+            table = table.take(pa.array(where, mask=where < 0))
+            table = table.append_column("reason", pa.array([reasons.get(row) for row in range(n)], pa.string()))
+            return Decisions(table.select(TABLE.names).cast(TABLE))
 
     def batch(self, *, caption: str = "caption", image: str | None = None) -> CatBatch:
         """Return a function of batches, for engines such as `datasets.Dataset.map(..., batched=True)`.
@@ -185,7 +185,7 @@ class Cat:
             >>> from open_diht import Cat
             >>> rows = Cat("paper").batch(caption="text")({"text": ["a brown dog catches a red ball", "IMG_2034.jpg"]})
             >>> rows["cat_keep"], rows["cat_reason"]
-            ([True, False], [None, 'action'])
+            ([True, False], [None, 'complexity'])
         """
         return CatBatch(self, caption, image)
 
@@ -205,7 +205,8 @@ class Cat:
 
     def _read(self, images: Sequence[Any], rows: pa.Table) -> pa.Table:
         """Run OCR on the images of rows that pass the caption filters; return a table of `RECORD`."""
-        passed = np.flatnonzero(apply_caption_filters(rows, self.preset, True).reasons == KEPT).tolist()
+        with _Models.lock:
+            passed = np.flatnonzero(apply_caption_filters(rows, self.preset, True).reasons == KEPT).tolist()
         asked = ((row, image_file(images[row]), None) for row in passed)
         return pa.Table.from_pylist(list(read_texts(_Models.spotter(self.ocr), asked)), RECORD)
 
@@ -233,28 +234,48 @@ class CatBatch:
             KeyError: the batch lacks the column of the captions or images; the message lists those that it has.
             TypeError: a column of many values other than None holds no captions, or no images.
             ValueError: the batch lacks a column that the preset has a condition on.
-            BadSchema: a run would refuse the columns, for example because two could be that of a condition.
+            BadSchema: a run would refuse the columns, for example because two have one name.
         """
         names = list(batch.column_names if isinstance(batch, pa.Table) else batch)
         for role, name in (("caption", self.caption), ("image", self.image)):
             if name is not None and name not in names:
                 raise KeyError(f"no column {name!r}, only {listing(names)}; name the right one: batch({role}=...)")
-        images = None if self.image is None else batch[self.image]
+            if names.count(name) > 1:
+                raise BadSchema(f"the batch: column {name!r} occurs more than once; rename one of them")
         columns: dict[str, Any] = {}
         if conditions := self.cat.preset.columns:
-            empty = pa.table({str(name): pa.nulls(0) for name in names})
+            empty = pa.schema([(str(name), pa.null()) for name in names]).empty_table()
             places = columns_in(empty, dataset_of(self.caption), conditions, "the batch")
             columns = {name: batch[column] for name, column in places.items()}
-        with naming(self.caption, self.image):
-            decisions = self.cat(_listed(batch[self.caption]), images, columns)
-        added = {f"{PREFIX}keep": pa.array(decisions.keep, pa.bool_())}
-        added |= {name: decisions.table[name.removeprefix(PREFIX)] for name in self.schema.names[1:]}
+        added = self.added(batch[self.caption], None if self.image is None else batch[self.image], columns)
         if isinstance(batch, pa.Table):
-            batch = batch.drop_columns([name for name in names if name in added])  # of an earlier decision
-            return pa.table([*batch.columns, *added.values()], [*batch.column_names, *added])
-        rows = {name: values.to_pylist() for name, values in added.items()}
-        # Hugging Face merges the result into its lazy batch; copying the batch here would decode every image.
-        return rows if type(batch).__name__ == "LazyBatch" else {**batch, **rows}
+            batch = batch.drop_columns([name for name in names if name in added.column_names])  # of an earlier decision
+            return pa.table([*batch.columns, *added.columns], [*batch.column_names, *added.column_names])
+        if type(batch).__name__ != "LazyBatch":
+            return {**batch, **added.to_pydict()}
+        # Hugging Face merges the result into its lazy batch; copying the batch here would decode every image. It takes
+        # the types of new columns from the values.
+        return {field.name: _typed(added[field.name].to_pylist(), field.type) for field in self.schema}
+
+    def added(self, captions: Any, images: Any, columns: Mapping[str, Any] | None = None) -> pa.Table:
+        """Return the columns of CAT, by `schema`, for the values of the caption and image columns and of those that the
+        preset has conditions on."""
+        with naming(self.caption, self.image):
+            decisions = self.cat(_listed(captions), images, columns)
+        table = decisions.table.add_column(0, "keep", pa.array(decisions.keep, pa.bool_()))
+        names = self.schema.names
+        return table.select([name.removeprefix(PREFIX) for name in names]).rename_columns(names)
+
+
+def _typed(values: list[Any], type: pa.DataType) -> list[Any]:
+    """Return Python values with the numbers of their Arrow type, from which Arrow infers it again."""
+    if pa.types.is_list(type):
+        return [None if one is None else _typed(one, type.value_type) for one in values]
+    if pa.types.is_struct(type):
+        columns = {field.name: _typed([one[field.name] for one in values], field.type) for field in type}
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    number = type.to_pandas_dtype() if pa.types.is_int32(type) or pa.types.is_float32(type) else None
+    return [None if one is None else number(one) for one in values] if number else values
 
 
 def batch_rows(image: object) -> int:
@@ -359,14 +380,25 @@ def _listed(values: Any) -> list[Any]:
     return [None if _is_nan(value) else value for value in objects]
 
 
+def _column(values: Any) -> pa.Array:
+    """Return the values of a condition's column; those of mixed types as text, as a run reads them from JSON lines."""
+    values = _listed(values)
+    try:
+        return pa.array(values, from_pandas=True)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        return pa.array([None if value is None else as_word(value) for value in values], pa.string())
+
+
 def _is_nan(value: Any) -> bool:
     return value != value if isinstance(value, float) else type(value).__name__ == "NAType"
 
 
 class _Models:
-    """The models of this process, shared by all `Cat` objects. A forked process starts its own OCR processes."""
+    """The models of this process, shared by all `Cat` objects."""
 
-    lock = threading.Lock()
+    lock = threading.RLock()
+    """Held by the thread that annotates or decides, and while the process forks: a thread that does not exist in the
+    forked process could otherwise hold the lock of a library there, such as BLAS."""
     annotators: ClassVar[dict[bool, CaptionAnnotator]] = {}
     spotters: ClassVar[dict[str, TextSpotter]] = {}
 
@@ -374,9 +406,12 @@ class _Models:
     def annotate(cls, captions: Sequence[str], second_opinion: bool) -> pa.Table:
         """Return the annotations of captions; only one thread annotates at a time."""
         with cls.lock:
-            if second_opinion not in cls.annotators:
-                cls.annotators[second_opinion] = CaptionAnnotator(second_opinion=second_opinion)
-            return cls.annotators[second_opinion].annotate(captions)
+            # It is put back only when it has ended well, because Ctrl-C may leave its caches half written. A signal
+            # handler that calls `Cat` meanwhile loads another one.
+            annotator = cls.annotators.pop(second_opinion, None) or CaptionAnnotator(second_opinion=second_opinion)
+            found = annotator.annotate(captions)
+            cls.annotators[second_opinion] = annotator
+            return found
 
     @classmethod
     def spotter(cls, settings: SpotterSettings) -> TextSpotter:
@@ -387,10 +422,7 @@ class _Models:
                 cls.spotters[key] = TextSpotter(settings)
             return cls.spotters[key]
 
-    @classmethod
-    def after_fork(cls) -> None:
-        """Drop what a forked process cannot use: a lock that a parent's thread may hold, and the OCR pipes."""
-        cls.lock, cls.spotters = threading.Lock(), {}
 
-
-os.register_at_fork(after_in_child=_Models.after_fork)
+os.register_at_fork(
+    before=_Models.lock.acquire, after_in_parent=_Models.lock.release, after_in_child=_Models.lock.release
+)

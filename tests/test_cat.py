@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import multiprocessing
 import pickle
+import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -22,13 +24,17 @@ from PIL import ExifTags, Image
 from pyarrow import csv
 
 from open_diht import Cat
-from open_diht.cat import TABLE, image_file
+from open_diht.cat import TABLE, _Models, _typed, image_file
+from open_diht.filters.captions.tokenizer import _Generation
 from open_diht.filters.columns import ColumnCondition
 from open_diht.filters.presets import BadPreset, load_preset
 from open_diht.filters.score import ScoreRule
 from open_diht.filters.spotting.decode import DecodeLimits, UnreadableImage, UnreadableImageReason, decode_image
 from open_diht.filters.spotting.settings import SpotterSettings
 from open_diht.filters.spotting.spotter import TextSpotter
+from open_diht.pipelines.datasets import load_dataset
+from open_diht.pipelines.manifests import BadSchema, inspect, read
+from open_diht.pipelines.stages.output import SPOTTED
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SAMPLE = REPOSITORY / "data/sample"
@@ -189,7 +195,7 @@ def test_only_images_whose_caption_passes_are_read(monkeypatch: pytest.MonkeyPat
         return iter(())
 
     monkeypatch.setattr(TextSpotter, "spot", spot)
-    assert Cat()([NAME, None], [b"never decoded", b""]).reason == ["action", "no_caption"]
+    assert Cat()([NAME, None], [b"never decoded", b""]).reason == ["complexity", "no_caption"]
 
 
 def test_without_captions_there_are_no_decisions() -> None:
@@ -220,7 +226,7 @@ def test_images_are_paired_with_captions_by_their_places(of: Any, n: int, monkey
     monkeypatch.setattr(TextSpotter, "spot", spot)
     images = [b"%d" % row for row in range(n)]
     reasons = Cat()([NAME, *[DOG] * (n - 1)], of([images]) if of is pa.chunked_array else of(images)).reason
-    assert reasons == ["action", *["truncated"] * (n - 1)] and read == images[1:]
+    assert reasons == ["complexity", *["truncated"] * (n - 1)] and read == images[1:]
 
 
 @pytest.mark.parametrize(
@@ -246,9 +252,39 @@ def test_a_preset_may_have_conditions_on_columns() -> None:
     preset = replace(load_preset("paper"), columns=(ColumnCondition(reason="similarity", min=0.3),))
     assert Cat(preset)([DOG, DOG], columns={"similarity": [0.2, 0.4]}).reason == ["similarity", None]
     rows = Cat(preset).batch(caption="text")({"text": [DOG, NAME], "similarity": [0.4, 0.4]})
-    assert rows["cat_reason"] == [None, "action"]
+    assert rows["cat_reason"] == [None, "complexity"]
     with pytest.raises(ValueError, match="similarity"):
         Cat(preset)([DOG])
+
+
+def test_a_column_of_mixed_types_is_compared_as_in_a_run(tmp_path: Path) -> None:
+    values = [0.2, "0.4", "much", True, None, 0.5, 10**30, 7]
+    lines = [json.dumps({"caption": f"{DOG} {row}", "similarity": value}) for row, value in enumerate(values)]
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    condition = ColumnCondition(reason="similarity", min=0.3)
+    dataset = load_dataset("custom")
+    (batch,) = read(inspect(str(tmp_path / "in.jsonl"), dataset), dataset)
+    rejected = condition.rejects_values(condition.stored(batch.table["similarity"]))
+    cat = Cat(replace(load_preset("paper"), columns=(condition,)))
+    expected = ["similarity" if row else None for row in rejected.tolist()]
+    assert expected[:2] == ["similarity", None]
+    assert cat([DOG] * 8, columns={"similarity": values}).reason == expected
+    assert cat.batch(caption="text")({"text": [DOG] * 8, "similarity": values})["cat_reason"] == expected
+
+
+@pytest.mark.parametrize("twice", ["text", "jpg", "similarity"])
+def test_a_column_that_occurs_twice_is_named(twice: str) -> None:
+    preset = replace(load_preset("paper"), columns=(ColumnCondition(reason="similarity", min=0.3),))
+    table = pa.table([[DOG], [b""], [0.4], [1]], ["text", "jpg", "similarity", "id"])
+    table = table.append_column(twice, table[twice])
+    with pytest.raises(BadSchema, match=f"'{twice}'"):
+        Cat(preset).batch(caption="text", image="jpg")(table)
+
+
+def test_types_survive_a_dict_of_lists() -> None:
+    values = [[], None, [{"text": "a", "score": 0.5, "box": [[1.0, 2.0], [3.0, 4.0]]}]]
+    for kind, given in ((SPOTTED, values), (pa.int32(), [None, 3]), (pa.bool_(), [True, None])):
+        assert pa.array(_typed(given, kind)).equals(pa.array(given, kind))
 
 
 @pytest.mark.parametrize("text", ["object", "string"])
@@ -320,7 +356,7 @@ def test_it_works_in_other_processes(method: str) -> None:
     context = multiprocessing.get_context(method)
     with ProcessPoolExecutor(2, context) as pool:
         reasons = list(pool.map(in_a_worker, [function] * 4, [DOG, NAME] * 2))
-    assert reasons == [["image_not_available"], ["action"]] * 2
+    assert reasons == [["image_not_available"], ["complexity"]] * 2
 
 
 @pytest.mark.slow
@@ -338,6 +374,73 @@ def test_threads_share_it() -> None:
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda caption: cat([caption]).table.to_pylist()[0], captions))
     assert found == cat(captions).table.to_pylist()
+
+
+FORKS = """
+import os, random, signal, sys, threading, time
+from open_diht import Cat
+
+cat, stop = Cat(sys.argv[1]), threading.Event()
+captions = [f"a {size} dog catches red ball number {number}" for number in range(60) for size in ("big", "small")]
+expected = cat(captions[:4]).table
+
+def work(first):
+    while not stop.is_set():
+        cat(captions[first : first + 20])
+
+threads = [threading.Thread(target=work, args=(first,)) for first in (0, 20, 40, 60)]
+for thread in threads:
+    thread.start()
+failed = 0
+for number in range(50):
+    time.sleep(random.random() / 50)
+    if not (forked := os.fork()):
+        signal.alarm(60)
+        os._exit(0 if cat(captions[:4]).table.equals(expected) else 1)
+    failed += os.waitpid(forked, 0)[1] != 0
+stop.set()
+for thread in threads:
+    thread.join()
+print(failed)
+"""
+"""Forks a process while four threads are inside `Cat`, and prints how many of the forked ones hang or err."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["paper", "precise"])
+def test_a_process_that_is_forked_while_threads_decide_decides_too(preset: str) -> None:
+    command = [sys.executable, "-c", FORKS, preset]
+    assert subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True).stdout.strip() == "0"
+
+
+def test_an_interrupted_call_changes_no_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interrupt inside the tokenizer leaves its caches half written."""
+    captions = ["a zebra chases seven ostriches", DOG]
+    expected = Cat()(captions).table
+    monkeypatch.setattr(_Models, "annotators", {})
+    Cat()([DOG])
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(_Generation, "add_tokens", add_half)
+        Cat()(captions)
+    assert Cat()(captions).table.equals(expected)
+
+
+def add_half(self: _Generation, keys: Sequence[int], *_: Any) -> None:
+    self.rows.update(zip(keys, range(len(self.words), len(self.words) + len(keys)), strict=True))
+    raise KeyboardInterrupt
+
+
+def test_a_signal_handler_may_decide_during_a_call() -> None:
+    found: list[Any] = []
+    before = signal.signal(signal.SIGALRM, lambda *_: found.append(Cat()([DOG]).keep))
+    captions = [f"a dog catches ball {number}" for number in range(1_000)]
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        assert all(Cat()(captions).keep)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert found == [[True]] and Cat()([DOG]).keep == [True]
 
 
 @pytest.mark.slow

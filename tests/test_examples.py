@@ -202,7 +202,7 @@ def test_recipe_cat_in_ray_data(started: Callable[..., str], tmp_path: Path) -> 
     words = [tmp_path / "*.parquet", tmp_path / "kept", "--caption", "text"]
     # By default, Ray's workers are nice: a busy machine stops them.
     shown = started("recipes/cat_in_ray_data.py", *words, RAY_worker_niceness="0")
-    assert {"kept: 2", "action: 1", "no_caption: 1"} <= set(shown.splitlines())
+    assert {"kept: 2", "complexity: 1", "no_caption: 1"} <= set(shown.splitlines())
     assert sorted(pq.read_table(tmp_path / "kept")["text"].to_pylist()) == [
         "a brown dog catches a red ball",
         "two women laugh at a table",

@@ -23,7 +23,7 @@ from open_diht.filters.captions.opinion import Opinion, load_opinion, opinion_fi
 from open_diht.filters.captions.parse import CaptionParser, Parse, model_provenance
 from open_diht.filters.captions.verifier import Odds, Verifier, load_verifier, weights_fingerprint
 
-VERSION = 5  # increase it if equal captions may get other annotations: runs then annotate again
+VERSION = 6  # increase it if equal captions may get other annotations: runs then annotate again
 
 _PARTICIPANT = pa.struct([("object", pa.int32()), ("role", pa.string())])
 SCHEMA = pa.schema(
@@ -156,8 +156,8 @@ def _uncollected() -> Iterator[None]:
     """Turn off garbage collection of cycles in the `with` block. Very many small tuples and lists
     without cycles are created here, and searching them would take a tenth of the time."""
     was_on = gc.isenabled()
-    gc.disable()
-    try:
+    try:  # before the change, because Ctrl-C may come right after it
+        gc.disable()
         yield
     finally:
         if was_on:

@@ -34,7 +34,8 @@ _MEDIUM_PARTS = ("photo", "imag", "illust", "vector", "video", "footag", "clip",
 _MEDIUM_WORD = re.compile("|".join(_MEDIUM_PARTS), re.I)
 _NUMBER_TAIL = re.compile(r"[\s,.;:|–—-]+(?:image|photo|picture|id|no|#)?[:.]?\s*#?\d{5,}\s*$", re.I)
 _STOCK_HEAD = re.compile(rf"^\s*(?:(?:{_OFFER}|{_MEDIUM})\s+)*{_MEDIUM}\s*(?::|\bof\b)\s*", re.I)
-_EXTENSION = re.compile(r"\.(?:jpe?g|png|gif|webp|bmp|tiff?|svg)\b.*$", re.I)
+_EXTENSION = re.compile(r"\.(?:jpe?g|png|gif|webp|bmp|tiff?|svg)\b\S*", re.I)
+_PARTS = re.compile(r"[\W_]+")
 _NOT_OF_WORDS = re.compile(r"[^A-Za-z']")
 _LONG_WORD = re.compile(r"[A-Za-z][A-Za-z']{3,}")
 _CAPITALS = ascii_uppercase.encode()
@@ -51,7 +52,7 @@ _FUNCTION_WORDS = frozenset(_SMALL_WORDS.split())
 def normalize(caption: str) -> str:
     """Return the text to parse: one line cut to `MAX_CHARS` characters, of which a few may become two in
     lower case; empty only if the caption has nothing but markup, quotes, spaces and invisible or
-    replacement characters."""
+    replacement characters, or is a file name of less than two words ("IMG_2034.jpg")."""
     text = caption
     if "&" in text:
         text = html.unescape(html.unescape(text))  # twice, for captions that were escaped twice
@@ -63,7 +64,8 @@ def normalize(caption: str) -> str:
     plain = text
     if "(" in text:
         text = _CREDIT.sub(" ", text)
-    text = _file_name_to_words(text)
+    if not (text := _file_name_to_words(text)):
+        return ""
     text = _without_stock_text(text)
     return _sentence_case(_single_spaces(text) or plain)  # `plain` if nothing but boilerplate was there
 
@@ -73,17 +75,26 @@ def _single_spaces(text: str) -> str:
 
 
 def _file_name_to_words(text: str) -> str:
-    """Turn `a-dog-running_2.jpg` into `a dog running 2`. Texts change if they have an image's extension, which ends
-    them, or are one word with at least two of `-_+`."""
-    has_extension = "." in text and _EXTENSION.search(text)
-    if has_extension:
-        text = _EXTENSION.sub("", text)
-    is_slug = " " not in text and sum(text.count(mark) for mark in "-_+") >= 2
-    if has_extension or is_slug:
-        text = text.replace("_", " ").replace("+", " ")
-        if " " not in text or is_slug:
-            text = text.replace("-", " ")
-    return text
+    """Turn `a-dog-running_2.jpg` into `a dog running 2`, and a name of less than two words, such as
+    `IMG_2034.jpg`, into nothing. File names end with an image's extension or have no space and at
+    least two of `-_+`; what follows an extension stays if it has a word."""
+    extension = _EXTENSION.search(text) if "." in text else None
+    name = text[: extension.start()] if extension else text
+    is_slug = " " not in name and sum(name.count(mark) for mark in "-_+") >= 2
+    if extension is None and not is_slug:
+        return text
+    if " " not in name and _words_in(name) < 2:
+        name = ""
+    name = name.replace("_", " ").replace("+", " ")
+    if " " not in name or is_slug:
+        name = name.replace("-", " ")
+    rest = text[extension.end() :].strip() if extension else ""
+    return f"{name} {_file_name_to_words(rest)}".strip() if _words_in(rest) else name
+
+
+def _words_in(text: str) -> int:
+    """Return the number of words of two letters or more, none of which touches a digit."""
+    return sum([len(part) > 1 and part.isalpha() for part in _PARTS.split(text)])
 
 
 def _without_stock_text(text: str) -> str:

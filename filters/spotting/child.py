@@ -7,6 +7,7 @@ next to running threads.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -24,7 +25,7 @@ from typing import Any, Final
 from open_diht.filters.spotting.frames import PipeClosed, PipeTimeout, read_frame, write_frame
 from open_diht.filters.spotting.settings import SpotterSettings
 from open_diht.filters.spotting.weights import models_root
-from open_diht.filters.spotting.worker import COUNT, settings_to_json
+from open_diht.filters.spotting.worker import REQUEST, settings_to_json
 
 _log = logging.getLogger(__name__)
 _IMPORT_ROOT: Final = Path(__file__).parents[3]  # not resolved: in a checkout open_diht/ contains symbolic links
@@ -38,7 +39,8 @@ _THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_
 
 
 class ChildDied(Exception):
-    """The process ended; the message has its exit status or signal, and the end of its stderr."""
+    """The process ended, or answered another request and was killed; the message says how, and has the end of its
+    stderr."""
 
 
 class ChildTimeout(Exception):
@@ -54,8 +56,12 @@ class Child:
     """
 
     def __init__(self, settings: SpotterSettings) -> None:
+        self.ready = False
+        """True if no exchange has begun that did not end. The unread answer of one that was interrupted would pass for
+        that of the next request."""
         self.served = 0
         self.rss_mib = 0.0
+        self._numbers = itertools.count(1)
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the process)
         command = [
             sys.executable,
@@ -83,9 +89,9 @@ class Child:
         try:
             self._await_start(settings.start_timeout_s)
         except BaseException:  # also Ctrl-C
-            self._process.kill()
-            self._process.wait()
+            self.kill()
             raise
+        self.ready = True
 
     @property
     def pid(self) -> int:
@@ -94,29 +100,42 @@ class Child:
     def ask(self, images: Sequence[bytes], timeout_s: float) -> list[dict[str, Any]]:
         """Send some images to the child and return its answers (see worker.answers).
 
+        After any exception, also Ctrl-C, the child cannot be used again.
+
         Args:
             images: the bytes of each image file.
             timeout_s: seconds for all images together.
 
         Raises:
-            ChildDied: the process ended. It cannot be used again.
+            ChildDied: the process ended, or answered another request and was killed.
             ChildTimeout: the process did not answer in time and was killed.
         """
-        deadline = time.monotonic() + timeout_s
+        self.ready = False
+        number, deadline = next(self._numbers), time.monotonic() + timeout_s
         try:
-            write_frame(self._requests, COUNT.pack(len(images)), deadline)
+            write_frame(self._requests, REQUEST.pack(number, len(images)), deadline)
             for image in images:
                 write_frame(self._requests, image, deadline)
         except PipeClosed as error:
             raise self._died() from error
         except PipeTimeout as error:
             raise self._timed_out() from error
-        replies: list[dict[str, Any]] = self._receive(deadline)["answers"]
+        reply = self._receive(deadline)
+        if reply["number"] != number:
+            raise self._died(f"answered request {reply['number']} instead of {number} and was killed")
+        replies: list[dict[str, Any]] = reply["answers"]
         self.served += len(images)
+        self.ready = True
         return replies
+
+    def kill(self) -> None:
+        """End the process at once."""
+        self._process.kill()
+        self.close()
 
     def close(self) -> None:
         """End the process by closing its input, or by SIGKILL if it does not react. May be called twice."""
+        self.ready = False
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):  # it died with bytes unread
@@ -154,13 +173,13 @@ class Child:
         self.rss_mib = reply.pop("rss_mib")
         return reply
 
-    def _died(self) -> ChildDied:
+    def _died(self, how: str = "") -> ChildDied:
         self._process.kill()  # it may only have closed its pipe
         status = self._process.wait()
         tail = self._tail()
         self.close()
-        cause = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-        return ChildDied(f"the OCR process {cause}; the end of its stderr:\n{tail}")
+        how = how or (f"was killed by signal {-status}" if status < 0 else f"ended with status {status}")
+        return ChildDied(f"the OCR process {how}; the end of its stderr:\n{tail}")
 
     def _timed_out(self, how: str = "did not answer in time") -> ChildTimeout:
         self._process.kill()

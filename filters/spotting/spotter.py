@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
+import os
 import threading
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final
@@ -43,8 +46,9 @@ class TextSpotter:
 
     Use it as a context manager, which starts the OCR process and so fails early; or call `spot`,
     which starts it when needed, and `close`. The process is replaced after `recycle_after` images
-    or above `recycle_rss_mib`. The result for an image depends neither on its neighbors nor on when
-    the process was replaced. It may be used from several threads; they take turns.
+    or above `recycle_rss_mib`, and after an exception or Ctrl-C during a request. The result for an
+    image depends neither on its neighbors nor on when the process was replaced. It may be used from
+    several threads, which take turns, and in forked processes, which start their own OCR process.
 
     Args:
         settings: the engine, the models and the limits; by default those of a run.
@@ -61,8 +65,9 @@ class TextSpotter:
     def __init__(self, settings: SpotterSettings | None = None) -> None:
         self.settings = resolved(settings or SpotterSettings())
         self._child: Child | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may call it while the same thread is inside
         self._lost_in_a_row = 0
+        _SPOTTERS.add(self)
 
     def __enter__(self) -> TextSpotter:
         with self._lock:
@@ -124,35 +129,23 @@ class TextSpotter:
         """Read a batch. If it kills or hangs the process, read it image by image, so that only the
         image at fault is lost."""
         if len(images) > 1:
-            child = self._running()
-            try:
-                replies = child.ask(images, self.settings.timeout_s)
-            except (ChildDied, ChildTimeout):
-                self._child = None
-            else:
-                self._lost_in_a_row = 0
-                self._recycle(child)
-                return [_result(reply) for reply in replies]
+            with contextlib.suppress(ChildDied, ChildTimeout):
+                return self._ask(images)
         return [self._spot_one(image) for image in images]
 
     def _spot_one(self, image: bytes) -> Spotting | UnreadableImage:
         last: ChildDied | None = None
         for _ in range(self.settings.attempts):
-            child = self._running()
             try:
-                (reply,) = child.ask([image], self.settings.timeout_s)
+                (result,) = self._ask([image])
             except ChildTimeout as error:
-                self._child = None
                 return UnreadableImage(
                     UnreadableImageReason.OCR_TIMEOUT, f"more than {self.settings.timeout_s} s: {error}"
                 )
             except ChildDied as error:
-                self._child = None
                 last = error
                 continue
-            self._lost_in_a_row = 0
-            self._recycle(child)
-            return _result(reply)
+            return result
         self._lost_in_a_row += 1
         if self._lost_in_a_row >= self.settings.crashes_in_a_row:
             raise SpotterError(
@@ -160,8 +153,20 @@ class TextSpotter:
             ) from last
         return UnreadableImage(UnreadableImageReason.OCR_CRASHED, str(last))
 
+    def _ask(self, images: Sequence[bytes]) -> list[Spotting | UnreadableImage]:
+        child = self._running()
+        try:
+            replies = child.ask(images, self.settings.timeout_s)
+        except BaseException:  # also Ctrl-C
+            child.kill()
+            raise
+        self._lost_in_a_row = 0
+        if child.served >= self.settings.recycle_after or child.rss_mib > self.settings.recycle_rss_mib:
+            self.close()
+        return [_result(reply) for reply in replies]
+
     def _running(self) -> Child:
-        if self._child is None:
+        if self._child is None or not self._child.ready:
             self.check_installed()
             try:
                 self._child = Child(self.settings)
@@ -185,10 +190,17 @@ class TextSpotter:
         for size in self.settings.sizes:
             find_models(size, self.settings.models)
 
-    def _recycle(self, child: Child) -> None:
-        if child.served >= self.settings.recycle_after or child.rss_mib > self.settings.recycle_rss_mib:
-            child.close()
-            self._child = None
+
+_SPOTTERS: Final[weakref.WeakSet[TextSpotter]] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """Drop what a forked process cannot use: locks that a parent's thread may hold, and pipes to the parent's OCR."""
+    for spotter in _SPOTTERS:
+        spotter._lock, spotter._child = threading.RLock(), None
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _batches(images: Iterable[bytes], most: int) -> Iterator[list[bytes]]:

@@ -1,8 +1,8 @@
 """The OCR process: read images from stdin and write the text in them to stdout, until stdin ends.
 
 `child.py` starts it as `python -m open_diht.filters.spotting.worker SETTINGS PARENT`: the JSON of
-`SpotterSettings`, and a process id. Messages are frames (frames.py): the input is a number of
-images and the bytes of each, the output is JSON. The process ends soon after its parent: when stdin
+`SpotterSettings`, and a process id. Messages are frames (frames.py): the input is `REQUEST` and the
+bytes of each image, the output is JSON. The process ends soon after its parent: when stdin
 ends, when its parent changes, and, if an image hangs it in native code, by SIGALRM. If it is
 stopped when its parent ends, the kernel wakes it, see child.py.
 """
@@ -35,8 +35,8 @@ from open_diht.filters.spotting.settings import Spotted, SpotterSettings
 
 PARENT_CHECK_S: Final = 1.0
 ALARM_GRACE_S: Final = 5
-COUNT: Final = struct.Struct(">I")
-"""The frame before images: their number."""
+REQUEST: Final = struct.Struct(">II")
+"""The frame before images: the number of the request, which its answer repeats, and how many images follow."""
 
 
 class Reader(Protocol):
@@ -136,12 +136,12 @@ def main() -> int:
     try:
         write_frame(replied, json.dumps({"ready": os.getpid(), "rss_mib": _rss_mib()}).encode())
         while True:
-            (count,) = COUNT.unpack(read_frame(requests))
+            number, count = REQUEST.unpack(read_frame(requests))
             signal.alarm(math.ceil(settings.timeout_s) + ALARM_GRACE_S)
             images = (read_frame(requests) for _ in range(count))
             replies = answers(images, settings.limits, engine, decode_jpeg)
             signal.alarm(0)
-            write_frame(replied, json.dumps({"answers": replies, "rss_mib": _rss_mib()}).encode())
+            write_frame(replied, json.dumps({"number": number, "answers": replies, "rss_mib": _rss_mib()}).encode())
     except PipeClosed:
         return 0
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import daft
-import pyarrow as pa
 from daft import DataType
 
 from open_diht.cat import Cat, batch_rows
@@ -41,10 +40,8 @@ def cat_expression(
     class DaftCat:
         @daft.method.batch(return_dtype=DataType.struct(types), batch_size=batch_size or batch_rows(image))
         def decide(self, captions: daft.Series, images: daft.Series | None = None) -> Any:
-            columns = {function.caption: captions.to_arrow()}
-            if function.image is not None and images is not None:
-                columns[function.image] = images.to_arrow()
-            return function(pa.table(columns)).select(list(types)).to_struct_array().combine_chunks()
+            added = function.added(captions.to_arrow(), None if images is None else images.to_arrow())
+            return added.to_struct_array().combine_chunks()
 
     decide: Any = DaftCat().decide  # called with expressions, it gives one
     return decide(caption) if image is None else decide(caption, image)

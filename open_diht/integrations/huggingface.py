@@ -43,7 +43,7 @@ def add_decisions(
         >>> from open_diht.integrations.huggingface import add_decisions
         >>> rows = datasets.Dataset.from_dict({"text": ["a brown dog catches a red ball", "IMG_2034.jpg"]})
         >>> add_decisions(rows, Cat("paper"), caption="text")["cat_reason"][:]
-        [None, 'action']
+        [None, 'complexity']
     """
     function: CatBatch = cat.batch(caption=caption, image=image)
     features = dataset.features

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any
 
 from open_diht.cat import MANY, Cat, batch_rows, naming
+from open_diht.common.image_formats import EXTENSIONS
 from open_diht.pipelines.datasets.naming import listing
 
 
@@ -16,8 +17,9 @@ class CatStage:
 
     Args:
         cat: decides; its preset may not have conditions on columns, except on a language.
-        caption: member with the caption, as bytes or text.
-        image: member with the image, as bytes; None decides about captions alone.
+        caption: member with the caption, as bytes or text; or alternatives, as in webdataset: `txt;caption`.
+        image: member with the image, as bytes, or alternatives, by default all that a run takes; None decides about
+            captions alone.
         keep_all: also pass on the samples that are rejected, to look at their `__cat_reason__`.
         batch_size: most samples that are decided together, and in memory; None: 1,000, or 256 if images are read.
 
@@ -39,7 +41,7 @@ class CatStage:
         cat: Cat,
         *,
         caption: str = "txt",
-        image: str | None = "jpg",
+        image: str | None = ";".join(EXTENSIONS),
         keep_all: bool = False,
         batch_size: int | None = None,
     ) -> None:
@@ -58,11 +60,11 @@ class CatStage:
         samples = iter(samples)
         while batch := list(islice(samples, self.batch_size)):
             for role, name in (("caption", self.caption), ("image", self.image)):
-                if name and len(batch) >= MANY and not any(name in sample for sample in batch):
+                if name and len(batch) >= MANY and not any({*name.split(";")} & sample.keys() for sample in batch):
                     found = listing([member for member in batch[0] if not member.startswith("__")])
                     raise KeyError(f"no member {name!r}, only {found}; name the right one: CatStage({role}=...)")
-            captions = [_text(sample.get(self.caption)) for sample in batch]
-            images = None if self.image is None else [sample.get(self.image) for sample in batch]
+            captions = [_text(_member(sample, self.caption)) for sample in batch]
+            images = None if self.image is None else [_member(sample, self.image) for sample in batch]
             with naming(self.caption, self.image):
                 reasons = self.cat(captions, images).reason
             for sample, reason in zip(batch, reasons, strict=True):
@@ -70,6 +72,10 @@ class CatStage:
                     self.reasons[reason] += 1
                 if reason is None or self.keep_all:
                     yield {**sample, "__cat_reason__": reason}
+
+
+def _member(sample: dict[str, Any], names: str) -> Any:
+    return next((sample[name] for name in names.split(";") if name in sample), None)
 
 
 def _text(value: Any) -> Any:

@@ -22,11 +22,14 @@ import pytest
 
 from open_diht import Cat
 from open_diht.cat import CatBatch
+from open_diht.filters.spotting.decode import UnreadableImage, UnreadableImageReason
+from open_diht.filters.spotting.spotter import Spotted, Spotting, TextSpotter
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CC3M = REPOSITORY.parent / "shared/samples/cc3m_validation/Validation_GCC-1.1.0-Validation.tsv"
 SAMPLE = REPOSITORY / "data/sample"
 WORDS = ("a brown dog catches a red ball", "IMG_2034.jpg", "two women laugh at a table", "Blue Cotton Shirt", "")
+UNREADABLE = UnreadableImage(UnreadableImageReason.TRUNCATED, "")
 Rows = list[str | None]
 """The reason of each row, in order; None where it is kept."""
 
@@ -405,4 +408,47 @@ def test_a_data_set_keeps_its_transform(few):
     kept, reasons = keep(
         few.with_transform(lambda batch: {"loud": [text.upper() for text in batch["text"]]}), Cat(), caption="text"
     )
-    assert (kept[0], reasons) == ({"loud": WORDS[0].upper()}, Counter(action=1))
+    assert (kept[0], reasons) == ({"loud": WORDS[0].upper()}, Counter(complexity=1))
+
+
+def test_decisions_by_map_and_by_add_decisions_can_be_concatenated(few, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    from open_diht.integrations.huggingface import add_decisions
+
+    line = Spotted(text="YOGA", score=0.3, box=((0.0, 1.0), (5.5, 1.0), (5.5, 3.0), (0.0, 3.0)))
+    read = Spotting(spotted=(line,), width=40, height=30)
+    monkeypatch.setattr(TextSpotter, "spot", lambda self, images: (read for _ in images))
+    few = few.add_column("jpg", [b"one", b"two"])
+    mapped = few.map(Cat().batch(caption="text", image="jpg"), batched=True)
+    added = add_decisions(few, Cat(), caption="text", image="jpg")
+    both = datasets.concatenate_datasets([mapped, added])
+    assert mapped.features == added.features and both[:2] == both[2:]
+
+
+@pytest.mark.parametrize("alias", [False, True])
+def test_daft_takes_caption_and_image_by_their_places(alias):
+    daft = pytest.importorskip("daft")
+    from open_diht.integrations.daft import cat_expression
+
+    rows = daft.from_pydict({"cap": [{"value": WORDS[0]}, {"value": WORDS[1]}], "img": [{"value": b""}] * 2})
+    caption, image = (daft.col(name)["value"] for name in ("cap", "img"))
+    if alias:
+        rows = rows.select(caption.alias("a"), image.alias("b"))
+        caption, image = (daft.col(name).alias("same") for name in "ab")
+    decided = rows.with_column("cat", cat_expression(caption, image)).to_pydict()["cat"]
+    assert [row["cat_reason"] for row in decided] == ["empty", "complexity"]
+
+
+@pytest.mark.parametrize("image", ["jpg;png", None])
+def test_webdataset_takes_the_image_members_that_a_run_takes(image, monkeypatch):
+    from open_diht.integrations.webdataset import CatStage
+
+    read: list[bytes] = []
+    monkeypatch.setattr(TextSpotter, "spot", lambda self, images: (read.append(one) or UNREADABLE for one in images))
+    names = ("jpg", "jpeg", "png", "webp")
+    samples = [{"__key__": name, "txt": WORDS[0], name: name.encode()} for name in names * 5]
+    stage = CatStage(Cat(), **({"image": image} if image else {}))
+    assert list(stage(samples)) == []
+    found = names if image is None else ("jpg", "png")
+    assert read == [name.encode() for name in found] * 5
+    assert stage.reasons == Counter(truncated=len(read), image_not_available=20 - len(read)) - Counter()

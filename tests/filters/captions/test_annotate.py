@@ -40,6 +40,19 @@ def test_the_collector_is_left_as_it_was(annotator: CaptionAnnotator, was_on: bo
         gc.enable()
 
 
+def test_an_interrupt_leaves_the_collector_on(annotator: CaptionAnnotator, monkeypatch: pytest.MonkeyPatch) -> None:
+    disable = gc.disable
+
+    def disable_and_interrupt() -> None:
+        disable()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gc, "disable", disable_and_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        annotator.annotate(CAPTIONS)
+    assert gc.isenabled()
+
+
 def test_equal_captions_get_equal_rows(annotator: CaptionAnnotator) -> None:
     first, _, third = annotator.annotate(["a dog runs", "a cat", "a dog runs"]).to_pylist()
     assert first == third

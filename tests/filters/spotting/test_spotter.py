@@ -2,20 +2,27 @@
 
 import importlib.util
 import io
+import itertools
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import psutil
 import pytest
 from PIL import Image
 
-from open_diht.filters.spotting import worker
+from open_diht.filters.spotting import child, frames, worker
+from open_diht.filters.spotting import spotter as spotter_module
 from open_diht.filters.spotting.decode import DecodeLimits, UnreadableImage, UnreadableImageReason
 from open_diht.filters.spotting.spotter import SpotterError, SpotterSettings, Spotting, TextSpotter
 from open_diht.filters.spotting.weights import WeightsMissing, models_root
@@ -181,6 +188,7 @@ class Engine:
             print("\\x1b[33mslow\\x1b[0m\\timage\\r\\x07", flush=True)
             time.sleep(600)
         if 15 in widths: raise RuntimeError('no idea')
+        if 18 in widths: time.sleep(1)
         return [[] for _ in widths]
 """
 
@@ -219,6 +227,117 @@ def test_a_crash_a_hang_and_an_error_cost_their_image_only(stubbed: SpotterSetti
     assert "signal 11" in str(results[1])
     assert "no idea" in str(results[5])
     assert str(results[3]).endswith("slow\timage"), "colours and bells of a terminal are no part of a message"
+
+
+class Interrupt(BaseException):
+    """What a test raises where Ctrl-C could."""
+
+
+def widths(spotter: TextSpotter, *asked: int) -> list[int]:
+    results = list(spotter.spot(map(image_of_width, asked)))
+    return [result.width if isinstance(result, Spotting) else -1 for result in results]
+
+
+def interrupted_at(step: int, call: Callable[[], object], error: BaseException) -> bool:
+    """Make a call, raise an error at one of the lines that it runs in the parent's half of the exchange, and return
+    whether it came so far."""
+    lines = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal lines
+        if frame.f_code.co_filename not in (child.__file__, frames.__file__, spotter_module.__file__):
+            return None
+        if event == "line":
+            lines += 1
+            if lines == step:
+                raise error
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    except type(error):
+        pass
+    finally:
+        sys.settrace(before)
+    return lines >= step
+
+
+@pytest.mark.parametrize("stride", [29, pytest.param(1, marks=pytest.mark.slow)])
+def test_no_call_gets_the_answer_of_an_interrupted_one(stride: int, stubbed: SpotterSettings) -> None:
+    others = {*psutil.Process().children()}
+    with TextSpotter(stubbed) as spotter:
+        for step in itertools.count(1, stride):
+            error = KeyboardInterrupt() if step % 2 else RuntimeError()
+            if not interrupted_at(step, partial(widths, spotter, 20, 21), error):
+                break
+            assert widths(spotter, 30) == [30] and widths(spotter, 40, 41, 42) == [40, 41, 42], step
+        assert step > 50 and len({*psutil.Process().children()} - others) == 1, "the others have ended"
+
+
+@pytest.mark.slow
+def test_signals_at_random_moments_change_no_later_call(stubbed: SpotterSettings) -> None:
+    def interrupt(*_: object) -> None:
+        raise Interrupt
+
+    draw, met = random.Random(36), 0
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with TextSpotter(stubbed) as spotter:
+            for number in range(200):
+                if starting := number % 10 == 0:
+                    spotter.close()
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, 10 ** draw.uniform(-5, -0.5 if starting else -2.5))
+                    widths(spotter, 20, 21, 22)
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+                except Interrupt:
+                    met += 1
+                assert widths(spotter, 30) == [30] and widths(spotter, 40, 41) == [40, 41], number
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert met > 50
+
+
+def test_an_answer_to_another_request_is_refused(stubbed: SpotterSettings) -> None:
+    with TextSpotter(stubbed) as spotter:
+        pid, running = spotter.pid, spotter._child
+        assert running is not None
+        for message in (worker.REQUEST.pack(77, 1), image_of_width(20)):
+            frames.write_frame(running._requests, message, time.monotonic() + 30)
+        assert widths(spotter, 30, 31) == [30, 31] and widths(spotter, 40) == [40]
+        assert spotter.pid != pid
+
+
+def test_a_signal_handler_may_read_images_during_a_call(stubbed: SpotterSettings) -> None:
+    read: list[int] = []
+    before = signal.signal(signal.SIGALRM, lambda *_: read.extend(widths(spotter, 20)))
+    try:
+        with TextSpotter(stubbed) as spotter:
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            assert widths(spotter, 18, 30) == [18, 30]  # takes a second
+            assert read == [20] and widths(spotter, 40) == [40]
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_forked_process_has_an_ocr_process_of_its_own(stubbed: SpotterSettings) -> None:
+    """Also where a thread is inside a call."""
+    with TextSpotter(stubbed) as spotter, ThreadPoolExecutor(1) as pool:
+        inside = pool.submit(widths, spotter, 18)  # takes a second
+        while spotter._child is None or spotter._child.ready:
+            time.sleep(0.01)
+        if not (forked := os.fork()):
+            signal.alarm(60)
+            try:
+                right = widths(spotter, 30, 31) == [30, 31]
+                spotter.close()
+            finally:
+                os._exit(0 if right else 1)
+        assert os.waitpid(forked, 0)[1] == 0
+        assert inside.result() == [18] and widths(spotter, 40) == [40]
 
 
 def test_crash_after_crash_is_no_matter_of_images(stubbed: SpotterSettings) -> None:
