@@ -17,6 +17,7 @@ from pathlib import Path
 
 from open_diht.common.command_line import OK, Parser, WrongUse, complain, exit_status, say
 from open_diht.common.files import publish_bytes, publish_json
+from open_diht.common.spelling import spelled
 from open_diht.eval.comparison import ComparedAverage, Comparison, TaskComparison, compare
 from open_diht.eval.errors import EvalError
 from open_diht.eval.fewshot.comparison import FewShotComparison
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
     """
     # The description is the second paragraph of the module's docstring.
     parser = Parser(prog=prog, description=(__doc__ or "").split("\n\n")[1])
-    parser.add_argument("a", metavar="A", help="results of the first model (a folder of `make bench`)")
+    parser.add_argument("a", metavar="A", help=f"results of the first model (a folder of `{spelled('bench')}`)")
     parser.add_argument("b", metavar="B", help="results of the second")
     parser.add_argument("--output", type=Path, help="folder for compare.json and compare.md (default: B's)")
     return exit_status(lambda: _compare(parser.parse_args(arguments)), failed=(EvalError,))
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
 def _compare(options: argparse.Namespace) -> int:
     for name, folder in (("A", options.a), ("B", options.b)):
         if not folder:
-            raise WrongUse(f"{name} is missing; run `make compare A=out/bench/one B=out/bench/other`")
+            raise WrongUse(f"{name} is empty, perhaps from an unset variable; give two folders of `{spelled('bench')}`")
     a, b = Path(options.a), Path(options.b)
     if a.resolve() == b.resolve():
         raise WrongUse(f"A and B are the same folder, {a}; give two")

@@ -15,6 +15,7 @@ from pathlib import Path
 from open_diht.common.command_line import WrongUse
 from open_diht.common.files import temporary_beside
 from open_diht.common.lease import Lease
+from open_diht.common.spelling import spelled_option
 from open_diht.filters.spotting.spotter import SpotterError, TextSpotter
 from open_diht.filters.spotting.weights import WeightsDamaged, WeightsMissing, download_and_install
 from open_diht.pipelines.driver.annotations import Annotations
@@ -252,7 +253,7 @@ def _applicable(settings: RunSettings, plan: Plan) -> RunSettings:
         try:
             check_tool()
         except ToolMissing as error:
-            raise WrongUse(f"{error}. Or leave the stage out: STAGES=captions,export") from error
+            raise WrongUse(f"{error}. Or leave the stage out: {spelled_option('stages', 'captions,export')}") from error
     return replace(settings, stages=tuple(stage for stage in settings.stages if stage not in left_out))
 
 
@@ -276,7 +277,9 @@ def _check_ocr(settings: RunSettings, layout: Layout, plan: Plan, say: Callable[
             download_and_install(say=say)
             spotter.check_installed()
     except (SpotterError, WeightsMissing, WeightsDamaged) as error:
-        raise WrongUse(f"{error}. Or leave the stage out: STAGES=captions,download,export") from error
+        raise WrongUse(
+            f"{error}. Or leave the stage out: {spelled_option('stages', 'captions,download,export')}"
+        ) from error
 
 
 def _check_writable(layout: Layout) -> None:

@@ -18,6 +18,7 @@ from open_diht.common.command_line import OK, Parser, WrongUse, exit_status, num
 from open_diht.common.fields import Positive, Range
 from open_diht.common.installation import remedy
 from open_diht.common.plugins import PluginError, load_plugin
+from open_diht.common.spelling import spelled
 from open_diht.filters.presets import BadPreset
 from open_diht.pipelines.store.commit import RunFailed
 from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, asked, store_path
@@ -75,7 +76,9 @@ def serve(bench: Workbench, listening: socket.socket) -> None:
 
 def _parser(prog: str, defaults: dict[str, str]) -> Parser:
     parser = Parser(prog, "Show the output of a filter run, finished or not, on a local web page.")
-    parser.add_argument("--output", default=defaults.get("output", "out/sample"), help="output folder of `make filter`")
+    parser.add_argument(
+        "--output", default=defaults.get("output", "out/sample"), help=f"output folder of `{spelled('filter')}`"
+    )
     parser.add_argument(
         "--preset", help="initial thresholds, a name or a YAML file (default: the last finished run's; if none, paper)"
     )

@@ -174,18 +174,20 @@ class TestNotCompared:
     def test_numbers_of_older_rules(self, tmp_path: Path) -> None:
         hits = np.tile([0, 1], 10)
         note = self.of(tmp_path, top1(hits, rules=3), items(hits))
-        assert note == "measured by other rules (A: 1, B: 3); run `make bench` for A again"
+        assert note == "measured by other rules (A: 1, B: 3); run `open-diht bench` for A again"
 
     def test_items_of_another_run_than_the_number(self, tmp_path: Path) -> None:
         hits = np.tile([0, 1], 10)
         note = self.of(tmp_path, row("cats", "top1", 0.95), items(hits))
-        assert note.startswith("the items of B are of another run than its number (0.5000, 0.9500); run `make bench`")
+        assert note.startswith(
+            "the items of B are of another run than its number (0.5000, 0.9500); run `open-diht bench`"
+        )
 
     def test_another_metric(self, tmp_path: Path) -> None:
         assert self.of(tmp_path, row("cats", "top5", 1.0), items(np.ones(20))) == "A has top1, B has top5"
 
     def test_data_not_at_hand(self, tmp_path: Path) -> None:
-        missing = row("cats", "top1", None, missing="data not found: make bench-data TASK=cats")
+        missing = row("cats", "top1", None, missing="data not found: open-diht bench-data --task cats")
         assert "data not found" in self.of(tmp_path, missing, None)
 
     def test_no_items_or_no_task(self, tmp_path: Path) -> None:
@@ -273,7 +275,7 @@ class TestCommand:
     def test_a_folder_without_results_says_what_to_name(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         for path in (tmp_path, tmp_path / "file"):
-            with pytest.raises(WrongUse, match="make bench"):
+            with pytest.raises(WrongUse, match="open-diht bench"):
                 compare(path, path)
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from open_diht.common.command_line import OK, Parser, WrongUse, exit_status, say
 from open_diht.common.files import remove_temporaries
+from open_diht.common.spelling import spelled
 from open_diht.trainer.concepts.heads import Head, HeadProgress, HeadSettings, HeadTrainer
 from open_diht.trainer.concepts.predict import write_targets
 from open_diht.trainer.concepts.store import ConceptStore, Unfinished
@@ -41,13 +42,10 @@ class AtWork(DataError):
 
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = Parser(prog=prog, description="Train teacher heads and make concept targets from stored features.")
-    parser.add_argument(
-        "--concepts", required=True, help="folder or URL that `python -m open_diht.pipelines.concepts` wrote"
-    )
+    parser.add_argument("--concepts", required=True, help=f"folder or URL of `{spelled('concepts')}`")
     parser.add_argument(
         "--shard",
-        help="shard of `python -m open_diht.pipelines.concepts`: the last shard to finish makes heads and targets, "
-        "the others stop",
+        help=f"shard of `{spelled('concepts')}`: the last shard to finish makes heads and targets, the others stop",
     )
     parser.add_argument("--k", type=int, default=10, help="concepts kept per image and head (10)")
     for field in fields(HeadSettings):
