@@ -27,6 +27,7 @@ from open_diht.common.command_line import OK, Parser, WrongUse, exit_status, num
 from open_diht.common.fields import Above0, NotNegative, Positive
 from open_diht.common.html import render_page
 from open_diht.common.html.charts import Point, Series, line_chart
+from open_diht.common.naming import counted
 from open_diht.common.shard_index import BadIndex, ShardIndex, caption_hash, part_of, place_beside, write
 from open_diht.common.spelling import spelled, spelled_option
 from open_diht.pipelines.driver.repeats import DELAYS, HALVES, ORIGIN, allotted, per_row, worth
@@ -166,7 +167,7 @@ def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
     count = np.bincount(group, minlength=len(names))
     if options.samples > options.cap * count.sum():
         raise WrongUse(
-            f"{options.samples:,} samples of {count.sum():,} rows are more than --cap {options.cap:g} allows "
+            f"{counted(options.samples, 'sample')} of {counted(count.sum(), 'row')} are more than --cap {options.cap:g} allows "
             f"({options.cap * count.sum():,.0f}): lower {spelled_option('samples')}, raise --cap, or filter more data"
         )
     means = allotted(count, delay, options.samples, options.cap)
@@ -324,6 +325,11 @@ def _candidates(
     same = uid[order][1:] == uid[order][:-1]
     once = order[~(np.append(same, False) | np.insert(same, 0, False) | np.isin(uid[order], np.concatenate(others)))]
     left_out[SEVERAL_ROWS] += len(order) - len(once)
+    if not len(once):
+        raise WrongUse(
+            f"OUTPUT {layout.root}: each of {counted(len(order), 'row')} has the uid of another one, and a training "
+            "chooses rows by uid; filter a manifest with a uid for each row, or without a column of uids"
+        )
     there = [number for number in range(len(groups)) if not number or (group[once] == number).any()]
     return Candidates(
         groups=tuple(groups[number] for number in there),

@@ -192,6 +192,16 @@ def test_a_uid_of_a_row_that_may_not_be_chosen_is_left_out(
     assert re.search("uid of several rows .* left out", capsys.readouterr().out)
 
 
+def test_rows_that_all_share_a_uid_are_one_line(
+    tmp_path: Path, filtering: Any, captions: list[str], capsys: Any
+) -> None:
+    rows = (f"{7:032x}\t{text}\thttp://127.0.0.1/{number}\n" for number, text in enumerate(captions[:3]))
+    (tmp_path / "rows.tsv").write_text("uid\tcaption\turl\n" + "".join(rows))
+    output = filtering(tmp_path / "rows.tsv", tmp_path / "out", stages=("captions",)).output
+    assert main(["--output", str(output), "--samples", "1"]) == 2
+    assert re.search("each of 3 rows has the uid of another one.*for each row", capsys.readouterr().err)
+
+
 def test_only_reasons_are_offered_for_a_delay(indexed: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     candidates = select._candidates
     left_out = {select.NOT_INDEXED: 3, select.SEVERAL_ROWS: 2, "overlap": 1}
