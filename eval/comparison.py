@@ -203,7 +203,10 @@ def _paired(a: Path, b: Path, task: str) -> tuple[Items, Items]:
         only_a = len(set(first.keys.tolist()) - set(second.keys.tolist()))
         only_b = len(set(second.keys.tolist()) - set(first.keys.tolist()))
         raise _OtherItems(f"not the same items: {only_a} only in A, {only_b} only in B")
-    return first, second.ordered(first.keys)
+    second = second.ordered(first.keys)
+    if not np.array_equal(first.clusters, second.clusters):
+        raise _OtherItems("the items of A and B belong to different images")
+    return first, second
 
 
 def _compare_task(

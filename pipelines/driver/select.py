@@ -167,7 +167,8 @@ def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
     count = np.bincount(group, minlength=len(names))
     if options.samples > options.cap * count.sum():
         raise WrongUse(
-            f"{counted(options.samples, 'sample')} of {counted(count.sum(), 'row')} are more than --cap {options.cap:g} allows "
+            f"{counted(options.samples, 'sample')} of {counted(count.sum(), 'row')} are more than --cap "
+            f"{options.cap:g} allows "
             f"({options.cap * count.sum():,.0f}): lower {spelled_option('samples')}, raise --cap, or filter more data"
         )
     means = allotted(count, delay, options.samples, options.cap)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 import zipfile
 from pathlib import Path
@@ -316,3 +317,32 @@ class TestItems:
             found = estimate_of(kept, metric)
             assert found is not None and found.value == pytest.approx(value)
         assert estimate_of(kept, "map") is None
+
+
+@pytest.mark.parametrize(
+    ("value", "hits", "says"),
+    [
+        (float("nan"), [1.0, 0.0], r"the value of result 0 \(cats\) is nan, not a number; run `open-diht bench`"),
+        (float("inf"), [1.0, 0.0], "is inf, not a number"),
+        ("high", [1.0, 0.0], "is 'high', not a number"),
+        (0.5, [1.0, float("nan")], r"cats.npz holds no items, or hits that are not finite; remove it and run"),
+        (0.5, [], "cats.npz holds no items"),
+    ],
+)
+def test_results_that_are_no_numbers_are_one_line(
+    value: Any, hits: list[float], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = write(tmp_path / "good", [row("cats", "top1", 0.5)], {"cats": items([1, 0])})
+    bad = write(tmp_path / "bad", [row("cats", "top1", value)], {"cats": items(hits)})
+    for pair in ((good, bad), (bad, good)):
+        assert main([*map(str, pair)]) == 1
+        assert re.fullmatch(f"error: .*{says}.*\n", capsys.readouterr().err)
+
+
+def test_items_of_other_images_are_not_tested(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = (
+        write(tmp_path / name, [row("cats", "top1", 0.5)], {"cats": items([1, 0], clusters=clusters)})
+        for name, clusters in (("a", [0, 1]), ("b", [0, 0]))
+    )
+    assert main([str(a), str(b)]) == 1
+    assert "the items of A and B belong to different images" in capsys.readouterr().out
