@@ -12,7 +12,7 @@ SHARD   ?=#  i/n: part i, from 0, of n commands that share an OUTPUT; the last o
 UNITS   ?=#  of make pilot: units to draw [20]; a fraction of them with ARGS="--share 0.01"
 DATA    ?=#  of make concepts, train: an output of make filter [out/sample]; of make study: its sets
 TEACHER ?=#  efficientnet-lite0, swag-vit-h14, timm:NAME, torchvision:NAME or open_clip:NAME
-WEIGHTS ?=#  file of the teacher's weights, which you download; the default teacher's are installed
+WEIGHTS ?=#  file of the teacher's weights, if not the default teacher; of make bench-data: NAME:TAG
 CONFIG  ?=#  tiny, vit-b-32, vit-b-16, vit-l-14, vit-l-14-336, or a YAML file [tiny]
 WORKDIR ?=#  folder or URL of checkpoints, logs and model; the same one again resumes [out/train]
 SAMPLES ?=#  of make select: samples that the training will see
@@ -45,8 +45,8 @@ INSTALL := @deploy/install.sh base
 export PYTHON
 quote = '$(subst ','\'',$(1))'
 option = $(if $($(word 2,$(1))), --$(word 1,$(1))=$(call quote,$($(word 2,$(1)))))
-# $(call run,COMMAND,EXTRA ...,option=VARIABLE ...): install what the command needs, then run it.
-run = $(INSTALL)$(subst $() ,,$(addprefix $(comma),$(2) $(CLOUD) $(filter dask,$(RUNNER)))) && set -f && \
+# $(call run,COMMAND,EXTRA ...,option=VARIABLE ...): install what it needs, then run it, with messages in make's spelling.
+run = $(INSTALL)$(subst $() ,,$(addprefix $(comma),$(2) $(CLOUD) $(filter dask,$(RUNNER)))) && export OPEN_DIHT_MAKE='$(VARIABLES)' && set -f && \
   .venv/bin/open-diht $(1)$(foreach pair,$(3),$(call option,$(subst =, ,$(pair)))) $(ARGS)
 CLOUD = $(if $(filter dataflow,$(RUNNER))$(strip $(foreach store,s3 gs gcs hf,$(findstring $(store)://,$(INPUT) $(OUTPUT) $(DATA) $(WORKDIR) $(ARGS)))),cloud)
 # Extra `download`, unless the data set is the sample or STAGES leaves out the stage.
@@ -82,8 +82,8 @@ train: ## Train a model on filtered data (DATA CONFIG WORKDIR)
 	$(call run,train,train,data=DATA config=CONFIG workdir=WORKDIR)
 bench: ## Evaluate a model; nothing is downloaded (MODEL TASKS OUTPUT)
 	$(call run,bench,eval,model=MODEL tasks=TASKS output=OUTPUT)
-bench-data: ## Fetch evaluation data, if a program may download it (TASK)
-	$(call run,bench-data,eval,task=TASK)
+bench-data: ## Fetch evaluation data, if a program may download it (TASK WEIGHTS)
+	$(call run,bench-data,eval,task=TASK weights=WEIGHTS)
 compare: ## Test two models against each other on the same items (A B)
 	$(if $(A),$(if $(B),,$(error B is missing; give two folders of make bench: make compare A=one B=other)),$(error A is missing; give two folders of make bench: make compare A=one B=other))
 	$(call run,compare $(call quote,$(A)) $(call quote,$(B)),eval)

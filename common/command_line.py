@@ -19,6 +19,7 @@ from typing import Any, NoReturn, get_args
 
 from open_diht.common.fields import BadValue, converted
 from open_diht.common.naming import nearest
+from open_diht.common.spelling import spelled_option
 
 OK, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 
@@ -54,10 +55,7 @@ class Once(argparse.Action):
         given = f"{self.dest}_is_given"
         if getattr(namespace, given, False):
             first = getattr(namespace, self.dest)
-            raise WrongUse(
-                f"{option_string} is given twice, as {first} and {values}; give it once. (`make` passes on its "
-                f"variable {self.dest.upper()} and ARGS.)"
-            )
+            raise WrongUse(f"{spelled_option(self.dest)} is given twice, as {first} and {values}; give it once")
         setattr(namespace, given, True)
         setattr(namespace, self.dest, values)
 

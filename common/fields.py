@@ -85,7 +85,7 @@ def build(kind: type[T], values: Mapping[str, Any], where: str = "", **given: An
     try:
         return kind(**arguments, **given)
     except ValueError as error:
-        raise BadValue(str(error)) from error
+        raise BadValue(str(error)) from None
 
 
 def check_fields(instance: Any) -> None:

@@ -1,6 +1,6 @@
 """Find the command that adds packages to this installation: uv if it made it or pip is missing, else pip.
 
-Without uv, it is pip.
+Without uv it is pip, which Python brings along for environments that were made without.
 """
 
 from __future__ import annotations
@@ -27,7 +27,12 @@ def remedy(*extras: str) -> str:
 
 def install_command(*requirements: str) -> str:
     """Return the command that installs these requirements into this environment."""
-    return shlex.join([*_installer(), *requirements])
+    command = shlex.join([*_installer(), *requirements])
+    if find_spec("pip") or uv_command():
+        return command
+    if find_spec("ensurepip"):
+        return f"{shlex.join([_python(), '-m', 'ensurepip'])} && {command}"
+    return f"install uv (https://docs.astral.sh/uv/), then: {command}"
 
 
 def uv_command() -> list[str] | None:
@@ -68,7 +73,7 @@ def _direct_url() -> dict[str, Any] | None:
 def _installer() -> list[str]:
     """Return `pip install` or `uv pip install` for this environment, as a user would type it."""
     by_uv = any((found.read_text("INSTALLER") or "").strip() == "uv" for found in distributions(name=NAME))
-    uv = uv_command()
+    uv = uv_command() or ([] if find_spec("pip") or find_spec("ensurepip") else ["uv"])
     if uv and (by_uv or not find_spec("pip")):
         shown = ["uv"] if len(uv) == 1 else [_python(), *uv[1:]]
         active = os.environ.get("VIRTUAL_ENV") == sys.prefix

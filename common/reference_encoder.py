@@ -21,14 +21,18 @@ import timm
 import torch
 from PIL import Image
 
-from open_diht.common.data_root import REFERENCE_IMAGES, REFERENCE_TEXTS
+from open_diht.common.data_root import REFERENCE, REFERENCE_IMAGES, REFERENCE_TEXTS
 from open_diht.common.pinned import LITE0_WEIGHTS, MINILM_WEIGHTS, check_pinned
+from open_diht.common.spelling import spelled
 
 TOP: Final = 10
 CONTEXT_LENGTH: Final = 256
 # Cosines of sentence vectors differ by tenths where CLIP's differ by hundredths; a softmax needs the smaller factor.
 LOGIT_SCALE: Final = 20.0
-_REMEDY = "`make bench-data TASK=reference`"
+
+
+def _fetch() -> str:
+    return spelled("bench-data", task=REFERENCE)
 
 
 class ReferenceMissing(RuntimeError):
@@ -63,7 +67,7 @@ class ReferenceEncoder:
         """
         self.preprocess = LitePreprocess()
         if not (folder / REFERENCE_IMAGES).is_file():
-            raise ReferenceMissing(f"the reference encoder's weights are not in {folder}; get them with {_REMEDY}")
+            raise ReferenceMissing(f"the reference encoder's weights are not in {folder}; get them with `{_fetch()}`")
         self._image = load_lite0(folder / REFERENCE_IMAGES).to(device)
         self.tokenizer, self._text = _load_text(folder / REFERENCE_TEXTS)
         self._text.to(device)
@@ -113,7 +117,7 @@ def load_lite0(path: Path) -> torch.nn.Module:
 
 def _load_text(folder: Path) -> tuple[Any, torch.nn.Module]:
     if (weights := folder / "model.safetensors").is_file():
-        check_pinned(weights, MINILM_WEIGHTS, ReferenceMissing, f"remove {folder} and get it again with {_REMEDY}")
+        check_pinned(weights, MINILM_WEIGHTS, ReferenceMissing, f"remove {folder} and get it again with `{_fetch()}`")
     try:
         from transformers import AutoModel, AutoTokenizer
         from transformers.utils import logging
@@ -124,6 +128,6 @@ def _load_text(folder: Path) -> tuple[Any, torch.nn.Module]:
     except (OSError, ValueError, ImportError) as error:
         raise ReferenceMissing(
             f"the reference encoder's text model does not load from {folder} ({' '.join(str(error).split())[:200]}); "
-            f"remove that folder, if it exists, and get it with {_REMEDY}"
+            f"remove that folder, if it exists, and get it with `{_fetch()}`"
         ) from None
     return tokenizer, model.eval()

@@ -94,9 +94,9 @@ class Shelf:
         try:
             yield
         except BadYaml as error:
-            raise self.error(f"{self.what} file {error}") from error
+            raise self.error(f"{self.what} file {error}") from None
         except (BadValue, self.error) as error:
-            raise self.error(f"{self.what} file {path}: {error}") from error
+            raise self.error(f"{self.what} file {path}: {error}") from None
 
 
 def read_yaml(path: Path) -> Any:

@@ -28,6 +28,7 @@ from open_diht.common.command_line import (
 )
 from open_diht.common.fields import Count, Positive
 from open_diht.common.run_command import ended_at_once
+from open_diht.common.spelling import spelled
 from open_diht.eval.errors import EvalError, ModelError
 
 if TYPE_CHECKING:
@@ -46,8 +47,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--model",
         default="reference",
-        help="a folder that `make train` or open_clip exported, an architecture of open_clip or one of the authors' "
-        "models (with --pretrained), or `reference`, the offline reference encoder (default)",
+        help=f"a folder that `{spelled('train')}` or open_clip exported, an architecture of open_clip or one of the "
+        "authors' models (with --pretrained), or `reference`, the offline reference encoder (default)",
     )
     parser.add_argument(
         "--pretrained", help="path of the weights; of an architecture also a tag fetched before, or `random`"
@@ -214,10 +215,10 @@ def _bench(options: argparse.Namespace) -> int:
 
 def _how_to_get(absent: Sequence[Task], tasks: int) -> str:
     """Return the line that names the command for fetchable data, and the other tasks as those to get by hand."""
-    # `make bench-data` does not fetch what comes with the repository.
+    # Nothing fetches what comes with the repository.
     fetchable = [task.name for task in absent if task.fetch.get("from", "repository") != "repository"]
     fetched, by_hand = ",".join(fetchable), ", ".join(task.name for task in absent if task.name not in fetchable)
-    ways = [f"make bench-data TASK={fetched}"] if fetched else []
+    ways = [spelled("bench-data", task=fetched)] if fetched else []
     ways += [f"by hand, see their lines above: {by_hand}"] if by_hand else []
     return f"{len(absent)} of {tasks} tasks have no data here. To get it: {'; '.join(ways)}"
 

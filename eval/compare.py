@@ -17,6 +17,7 @@ from pathlib import Path
 
 from open_diht.common.command_line import OK, WrongUse, complain, exit_status, say
 from open_diht.common.files import publish_bytes, publish_json
+from open_diht.common.spelling import spelled
 from open_diht.eval.compare_options import compare_parser
 from open_diht.eval.comparison import ComparedAverage, Comparison, TaskComparison, compare
 from open_diht.eval.errors import EvalError
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
 def _compare(options: argparse.Namespace) -> int:
     for name, folder in (("A", options.a), ("B", options.b)):
         if not folder:
-            raise WrongUse(f"{name} is missing; run `make compare A=out/bench/one B=out/bench/other`")
+            raise WrongUse(f"{name} is empty, perhaps from an unset variable; give two folders of `{spelled('bench')}`")
     a, b = Path(options.a), Path(options.b)
     if a.resolve() == b.resolve():
         raise WrongUse(f"A and B are the same folder, {a}; give two")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from open_diht.common.command_line import Parser, refuse_wrong
+from open_diht.common.spelling import spelled
 
 
 def check(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.eval.compare") -> None:
@@ -22,10 +23,10 @@ def compare_parser(prog: str) -> Parser:
     """Return the parser of `make compare`."""
     parser = Parser(
         prog=prog,
-        description="Reads the results of two runs of `make bench`, tests every task that both measured by the same "
-        "rules on the same items, if there are enough, and writes compare.json and compare.md.",
+        description=f"Reads the results of two runs of `{spelled('bench')}`, tests every task that both measured by "
+        "the same rules on the same items, if there are enough, and writes compare.json and compare.md.",
     )
-    parser.add_argument("a", metavar="A", help="results of the first model (a folder of `make bench`)")
+    parser.add_argument("a", metavar="A", help=f"results of the first model (a folder of `{spelled('bench')}`)")
     parser.add_argument("b", metavar="B", help="results of the second")
     parser.add_argument("--output", type=Path, help="folder for compare.json and compare.md (default: B's)")
     return parser

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from open_diht.common.spelling import spelled
 from open_diht.eval.errors import DataBroken, WrongUse
 from open_diht.eval.fewshot.comparison import FewShotComparison, compare_few_shot
 from open_diht.eval.records import read_written
@@ -156,13 +157,13 @@ def rows_of(folder: Path) -> list[Mapping[str, Any]]:
     """Return the rows of results.json. Raises `WrongUse` where there is none, `DataBroken` where it is corrupt."""
     rows = read_written(folder / "results.json") if folder.is_dir() else None
     if rows is None:
-        raise WrongUse(f"{folder} has no results.json; name the OUTPUT folder of a `make bench`")
+        raise WrongUse(f"{folder} has no results.json; name the OUTPUT folder of a `{spelled('bench')}`")
     if not isinstance(rows, list):
         raise DataBroken(f"{folder}/results.json is not a list of results")
     try:
         return checked(rows)
     except ValueError as error:
-        raise DataBroken(f"{folder}/results.json: {error}; run `make bench` for it again") from None
+        raise DataBroken(f"{folder}/results.json: {error}; run `{spelled('bench')}` for it again") from None
 
 
 def main_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
@@ -202,7 +203,10 @@ def _paired(a: Path, b: Path, task: str) -> tuple[Items, Items]:
         only_a = len(set(first.keys.tolist()) - set(second.keys.tolist()))
         only_b = len(set(second.keys.tolist()) - set(first.keys.tolist()))
         raise _OtherItems(f"not the same items: {only_a} only in A, {only_b} only in B")
-    return first, second.ordered(first.keys)
+    second = second.ordered(first.keys)
+    if not np.array_equal(first.clusters, second.clusters):
+        raise _OtherItems("the items of A and B belong to different images")
+    return first, second
 
 
 def _compare_task(
@@ -218,7 +222,7 @@ def _compare_task(
     for name, row, found in (("A", row_a, of_a), ("B", row_b, of_b)):
         if abs(found.value - row["value"]) > SAME:
             other = f"the items of {name} are of another run than its number ({found.value:.4f}, {row['value']:.4f})"
-            return _untested(task, row_a, row_b, f"{other}; run `make bench` for {name} again"), None
+            return _untested(task, row_a, row_b, f"{other}; run `{spelled('bench')}` for {name} again"), None
     tested = _tested(metric, a, b, of_a, of_b)
     few = "too few items for a test" if tested.p is None else ""
     return (

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.special import bdtr, bdtrik
 from scipy.stats import binom
 
+from open_diht.common.spelling import spelled
 from open_diht.eval.task import Suite
 
 DISAGREE = (0.05, 0.1, 0.2)
@@ -121,6 +122,6 @@ def power_table(suite: Suite) -> str:
         "or questions of one image change this. Other metrics, such as mean per class and AUC, are treated as",
         "fractions. A number as large as its column's fraction can mean that no difference is detected so often. Worst",
         "groups have no number, as only one group's images count. Few-shot results also vary with the drawn shots;",
-        "`make compare` reports what its draws can detect.",
+        f"`{spelled('compare')}` reports what its draws can detect.",
     ]
     return "\n".join(lines)

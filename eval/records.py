@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from open_diht.common.files import read_json
+from open_diht.common.spelling import spelled
 from open_diht.eval.errors import DataBroken
 
 
@@ -35,4 +36,6 @@ def read_written(path: Path) -> Any:
     try:
         return read_json(path)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataBroken(f"{path} is corrupt ({error}); remove it and run `make bench` for this folder again") from None
+        raise DataBroken(
+            f"{path} is corrupt ({error}); remove it and run `{spelled('bench')}` for this folder again"
+        ) from None

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from open_diht.common.files import published
+from open_diht.common.spelling import spelled
 from open_diht.eval import estimates
 from open_diht.eval.errors import DataBroken
 from open_diht.eval.statistics import Estimate
@@ -216,11 +217,13 @@ def why_not_comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
     rules_a, rules_b = rules_of(a), rules_of(b)
     if rules_a != rules_b:
         older = "A" if rules_a < rules_b else "B"
-        return f"measured by other rules (A: {rules_a}, B: {rules_b}); run `make bench` for {older} again"
+        return f"measured by other rules (A: {rules_a}, B: {rules_b}); run `{spelled('bench')}` for {older} again"
     version_a, version_b = version_of(a), version_of(b)
     if version_a != version_b:
         older = "A" if version_a < version_b else "B"
-        return f"other versions of the task (A: {version_a}, B: {version_b}); run `make bench` for {older} again"
+        return (
+            f"other versions of the task (A: {version_a}, B: {version_b}); run `{spelled('bench')}` for {older} again"
+        )
     # Compare the hashes of images and labels, for probes also of the training images.
     differing = [
         f"{part}.{name}"
@@ -284,6 +287,8 @@ def read_items(path: Path) -> Items:
     arrays = read_arrays(path, NEEDED)
     if len({len(arrays[name]) for name in NEEDED}) != 1:
         raise DataBroken(f"{path} has arrays of different lengths; {AGAIN}")
+    if not len(arrays["hits"]) or not np.isfinite(arrays["hits"]).all():
+        raise DataBroken(f"{path} holds no items, or hits that are not finite; {AGAIN}")
     extra = {name: array for name, array in arrays.items() if name not in NEEDED}
     return Items(**{name: arrays[name] for name in NEEDED}, extra=extra)
 

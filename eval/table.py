@@ -23,6 +23,7 @@ from typing import Any
 from open_diht.common.command_line import OK, Parser, WrongUse, exit_status, say
 from open_diht.common.html import render_page
 from open_diht.common.html.charts import interval_bar
+from open_diht.common.spelling import spelled
 from open_diht.eval.comparison import main_rows, rows_of
 from open_diht.eval.errors import EvalError
 from open_diht.eval.report.across import across
@@ -209,7 +210,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
     """
     # The description is the second paragraph of the module's docstring.
     parser = Parser(prog=prog, description=(__doc__ or "").split("\n\n")[1])
-    parser.add_argument("folders", type=Path, nargs="+", metavar="OUTPUT", help="results of a model (`make bench`)")
+    parser.add_argument(
+        "folders", type=Path, nargs="+", metavar="OUTPUT", help=f"results of a model (`{spelled('bench')}`)"
+    )
     parser.add_argument("--format", default=FORMATS[0], help=f"{', '.join(FORMATS)} (default: {FORMATS[0]})")
     return exit_status(lambda: _print(parser.parse_args(arguments)), failed=(EvalError,))
 

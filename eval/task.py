@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from open_diht.common.fields import Positive
+from open_diht.common.spelling import spelled
 
 Layout = Literal[
     "webdataset", "torchvision", "folder", "manifest", "vqav2", "snli_ve", "selection", "pairs", "associations", "lines"
@@ -14,6 +15,10 @@ Layout = Literal[
 Direction = Literal["image_to_text", "text_to_image"]
 
 DIRECTIONS = get_args(Direction)
+
+
+FETCH = "{fetch}"
+"""Placeholder in `Task.get`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +55,8 @@ class Task:
     license: str
     """License of the data, or a note that it is unclear."""
     get: str
-    """Instructions to get the data, in one sentence, shown where the data is not available."""
+    """Instructions to get the data, in one sentence, shown where the data is not available. `{fetch}` stands for the
+    command that fetches it."""
     version: Positive = 1
     """Increased when this entry changes in a way that changes its numbers: they are measured again and
     not compared with older ones. Other tasks are unaffected."""
@@ -88,6 +94,11 @@ class Task:
     comparisons."""
     note: str = ""
     """A pitfall or a choice that affects how to read the number."""
+
+    @property
+    def how_to_get(self) -> str:
+        """`get` with the command that fetches the data."""
+        return self.get.replace(FETCH, spelled("bench-data", task=self.name))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from open_diht.common.command_line import WrongUse
+from open_diht.common.spelling import spelled
 from open_diht.eval.data import DataSet, data_root
 from open_diht.study.images import Floats, StoredImages, image_of, samples, standardised, tar_features, tar_pixels
 from open_diht.study.rows import CPU, GPU, GPU_TINY, TRACKS
@@ -85,36 +86,38 @@ SETS = {
     "web": _Set(
         ("web-features.npz",),
         "the claims cat, negatives, rivals and select",
-        "make study-data ARGS='web --manifest TSV'",
+        spelled("study-data", "web", "--manifest", "TSV"),
         tracks=(CPU,),
     ),
     "web-images": _Set(
         (SHARDS, VERDICTS),
         "the claims cat and negatives",
-        "make study-data ARGS='web --manifest TSV'",
+        spelled("study-data", "web", "--manifest", "TSV"),
         tracks=(GPU, GPU_TINY),
     ),
     "flickr8k": _Set(
         tuple(f"flickr8k-{split}.tar" for split in ("train", "dev", "test")),
         "the claims cat, negatives, concepts, rivals and select",
-        "make study-data ARGS=flickr8k",
+        spelled("study-data", "flickr8k"),
     ),
     "laion": _Set(
         ("laion-captions.parquet",),
         "the claim rivals, and most of the claims cat and select",
-        "make study-data ARGS=laion",
+        spelled("study-data", "laion"),
     ),
     "grocery": _Set(
         ("grocery-train.tar", "grocery-test.tar", "grocery-classes.txt"),
         "few-shot on groceries",
-        "make study-data ARGS=grocery",
+        spelled("study-data", "grocery"),
         tracks=(CPU,),
     ),
-    "reference": _Set(("reference",), "the claim fewshot", "make bench-data TASK=reference", True, tracks=(CPU,)),
+    "reference": _Set(
+        ("reference",), "the claim fewshot", spelled("bench-data", task="reference"), True, tracks=(CPU,)
+    ),
     "cifar10": _Set(
         ("wds_vtab-cifar10", "torchvision/cifar10"),
         "few-shot on CIFAR-10",
-        "make study-data ARGS=cifar10",
+        spelled("study-data", "cifar10"),
         of_evaluation=True,
         one_of=True,
         tracks=(CPU,),
@@ -122,7 +125,7 @@ SETS = {
     "fashion_mnist": _Set(
         ("torchvision/fashion_mnist",),
         "few-shot on Fashion-MNIST",
-        "make study-data ARGS=fashion_mnist",
+        spelled("study-data", "fashion_mnist"),
         of_evaluation=True,
         tracks=(CPU,),
     ),

@@ -25,6 +25,7 @@ from open_diht.common.data_root import data_root
 from open_diht.common.fields import Positive
 from open_diht.common.files import publish_bytes, published, sha256_file
 from open_diht.common.image_errors import BadImage
+from open_diht.common.spelling import spelled
 from open_diht.eval.errors import FetchFailed
 from open_diht.eval.fetch.__main__ import fetch_torchvision
 from open_diht.eval.fetch.__main__ import main as fetch_for_evaluation
@@ -63,9 +64,9 @@ ABOUT = {
     "laion": "1.3 MB, ten thousand alt texts of LAION-400M, out of img2dataset's tests; CC-BY-4.0",
     "web": f"about 2 GB and some hours for {ROWS:,} rows: images of the first urls of CC3M's TSV, which Google's page "
     "hands out (--manifest); they belong to their owners",
-    "cifar10": "170 MB, as `python -m open_diht.eval.fetch --task cifar10`",
+    "cifar10": f"170 MB, as `{spelled('bench-data', task='cifar10')}`",
     "fashion_mnist": "31 MB, 70,000 images of Fashion-MNIST (Xiao et al. 2017), as torchvision fetches them; MIT",
-    "reference": "110 MB, the reference encoder, as `python -m open_diht.eval.fetch --task reference`",
+    "reference": f"110 MB, the reference encoder, as `{spelled('bench-data', task='reference')}`",
 }
 """Contents, size and, for most, terms of each set."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 from open_diht.common.command_line import OK, WrongUse, say
+from open_diht.common.spelling import spelled
 from open_diht.study.data import Data, SetMissing
 from open_diht.study.page import write_pages
 from open_diht.study.rows import CLAIMS, Rows
@@ -57,7 +58,7 @@ def make_pages(rows: Rows, docs: Path) -> int:
         WrongUse: There are no results.
     """
     if not any(rows.read(claim) for claim in CLAIMS):
-        raise WrongUse(f"{rows.folder} holds no results of the study; `make study` makes them")
+        raise WrongUse(f"{rows.folder} holds no results of the study; `{spelled('study')}` makes them")
     for path in write_pages(rows, docs):
         say(str(path))
     return OK

@@ -93,6 +93,7 @@ class Parts:
         samples = schedule.samples or math.ceil((schedule.epochs or 0) * self.loader.samples_per_epoch)
         self.total_samples, self.total_steps = samples, math.ceil(samples / schedule.batch_size)
         remarks += [
+            _about_rounding(config, self.total_samples, self.total_steps),
             about_scale(config, self.total_steps) or "",
             _about_precision(config, device),
             config.loss.remark(device),
@@ -144,6 +145,16 @@ def _about_precision(config: Config, device: torch.device) -> str:
     if torch.cuda.is_bf16_supported(including_emulation=False):
         return ""
     return f"run.precision bf16 is emulated on {torch.cuda.get_device_name(device)}, slowly; set run.precision=fp16"
+
+
+def _about_rounding(config: Config, samples: int, steps: int) -> str:
+    """Return a line if whole batches read more samples than were selected for, else an empty string."""
+    if not config.data.selection or not (more := steps * config.schedule.batch_size - samples):
+        return ""
+    return (
+        f"{samples:,} samples do not fill batches of {config.schedule.batch_size:,}: the run reads {more:,} more, from "
+        "the beginning of the selection"
+    )
 
 
 def _pairs_per_rank(config: Config, ranks: Ranks) -> int:

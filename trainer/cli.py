@@ -14,6 +14,7 @@ from typing import Any
 from open_diht.common.command_line import OK, Parser, exit_status, refuse_wrong, say
 from open_diht.common.lease import LeaseLost
 from open_diht.common.run_command import ended_at_once
+from open_diht.common.spelling import spelled
 from open_diht.trainer.config_names import BadConfig, config_names
 from open_diht.trainer.errors import TrainingError
 
@@ -21,10 +22,13 @@ from open_diht.trainer.errors import TrainingError
 def _parser(prog: str, defaults: Mapping[str, str]) -> argparse.ArgumentParser:
     parser = Parser(
         prog=prog,
-        description="Train a dual encoder on the shards of `make filter`.",
+        description=f"Train a dual encoder on the shards of `{spelled('filter')}`.",
         epilog="On several GPUs: torchrun --nproc-per-node 8 -m open_diht.trainer --data ... --workdir ...",
     )
-    parser.add_argument("--data", help="output folders of make filter, or shards; comma-separated")
+    known = "the configuration's" + (f", else {defaults['data']}" if "data" in defaults else "")
+    parser.add_argument(
+        "--data", help=f"output folders of `{spelled('filter')}`, or shards; comma-separated (default: {known})"
+    )
     parser.add_argument("--config", default="tiny", help=f"one of {', '.join(config_names())}, or a YAML file")
     parser.add_argument(
         "--workdir",
@@ -32,7 +36,7 @@ def _parser(prog: str, defaults: Mapping[str, str]) -> argparse.ArgumentParser:
         help="folder or URL of the results; give the same one to resume",
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="override settings, as in loss.beta=0.5")
-    parser.set_defaults(**defaults)
+    parser.set_defaults(**{name: value for name, value in defaults.items() if name != "data"})
     return parser
 
 
@@ -45,6 +49,11 @@ def check(arguments: Sequence[str] | None = None, prog: str = "python -m open_di
         defaults: defaults of options, by name.
     """
     refuse_wrong(lambda: _parser(prog, defaults).parse_args(arguments))
+
+
+def _sources(data: str | None) -> dict[str, Any]:
+    """Return the section of the configuration that names these data; none for None."""
+    return {} if data is None else {"data": {"sources": [{"path": path} for path in data.split(",") if path]}}
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.trainer", **defaults: str) -> int:
@@ -61,12 +70,10 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
 
     def run() -> int:
         options = _parser(prog, defaults).parse_args(arguments)
-        base: dict[str, Any] = {}
-        if options.data is not None:
-            base = {"data": {"sources": [{"path": path} for path in options.data.split(",") if path]}}
+        base, below = _sources(options.data), _sources(defaults.get("data"))
         with ended_at_once():  # torch takes seconds
             from open_diht.trainer.config_files import load_config
-        config = load_config(options.config, options.overrides, base)
+        config = load_config(options.config, options.overrides, base, defaults=below)
         with ended_at_once():
             from open_diht.trainer.loop import train
 

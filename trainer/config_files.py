@@ -16,16 +16,40 @@ from open_diht.common.fields import BadValue, build
 from open_diht.common.yaml_files import BadYaml, parse_yaml, read_yaml
 from open_diht.trainer.config import Config
 from open_diht.trainer.config_names import SHELF, BadConfig, config_names
+from open_diht.trainer.losses import HnNce
+
+_EXCLUDES = {
+    "schedule.samples": ("epochs",),
+    "schedule.epochs": ("samples",),
+    "data.sources": ("features",),
+    "data.features": ("sources", "subset", "selection", "skip", "captions"),
+    "data.subset": ("selection",),
+    "data.selection": ("subset",),
+    "model.name": ("architecture",),
+    "model.warm_start": ("warm_start_image", "warm_start_text"),
+    "model.warm_start_image": ("warm_start",),
+    "model.warm_start_text": ("warm_start",),
+}
+"""Keys of the same section that each key excludes."""
 
 
-def load_config(name: str, overrides: Sequence[str] = (), base: Mapping[str, Any] | None = None) -> Config:
+def load_config(
+    name: str,
+    overrides: Sequence[str] = (),
+    base: Mapping[str, Any] | None = None,
+    *,
+    defaults: Mapping[str, Any] | None = None,
+) -> Config:
     """Load the configuration of a training.
+
+    A value also replaces the file's values that exclude it: `schedule.samples` replaces `schedule.epochs`.
 
     Args:
         name: tiny, vit-b-32 or another of `config_names()`, or the path of a YAML file (with a slash in it,
             or ending in .yaml or .yml).
         overrides: words `section.key=value`, which override the file and `base`.
         base: sections that override the file.
+        defaults: sections that the file overrides.
 
     Returns:
         The checked configuration.
@@ -39,16 +63,17 @@ def load_config(name: str, overrides: Sequence[str] = (), base: Mapping[str, Any
     Raises:
         BadConfig: there is no such configuration, it cannot be read, or a key, value or override is wrong.
     """
-    values = merged(_read(Path(name) if "/" in name else SHELF.path(name)), base or {})
+    given = dict(base or {})
     for word in overrides:
         key, equals, text = word.partition("=")
         if not equals or not key:
             raise BadConfig(f"{word!r} is not key=value, for example loss.beta=0.5")
-        values = merged(values, _nested(key.split("."), parse_value(text, key)))
+        given = _joined(given, _nested(key.split("."), parse_value(text, key)))
+    file = _read(Path(name) if "/" in name else SHELF.path(name))
     try:
-        return build(Config, values)
+        return build(Config, merged(merged(defaults or {}, file), given))
     except BadValue as error:
-        raise BadConfig(str(error)) from error
+        raise BadConfig(str(error)) from None
 
 
 def parse_value(text: str, where: str) -> Any:
@@ -64,7 +89,7 @@ def parse_value(text: str, where: str) -> Any:
     try:
         return parse_yaml(text, f"{where}={text}")
     except BadYaml as error:
-        raise BadConfig(str(error)) from error
+        raise BadConfig(str(error)) from None
 
 
 def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -91,14 +116,31 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     """Merge two configurations, section by section and key by key.
 
     Args:
-        below: values that are used unless `above` has the same key.
+        below: values that are used unless `above` has the same key, or one that excludes it.
         above: values that win.
     """
+    return _joined(
+        {section: _compatible(section, values, above.get(section)) for section, values in below.items()}, above
+    )
+
+
+def _compatible(section: str, values: Any, above: Any) -> Any:
+    """Return the values of a section that can stand next to those above."""
+    if not isinstance(values, Mapping) or not isinstance(above, Mapping):
+        return values
+    loss = values.get("name", HnNce.name)
+    if section == "loss" and above.get("name", loss) != loss:
+        return {}  # settings of another loss
+    gone = {other for key, value in above.items() if value for other in _EXCLUDES.get(f"{section}.{key}", ())}
+    return {key: value for key, value in values.items() if key not in gone}
+
+
+def _joined(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(below)
     for key, value in above.items():
         old = result.get(key)
         both = isinstance(old, Mapping) and isinstance(value, Mapping)  # two sections
-        result[key] = merged(old, value) if both else value  # type: ignore[arg-type]
+        result[key] = _joined(old, value) if both else value  # type: ignore[arg-type]
     return result
 
 

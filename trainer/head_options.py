@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from open_diht.common.command_line import Parser, WrongUse, refuse_wrong
+from open_diht.common.spelling import spelled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,13 +72,10 @@ def head_options(prog: str, arguments: Sequence[str] | None) -> tuple[argparse.N
 
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = Parser(prog=prog, description="Train teacher heads and make concept targets from stored features.")
-    parser.add_argument(
-        "--concepts", required=True, help="folder or URL that `python -m open_diht.pipelines.concepts` wrote"
-    )
+    parser.add_argument("--concepts", required=True, help=f"folder or URL of `{spelled('concepts')}`")
     parser.add_argument(
         "--shard",
-        help="shard of `python -m open_diht.pipelines.concepts`: the last shard to finish makes heads and targets, "
-        "the others stop",
+        help=f"shard of `{spelled('concepts')}`: the last shard to finish makes heads and targets, the others stop",
     )
     parser.add_argument("--k", type=int, default=10, help="concepts kept per image and head (10)")
     for field in fields(HeadSettings):

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from open_diht.common.spelling import spelled
 from open_diht.trainer.concepts import ConceptTargets, open_targets
 from open_diht.trainer.config import Config, TransformSettings
 from open_diht.trainer.data import (
@@ -85,7 +86,9 @@ def resolved(config: Config) -> tuple[Config, str]:
             path = ",".join(folders) if all(store_at(folder).exists("targets") for folder in folders) else ""
         line = f"concept targets: {path}"
         if not path:
-            line = f"no distillation: not all sources have concept targets, {', '.join(folders)} (`make concepts`)"
+            line = (
+                f"no distillation: not all sources have concept targets, {', '.join(folders)} (`{spelled('concepts')}`)"
+            )
     return replace(config, concepts=replace(config.concepts, path=path)), line
 
 

@@ -112,7 +112,7 @@ def _first(task: Task, sources: Sequence[Source], needs: Annotation, root: Path,
             return _read(task, source, needs, path_of(source, root), memo)
         except DataMissing as error:
             looked.append(str(error))
-    raise DataMissing(f"data not found: {task.get} (looked in {root}: {'; '.join(looked)})")
+    raise DataMissing(f"data not found: {task.how_to_get} (looked in {root}: {'; '.join(looked)})")
 
 
 def path_of(source: Source, root: Path) -> Path:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from open_diht.common.command_line import OK, Parser, WrongUse, complain, exit_status, say
+from open_diht.common.spelling import spelled
 from open_diht.eval.data import data_root, path_of
 from open_diht.eval.data.torchvision_sets import torchvision_set
 from open_diht.eval.errors import FetchFailed
@@ -55,7 +56,7 @@ def _fetch_all(options: argparse.Namespace) -> int:
     fetcher = Fetcher(data_root(options.data), say, sizes_only=options.sizes, zero_shot=options.zero_shot)
     words = [word.strip() for word in (options.task or "").split(",") if word.strip()]
     if not words and not options.weights:
-        raise WrongUse("name what to fetch: --task demo, for example (make bench-data TASK=demo)")
+        raise WrongUse(f"name what to fetch: `{spelled('bench-data', task='demo')}`, for example")
     named = [word for word in words if word != REFERENCE]
     tasks = choose_tasks(",".join(named)).tasks if named else ()
     wanted: list[Callable[[], None]] = []
@@ -128,7 +129,7 @@ def _fetch(task: Task, fetcher: Fetcher, options: argparse.Namespace) -> None:
     sources = [*task.sources, *(() if fetcher.zero_shot else task.support)]
     match how.get("from"):
         case None:
-            say(f"{task.name}: cannot be fetched by a program. {task.get}")
+            say(f"{task.name}: cannot be fetched by a program. {task.how_to_get}")
         case "repository":
             say(f"{task.name}: comes with the repository")
         case "hub":

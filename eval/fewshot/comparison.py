@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from open_diht.common.spelling import spelled
 from open_diht.eval.errors import DataBroken
 from open_diht.eval.fewshot.curves import estimate
 from open_diht.eval.fewshot.predictions import Predictions, read_predictions
@@ -81,7 +82,7 @@ def _paired(
         except FileNotFoundError:
             record = None
         if record is None:
-            raise _NotPaired(f"{name} keeps no predictions of its probes; run `make bench` for it again")
+            raise _NotPaired(f"{name} keeps no predictions of its probes; run `{spelled('bench')}` for it again")
         records.append(record)
     if reason := why_not_comparable(rows_a[0]["protocol"], rows_b[0]["protocol"]):
         raise _NotPaired(reason)

@@ -9,6 +9,7 @@ import open_clip
 from open_diht.common.data_root import REFERENCE
 from open_diht.common.encoder_names import no_hub
 from open_diht.common.naming import nearest
+from open_diht.common.spelling import spelled
 from open_diht.eval.errors import ModelError, WrongUse
 from open_diht.eval.models.model import Model
 from open_diht.eval.models.open_clip_model import (
@@ -105,8 +106,8 @@ def load_model(
     tag = open_clip.get_pretrained_cfg(word, str(pretrained)) if path != Path(str(pretrained)) else {}
     if lacks_quickgelu(word, tag):
         raise WrongUse(
-            f"the weights {pretrained!r} need QuickGELU, and {word} has GELU; name {word}-quickgelu, after `python -m "
-            f"open_diht.eval.fetch --weights {word}-quickgelu:{pretrained}`"
+            f"the weights {pretrained!r} need QuickGELU, and {word} has GELU; name {word}-quickgelu, after "
+            f"`{spelled('bench-data', weights=f'{word}-quickgelu:{pretrained}')}`"
         )
     return load_architecture(word, path, device, precision, tag)
 
@@ -136,7 +137,7 @@ def _weights_file(word: str, pretrained: str | None, data: Path) -> Path:
         return files[0]
     raise WrongUse(
         f"weights {pretrained!r} are neither a file nor a tag in {fetched.parent}, and an evaluation downloads "
-        f"nothing; fetch them by `python -m open_diht.eval.fetch --weights {word}:{pretrained}`, if open_clip knows "
+        f"nothing; fetch them by `{spelled('bench-data', weights=f'{word}:{pretrained}')}`, if open_clip knows "
         "the tag"
     )
 

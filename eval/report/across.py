@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from open_diht.common.fields import BadValue, converted
+from open_diht.common.spelling import spelled
 from open_diht.common.statistics import Interval
 from open_diht.eval.errors import DataBroken
 from open_diht.eval.records import read_written
@@ -112,7 +113,7 @@ def _own_averages(path: Path) -> dict[str, tuple[str | tuple[str, ...], ...]]:
     try:
         return {} if found is None else converted(dict[str, tuple[str | tuple[str, ...], ...]], found, path.name)
     except BadValue as error:
-        raise DataBroken(f"{path}: {error}; run `make bench` for it again") from None
+        raise DataBroken(f"{path}: {error}; run `{spelled('bench')}` for it again") from None
 
 
 def _of_suite(

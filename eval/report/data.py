@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -82,6 +83,9 @@ def checked(results: Sequence[Row]) -> list[Row]:
             raise ValueError(f"result {index} ({row.get('task', 'unnamed')}) lacks {', '.join(lacking)}")
         if not isinstance(row["protocol"], Mapping):
             raise ValueError(f"the protocol of result {index} ({row['task']}) is not an object")
+        value = row["value"]
+        if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
+            raise ValueError(f"the value of result {index} ({row['task']}) is {value!r}, not a number")
     return list(results)
 
 

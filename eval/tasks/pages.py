@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from open_diht.eval.task import Source, Suite, Task
+from open_diht.eval.task import FETCH, Source, Suite, Task
 from open_diht.eval.tasks.kinds import KINDS
 from open_diht.eval.tasks.loading import load_suite, suite_names
 
@@ -26,7 +26,7 @@ def task_page(task: Task, suites: Sequence[Suite]) -> str:
         task: The task.
         suites: The suites, to list those that have it.
     """
-    kind = KINDS[task.kind]
+    kind, fetch = KINDS[task.kind], f"make bench-data TASK={task.name}"
     facts: Mapping[str, str] = {
         "kind": f"{kind.heading} (`{task.kind}`)" + (f", {task.direction}" if task.direction else ""),
         "metric": f"`{task.metric}`, of {', '.join(f'`{one}`' for one in kind.metrics)}",
@@ -38,7 +38,7 @@ def task_page(task: Task, suites: Sequence[Suite]) -> str:
         "few-shot from": "; ".join(_place(source) for source in task.support),
         "class names": _texts(task.class_names) if task.kind == "classification" else "",
         "templates": _texts(task.templates) if task.kind == "classification" else _captions(task),
-        "to get it": task.get,
+        "to get it": task.get.replace(FETCH, fetch),
         "version of the task": str(task.version),
         "version of its kind's rules": str(kind.rules),
         "in the suites": ", ".join(f"`{suite.name}`" for suite in suites if task in suite.tasks),
@@ -51,7 +51,7 @@ def task_page(task: Task, suites: Sequence[Suite]) -> str:
     lines += ["", "## Measure it", "", "```bash"]
     # Data in the repository needs no download.
     if task.fetch and task.fetch.get("from") != "repository":
-        lines.append(f"make bench-data TASK={task.name}")
+        lines.append(fetch)
     lines += [f"make bench MODEL=out/train/export TASKS={task.name}", "```", ""]
     return "\n".join(lines)
 

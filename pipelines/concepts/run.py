@@ -20,6 +20,7 @@ from open_diht.common.command_line import WrongUse, check_folder
 from open_diht.common.devices import AUTO, check_device, device_here, gpus_of
 from open_diht.common.lease import Lease
 from open_diht.common.shard_index import Shard
+from open_diht.common.spelling import spelled
 from open_diht.filters.captions.parse import model_provenance
 from open_diht.pipelines.concepts.features import FeatureStage
 from open_diht.pipelines.concepts.identity import precision_of, seen, settle
@@ -114,7 +115,8 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> in
         kept = stamps(settings.data / "kept", ".parquet")
         if not kept:
             raise WrongUse(
-                f"{settings.data}/kept: no *.parquet; DATA is the output folder of `make filter`, with kept rows"
+                f"{settings.data}/kept: no *.parquet; DATA is the output folder of `{spelled('filter')}`, with kept "
+                "rows"
             )
         shards = shard_entries(settings.data)
     layout = Layout(settings.output)
@@ -319,7 +321,7 @@ class _Run:
         if rows and without == rows:
             raise RunFailed(
                 f"{self.settings.data}/shards: no sample has a .json with objects and attributes; were the "
-                "shards made by another program than `make filter`?"
+                f"shards made by another program than `{spelled('filter')}`?"
             )
         named = ", ".join(f"{head} {sum(r[head] for r in records) / max(rows, 1):.1%}" for head in vocabulary["heads"])
         note = f"; {without:,} have no annotations" if without else ""

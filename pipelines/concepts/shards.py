@@ -8,6 +8,7 @@ from typing import Any
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.shard_index import IMAGES, Shard
+from open_diht.common.spelling import spelled
 from open_diht.pipelines.manifests.formats.webdataset import Sample, samples
 from open_diht.pipelines.settings import INDEX, SHARDS
 from open_diht.pipelines.store.commit import read_json
@@ -29,14 +30,16 @@ def shard_entries(data: StorePath) -> dict[str, Shard]:
         if (Layout(data).indexes / "manifest.json").exists():
             raise WrongUse(
                 f"{data} has only an index of the input's tars (--export {INDEX}), and concepts need new shards; run "
-                f"`make filter` with --export {SHARDS}"
+                f"`{spelled('filter')}` with --export {SHARDS}"
             )
         if manifest:
             raise WrongUse(
-                f"{data}/shards holds no image because `make filter` kept no row with one (see {data}/report.html); "
-                "choose a preset that keeps more"
+                f"{data}/shards holds no image because `{spelled('filter')}` kept no row with one (see "
+                f"{data}/report.html); choose a preset that keeps more"
             )
-        raise WrongUse(f"{data}/shards/manifest.json: no shards; run `make filter` with images and stage export")
+        raise WrongUse(
+            f"{data}/shards/manifest.json: no shards; run `{spelled('filter')}` with images and stage export"
+        )
     return {entry["shard"].removesuffix(".tar"): entry for entry in manifest["shards"]}
 
 

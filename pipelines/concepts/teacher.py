@@ -30,6 +30,7 @@ from open_diht.common.encoder_names import (
 )
 from open_diht.common.files import sha256_file
 from open_diht.common.naming import nearest
+from open_diht.common.spelling import spelled_option
 from open_diht.common.yaml_files import read_yaml
 
 LIBRARIES = ("timm", "torchvision", "open_clip")
@@ -170,7 +171,7 @@ def _weights_of(entry: dict[str, Any], weights: str | None) -> Path:
     if "package" not in source:
         raise WrongUse(
             f"the weights of {whose} are missing, and nothing is downloaded: fetch {source['url']} and name the "
-            f"file with --weights (`make concepts WEIGHTS=file`). License: {entry['license']}"
+            f"file with {spelled_option('weights', 'FILE')}. License: {entry['license']}"
         )
     return packaged_weights(whose, source["package"], source["file"], "train")
 

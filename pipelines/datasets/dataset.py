@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from open_diht.common.naming import nearest
+from open_diht.common.spelling import spelled
 from open_diht.pipelines.datasets.errors import DatasetError
 from open_diht.pipelines.datasets.roles import ALIASES, ROLE_NAMES, Roles
 
@@ -142,7 +143,7 @@ class Dataset:
             looked_in: the folder.
             given: the user's DATASET, such as the path of a file; None: the name.
         """
-        command = f"make filter DATASET={given or self.name}"
+        dataset = given or self.name
         lines = [
             f"There is no manifest in {looked_in}: nothing there matches {self.default_glob}.",
             "",
@@ -154,9 +155,9 @@ class Dataset:
             *([f"  note      {self.notes}"] if self.notes else []),
             "",
             f"Put the files into data/{self.name}/ and run",
-            f"  {command}",
+            f"  {spelled('filter', dataset=dataset)}",
             "or leave them where they are and run",
-            f"  {command} INPUT='/path/to/{self.default_glob}'",
+            f"  {spelled('filter', dataset=dataset, input=f'/path/to/{self.default_glob}')}",
         ]
         return "\n".join(lines)
 

@@ -17,6 +17,7 @@ from open_diht.common.hub_address import SCHEME, parse_address
 from open_diht.common.installation import remedy
 from open_diht.common.lease import LeaseLost
 from open_diht.common.plugins import PluginError, load_plugin, loaded_plugins
+from open_diht.common.spelling import spelled_option
 from open_diht.filters.captions.parse import ModelMissing
 from open_diht.filters.presets import BadPreset, load_preset
 from open_diht.filters.spotting.settings import SpotterSettings
@@ -233,7 +234,9 @@ def _publisher(options: argparse.Namespace) -> Publisher | None:
     if not asked.startswith(SCHEME):
         if options.work or options.private:
             option = "--work" if options.work else "--private"
-            raise WrongUse(f"{option} applies only to OUTPUT=hf://datasets/owner/name; leave it out")
+            raise WrongUse(
+                f"{option} applies only to {spelled_option('output', 'hf://datasets/owner/name')}; leave it out"
+            )
         return None
     target = parse_address(asked)
     if target is None or target.kind != "dataset" or target.path:
@@ -243,8 +246,8 @@ def _publisher(options: argparse.Namespace) -> Publisher | None:
     several = f"--shard {options.shard}" if options.shard else f"--runner {options.runner}"
     if (options.shard or options.runner not in _HERE) and not options.work:
         raise WrongUse(
-            f"{several} and OUTPUT={asked}: machines cannot share their work in a hub repository; pass --work FOLDER, "
-            "a folder or an address such as s3://bucket/folder that all of them see"
+            f"{several} and {spelled_option('output', asked)}: machines cannot share their work in a hub repository; "
+            "pass --work FOLDER, a folder or an address such as s3://bucket/folder that all of them see"
         )
     read = {address.repository for item in input_items(options.input or "") if (address := parse_address(item))}
     if target.repository in read:

@@ -9,6 +9,7 @@ from typing import Any, get_args
 import pyarrow as pa
 
 from open_diht.common.naming import counted
+from open_diht.common.spelling import spelled_option
 from open_diht.filters.captions.filters import NoCaption
 from open_diht.filters.score import NOT_SCORED
 from open_diht.filters.spotting.decode import UnreadableImageReason
@@ -105,7 +106,10 @@ def _all_lost(work: Work, funnel: FunnelRecord, settings: RunSettings) -> str | 
     if reason == NOT_AT_HAND:
         remedy = "name the column of the image files with --image-path-column NAME"
         if work.plan.downloadable():
-            remedy = "add download to STAGES, or filter without images (STAGES=captions,export)"
+            remedy = (
+                f"add download to {spelled_option('stages')}, or filter without images with "
+                f"{spelled_option('stages', 'captions,export')}"
+            )
     elif reason == "image_missing":
         info = next((info for info in work.plan.infos if info.roles.image_path is not None), None)
         where = f" in {image_folders(info.path, settings.dataset)[0]}" if info is not None else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from open_diht.common.naming import counted
+from open_diht.common.spelling import spelled, spelled_option
 from open_diht.pipelines.manifests import FileInfo, check_consistent
 from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.stages.cascade import NOT_AT_HAND
@@ -48,8 +49,9 @@ def all_notes(funnel: FunnelRecord) -> list[str]:
     if waiting := funnel["rejected"].get(NOT_AT_HAND, 0):
         notes.append(
             f"{counted(waiting, 'row')} passed the caption filters but have no image here; they are in rejected/ with "
-            f"reason {NOT_AT_HAND}. If the manifest has urls and no images, add download to STAGES to fetch them; or "
-            "use STAGES=captions,export to keep rows by their captions alone."
+            f"reason {NOT_AT_HAND}. If the manifest has urls and no images, add download to "
+            f"{spelled_option('stages')} to fetch them; or use {spelled_option('stages', 'captions,export')} to keep "
+            "rows by their captions alone."
         )
     duplicates = funnel.get("duplicates", {})
     stay = [
@@ -60,7 +62,7 @@ def all_notes(funnel: FunnelRecord) -> list[str]:
     if stay:
         how = "set that setting in the preset to reject them in stage dedup"
         if "dedup" not in funnel["stages"]:
-            how = "to reject them, add dedup to STAGES, with that setting in the preset"
+            how = f"to reject them, add dedup to {spelled_option('stages')}, with that setting in the preset"
         notes.append(f"duplicates kept: {', '.join(stay)}; {how}")
     if (same := duplicates.get(UID)) and (shared := same["found"]):
         notes.append(
@@ -72,7 +74,7 @@ def all_notes(funnel: FunnelRecord) -> list[str]:
         others = f". Kept but not in index/: {'; '.join(lost)}" if lost else ""
         notes.append(
             f"the tars of INPUT ({left['shards']:,}) are unchanged; index/ lists their {left['samples']:,} kept "
-            f"samples, which `make train` reads{others}"
+            f"samples, which `{spelled('train')}` reads{others}"
         )
     return notes
 

@@ -27,11 +27,16 @@ from open_diht.common.command_line import OK, WrongUse, exit_status, number, say
 from open_diht.common.fields import NotNegative
 from open_diht.common.html import render_page
 from open_diht.common.html.charts import Point, Series, line_chart
+from open_diht.common.naming import counted
 from open_diht.common.shard_index import BadIndex, ShardIndex, caption_hash, part_of, place_beside, write
+from open_diht.common.spelling import spelled, spelled_option
 from open_diht.pipelines.driver.repeats import DELAYS, HALVES, ORIGIN, allotted, per_row, worth
 from open_diht.pipelines.driver.select_options import select_parser
+from open_diht.pipelines.manifests.formats.jsonl import EXTRA
 from open_diht.pipelines.manifests.plan import Plan, PlanMismatch, load_plan
+from open_diht.pipelines.stages.cascade import DUPLICATE_PAIR
 from open_diht.pipelines.stages.dedup.keys import uid_of
+from open_diht.pipelines.stages.rows import with_moved
 from open_diht.pipelines.stages.tar_indexes import read_index, tars_of
 from open_diht.pipelines.store.commit import RunFailed, publish_bytes, publish_json, publish_table, published, read_json
 from open_diht.pipelines.store.layout import Layout
@@ -113,7 +118,7 @@ def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
     exported = Vouched(layout).current(layout.exported)
     indexed, sharded = bool(exported.get("leaves")), (layout.root / "shards" / "manifest.json").exists()
     only_kept = options.rows == "kept" or (options.rows is None and sharded and not indexed)
-    rows = _candidates(layout, plan, units, {} if only_kept else delays, list(by), indexed)
+    rows = _candidates(layout, plan, units, {} if only_kept else delays, list(by), indexed, sharded and only_kept)
     if unknown := named.keys() - {*rows.groups}:
         found = ", ".join(sorted({*rows.groups[1:], *rows.left_out} - {NOT_INDEXED, SEVERAL_ROWS})) or "none"
         never = "; with --rows kept, none of these is chosen" if only_kept else ""
@@ -129,8 +134,9 @@ def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
     count = np.bincount(group, minlength=len(names))
     if options.samples > options.cap * count.sum():
         raise WrongUse(
-            f"SAMPLES={options.samples:,} of {count.sum():,} rows is more than --cap {options.cap:g} allows "
-            f"({options.cap * count.sum():,.0f}): lower SAMPLES, raise --cap, or filter more data"
+            f"{counted(options.samples, 'sample')} of {counted(count.sum(), 'row')} are more than --cap "
+            f"{options.cap:g} allows "
+            f"({options.cap * count.sum():,.0f}): lower {spelled_option('samples')}, raise --cap, or filter more data"
         )
     means = allotted(count, delay, options.samples, options.cap)
     repeats = per_row(group, value, means.tolist())
@@ -175,10 +181,13 @@ def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
     for name, more in gain.items():
         yield f"expected worth of the samples: {more:+.1%} against {name}, each read equally often"
     yield f"the default delays, and a worth that halves after {HALVES:g} reading, were {ORIGIN}"
-    data = folder if indexed else layout.root if sharded and only_kept else "SHARDS-WITH-THESE-UIDS"
     if only_kept and options.rows is None:
         yield "rejected rows have no image in shards/: to reach them, filter tars with --export index, or --rows all"
-    yield f'train: make train DATA={data} ARGS="data.selection={folder} schedule.samples={repeats.sum()}"'
+    settings = f"data.selection={folder}", f"schedule.samples={repeats.sum()}"
+    if indexed or (sharded and only_kept):
+        yield f"train: {spelled('train', *settings, data=folder if indexed else layout.root)}"
+    else:
+        yield f"train on shards that hold these uids, with the settings {' '.join(settings)}"
 
 
 def _decided(layout: Layout) -> tuple[Plan, list[str], str]:
@@ -186,12 +195,12 @@ def _decided(layout: Layout) -> tuple[Plan, list[str], str]:
 
     Raises `WrongUse` if the plan is missing or corrupt, or decisions are missing or mixed.
     """
-    again = "run the same `make filter` again to its end"
+    again = f"run the same `{spelled('filter')}` again to its end"
     try:
         plan = load_plan(layout.plan)
     except (FileNotFoundError, PlanMismatch) as error:
         raise WrongUse(
-            f"OUTPUT {layout.root} holds no output of `make filter` with a valid plan; name one that does"
+            f"OUTPUT {layout.root} holds no output of `{spelled('filter')}` with a valid plan; name one that does"
         ) from error
     record, current = read_json(layout.root / "run.json"), read_json(layout.fingerprints("decide"))
     if record is None or not current:
@@ -221,7 +230,13 @@ def _numbers(option: str, texts: Sequence[str], default: float | None = None) ->
 
 
 def _candidates(
-    layout: Layout, plan: Plan, units: list[str], delays: Mapping[str, float], by: Sequence[str], indexed: bool
+    layout: Layout,
+    plan: Plan,
+    units: list[str],
+    delays: Mapping[str, float],
+    by: Sequence[str],
+    indexed: bool,
+    own_shards: bool,
 ) -> Candidates:
     """Read the rows that may be chosen.
 
@@ -232,11 +247,13 @@ def _candidates(
         delays: reasons whose rows may be chosen.
         by: columns to rank by; empty: the margins of the decisions.
         indexed: whether the input's tars are indexed, so that only rows in these indexes can be read.
+        own_shards: whether the training reads shards of the output, which hold kept rows alone.
 
     Raises:
         WrongUse: a column is missing or holds no numbers, or there is no row to choose.
     """
     groups, left_out = (KEPT, *delays), Counter[str]()
+    others = [np.empty(0, _PAIR)]  # uids by which a training would read rows that may not be chosen
     parts: list[tuple[NDArray[Any], ...]] = []
     for tar, (first, names) in enumerate(tars_of(plan, units).items() if indexed else [("", units)]):
         index = read_index(layout.index(first)) if indexed else None
@@ -249,6 +266,9 @@ def _candidates(
                 group = np.asarray(pc.fill_null(pc.index_in(reason, pa.array(groups)), -1), np.int64)
                 for other in pc.value_counts(reason.filter(pa.array(group < 0))).to_pylist():
                     left_out[other["values"]] += other["counts"]
+                if not indexed and not own_shards:
+                    same = np.asarray(pc.equal(reason, DUPLICATE_PAIR))  # the very pair of another row
+                    others.append(_halves(table["uid"].filter(pa.array((group < 0) & ~same))))
                 table, group = table.filter(pa.array(group >= 0)), group[group >= 0]
                 place = np.zeros(len(table), np.int64)
                 if index is not None:
@@ -261,17 +281,23 @@ def _candidates(
                     )
                     left_out[NOT_INDEXED] += int((place < 0).sum())
                 values = [_floats(table, name) for name in by] or [_margin(table, group, groups)]
-                uid = np.frombuffer(bytes.fromhex("".join(table["uid"].to_pylist())), ">u8").astype("<u8").view(_PAIR)
-                here = place >= 0
+                uid, here = _halves(table["uid"]), place >= 0
                 parts.append((uid[here], group[here], np.stack(values, 1)[here], place[here], np.full(here.sum(), tar)))
     if not any(len(part[0]) for part in parts):
         raise WrongUse(f"OUTPUT {layout.root} has no row that may be chosen; see {layout.root / 'funnel.json'}")
     uid, group, columns, place, tars = (np.concatenate(one) for one in zip(*parts, strict=True))
+    if empty := [name for name, values in zip(by, columns.T, strict=False) if np.isnan(values).all()]:
+        raise WrongUse(f"--by {empty[0]}: no row that may be chosen has a number there; name a column of kept/")
     order = np.lexsort((uid["f1"], uid["f0"]))
     # A uid selects all rows that have it, so it must be that of one.
     same = uid[order][1:] == uid[order][:-1]
-    once = order[~(np.append(same, False) | np.insert(same, 0, False))]
+    once = order[~(np.append(same, False) | np.insert(same, 0, False) | np.isin(uid[order], np.concatenate(others)))]
     left_out[SEVERAL_ROWS] += len(order) - len(once)
+    if not len(once):
+        raise WrongUse(
+            f"OUTPUT {layout.root}: each of {counted(len(order), 'row')} has the uid of another one, and a training "
+            "chooses rows by uid; filter a manifest with a uid for each row, or without a column of uids"
+        )
     there = [number for number in range(len(groups)) if not number or (group[once] == number).any()]
     return Candidates(
         groups=tuple(groups[number] for number in there),
@@ -308,16 +334,27 @@ def _part(path: StorePath, columns: Sequence[str], kind: str) -> pa.Table | None
     if not path.exists():
         return None
     there = pq.read_schema(io.BytesIO(read_bytes(path))).names
-    if missing := [name for name in columns if name not in there]:
+    if EXTRA in there:  # which may hold the missing ones
+        columns = [name for name in dict.fromkeys([*columns, EXTRA]) if name in there]
+    elif missing := [name for name in columns if name not in there]:
         raise WrongUse(f"--by {missing[0]}: {path.name} of {kind}/ has no such column (it has {', '.join(there)})")
     return read_table(path, [*columns, *(["reason"] if kind == "rejected" else [])])
 
 
+def _halves(uids: pa.ChunkedArray) -> NDArray[Any]:
+    """Return uids (n,) of 32 hex digits as `_PAIR`."""
+    return np.frombuffer(bytes.fromhex("".join(uids.to_pylist())), ">u8").astype("<u8").view(_PAIR)
+
+
 def _floats(table: pa.Table, name: str) -> NDArray[np.float64]:
+    """Return the numbers of a column (n,), also those that a reader has moved to `EXTRA`; NaN where there is none."""
+    column = table[name] if name in table.column_names else pa.nulls(len(table))
     try:
-        values = table[name].cast(pa.float64()).combine_chunks()
+        values = pc.cast(column, pa.float64())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise WrongUse(f"--by {name}: its values ({table[name].type}) are no numbers; name another column") from error
+        raise WrongUse(f"--by {name}: its values ({column.type}) are no numbers; name another column") from error
+    if EXTRA in table.column_names and pa.types.is_string(table[EXTRA].type):
+        values = with_moved(values, table[EXTRA], name)
     return np.asarray(values.to_numpy(zero_copy_only=False), np.float64)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from open_diht.common.command_line import Parser, number, refuse_wrong
 from open_diht.common.fields import Above0, Positive
+from open_diht.common.spelling import spelled
 from open_diht.pipelines.driver.repeats import DELAYS
 
 CAP = 12
@@ -26,7 +27,7 @@ def check(arguments: Sequence[str] | None = None, prog: str = "python -m open_di
 def select_parser(prog: str) -> Parser:
     """Return the parser of `make select`."""
     parser = Parser(prog, "Choose rows of a filter run, and how often a training of n samples reads each.")
-    parser.add_argument("--output", default="out/sample", help="what `make filter` wrote (default out/sample)")
+    parser.add_argument("--output", default="out/sample", help=f"what `{spelled('filter')}` wrote (default out/sample)")
     parser.add_argument("--samples", type=number(Positive), required=True, help="samples that the training will see")
     parser.add_argument("--cap", type=number(Above0), default=CAP, help=f"most readings of a row (default {CAP})")
     parser.add_argument(

@@ -6,13 +6,13 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from functools import lru_cache
-from shlex import quote
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
 from open_diht.common.naming import counted
+from open_diht.common.spelling import spelled_option
 from open_diht.pipelines.datasets import Dataset, Roles
 from open_diht.pipelines.manifests.batches import batches, to_batch
 from open_diht.pipelines.manifests.columns import column_of, plain
@@ -220,11 +220,11 @@ def check_image_paths(infos: Sequence[FileInfo], dataset: Dataset) -> None:
     folders = image_folders(info.path, dataset)
     if not paths or any(inside(path, folders) is not None for path in paths):
         return
-    root = quote(folder_of_all(paths, folders))
+    root = folder_of_all(paths, folders)
     first = "" if batch is None or batch.rows < _CHECKED_ROWS else "first "
     raise NoInput(
         f"{len(paths):,} of the {first}{counted(len(paths), 'image path')} lie outside {' and '.join(folders)}, such "
-        f'as {paths[0]!r}. Pass --images-root {root} (make: ARGS="--images-root {root}"), or / for every folder'
+        f"as {paths[0]!r}. Pass {spelled_option('images-root', root)}, or / for every folder"
     )
 
 

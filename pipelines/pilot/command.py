@@ -10,6 +10,7 @@ from dataclasses import asdict, fields, replace
 from open_diht.common.command_line import WrongUse, say
 from open_diht.common.devices import AUTO, check_device, device_here
 from open_diht.common.naming import counted
+from open_diht.common.spelling import spelled_option
 from open_diht.pipelines.concepts.run import ConceptSettings
 from open_diht.pipelines.concepts.teacher import Teacher, find_teacher
 from open_diht.pipelines.driver.cli import exit_status, settings_of, told
@@ -174,7 +175,7 @@ def _notes(
             "one unit cannot show how units differ: intervals of fractions are too narrow, and the others are missing"
         )
     elif units < 10:
-        notes.append(f"{units} units make wide intervals; draw more with UNITS")
+        notes.append(f"{units} units make wide intervals; draw more with {spelled_option('units')}")
     if not whole.exact_rows:
         notes.append("the number of rows is estimated from the bytes of the manifests")
     if chosen.recut:

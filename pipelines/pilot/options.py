@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from open_diht.common.command_line import Parser, number
 from open_diht.common.devices import add_device_options
 from open_diht.common.fields import Count, NotNegative, Positive, Share
+from open_diht.common.spelling import spelled
 from open_diht.pipelines.options import check_by, command_parser
 
 UNITS = 20
@@ -48,8 +49,10 @@ def pilot_parser(prog: str) -> Parser:
     ):
         prices.add_argument(name, dest=dest, type=number(NotNegative), default=0.0, help=what)
     prices.add_argument("--months", type=number(NotNegative), default=1.0, help="months of storage (default 1)")
-    concepts = parser.add_argument_group("the cost of `make concepts`, if a teacher is named")
-    concepts.add_argument("--teacher", help="teacher of `make concepts`, measured on images of the sample's shards")
+    concepts = parser.add_argument_group(f"the cost of `{spelled('concepts')}`, if a teacher is named")
+    concepts.add_argument(
+        "--teacher", help=f"teacher of `{spelled('concepts')}`, measured on images of the sample's shards"
+    )
     concepts.add_argument("--weights", help="file of the teacher's weights")
     concepts.add_argument(
         "--teacher-images", type=number(Positive), default=IMAGES, help=f"images to measure it on (default {IMAGES})"

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.naming import counted
+from open_diht.common.spelling import spelled_option
 from open_diht.pipelines.manifests import in_words
 from open_diht.pipelines.manifests.plan import UNIT_ROWS, Plan, Unit, make_plan, part_of
 from open_diht.pipelines.pilot.options import UNITS
@@ -99,14 +100,14 @@ def _finer(settings: RunSettings, whole: Plan) -> Plan | None:
 
 def _count(units: int, count: int | None, share: float | None, longer: float = 1.0) -> int:
     if count is not None and share is not None:
-        raise WrongUse("UNITS and --share both set the size of the sample; give only one")
+        raise WrongUse(f"{spelled_option('units')} and --share both set the size of the sample; give only one")
     if share is not None:
         if not 0 < share <= 1:
             raise WrongUse(f"--share is {share}; it must be above 0 and at most 1")
         count = max(1, round(share / longer * units))
     count = min(UNITS if count is None else count, units)
     if count < 1:
-        raise WrongUse("UNITS is 0; a sample has at least 1 unit")
+        raise WrongUse(f"{spelled_option('units', 0)}: a sample has at least 1 unit")
     return count
 
 

@@ -144,8 +144,8 @@ class Dask(PortableBackend):
                 client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
             except Exception as error:  # Dask raises many kinds of errors here
                 raise RunnerError(
-                    f"no Dask scheduler answers at {address} ({_why(error)}); start one with `make dask-up`, or name "
-                    "it: --dask-scheduler tcp://host:8786"
+                    f"no Dask scheduler answers at {address} ({_why(error)}); start one with `make dask-up` in a "
+                    "checkout, or name it: --dask-scheduler tcp://host:8786"
                 ) from error
             with client:
                 yield client

@@ -102,8 +102,8 @@ class Flink(portable.PortableBackend):
             return {name: overview[name] for name in ("slots-total", "taskmanagers", "flink-version")}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunnerError(
-                f"no Flink cluster answers at {url} ({getattr(error, 'reason', error)}); start one with `make "
-                "flink-up`, or name it: --flink_master=host:port"
+                f"no Flink cluster answers at {url} ({getattr(error, 'reason', error)}); start one with "
+                "`make flink-up` in a checkout, or name it: --flink_master=host:port"
             ) from error
 
     def _version(self, cluster: dict[str, str | int] | None) -> str:

@@ -49,7 +49,7 @@ class Prism(portable.PortableBackend):
         if not path.is_file() or not os.access(path, os.X_OK):
             what = f"{path} is missing or not executable{'' if named else f', and ${VARIABLE} is not set'}"
             raise RunnerError(
-                f"--runner prism needs the Prism binary ({what}); build it with `make prism` (that is `{BUILD}`), or "
-                f"name it: {VARIABLE}=/path/to/prism"
+                f"--runner prism needs the Prism binary ({what}); build it with `make prism` in a checkout (that is "
+                f"`{BUILD}`), or name it: {VARIABLE}=/path/to/prism"
             )
         return path.resolve()

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from open_diht.common.spelling import spelled
 from open_diht.filters.base import Bools, CaptionEvidence, ImageEvidence
 from open_diht.filters.captions.annotate import SCHEMA
 from open_diht.filters.captions.rules import CaptionDecisions, decide_captions
@@ -165,7 +166,7 @@ def refuse_scores(preset: Preset, user: str) -> None:
     if preset.score.thresholds:
         raise ValueError(
             f"preset {preset.name!r} needs CLIP scores, which {user} does not compute; leave out its section "
-            "`score`, or run `open-diht filter --score-model NAME`"
+            f"`score`, or run `{spelled('filter', score_model='NAME')}`"
         )
 
 

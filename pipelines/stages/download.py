@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from open_diht.common.command_line import WrongUse
 from open_diht.common.files import TEMPORARY
 from open_diht.common.naming import counted
+from open_diht.common.spelling import spelled_option
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, failure, set_aside
@@ -113,7 +114,9 @@ class DownloadStage(SegmentAnnotator):
             try:
                 check_tool()
             except ToolMissing as error:
-                raise WrongUse(f"{error}. Or leave the stage out: STAGES=captions,export") from error
+                raise WrongUse(
+                    f"{error}. Or leave the stage out: {spelled_option('stages', 'captions,export')}"
+                ) from error
 
     @classmethod
     def of_run(cls, settings: RunSettings, work: Work) -> Self:
@@ -145,7 +148,7 @@ class DownloadStage(SegmentAnnotator):
         which = "the manifests" if with_urls == units else f"{with_urls} of {units} units"
         return (
             f"{which} have urls but no images; images of rows that pass the caption filters are downloaded (to "
-            "prevent this, leave download out of STAGES)"
+            f"prevent this, leave download out of {spelled_option('stages')})"
         )
 
     def finish(self, work: Work, todo: Sequence[str]) -> None:

@@ -35,6 +35,7 @@ from open_diht.common.encoder_names import (
     packaged_weights,
     parse_encoder_name,
 )
+from open_diht.common.spelling import spelled
 from open_diht.filters.spotting.decode import DecodeLimits, Pixels, UnreadableImage, UnreadableImageReason, decode_image
 from open_diht.pipelines.stages.dedup.clusters import unit_length
 
@@ -99,7 +100,7 @@ def _found(name: EncoderName, whose: str, extra: str) -> LocalEncoder:
         folder = data_root() / REFERENCE
         if not folder.is_dir():
             raise EncoderError(
-                f"{whose}: its weights are not in {folder}; get them with `make bench-data TASK=reference`"
+                f"{whose}: its weights are not in {folder}; get them with `{spelled('bench-data', task=REFERENCE)}`"
             )
         return LocalEncoder(name, folder)
     check_installed(whose, ("torch", _MODULES[name.library]), extra)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.shard_index import FOLDER, IndexCounts, Shard
+from open_diht.common.spelling import spelled_option
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.settings import INDEX, RunSettings
@@ -93,7 +94,7 @@ class Export:
                     remove(path)
                 work.say(
                     "removed the subset, the shards or indexes, and the report of the earlier decisions; add export to "
-                    "STAGES to write new ones"
+                    f"{spelled_option('stages')} to write new ones"
                 )
             return {}
         self.write_shards(decided)

@@ -181,11 +181,11 @@ def values_of(batch: Batch, places: Mapping[str, str], conditions: Sequence[Colu
     if EXTRA in table.column_names and pa.types.is_string(table[EXTRA].type):
         for one in conditions:
             if one.numeric and one.reason in places:
-                stored[one.reason] = _with_moved(stored[one.reason], table[EXTRA], places[one.reason])
+                stored[one.reason] = with_moved(stored[one.reason], table[EXTRA], places[one.reason])
     return {STORED + name: values for name, values in stored.items()}
 
 
-def _with_moved(values: pa.Array, extra: pa.ChunkedArray, column: str) -> pa.Array:
+def with_moved(values: pa.Array, extra: pa.ChunkedArray, column: str) -> pa.Array:
     """Return float64 values (n,) of a column with the numbers of `EXTRA` where they are null: of a column whose first
     rows hold whole numbers, the reader has moved fractions there."""
     named = pc.match_substring(extra, json.dumps(column, ensure_ascii=False))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.naming import counted
+from open_diht.common.spelling import spelled_option
 from open_diht.filters.spotting.spotter import SpotterError, SpotterSettings, TextSpotter
 from open_diht.filters.spotting.weights import WeightsDamaged, WeightsMissing, download_and_install
 from open_diht.pipelines.datasets import Dataset
@@ -101,7 +102,9 @@ class SpottingStage(SegmentAnnotator):
                 download_and_install(say=say)
                 spotter.check_installed()
         except (SpotterError, WeightsMissing, WeightsDamaged) as error:
-            raise WrongUse(f"{error}. Or leave the stage out: STAGES=captions,download,export") from error
+            raise WrongUse(
+                f"{error}. Or leave the stage out: {spelled_option('stages', 'captions,download,export')}"
+            ) from error
 
     def announce(self, work: Work, todo: Sequence[str], records: Sequence[CommitRecord], of: int) -> str | None:
         if moved := sum(record["root"] != self.dataset.images_root for record in records):

@@ -8,6 +8,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, NotRequired, TypeVar, Union, cast, get_args, get_origin, get_type_hints, is_typeddict
 
 from open_diht.common.command_line import WrongUse
+from open_diht.common.spelling import spelled
 from open_diht.pipelines.store.commit import CorruptRecord, read_json
 from open_diht.pipelines.store.storage import StorePath
 
@@ -30,7 +31,8 @@ def read_record(path: StorePath, kind: type[T]) -> T | None:
         raise WrongUse(str(error)) from error
     if found is not None and not conforms(found, kind):
         raise WrongUse(
-            f"{path} is not as this version of `make filter` writes it; move it away, and run `make filter` to write it"
+            f"{path} is not as this version of `{spelled('filter')}` writes it; move it away, and run "
+            f"`{spelled('filter')}` to write it"
         )
     return cast(T | None, found)
 

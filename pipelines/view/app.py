@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from open_diht.common.command_line import WrongUse
 from open_diht.common.fields import BadValue
 from open_diht.common.html import render_page, style_sheet
+from open_diht.common.spelling import spelled
 from open_diht.pipelines.manifests import ManifestError
 from open_diht.pipelines.report.thumbnail import ImageNotShown
 from open_diht.pipelines.store.commit import RunFailed
@@ -106,14 +107,14 @@ def _told(error: Exception) -> tuple[int, str]:
     if isinstance(error, FileNotFoundError):
         return 503, f"{error.filename or error} is missing; a run may be writing it again. Try again in a moment."
     if isinstance(error, pa.ArrowException | OSError):
-        return 500, f"{error} If a file is damaged, remove it and run the same `make filter` to write it again."
+        return 500, f"{error} If a file is damaged, remove it and run the same `{spelled('filter')}` to write it again."
     if isinstance(error, BadAddress | BadValue):
         return 400, str(error)
     if isinstance(error, _SAID):
         return 500, str(error)
     _log.error("a page failed", exc_info=error)
     why = f"{type(error).__name__}: {error}"
-    return 500, f"A file of this output may be damaged ({why}). Remove it, and run `make filter` to write it."
+    return 500, f"A file of this output may be damaged ({why}). Remove it, and run `{spelled('filter')}` to write it."
 
 
 def _file(content: str, kind: str) -> Callable[[Request], Response]:

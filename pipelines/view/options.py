@@ -8,6 +8,7 @@ from typing import Annotated
 
 from open_diht.common.command_line import Parser, number, refuse_wrong
 from open_diht.common.fields import Positive, Range
+from open_diht.common.spelling import spelled
 
 Port = Annotated[int, Range(at_least=0, at_most=65_535)]
 ROWS = 20_000
@@ -31,7 +32,9 @@ def check(
 def view_parser(prog: str, defaults: Mapping[str, str]) -> Parser:
     """Return the parser of `make view`."""
     parser = Parser(prog, "Show the output of a filter run, finished or not, on a local web page.")
-    parser.add_argument("--output", default=defaults.get("output", "out/sample"), help="output folder of `make filter`")
+    parser.add_argument(
+        "--output", default=defaults.get("output", "out/sample"), help=f"output folder of `{spelled('filter')}`"
+    )
     parser.add_argument(
         "--preset", help="initial thresholds, a name or a YAML file (default: the last finished run's; if none, paper)"
     )

@@ -9,6 +9,7 @@ from typing import Any, NotRequired, TypedDict
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.fields import BadValue
+from open_diht.common.spelling import spelled
 from open_diht.filters.presets import Preset, load_preset, recorded_preset
 from open_diht.pipelines.datasets import READ_AS, Dataset, DatasetError, load_dataset
 from open_diht.pipelines.manifests.plan import Plan, PlanMismatch, load_plan
@@ -134,7 +135,7 @@ class Output:
             if record is None or name not in record["kinds"]:
                 raise WrongUse(
                     f"preset {preset.name} asks for column {name}, which no run has read into {self.layout.root}; "
-                    "choose another preset, or run `make filter` with this one first"
+                    f"choose another preset, or run `{spelled('filter')}` with this one first"
                 )
 
     @property
@@ -196,13 +197,13 @@ class Output:
 def _plan(layout: Layout) -> Plan:
     root = layout.root
     if is_local(root) and not root.is_dir():
-        raise WrongUse(f"OUTPUT {root} does not exist, or is not a folder; name the OUTPUT of a `make filter`")
+        raise WrongUse(f"OUTPUT {root} does not exist, or is not a folder; name the OUTPUT of a `{spelled('filter')}`")
     try:
         return load_plan(layout.plan)
     except FileNotFoundError as error:
         raise WrongUse(
-            f"OUTPUT {root} holds no output of `make filter` ({layout.plan} is missing); name the folder that was its "
-            "OUTPUT"
+            f"OUTPUT {root} holds no output of `{spelled('filter')}` ({layout.plan} is missing); name the folder "
+            "that was its OUTPUT"
         ) from error
     except PlanMismatch as error:
         raise WrongUse(str(error)) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
@@ -12,6 +11,7 @@ from starlette.exceptions import HTTPException
 
 from open_diht.common.fields import BadValue
 from open_diht.common.html import TextSpan, marked, words
+from open_diht.common.spelling import spelled
 from open_diht.filters.presets import Preset
 from open_diht.filters.score import CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, TEXT_AREA
 from open_diht.pipelines.driver.funnel import count
@@ -310,4 +310,4 @@ def _command(output: Output) -> str:
         index = said.index("--preset")
         said = [*said[:index], *said[index + 2 :]]
     said = [word for word in said if not word.startswith("--preset=")]
-    return shlex.join(["open-diht", "filter", *said, "--preset", "mine.yaml"]) if said else ""
+    return spelled("filter", *said, "--preset", "mine.yaml") if said else ""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+import venv
 from pathlib import Path
 
 import pytest
@@ -85,3 +87,28 @@ def test_uv_installs_what_it_installed_and_where_there_is_no_pip(
     (installed / "INSTALLER").write_text("pip\n")
     monkeypatch.setattr(installation, "find_spec", lambda name: None)
     assert install_command("openvino") == "python -m uv pip install openvino"
+
+
+def test_without_pip_and_uv_python_brings_pip_or_uv_is_fetched(
+    installed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(installation, "uv_command", lambda: None)
+    monkeypatch.setattr(installation, "find_spec", lambda name: object() if name == "ensurepip" else None)
+    assert install_command("openvino") == "python -m ensurepip && python -m pip install openvino"
+    monkeypatch.setattr(installation, "find_spec", lambda name: None)
+    monkeypatch.setenv("VIRTUAL_ENV", sys.prefix)
+    assert install_command("openvino").endswith("then: uv pip install openvino")
+
+
+@pytest.mark.slow
+def test_the_remedy_of_an_environment_without_pip_runs(tmp_path: Path) -> None:
+    venv.create(tmp_path / "bare", with_pip=False)
+    python, code = (
+        tmp_path / "bare" / "bin" / "python",
+        "from open_diht.common.installation import install_command as c",
+    )
+    environment = {"PATH": str(python.parent), "PYTHONPATH": str(Path(installation.__file__).parents[1])}
+    asked = [python, "-c", f"{code}; print(c('--help'))"]
+    command = subprocess.run(asked, env=environment, capture_output=True, text=True, check=True).stdout
+    done = subprocess.run(["/bin/sh", "-c", command], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "pip install" in done.stdout, done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 import zipfile
 from pathlib import Path
@@ -174,18 +175,20 @@ class TestNotCompared:
     def test_numbers_of_older_rules(self, tmp_path: Path) -> None:
         hits = np.tile([0, 1], 10)
         note = self.of(tmp_path, top1(hits, rules=3), items(hits))
-        assert note == "measured by other rules (A: 1, B: 3); run `make bench` for A again"
+        assert note == "measured by other rules (A: 1, B: 3); run `open-diht bench` for A again"
 
     def test_items_of_another_run_than_the_number(self, tmp_path: Path) -> None:
         hits = np.tile([0, 1], 10)
         note = self.of(tmp_path, row("cats", "top1", 0.95), items(hits))
-        assert note.startswith("the items of B are of another run than its number (0.5000, 0.9500); run `make bench`")
+        assert note.startswith(
+            "the items of B are of another run than its number (0.5000, 0.9500); run `open-diht bench`"
+        )
 
     def test_another_metric(self, tmp_path: Path) -> None:
         assert self.of(tmp_path, row("cats", "top5", 1.0), items(np.ones(20))) == "A has top1, B has top5"
 
     def test_data_not_at_hand(self, tmp_path: Path) -> None:
-        missing = row("cats", "top1", None, missing="data not found: make bench-data TASK=cats")
+        missing = row("cats", "top1", None, missing="data not found: open-diht bench-data --task cats")
         assert "data not found" in self.of(tmp_path, missing, None)
 
     def test_no_items_or_no_task(self, tmp_path: Path) -> None:
@@ -273,7 +276,7 @@ class TestCommand:
     def test_a_folder_without_results_says_what_to_name(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         for path in (tmp_path, tmp_path / "file"):
-            with pytest.raises(WrongUse, match="make bench"):
+            with pytest.raises(WrongUse, match="open-diht bench"):
                 compare(path, path)
 
 
@@ -314,3 +317,32 @@ class TestItems:
             found = estimate_of(kept, metric)
             assert found is not None and found.value == pytest.approx(value)
         assert estimate_of(kept, "map") is None
+
+
+@pytest.mark.parametrize(
+    ("value", "hits", "says"),
+    [
+        (float("nan"), [1.0, 0.0], r"the value of result 0 \(cats\) is nan, not a number; run `open-diht bench`"),
+        (float("inf"), [1.0, 0.0], "is inf, not a number"),
+        ("high", [1.0, 0.0], "is 'high', not a number"),
+        (0.5, [1.0, float("nan")], r"cats.npz holds no items, or hits that are not finite; remove it and run"),
+        (0.5, [], "cats.npz holds no items"),
+    ],
+)
+def test_results_that_are_no_numbers_are_one_line(
+    value: Any, hits: list[float], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = write(tmp_path / "good", [row("cats", "top1", 0.5)], {"cats": items([1, 0])})
+    bad = write(tmp_path / "bad", [row("cats", "top1", value)], {"cats": items(hits)})
+    for pair in ((good, bad), (bad, good)):
+        assert main([*map(str, pair)]) == 1
+        assert re.fullmatch(f"error: .*{says}.*\n", capsys.readouterr().err)
+
+
+def test_items_of_other_images_are_not_tested(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = (
+        write(tmp_path / name, [row("cats", "top1", 0.5)], {"cats": items([1, 0], clusters=clusters)})
+        for name, clusters in (("a", [0, 1]), ("b", [0, 0]))
+    )
+    assert main([str(a), str(b)]) == 1
+    assert "the items of A and B belong to different images" in capsys.readouterr().out

@@ -103,5 +103,5 @@ def test_few_shots_of_clothes_teach_the_reference_encoder(tmp_path: Any, memo: M
 
 
 def test_without_its_weights_the_reference_says_how_to_get_them(tmp_path: Any) -> None:
-    with pytest.raises(ModelError, match="make bench-data TASK=reference"):
+    with pytest.raises(ModelError, match="open-diht bench-data --task reference"):
         load_model("reference", data=tmp_path)

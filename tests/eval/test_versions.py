@@ -55,5 +55,5 @@ def test_numbers_of_other_versions_are_not_compared() -> None:
     old: dict[str, Any] = {"rules": 2, "data": {"images_sha256": "x"}}  # from before tasks had versions
     assert why_not_comparable(old, {**old, "task_version": 1}) == ""
     assert why_not_comparable(old, {**old, "task_version": 2}) == (
-        "other versions of the task (A: 1, B: 2); run `make bench` for A again"
+        "other versions of the task (A: 1, B: 2); run `open-diht bench` for A again"
     )

@@ -179,7 +179,7 @@ def test_without_stage_dedup_they_are_found_and_stay(tmp_path: Path, filtering: 
     found = sum(uid is not None for uid in expected.values())
     assert result.funnel["duplicates"]["pair"]["found"] == found and not _copies(result)
     assert {row["duplicate_of"] for row in result.rows("rejected")} == {None}
-    assert [note for note in all_notes(result.funnel) if "(dedup.pairs); to reject them, add dedup to STAGES" in note]
+    assert [note for note in all_notes(result.funnel) if "(dedup.pairs); to reject them, add dedup to --stages" in note]
 
 
 def test_what_is_rejected_can_change_without_a_new_parse(tmp_path, filtering, preset):

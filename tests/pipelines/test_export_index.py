@@ -279,7 +279,9 @@ def test_tars_that_were_moved_are_known_by_their_bytes(filtering: Any, source: P
     content = bytearray((tars / "00000.tar").read_bytes())
     content[2000] ^= 1
     (tars / "00000.tar").write_bytes(content)
-    with pytest.raises(ShardMismatch, match=r"00000.tar is not the one that was filtered .*run `make filter` again"):
+    with pytest.raises(
+        ShardMismatch, match=r"00000.tar is not the one that was filtered .*run `open-diht filter` again"
+    ):
         samples_of(output, cache)
     (tars / "00000.tar").unlink()
     settings = DataSettings(
@@ -296,7 +298,7 @@ def test_a_folder_index_of_somebody_else_is_named(left: Any, tmp_path: Path) -> 
     with pytest.raises(ShardMismatch, match=r"index/manifest.json does not name its shards"):
         samples_of(tmp_path, tmp_path)
     shutil.copy(left.output / "index" / "manifest.json", tmp_path / "index")
-    with pytest.raises(ShardMismatch, match=r"00000.tar.npz cannot be read .*run `make filter` again"):
+    with pytest.raises(ShardMismatch, match=r"00000.tar.npz cannot be read .*run `open-diht filter` again"):
         samples_of(tmp_path, tmp_path)
 
 
@@ -335,7 +337,7 @@ def test_a_pilot_forecasts_indexes_in_place_of_shards(source, tmp_path, here, ca
 def test_what_needs_new_shards_says_so(left: Any, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert pilot(["--input", str(source), "--teacher", "any", *WORDS]) == 2
     assert "--export index does not write" in capsys.readouterr().err
-    with pytest.raises(WrongUse, match="run `make filter` with --export shards"):
+    with pytest.raises(WrongUse, match="run `open-diht filter` with --export shards"):
         shard_entries(left.output)
 
 

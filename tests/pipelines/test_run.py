@@ -425,8 +425,8 @@ def test_urls_only(tmp_path: Path, tsv: Callable[..., Path], filtering: Callable
     full = filtering(manifest, tmp_path / "full", stages=("captions", "spotting", "export"))
     assert full.verdicts() == {"0": "image_not_available", "1": "action"}
     assert full.status == 1, "no row that passed its caption has an image"
-    assert "download to STAGES" in full.outcome.errors[-1]
-    assert any("STAGES=captions,export" in line for line in full.said)
+    assert "download to --stages" in full.outcome.errors[-1]
+    assert any("--stages captions,export" in line for line in full.said)
 
 
 # ---- inputs
@@ -542,7 +542,7 @@ def test_weights_that_cannot_be_had_stop_a_run_before_its_first_stage(tmp_path, 
 
     monkeypatch.setenv("DIHT_OCR_MODELS", str(tmp_path / "none"))
     monkeypatch.setattr("open_diht.pipelines.driver.run.download_and_install", offline)
-    with pytest.raises(WrongUse, match=r"no network.*STAGES=captions"):
+    with pytest.raises(WrongUse, match=r"no network.*--stages captions"):
         filtering(pairs, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -284,7 +284,7 @@ def test_a_preset_that_asks_for_scores_needs_a_model(tmp_path, source, capfd, pr
     for more, message in (
         (asked, "pass --score-model"),
         (["--stages", "score"], "includes score, but no model is given"),
-        (["--preset", "tmars", "--score-model", "reference", "--stages", "score"], "add spotting to STAGES"),
+        (["--preset", "tmars", "--score-model", "reference", "--stages", "score"], "add spotting to --stages"),
         ([*asked, "--score-model", "timm:resnet50:x"], "unknown score model 'timm:resnet50:x'; choose reference"),
         ([*asked, "--score-model", "open_clip:ViT-B-32:/no/such.pt"], "nothing is downloaded"),
     ):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from open_diht.common.command_line import WrongUse
-from open_diht.trainer.assembly import _about_precision, prepare_torch
+from open_diht.trainer.assembly import _about_precision, _about_rounding, prepare_torch
 from open_diht.trainer.loop import train
 from open_diht.trainer.losses import HnNce, hn_nce
 
@@ -29,6 +29,12 @@ def test_float32_is_rounded_where_it_is_asked_for_alone(tf32, flags, tiny_config
     """torch's own choice would round in convolutions, those of the patches too."""
     prepare_torch(tiny_config(run={"tf32": tf32}))
     assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == (tf32, tf32)
+
+
+def test_a_selection_that_does_not_fill_the_batches_is_said(tiny_config: Callable[..., Any]) -> None:
+    config = tiny_config(data={"selection": "a"}, schedule={"batch_size": 32})
+    assert "900 samples do not fill batches of 32: the run reads 28 more" in _about_rounding(config, 900, 29)
+    assert not _about_rounding(config, 896, 28) and not _about_rounding(tiny_config(), 900, 29)
 
 
 def test_bf16_that_is_emulated_is_said(tiny_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def test_every_field_has_a_docstring() -> None:
         (["loss=3"], "loss is 3; it must be a section of keys with values"),
         (["loss.beta"], "'loss.beta' is not key=value"),
         (["check.templates=[a photo]"], "a template holds {} exactly once"),
-        (["schedule.samples=1000"], "either schedule.samples or schedule.epochs"),
+        (["schedule.samples=1000", "schedule.epochs=2"], "either schedule.samples or schedule.epochs"),
         (["loss.alpha=0"], "set mask_duplicates to false"),
         (["model.max_scale=5"], "means a scale of 6.667, above model.max_scale"),
         (["data.sources=[]"], "data.sources is empty"),
@@ -92,7 +93,7 @@ def test_wrong_words(words: list[str], message: str) -> None:
 
 def test_words_keep_their_types() -> None:
     words = ["loss.beta=1", "optimizer.learning_rate=3e-4", "optimizer.max_gradient_norm=1", "concepts.objects=0.5"]
-    config = load_config("tiny", [*words, "schedule.epochs=null", "schedule.samples=100"], DATA)
+    config = load_config("tiny", [*words, "schedule.samples=100"], DATA)
     assert (config.loss.beta, config.optimizer.learning_rate) == (1.0, 3e-4)
     assert config.optimizer.max_gradient_norm == 1.0 and config.schedule.samples == 100
     assert config.concepts.weights == {"objects": 0.5, "attributes": 1.0}
@@ -113,6 +114,57 @@ def test_unknown_names(tmp_path: Path) -> None:
     bad.write_text("- 1")
     with pytest.raises(BadConfig, match=r"holds list, not sections"):
         load_config(str(bad))
+
+
+@pytest.mark.parametrize(
+    ("of_file", "words", "gone"),
+    [
+        ({"schedule": {"epochs": 3}}, ["schedule.samples=400"], "schedule.epochs"),
+        ({"schedule": {"samples": 400}}, ["schedule.epochs=3.0"], "schedule.samples"),
+        ({"data": {"subset": "a.npy"}}, ["data.selection=b"], "data.subset"),
+        ({"data": {"selection": "b"}}, ["data.subset=a.npy"], "data.selection"),
+        ({"data": {"selection": "b", "skip": ["a.tar"]}}, ["data.features=a.npz"],
+         "data.selection data.skip data.sources"),
+        ({"model": {"architecture": {"embed_dim": 8}}}, ["model.name=ViT-B-16"], "model.architecture"),
+        ({"model": {"warm_start_image": "a", "warm_start_text": "b"}}, ["model.warm_start=c"],
+         "model.warm_start_image model.warm_start_text"),
+        ({"model": {"warm_start": "c"}}, ["model.warm_start_image=a"], "model.warm_start"),
+        ({"loss": {"name": "hn_nce", "beta": 0.5}}, ["loss.name=infonce"], "loss.beta"),
+    ],
+)  # fmt: skip
+def test_a_value_that_is_given_replaces_those_of_the_file_that_it_excludes(
+    of_file: dict[str, Any], words: list[str], gone: str, tmp_path: Path
+) -> None:
+    values = merged(merged(DATA, {"schedule": {"samples": 10}}), of_file)
+    mine, other = tmp_path / "mine.yaml", tmp_path / "other.yaml"
+    mine.write_text(yaml.safe_dump(values))
+    config = plain(load_config(str(mine), words))
+    for word in words:
+        section, key = word.partition("=")[0].split(".")
+        assert str(config[section][key]) == word.partition("=")[2]
+        other.write_text(yaml.safe_dump({"extends": "mine", section: {key: config[section][key]}}))
+    without = plain(build(Config, DATA | {"schedule": {"samples": 1}}))
+    for name in gone.split():
+        section, key = name.split(".")
+        assert config[section].get(key) in (without[section].get(key), None, [])
+    assert plain(load_config(str(other))) == config, "a file that extends the other does the same"
+
+
+def test_a_default_gives_way_to_the_file(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    default = {"data": {"sources": [{"path": "out/sample"}]}}
+    mine.write_text("extends: vit-b-32\n")
+    assert load_config(str(mine), defaults=default).data.places == ("out/sample",)
+    for data, places in (("sources: [{path: a}, {path: b}]", ("a", "b")), ("features: pairs.npz", ("pairs.npz",))):
+        mine.write_text(f"extends: vit-b-32\ndata: {{{data}}}\n")
+        assert load_config(str(mine), defaults=default).data.places == places
+        assert load_config(str(mine), base=DATA | {"data": {"sources": [{"path": "c"}]}}).data.places == ("c",)
+
+
+def test_a_wrong_value_is_one_traceback() -> None:
+    with pytest.raises(BadConfig) as raised:
+        load_config("tiny", ["schedule.micro_batches=99999"], DATA)
+    assert "".join(traceback.format_exception(raised.value)).count("Traceback") == 1
 
 
 def test_data_is_needed() -> None:

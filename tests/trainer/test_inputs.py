@@ -58,7 +58,7 @@ def test_a_store_that_does_not_answer_at_the_start_is_wrong_use(dead_store: str)
 def test_what_was_asked_for_must_be_there(targets: Path, tmp_path: Path) -> None:
     assert concept_targets(config_of("x", path="")) == []
     assert concept_targets(config_of("x", path=str(targets), objects=0, attributes=0)) == []
-    with pytest.raises(ConceptMismatch, match="nowhere holds no concept targets; make them with `make concepts`"):
+    with pytest.raises(ConceptMismatch, match="nowhere holds no concept targets; make them with `open-diht concepts`"):
         concept_targets(config_of("x", path="nowhere"))
     with pytest.raises(ConceptMismatch, match="names 1 folders for 2 data sources"):
         concept_targets(config_of("x", "y", path=str(targets)))

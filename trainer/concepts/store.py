@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from open_diht.common.shard_index import unpacked_keys
+from open_diht.common.spelling import spelled
 from open_diht.trainer.data.errors import UNREADABLE, DataError
 from open_diht.trainer.stores import store_at
 
@@ -86,11 +87,13 @@ class ConceptStore:
             self.about: dict[str, Any] = json.loads(self.folder.read("concepts.json"))
             self.vocabulary: dict[str, Any] = json.loads(self.folder.read("vocabulary.json"))
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise Unfinished(f"{self.folder} lacks concepts.json or vocabulary.json: run `make concepts`") from error
+            raise Unfinished(
+                f"{self.folder} lacks concepts.json or vocabulary.json: run `{spelled('concepts')}`"
+            ) from error
         except ValueError as error:
-            raise BadConcepts(f"{self.folder} cannot be read ({error}); run `make concepts` again") from error
+            raise BadConcepts(f"{self.folder} cannot be read ({error}); run `{spelled('concepts')}` again") from error
         if self.about.get("version") != VERSION or self.about["vocabulary_hash"] != self.vocabulary["hash"]:
-            raise BadConcepts(f"{self.folder} is unfinished, or of another version; run `make concepts` again")
+            raise BadConcepts(f"{self.folder} is unfinished, or of another version; run `{spelled('concepts')}` again")
 
     @cached_property
     def heads(self) -> dict[str, int]:
@@ -122,12 +125,12 @@ class ConceptStore:
                 labelled = unpacked_keys(stored["keys"])
                 labels = {head: Labels(stored[f"{head}.offsets"], stored[f"{head}.ids"]) for head in self.heads}
         except UNREADABLE as error:
-            raise BadConcepts(f"shard {entry['shard']}: {error}; run `make concepts` again") from error
+            raise BadConcepts(f"shard {entry['shard']}: {error}; run `{spelled('concepts')}` again") from error
         if keys != labelled:
             where = next((i for i, (a, b) in enumerate(zip(keys, labelled, strict=False)) if a != b), "the end")
             raise BadConcepts(
                 f"shard {entry['shard']}: features and labels are of different samples from {where} on; "
-                f"remove {self.folder}/work and run `make concepts` again"
+                f"remove {self.folder}/work and run `{spelled('concepts')}` again"
             )
         return ShardConcepts(keys, good, labels, lambda: self._features(entry, good))
 
@@ -144,11 +147,11 @@ class ConceptStore:
                 np.load(path, mmap_mode="r") if path else np.load(io.BytesIO(self._data("features", name)))
             )
         except UNREADABLE as error:
-            raise BadConcepts(f"shard {entry['shard']}: {error}; run `make concepts` again") from error
+            raise BadConcepts(f"shard {entry['shard']}: {error}; run `{spelled('concepts')}` again") from error
         if found.shape != (len(good), self.width):
             raise BadConcepts(
                 f"shard {entry['shard']}: features of shape {found.shape}, not {(len(good), self.width)}; "
-                f"remove {self.folder}/work and run `make concepts` again"
+                f"remove {self.folder}/work and run `{spelled('concepts')}` again"
             )
         return found
 

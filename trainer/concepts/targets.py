@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from open_diht.common.shard_index import packed_keys, unpacked_keys
+from open_diht.common.spelling import spelled
 from open_diht.trainer.data.errors import UNREADABLE, ConceptMismatch
 from open_diht.trainer.stores import Store, store_at
 
@@ -53,7 +54,8 @@ class ShardTargets:
             return np.array([places[key] for key in keys], np.int64)
         except KeyError as error:
             raise ConceptMismatch(
-                f"shard {self.shard} has a sample {error.args[0]!r} without concept targets; run `make concepts` again"
+                f"shard {self.shard} has a sample {error.args[0]!r} without concept targets; run "
+                f"`{spelled('concepts')}` again"
             ) from error
 
     def head(self, name: str, rows: Ids) -> tuple[Ids, Probabilities]:
@@ -104,7 +106,7 @@ class ConceptTargets:
         if sha256 and made_from and sha256 != made_from:
             raise ConceptMismatch(
                 f"the concept targets of shard {name} in {self._folder} were made from another file of that name; "
-                "run `make concepts` again"
+                f"run `{spelled('concepts')}` again"
             )
 
     def shard(self, name: str, sha256: str = "") -> ShardTargets | None:
@@ -128,7 +130,9 @@ class ConceptTargets:
             return None
         if hashlib.sha256(content).hexdigest() != entry["sha256"]:
             path = f"{self._folder}/{entry['file']}"
-            raise ConceptMismatch(f"{path} is damaged (SHA-256 differs from {MANIFEST}); run `make concepts` again")
+            raise ConceptMismatch(
+                f"{path} is damaged (SHA-256 differs from {MANIFEST}); run `{spelled('concepts')}` again"
+            )
         return unpacked(content)
 
 
@@ -144,11 +148,13 @@ def open_targets(folder: str | Path) -> ConceptTargets:
         manifest = json.loads(place.read(MANIFEST))
         version = manifest["version"]
     except (FileNotFoundError, NotADirectoryError, KeyError, TypeError) as error:
-        raise ConceptMismatch(f"{folder} holds no concept targets; make them with `make concepts`") from error
+        raise ConceptMismatch(f"{folder} holds no concept targets; make them with `{spelled('concepts')}`") from error
     except ValueError as error:
-        raise ConceptMismatch(f"{place}/{MANIFEST} cannot be read: {error}; run `make concepts` again") from error
+        raise ConceptMismatch(
+            f"{place}/{MANIFEST} cannot be read: {error}; run `{spelled('concepts')}` again"
+        ) from error
     if version != VERSION:
-        raise ConceptMismatch(f"{place} is of another version of this program; run `make concepts` again")
+        raise ConceptMismatch(f"{place} is of another version of this program; run `{spelled('concepts')}` again")
     return ConceptTargets(place, manifest)
 
 

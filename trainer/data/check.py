@@ -16,6 +16,7 @@ from multiprocessing import get_context
 
 from open_diht.common.command_line import OK, Parser, WrongUse, complain, exit_status, number, say
 from open_diht.common.fields import Count, Positive, Share
+from open_diht.common.spelling import spelled
 from open_diht.trainer.data.decode import UndecodableImage, decode
 from open_diht.trainer.data.errors import DataError, Kind
 from open_diht.trainer.data.settings import DataSettings, Source
@@ -53,7 +54,9 @@ def _decoded(source: OpenSource, settings: DataSettings) -> Iterator[list[str]]:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     parser = Parser(prog="python -m open_diht.trainer.data", description="Check shards for errors.")
-    parser.add_argument("paths", nargs="+", help="output folders of `make filter`, folders of tars, globs, URLs")
+    parser.add_argument(
+        "paths", nargs="+", help=f"output folders of `{spelled('filter')}`, folders of tars, globs, URLs"
+    )
     parser.add_argument("--index-only", action="store_true", help="do not decode images")
     parser.add_argument("--workers", type=number(Count), default=2, help="processes (2)")
     parser.add_argument(

@@ -15,10 +15,12 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from open_diht.common.spelling import spelled
 from open_diht.trainer.data.batch import Batch
 from open_diht.trainer.data.errors import BadSource, DataError, Kind, TooManyBad
 from open_diht.trainer.data.feed import CPU, Feed, Makes
@@ -232,10 +234,15 @@ class ShardLoader(Loader):
         self.streams = settings.streams or default_streams(self.sources, settings.shuffle, settings.cache_bytes)
         settings = replace(settings, streams=self.streams)
         _require_cache(settings, self.sources, self.streams, world)
+        sizes = [[shard.rounds or (shard.samples,) for shard in source.shards] for source in self.sources]
+        total = settings.samples_per_epoch
+        if settings.selection and settings.drop_last and total is None:
+            # The next epoch begins with the samples that fill no batch, so that a run reads each as often as selected.
+            total = sum(map(sum, chain.from_iterable(sizes))) // part.whole * part.whole or None
         order = EpochOrder(
-            [[shard.rounds or (shard.samples,) for shard in source.shards] for source in self.sources],
+            sizes,
             weights=_weights(settings),
-            total=settings.samples_per_epoch,
+            total=total,
             seed=seed,
             window=settings.shuffle,
             streams=self.streams,
@@ -385,8 +392,8 @@ def _missing_targets(
         if lost > max_bad_share * samples:
             raise TooManyBad(
                 f"{source.path}: {len(missing):,} shards with {lost / samples:.2%} of the samples have no concept "
-                f"targets, more than data.max_bad_share {max_bad_share:.2%}; first: {missing[0]}; run `make concepts` "
-                "again"
+                f"targets, more than data.max_bad_share {max_bad_share:.2%}; first: {missing[0]}; run "
+                f"`{spelled('concepts')}` again"
             )
         found += [f"{name}: {Kind.MISSING_CONCEPTS}: it has no concept targets" for name in missing]
     return found

@@ -72,8 +72,9 @@ class DataSettings:
     with one uid of 32 hex digits per line. A sample's uid is the `uid` of its JSON, else that in a key
     `UID` or `UID-NUMBER`. The run reports how many uids are missing from the shards. Empty: all samples."""
     selection: str = ""
-    """Uids with repeats, instead of `subset`: a folder of `make select`, its `selection.npy`, or another file whose
-    uids occur as often as an epoch reads their samples. A held-out part is read once. Empty: no selection."""
+    """Uids with repeats, instead of `subset`: a folder of `make select`, its `selection.npy` or `selection.parquet`, or
+    another file whose uids occur as often as an epoch reads their samples. A held-out part is read once. Empty: no
+    selection."""
     captions: Literal["first", "random"] = "first"
     """first: a sample's caption is its `.txt`. random: a caption drawn from the list `captions_field`
     of its JSON, as a function of seed, epoch and position; the `.txt` if it has no such list."""
@@ -83,9 +84,9 @@ class DataSettings:
     """Samples per epoch over all ranks. None: as many as one pass over the sources reads. With this or with weights an
     epoch may take only part of a source, or repeat it; the next epoch continues where this one stopped."""
     drop_last: bool = True
-    """True, which training requires: leave out the samples that do not fill a last global batch; in
-    a shuffled epoch they differ each time. False: make a smaller last batch, split over ranks as
-    evenly as possible; a rank's part may be empty."""
+    """True, which training requires: leave out the samples that do not fill a last global batch; in a shuffled epoch
+    they differ each time, and of a selection the next epoch begins with them. False: make a smaller last batch, split
+    over ranks as evenly as possible; a rank's part may be empty."""
     workers: Count = 2
     """Processes of each rank that read and decode. 0: the training process does. The samples do not depend on it."""
     prefetch: Positive = 2

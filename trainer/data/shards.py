@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from open_diht.common import shard_index
 from open_diht.common.shard_index import BadIndex, ShardIndex, hash64, is_current, place_beside, save, scan, stamp_of
+from open_diht.common.spelling import spelled
 from open_diht.trainer.data.errors import BadSource, Kind, ShardMismatch, TooManyBad
 from open_diht.trainer.data.settings import DataSettings, Source, Split
 from open_diht.trainer.data.sources import MANIFEST, FoundShards, find_shards, name_of, reached
@@ -367,7 +368,7 @@ def _losses(index: ShardIndex, url: str, sha256: str | None, expected: int | Non
         losses[broken[0]] = max(1, expected - len(index.rows) - sum(losses.values()) + losses[broken[0]])
     if sha256 and index.sha256 != sha256 and not broken:
         raise ShardMismatch(
-            f"shard {url} is not the one its {MANIFEST} describes (other SHA-256); run `make filter` again"
+            f"shard {url} is not the one its {MANIFEST} describes (other SHA-256); run `{spelled('filter')}` again"
         )
     return losses
 
@@ -486,13 +487,17 @@ def _given_index(place: str, url: str, stamp: str) -> ShardIndex:
             with fsspec.open(place, "rb") as file:
                 index = load(place, file.read())
         except FileNotFoundError as error:
-            raise ShardMismatch(f"the index {place} cannot be read ({error}); run `make filter` again") from error
+            raise ShardMismatch(
+                f"the index {place} cannot be read ({error}); run `{spelled('filter')}` again"
+            ) from error
     same = stamp.partition("-")[0] == str(index.bytes)
     if same and not is_remote(url) and stamp != index.stamp:
         with open(url, "rb") as tar:
             same = hashlib.file_digest(tar, "sha256").hexdigest() == index.sha256
     if not same:
-        raise ShardMismatch(f"shard {url} is not the one that was filtered (see {place}); run `make filter` again")
+        raise ShardMismatch(
+            f"shard {url} is not the one that was filtered (see {place}); run `{spelled('filter')}` again"
+        )
     index.stamp = stamp
     return index
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import fsspec  # type: ignore[import-untyped, unused-ignore]
 
 from open_diht.common.command_line import WrongUse
+from open_diht.common.spelling import spelled
 from open_diht.common.store_errors import in_words, is_of_client
 from open_diht.trainer.data.errors import BadSource, DataError, ShardMismatch
 from open_diht.trainer.data.store import is_remote, local_path
@@ -59,7 +60,9 @@ def find_shards(path: str) -> FoundShards:
     urls, manifest = found.urls, found.entries
     names = [name_of(url) for url in urls]
     if not urls:
-        raise BadSource(f"{path}: no *.tar there; run `make filter` with stage export, or name a folder of shards")
+        raise BadSource(
+            f"{path}: no *.tar there; run `{spelled('filter')}` with stage export, or name a folder of shards"
+        )
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise BadSource(f"{path}: several shards are named {twice[0]}; give each folder as a source of its own")
@@ -68,7 +71,7 @@ def find_shards(path: str) -> FoundShards:
     if manifest:
         if unknown := sorted({*names} - {*manifest}):
             raise ShardMismatch(
-                f"{path}: {unknown[0]} is not in {MANIFEST}; run `make filter` again, or remove that file"
+                f"{path}: {unknown[0]} is not in {MANIFEST}; run `{spelled('filter')}` again, or remove that file"
             )
         folder = urls[0].rsplit("/", 1)[0]
         urls += [f"{folder}/{name}" for name in {*manifest} - {*names}]
@@ -155,7 +158,7 @@ def _elsewhere(where: str, content: bytes) -> FoundShards:
     known = _entries(content, where)
     urls = [str(entry["path"]) for entry in known.values() if "path" in entry]
     if len(urls) < len(known):
-        raise ShardMismatch(f"{where} does not name its shards; run `make filter` again, or remove that folder")
+        raise ShardMismatch(f"{where} does not name its shards; run `{spelled('filter')}` again, or remove that folder")
     return FoundShards(urls, known, where.removesuffix(f"/{MANIFEST}"), hashlib.sha256(content).hexdigest())
 
 
@@ -163,7 +166,7 @@ def _entries(content: bytes, where: str) -> dict[str, dict[str, Any]]:
     try:
         return {entry["shard"]: entry for entry in json.loads(content)["shards"]}
     except (ValueError, KeyError, TypeError) as error:
-        raise ShardMismatch(f"{where} is not the manifest of `make filter`: {error}") from error
+        raise ShardMismatch(f"{where} is not the manifest of `{spelled('filter')}`: {error}") from error
 
 
 def name_of(url: str) -> str:

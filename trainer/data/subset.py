@@ -1,9 +1,9 @@
 """Choose samples by uid from unchanged shards: `data.subset` and `data.selection`.
 
-A subset is DataComp's `subset.npy`, uids as pairs of unsigned 64-bit numbers, or a text file with one uid
-of 32 hex digits per line. A sorted `.npy` file (of a subset: without repeats) is searched on the disk, so it
-may be larger than memory. In a selection, which `make select` writes, a uid that occurs r times is read r times
-in a pass (once if it is held out).
+A subset is DataComp's `subset.npy`, uids as pairs of unsigned 64-bit numbers, a text file with one uid
+of 32 hex digits per line, or a Parquet file with columns `uid` and `repeats`. A sorted `.npy` file (of a subset:
+without repeats) is searched on the disk, so it may be larger than memory. In a selection, which `make select` writes, a
+uid that occurs r times is read r times in a pass (once if it is held out).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from open_diht.common.shard_index import ShardIndex, stamp_of
+from open_diht.common.spelling import spelled
 from open_diht.trainer.data.errors import BadSource
 
 _PAIR = np.dtype("<u8,<u8")
@@ -143,7 +144,8 @@ def open_subset(path: str, repeats: bool = False) -> Subset:
     except (OSError, ValueError, EOFError) as error:
         raise BadSource(
             f"data.{'selection' if repeats else 'subset'} {path} cannot be read ({error}); give a local file: .npy of "
-            "pairs of unsigned 64-bit numbers, or text with a uid of 32 hex digits on each line"
+            f"pairs of unsigned 64-bit numbers, .parquet of `{spelled('select')}`, or text with a uid of 32 hex digits "
+            "on each line"
         ) from error
 
 
@@ -161,12 +163,22 @@ def _read(path: Path) -> npt.NDArray[Any]:
             raise ValueError(f"it holds {pairs.dtype} of shape {pairs.shape}")
         pairs = pairs.view(_PAIR)
     else:
-        words = path.read_text(encoding="ascii").split()
-        wrong = next((word for word in words if len(word) != 32), None)
+        times: Any = 1
+        if path.suffix == ".parquet":
+            import pyarrow.parquet as pq  # for this file alone
+
+            file = pq.ParquetFile(path)
+            if missing := {"uid", "repeats"} - {*file.schema_arrow.names}:
+                raise ValueError(f"it has no column {min(missing)}")
+            table = file.read(["uid", "repeats"])
+            words, times = table["uid"].to_pylist(), table["repeats"].drop_null().to_numpy()
+        else:
+            words = path.read_text(encoding="ascii").split()
+        wrong = next((word for word in words if len(str(word)) != 32), None)
         if wrong is not None:
             raise ValueError(f"{wrong!r} is not a uid")
         halves = np.frombuffer(bytes.fromhex("".join(words)), ">u8").astype("<u8")
-        pairs = halves.view(_PAIR)
+        pairs = np.repeat(halves.view(_PAIR), times)
     if not len(pairs):
         raise ValueError("it is empty")
     return np.asarray(pairs)

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
+from open_diht.common.spelling import spelled_option
 from open_diht.pipelines.datasets import Dataset, Roles
 from open_diht.pipelines.datasets.naming import listing
 from open_diht.pipelines.manifests.files import open_file, open_stream, reading
@@ -246,7 +247,10 @@ def _check_first_row(rows: list[list[str]], dataset: Dataset, path: str, format:
         swapped[index], swapped[elsewhere[0]] = swapped[elsewhere[0]], swapped[index]
         raise BadSchema(f"{message}; the columns are in another order: --columns {','.join(swapped)}")
     if [value.strip().casefold() for value in first] == [name.casefold() for name in columns]:
-        raise BadSchema(f"{message}; this line is a header: leave --columns out, or read the file with DATASET=custom")
+        raise BadSchema(
+            f"{message}; this line is a header: leave --columns out, or read the file with "
+            f"{spelled_option('dataset', 'custom')}"
+        )
     raise BadSchema(f"{message}; name the columns in the order of the file: {COLUMNS}")
 
 

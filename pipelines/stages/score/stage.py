@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from open_diht.common.command_line import WrongUse
 from open_diht.common.devices import AUTO, best_precision, check_device, device_here, gpus_of
 from open_diht.common.naming import counted
+from open_diht.common.spelling import spelled_option
 from open_diht.filters.columns import ColumnCondition
 from open_diht.filters.presets import Preset
 from open_diht.filters.score import CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, TEXT_AREA
@@ -112,7 +113,7 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
                 raise WrongUse(
                     f"preset {settings.preset.name!r} needs CLIP scores, but no model is given; pass --score-model "
                     "(open_clip:<model>:<weights>, local-dir:<folder>, reference), or leave stage score "
-                    "out of STAGES"
+                    f"out of {spelled_option('stages')}"
                 )
             return
         if settings.dataset.several_captions:
@@ -123,7 +124,7 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
         if settings.preset.score.masked is not None and "spotting" not in settings.stages:
             raise WrongUse(
                 f"preset {settings.preset.name!r} scores images without their text (score.masked), and no stage finds "
-                "the text; add spotting to STAGES, or leave score.masked out of the preset"
+                f"the text; add spotting to {spelled_option('stages')}, or leave score.masked out of the preset"
             )
         find_pair_encoder(settings.score.model)
         if settings.backend.name == "direct" and settings.score.device != AUTO:

@@ -201,7 +201,7 @@ def test_a_name_stands_for_one_task_whatever_the_suite() -> None:
 def test_the_sample_is_no_test_of_who_was_trained_on_it() -> None:
     tasks = {task.name: task for task in load_suite("demo").tasks}
     for name in ("sample_t2i", "sample_i2t"):
-        assert "training images of `make train`" in tasks[name].caution
+        assert "trained on the sample" in tasks[name].caution
 
 
 @pytest.mark.parametrize(

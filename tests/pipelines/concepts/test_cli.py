@@ -61,7 +61,7 @@ def test_wrong_use_is_one_line_and_status_2(words: list[str], says: str, capsys:
 
 def test_data_that_is_none(tmp_path: Path, tiny: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--data", str(tmp_path), "--teacher", tiny[0], "--weights", tiny[1]]) == 2
-    assert "DATA is the output folder of `make filter`" in capsys.readouterr().err
+    assert "DATA is the output folder of `open-diht filter`" in capsys.readouterr().err
     assert not [*tmp_path.iterdir()]
 
 

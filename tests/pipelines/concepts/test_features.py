@@ -233,13 +233,13 @@ def test_worker_processes_make_the_same(stage: FeatureStage, filtered: Any, tmp_
 
 
 def test_wrong_use_writes_nothing(filtered: Any, make: Any, tmp_path: Path) -> None:
-    with pytest.raises(WrongUse, match=r"kept: no \*\.parquet; DATA is the output folder of `make filter`"):
+    with pytest.raises(WrongUse, match=r"kept: no \*\.parquet; DATA is the output folder of `open-diht filter`"):
         make(tmp_path / "nowhere")
     data = filtered.write([3])
     (data / "shards" / "manifest.json").write_text('{"samples": 0, "shards": []}')
     with pytest.raises(WrongUse, match="kept no row with one"):
         make(data)
     (data / "shards" / "manifest.json").unlink()
-    with pytest.raises(WrongUse, match="no shards; run `make filter` with images"):
+    with pytest.raises(WrongUse, match="no shards; run `open-diht filter` with images"):
         make(data)
     assert not os.path.exists(data / "concepts")

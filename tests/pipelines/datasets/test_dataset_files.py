@@ -33,7 +33,7 @@ def test_a_set_says_where_how_large_and_under_which_license(name: str) -> None:
     dataset = load_dataset(name)
     assert dataset.name == name
     message = dataset.missing_message(f"data/{name}/")
-    for part in (dataset.title, dataset.where, dataset.size, dataset.license, f"make filter DATASET={name}"):
+    for part in (dataset.title, dataset.where, dataset.size, dataset.license, f"open-diht filter --dataset {name}"):
         assert part and part in message
 
 

@@ -96,7 +96,7 @@ WRONG: dict[str, tuple[Sequence[str], str]] = {
     "format": (["{good}", "--format", "xml"], "xml"),
     "image paths elsewhere": (
         ["--dataset", "custom", "--input", "{tmp}/far.tsv", "--output", "{out}"],
-        'ARGS="--images-root /far/images"',
+        "--images-root /far/images, or /",
     ),
     "delimiter": (["{good}", "--delimiter", "::"], "delimiter"),
 }
@@ -161,7 +161,8 @@ def test_data_that_is_not_there_yet(given: str, command: Command, tmp_path: Path
     done = command("--dataset", given, cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.startswith("error: ")
     assert "https://" in done.stderr and "Traceback" not in done.stderr
-    assert f"  make filter DATASET={given}\n" in done.stderr and f"make filter DATASET={given} INPUT=" in done.stderr
+    assert f"  open-diht filter --dataset {given}\n" in done.stderr
+    assert f"open-diht filter --dataset {given} --input " in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
 
 

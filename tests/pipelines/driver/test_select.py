@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from collections import Counter
 from contextlib import closing
@@ -16,8 +17,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from open_diht import cli
+from open_diht.common.spelling import spelled
 from open_diht.pipelines.driver import select
 from open_diht.pipelines.driver.select import main
+from open_diht.pipelines.manifests.formats import lines
 from open_diht.pipelines.settings import INDEX
 from tests.pipelines.conftest import tar_of
 
@@ -35,7 +39,7 @@ def tars(tmp_path_factory: pytest.TempPathFactory, captions: list[str], draw: An
         members: list[tuple[str, bytes]] = []
         for number in numbers:
             image = draw(folder / "image.png", size=(32 + number % 8, 32 + number // 8)).read_bytes()
-            meta = json.dumps({"caption": captions[number], "uid": f"{number + 1:032x}"}).encode()
+            meta = json.dumps({"caption": captions[number], "uid": f"{number + 1:032x}", "one": 1}).encode()
             members += [(f"{number:09d}.json", meta), (f"{number:09d}.png", image)]
             members += [(f"{number:09d}.txt", captions[number].encode())]
         tar_of(folder / f"{name}.tar", members)
@@ -90,8 +94,26 @@ def test_a_training_reads_rejected_rows_too_as_often_as_selected(indexed: Any, t
     mean = [np.mean([times[uid] for uid in uids]) for uids in (kept, rejected)]
     assert mean[0] - mean[1] == pytest.approx(2, abs=0.05)  # the delay of the law
     said = capsys.readouterr().out
-    assert f'DATA={indexed.output / "selection"} ARGS="data.selection=' in said and "schedule.samples=270" in said
+    (command,) = re.findall("^train: (.*)$", said, re.MULTILINE)
+    assert command == spelled(
+        "train",
+        f"data.selection={indexed.output / 'selection'}",
+        "schedule.samples=270",
+        data=indexed.output / "selection",
+    )
     assert "against all rows" in said and "docs/howto/select.md" in said
+
+
+@pytest.mark.slow
+def test_the_printed_command_trains_as_it_stands(
+    indexed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    selected(indexed.output, 100)
+    (command,) = re.findall("^train: (.*)$", capsys.readouterr().out, re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(shlex.split(command)[1:]) == 0
+    assert (tmp_path / "out" / "train" / "export" / "open_clip_config.json").is_file()
+    assert "2 steps, 100 samples" in capsys.readouterr().out
 
 
 def test_units_that_kept_nothing_are_no_obstacle(tmp_path: Path, filtering: Any, captions: list[str]) -> None:
@@ -126,12 +148,58 @@ def test_columns_rank_in_place_of_the_decisions(indexed: Any, capsys: Any) -> No
     rows = indexed.rows("kept") + indexed.rows("rejected")
     length = {row["uid"]: row["complexity"] or 0 for row in rows}
     best = len(indexed.rows("kept"))
-    times = selected(indexed.output, best, "--by", "complexity=2,overlap=0.5")
+    times = selected(indexed.output, best, "--by", "complexity=2,one=0.5")
     assert sorted(length[uid] for uid in times) == sorted(length.values())[-best:]
     gain = json.loads((indexed.output / "selection" / "selection.json").read_text())["gain"]
     assert gain.keys() == {"all rows", "the rows first by the columns"}
     assert "the kept rows" not in capsys.readouterr().out
     assert "the kept rows" not in (indexed.output / "selection" / "selection.html").read_text()
+
+
+def test_numbers_that_a_reader_moved_rank_too(
+    tmp_path: Path, filtering: Any, captions: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(lines, "_HEAD_ROWS", 2)
+    values = [{"votes": 1}, {"votes": 3}, {"votes": 2.5}, {"votes": None, "late": 1}, {"votes": "9", "late": 0.5}]
+    urls = ({"caption": captions[n], "url": f"http://127.0.0.1/{n}", **value} for n, value in enumerate(values))
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in urls))
+    run = filtering(tmp_path / "rows.jsonl", tmp_path / "out", stages=("captions",))
+    uids = {row["url"][-1]: row["uid"] for kind in ("kept", "rejected") for row in run.rows(kind)}
+    best = len(run.rows("kept"))
+    assert len(uids) == 5 and best > 1
+    (tmp_path / "rows.jsonl").unlink()
+    for column, order in (("votes", "12"), ("late", "34")):
+        assert {uids[number] for number in order[:best]} <= selected(run.output, best, "--by", column).keys()
+    assert main(["--output", str(run.output), "--samples", "3", "--by", "lat"]) == 2
+    assert "--by lat: no row that may be chosen has a number there" in capsys.readouterr().err
+
+
+def test_a_uid_of_a_row_that_may_not_be_chosen_is_left_out(
+    tmp_path: Path, filtering: Any, captions: list[str], capsys: Any
+) -> None:
+    """Unless the training does not see that row, or it is the same pair."""
+    rows = [(f"{n + 1:032x}", captions[n], f"http://127.0.0.1/{n}", 1) for n in range(20)]
+    rows += [(rows[0][0], "a red car drives", "http://127.0.0.1/other", 0)]  # rejected by the column
+    rows += rows[1:20]  # duplicates of the kept ones
+    lines = ("\t".join(map(str, row)) + "\n" for row in rows)
+    (tmp_path / "rows.tsv").write_text("uid\tcaption\turl\tgood\n" + "".join(lines))
+    (tmp_path / "mine.yaml").write_text("columns: {good: {min: 1}}\ndedup: {pairs: true}\n")
+    preset = str(tmp_path / "mine.yaml")
+    run = filtering(tmp_path / "rows.tsv", tmp_path / "out", preset=preset, stages=("captions", "dedup"))
+    kept = {row["uid"] for row in run.rows("kept")}
+    assert rows[0][0] in kept and Counter(row["reason"] for row in run.rows("rejected"))["duplicate_pair"] > 2
+    assert selected(run.output, 30).keys() == kept - {rows[0][0]}
+    assert re.search("uid of several rows .* left out", capsys.readouterr().out)
+
+
+def test_rows_that_all_share_a_uid_are_one_line(
+    tmp_path: Path, filtering: Any, captions: list[str], capsys: Any
+) -> None:
+    rows = (f"{7:032x}\t{text}\thttp://127.0.0.1/{number}\n" for number, text in enumerate(captions[:3]))
+    (tmp_path / "rows.tsv").write_text("uid\tcaption\turl\n" + "".join(rows))
+    output = filtering(tmp_path / "rows.tsv", tmp_path / "out", stages=("captions",)).output
+    assert main(["--output", str(output), "--samples", "1"]) == 2
+    assert re.search("each of 3 rows has the uid of another one.*for each row", capsys.readouterr().err)
 
 
 def test_only_reasons_are_offered_for_a_delay(indexed: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -167,14 +235,18 @@ def damaged(output: Path, folder: Path, how: str) -> Path:
 @pytest.mark.parametrize(
     ("how", "words", "says"),
     [
-        ("none", (), r"holds no output of `make filter` with a valid plan; name one"),
-        ("unfinished", (), r"holds no decisions of a finished run; run the same `make filter` again"),
+        ("none", (), r"holds no output of `open-diht filter` with a valid plan; name one"),
+        ("unfinished", (), r"holds no decisions of a finished run; run the same `open-diht filter` again"),
         ("undecided", (), r"1 of 5 units are not decided; run the same"),
         ("mixed", (), r"1 of 5 units were decided by another preset .*; run the same .*, with one preset"),
         ("", ("--samples", "0"), "--samples: .*0"),
         ("", ("--samples", "many"), "--samples: .*many"),
-        ("", ("--samples", "721"), r"721 of 60 rows is more than --cap 12 allows \(720\): lower SAMPLES, raise --cap"),
-        ("", ("--by", "beauty"), r"--by beauty: .* has no such column \(it has "),
+        (
+            "",
+            ("--samples", "721"),
+            r"721 samples of 60 rows are more than --cap 12 allows \(720\): lower --samples, raise --cap",
+        ),
+        ("", ("--by", "beauty"), "--by beauty: no row that may be chosen has a number there"),
         ("", ("--by", "caption"), r"--by caption: its values \(string\) are no numbers"),
         ("", ("--by", "complexity=-1"), "--by 'complexity=-1': expected NAME=WEIGHT"),
         ("", ("--delay", "action"), "--delay 'action': expected NAME=N"),

@@ -110,7 +110,7 @@ def test_urls_give_what_images_at_hand_give(web, polite, captions, draw, tsv, tm
     assert not web.asked and "download" not in at_hand.funnel["stages"]
     before = filtering(urls, tmp_path / "out", stages=("captions", "spotting", "export"), **more)
     assert not web.asked and set(before.verdicts().values()) == {"image_not_available", "action", "complexity"}
-    assert any("add download to STAGES" in line for line in before.said)
+    assert any("add download to --stages" in line for line in before.said)
 
     result = filtering(urls, tmp_path / "out", **more)
     assert result.verdicts() == at_hand.verdicts() and result.verdicts()["7"] == "kept"
@@ -429,7 +429,7 @@ def test_rows_that_share_a_url_share_its_image(web, make_jpeg, tmp_path, runs):
 def test_without_img2dataset_nothing_is_written(web, tsv, tmp_path, filtering, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     manifest = tsv(tmp_path / "urls.tsv", [{"caption": SENTENCE, "url": web.url("/a")}])
-    with pytest.raises(WrongUse, match=r"img2dataset.*pip install.*STAGES=captions,export"):
+    with pytest.raises(WrongUse, match=r"img2dataset.*pip install.*--stages captions,export"):
         filtering(manifest, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

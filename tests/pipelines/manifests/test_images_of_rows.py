@@ -169,10 +169,10 @@ def test_absolute_and_climbing_paths_with_a_root(write: Write, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("rows", "remedy"),
     [
-        (["{tmp}/far/a/1.jpg", "{tmp}/far/b/2.jpg"], "--images-root {tmp}/far "),
-        (["../far/1.jpg", "../far/2.jpg", "http://example.org/3.jpg", ""], "--images-root {tmp}/far "),
-        (["file://{tmp}/far/1.jpg"], "--images-root {tmp}/far "),
-        (["s3://bucket/folder/1.jpg"], "--images-root s3://bucket/folder "),
+        (["{tmp}/far/a/1.jpg", "{tmp}/far/b/2.jpg"], "--images-root {tmp}/far,"),
+        (["../far/1.jpg", "../far/2.jpg", "http://example.org/3.jpg", ""], "--images-root {tmp}/far,"),
+        (["file://{tmp}/far/1.jpg"], "--images-root {tmp}/far,"),
+        (["s3://bucket/folder/1.jpg"], "--images-root s3://bucket/folder,"),
         (["{tmp}/far/1.jpg", "{tmp}/set/2.jpg"], None),
         (["", "http://example.org/1.jpg"], None),
     ],

@@ -156,7 +156,7 @@ def test_files_that_are_gone_or_damaged_are_said(copied: Path, served: Any) -> N
     with served(Output(copied)) as site:
         status, text, _ = get(site + "/rows?end=kept")
         assert status == 500 and "This page cannot be shown" in text
-        assert "run the same `make filter` to write it again" in text
+        assert "run the same `open-diht filter` to write it again" in text
         second.write_bytes(damaged)
         status, text, _ = get(f"{site}/rows?end=kept&unit={units[1]}")
         assert status == 500 and "If a file is damaged, remove it" in text

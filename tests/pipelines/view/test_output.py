@@ -85,7 +85,7 @@ def test_a_caption_record_of_before_it_told_how_columns_were_read_is_read(copied
 def test_what_is_no_output_is_one_line(where: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "a-file").write_text("")
-    with pytest.raises(WrongUse, match=r"OUTPUT .* (is not a folder|holds no output of `make filter`)"):
+    with pytest.raises(WrongUse, match=r"OUTPUT .* (is not a folder|holds no output of `open-diht filter`)"):
         Output(tmp_path / where)
 
 
@@ -98,7 +98,9 @@ def test_a_garbled_record_is_one_line_that_names_it(copied: Path) -> None:
 @pytest.mark.parametrize("content", ["[1]", '{"a": 1}'])
 def test_a_record_of_somebody_else_is_one_line_that_names_it(content: str, copied: Path) -> None:
     (copied / "run.json").write_text(content)
-    with pytest.raises(WrongUse, match=r"run\.json is not as this version of `make filter` writes it; move it away"):
+    with pytest.raises(
+        WrongUse, match=r"run\.json is not as this version of `open-diht filter` writes it; move it away"
+    ):
         Output(copied)
 
 
@@ -113,7 +115,9 @@ def test_so_is_a_commit_record_of_somebody_else(
     output = Output(copied)
     assert record_of(output, path.stem)
     path.write_text(content)
-    with pytest.raises(WrongUse, match=rf"{path.name} is not as this version of `make filter` writes it; move it away"):
+    with pytest.raises(
+        WrongUse, match=rf"{path.name} is not as this version of `open-diht filter` writes it; move it away"
+    ):
         record_of(output, path.stem)
 
 

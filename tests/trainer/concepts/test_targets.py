@@ -147,10 +147,10 @@ def test_a_remote_folder_is_as_good_as_a_local_one(store: Any, tmp_path: Path) -
 
 
 def test_what_cannot_be_used_is_said(store: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ConceptMismatch, match="holds no concept targets; make them with `make concepts`"):
+    with pytest.raises(ConceptMismatch, match="holds no concept targets; make them with `open-diht concepts`"):
         open_targets(tmp_path)
     assert main(["--concepts", str(tmp_path / "nowhere")]) == 1
-    assert "run `make concepts`" in capsys.readouterr().err
+    assert "run `open-diht concepts`" in capsys.readouterr().err
     assert main(["--concepts", str(tmp_path), "--k", "0"]) == 2
     assert main(["--concepts", str(tmp_path), "--epochs", "0"]) == 2
     known = store()
@@ -166,7 +166,7 @@ def test_a_path_that_is_no_output_of_concepts_is_named_with_the_remedy(tmp_path:
     (tmp_path / "vocabulary.json").write_text("{}", encoding="utf-8")
     (tmp_path / "manifest.json").write_text('{"samples": 3}', encoding="utf-8")
     for path in (tmp_path / "file", tmp_path):
-        with pytest.raises(BadConcepts, match="run `make concepts`"):
+        with pytest.raises(BadConcepts, match="run `open-diht concepts`"):
             ConceptStore(path)
-        with pytest.raises(ConceptMismatch, match="holds no concept targets; make them with `make concepts`"):
+        with pytest.raises(ConceptMismatch, match="holds no concept targets; make them with `open-diht concepts`"):
             open_targets(path)

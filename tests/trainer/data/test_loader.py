@@ -405,7 +405,7 @@ def test_a_shard_that_has_gone_is_named(tars: Any, load: Any, tmp_path: Path) ->
 def test_paths_without_shards_say_so(tars: Any, load: Any, tmp_path: Path) -> None:
     with pytest.raises(BadSource, match="no such folder"):
         load(tmp_path / "nowhere")
-    with pytest.raises(BadSource, match=r"no \*\.tar there; run `make filter`"):
+    with pytest.raises(BadSource, match=r"no \*\.tar there; run `open-diht filter`"):
         load(tmp_path)
     with pytest.raises(BadSource, match=r"00005 is after 00003, .*; write \{00003\.\.00005\}"):
         load(f"{tmp_path}/{{00005..00003}}.tar")

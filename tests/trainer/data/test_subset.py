@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -68,6 +70,24 @@ def test_a_selection_reads_a_uid_as_often_as_it_occurs(times, sort, data, tmp_pa
     assert (selection.uids, selection.most) == (len(times), max(times.values()))
 
 
+def test_the_table_of_a_selection_is_the_selection(tmp_path: Path) -> None:
+    times = {3: 2, 2**100: 1, 7: 4}
+    table = pa.table({"uid": [f"{uid:032x}" for uid in times], "repeats": pa.array(times.values(), pa.int32())})
+    pq.write_table(table, tmp_path / "selection.parquet")
+    selection = open_subset(str(tmp_path / "selection.parquet"), repeats=True)
+    assert list(selection.repeats(index_of([0, *times, 8]))) == [0, *times.values(), 0]
+    assert list(open_subset(str(tmp_path / "selection.parquet")).repeats(index_of([0, *times, 8]))) == [0, 1, 1, 1, 0]
+    for wrong in (
+        table.drop_columns("repeats"),
+        table.set_column(0, "uid", pa.array([1, 2, 3])),
+        table.set_column(1, "repeats", pa.array([1, None, 2])),
+        table.slice(0, 0),
+    ):
+        pq.write_table(wrong, tmp_path / "selection.parquet")
+        with pytest.raises(BadSource, match=r"data.selection .* cannot be read .*`open-diht select`"):
+            open_subset(str(tmp_path / "selection.parquet"), repeats=True)
+
+
 def test_the_samples_of_a_subset_and_no_others_are_read(tars: Any, load: Any, tmp_path: Path) -> None:
     folder = tars.folder(tmp_path / "d", [11, 7, 20], first=1)
     chosen = [1, 3, 5, 10, *range(19, 31), 99, 100]  # nothing of the second shard; two that are not there
@@ -109,6 +129,24 @@ def test_an_epoch_of_a_selection_spreads_the_repeats(tars: Any, load: Any, tmp_p
     assert {n for n, count in times.items() if count == 3 and n < 99} == set.intersection(*map(set, rounds))
     (line,) = loader.remarks
     assert line.startswith("data.selection ") and "38 of 39 uids are in 38 samples" in line and "1 are missing" in line
+
+
+def test_a_run_reads_a_selection_that_does_not_fill_its_batches(tars: Any, load: Any, tmp_path: Path) -> None:
+    """Every sample as often as selected, and those that complete the last batch; on any ranks, from any batch."""
+    folder = tars.folder(tmp_path / "d", [11, 7, 20], first=1)
+    times = {number: 1 + number % 3 for number in range(1, 39)}
+    listed = [number for number, count in times.items() for _ in range(count)]
+    chosen = {"selection": subset_of(tars, tmp_path / "selection.npy", listed), "shuffle": 10}
+    loader = load(folder, batch_size=16, **chosen)
+    steps, whole = -(-len(listed) // 16), loader.batches_per_epoch
+    assert len(listed) % 16 and steps == whole + 1
+    read = numbers(loader) + numbers(loader, 1)[:16]
+    assert all(Counter(read)[number] >= count for number, count in times.items())
+    assert len(read) == steps * 16
+    assert numbers(load(folder, batch_size=16, **chosen), 1, start=1) == numbers(loader, 1)[16:]
+    ranks = [load(folder, batch_size=8, rank=rank, world=2, **chosen) for rank in (0, 1)]
+    halves = [numbers(one) + numbers(one, 1)[:8] for one in ranks]
+    assert Counter(halves[0] + halves[1]) == Counter(read)
 
 
 def test_a_selection_is_read_once_by_checks_and_alone(tars: Any, load: Any, tmp_path: Path) -> None:
