@@ -267,8 +267,10 @@ def _torchvision(teacher: Teacher) -> tuple[Any, Callable[[Any], Any]]:
 def _open_clip(teacher: Teacher) -> tuple[Any, Callable[[Any], Any]]:
     import open_clip
 
+    from open_diht.common.open_clip_models import no_code
+
     try:
-        with no_hub():
+        with no_hub(), no_code():
             model, _, transform = open_clip.create_model_and_transforms(teacher.model, pretrained_text=False)
     except RuntimeError as error:
         raise WrongUse(f"open_clip has no model {teacher.model}: {error}") from error
