@@ -69,7 +69,9 @@ def read_folder(folder: Path, split: str, memo: Memo, place: str, options: Mappi
         raise WrongUse(f"{place}: a folder takes the option groups; got {dict(options)}")
     root = folder / split
     if not root.is_dir():
-        raise DataMissing(f"{place}/{split} is not there")
+        others = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+        there = f"; {place} has {', '.join(others[:5])}: class folders go below a split, {place}/{split}"
+        raise DataMissing(f"{place}/{split} is not there{there if others else ''}")
     classes = sorted(path.name for path in root.iterdir() if path.is_dir())
     names, labels = [], []
     for label, name in enumerate(classes):
