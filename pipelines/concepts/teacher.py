@@ -188,7 +188,10 @@ def _state(path: str) -> dict[str, Any]:
         for wrapper in ("state_dict", "model"):  # checkpoints may nest the weights
             if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
                 content = content[wrapper]
-        return dict(content)
+        state = dict(content)
+        if not all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()):
+            raise ValueError("it holds more than weights by name")
+        return state
     except (*NOT_LOADED, SafetensorError) as error:
         said = " ".join(str(error).split())[:300] or "it ends too early"
         raise WrongUse(
