@@ -284,6 +284,8 @@ def read_items(path: Path) -> Items:
     arrays = read_arrays(path, NEEDED)
     if len({len(arrays[name]) for name in NEEDED}) != 1:
         raise DataBroken(f"{path} has arrays of different lengths; {AGAIN}")
+    if not len(arrays["keys"]) or not np.isfinite(arrays["hits"]).all():
+        raise DataBroken(f"{path} holds no items, or hits that are not finite numbers; {AGAIN}")
     extra = {name: array for name, array in arrays.items() if name not in NEEDED}
     return Items(**{name: arrays[name] for name in NEEDED}, extra=extra)
 

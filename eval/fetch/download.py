@@ -204,14 +204,14 @@ class Fetcher:
         if recorded is not None:
             self.say(f"{what}: {name} differs from an earlier download, and so does its published hash")
             others = {other: found for other, found in self._recorded().items() if other != name}
-            publish_bytes(self.root / SUMS, "".join(itertools.starmap(_line, others.items())).encode())
+            publish_bytes(self.root / SUMS, "".join(itertools.starmap(_sum, others.items())).encode())
         self._sums[name] = now
         # A line is appended in one write, so fetches into this folder at the same time lose none of each other's.
         with (self.root / SUMS).open("ab", buffering=0) as sums:
-            sums.write(_line(name, now).encode())
+            sums.write(_sum(name, now).encode())
 
 
-def _line(name: str, digest: str) -> str:
+def _sum(name: str, digest: str) -> str:
     return f"{digest.removeprefix('sha256:')}  {name}\n"
 
 
