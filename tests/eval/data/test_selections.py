@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from open_diht.eval.data import Association, DataSet, Memo
+from open_diht.eval.data.files import text_of
 from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
 from open_diht.eval.features import FeatureCache
 from open_diht.eval.session import open_task
@@ -243,6 +244,16 @@ def test_captions_line_by_line(folder: Path, memo: Memo) -> None:
         (folder / "captions.de.gz").write_bytes(content)
         with pytest.raises(DataBroken, match=r"captions.de.gz is not a whole gzip file"):
             read()
+
+
+def test_a_list_that_unpacks_to_more_than_its_bound_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "captions.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        for _ in range(257):
+            file.write(bytes(2**20))
+    assert path.stat().st_size < 2**21
+    with pytest.raises(DataBroken, match="here holds more than 268,435,456 bytes of text"):
+        text_of(path, "here")
 
 
 def test_the_suites_read_rows_as_their_authors_publish_them(tmp_path: Path, memo: Memo) -> None:
