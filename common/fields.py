@@ -77,10 +77,13 @@ def build(kind: type[T], values: Mapping[str, Any], where: str = "", **given: An
     for key in values:
         if key not in hints:
             raise BadValue(f"unknown key {where}{key}{nearest(str(key), hints)}; known: {', '.join(hints)}")
-    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
-        needed = field.default is MISSING and field.default_factory is MISSING
-        if needed and field.name in hints and field.name not in values:
-            raise BadValue(f"{where}{field.name} is missing")
+    needed = [
+        field.name
+        for field in dataclasses.fields(kind)  # type: ignore[arg-type]
+        if field.default is MISSING and field.default_factory is MISSING and field.name in hints
+    ]
+    if missing := [f"{where}{name}" for name in needed if name not in values]:
+        raise BadValue(f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")
     arguments = {key: converted(hints[key], value, f"{where}{key}") for key, value in values.items()}
     try:
         return kind(**arguments, **given)

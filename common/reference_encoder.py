@@ -123,8 +123,9 @@ def _load_text(folder: Path) -> tuple[Any, torch.nn.Module]:
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-        model = AutoModel.from_pretrained(str(folder), local_files_only=True)
+        only_data = {"local_files_only": True, "trust_remote_code": False}
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), **only_data)
+        model = AutoModel.from_pretrained(str(folder), **only_data)
     except (OSError, ValueError, ImportError) as error:
         raise ReferenceMissing(
             f"the reference encoder's text model does not load from {folder} ({' '.join(str(error).split())[:200]}); "

@@ -1,7 +1,7 @@
 """Compare two models on the same items: `make compare A=out/bench/one B=out/bench/other`.
 
 Reads the results of two runs of `make bench`, tests every task that both measured by the same rules on
-the same items, if there are enough, and writes compare.json and compare.md.
+the same items, if there are enough, and writes compare.json, compare.md and compare.html.
 
 Exit status: 0 compared; 1 no task could be tested, or a file is broken or cannot be written; 2 wrong use, nothing was
 written.
@@ -12,11 +12,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from open_diht.common.command_line import OK, WrongUse, complain, exit_status, say
 from open_diht.common.files import publish_bytes, publish_json
+from open_diht.common.html import render_page
 from open_diht.common.spelling import spelled
 from open_diht.eval.compare_options import compare_parser
 from open_diht.eval.comparison import ComparedAverage, Comparison, TaskComparison, compare
@@ -48,6 +49,7 @@ def _compare(options: argparse.Namespace) -> int:
     try:
         publish_json(output / "compare.json", asdict(comparison))
         publish_bytes(output / "compare.md", text.encode("utf-8"))
+        publish_bytes(output / "compare.html", to_html(comparison).encode("utf-8"))
     except OSError as error:  # a full disk, a folder without write permission
         return complain(f"{error.filename or output}: {error.strerror or error}; check --output")
     say(text)
@@ -57,83 +59,108 @@ def _compare(options: argparse.Namespace) -> int:
     return OK
 
 
+@dataclass(frozen=True)
+class _Table:
+    """A table of both reports."""
+
+    columns: tuple[str, ...]
+    """Headings; those of numbers end in a colon."""
+    rows: list[tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A heading, tables, what they mean, and notes. Texts are not escaped yet."""
+
+    heading: str
+    tables: tuple[_Table, ...]
+    about: str
+    notes: tuple[str, ...] = ()
+
+
 def to_markdown(comparison: Comparison) -> str:
     """Return compare.md: the tables and the notes that limit what they show."""
+    lines = ["# B against A, on the same items", "", f"A: `{comparison.a}`  ", f"B: `{comparison.b}`", ""]
+    for part in _parts(comparison):
+        lines += [f"## {part.heading}", ""] if part.heading else []
+        for table in part.tables:
+            lines += [
+                _line([column.removesuffix(":") for column in table.columns]),
+                f"|{'|'.join('--:' if column.endswith(':') else '---' for column in table.columns)}|",
+                *(_line([cell(text) for text in row]) for row in table.rows),
+                "",
+            ]
+        lines += [part.about, "", *(f"- {cell(note)}" for note in part.notes), *([""] if part.notes else [])]
+    return "\n".join([*lines, comparison.caution, ""])
+
+
+def to_html(comparison: Comparison) -> str:
+    """Return compare.html, one file that shows the same."""
+    return render_page("open_diht.eval.report", "compare.html.j2", found=comparison, parts=_parts(comparison))
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "|" + "".join(f" {text} |" if text else " |" for text in cells)
+
+
+def _parts(comparison: Comparison) -> list[_Part]:
     rows = [_rows_of(found) for found in comparison.tasks]
     average = comparison.average
     if average is not None:
-        name = f"| **average of {average.tasks}** |"
-        values = f"{_percent(average.a)} | {_percent(average.b)} | {_points(average.difference)} | {_ends(average)} | |"
-        tested = f"{_p(average.p)} | {_percent(average.detectable)} | paired t over images |"
-        rows.append((f"{name} {values}", f"{name} | {tested}"))
-    lines = [
-        "# B against A, on the same items",
+        name = f"**average of {average.tasks}**"
+        values = (_percent(average.a), _percent(average.b), _points(average.difference), _ends(average), "")
+        tested = ("", _p(average.p), _percent(average.detectable), "paired t over images")
+        rows.append(((name, *values), (name, *tested)))
+    results, tests = zip(*rows, strict=True) if rows else ((), ())
+    whole = _Part(
         "",
-        f"A: `{comparison.a}`  ",
-        f"B: `{comparison.b}`",
-        "",
-        "| task | A | B | B - A | 95 % interval | p (Holm) |",
-        "|---|--:|--:|--:|---|--:|",
-        *(result for result, _ in rows),
-        "",
-        "| task | n | p | MDE | test |",
-        "|---|--:|--:|--:|---|",
-        *(test for _, test in rows),
-        "",
+        (
+            _Table(("task", "A:", "B:", "B - A:", "95 % interval", "p (Holm):"), list(results)),
+            _Table(("task", "n:", "p:", "MDE:", "test"), list(tests)),
+        ),
         "Values in percent, differences in points. p: two-sided, of no difference; Holm's correction is for the "
         "number of tasks tested. Intervals are over images; the average counts those of tasks with the same "
         "images once. MDE: the smallest difference that a t test on as many images detects in 80 % of cases.",
-        "",
-        *_few_shot_lines(comparison.few_shot),
-        comparison.caution,
-        "",
-    ]
-    return "\n".join(lines)
+    )
+    return [whole, *_few_shot_parts(comparison.few_shot)]
 
 
-def _rows_of(found: TaskComparison) -> tuple[str, str]:
+def _rows_of(found: TaskComparison) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the rows of a task in the tables of results and of tests."""
-    name, note = f"| {cell(found.task)}, {cell(found.metric)} |", cell(found.note)
-    values = f"{name} {_percent(found.a)} | {_percent(found.b)} |"
+    name = f"{found.task}, {found.metric}"
+    values = (name, _percent(found.a), _percent(found.b))
     if found.difference is None:
-        return f"{values} | | |", f"{name} | | | not compared: {note} |"
-    test = f"{found.test}; {note}" if note else found.test
+        return (*values, "", "", ""), (name, "", "", "", f"not compared: {found.note}")
+    test = f"{found.test}; {found.note}" if found.note else found.test
     return (
-        f"{values} {_points(found.difference)} | {_ends(found)} | {_p(found.p_holm)} |",
-        f"{name} {found.n:,} | {_p(found.p)} | {_percent(found.detectable)} | {test} |",
+        (*values, _points(found.difference), _ends(found), _p(found.p_holm)),
+        (name, f"{found.n:,}", _p(found.p), _percent(found.detectable), test),
     )
 
 
-def _few_shot_lines(few_shot: Sequence[FewShotComparison]) -> list[str]:
+def _few_shot_parts(few_shot: Sequence[FewShotComparison]) -> list[_Part]:
     if not few_shot:
         return []
-    results, tests, notes = list[str](), list[str](), dict[str, None]()
+    results, tests, notes = list[tuple[str, ...]](), list[tuple[str, ...]](), dict[str, None]()
     for found in few_shot:
         if found.difference is None:
-            results.append(f"| {cell(found.task)} | not compared: {cell(found.note)} | | | | | | |")
+            results.append((found.task, f"not compared: {found.note}", "", "", "", "", "", ""))
             continue
-        name = f"| {cell(found.task)}, {cell(found.metric)} | {cell(found.method)} | {found.shots} |"
-        values = f"{_percent(found.a)} | {_percent(found.b)} | {_points(found.difference)}"
-        results.append(f"{name} {values} | {_ends(found)} | {_p(found.p_holm)} |")
-        tests.append(f"{name} {found.n:,} | {len(found.seeds)} | {_p(found.p)} | {_percent(found.detectable)} |")
+        name = (f"{found.task}, {found.metric}", found.method, str(found.shots))
+        values = (_percent(found.a), _percent(found.b), _points(found.difference))
+        results.append((*name, *values, _ends(found), _p(found.p_holm)))
+        tests.append((*name, f"{found.n:,}", str(len(found.seeds)), _p(found.p), _percent(found.detectable)))
         if found.note:
-            notes[f"- {cell(found.task)}: {cell(found.note)}"] = None
-    return [
-        "## Few-shot, on the same shots",
-        "",
-        "| task | method | shots | A | B | B - A | 95 % interval | p (Holm) |",
-        "|---|---|--:|--:|--:|--:|---|--:|",
-        *results,
-        "",
-        "| task | method | shots | n | seeds | p | MDE |",
-        "|---|---|--:|--:|--:|--:|--:|",
-        *tests,
-        "",
+            notes[f"{found.task}: {found.note}"] = None
+    shown = (
+        _Table(("task", "method", "shots:", "A:", "B:", "B - A:", "95 % interval", "p (Holm):"), results),
+        _Table(("task", "method", "shots:", "n:", "seeds:", "p:", "MDE:"), tests),
+    )
+    about = (
         "Means over the seeds of the shots, which are the same for both models. Intervals and p values are over test "
-        "images and seeds; few seeds make them wide. Holm's correction is for the number of these tests.",
-        "",
-        *([*notes, ""] if notes else []),
-    ]
+        "images and seeds; few seeds make them wide. Holm's correction is for the number of these tests."
+    )
+    return [_Part("Few-shot, on the same shots", shown, about, tuple(notes))]
 
 
 def _ends(found: TaskComparison | ComparedAverage | FewShotComparison) -> str:

@@ -24,9 +24,9 @@ def compare_parser(prog: str) -> Parser:
     parser = Parser(
         prog=prog,
         description=f"Reads the results of two runs of `{spelled('bench')}`, tests every task that both measured by "
-        "the same rules on the same items, if there are enough, and writes compare.json and compare.md.",
+        "the same rules on the same items, if there are enough, and writes compare.json, .md and .html.",
     )
     parser.add_argument("a", metavar="A", help=f"results of the first model (a folder of `{spelled('bench')}`)")
     parser.add_argument("b", metavar="B", help="results of the second")
-    parser.add_argument("--output", type=Path, help="folder for compare.json and compare.md (default: B's)")
+    parser.add_argument("--output", type=Path, help="folder for compare.json, .md and .html (default: B's)")
     return parser

@@ -16,12 +16,14 @@ from open_clip.model import CLIP, CustomTextCLIP
 from torch import nn
 
 from open_diht.common.command_line import WrongUse
+from open_diht.common.open_clip_models import no_code
 from open_diht.trainer.config import ModelSettings
-from open_diht.trainer.towers import BadTower, WordTokenizer, is_own, read_words
+from open_diht.trainer.towers import WordTokenizer, is_own, read_words
 from open_diht.trainer.towers.pair import TowerPair
 
 DualEncoder: TypeAlias = "CLIP | CustomTextCLIP | TowerPair"
-_REFUSALS = (TypeError, AssertionError, RuntimeError)  # of open_clip; timm raises RuntimeError for an unknown model
+_REFUSALS = (TypeError, AssertionError, RuntimeError, ValueError)
+"""Errors of open_clip, of `no_code` and of towers; timm raises RuntimeError for an unknown model."""
 
 
 class BadArchitecture(WrongUse):
@@ -67,7 +69,7 @@ def architecture(settings: ModelSettings) -> dict[str, Any]:
 def build(model: dict[str, Any], temperature: float) -> DualEncoder:
     """Build a dual encoder with random weights, a function of torch's seed.
 
-    No weights are downloaded for a model without a `tower` key.
+    No weights are downloaded, and a text model of the hub runs no code of its own.
 
     Args:
         model: the architecture in open_clip's form.
@@ -77,14 +79,15 @@ def build(model: dict[str, Any], temperature: float) -> DualEncoder:
         BadArchitecture: open_clip or a tower does not take the settings, or a Hugging Face text model cannot be loaded.
     """
     model = deepcopy(model)
+    model["vision_cfg"].pop("timm_model_pretrained", None)  # if true, open_clip would download weights
     if has_own_tower(model):
         return _pair(model, temperature)
-    model["vision_cfg"]["timm_model_pretrained"] = False  # if true, open_clip would download weights
     custom = model.pop("custom_text", False) or "hf_model_name" in model["text_cfg"]  # as open_clip decides
     if "hf_model_name" in model["text_cfg"]:
         model["text_cfg"]["hf_model_pretrained"] = False
     try:
-        return (CustomTextCLIP if custom else CLIP)(**model, init_logit_scale=math.log(1 / temperature))
+        with no_code():
+            return (CustomTextCLIP if custom else CLIP)(**model, init_logit_scale=math.log(1 / temperature))
     except _REFUSALS as error:
         raise BadArchitecture(f"open_clip cannot build this architecture: {error}") from error
     except OSError as error:  # of transformers, for example if the hub does not know the name or does not answer
@@ -106,7 +109,7 @@ def _pair(model: dict[str, Any], temperature: float) -> TowerPair:
         )
     try:
         return TowerPair(**model, vocab_size=tokenizer(model).vocab_size, init_logit_scale=math.log(1 / temperature))
-    except (BadTower, *_REFUSALS) as error:
+    except _REFUSALS as error:
         raise BadArchitecture(f"model.architecture cannot be built: {error}") from error
 
 
@@ -148,13 +151,20 @@ def image_size(model: dict[str, Any]) -> int:
 
 
 def tokenizer(model: dict[str, Any]) -> Any:
-    """Return a function from a list of captions to (b, context) int64 ids."""
+    """Return a function from a list of captions to (b, context) int64 ids.
+
+    Raises `BadArchitecture` if a tokenizer of Hugging Face cannot be loaded, or needs code of its own.
+    """
     text = model["text_cfg"]
     context = text.get("context_length", 77)
     if "words" in text:
         return WordTokenizer(text["words"], context)
-    if text.get("hf_tokenizer_name"):
-        return open_clip.tokenizer.HFTokenizer(text["hf_tokenizer_name"], context_length=context)
+    if name := text.get("hf_tokenizer_name"):
+        try:
+            with no_code():
+                return open_clip.tokenizer.HFTokenizer(name, context_length=context, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            raise BadArchitecture(f"text_cfg.hf_tokenizer_name {name} cannot be loaded: {error}") from error
     return open_clip.tokenizer.SimpleTokenizer(context_length=context, **text.get("tokenizer_kwargs", {}))
 
 

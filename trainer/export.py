@@ -14,19 +14,21 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from open_diht.common.encoder_names import no_hub
 from open_diht.common.files import published_folder
-from open_diht.trainer.architecture import DualEncoder, build, has_own_tower, tokenizer
+from open_diht.trainer.architecture import BadArchitecture, DualEncoder, build, has_own_tower, tokenizer
 from open_diht.trainer.checkpoint import CANNOT_WRITE
 from open_diht.trainer.config import Config
 from open_diht.trainer.config_files import plain
 from open_diht.trainer.errors import TrainingError
+from open_diht.trainer.towers.registry import TOWERS
 
 WEIGHTS, DESCRIPTION, CARD = "open_clip_model.safetensors", "open_clip_config.json", "README.md"
 _OPEN_CLIP = """import open_clip
 model, _, preprocess = open_clip.create_model_and_transforms("local-dir:PATH_OF_THIS_FOLDER")
 tokenizer = open_clip.get_tokenizer("local-dir:PATH_OF_THIS_FOLDER")"""
 _OWN = """from open_diht.trainer.export import load
-model, tokenizer = load("PATH_OF_THIS_FOLDER")"""
+model, tokenizer = {}"""
 
 
 class CannotExport(TrainingError):
@@ -76,20 +78,48 @@ def loaded_by(architecture: Mapping[str, Any], folder: Path | None) -> str:
         architecture: open_clip's `model_cfg`.
         folder: the exported folder; None: the call has a placeholder for the path of a copy.
     """
-    own, folder = has_own_tower(dict(architecture)), folder or Path("PATH_OF_A_COPY")
-    return (
-        f"open_diht.trainer.export.load('{folder}')"
-        if own
-        else f"open_clip.create_model_and_transforms('local-dir:{folder}')"
-    )
+    place = str(folder or "PATH_OF_A_COPY")
+    if has_own_tower(dict(architecture)):
+        return f"open_diht.trainer.export.{_load_call(architecture, place)}"
+    return f"open_clip.create_model_and_transforms('local-dir:{place}')"
 
 
-def load(folder: Path | str) -> tuple[DualEncoder, Any]:
-    """Load an exported model, in evaluation mode, and its tokenizer. Raises OSError if a file is missing."""
+def _load_call(architecture: Mapping[str, Any], place: str) -> str:
+    """Return the call of `load` for an architecture with a `tower`."""
+    towers = sorted(_imported(architecture))
+    return f"load({place!r}, towers={towers})" if towers else f"load({place!r})"
+
+
+def load(folder: Path | str, towers: Sequence[str] = ()) -> tuple[DualEncoder, Any]:
+    """Load an exported model and its tokenizer. Nothing is downloaded, and no code of the folder is run.
+
+    Args:
+        folder: the exported folder.
+        towers: import paths, `package.module:Class`, that the folder may name as its towers. A folder from elsewhere
+            could name any module, and importing runs it.
+
+    Returns:
+        The dual encoder, in evaluation mode, and a function from a list of captions to (b, context) int64 ids.
+
+    Raises:
+        OSError: a file is missing.
+        BadArchitecture: the folder names a tower that is not in `towers`, or the model cannot be built.
+    """
     model = json.loads((Path(folder) / DESCRIPTION).read_text(encoding="utf-8"))["model_cfg"]
-    clip = build(model, temperature=1.0)
+    if others := sorted(_imported(model) - set(towers)):
+        raise BadArchitecture(
+            f"{folder} would import the tower {others[0]}; if the module is yours, load the folder with towers={others}"
+        )
+    with no_hub():
+        clip, tokens = build(model, temperature=1.0), tokenizer(model)
     clip.load_state_dict(load_file(Path(folder) / WEIGHTS))
-    return clip.eval(), tokenizer(model)
+    return clip.eval(), tokens
+
+
+def _imported(architecture: Mapping[str, Any]) -> set[str]:
+    """Return the towers of an architecture that are named by import path."""
+    named = (architecture[part].get("tower") for part in ("vision_cfg", "text_cfg"))
+    return {str(name) for name in named if name is not None} - set(TOWERS)
 
 
 def _for_inference(architecture: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,7 +168,9 @@ def model_card(
     averaged = f" They are an average over steps (EMA, decay {config.run.ema:g})." if config.run.ema else ""
     measured = "\n".join(f"- {line}" for line in results) or "- nothing was measured"
     own, text = has_own_tower(dict(architecture)), architecture["text_cfg"]
-    library, use = ("open_diht", _OWN) if own else ("open_clip", _OPEN_CLIP)
+    library, use = "open_clip", _OPEN_CLIP
+    if own:
+        library, use = "open_diht", _OWN.format(_load_call(architecture, "PATH_OF_THIS_FOLDER"))
     if name := text.get("hf_tokenizer_name"):  # the folder holds no files of Hugging Face's tokenizer
         made = f"open_clip.tokenizer.HFTokenizer({name!r}, context_length={text.get('context_length', 77)})"
         use = use.replace('open_clip.get_tokenizer("local-dir:PATH_OF_THIS_FOLDER")', made)

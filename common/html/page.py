@@ -10,7 +10,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from open_diht.common.html.charts import bar
-from open_diht.common.html.text import attribute, percent, show, words
+from open_diht.common.html.text import attribute, percent, prose, show, words
 
 
 def render_page(package: str | tuple[str, ...], template: str, **content: Any) -> str:
@@ -39,6 +39,7 @@ def _environment(*packages: str) -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters["show"] = lambda text, limit=400: Markup(show(text, limit))
+    environment.filters["prose"] = lambda text, limit=400: Markup(prose(text, limit))
     environment.filters["attribute"] = lambda text, limit=400: Markup(attribute(text, limit))
     environment.filters["thousands"] = lambda number: f"{number:,}"
     environment.filters |= {"percent": percent, "words": words}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -49,6 +50,11 @@ def attribute(text: str, limit: int = 400) -> str:
 def show(text: str, limit: int = 400) -> str:
     """Return `text`, cut to `limit` characters, as an HTML element whose writing direction does not affect the page."""
     return marked(text, (), limit)
+
+
+def prose(text: str, limit: int = 400) -> str:
+    """Return `show` of a sentence of ours, with what stands between backticks as code."""
+    return re.sub(r"`([^`<]+)`", r"<code>\1</code>", show(text, limit))
 
 
 def marked(text: str, spans: Iterable[TextSpan], limit: int = 400) -> str:

@@ -46,6 +46,11 @@ __all__ = [
 ]
 
 REPOSITORY = "repository:"
+_LISTS: dict[Texts, tuple[tuple[str, ...], str, str]] = {
+    "class_names": (("webdataset", "torchvision", "folder"), "classnames.txt", "class_names: [cat, dog]"),
+    "templates": (("webdataset",), "zeroshot_classification_templates.txt", 'templates: ["a photo of a {c}."]'),
+}
+"""The layouts that may have a list of their own, the file in a webdataset, and how a task gives it."""
 
 
 class TextList(NamedTuple):
@@ -69,7 +74,13 @@ def read_task(task: Task, needs: Annotation, root: Path, memo: Memo) -> DataSet:
         DataBroken: A source is available but invalid.
         WrongUse: The options of a source do not fit its layout.
     """
-    data = _first(task, task.sources, needs, root, memo)
+    try:
+        data = _first(task, task.sources, needs, root, memo)
+    except (DataMissing, DataBroken) as error:
+        # Say at once what the next try would fail for.
+        if lacking := _lacking(task, None):
+            raise type(error)(f"{error}. {lacking}") from None
+        raise
     if task.sample is not None:
         data = data.sampled(task.sample)
     return _checked(task, needs, data)
@@ -207,9 +218,7 @@ def class_names(task: Task, data: DataSet) -> TextList:
     """
     listed = _listed("class_names", task.class_names, data.class_names, data)
     if not listed.texts:
-        raise DataBroken(
-            f"{data.place} has no class names of its own (a webdataset: classnames.txt), and the task names none"
-        )
+        raise DataBroken(_lacking(task, data) or _no_lists(data.place, ["class_names"]))
     if task.classes is not None and len(listed.texts) != task.classes:
         raise DataBroken(f"{data.place} has {len(listed.texts)} class names; {task.title} has {task.classes} classes")
     return listed
@@ -227,15 +236,39 @@ def templates(task: Task, data: DataSet) -> TextList:
     """
     listed = _listed("templates", task.templates, data.templates, data)
     if not listed.texts:
-        raise DataBroken(
-            f"{data.place} has no templates of its own (a webdataset: zeroshot_classification_templates.txt), and the "
-            "task names none"
-        )
+        raise DataBroken(_no_lists(data.place, ["templates"]))
     try:
         check_templates(listed.texts, data.place)
     except WrongUse as error:
         raise DataBroken(str(error)) from None
     return listed
+
+
+def _lacking(task: Task, data: DataSet | None) -> str:
+    """Return which lists a classification lacks for its prompts, and how to give them; empty where it has them.
+
+    Args:
+        task: The task.
+        data: Its data; None where it could not be read, so that only its layouts are known.
+    """
+    if task.kind != "classification":
+        return ""
+    lacking: list[Texts] = []
+    for kind, (layouts, _, _) in _LISTS.items():
+        wanted = getattr(task, kind)
+        if data is None:
+            has = wanted != "dataset" or any(source.layout in layouts for source in task.sources)
+        else:
+            has = bool(_listed(kind, wanted, getattr(data, kind), data).texts)
+        lacking += [] if has else [kind]
+    place = ", ".join(source.path for source in task.sources) if data is None else data.place
+    return _no_lists(place, lacking) if lacking else ""
+
+
+def _no_lists(place: str, kinds: Sequence[Texts]) -> str:
+    names = " or ".join(kind.replace("_", " ") for kind in kinds)
+    files, ways = (", ".join(texts) for texts in zip(*(_LISTS[kind][1:] for kind in kinds), strict=True))
+    return f"{place} has no {names} of its own (a webdataset: {files}); add to the task, for example, {ways}"
 
 
 def _listed(kind: Texts, wanted: str | tuple[str, ...], own: tuple[str, ...] | None, data: DataSet) -> TextList:

@@ -87,18 +87,18 @@ class DataSet:
 
     @property
     def label_hash(self) -> str:
-        """sha256 over keys and annotations."""
+        """sha256 over keys and annotations, with all that numbers and intervals depend on."""
         labels = None if self.labels is None else self.labels.astype(np.int64).tolist()
         questions = [
             (q.key, q.image, q.question, q.kind, q.answers, q.candidates) for q in self.questions or ()
         ]  # as tuples: a field added later must not change the hash of old data silently
         content = [sha256_texts(self.images.keys), labels, self.captions, questions]
         if self.choices is not None:
-            content.append([(c.key, c.image, c.captions, c.right, c.category) for c in self.choices])
+            content.append([(c.key, c.image, c.captions, c.right, c.category, c.cluster) for c in self.choices])
         if self.pairs is not None:
             content.append([(p.key, p.images, p.captions, p.category) for p in self.pairs])
         if self.associations is not None:
-            content.append([(a.key, a.cue, a.images, a.right) for a in self.associations])
+            content.append([(a.key, a.cue, a.images, a.right, a.cluster) for a in self.associations])
         if self.groups is not None or self.bursts is not None:
             content.append([self.groups, None if self.bursts is None else self.bursts.tolist()])
         return sha256_of(content)

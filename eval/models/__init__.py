@@ -7,7 +7,6 @@ from pathlib import Path
 import open_clip
 
 from open_diht.common.data_root import REFERENCE
-from open_diht.common.encoder_names import no_hub
 from open_diht.common.naming import nearest
 from open_diht.common.spelling import spelled
 from open_diht.eval.errors import ModelError, WrongUse
@@ -29,7 +28,6 @@ RANDOM = "random"
 CONFIG = "open_clip_config.json"
 
 
-@no_hub()  # an evaluation downloads nothing, whatever a configuration requests
 def load_model(
     word: str,
     *,

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import open_clip
 import torch
 
+from open_diht.common.open_clip_models import create
 from open_diht.eval.errors import ModelError
 from open_diht.eval.hashes import sha256_of
 from open_diht.eval.models.model import Model, weights_hash
@@ -154,11 +155,7 @@ def load_architecture(
 def untrained(name: str) -> tuple[torch.nn.Module, Any, Any]:
     """Return an architecture with random weights, the same at every call, its preprocessing and its tokenizer."""
     torch.manual_seed(0)
-    # By default open_clip loads the weights of a text tower of the hub.
-    model, _, preprocess = open_clip.create_model_and_transforms(
-        name, pretrained=None, pretrained_text=False, device="cpu"
-    )
-    return model, preprocess, open_clip.get_tokenizer(name)
+    return create(name)
 
 
 def _load(
@@ -172,17 +169,15 @@ def _load(
             model, preprocess, tokenizer = untrained(name)
         else:
             pretrained = None if weights is None else str(weights)
-            model, _, preprocess = open_clip.create_model_and_transforms(
+            model, preprocess, tokenizer = create(
                 name,
-                pretrained=pretrained,
+                pretrained,
                 require_pretrained=True,
-                device="cpu",
                 image_mean=tag.get("mean"),
                 image_std=tag.get("std"),
                 image_interpolation=tag.get("interpolation"),
                 image_resize_mode=tag.get("resize_mode"),
             )
-            tokenizer = open_clip.get_tokenizer(name)
         settings = open_clip.get_model_config(name) or {}
     except NOT_LOADED as error:
         raise ModelError(f"model {shown} cannot be loaded ({reason(error)})") from None

@@ -189,7 +189,10 @@ def _state(path: str) -> dict[str, Any]:
         for wrapper in ("state_dict", "model"):  # checkpoints may nest the weights
             if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
                 content = content[wrapper]
-        return dict(content)
+        state = dict(content)
+        if not all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()):
+            raise ValueError("it holds more than weights by name")
+        return state
     except (*NOT_LOADED, SafetensorError) as error:
         said = " ".join(str(error).split())[:300] or "it ends too early"
         raise WrongUse(
@@ -268,8 +271,10 @@ def _torchvision(teacher: Teacher) -> tuple[Any, Callable[[Any], Any]]:
 def _open_clip(teacher: Teacher) -> tuple[Any, Callable[[Any], Any]]:
     import open_clip
 
+    from open_diht.common.open_clip_models import no_code
+
     try:
-        with no_hub():
+        with no_hub(), no_code():
             model, _, transform = open_clip.create_model_and_transforms(teacher.model, pretrained_text=False)
     except RuntimeError as error:
         raise WrongUse(f"open_clip has no model {teacher.model}: {error}") from error

@@ -258,12 +258,11 @@ def _packaged(model: str, weights: Path) -> Network:
 
 
 def _open_clip(model_name: str, weights: Path) -> Network:
-    open_clip = importlib.import_module("open_clip")
+    models = importlib.import_module("open_diht.common.open_clip_models")
     name = f"{FOLDER}:{weights}" if weights.is_dir() else model_name
     pretrained = None if weights.is_dir() else str(weights)
-    model, _, prepare = open_clip.create_model_and_transforms(name, pretrained=pretrained)
+    model, prepare, tokens = models.create(name, pretrained, require_pretrained=True)
     temperature = float(1 / model.logit_scale.detach().exp())
-    tokens = open_clip.get_tokenizer(name)
     return Network((model,), prepare, model.encode_image, tokens, model.encode_text, temperature)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import struct
@@ -346,3 +347,42 @@ def test_items_of_other_images_are_not_tested(tmp_path: Path, capsys: pytest.Cap
     )
     assert main([str(a), str(b)]) == 1
     assert "the items of A and B belong to different images" in capsys.readouterr().out
+
+
+def test_the_page_shows_what_the_tables_show_and_loads_nothing(tmp_path: Path) -> None:
+    hits = np.random.default_rng(0).random(200) < 0.6
+    a = write(tmp_path / "a", [top1(hits), top1(hits, task="<b>only</b>")], {"cats": items(hits)})
+    b = write(tmp_path / "b", [top1(~hits)], {"cats": items(~hits)})
+    assert main([str(a), str(b)]) == 0
+    page, text = ((b / f"compare.{end}").read_text(encoding="utf-8") for end in ("html", "md"))
+    for cells in (line.strip("|").split("|") for line in text.splitlines() if line.startswith("| cats")):
+        assert all(html.escape(one.strip()) in page for one in cells)
+    assert "not evaluated by B" in page and html.escape("<b>only</b>") in page and "<b>only" not in page
+    assert "default-src 'none'" in page and "http" not in page.replace("http-equiv", "")
+
+
+DEGENERATE: dict[str, tuple[Any, Any]] = {
+    "one item": ([1.0], [0.0]),
+    "no item": ([], []),
+    "all equal": ([1.0] * 50, [1.0] * 50),
+    "all opposite": ([1.0] * 50, [0.0] * 50),
+    "not a number": ([np.nan] * 50, [1.0] * 50),
+    "infinite": ([np.inf] * 50, [1.0] * 50),
+}
+
+
+@pytest.mark.parametrize("what", DEGENERATE)
+def test_degenerate_results_are_compared_or_the_reason_is_given(what: str, tmp_path: Path, capsys: Any) -> None:
+    folders = []
+    for name, hits in zip("ab", DEGENERATE[what], strict=True):
+        value = float(np.mean(hits)) if hits else 0.0
+        folders.append(write(tmp_path / name, [row("cats", "top1", value)], {"cats": items(hits)}))
+    status = main([str(folder) for folder in folders])
+    said = capsys.readouterr()
+    assert status in (0, 1) and "nan" not in said.out.lower()
+    if (folders[1] / "compare.json").exists():
+        (found,) = json.loads((folders[1] / "compare.json").read_text())["tasks"]
+        assert (found["difference"] is None) == bool(found["note"]) or status == 0
+        assert (folders[1] / "compare.html").exists()
+    else:
+        assert said.err.startswith("error: ") and said.err.count("\n") == 1

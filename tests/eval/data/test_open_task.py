@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from open_diht.eval import cli
 from open_diht.eval.data import class_names, open_support, sample_indices, shared_images, templates
 from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
 from open_diht.eval.fetch.writing import jpeg
@@ -408,3 +409,32 @@ def test_snli_ve_leaves_out_rows_without_a_gold_label(tmp_path: Any, memo: Any) 
         (tmp_path / "s" / "x.jsonl").write_text(json.dumps(lacking), encoding="utf-8")
         with pytest.raises(DataBroken, match=rf"s, line 1: .*KeyError\('{name}'\)"):
             open_task(task(kind="vqa", metric="accuracy", sources=(source,)), tmp_path, memo)
+
+
+def test_the_folders_of_classes_on_the_page_are_measured(tmp_path: Path, tiny_folder: Path) -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "extend" / "task.md").read_text(encoding="utf-8")
+    suite = next(block for block in page.split("```") if "layout: folder" in block).partition("\n")[2]
+    (tmp_path / "pets.yaml").write_text(suite, encoding="utf-8")
+    images_in(tmp_path / "data" / "pets" / "test", {"cat/1.jpg": "red", "dog/1.jpg": "blue"})
+    asked = ["--tasks", str(tmp_path / "pets.yaml"), "--data", str(tmp_path / "data"), "--output", str(tmp_path / "o")]
+    assert cli.main(["--model", str(tiny_folder), *asked, "--cache", str(tmp_path / "cache")]) == 0
+    rows = json.loads((tmp_path / "o" / "results.json").read_text())
+    assert {row["metric"]: row["n"] for row in rows if row["task"] == "my_pets"}["top1"] == 2
+
+
+def test_all_that_folders_of_classes_lack_is_said_at_once(tmp_path: Path, memo: Any) -> None:
+    images_in(tmp_path / "pets", {"cat/1.jpg": "red", "dog/1.jpg": "blue"})
+    pets = task(sources=(Source(layout="folder", path="pets"),))
+    with pytest.raises(DataMissing, match=r"pets has cat, dog: class folders go below a split, pets/test.*templates: "):
+        open_task(pets, tmp_path, memo)
+    images_in(tmp_path / "pets" / "test", {"cat/1.jpg": "red", "dog/1.jpg": "blue"})
+    with pytest.raises(DataBroken, match=r"^pets has no templates of its own .*templates: "):
+        templates(pets, open_task(pets, tmp_path, memo))
+
+
+def test_a_webdataset_without_both_lists_is_told_so_at_once(colour_set: Any, memo: Any) -> None:
+    root = colour_set(n=6)
+    for name in ("classnames", "zeroshot_classification_templates"):
+        (root / "colours" / f"{name}.txt").unlink()
+    with pytest.raises(DataBroken, match=r"no class names or templates of its own .*classnames.txt, zeroshot_class"):
+        open_task(TASK, root, memo)

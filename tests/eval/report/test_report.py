@@ -119,6 +119,14 @@ class TestPage:
         assert sum(tag == "img" for tag, _ in tags.tags) == 4
         assert json.loads((tmp_path / "results.json").read_text())[0]["metric"] == HOSTILE
 
+    def test_a_command_is_shown_as_code_and_every_image_has_a_text(self, tmp_path: Path) -> None:
+        lost = row("u", value=None, missing="data not found: fetch it with `make bench-data TASK=u` <b>`x`</b>")
+        hits = [(image(), 0.3, True), (image(), 0.2, False)]
+        tags, page = written(tmp_path, [lost], examples={"t": [FoundImages(text="a", images=hits, rank=1)]})
+        assert "<code>make bench-data TASK=u</code>" in page and "&lt;b&gt;<code>x</code>&lt;/b&gt;" in page
+        alts = [attrs["alt"] for tag, attrs in tags.tags if tag == "img"]
+        assert alts == ["a right image", "another image"]
+
     def test_the_protocol_of_every_number_can_be_read(self, tmp_path: Path) -> None:
         rows = [
             row("cats", "recall@1", kind="retrieval", caption_template="{}"),

@@ -148,6 +148,7 @@ def test_a_class_name_is_taken_literally() -> None:
         (("layout: webdataset", "layout: webdatset"), "did you mean 'webdataset'"),
         (("path: one", "path: a/../../b"), "write it without"),
         (("    license: MIT\n", ""), "task.license is missing"),
+        (("    license: MIT\n    get: look here\n", ""), "task.license, task.get are missing"),
         (("get: look here", "get: look here\n    direction: image_to_text"), "belongs to retrieval"),
         (("get: look here", "get: look here\n    templates: ['no slot']"), "exactly one slot"),
         (("get: look here", "get: look here\n    templates: clip_benchmark:cifar11"), "did you mean"),

@@ -163,3 +163,10 @@ def test_bf16_is_refused_where_it_is_not_to_be_had(tiny: tuple[str, str], monkey
     monkeypatch.setattr(devices, "has_bf16", lambda: False)
     with pytest.raises(WrongUse, match="cpu of this machine has no bf16; use a machine that has, or --precision fp32"):
         find_teacher(*tiny).load("cpu", "bf16")
+
+
+@pytest.mark.parametrize("content", [{1: torch.zeros(2)}, {"a": 1}], ids=["numbers", "values"])
+def test_a_file_of_other_things_than_weights_by_name_is_named(content: dict[Any, Any], tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(WrongUse, match=r"w\.pth is not a file of weights .*: it holds more than weights by name"):
+        find_teacher("timm:test_vit", str(tmp_path / "w.pth")).load()

@@ -80,6 +80,7 @@ def test_hostile_captions_are_text(site: str, output: Output) -> None:
             assert not any(tag in ("script", "svg") and "onload" in one for tag, one in page.tags)
             sources = [one["src"] or "" for tag, one in page.tags if tag == "img"]
             assert all(one.startswith("/image/") for one in sources)
+            assert all(one["alt"] for tag, one in page.tags if tag == "img")
 
 
 @pytest.mark.parametrize(
