@@ -23,7 +23,7 @@ from open_diht.filters.captions.opinion import Opinion, load_opinion, opinion_fi
 from open_diht.filters.captions.parse import CaptionParser, Parse, model_provenance
 from open_diht.filters.captions.verifier import Odds, Verifier, load_verifier, weights_fingerprint
 
-VERSION = 5  # increase it if equal captions may get other annotations: runs then annotate again
+VERSION = 6  # increase it if equal captions may get other annotations: runs then annotate again
 
 _PARTICIPANT = pa.struct([("object", pa.int32()), ("role", pa.string())])
 SCHEMA = pa.schema(
