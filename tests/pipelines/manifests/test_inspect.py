@@ -212,6 +212,12 @@ def test_semicolons_are_named(write: Write, name: str, said: str) -> None:
         inspect(write(name, b"url;caption\nhttp://x;a dog\n"), CUSTOM)
 
 
+def test_a_line_without_end_that_is_taken_for_a_header_is_not_quoted_whole(write: Write) -> None:
+    with pytest.raises(BadSchema, match="no column for the caption") as raised:
+        inspect(write("a.csv", b"x" * 70_000 + b"," + b"y" * 70_000 + b"\n1,2\n"), CUSTOM)
+    assert len(str(raised.value)) < 1_000
+
+
 GERMAN = "bild;text des bildes;größe\nhttp://x/1.jpg;ein Hund;2\n"
 ODD = {
     "UTF-16": (GERMAN.encode("utf-16"), {}, ["iconv -f UTF-16", "--delimiter ';'", "bild, text des bildes, größe"]),
