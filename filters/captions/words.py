@@ -87,12 +87,13 @@ def _form(word: str, lower: str) -> tuple[Form | None, bool]:
 
 def descriptor_group(word: str) -> str | None:
     """Return the group of a word that describes by itself, `number` for measures and figures without
-    commas but not years from 1800 to 2099, `participle` for forms of rated verbs in -ed, None for other words."""
+    commas but not years from 1800 to 2099, `participle` for inflected forms of rated verbs in -ed ("folded",
+    not "bed"), None for other words."""
     group = describing_words().get(word.lower())
     if group is None:
         if word[0].isdigit():
             return "number" if _MEASURE.fullmatch(word) and not _is_year(word) else None
-        if word[-2:] in ("ed", "ED") and verb_lemma(word.lower()):
+        if word[-2:] in ("ed", "ED") and verb_lemma(lower := word.lower()) not in (None, lower):
             return "participle"
     return group
 

@@ -34,6 +34,7 @@ from open_diht.pipelines.concepts.vocabulary import (
     VocabularyStage,
     lowest_count,
     make_vocabulary,
+    records_of,
     rows_counted,
 )
 from open_diht.pipelines.engine.engine import Engine
@@ -315,7 +316,7 @@ class _Run:
         stage = LabelStage(self.layout, self.settings.data / "shards", self.layout.root / "vocabulary.json", known)
         if not self._do(stage, fingerprints):
             return False
-        records = [read_json(self.layout.commit("labels", unit)) for unit in shards]
+        records = records_of(self.layout, "labels", shards).values()
         rows = sum(record["rows"] for record in records)
         without = sum(record["without_annotations"] for record in records)
         if rows and without == rows:
@@ -355,7 +356,7 @@ class _Run:
     def _finish(self, vocabulary: Vocabulary) -> bool:
         self.lock.check()
         shards, teacher = self.shards, self.settings.teacher
-        records = {unit: read_json(self.layout.commit("features", unit)) for unit in shards}
+        records, labels = (records_of(self.layout, stage, shards) for stage in ("features", "labels"))
         content = {
             "version": VERSION,
             "command": list(self.settings.command),
@@ -376,7 +377,7 @@ class _Run:
                     "tar_sha256": entry["sha256"],
                     "rows": records[unit]["rows"],
                     "features": records[unit]["fingerprint"],
-                    "labels": read_json(self.layout.commit("labels", unit))["fingerprint"],
+                    "labels": labels[unit]["fingerprint"],
                 }
                 for unit, entry in shards.items()
             ],

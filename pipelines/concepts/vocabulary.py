@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypedDict
+from functools import partial
+from typing import Any, TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,7 +24,7 @@ from open_diht.pipelines.store.commit import publish_table, read_json
 from open_diht.pipelines.store.fingerprints import Fingerprints
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import CommitRecord
-from open_diht.pipelines.store.storage import Row, StorePath, read_table, row_count
+from open_diht.pipelines.store.storage import Row, StorePath, each, read_table, row_count
 
 HEADS = ("objects", "attributes")
 BATCH_ROWS = 10_000
@@ -108,11 +109,11 @@ def _table(counts: dict[str, Counter[str]]) -> pa.Table:
 def _merged(layout: Layout, units: Sequence[str]) -> Iterator[tuple[str, str, int]]:
     """Yield (head, name, rows) with the sum of rows over all units."""
     paths = [layout.data("vocabulary", unit) for unit in units]
-    slices = min(BUCKETS, max(1, -(-sum(map(row_count, paths)) // ROWS_AT_ONCE)))
+    slices = min(BUCKETS, max(1, -(-sum(each(row_count, paths, layout.root)) // ROWS_AT_ONCE)))
     for number in range(slices):
         first, last = number * BUCKETS // slices, (number + 1) * BUCKETS // slices  # every name is in one slice
         bounds = [("bucket", ">=", first), ("bucket", "<", last)]
-        table = pa.concat_tables(read_table(path, filters=bounds) for path in paths)
+        table = pa.concat_tables(each(partial(read_table, filters=bounds), paths, layout.root))
         sums = table.group_by(["head", "name"]).aggregate([("rows", "sum")])
         yield from zip(*(sums[column].to_pylist() for column in ("head", "name", "rows_sum")), strict=True)
 
@@ -175,4 +176,10 @@ def vocabulary_hash(names: dict[str, list[str]]) -> str:
 
 def rows_counted(layout: Layout, units: Sequence[str]) -> int:
     """Return the number of rows of all units, from their commit records."""
-    return sum(int(read_json(layout.commit("vocabulary", unit))["rows"]) for unit in units)
+    return sum(int(record["rows"]) for record in records_of(layout, "vocabulary", units).values())
+
+
+def records_of(layout: Layout, stage: str, units: Iterable[str]) -> dict[str, Any]:
+    """Return the commit record of each unit; in a store many are read at once."""
+    names = list(units)
+    return dict(zip(names, each(lambda unit: read_json(layout.commit(stage, unit)), names, layout.root), strict=True))

@@ -100,6 +100,11 @@ def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, ima
     for role in _FOUND_BY_ALIAS:
         if role not in found:
             take(role, partial(_by_alias, role, columns, dataset, path))
+    others = {name: role for role, name in found.items() if role != "image"}
+    if (image := found.get("image")) in others and dataset.roles.image is None:
+        del found["image"]  # a column of bytes that is named for another role
+    elif image in others and image:
+        problems.append(BadSchema(f"{path}: column '{image}' cannot be both image and {others[image]}; name another"))
     for family in SIZE_FAMILIES if "width" not in found else ():
         pair = [[name for name in names if name.casefold() == wanted] for wanted in family]
         if all(len(same) == 1 for same in pair):

@@ -59,7 +59,8 @@ class CaptionCounts(TypedDict):
     rejected: dict[str, int]
     """Number of rejected captions by reason."""
     dead_letter: int
-    """Captions that were read of rows in the dead-letter table."""
+    """Captions that were read of rows in the dead-letter table. Rows that died while being read have an unknown number
+    of captions, which are in no count."""
     not_decided: int
     """Captions that were read of units that failed."""
 

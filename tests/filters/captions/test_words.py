@@ -15,6 +15,7 @@ from open_diht.filters.captions.words import PERSON, UNKNOWN, known_word
         ("2019", None),
         ("42nd", None),
         ("climbed", "participle"),
+        *((word, None) for word in ("bed", "feed", "Need", "SHED")),
         ("table", None),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from open_diht.pipelines.concepts import vocabulary
 from open_diht.pipelines.concepts.vocabulary import VocabularyStage, lowest_count, make_vocabulary, rows_counted
 from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.storage import store_path
 
 
 @pytest.fixture
@@ -96,3 +98,9 @@ def test_what_a_run_writes(filtered: Any, make: Any) -> None:
     found = json.loads((data / "concepts" / "vocabulary.json").read_text())
     assert found["heads"]["objects"]["names"] == ["circle", "square", "triangle"]
     assert found["heads"]["attributes"]["names"] == ["blue", "green", "red", "yellow"]
+
+
+def test_records_in_a_store_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = threading.Barrier(2, timeout=10)
+    monkeypatch.setattr(vocabulary, "read_json", lambda _: {"rows": 3 + both.wait() * 0})
+    assert rows_counted(Layout(store_path("memory://concepts")), ["a", "b"]) == 6

@@ -212,6 +212,20 @@ def test_semicolons_are_named(write: Write, name: str, said: str) -> None:
         inspect(write(name, b"url;caption\nhttp://x;a dog\n"), CUSTOM)
 
 
+def test_a_column_of_bytes_that_is_named_as_caption_is_no_image(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": [b"a dog"]}), tmp_path / "a.parquet")
+    info = inspect(str(tmp_path / "a.parquet"), CUSTOM.with_roles(caption="image"))
+    assert [batch.captions for batch in read(info, CUSTOM)] == [["a dog"]] and not info.images
+    with pytest.raises(BadSchema, match="cannot be both image and caption"):
+        inspect(str(tmp_path / "a.parquet"), CUSTOM.with_roles(caption="image", image="image"))
+
+
+def test_a_line_without_end_that_is_taken_for_a_header_is_not_quoted_whole(write: Write) -> None:
+    with pytest.raises(BadSchema, match="no column for the caption") as raised:
+        inspect(write("a.csv", b"x" * 70_000 + b"," + b"y" * 70_000 + b"\n1,2\n"), CUSTOM)
+    assert len(str(raised.value)) < 1_000
+
+
 GERMAN = "bild;text des bildes;größe\nhttp://x/1.jpg;ein Hund;2\n"
 ODD = {
     "UTF-16": (GERMAN.encode("utf-16"), {}, ["iconv -f UTF-16", "--delimiter ';'", "bild, text des bildes, größe"]),
