@@ -1,4 +1,4 @@
-"""Start a command of this package, and end it on signals: Ctrl-C and SIGTERM become one line on
+"""Start a command of this package, and end it on signals: Ctrl-C, SIGTERM and SIGHUP become one line on
 standard error and an exit status, unless the command handles them as `make view` does.
 
 Import nothing heavy here: the signal handlers must be active while the rest is imported.
@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "BLIS", "MKL")}
 """Environment of the commands of `run_command` and of workers: worker processes provide the parallelism,
 and threads in one process cost more than they gain. NumPy reads these variables when it is imported."""
-_SAID = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+_SAID = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "terminal closed"}
 _remedy = ""
 _terminal = 2
 """File descriptor for messages to the user."""

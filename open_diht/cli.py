@@ -134,7 +134,7 @@ def _run(
     if not module.startswith("open_diht.pipelines."):
         status: int = import_module(module).main(arguments, prog, **defaults)
         return status
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     runner = import_module("open_diht.common.run_command")
     given = os.environ.keys() & runner.ONE_THREAD.keys()
     try:

@@ -28,7 +28,7 @@ from typing import ClassVar, NoReturn
 
 from open_diht.common.run_command import ONE_THREAD
 
-ENDINGS = (signal.SIGINT, signal.SIGTERM)
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _IMPORT_ROOT = Path(__file__).parents[3]  # not resolved: in a checkout open_diht/ holds links
 _OOM_SCORE = Path("/proc/self/oom_score_adj")
 _MORE_LIKELY = 100  # of 1000: as if the worker used another tenth of the machine's memory

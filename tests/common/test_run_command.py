@@ -49,16 +49,21 @@ def _is_at_work(output: Path) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("workers", "number", "word"), [(1, signal.SIGTERM, "terminated"), (2, signal.SIGINT, "interrupted")]
+    ("workers", "number", "word"),
+    [
+        (1, signal.SIGTERM, "terminated"),
+        (2, signal.SIGINT, "interrupted"),
+        (1, signal.SIGHUP, "terminal closed"),
+    ],
 )
 def test_a_signal_at_work_ends_the_command_and_its_workers(
     runs: Starter, manifest: Path, workers: int, number: signal.Signals, word: str
 ) -> None:
-    """^C reaches the whole group, SIGTERM mostly the driver alone."""
+    """^C and a closed terminal reach the whole group, SIGTERM mostly the driver alone."""
     process, output = _start(runs, manifest, workers)
     _wait_for(lambda: _is_at_work(output))
     assert len(runs.left()) >= 3, "driver, fork server, workers"
-    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+    (os.kill if number == signal.SIGTERM else os.killpg)(process.pid, number)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert said.splitlines()[-1] == f"{word}; {GOES_ON}" and "Traceback" not in said and said.count(GOES_ON) == 1
@@ -78,7 +83,7 @@ def test_a_second_signal_is_not_silent_though_the_first_is_not_yet_answered(runs
 
 
 @pytest.mark.parametrize(
-    ("delay", "number", "word"), [(0.3, signal.SIGINT, "interrupted"), (1.0, signal.SIGTERM, "terminated")]
+    ("delay", "number", "word"), [(0.3, signal.SIGINT, "interrupted"), (1.0, signal.SIGHUP, "terminal closed")]
 )
 def test_a_signal_while_it_starts_ends_the_command(
     runs: Starter, manifest: Path, delay: float, number: signal.Signals, word: str
