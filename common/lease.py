@@ -62,7 +62,7 @@ class Fence:
     folder: str = ""
     """The folder of leases."""
     of: str = ""
-    """What the lease protects, for messages."""
+    """Name of the place that the lease protects, for messages."""
 
     def check(self) -> None:
         """Raise LeaseLost if there is a newer token."""
@@ -140,7 +140,7 @@ class Lease:
         """
         self.release()
         self._shared, self._taken, self.fence.token = shared, time.time(), 0
-        # Before writing: whoever creates a token later sees this lease.
+        # Before writing: a run that creates a token later sees this lease.
         tokens = _tokens(self._fs, self._folder)
         self._write()
         found = self._found()  # after writing: of two that ask at once, at least one sees the other
