@@ -1,7 +1,14 @@
 """A lock in an object store without locks: a JSON object that its holder renews every ten seconds
 and that expires after 45 seconds. A run that holds a lease measures the age of others with the store's clock, if the
 store reports times, because the clocks of two machines may differ by that much. Later runs remove the leases that were
-not renewed for an hour."""
+not renewed for an hour.
+
+A holder that is paused or cut off from the store cannot notice that its lease expires and another run acquires one. So
+each lease has a fencing token, a number that only grows: the object `N.token` in the folder of leases, which its holder
+creates where no object may be replaced (a conditional put, if the store has it). Shards with equal settings share one.
+All that writes under a lease calls `Fence.check` first, in every process, and ends with LeaseLost if there is a newer
+token.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +19,14 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from itertools import chain, repeat
+from pathlib import PurePosixPath
 from typing import Any
 
 RENEW_S, AGAIN_S, VALID_S = 10.0, 5.0, 45.0
@@ -31,6 +39,7 @@ _PAUSES_S = (2.0, 4.0, 8.0)
 """Seconds to back off, times 0.5 to 1.5, after the first, the second and all later tries to acquire a lease
 exclusively."""
 _CONNECTIONS = 32
+_TOKEN = ".token"
 
 
 def _clock() -> float:
@@ -41,6 +50,45 @@ def _clock() -> float:
 
 class LeaseLost(RuntimeError):
     """The lease could not be renewed in time, and another run has taken its place."""
+
+
+@dataclass
+class Fence:
+    """The fencing token of a lock, which a driver passes on to its workers."""
+
+    token: int = 0
+    fs: Any = None
+    """The file system of the lease; None: a lock of the operating system, which cannot be lost."""
+    folder: str = ""
+    """The folder of leases."""
+    of: str = ""
+    """Name of the place that the lease protects, for messages."""
+
+    def check(self) -> None:
+        """Raise LeaseLost if there is a newer token."""
+        if self.fs is None or (newest := max(_tokens(self.fs, self.folder), default=0)) <= self.token:
+            return
+        try:
+            holder = json.loads(self.fs.cat_file(f"{self.folder}/{newest}{_TOKEN}"))["holder"]
+        except FileNotFoundError:  # a third run has taken it by now
+            holder = "another run"
+        raise LeaseLost(
+            f"this run could not renew its lease for {VALID_S:.0f} seconds, and {holder} has taken {self.of} since; "
+            "committed work is kept. Run the same command to resume when that run has ended"
+        )
+
+
+def _tokens(fs: Any, folder: str) -> list[int]:
+    """Return the fencing tokens in a folder of leases."""
+    return [int(PurePosixPath(path).stem) for path in _listed(fs, folder) if path.endswith(_TOKEN)]
+
+
+def _listed(fs: Any, folder: str) -> list[str]:
+    fs.invalidate_cache(folder)
+    try:
+        return list(fs.ls(folder, detail=False))
+    except FileNotFoundError:
+        return []
 
 
 @dataclass(frozen=True)
@@ -64,7 +112,8 @@ class Lease:
         fs: an fsspec file system.
         folder: path of the folder of leases, which holds nothing else.
         of: what the lease protects, for messages.
-        shard: name that other runs see in `at_work`.
+        shard: name that other runs see in `at_work`. Shards share the folder if their names end alike after the last
+            hyphen.
         say: receives a message when a renewal takes longer than SLOW_S, and when `take_alone` has to wait.
     """
 
@@ -72,9 +121,9 @@ class Lease:
         self._fs, self._folder, self._of, self._shard, self._say = fs, folder.rstrip("/"), of, shard, say
         self._name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._path, self._shared = f"{self._folder}/{self._name}.json", True
+        self.fence = Fence(fs=fs, folder=self._folder, of=of)
         self._taken = 0.0  # on this machine's clock
         self._renewed = 0.0  # on `_clock`
-        self._lost_to = ""
         self.refused_by: list[dict[str, Any]] = []
         """The leases of other runs that forbade the last `take`."""
         self._stop = threading.Event()
@@ -90,7 +139,9 @@ class Lease:
             False if the lease of another run forbids it; no lease is held then.
         """
         self.release()
-        self._shared, self._lost_to, self._taken = shared, "", time.time()
+        self._shared, self._taken, self.fence.token = shared, time.time(), 0
+        # Before writing: a run that creates a token later sees this lease.
+        tokens = _tokens(self._fs, self._folder)
         self._write()
         found = self._found()  # after writing: of two that ask at once, at least one sees the other
         self.refused_by = self._forbidding(found)
@@ -100,6 +151,8 @@ class Lease:
         for other in found:
             if other.age > _KEPT_S:
                 self._remove(other.path)
+        self.fence.token = self._next_token(tokens, [other.lease for other in found if other.counts])
+        self._write()
         self._thread = threading.Thread(target=self._renew, daemon=True)
         self._thread.start()
         return True
@@ -133,12 +186,8 @@ class Lease:
             self._remove(self._path)
 
     def check(self) -> None:
-        """Raise LeaseLost if a renewal found that the lease had expired or was deleted, and another run's conflicts."""
-        if self._lost_to:
-            raise LeaseLost(
-                f"this run could not renew its lease for {VALID_S:.0f} seconds, and {self._lost_to} now works in "
-                f"{self._of}; committed work is kept"
-            )
+        """Raise LeaseLost if another run has acquired a lease since."""
+        self.fence.check()
 
     def at_work(self) -> set[str]:
         """Return the names of the shards that hold a lease, and that of this one, held or not."""
@@ -147,11 +196,7 @@ class Lease:
 
     def _found(self) -> list[_Other]:
         """Return all leases of other runs, valid or expired."""
-        self._fs.invalidate_cache(self._folder)
-        try:
-            found = self._fs.ls(self._folder, detail=False)
-        except FileNotFoundError:
-            return []
+        found = [path for path in _listed(self._fs, self._folder) if not path.endswith(_TOKEN)]
         now = self._written(self._path)
         paths = [path for path in found if not path.endswith(f"/{self._name}.json")]
         with ThreadPoolExecutor(_CONNECTIONS) as pool:  # each read waits for the network
@@ -180,11 +225,51 @@ class Lease:
     def _forbidding(self, others: list[_Other]) -> list[dict[str, Any]]:
         """Return the valid leases that conflict with this one."""
         counting = (other.lease for other in others if other.counts)
-        return [lease for lease in counting if not (self._shared and lease["shared"])]
+        return [lease for lease in counting if not self._shares(lease)]
+
+    def _shares(self, other: Mapping[str, Any]) -> bool:
+        """Return whether both leases are shared, and of shards with equal settings."""
+        alike = settings_of(str(other.get("shard", ""))) == settings_of(self._shard)
+        return bool(self._shared and other.get("shared") and alike)
+
+    def _next_token(self, known: list[int], others: list[dict[str, Any]]) -> int:
+        """Return the token of the shards at work, or create the next one and remove those that are `known`.
+
+        Args:
+            known: the tokens before this lease was written.
+            others: the valid leases of other runs.
+        """
+        newest = max(known, default=0)
+        if newest and others:  # shards with equal settings, or this lease would have been refused
+            holder = self._content(newest).get("holder")
+            if any(lease["holder"] == holder or lease.get("token") == newest for lease in others):
+                return newest
+        content = {"holder": self._name, "shard": self._shard, "shared": self._shared}
+        while True:
+            newest += 1
+            try:
+                self._fs.pipe_file(self._path_of(newest), json.dumps(content).encode(), mode="create")
+            except FileExistsError:  # of a run that asked at the same moment
+                if self._shares(self._content(newest)):
+                    return newest
+                continue
+            for older in known:
+                self._remove(self._path_of(older))
+            return newest
+
+    def _content(self, token: int) -> dict[str, Any]:
+        """Return who created a token, or {} if it is gone."""
+        try:
+            return dict(json.loads(self._fs.cat_file(self._path_of(token))))
+        except FileNotFoundError:
+            return {}
+
+    def _path_of(self, token: int) -> str:
+        return f"{self._folder}/{token}{_TOKEN}"
 
     def _write(self) -> None:
         lease = {"holder": self._name, "shard": self._shard, "shared": self._shared}
-        lease |= {"taken": self._taken, "renewed": time.time()}
+        lease |= {"taken": self._taken, "renewed": time.time(), "token": self.fence.token}
         self._fs.pipe_file(self._path, json.dumps(lease).encode())
         self._renewed = _clock()
 
@@ -202,13 +287,17 @@ class Lease:
             slow.daemon = True
             slow.start()
             try:
-                gone = not self._fs.exists(self._path)  # another run took it for a killed run's and deleted it
-                late = _clock() - self._renewed > VALID_S
+                self.fence.check()
                 self._write()
-                if (gone or late) and (others := self._forbidding(self._found())):
-                    self._lost_to = str(others[0]["holder"])
                 pause = RENEW_S
+            except LeaseLost:  # `check` raises it in the thread of the work; this lease would keep others out
+                return
             except Exception:  # every store has errors of its own; a retry may succeed before the lease expires
                 pause = AGAIN_S
             finally:
                 slow.cancel()
+
+
+def settings_of(shard: str) -> str:
+    """Return what the names of shards that may share a folder have in common: a hash of their settings."""
+    return shard.rpartition("-")[2]

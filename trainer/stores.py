@@ -23,7 +23,7 @@ import fsspec  # type: ignore[import-untyped, unused-ignore]
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.files import publish_bytes, published_folder, remove_temporaries, temporary_beside
-from open_diht.common.lease import Lease
+from open_diht.common.lease import Lease, LeaseLost
 from open_diht.common.store_errors import in_words
 from open_diht.trainer.data.store import is_remote, local_path
 from open_diht.trainer.errors import TrainingError
@@ -338,6 +338,16 @@ def on_disk(folder: str) -> Iterator[Path]:
         yield Path(copy)
 
 
+def _check(lease: Lease) -> None:
+    """Raise LeaseLost if another run has taken the store, StoreError if it does not answer."""
+    try:
+        lease.check()
+    except LeaseLost:
+        raise
+    except Exception as error:  # errors of fsspec's clients have no common base class
+        raise StoreError(f"the lease cannot be read: {in_words(error)}") from error
+
+
 class Uploads:
     """An executor that runs one job at a time and stops at the first permanent failure.
 
@@ -381,10 +391,12 @@ class Uploads:
         pauses = iter(PAUSES_S)
         try:
             while self._error is None:
-                if self.lease is not None:
-                    self.lease.check()
                 try:
+                    if self.lease is not None:
+                        _check(self.lease)
                     return job()
+                except LeaseLost:
+                    raise
                 except RuntimeError:
                     if (pause_s := next(pauses, None)) is None:
                         raise

@@ -247,11 +247,11 @@ class _Run:
         if self.settings.shard:
             indexes = {unit: index for units in (kept, shards) for index, unit in enumerate(units)}
             sharing = Sharing(self.settings.shard, self.asked, self.lock, indexes.__getitem__, self.say)
-            self.engine.sharing = sharing
             if not self._count(sharing.own(kept)) or not self._extract(sharing.own(shards)):
                 return 1
             if sharing.wait([*kept, *shards], self._undone):
                 return 0
+            self.engine.sharing = sharing
             if not self._labels(self._vocabulary()):
                 return 1
             self.engine.sharing = None
@@ -261,7 +261,7 @@ class _Run:
         if not self._count(kept):
             return 1
         vocabulary = self._vocabulary()
-        good = self._labels(vocabulary) and self._extract(shards) and self._finish(vocabulary)
+        good = self._labels(vocabulary) and self._extract(shards, sweep=True) and self._finish(vocabulary)
         return 0 if good else 1
 
     @cached_property
@@ -329,12 +329,12 @@ class _Run:
         self.say(f"labels: fraction of the {rows:,} samples with a concept: {named}{note}")
         return True
 
-    def _extract(self, units: Sequence[str]) -> bool:
-        """Extract the features of shards. Return whether all units succeeded."""
+    def _extract(self, units: Sequence[str], sweep: bool = False) -> bool:
+        """Extract the features of shards, and `sweep` leftovers. Return whether all units succeeded."""
         stage, fingerprints = self.extraction.stage(self.shards), self._fingerprints["features"]
         if not self._do(stage, {unit: fingerprints[unit] for unit in units}):
             return False
-        if self.engine.sharing is None:
+        if sweep:
             stage.sweep()
         return True
 

@@ -9,20 +9,30 @@ from typing import TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from open_diht.common.naming import counted
 from open_diht.pipelines.manifests.plan import Unit
 from open_diht.pipelines.report.funnel import CaptionCounts, FunnelRecord
 from open_diht.pipelines.stages.cascade import DEAD, KEPT
 from open_diht.pipelines.stages.output import PASSED, REJECTED
 from open_diht.pipelines.stages.several import OTHER_CAPTIONS, captions_in
-from open_diht.pipelines.store.commit import read_json
+from open_diht.pipelines.store.commit import read_json, remove
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import StorePath, each, read_table, row_count, row_groups
 
 _T = TypeVar("_T")
+_NAMED = 3  # damaged files named in a message
 
 
 class NotConserved(RuntimeError):
     """The result files do not hold each row once, by a bug or by changes to the output folder."""
+
+
+class _Damaged(NotConserved):
+    """A file cannot be read."""
+
+    def __init__(self, path: StorePath, message: str):
+        self.what = f"{path} is damaged ({message})"
+        super().__init__(f"{self.what}; remove it, and run the same command to write it again")
 
 
 def check_conservation(layout: Layout, units: Sequence[Unit], funnel: FunnelRecord) -> None:
@@ -36,8 +46,8 @@ def check_conservation(layout: Layout, units: Sequence[Unit], funnel: FunnelReco
         funnel: the counts of the run.
 
     Raises:
-        NotConserved: the equation does not hold, or a file is damaged or belongs to no unit; the message has the
-            numbers or the file.
+        NotConserved: the equation does not hold, or files are damaged or belong to no unit; the message has the
+            numbers or the files.
     """
     expected = {f"part-{unit.name}.parquet" for unit in units} | {"part-unreadable.parquet"}
     for kind in ("kept", "rejected", "dead_letter"):
@@ -46,9 +56,19 @@ def check_conservation(layout: Layout, units: Sequence[Unit], funnel: FunnelReco
                 raise NotConserved(f"{path} belongs to no unit of this run; remove it")
     reasons: Counter[str] = Counter()
     total = 0
-    for rows, rejected in each(lambda unit: _check_unit(layout, unit.name), units, layout.root):
-        total += rows
-        reasons.update(rejected)
+    damaged: list[_Damaged] = []
+    for found in each(lambda unit: _counted(layout, unit.name), units, layout.root):
+        if isinstance(found, _Damaged):
+            damaged.append(found)
+        else:
+            total += found[0]
+            reasons.update(found[1])
+    if damaged:
+        named = "; ".join(one.what for one in damaged[:_NAMED])
+        raise NotConserved(
+            f"the result files of {counted(len(damaged), 'unit')} cannot be read: {named}"
+            f"{'; ...' if damaged[_NAMED:] else ''}. Run the same command to write them again"
+        ) from damaged[0].__cause__
     total += funnel["not_decided"]["rows"]
     if total != funnel["rows_in"] or dict(reasons) != {r: n for r, n in funnel["rejected"].items() if n}:
         raise NotConserved(
@@ -59,13 +79,13 @@ def check_conservation(layout: Layout, units: Sequence[Unit], funnel: FunnelReco
         _check_captions(layout, units, funnel["captions"])
 
 
-def _check_captions(layout: Layout, units: Sequence[Unit], counted: CaptionCounts) -> None:
+def _check_captions(layout: Layout, units: Sequence[Unit], counts: CaptionCounts) -> None:
     """Check that captions in = passed + rejected (by one reason each) + in dead-letter rows + not decided.
 
     Args:
         layout: paths of the output folder.
         units: the decided units.
-        counted: the counts of the run.
+        counts: the counts of the run.
 
     Raises:
         NotConserved: the equation does not hold, or a file is damaged.
@@ -79,9 +99,9 @@ def _check_captions(layout: Layout, units: Sequence[Unit], counted: CaptionCount
                 f"{layout.commit('decide', unit.name)}, and the same command decides the unit again"
             )
         total.update(found)
-    ends = {KEPT: counted["passed"], DEAD: counted["dead_letter"], **counted["rejected"]}
-    if total.total() + counted["not_decided"] != counted["captions_in"] or total != Counter(ends):
-        raise NotConserved(f"captions by data: {dict(total)}, by records: {dict(counted)}")
+    ends = {KEPT: counts["passed"], DEAD: counts["dead_letter"], **counts["rejected"]}
+    if total.total() + counts["not_decided"] != counts["captions_in"] or total != Counter(ends):
+        raise NotConserved(f"captions by data: {dict(total)}, by records: {dict(counts)}")
 
 
 def _captions_of(layout: Layout, unit: str) -> Counter[str]:
@@ -103,6 +123,16 @@ def _captions_at(path: StorePath, ordinals: pa.Array) -> int:
     """Return the number of captions of some rows of a file of stage `captions`."""
     groups = row_groups(path, ["ordinal", OTHER_CAPTIONS])
     return sum(captions_in(rows.filter(pc.is_in(rows["ordinal"], value_set=ordinals))) for rows in groups)
+
+
+def _counted(layout: Layout, unit: str) -> tuple[int, Counter[str]] | _Damaged:
+    """Return the result of `_check_unit`. If a file is damaged, delete the unit's record and return the error, since
+    more units may have such files, as after a power failure."""
+    try:
+        return _check_unit(layout, unit)
+    except _Damaged as damaged:
+        remove(layout.commit("decide", unit))
+        return damaged
 
 
 def _check_unit(layout: Layout, unit: str) -> tuple[int, Counter[str]]:
@@ -145,6 +175,4 @@ def _readable(read: Callable[[StorePath], _T], path: StorePath) -> _T:
         if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
             raise
         message = " ".join(str(error).split())
-        raise NotConserved(
-            f"{path} is damaged ({message}); remove it, and run the same command to write it again"
-        ) from error
+        raise _Damaged(path, message) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import threading
@@ -33,7 +32,7 @@ from open_diht.pipelines.stages.dedup.deduplication import Deduplication
 from open_diht.pipelines.stages.dedup.findings import Findings
 from open_diht.pipelines.stages.export import Export
 from open_diht.pipelines.stages.images import DOWNLOAD
-from open_diht.pipelines.store.commit import RunFailed, publish_table, remove
+from open_diht.pipelines.store.commit import FULL, RunFailed, publish_table, remove
 from open_diht.pipelines.store.fingerprints import fingerprint_of
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.locking import FileLock, NotLocked, output_lock
@@ -44,7 +43,6 @@ __all__ = ["STAGES", "FilterOutcome", "RunSettings", "WrongUse", "run"]
 
 _log = logging.getLogger(__name__)
 _SLOW_S = 8.0
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Plan | None = None) -> FilterOutcome:
@@ -148,7 +146,7 @@ def _explained(layout: Layout, planned: bool = False) -> Iterator[None]:
     except Exception as error:
         if planned and is_gone(layout.plan):
             raise RunFailed(removed(layout)) from error
-        if isinstance(error, OSError) and error.errno in _FULL:
+        if isinstance(error, OSError) and error.errno in FULL:
             where = error.filename or layout.root
             raise RunFailed(
                 f"{where} cannot be written ({os.strerror(error.errno)}); committed work is kept. Make room, and run "
@@ -185,6 +183,7 @@ def _filter(settings: RunSettings, work: Work, lock: FileLock | Lease, began: fl
     if settings.publisher and (work.set_aside or work.changed):  # a rerun may add rows
         work.say(f"nothing is published to {settings.publisher.target}: the run is not finished, see below")
     elif settings.publisher:
+        lock.check()
         settings.publisher.publish(layout.root, work.plan.fingerprint, work.say)
     return FilterOutcome(funnel, errors_of(work, funnel, settings))
 
@@ -195,11 +194,12 @@ def _is_last(
     """Run the part of a shard: its annotations and, once all units are annotated, its decisions and export. Return
     whether it is the last shard at work and no unit is missing, so that it completes the output."""
     assert settings.shard
-    sharing = work.sharing = Sharing(settings.shard, _asked(settings), lock, work.place, work.say)
+    sharing = Sharing(settings.shard, _asked(settings), lock, work.place, work.say)
     annotations.make(sharing.own(names))
     work.give_up_changed()
     if work.set_aside or sharing.wait(names, annotations.undone):
         return False
+    work.sharing = sharing
     decided, _, _ = _decide(settings, work, annotations)
     Export(settings, work).write_shards(decided)
     work.sharing = None

@@ -19,12 +19,14 @@ from open_diht.pipelines.engine.stage import TRIES, DoUnit, FailedUnit, Failure,
 from open_diht.pipelines.runners import Backend, Direct
 from open_diht.pipelines.runners.workers import WorkerDied
 from open_diht.pipelines.store.commit import RunFailed, read_json, remove, remove_leftovers
+from open_diht.pipelines.store.fencing import check_fence, token_of
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.names import unit_of
 from open_diht.pipelines.store.records import CommitRecord, Vouched, removed
 from open_diht.pipelines.store.storage import FileStamp, each, is_local, stamps
 
 _LISTING_SHARE = 20  # listing commit records takes at most one part in 20 of the time
+_FEW_INODES = 10  # the temporary files of a stage are removed when it has failed for lack of room
 
 Failed = dict[str, FailedUnit]
 """Record of each failed unit by its name."""
@@ -115,6 +117,7 @@ class Engine:
                     except WorkerDied as death:
                         left = self._left_by(death, stage, left, before, tries)
                         before = stamps(self.layout.commits(stage.name), ".json")
+                count.forget()
             self.seconds[stage.name] = round(self.seconds.get(stage.name, 0.0) + time.time() - began, 2)
             found = self._failed(stage)
             failed |= {unit: read_json(self.layout.failed(stage.name, unit)) for unit in mine if unit in found}
@@ -139,8 +142,8 @@ class Engine:
             tries.of[unit].append(failure("WorkerDied", why))
             if len(tries.of[unit]) >= TRIES:
                 set_aside(stage, unit, tries.of[unit])
-        after, failed = stamps(self.layout.commits(stage.name), ".json"), self._failed(stage)
-        left = [unit for unit in todo if unit not in failed and after.get(unit) in (None, before.get(unit))]
+        failed = self._failed(stage)
+        left = self._uncommitted(stage, [unit for unit in todo if unit not in failed], before)
         tries.fruitless = 0 if under_way or len(left) < len(todo) else tries.fruitless + 1
         if tries.fruitless == TRIES:
             raise WorkerDied(
@@ -154,10 +157,18 @@ class Engine:
     def _failed(self, stage: Stage) -> dict[str, FileStamp]:
         return stamps(self.layout.work / stage.name / "failed", ".json")
 
+    def _uncommitted(self, stage: Stage, units: Sequence[str], before: Mapping[str, FileStamp]) -> list[str]:
+        """Return the units without a commit record that is newer than `before` and of this run or a shard of it. A
+        worker of a run that lost its lease may write some at any time."""
+        now = stamps(self.layout.commits(stage.name), ".json")
+        newer = self.records(stage.name, [unit for unit in units if now.get(unit) not in (None, before.get(unit))])
+        ours = {unit for unit, record in newer if record and record.get("token") == token_of(self.layout.root)}
+        return [unit for unit in units if unit not in ours]
+
     def _check_done(self, stage: Stage, units: Sequence[str], failed: Failed, begun: Mapping[str, FileStamp]) -> None:
         """Raise RunFailed if a unit is neither committed nor failed. `begun` has the commit records before it ran."""
-        committed = stamps(self.layout.commits(stage.name), ".json")
-        same = [unit for unit in units if unit not in failed and committed.get(unit) in (None, begun.get(unit))]
+        check_fence(self.layout.work)
+        same = self._uncommitted(stage, [unit for unit in units if unit not in failed], begun)
         # The old record of a unit to be extended is still there; or another shard had already done the unit.
         left = [unit for unit, record in self.records(stage.name, same) if not stage.is_done(unit, record)]
         if not left:
@@ -275,10 +286,10 @@ class _Tries:
 
 
 def _room(folder: Path) -> str:
-    """Return the free space of a disk in words, or that it has no free inodes."""
+    """Return the free space of a disk in words, or that it has few free inodes."""
     state = os.statvfs(folder)
-    if state.f_files and not state.f_favail:
-        return "no free inodes, so it takes no more files"
+    if state.f_files and state.f_favail < _FEW_INODES:
+        return f"{counted(state.f_favail, 'free inode')}, so it takes no more files than that"
     return f"{state.f_bavail * state.f_frsize:,} bytes free"
 
 
@@ -299,6 +310,10 @@ class _Counter:
         """Return the count in a unit's commit record, and its number of segments."""
         record = read_json(self._layout.commit(self._stage, unit)) or {}
         return int(record.get(self._counted, 0)), record.get("segments", 0)
+
+    def forget(self) -> None:
+        """List the commit records at the next look, whenever they were listed."""
+        self._took = 0.0
 
     def look(self) -> Count:
         """Return how much this run has done, and the total: exact, estimated or unknown."""

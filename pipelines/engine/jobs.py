@@ -20,7 +20,7 @@ from open_diht.common.files import TEMPORARY
 from open_diht.pipelines.runners import Backend, Direct, Job, Staged
 from open_diht.pipelines.runners.once import OncePerProcess
 from open_diht.pipelines.runners.workers import WorkerDied
-from open_diht.pipelines.store.commit import publish_json, read_json, remove
+from open_diht.pipelines.store.commit import if_room, publish_json, read_json, remove
 from open_diht.pipelines.store.storage import StorePath, is_local
 
 
@@ -129,9 +129,10 @@ def assemble_partitions(
 
 
 def _read_names(names: StorePath) -> list[str]:
-    """Return the unit names, after marking that a worker has begun. Raises FileNotFoundError if the file or its
-    folder is missing."""
-    _begun(names).write_text("", encoding="ascii")
+    """Return the unit names, after marking that a worker has begun, unless the disk is full. Raises FileNotFoundError
+    if the file or its folder is missing."""
+    with if_room():
+        _begun(names).write_text("", encoding="ascii")
     found: list[str] | None = read_json(names)
     if found is None:
         raise FileNotFoundError(f"{names} is missing; is the output folder on storage that all workers see?")

@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from open_diht.common.lease import Lease
 from open_diht.common.naming import counted
 from open_diht.pipelines.engine.stage import FailedUnit, Stage
-from open_diht.pipelines.store.commit import read_json
+from open_diht.pipelines.store.commit import RunFailed, read_json
+from open_diht.pipelines.store.fencing import token_of
 from open_diht.pipelines.store.locking import FileLock
 from open_diht.pipelines.store.storage import FileStamp, each, stamps
 
 _LOOK_S, _LOOK_AT_STORE_S = 0.5, 5.0  # seconds between polls of the other shards, on a disk and in a store
-_PATIENT_LOOKS = 20  # polls after which a shard tries units of others whose record says that they failed before it came
+_PATIENT_LOOKS = 20  # polls after which the first shard gives up on units that another one has done otherwise
 
 
 def shard_name(shard: tuple[int, int], asked: str) -> str:
@@ -52,6 +53,7 @@ class Sharing:
     ):
         self._i, self._n = shard
         self._asked, self._lock, self._place, self._say = asked, lock, place, say
+        self._apart = 0  # polls since this shard and another one began to disagree
 
     def __str__(self) -> str:
         return f"shard {self._i}/{self._n}"
@@ -96,27 +98,32 @@ class Sharing:
             todo: the units that are not done.
             failed: records of the failed units. The caller adds those of a part before it requests the next part; this
                 method adds those that failed in other shards.
+
+        Raises:
+            RunFailed: another shard did a unit from other rows or settings, and takes it for done, see `_Looks`.
+            LeaseLost: another run has taken the output folder.
         """
-        folder = stage.layout.work / stage.name / "failed"
-        before = stamps(folder, ".json")
-        seen: dict[str, FileStamp] = {}
-        left, now, looks = list(todo), before, 0
+        looks, left = _Looks(stage), list(todo)
         while left:
-            mine = self._mine(left)
-            if not mine and looks >= _PATIENT_LOOKS:
-                # Another shard may have failed in them in this run and wait for us, or may have to try them again.
-                mine = [unit for unit in left if now.get(unit) is not None]
-            if mine:
+            failed |= looks.failed(left)  # before this shard tries them: the others have left them out
+            left = [unit for unit in left if unit not in failed]
+            if mine := self._mine(left):
                 yield mine
-                done, looks = set(mine), 0
-                left = [unit for unit in left if unit not in done]
-            else:
+                left = [unit for unit in left if unit not in {*mine}]
+            elif left:
+                self._check_agreement(stage, looks.others(left))
                 self._pause()
-                looks += 1
-            now = stamps(folder, ".json")
-            gone = [unit for unit in left if now.get(unit) not in (None, before.get(unit))]
-            failed |= {unit: record for unit in gone if (record := read_json(stage.layout.failed(stage.name, unit)))}
-            left = _undone(stage, [unit for unit in left if unit not in failed], seen)
+            left = looks.undone([unit for unit in left if unit not in failed])
+
+    def _check_agreement(self, stage: Stage, others: Sequence[str]) -> None:
+        """Raise RunFailed if another shard takes `others` for done and this one does not: neither would do them. The
+        first shard at work waits for a while, so that one is left that completes the output."""
+        self._apart = self._apart + 1 if others else 0
+        if self._apart > (_PATIENT_LOOKS if self._i == min(self._present()) else 0):
+            raise RunFailed(
+                f"{self} and another shard disagree about {others[0]} of stage {stage.name}: units failed in only one "
+                "of them, or their settings or inputs differ. The other one continues; run the same command to resume"
+            )
 
     def take_alone(self) -> bool:
         """Return whether this shard is the last one at work; it then holds the lock of the folder exclusively."""
@@ -145,14 +152,38 @@ class Sharing:
         time.sleep(_LOOK_S if isinstance(self._lock, FileLock) else _LOOK_AT_STORE_S)
 
 
-def _undone(stage: Stage, units: Sequence[str], seen: dict[str, FileStamp]) -> list[str]:
-    """Return the units that are not done. Records are read only if their stamp is not yet in `seen`."""
-    now = stamps(stage.layout.commits(stage.name), ".json")
-    new = [unit for unit in units if now.get(unit, 0) not in (0, seen.get(unit))]
-    records = each(lambda unit: read_json(stage.layout.commit(stage.name, unit)), new, stage.layout.root)
-    done = {unit for unit, record in zip(new, records, strict=True) if stage.is_done(unit, record)}
-    seen |= {unit: now[unit] for unit in new}
-    return [unit for unit in units if unit not in done]
+class _Looks:
+    """The units of a stage as their records show them. A record is read again only if its stamp has changed."""
+
+    def __init__(self, stage: Stage):
+        self._stage, self._token = stage, token_of(stage.layout.root)
+        self._seen: dict[str, FileStamp] = {}
+        self._others = set[str]()
+
+    def failed(self, units: Sequence[str]) -> dict[str, FailedUnit]:
+        """Return the records of the units that failed in one of the shards now at work. Records of earlier runs have
+        other tokens."""
+        found = stamps(self._stage.layout.work / self._stage.name / "failed", ".json").keys() & {*units}
+        records = ((unit, read_json(self._stage.layout.failed(self._stage.name, unit))) for unit in found)
+        return {unit: record for unit, record in records if record and record.get("token") == self._token}
+
+    def undone(self, units: Sequence[str]) -> list[str]:
+        """Return the units that are not done."""
+        stage, layout = self._stage, self._stage.layout
+        now = stamps(layout.commits(stage.name), ".json")
+        new = [unit for unit in units if now.get(unit, 0) not in (0, self._seen.get(unit))]
+        read = each(lambda unit: read_json(layout.commit(stage.name, unit)), new, layout.root)
+        records = dict(zip(new, read, strict=True))
+        done = {unit for unit, record in records.items() if stage.is_done(unit, record)}
+        ours = {unit for unit, record in records.items() if record and record.get("token") == self._token}
+        self._others = (self._others - {*new}) | (ours - done)
+        self._seen |= {unit: now[unit] for unit in new}
+        return [unit for unit in units if unit not in done]
+
+    def others(self, units: Sequence[str]) -> list[str]:
+        """Return the units that are done for another of the shards now at work and not for this one, as when units
+        failed in only one of them: the fingerprint of a step over all rows covers all units that have not failed."""
+        return [unit for unit in units if unit in self._others]
 
 
 def _listed(shards: set[int]) -> str:

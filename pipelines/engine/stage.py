@@ -9,17 +9,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar, NotRequired, TypedDict
 
 import apache_beam as beam
 import pyarrow as pa
 
 from open_diht.common.cpu_time import cpu_seconds
+from open_diht.common.lease import LeaseLost
 from open_diht.common.plugins import load_plugin, loaded_plugins
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.manifests import FileChanged
 from open_diht.pipelines.manifests.plan import Plan, load_plan
-from open_diht.pipelines.store.commit import publish_json, read_json, retract
+from open_diht.pipelines.store.commit import if_room, publish_json, read_json, retract
+from open_diht.pipelines.store.fencing import check_fence, fence_of, set_fence, token_of
 from open_diht.pipelines.store.fingerprints import Fingerprints
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import CommitRecord, publish_record
@@ -52,6 +54,7 @@ class FailedUnit(TypedDict):
     unit: str
     stage: str
     tries: list[Failure]
+    token: NotRequired[int]  # as in `CommitRecord`; records in `failed/` have it
 
 
 class Stage(ABC):
@@ -148,6 +151,7 @@ class Stage(ABC):
             "unit": unit,
             "stage": self.part_of or self.name,
             "fingerprint": self.fingerprint_of(unit),
+            "token": token_of(self.layout.root),
             **said,
             "seconds": round(earlier["seconds"] + time.time() - began, 3),
             "cpu_seconds": round(earlier.get("cpu_seconds", earlier["seconds"]) + used, 3),
@@ -170,10 +174,14 @@ class DoUnit(beam.DoFn):
 
     def __init__(self, stage: Stage):
         self._stage, self._plugins = stage, loaded_plugins()  # workers load the driver's plugins
+        self._fence = fence_of(stage.layout.root)
 
     def setup(self) -> None:
         for name in self._plugins:
             load_plugin(name)
+        root = self._stage.layout.root
+        if self._fence is not None and self._fence.token != token_of(root):  # else this is the driver's process
+            set_fence(root, self._fence)
         pa.set_cpu_count(1)  # parallelism comes from worker processes
         self._had_plan = not is_gone(self._stage.layout.plan)
         self._stage.setup()
@@ -182,12 +190,16 @@ class DoUnit(beam.DoFn):
         if self._is_removed():
             return  # the driver finds the unit undone and reports why
         mark = self._stage.layout.progress(self._stage.name, unit)
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()  # if the worker dies, the mark that is left tells which unit it was running
+        with if_room():
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()  # if the worker dies, the mark that is left tells which unit it was running
         tries: list[Failure] = []
         while True:
             try:
+                check_fence(self._stage.layout.work)
                 self._stage.do(unit)
+                break
+            except LeaseLost:  # the driver notices as well
                 break
             except Exception as error:  # recorded and reported; it must not end the other units
                 if self._is_removed():
@@ -228,4 +240,5 @@ def set_aside(stage: Stage, unit: str, tries: list[Failure]) -> None:
         unit: name of the unit.
         tries: its failed tries, see `failure`.
     """
-    publish_json(stage.layout.failed(stage.name, unit), FailedUnit(unit=unit, stage=stage.name, tries=tries))
+    record = FailedUnit(unit=unit, stage=stage.name, tries=tries, token=token_of(stage.layout.root))
+    publish_json(stage.layout.failed(stage.name, unit), record)

@@ -7,6 +7,7 @@ final name. The commit record of a unit is written last in the same way: without
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -17,11 +18,18 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from upath import UPath
 
 from open_diht.common import files
 from open_diht.common.files import is_temporary, naming, remove_temporaries, sync, temporary_beside
+from open_diht.pipelines.store.fencing import check_fence
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import StorePath, is_local, read_bytes, sizes
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Numbers of errors of a disk that takes no more files or bytes."""
+_UPLOADS = 3
+"""Tries of an upload whose object another process replaces, such as a second one of the same shard."""
 
 
 @contextmanager
@@ -35,7 +43,34 @@ def published(path: StorePath) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="diht-") as folder:
         temporary = Path(folder) / path.name
         yield temporary
-        path.fs.put_file(str(temporary), path.path)
+        _upload(temporary, path)
+
+
+def _upload(file: Path, path: UPath) -> None:
+    """Upload a file. Raise LeaseLost if it belongs to an output folder that another run has taken.
+
+    A paused upload may end, and the client may try again, after another run has taken the folder and replaced the
+    object. So an upload to S3 has the condition that the object is still the same as before the check.
+    Files of 100 MB and more, which the client sends in parts, and other stores have the check alone.
+    """
+    for tries in range(1, _UPLOADS + 1):
+        condition = _unchanged(path) if path.protocol in ("s3", "s3a") else {}
+        check_fence(path)
+        try:
+            path.fs.put_file(str(file), path.path, **condition)
+            return
+        except OSError as error:
+            refused = isinstance(error, FileExistsError | FileNotFoundError) or error.errno == errno.EINVAL
+            if not (condition and refused) or tries == _UPLOADS:
+                raise
+
+
+def _unchanged(path: UPath) -> dict[str, str]:
+    """Return the condition for `put_file` of S3 that nothing replaces, creates or deletes the object meanwhile."""
+    try:
+        return {"IfMatch": path.fs.info(path.path)["ETag"]}
+    except FileNotFoundError:
+        return {"mode": "create"}
 
 
 def publish_json(path: StorePath, value: Any) -> None:
@@ -61,6 +96,7 @@ def publish_first(path: StorePath, value: Any) -> bool:
         True if this call wrote the file. If several processes try at once, exactly one succeeds.
     """
     content = _json(value).encode("utf-8", "surrogatepass")
+    check_fence(path)
     if not is_local(path):
         try:
             path.fs.pipe_file(path.path, content, mode="create")  # fails if the object exists
@@ -160,6 +196,7 @@ def read_json(path: StorePath) -> Any:
 
 def remove(path: StorePath) -> None:
     """Delete a file if it exists."""
+    check_fence(path)
     try:
         path.unlink()
     except FileNotFoundError:
@@ -174,9 +211,21 @@ def remove_empty(*folders: StorePath) -> None:
                 folder.rmdir()
 
 
+@contextmanager
+def if_room() -> Iterator[None]:
+    """Ignore errors of a full disk in the `with` block. A worker does without the marks of what it is running: Beam
+    would wrap their errors, and the unit's own files fail with a better one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+
+
 def retract(record: StorePath) -> None:
     """Delete a commit record before the files it vouches for are replaced: a kill in between must leave an undone unit,
     not an old record with new files."""
+    check_fence(record)
     if record.exists():
         record.unlink()
         if is_local(record):

@@ -1,7 +1,8 @@
 """Lock an output folder for one run or for any number of shards, and list the shards at work.
 
 On a disk this is a lock of the operating system (flock), which ends with its process. An object store has no locks, so
-there it is a lease (`open_diht.common.lease`).
+there it is a lease (`open_diht.common.lease`). Both have a fencing token, which is in the records of a run (see
+`fencing`): each exclusive lock gets the next one, and shards that work together share one.
 
 NFS maps a flock to a lock of bytes, and grants a shared one to files that are open for reading alone, an exclusive one
 to files that are open for writing. So each lock file is open for both.
@@ -11,15 +12,19 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
-from open_diht.common.lease import VALID_S, Lease
+from open_diht.common.lease import VALID_S, Fence, Lease, settings_of
+from open_diht.pipelines.store.fencing import set_fence
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import is_local
 
+_TRIES, _PAUSE_S = 10, 0.05
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
@@ -45,13 +50,29 @@ class FileLock:
 
     def __init__(self, handle: IO[str], shards: Path):
         self._handle, self._shards = handle, shards
+        self.fence = Fence()
 
     def take(self, shared: bool) -> bool:
         """Acquire the lock, or change its mode. Return False if another process prevents it; then nothing is held."""
+        for _ in range(_TRIES if shared else 1):
+            alone = self._flock(fcntl.LOCK_EX)
+            if alone:
+                os.ftruncate(self._handle.fileno(), self._size() + 1)  # a hole, which fits on a full disk
+            if (alone and not shared) or (shared and self._flock(fcntl.LOCK_SH)):
+                self.fence.token = self._size()
+                return True
+            time.sleep(_PAUSE_S * shared)  # another shard may be the first as well, and be alone for a moment
+        self.release()
+        return False
+
+    def _size(self) -> int:
+        """Return the size of the lock file, which is the newest token."""
+        return os.fstat(self._handle.fileno()).st_size
+
+    def _flock(self, mode: int) -> bool:
         try:
-            fcntl.flock(self._handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            fcntl.flock(self._handle, mode | fcntl.LOCK_NB)
         except BlockingIOError:
-            self.release()
             return False
         return True
 
@@ -97,20 +118,20 @@ def output_lock(
         NoLocks: the file system has no locks.
     """
     work = layout.work
-    if not is_local(work):
-        leases = work / "leases"
-        lease = Lease(leases.fs, leases.path, str(layout.root), shard, say)
-        if not lease.take(shared):
-            who = f" ({lease.refused_by[0]['holder']})"
-            raise Busy(f"{_busy(layout, who)}. (A killed run counts for {VALID_S:.0f} seconds.)")
-        try:
-            yield lease
-        finally:
-            lease.release()
-        return
-    shards = work / "shards"
-    shards.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
+        stack.callback(set_fence, layout.root, None)
+        if not is_local(work):
+            leases = work / "leases"
+            lease = Lease(leases.fs, leases.path, str(layout.root), shard, say)
+            stack.callback(lease.release)
+            if not lease.take(shared):
+                who = f" ({lease.refused_by[0]['holder']})"
+                raise Busy(f"{_busy(layout, who)}. (A killed run counts for {VALID_S:.0f} seconds.)")
+            set_fence(layout.root, lease.fence)
+            yield lease
+            return
+        shards = work / "shards"
+        shards.mkdir(parents=True, exist_ok=True)
         lock = FileLock(stack.enter_context(open(work / "lock", "a+", encoding="ascii")), shards)
         try:
             taken = lock.take(shared)
@@ -124,10 +145,14 @@ def output_lock(
                 f"OUTPUT {layout.root} is on a file system without locks ({error.strerror}), which keep two runs "
                 "apart; mount it with locks (Lustre: option flock), or choose another OUTPUT"
             ) from error
-        if not taken:
+        if not taken or (shard and {settings_of(name) for name in lock.at_work()} != {settings_of(shard)}):
             raise Busy(_busy(layout))
+        set_fence(layout.root, lock.fence)
         yield lock
 
 
 def _busy(layout: Layout, who: str = "") -> str:
-    return f"another run{who} is working in {layout.root}; wait for it, or choose another OUTPUT"
+    return (
+        f"another run{who} is working in {layout.root}; wait for it, or choose another OUTPUT. (Shards work in it "
+        "together if their settings are equal.)"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -38,7 +39,7 @@ def _others(fs: Any, renewed: float | None = None, taken: float = 0.0, shared: b
     """The lease of somebody else."""
     path = f"{FOLDER}/other.json"
     renewed = time.time() if renewed is None else renewed
-    content = {"holder": "other", "shared": shared, "taken": taken, "renewed": renewed}
+    content = {"holder": "other", "shard": "1-of-2", "shared": shared, "taken": taken, "renewed": renewed}
     fs.pipe_file(path, json.dumps(content).encode())
     return path
 
@@ -64,9 +65,9 @@ def test_a_lease_given_back_may_be_taken_again(leases: Any, pauses: list[Callabl
     one.release()
     assert other.take_alone()
     pauses.append(other.release)
-    assert one.take_alone() and len(leases.ls(FOLDER)) == 1
+    assert one.take_alone() and len(leases.glob(f"{FOLDER}/*.json")) == 1
     one.release()
-    assert not leases.ls(FOLDER)
+    assert not leases.glob(f"{FOLDER}/*.json")
 
 
 def test_the_last_shard_waits_for_the_lease_of_a_killed_one(
@@ -134,7 +135,7 @@ def test_leases_of_killed_runs_are_removed_by_whoever_takes_the_lock(
 
     def killed(number: int) -> str:
         path = f"{FOLDER}/other-{number}.json"
-        content = {"holder": path, "shared": True, "taken": 0.0, "renewed": time.time()}
+        content = {"holder": path, "shard": "", "shared": True, "taken": 0.0, "renewed": time.time()}
         leases.pipe_file(path, json.dumps(content).encode())
         return path
 
@@ -146,7 +147,7 @@ def test_leases_of_killed_runs_are_removed_by_whoever_takes_the_lock(
     _at(monkeypatch, 1_000)
     with ThreadPoolExecutor(2) as pool:
         assert all(pool.map(lambda lease: lease.take(shared=True), (one, another)))
-    assert len(leases.ls(FOLDER)) == 2
+    assert len(leases.glob(f"{FOLDER}/*.json")) == 2
     killed(0)
     assert not alone.take(shared=False) and leases.exists(paths[0])
     one.release()
@@ -159,20 +160,23 @@ def test_a_lease_that_was_removed_while_it_was_renewed_comes_back_or_is_lost(
     monkeypatch.setattr(module, "RENEW_S", 0.01)
     lease = lease_in(leases)
     assert lease.take(shared=True)
-    (path,) = leases.ls(FOLDER, detail=False)
+    (path,) = leases.glob(f"{FOLDER}/*.json")
     leases.rm_file(path)
     deadline = time.monotonic() + 20
     while not leases.exists(path):
         assert time.monotonic() < deadline, "it was not written again"
         time.sleep(0.01)
     lease.check()
-    _others(leases)
-    leases.rm_file(path)
-    with pytest.raises(LeaseLost, match="other now works in"):
-        while time.monotonic() < deadline:
-            lease.check()
-            time.sleep(0.01)
+    monkeypatch.setattr(module, "VALID_S", 0.0)
+    other = lease_in(leases)
+    assert other.take(shared=False)
+    while leases.exists(path):
+        leases.rm_file(path)
+        time.sleep(0.1)
+    with pytest.raises(LeaseLost, match=f"{other._name} has taken memory://locking"):
+        lease.check()
     lease.release()
+    other.release()
 
 
 def test_its_age_is_told_by_the_stores_clock(leases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,20 +203,61 @@ def test_a_lease_says_which_shards_are_at_work(leases: Any) -> None:
     one.release()
 
 
-def test_a_lease_that_ran_out_and_was_taken_is_known_to_be_lost(leases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "RENEW_S", 0.01)
+@pytest.mark.parametrize("gone", [False, True], ids=["at work", "ended"])
+def test_a_lease_that_ran_out_and_was_taken_is_lost(gone: bool, leases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if the run that took it has ended meanwhile, in each process that writes, and whatever is renewed."""
+    lease, other = lease_in(leases), lease_in(leases)
+    assert lease.take(shared=False)
+    worker = pickle.loads(pickle.dumps(lease.fence))
+    worker.check()
+    monkeypatch.setattr(module, "VALID_S", 0.0)  # this machine slept
+    assert other.take(shared=False)
+    if gone:
+        other.release()
+    for check in (lease.check, worker.check):
+        with pytest.raises(LeaseLost, match=f"{other._name} has taken memory://locking since; committed work is kept"):
+            check()
+    lease.release()
+    other.release()
+    assert len(leases.ls(FOLDER)) == 1, "of the tokens only the newest stays"
+
+
+def test_a_lease_that_nobody_took_is_not_lost(leases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     lease = lease_in(leases)
     assert lease.take(shared=False)
+    monkeypatch.setattr(module, "VALID_S", 0.0)
     lease.check()
-    _others(leases)  # this machine slept, and another one came
-    awake = time.clock_gettime
-    monkeypatch.setattr(time, "clock_gettime", lambda clock: awake(clock) + 100 * (clock == time.CLOCK_BOOTTIME))
-    deadline = time.monotonic() + 20
-    with pytest.raises(LeaseLost, match=r"not renew its lease for 45 seconds, and other now works in .*; committed"):
-        while time.monotonic() < deadline:
-            lease.check()
-            time.sleep(0.01)
     lease.release()
+
+
+def test_shards_at_work_share_a_token_and_those_that_come_after_them_get_the_next(
+    leases: Any, pauses: list[Callable[[], object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other, third, late = (lease_in(leases, f"{i}-of-4-f") for i in range(4))
+    with ThreadPoolExecutor(2) as pool:
+        assert all(pool.map(lambda lease: lease.take(shared=True), (one, other)))
+    one.release()
+    assert third.take(shared=True)
+    assert one.fence.token == other.fence.token == third.fence.token == 1
+    for lease in (other, third):
+        lease.check()
+        lease.release()
+    assert late.take(shared=True) and late.fence.token == 2
+    with pytest.raises(LeaseLost):
+        other.check()
+    late.release()
+    assert late.take_alone() and late.fence.token == 3
+    late.check()
+    late.release()
+
+
+def test_shards_of_other_settings_are_refused(leases: Any) -> None:
+    one, other, third = lease_in(leases, "0-of-2-f"), lease_in(leases, "1-of-2-g"), lease_in(leases, "1-of-4-f")
+    assert one.take(shared=True) and not other.take(shared=True) and third.take(shared=True)
+    one.release()
+    third.release()
+    assert other.take(shared=True)
+    other.release()
 
 
 def test_a_lease_is_renewed_also_after_a_failure(leases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,7 +265,7 @@ def test_a_lease_is_renewed_also_after_a_failure(leases: Any, monkeypatch: pytes
     monkeypatch.setattr(module, "AGAIN_S", 0.01)
     lease = lease_in(leases)
     assert lease.take(shared=True)
-    (path,) = leases.ls(FOLDER, detail=False)
+    (path,) = leases.glob(f"{FOLDER}/*.json")
     failures = iter([ConnectionError("the store is away"), TimeoutError("still")])
 
     write = leases.pipe_file

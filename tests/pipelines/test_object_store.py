@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
+import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,9 @@ from open_diht.common import lease
 from open_diht.common.shard_index import load
 from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.driver import cli
+from open_diht.pipelines.engine.engine import Engine
+from open_diht.pipelines.engine.progress import Heartbeat
+from open_diht.pipelines.engine.stage import Done, Stage
 from open_diht.pipelines.fetch.records import FETCHED
 from open_diht.pipelines.manifests import Span, inspect, read, split
 from open_diht.pipelines.stages.images import DOWNLOAD, images_of, tar_path
@@ -26,9 +32,10 @@ from open_diht.pipelines.store.commit import publish_first, publish_json, publis
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.locking import Busy, output_lock
 from open_diht.pipelines.store.names import image_unit_name, segment_name
+from open_diht.pipelines.store.records import CommitRecord
 from open_diht.pipelines.store.storage import stamps, store_path
 from open_diht.pipelines.view import cli as view
-from tests.pipelines.conftest import NOTHING_LEFT
+from tests.pipelines.conftest import NOTHING_LEFT, Here
 from tests.pipelines.processes import Forked
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -169,6 +176,87 @@ def test_a_killed_runs_lease_runs_out(bucket: str, monkeypatch: pytest.MonkeyPat
             assert time.monotonic() < deadline
             time.sleep(0.2)
         assert other.take_alone()
+
+
+@dataclass
+class Written(Stage):
+    """A stage that publishes two files of a unit, and stops the process of one run at a moment."""
+
+    layout: Layout
+    fingerprint: str
+    moment: str = ""
+    name: str = field(default="written", init=False)
+    planned = False
+
+    def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
+        files = [self.layout.root / f"{unit}-{number}.json" for number in range(2)]
+        for file in files:
+            if self.moment == "before a file" and unit == "1":
+                os.kill(os.getpid(), signal.SIGSTOP)
+            publish_json(file, self.fingerprint)
+        if self.moment == "before the record" and unit == "1":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return {"rows": 1}, files
+
+
+def writes(root: str, fingerprint: str, moment: str) -> None:
+    """A run of `Written`. Runs in a process of its own."""
+    lease.RENEW_S, lease.VALID_S = 0.5, 2.0
+    layout, s3 = Layout(store_path(root)), pytest.importorskip("s3fs").S3FileSystem
+    put_file, uploads = s3.put_file, Counter[str]()
+
+    def paused(self: Any, file: str, path: str, **condition: Any) -> None:
+        """A client that is stopped when an upload has been checked and is about to begin."""
+        name = path.rpartition("/")[2]
+        uploads[name] += 1
+        if moment == f"in the upload of {name}" and uploads[name] == 1:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        put_file(self, file, path, **condition)
+
+    s3.put_file = paused
+    with output_lock(layout, shared=False):
+        stage = Written(layout, fingerprint, moment)
+        assert Engine(layout, 1, print, backend=Here()).complete(stage, ["0", "1", "2"]) == {}
+
+
+MOMENTS = ["before a file", "before the record", "in the upload of 1-0.json", "in the upload of 1.json"]
+
+
+@pytest.mark.kill
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("settings", ["same", "other"])
+def test_a_run_that_lost_its_lease_changes_nothing(bucket, forks, tmp_path, moment, settings):
+    """It is stopped somewhere in its second unit, a second run does all of it, and then it continues."""
+    root = f"{bucket}/lost-{settings}-{MOMENTS.index(moment)}"
+    environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    first, second = tmp_path / "first", tmp_path / "second"
+    paused = forks.start(__file__, "writes", root, "first", moment, said=first, **environment)
+    wait_until_stopped(paused)
+    begun = "first" if settings == "same" else "second"
+    while forks.wait(forks.start(__file__, "writes", root, begun, "", said=second, **environment)):
+        assert "Busy" in second.read_text(encoding="utf-8").splitlines()[-1], second.read_text(encoding="utf-8")
+        second.unlink()
+    left = written_below(root)
+    assert {content for path, (content, _) in left.items() if "/work/" not in path} == {f'"{begun}"\n'.encode()}
+    os.kill(paused, signal.SIGCONT)
+    assert forks.wait(paused) == 1
+    said = first.read_text(encoding="utf-8")
+    assert "LeaseLost: " in said and f"has taken {root} since" in said, said
+    assert written_below(root) == left
+
+
+def written_below(root: str) -> dict[str, tuple[bytes, float]]:
+    """Content and time of all files of an output folder but those of its leases."""
+    paths = (path for path in store_path(root).glob("**/*.json") if "/leases/" not in str(path))
+    return {str(path): (path.read_bytes(), path.stat().st_mtime) for path in paths}
+
+
+def wait_until_stopped(process: int) -> None:
+    deadline = time.monotonic() + 60
+    while Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.mark.slow

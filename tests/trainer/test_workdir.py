@@ -172,7 +172,7 @@ def test_after_a_kill_it_waits_until_the_lease_has_run_out(store, pauses, monkey
     other_lease(store, time.time())
     pauses += [lambda: None, lambda: monkeypatch.setattr(lease_module, "VALID_S", 0.0)]
     with _leased(store, said.append):
-        assert len(store.files("lease")) == 2
+        assert len(store.files("lease")) == 3, "two leases, and the token of the second"
     assert not pauses and len(said) == 1 and "waiting up to a minute" in said[0]
 
 
@@ -189,7 +189,7 @@ def test_a_run_that_ended_leaves_nothing_to_wait_for(store: FsspecStore) -> None
     for _ in range(2):
         with _leased(store, lambda text: None) as lease:
             assert isinstance(lease, Lease)
-    assert store.files("lease") == []
+    assert store.files("lease") == ["2.token"]
 
 
 @pytest.mark.parametrize(
@@ -292,7 +292,7 @@ def test_a_run_that_cannot_restore_its_log_leaves_no_folder(open_run, store, tmp
     monkeypatch.setattr(FsspecStore, "read", failed)
     with pytest.raises(StoreError, match="access denied"), open_run():
         pass
-    assert not any(tmp_path.glob("workdirs/*")) and store.files("lease") == []
+    assert not any(tmp_path.glob("workdirs/*")) and {*store.files("lease")} <= {"1.token"}
 
 
 def test_a_folder_without_its_last_file_is_uploaded_as_incomplete(store: FsspecStore, tmp_path: Path) -> None:

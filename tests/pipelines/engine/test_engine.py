@@ -334,6 +334,18 @@ def test_what_is_to_be_done_is_estimated_from_the_units_begun_until_all_are(
     assert counter.look() == Count(30, 150, exact=True), "the last unit has nothing to do"
 
 
+def test_the_last_look_sees_all_records(tmp_path: Path) -> None:
+    """Also where listing them takes long, as in a store."""
+    layout = Layout(tmp_path)
+    counter = _Counter(_Images(layout), ["a"], None)
+    counter.look()
+    counter._took = 1_000.0
+    publish_json(layout.commit("spotting", "a"), {"images": 30, "segments": 1})
+    assert counter.look() == Count(0)
+    counter.forget()
+    assert counter.look() == Count(30, 30)
+
+
 def test_what_an_earlier_run_has_counted_is_not_counted_again(tmp_path: Path) -> None:
     """Unless it was begun anew: then all of it is."""
     layout = Layout(tmp_path)

@@ -17,6 +17,7 @@ from open_diht.pipelines.engine import sharing
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.sharing import Sharing, shard_name
 from open_diht.pipelines.engine.stage import Done, Stage, failure, set_aside
+from open_diht.pipelines.store.commit import RunFailed
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.locking import FileLock, output_lock
 from open_diht.pipelines.store.records import CommitRecord
@@ -151,18 +152,41 @@ def test_what_another_sets_aside_is_known_here_and_what_an_earlier_run_did_is_no
     assert "3" in layout.failed("noted", "3").read_text(encoding="utf-8"), "the old record is its owner's to remove"
 
 
-def test_a_unit_that_failed_before_a_shard_came_is_tried_by_it_at_last(layout: Layout) -> None:
-    """Its owner has failed in it in this run, is done with the stage, and waits for this shard in the next one."""
+def test_a_unit_that_failed_in_a_shard_at_work_has_failed_in_all(layout: Layout) -> None:
+    """Also before a shard came to this stage, or was killed and started again: the others have left the unit out of the
+    steps that follow, and would wait for a shard that does them with the unit."""
     did: list[tuple[int, str]] = []
     stage = Noted(layout, 0, did)
-    set_aside(stage, "3", [failure("New", "a moment before this shard came")])
-    for unit in ("1", "5"):
-        Noted(layout, 1, did).do(unit)
     other, _ = at(layout, 1, 2)
     lock, share = at(layout, 0, 2)
-    with lock as held, other:
+    with other, lock as held:
+        for unit in ("2", "3"):
+            set_aside(stage, unit, [failure("New", "a moment before this shard came")])
+        for unit in ("1", "5"):
+            Noted(layout, 1, did).do(unit)
+        assert stage.do_all(share(held), 6).keys() == {"2", "3"}
+    assert did == [(1, "1"), (1, "5"), (0, "0"), (0, "4")]
+    lock, share = at(layout, 0, 2)
+    with lock as held:
         assert stage.do_all(share(held), 6) == {}
-    assert did == [(1, "1"), (1, "5"), (0, "0"), (0, "2"), (0, "4"), (0, "3")]
+    assert did[4:] == [(0, "2"), (0, "3")], "a later run tries it again"
+
+
+@pytest.mark.parametrize("i", [0, 1])
+def test_shards_that_disagree_do_not_wait_for_each_other(layout: Layout, i: int) -> None:
+    """One has left out a unit that failed in it, and the other one has not."""
+    did: list[tuple[int, str]] = []
+    theirs = Noted(layout, 1 - i, did, fingerprint="without the unit that failed")
+    other, _ = at(layout, 1 - i, 2)
+    lock, share = at(layout, i, 2)
+    with lock as held, other:
+        theirs.do(str(1 - i))
+        with pytest.raises(RunFailed, match=rf"^shard {i}/2 .* {1 - i} of stage noted.*run the same command to resume"):
+            Noted(layout, i, did).do_all(share(held), 2)
+    lock, share = at(layout, i, 2)
+    with lock as held:  # the other one has ended
+        assert Noted(layout, i, did).do_all(share(held), 2) == {}
+    assert did == [(1 - i, str(1 - i)), (i, str(i)), (i, str(1 - i))]
 
 
 def test_annotations_are_waited_for_where_their_shard_is_at_work(layout: Layout) -> None:
@@ -197,9 +221,7 @@ def test_one_that_ends_while_another_is_looking_is_not_missed(layout: Layout) ->
         assert share(held).take_alone()
 
 
-def test_only_shards_that_are_asked_for_the_same_share(layout: Layout) -> None:
+def test_only_shards_of_the_same_number_share(layout: Layout) -> None:
     lock, share = at(layout, 0, 2)
-    for stranger in (shard_name((1, 2), "another preset"), shard_name((1, 4), ASKED)):
-        with lock as held, output_lock(layout, shared=True, shard=stranger):
-            assert share(held)._mine(units(4)) == units(4)
-        lock, share = at(layout, 0, 2)
+    with lock as held, output_lock(layout, shared=True, shard=shard_name((1, 4), ASKED)):
+        assert share(held)._mine(units(4)) == units(4)

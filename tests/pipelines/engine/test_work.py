@@ -246,7 +246,19 @@ def on_a_small_disk(output: str, source: str) -> None:
     assert read_json(Path(output) / "funnel.json")["kept"] == ROWS
 
 
-def test_a_full_disk(tmp_path: Path, forks: Forks) -> None:
+def on_a_disk_for_few_files(output: str, source: str) -> None:
+    """The same on a file system that takes few files, with workers of Beam, which wraps their errors."""
+    assert ctypes.CDLL(None).unshare(_NEW_MOUNTS) == 0
+    for words in (["--make-rprivate", "/"], ["-t", "tmpfs", "-o", "nr_inodes=14", "tmpfs", output]):
+        subprocess.run(["mount", *words], check=True)
+    words = ["--dataset", "custom", "--input", source, "--output", output, "--stages", "captions", "--workers", "1"]
+    assert main(words) == 1
+
+
+@pytest.mark.parametrize(
+    "run", [pytest.param("on_a_small_disk"), pytest.param("on_a_disk_for_few_files", marks=pytest.mark.slow)]
+)
+def test_a_full_disk(run: str, tmp_path: Path, forks: Forks) -> None:
     """A file system of its own, so small that the run does not fit; then with room."""
     path, output = write(tmp_path / "a.tsv", "A"), tmp_path / "out"
     output.mkdir()
@@ -256,7 +268,7 @@ def test_a_full_disk(tmp_path: Path, forks: Forks) -> None:
         )
     except (FileNotFoundError, subprocess.CalledProcessError) as error:
         pytest.skip(f"no file system can be mounted here: {error}")
-    forks.call(__file__, "on_a_small_disk", str(output), str(path), said=tmp_path / "said")
+    forks.call(__file__, run, str(output), str(path), said=tmp_path / "said")
     said = (tmp_path / "said").read_text()
     (refusal,) = [line for line in said.splitlines() if line.startswith("error: ")]
     assert "make room" in refusal.lower() and str(output) in refusal and "Traceback" not in said, said

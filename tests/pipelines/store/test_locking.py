@@ -38,10 +38,35 @@ def test_shards_lock_a_folder_on_nfs(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(fcntl, "flock", as_on_nfs)
     layout = Layout(tmp_path)
-    with output_lock(layout, True, "one") as one, output_lock(layout, True, "other") as other:
-        assert one.at_work() == other.at_work() == {"one", "other"}
+    names = {"0-of-2-f", "1-of-2-f"}
+    one, other = (output_lock(layout, True, name) for name in sorted(names))
+    with one as first, other as second:
+        assert first.at_work() == second.at_work() == names
     with output_lock(layout, shared=False) as alone:
         assert alone.at_work() == set()
+
+
+def test_each_run_has_the_next_token_and_shards_at_work_share_one(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    one, other = (output_lock(layout, True, f"{i}-of-2-f") for i in range(2))
+    with one as first, other as second:
+        assert first.fence.token == second.fence.token == 1
+        first.release()
+        second.release()
+        assert first.take_alone() and first.fence.token == 2
+    with output_lock(layout, True, "0-of-2-f") as late:
+        assert late.fence.token == 3
+    with output_lock(layout, shared=False) as run:
+        assert run.fence.token == 4
+
+
+def test_shards_of_other_settings_are_refused(tmp_path: Path) -> None:
+    """Both would write the results of the same units."""
+    layout = Layout(tmp_path)
+    with output_lock(layout, True, "0-of-2-f"), output_lock(layout, True, "1-of-4-f"), pytest.raises(Busy):
+        output_lock(layout, True, "1-of-2-g").__enter__()
+    with output_lock(layout, True, "1-of-2-g"):
+        pass
 
 
 def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
