@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from open_diht.eval import estimates
 from open_diht.eval.statistics import FEWEST, Estimate, Paired, crossed_difference, holm
-from open_diht.study.rows import BrokenRows, Row, Rows
+from study.rows import BrokenRows, Row, Rows
 
 Floats = NDArray[np.float64]
 Side = Mapping[int, Row]

@@ -1,4 +1,4 @@
-"""The sets of the study in one folder; `python -m open_diht.study.fetch` creates them.
+"""The sets of the study in one folder; `python -m study.fetch` creates them.
 
     web-features.npz                   image-text pairs of the web as features, with CAT's decisions
     web/images/shards, web/cat         the same pairs as images (webdataset), and the output of CAT, for the track gpu
@@ -27,10 +27,10 @@ from numpy.typing import NDArray
 
 from open_diht.common.command_line import WrongUse
 from open_diht.eval.data import DataSet, data_root
-from open_diht.study.images import Floats, StoredImages, image_of, samples, standardised, tar_features, tar_pixels
-from open_diht.study.rows import CPU, GPU, GPU_TINY, TRACKS
-from open_diht.study.verdicts import Decided, drawn_verdicts, laion_captions, write_drawn
-from open_diht.study.web import SHARDS, VERDICTS, pairs_of, shards_of
+from study.images import Floats, StoredImages, image_of, samples, standardised, tar_features, tar_pixels
+from study.rows import CPU, GPU, GPU_TINY, TRACKS
+from study.verdicts import Decided, drawn_verdicts, laion_captions, write_drawn
+from study.web import SHARDS, VERDICTS, pairs_of, shards_of
 
 DRAWN, SEED = 6000, 0
 """Maximum number of images that show their caption (also at most half of the training pairs), and the

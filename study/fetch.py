@@ -1,4 +1,4 @@
-"""Entry point of `python -m open_diht.study.fetch` (`make study-data`): downloads the sets of the study.
+"""Entry point of `python -m study.fetch` (`make study-data`): downloads the sets of the study.
 
 Contents, size and, for most, terms of each set are printed before it is downloaded. An archive appears
 completely or not at all; complete ones are reused. Flickr8k's and the groceries' images are stored with
@@ -31,9 +31,9 @@ from open_diht.eval.fetch.__main__ import main as fetch_for_evaluation
 from open_diht.eval.fetch.download import download
 from open_diht.eval.fetch.writing import Sample, jpeg, write_tar
 from open_diht.eval.tasks import choose_tasks
-from open_diht.study.images import opened
-from open_diht.study.verdicts import FilterFailed
-from open_diht.study.web import make_web
+from study.images import opened
+from study.verdicts import FilterFailed
+from study.web import make_web
 
 SIDE = 112
 QUALITY = 90
@@ -70,7 +70,7 @@ ABOUT = {
 """Contents, size and, for most, terms of each set."""
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.study.fetch") -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m study.fetch") -> int:
     """Run the command line and return the exit status: 0, 1 where a set failed, 2 for wrong use, 130 for Ctrl-C.
 
     Args:

@@ -9,11 +9,11 @@ from pathlib import Path
 from types import ModuleType
 
 from open_diht.common.command_line import OK, WrongUse, say
-from open_diht.study.data import Data, SetMissing
-from open_diht.study.page import write_pages
-from open_diht.study.rows import CLAIMS, Rows
-from open_diht.study.tables import TABLES, lines
-from open_diht.study.words import table_in_markdown, verdicts_in_words
+from study.data import Data, SetMissing
+from study.page import write_pages
+from study.rows import CLAIMS, Rows
+from study.tables import TABLES, lines
+from study.words import table_in_markdown, verdicts_in_words
 
 
 def study(track: str, scale: str, claims: Sequence[str], data: Data, rows: Rows) -> int:
@@ -64,8 +64,8 @@ def make_pages(rows: Rows, docs: Path) -> int:
 
 
 def claim_module(name: str) -> ModuleType:
-    """Return the module `open_diht.study.claims.NAME`."""
-    return import_module(f"open_diht.study.claims.{name}")
+    """Return the module `study.claims.NAME`."""
+    return import_module(f"study.claims.{name}")
 
 
 def run_claim(claim: ModuleType, track: str, scale: str, data: Data, rows: Rows) -> None:

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from open_diht.common.files import published
-from open_diht.study.images import samples, tar_features
-from open_diht.study.verdicts import decided, run_filter
+from study.images import samples, tar_features
+from study.verdicts import decided, run_filter
 
 HELD = 0.086
 """Fraction of the pairs that are held out, by a hash of their keys."""

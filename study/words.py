@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from open_diht.study.comparison import Compared
-from open_diht.study.rows import TUNING, Row
-from open_diht.study.tables import Line, Table
+from study.comparison import Compared
+from study.rows import TUNING, Row
+from study.tables import Line, Table
 
 MINUS = "\u2212"
 ARMS = {

@@ -16,11 +16,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from open_diht.study.claims.described import track_of
-from open_diht.study.data import Data
-from open_diht.study.rows import Arm
-from open_diht.study.teaching import concept_heads, imagenet_head, named, write_targets
-from open_diht.study.training import FILE, Pairs, trained, vocabulary
+from study.claims.described import track_of
+from study.data import Data
+from study.rows import Arm
+from study.teaching import concept_heads, imagenet_head, named, write_targets
+from study.training import FILE, Pairs, trained, vocabulary
 
 ABOUT = Path(__file__).with_name("concepts.yaml")
 NAME = "concepts"

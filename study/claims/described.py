@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from open_diht.common.yaml_files import read_yaml
-from open_diht.study.data import Data, web_set
-from open_diht.study.rows import Arm
+from study.data import Data, web_set
+from study.rows import Arm
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from open_diht.study.claims.described import described, track_of, wanted_on_web
-from open_diht.study.claims.pools import open_pool, web_held
-from open_diht.study.data import Data
-from open_diht.study.rows import CPU, TUNING, Arm, Row
-from open_diht.study.training import Pairs, trained, vocabulary
+from study.claims.described import described, track_of, wanted_on_web
+from study.claims.pools import open_pool, web_held
+from study.data import Data
+from study.rows import CPU, TUNING, Arm, Row
+from study.training import Pairs, trained, vocabulary
 
 ABOUT = Path(__file__).with_name("negatives.yaml")
 NAME = "negatives"

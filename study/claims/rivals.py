@@ -57,14 +57,14 @@ from open_diht.filters.captions.rules import decide_captions
 from open_diht.filters.language import identify
 from open_diht.filters.presets import load_preset
 from open_diht.pipelines.stages.score.cliploss import Batch
-from open_diht.study.claims.cat import BY_CAPTION
-from open_diht.study.claims.described import described, track_of
-from open_diht.study.claims.pools import open_pool, web_held
-from open_diht.study.data import Data
-from open_diht.study.images import Floats
-from open_diht.study.lettered import OTHER, Plan, Seen, features_of, plan, seen, spotted_by_filter
-from open_diht.study.rows import CPU, Arm
-from open_diht.study.training import Pairs, Trained, batch_of_few, trained, vocabulary
+from study.claims.cat import BY_CAPTION
+from study.claims.described import described, track_of
+from study.claims.pools import open_pool, web_held
+from study.data import Data
+from study.images import Floats
+from study.lettered import OTHER, Plan, Seen, features_of, plan, seen, spotted_by_filter
+from study.rows import CPU, Arm
+from study.training import Pairs, Trained, batch_of_few, trained, vocabulary
 
 ABOUT = Path(__file__).with_name("rivals.yaml")
 NAME = "rivals"

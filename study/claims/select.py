@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from open_diht.pipelines.driver.repeats import DELAYS, allotted, per_row, worth
-from open_diht.study.claims.described import arms_of_pools, described, track_of, wanted_on_web
-from open_diht.study.claims.pools import open_pool, web_held
-from open_diht.study.data import Data
-from open_diht.study.rows import CPU, TUNING, Arm, Row
-from open_diht.study.training import Pairs, batch_of_few, trained, vocabulary
+from study.claims.described import arms_of_pools, described, track_of, wanted_on_web
+from study.claims.pools import open_pool, web_held
+from study.data import Data
+from study.rows import CPU, TUNING, Arm, Row
+from study.training import Pairs, batch_of_few, trained, vocabulary
 
 ABOUT = Path(__file__).with_name("select.yaml")
 NAME = "select"

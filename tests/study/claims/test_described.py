@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from open_diht.study.claims import cat, concepts, negatives
-from open_diht.study.claims.described import described, track_of
 from open_diht.trainer.architecture import architecture, build, image_size
 from open_diht.trainer.config_files import load_config
+from study.claims import cat, concepts, negatives
+from study.claims.described import described, track_of
 
 CLAIMS = {"cat": cat.ABOUT, "concepts": concepts.ABOUT, "negatives": negatives.ABOUT}
 
