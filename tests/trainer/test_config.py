@@ -116,7 +116,7 @@ def test_unknown_names(tmp_path: Path) -> None:
 
 
 def test_data_is_needed() -> None:
-    with pytest.raises(BadConfig, match=r"data.sources is empty: name at least one folder of shards, or data.features"):
+    with pytest.raises(BadConfig, match=r"data.sources is empty: name at least one folder of shards, or data.loader"):
         load_config("tiny")
 
 
