@@ -93,10 +93,6 @@ def fetch(options: argparse.Namespace, places: Places) -> int:
 
     A failed download or filter is printed and the other sets are still fetched.
 
-    Args:
-        options: Parsed options of the command line.
-        places: URLs of the archives.
-
     Raises:
         WrongUse: A set is unknown, or `web` has no manifest.
     """
@@ -136,10 +132,6 @@ def fetch_fashion() -> int:
 def fetch_laion(folder: Path, url: str) -> int:
     """Fetch `folder`/laion-captions.parquet and return its number of rows.
 
-    Args:
-        folder: The folder of the sets.
-        url: The URL of the file.
-
     Raises:
         FetchFailed: It cannot be downloaded, or has changed.
     """
@@ -155,11 +147,6 @@ def fetch_laion(folder: Path, url: str) -> int:
 
 def fetch_grocery(folder: Path, url: str, counts: dict[str, int] = GROCERY_COUNTS) -> int:
     """Write `folder`/grocery-{train,test}.tar and the names of the classes; return the number of images.
-
-    Args:
-        folder: The folder of the sets.
-        url: The URL of the archive.
-        counts: Expected images of each split.
 
     Raises:
         FetchFailed: It cannot be downloaded, lacks a file, or has another number of images.
@@ -188,11 +175,6 @@ def fetch_grocery(folder: Path, url: str, counts: dict[str, int] = GROCERY_COUNT
 
 def fetch_flickr8k(folder: Path, url: str, counts: dict[str, int] = FLICKR8K_COUNTS) -> int:
     """Write `folder`/flickr8k-{train,dev,test}.tar and return the number of images.
-
-    Args:
-        folder: The folder of the sets.
-        url: The URL of the folder of both archives.
-        counts: Expected images of each split.
 
     Raises:
         FetchFailed: An archive cannot be downloaded, lacks an image, or has another number of them.

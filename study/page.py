@@ -48,10 +48,6 @@ GUESS = math.exp(math.lgamma(1001) / 1000)
 def write_pages(rows: Rows, docs: Path) -> list[Path]:
     """Write the pages and their plots, and return their paths.
 
-    Args:
-        rows: The results.
-        docs: The folder of the documentation.
-
     Raises:
         BrokenRows: Results cannot be read or compared.
     """

@@ -21,13 +21,6 @@ def study(track: str, scale: str, claims: Sequence[str], data: Data, rows: Rows)
 
     A claim that misses data is reported and ends there; arms that ran before keep their results.
 
-    Args:
-        track: The track.
-        scale: full, quick or tiny.
-        claims: Names of the claims.
-        data: The sets.
-        rows: The results.
-
     Returns:
         The exit status.
     """
@@ -49,10 +42,6 @@ def study(track: str, scale: str, claims: Sequence[str], data: Data, rows: Rows)
 def make_pages(rows: Rows, docs: Path) -> int:
     """Write the documentation pages from the results and return the exit status.
 
-    Args:
-        rows: The results.
-        docs: The folder of the documentation.
-
     Raises:
         WrongUse: There are no results.
     """
@@ -69,15 +58,7 @@ def claim_module(name: str) -> ModuleType:
 
 
 def run_claim(claim: ModuleType, track: str, scale: str, data: Data, rows: Rows) -> None:
-    """Run every arm of a claim that has no result yet, and pack the items.
-
-    Args:
-        claim: The claim's module.
-        track: The track.
-        scale: full, quick or tiny.
-        data: The sets.
-        rows: The results.
-    """
+    """Run every arm of a claim that has no result yet, and pack the items."""
     arms = claim.arms(track, scale, data)
     todo = [arm for arm in arms if not rows.done(arm)]
     say(f"{claim.__name__.rpartition('.')[2]}: {len(arms)} arms, {len(arms) - len(todo)} of them done")

@@ -102,11 +102,6 @@ TABLES = {
 def lines(rows: Rows, table: Table, track: str) -> list[Line]:
     """Return all comparisons of a table that have enough rows on the track, with corrected p values.
 
-    Args:
-        rows: The results.
-        table: The table.
-        track: The track.
-
     Raises:
         BrokenRows: Results cannot be read or compared.
     """

@@ -75,12 +75,7 @@ BATCH_SIZE = 256
 
 
 def pair_keys(file: str, pairs: int) -> list[str]:
-    """Return the keys of the pairs of a file.
-
-    Args:
-        file: The file's name.
-        pairs: Number of pairs.
-    """
+    """Return the keys of the pairs of a file."""
     return [f"{file}-{number}" for number in range(pairs)]
 
 

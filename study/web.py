@@ -75,12 +75,7 @@ def shards_of(folder: Path) -> list[Path]:
 
 
 def pairs_of(shards: Sequence[Path], verdicts: Path) -> WebPairs:
-    """Return the pairs of shards that a run has decided on.
-
-    Args:
-        shards: The shards.
-        verdicts: Output folder of that run.
-    """
+    """Return the pairs of shards that a run has decided on."""
     said = decided(verdicts, "__key__")
     keys = [key for shard in shards for key, _ in samples(shard)]
     # Pairs in the dead-letter table have no decision and are left out.

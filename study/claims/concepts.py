@@ -29,11 +29,6 @@ NAME = "concepts"
 def arms(track: str, scale: str, data: Data) -> list[Arm]:
     """Return all arms at all budgets: by budget, smallest first, then by seed.
 
-    Args:
-        track: One of the claim's tracks.
-        scale: full, quick or tiny.
-        data: The sets.
-
     Raises:
         SetMissing: Flickr8k is not available.
     """
@@ -49,10 +44,6 @@ def arms(track: str, scale: str, data: Data) -> list[Arm]:
 
 def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]:
     """Train with the arm's targets and rank Flickr8k's test photographs.
-
-    Args:
-        arm: The arm.
-        data: The sets.
 
     Returns:
         Metrics, ranks by test set and direction, and notes.

@@ -34,12 +34,7 @@ def described(path: Path) -> dict[str, Any]:
 
 
 def track_of(path: Path, name: str) -> Track:
-    """Return a track of a claim.
-
-    Args:
-        path: The claim's YAML file.
-        name: The track.
-    """
+    """Return a track of a claim."""
     about = described(path)["tracks"][name]
     return Track(trainer=path.parent / about["trainer"], side=about.get("side"), budgets=about["budgets"])
 
@@ -51,14 +46,7 @@ def wanted_on_web(on: Track, data: Data) -> None:
 
 
 def arms_of_pools(claim: str, path: Path, track: str, scale: str) -> list[Arm]:
-    """Return all arms of all pools at all budgets: by budget, smallest first, then pool, then seed.
-
-    Args:
-        claim: The claim's name.
-        path: Its YAML file.
-        track: One of its tracks.
-        scale: full, quick or tiny.
-    """
+    """Return all arms of all pools at all budgets: by budget, smallest first, then pool, then seed."""
     about = described(path)
     return [
         Arm(claim=claim, pool=pool, arm=arm, budget=budget, seed=seed, track=track)

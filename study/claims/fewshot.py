@@ -139,10 +139,6 @@ def _curves(pool: str, data: Data, k: int, seed: int, methods: tuple[str, ...]) 
 def open_pool(name: str, data: Data) -> Pool:
     """Return a pool with its features.
 
-    Args:
-        name: The pool.
-        data: The sets.
-
     Raises:
         SetMissing: The reference encoder or the pool's grocery set is not available.
     """

@@ -32,11 +32,6 @@ CHOSEN_BY = "web-chosen/t2i/gm_rank"
 def arms(track: str, scale: str, data: Data) -> list[Arm]:
     """Return the arms of the grid (only on a CPU at full scale), then the reported ones.
 
-    Args:
-        track: One of the claim's tracks.
-        scale: full, quick or tiny.
-        data: The sets.
-
     Raises:
         SetMissing: A set is not available.
     """
@@ -54,13 +49,7 @@ def arms(track: str, scale: str, data: Data) -> list[Arm]:
 
 
 def reported(track: str, budget: int, seeds: Sequence[int]) -> list[Arm]:
-    """Return the arms of every beta at the usual scale and at its own.
-
-    Args:
-        track: One of the claim's tracks.
-        budget: Samples seen.
-        seeds: The seeds.
-    """
+    """Return the arms of every beta at the usual scale and at its own."""
     about = described(ABOUT)
     # A budget without a grid of its own uses the scales of the nearest one.
     chosen = about["chosen"][min(about["chosen"], key=lambda known: abs(known - budget))]

@@ -106,11 +106,6 @@ class Choice:
 def arms(track: str, scale: str, data: Data) -> list[Arm]:
     """Return all arms at all budgets: by budget, smallest first, then FEWEST seeds of all pools, then the others.
 
-    Args:
-        track: One of the claim's tracks.
-        scale: full, quick or tiny.
-        data: The sets.
-
     Raises:
         SetMissing: A set is not available.
     """
@@ -120,12 +115,7 @@ def arms(track: str, scale: str, data: Data) -> list[Arm]:
 
 
 def planned(track: str, scale: str) -> list[Arm]:
-    """Return all arms, whether their sets are available or not.
-
-    Args:
-        track: One of the claim's tracks.
-        scale: full, quick or tiny.
-    """
+    """Return all arms, whether their sets are available or not."""
     pools = described(ABOUT)["pools"]
     only = described(ABOUT)["tracks"][track]["only"].get(scale, pools)
     return [
@@ -141,10 +131,6 @@ def planned(track: str, scale: str) -> list[Arm]:
 
 def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]:
     """Train on the arm's choice of its pool and rank all test sets.
-
-    Args:
-        arm: The arm.
-        data: The sets.
 
     Returns:
         Metrics, ranks by test set and direction, and notes.

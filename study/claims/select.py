@@ -33,11 +33,6 @@ _SEED = 7  # draws the halves
 def arms(track: str, scale: str, data: Data) -> list[Arm]:
     """Return the arms that tune the delay (only at full scale on a CPU), then those reported, smallest budgets first.
 
-    Args:
-        track: One of the claim's tracks.
-        scale: full, quick or tiny.
-        data: The sets.
-
     Raises:
         SetMissing: The web pairs or Flickr8k are not available.
     """
@@ -55,10 +50,6 @@ def arms(track: str, scale: str, data: Data) -> list[Arm]:
 
 def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]:
     """Train on the arm's pairs, each as often as it says, and rank the test pairs.
-
-    Args:
-        arm: The arm.
-        data: The sets.
 
     Returns:
         Metrics, ranks by test set and direction, and notes.
@@ -114,9 +105,6 @@ def fitted(rows: Sequence[Row]) -> tuple[float, float]:
 
     The logarithm of the rank is taken to fall linearly with that of the worth of the samples, with a line of its own
     for each pool and test set.
-
-    Args:
-        rows: The claim's rows.
 
     Returns:
         The delay of rejected pairs, and the readings that halve the worth of a pair, both of least squares on a grid.
