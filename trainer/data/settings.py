@@ -53,7 +53,7 @@ class DataSettings:
     """Import path, `package.module:Class`, of a loader of your own that is used instead of that of shards
     ([guide](../extend/tower.md))."""
     path: str = ""
-    """What `loader` reads, in a form that the loader defines."""
+    """Data of `loader`, in a form that the loader defines."""
     split: Split = field(default_factory=Split)
     """The split into training and held-out samples."""
     shuffle: Count = 20_000
