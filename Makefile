@@ -46,8 +46,8 @@ export PYTHON
 quote = '$(subst ','\'',$(1))'
 option = $(if $($(word 2,$(1))), --$(word 1,$(1))=$(call quote,$($(word 2,$(1)))))
 # $(call run,COMMAND,EXTRA ...,option=VARIABLE ...): install what it needs, then run it, with messages in make's spelling.
-run = $(INSTALL)$(subst $() ,,$(addprefix $(comma),$(2) $(CLOUD) $(filter dask,$(RUNNER)))) && export OPEN_DIHT_MAKE='$(VARIABLES)' && set -f && \
-  .venv/bin/open-diht $(1)$(foreach pair,$(3),$(call option,$(subst =, ,$(pair)))) $(ARGS)
+run = $(call start,.venv/bin/open-diht $(1),$(2),$(3))
+start = $(INSTALL)$(subst $() ,,$(addprefix $(comma),$(2) $(CLOUD) $(filter dask,$(RUNNER)))) && export OPEN_DIHT_MAKE='$(VARIABLES)' && set -f && $(1)$(foreach pair,$(3),$(call option,$(subst =, ,$(pair)))) $(ARGS)
 CLOUD = $(if $(filter dataflow,$(RUNNER))$(strip $(foreach store,s3 gs gcs hf,$(findstring $(store)://,$(INPUT) $(OUTPUT) $(DATA) $(WORKDIR) $(ARGS)))),cloud)
 # Extra `download`, unless the data set is the sample or STAGES leaves out the stage.
 DOWNLOAD = $(if $(filter-out sample,$(DATASET))$(INPUT),$(if $(STAGES),$(findstring download,$(STAGES)),download))
@@ -55,13 +55,13 @@ SCORE = $(if $(findstring dedup,$(PRESET))$(findstring laion-paper,$(PRESET))$(f
 WHERE := runner=RUNNER workers=WORKERS shard=SHARD
 WHAT := dataset=DATASET input=INPUT output=OUTPUT preset=PRESET stages=STAGES $(WHERE)
 BEAM = $(shell sed -n 's/.*"apache-beam==\([0-9.]*\)".*/\1/p' setup.py)
-CODE := open_diht benchmarks deploy examples tests setup.py docs/hooks.py docs/prose.py
-SUITE_filter := captions verifier spotting overlap_false_positives dedup download
+CODE := open_diht study benchmarks deploy examples tests setup.py docs/hooks.py docs/prose.py
+SUITE_filter := captions verifier spotting overlap_false_positives download
 MARKS_test-slow := slow and not soak and not flink and not cluster
 MARKS_test-all := not flink and not cluster
 SUITE_scale := scale
-SUITE_train := losses train_step checkpoints loader
-SUITE_eval := evaluation coverage
+SUITE_train := train_step loader
+SUITE_eval := evaluation
 
 ##@ Everyday
 help: ## List the commands and variables
@@ -88,9 +88,9 @@ compare: ## Test two models against each other on the same items (A B)
 	$(if $(A),$(if $(B),,$(error B is missing; give two folders of make bench: make compare A=one B=other)),$(error A is missing; give two folders of make bench: make compare A=one B=other))
 	$(call run,compare $(call quote,$(A)) $(call quote,$(B)),eval)
 study: ## Test the paper's claims in miniature (STUDY TRACK DATA OUTPUT)
-	$(call run,study,download train eval score,study=STUDY track=TRACK data=DATA output=OUTPUT)
+	$(call start,$(PY) -m study,download train eval score,study=STUDY track=TRACK data=DATA output=OUTPUT)
 study-data: ## Fetch the data of the study, if a program may download it (DATA)
-	$(call run,study-data,download train eval score,data=DATA)
+	$(call start,$(PY) -m study.fetch,download train eval score,data=DATA)
 ##@ Clusters
 dask-up dask-down flink-up flink-down: ## Start, or stop, a cluster here for RUNNER=dask or flink
 	@$(if $(filter %-up,$@),deploy/install.sh base$(if $(filter dask-up,$@),$(comma)dask) &&) \

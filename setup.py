@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import find_namespace_packages, setup
 
 HERE = Path(__file__).resolve().parent
-FOLDERS = ("common", "filters", "pipelines", "trainer", "eval", "study")
+FOLDERS = ("common", "filters", "pipelines", "trainer", "eval")
 if lost := [name for name in FOLDERS if (HERE / "open_diht" / name).is_file()]:
     raise SystemExit(
         f"error: open_diht/{lost[0]} in {HERE} is not a folder: this copy of the repository lost its symbolic links, "
@@ -119,7 +119,7 @@ setup(
     # `filters` and `common`, off the import path.
     packages=find_namespace_packages(
         include=["open_diht", "open_diht.*"],
-        exclude=["*.__pycache__", "*.__pycache__.*", "open_diht.study.results", "open_diht.study.results.*"],
+        exclude=["*.__pycache__", "*.__pycache__.*"],
     ),
     package_data={"": ["*.yaml", "*.txt", "*.json", "*.tsv", "*.npz", "*.onnx", "*.j2", "*.css", "*.js", "py.typed"]},
     entry_points={"console_scripts": ["open-diht = open_diht.cli:main"]},

@@ -115,11 +115,6 @@ def download(side: str, urls: list[str], folder: Path, threads: int, place: str)
 def plain(table: pa.Table, folder: Path, threads: int) -> int:
     """Download with img2dataset's own classes: one retry, opt-out headers obeyed; return how many are
     stored.
-
-    Args:
-        table: ordinal, uid, caption and url of each row.
-        folder: where to write.
-        threads: download threads.
     """
     from img2dataset.downloader import Downloader
     from img2dataset.resizer import Resizer
@@ -184,13 +179,7 @@ def main() -> None:
 
 
 def compare(images: int, repeats: int, threads: int) -> None:
-    """Print the table.
-
-    Args:
-        images: number of addresses.
-        repeats: runs of each side.
-        threads: download threads.
-    """
+    """Print the table."""
     command = [sys.executable, "-m", "benchmarks.download", "--serve"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None and server.stdin is not None

@@ -92,13 +92,7 @@ def main() -> int:
 
 
 def write_set(folder: Path, samples: Iterable[Sample], lists: Mapping[str, Sequence[str]]) -> None:
-    """Write samples and lists of lines in CLIP_benchmark's webdataset layout.
-
-    Args:
-        folder: where to write.
-        samples: key and members of each sample.
-        lists: file name -> its lines.
-    """
+    """Write samples and lists of lines in CLIP_benchmark's webdataset layout."""
     (folder / "test").mkdir(parents=True)
     with ShardWriter(str(folder / "test" / "%d.tar"), maxcount=1000, verbose=0) as writer:
         for key, members in samples:
@@ -215,10 +209,6 @@ def memory(counts: Sequence[int]) -> None:
 def vectors(start: int, stop: int) -> torch.Tensor:
     """Return (stop - start, WIDTH) unit vectors that depend only on their index, so they need no
     memory beforehand.
-
-    Args:
-        start: the first index.
-        stop: the index after the last one.
     """
     index = torch.arange(start, stop, dtype=torch.float64)[:, None]
     wave = torch.arange(1, WIDTH + 1, dtype=torch.float64)

@@ -80,12 +80,7 @@ def apart(name: str) -> Row:
 
 
 def markdown(results: Sequence[Row], about: str) -> str:
-    """Return the report: the table of each part, or its error.
-
-    Args:
-        results: the results of the parts.
-        about: the device.
-    """
+    """Return the report: the table of each part, or its error."""
     lines = [f"`python -m benchmarks.gpu`, {about}, torch {torch.__version__}."]
     for result in results:
         lines += ["", f"**{result['part']}** ({result['seconds']:.0f} s)", ""]

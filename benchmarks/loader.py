@@ -91,10 +91,6 @@ def drained(batches: Iterator[Any], images: Callable[[Any], torch.Tensor]) -> tu
     """Return samples per second and per processor-second of a whole epoch, from the request of the
     first batch on.
 
-    Args:
-        batches: the epoch.
-        images: gets the images of a batch.
-
     Raises:
         RuntimeError: the epoch has no samples.
     """
@@ -133,15 +129,7 @@ def main() -> None:
 
 
 def measure(options: Any, urls: list[str], workers: int, transform: Any, tokenizer: Any) -> Iterator[list[str]]:
-    """Yield the rows of all sides with one number of workers.
-
-    Args:
-        options: the options of the command line.
-        urls: the shards.
-        workers: number of worker processes.
-        transform: open_clip's transform of images.
-        tokenizer: the tokenizer of both sides.
-    """
+    """Yield the rows of all sides with one number of workers."""
     folder = str(Path(urls[0]).parent)
 
     def ours(to_pixels: Any, **settings: Any) -> ShardLoader:

@@ -16,12 +16,7 @@ from open_diht.common.run_command import ONE_THREAD
 
 
 def parser_of(module: str, doc: str | None) -> argparse.ArgumentParser:
-    """Return a parser that shows a module's docstring as written.
-
-    Args:
-        module: the name of the module.
-        doc: its docstring.
-    """
+    """Return a parser that shows a module's docstring as written."""
     return argparse.ArgumentParser(
         prog=f"python -m {module}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -56,12 +51,7 @@ def in_turn(
 
 
 def ratios(values: Sequence[float], anchor: Sequence[float]) -> list[float]:
-    """Return (lowest, median, highest) ratio of runs of the same round.
-
-    Args:
-        values: a number of each round.
-        anchor: the numbers that they are divided by.
-    """
+    """Return (lowest, median, highest) ratio of runs of the same round."""
     # Per round, so that slow moments of the machine cancel.
     each = [value / known for value, known in zip(values, anchor, strict=True)]
     return [min(each), statistics.median(each), max(each)]
@@ -69,11 +59,6 @@ def ratios(values: Sequence[float], anchor: Sequence[float]) -> list[float]:
 
 def apart(*words: object, given: str = "", **environment: str) -> str:
     """Run `python` in a separate process whose numeric libraries use one thread; return its output.
-
-    Args:
-        words: the arguments of Python.
-        given: the standard input.
-        environment: additional variables.
 
     Raises:
         subprocess.CalledProcessError: the process failed.
@@ -116,12 +101,7 @@ def processor() -> str:
 
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a Markdown table, row by row as they come.
-
-    Args:
-        head: the cells of the header.
-        rows: the cells of each row.
-    """
+    """Print a Markdown table, row by row as they come."""
     print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}", flush=True)
     for row in rows:
         print(f"| {' | '.join(map(str, row))} |", flush=True)

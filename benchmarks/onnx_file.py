@@ -32,12 +32,7 @@ class Graph:
         self._inputs.append(_value(name, 7, 2))
 
     def output(self, value: str, name: str) -> None:
-        """Make a value, float32 of two dimensions, an output.
-
-        Args:
-            value: the value.
-            name: of the output.
-        """
+        """Make a value, float32 of two dimensions, an output."""
         self._nodes.append(_node("Identity", [value], [name], {}))
         self._outputs.append(_value(name, 1, 2))
 
@@ -55,34 +50,17 @@ class Graph:
         return name
 
     def op(self, kind: str, inputs: Sequence[str], **attributes: float | Sequence[int]) -> str:
-        """Add an operator with one output and return the output's name.
-
-        Args:
-            kind: the operator.
-            inputs: names of its inputs.
-            attributes: its attributes.
-        """
+        """Add an operator with one output and return the output's name."""
         return self.ops(kind, inputs, 1, **attributes)[0]
 
     def ops(self, kind: str, inputs: Sequence[str], count: int, **attributes: float | Sequence[int]) -> list[str]:
-        """Add an operator and return the names of its outputs.
-
-        Args:
-            kind: the operator.
-            inputs: names of its inputs.
-            count: number of its outputs.
-            attributes: its attributes.
-        """
+        """Add an operator and return the names of its outputs."""
         outputs = [self._new() for _ in range(count)]
         self._nodes.append(_node(kind, inputs, outputs, attributes))
         return outputs
 
     def model(self, metadata: Mapping[str, str]) -> bytes:
-        """Return the file's content.
-
-        Args:
-            metadata: further texts.
-        """
+        """Return the file's content."""
         parts = ((1, self._nodes), (2, [b"opinion"]), (5, self._constants), (11, self._inputs), (12, self._outputs))
         graph = b"".join(_field(number, one) for number, ones in parts for one in ones)
         texts = [_field(1, key.encode()) + _field(2, text.encode()) for key, text in metadata.items()]

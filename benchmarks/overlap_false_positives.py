@@ -28,25 +28,13 @@ LEAST_PIECE = 8  # letters and digits of the shortest piece of a caption that is
 
 
 def rate(captions: Sequence[str], spotted: Sequence[Sequence[SpottedText]], rule: OverlapRule) -> float:
-    """Return the percentage of rows that the rule drops.
-
-    Args:
-        captions: the captions.
-        spotted: the strings and scores of each caption's image.
-        rule: the rule.
-    """
+    """Return the percentage of rows that the rule drops."""
     lengths = overlap_lengths(captions, spotted, rule)
     return 100 * sum(length >= rule.min_chars for length in lengths) / len(lengths)
 
 
 def as_lines(caption: str, rng: random.Random, most: int) -> list[SpottedText]:
-    """Return a caption as OCR would read it from an image: lines of one to four words.
-
-    Args:
-        caption: the caption.
-        rng: draws the lengths.
-        most: most lines to return.
-    """
+    """Return a caption as OCR would read it from an image: lines of one to four words."""
     words = caption.split()
     lines: list[SpottedText] = []
     while words and len(lines) < most:
@@ -59,10 +47,6 @@ def as_lines(caption: str, rng: random.Random, most: int) -> list[SpottedText]:
 def piece_of(caption: str, rng: random.Random) -> str | None:
     """Return one to five neighboring words with at least LEAST_PIECE letters and digits, ASCII
     only; None if ten draws find none.
-
-    Args:
-        caption: the caption.
-        rng: draws the words.
     """
     words = caption.split()
     for _ in range(10):
@@ -115,12 +99,7 @@ def false_positives(samples: dict[str, list[str]], rng: random.Random) -> None:
 
 
 def synthetic_hits(captions: Sequence[str], rng: random.Random) -> None:
-    """Print table 2.
-
-    Args:
-        captions: the captions.
-        rng: draws the pieces and errors.
-    """
+    """Print table 2."""
     pieces = [(caption, piece) for caption in captions[:3000] if (piece := piece_of(caption, rng))]
     rows = []
     for name, damage in ERRORS.items():

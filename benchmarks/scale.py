@@ -67,13 +67,7 @@ def stage_of(output: Path) -> CaptionStage:
 
 
 def write_manifest(path: Path, captions: list[str], rows: int) -> None:
-    """Write a Parquet manifest of captions in row groups of `UNIT_ROWS`.
-
-    Args:
-        path: the file.
-        captions: captions to repeat.
-        rows: number of rows.
-    """
+    """Write a Parquet manifest of captions in row groups of `UNIT_ROWS`."""
     # A number makes each copy another caption: equal captions of a batch are annotated once.
     texts = [captions[row % len(captions)] + (f" {row}" if row >= len(captions) else "") for row in range(rows)]
     urls = [f"https://example.org/{row}.jpg" for row in range(rows)]
@@ -81,13 +75,7 @@ def write_manifest(path: Path, captions: list[str], rows: int) -> None:
 
 
 def units_of(manifest: Path, output: Path, unit_rows: int) -> list[str]:
-    """Plan the manifest into an output folder; return the names of the units.
-
-    Args:
-        manifest: the manifest.
-        output: the output folder.
-        unit_rows: rows of a unit.
-    """
+    """Plan the manifest into an output folder; return the names of the units."""
     plan = make_plan(str(manifest), load_dataset("custom"), 1, unit_rows)
     keep_plan(Layout(output).plan, plan)
     return [unit.name for unit in plan.units]
@@ -135,14 +123,7 @@ def dask_cluster() -> Iterator[str]:
 
 
 def compare(captions: list[str], rows: int, repeats: int, scheduler: str) -> None:
-    """Print the table of rates.
-
-    Args:
-        captions: captions to repeat.
-        rows: number of rows.
-        repeats: runs of each side.
-        scheduler: the address of Dask's scheduler.
-    """
+    """Print the table of rates."""
     dask = make_backend("dask", workers=Workers(scheduler=scheduler))
     sides: dict[str, Callable[[Path, list[str]], object]] = {
         "1 plain process": lambda output, units: in_processes(PLAIN, output, units, 1),
@@ -178,12 +159,7 @@ def compare(captions: list[str], rows: int, repeats: int, scheduler: str) -> Non
 
 
 def memory(captions: list[str], counts: list[int]) -> None:
-    """Print the table of peak memory.
-
-    Args:
-        captions: captions to repeat.
-        counts: numbers of rows.
-    """
+    """Print the table of peak memory."""
 
     def cells(rows: int) -> list[str]:
         with tempfile.TemporaryDirectory() as folder:

@@ -270,13 +270,7 @@ def _loss(net: Net, batch: Sequence[Example]) -> Tensor:
 def train_opinion(
     labelled: Sequence[tuple[Sequence[Labelled], Sequence[CaptionGraph]]], seen: Mapping[str, Any], out: Path
 ) -> None:
-    """Fine-tune MiniLM and write the weights with their provenance.
-
-    Args:
-        labelled: captions with their graphs: LAION's, then others.
-        seen: describes the rows.
-        out: the folder.
-    """
+    """Fine-tune MiniLM and write the weights with their provenance."""
     folder = minilm_folder()
     vocabulary = (folder / "vocab.txt").read_text(encoding="utf-8").split("\n")[:-1]
     pieces = WordPieces(vocabulary)
@@ -319,11 +313,6 @@ def model_of(net: Net, calibration: Sequence[Encoded], vocabulary: Sequence[str]
 
     The layers' linear maps have one scale per column and one fixed range of their inputs, so that a caption's
     scores do not depend on the captions next to it.
-
-    Args:
-        net: the fine-tuned model.
-        calibration: captions whose activations set the ranges.
-        vocabulary: the pieces, in order.
     """
     ranges = _ranges(net, calibration)
     graph = Graph()

@@ -50,12 +50,7 @@ MIN_WEIGHT = 0.01  # smaller weights of features are dropped: they hardly matter
 
 
 def graphs_of(labelled: Sequence[Labelled], parser: CaptionParser) -> list[CaptionGraph]:
-    """Return one graph per labelled caption.
-
-    Args:
-        labelled: the captions.
-        parser: the parser.
-    """
+    """Return one graph per labelled caption."""
     return [build_graph(parse) for parse in parser.parse([normalize(entry.caption) for entry in labelled])]
 
 

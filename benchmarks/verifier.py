@@ -49,12 +49,7 @@ CELLS = "precision | recall | F1 | negatives rejected"
 
 
 def measure(found: Bools, truth: Truth) -> str:
-    """Return precision, recall, F1 and the fraction of negatives rejected, as table cells.
-
-    Args:
-        found: the mask of captions that a rule finds.
-        truth: the labels.
-    """
+    """Return precision, recall, F1 and the fraction of negatives rejected, as table cells."""
     found, says = found[truth.counted], truth.says[truth.counted]
     hits = int((found & says).sum())
     precision, recall = hits / max(int(found.sum()), 1), hits / max(int(says.sum()), 1)
@@ -79,13 +74,7 @@ PRESETS = ("paper", "balanced", "strict", "precise")
 
 
 def print_table(what: str, readers: Mapping[str, Truth], finders: Mapping[str, Bools]) -> None:
-    """Print how well each finder agrees with each guideline.
-
-    Args:
-        what: the header of the first column.
-        readers: guideline -> labels.
-        finders: name -> mask of captions found.
-    """
+    """Print how well each finder agrees with each guideline."""
     print(
         f"\n| {what} | {' | '.join(f'{reader} annotation ({truth}): {CELLS}' for reader, truth in readers.items())} |"
     )
@@ -126,13 +115,7 @@ class Remembering(CaptionParser):
 
 
 def by_shops(labelled: Sequence[Labelled], folder: Path, parser: CaptionParser) -> None:
-    """Print how well complexity is found on captions of shops and on others, by threshold.
-
-    Args:
-        labelled: labelled LAION captions.
-        folder: folder of the caption samples.
-        parser: the parser.
-    """
+    """Print how well complexity is found on captions of shops and on others, by threshold."""
     hosts = laion_hosts(folder)
     names = [".".join(host.split(".")[-2:]) for host in hosts]
     is_shop = [re.search(SHOPS, host) is not None for host in hosts]
@@ -165,36 +148,19 @@ def by_shops(labelled: Sequence[Labelled], folder: Path, parser: CaptionParser) 
 def annotated(
     labelled: Sequence[Labelled], parser: CaptionParser, verifier: Verifier, opinion: Opinion | None = None
 ) -> pa.Table:
-    """Return the annotations of labelled captions.
-
-    Args:
-        labelled: the captions.
-        parser: the parser.
-        verifier: scores their candidates.
-        opinion: gives the second opinion, if any.
-    """
+    """Return the annotations of labelled captions."""
     graphs = graphs_of(labelled, parser)
     return table_of([one.caption for one in labelled], [one.parse.text for one in graphs], graphs, verifier, opinion)
 
 
 def highest(table: pa.Table, columns: Sequence[str]) -> Floats:
-    """Return the highest score among the candidates of each caption, 0 for none.
-
-    Args:
-        table: annotations.
-        columns: the kinds of candidates.
-    """
+    """Return the highest score among the candidates of each caption, 0 for none."""
     rows = zip(*(table[name].to_pylist() for name in columns), strict=True)
     return np.array([max([one["score"] for part in row for one in part], default=0.0) for row in rows])
 
 
 def ranked(scores: Floats, truth: Truth) -> str:
-    """Return average precision, best F1, and specificity at recalls of at least .90 and .92, as table cells.
-
-    Args:
-        scores: score of each caption.
-        truth: the labels.
-    """
+    """Return average precision, best F1, and specificity at recalls of at least .90 and .92, as table cells."""
     scores, says = scores[truth.counted], truth.says[truth.counted]
     precision, recall, bars = precision_recall_curve(says, scores)
     best = float((2 * precision * recall / np.maximum(precision + recall, 1e-9)).max())

@@ -10,7 +10,7 @@ items with the same variance, reduced where the variance is poorly known (Korn a
 It holds for few items and near 0 and 1, where Wilson's interval may hold in only about 84 % of cases. A
 mean over classes is split into strata of classes of similar size, whose intervals are combined by
 the squares of their distances (Zou and Donner 2008), so that a small class with all items right
-still counts as uncertain. benchmarks/coverage.py measures how often each interval holds.
+still counts as uncertain. benchmarks/coverage.md has how often each interval holds.
 
 All of this is sampling noise, of the test set and of the shots. Two trainings of one recipe differ
 beyond it (by about 0.2 points on ImageNet, according to the DataComp authors). No test set can show

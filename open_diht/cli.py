@@ -21,8 +21,8 @@ from importlib.metadata import version
 from importlib.util import find_spec
 
 OK, WRONG_USE = 0, 2
-STUDY = ("download", "train", "eval", "score")
-"""Extras of the study; its rivals include a language filter, which is in `score`."""
+_OF_A_CHECKOUT = ("study", "study-data")
+"""Targets of make whose code is not installed."""
 _HELP = {"-h", "--help"}
 
 
@@ -87,8 +87,6 @@ COMMANDS = {
         check="open_diht.eval.compare_options",
         resumes=False,
     ),
-    "study": Command("test the paper's claims in miniature", "open_diht.study.cli", STUDY),
-    "study-data": Command("fetch the data of the study", "open_diht.study.fetch", STUDY),
     "weights": Command(
         "fetch the OCR weights, before a command needs them", "open_diht.filters.spotting.weights", resumes=False
     ),
@@ -105,6 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"open-diht {version('open-diht')}")
         return OK
     name, *rest = words
+    if name in _OF_A_CHECKOUT:
+        return _refuse(f"the study is not installed with the package; in a clone of the repository run `make {name}`")
     if name not in COMMANDS:
         near = get_close_matches(name, COMMANDS, 1)
         meant = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(COMMANDS)}"

@@ -1,8 +1,8 @@
-"""Entry point of `python -m open_diht.study`, the same as `open-diht study`."""
+"""Entry point of `python -m study`, which `make study` runs."""
 
 from __future__ import annotations
 
-from open_diht.study.cli import main
+from study.cli import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from open_diht.common.command_line import Parser, WrongUse, check_folder, exit_status
 from open_diht.eval.errors import EvalError
-from open_diht.study.rows import CLAIMS, CPU, GPU, GPU_TINY, Rows
+from study.rows import CLAIMS, CPU, GPU, GPU_TINY, Rows
 
 SCALES = ("full", "quick", "tiny")
 CLAIMS_OF = {CPU: CLAIMS, GPU: tuple(name for name in CLAIMS if name not in ("rivals", "fewshot", "select"))}
 """The claims of each track; few-shot trains no towers, and the rivals' scorers and the selection are of features."""
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.study") -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m study") -> int:
     """Run the command line and return the exit status.
 
     Args:
@@ -46,9 +46,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
         if tiny and options.data:
             raise WrongUse("--study tiny draws its own data; leave --data out, or run --study quick on yours")
         # These import torch and open_clip, which would delay the help and the report of a typing error.
-        from open_diht.study import synthetic
-        from open_diht.study.data import DRAWN, Data
-        from open_diht.study.run import make_pages, study
+        from study import synthetic
+        from study.data import DRAWN, Data
+        from study.run import make_pages, study
 
         if options.page:
             return make_pages(Rows(output), options.page)

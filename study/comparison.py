@@ -1,8 +1,8 @@
 """Compare two arms over their common seeds and items.
 
 Seeds and test images are both random samples, so both contribute to the error: two-way random
-effects with Student's t (`open_diht.eval.statistics.crossed_difference`; benchmarks/coverage.py
-measures the coverage of such intervals). With many seeds a bootstrap crossed over seeds and images
+effects with Student's t (`open_diht.eval.statistics.crossed_difference`; benchmarks/coverage.md
+has the coverage of such intervals). With many seeds a bootstrap crossed over seeds and images
 gives about the same (tests/study/test_comparison.py). With five seeds it underestimates their variation,
 and where the interaction of seeds and images dominates it counts that three times.
 
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from open_diht.eval import estimates
 from open_diht.eval.statistics import FEWEST, Estimate, Paired, crossed_difference, holm
-from open_diht.study.rows import BrokenRows, Row, Rows
+from study.rows import BrokenRows, Row, Rows
 
 Floats = NDArray[np.float64]
 Side = Mapping[int, Row]
@@ -94,13 +94,6 @@ class Compared:
 
 def compare(rows: Rows, a: Side, b: Side, items: str, measure: Measure) -> Compared | None:
     """Compare B with A on the same items.
-
-    Args:
-        rows: The results.
-        a: A's rows by seed.
-        b: B's rows by seed.
-        items: The name of the items.
-        measure: The measure.
 
     Returns:
         The comparison; None with fewer than FEWEST common seeds, or too few images.

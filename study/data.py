@@ -1,4 +1,4 @@
-"""The sets of the study in one folder; `python -m open_diht.study.fetch` creates them.
+"""The sets of the study in one folder; `python -m study.fetch` creates them.
 
     web-features.npz                   image-text pairs of the web as features, with CAT's decisions
     web/images/shards, web/cat         the same pairs as images (webdataset), and the output of CAT, for the track gpu
@@ -28,10 +28,10 @@ from numpy.typing import NDArray
 from open_diht.common.command_line import WrongUse
 from open_diht.common.spelling import spelled
 from open_diht.eval.data import DataSet, data_root
-from open_diht.study.images import Floats, StoredImages, image_of, samples, standardised, tar_features, tar_pixels
-from open_diht.study.rows import CPU, GPU, GPU_TINY, TRACKS
-from open_diht.study.verdicts import Decided, drawn_verdicts, laion_captions, write_drawn
-from open_diht.study.web import SHARDS, VERDICTS, pairs_of, shards_of
+from study.images import Floats, StoredImages, image_of, samples, standardised, tar_features, tar_pixels
+from study.rows import CPU, GPU, GPU_TINY, TRACKS
+from study.verdicts import Decided, drawn_verdicts, laion_captions, write_drawn
+from study.web import SHARDS, VERDICTS, pairs_of, shards_of
 
 DRAWN, SEED = 6000, 0
 """Maximum number of images that show their caption (also at most half of the training pairs), and the
@@ -86,29 +86,29 @@ SETS = {
     "web": _Set(
         ("web-features.npz",),
         "the claims cat, negatives, rivals and select",
-        spelled("study-data", "web", "--manifest", "TSV"),
+        "make study-data ARGS='web --manifest TSV'",
         tracks=(CPU,),
     ),
     "web-images": _Set(
         (SHARDS, VERDICTS),
         "the claims cat and negatives",
-        spelled("study-data", "web", "--manifest", "TSV"),
+        "make study-data ARGS='web --manifest TSV'",
         tracks=(GPU, GPU_TINY),
     ),
     "flickr8k": _Set(
         tuple(f"flickr8k-{split}.tar" for split in ("train", "dev", "test")),
         "the claims cat, negatives, concepts, rivals and select",
-        spelled("study-data", "flickr8k"),
+        "make study-data ARGS=flickr8k",
     ),
     "laion": _Set(
         ("laion-captions.parquet",),
         "the claim rivals, and most of the claims cat and select",
-        spelled("study-data", "laion"),
+        "make study-data ARGS=laion",
     ),
     "grocery": _Set(
         ("grocery-train.tar", "grocery-test.tar", "grocery-classes.txt"),
         "few-shot on groceries",
-        spelled("study-data", "grocery"),
+        "make study-data ARGS=grocery",
         tracks=(CPU,),
     ),
     "reference": _Set(
@@ -117,7 +117,7 @@ SETS = {
     "cifar10": _Set(
         ("wds_vtab-cifar10", "torchvision/cifar10"),
         "few-shot on CIFAR-10",
-        spelled("study-data", "cifar10"),
+        "make study-data ARGS=cifar10",
         of_evaluation=True,
         one_of=True,
         tracks=(CPU,),
@@ -125,7 +125,7 @@ SETS = {
     "fashion_mnist": _Set(
         ("torchvision/fashion_mnist",),
         "few-shot on Fashion-MNIST",
-        spelled("study-data", "fashion_mnist"),
+        "make study-data ARGS=fashion_mnist",
         of_evaluation=True,
         tracks=(CPU,),
     ),

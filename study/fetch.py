@@ -1,4 +1,4 @@
-"""Entry point of `python -m open_diht.study.fetch` (`make study-data`): downloads the sets of the study.
+"""Entry point of `python -m study.fetch` (`make study-data`): downloads the sets of the study.
 
 Contents, size and, for most, terms of each set are printed before it is downloaded. An archive appears
 completely or not at all; complete ones are reused. Flickr8k's and the groceries' images are stored with
@@ -32,9 +32,9 @@ from open_diht.eval.fetch.__main__ import main as fetch_for_evaluation
 from open_diht.eval.fetch.download import download
 from open_diht.eval.fetch.writing import Sample, jpeg, write_tar
 from open_diht.eval.tasks import choose_tasks
-from open_diht.study.images import opened
-from open_diht.study.verdicts import FilterFailed
-from open_diht.study.web import make_web
+from study.images import opened
+from study.verdicts import FilterFailed
+from study.web import make_web
 
 SIDE = 112
 QUALITY = 90
@@ -71,7 +71,7 @@ ABOUT = {
 """Contents, size and, for most, terms of each set."""
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.study.fetch") -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m study.fetch") -> int:
     """Run the command line and return the exit status: 0, 1 where a set failed, 2 for wrong use, 130 for Ctrl-C.
 
     Args:
@@ -93,10 +93,6 @@ def fetch(options: argparse.Namespace, places: Places) -> int:
     """Fetch the requested sets and return the exit status.
 
     A failed download or filter is printed and the other sets are still fetched.
-
-    Args:
-        options: Parsed options of the command line.
-        places: URLs of the archives.
 
     Raises:
         WrongUse: A set is unknown, or `web` has no manifest.
@@ -137,10 +133,6 @@ def fetch_fashion() -> int:
 def fetch_laion(folder: Path, url: str) -> int:
     """Fetch `folder`/laion-captions.parquet and return its number of rows.
 
-    Args:
-        folder: The folder of the sets.
-        url: The URL of the file.
-
     Raises:
         FetchFailed: It cannot be downloaded, or has changed.
     """
@@ -156,11 +148,6 @@ def fetch_laion(folder: Path, url: str) -> int:
 
 def fetch_grocery(folder: Path, url: str, counts: dict[str, int] = GROCERY_COUNTS) -> int:
     """Write `folder`/grocery-{train,test}.tar and the names of the classes; return the number of images.
-
-    Args:
-        folder: The folder of the sets.
-        url: The URL of the archive.
-        counts: Expected images of each split.
 
     Raises:
         FetchFailed: It cannot be downloaded, lacks a file, or has another number of images.
@@ -189,11 +176,6 @@ def fetch_grocery(folder: Path, url: str, counts: dict[str, int] = GROCERY_COUNT
 
 def fetch_flickr8k(folder: Path, url: str, counts: dict[str, int] = FLICKR8K_COUNTS) -> int:
     """Write `folder`/flickr8k-{train,dev,test}.tar and return the number of images.
-
-    Args:
-        folder: The folder of the sets.
-        url: The URL of the folder of both archives.
-        counts: Expected images of each split.
 
     Raises:
         FetchFailed: An archive cannot be downloaded, lacks an image, or has another number of them.

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from open_diht.common.html.charts import Point, Series, line_chart
-from open_diht.study.comparison import RANK
-from open_diht.study.rows import TUNING, Row, Rows
-from open_diht.study.tables import Line
-from open_diht.study.words import ARMS
+from study.comparison import RANK
+from study.rows import TUNING, Row, Rows
+from study.tables import Line
+from study.words import ARMS
 
 PHOTOGRAPHS = "flickr8k-test/t2i"
 CHANGE = "change of the geometric-mean rank, %"

@@ -61,10 +61,6 @@ def opened(content: bytes) -> Image.Image:
 def pixels(images: Sequence[bytes], side: int) -> NDArray[np.uint8]:
     """Return (n, 3, side, side) pixels: each image scaled and cropped to a centered square.
 
-    Args:
-        images: The encoded images.
-        side: Side of the square in pixels.
-
     Raises:
         BadImage: An image cannot be decoded.
     """
@@ -73,12 +69,7 @@ def pixels(images: Sequence[bytes], side: int) -> NDArray[np.uint8]:
 
 
 def tar_pixels(tar: Path, side: int) -> NDArray[np.uint8]:
-    """Return the `pixels` of the images of a webdataset tar, in its order.
-
-    Args:
-        tar: The tar.
-        side: Side of the square in pixels.
-    """
+    """Return the `pixels` of the images of a webdataset tar, in its order."""
     return pixels([image_of(sample) for _, sample in samples(tar)], side)
 
 

@@ -29,7 +29,7 @@ from open_diht.filters.spotting.masking import mask_text, text_area
 from open_diht.filters.spotting.overlap import SpottedText, overlap_lengths
 from open_diht.filters.spotting.spotter import Spotting, TextSpotter
 from open_diht.pipelines.concepts.teacher import LoadedTeacher
-from open_diht.study.images import BATCH, Floats, opened, small_teacher
+from study.images import BATCH, Floats, opened, small_teacher
 
 SIDE = 224
 """Side of the square that text is written on, in pixels."""

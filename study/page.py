@@ -12,12 +12,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from open_diht.common.files import publish_bytes
 from open_diht.common.html.charts import svg_file
-from open_diht.study.claims import rivals
-from open_diht.study.claims.negatives import ranks_by_scale
-from open_diht.study.figures import cat_figure, concepts_figure, fewshot_figure, negatives_figure, rivals_figure
-from open_diht.study.rows import CLAIMS, CPU, TRACKS, Row, Rows
-from open_diht.study.tables import TABLES, Line, lines
-from open_diht.study.words import (
+from study.claims import rivals
+from study.claims.negatives import ranks_by_scale
+from study.figures import cat_figure, concepts_figure, fewshot_figure, negatives_figure, rivals_figure
+from study.rows import CLAIMS, CPU, TRACKS, Row, Rows
+from study.tables import TABLES, Line, lines
+from study.words import (
     arm_in_words,
     change,
     matrix,
@@ -48,10 +48,6 @@ GUESS = math.exp(math.lgamma(1001) / 1000)
 def write_pages(rows: Rows, docs: Path) -> list[Path]:
     """Write the pages and their plots, and return their paths.
 
-    Args:
-        rows: The results.
-        docs: The folder of the documentation.
-
     Raises:
         BrokenRows: Results cannot be read or compared.
     """
@@ -67,7 +63,7 @@ def render(rows: Rows) -> dict[str, str]:
     tracks = {track: _of_track(rows, found, track) for track in TRACKS}
     figures = {name: svg for one in tracks.values() for name, svg in one["figures"].items()}
     environment = Environment(
-        loader=PackageLoader("open_diht.study", ""),
+        loader=PackageLoader("study", ""),
         # A misspelled name in a template is an error.
         undefined=StrictUndefined,
         trim_blocks=True,

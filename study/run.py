@@ -9,25 +9,17 @@ from pathlib import Path
 from types import ModuleType
 
 from open_diht.common.command_line import OK, WrongUse, say
-from open_diht.common.spelling import spelled
-from open_diht.study.data import Data, SetMissing
-from open_diht.study.page import write_pages
-from open_diht.study.rows import CLAIMS, Rows
-from open_diht.study.tables import TABLES, lines
-from open_diht.study.words import table_in_markdown, verdicts_in_words
+from study.data import Data, SetMissing
+from study.page import write_pages
+from study.rows import CLAIMS, Rows
+from study.tables import TABLES, lines
+from study.words import table_in_markdown, verdicts_in_words
 
 
 def study(track: str, scale: str, claims: Sequence[str], data: Data, rows: Rows) -> int:
     """Run the unfinished arms of the claims, print the tables, and write the pages where there are results.
 
     A claim that misses data is reported and ends there; arms that ran before keep their results.
-
-    Args:
-        track: The track.
-        scale: full, quick or tiny.
-        claims: Names of the claims.
-        data: The sets.
-        rows: The results.
 
     Returns:
         The exit status.
@@ -50,35 +42,23 @@ def study(track: str, scale: str, claims: Sequence[str], data: Data, rows: Rows)
 def make_pages(rows: Rows, docs: Path) -> int:
     """Write the documentation pages from the results and return the exit status.
 
-    Args:
-        rows: The results.
-        docs: The folder of the documentation.
-
     Raises:
         WrongUse: There are no results.
     """
     if not any(rows.read(claim) for claim in CLAIMS):
-        raise WrongUse(f"{rows.folder} holds no results of the study; `{spelled('study')}` makes them")
+        raise WrongUse(f"{rows.folder} holds no results of the study; `make study` makes them")
     for path in write_pages(rows, docs):
         say(str(path))
     return OK
 
 
 def claim_module(name: str) -> ModuleType:
-    """Return the module `open_diht.study.claims.NAME`."""
-    return import_module(f"open_diht.study.claims.{name}")
+    """Return the module `study.claims.NAME`."""
+    return import_module(f"study.claims.{name}")
 
 
 def run_claim(claim: ModuleType, track: str, scale: str, data: Data, rows: Rows) -> None:
-    """Run every arm of a claim that has no result yet, and pack the items.
-
-    Args:
-        claim: The claim's module.
-        track: The track.
-        scale: full, quick or tiny.
-        data: The sets.
-        rows: The results.
-    """
+    """Run every arm of a claim that has no result yet, and pack the items."""
     arms = claim.arms(track, scale, data)
     todo = [arm for arm in arms if not rows.done(arm)]
     say(f"{claim.__name__.rpartition('.')[2]}: {len(arms)} arms, {len(arms) - len(todo)} of them done")

@@ -17,9 +17,9 @@ from PIL import Image, ImageDraw
 
 from open_diht.common.files import publish_bytes, published
 from open_diht.eval.fetch.writing import Sample, jpeg, write_tar
-from open_diht.study.images import samples
-from open_diht.study.verdicts import KEPT
-from open_diht.study.web import SHARDS, VERDICTS, write_web
+from study.images import samples
+from study.verdicts import KEPT
+from study.web import SHARDS, VERDICTS, write_web
 
 SIDE = 64
 COLOURS = ("red", "green", "blue", "yellow", "white", "black", "orange", "purple")

@@ -12,8 +12,8 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from open_diht.study.comparison import HITS, R10, RANK, READING, Compared, Measure, Side, compare, corrected
-from open_diht.study.rows import TUNING, ZERO_SHOT, Row, Rows
+from study.comparison import HITS, R10, RANK, READING, Compared, Measure, Side, compare, corrected
+from study.rows import TUNING, ZERO_SHOT, Row, Rows
 
 
 @dataclass(frozen=True)
@@ -101,11 +101,6 @@ TABLES = {
 
 def lines(rows: Rows, table: Table, track: str) -> list[Line]:
     """Return all comparisons of a table that have enough rows on the track, with corrected p values.
-
-    Args:
-        rows: The results.
-        table: The table.
-        track: The track.
 
     Raises:
         BrokenRows: Results cannot be read or compared.

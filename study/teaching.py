@@ -22,7 +22,6 @@ from open_diht.filters.captions.annotate import CaptionAnnotator
 from open_diht.filters.captions.concepts import concept_names
 from open_diht.filters.captions.rules import decide_captions
 from open_diht.filters.presets import load_preset
-from open_diht.study.training import Pairs, pair_keys
 from open_diht.trainer.concepts import ShardTargets
 from open_diht.trainer.concepts.heads import Head, HeadTrainer
 from open_diht.trainer.concepts.predict import top_k
@@ -30,6 +29,7 @@ from open_diht.trainer.concepts.store import ConceptStore, Labels, ShardConcepts
 from open_diht.trainer.concepts.targets import MANIFEST, VERSION, packed
 from open_diht.trainer.head_options import HeadSettings
 from open_diht.trainer.warm_start import find_weights, read_weights
+from study.training import Pairs, pair_keys
 
 K = 10
 """Concepts stored per image and head."""

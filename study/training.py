@@ -23,8 +23,9 @@ from open_diht.trainer.config_files import load_config, merged
 from open_diht.trainer.export import load
 from open_diht.trainer.loop import train
 from open_diht.trainer.towers import is_own
-from open_diht.trainer.towers.words import frequent_words
-from open_diht.trainer.transforms import Pixels, StoredTransform
+from open_diht.trainer.transforms import Pixels
+from study.features import StoredTransform
+from study.word_tokens import frequent_words
 
 FILE = "pairs.npz"
 """Name of the file that an arm's pairs are saved to."""
@@ -60,9 +61,9 @@ class Pairs:
         return Pairs(self.images[kept], [self.captions[row] for row in rows.tolist()], image.reshape(-1))
 
     def save(self, path: Path) -> None:
-        """Save the pairs as a file for `data.features` of the trainer."""
+        """Save the pairs as a file for `FeatureLoader`."""
         pixels = self.images.ndim == 4
-        # The trainer's file has pixels (n, h, w, 3) and features in float16.
+        # The file has pixels (n, h, w, 3) and features in float16.
         stored = self.images.transpose(0, 2, 3, 1) if pixels else self.images.astype(np.float16)
         arrays: dict[str, Any] = {"images" if pixels else "features": stored}
         keys = np.array(pair_keys(path.name, len(self.captions)))
@@ -74,12 +75,7 @@ BATCH_SIZE = 256
 
 
 def pair_keys(file: str, pairs: int) -> list[str]:
-    """Return the keys of the pairs of a file.
-
-    Args:
-        file: The file's name.
-        pairs: Number of pairs.
-    """
+    """Return the keys of the pairs of a file."""
     return [f"{file}-{number}" for number in range(pairs)]
 
 
@@ -168,14 +164,13 @@ def trained(
     with tempfile.TemporaryDirectory(prefix="study-") as temporary:
         folder = Path(temporary)
         pairs.save(folder / FILE)
-        (folder / "words.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
         given: dict[str, Any] = {
-            "data": {"features": str(folder / FILE)},
+            "data": {"loader": "study.features:FeatureLoader", "path": str(folder / FILE)},
             "concepts": {"path": str(concepts or "")},
             "schedule": {"samples": budget},
             "run": {"seed": seed},
         }
-        settings = _settings(config, merged(given, changed), folder / "words.txt")
+        settings = _settings(config, merged(given, changed), words)
         outcome = train(settings, folder / "run", _quiet)
         if outcome.export is None:  # a signal came: the arm gets no row and runs again next time
             raise KeyboardInterrupt
@@ -186,7 +181,7 @@ def trained(
     return Trained(clip.to(device), tokenize, transform, Pixels(settings.transform).to(device), device)
 
 
-def _settings(config: Path, given: Mapping[str, Any], words: Path) -> Config:
+def _settings(config: Path, given: Mapping[str, Any], words: Sequence[str]) -> Config:
     """Return the configuration with overrides.
 
     A small text tower gets `words` as its vocabulary; others have tokens.
@@ -195,7 +190,7 @@ def _settings(config: Path, given: Mapping[str, Any], words: Path) -> Config:
     if not is_own((settings.model.architecture or {})["text_cfg"]):
         return settings
     return load_config(
-        str(config), base=merged(given, {"model": {"architecture": {"text_cfg": {"vocabulary": str(words)}}}})
+        str(config), base=merged(given, {"model": {"architecture": {"text_cfg": {"words": list(words)}}}})
     )
 
 

@@ -65,12 +65,7 @@ def run_filter(*options: str) -> None:
 
 
 def decided(output: Path, name: str) -> dict[str, Decided]:
-    """Return the decisions of a finished run; the dead-letter table is not read.
-
-    Args:
-        output: The run's output folder.
-        name: The column whose text is the key.
-    """
+    """Return the decisions of a finished run; the dead-letter table is not read."""
     found = {}
     for kind in ("kept", "rejected"):
         for path in sorted((output / kind).glob("*.parquet")):
@@ -84,10 +79,6 @@ def decided(output: Path, name: str) -> dict[str, Decided]:
 def laion_captions(manifest: Path, output: Path) -> list[Decided]:
     """Return the captions of a manifest with the decisions of C and A; equal rows count once.
 
-    Args:
-        manifest: A parquet file with columns URL and TEXT.
-        output: Output folder of the run that decides.
-
     Raises:
         FilterFailed: The run failed.
     """
@@ -96,12 +87,7 @@ def laion_captions(manifest: Path, output: Path) -> list[Decided]:
 
 
 def drawn_images(captions: Sequence[str], seed: int) -> Iterator[Image.Image]:
-    """Yield an image of each caption: black or white on a color, in one of three sizes.
-
-    Args:
-        captions: The captions.
-        seed: Draws colors and sizes.
-    """
+    """Yield an image of each caption: black or white on a color, in one of three sizes."""
     generator = np.random.default_rng(seed)
     for caption in captions:
         colour = tuple(int(part) for part in generator.integers(0, 256, 3))
@@ -118,13 +104,7 @@ def drawn_images(captions: Sequence[str], seed: int) -> Iterator[Image.Image]:
 
 
 def write_drawn(path: Path, captions: Sequence[str], seed: int) -> None:
-    """Write the `drawn_images` as a tar in the webdataset layout, which the filter reads.
-
-    Args:
-        path: The tar.
-        captions: The captions.
-        seed: Draws colors and sizes.
-    """
+    """Write the `drawn_images` as a tar in the webdataset layout, which the filter reads."""
     images = drawn_images(captions, seed)
     samples = (
         (f"{number:06d}", {"jpg": jpeg(image, 90), "txt": caption})
@@ -136,10 +116,6 @@ def write_drawn(path: Path, captions: Sequence[str], seed: int) -> None:
 
 def drawn_verdicts(tar: Path, output: Path) -> dict[str, Decided]:
     """Return CAT's decisions on the pairs of a tar of `write_drawn`, by their keys.
-
-    Args:
-        tar: The tar.
-        output: Output folder of the run that decides.
 
     Raises:
         FilterFailed: The run failed.

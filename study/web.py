@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from open_diht.common.files import published
-from open_diht.study.images import samples, tar_features
-from open_diht.study.verdicts import decided, run_filter
+from study.images import samples, tar_features
+from study.verdicts import decided, run_filter
 
 HELD = 0.086
 """Fraction of the pairs that are held out, by a hash of their keys."""
@@ -75,12 +75,7 @@ def shards_of(folder: Path) -> list[Path]:
 
 
 def pairs_of(shards: Sequence[Path], verdicts: Path) -> WebPairs:
-    """Return the pairs of shards that a run has decided on.
-
-    Args:
-        shards: The shards.
-        verdicts: Output folder of that run.
-    """
+    """Return the pairs of shards that a run has decided on."""
     said = decided(verdicts, "__key__")
     keys = [key for shard in shards for key, _ in samples(shard)]
     # Pairs in the dead-letter table have no decision and are left out.

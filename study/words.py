@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from open_diht.study.comparison import Compared
-from open_diht.study.rows import TUNING, Row
-from open_diht.study.tables import Line, Table
+from study.comparison import Compared
+from study.rows import TUNING, Row
+from study.tables import Line, Table
 
 MINUS = "\u2212"
 ARMS = {
@@ -46,11 +46,6 @@ def table_in_markdown(table: Table, lines: Sequence[Line], measure: int = 0) -> 
     """Return the lines as a Markdown table of at most eight columns, a number in a cell.
 
     A change is bold where the corrected p value is below 0.05.
-
-    Args:
-        table: The table.
-        lines: Its lines.
-        measure: Which of the table's measures is shown.
     """
     repeats = any(line.repeats is not None for line in lines)
     shown = table.measures[measure]

@@ -20,12 +20,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from open_diht.filters.captions.tokenizer import _Generation
 from PIL import ExifTags, Image
 from pyarrow import csv
 
 from open_diht import Cat
 from open_diht.cat import TABLE, _Models, _typed, image_file
+from open_diht.filters.captions.numpy_spacy.tokenizer import _Generation
 from open_diht.filters.columns import ColumnCondition
 from open_diht.filters.presets import BadPreset, load_preset
 from open_diht.filters.score import ScoreRule

@@ -17,7 +17,7 @@ from tests.imports import imported
 ROOT = Path(__file__).resolve().parents[1]
 PUBLIC = (
     "open_diht",
-    *(f"open_diht.{name}" for name in ("common", "filters", "pipelines", "trainer", "eval", "study")),
+    *(f"open_diht.{name}" for name in ("common", "filters", "pipelines", "trainer", "eval")),
 )
 STATE = """
 import importlib, logging, os, pkgutil, signal, sys, warnings
@@ -38,9 +38,7 @@ def compare(*names):
         after = state()
         print([(name, part) for part in before if before[part] != after[part]] or "", end="")
 """
-PACKAGES = ("open_diht", "benchmarks")
-CHILDREN, EDGES = 16, 57
-"""Limits of `pipelines/`: its files and folders, and imports between them."""
+PACKAGES = ("open_diht", "study", "benchmarks")
 
 
 def graph(root: Path, packages: tuple[str, ...]) -> dict[str, set[str]]:
@@ -75,7 +73,7 @@ def test_a_circle_is_seen_wherever_the_import_stands(tmp_path: Path) -> None:
         tuple(TopologicalSorter(graph(tmp_path, ("p",))).static_order())
 
 
-def test_the_parts_of_pipelines_are_few_and_loosely_tied() -> None:
+def test_no_part_of_pipelines_imports_upward() -> None:
     prefix = "open_diht.pipelines."
     below = {name: used for name, used in graph(ROOT, ("open_diht",)).items() if name.startswith(prefix)}
 
@@ -83,13 +81,11 @@ def test_the_parts_of_pipelines_are_few_and_loosely_tied() -> None:
         return module.removeprefix(prefix).partition(".")[0]
 
     edges = {(part(name), part(other)) for name, used in below.items() for other in used if other.startswith(prefix)}
-    edges = {(one, other) for one, other in edges if one != other}
-    assert len({part(name) for name in below}) <= CHILDREN
-    assert len(edges) <= EDGES, sorted(edges)
     downward: dict[str, set[str]] = {}
     for one, other in edges:
-        downward.setdefault(one, set()).add(other)
-    tuple(TopologicalSorter(downward).static_order())  # no part imports upward
+        if one != other:
+            downward.setdefault(one, set()).add(other)
+    tuple(TopologicalSorter(downward).static_order())
 
 
 def changed_by(code: str) -> str:
@@ -103,7 +99,7 @@ def changed_by(code: str) -> str:
 WALK = "[each.name for each in pkgutil.walk_packages(importlib.import_module({0!r}).__path__, '{0}.'){1}]"
 LIBRARIES = "import open_clip, PIL.Image, pyarrow, scipy.stats, spacy, torchvision\n"
 BEAM = "import apache_beam.runners.worker.sdk_worker_main, numpy, PIL.Image, pyarrow, spacy\n"
-WALKED = ("common", "eval", "study", "trainer")
+WALKED = ("open_diht.common", "open_diht.eval", "open_diht.trainer", "study")
 OF_PIPELINES = WALK.format("open_diht.pipelines", " if each.ispkg")
 
 
@@ -113,7 +109,7 @@ OF_PIPELINES = WALK.format("open_diht.pipelines", " if each.ispkg")
     [
         f"compare(*{PUBLIC})",
         f"{BEAM}compare(*{OF_PIPELINES}, 'open_diht.pipelines.driver.cli', 'open_diht.pipelines.driver.run')",
-        *(f"{LIBRARIES}compare(*{WALK.format(f'open_diht.{name}', '')})" for name in WALKED),
+        *(f"{LIBRARIES}compare(*{WALK.format(name, '')})" for name in WALKED),
     ],
     ids=["packages", "pipelines", *WALKED],
 )

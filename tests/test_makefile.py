@@ -75,6 +75,7 @@ def test_the_help_fits_a_screen_and_names_every_target_and_variable() -> None:
         ("bench", "eval"),
         ("compare A=x B=y", "eval"),
         ("study", "download train eval score"),
+        ("study-data", "download train eval score"),
         ("dask-up", "dask"),
     ],
 )
@@ -128,8 +129,8 @@ def test_a_value_arrives_as_it_was_typed(value: str) -> None:
 def test_a_variable_that_is_not_given_is_no_option() -> None:
     assert run_by("filter") == [".venv/bin/open-diht", "filter"]
     assert run_by("filter", 'ARGS=--a "b c" $$HOME')[-3:] == ["--a", "b c", "$$HOME"]
-    assert run_by("study", "DATA=a", "OUTPUT=b", "STUDY=quick", "TRACK=gpu")[2:] == [
-        "--study=quick", "--track=gpu", "--data=a", "--output=b",
+    assert run_by("study", "DATA=a", "OUTPUT=b", "STUDY=quick", "TRACK=gpu") == [
+        ".venv/bin/python", "-m", "study", "--study=quick", "--track=gpu", "--data=a", "--output=b",
     ]  # fmt: skip
 
 

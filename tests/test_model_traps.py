@@ -150,7 +150,8 @@ def with_safetensors(folder: Path) -> Path:
 
 
 def start(**settings: Any) -> list[str]:
-    return warm_start(build(architecture(ModelSettings(architecture=TINY)), 0.07), ModelSettings(**settings))
+    model = architecture(ModelSettings(architecture=TINY))
+    return warm_start(build(model, 0.07), ModelSettings(**settings), model["text_cfg"])
 
 
 OF_FOLDERS: dict[str, Callable[[Path], Any]] = {

@@ -84,9 +84,6 @@ def as_module(module: str, *arguments: str) -> None:
         ("bench", [], []),
         ("bench-data", ["TASK=demo"], ["--task", "demo"]),
         ("compare", ["A=one", "B=two"], ["one", "two"]),
-        ("study", ["STUDY=quick", "TRACK=gpu", "DATA=/data/study"],
-         ["--study", "quick", "--track", "gpu", "--data", "/data/study"]),
-        ("study-data", ["ARGS=flickr8k"], ["flickr8k"]),
     ],
 )  # fmt: skip
 def test_a_command_is_what_its_target_is(
@@ -98,7 +95,7 @@ def test_a_command_is_what_its_target_is(
 
 def test_every_target_that_is_named_alike_has_its_command() -> None:
     wanted = {"filter", "view", "pilot", "select", "concepts", "train"}
-    wanted |= {"bench", "bench-data", "compare", "study", "study-data"}
+    wanted |= {"bench", "bench-data", "compare"}
     assert set(cli.COMMANDS) == wanted | {"weights"}, "targets fetch the weights where they need them"
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     assert all(re.search(rf"^{name}:.* ## ", makefile, re.MULTILINE) for name in wanted)
@@ -164,7 +161,7 @@ def test_help_calls_a_command_as_it_was_called(name: str, capsys: pytest.Capture
     assert capsys.readouterr().out.startswith(f"usage: python -m {module} ")
 
 
-@pytest.mark.parametrize("words", [[], ["--help"], ["filtre"]])
+@pytest.mark.parametrize("words", [[], ["--help"], ["filtre"], ["study"], ["study-data", "flickr8k"]])
 def test_what_needs_no_command_loads_no_library(words: list[str]) -> None:
     code = (
         "import sys; from open_diht import cli; status = cli.main(sys.argv[1:])\n"
@@ -175,6 +172,8 @@ def test_what_needs_no_command_loads_no_library(words: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", code, *words], cwd=REPOSITORY, capture_output=True, text=True)
     if words == ["filtre"]:
         assert (done.returncode, done.stderr) == (2, "error: unknown command 'filtre'; did you mean 'filter'?\n")
+    elif words and words[0].startswith("study"):
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and f"`make {words[0]}`" in done.stderr
     else:
         assert done.returncode == 0 and all(f"  {name} " in done.stdout for name in cli.COMMANDS)
 

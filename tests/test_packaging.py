@@ -21,7 +21,7 @@ import pytest
 from tests.wheel import build_wheel, copy_tree
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-FOLDERS = ("common", "filters", "pipelines", "trainer", "eval", "study")
+FOLDERS = ("common", "filters", "pipelines", "trainer", "eval")
 ENDINGS = (".py", ".yaml", ".txt", ".json", ".tsv", ".npz", ".onnx", ".j2", ".css", ".js", "py.typed")
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
 MINE = "MINE = True\n"
@@ -71,7 +71,7 @@ def users(tmp_path: Path) -> Path:
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the repository's code with its links."""
     tree = tmp_path_factory.mktemp("checkout") / "tree"
-    left_out = shutil.ignore_patterns("__pycache__", "results")
+    left_out = shutil.ignore_patterns("__pycache__")
     for name in (*FOLDERS, "open_diht"):
         shutil.copytree(REPOSITORY / name, tree / name, symlinks=True, ignore=left_out)
     for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "NOTICE"):
@@ -82,7 +82,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sources() -> set[str]:
     """Files of the package that an installation needs, as paths below the repository."""
     paths = {os.path.relpath(path, REPOSITORY) for path in glob(f"{REPOSITORY}/open_diht/**/*", recursive=True)}
-    return {path for path in paths if path.endswith(ENDINGS) and not path.startswith("open_diht/study/results/")}
+    return {path for path in paths if path.endswith(ENDINGS)}
 
 
 def files_of(wheel: Path) -> list[str]:
@@ -181,7 +181,7 @@ def test_a_folder_that_was_left_out_is_left_out_of_the_copy_for_workers(checkout
 
 
 def test_no_file_imports_a_folder_by_a_second_name() -> None:
-    tops = ("open_diht", "benchmarks", "deploy", "examples", "tests", "docs")
+    tops = ("open_diht", "study", "benchmarks", "deploy", "examples", "tests", "docs")
     paths = [path for top in tops for path in glob(f"{REPOSITORY}/{top}/**/*.py", recursive=True)]
     assert len(paths) > 700
     found = []
@@ -198,7 +198,7 @@ def test_no_module_is_there_under_two_names() -> None:
     """Where the root of the repository is on the path, the folders can be imported by their own names, too."""
     code = (
         "import os, sys; sys.path.insert(0, os.getcwd())\n"
-        "import open_diht.pipelines.driver.cli, open_diht.eval.cli, open_diht.study.cli\n"
+        "import open_diht.pipelines.driver.cli, open_diht.eval.cli, study.cli\n"
         "import open_diht.pipelines.stages.transforms, open_diht.pipelines.concepts.cli\n"
         "try: import torch\n"
         "except ModuleNotFoundError: pass\n"

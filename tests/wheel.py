@@ -20,8 +20,7 @@ def copy_tree(target: Path, source: Path = REPOSITORY) -> Path:
         if path.is_file():
             shutil.copy(path, target / "open_diht")
         elif path.is_dir() and path.name != "__pycache__":  # or a link to a folder that an image leaves out
-            ignored = shutil.ignore_patterns("__pycache__", "results")
-            shutil.copytree(path, target / "open_diht" / path.name, ignore=ignored)
+            shutil.copytree(path, target / "open_diht" / path.name, ignore=shutil.ignore_patterns("__pycache__"))
     return target
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import difflib
 import math
+from collections.abc import Mapping
 from copy import deepcopy
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import open_clip
@@ -18,7 +18,7 @@ from torch import nn
 from open_diht.common.command_line import WrongUse
 from open_diht.common.open_clip_models import no_code
 from open_diht.trainer.config import ModelSettings
-from open_diht.trainer.towers import WordTokenizer, is_own, read_words
+from open_diht.trainer.towers import is_own, own_tokenizer
 from open_diht.trainer.towers.pair import TowerPair
 
 DualEncoder: TypeAlias = "CLIP | CustomTextCLIP | TowerPair"
@@ -55,8 +55,6 @@ def architecture(settings: ModelSettings) -> dict[str, Any]:
         )
     vision = model["vision_cfg"]
     vision.pop("timm_model_pretrained", None)
-    if "vocabulary" in model["text_cfg"]:
-        model["text_cfg"]["words"] = _words(Path(model["text_cfg"].pop("vocabulary")))
     if settings.image_size is not None:
         if settings.image_size < (patch := vision.get("patch_size", 1)):
             raise BadArchitecture(f"model.image_size is {settings.image_size}, less than a patch of {patch} pixels")
@@ -113,13 +111,6 @@ def _pair(model: dict[str, Any], temperature: float) -> TowerPair:
         raise BadArchitecture(f"model.architecture cannot be built: {error}") from error
 
 
-def _words(path: Path) -> list[str]:
-    try:
-        return read_words(path)
-    except (OSError, ValueError) as error:
-        raise BadArchitecture(f"text_cfg.vocabulary {path} cannot be used: {error}") from error
-
-
 def input_shape(clip: DualEncoder, model: dict[str, Any]) -> tuple[int, ...]:
     """Return the shape of the image tower's input.
 
@@ -157,8 +148,8 @@ def tokenizer(model: dict[str, Any]) -> Any:
     """
     text = model["text_cfg"]
     context = text.get("context_length", 77)
-    if "words" in text:
-        return WordTokenizer(text["words"], context)
+    if made := own_tokenizer(text):
+        return made
     if name := text.get("hf_tokenizer_name"):
         try:
             with no_code():
@@ -166,6 +157,11 @@ def tokenizer(model: dict[str, Any]) -> Any:
         except (OSError, ValueError) as error:
             raise BadArchitecture(f"text_cfg.hf_tokenizer_name {name} cannot be loaded: {error}") from error
     return open_clip.tokenizer.SimpleTokenizer(context_length=context, **text.get("tokenizer_kwargs", {}))
+
+
+def same_tokens(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Return whether ids mean the same with two text_cfgs: the tokenizer of a user's tower may use any setting."""
+    return one == other or not (is_own(one) or is_own(other))
 
 
 def is_batch_norm(layer: nn.Module) -> bool:

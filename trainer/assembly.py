@@ -64,6 +64,10 @@ class Parts:
         self.tokenize = tokenizer(self.architecture)
         self.shape = input_shape(self.student.clip, self.architecture)
         """Shape of the image tower's input: (3, side, side), or (d,) for features."""
+        if check.zero_shot and len(self.shape) != 3:
+            raise WrongUse(
+                f"check.zero_shot {check.zero_shot} needs images; the image tower takes features: leave it out"
+            )
         self.loader = open_pairs(
             config.data,
             config.transform,
@@ -172,8 +176,6 @@ def _pairs_per_rank(config: Config, ranks: Ranks) -> int:
             f"{config.schedule.micro_batches}: statistics would cover only parts of a batch; use one process and "
             "schedule.micro_batches=1"
         )
-    if config.check.zero_shot and config.data.features:
-        raise WrongUse(f"check.zero_shot {config.check.zero_shot} needs images; leave it out with data.features")
     return size // ranks.world
 
 
@@ -184,7 +186,7 @@ def _check_holdout(config: Config, loader: Loader) -> None:
         return
     without = [source.path for source in loader.sources if not source.others]
     if not loader.held_out:
-        without = without or [config.data.features]  # cached features have no sources
+        without = without or [config.data.path]  # a loader of one's own has no sources
     if without:
         raise WrongUse(
             f"data.split.holdout {split.holdout:g} holds out no pair of {without[0]}: raise it, or set it, or "

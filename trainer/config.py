@@ -35,9 +35,7 @@ class ModelSettings:
     ViT-L-14, ViT-L-14-336)"""
     architecture: dict[str, Any] | None = None
     """An architecture in open_clip's form (embed_dim, vision_cfg, text_cfg), used instead of `name`. The key
-    `tower` in vision_cfg or text_cfg selects a small tower of this project by name, or your own by its import path.
-    With a `tower`, the key `vocabulary` in text_cfg names a file with one word per line, and each token is then a
-    whole word."""
+    `tower` in vision_cfg or text_cfg selects a tower of your own by its import path."""
     image_size: Positive | None = None
     """Side of the square input image, in pixels. None: the architecture's own. A warm start resizes
     open_clip's position embeddings."""
@@ -191,8 +189,7 @@ class TransformSettings:
     """Augmentation and normalization of images."""
 
     crop_scale: tuple[float, float] = (0.9, 1.0)
-    """Range of the fraction of the area that a random crop keeps in training. Colors are not changed. Images of
-    `data.features` are cropped without scaling. (paper)"""
+    """Range of the fraction of the area that a random crop keeps in training. Colors are not changed. (paper)"""
     flip: Share = 0.0
     """Fraction of the images that are mirrored in training. (paper: none)"""
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)

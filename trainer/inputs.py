@@ -1,4 +1,4 @@
-"""Open the data of a run: pairs from shards or from features in memory, and concept targets."""
+"""Open the data of a run: pairs from shards or by a loader of the user's own, and concept targets."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from open_diht.trainer.data import (
     BadSource,
     ConceptMismatch,
     DataSettings,
-    FeatureLoader,
     Loader,
     ShardFacts,
     ShardLoader,
 )
 from open_diht.trainer.data.shards import OpenSource
 from open_diht.trainer.stores import StoreError, store_at
-from open_diht.trainer.transforms import StoredTransform, transform
+from open_diht.trainer.towers.registry import imported_class
+from open_diht.trainer.transforms import transform
 
 
 def open_pairs(
@@ -35,7 +35,7 @@ def open_pairs(
     opened: Sequence[OpenSource] = (),
     **options: Any,
 ) -> Loader:
-    """Open the loader for `data.features` or `data.sources`.
+    """Open the loader of `data.sources`, or the one that `data.loader` names.
 
     Args:
         data: the section `data`.
@@ -52,14 +52,14 @@ def open_pairs(
         StoreError: concept targets at a URL cannot be read.
         ValueError: an option is out of range.
     """
-    if data.features:
-        prepare = StoredTransform(transforms, shape, training=training)
-        loader = FeatureLoader(data, transform=prepare, concepts=next(iter(concepts), None), **options)
-        if not prepare.takes(loader.stored):
-            raise BadSource(f"data.features holds inputs of shape {loader.stored}; the image tower takes {shape}")
-        return loader
+    if data.loader:
+        try:
+            own = imported_class(data.loader, Loader)
+        except ValueError as error:
+            raise BadSource(f"data.loader: {error}") from error
+        return own(data, transforms, shape, training=training, concepts=concepts, **options)
     if len(shape) != 3:
-        raise BadSource(f"the image tower takes features of shape {shape}: set data.features, not data.sources")
+        raise BadSource(f"the image tower takes features of shape {shape}: set data.loader, not data.sources")
     prepared = transform(transforms, shape[1], training=training)
     return ShardLoader(data, transform=prepared, concepts=concepts or None, begun=begun, opened=opened, **options)
 

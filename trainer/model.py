@@ -192,7 +192,7 @@ def build_student(
     """
     model = architecture(settings)
     clip = build(model, settings.temperature)
-    said = [] if resumed else warm_start(clip, settings, model["text_cfg"].get("words"))
+    said = [] if resumed else warm_start(clip, settings, model["text_cfg"])
     if settings.gradient_checkpointing:
         if isinstance(clip, TowerPair):
             raise BadArchitecture("model.gradient_checkpointing: an architecture with a `tower` of its own has none")

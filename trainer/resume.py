@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from open_diht.common.command_line import WrongUse
 from open_diht.common.fields import BadValue, build
 from open_diht.common.ranks import Ranks
+from open_diht.trainer.architecture import same_tokens
 from open_diht.trainer.assembly import Parts
 from open_diht.trainer.checkpoint import Checkpoint, CheckpointError, Checkpoints, step_of
 from open_diht.trainer.config import Config
@@ -32,7 +33,7 @@ from open_diht.trainer.step import Skipped
 from open_diht.trainer.workdir import CHECKPOINTS, checkpoints_at, spool
 
 MAY_CHANGE = (
-    "data.sources", "data.features", "data.subset", "data.selection", "data.skip", "data.workers",
+    "data.sources", "data.path", "data.subset", "data.selection", "data.skip", "data.workers",
     "data.prefetch", "data.stall_s", "data.index_folder",
     "data.cache_folder", "data.cache_gib", "data.max_bad_share", "concepts.path", "model.compile",
     "model.gradient_checkpointing", "loss.implementation", "loss.chunk", "schedule.micro_batches", "run.device",
@@ -40,7 +41,6 @@ MAY_CHANGE = (
     "checkpoint.",
 )  # fmt: skip
 """Prefixes of settings that may differ when a run is resumed. Data may have moved; their hashes must be the same."""
-_OF_SHARDS = ("streams", "captions", "subset", "skip")  # settings of `data` that do not apply to features
 
 
 def fingerprint(parts: Parts) -> str:
@@ -83,7 +83,6 @@ def training_state(
     return {
         "config": plain(parts.config),
         "data": data,
-        "words": words_digest(parts),
         "shards": [[tuple(fact) for fact in source.facts] for source in parts.loader.sources],
         "read": {str(kind): count for kind, count in read.items()},  # only plain values can be loaded again
         "lost": lost,
@@ -95,17 +94,6 @@ def training_state(
         "skipped": vars(parts.stepper.skipped),
         "average": parts.stepper.average.student.state_dict() if parts.stepper.average is not None else None,
     }
-
-
-def words_digest(parts: Parts) -> str | None:
-    """Return the SHA-256 of the words of `text_cfg.vocabulary` in their order; None if there is no vocabulary."""
-    words = parts.architecture["text_cfg"].get("words")
-    return None if words is None else hashlib.sha256(json.dumps(words).encode()).hexdigest()
-
-
-def _same_words(state: Mapping[str, Any], parts: Parts) -> bool:
-    """Return whether a run has the words of a checkpoint's training state; True if an older version wrote the state."""
-    return "words" not in state or state["words"] == words_digest(parts)
 
 
 def as_begun(config: Config, begun: Mapping[str, Any], same_ranks: bool, workdir: str) -> Config:
@@ -120,8 +108,6 @@ def as_begun(config: Config, begun: Mapping[str, Any], same_ranks: bool, workdir
     Raises:
         WrongUse: settings outside `MAY_CHANGE` differ from the checkpoint's.
     """
-    if config.data.features:  # earlier versions accepted settings of shards next to features, and stored no streams
-        begun = {**begun, "data": {**begun["data"], **{name: plain(config)["data"][name] for name in _OF_SHARDS}}}
     if config.data.streams is None:
         config = replace(config, data=replace(config.data, streams=begun["data"]["streams"]))
     if config.schedule.micro_batches == "auto" and same_ranks:
@@ -155,18 +141,13 @@ def take_over(found: Checkpoint, parts: Parts, data: str, workdir: str) -> list[
         Lines to report.
 
     Raises:
-        WrongUse: the data, the concept targets or the vocabulary's words differ from those that the run began with.
+        WrongUse: the data or the concept targets differ from those that the run began with.
     """
     state = found.training
     if state["data"] != data:
         raise WrongUse(
             f"the data changed since the run in {workdir} began, or their concept targets did; use the same data, or "
             "another WORKDIR"
-        )
-    if not _same_words(state, parts):
-        raise WrongUse(
-            f"the words of text_cfg.vocabulary, or their order, changed since the run in {workdir} began; use the same "
-            "words, or another WORKDIR"
         )
     parts.student.clip.load_state_dict(found.model)
     parts.student.heads.load_state_dict(state["heads"])
@@ -207,7 +188,7 @@ def adopt(path: str, parts: Parts, ranks: Ranks) -> Parent:
         ranks: the ranks of the run.
 
     Raises:
-        WrongUse: there is no checkpoint, it is of another model or vocabulary or trained other weights, its samples
+        WrongUse: there is no checkpoint, it is of another model or text_cfg or trained other weights, its samples
             are not a whole number of batches, or no samples are left to see.
         CheckpointError: it is damaged.
         StoreError: it cannot be downloaded.
@@ -233,11 +214,9 @@ def adopt(path: str, parts: Parts, ranks: Ranks) -> Parent:
             )
         state, student = found.training, parts.student
         _load(student.clip, found.model, "weights")
-        if not _same_words(state, parts):
-            raise WrongUse(
-                f"the parent {parent.path} was trained with other words than text_cfg.vocabulary lists, or in another "
-                "order; use its words"
-            )
+        begun = (state["config"]["model"]["architecture"] or {}).get("text_cfg", {})
+        if not same_tokens(begun, parts.architecture["text_cfg"]):
+            raise WrongUse(f"the parent {parent.path} was trained with another text_cfg, whose token ids may differ")
         _load(student.heads, state["heads"], "concept heads")
         _load_moments(parts.stepper.optimizer, state["optimizer"])
         if parts.stepper.scaler.is_enabled() and state["scaler"]:

@@ -1,4 +1,4 @@
-"""Turn images, as open_clip's transforms do, or stored features and small images into the encoder's input.
+"""Turn images into the encoder's input, as open_clip's transforms do.
 
 Workers return uint8 pixels of the model's size, which take a quarter of the bytes of float32 in shared
 memory and on the way to a GPU. `Pixels` normalizes them on the device.
@@ -6,11 +6,9 @@ memory and on the way to a GPU. `Pixels` normalizes them on the device.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -59,40 +57,6 @@ def transform(settings: TransformSettings, size: int, *, training: bool) -> Call
     flip = [RandomHorizontalFlip(settings.flip)] if settings.flip else []
     crop = RandomResizedCrop(size, scale=settings.crop_scale, interpolation=bicubic)
     return Compose([crop, *flip, PILToTensor()])
-
-
-class StoredTransform:
-    """A transform of stored inputs, (b, d) float32 or (b, 3, h, w) uint8, into the tower's input.
-
-    Features are not changed. Images are cropped to the tower's size: at random in training, which
-    also flips a fraction `transform.flip` of them, otherwise in the center.
-    """
-
-    def __init__(self, settings: TransformSettings, shape: Sequence[int], *, training: bool):
-        self._shape, self._training, self._flip = tuple(shape), training, settings.flip
-
-    def takes(self, stored: Sequence[int]) -> bool:
-        """Return whether inputs stored in this shape fit the tower."""
-        found = tuple(stored)
-        if len(found) == 1:
-            return found == self._shape
-        return len(self._shape) == 3 and all(a >= b for a, b in zip(found, self._shape, strict=True))
-
-    def __call__(self, stored: Tensor, draws: npt.NDArray[np.float64]) -> Tensor:
-        """Crop and flip by `draws` (b, 3) in [0, 1): top and left of the crop, and the flip."""
-        return stored if stored.dim() == 2 else self._cropped(stored, draws)
-
-    def _cropped(self, images: Tensor, draws: npt.NDArray[np.float64]) -> Tensor:
-        _, height, width = self._shape
-        free = np.array([images.shape[2] - height, images.shape[3] - width])  # number of positions of the crop, minus 1
-        corners = draws[:, :2] * (free + 1) if self._training else np.tile(free / 2, (len(images), 1))
-        result = images.new_empty((len(images), *self._shape))
-        for row, (top, left) in enumerate(corners.astype(np.int64).tolist()):
-            result[row] = images[row, :, top : top + height, left : left + width]
-        if self._training and self._flip:
-            mirrored = torch.from_numpy(np.flatnonzero(draws[:, 2] < self._flip))
-            result[mirrored] = result[mirrored].flip(3)
-        return result
 
 
 class Pixels(nn.Module):

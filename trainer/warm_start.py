@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from open_clip.factory import load_checkpoint, load_state_dict
@@ -23,7 +24,7 @@ from open_diht.common.data_root import REFERENCE_IMAGES
 from open_diht.common.encoder_names import NOT_LOADED
 from open_diht.common.installation import install_command
 from open_diht.common.pinned import LITE0_WEIGHTS, check_pinned
-from open_diht.trainer.architecture import DualEncoder, has_batch_norm
+from open_diht.trainer.architecture import DualEncoder, has_batch_norm, same_tokens
 from open_diht.trainer.config import ModelSettings
 from open_diht.trainer.export import DESCRIPTION
 
@@ -36,31 +37,31 @@ class BadWeights(WrongUse):
     """Weights are missing, damaged or do not fit; the message names the file or the setting, and what is wrong."""
 
 
-def warm_start(model: DualEncoder, settings: ModelSettings, words: Sequence[str] | None = None) -> list[str]:
+def warm_start(model: DualEncoder, settings: ModelSettings, text: Mapping[str, Any]) -> list[str]:
     """Load initial weights into a model.
 
     Args:
         model: the dual encoder.
         settings: the section `model`, for its `warm_start...` keys.
-        words: the words of `text_cfg.vocabulary`; None: there is no vocabulary.
+        text: the model's text_cfg.
 
     Returns:
         A line per file about what was loaded.
 
     Raises:
-        BadWeights: weights are missing, do not fit or were trained with other words, or batch norms would start
+        BadWeights: weights are missing, do not fit or were trained with other tokens, or batch norms would start
             without statistics.
     """
     said = []
     if settings.warm_start:
         path = find_weights(settings.warm_start, "model.warm_start")
-        _check_words(path, words)
+        _check_tokens(path, text)
         said.append(_load_whole(model, path))
     if settings.warm_start_image:
         said.append(_load_image_tower(model, find_weights(settings.warm_start_image, "model.warm_start_image")))
     if settings.warm_start_text:
         path = find_weights(settings.warm_start_text, "model.warm_start_text")
-        _check_words(path, words)
+        _check_tokens(path, text)
         said.append(_load_text_tower(model, path))
     started = settings.warm_start or settings.warm_start_image or settings.batch_norm == "batch"
     if has_batch_norm(model.visual) and not started:
@@ -117,16 +118,16 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _check_words(path: Path, words: Sequence[str] | None) -> None:
-    """Raise `BadWeights` if the weights are those of an exported model whose description lists other words."""
+def _check_tokens(path: Path, text: Mapping[str, Any]) -> None:
+    """Raise `BadWeights` if the weights are those of an exported model whose token ids may have another meaning."""
     try:
-        listed = json.loads((path.parent / DESCRIPTION).read_text(encoding="utf-8"))["model_cfg"]["text_cfg"]["words"]
+        listed = json.loads((path.parent / DESCRIPTION).read_text(encoding="utf-8"))["model_cfg"]["text_cfg"]
     except (OSError, ValueError, KeyError, TypeError):
-        return  # there is no description, or it lists no words
-    if words is None or listed != list(words):
+        return  # there is no description
+    if not same_tokens(listed, text):
         raise BadWeights(
-            f"{path} was trained with other words than text_cfg.vocabulary lists, or in another order; write the words "
-            f"of {DESCRIPTION} in the same folder into that file"
+            f"{path} was trained with another text_cfg, whose token ids may differ; use that of {DESCRIPTION} in the "
+            "same folder"
         )
 
 

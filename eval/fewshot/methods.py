@@ -1,14 +1,12 @@
-"""The probe and its baselines, each as a function of a support set.
+"""The probe and what it is compared with, each as a function of a support set.
 
-Hyperparameters are chosen on the support set, or fixed for one shot per class; those of `ridge` and
-`unprojected` are always fixed. Method names are keys of `METHODS`; a new method is a function and a
-line there.
+Hyperparameters are chosen on the support set, or fixed for one shot per class. Method names are keys
+of `METHODS`; a new method is a function and a line there.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +15,7 @@ import torch
 from torch import Tensor
 
 from open_diht.eval.fewshot.probe import Probe, absolute_radius, fit_around, fit_probe, zero_shot_probe
-from open_diht.eval.fewshot.selection import FIXED, Selection, Support, select
+from open_diht.eval.fewshot.selection import Selection, Support, select
 from open_diht.eval.fewshot.solver import Ridge, SoftmaxLoss
 
 NOTHING = "nothing to choose"
@@ -31,12 +29,7 @@ and the stamps, which flatters their figures in benchmarks/RESULTS.md."""
 PENALTIES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 3e-4, 1e-4, 3e-5, 1e-5)
 """L2 weights relative to the squared logit scale."""
 PENALTY_OF_ONE_SHOT = PENALTIES.index(0.01)
-TIP = tuple(itertools.product((0.1, 0.3, 1.0, 3.0, 10.0), (1.0, 3.0, 5.5, 10.0)))
-"""(alpha, beta) of Tip-Adapter; the weight of the cache, alpha, grows."""
-TIP_OF_ONE_SHOT = TIP.index((1.0, 5.5))
 _TOLERANCE, _SELECTION_TOLERANCE = 1e-3, 1e-2  # nats of the mean loss; choosing a hyperparameter needs less precision
-RIDGE_L2 = 1024.0
-"""The value of big_vision's few-shot evaluator, for standardized features, not scaled by their number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +54,9 @@ def zero_shot(support: Support) -> Fitted:
 @functools.lru_cache(maxsize=1)  # `text_or_zero` asks for it again
 def probe(support: Support) -> Fitted:
     """Fit the paper's probe: offsets in a ball whose radius is chosen on the support set, or fixed for one shot."""
-    choice = select(support, _path_scores(RADII, _probe_at), RADIUS_OF_ONE_SHOT, ordered=True)
+    choice = select(support, _path_scores(RADII, _probe_at), RADIUS_OF_ONE_SHOT)
     logits = RADII[choice.index]
     return _fitted(_probe_at(support, logits), {"delta": _delta(support, logits), "logits": logits}, choice)
-
-
-def unprojected(support: Support) -> Fitted:
-    """Fit the probe with delta = inf, started at the zero-shot classifier.
-
-    Where shots are separable the optimum is at infinity. The result is where descent stopped on the
-    flat loss, so the start matters.
-    """
-    fitted = _probe_at(support, math.inf)
-    return Fitted(fitted.scores, {"delta": math.inf}, NOTHING, fitted.converged)
 
 
 @functools.lru_cache(maxsize=1)
@@ -83,14 +66,10 @@ def random_init(support: Support) -> Fitted:
     The penalized problem has a single optimum, but for a constant added to all biases, so a random start
     would not matter; it starts at zero.
     """
-    return l2(replace(support, classifier=torch.zeros_like(support.classifier)))
-
-
-def l2(support: Support) -> Fitted:
-    """Fit the probe with an L2 penalty towards the zero-shot classifier instead of the ball."""
-    choice = select(support, _path_scores(PENALTIES, _l2_at), PENALTY_OF_ONE_SHOT, ordered=True)
+    blind = replace(support, classifier=torch.zeros_like(support.classifier))
+    choice = select(blind, _path_scores(PENALTIES, _l2_at), PENALTY_OF_ONE_SHOT)
     penalty = PENALTIES[choice.index]
-    return _fitted(_l2_at(support, penalty), {"l2": penalty}, choice)
+    return _fitted(_l2_at(blind, penalty), {"l2": penalty}, choice)
 
 
 def text_or_zero(support: Support) -> Fitted:
@@ -105,56 +84,11 @@ def text_or_zero(support: Support) -> Fitted:
     return replace(blind, chosen={**blind.chosen, "text": 0.0})
 
 
-def tip_adapter(support: Support) -> Fitted:
-    """Fit training-free Tip-Adapter (Zhang et al., ECCV 2022): zero-shot logits + alpha exp(-beta (1 - x F^T)) Y.
-
-    Written from its formula. Alpha and beta are chosen on the support set, or fixed for one shot per class, not on a
-    validation or test set.
-    """
-
-    def scores_of(part: Support, features: Tensor) -> Iterator[Tensor]:
-        return (_tip_scores(part, features, alpha, beta) for alpha, beta in TIP)
-
-    choice = select(support, scores_of, TIP_OF_ONE_SHOT, ordered=False)
-    alpha, beta = TIP[choice.index]
-    return Fitted(
-        lambda features: _tip_scores(support, features, alpha, beta),
-        {"alpha": alpha, "beta": beta},
-        choice.selected_on,
-    )
-
-
-def ridge(support: Support) -> Fitted:
-    """Fit ridge regression in closed form to targets of -1 and 1 on standardized features, without the text."""
-    mean, deviation = support.features.mean(dim=0), support.features.std(dim=0, correction=0)
-    # A constant feature has no deviation; avoid dividing by 0.
-    deviation = deviation.clamp(min=1e-6)
-
-    def standardized(features: Tensor) -> Tensor:
-        scaled = (features - mean) / deviation
-        return torch.cat([scaled, torch.ones_like(scaled[:, :1])], dim=1).double()
-
-    x = standardized(support.features)
-    # One-versus-all targets.
-    targets = -torch.ones(len(x), len(support.classifier), dtype=x.dtype, device=x.device)
-    targets[torch.arange(len(x), device=x.device), support.labels] = 1.0
-    # (X^T X + l I)^-1 X^T Y = X^T (X X^T + l I)^-1 Y: solve the smaller system.
-    if x.shape[0] <= x.shape[1]:
-        weight = x.T @ torch.linalg.solve(_loaded(x @ x.T), targets)
-    else:
-        weight = torch.linalg.solve(_loaded(x.T @ x), x.T @ targets)
-    return Fitted(lambda features: standardized(features) @ weight, {"l2": RIDGE_L2}, FIXED)
-
-
 METHODS: dict[str, Callable[[Support], Fitted]] = {
     "zero-shot": zero_shot,
     "probe": probe,
-    "unprojected": unprojected,
     "random-init": random_init,
     "text-or-zero": text_or_zero,
-    "l2": l2,
-    "tip-adapter": tip_adapter,
-    "ridge": ridge,
 }
 
 
@@ -212,13 +146,3 @@ def _path_scores(
 
 def _fitted(fitted: Probe, chosen: dict[str, float], choice: Selection) -> Fitted:
     return Fitted(fitted.scores, chosen, choice.selected_on, fitted.converged, choice.loss)
-
-
-def _tip_scores(support: Support, features: Tensor, alpha: float, beta: float) -> Tensor:
-    affinity = torch.exp(-beta * (1 - features @ support.features.T))
-    scores = support.logit_scale * (features @ support.classifier.T)
-    return scores.index_add_(1, support.labels, alpha * affinity)
-
-
-def _loaded(gram: Tensor) -> Tensor:
-    return gram + RIDGE_L2 * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)

@@ -75,18 +75,15 @@ class Selection:
         return self.losses[self.index] if self.losses else None
 
 
-def select(
-    support: Support, scores_of: Callable[[Support, Tensor], Iterable[Tensor]], fixed: int, *, ordered: bool
-) -> Selection:
+def select(support: Support, scores_of: Callable[[Support, Tensor], Iterable[Tensor]], fixed: int) -> Selection:
     """Choose among candidates, which are ordered from the most cautious on.
 
     Args:
         support: The support set.
         scores_of: Called with (part, features); fits the candidates on the part and yields the
             logits (m, C) of each for the features (m, d).
-        fixed: The candidate for a single shot per class.
-        ordered: Whether the candidates are one quantity in order. Then several shots take none more
-            cautious than `fixed`, unless the support's `floor` is off.
+        fixed: The candidate for a single shot per class. Several shots take none more cautious, unless the
+            support's `floor` is off.
     """
     folds = min(support.shots, FOLDS)
     if folds < 2:
@@ -103,7 +100,7 @@ def select(
         found.append(np.stack(losses))
     by_candidate = np.concatenate(found, axis=1)
     index = most_cautious(by_candidate, support.standard_errors)
-    if ordered and support.floor:
+    if support.floor:
         # A larger index is a less cautious candidate.
         index = max(index, fixed)
     return Selection(index, SUPPORT_CV, tuple(by_candidate.mean(axis=1).tolist()))

@@ -24,11 +24,10 @@ ACROSS = (
     "directions of a set) as one."
 )
 FEW_SHOT = (
-    "Shots are drawn by a hash of seed and key, nested over k. The probe's radius, penalties and Tip-Adapter's alpha "
-    "and beta are fixed at one shot per class, as ridge's penalty always is, and else chosen by cross-validation on "
-    "the shots themselves (support_cv), radius and penalties at least as free as at one shot; no run uses test labels "
-    "for a choice. Numbers are means over seeds \u00b1 one standard deviation. In report.html, pointing at a number "
-    "shows its interval over test images and draws of the shots, if there is one."
+    "Shots are drawn by a hash of seed and key, nested over k. Radius and penalty are fixed at one shot per class "
+    "and else chosen by cross-validation on the shots themselves (support_cv), at least as free as at one shot; no run "
+    "uses test labels for a choice. Numbers are means over seeds \u00b1 one standard deviation. In report.html, "
+    "pointing at a number shows its interval over test images and draws of the shots, if there is one."
 )
 
 

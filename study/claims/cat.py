@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from open_diht.study.claims.described import arms_of_pools, described, track_of, wanted_on_web
-from open_diht.study.claims.pools import Pool, open_pool, web_held
-from open_diht.study.data import Data
-from open_diht.study.rows import Arm
-from open_diht.study.training import Pairs, trained, vocabulary
+from study.claims.described import arms_of_pools, described, track_of, wanted_on_web
+from study.claims.pools import Pool, open_pool, web_held
+from study.data import Data
+from study.rows import Arm
+from study.training import Pairs, trained, vocabulary
 
 ABOUT = Path(__file__).with_name("cat.yaml")
 NAME = "cat"
@@ -31,11 +31,6 @@ BY_CAPTION = ("complexity", "action")
 def arms(track: str, scale: str, data: Data) -> list[Arm]:
     """Return all arms at all budgets: by budget, smallest first, then pool, then seed.
 
-    Args:
-        track: One of the claim's tracks.
-        scale: full, quick or tiny.
-        data: The sets.
-
     Raises:
         SetMissing: The web pairs or Flickr8k are not available.
     """
@@ -45,10 +40,6 @@ def arms(track: str, scale: str, data: Data) -> list[Arm]:
 
 def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]:
     """Train on the arm's part of its pool and rank Flickr8k's test photographs and held-out web pairs.
-
-    Args:
-        arm: The arm.
-        data: The sets.
 
     Returns:
         Metrics, ranks by test set and direction, and notes.

@@ -16,11 +16,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from open_diht.study.claims.described import track_of
-from open_diht.study.data import Data
-from open_diht.study.rows import Arm
-from open_diht.study.teaching import concept_heads, imagenet_head, named, write_targets
-from open_diht.study.training import FILE, Pairs, trained, vocabulary
+from study.claims.described import track_of
+from study.data import Data
+from study.rows import Arm
+from study.teaching import concept_heads, imagenet_head, named, write_targets
+from study.training import FILE, Pairs, trained, vocabulary
 
 ABOUT = Path(__file__).with_name("concepts.yaml")
 NAME = "concepts"
@@ -28,11 +28,6 @@ NAME = "concepts"
 
 def arms(track: str, scale: str, data: Data) -> list[Arm]:
     """Return all arms at all budgets: by budget, smallest first, then by seed.
-
-    Args:
-        track: One of the claim's tracks.
-        scale: full, quick or tiny.
-        data: The sets.
 
     Raises:
         SetMissing: Flickr8k is not available.
@@ -49,10 +44,6 @@ def arms(track: str, scale: str, data: Data) -> list[Arm]:
 
 def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]:
     """Train with the arm's targets and rank Flickr8k's test photographs.
-
-    Args:
-        arm: The arm.
-        data: The sets.
 
     Returns:
         Metrics, ranks by test set and direction, and notes.

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from open_diht.common.yaml_files import read_yaml
-from open_diht.study.data import Data, web_set
-from open_diht.study.rows import Arm
+from study.data import Data, web_set
+from study.rows import Arm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +34,7 @@ def described(path: Path) -> dict[str, Any]:
 
 
 def track_of(path: Path, name: str) -> Track:
-    """Return a track of a claim.
-
-    Args:
-        path: The claim's YAML file.
-        name: The track.
-    """
+    """Return a track of a claim."""
     about = described(path)["tracks"][name]
     return Track(trainer=path.parent / about["trainer"], side=about.get("side"), budgets=about["budgets"])
 
@@ -51,14 +46,7 @@ def wanted_on_web(on: Track, data: Data) -> None:
 
 
 def arms_of_pools(claim: str, path: Path, track: str, scale: str) -> list[Arm]:
-    """Return all arms of all pools at all budgets: by budget, smallest first, then pool, then seed.
-
-    Args:
-        claim: The claim's name.
-        path: Its YAML file.
-        track: One of its tracks.
-        scale: full, quick or tiny.
-    """
+    """Return all arms of all pools at all budgets: by budget, smallest first, then pool, then seed."""
     about = described(path)
     return [
         Arm(claim=claim, pool=pool, arm=arm, budget=budget, seed=seed, track=track)

@@ -32,8 +32,8 @@ from open_diht.eval.models import Model, load_model
 from open_diht.eval.session import open_task
 from open_diht.eval.tasks import choose_tasks
 from open_diht.eval.zeroshot import zero_shot_classifier
-from open_diht.study.data import Data
-from open_diht.study.rows import ZERO_SHOT, Arm
+from study.data import Data
+from study.rows import ZERO_SHOT, Arm
 
 SHOTS = {"full": (1, 2, 4, 8, 16, 32), "quick": (1, 4, 16), "tiny": (1, 2)}
 DRAWS = {"full": {"grocery-inside": 20}, "quick": {}, "tiny": {}}
@@ -138,10 +138,6 @@ def _curves(pool: str, data: Data, k: int, seed: int, methods: tuple[str, ...]) 
 @lru_cache
 def open_pool(name: str, data: Data) -> Pool:
     """Return a pool with its features.
-
-    Args:
-        name: The pool.
-        data: The sets.
 
     Raises:
         SetMissing: The reference encoder or the pool's grocery set is not available.

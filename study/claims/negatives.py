@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from open_diht.study.claims.described import described, track_of, wanted_on_web
-from open_diht.study.claims.pools import open_pool, web_held
-from open_diht.study.data import Data
-from open_diht.study.rows import CPU, TUNING, Arm, Row
-from open_diht.study.training import Pairs, trained, vocabulary
+from study.claims.described import described, track_of, wanted_on_web
+from study.claims.pools import open_pool, web_held
+from study.data import Data
+from study.rows import CPU, TUNING, Arm, Row
+from study.training import Pairs, trained, vocabulary
 
 ABOUT = Path(__file__).with_name("negatives.yaml")
 NAME = "negatives"
@@ -31,11 +31,6 @@ CHOSEN_BY = "web-chosen/t2i/gm_rank"
 
 def arms(track: str, scale: str, data: Data) -> list[Arm]:
     """Return the arms of the grid (only on a CPU at full scale), then the reported ones.
-
-    Args:
-        track: One of the claim's tracks.
-        scale: full, quick or tiny.
-        data: The sets.
 
     Raises:
         SetMissing: A set is not available.
@@ -54,13 +49,7 @@ def arms(track: str, scale: str, data: Data) -> list[Arm]:
 
 
 def reported(track: str, budget: int, seeds: Sequence[int]) -> list[Arm]:
-    """Return the arms of every beta at the usual scale and at its own.
-
-    Args:
-        track: One of the claim's tracks.
-        budget: Samples seen.
-        seeds: The seeds.
-    """
+    """Return the arms of every beta at the usual scale and at its own."""
     about = described(ABOUT)
     # A budget without a grid of its own uses the scales of the nearest one.
     chosen = about["chosen"][min(about["chosen"], key=lambda known: abs(known - budget))]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from open_diht.study.data import Data, Web
-from open_diht.study.training import Pairs
+from study.data import Data, Web
+from study.training import Pairs
 
 _SEED = 1  # draws the images that get a wrong caption; all seeds of an arm have the same pool
 

@@ -57,14 +57,14 @@ from open_diht.filters.captions.rules import decide_captions
 from open_diht.filters.language import identify
 from open_diht.filters.presets import load_preset
 from open_diht.pipelines.stages.score.cliploss import Batch
-from open_diht.study.claims.cat import BY_CAPTION
-from open_diht.study.claims.described import described, track_of
-from open_diht.study.claims.pools import open_pool, web_held
-from open_diht.study.data import Data
-from open_diht.study.images import Floats
-from open_diht.study.lettered import OTHER, Plan, Seen, features_of, plan, seen, spotted_by_filter
-from open_diht.study.rows import CPU, Arm
-from open_diht.study.training import Pairs, Trained, batch_of_few, trained, vocabulary
+from study.claims.cat import BY_CAPTION
+from study.claims.described import described, track_of
+from study.claims.pools import open_pool, web_held
+from study.data import Data
+from study.images import Floats
+from study.lettered import OTHER, Plan, Seen, features_of, plan, seen, spotted_by_filter
+from study.rows import CPU, Arm
+from study.training import Pairs, Trained, batch_of_few, trained, vocabulary
 
 ABOUT = Path(__file__).with_name("rivals.yaml")
 NAME = "rivals"
@@ -106,11 +106,6 @@ class Choice:
 def arms(track: str, scale: str, data: Data) -> list[Arm]:
     """Return all arms at all budgets: by budget, smallest first, then FEWEST seeds of all pools, then the others.
 
-    Args:
-        track: One of the claim's tracks.
-        scale: full, quick or tiny.
-        data: The sets.
-
     Raises:
         SetMissing: A set is not available.
     """
@@ -120,12 +115,7 @@ def arms(track: str, scale: str, data: Data) -> list[Arm]:
 
 
 def planned(track: str, scale: str) -> list[Arm]:
-    """Return all arms, whether their sets are available or not.
-
-    Args:
-        track: One of the claim's tracks.
-        scale: full, quick or tiny.
-    """
+    """Return all arms, whether their sets are available or not."""
     pools = described(ABOUT)["pools"]
     only = described(ABOUT)["tracks"][track]["only"].get(scale, pools)
     return [
@@ -141,10 +131,6 @@ def planned(track: str, scale: str) -> list[Arm]:
 
 def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]:
     """Train on the arm's choice of its pool and rank all test sets.
-
-    Args:
-        arm: The arm.
-        data: The sets.
 
     Returns:
         Metrics, ranks by test set and direction, and notes.

@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from open_diht.pipelines.driver.repeats import DELAYS, allotted, per_row, worth
-from open_diht.study.claims.described import arms_of_pools, described, track_of, wanted_on_web
-from open_diht.study.claims.pools import open_pool, web_held
-from open_diht.study.data import Data
-from open_diht.study.rows import CPU, TUNING, Arm, Row
-from open_diht.study.training import Pairs, batch_of_few, trained, vocabulary
+from study.claims.described import arms_of_pools, described, track_of, wanted_on_web
+from study.claims.pools import open_pool, web_held
+from study.data import Data
+from study.rows import CPU, TUNING, Arm, Row
+from study.training import Pairs, batch_of_few, trained, vocabulary
 
 ABOUT = Path(__file__).with_name("select.yaml")
 NAME = "select"
@@ -32,11 +32,6 @@ _SEED = 7  # draws the halves
 
 def arms(track: str, scale: str, data: Data) -> list[Arm]:
     """Return the arms that tune the delay (only at full scale on a CPU), then those reported, smallest budgets first.
-
-    Args:
-        track: One of the claim's tracks.
-        scale: full, quick or tiny.
-        data: The sets.
 
     Raises:
         SetMissing: The web pairs or Flickr8k are not available.
@@ -55,10 +50,6 @@ def arms(track: str, scale: str, data: Data) -> list[Arm]:
 
 def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]:
     """Train on the arm's pairs, each as often as it says, and rank the test pairs.
-
-    Args:
-        arm: The arm.
-        data: The sets.
 
     Returns:
         Metrics, ranks by test set and direction, and notes.
@@ -114,9 +105,6 @@ def fitted(rows: Sequence[Row]) -> tuple[float, float]:
 
     The logarithm of the rank is taken to fall linearly with that of the worth of the samples, with a line of its own
     for each pool and test set.
-
-    Args:
-        rows: The claim's rows.
 
     Returns:
         The delay of rejected pairs, and the readings that halve the worth of a pair, both of least squares on a grid.

@@ -103,12 +103,10 @@ def test_without_pip_and_uv_python_brings_pip_or_uv_is_fetched(
 @pytest.mark.slow
 def test_the_remedy_of_an_environment_without_pip_runs(tmp_path: Path) -> None:
     venv.create(tmp_path / "bare", with_pip=False)
-    python, code = (
-        tmp_path / "bare" / "bin" / "python",
-        "from open_diht.common.installation import install_command as c",
-    )
+    python = tmp_path / "bare" / "bin" / "python"
+    code = "from open_diht.common.installation import install_command as c; print(c('--help'))"
     environment = {"PATH": str(python.parent), "PYTHONPATH": str(Path(installation.__file__).parents[1])}
-    asked = [python, "-c", f"{code}; print(c('--help'))"]
+    asked = [str(python), "-c", code]
     command = subprocess.run(asked, env=environment, capture_output=True, text=True, check=True).stdout
     done = subprocess.run(["/bin/sh", "-c", command], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "pip install" in done.stdout, done.stderr

@@ -20,7 +20,7 @@ from tests.test_makefile import MAKEFILE, QUIET, TARGETS
 from tests.test_open_diht import options
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PACKAGES = ("open_diht", "common", "filters", "pipelines", "trainer", "eval", "study")
+PACKAGES = ("open_diht", "common", "filters", "pipelines", "trainer", "eval")
 FILES = sorted(path for name in PACKAGES for path in (REPOSITORY / name).rglob("*.py") if not path.is_symlink())
 VARIABLES = re.findall(r"^([A-Z]+) *\?=", MAKEFILE, re.MULTILINE)
 COMMANDS = "|".join(sorted(cli.COMMANDS, key=len, reverse=True))

@@ -1,5 +1,5 @@
 """Intervals and tests from each image's part in a number: they hold for few items and extreme shares, an image counts
-once, and where there is too little to tell they say so. How often they hold: benchmarks/coverage.py."""
+once, and where there is too little to tell they say so. How often they hold: benchmarks/coverage.md."""
 
 from __future__ import annotations
 

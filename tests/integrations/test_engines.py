@@ -444,7 +444,13 @@ def test_webdataset_takes_the_image_members_that_a_run_takes(image, monkeypatch)
     from open_diht.integrations.webdataset import CatStage
 
     read: list[bytes] = []
-    monkeypatch.setattr(TextSpotter, "spot", lambda self, images: (read.append(one) or UNREADABLE for one in images))
+
+    def spot(self, images):
+        for one in images:
+            read.append(one)
+            yield UNREADABLE
+
+    monkeypatch.setattr(TextSpotter, "spot", spot)
     names = ("jpg", "jpeg", "png", "webp")
     samples = [{"__key__": name, "txt": WORDS[0], name: name.encode()} for name in names * 5]
     stage = CatStage(Cat(), **({"image": image} if image else {}))

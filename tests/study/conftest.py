@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from open_diht.study.rows import Arm, Rows
+from study.rows import Arm, Rows
 
 IMAGES, CAPTIONS = 400, 5
 MakeRows = Callable[..., Rows]

@@ -10,20 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from open_diht.study import cli, synthetic
-from open_diht.study.claims import negatives
-from open_diht.study.claims.described import described
-from open_diht.study.data import Data
-from open_diht.study.rows import Arm, Rows
-from open_diht.study.run import run_claim, study
-from open_diht.study.tables import TABLES
+from study import cli, synthetic
+from study.claims import negatives
+from study.claims.described import described
+from study.data import Data
+from study.rows import Arm, Rows
+from study.run import run_claim, study
+from study.tables import TABLES
 
 
 class Claim(ModuleType):
     """Three arms of one seed; `ran` counts."""
 
     def __init__(self) -> None:
-        super().__init__("open_diht.study.claims.cat")
+        super().__init__("study.claims.cat")
         self.ran: list[str] = []
 
     def arms(self, track: str, scale: str, data: Data) -> list[Arm]:
@@ -68,7 +68,7 @@ def test_results_that_broke_during_a_study_are_a_failure_and_no_wrong_use(
     """Status 2 would promise that nothing was written."""
     claim, output = Claim(), tmp_path / "results"
     claim.ran = ["another"] * 9  # it is not stopped
-    monkeypatch.setattr("open_diht.study.run.claim_module", lambda name: claim)
+    monkeypatch.setattr("study.run.claim_module", lambda name: claim)
     monkeypatch.setattr(Rows, "pack", lambda self, name: (self.folder / "cat.jsonl").write_text("{}\n"))
     assert cli.main(["--claims", "cat", "--data", str(tmp_path / "nothing"), "--output", str(output)]) == 1
     assert re.fullmatch(r"error: .*cat\.jsonl, line 1: .*; remove the line\n", capsys.readouterr().err)
@@ -98,7 +98,7 @@ def test_rows_of_drawn_shapes_have_a_folder_of_their_own(
         return 0
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("open_diht.study.run.make_pages", make_pages)
+    monkeypatch.setattr("study.run.make_pages", make_pages)
     assert cli.main([*words, "--page", "docs"]) == 0
     assert [str(rows.folder) for rows in made] == [folder]
 

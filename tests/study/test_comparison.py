@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from open_diht.study.comparison import HITS, R10, RANK, Compared, Measure, Side, compare, corrected
-from open_diht.study.rows import BrokenRows, Rows
+from study.comparison import HITS, R10, RANK, Compared, Measure, Side, compare, corrected
+from study.rows import BrokenRows, Rows
 from tests.study.conftest import CAPTIONS, IMAGES, MakeRows
 
 ITEMS = "flickr8k-test/t2i"

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from open_diht.study import data as data_module
-from open_diht.study import synthetic
-from open_diht.study.data import Data, SetMissing
-from open_diht.study.synthetic import write_synthetic
-from open_diht.study.verdicts import Decided
+from study import data as data_module
+from study import synthetic
+from study.data import Data, SetMissing
+from study.synthetic import write_synthetic
+from study.verdicts import Decided
 
 TRAIN = 19
 """Of the 20 pairs of the web those that are learnt from, by their keys."""
@@ -54,7 +54,7 @@ def test_photographs_lie_in_the_space_of_the_web(data: Data) -> None:
 
 def test_what_is_computed_once_is_kept(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     first = data.flickr8k("dev").images
-    monkeypatch.setattr("open_diht.study.images._computed", lambda tar, teacher: pytest.fail("computed again"))
+    monkeypatch.setattr("study.images._computed", lambda tar, teacher: pytest.fail("computed again"))
     assert np.array_equal(Data(data.folder, data.cache).flickr8k("dev").images, first)
 
 

@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 
 from open_diht.eval.errors import FetchFailed
-from open_diht.study.data import Data
-from open_diht.study.fetch import SIDE, Places, fetch, fetch_flickr8k, fetch_grocery, fetch_laion, main, shrunk
-from open_diht.study.images import samples
-from open_diht.study.verdicts import run_filter
+from study.data import Data
+from study.fetch import SIDE, Places, fetch, fetch_flickr8k, fetch_grocery, fetch_laion, main, shrunk
+from study.images import samples
+from study.verdicts import run_filter
 from tests.eval.fetch.test_fetch import Server, server
 
 __all__ = ["server"]
@@ -121,8 +121,8 @@ def test_captions_of_another_content_are_refused(server: Server, tmp_path: Path)
 def test_a_filter_that_fails_fails_its_set_alone(
     grocery: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("open_diht.study.fetch.make_web", lambda *_: run_filter("--stages", "dogs"))
-    monkeypatch.setattr("open_diht.study.fetch.fetch_grocery", lambda folder, url: fetch_grocery(folder, url, {}))
+    monkeypatch.setattr("study.fetch.make_web", lambda *_: run_filter("--stages", "dogs"))
+    monkeypatch.setattr("study.fetch.fetch_grocery", lambda folder, url: fetch_grocery(folder, url, {}))
     options = Namespace(sets=["web", "grocery"], data=str(tmp_path), manifest=tmp_path / "urls.tsv", rows=9)
     assert fetch(options, Places(grocery=grocery)) == 1
     said = capsys.readouterr()
@@ -141,8 +141,8 @@ def test_a_damaged_archive_fails_its_set_alone(
 
 
 def test_after_ctrl_c_no_other_set_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("open_diht.study.fetch.fetch_for_evaluation", lambda arguments: 130)
-    monkeypatch.setattr("open_diht.study.fetch.fetch_laion", lambda folder, url: pytest.fail("it was fetched"))
+    monkeypatch.setattr("study.fetch.fetch_for_evaluation", lambda arguments: 130)
+    monkeypatch.setattr("study.fetch.fetch_laion", lambda folder, url: pytest.fail("it was fetched"))
     options = Namespace(sets=["cifar10", "laion"], data=str(tmp_path), manifest=None, rows=9)
     assert fetch(options, Places()) == 130
 

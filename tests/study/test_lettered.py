@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from open_diht.study import lettered
-from open_diht.study.lettered import OTHER, OWN, PLAIN, drawn, plan, seen, spotted_by_filter
+from study import lettered
+from study.lettered import OTHER, OWN, PLAIN, drawn, plan, seen, spotted_by_filter
 
 CAPTIONS = [[f"caption {photo} {number}" for number in range(2)] for photo in range(50)]
 

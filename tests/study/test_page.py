@@ -9,12 +9,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from open_diht.study.cli import main
-from open_diht.study.figures import PHOTOGRAPHS
-from open_diht.study.page import PAGES, render
-from open_diht.study.rows import CLAIMS, CPU, Rows
-from open_diht.study.tables import TABLES, lines
-from open_diht.study.words import signed
+from study.cli import main
+from study.figures import PHOTOGRAPHS
+from study.page import PAGES, render
+from study.rows import CLAIMS, CPU, Rows
+from study.tables import TABLES, lines
+from study.words import signed
 from tests.study.conftest import MakeRows
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -26,7 +26,7 @@ def test_the_committed_pages_and_plots_are_those_of_the_committed_rows() -> None
     assert {*PAGES} < made.keys()
     for name, content in made.items():
         assert (DOCS / name).read_text(encoding="utf-8") == content, (
-            f"docs/{name} is not what the rows give: python -m open_diht.study --output study/results --page docs"
+            f"docs/{name} is not what the rows give: python -m study --output study/results --page docs"
         )
     drawn = {f"images/{path.name}" for path in (DOCS / "images").glob("study-*.svg")}
     assert drawn == {name for name in made if name.endswith(".svg")}

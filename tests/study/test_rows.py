@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from open_diht.study.rows import Arm, BrokenRows, Rows
+from study.rows import Arm, BrokenRows, Rows
 
 
 def arm(**changes: object) -> Arm:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from open_diht.study.rows import Arm, Rows
-from open_diht.study.tables import TABLES, lines
-from open_diht.study.words import (
+from study.rows import Arm, Rows
+from study.tables import TABLES, lines
+from study.words import (
     matrix,
     means_in_markdown,
     separations_in_markdown,

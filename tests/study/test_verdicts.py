@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from open_diht.study.verdicts import FilterFailed, run_filter
+from study.verdicts import FilterFailed, run_filter
+
+ROOT = str(Path(__file__).resolve().parents[2])
 
 
 @pytest.mark.slow
@@ -23,14 +26,14 @@ def test_sigterm_ends_the_filter_too(tmp_path: Path) -> None:
     """The filter stands for any that takes long: a program that writes its number and sleeps."""
     mark = tmp_path / "started"
     sleeper = f"import os, time; open({str(mark)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
-    (tmp_path / "study.py").write_text(
+    (tmp_path / "interrupted.py").write_text(
         "import subprocess\n"
-        "from open_diht.study.verdicts import run_filter\n"
+        "from study.verdicts import run_filter\n"
         "begin = subprocess.Popen\n"
         f"subprocess.Popen = lambda command, **named: begin([command[0], '-c', {sleeper!r}], **named)\n"
         "run_filter()\n"
     )
-    study = subprocess.Popen([sys.executable, tmp_path / "study.py"])
+    study = subprocess.Popen([sys.executable, tmp_path / "interrupted.py"], env={**os.environ, "PYTHONPATH": ROOT})
     while not (mark.exists() and mark.read_text()):
         assert study.poll() is None
         time.sleep(0.01)

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from open_diht.eval.fetch.writing import jpeg, write_tar
-from open_diht.study import web
-from open_diht.study.data import Data
-from open_diht.study.web import VERDICTS, make_web, pairs_of, shards_of
+from study import web
+from study.data import Data
+from study.web import VERDICTS, make_web, pairs_of, shards_of
 
 SHARDS = {"00000": ("b", "a"), "00001": ("d", "c", "e")}
 SAID = {

@@ -16,7 +16,8 @@ import yaml
 from open_diht.common.fields import build
 from open_diht.trainer import config as module
 from open_diht.trainer.config import Config
-from open_diht.trainer.config_files import BadConfig, config_names, differences, load_config, merged, plain
+from open_diht.trainer.config_files import differences, load_config, merged, plain
+from open_diht.trainer.config_names import BadConfig, config_names
 from open_diht.trainer.losses import HnNce
 
 DATA = {"data": {"sources": [{"path": "out/sample"}]}}
@@ -168,7 +169,7 @@ def test_a_wrong_value_is_one_traceback() -> None:
 
 
 def test_data_is_needed() -> None:
-    with pytest.raises(BadConfig, match=r"data.sources is empty: name at least one folder of shards, or data.features"):
+    with pytest.raises(BadConfig, match=r"data.sources is empty: name at least one folder of shards, or data.loader"):
         load_config("tiny")
 
 

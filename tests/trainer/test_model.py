@@ -178,7 +178,7 @@ def test_an_architecture_with_an_unknown_part(part: dict[str, Any], message: str
     vision = {**TINY["vision_cfg"], **part}
     with pytest.raises(BadArchitecture, match=rf"cannot build this architecture: .*{message}"):
         build({**TINY, "vision_cfg": vision}, 0.07)
-    words = {"tower": "bag_of_words", "width": 8, "hidden": 8, "words": ["dog"]}
+    words = {"tower": "tests.trainer.towers.test_towers:Counts", "context_length": 8}
     with pytest.raises(BadArchitecture, match=rf"cannot be built: .*{message}"):
         build({**TINY, "vision_cfg": vision, "text_cfg": words}, 0.07)
 
@@ -325,7 +325,7 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
 OTHER_TEXTS: dict[str, dict[str, Any]] = {
     "wider": {**TINY, "text_cfg": {**TINY["text_cfg"], "width": 32}},
     "wider, custom": {**TINY, "custom_text": True, "text_cfg": {**TINY["text_cfg"], "width": 32}},
-    "words": {**TINY, "text_cfg": {"tower": "bag_of_words", "width": 24, "context_length": 8, "words": ["dog"] * 38}},
+    "own": {**TINY, "text_cfg": {"tower": "tests.trainer.towers.test_towers:Counts", "context_length": 8}},
 }
 
 
@@ -334,7 +334,7 @@ OTHER_TEXTS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("text", OTHER_TEXTS)
 def test_weights_of_another_text_tower_are_named(text: str, custom: bool, key: str, tmp_path: Path) -> None:
     path = written(tmp_path / "model.pt", student_of({**TINY, "custom_text": custom}).clip.state_dict())
-    shape = "none" if text == "words" else r"\(8, 32\)"
+    shape = "none" if text == "own" else r"\(8, 32\)"
     changes: dict[str, Any] = {key: path}
     said = rf"model\.pt does not fit the text tower: .* is \(8, 24\), the tower's {shape}; .*model\.warm_start_image"
     with pytest.raises(BadWeights, match=said):

@@ -1,4 +1,4 @@
-"""Load batches from webdataset shards (`loader`) or arrays in memory (`features`), in order and from any position."""
+"""Load batches from webdataset shards (`loader`), in order and from any position."""
 
 from open_diht.trainer.data.batch import Batch
 from open_diht.trainer.data.errors import (
@@ -12,8 +12,8 @@ from open_diht.trainer.data.errors import (
     ShardUnavailable,
     TooManyBad,
 )
-from open_diht.trainer.data.features import FeatureLoader
 from open_diht.trainer.data.loader import Loader, ShardLoader
+from open_diht.trainer.data.order import EpochOrder, RankBatches
 from open_diht.trainer.data.settings import DataSettings, Source, Split
 from open_diht.trainer.data.shards import ShardFacts
 
@@ -23,10 +23,11 @@ __all__ = [
     "ConceptMismatch",
     "DataError",
     "DataSettings",
-    "FeatureLoader",
+    "EpochOrder",
     "Kind",
     "Loader",
     "LoaderStalled",
+    "RankBatches",
     "ShardFacts",
     "ShardLoader",
     "ShardLost",

@@ -48,10 +48,12 @@ class DataSettings:
     """Which data are read, in which order, and how many bad samples are tolerated."""
 
     sources: tuple[Source, ...] = ()
-    """The data sets to read. Set either these or `features`."""
-    features: str = ""
-    """An `.npz` file, or a folder of them, to read instead of shards. They hold captions and
-    precomputed inputs of the image tower: features of images, or small images. All are held in memory."""
+    """The data sets to read. Set either these or `loader`."""
+    loader: str = ""
+    """Import path, `package.module:Class`, of a loader of your own that is used instead of that of shards
+    ([guide](../extend/tower.md))."""
+    path: str = ""
+    """Data of `loader`, in a form that the loader defines."""
     split: Split = field(default_factory=Split)
     """The split into training and held-out samples."""
     shuffle: Count = 20_000
@@ -114,8 +116,8 @@ class DataSettings:
 
     @property
     def places(self) -> tuple[str, ...]:
-        """The path of each source, or the path of the features."""
-        return (self.features,) if self.features else tuple(source.path for source in self.sources)
+        """The path of each source, or that of a loader of one's own."""
+        return (self.path,) if self.loader else tuple(source.path for source in self.sources)
 
     @property
     def chosen_by(self) -> str:
@@ -129,16 +131,14 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if not self.sources and not self.features:
-            raise ValueError("data.sources is empty: name at least one folder of shards, or data.features")
-        if self.sources and self.features:
-            raise ValueError(f"data.features is {self.features}, and data.sources names shards: leave one of them out")
-        if self.selection and (self.subset or self.features):
-            other = "subset" if self.subset else "features"
-            raise ValueError(f"data.selection chooses samples of shards by itself: leave it or data.{other} out")
-        if self.features:
-            of_shards = {"subset": self.subset, "skip": self.skip, "captions": self.captions != "first"}
+        if not self.sources and not self.loader:
+            raise ValueError("data.sources is empty: name at least one folder of shards, or data.loader")
+        if self.selection and self.subset:
+            raise ValueError("data.selection chooses samples of shards by itself: leave it or data.subset out")
+        if self.loader:
+            of_shards = {name: getattr(self, name) for name in ("sources", "subset", "selection", "skip")}
+            of_shards["captions"] = self.captions != "first"
             if name := next((name for name, given in of_shards.items() if given), None):
-                raise ValueError(f"data.{name} applies to shards only: leave it or data.features out")
+                raise ValueError(f"data.{name} applies to shards only: leave it or data.loader out")
         if len({source.weight is None for source in self.sources}) > 1:
             raise ValueError("some data sources have a weight and some have none: give all of them one, or none")

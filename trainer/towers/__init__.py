@@ -1,6 +1,5 @@
-"""Small towers in addition to open_clip's, and your own towers: by name, or by import path."""
+"""Towers of your own in addition to open_clip's, by import path or by name."""
 
-from open_diht.trainer.towers.registry import BadTower, build_tower, is_own, register
-from open_diht.trainer.towers.words import WordTokenizer, read_words
+from open_diht.trainer.towers.registry import BadTower, build_tower, is_own, own_tokenizer, register
 
-__all__ = ["BadTower", "WordTokenizer", "build_tower", "is_own", "read_words", "register"]
+__all__ = ["BadTower", "build_tower", "is_own", "own_tokenizer", "register"]

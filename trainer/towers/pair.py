@@ -58,7 +58,7 @@ class TowerPair(nn.Module):
         self.text.requires_grad_(False)
 
 
-_OF_TOKENIZER = ("words", "hf_tokenizer_name", "tokenizer_kwargs")
+_OF_TOKENIZER = ("hf_tokenizer_name", "tokenizer_kwargs")
 
 
 def _unit(features: Tensor) -> Tensor:

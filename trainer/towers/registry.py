@@ -1,5 +1,5 @@
-"""Towers by name: `tower: convnet` in a vision_cfg or text_cfg selects one; the other keys,
-except those of the tokenizer, are its settings.
+"""Towers of your own: `tower: package.module:Class` in a vision_cfg or text_cfg selects one; the other keys,
+except those of Hugging Face's and CLIP's tokenizers, are its settings.
 
 A tower is a `torch.nn.Module` whose constructor takes `embed_dim`, the size of the joint embedding, and its
 settings.
@@ -7,9 +7,10 @@ settings.
 - An image tower has `input_shape`, (d,) for features or (3, side, side) for images, and maps (b, *input_shape) to
   (b, embed_dim).
 - A text tower also takes `vocab_size` and `context_length`, and maps ids (b, context_length) to (b, embed_dim). Short
-  captions are padded with id 0.
+  captions are padded with id 0. Ids are CLIP's tokens, unless the class has a static method `tokenizer` from its
+  text_cfg to a function from captions to ids that has a `vocab_size`.
 
-Any class with this interface can be named as `package.module:Class`, without registration.
+A plugin may give its class a name by `register`.
 """
 
 from __future__ import annotations
@@ -21,16 +22,9 @@ from typing import Any
 from torch import nn
 
 from open_diht.common.naming import nearest
-from open_diht.trainer.towers.image import ConvNet, FeatureMlp
-from open_diht.trainer.towers.text import BagOfWords, WordTransformer
 
-TOWERS: dict[str, type[nn.Module]] = {
-    "feature_mlp": FeatureMlp,
-    "convnet": ConvNet,
-    "bag_of_words": BagOfWords,
-    "word_transformer": WordTransformer,
-}
-"""Name to class of each tower."""
+TOWERS: dict[str, type[nn.Module]] = {}
+"""Name to class of each registered tower."""
 
 
 class BadTower(ValueError):
@@ -67,18 +61,30 @@ def build_tower(settings: Mapping[str, Any], embed_dim: int, **given: Any) -> nn
         raise BadTower(f"the tower {name} does not take its settings: {error}") from error
 
 
+def own_tokenizer(settings: Mapping[str, Any]) -> Any:
+    """Return the tokenizer that the tower of a text_cfg brings; None if it takes other tokens. Raises `BadTower`."""
+    make = getattr(_found(str(settings["tower"])), "tokenizer", None) if is_own(settings) else None
+    return None if make is None else make(settings)
+
+
+def imported_class(name: str, base: type[Any]) -> type[Any]:
+    """Import `package.module:Class`. Raises ValueError if there is no such class, or it does not derive from `base`."""
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise ValueError(f"{name!r} is not of the form package.module:Class")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{name} cannot be imported: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise ValueError(f"{name} is not a class derived from {base.__module__}.{base.__qualname__}")
+    return found
+
+
 def _found(name: str) -> type[nn.Module]:
     if name in TOWERS:
         return TOWERS[name]
-    module, colon, attribute = name.partition(":")
-    if not colon:
-        raise BadTower(
-            f"unknown tower {name!r}{nearest(name, TOWERS)}; choose {', '.join(TOWERS)}, or package.module:Class"
-        )
     try:
-        tower = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise BadTower(f"the tower {name} cannot be imported: {error}") from error
-    if not (isinstance(tower, type) and issubclass(tower, nn.Module)):
-        raise BadTower(f"the tower {name} is not a torch.nn.Module")
-    return tower
+        return imported_class(name, nn.Module)
+    except ValueError as error:
+        raise BadTower(f"unknown tower{nearest(name, TOWERS)}: {error}") from error

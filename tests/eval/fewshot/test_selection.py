@@ -36,7 +36,7 @@ def test_every_shot_is_held_out_once_and_never_trained_on_then(shots: int, folds
         held.extend(asked)
         return [torch.zeros(len(features), 3)] * 2
 
-    chosen = select(support(shots), scores_of, fixed=1, ordered=False)
+    chosen = select(support(shots), scores_of, fixed=1)
     assert sorted(held) == list(range(3 * shots)) and fits == folds
     assert chosen.selected_on == SUPPORT_CV and chosen.losses == pytest.approx((np.log(3), np.log(3)))
 
@@ -45,16 +45,16 @@ def test_one_shot_takes_the_fixed_value_and_fits_nothing() -> None:
     def scores_of(part: Support, features: Tensor) -> list[Tensor]:
         raise AssertionError("nothing to validate on")
 
-    chosen = select(support(1), scores_of, fixed=7, ordered=True)
+    chosen = select(support(1), scores_of, fixed=7)
     assert (chosen.index, chosen.selected_on, chosen.losses) == (7, FIXED, ())
 
 
-@pytest.mark.parametrize(("floor", "ordered", "index"), [(True, True, 1), (True, False, 0), (False, True, 0)])
-def test_several_shots_get_no_less_freedom_than_one(floor: bool, ordered: bool, index: int) -> None:
+@pytest.mark.parametrize(("floor", "index"), [(True, 1), (False, 0)])
+def test_several_shots_get_no_less_freedom_than_one(floor: bool, index: int) -> None:
     def scores_of(part: Support, features: Tensor) -> list[Tensor]:
         return [torch.zeros(len(features), 3)] * 2
 
-    chosen = select(replace(support(4), floor=floor), scores_of, fixed=1, ordered=ordered)
+    chosen = select(replace(support(4), floor=floor), scores_of, fixed=1)
     assert chosen.index == index and chosen.selected_on == SUPPORT_CV
 
 

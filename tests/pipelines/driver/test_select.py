@@ -160,7 +160,13 @@ def test_numbers_that_a_reader_moved_rank_too(
     tmp_path: Path, filtering: Any, captions: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.setattr(lines, "_HEAD_ROWS", 2)
-    values = [{"votes": 1}, {"votes": 3}, {"votes": 2.5}, {"votes": None, "late": 1}, {"votes": "9", "late": 0.5}]
+    values: list[dict[str, Any]] = [
+        {"votes": 1},
+        {"votes": 3},
+        {"votes": 2.5},
+        {"votes": None, "late": 1},
+        {"votes": "9", "late": 0.5},
+    ]
     urls = ({"caption": captions[n], "url": f"http://127.0.0.1/{n}", **value} for n, value in enumerate(values))
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in urls))
     run = filtering(tmp_path / "rows.jsonl", tmp_path / "out", stages=("captions",))

@@ -9,16 +9,28 @@ import struct
 import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
 
-from open_diht.pipelines.fetch import DownloadSettings, Fetcher, FetchError, Reason
+from open_diht.pipelines.fetch import DownloadSettings, Fetched, Fetcher, FetchError, Reason
 from tests.common.hostile_images import BOMBS, chunk
 
 # ---- addresses: nobody is asked, whatever listens there
+
+
+def refused(fetcher: Fetcher, url: Any) -> FetchError:
+    """Return the error that a fetch ends with."""
+    with pytest.raises(FetchError) as error:
+        fetcher.fetch(url)
+    return error.value
+
 
 BLOCKED = Reason.BLOCKED_ADDRESS
 URLS: list[tuple[str | None, Reason]] = [
@@ -101,9 +113,8 @@ def _no_dial(address: Any, port: int, timeout: float) -> socket.socket:
 @pytest.mark.parametrize(("url", "reason"), URLS, ids=lambda value: repr(value)[:48])
 def test_no_request_leaves(url: str | None, reason: Reason) -> None:
     fetcher = Fetcher(DownloadSettings(retries=0), dial=_no_dial)
-    with pytest.raises(FetchError) as error:
-        fetcher.fetch(url)
-    assert error.value.reason is reason, str(error.value)
+    error = refused(fetcher, url)
+    assert error.reason is reason, str(error)
     fetcher.close()
 
 
@@ -136,9 +147,8 @@ class Names:
 )
 def test_every_address_of_a_name_is_checked(answer: list[str]) -> None:
     fetcher = Fetcher(DownloadSettings(retries=0), resolve=Names(answer), dial=_no_dial)
-    with pytest.raises(FetchError) as error:
-        fetcher.fetch("http://images.example.org/a.jpg")
-    assert error.value.reason is Reason.BLOCKED_ADDRESS
+    error = refused(fetcher, "http://images.example.org/a.jpg")
+    assert error.reason is Reason.BLOCKED_ADDRESS
 
 
 def test_dns_rebinding_meets_the_checked_address(web: Any, settings: DownloadSettings, make_jpeg: Any) -> None:
@@ -156,18 +166,16 @@ def test_dns_rebinding_meets_the_checked_address(web: Any, settings: DownloadSet
     fetcher = Fetcher(settings, resolve=names, dial=dial)
     assert fetcher.fetch("http://rebind.example.org/a.jpg").body == make_jpeg()
     assert (dialled, names.asked) == (["93.184.215.14"], 1)
-    with pytest.raises(FetchError) as error:  # the next request resolves anew, and is checked anew
-        fetcher.fetch("http://rebind.example.org/a.jpg")
-    assert error.value.reason is Reason.BLOCKED_ADDRESS and dialled == ["93.184.215.14"]
+    error = refused(fetcher, "http://rebind.example.org/a.jpg")  # the next request resolves anew, and is checked anew
+    assert error.reason is Reason.BLOCKED_ADDRESS and dialled == ["93.184.215.14"]
 
 
 def test_every_hop_is_resolved_and_checked(web: Any, settings: DownloadSettings) -> None:
     web.page("/go", b"", ("Location", "http://inside.example.org/secret"), status=302)
     names = {"outside.example.org": ["127.0.0.1"], "inside.example.org": ["10.0.0.7"]}
     fetcher = Fetcher(settings, resolve=lambda host, port, timeout: names[host])
-    with pytest.raises(FetchError) as error:
-        fetcher.fetch(f"http://outside.example.org:{web.server_address[1]}/go")
-    assert error.value.reason is Reason.BLOCKED_ADDRESS and "10.0.0.7" in error.value.message
+    error = refused(fetcher, f"http://outside.example.org:{web.server_address[1]}/go")
+    assert error.reason is Reason.BLOCKED_ADDRESS and "10.0.0.7" in error.message
 
 
 # ---- responses
@@ -304,20 +312,18 @@ def test_responses(page: Page, reason: Reason, web: Any, settings: DownloadSetti
     web.pages["/x"] = page
     fetcher = Fetcher(settings)
     began = time.monotonic()
-    with pytest.raises(FetchError) as error:
-        fetcher.fetch(web.url("/x"))
+    error = refused(fetcher, web.url("/x"))
     fetcher.close()
-    assert error.value.reason is reason, str(error.value)
-    assert error.value.message
+    assert error.reason is reason, str(error)
+    assert error.message
     assert time.monotonic() - began < 10 * settings.timeout, "an end in time, however slow this machine"
 
 
 def test_nobody_is_sent_on_by_who_says_no(web: Any, fetcher: Fetcher) -> None:
     web.page("/x", b"", ("Location", "/y"), ("X-Robots-Tag", "diht: noindex"), status=307)
     web.page("/y", GOOD)
-    with pytest.raises(FetchError) as error:
-        fetcher.fetch(web.url("/x"))
-    assert error.value.reason is Reason.OPT_OUT and web.asked == ["/x"]
+    error = refused(fetcher, web.url("/x"))
+    assert error.reason is Reason.OPT_OUT and web.asked == ["/x"]
 
 
 RETRY_AFTER = [
@@ -341,9 +347,8 @@ RETRY_AFTER = [
 def test_retry_after_that_no_calendar_has(web: Any, settings: DownloadSettings, value: str) -> None:
     web.page("/x", b"", ("Retry-After", value), status=503)
     fetcher = Fetcher(dataclasses.replace(settings, retries=1), sleep=lambda seconds: None)
-    with pytest.raises(FetchError) as error:
-        fetcher.fetch(web.url("/x"))
-    assert error.value.reason is Reason.HTTP_STATUS
+    error = refused(fetcher, web.url("/x"))
+    assert error.reason is Reason.HTTP_STATUS
 
 
 def test_an_error_of_ours_costs_its_row(web: Any, settings: DownloadSettings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,29 +365,19 @@ def test_an_error_of_ours_costs_its_row(web: Any, settings: DownloadSettings, mo
 
 def test_a_server_writes_no_codes_to_the_terminal(web: Any, fetcher: Fetcher) -> None:
     web.pages["/x"] = lambda handler: handler.raw(b"HTTP/1.1 404 \x1b[2J\x9b31mgone\r\n\r\n")
-    with pytest.raises(FetchError) as error:
-        fetcher.fetch(web.url("/x"))
-    assert error.value.message.isprintable() and "gone" in error.value.message
+    error = refused(fetcher, web.url("/x"))
+    assert error.message.isprintable() and "gone" in error.message
 
 
-def test_a_server_without_a_word(silent_port: int, settings: DownloadSettings) -> None:
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_server_without_a_word(scheme: str, silent_port: int, settings: DownloadSettings) -> None:
     fetcher = Fetcher(dataclasses.replace(settings, allow=(f"127.0.0.1:{silent_port}",), timeout=0.2))
-    with pytest.raises(FetchError) as error:
-        fetcher.fetch(f"http://127.0.0.1:{silent_port}/")
-    assert error.value.reason is Reason.TIMEOUT
-
-
-def test_tls_without_a_word(silent_port: int, settings: DownloadSettings) -> None:
-    fetcher = Fetcher(dataclasses.replace(settings, allow=(f"127.0.0.1:{silent_port}",), timeout=0.2))
-    with pytest.raises(FetchError) as error:
-        fetcher.fetch(f"https://127.0.0.1:{silent_port}/")
-    assert error.value.reason is Reason.TIMEOUT
+    assert refused(fetcher, f"{scheme}://127.0.0.1:{silent_port}/").reason is Reason.TIMEOUT
 
 
 def test_tls_with_a_server_that_has_none(web: Any, fetcher: Fetcher) -> None:
-    with pytest.raises(FetchError) as error:
-        fetcher.fetch(f"https://{web.place}/")
-    assert error.value.reason is Reason.CONNECT_FAILED
+    error = refused(fetcher, f"https://{web.place}/")
+    assert error.reason is Reason.CONNECT_FAILED
 
 
 def test_nobody_listens(settings: DownloadSettings) -> None:
@@ -390,19 +385,17 @@ def test_nobody_listens(settings: DownloadSettings) -> None:
         taken.bind(("127.0.0.1", 0))  # bound and not listening: refuses
         port = taken.getsockname()[1]
         fetcher = Fetcher(dataclasses.replace(settings, allow=(f"127.0.0.1:{port}",)))
-        with pytest.raises(FetchError) as error:
-            fetcher.fetch(f"http://127.0.0.1:{port}/")
-    assert error.value.reason is Reason.CONNECT_FAILED and not error.value.temporary
+        error = refused(fetcher, f"http://127.0.0.1:{port}/")
+    assert error.reason is Reason.CONNECT_FAILED and not error.temporary
 
 
 def test_a_resolver_without_an_answer(settings: DownloadSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     over = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **more: over.wait(30))
     fetcher = Fetcher(dataclasses.replace(settings, connect_timeout=0.1))
-    with pytest.raises(FetchError) as error:
-        fetcher.fetch("http://example.org/")
+    error = refused(fetcher, "http://example.org/")
     over.set()
-    assert error.value.reason is Reason.DNS_FAILED and error.value.temporary
+    assert error.reason is Reason.DNS_FAILED and error.temporary
     fetcher.close()
 
 
@@ -449,3 +442,122 @@ def test_bodies(web: Any, settings: DownloadSettings, make_jpeg: Any, tmp_path: 
     records, _ = fetch_shard(pa.Table.from_pylist(rows, ASKED), tmp_path, "s", settings, fetcher)
     fetcher.close()
     assert [(rows[r["ordinal"]]["caption"], r["status"]) for r in records.to_pylist()] == expected
+
+
+# ---- answers that no server should give, drawn: each ends as bytes or as a FetchError, in time
+
+MANY = 10_000
+"""Answers of the long test; minutes."""
+
+
+@pytest.fixture
+def asking(web: Any, settings: DownloadSettings) -> Iterator[Fetcher]:
+    bounds = dataclasses.replace(settings, timeout=5.0, connect_timeout=5.0, retries=1, max_bytes=50_000)
+    bounds = dataclasses.replace(bounds, max_header_bytes=5_000, backoff=0, threads=2)
+    here = web.place.partition(":")[0]
+
+    def names(host: str, port: int, timeout: float) -> list[str]:  # no redirect leaves this machine
+        return [host if host == here else "10.0.0.1"]
+
+    fetcher = Fetcher(bounds, resolve=names, sleep=lambda seconds: None)
+    yield fetcher
+    fetcher.close()
+
+
+HEADER_NAMES = (
+    *("Retry-After", "Location", "Content-Length", "Transfer-Encoding", "Content-Encoding", "X-Robots-Tag"),
+    *("TDM-Reservation", "Content-Type", "Connection", "Set-Cookie", "X"),
+)
+_numbers = st.one_of(st.integers(), st.integers(10**9, 10**40), st.floats()).map(str)
+_dates = st.builds(
+    "{}, {} {} {} {}:{}:{} {}".format,
+    st.sampled_from(["Mon", "Fri", ""]),
+    st.integers(-1, 99),
+    st.sampled_from(["Jan", "Feb", "Dec", "Foo"]),
+    st.integers(-1, 10**30),
+    *[st.integers(-1, 10**12)] * 3,
+    st.sampled_from(["GMT", "+2359", "-2359", "+99999999999999", "XYZ", ""]),
+)
+_words = st.sampled_from(
+    [
+        *("chunked", "gzip", "deflate", "identity", "gzip, chunked", "noai", "diht: noindex", "1", "0", "50001"),
+        *("/a", "//10.0.0.1/", "http://[::1", "http://[2606::5efe:a00:1]/", "file:///", "http://\xad/", "?", "#"),
+    ]
+)
+_text = st.text(st.characters(max_codepoint=255, exclude_characters="\r\n"), max_size=40)
+VALUES = st.one_of(_numbers, _dates, _words, _text, st.text("0123456789+-", max_size=60))
+HEADERS = st.lists(st.tuples(st.sampled_from(HEADER_NAMES), VALUES), max_size=6)
+_bodies = st.one_of(st.binary(max_size=300), st.binary(max_size=100).map(gzip.compress), st.binary().map(zlib.compress))
+
+
+@st.composite
+def answers(draw: st.DrawFn) -> bytes:
+    """Nearly HTTP: a status line, headers, a body in chunks or not, and a few bytes turned."""
+    version = draw(st.sampled_from([*["HTTP/1.1"] * 6, "HTTP/1.0", "HTTP/0.9", "HTTP/9.9", "ICY", "HTTP"]))
+    status = draw(st.sampled_from([*[200] * 6, 301, 302, 404, 429, 503, 100, 206, -1, 10**20]))
+    headers = draw(HEADERS)
+    body = draw(_bodies)
+    if draw(st.booleans()):
+        headers = [*headers, ("Transfer-Encoding", "chunked")]
+        size = draw(st.one_of(st.just(b"%x" % len(body)), st.binary(max_size=20), st.just(b"-1"), st.just(b"f" * 40)))
+        body = (
+            size + b"\r\n" + body + b"\r\n" + draw(st.sampled_from([b"0\r\n\r\n", b"0\r\n", b"", b"0\r\nA: b\r\n\r\n"]))
+        )
+    head = f"{version} {status} {draw(_text)}\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers) + "\r\n"
+    answer = bytearray(head.encode("latin-1") + body)
+    match draw(st.integers(0, 3)):
+        case 1:
+            for _ in range(draw(st.integers(1, 3))):
+                answer[draw(st.integers(0, len(answer) - 1))] = draw(st.integers(0, 255))
+        case 2:
+            answer = answer[: draw(st.integers(1, len(answer)))]
+    return bytes(answer)
+
+
+def _asked(web: Any, asking: Fetcher, answer: bytes) -> str:
+    """What came of it: `ok` or a reason; no third thing."""
+    web.pages["*"] = _raw(answer)
+    began = time.monotonic()
+    try:
+        fetched = asking.fetch(web.url("/x"))
+    except FetchError as error:
+        assert error.reason is not Reason.UNEXPECTED_ERROR, f"{error} on {answer!r}"
+        assert error.reason is not Reason.TIMEOUT, f"{error} on {answer!r}"
+        assert error.message and error.message.isprintable() and len(error.message) < 1_000
+        return str(error.reason)
+    assert isinstance(fetched, Fetched) and 0 < len(fetched.body) <= 50_000
+    assert time.monotonic() - began < 60
+    return "ok"
+
+
+_common = examples(derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+
+
+@given(headers=HEADERS, status=st.sampled_from([200, 301, 429, 503]))
+@examples(_common, max_examples=200)
+def test_headers(web: Any, asking: Fetcher, headers: list[tuple[str, str]], status: int) -> None:
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
+    _asked(web, asking, f"HTTP/1.1 {status} said\r\n{lines}\r\nimage".encode("latin-1"))
+
+
+@given(value=VALUES)
+@examples(_common, max_examples=200)
+def test_retry_after(web: Any, asking: Fetcher, value: str) -> None:
+    answer = f"HTTP/1.1 503 busy\r\nRetry-After: {value}\r\nContent-Length: 0\r\n\r\n".encode("latin-1")
+    assert _asked(web, asking, answer) in ("http_status", "bad_response")
+
+
+@pytest.mark.soak
+def test_many_answers(web: Any, asking: Fetcher, capsys: pytest.CaptureFixture[str]) -> None:
+    found: Counter[str] = Counter()
+
+    @given(answer=answers())
+    @examples(_common, max_examples=MANY)
+    def one(answer: bytes) -> None:
+        found[_asked(web, asking, answer)] += 1
+
+    one()
+    with capsys.disabled():
+        print(f"\n{found.total():,} answers: {dict(found.most_common())}")
+    assert found.total() >= MANY // 2
+    assert {"ok", "http_status", "bad_response", "too_large", "opt_out"} <= found.keys(), "it reaches every part"

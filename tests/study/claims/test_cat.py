@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from open_diht.study.claims import cat
-from open_diht.study.claims.pools import open_pool, web_held
-from open_diht.study.data import Web
-from open_diht.study.rows import Arm
-from open_diht.study.verdicts import Decided
+from study.claims import cat
+from study.claims.pools import open_pool, web_held
+from study.data import Web
+from study.rows import Arm
+from study.verdicts import Decided
 
 VERDICTS = np.array(["kept", "action", "kept", "text_spotting", "complexity"] * 4)
 

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from open_diht.study import teaching
-from open_diht.study.claims import concepts
-from open_diht.study.data import Captioned
-from open_diht.study.rows import Arm
-from open_diht.study.teaching import Named, concept_heads, named, write_targets
-from open_diht.study.training import FILE, Pairs, pair_keys
 from open_diht.trainer.concepts import open_targets
 from open_diht.trainer.concepts.heads import Head
 from open_diht.trainer.concepts.store import Labels
+from study import teaching
+from study.claims import concepts
+from study.data import Captioned
+from study.rows import Arm
+from study.teaching import Named, concept_heads, named, write_targets
+from study.training import FILE, Pairs, pair_keys
 
 
 class Present:

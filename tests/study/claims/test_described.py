@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from open_diht.study.claims import cat, concepts, negatives
-from open_diht.study.claims.described import described, track_of
 from open_diht.trainer.architecture import architecture, build, image_size
 from open_diht.trainer.config_files import load_config
+from study.claims import cat, concepts, negatives
+from study.claims.described import described, track_of
 
 CLAIMS = {"cat": cat.ABOUT, "concepts": concepts.ABOUT, "negatives": negatives.ABOUT}
 
@@ -18,7 +18,7 @@ CLAIMS = {"cat": cat.ABOUT, "concepts": concepts.ABOUT, "negatives": negatives.A
 def test_stored_images_are_as_large_as_the_tower_wants(claim: str, track: str) -> None:
     on = track_of(CLAIMS[claim], track)
     budgets = [budget for scale in on.budgets.values() for budget in scale]
-    config = load_config(str(on.trainer), base={"data": {"features": "x.npz"}, "schedule": {"samples": min(budgets)}})
+    config = load_config(str(on.trainer), base={"data": {"loader": "m:L"}, "schedule": {"samples": min(budgets)}})
     assert min(budgets) >= config.schedule.batch_size
     vision = config.model.architecture["vision_cfg"]  # type: ignore[index]
     assert vision.get("image_size", 0) <= (on.side or 0) and (on.side is None) == ("image_size" not in vision)
@@ -27,7 +27,7 @@ def test_stored_images_are_as_large_as_the_tower_wants(claim: str, track: str) -
 
 def test_the_track_gpu_has_a_vit_s() -> None:
     on = track_of(cat.ABOUT, "gpu")
-    config = load_config(str(on.trainer), base={"data": {"features": "x.npz"}, "schedule": {"samples": 1024}})
+    config = load_config(str(on.trainer), base={"data": {"loader": "m:L"}, "schedule": {"samples": 1024}})
     model = architecture(config.model)
     with torch.device("meta"):
         clip = build(model, config.model.temperature)

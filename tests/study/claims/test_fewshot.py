@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from open_diht.eval.fewshot import Encoded
-from open_diht.study.claims import fewshot
-from open_diht.study.claims.fewshot import GROCERIES, METHODS, Pool
-from open_diht.study.data import Data, SetMissing
-from open_diht.study.rows import Arm
+from study.claims import fewshot
+from study.claims.fewshot import GROCERIES, METHODS, Pool
+from study.data import Data, SetMissing
+from study.rows import Arm
 
 CLASSES, WIDTH = 3, 8
 NAMES = ("Banana", "Royal Gala", "Arla Sour Milk", "God Morgon Apple Juice", "Zucchini", "Regular Tomato")

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from open_diht.study.claims import negatives
-from open_diht.study.claims.described import described
-from open_diht.study.rows import Arm, Rows
+from study.claims import negatives
+from study.claims.described import described
+from study.rows import Arm, Rows
 
 RESULTS = Path(negatives.__file__).resolve().parents[1] / "results"
 

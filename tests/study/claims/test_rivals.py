@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from open_diht.study.claims import rivals
-from open_diht.study.claims.described import described, track_of
-from open_diht.study.rows import CPU
-from open_diht.study.training import Pairs, trained, vocabulary
+from study.claims import rivals
+from study.claims.described import described, track_of
+from study.rows import CPU
+from study.training import Pairs, trained, vocabulary
 
 MANY = 400
 SHARE = 0.3

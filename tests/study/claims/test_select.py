@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from open_diht.pipelines.driver.repeats import DELAYS, HALVES
-from open_diht.study.claims import select
-from open_diht.study.rows import TUNING, Rows
-from open_diht.study.tables import TABLES, lines
+from study.claims import select
+from study.rows import TUNING, Rows
+from study.tables import TABLES, lines
 from tests.study.claims.test_cat import Few
 
 REPOSITORY = Path(__file__).resolve().parents[3]

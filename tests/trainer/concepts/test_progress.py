@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from open_diht.trainer.concepts import heads as module
 from open_diht.trainer.concepts import samples
 from open_diht.trainer.concepts.cli import make_targets
-from open_diht.trainer.concepts.heads import HeadProgress, HeadSettings, HeadTrainer
+from open_diht.trainer.concepts.heads import HeadProgress, HeadTrainer
+from open_diht.trainer.head_options import HeadSettings
 from open_diht.trainer.stores import Store, store_at
 
 SETTINGS = HeadSettings(epochs=6, min_steps=1, batch_size=32)

@@ -12,11 +12,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from open_diht.trainer.concepts.cli import _alone, main, make_targets
-from open_diht.trainer.concepts.heads import Head, HeadSettings
+from open_diht.trainer.concepts.heads import Head
 from open_diht.trainer.concepts.predict import top_k
 from open_diht.trainer.concepts.store import BadConcepts, ConceptStore
 from open_diht.trainer.concepts.targets import ShardTargets, about, open_targets, packed, unpacked
 from open_diht.trainer.data import ConceptMismatch
+from open_diht.trainer.head_options import HeadSettings
 
 FAST = HeadSettings(epochs=1, min_steps=1)
 

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from open_diht.trainer import loop
-from open_diht.trainer.config_files import BadConfig, load_config, plain
+from open_diht.trainer.config_files import load_config, plain
+from open_diht.trainer.config_names import BadConfig
 from open_diht.trainer.losses import LOSSES, HnNce, InfoNce, Loss, loss_of, register
 from tests.trainer.conftest import entries
 

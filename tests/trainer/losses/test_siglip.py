@@ -9,7 +9,8 @@ import pytest
 import torch
 from open_clip.loss import SigLipLoss
 
-from open_diht.trainer.config_files import BadConfig, load_config
+from open_diht.trainer.config_files import load_config
+from open_diht.trainer.config_names import BadConfig
 from open_diht.trainer.losses import SigLip, chunked, duplicates
 
 PLAIN = SigLip(mask_duplicates=False)

@@ -1,7 +1,8 @@
-"""Small towers: by name, of one's own, with words as ids; what does not fit is named."""
+"""Towers and loaders of one's own: by import path or by name, with tokens of their own; what does not fit is named."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from open_diht.trainer.architecture import BadArchitecture, architecture, build, input_shape, tokenizer
-from open_diht.trainer.config import ConceptSettings, ModelSettings
+from open_diht.trainer.config import ConceptSettings, ModelSettings, TransformSettings
+from open_diht.trainer.data import BadSource, DataSettings, Source
 from open_diht.trainer.export import export, load
+from open_diht.trainer.inputs import open_pairs
 from open_diht.trainer.model import build_student
-from open_diht.trainer.towers import WordTokenizer, build_tower, register
-from open_diht.trainer.towers.words import frequent_words, read_words
+from open_diht.trainer.towers import build_tower, register
 from open_diht.trainer.warm_start import BadWeights
-
-IMAGES = {
-    "feature_mlp": ({"tower": "feature_mlp", "width": 10, "hidden": 8}, (10,)),
-    "convnet": ({"tower": "convnet", "image_size": 16, "widths": [4, 8]}, (3, 16, 16)),
-}
-TEXTS: dict[str, dict[str, Any]] = {
-    "bag_of_words": {"tower": "bag_of_words", "width": 8},
-    "word_transformer": {"tower": "word_transformer", "width": 8, "heads": 2},
-    "clip's": {"width": 16, "heads": 2, "layers": 1},
-}
 
 
 class Halves(nn.Module):
-    """A tower of one's own: sums of neighbours."""
+    """An image tower of one's own: sums of neighbours."""
 
     def __init__(self, embed_dim: int):
         super().__init__()
@@ -40,30 +32,63 @@ class Halves(nn.Module):
         return self.factor * features.unflatten(1, (-1, 2)).sum(dim=2)
 
 
-def settings(words: Path, image: dict[str, Any], text: dict[str, Any], **more: Any) -> ModelSettings:
-    text = {**text, "vocabulary": str(words), "context_length": 6}
+class Normed(nn.Module):
+    """An image tower with a batch norm."""
+
+    def __init__(self, embed_dim: int, *, image_size: int):
+        super().__init__()
+        self.input_shape = (3, image_size, image_size)
+        self.norm, self.map = nn.BatchNorm2d(3), nn.Linear(3, embed_dim)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.map(self.norm(images).mean(dim=(2, 3)))
+
+
+class Lengths:
+    """A tokenizer: the length of each word."""
+
+    vocab_size = 9
+
+    def __call__(self, captions: Sequence[str]) -> Tensor:
+        rows = [[len(word) for word in text.split()][:6] for text in captions]
+        return torch.tensor([row + [0] * (6 - len(row)) for row in rows])
+
+
+class Counts(nn.Module):
+    """A text tower of one's own: the mean of the vectors of its ids."""
+
+    def __init__(self, embed_dim: int, *, vocab_size: int, context_length: int, language: str = "en"):
+        super().__init__()
+        self.embedding = nn.Embedding(vocab_size, embed_dim, padding_idx=0)
+
+    @staticmethod
+    def tokenizer(settings: dict[str, Any]) -> Lengths:
+        return Lengths()
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.embedding(ids).mean(dim=1)
+
+
+HALVES = {"tower": f"{__name__}:Halves"}
+NORMED = {"tower": f"{__name__}:Normed", "image_size": 16}
+COUNTS = {"tower": f"{__name__}:Counts", "context_length": 6}
+CLIPS = {"width": 16, "heads": 2, "layers": 1, "context_length": 6}
+
+
+def settings(image: dict[str, Any], text: dict[str, Any], **more: Any) -> ModelSettings:
     return ModelSettings(architecture={"embed_dim": 4, "vision_cfg": image, "text_cfg": text}, **more)
 
 
-@pytest.fixture
-def words(tmp_path: Path) -> Path:
-    path = tmp_path / "words.txt"
-    path.write_text("a\ndog\nruns\n")
-    return path
-
-
-@pytest.mark.parametrize("text", TEXTS)
-@pytest.mark.parametrize("image", IMAGES)
-def test_a_pair_of_towers_is_a_dual_encoder_that_exports_and_loads(image, text, words, tmp_path):
+@pytest.mark.parametrize("text", [COUNTS, CLIPS], ids=["own", "clip's"])
+@pytest.mark.parametrize(("image", "shape"), [(HALVES, (8,)), (NORMED, (3, 16, 16))], ids=["features", "images"])
+def test_a_pair_of_towers_is_a_dual_encoder_that_exports_and_loads(image, shape, text, tmp_path):
     torch.manual_seed(0)
-    tower, shape = IMAGES[image]
-    model = architecture(settings(words, tower, TEXTS[text]))
+    model = architecture(settings(image, text))
     clip = build(model, 0.1).eval()
     assert input_shape(clip, model) == shape and clip.logit_scale.exp().item() == pytest.approx(10)
     images, ids = torch.rand(3, *shape), tokenizer(model)(["a dog", "runs", "a cat runs"])
-    folder = export(tmp_path / "export", model, clip.state_dict(), {}, "# Card\n")
-    words.unlink()  # the words are in the export
-    loaded, tokens = load(folder)
+    assert text is CLIPS or ids[:, :3].tolist() == [[1, 3, 0], [4, 0, 0], [1, 3, 4]]
+    loaded, tokens = load(export(tmp_path / "export", model, clip.state_dict(), {}, "# Card\n"))
     assert torch.equal(tokens(["a dog", "runs", "a cat runs"]), ids)
     for ours, theirs in ((loaded.encode_image(images), clip.encode_image(images)),
                          (loaded.encode_text(ids), clip.encode_text(ids))):  # fmt: skip
@@ -72,8 +97,8 @@ def test_a_pair_of_towers_is_a_dual_encoder_that_exports_and_loads(image, text, 
     torch.testing.assert_close(unit.norm(dim=1), torch.ones(3))
 
 
-def test_a_tower_of_ones_own_is_named_by_its_import_path_or_registered(words: Path) -> None:
-    model = architecture(settings(words, {"tower": f"{__name__}:Halves"}, TEXTS["bag_of_words"]))
+def test_a_tower_of_ones_own_is_named_by_its_import_path_or_registered() -> None:
+    model = architecture(settings(HALVES, COUNTS))
     assert torch.equal(build(model, 0.1).encode_image(torch.ones(1, 8)), torch.full((1, 4), 2.0))
     register("halves", Halves)
     assert isinstance(build_tower({"tower": "halves"}, 4), Halves)
@@ -84,63 +109,51 @@ def test_a_tower_of_ones_own_is_named_by_its_import_path_or_registered(words: Pa
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        ({"tower": "convnett"}, r"unknown tower 'convnett' \(did you mean 'convnet'\?\); choose feature_mlp"),
-        ({"tower": "convnet"}, "convnet does not take its settings: .*image_size"),
+        ({"tower": "halvess"}, r"unknown tower.*'halvess' is not of the form package.module:Class"),
+        ({"tower": NORMED["tower"]}, "Normed does not take its settings: .*image_size"),
         ({"tower": "nowhere:Tower"}, "nowhere:Tower cannot be imported"),
-        ({"tower": "open_diht.trainer.towers:is_own"}, "is not a torch.nn.Module"),
+        ({"tower": "open_diht.trainer.towers:is_own"}, r"is not a class derived from torch.nn.*Module"),
         ({"tower": "torch.nn:Identity"}, "has no tuple input_shape"),
     ],
 )
-def test_what_is_wrong_with_a_tower_is_named(image: dict[str, Any], message: str, words: Path) -> None:
+def test_what_is_wrong_with_a_tower_is_named(image: dict[str, Any], message: str) -> None:
     with pytest.raises(BadArchitecture, match=message):
-        build(architecture(settings(words, image, TEXTS["bag_of_words"])), 0.1)
+        build(architecture(settings(image, COUNTS)), 0.1)
+
+
+@pytest.mark.parametrize("name", ["nowhere:Loader", "loader", f"{__name__}:Halves"])
+def test_what_is_wrong_with_a_loader_of_ones_own_is_named(name: str) -> None:
+    with pytest.raises(BadSource, match=f"data.loader: .*{name}"):
+        open_pairs(DataSettings(loader=name), TransformSettings(), (8,), training=True)
+
+
+def test_a_tower_of_features_reads_no_shards() -> None:
+    with pytest.raises(BadSource, match=r"takes features of shape \(8,\): set data.loader"):
+        open_pairs(DataSettings(sources=(Source(path="x"),)), TransformSettings(), (8,), training=True)
 
 
 @pytest.mark.parametrize("name", ["hf_model_name", "hf_tokenizer_name"])
 def test_text_models_of_a_hub_do_not_go_with_a_tower(name: str) -> None:
-    model = {"embed_dim": 4, "vision_cfg": IMAGES["feature_mlp"][0], "text_cfg": {name: "nobody/absent"}}
+    model = {"embed_dim": 4, "vision_cfg": HALVES, "text_cfg": {name: "nobody/absent"}}
     with pytest.raises(BadArchitecture, match="leave hf_model_name and hf_tokenizer_name out"):
         build(model, 0.1)
 
 
-def test_a_vocabulary_that_is_none_is_named(words: Path, tmp_path: Path) -> None:
-    for content in ("", "a\na\n"):
-        words.write_text(content)
-        with pytest.raises(BadArchitecture, match=r"text_cfg.vocabulary .*words.txt cannot be used"):
-            architecture(settings(words, *[IMAGES["convnet"][0], TEXTS["bag_of_words"]]))
+@pytest.mark.parametrize("key", ["warm_start", "warm_start_text"])
+def test_weights_of_other_tokens_are_refused(key: str, tmp_path: Path) -> None:
+    """All shapes fit, and each word would get the vector of another one."""
+    model = architecture(settings(HALVES, COUNTS))
+    folder = export(tmp_path / "export", model, build(model, 0.1).state_dict(), {}, "# Card\n")
+    start: dict[str, Any] = {key: str(folder / "open_clip_model.safetensors")}
+    build_student(settings(HALVES, COUNTS, **start), ConceptSettings(), {})
+    with pytest.raises(BadWeights, match="another text_cfg"):
+        build_student(settings(HALVES, {**COUNTS, "language": "de"}, **start), ConceptSettings(), {})
 
 
-def test_words_are_ids_padded_with_0_and_unknown_ones_1() -> None:
-    ids = WordTokenizer(["a", "dog's"], 4)(["A DOG'S, a", "", "a b c d e"])
-    assert ids.tolist() == [[2, 3, 2, 0], [0, 0, 0, 0], [2, 1, 1, 1]]
-    assert WordTokenizer(["a"], 4).vocab_size == 3
-
-
-def test_a_vocabulary_is_what_occurs_often_enough(tmp_path: Path) -> None:
-    assert frequent_words(["b b a", "a c", "a"], at_least=2) == ["a", "b"]
-    (tmp_path / "words").write_text("b\n\n a \n")
-    assert read_words(tmp_path / "words") == ["b", "a"]
-
-
-@pytest.mark.parametrize("name", ["bag_of_words", "word_transformer"])
-def test_padding_changes_nothing(name: str) -> None:
-    torch.manual_seed(0)
-    tower = build_tower({**TEXTS[name], "context_length": 6}, 4, vocab_size=9).eval()
-    short = torch.tensor([[2, 5, 0, 0, 0, 0]])
-    tower_of_two = build_tower({**TEXTS[name], "context_length": 2}, 4, vocab_size=9).eval()
-    state = {name: value[:2] if name == "places" else value for name, value in tower.state_dict().items()}
-    tower_of_two.load_state_dict(state)
-    torch.testing.assert_close(tower(short), tower_of_two(short[:, :2]))
-    assert tower(torch.zeros(1, 6, dtype=torch.int64)).isfinite().all()
-
-
-def test_batch_norms_from_scratch_are_refused_or_learn(words: Path) -> None:
-    convnet = IMAGES["convnet"][0]
+def test_batch_norms_from_scratch_are_refused_or_learn() -> None:
     with pytest.raises(BadWeights, match=r"model.batch_norm=batch"):
-        build_student(settings(words, convnet, TEXTS["bag_of_words"]), ConceptSettings(), {})
-    student, _, _ = build_student(
-        settings(words, convnet, TEXTS["bag_of_words"], batch_norm="batch"), ConceptSettings(), {"objects": 3}
-    )
+        build_student(settings(NORMED, COUNTS), ConceptSettings(), {})
+    student, _, _ = build_student(settings(NORMED, COUNTS, batch_norm="batch"), ConceptSettings(), {"objects": 3})
     student.train()
     before = [buffer.clone() for buffer in student.statistics()]
     student(torch.rand(4, 3, 16, 16), torch.ones(4, 6, dtype=torch.int64))

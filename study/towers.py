@@ -1,11 +1,17 @@
-"""Small image towers: a network for small images, and a head on cached features."""
+"""Small towers: a network for small images, a head on cached features, and a bag of words.
+
+The configurations of the claims name them by import path.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from study.word_tokens import WordTokenizer
 
 
 class ConvNet(nn.Module):
@@ -48,3 +54,35 @@ class FeatureMlp(nn.Module):
         """Return the embeddings. MLP and linear map share one dropout mask."""
         dropped = self.dropout(features)
         return self.mlp(dropped) + self.linear(dropped)
+
+
+class BagOfWords(nn.Module):
+    """A network from word ids (b, context) to embeddings (b, embed_dim): an MLP on the mean of the word vectors."""
+
+    def __init__(
+        self,
+        embed_dim: int,
+        *,
+        vocab_size: int,
+        context_length: int,
+        words: Sequence[str],
+        width: int = 128,
+        hidden: int = 256,
+    ):
+        super().__init__()
+        self.context_length = context_length
+        self.embedding = nn.Embedding(vocab_size, width, padding_idx=0)
+        nn.init.normal_(self.embedding.weight, std=0.02)  # larger initial vectors would hardly change in short runs
+        with torch.no_grad():
+            self.embedding.weight[0] = 0
+        self.mlp = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, embed_dim))
+
+    @staticmethod
+    def tokenizer(settings: Mapping[str, Any]) -> WordTokenizer:
+        """Return the tokenizer of a text_cfg, whose `words` are the vocabulary in the order of their ids."""
+        return WordTokenizer(settings["words"], settings["context_length"])
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return the embeddings. The mean of a caption without words is zero."""
+        words = (ids != 0).sum(dim=1, keepdim=True).clamp(min=1)
+        return self.mlp(self.embedding(ids).sum(dim=1) / words)

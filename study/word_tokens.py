@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -25,15 +24,6 @@ def frequent_words(captions: Iterable[str], at_least: int = 2) -> list[str]:
     return sorted((word for word, count in counts.items() if count >= at_least), key=lambda word: (-counts[word], word))
 
 
-def read_words(path: Path) -> list[str]:
-    """Read a vocabulary from a file with one word per line. Raises OSError, or ValueError for no or
-    repeated words or for text that is not UTF-8."""
-    words = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not words or len(set(words)) < len(words):
-        raise ValueError(f"{path} holds {len(words)} words, {len(set(words))} different ones")
-    return words
-
-
 class WordTokenizer:
     """A tokenizer from captions to ids (n, context_length) int64, which truncates longer captions.
 
@@ -44,8 +34,7 @@ class WordTokenizer:
         self.context_length, self.vocab_size = context_length, len(words) + _SPECIAL
         self._ids = {word: number + _SPECIAL for number, word in enumerate(words)}
 
-    def __call__(self, captions: str | Sequence[str]) -> Tensor:
-        captions = [captions] if isinstance(captions, str) else captions
+    def __call__(self, captions: Sequence[str]) -> Tensor:
         most, known, padding = self.context_length, self._ids, [PADDING] * self.context_length
         rows = []
         for caption in captions:

@@ -1,0 +1,143 @@
+"""A loader of pairs in memory, from the file that `Pairs.save` writes.
+
+It gathers batches without workers or decoding. The arrays of the file are:
+
+    features  (n, d) float16
+    images    (n, h, w, 3) uint8, instead of features
+    caption   (m,) text
+    image     (m,) row of features or images for each caption
+    key       (m,) text, unique
+
+Several captions of an image are several pairs with the same image hash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from open_diht.common.files import sha256_file
+from open_diht.common.shard_index import caption_hash, hash64
+from open_diht.trainer.concepts.targets import ConceptTargets
+from open_diht.trainer.config import TransformSettings
+from open_diht.trainer.data import BadSource, Batch, ConceptMismatch, DataSettings, EpochOrder, Loader, RankBatches
+
+_DRAWS = 3
+
+
+class StoredTransform:
+    """A transform of stored inputs, (b, d) float32 or (b, 3, h, w) uint8, into the tower's input.
+
+    Features are not changed. Images are cropped to the tower's size: at random in training, which
+    also flips a fraction `transform.flip` of them, otherwise in the center.
+    """
+
+    def __init__(self, settings: TransformSettings, shape: Sequence[int], *, training: bool):
+        self._shape, self._training, self._flip = tuple(shape), training, settings.flip
+
+    def takes(self, stored: Sequence[int]) -> bool:
+        """Return whether inputs stored in this shape fit the tower."""
+        found = tuple(stored)
+        if len(found) == 1:
+            return found == self._shape
+        return len(self._shape) == 3 and all(a >= b for a, b in zip(found, self._shape, strict=True))
+
+    def __call__(self, stored: Tensor, draws: NDArray[np.float64]) -> Tensor:
+        """Crop and flip by `draws` (b, 3) in [0, 1): top and left of the crop, and the flip."""
+        return stored if stored.dim() == 2 else self._cropped(stored, draws)
+
+    def _cropped(self, images: Tensor, draws: NDArray[np.float64]) -> Tensor:
+        _, height, width = self._shape
+        free = np.array([images.shape[2] - height, images.shape[3] - width])  # number of positions of the crop, minus 1
+        corners = draws[:, :2] * (free + 1) if self._training else np.tile(free / 2, (len(images), 1))
+        result = images.new_empty((len(images), *self._shape))
+        for row, (top, left) in enumerate(corners.astype(np.int64).tolist()):
+            result[row] = images[row, :, top : top + height, left : left + width]
+        if self._training and self._flip:
+            mirrored = torch.from_numpy(np.flatnonzero(draws[:, 2] < self._flip))
+            result[mirrored] = result[mirrored].flip(3)
+        return result
+
+
+class FeatureLoader(Loader):
+    """The loader that the configurations of the claims name; any `data.shuffle` above 0 shuffles all pairs.
+
+    Raises:
+        BadSource: The file does not fit the image tower, or its pairs make no batch.
+        ConceptMismatch: A pair has no concept targets.
+    """
+
+    def __init__(
+        self,
+        settings: DataSettings,
+        transforms: TransformSettings,
+        shape: tuple[int, ...],
+        *,
+        training: bool,
+        concepts: Sequence[ConceptTargets],
+        tokenizer: Callable[[Sequence[str]], Tensor],
+        batch_size: int,
+        rank: int,
+        world: int,
+        seed: int,
+        device: torch.device,
+    ):
+        path = Path(settings.path)
+        with np.load(path) as arrays:
+            captions, self._keys = [text.strip() for text in arrays["caption"].tolist()], arrays["key"].tolist()
+            stored, self._rows = arrays["images" if "images" in arrays else "features"], arrays["image"]
+        pixels = stored.ndim == 4
+        inputs = np.ascontiguousarray(stored.transpose(0, 3, 1, 2)) if pixels else stored.astype(np.float32)
+        self._inputs = torch.from_numpy(inputs)
+        self._transform = StoredTransform(transforms, shape, training=training)
+        if not self._transform.takes(inputs.shape[1:]):
+            raise BadSource(f"{path} holds inputs of shape {inputs.shape[1:]}; the image tower takes {shape}")
+        self._sha256 = sha256_file(path)
+        pairs = len(captions)
+        window = pairs if settings.shuffle else 0
+        part = RankBatches(batch_size=batch_size, rank=rank, world=world, seed=seed)
+        total = settings.samples_per_epoch
+        self._order = EpochOrder([[pairs]], weights=None, total=total, seed=seed, window=window, streams=1)
+        super().__init__(replace(settings, workers=0), part, self._order.samples, self, device)
+        self.state: Callable[[str], None] = lambda text: None
+        self._texts = tokenizer(captions)
+        self._caption_hash = torch.tensor([caption_hash(text.encode()) for text in captions], dtype=torch.int64)
+        of_images = np.array([hash64(row.tobytes()) for row in stored], np.uint64)[self._rows]
+        self._image_hash = torch.from_numpy(of_images.view(np.int64))
+        self._concepts = self._joined(path.name, concepts[0]) if concepts else {}
+
+    @property
+    def contents(self) -> Sequence[str]:
+        """SHA-256 and pairs of the file."""
+        return [f"features {self._sha256} {len(self._keys)}"]
+
+    def batch(self, epoch: int, number: int) -> tuple[Batch, list[Any]]:
+        """Return this rank's part of a batch, and an empty list, since no sample in memory is bad."""
+        first, last, mine = self._part.rows(number, self._order.samples)
+        places = self._order.batch(epoch, first, last)[2][mine]
+        draws = np.random.default_rng((self._part.seed, epoch, number)).random((last - first, _DRAWS))[mine]
+        at = torch.from_numpy(places)
+        return Batch(
+            images=self._transform(self._inputs[torch.from_numpy(self._rows[places])], draws),
+            texts=self._texts[at],
+            caption_hash=self._caption_hash[at],
+            image_hash=self._image_hash[at],
+            keys=[self._keys[place] for place in places.tolist()],
+            concepts={head: (ids[at], values[at]) for head, (ids, values) in self._concepts.items()},
+        ), []
+
+    def _joined(self, name: str, concepts: ConceptTargets) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return ids and probabilities of all pairs by head."""
+        targets = concepts.shard(name, self._sha256)
+        if targets is None:
+            raise ConceptMismatch(f"{name} has no concept targets; make them again")
+        rows = targets.rows(self._keys)
+        found = {head: targets.head(head, rows) for head in concepts.heads}
+        return {head: (torch.from_numpy(ids), torch.from_numpy(values)) for head, (ids, values) in found.items()}

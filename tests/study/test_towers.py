@@ -1,0 +1,27 @@
+"""The small towers, and words as ids."""
+
+from __future__ import annotations
+
+import torch
+
+from open_diht.trainer.towers import build_tower
+from study.word_tokens import WordTokenizer, frequent_words
+
+
+def test_words_are_ids_padded_with_0_and_unknown_ones_1() -> None:
+    ids = WordTokenizer(["a", "dog's"], 4)(["A DOG'S, a", "", "a b c d e"])
+    assert ids.tolist() == [[2, 3, 2, 0], [0, 0, 0, 0], [2, 1, 1, 1]]
+    assert WordTokenizer(["a"], 4).vocab_size == 3
+
+
+def test_a_vocabulary_is_what_occurs_often_enough() -> None:
+    assert frequent_words(["b b a", "a c", "a"], at_least=2) == ["a", "b"]
+
+
+def test_padding_changes_nothing() -> None:
+    torch.manual_seed(0)
+    settings = {"tower": "study.towers:BagOfWords", "width": 8, "context_length": 6, "words": ["dog"] * 7}
+    tower = build_tower(settings, 4, vocab_size=9).eval()
+    short = torch.tensor([[2, 5, 0, 0, 0, 0]])
+    torch.testing.assert_close(tower(short), tower(short[:, :2]))
+    assert tower(torch.zeros(1, 6, dtype=torch.int64)).isfinite().all()
