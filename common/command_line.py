@@ -87,7 +87,6 @@ def exit_status(
     """Run `do` and return its exit status. Expected errors become at most one line on stderr and an exit status.
 
     Args:
-        do: the command; returns its exit status.
         wrong_use: errors that, like `WrongUse`, give status 2. They take precedence over `failed`.
         failed: errors that give status 1. All other errors pass through.
         stopped: line to print after Ctrl-C or, in a command of `run_command`, another signal, with status
@@ -150,7 +149,6 @@ def refuse_empty(options: argparse.Namespace, *names: str) -> None:
     """Raise `WrongUse` if one of these options is given and empty: "" would mean the current folder.
 
     Args:
-        options: the parsed arguments.
         names: names of the options, without dashes.
     """
     for name in names:

@@ -39,7 +39,6 @@ def check_device(device: str, precision: str = AUTO, *, prefix: str = "") -> Non
     """Raise WrongUse if torch knows no such device, this machine lacks it, or it does not compute in a precision.
 
     Args:
-        device: torch name of the device.
         precision: an entry of `PRECISIONS`, or `AUTO`.
         prefix: prefix of the options that named them, see `add_device_options`.
     """
@@ -65,10 +64,7 @@ def add_device_options(
     """Add the options for the device, precision and batch size of a model.
 
     Args:
-        parser: the parser or group that gets the options.
-        model: what the help calls the model.
         prefix: prefix of the option names, as in --<prefix>device and --<prefix>precision.
-        batch: full name of the option for the batch size.
     """
     parser.add_argument(
         batch, type=number(Positive), metavar="N", help=f"images in a batch of the {model} (default 32; 256 on a GPU)"
@@ -118,7 +114,6 @@ class Claim:
     file, named by the UUID of the GPU: jobs that see different GPUs may number them alike.
 
     Args:
-        devices: torch names of the devices to choose from.
         folder: folder of the lock files; None: one per user in the temporary folder.
     """
 

@@ -59,12 +59,6 @@ def parse_encoder_name(
 ) -> EncoderName:
     """Parse an encoder name.
 
-    Args:
-        text: the name.
-        libraries: the libraries whose models are accepted.
-        names: the built-in encoders that are accepted.
-        what: what error messages call it.
-
     Raises:
         EncoderError: the name is unknown or incomplete, or gives a built-in encoder an argument.
     """
@@ -83,13 +77,7 @@ def parse_encoder_name(
 
 
 def check_installed(encoder: str, modules: Sequence[str], extra: str) -> None:
-    """Raise `EncoderError` if a module that an encoder needs is not installed.
-
-    Args:
-        encoder: its name, for the message.
-        modules: import names of the modules.
-        extra: the extra of this package that installs them.
-    """
+    """Raise `EncoderError` if a module that an encoder needs is not installed."""
     for module in modules:
         if find_spec(module) is None:
             raise EncoderError(
@@ -101,8 +89,6 @@ def local_weights(encoder: str, place: str | Path, *, folder: bool = False) -> P
     """Return the path of existing weights.
 
     Args:
-        encoder: its name, for the message.
-        place: path of the weights.
         folder: expect a folder instead of a file.
 
     Raises:

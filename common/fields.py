@@ -64,8 +64,6 @@ def build(kind: type[T], values: Mapping[str, Any], where: str = "", **given: An
     """Build a dataclass from plain values.
 
     Args:
-        kind: the dataclass.
-        values: field values from a file, by field name.
         where: prefix of keys in error messages, such as "loss.".
         given: fields that the program sets and a file may not.
 
@@ -100,11 +98,6 @@ def check_fields(instance: Any) -> None:
 def converted(hint: Any, value: Any, where: str) -> Any:
     """Return the value as the type `hint` requires: integers as floats, lists as tuples, mappings or None
     as dataclasses, keys of mappings as texts. Nothing else is converted.
-
-    Args:
-        hint: The type of a field.
-        value: The value from a file or a program.
-        where: The name of the value in error messages.
 
     Raises:
         BadValue: The value has the wrong type or is out of range, or see `build`.
@@ -143,8 +136,6 @@ def one_of(known: Iterable[Any], value: Any, where: str) -> Any:
 
     Args:
         known: the accepted values, for example the keys of a registry.
-        value: the value to check.
-        where: its name in the error message.
 
     Raises:
         BadValue: it is not one of them; the message suggests the nearest, if any is close.

@@ -107,7 +107,6 @@ def publish_bytes(path: Path, content: bytes) -> None:
     """Write a file of bytes, complete or not at all.
 
     Args:
-        path: the file.
         content: its bytes.
     """
     with published(path) as temporary:
@@ -116,10 +115,6 @@ def publish_bytes(path: Path, content: bytes) -> None:
 
 def publish_json(path: Path, value: Any) -> None:
     """Write a value as JSON, complete or not at all.
-
-    Args:
-        path: the file.
-        value: a value that JSON can hold.
 
     Raises:
         ValueError: it contains NaN or infinity, which other programs could not read.

@@ -22,7 +22,6 @@ class BadImage(ValueError):
 
     Args:
         reason: a `BadImageReason`, or a member of another enum with further reasons.
-        message: text for users.
     """
 
     def __init__(self, reason: StrEnum, message: str) -> None:

@@ -110,8 +110,6 @@ def open_image(data: bytes, limits: ImageLimits, formats: Collection[str] = FORM
     """Open an image file.
 
     Args:
-        data: the whole file.
-        limits: the size limits.
         formats: the accepted formats; PPM may be added if the bytes are the user's own.
 
     Raises:

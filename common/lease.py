@@ -109,9 +109,7 @@ class Lease:
     """A lease on a folder. If two runs that exclude each other ask at the same moment, both may back off.
 
     Args:
-        fs: an fsspec file system.
         folder: path of the folder of leases, which holds nothing else.
-        of: what the lease protects, for messages.
         shard: name that other runs see in `at_work`. Shards share the folder if their names end alike after the last
             hyphen.
         say: receives a message when a renewal takes longer than SLOW_S, and when `take_alone` has to wait.
@@ -233,12 +231,7 @@ class Lease:
         return bool(self._shared and other.get("shared") and alike)
 
     def _next_token(self, known: list[int], others: list[dict[str, Any]]) -> int:
-        """Return the token of the shards at work, or create the next one and remove those that are `known`.
-
-        Args:
-            known: the tokens before this lease was written.
-            others: the valid leases of other runs.
-        """
+        """Return the token of the shards at work, or create the next one and remove those that are `known`."""
         newest = max(known, default=0)
         if newest and others:  # shards with equal settings, or this lease would have been refused
             holder = self._content(newest).get("holder")

@@ -11,7 +11,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
     Args:
         name: the mistyped name; case is ignored.
-        known: the valid names.
     """
     by_folded = {candidate.casefold(): candidate for candidate in known}
     close = difflib.get_close_matches(name.casefold(), list(by_folded), n=1, cutoff=0.6)

@@ -17,7 +17,6 @@ def is_pinned(path: Path, sha256: str) -> bool:
     """Return whether a file or folder has a known digest. A process reads a file once until its size or time changes.
 
     Args:
-        path: the file or folder.
         sha256: its expected digest, see `digest_of`.
     """
     return digest_of(path) == sha256
@@ -27,10 +26,7 @@ def check_pinned(path: Path, sha256: str, error: Callable[[str], Exception], rem
     """Raise an error if a file or folder does not have a known digest.
 
     Args:
-        path: the file or folder.
         sha256: its expected digest, see `digest_of`.
-        error: makes an exception from a message.
-        remedy: end of the message: what to do.
     """
     if not is_pinned(path, sha256):
         raise error(f"{path} has sha256 {digest_of(path)}, expected {sha256}; {remedy}")

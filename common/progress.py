@@ -40,12 +40,8 @@ class ProgressBar(tqdm):
 
         Args:
             work: items to iterate over, unless the bar is moved with `update` or `move`.
-            desc: name of the work.
-            unit: plural noun of the items.
             total: number of items, if it is known and `work` has no length.
-            initial: number of items done before.
             out: stream to use instead of standard error.
-            disable: show nothing.
         """
         self.exact = True
         out = out or sys.stderr
@@ -82,7 +78,6 @@ class ProgressBar(tqdm):
         """Show a new state.
 
         Args:
-            done: items done.
             total: items in all; None or 0 if unknown. A smaller number than `done` is raised to it.
             exact: False if `total` is an estimate.
         """
@@ -123,11 +118,8 @@ def running(done: int, total: int | None, unit: str, seconds: float, *, before: 
     """Return the progress line of running work.
 
     Args:
-        done: items done, including earlier ones.
         total: items in all; None if unknown.
         unit: plural noun of the items; "" for none.
-        seconds: time since the start.
-        before: items that were done before the start.
         exact: False if `total` is an estimate; then it never shows 100 %.
     """
     rate, of = _rate(done - before, seconds), f" {unit}" if unit else ""

@@ -147,7 +147,6 @@ def joined_ranks(device_type: str, timeout_s: float) -> Iterator[Ranks]:
     CPU.
 
     Args:
-        device_type: "cuda" or "cpu".
         timeout_s: timeout of collective operations, in seconds.
 
     Raises:
@@ -179,8 +178,6 @@ def begin_group(device_type: str, local_rank: int, timeout_s: float) -> None:
     starts, or fails, at once.
 
     Args:
-        device_type: "cuda" for NCCL; anything else for gloo.
-        local_rank: number of the GPU.
         timeout_s: timeout of collective operations, in seconds.
 
     Raises:
@@ -210,13 +207,7 @@ def _of_gpus() -> bool:
 
 
 def same_on_all(ranks: Ranks, name: str, value: Any) -> None:
-    """Raise RuntimeError on every rank unless all ranks have the same value.
-
-    Args:
-        ranks: the ranks of the run.
-        name: name of the value in the message.
-        value: this rank's value, small and picklable.
-    """
+    """Raise RuntimeError on every rank unless all ranks have the same value."""
     values: Sequence[Any] = ranks.collect(value)
     if any(other != values[0] for other in values):
         raise RuntimeError(f"{name} differs between ranks: {list(values)}")

@@ -58,10 +58,6 @@ class ReferenceEncoder:
     def __init__(self, folder: Path, device: str = "cpu"):
         """Load both towers.
 
-        Args:
-            folder: the folder of the weights.
-            device: a torch device.
-
         Raises:
             ReferenceMissing: weights are missing, differ from the known files or do not load.
         """

@@ -56,7 +56,6 @@ def run_command(
     that locks are released and jobs ended; a second signal does not wait for that.
 
     Args:
-        module: its full name.
         arguments: positional arguments of `main`.
         check: name of a light module whose function `check` ends the process if the arguments are
             wrong or ask for help, before `module` is imported. If it returns, `LOADING` is printed.

@@ -227,8 +227,6 @@ def scan(name: str, stream: IO[bytes], stamp: str = "") -> ShardIndex:
     """Index a tar in one pass over its bytes. Defects of the tar raise no error: they are counted in `bad`.
 
     Args:
-        name: file name of the tar.
-        stream: the tar, opened at its beginning.
         stamp: see `stamp_of`.
     """
     hashed = _Hashed(stream)
@@ -276,7 +274,6 @@ def part_of(index: ShardIndex, rows: npt.NDArray[np.int64], uids: Sequence[str])
     """Return the index of some samples of a shard, for readers that may read no others.
 
     Args:
-        index: index of the whole shard.
         rows: indices of the samples in `index.rows`, ascending.
         uids: uid of each sample, 32 hex digits; they replace those in the shard.
     """
@@ -345,7 +342,6 @@ def save(index: ShardIndex, path: Path) -> None:
     """Publish an index on a local disk, complete or not at all.
 
     Args:
-        index: the index.
         path: its file, see `place_beside`.
     """
     with published(path) as temporary:
@@ -369,7 +365,6 @@ def load(path: Path | str, content: bytes | None = None) -> ShardIndex:
     """Return a stored index.
 
     Args:
-        path: its file.
         content: its bytes, if the caller has read them; `path` is then only named in messages.
 
     Raises:
@@ -391,7 +386,6 @@ def is_current(path: Path, stamp: str) -> bool:
     """Return whether an index of this version exists for a stamp. Only its metadata are read.
 
     Args:
-        path: the index file.
         stamp: stamp of the tar, see `stamp_of`.
     """
     try:

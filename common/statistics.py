@@ -28,8 +28,6 @@ def wilson(hits: float, n: int, level: float = 0.95) -> Interval:
 
     Args:
         hits: number of hits; it need not be whole.
-        n: number of independent items.
-        level: confidence level.
 
     Raises:
         ValueError: n < 1, hits outside 0 to n, or a level outside (0, 1).
@@ -46,9 +44,7 @@ def score_interval(share: float, n: float, z: float) -> Interval:
     """Return the Wilson score interval of a proportion. It may exceed [0, 1] by rounding.
 
     Args:
-        share: the proportion.
         n: number of items, or an effective number, which need not be whole.
-        z: quantile of the normal or Student's distribution.
     """
     center = share + z * z / (2 * n)
     spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
@@ -57,13 +53,7 @@ def score_interval(share: float, n: float, z: float) -> Interval:
 
 
 def chance_of_hit(k: int, right: ArrayLike, among: int) -> float:
-    """Return the probability that k candidates, drawn without replacement, include a right one; the mean over queries.
-
-    Args:
-        k: number of candidates drawn.
-        right: (q,) number of right candidates of each query.
-        among: number of candidates.
-    """
+    """Return the probability that k candidates, drawn without replacement, include a right one, averaged over queries."""
     numbers, often = np.unique(np.asarray(right), return_counts=True)  # compute each distinct number once
     missed = np.ones(len(numbers))
     for drawn in range(min(k, among)):

@@ -51,8 +51,6 @@ class TarStream:
     """An iterator over the regular files of a tar.
 
     Args:
-        stream: the tar; a compressed one is passed decompressed.
-        start: offset of the header to begin at.
         size: length of a seekable stream; None for a stream that is only read, such as a compressed
             one.
     """
@@ -107,7 +105,6 @@ class TarStream:
         """Return the content of the member just returned. Call it at most once per member.
 
         Args:
-            member: the member that the iterator returned last.
             limit: return at most this many bytes.
 
         Raises:

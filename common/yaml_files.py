@@ -119,10 +119,6 @@ def read_yaml(path: Path) -> Any:
 def parse_yaml(text: str, place: str) -> Any:
     """Return the content of a YAML text.
 
-    Args:
-        text: the text.
-        place: its name in error messages.
-
     Raises:
         BadYaml: the text is not valid YAML or is nested too deeply, or has a key written twice or a value that
             cannot be read.

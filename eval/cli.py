@@ -98,7 +98,6 @@ def check(arguments: Sequence[str] | None = None, prog: str = "python -m open_di
 
     Args:
         arguments: Command-line arguments; None reads `sys.argv`.
-        prog: The command's name in its help.
     """
     refuse_wrong(lambda: _parser(prog).parse_args(arguments))
 
@@ -108,7 +107,6 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
 
     Args:
         arguments: Command-line arguments; None reads `sys.argv`.
-        prog: The command's name in its help.
     """
 
     def run() -> int:

@@ -31,7 +31,6 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
 
     Args:
         arguments: Command-line arguments; None reads `sys.argv`.
-        prog: The command's name in its help.
     """
     return exit_status(lambda: _compare(compare_parser(prog).parse_args(arguments)), failed=(EvalError,))
 

@@ -14,7 +14,6 @@ def check(arguments: Sequence[str] | None = None, prog: str = "python -m open_di
 
     Args:
         arguments: Command-line arguments; None reads `sys.argv`.
-        prog: The command's name in its help.
     """
     refuse_wrong(lambda: compare_parser(prog).parse_args(arguments))
 

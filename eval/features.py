@@ -63,8 +63,6 @@ class Features:
         """Return (stop - start, d) float32, reading only these rows from disk.
 
         Args:
-            start: The first row.
-            stop: The row after the last.
             out: Array to fill instead of a new one.
         """
         found = np.empty((stop - start, self.width), dtype=np.float32) if out is None else out
@@ -114,11 +112,8 @@ class FeatureCache:
         """Open the folder.
 
         Args:
-            folder: Folder for the features of all models.
-            model: The model that encodes.
             group: The ranks that divide the encoding; all of them see the folder.
             batch: Images per call of the encoder, which an interruption can lose.
-            text_batch: Texts per call.
             workers: Processes that read and preprocess images; 0 does it in this process.
             progress: Whether to show progress.
         """
@@ -128,10 +123,6 @@ class FeatureCache:
 
     def images(self, images: Images, what: str = "images") -> Features:
         """Return the features of all images.
-
-        Args:
-            images: The images.
-            what: Their name for the progress bar and messages.
 
         Raises:
             DataBroken: An image cannot be read, or the set is empty; batches encoded before are kept.
@@ -151,10 +142,6 @@ class FeatureCache:
 
         Equal texts are encoded once. In two batches they could differ by rounding, and two classes
         of the same name would not be tied.
-
-        Args:
-            texts: The texts.
-            what: Their name for the progress bar and messages.
 
         Raises:
             DataBroken: There are no texts.

@@ -63,8 +63,6 @@ def evaluate_linear_probe(task: Task, data: DataSet, session: Session) -> list[R
     Args:
         task: The task. Without a training split, or with several labels per image, there is no row; a split that is
             missing, broken or without images of a class gives a row that states it.
-        data: Its test images.
-        session: The model, the data folder and the hashes.
     """
     cache, group = session.cache, session.cache.group
     support, absent = training_split(task, data, session, "linear probe")
@@ -136,10 +134,6 @@ def search(accuracy: Callable[[int], float], group: Ranks) -> dict[int, float]:
     """Search the penalty and return the accuracy of every step that was tried.
 
     COARSE comes first, then both neighbors of the best step at half the distance, down to one step.
-
-    Args:
-        accuracy: Returns the held-out accuracy at a step.
-        group: The ranks that divide the steps of a round.
     """
     tried: dict[int, float] = {}
     wanted, distance = list(COARSE), COARSE.step

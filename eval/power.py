@@ -31,7 +31,6 @@ def power(n: int, disagree: float, difference: float) -> float:
     """Return how often the exact McNemar test finds a difference (p < 0.05).
 
     Args:
-        n: Items of the test set.
         disagree: The fraction of them on which two models differ.
         difference: How much better one of them is, at most `disagree`.
     """
@@ -63,7 +62,6 @@ def detectable(n: int, disagree: float) -> float:
     """Return the smallest difference of two proportions that is found in 80 % of cases; `disagree` if none is.
 
     Args:
-        n: Items of the test set.
         disagree: The fraction of them on which two models differ.
     """
     # Bisect: the power grows with the difference.
@@ -78,7 +76,6 @@ def items_needed(difference: float, disagree: float) -> int:
     """Return the number of items needed to find a difference in 80 % of cases.
 
     Args:
-        difference: The difference of two proportions.
         disagree: The fraction of items on which the models differ.
 
     Raises:

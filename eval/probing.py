@@ -24,9 +24,6 @@ def evaluate_few_shot(task: Task, data: DataSet, session: Session, shots: Shots)
     Args:
         task: The task. Without a training split, or with several labels per image, it has no rows; a split that is
             missing, broken or without images of a class gives a row that states it.
-        data: Its test images.
-        session: The model, the data folder and the output.
-        shots: The points to measure.
     """
     cache, group = session.cache, session.cache.group
     support, absent = training_split(task, data, session, "few-shot")
@@ -87,12 +84,6 @@ def training_split(task: Task, data: DataSet, session: Session, metric: str) -> 
 
     A missing or broken split affects only the probe, since zero-shot needs none. A task without a
     training split, or with several labels per image, has no row.
-
-    Args:
-        task: The task.
-        data: Its test images.
-        session: The data folder and the hashes.
-        metric: The metric that the rows name.
     """
     if not task.support or data.labels is None or data.labels.ndim != 1:
         return None, []
@@ -110,13 +101,6 @@ def support_record(
     """Return the protocol record of a training split, and the keys of images that are also test images.
 
     The record has a warning where there are such images; the keys are None where this is unknown.
-
-    Args:
-        task: The task.
-        support: The training split.
-        drawn: The images used from it.
-        data: The test images.
-        what: The name of the drawn images in the warning.
     """
     overlap = shared_images(drawn, data.images)
     record: dict[str, Any] = {

@@ -22,13 +22,7 @@ recorded with its numbers: models measured by different rules are not compared."
 
 
 def base(task: Task, data: DataSet, model: Model) -> dict[str, Any]:
-    """Return the record of data, model and software, to which each kind of task adds its own fields.
-
-    Args:
-        task: The task.
-        data: Its data.
-        model: The model that is measured.
-    """
+    """Return the record of data, model and software, to which each kind of task adds its own fields."""
     return {
         "task_version": task.version,
         "data": data_record(task, data),
@@ -39,12 +33,7 @@ def base(task: Task, data: DataSet, model: Model) -> dict[str, Any]:
 
 
 def data_record(task: Task, data: DataSet) -> dict[str, Any]:
-    """Return the record of the items, with hashes to check that two sets are equal.
-
-    Args:
-        task: The task.
-        data: Its data.
-    """
+    """Return the record of the items, with hashes to check that two sets are equal."""
     record: dict[str, Any] = {
         "title": task.title,
         "layout": data.layout,
@@ -69,22 +58,12 @@ def data_record(task: Task, data: DataSet) -> dict[str, Any]:
 
 
 def split_of(sources: Sequence[Source], data: DataSet) -> str:
-    """Return the split of the source that the data was read from.
-
-    Args:
-        sources: The task's sources.
-        data: Data that was read from one of them.
-    """
+    """Return the split of the source that the data was read from."""
     return next(one.split for one in sources if (one.layout, one.path) == (data.layout, data.place))
 
 
 def texts_record(texts: Sequence[str], source: str) -> dict[str, Any]:
-    """Return the origin, number and hash of a list of templates or class names.
-
-    Args:
-        texts: The list.
-        source: Its origin.
-    """
+    """Return the origin, number and hash of a list of templates or class names."""
     return {"source": source, "count": len(texts), "sha256": sha256_texts(texts)}
 
 
@@ -94,9 +73,6 @@ def by_template(
     """Measure a task with each of its caption templates; the first one gives the task's own numbers.
 
     Args:
-        task: The task.
-        data: Its data.
-        model: The model that is measured.
         measure: Called with a template, the suffix of its metrics' names, and the start of their
             record.
     """

@@ -16,10 +16,6 @@ def read_record(path: Path, *names: str) -> Mapping[str, Any] | None:
     """Return the object in `path` if it has all these keys; None if the file is absent or has other content.
 
     For files that are written again when they are lacking.
-
-    Args:
-        path: The file.
-        names: The keys.
     """
     try:
         found = read_json(path)

@@ -109,11 +109,7 @@ def measured(task: Task, metric: str, found: Estimate, n: int, record: Mapping[s
     """Return the row of a number of a task.
 
     Args:
-        task: The task.
-        metric: The name of the number.
         found: The number; without an interval, the record states that.
-        n: Number of items.
-        record: Its protocol.
     """
     interval = found.interval()
     low, high = interval or (None, None)
@@ -128,10 +124,7 @@ def missing(task: str, kind: str, metric: str, reason: str) -> Result:
     """Return the row of a task without a number.
 
     Args:
-        task: The task's name.
-        kind: Its kind, or few_shot.
         metric: The metric that was not measured.
-        reason: Why there is no number.
     """
     return Result(
         task=task, kind=kind, metric=metric, value=None, low=None, high=None, n=0, protocol={"missing": reason}
@@ -145,10 +138,7 @@ def broken_data(task: str, kind: str, metric: str, error: DataBroken) -> Result:
     """Return the row of a task whose data is available but unusable.
 
     Args:
-        task: The task's name.
-        kind: Its kind, or few_shot.
         metric: The metric that was not measured.
-        error: The problem with the data.
     """
     return missing(task, kind, metric, f"{_BROKEN}{error}")
 
@@ -169,7 +159,6 @@ def images_of(task: str, record: Mapping[str, Any]) -> str:
 
     Args:
         task: The task's name, used where the record has no hash.
-        record: The number's protocol.
     """
     return str(record.get("data", {}).get("images_sha256", task))
 
@@ -208,12 +197,7 @@ class Compared:
 
 
 def why_not_comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
-    """Return why two numbers cannot be compared: other rules, task versions or data; empty if they can.
-
-    Args:
-        a: A's protocol record.
-        b: B's protocol record.
-    """
+    """Return why two numbers cannot be compared: other rules, task versions or data; empty if they can."""
     rules_a, rules_b = rules_of(a), rules_of(b)
     if rules_a != rules_b:
         older = "A" if rules_a < rules_b else "B"
@@ -246,8 +230,6 @@ def note_of(few: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
 
     Args:
         few: Why there is no test; empty if there is one.
-        a: A's protocol record.
-        b: B's protocol record.
     """
     differing = sorted(key for key in {*a, *b} if key not in IGNORED and a.get(key) != b.get(key))
     differ = f"the protocols differ in {', '.join(differing)}" if differing else ""
@@ -261,10 +243,6 @@ MEANS = ("top1", "top5", "recall@", "soft_accuracy", "accuracy", "text_score", "
 
 def read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Return the arrays of an .npz that this program wrote.
-
-    Args:
-        path: The file.
-        names: The required arrays.
 
     Raises:
         FileNotFoundError: The file does not exist.
@@ -302,7 +280,6 @@ def estimate_of(items: Items, metric: str) -> Estimate | None:
     """Return the metric as an `Estimate`; None if it is unknown or the items lack the arrays that it needs.
 
     Args:
-        items: The items.
         metric: Its name; what follows a space, such as a caption template, is ignored.
     """
     name = metric.partition(" ")[0]  # drop a caption template

@@ -30,9 +30,6 @@ def evaluate_retrieval(task: Task, data: DataSet, cache: FeatureCache, strict: b
     """Return the numbers of a retrieval task.
 
     Args:
-        task: The task.
-        data: Its data.
-        cache: The model and its features.
         strict: Whether every equal score that is not right counts against the model.
     """
     texts_of, image_of = _kept(task, data)
@@ -88,14 +85,7 @@ def _kept(task: Task, data: DataSet) -> tuple[list[str], np.ndarray]:
 
 
 def queries(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> list[Example]:
-    """Return failed queries, and some successful ones, with their nearest results.
-
-    Args:
-        task: The task.
-        data: Its data.
-        items: The outcome of its queries.
-        cache: The model and its features.
-    """
+    """Return failed queries, and some successful ones, with their nearest results."""
     texts, owner = _kept(task, data)
     texts = [fill(task.caption_templates[0], caption) for caption in texts]
     images = cache.images(data.images, task.name)

@@ -213,11 +213,6 @@ def collect_examples(tasks: Sequence[Task], results: Sequence[Result], session: 
     """Return examples of measured tasks by name, from stored items and features; only what the cache lacks is encoded.
 
     All ranks must call this, since they share features; the first one reads the items.
-
-    Args:
-        tasks: The tasks of the run, with their samples.
-        results: Their results.
-        session: The session of the run.
     """
     main: dict[str, Result] = {}
     for result in results:

@@ -42,11 +42,6 @@ def evaluate_caption_selection(task: Task, data: DataSet, cache: FeatureCache) -
 
     If there are 2 to CATEGORIES categories, each gets a number. If there are questions with several right captions,
     these get one too (`text_only`).
-
-    Args:
-        task: The task.
-        data: Its data.
-        cache: The model and its features.
     """
     choices = data.choices
     assert choices is not None  # guaranteed by `open_task`
@@ -120,14 +115,7 @@ def _answered(choices: Sequence[Choice], images: Features, texts: Features, cach
 
 
 def selections(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> list[FoundTexts]:
-    """Return images that were answered wrong, and some that were answered right, with their captions.
-
-    Args:
-        task: The task.
-        data: Its data.
-        items: The outcome of its questions.
-        cache: The model and its features.
-    """
+    """Return images that were answered wrong, and some that were answered right, with their captions."""
     choices = data.choices
     assert choices is not None  # guaranteed by `open_task`
     images = cache.images(data.images, task.name)
@@ -155,11 +143,6 @@ def evaluate_pair_selection(task: Task, data: DataSet, cache: FeatureCache) -> T
     """Return text, image and group score over all pairs, and the task's own metric of each category.
 
     With a single category, or more than CATEGORIES, none gets a number of its own.
-
-    Args:
-        task: The task.
-        data: Its data.
-        cache: The model and its features.
     """
     pairs = data.pairs
     assert pairs is not None  # guaranteed by `open_task`
@@ -224,14 +207,7 @@ def clusters_of(pairs: Sequence[Pair]) -> np.ndarray:
 
 
 def compared_pairs(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> list[ComparedPair]:
-    """Return pairs that were confused, and some that were not, with the four cosines.
-
-    Args:
-        task: The task.
-        data: Its data.
-        items: The outcome of its pairs.
-        cache: The model and its features.
-    """
+    """Return pairs that were confused, and some that were not, with the four cosines."""
     assert data.pairs is not None  # guaranteed by `open_task`
     scores, _ = _pair_cosines(task, data, data.pairs, cache, task.caption_templates[0])
     return [
@@ -246,13 +222,7 @@ def compared_pairs(task: Task, data: DataSet, items: Items, cache: FeatureCache)
 
 
 def evaluate_association(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
-    """Return the mean Jaccard index over all cues.
-
-    Args:
-        task: The task.
-        data: Its data.
-        cache: The model and its features.
-    """
+    """Return the mean Jaccard index over all cues."""
     associations = data.associations
     assert associations is not None  # guaranteed by `open_task`
     clusters = np.array([item.cluster for item in associations])
@@ -286,7 +256,6 @@ def prompt(template: str, cue: str) -> str:
     Args:
         template: A template; "{a}" becomes "a" or "an" by the cue's first letter, "{A}" the same
             capitalized.
-        cue: The cue.
     """
     lower = cue.lower()
     article = "an" if lower[:1] in set("aeiou") else "a"
@@ -307,14 +276,7 @@ def _cue_cosines(
 
 
 def cues(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> list[FoundImages]:
-    """Return cues with many wrong images chosen, and some with few or none, with their images.
-
-    Args:
-        task: The task.
-        data: Its data.
-        items: The outcome of its cues.
-        cache: The model and its features.
-    """
+    """Return cues with many wrong images chosen, and some with few or none, with their images."""
     associations = data.associations
     assert associations is not None  # guaranteed by `open_task`
     scores, _ = _cue_cosines(task, data, associations, cache, task.caption_templates[0])

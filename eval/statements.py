@@ -29,12 +29,7 @@ _WHAT = re.compile(r"(?:what|where|who|which|when) (is|are|was|were) (.+)")
 
 
 def statement(question: str, answer: str) -> str:
-    """Return the statement that `answer` to `question` makes about the image.
-
-    Args:
-        question: The question.
-        answer: One of the answers offered.
-    """
+    """Return the statement that `answer` to `question` makes about the image."""
     text, answer = _plain(question).lower(), answer.lower()
     for rule in (_yes_no, _number, _other):
         found = rule(text, answer)
@@ -44,12 +39,7 @@ def statement(question: str, answer: str) -> str:
 
 
 def judgment(hypothesis: str, answer: str) -> str:
-    """Return the statement that a hypothesis is true, unclear or false.
-
-    Args:
-        hypothesis: The hypothesis.
-        answer: entailment, neutral or contradiction.
-    """
+    """Return the statement that a hypothesis is true, unclear or false."""
     text = _plain(hypothesis)
     return ENTAILED[answer].format(text[:1].lower() + text[1:])
 

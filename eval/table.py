@@ -121,24 +121,14 @@ def _asked(row: Mapping[str, Any]) -> list[Any]:
 
 
 def to_markdown(names: Sequence[str], lines: Sequence[Line]) -> str:
-    """Return a Markdown table of numbers in percent with half the width of their intervals.
-
-    Args:
-        names: The models.
-        lines: The rows.
-    """
+    """Return a Markdown table of numbers in percent with half the width of their intervals."""
     rows = [["task", "metric", *names], ["---", "---", *["--:"] * len(names)]]
     rows += [[line.task, line.metric, *_texts(line, " \u00b1 ")] for line in lines]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def to_csv(names: Sequence[str], lines: Sequence[Line]) -> str:
-    """Return CSV with columns for value, low and high of every model, as fractions.
-
-    Args:
-        names: The models.
-        lines: The rows.
-    """
+    """Return CSV with columns for value, low and high of every model, as fractions."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["task", "metric", *(f"{name} {what}".strip() for name in names for what in ("", "low", "high"))])
@@ -151,12 +141,7 @@ def to_csv(names: Sequence[str], lines: Sequence[Line]) -> str:
 
 
 def to_latex(names: Sequence[str], lines: Sequence[Line]) -> str:
-    """Return a tabular for booktabs with the numbers of `to_markdown`.
-
-    Args:
-        names: The models.
-        lines: The rows.
-    """
+    """Return a tabular for booktabs with the numbers of `to_markdown`."""
     rows = [[*map(_escaped, (line.task, line.metric)), *_texts(line, r" $\pm$ ")] for line in lines]
     head, *body = (f"{' & '.join(row)} \\\\" for row in [["task", "metric", *map(_escaped, names)], *rows])
     begin = r"\begin{tabular}{ll" + "r" * len(names) + "}"
@@ -167,10 +152,6 @@ def to_html(names: Sequence[str], lines: Sequence[Line]) -> str:
     """Return a self-contained page that shows each number with its interval on a scale from 0 to 100 %.
 
     Negative numbers, as effective robustness may be, are drawn at 0.
-
-    Args:
-        names: The models.
-        lines: The rows.
     """
     rows = [
         {
@@ -206,7 +187,6 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
 
     Args:
         arguments: Command-line arguments; None reads `sys.argv`.
-        prog: The command's name in its help.
     """
     # The description is the second paragraph of the module's docstring.
     parser = Parser(prog=prog, description=(__doc__ or "").split("\n\n")[1])

@@ -119,7 +119,6 @@ def sampled(suite: Suite, count: int | None) -> Suite:
     """Return the suite with at most `count` items per task.
 
     Args:
-        suite: The suite.
         count: Items per task, drawn by a seed; None leaves the suite as it is.
     """
     if count is None:

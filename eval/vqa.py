@@ -28,13 +28,7 @@ BLOCK = 1024
 
 
 def evaluate_vqa(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
-    """Return the accuracy over all questions, and that of each kind of question if there are several.
-
-    Args:
-        task: The task.
-        data: Its data.
-        cache: The model and its features.
-    """
+    """Return the accuracy over all questions, and that of each kind of question if there are several."""
     questions, group = data.questions, cache.group
     assert questions is not None  # guaranteed by `open_task`
     images = cache.images(data.images, task.name)
@@ -115,14 +109,7 @@ def _answered(
 
 
 def answers(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> list[Answered]:
-    """Return some questions that were answered wrong, and some that were answered right.
-
-    Args:
-        task: The task.
-        data: Its data.
-        items: The outcome of its questions.
-        cache: The model and its features.
-    """
+    """Return some questions that were answered wrong, and some that were answered right."""
     questions = data.questions or ()
     found: list[Answered] = []
     for index in chosen(items.hits):

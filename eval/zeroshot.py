@@ -39,23 +39,12 @@ GROUP_INTERVAL = (
 
 
 def prompt_texts(names: Sequence[str], prompts: Sequence[str]) -> list[str]:
-    """Return every class name in every template, class by class.
-
-    Args:
-        names: The class names.
-        prompts: The templates.
-    """
+    """Return every class name in every template, class by class."""
     return [fill(template, name) for name in names for template in prompts]
 
 
 def zero_shot_classifier(cache: FeatureCache, names: Sequence[str], prompts: Sequence[str]) -> np.ndarray:
-    """Return (d, c) float32: for each class name the normalized mean over the templates.
-
-    Args:
-        cache: The model and its features.
-        names: The class names.
-        prompts: The templates.
-    """
+    """Return (d, c) float32: for each class name the normalized mean over the templates."""
     features = cache.texts(prompt_texts(names, prompts), "prompts")
     classifier = np.empty((features.width, len(names)), dtype=np.float32)
     # Class by class, so that 80 templates of 1000 classes need not be in memory at once.
@@ -68,11 +57,6 @@ def zero_shot_classifier(cache: FeatureCache, names: Sequence[str], prompts: Seq
 
 def evaluate_classification(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
     """Return the numbers of a classification task.
-
-    Args:
-        task: The task.
-        data: Its data.
-        cache: The model and its features.
 
     Raises:
         DataBroken: The task's metric does not fit its labels, classes or groups.
@@ -227,14 +211,7 @@ def _multi_label(
 
 
 def confusions(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> list[Confusion]:
-    """Return the most frequent confusions of two classes, each with its first image; none for multi-label sets.
-
-    Args:
-        task: The task.
-        data: Its data.
-        items: The outcome of its images.
-        cache: The model and its features.
-    """
+    """Return the most frequent confusions of two classes, each with its first image; none for multi-label sets."""
     if data.labels is None or data.labels.ndim != 1:
         return []
     names = class_names(task, data).texts

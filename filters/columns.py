@@ -231,7 +231,6 @@ def condition_of(name: str, asked: Any) -> ColumnCondition:
     """Return one condition from its section, as `as_section` writes it.
 
     Args:
-        name: the column's name, or that of its role.
         asked: the section, with some of the keys min, max, in, not_in and missing.
 
     Raises:

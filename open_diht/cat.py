@@ -128,9 +128,6 @@ class Cat:
             columns: n values for each column that the preset has a condition on, by a name that a run finds; most
                 presets have none. A language may be missing; it is then identified.
 
-        Returns:
-            n decisions.
-
         Raises:
             TypeError: an argument is not a sequence, or holds 16 values or more other than None, and none of its type.
             ValueError: lengths differ, or a column that the preset has a condition on is missing.

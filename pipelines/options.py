@@ -41,7 +41,6 @@ def check(arguments: Sequence[str] | None = None, prog: str = "python -m open_di
 
     Args:
         arguments: the command line; None: that of this process.
-        prog: name of the command in its help.
     """
     check_by(filter_parser(prog), arguments)
 
@@ -50,7 +49,6 @@ def check_by(parser: Parser, arguments: Sequence[str] | None) -> None:
     """Print the help or the error of `parse` and end the process; return if there is neither.
 
     Args:
-        parser: the parser of the command.
         arguments: the command line; None: that of this process.
     """
     refuse_wrong(lambda: parse(parser, sys.argv[1:] if arguments is None else arguments))
@@ -58,10 +56,6 @@ def check_by(parser: Parser, arguments: Sequence[str] | None) -> None:
 
 def parse(parser: Parser, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Parse the options of this program and refuse mistyped names, without importing Beam.
-
-    Args:
-        parser: the parser of the command.
-        arguments: the command line.
 
     Returns:
         The values of our options, and the arguments left for Beam.
@@ -112,12 +106,7 @@ def filter_parser(prog: str) -> Parser:
 
 
 def command_parser(prog: str, description: str) -> Parser:
-    """Return a parser with the options of a run, to which other commands add theirs.
-
-    Args:
-        prog: name of the command in its help.
-        description: what the help says that it does.
-    """
+    """Return a parser with the options of a run, to which other commands add theirs."""
     parser = Parser(prog=prog, description=description)
     parser.add_argument(
         "--dataset", help=f"one of {', '.join(dataset_names())} (default: custom with --input, else sample)"

@@ -58,9 +58,7 @@ def backward(
     """Add the gradient of the batch's loss to the parameters.
 
     Args:
-        module: the student, or DDP around it.
         batch: this rank's pairs, on the student's device; every rank has the same number.
-        losses: the losses to compute.
         parts: number of parts in which the batch is computed, at most one per pair.
         seeds: seed of torch's random numbers for each part; None: they are not seeded.
         ranks: the ranks of the run; None: this process alone.

@@ -70,7 +70,6 @@ def build(model: dict[str, Any], temperature: float) -> DualEncoder:
     No weights are downloaded, and a text model of the hub runs no code of its own.
 
     Args:
-        model: the architecture in open_clip's form.
         temperature: initial temperature; the learned scale starts at 1 / temperature.
 
     Raises:
@@ -113,10 +112,6 @@ def _pair(model: dict[str, Any], temperature: float) -> TowerPair:
 
 def input_shape(clip: DualEncoder, model: dict[str, Any]) -> tuple[int, ...]:
     """Return the shape of the image tower's input.
-
-    Args:
-        clip: the dual encoder.
-        model: its architecture in open_clip's form.
 
     Returns:
         (3, side, side) for images, (d,) for features.

@@ -29,8 +29,6 @@ class Parts:
 
     Args:
         config: the configuration, with `concepts.path` resolved.
-        ranks: the ranks of the run.
-        device: the device of this rank.
         begun: for a resumed run, the shards of each source that it began with. Its checkpoint holds all weights, so
             it reads no files of a warm start.
 

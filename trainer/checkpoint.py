@@ -76,8 +76,6 @@ class Checkpoints:
     """The checkpoints of one run. Only the first rank saves; every rank may load.
 
     Args:
-        store: the folder or URL that holds them.
-        settings: decides which ones are kept.
         uploads: uploads saved checkpoints to a store behind a URL; None if the store is on a disk or only read.
         say: receives lines about damaged checkpoints and about waiting for uploads.
     """
@@ -141,7 +139,6 @@ class Checkpoints:
         For a store behind a URL this happens in the background, after the upload of the checkpoint.
 
         Args:
-            step: the step.
             metric: see `Checkpoint`.
 
         Raises:

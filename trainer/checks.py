@@ -47,7 +47,6 @@ def measure(parts: Parts, say: Callable[[str], None]) -> dict[str, Share]:
     """Measure held-out retrieval (`retrieval/...`) and zero-shot accuracy (`zero_shot/...`), if configured.
 
     Args:
-        parts: the parts of the run.
         say: receives a line if held-out pairs could not be read.
 
     Returns:
@@ -143,10 +142,7 @@ def retrieval(student: Student, batches: Iterable[Batch], ranks: Ranks, device: 
     in similarity the wrong pairs come first.
 
     Args:
-        student: encodes the pairs; it is left in evaluation mode.
         batches: the pairs of this rank, possibly none.
-        ranks: the ranks of the run.
-        device: the student's device.
 
     Returns:
         Recalls by name, `image_to_text_r1` and so on.

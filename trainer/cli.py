@@ -45,7 +45,6 @@ def check(arguments: Sequence[str] | None = None, prog: str = "python -m open_di
 
     Args:
         arguments: the words after the command; None: the arguments of the process.
-        prog: the name of the command in its help.
         defaults: defaults of options, by name.
     """
     refuse_wrong(lambda: _parser(prog, defaults).parse_args(arguments))
@@ -61,11 +60,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
 
     Args:
         arguments: the words after the command; None: the arguments of the process.
-        prog: the name of the command in its help.
         defaults: defaults of options, by name.
-
-    Returns:
-        The exit status.
     """
 
     def run() -> int:

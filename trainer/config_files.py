@@ -79,10 +79,6 @@ def load_config(
 def parse_value(text: str, where: str) -> Any:
     """Return the value of a command-line word, parsed as YAML.
 
-    Args:
-        text: the value.
-        where: its key, for messages.
-
     Raises:
         BadConfig: it is not YAML.
     """
@@ -117,7 +113,6 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
     Args:
         below: values that are used unless `above` has the same key, or one that excludes it.
-        above: values that win.
     """
     return _joined(
         {section: _compatible(section, values, above.get(section)) for section, values in below.items()}, above
@@ -162,13 +157,7 @@ def plain(value: Any) -> Any:
 
 
 def differences(one: Any, other: Any, where: str = "") -> list[str]:
-    """Return the dotted names of the values that differ between two plain configurations.
-
-    Args:
-        one: a configuration.
-        other: another one.
-        where: prefix of the names.
-    """
+    """Return the dotted names of the values that differ between two plain configurations."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         keys = dict.fromkeys([*one, *other])
         return [name for key in keys for name in differences(one.get(key), other.get(key), f"{where}{key}.")]

@@ -45,14 +45,8 @@ def export(
     """Publish a model as a folder, which replaces an earlier one as a whole.
 
     Args:
-        folder: the folder to write.
         architecture: open_clip's `model_cfg`.
-        weights: the dual encoder's state under open_clip's names.
         preprocessing: open_clip's `preprocess_cfg`; empty for a tower of features.
-        card: the model card, in Markdown.
-
-    Returns:
-        The folder.
 
     Raises:
         CannotExport: the folder could not be written; an earlier one stays.
@@ -94,7 +88,6 @@ def load(folder: Path | str, towers: Sequence[str] = ()) -> tuple[DualEncoder, A
     """Load an exported model and its tokenizer. Nothing is downloaded, and no code of the folder is run.
 
     Args:
-        folder: the exported folder.
         towers: import paths, `package.module:Class`, that the folder may name as its towers. A folder from elsewhere
             could name any module, and importing runs it.
 
@@ -143,18 +136,9 @@ def model_card(
     """Return the model card: data, training, and quality on held-out pairs.
 
     Args:
-        config: the configuration of the run.
-        samples: number of samples seen.
-        steps: number of steps taken.
         skipped: number of steps skipped as not finite.
-        pairs: number of training pairs per epoch.
-        results: lines about checks.
-        versions: package name to version.
         parent: the checkpoint from which the run branched, if any.
         architecture: open_clip's `model_cfg`.
-
-    Returns:
-        Markdown with the metadata header of the Hugging Face hub.
     """
     losses = config.loss.describe()
     if config.concepts.path:

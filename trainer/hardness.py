@@ -23,10 +23,6 @@ def fitting_scale(beta: float) -> float:
 def about_scale(config: Config, steps: int) -> str | None:
     """Return a warning if the initial scale is too high for the loss and a run is too short to lower it.
 
-    Args:
-        config: the configuration of the run.
-        steps: number of steps of the run.
-
     Returns:
         A line with the remedy, or None.
     """

@@ -49,7 +49,6 @@ def check(arguments: Sequence[str] | None = None, prog: str = "python -m open_di
 
     Args:
         arguments: the words after the command; None: the arguments of the process.
-        prog: the name of the command in its help.
     """
     refuse_wrong(lambda: head_options(prog, arguments))
 
@@ -58,7 +57,6 @@ def head_options(prog: str, arguments: Sequence[str] | None) -> tuple[argparse.N
     """Return the parsed options, and the settings among them. Raises `WrongUse`.
 
     Args:
-        prog: the name of the command in its help.
         arguments: the words after the command; None: the arguments of the process.
     """
     options = _parser(prog).parse_args(arguments)

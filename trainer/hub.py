@@ -30,9 +30,6 @@ def push(folder: Path | str, target: str, *, private: bool = False) -> str:
         target: `hf://owner/name`, a repository that is created if needed.
         private: whether a repository that is created is private.
 
-    Returns:
-        The URL of the commit.
-
     Raises:
         WrongUse: the folder is not an exported model, the target is not a repository, or there is no token.
         CannotPush: the hub was not reached or did not accept the model.

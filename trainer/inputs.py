@@ -42,7 +42,6 @@ def open_pairs(
         transforms: the section `transform`.
         shape: shape of the image tower's input.
         training: whether to augment the images.
-        concepts: concept targets of each source.
         begun: see `ShardLoader`.
         opened: see `ShardLoader`.
         options: passed to the loader: batch_size, rank, world, seed, tokenizer, device.

@@ -33,7 +33,6 @@ class RunLog:
     again; the last value of a step counts.
 
     Args:
-        workdir: the folder of the log and the curves.
         settings, config: the section `log`, and the whole configuration as plain values.
         resumed_at: the step at which the run resumes or branches; 0: it is new.
         grown: called when files have grown, with `now=True` before a checkpoint.
@@ -65,9 +64,6 @@ class RunLog:
         """Record the values of a step.
 
         Args:
-            kind: step, check or event.
-            step: number of steps taken.
-            samples: number of samples seen.
             values: name to value; only numbers go to TensorBoard and Weights & Biases.
         """
         self._file.write(json.dumps({"kind": kind, "step": step, "samples": samples, **values}) + "\n")
@@ -138,7 +134,6 @@ class TrainingProgress:
 
     Args:
         total_steps, batch_size: length of the run in steps, and samples per step.
-        step: the step at which the run begins or resumes.
         clock: returns seconds.
         full_speed: images/s of all devices at an MFU of 1, if known.
     """
@@ -160,7 +155,6 @@ class TrainingProgress:
         """Return the speed since the last call.
 
         Args:
-            step: number of steps taken.
             waited_s: seconds waited for batches since the start.
 
         Returns:
@@ -181,11 +175,7 @@ class TrainingProgress:
         return speed
 
     def between(self, step: int) -> str:
-        """Return a line for the time between two progress lines.
-
-        Args:
-            step: number of steps taken.
-        """
+        """Return a line for the time between two progress lines."""
         spent, steps = max(self._clock() - self._began, 1e-9), step - self._from
         at = f"step {step:,}/{self._total:,}"
         if not steps:
@@ -207,7 +197,6 @@ class Pulse:
     """Says a line whenever nothing was said for a while, so that a slow training is not silent.
 
     Args:
-        say: receives all lines.
         every_s: seconds of silence.
     """
 
@@ -250,11 +239,7 @@ def line(step: int, total: int, result: StepResult, speed: dict[str, float], rat
     """Return the progress line.
 
     Args:
-        step: number of steps taken.
-        total: number of steps of the run.
-        result: the result of the last step.
         speed: values of `TrainingProgress.speed`, and `peak_memory_gib`.
-        rate: the learning rate.
         skipped: number of steps skipped as not finite.
     """
     values = result.values

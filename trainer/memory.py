@@ -49,7 +49,6 @@ class Need:
         """Return the smallest number of parts in which the pairs fit.
 
         Args:
-            pairs: number of pairs of the rank.
             free: bytes of free memory.
 
         Raises:
@@ -69,11 +68,8 @@ def need(student: Student, shape: tuple[int, ...], tokens: Tensor, pairs: int, w
     """Estimate the memory that a rank needs. Random numbers and gradients are not changed.
 
     Args:
-        student: the student, in training mode, on its device.
         shape: shape of the image tower's input.
         tokens: (1, context) ids of any caption.
-        pairs: number of pairs of the rank.
-        world: number of ranks.
     """
     trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
     d = clip_width(student.clip)
@@ -112,8 +108,6 @@ def probe(student: Student, pairs: int, shape: tuple[int, ...], tokens: Tensor) 
     """Yield images and texts for a probe, on the student's device. Restore random numbers and batch norms on leaving.
 
     Args:
-        student: the student to probe.
-        pairs: number of pairs.
         shape: shape of the image tower's input.
         tokens: (1, context) ids of any caption.
     """

@@ -43,10 +43,7 @@ class Student(nn.Module):
     which would make a step depend on how its batch is spread over ranks and micro-batches.
 
     Args:
-        clip: the dual encoder.
-        vocabularies: head name to its number of concepts.
         features: input of the heads, `concepts.features`.
-        max_scale: upper limit of the factor of the cosine.
         batch_statistics: whether trained batch norms use the statistics of the batch and learn their average.
         transform: mean and standard deviation for the normalization of pixels.
         precision: autocast precision of the encoders, `run.precision`.
@@ -179,7 +176,6 @@ def build_student(
         settings: the section `model`.
         concepts: the section `concepts`.
         transform: the section `transform`.
-        vocabularies: head name to its number of concepts.
         precision: `run.precision`.
         resumed: whether a checkpoint will replace all weights, so that the files of a warm start are not needed.
 

@@ -19,7 +19,6 @@ def build_optimizer(student: Student, settings: OptimizerSettings, concepts: Con
     not. Concept heads have their own learning rate and weight decay.
 
     Args:
-        student: the student, with its frozen parameters marked.
         settings: the section `optimizer`.
         concepts: the section `concepts`, for the factors of the heads.
     """
@@ -46,8 +45,6 @@ def rate_factor(settings: ScheduleSettings, seen: int, total: int) -> float:
 
     Args:
         settings: the section `schedule`.
-        seen: number of samples seen before the step.
-        total: number of samples of the run.
     """
     warmup = min(settings.warmup_samples, total)
     if seen < warmup:
@@ -75,7 +72,6 @@ def gradient_norm(parameters: list[nn.Parameter], clip_at: float | None) -> torc
     """Clip the gradients, and return their norm before clipping, a scalar.
 
     Args:
-        parameters: the trained parameters.
         clip_at: norm to which larger gradients are scaled down; None: no clipping.
     """
     return torch.nn.utils.clip_grad_norm_(parameters, math.inf if clip_at is None else clip_at)

@@ -103,10 +103,6 @@ def check_name(path: Path) -> None:
 def assert_exact_gelu(clip: nn.Module, model: dict[str, Any]) -> None:
     """Check that a model uses the exact GELU, as the authors' models do.
 
-    Args:
-        clip: the dual encoder.
-        model: its architecture in open_clip's form.
-
     Raises:
         BadWeights: it uses another activation, such as QuickGELU.
     """

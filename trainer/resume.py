@@ -74,8 +74,6 @@ def training_state(
     """Return everything that the next step depends on, except the encoders.
 
     Args:
-        parts: the parts of the run.
-        data: the fingerprint of the data.
         read: number of samples read so far by kind, over all ranks.
         lost: number of bad samples of this epoch, over all ranks.
         parent: the checkpoint from which the run branched, if any.
@@ -100,10 +98,7 @@ def as_begun(config: Config, begun: Mapping[str, Any], same_ranks: bool, workdir
     """Return the configuration of a resumed run, with the choices that the program made when it began.
 
     Args:
-        config: the configuration given now.
-        begun: the plain configuration in the checkpoint.
         same_ranks: whether the number of ranks is the same as in the checkpoint.
-        workdir: the WORKDIR, for messages.
 
     Raises:
         WrongUse: settings outside `MAY_CHANGE` differ from the checkpoint's.
@@ -132,13 +127,7 @@ def take_over(found: Checkpoint, parts: Parts, data: str, workdir: str) -> list[
     """Load the checkpoint of a resumed run into its parts.
 
     Args:
-        found: the checkpoint.
         parts: the parts of the run, in the state before the first step.
-        data: the fingerprint of the data.
-        workdir: the WORKDIR, for messages.
-
-    Returns:
-        Lines to report.
 
     Raises:
         WrongUse: the data or the concept targets differ from those that the run began with.
@@ -185,7 +174,6 @@ def adopt(path: str, parts: Parts, ranks: Ranks) -> Parent:
     Args:
         path: `branch.path`, a checkpoint or a WORKDIR.
         parts: the parts of the run, in the state before the first step.
-        ranks: the ranks of the run.
 
     Raises:
         WrongUse: there is no checkpoint, it is of another model or text_cfg or trained other weights, its samples

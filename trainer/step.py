@@ -39,7 +39,6 @@ def seed_for(seed: int, purpose: Purpose, *position: int) -> int:
 
     Args:
         seed: `run.seed`.
-        purpose: what the random numbers are for.
         position: where they are used, such as (epoch, batch, rank, part).
     """
     low, high = np.random.SeedSequence((seed, int(purpose), *position)).generate_state(2)
@@ -75,11 +74,8 @@ class Stepper:
     """The optimizer, the loss and the state that steps change.
 
     Args:
-        student: the student, on the device.
         config: the configuration, with `concepts.path` resolved. A `schedule.micro_batches` of auto
             must be replaced in `Stepper.config` before `settle`.
-        ranks: the ranks of the run.
-        device: the device of this rank.
     """
 
     def __init__(self, student: Student, config: Config, ranks: Ranks, device: torch.device):
@@ -102,7 +98,6 @@ class Stepper:
         bucket. After this call all steps use the same order, including the first one after a resume.
 
         Args:
-            pairs: number of pairs of this rank's batch.
             shape: shape of the image tower's input.
             tokens: (1, context) ids of any caption.
 
@@ -132,8 +127,6 @@ class Stepper:
 
         Args:
             batch: this rank's part of batch `number` of the epoch.
-            epoch: the epoch.
-            number: number of the batch in it.
             rate: learning rate as a fraction of the peak.
 
         Returns:

@@ -84,7 +84,6 @@ class LocalStore:
 
         Args:
             staged: a folder of `stage`, which is removed.
-            name: name of the folder in the store.
             last: unused here; see `FsspecStore.put`.
         """
         try:
@@ -113,7 +112,6 @@ class LocalStore:
 
         Args:
             ours: returns whether files in a folder of this name may be deleted.
-            last: unused.
         """
         for folder in (self.folder, *(self.folder / name for name in self.names(last) if ours(name))):
             remove_temporaries(folder)
@@ -125,7 +123,6 @@ class FsspecStore:
     FileNotFoundError passes through.
 
     Args:
-        url: the URL of the folder.
         disk: folder on this machine in which `stage` and `get` make folders, one at a time. All
             ranks of the machine share it.
 
@@ -186,18 +183,12 @@ class FsspecStore:
 
         Args:
             content: its bytes.
-            path: its path in the store.
         """
         with self._asking(path) as inside:
             self.fs.pipe_file(inside, content)
 
     def upload(self, file: Path, path: str) -> None:
-        """Create or replace a file from one on the disk, of any size.
-
-        Args:
-            file: the file on the disk.
-            path: its path in the store.
-        """
+        """Create or replace a file from one on the disk, of any size."""
         with self._asking(path) as inside:
             self.fs.put_file(str(file), inside)
 
@@ -206,7 +197,6 @@ class FsspecStore:
 
         Args:
             name: the folder in the store; "" for all of it.
-            folder: the folder on the disk.
         """
         for path in self.files(name):
             file = folder / path
@@ -233,8 +223,6 @@ class FsspecStore:
         """Upload a folder. Its last file is deleted first, so it never marks a mixture as complete.
 
         Args:
-            staged: the folder on the disk, which stays.
-            name: name of the folder in the store.
             last: path in the folder of the file that is uploaded last.
         """
         self.delete(f"{name}/{last}")
@@ -246,7 +234,6 @@ class FsspecStore:
         """Download a folder, once for all ranks of a machine, and return its path on the disk.
 
         Args:
-            name: name of the folder in the store.
             last: path in the folder of its last file, by which an earlier download is recognized.
         """
         folder, content = self._disk / name, self.read(f"{name}/{last}")
@@ -261,25 +248,14 @@ class FsspecStore:
         return folder
 
     def rename(self, name: str, other: str, last: str) -> None:
-        """Rename a folder: copy its files in the store, its last file at the end, then delete the old ones.
-
-        Args:
-            name: the old name.
-            other: the new name.
-            last: path in the folder of its last file.
-        """
+        """Rename a folder: copy its files in the store, its last file at the end, then delete the old ones."""
         for path in sorted(self.files(name), key=lambda path: path == last):
             with self._asking(f"{name}/{path}") as inside:
                 self.fs.cp_file(inside, f"{self.path}/{other}/{path}")
         self.remove(name, last)
 
     def remove(self, name: str, last: str) -> None:
-        """Delete a folder, its last file first.
-
-        Args:
-            name: name of the folder.
-            last: path in the folder of its last file.
-        """
+        """Delete a folder, its last file first."""
         for path in sorted(self.files(name), key=lambda path: path != last):
             self.delete(f"{name}/{path}")
 
@@ -288,7 +264,6 @@ class FsspecStore:
 
         Args:
             ours: returns whether a folder of this name may be deleted.
-            last: path in a folder of its last file.
         """
         whole = self.names(last)
         for name in {path.partition("/")[0] for path in self.files()}.difference(whole):

@@ -57,7 +57,6 @@ def evaluate(
 
     Args:
         tasks: `check.tasks`.
-        model: the exported folder.
         output: folder for results and log. Cached features of the model are deleted afterwards.
         device: the device of the training, which the evaluation uses too.
         ranks: the ranks of the run; all of them call this.

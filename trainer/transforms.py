@@ -29,7 +29,6 @@ def preprocessing(settings: TransformSettings, size: int) -> dict[str, Any]:
     """Return open_clip's `preprocess_cfg`: resize the shortest side (bicubic), crop the center, normalize.
 
     Args:
-        settings: mean and standard deviation.
         size: side of the square, in pixels.
     """
     return {
@@ -47,7 +46,6 @@ def transform(settings: TransformSettings, size: int, *, training: bool) -> Call
     """Return a function from an image (PIL, RGB) to (3, size, size) uint8.
 
     Args:
-        settings: random crop and flip.
         size: side of the square, in pixels.
         training: whether to crop and flip at random; otherwise the center is cropped.
     """

@@ -43,7 +43,6 @@ def peak_flops(device: torch.device, precision: str, told: float | None = None) 
     """Return the peak FLOP/s of a device, None if unknown.
 
     Args:
-        device: the device.
         precision: bf16, fp16, tf32 or fp32.
         told: `log.peak_tflops`, in 1e12 FLOP/s, which takes precedence.
     """
@@ -56,7 +55,6 @@ def peak_of(name: str, precision: str) -> float | None:
     """Return the peak FLOP/s of a GPU, None if unknown.
 
     Args:
-        name: its name as CUDA reports it.
         precision: bf16, fp16, tf32 or fp32.
     """
     words = f" {name.replace('-', ' ')} "
@@ -69,7 +67,6 @@ def flops_per_pair(student: Student, shape: tuple[int, ...], tokens: Tensor) -> 
     Gradients of frozen weights and dropped patches do not count. Random numbers and gradients are not changed.
 
     Args:
-        student: the student, in training mode.
         shape: shape of the image tower's input.
         tokens: (1, context) ids of any caption.
     """

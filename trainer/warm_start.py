@@ -41,9 +41,7 @@ def warm_start(model: DualEncoder, settings: ModelSettings, text: Mapping[str, A
     """Load initial weights into a model.
 
     Args:
-        model: the dual encoder.
         settings: the section `model`, for its `warm_start...` keys.
-        text: the model's text_cfg.
 
     Returns:
         A line per file about what was loaded.
@@ -78,7 +76,6 @@ def find_weights(place: str, key: str) -> Path:
 
     Args:
         place: a file, a folder that holds exactly one (or exactly one `open_clip*`), or `package:NAME`.
-        key: the setting that names it, for messages.
 
     Raises:
         BadWeights: there is no such file, or several, or one in a folder or package has another SHA-256 than is known.

@@ -33,7 +33,6 @@ class Workdir:
     """The folder that a run writes to, and the store of its copies if WORKDIR is a URL.
 
     Args:
-        folder: the folder on this machine's disk.
         store: the store at the URL; None if `folder` is the WORKDIR.
         clock: returns seconds.
     """
@@ -87,7 +86,6 @@ class Workdir:
         """Upload a folder in the background, if WORKDIR is a URL.
 
         Args:
-            name: name of the folder.
             last: its file that is uploaded last, by which readers recognize a complete folder.
         """
         store = self.store
@@ -120,7 +118,6 @@ def spool(url: str, cache_folder: str | None, reader: str = "") -> Path:
     """Return the folder on this machine's disk for files on their way to or from a URL.
 
     Args:
-        url: the URL.
         cache_folder: `data.cache_folder`; None: the default cache.
         reader: name of a run that only reads the URL. Each name has a folder of its own.
     """
@@ -132,7 +129,6 @@ def checkpoints_at(folder: str, cache_folder: str | None, reader: str = "") -> C
     """Return the checkpoints of another run, for reading.
 
     Args:
-        folder: path or URL of the folder of the checkpoints.
         cache_folder: `data.cache_folder`, for downloads; None: the default cache.
         reader: name of the run that reads them; see `spool`.
     """
@@ -148,10 +144,7 @@ def opened(
     """Yield the WORKDIR of a run, locked against other runs, and finish its uploads on leaving, except after Ctrl-C.
 
     Args:
-        workdir: a folder or an fsspec URL.
         cache_folder: folder on the disk for the files of a URL; None: the default cache.
-        ranks: the ranks of the run; the first one writes.
-        say: receives lines to report.
 
     Raises:
         WrongUse: another run uses it, it cannot be written, or it is no place for results, such as the home folder.

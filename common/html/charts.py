@@ -63,7 +63,6 @@ def interval_bar(value: float, low: float | None, high: float | None, chance: fl
     Args:
         value: a fraction, like all arguments.
         low: lower end of the interval; None if there is none.
-        high: upper end.
         chance: expected value of guessing; None if unknown.
     """
     parts, said = [], f"{100 * value:.1f} %"
@@ -99,10 +98,7 @@ def histogram(title: str, text: str, columns: Sequence[tuple[str, int]], marks: 
     """Return a figure of columns, with their counts where there is room.
 
     Args:
-        title: its heading.
-        text: what is counted, a sentence below the heading.
         columns: label and count of each, from the left; if empty, the figure reads "Not measured."
-        marks: column numbers before which a vertical line is drawn.
     """
     head = f'<figure class="histogram"><h3>{show(title)}</h3><p class="quiet">{attribute(text)}</p>'
     if not columns:
@@ -137,9 +133,6 @@ def line_chart(
     """Return the SVG of lines over a logarithmic x axis, with a bar for each interval and names at the ends.
 
     Args:
-        title: text above the chart.
-        x_label: name of the x axis.
-        y_label: name of the y axis, with its unit.
         series: the lines, whose points have x above 0; lines without points are omitted.
         x_ticks: values above 0 that are marked on the x axis.
         zero: include y = 0 in the range of the y axis.
@@ -212,13 +205,7 @@ def svg_file(chart: str) -> str:
 
 
 def apart(heights: Sequence[float], gap: float, lowest: float) -> list[float]:
-    """Return the heights of labels, moved down, or up above `lowest`, to keep the labels a gap apart.
-
-    Args:
-        heights: y coordinates, which grow downwards as in SVG.
-        gap: smallest distance of two labels.
-        lowest: largest y coordinate of a label.
-    """
+    """Return the heights of labels, moved down, or up above `lowest`, to keep the labels a gap apart."""
     order = sorted(range(len(heights)), key=lambda place: heights[place])
     placed = list(heights)
     for before, here in pairwise(order):

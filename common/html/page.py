@@ -22,7 +22,6 @@ def render_page(package: str | tuple[str, ...], template: str, **content: Any) -
         template: file name. A whole page extends `page.html.j2` and fills the blocks `title` and `body`.
             Values are escaped: pass finished HTML through `|safe` and untrusted text through
             `|show`.
-        content: variables of the template.
     """
     packages = (package,) if isinstance(package, str) else package
     return _environment(*packages).get_template(template).render(**content)

@@ -34,7 +34,6 @@ def plain(text: str, limit: int = 200) -> str:
     """Return `text` on one line, with hidden characters spelled out. It is not escaped yet.
 
     Args:
-        text: any text.
         limit: longer texts are cut to this many characters, before hidden characters are spelled
             out.
     """
@@ -61,7 +60,6 @@ def marked(text: str, spans: Iterable[TextSpan], limit: int = 400) -> str:
     """Return `text` as HTML with some ranges marked.
 
     Args:
-        text: any text.
         spans: the ranges; they may overlap, and those that reach beyond the text are ignored.
         limit: longer texts are cut to this many characters: a window around the first `overlap`
             span, else the beginning.
@@ -106,7 +104,6 @@ def text_width(text: str, size: float) -> float:
     """Estimate the width of a text in a sans-serif font, in pixels; no font is available to measure.
 
     Args:
-        text: one line of text.
         size: font size in pixels.
     """
     return size * sum(_advance(char) for char in text)

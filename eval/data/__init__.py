@@ -63,12 +63,6 @@ class TextList(NamedTuple):
 def read_task(task: Task, needs: Annotation, root: Path, memo: Memo) -> DataSet:
     """Read the data of a task from its first available source and check it against the task's entry.
 
-    Args:
-        task: The task.
-        needs: The annotation that the task's kind reads.
-        root: The folder of the data sets.
-        memo: Hashes of their files.
-
     Raises:
         DataMissing: No source is available; the message says how to get the data.
         DataBroken: A source is available but invalid.
@@ -101,9 +95,6 @@ def open_support(task: Task, test: DataSet, root: Path, memo: Memo) -> DataSet:
 
     Args:
         task: The task; its `support` lists the sources.
-        test: The task's test data, whose classes number the labels.
-        root: The folder of the data sets.
-        memo: Hashes of their files.
 
     Raises:
         DataMissing: The task has no training split, or it is not available.
@@ -127,12 +118,7 @@ def _first(task: Task, sources: Sequence[Source], needs: Annotation, root: Path,
 
 
 def path_of(source: Source, root: Path) -> Path:
-    """Return the path of a source: below `root`, unless the source's path is absolute or of the repository.
-
-    Args:
-        source: The source.
-        root: The folder of the data sets.
-    """
+    """Return the path of a source: below `root`, unless the source's path is absolute or of the repository."""
     if source.path.startswith(REPOSITORY):
         return Path(__file__).resolve().parents[2] / source.path.removeprefix(REPOSITORY)
     return root / Path(source.path).expanduser()
@@ -210,7 +196,6 @@ def class_names(task: Task, data: DataSet) -> TextList:
     """Return the class names of a task in order of label.
 
     Args:
-        task: The task.
         data: Its data, which may have class names of its own.
 
     Raises:
@@ -228,7 +213,6 @@ def templates(task: Task, data: DataSet) -> TextList:
     """Return the templates of a task.
 
     Args:
-        task: The task.
         data: Its data, which may have templates of its own.
 
     Raises:
@@ -248,7 +232,6 @@ def _lacking(task: Task, data: DataSet | None) -> str:
     """Return which lists a classification lacks for its prompts, and how to give them; empty where it has them.
 
     Args:
-        task: The task.
         data: Its data; None where it could not be read, so that only its layouts are known.
     """
     if task.kind != "classification":

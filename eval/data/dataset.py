@@ -170,10 +170,6 @@ class _Taken:
 def shared_images(images: Images, others: Images) -> list[str] | None:
     """Return the keys of `images` whose stored bytes also occur among `others`.
 
-    Args:
-        images: The images whose keys are returned.
-        others: The images to compare with.
-
     Returns:
         The keys, or None where this is unknown: an image has no hash, or one set stores files and
             the other an array of pixels.
@@ -207,7 +203,6 @@ def decode(content: bytes | Path, place: str) -> Image.Image:
 
     Args:
         content: The image's bytes or its file.
-        place: Its name in messages.
 
     Raises:
         DataBroken: It is not a readable image, or exceeds a limit of `ImageLimits`.

@@ -54,10 +54,6 @@ def read_folder(folder: Path, split: str, memo: Memo, place: str, options: Mappi
     the class names.
 
     Args:
-        folder: The folder of the set.
-        split: The split's folder in it.
-        memo: Hashes of files.
-        place: The set's name in messages.
         options: `groups`: a file of rows in `folder`, see `read_rows`, with a row per image: `image`,
             its path below the split, and `group`, its group's name.
 
@@ -111,12 +107,6 @@ def read_manifest(path: Path, options: Mapping[str, Any], memo: Memo, place: str
     file (`"{image_path}"`); `caption` or `label`, the column of either; `leave_out`, images to
     skip; `skip_empty`, whether to skip rows without either; `below`, a folder between the file's
     and the images. Rows of one image are combined, in order of appearance.
-
-    Args:
-        path: The file.
-        options: The options above.
-        memo: Hashes of files.
-        place: The set's name in messages.
 
     Raises:
         DataMissing: The file or all images do not exist.
@@ -178,12 +168,6 @@ def read_lines(folder: Path, options: Mapping[str, Any], memo: Memo, place: str)
     captions, .gz or not; `image`, the pattern of an image's path over {name} and its words {0},
     {1}, ... (`"images/{name}"`).
 
-    Args:
-        folder: The folder of the set.
-        options: The options above.
-        memo: Hashes of files.
-        place: The set's name in messages.
-
     Raises:
         DataMissing: A file or all images do not exist.
         DataBroken: The files differ in length, or one is damaged or not UTF-8; or a line does not fit the
@@ -225,10 +209,6 @@ def _text_lines(path: Path, place: str) -> list[str]:
 def text_of(path: Path, place: str) -> str:
     """Return the text of a UTF-8 file, decompressed if its name ends in `.gz`.
 
-    Args:
-        path: The file.
-        place: Its name in messages.
-
     Raises:
         DataBroken: It is damaged, not UTF-8, or larger than `_MOST` bytes.
     """
@@ -258,7 +238,6 @@ def usable(place: str, row: Any) -> Iterator[None]:
     """Turn an error about a row's columns, where one is missing or has an unusable value, into `DataBroken`.
 
     Args:
-        place: The row's name in messages.
         row: The row; the message names the columns of an object.
     """
     try:
@@ -273,7 +252,6 @@ def read_rows(path: Path, place: str, quoting: Literal[0, 3] = csv.QUOTE_MINIMAL
 
     Args:
         path: A .tsv, .csv or .jsonl, or a .json with a list or an object of rows.
-        place: Its name in messages.
         quoting: How a .tsv quotes, as the csv module names it; a .csv has values with commas in quotes.
 
     Raises:

@@ -19,10 +19,6 @@ def elements(path: Path, name: str) -> Iterator[Any]:
     Other values are decoded and dropped, also those behind the list, which shows whether the file is
     complete. At most one value or element is decoded at once.
 
-    Args:
-        path: The file.
-        name: The key of the list.
-
     Raises:
         json.JSONDecodeError: The file is not such an object, or is truncated.
         UnicodeDecodeError: It is not UTF-8.

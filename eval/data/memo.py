@@ -18,13 +18,7 @@ class Memo:
         self._folder = folder
 
     def of(self, path: Path, what: str, compute: Callable[[Path], Any]) -> Any:
-        """Return `compute(path)`, from the record where the file's size and modification time are unchanged.
-
-        Args:
-            path: The file.
-            what: The name of the computation.
-            compute: Computes a value that survives JSON.
-        """
+        """Return `compute(path)`, from the record where the file's size and modification time are unchanged."""
         status = path.stat()
         stamp = [str(path.resolve()), status.st_size, status.st_mtime_ns, what]
         # Named without size and time, so that a changed file replaces its record.
@@ -46,7 +40,6 @@ class Memo:
         One record serves all files, because a record per image would be a million files.
 
         Args:
-            folder: The folder.
             names: Paths below it; sizes and modification times are checked for each.
         """
         status = [(folder / name).stat() for name in names]

@@ -27,12 +27,9 @@ def read_vqav2(folder: Path, options: Mapping[str, Any], candidates: int | None,
     frequent training answers to questions of its type, or to all questions if the type is unknown.
 
     Args:
-        folder: The folder of the set.
         options: `questions`, `annotations` and `train_annotations`, file names, and `image`, the
             pattern of an image's path over {image_id}.
         candidates: Number of answers to offer; None or 0: 10.
-        memo: Remembers the frequent answers, and hashes of files.
-        place: The set's name in messages.
 
     Raises:
         DataMissing: A file or all images do not exist.
@@ -115,10 +112,7 @@ def read_snli_ve(folder: Path, options: Mapping[str, Any], memo: Memo, place: st
     Rows without a gold label ("-") are left out, following its authors.
 
     Args:
-        folder: The folder of the set.
         options: `file`, a .jsonl, and `image`, a pattern over its columns.
-        memo: Hashes of files.
-        place: The set's name in messages.
 
     Raises:
         DataMissing: The file or all images do not exist.

@@ -35,12 +35,6 @@ def read_selection(folder: Path, options: Mapping[str, Any], memo: Memo, place: 
     `crop`, four patterns for left, top, width and height, in pixels, of the relevant part of the image;
     `at_least`, the number of questions below which a category is dropped.
 
-    Args:
-        folder: The folder of the set.
-        options: The options above.
-        memo: Hashes of files.
-        place: The set's name in messages.
-
     Raises:
         DataMissing: A file or all images do not exist.
         DataBroken: A row is unusable, there is none, or an image is missing.
@@ -85,12 +79,6 @@ def read_pairs(folder: Path, options: Mapping[str, Any], memo: Memo, place: str)
     each for the first and the second image and caption, or one each where two successive rows are a
     pair.
 
-    Args:
-        folder: The folder of the set.
-        options: The options above.
-        memo: Hashes of files.
-        place: The set's name in messages.
-
     Raises:
         DataMissing: A file or all images do not exist.
         DataBroken: A row is unusable, there is none, rows form no pairs, or an image is missing.
@@ -125,12 +113,6 @@ def read_associations(folder: Path, options: Mapping[str, Any], memo: Memo, plac
     with the names of all images and of those that go with the cue, a list or its JSON; `image`, the
     pattern of an image's path over {name}; `at_least`, the number of candidates below which a cue
     is dropped.
-
-    Args:
-        folder: The folder of the set.
-        options: The options above.
-        memo: Hashes of files.
-        place: The set's name in messages.
 
     Raises:
         DataMissing: A file or all images do not exist.

@@ -71,11 +71,7 @@ def read_torchvision(folder: Path, split: str, options: Mapping[str, Any], memo:
     """Read the set in `folder`, the `root` that torchvision gets.
 
     Args:
-        folder: The folder of the set.
-        split: The split.
         options: As in `torchvision_set`.
-        memo: Hashes of files.
-        place: The set's name in messages.
 
     Raises:
         DataMissing: The folder does not exist, or torchvision does not find the set.

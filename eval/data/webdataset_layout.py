@@ -56,11 +56,6 @@ def read_webdataset(
     """Read the set in `folder`.
 
     Args:
-        folder: The folder of the set.
-        split: The split's folder in it.
-        needs: The annotation that the task reads.
-        memo: Indexes of shards.
-        place: The set's name in messages.
         options: For classification: `group`, the position in <key>.npy of an image's group;
             `group_name`, a word before the number; `burst`, the position of the number that images
             of one series share.

@@ -27,7 +27,6 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
 
     Args:
         arguments: Command-line arguments; None reads `sys.argv`.
-        prog: The command's name in its help.
     """
     parser = Parser(prog=prog, description="Fetch evaluation data.")
     parser.add_argument("--task", help="suites and tasks, comma-separated; `reference` is the reference encoder")
@@ -152,9 +151,7 @@ def fetch_torchvision(name: str, source: Source, root: Path) -> None:
     """Download the split that `source` reads with torchvision, which checks it.
 
     Args:
-        name: The name of the task, for messages.
         source: A source with the layout `torchvision`.
-        root: The data folder.
 
     Raises:
         FetchFailed: The download failed.

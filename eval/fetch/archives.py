@@ -20,7 +20,6 @@ def unpack(archive: Path, members: Mapping[str, Path]) -> None:
     """Extract members of an archive, each completely or not at all.
 
     Args:
-        archive: A zip or tar file.
         members: Maps members, or whole folders ("name/"), to their targets.
 
     Raises:
@@ -58,7 +57,6 @@ def below(folder: Path, name: str) -> Path:
     """Return the path `name` in `folder`.
 
     Args:
-        folder: The folder.
         name: A relative path.
 
     Raises:

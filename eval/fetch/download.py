@@ -118,7 +118,6 @@ def named_digest(path: Path, algorithm: str) -> str:
     """Return `algorithm:hex` of a file.
 
     Args:
-        path: The file.
         algorithm: sha256, md5, or `git`: git's name of the content (sha1 with a header).
     """
     # git hashes a header with the size before the content.
@@ -148,19 +147,13 @@ class Fetcher:
         """Print a download that does not go through `get`, and return whether to perform it.
 
         Args:
-            what: The name of the set.
             size: Its bytes; None: not published.
-            how: How it is fetched and checked.
         """
         self.say(f"{what}: {'size not published' if size is None else _bytes(size)}, {how}")
         return not self.sizes_only
 
     def get(self, what: str, remotes: Sequence[Remote]) -> bool:
         """Download the files that are missing.
-
-        Args:
-            what: The name of the set, for messages.
-            remotes: All files of the set.
 
         Returns:
             True if all files exist now, False if only sizes were requested.

@@ -70,9 +70,7 @@ def fetch_files(name: str, entries: Sequence[Any], fetcher: Fetcher) -> None:
     """Download the files that a task lists.
 
     Args:
-        name: The task's name.
         entries: Its `fetch.files`.
-        fetcher: Where files go and what is printed.
 
     Raises:
         WrongUse: An entry is invalid.

@@ -35,10 +35,6 @@ class HubSet:
     def remote(self, file: str, path: Path) -> Remote:
         """Return `file` of the set as a download to `path`.
 
-        Args:
-            file: A file of the set.
-            path: The local path.
-
         Raises:
             FetchFailed: The set has no such file.
         """
@@ -83,8 +79,6 @@ def fetch_webdataset(name: str, splits: Sequence[str], folder: Path, fetcher: Fe
     Args:
         name: `owner/name` on the hub.
         splits: The first one must exist; others need not.
-        folder: The target folder of the set.
-        fetcher: Downloads and prints.
 
     Raises:
         FetchFailed: The set cannot be downloaded, or its shards do not match `nshards.txt`.

@@ -25,13 +25,6 @@ def write_rows(files: Sequence[Path], target: Path) -> int:
     Equal images with the same suffix are written once, named by their content; the path below
     `target` replaces the image in its column.
 
-    Args:
-        files: The parquet files.
-        target: The folder to create.
-
-    Returns:
-        The number of rows.
-
     Raises:
         FetchFailed: A file is not parquet or cannot be converted, or there are no rows.
     """

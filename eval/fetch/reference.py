@@ -38,8 +38,6 @@ def fetch_reference(root: Path, say: Callable[[str], None], wheels: Path | None)
     The folder appears when it is complete. Nothing is installed.
 
     Args:
-        root: The data folder.
-        say: Prints a line.
         wheels: A folder with both wheels; None lets pip download them.
 
     Raises:

@@ -41,8 +41,6 @@ def fetch_ucf101(folder: Path, fetcher: Fetcher, videos: Path | None = None) -> 
     """Write the frames of splits without a folder: test, and train unless only zero-shot is wanted.
 
     Args:
-        folder: The target folder.
-        fetcher: Downloads and prints.
         videos: A folder with unpacked videos and lists; then nothing is downloaded.
 
     Raises:
@@ -74,10 +72,6 @@ def fetch_ucf101(folder: Path, fetcher: Fetcher, videos: Path | None = None) -> 
 
 def unpack_rar(archive: Path, folder: Path) -> None:
     """Unpack a RAR archive with the first of UNPACKERS that is installed and succeeds.
-
-    Args:
-        archive: The archive.
-        folder: The target folder.
 
     Raises:
         FetchFailed: None succeeded.
@@ -114,10 +108,6 @@ def _write(av: Any, videos: Path, splits: list[str], folder: Path, fetcher: Fetc
 
 def middle_frame(av: Any, path: Path) -> Image.Image:
     """Return frame n // 2 of the n frames of a video, in RGB.
-
-    Args:
-        av: The module PyAV.
-        path: The video.
 
     Raises:
         FetchFailed: The file is not a video, or has no frames.

@@ -18,7 +18,6 @@ def jpeg(image: Image.Image, quality: int = 95) -> bytes:
     """Return an RGB image as JPEG.
 
     Args:
-        image: The image.
         quality: JPEG quality, 1 to 95.
     """
     out = io.BytesIO()
@@ -27,12 +26,7 @@ def jpeg(image: Image.Image, quality: int = 95) -> bytes:
 
 
 def write_tar(path: Path, samples: Iterable[Sample]) -> int:
-    """Write samples to one tar file and return their number.
-
-    Args:
-        path: The tar file.
-        samples: (key, {extension: content}) of each.
-    """
+    """Write samples to one tar file and return their number."""
     count = 0
     with tarfile.open(path, "w") as tar:
         for key, members in samples:

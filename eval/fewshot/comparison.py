@@ -44,11 +44,7 @@ def compare_few_shot(
     """Compare every method but zero-shot at every k that both result folders have for a task.
 
     Args:
-        task: The task's name.
-        a: Folder of the first model's results.
         b: Folder of the second model's results.
-        rows_a: Few-shot rows of the task in A's results.json.
-        rows_b: The same for B.
 
     Returns:
         One entry per method and k; or a single entry with a note where they cannot be paired.

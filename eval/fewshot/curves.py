@@ -137,7 +137,6 @@ class FewShotResult:
 
         Args:
             method: A key of `METHODS`.
-            shots: k.
 
         Raises:
             KeyError: It was not measured.
@@ -153,7 +152,6 @@ class FewShotResult:
         The keys of the shots are long and equal in all rows, so only `record` has them, by seed.
 
         Args:
-            task: The task's name.
             protocol: The task's protocol record, to which each row adds its own choices.
         """
         rows = []
@@ -233,8 +231,6 @@ def run(
     Args:
         encoded: The training samples that shots are drawn from, the test images and the zero-shot
             classifier.
-        test_labels: (m,) class indices.
-        settings: What is tried.
         group: The ranks that divide the work. All call this with the same arguments and get the
             same result.
 
@@ -271,8 +267,6 @@ def predict_curves(
     """Return shots by seed, choices, and test predictions of every cell, all without test labels.
 
     Args:
-        encoded: The features.
-        settings: What is tried.
         group: The ranks that divide support sets and independent methods; all get everything. None:
             this process.
 

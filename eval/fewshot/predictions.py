@@ -39,11 +39,6 @@ class Predictions:
     def of(self, method: str, shots: int, seeds: list[int]) -> NDArray[np.int32]:
         """Return the (seeds, n) predictions of one method.
 
-        Args:
-            method: The method.
-            shots: k.
-            seeds: The seeds.
-
         Raises:
             KeyError: They were not measured.
         """

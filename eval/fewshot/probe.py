@@ -46,12 +46,10 @@ def fit_probe(
     """Fit the probe of a loss on a ball; the bias has a tenth of the radius, in units of the cosine.
 
     Args:
-        loss: The support set and the classifier.
         radius: delta, an absolute Frobenius norm.
         start: (C, d + 1) initial offsets. With a finite radius the loss depends on them by at most `tolerance`,
             if the solver converges.
         tolerance: The gap to reach, in nats: for a finite radius, a bound of the mean loss's distance to its optimum.
-        max_steps: Steps after which the solver gives up.
 
     Raises:
         ValueError: The radius is negative.
@@ -69,23 +67,14 @@ def fit_around(
     """Fit the probe under any term, a ball or an L2 penalty.
 
     Args:
-        loss: The support set and the classifier.
-        term: The constraint or penalty.
         start: (C, d + 1) initial offsets.
-        tolerance: The term's gap to reach, in nats.
-        max_steps: Steps after which the solver gives up.
     """
     solution = solve(loss, term, start=start, tolerance=tolerance, max_steps=max_steps)
     return Probe(loss.classifier + solution.offsets[:, :-1], solution.offsets[:, -1], loss.scale, solution)
 
 
 def zero_shot_probe(classifier: Tensor, logit_scale: float) -> Probe:
-    """Return the zero-shot classifier as a probe.
-
-    Args:
-        classifier: (C, d) its rows.
-        logit_scale: The model's logit scale.
-    """
+    """Return the zero-shot classifier as a probe."""
     return Probe(classifier, torch.zeros_like(classifier[:, 0]), logit_scale, None)
 
 

@@ -79,7 +79,6 @@ def select(support: Support, scores_of: Callable[[Support, Tensor], Iterable[Ten
     """Choose among candidates, which are ordered from the most cautious on.
 
     Args:
-        support: The support set.
         scores_of: Called with (part, features); fits the candidates on the part and yields the
             logits (m, C) of each for the features (m, d).
         fixed: The candidate for a single shot per class. Several shots take none more cautious, unless the
@@ -113,7 +112,6 @@ def most_cautious(losses: NDArray[np.float64], standard_errors: float = 0.0) -> 
     of either loss.
 
     Args:
-        losses: (candidates, n) loss of each held-out sample.
         standard_errors: How many standard errors the mean difference may be.
     """
     behind = losses - losses[np.argmin(losses.mean(axis=1))]

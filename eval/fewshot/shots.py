@@ -54,7 +54,6 @@ def draw_shots(keys: Sequence[str], labels: ArrayLike, n_classes: int, k: int, s
     Args:
         keys: (n,) unique names of the training samples.
         labels: (n,) their classes.
-        n_classes: The number of classes.
         k: Shots per class, at least 1.
         seed: Seed of the draw; it decides the order of a class's samples, and so which are drawn.
 

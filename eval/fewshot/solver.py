@@ -28,7 +28,6 @@ class Term(Protocol):
 
         Args:
             offsets: (C, d + 1).
-            step: The step size.
         """
 
     def value(self, offsets: Tensor) -> float:
@@ -166,10 +165,7 @@ def solve(
     back to it otherwise. Momentum restarts where it points uphill (O'Donoghue and Candes 2015).
 
     Args:
-        loss: The loss.
-        term: The constraint or penalty.
         start: (C, d + 1) initial offsets; None: 0.
-        tolerance: The gap to reach, in nats.
         max_steps: Steps after which the last offsets are returned, even if the gap is larger.
     """
     bound = loss.curvature()

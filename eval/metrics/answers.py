@@ -38,10 +38,6 @@ def soft_accuracy(answer: str, annotators: Sequence[str]) -> float:
     once. With ten annotators, 1, 2, 3, 4 matches give 0.3, 0.6, 0.9, 1. With fewer than four, 3 is
     replaced by the number of others; a single annotator is compared directly.
 
-    Args:
-        answer: The answer.
-        annotators: The annotators' answers.
-
     Raises:
         ValueError: There are no annotators.
     """

@@ -17,8 +17,6 @@ def logits_in_tiles(
 
     Args:
         features: (n, d) float32.
-        classifier: (d, c).
-        scale: The logit scale.
         part: Blocks to compute, such as a rank's; None: all.
     """
     weights = torch.from_numpy(np.ascontiguousarray(classifier, dtype=np.float32))

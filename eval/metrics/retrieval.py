@@ -31,7 +31,6 @@ def image_to_text_ranks(
     Args:
         images: (n, d) float32.
         captions: (m, d) float32.
-        image_of: (m,) the image of each caption.
         strict: Whether all equal scores that are not right are ahead.
         part: Blocks of images to rank, such as a rank's; None: all.
 
@@ -69,7 +68,6 @@ def text_to_image_ranks(
     Args:
         images: (n, d) float32.
         captions: (m, d) float32.
-        image_of: (m,) the image of each caption.
         strict: Whether all equal scores that are not right are ahead.
         part: Blocks of captions to rank; None: all.
     """
@@ -152,6 +150,5 @@ def hits(ranks: np.ndarray, k: int) -> np.ndarray:
 
     Args:
         ranks: (n,) 0-based.
-        k: The cutoff.
     """
     return (ranks < k).astype(np.float64)

@@ -25,8 +25,6 @@ class Rows(Protocol):
         """Return (stop - start, d) float32.
 
         Args:
-            start: The first row.
-            stop: The row after the last.
             out: Array to fill instead of a new one.
         """
 
@@ -52,8 +50,6 @@ def tiles(queries: int, items: int, tile_bytes: int = TILE_BYTES) -> list[range]
     A block has at least one and at most BLOCK_ROWS queries.
 
     Args:
-        queries: Number of queries.
-        items: Number of items.
         tile_bytes: Bytes of float32 scores.
     """
     size = min(max(1, tile_bytes // (4 * max(items, 1))), BLOCK_ROWS)

@@ -13,22 +13,12 @@ import numpy as np
 
 
 def all_ahead(scores: np.ndarray, right: int) -> bool:
-    """Return whether all right scores are above all others.
-
-    Args:
-        scores: (c,) the right ones first.
-        right: Number of right ones.
-    """
+    """Return whether all right scores are above all others."""
     return bool(scores[:right].min() > scores[right:].max())
 
 
 def chance(captions: int, right: int) -> float:
-    """Return the probability that all right captions are above all others if scores are random.
-
-    Args:
-        captions: Number of captions.
-        right: Number of right ones.
-    """
+    """Return the probability that all right captions are above all others if scores are random."""
     return 1 / math.comb(captions, right)
 
 
@@ -36,10 +26,6 @@ def alike(texts: np.ndarray, right: int) -> bool:
     """Return whether the right captions are nearer to each other than to any wrong one, by the text encoder alone.
 
     After SugarCrepe++ (Dumpala et al. 2024).
-
-    Args:
-        texts: (c, d) unit vectors, the right ones first.
-        right: Number of right ones, at least two.
     """
     products = texts[:right] @ texts.T
     # Without the diagonal: a caption's similarity to itself.
@@ -65,12 +51,7 @@ CHANCE_OF_PAIR = {"text_score": 0.25, "image_score": 0.25, "group_score": 1 / 6}
 
 
 def jaccard(scores: np.ndarray, right: int) -> float:
-    """Return the Jaccard index of the right items and the `right` highest scores (WinoGAViL, Bitton et al. 2022).
-
-    Args:
-        scores: (c,) the right ones first.
-        right: Number of right ones.
-    """
+    """Return the Jaccard index of the right items and the `right` highest scores (WinoGAViL, Bitton et al. 2022)."""
     wrong = np.sort(scores[right:])[::-1]
     order = np.sort(scores[:right])[::-1]
     # The k-th best right item is selected if fewer than `right` scores are ahead of it; an equal wrong one is
@@ -81,12 +62,7 @@ def jaccard(scores: np.ndarray, right: int) -> float:
 
 
 def jaccard_chance(images: int, right: int) -> float:
-    """Return the expected `jaccard` of random scores.
-
-    Args:
-        images: Number of items.
-        right: Number of right ones.
-    """
+    """Return the expected `jaccard` of random scores."""
     # The number of right items selected is hypergeometric.
     both = range(max(0, 2 * right - images), right + 1)
     ways = [math.comb(right, one) * math.comb(images - right, right - one) for one in both]

@@ -40,13 +40,6 @@ class OpenClipModel(Model):
         """Wrap a model; weights stay in float32.
 
         Args:
-            name: The name to show.
-            model: The model, as open_clip returns it.
-            tokenizer: Its tokenizer.
-            preprocess: Its evaluation preprocessing.
-            architecture: The name for the protocol.
-            settings: Its open_clip configuration.
-            device: The device.
             precision: fp32, or the precision of autocast.
         """
         self.name, self.preprocess = name, preprocess
@@ -123,8 +116,6 @@ def load_folder(folder: Path, device: str, precision: Precision) -> OpenClipMode
     """Load a folder with open_clip_config.json and weights.
 
     Args:
-        folder: The folder.
-        device: The device.
         precision: fp32, or the precision of autocast.
 
     Raises:
@@ -140,9 +131,7 @@ def load_architecture(
     """Load an architecture of open_clip.
 
     Args:
-        name: The architecture.
         weights: The file of its weights; None: random ones.
-        device: The device.
         precision: fp32, or the precision of autocast.
         tag: What open_clip lists for the weights, with their preprocessing; None: nothing, for open_clip's default.
 

@@ -23,10 +23,6 @@ def can_shorten(model: Any, tokens: torch.Tensor) -> bool:
 
     It must have CLIP's text tower with a causal mask, read the feature at the largest token, and
     give the same features for a trial batch.
-
-    Args:
-        model: The model.
-        tokens: (b, length) the trial batch.
     """
     if not isinstance(model, CLIP) or getattr(model, "text_pool_type", None) != "argmax":
         return False
@@ -50,7 +46,6 @@ def encode_short(model: Any, tokens: torch.Tensor) -> torch.Tensor:
 
     Args:
         model: A model for which `can_shorten` is true.
-        tokens: (b, length).
     """
     # The end-of-text token has the largest id.
     length = int(tokens.argmax(dim=-1).max()) + 1

@@ -28,10 +28,6 @@ def lacks_quickgelu(name: str, tag: Mapping[str, Any]) -> bool:
     """Return whether weights need QuickGELU where their architecture has GELU.
 
     The opposite is not asked: roberta-ViT-B-32 has QuickGELU, and the list omits that of its weights.
-
-    Args:
-        name: The architecture.
-        tag: What open_clip lists for the weights.
     """
     return bool(tag.get("quick_gelu")) and not (open_clip.get_model_config(name) or {}).get("quick_gelu")
 
@@ -78,13 +74,7 @@ def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def check_positions(path: Path, name: str, settings: Mapping[str, Any]) -> None:
-    """Raise `ModelError` where position embeddings under CLIP's names miss the architecture's size by more than one.
-
-    Args:
-        path: The file of weights.
-        name: The architecture, for messages.
-        settings: Its open_clip configuration.
-    """
+    """Raise `ModelError` where position embeddings under CLIP's names miss the architecture's size by more than one."""
     vision, text = settings.get("vision_cfg", {}), settings.get("text_cfg", {})
     size, patch, length = vision.get("image_size"), vision.get("patch_size"), text.get("context_length", 77)
     shapes = shapes_of(path)

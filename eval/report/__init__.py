@@ -33,7 +33,6 @@ def write_report(
             task is its main number.
         folder: The folder; items in `folder`/items give averages their intervals.
         suites: Suites of the user's own files; averages.json keeps the averages that they define, see `across`.
-        examples: Examples by task.
 
     Raises:
         ValueError: A row lacks a column, or it or its protocol is not an object.

@@ -59,7 +59,6 @@ def averages(tasks: Sequence[TaskRows], folder: Path) -> list[AverageRow]:
     """Average every kind with at least two measured tasks. Raises as `across`.
 
     Args:
-        tasks: The tasks.
         folder: The folder of the results; items are read from `folder`/items.
     """
     rows = []
@@ -78,7 +77,6 @@ def across(tasks: Sequence[TaskRows], folder: Path) -> list[Across]:
     """Return effective robustness and the suites' averages.
 
     Args:
-        tasks: The tasks of a run.
         folder: The folder of the results; items are read from `folder`/items, and averages of the user's suites from
             `AVERAGES`. They replace those of built-in suites with the same name.
 

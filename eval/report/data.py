@@ -45,12 +45,7 @@ class FewShotTable:
     points: Mapping[tuple[str, int], Row]
 
     def of(self, method: str, shots: int) -> Row | None:
-        """Return the row of a method at k; None where it was not measured.
-
-        Args:
-            method: The method.
-            shots: k.
-        """
+        """Return the row of a method at k; None where it was not measured."""
         return self.points.get((method, shots))
 
     @property

@@ -19,15 +19,7 @@ def render_markdown(
     of_kinds: Sequence[AverageRow],
     of_several: Sequence[Across],
 ) -> str:
-    """Return the numbers as Markdown tables and lists.
-
-    Args:
-        tasks: The tasks.
-        tables: Few-shot points by task.
-        unshot: Tasks whose few-shot rows have no number.
-        of_kinds: Averages of kinds.
-        of_several: Numbers over several tasks.
-    """
+    """Return the numbers as Markdown tables and lists."""
     lines = ["# Results", "", CAUTION, ""]
     for kind in dict.fromkeys(task.kind for task in tasks):
         of_kind = [task for task in tasks if task.kind == kind]

@@ -36,13 +36,7 @@ def render(
     """Return the report as self-contained HTML.
 
     Args:
-        rows: Rows of results.json.
         tasks: The same without few-shot, grouped by task.
-        tables: Few-shot points by task.
-        unshot: Tasks whose few-shot rows have no number.
-        of_kinds: Averages of kinds.
-        of_several: Numbers over several tasks.
-        examples: Examples by task.
     """
     titles = {task.task: task.title for task in tasks}
     average = {one.kind: one for one in of_kinds}
@@ -102,12 +96,7 @@ def _protocols(rows: Sequence[Row]) -> tuple[dict[str, str], list[dict[str, str]
 
 
 def flatten(value: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
-    """Yield nested names joined by dots, with values as JSON and strings without quotes.
-
-    Args:
-        value: The record.
-        above: Prefix of the names.
-    """
+    """Yield nested names joined by dots, with values as JSON and strings without quotes."""
     for name, inner in value.items():
         if isinstance(inner, Mapping):
             yield from flatten(inner, f"{above}{name}.")
@@ -180,12 +169,7 @@ def _published_few_shot(tables: Sequence[FewShotTable]) -> Iterator[dict[str, An
 
 
 def thumbnail(image: Image.Image, name: str) -> str:
-    """Return the image as an <img> tag with a small embedded JPEG.
-
-    Args:
-        image: The image.
-        name: Its alternative text.
-    """
+    """Return the image as an <img> tag with a small embedded JPEG."""
     small = image.convert("RGB")
     small.thumbnail((SIDE, SIDE))
     times = max(1, SIDE // 2 // max(small.size))  # images of up to a quarter of SIDE are enlarged

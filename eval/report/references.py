@@ -38,13 +38,7 @@ class FewShotReference:
 
 
 def references(task: str, kind: str, metric: str) -> list[Reference]:
-    """Return the published numbers for a task and metric.
-
-    Args:
-        task: The task's name.
-        kind: Its kind, which selects the note on differences.
-        metric: The metric.
-    """
+    """Return the published numbers for a task and metric."""
     raw = _raw()
     found = []
     for entry in raw["models"]:

@@ -64,7 +64,6 @@ def percent(value: float | None, digits: int = 1) -> str:
 
     Args:
         value: The fraction.
-        digits: Digits after the point.
     """
     return "\u2013" if value is None else f"{100 * value:.{digits}f}"
 
@@ -74,6 +73,5 @@ def ends(low: float | None, high: float | None) -> str:
 
     Args:
         low: The lower end, a fraction.
-        high: The upper end.
     """
     return "" if low is None or high is None else f"{percent(low)} \u2013 {percent(high)}"

@@ -39,25 +39,12 @@ class Kind(ABC):
 
         Called on all ranks of `cache.group`; the first one's outcome is written.
 
-        Args:
-            task: The task.
-            data: Its data, with the field that this kind needs.
-            cache: The model and its features.
-            options: Options of the run.
-
         Raises:
             DataBroken: The data does not fit.
         """
 
     def examples(self, task: Task, data: DataSet, items: Items, cache: FeatureCache) -> Sequence[Example]:
-        """Return examples of single items for the report; empty by default.
-
-        Args:
-            task: The task.
-            data: Its data.
-            items: The outcome of its items.
-            cache: The model and its features.
-        """
+        """Return examples of single items for the report; empty by default."""
         return ()
 
 
@@ -71,12 +58,8 @@ class Shipped(Kind):
 
         Args:
             name: Value of a task's `kind`.
-            heading: The heading of its section in the report.
             needs: The `DataSet` field that it needs.
-            metrics: Its metrics, separated by spaces.
             measure: A function of `open_diht.eval`, "module.function".
-            examples: The same for its examples.
-            rules: The version of its rules.
         """
         self.name, self.heading, self.needs, self.metrics = name, heading, needs, tuple(metrics.split())
         self.rules, self._measure, self._examples = rules, measure, examples

@@ -20,12 +20,7 @@ def task_pages() -> dict[str, str]:
 
 
 def task_page(task: Task, suites: Sequence[Suite]) -> str:
-    """Return the page of a task: data, terms, metric, pitfalls.
-
-    Args:
-        task: The task.
-        suites: The suites, to list those that have it.
-    """
+    """Return the page of a task: data, terms, metric, pitfalls."""
     kind, fetch = KINDS[task.kind], f"make bench-data TASK={task.name}"
     facts: Mapping[str, str] = {
         "kind": f"{kind.heading} (`{task.kind}`)" + (f", {task.direction}" if task.direction else ""),

@@ -33,10 +33,6 @@ def known(kind: Texts) -> list[str]:
 def look_up(kind: Texts, name: str) -> list[str]:
     """Return the list that `source:set` names.
 
-    Args:
-        kind: templates or class_names.
-        name: The name.
-
     Raises:
         WrongUse: The name is unknown.
     """
@@ -49,10 +45,6 @@ def look_up(kind: Texts, name: str) -> list[str]:
 def named(kind: Texts, value: str | Iterable[str]) -> list[str]:
     """Return the list itself, or the list that a name refers to.
 
-    Args:
-        kind: templates or class_names.
-        value: A list or a name.
-
     Raises:
         WrongUse: The name is unknown.
     """
@@ -63,7 +55,6 @@ def fill(template: str, name: str) -> str:
     """Return the template with the name in its slot.
 
     Args:
-        template: A template with one slot.
         name: The name, taken literally even if it has braces.
     """
     slot = slot_of(template)
@@ -80,12 +71,7 @@ def slot_of(template: str) -> str:
 
 
 def check_templates(templates: Sequence[str], place: str) -> None:
-    """Raise `WrongUse` where there is no template, or one without exactly one slot.
-
-    Args:
-        templates: The templates.
-        place: Their origin, for messages.
-    """
+    """Raise `WrongUse` where there is no template, or one without exactly one slot."""
     if not templates:
         raise WrongUse(f"{place}: no templates")
     for template in templates:

@@ -184,12 +184,9 @@ def table_of(
     """Return captions as rows of `SCHEMA`.
 
     Args:
-        captions: the original captions of the rows.
         texts: their normalized texts.
         graphs: the graphs of those texts; None for a text that was tagged but not parsed.
-        verifier: scores the candidates of the graphs.
         opinion: gives the second opinion; None: no second opinion.
-        moves: what it changes is added here.
     """
     known = [graph for graph in graphs if graph is not None]
     asked = [caption for caption, graph in zip(captions, graphs, strict=True) if graph is not None]

@@ -134,12 +134,7 @@ def standing(is_capitalised: bool, to_head: int, is_first: bool, is_last: bool) 
 
 
 def complement(tag: str, roles: Set[str]) -> Features:
-    """Return the features of the arcs to the verb's children.
-
-    Args:
-        tag: the verb's tag.
-        roles: the labels of the arcs.
-    """
+    """Return the features of the arcs to the verb's children."""
     has_preposition, has_object = not PREPOSITIONS.isdisjoint(roles), not _OBJECTS.isdisjoint(roles)
     both = f"{'with' if has_preposition else 'without'} preposition, {'with' if has_object else 'without'} object"
     return {
@@ -150,13 +145,7 @@ def complement(tag: str, roles: Set[str]) -> Features:
 
 
 def subject(tag: str, page: int | None, before: str) -> Features:
-    """Return the features of the verb's subject; none if `page` is None.
-
-    Args:
-        tag: the subject's tag.
-        page: its rating as a page word.
-        before: the tag of the word before it.
-    """
+    """Return the features of the verb's subject; none if `page` is None."""
     if page is None:
         return {}
     said = {f"said of a {tag}": 1.0, f"subject page word {page}": 1.0}
@@ -190,7 +179,6 @@ def what(what: str, tag: str, title_case: bool, is_capitalised: bool) -> Feature
 
     Args:
         what: its kind, such as "relation".
-        tag: its tag.
         title_case: whether the caption is in title case.
         is_capitalised: whether the word begins with a capital.
     """

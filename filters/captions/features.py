@@ -97,7 +97,6 @@ class Captions:
     """Some captions with candidates, token by token, one caption after the other.
 
     Args:
-        graphs: the graphs of the captions.
         originals: the original captions, because separators and stock-site words are evidence.
     """
 

@@ -319,7 +319,6 @@ def is_action_candidate(parse: Parse, token: int) -> bool:
 
     Args:
         parse: the parsed text, or the tagged one, in which auxiliaries are not known and count as verbs.
-        token: the index of the token.
     """
     tag = parse.tags[token]
     if tag in VERB_TAGS:
@@ -359,9 +358,7 @@ def subject_of(parse: Parse, children: Children, token: int) -> tuple[int, str] 
     names no subject.
 
     Args:
-        parse: the parsed text.
         children: token -> its children.
-        token: the index of the verb.
     """
     head, dep = parse.heads[token], parse.deps[token]
     for child in children.get(token, ()):

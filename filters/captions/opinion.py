@@ -72,12 +72,7 @@ class Said(NamedTuple):
 
 
 def encode(words: Sequence[str], pieces: WordPieces) -> Encoded:
-    """Return a text as pieces.
-
-    Args:
-        words: the words of the parsed text.
-        pieces: splits words.
-    """
+    """Return a text as pieces."""
     ids, kinds, firsts = [pieces.index[BEGIN]], [0], []
     for word in words:
         found = pieces[word] or (pieces.unknown,)  # a word of invisible characters alone has no pieces
@@ -110,9 +105,7 @@ class Opinion:
     """The transformer. Load one per process.
 
     Args:
-        weights: the file of its weights.
         unsure: see `UNSURE`.
-        threads: threads of ONNX Runtime.
     """
 
     def __init__(self, weights: Path = WEIGHTS, unsure: tuple[float, float] = UNSURE, threads: int = 1):
@@ -126,12 +119,7 @@ class Opinion:
         self.pieces = WordPieces(vocabulary.split("\n"))
 
     def ask(self, texts: Sequence[Sequence[str]], batch: int = BATCH) -> list[Said]:
-        """Return the opinion on each text.
-
-        Args:
-            texts: the words of each parsed text.
-            batch: texts that are read at a time.
-        """
+        """Return the opinion on each text."""
         encoded = [encode(words, self.pieces) for words in texts]
         buckets: dict[int, list[int]] = {}
         for place, text in enumerate(encoded):
@@ -167,9 +155,7 @@ def revise(scores: Scores, graphs: Sequence[CaptionGraph], opinion: Opinion) -> 
     """Return scores with the second opinion on the captions that the verifier is unsure about.
 
     Args:
-        scores: the verifier's.
         graphs: the graphs, whose candidates in their order are those of the scores.
-        opinion: the transformer.
     """
     owners = {
         name: np.repeat(np.arange(len(graphs)), [len(getattr(graph, name)) for graph in graphs])

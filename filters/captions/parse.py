@@ -105,11 +105,7 @@ def load_model(
     """Load the model that `find_model` finds.
 
     Args:
-        names: the packages or folders to choose from.
         exclude: parts of the model that are not loaded; by default entity recognizer, attribute ruler and lemmatizer.
-
-    Returns:
-        The spaCy pipeline.
 
     Raises:
         ModelMissing: no model is installed, or the third party's copy does not match its pinned
@@ -183,12 +179,7 @@ def _tagged(parse: Parse) -> Parse:
 
 
 def parse_with_spacy(nlp: Language, texts: Sequence[str]) -> list[Parse]:
-    """Parse texts with spaCy itself.
-
-    Args:
-        nlp: the pipeline.
-        texts: the texts.
-    """
+    """Parse texts with spaCy itself."""
     with nlp.memory_zone():
         return [
             Parse(

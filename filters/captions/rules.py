@@ -65,7 +65,6 @@ class CaptionRule:
         """Return whether an attribute counts for complexity.
 
         Args:
-            kind: the attribute's kind.
             score: its score, 0 to 1.
         """
         return kind in self.attribute_kinds and round(score, SCORE_DECIMALS) >= self.min_attribute_score

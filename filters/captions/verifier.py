@@ -99,8 +99,6 @@ class Scorer:
         """Return the probabilities of candidates, float64 (candidates,).
 
         Args:
-            facts: features of the captions.
-            candidates: features of the candidates themselves.
             read: output of `read` for the candidates' vectors.
         """
         of_captions = self.weigh_columns(facts)[np.array(candidates.captions, np.int64)]
@@ -119,9 +117,7 @@ class Scorer:
         with its contribution.
 
         Args:
-            features: features of the candidate and its caption.
             read: output of `read` for its vector.
-            count: most features to return.
         """
         weighed = {name: value * self.weights.get(name, 0.0) for name, value in features.items()}
         shares = [(name, share) for name, share in {**weighed, IN_CONTEXT: read}.items() if share]

@@ -181,7 +181,6 @@ def build_preset(name: str, content: Mapping[str, Any]) -> Preset:
     """Build a preset from the content of its file.
 
     Args:
-        name: the name of the preset.
         content: section -> settings, see `Preset.as_content`.
 
     Raises:

@@ -8,10 +8,6 @@ def longest_common_run(string: str, caption: str) -> tuple[int, int, int]:
     first one if several.
 
     The search uses `in`, so that the inner loop runs in C and needs no table of characters.
-
-    Args:
-        string: the text found in the image.
-        caption: the caption.
     """
     length = start = 0
     for left in range(len(string)):
@@ -28,9 +24,7 @@ def within_edits(left: str, right: str, most: int) -> int | None:
     more than `most`.
 
     Args:
-        left: the first string.
         right: the second string.
-        most: the largest number of edits to consider.
     """
     if abs(len(left) - len(right)) > most:
         return None

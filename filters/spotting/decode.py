@@ -95,7 +95,6 @@ def decode_image(data: bytes, limits: DecodeLimits, decode_jpeg: JpegDecoder | N
     process (`open_diht.common.images`).
 
     Args:
-        data: a whole file.
         limits: the largest accepted size, and the size to reduce to.
         decode_jpeg: decodes plain JPEGs (whole, grey or RGB, upright). Pillow decodes all others,
             those for which it returns None, and those that it cannot reduce enough.

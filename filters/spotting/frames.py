@@ -25,8 +25,6 @@ def write_frame(descriptor: int, body: bytes, deadline: float | None = None) -> 
     """Write one message.
 
     Args:
-        descriptor: the pipe.
-        body: the message.
         deadline: a time.monotonic() for a non-blocking descriptor; None blocks.
 
     Raises:
@@ -47,7 +45,6 @@ def read_frame(descriptor: int, deadline: float | None = None) -> bytes:
     """Read one message.
 
     Args:
-        descriptor: the pipe.
         deadline: a time.monotonic() for a non-blocking descriptor; None blocks.
 
     Raises:

@@ -80,7 +80,6 @@ def resized(boxes: Sequence[ArrayLike], size: tuple[int, int], to: tuple[int, in
     Args:
         boxes: polygons, each with corners (k, 2) as (x, y) in pixels.
         size: width and height of the image that the boxes are of.
-        to: width and height of the other one.
     """
     return [np.asarray(box, np.float64).reshape(-1, 2) * np.divide(to, size) for box in boxes]
 

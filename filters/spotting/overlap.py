@@ -341,9 +341,7 @@ def _alike(run: str, shapes: str, places: Mapping[int, int], allowed: int) -> It
 
     Args:
         run: characters of the caption, more than `allowed`.
-        shapes: characters of the string.
         places: index in `shapes` where a word starts, or the last one ends -> number of words before it.
-        allowed: the largest number of edits.
     """
     size = len(run) // (allowed + 1)
     for offset in range(0, size * (allowed + 1), size):

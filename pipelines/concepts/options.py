@@ -18,7 +18,6 @@ def check(
 
     Args:
         arguments: the command-line arguments; None: those of this process.
-        prog: name of the command in its help.
         defaults: default values of options, which then need not be given.
     """
     check_by(concepts_parser(prog, defaults), arguments)

@@ -93,10 +93,6 @@ class ConceptSettings:
 def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> int:
     """Do the missing work of a run.
 
-    Args:
-        settings: the settings.
-        say: receives progress lines.
-
     Returns:
         The exit status: 1 if units failed or, when the output is completed, a shard is corrupt or too many images are
         bad; else 0.
@@ -189,7 +185,6 @@ class Extraction:
 
         Args:
             fingerprint: fingerprint of each unit; not needed for `FeatureStage.features`.
-            threads: number of threads in each process.
         """
         settings = self._settings
         return FeatureStage(
@@ -206,13 +201,7 @@ class Extraction:
 
 def outdated(layout: Layout, stage: str, fingerprints: Mapping[str, str]) -> Iterator[str]:
     """Yield the units that are not committed with their fingerprint. Delete records that are corrupt, or whose files
-    are missing or of another size.
-
-    Args:
-        layout: the output folder.
-        stage: name of the stage.
-        fingerprints: fingerprint of each unit.
-    """
+    are missing or of another size."""
     vouched = Vouched(layout)
     records = each(lambda unit: vouched.read(layout.commit(stage, unit)), fingerprints, layout.root)
     for (unit, fingerprint), record in zip(fingerprints.items(), records, strict=True):

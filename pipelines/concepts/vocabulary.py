@@ -122,7 +122,6 @@ def lowest_count(rows: int, asked: int | None) -> int:
     """Return the `min_count` to use.
 
     Args:
-        rows: number of rows counted.
         asked: the user's choice; None: a fiftieth of the rows, at least 2 and at most 100.
     """
     return asked if asked is not None else min(100, max(2, rows // 50))
@@ -132,11 +131,7 @@ def make_vocabulary(layout: Layout, units: Sequence[str], rows: int, min_count: 
     """Make the vocabulary: the names of each head, most frequent first, and by name if equally frequent.
 
     Args:
-        layout: the output folder.
-        units: the units counted.
-        rows: number of rows counted.
         min_count: number of rows that must have a name.
-        max_size: maximum number of names of a head.
 
     Returns:
         The vocabulary. Its `hash` covers the names in order, because their positions are the class

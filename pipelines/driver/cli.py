@@ -77,7 +77,6 @@ def backend_of(options: argparse.Namespace, of_beam: Sequence[str], places: Sequ
     """Return the backend that runs the units, after checking that it can run them.
 
     Args:
-        options: the parsed options of the command.
         of_beam: arguments for Beam; those that Beam does not know are refused.
         places: (name of the option or variable, path) of the data that workers read and write.
 
@@ -118,10 +117,6 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
 
     Args:
         arguments: the command line; None: that of this process.
-        prog: name of the command in its help.
-
-    Returns:
-        The exit status.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
 
@@ -158,9 +153,7 @@ def settings_of(options: argparse.Namespace, of_beam: Sequence[str], arguments: 
     """Return the settings of the run that a command line asks for.
 
     Args:
-        options: the parsed options of the command.
         of_beam: arguments for Beam; those that Beam does not know are refused.
-        arguments: the command line, recorded in run.json.
     """
     refuse_empty(options, "input", "output", "work")
     # Plugins first, since other options may name their stages and formats.

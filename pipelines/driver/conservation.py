@@ -40,11 +40,6 @@ def check_conservation(layout: Layout, units: Sequence[Unit], funnel: FunnelReco
     total, and that the same holds for captions if a row may have several. Kept, rejected and
     dead-letter rows are counted in the files.
 
-    Args:
-        layout: paths of the output folder.
-        units: the decided units.
-        funnel: the counts of the run.
-
     Raises:
         NotConserved: the equation does not hold, or files are damaged or belong to no unit; the message has the
             numbers or the files.
@@ -81,11 +76,6 @@ def check_conservation(layout: Layout, units: Sequence[Unit], funnel: FunnelReco
 
 def _check_captions(layout: Layout, units: Sequence[Unit], counts: CaptionCounts) -> None:
     """Check that captions in = passed + rejected (by one reason each) + in dead-letter rows + not decided.
-
-    Args:
-        layout: paths of the output folder.
-        units: the decided units.
-        counts: the counts of the run.
 
     Raises:
         NotConserved: the equation does not hold, or a file is damaged.

@@ -64,15 +64,7 @@ class Config:
 
 
 def card_of(settings: RunSettings, layout: Layout, plan: Plan, units: Sequence[Unit], funnel: FunnelRecord) -> str:
-    """Return the card of an output folder.
-
-    Args:
-        settings: settings of the run.
-        layout: paths of the output folder.
-        plan: plan of the run.
-        units: the decided units.
-        funnel: counts of the run.
-    """
+    """Return the card of an output folder."""
     kinds = (_config(layout, kind, units) for kind in KINDS)
     return render_card(funnel, settings, plan, [kind for kind in kinds if kind is not None])
 
@@ -106,9 +98,7 @@ def render_card(funnel: FunnelRecord, settings: RunSettings, plan: Plan, configs
     """Return the text of a card.
 
     Args:
-        funnel: counts of the run.
         settings: settings of the run, with the license that the publisher states.
-        plan: plan of the run.
         configs: the configurations; the first one is the default.
     """
     dataset, dead, rows_in, rate = settings.dataset, funnel["dead_letter"], funnel["rows_in"], funnel["keep_rate"]

@@ -28,9 +28,7 @@ def errors_of(work: Work, funnel: FunnelRecord | None, settings: RunSettings) ->
     """Return the error lines of a run. If no row has a caption or no image could be read, the last one names a remedy.
 
     Args:
-        work: the engine of the run.
         funnel: counts of the run; None if it ended before they were complete.
-        settings: settings of the run.
     """
     paths = {unit.name: unit.span.path for unit in work.plan.units}
     given_up = {paths[unit] for unit in work.set_aside}
@@ -125,7 +123,6 @@ def dead_letters_of(plan: Plan, set_aside: Mapping[str, Mapping[str, Any]]) -> p
 
     Args:
         plan: plan of the run, with the files that could not be read.
-        set_aside: record of each quarantined unit by its name.
     """
     dead_letters = [broken_unit(file, None) for file in plan.unreadable]
     paths = {unit.name: unit.span.path for unit in plan.units}

@@ -51,12 +51,6 @@ def collect_examples(
     """Return up to `EXAMPLES` rows of each reason, of kept and dead-letter rows, from the first units with such rows.
 
     Args:
-        layout: paths of the output folder.
-        plan: plan of the run.
-        units: the decided units.
-        dataset: the data set, which defines how manifests are read.
-        preset: filters and thresholds.
-        stages: stages of the run.
         judges: filters of stages, which decide in addition to the preset.
     """
     wanted: dict[str, list[tuple[str, int]]] = {}
@@ -119,9 +113,6 @@ def example_of(one_row: pa.Table, preset: Preset, decisions: Decisions, record: 
     """Return a row as the report shows it: the graph of its caption, the spotted text and the overlap.
 
     Args:
-        one_row: a table with the one row and its annotations.
-        preset: filters and thresholds.
-        decisions: decisions of the caption filters about the row.
         record: OCR record of its image, a row of `stages.rows.RECORD`; None: leave out what was read in it.
     """
     row = one_row.to_pylist()[0]
@@ -163,7 +154,6 @@ def _with_reasons(row: Mapping[str, Any], second_opinion: bool) -> tuple[list[An
     the result has no reasons.
 
     Args:
-        row: the row with its annotations.
         second_opinion: whether it was annotated with a second opinion.
     """
     stored = tuple(row.get(name) or [] for name in ("actions", "attributes", "relations"))

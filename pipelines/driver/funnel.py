@@ -35,11 +35,8 @@ def summarise(
     """Return the funnel of the decisions. The caller adds duplicates, an index export, quarantined units and seconds.
 
     Args:
-        layout: paths of the output folder.
-        units: the decided units.
         plan: plan of the run. Rows of its other units count as not decided, and so do rows after the break of a
             truncated unit if the plan has counted them.
-        settings: settings of the run.
         judges: filters of stages, which decide in addition to the preset.
     """
     broken = [in_words(file) for file in plan.unreadable]
@@ -88,10 +85,6 @@ def count(
     """Return the funnel of commit records.
 
     Args:
-        records: (rows, commit record) of each decided unit.
-        preset: filters and thresholds.
-        stages: stages of the run.
-        steps: steps of the cascade.
         conditions: conditions of the filters of stages, in addition to those of the preset.
         waiting: counts of undecided rows, read after the last record; None: no such rows.
     """
@@ -203,11 +196,6 @@ def _steps(
 
 
 def count_set_aside(funnel: FunnelRecord, set_aside: Mapping[str, FailedUnit]) -> None:
-    """Add the quarantined units to a funnel: those that were not decided, and those that were not exported.
-
-    Args:
-        funnel: counts of the run, changed in place.
-        set_aside: record of each quarantined unit by its name.
-    """
+    """Add the quarantined units to a funnel: those that were not decided, and those that were not exported."""
     funnel["dead_letter"]["units"] += len(set_aside)
     funnel["set_aside"] = {unit: record["stage"] for unit, record in sorted(set_aside.items())}

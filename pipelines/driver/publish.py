@@ -47,9 +47,7 @@ class Results:
 
         Args:
             funnel: counts of the run; its `seconds` are set here.
-            decided: fingerprint of the decisions of each unit.
             began: start of the run, in seconds since 1970.
-            say: receives lines for the terminal.
         """
         settings = self.settings
         root, stages = self.layout.root, settings.stages

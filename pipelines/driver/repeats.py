@@ -27,10 +27,8 @@ def allotted(rows: ArrayLike, delays: ArrayLike, samples: float, cap: float) -> 
     """Return the mean number of readings of each group's rows, (groups,).
 
     Args:
-        rows: (groups,) number of rows.
         delays: (groups,) delays, 0 or more.
         samples: sum of all readings, at most `cap` times the number of rows.
-        cap: most readings of a row.
     """
     rows, delays = np.asarray(rows, np.float64), np.asarray(delays, np.float64)
 
@@ -46,9 +44,6 @@ def worth(rows: ArrayLike, delays: ArrayLike, readings: ArrayLike, halves: float
     """Return what the readings of all groups are worth together, in first readings of kept rows.
 
     Args:
-        rows: (groups,) number of rows.
-        delays: (groups,) delays.
-        readings: (groups,) mean number of readings of each row.
         halves: readings after which the worth of a row is halved.
     """
     rows, delays, readings = (np.asarray(one, np.float64) for one in (rows, delays, readings))
@@ -65,7 +60,6 @@ def per_row(group: NDArray[np.int64], value: NDArray[np.float64], means: Sequenc
     Args:
         group: (n,) number of each row's group.
         value: (n,) rank rows within their group, highest first; NaN comes last.
-        means: mean number of readings of each group.
     """
     found = np.zeros(len(group), np.int64)
     groups = [np.flatnonzero(group == number) for number in range(len(means))]

@@ -80,7 +80,6 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
 
     Args:
         arguments: the command-line arguments; None: those of this process.
-        prog: name of the command in its help.
     """
 
     def run() -> int:
@@ -101,10 +100,6 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
 
 def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
     """Write the selection of an output and yield lines about it.
-
-    Args:
-        layout: the output of a finished run.
-        options: the parsed command line.
 
     Raises:
         WrongUse: there are no decisions, the options do not fit them, or the store of the output does not answer when
@@ -241,9 +236,6 @@ def _candidates(
     """Read the rows that may be chosen.
 
     Args:
-        layout: the output.
-        plan: its plan.
-        units: names of its decided units.
         delays: reasons whose rows may be chosen.
         by: columns to rank by; empty: the margins of the decisions.
         indexed: whether the input's tars are indexed, so that only rows in these indexes can be read.
@@ -316,9 +308,7 @@ def _places(
     """Return the row of a tar's index that holds each row, (n,); -1 where the tar has no sample with its caption.
 
     Args:
-        index: the index of the tar.
         places: (samples,) rows of the index of the samples of a unit, by ordinal.
-        captions: the annotated captions of the unit.
         uids: (n,) uids of the rows.
     """
     rows = captions.take(pc.index_in(uids, captions["uid"].combine_chunks()))

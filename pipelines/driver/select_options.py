@@ -19,7 +19,6 @@ def check(arguments: Sequence[str] | None = None, prog: str = "python -m open_di
 
     Args:
         arguments: the command-line arguments; None: those of this process.
-        prog: name of the command in its help.
     """
     refuse_wrong(lambda: select_parser(prog).parse_args(sys.argv[1:] if arguments is None else list(arguments)))
 

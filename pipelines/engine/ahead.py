@@ -21,7 +21,6 @@ def prepared_ahead(
 
     Args:
         batches: (name or other label, items) of each batch.
-        prepare: returns the prepared form of an item.
         threads: number of preparing threads; 0: prepare in the calling thread.
     """
     if not threads:

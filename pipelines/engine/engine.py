@@ -68,12 +68,9 @@ class Engine:
         """Run units of a stage. When this returns, each of them is committed or has failed.
 
         Args:
-            stage: the stage.
-            todo: names of the units to run.
             of: number of these units and of those already done, for a message.
             total: number of rows (or other counts) in `todo`. It is estimated from the units begun if it is None, or
                 other shards run a part.
-            quiet: show no progress line.
             workers: see `Job.workers`; None: `self.workers`.
             fatal: the run cannot continue without these units.
 
@@ -188,7 +185,6 @@ class Engine:
         """Leave failed units out of all later stages; of a failed image unit, its caption unit.
 
         Args:
-            failed: records of the units or image units.
             fatal: the run cannot continue without them.
 
         Raises:
@@ -210,34 +206,18 @@ class Engine:
     # ---- commit records
 
     def records(self, stage: str, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
-        """Return an iterator over (name, commit record), with None for a missing record.
-
-        Args:
-            stage: name of the stage.
-            names: units or image units.
-        """
+        """Return an iterator over (name, commit record), with None for a missing record."""
         asked = list(names)
         found = each(lambda name: read_json(self.layout.commit(stage, name)), asked, self.layout.root)
         return zip(asked, found, strict=True)
 
     def total(self, stage: str, names: Iterable[str], of: str = "rows") -> int:
-        """Return the sum of a count over commit records, all of which must exist.
-
-        Args:
-            stage: name of the stage.
-            names: units or image units.
-            of: key of the count in the records.
-        """
+        """Return the sum of a count over commit records, all of which must exist."""
         return sum(int(record[of]) for _, record in self.records(stage, names))
 
     def done(self, stage: str, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
         """Yield (name, commit record) like `records`, but verified: a record that is corrupt, or whose files are
-        missing or of another size, is deleted, so that its unit is not done.
-
-        Args:
-            stage: name of the stage.
-            names: units or image units.
-        """
+        missing or of another size, is deleted, so that its unit is not done."""
         vouched, withdrawn = Vouched(self.layout), 0
         asked = list(names)
         found = each(lambda name: vouched.read(self.layout.commit(stage, name)), asked, self.layout.root)
@@ -252,12 +232,7 @@ class Engine:
             )
 
     def missing(self, stage: Stage, names: Sequence[str]) -> dict[str, CommitRecord | None]:
-        """Return the commit records of the units that are not done; None for a missing record.
-
-        Args:
-            stage: the stage.
-            names: its units.
-        """
+        """Return the commit records of the units that are not done; None for a missing record."""
         stage.prefetch(self.records, names)
         return {name: record for name, record in self.done(stage.name, names) if not stage.is_done(name, record)}
 
@@ -265,8 +240,6 @@ class Engine:
         """Run the units of a stage that are not done.
 
         Args:
-            stage: the stage.
-            names: all of its units.
             how: further arguments of `run`.
 
         Returns:

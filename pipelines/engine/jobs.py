@@ -40,9 +40,6 @@ def run_units(
     partitions, see `Backend.by_partition`.
 
     Args:
-        label: name of the stage.
-        unit_names: names of the units to run.
-        do: the stage as a Beam function.
         workers: see `Job.workers`.
         backend: where the job runs; None: on this machine.
         todo: folder for the file of names, visible to all workers; None: a temporary one on this machine.
@@ -90,9 +87,6 @@ def assemble(
 
     Args:
         pipeline: the empty pipeline.
-        label: name of the stage.
-        names: the file of unit names.
-        do: the stage as a Beam function.
         hints: its resource hints, if the backend takes any.
     """
     work: beam.PTransform[Any, Any] = beam.ParDo(do)
@@ -119,9 +113,6 @@ def assemble_partitions(
 
     Args:
         pipeline: the empty pipeline.
-        label: name of the stage.
-        unit_names: the unit names, which become part of the job.
-        do: the stage as a Beam function.
         place: name of the folder of the run, see `run_name`.
     """
     names = pipeline | "Units" >> beam.Create(list(unit_names), reshuffle=False)

@@ -48,7 +48,6 @@ def beats(folder: Path, units: Collection[str]) -> list[tuple[int, int]]:
     """Return (rows done, rows expected) of each of these units that is running and has reported in `folder`.
 
     Args:
-        folder: folder of the heartbeats.
         units: the units of this shard that are not yet counted as committed.
     """
     found = []

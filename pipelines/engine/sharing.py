@@ -26,7 +26,6 @@ def shard_name(shard: tuple[int, int], asked: str) -> str:
     """Return the name under which other shards see this one, see `output_lock`.
 
     Args:
-        shard: (i, n).
         asked: hash of settings; only shards with equal hashes share units.
     """
     return f"{shard[0]}-of-{shard[1]}-{asked}"
@@ -36,11 +35,8 @@ class Sharing:
     """The view of one shard on the shards at work, and its part of the units.
 
     Args:
-        shard: (i, n).
         asked: hash of the settings, see `shard_name`.
-        lock: the lock of the output folder.
         place: returns the number of a unit, equal in all shards, and equal for all image units of a unit.
-        say: receives lines for the terminal.
     """
 
     def __init__(
@@ -64,10 +60,6 @@ class Sharing:
 
     def wait(self, units: Sequence[str], undone: Callable[[Sequence[str]], list[str]]) -> list[str]:
         """Wait until no other shard at work owns an undone unit.
-
-        Args:
-            units: the units to wait for.
-            undone: returns the undone units among the given ones.
 
         Returns:
             The units that are still undone.
@@ -94,7 +86,6 @@ class Sharing:
         """Yield the units that this shard must run, part after part, until every unit is done or has failed.
 
         Args:
-            stage: the stage.
             todo: the units that are not done.
             failed: records of the failed units. The caller adds those of a part before it requests the next part; this
                 method adds those that failed in other shards.

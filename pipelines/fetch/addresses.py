@@ -91,10 +91,5 @@ class Allowed:
         return cls(network, int(port))
 
     def covers(self, address: Address, port: int) -> bool:
-        """Return whether this address and port are allowed.
-
-        Args:
-            address: an IP address, as resolved.
-            port: the port to be connected to.
-        """
+        """Return whether this address and port are allowed."""
         return port == self.port and address in self.network

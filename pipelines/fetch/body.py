@@ -21,7 +21,6 @@ def read_body(answer: http.client.HTTPResponse, max_bytes: int) -> bytes:
     decompressed in steps, so that a decompression bomb is stopped at `max_bytes`.
 
     Args:
-        answer: the response, with its headers read.
         max_bytes: limit in bytes, both as sent and after decompression.
 
     Raises:

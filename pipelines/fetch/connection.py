@@ -65,8 +65,6 @@ def dial(address: Address, port: int, timeout: float) -> socket.socket:
     """Connect to an address, without resolving any name (see `Dial`).
 
     Args:
-        address: the checked IP address.
-        port: the TCP port.
         timeout: longest time to connect, in seconds.
 
     Raises:
@@ -160,8 +158,6 @@ def response(connection: GuardedConnection, target: Target, user_agent: str) -> 
 
     Args:
         connection: the connection to use; it is closed at the end.
-        target: the URL to request.
-        user_agent: value of the User-Agent header.
 
     Raises:
         FetchError: for every failure here or while the caller reads, so that a bad response costs

@@ -45,7 +45,6 @@ class Fetcher:
     """A fetcher of URLs, safe to use from many threads. The package docstring lists its guarantees.
 
     Args:
-        settings: limits, retries and opt-out rules.
         resolve, dial, sleep: replacements for tests; by default the system's own.
     """
 

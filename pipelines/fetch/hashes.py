@@ -48,7 +48,6 @@ def is_nobodys(digests: Mapping[str, str], rows: Collection[Expected | None]) ->
     """Return whether a file contradicts the hash of every row in `rows`; False without rows.
 
     Args:
-        digests: the file's digests by kind.
         rows: the hashes of the rows that share the file. A row without a hash (None) accepts any
             file.
     """

@@ -91,7 +91,6 @@ def opening_by(fetcher: Fetcher, expected: Mapping[str, Sequence[Expected | None
     Only one thread at a time can be in such a block.
 
     Args:
-        fetcher: makes the requests.
         expected: hashes of the rows that share a URL, by URL. A file that contradicts all of them
             is refused.
     """

@@ -19,7 +19,6 @@ def opts_out(headers: Iterable[tuple[str, str]], names: Iterable[str]) -> str | 
     as an opt-out.
 
     Args:
-        headers: header names and values as received.
         names: lower-case names by which a server may address us.
     """
     ours = {"*", *names}

@@ -51,7 +51,6 @@ class FetchError(Exception):
     """The failure to fetch an image.
 
     Args:
-        reason: the reason as a code.
         message: details for people. Unprintable characters, such as terminal codes, become blanks.
         temporary: whether a later retry may succeed.
         retry_after: seconds the server asks to wait, if it says so.

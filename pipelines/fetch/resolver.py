@@ -51,8 +51,6 @@ def checked_addresses(
     """Return the checked addresses of a target's host. Connect to these: a second lookup could give others.
 
     Args:
-        target: the URL to be requested.
-        resolve: looks up the host.
         timeout: longest time of the lookup, in seconds.
         ports: ports that may be requested at public addresses.
         allowed: exceptions, which need be neither public nor at one of `ports`.

@@ -48,8 +48,6 @@ def fetch_shard(
         folder: an empty local folder to work in.
         name: name of the tar, without extension.
         settings: the settings that `fetcher` has.
-        fetcher: makes the requests.
-        beat: called with the number of URLs done so far.
 
     Returns:
         The records, a table of schema `FETCHED` sorted by ordinal, and the tar, None if no image

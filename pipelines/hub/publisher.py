@@ -89,7 +89,6 @@ class Publisher:
         """Check that the results may be published later, and create the repository and the branch.
 
         Args:
-            plan: fingerprint of the input.
             units: number of units of the input.
 
         Raises:
@@ -125,11 +124,6 @@ class Publisher:
 
     def publish(self, root: StorePath, plan: str, say: Callable[[str], None]) -> None:
         """Publish the folder of a finished run.
-
-        Args:
-            root: the output folder.
-            plan: fingerprint of the input.
-            say: receives progress lines.
 
         Raises:
             CannotPublish: the hub or the network failed, the repository holds other data, a folder holds too

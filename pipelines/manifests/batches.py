@@ -40,8 +40,6 @@ def batches(chunks: Iterator[Chunk], roles: Roles, batch_rows: int) -> Generator
 
     Args:
         chunks: the chunks of a span, in order.
-        roles: the column of every role.
-        batch_rows: most rows of a batch, good and bad together.
 
     Raises:
         UnreadableFile: the chunks raised it. All rows before are yielded first.
@@ -70,12 +68,7 @@ def batches(chunks: Iterator[Chunk], roles: Roles, batch_rows: int) -> Generator
 
 
 def to_batch(chunk: Chunk, roles: Roles) -> Batch:
-    """Return a chunk as a batch. Rows with invalid text or an oversized value become bad rows; the others get uids.
-
-    Args:
-        chunk: rows as a format's reader delivers them.
-        roles: the column of every role.
-    """
+    """Return a chunk as a batch. Rows with invalid text or an oversized value become bad rows; the others get uids."""
     table = chunk.table
     unreadable = _long_rows(table, roles) | _rows_without_utf8(table, roles)
     captions, stand_ins, ordinals, several = chunk.captions, chunk.stand_ins, chunk.ordinals, chunk.several
@@ -315,7 +308,6 @@ def make_uid(*, url: str | None, caption: str | None, own: str | None = None, st
     Args:
         url: the row's URL; None or "" if it has none.
         caption: the caption as the file has it; None counts as "".
-        own: the manifest's own id of the row.
         stand_in: what identifies the image if there is no URL (path, tar member, hash of the
             image).
     """

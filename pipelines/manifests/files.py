@@ -51,12 +51,7 @@ missing files."""
 
 
 def is_outage(path: str, error: Exception) -> bool:
-    """Return whether an error comes from the network, a store or a hub, so that a retry may succeed.
-
-    Args:
-        path: the local path or URL that was read.
-        error: what reading it raised.
-    """
+    """Return whether an error comes from the network, a store or a hub, so that a retry may succeed."""
     if may_pass(error) or is_of_client(error):
         return True
     if not is_url(path) or not isinstance(error, OSError):
@@ -100,10 +95,6 @@ def _unreachable(path: str, error: Exception) -> Unreachable:
 def guarded(path: str, items: Iterator[_T]) -> Iterator[_T]:
     """Yield the items, converting only errors that fetching one raises, not those of the caller.
 
-    Args:
-        path: the file that the items come from.
-        items: an iterator that reads the file.
-
     Raises:
         UnreadableFile, Unreachable: see `reading`.
     """
@@ -139,7 +130,6 @@ def open_file(path: str, *, parts: bool = False) -> IO[bytes]:
     """Open a file for reading and seeking. Raises what the file system raises: wrap it in `reading`.
 
     Args:
-        path: local path or fsspec URL.
         parts: fetch only the requested bytes of a remote file, without read-ahead, and cache recent
             parts.
     """
@@ -212,7 +202,6 @@ def open_stream(path: str, compression: Compression) -> IO[bytes]:
     """Open a file for sequential reading, decompressed. Wrap it, and reads from it, in `reading`.
 
     Args:
-        path: local path or fsspec URL.
         compression: how the whole file is compressed; "" if it is not.
     """
     handle = open_file(path)
@@ -244,7 +233,6 @@ def read_part(path: str, start: int, stop: int) -> bytes:
     """Return bytes [start, stop) of a file, fewer if it ends before. Raises what the file system raises.
 
     Args:
-        path: local path or fsspec URL.
         start: offset of the first byte.
         stop: offset after the last byte.
     """
@@ -283,7 +271,6 @@ def fingerprint(path: str, size: int) -> str:
     """Return "<size>-<16 hex digits>" from the first and last 64 KiB of a file.
 
     Args:
-        path: local path or fsspec URL.
         size: size of the file in bytes.
 
     Raises:

@@ -45,7 +45,6 @@ def image_folders(manifest: str, dataset: Dataset) -> tuple[str, ...]:
     """Return the folders and URLs below which images may be read: `images_root` if given, then the manifest's.
 
     Args:
-        manifest: path or URL of the manifest file.
         dataset: its `images_root` is used.
     """
     own = posixpath.dirname(manifest) if is_url(manifest) else os.path.dirname(local_path(manifest))
@@ -111,7 +110,6 @@ def too_large(what: str, size: int, limit: int) -> MissingImage:
     """Return the `MissingImage` for an image that is larger than the limit.
 
     Args:
-        what: name of the image, for the message.
         size: its size in bytes.
         limit: most bytes of an image.
     """
@@ -129,7 +127,6 @@ def folder_of_all(paths: Sequence[str], folders: Sequence[str]) -> str:
     """Return the deepest folder that contains all these image paths; if one is a URL, the folder of the first.
 
     Args:
-        paths: at least one path, as the manifest has it.
         folders: see `image_folders`.
     """
     full = [full_path(path.removeprefix("file://"), folders) for path in paths]
@@ -145,7 +142,6 @@ def full_path(path: str, folders: Sequence[str]) -> str:
     manifest's.
 
     Args:
-        path: as the manifest has it.
         folders: see `image_folders`.
     """
     if is_url(path) or path.startswith("/"):
@@ -163,7 +159,6 @@ def inside(path: str, folders: Sequence[str]) -> str | None:
     the user's own, and hub caches consist of them.
 
     Args:
-        path: as the manifest has it.
         folders: see `image_folders`.
     """
     path = full_path(path.removeprefix("file://"), folders)

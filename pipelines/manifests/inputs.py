@@ -60,7 +60,6 @@ def expand_inputs(pattern: str, dataset: Dataset) -> list[str]:
             `*_stats.json`), a glob (*, ?, [], **), a numbered range as in
             `part-{00000..00127}.parquet`, or several of these separated by commas; local or as
             fsspec URLs. Local results are absolute.
-        dataset: tells which files of a folder are manifests.
 
     Raises:
         NoInput: the pattern is empty; an item matches nothing, is not a regular file or cannot be

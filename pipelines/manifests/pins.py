@@ -14,7 +14,6 @@ def pinned(pattern: str, known: Mapping[str, str]) -> tuple[str, dict[str, str]]
     """Replace the repository revisions in an input pattern by commits.
 
     Args:
-        pattern: the value of INPUT.
         known: commits from an earlier start of the same run, by address of the repository. They
             remain valid, whatever the revision is now.
 

@@ -115,8 +115,6 @@ def make_plan(
     """Inspect every input file (footers and first lines) and cut it into units.
 
     Args:
-        pattern: pattern, folder, file or comma-separated list of manifests.
-        dataset: how the manifests are read.
         cores: units that may run at the same time; the default sizes of units depend on it.
         unit_rows: rows of a unit; None: by the number of rows and cores.
         output: the output folder. If it has a plan, files that surely have not changed are not inspected again unless
@@ -221,12 +219,7 @@ def _size(rows: int, cores: int, bounds: tuple[int, int]) -> int:
 
 
 def part_of(plan: Plan, units: Sequence[Unit]) -> Plan:
-    """Return a plan of some of the units. Its fingerprint differs, so that `keep_plan` never mixes the two plans.
-
-    Args:
-        plan: the whole plan.
-        units: the units to keep.
-    """
+    """Return a plan of some of the units. Its fingerprint differs, so that `keep_plan` never mixes the two plans."""
     identity = json.dumps([plan.fingerprint, [unit.name for unit in units]])
     return dataclasses.replace(
         plan,
@@ -241,10 +234,6 @@ def keep_plan(path: StorePath, plan: Plan) -> Plan:
     """Return the plan of the output folder. Write `plan` if there is none, and its inspections if they differ.
 
     If shards start at the same moment, all use the plan that was written first.
-
-    Args:
-        path: the file of the plan.
-        plan: the plan of the input as it is now.
 
     Raises:
         PlanMismatch: the stored plan is unreadable, or has another input or other columns.

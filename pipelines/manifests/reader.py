@@ -40,8 +40,6 @@ def inspect(path: str, dataset: Dataset, known: FileInfo | None = None) -> FileI
     """Inspect a manifest file: format, columns, roles, rows if cheap, fingerprint.
 
     Args:
-        path: local path or fsspec URL.
-        dataset: how its rows are read.
         known: an earlier result; it is returned without another inspection if it still holds.
 
     Raises:
@@ -62,10 +60,6 @@ def inspect(path: str, dataset: Dataset, known: FileInfo | None = None) -> FileI
 
 def info_of(span: Span, dataset: Dataset) -> FileInfo:
     """Return the stored inspection of a span's file, or inspect the file.
-
-    Args:
-        span: a span of the file.
-        dataset: how its rows are read.
 
     Raises:
         UnreadableFile, BadSchema, Unreachable: see `inspect`.
@@ -142,10 +136,6 @@ def read_rows(table: pa.Table, dataset: Dataset) -> Batch:
 
     The paths in structs of images do not enter uids here; in a Parquet file they may if a row has no URL.
 
-    Args:
-        table: the rows, with any columns.
-        dataset: how rows are read.
-
     Raises:
         BadSchema: a needed column is missing, ambiguous or of the wrong type, or columns are repeated or too many.
     """
@@ -168,7 +158,6 @@ def read_images(
     """Yield the images of chosen rows, in order: (ordinal, bytes as stored, or why there are none).
 
     Args:
-        info_or_span: the file or span in which the ordinals count.
         dataset: how rows are read; `images_root` says where image files are.
         ordinals: indices of the rows inside the span, strictly ascending.
         max_bytes: most bytes of an image.
@@ -205,7 +194,6 @@ def check_image_paths(infos: Sequence[FileInfo], dataset: Dataset) -> None:
 
     Args:
         infos: the manifests. The first with a column of paths and none of image bytes is checked.
-        dataset: how rows are read.
     """
     info = next((info for info in infos if info.roles.image_path is not None and info.roles.image is None), None)
     if info is None:

@@ -56,9 +56,6 @@ def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, ima
     first text column named image holds paths if no other column does.
 
     Args:
-        columns: the file's columns.
-        dataset: names columns and aliases.
-        path: the file, for messages.
         images: whether the file has images outside its columns (members of a tar).
 
     Raises:

@@ -43,7 +43,6 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
 
     Args:
         arguments: the command-line arguments; None: those of this process.
-        prog: name of the command in its help.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
 

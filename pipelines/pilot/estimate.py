@@ -59,7 +59,6 @@ def share(counts: Sequence[int], rows: Sequence[int], all_rows: int) -> Estimate
 
     Args:
         counts: rows of the kind in each unit of the sample.
-        rows: all rows of each unit.
         all_rows: rows of the whole population. If the sample covers all of them, the proportion is
             exact.
     """
@@ -85,8 +84,6 @@ def per_row(amounts: Sequence[float], rows: Sequence[int], all_rows: int) -> Est
 
     Args:
         amounts: seconds, bytes or images of each unit of the sample.
-        rows: rows (or images) of each unit.
-        all_rows: rows of the whole population.
     """
     y, m = np.asarray(amounts, float), np.asarray(rows, float)
     sampled = m.sum()
@@ -111,7 +108,6 @@ def recut(amounts: Sequence[float], rows: Sequence[int], all_rows: int, units: i
     Args:
         amounts: seconds, bytes or images of each unit of the sample.
         rows: rows of each unit; at least two units above their mean and two others, else there is no interval.
-        all_rows: rows of the whole population.
         units: number of units that these are cut into.
     """
     y, m = np.asarray(amounts, float), np.asarray(rows, float)

@@ -145,12 +145,8 @@ def forecast(
     """Return the forecast. Intervals are 95 %, each on its own; sums and products combine the ends of their parts.
 
     Args:
-        sample: measurements of at least one unit.
-        whole: the data set.
         assumed: values to use if no image of the sample was read by OCR or fetched.
         prices: see `Prices`.
-        workers: numbers of workers to forecast wall-clock hours for.
-        teacher: cost of a teacher for images of the sample.
 
     Raises:
         ValueError: the sample is empty.

@@ -30,10 +30,6 @@ def measure(layout: Layout, plan: Plan, preset: Preset, rows: int, *, score_on_g
     """Return the measurements of the units of a finished run; units that were not decided are omitted.
 
     Args:
-        layout: the output folder of the pilot.
-        plan: its units.
-        preset: its preset.
-        rows: number of rows of the whole data set.
         score_on_gpu: whether stage `score` runs on a GPU.
     """
     shares = _shares_of_tars(layout, plan)
@@ -167,11 +163,5 @@ def _size(path: StorePath) -> int:
 
 
 def rows_of(sample: list[Measured], planned: int, whole: int) -> int:
-    """Estimate the number of rows of the whole data set: the plan's, corrected by the plan's error on the sample.
-
-    Args:
-        sample: the units measured.
-        planned: rows of these units by the plan.
-        whole: rows of the whole data set by the plan.
-    """
+    """Estimate the number of rows of the whole data set: the plan's, corrected by the plan's error on the sample."""
     return round(whole * float(np.sum([unit.rows for unit in sample])) / planned) if planned else whole

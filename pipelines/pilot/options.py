@@ -21,7 +21,6 @@ def check(arguments: Sequence[str] | None = None, prog: str = "python -m open_di
 
     Args:
         arguments: the command-line arguments; None: those of this process.
-        prog: name of the command in its help.
     """
     check_by(pilot_parser(prog), arguments)
 

@@ -54,10 +54,8 @@ def sampling(settings: RunSettings, count: int | None, share: float | None, seed
     """Draw the units of a pilot.
 
     Args:
-        settings: settings of the run.
         count: number of units; None: by `share`, else `UNITS`.
         share: fraction of all units; where some are made longer than others, of the rows.
-        seed: seed of the random draw.
 
     Raises:
         WrongUse: the input has no readable rows, `count` and `share` are both given, `count` is below 1, or `share`

@@ -37,9 +37,6 @@ def measure_teacher(
     """Extract features in this process, discard them, and return what they cost.
 
     Args:
-        layout: the output folder of the pilot.
-        shards: names of each unit's tars.
-        asked: teacher, device, precision and batch size.
         most: number of images in all; see `options.IMAGES`.
     """
     extraction = Extraction(asked, layout)

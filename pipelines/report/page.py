@@ -63,9 +63,7 @@ def render_report(funnel: FunnelRecord, examples: Mapping[str, Sequence[Example]
     """Return the report as one HTML file that loads nothing.
 
     Args:
-        funnel: the counts of the run.
         examples: rows to show, by reason of rejection or by end (kept, dead_letter).
-        notes: sentences below the headline.
     """
     explanations = {step["reason"]: step.get("explanation", _UNKNOWN) for step in funnel["steps"]} | _ENDS
     totals = {"kept": funnel["kept"], "dead_letter": funnel["dead_letter"]["rows"], **funnel["rejected"]}

@@ -41,7 +41,6 @@ def shrink(data: bytes, masked: Sequence[ArrayLike] = (), size: tuple[int, int] 
     """Return the thumbnail of a stored image.
 
     Args:
-        data: the image file.
         masked: boxes of text to paint over, each with corners (k, 2) as (x, y).
         size: width and height of the image that the boxes are of.
 

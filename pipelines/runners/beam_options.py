@@ -51,7 +51,6 @@ def check_beam_options(arguments: Sequence[str], runner: str) -> tuple[str, ...]
 
     Args:
         arguments: the arguments left by `options.parse`, which has refused mistyped ones.
-        runner: name of the runner that will get them.
 
     Raises:
         RunnerError: an option is unknown to Beam, has a wrong value or none, belongs to another runner, or is one of

@@ -48,8 +48,6 @@ def report(worker: str, message: str, kind: str = "failed") -> None:
     """Print an error, and write its message to a file `<kind>-*.txt` in the driver's folder if that is on this machine.
 
     Args:
-        worker: id of the worker.
-        message: what went wrong.
         kind: `failed`: the worker could not be started; `died`: it ended with an error.
     """
     print(f"boot: worker {worker}: {message}", file=sys.stderr, flush=True)
@@ -112,8 +110,6 @@ def prepare(worker: str, endpoint: str, private: Path) -> dict[str, str]:
     """Fetch and install the staged files of a worker.
 
     Args:
-        worker: id of the worker.
-        endpoint: address of the runner's provision service.
         private: an empty folder for this worker.
 
     Returns:
@@ -150,12 +146,6 @@ def prepare(worker: str, endpoint: str, private: Path) -> dict[str, str]:
 def fetch(dependencies: Sequence[Any], endpoint: str, folder: Path, metadata: list[tuple[str, str]]) -> list[Path]:
     """Fetch staged files and return their paths.
 
-    Args:
-        dependencies: ArtifactInformation of each file.
-        endpoint: address of the runner's artifact service.
-        folder: the folder to write to.
-        metadata: gRPC metadata that identifies the worker.
-
     Raises:
         BootError: a checksum differs, a file has no name, or a file lists requirements for every worker to download.
         grpc.RpcError, OSError: the service does not answer, or a file cannot be written.
@@ -191,7 +181,6 @@ def install(packages: Sequence[Path], site: Path) -> None:
     """Install packages without their dependencies and without network access.
 
     Args:
-        packages: wheels and source packages.
         site: the folder to install into.
 
     Raises:

@@ -87,7 +87,6 @@ class Backend(Protocol):
 
         Args:
             place: name of the run's jobs, see `engine.jobs.run_name`.
-            say: receives lines for the terminal.
         """
         return None
 

@@ -80,12 +80,7 @@ def environment_type(flags: Sequence[str]) -> str:
 
 def check_workers(workers: Workers, flags: Sequence[str]) -> None:
     """Raise RunnerError if the environment type is unknown, or boot.py is to start workers with a Python that is not on
-    this machine.
-
-    Args:
-        workers: how to start the workers.
-        flags: Beam's options.
-    """
+    this machine."""
     kind = environment_type(flags)
     if kind not in ("PROCESS", "LOOPBACK", "EXTERNAL", "DOCKER"):
         raise RunnerError(f"unknown environment type {kind!r}; choose PROCESS, LOOPBACK, EXTERNAL or DOCKER")
@@ -101,9 +96,7 @@ def run(
 
     Args:
         runner: the runner of Prism or Flink, not started.
-        job: the job.
         flags: Beam's options, to which those that start workers are added.
-        workers: how to start the workers.
         end_seconds: seconds that the runner may take to end a job after a worker has died; infinite for a runner that
             may start another worker.
 

@@ -104,20 +104,13 @@ class MeasuringFilter(StageFilter, Protocol):
         """The conditions on the numbers; the reason of each is the name of its column."""
 
     def measured(self, layout: Layout, unit: str, rows: pa.Table) -> pa.Table:
-        """Return the numbers of some rows by column name, null for missing numbers.
-
-        Args:
-            layout: the output folder.
-            unit: name of the caption unit.
-            rows: n rows of the unit.
-        """
+        """Return the numbers of some rows by column name, null for missing numbers."""
 
 
 def cascade(preset: Preset, own: Sequence[StageFilter] = ()) -> tuple[Step, ...]:
     """Return the steps of a preset, in order, without those for duplicates that the preset keeps.
 
     Args:
-        preset: the filters and their thresholds.
         own: filters of stage `score` and of the user's stages. Their steps follow those of the preset, except
             duplicates.
     """
@@ -160,7 +153,6 @@ def refuse_scores(preset: Preset, user: str) -> None:
     """Raise ValueError if a preset decides by CLIP scores.
 
     Args:
-        preset: the preset.
         user: name of the class that cannot compute them.
     """
     if preset.score.thresholds:
@@ -292,8 +284,6 @@ def with_one_caption(
     Args:
         rows: the row and its annotations, see `apply_cascade`.
         record: the record of its image, a row of `RECORD`; None: no image was read.
-        preset: the filters and their thresholds.
-        stages: the stages that decide.
     """
     if OTHERS not in rows.column_names:
         return rows
@@ -306,9 +296,6 @@ def _one_of_each(captions: pa.Table, owners: NDArray[np.int64], decided: Decisio
 
     Args:
         captions: m captions, from `each_caption`.
-        owners: the row of each caption (m,).
-        decided: the decisions on the captions.
-        preset: the filters, which say how far a caption got.
     """
     places = {step.reason: place for place, step in enumerate(cascade(preset))}
     # One image is read for all captions of a row, so `KEPT` and `DEAD` do not meet in it.
@@ -337,7 +324,6 @@ def apply_caption_filters(rows: pa.Table, preset: Preset, annotated: bool) -> De
 
     Args:
         rows: see `apply_cascade`.
-        preset: the filters and their thresholds.
         annotated: whether to apply the filters that need annotations.
     """
     captions, owners = each_caption(rows)
@@ -382,9 +368,7 @@ def apply_image_filters(captions: list[str], records: pa.Table, preset: Preset) 
     """Apply the filters on images.
 
     Args:
-        captions: n captions.
         records: n rows of `stages.rows.RECORD`.
-        preset: the filters and their thresholds.
 
     Returns:
         (n,) reasons and (n,) overlaps, see `Decisions`.

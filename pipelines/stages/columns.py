@@ -163,9 +163,6 @@ def annotated_rows(
     """Yield a unit's rows from stage `captions`, with the values that the preset's conditions compare.
 
     Args:
-        layout: the output folder.
-        unit: name of the caption unit.
-        preset: has the conditions.
         columns: columns to read, including `ordinal`; see `row_groups`.
         between: skips row groups outside a range; see `row_groups`.
     """

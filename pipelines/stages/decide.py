@@ -200,9 +200,7 @@ def broken_unit(broken: Broken, unit: str | None, stage: str = "manifest") -> pa
     """Return the dead letter of a unit or file that failed or was not read completely. It has no ordinal and no row.
 
     Args:
-        broken: the file and its error.
         unit: name of the unit, None for a whole file.
-        stage: the stage that failed.
     """
     row = {"file": broken["path"], "unit": unit, "stage": stage}
     return pa.Table.from_pylist([{**row, "error": broken["error"], "message": broken["message"]}], DEAD)
@@ -232,7 +230,6 @@ class Deciding:
 
         Args:
             survivors: fingerprints of the units' survivors, from `survivors`.
-            findings: the duplicates that were found.
         """
         names = self.work.alive(survivors)
         fingerprints = {unit: fingerprint_of(survivors[unit], findings.fingerprint) for unit in names}

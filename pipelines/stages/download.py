@@ -70,12 +70,7 @@ class NetworkDown(RuntimeError):
 
 
 def is_outage(unreachable: int, asked: int) -> bool:
-    """Return whether so many URLs were unreachable that this machine's network is probably the cause.
-
-    Args:
-        unreachable: number of unreachable URLs.
-        asked: number of requested URLs.
-    """
+    """Return whether so many URLs were unreachable that this machine's network is probably the cause."""
     least, share = OUTAGE
     return unreachable >= max(least, share * asked)
 

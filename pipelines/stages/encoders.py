@@ -138,7 +138,6 @@ class Encoder:
         """Load the model.
 
         Args:
-            encoder: the encoder to load.
             device: torch's device name. With several GPUs, `cuda` means the one that `Claim`
                 chooses.
             precision: bf16 (torch's autocast; weights stay float32) or fp32.

@@ -33,19 +33,13 @@ def embedding_of(encoder: str, downloads: list[Any] | None) -> str:
     """Return what the embeddings of an image unit depend on: the encoder, and the state of downloaded images.
 
     Args:
-        encoder: fingerprint of the encoder.
         downloads: see `images.state_of`; None if images were not downloaded.
     """
     return encoder if downloads is None else "-".join(map(str, [encoder, *downloads]))
 
 
 def vectors(embeddings: Sequence[Encoded | None], dimension: int) -> pa.Array:
-    """Return a column of float16 embeddings, zeros for missing ones.
-
-    Args:
-        embeddings: n embeddings (d,); anything else counts as missing.
-        dimension: d, the numbers per embedding.
-    """
+    """Return a column of float16 embeddings, zeros for missing ones."""
     flat = np.zeros((len(embeddings), dimension), np.float16)
     for place, one in enumerate(embeddings):
         if isinstance(one, np.ndarray):
@@ -89,10 +83,6 @@ class EncodingStage(SegmentStage):
         """Return what to embed of a row: the tensor of its image, or why there is none. A stage may add others.
 
         Threads may call it while the encoder processes other rows.
-
-        Args:
-            ordinal: ordinal of the row.
-            image: the image file.
         """
         return [self._encoder.prepare(image)]
 

@@ -56,11 +56,7 @@ class Export:
                 )
 
     def write_shards(self, decided: Mapping[str, str]) -> None:
-        """Write the shards or indexes that are outdated, if the stage is requested and images are available.
-
-        Args:
-            decided: for each unit, what its decisions depend on.
-        """
+        """Write the shards or indexes that are outdated, if the stage is requested and images are available."""
         if "export" not in self.settings.stages or not self._images:
             return
         record = Vouched(self.layout).read(self.layout.exported) or {}
@@ -75,10 +71,6 @@ class Export:
     def make(self, decided: Mapping[str, str], duplicate_files: tuple[DuplicateFiles, ...]) -> IndexCounts:
         """Write outdated exports. If the stage is not requested and there are exports that may be of other
         decisions, remove them and the report.
-
-        Args:
-            decided: for each unit, what its decisions depend on.
-            duplicate_files: files of the kinds of duplicates that were compared.
 
         Returns:
             If the stage is requested and the input's tars stay: `shards`, the number of indexes; `samples`, the number

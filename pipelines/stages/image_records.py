@@ -22,9 +22,6 @@ def image_records(layout: Layout, unit: str, image_units: Iterable[int], stages:
     """Return a caption unit's image records for the cascade: a table of `stages.rows.RECORD`, by ordinal.
 
     Args:
-        layout: the output folder.
-        unit: name of the caption unit.
-        image_units: numbers of its image units.
         stages: the stages that decide. Without `spotting`, the status of a downloaded image is
             `UNREAD`. With `download`, the status of a failed image is `DOWNLOAD_FAILED` and the reason.
 
@@ -71,8 +68,6 @@ def decided_rows(
     the manifest again and may find fewer rows there than are annotated.
 
     Args:
-        image_units: numbers of the image units whose records are read.
-        stages: the stages that decide.
         own: filters of stage `score` and of the user's stages.
         span: (first, stop): only rows with ordinals in [first, stop).
     """

@@ -47,7 +47,6 @@ def images_at_hand(layout: Layout, with_manifests: bool) -> bool:
     """Return whether there may be images: with the manifests, or downloaded in this or an earlier run.
 
     Args:
-        layout: the output folder.
         with_manifests: whether manifests come with images.
     """
     return with_manifests or bool(stamps(layout.commits(DOWNLOAD), ".json"))
@@ -55,10 +54,6 @@ def images_at_hand(layout: Layout, with_manifests: bool) -> bool:
 
 def load_downloads(layout: Layout, image_unit: str) -> pa.Table | None:
     """Return the download records of an image unit by ordinal, or None if stage `download` has not processed it.
-
-    Args:
-        layout: the output folder.
-        image_unit: name of the image unit.
 
     Returns:
         A table of `FETCHED`, with the last record of each row.
@@ -80,12 +75,7 @@ def last_of_each(records: pa.Table) -> pa.Table:
 
 
 def tar_path(layout: Layout, name: str) -> StorePath:
-    """Return the path of a tar of downloaded images.
-
-    Args:
-        layout: the output folder.
-        name: file name of the tar.
-    """
+    """Return the path of a tar of downloaded images."""
     return layout.data(DOWNLOAD, "any").with_name(name)
 
 
@@ -102,11 +92,6 @@ def images_of(
     Errors are those of `read_images`.
 
     Args:
-        layout: the output folder.
-        unit: name of the caption unit.
-        span: its rows.
-        image_rows: rows of an image unit, from the plan.
-        dataset: how rows are read.
         ordinals: indices of the rows inside the unit, strictly ascending.
     """
 
@@ -125,12 +110,7 @@ def images_of(
 
 
 def original_sizes(layout: Layout, image_unit: str) -> dict[int, tuple[int, int]]:
-    """Return the width and height of downloaded images before they were downscaled, by ordinal.
-
-    Args:
-        layout: the output folder.
-        image_unit: name of the image unit.
-    """
+    """Return the width and height of downloaded images before they were downscaled, by ordinal."""
     records = load_downloads(layout, image_unit)
     if records is None:
         return {}

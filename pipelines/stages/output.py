@@ -29,10 +29,7 @@ def output_rows(
     `caption` that is the caption itself is not kept twice.
 
     Args:
-        original: the rows as the manifest has them.
         rows: the same rows with `uid` and `caption`, of several captions the one that was decided.
-        records: the image records used for the decisions.
-        decisions: the decisions on these rows.
         caption_column: the original column that holds the caption; None: several do.
     """
     if caption_column == "caption" and pa.types.is_string(original["caption"].type):
@@ -83,12 +80,7 @@ def _where(known: NDArray[np.bool_] | None, values: pa.Array) -> pa.Array:
 
 def making_way(original: pa.Table, names: Iterable[str]) -> dict[str, pa.ChunkedArray]:
     """Return the columns of a table, renaming those with one of `names` to original_<name>, with more
-    such prefixes if that exists.
-
-    Args:
-        original: the table.
-        names: names that other columns need.
-    """
+    such prefixes if that exists."""
     columns = {name: original[name] for name in original.column_names}
     for name in names:
         if name in columns:
@@ -107,7 +99,6 @@ def rejected_rows(
     Args:
         table: n rows from `output_rows`.
         reasons: the reason of each row (n,).
-        stages: the stage of each reason.
         copies: n rows of `COPIES`.
     """
     gone = ((reasons != KEPT) & (reasons != DEAD)).astype(bool)

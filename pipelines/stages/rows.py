@@ -79,10 +79,6 @@ download downscaled it, None if it was not downloaded."""
 def dataset_of(caption: str, **roles: str) -> Dataset:
     """Return the data set `custom` with the column of the captions.
 
-    Args:
-        caption: the column.
-        roles: columns of other roles, by role.
-
     Raises:
         DatasetError: see `Dataset.with_roles`.
     """
@@ -114,11 +110,7 @@ def columns_of(
     identified.
 
     Args:
-        conditions: the preset's conditions.
-        roles: the file's columns by role.
         dataset: tells whether width and height are swapped.
-        columns: names of the file's columns.
-        path: the file, for messages.
 
     Raises:
         WrongUse: there is no such column.
@@ -134,12 +126,6 @@ def columns_of(
 
 def columns_in(table: pa.Table, dataset: Dataset, conditions: Sequence[ColumnCondition], path: str) -> dict[str, str]:
     """Return the column of each condition in a table, as `columns_of` does with the roles that a run would resolve.
-
-    Args:
-        table: at least the schema of the rows.
-        dataset: the caption column and other roles.
-        conditions: the preset's conditions.
-        path: what the columns belong to, for messages.
 
     Raises:
         WrongUse: there is no such column.
@@ -166,7 +152,6 @@ def values_of(batch: Batch, places: Mapping[str, str], conditions: Sequence[Colu
     """Return the values that conditions compare, by stored name.
 
     Args:
-        batch: rows as the manifest has them.
         places: the column of each condition (see `columns_of`).
         conditions: the preset's conditions. A language without a column is identified from the captions.
     """
@@ -221,7 +206,6 @@ def read_texts(spotter: TextSpotter, asked: Iterable[Asked]) -> Iterator[Reading
 
     Args:
         spotter: reads the text. It determines how many images are in memory at a time.
-        asked: the rows and their images.
     """
     waiting: deque[tuple[int, MissingImage | tuple[bytes, int], tuple[int, int] | None]] = deque()
 

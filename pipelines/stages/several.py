@@ -34,7 +34,6 @@ def nested(captions: Sequence[Sequence[str]], annotations: pa.Table | None) -> p
     """Return the column `OTHERS` of n rows.
 
     Args:
-        captions: the further captions of each row.
         annotations: rows of `SCHEMA`, one per caption; None: captions are not parsed.
     """
     flat = pa.array([text for texts in captions for text in texts], pa.string())

@@ -43,8 +43,6 @@ def shard_path(layout: Layout, unit: str, number: int) -> StorePath:
     """Return the path of a unit's shard.
 
     Args:
-        layout: the output folder.
-        unit: name of the caption unit.
         number: number of the shard in the unit, from 0.
     """
     return layout.shards(unit).with_name(f"{unit}-{number:03d}.tar")
@@ -59,13 +57,7 @@ def index_path(shard: StorePath) -> StorePath:
 
 
 def remove_shards(layout: Layout, unit: str, first: int = 0) -> None:
-    """Remove a unit's shards and their indexes, the last one first, because later runs find shards only up to a gap.
-
-    Args:
-        layout: the output folder.
-        unit: name of the caption unit.
-        first: number of the first shard to remove.
-    """
+    """Remove a unit's shards and their indexes, the last one first, because later runs find shards only up to a gap."""
     stop = first
     while shard_path(layout, unit, stop).exists():
         stop += 1
@@ -143,13 +135,7 @@ class ExportStage(Stage):
 
 
 def kept_rows(layout: Layout, unit: str, columns: Sequence[str]) -> list[Row]:
-    """Return columns of a unit's survivors, with their ordinals, as one dict per row.
-
-    Args:
-        layout: the output folder.
-        unit: name of the caption unit.
-        columns: columns of kept/ to read.
-    """
+    """Return columns of a unit's survivors, with their ordinals, as one dict per row."""
     path = layout.part("kept", unit)
     if not path.exists():
         return []

@@ -48,11 +48,6 @@ BATCH = 64
 def load_records(layout: Layout, unit: str, image_units: Iterable[int]) -> pa.Table:
     """Return the spotting records of a caption unit, by ordinal.
 
-    Args:
-        layout: the output folder.
-        unit: name of the caption unit.
-        image_units: numbers of the image units to read.
-
     Raises:
         CorruptRecord: a commit record is corrupt.
     """

@@ -29,12 +29,7 @@ def write_subset(layout: Layout, units: Iterable[Unit], duplicate_files: tuple[D
     """Write subset.npy from the parts in kept/, without the uids that different rows share.
 
     Args:
-        layout: the output folder.
-        units: the caption units.
         duplicate_files: files of the kinds of duplicates; those of kind `UID` list the shared uids.
-
-    Returns:
-        The number of uids written.
     """
     names = [unit.name for unit in units]
     files = [file_name(number) for one in duplicate_files if one.kind == UID for number in range(one.count)]
@@ -47,16 +42,7 @@ def write_subset(layout: Layout, units: Iterable[Unit], duplicate_files: tuple[D
 
 
 def sort_uids(of_kept: Iterable[list[str]], of_shared: Iterable[list[str]], target: Path) -> int:
-    """Write the uids of kept rows without the shared ones, sorted out of core, each once.
-
-    Args:
-        of_kept: uids of kept rows, in parts.
-        of_shared: uids that different rows share, in parts.
-        target: the file to write.
-
-    Returns:
-        The number of uids written.
-    """
+    """Write the uids of kept rows without the shared ones, sorted out of core, each once."""
     with tempfile.TemporaryDirectory(prefix="diht-subset-") as folder, naming(Path(folder)):
         kept, shared = _Parts(Path(folder), "kept"), _Parts(Path(folder), "shared")
         for uids in of_kept:

@@ -49,25 +49,13 @@ class Tally:
     """Ordinals of the rows in kept/, in file order."""
 
     def lose(self, stage: str, dead_letters: pa.Table) -> None:
-        """Count dead letters.
-
-        Args:
-            stage: the stage that failed.
-            dead_letters: a table of them.
-        """
+        """Count dead letters."""
         self.dead.update(dead_letters["error"].to_pylist())
         self.lost[stage] += dead_letters.num_rows
 
     def example(self, reason: str, uid: str, ordinal: int, most: int) -> None:
         """Keep the rows with the lowest uids as examples: deterministic, yet random with respect to content
-        if uids are hashes.
-
-        Args:
-            reason: reason of the row.
-            uid: its uid.
-            ordinal: its index in the unit.
-            most: most examples of a reason.
-        """
+        if uids are hashes."""
         key = (
             "".join(chr(0x10FF - ord(char)) for char in uid),
             ordinal,

@@ -69,12 +69,7 @@ def why_not_indexed(info: FileInfo) -> str:
 
 
 def tars_of(plan: Plan, units: Collection[str]) -> dict[str, list[str]]:
-    """Return the units of each tar, by the first of them.
-
-    Args:
-        plan: the run's plan.
-        units: names of the caption units to group.
-    """
+    """Return the units of each tar, by the first of them."""
     found: dict[str, list[str]] = {}
     for unit in units:
         found.setdefault(plan.span(unit).path, []).append(unit)
@@ -158,22 +153,12 @@ class KeptIndexStage(Stage):
 
 
 def kept_index(layout: Layout, tar: str) -> StorePath:
-    """Return the path of the index of a tar's survivors.
-
-    Args:
-        layout: the output folder.
-        tar: file name of the tar.
-    """
+    """Return the path of the index of a tar's survivors."""
     return layout.indexes / place_beside(tar).name
 
 
 def write_indexes(work: Work, decided: Mapping[str, str]) -> None:
-    """Write the indexes that are outdated.
-
-    Args:
-        work: the run's work.
-        decided: for each unit, what its decisions depend on.
-    """
+    """Write the indexes that are outdated."""
     tars = tars_of(work.plan, work.alive(decided))
     content = {
         unit: fingerprint_of(VERSION, shard_index.VERSION, work.plan.span(unit).fingerprint, work.plan.span(unit).path)

@@ -88,10 +88,6 @@ def publish_bytes(path: StorePath, content: bytes) -> None:
 def publish_first(path: StorePath, value: Any) -> bool:
     """Publish `value` as JSON unless `path` exists.
 
-    Args:
-        path: the file.
-        value: its content.
-
     Returns:
         True if this call wrote the file. If several processes try at once, exactly one succeeds.
     """
@@ -135,7 +131,6 @@ class TableFile:
     without error publishes no file and deletes an existing one.
 
     Args:
-        path: the file.
         schema: its schema; None: that of the first table.
     """
 

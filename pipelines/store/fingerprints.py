@@ -32,13 +32,7 @@ class Fingerprints:
     @classmethod
     def published(cls, layout: Layout, stage: str, units: Mapping[str, str]) -> Fingerprints:
         """Write the fingerprints of a stage. The stage is constructed with the result, so the file exists before it
-        starts.
-
-        Args:
-            layout: paths of the output folder.
-            stage: name of the stage.
-            units: fingerprint of each unit by its name.
-        """
+        starts."""
         path = layout.fingerprints(stage)
         publish_json(path, dict(units))
         return cls(path)

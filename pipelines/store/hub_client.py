@@ -34,9 +34,7 @@ def explained(address: HubAddress, error: type[Exception], then: str = "") -> It
     """Turn exceptions in the `with` block, which requests to a hub raise, into `error` with a one-line message.
 
     Args:
-        address: the repository.
         error: class of the new errors. Errors of this class, and OSErrors that are not of the hub client, pass through.
-        then: end of the message about a failed request.
     """
     try:
         from huggingface_hub import constants, errors

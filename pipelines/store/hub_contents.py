@@ -64,7 +64,6 @@ def steps(files: Mapping[str, StorePath], changed: Iterable[str], there: Iterabl
     Args:
         files: the result of `contents`.
         changed: names of files that are missing in the repository or differ.
-        there: names of all files in the repository.
     """
     changed, there = set(changed), set(there)
     stale = tuple(sorted(name for name in there if is_ours(name) and name not in files and name != CARD))

@@ -41,12 +41,7 @@ class NoLocks(NotLocked):
 
 
 class FileLock:
-    """A lock on an open file, and a folder in which each shard at work holds the lock of a file named after it.
-
-    Args:
-        handle: the open lock file.
-        shards: the folder of the shards' files.
-    """
+    """A lock on an open file, and a folder in which each shard at work holds the lock of a file named after it."""
 
     def __init__(self, handle: IO[str], shards: Path):
         self._handle, self._shards = handle, shards
@@ -108,8 +103,6 @@ def output_lock(
     """Hold the lock of an output folder while the `with` block runs.
 
     Args:
-        layout: paths of the folder.
-        shared: allow other processes that also pass True.
         shard: name of this shard in the `at_work` of others; must be a valid file name. Empty: none.
         say: receives a line for the terminal if a store does not answer or another run's lease has to expire.
 

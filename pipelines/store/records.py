@@ -55,8 +55,6 @@ def publish_record(
     """Write a commit record that vouches for files by their sizes.
 
     Args:
-        layout: paths of the output folder.
-        path: the file of the record.
         record: its entries. The files in its entry `files`, of an earlier record, stay vouched for.
         files: the files of the unit; those that do not exist are left out.
         planned: the output folder must hold a plan.
@@ -102,10 +100,6 @@ class Vouched:
 
     def withdraw(self, path: StorePath, record: Mapping[str, Any]) -> bool:
         """Delete a record whose files are missing, unless another shard has meanwhile replaced or deleted it.
-
-        Args:
-            path: the file of the record.
-            record: its content as it was read.
 
         Returns:
             True if the record was deleted.

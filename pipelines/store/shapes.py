@@ -18,10 +18,6 @@ T = TypeVar("T")
 def read_record(path: StorePath, kind: type[T]) -> T | None:
     """Return the record in a JSON file; None if the file does not exist or holds null.
 
-    Args:
-        path: the file.
-        kind: the TypedDict of the record.
-
     Raises:
         WrongUse: the file is not JSON, or its content has another type.
     """
@@ -42,7 +38,6 @@ def conforms(value: object, kind: Any) -> bool:
     magnitude; a bool counts as a number.
 
     Args:
-        value: the value.
         kind: a type of JSON values, `Any`, a union, a Literal, or a TypedDict; a dict may have more keys than that.
     """
     origin, inner = get_origin(kind), get_args(kind)

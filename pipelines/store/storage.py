@@ -77,13 +77,7 @@ def is_gone(path: StorePath) -> bool:
 @contextmanager
 def asked(path: StorePath, error: type[Exception], then: str) -> Iterator[None]:
     """Turn errors of an object store in the `with` block into one line of an `error`. If `path` is on a disk,
-    errors pass unchanged.
-
-    Args:
-        path: the file or folder that the block accesses.
-        error: the exception to raise.
-        then: the end of its message, the remedy.
-    """
+    errors pass unchanged."""
     try:
         yield
     except Exception as found:
@@ -116,7 +110,6 @@ def read_table(path: StorePath, columns: list[str] | None = None, filters: list[
     """Return the table in a Parquet file.
 
     Args:
-        path: the file.
         columns: columns to read; None: all.
         filters: conditions on rows, as of `pyarrow.parquet.read_table`; None: all rows.
     """
@@ -132,7 +125,6 @@ def row_groups(
     """Yield an empty table with the schema of the columns, then the row groups of a Parquet file one by one.
 
     Args:
-        path: the file.
         columns: columns to read, or paths such as `column.list.element.field`, as far as the file has the columns;
             None: all.
         between: (column, first, stop): skip groups whose statistics exclude values of that column in [first, stop).
@@ -169,7 +161,6 @@ def read_range(path: StorePath, start: int, stop: int) -> bytes:
     """Return a range of bytes of a file.
 
     Args:
-        path: the file.
         start: offset of the first byte.
         stop: offset after the last byte; the result is shorter if the file ends before.
     """
@@ -190,13 +181,7 @@ def row_count(path: StorePath) -> int:
 
 
 def each(do: Callable[[_T], Any], items: Iterable[_T], root: StorePath) -> Iterator[Any]:
-    """Yield `do(item)` for every item in order, concurrently if `root` is remote.
-
-    Args:
-        do: the function.
-        items: its arguments.
-        root: the folder that it accesses.
-    """
+    """Yield `do(item)` for every item in order, concurrently if `root` is remote."""
     yield from map(do, items) if is_local(root) else many_at_once(do, items)
 
 

@@ -35,7 +35,6 @@ def main(
 
     Args:
         arguments: the command-line arguments; None: those of this process.
-        prog: name of the command in its help.
         defaults: `output`, the default of that option.
     """
 
@@ -53,12 +52,7 @@ def main(
 
 
 def serve(bench: Workbench, listening: socket.socket) -> None:
-    """Serve requests until a signal arrives.
-
-    Args:
-        bench: the output to show.
-        listening: a listening socket.
-    """
+    """Serve requests until a signal arrives."""
     config = uvicorn.Config(
         make_app(bench), log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=_CLOSE_S
     )

@@ -65,7 +65,6 @@ def controls_of(preset: Preset, sample: Sample) -> list[Control]:
     """Return the adjustable settings of a preset.
 
     Args:
-        preset: the preset.
         sample: rows whose smallest and largest values, with the bound, are the ends of column sliders.
     """
     found = [
@@ -81,9 +80,7 @@ def moved(preset: Preset, given: Mapping[str, str], controls: list[Control]) -> 
     """Return a preset with the form's values.
 
     Args:
-        preset: the preset to begin with.
         given: the form's values by key of the control.
-        controls: its controls.
 
     Raises:
         BadValue: the preset does not accept a value.

@@ -37,13 +37,7 @@ def ordinal_of(output: Output, place: Place) -> int | None:
 
 
 def place_at(output: Output, unit: str, ordinal: int) -> Place | None:
-    """Return the place of a row; None if there is no such row, a run is deciding it again, or files are missing.
-
-    Args:
-        output: the output.
-        unit: name of the unit.
-        ordinal: ordinal of the row in it.
-    """
+    """Return the place of a row; None if there is no such row, a run is deciding it again, or files are missing."""
     decided = unit in output.listing().decided
     for end in KINDS if decided else (UNDECIDED,):
         try:
@@ -74,11 +68,6 @@ def evidence_of(output: Output, place: Place) -> Example | None:
 
 def image_of(output: Output, unit: str, ordinal: int) -> bytes:
     """Return the stored image of a row. Its URL is not requested.
-
-    Args:
-        output: the output.
-        unit: name of the unit.
-        ordinal: ordinal of the row in it.
 
     Raises:
         ImageNotShown: there is no image, or it or its manifest cannot be read; the message gives the reason.

@@ -21,10 +21,6 @@ class BadAddress(ValueError):
 def query_of(given: Mapping[str, str], columns: Sequence[str]) -> Query:
     """Parse the query in an address.
 
-    Args:
-        given: parameters of the address.
-        columns: columns that can be compared with numbers.
-
     Raises:
         BadAddress: a number is invalid, or there is no such end or column.
     """
@@ -58,7 +54,6 @@ def address_of(query: Query, start: Place | None = None) -> str:
     """Return the address of a page of rows.
 
     Args:
-        query: the query.
         start: place to begin at; None: the first row.
     """
     said = {name: getattr(query, name) for name in ("caption", "read", "column")}

@@ -22,7 +22,6 @@ def check(
 
     Args:
         arguments: the command-line arguments; None: those of this process.
-        prog: name of the command in its help.
         defaults: `output`, the default of that option.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)

@@ -86,7 +86,6 @@ class Output:
         """Open an output.
 
         Args:
-            root: its folder.
             preset: name or file of a preset to show instead of the run's; while the run has
                 recorded none, the default is `paper`.
 

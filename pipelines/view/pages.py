@@ -93,7 +93,6 @@ def rows(bench: Workbench, given: Mapping[str, str]) -> Shown:
     """Show a page of rows that fit a query.
 
     Args:
-        bench: the output.
         given: parameters of the address, see `forms.query_of`.
 
     Raises:
@@ -155,7 +154,6 @@ def row(bench: Workbench, given: Mapping[str, str]) -> Shown:
     """Show a row with its columns and evidence.
 
     Args:
-        bench: the output.
         given: parameters of the address: `place`.
 
     Raises:
@@ -208,7 +206,6 @@ def thresholds(bench: Workbench, given: Mapping[str, str]) -> Shown:
     """Show the controls of a preset, and what it would keep.
 
     Args:
-        bench: the output.
         given: parameters of the address, see `kept`.
     """
     _, content = kept(bench, given)
@@ -219,7 +216,6 @@ def kept(bench: Workbench, given: Mapping[str, str]) -> Shown:
     """Show what changed thresholds would keep.
 
     Args:
-        bench: the output.
         given: parameters of the address: `seed`, `preset`, and values of controls by their keys.
 
     Raises:

@@ -16,8 +16,6 @@ def ordinals_of(output: Output, unit: str, end: str) -> NDArray[np.int64]:
     row for the whole unit has no ordinal: -1.
 
     Args:
-        output: the output that holds the unit.
-        unit: its name.
         end: one of `ENDS`.
 
     Raises:
@@ -41,8 +39,6 @@ def reasons_of(output: Output, unit: str, ordinals: NDArray[np.int64]) -> Reason
     """Return the reason (n,) why a run rejected each row of a decided unit; `KEPT` for all other rows.
 
     Args:
-        output: the output that holds the unit.
-        unit: its name.
         ordinals: (n,) ordinals of the rows.
 
     Raises:

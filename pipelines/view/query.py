@@ -127,10 +127,7 @@ def search(
     """Return the next rows that fit.
 
     Args:
-        output: the output to search.
-        query: the conditions.
         start: place to begin at, from the page before; None: the first row.
-        rows: maximum number of rows to return.
         seconds: time after which the search ends; it examines at least one piece of a file.
     """
     began, looked = time.monotonic(), 0

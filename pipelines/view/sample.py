@@ -76,9 +76,6 @@ def draw(output: Output, rows: int = ROWS, seed: int = 0, seconds: float = SECON
     `rows`.
 
     Args:
-        output: the output.
-        rows: maximum number of rows.
-        seed: seed of the random draw.
         seconds: time after which no more pieces of a sample are read.
     """
     listing = output.listing()

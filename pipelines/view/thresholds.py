@@ -83,13 +83,7 @@ _UNCERTAIN = "not examined yet"
 
 
 def decide(output: Output, sample: Sample, preset: Preset) -> Decided:
-    """Decide the rows of a sample by a preset.
-
-    Args:
-        output: the output of the sample.
-        sample: the rows.
-        preset: the preset.
-    """
+    """Decide the rows of a sample by a preset."""
     decided = Decided(
         sample,
         tuple(apply_cascade(piece.rows, piece.records, preset, output.stages).reasons for piece in sample.pieces),
@@ -113,12 +107,7 @@ def decide(output: Output, sample: Sample, preset: Preset) -> Decided:
 
 def pairs_are_known(output: Output, sample: Sample) -> bool:
     """Return whether duplicate pairs can be found in a sample: it holds all rows, and either all of them
-    have a URL or the run reads images.
-
-    Args:
-        output: the output of the sample.
-        sample: the rows.
-    """
+    have a URL or the run reads images."""
     urls = all(np.asarray(piece.rows["has_url"]).all() for piece in sample.pieces)
     return sample.whole and (urls or "spotting" in output.stages)
 

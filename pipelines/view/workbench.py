@@ -20,7 +20,6 @@ class Workbench:
         """Keep the output.
 
         Args:
-            output: the output to show.
             sample_rows: maximum number of rows in memory for the page of thresholds.
         """
         self.output = output

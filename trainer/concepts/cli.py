@@ -60,11 +60,6 @@ def make_targets(folder: str | Path, settings: HeadSettings, k: int) -> dict[str
 
     Args:
         folder: path or URL that `python -m open_diht.pipelines.concepts` wrote.
-        settings: settings of the training of the heads.
-        k: number of concepts kept per image and head.
-
-    Returns:
-        The manifest of the targets.
 
     Raises:
         BadConcepts: the folder cannot be used.

@@ -58,7 +58,6 @@ class HeadProgress:
 
     Args:
         folder: the output folder of `make concepts`.
-        fingerprint: hash of everything that the heads depend on.
     """
 
     def __init__(self, folder: Store, fingerprint: str):

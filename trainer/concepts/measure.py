@@ -40,10 +40,7 @@ def metrics(weight: Tensor, bias: Tensor, counts: npt.NDArray[np.int64], samples
     """Return loss and hits of a head on samples.
 
     Args:
-        weight: (concepts, d) weight of the head.
-        bias: (concepts,) bias of the head.
         counts: (concepts,) training samples with each concept; `prior_...` metrics guess by them alone.
-        samples: the samples.
 
     Returns:
         Metrics by name. top1: fraction of samples whose first prediction is one of their concepts, with

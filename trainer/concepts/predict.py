@@ -25,10 +25,7 @@ def top_k(
     """Return the k most probable concepts of each image.
 
     Args:
-        head: a head of the teacher.
         features: (n, d) float16.
-        k: number of concepts.
-        device: the torch device.
 
     Returns:
         Ids (n, k) uint32, the most probable first, and their probabilities (n, k) float16, renormalized
@@ -55,16 +52,6 @@ def write_targets(
     device: str = "cpu",
 ) -> dict[str, Any]:
     """Write the missing and outdated targets of all shards, then the manifest, and delete targets of other shards.
-
-    Args:
-        store: the features and labels.
-        heads: name to head.
-        heads_hash: fingerprint of the heads.
-        k: number of concepts kept per image and head.
-        device: the torch device.
-
-    Returns:
-        The manifest.
 
     Raises:
         BadConcepts: features or labels of a shard cannot be used.

@@ -81,9 +81,7 @@ def repeat_factors(labels: Labels, frequencies: npt.NDArray[np.float64], thresho
     """Return the expected occurrences of each sample in an epoch, (n,); 0 for samples without concepts.
 
     Args:
-        labels: concepts of the n samples.
         frequencies: (concepts,) fraction of the training samples with each concept.
-        threshold: t of the repeat factor.
     """
     of_concept = np.maximum(1.0, np.sqrt(threshold / np.maximum(frequencies, 1e-12)))
     factors = np.zeros(len(labels.offsets) - 1)
@@ -98,10 +96,7 @@ class HeadSamples:
     """The samples of one head of a store.
 
     Args:
-        store: the features and labels.
-        head: name of the head.
         holdout: fraction of the samples that is held out, half for validation and half for test.
-        threshold: t of the repeat factor.
         seed: seed of the order and the repeats, with the number of the head.
     """
 
@@ -156,7 +151,6 @@ class HeadSamples:
         """Yield the pools of an epoch, as a function of the seed: number, and batches of features, ids and weights.
 
         Args:
-            epoch: the epoch.
             batch_size: samples per batch n; the last one of a pool may have fewer.
             frequencies: (concepts,) fraction of the training samples with each concept.
             first: number of the first pool; features of earlier ones are not read.

@@ -62,7 +62,6 @@ class ShardTargets:
         """Return ids int64 and probabilities float32 of one head, both (len(rows), k).
 
         Args:
-            name: name of the head.
             rows: rows of the shard. Their probabilities are normalized to sum to 1, unless they are zero.
         """
         probabilities = self.probabilities[name][rows].astype(np.float32)
@@ -113,7 +112,6 @@ class ConceptTargets:
         """Return the targets of a shard, or None if there are none.
 
         Args:
-            name: file name of the tar.
             sha256: SHA-256 of the tar that is read; "": not checked.
 
         Raises:
@@ -159,12 +157,7 @@ def open_targets(folder: str | Path) -> ConceptTargets:
 
 
 def packed(targets: ShardTargets, about: Mapping[str, Any]) -> bytes:
-    """Return the bytes of a targets file, which are equal for equal targets and provenance.
-
-    Args:
-        targets: the targets of a shard.
-        about: their provenance.
-    """
+    """Return the bytes of a targets file, which are equal for equal targets and provenance."""
     text = json.dumps({**about, "version": VERSION, "shard": targets.shard}, sort_keys=True)
     arrays: dict[str, Any] = {"about": np.frombuffer(text.encode(), np.uint8), "keys": packed_keys(targets.keys)}
     arrays |= {f"{head}.ids": ids for head, ids in targets.ids.items()}

@@ -40,7 +40,6 @@ class Batch:
         """Return the batch with its tensors on another device.
 
         Args:
-            device: the device.
             non_blocking: whether copies from page-locked memory may be asynchronous.
         """
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))

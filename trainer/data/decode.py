@@ -19,7 +19,6 @@ def decode(content: bytes, max_pixels: int, decode_side: int | None = None) -> I
 
     Args:
         content: the bytes of a file.
-        max_pixels: largest accepted width x height.
         decode_side: smallest side, in pixels, to which a JPEG may be reduced by a half, a quarter or an eighth.
 
     Returns:

@@ -41,12 +41,7 @@ class Makes(Protocol):
     """Receives a line about the current work, to report if it stalls."""
 
     def batch(self, epoch: int, number: int) -> tuple[Any, Any]:
-        """Return a batch, and the bad samples met while making it.
-
-        Args:
-            epoch: the epoch.
-            number: number of the batch in it.
-        """
+        """Return a batch, and the bad samples met while making it."""
 
 
 class Batches(Dataset[tuple[Any, Any]]):
@@ -139,7 +134,6 @@ class Feed:
     Args:
         maker: makes a batch, or a tensor, from its epoch and number.
         settings: the section `data`, for `workers`, `prefetch` and `stall_s`.
-        device: device on which batches are returned.
     """
 
     def __init__(self, maker: Makes, settings: DataSettings, device: torch.device = CPU):
@@ -223,8 +217,6 @@ def one_ahead(items: Iterable[Item], begin: Callable[[Item], Item], wait: Callab
 
     Args:
         items: the items, none of them None.
-        begin: begins an item, and returns it.
-        wait: waits for an item that has begun.
     """
     begun = map(begin, items)
     ahead = next(begun, None)

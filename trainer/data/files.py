@@ -61,10 +61,8 @@ class ImageFiles:
     """A maker of batches of the images in files, in the order of the files.
 
     Args:
-        paths: the files.
         batch_size: images per batch; the last one may have fewer.
         transform: function from an image (PIL, RGB) to a (3, h, w) tensor.
-        max_pixels: largest accepted width x height of an image.
     """
 
     def __init__(self, paths: Sequence[Path], batch_size: int, transform: Transform, max_pixels: int):
@@ -75,10 +73,6 @@ class ImageFiles:
 
     def batch(self, epoch: int, number: int) -> tuple[Tensor, tuple[()]]:
         """Return a batch of images (b, 3, h, w), and no bad samples.
-
-        Args:
-            epoch: unused: all epochs are the same.
-            number: the number of the batch.
 
         Raises:
             DataError: a file cannot be read or decoded.

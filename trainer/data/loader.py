@@ -39,9 +39,7 @@ class Loader(ABC):
 
     Args:
         settings: the section `data`.
-        part: the part of each batch that this rank reads.
         samples: samples of an epoch, before an incomplete last batch is dropped.
-        maker: makes the batches.
         device: device on which batches are returned; a batch for a GPU is copied while the one before is used.
 
     Raises:
@@ -103,8 +101,6 @@ class Loader(ABC):
 
         Args:
             read: its `read`.
-            epoch: the epoch that is resumed.
-            lost: number of bad samples in that epoch so far.
         """
         self.read, self.lost, self._resumed = Counter(read), lost, (epoch, lost)
 
@@ -112,7 +108,6 @@ class Loader(ABC):
         """Raise `TooManyBad` if an epoch has more bad samples than `max_bad_share` allows.
 
         Args:
-            epoch: the epoch.
             lost: number of its bad samples, over all ranks or on this one.
         """
         if lost > self._settings.max_bad_share * self.samples_per_epoch:
@@ -126,10 +121,6 @@ class Loader(ABC):
         """Return an iterator over an epoch's batches for this rank.
 
         Only one iterator works at a time: a new call invalidates the one before.
-
-        Args:
-            epoch: the epoch.
-            start: number of the first batch.
 
         Raises:
             ValueError: the epoch is negative, or `start` is not in 0 to `batches_per_epoch`.
@@ -189,8 +180,6 @@ class ShardLoader(Loader):
 
     Args:
         settings: the section `data`.
-        batch_size: samples per batch on each rank.
-        rank, world: index of this rank, and number of ranks.
         seed: seed of order and augmentation.
         transform: function from an image (PIL, RGB) to a (3, h, w) tensor, with uint8 pixels for
             `open_diht.trainer.transforms`; it may draw from the global generators of torch, Python and NumPy,
@@ -301,12 +290,7 @@ class Prefetch:
         self._thread: threading.Thread | None = None
 
     def at(self, epoch: int, number: int) -> None:
-        """Report that a batch was returned, and start the thread if there is none.
-
-        Args:
-            epoch: the epoch.
-            number: number of the batch in it.
-        """
+        """Report that a batch was returned, and start the thread if there is none."""
         if self._reader is None:
             return
         with self._moved:

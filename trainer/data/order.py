@@ -29,12 +29,7 @@ Integers = npt.NDArray[np.int64]
 
 
 def permutation(n: int, *seed: int) -> Integers:
-    """Return a permutation of 0 .. n-1, (n,) int64.
-
-    Args:
-        n: its length.
-        seed: numbers of which it is a function.
-    """
+    """Return a permutation of 0 .. n-1, (n,) int64."""
     bits = np.random.PCG64(np.random.SeedSequence(seed)).random_raw(n)
     return np.argsort(bits, kind="stable").astype(np.int64)
 
@@ -77,15 +72,7 @@ class RankBatches:
         return self.batch_size * self.world
 
     def rows(self, number: int, samples: int) -> tuple[int, int, slice]:
-        """Return the range of a global batch, and the rank's rows of it.
-
-        Args:
-            number: number of the batch in the epoch.
-            samples: number of samples of the epoch.
-
-        Returns:
-            First position in the epoch, the position after the last, and the slice of the rank.
-        """
+        """Return the range of a global batch, and the rank's rows of it."""
         first = number * self.whole
         size = min(self.whole, samples - first)
         return first, first + size, slice(size * self.rank // self.world, size * (self.rank + 1) // self.world)
@@ -114,8 +101,6 @@ class SourceOrder:
 
     Args:
         sizes: number of samples of each shard, or (shards, rounds) numbers.
-        seed: seed of the permutations.
-        source: number of the source, which also seeds them.
         window: samples of a shuffle window; 0: shards and samples in their order.
         streams: number of ranges of a pass that are read in parallel; unused without a window.
     """
@@ -178,7 +163,6 @@ def apportion(sizes: Sequence[int], weights: Sequence[float] | None, total: int 
     Numbers are rounded by largest remainder, so that their sum is exact.
 
     Args:
-        sizes: number of samples of each source.
         weights: weights to which the numbers are proportional; None: the sizes.
         total: samples of the epoch; None: the sum of the sizes.
     """
@@ -201,7 +185,6 @@ def interleave(counts: Sequence[int], positions: Integers) -> tuple[Integers, In
 
     Args:
         counts: number of samples that the epoch takes from each source.
-        positions: positions in the epoch.
     """
     left = sum(counts)
     source, index = np.full_like(positions, -1), np.zeros_like(positions)
@@ -246,11 +229,6 @@ class EpochOrder:
         """Return source, shard, row and position of the samples in a range of an epoch.
 
         Samples of one stream are adjacent, so that the ranks' slices have few shards in common.
-
-        Args:
-            epoch: the epoch.
-            first: first position of the range.
-            last: the position after the range.
         """
         positions = np.arange(first, last, dtype=np.int64)
         sources, index = interleave(self.counts, positions)

@@ -81,11 +81,6 @@ def _room(n: int, like: Tensor) -> Tensor:
 def drawn_caption(content: bytes, field: str, seed: int) -> tuple[str, int] | None:
     """Return one of several captions of an image.
 
-    Args:
-        content: the sample's JSON.
-        field: name of the list of texts in it.
-        seed: chooses a text, all with the same probability.
-
     Returns:
         The text and its hash; None if there is no such list, or it has no text that is not blank.
     """
@@ -176,10 +171,6 @@ class Reader:
     def batch(self, epoch: int, number: int) -> tuple[Batch, list[Bad]]:
         """Return this rank's part of a batch, and the bad samples met while making it.
 
-        Args:
-            epoch: the epoch.
-            number: number of the batch in it.
-
         Raises:
             TooManyBad, ShardLost: no sample could replace a bad one.
             ShardUnavailable, ShardMismatch, ConceptMismatch, StoreError: a shard or its targets cannot be used.
@@ -197,12 +188,7 @@ class Reader:
         return (self._collate(samples, images.tensor) if images.tensor is not None else self._empty()), bad
 
     def remote_shards(self, epoch: int, number: int) -> set[tuple[int, int]]:
-        """Return the numbers (source, shard) of the remote shards in this rank's part of a batch, before replacements.
-
-        Args:
-            epoch: the epoch.
-            number: number of the batch in it.
-        """
+        """Return the numbers (source, shard) of remote shards in this rank's part of a batch, before replacements."""
         sources, shards, _, _ = self._slice(epoch, number)
         return {
             (source, shard)
@@ -218,12 +204,7 @@ class Reader:
         return other
 
     def fetch(self, source: int, shard: int) -> None:
-        """Fetch a remote shard into the cache.
-
-        Args:
-            source: number of the source.
-            shard: number of the shard in it.
-        """
+        """Fetch a remote shard into the cache."""
         self._store.fetch(self._sources[source].shards[shard].file)
 
     @property

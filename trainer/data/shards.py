@@ -111,7 +111,6 @@ def open_source(
     """Find the shards of a source, and index those without a current index.
 
     Args:
-        source: the source.
         settings: the section `data`.
         begun: for a resumed run, the shards that it began with, in their order then.
         subset: the uids of `settings.subset` or `settings.selection`; None: all samples.
@@ -229,9 +228,7 @@ def default_streams(sources: Sequence[OpenSource], window: int, cache_bytes: int
     """Choose the number of ranges of a source that are read in parallel.
 
     Args:
-        sources: the sources to read.
         window: samples of a window; 0: the shards are read in their order.
-        cache_bytes: largest size of the cache of remote shards.
 
     Returns:
         A power of two, at most `MOST_STREAMS` and the number of shards of the source that has most,
@@ -250,8 +247,6 @@ def shards_in_use(sources: Sequence[OpenSource], window: int, streams: int, shar
     """Estimate the number of shards that the windows read at a time touch.
 
     Args:
-        sources: the sources to read.
-        window: samples of a window.
         streams: number of ranges of a source that are read in parallel.
         share: fraction of the streams that the caller reads.
 
@@ -291,12 +286,7 @@ def load(path: Path | str, *content: bytes) -> ShardIndex:
 
 
 def selected(index: ShardIndex, split: Split) -> npt.NDArray[np.bool_]:
-    """Return the mask (n,) of the samples of a shard in the part of the split that is read.
-
-    Args:
-        index: the index of the shard.
-        split: the split.
-    """
+    """Return the mask (n,) of the samples of a shard in the part of the split that is read."""
     return on_side(split, index.rows["image_hash"], index.keys)
 
 
@@ -309,8 +299,6 @@ def rows_to_read(
     its image. So a row is never twice in a round, and rounds are about equally large.
 
     Args:
-        index: the index of the shard.
-        split: the split. A held-out part is read once.
         subset: the uids to read; None: all.
 
     Returns:
@@ -334,9 +322,7 @@ def on_side(split: Split, image_hash: npt.NDArray[Any], keys: Sequence[str]) -> 
     """Return the mask (n,) of the samples in the part of the split that is read.
 
     Args:
-        split: the split.
         image_hash: (n,) 64-bit hashes of the images' bytes.
-        keys: keys of the samples.
     """
     if split.part == "all" or not split.holdout:
         return np.ones(len(keys), np.bool_)
@@ -416,10 +402,8 @@ def _indices(
     """Yield URL, path of the index, and index of every shard, in order; the index is None for a missing shard.
 
     Args:
-        urls: the URLs of the shards.
         indexes: see `FoundShards.indexes`.
         folder: the folder for indexes, in which missing ones are written.
-        store: opens the shards.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):  # its parent holds the lock and waits for it
         raise BadSource(_NO_GUARD)

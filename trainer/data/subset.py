@@ -30,7 +30,6 @@ class Subset:
     """A set of uids, of which a selection's may repeat. A pickled copy of a sorted set opens the file again.
 
     Args:
-        path: the file.
         repeats: whether a uid is read as often as it occurs, as in a selection, instead of once.
     """
 

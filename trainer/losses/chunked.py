@@ -58,7 +58,6 @@ class Passes(Protocol):
 
         Args:
             tile: the tile, whose logits may be overwritten.
-            beta: hardness.
         """
 
     @staticmethod
@@ -69,11 +68,8 @@ class Passes(Protocol):
 
         Args:
             tile: the tile, whose logits may be overwritten.
-            beta: hardness.
             constant: whether the weights w are held constant.
-            omega: (c,) omega of the rows.
             sum_hard: (c,) S(1 + beta) of the rows.
-            sum_weights: (c,) S(beta) of the rows.
         """
 
 
@@ -90,8 +86,6 @@ def tile_rows(b: int, n: int, elements: int | None = None) -> int:
     """Return the number of rows of a tile, at least 1.
 
     Args:
-        b: number of rows of the whole matrix.
-        n: number of columns.
         elements: largest number of similarities in a tile of several rows; None: `TILE_ELEMENTS`.
     """
     return max(1, min(b, (elements or TILE_ELEMENTS) // max(n, 1)))

@@ -29,7 +29,6 @@ class HnNceLoss(nn.Module):
         gather_with_grad: accepted and ignored, like `local_loss`.
         cache_labels: accepted and ignored; there are no labels to cache.
         rank: index of this process in torch.distributed's default group.
-        world_size: number of processes in that group.
         use_horovod: must be False.
 
     Raises:
@@ -75,13 +74,9 @@ class HnNceLoss(nn.Module):
 
         Args:
             image_features: (b, d); computed in float32 (or float64) and L2-normalized here.
-            text_features: (b, d); row i belongs to image i.
             logit_scale: scalar factor of the cosines, the exponential of the learned parameter.
             logit_bias: accepted and unused: a constant added to all logits cancels in HN-NCE.
             output_dict: whether to return {"contrastive_loss": loss}, as open_clip's trainer requests.
-
-        Returns:
-            A scalar, or a dict that holds it.
         """
         self._advise(logit_scale)
         loss, _ = self.loss(image_features, text_features, logit_scale, ranks=self.ranks)

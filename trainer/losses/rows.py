@@ -68,10 +68,7 @@ def negatives_per_row(b: int, n: int, mine: Tensor | None, all_of: Tensor | None
     Duplicates by several hashes are counted by inclusion and exclusion, in memory O(n).
 
     Args:
-        b: number of rows.
-        n: number of columns.
         mine: hashes of the rows, see `duplicates`; None: no duplicates.
-        all_of: hashes of the columns.
         device: device of the result without hashes.
     """
     if mine is None or all_of is None:
@@ -112,9 +109,7 @@ def row_losses(positive: Tensor, negatives: Tensor, alpha: float) -> Tensor:
     """Return the losses (b,) of rows.
 
     Args:
-        positive: (b,) logits s_ii of the positives.
         negatives: (b,) weighted sums N_i; -inf for a row without negatives, whose loss is log(alpha).
-        alpha: weight of the positive in the denominator.
     """
     if alpha == 0:
         return negatives - positive
@@ -137,13 +132,11 @@ def hn_nce_rows(
 
     Args:
         x_bd: L2-normalized float32 or float64 features of the rows.
-        y_nd: the same of the columns.
         scale: scalar factor of the cosine, exp of the learned log scale.
         alpha: weight of the positive in the denominator, 0 to 1.
         beta: hardness, at least 0.
         detach_weights: whether to hold the weights w constant in the gradient.
         offset: row i belongs to column `offset` + i.
-        mine: (b, k) hashes of the rows.
         all_of: (n, k) hashes of the columns. Columns that share one with the row are not negatives, and n-1
             becomes the number of negatives left.
 

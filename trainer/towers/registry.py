@@ -48,8 +48,6 @@ def build_tower(settings: Mapping[str, Any], embed_dim: int, **given: Any) -> nn
 
     Args:
         settings: the vision_cfg or text_cfg; all keys except `tower` go to the constructor.
-        embed_dim: size of the joint embedding.
-        given: further arguments of the constructor.
 
     Raises:
         BadTower: the tower is unknown, cannot be imported, is not a module of torch or does not take its settings.

@@ -85,10 +85,7 @@ class _Convolution:
         """Return the layer's output for the two rows of each pair, float32 (2, pairs, width).
 
         Args:
-            before: the row before each pair, (pairs, width).
-            even: the first row of each pair, (pairs, width).
             odd: the second row of each pair, (pairs, width).
-            behind: the row after each pair, (pairs, width).
         """
         u, plus, minus, w = self._weights
         s, t = (even + odd) @ plus, (odd - even) @ minus
@@ -194,7 +191,6 @@ def groups_of(lengths: Ints, tokens: int) -> Iterator[slice]:
 
     Args:
         lengths: number of tokens of each text, int64.
-        tokens: most tokens of a group of several texts.
     """
     stops, first = np.cumsum(lengths), 0
     while first < len(lengths):

@@ -68,9 +68,6 @@ class _Generation:
         """Add tokens that the generation does not have yet.
 
         Args:
-            keys: hash of each token.
-            words: text of each token.
-            steps: characters from each token to the next one.
             vectors: context-free vectors, float32 (tokens, width).
         """
         first, stop = len(self.words), len(self.words) + len(words)
@@ -99,8 +96,6 @@ class ChunkTokenizer:
         nlp: the pipeline whose tokenizer is used. From then on its vocabulary computes only those
             attributes of a new word that `encoder` embeds, and IS_SPACE; the others cost as much as
             splitting the text.
-        encoder: makes the vectors.
-        chunks: distinct chunks of a generation; two generations are kept.
 
     Raises:
         UnsupportedModel: the tokenizer is not spaCy's, or an embedded attribute does not follow

@@ -165,12 +165,7 @@ class _States:
         return bits
 
     def do(self, moves: Ints, kinds: NDArray[np.int8]) -> None:
-        """Apply one valid transition to each state.
-
-        Args:
-            moves: the index of each state's transition.
-            kinds: the kind of each transition.
-        """
+        """Apply one valid transition to each state."""
         s0, b0, top, front = self._s0, self._b0, self._top, self._front
         by_kind = kinds.argsort(kind="stable")
         left, reduce, breaks, right, _ = np.bincount(kinds, minlength=len(_KINDS)).cumsum().tolist()

@@ -26,7 +26,6 @@ def load_recogniser(folder: Path, alphabet: Alphabet) -> tuple[bytes, list[str]]
     blank.
 
     Args:
-        folder: holds inference.onnx and inference.yml.
         alphabet: `all`, or `latin` for the characters that fold to ASCII letters and digits, or to nothing.
 
     Raises:

@@ -51,10 +51,8 @@ def find_arc(
     `text_box`.
 
     Args:
-        contour: an outline in the detector's map.
         probabilities: the map, float32 (height, width).
         scale: pixels of the image per pixel of the map, across and down.
-        settings: settings of the detector.
     """
     if cv2.contourArea(contour) < _LEAST_AREA:
         return None
@@ -78,7 +76,6 @@ def unroll(pixels: Pixels, arc: Arc) -> Pixels:
 
     Args:
         pixels: the image, uint8 (height, width, 3).
-        arc: the band.
     """
     length = abs(arc.stop - arc.start) * arc.radius
     angles = np.linspace(arc.start, arc.stop, max(1, round(HEIGHT * length / arc.thickness)))
@@ -94,7 +91,6 @@ def box_of(arc: Arc, size: tuple[int, int]) -> npt.NDArray[np.int32]:
     """Return the upright rectangle around an arc: corners, int32 (4, 2).
 
     Args:
-        arc: the band.
         size: (width, height) of the image; the corners are clipped to it.
     """
     angles = np.linspace(arc.start, arc.stop, 32)

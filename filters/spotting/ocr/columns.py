@@ -77,7 +77,6 @@ def lay_out(pixels: Pixels, column: Column) -> Pixels | None:
 
     Args:
         pixels: the image, uint8 (height, width, 3).
-        column: the place of the letters.
     """
     strip = pixels[column.top : column.bottom, column.left : column.right]
     grey = cv2.cvtColor(strip, cv2.COLOR_BGR2GRAY)

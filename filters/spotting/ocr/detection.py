@@ -114,9 +114,7 @@ def text_box(contour: Contour, probabilities: Floats, settings: SpotterSettings)
     small or too unlikely.
 
     Args:
-        contour: the outline of the line.
         probabilities: the map, float32 (height, width).
-        settings: settings of the detector.
     """
     if min(cv2.minAreaRect(contour)[1]) < _LEAST_CORE:  # most are specks
         return None
@@ -132,8 +130,6 @@ def in_image(box: npt.NDArray[np.float32], map_size: tuple[int, int], size: tupl
 
     Args:
         box: corners (4, 2) in the map.
-        map_size: (width, height) of the map.
-        size: (width, height) of the image.
     """
     scaled = np.rint(box.astype(np.float64) * (np.array(size) / map_size))
     return np.clip(scaled, 0, size).astype(np.int32)

@@ -36,21 +36,12 @@ _SAME_CHANNELS: Final = ("Relu", "Sigmoid", "MaxPool", "Resize", "Mul")
 
 
 def load_detector(path: Path, precision: Precision) -> bytes:
-    """Return a detector's ONNX file, rewritten for its precision.
-
-    Args:
-        path: the ONNX file.
-        precision: the precision that it will be computed in.
-    """
+    """Return a detector's ONNX file, rewritten for its precision."""
     return rewrite(path.read_bytes(), precision)
 
 
 def rewrite(data: bytes, precision: Precision) -> bytes:
     """Rewrite an ONNX file with one output, as far as its layers are those of PP-OCRv6's detectors.
-
-    Args:
-        data: the content of the file.
-        precision: the precision that it will be computed in.
 
     Returns:
         The new content; `data` itself if nothing was changed.
@@ -119,9 +110,7 @@ def _pointwise(first: _Array, first_bias: _Array, second: _Array, second_bias: _
 
     Args:
         first: (channels in, channels, 2, 2) of the first transposed convolution.
-        first_bias: bias of its channels.
         second: (channels, 1, 2, 2) of the second one.
-        second_bias: one number.
     """
     channels = first.shape[1]
     wide = first.transpose(2, 3, 1, 0).reshape(4 * channels, -1, 1, 1)  # quarter by quarter
@@ -171,8 +160,6 @@ def _kinds(graph: Graph, last: str, convolution: Any, weights: Sequence[_Array],
     Args:
         graph: already has "half.maps", the maps at half the size.
         last: the map that was not enlarged.
-        convolution: the convolution over all maps.
-        weights: its weights for each of the maps.
         followers: layers of single pixels.
     """
     whole, halved = graph.add_constant("half.last", weights[-1]), np.concatenate(weights[:-1], axis=1)

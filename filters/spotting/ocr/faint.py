@@ -54,7 +54,6 @@ def faint_region(
         probabilities: the map, float32 (height, width).
         shape: the image's height and width, in pixels.
         boxes: the lines that were found, in pixels of the image.
-        settings: settings of the detector.
     """
     size = probabilities.shape[1::-1]
     scale = np.array(shape[1::-1]) / size
@@ -83,24 +82,13 @@ def faint_region(
 
 def merge(first: Sequence[Found], closer: Sequence[Found]) -> list[Found]:
     """Return the lines of two looks at an image. The closer look counts for a line found twice,
-    unless it has only a piece of it.
-
-    Args:
-        first: lines of the whole image.
-        closer: lines of the enlarged part.
-    """
+    unless it has only a piece of it."""
     kept = [line for line in first if not any(_within(line, other) and not _piece(other, line) for other in closer)]
     return kept + [line for line in closer if not any(_within(line, other) for other in kept)]
 
 
 def moved(line: Found, left: int, top: int) -> Found:
-    """Return a line of a part of an image in pixels of the image.
-
-    Args:
-        line: the line.
-        left: left edge of the part.
-        top: top edge of the part.
-    """
+    """Return a line of a part of an image in pixels of the image."""
     box, arc = line
     x, y = arc.center if arc else (0.0, 0.0)
     return box + np.array((left, top), np.int32), arc and replace(arc, center=(x + left, y + top))

@@ -28,7 +28,6 @@ def decode_jpeg(data: bytes, scale: int) -> Pixels | None:
     `decode.JpegDecoder`).
 
     Args:
-        data: the whole file.
         scale: 1, 2, 4 or 8; the sides are divided by it, rounded up.
     """
     try:

@@ -30,7 +30,6 @@ def cut_line(pixels: Pixels, box: Quad) -> tuple[Pixels, bool]:
 
     Args:
         pixels: the image, uint8 (height, width, 3).
-        box: four corners.
     """
     corners, _ = corners_of(box)
     left_top, right_top, right_bottom, left_bottom = corners

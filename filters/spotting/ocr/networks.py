@@ -17,8 +17,6 @@ def load_network(model: bytes, settings: SpotterSettings, fixed: Collection[tupl
     """Load a network with one input and one output.
 
     Args:
-        model: the content of an ONNX file.
-        settings: the engine and its precision.
         fixed: frequent shapes of the input. OpenVINO compiles the network separately for each of
             them that occurs, which takes some 20 MiB and saves about a quarter of the time.
 

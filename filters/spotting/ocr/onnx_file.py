@@ -114,7 +114,6 @@ class Graph:
         """Add a constant and return its name.
 
         Args:
-            name: the name of the constant.
             array: its value, float32 or int64.
         """
         kind, data = (_INT64, "<i8") if array.dtype == np.int64 else (_FLOAT, "<f4")
@@ -129,10 +128,6 @@ class Graph:
 
         Args:
             before: the node that follows it; None appends it.
-            operator: the operator type.
-            inputs: names of the input tensors.
-            output: name of the output tensor.
-            attributes: the node's attributes.
         """
         node = _messages()["Node"](op_type=operator, input=inputs, output=[output])
         for name, value in attributes.items():

@@ -38,7 +38,6 @@ def read_strips(
     """Return the reading of each strip (see `lines.to_strip`), in order.
 
     Args:
-        strips: lines of any images.
         network: float32 (lines, 3, HEIGHT, width) to probabilities (lines, steps, classes), class 0
             the blank of CTC.
         alphabet: the characters of the classes from 1 on.

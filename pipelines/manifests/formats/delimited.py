@@ -51,7 +51,6 @@ class _Delimited(LineFormat):
 
         Args:
             lines: the lines, in order.
-            dataset: tells the delimiter.
         """
 
     def check(self, path: str, head: bytes, compression: Compression) -> None:
@@ -141,7 +140,6 @@ class Csv(_Delimited):
 
         Args:
             lines: the lines, in order.
-            dataset: tells the delimiter.
         """
         # The csv module's limit is global, 128 KiB by default. No check here relies on a lower one.
         csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_BYTES))

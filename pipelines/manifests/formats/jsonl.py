@@ -77,7 +77,6 @@ def json_row(
     """Return an object as a row of `columns`; a fault if a caption, URL or path is not text, or captions are too many.
 
     Args:
-        item: the object.
         columns: the columns, the last of which is `_extra`.
         roles: the columns that hold caption or captions, URL and image path.
         raw: the row's bytes, for the fault and the size.
@@ -186,7 +185,6 @@ def cells(item: Mapping[str, Any], columns: Sequence[Column]) -> list[Any]:
     """Return the cells of an object.
 
     Args:
-        item: the object.
         columns: the columns, the last of which is `_extra`.
     """
     rest = dict(item)
@@ -205,7 +203,6 @@ def as_text(value: Any, *, lists: bool = False) -> str | None:
     """Return a JSON value that should be text; None for null, NaN and the first of an empty list.
 
     Args:
-        value: the parsed value.
         lists: whether a list counts as its first item.
 
     Raises:

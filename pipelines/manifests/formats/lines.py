@@ -116,8 +116,6 @@ class LineFormat(Format):
 
         Args:
             lines: the first lines, at least one of them not empty.
-            path: the file, for messages.
-            dataset: how its rows are read.
 
         Raises:
             UnreadableFile, BadSchema: see `Format.look`.
@@ -129,8 +127,6 @@ class LineFormat(Format):
 
         Args:
             lines: the lines, in order.
-            info: the file.
-            dataset: how its rows are read.
         """
 
     def check(self, path: str, head: bytes, compression: Compression) -> None:
@@ -162,11 +158,6 @@ class LineFormat(Format):
     def roles(self, columns: Sequence[Column], dataset: Dataset, path: str) -> Roles:
         """Return the column of every role.
 
-        Args:
-            columns: the file's columns.
-            dataset: names columns and aliases.
-            path: the file, for messages.
-
         Raises:
             BadSchema: see `resolve_roles`.
         """
@@ -192,7 +183,6 @@ def span_lines(info: FileInfo, span: Span) -> Iterator[Line]:
     """Yield the lines of a text file that begin in a span, without the header.
 
     Args:
-        info: the file.
         span: the part of it to read. A compressed file is read whole.
 
     Raises:
@@ -221,10 +211,6 @@ def span_lines(info: FileInfo, span: Span) -> Iterator[Line]:
 def head_lines(path: str, compression: Compression) -> list[Line]:
     """Return the first lines of a file from the first that is not empty on: at most _HEAD_ROWS, of about the first
     _HEAD_BYTES.
-
-    Args:
-        path: the file.
-        compression: how the file is compressed.
 
     Raises:
         UnreadableFile: the file cannot be opened, or is damaged before its first line ends.

@@ -170,14 +170,6 @@ def parquet_tables(
     has fewer than twice as many), or from _CHUNK_BYTES on. In a damaged row group, only the rows from the step on that
     unpacks the damage are lost.
 
-    Args:
-        opened: the open file.
-        info: the file.
-        start: index of the first row.
-        stop: index after the last row.
-        columns: names of the columns to read.
-        chunk_rows: rows from which on a table is complete.
-
     Raises:
         UnreadableFile: a row group is damaged, or needs too much memory; all readable rows are yielded first.
         Unreachable: a store does not answer.

@@ -58,13 +58,7 @@ class ColumnCost:
 
 
 def column_costs(handle: IO[bytes], metadata: pq.FileMetaData, group: int) -> dict[str, ColumnCost]:
-    """Return the costs of a row group's columns by path; a nested column has several.
-
-    Args:
-        handle: the open file; its position changes.
-        metadata: the file's metadata.
-        group: number of the row group.
-    """
+    """Return the costs of a row group's columns by path; a nested column has several."""
     chunks = [metadata.row_group(group).column(index) for index in range(metadata.num_columns)]
     return {
         chunk.path_in_schema: _cost(handle, chunk, metadata.schema.column(index)) for index, chunk in enumerate(chunks)

@@ -175,9 +175,7 @@ def samples(
     """Yield the samples that begin in [start, stop) of a tar.
 
     Args:
-        path: the tar.
         compression: how the tar is compressed; if it is, `start` must be 0.
-        start: offset of the first header of a sample.
         stop: offset from which on no sample is yielded; None reads to the end.
         size: size of the file, in bytes.
         limit_of: maps a sample's index (from 0) and an extension to how many bytes of that member

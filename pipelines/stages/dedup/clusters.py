@@ -42,7 +42,6 @@ def cluster_count(rows: int, asked: int) -> int:
     """Return the number of clusters, at most `rows`, but at least 1.
 
     Args:
-        rows: number of embeddings.
         asked: the requested number; 0 means one per `PER_CLUSTER` rows, at most `MOST_CLUSTERS`.
     """
     return max(1, min(asked or min(-(-rows // PER_CLUSTER), MOST_CLUSTERS), rows))
@@ -62,8 +61,6 @@ def train(sample: Vectors, clusters: int, seed: int) -> Vectors:
 
     Args:
         sample: vectors (n, d) float32 of unit length.
-        clusters: number of centroids.
-        seed: seed of the initialization.
 
     Raises:
         ValueError: fewer rows than clusters.

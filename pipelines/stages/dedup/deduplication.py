@@ -179,8 +179,6 @@ class Deduplication:
         """Process the units of a stage that are not done.
 
         Args:
-            stage: the stage.
-            names: all its units.
             quick: whether units take so little time that few workers suffice.
             fatal: whether the run ends if one fails.
         """

@@ -26,7 +26,6 @@ def ranges_of(keys: int, memory: int) -> int:
     """Return the number of ranges so that each fits into memory if possible: a power of two up to `PARTS`.
 
     Args:
-        keys: number of keys in all.
         memory: bytes that a range may take.
     """
     ranges = 1

@@ -76,11 +76,7 @@ def competitors(
     """Return the survivors of the filters, without the duplicates of kinds that reject.
 
     Args:
-        layout: the output folder.
-        unit: name of the caption unit.
-        number: its number in the plan.
         before: files of the kinds of duplicates that were compared before.
-        entries: reads these files.
     """
     records = _read_keys(layout, PAIR, unit, 0, PARTS)
     records = records[np.argsort(records["ordinal"], kind="stable")]
@@ -121,10 +117,6 @@ class Pairs:
 
         A row without URL is identified by the bytes of its image if read, else by what names the image. If it
         has neither, it equals no other row.
-
-        Args:
-            unit: name of the caption unit.
-            digests: digests of the images that were read, by ordinal.
         """
         pairs = list(self.pairs)
         for ordinal, (place, caption) in self.bare.items():

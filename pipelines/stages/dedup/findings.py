@@ -58,7 +58,6 @@ def write_entries(path: StorePath, tables: Iterable[pa.Table]) -> int:
     """Write entries in small row groups, so that a unit reads little but its own. Return the number of entries.
 
     Args:
-        path: the file to write.
         tables: tables of `ENTRIES`, sorted by unit.
     """
     with TableFile(path, ENTRIES) as out:
@@ -81,12 +80,7 @@ class Entries:
         self._footers: dict[tuple[str, int], pq.FileMetaData] = {}
 
     def of(self, files: DuplicateFiles, unit: int) -> pa.Table:
-        """Return the entries of a unit, sorted by ordinal.
-
-        Args:
-            files: the files of a kind.
-            unit: the unit's number in the plan.
-        """
+        """Return the entries of a unit, sorted by ordinal."""
         tables = [ENTRIES.empty_table(), *(self._of_file(files.kind, number, unit) for number in range(files.count))]
         return pa.concat_tables(tables).sort_by("ordinal")
 
@@ -120,8 +114,6 @@ def reject_duplicates(rows: pa.Table, reasons: Reasons, duplicates: Duplicates, 
     Args:
         rows: n rows with `ordinal`.
         reasons: the reason of each row (n,), changed in place.
-        duplicates: the unit's entries.
-        unit: name of the unit, for messages.
 
     Raises:
         RuntimeError: a duplicate was rejected before, so it should not have been compared.

@@ -52,9 +52,6 @@ def groups_of(rows: int, clusters: int, dimension: int, memory: int) -> int:
     """Return the number of groups of clusters so that an average group takes at most `memory` bytes if possible.
 
     Args:
-        rows: number of embeddings.
-        clusters: number of clusters.
-        dimension: numbers per embedding.
         memory: bytes of a group.
     """
     return max(1, min(-(-rows * member_type(dimension).itemsize // memory), clusters, PARTS))
@@ -65,8 +62,6 @@ def member_parts(clusters_of: NDArray[np.int64], clusters: int, groups: int) -> 
 
     Args:
         clusters_of: cluster of each row (n,).
-        clusters: number of clusters.
-        groups: number of groups.
     """
     return clusters_of.astype(np.int64) * groups // clusters
 
@@ -76,7 +71,6 @@ def order_of(cosines: NDArray[np.float32], keep: Keep) -> NDArray[np.int64]:
 
     Args:
         cosines: cosine of each row to the centroid (n,).
-        keep: see the module.
     """
     if keep == "first":
         return np.arange(len(cosines))
@@ -92,8 +86,6 @@ def near_copies(
         vectors: embeddings (n, d). They may be a memory map: rows are read in tiles, and memory is a
             few tiles and blocks, and 20 bytes per row.
         order: the rows in the order in which to take them.
-        eps: the least cosine distance of rows that both stay.
-        against: see the module.
 
     Returns:
         For each row the row that stays in its place, -1 if it stays itself; and the cosine to the row
@@ -161,10 +153,7 @@ def duplicates(
     Args:
         slices: (number of the unit, its records of type `member_type(dimension)`, ordinals ascending
             within a cluster), units ascending.
-        dimension: numbers per embedding.
         eps: see `near_copies`.
-        keep: see the module.
-        against: see the module.
     """
     record = member_type(dimension)
     light: list[NDArray[np.void]] = []

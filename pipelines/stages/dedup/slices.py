@@ -45,11 +45,6 @@ def read_slice(read: ReadRange, dtype: np.dtype, parts: int, first: int, stop: i
 
     Args:
         read: reads a range of the file's bytes.
-        dtype: type of a record.
-        parts: number of parts in the file.
-        first: the first part.
-        stop: the part after the last.
-        name: name of the file, for messages.
 
     Raises:
         BadSlices: the file is not of this kind, is truncated, or holds other records.

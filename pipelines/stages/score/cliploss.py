@@ -50,7 +50,6 @@ class Batch:
             images: unit vectors of the rows' images, (n, d).
             texts: unit vectors of the rows' texts, (n, d).
             places: index of each row in the batch, -1 if it is not in it; shape (n,).
-            temperature: see the module.
         """
         parts = [np.zeros(0)]
         step = max(1, _CELLS // max(1, len(self)))

@@ -87,21 +87,13 @@ def random_order(uids: list[str], seed: int) -> NDArray[np.uint64]:
     """Return keys, shape (n, 2) uint64, whose order is the random order of the rows.
 
     Args:
-        uids: uids of n rows.
         seed: another seed gives another order.
     """
     return spread(halves_of_uids(uids) ^ spread(np.array([[0, seed]], np.uint64)))
 
 
 def rows_of(layout: Layout, unit: str, first: int = 0, stop: int = PARTS) -> NDArray[np.void]:
-    """Return the rows of a unit in parts [first, stop), in the random order.
-
-    Args:
-        layout: the output folder.
-        unit: name of the caption unit.
-        first: the first part.
-        stop: the part after the last.
-    """
+    """Return the rows of a unit in parts [first, stop), in the random order."""
     path = layout.slices(ROWS, unit)
     return read_slice(partial(read_range, path), ROW, PARTS, first, stop, str(path))
 
@@ -112,10 +104,8 @@ def first_rows(
     """Return the first rows of all units in the random order, as a structured array with `unit` and `ordinal`.
 
     Args:
-        units: numbers and names of the units.
         read: reads rows of a unit, see `rows_of`.
         count: number of rows to return; all, if there are fewer.
-        rows: number of rows of all units.
     """
     wanted = min(count, rows)
     stop, found = 0, np.empty(0, [("unit", "<i4"), *ROW.descr])
@@ -293,7 +283,6 @@ def rows_kept(share: float, rows: int) -> int:
 
     Args:
         share: the fraction to keep, above 0.
-        rows: number of rows.
     """
     count = math.ceil(share * rows - 1e-9)  # binary floating point may exceed a decimal fraction slightly
     return max(min(1, rows), count)
@@ -303,7 +292,6 @@ def kth_largest(scores: Callable[[], Scores], k: int) -> float:
     """Return the k-th largest of all scores, found by the upper half of their bits, then by the lower half.
 
     Args:
-        scores: returns all scores, in parts; called twice.
         k: from 1 to the number of scores.
     """
     upper, left = _bin_of(scores, k, lambda keys: keys >> _HALF)

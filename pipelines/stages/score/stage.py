@@ -280,16 +280,7 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
 
     @classmethod
     def judge(cls, settings: RunSettings, work: Work, sources: Mapping[str, Sequence[Any]]) -> ScoreFilter:
-        """Find the thresholds that fractions of the rows give, and the corrected scores, if needed.
-
-        Args:
-            settings: the run's settings.
-            work: the run's work.
-            sources: for each unit, what its annotations depend on.
-
-        Returns:
-            The filter with the thresholds.
-        """
+        """Find the thresholds that fractions of the rows give, and the corrected scores, if needed."""
         rule, stage = settings.preset.score, cls.of_run(settings, work)
         fractions = {name: keep for name, (_, keep) in rule.thresholds.items() if keep is not None}
         seen: list[Any] = []
@@ -350,12 +341,7 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
 
 
 def similarities(images: pa.Array, texts: pa.Array) -> NDArray[np.float32]:
-    """Return the cosine of each pair of unit vectors, (n,) float32.
-
-    Args:
-        images: column of n vectors.
-        texts: column of n vectors.
-    """
+    """Return the cosine of each pair of unit vectors, (n,) float32."""
     one, other = (matrix(pa.chunked_array([column])).astype(np.float64) for column in (images, texts))
     return np.einsum("nd,nd->n", one, other).astype(np.float32)
 
@@ -373,10 +359,7 @@ def settled_precision(layout: Layout, identity: Mapping[str, str], asked: str, d
     With `AUTO`, shards on machines of different kinds thus agree.
 
     Args:
-        layout: the output folder.
-        identity: the encoder's identity.
         asked: bf16, fp32 or `AUTO`.
-        device: torch's device name.
     """
     path = layout.work / NAME / "model.json"
     ours = {"encoder": dict(identity), "precision": asked if asked != AUTO else best_precision(device)}

@@ -31,9 +31,7 @@ def stored_scores(
     stored, the table has no rows and only the column `ordinal`.
 
     Args:
-        layout: the output folder.
         plan: the content of `layout.plan`.
-        unit: name of the caption unit.
         columns: columns of the stage's files, including `ordinal`.
         ordinals: the rows (n,); None: all.
     """
@@ -57,6 +55,5 @@ def among(rows: pa.Table, ordinals: NDArray[np.int64]) -> pa.Array:
 
     Args:
         rows: a table with `ordinal`.
-        ordinals: the wanted ordinals.
     """
     return pc.is_in(rows["ordinal"], value_set=pa.array(ordinals, pa.int64()))
