@@ -53,7 +53,7 @@ def score_interval(share: float, n: float, z: float) -> Interval:
 
 
 def chance_of_hit(k: int, right: ArrayLike, among: int) -> float:
-    """Return the probability that k candidates, drawn without replacement, include a right one, averaged over queries."""
+    """Return the probability that k candidates, drawn without replacement, include a right one (mean over queries)."""
     numbers, often = np.unique(np.asarray(right), return_counts=True)  # compute each distinct number once
     missed = np.ones(len(numbers))
     for drawn in range(min(k, among)):
