@@ -174,8 +174,10 @@ def trained(
         outcome = train(settings, folder / "run", _quiet)
         if outcome.export is None:  # a signal came: the arm gets no row and runs again next time
             raise KeyboardInterrupt
-        clip, tokenize = load(outcome.export)
-        shape = input_shape(clip, architecture(settings.model))
+        model = architecture(settings.model)
+        towers = [model[part]["tower"] for part in ("vision_cfg", "text_cfg") if "tower" in model[part]]
+        clip, tokenize = load(outcome.export, towers)
+        shape = input_shape(clip, model)
     device = torch.device(device_type(settings))
     transform = StoredTransform(settings.transform, shape, training=False)
     return Trained(clip.to(device), tokenize, transform, Pixels(settings.transform).to(device), device)

@@ -38,6 +38,7 @@ from tests.hub_server import Hub  # noqa: E402
 from tests.tiny_clip import TINY, write_tiny  # noqa: E402
 
 CONFIG, MODULE = "open_clip_config.json", "trap_of_a_folder"
+WORDS = "study.towers:BagOfWords"
 BERT = {"vocab_size": 49408, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 ENDS = (Exception, SystemExit)
 """How a model is refused does not matter here: the modules' own tests have the messages."""
@@ -92,7 +93,7 @@ def image_tower_of_timm(folder: Path, mark: Path) -> None:
     PICKLES["archive"](folder / "pytorch_model.bin", mark)
     (folder / "config.json").write_text(json.dumps({"architecture": "test_vit", "pretrained_cfg": {}}))
     vision = {"timm_model_name": f"local-dir:{folder}", "timm_model_pretrained": True}
-    rewritten(folder, vision_cfg=vision, text_cfg={"tower": "bag_of_words"})
+    rewritten(folder, vision_cfg=vision, text_cfg={"tower": WORDS})
 
 
 def weights_of_a_folder(write: Callable[[Path, Path], Any], folder: Path, mark: Path) -> None:
@@ -256,15 +257,15 @@ def test_towers_of_a_folder_are_imported_only_by_name_of_the_user(folder: Path, 
         "    def __init__(self, embed_dim): super().__init__(4, embed_dim)\n"
     )
     name = f"{MODULE}:Trap"
-    text = {"tower": "bag_of_words", "words": ["a", "dog"], "context_length": 4}
+    text = {"tower": WORDS, "words": ["a", "dog"], "width": 8, "context_length": 4}
     model = {"embed_dim": 2, "vision_cfg": {"tower": name}, "text_cfg": text}
     export(folder, model, build(model, 0.07).state_dict(), {}, "# Card\n")
     mark.unlink()
-    with pytest.raises(BadArchitecture, match=rf"would import the tower {name}; .* towers=\['{name}'\]"):
+    with pytest.raises(BadArchitecture, match=rf"would import the tower {WORDS}; .* towers=\['{WORDS}', '{name}'\]"):
         load(folder)
     assert not mark.exists()
-    assert loaded_by(model, folder) == f"open_diht.trainer.export.load('{folder}', towers=['{name}'])"
-    clip, tokens = load(folder, towers=[name])
+    assert loaded_by(model, folder) == f"open_diht.trainer.export.load('{folder}', towers=['{WORDS}', '{name}'])"
+    clip, tokens = load(folder, towers=[name, WORDS])
     assert clip.encode_image(torch.ones(1, 4)).shape == (1, 2) and tokens(["a dog"]).shape == (1, 4)
 
 

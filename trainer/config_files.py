@@ -21,8 +21,8 @@ from open_diht.trainer.losses import HnNce
 _EXCLUDES = {
     "schedule.samples": ("epochs",),
     "schedule.epochs": ("samples",),
-    "data.sources": ("features",),
-    "data.features": ("sources", "subset", "selection", "skip", "captions"),
+    "data.sources": ("loader", "path"),
+    "data.loader": ("sources", "subset", "selection", "skip", "captions"),
     "data.subset": ("selection",),
     "data.selection": ("subset",),
     "model.name": ("architecture",),

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from open_diht.common.command_line import Parser, number
 from open_diht.common.devices import add_device_options
 from open_diht.common.fields import Positive
+from open_diht.common.spelling import spelled
 from open_diht.pipelines.concepts.teacher import DEFAULT, teacher_names
 from open_diht.pipelines.options import add_where, check_by
 
@@ -29,7 +30,7 @@ def concepts_parser(prog: str, defaults: Mapping[str, str]) -> Parser:
         prog=prog,
         description="Make vocabularies, labels and teacher features for concept distillation.",
     )
-    parser.add_argument("--data", required="data" not in defaults, help="output folder of `make filter`, or its URL")
+    parser.add_argument("--data", required="data" not in defaults, help=f"output folder of `{spelled('filter')}`, or its URL")
     parser.add_argument("--output", help="folder or URL of the results (default: DATA/concepts)")
     parser.add_argument(
         "--teacher",

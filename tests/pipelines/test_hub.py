@@ -189,13 +189,13 @@ def test_a_pilot_reads_there_and_publishes_nothing(
 
 
 WRONG = {
-    "shards without a common folder": (["--shard", "0/2"], OUTPUT, "--shard 0/2 and OUTPUT=hf://datasets/me/cat"),
-    "a cluster without a common folder": (["--runner", "flink"], OUTPUT, "--runner flink and OUTPUT=hf://"),
+    "shards without a common folder": (["--shard", "0/2"], OUTPUT, "--shard 0/2 and --output hf://datasets/me/cat"),
+    "a cluster without a common folder": (["--runner", "flink"], OUTPUT, "--runner flink and --output hf://"),
     "a model": ([], "hf://me/cat", "is not hf://datasets/owner/name[@branch]"),
     "a folder in a repository": ([], "hf://datasets/me/cat/folder", "is not hf://datasets/owner/name[@branch]"),
     "the input's own": ([], "hf://datasets/o/pairs", "INPUT and OUTPUT are both in o/pairs"),
-    "work elsewhere": (["--work", "there"], "out", "--work applies only to OUTPUT=hf://datasets/owner/name"),
-    "private elsewhere": (["--private"], "out", "--private applies only to OUTPUT=hf://datasets/owner/name"),
+    "work elsewhere": (["--work", "there"], "out", "--work applies only to --output hf://datasets/owner/name"),
+    "private elsewhere": (["--private"], "out", "--private applies only to --output hf://datasets/owner/name"),
 }
 
 

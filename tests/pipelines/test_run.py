@@ -541,7 +541,7 @@ def test_weights_that_cannot_be_had_stop_a_run_before_its_first_stage(tmp_path, 
         raise WeightsMissing("no network")
 
     monkeypatch.setenv("DIHT_OCR_MODELS", str(tmp_path / "none"))
-    monkeypatch.setattr("open_diht.pipelines.driver.run.download_and_install", offline)
+    monkeypatch.setattr("open_diht.pipelines.stages.spotting.download_and_install", offline)
     with pytest.raises(WrongUse, match=r"no network.*--stages captions"):
         filtering(pairs, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -555,7 +555,7 @@ def test_a_run_fetches_the_weights_once_and_only_where_images_are_read(tmp_path,
         raise Fetched
 
     monkeypatch.setenv("DIHT_OCR_MODELS", str(tmp_path / "none"))
-    monkeypatch.setattr("open_diht.pipelines.driver.run.download_and_install", fetch)
+    monkeypatch.setattr("open_diht.pipelines.stages.spotting.download_and_install", fetch)
     with pytest.raises(Fetched):
         filtering(pairs, tmp_path / "out")
     filtering(pairs, tmp_path / "captions", stages=("captions", "export"))

@@ -58,7 +58,7 @@ def test_a_claim_without_data_is_left_out_and_said(
     words = ["--claims", "fewshot", "--data", str(tmp_path / "nothing"), "--output", str(tmp_path / "results")]
     assert cli.main(words) == 0
     said = capsys.readouterr().out
-    assert "grocery-train.tar" in said and "`open-diht study-data grocery` gets it" in said
+    assert "grocery-train.tar" in said and "`make study-data ARGS=grocery` gets it" in said
     assert "fewshot: left out. without" in said and "`open-diht bench-data --task reference` gets it" in said
 
 

@@ -157,7 +157,7 @@ def test_the_pages_are_written_by_the_command(make_rows: MakeRows, tmp_path: Pat
 
 def test_pages_of_no_results_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--output", str(tmp_path), "--page", str(tmp_path / "docs")]) == 2
-    assert "`open-diht study` makes them" in capsys.readouterr().err
+    assert "`make study` makes them" in capsys.readouterr().err
 
 
 def test_rows_of_a_changed_tree_are_named(make_rows: MakeRows) -> None:

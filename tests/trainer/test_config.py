@@ -124,7 +124,7 @@ def test_unknown_names(tmp_path: Path) -> None:
         ({"schedule": {"samples": 400}}, ["schedule.epochs=3.0"], "schedule.samples"),
         ({"data": {"subset": "a.npy"}}, ["data.selection=b"], "data.subset"),
         ({"data": {"selection": "b"}}, ["data.subset=a.npy"], "data.selection"),
-        ({"data": {"selection": "b", "skip": ["a.tar"]}}, ["data.features=a.npz"],
+        ({"data": {"selection": "b", "skip": ["a.tar"]}}, ["data.loader=a:B"],
          "data.selection data.skip data.sources"),
         ({"model": {"architecture": {"embed_dim": 8}}}, ["model.name=ViT-B-16"], "model.architecture"),
         ({"model": {"warm_start_image": "a", "warm_start_text": "b"}}, ["model.warm_start=c"],
@@ -156,7 +156,7 @@ def test_a_default_gives_way_to_the_file(tmp_path: Path) -> None:
     default = {"data": {"sources": [{"path": "out/sample"}]}}
     mine.write_text("extends: vit-b-32\n")
     assert load_config(str(mine), defaults=default).data.places == ("out/sample",)
-    for data, places in (("sources: [{path: a}, {path: b}]", ("a", "b")), ("features: pairs.npz", ("pairs.npz",))):
+    for data, places in (("sources: [{path: a}, {path: b}]", ("a", "b")), ("loader: a:B, path: pairs.npz", ("pairs.npz",))):
         mine.write_text(f"extends: vit-b-32\ndata: {{{data}}}\n")
         assert load_config(str(mine), defaults=default).data.places == places
         assert load_config(str(mine), base=DATA | {"data": {"sources": [{"path": "c"}]}}).data.places == ("c",)

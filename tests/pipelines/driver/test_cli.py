@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from open_diht.common.run_command import LOADING
 from open_diht.pipelines.driver import cli
 from open_diht.pipelines.manifests.inputs import expand_inputs
 from open_diht.pipelines.options import filter_parser
@@ -159,7 +160,7 @@ def test_wrong_use_in_a_process(command: Command, manifest: Path, tmp_path: Path
 def test_data_that_is_not_there_yet(given: str, command: Command, tmp_path: Path) -> None:
     shutil.copy(REPOSITORY / "pipelines" / "datasets" / "laion2b.yaml", tmp_path / "mine.yaml")
     done = command("--dataset", given, cwd=tmp_path)
-    assert done.returncode == 2 and done.stderr.startswith("error: ")
+    assert done.returncode == 2 and done.stderr.startswith(f"{LOADING}\nerror: ")
     assert "https://" in done.stderr and "Traceback" not in done.stderr
     assert f"  open-diht filter --dataset {given}\n" in done.stderr
     assert f"open-diht filter --dataset {given} --input " in done.stderr

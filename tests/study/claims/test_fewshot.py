@@ -85,5 +85,5 @@ def test_every_kind_of_grocery_is_in_one_pool() -> None:
 
 def test_without_the_reference_encoder_nothing_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIHT_BENCH_DATA", str(tmp_path / "bench"))
-    with pytest.raises(SetMissing, match="TASK=reference"):
+    with pytest.raises(SetMissing, match="bench-data --task reference"):
         fewshot.arms("cpu", "full", Data(tmp_path, tmp_path / "cache"))
