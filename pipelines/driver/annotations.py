@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from open_diht.filters.cascade import StageFilter
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.settings import STAGES, RunSettings
 from open_diht.pipelines.stages.annotator import Annotator, registered_annotators
 from open_diht.pipelines.stages.captions import CaptionStage
-from open_diht.pipelines.stages.cascade import StageFilter
 from open_diht.pipelines.stages.columns import ColumnStage
 from open_diht.pipelines.stages.download import DownloadStage
 from open_diht.pipelines.stages.score.stage import ScoreStage

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from open_diht.common.naming import counted
+from open_diht.filters.cascade import DEAD, KEPT
+from open_diht.filters.output import PASSED, REJECTED
+from open_diht.filters.several_captions import OTHER_CAPTIONS, captions_in
 from open_diht.pipelines.manifests.plan import Unit
 from open_diht.pipelines.report.funnel import CaptionCounts, FunnelRecord
-from open_diht.pipelines.stages.cascade import DEAD, KEPT
-from open_diht.pipelines.stages.output import PASSED, REJECTED
-from open_diht.pipelines.stages.several import OTHER_CAPTIONS, captions_in
 from open_diht.pipelines.store.commit import read_json, remove
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import StorePath, each, read_table, row_count, row_groups

@@ -11,16 +11,16 @@ import pyarrow as pa
 from open_diht.common.naming import counted
 from open_diht.common.spelling import spelled_option
 from open_diht.filters.captions.filters import NoCaption
+from open_diht.filters.cascade import NOT_AT_HAND
+from open_diht.filters.download import EXPLANATIONS, Reason
 from open_diht.filters.score import NOT_SCORED
 from open_diht.filters.spotting.decode import UnreadableImageReason
 from open_diht.pipelines.engine.work import Work
-from open_diht.pipelines.fetch.reasons import EXPLANATIONS, Reason
 from open_diht.pipelines.manifests import Broken
 from open_diht.pipelines.manifests.images import MissingReason, image_folders
 from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.settings import RunSettings
-from open_diht.pipelines.stages.cascade import NOT_AT_HAND
 from open_diht.pipelines.stages.decide import broken_unit
 
 

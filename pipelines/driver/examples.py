@@ -10,13 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from open_diht.filters.captions.explain import explain
-from open_diht.filters.presets import Preset
-from open_diht.filters.spotting.overlap import overlap
-from open_diht.pipelines.datasets import Dataset
-from open_diht.pipelines.manifests import FileChanged, UnreadableFile
-from open_diht.pipelines.manifests.plan import Plan, Unit
-from open_diht.pipelines.report.example import Example
-from open_diht.pipelines.stages.cascade import (
+from open_diht.filters.cascade import (
     KEPT,
     Decisions,
     MeasuringFilter,
@@ -26,6 +20,12 @@ from open_diht.pipelines.stages.cascade import (
     cascade,
     with_one_caption,
 )
+from open_diht.filters.presets import Preset
+from open_diht.filters.spotting.overlap import overlap
+from open_diht.pipelines.datasets import Dataset
+from open_diht.pipelines.manifests import FileChanged, UnreadableFile
+from open_diht.pipelines.manifests.plan import Plan, Unit
+from open_diht.pipelines.report.example import Example
 from open_diht.pipelines.stages.columns import annotated_rows
 from open_diht.pipelines.stages.image_records import image_records
 from open_diht.pipelines.stages.images import images_of
@@ -113,7 +113,7 @@ def example_of(one_row: pa.Table, preset: Preset, decisions: Decisions, record: 
     """Return a row as the report shows it: the graph of its caption, the spotted text and the overlap.
 
     Args:
-        record: OCR record of its image, a row of `stages.rows.RECORD`; None: leave out what was read in it.
+        record: OCR record of its image, a row of `filters.cascade.RECORD`; None: leave out what was read in it.
     """
     row = one_row.to_pylist()[0]
     decided = decisions.counts if decisions.asked[0] else None

@@ -5,15 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from open_diht.filters.columns import MISSING_PLACE, STORED, ColumnCondition
-from open_diht.filters.presets import Preset
-from open_diht.pipelines.engine.stage import FailedUnit
-from open_diht.pipelines.manifests import in_words
-from open_diht.pipelines.manifests.plan import Plan, Unit
-from open_diht.pipelines.report.funnel import ColumnHistogram, FunnelRecord, FunnelStep, NotDecided
-from open_diht.pipelines.settings import RunSettings
-from open_diht.pipelines.stages.captions import CaptionRecord
-from open_diht.pipelines.stages.cascade import (
+from open_diht.filters.cascade import (
     DEAD,
     KEPT,
     NOT_AT_HAND,
@@ -23,6 +15,14 @@ from open_diht.pipelines.stages.cascade import (
     cascade,
     conditions_of,
 )
+from open_diht.filters.columns import MISSING_PLACE, STORED, ColumnCondition
+from open_diht.filters.presets import Preset
+from open_diht.pipelines.engine.stage import FailedUnit
+from open_diht.pipelines.manifests import in_words
+from open_diht.pipelines.manifests.plan import Plan, Unit
+from open_diht.pipelines.report.funnel import ColumnHistogram, FunnelRecord, FunnelStep, NotDecided
+from open_diht.pipelines.settings import RunSettings
+from open_diht.pipelines.stages.captions import CaptionRecord
 from open_diht.pipelines.stages.tally import DecideRecord
 from open_diht.pipelines.store.commit import read_json
 from open_diht.pipelines.store.layout import Layout

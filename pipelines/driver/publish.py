@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any, cast
 
+from open_diht.filters.cascade import StageFilter
 from open_diht.pipelines.datasets import READ_AS
 from open_diht.pipelines.driver.dataset_card import card_of
 from open_diht.pipelines.driver.examples import collect_examples
@@ -18,7 +19,6 @@ from open_diht.pipelines.manifests.plan import Plan, Unit
 from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.report.page import render_report
 from open_diht.pipelines.settings import RunSettings
-from open_diht.pipelines.stages.cascade import StageFilter
 from open_diht.pipelines.store.commit import publish_bytes, publish_json, retract
 from open_diht.pipelines.store.fingerprints import fingerprint_of
 from open_diht.pipelines.store.layout import CARD, CARD_MARK, Layout

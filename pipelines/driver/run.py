@@ -14,6 +14,7 @@ from pathlib import Path
 from open_diht.common.command_line import WrongUse
 from open_diht.common.files import temporary_beside
 from open_diht.common.lease import Lease
+from open_diht.filters.cascade import StageFilter
 from open_diht.pipelines.driver.annotations import Annotations, annotating_stages, applicable_stages
 from open_diht.pipelines.driver.conservation import check_conservation
 from open_diht.pipelines.driver.errors import dead_letters_of, errors_of
@@ -26,7 +27,6 @@ from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests import check_image_paths, check_loose_images
 from open_diht.pipelines.manifests.plan import Plan, keep_plan, make_plan
 from open_diht.pipelines.settings import STAGES, RunSettings
-from open_diht.pipelines.stages.cascade import StageFilter
 from open_diht.pipelines.stages.decide import Deciding
 from open_diht.pipelines.stages.dedup.deduplication import Deduplication
 from open_diht.pipelines.stages.dedup.findings import Findings

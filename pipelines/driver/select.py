@@ -30,11 +30,11 @@ from open_diht.common.html.charts import Point, Series, line_chart
 from open_diht.common.naming import counted
 from open_diht.common.shard_index import BadIndex, ShardIndex, caption_hash, part_of, place_beside, write
 from open_diht.common.spelling import spelled, spelled_option
+from open_diht.filters.cascade import DUPLICATE_PAIR
 from open_diht.pipelines.driver.repeats import DELAYS, HALVES, ORIGIN, allotted, per_row, worth
 from open_diht.pipelines.driver.select_options import select_parser
 from open_diht.pipelines.manifests.formats.jsonl import EXTRA
 from open_diht.pipelines.manifests.plan import Plan, PlanMismatch, load_plan
-from open_diht.pipelines.stages.cascade import DUPLICATE_PAIR
 from open_diht.pipelines.stages.dedup.keys import uid_of
 from open_diht.pipelines.stages.rows import with_moved
 from open_diht.pipelines.stages.tar_indexes import read_index, tars_of

@@ -10,11 +10,11 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self, TypeVar
 
+from open_diht.filters.cascade import StageFilter
 from open_diht.pipelines.engine.stage import Stage
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.settings import STAGES, RunSettings
-from open_diht.pipelines.stages.cascade import StageFilter
 from open_diht.pipelines.store.records import CommitRecord
 
 

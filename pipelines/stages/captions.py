@@ -17,6 +17,8 @@ from open_diht.common.naming import counted
 from open_diht.filters.captions.annotate import SCHEMA, CaptionAnnotator, Moves, provenance
 from open_diht.filters.captions.opinion import OpinionMissing, opinion_fingerprint
 from open_diht.filters.columns import STORED, ColumnCondition, as_section, condition_of
+from open_diht.filters.several_captions import BATCH_ROWS as SEVERAL_ROWS
+from open_diht.filters.several_captions import OTHERS, captions_in, nested, others_field
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done
@@ -28,8 +30,6 @@ from open_diht.pipelines.stages.annotator import Annotator
 from open_diht.pipelines.stages.columns import ColumnValues, values_fingerprint
 from open_diht.pipelines.stages.rows import ROW, identities
 from open_diht.pipelines.stages.segments import Survivors
-from open_diht.pipelines.stages.several import BATCH_ROWS as SEVERAL_ROWS
-from open_diht.pipelines.stages.several import OTHERS, captions_in, nested, others_field
 from open_diht.pipelines.store.commit import TableFile
 from open_diht.pipelines.store.fingerprints import fingerprint_of
 from open_diht.pipelines.store.layout import Layout

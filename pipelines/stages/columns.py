@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from open_diht.common.command_line import WrongUse
 from open_diht.filters import language
+from open_diht.filters.cascade import cascade
 from open_diht.filters.columns import STORED, ColumnCondition
 from open_diht.filters.presets import Preset
 from open_diht.pipelines.datasets import Dataset
@@ -27,7 +28,6 @@ from open_diht.pipelines.manifests import UnreadableFile, info_of, read
 from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.annotator import Annotator
-from open_diht.pipelines.stages.cascade import cascade
 from open_diht.pipelines.stages.rows import columns_of, role_of, values_of
 from open_diht.pipelines.store.commit import TableFile
 from open_diht.pipelines.store.fingerprints import fingerprint_of

@@ -15,17 +15,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from open_diht.filters.columns import STORED
-from open_diht.filters.presets import Preset
-from open_diht.pipelines.datasets import Dataset
-from open_diht.pipelines.engine.progress import Heartbeat
-from open_diht.pipelines.engine.stage import Done, Stage
-from open_diht.pipelines.engine.work import Work
-from open_diht.pipelines.manifests import Broken, UnreadableFile, info_of, read
-from open_diht.pipelines.settings import RunSettings
-from open_diht.pipelines.stages.captions import BATCH_ROWS, DEAD, CaptionRecord
-from open_diht.pipelines.stages.cascade import DEAD as DEAD_REASON
-from open_diht.pipelines.stages.cascade import (
+from open_diht.filters.cascade import DEAD as DEAD_REASON
+from open_diht.filters.cascade import (
     KEPT,
     NOT_READ,
     Decisions,
@@ -34,12 +25,21 @@ from open_diht.pipelines.stages.cascade import (
     conditions_of,
     stage_of,
 )
+from open_diht.filters.columns import STORED
+from open_diht.filters.output import output_rows, rejected_rows
+from open_diht.filters.presets import Preset
+from open_diht.filters.several_captions import BATCH_ROWS as SEVERAL_ROWS
+from open_diht.filters.several_captions import captions_in
+from open_diht.pipelines.datasets import Dataset
+from open_diht.pipelines.engine.progress import Heartbeat
+from open_diht.pipelines.engine.stage import Done, Stage
+from open_diht.pipelines.engine.work import Work
+from open_diht.pipelines.manifests import Broken, UnreadableFile, info_of, read
+from open_diht.pipelines.settings import RunSettings
+from open_diht.pipelines.stages.captions import BATCH_ROWS, DEAD, CaptionRecord
 from open_diht.pipelines.stages.columns import annotated_rows
 from open_diht.pipelines.stages.dedup.findings import DuplicateFiles, Duplicates, Entries, Findings, reject_duplicates
 from open_diht.pipelines.stages.image_records import image_records
-from open_diht.pipelines.stages.output import output_rows, rejected_rows
-from open_diht.pipelines.stages.several import BATCH_ROWS as SEVERAL_ROWS
-from open_diht.pipelines.stages.several import captions_in
 from open_diht.pipelines.stages.shards import remove_shards
 from open_diht.pipelines.stages.tally import Tally
 from open_diht.pipelines.store.commit import TableFile, publish_table, read_json, remove

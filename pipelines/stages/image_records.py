@@ -7,19 +7,18 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from open_diht.filters.cascade import DOWNLOAD_FAILED, RECORD, UNREAD, Decisions, StageFilter, apply_cascade
 from open_diht.filters.presets import Preset
 from open_diht.pipelines.fetch.records import OK
-from open_diht.pipelines.stages.cascade import DOWNLOAD_FAILED, UNREAD, Decisions, StageFilter, apply_cascade
 from open_diht.pipelines.stages.columns import annotated_rows
 from open_diht.pipelines.stages.images import DOWNLOAD, load_downloads
-from open_diht.pipelines.stages.rows import RECORD
 from open_diht.pipelines.stages.spotting import load_records
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.names import image_unit_name
 
 
 def image_records(layout: Layout, unit: str, image_units: Iterable[int], stages: Collection[str]) -> pa.Table | None:
-    """Return a caption unit's image records for the cascade: a table of `stages.rows.RECORD`, by ordinal.
+    """Return a caption unit's image records for the cascade: a table of `filters.cascade.RECORD`, by ordinal.
 
     Args:
         stages: the stages that decide. Without `spotting`, the status of a downloaded image is

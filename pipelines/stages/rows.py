@@ -39,23 +39,6 @@ ROW = pa.schema(
 )
 """Rows of a unit. `pair` is equal for equal pairs, see `Batch.pairs`."""
 
-LINE = pa.struct([("text", pa.string()), ("score", pa.float32()), ("box", pa.list_(pa.list_(pa.float32())))])
-RECORD = pa.schema(
-    [
-        ("ordinal", pa.int64()),
-        ("status", pa.string()),
-        ("message", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("spotted", pa.list_(LINE)),
-        ("sha256", pa.binary(32)),
-        ("bytes", pa.int64()),
-    ]
-)
-"""One row per requested image. `status` is ok, or why there is no result. Boxes are four corners (x, y)
-in pixels of the original. `sha256` and `bytes` describe the image as stored, null if its bytes
-were not read."""
-
 
 class Reading(TypedDict, total=False):
     """A row of `RECORD`; absent keys are null."""

@@ -19,7 +19,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from open_diht.filters.base import CaptionFilter
+from open_diht.filters.cascade import KEPT, NotLookedAt, apply_caption_filters
 from open_diht.filters.presets import Preset, load_preset
+from open_diht.filters.several_captions import OTHER_CAPTIONS
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, Records, Stage
@@ -27,10 +29,8 @@ from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests import MissingImage, UnreadableFile
 from open_diht.pipelines.manifests.plan import load_plan
 from open_diht.pipelines.stages.annotator import Annotator
-from open_diht.pipelines.stages.cascade import KEPT, NotLookedAt, apply_caption_filters
 from open_diht.pipelines.stages.columns import annotated_rows
 from open_diht.pipelines.stages.images import DOWNLOAD, images_of, last_of_each, state_of
-from open_diht.pipelines.stages.several import OTHER_CAPTIONS
 from open_diht.pipelines.store.commit import CorruptRecord, read_json
 from open_diht.pipelines.store.fingerprints import fingerprint_of
 from open_diht.pipelines.store.layout import Layout

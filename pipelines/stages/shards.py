@@ -19,6 +19,7 @@ from PIL import Image
 
 from open_diht.common.images import BadImage, open_image
 from open_diht.common.shard_index import Shard, place_beside, scan, stamp_of, write
+from open_diht.filters.output import making_way
 from open_diht.filters.spotting.decode import DecodeLimits, decode_image
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.progress import Heartbeat
@@ -26,7 +27,6 @@ from open_diht.pipelines.engine.stage import Done, Stage
 from open_diht.pipelines.manifests import MissingImage
 from open_diht.pipelines.manifests.formats.jsonl import EXTRA
 from open_diht.pipelines.stages.images import images_of
-from open_diht.pipelines.stages.output import making_way
 from open_diht.pipelines.store.commit import published, remove
 from open_diht.pipelines.store.fingerprints import Fingerprints
 from open_diht.pipelines.store.layout import Layout

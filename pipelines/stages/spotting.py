@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from open_diht.common.command_line import WrongUse
 from open_diht.common.naming import counted
 from open_diht.common.spelling import spelled_option
+from open_diht.filters.cascade import NOT_AT_HAND, RECORD
 from open_diht.filters.spotting.spotter import SpotterError, SpotterSettings, TextSpotter
 from open_diht.filters.spotting.weights import WeightsDamaged, WeightsMissing, download_and_install
 from open_diht.pipelines.datasets import Dataset
@@ -27,14 +28,13 @@ from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.captions import survivors_of
-from open_diht.pipelines.stages.cascade import NOT_AT_HAND
 from open_diht.pipelines.stages.images import (
     DOWNLOAD,
     images_at_hand,
     last_of_each,
     original_sizes,
 )
-from open_diht.pipelines.stages.rows import RECORD, Reading, read_texts
+from open_diht.pipelines.stages.rows import Reading, read_texts
 from open_diht.pipelines.stages.segments import SegmentAnnotator, Survivors, segments_of
 from open_diht.pipelines.store.commit import TableFile
 from open_diht.pipelines.store.fingerprints import fingerprint_of

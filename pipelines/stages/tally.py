@@ -9,7 +9,7 @@ from typing import NotRequired, TypedDict
 
 import pyarrow as pa
 
-from open_diht.pipelines.stages.cascade import DEAD, KEPT
+from open_diht.filters.cascade import DEAD, KEPT
 
 
 class DecideRecord(TypedDict):

@@ -16,12 +16,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from open_diht.filters.cascade import KEPT, StageFilter
 from open_diht.filters.presets import Preset
+from open_diht.filters.several_captions import OTHER_CAPTIONS, OTHERS, captions_of
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, Stage
 from open_diht.pipelines.manifests import MissingImage, UnreadableFile
-from open_diht.pipelines.stages.cascade import KEPT, StageFilter
 from open_diht.pipelines.stages.dedup.exact import duplicates, shared
 from open_diht.pipelines.stages.dedup.findings import (
     IMAGE,
@@ -47,7 +48,6 @@ from open_diht.pipelines.stages.image_records import decided_rows
 from open_diht.pipelines.stages.images import images_of
 from open_diht.pipelines.stages.rows import ROW
 from open_diht.pipelines.stages.segments import Survivors
-from open_diht.pipelines.stages.several import OTHER_CAPTIONS, OTHERS, captions_of
 from open_diht.pipelines.stages.spotting import load_records
 from open_diht.pipelines.store.commit import publish_bytes, read_json
 from open_diht.pipelines.store.fingerprints import Fingerprints

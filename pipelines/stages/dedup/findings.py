@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from open_diht.filters.dedup import DuplicateCounts
-from open_diht.pipelines.stages.cascade import KEPT, Reasons
+from open_diht.filters.cascade import KEPT, Reasons
+from open_diht.filters.dedup import COPIES, DuplicateCounts
 from open_diht.pipelines.stages.dedup.keys import ENTRIES
 from open_diht.pipelines.store.commit import TableFile
 from open_diht.pipelines.store.layout import Layout
@@ -22,9 +22,6 @@ UID = "uid"
 """Not a kind of duplicates: rows that are another pair than the first row with their uid. It never rejects."""
 KINDS = (PAIR, IMAGE, SEMANTIC)
 """The kinds in the order of comparison; the reason of a kind is `duplicate_<kind>`."""
-COPIES = pa.schema([("duplicate_of", pa.string()), ("duplicate_similarity", pa.float32())])
-"""Columns of rejected rows: the uid of the row that they duplicate, which a later kind may reject, and their cosine
-to the row that made them duplicates (with `against: all`, not always that one; null for exact duplicates)."""
 _GROUP_ROWS = 16_384
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from open_diht.filters.cascade import KEPT, NotLookedAt, Reasons, Step
 from open_diht.filters.columns import ColumnCondition
 from open_diht.filters.score import CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, NOT_SCORED, TEXT_AREA
 from open_diht.pipelines.manifests.plan import load_plan
-from open_diht.pipelines.stages.cascade import KEPT, NotLookedAt, Reasons, Step
 from open_diht.pipelines.stages.encoding import OK
 from open_diht.pipelines.stages.score.stored import stored_scores
 from open_diht.pipelines.store.layout import Layout

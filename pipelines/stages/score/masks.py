@@ -48,7 +48,7 @@ def text_of(records: pa.Table) -> dict[int, ImageText]:
     """Return the text of the images that have any, by ordinal.
 
     Args:
-        records: rows of `stages.rows.RECORD`.
+        records: rows of `filters.cascade.RECORD`.
     """
     found = {}
     for row in records.select(["ordinal", "width", "height", "spotted"]).to_pylist():

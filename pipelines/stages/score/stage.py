@@ -20,6 +20,7 @@ from open_diht.common.command_line import WrongUse
 from open_diht.common.devices import AUTO, best_precision, check_device, device_here, gpus_of
 from open_diht.common.naming import counted
 from open_diht.common.spelling import spelled_option
+from open_diht.filters.cascade import KEPT
 from open_diht.filters.columns import ColumnCondition
 from open_diht.filters.presets import Preset
 from open_diht.filters.score import CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, TEXT_AREA
@@ -31,7 +32,6 @@ from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.captions import annotations_fingerprint
-from open_diht.pipelines.stages.cascade import KEPT
 from open_diht.pipelines.stages.columns import values_fingerprint
 from open_diht.pipelines.stages.decide import VERSION as DECIDED
 from open_diht.pipelines.stages.encoders import BATCH, Encoder, find_pair_encoder
