@@ -181,9 +181,6 @@ class DownloadStage(SegmentAnnotator):
     def is_done(self, unit: str, record: CommitRecord | None) -> bool:
         return super().is_done(unit, record) and not (record and self.lifted(record))
 
-    def note(self, unit: str, record: CommitRecord) -> None:
-        record["limits"] = self.settings.limits()
-
     def wanted(self, unit: str, known: CommitRecord | None) -> NDArray[np.int64]:
         wanted = self.candidates(unit)
         if known is None or (records := load_downloads(self.layout, unit)) is None:
@@ -202,7 +199,8 @@ class DownloadStage(SegmentAnnotator):
     def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         if before:  # these count what this run asks for; see `finish`
             before |= {"asked": 0, "unreachable": 0}
-        return super().process(unit, before, heartbeat)
+        said, files = super().process(unit, before, heartbeat)
+        return {**said, "limits": self.settings.limits()}, files
 
     def add(
         self, unit: str, name: str, ordinals: NDArray[np.int64], record: CommitRecord, heartbeat: Heartbeat

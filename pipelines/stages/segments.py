@@ -230,24 +230,6 @@ class SegmentStage(Stage):
         """Return names of sets of rows, any of which contains all rows that a finished unit must contain."""
         return self.covered(unit)
 
-    def note(self, unit: str, record: CommitRecord) -> None:  # not abstract: few stages need it
-        """Add to a finished unit's commit record what else `current` and `is_done` compare.
-
-        Args:
-            unit: name of the unit.
-            record: its commit record, which is changed.
-        """
-
-    def seen(self, unit: str, segment: str, record: CommitRecord) -> NDArray[np.int64]:
-        """Return the ordinals of the rows of a segment that need not be processed again.
-
-        Args:
-            unit: name of the unit.
-            segment: name of the segment.
-            record: the unit's commit record.
-        """
-        return np.asarray(read_table(self.layout.data(self.name, segment), columns=["ordinal"])["ordinal"])
-
     def is_done(self, unit: str, record: CommitRecord | None) -> bool:
         current = self.current(unit, record)
         return current is not None and not self.needed(unit).isdisjoint(current["covers"])
@@ -260,9 +242,22 @@ class SegmentStage(Stage):
             known: its commit record if that is `current`.
         """
         wanted = self.candidates(unit)
-        for segment in range(known["segments"] if known is not None else 0):
-            wanted = wanted[~np.isin(wanted, self.seen(unit, segment_name(unit, segment), known or {}))]
-        return wanted
+        return wanted[~np.isin(wanted, self.results(unit, known)["ordinal"])]
+
+    def results(self, unit: str, known: CommitRecord | None, *columns: str) -> pa.Table:
+        """Return the ordinals and these columns of the rows that were processed; of a row that was processed again, the
+        last.
+
+        Args:
+            unit: name of the unit.
+            known: its commit record, None if no row was processed.
+            columns: columns of the stage's files.
+        """
+        count = known["segments"] if known is not None else 0
+        paths = [self.layout.data(self.name, segment_name(unit, segment)) for segment in range(count)]
+        tables = [read_table(path, columns=["ordinal", *columns]) for path in paths]
+        nothing = pa.table({"ordinal": pa.array([], pa.int64()), **{name: pa.nulls(0) for name in columns}})
+        return last_of_each(pa.concat_tables(tables)) if tables else nothing
 
     def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         wanted = self.wanted(unit, before)
@@ -277,7 +272,6 @@ class SegmentStage(Stage):
             for path in takewhile(lambda path: path.exists(), stale):
                 path.unlink()
         record["covers"] = sorted({*record["covers"], *self.covered(unit)})
-        self.note(unit, record)
         return record, files
 
     # ---- records of other stages

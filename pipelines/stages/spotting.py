@@ -24,6 +24,7 @@ from open_diht.filters.spotting.spotter import SpotterError, SpotterSettings, Te
 from open_diht.filters.spotting.weights import WeightsDamaged, WeightsMissing, download_and_install
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.progress import Heartbeat
+from open_diht.pipelines.engine.stage import Done
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.settings import RunSettings
@@ -139,15 +140,15 @@ class SpottingStage(SegmentAnnotator):
     def is_done(self, unit: str, record: CommitRecord | None) -> bool:
         return super().is_done(unit, record) and bool(record and record["downloads"] == self.downloads(unit))
 
-    def seen(self, unit: str, segment: str, record: CommitRecord) -> NDArray[np.int64]:
-        done = read_table(self.layout.data(self.name, segment), columns=["ordinal", "status"])
-        if record["downloads"] != self.downloads(unit):  # images that were not available may be now
+    def wanted(self, unit: str, known: CommitRecord | None) -> NDArray[np.int64]:
+        wanted, done = self.candidates(unit), self.results(unit, known, "status")
+        if known and known["downloads"] != self.downloads(unit):  # images that were not available may be now
             done = done.filter(pc.not_equal(done["status"], NOT_AT_HAND))
-        return np.asarray(done["ordinal"])
+        return wanted[~np.isin(wanted, done["ordinal"])]
 
-    def note(self, unit: str, record: CommitRecord) -> None:
-        record["downloads"] = self.downloads(unit)
-        record["root"] = self.dataset.images_root
+    def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
+        said, files = super().process(unit, before, heartbeat)
+        return {**said, "downloads": self.downloads(unit), "root": self.dataset.images_root}, files
 
     def add(
         self, unit: str, name: str, ordinals: NDArray[np.int64], record: CommitRecord, heartbeat: Heartbeat

@@ -27,7 +27,7 @@ from open_diht.filters.score import CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, TEX
 from open_diht.filters.spotting.decode import UnreadableImage
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.progress import Heartbeat
-from open_diht.pipelines.engine.stage import Records, Stage
+from open_diht.pipelines.engine.stage import Done, Records, Stage
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.settings import RunSettings
@@ -37,7 +37,6 @@ from open_diht.pipelines.stages.decide import VERSION as DECIDED
 from open_diht.pipelines.stages.encoders import BATCH, Encoder, find_pair_encoder
 from open_diht.pipelines.stages.encoding import OK, Encoded, EncodingStage, matrix, statuses, vectors
 from open_diht.pipelines.stages.image_records import decided_rows
-from open_diht.pipelines.stages.images import last_of_each
 from open_diht.pipelines.stages.score.judge import ScoreFilter
 from open_diht.pipelines.stages.score.masks import NO_TEXT as NOTHING_MASKED
 from open_diht.pipelines.stages.score.masks import ImageText, text_of
@@ -56,9 +55,9 @@ from open_diht.pipelines.stages.spotting import load_records
 from open_diht.pipelines.store.commit import publish_first, publish_json, read_json
 from open_diht.pipelines.store.fingerprints import Fingerprints, fingerprint_of
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.names import place_of, segment_name, unit_of
+from open_diht.pipelines.store.names import place_of, unit_of
 from open_diht.pipelines.store.records import CommitRecord
-from open_diht.pipelines.store.storage import StorePath, read_table, row_groups
+from open_diht.pipelines.store.storage import StorePath, row_groups
 
 BATCH_OF_GPU = 256
 NO_TEXT = "text_not_embedded"
@@ -203,13 +202,9 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
         return np.concatenate(found)
 
     def wanted(self, unit: str, known: CommitRecord | None) -> NDArray[np.int64]:
-        candidates, segments = self.candidates(unit), known["segments"] if known is not None else 0
-        if not segments:
-            return candidates
-        paths = [self.layout.data(NAME, segment_name(unit, segment)) for segment in range(segments)]
-        scored = last_of_each(pa.concat_tables(read_table(path, columns=["ordinal", MASKED]) for path in paths))
+        candidates, scored = self.candidates(unit), self.results(unit, known, MASKED)
         ordinals, masked = np.asarray(scored["ordinal"]), np.asarray(scored[MASKED])
-        if self.masked:
+        if self.masked and len(ordinals):
             text = self._text_of(unit)
             now = {ordinal: text[ordinal].digest for ordinal in text.keys() & set(ordinals.tolist())}
             digests = np.array([now.get(ordinal, NOTHING_MASKED) for ordinal in ordinals.tolist()], np.int64)
@@ -231,11 +226,13 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
         self._areas: dict[int, float] = {}
         return super().add(unit, name, ordinals, record, heartbeat)
 
-    def note(self, unit: str, record: CommitRecord) -> None:
-        record["temperature"] = self._encoder.temperature
+    def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
+        said, files = super().process(unit, before, heartbeat)
+        covers: Any = said["covers"]
         if self.masked:  # what earlier readings covered has other boxes by now
             now = fingerprint_of(self._reading(unit))
-            record["covers"] = [name for name in record["covers"] if name.partition(_MASKED)[2] in ("", now)]
+            covers = [name for name in covers if name.partition(_MASKED)[2] in ("", now)]
+        return {**said, "temperature": self._encoder.temperature, "covers": covers}, files
 
     def prepare(self, ordinal: int, image: bytes) -> list[Any]:
         pixels = self._encoder.decode(image)
