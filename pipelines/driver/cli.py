@@ -41,7 +41,7 @@ from open_diht.pipelines.runners.fork_server import ForkServer
 from open_diht.pipelines.runners.workers import WorkerDied
 from open_diht.pipelines.settings import RunSettings, ScoreSettings
 from open_diht.pipelines.stages.dedup.clusters import FaissMissing
-from open_diht.pipelines.stages.score.stored import NAME
+from open_diht.pipelines.stages.score.stored import SCORE
 from open_diht.pipelines.store.commit import RunFailed
 from open_diht.pipelines.store.locking import NotLocked
 from open_diht.pipelines.store.storage import StorePath, store_path
@@ -200,8 +200,8 @@ def settings_of(options: argparse.Namespace, of_beam: Sequence[str], arguments: 
 
 def _score(options: argparse.Namespace) -> ScoreSettings | None:
     if options.score_model is None:
-        if options.stages and NAME in _stages(options.stages):
-            raise WrongUse(f"--stages includes {NAME}, but no model is given; pass --score-model NAME")
+        if options.stages and SCORE in _stages(options.stages):
+            raise WrongUse(f"--stages includes {SCORE}, but no model is given; pass --score-model NAME")
         return None
     return ScoreSettings(
         model=options.score_model,

@@ -31,14 +31,14 @@ def errors_of(work: Work, funnel: FunnelRecord | None, settings: RunSettings) ->
         funnel: counts of the run; None if it ended before they were complete.
     """
     paths = {unit.name: unit.span.path for unit in work.plan.units}
-    given_up = {paths[unit] for unit in work.set_aside}
+    given_up = {paths[unit] for unit in work.quarantined}
     found = [
         f"{path} {what}: "
         + ("none of its rows are in the results" if path in given_up else "the results are from its earlier content")
         + ". Restore it and run the same command to redo its units, or choose another OUTPUT for its new content"
         for path, what in work.changed.items()
     ]
-    if failed := {unit: record for unit, record in work.set_aside.items() if paths[unit] not in work.changed}:
+    if failed := {unit: record for unit, record in work.quarantined.items() if paths[unit] not in work.changed}:
         unit, record = next(iter(failed.items()))
         last = record["tries"][-1]
         found.append(
@@ -118,7 +118,7 @@ def _all_lost(work: Work, funnel: FunnelRecord, settings: RunSettings) -> str | 
     return f"no image could be read: {rows:,} of the {total} that needed one ended with {reason}; {remedy}"
 
 
-def dead_letters_of(plan: Plan, set_aside: Mapping[str, Mapping[str, Any]]) -> pa.Table | None:
+def dead_letters_of(plan: Plan, quarantined: Mapping[str, Mapping[str, Any]]) -> pa.Table | None:
     """Return the dead-letter table of unreadable files and quarantined units, None if there are none.
 
     Args:
@@ -126,7 +126,7 @@ def dead_letters_of(plan: Plan, set_aside: Mapping[str, Mapping[str, Any]]) -> p
     """
     dead_letters = [broken_unit(file, None) for file in plan.unreadable]
     paths = {unit.name: unit.span.path for unit in plan.units}
-    for unit, record in sorted(set_aside.items()):
+    for unit, record in sorted(quarantined.items()):
         last = record["tries"][-1]
         entry: Broken = {"path": paths[unit], "error": last["error"], "message": last["message"]}
         dead_letters.append(broken_unit(entry, unit, record["stage"]))

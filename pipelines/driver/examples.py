@@ -46,12 +46,12 @@ def collect_examples(
     dataset: Dataset,
     preset: Preset,
     stages: Sequence[str],
-    judges: Sequence[StageFilter] = (),
+    own: Sequence[StageFilter] = (),
 ) -> dict[str, list[Example]]:
     """Return up to `EXAMPLES` rows of each reason, of kept and dead-letter rows, from the first units with such rows.
 
     Args:
-        judges: filters of stages, which decide in addition to the preset.
+        own: filters of stages, which decide in addition to the preset.
     """
     wanted: dict[str, list[tuple[str, int]]] = {}
     for unit in units:
@@ -73,7 +73,7 @@ def collect_examples(
         groups = annotated_rows(layout, name, preset)
         rows = pa.concat_tables(group.filter(np.isin(np.asarray(group["ordinal"]), asked)) for group in groups)
         place_of = {ordinal: index for index, ordinal in enumerate(rows["ordinal"].to_pylist())}
-        measured = _measured(layout, name, rows, judges)
+        measured = _measured(layout, name, rows, own)
         images = _images(images_of(layout, name, spans[name], plan.image_rows, dataset, asked))
         for ordinal, reason in mine:
             one = with_one_caption(rows.slice(place_of[ordinal], 1), record_of.get(ordinal), preset, stages)
@@ -87,11 +87,11 @@ def collect_examples(
 
 
 def _measured(
-    layout: Layout, unit: str, rows: pa.Table, judges: Sequence[StageFilter]
+    layout: Layout, unit: str, rows: pa.Table, own: Sequence[StageFilter]
 ) -> dict[int, dict[str, float | None]]:
     """Return the numbers that the filters of stages measured, by ordinal; other rows are omitted."""
     found: dict[int, dict[str, float | None]] = {}
-    for one in (one for one in judges if isinstance(one, MeasuringFilter)):
+    for one in (one for one in own if isinstance(one, MeasuringFilter)):
         for ordinal in rows["ordinal"].to_pylist():
             with contextlib.suppress(NotLookedAt):
                 mine = rows.filter(pa.array(np.asarray(rows["ordinal"]) == ordinal))

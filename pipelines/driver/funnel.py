@@ -30,14 +30,14 @@ from open_diht.pipelines.store.storage import each
 
 
 def summarise(
-    layout: Layout, units: Sequence[Unit], plan: Plan, settings: RunSettings, judges: Sequence[StageFilter] = ()
+    layout: Layout, units: Sequence[Unit], plan: Plan, settings: RunSettings, own: Sequence[StageFilter] = ()
 ) -> FunnelRecord:
     """Return the funnel of the decisions. The caller adds duplicates, an index export, quarantined units and seconds.
 
     Args:
         plan: plan of the run. Rows of its other units count as not decided, and so do rows after the break of a
             truncated unit if the plan has counted them.
-        judges: filters of stages, which decide in addition to the preset.
+        own: filters of stages, which decide in addition to the preset.
     """
     broken = [in_words(file) for file in plan.unreadable]
     waiting = _not_decided(layout, plan, units)
@@ -58,7 +58,7 @@ def summarise(
             by_reason.update(decided.get("captions", {}))
             yield captions["rows"], decided
 
-    steps, conditions = cascade(settings.preset, judges), conditions_of(judges)
+    steps, conditions = cascade(settings.preset, own), conditions_of(own)
     funnel = count(records(), settings.preset, settings.stages, steps, conditions, waiting)
     funnel["dataset"], funnel["unparsed"], funnel["moves"] = settings.dataset.name, unparsed, dict(moves)
     if settings.dataset.several_captions:
@@ -195,7 +195,7 @@ def _steps(
     return steps
 
 
-def count_set_aside(funnel: FunnelRecord, set_aside: Mapping[str, FailedUnit]) -> None:
+def count_quarantined(funnel: FunnelRecord, quarantined: Mapping[str, FailedUnit]) -> None:
     """Add the quarantined units to a funnel: those that were not decided, and those that were not exported."""
-    funnel["dead_letter"]["units"] += len(set_aside)
-    funnel["set_aside"] = {unit: record["stage"] for unit, record in sorted(set_aside.items())}
+    funnel["dead_letter"]["units"] += len(quarantined)
+    funnel["set_aside"] = {unit: record["stage"] for unit, record in sorted(quarantined.items())}

@@ -39,7 +39,7 @@ class Results:
     """Models and settings of each stage, recorded in run.json."""
     seconds: dict[str, float]
     """Seconds that each stage took in this run."""
-    judges: Sequence[StageFilter] = ()
+    own: Sequence[StageFilter] = ()
     """Filters of stages, which decided in addition to the preset."""
 
     def publish(self, funnel: FunnelRecord, decided: dict[str, str], began: float, say: Callable[[str], None]) -> None:
@@ -60,7 +60,7 @@ class Results:
             say(render_funnel(funnel))
             return
         preset, dataset = settings.preset, settings.dataset
-        examples = collect_examples(self.layout, self.plan, self.units, dataset, preset, stages, self.judges)
+        examples = collect_examples(self.layout, self.plan, self.units, dataset, preset, stages, self.own)
         notes = all_notes(funnel)
         # funnel.json is the commit record of the results: deleted first, written last.
         retract(path)

@@ -18,7 +18,7 @@ from open_diht.filters.cascade import StageFilter
 from open_diht.pipelines.driver.annotations import Annotations, annotating_stages, applicable_stages
 from open_diht.pipelines.driver.conservation import check_conservation
 from open_diht.pipelines.driver.errors import dead_letters_of, errors_of
-from open_diht.pipelines.driver.funnel import count_set_aside, summarise
+from open_diht.pipelines.driver.funnel import count_quarantined, summarise
 from open_diht.pipelines.driver.notes import types_that_differ
 from open_diht.pipelines.driver.outcome import FilterOutcome
 from open_diht.pipelines.driver.publish import Results
@@ -164,23 +164,23 @@ def _filter(settings: RunSettings, work: Work, lock: FileLock | Lease, began: fl
         return FilterOutcome(None, errors_of(work, None, settings))
     work.clear_up()
     annotations.make(names)
-    decided, findings, judges = _decide(settings, work, annotations)
+    decided, findings, own = _decide(settings, work, annotations)
     layout, units = work.layout, work.units()
-    funnel = summarise(layout, units, work.plan, settings, judges)
+    funnel = summarise(layout, units, work.plan, settings, own)
     funnel["duplicates"] = findings.counts
     check_conservation(layout, units, funnel)
     funnel["left"] = Export(settings, work).make(decided, findings.files)
-    count_set_aside(funnel, work.set_aside)
+    count_quarantined(funnel, work.quarantined)
     lock.check()  # if the lease is lost, another run may be writing here
-    dead_letters = dead_letters_of(work.plan, work.set_aside)
+    dead_letters = dead_letters_of(work.plan, work.quarantined)
     if dead_letters is None:
         remove(layout.part("dead_letter", "unreadable"))
     else:
         publish_table(layout.part("dead_letter", "unreadable"), dead_letters)
-    results = Results(settings, layout, work.plan, units, work.models, work.seconds, judges)
+    results = Results(settings, layout, work.plan, units, work.models, work.seconds, own)
     results.publish(funnel, decided, began, work.say)
     work.find_changed()  # results of a changed input are not published to a hub
-    if settings.publisher and (work.set_aside or work.changed):  # a rerun may add rows
+    if settings.publisher and (work.quarantined or work.changed):  # a rerun may add rows
         work.say(f"nothing is published to {settings.publisher.target}: the run is not finished, see below")
     elif settings.publisher:
         lock.check()
@@ -197,7 +197,7 @@ def _is_last(
     sharing = Sharing(settings.shard, _asked(settings), lock, work.place, work.say)
     annotations.make(sharing.own(names))
     work.give_up_changed()
-    if work.set_aside or sharing.wait(names, annotations.undone):
+    if work.quarantined or sharing.wait(names, annotations.undone):
         return False
     work.sharing = sharing
     decided, _, _ = _decide(settings, work, annotations)
@@ -214,11 +214,11 @@ def _decide(
     Returns:
         The fingerprint of each unit's decisions, the duplicates, and the filters of stages.
     """
-    judges = annotations.judges()
-    decisions = Deciding(settings, work, judges)
+    own = annotations.own_filters()
+    decisions = Deciding(settings, work, own)
     survivors = decisions.survivors(annotations.sources([unit.name for unit in work.units()]))
-    findings = Deduplication(settings, work, judges).find(survivors)
-    return decisions.make(survivors, findings), findings, judges
+    findings = Deduplication(settings, work, own).find(survivors)
+    return decisions.make(survivors, findings), findings, own
 
 
 def _asked(settings: RunSettings) -> str:

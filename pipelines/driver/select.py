@@ -43,7 +43,7 @@ from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import Vouched
 from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, StorePath, asked, read_bytes, read_table, store_path
 
-KEPT = "kept"
+KEPT_ROWS = "kept"
 """Name of the first group, the rows that the cascade keeps. Other groups have the name of a reason."""
 NOT_INDEXED, SEVERAL_ROWS = "not in the index", "uid of several rows"
 """Keys of `Candidates.left_out` that are no reasons."""
@@ -55,7 +55,7 @@ class Candidates:
     """The n rows that may be chosen, in the order of their uids, which are all different."""
 
     groups: tuple[str, ...]
-    """`KEPT`, and the reasons with a delay of which there are rows."""
+    """`KEPT_ROWS`, and the reasons with a delay of which there are rows."""
     uid: NDArray[Any]
     """(n,) of `_PAIR`."""
     group: NDArray[np.int64]
@@ -244,7 +244,7 @@ def _candidates(
     Raises:
         WrongUse: a column is missing or holds no numbers, or there is no row to choose.
     """
-    groups, left_out = (KEPT, *delays), Counter[str]()
+    groups, left_out = (KEPT_ROWS, *delays), Counter[str]()
     others = [np.empty(0, _PAIR)]  # uids by which a training would read rows that may not be chosen
     parts: list[tuple[NDArray[Any], ...]] = []
     for tar, (first, names) in enumerate(tars_of(plan, units).items() if indexed else [("", units)]):
@@ -254,7 +254,7 @@ def _candidates(
                 table = _part(layout.part(kind, unit), ["uid", *(by or ("complexity", "overlap"))], kind)
                 if table is None:
                     continue
-                reason = table["reason"] if kind == "rejected" else pa.array([KEPT] * len(table), pa.string())
+                reason = table["reason"] if kind == "rejected" else pa.array([KEPT_ROWS] * len(table), pa.string())
                 group = np.asarray(pc.fill_null(pc.index_in(reason, pa.array(groups)), -1), np.int64)
                 for other in pc.value_counts(reason.filter(pa.array(group < 0))).to_pylist():
                     left_out[other["values"]] += other["counts"]

@@ -15,7 +15,7 @@ from open_diht.common.naming import counted
 from open_diht.pipelines.engine.jobs import run_name, run_units, worker_log
 from open_diht.pipelines.engine.progress import Count, StageProgress, beats
 from open_diht.pipelines.engine.sharing import Sharing
-from open_diht.pipelines.engine.stage import TRIES, DoUnit, FailedUnit, Failure, Stage, failure, set_aside
+from open_diht.pipelines.engine.stage import TRIES, DoUnit, FailedUnit, Failure, Stage, failure, quarantine
 from open_diht.pipelines.runners import Backend, Direct
 from open_diht.pipelines.runners.workers import WorkerDied
 from open_diht.pipelines.store.commit import RunFailed, read_json, remove, remove_leftovers
@@ -45,7 +45,7 @@ class Engine:
     """The backend that runs the units."""
     sharing: Sharing | None = None
     """Divides the units among shards; None: this invocation runs all units."""
-    set_aside: Failed = field(default_factory=dict)
+    quarantined: Failed = field(default_factory=dict)
     """Records of the units that failed in this run, by name; of an image unit, by the name of its caption unit."""
 
     def clear_up(self) -> None:
@@ -75,7 +75,7 @@ class Engine:
             fatal: the run cannot continue without these units.
 
         Returns:
-            The records of the units that failed. They are added to `set_aside`.
+            The records of the units that failed. They are added to `quarantined`.
 
         Raises:
             RunFailed: a unit failed and `fatal` is set, or units are neither committed nor failed, as when the output
@@ -138,7 +138,7 @@ class Engine:
             why = f"{death}; signal 9 usually means that memory ran out: use fewer WORKERS, or more memory"
             tries.of[unit].append(failure("WorkerDied", why))
             if len(tries.of[unit]) >= TRIES:
-                set_aside(stage, unit, tries.of[unit])
+                quarantine(stage, unit, tries.of[unit])
         failed = self._failed(stage)
         left = self._uncommitted(stage, [unit for unit in todo if unit not in failed], before)
         tries.fruitless = 0 if under_way or len(left) < len(todo) else tries.fruitless + 1
@@ -200,11 +200,11 @@ class Engine:
                 f"stage {stage} failed at {name} ({last['error']}: {last['message']}); details: "
                 f"{self.layout.failed(stage, name)}. Run the same command to try again"
             )
-        self.set_aside |= {unit_of(name): record for name, record in failed.items()}
+        self.quarantined |= {unit_of(name): record for name, record in failed.items()}
 
     def alive(self, names: Iterable[str]) -> list[str]:
         """Return the units that have not failed; of image units, those of such units."""
-        return [name for name in names if unit_of(name) not in self.set_aside]
+        return [name for name in names if unit_of(name) not in self.quarantined]
 
     # ---- commit records
 

@@ -207,7 +207,7 @@ class DoUnit(beam.DoFn):
                 tries.append(failure(type(error).__name__, str(error), traceback.format_exc()))
                 if len(tries) == TRIES or isinstance(error, FileChanged):  # a changed file stays changed
                     with contextlib.suppress(Exception):  # the driver reports a full disk or a store that is down
-                        set_aside(self._stage, unit, tries)
+                        quarantine(self._stage, unit, tries)
                     break
                 time.sleep(PAUSES_S[len(tries) - 1])
         mark.unlink(missing_ok=True)
@@ -232,7 +232,7 @@ def failure(error: str, message: str, trace: str = "") -> Failure:
     return {"time": now, "error": error, "message": message, "trace": trace}
 
 
-def set_aside(stage: Stage, unit: str, tries: list[Failure]) -> None:
+def quarantine(stage: Stage, unit: str, tries: list[Failure]) -> None:
     """Quarantine a unit: record that it failed in this run. The next run tries it again.
 
     Args:

@@ -33,7 +33,7 @@ class Work(Engine):
 
     def units(self) -> list[Unit]:
         """Return the units of the plan that have not failed."""
-        return [unit for unit in self.plan.units if unit.name not in self.set_aside]
+        return [unit for unit in self.plan.units if unit.name not in self.quarantined]
 
     def image_units(self, units: Iterable[str]) -> list[str]:
         """Return the names of the image units of caption units that have a commit record."""

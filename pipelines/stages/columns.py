@@ -38,7 +38,7 @@ from open_diht.pipelines.store.storage import row_groups
 VERSION = 3
 """Increase it when the same column of a file may give other values."""
 BATCH_ROWS = 10_000
-NAME = "columns"
+COLUMNS = "columns"
 
 
 def values_fingerprint(dataset: Dataset, conditions: Sequence[ColumnCondition]) -> str:
@@ -67,7 +67,7 @@ class ColumnStage(Annotator):
     conditions: tuple[ColumnCondition, ...]
     fingerprint: str
     """Fingerprint of how columns are read."""
-    name: str = field(default=NAME, init=False)
+    name: str = field(default=COLUMNS, init=False)
 
     @classmethod
     def runs(cls, settings: RunSettings) -> bool:
@@ -78,7 +78,7 @@ class ColumnStage(Annotator):
         dataset, conditions = settings.dataset, settings.preset.columns
         parts: list[Any] = [VERSION, dataset.roles.given(), dataset.aliases, dataset.swap_size]
         if _identifies(conditions):
-            work.models[NAME] = {"language": language.provenance()}
+            work.models[COLUMNS] = {"language": language.provenance()}
             parts.append(language.provenance())
         return cls(work.layout, dataset, conditions, fingerprint_of(*parts))
 
@@ -145,7 +145,7 @@ class ColumnValues:
     """The values that stage `columns` has stored for a unit."""
 
     def __init__(self, layout: Layout, unit: str, conditions: Sequence[ColumnCondition]):
-        known = pa.concat_tables(row_groups(layout.data(NAME, unit), _schema(conditions).names))
+        known = pa.concat_tables(row_groups(layout.data(COLUMNS, unit), _schema(conditions).names))
         self._ordinals, self._values = np.asarray(known["ordinal"]), known.drop_columns("ordinal")
 
     def of(self, ordinals: NDArray[np.int64]) -> pa.Table:

@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from open_diht.filters.cascade import DEAD as DEAD_REASON
 from open_diht.filters.cascade import (
+    DEAD,
     KEPT,
     NOT_READ,
     Decisions,
@@ -36,7 +36,7 @@ from open_diht.pipelines.engine.stage import Done, Stage
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests import Broken, UnreadableFile, info_of, read
 from open_diht.pipelines.settings import RunSettings
-from open_diht.pipelines.stages.captions import BATCH_ROWS, DEAD, CaptionRecord
+from open_diht.pipelines.stages.captions import BATCH_ROWS, DEAD_LETTERS, CaptionRecord
 from open_diht.pipelines.stages.columns import annotated_rows
 from open_diht.pipelines.stages.dedup.findings import DuplicateFiles, Duplicates, Entries, Findings, reject_duplicates
 from open_diht.pipelines.stages.image_records import image_records
@@ -147,7 +147,7 @@ class DecideStage(Stage):
                     kept.write(table.filter(stay))
                     tally.kept += rows["ordinal"].filter(stay).to_pylist()
                     rejected.write(rejected_rows(table, reasons, self._stage_of, copies))
-                    gone = np.flatnonzero(reasons == DEAD_REASON)
+                    gone = np.flatnonzero(reasons == DEAD)
                     if len(gone) and records is not None and found is not None:
                         theirs = records.take(pa.array(found[gone]))
                         why = zip(theirs["status"].to_pylist(), theirs["message"].to_pylist(), strict=True)
@@ -160,7 +160,7 @@ class DecideStage(Stage):
                     same = repeat((error.error, error.message), rest.num_rows)
                     lose("manifest", _dead_letters(rest, error.path, unit, "manifest", same))
                     if several:
-                        tally.captions[DEAD_REASON] += captions_in(rest)
+                        tally.captions[DEAD] += captions_in(rest)
             else:
                 if done != read_record["good"]:
                     raise RuntimeError(
@@ -193,7 +193,7 @@ def _dead_letters(rows: pa.Table, path: str, unit: str, stage: str, why: Iterabl
     known = rows.select(["ordinal", "uid", "caption"]).to_pylist()
     where = {"file": path, "unit": unit, "stage": stage}
     letters = [{**row, **where, "error": error, "message": text} for row, (error, text) in zip(known, why, strict=True)]
-    return pa.Table.from_pylist(letters, DEAD)
+    return pa.Table.from_pylist(letters, DEAD_LETTERS)
 
 
 def broken_unit(broken: Broken, unit: str | None, stage: str = "manifest") -> pa.Table:
@@ -203,7 +203,7 @@ def broken_unit(broken: Broken, unit: str | None, stage: str = "manifest") -> pa
         unit: name of the unit, None for a whole file.
     """
     row = {"file": broken["path"], "unit": unit, "stage": stage}
-    return pa.Table.from_pylist([{**row, "error": broken["error"], "message": broken["message"]}], DEAD)
+    return pa.Table.from_pylist([{**row, "error": broken["error"], "message": broken["message"]}], DEAD_LETTERS)
 
 
 class Deciding:
@@ -257,7 +257,7 @@ class Deciding:
     def _take_back(self) -> None:
         """Remove earlier decisions and shards of quarantined units, which would contradict the funnel."""
         layout = self.work.layout
-        for unit in self.work.set_aside:
+        for unit in self.work.quarantined:
             remove(layout.commit("decide", unit))
             remove(layout.commit("export", unit))
             remove_shards(layout, unit)

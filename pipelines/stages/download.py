@@ -29,7 +29,7 @@ from open_diht.common.naming import counted
 from open_diht.common.spelling import spelled_option
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.progress import Heartbeat
-from open_diht.pipelines.engine.stage import Done, failure, set_aside
+from open_diht.pipelines.engine.stage import Done, failure, quarantine
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.fetch import DownloadSettings, Fetcher, Reason
 from open_diht.pipelines.fetch.records import ASKED, FETCHED, OK
@@ -162,7 +162,7 @@ class DownloadStage(SegmentAnnotator):
                     publish_json(self.layout.commit(DOWNLOAD, unit), self._before[unit])
                 else:
                     retract(self.layout.commit(DOWNLOAD, unit))
-                set_aside(self, unit, [failure("NetworkDown", str(NetworkDown(unreachable, asked, "in all units")))])
+                quarantine(self, unit, [failure("NetworkDown", str(NetworkDown(unreachable, asked, "in all units")))])
                 work.give_up({unit: read_json(self.layout.failed(DOWNLOAD, unit))})
         elif asked and unreachable == asked:
             work.say(

@@ -44,7 +44,7 @@ from open_diht.pipelines.stages.dedup.semantic_stages import (
 )
 from open_diht.pipelines.stages.encoders import find_encoder
 from open_diht.pipelines.stages.images import images_at_hand
-from open_diht.pipelines.stages.score.stored import IMAGES, NAME
+from open_diht.pipelines.stages.score.stored import IMAGES, SCORE
 from open_diht.pipelines.store.fingerprints import Fingerprints, fingerprint_of
 
 VERSION = 4  # increase it when equal survivors may be compared differently
@@ -56,9 +56,9 @@ _ROWS_PER_WORKER = 500_000  # with fewer rows, starting a worker takes longer th
 class Deduplication:
     """The search for duplicates in one run."""
 
-    def __init__(self, settings: RunSettings, work: Work, judges: tuple[StageFilter, ...]):
-        """Store the run's settings and work; `judges`: filters of stage `score` and of the user's stages."""
-        self.settings, self._work, self._judges = settings, work, judges
+    def __init__(self, settings: RunSettings, work: Work, own: tuple[StageFilter, ...]):
+        """Store the run's settings and work; `own`: filters of stage `score` and of the user's stages."""
+        self.settings, self._work, self._own = settings, work, own
         self.layout = work.layout
         self._images = images_at_hand(self.layout, work.plan.images)
         self.rule = settings.preset.dedup
@@ -121,14 +121,14 @@ class Deduplication:
             self._found,
             read,
             Fingerprints.published(self.layout, keys_stage(kind), known),
-            self._judges,
+            self._own,
         )
         self._do(stage, self._work.alive(survivors), quick=quick)
         names = self._work.alive(survivors)
         rows = self._work.total(stage.name, names)
         ranges = ranges_of(rows, MEMORY)
         everything = fingerprint_of([known[unit] for unit in names], ranges)
-        finder = RangeStage(self.layout, kind, ranges, frozenset(self._work.set_aside), everything)
+        finder = RangeStage(self.layout, kind, ranges, frozenset(self._work.quarantined), everything)
         self._conclude(kind, finder, ranges, everything, compared=rows, rejects=rejects)
 
     def _conclude(
@@ -149,9 +149,9 @@ class Deduplication:
         rule, names = self.rule, self._work.alive(survivors)
         encoder = self._models["encoder"] = find_encoder(rule.encoder).identity()
         competing = {unit: fingerprint_of(VERSION, self._rejecting, survivors[unit]) for unit in names}
-        scored = self._work.models.get(NAME, {})
-        if scored.get("encoder") == encoder and NAME in self.settings.stages:  # stage score has embedded the images
-            stored, embedding = Stored(NAME, IMAGES), scored["fingerprint"]
+        scored = self._work.models.get(SCORE, {})
+        if scored.get("encoder") == encoder and SCORE in self.settings.stages:  # stage score has embedded the images
+            stored, embedding = Stored(SCORE, IMAGES), scored["fingerprint"]
         else:
             dataset = self.settings.dataset
             # Relative paths mean other files below another --images-root.
@@ -161,7 +161,7 @@ class Deduplication:
             self._do(stage, self._work.image_units(names))
         names = self._work.alive(survivors)
         everything = fingerprint_of(embedding, asdict(rule), [competing[unit] for unit in names])
-        skip = frozenset(self._work.set_aside)
+        skip = frozenset(self._work.quarantined)
         trainer = CentroidStage(self.layout, self._found, stored, rule, skip, everything)
         self._do(trainer, [CENTROIDS], fatal=True)
         ((_, record),) = self._work.records(CENTROIDS, [CENTROIDS])

@@ -148,7 +148,7 @@ class KeyStage(Stage):
     """Whether to read images whose digest is not known yet."""
     fingerprint: Fingerprints
     """Fingerprint of each unit; changes with the survivors and with the findings of earlier kinds that reject."""
-    judges: tuple[StageFilter, ...] = ()
+    own: tuple[StageFilter, ...] = ()
     """Filters of stage `score` and of the user's stages."""
     part_of = "dedup"
 
@@ -167,7 +167,7 @@ class KeyStage(Stage):
     def _of_pairs(self, unit: str) -> NDArray[np.void]:
         kept = Pairs()
         units = self._image_units(unit)
-        for read, decisions in decided_rows(self.layout, unit, units, self.preset, self.stages, self.judges):
+        for read, decisions in decided_rows(self.layout, unit, units, self.preset, self.stages, self.own):
             rows = read.select([name for name in (*ROW.names, OTHERS) if name in read.column_names])
             kept.add(rows.filter(pa.array(decisions.reasons == KEPT)))
         keys = kept.keys(unit, self._digests(unit, list(kept.bare)))

@@ -33,7 +33,7 @@ from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.captions import annotations_fingerprint
 from open_diht.pipelines.stages.columns import values_fingerprint
-from open_diht.pipelines.stages.decide import VERSION as DECIDED
+from open_diht.pipelines.stages.decide import VERSION as DECIDE_VERSION
 from open_diht.pipelines.stages.encoders import BATCH, Encoder, find_pair_encoder
 from open_diht.pipelines.stages.encoding import OK, Encoded, EncodingStage, matrix, statuses, vectors
 from open_diht.pipelines.stages.image_records import decided_rows
@@ -49,7 +49,7 @@ from open_diht.pipelines.stages.score.passes import (
     RowStage,
     ThresholdStage,
 )
-from open_diht.pipelines.stages.score.stored import IMAGES, MASKED, NAME, TEXTS, VERSION, among
+from open_diht.pipelines.stages.score.stored import IMAGES, MASKED, SCORE, TEXTS, VERSION, among
 from open_diht.pipelines.stages.segments import SegmentAnnotator
 from open_diht.pipelines.stages.spotting import load_records
 from open_diht.pipelines.store.commit import publish_first, publish_json, read_json
@@ -89,7 +89,7 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
     precision: str
     batch_size: int
     threads: int
-    name: str = field(default=NAME, init=False)
+    name: str = field(default=SCORE, init=False)
     shared: Shared = field(default_factory=Shared, init=False)
     """Handle of the model. A process holds one model, however many units it processes."""
 
@@ -105,7 +105,7 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
 
     @classmethod
     def check(cls, settings: RunSettings, plan: Plan | None, say: Callable[[str], None]) -> None:
-        if plan is not None or NAME not in settings.stages:
+        if plan is not None or SCORE not in settings.stages:
             return
         if settings.score is None:
             if settings.preset.score.asks:
@@ -132,13 +132,13 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
     @classmethod
     def of_run(cls, settings: RunSettings, work: Work) -> Self:
         assert settings.score is not None  # otherwise the stage is not part of the run
-        asked, known = settings.score, work.models.get(NAME)
+        asked, known = settings.score, work.models.get(SCORE)
         device = device_here() if asked.device == AUTO else asked.device
         identity = known["encoder"] if known else find_pair_encoder(asked.model).identity()  # a digest of the weights
         precision = settled_precision(work.layout, identity, asked.precision, device)
         fingerprint = fingerprint_of(VERSION, identity, precision, settings.dataset.images_root)
         about = {"model": asked.model, "encoder": identity, "precision": precision}
-        work.models[NAME] = {**about, "device": device, "fingerprint": fingerprint}
+        work.models[SCORE] = {**about, "device": device, "fingerprint": fingerprint}
         before = tuple(stage for stage in settings.stages if stage in _BEFORE)
         captions = annotations_fingerprint(settings)
         values = values_fingerprint(settings.dataset, settings.preset.columns)
@@ -148,7 +148,7 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
             settings.preset,
             before,
             settings.preset.score.masked is not None,
-            fingerprint_of(DECIDED, settings.preset.filters_fingerprint, before, captions, values),
+            fingerprint_of(DECIDE_VERSION, settings.preset.filters_fingerprint, before, captions, values),
             asked.model,
             fingerprint,
             device,
@@ -289,7 +289,7 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
                 scores[NEG_CLIP_LOSS] = stage._negatives(work, rows)
             total = work.total(ROWS, work.alive(sources))
             about = {name: fingerprint_of(list(scores[name].items()), keep) for name, keep in fractions.items()}
-            thresholds = ThresholdStage(work.layout, fractions, total, frozenset(work.set_aside), about)
+            thresholds = ThresholdStage(work.layout, fractions, total, frozenset(work.quarantined), about)
             stage._pass(work, thresholds, about, together=True)
             found = {name: record["threshold"] for name, record in work.records(THRESHOLDS, fractions)}
             seen = [*scores.get(NEG_CLIP_LOSS, {}).items()]
@@ -307,7 +307,7 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
         """Find the rows that reach the rules. Return for each unit what they depend on."""
         negatives = self.preset.score.negatives
         seed = 0 if negatives is None else negatives.seed
-        asked = fingerprint_of(DECIDED, VERSION, self.preset.filters_fingerprint, self.before, seed)
+        asked = fingerprint_of(DECIDE_VERSION, VERSION, self.preset.filters_fingerprint, self.before, seed)
         known = {unit: fingerprint_of(asked, parts) for unit, parts in sources.items()}
         published = Fingerprints.published(work.layout, ROWS, known)
         self._pass(work, RowStage(work.layout, self.preset, self.before, seed, published), known)
@@ -319,9 +319,9 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
         assert rule is not None
         alive = work.alive(rows)
         drawn = fingerprint_of([rows[unit] for unit in alive], rule.batch_size, rule.batches, rule.seed)
-        skip, total = frozenset(work.set_aside), work.total(ROWS, alive)
+        skip, total = frozenset(work.quarantined), work.total(ROWS, alive)
         self._pass(work, BatchStage(layout, rule, skip, total, drawn), [BATCHES], together=True)
-        records = (record for _, record in work.records(NAME, work.image_units(alive)) if record is not None)
+        records = (record for _, record in work.records(SCORE, work.image_units(alive)) if record is not None)
         own = (float(record["temperature"]) for record in records)  # the model's own
         temperature = rule.temperature or next(own, 1.0)
         known = {unit: fingerprint_of(drawn, rows[unit], temperature) for unit in alive}
@@ -358,7 +358,7 @@ def settled_precision(layout: Layout, identity: Mapping[str, str], asked: str, d
     Args:
         asked: bf16, fp32 or `AUTO`.
     """
-    path = layout.work / NAME / "model.json"
+    path = layout.work / SCORE / "model.json"
     ours = {"encoder": dict(identity), "precision": asked if asked != AUTO else best_precision(device)}
     # With `auto`, the first of several shards decides for all.
     known: dict[str, Any] = ours if publish_first(path, ours) else read_json(path)

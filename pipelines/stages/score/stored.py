@@ -16,7 +16,7 @@ from open_diht.pipelines.store.commit import read_json
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import row_groups
 
-NAME = "score"
+SCORE = "score"
 VERSION = 3
 """Increase it when equal images and captions may get other embeddings, or the files other columns."""
 IMAGES, TEXTS, MASKED = "image_embedding", "text_embedding", "masked_text"
@@ -45,7 +45,7 @@ def _stored(
     layout: Layout, plan: Plan, unit: str, columns: list[str], ordinals: NDArray[np.int64] | None
 ) -> Iterator[pa.Table]:
     numbers = plan.image_units(read_json(layout.commit("captions", unit)))
-    for path in segments_of(layout, NAME, unit, numbers):
+    for path in segments_of(layout, SCORE, unit, numbers):
         for group in row_groups(path, columns):
             yield group if ordinals is None else group.filter(among(group, ordinals))
 
