@@ -58,9 +58,8 @@ RECORD = pa.schema(
         ("bytes", pa.int64()),
     ]
 )
-"""One row per requested image. `status` is ok, or why there is no result. Boxes are four corners (x, y)
-in pixels of the original. `sha256` and `bytes` describe the image as stored, null if its bytes
-were not read."""
+"""One row per requested image. `status` is ok, or why there is no result. Boxes are four corners (x, y) in pixels of
+the original. `sha256` and `bytes` describe the image as stored, null if its bytes were not read."""
 
 _SCORES = {
     CLIP_SCORE: "The similarity of a model's embeddings of image and caption is too low",

@@ -37,32 +37,18 @@ Workforce = Annotated[int, Range(at_least=1, at_most=10_000)]
 
 
 def check(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines") -> None:
-    """End the process if the arguments of `make filter` ask for help or `parse` refuses them; called by `run_command`.
-
-    Args:
-        arguments: the command line; None: that of this process.
-    """
+    """End the process if the arguments of `make filter` ask for help or `parse` refuses them; see `run_command`."""
     check_by(filter_parser(prog), arguments)
 
 
 def check_by(parser: Parser, arguments: Sequence[str] | None) -> None:
-    """Print the help or the error of `parse` and end the process; return if there is neither.
-
-    Args:
-        arguments: the command line; None: that of this process.
-    """
+    """Print the help or the error of `parse` and end the process; return if there is neither."""
     refuse_wrong(lambda: parse(parser, sys.argv[1:] if arguments is None else arguments))
 
 
 def parse(parser: Parser, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Parse the options of this program and refuse mistyped names, without importing Beam.
-
-    Returns:
-        The values of our options, and the arguments left for Beam.
-
-    Raises:
-        WrongUse: a value is wrong, or an unknown option resembles one of ours or of Beam's, which the message names.
-    """
+    """Return the values of our options and the arguments left for Beam, without importing Beam. Raise WrongUse if a
+    value is wrong, or an unknown option resembles one of ours or of Beam's, which the message names."""
     options, left = parser.parse_known_args(list(arguments))
     # Compare names in Beam's spelling, and report ours in our spelling.
     ours = {underscored(name): name for action in parser._actions for name in action.option_strings}

@@ -5,8 +5,7 @@ and resumed run produces the same bytes as an undisturbed one, and n shards of a
 results are saved about every minute, and the next run with the same settings resumes from there. The row of an image
 that cannot be decoded, or on which the teacher fails, holds zeros and is marked.
 
-While the teacher processes a batch on a GPU, threads decode the next ones: a GPU needs about a
-dozen cores for that.
+While the teacher processes a batch on a GPU, threads decode the next ones: a GPU needs about a dozen cores for that.
 """
 
 from __future__ import annotations
@@ -50,9 +49,8 @@ class FeatureStage(Stage):
     shards: StorePath
     teacher: Teacher
     fingerprint: Mapping[str, str] | Fingerprints
-    """Fingerprint of each unit: teacher, precision and tar. The batch size is not part of it,
-    because it changes only the last bits: after lowering it for lack of memory, finished units
-    remain valid."""
+    """Fingerprint of each unit: teacher, precision and tar. The batch size is not part of it, because it changes only
+    the last bits: after lowering it for lack of memory, finished units remain valid."""
     batch_size: int = 32
     device: str = "cpu"
     precision: str = "fp32"
@@ -97,11 +95,8 @@ class FeatureStage(Stage):
         return said, [feature_path(self.layout, unit), status_path(self.layout, unit)]
 
     def features(self, batches: Batches) -> Iterator[tuple[Keys, Features]]:
-        """Yield keys and features of the images of a shard, batch by batch. Call `setup` first.
-
-        Raises:
-            TeacherFailed: see `extract.extracted`; the message names the batch.
-        """
+        """Yield keys and features of the images of a shard, batch by batch, after `setup`. A TeacherFailed names the
+        batch."""
         for keys, images in self._ahead(batches):
             try:
                 yield keys, extracted(images, self._loaded)
@@ -142,11 +137,7 @@ def status_path(layout: Layout, unit: str) -> StorePath:
 
 
 class Batches:
-    """The images of a shard in batches.
-
-    Args:
-        skip: number of samples to skip; the first batch begins there.
-    """
+    """The images of a shard in batches, without the first `skip` samples."""
 
     def __init__(self, path: StorePath, size: int, skip: int):
         self.path, self._size, self._skip = path, size, skip

@@ -25,9 +25,8 @@ from open_diht.pipelines.store.storage import Row, StorePath
 
 @dataclass
 class LabelStage(Stage):
-    """The stage that stores labels, see `Stage`. A unit is a shard. Its result `<unit>.npz` holds
-    `keys`, and for each head `offsets` and `ids`. Sample i has the ids from offsets[i] to offsets[i
-    + 1], exclusive."""
+    """The stage that stores labels, see `Stage`. A unit is a shard. Its result `<unit>.npz` holds `keys`, and for each
+    head `offsets` and `ids`. Sample i has the ids from offsets[i] to offsets[i + 1], exclusive."""
 
     layout: Layout
     shards: StorePath

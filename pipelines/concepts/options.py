@@ -14,12 +14,7 @@ from open_diht.pipelines.options import add_where, check_by
 def check(
     arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.concepts", **defaults: str
 ) -> None:
-    """End the process if the arguments of `make concepts` ask for help or `parse` refuses them; see `run_command`.
-
-    Args:
-        arguments: the command-line arguments; None: those of this process.
-        defaults: default values of options, which then need not be given.
-    """
+    """End the process if the arguments of `make concepts` ask for help or `parse` refuses them; see `run_command`."""
     check_by(concepts_parser(prog, defaults), arguments)
 
 

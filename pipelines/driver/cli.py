@@ -74,15 +74,9 @@ _FAILED = (
 
 
 def backend_of(options: argparse.Namespace, of_beam: Sequence[str], places: Sequence[tuple[str, str]]) -> Backend:
-    """Return the backend that runs the units, after checking that it can run them.
-
-    Args:
-        of_beam: arguments for Beam; those that Beam does not know are refused.
-        places: (name of the option or variable, path) of the data that workers read and write.
-
-    Raises:
-        RunnerError, WrongUse: the backend cannot run jobs with these options.
-    """
+    """Return the backend that runs the units. RunnerError or WrongUse says why it cannot with these options, or with
+    arguments for Beam that Beam does not know. `places`: (name of the option or variable, path) of the data that
+    workers read and write."""
     backend = make_backend(
         options.runner,
         of_beam,
@@ -113,11 +107,7 @@ before_main = ForkServer.branch_off
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines") -> int:
-    """Run the command line.
-
-    Args:
-        arguments: the command line; None: that of this process.
-    """
+    """Run the command line, by default that of this process."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
 
     def filter_rows() -> int:
@@ -150,11 +140,7 @@ def told(outcome: FilterOutcome) -> int:
 
 
 def settings_of(options: argparse.Namespace, of_beam: Sequence[str], arguments: Sequence[str]) -> RunSettings:
-    """Return the settings of the run that a command line asks for.
-
-    Args:
-        of_beam: arguments for Beam; those that Beam does not know are refused.
-    """
+    """Return the settings of the run that a command line asks for. `of_beam`: arguments left for Beam."""
     refuse_empty(options, "input", "output", "work")
     # Plugins first, since other options may name their stages and formats.
     for name in options.plugin:

@@ -36,14 +36,9 @@ class _Damaged(NotConserved):
 
 
 def check_conservation(layout: Layout, units: Sequence[Unit], funnel: FunnelRecord) -> None:
-    """Check that rows in = kept + rejected (by one reason each) + dead-letter rows + not decided, for each unit and in
-    total, and that the same holds for captions if a row may have several. Kept, rejected and
-    dead-letter rows are counted in the files.
-
-    Raises:
-        NotConserved: the equation does not hold, or files are damaged or belong to no unit; the message has the
-            numbers or the files.
-    """
+    """Raise NotConserved, with the numbers or the files, unless rows in = kept + rejected (by one reason each) +
+    dead-letter rows + not decided, for each unit and in total, and the same holds for captions if a row may have
+    several. Rows are counted in the files."""
     expected = {f"part-{unit.name}.parquet" for unit in units} | {"part-unreadable.parquet"}
     for kind in ("kept", "rejected", "dead_letter"):
         for path in (layout.root / kind).glob("*.parquet"):
@@ -75,11 +70,8 @@ def check_conservation(layout: Layout, units: Sequence[Unit], funnel: FunnelReco
 
 
 def _check_captions(layout: Layout, units: Sequence[Unit], counts: CaptionCounts) -> None:
-    """Check that captions in = passed + rejected (by one reason each) + in dead-letter rows + not decided.
-
-    Raises:
-        NotConserved: the equation does not hold, or a file is damaged.
-    """
+    """Raise NotConserved unless captions in = passed + rejected (by one reason each) + in dead-letter rows + not
+    decided."""
     total: Counter[str] = Counter()
     for unit, found in zip(units, each(lambda unit: _captions_of(layout, unit.name), units, layout.root), strict=True):
         read = read_json(layout.commit("captions", unit.name))["captions"]

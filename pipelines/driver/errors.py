@@ -26,10 +26,7 @@ from open_diht.pipelines.stages.decide import broken_unit
 
 def errors_of(work: Work, funnel: FunnelRecord | None, settings: RunSettings) -> tuple[str, ...]:
     """Return the error lines of a run. If no row has a caption or no image could be read, the last one names a remedy.
-
-    Args:
-        funnel: counts of the run; None if it ended before they were complete.
-    """
+    `funnel` is None if the run ended before its counts were complete."""
     paths = {unit.name: unit.span.path for unit in work.plan.units}
     given_up = {paths[unit] for unit in work.quarantined}
     found = [
@@ -119,11 +116,7 @@ def _all_lost(work: Work, funnel: FunnelRecord, settings: RunSettings) -> str | 
 
 
 def dead_letters_of(plan: Plan, quarantined: Mapping[str, Mapping[str, Any]]) -> pa.Table | None:
-    """Return the dead-letter table of unreadable files and quarantined units, None if there are none.
-
-    Args:
-        plan: plan of the run, with the files that could not be read.
-    """
+    """Return the dead-letter table of unreadable files and quarantined units, None if there are none."""
     dead_letters = [broken_unit(file, None) for file in plan.unreadable]
     paths = {unit.name: unit.span.path for unit in plan.units}
     for unit, record in sorted(quarantined.items()):

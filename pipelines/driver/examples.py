@@ -48,11 +48,7 @@ def collect_examples(
     stages: Sequence[str],
     own: Sequence[StageFilter] = (),
 ) -> dict[str, list[Example]]:
-    """Return up to `EXAMPLES` rows of each reason, of kept and dead-letter rows, from the first units with such rows.
-
-    Args:
-        own: filters of stages, which decide in addition to the preset.
-    """
+    """Return up to `EXAMPLES` rows of each reason, and of kept and dead-letter rows, of the first units with any."""
     wanted: dict[str, list[tuple[str, int]]] = {}
     for unit in units:
         for reason, ordinals in read_json(layout.commit("decide", unit.name))["examples"].items():
@@ -110,11 +106,8 @@ def _images(images: Iterable[tuple[int, Any]]) -> dict[int, bytes]:
 
 
 def example_of(one_row: pa.Table, preset: Preset, decisions: Decisions, record: Mapping[str, Any] | None) -> Example:
-    """Return a row as the report shows it: the graph of its caption, the spotted text and the overlap.
-
-    Args:
-        record: OCR record of its image, a row of `filters.cascade.RECORD`; None: leave out what was read in it.
-    """
+    """Return a row as the report shows it: the graph of its caption, the spotted text and the overlap. `record` is its
+    row of `RECORD`; None leaves out what was read in its image."""
     row = one_row.to_pylist()[0]
     decided = decisions.counts if decisions.asked[0] else None
     if decided is None:  # leave out annotations that only an earlier run may have made
@@ -152,9 +145,6 @@ def _with_reasons(row: Mapping[str, Any], second_opinion: bool) -> tuple[list[An
 
     The reasons are recomputed. If that gives other scores than the stored ones, something else annotated the row, and
     the result has no reasons.
-
-    Args:
-        second_opinion: whether it was annotated with a second opinion.
     """
     stored = tuple(row.get(name) or [] for name in ("actions", "attributes", "relations"))
     if not any(stored):

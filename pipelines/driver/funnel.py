@@ -34,10 +34,8 @@ def summarise(
 ) -> FunnelRecord:
     """Return the funnel of the decisions. The caller adds duplicates, an index export, quarantined units and seconds.
 
-    Args:
-        plan: plan of the run. Rows of its other units count as not decided, and so do rows after the break of a
-            truncated unit if the plan has counted them.
-        own: filters of stages, which decide in addition to the preset.
+    Rows of the plan's other units count as not decided, and so do rows after the break of a truncated unit if the plan
+    has counted them.
     """
     broken = [in_words(file) for file in plan.unreadable]
     waiting = _not_decided(layout, plan, units)
@@ -82,12 +80,7 @@ def count(
     conditions: Sequence[ColumnCondition] = (),
     waiting: NotDecided | None = None,
 ) -> FunnelRecord:
-    """Return the funnel of commit records.
-
-    Args:
-        conditions: conditions of the filters of stages, in addition to those of the preset.
-        waiting: counts of undecided rows, read after the last record; None: no such rows.
-    """
+    """Return the funnel of commit records. `waiting`, the counts of undecided rows, is read after the last record."""
     rejected: Counter[str] = Counter()
     dead: Counter[str] = Counter()
     lost: Counter[str] = Counter()

@@ -43,12 +43,8 @@ class Results:
     """Filters of stages, which decided in addition to the preset."""
 
     def publish(self, funnel: FunnelRecord, decided: dict[str, str], began: float, say: Callable[[str], None]) -> None:
-        """Write the results and print the funnel; only print it if nothing has changed since an earlier run.
-
-        Args:
-            funnel: counts of the run; its `seconds` are set here.
-            began: start of the run, in seconds since 1970.
-        """
+        """Write the results and print the funnel; only print it if nothing has changed since an earlier run. `began` is
+        the start of the run in seconds since 1970."""
         settings = self.settings
         root, stages = self.layout.root, settings.stages
         path, report = root / "funnel.json", root / "report.html"

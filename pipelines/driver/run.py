@@ -136,11 +136,7 @@ def _said_if_slow(line: str, say: Callable[[str], None]) -> Iterator[None]:
 
 @contextmanager
 def _explained(layout: Layout, planned: bool = False) -> Iterator[None]:
-    """Turn errors of a full disk, of the store of OUTPUT or, if `planned`, of a removed output folder into RunFailed.
-
-    Raises:
-        RunFailed: the block raised such an error; the message gives the cause.
-    """
+    """Turn errors of a full disk, the store of OUTPUT or, if `planned`, a removed output folder into RunFailed."""
     try:
         yield
     except Exception as error:
@@ -209,11 +205,8 @@ def _is_last(
 def _decide(
     settings: RunSettings, work: Work, annotations: Annotations
 ) -> tuple[dict[str, str], Findings, tuple[StageFilter, ...]]:
-    """Find duplicates and decide the units that are not decided.
-
-    Returns:
-        The fingerprint of each unit's decisions, the duplicates, and the filters of stages.
-    """
+    """Find duplicates and decide the units that are not decided. Return the fingerprint of each unit's decisions, the
+    duplicates, and the filters of stages."""
     own = annotations.own_filters()
     decisions = Deciding(settings, work, own)
     survivors = decisions.survivors(annotations.sources([unit.name for unit in work.units()]))

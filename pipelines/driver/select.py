@@ -76,11 +76,7 @@ class Candidates:
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.driver.select") -> int:
-    """Run the command line and return the exit status.
-
-    Args:
-        arguments: the command-line arguments; None: those of this process.
-    """
+    """Run the command line, by default that of this process, and return the exit status."""
 
     def run() -> int:
         options = select_parser(prog).parse_args(sys.argv[1:] if arguments is None else list(arguments))
@@ -99,13 +95,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
 
 
 def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
-    """Write the selection of an output and yield lines about it.
-
-    Raises:
-        WrongUse: there are no decisions, the options do not fit them, or the store of the output does not answer when
-            the plan and the records are read; nothing was written.
-        CorruptRecord, BadIndex: a record or an index of the output is corrupt.
-    """
+    """Write the selection of an output and yield lines about it. WrongUse means that nothing was written; CorruptRecord
+    or BadIndex that a record or an index of the output is corrupt."""
     with asked(layout.root, WrongUse, SEE_TO_OUTPUT):
         plan, units, preset = _decided(layout)
     named, by = _numbers("--delay", options.delay), _numbers("--by", (options.by or "").split(","), 1.0)
@@ -233,17 +224,10 @@ def _candidates(
     indexed: bool,
     own_shards: bool,
 ) -> Candidates:
-    """Read the rows that may be chosen.
-
-    Args:
-        delays: reasons whose rows may be chosen.
-        by: columns to rank by; empty: the margins of the decisions.
-        indexed: whether the input's tars are indexed, so that only rows in these indexes can be read.
-        own_shards: whether the training reads shards of the output, which hold kept rows alone.
-
-    Raises:
-        WrongUse: a column is missing or holds no numbers, or there is no row to choose.
-    """
+    """Read the rows that may be chosen: kept ones and those rejected for a reason in `delays`. Raise WrongUse if a
+    column is missing or holds no numbers, or there is no row to choose. `by`: columns to rank by; empty: the margins of
+    the decisions. `indexed`: only rows in the indexes of the input's tars can be read. `own_shards`: the training reads
+    shards of the output, which hold kept rows alone."""
     groups, left_out = (KEPT_ROWS, *delays), Counter[str]()
     others = [np.empty(0, _PAIR)]  # uids by which a training would read rows that may not be chosen
     parts: list[tuple[NDArray[Any], ...]] = []
@@ -306,11 +290,7 @@ def _places(
     index: ShardIndex, places: NDArray[np.int64], captions: pa.Table, uids: pa.ChunkedArray
 ) -> NDArray[np.int64]:
     """Return the row of a tar's index that holds each row, (n,); -1 where the tar has no sample with its caption.
-
-    Args:
-        places: (samples,) rows of the index of the samples of a unit, by ordinal.
-        uids: (n,) uids of the rows.
-    """
+    `places`: (samples,) rows of the index of a unit's samples, by ordinal."""
     rows = captions.take(pc.index_in(uids, captions["uid"].combine_chunks()))
     found = places[np.asarray(rows["ordinal"], np.int64)]
     texts = [caption_hash(text.encode("utf-8", "replace")) for text in rows["caption"].to_pylist()]

@@ -15,11 +15,7 @@ CAP = 12
 
 
 def check(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.driver.select") -> None:
-    """End the process if the arguments of `make select` ask for help or are wrong; see `run_command`.
-
-    Args:
-        arguments: the command-line arguments; None: those of this process.
-    """
+    """End the process if the arguments of `make select` ask for help or are wrong; see `run_command`."""
     refuse_wrong(lambda: select_parser(prog).parse_args(sys.argv[1:] if arguments is None else list(arguments)))
 
 

@@ -65,24 +65,16 @@ class Engine:
         workers: int | None = None,
         fatal: bool = False,
     ) -> Failed:
-        """Run units of a stage. When this returns, each of them is committed or has failed.
+        """Run units of a stage. When this returns, each of them is committed or is in the result, the records of those
+        that failed, which are also added to `quarantined`. RunFailed and WorkerDied end the run; other errors are those
+        of `Backend.run`.
 
         Args:
             of: number of these units and of those already done, for a message.
             total: number of rows (or other counts) in `todo`. It is estimated from the units begun if it is None, or
                 other shards run a part.
             workers: see `Job.workers`; None: `self.workers`.
-            fatal: the run cannot continue without these units.
-
-        Returns:
-            The records of the units that failed. They are added to `quarantined`.
-
-        Raises:
-            RunFailed: a unit failed and `fatal` is set, or units are neither committed nor failed, as when the output
-                folder was removed or is full.
-            WorkerDied: workers died repeatedly without a unit running or done.
-            LeaseLost: with `sharing`, another run has taken the output folder in a store.
-            JobFailed, RunnerError, RuntimeError, Staged: see `Backend.run`.
+            fatal: raise RunFailed if a unit fails.
         """
         failed: Failed = {}
         parts: Iterable[list[str]] = [list(todo)] if todo else []
@@ -126,10 +118,7 @@ class Engine:
         self, death: WorkerDied, stage: Stage, todo: Sequence[str], before: Mapping[str, FileStamp], tries: _Tries
     ) -> list[str]:
         """Return the units left to run after a worker died. A unit whose mark was left by `TRIES` deaths has failed.
-
-        Raises:
-            WorkerDied: workers died `TRIES` times in a row without a unit running or done.
-        """
+        Raise WorkerDied after `TRIES` deaths in a row without a unit running or done."""
         marks = self.layout.progress(stage.name, "any").parent
         # The marks that are left are of the units that were running.
         under_way = {mark.name for mark in marks.glob("*")} & set(todo)
@@ -185,14 +174,8 @@ class Engine:
         )
 
     def give_up(self, failed: Failed, fatal: bool = False) -> None:
-        """Leave failed units out of all later stages; of a failed image unit, its caption unit.
-
-        Args:
-            fatal: the run cannot continue without them.
-
-        Raises:
-            RunFailed: `failed` is not empty and `fatal` is set.
-        """
+        """Leave failed units out of all later stages; of a failed image unit, its caption unit. If `fatal`, raise
+        RunFailed."""
         if failed and fatal:
             name, record = next(iter(failed.items()))
             stage, last = record["stage"], record["tries"][-1]
@@ -240,14 +223,8 @@ class Engine:
         return {name: record for name, record in self.done(stage.name, names) if not stage.is_done(name, record)}
 
     def complete(self, stage: Stage, names: Sequence[str], **how: Any) -> Failed:
-        """Run the units of a stage that are not done.
-
-        Args:
-            how: further arguments of `run`.
-
-        Returns:
-            The records of the units that failed.
-        """
+        """Run the units of a stage that are not done, and return the records of those that failed. `how`: arguments of
+        `run`."""
         return self.run(stage, list(self.missing(stage, names)), of=len(names), **how)
 
 

@@ -33,21 +33,12 @@ def run_units(
     todo: StorePath | None = None,
     hints: Mapping[str, str] | None = None,
 ) -> None:
-    """Call `do` with every unit name, and return when all calls have ended.
+    """Call `do` with every unit name, and return when all calls have ended. After WorkerDied units may be undone.
 
     The names are in a file that one worker reads and distributes: with a hundred thousand names in it, a job graph
-    would exceed the limits of services (Dataflow: 10 MB). The job holds the names only for backends that distribute
-    partitions, see `Backend.by_partition`.
-
-    Args:
-        workers: see `Job.workers`.
-        backend: where the job runs; None: on this machine.
-        todo: folder for the file of names, visible to all workers; None: a temporary one on this machine.
-        hints: resource hints of the stage, see `Stage.hints`.
-
-    Raises:
-        WorkerDied: a worker process, or the process that starts them, died; units may be undone.
-        JobFailed, RunnerError, RuntimeError, Staged: see `Backend.run`.
+    would exceed the limits of services (Dataflow: 10 MB). The file is in the folder `todo`, which all workers see;
+    None: a temporary one on this machine. The job holds the names only for backends that distribute partitions, see
+    `Backend.by_partition`.
     """
     where: Backend = backend or Direct()
     workers = max(1, min(workers, len(unit_names)))
@@ -83,12 +74,7 @@ def assemble(
     do: beam.DoFn,
     hints: Mapping[str, str] | None = None,
 ) -> None:
-    """Add a stage to a pipeline: read the file of names, distribute them over the workers, and call the stage.
-
-    Args:
-        pipeline: the empty pipeline.
-        hints: its resource hints, if the backend takes any.
-    """
+    """Add a stage to a pipeline: read the file of names, distribute them over the workers, and call the stage."""
     work: beam.PTransform[Any, Any] = beam.ParDo(do)
     if hints:
         work = work.with_resource_hints(**hints)
@@ -109,12 +95,7 @@ def run_name(todo: StorePath) -> str:
 def assemble_partitions(
     pipeline: beam.Pipeline, *, label: str, unit_names: Sequence[str], do: beam.DoFn, place: str = ""
 ) -> None:
-    """Add a stage to a pipeline like `assemble`, for a runner that distributes partitions.
-
-    Args:
-        pipeline: the empty pipeline.
-        place: name of the folder of the run, see `run_name`.
-    """
+    """Add a stage to a pipeline like `assemble`, for a runner that distributes partitions. `place`: see `run_name`."""
     names = pipeline | "Units" >> beam.Create(list(unit_names), reshuffle=False)
     _ = names | label >> beam.ParDo(OncePerProcess(do, place))
 

@@ -221,24 +221,12 @@ class DoUnit(beam.DoFn):
 
 
 def failure(error: str, message: str, trace: str = "") -> Failure:
-    """Return the record of a failed try.
-
-    Args:
-        error: name of the exception.
-        message: text of the exception.
-        trace: its traceback.
-    """
+    """Return the record of a failed try: name, text and traceback of the exception."""
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return {"time": now, "error": error, "message": message, "trace": trace}
 
 
 def quarantine(stage: Stage, unit: str, tries: list[Failure]) -> None:
-    """Quarantine a unit: record that it failed in this run. The next run tries it again.
-
-    Args:
-        stage: the stage in which it failed.
-        unit: name of the unit.
-        tries: its failed tries, see `failure`.
-    """
+    """Quarantine a unit: record that it failed in this run, with its tries. The next run tries it again."""
     record = FailedUnit(unit=unit, stage=stage.name, tries=tries, token=token_of(stage.layout.root))
     publish_json(stage.layout.failed(stage.name, unit), record)

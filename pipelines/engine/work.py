@@ -52,12 +52,8 @@ class Work(Engine):
     # ---- input that changes
 
     def find_changed(self) -> dict[str, str]:
-        """Return the input files that have changed since the run began, or since the last call.
-
-        Raises:
-            RunFailed: a store does not answer.
-            OSError: a file cannot be checked, see `stamp`.
-        """
+        """Return the input files that have changed since the run began, or since the last call. Raise RunFailed if a
+        store does not answer, OSError if a file cannot be checked."""
         try:
             now = stamps_of(self._input)
         except Unreachable as error:

@@ -1,8 +1,7 @@
 """Draw a caption graph as inline SVG.
 
-There are three columns: actions on the left, objects in reading order in the middle with their
-attributes below, and relations as brackets on the right. So no node covers another, however many
-there are.
+There are three columns: actions on the left, objects in reading order in the middle with their attributes below, and
+relations as brackets on the right. So no node covers another, however many there are.
 """
 
 from __future__ import annotations

@@ -38,9 +38,8 @@ class Annotator(Stage):
     def check(cls, settings: RunSettings, plan: Plan | None, say: Callable[[str], None]) -> None:
         """Check before the first unit that the stage has what it needs in this run.
 
-        A run calls it for all stages, also for those that are not part of it: first without a plan,
-        so that a wrong setting is refused before manifests are listed, and then with the plan and
-        the stages that apply.
+        A run calls it for all stages, also for those that are not part of it: first without a plan, so that a wrong
+        setting is refused before manifests are listed, and then with the plan and the stages that apply.
 
         Args:
             settings: the run's settings.

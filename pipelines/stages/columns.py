@@ -160,12 +160,8 @@ def annotated_rows(
     columns: list[str] | None = None,
     between: tuple[str, int, int] | None = None,
 ) -> Iterator[pa.Table]:
-    """Yield a unit's rows from stage `captions`, with the values that the preset's conditions compare.
-
-    Args:
-        columns: columns to read, including `ordinal`; see `row_groups`.
-        between: skips row groups outside a range; see `row_groups`.
-    """
+    """Yield a unit's rows from stage `captions`, with the values that the preset's conditions compare. `columns`, which
+    include `ordinal`, and `between` are those of `row_groups`."""
     groups = row_groups(layout.data("captions", unit), columns, between=between)
     if not preset.columns:
         yield from groups

@@ -197,11 +197,8 @@ def _dead_letters(rows: pa.Table, path: str, unit: str, stage: str, why: Iterabl
 
 
 def broken_unit(broken: Broken, unit: str | None, stage: str = "manifest") -> pa.Table:
-    """Return the dead letter of a unit or file that failed or was not read completely. It has no ordinal and no row.
-
-    Args:
-        unit: name of the unit, None for a whole file.
-    """
+    """Return the dead letter of a unit, or of a file (unit None), that failed or was not read completely. It has no
+    ordinal and no row."""
     row = {"file": broken["path"], "unit": unit, "stage": stage}
     return pa.Table.from_pylist([{**row, "error": broken["error"], "message": broken["message"]}], DEAD_LETTERS)
 
@@ -226,11 +223,7 @@ class Deciding:
         return {unit: fingerprint_of(base, parts) for unit, parts in sources.items()}
 
     def make(self, survivors: Mapping[str, str], findings: Findings) -> dict[str, str]:
-        """Decide all units that are not up to date. Return what each unit's decisions depend on, without failed units.
-
-        Args:
-            survivors: fingerprints of the units' survivors, from `survivors`.
-        """
+        """Decide the outdated units. Return what each unit's decisions depend on, without failed units."""
         names = self.work.alive(survivors)
         fingerprints = {unit: fingerprint_of(survivors[unit], findings.fingerprint) for unit in names}
         stage = DecideStage(

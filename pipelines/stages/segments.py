@@ -44,14 +44,10 @@ _COUNTED_ROWS = 100_000
 
 
 def all_rows(preset: Preset, values: str) -> str:
-    """Return the name of the set of rows that are wanted if captions decide nothing.
+    """Return the name of the set of rows that are wanted if captions decide nothing; `values`: see `Survivors.values`.
 
     It holds all rows with a caption of accepted length that pass the preset's conditions on columns and its registered
     filters without annotations.
-
-    Args:
-        preset: the filters and their thresholds.
-        values: see `Survivors.values`.
     """
     own = [one for one in preset.filters if isinstance(one, CaptionFilter) and not one.needs_annotations]
     conditions = "".join(f"-{fingerprint_of(one)}" for one in (*preset.columns, *own))
@@ -59,13 +55,8 @@ def all_rows(preset: Preset, values: str) -> str:
 
 
 def survivors(preset: Preset, annotations: str, values: str) -> str:
-    """Return the name of the set of rows that pass a preset's filters on captions and columns.
-
-    Args:
-        preset: the filters and their thresholds.
-        annotations: fingerprint of the caption annotations.
-        values: see `Survivors.values`.
-    """
+    """Return the name of the set of rows that pass a preset's filters on captions and columns. `annotations` and
+    `values` are the fingerprints of `Survivors`."""
     return f"{RULES}-{preset.captions_fingerprint}-{annotations}-{values}"
 
 
@@ -105,13 +96,7 @@ class Survivors:
         return {all_rows(preset, self.values) for preset in fewer} | mine
 
     def ordinals(self, layout: Layout, image_unit: str, image_rows: int) -> NDArray[np.int64]:
-        """Return the ordinals of the wanted rows of an image unit.
-
-        Args:
-            layout: the output folder.
-            image_unit: name of the image unit.
-            image_rows: rows of an image unit, from the plan.
-        """
+        """Return the ordinals of the wanted rows of an image unit, which has `image_rows` rows."""
         unit, number = place_of(image_unit)
         first, stop = number * image_rows, (number + 1) * image_rows
         columns = None if self.captions_decide else ["ordinal", "caption", OTHER_CAPTIONS]
@@ -126,17 +111,8 @@ class Survivors:
 
 
 def segments_of(layout: Layout, stage: str, unit: str, image_units: Iterable[int]) -> Iterator[StorePath]:
-    """Yield the files that a stage has stored of a caption unit, segment after segment of each image unit.
-
-    Args:
-        layout: the output folder.
-        stage: name of the stage.
-        unit: name of the caption unit.
-        image_units: numbers of the image units.
-
-    Raises:
-        CorruptRecord: a commit record is corrupt.
-    """
+    """Yield the files that a stage has stored of a caption unit, segment after segment of each image unit. Raise
+    CorruptRecord if a commit record is corrupt."""
     for number in image_units:
         name = image_unit_name(unit, number)
         path = layout.commit(stage, name)
@@ -313,15 +289,8 @@ class SegmentAnnotator(SegmentStage, Annotator):
         return work.image_units(units)
 
     def total(self, work: Work, todo: Sequence[str]) -> int | None:
-        """Return the number of rows to process, or None if there may be many.
-
-        Counting many rows here would make one process read all annotations, so units count their own
-        when they start.
-
-        Args:
-            work: the run's work.
-            todo: the units that are not done.
-        """
+        """Return the number of rows to process, or None if there may be many: counting these here would make one
+        process read all annotations, so units count their own when they start."""
         if len(todo) * work.plan.image_rows > _COUNTED_ROWS:
             return None
         return sum(len(self.wanted(unit, self.current(unit, rec))) for unit, rec in work.records(self.name, todo))

@@ -40,11 +40,7 @@ _LIMITS = DecodeLimits(decode_side=0)
 
 
 def shard_path(layout: Layout, unit: str, number: int) -> StorePath:
-    """Return the path of a unit's shard.
-
-    Args:
-        number: number of the shard in the unit, from 0.
-    """
+    """Return the path of a unit's shard, numbered from 0."""
     return layout.shards(unit).with_name(f"{unit}-{number:03d}.tar")
 
 
@@ -147,9 +143,8 @@ def kept_rows(layout: Layout, unit: str, columns: Sequence[str]) -> list[Row]:
 def _members(layout: Layout, unit: str) -> tuple[pa.Table, NDArray[np.int64]]:
     """Return the content of each survivor's .json but `key` and `ordinal`, and the survivors' ordinals.
 
-    It has the columns of kept/ that JSON can hold, including the manifest's own, but no spotted text. A
-    manifest's `key` and `ordinal` are renamed in favor of the sample's, and `_extra` in favor of what a
-    reader adds.
+    It has the columns of kept/ that JSON can hold, including the manifest's own, but no spotted text. A manifest's
+    `key` and `ordinal` are renamed in favor of the sample's, and `_extra` in favor of what a reader adds.
     """
     path = layout.part("kept", unit)
     if not path.exists():

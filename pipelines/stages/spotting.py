@@ -1,7 +1,6 @@
 """Stage `spotting`: read the text in the images of rows whose captions pass.
 
-Its units are image units. If a row was read again because its image has been downloaded, its last
-record counts.
+Its units are image units. If a row was read again because its image has been downloaded, its last record counts.
 """
 
 from __future__ import annotations
@@ -47,11 +46,7 @@ BATCH = 64
 
 
 def load_records(layout: Layout, unit: str, image_units: Iterable[int]) -> pa.Table:
-    """Return the spotting records of a caption unit, by ordinal.
-
-    Raises:
-        CorruptRecord: a commit record is corrupt.
-    """
+    """Return the spotting records of a caption unit, by ordinal. Raise CorruptRecord if a commit record is corrupt."""
     tables = [read_table(path) for path in segments_of(layout, "spotting", unit, image_units)]
     return last_of_each(pa.concat_tables([RECORD.empty_table(), *tables]))
 

@@ -49,9 +49,8 @@ from open_diht.pipelines.stages.rows import dataset_of, good_rows, read_texts
 from open_diht.pipelines.store.layout import KINDS
 
 ANNOTATIONS, SPOTTING = "annotations", "spotting"
-"""Columns that the transforms add and `ApplyCat` reads: structs of
-`open_diht.filters.captions.annotate.SCHEMA`, and of status, message, width, height, spotted, sha256,
-bytes (see `open_diht.filters.cascade.RECORD`)."""
+"""Columns that the transforms add and `ApplyCat` reads: structs of `open_diht.filters.captions.annotate.SCHEMA`, and of
+status, message, width, height, spotted, sha256, bytes (see `open_diht.filters.cascade.RECORD`)."""
 _CAPTIONS = pa.struct(list(CAPTION_SCHEMA))
 _READING = pa.struct([field for field in RECORD if field.name != "ordinal"])
 
@@ -59,8 +58,7 @@ _READING = pa.struct([field for field in RECORD if field.name != "ordinal"])
 class AnnotateCaptions(beam.PTransform[Any, Any]):
     """A transform that annotates captions: it adds a column `annotations` to batches, for `ApplyCat`.
 
-    A row's annotations are null if it cannot be read (see `ApplyCat`), and those of an empty text if it
-    has no caption.
+    A row's annotations are null if it cannot be read (see `ApplyCat`), and those of an empty text if it has no caption.
 
     Args:
         caption: the column with the captions.
@@ -297,8 +295,7 @@ class _Decide(beam.DoFn):
 def _rows(table: pa.Table, dataset: Dataset, preset: Preset, *, annotated: bool) -> tuple[Batch, pa.Table]:
     """Return the good rows of a batch as read, and as a table for the cascade.
 
-    The table has identity, caption, the values that the preset's conditions compare and, if
-    `annotated`, annotations.
+    The table has identity, caption, the values that the preset's conditions compare and, if `annotated`, annotations.
     """
     _need(table, str(dataset.roles.caption), "name the column with the captions: caption=...")
     batch, rows = good_rows(table, dataset, preset.columns, "the manifest")

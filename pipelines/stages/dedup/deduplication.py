@@ -70,26 +70,15 @@ class Deduplication:
 
     @staticmethod
     def check(settings: RunSettings, plan: Plan | None, say: Callable[[str], None]) -> None:
-        """Check before the run that semantic deduplication has what it needs; see `Annotator.check`.
-
-        Raises:
-            EncoderError: see `find_encoder`.
-            FaissMissing: see `faiss`.
-        """
+        """Check before the run that semantic deduplication has what it needs, faiss and the encoder; see
+        `Annotator.check`."""
         if plan is None and "dedup" in settings.stages and settings.preset.dedup.semantic:
             faiss()
             find_encoder(settings.preset.dedup.encoder)
 
     def find(self, survivors: dict[str, str]) -> Findings:
-        """Find the duplicates of each kind that applies.
-
-        Args:
-            survivors: for each unit, in the order of the plan, what its survivors depend on.
-
-        Raises:
-            RunFailed: a unit of a step that the others need failed, such as a range or a group. Other errors are
-                those of `Engine.run`.
-        """
+        """Find the duplicates of each kind that applies. `survivors`: for each unit, in the order of the plan, what its
+        survivors depend on. Raise RunFailed if a unit fails that the others need, such as a range or a group."""
         names, pairs = self._work.alive(survivors), self.asked and self.rule.pairs
         own, without_url = (self._work.total("captions", names, of) for of in ("own_uids", "without_url"))
         self._exact(PAIR, survivors, rejects=pairs, read=pairs and self._images and without_url > 0)
@@ -176,12 +165,8 @@ class Deduplication:
         self._counts[SEMANTIC] |= {"clusters": clusters, "eps": rule.eps}
 
     def _do(self, stage: Stage, names: Sequence[str], *, quick: bool = False, fatal: bool = False) -> None:
-        """Process the units of a stage that are not done.
-
-        Args:
-            quick: whether units take so little time that few workers suffice.
-            fatal: whether the run ends if one fails.
-        """
+        """Process the units of a stage that are not done. `quick`: they take so little time that few workers suffice.
+        `fatal`: the run ends if one fails."""
         work = self._work
         quiet = quick or (stage.name != EMBEDDINGS and work.plan.rows < _ROWS_PER_WORKER)
         few = max(1, min(work.workers, -(-work.plan.rows // _ROWS_PER_WORKER)))

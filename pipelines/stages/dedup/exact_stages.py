@@ -73,11 +73,7 @@ class Competitors:
 def competitors(
     layout: Layout, unit: str, number: int, before: tuple[DuplicateFiles, ...], entries: Entries
 ) -> Competitors:
-    """Return the survivors of the filters, without the duplicates of kinds that reject.
-
-    Args:
-        before: files of the kinds of duplicates that were compared before.
-    """
+    """Return the survivors of the filters, without the duplicates of kinds in `before` that reject."""
     records = _read_keys(layout, PAIR, unit, 0, PARTS)
     records = records[np.argsort(records["ordinal"], kind="stable")]
     for files in before:

@@ -52,11 +52,8 @@ def duplicates_stage(kind: str) -> str:
 
 
 def write_entries(path: StorePath, tables: Iterable[pa.Table]) -> int:
-    """Write entries in small row groups, so that a unit reads little but its own. Return the number of entries.
-
-    Args:
-        tables: tables of `ENTRIES`, sorted by unit.
-    """
+    """Write tables of `ENTRIES`, sorted by unit, in small row groups, so that a unit reads little but its own. Return
+    the number of entries."""
     with TableFile(path, ENTRIES) as out:
         for table in tables:
             for first in range(0, table.num_rows, _GROUP_ROWS):
@@ -106,15 +103,8 @@ class Duplicates:
 
 
 def reject_duplicates(rows: pa.Table, reasons: Reasons, duplicates: Duplicates, unit: str) -> pa.Table:
-    """Write the reasons of duplicates into `reasons`, and return their `COPIES`, null for all other rows.
-
-    Args:
-        rows: n rows with `ordinal`.
-        reasons: the reason of each row (n,), changed in place.
-
-    Raises:
-        RuntimeError: a duplicate was rejected before, so it should not have been compared.
-    """
+    """Write the reasons of duplicates into `reasons` (n,), and return the rows' `COPIES`, null for all other rows.
+    Raise RuntimeError if a duplicate was rejected before, so that it should not have been compared."""
     ordinals = np.asarray(rows["ordinal"])
     taken = np.full(len(ordinals), -1, np.int64)  # indices into the concatenated entries of all kinds
     first = 0

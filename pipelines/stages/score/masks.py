@@ -45,11 +45,7 @@ class ImageText:
 
 
 def text_of(records: pa.Table) -> dict[int, ImageText]:
-    """Return the text of the images that have any, by ordinal.
-
-    Args:
-        records: rows of `filters.cascade.RECORD`.
-    """
+    """Return the text of the images that have any, by ordinal, from rows of `RECORD`."""
     found = {}
     for row in records.select(["ordinal", "width", "height", "spotted"]).to_pylist():
         if row["spotted"]:

@@ -351,13 +351,7 @@ def _workers(work: Work, device: str) -> int:
 
 def settled_precision(layout: Layout, identity: Mapping[str, str], asked: str, device: str) -> str:
     """Return the precision, and store it in OUTPUT: as requested, else as OUTPUT has it for this model, else the
-    device's best.
-
-    With `AUTO`, shards on machines of different kinds thus agree.
-
-    Args:
-        asked: bf16, fp32 or `AUTO`.
-    """
+    device's best. With `AUTO`, shards on machines of different kinds thus agree."""
     path = layout.work / SCORE / "model.json"
     ours = {"encoder": dict(identity), "precision": asked if asked != AUTO else best_precision(device)}
     # With `auto`, the first of several shards decides for all.

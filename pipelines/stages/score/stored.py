@@ -28,13 +28,8 @@ def stored_scores(
     layout: Layout, plan: Plan, unit: str, columns: Sequence[str], ordinals: NDArray[np.int64] | None = None
 ) -> pa.Table:
     """Return the stored rows of a caption unit, by ordinal; of a row that was scored again, the last. If nothing is
-    stored, the table has no rows and only the column `ordinal`.
-
-    Args:
-        plan: the content of `layout.plan`.
-        columns: columns of the stage's files, including `ordinal`.
-        ordinals: the rows (n,); None: all.
-    """
+    stored, the table has no rows and only the column `ordinal`. Columns include `ordinal`; rows are those with these
+    ordinals (n,), None: all."""
     parts = list(_stored(layout, plan, unit, list(columns), ordinals))
     if not parts:
         return pa.table({"ordinal": pa.array([], pa.int64())})
@@ -51,9 +46,5 @@ def _stored(
 
 
 def among(rows: pa.Table, ordinals: NDArray[np.int64]) -> pa.Array:
-    """Return the mask (rows,) of the rows with these ordinals.
-
-    Args:
-        rows: a table with `ordinal`.
-    """
+    """Return the mask (rows,) of the rows of a table with these ordinals."""
     return pc.is_in(rows["ordinal"], value_set=pa.array(ordinals, pa.int64()))
