@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from open_diht.common.command_line import WrongUse
@@ -20,12 +20,12 @@ from open_diht.pipelines.driver.conservation import check_conservation
 from open_diht.pipelines.driver.errors import dead_letters_of, errors_of
 from open_diht.pipelines.driver.funnel import count_quarantined, summarise
 from open_diht.pipelines.driver.notes import types_that_differ
-from open_diht.pipelines.driver.outcome import FilterOutcome
 from open_diht.pipelines.driver.publish import Results
 from open_diht.pipelines.engine.sharing import Sharing, shard_name
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests import check_image_paths, check_loose_images
 from open_diht.pipelines.manifests.plan import Plan, keep_plan, make_plan
+from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.settings import STAGES, RunSettings
 from open_diht.pipelines.stages.decide import Deciding
 from open_diht.pipelines.stages.dedup.deduplication import Deduplication
@@ -43,6 +43,21 @@ __all__ = ["STAGES", "FilterOutcome", "RunSettings", "WrongUse", "run"]
 
 _log = logging.getLogger(__name__)
 _SLOW_S = 8.0
+
+
+@dataclass(frozen=True)
+class FilterOutcome:
+    """The outcome of a run."""
+
+    funnel: FunnelRecord | None
+    """Counts of the run, as in funnel.json; None for a shard that did not complete the output."""
+    errors: tuple[str, ...] = ()
+    """Error lines for the user, see `errors.errors_of`."""
+
+    @property
+    def status(self) -> int:
+        """Exit status: 0 without errors, else 1."""
+        return 1 if self.errors else 0
 
 
 def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Plan | None = None) -> FilterOutcome:

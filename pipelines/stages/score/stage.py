@@ -6,6 +6,7 @@ the stored values in double precision, where products and sums of such numbers a
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 from apache_beam.utils.shared import Shared
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.devices import AUTO, best_precision, check_device, device_here, gpus_of
@@ -24,7 +25,8 @@ from open_diht.filters.cascade import KEPT
 from open_diht.filters.columns import ColumnCondition
 from open_diht.filters.presets import Preset
 from open_diht.filters.score import CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, TEXT_AREA
-from open_diht.filters.spotting.decode import UnreadableImage
+from open_diht.filters.spotting.decode import Pixels, UnreadableImage
+from open_diht.filters.spotting.masking import mask_text, resized, text_area
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, Records, Stage
@@ -37,9 +39,6 @@ from open_diht.pipelines.stages.decide import VERSION as DECIDE_VERSION
 from open_diht.pipelines.stages.encoders import BATCH, Encoder, find_pair_encoder
 from open_diht.pipelines.stages.encoding import OK, Encoded, EncodingStage, matrix, statuses, vectors
 from open_diht.pipelines.stages.image_records import decided_rows
-from open_diht.pipelines.stages.score.judge import ScoreFilter
-from open_diht.pipelines.stages.score.masks import NO_TEXT as NOTHING_MASKED
-from open_diht.pipelines.stages.score.masks import ImageText, text_of
 from open_diht.pipelines.stages.score.passes import (
     BATCHES,
     ROWS,
@@ -49,7 +48,7 @@ from open_diht.pipelines.stages.score.passes import (
     RowStage,
     ThresholdStage,
 )
-from open_diht.pipelines.stages.score.stored import IMAGES, MASKED, SCORE, TEXTS, VERSION, among
+from open_diht.pipelines.stages.score.stored import IMAGES, MASKED, SCORE, TEXTS, VERSION, ScoreFilter, among
 from open_diht.pipelines.stages.segments import SegmentAnnotator
 from open_diht.pipelines.stages.spotting import load_records
 from open_diht.pipelines.store.commit import publish_first, publish_json, read_json
@@ -67,6 +66,45 @@ _MASKED = "-masked-"
 """Part of the name of a set of rows whose images were masked; the reading of the text in them follows."""
 _BEFORE = ("captions", "download", "spotting")
 """Stages whose filters decide which rows are scored."""
+
+
+NOTHING_MASKED = 0
+"""The digest of an image without text."""
+
+
+@dataclass(frozen=True)
+class ImageText:
+    """Where there is text in an image."""
+
+    boxes: Sequence[ArrayLike]
+    """Polygons, each with corners (k, 2) as (x, y) in pixels of the original."""
+    size: tuple[int, int]
+    """Width and height of the original in pixels."""
+
+    @property
+    def digest(self) -> int:
+        """Return a number of 64 bits that changes with the boxes; not `NOTHING_MASKED`."""
+        parts: list[NDArray[Any]] = [
+            np.asarray(self.size, np.int64),
+            *(np.asarray(box, np.float32) for box in self.boxes),
+        ]
+        content = b"".join(len(part).to_bytes(4) + part.tobytes() for part in parts)
+        return int.from_bytes(hashlib.sha256(content).digest()[:8], signed=True) or 1
+
+    def painted_over(self, pixels: Pixels) -> tuple[Pixels, float]:
+        """Return the decoded image, (h, w, 3), without its text, and the fraction of it that text covers."""
+        height, width = pixels.shape[:2]
+        boxes = resized(self.boxes, self.size, (width, height))
+        return mask_text(pixels, boxes), text_area(boxes, (width, height))
+
+
+def text_of(records: pa.Table) -> dict[int, ImageText]:
+    """Return the text of the images that have any, by ordinal, from rows of `RECORD`."""
+    found = {}
+    for row in records.select(["ordinal", "width", "height", "spotted"]).to_pylist():
+        if row["spotted"]:
+            found[row["ordinal"]] = ImageText([line["box"] for line in row["spotted"]], (row["width"], row["height"]))
+    return found
 
 
 @dataclass
