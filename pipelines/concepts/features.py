@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -97,7 +96,9 @@ class FeatureStage(Stage):
     def features(self, batches: Batches) -> Iterator[tuple[Keys, Features]]:
         """Yield keys and features of the images of a shard, batch by batch, after `setup`. A TeacherFailed names the
         batch."""
-        for keys, images in self._ahead(batches):
+        prepare = partial(prepared, teacher=self._loaded)
+        # On a CPU nothing is decoded ahead, because the teachers need the cores.
+        for keys, images in prepared_ahead(batches, prepare, 0 if self.device == "cpu" else self.threads):
             try:
                 yield keys, extracted(images, self._loaded)
             except TeacherFailed as error:
@@ -118,12 +119,6 @@ class FeatureStage(Stage):
     def _begun_path(self, unit: str) -> StorePath:
         name = f"{unit}.{self.fingerprint_of(unit)}.{self.batch_size}.npz"  # batches of another size end elsewhere
         return self.layout.work / self.name / "begun" / name
-
-    def _ahead(self, batches: Batches) -> Iterator[tuple[Keys, list[Any]]]:
-        """Yield keys and prepared images of each batch. On a CPU nothing is decoded ahead,
-        because the teachers need the cores."""
-        prepare = partial(prepared, teacher=self._loaded)
-        return prepared_ahead(batches, prepare, 0 if self.device == "cpu" else self.threads)
 
 
 def feature_path(layout: Layout, unit: str) -> StorePath:

@@ -156,7 +156,11 @@ def settings_of(options: argparse.Namespace, of_beam: Sequence[str], arguments: 
         **roles,
     )
     publisher = _publisher(options)
-    place = ("--work", options.work or _work(publisher)) if publisher else ("OUTPUT", options.output)
+    place = ("OUTPUT", options.output)
+    if publisher:
+        target = publisher.target
+        branch = f"@{target.revision}" if target.revision else ""
+        place = ("--work", options.work or f"{WORK}/{target.repository}{branch}")
     output = _output(place[1] or f"out/{dataset.name}", place[0])
     source = options.input or _default_input(dataset, options.dataset)
     backend = backend_of(options, of_beam, _places((place[0], str(output)), source, dataset))
@@ -231,11 +235,6 @@ def _publisher(options: argparse.Namespace) -> Publisher | None:
     if target.repository in read:
         raise WrongUse(f"INPUT and OUTPUT are both in {target.repository}; publish to another repository")
     return Publisher(target, private=options.private)
-
-
-def _work(publisher: Publisher) -> str:
-    target = publisher.target
-    return f"{WORK}/{target.repository}{f'@{target.revision}' if target.revision else ''}"
 
 
 def _output(text: str, called: str) -> StorePath:

@@ -117,13 +117,13 @@ class Sharing:
         return [i for i in range(self._n) if i == self._i or shard_name((i, self._n), self._asked) in names]
 
     def _mine(self, units: Sequence[str]) -> list[str]:
-        present = self._present()
-        return [unit for unit in units if self._owner(self._place(unit), present) == self._i]
-
-    def _owner(self, place: int, present: Sequence[int]) -> int:
-        # Divide the units of absent shards evenly among the present ones.
-        owner = place % self._n
-        return owner if owner in present else present[place // self._n % len(present)]
+        present, mine = self._present(), []
+        for unit in units:
+            rest, owner = divmod(self._place(unit), self._n)
+            # The units of absent shards are divided evenly among the present ones.
+            if self._i == (owner if owner in present else present[rest % len(present)]):
+                mine.append(unit)
+        return mine
 
     def _pause(self) -> None:
         self._lock.check()

@@ -36,6 +36,7 @@ from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import CommitRecord
 
 CAPTIONS = "captions"
+# A batch and its annotations are in memory at once, and a row group of the file is read back whole.
 BATCH_ROWS = 2_000
 
 DEAD_LETTERS = pa.schema(

@@ -37,7 +37,7 @@ from open_diht.pipelines.store.storage import row_groups
 
 VERSION = 3
 """Increase it when the same column of a file may give other values."""
-BATCH_ROWS = 10_000
+BATCH_ROWS = 10_000  # numbers and words, not parses: more rows than in stage `captions` fit into memory
 COLUMNS = "columns"
 
 

@@ -232,7 +232,9 @@ class Deciding:
             self.settings.preset,
             self.settings.stages,
             Fingerprints.published(self.work.layout, "decide", fingerprints),
-            examples=max(1, min(12, 48 // max(1, len(self.work.plan.units)))),  # of all units: those alive vary by run
+            # The report takes `EXAMPLES` of the first units that have any, so few units must offer that many, while
+            # records of many units stay small. Of all units of the plan: those alive vary by run.
+            examples=max(1, min(12, 48 // max(1, len(self.work.plan.units)))),
             duplicate_files=findings.files,
             own=self.own,
         )

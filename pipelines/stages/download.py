@@ -39,7 +39,7 @@ from open_diht.pipelines.fetch.tool import ToolMissing, check_tool, load_tool
 from open_diht.pipelines.manifests import Span, info_of, read
 from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.settings import RunSettings
-from open_diht.pipelines.stages.captions import survivors_of
+from open_diht.pipelines.stages.captions import BATCH_ROWS, survivors_of
 from open_diht.pipelines.stages.images import DOWNLOAD, load_downloads, state_of, tar_path
 from open_diht.pipelines.stages.segments import SegmentAnnotator, Survivors
 from open_diht.pipelines.store.commit import publish_json, publish_table, published, read_json, retract
@@ -49,7 +49,6 @@ from open_diht.pipelines.store.names import unit_of
 from open_diht.pipelines.store.records import CommitRecord
 from open_diht.pipelines.store.storage import StorePath
 
-BATCH_ROWS = 2_000
 UNREACHABLE = (*UNREACHED, Reason.UNEXPECTED_ERROR)
 """Reasons that may be caused by this machine, and probably are if almost every URL has one."""
 OUTAGE = (10, 0.9)

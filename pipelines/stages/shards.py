@@ -33,7 +33,7 @@ from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import CommitRecord
 from open_diht.pipelines.store.storage import Row, StorePath, is_local, read_table, row_groups
 
-PER_SHARD = 10_000
+PER_SHARD = 10_000  # as img2dataset has it: tars large enough for sequential reading, small enough to shuffle
 _AS_IT_IS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 """Extensions of formats that webdataset loaders read. Members with others would be skipped silently."""
 _LIMITS = DecodeLimits(decode_side=0)

@@ -42,7 +42,7 @@ from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import CommitRecord
 from open_diht.pipelines.store.storage import StorePath, read_table
 
-BATCH = 64
+BATCH = 64  # readings in memory before they are written; an image may hold thousands of boxes
 
 
 def load_records(layout: Layout, unit: str, image_units: Iterable[int]) -> pa.Table:

@@ -22,6 +22,7 @@ UID = "uid"
 """Not a kind of duplicates: rows that are another pair than the first row with their uid. It never rejects."""
 KINDS = (PAIR, IMAGE, SEMANTIC)
 """The kinds in the order of comparison; the reason of a kind is `duplicate_<kind>`."""
+# Fewer rows make a larger footer, which every unit reads; more make a unit read more entries of others.
 _GROUP_ROWS = 16_384
 
 
