@@ -97,34 +97,27 @@ def _captions_of(layout: Layout, unit: str) -> Counter[str]:
     dead = _column(layout.part("dead_letter", unit), "ordinal")
     if len(dead):  # dead letters of unreadable rows are no rows of stage `captions`
         ordinals = dead.combine_chunks()
-        found[DEAD] += _readable(lambda path: _captions_at(path, ordinals), layout.data("captions", unit))
+
+        def captions_at(path: StorePath) -> int:
+            groups = row_groups(path, ["ordinal", OTHER_CAPTIONS])
+            return sum(captions_in(rows.filter(pc.is_in(rows["ordinal"], value_set=ordinals))) for rows in groups)
+
+        found[DEAD] += _readable(captions_at, layout.data("captions", unit))
     return found
 
 
-def _captions_at(path: StorePath, ordinals: pa.Array) -> int:
-    """Return the number of captions of some rows of a file of stage `captions`."""
-    groups = row_groups(path, ["ordinal", OTHER_CAPTIONS])
-    return sum(captions_in(rows.filter(pc.is_in(rows["ordinal"], value_set=ordinals))) for rows in groups)
-
-
 def _counted(layout: Layout, unit: str) -> tuple[int, Counter[str]] | _Damaged:
-    """Return the result of `_check_unit`. If a file is damaged, delete the unit's record and return the error, since
-    more units may have such files, as after a power failure."""
+    """Return the number of rows of a unit, and the number of its rejected rows by reason. If a file is damaged, delete
+    the unit's record and return the error, since more units may have such files, as after a power failure."""
+    record = read_json(layout.commit("captions", unit))
     try:
-        return _check_unit(layout, unit)
+        kept = _readable(row_count, layout.part("kept", unit))
+        reasons = _column(layout.part("rejected", unit), "reason")
+        ordinals = _column(layout.part("dead_letter", unit), "ordinal")
     except _Damaged as damaged:
         remove(layout.commit("decide", unit))
         return damaged
-
-
-def _check_unit(layout: Layout, unit: str) -> tuple[int, Counter[str]]:
-    """Return the number of rows of a unit, and the number of its rejected rows by reason."""
-    record = read_json(layout.commit("captions", unit))
-    kept = _readable(row_count, layout.part("kept", unit))
-    reasons = _column(layout.part("rejected", unit), "reason")
-    # Entries without an ordinal are for units, not rows.
-    ordinals = _column(layout.part("dead_letter", unit), "ordinal")
-    dead = len(ordinals) - ordinals.null_count
+    dead = len(ordinals) - ordinals.null_count  # entries without an ordinal are for units, not rows
     rejected = Counter({entry["values"]: entry["counts"] for entry in reasons.value_counts().to_pylist()})
     if None in rejected:
         raise NotConserved(f"unit {unit}: {rejected[None]} rejected rows without a reason")
@@ -137,16 +130,15 @@ def _check_unit(layout: Layout, unit: str) -> tuple[int, Counter[str]]:
 
 
 def _column(path: StorePath, name: str) -> pa.ChunkedArray:
+    def read(path: StorePath) -> pa.ChunkedArray:
+        column = read_table(path, columns=[name])[name]
+        column.validate(full=True)  # text that is not UTF-8 could not be counted
+        return column
+
     try:
-        return _readable(lambda path: _valid(read_table(path, columns=[name])[name]), path)
+        return _readable(read, path)
     except FileNotFoundError:
         return pa.chunked_array([], pa.string())
-
-
-def _valid(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return a column whose values can be counted. Raises ArrowInvalid, for example for text that is not UTF-8."""
-    column.validate(full=True)
-    return column
 
 
 def _readable(read: Callable[[StorePath], _T], path: StorePath) -> _T:

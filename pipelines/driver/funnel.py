@@ -38,7 +38,7 @@ def summarise(
     has counted them.
     """
     broken = [in_words(file) for file in plan.unreadable]
-    waiting = _not_decided(layout, plan, units)
+    waiting, undecided = _not_decided(layout, plan, units)
     unparsed, captions_in, by_reason, moves = 0, 0, Counter[str](), Counter[str]()
 
     def read(unit: Unit) -> tuple[CaptionRecord, DecideRecord]:
@@ -60,7 +60,6 @@ def summarise(
     funnel = count(records(), settings.preset, settings.stages, steps, conditions, waiting)
     funnel["dataset"], funnel["unparsed"], funnel["moves"] = settings.dataset.name, unparsed, dict(moves)
     if settings.dataset.several_captions:
-        undecided = _captions_not_decided(layout, plan, units)
         funnel["captions"] = {
             "captions_in": captions_in + undecided,
             "passed": by_reason.pop(KEPT, 0),
@@ -129,8 +128,9 @@ def _drawn(condition: ColumnCondition, histograms: Mapping[str, Mapping[int, int
     return {"labels": {str(one): condition.label(one) for one in bins}, "thresholds": list(condition.thresholds)}
 
 
-def _not_decided(layout: Layout, plan: Plan, decided: Sequence[Unit]) -> NotDecided:
-    names = {unit.name for unit in decided}
+def _not_decided(layout: Layout, plan: Plan, decided: Sequence[Unit]) -> tuple[NotDecided, int]:
+    """Return the counts of the other units of a plan, and the number of captions that were read of them."""
+    names, captions = {unit.name for unit in decided}, 0
     found: NotDecided = {"rows": 0, "units": 0, "uncounted": 0}
     for unit in plan.units:
         if unit.name not in names:
@@ -139,14 +139,8 @@ def _not_decided(layout: Layout, plan: Plan, decided: Sequence[Unit]) -> NotDeci
             found["units"] += 1
             found["uncounted"] += known is None
             found["rows"] += known or 0
-    return found
-
-
-def _captions_not_decided(layout: Layout, plan: Plan, decided: Sequence[Unit]) -> int:
-    """Return the number of captions that were read of the other units of a plan."""
-    names = {unit.name for unit in decided}
-    records = (read_json(layout.commit("captions", unit.name)) for unit in plan.units if unit.name not in names)
-    return sum(record.get("captions", 0) for record in records if record)
+            captions += record.get("captions", 0) if record else 0
+    return found, captions
 
 
 def _steps(

@@ -246,15 +246,11 @@ class Deciding:
             )
         self.work.run(stage, list(missing), of=len(missing))
         self.work.give_up_changed()
-        self._take_back()
-        return {unit: fingerprints[unit] for unit in self.work.alive(names)}
-
-    def _take_back(self) -> None:
-        """Remove earlier decisions and shards of quarantined units, which would contradict the funnel."""
         layout = self.work.layout
-        for unit in self.work.quarantined:
+        for unit in self.work.quarantined:  # their earlier decisions and shards would contradict the funnel
             remove(layout.commit("decide", unit))
             remove(layout.commit("export", unit))
             remove_shards(layout, unit)
             for kind in KINDS:
                 remove(layout.part(kind, unit))
+        return {unit: fingerprints[unit] for unit in self.work.alive(names)}

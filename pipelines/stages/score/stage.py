@@ -132,10 +132,9 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
     """Handle of the model. A process holds one model, however many units it processes."""
 
     def setup(self) -> None:
-        self._encoder = self.shared.acquire(self._load)
-
-    def _load(self) -> Encoder:
-        return Encoder(find_pair_encoder(self.model), self.device, self.precision, self.batch_size)
+        self._encoder: Encoder = self.shared.acquire(
+            lambda: Encoder(find_pair_encoder(self.model), self.device, self.precision, self.batch_size)
+        )
 
     @classmethod
     def applies(cls, settings: RunSettings, plan: Plan) -> bool:
