@@ -31,10 +31,10 @@ from open_diht.common.naming import counted
 from open_diht.common.shard_index import BadIndex, ShardIndex, caption_hash, part_of, place_beside, write
 from open_diht.common.spelling import spelled, spelled_option
 from open_diht.filters.cascade import DUPLICATE_PAIR
-from open_diht.pipelines.driver.repeats import DELAYS, HALVES, ORIGIN, allotted, per_row, worth
-from open_diht.pipelines.driver.select_options import select_parser
 from open_diht.pipelines.manifests.formats.jsonl import EXTRA
 from open_diht.pipelines.manifests.plan import Plan, PlanMismatch, load_plan
+from open_diht.pipelines.select.options import select_parser
+from open_diht.pipelines.select.repeats import DELAYS, HALVES, ORIGIN, allotted, per_row, worth
 from open_diht.pipelines.stages.dedup.keys import uid_of
 from open_diht.pipelines.stages.rows import with_moved
 from open_diht.pipelines.stages.tar_indexes import read_index, tars_of
@@ -75,7 +75,7 @@ class Candidates:
         return np.bincount(self.group, minlength=len(self.groups))
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.driver.select") -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.select.command") -> int:
     """Run the command line, by default that of this process, and return the exit status."""
 
     def run() -> int:
