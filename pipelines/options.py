@@ -161,9 +161,7 @@ def command_parser(prog: str, description: str) -> Parser:
         help="columns of several captions per image, each a text or a list of texts; each caption is decided",
     )
     columns.add_argument(
-        "--format",
-        metavar="NAME",
-        help=f"format of the manifests: {', '.join(FORMATS)}, or one of your own",
+        "--format", metavar="NAME", help=f"format of the manifests: {', '.join(FORMATS)}, or one of your own"
     )
     columns.add_argument(
         "--images-root",
@@ -192,8 +190,7 @@ def add_where(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--shard", help="i/n: process every n-th unit, i from 0; the last one completes the output")
     portable = parser.add_argument_group(
-        "workers of prism, dask and flink",
-        "Beam's own options are accepted too: --flink_master=host:8081, ...",
+        "workers of prism, dask and flink", "Beam's own options are accepted too: --flink_master=host:8081, ..."
     )
     portable.add_argument(
         "--worker-python", metavar="FILE", help="of prism and flink: Python with Beam and the libraries (this one)"

@@ -20,10 +20,7 @@ def check(
 
 def concepts_parser(prog: str, defaults: Mapping[str, str]) -> Parser:
     """Return the parser of `make concepts`."""
-    parser = Parser(
-        prog=prog,
-        description="Make vocabularies, labels and teacher features for concept distillation.",
-    )
+    parser = Parser(prog=prog, description="Make vocabularies, labels and teacher features for concept distillation.")
     parser.add_argument("--data", required="data" not in defaults, help="output folder of `make filter`, or its URL")
     parser.add_argument("--output", help="folder or URL of the results (default: DATA/concepts)")
     parser.add_argument(

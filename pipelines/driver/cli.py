@@ -49,15 +49,7 @@ MOST_SHARDS = 10_000
 """Upper bound of n in SHARD=i/n: each shard polls for all others, which takes seconds at a million shards."""
 _HERE = ("direct", "prism")
 """Runners whose workers are on this machine."""
-_WRONG_USE = (
-    RunnerError,
-    BadPreset,
-    DatasetError,
-    ManifestError,
-    PlanMismatch,
-    PluginError,
-    FaissMissing,
-)
+_WRONG_USE = (RunnerError, BadPreset, DatasetError, ManifestError, PlanMismatch, PluginError, FaissMissing)
 _FAILED = (
     ModelMissing,
     WeightsMissing,

@@ -5,16 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from open_diht.filters.cascade import (
-    DEAD,
-    KEPT,
-    NOT_AT_HAND,
-    NOT_DECIDED,
-    StageFilter,
-    Step,
-    cascade,
-    conditions_of,
-)
+from open_diht.filters.cascade import DEAD, KEPT, NOT_AT_HAND, NOT_DECIDED, StageFilter, Step, cascade, conditions_of
 from open_diht.filters.columns import MISSING_PLACE, STORED, ColumnCondition
 from open_diht.filters.presets import Preset
 from open_diht.pipelines.engine.stage import FailedUnit

@@ -67,12 +67,7 @@ def run_units(
 
 
 def assemble(
-    pipeline: beam.Pipeline,
-    *,
-    label: str,
-    names: StorePath,
-    do: beam.DoFn,
-    hints: Mapping[str, str] | None = None,
+    pipeline: beam.Pipeline, *, label: str, names: StorePath, do: beam.DoFn, hints: Mapping[str, str] | None = None
 ) -> None:
     """Add a stage to a pipeline: read the file of names, distribute them over the workers, and call the stage."""
     work: beam.PTransform[Any, Any] = beam.ParDo(do)

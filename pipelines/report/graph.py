@@ -241,10 +241,7 @@ def _ports(
     """Return where each relation leaves (True) and arrives (False), ordered so that nested brackets do not cross."""
     meeting: dict[int, list[tuple[bool, int, int, bool]]] = defaultdict(list)
     for index, link in enumerate(relations):
-        for here, there, leaves in (
-            (link["source"], link["target"], True),
-            (link["target"], link["source"], False),
-        ):
+        for here, there, leaves in ((link["source"], link["target"], True), (link["target"], link["source"], False)):
             downward = there > here
             # At its upper node an outer bracket ends above inner ones, at its lower node below them.
             meeting[here].append((downward, -lanes[index] if downward else lanes[index], index, leaves))

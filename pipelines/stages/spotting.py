@@ -28,12 +28,7 @@ from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.captions import survivors_of
-from open_diht.pipelines.stages.images import (
-    DOWNLOAD,
-    images_at_hand,
-    last_of_each,
-    original_sizes,
-)
+from open_diht.pipelines.stages.images import DOWNLOAD, images_at_hand, last_of_each, original_sizes
 from open_diht.pipelines.stages.rows import Reading, read_texts
 from open_diht.pipelines.stages.segments import SegmentAnnotator, Survivors, segments_of
 from open_diht.pipelines.store.commit import TableFile

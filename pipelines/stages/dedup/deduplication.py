@@ -23,15 +23,7 @@ from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.dedup.clusters import faiss
 from open_diht.pipelines.stages.dedup.exact import ranges_of
 from open_diht.pipelines.stages.dedup.exact_stages import KeyStage, RangeStage, keys_stage
-from open_diht.pipelines.stages.dedup.findings import (
-    IMAGE,
-    PAIR,
-    SEMANTIC,
-    UID,
-    DuplicateFiles,
-    Findings,
-    file_name,
-)
+from open_diht.pipelines.stages.dedup.findings import IMAGE, PAIR, SEMANTIC, UID, DuplicateFiles, Findings, file_name
 from open_diht.pipelines.stages.dedup.semantic import groups_of
 from open_diht.pipelines.stages.dedup.semantic_stages import (
     CENTROIDS,
