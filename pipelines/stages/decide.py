@@ -38,7 +38,7 @@ from open_diht.pipelines.manifests import Broken, UnreadableFile, info_of, read
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.captions import BATCH_ROWS, DEAD_LETTERS, CaptionRecord
 from open_diht.pipelines.stages.columns import annotated_rows
-from open_diht.pipelines.stages.dedup.findings import DuplicateFiles, Duplicates, Entries, Findings, reject_duplicates
+from open_diht.pipelines.stages.dedup.findings import DuplicateFiles, Entries, Findings, reject_duplicates
 from open_diht.pipelines.stages.image_records import image_records
 from open_diht.pipelines.stages.shards import remove_shards
 from open_diht.pipelines.stages.tally import Tally
@@ -110,7 +110,8 @@ class DecideStage(Stage):
         read_record: CaptionRecord = read_json(self.layout.commit("captions", unit))
         heartbeat.expect(read_record["rows"])
         records = image_records(self.layout, unit, self._plan.image_units(read_record), self.stages)
-        duplicates = Duplicates(self._entries, self.duplicate_files, self._plan.number(unit))
+        number = self._plan.number(unit)
+        duplicates = {one.kind: self._entries.of(one, number) for one in self.duplicate_files if one.rejects}
         annotations = _Annotations(annotated_rows(self.layout, unit, self.preset))
         several = self.dataset.several_captions
         tally, done, lost = Tally(), 0, list[pa.Table]()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,21 +96,15 @@ def _groups(footer: pq.FileMetaData, unit: int) -> list[int]:
     return [group for group, known in enumerate(statistics) if known is None or known.min <= unit <= known.max]
 
 
-class Duplicates:
-    """The entries of a unit, by kind, for the kinds that reject."""
-
-    def __init__(self, entries: Entries, files: tuple[DuplicateFiles, ...], unit: int):
-        self.kinds = {one.kind: entries.of(one, unit) for one in files if one.rejects}
-
-
-def reject_duplicates(rows: pa.Table, reasons: Reasons, duplicates: Duplicates, unit: str) -> pa.Table:
+def reject_duplicates(rows: pa.Table, reasons: Reasons, duplicates: Mapping[str, pa.Table], unit: str) -> pa.Table:
     """Write the reasons of duplicates into `reasons` (n,), and return the rows' `COPIES`, null for all other rows.
+    `duplicates` has the unit's entries by kind, for the kinds that reject.
     Raise RuntimeError if a duplicate was rejected before, so that it should not have been compared."""
     ordinals = np.asarray(rows["ordinal"])
     taken = np.full(len(ordinals), -1, np.int64)  # indices into the concatenated entries of all kinds
     first = 0
     for kind in KINDS:
-        entries = duplicates.kinds.get(kind)
+        entries = duplicates.get(kind)
         if entries is None or not entries.num_rows:
             continue
         known = np.asarray(entries["ordinal"])
@@ -123,6 +117,6 @@ def reject_duplicates(rows: pa.Table, reasons: Reasons, duplicates: Duplicates, 
         first += entries.num_rows
     if not first:
         return pa.table([pa.nulls(len(ordinals), field.type) for field in COPIES], schema=COPIES)
-    everything = pa.concat_tables([duplicates.kinds[kind] for kind in KINDS if kind in duplicates.kinds])
+    everything = pa.concat_tables([duplicates[kind] for kind in KINDS if kind in duplicates])
     mine = everything.take(pa.array(taken, mask=taken < 0))
     return pa.table([mine["duplicate_of"], mine["similarity"]], schema=COPIES)
