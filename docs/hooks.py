@@ -212,9 +212,9 @@ def tasks() -> Iterator[str]:
 
 def reasons() -> Iterator[str]:
     """Yield the reasons to reject a row, in the order of the checks, for `paper-dedup` with all scores."""
+    from open_diht.filters.cascade import cascade
     from open_diht.filters.presets import load_preset
     from open_diht.filters.score import MaskedRule, NegativesRule, ScoreRule
-    from open_diht.pipelines.stages.cascade import cascade
 
     yield from ("", "| stage | reason | meaning |", "|---|---|---|")
     score = ScoreRule(min=0.0, masked=MaskedRule(min=0.0), negatives=NegativesRule(min=0.0))

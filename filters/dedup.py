@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal, NotRequired, TypedDict
 
+import pyarrow as pa
+
 from open_diht.common.fields import Count, Positive, Range, check_fields
+
+COPIES = pa.schema([("duplicate_of", pa.string()), ("duplicate_similarity", pa.float32())])
+"""Columns of rejected rows: the uid of the row that they duplicate, which a later kind may reject, and their cosine
+to the row that made them duplicates (with `against: all`, not always that one; null for exact duplicates)."""
 
 
 class DuplicateCounts(TypedDict):

@@ -18,16 +18,16 @@ from open_diht.common.image_parts import exif_orientation
 from open_diht.common.images import OpenedImage
 from open_diht.filters.captions.annotate import SCHEMA as CAPTION_SCHEMA
 from open_diht.filters.captions.annotate import CaptionAnnotator
+from open_diht.filters.cascade import DEAD, KEPT, RECORD, apply_caption_filters, apply_cascade, refuse_scores
 from open_diht.filters.columns import as_word
+from open_diht.filters.output import ATTRIBUTE, SPOTTED, output_rows
 from open_diht.filters.presets import Preset, load_preset
 from open_diht.filters.spotting.settings import SpotterSettings
 from open_diht.filters.spotting.spotter import TextSpotter
 from open_diht.pipelines.datasets.naming import listing
 from open_diht.pipelines.manifests import BadSchema, MissingImage
 from open_diht.pipelines.manifests.images import MAX_IMAGE_BYTES, read_image_file, within
-from open_diht.pipelines.stages.cascade import DEAD, KEPT, apply_caption_filters, apply_cascade, refuse_scores
-from open_diht.pipelines.stages.output import PAIR, SPOTTED, output_rows
-from open_diht.pipelines.stages.rows import RECORD, columns_in, dataset_of, good_rows, read_texts
+from open_diht.pipelines.stages.rows import columns_in, dataset_of, good_rows, read_texts
 
 NOT_TEXT = "not_text"
 """Reason of a caption that is not text, such as a number or a lone surrogate."""
@@ -37,7 +37,7 @@ TABLE = pa.schema(
         ("complexity", pa.int32()),
         ("actions", pa.list_(pa.string())),
         ("objects", pa.list_(pa.string())),
-        ("attributes", pa.list_(PAIR)),
+        ("attributes", pa.list_(ATTRIBUTE)),
         ("spotted", SPOTTED),
         ("overlap", pa.int32()),
     ]

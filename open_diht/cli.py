@@ -61,8 +61,8 @@ COMMANDS = {
     ),
     "select": Command(
         "choose rows and repeats of a filtered data set, for a number of samples",
-        "open_diht.pipelines.driver.select",
-        check="open_diht.pipelines.driver.select_options",
+        "open_diht.pipelines.select.command",
+        check="open_diht.pipelines.select.options",
     ),
     "concepts": Command(
         "make concept targets of filtered data; options after -- are for the heads (-- --help lists them)",

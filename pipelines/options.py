@@ -37,32 +37,18 @@ Workforce = Annotated[int, Range(at_least=1, at_most=10_000)]
 
 
 def check(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines") -> None:
-    """End the process if the arguments of `make filter` ask for help or `parse` refuses them; called by `run_command`.
-
-    Args:
-        arguments: the command line; None: that of this process.
-    """
+    """End the process if the arguments of `make filter` ask for help or `parse` refuses them; see `run_command`."""
     check_by(filter_parser(prog), arguments)
 
 
 def check_by(parser: Parser, arguments: Sequence[str] | None) -> None:
-    """Print the help or the error of `parse` and end the process; return if there is neither.
-
-    Args:
-        arguments: the command line; None: that of this process.
-    """
+    """Print the help or the error of `parse` and end the process; return if there is neither."""
     refuse_wrong(lambda: parse(parser, sys.argv[1:] if arguments is None else arguments))
 
 
 def parse(parser: Parser, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Parse the options of this program and refuse mistyped names, without importing Beam.
-
-    Returns:
-        The values of our options, and the arguments left for Beam.
-
-    Raises:
-        WrongUse: a value is wrong, or an unknown option resembles one of ours or of Beam's, which the message names.
-    """
+    """Return the values of our options and the arguments left for Beam, without importing Beam. Raise WrongUse if a
+    value is wrong, or an unknown option resembles one of ours or of Beam's, which the message names."""
     options, left = parser.parse_known_args(list(arguments))
     # Compare names in Beam's spelling, and report ours in our spelling.
     ours = {underscored(name): name for action in parser._actions for name in action.option_strings}
@@ -175,9 +161,7 @@ def command_parser(prog: str, description: str) -> Parser:
         help="columns of several captions per image, each a text or a list of texts; each caption is decided",
     )
     columns.add_argument(
-        "--format",
-        metavar="NAME",
-        help=f"format of the manifests: {', '.join(FORMATS)}, or one of your own",
+        "--format", metavar="NAME", help=f"format of the manifests: {', '.join(FORMATS)}, or one of your own"
     )
     columns.add_argument(
         "--images-root",
@@ -206,8 +190,7 @@ def add_where(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--shard", help="i/n: process every n-th unit, i from 0; the last one completes the output")
     portable = parser.add_argument_group(
-        "workers of prism, dask and flink",
-        "Beam's own options are accepted too: --flink_master=host:8081, ...",
+        "workers of prism, dask and flink", "Beam's own options are accepted too: --flink_master=host:8081, ..."
     )
     portable.add_argument(
         "--worker-python", metavar="FILE", help="of prism and flink: Python with Beam and the libraries (this one)"

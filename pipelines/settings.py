@@ -84,6 +84,7 @@ class RunSettings:
     export: str = SHARDS
     """Export format, of `EXPORTS`. shards: new tars; index: the input's tars stay, and an index of each lists the kept
     samples that training can use."""
+    # Scraped manifests have some bad rows; more than a few percent suggest a wrong column or damaged files.
     max_dead_share: float = 0.05
     """Fraction of dead-letter rows above which the exit status is 1."""
     download: DownloadSettings = field(default_factory=DownloadSettings)

@@ -27,6 +27,7 @@ from open_diht import Cat
 from open_diht.cat import TABLE, _Models, _typed, image_file
 from open_diht.filters.captions.numpy_spacy.tokenizer import _Generation
 from open_diht.filters.columns import ColumnCondition
+from open_diht.filters.output import SPOTTED
 from open_diht.filters.presets import BadPreset, load_preset
 from open_diht.filters.score import ScoreRule
 from open_diht.filters.spotting.decode import DecodeLimits, UnreadableImage, UnreadableImageReason, decode_image
@@ -34,7 +35,6 @@ from open_diht.filters.spotting.settings import SpotterSettings
 from open_diht.filters.spotting.spotter import TextSpotter
 from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.manifests import BadSchema, inspect, read
-from open_diht.pipelines.stages.output import SPOTTED
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SAMPLE = REPOSITORY / "data/sample"

@@ -22,8 +22,8 @@ import pytest
 import yaml
 
 from open_diht.filters.captions.annotate import CaptionAnnotator
+from open_diht.filters.cascade import KEPT, apply_caption_filters
 from open_diht.filters.presets import load_preset
-from open_diht.pipelines.stages.cascade import KEPT, apply_caption_filters
 from tests.forks import Forks
 from tests.hub_server import Hub
 from tests.pipelines.conftest import Filtered, filter_manifest

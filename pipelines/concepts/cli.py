@@ -26,12 +26,8 @@ before_main = ForkServer.branch_off
 def main(
     arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.concepts", **defaults: str
 ) -> int:
-    """Run the command line and return the exit status.
-
-    Args:
-        arguments: the command-line arguments; None: those of this process.
-        defaults: default values of options, which then need not be given.
-    """
+    """Run the command line, by default that of this process, and return the exit status. `defaults`: values of options,
+    which then need not be given."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
 
     def concepts() -> int:

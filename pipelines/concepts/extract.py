@@ -49,11 +49,7 @@ class TeacherFailed(RuntimeError):
 
 
 def prepared(content: bytes | None, teacher: LoadedTeacher) -> Any:
-    """Return the teacher's input tensor for an image, or `Bad`.
-
-    Args:
-        content: bytes of the image; None if the sample has none.
-    """
+    """Return the teacher's input tensor for an image, or `Bad`. None: the sample has no image."""
     try:
         image = _image(content)
     except UnreadableImage as error:
@@ -65,14 +61,8 @@ def prepared(content: bytes | None, teacher: LoadedTeacher) -> Any:
 
 
 def extracted(images: Sequence[Any], teacher: LoadedTeacher) -> Features:
-    """Return the features of a batch.
-
-    Args:
-        images: results of `prepared`.
-
-    Raises:
-        TeacherFailed: out of memory, or the teacher failed on every one of several images.
-    """
+    """Return the features of a batch of results of `prepared`. Raise TeacherFailed if memory ran out, or the teacher
+    failed on every one of several images."""
     bad = {place: image for place, image in enumerate(images) if isinstance(image, Bad)}
     places = [place for place in range(len(images)) if place not in bad]
     found = _found([images[place] for place in places], teacher) if places else []

@@ -5,8 +5,7 @@ and resumed run produces the same bytes as an undisturbed one, and n shards of a
 results are saved about every minute, and the next run with the same settings resumes from there. The row of an image
 that cannot be decoded, or on which the teacher fails, holds zeros and is marked.
 
-While the teacher processes a batch on a GPU, threads decode the next ones: a GPU needs about a
-dozen cores for that.
+While the teacher processes a batch on a GPU, threads decode the next ones: a GPU needs about a dozen cores for that.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,9 +48,8 @@ class FeatureStage(Stage):
     shards: StorePath
     teacher: Teacher
     fingerprint: Mapping[str, str] | Fingerprints
-    """Fingerprint of each unit: teacher, precision and tar. The batch size is not part of it,
-    because it changes only the last bits: after lowering it for lack of memory, finished units
-    remain valid."""
+    """Fingerprint of each unit: teacher, precision and tar. The batch size is not part of it, because it changes only
+    the last bits: after lowering it for lack of memory, finished units remain valid."""
     batch_size: int = 32
     device: str = "cpu"
     precision: str = "fp32"
@@ -97,12 +94,11 @@ class FeatureStage(Stage):
         return said, [feature_path(self.layout, unit), status_path(self.layout, unit)]
 
     def features(self, batches: Batches) -> Iterator[tuple[Keys, Features]]:
-        """Yield keys and features of the images of a shard, batch by batch. Call `setup` first.
-
-        Raises:
-            TeacherFailed: see `extract.extracted`; the message names the batch.
-        """
-        for keys, images in self._ahead(batches):
+        """Yield keys and features of the images of a shard, batch by batch, after `setup`. A TeacherFailed names the
+        batch."""
+        prepare = partial(prepared, teacher=self._loaded)
+        # On a CPU nothing is decoded ahead, because the teachers need the cores.
+        for keys, images in prepared_ahead(batches, prepare, 0 if self.device == "cpu" else self.threads):
             try:
                 yield keys, extracted(images, self._loaded)
             except TeacherFailed as error:
@@ -124,12 +120,6 @@ class FeatureStage(Stage):
         name = f"{unit}.{self.fingerprint_of(unit)}.{self.batch_size}.npz"  # batches of another size end elsewhere
         return self.layout.work / self.name / "begun" / name
 
-    def _ahead(self, batches: Batches) -> Iterator[tuple[Keys, list[Any]]]:
-        """Yield keys and prepared images of each batch. On a CPU nothing is decoded ahead,
-        because the teachers need the cores."""
-        prepare = partial(prepared, teacher=self._loaded)
-        return prepared_ahead(batches, prepare, 0 if self.device == "cpu" else self.threads)
-
 
 def feature_path(layout: Layout, unit: str) -> StorePath:
     """Return the path of the features of a shard (`unit`, without .tar), a float16 array (n, d)."""
@@ -142,11 +132,7 @@ def status_path(layout: Layout, unit: str) -> StorePath:
 
 
 class Batches:
-    """The images of a shard in batches.
-
-    Args:
-        skip: number of samples to skip; the first batch begins there.
-    """
+    """The images of a shard in batches, without the first `skip` samples."""
 
     def __init__(self, path: StorePath, size: int, skip: int):
         self.path, self._size, self._skip = path, size, skip

@@ -32,12 +32,8 @@ def record_path(layout: Layout) -> StorePath:
 
 
 def precision_of(layout: Layout, teacher: Teacher, asked: str, device: str) -> str:
-    """Return the precision to compute in, bf16 or fp32. By default shards on machines of several kinds agree.
-
-    Args:
-        asked: the user's choice; if `AUTO`, the precision of this teacher's features in the folder,
-            else the best of the device.
-    """
+    """Return the precision to compute in, bf16 or fp32. With `AUTO` it is that of this teacher's features in the
+    folder, else the best of the device, so that shards on machines of several kinds agree."""
     if asked != AUTO:
         return asked
     known = read_json(record_path(layout))
@@ -47,11 +43,8 @@ def precision_of(layout: Layout, teacher: Teacher, asked: str, device: str) -> s
 
 
 def seen(teacher: Teacher) -> npt.NDArray[np.float32]:
-    """Return the features (d,) float32 of the fixed image, computed on this machine's CPU.
-
-    Raises:
-        WrongUse: see `Teacher.load`.
-    """
+    """Return the features (d,) float32 of the fixed image, computed on this machine's CPU. Errors are those of
+    `Teacher.load`."""
     loaded = teacher.load()
     found: npt.NDArray[np.float32] = loaded.features([loaded.transform(_fixed())])[0]
     return found
@@ -59,14 +52,8 @@ def seen(teacher: Teacher) -> npt.NDArray[np.float32]:
 
 def settle(layout: Layout, teacher: Teacher, asked: str, device: str, sees: npt.NDArray[np.float32]) -> None:
     """Record what identifies the features of a folder, or compare with its record of the same teacher and precision.
-
-    Args:
-        asked: precision, see `precision_of`.
-        sees: (d,) float32, the result of `seen`.
-
-    Raises:
-        WrongUse: this machine's libraries compute other features from the same weights.
-    """
+    Raise WrongUse if this machine's libraries compute other features from the same weights than `sees`, the result of
+    `seen`."""
     path = record_path(layout)
     ours: dict[str, Any] = {
         "teacher": teacher.identity(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -25,9 +24,8 @@ from open_diht.pipelines.store.storage import Row, StorePath
 
 @dataclass
 class LabelStage(Stage):
-    """The stage that stores labels, see `Stage`. A unit is a shard. Its result `<unit>.npz` holds
-    `keys`, and for each head `offsets` and `ids`. Sample i has the ids from offsets[i] to offsets[i
-    + 1], exclusive."""
+    """The stage that stores labels, see `Stage`. A unit is a shard. Its result `<unit>.npz` holds `keys`, and for each
+    head `offsets` and `ids`. Sample i has the ids from offsets[i] to offsets[i + 1], exclusive."""
 
     layout: Layout
     shards: StorePath
@@ -63,7 +61,11 @@ class LabelStage(Stage):
         except UnreadableFile as error:  # samples before the corrupt part are used, as in the trainer's loader
             broken = {"error": error.error, "message": error.message}
         with published(label_path(self.layout, unit)) as temporary, open(temporary, "wb") as file:
-            np.savez(file, **_arrays(keys, found))
+            arrays: dict[str, Any] = {"keys": packed_keys(keys)}
+            for head, lists in found.items():
+                arrays[f"{head}.offsets"] = np.cumsum([0, *map(len, lists)], dtype=np.int64)
+                arrays[f"{head}.ids"] = np.array([place for ids in lists for place in ids], np.int32)
+            np.savez(file, **arrays)
         said = {
             "rows": len(keys),
             "without_annotations": without,
@@ -86,11 +88,3 @@ class LabelStage(Stage):
 def label_path(layout: Layout, unit: str) -> StorePath:
     """Return the path of the labels of a shard (`unit`, without .tar)."""
     return layout.data("labels", unit).with_suffix(".npz")
-
-
-def _arrays(keys: Sequence[str], found: dict[str, list[list[int]]]) -> dict[str, Any]:
-    arrays: dict[str, Any] = {"keys": packed_keys(keys)}
-    for head, lists in found.items():
-        arrays[f"{head}.offsets"] = np.cumsum([0, *map(len, lists)], dtype=np.int64)
-        arrays[f"{head}.ids"] = np.array([place for ids in lists for place in ids], np.int32)
-    return arrays

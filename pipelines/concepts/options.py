@@ -15,22 +15,16 @@ from open_diht.pipelines.options import add_where, check_by
 def check(
     arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.concepts", **defaults: str
 ) -> None:
-    """End the process if the arguments of `make concepts` ask for help or `parse` refuses them; see `run_command`.
-
-    Args:
-        arguments: the command-line arguments; None: those of this process.
-        defaults: default values of options, which then need not be given.
-    """
+    """End the process if the arguments of `make concepts` ask for help or `parse` refuses them; see `run_command`."""
     check_by(concepts_parser(prog, defaults), arguments)
 
 
 def concepts_parser(prog: str, defaults: Mapping[str, str]) -> Parser:
     """Return the parser of `make concepts`."""
-    parser = Parser(
-        prog=prog,
-        description="Make vocabularies, labels and teacher features for concept distillation.",
+    parser = Parser(prog=prog, description="Make vocabularies, labels and teacher features for concept distillation.")
+    parser.add_argument(
+        "--data", required="data" not in defaults, help=f"output folder of `{spelled('filter')}`, or its URL"
     )
-    parser.add_argument("--data", required="data" not in defaults, help=f"output folder of `{spelled('filter')}`, or its URL")
     parser.add_argument("--output", help="folder or URL of the results (default: DATA/concepts)")
     parser.add_argument(
         "--teacher",

@@ -181,11 +181,7 @@ class Extraction:
     def stage_with(
         self, fingerprint: Mapping[str, str] | Fingerprints = MappingProxyType({}), *, threads: int
     ) -> FeatureStage:
-        """Return the stage with an explicit number of threads.
-
-        Args:
-            fingerprint: fingerprint of each unit; not needed for `FeatureStage.features`.
-        """
+        """Return the stage with an explicit number of threads. `FeatureStage.features` needs no fingerprints."""
         settings = self._settings
         return FeatureStage(
             self._layout,

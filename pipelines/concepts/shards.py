@@ -20,11 +20,8 @@ MAX_JSON_BYTES = 16 * 2**20
 
 
 def shard_entries(data: StorePath) -> dict[str, Shard]:
-    """Return each shard's entry in the manifest of `make filter`, by unit name (file name without .tar).
-
-    Raises:
-        WrongUse: there is no such manifest, or it lists no shard.
-    """
+    """Return each shard's entry in the manifest of `make filter`, by unit name (file name without .tar). Raise WrongUse
+    if there is no such manifest, or it lists no shard."""
     manifest = read_json(data / "shards" / "manifest.json")
     if not manifest or not manifest.get("shards"):
         if (Layout(data).indexes / "manifest.json").exists():
@@ -44,14 +41,9 @@ def shard_entries(data: StorePath) -> dict[str, Shard]:
 
 
 def images_of(path: StorePath) -> Iterator[tuple[str, bytes | None]]:
-    """Yield key and image of every sample, of equal keys only the first; the image is None if the sample has none,
-    and cut if it is larger than `MAX_IMAGE_BYTES`.
-
-    Raises:
-        FileNotFoundError: there is no such tar.
-        UnreadableFile: the tar is corrupt or truncated; samples that another one follows before that are yielded first.
-        Unreachable: a store stops answering while the tar is read.
-    """
+    """Yield key and image of every sample, of equal keys only the first; the image is None if the sample has none, and
+    cut if it is larger than `MAX_IMAGE_BYTES`. Raise UnreadableFile if the tar is corrupt or truncated, after the
+    samples before that which another one follows."""
 
     def limit(_: int, ending: str) -> int:
         return MAX_IMAGE_BYTES if ending in IMAGES else 0

@@ -73,13 +73,9 @@ class Teacher:
     def load(self, device: str = "cpu", precision: str = "fp32") -> LoadedTeacher:
         """Build the model and read the weights.
 
-        Args:
-            device: torch device; cuda claims one of the GPUs, see `Claim`, and cuda:1 claims that GPU.
-            precision: fp32 or bf16.
-
-        Raises:
-            WrongUse: there is no such model, it has no linear layer to drop (torchvision), its text configuration is
-                not cached (open_clip), the weights do not fit it, or the device does not support the precision.
+        `device`: torch's name; cuda claims one of the GPUs, see `Claim`, and cuda:1 claims that GPU. Raise WrongUse if
+        there is no such model, it has no linear layer to drop (torchvision), its text configuration is not cached
+        (open_clip), the weights do not fit it, or the device does not support the precision.
         """
         import torch
 
@@ -122,16 +118,9 @@ def teacher_names() -> list[str]:
 
 
 def find_teacher(name: str, weights: str | None = None) -> Teacher:
-    """Find a teacher and the SHA-256 of its weights.
-
-    Args:
-        name: name of the teacher, see the head of this module.
-        weights: path of its weights; None if the name or a package provides them.
-
-    Raises:
-        WrongUse: there is no such teacher, a package is not installed, or its weights are missing or
-            differ from the known file, or are named twice.
-    """
+    """Find a teacher by name (see the head of this module) and the SHA-256 of its weights, whose path may be in the
+    name or a package. Raise WrongUse if there is no such teacher, a package is not installed, or its weights are
+    missing, differ from the known file, or are named twice."""
     asked = parse_encoder_name(name, libraries=LIBRARIES, names=teacher_names(), what="teacher")
     whose = f"teacher {name}"
     if asked.library:

@@ -84,11 +84,8 @@ class VocabularyStage(Stage):
 
 
 def annotated(row: Row) -> tuple[list[str], list[str]]:
-    """Return the objects and attributes of a row of kept/, or of a sample's .json in the shards.
-
-    Raises:
-        KeyError, TypeError, IndexError: the row has no such columns, or they have another form. Not all other forms are
-            noticed.
+    """Return the objects and attributes of a row of kept/, or of a sample's .json in the shards. Raise KeyError,
+    TypeError or IndexError if the row has no such columns, or they have another form; not all other forms are noticed.
     """
     pairs = row["attributes"] or []
     return row["objects"] or [], [pair["attribute"] if isinstance(pair, dict) else pair[1] for pair in pairs]
@@ -119,27 +116,14 @@ def _merged(layout: Layout, units: Sequence[str]) -> Iterator[tuple[str, str, in
 
 
 def lowest_count(rows: int, asked: int | None) -> int:
-    """Return the `min_count` to use.
-
-    Args:
-        asked: the user's choice; None: a fiftieth of the rows, at least 2 and at most 100.
-    """
+    """Return the `min_count` to use: the user's choice, else a fiftieth of the rows, at least 2 and at most 100."""
     return asked if asked is not None else min(100, max(2, rows // 50))
 
 
 def make_vocabulary(layout: Layout, units: Sequence[str], rows: int, min_count: int, max_size: int) -> Vocabulary:
-    """Make the vocabulary: the names of each head, most frequent first, and by name if equally frequent.
-
-    Args:
-        min_count: number of rows that must have a name.
-
-    Returns:
-        The vocabulary. Its `hash` covers the names in order, because their positions are the class
-        ids.
-
-    Raises:
-        ValueError: a head would be empty; the message gives the highest count, if any.
-    """
+    """Make the vocabulary: the names of each head that `min_count` rows have, most frequent first, and by name if
+    equally frequent. Its `hash` covers the names in order, because their positions are the class ids. Raise ValueError,
+    with the highest count, if a head would be empty."""
     found: dict[str, list[tuple[int, str]]] = {head: [] for head in HEADS}
     most: dict[str, tuple[int, str]] = {}
     for head, name, count in _merged(layout, units):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from open_diht.filters.cascade import StageFilter
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.settings import STAGES, RunSettings
 from open_diht.pipelines.stages.annotator import Annotator, registered_annotators
 from open_diht.pipelines.stages.captions import CaptionStage
-from open_diht.pipelines.stages.cascade import StageFilter
 from open_diht.pipelines.stages.columns import ColumnStage
 from open_diht.pipelines.stages.download import DownloadStage
 from open_diht.pipelines.stages.score.stage import ScoreStage
@@ -77,13 +77,13 @@ class Annotations:
                 found.update(map(unit_of, missing))
         return [unit for unit in units if unit in found]
 
-    def judges(self) -> tuple[StageFilter, ...]:
+    def own_filters(self) -> tuple[StageFilter, ...]:
         """Return the filters of stages whose annotations the cascade does not know. All units that have not failed
         must be annotated."""
         running = [kind for kind in self._kinds if kind.runs(self._settings)]
         sources = self.sources([unit.name for unit in self._work.units()])
-        judges = [kind.judge(self._settings, self._work, sources) for kind in running]
-        return tuple(judge for judge in judges if judge is not None)
+        own = [kind.judge(self._settings, self._work, sources) for kind in running]
+        return tuple(judge for judge in own if judge is not None)
 
     def sources(self, units: Sequence[str]) -> dict[str, list[Any]]:
         """Return for each unit values that change when its annotations change, such as fingerprints."""

@@ -27,8 +27,7 @@ from open_diht.pipelines.datasets import Dataset, DatasetError, load_dataset
 from open_diht.pipelines.datasets.roles import WITH_OPTION
 from open_diht.pipelines.driver.annotations import stage_names
 from open_diht.pipelines.driver.conservation import NotConserved
-from open_diht.pipelines.driver.outcome import FilterOutcome
-from open_diht.pipelines.driver.run import run
+from open_diht.pipelines.driver.run import FilterOutcome, run
 from open_diht.pipelines.fetch import DownloadSettings
 from open_diht.pipelines.hub.publisher import Publisher
 from open_diht.pipelines.manifests import ManifestError, NoInput, input_items
@@ -41,7 +40,7 @@ from open_diht.pipelines.runners.fork_server import ForkServer
 from open_diht.pipelines.runners.workers import WorkerDied
 from open_diht.pipelines.settings import RunSettings, ScoreSettings
 from open_diht.pipelines.stages.dedup.clusters import FaissMissing
-from open_diht.pipelines.stages.score.stored import NAME
+from open_diht.pipelines.stages.score.stored import SCORE
 from open_diht.pipelines.store.commit import RunFailed
 from open_diht.pipelines.store.locking import NotLocked
 from open_diht.pipelines.store.storage import StorePath, store_path
@@ -50,15 +49,7 @@ MOST_SHARDS = 10_000
 """Upper bound of n in SHARD=i/n: each shard polls for all others, which takes seconds at a million shards."""
 _HERE = ("direct", "prism")
 """Runners whose workers are on this machine."""
-_WRONG_USE = (
-    RunnerError,
-    BadPreset,
-    DatasetError,
-    ManifestError,
-    PlanMismatch,
-    PluginError,
-    FaissMissing,
-)
+_WRONG_USE = (RunnerError, BadPreset, DatasetError, ManifestError, PlanMismatch, PluginError, FaissMissing)
 _FAILED = (
     ModelMissing,
     WeightsMissing,
@@ -74,15 +65,9 @@ _FAILED = (
 
 
 def backend_of(options: argparse.Namespace, of_beam: Sequence[str], places: Sequence[tuple[str, str]]) -> Backend:
-    """Return the backend that runs the units, after checking that it can run them.
-
-    Args:
-        of_beam: arguments for Beam; those that Beam does not know are refused.
-        places: (name of the option or variable, path) of the data that workers read and write.
-
-    Raises:
-        RunnerError, WrongUse: the backend cannot run jobs with these options.
-    """
+    """Return the backend that runs the units. RunnerError or WrongUse says why it cannot with these options, or with
+    arguments for Beam that Beam does not know. `places`: (name of the option or variable, path) of the data that
+    workers read and write."""
     backend = make_backend(
         options.runner,
         of_beam,
@@ -113,11 +98,7 @@ before_main = ForkServer.branch_off
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines") -> int:
-    """Run the command line.
-
-    Args:
-        arguments: the command line; None: that of this process.
-    """
+    """Run the command line, by default that of this process."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
 
     def filter_rows() -> int:
@@ -150,11 +131,7 @@ def told(outcome: FilterOutcome) -> int:
 
 
 def settings_of(options: argparse.Namespace, of_beam: Sequence[str], arguments: Sequence[str]) -> RunSettings:
-    """Return the settings of the run that a command line asks for.
-
-    Args:
-        of_beam: arguments for Beam; those that Beam does not know are refused.
-    """
+    """Return the settings of the run that a command line asks for. `of_beam`: arguments left for Beam."""
     refuse_empty(options, "input", "output", "work")
     # Plugins first, since other options may name their stages and formats.
     for name in options.plugin:
@@ -171,7 +148,11 @@ def settings_of(options: argparse.Namespace, of_beam: Sequence[str], arguments: 
         **roles,
     )
     publisher = _publisher(options)
-    place = ("--work", options.work or _work(publisher)) if publisher else ("OUTPUT", options.output)
+    place = ("OUTPUT", options.output)
+    if publisher:
+        target = publisher.target
+        branch = f"@{target.revision}" if target.revision else ""
+        place = ("--work", options.work or f"{WORK}/{target.repository}{branch}")
     output = _output(place[1] or f"out/{dataset.name}", place[0])
     source = options.input or _default_input(dataset, options.dataset)
     backend = backend_of(options, of_beam, _places((place[0], str(output)), source, dataset))
@@ -200,8 +181,8 @@ def settings_of(options: argparse.Namespace, of_beam: Sequence[str], arguments: 
 
 def _score(options: argparse.Namespace) -> ScoreSettings | None:
     if options.score_model is None:
-        if options.stages and NAME in _stages(options.stages):
-            raise WrongUse(f"--stages includes {NAME}, but no model is given; pass --score-model NAME")
+        if options.stages and SCORE in _stages(options.stages):
+            raise WrongUse(f"--stages includes {SCORE}, but no model is given; pass --score-model NAME")
         return None
     return ScoreSettings(
         model=options.score_model,
@@ -246,11 +227,6 @@ def _publisher(options: argparse.Namespace) -> Publisher | None:
     if target.repository in read:
         raise WrongUse(f"INPUT and OUTPUT are both in {target.repository}; publish to another repository")
     return Publisher(target, private=options.private)
-
-
-def _work(publisher: Publisher) -> str:
-    target = publisher.target
-    return f"{WORK}/{target.repository}{f'@{target.revision}' if target.revision else ''}"
 
 
 def _output(text: str, called: str) -> StorePath:

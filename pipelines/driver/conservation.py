@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from open_diht.common.naming import counted
+from open_diht.filters.cascade import DEAD, KEPT
+from open_diht.filters.output import PASSED, REJECTED
+from open_diht.filters.several_captions import OTHER_CAPTIONS, captions_in
 from open_diht.pipelines.manifests.plan import Unit
 from open_diht.pipelines.report.funnel import CaptionCounts, FunnelRecord
-from open_diht.pipelines.stages.cascade import DEAD, KEPT
-from open_diht.pipelines.stages.output import PASSED, REJECTED
-from open_diht.pipelines.stages.several import OTHER_CAPTIONS, captions_in
 from open_diht.pipelines.store.commit import read_json, remove
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import StorePath, each, read_table, row_count, row_groups
@@ -36,14 +36,9 @@ class _Damaged(NotConserved):
 
 
 def check_conservation(layout: Layout, units: Sequence[Unit], funnel: FunnelRecord) -> None:
-    """Check that rows in = kept + rejected (by one reason each) + dead-letter rows + not decided, for each unit and in
-    total, and that the same holds for captions if a row may have several. Kept, rejected and
-    dead-letter rows are counted in the files.
-
-    Raises:
-        NotConserved: the equation does not hold, or files are damaged or belong to no unit; the message has the
-            numbers or the files.
-    """
+    """Raise NotConserved, with the numbers or the files, unless rows in = kept + rejected (by one reason each) +
+    dead-letter rows + not decided, for each unit and in total, and the same holds for captions if a row may have
+    several. Rows are counted in the files."""
     expected = {f"part-{unit.name}.parquet" for unit in units} | {"part-unreadable.parquet"}
     for kind in ("kept", "rejected", "dead_letter"):
         for path in (layout.root / kind).glob("*.parquet"):
@@ -75,11 +70,8 @@ def check_conservation(layout: Layout, units: Sequence[Unit], funnel: FunnelReco
 
 
 def _check_captions(layout: Layout, units: Sequence[Unit], counts: CaptionCounts) -> None:
-    """Check that captions in = passed + rejected (by one reason each) + in dead-letter rows + not decided.
-
-    Raises:
-        NotConserved: the equation does not hold, or a file is damaged.
-    """
+    """Raise NotConserved unless captions in = passed + rejected (by one reason each) + in dead-letter rows + not
+    decided."""
     total: Counter[str] = Counter()
     for unit, found in zip(units, each(lambda unit: _captions_of(layout, unit.name), units, layout.root), strict=True):
         read = read_json(layout.commit("captions", unit.name))["captions"]
@@ -105,34 +97,27 @@ def _captions_of(layout: Layout, unit: str) -> Counter[str]:
     dead = _column(layout.part("dead_letter", unit), "ordinal")
     if len(dead):  # dead letters of unreadable rows are no rows of stage `captions`
         ordinals = dead.combine_chunks()
-        found[DEAD] += _readable(lambda path: _captions_at(path, ordinals), layout.data("captions", unit))
+
+        def captions_at(path: StorePath) -> int:
+            groups = row_groups(path, ["ordinal", OTHER_CAPTIONS])
+            return sum(captions_in(rows.filter(pc.is_in(rows["ordinal"], value_set=ordinals))) for rows in groups)
+
+        found[DEAD] += _readable(captions_at, layout.data("captions", unit))
     return found
 
 
-def _captions_at(path: StorePath, ordinals: pa.Array) -> int:
-    """Return the number of captions of some rows of a file of stage `captions`."""
-    groups = row_groups(path, ["ordinal", OTHER_CAPTIONS])
-    return sum(captions_in(rows.filter(pc.is_in(rows["ordinal"], value_set=ordinals))) for rows in groups)
-
-
 def _counted(layout: Layout, unit: str) -> tuple[int, Counter[str]] | _Damaged:
-    """Return the result of `_check_unit`. If a file is damaged, delete the unit's record and return the error, since
-    more units may have such files, as after a power failure."""
+    """Return the number of rows of a unit, and the number of its rejected rows by reason. If a file is damaged, delete
+    the unit's record and return the error, since more units may have such files, as after a power failure."""
+    record = read_json(layout.commit("captions", unit))
     try:
-        return _check_unit(layout, unit)
+        kept = _readable(row_count, layout.part("kept", unit))
+        reasons = _column(layout.part("rejected", unit), "reason")
+        ordinals = _column(layout.part("dead_letter", unit), "ordinal")
     except _Damaged as damaged:
         remove(layout.commit("decide", unit))
         return damaged
-
-
-def _check_unit(layout: Layout, unit: str) -> tuple[int, Counter[str]]:
-    """Return the number of rows of a unit, and the number of its rejected rows by reason."""
-    record = read_json(layout.commit("captions", unit))
-    kept = _readable(row_count, layout.part("kept", unit))
-    reasons = _column(layout.part("rejected", unit), "reason")
-    # Entries without an ordinal are for units, not rows.
-    ordinals = _column(layout.part("dead_letter", unit), "ordinal")
-    dead = len(ordinals) - ordinals.null_count
+    dead = len(ordinals) - ordinals.null_count  # entries without an ordinal are for units, not rows
     rejected = Counter({entry["values"]: entry["counts"] for entry in reasons.value_counts().to_pylist()})
     if None in rejected:
         raise NotConserved(f"unit {unit}: {rejected[None]} rejected rows without a reason")
@@ -145,16 +130,15 @@ def _check_unit(layout: Layout, unit: str) -> tuple[int, Counter[str]]:
 
 
 def _column(path: StorePath, name: str) -> pa.ChunkedArray:
+    def read(path: StorePath) -> pa.ChunkedArray:
+        column = read_table(path, columns=[name])[name]
+        column.validate(full=True)  # text that is not UTF-8 could not be counted
+        return column
+
     try:
-        return _readable(lambda path: _valid(read_table(path, columns=[name])[name]), path)
+        return _readable(read, path)
     except FileNotFoundError:
         return pa.chunked_array([], pa.string())
-
-
-def _valid(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return a column whose values can be counted. Raises ArrowInvalid, for example for text that is not UTF-8."""
-    column.validate(full=True)
-    return column
 
 
 def _readable(read: Callable[[StorePath], _T], path: StorePath) -> _T:

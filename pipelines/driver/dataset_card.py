@@ -95,12 +95,7 @@ def _footer(path: StorePath) -> pq.FileMetaData | None:
 
 
 def render_card(funnel: FunnelRecord, settings: RunSettings, plan: Plan, configs: Sequence[Config]) -> str:
-    """Return the text of a card.
-
-    Args:
-        settings: settings of the run, with the license that the publisher states.
-        configs: the configurations; the first one is the default.
-    """
+    """Return the text of a card. The first of its configurations is the default."""
     dataset, dead, rows_in, rate = settings.dataset, funnel["dead_letter"], funnel["rows_in"], funnel["keep_rate"]
     source = dataset.title if dataset.homepage else _OWN
     title = f"{source}, filtered"

@@ -11,34 +11,31 @@ import pyarrow as pa
 from open_diht.common.naming import counted
 from open_diht.common.spelling import spelled_option
 from open_diht.filters.captions.filters import NoCaption
+from open_diht.filters.cascade import NOT_AT_HAND
+from open_diht.filters.download import EXPLANATIONS, Reason
 from open_diht.filters.score import NOT_SCORED
 from open_diht.filters.spotting.decode import UnreadableImageReason
 from open_diht.pipelines.engine.work import Work
-from open_diht.pipelines.fetch.reasons import EXPLANATIONS, Reason
 from open_diht.pipelines.manifests import Broken
 from open_diht.pipelines.manifests.images import MissingReason, image_folders
 from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.settings import RunSettings
-from open_diht.pipelines.stages.cascade import NOT_AT_HAND
 from open_diht.pipelines.stages.decide import broken_unit
 
 
 def errors_of(work: Work, funnel: FunnelRecord | None, settings: RunSettings) -> tuple[str, ...]:
     """Return the error lines of a run. If no row has a caption or no image could be read, the last one names a remedy.
-
-    Args:
-        funnel: counts of the run; None if it ended before they were complete.
-    """
+    `funnel` is None if the run ended before its counts were complete."""
     paths = {unit.name: unit.span.path for unit in work.plan.units}
-    given_up = {paths[unit] for unit in work.set_aside}
+    given_up = {paths[unit] for unit in work.quarantined}
     found = [
         f"{path} {what}: "
         + ("none of its rows are in the results" if path in given_up else "the results are from its earlier content")
         + ". Restore it and run the same command to redo its units, or choose another OUTPUT for its new content"
         for path, what in work.changed.items()
     ]
-    if failed := {unit: record for unit, record in work.set_aside.items() if paths[unit] not in work.changed}:
+    if failed := {unit: record for unit, record in work.quarantined.items() if paths[unit] not in work.changed}:
         unit, record = next(iter(failed.items()))
         last = record["tries"][-1]
         found.append(
@@ -118,15 +115,11 @@ def _all_lost(work: Work, funnel: FunnelRecord, settings: RunSettings) -> str | 
     return f"no image could be read: {rows:,} of the {total} that needed one ended with {reason}; {remedy}"
 
 
-def dead_letters_of(plan: Plan, set_aside: Mapping[str, Mapping[str, Any]]) -> pa.Table | None:
-    """Return the dead-letter table of unreadable files and quarantined units, None if there are none.
-
-    Args:
-        plan: plan of the run, with the files that could not be read.
-    """
+def dead_letters_of(plan: Plan, quarantined: Mapping[str, Mapping[str, Any]]) -> pa.Table | None:
+    """Return the dead-letter table of unreadable files and quarantined units, None if there are none."""
     dead_letters = [broken_unit(file, None) for file in plan.unreadable]
     paths = {unit.name: unit.span.path for unit in plan.units}
-    for unit, record in sorted(set_aside.items()):
+    for unit, record in sorted(quarantined.items()):
         last = record["tries"][-1]
         entry: Broken = {"path": paths[unit], "error": last["error"], "message": last["message"]}
         dead_letters.append(broken_unit(entry, unit, record["stage"]))

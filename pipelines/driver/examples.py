@@ -10,13 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from open_diht.filters.captions.explain import explain
-from open_diht.filters.presets import Preset
-from open_diht.filters.spotting.overlap import overlap
-from open_diht.pipelines.datasets import Dataset
-from open_diht.pipelines.manifests import FileChanged, UnreadableFile
-from open_diht.pipelines.manifests.plan import Plan, Unit
-from open_diht.pipelines.report.example import Example
-from open_diht.pipelines.stages.cascade import (
+from open_diht.filters.cascade import (
     KEPT,
     Decisions,
     MeasuringFilter,
@@ -26,6 +20,12 @@ from open_diht.pipelines.stages.cascade import (
     cascade,
     with_one_caption,
 )
+from open_diht.filters.presets import Preset
+from open_diht.filters.spotting.overlap import overlap
+from open_diht.pipelines.datasets import Dataset
+from open_diht.pipelines.manifests import FileChanged, UnreadableFile
+from open_diht.pipelines.manifests.plan import Plan, Unit
+from open_diht.pipelines.report.example import Example
 from open_diht.pipelines.stages.columns import annotated_rows
 from open_diht.pipelines.stages.image_records import image_records
 from open_diht.pipelines.stages.images import images_of
@@ -46,13 +46,9 @@ def collect_examples(
     dataset: Dataset,
     preset: Preset,
     stages: Sequence[str],
-    judges: Sequence[StageFilter] = (),
+    own: Sequence[StageFilter] = (),
 ) -> dict[str, list[Example]]:
-    """Return up to `EXAMPLES` rows of each reason, of kept and dead-letter rows, from the first units with such rows.
-
-    Args:
-        judges: filters of stages, which decide in addition to the preset.
-    """
+    """Return up to `EXAMPLES` rows of each reason, and of kept and dead-letter rows, of the first units with any."""
     wanted: dict[str, list[tuple[str, int]]] = {}
     for unit in units:
         for reason, ordinals in read_json(layout.commit("decide", unit.name))["examples"].items():
@@ -73,7 +69,7 @@ def collect_examples(
         groups = annotated_rows(layout, name, preset)
         rows = pa.concat_tables(group.filter(np.isin(np.asarray(group["ordinal"]), asked)) for group in groups)
         place_of = {ordinal: index for index, ordinal in enumerate(rows["ordinal"].to_pylist())}
-        measured = _measured(layout, name, rows, judges)
+        measured = _measured(layout, name, rows, own)
         images = _images(images_of(layout, name, spans[name], plan.image_rows, dataset, asked))
         for ordinal, reason in mine:
             one = with_one_caption(rows.slice(place_of[ordinal], 1), record_of.get(ordinal), preset, stages)
@@ -87,11 +83,11 @@ def collect_examples(
 
 
 def _measured(
-    layout: Layout, unit: str, rows: pa.Table, judges: Sequence[StageFilter]
+    layout: Layout, unit: str, rows: pa.Table, own: Sequence[StageFilter]
 ) -> dict[int, dict[str, float | None]]:
     """Return the numbers that the filters of stages measured, by ordinal; other rows are omitted."""
     found: dict[int, dict[str, float | None]] = {}
-    for one in (one for one in judges if isinstance(one, MeasuringFilter)):
+    for one in (one for one in own if isinstance(one, MeasuringFilter)):
         for ordinal in rows["ordinal"].to_pylist():
             with contextlib.suppress(NotLookedAt):
                 mine = rows.filter(pa.array(np.asarray(rows["ordinal"]) == ordinal))
@@ -110,11 +106,8 @@ def _images(images: Iterable[tuple[int, Any]]) -> dict[int, bytes]:
 
 
 def example_of(one_row: pa.Table, preset: Preset, decisions: Decisions, record: Mapping[str, Any] | None) -> Example:
-    """Return a row as the report shows it: the graph of its caption, the spotted text and the overlap.
-
-    Args:
-        record: OCR record of its image, a row of `stages.rows.RECORD`; None: leave out what was read in it.
-    """
+    """Return a row as the report shows it: the graph of its caption, the spotted text and the overlap. `record` is its
+    row of `RECORD`; None leaves out what was read in its image."""
     row = one_row.to_pylist()[0]
     decided = decisions.counts if decisions.asked[0] else None
     if decided is None:  # leave out annotations that only an earlier run may have made
@@ -152,9 +145,6 @@ def _with_reasons(row: Mapping[str, Any], second_opinion: bool) -> tuple[list[An
 
     The reasons are recomputed. If that gives other scores than the stored ones, something else annotated the row, and
     the result has no reasons.
-
-    Args:
-        second_opinion: whether it was annotated with a second opinion.
     """
     stored = tuple(row.get(name) or [] for name in ("actions", "attributes", "relations"))
     if not any(stored):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from open_diht.filters.cascade import DEAD, KEPT, NOT_AT_HAND, NOT_DECIDED, StageFilter, Step, cascade, conditions_of
 from open_diht.filters.columns import MISSING_PLACE, STORED, ColumnCondition
 from open_diht.filters.presets import Preset
 from open_diht.pipelines.engine.stage import FailedUnit
@@ -13,16 +14,6 @@ from open_diht.pipelines.manifests.plan import Plan, Unit
 from open_diht.pipelines.report.funnel import ColumnHistogram, FunnelRecord, FunnelStep, NotDecided
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.captions import CaptionRecord
-from open_diht.pipelines.stages.cascade import (
-    DEAD,
-    KEPT,
-    NOT_AT_HAND,
-    NOT_DECIDED,
-    StageFilter,
-    Step,
-    cascade,
-    conditions_of,
-)
 from open_diht.pipelines.stages.tally import DecideRecord
 from open_diht.pipelines.store.commit import read_json
 from open_diht.pipelines.store.layout import Layout
@@ -30,17 +21,15 @@ from open_diht.pipelines.store.storage import each
 
 
 def summarise(
-    layout: Layout, units: Sequence[Unit], plan: Plan, settings: RunSettings, judges: Sequence[StageFilter] = ()
+    layout: Layout, units: Sequence[Unit], plan: Plan, settings: RunSettings, own: Sequence[StageFilter] = ()
 ) -> FunnelRecord:
     """Return the funnel of the decisions. The caller adds duplicates, an index export, quarantined units and seconds.
 
-    Args:
-        plan: plan of the run. Rows of its other units count as not decided, and so do rows after the break of a
-            truncated unit if the plan has counted them.
-        judges: filters of stages, which decide in addition to the preset.
+    Rows of the plan's other units count as not decided, and so do rows after the break of a truncated unit if the plan
+    has counted them.
     """
     broken = [in_words(file) for file in plan.unreadable]
-    waiting = _not_decided(layout, plan, units)
+    waiting, undecided = _not_decided(layout, plan, units)
     unparsed, captions_in, by_reason, moves = 0, 0, Counter[str](), Counter[str]()
 
     def read(unit: Unit) -> tuple[CaptionRecord, DecideRecord]:
@@ -58,11 +47,10 @@ def summarise(
             by_reason.update(decided.get("captions", {}))
             yield captions["rows"], decided
 
-    steps, conditions = cascade(settings.preset, judges), conditions_of(judges)
+    steps, conditions = cascade(settings.preset, own), conditions_of(own)
     funnel = count(records(), settings.preset, settings.stages, steps, conditions, waiting)
     funnel["dataset"], funnel["unparsed"], funnel["moves"] = settings.dataset.name, unparsed, dict(moves)
     if settings.dataset.several_captions:
-        undecided = _captions_not_decided(layout, plan, units)
         funnel["captions"] = {
             "captions_in": captions_in + undecided,
             "passed": by_reason.pop(KEPT, 0),
@@ -82,12 +70,7 @@ def count(
     conditions: Sequence[ColumnCondition] = (),
     waiting: NotDecided | None = None,
 ) -> FunnelRecord:
-    """Return the funnel of commit records.
-
-    Args:
-        conditions: conditions of the filters of stages, in addition to those of the preset.
-        waiting: counts of undecided rows, read after the last record; None: no such rows.
-    """
+    """Return the funnel of commit records. `waiting`, the counts of undecided rows, is read after the last record."""
     rejected: Counter[str] = Counter()
     dead: Counter[str] = Counter()
     lost: Counter[str] = Counter()
@@ -136,8 +119,9 @@ def _drawn(condition: ColumnCondition, histograms: Mapping[str, Mapping[int, int
     return {"labels": {str(one): condition.label(one) for one in bins}, "thresholds": list(condition.thresholds)}
 
 
-def _not_decided(layout: Layout, plan: Plan, decided: Sequence[Unit]) -> NotDecided:
-    names = {unit.name for unit in decided}
+def _not_decided(layout: Layout, plan: Plan, decided: Sequence[Unit]) -> tuple[NotDecided, int]:
+    """Return the counts of the other units of a plan, and the number of captions that were read of them."""
+    names, captions = {unit.name for unit in decided}, 0
     found: NotDecided = {"rows": 0, "units": 0, "uncounted": 0}
     for unit in plan.units:
         if unit.name not in names:
@@ -146,14 +130,8 @@ def _not_decided(layout: Layout, plan: Plan, decided: Sequence[Unit]) -> NotDeci
             found["units"] += 1
             found["uncounted"] += known is None
             found["rows"] += known or 0
-    return found
-
-
-def _captions_not_decided(layout: Layout, plan: Plan, decided: Sequence[Unit]) -> int:
-    """Return the number of captions that were read of the other units of a plan."""
-    names = {unit.name for unit in decided}
-    records = (read_json(layout.commit("captions", unit.name)) for unit in plan.units if unit.name not in names)
-    return sum(record.get("captions", 0) for record in records if record)
+            captions += record.get("captions", 0) if record else 0
+    return found, captions
 
 
 def _steps(
@@ -195,7 +173,7 @@ def _steps(
     return steps
 
 
-def count_set_aside(funnel: FunnelRecord, set_aside: Mapping[str, FailedUnit]) -> None:
+def count_quarantined(funnel: FunnelRecord, quarantined: Mapping[str, FailedUnit]) -> None:
     """Add the quarantined units to a funnel: those that were not decided, and those that were not exported."""
-    funnel["dead_letter"]["units"] += len(set_aside)
-    funnel["set_aside"] = {unit: record["stage"] for unit, record in sorted(set_aside.items())}
+    funnel["dead_letter"]["units"] += len(quarantined)
+    funnel["set_aside"] = {unit: record["stage"] for unit, record in sorted(quarantined.items())}

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from open_diht.common.naming import counted
 from open_diht.common.spelling import spelled, spelled_option
+from open_diht.filters.cascade import NOT_AT_HAND
 from open_diht.pipelines.manifests import FileInfo, check_consistent
 from open_diht.pipelines.report.funnel import FunnelRecord
-from open_diht.pipelines.stages.cascade import NOT_AT_HAND
 from open_diht.pipelines.stages.dedup.findings import UID
 from open_diht.pipelines.stages.tar_indexes import OTHER_CAPTION, UNUSABLE
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any, cast
 
+from open_diht.filters.cascade import StageFilter
 from open_diht.pipelines.datasets import READ_AS
 from open_diht.pipelines.driver.dataset_card import card_of
 from open_diht.pipelines.driver.examples import collect_examples
@@ -18,7 +19,6 @@ from open_diht.pipelines.manifests.plan import Plan, Unit
 from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.report.page import render_report
 from open_diht.pipelines.settings import RunSettings
-from open_diht.pipelines.stages.cascade import StageFilter
 from open_diht.pipelines.store.commit import publish_bytes, publish_json, retract
 from open_diht.pipelines.store.fingerprints import fingerprint_of
 from open_diht.pipelines.store.layout import CARD, CARD_MARK, Layout
@@ -39,16 +39,12 @@ class Results:
     """Models and settings of each stage, recorded in run.json."""
     seconds: dict[str, float]
     """Seconds that each stage took in this run."""
-    judges: Sequence[StageFilter] = ()
+    own: Sequence[StageFilter] = ()
     """Filters of stages, which decided in addition to the preset."""
 
     def publish(self, funnel: FunnelRecord, decided: dict[str, str], began: float, say: Callable[[str], None]) -> None:
-        """Write the results and print the funnel; only print it if nothing has changed since an earlier run.
-
-        Args:
-            funnel: counts of the run; its `seconds` are set here.
-            began: start of the run, in seconds since 1970.
-        """
+        """Write the results and print the funnel; only print it if nothing has changed since an earlier run. `began` is
+        the start of the run in seconds since 1970."""
         settings = self.settings
         root, stages = self.layout.root, settings.stages
         path, report = root / "funnel.json", root / "report.html"
@@ -60,7 +56,7 @@ class Results:
             say(render_funnel(funnel))
             return
         preset, dataset = settings.preset, settings.dataset
-        examples = collect_examples(self.layout, self.plan, self.units, dataset, preset, stages, self.judges)
+        examples = collect_examples(self.layout, self.plan, self.units, dataset, preset, stages, self.own)
         notes = all_notes(funnel)
         # funnel.json is the commit record of the results: deleted first, written last.
         retract(path)

@@ -8,25 +8,25 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.files import temporary_beside
 from open_diht.common.lease import Lease
+from open_diht.filters.cascade import StageFilter
 from open_diht.pipelines.driver.annotations import Annotations, annotating_stages, applicable_stages
 from open_diht.pipelines.driver.conservation import check_conservation
 from open_diht.pipelines.driver.errors import dead_letters_of, errors_of
-from open_diht.pipelines.driver.funnel import count_set_aside, summarise
+from open_diht.pipelines.driver.funnel import count_quarantined, summarise
 from open_diht.pipelines.driver.notes import types_that_differ
-from open_diht.pipelines.driver.outcome import FilterOutcome
 from open_diht.pipelines.driver.publish import Results
 from open_diht.pipelines.engine.sharing import Sharing, shard_name
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests import check_image_paths, check_loose_images
 from open_diht.pipelines.manifests.plan import Plan, keep_plan, make_plan
+from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.settings import STAGES, RunSettings
-from open_diht.pipelines.stages.cascade import StageFilter
 from open_diht.pipelines.stages.decide import Deciding
 from open_diht.pipelines.stages.dedup.deduplication import Deduplication
 from open_diht.pipelines.stages.dedup.findings import Findings
@@ -43,6 +43,21 @@ __all__ = ["STAGES", "FilterOutcome", "RunSettings", "WrongUse", "run"]
 
 _log = logging.getLogger(__name__)
 _SLOW_S = 8.0
+
+
+@dataclass(frozen=True)
+class FilterOutcome:
+    """The outcome of a run."""
+
+    funnel: FunnelRecord | None
+    """Counts of the run, as in funnel.json; None for a shard that did not complete the output."""
+    errors: tuple[str, ...] = ()
+    """Error lines for the user, see `errors.errors_of`."""
+
+    @property
+    def status(self) -> int:
+        """Exit status: 0 without errors, else 1."""
+        return 1 if self.errors else 0
 
 
 def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Plan | None = None) -> FilterOutcome:
@@ -136,11 +151,7 @@ def _said_if_slow(line: str, say: Callable[[str], None]) -> Iterator[None]:
 
 @contextmanager
 def _explained(layout: Layout, planned: bool = False) -> Iterator[None]:
-    """Turn errors of a full disk, of the store of OUTPUT or, if `planned`, of a removed output folder into RunFailed.
-
-    Raises:
-        RunFailed: the block raised such an error; the message gives the cause.
-    """
+    """Turn errors of a full disk, the store of OUTPUT or, if `planned`, a removed output folder into RunFailed."""
     try:
         yield
     except Exception as error:
@@ -164,23 +175,23 @@ def _filter(settings: RunSettings, work: Work, lock: FileLock | Lease, began: fl
         return FilterOutcome(None, errors_of(work, None, settings))
     work.clear_up()
     annotations.make(names)
-    decided, findings, judges = _decide(settings, work, annotations)
+    decided, findings, own = _decide(settings, work, annotations)
     layout, units = work.layout, work.units()
-    funnel = summarise(layout, units, work.plan, settings, judges)
+    funnel = summarise(layout, units, work.plan, settings, own)
     funnel["duplicates"] = findings.counts
     check_conservation(layout, units, funnel)
     funnel["left"] = Export(settings, work).make(decided, findings.files)
-    count_set_aside(funnel, work.set_aside)
+    count_quarantined(funnel, work.quarantined)
     lock.check()  # if the lease is lost, another run may be writing here
-    dead_letters = dead_letters_of(work.plan, work.set_aside)
+    dead_letters = dead_letters_of(work.plan, work.quarantined)
     if dead_letters is None:
         remove(layout.part("dead_letter", "unreadable"))
     else:
         publish_table(layout.part("dead_letter", "unreadable"), dead_letters)
-    results = Results(settings, layout, work.plan, units, work.models, work.seconds, judges)
+    results = Results(settings, layout, work.plan, units, work.models, work.seconds, own)
     results.publish(funnel, decided, began, work.say)
     work.find_changed()  # results of a changed input are not published to a hub
-    if settings.publisher and (work.set_aside or work.changed):  # a rerun may add rows
+    if settings.publisher and (work.quarantined or work.changed):  # a rerun may add rows
         work.say(f"nothing is published to {settings.publisher.target}: the run is not finished, see below")
     elif settings.publisher:
         lock.check()
@@ -197,7 +208,7 @@ def _is_last(
     sharing = Sharing(settings.shard, _asked(settings), lock, work.place, work.say)
     annotations.make(sharing.own(names))
     work.give_up_changed()
-    if work.set_aside or sharing.wait(names, annotations.undone):
+    if work.quarantined or sharing.wait(names, annotations.undone):
         return False
     work.sharing = sharing
     decided, _, _ = _decide(settings, work, annotations)
@@ -209,16 +220,13 @@ def _is_last(
 def _decide(
     settings: RunSettings, work: Work, annotations: Annotations
 ) -> tuple[dict[str, str], Findings, tuple[StageFilter, ...]]:
-    """Find duplicates and decide the units that are not decided.
-
-    Returns:
-        The fingerprint of each unit's decisions, the duplicates, and the filters of stages.
-    """
-    judges = annotations.judges()
-    decisions = Deciding(settings, work, judges)
+    """Find duplicates and decide the units that are not decided. Return the fingerprint of each unit's decisions, the
+    duplicates, and the filters of stages."""
+    own = annotations.own_filters()
+    decisions = Deciding(settings, work, own)
     survivors = decisions.survivors(annotations.sources([unit.name for unit in work.units()]))
-    findings = Deduplication(settings, work, judges).find(survivors)
-    return decisions.make(survivors, findings), findings, judges
+    findings = Deduplication(settings, work, own).find(survivors)
+    return decisions.make(survivors, findings), findings, own
 
 
 def _asked(settings: RunSettings) -> str:

@@ -12,13 +12,8 @@ _Row = tuple[str, str, str, str, str]
 
 
 def render_funnel(funnel: FunnelRecord, width: int = 100) -> str:
-    """Return the funnel as plain ASCII lines, without a final newline.
-
-    Args:
-        funnel: counts of the run. Percentages are of the rows in. If there is room, a bar shows the rows left after
-            each step.
-        width: maximum characters of a table line; less than 60 counts as 60.
-    """
+    """Return the funnel as plain ASCII lines, without a final newline. Percentages are of the rows in. If `width`,
+    counted as 60 or more, leaves room, a bar shows the rows left after each step."""
     rows_in, width = funnel["rows_in"], max(width, 60)
 
     def share(rows: int) -> str:

@@ -17,12 +17,8 @@ _AHEAD = 2  # batches in preparation while the caller processes one
 def prepared_ahead(
     batches: Iterable[tuple[_Name, Sequence[_Given]]], prepare: Callable[[_Given], _Made], threads: int
 ) -> Iterator[tuple[_Name, list[_Made]]]:
-    """Yield each batch with its items prepared, in order.
-
-    Args:
-        batches: (name or other label, items) of each batch.
-        threads: number of preparing threads; 0: prepare in the calling thread.
-    """
+    """Yield each batch, a pair of a label and items, with its items prepared, in order. With 0 threads the calling
+    thread prepares."""
     if not threads:
         yield from ((name, list(map(prepare, items))) for name, items in batches)
         return

@@ -15,7 +15,7 @@ from open_diht.common.naming import counted
 from open_diht.pipelines.engine.jobs import run_name, run_units, worker_log
 from open_diht.pipelines.engine.progress import Count, StageProgress, beats
 from open_diht.pipelines.engine.sharing import Sharing
-from open_diht.pipelines.engine.stage import TRIES, DoUnit, FailedUnit, Failure, Stage, failure, set_aside
+from open_diht.pipelines.engine.stage import TRIES, DoUnit, FailedUnit, Failure, Stage, failure, quarantine
 from open_diht.pipelines.runners import Backend, Direct
 from open_diht.pipelines.runners.workers import WorkerDied
 from open_diht.pipelines.store.commit import RunFailed, read_json, remove, remove_leftovers
@@ -45,7 +45,7 @@ class Engine:
     """The backend that runs the units."""
     sharing: Sharing | None = None
     """Divides the units among shards; None: this invocation runs all units."""
-    set_aside: Failed = field(default_factory=dict)
+    quarantined: Failed = field(default_factory=dict)
     """Records of the units that failed in this run, by name; of an image unit, by the name of its caption unit."""
 
     def clear_up(self) -> None:
@@ -65,24 +65,16 @@ class Engine:
         workers: int | None = None,
         fatal: bool = False,
     ) -> Failed:
-        """Run units of a stage. When this returns, each of them is committed or has failed.
+        """Run units of a stage. When this returns, each of them is committed or is in the result, the records of those
+        that failed, which are also added to `quarantined`. RunFailed and WorkerDied end the run; other errors are those
+        of `Backend.run`.
 
         Args:
             of: number of these units and of those already done, for a message.
             total: number of rows (or other counts) in `todo`. It is estimated from the units begun if it is None, or
                 other shards run a part.
             workers: see `Job.workers`; None: `self.workers`.
-            fatal: the run cannot continue without these units.
-
-        Returns:
-            The records of the units that failed. They are added to `set_aside`.
-
-        Raises:
-            RunFailed: a unit failed and `fatal` is set, or units are neither committed nor failed, as when the output
-                folder was removed or is full.
-            WorkerDied: workers died repeatedly without a unit running or done.
-            LeaseLost: with `sharing`, another run has taken the output folder in a store.
-            JobFailed, RunnerError, RuntimeError, Staged: see `Backend.run`.
+            fatal: raise RunFailed if a unit fails.
         """
         failed: Failed = {}
         parts: Iterable[list[str]] = [list(todo)] if todo else []
@@ -126,10 +118,7 @@ class Engine:
         self, death: WorkerDied, stage: Stage, todo: Sequence[str], before: Mapping[str, FileStamp], tries: _Tries
     ) -> list[str]:
         """Return the units left to run after a worker died. A unit whose mark was left by `TRIES` deaths has failed.
-
-        Raises:
-            WorkerDied: workers died `TRIES` times in a row without a unit running or done.
-        """
+        Raise WorkerDied after `TRIES` deaths in a row without a unit running or done."""
         marks = self.layout.progress(stage.name, "any").parent
         # The marks that are left are of the units that were running.
         under_way = {mark.name for mark in marks.glob("*")} & set(todo)
@@ -138,7 +127,7 @@ class Engine:
             why = f"{death}; signal 9 usually means that memory ran out: use fewer WORKERS, or more memory"
             tries.of[unit].append(failure("WorkerDied", why))
             if len(tries.of[unit]) >= TRIES:
-                set_aside(stage, unit, tries.of[unit])
+                quarantine(stage, unit, tries.of[unit])
         failed = self._failed(stage)
         left = self._uncommitted(stage, [unit for unit in todo if unit not in failed], before)
         tries.fruitless = 0 if under_way or len(left) < len(todo) else tries.fruitless + 1
@@ -155,11 +144,14 @@ class Engine:
         return stamps(self.layout.work / stage.name / "failed", ".json")
 
     def _uncommitted(self, stage: Stage, units: Sequence[str], before: Mapping[str, FileStamp]) -> list[str]:
-        """Return the units without a commit record that is newer than `before` and of this run or a shard of it. A
-        worker of a run that lost its lease may write some at any time."""
+        """Return the units without a commit record that is newer than `before` and of this run or a shard of it."""
         now = stamps(self.layout.commits(stage.name), ".json")
-        newer = self.records(stage.name, [unit for unit in units if now.get(unit) not in (None, before.get(unit))])
-        ours = {unit for unit, record in newer if record and record.get("token") == token_of(self.layout.root)}
+        ours = {unit for unit in units if now.get(unit) not in (None, before.get(unit))}
+        if not is_local(self.layout.root):
+            # A worker of a run that lost its lease may write records at any time. The lock of a folder on a disk cannot
+            # be lost, so there the stamps suffice, and a stage of 100,000 units reads no record again.
+            token, records = token_of(self.layout.root), self.records(stage.name, ours)
+            ours = {unit for unit, record in records if record and record.get("token") == token}
         return [unit for unit in units if unit not in ours]
 
     def _check_done(self, stage: Stage, units: Sequence[str], failed: Failed, begun: Mapping[str, FileStamp]) -> None:
@@ -182,14 +174,8 @@ class Engine:
         )
 
     def give_up(self, failed: Failed, fatal: bool = False) -> None:
-        """Leave failed units out of all later stages; of a failed image unit, its caption unit.
-
-        Args:
-            fatal: the run cannot continue without them.
-
-        Raises:
-            RunFailed: `failed` is not empty and `fatal` is set.
-        """
+        """Leave failed units out of all later stages; of a failed image unit, its caption unit. If `fatal`, raise
+        RunFailed."""
         if failed and fatal:
             name, record = next(iter(failed.items()))
             stage, last = record["stage"], record["tries"][-1]
@@ -197,11 +183,11 @@ class Engine:
                 f"stage {stage} failed at {name} ({last['error']}: {last['message']}); details: "
                 f"{self.layout.failed(stage, name)}. Run the same command to try again"
             )
-        self.set_aside |= {unit_of(name): record for name, record in failed.items()}
+        self.quarantined |= {unit_of(name): record for name, record in failed.items()}
 
     def alive(self, names: Iterable[str]) -> list[str]:
         """Return the units that have not failed; of image units, those of such units."""
-        return [name for name in names if unit_of(name) not in self.set_aside]
+        return [name for name in names if unit_of(name) not in self.quarantined]
 
     # ---- commit records
 
@@ -237,14 +223,8 @@ class Engine:
         return {name: record for name, record in self.done(stage.name, names) if not stage.is_done(name, record)}
 
     def complete(self, stage: Stage, names: Sequence[str], **how: Any) -> Failed:
-        """Run the units of a stage that are not done.
-
-        Args:
-            how: further arguments of `run`.
-
-        Returns:
-            The records of the units that failed.
-        """
+        """Run the units of a stage that are not done, and return the records of those that failed. `how`: arguments of
+        `run`."""
         return self.run(stage, list(self.missing(stage, names)), of=len(names), **how)
 
 

@@ -7,7 +7,6 @@ import contextlib
 import io
 import os
 import sys
-import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -17,7 +16,7 @@ from typing import Any
 import apache_beam as beam
 
 from open_diht.common.files import TEMPORARY
-from open_diht.pipelines.runners import Backend, Direct, Job, Staged
+from open_diht.pipelines.runners import Backend, Job, Staged
 from open_diht.pipelines.runners.once import OncePerProcess
 from open_diht.pipelines.runners.workers import WorkerDied
 from open_diht.pipelines.store.commit import if_room, publish_json, read_json, remove
@@ -29,66 +28,40 @@ def run_units(
     unit_names: Sequence[str],
     do: beam.DoFn,
     workers: int,
-    backend: Backend | None = None,
-    todo: StorePath | None = None,
+    *,
+    backend: Backend,
+    todo: StorePath,
     hints: Mapping[str, str] | None = None,
 ) -> None:
-    """Call `do` with every unit name, and return when all calls have ended.
+    """Call `do` with every unit name, and return when all calls have ended. After WorkerDied units may be undone.
 
     The names are in a file that one worker reads and distributes: with a hundred thousand names in it, a job graph
-    would exceed the limits of services (Dataflow: 10 MB). The job holds the names only for backends that distribute
-    partitions, see `Backend.by_partition`.
-
-    Args:
-        workers: see `Job.workers`.
-        backend: where the job runs; None: on this machine.
-        todo: folder for the file of names, visible to all workers; None: a temporary one on this machine.
-        hints: resource hints of the stage, see `Stage.hints`.
-
-    Raises:
-        WorkerDied: a worker process, or the process that starts them, died; units may be undone.
-        JobFailed, RunnerError, RuntimeError, Staged: see `Backend.run`.
+    would exceed the limits of services (Dataflow: 10 MB). The file is in the folder `todo`, which all workers see. The
+    job holds the names only for backends that distribute partitions, see `Backend.by_partition`.
     """
-    where: Backend = backend or Direct()
     workers = max(1, min(workers, len(unit_names)))
-    if where.by_partition:
-        place = run_name(todo) if todo else ""
-        build = partial(assemble_partitions, label=label, unit_names=unit_names, do=do, place=place)
-        where.run(Job(label=label, build=build, workers=workers))
+    if backend.by_partition:
+        build = partial(assemble_partitions, label=label, unit_names=unit_names, do=do, place=run_name(todo))
+        backend.run(Job(label=label, build=build, workers=workers))
         return
-    with contextlib.ExitStack() as stack:
-        folder: StorePath = todo or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="diht-todo-")))
-        # A temporary name lets the next run delete the file of a killed run; detached workers may still read theirs.
-        prefix = "" if where.detached else TEMPORARY
-        names = folder / f"{prefix}todo-{label}-{uuid.uuid4().hex[:8]}"
-        begun = _begun(names)
-        publish_json(names, list(unit_names))
-        if not where.detached:
-            stack.callback(remove, names)
-            stack.callback(remove, begun)
-        job = Job(
-            label=label,
-            build=partial(assemble, label=label, names=names, do=do, hints=hints if where.takes_hints else None),
-            workers=workers,
-            started=partial(_is_there, begun),
-        )
-        where.run(job)
+    # A temporary name lets the next run delete the file of a killed run; detached workers may still read theirs.
+    prefix = "" if backend.detached else TEMPORARY
+    names = todo / f"{prefix}todo-{label}-{uuid.uuid4().hex[:8]}"
+    begun = _begun(names)
+    build = partial(assemble, label=label, names=names, do=do, hints=hints if backend.takes_hints else None)
+    publish_json(names, list(unit_names))
+    try:
+        backend.run(Job(label=label, build=build, workers=workers, started=partial(_is_there, begun)))
+    finally:
+        if not backend.detached:
+            remove(begun)
+            remove(names)
 
 
 def assemble(
-    pipeline: beam.Pipeline,
-    *,
-    label: str,
-    names: StorePath,
-    do: beam.DoFn,
-    hints: Mapping[str, str] | None = None,
+    pipeline: beam.Pipeline, *, label: str, names: StorePath, do: beam.DoFn, hints: Mapping[str, str] | None = None
 ) -> None:
-    """Add a stage to a pipeline: read the file of names, distribute them over the workers, and call the stage.
-
-    Args:
-        pipeline: the empty pipeline.
-        hints: its resource hints, if the backend takes any.
-    """
+    """Add a stage to a pipeline: read the file of names, distribute them over the workers, and call the stage."""
     work: beam.PTransform[Any, Any] = beam.ParDo(do)
     if hints:
         work = work.with_resource_hints(**hints)
@@ -107,14 +80,9 @@ def run_name(todo: StorePath) -> str:
 
 
 def assemble_partitions(
-    pipeline: beam.Pipeline, *, label: str, unit_names: Sequence[str], do: beam.DoFn, place: str = ""
+    pipeline: beam.Pipeline, *, label: str, unit_names: Sequence[str], do: beam.DoFn, place: str
 ) -> None:
-    """Add a stage to a pipeline like `assemble`, for a runner that distributes partitions.
-
-    Args:
-        pipeline: the empty pipeline.
-        place: name of the folder of the run, see `run_name`.
-    """
+    """Add a stage to a pipeline like `assemble`, for a runner that distributes partitions. `place`: see `run_name`."""
     names = pipeline | "Units" >> beam.Create(list(unit_names), reshuffle=False)
     _ = names | label >> beam.ParDo(OncePerProcess(do, place))
 

@@ -45,11 +45,7 @@ class Heartbeat:
 
 
 def beats(folder: Path, units: Collection[str]) -> list[tuple[int, int]]:
-    """Return (rows done, rows expected) of each of these units that is running and has reported in `folder`.
-
-    Args:
-        units: the units of this shard that are not yet counted as committed.
-    """
+    """Return (rows done, rows expected) of each of these units that is running and has reported in `folder`."""
     found = []
     for path in folder.glob("*"):
         if path.name not in units:  # of another shard, or already counted as committed

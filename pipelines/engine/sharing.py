@@ -23,20 +23,16 @@ _PATIENT_LOOKS = 20  # polls after which the first shard gives up on units that 
 
 
 def shard_name(shard: tuple[int, int], asked: str) -> str:
-    """Return the name under which other shards see this one, see `output_lock`.
-
-    Args:
-        asked: hash of settings; only shards with equal hashes share units.
-    """
+    """Return the name under which other shards see this one, see `output_lock`. Only shards with equal hashes `asked`
+    share units."""
     return f"{shard[0]}-of-{shard[1]}-{asked}"
 
 
 class Sharing:
     """The view of one shard on the shards at work, and its part of the units.
 
-    Args:
-        asked: hash of the settings, see `shard_name`.
-        place: returns the number of a unit, equal in all shards, and equal for all image units of a unit.
+    `asked` is the hash of the settings, see `shard_name`. `place` returns the number of a unit, equal in all shards,
+    and equal for all image units of a unit.
     """
 
     def __init__(
@@ -59,11 +55,7 @@ class Sharing:
         return [unit for unit in units if self._place(unit) % self._n == self._i]
 
     def wait(self, units: Sequence[str], undone: Callable[[Sequence[str]], list[str]]) -> list[str]:
-        """Wait until no other shard at work owns an undone unit.
-
-        Returns:
-            The units that are still undone.
-        """
+        """Wait until no other shard at work owns an undone unit. Return the units that are still undone."""
         left, waited_for = list(units), set[int]()
         while True:
             # Before the units: a shard that ends in between may have done its units, and must not be taken for absent.
@@ -85,14 +77,9 @@ class Sharing:
     def parts(self, stage: Stage, todo: Sequence[str], failed: dict[str, FailedUnit]) -> Iterator[list[str]]:
         """Yield the units that this shard must run, part after part, until every unit is done or has failed.
 
-        Args:
-            todo: the units that are not done.
-            failed: records of the failed units. The caller adds those of a part before it requests the next part; this
-                method adds those that failed in other shards.
-
-        Raises:
-            RunFailed: another shard did a unit from other rows or settings, and takes it for done, see `_Looks`.
-            LeaseLost: another run has taken the output folder.
+        The caller adds the records of failed units of a part to `failed` before it requests the next part; this method
+        adds those that failed in other shards. Raise RunFailed if another shard did a unit from other rows or settings,
+        and takes it for done, see `_Looks`.
         """
         looks, left = _Looks(stage), list(todo)
         while left:
@@ -130,13 +117,13 @@ class Sharing:
         return [i for i in range(self._n) if i == self._i or shard_name((i, self._n), self._asked) in names]
 
     def _mine(self, units: Sequence[str]) -> list[str]:
-        present = self._present()
-        return [unit for unit in units if self._owner(self._place(unit), present) == self._i]
-
-    def _owner(self, place: int, present: Sequence[int]) -> int:
-        # Divide the units of absent shards evenly among the present ones.
-        owner = place % self._n
-        return owner if owner in present else present[place // self._n % len(present)]
+        present, mine = self._present(), []
+        for unit in units:
+            rest, owner = divmod(self._place(unit), self._n)
+            # The units of absent shards are divided evenly among the present ones.
+            if self._i == (owner if owner in present else present[rest % len(present)]):
+                mine.append(unit)
+        return mine
 
     def _pause(self) -> None:
         self._lock.check()

@@ -207,7 +207,7 @@ class DoUnit(beam.DoFn):
                 tries.append(failure(type(error).__name__, str(error), traceback.format_exc()))
                 if len(tries) == TRIES or isinstance(error, FileChanged):  # a changed file stays changed
                     with contextlib.suppress(Exception):  # the driver reports a full disk or a store that is down
-                        set_aside(self._stage, unit, tries)
+                        quarantine(self._stage, unit, tries)
                     break
                 time.sleep(PAUSES_S[len(tries) - 1])
         mark.unlink(missing_ok=True)
@@ -221,24 +221,12 @@ class DoUnit(beam.DoFn):
 
 
 def failure(error: str, message: str, trace: str = "") -> Failure:
-    """Return the record of a failed try.
-
-    Args:
-        error: name of the exception.
-        message: text of the exception.
-        trace: its traceback.
-    """
+    """Return the record of a failed try: name, text and traceback of the exception."""
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return {"time": now, "error": error, "message": message, "trace": trace}
 
 
-def set_aside(stage: Stage, unit: str, tries: list[Failure]) -> None:
-    """Quarantine a unit: record that it failed in this run. The next run tries it again.
-
-    Args:
-        stage: the stage in which it failed.
-        unit: name of the unit.
-        tries: its failed tries, see `failure`.
-    """
+def quarantine(stage: Stage, unit: str, tries: list[Failure]) -> None:
+    """Quarantine a unit: record that it failed in this run, with its tries. The next run tries it again."""
     record = FailedUnit(unit=unit, stage=stage.name, tries=tries, token=token_of(stage.layout.root))
     publish_json(stage.layout.failed(stage.name, unit), record)

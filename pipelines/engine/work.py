@@ -33,7 +33,7 @@ class Work(Engine):
 
     def units(self) -> list[Unit]:
         """Return the units of the plan that have not failed."""
-        return [unit for unit in self.plan.units if unit.name not in self.set_aside]
+        return [unit for unit in self.plan.units if unit.name not in self.quarantined]
 
     def image_units(self, units: Iterable[str]) -> list[str]:
         """Return the names of the image units of caption units that have a commit record."""
@@ -52,12 +52,8 @@ class Work(Engine):
     # ---- input that changes
 
     def find_changed(self) -> dict[str, str]:
-        """Return the input files that have changed since the run began, or since the last call.
-
-        Raises:
-            RunFailed: a store does not answer.
-            OSError: a file cannot be checked, see `stamp`.
-        """
+        """Return the input files that have changed since the run began, or since the last call. Raise RunFailed if a
+        store does not answer, OSError if a file cannot be checked."""
         try:
             now = stamps_of(self._input)
         except Unreachable as error:

@@ -6,9 +6,9 @@ others only if allowed, within limits, and reports a failed request with one rea
 `fetch_shard` runs img2dataset's own downloader on top of it.
 """
 
+from open_diht.filters.download import FetchError, Reason
 from open_diht.pipelines.fetch.addresses import Allowed, is_public
 from open_diht.pipelines.fetch.fetcher import Fetched, Fetcher
-from open_diht.pipelines.fetch.reasons import FetchError, Reason
 from open_diht.pipelines.fetch.settings import DownloadSettings
 from open_diht.pipelines.fetch.urls import Target, parse_url
 

@@ -6,7 +6,7 @@ import http.client
 import zlib
 from collections.abc import Iterator
 
-from open_diht.pipelines.fetch.reasons import FetchError, Reason
+from open_diht.filters.download import FetchError, Reason
 
 _CHUNK = 256 * 2**10
 _SLICE = 16 * 2**10

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from open_diht.common.image_formats import FORMATS
+from open_diht.filters.download import FetchError, Reason
 from open_diht.pipelines.fetch.addresses import Address
-from open_diht.pipelines.fetch.reasons import FetchError, Reason
 from open_diht.pipelines.fetch.urls import Target
 
 Dial = Callable[[Address, int, float], socket.socket]

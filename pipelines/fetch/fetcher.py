@@ -14,11 +14,11 @@ from email.message import Message
 from functools import cached_property
 from urllib.parse import quote
 
+from open_diht.filters.download import FetchError, Reason
 from open_diht.pipelines.fetch.addresses import Allowed
 from open_diht.pipelines.fetch.body import read_body
 from open_diht.pipelines.fetch.connection import Dial, GuardedConnection, dial, response, tls_context
 from open_diht.pipelines.fetch.opt_out import opts_out, robot_names
-from open_diht.pipelines.fetch.reasons import FetchError, Reason
 from open_diht.pipelines.fetch.resolver import Resolve, SystemResolver, checked_addresses
 from open_diht.pipelines.fetch.settings import DownloadSettings
 from open_diht.pipelines.fetch.urls import Target, parse_url

@@ -16,9 +16,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from open_diht.filters.download import FetchError, Reason
 from open_diht.pipelines.fetch.fetcher import Fetched, Fetcher
 from open_diht.pipelines.fetch.hashes import MISMATCH, Expected, digests_of, is_nobodys
-from open_diht.pipelines.fetch.reasons import FetchError, Reason
 from open_diht.pipelines.fetch.urls import parse_url
 
 _ONE_AT_A_TIME = threading.RLock()  # the opener is process-wide, and so is img2dataset's handling of stderr

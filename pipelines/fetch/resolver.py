@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotInTime
 
+from open_diht.filters.download import FetchError, Reason
 from open_diht.pipelines.fetch.addresses import Address, Allowed, is_public
-from open_diht.pipelines.fetch.reasons import FetchError, Reason
 from open_diht.pipelines.fetch.urls import Target
 
 Resolve = Callable[[str, int, float], list[str]]

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 from open_diht.common.fields import LARGEST, BadValue, Positive, Range, check_fields
 from open_diht.common.version import program_version
+from open_diht.filters.download import Reason
 from open_diht.pipelines.fetch.addresses import Allowed
-from open_diht.pipelines.fetch.reasons import Reason
 
 _DAY_S = 86_400
 Threads = Annotated[int, Range(at_least=1, at_most=4096)]

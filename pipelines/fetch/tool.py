@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from open_diht.common.installation import remedy
+from open_diht.filters.download import Reason
 from open_diht.filters.spotting.decode import DecodeLimits, UnreadableImage, UnreadableImageReason, decode_image
-from open_diht.pipelines.fetch.reasons import Reason
 from open_diht.pipelines.fetch.settings import DownloadSettings
 
 

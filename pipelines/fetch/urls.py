@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import quote, urljoin, urlsplit
 
-from open_diht.pipelines.fetch.reasons import FetchError, Reason
+from open_diht.filters.download import FetchError, Reason
 
 MAX_URL = 8_192
 """Longest accepted URL, in characters."""

@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from open_diht.filters.cascade import stage_of
 from open_diht.filters.presets import Preset
 from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.pilot.forecast import DEAD, KEPT, Measured
 from open_diht.pipelines.stages.captions import CaptionRecord
-from open_diht.pipelines.stages.cascade import stage_of
 from open_diht.pipelines.stages.images import load_downloads
 from open_diht.pipelines.stages.score.passes import BATCHES
 from open_diht.pipelines.stages.shards import ExportRecord

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import NotRequired, TypedDict
 
 Reasons = list[tuple[str, float]]
-"""Features behind a candidate's score, in words, each with the log odds that it adds, the strongest
-first."""
+"""Features behind a candidate's score, in words, each with the log odds that it adds, the strongest first."""
 
 
 class Object(TypedDict):

@@ -1,8 +1,7 @@
 """Draw a caption graph as inline SVG.
 
-There are three columns: actions on the left, objects in reading order in the middle with their
-attributes below, and relations as brackets on the right. So no node covers another, however many
-there are.
+There are three columns: actions on the left, objects in reading order in the middle with their attributes below, and
+relations as brackets on the right. So no node covers another, however many there are.
 """
 
 from __future__ import annotations
@@ -242,10 +241,7 @@ def _ports(
     """Return where each relation leaves (True) and arrives (False), ordered so that nested brackets do not cross."""
     meeting: dict[int, list[tuple[bool, int, int, bool]]] = defaultdict(list)
     for index, link in enumerate(relations):
-        for here, there, leaves in (
-            (link["source"], link["target"], True),
-            (link["target"], link["source"], False),
-        ):
+        for here, there, leaves in ((link["source"], link["target"], True), (link["target"], link["source"], False)):
             downward = there > here
             # At its upper node an outer bracket ends above inner ones, at its lower node below them.
             meeting[here].append((downward, -lanes[index] if downward else lanes[index], index, leaves))

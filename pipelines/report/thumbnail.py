@@ -38,15 +38,8 @@ class Thumbnail:
 
 
 def shrink(data: bytes, masked: Sequence[ArrayLike] = (), size: tuple[int, int] = (1, 1)) -> Thumbnail:
-    """Return the thumbnail of a stored image.
-
-    Args:
-        masked: boxes of text to paint over, each with corners (k, 2) as (x, y).
-        size: width and height of the image that the boxes are of.
-
-    Raises:
-        ImageNotShown: the image cannot be decoded; the message gives the reason.
-    """
+    """Return the thumbnail of a stored image, or raise ImageNotShown with the reason. Boxes of text to paint over,
+    `masked`, each have corners (k, 2) as (x, y) in an image of `size`."""
     try:
         # decode_image refuses decompression bombs and truncated files with a message for users.
         decoded = decode_image(data, _JPEG_LIMITS if data.startswith(_JPEG) else _LIMITS)

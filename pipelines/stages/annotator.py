@@ -10,11 +10,11 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self, TypeVar
 
+from open_diht.filters.cascade import StageFilter
 from open_diht.pipelines.engine.stage import Stage
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.settings import STAGES, RunSettings
-from open_diht.pipelines.stages.cascade import StageFilter
 from open_diht.pipelines.store.records import CommitRecord
 
 
@@ -38,9 +38,8 @@ class Annotator(Stage):
     def check(cls, settings: RunSettings, plan: Plan | None, say: Callable[[str], None]) -> None:
         """Check before the first unit that the stage has what it needs in this run.
 
-        A run calls it for all stages, also for those that are not part of it: first without a plan,
-        so that a wrong setting is refused before manifests are listed, and then with the plan and
-        the stages that apply.
+        A run calls it for all stages, also for those that are not part of it: first without a plan, so that a wrong
+        setting is refused before manifests are listed, and then with the plan and the stages that apply.
 
         Args:
             settings: the run's settings.

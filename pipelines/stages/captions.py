@@ -17,6 +17,8 @@ from open_diht.common.naming import counted
 from open_diht.filters.captions.annotate import SCHEMA, CaptionAnnotator, Moves, provenance
 from open_diht.filters.captions.opinion import OpinionMissing, opinion_fingerprint
 from open_diht.filters.columns import STORED, ColumnCondition, as_section, condition_of
+from open_diht.filters.several_captions import BATCH_ROWS as SEVERAL_ROWS
+from open_diht.filters.several_captions import OTHERS, captions_in, nested, others_field
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done
@@ -28,17 +30,16 @@ from open_diht.pipelines.stages.annotator import Annotator
 from open_diht.pipelines.stages.columns import ColumnValues, values_fingerprint
 from open_diht.pipelines.stages.rows import ROW, identities
 from open_diht.pipelines.stages.segments import Survivors
-from open_diht.pipelines.stages.several import BATCH_ROWS as SEVERAL_ROWS
-from open_diht.pipelines.stages.several import OTHERS, captions_in, nested, others_field
 from open_diht.pipelines.store.commit import TableFile
 from open_diht.pipelines.store.fingerprints import fingerprint_of
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import CommitRecord
 
-NAME = "captions"
+CAPTIONS = "captions"
+# A batch and its annotations are in memory at once, and a row group of the file is read back whole.
 BATCH_ROWS = 2_000
 
-DEAD = pa.schema(
+DEAD_LETTERS = pa.schema(
     [
         ("file", pa.string()),
         ("unit", pa.string()),
@@ -104,7 +105,7 @@ class CaptionStage(Annotator):
     """Fingerprint of full annotations, which a lean run accepts too, since they include all that it needs."""
     conditions: tuple[ColumnCondition, ...] = ()
     """The preset's conditions on columns. Rows that they reject are not parsed."""
-    name: str = field(default=NAME, init=False)
+    name: str = field(default=CAPTIONS, init=False)
 
     @classmethod
     def runs(cls, settings: RunSettings) -> bool:
@@ -112,8 +113,8 @@ class CaptionStage(Annotator):
 
     @classmethod
     def of_run(cls, settings: RunSettings, work: Work) -> Self:
-        asked, lean, opinion = NAME in settings.stages, settings.lean, settings.preset.captions.second_opinion
-        work.models[NAME] = provenance(lean, opinion) if asked else {}
+        asked, lean, opinion = CAPTIONS in settings.stages, settings.lean, settings.preset.captions.second_opinion
+        work.models[CAPTIONS] = provenance(lean, opinion) if asked else {}
         return cls(
             work.layout,
             settings.dataset,
@@ -128,7 +129,7 @@ class CaptionStage(Annotator):
     @classmethod
     def check(cls, settings: RunSettings, plan: Plan | None, say: Callable[[str], None]) -> None:
         preset = settings.preset
-        if settings.lean and (NAME not in settings.stages or not {*settings.stages} <= {NAME, "export"}):
+        if settings.lean and (CAPTIONS not in settings.stages or not {*settings.stages} <= {CAPTIONS, "export"}):
             raise WrongUse(
                 f"--lean with stages {','.join(settings.stages)}: it works on captions alone; pass --stages captions "
                 "or captions,export, or leave --lean out"
@@ -138,7 +139,7 @@ class CaptionStage(Annotator):
                 f"--lean with preset {preset.name!r}, which requires no action: captions without a verb may be kept "
                 "and must be parsed; leave --lean out"
             )
-        if NAME in settings.stages and preset.captions.second_opinion:
+        if CAPTIONS in settings.stages and preset.captions.second_opinion:
             try:
                 opinion_fingerprint()
             except OpinionMissing as error:
@@ -161,9 +162,9 @@ class CaptionStage(Annotator):
 
     def finish(self, work: Work, todo: Sequence[str]) -> None:
         """Report if captions had to be parsed by spaCy itself."""
-        slow = (record["slow"] for _, record in work.records(NAME, todo) if record is not None and record["slow"])
+        slow = (record["slow"] for _, record in work.records(CAPTIONS, todo) if record is not None and record["slow"])
         if why := next(slow, None):
-            work.say(f"{NAME}: parsed by spaCy itself, about three times slower: {why}")
+            work.say(f"{CAPTIONS}: parsed by spaCy itself, about three times slower: {why}")
 
     def setup(self) -> None:
         self._annotator = CaptionAnnotator(self.lean, self.second_opinion) if self.annotate else None
@@ -278,14 +279,14 @@ def annotations_fingerprint(settings: RunSettings) -> str:
     """Return the fingerprint of model, code and weights of a run's caption annotations, or of nothing without the
     stage."""
     return fingerprint_of(
-        provenance(settings.lean, settings.preset.captions.second_opinion) if NAME in settings.stages else {}
+        provenance(settings.lean, settings.preset.captions.second_opinion) if CAPTIONS in settings.stages else {}
     )
 
 
 def survivors_of(settings: RunSettings) -> Survivors:
     """Return the rows of a run whose images are wanted."""
     values = values_fingerprint(settings.dataset, settings.preset.columns)
-    return Survivors(settings.preset, NAME in settings.stages, annotations_fingerprint(settings), values)
+    return Survivors(settings.preset, CAPTIONS in settings.stages, annotations_fingerprint(settings), values)
 
 
 def _dead_letters(bad: list[BadRow], path: str, unit: str) -> pa.Table:
@@ -301,5 +302,5 @@ def _dead_letters(bad: list[BadRow], path: str, unit: str) -> pa.Table:
             "message": [row.message for row in bad],
             "raw": [row.raw for row in bad],
         },
-        schema=DEAD,
+        schema=DEAD_LETTERS,
     )

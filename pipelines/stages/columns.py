@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from open_diht.common.command_line import WrongUse
 from open_diht.filters import language
+from open_diht.filters.cascade import cascade
 from open_diht.filters.columns import STORED, ColumnCondition
 from open_diht.filters.presets import Preset
 from open_diht.pipelines.datasets import Dataset
@@ -27,7 +28,6 @@ from open_diht.pipelines.manifests import UnreadableFile, info_of, read
 from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.annotator import Annotator
-from open_diht.pipelines.stages.cascade import cascade
 from open_diht.pipelines.stages.rows import columns_of, role_of, values_of
 from open_diht.pipelines.store.commit import TableFile
 from open_diht.pipelines.store.fingerprints import fingerprint_of
@@ -37,8 +37,8 @@ from open_diht.pipelines.store.storage import row_groups
 
 VERSION = 3
 """Increase it when the same column of a file may give other values."""
-BATCH_ROWS = 10_000
-NAME = "columns"
+BATCH_ROWS = 10_000  # numbers and words, not parses: more rows than in stage `captions` fit into memory
+COLUMNS = "columns"
 
 
 def values_fingerprint(dataset: Dataset, conditions: Sequence[ColumnCondition]) -> str:
@@ -67,7 +67,7 @@ class ColumnStage(Annotator):
     conditions: tuple[ColumnCondition, ...]
     fingerprint: str
     """Fingerprint of how columns are read."""
-    name: str = field(default=NAME, init=False)
+    name: str = field(default=COLUMNS, init=False)
 
     @classmethod
     def runs(cls, settings: RunSettings) -> bool:
@@ -78,7 +78,7 @@ class ColumnStage(Annotator):
         dataset, conditions = settings.dataset, settings.preset.columns
         parts: list[Any] = [VERSION, dataset.roles.given(), dataset.aliases, dataset.swap_size]
         if _identifies(conditions):
-            work.models[NAME] = {"language": language.provenance()}
+            work.models[COLUMNS] = {"language": language.provenance()}
             parts.append(language.provenance())
         return cls(work.layout, dataset, conditions, fingerprint_of(*parts))
 
@@ -145,7 +145,7 @@ class ColumnValues:
     """The values that stage `columns` has stored for a unit."""
 
     def __init__(self, layout: Layout, unit: str, conditions: Sequence[ColumnCondition]):
-        known = pa.concat_tables(row_groups(layout.data(NAME, unit), _schema(conditions).names))
+        known = pa.concat_tables(row_groups(layout.data(COLUMNS, unit), _schema(conditions).names))
         self._ordinals, self._values = np.asarray(known["ordinal"]), known.drop_columns("ordinal")
 
     def of(self, ordinals: NDArray[np.int64]) -> pa.Table:
@@ -160,12 +160,8 @@ def annotated_rows(
     columns: list[str] | None = None,
     between: tuple[str, int, int] | None = None,
 ) -> Iterator[pa.Table]:
-    """Yield a unit's rows from stage `captions`, with the values that the preset's conditions compare.
-
-    Args:
-        columns: columns to read, including `ordinal`; see `row_groups`.
-        between: skips row groups outside a range; see `row_groups`.
-    """
+    """Yield a unit's rows from stage `captions`, with the values that the preset's conditions compare. `columns`, which
+    include `ordinal`, and `between` are those of `row_groups`."""
     groups = row_groups(layout.data("captions", unit), columns, between=between)
     if not preset.columns:
         yield from groups

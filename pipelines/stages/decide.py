@@ -15,17 +15,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from open_diht.filters.columns import STORED
-from open_diht.filters.presets import Preset
-from open_diht.pipelines.datasets import Dataset
-from open_diht.pipelines.engine.progress import Heartbeat
-from open_diht.pipelines.engine.stage import Done, Stage
-from open_diht.pipelines.engine.work import Work
-from open_diht.pipelines.manifests import Broken, UnreadableFile, info_of, read
-from open_diht.pipelines.settings import RunSettings
-from open_diht.pipelines.stages.captions import BATCH_ROWS, DEAD, CaptionRecord
-from open_diht.pipelines.stages.cascade import DEAD as DEAD_REASON
-from open_diht.pipelines.stages.cascade import (
+from open_diht.filters.cascade import (
+    DEAD,
     KEPT,
     NOT_READ,
     Decisions,
@@ -34,12 +25,21 @@ from open_diht.pipelines.stages.cascade import (
     conditions_of,
     stage_of,
 )
+from open_diht.filters.columns import STORED
+from open_diht.filters.output import output_rows, rejected_rows
+from open_diht.filters.presets import Preset
+from open_diht.filters.several_captions import BATCH_ROWS as SEVERAL_ROWS
+from open_diht.filters.several_captions import captions_in
+from open_diht.pipelines.datasets import Dataset
+from open_diht.pipelines.engine.progress import Heartbeat
+from open_diht.pipelines.engine.stage import Done, Stage
+from open_diht.pipelines.engine.work import Work
+from open_diht.pipelines.manifests import Broken, UnreadableFile, info_of, read
+from open_diht.pipelines.settings import RunSettings
+from open_diht.pipelines.stages.captions import BATCH_ROWS, DEAD_LETTERS, CaptionRecord
 from open_diht.pipelines.stages.columns import annotated_rows
-from open_diht.pipelines.stages.dedup.findings import DuplicateFiles, Duplicates, Entries, Findings, reject_duplicates
+from open_diht.pipelines.stages.dedup.findings import DuplicateFiles, Entries, Findings, reject_duplicates
 from open_diht.pipelines.stages.image_records import image_records
-from open_diht.pipelines.stages.output import output_rows, rejected_rows
-from open_diht.pipelines.stages.several import BATCH_ROWS as SEVERAL_ROWS
-from open_diht.pipelines.stages.several import captions_in
 from open_diht.pipelines.stages.shards import remove_shards
 from open_diht.pipelines.stages.tally import Tally
 from open_diht.pipelines.store.commit import TableFile, publish_table, read_json, remove
@@ -110,7 +110,8 @@ class DecideStage(Stage):
         read_record: CaptionRecord = read_json(self.layout.commit("captions", unit))
         heartbeat.expect(read_record["rows"])
         records = image_records(self.layout, unit, self._plan.image_units(read_record), self.stages)
-        duplicates = Duplicates(self._entries, self.duplicate_files, self._plan.number(unit))
+        number = self._plan.number(unit)
+        duplicates = {one.kind: self._entries.of(one, number) for one in self.duplicate_files if one.rejects}
         annotations = _Annotations(annotated_rows(self.layout, unit, self.preset))
         several = self.dataset.several_captions
         tally, done, lost = Tally(), 0, list[pa.Table]()
@@ -147,7 +148,7 @@ class DecideStage(Stage):
                     kept.write(table.filter(stay))
                     tally.kept += rows["ordinal"].filter(stay).to_pylist()
                     rejected.write(rejected_rows(table, reasons, self._stage_of, copies))
-                    gone = np.flatnonzero(reasons == DEAD_REASON)
+                    gone = np.flatnonzero(reasons == DEAD)
                     if len(gone) and records is not None and found is not None:
                         theirs = records.take(pa.array(found[gone]))
                         why = zip(theirs["status"].to_pylist(), theirs["message"].to_pylist(), strict=True)
@@ -160,7 +161,7 @@ class DecideStage(Stage):
                     same = repeat((error.error, error.message), rest.num_rows)
                     lose("manifest", _dead_letters(rest, error.path, unit, "manifest", same))
                     if several:
-                        tally.captions[DEAD_REASON] += captions_in(rest)
+                        tally.captions[DEAD] += captions_in(rest)
             else:
                 if done != read_record["good"]:
                     raise RuntimeError(
@@ -193,17 +194,14 @@ def _dead_letters(rows: pa.Table, path: str, unit: str, stage: str, why: Iterabl
     known = rows.select(["ordinal", "uid", "caption"]).to_pylist()
     where = {"file": path, "unit": unit, "stage": stage}
     letters = [{**row, **where, "error": error, "message": text} for row, (error, text) in zip(known, why, strict=True)]
-    return pa.Table.from_pylist(letters, DEAD)
+    return pa.Table.from_pylist(letters, DEAD_LETTERS)
 
 
 def broken_unit(broken: Broken, unit: str | None, stage: str = "manifest") -> pa.Table:
-    """Return the dead letter of a unit or file that failed or was not read completely. It has no ordinal and no row.
-
-    Args:
-        unit: name of the unit, None for a whole file.
-    """
+    """Return the dead letter of a unit, or of a file (unit None), that failed or was not read completely. It has no
+    ordinal and no row."""
     row = {"file": broken["path"], "unit": unit, "stage": stage}
-    return pa.Table.from_pylist([{**row, "error": broken["error"], "message": broken["message"]}], DEAD)
+    return pa.Table.from_pylist([{**row, "error": broken["error"], "message": broken["message"]}], DEAD_LETTERS)
 
 
 class Deciding:
@@ -226,11 +224,7 @@ class Deciding:
         return {unit: fingerprint_of(base, parts) for unit, parts in sources.items()}
 
     def make(self, survivors: Mapping[str, str], findings: Findings) -> dict[str, str]:
-        """Decide all units that are not up to date. Return what each unit's decisions depend on, without failed units.
-
-        Args:
-            survivors: fingerprints of the units' survivors, from `survivors`.
-        """
+        """Decide the outdated units. Return what each unit's decisions depend on, without failed units."""
         names = self.work.alive(survivors)
         fingerprints = {unit: fingerprint_of(survivors[unit], findings.fingerprint) for unit in names}
         stage = DecideStage(
@@ -239,7 +233,9 @@ class Deciding:
             self.settings.preset,
             self.settings.stages,
             Fingerprints.published(self.work.layout, "decide", fingerprints),
-            examples=max(1, min(12, 48 // max(1, len(self.work.plan.units)))),  # of all units: those alive vary by run
+            # The report takes `EXAMPLES` of the first units that have any, so few units must offer that many, while
+            # records of many units stay small. Of all units of the plan: those alive vary by run.
+            examples=max(1, min(12, 48 // max(1, len(self.work.plan.units)))),
             duplicate_files=findings.files,
             own=self.own,
         )
@@ -251,15 +247,11 @@ class Deciding:
             )
         self.work.run(stage, list(missing), of=len(missing))
         self.work.give_up_changed()
-        self._take_back()
-        return {unit: fingerprints[unit] for unit in self.work.alive(names)}
-
-    def _take_back(self) -> None:
-        """Remove earlier decisions and shards of quarantined units, which would contradict the funnel."""
         layout = self.work.layout
-        for unit in self.work.set_aside:
+        for unit in self.work.quarantined:  # their earlier decisions and shards would contradict the funnel
             remove(layout.commit("decide", unit))
             remove(layout.commit("export", unit))
             remove_shards(layout, unit)
             for kind in KINDS:
                 remove(layout.part(kind, unit))
+        return {unit: fingerprints[unit] for unit in self.work.alive(names)}

@@ -29,7 +29,7 @@ from open_diht.common.naming import counted
 from open_diht.common.spelling import spelled_option
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.progress import Heartbeat
-from open_diht.pipelines.engine.stage import Done, failure, set_aside
+from open_diht.pipelines.engine.stage import Done, failure, quarantine
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.fetch import DownloadSettings, Fetcher, Reason
 from open_diht.pipelines.fetch.records import ASKED, FETCHED, OK
@@ -39,7 +39,7 @@ from open_diht.pipelines.fetch.tool import ToolMissing, check_tool, load_tool
 from open_diht.pipelines.manifests import Span, info_of, read
 from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.settings import RunSettings
-from open_diht.pipelines.stages.captions import survivors_of
+from open_diht.pipelines.stages.captions import BATCH_ROWS, survivors_of
 from open_diht.pipelines.stages.images import DOWNLOAD, load_downloads, state_of, tar_path
 from open_diht.pipelines.stages.segments import SegmentAnnotator, Survivors
 from open_diht.pipelines.store.commit import publish_json, publish_table, published, read_json, retract
@@ -49,7 +49,6 @@ from open_diht.pipelines.store.names import unit_of
 from open_diht.pipelines.store.records import CommitRecord
 from open_diht.pipelines.store.storage import StorePath
 
-BATCH_ROWS = 2_000
 UNREACHABLE = (*UNREACHED, Reason.UNEXPECTED_ERROR)
 """Reasons that may be caused by this machine, and probably are if almost every URL has one."""
 OUTAGE = (10, 0.9)
@@ -162,7 +161,7 @@ class DownloadStage(SegmentAnnotator):
                     publish_json(self.layout.commit(DOWNLOAD, unit), self._before[unit])
                 else:
                     retract(self.layout.commit(DOWNLOAD, unit))
-                set_aside(self, unit, [failure("NetworkDown", str(NetworkDown(unreachable, asked, "in all units")))])
+                quarantine(self, unit, [failure("NetworkDown", str(NetworkDown(unreachable, asked, "in all units")))])
                 work.give_up({unit: read_json(self.layout.failed(DOWNLOAD, unit))})
         elif asked and unreachable == asked:
             work.say(
@@ -180,9 +179,6 @@ class DownloadStage(SegmentAnnotator):
 
     def is_done(self, unit: str, record: CommitRecord | None) -> bool:
         return super().is_done(unit, record) and not (record and self.lifted(record))
-
-    def note(self, unit: str, record: CommitRecord) -> None:
-        record["limits"] = self.settings.limits()
 
     def wanted(self, unit: str, known: CommitRecord | None) -> NDArray[np.int64]:
         wanted = self.candidates(unit)
@@ -202,7 +198,8 @@ class DownloadStage(SegmentAnnotator):
     def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         if before:  # these count what this run asks for; see `finish`
             before |= {"asked": 0, "unreachable": 0}
-        return super().process(unit, before, heartbeat)
+        said, files = super().process(unit, before, heartbeat)
+        return {**said, "limits": self.settings.limits()}, files
 
     def add(
         self, unit: str, name: str, ordinals: NDArray[np.int64], record: CommitRecord, heartbeat: Heartbeat

@@ -72,21 +72,13 @@ class LocalEncoder:
 
 
 def find_encoder(text: str) -> LocalEncoder:
-    """Return an image encoder by name, checked without importing torch.
-
-    Raises:
-        EncoderError: the name is unknown, incomplete or has an argument too many; packages are not installed; or the
-            weights are missing.
-    """
+    """Return an image encoder by name, checked without importing torch. Raise EncoderError if the name is unknown,
+    incomplete or has an argument too many, packages are not installed, or the weights are missing."""
     return _found(parse_encoder_name(text, libraries=_MODULES, names=[LITE0, REFERENCE]), f"encoder {text!r}", "train")
 
 
 def find_pair_encoder(text: str) -> LocalEncoder:
-    """Return an encoder of images and texts by name, checked without importing torch.
-
-    Raises:
-        EncoderError: see `find_encoder`.
-    """
+    """Return an encoder of images and texts by name, checked like `find_encoder`."""
     name = parse_encoder_name(text, libraries=_OF_PAIRS, names=[REFERENCE], what="score model")
     return _found(name, f"score model {text!r}", "score")
 
@@ -138,12 +130,10 @@ class Encoder:
         """Load the model.
 
         Args:
-            device: torch's device name. With several GPUs, `cuda` means the one that `Claim`
-                chooses.
+            device: torch's device name. With several GPUs, `cuda` means the one that `Claim` chooses.
             precision: bf16 (torch's autocast; weights stay float32) or fp32.
-            batch: size that every batch of images or tokens is padded to. The fixed shape makes an
-                embedding independent of its neighbors, to the last bit. None: batches of up to
-                `BATCH`, not padded.
+            batch: size that every batch of images or tokens is padded to. The fixed shape makes an embedding
+                independent of its neighbors, to the last bit. None: batches of up to `BATCH`, not padded.
 
         Raises:
             EncoderError: the model or its tokenizer does not load, such as from weights of another model, or the

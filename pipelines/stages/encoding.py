@@ -30,11 +30,7 @@ _FAILURES = UnreadableImage | MissingImage
 
 
 def embedding_of(encoder: str, downloads: list[Any] | None) -> str:
-    """Return what the embeddings of an image unit depend on: the encoder, and the state of downloaded images.
-
-    Args:
-        downloads: see `images.state_of`; None if images were not downloaded.
-    """
+    """Return what the embeddings of an image unit depend on: the encoder, and `images.state_of` its downloads."""
     return encoder if downloads is None else "-".join(map(str, [encoder, *downloads]))
 
 
@@ -72,12 +68,8 @@ class EncodingStage(SegmentStage):
 
     @abstractmethod
     def table(self, ordinals: list[int], found: list[list[Encoded]]) -> pa.Table:
-        """Return rows of the stage's file.
-
-        Args:
-            ordinals: ordinals of the rows (n,).
-            found: for each row the embeddings of what `prepare` returned, or why there is none.
-        """
+        """Return n rows of the stage's file. `found`: for each row the embeddings of what `prepare` returned, or why
+        there is none."""
 
     def prepare(self, ordinal: int, image: bytes) -> list[Any]:
         """Return what to embed of a row: the tensor of its image, or why there is none. A stage may add others.

@@ -69,13 +69,8 @@ class Export:
         self.work.complete(ExportStage(self.layout, self.settings.dataset, known), self.work.alive(decided))
 
     def make(self, decided: Mapping[str, str], duplicate_files: tuple[DuplicateFiles, ...]) -> IndexCounts:
-        """Write outdated exports. If the stage is not requested and there are exports that may be of other
-        decisions, remove them and the report.
-
-        Returns:
-            If the stage is requested and the input's tars stay: `shards`, the number of indexes; `samples`, the number
-            of indexed survivors; `left_out`, the number of other survivors by reason. Empty otherwise.
-        """
+        """Write outdated exports. If the stage is not requested and there are exports that may be of other decisions,
+        remove them and the report. Return the counts of indexes if the input's tars stay, else {}."""
         work, layout, began = self.work, self.layout, time.time()
         fingerprint, vouched = fingerprint_of(decided), Vouched(layout)
         if "export" not in self.settings.stages:

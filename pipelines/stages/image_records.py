@@ -7,26 +7,22 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from open_diht.filters.cascade import DOWNLOAD_FAILED, RECORD, UNREAD, Decisions, StageFilter, apply_cascade
 from open_diht.filters.presets import Preset
 from open_diht.pipelines.fetch.records import OK
-from open_diht.pipelines.stages.cascade import DOWNLOAD_FAILED, UNREAD, Decisions, StageFilter, apply_cascade
 from open_diht.pipelines.stages.columns import annotated_rows
 from open_diht.pipelines.stages.images import DOWNLOAD, load_downloads
-from open_diht.pipelines.stages.rows import RECORD
 from open_diht.pipelines.stages.spotting import load_records
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.names import image_unit_name
 
 
 def image_records(layout: Layout, unit: str, image_units: Iterable[int], stages: Collection[str]) -> pa.Table | None:
-    """Return a caption unit's image records for the cascade: a table of `stages.rows.RECORD`, by ordinal.
+    """Return a caption unit's image records for the cascade: a table of `RECORD`, by ordinal. None means that neither
+    stage decides anything for this unit.
 
-    Args:
-        stages: the stages that decide. Without `spotting`, the status of a downloaded image is
-            `UNREAD`. With `download`, the status of a failed image is `DOWNLOAD_FAILED` and the reason.
-
-    Returns:
-        The records, or None if neither stage decides anything for this unit.
+    `stages` are those that decide. Without `spotting`, the status of a downloaded image is `UNREAD`. With `download`,
+    the status of a failed image is `DOWNLOAD_FAILED` and the reason.
     """
     numbers = list(image_units)
     records = load_records(layout, unit, numbers) if "spotting" in stages else None
@@ -62,14 +58,11 @@ def decided_rows(
     own: Sequence[StageFilter] = (),
     span: tuple[int, int] | None = None,
 ) -> Iterator[tuple[pa.Table, Decisions]]:
-    """Yield the annotated rows of a caption unit, in groups, with what some stages decide about them.
+    """Yield the annotated rows of a caption unit, in groups, with what some stages decide about them; only those with
+    ordinals in `span`, [first, stop).
 
-    Duplicates are not considered. Stage `decide` alone applies the cascade itself, because it reads
-    the manifest again and may find fewer rows there than are annotated.
-
-    Args:
-        own: filters of stage `score` and of the user's stages.
-        span: (first, stop): only rows with ordinals in [first, stop).
+    Duplicates are not considered. Stage `decide` alone applies the cascade itself, because it reads the manifest again
+    and may find fewer rows there than are annotated.
     """
     records = image_records(layout, unit, image_units, stages)
     for rows in annotated_rows(layout, unit, preset, between=span and ("ordinal", *span)):

@@ -32,32 +32,19 @@ _MANY = 100
 
 
 def state_of(record: CommitRecord | None) -> list[Any] | None:
-    """Return a state that changes when further or other images of an image unit are downloaded.
-
-    It holds how images are stored, the number of segments, and a digest of the results. It is None if
-    the stage has not processed the unit.
-
-    Args:
-        record: the unit's commit record of stage `download`; None if it has none.
-    """
+    """Return a state that changes when further or other images of an image unit are downloaded: how images are stored,
+    the number of segments, and a digest of the results. None: the stage has not processed the unit."""
     return [record["fingerprint"], record["segments"], record["found"]] if record else None
 
 
 def images_at_hand(layout: Layout, with_manifests: bool) -> bool:
-    """Return whether there may be images: with the manifests, or downloaded in this or an earlier run.
-
-    Args:
-        with_manifests: whether manifests come with images.
-    """
+    """Return whether there may be images: with the manifests, or downloaded in this or an earlier run."""
     return with_manifests or bool(stamps(layout.commits(DOWNLOAD), ".json"))
 
 
 def load_downloads(layout: Layout, image_unit: str) -> pa.Table | None:
-    """Return the download records of an image unit by ordinal, or None if stage `download` has not processed it.
-
-    Returns:
-        A table of `FETCHED`, with the last record of each row.
-    """
+    """Return the last download record of each row of an image unit, a table of `FETCHED` by ordinal. None: stage
+    `download` has not processed the unit."""
     record = read_json(layout.commit(DOWNLOAD, image_unit))
     if record is None:
         return None
@@ -87,13 +74,8 @@ def images_of(
     dataset: Dataset,
     ordinals: Sequence[int] | npt.NDArray[np.int64],
 ) -> Iterator[tuple[int, bytes | MissingImage]]:
-    """Yield the images of chosen rows of a caption unit, in order: (ordinal, bytes, or why there are none).
-
-    Errors are those of `read_images`.
-
-    Args:
-        ordinals: indices of the rows inside the unit, strictly ascending.
-    """
+    """Yield the images of chosen rows of a caption unit, in order: (ordinal, bytes, or why there are none). The
+    ordinals are strictly ascending. Errors are those of `read_images`."""
 
     def downloads(ordinal: int) -> str | None:
         image_unit = image_unit_name(unit, ordinal // image_rows)

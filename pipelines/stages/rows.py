@@ -39,23 +39,6 @@ ROW = pa.schema(
 )
 """Rows of a unit. `pair` is equal for equal pairs, see `Batch.pairs`."""
 
-LINE = pa.struct([("text", pa.string()), ("score", pa.float32()), ("box", pa.list_(pa.list_(pa.float32())))])
-RECORD = pa.schema(
-    [
-        ("ordinal", pa.int64()),
-        ("status", pa.string()),
-        ("message", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("spotted", pa.list_(LINE)),
-        ("sha256", pa.binary(32)),
-        ("bytes", pa.int64()),
-    ]
-)
-"""One row per requested image. `status` is ok, or why there is no result. Boxes are four corners (x, y)
-in pixels of the original. `sha256` and `bytes` describe the image as stored, null if its bytes
-were not read."""
-
 
 class Reading(TypedDict, total=False):
     """A row of `RECORD`; absent keys are null."""
@@ -77,11 +60,7 @@ download downscaled it, None if it was not downloaded."""
 
 @cache  # the description is a file, and callers ask for each batch
 def dataset_of(caption: str, **roles: str) -> Dataset:
-    """Return the data set `custom` with the column of the captions.
-
-    Raises:
-        DatasetError: see `Dataset.with_roles`.
-    """
+    """Return the data set `custom` with the column of the captions; DatasetError as from `Dataset.with_roles`."""
     return load_dataset("custom").with_roles(caption=caption, **roles)
 
 
@@ -105,15 +84,9 @@ def columns_of(
     path: str = "the manifest",
 ) -> dict[str, str]:
     """Return the column of each condition: that of a role, else the one of that name (in another case, the only one).
+    Raise WrongUse if there is none.
 
-    A condition on a language is left out if the manifest has no such column; the language is then
-    identified.
-
-    Args:
-        dataset: tells whether width and height are swapped.
-
-    Raises:
-        WrongUse: there is no such column.
+    A condition on a language is left out if the manifest has no such column; the language is then identified.
     """
     found = {one.reason: _column(one.reason, roles, dataset, columns) for one in conditions}
     for name in [name for name, column in found.items() if column is None and name not in language.NAMES]:
@@ -126,11 +99,7 @@ def columns_of(
 
 def columns_in(table: pa.Table, dataset: Dataset, conditions: Sequence[ColumnCondition], path: str) -> dict[str, str]:
     """Return the column of each condition in a table, as `columns_of` does with the roles that a run would resolve.
-
-    Raises:
-        WrongUse: there is no such column.
-        BadSchema: a run would refuse the columns.
-    """
+    Raise BadSchema if a run would refuse the columns."""
     return columns_of(conditions, roles_of(table, dataset), dataset, table.column_names, path) if conditions else {}
 
 
@@ -149,12 +118,8 @@ def good_rows(
 
 
 def values_of(batch: Batch, places: Mapping[str, str], conditions: Sequence[ColumnCondition]) -> dict[str, pa.Array]:
-    """Return the values that conditions compare, by stored name.
-
-    Args:
-        places: the column of each condition (see `columns_of`).
-        conditions: the preset's conditions. A language without a column is identified from the captions.
-    """
+    """Return the values that conditions compare, by stored name. `places`: see `columns_of`; a language without a
+    column is identified from the captions."""
     table = batch.table
     identified = [name for name in language.NAMES if name in {one.reason for one in conditions} - places.keys()]
     absent = pa.nulls(table.num_rows)  # for a column that the batch lacks
@@ -202,11 +167,8 @@ def _column(name: str, roles: Roles, dataset: Dataset, columns: Sequence[str]) -
 
 
 def read_texts(spotter: TextSpotter, asked: Iterable[Asked]) -> Iterator[Reading]:
-    """Yield rows of `RECORD`, in order: the text in each image, or why it could not be read.
-
-    Args:
-        spotter: reads the text. It determines how many images are in memory at a time.
-    """
+    """Yield rows of `RECORD`, in order: the text in each image, or why it could not be read. The spotter determines how
+    many images are in memory at a time."""
     waiting: deque[tuple[int, MissingImage | tuple[bytes, int], tuple[int, int] | None]] = deque()
 
     def at_hand() -> Iterator[bytes]:

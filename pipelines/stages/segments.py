@@ -19,7 +19,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from open_diht.filters.base import CaptionFilter
+from open_diht.filters.cascade import KEPT, NotLookedAt, apply_caption_filters
 from open_diht.filters.presets import Preset, load_preset
+from open_diht.filters.several_captions import OTHER_CAPTIONS
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, Records, Stage
@@ -27,10 +29,8 @@ from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests import MissingImage, UnreadableFile
 from open_diht.pipelines.manifests.plan import load_plan
 from open_diht.pipelines.stages.annotator import Annotator
-from open_diht.pipelines.stages.cascade import KEPT, NotLookedAt, apply_caption_filters
 from open_diht.pipelines.stages.columns import annotated_rows
 from open_diht.pipelines.stages.images import DOWNLOAD, images_of, last_of_each, state_of
-from open_diht.pipelines.stages.several import OTHER_CAPTIONS
 from open_diht.pipelines.store.commit import CorruptRecord, read_json
 from open_diht.pipelines.store.fingerprints import fingerprint_of
 from open_diht.pipelines.store.layout import Layout
@@ -44,14 +44,10 @@ _COUNTED_ROWS = 100_000
 
 
 def all_rows(preset: Preset, values: str) -> str:
-    """Return the name of the set of rows that are wanted if captions decide nothing.
+    """Return the name of the set of rows that are wanted if captions decide nothing; `values`: see `Survivors.values`.
 
     It holds all rows with a caption of accepted length that pass the preset's conditions on columns and its registered
     filters without annotations.
-
-    Args:
-        preset: the filters and their thresholds.
-        values: see `Survivors.values`.
     """
     own = [one for one in preset.filters if isinstance(one, CaptionFilter) and not one.needs_annotations]
     conditions = "".join(f"-{fingerprint_of(one)}" for one in (*preset.columns, *own))
@@ -59,13 +55,8 @@ def all_rows(preset: Preset, values: str) -> str:
 
 
 def survivors(preset: Preset, annotations: str, values: str) -> str:
-    """Return the name of the set of rows that pass a preset's filters on captions and columns.
-
-    Args:
-        preset: the filters and their thresholds.
-        annotations: fingerprint of the caption annotations.
-        values: see `Survivors.values`.
-    """
+    """Return the name of the set of rows that pass a preset's filters on captions and columns. `annotations` and
+    `values` are the fingerprints of `Survivors`."""
     return f"{RULES}-{preset.captions_fingerprint}-{annotations}-{values}"
 
 
@@ -105,13 +96,7 @@ class Survivors:
         return {all_rows(preset, self.values) for preset in fewer} | mine
 
     def ordinals(self, layout: Layout, image_unit: str, image_rows: int) -> NDArray[np.int64]:
-        """Return the ordinals of the wanted rows of an image unit.
-
-        Args:
-            layout: the output folder.
-            image_unit: name of the image unit.
-            image_rows: rows of an image unit, from the plan.
-        """
+        """Return the ordinals of the wanted rows of an image unit, which has `image_rows` rows."""
         unit, number = place_of(image_unit)
         first, stop = number * image_rows, (number + 1) * image_rows
         columns = None if self.captions_decide else ["ordinal", "caption", OTHER_CAPTIONS]
@@ -126,17 +111,8 @@ class Survivors:
 
 
 def segments_of(layout: Layout, stage: str, unit: str, image_units: Iterable[int]) -> Iterator[StorePath]:
-    """Yield the files that a stage has stored of a caption unit, segment after segment of each image unit.
-
-    Args:
-        layout: the output folder.
-        stage: name of the stage.
-        unit: name of the caption unit.
-        image_units: numbers of the image units.
-
-    Raises:
-        CorruptRecord: a commit record is corrupt.
-    """
+    """Yield the files that a stage has stored of a caption unit, segment after segment of each image unit. Raise
+    CorruptRecord if a commit record is corrupt."""
     for number in image_units:
         name = image_unit_name(unit, number)
         path = layout.commit(stage, name)
@@ -230,24 +206,6 @@ class SegmentStage(Stage):
         """Return names of sets of rows, any of which contains all rows that a finished unit must contain."""
         return self.covered(unit)
 
-    def note(self, unit: str, record: CommitRecord) -> None:  # not abstract: few stages need it
-        """Add to a finished unit's commit record what else `current` and `is_done` compare.
-
-        Args:
-            unit: name of the unit.
-            record: its commit record, which is changed.
-        """
-
-    def seen(self, unit: str, segment: str, record: CommitRecord) -> NDArray[np.int64]:
-        """Return the ordinals of the rows of a segment that need not be processed again.
-
-        Args:
-            unit: name of the unit.
-            segment: name of the segment.
-            record: the unit's commit record.
-        """
-        return np.asarray(read_table(self.layout.data(self.name, segment), columns=["ordinal"])["ordinal"])
-
     def is_done(self, unit: str, record: CommitRecord | None) -> bool:
         current = self.current(unit, record)
         return current is not None and not self.needed(unit).isdisjoint(current["covers"])
@@ -260,9 +218,22 @@ class SegmentStage(Stage):
             known: its commit record if that is `current`.
         """
         wanted = self.candidates(unit)
-        for segment in range(known["segments"] if known is not None else 0):
-            wanted = wanted[~np.isin(wanted, self.seen(unit, segment_name(unit, segment), known or {}))]
-        return wanted
+        return wanted[~np.isin(wanted, self.results(unit, known)["ordinal"])]
+
+    def results(self, unit: str, known: CommitRecord | None, *columns: str) -> pa.Table:
+        """Return the ordinals and these columns of the rows that were processed; of a row that was processed again, the
+        last.
+
+        Args:
+            unit: name of the unit.
+            known: its commit record, None if no row was processed.
+            columns: columns of the stage's files.
+        """
+        count = known["segments"] if known is not None else 0
+        paths = [self.layout.data(self.name, segment_name(unit, segment)) for segment in range(count)]
+        tables = [read_table(path, columns=["ordinal", *columns]) for path in paths]
+        nothing = pa.table({"ordinal": pa.array([], pa.int64()), **{name: pa.nulls(0) for name in columns}})
+        return last_of_each(pa.concat_tables(tables)) if tables else nothing
 
     def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         wanted = self.wanted(unit, before)
@@ -277,7 +248,6 @@ class SegmentStage(Stage):
             for path in takewhile(lambda path: path.exists(), stale):
                 path.unlink()
         record["covers"] = sorted({*record["covers"], *self.covered(unit)})
-        self.note(unit, record)
         return record, files
 
     # ---- records of other stages
@@ -319,15 +289,8 @@ class SegmentAnnotator(SegmentStage, Annotator):
         return work.image_units(units)
 
     def total(self, work: Work, todo: Sequence[str]) -> int | None:
-        """Return the number of rows to process, or None if there may be many.
-
-        Counting many rows here would make one process read all annotations, so units count their own
-        when they start.
-
-        Args:
-            work: the run's work.
-            todo: the units that are not done.
-        """
+        """Return the number of rows to process, or None if there may be many: counting these here would make one
+        process read all annotations, so units count their own when they start."""
         if len(todo) * work.plan.image_rows > _COUNTED_ROWS:
             return None
         return sum(len(self.wanted(unit, self.current(unit, rec))) for unit, rec in work.records(self.name, todo))

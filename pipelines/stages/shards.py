@@ -19,6 +19,7 @@ from PIL import Image
 
 from open_diht.common.images import BadImage, open_image
 from open_diht.common.shard_index import Shard, place_beside, scan, stamp_of, write
+from open_diht.filters.output import making_way
 from open_diht.filters.spotting.decode import DecodeLimits, decode_image
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.progress import Heartbeat
@@ -26,25 +27,20 @@ from open_diht.pipelines.engine.stage import Done, Stage
 from open_diht.pipelines.manifests import MissingImage
 from open_diht.pipelines.manifests.formats.jsonl import EXTRA
 from open_diht.pipelines.stages.images import images_of
-from open_diht.pipelines.stages.output import making_way
 from open_diht.pipelines.store.commit import published, remove
 from open_diht.pipelines.store.fingerprints import Fingerprints
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import CommitRecord
 from open_diht.pipelines.store.storage import Row, StorePath, is_local, read_table, row_groups
 
-PER_SHARD = 10_000
+PER_SHARD = 10_000  # as img2dataset has it: tars large enough for sequential reading, small enough to shuffle
 _AS_IT_IS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 """Extensions of formats that webdataset loaders read. Members with others would be skipped silently."""
 _LIMITS = DecodeLimits(decode_side=0)
 
 
 def shard_path(layout: Layout, unit: str, number: int) -> StorePath:
-    """Return the path of a unit's shard.
-
-    Args:
-        number: number of the shard in the unit, from 0.
-    """
+    """Return the path of a unit's shard, numbered from 0."""
     return layout.shards(unit).with_name(f"{unit}-{number:03d}.tar")
 
 
@@ -147,9 +143,8 @@ def kept_rows(layout: Layout, unit: str, columns: Sequence[str]) -> list[Row]:
 def _members(layout: Layout, unit: str) -> tuple[pa.Table, NDArray[np.int64]]:
     """Return the content of each survivor's .json but `key` and `ordinal`, and the survivors' ordinals.
 
-    It has the columns of kept/ that JSON can hold, including the manifest's own, but no spotted text. A
-    manifest's `key` and `ordinal` are renamed in favor of the sample's, and `_extra` in favor of what a
-    reader adds.
+    It has the columns of kept/ that JSON can hold, including the manifest's own, but no spotted text. A manifest's
+    `key` and `ordinal` are renamed in favor of the sample's, and `_extra` in favor of what a reader adds.
     """
     path = layout.part("kept", unit)
     if not path.exists():

@@ -1,7 +1,6 @@
 """Stage `spotting`: read the text in the images of rows whose captions pass.
 
-Its units are image units. If a row was read again because its image has been downloaded, its last
-record counts.
+Its units are image units. If a row was read again because its image has been downloaded, its last record counts.
 """
 
 from __future__ import annotations
@@ -19,22 +18,18 @@ from numpy.typing import NDArray
 from open_diht.common.command_line import WrongUse
 from open_diht.common.naming import counted
 from open_diht.common.spelling import spelled_option
+from open_diht.filters.cascade import NOT_AT_HAND, RECORD
 from open_diht.filters.spotting.spotter import SpotterError, SpotterSettings, TextSpotter
 from open_diht.filters.spotting.weights import WeightsDamaged, WeightsMissing, download_and_install
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.progress import Heartbeat
+from open_diht.pipelines.engine.stage import Done
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.captions import survivors_of
-from open_diht.pipelines.stages.cascade import NOT_AT_HAND
-from open_diht.pipelines.stages.images import (
-    DOWNLOAD,
-    images_at_hand,
-    last_of_each,
-    original_sizes,
-)
-from open_diht.pipelines.stages.rows import RECORD, Reading, read_texts
+from open_diht.pipelines.stages.images import DOWNLOAD, images_at_hand, last_of_each, original_sizes
+from open_diht.pipelines.stages.rows import Reading, read_texts
 from open_diht.pipelines.stages.segments import SegmentAnnotator, Survivors, segments_of
 from open_diht.pipelines.store.commit import TableFile
 from open_diht.pipelines.store.fingerprints import fingerprint_of
@@ -42,15 +37,11 @@ from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import CommitRecord
 from open_diht.pipelines.store.storage import StorePath, read_table
 
-BATCH = 64
+BATCH = 64  # readings in memory before they are written; an image may hold thousands of boxes
 
 
 def load_records(layout: Layout, unit: str, image_units: Iterable[int]) -> pa.Table:
-    """Return the spotting records of a caption unit, by ordinal.
-
-    Raises:
-        CorruptRecord: a commit record is corrupt.
-    """
+    """Return the spotting records of a caption unit, by ordinal. Raise CorruptRecord if a commit record is corrupt."""
     tables = [read_table(path) for path in segments_of(layout, "spotting", unit, image_units)]
     return last_of_each(pa.concat_tables([RECORD.empty_table(), *tables]))
 
@@ -139,15 +130,15 @@ class SpottingStage(SegmentAnnotator):
     def is_done(self, unit: str, record: CommitRecord | None) -> bool:
         return super().is_done(unit, record) and bool(record and record["downloads"] == self.downloads(unit))
 
-    def seen(self, unit: str, segment: str, record: CommitRecord) -> NDArray[np.int64]:
-        done = read_table(self.layout.data(self.name, segment), columns=["ordinal", "status"])
-        if record["downloads"] != self.downloads(unit):  # images that were not available may be now
+    def wanted(self, unit: str, known: CommitRecord | None) -> NDArray[np.int64]:
+        wanted, done = self.candidates(unit), self.results(unit, known, "status")
+        if known and known["downloads"] != self.downloads(unit):  # images that were not available may be now
             done = done.filter(pc.not_equal(done["status"], NOT_AT_HAND))
-        return np.asarray(done["ordinal"])
+        return wanted[~np.isin(wanted, done["ordinal"])]
 
-    def note(self, unit: str, record: CommitRecord) -> None:
-        record["downloads"] = self.downloads(unit)
-        record["root"] = self.dataset.images_root
+    def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
+        said, files = super().process(unit, before, heartbeat)
+        return {**said, "downloads": self.downloads(unit), "root": self.dataset.images_root}, files
 
     def add(
         self, unit: str, name: str, ordinals: NDArray[np.int64], record: CommitRecord, heartbeat: Heartbeat

@@ -26,11 +26,8 @@ _PAIR = np.dtype("<u8,<u8")
 
 
 def write_subset(layout: Layout, units: Iterable[Unit], duplicate_files: tuple[DuplicateFiles, ...]) -> int:
-    """Write subset.npy from the parts in kept/, without the uids that different rows share.
-
-    Args:
-        duplicate_files: files of the kinds of duplicates; those of kind `UID` list the shared uids.
-    """
+    """Write subset.npy from the parts in kept/, without the uids that different rows share, which the files of kind
+    `UID` list."""
     names = [unit.name for unit in units]
     files = [file_name(number) for one in duplicate_files if one.kind == UID for number in range(one.count)]
     with published(layout.root / "subset.npy") as target:

@@ -9,7 +9,7 @@ from typing import NotRequired, TypedDict
 
 import pyarrow as pa
 
-from open_diht.pipelines.stages.cascade import DEAD, KEPT
+from open_diht.filters.cascade import DEAD, KEPT
 
 
 class DecideRecord(TypedDict):
@@ -63,9 +63,6 @@ class Tally:
         push = heapq.heappush if len(self.examples[reason]) < most else heapq.heappushpop
         push(self.examples[reason], key)
 
-    def ordinals(self, reason: str) -> list[int]:
-        return [ordinal for _, ordinal in sorted(self.examples[reason], reverse=True)]
-
     def record(self) -> DecideRecord:
         """Return the unit's commit record."""
         record: DecideRecord = {
@@ -77,7 +74,10 @@ class Tally:
             "histograms": {
                 name: {str(k): n for k, n in sorted(counts.items())} for name, counts in self.histograms.items()
             },
-            "examples": {reason or "kept": self.ordinals(reason) for reason in self.examples},
+            "examples": {
+                reason or "kept": [ordinal for _, ordinal in sorted(found, reverse=True)]
+                for reason, found in self.examples.items()
+            },
         }
         if self.captions:
             record["captions"] = dict(sorted(self.captions.items()))

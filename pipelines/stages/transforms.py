@@ -27,6 +27,17 @@ from apache_beam import pvalue
 
 from open_diht.filters.captions.annotate import SCHEMA as CAPTION_SCHEMA
 from open_diht.filters.captions.annotate import CaptionAnnotator
+from open_diht.filters.cascade import (
+    DEAD,
+    KEPT,
+    RECORD,
+    NotLookedAt,
+    apply_caption_filters,
+    apply_cascade,
+    refuse_scores,
+    stage_of,
+)
+from open_diht.filters.output import making_way, output_rows, rejected_rows
 from open_diht.filters.presets import Preset, load_preset
 from open_diht.filters.spotting.settings import SpotterSettings
 from open_diht.filters.spotting.spotter import TextSpotter
@@ -34,33 +45,20 @@ from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.datasets.naming import listing
 from open_diht.pipelines.manifests import Batch, MissingImage, read_rows
 from open_diht.pipelines.manifests.columns import kind_of
-from open_diht.pipelines.stages.cascade import (
-    DEAD,
-    KEPT,
-    NotLookedAt,
-    apply_caption_filters,
-    apply_cascade,
-    refuse_scores,
-    stage_of,
-)
-from open_diht.pipelines.stages.output import making_way, output_rows, rejected_rows
-from open_diht.pipelines.stages.rows import RECORD as RECORD_SCHEMA
 from open_diht.pipelines.stages.rows import dataset_of, good_rows, read_texts
 from open_diht.pipelines.store.layout import KINDS
 
 ANNOTATIONS, SPOTTING = "annotations", "spotting"
-"""Columns that the transforms add and `ApplyCat` reads: structs of
-`open_diht.filters.captions.annotate.SCHEMA`, and of status, message, width, height, spotted, sha256,
-bytes (see `open_diht.pipelines.stages.rows.RECORD`)."""
+"""Columns that the transforms add and `ApplyCat` reads: structs of `open_diht.filters.captions.annotate.SCHEMA`, and of
+status, message, width, height, spotted, sha256, bytes (see `open_diht.filters.cascade.RECORD`)."""
 _CAPTIONS = pa.struct(list(CAPTION_SCHEMA))
-_RECORD = pa.struct([field for field in RECORD_SCHEMA if field.name != "ordinal"])
+_READING = pa.struct([field for field in RECORD if field.name != "ordinal"])
 
 
 class AnnotateCaptions(beam.PTransform[Any, Any]):
     """A transform that annotates captions: it adds a column `annotations` to batches, for `ApplyCat`.
 
-    A row's annotations are null if it cannot be read (see `ApplyCat`), and those of an empty text if it
-    has no caption.
+    A row's annotations are null if it cannot be read (see `ApplyCat`), and those of an empty text if it has no caption.
 
     Args:
         caption: the column with the captions.
@@ -201,7 +199,7 @@ class ApplyCat(beam.PTransform[Any, Any]):
             annotated: schema of the batches. The types of `annotations` and `spotting` are known, so
                 any may be given.
         """
-        known = {ANNOTATIONS: _CAPTIONS, SPOTTING: _RECORD}
+        known = {ANNOTATIONS: _CAPTIONS, SPOTTING: _READING}
         fields = [field.with_type(known.get(field.name, field.type)) for field in annotated]
         return {name: table.schema for name, table in self._function.decide(pa.schema(fields).empty_table()).items()}
 
@@ -242,7 +240,7 @@ class _Spot(beam.DoFn):
             images = [image and image["bytes"] for image in images]
         absent = MissingImage(reason="image_not_available", message=f"the row has no image in column {self._image!r}")
         rows = list(read_texts(self._spotter, ((0, absent if image is None else image, None) for image in images)))
-        yield _with_column(table, SPOTTING, pa.Table.from_pylist(rows, pa.schema(list(_RECORD))), wanted, _RECORD)
+        yield _with_column(table, SPOTTING, pa.Table.from_pylist(rows, pa.schema(list(_READING))), wanted, _READING)
 
     def _wanted(self, table: pa.Table) -> np.ndarray[Any, Any]:
         """Return the indices of the rows whose images are read."""
@@ -297,8 +295,7 @@ class _Decide(beam.DoFn):
 def _rows(table: pa.Table, dataset: Dataset, preset: Preset, *, annotated: bool) -> tuple[Batch, pa.Table]:
     """Return the good rows of a batch as read, and as a table for the cascade.
 
-    The table has identity, caption, the values that the preset's conditions compare and, if
-    `annotated`, annotations.
+    The table has identity, caption, the values that the preset's conditions compare and, if `annotated`, annotations.
     """
     _need(table, str(dataset.roles.caption), "name the column with the captions: caption=...")
     batch, rows = good_rows(table, dataset, preset.columns, "the manifest")
@@ -313,12 +310,12 @@ def _rows(table: pa.Table, dataset: Dataset, preset: Preset, *, annotated: bool)
 
 
 def _records(table: pa.Table) -> pa.Table:
-    """Return the image records for `apply_cascade`: rows of `stages.rows.RECORD`, by row index."""
+    """Return the image records for `apply_cascade`: rows of `filters.cascade.RECORD`, by row index."""
     _need(table, SPOTTING, 'put SpotText before, or pass stages=["captions"]')
     column = table[SPOTTING]
     places = pa.array(np.arange(table.num_rows))
-    records = pa.table([places, *column.cast(_RECORD).flatten()], ["ordinal", *(field.name for field in _RECORD)])
-    return records.select(RECORD_SCHEMA.names).filter(column.is_valid())
+    records = pa.table([places, *column.cast(_READING).flatten()], ["ordinal", *(field.name for field in _READING)])
+    return records.select(RECORD.names).filter(column.is_valid())
 
 
 def _own(table: pa.Table) -> pa.Table:

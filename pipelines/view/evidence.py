@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from open_diht.filters.cascade import apply_caption_filters, with_one_caption
 from open_diht.pipelines.driver.examples import example_of
 from open_diht.pipelines.manifests import FileChanged, ManifestError, MissingImage, UnreadableFile
 from open_diht.pipelines.report.example import Example
 from open_diht.pipelines.report.thumbnail import ImageNotShown, Thumbnail, shrink
-from open_diht.pipelines.stages.cascade import apply_caption_filters, with_one_caption
 from open_diht.pipelines.stages.columns import annotated_rows
 from open_diht.pipelines.stages.image_records import image_records
 from open_diht.pipelines.stages.images import images_of

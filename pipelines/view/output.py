@@ -15,7 +15,7 @@ from open_diht.pipelines.datasets import READ_AS, Dataset, DatasetError, load_da
 from open_diht.pipelines.manifests.plan import Plan, PlanMismatch, load_plan
 from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.stages.captions import CaptionRecord
-from open_diht.pipelines.stages.columns import NAME as COLUMNS
+from open_diht.pipelines.stages.columns import COLUMNS
 from open_diht.pipelines.stages.images import DOWNLOAD
 from open_diht.pipelines.stages.tally import DecideRecord
 from open_diht.pipelines.store.layout import KINDS, Layout

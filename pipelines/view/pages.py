@@ -12,13 +12,13 @@ from starlette.exceptions import HTTPException
 from open_diht.common.fields import BadValue
 from open_diht.common.html import TextSpan, marked, words
 from open_diht.common.spelling import spelled
+from open_diht.filters.cascade import NOT_DECIDED, cascade
 from open_diht.filters.presets import Preset
 from open_diht.filters.score import CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, TEXT_AREA
 from open_diht.pipelines.driver.funnel import count
 from open_diht.pipelines.report.card import draw_card
 from open_diht.pipelines.report.funnel import FunnelRecord, reasons_of
 from open_diht.pipelines.report.page import draw_histograms
-from open_diht.pipelines.stages.cascade import NOT_DECIDED, cascade
 from open_diht.pipelines.stages.tally import DecideRecord
 from open_diht.pipelines.store.storage import each
 from open_diht.pipelines.view.controls import as_yaml, controls_of, moved

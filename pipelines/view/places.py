@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from open_diht.pipelines.stages.cascade import KEPT, Reasons
+from open_diht.filters.cascade import KEPT, Reasons
 from open_diht.pipelines.store.storage import StorePath, read_table, row_count
 from open_diht.pipelines.view.output import UNDECIDED, Output
 

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from open_diht.filters.base import Bools
-from open_diht.pipelines.stages.dedup.findings import COPIES
-from open_diht.pipelines.stages.output import OURS, SEVERAL
+from open_diht.filters.dedup import COPIES
+from open_diht.filters.output import OURS, SEVERAL
 from open_diht.pipelines.store.layout import KINDS
 from open_diht.pipelines.store.storage import Row, open_parts
 from open_diht.pipelines.view.output import ENDS, UNDECIDED, UNREADABLE, Output

@@ -19,10 +19,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from open_diht.filters.base import Bools
-from open_diht.pipelines.stages.cascade import KEPT, UNREAD, Reasons, cascade
+from open_diht.filters.cascade import KEPT, RECORD, UNREAD, Reasons, cascade
 from open_diht.pipelines.stages.columns import annotated_rows
 from open_diht.pipelines.stages.image_records import image_records
-from open_diht.pipelines.stages.rows import RECORD
 from open_diht.pipelines.store.storage import each
 from open_diht.pipelines.view.options import ROWS
 from open_diht.pipelines.view.output import Output

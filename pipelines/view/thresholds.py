@@ -17,9 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from open_diht.filters.base import Bools
-from open_diht.filters.presets import Preset
-from open_diht.pipelines.pilot.estimate import Estimate, share
-from open_diht.pipelines.stages.cascade import (
+from open_diht.filters.cascade import (
     DUPLICATE_IMAGE,
     DUPLICATE_PAIR,
     DUPLICATE_SEMANTIC,
@@ -28,6 +26,8 @@ from open_diht.pipelines.stages.cascade import (
     apply_cascade,
     cascade,
 )
+from open_diht.filters.presets import Preset
+from open_diht.pipelines.pilot.estimate import Estimate, share
 from open_diht.pipelines.stages.dedup.exact_stages import Pairs
 from open_diht.pipelines.stages.dedup.keys import Halves
 from open_diht.pipelines.view.output import Output

@@ -1,6 +1,6 @@
 """Selection: rows and repeats by `make select` against the kept pairs alone, and against all pairs read equally often.
 
-The rule is the product's own (`open_diht.pipelines.driver.repeats`). Its constants, the delay of rejected
+The rule is the product's own (`open_diht.pipelines.select.repeats`). Its constants, the delay of rejected
 pairs and the readings that halve a pair's worth, were fitted on one half of each pool; the results
 reported are of the other.
 """
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from open_diht.pipelines.driver.repeats import DELAYS, allotted, per_row, worth
+from open_diht.pipelines.select.repeats import DELAYS, allotted, per_row, worth
 from study.claims.described import arms_of_pools, described, track_of, wanted_on_web
 from study.claims.pools import open_pool, web_held
 from study.data import Data

@@ -24,8 +24,7 @@ from open_diht.filters.captions.annotate import CaptionAnnotator
 from open_diht.filters.presets import load_preset
 from open_diht.filters.spotting.spotter import TextSpotter
 from open_diht.pipelines.datasets import Dataset, load_dataset
-from open_diht.pipelines.driver.outcome import FilterOutcome
-from open_diht.pipelines.driver.run import run
+from open_diht.pipelines.driver.run import FilterOutcome, run
 from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.runners import Backend, Direct, Job
 from open_diht.pipelines.settings import STAGES, RunSettings

@@ -21,17 +21,17 @@ from hypothesis import strategies as st
 
 from open_diht.common.command_line import WrongUse
 from open_diht.filters.captions.annotate import CaptionAnnotator
+from open_diht.filters.cascade import KEPT, apply_caption_filters, apply_cascade, cascade
+from open_diht.filters.output import output_rows
 from open_diht.filters.presets import load_preset
+from open_diht.filters.several_captions import OTHERS, nested
 from open_diht.pipelines.datasets import Dataset, load_dataset
 from open_diht.pipelines.driver.cli import main
 from open_diht.pipelines.driver.conservation import NotConserved, check_conservation
 from open_diht.pipelines.manifests import BadSchema, inspect, read, read_rows
 from open_diht.pipelines.manifests.plan import load_plan
 from open_diht.pipelines.settings import ScoreSettings
-from open_diht.pipelines.stages.cascade import KEPT, apply_caption_filters, apply_cascade, cascade
-from open_diht.pipelines.stages.output import output_rows
 from open_diht.pipelines.stages.rows import identities
-from open_diht.pipelines.stages.several import OTHERS, nested
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.view.evidence import evidence_of, place_at
 from open_diht.pipelines.view.output import Output

@@ -156,7 +156,10 @@ def test_a_default_gives_way_to_the_file(tmp_path: Path) -> None:
     default = {"data": {"sources": [{"path": "out/sample"}]}}
     mine.write_text("extends: vit-b-32\n")
     assert load_config(str(mine), defaults=default).data.places == ("out/sample",)
-    for data, places in (("sources: [{path: a}, {path: b}]", ("a", "b")), ("loader: a:B, path: pairs.npz", ("pairs.npz",))):
+    for data, places in (
+        ("sources: [{path: a}, {path: b}]", ("a", "b")),
+        ("loader: a:B, path: pairs.npz", ("pairs.npz",)),
+    ):
         mine.write_text(f"extends: vit-b-32\ndata: {{{data}}}\n")
         assert load_config(str(mine), defaults=default).data.places == places
         assert load_config(str(mine), base=DATA | {"data": {"sources": [{"path": "c"}]}}).data.places == ("c",)

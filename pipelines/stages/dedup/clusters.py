@@ -24,11 +24,7 @@ class FaissMissing(RuntimeError):
 
 
 def faiss() -> ModuleType:
-    """Return the faiss module.
-
-    Raises:
-        FaissMissing: it cannot be imported.
-    """
+    """Return the faiss module, or raise FaissMissing."""
     try:
         import faiss as module
     except ImportError as error:
@@ -39,11 +35,8 @@ def faiss() -> ModuleType:
 
 
 def cluster_count(rows: int, asked: int) -> int:
-    """Return the number of clusters, at most `rows`, but at least 1.
-
-    Args:
-        asked: the requested number; 0 means one per `PER_CLUSTER` rows, at most `MOST_CLUSTERS`.
-    """
+    """Return the number of clusters, at most `rows`, but at least 1. Asked for 0, it is one per `PER_CLUSTER` rows, at
+    most `MOST_CLUSTERS`."""
     return max(1, min(asked or min(-(-rows // PER_CLUSTER), MOST_CLUSTERS), rows))
 
 
@@ -55,17 +48,8 @@ def unit_length(vectors: NDArray[np.floating]) -> Vectors:
 
 
 def train(sample: Vectors, clusters: int, seed: int) -> Vectors:
-    """Return centroids (clusters, d) of unit length, by spherical k-means; one that is a mean of zero stays zero.
-
-    The same sample and seed give the same centroids on the same machine.
-
-    Args:
-        sample: vectors (n, d) float32 of unit length.
-
-    Raises:
-        ValueError: fewer rows than clusters.
-        FaissMissing: there are several clusters, and faiss cannot be imported.
-    """
+    """Return centroids (clusters, d) of unit length, by spherical k-means of a sample (n, d) of unit length; one that
+    is a mean of zero stays zero. The same sample and seed give the same centroids on the same machine."""
     if len(sample) < clusters:
         raise ValueError(f"{len(sample)} rows do not make {clusters} clusters; take a larger sample or fewer clusters")
     if clusters == 1:
@@ -84,12 +68,7 @@ def train(sample: Vectors, clusters: int, seed: int) -> Vectors:
 
 
 def assign(vectors: Vectors, centroids: Vectors) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return each vector's nearest centroid and the cosine to it; shapes (n,).
-
-    Args:
-        vectors: (n, d) float32 of unit length.
-        centroids: (clusters, d) float32 of unit length.
-    """
+    """Return the nearest centroid of each vector of unit length and the cosine to it; shapes (n,)."""
     if len(centroids) == 1:
         return np.zeros(len(vectors), np.int64), (vectors @ centroids[0]).astype(np.float32)
     index = faiss().IndexFlatIP(centroids.shape[1])

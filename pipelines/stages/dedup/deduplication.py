@@ -14,24 +14,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 
+from open_diht.filters.cascade import StageFilter
 from open_diht.filters.dedup import DuplicateCounts
 from open_diht.pipelines.engine.stage import Stage
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.settings import RunSettings
-from open_diht.pipelines.stages.cascade import StageFilter
 from open_diht.pipelines.stages.dedup.clusters import faiss
 from open_diht.pipelines.stages.dedup.exact import ranges_of
 from open_diht.pipelines.stages.dedup.exact_stages import KeyStage, RangeStage, keys_stage
-from open_diht.pipelines.stages.dedup.findings import (
-    IMAGE,
-    PAIR,
-    SEMANTIC,
-    UID,
-    DuplicateFiles,
-    Findings,
-    file_name,
-)
+from open_diht.pipelines.stages.dedup.findings import IMAGE, PAIR, SEMANTIC, UID, DuplicateFiles, Findings, file_name
 from open_diht.pipelines.stages.dedup.semantic import groups_of
 from open_diht.pipelines.stages.dedup.semantic_stages import (
     CENTROIDS,
@@ -44,7 +36,7 @@ from open_diht.pipelines.stages.dedup.semantic_stages import (
 )
 from open_diht.pipelines.stages.encoders import find_encoder
 from open_diht.pipelines.stages.images import images_at_hand
-from open_diht.pipelines.stages.score.stored import IMAGES, NAME
+from open_diht.pipelines.stages.score.stored import IMAGES, SCORE
 from open_diht.pipelines.store.fingerprints import Fingerprints, fingerprint_of
 
 VERSION = 4  # increase it when equal survivors may be compared differently
@@ -56,9 +48,9 @@ _ROWS_PER_WORKER = 500_000  # with fewer rows, starting a worker takes longer th
 class Deduplication:
     """The search for duplicates in one run."""
 
-    def __init__(self, settings: RunSettings, work: Work, judges: tuple[StageFilter, ...]):
-        """Store the run's settings and work; `judges`: filters of stage `score` and of the user's stages."""
-        self.settings, self._work, self._judges = settings, work, judges
+    def __init__(self, settings: RunSettings, work: Work, own: tuple[StageFilter, ...]):
+        """Store the run's settings and work; `own`: filters of stage `score` and of the user's stages."""
+        self.settings, self._work, self._own = settings, work, own
         self.layout = work.layout
         self._images = images_at_hand(self.layout, work.plan.images)
         self.rule = settings.preset.dedup
@@ -70,26 +62,15 @@ class Deduplication:
 
     @staticmethod
     def check(settings: RunSettings, plan: Plan | None, say: Callable[[str], None]) -> None:
-        """Check before the run that semantic deduplication has what it needs; see `Annotator.check`.
-
-        Raises:
-            EncoderError: see `find_encoder`.
-            FaissMissing: see `faiss`.
-        """
+        """Check before the run that semantic deduplication has what it needs, faiss and the encoder; see
+        `Annotator.check`."""
         if plan is None and "dedup" in settings.stages and settings.preset.dedup.semantic:
             faiss()
             find_encoder(settings.preset.dedup.encoder)
 
     def find(self, survivors: dict[str, str]) -> Findings:
-        """Find the duplicates of each kind that applies.
-
-        Args:
-            survivors: for each unit, in the order of the plan, what its survivors depend on.
-
-        Raises:
-            RunFailed: a unit of a step that the others need failed, such as a range or a group. Other errors are
-                those of `Engine.run`.
-        """
+        """Find the duplicates of each kind that applies. `survivors`: for each unit, in the order of the plan, what its
+        survivors depend on. Raise RunFailed if a unit fails that the others need, such as a range or a group."""
         names, pairs = self._work.alive(survivors), self.asked and self.rule.pairs
         own, without_url = (self._work.total("captions", names, of) for of in ("own_uids", "without_url"))
         self._exact(PAIR, survivors, rejects=pairs, read=pairs and self._images and without_url > 0)
@@ -121,14 +102,14 @@ class Deduplication:
             self._found,
             read,
             Fingerprints.published(self.layout, keys_stage(kind), known),
-            self._judges,
+            self._own,
         )
         self._do(stage, self._work.alive(survivors), quick=quick)
         names = self._work.alive(survivors)
         rows = self._work.total(stage.name, names)
         ranges = ranges_of(rows, MEMORY)
         everything = fingerprint_of([known[unit] for unit in names], ranges)
-        finder = RangeStage(self.layout, kind, ranges, frozenset(self._work.set_aside), everything)
+        finder = RangeStage(self.layout, kind, ranges, frozenset(self._work.quarantined), everything)
         self._conclude(kind, finder, ranges, everything, compared=rows, rejects=rejects)
 
     def _conclude(
@@ -149,9 +130,9 @@ class Deduplication:
         rule, names = self.rule, self._work.alive(survivors)
         encoder = self._models["encoder"] = find_encoder(rule.encoder).identity()
         competing = {unit: fingerprint_of(VERSION, self._rejecting, survivors[unit]) for unit in names}
-        scored = self._work.models.get(NAME, {})
-        if scored.get("encoder") == encoder and NAME in self.settings.stages:  # stage score has embedded the images
-            stored, embedding = Stored(NAME, IMAGES), scored["fingerprint"]
+        scored = self._work.models.get(SCORE, {})
+        if scored.get("encoder") == encoder and SCORE in self.settings.stages:  # stage score has embedded the images
+            stored, embedding = Stored(SCORE, IMAGES), scored["fingerprint"]
         else:
             dataset = self.settings.dataset
             # Relative paths mean other files below another --images-root.
@@ -161,7 +142,7 @@ class Deduplication:
             self._do(stage, self._work.image_units(names))
         names = self._work.alive(survivors)
         everything = fingerprint_of(embedding, asdict(rule), [competing[unit] for unit in names])
-        skip = frozenset(self._work.set_aside)
+        skip = frozenset(self._work.quarantined)
         trainer = CentroidStage(self.layout, self._found, stored, rule, skip, everything)
         self._do(trainer, [CENTROIDS], fatal=True)
         ((_, record),) = self._work.records(CENTROIDS, [CENTROIDS])
@@ -176,12 +157,8 @@ class Deduplication:
         self._counts[SEMANTIC] |= {"clusters": clusters, "eps": rule.eps}
 
     def _do(self, stage: Stage, names: Sequence[str], *, quick: bool = False, fatal: bool = False) -> None:
-        """Process the units of a stage that are not done.
-
-        Args:
-            quick: whether units take so little time that few workers suffice.
-            fatal: whether the run ends if one fails.
-        """
+        """Process the units of a stage that are not done. `quick`: they take so little time that few workers suffice.
+        `fatal`: the run ends if one fails."""
         work = self._work
         quiet = quick or (stage.name != EMBEDDINGS and work.plan.rows < _ROWS_PER_WORKER)
         few = max(1, min(work.workers, -(-work.plan.rows // _ROWS_PER_WORKER)))

@@ -23,11 +23,7 @@ _SEEN = np.dtype([*((name, KEY[name]) for name in KEY.names or ()), ("unit", "<u
 
 
 def ranges_of(keys: int, memory: int) -> int:
-    """Return the number of ranges so that each fits into memory if possible: a power of two up to `PARTS`.
-
-    Args:
-        memory: bytes that a range may take.
-    """
+    """Return the number of ranges so that each fits into `memory` bytes if possible: a power of two up to `PARTS`."""
     ranges = 1
     while ranges < PARTS and keys * KEY_BYTES > memory * ranges:
         ranges *= 2
@@ -37,26 +33,16 @@ def ranges_of(keys: int, memory: int) -> int:
 def duplicates(slices: Iterable[tuple[int, NDArray[np.void]]], batch: int = BATCH) -> Iterator[pa.Table]:
     """Yield the duplicates among the keys of a range as tables of `ENTRIES`, sorted by (unit, ordinal) overall.
 
-    Args:
-        slices: (number of the unit, its records of the range, sorted like those of `key_records`),
-            units ascending.
-        batch: fewest waiting keys that are compared with those seen, unless they are the last; results do not
-            depend on it.
-
-    Raises:
-        ValueError: units do not ascend.
+    `slices` are (number of the unit, its records of the range, sorted like those of `key_records`), units ascending.
+    Results do not depend on `batch`, the fewest waiting keys that are compared with those seen.
     """
     for later, first in _repeated(slices, batch):
         yield _entries(later, first, _uids(first["cited_high"], first["cited_low"]))
 
 
 def shared(slices: Iterable[tuple[int, NDArray[np.void]]], batch: int = BATCH) -> Iterator[pa.Table]:
-    """Yield the rows that are another pair than the first row with their uid, in the form of `duplicates`.
-
-    Args:
-        slices: as for `duplicates`; the keys are uids, and the cited values are equal for equal pairs.
-        batch: see `duplicates`.
-    """
+    """Yield the rows that are another pair than the first row with their uid, in the form of `duplicates`. The keys of
+    `slices` are uids, and the cited values are equal for equal pairs."""
     for later, first in _repeated(slices, batch):
         differ = (later["cited_high"] != first["cited_high"]) | (later["cited_low"] != first["cited_low"])
         if differ.any():

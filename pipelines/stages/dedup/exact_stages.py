@@ -16,12 +16,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from open_diht.filters.cascade import KEPT, StageFilter
 from open_diht.filters.presets import Preset
+from open_diht.filters.several_captions import OTHER_CAPTIONS, OTHERS, captions_of
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, Stage
 from open_diht.pipelines.manifests import MissingImage, UnreadableFile
-from open_diht.pipelines.stages.cascade import KEPT, StageFilter
 from open_diht.pipelines.stages.dedup.exact import duplicates, shared
 from open_diht.pipelines.stages.dedup.findings import (
     IMAGE,
@@ -47,7 +48,6 @@ from open_diht.pipelines.stages.image_records import decided_rows
 from open_diht.pipelines.stages.images import images_of
 from open_diht.pipelines.stages.rows import ROW
 from open_diht.pipelines.stages.segments import Survivors
-from open_diht.pipelines.stages.several import OTHER_CAPTIONS, OTHERS, captions_of
 from open_diht.pipelines.stages.spotting import load_records
 from open_diht.pipelines.store.commit import publish_bytes, read_json
 from open_diht.pipelines.store.fingerprints import Fingerprints
@@ -73,11 +73,7 @@ class Competitors:
 def competitors(
     layout: Layout, unit: str, number: int, before: tuple[DuplicateFiles, ...], entries: Entries
 ) -> Competitors:
-    """Return the survivors of the filters, without the duplicates of kinds that reject.
-
-    Args:
-        before: files of the kinds of duplicates that were compared before.
-    """
+    """Return the survivors of the filters, without the duplicates of kinds in `before` that reject."""
     records = _read_keys(layout, PAIR, unit, 0, PARTS)
     records = records[np.argsort(records["ordinal"], kind="stable")]
     for files in before:
@@ -148,7 +144,7 @@ class KeyStage(Stage):
     """Whether to read images whose digest is not known yet."""
     fingerprint: Fingerprints
     """Fingerprint of each unit; changes with the survivors and with the findings of earlier kinds that reject."""
-    judges: tuple[StageFilter, ...] = ()
+    own: tuple[StageFilter, ...] = ()
     """Filters of stage `score` and of the user's stages."""
     part_of = "dedup"
 
@@ -167,7 +163,7 @@ class KeyStage(Stage):
     def _of_pairs(self, unit: str) -> NDArray[np.void]:
         kept = Pairs()
         units = self._image_units(unit)
-        for read, decisions in decided_rows(self.layout, unit, units, self.preset, self.stages, self.judges):
+        for read, decisions in decided_rows(self.layout, unit, units, self.preset, self.stages, self.own):
             rows = read.select([name for name in (*ROW.names, OTHERS) if name in read.column_names])
             kept.add(rows.filter(pa.array(decisions.reasons == KEPT)))
         keys = kept.keys(unit, self._digests(unit, list(kept.bare)))

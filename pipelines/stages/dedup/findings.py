@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from open_diht.filters.dedup import DuplicateCounts
-from open_diht.pipelines.stages.cascade import KEPT, Reasons
+from open_diht.filters.cascade import KEPT, Reasons
+from open_diht.filters.dedup import COPIES, DuplicateCounts
 from open_diht.pipelines.stages.dedup.keys import ENTRIES
 from open_diht.pipelines.store.commit import TableFile
 from open_diht.pipelines.store.layout import Layout
@@ -22,9 +22,7 @@ UID = "uid"
 """Not a kind of duplicates: rows that are another pair than the first row with their uid. It never rejects."""
 KINDS = (PAIR, IMAGE, SEMANTIC)
 """The kinds in the order of comparison; the reason of a kind is `duplicate_<kind>`."""
-COPIES = pa.schema([("duplicate_of", pa.string()), ("duplicate_similarity", pa.float32())])
-"""Columns of rejected rows: the uid of the row that they duplicate, which a later kind may reject, and their cosine
-to the row that made them duplicates (with `against: all`, not always that one; null for exact duplicates)."""
+# Fewer rows make a larger footer, which every unit reads; more make a unit read more entries of others.
 _GROUP_ROWS = 16_384
 
 
@@ -55,11 +53,8 @@ def duplicates_stage(kind: str) -> str:
 
 
 def write_entries(path: StorePath, tables: Iterable[pa.Table]) -> int:
-    """Write entries in small row groups, so that a unit reads little but its own. Return the number of entries.
-
-    Args:
-        tables: tables of `ENTRIES`, sorted by unit.
-    """
+    """Write tables of `ENTRIES`, sorted by unit, in small row groups, so that a unit reads little but its own. Return
+    the number of entries."""
     with TableFile(path, ENTRIES) as out:
         for table in tables:
             for first in range(0, table.num_rows, _GROUP_ROWS):
@@ -101,28 +96,15 @@ def _groups(footer: pq.FileMetaData, unit: int) -> list[int]:
     return [group for group, known in enumerate(statistics) if known is None or known.min <= unit <= known.max]
 
 
-class Duplicates:
-    """The entries of a unit, by kind, for the kinds that reject."""
-
-    def __init__(self, entries: Entries, files: tuple[DuplicateFiles, ...], unit: int):
-        self.kinds = {one.kind: entries.of(one, unit) for one in files if one.rejects}
-
-
-def reject_duplicates(rows: pa.Table, reasons: Reasons, duplicates: Duplicates, unit: str) -> pa.Table:
-    """Write the reasons of duplicates into `reasons`, and return their `COPIES`, null for all other rows.
-
-    Args:
-        rows: n rows with `ordinal`.
-        reasons: the reason of each row (n,), changed in place.
-
-    Raises:
-        RuntimeError: a duplicate was rejected before, so it should not have been compared.
-    """
+def reject_duplicates(rows: pa.Table, reasons: Reasons, duplicates: Mapping[str, pa.Table], unit: str) -> pa.Table:
+    """Write the reasons of duplicates into `reasons` (n,), and return the rows' `COPIES`, null for all other rows.
+    `duplicates` has the unit's entries by kind, for the kinds that reject.
+    Raise RuntimeError if a duplicate was rejected before, so that it should not have been compared."""
     ordinals = np.asarray(rows["ordinal"])
     taken = np.full(len(ordinals), -1, np.int64)  # indices into the concatenated entries of all kinds
     first = 0
     for kind in KINDS:
-        entries = duplicates.kinds.get(kind)
+        entries = duplicates.get(kind)
         if entries is None or not entries.num_rows:
             continue
         known = np.asarray(entries["ordinal"])
@@ -135,6 +117,6 @@ def reject_duplicates(rows: pa.Table, reasons: Reasons, duplicates: Duplicates, 
         first += entries.num_rows
     if not first:
         return pa.table([pa.nulls(len(ordinals), field.type) for field in COPIES], schema=COPIES)
-    everything = pa.concat_tables([duplicates.kinds[kind] for kind in KINDS if kind in duplicates.kinds])
+    everything = pa.concat_tables([duplicates[kind] for kind in KINDS if kind in duplicates])
     mine = everything.take(pa.array(taken, mask=taken < 0))
     return pa.table([mine["duplicate_of"], mine["similarity"]], schema=COPIES)

@@ -12,7 +12,8 @@ KEY = np.dtype([("high", "<u8"), ("low", "<u8"), ("ordinal", "<u4"), ("cited_hig
 """A row: its key in two halves, its index in the unit, and a cited value in two halves: its uid, or its
 pair if the key is the uid. 36 bytes."""
 PARTS = 256
-"""A unit's records are sorted by key and can be read by the key's first byte."""
+"""A unit's records are sorted by key and can be read by the key's first byte. With 512 MB for a range of keys, of 300
+bytes each, 256 ranges hold 458 million keys, about as many as the paper's rows."""
 
 ENTRIES = pa.schema(
     [
@@ -37,11 +38,7 @@ def halves_of_uids(uids: Sequence[str]) -> Halves:
 
 
 def halves_of_digests(digests: Sequence[bytes]) -> Halves:
-    """Return the first 128 bits of each digest; shape (n, 2).
-
-    Raises:
-        ValueError: a digest has fewer than 16 bytes.
-    """
+    """Return the first 128 bits of each digest; shape (n, 2)."""
     short = next((digest for digest in digests if len(digest) < 16), None)
     if short is not None:
         raise ValueError(f"the digest {short.hex()!r} has {len(short)} bytes; a key needs 16")
@@ -50,21 +47,15 @@ def halves_of_digests(digests: Sequence[bytes]) -> Halves:
 
 
 def uid_of(high: int, low: int) -> str:
-    """Return the uid of two halves.
-
-    Args:
-        high: the first 64 bits.
-        low: the last 64 bits.
-    """
+    """Return the uid of its first and its last 64 bits."""
     return f"{high:016x}{low:016x}"
 
 
 def spread(keys: Halves) -> Halves:
     """Map 128-bit numbers one to one so that equal ranges of the high half hold about equally many keys.
 
-    Digests are evenly spread already, but a manifest's own uids may be consecutive numbers, which would
-    all fall into one range. The map is two rounds of a Feistel network with the finalizer of splitmix64
-    (Steele et al. 2014).
+    Digests are evenly spread already, but a manifest's own uids may be consecutive numbers, which would all fall into
+    one range. The map is two rounds of a Feistel network with the finalizer of splitmix64 (Steele et al. 2014).
     """
     high, low = keys[:, 0], keys[:, 1]
     low = low ^ _mixed(high)
@@ -88,13 +79,8 @@ def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def key_records(keys: Halves, ordinals: NDArray[np.int64], cited: Halves) -> NDArray[np.void]:
-    """Return the records of a unit, sorted by spread key and ordinal.
-
-    Args:
-        keys: the compared keys, shape (n, 2).
-        ordinals: indices of the rows in the unit, ascending; shape (n,).
-        cited: see `KEY`; shape (n, 2).
-    """
+    """Return the records of a unit (n,), sorted by spread key and ordinal. Keys and cited values are (n, 2), see `KEY`;
+    ordinals (n,) ascend."""
     even = spread(keys)
     records = np.empty(len(keys), KEY)
     records["high"], records["low"], records["ordinal"] = even[:, 0], even[:, 1], ordinals

@@ -1,13 +1,11 @@
 """Find semantic duplicates within a cluster, after SemDeDup (Abbas et al. 2023).
 
-They are images whose embeddings have a cosine above 1 - eps. Rows are taken in order; one that
-resembles an earlier row is a duplicate of it. The order thus decides which row of a group stays:
-`first` by unit and index in the unit; `far` (SemDeDup's default) the least typical first, by cosine to
-the centroid; `near` the most typical first.
+They are images whose embeddings have a cosine above 1 - eps. Rows are taken in order; one that resembles an earlier row
+is a duplicate of it. The order thus decides which row of a group stays: `first` by unit and index in the unit; `far`
+(SemDeDup's default) the least typical first, by cosine to the centroid; `near` the most typical first.
 
-`against` says which earlier rows are compared: only those that stay (`kept`: every duplicate is within
-eps of a kept row), or all (`all`, as in SemDeDup: it may remove more, since a chain of similar rows
-collapses into its first).
+`against` says which earlier rows are compared: only those that stay (`kept`: every duplicate is within eps of a kept
+row), or all (`all`, as in SemDeDup: it may remove more, since a chain of similar rows collapses into its first).
 """
 
 from __future__ import annotations
@@ -49,29 +47,18 @@ def member_type(dimension: int) -> np.dtype:
 
 
 def groups_of(rows: int, clusters: int, dimension: int, memory: int) -> int:
-    """Return the number of groups of clusters so that an average group takes at most `memory` bytes if possible.
-
-    Args:
-        memory: bytes of a group.
-    """
+    """Return the number of groups of clusters so that an average group takes at most `memory` bytes if possible."""
     return max(1, min(-(-rows * member_type(dimension).itemsize // memory), clusters, PARTS))
 
 
 def member_parts(clusters_of: NDArray[np.int64], clusters: int, groups: int) -> NDArray[np.int64]:
-    """Return the group of each row; neighboring clusters share a group.
-
-    Args:
-        clusters_of: cluster of each row (n,).
-    """
+    """Return the group of each row (n,); neighboring clusters share a group."""
     return clusters_of.astype(np.int64) * groups // clusters
 
 
 def order_of(cosines: NDArray[np.float32], keep: Keep) -> NDArray[np.int64]:
-    """Return the order in which to take the rows of a cluster; ties keep their order.
-
-    Args:
-        cosines: cosine of each row to the centroid (n,).
-    """
+    """Return the order in which to take the rows of a cluster, by their cosines (n,) to its centroid; ties keep their
+    order."""
     if keep == "first":
         return np.arange(len(cosines))
     return np.argsort(cosines if keep == "far" else -cosines, kind="stable")
@@ -80,16 +67,11 @@ def order_of(cosines: NDArray[np.float32], keep: Keep) -> NDArray[np.int64]:
 def near_copies(
     vectors: NDArray[np.floating], order: NDArray[np.int64], eps: float, against: Against
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Find which rows are near copies of which.
+    """Find which rows of (n, d) embeddings are near copies of which, taking the rows in `order`.
 
-    Args:
-        vectors: embeddings (n, d). They may be a memory map: rows are read in tiles, and memory is a
-            few tiles and blocks, and 20 bytes per row.
-        order: the rows in the order in which to take them.
-
-    Returns:
-        For each row the row that stays in its place, -1 if it stays itself; and the cosine to the row
-        that made it a duplicate (with `all`, not always the one that stays), 0 if it stays.
+    Return for each row the row that stays in its place, -1 if it stays itself; and the cosine to the row that made it a
+    duplicate (with `all`, not always the one that stays), 0 if it stays. The embeddings may be a memory map: rows are
+    read in tiles, and memory is a few tiles and blocks, and 20 bytes per row.
     """
     bound = np.float32(1.0 - eps)
     stays_for = np.full(len(vectors), -1, np.int64)
@@ -147,13 +129,9 @@ def duplicates(
 ) -> pa.Table:
     """Return the duplicates in a group of clusters as a table of `ENTRIES`, sorted by unit and ordinal.
 
-    Vectors go through a temporary file and are read in tiles, so that a cluster may exceed memory.
-    About 100 bytes per row stay in memory.
-
-    Args:
-        slices: (number of the unit, its records of type `member_type(dimension)`, ordinals ascending
-            within a cluster), units ascending.
-        eps: see `near_copies`.
+    `slices` are (number of the unit, its records of type `member_type(dimension)`, ordinals ascending within a
+    cluster), units ascending. Vectors go through a temporary file and are read in tiles, so that a cluster may exceed
+    memory. About 100 bytes per row stay in memory.
     """
     record = member_type(dimension)
     light: list[NDArray[np.void]] = []

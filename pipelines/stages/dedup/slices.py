@@ -23,16 +23,7 @@ class BadSlices(ValueError):
 
 
 def pack(records: NDArray[np.void], parts_of: NDArray[np.int64], parts: int) -> bytes:
-    """Return the content of a file.
-
-    Args:
-        records: structured array, shape (n,), ordered by part.
-        parts_of: the part of each record, from 0, ascending; shape (n,).
-        parts: number of parts; a part may be empty.
-
-    Raises:
-        ValueError: parts are not ascending or out of range.
-    """
+    """Return the content of a file of records (n,), whose parts (n,) count from 0 and ascend; a part may be empty."""
     if len(parts_of) and (parts_of[0] < 0 or parts_of[-1] >= parts or (np.diff(parts_of) < 0).any()):
         raise ValueError(f"parts must ascend within 0 and {parts - 1}")
     offsets = np.searchsorted(parts_of, np.arange(parts + 1))
@@ -41,14 +32,8 @@ def pack(records: NDArray[np.void], parts_of: NDArray[np.int64], parts: int) -> 
 
 
 def read_slice(read: ReadRange, dtype: np.dtype, parts: int, first: int, stop: int, name: str) -> NDArray[np.void]:
-    """Return the records of parts [first, stop).
-
-    Args:
-        read: reads a range of the file's bytes.
-
-    Raises:
-        BadSlices: the file is not of this kind, is truncated, or holds other records.
-    """
+    """Return the records of parts [first, stop). `read` reads a range of the file's bytes. Raise BadSlices if the file
+    is not of this kind, is truncated, or holds other records."""
     begin = len(MAGIC) + 8 * (parts + 3)
     head = read(0, begin)
     if len(head) < begin or head[: len(MAGIC)] != MAGIC:

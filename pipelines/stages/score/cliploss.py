@@ -1,8 +1,7 @@
 """negCLIPLoss: the CLIP score corrected by a row's negatives.
 
-From Wang et al. 2024, "CLIPLoss and Norm-Based Data Selection Methods for Multimodal Contrastive
-Learning", arXiv 2405.19547, section 3.1. With unit vectors v and l of image and caption and a
-temperature t, the score of row i is
+From Wang et al. 2024, "CLIPLoss and Norm-Based Data Selection Methods for Multimodal Contrastive Learning", arXiv
+2405.19547, section 3.1. With unit vectors v and l of image and caption and a temperature t, the score of row i is
 
     v_i l_i - t/2 * mean over batches B with i of
                       [log mean_{j in B} exp(v_i l_j / t) + log mean_{j in B} exp(v_j l_i / t)]
@@ -30,8 +29,7 @@ _CELLS = 2**23
 class Batch:
     """A fixed batch on a device, in double precision.
 
-    Products of half-precision numbers and their sums are exact there, so the order of summation does
-    not matter.
+    Products of half-precision numbers and their sums are exact there, so the order of summation does not matter.
     """
 
     def __init__(self, images: NDArray[np.float16], texts: NDArray[np.float16], device: str = "cpu"):
@@ -44,13 +42,8 @@ class Batch:
     def normalizers(
         self, images: NDArray[np.float16], texts: NDArray[np.float16], places: NDArray[np.int64], temperature: float
     ) -> NDArray[np.float64]:
-        """Return the values to subtract from the scores of rows, (n,).
-
-        Args:
-            images: unit vectors of the rows' images, (n, d).
-            texts: unit vectors of the rows' texts, (n, d).
-            places: index of each row in the batch, -1 if it is not in it; shape (n,).
-        """
+        """Return the values to subtract from the scores of rows, (n,), given the unit vectors (n, d) of their images
+        and texts. `places` (n,): index of each row in the batch, -1 if it is not in it."""
         parts = [np.zeros(0)]
         step = max(1, _CELLS // max(1, len(self)))
         for first in range(0, len(images), step):

@@ -1,9 +1,8 @@
 """The passes of stage `score` over all units, for rules that compare rows with other rows.
 
-`RowStage` finds the rows that all earlier filters keep and that have a score, in a random order that
-depends only on uids and a seed. `BatchStage` takes the first of them as batches, `NegativeStage`
-computes each row's score against these, and `ThresholdStage` finds the exact score that a fraction of
-the rows reaches, in bounded memory.
+`RowStage` finds the rows that all earlier filters keep and that have a score, in a random order that depends only on
+uids and a seed. `BatchStage` takes the first of them as batches, `NegativeStage` computes each row's score against
+these, and `ThresholdStage` finds the exact score that a fraction of the rows reaches, in bounded memory.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from open_diht.common.devices import Claim, gpus_of
+from open_diht.filters.cascade import KEPT
 from open_diht.filters.presets import Preset
 from open_diht.filters.score import CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, NegativesRule
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, Stage
 from open_diht.pipelines.manifests.plan import Plan
-from open_diht.pipelines.stages.cascade import KEPT
 from open_diht.pipelines.stages.dedup.keys import halves_of_uids, spread
 from open_diht.pipelines.stages.dedup.slices import pack, read_slice
 from open_diht.pipelines.stages.encoding import OK, matrix
@@ -84,11 +83,7 @@ class RowStage(Stage):
 
 
 def random_order(uids: list[str], seed: int) -> NDArray[np.uint64]:
-    """Return keys, shape (n, 2) uint64, whose order is the random order of the rows.
-
-    Args:
-        seed: another seed gives another order.
-    """
+    """Return keys, shape (n, 2) uint64, whose order is the random order of the rows for this seed."""
     return spread(halves_of_uids(uids) ^ spread(np.array([[0, seed]], np.uint64)))
 
 
@@ -101,12 +96,8 @@ def rows_of(layout: Layout, unit: str, first: int = 0, stop: int = PARTS) -> NDA
 def first_rows(
     units: list[tuple[int, str]], read: Callable[[str, int, int], NDArray[np.void]], count: int, rows: int
 ) -> NDArray[np.void]:
-    """Return the first rows of all units in the random order, as a structured array with `unit` and `ordinal`.
-
-    Args:
-        read: reads rows of a unit, see `rows_of`.
-        count: number of rows to return; all, if there are fewer.
-    """
+    """Return the first `count` rows of all units in the random order, or all, as a structured array with `unit` and
+    `ordinal`. `read`: see `rows_of`."""
     wanted = min(count, rows)
     stop, found = 0, np.empty(0, [("unit", "<i4"), *ROW.descr])
     while len(found) < wanted:  # the number of rows in a part is only approximately known
@@ -279,21 +270,13 @@ class ThresholdStage(Stage):
 
 
 def rows_kept(share: float, rows: int) -> int:
-    """Return how many rows a fraction is, rounded up: at least one of any.
-
-    Args:
-        share: the fraction to keep, above 0.
-    """
+    """Return how many rows a fraction above 0 is, rounded up: at least one of any."""
     count = math.ceil(share * rows - 1e-9)  # binary floating point may exceed a decimal fraction slightly
     return max(min(1, rows), count)
 
 
 def kth_largest(scores: Callable[[], Scores], k: int) -> float:
-    """Return the k-th largest of all scores, found by the upper half of their bits, then by the lower half.
-
-    Args:
-        k: from 1 to the number of scores.
-    """
+    """Return the k-th largest of all scores (k from 1), found by the upper half of their bits, then the lower half."""
     upper, left = _bin_of(scores, k, lambda keys: keys >> _HALF)
     lower, _ = _bin_of(scores, left, lambda keys: keys[keys >> _HALF == upper] & (2**_HALF - 1))
     key = np.uint32(upper << _HALF | lower)

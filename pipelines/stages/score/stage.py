@@ -6,6 +6,7 @@ the stored values in double precision, where products and sums of such numbers a
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,33 +15,30 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 from apache_beam.utils.shared import Shared
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.devices import AUTO, best_precision, check_device, device_here, gpus_of
 from open_diht.common.naming import counted
 from open_diht.common.spelling import spelled_option
+from open_diht.filters.cascade import KEPT
 from open_diht.filters.columns import ColumnCondition
 from open_diht.filters.presets import Preset
 from open_diht.filters.score import CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, TEXT_AREA
-from open_diht.filters.spotting.decode import UnreadableImage
+from open_diht.filters.spotting.decode import Pixels, UnreadableImage
+from open_diht.filters.spotting.masking import mask_text, resized, text_area
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.progress import Heartbeat
-from open_diht.pipelines.engine.stage import Records, Stage
+from open_diht.pipelines.engine.stage import Done, Records, Stage
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.captions import annotations_fingerprint
-from open_diht.pipelines.stages.cascade import KEPT
 from open_diht.pipelines.stages.columns import values_fingerprint
-from open_diht.pipelines.stages.decide import VERSION as DECIDED
+from open_diht.pipelines.stages.decide import VERSION as DECIDE_VERSION
 from open_diht.pipelines.stages.encoders import BATCH, Encoder, find_pair_encoder
 from open_diht.pipelines.stages.encoding import OK, Encoded, EncodingStage, matrix, statuses, vectors
 from open_diht.pipelines.stages.image_records import decided_rows
-from open_diht.pipelines.stages.images import last_of_each
-from open_diht.pipelines.stages.score.judge import ScoreFilter
-from open_diht.pipelines.stages.score.masks import NO_TEXT as NOTHING_MASKED
-from open_diht.pipelines.stages.score.masks import ImageText, text_of
 from open_diht.pipelines.stages.score.passes import (
     BATCHES,
     ROWS,
@@ -50,15 +48,15 @@ from open_diht.pipelines.stages.score.passes import (
     RowStage,
     ThresholdStage,
 )
-from open_diht.pipelines.stages.score.stored import IMAGES, MASKED, NAME, TEXTS, VERSION, among
+from open_diht.pipelines.stages.score.stored import IMAGES, MASKED, SCORE, TEXTS, VERSION, ScoreFilter, among
 from open_diht.pipelines.stages.segments import SegmentAnnotator
 from open_diht.pipelines.stages.spotting import load_records
 from open_diht.pipelines.store.commit import publish_first, publish_json, read_json
 from open_diht.pipelines.store.fingerprints import Fingerprints, fingerprint_of
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.names import place_of, segment_name, unit_of
+from open_diht.pipelines.store.names import place_of, unit_of
 from open_diht.pipelines.store.records import CommitRecord
-from open_diht.pipelines.store.storage import StorePath, read_table, row_groups
+from open_diht.pipelines.store.storage import StorePath, row_groups
 
 BATCH_OF_GPU = 256
 NO_TEXT = "text_not_embedded"
@@ -68,6 +66,45 @@ _MASKED = "-masked-"
 """Part of the name of a set of rows whose images were masked; the reading of the text in them follows."""
 _BEFORE = ("captions", "download", "spotting")
 """Stages whose filters decide which rows are scored."""
+
+
+NOTHING_MASKED = 0
+"""The digest of an image without text."""
+
+
+@dataclass(frozen=True)
+class ImageText:
+    """Where there is text in an image."""
+
+    boxes: Sequence[ArrayLike]
+    """Polygons, each with corners (k, 2) as (x, y) in pixels of the original."""
+    size: tuple[int, int]
+    """Width and height of the original in pixels."""
+
+    @property
+    def digest(self) -> int:
+        """Return a number of 64 bits that changes with the boxes; not `NOTHING_MASKED`."""
+        parts: list[NDArray[Any]] = [
+            np.asarray(self.size, np.int64),
+            *(np.asarray(box, np.float32) for box in self.boxes),
+        ]
+        content = b"".join(len(part).to_bytes(4) + part.tobytes() for part in parts)
+        return int.from_bytes(hashlib.sha256(content).digest()[:8], signed=True) or 1
+
+    def painted_over(self, pixels: Pixels) -> tuple[Pixels, float]:
+        """Return the decoded image, (h, w, 3), without its text, and the fraction of it that text covers."""
+        height, width = pixels.shape[:2]
+        boxes = resized(self.boxes, self.size, (width, height))
+        return mask_text(pixels, boxes), text_area(boxes, (width, height))
+
+
+def text_of(records: pa.Table) -> dict[int, ImageText]:
+    """Return the text of the images that have any, by ordinal, from rows of `RECORD`."""
+    found = {}
+    for row in records.select(["ordinal", "width", "height", "spotted"]).to_pylist():
+        if row["spotted"]:
+            found[row["ordinal"]] = ImageText([line["box"] for line in row["spotted"]], (row["width"], row["height"]))
+    return found
 
 
 @dataclass
@@ -90,15 +127,14 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
     precision: str
     batch_size: int
     threads: int
-    name: str = field(default=NAME, init=False)
+    name: str = field(default=SCORE, init=False)
     shared: Shared = field(default_factory=Shared, init=False)
     """Handle of the model. A process holds one model, however many units it processes."""
 
     def setup(self) -> None:
-        self._encoder = self.shared.acquire(self._load)
-
-    def _load(self) -> Encoder:
-        return Encoder(find_pair_encoder(self.model), self.device, self.precision, self.batch_size)
+        self._encoder: Encoder = self.shared.acquire(
+            lambda: Encoder(find_pair_encoder(self.model), self.device, self.precision, self.batch_size)
+        )
 
     @classmethod
     def applies(cls, settings: RunSettings, plan: Plan) -> bool:
@@ -106,7 +142,7 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
 
     @classmethod
     def check(cls, settings: RunSettings, plan: Plan | None, say: Callable[[str], None]) -> None:
-        if plan is not None or NAME not in settings.stages:
+        if plan is not None or SCORE not in settings.stages:
             return
         if settings.score is None:
             if settings.preset.score.asks:
@@ -133,13 +169,13 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
     @classmethod
     def of_run(cls, settings: RunSettings, work: Work) -> Self:
         assert settings.score is not None  # otherwise the stage is not part of the run
-        asked, known = settings.score, work.models.get(NAME)
+        asked, known = settings.score, work.models.get(SCORE)
         device = device_here() if asked.device == AUTO else asked.device
         identity = known["encoder"] if known else find_pair_encoder(asked.model).identity()  # a digest of the weights
         precision = settled_precision(work.layout, identity, asked.precision, device)
         fingerprint = fingerprint_of(VERSION, identity, precision, settings.dataset.images_root)
         about = {"model": asked.model, "encoder": identity, "precision": precision}
-        work.models[NAME] = {**about, "device": device, "fingerprint": fingerprint}
+        work.models[SCORE] = {**about, "device": device, "fingerprint": fingerprint}
         before = tuple(stage for stage in settings.stages if stage in _BEFORE)
         captions = annotations_fingerprint(settings)
         values = values_fingerprint(settings.dataset, settings.preset.columns)
@@ -149,7 +185,7 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
             settings.preset,
             before,
             settings.preset.score.masked is not None,
-            fingerprint_of(DECIDED, settings.preset.filters_fingerprint, before, captions, values),
+            fingerprint_of(DECIDE_VERSION, settings.preset.filters_fingerprint, before, captions, values),
             asked.model,
             fingerprint,
             device,
@@ -203,13 +239,9 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
         return np.concatenate(found)
 
     def wanted(self, unit: str, known: CommitRecord | None) -> NDArray[np.int64]:
-        candidates, segments = self.candidates(unit), known["segments"] if known is not None else 0
-        if not segments:
-            return candidates
-        paths = [self.layout.data(NAME, segment_name(unit, segment)) for segment in range(segments)]
-        scored = last_of_each(pa.concat_tables(read_table(path, columns=["ordinal", MASKED]) for path in paths))
+        candidates, scored = self.candidates(unit), self.results(unit, known, MASKED)
         ordinals, masked = np.asarray(scored["ordinal"]), np.asarray(scored[MASKED])
-        if self.masked:
+        if self.masked and len(ordinals):
             text = self._text_of(unit)
             now = {ordinal: text[ordinal].digest for ordinal in text.keys() & set(ordinals.tolist())}
             digests = np.array([now.get(ordinal, NOTHING_MASKED) for ordinal in ordinals.tolist()], np.int64)
@@ -231,11 +263,13 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
         self._areas: dict[int, float] = {}
         return super().add(unit, name, ordinals, record, heartbeat)
 
-    def note(self, unit: str, record: CommitRecord) -> None:
-        record["temperature"] = self._encoder.temperature
+    def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
+        said, files = super().process(unit, before, heartbeat)
+        covers: Any = said["covers"]
         if self.masked:  # what earlier readings covered has other boxes by now
             now = fingerprint_of(self._reading(unit))
-            record["covers"] = [name for name in record["covers"] if name.partition(_MASKED)[2] in ("", now)]
+            covers = [name for name in covers if name.partition(_MASKED)[2] in ("", now)]
+        return {**said, "temperature": self._encoder.temperature, "covers": covers}, files
 
     def prepare(self, ordinal: int, image: bytes) -> list[Any]:
         pixels = self._encoder.decode(image)
@@ -292,7 +326,7 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
                 scores[NEG_CLIP_LOSS] = stage._negatives(work, rows)
             total = work.total(ROWS, work.alive(sources))
             about = {name: fingerprint_of(list(scores[name].items()), keep) for name, keep in fractions.items()}
-            thresholds = ThresholdStage(work.layout, fractions, total, frozenset(work.set_aside), about)
+            thresholds = ThresholdStage(work.layout, fractions, total, frozenset(work.quarantined), about)
             stage._pass(work, thresholds, about, together=True)
             found = {name: record["threshold"] for name, record in work.records(THRESHOLDS, fractions)}
             seen = [*scores.get(NEG_CLIP_LOSS, {}).items()]
@@ -310,7 +344,7 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
         """Find the rows that reach the rules. Return for each unit what they depend on."""
         negatives = self.preset.score.negatives
         seed = 0 if negatives is None else negatives.seed
-        asked = fingerprint_of(DECIDED, VERSION, self.preset.filters_fingerprint, self.before, seed)
+        asked = fingerprint_of(DECIDE_VERSION, VERSION, self.preset.filters_fingerprint, self.before, seed)
         known = {unit: fingerprint_of(asked, parts) for unit, parts in sources.items()}
         published = Fingerprints.published(work.layout, ROWS, known)
         self._pass(work, RowStage(work.layout, self.preset, self.before, seed, published), known)
@@ -322,9 +356,9 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
         assert rule is not None
         alive = work.alive(rows)
         drawn = fingerprint_of([rows[unit] for unit in alive], rule.batch_size, rule.batches, rule.seed)
-        skip, total = frozenset(work.set_aside), work.total(ROWS, alive)
+        skip, total = frozenset(work.quarantined), work.total(ROWS, alive)
         self._pass(work, BatchStage(layout, rule, skip, total, drawn), [BATCHES], together=True)
-        records = (record for _, record in work.records(NAME, work.image_units(alive)) if record is not None)
+        records = (record for _, record in work.records(SCORE, work.image_units(alive)) if record is not None)
         own = (float(record["temperature"]) for record in records)  # the model's own
         temperature = rule.temperature or next(own, 1.0)
         known = {unit: fingerprint_of(drawn, rows[unit], temperature) for unit in alive}
@@ -354,14 +388,8 @@ def _workers(work: Work, device: str) -> int:
 
 def settled_precision(layout: Layout, identity: Mapping[str, str], asked: str, device: str) -> str:
     """Return the precision, and store it in OUTPUT: as requested, else as OUTPUT has it for this model, else the
-    device's best.
-
-    With `AUTO`, shards on machines of different kinds thus agree.
-
-    Args:
-        asked: bf16, fp32 or `AUTO`.
-    """
-    path = layout.work / NAME / "model.json"
+    device's best. With `AUTO`, shards on machines of different kinds thus agree."""
+    path = layout.work / SCORE / "model.json"
     ours = {"encoder": dict(identity), "precision": asked if asked != AUTO else best_precision(device)}
     # With `auto`, the first of several shards decides for all.
     known: dict[str, Any] = ours if publish_first(path, ours) else read_json(path)

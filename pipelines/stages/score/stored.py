@@ -1,40 +1,40 @@
-"""Read what stage `score` has stored."""
+"""Read what stage `score` has stored, and apply thresholds on it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from open_diht.pipelines.manifests.plan import Plan
+from open_diht.filters.cascade import KEPT, NotLookedAt, Reasons, Step
+from open_diht.filters.columns import ColumnCondition
+from open_diht.filters.score import CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, NOT_SCORED, TEXT_AREA
+from open_diht.pipelines.manifests.plan import Plan, load_plan
+from open_diht.pipelines.stages.encoding import OK
 from open_diht.pipelines.stages.images import last_of_each
 from open_diht.pipelines.stages.segments import segments_of
 from open_diht.pipelines.store.commit import read_json
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.storage import row_groups
+from open_diht.pipelines.store.storage import read_table, row_groups
 
-NAME = "score"
+SCORE = "score"
 VERSION = 3
 """Increase it when equal images and captions may get other embeddings, or the files other columns."""
 IMAGES, TEXTS, MASKED = "image_embedding", "text_embedding", "masked_text"
 """Columns of the stage's files, next to ordinal, uid, status (ok, or why there is no score), message, the scores and
-`TEXT_AREA`. `MASKED` is the digest of the text that was painted over for the masked score, see `masks.ImageText`."""
+`TEXT_AREA`. `MASKED` is the digest of the text that was painted over for the masked score, see `stage.ImageText`."""
 
 
 def stored_scores(
     layout: Layout, plan: Plan, unit: str, columns: Sequence[str], ordinals: NDArray[np.int64] | None = None
 ) -> pa.Table:
     """Return the stored rows of a caption unit, by ordinal; of a row that was scored again, the last. If nothing is
-    stored, the table has no rows and only the column `ordinal`.
-
-    Args:
-        plan: the content of `layout.plan`.
-        columns: columns of the stage's files, including `ordinal`.
-        ordinals: the rows (n,); None: all.
-    """
+    stored, the table has no rows and only the column `ordinal`. Columns include `ordinal`; rows are those with these
+    ordinals (n,), None: all."""
     parts = list(_stored(layout, plan, unit, list(columns), ordinals))
     if not parts:
         return pa.table({"ordinal": pa.array([], pa.int64())})
@@ -45,15 +45,74 @@ def _stored(
     layout: Layout, plan: Plan, unit: str, columns: list[str], ordinals: NDArray[np.int64] | None
 ) -> Iterator[pa.Table]:
     numbers = plan.image_units(read_json(layout.commit("captions", unit)))
-    for path in segments_of(layout, NAME, unit, numbers):
+    for path in segments_of(layout, SCORE, unit, numbers):
         for group in row_groups(path, columns):
             yield group if ordinals is None else group.filter(among(group, ordinals))
 
 
 def among(rows: pa.Table, ordinals: NDArray[np.int64]) -> pa.Array:
-    """Return the mask (rows,) of the rows with these ordinals.
-
-    Args:
-        rows: a table with `ordinal`.
-    """
+    """Return the mask (rows,) of the rows of a table with these ordinals."""
     return pc.is_in(rows["ordinal"], value_set=pa.array(ordinals, pa.int64()))
+
+
+@dataclass(frozen=True)
+class ScoreFilter:
+    """A `MeasuringFilter` that decides by stored scores."""
+
+    conditions: Sequence[ColumnCondition]
+    """The conditions in cascade order. Thresholds given as fractions of the rows are numbers by now."""
+    rejects: bool
+    """Whether rows without a score are rejected, which is so if there is any threshold."""
+    masked: bool
+    """True if images were also scored without their text."""
+    corrected: bool
+    """Whether the corrected score was computed."""
+    fingerprint: str
+    steps: Sequence[Step] = ()
+    """Empty, because the steps are in the program's own cascade."""
+    _last: dict[str, pa.Table] = field(default_factory=dict, compare=False, repr=False)
+
+    def measured(self, layout: Layout, unit: str, rows: pa.Table) -> pa.Table:
+        known = self._known(layout, unit)
+        scored, ordinals = np.asarray(known["ordinal"]), np.asarray(rows["ordinal"])
+        if not np.isin(ordinals, scored).all():
+            raise NotLookedAt(
+                f"unit {unit}: stage score has not read the images of some rows, so they cannot be decided"
+            )
+        return known.take(pa.array(np.searchsorted(scored, ordinals))).drop_columns("ordinal")
+
+    def reasons(self, layout: Layout, unit: str, rows: pa.Table) -> Reasons:
+        values = self.measured(layout, unit, rows)
+        reasons: Reasons = np.full(rows.num_rows, KEPT, object)
+        for one in reversed(self.conditions):  # written last, the first condition of the cascade wins
+            reasons[one.rejects_values(values[one.reason])] = one.reason
+        if self.rejects:
+            reasons[np.asarray(pc.is_null(values[CLIP_SCORE]))] = NOT_SCORED
+        return reasons
+
+    def _known(self, layout: Layout, unit: str) -> pa.Table:
+        """Return the scores of a unit by ordinal, null if there is none; those of the last unit are cached."""
+        if unit not in self._last:
+            self._last.clear()
+            self._last[unit] = self._read(layout, unit)
+        return self._last[unit]
+
+    def _read(self, layout: Layout, unit: str) -> pa.Table:
+        names = [CLIP_SCORE, *([MASKED_SCORE, TEXT_AREA] if self.masked else [])]
+        table = stored_scores(layout, load_plan(layout.plan), unit, ["ordinal", "status", *names])
+        if not table.num_rows:
+            names += [NEG_CLIP_LOSS] if self.corrected else []
+            return pa.table(
+                {"ordinal": pa.array([], pa.int64()), **{name: pa.array([], pa.float32()) for name in names}}
+            )
+        scored = pc.equal(table["status"], OK)
+        columns = {name: pc.if_else(scored, table[name], pa.scalar(None, pa.float32())) for name in names}
+        columns = {"ordinal": table["ordinal"], **columns}
+        if self.corrected:
+            corrected = read_table(layout.data(NEG_CLIP_LOSS, unit))
+            places = pc.index_in(table["ordinal"], value_set=corrected["ordinal"])
+            columns[NEG_CLIP_LOSS] = corrected[NEG_CLIP_LOSS].combine_chunks().take(places)
+        return pa.table(columns).combine_chunks()
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_last": {}}

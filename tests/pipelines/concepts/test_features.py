@@ -20,6 +20,7 @@ from open_diht.pipelines.concepts.features import FeatureStage
 from open_diht.pipelines.concepts.teacher import LoadedTeacher, Teacher, find_teacher
 from open_diht.pipelines.engine.jobs import run_units
 from open_diht.pipelines.engine.stage import DoUnit
+from open_diht.pipelines.runners import Direct
 from open_diht.pipelines.store.layout import Layout
 
 
@@ -226,7 +227,7 @@ def test_worker_processes_make_the_same(stage: FeatureStage, filtered: Any, tmp_
     for workers in (1, 2):
         stage.fingerprint = {"00000-00000-000": "f", "00001-00000-000": "g"}
         stage.layout = Layout(tmp_path / f"workers-{workers}")
-        run_units("features", list(stage.fingerprint), DoUnit(stage), workers)
+        run_units("features", list(stage.fingerprint), DoUnit(stage), workers, backend=Direct(), todo=stage.layout.work)
         folder = stage.layout.work / "features" / "data"
         made.append({path.name: path.read_bytes() for path in folder.iterdir()})
     assert len(made[0]) == 4 and made[0] == made[1]

@@ -4,10 +4,10 @@ import pyarrow as pa
 import pytest
 
 from open_diht.filters.captions.annotate import CaptionAnnotator
+from open_diht.filters.cascade import apply_caption_filters
 from open_diht.filters.presets import load_preset
 from open_diht.pipelines.driver.examples import example_of
 from open_diht.pipelines.report.example import Example
-from open_diht.pipelines.stages.cascade import apply_caption_filters
 
 CAPTION = "a man riding a brown horse on the beach"
 

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,24 @@ def test_a_unit_that_raises_is_tried_three_times_and_set_aside(tmp_path: Path) -
     assert len(tries) == TRIES == _calls(tmp_path, "broken")
     assert tries[-1]["error"] == "OSError" and "on fire" in tries[-1]["message"] and "process" in tries[-1]["trace"]
     assert read_json(Layout(tmp_path).failed("fussy", "broken")) == failed["broken"]
+
+
+@dataclass
+class Reading(Engine):
+    """An engine that notes which commit records it reads."""
+
+    read: list[str] = field(default_factory=list)
+
+    def records(self, stage: str, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
+        asked = list(names)
+        self.read += asked
+        return super().records(stage, asked)
+
+
+def test_on_a_disk_no_record_of_a_finished_unit_is_read_again(tmp_path: Path) -> None:
+    engine = Reading(Layout(tmp_path), 1, list[str]().append, backend=Here())
+    assert engine.run(Fussy(Layout(tmp_path)), UNITS, of=len(UNITS)) == {}
+    assert _committed(tmp_path) == set(UNITS) and engine.read == []
 
 
 @dataclass

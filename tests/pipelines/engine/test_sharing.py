@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from open_diht.pipelines.engine import sharing
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.sharing import Sharing, shard_name
-from open_diht.pipelines.engine.stage import Done, Stage, failure, set_aside
+from open_diht.pipelines.engine.stage import Done, Stage, failure, quarantine
 from open_diht.pipelines.store.commit import RunFailed
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.locking import FileLock, output_lock
@@ -137,14 +137,14 @@ def test_the_part_of_one_that_dies_falls_to_the_others(layout: Layout) -> None:
 def test_what_another_sets_aside_is_known_here_and_what_an_earlier_run_did_is_not(layout: Layout) -> None:
     did: list[tuple[int, str]] = []
     theirs = Noted(layout, 1, did)
-    set_aside(theirs, "3", [failure("Old", "of an earlier run")])
+    quarantine(theirs, "3", [failure("Old", "of an earlier run")])
     other, _ = at(layout, 1, 2)
     lock, share = at(layout, 0, 2)
     stage = Noted(layout, 0, did)
 
     def do_theirs() -> None:
         theirs.do("3")
-        set_aside(theirs, "1", [failure("New", "just now")])
+        quarantine(theirs, "1", [failure("New", "just now")])
 
     with lock as held, other:
         failed = stage.do_all(share(held), 4, do_theirs)
@@ -161,7 +161,7 @@ def test_a_unit_that_failed_in_a_shard_at_work_has_failed_in_all(layout: Layout)
     lock, share = at(layout, 0, 2)
     with other, lock as held:
         for unit in ("2", "3"):
-            set_aside(stage, unit, [failure("New", "a moment before this shard came")])
+            quarantine(stage, unit, [failure("New", "a moment before this shard came")])
         for unit in ("1", "5"):
             Noted(layout, 1, did).do(unit)
         assert stage.do_all(share(held), 6).keys() == {"2", "3"}

@@ -353,7 +353,7 @@ def test_units_are_spread_over_the_workers_each_once(scheduler: str, tmp_path: P
     backend.check([("OUTPUT", str(tmp_path))])
     assert backend.default_workers() == 2
     units = [f"{n:05d}" for n in range(40)]
-    run_units("notes", units, Note(tmp_path), 2, backend=backend)
+    run_units("notes", units, Note(tmp_path), 2, backend=backend, todo=tmp_path)
     notes = {path.name: path.read_text().split() for path in tmp_path.iterdir()}
     assert sorted(notes) == units and {len(lines) for lines in notes.values()} == {1}
     assert len({line for lines in notes.values() for line in lines} - {str(os.getpid())}) == 2

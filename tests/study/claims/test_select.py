@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from open_diht.pipelines.driver.repeats import DELAYS, HALVES
+from open_diht.pipelines.select.repeats import DELAYS, HALVES
 from study.claims import select
 from study.rows import TUNING, Rows
 from study.tables import TABLES, lines

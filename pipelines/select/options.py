@@ -8,18 +8,14 @@ from collections.abc import Sequence
 from open_diht.common.command_line import Parser, number, refuse_wrong
 from open_diht.common.fields import Above0, Positive
 from open_diht.common.spelling import spelled
-from open_diht.pipelines.driver.repeats import DELAYS
+from open_diht.pipelines.select.repeats import DELAYS
 
 CAP = 12
 """Default for the most readings of a row."""
 
 
-def check(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.driver.select") -> None:
-    """End the process if the arguments of `make select` ask for help or are wrong; see `run_command`.
-
-    Args:
-        arguments: the command-line arguments; None: those of this process.
-    """
+def check(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.select.command") -> None:
+    """End the process if the arguments of `make select` ask for help or are wrong; see `run_command`."""
     refuse_wrong(lambda: select_parser(prog).parse_args(sys.argv[1:] if arguments is None else list(arguments)))
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -23,15 +23,11 @@ from open_diht.filters.base import Bools, CaptionEvidence, ImageEvidence
 from open_diht.filters.captions.annotate import SCHEMA
 from open_diht.filters.captions.rules import CaptionDecisions, decide_captions
 from open_diht.filters.columns import ColumnCondition
+from open_diht.filters.download import EXPLANATIONS
 from open_diht.filters.presets import Preset
 from open_diht.filters.score import CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, NOT_SCORED, ScoreRule
+from open_diht.filters.several_captions import OTHERS, each_caption
 from open_diht.filters.spotting.overlap import overlap_lengths
-from open_diht.pipelines.fetch.reasons import EXPLANATIONS
-from open_diht.pipelines.stages.rows import RECORD
-from open_diht.pipelines.stages.several import OTHERS, each_caption
-
-if TYPE_CHECKING:
-    from open_diht.pipelines.store.layout import Layout
 
 NOT_AT_HAND = "image_not_available"
 DUPLICATE_PAIR, DUPLICATE_IMAGE, DUPLICATE_SEMANTIC = "duplicate_pair", "duplicate_image", "duplicate_semantic"
@@ -48,6 +44,22 @@ NOT_READ = -1
 """Overlap of an image that was not read."""
 
 Reasons = NDArray[np.object_]
+
+LINE = pa.struct([("text", pa.string()), ("score", pa.float32()), ("box", pa.list_(pa.list_(pa.float32())))])
+RECORD = pa.schema(
+    [
+        ("ordinal", pa.int64()),
+        ("status", pa.string()),
+        ("message", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("spotted", pa.list_(LINE)),
+        ("sha256", pa.binary(32)),
+        ("bytes", pa.int64()),
+    ]
+)
+"""One row per requested image. `status` is ok, or why there is no result. Boxes are four corners (x, y) in pixels of
+the original. `sha256` and `bytes` describe the image as stored, null if its bytes were not read."""
 
 _SCORES = {
     CLIP_SCORE: "The similarity of a model's embeddings of image and caption is too low",
@@ -85,11 +97,11 @@ class StageFilter(Protocol):
     def fingerprint(self) -> str:
         """A text that changes with the filter's thresholds."""
 
-    def reasons(self, layout: Layout, unit: str, rows: pa.Table) -> Reasons:
+    def reasons(self, layout: Any, unit: str, rows: pa.Table) -> Reasons:
         """Return the reason of each row, `KEPT` for rows that pass; shape (n,).
 
         Args:
-            layout: the output folder.
+            layout: the output folder, a `pipelines.store.layout.Layout`.
             unit: name of the caption unit.
             rows: n rows of the unit (`ordinal`, `uid`, `caption`, ...).
         """
@@ -103,7 +115,7 @@ class MeasuringFilter(StageFilter, Protocol):
     def conditions(self) -> Sequence[ColumnCondition]:
         """The conditions on the numbers; the reason of each is the name of its column."""
 
-    def measured(self, layout: Layout, unit: str, rows: pa.Table) -> pa.Table:
+    def measured(self, layout: Any, unit: str, rows: pa.Table) -> pa.Table:
         """Return the numbers of some rows by column name, null for missing numbers."""
 
 
@@ -228,7 +240,7 @@ def apply_cascade(
     preset: Preset,
     stages: Collection[str],
     own: Sequence[StageFilter] = (),
-    layout: Layout | None = None,
+    layout: Any = None,
     unit: str = "",
 ) -> Decisions:
     """Apply the cascade to annotated rows, except for duplicates, which need all rows of a data set.
@@ -237,7 +249,7 @@ def apply_cascade(
         rows: n rows with `caption`, the columns of `filters.captions.annotate.SCHEMA` if `stages`
             has "captions", the values that the preset's conditions compare
             (`filters.columns.STORED`), and `ordinal` if there are records or `own`.
-        records: images by ascending `ordinal`, rows of `stages.rows.RECORD`; None if images
+        records: images by ascending `ordinal`, rows of `RECORD`; None if images
             decide nothing.
         preset: the filters and their thresholds.
         stages: the stages that decide. Without "captions", filters that need annotations are skipped; image filters
@@ -368,7 +380,7 @@ def apply_image_filters(captions: list[str], records: pa.Table, preset: Preset) 
     """Apply the filters on images.
 
     Args:
-        records: n rows of `stages.rows.RECORD`.
+        records: n rows of `RECORD`.
 
     Returns:
         (n,) reasons and (n,) overlaps, see `Decisions`.

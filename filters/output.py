@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from open_diht.pipelines.stages.cascade import DEAD, KEPT, NOT_READ, Decisions, EachCaption, Reasons
-from open_diht.pipelines.stages.dedup.findings import COPIES
+from open_diht.filters.cascade import DEAD, KEPT, NOT_READ, Decisions, EachCaption, Reasons
+from open_diht.filters.dedup import COPIES
 
 SPOTTED = pa.list_(pa.struct([("text", pa.string()), ("score", pa.float32())]))
-PAIR = pa.struct([("object", pa.string()), ("attribute", pa.string())])
+ATTRIBUTE = pa.struct([("object", pa.string()), ("attribute", pa.string())])
 OURS = ("uid", "caption", "complexity", "actions", "objects", "attributes", "spotted", "overlap")
 PASSED, REJECTED = SEVERAL = ("captions", "rejected_captions")
 """Columns of rows that may have several captions: the captions that passed, and the others with their reasons."""
@@ -37,7 +37,7 @@ def output_rows(
     own = OURS if decisions.each is None else (*OURS, *SEVERAL)
     columns = making_way(original, (*own, *decisions.measured, "stage", "reason", *COPIES.names))
     n, decided = rows.num_rows, decisions.counts
-    texts, pairs = pa.list_(pa.string()), pa.list_(PAIR)
+    texts, pairs = pa.list_(pa.string()), pa.list_(ATTRIBUTE)
     # Lean runs do not parse captions without a possible verb: their actions are known to be empty, the
     # rest is null.
     known, asked = decided.parsed if decided else None, decisions.asked

@@ -30,11 +30,11 @@ from open_diht.common.html.charts import Point, Series, line_chart
 from open_diht.common.naming import counted
 from open_diht.common.shard_index import BadIndex, ShardIndex, caption_hash, part_of, place_beside, write
 from open_diht.common.spelling import spelled, spelled_option
-from open_diht.pipelines.driver.repeats import DELAYS, HALVES, ORIGIN, allotted, per_row, worth
-from open_diht.pipelines.driver.select_options import select_parser
+from open_diht.filters.cascade import DUPLICATE_PAIR
 from open_diht.pipelines.manifests.formats.jsonl import EXTRA
 from open_diht.pipelines.manifests.plan import Plan, PlanMismatch, load_plan
-from open_diht.pipelines.stages.cascade import DUPLICATE_PAIR
+from open_diht.pipelines.select.options import select_parser
+from open_diht.pipelines.select.repeats import DELAYS, HALVES, ORIGIN, allotted, per_row, worth
 from open_diht.pipelines.stages.dedup.keys import uid_of
 from open_diht.pipelines.stages.rows import with_moved
 from open_diht.pipelines.stages.tar_indexes import read_index, tars_of
@@ -43,7 +43,7 @@ from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import Vouched
 from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, StorePath, asked, read_bytes, read_table, store_path
 
-KEPT = "kept"
+KEPT_ROWS = "kept"
 """Name of the first group, the rows that the cascade keeps. Other groups have the name of a reason."""
 NOT_INDEXED, SEVERAL_ROWS = "not in the index", "uid of several rows"
 """Keys of `Candidates.left_out` that are no reasons."""
@@ -55,7 +55,7 @@ class Candidates:
     """The n rows that may be chosen, in the order of their uids, which are all different."""
 
     groups: tuple[str, ...]
-    """`KEPT`, and the reasons with a delay of which there are rows."""
+    """`KEPT_ROWS`, and the reasons with a delay of which there are rows."""
     uid: NDArray[Any]
     """(n,) of `_PAIR`."""
     group: NDArray[np.int64]
@@ -75,12 +75,8 @@ class Candidates:
         return np.bincount(self.group, minlength=len(self.groups))
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.driver.select") -> int:
-    """Run the command line and return the exit status.
-
-    Args:
-        arguments: the command-line arguments; None: those of this process.
-    """
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.select.command") -> int:
+    """Run the command line, by default that of this process, and return the exit status."""
 
     def run() -> int:
         options = select_parser(prog).parse_args(sys.argv[1:] if arguments is None else list(arguments))
@@ -99,13 +95,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_dih
 
 
 def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
-    """Write the selection of an output and yield lines about it.
-
-    Raises:
-        WrongUse: there are no decisions, the options do not fit them, or the store of the output does not answer when
-            the plan and the records are read; nothing was written.
-        CorruptRecord, BadIndex: a record or an index of the output is corrupt.
-    """
+    """Write the selection of an output and yield lines about it. WrongUse means that nothing was written; CorruptRecord
+    or BadIndex that a record or an index of the output is corrupt."""
     with asked(layout.root, WrongUse, SEE_TO_OUTPUT):
         plan, units, preset = _decided(layout)
     named, by = _numbers("--delay", options.delay), _numbers("--by", (options.by or "").split(","), 1.0)
@@ -233,18 +224,11 @@ def _candidates(
     indexed: bool,
     own_shards: bool,
 ) -> Candidates:
-    """Read the rows that may be chosen.
-
-    Args:
-        delays: reasons whose rows may be chosen.
-        by: columns to rank by; empty: the margins of the decisions.
-        indexed: whether the input's tars are indexed, so that only rows in these indexes can be read.
-        own_shards: whether the training reads shards of the output, which hold kept rows alone.
-
-    Raises:
-        WrongUse: a column is missing or holds no numbers, or there is no row to choose.
-    """
-    groups, left_out = (KEPT, *delays), Counter[str]()
+    """Read the rows that may be chosen: kept ones and those rejected for a reason in `delays`. Raise WrongUse if a
+    column is missing or holds no numbers, or there is no row to choose. `by`: columns to rank by; empty: the margins of
+    the decisions. `indexed`: only rows in the indexes of the input's tars can be read. `own_shards`: the training reads
+    shards of the output, which hold kept rows alone."""
+    groups, left_out = (KEPT_ROWS, *delays), Counter[str]()
     others = [np.empty(0, _PAIR)]  # uids by which a training would read rows that may not be chosen
     parts: list[tuple[NDArray[Any], ...]] = []
     for tar, (first, names) in enumerate(tars_of(plan, units).items() if indexed else [("", units)]):
@@ -254,7 +238,7 @@ def _candidates(
                 table = _part(layout.part(kind, unit), ["uid", *(by or ("complexity", "overlap"))], kind)
                 if table is None:
                     continue
-                reason = table["reason"] if kind == "rejected" else pa.array([KEPT] * len(table), pa.string())
+                reason = table["reason"] if kind == "rejected" else pa.array([KEPT_ROWS] * len(table), pa.string())
                 group = np.asarray(pc.fill_null(pc.index_in(reason, pa.array(groups)), -1), np.int64)
                 for other in pc.value_counts(reason.filter(pa.array(group < 0))).to_pylist():
                     left_out[other["values"]] += other["counts"]
@@ -306,11 +290,7 @@ def _places(
     index: ShardIndex, places: NDArray[np.int64], captions: pa.Table, uids: pa.ChunkedArray
 ) -> NDArray[np.int64]:
     """Return the row of a tar's index that holds each row, (n,); -1 where the tar has no sample with its caption.
-
-    Args:
-        places: (samples,) rows of the index of the samples of a unit, by ordinal.
-        uids: (n,) uids of the rows.
-    """
+    `places`: (samples,) rows of the index of a unit's samples, by ordinal."""
     rows = captions.take(pc.index_in(uids, captions["uid"].combine_chunks()))
     found = places[np.asarray(rows["ordinal"], np.int64)]
     texts = [caption_hash(text.encode("utf-8", "replace")) for text in rows["caption"].to_pylist()]

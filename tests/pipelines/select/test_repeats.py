@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from open_diht.pipelines.driver.repeats import allotted, per_row, worth
+from open_diht.pipelines.select.repeats import allotted, per_row, worth
 
 GROUPS = st.lists(st.tuples(st.integers(0, 50), st.floats(0, 9)), min_size=1, max_size=5).filter(
     lambda groups: any(rows for rows, _ in groups)

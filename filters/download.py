@@ -1,4 +1,4 @@
-"""Reasons why an image was not fetched."""
+"""Reasons why stage `download` did not fetch an image: each is a reason of the cascade."""
 
 from __future__ import annotations
 

@@ -17,10 +17,9 @@ import pytest
 
 from open_diht.filters.base import Bools, ImageEvidence, ImageFilter
 from open_diht.filters.captions.annotate import SCHEMA as ANNOTATIONS
-from open_diht.filters.presets import load_preset, preset_names
-from open_diht.pipelines.datasets import load_dataset
-from open_diht.pipelines.stages.cascade import (
+from open_diht.filters.cascade import (
     KEPT,
+    RECORD,
     NotLookedAt,
     apply_caption_filters,
     apply_cascade,
@@ -28,9 +27,10 @@ from open_diht.pipelines.stages.cascade import (
     cascade,
     stage_of,
 )
-from open_diht.pipelines.stages.rows import RECORD as RECORDS
+from open_diht.filters.presets import load_preset, preset_names
+from open_diht.pipelines.datasets import load_dataset
 
-SAMPLE = Path(__file__).resolve().parents[3] / "data" / "sample"
+SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample"
 PAPER = load_preset("paper")
 
 
@@ -101,7 +101,7 @@ def test_images() -> None:
         _record("download:http_status"),
         _record("download:not_an_image"),
     ]
-    reasons, overlaps = apply_image_filters(["A brown dog runs"] * 10, pa.Table.from_pylist(records, RECORDS), PAPER)
+    reasons, overlaps = apply_image_filters(["A brown dog runs"] * 10, pa.Table.from_pylist(records, RECORD), PAPER)
     expected = [KEPT, "text_spotting", KEPT, KEPT, "image_too_small", "image_not_available", "dead_letter"]
     expected += [KEPT, "http_status", "not_an_image"]
     assert reasons.tolist() == expected
@@ -123,7 +123,7 @@ def test_an_image_filter_of_ones_own_sees_only_images_that_were_read() -> None:
     banner = {**_record(), "width": 500}
     records = [banner, _record(), {**banner, **_record("ok", 100, ("A brown dog runs", 0.95)), "width": 500}]
     records.append(_record("truncated"))
-    reasons, _ = apply_image_filters(["A brown dog runs"] * 4, pa.Table.from_pylist(records, RECORDS), preset)
+    reasons, _ = apply_image_filters(["A brown dog runs"] * 4, pa.Table.from_pylist(records, RECORD), preset)
     assert reasons.tolist() == ["wide", KEPT, "text_spotting", "dead_letter"]
     assert preset.filters_fingerprint != PAPER.filters_fingerprint
     assert preset.captions_fingerprint == PAPER.captions_fingerprint, "the same captions survive"
@@ -131,13 +131,13 @@ def test_an_image_filter_of_ones_own_sees_only_images_that_were_read() -> None:
 
 def test_no_rows() -> None:
     assert apply_caption_filters(_rows(), PAPER, True).reasons.tolist() == []
-    assert apply_image_filters([], RECORDS.empty_table(), PAPER)[0].tolist() == []
+    assert apply_image_filters([], RECORD.empty_table(), PAPER)[0].tolist() == []
 
 
 def test_a_row_shows_evidence_up_to_the_filter_that_rejects_it() -> None:
     rows = _rows(_row("a dog", **_DOG), _row("a dog runs", **_DOG, **_RUNS)).append_column("ordinal", pa.array([3, 7]))
     records = [{**_record("ok", 100, ("A DOG", 0.9)), "ordinal": ordinal} for ordinal in (3, 7)]
-    table = pa.Table.from_pylist(records, RECORDS)
+    table = pa.Table.from_pylist(records, RECORD)
     found = apply_cascade(rows, table, PAPER, ["captions", "spotting"])
     assert found.reasons.tolist() == ["complexity", KEPT] and found.found is not None
     assert found.found.tolist() == [-1, 1] and found.overlaps.tolist() == [-1, 4]
@@ -146,7 +146,7 @@ def test_a_row_shows_evidence_up_to_the_filter_that_rejects_it() -> None:
 
 
 def test_it_needs_no_beam() -> None:
-    code = "import sys, open_diht.pipelines.stages.cascade; assert 'apache_beam' not in sys.modules"
+    code = "import sys, open_diht.filters.cascade; assert 'apache_beam' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=SAMPLE.parents[1])
 
 

@@ -1,11 +1,10 @@
 """How often a training of n samples should read each row: the law of decaying usefulness.
 
-A pair teaches less each time it is read (Goyal et al., CVPR 2024, "Scaling Laws for Data Filtering").
-Let a kept row's first reading be worth 1, and let the worth halve with every `HALVES` readings. A row that the
-cascade rejects is worth as much as a kept row that was already read `delay` times. Below the
-cap, the best allotment makes the next reading of every group that is read worth the same. So all groups
-share one level t, and a group is read t - delay times: rejected rows enter after `delay` readings of the
-kept ones, and from then on each group is read equally often.
+A pair teaches less each time it is read (Goyal et al., CVPR 2024, "Scaling Laws for Data Filtering"). Let a kept row's
+first reading be worth 1, and let the worth halve with every `HALVES` readings. A row that the cascade rejects is worth
+as much as a kept row that was already read `delay` times. Below the cap, the best allotment makes the next reading of
+every group that is read worth the same. So all groups share one level t, and a group is read t - delay times: rejected
+rows enter after `delay` readings of the kept ones, and from then on each group is read equally often.
 """
 
 from __future__ import annotations
@@ -24,12 +23,8 @@ ORIGIN = "fitted on one half of the study's pools with small models (docs/howto/
 
 
 def allotted(rows: ArrayLike, delays: ArrayLike, samples: float, cap: float) -> NDArray[np.float64]:
-    """Return the mean number of readings of each group's rows, (groups,).
-
-    Args:
-        delays: (groups,) delays, 0 or more.
-        samples: sum of all readings, at most `cap` times the number of rows.
-    """
+    """Return the mean number of readings of each group's rows, (groups,), which add up to `samples`; delays are 0 or
+    more."""
     rows, delays = np.asarray(rows, np.float64), np.asarray(delays, np.float64)
 
     def readings(level: float) -> NDArray[np.float64]:
@@ -41,11 +36,7 @@ def allotted(rows: ArrayLike, delays: ArrayLike, samples: float, cap: float) -> 
 
 
 def worth(rows: ArrayLike, delays: ArrayLike, readings: ArrayLike, halves: float = HALVES) -> float:
-    """Return what the readings of all groups are worth together, in first readings of kept rows.
-
-    Args:
-        halves: readings after which the worth of a row is halved.
-    """
+    """Return what the readings of all groups are worth together, in first readings of kept rows."""
     rows, delays, readings = (np.asarray(one, np.float64) for one in (rows, delays, readings))
     decay = 0.5 ** (1 / halves)
     return float(rows @ (decay**delays * (1 - decay**readings))) / (1 - decay)
@@ -54,12 +45,8 @@ def worth(rows: ArrayLike, delays: ArrayLike, readings: ArrayLike, halves: float
 def per_row(group: NDArray[np.int64], value: NDArray[np.float64], means: Sequence[float]) -> NDArray[np.int64]:
     """Return the whole number of readings of each row, (n,).
 
-    The fraction of a group's mean becomes one more reading of that fraction of its rows, those of the highest value.
-    Fractions of readings are rounded over all groups, so that the sum is exact.
-
-    Args:
-        group: (n,) number of each row's group.
-        value: (n,) rank rows within their group, highest first; NaN comes last.
+    The fraction of a group's mean becomes one more reading of that fraction of its rows, those of the highest `value`,
+    with NaN last. Fractions of readings are rounded over all groups, so that the sum is exact.
     """
     found = np.zeros(len(group), np.int64)
     groups = [np.flatnonzero(group == number) for number in range(len(means))]

@@ -7,10 +7,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from open_diht.filters.cascade import NotLookedAt
 from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.manifests.plan import keep_plan, make_plan
-from open_diht.pipelines.stages.cascade import NotLookedAt
-from open_diht.pipelines.stages.score.judge import ScoreFilter
+from open_diht.pipelines.stages.score.stored import ScoreFilter
 from open_diht.pipelines.store.commit import publish_json
 from open_diht.pipelines.store.layout import Layout
 
