@@ -22,6 +22,7 @@ from upath import UPath
 
 from open_diht.common import files
 from open_diht.common.files import is_temporary, naming, remove_temporaries, sync, temporary_beside
+from open_diht.common.store_errors import create, lacks_conditions
 from open_diht.pipelines.store.fencing import check_fence
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import StorePath, is_local, read_bytes, sizes
@@ -30,6 +31,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Numbers of errors of a disk that takes no more files or bytes."""
 _UPLOADS = 3
 """Tries of an upload whose object another process replaces, such as a second one of the same shard."""
+_unconditional: set[str] = set()
+"""Buckets whose store has refused a conditional put as not implemented, so that each file is not sent twice."""
 
 
 @contextmanager
@@ -50,16 +53,21 @@ def _upload(file: Path, path: UPath) -> None:
     """Upload a file. Raise LeaseLost if it belongs to an output folder that another run has taken.
 
     A paused upload may end, and the client may try again, after another run has taken the folder and replaced the
-    object. So an upload to S3 has the condition that the object is still the same as before the check.
-    Files of 100 MB and more, which the client sends in parts, and other stores have the check alone.
+    object. So an upload to S3 has the condition that the object is still the same as before the check. Files of
+    100 MB and more, which the client sends in parts, and stores without conditional puts have the check alone.
     """
+    bucket = path.path.partition("/")[0]
     for tries in range(1, _UPLOADS + 1):
-        condition = _unchanged(path) if path.protocol in ("s3", "s3a") else {}
+        conditional = path.protocol in ("s3", "s3a") and bucket not in _unconditional
+        condition = _unchanged(path) if conditional else {}
         check_fence(path)
         try:
             path.fs.put_file(str(file), path.path, **condition)
             return
         except OSError as error:
+            if condition and lacks_conditions(error):
+                _unconditional.add(bucket)
+                continue
             refused = isinstance(error, FileExistsError | FileNotFoundError) or error.errno == errno.EINVAL
             if not (condition and refused) or tries == _UPLOADS:
                 raise
@@ -95,7 +103,7 @@ def publish_first(path: StorePath, value: Any) -> bool:
     check_fence(path)
     if not is_local(path):
         try:
-            path.fs.pipe_file(path.path, content, mode="create")  # fails if the object exists
+            create(path.fs, path.path, content)
         except FileExistsError:
             return False
         return True
