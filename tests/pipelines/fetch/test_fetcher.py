@@ -77,9 +77,7 @@ def test_redirects_are_followed(web: Any, fetcher: Fetcher) -> None:
         ("/K\u00e4se%20b.png".encode("iso-8859-1"), "/K%E4se%20b.png"),
     ],
 )
-def test_redirects_to_letters_that_are_not_escaped_are_followed(
-    web: Any, fetcher: Fetcher, sent: bytes, asked: str
-) -> None:
+def test_redirects_to_letters_that_are_not_escaped_are_followed(web, fetcher, sent, asked):
     web.page("/1", b"", ("Location", sent.decode("iso-8859-1")), status=301)
     web.page(asked, BODY)
     assert fetcher.fetch(web.url("/1")).url == web.url(asked)

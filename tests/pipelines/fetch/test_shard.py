@@ -170,9 +170,7 @@ def test_an_address_of_many_rows_is_asked_once(web: Any, shard: Shard, make_jpeg
     assert [record["message"] for record in records[6::2]] == ["404 Not Found"] * 2
 
 
-def test_rows_of_one_address_differ_in_what_they_expect_there(
-    web: Any, shard: Shard, make_jpeg: Callable[..., bytes]
-) -> None:
+def test_rows_of_one_address_differ_in_what_they_expect_there(web, shard, make_jpeg):
     body = make_jpeg()
     url, swapped = web.page("/a", body), web.page("/b", make_jpeg(colour=(0, 0, 99)))
     sha, md5 = hashlib.sha256(body).hexdigest(), hashlib.md5(body).hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -109,9 +108,7 @@ def test_its_own_schema(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(dataset_names()) - {"sample", "datacomp"}))
-def test_the_shards_that_img2dataset_made_of_it(
-    name: str, write: Callable[[str, bytes], str], tar_of: Callable[..., bytes], tmp_path: Path
-) -> None:
+def test_the_shards_that_img2dataset_made_of_it(name, write, tar_of, tmp_path):
     import json
 
     path = write(

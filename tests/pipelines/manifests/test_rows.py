@@ -102,9 +102,7 @@ def test_byte_order_mark_and_line_ends(write: Write, ending: bytes, mark: bytes,
 
 @pytest.mark.parametrize("pack", [lambda data: data, gzip.compress])
 @pytest.mark.parametrize(("name", "head"), [("a.tsv", b"url\tcaption\n"), ("a.csv", b"caption\r\n"), ("a.jsonl", b"")])
-def test_empty_lines_before_the_first_row_are_no_rows(
-    write: Write, name: str, head: bytes, pack: Callable[[bytes], bytes]
-) -> None:
+def test_empty_lines_before_the_first_row_are_no_rows(write, name, head, pack):
     row = {"a.tsv": b"http://x\ta dog\n", "a.csv": b"a dog\r\n", "a.jsonl": b'{"caption": "a dog"}\n'}[name]
     content = b"\n" * 3_000 + b"\r\n" * 3_000 + head + b"\n" * 2_000 + row
     path = write(name + (".gz" if pack is gzip.compress else ""), pack(content))

@@ -8,7 +8,7 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -210,9 +210,7 @@ def copy(paper: Any, tmp_path: Path) -> Path:
     return Path(shutil.copytree(paper.output, tmp_path / "out"))
 
 
-def test_stopped_while_another_preset_is_decided(
-    copy: Path, pairs: Path, paper: Any, filtering: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_stopped_while_another_preset_is_decided(copy, pairs, paper, filtering, tmp_path):
     """Files of the other preset are there, its commit record is not: the first preset must not take them for its."""
     part = next(iter(sorted((copy / "kept").glob("*.parquet"))))
     stashed = tmp_path / "stashed"
@@ -228,9 +226,7 @@ def test_stopped_while_another_preset_is_decided(
     assert filtering(pairs, copy, unit_rows=15).tables() == paper.tables()
 
 
-def test_annotations_of_another_version_are_made_anew(
-    copy: Path, pairs: Path, paper: Any, filtering: Callable[..., Any]
-) -> None:
+def test_annotations_of_another_version_are_made_anew(copy, pairs, paper, filtering):
     """An older version saw no action in any caption, so that no image was read."""
     for path in (copy / "work" / "captions" / "data").glob("*.parquet"):
         table = pq.read_table(path)
@@ -254,9 +250,7 @@ def test_annotations_of_another_version_are_made_anew(
     assert all(row["spotted"] is not None for row in result.rows("kept"))
 
 
-def test_images_that_another_version_read_are_read_anew(
-    copy: Path, pairs: Path, paper: Any, filtering: Callable[..., Any]
-) -> None:
+def test_images_that_another_version_read_are_read_anew(copy, pairs, paper, filtering):
     """One unit's, and no other's."""
     known = {path: path.stat().st_mtime_ns for path in (copy / "work" / "spotting" / "commits").glob("*.json")}
     older = min(known)
@@ -271,9 +265,7 @@ def test_images_that_another_version_read_are_read_anew(
 
 
 @pytest.mark.parametrize("stage", ["captions", "spotting", "decide", "export"])
-def test_a_unit_without_its_record_is_done_again(
-    stage: str, copy: Path, pairs: Path, paper: Any, filtering: Callable[..., Any]
-) -> None:
+def test_a_unit_without_its_record_is_done_again(stage, copy, pairs, paper, filtering):
     record = sorted((copy / "work" / stage / "commits").glob("*.json"))[0]
     others = {path: path.stat().st_mtime_ns for path in record.parent.glob("*.json") if path != record}
     record.unlink()

@@ -17,9 +17,7 @@ from open_diht.pipelines.store.storage import asked, is_gone, row_groups, store_
 STORE = store_path("memory://silent/out")
 
 
-def test_a_store_that_does_not_answer_says_nothing_of_what_is_there(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_store_that_does_not_answer_says_nothing_of_what_is_there(monkeypatch, tmp_path):
     def down(*arguments: Any, **options: Any) -> None:
         raise Exception("no credentials")
 
