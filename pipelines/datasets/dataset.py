@@ -40,10 +40,9 @@ class Dataset:
     default_glob: str
     """Glob of the manifest files, relative to data/<name>/ or to a folder that INPUT names."""
     format: str = "auto"
-    """File format. auto: detected from the extension, then from the first bytes. The name of a
-    format (parquet, tsv, csv, jsonl, webdataset, or one that a plugin registers) applies whatever
-    the file's name. The built-in data sets use auto, because the same rows occur as published and as
-    img2dataset's shards."""
+    """File format. auto: detected from the extension, then from the first bytes. The name of a format (parquet, tsv,
+    csv, jsonl, webdataset, or one that a plugin registers) applies whatever the file's name. The built-in data sets use
+    auto, because the same rows occur as published and as img2dataset's shards."""
     header: bool = True
     """Whether a TSV or CSV file starts with a line of column names."""
     columns: tuple[str, ...] = ()

@@ -21,15 +21,14 @@ def load_dataset(name_or_path: str) -> Dataset:
     """Return the description of a data set.
 
     Args:
-        name_or_path: one of `dataset_names()`, or the path of a YAML file (ending in .yaml or
-            .yml).
+        name_or_path: one of `dataset_names()`, or the path of a YAML file (ending in .yaml or .yml).
 
     Returns:
         How to read manifests of the data set, and where they are published.
 
     Raises:
-        DatasetError: no such name or file, unreadable YAML, an unknown, repeated or missing key, a
-            value of the wrong type, or values that contradict each other.
+        DatasetError: no such name or file, unreadable YAML, an unknown, repeated or missing key, a value of the wrong
+            type, or values that contradict each other.
 
     Examples:
         >>> from open_diht import load_dataset

@@ -48,7 +48,6 @@ def is_nobodys(digests: Mapping[str, str], rows: Collection[Expected | None]) ->
     """Return whether a file contradicts the hash of every row in `rows`; False without rows.
 
     Args:
-        rows: the hashes of the rows that share the file. A row without a hash (None) accepts any
-            file.
+        rows: the hashes of the rows that share the file. A row without a hash (None) accepts any file.
     """
     return bool(rows) and all(row is not None and not row.holds(digests) for row in rows)

@@ -91,8 +91,7 @@ def opening_by(fetcher: Fetcher, expected: Mapping[str, Sequence[Expected | None
     Only one thread at a time can be in such a block.
 
     Args:
-        expected: hashes of the rows that share a URL, by URL. A file that contradicts all of them
-            is refused.
+        expected: hashes of the rows that share a URL, by URL. A file that contradicts all of them is refused.
     """
     opener = GuardedOpener(fetcher, expected or {})
     with _ONE_AT_A_TIME:

@@ -159,8 +159,7 @@ def _is_blank(text: str | None) -> bool:
 
 
 def _is_no_text(text: str | None) -> bool:
-    # pandas, Python and databases write a missing text like this. As a caption it would be
-    # meaningless anyway.
+    # pandas, Python and databases write a missing text like this. As a caption it would be meaningless anyway.
     return text is not None and text.strip().casefold() in ("nan", "none", "null")
 
 
@@ -300,16 +299,14 @@ def _cut(batch: Batch, batch_rows: int) -> list[Batch]:
 def make_uid(*, url: str | None, caption: str | None, own: str | None = None, stand_in: str | None = None) -> str:
     """Return the uid of a row, 32 lower-case hex digits (128 bits).
 
-    The manifest's own uid is used if it is 32 hex digits, so that subsets fit DataComp's. Another
-    own id is hashed together with URL and caption: ids such as row numbers repeat between files and
-    would make unrelated rows equal. Without an own id, the uid comes from the SHA-256 of URL (or
-    `stand_in`), NUL, caption.
+    The manifest's own uid is used if it is 32 hex digits, so that subsets fit DataComp's. Another own id is hashed
+    together with URL and caption: ids such as row numbers repeat between files and would make unrelated rows equal.
+    Without an own id, the uid comes from the SHA-256 of URL (or `stand_in`), NUL, caption.
 
     Args:
         url: the row's URL; None or "" if it has none.
         caption: the caption as the file has it; None counts as "".
-        stand_in: what identifies the image if there is no URL (path, tar member, hash of the
-            image).
+        stand_in: what identifies the image if there is no URL (path, tar member, hash of the image).
     """
     if own is not None and is_uid(own):
         return own.lower()

@@ -43,11 +43,9 @@ _OUTAGE_NUMBERS = {
     *(errno.EBUSY, errno.EAGAIN, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EIO),
     getattr(errno, "EREMOTEIO", errno.EIO),
 }
-"""Errors into which store clients turn "slow down", "service unavailable", "internal error" and
-lost networks."""
+"""Errors into which store clients turn "slow down", "service unavailable", "internal error" and lost networks."""
 _OUTAGE_CODES = {"ExpiredToken", "RequestTimeTooSkewed"}
-"""S3 error codes of an outage that its client turns into PermissionError. S3 also denies access to
-missing files."""
+"""S3 error codes of an outage that its client turns into PermissionError. S3 also denies access to missing files."""
 
 
 def is_outage(path: str, error: Exception) -> bool:
@@ -130,8 +128,7 @@ def open_file(path: str, *, parts: bool = False) -> IO[bytes]:
     """Open a file for reading and seeking. Raises what the file system raises: wrap it in `reading`.
 
     Args:
-        parts: fetch only the requested bytes of a remote file, without read-ahead, and cache recent
-            parts.
+        parts: fetch only the requested bytes of a remote file, without read-ahead, and cache recent parts.
     """
     if not is_url(path):
         return open(local_path(path), "rb")

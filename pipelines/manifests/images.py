@@ -138,8 +138,7 @@ def folder_of_all(paths: Sequence[str], folders: Sequence[str]) -> str:
 def full_path(path: str, folders: Sequence[str]) -> str:
     """Return a relative path joined to its base folder, and any other path unchanged.
 
-    The base is the first folder, but for a path that leads out of it by ".." it is the last, the
-    manifest's.
+    The base is the first folder, but for a path that leads out of it by ".." it is the last, the manifest's.
 
     Args:
         folders: see `image_folders`.
@@ -153,10 +152,9 @@ def full_path(path: str, folders: Sequence[str]) -> str:
 def inside(path: str, folders: Sequence[str]) -> str | None:
     """Return the full, normalized path of an image if it lies below one of `folders`, else None.
 
-    A manifest is untrusted input. ".." is resolved in the path's text before anything is opened,
-    and the result is the path that is opened. It must lie below a folder by its text or, for local
-    files, by its real path. Symbolic links below a folder are followed wherever they lead: they are
-    the user's own, and hub caches consist of them.
+    A manifest is untrusted input. ".." is resolved in the path's text before anything is opened, and the result is the
+    path that is opened. It must lie below a folder by its text or, for local files, by its real path. Symbolic links
+    below a folder are followed wherever they lead: they are the user's own, and hub caches consist of them.
 
     Args:
         folders: see `image_folders`.

@@ -55,17 +55,15 @@ def expand_inputs(pattern: str, dataset: Dataset) -> list[str]:
     """Return the manifest files that match a pattern, sorted, each once.
 
     Args:
-        pattern: a file, a folder (its files with a known extension that match
-            `dataset.default_glob`, or else all below it; not hidden ones, `_*` and
-            `*_stats.json`), a glob (*, ?, [], **), a numbered range as in
-            `part-{00000..00127}.parquet`, or several of these separated by commas; local or as
-            fsspec URLs. Local results are absolute.
+        pattern: a file, a folder (its files with a known extension that match `dataset.default_glob`, or else all below
+            it; not hidden ones, `_*` and `*_stats.json`), a glob (*, ?, [], **), a numbered range as in
+            `part-{00000..00127}.parquet`, or several of these separated by commas; local or as fsspec URLs. Local
+            results are absolute.
 
     Raises:
-        NoInput: the pattern is empty; an item matches nothing, is not a regular file or cannot be
-            searched (unknown protocol, no access); a range runs backwards or is too long; or a Parquet
-            file and a tar of the same name both match.
-            img2dataset writes the same rows to both, which would count twice. Or a .json belongs to the
+        NoInput: the pattern is empty; an item matches nothing, is not a regular file or cannot be searched (unknown
+            protocol, no access); a range runs backwards or is too long; or a Parquet file and a tar of the same name
+            both match. img2dataset writes the same rows to both, which would count twice. Or a .json belongs to the
             image and the .txt of its name.
         Unreachable: a store does not answer.
     """

@@ -69,17 +69,15 @@ def info_of(span: Span, dataset: Dataset) -> FileInfo:
 
 
 def split(info: FileInfo, unit_rows: int) -> list[Span]:
-    """Return the spans of a file, in order; they tile it without gap or overlap. A file known to be without rows
-    has none.
+    """Return the spans of a file, in order; they tile it without gap or overlap. A file known to be without rows has
+    none.
 
-    The result is a pure function of the file and `unit_rows`, since a rerun must find the same
-    units.
+    The result is a pure function of the file and `unit_rows`, since a rerun must find the same units.
 
-    Parquet: whole row groups while they fit into `unit_rows`; a larger row group is cut inside.
-    Uncompressed TSV, JSON lines and CSV without quotes: byte ranges of about `unit_rows` rows. An
-    uncompressed tar: one span if it seems to have at most `unit_rows` samples, else ranges of
-    exactly `unit_rows` samples (the last may have fewer), found in one pass over its headers.
-    Compressed files and CSV with quotes: one span, since row boundaries cannot be located.
+    Parquet: whole row groups while they fit into `unit_rows`; a larger row group is cut inside. Uncompressed TSV, JSON
+    lines and CSV without quotes: byte ranges of about `unit_rows` rows. An uncompressed tar: one span if it seems to
+    have at most `unit_rows` samples, else ranges of exactly `unit_rows` samples (the last may have fewer), found in one
+    pass over its headers. Compressed files and CSV with quotes: one span, since row boundaries cannot be located.
 
     Args:
         info: the file, from `inspect`.
@@ -105,16 +103,15 @@ def read(
 ) -> Generator[Batch, None, None]:
     """Yield the rows of a file or span in batches. Every row is in exactly one, good or bad, in file order.
 
-    Memory is bounded by `batch_rows`, and batches of large rows are cut short. Files and row groups
-    are streamed.
+    Memory is bounded by `batch_rows`, and batches of large rows are cut short. Files and row groups are streamed.
 
     Args:
-        info_or_span: a file (all its rows, as one span) or a span. A span's file is inspected again
-            if `Span.info` is missing or outdated.
+        info_or_span: a file (all its rows, as one span) or a span. A span's file is inspected again if `Span.info` is
+            missing or outdated.
         dataset: how rows are read; the same as for `inspect`.
         batch_rows: most rows of a batch, good and bad together, at least 1.
-        images: whether to read the column of image bytes (role image) into `Batch.table`. Images of
-            tars are never in the table: see `read_images`.
+        images: whether to read the column of image bytes (role image) into `Batch.table`. Images of tars are never in
+            the table: see `read_images`.
 
     Raises:
         ValueError: `batch_rows` is below 1.

@@ -49,18 +49,17 @@ def remedy(role: str) -> str:
 def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, images: bool = False) -> Roles:
     """Return the column of every role.
 
-    A column named by the data set or the user comes first. Otherwise the aliases are tried in
-    order. An alias matches in any case, preferring its listed spelling; two equally good matches
-    are refused, except for `captions`. A column that could be an id or a hash but has no type of one is
-    left alone. Width and height come from the first pair of `SIZE_FAMILIES` that is there once, and the
-    first text column named image holds paths if no other column does.
+    A column named by the data set or the user comes first. Otherwise the aliases are tried in order. An alias matches
+    in any case, preferring its listed spelling; two equally good matches are refused, except for `captions`. A column
+    that could be an id or a hash but has no type of one is left alone. Width and height come from the first pair of
+    `SIZE_FAMILIES` that is there once, and the first text column named image holds paths if no other column does.
 
     Args:
         images: whether the file has images outside its columns (members of a tar).
 
     Raises:
-        BadSchema: two columns have the same name, or there are too many; a needed or named role has
-            no column; or a role has two columns, or one of the wrong type. The message has all problems.
+        BadSchema: two columns have the same name, or there are too many; a needed or named role has no column; or a
+            role has two columns, or one of the wrong type. The message has all problems.
     """
     if len(columns) > MAX_COLUMNS:
         raise BadSchema(

@@ -37,8 +37,7 @@ _BELONGS = {
     "SparkRunnerOptions": (),
     "KafkaStreamsRunnerOptions": (),
 }
-"""Runners for which the options of a class are accepted. Those of other classes are accepted, except for
-`_OURS`."""
+"""Runners for which the options of a class are accepted. Those of other classes are accepted, except for `_OURS`."""
 
 
 class _Parser(beam_options._BeamArgumentParser):

@@ -70,8 +70,7 @@ class Backend(Protocol):
         """Check that jobs can run here.
 
         Args:
-            places: (name such as OUTPUT or INPUT, path) of the data that jobs write and read; not of
-                model weights.
+            places: (name such as OUTPUT or INPUT, path) of the data that jobs write and read; not of model weights.
 
         Raises:
             RunnerError: jobs cannot run here; nothing was started.

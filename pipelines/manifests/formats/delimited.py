@@ -215,8 +215,7 @@ def _checked(raw: bytes) -> Fault | None:
 
 
 def _has_quotes(info: FileInfo) -> bool:
-    # Quotes mostly occur early. A file without any is scanned once, which is far faster than
-    # reading its rows.
+    # Quotes mostly occur early. A file without any is scanned once, which is far faster than reading its rows.
     with reading(info.path), open_file(info.path) as handle:
         while chunk := handle.read(_SCAN_BYTES):
             if b'"' in chunk:

@@ -1,9 +1,8 @@
 """JSON lines, and JSON objects as rows of a table with one schema.
 
-The columns come from the first objects. A value that does not fit (a later key, or not of the type of a
-column of numbers or booleans) is kept as JSON in the column `_extra`, so that all tables of a file have
-one schema. The value of a key `_extra` is kept there too. Columns of type string hold null and NaN as null, and
-other values as JSON text.
+The columns come from the first objects. A value that does not fit (a later key, or not of the type of a column of
+numbers or booleans) is kept as JSON in the column `_extra`, so that all tables of a file have one schema. The value of
+a key `_extra` is kept there too. Columns of type string hold null and NaN as null, and other values as JSON text.
 """
 
 from __future__ import annotations
@@ -31,9 +30,8 @@ EXTRA = "_extra"
 """Name of the column for values that fit no other column."""
 EXTRA_COLUMN = Column(name=EXTRA, type="string", kind="text")
 MAX_DEPTH = 100
-"""Most levels of nested objects and lists, including the row itself. A deeper row is bad. Python's
-own limit depends on the call stack, so parsing, writing and checking would hit it at different
-depths."""
+"""Most levels of nested objects and lists, including the row itself. A deeper row is bad. Python's own limit depends on
+the call stack, so parsing, writing and checking would hit it at different depths."""
 _INT64 = range(-(2**63), 2**63)
 _EXACT_DOUBLE = 2**53
 

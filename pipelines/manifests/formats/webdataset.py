@@ -117,8 +117,7 @@ class Webdataset(Format):
                         cuts.append(sample.offset)
                     count += 1
             except UnreadableFile:
-                # The last span extends to the end of the file, so that reading it meets the damage
-                # and reports it.
+                # The last span extends to the end of the file, so that reading it meets the damage and reports it.
                 broken = True
         edges = [*cuts, info.bytes]
         rows = [unit_rows] * (len(cuts) - 1) + [count - unit_rows * (len(cuts) - 1)]
@@ -178,8 +177,7 @@ def samples(
         compression: how the tar is compressed; if it is, `start` must be 0.
         stop: offset from which on no sample is yielded; None reads to the end.
         size: size of the file, in bytes.
-        limit_of: maps a sample's index (from 0) and an extension to how many bytes of that member
-            to read; 0 skips it.
+        limit_of: maps a sample's index (from 0) and an extension to how many bytes of that member to read; 0 skips it.
 
     Raises:
         UnreadableFile: the tar cannot be opened, or is damaged. Samples that another one follows before the damage are
