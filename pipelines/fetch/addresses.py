@@ -72,12 +72,8 @@ class Allowed:
 
     @classmethod
     def parse(cls, text: str) -> Allowed:
-        """Parse address:port or network:port, such as 127.0.0.1:8000, 10.1.0.0/16:80 or [fd00::1]:80.
-
-        Raises:
-            ValueError: the text is neither, the network has host bits, or the port is not from 1 to 65535. Names are
-                refused, since they may resolve to anything.
-        """
+        """Parse address:port or network:port, such as 127.0.0.1:8000, 10.1.0.0/16:80 or [fd00::1]:80. Other text is a
+        ValueError; names are refused, since they may resolve to anything."""
         host, _, port = text.strip().rpartition(":")
         host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
         try:

@@ -42,11 +42,8 @@ class Fetched:
 
 
 class Fetcher:
-    """A fetcher of URLs, safe to use from many threads. The package docstring lists its guarantees.
-
-    Args:
-        resolve, dial, sleep: replacements for tests; by default the system's own.
-    """
+    """A fetcher of URLs, safe to use from many threads. The package docstring lists its guarantees. Tests replace
+    `resolve`, `dial` and `sleep`, by default the system's own."""
 
     def __init__(
         self,
@@ -75,11 +72,8 @@ class Fetcher:
     def fetch(self, url: str | None) -> Fetched:
         """Return the content of a URL, retrying temporary failures up to `settings.retries` times.
 
-        A failure is final if the server asks to wait longer than `settings.max_wait`.
-
-        Raises:
-            FetchError: the URL is invalid, or the error of the last attempt; then its `attempts` is
-                the number of attempts made.
+        A failure is final if the server asks to wait longer than `settings.max_wait`. Raise the FetchError of the last
+        attempt, with the number of attempts made.
         """
         target = parse_url(url)
         attempt = 0

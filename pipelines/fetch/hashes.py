@@ -34,20 +34,12 @@ def expected_of(row: Mapping[str, Any]) -> Expected | None:
 
 
 def digests_of(body: bytes, rows: Iterable[Expected | None]) -> dict[str, str]:
-    """Return a file's hex digests by kind: SHA-256, and MD5 if a row needs it.
-
-    Args:
-        body: the file's bytes, as fetched.
-        rows: the hashes of the rows that share the file, None for rows without one.
-    """
+    """Return a file's hex digests by kind: SHA-256, and MD5 if one of the rows that share the file needs it."""
     kinds = {"sha256"} | {row.kind for row in rows if row}
     return {kind: hashlib.new(kind, body, usedforsecurity=False).hexdigest() for kind in sorted(kinds)}
 
 
 def is_nobodys(digests: Mapping[str, str], rows: Collection[Expected | None]) -> bool:
-    """Return whether a file contradicts the hash of every row in `rows`; False without rows.
-
-    Args:
-        rows: the hashes of the rows that share the file. A row without a hash (None) accepts any file.
-    """
+    """Return whether a file contradicts the hash of every row that shares it; False without rows. A row without a hash
+    (None) accepts any file."""
     return bool(rows) and all(row is not None and not row.holds(digests) for row in rows)

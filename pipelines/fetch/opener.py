@@ -47,16 +47,10 @@ class GuardedOpener(urllib.request.OpenerDirector):
         self.notes = Notes()
 
     def open(self, fullurl: Any, data: Any = None, timeout: Any = None) -> Any:
-        """Return a response whose body is already read.
+        """Return a response whose body is already read. The timeout is ignored; the fetcher has its own.
 
-        Args:
-            fullurl: the URL, or a urllib request that has it as `full_url`.
-            data: must be None, since only downloads are allowed.
-            timeout: ignored; the fetcher has its own.
-
-        Raises:
-            FetchError: the fetch failed, or `data` is given; its text is "reason: message". Any other
-                exception is raised too, and the first is kept in `notes.bug`.
+        Raise FetchError, whose text is "reason: message". Any other exception is raised too, and the first is kept in
+        `notes.bug`.
         """
         url = fullurl if isinstance(fullurl, str) else fullurl.full_url
         try:
@@ -86,12 +80,10 @@ class GuardedOpener(urllib.request.OpenerDirector):
 
 @contextlib.contextmanager
 def opening_by(fetcher: Fetcher, expected: Mapping[str, Sequence[Expected | None]] | None = None) -> Iterator[Notes]:
-    """Route this process's `urllib.request.urlopen` through the fetcher while the block runs.
+    """Route this process's `urllib.request.urlopen` through the fetcher while the block runs. Only one thread at a time
+    can be in such a block.
 
-    Only one thread at a time can be in such a block.
-
-    Args:
-        expected: hashes of the rows that share a URL, by URL. A file that contradicts all of them is refused.
+    `expected` are the hashes of the rows that share a URL, by URL. A file that contradicts all of them is refused.
     """
     opener = GuardedOpener(fetcher, expected or {})
     with _ONE_AT_A_TIME:

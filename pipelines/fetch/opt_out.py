@@ -13,12 +13,10 @@ _WITH_VALUE = ("unavailable_after", "max-snippet", "max-image-preview", "max-vid
 def opts_out(headers: Iterable[tuple[str, str]], names: Iterable[str]) -> str | None:
     """Return the header that opts out, or None.
 
-    `X-Robots-Tag: noai` addresses all robots, `X-Robots-Tag: diht: noai` the robot of that name. A name applies to the
-    directives that follow it in the same header, also where a proxy has joined several headers with commas.
-    `TDM-Reservation: 1` reserves text and data mining and also counts as an opt-out.
-
-    Args:
-        names: lower-case names by which a server may address us.
+    `X-Robots-Tag: noai` addresses all robots, `X-Robots-Tag: diht: noai` the robot of that name, here one of the
+    lower-case `names`. A name applies to the directives that follow it in the same header, also where a proxy has
+    joined several headers with commas. `TDM-Reservation: 1` reserves text and data mining and also counts as an
+    opt-out.
     """
     ours = {"*", *names}
     for header, value in headers:

@@ -37,25 +37,15 @@ def fetch_shard(
     fetcher: Fetcher,
     beat: Callable[[int], None] = lambda done: None,
 ) -> tuple[pa.Table, Path | None]:
-    """Fetch the images of `rows` into a tar.
+    """Fetch the images of `rows`, a table of schema `ASKED`, into the tar `name`.tar, working in an empty local folder.
+    Return the records, a table of schema `FETCHED` sorted by ordinal, and the tar, None if no image was fetched.
 
-    The tar has members jpg, txt (the caption) and json (with uid) for each image. A URL that
-    several rows share is fetched once and its image is stored once, under the caption of the
-    first row; the records assign it to all of them but those with another hash.
+    The tar has members jpg, txt (the caption) and json (with uid) for each image, in order of completion. A URL that
+    several rows share is fetched once and its image is stored once, under the caption of the first row; the records
+    assign it to all of them but those with another hash.
 
-    Args:
-        rows: the requested rows, a table of schema `ASKED`.
-        folder: an empty local folder to work in.
-        name: name of the tar, without extension.
-        settings: the settings that `fetcher` has.
-
-    Returns:
-        The records, a table of schema `FETCHED` sorted by ordinal, and the tar, None if no image
-        was fetched. The tar's members are in order of completion.
-
-    Raises:
-        RuntimeError: img2dataset is not installed, did not report every row, or failed in an unknown
-            way. Any other exception of the fetcher is raised too; failed requests become records.
+    Failed requests become records. RuntimeError is raised if img2dataset is not installed, did not report every row, or
+    failed in an unknown way, and any other exception of the fetcher is raised too.
     """
     records: list[FetchedRow] = []
     shared: dict[str, list[AskedRow]] = {}

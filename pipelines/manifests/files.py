@@ -62,12 +62,8 @@ def is_outage(path: str, error: Exception) -> bool:
 
 @contextmanager
 def reading(path: str) -> Iterator[None]:
-    """Convert exceptions of libraries inside the block to the errors below; others pass.
-
-    Raises:
-        UnreadableFile: for errors at a damaged or absent file, or one that cannot be opened.
-        Unreachable: for errors of an outage, see `is_outage`.
-    """
+    """Convert exceptions of libraries in the `with` block: to Unreachable in an outage (see `is_outage`), to
+    UnreadableFile for a file that is damaged, absent or cannot be opened. Others pass."""
     try:
         yield
     except Exception as error:
@@ -91,11 +87,7 @@ def _unreachable(path: str, error: Exception) -> Unreachable:
 
 
 def guarded(path: str, items: Iterator[_T]) -> Iterator[_T]:
-    """Yield the items, converting only errors that fetching one raises, not those of the caller.
-
-    Raises:
-        UnreadableFile, Unreachable: see `reading`.
-    """
+    """Yield the items, converting like `reading` only errors that fetching one raises, not those of the caller."""
     while True:
         with reading(path):
             try:
@@ -127,8 +119,8 @@ def file_system(path: str) -> tuple[Any, str]:
 def open_file(path: str, *, parts: bool = False) -> IO[bytes]:
     """Open a file for reading and seeking. Raises what the file system raises: wrap it in `reading`.
 
-    Args:
-        parts: fetch only the requested bytes of a remote file, without read-ahead, and cache recent parts.
+    With `parts`, only the requested bytes of a remote file are fetched, without read-ahead, and recent parts are
+    cached.
     """
     if not is_url(path):
         return open(local_path(path), "rb")
@@ -196,11 +188,7 @@ class _Parts(io.RawIOBase):
 
 
 def open_stream(path: str, compression: Compression) -> IO[bytes]:
-    """Open a file for sequential reading, decompressed. Wrap it, and reads from it, in `reading`.
-
-    Args:
-        compression: how the whole file is compressed; "" if it is not.
-    """
+    """Open a file for sequential reading, decompressed. Wrap it, and reads from it, in `reading`."""
     handle = open_file(path)
     if not compression:
         return handle
@@ -227,12 +215,7 @@ class _Unpacked:
 
 
 def read_part(path: str, start: int, stop: int) -> bytes:
-    """Return bytes [start, stop) of a file, fewer if it ends before. Raises what the file system raises.
-
-    Args:
-        start: offset of the first byte.
-        stop: offset after the last byte.
-    """
+    """Return bytes [start, stop) of a file, fewer if it ends before. Raises what the file system raises."""
     if is_url(path):
         fs, inside = file_system(path)
         content: bytes = fs.cat_file(inside, start=start, end=stop)
@@ -265,14 +248,7 @@ def file_size(path: str) -> int:
 
 
 def fingerprint(path: str, size: int) -> str:
-    """Return "<size>-<16 hex digits>" from the first and last 64 KiB of a file.
-
-    Args:
-        size: size of the file in bytes.
-
-    Raises:
-        UnreadableFile, Unreachable: see `reading`.
-    """
+    """Return "<size>-<16 hex digits>" from the first and last 64 KiB of a file. Raises as `reading` does."""
     digest = hashlib.sha256()
     with reading(path):
         digest.update(read_part(path, 0, _FINGERPRINT_BYTES))
@@ -321,13 +297,9 @@ def stamps_of(paths: Iterable[str]) -> dict[str, Stamp | None]:
 def unchanged(span: Span) -> Iterator[bool]:
     """Check that the file of a span does not change while the `with` block reads it.
 
-    Yields whether the file still has the stamp of `span.info`; False for a span without
-    fingerprint, which is not checked.
-
-    Raises:
-        FileChanged: the file is gone or not the one that the span was cut from, or its size or times changed in the
-            meantime. It replaces an exception of the block, which the change explains.
-        UnreadableFile, Unreachable, OSError: the file cannot be checked, see `fingerprint` and `stamp`.
+    Yield whether the file still has the stamp of `span.info`; False for a span without fingerprint, which is not
+    checked. Raise FileChanged if the file is gone or not the one that the span was cut from, or its size or times
+    change meanwhile. It replaces an exception of the block, which the change explains.
     """
     if not span.fingerprint:
         yield False

@@ -29,12 +29,7 @@ def to_json(infos: Sequence[FileInfo]) -> dict[str, object]:
 
 
 def from_json(content: Mapping[str, Any], files: Sequence[Mapping[str, Any]]) -> tuple[FileInfo, ...]:
-    """Return the stored inspections.
-
-    Args:
-        content: from `to_json`.
-        files: path, rows, bytes and fingerprint of each file, in the same order.
-    """
+    """Return the stored inspections from the result of `to_json` and the entries of the files, in the same order."""
     roles = [{**one["roles"], "captions": tuple(one["roles"].get("captions", ()))} for one in content["alike"]]
     alike = [
         {**one, "columns": tuple(Column(**column) for column in one["columns"]), "roles": Roles(**mine)}

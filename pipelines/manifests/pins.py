@@ -11,18 +11,10 @@ from open_diht.pipelines.store.hub_client import client, explained
 
 
 def pinned(pattern: str, known: Mapping[str, str]) -> tuple[str, dict[str, str]]:
-    """Replace the repository revisions in an input pattern by commits.
+    """Replace the repository revisions in an input pattern by commits, and return the commits by address of the
+    repository. Those that are `known`, from an earlier start of the same run, stay valid, whatever the revision is now.
 
-    Args:
-        known: commits from an earlier start of the same run, by address of the repository. They
-            remain valid, whatever the revision is now.
-
-    Returns:
-        The pattern for `expand_inputs`, and the commits by the address of their repository.
-
-    Raises:
-        NoInput: a repository or revision is missing, not accessible, or cannot be requested, or an
-            address is not that of a data set.
+    Raise NoInput if a repository or revision is missing or not accessible, or an address is not that of a data set.
     """
     pins: dict[str, str] = {}
     items = [_item(item, known, pins) if item.startswith(SCHEME) else item for item in input_items(pattern)]

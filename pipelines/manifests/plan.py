@@ -114,16 +114,13 @@ def make_plan(
 ) -> Plan:
     """Inspect every input file (footers and first lines) and cut it into units.
 
-    Args:
-        cores: units that may run at the same time; the default sizes of units depend on it.
-        unit_rows: rows of a unit; None: by the number of rows and cores.
-        output: the output folder. If it has a plan, files that surely have not changed are not inspected again unless
-            they are read differently, and a plan of the same input keeps its units.
-        results: a folder whose files are not input, because a folder of manifests may hold the results; None: `output`.
+    Units have `unit_rows` rows, or by default as many as suit the rows of the input and the `cores`, units that may run
+    at the same time. If the folder `output` has a plan, files that surely have not changed are not inspected again
+    unless they are read differently, and a plan of the same input keeps its units. Files in `results`, by default
+    `output`, are not input, because a folder of manifests may hold the results.
 
     Raises:
-        ManifestError: the input cannot be used (no file matches, a column is missing or ambiguous, files disagree, the
-            folder of images is none), or a store does not answer.
+        ManifestError: the input cannot be used, or a store does not answer.
         WrongUse: `output` cannot be used, see `check_output`.
         PlanMismatch: the plan in `output` is unreadable, or its store does not answer.
     """
@@ -231,13 +228,10 @@ def part_of(plan: Plan, units: Sequence[Unit]) -> Plan:
 
 
 def keep_plan(path: StorePath, plan: Plan) -> Plan:
-    """Return the plan of the output folder. Write `plan` if there is none, and its inspections if they differ.
+    """Return the plan of the output folder. Write `plan` if there is none, and its inspections if they differ. If
+    shards start at the same moment, all use the plan that was written first.
 
-    If shards start at the same moment, all use the plan that was written first.
-
-    Raises:
-        PlanMismatch: the stored plan is unreadable, or has another input or other columns.
-        WrongUse: the folder cannot be used, see `check_output`.
+    Raise PlanMismatch if the stored plan is unreadable, or has another input or other columns.
     """
     if not path.exists():
         check_output(Layout(path.parent.parent))
@@ -264,11 +258,7 @@ def keep_plan(path: StorePath, plan: Plan) -> Plan:
 
 
 def known_plan(path: StorePath) -> dict[str, Any] | None:
-    """Return the content of a plan file; None if it does not exist.
-
-    Raises:
-        PlanMismatch: the file is not a plan.
-    """
+    """Return the content of a plan file; None if it does not exist. Raise PlanMismatch if it is not a plan."""
     if not path.exists():
         return None
     found, why = None, ""
@@ -285,11 +275,7 @@ def known_plan(path: StorePath) -> dict[str, Any] | None:
 
 
 def load_plan(path: StorePath) -> Plan:
-    """Return the plan that `keep_plan` wrote.
-
-    Raises:
-        FileNotFoundError, PlanMismatch: the file does not exist, or is not a plan.
-    """
+    """Return the plan that `keep_plan` wrote. Raise FileNotFoundError or PlanMismatch if there is none."""
     found = known_plan(path)
     if found is None:
         raise FileNotFoundError(f"{path} is missing; was the output folder removed, or can workers not see it?")

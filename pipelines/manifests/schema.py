@@ -53,13 +53,10 @@ def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, ima
     in any case, preferring its listed spelling; two equally good matches are refused, except for `captions`. A column
     that could be an id or a hash but has no type of one is left alone. Width and height come from the first pair of
     `SIZE_FAMILIES` that is there once, and the first text column named image holds paths if no other column does.
+    `images` is true for a file with images outside its columns (members of a tar).
 
-    Args:
-        images: whether the file has images outside its columns (members of a tar).
-
-    Raises:
-        BadSchema: two columns have the same name, or there are too many; a needed or named role has no column; or a
-            role has two columns, or one of the wrong type. The message has all problems.
+    Raise BadSchema, with all problems, for repeated names, too many columns, a needed or named role without a column,
+    and a role with two columns or one of the wrong type.
     """
     if len(columns) > MAX_COLUMNS:
         raise BadSchema(
@@ -204,12 +201,12 @@ class Difference:
 
 
 def check_consistent(infos: Sequence[FileInfo]) -> list[Difference]:
-    """Return the columns whose types differ from those in the first file that has them and
-    in which they are not of the family null, in the order of the files.
+    """Return the columns whose types differ from those in the first file that has them and in which they are not of the
+    family null, in the order of the files.
 
-    Types of one family agree: int32 and int64, float and double, string and large_string and
-    dictionary; a column of the family null agrees with any. The order of columns and missing columns do not
-    matter. Differences with a `role` affect what is filtered.
+    Types of one family agree: int32 and int64, float and double, string and large_string and dictionary; a column of
+    the family null agrees with any. The order of columns and missing columns do not matter. Differences with a `role`
+    affect what is filtered.
     """
     found = []
     firsts: dict[str, tuple[FileInfo, Column]] = {}

@@ -205,9 +205,8 @@ def _quiet() -> Iterator[None]:
 def _watch(result: DaskRunnerResult, label: str, patience: float) -> None:
     """Wait for the end of a job.
 
-    Raises:
-        WorkerDied: more workers died at work on the same units than Dask allows.
-        JobFailed: the job had another error, the scheduler is gone, or there was no worker for `patience` seconds.
+    Raise WorkerDied if more workers died at work on the same units than Dask allows, and JobFailed for another error of
+    the job, if the scheduler is gone, or if there was no worker for `patience` seconds.
     """
     seen = time.monotonic()
     while True:

@@ -92,16 +92,11 @@ def check_workers(workers: Workers, flags: Sequence[str]) -> None:
 def run(
     runner: EndsItsServer, job: Job, flags: Sequence[str], workers: Workers, *, end_seconds: float = math.inf
 ) -> None:
-    """Run a job on a portable runner to its end.
+    """Run a job to its end on a runner of Prism or Flink that was not started. Flags that start workers are added.
 
-    Args:
-        runner: the runner of Prism or Flink, not started.
-        flags: Beam's options, to which those that start workers are added.
-        end_seconds: seconds that the runner may take to end a job after a worker has died; infinite for a runner that
-            may start another worker.
-
-    Raises:
-        JobFailed: the job failed, no worker could be started or began in time, or one died and the job did not end.
+    `end_seconds` is how long the runner may take to end a job after a worker has died; infinite for a runner that may
+    start another worker. Raise JobFailed if the job failed, no worker could be started or began in time, or one died
+    and the job did not end.
     """
     with tempfile.TemporaryDirectory(prefix="diht-job-", ignore_cleanup_errors=True) as folder, _own_python_first():
         options = PipelineOptions([*QUIET, *_worker_flags(Path(folder), flags, workers), *flags])

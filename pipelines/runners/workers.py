@@ -78,9 +78,8 @@ class _WatchedWorkerHandler(worker_handlers.SubprocessSdkWorkerHandler):
 def watched_workers() -> Iterator[None]:
     """Make the local runner watch the worker processes that it starts during the `with` block.
 
-    Raises:
-        WorkerDied: a worker process died; the other workers have finished their units. Or the process that starts
-            workers ended, and on Linux they with it.
+    Raise WorkerDied if one died, when the others have finished their units, or if the process that starts workers
+    ended, and on Linux they with it.
     """
     register = worker_handlers.WorkerHandler.register_environment
     register(python_urns.SUBPROCESS_SDK, bytes)(_WatchedWorkerHandler)

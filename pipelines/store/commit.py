@@ -94,11 +94,8 @@ def publish_bytes(path: StorePath, content: bytes) -> None:
 
 
 def publish_first(path: StorePath, value: Any) -> bool:
-    """Publish `value` as JSON unless `path` exists.
-
-    Returns:
-        True if this call wrote the file. If several processes try at once, exactly one succeeds.
-    """
+    """Publish `value` as JSON unless `path` exists, and return whether this call wrote the file. If several processes
+    try at once, exactly one succeeds."""
     content = _json(value).encode("utf-8", "surrogatepass")
     check_fence(path)
     if not is_local(path):
@@ -137,9 +134,6 @@ class TableFile:
 
     Its schema is `schema` or else that of the first table. If `schema` is None and no table was written, closing it
     without error publishes no file and deletes an existing one.
-
-    Args:
-        schema: its schema; None: that of the first table.
     """
 
     def __init__(self, path: StorePath, schema: pa.Schema | None = None):
@@ -184,11 +178,8 @@ class CorruptRecord(RunFailed):
 
 
 def read_json(path: StorePath) -> Any:
-    """Return the content of a JSON file; None if it does not exist.
-
-    Raises:
-        CorruptRecord: the file is truncated, empty or not JSON.
-    """
+    """Return the content of a JSON file; None if it does not exist. Raise CorruptRecord if it is truncated, empty or
+    not JSON."""
     try:
         return json.loads(read_bytes(path).decode("utf-8", "surrogatepass"))
     except FileNotFoundError:

@@ -31,11 +31,8 @@ def client() -> HfApi:
 
 @contextmanager
 def explained(address: HubAddress, error: type[Exception], then: str = "") -> Iterator[None]:
-    """Turn exceptions in the `with` block, which requests to a hub raise, into `error` with a one-line message.
-
-    Args:
-        error: class of the new errors. Errors of this class, and OSErrors that are not of the hub client, pass through.
-    """
+    """Turn exceptions in the `with` block, which requests to a hub raise, into `error` with a one-line message. Errors
+    of that class, and OSErrors that are not of the hub client, pass through."""
     try:
         from huggingface_hub import constants, errors
     except ImportError as missing:

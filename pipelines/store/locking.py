@@ -100,15 +100,11 @@ def _is_held(path: Path) -> bool:
 def output_lock(
     layout: Layout, shared: bool, shard: str = "", say: Callable[[str], None] = lambda line: None
 ) -> Iterator[FileLock | Lease]:
-    """Hold the lock of an output folder while the `with` block runs.
+    """Hold the lock of an output folder while the `with` block runs. Raise Busy if another run holds it, and NoLocks if
+    the file system has none.
 
-    Args:
-        shard: name of this shard in the `at_work` of others; must be a valid file name. Empty: none.
-        say: receives a line for the terminal if a store does not answer or another run's lease has to expire.
-
-    Raises:
-        Busy: another run holds the lock.
-        NoLocks: the file system has no locks.
+    `shard` is the name of this shard in the `at_work` of others, a valid file name. `say` receives a line for the
+    terminal if a store does not answer or another run's lease has to expire.
     """
     work = layout.work
     with ExitStack() as stack:

@@ -52,15 +52,10 @@ class CommitRecord(TypedDict, total=False):
 def publish_record(
     layout: Layout, path: StorePath, record: Mapping[str, Any], files: Iterable[StorePath], planned: bool = True
 ) -> None:
-    """Write a commit record that vouches for files by their sizes.
+    """Write a commit record that vouches for files by their sizes, as far as they exist, and for those in its entry
+    `files`, of an earlier record.
 
-    Args:
-        record: its entries. The files in its entry `files`, of an earlier record, stay vouched for.
-        files: the files of the unit; those that do not exist are left out.
-        planned: the output folder must hold a plan.
-
-    Raises:
-        RunFailed: the plan is gone, so the output folder was removed meanwhile.
+    Raise RunFailed if the folder has lost its plan, so that it was removed meanwhile. Without `planned` it needs none.
     """
     if planned and not layout.plan.exists():
         raise RunFailed(removed(layout))
@@ -99,11 +94,8 @@ class Vouched:
         return "files" in record and all(self._is_there(name, size) for name, size in record["files"].items())
 
     def withdraw(self, path: StorePath, record: Mapping[str, Any]) -> bool:
-        """Delete a record whose files are missing, unless another shard has meanwhile replaced or deleted it.
-
-        Returns:
-            True if the record was deleted.
-        """
+        """Delete a record whose files are missing, unless another shard has meanwhile replaced or deleted it. Return
+        whether it was deleted."""
         if self.read(path) != record:
             return False
         remove(path)

@@ -47,11 +47,7 @@ class _Delimited(LineFormat):
 
     @abstractmethod
     def records(self, lines: Iterator[Line], dataset: Dataset) -> Iterator[Record]:
-        """Yield the records of consecutive lines, skipping empty lines.
-
-        Args:
-            lines: the lines, in order.
-        """
+        """Yield the records of consecutive lines, skipping empty lines."""
 
     def check(self, path: str, head: bytes, compression: Compression) -> None:
         if not head.startswith(UTF16):  # `look` reports it with the file's other problems
@@ -137,9 +133,6 @@ class Csv(_Delimited):
 
         After a misplaced or unclosed quote that the csv module detects (or a CR outside quotes), the line where the
         record began is bad and reading continues with the next line, so that the rest of the file is not lost.
-
-        Args:
-            lines: the lines, in order.
         """
         # The csv module's limit is global, 128 KiB by default. No check here relies on a lower one.
         csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_BYTES))

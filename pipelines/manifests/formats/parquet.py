@@ -168,11 +168,8 @@ def parquet_tables(
 
     A table has plain types (see columns.py) and comes from one row group. It is complete from `chunk_rows` rows on (it
     has fewer than twice as many), or from _CHUNK_BYTES on. In a damaged row group, only the rows from the step on that
-    unpacks the damage are lost.
-
-    Raises:
-        UnreadableFile: a row group is damaged, or needs too much memory; all readable rows are yielded first.
-        Unreachable: a store does not answer.
+    unpacks the damage are lost. UnreadableFile, for a row group that is damaged or needs too much memory, is raised
+    after all readable rows.
     """
     broken: UnreadableFile | None = None
     first = 0
@@ -246,8 +243,8 @@ def _is_of(part: str, columns: Sequence[str]) -> bool:
 def _step(costs: Collection[ColumnCost]) -> int:
     """Return how many rows to unpack at once.
 
-    It depends on all columns of the file, even those not read, so that the rows before a broken
-    page are the same with images and without.
+    It depends on all columns of the file, even those not read, so that the rows before a broken page are the same with
+    images and without.
     """
     rows = _CHUNK_ROWS
     while rows > 1 and sum(cost.of(rows) for cost in costs) > _STEP_BYTES:

@@ -171,18 +171,11 @@ def samples(
     size: int,
     limit_of: Callable[[int, str], int],
 ) -> Generator[Sample, None, None]:
-    """Yield the samples that begin in [start, stop) of a tar.
+    """Yield the samples that begin in [start, stop) of a tar; `start` must be 0 if it is compressed.
 
-    Args:
-        compression: how the tar is compressed; if it is, `start` must be 0.
-        stop: offset from which on no sample is yielded; None reads to the end.
-        size: size of the file, in bytes.
-        limit_of: maps a sample's index (from 0) and an extension to how many bytes of that member to read; 0 skips it.
-
-    Raises:
-        UnreadableFile: the tar cannot be opened, or is damaged. Samples that another one follows before the damage are
-            yielded first.
-        Unreachable: a store does not answer.
+    `size` is that of the file in bytes. `limit_of` maps a sample's index (from 0) and an extension to how many bytes of
+    that member to read; 0 skips it. Before UnreadableFile is raised for damage, samples that another one follows are
+    yielded.
     """
     with reading(path):
         stream = open_stream(path, compression)
