@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from open_diht.common.image_parts import exif_orientation
 from open_diht.common.images import OpenedImage
+from open_diht.common.naming import listing
 from open_diht.filters.captions.annotate import SCHEMA as CAPTION_SCHEMA
 from open_diht.filters.captions.annotate import CaptionAnnotator
 from open_diht.filters.columns import as_word
 from open_diht.filters.presets import Preset, load_preset
 from open_diht.filters.spotting.settings import SpotterSettings
 from open_diht.filters.spotting.spotter import TextSpotter
-from open_diht.pipelines.datasets.naming import listing
 from open_diht.pipelines.manifests import BadSchema, MissingImage
 from open_diht.pipelines.manifests.images import MAX_IMAGE_BYTES, read_image_file, within
 from open_diht.pipelines.stages.cascade import DEAD, KEPT, apply_caption_filters, apply_cascade, refuse_scores

@@ -42,11 +42,10 @@ from open_diht.pipelines.engine.sharing import Sharing, shard_name
 from open_diht.pipelines.engine.stage import Stage
 from open_diht.pipelines.runners import Backend, Direct
 from open_diht.pipelines.store.commit import RunFailed, publish_json, read_json, retract
-from open_diht.pipelines.store.fingerprints import Fingerprints, fingerprint_of
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.locking import FileLock, output_lock
 from open_diht.pipelines.store.ownership import foreign_entry
-from open_diht.pipelines.store.records import Vouched
+from open_diht.pipelines.store.records import Fingerprints, Vouched, fingerprint_of
 from open_diht.pipelines.store.storage import FileStamp, StorePath, asked, each, in_memory, is_local, stamps
 
 _log = logging.getLogger(__name__)

@@ -33,10 +33,9 @@ from open_diht.pipelines.stages.dedup.findings import Findings
 from open_diht.pipelines.stages.export import Export
 from open_diht.pipelines.stages.images import DOWNLOAD
 from open_diht.pipelines.store.commit import FULL, RunFailed, publish_table, remove
-from open_diht.pipelines.store.fingerprints import fingerprint_of
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.locking import FileLock, NotLocked, output_lock
-from open_diht.pipelines.store.records import removed
+from open_diht.pipelines.store.records import fingerprint_of, removed
 from open_diht.pipelines.store.storage import asked, in_memory, is_gone, is_local
 
 __all__ = ["STAGES", "FilterOutcome", "RunSettings", "WrongUse", "run"]

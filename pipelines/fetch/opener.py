@@ -7,17 +7,17 @@ fetcher, and failures come back in the one form it keeps, a text "reason: messag
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import threading
 import urllib.request
 import urllib.response
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from open_diht.pipelines.fetch.fetcher import Fetched, Fetcher
-from open_diht.pipelines.fetch.hashes import MISMATCH, Expected, digests_of, is_nobodys
 from open_diht.pipelines.fetch.reasons import FetchError, Reason
 from open_diht.pipelines.fetch.urls import parse_url
 
@@ -92,3 +92,41 @@ def opening_by(fetcher: Fetcher, expected: Mapping[str, Sequence[Expected | None
             yield opener.notes
         finally:
             urllib.request.install_opener(None)  # type: ignore[arg-type]  # urlopen then builds its default opener again
+
+
+MISMATCH = "the image does not match the manifest's hash"
+_KINDS = ("sha256", "md5")
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The hash that a row states for its image file."""
+
+    kind: str
+    """sha256 or md5."""
+    digest: str
+    """Hex digits, lower case."""
+
+    def holds(self, digests: Mapping[str, str]) -> bool:
+        """Return whether a file with these digests (by kind) matches the row's hash."""
+        return digests[self.kind] == self.digest
+
+
+def expected_of(row: Mapping[str, Any]) -> Expected | None:
+    """Return a row's hash: SHA-256 if present, else MD5, else None."""
+    for kind in _KINDS:
+        if digest := (row[kind] or "").strip().lower():
+            return Expected(kind, digest)
+    return None
+
+
+def digests_of(body: bytes, rows: Iterable[Expected | None]) -> dict[str, str]:
+    """Return a file's hex digests by kind: SHA-256, and MD5 if one of the rows that share the file needs it."""
+    kinds = {"sha256"} | {row.kind for row in rows if row}
+    return {kind: hashlib.new(kind, body, usedforsecurity=False).hexdigest() for kind in sorted(kinds)}
+
+
+def is_nobodys(digests: Mapping[str, str], rows: Collection[Expected | None]) -> bool:
+    """Return whether a file contradicts the hash of every row that shares it; False without rows. A row without a hash
+    (None) accepts any file."""
+    return bool(rows) and all(row is not None and not row.holds(digests) for row in rows)

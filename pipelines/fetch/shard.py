@@ -17,8 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from open_diht.pipelines.fetch.fetcher import Fetcher
-from open_diht.pipelines.fetch.hashes import MISMATCH, expected_of
-from open_diht.pipelines.fetch.opener import Notes, opening_by
+from open_diht.pipelines.fetch.opener import MISMATCH, Notes, expected_of, opening_by
 from open_diht.pipelines.fetch.reasons import FetchError, Reason
 from open_diht.pipelines.fetch.records import ASKED, FETCHED, OK, AskedRow, FetchedRow
 from open_diht.pipelines.fetch.settings import DownloadSettings

@@ -15,9 +15,8 @@ from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-
 
 from open_diht.common.image_formats import EXTENSIONS
 from open_diht.common.installation import remedy
-from open_diht.common.naming import nearest
+from open_diht.common.naming import listing, nearest
 from open_diht.pipelines.datasets import Dataset
-from open_diht.pipelines.datasets.naming import listing
 from open_diht.pipelines.manifests.files import file_system, is_url, local_path, reading
 from open_diht.pipelines.manifests.formats import format_of_name, known_endings
 from open_diht.pipelines.manifests.types import FileInfo, NoInput, UnreadableFile

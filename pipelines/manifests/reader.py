@@ -29,7 +29,7 @@ from open_diht.pipelines.manifests.images import (
 )
 from open_diht.pipelines.manifests.schema import resolve_roles
 from open_diht.pipelines.manifests.types import Batch, Chunk, FileInfo, NoInput, Span, UnreadableFile
-from open_diht.pipelines.store.fingerprints import fingerprint_of
+from open_diht.pipelines.store.records import fingerprint_of
 
 _CHECKED_ROWS = 1000
 VERSION = 1

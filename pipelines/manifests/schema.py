@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from open_diht.common.naming import nearest
+from open_diht.common.naming import listing, nearest
 from open_diht.pipelines.datasets import Dataset, Roles
-from open_diht.pipelines.datasets.naming import listing
 from open_diht.pipelines.datasets.roles import SIZE_FAMILIES, WITH_OPTION
 from open_diht.pipelines.manifests.types import BadSchema, Column, FileInfo, Kind
 

@@ -31,9 +31,8 @@ from open_diht.pipelines.stages.segments import Survivors
 from open_diht.pipelines.stages.several import BATCH_ROWS as SEVERAL_ROWS
 from open_diht.pipelines.stages.several import OTHERS, captions_in, nested, others_field
 from open_diht.pipelines.store.commit import TableFile
-from open_diht.pipelines.store.fingerprints import fingerprint_of
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.records import CommitRecord
+from open_diht.pipelines.store.records import CommitRecord, fingerprint_of
 
 NAME = "captions"
 BATCH_ROWS = 2_000

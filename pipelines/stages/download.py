@@ -43,10 +43,8 @@ from open_diht.pipelines.stages.captions import survivors_of
 from open_diht.pipelines.stages.images import DOWNLOAD, load_downloads, state_of, tar_path
 from open_diht.pipelines.stages.segments import SegmentAnnotator, Survivors
 from open_diht.pipelines.store.commit import publish_json, publish_table, published, read_json, retract
-from open_diht.pipelines.store.fingerprints import fingerprint_of
-from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.names import unit_of
-from open_diht.pipelines.store.records import CommitRecord
+from open_diht.pipelines.store.layout import Layout, unit_of
+from open_diht.pipelines.store.records import CommitRecord, fingerprint_of
 from open_diht.pipelines.store.storage import StorePath
 
 BATCH_ROWS = 2_000

@@ -28,9 +28,8 @@ from open_diht.pipelines.manifests.formats.jsonl import EXTRA
 from open_diht.pipelines.stages.images import images_of
 from open_diht.pipelines.stages.output import making_way
 from open_diht.pipelines.store.commit import published, remove
-from open_diht.pipelines.store.fingerprints import Fingerprints
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.records import CommitRecord
+from open_diht.pipelines.store.records import CommitRecord, Fingerprints
 from open_diht.pipelines.store.storage import Row, StorePath, is_local, read_table, row_groups
 
 PER_SHARD = 10_000

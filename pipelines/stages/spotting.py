@@ -37,9 +37,8 @@ from open_diht.pipelines.stages.images import (
 from open_diht.pipelines.stages.rows import RECORD, Reading, read_texts
 from open_diht.pipelines.stages.segments import SegmentAnnotator, Survivors, segments_of
 from open_diht.pipelines.store.commit import TableFile
-from open_diht.pipelines.store.fingerprints import fingerprint_of
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.records import CommitRecord
+from open_diht.pipelines.store.records import CommitRecord, fingerprint_of
 from open_diht.pipelines.store.storage import StorePath, read_table
 
 BATCH = 64

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypedDict
 
 from open_diht.common.shard_index import IndexCounts
@@ -17,7 +21,7 @@ class CommitRecord(TypedDict, total=False):
     unit: str
     stage: str  # `Stage.part_of` if that is set, else the name of the stage
     fingerprint: str  # see `Stage.fingerprint`
-    token: int  # fencing token of the run that wrote the record, see `fencing`
+    token: int  # fencing token of the run that wrote the record, see `locking`
     seconds: float  # by the clock, of the runs that made or extended the results
     cpu_seconds: float  # of the worker and its helpers in these runs; missing in older records
     files: dict[str, int]  # bytes of each file that the record vouches for, by path in OUTPUT
@@ -116,3 +120,37 @@ class Vouched:
 
 def _name(layout: Layout, file: StorePath) -> str:
     return str(file).removeprefix(str(layout.root)).lstrip("/")
+
+
+def fingerprint_of(*parts: Any) -> str:
+    """Return a hash of the parts, 16 hex digits."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """The fingerprints of a stage's units, by unit name. Pickling sends only the path of their file to the workers."""
+
+    path: StorePath
+
+    @classmethod
+    def published(cls, layout: Layout, stage: str, units: Mapping[str, str]) -> Fingerprints:
+        """Write the fingerprints of a stage. The stage is constructed with the result, so the file exists before it
+        starts."""
+        path = layout.fingerprints(stage)
+        publish_json(path, dict(units))
+        return cls(path)
+
+    def __getitem__(self, unit: str) -> str:
+        return self._units[unit]
+
+    @cached_property
+    def _units(self) -> dict[str, str]:
+        found: dict[str, str] | None = read_json(self.path)
+        if found is None:
+            raise FileNotFoundError(f"{self.path} is missing; is the output folder on storage that all workers see?")
+        return found
+
+    def __getstate__(self) -> dict[str, StorePath]:
+        return {"path": self.path}

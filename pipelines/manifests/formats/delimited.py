@@ -13,9 +13,9 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
+from open_diht.common.naming import listing
 from open_diht.common.spelling import spelled_option
 from open_diht.pipelines.datasets import Dataset, Roles
-from open_diht.pipelines.datasets.naming import listing
 from open_diht.pipelines.manifests.files import open_file, open_stream, reading
 from open_diht.pipelines.manifests.formats.base import IN_UTF16, UTF16, Fault, Good, check_plain, register_format
 from open_diht.pipelines.manifests.formats.lines import Head, Line, LineFormat, empty, mean

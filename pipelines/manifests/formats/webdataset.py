@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, islice, pairwise
 
 from open_diht.common.image_formats import EXTENSIONS
+from open_diht.common.naming import listing
 from open_diht.common.tar_stream import TarStream
 from open_diht.pipelines.datasets import Dataset
-from open_diht.pipelines.datasets.naming import listing
 from open_diht.pipelines.manifests.files import guarded, open_stream, reading
 from open_diht.pipelines.manifests.formats.base import (
     Fault,

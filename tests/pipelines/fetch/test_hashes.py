@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from open_diht.pipelines.fetch.hashes import Expected, digests_of, expected_of, is_nobodys
+from open_diht.pipelines.fetch.opener import Expected, digests_of, expected_of, is_nobodys
 
 BODY = b"an image"
 SHA, MD5 = hashlib.sha256(BODY).hexdigest(), hashlib.md5(BODY).hexdigest()

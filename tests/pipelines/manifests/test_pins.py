@@ -12,7 +12,7 @@ import pytest
 
 from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.manifests import NoInput, expand_inputs, inspect, read, read_images, split
-from open_diht.pipelines.manifests.pins import pinned
+from open_diht.pipelines.manifests.plan import pinned
 from open_diht.pipelines.store.hub_client import client
 from tests.hub_server import Hub
 

@@ -24,8 +24,8 @@ import pytest
 
 from open_diht.pipelines.engine.jobs import run_units
 from open_diht.pipelines.runners import JobFailed, RunnerError, Workers, make_backend
+from open_diht.pipelines.runners.job import WorkerDied
 from open_diht.pipelines.runners.once import OncePerProcess
-from open_diht.pipelines.runners.workers import WorkerDied
 
 from .conftest import REPOSITORY, clean_environment, killed_at_the_end
 

@@ -11,7 +11,7 @@ import pytest
 from setuptools import find_namespace_packages
 
 from open_diht.pipelines.runners import package
-from open_diht.pipelines.runners.package import build_wheel, code_digest
+from open_diht.pipelines.runners.portable import build_wheel, code_digest
 from tests.wheel import REPOSITORY
 
 
@@ -24,7 +24,7 @@ def test_the_wheel_installs_every_package_that_workers_run(tmp_path: Path) -> No
     assert "open_diht.pipelines.runners" in packages
     assert set(packages) == set(find_namespace_packages(str(tmp_path), include=tops, exclude=["*__pycache__*"]))
     # A worker that has it is told to be of the driver's version.
-    code = "from open_diht.pipelines.runners.package import code_digest; print(code_digest())"
+    code = "from open_diht.pipelines.runners.portable import code_digest; print(code_digest())"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == code_digest()
 
