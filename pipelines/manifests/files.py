@@ -5,23 +5,21 @@ A file that changes while it is read would silently mix rows of two versions.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import os
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from functools import lru_cache
+from contextlib import AbstractContextManager, contextmanager
+from functools import lru_cache, partial
 from typing import IO, Any, TypeVar, cast
 
 import fsspec  # type: ignore[import-untyped, unused-ignore]
 import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
 from open_diht.common.hub_address import is_pinned
-from open_diht.common.store_errors import in_words, is_of_client
+from open_diht.common.store_errors import in_words, is_outage, translated
 from open_diht.pipelines.manifests.types import Compression, FileChanged, Span, Stamp, Unreachable, UnreadableFile
-from open_diht.pipelines.store.hub_client import may_pass
 from open_diht.pipelines.store.storage import many_at_once, stamp_of
 
 _T = TypeVar("_T")
@@ -38,48 +36,28 @@ _UNPACKED_BYTES = 16 * 2**10
 _BROKEN = (OSError, EOFError, zlib.error, pa.ArrowException, ValueError, ImportError)
 
 
-_OUTAGE = (ConnectionError, TimeoutError)
-_OUTAGE_NUMBERS = {
-    *(errno.EBUSY, errno.EAGAIN, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EIO),
-    getattr(errno, "EREMOTEIO", errno.EIO),
-}
-"""Errors into which store clients turn "slow down", "service unavailable", "internal error" and lost networks."""
-_OUTAGE_CODES = {"ExpiredToken", "RequestTimeTooSkewed"}
-"""S3 error codes of an outage that its client turns into PermissionError. S3 also denies access to missing files."""
-
-
-def is_outage(path: str, error: Exception) -> bool:
-    """Return whether an error comes from the network, a store or a hub, so that a retry may succeed."""
-    if may_pass(error) or is_of_client(error):
-        return True
-    if not is_url(path) or not isinstance(error, OSError):
-        return False
-    if isinstance(error, PermissionError):
-        answer = getattr(error.__cause__, "response", None)  # the client keeps S3's answer there
-        return isinstance(answer, dict) and answer.get("Error", {}).get("Code") in _OUTAGE_CODES
-    return isinstance(error, _OUTAGE) or error.errno in _OUTAGE_NUMBERS
-
-
-@contextmanager
-def reading(path: str) -> Iterator[None]:
+def reading(path: str) -> AbstractContextManager[None]:
     """Convert exceptions of libraries in the `with` block: to Unreachable in an outage (see `is_outage`), to
     UnreadableFile for a file that is damaged, absent or cannot be opened. Others pass."""
-    try:
-        yield
-    except Exception as error:
-        if is_outage(path, error):
-            raise _unreachable(path, error) from error
-        if not isinstance(error, _BROKEN):
-            raise
-        # The libraries quote bytes of the file and write multi-line messages.
-        message = " ".join("".join(sign if sign.isprintable() else " " for sign in str(error)).split())
-        message = message or "the file ends too early"
-        if isinstance(error, ImportError):
-            message = f"{message}; install the package that opens such addresses"
-        raise UnreadableFile(path, type(error).__name__, message) from error
+    return translated(partial(_reading, path))
 
 
-def _unreachable(path: str, error: Exception) -> Unreachable:
+def _reading(path: str, error: Exception) -> Exception | None:
+    if (unreachable := _unreachable(path, error)) is not None:
+        return unreachable
+    if not isinstance(error, _BROKEN):
+        return None
+    # The libraries quote bytes of the file and write multi-line messages.
+    message = " ".join("".join(sign if sign.isprintable() else " " for sign in str(error)).split())
+    message = message or "the file ends too early"
+    if isinstance(error, ImportError):
+        message = f"{message}; install the package that opens such addresses"
+    return UnreadableFile(path, type(error).__name__, message)
+
+
+def _unreachable(path: str, error: Exception) -> Unreachable | None:
+    if not is_outage(error, is_url(path)):
+        return None
     return Unreachable(
         f"{path} cannot be read now ({in_words(error)}); check the network, and the credentials and endpoint of its "
         "store"
@@ -87,14 +65,9 @@ def _unreachable(path: str, error: Exception) -> Unreachable:
 
 
 def guarded(path: str, items: Iterator[_T]) -> Iterator[_T]:
-    """Yield the items, converting like `reading` only errors that fetching one raises, not those of the caller."""
-    while True:
-        with reading(path):
-            try:
-                item = next(items)
-            except StopIteration:
-                return
-        yield item
+    """Yield the items, converting errors that fetching one raises like `reading`."""
+    with reading(path):
+        yield from items
 
 
 def is_url(path: str) -> bool:
@@ -264,20 +237,17 @@ def stamp(path: str) -> Stamp | None:
 
     Raises Unreachable if a store does not answer. Other errors are raised as they are.
     """
-    try:
-        if not is_url(path):
-            status = os.stat(local_path(path))
-            return status.st_size, (str(status.st_mtime_ns), str(status.st_ctime_ns))
-        fs, inside = file_system(path)
-        if not is_pinned(path):
-            fs.invalidate_cache(inside)  # clients cache their listings
-        info = fs.info(inside)
-    except FileNotFoundError:
-        return None
-    except Exception as error:
-        if is_outage(path, error):
-            raise _unreachable(path, error) from error
-        raise
+    with translated(partial(_unreachable, path)):
+        try:
+            if not is_url(path):
+                status = os.stat(local_path(path))
+                return status.st_size, (str(status.st_mtime_ns), str(status.st_ctime_ns))
+            fs, inside = file_system(path)
+            if not is_pinned(path):
+                fs.invalidate_cache(inside)  # clients cache their listings
+            info = fs.info(inside)
+        except FileNotFoundError:
+            return None
     return int(info["size"] or 0), stamp_of(info)
 
 

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from open_diht.common.store_errors import is_outage
 from open_diht.pipelines.datasets import Dataset
-from open_diht.pipelines.manifests.files import file_system, is_outage, is_url, local_path, read_part, reading
+from open_diht.pipelines.manifests.files import file_system, is_url, local_path, read_part, reading
 from open_diht.pipelines.manifests.types import NoInput, UnreadableFile
 
 MissingReason = Literal[
@@ -82,7 +83,7 @@ def read_image_file(path: str | None, folders: Sequence[str], limit: int) -> Ima
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return MissingImage(reason="image_missing", message=f"no file {full}")
     except (OSError, ValueError) as error:  # ValueError: for example a NUL in the path
-        if is_outage(full, error):  # a retry may find the image
+        if is_outage(error, is_url(full)):  # a retry may find the image
             raise
         return MissingImage(reason="image_unreadable", message=f"{full}: {type(error).__name__}: {error}")
 

@@ -332,7 +332,7 @@ def _inspections_json(infos: Sequence[FileInfo]) -> dict[str, object]:
 
 
 def _inspections(content: Mapping[str, Any], files: Sequence[Mapping[str, Any]]) -> tuple[FileInfo, ...]:
-    """Return the stored inspections, given the result of `_inspections_json` and the plan's `files` in the same order."""
+    """Return the stored inspections, given the result of `_inspections_json` and the plan's `files`."""
     roles = [{**one["roles"], "captions": tuple(one["roles"].get("captions", ()))} for one in content["alike"]]
     alike = [
         {**one, "columns": tuple(Column(**column) for column in one["columns"]), "roles": Roles(**mine)}

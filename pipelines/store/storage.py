@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from stat import S_ISREG
 from typing import IO, TYPE_CHECKING, Any, TypeVar
@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
 
-from open_diht.common.store_errors import in_words, is_of_client
+from open_diht.common.store_errors import in_words, is_of_store, translated
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -74,16 +74,16 @@ def is_gone(path: StorePath) -> bool:
         return False
 
 
-@contextmanager
-def asked(path: StorePath, error: type[Exception], then: str) -> Iterator[None]:
+def asked(path: StorePath, error: type[Exception], then: str) -> AbstractContextManager[None]:
     """Turn errors of an object store in the `with` block into one line of an `error`. If `path` is on a disk,
     errors pass unchanged."""
-    try:
-        yield
-    except Exception as found:
-        if is_local(path) or not (isinstance(found, OSError) or is_of_client(found)):
-            raise
-        raise error(f"{path} cannot be read from its store ({in_words(found)}); {then}") from found
+
+    def translation(found: Exception) -> Exception | None:
+        if is_local(path) or not is_of_store(found):
+            return None
+        return error(f"{path} cannot be read from its store ({in_words(found)}); {then}")
+
+    return translated(translation)
 
 
 def in_memory(path: StorePath) -> bool:
