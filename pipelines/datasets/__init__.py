@@ -6,11 +6,4 @@ To add a data set, add a file to this folder.
 from open_diht.pipelines.datasets.dataset import READ_AS, Dataset, DatasetError, dataset_names, load_dataset
 from open_diht.pipelines.datasets.roles import Roles
 
-__all__ = [
-    "READ_AS",
-    "Dataset",
-    "DatasetError",
-    "Roles",
-    "dataset_names",
-    "load_dataset",
-]
+__all__ = ["READ_AS", "Dataset", "DatasetError", "Roles", "dataset_names", "load_dataset"]

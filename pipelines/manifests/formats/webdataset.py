@@ -21,13 +21,7 @@ from open_diht.pipelines.manifests.formats.base import (
     register_format,
     until_broken,
 )
-from open_diht.pipelines.manifests.formats.jsonl import (
-    EXTRA_COLUMN,
-    BadJson,
-    infer_columns,
-    json_row,
-    parse_object,
-)
+from open_diht.pipelines.manifests.formats.jsonl import EXTRA_COLUMN, BadJson, infer_columns, json_row, parse_object
 from open_diht.pipelines.manifests.images import ImageOrMissing, MissingImage, too_large
 from open_diht.pipelines.manifests.schema import resolve_roles
 from open_diht.pipelines.manifests.types import (

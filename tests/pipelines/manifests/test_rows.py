@@ -520,14 +520,7 @@ def test_tar_bad_rows_cost_themselves(write: Write, tar_of: TarOf) -> None:
     torn = [("02.json", b"{torn"), ("02.txt", b"x")]
     latin = [("03.json", b"{}"), ("03.txt", b"\xff")]
     doubled = [*sample("04", "x"), ("04.txt", b"y")]
-    members = [
-        *sample("00", "a dog"),
-        ("01.jpg", b"x"),
-        *torn,
-        *latin,
-        *doubled,
-        *sample("05", "a cat"),
-    ]
+    members = [*sample("00", "a dog"), ("01.jpg", b"x"), *torn, *latin, *doubled, *sample("05", "a cat")]
     rows = Rows(write("a.tar", tar_of(*members)))
     assert rows.captions == {0: "a dog", 5: "a cat"}
     assert rows.errors == {1: "no_caption", 2: "invalid_json", 3: "invalid_utf8", 4: "duplicate_member"}

@@ -176,11 +176,7 @@ def test_loopback_runs_the_units_in_processes_of_the_driver(flink_rest, submitte
             ["--flink_version=1.20"],
             r"--flink_version=1\.20, but the cluster .* is Flink 2\.0",
         ),
-        (
-            {"flink-version": "1.19.1"},
-            [],
-            r"does not fit this SDK, Beam .*, and Flink 1\.19; get .*-1\.19-",
-        ),
+        ({"flink-version": "1.19.1"}, [], r"does not fit this SDK, Beam .*, and Flink 1\.19; get .*-1\.19-"),
     ],
 )
 def test_a_cluster_of_another_line_is_refused(flink_rest, overview, arguments, message):

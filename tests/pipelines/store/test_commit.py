@@ -89,10 +89,7 @@ def test_retract_and_leftovers(tmp_path: Path) -> None:
     ours = [
         temporary(path) for path in (tmp_path / "run.json", layout.part("kept", "u"), layout.index("u"), layout.plan)
     ]
-    ours += [
-        temporary(layout.data("captions", "u")),
-        temporary(layout.work / "00000-00000.0000.g0") / "x",
-    ]
+    ours += [temporary(layout.data("captions", "u")), temporary(layout.work / "00000-00000.0000.g0") / "x"]
     theirs = [tmp_path / name for name in (".tmp-notes", ".tmp-mine-01234567", "deep/.tmp-b", "work/project/.tmp-a/b")]
     theirs += [temporary(tmp_path / "deep" / "c"), temporary(layout.work / "project" / "commit")]
     publish_json(layout.commit("index", "00000-00000"), 1)
