@@ -36,7 +36,7 @@ from open_diht.pipelines.store.commit import FULL, RunFailed, publish_table, rem
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.locking import FileLock, NotLocked, output_lock
 from open_diht.pipelines.store.records import fingerprint_of, removed
-from open_diht.pipelines.store.storage import asked, in_memory, is_gone, is_local
+from open_diht.pipelines.store.storage import in_memory, is_gone, is_local, store_errors
 
 __all__ = ["STAGES", "FilterOutcome", "RunSettings", "WrongUse", "run"]
 
@@ -151,7 +151,9 @@ def _explained(layout: Layout, planned: bool = False) -> Iterator[None]:
                 f"{where} cannot be written ({os.strerror(error.errno)}); committed work is kept. Make room, and run "
                 "the same command to resume"
             ) from error
-        with asked(layout.root, RunFailed, "committed work is kept. Once it answers, run the same command to resume"):
+        with store_errors(
+            layout.root, RunFailed, "committed work is kept. Once it answers, run the same command to resume"
+        ):
             raise
 
 

@@ -222,7 +222,7 @@ class Engine:
         found = each(lambda name: vouched.read(self.layout.commit(stage, name)), asked, self.layout.root)
         for name, record in zip(asked, found, strict=True):
             holds = record is None or vouched.holds(record)
-            withdrawn += not holds and vouched.withdraw(self.layout.commit(stage, name), record)
+            withdrawn += not holds and vouched.retract(self.layout.commit(stage, name), record)
             yield name, record if holds else None
         if withdrawn:
             self.say(

@@ -174,7 +174,7 @@ class Publisher:
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
         from huggingface_hub.errors import HfHubHTTPError
 
-        with _at_hand(step.add) as local:
+        with _local_copies(step.add) as local:
             operations: list[CommitOperationAdd | CommitOperationDelete] = [
                 *(CommitOperationAdd(name, str(path)) for name, path in local.items()),
                 *(CommitOperationDelete(name) for name in step.delete),
@@ -217,7 +217,7 @@ def _equal(path: StorePath, there: RepoFile | None) -> bool:
 
 
 @contextmanager
-def _at_hand(files: Mapping[str, StorePath]) -> Iterator[dict[str, Path]]:
+def _local_copies(files: Mapping[str, StorePath]) -> Iterator[dict[str, Path]]:
     """Yield local paths of the files while the `with` block runs; files in an object store are fetched first."""
     with tempfile.TemporaryDirectory(prefix="diht-") as folder:
         found = {}

@@ -14,7 +14,7 @@ import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 import pyarrow.compute as pc  # type: ignore[import-untyped, unused-ignore]
 
 from open_diht.pipelines.datasets import Roles
-from open_diht.pipelines.manifests.columns import bytes_of, is_bytes, kind_of, used_entries
+from open_diht.pipelines.manifests.arrow import bytes_of, is_bytes, kind_of, used_entries
 from open_diht.pipelines.manifests.types import (
     MAX_CAPTIONS,
     MAX_CELL_BYTES,
@@ -28,7 +28,7 @@ from open_diht.pipelines.manifests.types import (
     too_many,
 )
 
-_FLUSH_BYTES = 64 * 2**20
+_FLUSH_BYTES = 64 * 2**20  # a row may have 16 MiB of text, and a batch of a thousand such rows would fill the memory
 _LISTS = ("captions", "others", "urls", "uids", "own_uids", "pairs")
 _HEX = re.compile(r"[0-9a-fA-F]{32}")
 

@@ -24,12 +24,14 @@ from open_diht.pipelines.store.storage import many_at_once, stamp_of
 
 _T = TypeVar("_T")
 _FINGERPRINT_BYTES = 64 * 2**10
+"""Bytes at each end of a file that its fingerprint covers: two small requests to a store, whatever its size."""
 _AHEAD_BYTES = 2 * 2**20
 """Read-ahead for a remote file, in bytes. Clients' defaults (S3: 50 MB) suit readers of whole
 files; we read spans and heads."""
 _REMEMBERED_BYTES, _REMEMBERED_PARTS = 16 * 2**20, 256
 """Most cached bytes and parts of a remote file that is read in parts."""
 _UNPACKED_BYTES = 16 * 2**10
+"""Bytes that are decompressed at a time. At a damage, so many at most are lost before it."""
 
 
 # fsspec raises ValueError for an unknown protocol and ImportError for one whose package is not installed.

@@ -39,7 +39,7 @@ from open_diht.pipelines.store.commit import CorruptRecord, publish_first, publi
 from open_diht.pipelines.store.hub_client import client, explained
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.ownership import check_output
-from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, StorePath, asked, is_local, many_at_once
+from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, StorePath, is_local, many_at_once, store_errors
 
 UNIT_ROWS = (2_000, 100_000)
 """Minimum and maximum of the desired rows of a caption unit, unless given. A larger unit is more work lost in a kill;
@@ -189,7 +189,7 @@ def make_plan(
 
 def _kept(output: StorePath) -> Plan | None:
     layout = Layout(output)
-    with asked(layout.plan, PlanMismatch, SEE_TO_OUTPUT):
+    with store_errors(layout.plan, PlanMismatch, SEE_TO_OUTPUT):
         check_output(layout)
         found = known_plan(layout.plan)
     return None if found is None else _load(found)

@@ -14,8 +14,8 @@ import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 from open_diht.common.naming import counted
 from open_diht.common.spelling import spelled_option
 from open_diht.pipelines.datasets import Dataset, Roles
+from open_diht.pipelines.manifests.arrow import column_of, plain
 from open_diht.pipelines.manifests.batches import batches, to_batch
-from open_diht.pipelines.manifests.columns import column_of, plain
 from open_diht.pipelines.manifests.files import file_size, fingerprint, reading, stamp, telling, unchanged
 from open_diht.pipelines.manifests.formats import detect, format_named, versions
 from open_diht.pipelines.manifests.images import (
@@ -31,7 +31,7 @@ from open_diht.pipelines.manifests.schema import resolve_roles
 from open_diht.pipelines.manifests.types import Batch, Chunk, FileInfo, NoInput, Span, UnreadableFile
 from open_diht.pipelines.store.records import fingerprint_of
 
-_CHECKED_ROWS = 1000
+_CHECKED_ROWS = 1000  # one batch: whether paths lie outside of the folders shows in the first rows or not at all
 VERSION = 1
 """Increase it when inspecting the same file of any format gives another result; see `Format.version`."""
 

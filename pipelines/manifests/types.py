@@ -163,7 +163,7 @@ class Batch:
     ordinals: npt.NDArray[np.int64]
     """Indices of the good rows inside the span, ascending; shape (n,)."""
     table: pa.Table
-    """The good rows with all original columns and types (see `columns.plain`). Image bytes only if requested."""
+    """The good rows with all original columns and types (see `arrow.plain`). Image bytes only if requested."""
     captions: list[str | None]
     """Captions of the good rows as the file has them; None if null, blank, "nan", "none" or "null";
     length n. If a row has several captions, the first; of `Roles.captions`, the first that is not one of these."""

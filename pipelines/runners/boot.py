@@ -32,7 +32,7 @@ FOLDER_VARIABLE = "DIHT_BOOT_FOLDER"
 machine, files go to a temporary folder, and reports are only printed."""
 CWD_VARIABLE = "DIHT_WORKER_CWD"
 """Variable with the folder that relative paths of the job start from; ignored if it is not on this machine."""
-RPC_SECONDS = 60.0
+RPC_SECONDS = 60.0  # the runner may start its services later than its workers
 ANY_SIZE = [("grpc.max_receive_message_length", -1)]
 """Prism sends a staged file as one message, and our wheel is larger than the 4 MiB that gRPC accepts by default."""
 _PR_SET_PDEATHSIG = 1

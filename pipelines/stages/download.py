@@ -32,7 +32,7 @@ from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, failure, set_aside
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.fetch import DownloadSettings, Fetcher, Reason
-from open_diht.pipelines.fetch.records import ASKED, FETCHED, OK
+from open_diht.pipelines.fetch.records import FETCHED, OK, REQUESTED
 from open_diht.pipelines.fetch.settings import UNREACHED
 from open_diht.pipelines.fetch.shard import fetch_shard
 from open_diht.pipelines.fetch.tool import ToolMissing, check_tool, load_tool
@@ -245,7 +245,7 @@ class DownloadStage(SegmentAnnotator):
         return found, reached
 
     def _asked(self, span: Span, ordinals: NDArray[np.int64]) -> pa.Table:
-        """Return the rows of a unit with these ordinals, as a table of `ASKED`."""
+        """Return the rows of a unit with these ordinals, as a table of `REQUESTED`."""
         info = info_of(span, self.dataset)
         rows: list[dict[str, object]] = []
         # Closing the reader checks that the file has not changed, even if the loop ends early.
@@ -269,7 +269,7 @@ class DownloadStage(SegmentAnnotator):
                     break
         if len(rows) != len(ordinals):
             raise RuntimeError(f"{span.path}: {len(rows)} of {len(ordinals)} rows are there; it has changed since")
-        return pa.Table.from_pylist(rows, ASKED)
+        return pa.Table.from_pylist(rows, REQUESTED)
 
 
 def _digest(before: str, found: pa.Table) -> str:

@@ -33,7 +33,7 @@ from open_diht.filters.spotting.settings import SpotterSettings
 from open_diht.filters.spotting.spotter import TextSpotter
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.manifests import Batch, MissingImage, read_rows
-from open_diht.pipelines.manifests.columns import kind_of
+from open_diht.pipelines.manifests.arrow import kind_of
 from open_diht.pipelines.stages.cascade import (
     DEAD,
     KEPT,

@@ -26,7 +26,7 @@ from open_diht.common.lease import VALID_S, Fence, Lease, settings_of
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import StorePath, is_local
 
-_TRIES, _PAUSE_S = 10, 0.05
+_TRIES, _PAUSE_S = 10, 0.05  # a shard that is the first holds the lock alone for far less than half a second
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 

@@ -97,7 +97,7 @@ class Vouched:
         """Return whether a record has `files` and all of them exist with their recorded sizes."""
         return "files" in record and all(self._is_there(name, size) for name, size in record["files"].items())
 
-    def withdraw(self, path: StorePath, record: Mapping[str, Any]) -> bool:
+    def retract(self, path: StorePath, record: Mapping[str, Any]) -> bool:
         """Delete a record whose files are missing, unless another shard has meanwhile replaced or deleted it. Return
         whether it was deleted."""
         if self.read(path) != record:

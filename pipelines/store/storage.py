@@ -74,7 +74,7 @@ def is_gone(path: StorePath) -> bool:
         return False
 
 
-def asked(path: StorePath, error: type[Exception], then: str) -> AbstractContextManager[None]:
+def store_errors(path: StorePath, error: type[Exception], then: str) -> AbstractContextManager[None]:
     """Turn errors of an object store in the `with` block into one line of an `error`. If `path` is on a disk,
     errors pass unchanged."""
 

@@ -40,6 +40,7 @@ KEY, TEXT, JSON = "__key__", "txt", "json"
 """Column of the sample's key; member and column of its caption; member with its other columns."""
 _TEXTS = (TEXT, JSON)
 _HEAD_SAMPLES = 100
+"""Samples that tell columns and images. Images lie between their texts, so more would mean reading much of a tar."""
 _ORDER_SAMPLES = 20_000
 """Most samples whose headers are read to learn why the first ones lack members."""
 _SORTED = "tar --sort=name -cf NEW.tar -C FOLDER ."

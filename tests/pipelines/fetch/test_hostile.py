@@ -422,7 +422,7 @@ def bodies(good: bytes, png: bytes) -> list[tuple[str, bytes, dict[str, str], st
 
 def test_bodies(web: Any, settings: DownloadSettings, make_jpeg: Any, tmp_path: Any) -> None:
     pytest.importorskip("img2dataset", reason="img2dataset is not installed: pip install '.[download]'")
-    from open_diht.pipelines.fetch.records import ASKED
+    from open_diht.pipelines.fetch.records import REQUESTED
     from open_diht.pipelines.fetch.shard import fetch_shard
 
     rows, expected = [], []
@@ -432,7 +432,7 @@ def test_bodies(web: Any, settings: DownloadSettings, make_jpeg: Any, tmp_path: 
         expected.append((name, status))
     settings = dataclasses.replace(settings, max_bytes=3_000_000)
     fetcher = Fetcher(settings)
-    records, _ = fetch_shard(pa.Table.from_pylist(rows, ASKED), tmp_path, "s", settings, fetcher)
+    records, _ = fetch_shard(pa.Table.from_pylist(rows, REQUESTED), tmp_path, "s", settings, fetcher)
     fetcher.close()
     assert [(rows[r["ordinal"]]["caption"], r["status"]) for r in records.to_pylist()] == expected
 

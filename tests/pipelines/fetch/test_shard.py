@@ -21,7 +21,7 @@ from open_diht.pipelines.fetch.opener import opening_by
 
 pytest.importorskip("img2dataset", reason="img2dataset is not installed: pip install '.[download]'")
 
-from open_diht.pipelines.fetch.records import ASKED, FETCHED
+from open_diht.pipelines.fetch.records import FETCHED, REQUESTED
 from open_diht.pipelines.fetch.shard import fetch_shard
 
 Rows = list[dict[str, Any]]
@@ -39,7 +39,9 @@ def shard(tmp_path: Path, settings: DownloadSettings) -> Iterator[Shard]:
     def fetch(rows: Rows, **more: Any) -> tuple[Rows, Path | None]:
         asked = dataclasses.replace(settings, **more)
         fetcher = Fetcher(asked)
-        records, tar = fetch_shard(pa.Table.from_pylist(rows, ASKED), tmp_path, "00000-00000.0000.g0", asked, fetcher)
+        records, tar = fetch_shard(
+            pa.Table.from_pylist(rows, REQUESTED), tmp_path, "00000-00000.0000.g0", asked, fetcher
+        )
         fetcher.close()
         assert records.schema == FETCHED
         return records.to_pylist(), tar
@@ -207,7 +209,7 @@ def test_our_own_errors_fail_the_shard(web: Any, settings: DownloadSettings, tmp
         raise KeyError("a bug")
 
     fetcher = Fetcher(settings, resolve=broken)
-    table = pa.Table.from_pylist([_row(0, web.url("/a"))], ASKED)
+    table = pa.Table.from_pylist([_row(0, web.url("/a"))], REQUESTED)
     with pytest.raises(KeyError, match="a bug"):
         fetch_shard(table, tmp_path, "s", settings, fetcher)
 

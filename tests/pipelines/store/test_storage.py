@@ -15,7 +15,7 @@ from upath import UPath
 
 from open_diht.common.command_line import WrongUse
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.storage import asked, is_gone, row_groups, store_path
+from open_diht.pipelines.store.storage import is_gone, row_groups, store_errors, store_path
 
 STORE = store_path("memory://silent/out")
 
@@ -39,11 +39,11 @@ def test_an_address_with_one_slash_is_no_folder() -> None:
 def test_what_a_store_answers_becomes_one_line(tmp_path: Path) -> None:
     busy = OSError(errno.EBUSY, "Please reduce\nyour request rate.")
     said = r"silent/out cannot .*reduce your request rate\.\); try later$"
-    with pytest.raises(WrongUse, match=said), asked(STORE, WrongUse, "try later"):
+    with pytest.raises(WrongUse, match=said), store_errors(STORE, WrongUse, "try later"):
         raise busy
-    with pytest.raises(OSError, match="reduce"), asked(tmp_path, WrongUse, "try later"):
+    with pytest.raises(OSError, match="reduce"), store_errors(tmp_path, WrongUse, "try later"):
         raise busy
-    with pytest.raises(ZeroDivisionError), asked(STORE, WrongUse, "try later"):
+    with pytest.raises(ZeroDivisionError), store_errors(STORE, WrongUse, "try later"):
         raise ZeroDivisionError
 
 
